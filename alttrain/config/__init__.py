@@ -1,0 +1,28 @@
+"""What a run's config may hold, and its check before anything loads.
+
+- `schema`   the closed root: a top-level key that is not a field there is refused when the config composes
+- `faults`   every `_target_` bound against its signature, every value against its annotation, all faults collected
+- `overrides` command-line overrides tried one by one, so that all typing errors are told at once
+- `identity` the run's name, and the fingerprint of everything that shapes its result
+
+No torch here, and nothing of the other rooms: targets are imported by the name the config gives.
+"""
+
+from alttrain.config.binding import Fault, faults, instantiate
+from alttrain.config.errors import RunError
+from alttrain.config.identity import differences, flatten, run_name
+from alttrain.config.overrides import preview
+from alttrain.config.schema import STAGES, register
+
+__all__ = [
+    "STAGES",
+    "Fault",
+    "RunError",
+    "differences",
+    "faults",
+    "flatten",
+    "instantiate",
+    "preview",
+    "register",
+    "run_name",
+]

@@ -1,0 +1,41 @@
+"""The run's name and the fingerprint of all that shapes its result.
+
+The name has no time stamp: ranks, resumed jobs and a repeated sweep meet in the same folder. The fingerprint is a flat
+mapping of config keys to values, kept in the folder as JSON, so that a difference can be named key by key.
+"""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training")
+"""Top-level keys that shape the trained adapter. Stages, logger, trainer hardware and folders do not."""
+
+NOT_SHAPING = frozenset({"backbone.attention", "dataset.data_dir"})
+
+
+def run_name(config: DictConfig) -> str:
+    """Backbone, dataset, rewrite, training, seed and tag, joined to the name of the run's folder."""
+    parts = [config.backbone.name, config.dataset.name, config.rewrite.name, config.training.name, f"s{config.seed}"]
+    if config.tag:
+        parts.append(config.tag)
+    return "-".join(str(part) for part in parts)
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested config as dotted keys to leaf values."""
+    if isinstance(node, DictConfig):
+        node = OmegaConf.to_container(node, resolve=True)
+    if isinstance(node, dict):
+        return {k: v for name, child in node.items() for k, v in flatten(child, f"{prefix}{name}.").items()}
+    return {prefix.removesuffix("."): node}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Each key whose value differs between two flat mappings, as "key: old -> new"."""
+    absent = "(absent)"
+    return [
+        f"{key}: {old.get(key, absent)!r} -> {new.get(key, absent)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, absent) != new.get(key, absent)
+    ]

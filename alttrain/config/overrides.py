@@ -1,0 +1,107 @@
+"""Tell all faults of a command line at once. Hydra alone stops at the first override it cannot apply."""
+
+import difflib
+import re
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from alttrain.config.binding import Fault, faults
+
+CONFIG_MODULE = "alttrain.conf"
+PRIMARY = "run"
+
+
+def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
+    """Faults of command-line overrides and of the configs they compose, and those configs.
+
+    A sweep's values are each tried alone: the configs are not the sweep's jobs, but hold every value of every key.
+    """
+    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+        found: list[Fault] = []
+        accepted: list[str] = []
+        alternatives: list[tuple[str, str]] = []
+        for argument in sorted(arguments, key=lambda a: "." in _key(a)):  # group choices before the keys inside them
+            good = []
+            for single in _values(argument, found):
+                try:
+                    compose(config_name=PRIMARY, overrides=[*accepted, single])
+                except (HydraException, OmegaConfBaseException) as error:
+                    found.append(_explain(single, error, accepted))
+                else:
+                    good.append(single)
+            accepted += good[:1]
+            alternatives += [(_key(argument), single) for single in good[1:]]
+        variants = [[*(o for o in accepted if _key(o) != key), single] for key, single in alternatives]
+        configs = []
+        for variant in [accepted, *variants]:
+            try:
+                configs.append(compose(config_name=PRIMARY, overrides=variant))
+                composed = faults(configs[-1])
+            except (HydraException, OmegaConfBaseException) as error:
+                composed = [Fault(getattr(error, "full_key", None) or "config", None, _first_line(error))]
+            found += [fault for fault in composed if fault not in found]
+        return found, configs
+
+
+def _loader() -> ConfigLoader:
+    return GlobalHydra.instance().config_loader()
+
+
+def _values(argument: str, found: list[Fault]) -> list[str]:
+    """The single-valued overrides an argument stands for: itself, or one for each value of a simple sweep."""
+    try:
+        override = OverridesParser.create(config_loader=_loader()).parse_override(argument)
+    except HydraException as error:
+        found.append(Fault(_key(argument), None, _first_line(error)))
+        return []
+    if override.is_sweep_override() and override.is_discrete_sweep():
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    return [argument]
+
+
+def _key(argument: str) -> str:
+    return argument.split("=", 1)[0].lstrip("+~")
+
+
+def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
+    """A Hydra composition error as a fault with what would be accepted there."""
+    key, _, value = argument.partition("=")
+    key = key.lstrip("+~")
+    group = key.partition("@")[0]
+    options = _loader().get_group_options(group) if value else []
+    if options and value not in options:
+        close = difflib.get_close_matches(value, options, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return Fault(key, value, f"accepted: {', '.join(options)}{hint}")
+    known = _known_keys(key, accepted)
+    if known is not None:
+        close = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return Fault(key, value, f"there is no such key; accepted: {', '.join(known)}{hint}")
+    return Fault(key, value, _first_line(error))
+
+
+def _known_keys(key: str, accepted: list[str]) -> list[str] | None:
+    """The keys beside `key` in the composed config, or None where `key` itself is one of them."""
+    node: object = compose(config_name=PRIMARY, overrides=accepted)
+    *parents, last = key.split(".")
+    for parent in parents:
+        if not isinstance(node, DictConfig) or parent not in node:
+            return [str(name) for name in node] if isinstance(node, DictConfig) else None
+        node = node[parent]
+    if isinstance(node, DictConfig) and last not in node:
+        groups = [] if parents else [g for g in _loader().list_groups("") if g not in node and g != "hydra"]
+        return [*[str(name) for name in node], *groups]
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(error).strip().split("\n")[0])
+
+

@@ -1,0 +1,35 @@
+"""The closed root schema of a run. Group nodes are open here: their `_target_` is checked by `binding`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+STAGES = ("check", "rewrite", "train", "generate", "judge", "report")
+"""The stages of a run, in the only order they make sense in."""
+
+
+@dataclass
+class RunSchema:
+    """Top-level keys of `conf/run.yaml`. A key that is not here is refused while the config composes."""
+
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    seed: int = MISSING
+    tag: str = MISSING
+    output_dir: str = MISSING
+    data_dir: str = MISSING
+    backbone: dict[str, Any] = MISSING
+    dataset: dict[str, Any] = MISSING
+    rewrite: dict[str, Any] = MISSING
+    adapter: dict[str, Any] = MISSING
+    training: dict[str, Any] = MISSING
+    trainer: dict[str, Any] = MISSING
+    generation: dict[str, Any] = MISSING
+    evaluation: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name the primary config starts its defaults with."""
+    ConfigStore.instance().store(name="run_schema", node=RunSchema)

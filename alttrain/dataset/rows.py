@@ -1,0 +1,83 @@
+"""Raw rows of a JSON, JSON lines or CSV file, each with the place it stands at, for error messages.
+
+A file name ending in .gz is inflated. CSV is read with its quoted newlines kept and a byte-order mark skipped.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def read_raw(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(place, row) of every row. Raises FileNotFoundError, or ValueError naming file and line for a malformed row."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such data file")
+    text = _text(path)
+    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    readers = {"jsonl": _jsonl, "json": _json, "csv": _csv}
+    if kind not in readers:
+        raise ValueError(f"{path}: unknown kind of data file {kind!r}; accepted: {', '.join(readers)}, each also as .gz")
+    rows = list(readers[kind](path, text))
+    if not rows:
+        raise ValueError(f"{path}: the file holds no rows")
+    return rows
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, the first 16 hex digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"{path}: not readable as UTF-8 text: {error}") from error
+
+
+def _jsonl(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            place = f"{path}:{number}"
+            yield place, _object(place, _parse(place, line))
+
+
+def _json(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    rows = _parse(str(path), text)
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: expected a JSON array of rows, found {type(rows).__name__}")
+    for number, row in enumerate(rows, 1):
+        place = f"{path}: row {number}"
+        yield place, _object(place, row)
+
+
+def _csv(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            place = f"{path}:{reader.line_num}"
+            if None in row or None in row.values():
+                raise ValueError(f"{place}: the row has not as many cells as the header has columns")
+            yield place, dict(row)
+    except csv.Error as error:
+        raise ValueError(f"{path}:{reader.line_num}: malformed CSV: {error}") from error
+
+
+def _parse(place: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f" (line {error.lineno})" if error.lineno > 1 else ""
+        raise ValueError(f"{place}: malformed JSON{line}: {error.msg}") from error
+
+
+def _object(place: str, row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: expected a JSON object, found {type(row).__name__}")
+    return row

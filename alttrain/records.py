@@ -1,0 +1,223 @@
+"""The rows that pass between stages, and their JSON lines on disk.
+
+Every arrow between stages is a file of one of these frozen dataclasses, one JSON object a line, in UTF-8:
+
+- `Example`    train.jsonl: a prompt with its label, the thought as an ordered tuple of named segments, and the answer
+- `Generation` evaluation/<benchmark>/generations.jsonl: what a model wrote for one benchmark prompt
+- `Judgement`  evaluation/<benchmark>/judgements.jsonl: one judge's verdict on one generation
+
+Files are written whole and renamed into place (`write_rows`) or grown by whole lines (`append_rows`); a last line torn
+by a kill is cut off by `repair_rows` before a stage goes on. No torch here.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+Label = Literal["harmful", "benign"]
+Step = Literal["understanding", "assessment", "reasoning", "refusal"]
+"""The steps of a thought: problem understanding (PU), harmfulness assessment (HA), and conditional reasoning (CR),
+which is either `reasoning` on or a `refusal`."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One step of a thought, and where its text came from ("trace", "template:...", a teacher's name)."""
+
+    step: Step
+    text: str
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with its label and, where known, the thought and the answer it should be trained on."""
+
+    id: str
+    prompt: str
+    label: Label
+    category: str = ""
+    phrasing: str = ""
+    thought: tuple[Segment, ...] = ()
+    answer: str = ""
+    gold: tuple[str, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote for one prompt. `closed` is False where the thought never ended: then there is no answer.
+
+    `finish` is "stop" where the model ended its turn and "length" where the token cap cut it.
+    """
+
+    id: str
+    prompt: str
+    label: Label
+    category: str
+    gold: tuple[str, ...]
+    text: str
+    thought: str
+    answer: str
+    closed: bool
+    finish: Literal["stop", "length"]
+    thought_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One judge's verdict on one generation: True, False, or None where the judge could not decide.
+
+    The meaning of True is the judge's (`refused`, `correct`); `evidence` is the phrase or value the verdict rests on.
+    """
+
+    id: str
+    judge: str
+    verdict: bool | None
+    evidence: str = ""
+    error: str = ""
+
+
+Row = TypeVar("Row")
+"""Any frozen dataclass of JSON values, tuples and such dataclasses."""
+
+
+def encode(row: Any) -> str:
+    """One JSON line, without the newline."""
+    return json.dumps(dataclasses.asdict(row), ensure_ascii=False)
+
+
+def decode(line: str, row_type: type[Row], where: str) -> Row:
+    """The row in one JSON line. Raises ValueError, naming `where`, on malformed JSON, missing fields or unknown values."""
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not a JSON object: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where}: expected a JSON object, found {type(fields).__name__}")
+    return build(fields, row_type, where)
+
+
+def build(fields: dict[str, Any], row_type: type[Row], where: str) -> Row:
+    """A row from a mapping of its fields; the errors are those of `decode`."""
+    known = {field.name: field for field in dataclasses.fields(row_type)}  # type: ignore[arg-type]
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise ValueError(f"{where}: unknown field {unknown[0]!r}; accepted: {', '.join(known)}")
+    missing = [
+        name for name, field in known.items() if field.default is dataclasses.MISSING and fields.get(name) is None
+    ]
+    if missing:
+        raise ValueError(f"{where}: missing field {missing[0]!r}; every row needs {', '.join(_required(row_type))}")
+    hints = _hints(row_type)
+    return row_type(**{name: _value(value, hints[name], f"{where}: field {name!r}") for name, value in fields.items()})
+
+
+def _required(row_type: type[Any]) -> list[str]:
+    return [field.name for field in dataclasses.fields(row_type) if field.default is dataclasses.MISSING]
+
+
+_HINTS: dict[type[Any], dict[str, Any]] = {}
+
+
+def _hints(row_type: type[Any]) -> dict[str, Any]:
+    if row_type not in _HINTS:
+        _HINTS[row_type] = get_type_hints(row_type)
+    return _HINTS[row_type]
+
+
+def _value(value: Any, hint: Any, where: str) -> Any:
+    """A JSON value as the annotated type. Raises ValueError on the wrong type or a value outside a Literal."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{where}: {value!r} is not known; accepted: {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where}: expected a list, found {value!r}")
+        return tuple(_value(item, arguments[0], where) for item in value)
+    if origin in (typing.Union, types.UnionType):
+        return value if value is None else _value(value, next(a for a in arguments if a is not type(None)), where)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected an object, found {value!r}")
+        return build(value, hint, where)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ValueError(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value
+
+
+def iterate_rows(path: Path, row_type: type[Row]) -> Iterator[Row]:
+    """Rows of a JSON lines file, one at a time. Raises ValueError that names file and line."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield decode(line, row_type, f"{path}:{number}")
+
+
+def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
+    """All rows of a JSON lines file; an absent file has none."""
+    return list(iterate_rows(path, row_type)) if path.exists() else []
+
+
+def repair_rows(path: Path) -> int:
+    """Cut off a last line without its newline, torn by a kill. Returns the number of bytes removed."""
+    if not path.exists():
+        return 0
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        keep, block = size, 1 << 16
+        while keep > 0:
+            start = max(0, keep - block)
+            file.seek(start)
+            newline = file.read(keep - start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
+                break
+            keep = start
+        file.truncate(keep)
+    return size - keep
+
+
+def append_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Append rows in one write of whole lines, flushed to disk."""
+    text = "".join(encode(row) + "\n" for row in rows)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Write a JSON lines file whole: a reader sees the old file or the new one, never half."""
+    write_text(path, "".join(encode(row) + "\n" for row in rows))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one indented JSON document whole, as `write_rows` does."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file through a temporary one in the same folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,83 @@
+"""One table of all runs: a row a run, a column for each benchmark's measure, adherence and mean tokens.
+
+Rates are percent with their 95 % interval. Adherence and tokens are taken over all benchmarks' rows. A rate with more
+than 5 % undecided rows carries their number; one with more than 5 % rows cut by the token cap says so.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from alttrain.report.runs import Cell
+
+MEASURES = {"harmful_rate": "harmful ↓", "over_refusal_rate": "over-refusal ↓", "accuracy": "accuracy ↑"}
+POOLED = {"adherence_rate": "adherence ↑", "thought_tokens": "thought tokens", "answer_tokens": "answer tokens"}
+WORTH_SAYING = 0.05
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The table's text, before it is drawn."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def grid(cells: Sequence[Cell]) -> Grid:
+    """The table as text."""
+    measured = sorted({(list(MEASURES).index(c.metric), c.benchmark, c.metric) for c in cells if c.metric in MEASURES})
+    columns = ["run", *(f"{MEASURES[metric]}\n{benchmark}" for _, benchmark, metric in measured), *POOLED.values()]
+    rows = []
+    for run in dict.fromkeys(cell.run for cell in cells):
+        own = [cell for cell in cells if cell.run == run]
+        by_key = {(cell.benchmark, cell.metric): cell for cell in own}
+        row = [run, *(_rate(by_key.get((benchmark, metric))) for _, benchmark, metric in measured)]
+        rows.append([*row, *(_pooled([cell for cell in own if cell.metric == metric]) for metric in POOLED)])
+    return Grid(columns, rows)
+
+
+def console_table(cells: Sequence[Cell]) -> Table:
+    """The table for the console."""
+    text = grid(cells)
+    table = Table(title="runs", caption="percent [95 % interval]; ↓ lower is better, ↑ higher is better")
+    for index, column in enumerate(text.columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in text.rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown_table(cells: Sequence[Cell]) -> str:
+    """The table as Markdown."""
+    text = grid(cells)
+    lines = [_line(column.replace("\n", " ") for column in text.columns), "|" + "---|" * len(text.columns)]
+    lines += [_line(cell.replace("\n", " ") for cell in row) for row in text.rows]
+    return "\n".join(lines) + "\n\nPercent [95 % interval]; ↓ lower is better, ↑ higher is better.\n"
+
+
+def _line(cells: object) -> str:
+    return "| " + " | ".join(cells) + " |"  # type: ignore[arg-type]
+
+
+def _rate(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    if math.isnan(cell.value):
+        return f"undecided {cell.undecided}/{cell.n}"
+    text = f"{100 * cell.value:.1f} [{100 * cell.low:.1f}, {100 * cell.high:.1f}] n={cell.n}"
+    if cell.undecided > WORTH_SAYING * cell.n:
+        text += f"\nundecided {cell.undecided}"
+    if cell.truncated > WORTH_SAYING * cell.n:
+        text += f"\ntruncated {cell.truncated}"
+    return text
+
+
+def _pooled(cells: Sequence[Cell]) -> str:
+    """The mean over all rows of all benchmarks; a rate is shown in percent."""
+    n = sum(cell.n for cell in cells)
+    if n == 0:
+        return ""
+    mean = sum(cell.value * cell.n for cell in cells) / n
+    return f"{100 * mean:.1f}" if cells[0].metric == "adherence_rate" else f"{mean:.0f}"

@@ -1,0 +1,60 @@
+"""The original trace and answer of a benign prompt, where the dataset has none: asked of the backbone itself.
+
+`SelfTrace` is the recipe (what the stage asks the backbone and how it reads the reply); the reply is kept as an
+`Original` in traces.jsonl, cached by content, and never asked for twice.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from annotated_types import Gt
+
+from alttrain.records import Example, Segment
+
+_FIRST_SENTENCE = re.compile(r"^.*?[.!?][\"'”’)]*(?=\s|$)", re.S)
+
+
+@dataclass(frozen=True)
+class Original:
+    """What the backbone wrote for one prompt: its thought, its answer, and whether the answer ended by itself."""
+
+    id: str
+    thought: str
+    answer: str
+    ended: bool
+
+
+@dataclass(frozen=True)
+class SelfTrace:
+    """Ask the untrained backbone for the trace and the answer of each benign prompt.
+
+    A backbone that reasons by itself writes both at once, within `trace_tokens + answer_tokens`. One that does not is
+    asked twice: its trace is the first sentence it writes after `opening`, where that ends within `trace_tokens`, else
+    the opening alone; its answer is the one it gives to the prompt under `system_prompt`, within `answer_tokens`.
+    """
+
+    opening: str
+    system_prompt: str | None
+    trace_tokens: Annotated[int, Gt(0)]
+    answer_tokens: Annotated[int, Gt(0)]
+
+    def trace(self, continued: str) -> str:
+        """The trace from what the backbone wrote after the opening."""
+        sentence = _FIRST_SENTENCE.match(continued.strip().split("\n")[0])
+        return f"{self.opening} {sentence[0].strip()}" if sentence else self.opening
+
+
+def with_original(
+    example: Example, original: Original, is_refusal: Callable[[str], bool | None]
+) -> tuple[Example | None, str]:
+    """The example with the backbone's thought and answer, or None with the reason it cannot be used."""
+    if not original.ended:
+        return None, "the backbone's answer did not end within the cap"
+    if not original.answer.strip():
+        return None, "the backbone's answer is empty"
+    if is_refusal(original.answer):
+        return None, "the backbone refused a benign prompt"
+    thought = (Segment("reasoning", original.thought, "backbone"),)
+    return replace(example, thought=thought, answer=original.answer.strip()), ""

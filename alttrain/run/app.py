@@ -1,0 +1,136 @@
+"""The console script `alttrain`: a Hydra app over conf/run.yaml.
+
+Before Hydra runs anything, the command line is composed and checked here, so that every fault is told in one message
+and nothing heavy is imported for it. `--help`, `--cfg` and Hydra's other questions go straight to Hydra.
+"""
+
+import logging
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from alttrain.config import STAGES, RunError, preview, register
+
+if TYPE_CHECKING:
+    from alttrain.run.assembly import Run
+
+log = logging.getLogger("alttrain")
+
+QUESTIONS = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Entry point of the console script. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted."""
+    register()
+    try:
+        if not any(argument.split("=")[0] in QUESTIONS for argument in sys.argv[1:]):
+            _refuse_faults([argument for argument in sys.argv[1:] if not argument.startswith("-")])
+        _app()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _refuse_faults(overrides: list[str]) -> None:
+    """Exit with every fault of the command line and the config it composes."""
+    from alttrain.run.folder import check_writable
+
+    found, configs = preview(overrides)
+    if found:
+        print("\n".join(["alttrain cannot run this:", *(f"  {fault}" for fault in found)]), file=sys.stderr)
+        sys.exit(2)
+    try:
+        for config in configs:
+            check_writable(Path(config.output_dir))
+    except RunError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+@hydra.main(version_base="1.3", config_path="pkg://alttrain.conf", config_name="run")
+def _app(config: DictConfig) -> None:
+    execute(config)
+    if HydraConfig.get().mode == RunMode.RUN and "report" in config.stages:
+        from alttrain.run.stages.report import show
+
+        show(Path(config.output_dir))
+
+
+def execute(config: DictConfig) -> "Run":
+    """Run the stages of one composed config. Raises RunError where the run cannot go on."""
+    from alttrain.run.assembly import assemble
+    from alttrain.run.folder import open_folder
+    from alttrain.run.session import Session
+    from alttrain.run.stages.check import check_light
+
+    _log_to_console()
+    started = time.monotonic()
+    run = assemble(config)
+    handler: logging.Handler | None = None
+    try:
+        check_light(run)
+        session = Session(run)
+        log.info("run       %s", run.name)
+        if "check" in run.stages and _has_work(run):
+            _stage("check", run, session)
+        if set(run.stages) - {"check", "report"}:
+            open_folder(run)
+            handler = _log_to_file(run.folder / "run.log")
+        for stage in STAGES[1:]:
+            if stage in run.stages:
+                _stage(stage, run, session)
+        log.info("done      %s in %.0f s", run.name, time.monotonic() - started)
+    except (ValueError, OSError) as error:
+        log.debug("%s", traceback.format_exc())
+        raise RunError(str(error)) from error
+    finally:
+        if handler:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+    return run
+
+
+def _stage(name: str, run: "Run", session: object) -> None:
+    from alttrain.run import stages
+
+    getattr(stages, name)(run, session)
+
+
+def _has_work(run: "Run") -> bool:
+    """Whether a stage that loads the backbone has something left to do; it needs no torch to tell."""
+    from alttrain.run.stages.generate import missing
+
+    trains = run.training.trains and not (run.folder / "train.json").exists()
+    return trains or any(missing(run, benchmark) for benchmark in run.benchmarks)
+
+
+def _log_to_console() -> None:
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Console) for handler in root.handlers):
+        root.handlers = [_Console()]
+        root.setLevel(logging.INFO)
+        logging.getLogger("alttrain").setLevel(logging.DEBUG)
+        for name in ("httpx", "httpcore", "filelock", "urllib3", "matplotlib"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _Console(logging.StreamHandler):  # type: ignore[type-arg]
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setLevel(logging.INFO)
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+
+def _log_to_file(path: Path) -> logging.Handler:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    return handler

@@ -1,0 +1,104 @@
+"""The run's folder: opened only for the run it belongs to.
+
+Writes config.yaml (resolved), run.json (the names the report groups by) and fingerprint.json; evaluation folders have
+a fingerprint.json of their own. A folder whose fingerprint differs is refused, naming the keys and the remedy.
+"""
+
+import json
+import logging
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from alttrain.config import RunError, differences
+from alttrain.evaluation import Benchmark
+from alttrain.records import write_json, write_text
+from alttrain.run.assembly import Run
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers", "numpy")
+
+
+def check_writable(output_dir: Path) -> None:
+    """Raise RunError where the output folder, or the nearest one above it that exists, cannot be written to."""
+    existing = output_dir.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise RunError(f"output_dir={output_dir}: {existing} is not a folder; set output_dir to a folder you may write to")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RunError(f"output_dir={output_dir}: {existing} is not writable; set output_dir to a folder you may write to")
+
+
+def check_belongs(run: Run) -> None:
+    """Raise RunError where the folder holds another run, or evaluations made under other settings."""
+    _compare(run.folder / "fingerprint.json", run.fingerprint(), f"tag=NAME for a new run, or delete {run.folder}")
+    for benchmark in run.benchmarks:
+        folder = evaluation_folder(run, benchmark)
+        remedy = f"tag=NAME for a new run, or delete {folder}"
+        _compare(folder / "fingerprint.json", run.evaluation_fingerprint(benchmark), remedy)
+
+
+def evaluation_folder(run: Run, benchmark: Benchmark) -> Path:
+    """Where a benchmark's generations, judgements and metrics of a run stand."""
+    return run.folder / "evaluation" / benchmark.name
+
+
+def _compare(path: Path, current: dict[str, Any], remedy: str) -> None:
+    if path.exists() and (changed := differences(json.loads(path.read_text(encoding="utf-8")), as_json(current))):
+        lines = [f"{path.parent} was made with other settings:", *(f"  {line}" for line in changed)]
+        raise RunError("\n".join([*lines, f"set them back, or use {remedy}"]))
+
+
+def as_json(value: Any) -> Any:
+    """A value as it comes back from JSON, so that a tuple equals the list it was saved as."""
+    return json.loads(json.dumps(value))
+
+
+def open_folder(run: Run) -> None:
+    """Make the run's folder, if it is new, with what describes it."""
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        if not (run.folder / "fingerprint.json").exists():
+            write_json(run.folder / "environment.json", environment())
+            names = {"backbone": run.backbone.name, "dataset": run.dataset.name}
+            names |= {"rewrite": run.structure.name, "training": run.training.name}
+            write_json(run.folder / "run.json", {"run": run.name, **names, "seed": run.seed})
+            write_text(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
+            write_json(run.folder / "fingerprint.json", run.fingerprint())
+    except OSError as error:
+        raise RunError(f"output_dir={run.output_dir}: cannot write there ({error.strerror}); set output_dir") from error
+
+
+def open_evaluation(run: Run, benchmark: Benchmark) -> Path:
+    """Make a benchmark's folder, if it is new, with its fingerprint."""
+    folder = evaluation_folder(run, benchmark)
+    if not (folder / "fingerprint.json").exists():
+        write_json(folder / "fingerprint.json", run.evaluation_fingerprint(benchmark))
+    return folder
+
+
+def environment() -> dict[str, Any]:
+    """Versions a result may depend on, and the commit of a source checkout."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    source = Path(__file__).parent
+    commit = subprocess.run(
+        ["git", "-C", str(source), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "packages": versions,
+        "commit": commit.stdout.strip() or None,
+    }

@@ -1,0 +1,75 @@
+"""The loaded backbone of a run, shared by its stages and loaded only when one needs it."""
+
+import gc
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from alttrain.backbone import Weights, resolve
+from alttrain.generation.config import InProcess
+from alttrain.run.assembly import Run
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """Weights, tokenizer and models of one run. The heavy imports happen in here."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @cached_property
+    def weights(self) -> Weights:
+        """Where the backbone's weights are, fetched if need be."""
+        return resolve(self.run.backbone)
+
+    @cached_property
+    def renderer(self) -> Any:
+        """The backbone's tokenizer and template."""
+        from alttrain.backbone.weights import load_tokenizer
+        from alttrain.tokenization import Renderer
+
+        return Renderer(self.run.backbone, load_tokenizer(self.weights.folder))
+
+    @cached_property
+    def device(self) -> str:
+        """"cpu" or "cuda"."""
+        import torch
+
+        from alttrain.backbone.weights import choose_device
+
+        if self.run.hardware.threads:
+            torch.set_num_threads(self.run.hardware.threads)
+        return choose_device(self.run.hardware.accelerator)
+
+    def dtype(self, requested: str) -> Any:
+        """The torch dtype a config's name stands for on this machine."""
+        from alttrain.backbone.weights import choose_dtype
+
+        return choose_dtype(requested, self.device)
+
+    def model(self, requested: str) -> Any:
+        """The bare backbone."""
+        from alttrain.backbone.weights import load_model
+
+        return load_model(self.weights, self.dtype(requested), self.device)
+
+    def decoder(self, generation: InProcess, adapter: Path | None) -> Any:
+        """A greedy decoder over the backbone, with the adapter merged if one is given."""
+        from alttrain.backbone.weights import merge_adapter
+        from alttrain.generation.engine import GreedyDecoder
+
+        model = self.model(generation.dtype if adapter is None else "float32")
+        if adapter is not None:
+            model = merge_adapter(model, adapter, self.dtype(generation.dtype))
+        return GreedyDecoder(model, self.renderer.end_id, generation.slots, self.device)
+
+
+def free() -> None:
+    """Give a finished stage's memory back before the next loads a model."""
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

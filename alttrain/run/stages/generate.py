@@ -1,0 +1,82 @@
+"""Stage generate: benchmark prompts -> evaluation/<benchmark>/generations.jsonl, appended chunk by chunk.
+
+A chunk is decoded together and written whole. A chunk that was cut short is decoded again, and only the rows that are
+missing are appended, so an interrupted run ends with the bytes of an uninterrupted one.
+"""
+
+import logging
+import time
+from typing import Any
+
+from alttrain.evaluation import Benchmark
+from alttrain.records import Example, Generation, append_rows, read_rows, repair_rows
+from alttrain.run.assembly import Run
+from alttrain.run.folder import evaluation_folder, open_evaluation
+from alttrain.run.progress import bar
+from alttrain.run.session import Session, free
+
+log = logging.getLogger(__name__)
+
+
+def missing(run: Run, benchmark: Benchmark) -> list[list[Example]]:
+    """The chunks of a benchmark that are not all generated."""
+    rows = benchmark.rows.examples(None)
+    path = evaluation_folder(run, benchmark) / "generations.jsonl"
+    repair_rows(path)
+    done = {generation.id for generation in read_rows(path, Generation)}
+    size = run.generation.chunk
+    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return [chunk for chunk in chunks if any(row.id not in done for row in chunk)]
+
+
+def generate(run: Run, session: Session) -> None:
+    """Generate what is missing, loading the model once for all benchmarks."""
+    work = {benchmark.name: chunks for benchmark in run.benchmarks if (chunks := missing(run, benchmark))}
+    if not work:
+        return
+    adapter = run.folder / "adapter" if run.training.trains else None
+    if adapter is not None and not (adapter / "adapter_model.safetensors").exists():
+        raise FileNotFoundError(f"{adapter} holds no trained adapter; run the train stage first")
+    decoder = session.decoder(run.generation, adapter)
+    for benchmark in run.benchmarks:
+        if benchmark.name in work:
+            _generate(run, session, decoder, benchmark, work[benchmark.name])
+    del decoder
+    free()
+
+
+def _generate(run: Run, session: Session, decoder: Any, benchmark: Benchmark, chunks: list[list[Example]]) -> None:
+    path = open_evaluation(run, benchmark) / "generations.jsonl"
+    done = {generation.id for generation in read_rows(path, Generation)}
+    started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
+    with bar(benchmark.name, total) as advance:
+        for chunk in chunks:
+            prompts = [session.renderer.prompt(row.prompt, run.training.thought) for row in chunk]
+            written = decoder.generate(prompts, run.generation.max_new_tokens, advance)
+            made = [to_generation(run, session.renderer, row, ids) for row, ids in zip(chunk, written, strict=True)]
+            append_rows(path, [generation for generation in made if generation.id not in done])
+            tokens += sum(map(len, written))
+    seconds = time.monotonic() - started
+    log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, seconds)
+
+
+def to_generation(run: Run, renderer: Any, row: Example, ids: list[int]) -> Generation:
+    """Generated ids as a record: thought and answer split once, for every judge."""
+    text = renderer.decode(ids)
+    thought, answer, closed = run.backbone.template.split(text, run.training.thought)
+    thought_tokens = len(renderer.tokenizer.encode(thought, add_special_tokens=False)) if thought else 0
+    answer_tokens = len(renderer.tokenizer.encode(answer, add_special_tokens=False)) if answer else 0
+    return Generation(
+        id=row.id,
+        prompt=row.prompt,
+        label=row.label,
+        category=row.category,
+        gold=row.gold,
+        text=text,
+        thought=thought,
+        answer=answer,
+        closed=closed,
+        finish="stop" if ids[-1] == renderer.end_id else "length",
+        thought_tokens=thought_tokens,
+        answer_tokens=answer_tokens,
+    )

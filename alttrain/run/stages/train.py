@@ -1,0 +1,86 @@
+"""Stage train: train.jsonl -> adapter/ and train.json. Checkpoints stand in checkpoints/ until the adapter is saved."""
+
+import json
+import logging
+import shutil
+import time
+
+from alttrain.backbone import LoRA
+from alttrain.config import RunError
+from alttrain.records import Example, read_rows, write_json
+from alttrain.run.assembly import Run
+from alttrain.run.progress import on_terminal
+from alttrain.run.session import Session, free
+from alttrain.training import SupervisedFineTuning
+
+log = logging.getLogger(__name__)
+
+
+def train(run: Run, session: Session) -> None:
+    """Train the adapter from the last checkpoint, unless it is finished."""
+    recipe, lora = run.training, run.adapter
+    if not isinstance(recipe, SupervisedFineTuning) or (run.folder / "train.json").exists():
+        return
+    assert isinstance(lora, LoRA)
+    examples = read_rows(run.folder / "train.jsonl", Example)
+    if not examples:
+        raise RunError(f"{run.folder / 'train.jsonl'} is not there; run the rewrite stage first (stages=[rewrite,train])")
+    sequences, too_long = session.renderer.sequences(examples, recipe.max_length)
+    if not sequences:
+        raise RunError(f"training.max_length={recipe.max_length}: every example is longer; raise it")
+    for name in too_long:
+        log.warning("train     left out %s: longer than training.max_length=%d", name, recipe.max_length)
+
+    from alttrain.backbone.weights import add_lora, save_adapter
+    from alttrain.training.fit import fit
+
+    bfloat16 = str(session.dtype(run.hardware.precision)) == "torch.bfloat16"
+    model = add_lora(session.model("bfloat16" if bfloat16 else "float32"), lora, run.seed)
+    log.info("train     %d examples, %d epochs, %s", len(sequences), recipe.epochs, "bfloat16" if bfloat16 else "float32")
+    started = time.monotonic()
+    logger = run.tracker.open(run.folder, run.name, run.config)
+    try:
+        record = fit(
+            model, sequences, recipe, run.hardware, run.seed, run.folder, logger, bfloat16, progress=on_terminal()
+        )
+    finally:
+        run.tracker.close()
+    record |= {"left_out_too_long": too_long, "seconds": round(time.monotonic() - started, 1)}
+    record |= {"weights": session.weights.origin, "device": session.device}
+    shutil.rmtree(run.folder / "adapter", ignore_errors=True)
+    save_adapter(model, session.renderer.tokenizer, run.backbone, model_card(run, record), run.folder / "adapter")
+    write_json(run.folder / "train.json", record)
+    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    log.info("train     %d steps in %.0f s, loss %s", record["steps"], record["seconds"], record["final_loss"])
+    del model
+    free()
+
+
+def model_card(run: Run, record: dict[str, object]) -> str:
+    """The adapter's README.md, in the hub's format: base, data, structure, recipe, limits."""
+    counts = json.loads((run.folder / "rewrite.json").read_text(encoding="utf-8"))
+    labels = ", ".join(f"{count} {label}" for label, count in sorted(counts["labels"].items()))
+    recipe = "\n".join(f"| {key} | {value} |" for key, value in run.config["training"].items() if not key.startswith("_"))
+    return f"""---
+base_model: {run.backbone.source}
+library_name: peft
+tags: [alttrain, safety, reasoning, lora]
+---
+# {run.name}
+
+A LoRA adapter for {run.backbone.source}, trained by alttrain with the reasoning structure `{run.structure.name}`.
+
+- **Data**: dataset `{run.dataset.name}`, {counts["written"]} examples ({labels}), {counts["left_out"] or "none"} left out.
+- **Structure**: problem understanding, harmfulness assessment, conditional reasoning, as `rewrite={run.structure.name}` writes them.
+- **Training**: {record["steps"]} steps over {record["tokens"]} tokens in {record["precision"]}, seed {run.seed}; final loss {record["final_loss"]}.
+- **Chat template**: saved with the tokenizer here; it opens the thought that the adapter was trained to write.
+
+| recipe | value |
+|---|---|
+{recipe}
+
+## Limits
+
+A refusal learned from examples is no guarantee: measure it on your own prompts, over-refusal and ability included.
+The adapter inherits what its base model knows and gets wrong.
+"""

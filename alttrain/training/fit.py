@@ -1,0 +1,79 @@
+"""One training: model and sequences -> checkpoints to resume from, and the trained model.
+
+Writes `checkpoints/last.ckpt` in the run's folder while training (adapter, optimizer, schedule, step), which the next
+call goes on from.
+"""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+
+from alttrain import tokenization
+from alttrain.training.config import Hardware, SupervisedFineTuning
+from alttrain.training.module import SFTModule
+from alttrain.training.packing import BatchStream
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    model: Any,
+    sequences: list[tokenization.Sequence],
+    recipe: SupervisedFineTuning,
+    hardware: Hardware,
+    seed: int,
+    folder: Path,
+    logger: Any,
+    bfloat16: bool,
+    progress: bool,
+) -> dict[str, Any]:
+    """Train the adapter of `model` in place, from the last checkpoint if there is one. Returns what train.json records."""
+    last = folder / "checkpoints" / "last.ckpt"
+    start = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if last.exists() else 0
+    stream = BatchStream(sequences, recipe.batch_size, recipe.epochs, seed, start)
+    module = SFTModule(model, recipe, total_steps=len(stream))
+    checkpoints = ModelCheckpoint(
+        dirpath=last.parent, filename="step", every_n_train_steps=recipe.checkpoint_every, save_last=True, save_top_k=0
+    )
+    callbacks: list[pl.Callback] = [checkpoints]
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=1))
+    if start:
+        log.info("training goes on from step %d of %d", start, len(stream))
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning|torch.utils.data|lightning_fabric")
+        trainer = pl.Trainer(
+            accelerator=hardware.accelerator,
+            devices=1,
+            precision="bf16-mixed" if bfloat16 else "32-true",
+            max_steps=len(stream),
+            max_epochs=-1,
+            gradient_clip_val=recipe.gradient_clip,
+            logger=logger,
+            callbacks=callbacks,
+            log_every_n_steps=hardware.log_every,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+        )
+        module.train()
+        trainer.fit(module, train_dataloaders=stream, ckpt_path=last if start else None, weights_only=True)
+    if trainer.global_step < len(stream):
+        raise KeyboardInterrupt(f"training stopped at step {trainer.global_step} of {len(stream)}")
+    final = trainer.callback_metrics.get("loss")
+    return {
+        "steps": trainer.global_step,
+        "examples": len(sequences),
+        "tokens": sum(len(sequence) for sequence in sequences) * recipe.epochs,
+        "precision": "bfloat16" if bfloat16 else "float32",
+        "final_loss": None if final is None else round(float(final), 4),
+    }

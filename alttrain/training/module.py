@@ -1,0 +1,64 @@
+"""The Lightning module of supervised fine-tuning. Its checkpoints hold the trainable weights only."""
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.nn import functional
+
+from alttrain.backbone.attention import Rows
+from alttrain.training.config import SupervisedFineTuning
+from alttrain.training.packing import PackedBatch
+
+
+class SFTModule(pl.LightningModule):
+    """Cross-entropy on response tokens of packed batches, through a peft model."""
+
+    def __init__(self, model: torch.nn.Module, recipe: SupervisedFineTuning, total_steps: int) -> None:
+        super().__init__()
+        self.strict_loading = False  # checkpoints leave the frozen backbone out
+        self.model = model
+        self.recipe = recipe
+        self.total_steps = total_steps
+
+    def training_step(self, batch: PackedBatch, batch_index: int) -> torch.Tensor:
+        """Mean loss over the batch's response tokens, in nats."""
+        loss = self.loss(batch)
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=1)
+        return loss
+
+    def loss(self, batch: PackedBatch) -> torch.Tensor:
+        """The loss of one packed batch; only logits of positions that predict a response token are made."""
+        logits = self.model(
+            input_ids=batch.ids,
+            position_ids=batch.positions,
+            rows=Rows(batch.lengths),
+            use_cache=False,
+            logits_to_keep=batch.keep,
+        ).logits
+        return functional.cross_entropy(logits[0].float(), batch.targets)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over the trainable weights, with the schedule stepped every batch."""
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trainable,
+            lr=self.recipe.learning_rate,
+            betas=tuple(self.recipe.betas),
+            weight_decay=self.recipe.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def factor(self, step: int) -> float:
+        """Learning rate of a step as a share of its peak: linear warm-up, then a cosine to zero."""
+        warmup = min(self.recipe.warmup_steps, self.total_steps - 1)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, self.total_steps - warmup))))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trainable weights only."""
+        trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trainable}

@@ -1,0 +1,82 @@
+"""Sequences -> packed batches. A batch is the same `batch_size` examples a padded loader would give, in one row.
+
+The order is a new permutation for each epoch, decided by seed and epoch alone, so that a resumed run sees the batches
+that the interrupted one would have seen.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from alttrain import tokenization
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """One optimizer step's examples in a row of shape (1, tokens).
+
+    `keep` are the positions whose logits predict a response token, `targets` those tokens.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    lengths: list[int]
+    keep: torch.Tensor
+    targets: torch.Tensor
+
+    def to(self, device: Any) -> "PackedBatch":
+        """The batch on a device; Lightning calls this."""
+        moved = (tensor.to(device) for tensor in (self.ids, self.positions, self.keep, self.targets))
+        ids, positions, keep, targets = moved
+        return PackedBatch(ids, positions, self.lengths, keep, targets)
+
+
+def pack(sequences: Sequence[tokenization.Sequence]) -> PackedBatch:
+    """Sequences joined into one row; position ids restart with each."""
+    keep, start = [], 0
+    for sequence in sequences:
+        first = start + len(sequence.prompt) - 1  # the position that predicts the first response token
+        keep += range(first, first + len(sequence.response))
+        start += len(sequence)
+    return PackedBatch(
+        ids=torch.tensor([[token for sequence in sequences for token in sequence.ids]]),
+        positions=torch.tensor([[position for sequence in sequences for position in range(len(sequence))]]),
+        lengths=[len(sequence) for sequence in sequences],
+        keep=torch.tensor(keep),
+        targets=torch.tensor([token for sequence in sequences for token in sequence.response]),
+    )
+
+
+class BatchStream:
+    """All batches of a training, epoch after epoch, from step `start` on. One pass is the whole training."""
+
+    def __init__(
+        self, sequences: Sequence[tokenization.Sequence], batch_size: int, epochs: int, seed: int, start: int = 0
+    ) -> None:
+        self.sequences = sequences
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.seed = seed
+        self.start = start
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one epoch; the last may be smaller."""
+        return -(-len(self.sequences) // self.batch_size)
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        for step in range(self.start, len(self)):
+            yield pack([self.sequences[index] for index in self.members(step)])
+
+    def members(self, step: int) -> list[int]:
+        """Indices of the sequences in the batch of a step."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        order = list(range(len(self.sequences)))
+        random.Random(f"epoch-{self.seed}-{epoch}").shuffle(order)
+        return order[batch * self.batch_size : (batch + 1) * self.batch_size]
