@@ -112,17 +112,12 @@ def build(fields: dict[str, Any], row_type: type[Row], where: str) -> Row:
     unknown = sorted(set(fields) - set(known))
     if unknown:
         raise ValueError(f"{where}: unknown field {unknown[0]!r}; accepted: {', '.join(known)}")
-    missing = [
-        name for name, field in known.items() if field.default is dataclasses.MISSING and fields.get(name) is None
-    ]
+    required = [name for name, field in known.items() if field.default is dataclasses.MISSING]
+    missing = [name for name in required if name not in fields]
     if missing:
-        raise ValueError(f"{where}: missing field {missing[0]!r}; every row needs {', '.join(_required(row_type))}")
+        raise ValueError(f"{where}: missing field {missing[0]!r}; every row needs {', '.join(required)}")
     hints = _hints(row_type)
     return row_type(**{name: _value(value, hints[name], f"{where}: field {name!r}") for name, value in fields.items()})
-
-
-def _required(row_type: type[Any]) -> list[str]:
-    return [field.name for field in dataclasses.fields(row_type) if field.default is dataclasses.MISSING]
 
 
 _HINTS: dict[type[Any], dict[str, Any]] = {}
@@ -158,10 +153,14 @@ def _value(value: Any, hint: Any, where: str) -> Any:
 
 def iterate_rows(path: Path, row_type: type[Row]) -> Iterator[Row]:
     """Rows of a JSON lines file, one at a time. Raises ValueError that names file and line."""
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield decode(line, row_type, f"{path}:{number}")
+                try:
+                    text = line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise ValueError(f"{path}:{number}: not UTF-8: {error.reason}") from error
+                yield decode(text, row_type, f"{path}:{number}")
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:

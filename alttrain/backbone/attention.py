@@ -5,7 +5,10 @@ transformers' cache. A `Rows` object, passed to the model's forward, says which 
 generating, owns the keys and values of earlier tokens.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -39,6 +42,63 @@ class SlotCache:
             values[target, :, :length] = values[source, :, :length]
 
 
+class _Gather(torch.autograd.Function):
+    """Rows of a tensor by index. The gradient is a gather too, by `back`; rows in `drop` are padding and get none."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, index: torch.Tensor, back: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(back, drop)
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:  # type: ignore[override]
+        back, drop = ctx.saved_tensors
+        return gradient.index_select(0, back).index_fill_(0, drop, 0.0), None, None, None
+
+
+@dataclass(frozen=True)
+class LengthGroup:
+    """Neighbouring sequences of like length, attended to as one padded batch of `count` x `longest` positions.
+
+    `tokens` is their number of tokens. `padded` is the token at each position, the sequence's last one repeated as
+    padding; `padding` are those positions, `unpadded` the position of each token.
+    """
+
+    count: int
+    longest: int
+    tokens: int
+    padded: torch.Tensor
+    padding: torch.Tensor
+    unpadded: torch.Tensor
+
+
+MOST_PADDING = 0.25
+"""Share of padding up to which neighbours join one group: a call for each sequence would cost more."""
+
+
+def group_lengths(lengths: Sequence[int], device: torch.device) -> list[LengthGroup]:
+    """The sequences of a packed row as groups of like length. Rows sorted by length give the fewest groups."""
+    batches: list[list[int]] = []
+    for length in lengths:
+        joined = [*batches[-1], length] if batches else [length]
+        if batches and sum(joined) >= (1 - MOST_PADDING) * max(joined) * len(joined):
+            batches[-1] = joined
+        else:
+            batches.append([length])
+    return [_group(batch, device) for batch in batches]
+
+
+def _group(lengths: list[int], device: torch.device) -> LengthGroup:
+    longest = max(lengths)
+    starts = [0, *itertools.accumulate(lengths)]
+    rows = list(enumerate(lengths))
+    padded = [starts[row] + min(offset, length - 1) for row, length in rows for offset in range(longest)]
+    padding = [row * longest + offset for row, length in rows for offset in range(length, longest)]
+    unpadded = [row * longest + offset for row, length in rows for offset in range(length)]
+    indices = (torch.tensor(values, dtype=torch.long, device=device) for values in (padded, padding, unpadded))
+    return LengthGroup(len(lengths), longest, sum(lengths), *indices)
+
+
 @dataclass
 class Rows:
     """Which tokens of the packed row belong together.
@@ -53,6 +113,7 @@ class Rows:
     positions: torch.Tensor | None = None
     longest: int = 0
     mask: torch.Tensor | None = None
+    groups: list[LengthGroup] | None = None
 
     @classmethod
     def decoding(cls, cache: SlotCache, positions: torch.Tensor, longest: int) -> "Rows":
@@ -94,14 +155,26 @@ def _refuse_window(sliding_window: int | None, length: int) -> None:
 def _packed(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: Rows, scaling: float | None, dropout: float
 ) -> torch.Tensor:
-    """Per sequence, so that no mask over all pairs is ever made."""
-    grouped = query.shape[1] != key.shape[1]
-    parts = zip(*(tensor.split(rows.lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    mixed = [
-        functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
-        for q, k, v in parts
-    ]
-    return torch.cat(mixed, dim=2).transpose(1, 2)
+    """One padded call for each group of like lengths. Padding stands after the real tokens, so causality hides it."""
+    if rows.groups is None:
+        rows.groups = group_lengths(rows.lengths, query.device)
+    sizes = [group.tokens for group in rows.groups]
+    parts = zip(*(tensor[0].transpose(0, 1).split(sizes) for tensor in (query, key, value)), strict=True)
+    mixed = []
+    for group, tensors in zip(rows.groups, parts, strict=True):
+        q, k, v = (_pad(tensor, group) for tensor in tensors)
+        out = functional.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        flat = out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
+        mixed.append(_Gather.apply(flat, group.unpadded, group.padded, group.padding))
+    return torch.cat(mixed)[None]
+
+
+def _pad(tokens: torch.Tensor, group: LengthGroup) -> torch.Tensor:
+    """(tokens, heads, size) -> (count, heads, longest, size)."""
+    padded = _Gather.apply(tokens, group.padded, group.unpadded, group.padding[:0])
+    return padded.view(group.count, group.longest, *tokens.shape[1:]).transpose(1, 2)
 
 
 def _fill(rows: Rows, cache: SlotCache, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:

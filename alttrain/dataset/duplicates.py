@@ -15,12 +15,14 @@ from rapidfuzz.distance import LCSseq
 NEAR_DUPLICATE = 0.65
 """Similarity from which two prompts count as the same sentence with a slot changed."""
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_ROUNDING = 1e-6  # the scores are float32, and 1 - 1/3 is a little less than 2/3
+_SLACK = 0.01  # the scorer's own cut-off is not exact either
+_WORD = re.compile(r"\w+(?:'\w+)*")
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Lower-cased words of a text after NFKC normalisation, without punctuation."""
-    return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).lower()))
+    """Lower-cased words of a text after NFKC normalisation, without punctuation; both apostrophes are one."""
+    return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).lower().replace("’", "'")))
 
 
 def near_duplicates(
@@ -32,10 +34,10 @@ def near_duplicates(
     """
     left = [words(prompt) for prompt in prompts]
     right = left if against is None else [words(prompt) for prompt in against]
-    scores = process.cdist(left, right, scorer=LCSseq.normalized_similarity, score_cutoff=threshold)
+    scores = process.cdist(left, right, scorer=LCSseq.normalized_similarity, score_cutoff=threshold - _SLACK)
     found = zip(*scores.nonzero(), strict=True)
     return [
         (int(i), int(j), float(scores[i, j]))
         for i, j in found
-        if scores[i, j] >= threshold and (against is not None or i < j)
+        if scores[i, j] >= threshold - _ROUNDING and (against is not None or i < j)
     ]

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def _text(path: Path) -> str:
     data = path.read_bytes()
     try:
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path}: not readable as UTF-8 text: {error}") from error
 
 
@@ -61,12 +62,12 @@ def _csv(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
-            place = f"{path}:{reader.line_num}"
+            place = f"{path}:{reader.reader.line_num}"
             if None in row or None in row.values():
                 raise ValueError(f"{place}: the row has not as many cells as the header has columns")
             yield place, dict(row)
     except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: malformed CSV: {error}") from error
+        raise ValueError(f"{path}:{reader.reader.line_num}: malformed CSV: {error}") from error
 
 
 def _parse(place: str, text: str) -> Any:

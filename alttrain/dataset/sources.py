@@ -4,6 +4,7 @@ Reads the packaged `embedded/*.jsonl` or a user's file; writes nothing.
 """
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,6 +126,8 @@ def examples_from(
         example = build(_fields(raw, columns, constants, place, f"{path.stem}-{number}"), Example, place)
         if not example.prompt.strip():
             raise ValueError(f"{place}: the prompt is empty")
+        if re.search("[\ud800-\udfff]", example.prompt):
+            raise ValueError(f"{place}: the prompt holds half a surrogate pair, which is no character")
         if example.id in seen:
             raise ValueError(f"{place}: id {example.id!r} stands already at {seen[example.id]}; ids must be unique")
         seen[example.id] = place
@@ -137,16 +140,16 @@ def examples_from(
 def _fields(
     raw: Mapping[str, Any], columns: Mapping[str, str], constants: Mapping[str, str], place: str, default_id: str
 ) -> dict[str, Any]:
-    """The fields of an Example in a raw row: mapped columns first, then columns of the same name, then constants."""
-    fields: dict[str, Any] = {"id": default_id, "source": place.rpartition("/")[2], **constants}
-    for name in FIELDS:
-        column = columns.get(name, name)
-        if column in raw and name not in constants:
-            fields[name] = raw[column]
-        elif name in columns:
+    """The fields of an Example in a raw row: mapped columns first, then constants, then columns of the same name."""
+    fields: dict[str, Any] = {"id": default_id, "source": place.rpartition("/")[2]}
+    fields |= {name: raw[name] for name in FIELDS if name in raw}
+    fields |= constants
+    for name, column in columns.items():
+        if column not in raw:
             raise ValueError(f"{place}: missing field {column!r} (the column for {name}); columns: {', '.join(raw)}")
+        fields[name] = raw[column]
     if "gold" in fields and isinstance(fields["gold"], str):
-        fields["gold"] = [fields["gold"]]
+        fields["gold"] = [fields["gold"]] if fields["gold"] else []
     if not isinstance(fields["id"], str):
         fields["id"] = str(fields["id"])
     return fields

@@ -1,15 +1,24 @@
 """Graders of benign answers. The answer is graded, never the thought; no answer is not a right one."""
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
-from alttrain.dataset.duplicates import words
 from alttrain.records import Generation, Judgement
+
+_TOKEN = re.compile(r"(?<![\w.,])-?\d[\d,]*(?:\.\d+)?|\w+(?:'\w+)*")
+
+
+def tokens(text: str) -> tuple[str, ...]:
+    """Lower-cased words and whole numbers of a text: "100,000" and "7.5" are one token each, commas dropped."""
+    folded = unicodedata.normalize("NFKC", text).lower().replace("’", "'").replace("−", "-")
+    return tuple(token.replace(",", "") for token in _TOKEN.findall(folded))
 
 
 @dataclass(frozen=True)
 class ShortAnswer:
-    """Right where the answer holds one of the gold answers as whole words, case and punctuation aside."""
+    """Right where the answer holds one of the gold answers as whole words and numbers, case and punctuation aside."""
 
     name: str = "short_answer"
 
@@ -17,8 +26,9 @@ class ShortAnswer:
 
     def __call__(self, generation: Generation) -> Judgement:
         """Whether the answer is right. A row without a gold answer is undecided, with an error."""
-        if not generation.gold:
+        golds = [gold for gold in generation.gold if tokens(gold)]
+        if not golds:
             return Judgement(generation.id, self.name, None, error="the row has no gold answer")
-        said = f" {' '.join(words(generation.answer))} "
-        found = next((gold for gold in generation.gold if f" {' '.join(words(gold))} " in said), None)
+        said = f" {' '.join(tokens(generation.answer))} "
+        found = next((gold for gold in golds if f" {' '.join(tokens(gold))} " in said), None)
         return Judgement(generation.id, self.name, found is not None, found or "")

@@ -1,7 +1,7 @@
 """The safety figure: harmful rate against over-refusal rate of every run, with 95 % intervals. Lower left is better."""
 
+import itertools
 import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,16 +14,18 @@ MARKERS = "osD^vPX"
 
 def points(cells: Sequence[Cell]) -> dict[str, tuple[Cell, Cell]]:
     """Run -> its (harmful, over-refusal) cells, on the one pair of benchmarks that most runs share."""
-    decided = [cell for cell in cells if not math.isnan(cell.value)]
-    chosen = []
-    for metric in ("harmful_rate", "over_refusal_rate"):
-        counts = Counter(cell.benchmark for cell in decided if cell.metric == metric)
-        if not counts:
-            return {}
-        benchmark = min(counts, key=lambda name: (-counts[name], name))
-        chosen.append({cell.run: cell for cell in decided if cell.metric == metric and cell.benchmark == benchmark})
-    harmful, refused = chosen
-    return {run: (harmful[run], refused[run]) for run in harmful if run in refused}
+    decided = {(c.run, c.benchmark, c.metric): c for c in cells if not math.isnan(c.value)}
+    runs = dict.fromkeys(cell.run for cell in cells)
+    names = [
+        sorted({benchmark for _, benchmark, metric in decided if metric == wanted})
+        for wanted in ("harmful_rate", "over_refusal_rate")
+    ]
+    best: dict[str, tuple[Cell, Cell]] = {}
+    for harmful, refused in itertools.product(*names):
+        keys = {run: ((run, harmful, "harmful_rate"), (run, refused, "over_refusal_rate")) for run in runs}
+        pairs = {run: (decided[h], decided[r]) for run, (h, r) in keys.items() if h in decided and r in decided}
+        best = max(best, pairs, key=len)
+    return best
 
 
 def draw(cells: Sequence[Cell], path: Path) -> bool:

@@ -5,7 +5,7 @@ than 5 % undecided rows carries their number; one with more than 5 % rows cut by
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -26,26 +26,32 @@ class Grid:
 
 
 def grid(cells: Sequence[Cell]) -> Grid:
-    """The table as text."""
+    """The table as text; a newline in a cell is where the console may break it."""
     measured = sorted({(list(MEASURES).index(c.metric), c.benchmark, c.metric) for c in cells if c.metric in MEASURES})
     columns = ["run", *(f"{MEASURES[metric]}\n{benchmark}" for _, benchmark, metric in measured), *POOLED.values()]
     rows = []
     for run in dict.fromkeys(cell.run for cell in cells):
         own = [cell for cell in cells if cell.run == run]
         by_key = {(cell.benchmark, cell.metric): cell for cell in own}
-        row = [run, *(_rate(by_key.get((benchmark, metric))) for _, benchmark, metric in measured)]
+        row = [_title(own[0]), *(_rate(by_key.get((benchmark, metric))) for _, benchmark, metric in measured)]
         rows.append([*row, *(_pooled([cell for cell in own if cell.metric == metric]) for metric in POOLED)])
     return Grid(columns, rows)
+
+
+def _title(cell: Cell) -> str:
+    """The run's name, breakable between its parts."""
+    return cell.run.replace(f"{cell.backbone}-", f"{cell.backbone}-\n").replace(f"{cell.dataset}-", f"{cell.dataset}-\n", 1)
 
 
 def console_table(cells: Sequence[Cell]) -> Table:
     """The table for the console."""
     text = grid(cells)
-    table = Table(title="runs", caption="percent [95 % interval]; ↓ lower is better, ↑ higher is better")
+    table = Table(title="runs", caption="percent with its 95 % interval; ↓ lower is better, ↑ higher is better")
     for index, column in enumerate(text.columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        heading = column.replace("_", "\n").replace(" tokens", "\ntokens").replace("e ↑", "e\n↑")
+        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
     for row in text.rows:
-        table.add_row(*row)
+        table.add_row(*row, end_section=True)
     return table
 
 
@@ -53,12 +59,12 @@ def markdown_table(cells: Sequence[Cell]) -> str:
     """The table as Markdown."""
     text = grid(cells)
     lines = [_line(column.replace("\n", " ") for column in text.columns), "|" + "---|" * len(text.columns)]
-    lines += [_line(cell.replace("\n", " ") for cell in row) for row in text.rows]
-    return "\n".join(lines) + "\n\nPercent [95 % interval]; ↓ lower is better, ↑ higher is better.\n"
+    lines += [_line([row[0].replace("\n", ""), *(cell.replace("\n", " ") for cell in row[1:])]) for row in text.rows]
+    return "\n".join(lines) + "\n\nPercent, its 95 % interval, rows; ↓ lower is better, ↑ higher is better.\n"
 
 
-def _line(cells: object) -> str:
-    return "| " + " | ".join(cells) + " |"  # type: ignore[arg-type]
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _rate(cell: Cell | None) -> str:
@@ -66,7 +72,7 @@ def _rate(cell: Cell | None) -> str:
         return ""
     if math.isnan(cell.value):
         return f"undecided {cell.undecided}/{cell.n}"
-    text = f"{100 * cell.value:.1f} [{100 * cell.low:.1f}, {100 * cell.high:.1f}] n={cell.n}"
+    text = f"{100 * cell.value:.1f}\n{100 * cell.low:.1f}–{100 * cell.high:.1f}\nn={cell.n}"
     if cell.undecided > WORTH_SAYING * cell.n:
         text += f"\nundecided {cell.undecided}"
     if cell.truncated > WORTH_SAYING * cell.n:

@@ -13,7 +13,7 @@ from annotated_types import Gt
 
 from alttrain.records import Example, Segment
 
-_FIRST_SENTENCE = re.compile(r"^.*?[.!?][\"'”’)]*(?=\s|$)", re.S)
+_FIRST_SENTENCE = re.compile(r"^(?:\d+[.)]\s+)?.*?[.!?][\"'”’)]*(?=\s|$)", re.S)
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ def with_original(
         return None, "the backbone's answer did not end within the cap"
     if not original.answer.strip():
         return None, "the backbone's answer is empty"
+    if not original.thought.strip():
+        return None, "the backbone wrote no thought"
     if is_refusal(original.answer):
         return None, "the backbone refused a benign prompt"
     thought = (Segment("reasoning", original.thought, "backbone"),)

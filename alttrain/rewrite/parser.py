@@ -20,18 +20,20 @@ _UNDERSTANDING = re.compile(
     r"(?:need|have|trying|supposed|going) to|i'm given|figure out)\b",
     re.I,
 )
-_SUBJECT = r"(?:this|that|it|they|the|such(?: a)?)(?:\s+(?:user(?:'s)?|kind of|type of|sort of|whole))*" \
-    r"(?:\s+(?:request|question|prompt|query|topic|task|ask|content|intent|wording|information|problem))?"  # fmt: skip
-_HARMLESS = (
-    r"(?:not|n't|isn't|no)\s+(?:\w+\s+){0,2}(?:harmful|unsafe|dangerous|illegal|unethical|malicious|harm)|"
-    r"harmless|benign|\bsafe\b|innocent|legitimate|innocuous"
-)
-_HARMFUL = r"harmful|unsafe|dangerous|illegal|unlawful|unethical|malicious|abusive|hateful|inappropriate"
 _STATES = re.compile(
-    rf"\b{_SUBJECT}(?:,[^,.]{{0,60}},)?\s*(?:'s|is|are|isn't|seems?(?: to be)?|appears?(?: to be)?|sounds?|looks?|"
-    rf"would be|could be|can be|has|poses|carries|involves|contains)\s+"
-    rf"(?:\w+\s+){{0,4}}?(?:(?P<harmless>{_HARMLESS})|(?P<harmful>{_HARMFUL}))",
+    r"\b(?:this|that|it|they|there|(?:the|such(?: a)?)(?: user's| person's)?(?: whole)? "
+    r"(?:request|question|prompt|query|topic|task|ask|content|intent|wording|information|problem))\b"
+    r"(?P<between>[^.!?;:\n]{0,70}?(?:\b(?:is|are|be|was|has|have|seems?|appears?|sounds?|looks?|poses?|carr(?:y|ies)|involves?|"
+    r"contains?|could|can|may|might|would)\b|'s\b|n't\b)[^.!?;:\n]{0,40}?)"
+    r"\b(?:(?P<harmless>harmless|benign|safe|innocent|legitimate|innocuous)|"
+    r"(?P<harmful>harmful|unsafe|dangerous|illegal|unlawful|unethical|malicious|abusive|hateful|inappropriate|harm))\b",
     re.I,
+)
+_NEGATES = re.compile(r"n't\b|\b(?:not(?! only)|no|nothing|neither|never|far from|hardly)\b", re.I)
+_HYPOTHETICAL = re.compile(r"\b(?:if|whether|unless|is|are)\s+(?:\w+\s+){0,2}$", re.I)
+_QUOTED = re.compile("[\"“][^\"”]*[\"”]")
+_OPENS = re.compile(
+    r"^\W*(?:(?:okay|ok|alright|all right|hmm|so|well|first|now|let me see)\W+)*(?:the|this|a) (?:user|person)\s+\w+", re.I
 )
 _REFUSES = re.compile(
     r"\b(?:refuse|refusing|decline|declining|turn (?:this|it) down)\b|"
@@ -47,11 +49,16 @@ def render(segments: Sequence[Segment]) -> str:
 
 
 def verdict(sentence: str) -> Label | None:
-    """What an assessment says of the request, or None where the sentence assesses nothing."""
-    found = _STATES.search(sentence.replace("’", "'"))
-    if found is None:
-        return None
-    return "benign" if found["harmless"] else "harmful"
+    """What an assessment says of the request, or None where the sentence assesses nothing.
+
+    Quoted words are the user's; "whether this is harmful" and "if it is harmful" are no verdicts; a negation turns one.
+    """
+    text = _QUOTED.sub("", sentence.replace("’", "'"))
+    for found in _STATES.finditer(text):
+        if not _HYPOTHETICAL.search(text[: found.start()]):
+            negated = _NEGATES.search(found["between"]) is not None
+            return "benign" if (found["harmless"] is not None) != negated else "harmful"
+    return None
 
 
 def is_understanding(text: str) -> bool:
@@ -67,7 +74,8 @@ def refuses(text: str) -> bool:
 
 def parse(thought: str) -> tuple[Segment, ...]:
     """The segments of a thought in the order they stand in. An empty thought has none."""
-    paragraphs = [paragraph for paragraph in re.split(r"\n[ \t]*\n", thought.strip("\n")) if paragraph.strip()]
+    text = thought.strip("\n")
+    paragraphs = text.split(SEPARATOR) if text.strip() else []
     found = _find_assessment(paragraphs)
     if found is None:
         return tuple(_unassessed(paragraphs))
@@ -86,18 +94,14 @@ def _find_assessment(paragraphs: list[str]) -> tuple[str, str, str] | None:
     for index, paragraph in enumerate(paragraphs):
         spans = _sentences(paragraph)
         for position, (start, end) in enumerate(spans):
-            opens = index == 0 and position == 0
             sentence = paragraph[start:end]
-            if verdict(sentence) is None or (opens and len(paragraphs) > 1 and _names_user(sentence)):
+            opens = index == 0 and position == 0 and _OPENS.match(sentence)
+            if opens or verdict(sentence) is None:
                 continue
             before = SEPARATOR.join([*paragraphs[:index], paragraph[:start].rstrip()]).strip("\n")
             after = SEPARATOR.join([paragraph[end:].lstrip(), *paragraphs[index + 1 :]]).strip("\n")
             return before, sentence.strip(), after
     return None
-
-
-def _names_user(sentence: str) -> bool:
-    return re.search(r"\buser\b", sentence, re.I) is not None
 
 
 def _sentences(paragraph: str) -> list[tuple[int, int]]:

@@ -25,12 +25,23 @@ _ORDER = re.compile(
     r"walk|instruct|share|draw up|put together|recite|complete|finish|fill in|say|spell|sort|round|change|correct)\b.+)$",
     re.I,
 )
-_SWAPS = {
-    "i": "they", "i'm": "they are", "i've": "they have", "i'd": "they would", "i'll": "they will", "me": "them",
-    "my": "their", "mine": "theirs", "myself": "themselves", "am": "are", "we": "they", "our": "their", "us": "them",
-}  # fmt: skip
-_TO_ME = {"your": "my", "yours": "mine", "yourself": "myself", "you": "me"}
-_WORDS = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)?|[^A-Za-z]+")
+_YOU = re.compile(r"\byou(?:r|rs|rself|'\w+)?\b", re.I)
+_PERSONS = (
+    (r"(?<!War )(?<!Part )(?<!Type )\bI(?:'m| am)\b", "they are"),
+    (r"(?<!War )(?<!Part )(?<!Type )\bI was\b", "they were"),
+    (r"(?<!War )(?<!Part )(?<!Type )\bI've\b", "they have"),
+    (r"(?<!War )(?<!Part )(?<!Type )\bI'd\b", "they would"),
+    (r"(?<!War )(?<!Part )(?<!Type )\bI'll\b", "they will"),
+    (r"(?<!War )(?<!Part )(?<!Type )\bI\b", "they"),
+    (r"\b[Mm]yself\b", "themselves"),
+    (r"\b[Mm]y\b", "their"),
+    (r"\bme\b", "them"),
+    (r"\bwe're\b", "they are"),
+    (r"\bwe\b", "they"),
+    (r"\bour\b", "their"),
+    (r"\bus\b", "them"),
+)
+"""The user's first person as the third; "US", "6 am" and "World War I" are not the user."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +62,10 @@ class Restatement:
             bare = text.rstrip(" .?!")
             if how_to := _HOW_TO.match(bare):
                 return f"The user is asking how to {self._cut(_theirs(how_to[1]))}."
-            if order := _ORDER.match(bare):
+            order = _ORDER.match(bare)
+            if order and not _YOU.search(order[1]):  # "you" is me: as subject or as object cannot be told
                 wish = order[1][0].lower() + order[1][1:]
-                return f"The user wants me to {self._cut(_theirs(wish, first_person=True))}."
+                return f"The user wants me to {self._cut(_theirs(wish))}."
         return f'The user asks: "{self._cut(text)}"'
 
     def _cut(self, text: str) -> str:
@@ -61,7 +73,9 @@ class Restatement:
         return text if len(words) <= self.max_words else " ".join(words[: self.max_words]) + " ..."
 
 
-def _theirs(text: str, first_person: bool = False) -> str:
-    """The user's "I" and "my" as "they" and "their" (and, in an order, the assistant's "you" as "me")."""
-    swaps = {**_SWAPS, **(_TO_ME if first_person else {})}
-    return "".join(swaps.get(piece.lower().replace("’", "'"), piece) for piece in _WORDS.findall(text))
+def _theirs(text: str) -> str:
+    """The user's "I" and "my" as "they" and "their"."""
+    text = text.replace("’", "'")
+    for person, third in _PERSONS:
+        text = re.sub(person, third, text)
+    return text

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.nn import functional
 
 from alttrain.backbone.attention import Rows
+from alttrain.backbone.head import response_loss
 from alttrain.training.config import SupervisedFineTuning
 from alttrain.training.packing import PackedBatch
 
@@ -29,15 +29,12 @@ class SFTModule(pl.LightningModule):
         return loss
 
     def loss(self, batch: PackedBatch) -> torch.Tensor:
-        """The loss of one packed batch; only logits of positions that predict a response token are made."""
-        logits = self.model(
-            input_ids=batch.ids,
-            position_ids=batch.positions,
-            rows=Rows(batch.lengths),
-            use_cache=False,
-            logits_to_keep=batch.keep,
-        ).logits
-        return functional.cross_entropy(logits[0].float(), batch.targets)
+        """The mean loss of one packed batch; logits of all positions at once are never made."""
+        causal_lm = self.model.get_base_model()
+        hidden = causal_lm.get_decoder()(
+            input_ids=batch.ids, position_ids=batch.positions, rows=Rows(batch.lengths), use_cache=False
+        ).last_hidden_state
+        return response_loss(hidden[0, batch.keep], causal_lm.get_output_embeddings().weight, batch.targets)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the trainable weights, with the schedule stepped every batch."""

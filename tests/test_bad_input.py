@@ -1,0 +1,109 @@
+"""What a user gets wrong ends in a short message and a failing exit code, before anything is written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOOD = '{"prompt": "How do I bake bread?", "label": "benign"}\n'
+DATA = {
+    "empty.jsonl": "",
+    "blank.jsonl": "\n \n",
+    "malformed.jsonl": GOOD + '{"prompt": "b",\n',
+    "array.jsonl": GOOD + "[1, 2]\n",
+    "unlabelled.jsonl": GOOD + '{"prompt": "b"}\n',
+    "promptless.jsonl": GOOD + GOOD.replace("How do I bake bread?", "b") + '{"label": "benign"}\n',
+    "mislabelled.jsonl": GOOD + '{"prompt": "b", "label": "evil"}\n',
+    "data.xlsx": "x",
+    "ragged.csv": "prompt,label\na,harmful\nb\n",
+}
+LONGEST = 900  # characters; the longest is a list of accepted names
+MOST_LINES = 7
+
+
+def alttrain(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and everything printed, with no network and no weights to fall back on."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder.parent / "hf"), "PIP_NO_INDEX": "1"}
+    environment |= {"ALTTRAIN_CACHE": str(folder.parent / "cache"), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "alttrain", *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=folder, timeout=120, env=environment
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Every path below a folder with its bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A working folder with bad data files, and a file where a folder might be expected."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    for name, text in DATA.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "a_file").write_text("mine", encoding="utf-8")
+    return folder
+
+
+def local(name: str) -> list[str]:
+    return ["dataset=local", f"dataset.path={name}", "output_dir=out"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["backbone.source=./no_such", "output_dir=out"], ["backbone.source=./no_such", "no such folder", "hub id"]),
+        (["backbone.source=/no/such/model", "output_dir=out"], ["backbone.source=/no/such/model", "give a model"]),
+        (local("absent.jsonl"), ["absent.jsonl", "no such data file"]),
+        (local("."), [": no such data file"]),
+        (local("empty.jsonl"), ["empty.jsonl: the file holds no rows"]),
+        (local("blank.jsonl"), ["blank.jsonl: the file holds no rows"]),
+        (local("malformed.jsonl"), ["malformed.jsonl:2: malformed JSON"]),
+        (local("array.jsonl"), ["array.jsonl:2: expected a JSON object, found list"]),
+        (local("unlabelled.jsonl"), ["unlabelled.jsonl:2: missing field 'label'"]),
+        (local("promptless.jsonl"), ["promptless.jsonl:3: missing field 'prompt'"]),
+        (local("mislabelled.jsonl"), ["mislabelled.jsonl:2: ", "'label'", "'evil'", "accepted: harmful, benign"]),
+        (local("data.xlsx"), ["data.xlsx: ", "'xlsx'", "accepted: jsonl, json, csv"]),
+        (local("ragged.csv"), ["ragged.csv:3: "]),
+        ([*local("a_file"), "+dataset.colums={prompt: q}"], ["dataset.colums", "did you mean 'columns'"]),
+        (["output_dir=a_file"], ["output_dir=a_file", "is not a folder", "set output_dir"]),
+        (["output_dir=a_file/below/it"], ["output_dir=a_file/below/it", "a_file is not a folder", "set output_dir"]),
+        (["adapter=none", "output_dir=out"], ["adapter=none", "choose adapter=lora, or training=none"]),
+        (["stages=[rewrit]", "output_dir=out"], ["stages='rewrit'", "accepted: check, rewrite, ", "'rewrite'?"]),
+        (["tag=a/b", "output_dir=out"], ["-s0-a/b'", "folder name", "check tag"]),
+        (["tag=../up", "stages=[report]", "output_dir=out"], ["-s0-../up'", "folder name", "check tag"]),
+        (["dataset.amounts.harmful=9999", "output_dir=out"], ["dataset.amounts.harmful=9999", "has only"]),
+        (["evaluation=safety", "output_dir=out"], ["data/strongreject/strongreject_dataset.csv: no such data file"]),
+    ],
+    ids=lambda value: " ".join(value) if "=" in value[0] else "",
+)
+def test_mistake_is_told_shortly_and_nothing_is_written(work: Path, arguments: list[str], words: list[str]) -> None:
+    before = snapshot(work)
+    code, printed = alttrain(work, *arguments)
+    assert code in (1, 2), printed
+    assert "Traceback" not in printed
+    assert [word for word in words if word not in printed] == [], printed
+    assert len(printed) < LONGEST
+    assert len(printed.splitlines()) <= MOST_LINES
+    assert snapshot(work) == before
+
+
+def test_sweep_with_only_bad_jobs_writes_nothing(work: Path) -> None:
+    before = snapshot(work)
+    code, printed = alttrain(work, "-m", "tag=a/b,c/d", "stages=[judge]", "output_dir=out")
+    assert code in (1, 2), printed
+    assert "Traceback" not in printed
+    assert "-s0-a/b'" in printed
+    assert snapshot(work) == before
+
+
+def test_node_without_target_has_no_traceback(work: Path) -> None:
+    code, printed = alttrain(work, "~training._target_", "stages=[check]", "output_dir=out")
+    assert code in (1, 2), printed
+    assert "Traceback" not in printed
+    assert "training" in printed

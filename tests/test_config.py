@@ -1,0 +1,394 @@
+"""Every option composes and binds; planted mistakes are refused by key, value and what is accepted; all at once."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alttrain.config import STAGES, Fault, differences, faults, flatten, preview, register, run_name
+from alttrain.run.assembly import assemble
+
+CONF = Path(__file__).parent.parent / "conf"
+FILES = sorted(CONF.rglob("*.yaml"))
+OPTIONS = [(path.parent.relative_to(CONF).as_posix(), path.stem) for path in FILES if path.parent != CONF]
+EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
+MOUNTED = {"benchmark": "evaluation.benchmarks.{}", "judge": "evaluation.benchmarks.embedded_harmful.judge"}
+LINES = 40
+
+RECIPE = "name, epochs, learning_rate, batch_size, warmup_steps, max_length, weight_decay, betas, gradient_clip, "
+RECIPE += "checkpoint_every, thought"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> None:
+    register()
+
+
+def composed(overrides: list[str], hydra: bool = False) -> DictConfig:
+    """The config Hydra composes, with no check of ours."""
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        return compose("run", overrides=overrides, return_hydra_config=hydra)
+
+
+def override(group: str, option: str) -> str:
+    """How the command line chooses an option, mounted where its group belongs if the primary config has no place."""
+    if group not in MOUNTED:
+        return f"{group}={option}"
+    append = "+" if group == "benchmark" and option not in composed([]).evaluation.benchmarks else ""
+    return f"{append}{group}@{MOUNTED[group].format(option)}={option}"
+
+
+def chosen(group: str, option: str) -> list[str]:
+    """Overrides that choose an option and fill the values it leaves open."""
+    choice = override(group, option)
+    return [choice, *(f"{key}=filled" for key in sorted(OmegaConf.missing_keys(composed([choice]))))]
+
+
+def told(overrides: list[str]) -> list[str]:
+    """The faults of a command line as they are printed."""
+    return [str(fault) for fault in preview(overrides)[0]]
+
+
+def strings(node: Any) -> Iterator[str]:
+    """Every string in a nested plain config."""
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else [node]:
+        if isinstance(child, dict | list):
+            yield from strings(child)
+        elif isinstance(child, str):
+            yield child
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF).as_posix())
+def test_file_is_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < LINES
+    assert isinstance(yaml.safe_load(text), dict)
+
+
+def test_all_groups_are_walked() -> None:
+    groups = {group for group, _ in OPTIONS}
+    assert {"backbone", "backbone/template", "dataset", "rewrite", "adapter", "training", "trainer"} <= groups
+    assert {"generation", "evaluation", "logger", "experiment", "method", "benchmark", "judge"} <= groups
+    assert not preview([])[0]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["/".join(pair) for pair in OPTIONS])
+def test_option_composes_without_fault_and_resolved(group: str, option: str) -> None:
+    found, configs = preview(chosen(group, option))
+    assert [str(fault) for fault in found] == []
+    (config,) = configs
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert not [text for text in strings(plain) if "${" in text or text == "???"]
+    if group not in ("experiment", "method"):
+        key = MOUNTED.get(group, group.replace("/", ".")).format(option)
+        raw = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
+        assert OmegaConf.select(config, key) is not None
+        if "_target_" in raw:
+            assert OmegaConf.select(config, key)["_target_"] == raw["_target_"]
+        if "name" in raw:
+            assert OmegaConf.select(config, key)["name"] == raw["name"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_sweeps_only_what_exists(experiment: str) -> None:
+    sweep = composed([f"experiment={experiment}"], hydra=True).hydra.sweeper.params or {}
+    found, configs = preview([f"experiment={experiment}", *(f"{key}={values}" for key, values in sweep.items())])
+    assert [str(fault) for fault in found] == []
+    assert len({run_name(config) for config in configs}) == len(configs)
+
+
+def test_all_options_are_checked_without_torch() -> None:
+    overrides = [chosen(*pair) for pair in OPTIONS]
+    code = (
+        "import json, sys\nfrom hydra import compose, initialize_config_module\n"
+        "from alttrain.config import faults, register\nregister()\n"
+        "with initialize_config_module('alttrain.conf', version_base='1.3'):\n"
+        f"    for override in {overrides!r}: assert not faults(compose('run', overrides=override)), override\n"
+        "print(json.dumps([m for m in ('torch', 'transformers', 'peft', 'pytorch_lightning') if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
+
+
+def test_values_come_through_interpolations() -> None:
+    config = assemble(composed(["evaluation=safety", "training=none", "adapter=none", "data_dir=/d"])).config
+    rows = {name: benchmark["rows"]["path"] for name, benchmark in config["evaluation"]["benchmarks"].items()}
+    assert rows["strongreject"] == "/d/strongreject/strongreject_dataset.csv"
+    assert rows["xstest_safe"] == "/d/xstest/xstest_prompts.csv"
+    assert config["training"]["thought"] == config["backbone"]["untrained_thought"] == "absent"
+
+
+def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
+    assert composed(["experiment=demo"]).training.name == "demo"
+    assert composed(["experiment=demo", "method=no_train"]).training.name == "none"
+    assert composed(["method=no_train"]).adapter == {"_target_": "alttrain.backbone.NoAdapter"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sead=1"], r"sead='1': there is no such key; accepted: stages, seed, .*; did you mean 'seed'\?"),
+        (["trainin=sft"], r"trainin='sft': there is no such key; accepted: .*; did you mean 'training'\?"),
+        (["training=stf"], r"training='stf': accepted: (\w+, )*sft(, \w+)*; did you mean 'sft'\?"),
+        (["experiment=dmo"], r"experiment='dmo': accepted: .*demo.*; did you mean 'demo'\?"),
+        (["method=no_trian"], r"method='no_trian': accepted: .*; did you mean 'no_train'\?"),
+        (["backbone/template=chatm"], r"backbone/template='chatm': accepted: .*; did you mean 'chatml'\?"),
+        (["+benchmark@evaluation.benchmarks.x=xstest"], r"benchmark@.*='xstest': accepted: .*'xstest_safe'\?"),
+        (["training.epocs=3"], r"training\.epocs='3': there is no such key; accepted: .*; did you mean 'epochs'\?"),
+        (["+training.epocs=3"], rf"training\.epocs=3: accepted: {RECIPE}; did you mean 'epochs'\?"),
+        (["training.optim.lr=3"], r"training\.optim\.lr='3': there is no such key; accepted: .*epochs.*"),
+        (["rewrite.original.openin=x"], r"rewrite\.original\.openin='x': there is no such key; .*'opening'\?"),
+        (["dataset.amounts.harmfull=1"], r"dataset\.amounts\.harmfull='1': .* accepted: harmful, .*'harmful'\?"),
+        (["training.epochs=x"], r"training\.epochs='x': .*integer"),
+        (["training.epochs=2.0"], r"training\.epochs=2\.0: .*integer"),
+        (["training.epochs=true"], r"training\.epochs=True: .*integer"),
+        (["training.epochs=null"], r"training\.epochs.*integer"),
+        (["training.epochs=-1"], r"training\.epochs=-1: .*greater than 0"),
+        (["training.learning_rate=0"], r"training\.learning_rate=0: .*greater than 0"),
+        (["training.learning_rate=nan"], r"training\.learning_rate=nan: .*greater than 0"),
+        (["training.betas=[0.9]"], r"training\.betas=\[0\.9\]: .*at least 2 items.*"),
+        (["training.betas=[0.9,1.0]"], r"training\.betas=\[0\.9, 1\.0\]: .*less than 1"),
+        (["adapter.dropout=1"], r"adapter\.dropout=1: .*less than 1"),
+        (["adapter.target_modules=q_proj"], r"adapter\.target_modules='q_proj': .*Sequence.*"),
+        (["rewrite.original.trace_tokens=-1"], r"rewrite\.original\.trace_tokens=-1: .*greater than 0"),
+        (["trainer.accelerator=tpu"], r"trainer\.accelerator='tpu': .*'auto', 'cpu' or 'gpu'"),
+        (["generation.dtype=int4"], r"generation\.dtype='int4': .*'auto', 'bfloat16', 'float16' or 'float32'"),
+        (
+            ["evaluation.benchmarks.embedded_harmful.measure=asr"],
+            r"evaluation\.benchmarks\.embedded_harmful\.measure='asr': .*'harmful_rate', .*'accuracy'",
+        ),
+        (["training._target_=alttrain.training.SFT"], r"training\._target_='alttrain\.training\.SFT': cannot be imp.*"),
+        (["training._target_=alttrain.nope.X"], r"training\._target_='alttrain\.nope\.X': cannot be imported.*nope.*"),
+        (["training._target_=sft"], r"training\._target_='sft': cannot be imported: expected a dotted path .*"),
+        (["~training.epochs"], r"training\.epochs: missing; alttrain\.training\.SupervisedFineTuning needs it"),
+        (["~rewrite.original.opening"], r"rewrite\.original\.opening: missing; alttrain\.rewrite\.SelfTrace .*"),
+        (["dataset=local"], r"dataset\.path='\?\?\?': a value is needed here"),
+        (["backbone.name=${nope}"], r"backbone\.name: .*'nope' not found"),
+        (["stages=[chek]"], r"stages='chek': accepted: " + ", ".join(STAGES) + r"; did you mean 'check'\?"),
+        (["stages=[check,go]"], r"stages='go': accepted: " + ", ".join(STAGES)),
+        (["training.epochs=[1"], r"training\.epochs: .*"),
+        (["training"], r"training: .*EQUAL.*"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistake_is_told_by_key_value_and_remedy(overrides: list[str], message: str) -> None:
+    found = told(overrides)
+    assert len(found) == 1
+    assert re.fullmatch(message, found[0]), found[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "accepted"),
+    [("seed=x", "integer"), ("seed=1.5", "integer"), ("stages=check", "list"), ("output_dir=null", "string")],
+)
+def test_wrong_type_of_a_top_level_key_says_what_is_accepted(argument: str, accepted: str) -> None:
+    key, _, value = argument.partition("=")
+    (found,) = told([argument])
+    assert found.startswith(f"{key}=")
+    assert value in found
+    assert accepted in found.lower(), found
+
+
+@pytest.mark.parametrize("argument", ["backbone=null", "training=null", "dataset={path: x}"])
+def test_group_without_an_option_is_a_fault(argument: str) -> None:
+    (found,) = told([argument])
+    assert found.startswith(argument.partition("=")[0])
+    assert "accepted" in found
+
+
+@pytest.mark.parametrize("key", ["training", "backbone.template", "evaluation.benchmarks.embedded_harmful"])
+def test_node_without_target_is_a_fault(key: str) -> None:
+    (found,) = told([f"~{key}._target_"])
+    assert found.startswith(key)
+    assert "_target_" in found
+
+
+def test_leaf_of_a_mapping_is_named() -> None:
+    (found,) = told(["dataset.amounts.harmful=-1"])
+    assert found.startswith("dataset.amounts.harmful=-1: "), found
+
+
+def test_all_faults_are_told_at_once() -> None:
+    keys = [fault.key for fault in preview(["training.epocs=1", "training.batch_size=x", "sead=1", "rewrite=al"])[0]]
+    assert sorted(keys) == ["rewrite", "sead", "training.batch_size", "training.epocs"]
+    keys = [fault.key for fault in preview(["stages=[go]", "adapter.rank=0", "backbone.context_length=1.5"])[0]]
+    assert sorted(keys) == ["adapter.rank", "backbone.context_length", "stages"]
+
+
+def test_open_value_does_not_hide_other_faults() -> None:
+    keys = [fault.key for fault in preview(["dataset=local", "training.epochs=x"])[0]]
+    assert sorted(keys) == ["dataset.path", "training.epochs"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "found"),
+    [
+        ("training.epochs=1,2", []),
+        ("training.epochs=1,x", ["'x'"]),
+        ("training.epochs=0,1,x", ["0", "'x'"]),
+        ("training.epochs=range(-1,2)", ["-1", "0"]),
+        ("training.epochs=choice(1,x)", ["'x'"]),
+        ("training=demo,stf,nne", ["'stf'", "'nne'"]),
+    ],
+)
+def test_every_value_of_a_sweep_is_checked(argument: str, found: list[str]) -> None:
+    key = argument.partition("=")[0]
+    assert [fault.partition(":")[0] for fault in told([argument])] == [f"{key}={value}" for value in found]
+
+
+def test_sweep_is_checked_together_with_other_overrides() -> None:
+    found, configs = preview(["training=demo,sft", "seed=1,2", "training.epochs=7"])
+    assert not found
+    assert {(c.training.name, c.seed) for c in configs} == {("demo", 1), ("sft", 1), ("demo", 2)}
+    assert {c.training.epochs for c in configs} == {7}
+
+
+@pytest.fixture
+def config_dir(tmp_path: Path) -> Path:
+    """A user's config folder with one sound option and some with mistakes."""
+    texts = {
+        "training/mine.yaml": "defaults: [sft]\nname: mine\nepochs: 3\n",
+        "training/misspelt.yaml": "defaults: [sft]\nepocs: 3\n",
+        "training/mistyped.yaml": "defaults: [sft]\nepochs: three\n",
+        "training/bare.yaml": "name: bare\nepochs: 3\n",
+        "rewrite/nested.yaml": "defaults: [alttrain]\noriginal:\n  openin: Yes.\n",
+        "experiment/top.yaml": "# @package _global_\nsead: 3\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("training=mine", None),
+        ("training=misspelt", rf"training\.epocs=3: accepted: {RECIPE}; did you mean 'epochs'\?"),
+        ("training=mistyped", r"training\.epochs='three': .*integer"),
+        ("training=bare", r"training.*_target_.*"),
+        ("rewrite=nested", r"rewrite\.original\.openin='Yes\.': accepted: .*; did you mean 'opening'\?"),
+    ],
+)
+def test_yaml_file_of_a_user_is_checked(config_dir: Path, option: str, message: str | None) -> None:
+    found = [str(fault) for fault in faults(composed([option, f"hydra.searchpath=[file://{config_dir}]"]))]
+    if message is None:
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert re.fullmatch(message, found[0]), found[0]
+
+
+def test_unknown_top_level_key_in_yaml_does_not_compose(config_dir: Path) -> None:
+    with pytest.raises((HydraException, OmegaConfBaseException), match="sead"):
+        composed(["experiment=top", f"hydra.searchpath=[file://{config_dir}]"])
+
+
+def test_searchpath_is_known_to_the_check_of_the_command_line(config_dir: Path) -> None:
+    found, (config, *_) = preview([f"hydra.searchpath=[file://{config_dir}]", "training=mine"])
+    assert [str(fault) for fault in found] == []
+    assert (config.training.name, config.training.epochs, config.training.batch_size) == ("mine", 3, 8)
+
+
+def test_fault_prints_key_value_and_remedy() -> None:
+    assert str(Fault("a.b", 3, "accepted: 1, 2")) == "a.b=3: accepted: 1, 2"
+    assert str(Fault("a.b", "x", "accepted: y")) == "a.b='x': accepted: y"
+    assert str(Fault("a.b", None, "missing")) == "a.b: missing"
+
+
+def test_stages_keep_their_order() -> None:
+    assert STAGES == ("check", "rewrite", "train", "generate", "judge", "report")
+    assert tuple(composed([]).stages) == STAGES
+
+
+def test_flatten() -> None:
+    nested = {"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": None}
+    assert flatten(nested) == {"a.b.c": 1, "a.d": [1, {"e": 2}], "f": None}
+    assert flatten(nested, "x.") == {"x.a.b.c": 1, "x.a.d": [1, {"e": 2}], "x.f": None}
+    assert flatten(OmegaConf.create({"a": 3, "b": {"c": "${a}"}})) == {"a": 3, "b.c": 3}
+    assert flatten({}) == {}
+
+
+def test_differences() -> None:
+    old = {"b": 1, "a": "x", "gone": 0, "same": [1]}
+    new = {"b": 2, "a": "y", "came": None, "same": [1]}
+    assert differences(old, new) == [
+        "a: 'x' -> 'y'",
+        "b: 1 -> 2",
+        "came: '(absent)' -> None",
+        "gone: 0 -> '(absent)'",
+    ]
+    assert differences(old, dict(reversed(old.items()))) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "smollm2_135m-embedded-alttrain-sft-s0"),
+        (["seed=7", "tag=try"], "smollm2_135m-embedded-alttrain-sft-s7-try"),
+        (["experiment=demo", "method=no_train", "seed=1"], "smollm2_135m-embedded-none-none-s1"),
+        (["dataset=local", "dataset.path=f", "dataset.name=d", "rewrite=direct_refusal", "training=demo"],
+         "smollm2_135m-d-direct_refusal-demo-s0"),
+    ],
+)  # fmt: skip
+def test_run_name(overrides: list[str], name: str) -> None:
+    assert run_name(composed(overrides)) == name
+
+
+def asked(*arguments: str, folder: Path) -> tuple[int, str, str, list[str]]:
+    """Exit code, output, error output and the heavy modules loaded, of the app run in a process of its own."""
+    code = (
+        "import sys\nfrom alttrain.run.app import main\ncode = 0\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    code = end.code or 0\n"
+        "print('\\n' + '|'.join(m for m in ('torch', 'transformers', 'peft') if m in sys.modules))\nsys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=60)
+    output, _, heavy = done.stdout.removesuffix("\n").rpartition("\n")
+    return done.returncode, output.rstrip("\n"), done.stderr, heavy.split("|") if heavy else []
+
+
+def test_help_and_config_are_shown_without_torch(tmp_path: Path) -> None:
+    code, output, errors, heavy = asked("--help", folder=tmp_path)
+    assert (code, errors, heavy) == (0, "", [])
+    assert "rewrite: alttrain, direct_refusal, none" in output
+    code, output, errors, heavy = asked("--cfg", "job", "training.epochs=3", folder=tmp_path)
+    assert (code, errors, heavy) == (0, "", [])
+    shown = yaml.safe_load(output)
+    assert (shown["training"]["epochs"], shown["stages"]) == (3, list(STAGES))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_typos_exit_with_2_and_one_message(tmp_path: Path) -> None:
+    arguments = ("-m", "training.epocs=3", "method=alttrain,no_trian", "adapter.rank=0", "stages=[chek]")
+    code, output, errors, heavy = asked(*arguments, folder=tmp_path)
+    assert (code, output, heavy) == (2, "", [])
+    assert "Traceback" not in errors
+    head, *lines = errors.splitlines()
+    assert head == "alttrain cannot run this:"
+    assert sorted(line.split(":")[0].strip() for line in lines) == [
+        "adapter.rank=0",
+        "method='no_trian'",
+        "stages='chek'",
+        "training.epocs='3'",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("question", [["--cfg", "job"], ["--help"]], ids=" ".join)
+def test_question_with_a_typo_has_no_traceback(tmp_path: Path, question: list[str]) -> None:
+    code, _, errors, _ = asked(*question, "training.epocs=3", folder=tmp_path)
+    assert code != 0
+    assert "epocs" in errors
+    assert "Traceback" not in errors

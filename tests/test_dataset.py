@@ -1,0 +1,460 @@
+"""Datasets: what the embedded sets promise, near-duplicates, stratified subsets, and local files row by row."""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alttrain.dataset import EmbeddedPrompts, LocalFile, embedded_path, embedded_rows, near_duplicates
+from alttrain.dataset.duplicates import words
+from alttrain.dataset.rows import content_hash, read_raw
+from alttrain.dataset.sources import stratified
+from alttrain.records import Example
+
+TRAIN = embedded_rows("train").examples(None)
+HARMFUL = embedded_rows("evaluation_harmful").examples(None)
+BENIGN = embedded_rows("evaluation_benign").examples(None)
+SHORT = embedded_rows("short_answer").examples(None)
+SETS = {"train": TRAIN, "evaluation_harmful": HARMFUL, "evaluation_benign": BENIGN, "short_answer": SHORT}
+
+
+def prompts(examples: Sequence[Example]) -> list[str]:
+    """The prompts of some examples."""
+    return [example.prompt for example in examples]
+
+
+def similar(left: Sequence[Example], right: Sequence[Example] | None = None) -> list[tuple[str, str]]:
+    """The ids of near-duplicate prompts."""
+    found = near_duplicates(prompts(left), None if right is None else prompts(right))
+    return [(left[i].id, (left if right is None else right)[j].id) for i, j, _ in found]
+
+
+# --- what the embedded sets promise ---
+
+
+def test_training_set_has_enough_harmful_prompts() -> None:
+    harmful = [example for example in TRAIN if example.label == "harmful"]
+    assert len(harmful) >= 320
+    assert len({example.category for example in harmful}) >= 10
+
+
+def test_every_hazard_category_has_all_four_phrasings() -> None:
+    phrasings: dict[str, set[str]] = {}
+    for example in TRAIN:
+        if example.label == "harmful":
+            phrasings.setdefault(example.category, set()).add(example.phrasing)
+    assert set(map(frozenset, phrasings.values())) == {frozenset({"question", "order", "role_play", "indirect"})}
+
+
+def test_training_set_has_enough_benign_prompts() -> None:
+    categories = Counter(example.category for example in TRAIN if example.label == "benign")
+    assert categories.total() >= 320
+    assert categories["borderline"] >= 120
+    assert set(categories) == {"borderline", "everyday", "knowledge", "code", "maths", "writing"}
+
+
+def test_no_category_is_both_harmful_and_benign() -> None:
+    labels: dict[str, set[str]] = {}
+    for example in [*TRAIN, *HARMFUL, *BENIGN]:
+        labels.setdefault(example.category, set()).add(example.label)
+    assert [category for category, found in labels.items() if len(found) > 1] == []
+
+
+def test_evaluation_sets_have_their_sizes() -> None:
+    assert Counter(example.label for example in HARMFUL) == {"harmful": 100}
+    assert Counter(example.label for example in BENIGN) == {"benign": 100}
+    assert sum(example.category == "borderline" for example in BENIGN) == 50
+    assert len(SHORT) == 60
+
+
+def test_evaluation_covers_the_categories_of_training() -> None:
+    assert {example.category for example in [*HARMFUL, *BENIGN]} == {example.category for example in TRAIN}
+
+
+def test_every_short_answer_question_has_gold() -> None:
+    assert [example.id for example in SHORT if not example.gold or not all(map(words, example.gold))] == []
+
+
+def test_no_gold_answer_stands_in_its_own_question() -> None:
+    told = [
+        (example.id, gold)
+        for example in SHORT
+        for gold in example.gold
+        if f" {' '.join(words(gold))} " in f" {' '.join(words(example.prompt))} "
+    ]
+    assert told == []
+
+
+def test_ids_are_unique_over_all_sets() -> None:
+    counts = Counter(example.id for examples in SETS.values() for example in examples)
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_rows_are_tidy(name: str) -> None:
+    """No stray blanks, no empty category, and only the short answers have gold."""
+    for example in SETS[name]:
+        assert example.prompt == " ".join(example.prompt.split()), example.id
+        assert example.category, example.id
+        assert bool(example.gold) == (name == "short_answer"), example.id
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_no_near_duplicates_inside_a_set(name: str) -> None:
+    assert similar(SETS[name]) == []
+
+
+@pytest.mark.parametrize("name", ["evaluation_harmful", "evaluation_benign", "short_answer"])
+def test_no_near_duplicates_between_training_and_evaluation(name: str) -> None:
+    assert similar(TRAIN, SETS[name]) == []
+
+
+# --- near_duplicates ---
+
+PAIRS: list[tuple[str, str, float]] = [
+    ("What is the capital of France?", "What is the capital of Spain?", 5 / 6),
+    ("What is the capital of France?", "what is the CAPITAL of France", 1.0),
+    ("Hello, world!", "hello -- world", 1.0),
+    ("Don't run so fast today", "Don't run so slow today", 4 / 5),
+    ("Don’t run so fast today", "Don't run so fast today", 1.0),
+    ("How do I bake rye bread at home?", "How do I bake bread at home?", 7 / 8),
+    ("one two three four", "four three two one", 1 / 4),
+    ("a b c d", "a b x y z", 2 / 5),
+    ("Ｆｕｌｌ width", "full width", 1.0),
+]
+
+
+@pytest.mark.parametrize(("left", "right", "similarity"), PAIRS)
+def test_similarity_is_the_common_subsequence_over_the_longer(left: str, right: str, similarity: float) -> None:
+    for pair in ([left, right], [right, left]):
+        ((i, j, found),) = near_duplicates(pair, threshold=0.01)
+        assert (i, j) == (0, 1)
+        assert found == pytest.approx(similarity, abs=1e-6)
+
+
+def test_unrelated_prompts_are_no_pair() -> None:
+    assert near_duplicates(["Name a river in Peru.", "Why does bread rise?"], threshold=0.01) == []
+    assert near_duplicates([]) == []
+    assert near_duplicates(["alone here"]) == []
+
+
+def test_pairs_inside_a_list_are_named_once_and_in_order() -> None:
+    texts = ["Name a river.", "Why does bread rise?", "name a river", "Name a river!"]
+    assert near_duplicates(texts) == [(0, 2, 1.0), (0, 3, 1.0), (2, 3, 1.0)]
+
+
+def test_pairs_against_another_list_index_both() -> None:
+    left, right = ["Why does bread rise?", "Name a river."], ["Name a lake now.", "why does bread rise"]
+    assert near_duplicates(left, right) == [(0, 1, 1.0)]
+    assert near_duplicates(right, left) == [(1, 0, 1.0)]
+
+
+def test_default_threshold_lies_between_three_and_two_of_four_words() -> None:
+    assert near_duplicates(["a b c d", "a b c x"]) == [(0, 1, 0.75)]
+    assert near_duplicates(["a b c d", "a b x y"]) == []
+
+
+@pytest.mark.parametrize(("same", "of"), [(13, 20), (5, 6), (2, 3), (7, 10)])
+def test_threshold_itself_counts(same: int, of: int) -> None:
+    left = [f"w{index}" for index in range(of)]
+    right = [*left[:same], *(f"v{index}" for index in range(same, of))]
+    both = [" ".join(left), " ".join(right)]
+    assert [(i, j) for i, j, _ in near_duplicates(both, threshold=same / of)] == [(0, 1)]
+    assert near_duplicates(both, threshold=(same + 0.5) / of) == []
+
+
+# --- stratified ---
+
+
+def rows_of(sizes: dict[str, int]) -> list[Example]:
+    """Rows of the given categories."""
+    return [Example(f"{name}{i}", "x", "benign", name) for name, size in sizes.items() for i in range(size)]
+
+
+def test_larger_amount_contains_every_smaller_one() -> None:
+    rows = rows_of({"a": 9, "b": 5, "c": 2})
+    chosen = [[row.id for row in stratified(rows, amount, 3)] for amount in range(17)]
+    assert [len(ids) for ids in chosen] == list(range(17))
+    assert all(set(small) < set(large) for small, large in pairwise(chosen))
+    assert set(chosen[16]) == {row.id for row in rows}
+
+
+@pytest.mark.parametrize("amount", [3, 4, 5, 7, 12, 29])
+def test_equal_categories_share_equally(amount: int) -> None:
+    counts = Counter(row.category for row in stratified(rows_of({"a": 10, "b": 10, "c": 10}), amount, 0))
+    assert len(counts) == 3
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_unequal_categories_share_by_their_sizes() -> None:
+    counts = Counter(row.category for row in stratified(rows_of({"a": 40, "b": 20, "c": 10}), 7, 0))
+    assert counts == {"a": 4, "b": 2, "c": 1}
+
+
+def test_choice_is_decided_by_the_seed() -> None:
+    rows = rows_of({"a": 30, "b": 30})
+    ids = {seed: [row.id for row in stratified(rows, 10, seed)] for seed in (0, 1, None)}
+    assert ids == {seed: [row.id for row in stratified(rows, 10, seed)] for seed in (0, 1, None)}
+    assert len({tuple(sorted(chosen)) for chosen in ids.values()}) == 3
+
+
+# --- EmbeddedPrompts ---
+
+
+def group(example: Example) -> str:
+    """The group `amounts` counts an example in."""
+    return "borderline" if example.category == "borderline" else example.label
+
+
+def test_embedded_prompts_without_amounts_are_all() -> None:
+    examples = EmbeddedPrompts("all").examples(None)
+    assert sorted(examples, key=lambda e: e.id) == sorted(TRAIN, key=lambda e: e.id)
+
+
+def test_amounts_cut_their_groups_alone() -> None:
+    whole = Counter(map(group, TRAIN))
+    some = Counter(map(group, EmbeddedPrompts("some", {"harmful": 24, "borderline": 0, "benign": None}).examples(1)))
+    assert some == {"harmful": 24, "benign": whole["benign"]}
+    assert Counter(map(group, EmbeddedPrompts("some", {"benign": 10}).examples(1))) == {**whole, "benign": 10}
+
+
+def test_amounts_are_spread_over_categories() -> None:
+    examples = EmbeddedPrompts("some", {"harmful": 24, "borderline": 0, "benign": 0}).examples(5)
+    assert set(Counter(example.category for example in examples).values()) == {2}
+    assert len({example.category for example in examples}) == 12
+
+
+def test_order_and_choice_are_decided_by_the_seed() -> None:
+    source = EmbeddedPrompts("some", {"harmful": 20, "borderline": 20, "benign": 20})
+    first, again, other = (prompts(source.examples(seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert set(first) != set(other)
+    whole = [prompts(EmbeddedPrompts("all").examples(seed)) for seed in (0, 1)]
+    assert whole[0] != whole[1]
+    assert sorted(whole[0]) == sorted(whole[1])
+
+
+def test_embedded_groups_are_mixed_by_the_seed() -> None:
+    """A batch from the front holds more than one group."""
+    front = EmbeddedPrompts("all").examples(0)[:40]
+    assert {group(example) for example in front} == {"harmful", "borderline", "benign"}
+
+
+def test_unknown_group_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"dataset\.amounts\.harmfull: no such group; accepted: ") as caught:
+        EmbeddedPrompts("x", {"harmfull": 3}).examples(0)
+    assert set(str(caught.value).rpartition("accepted: ")[2].split(", ")) == {"harmful", "borderline", "benign"}
+
+
+def test_too_large_amount_is_refused() -> None:
+    count = sum(group(example) == "borderline" for example in TRAIN)
+    assert len(EmbeddedPrompts("x", {"borderline": count, "harmful": 0, "benign": 0}).examples(0)) == count
+    with pytest.raises(ValueError, match=rf"amounts\.borderline={count + 1}: the group has only {count} prompts"):
+        EmbeddedPrompts("x", {"borderline": count + 1}).examples(0)
+
+
+def test_content_is_the_hash_of_the_file(tmp_path: Path) -> None:
+    assert EmbeddedPrompts("x").content() == {"train": content_hash(embedded_path("train"))}
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"abc")
+    assert LocalFile("x", str(path)).content() == {"a.csv": "ba7816bf8f01cfea"}
+
+
+# --- LocalFile ---
+
+ROW = {"prompt": "Hi?", "label": "benign"}
+
+
+def jsonl(path: Path, *rows: Any) -> str:
+    """Write JSON lines; a string stands as it is."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_json_lines_are_read(tmp_path: Path) -> None:
+    row = {"id": 7, "prompt": "Hi?", "label": "harmful", "category": "c", "phrasing": "order", "answer": "A"}
+    path = jsonl(tmp_path / "a.jsonl", {**row, "gold": "G", "other": 1}, "", {**ROW, "gold": ["x", "y"]})
+    assert LocalFile("x", path).examples(None) == [
+        Example("7", "Hi?", "harmful", "c", "order", (), "A", ("G",), "a.jsonl:1"),
+        Example("a-2", "Hi?", "benign", gold=("x", "y"), source="a.jsonl:3"),
+    ]
+
+
+def test_json_array_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([ROW, {**ROW, "prompt": "Two?"}], indent=1), encoding="utf-8")
+    examples = LocalFile("x", str(path)).examples(None)
+    assert [(e.id, e.prompt, e.source) for e in examples] == [
+        ("a-1", "Hi?", "a.json: row 1"),
+        ("a-2", "Two?", "a.json: row 2"),
+    ]
+
+
+def test_csv_keeps_quoted_newlines_and_skips_the_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes('\ufeffprompt,label\r\n"One, ""é""\nand two",benign\r\n\r\nThree,harmful\r\n'.encode())
+    examples = LocalFile("x", str(path)).examples(None)
+    assert [(e.prompt, e.label) for e in examples] == [('One, "é"\nand two', "benign"), ("Three", "harmful")]
+    assert examples[1].source == "a.csv:5"
+
+
+def test_json_lines_skip_the_byte_order_mark_and_carriage_returns(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROW).encode() + b"\r\n" + json.dumps(ROW).encode() + b"\r\n")
+    assert len(LocalFile("x", str(path)).examples(None)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl.gz", json.dumps(ROW) + "\n"),
+        ("a.json.gz", json.dumps([ROW])),
+        ("a.csv.gz", "prompt,label\nHi?,benign\n"),
+    ],
+)
+def test_gz_is_inflated(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+    assert prompts(LocalFile("x", str(tmp_path / name)).examples(None)) == ["Hi?"]
+
+
+def test_columns_and_constants_fill_fields(tmp_path: Path) -> None:
+    """As for XSTest: a mapped column beats one of the same name, and a constant the column of its name."""
+    path = tmp_path / "a.csv"
+    path.write_text("ask,prompt,type,label\nHow?,no,homonym,safe\n", encoding="utf-8")
+    source = LocalFile("x", str(path), columns={"prompt": "ask", "category": "type"}, constants={"label": "benign"})
+    (example,) = source.examples(None)
+    assert (example.prompt, example.category, example.label) == ("How?", "homonym", "benign")
+
+
+def test_field_that_is_mapped_and_constant_is_not_called_missing(tmp_path: Path) -> None:
+    """Mapped columns come first."""
+    path = jsonl(tmp_path / "a.jsonl", {**ROW, "kind": "harmful"})
+    source = LocalFile("x", path, columns={"label": "kind"}, constants={"label": "benign"})
+    assert source.examples(None)[0].label == "harmful"
+
+
+def test_where_keeps_matching_rows(tmp_path: Path) -> None:
+    rows = [{**ROW, "prompt": str(i), "set": "ab"[i % 2], "part": "xyz"[i % 3]} for i in range(12)]
+    path = jsonl(tmp_path / "a.jsonl", *rows)
+    assert prompts(LocalFile("x", path, where={"set": "a", "part": "x"}).examples(None)) == ["0", "6"]
+    assert [e.id for e in LocalFile("x", path, where={"set": "b"}).examples(None)][:2] == ["a-2", "a-4"]
+
+
+def test_rows_that_the_filter_drops_are_not_checked(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"prompt": "", "label": "unsafe", "set": "b"}, {**ROW, "set": "a"})
+    assert prompts(LocalFile("x", path, where={"set": "a"}).examples(None)) == ["Hi?"]
+
+
+def test_limit_cuts_after_the_shuffle(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", *({**ROW, "prompt": str(i)} for i in range(50)))
+    assert prompts(LocalFile("x", path, limit=3).examples(None)) == ["0", "1", "2"]
+    cut = prompts(LocalFile("x", path, limit=10).examples(4))
+    assert cut == prompts(LocalFile("x", path).examples(4))[:10]
+    assert cut != prompts(LocalFile("x", path, limit=10).examples(5))
+    assert len(LocalFile("x", path, limit=99).examples(4)) == 50
+
+
+BAD_LINES: list[tuple[Any, str]] = [
+    ("{broken", ":2: malformed JSON: "),
+    ("[1]", ":2: expected a JSON object, found list"),
+    ({"label": "benign"}, ":2: missing field 'prompt'; every row needs id, prompt, label"),
+    ({"prompt": "Hi?"}, ":2: missing field 'label'; every row needs id, prompt, label"),
+    ({**ROW, "label": "bad"}, ":2: field 'label': 'bad' is not known; accepted: harmful, benign"),
+    ({**ROW, "prompt": 5}, ":2: field 'prompt': expected str, found 5"),
+    ({**ROW, "prompt": " \n"}, ":2: the prompt is empty"),
+    ({**ROW, "gold": 5}, ":2: field 'gold': expected a list, found 5"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_LINES)
+def test_bad_json_line_is_named(row: Any, message: str, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", ROW, row, ROW)
+    with pytest.raises(ValueError, match=r".") as caught:
+        LocalFile("x", path).examples(None)
+    assert str(caught.value).startswith(path + message)
+
+
+def test_duplicate_id_names_both_places(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {**ROW, "id": "q"}, ROW, {**ROW, "id": "q"})
+    with pytest.raises(ValueError, match=r".") as caught:
+        LocalFile("x", path).examples(None)
+    assert str(caught.value) == f"{path}:3: id 'q' stands already at {path}:1; ids must be unique"
+
+
+def test_missing_column_is_named_with_those_there(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"goal": "Hi?", "label": "benign"})
+    with pytest.raises(ValueError, match=r".") as caught:
+        LocalFile("x", path, columns={"prompt": "gaol"}).examples(None)
+    assert str(caught.value) == f"{path}:1: missing field 'gaol' (the column for prompt); columns: goal, label"
+
+
+def test_missing_filter_column_is_named_with_those_there(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", ROW)
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: no column 'set' to filter by; columns: prompt, label"):
+        LocalFile("x", path, where={"set": "a"}).examples(None)
+
+
+@pytest.mark.parametrize(("columns", "constants"), [({"promt": "prompt"}, {}), ({}, {"promt": "prompt"})])
+def test_unknown_field_of_a_mapping_is_named(
+    columns: dict[str, str], constants: dict[str, str], tmp_path: Path
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", ROW)
+    accepted = "accepted fields: id, prompt, label, category, phrasing, answer, gold"
+    with pytest.raises(ValueError, match=f"columns or constants name 'promt'; {accepted}"):
+        LocalFile("x", path, columns, constants).examples(None)
+
+
+def test_filter_that_nothing_passes_is_refused(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {**ROW, "set": "a"})
+    with pytest.raises(ValueError, match=r"a\.jsonl: no row passes the filter \{'set': 'b'\}"):
+        LocalFile("x", path, where={"set": "b"}).examples(None)
+
+
+BAD_FILES: list[tuple[str, bytes, str]] = [
+    ("a.jsonl", b"", ": the file holds no rows"),
+    ("a.jsonl", b"\n \n", ": the file holds no rows"),
+    ("a.csv", b"", ": the file holds no rows"),
+    ("a.csv", b"prompt,label\n", ": the file holds no rows"),
+    ("a.json", b"[]", ": the file holds no rows"),
+    ("a.json", b'{"prompt": "Hi?"}', ": expected a JSON array of rows, found dict"),
+    ("a.json", b'[{"a": 1}, 3]', ": row 2: expected a JSON object, found int"),
+    ("a.json", b'[\n{"a": 1},\n{"a" 1}\n]', ": malformed JSON (line 3): "),
+    ("a.csv", b"prompt,label\nHi?,benign\nHi?\n", ":3: the row has not as many cells as the header has columns"),
+    ("a.csv", b"prompt,label\nHi?,benign,x\n", ":2: the row has not as many cells as the header has columns"),
+    ("a.csv", b'prompt,label\n"Hi?" x,benign\n', ":2: malformed CSV: "),
+    ("a.csv", b'prompt,label\nHi?,benign\n"Hi', ":3: malformed CSV: "),
+    ("a.txt", b"Hi?", ": unknown kind of data file 'txt'; accepted: jsonl, json, csv, each also as .gz"),
+    ("a.jsonl", b'{"prompt": "\xe9"}', ": not readable as UTF-8 text: "),
+    ("a.jsonl.gz", b'{"prompt": "x"}', ": not readable as UTF-8 text: "),
+    ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}', mtime=0)[:-12], ": not readable as UTF-8 text: "),
+    ("a.jsonl.gz", gzip.compress(b"x", mtime=0)[:10] + b"\xff" * 20, ": not readable as UTF-8 text: "),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"), BAD_FILES, ids=[f"{index}-{row[0]}" for index, row in enumerate(BAD_FILES)]
+)
+def test_bad_file_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r".") as caught:
+        read_raw(path)
+    assert str(caught.value).startswith(f"{path}{message}")
+
+
+def test_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.csv: no such data file"):
+        LocalFile("x", str(tmp_path / "none.csv")).examples(None)
+
+
+def test_embedded_rows_are_a_packaged_file() -> None:
+    source = embedded_rows("short_answer", limit=2)
+    assert source.name == "short_answer"
+    assert [example.id for example in source.examples(None)] == ["sa-001", "sa-002"]
+    assert source.examples(None)[0].source == "short_answer.jsonl:1"

@@ -1,0 +1,295 @@
+"""Records: what is written is read back, torn lines are cut, and a bad line is named with what is accepted."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alttrain.records import (
+    Example,
+    Generation,
+    Judgement,
+    Segment,
+    append_rows,
+    decode,
+    encode,
+    iterate_rows,
+    read_rows,
+    repair_rows,
+    write_json,
+    write_rows,
+    write_text,
+)
+from alttrain.rewrite import Original
+
+EXAMPLE = {"id": "a", "prompt": "Hi?", "label": "benign"}
+FULL = Example(
+    id="a-1",
+    prompt='Say "hé"\nand\ttwo\u2028lines \\ 日本',
+    label="harmful",
+    category="privacy",
+    phrasing="order",
+    thought=(Segment("understanding", "One.", "restatement"), Segment("refusal", "Two\n\nthree.")),
+    answer="No.\r\n",
+    gold=("Paris", "the city of Paris"),
+    source="train.jsonl:1",
+)
+GENERATION = Generation("g", "Hi?", "benign", "", ("x",), "<think>t</think>a", "t", "a", True, "stop", 3, 0)
+ROWS: list[Any] = [
+    Segment("assessment", "This is harmless."),
+    Example("a", "Hi?", "benign"),
+    FULL,
+    GENERATION,
+    Generation("g2", "Hi?", "harmful", "hate", (), "t", "t", "", False, "length", 512, 0),
+    Judgement("g", "refusal_phrases", True, "I can't"),
+    Judgement("g", "refusal_phrases", False),
+    Judgement("g", "short_answer", None, error="the row has no gold answer"),
+    Original("a", "thought", "answer", True),
+    Original("a", "", "", False),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: type(row).__name__)
+def test_row_survives_a_line(row: Any) -> None:
+    line = encode(row)
+    assert "\n" not in line
+    assert decode(line, type(row), "here") == row
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: type(row).__name__)
+@pytest.mark.parametrize("write", [write_rows, append_rows])
+def test_rows_survive_a_file(write: Callable[[Path, list[Any]], None], row: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write(path, [row, row])
+    assert read_rows(path, type(row)) == [row, row]
+    assert path.read_bytes().count(b"\n") == 2
+    assert path.read_bytes().endswith(b"}\n")
+
+
+def test_text_is_kept_readable() -> None:
+    """Letters outside ASCII are written as themselves."""
+    assert "日本" in encode(FULL)
+    assert json.loads(encode(FULL))["thought"][0] == {"step": "understanding", "text": "One.", "origin": "restatement"}
+
+
+def test_defaults_fill_absent_fields() -> None:
+    assert decode(json.dumps(EXAMPLE), Example, "here") == Example("a", "Hi?", "benign", "", "", (), "", (), "")
+
+
+def test_absent_file_has_no_rows(tmp_path: Path) -> None:
+    assert read_rows(tmp_path / "none.jsonl", Example) == []
+    assert repair_rows(tmp_path / "none.jsonl") == 0
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_blank_lines_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"\n{json.dumps(EXAMPLE)}\n  \n\n", encoding="utf-8")
+    assert [row.id for row in read_rows(path, Example)] == ["a"]
+
+
+def test_rows_are_read_one_at_a_time(tmp_path: Path) -> None:
+    """A bad second line does not keep the first from being read."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(EXAMPLE) + "\nnot json\n", encoding="utf-8")
+    rows = iterate_rows(path, Example)
+    assert next(rows).id == "a"
+    with pytest.raises(ValueError, match=r"rows\.jsonl:2: "):
+        next(rows)
+
+
+LINE = encode(FULL).encode() + b"\n"
+
+
+@pytest.mark.parametrize("torn", [1, 2, LINE.index("é".encode()) + 1, len(LINE) // 2, len(LINE) - 2, len(LINE) - 1])
+def test_torn_last_line_is_cut(torn: int, tmp_path: Path) -> None:
+    """Wherever a kill cut the last line, also inside a letter and just before its newline, the whole lines stay."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(LINE * 2 + LINE[:torn])
+    assert repair_rows(path) == torn
+    assert path.read_bytes() == LINE * 2
+    assert repair_rows(path) == 0
+    append_rows(path, [FULL])
+    assert read_rows(path, Example) == [FULL] * 3
+
+
+@pytest.mark.parametrize("content", [b"", LINE, LINE * 3, b"\n"])
+def test_intact_file_is_left_alone(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    assert repair_rows(path) == 0
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("torn", [1, LINE.index("é".encode()) + 1, len(LINE) - 1])
+def test_file_without_any_newline_is_emptied(torn: int, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(LINE[:torn])
+    assert repair_rows(path) == torn
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("torn", [65535, 65536, 65537, 200_000])
+@pytest.mark.parametrize("whole", [b"", LINE])
+def test_torn_line_longer_than_a_block_is_cut(whole: bytes, torn: int, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(whole + b"x" * torn)
+    assert repair_rows(path) == torn
+    assert path.read_bytes() == whole
+
+
+def test_append_keeps_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    append_rows(path, [FULL])
+    append_rows(path, [])
+    append_rows(path, [FULL, FULL])
+    assert path.read_bytes() == LINE * 3
+
+
+def test_append_writes_whole_lines_or_nothing(tmp_path: Path) -> None:
+    """Rows that cannot all be made leave the file as it was."""
+
+    def rows() -> Iterator[Example]:
+        yield FULL
+        raise RuntimeError("killed")
+
+    path = tmp_path / "rows.jsonl"
+    append_rows(path, [FULL])
+    with pytest.raises(RuntimeError, match="killed"):
+        append_rows(path, rows())
+    assert path.read_bytes() == LINE
+
+
+STEPS = "accepted: understanding, assessment, reasoning, refusal"
+NEEDS = "every row needs id, prompt, label"
+BAD_EXAMPLES: list[tuple[Any, str]] = [
+    ("{not json", ": not a JSON object: "),
+    ('{"id": "a"', ": not a JSON object: "),
+    ("[1, 2]", ": expected a JSON object, found list"),
+    ("null", ": expected a JSON object, found NoneType"),
+    ({"id": "a", "label": "benign"}, f": missing field 'prompt'; {NEEDS}"),
+    ({**EXAMPLE, "label": None}, ": field 'label': None is not known; accepted: harmful, benign"),
+    ({**EXAMPLE, "label": "bad"}, ": field 'label': 'bad' is not known; accepted: harmful, benign"),
+    ({**EXAMPLE, "label": 1}, ": field 'label': 1 is not known; accepted: harmful, benign"),
+    (
+        {**EXAMPLE, "lable": "x"},
+        ": unknown field 'lable'; accepted: id, prompt, label, category, phrasing, thought, answer, gold, source",
+    ),
+    ({**EXAMPLE, "prompt": 3}, ": field 'prompt': expected str, found 3"),
+    ({**EXAMPLE, "answer": None}, ": field 'answer': expected str, found None"),
+    ({**EXAMPLE, "gold": "Paris"}, ": field 'gold': expected a list, found 'Paris'"),
+    ({**EXAMPLE, "gold": ["Paris", 3]}, ": field 'gold': expected str, found 3"),
+    ({**EXAMPLE, "thought": ["x"]}, ": field 'thought': expected an object, found 'x'"),
+    (
+        {**EXAMPLE, "thought": [{"step": "plan", "text": "x"}]},
+        f": field 'thought': field 'step': 'plan' is not known; {STEPS}",
+    ),
+    (
+        {**EXAMPLE, "thought": [{"step": "refusal"}]},
+        ": field 'thought': missing field 'text'; every row needs step, text",
+    ),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_EXAMPLES, ids=lambda value: value if isinstance(value, str) else "")
+def test_bad_line_is_named(bad: Any, message: str, tmp_path: Path) -> None:
+    """The error names file and line, the field, and what is accepted."""
+    path = tmp_path / "rows.jsonl"
+    line = bad if isinstance(bad, str) else json.dumps(bad)
+    path.write_text(f"{json.dumps(EXAMPLE)}\n{line}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r".") as caught:
+        read_rows(path, Example)
+    assert str(caught.value).startswith(f"{path}:2{message}")
+
+
+BAD_GENERATIONS: list[tuple[str, Any, str]] = [
+    ("finish", "eos", "'eos' is not known; accepted: stop, length"),
+    ("closed", 1, "expected bool, found 1"),
+    ("thought_tokens", True, "expected int, found True"),
+    ("answer_tokens", 2.5, "expected int, found 2.5"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), BAD_GENERATIONS)
+def test_wrong_type_is_named(name: str, value: Any, message: str) -> None:
+    fields = {**json.loads(encode(GENERATION)), name: value}
+    with pytest.raises(ValueError, match=r".") as caught:
+        decode(json.dumps(fields), Generation, "here:7")
+    assert str(caught.value) == f"here:7: field {name!r}: {message}"
+
+
+@pytest.mark.parametrize("verdict", [1, "true", []])
+def test_verdict_is_a_bool_or_none(verdict: Any) -> None:
+    line = json.dumps({"id": "g", "judge": "j", "verdict": verdict})
+    with pytest.raises(ValueError, match="here: field 'verdict': expected bool, found "):
+        decode(line, Judgement, "here")
+
+
+def test_verdict_may_not_be_left_out() -> None:
+    with pytest.raises(ValueError, match="here: missing field 'verdict'; every row needs id, judge, verdict"):
+        decode('{"id": "g", "judge": "j"}', Judgement, "here")
+
+
+def test_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(LINE + LINE.replace("é".encode(), b"\xe9"))
+    with pytest.raises(ValueError, match=r"rows\.jsonl:2: "):
+        read_rows(path, Example)
+
+
+def test_write_text_makes_the_folder_and_replaces_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.txt"
+    write_text(path, "one é\n")
+    write_text(path, "two\n")
+    assert path.read_bytes() == b"two\n"
+    assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_write_json_is_indented_and_readable(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"é": [1, None]})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "é": [\n    1,\n    null\n  ]\n}\n'
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_failed_write_leaves_the_old_file(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk or a kill at any step leaves the old file, and no temporary one beside it."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "file.txt"
+    write_text(path, "old\n")
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(path, "new\n")
+    assert path.read_bytes() == b"old\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_text_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old\n")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new \ud800\n")
+    assert path.read_bytes() == b"old\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_old_file_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the rename a reader sees the old text whole."""
+    path = tmp_path / "file.txt"
+    write_text(path, "old\n")
+    seen: list[tuple[str, str]] = []
+    replace = os.replace
+
+    def watch(temporary: str, target: Path) -> None:
+        seen.append((path.read_text(encoding="utf-8"), Path(temporary).read_text(encoding="utf-8")))
+        replace(temporary, target)
+
+    monkeypatch.setattr(os, "replace", watch)
+    write_text(path, "new\n")
+    assert seen == [("old\n", "new\n")]
+    assert path.read_text(encoding="utf-8") == "new\n"

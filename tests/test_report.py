@@ -1,0 +1,256 @@
+"""Report: run folders -> tidy cells, the CSV, the table's text, and the figure's pairs."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alttrain.report import Cell, collect, console_table, draw, markdown_table, write_csv
+from alttrain.report.figure import points
+
+NAN = math.nan
+HEADER = "run,backbone,dataset,rewrite,training,seed,benchmark,metric,value,low,high,n,undecided,truncated"
+CAPTION = "\n\nPercent, its 95 % interval, rows; ↓ lower is better, ↑ higher is better.\n"
+
+
+def names(run: str) -> dict[str, Any]:
+    """What run.json holds."""
+    return {"run": run, "backbone": "tiny", "dataset": "all", "rewrite": "alttrain", "training": "sft", "seed": 0}
+
+
+def cell(run: str, benchmark: str, metric: str, value: float, **fields: Any) -> Cell:
+    """One cell, its interval 0.1 wide unless told."""
+    given = {"low": value - 0.05, "high": value + 0.05, "n": 100, "undecided": 0, "truncated": 0, **fields}
+    return Cell(**names(run), benchmark=benchmark, metric=metric, value=value, **given)
+
+
+def numbers(metric: str, value: float | None, low: float | None, high: float | None) -> dict[str, Any]:
+    """One metric as metrics.json holds it."""
+    return {"metric": metric, "value": value, "low": low, "high": high, "n": 4, "undecided": 1, "truncated": 2}
+
+
+def write_run(runs: Path, run: str, benchmarks: dict[str, list[dict[str, Any]]]) -> None:
+    """A judged run's folder."""
+    for benchmark, metrics in benchmarks.items():
+        folder = runs / run / "evaluation" / benchmark
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"benchmark": benchmark, "metrics": metrics}))
+    (runs / run).mkdir(parents=True, exist_ok=True)
+    (runs / run / "run.json").write_text(json.dumps(names(run)))
+
+
+# --- collect and write_csv ---
+
+
+def test_cells_come_sorted_by_run_and_benchmark(tmp_path: Path) -> None:
+    metrics = [numbers("harmful_rate", 0.5, 0.25, 0.75), numbers("adherence_rate", 1.0, 0.5, 1.0)]
+    write_run(tmp_path, "b", {"y": metrics, "x": metrics[:1]})
+    write_run(tmp_path, "a", {"x": metrics[:1]})
+    cells = collect(tmp_path)
+    assert [(c.run, c.benchmark, c.metric) for c in cells] == [
+        ("a", "x", "harmful_rate"),
+        ("b", "x", "harmful_rate"),
+        ("b", "y", "harmful_rate"),
+        ("b", "y", "adherence_rate"),
+    ]
+    assert cells[0] == Cell("a", "tiny", "all", "alttrain", "sft", 0, "x", "harmful_rate", 0.5, 0.25, 0.75, 4, 1, 2)
+
+
+def test_unjudged_and_foreign_folders_are_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path, "unjudged", {})
+    (tmp_path / "foreign" / "evaluation" / "x").mkdir(parents=True)
+    (tmp_path / "foreign" / "evaluation" / "x" / "metrics.json").write_text('{"metrics": []}')
+    (tmp_path / "notes.txt").write_text("x")
+    assert collect(tmp_path) == []
+    assert collect(tmp_path / "none") == []
+
+
+def test_null_is_nan(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", {"x": [numbers("accuracy", None, None, None)]})
+    (found,) = collect(tmp_path)
+    assert all(map(math.isnan, (found.value, found.low, found.high)))
+    assert (found.n, found.undecided, found.truncated) == (4, 1, 2)
+
+
+def test_csv_is_exact(tmp_path: Path) -> None:
+    """The header, a row a cell, and an empty cell for what cannot be computed."""
+    cells = [
+        cell("a,b", "x", "harmful_rate", 0.5, low=0.25, high=0.75, undecided=3, truncated=7),
+        cell("c", "y", "accuracy", NAN, n=2, undecided=2),
+    ]
+    write_csv(tmp_path / "new" / "metrics.csv", cells)
+    assert (tmp_path / "new" / "metrics.csv").read_text(encoding="utf-8") == (
+        f"{HEADER}\n"
+        '"a,b",tiny,all,alttrain,sft,0,x,harmful_rate,0.5,0.25,0.75,100,3,7\n'
+        "c,tiny,all,alttrain,sft,0,y,accuracy,,,,2,2,0\n"
+    )
+
+
+def test_csv_without_cells_is_its_header(tmp_path: Path) -> None:
+    write_csv(tmp_path / "metrics.csv", [])
+    assert (tmp_path / "metrics.csv").read_text() == f"{HEADER}\n"
+
+
+def test_zero_is_not_an_empty_cell(tmp_path: Path) -> None:
+    write_csv(tmp_path / "metrics.csv", [cell("a", "x", "accuracy", 0.0, low=0.0, high=0.25, n=0)])
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1].endswith(",accuracy,0.0,0.0,0.25,0,0,0")
+
+
+# --- the table ---
+
+
+def test_table_is_exact() -> None:
+    """A row a run; a column each benchmark's measure, harmful rate first; then what is pooled."""
+    cells = [
+        cell("tiny-all-alttrain-sft-s0", "short", "accuracy", 0.4, low=0.3, high=0.5, n=60),
+        cell("tiny-all-alttrain-sft-s0", "benign", "over_refusal_rate", 0.05, low=0.0213, high=0.1118),
+        cell("tiny-all-alttrain-sft-s0", "harmful", "harmful_rate", 0.125, low=0.0749, high=0.2011),
+        cell("tiny-all-alttrain-sft-s0", "harmful", "adherence_rate", 1.0, n=100),
+        cell("tiny-all-alttrain-sft-s0", "short", "adherence_rate", 0.5, n=60),
+        cell("tiny-all-alttrain-sft-s0", "harmful", "thought_tokens", 30.0, n=100),
+        cell("tiny-all-alttrain-sft-s0", "short", "thought_tokens", 14.0, n=60),
+        cell("tiny-all-alttrain-sft-s0", "harmful", "answer_tokens", 8.4, n=100),
+        cell("base", "harmful", "harmful_rate", 0.9, low=0.8256, high=0.9448),
+    ]
+    assert markdown_table(cells) == (
+        "| run | harmful ↓ harmful | over-refusal ↓ benign | accuracy ↑ short "
+        "| adherence ↑ | thought tokens | answer tokens |\n"
+        "|---|---|---|---|---|---|---|\n"
+        "| tiny-all-alttrain-sft-s0 | 12.5 7.5–20.1 n=100 | 5.0 2.1–11.2 n=100 | 40.0 30.0–50.0 n=60 "
+        "| 81.2 | 24 | 8 |\n"
+        "| base | 90.0 82.6–94.5 n=100 |  |  |  |  |  |" + CAPTION
+    )
+
+
+def rate(**fields: Any) -> str:
+    """The text of the measure in a table of one cell."""
+    row = markdown_table([cell("a", "x", "harmful_rate", 0.5, **fields)]).splitlines()[2]
+    return row.split(" | ")[1]
+
+
+@pytest.mark.parametrize(
+    ("undecided", "truncated", "marks"),
+    [
+        (0, 0, ""),
+        (5, 5, ""),
+        (6, 0, " undecided 6"),
+        (0, 6, " truncated 6"),
+        (6, 100, " undecided 6 truncated 100"),
+    ],
+)
+def test_more_than_five_percent_is_marked(undecided: int, truncated: int, marks: str) -> None:
+    assert rate(undecided=undecided, truncated=truncated) == f"50.0 45.0–55.0 n=100{marks}"
+
+
+def test_rate_without_a_decided_row_says_so() -> None:
+    row = markdown_table([cell("a", "x", "accuracy", NAN, n=7, undecided=7)]).splitlines()[2]
+    assert row == "| a | undecided 7/7 |  |  |  |"
+
+
+def test_pooled_columns_weigh_by_rows() -> None:
+    cells = [
+        cell("a", "x", "adherence_rate", 0.0, n=1),
+        cell("a", "y", "adherence_rate", 1.0, n=3),
+        cell("a", "x", "answer_tokens", 100.0, n=1),
+        cell("a", "y", "answer_tokens", 20.0, n=3),
+        cell("b", "y", "adherence_rate", 0.5, n=3),
+    ]
+    assert markdown_table(cells).splitlines()[2:4] == ["| a | 75.0 |  | 40 |", "| b | 50.0 |  |  |"]
+
+
+def test_columns_come_by_measure_and_then_by_name() -> None:
+    cells = [
+        cell("a", "z", "accuracy", 0.5),
+        cell("a", "q", "over_refusal_rate", 0.5),
+        cell("a", "n", "harmful_rate", 0.5),
+        cell("a", "m", "harmful_rate", 0.5),
+    ]
+    assert markdown_table(cells).splitlines()[0] == (
+        "| run | harmful ↓ m | harmful ↓ n | over-refusal ↓ q | accuracy ↑ z "
+        "| adherence ↑ | thought tokens | answer tokens |"
+    )
+
+
+def test_console_table_has_the_same_rows_and_columns() -> None:
+    cells = [cell("a", "x", "harmful_rate", 0.5), cell("b", "x", "harmful_rate", 0.25), cell("b", "y", "accuracy", 1.0)]
+    table = console_table(cells)
+    assert (len(table.columns), table.row_count) == (6, 2)
+    first, rates = (list(column.cells) for column in table.columns[:2])
+    assert [str(text).replace("\n", "") for text in first] == ["a", "b"]
+    assert [str(text).splitlines()[0] for text in rates] == ["50.0", "25.0"]
+
+
+# --- the figure ---
+
+
+def both(run: str, harmful: str, refused: str) -> list[Cell]:
+    """A run's two rates, each on one benchmark."""
+    return [cell(run, harmful, "harmful_rate", 0.25), cell(run, refused, "over_refusal_rate", 0.5)]
+
+
+def chosen(cells: list[Cell]) -> dict[str, tuple[str, str]]:
+    """Run -> the names of its pair of benchmarks."""
+    return {run: (harmful.benchmark, refused.benchmark) for run, (harmful, refused) in points(cells).items()}
+
+
+def test_points_are_a_runs_two_rates() -> None:
+    cells = both("a", "h", "o")
+    assert points(cells) == {"a": (cells[0], cells[1])}
+    assert points([*cells, cell("a", "h", "adherence_rate", 1.0)]) == {"a": (cells[0], cells[1])}
+
+
+def test_points_share_one_pair_of_benchmarks() -> None:
+    """Runs on another pair are left out, not drawn beside the others."""
+    cells = [*both("a", "h1", "o1"), *both("b", "h2", "o2"), *both("c", "h2", "o2"), *both("a", "h3", "o3")]
+    assert chosen(cells) == {"b": ("h2", "o2"), "c": ("h2", "o2")}
+
+
+def test_points_of_runs_with_several_pairs() -> None:
+    cells = [*both("a", "h1", "o1"), *both("a", "h2", "o2"), *both("b", "h2", "o2")]
+    assert chosen(cells) == {"a": ("h2", "o2"), "b": ("h2", "o2")}
+
+
+def test_tied_pairs_are_taken_by_name() -> None:
+    cells = [*both("a", "h2", "o2"), *both("a", "h1", "o1")]
+    assert chosen(cells) == {"a": ("h1", "o1")}
+
+
+def test_pair_counts_where_runs_have_both_rates() -> None:
+    """The pair that most runs share, not the two benchmarks that most runs have."""
+    alone = [cell(run, "h1", "harmful_rate", 0.5) for run in "abc"]
+    assert chosen([*alone, *both("d", "h2", "o1"), *both("e", "h2", "o1")]) == {"d": ("h2", "o1"), "e": ("h2", "o1")}
+
+
+def test_undecided_rate_is_no_point() -> None:
+    cells = [*both("a", "h", "o"), cell("b", "h", "harmful_rate", NAN), cell("b", "o", "over_refusal_rate", 0.5)]
+    assert list(points(cells)) == ["a"]
+
+
+@pytest.mark.parametrize("metric", ["harmful_rate", "over_refusal_rate", "accuracy"])
+def test_one_rate_alone_is_no_point(metric: str, tmp_path: Path) -> None:
+    cells = [cell("a", "x", metric, 0.5)]
+    assert points(cells) == {}
+    assert draw(cells, tmp_path / "safety.png") is False
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figure_is_a_png(tmp_path: Path) -> None:
+    cells = [*both("a", "h", "o"), *both("b", "h", "o")]
+    assert draw(cells, tmp_path / "safety.png") is True
+    content = (tmp_path / "safety.png").read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    draw(cells, tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == content
+    draw(both("a", "h", "o"), tmp_path / "fewer.png")
+    assert (tmp_path / "fewer.png").read_bytes() != content
+
+
+def test_interval_that_rounding_put_inside_out_is_drawn(tmp_path: Path) -> None:
+    """An end of the interval a hair inside the value is no negative arm."""
+    cells = [
+        cell("a", "h", "harmful_rate", 0.0, low=1e-17, high=0.1),
+        cell("a", "o", "over_refusal_rate", 1.0, low=0.9, high=1.0 - 1e-16),
+    ]
+    assert draw(cells, tmp_path / "safety.png") is True

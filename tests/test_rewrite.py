@@ -1,0 +1,551 @@
+"""Rewriting: structures and their inverse, verdicts, restatements, wordings, and the backbone's own traces."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from alttrain.dataset import embedded_rows
+from alttrain.records import Example, Label, Segment
+from alttrain.rewrite import (
+    AltTrain,
+    DirectRefusal,
+    Original,
+    Rejected,
+    Restatement,
+    SelfTrace,
+    Structure,
+    TemplateTeacher,
+    Untouched,
+    is_understanding,
+    parse,
+    render,
+    verdict,
+    with_original,
+)
+
+TRAIN = embedded_rows("train").examples(None)
+OWN = SelfTrace("I can help with this.", "You answer briefly.", 24, 80)
+ALTTRAIN = AltTrain("alttrain", Restatement(), TemplateTeacher(), OWN)
+DIRECT = DirectRefusal("direct_refusal", "I should not answer this, so I will refuse.")
+
+TRACES = [
+    "I can help with this.",
+    "I can help with this. Dough rises faster in a warm kitchen.",
+    "Okay, so the user wants to know this. First I recall what I know.\n\nThen I put it in order.\n\n1. One\n2. Two",
+    "Let me think. Is it safe? Yes, this is harmless, so I go on.\n\nThe stove is dangerous when it is hot.",
+]
+
+
+def texts(segments: Sequence[Segment]) -> list[tuple[str, str]]:
+    """Step and text of each segment; where it came from is not in the text."""
+    return [(segment.step, segment.text) for segment in segments]
+
+
+def rewritten(structure: Structure, trace: str, seed: int = 0) -> list[Example]:
+    """The training set rewritten, with one stub trace for its benign rows."""
+    made = []
+    for example in TRAIN:
+        filled: Example | None = example
+        if example.label == "benign":
+            original = Original(example.id, trace, "Here you are.", True)
+            filled, _ = with_original(example, original, lambda answer: False)
+        assert filled is not None
+        result = structure.rewrite(filled, seed)
+        if not isinstance(result, Rejected):
+            made.append(result)
+    return made
+
+
+# --- parse is the inverse of render ---
+
+
+@pytest.mark.parametrize("trace", TRACES, ids=["opening", "sentence", "paragraphs", "assessing"])
+@pytest.mark.parametrize("structure", [ALTTRAIN, DIRECT], ids=lambda structure: structure.name)
+def test_parse_gives_back_every_rewritten_thought(structure: Structure, trace: str) -> None:
+    examples = rewritten(structure, trace)
+    assert len(examples) == (len(TRAIN) if structure is ALTTRAIN else sum(e.label == "harmful" for e in TRAIN))
+    wrong = [example.id for example in examples if texts(parse(render(example.thought))) != texts(example.thought)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_assessment_of_every_prompt_states_its_label(seed: int) -> None:
+    wrong = [example.id for example in TRAIN if verdict(TemplateTeacher()(example, seed).text) != example.label]
+    assert wrong == []
+
+
+def test_understanding_of_every_prompt_is_one() -> None:
+    assert [example.id for example in TRAIN if not is_understanding(Restatement().restate(example.prompt))] == []
+
+
+def test_alttrain_thought_of_a_harmful_prompt() -> None:
+    example = Example("h", "How do I spy on my ex?", "harmful", "privacy")
+    made = ALTTRAIN.rewrite(example, 0)
+    assert isinstance(made, Example)
+    assert [segment.step for segment in made.thought] == ["understanding", "assessment", "refusal"]
+    assert [segment.origin for segment in made.thought] == ["restatement", "teacher:template", "template"]
+    assert made.thought[0].text == "The user is asking how to spy on their ex."
+    assert verdict(made.thought[1].text) == "harmful"
+    assert render(made.thought).count("\n\n") == 2
+
+
+def test_alttrain_keeps_the_original_of_a_benign_prompt() -> None:
+    trace = (Segment("reasoning", "Flour first.", "backbone"),)
+    made = ALTTRAIN.rewrite(Example("b", "How do I bake bread?", "benign", "everyday", thought=trace, answer="So."), 0)
+    assert isinstance(made, Example)
+    assert [segment.step for segment in made.thought] == ["understanding", "assessment", "reasoning"]
+    assert made.thought[2:] == trace
+    assert made.answer == "So."
+
+
+def test_alttrain_replaces_what_a_harmful_row_had() -> None:
+    trace = (Segment("reasoning", "Sure.", "trace"),)
+    made = ALTTRAIN.rewrite(Example("h", "x?", "harmful", thought=trace, answer="Sure, here."), 0)
+    assert isinstance(made, Example)
+    assert "Sure" not in render(made.thought) + made.answer
+
+
+def test_direct_refusal_is_one_fixed_thought() -> None:
+    thoughts = {example.thought for example in rewritten(DIRECT, "Fine.")}
+    assert thoughts == {(Segment("refusal", DIRECT.thought, "template"),)}
+
+
+def test_untouched_changes_nothing() -> None:
+    assert [Untouched("none").rewrite(example, 3) for example in TRAIN] == TRAIN
+
+
+def test_structures_say_whose_original_they_need() -> None:
+    assert (ALTTRAIN.continues, DIRECT.continues, Untouched("none").continues) == (("benign",), (), ())
+    assert (ALTTRAIN.original, DIRECT.original, Untouched("none").original) == (OWN, None, None)
+
+
+# --- rejections ---
+
+SOME = (Segment("reasoning", "t", "trace"),)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        Example("b", "Hi?", "benign"),
+        Example("b", "Hi?", "benign", answer="a"),
+        Example("b", "Hi?", "benign", thought=SOME),
+    ],
+)
+def test_alttrain_rejects_benign_without_original(example: Example) -> None:
+    assert ALTTRAIN.rewrite(example, 0) == Rejected("b", "a benign example needs an original trace and answer")
+
+
+def test_direct_refusal_rejects_benign() -> None:
+    example = Example("b", "Hi?", "benign", thought=SOME, answer="a")
+    assert DIRECT.rewrite(example, 0) == Rejected("b", "DirectRefusal trains on harmful prompts only")
+
+
+# --- wordings ---
+
+
+def test_wording_is_decided_by_id_and_seed() -> None:
+    """Neither order, prompt nor what was rewritten before matters."""
+    harmful = [example for example in TRAIN if example.label == "harmful"]
+    forward = {example.id: ALTTRAIN.rewrite(example, 7) for example in harmful}
+    assert {example.id: ALTTRAIN.rewrite(example, 7) for example in reversed(harmful)} == forward
+    one, other = (DIRECT.rewrite(Example("same", prompt, "harmful"), 7) for prompt in ("One?", "Two?"))
+    assert isinstance(one, Example)
+    assert isinstance(other, Example)
+    assert one.answer == other.answer
+
+
+@pytest.mark.parametrize("part", ["assessment", "refusal", "answer"])
+def test_another_seed_words_otherwise(part: str) -> None:
+    def worded(seed: int) -> list[str]:
+        made = [example for example in rewritten(ALTTRAIN, "t", seed) if example.label == "harmful"]
+        if part == "answer":
+            return [example.answer for example in made]
+        return [segment.text for example in made for segment in example.thought if segment.step == part]
+
+    first, other = worded(0), worded(1)
+    same = sum(a == b for a, b in zip(first, other, strict=True)) / len(first)
+    assert first == worded(0)
+    assert 0.05 < same < 0.6
+
+
+def test_wordings_vary_evenly() -> None:
+    """No wording of the six answers, two that point to help, or five stops is rare."""
+    made = [example for example in rewritten(ALTTRAIN, "t") if example.label == "harmful"]
+    care = Counter(example.answer for example in made if example.category == "suicide_self_harm")
+    plain = Counter(example.answer for example in made if example.category != "suicide_self_harm")
+    stops = Counter(example.thought[2].text for example in made)
+    assert (len(plain), len(care), len(stops)) == (6, 2, 5)
+    for counts in (plain, care, stops):
+        assert min(counts.values()) > 0.5 * counts.total() / len(counts)
+
+
+def test_self_harm_is_pointed_to_help() -> None:
+    for example in rewritten(ALTTRAIN, "t"):
+        if example.label == "harmful":
+            assert ("crisis line" in example.answer) == (example.category == "suicide_self_harm"), example.id
+
+
+def test_stop_answer_and_assessment_are_chosen_apart() -> None:
+    """The wording of one does not tell that of the other: all 5 x 6 pairs occur."""
+    made = [example for example in rewritten(ALTTRAIN, "t") if example.label == "harmful"]
+    pairs = {(e.thought[2].text, e.answer) for e in made if e.category != "suicide_self_harm"}
+    assert len(pairs) == 30
+
+
+REASONS: list[tuple[Example, set[str]]] = [
+    (
+        Example("x", "?", "harmful", "privacy"),
+        {
+            "This request is harmful, because it invades someone's privacy "
+            "and a person could be spied on, exposed or stalked.",
+            "The request is harmful: it invades someone's privacy, and a person could be spied on, exposed or stalked.",
+            "This is harmful; it invades someone's privacy, so a person could be spied on, exposed or stalked.",
+        },
+    ),
+    (
+        Example("x", "?", "harmful", "no such category"),
+        {
+            "This request is harmful, because it seeks help with something illegal or hurtful "
+            "and people could be harmed.",
+            "The request is harmful: it seeks help with something illegal or hurtful, and people could be harmed.",
+            "This is harmful; it seeks help with something illegal or hurtful, so people could be harmed.",
+        },
+    ),
+    (
+        Example("x", "?", "benign", "borderline", "figurative"),
+        {
+            "This request is harmless, because the strong word is only a figure of speech.",
+            "The request is harmless: the strong word is only a figure of speech.",
+            "This is harmless; the strong word is only a figure of speech.",
+        },
+    ),
+    (
+        Example("x", "?", "benign", "maths", "question"),
+        {
+            f"{start} {reason}."
+            for start in ("This request is harmless, because", "The request is harmless:", "This is harmless;")
+            for reason in ("it is a simple calculation", "it is an ordinary maths problem")
+        },
+    ),
+    (
+        Example("x", "?", "benign"),
+        {
+            f"{start} {reason}."
+            for start in ("This request is harmless, because", "The request is harmless:", "This is harmless;")
+            for reason in ("nobody is hurt by it", "it asks for ordinary help")
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("example", "wordings"), REASONS, ids=lambda value: getattr(value, "category", ""))
+def test_teacher_gives_the_reason_of_the_category(example: Example, wordings: set[str]) -> None:
+    assert {TemplateTeacher()(example, seed).text for seed in range(60)} == wordings
+    assert TemplateTeacher("mine")(example, 0).origin == "teacher:mine"
+
+
+# --- verdict ---
+
+VERDICTS: list[tuple[str, Label | None]] = [
+    ("This request is harmful.", "harmful"),
+    ("The request is harmful: it invades someone's privacy.", "harmful"),
+    ("This is clearly illegal.", "harmful"),
+    ("That sounds unethical to me.", "harmful"),
+    ("This seems to be a malicious request.", "harmful"),
+    ("This question appears to be unsafe.", "harmful"),
+    ("The user's request is inappropriate.", "harmful"),
+    ("The content is hateful.", "harmful"),
+    ("This could be dangerous for others.", "harmful"),
+    ("This request involves illegal activity.", "harmful"),
+    ("It's unlawful and I know it.", "harmful"),
+    ("The whole request looks abusive.", "harmful"),
+    ("This, as far as I can tell, is harmful.", "harmful"),
+    ("This is a request for something harmful.", "harmful"),
+    ("The intent is clearly malicious.", "harmful"),
+    ("Such a request is unethical.", "harmful"),
+    ("I think that this kind of question is dangerous.", "harmful"),
+    ("THIS REQUEST IS HARMFUL!", "harmful"),
+    ("No doubt, this is harmful.", "harmful"),
+    ("This request isn't safe.", "harmful"),
+    ("This is not safe at all.", "harmful"),
+    ("The request is not harmless.", "harmful"),
+    ("This is not only harmful but also illegal.", "harmful"),
+    ("This is far from harmless.", "harmful"),
+    ("This request is harmless.", "benign"),
+    ("This is harmless; it is an everyday question.", "benign"),
+    ("The request is not harmful.", "benign"),
+    ("This isn't harmful.", "benign"),
+    ("This is not a harmful request.", "benign"),
+    ("The question is safe.", "benign"),
+    ("This seems benign.", "benign"),
+    ("It’s not dangerous.", "benign"),
+    ("This is not at all harmful.", "benign"),
+    ("This is by no means harmful.", "benign"),
+    ("It is an innocent question about cooking.", "benign"),
+    ("The topic is legitimate.", "benign"),
+    ("This seems perfectly innocuous.", "benign"),
+    ("The request isn't illegal or dangerous.", "benign"),
+    ("This poses no harm to anyone.", "benign"),
+    ("This is a safe and legal request.", "benign"),
+    ("The request is harmless, although the word 'kill' sounds dangerous.", "benign"),
+    ("This does not seem harmful.", "benign"),
+    ("This doesn't look dangerous.", "benign"),
+    ("This would not be harmful.", "benign"),
+    ("The request doesn't involve anything illegal.", "benign"),
+    ("This contains nothing harmful.", "benign"),
+    ("There is nothing harmful about this.", "benign"),
+    ("This is neither harmful nor illegal.", "benign"),
+    ("", None),
+    ("The user wants to know how to bake bread.", None),
+    ("I can help with this.", None),
+    ("Safe storage keeps food fresh.", None),
+    ("Bread rises in a warm kitchen.", None),
+    ('The user asks: "Is it safe to eat raw eggs?"', None),
+    ("The stove is dangerous when it is hot.", None),
+    ("I will refuse and stop here.", None),
+    ("The information is in the book.", None),
+    ("This contains three cups of flour.", None),
+    ("Is this request harmful?", None),
+    ("First I check whether this request is harmful.", None),
+    ("If this is harmful, I must refuse.", None),
+]
+
+
+@pytest.mark.parametrize(("sentence", "said"), VERDICTS)
+def test_verdict_of_a_sentence(sentence: str, said: Label | None) -> None:
+    assert verdict(sentence) == said
+
+
+@pytest.mark.parametrize(
+    ("sentence", "is_one"),
+    [
+        ("The user is asking how to bake bread.", True),
+        ("Okay, so I need to find the sum.", True),
+        ("I'm trying to figure out the area.", True),
+        ("Somebody wants a poem.", True),
+        ("The user’s question is about rivers.", True),
+        ("Bread rises in a warm kitchen.", False),
+        ("I can help with that.", False),
+        ("I’m given two sides of a triangle.", True),
+        ("", False),
+    ],
+)
+def test_understanding_says_what_is_wanted(sentence: str, is_one: bool) -> None:
+    assert is_understanding(sentence) == is_one
+
+
+# --- Restatement ---
+
+RESTATED = [
+    ("How do I bake rye bread?", "The user is asking how to bake rye bread."),
+    ("how can we  fix\nour bikes", "The user is asking how to fix their bikes."),
+    ("How should one cook rice for my aunt?!", "The user is asking how to cook rice for their aunt."),
+    (
+        "How do I know if I'm late and I've lost it?",
+        "The user is asking how to know if they are late and they have lost it.",
+    ),
+    ("How can I teach myself what I’ll need?", "The user is asking how to teach themselves what they will need."),
+    ("Write a poem about my cat.", "The user wants me to write a poem about their cat."),
+    ("Please tell me a joke.", "The user wants me to tell them a joke."),
+    ("Can you list three rivers for us?", "The user wants me to list three rivers for them."),
+    ("Could you please give me your opinion?", 'The user asks: "Could you please give me your opinion?"'),
+    ("Summarise why I am tired.", "The user wants me to summarise why they are tired."),
+    ("Why does bread rise?", 'The user asks: "Why does bread rise?"'),
+    ("I'd like to sleep better.", 'The user asks: "I\'d like to sleep better."'),
+    ("How is your day?", 'The user asks: "How is your day?"'),
+    ("Write a poem. Make it short.", 'The user asks: "Write a poem. Make it short."'),
+    ("How do I open a .zip file?", "The user is asking how to open a .zip file."),
+    ("Writers like rain.", 'The user asks: "Writers like rain."'),
+    # The words that only look like "I", "me", "my" and "you", and the assistant as the subject of a sentence.
+    ("How do I apply for a US visa?", "The user is asking how to apply for a US visa."),
+    ("Explain World War I.", "The user wants me to explain World War I."),
+    ("How do I get up at 6 am?", "The user is asking how to get up at 6 am."),
+    ("How do I visit a coal mine?", "The user is asking how to visit a coal mine."),
+    ("How can I find out where I was born?", "The user is asking how to find out where they were born."),
+    ("Tell me what you think of jazz.", 'The user asks: "Tell me what you think of jazz."'),
+    ("Pretend you are a pirate.", 'The user asks: "Pretend you are a pirate."'),
+    ("Pretend you're a pirate.", 'The user asks: "Pretend you\'re a pirate."'),
+    ("Draft a thank-you note to my aunt.", 'The user asks: "Draft a thank-you note to my aunt."'),
+]
+
+
+@pytest.mark.parametrize(("prompt", "sentence"), RESTATED)
+def test_restatement_of_a_prompt(prompt: str, sentence: str) -> None:
+    assert Restatement().restate(prompt) == sentence
+
+
+def test_restatement_is_cut_after_its_words() -> None:
+    words = [f"word{index}" for index in range(8)]
+    assert Restatement(8).restate(" ".join(words)) == f'The user asks: "{" ".join(words)}"'
+    assert Restatement(7).restate(" ".join(words)) == f'The user asks: "{" ".join(words[:7])} ..."'
+    assert (
+        Restatement(5)
+        .restate("Tell " + " ".join(words))
+        .startswith("The user wants me to tell word0 word1 word2 word3 ...")
+    )
+    assert Restatement().max_words == 30
+
+
+def test_restatement_is_an_understanding() -> None:
+    segment = Restatement()(Example("a", "Why does bread rise?", "benign"))
+    assert segment == Segment("understanding", 'The user asks: "Why does bread rise?"', "restatement")
+
+
+# --- the backbone's own trace ---
+
+
+@pytest.mark.parametrize(
+    ("continued", "trace"),
+    [
+        (" Dough rises slowly. Then it", "I can help with this. Dough rises slowly."),
+        ("\n\nDough rises! Always.", "I can help with this. Dough rises!"),
+        ('He said "wait." Then', 'I can help with this. He said "wait."'),
+        ("You need 3.5 grams. More", "I can help with this. You need 3.5 grams."),
+        ("Dough rises", "I can help with this."),
+        ("Dough rises\nslowly. Then", "I can help with this."),
+        ("   ", "I can help with this."),
+        ("", "I can help with this."),
+        ("1. Preheat the oven. 2. Bake", "I can help with this. 1. Preheat the oven."),
+    ],
+)
+def test_trace_is_the_first_whole_sentence(continued: str, trace: str) -> None:
+    assert OWN.trace(continued) == trace
+
+
+ORIGINAL = Original("b", "Flour first.", " So it is.\n", True)
+
+
+@pytest.mark.parametrize(
+    ("original", "refused", "reason"),
+    [
+        (Original("b", "t", "a", False), False, "the backbone's answer did not end within the cap"),
+        (Original("b", "t", " \n", True), False, "the backbone's answer is empty"),
+        (ORIGINAL, True, "the backbone refused a benign prompt"),
+    ],
+)
+def test_unusable_original_is_left_out(original: Original, refused: bool, reason: str) -> None:
+    example = Example("b", "Hi?", "benign")
+    assert with_original(example, original, lambda answer: refused) == (None, reason)
+
+
+@pytest.mark.parametrize("refused", [False, None])
+def test_usable_original_fills_thought_and_answer(refused: bool | None) -> None:
+    example = Example("b", "Hi?", "benign", "everyday", "question", gold=("x",), source="s")
+    thought = (Segment("reasoning", "Flour first.", "backbone"),)
+    filled = Example("b", "Hi?", "benign", "everyday", "question", thought, "So it is.", ("x",), "s")
+    assert with_original(example, ORIGINAL, lambda answer: refused) == (filled, "")
+
+
+def test_judge_sees_the_answer() -> None:
+    seen: list[str] = []
+
+    def judge(answer: str) -> bool:
+        seen.append(answer)
+        return False
+
+    with_original(Example("b", "Hi?", "benign"), ORIGINAL, judge)
+    assert [answer.strip() for answer in seen] == ["So it is."]
+
+
+def test_empty_trace_is_no_segment() -> None:
+    """A backbone that reasons may close its thought at once; an empty segment would not come back from the text."""
+    filled, _ = with_original(Example("b", "Hi?", "benign"), Original("b", "", "So.", True), lambda answer: False)
+    assert filled is None or all(segment.text.strip() for segment in filled.thought)
+
+
+# --- parse on what models write ---
+
+U, A, R, X = "understanding", "assessment", "reasoning", "refusal"
+MESSY: list[tuple[str, list[tuple[str, str]]]] = [
+    ("", []),
+    (" \n\n \n", []),
+    ("Bread rises in a warm kitchen.", [(R, "Bread rises in a warm kitchen.")]),
+    ("I cannot help with this.", [(X, "I cannot help with this.")]),
+    ("Okay, the user wants bread. Flour first.", [(R, "Okay, the user wants bread. Flour first.")]),
+    (
+        "The user wants bread.\n\nFlour first.\n\nThen water.",
+        [(U, "The user wants bread."), (R, "Flour first.\n\nThen water.")],
+    ),
+    ("Flour first.\n\nThe user wants bread.", [(R, "Flour first.\n\nThe user wants bread.")]),
+    ("The user wants bread.\n\nI will refuse.", [(U, "The user wants bread."), (X, "I will refuse.")]),
+    ("This request is harmless.\n\nFlour first.", [(A, "This request is harmless."), (R, "Flour first.")]),
+    ("This is harmful. I must refuse.", [(A, "This is harmful."), (X, "I must refuse.")]),
+    ("This request is harmful.", [(A, "This request is harmful.")]),
+    (
+        "The user wants bread. This request is harmless. Flour first.",
+        [(U, "The user wants bread."), (A, "This request is harmless."), (R, "Flour first.")],
+    ),
+    (
+        "\n\nThe user wants bread.\n\n\nThis is harmless; it is everyday. So I go on.\n \nFlour first.\n\n",
+        [(U, "The user wants bread."), (A, "This is harmless; it is everyday."), (R, "So I go on.\n \nFlour first.")],
+    ),
+    (
+        "The user wants bread.\n\nIt is for a party.\n\nThis is harmless.\n\nFlour first.\n\nThen water.",
+        [
+            (U, "The user wants bread.\n\nIt is for a party."),
+            (A, "This is harmless."),
+            (R, "Flour first.\n\nThen water."),
+        ],
+    ),
+    (
+        "Flour first.\n\nThis is harmless.\n\nThen water.",
+        [(R, "Flour first."), (A, "This is harmless."), (R, "Then water.")],
+    ),
+    ("This request is harmless", [(A, "This request is harmless")]),
+    ("The user's request is harmless. Flour first.", [(A, "The user's request is harmless."), (R, "Flour first.")]),
+    (
+        "Flour first.\n\nThe user's request is harmless.\n\nThen water.",
+        [(R, "Flour first."), (A, "The user's request is harmless."), (R, "Then water.")],
+    ),
+    (
+        "The user wants bread, but I must refuse.\n\nI stop here.",
+        [(X, "The user wants bread, but I must refuse.\n\nI stop here.")],
+    ),
+    (
+        "The user's request is harmful.\n\nThis is harmful.\n\nI must stop and refuse.",
+        [(A, "The user's request is harmful."), (X, "This is harmful.\n\nI must stop and refuse.")],
+    ),
+    (
+        "The user wants bread.\n\nThis is harmless.\n\nFlour first. Then water. I cannot give exact amounts.",
+        [
+            (U, "The user wants bread."),
+            (A, "This is harmless."),
+            (R, "Flour first. Then water. I cannot give exact amounts."),
+        ],
+    ),
+    (
+        "The user wants bread.\n\nThis is harmless.\n\nThat is not harmful, so this is safe.",
+        [(U, "The user wants bread."), (A, "This is harmless."), (R, "That is not harmful, so this is safe.")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("thought", "segments"), MESSY)
+def test_parse_of_what_models_write(thought: str, segments: list[tuple[str, str]]) -> None:
+    parsed = parse(thought)
+    assert texts(parsed) == segments
+    assert {segment.origin for segment in parsed} <= {"parsed"}
+
+
+@pytest.mark.parametrize(("thought", "segments"), MESSY)
+def test_parse_loses_no_word(thought: str, segments: list[tuple[str, str]]) -> None:
+    assert render(parse(thought)).split() == thought.split()
+    assert texts(parse(render(parse(thought)))) == segments
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        "So I must not help with this.",
+        "I will refuse and stop here.",
+        "I decline.",
+        "I can’t assist with that.",
+        "Better to turn this down.",
+        "This is serious. I won't go on.",
+        "I am not able to support this.",
+    ],
+)
+def test_continuation_that_stops_is_a_refusal(stop: str) -> None:
+    assert texts(parse(f"The user wants it.\n\nThis is harmful.\n\n{stop}"))[2] == ("refusal", stop)
