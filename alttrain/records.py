@@ -96,7 +96,7 @@ def encode(row: Any) -> str:
 
 
 def decode(line: str, row_type: type[Row], where: str) -> Row:
-    """The row in one JSON line. Raises ValueError, naming `where`, on malformed JSON, missing fields or unknown values."""
+    """The row in one JSON line. Raises ValueError, naming `where`, on malformed JSON, missing or unknown values."""
     try:
         fields = json.loads(line)
     except json.JSONDecodeError as error:

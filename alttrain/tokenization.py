@@ -48,7 +48,9 @@ class Renderer:
 
     def __post_init__(self) -> None:
         if self.end_id == self.tokenizer.unk_token_id or len(self._ids(self.backbone.template.end)) != 1:
-            raise ValueError(f"template.end={self.backbone.template.end!r} is not one token of this backbone's tokenizer")
+            raise ValueError(
+                f"template.end={self.backbone.template.end!r} is not one token of this backbone's tokenizer"
+            )
 
     @property
     def end_id(self) -> int:

@@ -73,6 +73,10 @@ def local(name: str) -> list[str]:
         ([*local("a_file"), "+dataset.colums={prompt: q}"], ["dataset.colums", "did you mean 'columns'"]),
         (["output_dir=a_file"], ["output_dir=a_file", "is not a folder", "set output_dir"]),
         (["output_dir=a_file/below/it"], ["output_dir=a_file/below/it", "a_file is not a folder", "set output_dir"]),
+        (
+            ["-m", "seed=0,1", "output_dir=a_file/x"],
+            ["output_dir=a_file/x", "a_file is not a folder", "set output_dir"],
+        ),
         (["adapter=none", "output_dir=out"], ["adapter=none", "choose adapter=lora, or training=none"]),
         (["stages=[rewrit]", "output_dir=out"], ["stages='rewrit'", "accepted: check, rewrite, ", "'rewrite'?"]),
         (["tag=a/b", "output_dir=out"], ["-s0-a/b'", "folder name", "check tag"]),

@@ -46,7 +46,9 @@ class _Gather(torch.autograd.Function):
     """Rows of a tensor by index. The gradient is a gather too, by `back`; rows in `drop` are padding and get none."""
 
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, index: torch.Tensor, back: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, rows: torch.Tensor, index: torch.Tensor, back: torch.Tensor, drop: torch.Tensor
+    ) -> torch.Tensor:
         ctx.save_for_backward(back, drop)
         return rows.index_select(0, index)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
@@ -37,7 +38,7 @@ class LoRA:
     """Low-rank adapters (Hu et al., 2021) on the named projections of every layer; `alpha / rank` scales them."""
 
     rank: Annotated[int, Gt(0)]
-    alpha: Annotated[float, Gt(0)]
+    alpha: Annotated[float, Gt(0), Lt(inf)]
     target_modules: Sequence[str]
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 

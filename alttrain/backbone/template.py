@@ -63,7 +63,11 @@ class ChatTemplate:
         return (
             f"{_literal(self.bos)}"
             "{%- for message in messages -%}"
-            "{%- if message['role'] == 'system' -%}" + system + "{%- elif message['role'] == 'user' -%}" + user + "{%- else -%}"
+            "{%- if message['role'] == 'system' -%}"
+            + system
+            + "{%- elif message['role'] == 'user' -%}"
+            + user
+            + "{%- else -%}"
             f"{_literal(self.assistant)}"
             "{%- if loop.last -%}{{- message['content'] -}}"
             f"{{%- else -%}}{{{{- message['content'].split({close!r})[-1].strip() -}}}}{{%- endif -%}}"

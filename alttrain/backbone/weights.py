@@ -55,7 +55,7 @@ def choose_dtype(requested: str, device: str) -> torch.dtype:
 
 
 def choose_device(accelerator: str) -> str:
-    """"cuda" or "cpu". Raises ValueError where a GPU is asked for and there is none."""
+    """ "cuda" or "cpu". Raises ValueError where a GPU is asked for and there is none."""
     if accelerator == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator == "gpu" and not torch.cuda.is_available():
@@ -66,6 +66,8 @@ def choose_device(accelerator: str) -> str:
 def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
     """The model with fresh LoRA layers, in float32, whose first values only `seed` decides."""
     from peft import LoraConfig, get_peft_model
+
+    from alttrain.backbone.lora import fuse
 
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     absent = [name for name in lora.target_modules if name not in names]
@@ -81,7 +83,9 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
+    fuse(adapted)
+    return adapted
 
 
 def save_adapter(model: Any, tokenizer: PreTrainedTokenizerFast, backbone: Backbone, card: str, folder: Path) -> None:

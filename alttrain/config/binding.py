@@ -28,7 +28,9 @@ class Fault:
     accepted: str
 
     def __str__(self) -> str:
-        return f"{self.key}={self.value!r}: {self.accepted}" if self.value is not None else f"{self.key}: {self.accepted}"
+        return (
+            f"{self.key}={self.value!r}: {self.accepted}" if self.value is not None else f"{self.key}: {self.accepted}"
+        )
 
 
 def faults(config: DictConfig) -> list[Fault]:
@@ -71,7 +73,9 @@ def _target_faults(node: dict[str, Any], key: str) -> Iterator[Fault]:
     for name, value in arguments.items():
         if name not in parameters:
             if not takes_any:
-                yield Fault(f"{key}.{name}", value, f"accepted: {', '.join(parameters)}{_did_you_mean(name, parameters)}")
+                yield Fault(
+                    f"{key}.{name}", value, f"accepted: {', '.join(parameters)}{_did_you_mean(name, parameters)}"
+                )
         elif not (isinstance(value, dict) and "_target_" in value):
             wrong = _type_fault(value, hints.get(name, Any))
             if wrong:

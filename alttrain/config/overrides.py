@@ -83,8 +83,9 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
     if known is not None:
         close = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        return Fault(key, value, f"there is no such key; accepted: {', '.join(known)}{hint}")
-    return Fault(key, value, _first_line(error))
+        settable = [name for name in known if not name.startswith("_")]
+        return Fault(key, value, f"there is no such key; accepted: {', '.join(settable)}{hint}")
+    return Fault(key, value, _first_line(error.__cause__ or error))
 
 
 def _known_keys(key: str, accepted: list[str]) -> list[str] | None:
@@ -101,7 +102,5 @@ def _known_keys(key: str, accepted: list[str]) -> list[str] | None:
     return None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", str(error).strip().split("\n")[0])
-
-

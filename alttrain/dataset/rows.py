@@ -22,7 +22,9 @@ def read_raw(path: Path) -> list[tuple[str, dict[str, Any]]]:
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     readers = {"jsonl": _jsonl, "json": _json, "csv": _csv}
     if kind not in readers:
-        raise ValueError(f"{path}: unknown kind of data file {kind!r}; accepted: {', '.join(readers)}, each also as .gz")
+        raise ValueError(
+            f"{path}: unknown kind of data file {kind!r}; accepted: {', '.join(readers)}, each also as .gz"
+        )
     rows = list(readers[kind](path, text))
     if not rows:
         raise ValueError(f"{path}: the file holds no rows")

@@ -118,7 +118,7 @@ def examples_from(
     examples: list[Example] = []
     seen: dict[str, str] = {}
     for number, (place, raw) in enumerate(read_raw(path), 1):
-        for column, value in where.items():
+        for column in where:
             if column not in raw:
                 raise ValueError(f"{place}: no column {column!r} to filter by; columns: {', '.join(raw)}")
         if any(raw[column] != value for column, value in where.items()):

@@ -49,7 +49,9 @@ class GreedyDecoder:
             return written
         longest = max(len(prompt) for prompt in prompts) + max_new_tokens
         cache = SlotCache(min(self.slots, len(prompts)), longest)
-        waiting = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # popped from the end: longest first
+        waiting = sorted(
+            range(len(prompts)), key=lambda index: len(prompts[index])
+        )  # popped from the end: longest first
         active: list[_Active] = []
         while waiting or active:
             if waiting and len(active) < cache.slots:
@@ -73,9 +75,7 @@ class GreedyDecoder:
         positions = [position for length in lengths for position in range(length)]
         ends = torch.tensor(lengths).cumsum(0) - 1
         tokens = self._forward(ids, positions, Rows(lengths, cache, first_slot=len(active)), ends)
-        active += [
-            _Active(index, length, [token]) for index, length, token in zip(group, lengths, tokens, strict=True)
-        ]
+        active += [_Active(index, length, [token]) for index, length, token in zip(group, lengths, tokens, strict=True)]
 
     def _step(self, active: list[_Active], cache: SlotCache) -> None:
         positions = [row.position for row in active]
@@ -96,9 +96,7 @@ class GreedyDecoder:
         ).logits
         return logits[0].argmax(-1).tolist()  # type: ignore[no-any-return]
 
-    def _retire(
-        self, active: list[_Active], cache: SlotCache, written: list[list[int]], max_new_tokens: int
-    ) -> int:
+    def _retire(self, active: list[_Active], cache: SlotCache, written: list[list[int]], max_new_tokens: int) -> int:
         """Take ended sequences out of their slots; the last active one moves into the gap."""
         ended = 0
         for slot in range(len(active) - 1, -1, -1):

@@ -40,7 +40,9 @@ def grid(cells: Sequence[Cell]) -> Grid:
 
 def _title(cell: Cell) -> str:
     """The run's name, breakable between its parts."""
-    return cell.run.replace(f"{cell.backbone}-", f"{cell.backbone}-\n").replace(f"{cell.dataset}-", f"{cell.dataset}-\n", 1)
+    return cell.run.replace(f"{cell.backbone}-", f"{cell.backbone}-\n").replace(
+        f"{cell.dataset}-", f"{cell.dataset}-\n", 1
+    )
 
 
 def console_table(cells: Sequence[Cell]) -> Table:

@@ -11,13 +11,14 @@
 Pure and deterministic: a wording is chosen by hashing the example's id with the seed. No torch.
 """
 
-from alttrain.rewrite.original import Original, SelfTrace, with_original
+from alttrain.rewrite.original import ANSWER_CUT, Original, SelfTrace, with_original
 from alttrain.rewrite.parser import is_understanding, parse, render, verdict
 from alttrain.rewrite.restatement import Restatement
 from alttrain.rewrite.structures import AltTrain, DirectRefusal, Rejected, Structure, Untouched
 from alttrain.rewrite.teachers import TemplateTeacher
 
 __all__ = [
+    "ANSWER_CUT",
     "AltTrain",
     "DirectRefusal",
     "Original",

@@ -13,6 +13,9 @@ from annotated_types import Gt
 
 from alttrain.records import Example, Segment
 
+ANSWER_CUT = "the backbone's answer was cut after its last whole sentence within the cap"
+
+_SENTENCE_END = re.compile(r"(?<!\d)[.!?][\"'”’)]*(?=\s|$)")
 _FIRST_SENTENCE = re.compile(r"^(?:\d+[.)]\s+)?.*?[.!?][\"'”’)]*(?=\s|$)", re.S)
 
 
@@ -33,12 +36,14 @@ class SelfTrace:
     A backbone that reasons by itself writes both at once, within `trace_tokens + answer_tokens`. One that does not is
     asked twice: its trace is the first sentence it writes after `opening`, where that ends within `trace_tokens`, else
     the opening alone; its answer is the one it gives to the prompt under `system_prompt`, within `answer_tokens`.
+    An answer that does not end within the cap is left out, or with `keep_sentences` kept up to its last whole sentence.
     """
 
     opening: str
     system_prompt: str | None
     trace_tokens: Annotated[int, Gt(0)]
     answer_tokens: Annotated[int, Gt(0)]
+    keep_sentences: bool = False
 
     def trace(self, continued: str) -> str:
         """The trace from what the backbone wrote after the opening."""
@@ -46,17 +51,31 @@ class SelfTrace:
         return f"{self.opening} {sentence[0].strip()}" if sentence else self.opening
 
 
+def whole_sentences(answer: str) -> str:
+    """An answer up to its last whole sentence; empty where there is none, or where a code block is left open."""
+    ends = list(_SENTENCE_END.finditer(answer))
+    cut = answer[: ends[-1].end()].strip() if ends else ""
+    return "" if cut.count("```") % 2 else cut
+
+
 def with_original(
-    example: Example, original: Original, is_refusal: Callable[[str], bool | None]
+    example: Example, original: Original, is_refusal: Callable[[str], bool | None], keep_sentences: bool = False
 ) -> tuple[Example | None, str]:
-    """The example with the backbone's thought and answer, or None with the reason it cannot be used."""
-    if not original.ended:
-        return None, "the backbone's answer did not end within the cap"
-    if not original.answer.strip():
+    """The example with the backbone's thought and answer, or None with the reason it cannot be used.
+
+    With `keep_sentences` the reason is told for a used example too, where its answer was cut.
+    """
+    answer, reason = original.answer.strip(), ""
+    if not answer:
         return None, "the backbone's answer is empty"
+    if not original.ended:
+        answer = whole_sentences(answer) if keep_sentences else ""
+        reason = ANSWER_CUT
+        if not answer:
+            return None, "the backbone's answer did not end within the cap"
     if not original.thought.strip():
         return None, "the backbone wrote no thought"
-    if is_refusal(original.answer):
+    if is_refusal(answer):
         return None, "the backbone refused a benign prompt"
     thought = (Segment("reasoning", original.thought, "backbone"),)
-    return replace(example, thought=thought, answer=original.answer.strip()), ""
+    return replace(example, thought=thought, answer=answer), reason

@@ -31,9 +31,10 @@ _STATES = re.compile(
 )
 _NEGATES = re.compile(r"n't\b|\b(?:not(?! only)|no|nothing|neither|never|far from|hardly)\b", re.I)
 _HYPOTHETICAL = re.compile(r"\b(?:if|whether|unless|is|are)\s+(?:\w+\s+){0,2}$", re.I)
-_QUOTED = re.compile("[\"“][^\"”]*[\"”]")
+_QUOTED = re.compile('["“][^"”]*["”]')
 _OPENS = re.compile(
-    r"^\W*(?:(?:okay|ok|alright|all right|hmm|so|well|first|now|let me see)\W+)*(?:the|this|a) (?:user|person)\s+\w+", re.I
+    r"^\W*(?:(?:okay|ok|alright|all right|hmm|so|well|first|now|let me see)\W+)*(?:the|this|a) (?:user|person)\s+\w+",
+    re.I,
 )
 _REFUSES = re.compile(
     r"\b(?:refuse|refusing|decline|declining|turn (?:this|it) down)\b|"

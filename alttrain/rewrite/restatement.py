@@ -22,7 +22,8 @@ _ORDER = re.compile(
     r"((?:write|give|tell|explain|describe|list|provide|help|teach|create|draft|develop|design|make|show|name|find|"
     r"suggest|recommend|compose|generate|translate|summari[sz]e|rewrite|rephrase|outline|prepare|plan|compare|convert|"
     r"calculate|compute|work out|add|solve|define|identify|produce|build|invent|come up with|turn|pretend|act|"
-    r"walk|instruct|share|draw up|put together|recite|complete|finish|fill in|say|spell|sort|round|change|correct)\b.+)$",
+    r"walk|instruct|share|draw up|put together|recite|complete|finish|fill in|say|spell|sort|round|change|correct)"
+    r"\b.+)$",
     re.I,
 )
 _YOU = re.compile(r"\byou(?:r|rs|rself|'\w+)?\b", re.I)

@@ -5,9 +5,11 @@ and nothing heavy is imported for it. `--help`, `--cfg` and Hydra's other questi
 """
 
 import logging
+import os
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +28,15 @@ log = logging.getLogger("alttrain")
 QUESTIONS = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 INTERRUPTED = 130
 
+SPIN = "2000"
+"""How long an OpenMP thread waits busily for its sisters, set before torch loads. GNU's default of milliseconds is a
+little faster on an idle machine, and many times slower as soon as anything else wants a core."""
+
 
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted."""
     register()
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     try:
         if not any(argument.split("=")[0] in QUESTIONS for argument in sys.argv[1:]):
             _refuse_faults([argument for argument in sys.argv[1:] if not argument.startswith("-")])
@@ -40,17 +47,18 @@ def main() -> None:
 
 
 def _refuse_faults(overrides: list[str]) -> None:
-    """Exit with every fault of the command line and the config it composes."""
-    from alttrain.run.folder import check_writable
-
+    """Exit with every fault of the command line and of the configs it composes, before anything loads or is written."""
     found, configs = preview(overrides)
     if found:
         print("\n".join(["alttrain cannot run this:", *(f"  {fault}" for fault in found)]), file=sys.stderr)
         sys.exit(2)
+    from alttrain.run.assembly import assemble
+    from alttrain.run.stages.check import check_light
+
     try:
         for config in configs:
-            check_writable(Path(config.output_dir))
-    except RunError as error:
+            check_light(assemble(config))
+    except (RunError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
 
@@ -72,6 +80,7 @@ def execute(config: DictConfig) -> "Run":
     from alttrain.run.stages.check import check_light
 
     _log_to_console()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     started = time.monotonic()
     run = assemble(config)
     handler: logging.Handler | None = None

@@ -31,9 +31,13 @@ def check_writable(output_dir: Path) -> None:
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
-        raise RunError(f"output_dir={output_dir}: {existing} is not a folder; set output_dir to a folder you may write to")
+        raise RunError(
+            f"output_dir={output_dir}: {existing} is not a folder; set output_dir to a folder you may write to"
+        )
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise RunError(f"output_dir={output_dir}: {existing} is not writable; set output_dir to a folder you may write to")
+        raise RunError(
+            f"output_dir={output_dir}: {existing} is not writable; set output_dir to a folder you may write to"
+        )
 
 
 def check_belongs(run: Run) -> None:

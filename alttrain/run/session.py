@@ -34,7 +34,7 @@ class Session:
 
     @cached_property
     def device(self) -> str:
-        """"cpu" or "cuda"."""
+        """ "cpu" or "cuda"."""
         import torch
 
         from alttrain.backbone.weights import choose_device

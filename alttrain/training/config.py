@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
@@ -19,13 +20,13 @@ class SupervisedFineTuning:
 
     name: str
     epochs: Annotated[int, Gt(0)]
-    learning_rate: Annotated[float, Gt(0)]
+    learning_rate: Annotated[float, Gt(0), Lt(inf)]
     batch_size: Annotated[int, Gt(0)]
     warmup_steps: Annotated[int, Ge(0)]
     max_length: Annotated[int, Gt(0)]
-    weight_decay: Annotated[float, Ge(0)] = 0.0
+    weight_decay: Annotated[float, Ge(0), Lt(inf)] = 0.0
     betas: Annotated[Sequence[Annotated[float, Ge(0), Lt(1)]], MinLen(2), MaxLen(2)] = (0.9, 0.95)
-    gradient_clip: Annotated[float, Gt(0)] = 1.0
+    gradient_clip: Annotated[float, Gt(0), Lt(inf)] = 1.0
     checkpoint_every: Annotated[int, Gt(0)] = 50
     thought: ThoughtMode = "open"
 

@@ -32,7 +32,10 @@ def fit(
     bfloat16: bool,
     progress: bool,
 ) -> dict[str, Any]:
-    """Train the adapter of `model` in place, from the last checkpoint if there is one. Returns what train.json records."""
+    """Train the adapter of `model` in place, from the last checkpoint if there is one.
+
+    Returns what train.json records.
+    """
     last = folder / "checkpoints" / "last.ckpt"
     start = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if last.exists() else 0
     stream = BatchStream(sequences, recipe.batch_size, recipe.epochs, seed, start)
@@ -53,7 +56,7 @@ def fit(
         trainer = pl.Trainer(
             accelerator=hardware.accelerator,
             devices=1,
-            precision="bf16-mixed" if bfloat16 else "32-true",
+            precision="32-true",  # the backbone's own dtype; the adapter computes in it and is kept in float32,
             max_steps=len(stream),
             max_epochs=-1,
             gradient_clip_val=recipe.gradient_clip,
@@ -66,7 +69,10 @@ def fit(
             num_sanity_val_steps=0,
         )
         module.train()
-        trainer.fit(module, train_dataloaders=stream, ckpt_path=last if start else None, weights_only=True)
+        try:
+            trainer.fit(module, train_dataloaders=stream, ckpt_path=last if start else None, weights_only=True)
+        except SystemExit as exit_:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from exit_
     if trainer.global_step < len(stream):
         raise KeyboardInterrupt(f"training stopped at step {trainer.global_step} of {len(stream)}")
     final = trainer.callback_metrics.get("loss")

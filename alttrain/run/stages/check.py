@@ -22,7 +22,9 @@ def check_light(run: Run) -> None:
         benchmark.rows.examples(None)
     source = run.backbone.source
     if is_path(source) and not Path(source).expanduser().is_dir():
-        raise RunError(f"backbone.source={source}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B")
+        raise RunError(
+            f"backbone.source={source}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B"
+        )
     check_belongs(run)
 
 
@@ -30,7 +32,9 @@ def check(run: Run, session: Session) -> None:
     """Every prompt fits the context, with room for what the run wants written after it."""
     cap = run.generation.max_new_tokens
     for benchmark in run.benchmarks:
-        _fits(run, session, f"benchmark {benchmark.name}", benchmark.rows.examples(None), cap, "generation.max_new_tokens")
+        _fits(
+            run, session, f"benchmark {benchmark.name}", benchmark.rows.examples(None), cap, "generation.max_new_tokens"
+        )
     if run.training.trains:
         _fits(run, session, "dataset", run.dataset.examples(run.seed), 1, "one token of response")
 

@@ -1,4 +1,7 @@
-"""Stage judge: generations.jsonl -> judgements.jsonl and metrics.json. Never generates; judges anew when a judge changes."""
+"""Stage judge: generations.jsonl -> judgements.jsonl and metrics.json.
+
+It never generates; it judges anew when a judge changes.
+"""
 
 import json
 import logging
@@ -37,7 +40,8 @@ def _judge(run: Run, benchmark: Benchmark) -> bool:
     expected = len(benchmark.rows.examples(None))
     if len(generations) != expected:
         raise FileNotFoundError(
-            f"{folder / 'generations.jsonl'} has {len(generations)} of {expected} generations; run the generate stage first"
+            f"{folder / 'generations.jsonl'} has {len(generations)} of {expected} generations; "
+            "run the generate stage first"
         )
     config = run.config["evaluation"]["benchmarks"][benchmark.name]
     provenance = as_json({"judge": flatten(config["judge"]), "alttrain": __version__, "measure": benchmark.measure})

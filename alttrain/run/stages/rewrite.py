@@ -16,7 +16,7 @@ from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.evaluation.refusal import judge_refusal
 from alttrain.records import Example, read_rows, write_json, write_rows
-from alttrain.rewrite import Original, Rejected, SelfTrace, with_original
+from alttrain.rewrite import ANSWER_CUT, Original, Rejected, SelfTrace, with_original
 from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
@@ -29,7 +29,7 @@ def rewrite(run: Run, session: Session) -> None:
     if not run.training.trains or (run.folder / "rewrite.json").exists():
         return
     examples = run.dataset.examples(run.seed)
-    completed, rejected = _complete(run, session, examples)
+    completed, rejected, cut = _complete(run, session, examples)
     rewritten: list[Example] = []
     for example in completed:
         made = run.structure.rewrite(example, run.seed)
@@ -41,45 +41,59 @@ def rewrite(run: Run, session: Session) -> None:
     if untrainable or not rewritten:
         raise RunError(
             f"rewrite={run.structure.name} leaves nothing to train on"
-            + (f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})" if untrainable else "")
+            + (
+                f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
+                if untrainable
+                else ""
+            )
             + "; choose another rewrite, or method=no_train for the backbone as it is"
         )
     write_rows(run.folder / "train.jsonl", rewritten)
-    write_json(run.folder / "rewrite.json", _summary(examples, rewritten, rejected))
+    write_json(run.folder / "rewrite.json", _summary(examples, rewritten, rejected, cut))
     log.info("rewrite   %d examples, %d left out", len(rewritten), len(rejected))
 
 
-def _summary(examples: list[Example], rewritten: list[Example], rejected: list[Rejected]) -> dict[str, Any]:
+def _summary(
+    examples: list[Example], rewritten: list[Example], rejected: list[Rejected], cut: list[str]
+) -> dict[str, Any]:
     return {
         "read": len(examples),
         "written": len(rewritten),
         "labels": dict(Counter(example.label for example in rewritten)),
         "categories": dict(sorted(Counter(example.category for example in rewritten).items())),
         "left_out": dict(Counter(row.reason for row in rejected)),
+        "answers_cut": cut,
         "left_out_ids": [asdict(row) for row in rejected],
     }
 
 
-def _complete(run: Run, session: Session, examples: list[Example]) -> tuple[list[Example], list[Rejected]]:
-    """The examples with originals where the structure reasons on, and those the backbone gave no usable one for."""
+def _complete(run: Run, session: Session, examples: list[Example]) -> tuple[list[Example], list[Rejected], list[str]]:
+    """The examples with originals where the structure reasons on, those the backbone gave no usable one for, and the
+    ids of those whose answer was cut."""
     lacking = [example for example in examples if example.label in run.structure.continues and not example.thought]
     if not lacking:
-        return examples, []
+        return examples, [], []
     recipe = run.structure.original
     if recipe is None:
-        raise RunError(f"rewrite={run.structure.name}: {len(lacking)} examples have no trace and rewrite.original is not set")
+        raise RunError(
+            f"rewrite={run.structure.name}: {len(lacking)} examples have no trace and rewrite.original is not set"
+        )
     originals = {original.id: original for original in _originals(run, session, recipe, lacking)}
-    completed, rejected = [], []
+    completed, rejected, cut = [], [], []
     for example in examples:
         if example.id not in originals or example.label not in run.structure.continues:
             completed.append(example)
             continue
-        filled, reason = with_original(example, originals[example.id], lambda answer: judge_refusal(answer)[0])
+        original = originals[example.id]
+        filled, reason = with_original(
+            example, original, lambda answer: judge_refusal(answer)[0], recipe.keep_sentences
+        )
         if filled is None:
             rejected.append(Rejected(example.id, reason))
         else:
             completed.append(filled)
-    return completed, rejected
+            cut += [example.id] if reason == ANSWER_CUT else []
+    return completed, rejected, cut
 
 
 def _originals(run: Run, session: Session, recipe: SelfTrace, examples: list[Example]) -> list[Original]:

@@ -24,7 +24,9 @@ def train(run: Run, session: Session) -> None:
     assert isinstance(lora, LoRA)
     examples = read_rows(run.folder / "train.jsonl", Example)
     if not examples:
-        raise RunError(f"{run.folder / 'train.jsonl'} is not there; run the rewrite stage first (stages=[rewrite,train])")
+        raise RunError(
+            f"{run.folder / 'train.jsonl'} is not there; run the rewrite stage first (stages=[rewrite,train])"
+        )
     sequences, too_long = session.renderer.sequences(examples, recipe.max_length)
     if not sequences:
         raise RunError(f"training.max_length={recipe.max_length}: every example is longer; raise it")
@@ -36,7 +38,9 @@ def train(run: Run, session: Session) -> None:
 
     bfloat16 = str(session.dtype(run.hardware.precision)) == "torch.bfloat16"
     model = add_lora(session.model("bfloat16" if bfloat16 else "float32"), lora, run.seed)
-    log.info("train     %d examples, %d epochs, %s", len(sequences), recipe.epochs, "bfloat16" if bfloat16 else "float32")
+    log.info(
+        "train     %d examples, %d epochs, %s", len(sequences), recipe.epochs, "bfloat16" if bfloat16 else "float32"
+    )
     started = time.monotonic()
     logger = run.tracker.open(run.folder, run.name, run.config)
     try:
@@ -60,7 +64,9 @@ def model_card(run: Run, record: dict[str, object]) -> str:
     """The adapter's README.md, in the hub's format: base, data, structure, recipe, limits."""
     counts = json.loads((run.folder / "rewrite.json").read_text(encoding="utf-8"))
     labels = ", ".join(f"{count} {label}" for label, count in sorted(counts["labels"].items()))
-    recipe = "\n".join(f"| {key} | {value} |" for key, value in run.config["training"].items() if not key.startswith("_"))
+    recipe = "\n".join(
+        f"| {key} | {value} |" for key, value in run.config["training"].items() if not key.startswith("_")
+    )
     return f"""---
 base_model: {run.backbone.source}
 library_name: peft
@@ -70,9 +76,10 @@ tags: [alttrain, safety, reasoning, lora]
 
 A LoRA adapter for {run.backbone.source}, trained by alttrain with the reasoning structure `{run.structure.name}`.
 
-- **Data**: dataset `{run.dataset.name}`, {counts["written"]} examples ({labels}), {counts["left_out"] or "none"} left out.
-- **Structure**: problem understanding, harmfulness assessment, conditional reasoning, as `rewrite={run.structure.name}` writes them.
-- **Training**: {record["steps"]} steps over {record["tokens"]} tokens in {record["precision"]}, seed {run.seed}; final loss {record["final_loss"]}.
+- **Data**: dataset `{run.dataset.name}`, {counts["written"]} examples ({labels}).
+- **Structure**: as `rewrite={run.structure.name}` writes it.
+- **Training**: {record["steps"]} steps over {record["tokens"]} tokens in {record["precision"]}, seed {run.seed};
+  final loss {record["final_loss"]}.
 - **Chat template**: saved with the tokenizer here; it opens the thought that the adapter was trained to write.
 
 | recipe | value |

@@ -1,0 +1,73 @@
+"""A random two-layer backbone with a byte tokenizer: everything a real one has, in a few hundred kilobytes."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+TINY_CONTEXT = 512
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with config.json, model.safetensors and a tokenizer in which every byte is a token."""
+    import torch
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>", "<unk>")])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<unk>"
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=TINY_CONTEXT,
+        bos_token_id=fast.bos_token_id,
+        eos_token_id=fast.eos_token_id,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_arguments(tiny_folder: Path, tmp_path: Path) -> list[str]:
+    """Overrides that make any config a run of seconds on the tiny backbone, in a folder of its own."""
+    (tmp_path / "cache").mkdir()
+    return [
+        f"backbone.source={tiny_folder}",
+        "backbone.name=tiny",
+        f"backbone.context_length={TINY_CONTEXT}",
+        f"output_dir={tmp_path / 'outputs'}",
+        "trainer.accelerator=cpu",
+        "trainer.precision=float32",
+        "trainer.threads=1",
+        "generation.dtype=float32",
+        "generation.max_new_tokens=12",
+        "generation.chunk=3",
+        "training=demo",
+        "training.batch_size=4",
+        "training.checkpoint_every=1",
+        "dataset.amounts.harmful=12",
+        "dataset.amounts.borderline=2",
+        "dataset.amounts.benign=2",
+        "rewrite.original.trace_tokens=4",
+        "rewrite.original.answer_tokens=4",
+        *(f"evaluation.benchmarks.embedded_{name}.rows.limit=4" for name in ("harmful", "benign", "short_answer")),
+    ]

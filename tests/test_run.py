@@ -1,0 +1,212 @@
+"""The whole pipeline on the tiny backbone: run twice, interrupted and resumed, refused on change, logged offline."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from safetensors import safe_open
+
+from alttrain.config import RunError, register
+from alttrain.records import Example, Generation, Judgement, read_rows
+from alttrain.run.app import execute
+from alttrain.run.session import Session
+
+RUN = "tiny-embedded-alttrain-demo-s0"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
+    register()
+
+
+def run(arguments: list[str]) -> Path:
+    """Run the stages in this process; returns the run's folder."""
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose("run", overrides=arguments)
+    return execute(config).folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Content of every file of a run but its log."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "run.log")
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_end_to_end_then_again_without_work(tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(tiny_arguments)
+    assert folder.name == RUN
+    examples = read_rows(folder / "train.jsonl", Example)
+    counts = json.loads((folder / "rewrite.json").read_text())
+    assert counts["read"] == 16
+    assert counts["written"] == len(examples) == 16 - len(counts["left_out_ids"])
+    assert {e.label for e in examples} >= {"harmful"}
+    assert all([s.step for s in e.thought][:2] == ["understanding", "assessment"] for e in examples)
+    record = json.loads((folder / "train.json").read_text())
+    assert record["steps"] == 2 * -(-len(examples) // 4)
+    with safe_open(folder / "adapter" / "adapter_model.safetensors", "pt") as adapter:
+        assert max(adapter.get_tensor(name).abs().max() for name in adapter.keys() if "lora_B" in name) > 0  # noqa: SIM118
+    assert "think" in (folder / "adapter" / "chat_template.jinja").read_text()
+    assert not (folder / "checkpoints").exists()
+    for name in ("embedded_harmful", "embedded_benign", "embedded_short_answer"):
+        evaluation = folder / "evaluation" / name
+        generations = read_rows(evaluation / "generations.jsonl", Generation)
+        judgements = read_rows(evaluation / "judgements.jsonl", Judgement)
+        metrics = json.loads((evaluation / "metrics.json").read_text())["metrics"]
+        assert [g.id for g in generations] == [j.id for j in judgements]
+        assert [m["n"] for m in metrics] == [4, 4, 4, 4]
+        assert metrics[0]["undecided"] == sum(j.verdict is None for j in judgements)
+        assert metrics[0]["truncated"] == sum(g.finish == "length" for g in generations)
+    report = folder.parent.parent / "report"
+    assert (report / "metrics.csv").read_text().count("\n") == 1 + 3 * 4
+    assert RUN in (report / "table.md").read_text()
+
+    before = hashes(folder.parent.parent)
+
+    def load(self: Session, *arguments: object) -> None:
+        raise AssertionError("a finished run loaded a model")
+
+    monkeypatch.setattr(Session, "model", load)
+    monkeypatch.setattr(Session, "renderer", property(load))
+    run(tiny_arguments)
+    assert hashes(folder.parent.parent) == before
+
+
+def test_same_seed_in_a_fresh_folder_gives_the_same_bytes(tiny_arguments: list[str], tmp_path: Path) -> None:
+    first = run(tiny_arguments)
+    second = run([*tiny_arguments, f"output_dir={tmp_path / 'again'}"])
+    same = ["train.jsonl", *(str(p.relative_to(first)) for p in first.rglob("generations.jsonl"))]
+    assert len(same) == 4
+    for name in same:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_no_train_baseline_prompts_as_the_backbone_is(tiny_arguments: list[str]) -> None:
+    folder = run([argument for argument in tiny_arguments if not argument.startswith("training")] + ["method=no_train"])
+    assert folder.name == "tiny-embedded-none-none-s0"
+    assert not (folder / "train.jsonl").exists()
+    assert not (folder / "adapter").exists()
+    generations = read_rows(folder / "evaluation/embedded_benign/generations.jsonl", Generation)
+    assert all(g.closed and not g.thought and g.thought_tokens == 0 for g in generations)
+
+
+def test_direct_refusal_trains_on_refusals_only(tiny_arguments: list[str]) -> None:
+    folder = run([*tiny_arguments, "method=direct_refusal", "stages=[rewrite]"])
+    examples = read_rows(folder / "train.jsonl", Example)
+    assert len(examples) == 12
+    assert all(e.label == "harmful" and [s.step for s in e.thought] == ["refusal"] for e in examples)
+    assert json.loads((folder / "rewrite.json").read_text())["left_out"] == {
+        "DirectRefusal trains on harmful prompts only": 4
+    }
+
+
+def test_a_changed_setting_is_refused_by_name(tiny_arguments: list[str]) -> None:
+    folder = run([*tiny_arguments, "stages=[rewrite]"])
+    before = hashes(folder)
+    with pytest.raises(RunError, match=r"training\.learning_rate: 0\.001 -> 0\.5(.|\n)*tag=NAME"):
+        run([*tiny_arguments, "training.learning_rate=0.5"])
+    assert hashes(folder) == before
+    assert run([*tiny_arguments, "training.learning_rate=0.5", "tag=hot", "stages=[rewrite]"]) != folder
+
+
+def test_changed_generation_is_refused_and_a_new_judge_is_not(tiny_arguments: list[str]) -> None:
+    no_train = [argument for argument in tiny_arguments if not argument.startswith("training")] + ["method=no_train"]
+    folder = run(no_train)
+    generations = folder / "evaluation/embedded_benign/generations.jsonl"
+    before = generations.read_bytes()
+    with pytest.raises(RunError, match=r"generation\.max_new_tokens: 12 -> 13"):
+        run([*no_train, "generation.max_new_tokens=13"])
+    run([*no_train, "evaluation.benchmarks.embedded_benign.judge.name=other"])
+    assert generations.read_bytes() == before
+    judgements = read_rows(folder / "evaluation/embedded_benign/judgements.jsonl", Judgement)
+    assert {judgement.judge for judgement in judgements} == {"other"}
+
+
+def test_rows_lost_and_torn_are_made_again_the_same(tiny_arguments: list[str]) -> None:
+    no_train = [argument for argument in tiny_arguments if not argument.startswith("training")] + ["method=no_train"]
+    folder = run(no_train)
+    path = folder / "evaluation/embedded_harmful/generations.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:17])
+    (folder / "evaluation/embedded_harmful/metrics.json").unlink()
+    run(no_train)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_anywhere_ends_with_the_same_bytes(tiny_arguments: list[str], tmp_path: Path, sign: int) -> None:
+    arguments = [*tiny_arguments, "training.epochs=6"]
+    whole = hashes(run([*arguments, f"output_dir={tmp_path / 'whole'}"]))
+    environment = {**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")}
+    folder = tmp_path / "outputs" / "runs" / RUN
+    command = [sys.executable, "-m", "alttrain", *arguments]
+    moments = [folder / "rewrite.json", folder / "checkpoints" / "last.ckpt", folder / "evaluation" / "embedded_benign"]
+    for moment in moments:
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            while process.poll() is None and not moment.exists():
+                time.sleep(0.01)
+            process.send_signal(sign)
+            stderr = process.communicate()[1]
+        if sign == signal.SIGINT and process.returncode != 0:
+            assert process.returncode == 130, stderr
+            assert "the same command goes on from here" in stderr
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ended = hashes(folder)
+    volatile = {"config.yaml", "train.json", "adapter/README.md"}  # the folder's path and the seconds it took
+    logs = {name for name in whole if name.startswith("logs/")}
+    for name in whole.keys() - volatile - logs:
+        assert ended[name] == whole[name], name
+
+
+def test_a_sweep_runs_both_methods_and_shows_one_table(tiny_arguments: list[str], tmp_path: Path) -> None:
+    arguments = [argument for argument in tiny_arguments if not argument.startswith("training=")]
+    done = subprocess.run(
+        [sys.executable, "-m", "alttrain", "experiment=demo", *arguments],
+        env={**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("harmful ↓") == 1
+    runs = {path.name for path in (tmp_path / "outputs" / "runs").iterdir()}
+    assert runs == {"tiny-embedded-none-none-s0", RUN}
+
+
+def test_wandb_offline_needs_no_network_and_gets_no_text(tiny_arguments: list[str]) -> None:
+    folder = run([*tiny_arguments, "logger=wandb"])
+    logged = list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert logged
+    prompts = [example.prompt for example in read_rows(folder / "train.jsonl", Example)]
+    answers = [g.text for p in folder.rglob("generations.jsonl") for g in read_rows(p, Generation)]
+    content = b"".join(path.read_bytes() for path in (folder / "wandb").rglob("*") if path.is_file())
+    assert b"embedded_benign/over_refusal_rate" in content or b"over_refusal_rate" in content
+    for text in [*prompts, *answers]:
+        assert text.encode() not in content
+
+
+def test_a_prompt_longer_than_the_context_is_refused(tiny_arguments: list[str], tmp_path: Path) -> None:
+    data = tmp_path / "long.jsonl"
+    data.write_text(json.dumps({"prompt": "a " * 400, "label": "harmful"}) + "\n")
+    local = [argument for argument in tiny_arguments if not argument.startswith("dataset")]
+    with pytest.raises(RunError, match=r"dataset, row long-1 \(long\.jsonl:1\): the prompt has 8\d\d tokens"):
+        run([*local, "dataset=local", f"dataset.path={data}"])
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_stage_without_its_input_says_which_to_run(tiny_arguments: list[str]) -> None:
+    with pytest.raises(RunError, match="run the rewrite stage first"):
+        run([*tiny_arguments, "stages=[train]"])
+    with pytest.raises(RunError, match="run the train stage first"):
+        run([*tiny_arguments, "stages=[generate]"])
+    with pytest.raises(RunError, match="run the generate stage first"):
+        run([*tiny_arguments, "stages=[judge]"])

@@ -1,0 +1,81 @@
+"""The one renderer: ids and labels written by hand, and the rules that keep training and prompting alike."""
+
+from pathlib import Path
+
+import pytest
+from tiny import backbone
+
+from alttrain.backbone.weights import load_tokenizer
+from alttrain.records import Example, Segment
+from alttrain.tokenization import IGNORED, Renderer
+
+EXAMPLE = Example(
+    "x",
+    "Hi",
+    "benign",
+    thought=(Segment("understanding", "A."), Segment("assessment", "B."), Segment("reasoning", "C.")),
+    answer="D",
+)
+
+
+@pytest.fixture
+def renderer(tiny_folder: Path) -> Renderer:
+    return Renderer(backbone(tiny_folder), load_tokenizer(tiny_folder))
+
+
+def test_ids_and_labels_exact(renderer: Renderer) -> None:
+    code = {character: renderer.tokenizer.encode(character)[0] for character in "userasitnhHik<>/ABCD.\n"}
+    start, end = renderer.tokenizer.bos_token_id, renderer.tokenizer.eos_token_id
+    prompt = [start, *(code[c] for c in "user\nHi"), end, code["\n"]]
+    prompt += [start, *(code[c] for c in "assistant\n<think>\n")]
+    response = [*(code[c] for c in "A.\n\nB.\n\nC.\n</think>\n\nD"), end]
+    sequence = renderer.sequence(EXAMPLE)
+    assert sequence.prompt == prompt
+    assert sequence.response == response
+    assert sequence.ids == prompt + response
+    assert sequence.labels == [IGNORED] * len(prompt) + response
+
+
+def test_trained_prompt_is_the_prompt_of_generation(renderer: Renderer) -> None:
+    assert renderer.sequence(EXAMPLE).prompt == renderer.prompt("Hi", "open")
+
+
+def test_prompt_ends_by_its_mode(renderer: Renderer) -> None:
+    texts = {mode: renderer.tokenizer.decode(renderer.prompt("Hi", mode)) for mode in ("open", "empty", "absent")}
+    assert texts["open"].endswith("assistant\n<think>\n")
+    assert texts["empty"].endswith("<think>\n\n</think>\n\n")
+    assert texts["absent"].endswith("assistant\n")
+
+
+def test_system_prompt_and_opening(renderer: Renderer) -> None:
+    text = renderer.tokenizer.decode(renderer.prompt("Hi", "absent", system="Be brief.", opening="Well,"))
+    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi")
+    assert text.endswith("assistant\nWell,")
+
+
+def test_too_long_is_left_out_by_name_and_nothing_is_cut(renderer: Renderer) -> None:
+    long = Example(**{**vars(EXAMPLE), "id": "long", "answer": "D" * 400})
+    kept, left_out = renderer.sequences([EXAMPLE, long], max_length=100)
+    assert [sequence.id for sequence in kept] == ["x"]
+    assert left_out == ["long"]
+    assert kept[0].ids == renderer.sequence(EXAMPLE).ids
+
+
+def test_an_example_without_thought_is_refused(renderer: Renderer) -> None:
+    with pytest.raises(ValueError, match="x: an example to train on needs a thought"):
+        renderer.sequence(Example(**{**vars(EXAMPLE), "thought": ()}))
+
+
+def test_decode_drops_the_end_token_only(renderer: Renderer) -> None:
+    ids = [*renderer.tokenizer.encode("a</think>b"), renderer.end_id]
+    assert renderer.decode(ids) == "a</think>b"
+    assert renderer.decode(ids[:-1]) == "a</think>b"
+
+
+def test_an_end_that_is_not_one_token_is_refused(tiny_folder: Path) -> None:
+    from dataclasses import replace
+
+    odd = backbone(tiny_folder)
+    odd = replace(odd, template=replace(odd.template, end="<end>"))
+    with pytest.raises(ValueError, match=r"template\.end='<end>' is not one token"):
+        Renderer(odd, load_tokenizer(tiny_folder))

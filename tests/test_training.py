@@ -1,0 +1,142 @@
+"""Packed training against a padded reference; the adapter moves and the base does not; a resumed run ends the same."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import LORA
+
+from alttrain import tokenization
+from alttrain.backbone import Weights
+from alttrain.backbone.weights import add_lora, load_model
+from alttrain.training import Hardware, SupervisedFineTuning
+from alttrain.training.fit import fit
+from alttrain.training.module import SFTModule
+from alttrain.training.packing import BatchStream, pack
+
+RECIPE = SupervisedFineTuning("t", epochs=2, learning_rate=1e-2, batch_size=4, warmup_steps=2, max_length=64)
+
+
+def sequences(count: int = 10) -> list[tokenization.Sequence]:
+    return [
+        tokenization.Sequence(
+            f"s{i}", [(i + j) % 250 for j in range(2 + i % 5)], [(3 * i + j) % 250 for j in range(1 + i % 7)]
+        )
+        for i in range(count)
+    ]
+
+
+def adapted(folder: Path) -> Any:
+    return add_lora(load_model(Weights(folder, "local"), torch.float32, "cpu"), LORA, seed=0)
+
+
+def trained(folder: Path, run: Path, recipe: SupervisedFineTuning) -> Any:
+    model = adapted(folder)
+    hardware = Hardware(accelerator="cpu", precision="float32", log_every=1)
+    fit(model, sequences(), recipe, hardware, 3, run, False, False, progress=False)
+    return model
+
+
+def adapter_of(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_pack_marks_what_predicts_the_response() -> None:
+    short = tokenization.Sequence("a", [1, 2], [3, 4])
+    long = tokenization.Sequence("b", [5, 6, 7], [8])
+    batch = pack([short, long])
+    assert batch.ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3]]
+    assert batch.lengths == [4, 4]
+    assert batch.keep.tolist() == [1, 2, 6]
+    assert batch.targets.tolist() == [3, 4, 8]
+
+
+def test_every_epoch_sees_every_example_once_in_a_new_order() -> None:
+    stream = BatchStream(sequences(10), batch_size=4, epochs=3, seed=5)
+    assert (stream.steps_per_epoch, len(stream)) == (3, 9)
+    epochs = [[i for step in range(e * 3, e * 3 + 3) for i in stream.members(step)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert epochs[0] != [i for step in range(3) for i in BatchStream(sequences(10), 4, 3, seed=6).members(step)]
+
+
+def test_packed_loss_and_gradients_equal_the_padded_reference(tiny_folder: Path) -> None:
+    model = adapted(tiny_folder)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    module = SFTModule(model, RECIPE, total_steps=4)
+    rows = sequences(8)
+    loss = module.loss(pack(rows))
+    loss.backward()
+    packed = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    longest = max(map(len, rows))
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full((len(rows), longest), -100)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)], labels[index, : len(row)] = torch.tensor(row.ids), torch.tensor(row.labels)
+        mask[index, : len(row)] = 1
+    model.get_base_model().set_attn_implementation("eager")
+    reference = model(input_ids=ids, labels=labels, attention_mask=mask, use_cache=False).loss
+    reference.backward()
+    assert abs(loss.item() - reference.item()) < 1e-5
+    assert len(packed) == 2 * 2 * len(LORA.target_modules)
+    for name, parameter in model.named_parameters():
+        if name in packed:
+            assert (packed[name] - parameter.grad).abs().max() < 1e-5, name
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 1 / 3), (1, 2 / 3), (2, 1.0), (6, 0.5), (10, 0.0)])
+def test_warmup_then_cosine(tiny_folder: Path, step: int, expected: float) -> None:
+    module = SFTModule(torch.nn.Linear(1, 1), RECIPE, total_steps=10)
+    assert math.isclose(module.factor(step), expected, abs_tol=1e-9)
+
+
+def test_adapter_moves_and_base_does_not(tiny_folder: Path, tmp_path: Path) -> None:
+    before, model = adapted(tiny_folder), trained(tiny_folder, tmp_path, RECIPE)
+    old, new = dict(before.named_parameters()), dict(model.named_parameters())
+    for name, parameter in new.items():
+        assert torch.equal(parameter, old[name]) != parameter.requires_grad, name
+    first = SFTModule(before, RECIPE, 6).loss(pack(sequences()))
+    assert SFTModule(model, RECIPE, 6).loss(pack(sequences())) < first
+
+
+def test_same_seed_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
+    first, second = (adapter_of(trained(tiny_folder, tmp_path / name, RECIPE)) for name in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_resumed_training_ends_with_the_bytes_of_an_uninterrupted_one(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = adapter_of(trained(tiny_folder, tmp_path / "whole", RECIPE))
+    recipe = SupervisedFineTuning(**{**vars(RECIPE), "checkpoint_every": 2})
+    step = SFTModule.training_step
+
+    def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
+        if self.global_step == 3:  # one step after the checkpoint: that step is lost and made again
+            raise RuntimeError("killed")
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SFTModule, "training_step", interrupted)
+    with pytest.raises(RuntimeError, match="killed"):
+        trained(tiny_folder, tmp_path / "cut", recipe)
+    monkeypatch.setattr(SFTModule, "training_step", step)
+    checkpoint = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert all("lora" in name for name in checkpoint["state_dict"])
+    seen: list[int] = []
+
+    def watched(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
+        seen.append(self.global_step)
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SFTModule, "training_step", watched)
+    resumed = adapter_of(trained(tiny_folder, tmp_path / "cut", recipe))
+    assert seen == [2, 3, 4, 5]
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
