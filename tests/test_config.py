@@ -161,7 +161,8 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
         (["training.epochs=null"], r"training\.epochs.*integer"),
         (["training.epochs=-1"], r"training\.epochs=-1: .*greater than 0"),
         (["training.learning_rate=0"], r"training\.learning_rate=0: .*greater than 0"),
-        (["training.learning_rate=nan"], r"training\.learning_rate=nan: .*greater than 0"),
+        (["training.learning_rate=nan"], r"training\.learning_rate=nan: .*(greater|less) than .*"),
+        (["training.learning_rate=inf"], r"training\.learning_rate=inf: .*less than inf"),
         (["training.betas=[0.9]"], r"training\.betas=\[0\.9\]: .*at least 2 items.*"),
         (["training.betas=[0.9,1.0]"], r"training\.betas=\[0\.9, 1\.0\]: .*less than 1"),
         (["adapter.dropout=1"], r"adapter\.dropout=1: .*less than 1"),
@@ -195,7 +196,7 @@ def test_mistake_is_told_by_key_value_and_remedy(overrides: list[str], message: 
 
 @pytest.mark.parametrize(
     ("argument", "accepted"),
-    [("seed=x", "integer"), ("seed=1.5", "integer"), ("stages=check", "list"), ("output_dir=null", "string")],
+    [("seed=x", "integer"), ("seed=1.5", "integer"), ("stages=check", "list"), ("output_dir=null", "not optional")],
 )
 def test_wrong_type_of_a_top_level_key_says_what_is_accepted(argument: str, accepted: str) -> None:
     key, _, value = argument.partition("=")
