@@ -16,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from alttrain.config.schema import STAGES
 
+MISSING = "???"
+PARTS = ("backbone", "dataset", "rewrite", "adapter", "training", "trainer", "generation", "logger")
 HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
 
 
@@ -35,15 +37,31 @@ class Fault:
 
 def faults(config: DictConfig) -> list[Fault]:
     """All faults of a composed config, in the order of its keys. Imports the targets' modules and nothing heavier."""
-    missing = [Fault(key, "???", "a value is needed here") for key in sorted(OmegaConf.missing_keys(config))]
-    if missing:
-        return missing
+    absent = sorted(OmegaConf.missing_keys(config))
+    missing = [Fault(key, MISSING, "a value is needed here") for key in absent]
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    return [*_stage_faults(plain.get("stages", [])), *_walk(plain, "")]
+    untargeted = [
+        Fault(f"{key}._target_", None, "missing; choose an option of the group, or name the class to build")
+        for key, node in _parts(plain)
+        if key not in absent and not (isinstance(node, dict) and "_target_" in node)
+    ]
+    return [*missing, *_stage_faults(plain.get("stages", [])), *untargeted, *_walk(plain, "")]
+
+
+def _parts(plain: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """The nodes of a run's config that must say what to build."""
+    for key in PARTS:
+        if key in plain:
+            yield key, plain[key]
+    for name, benchmark in (plain.get("evaluation") or {}).get("benchmarks", {}).items():
+        for place, node in (("", benchmark), (".rows", benchmark.get("rows")), (".judge", benchmark.get("judge"))):
+            yield f"evaluation.benchmarks.{name}{place}", node
 
 
 def _stage_faults(stages: list[str]) -> Iterator[Fault]:
+    if not stages or len(set(stages)) < len(stages):
+        yield Fault("stages", stages, f"accepted: one or more of {', '.join(STAGES)}, each once")
     for stage in stages:
         if stage not in STAGES:
             yield Fault("stages", stage, f"accepted: {', '.join(STAGES)}{_did_you_mean(stage, STAGES)}")
@@ -77,9 +95,7 @@ def _target_faults(node: dict[str, Any], key: str) -> Iterator[Fault]:
                     f"{key}.{name}", value, f"accepted: {', '.join(parameters)}{_did_you_mean(name, parameters)}"
                 )
         elif not (isinstance(value, dict) and "_target_" in value):
-            wrong = _type_fault(value, hints.get(name, Any))
-            if wrong:
-                yield Fault(f"{key}.{name}", value, wrong)
+            yield from _type_faults(value, hints.get(name, Any), f"{key}.{name}")
     if not node.get("_partial_"):
         for name, parameter in parameters.items():
             required = parameter.default is inspect.Parameter.empty and parameter.kind not in (
@@ -127,21 +143,30 @@ def _adapter(hint: Any) -> Any:
     return TypeAdapter(hint)
 
 
-def _type_fault(value: Any, hint: Any) -> str | None:
-    """What `hint` would accept where `value` does not fit it, else None."""
+def _type_faults(value: Any, hint: Any, key: str) -> Iterator[Fault]:
+    """Where `value` does not fit `hint`, down to the item of a mapping or list, and what would be accepted there."""
     from pydantic import PydanticSchemaGenerationError, ValidationError
 
-    if hint is Any:
-        return None
+    if hint is Any or value == MISSING:
+        return
     try:
         adapter = _adapter(hint)
     except (PydanticSchemaGenerationError, TypeError):
-        return None  # a Protocol or a class of our own: the node that fills it is checked by itself
+        return  # a Protocol or a class of our own: the node that fills it is checked by itself
     try:
         adapter.validate_python(value, strict=True)
     except ValidationError as error:
-        return "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
-    return None
+        found: dict[str, tuple[Any, dict[str, None]]] = {}
+        for item in error.errors():
+            place, inner = key, value
+            for step in item["loc"]:
+                if isinstance(inner, dict) and step in inner:
+                    place, inner = f"{place}.{step}", inner[step]
+                elif isinstance(inner, list) and isinstance(step, int) and step < len(inner):
+                    place, inner = f"{place}[{step}]", inner[step]
+            found.setdefault(place, (inner, {}))[1][item["msg"]] = None
+        for place, (inner, messages) in found.items():
+            yield Fault(place, inner, "; ".join(messages))
 
 
 def _did_you_mean(word: str, accepted: Any) -> str:

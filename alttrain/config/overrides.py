@@ -26,12 +26,12 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         found: list[Fault] = []
         accepted: list[str] = []
         alternatives: list[tuple[str, str]] = []
-        for argument in sorted(arguments, key=lambda a: "." in _key(a)):  # group choices before the keys inside them
+        for argument in sorted(arguments, key=_order):  # group choices before the keys inside them
             good = []
             for single in _values(argument, found):
                 try:
                     compose(config_name=PRIMARY, overrides=[*accepted, single])
-                except (HydraException, OmegaConfBaseException) as error:
+                except (HydraException, OmegaConfBaseException, ValueError) as error:
                     found.append(_explain(single, error, accepted))
                 else:
                     good.append(single)
@@ -43,10 +43,16 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
             try:
                 configs.append(compose(config_name=PRIMARY, overrides=variant))
                 composed = faults(configs[-1])
-            except (HydraException, OmegaConfBaseException) as error:
+            except (HydraException, OmegaConfBaseException, ValueError) as error:
                 composed = [Fault(getattr(error, "full_key", None) or "config", None, _first_line(error))]
             found += [fault for fault in composed if fault not in found]
         return found, configs
+
+
+def _order(argument: str) -> int:
+    """Hydra's own keys first, which may add config folders; then group choices; then the keys inside them."""
+    key = _key(argument)
+    return 0 if key.startswith("hydra.") else 1 + ("." in key)
 
 
 def _loader() -> ConfigLoader:

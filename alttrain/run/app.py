@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -41,6 +42,9 @@ def main() -> None:
         if not any(argument.split("=")[0] in QUESTIONS for argument in sys.argv[1:]):
             _refuse_faults([argument for argument in sys.argv[1:] if not argument.startswith("-")])
         _app()
+    except HydraException as error:  # of a question, which Hydra answers outside its own error handling
+        print(f"alttrain cannot run this: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -62,7 +62,7 @@ class WandbTracker:
         """Finish the wandb run, or the next job of a sweep would log into it."""
         import wandb
 
-        wandb.finish(quiet=True)
+        wandb.finish()
 
     def summary(self, folder: Path, run: str, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """The final metrics in the run's summary."""
@@ -70,7 +70,7 @@ class WandbTracker:
         try:
             started.summary.update(dict(metrics))
         finally:
-            started.finish(quiet=True)
+            started.finish()
 
     def _start(self, folder: Path, run: str, config: Mapping[str, Any]) -> Any:
         import wandb
