@@ -142,7 +142,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         return tuple(_value(item, arguments[0], where) for item in value)
     if origin in (typing.Union, types.UnionType):
         return value if value is None else _value(value, next(a for a in arguments if a is not type(None)), where)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ValueError(f"{where}: expected an object, found {value!r}")
         return build(value, hint, where)

@@ -53,9 +53,14 @@ class _Gather(torch.autograd.Function):
         return rows.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         back, drop = ctx.saved_tensors
         return gradient.index_select(0, back).index_fill_(0, drop, 0.0), None, None, None
+
+
+def _gather(rows: torch.Tensor, index: torch.Tensor, back: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
+    gathered: torch.Tensor = _Gather.apply(rows, index, back, drop)  # type: ignore[no-untyped-call]
+    return gathered
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ class Rows:
 
 
 def packed_attention(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -161,7 +166,7 @@ def _packed(
     if rows.groups is None:
         rows.groups = group_lengths(rows.lengths, query.device)
     sizes = [group.tokens for group in rows.groups]
-    parts = zip(*(tensor[0].transpose(0, 1).split(sizes) for tensor in (query, key, value)), strict=True)
+    parts = zip(*(torch.split(tensor[0].transpose(0, 1), sizes) for tensor in (query, key, value)), strict=True)
     mixed = []
     for group, tensors in zip(rows.groups, parts, strict=True):
         q, k, v = (_pad(tensor, group) for tensor in tensors)
@@ -169,13 +174,13 @@ def _packed(
             q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
         )
         flat = out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
-        mixed.append(_Gather.apply(flat, group.unpadded, group.padded, group.padding))
+        mixed.append(_gather(flat, group.unpadded, group.padded, group.padding))
     return torch.cat(mixed)[None]
 
 
 def _pad(tokens: torch.Tensor, group: LengthGroup) -> torch.Tensor:
     """(tokens, heads, size) -> (count, heads, longest, size)."""
-    padded = _Gather.apply(tokens, group.padded, group.unpadded, group.padding[:0])
+    padded = _gather(tokens, group.padded, group.unpadded, group.padding[:0])
     return padded.view(group.count, group.longest, *tokens.shape[1:]).transpose(1, 2)
 
 

@@ -31,7 +31,7 @@ class _ResponseLoss(torch.autograd.Function):
         return total / len(targets)
 
     @staticmethod
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * scale.to(gradient.dtype), None, None
 
@@ -42,5 +42,5 @@ def response_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Ten
     The loss is float32 whatever the weights are. `weight` gets no gradient.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        loss: torch.Tensor = _ResponseLoss.apply(hidden, weight, targets)
+        loss: torch.Tensor = _ResponseLoss.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
     return loss

@@ -35,7 +35,7 @@ class _LoRAProduct(torch.autograd.Function):
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, inner, weight, down, up = ctx.saved_tensors
         flat = gradient.reshape(-1, gradient.shape[-1])
         inner_gradient = (flat @ up).mul_(ctx.scale)
@@ -73,7 +73,7 @@ def _plain(layer: Any) -> bool:
 def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
     name = layer.active_adapters[0]
     base = layer.get_base_layer()
-    out: torch.Tensor = _LoRAProduct.apply(
+    out: torch.Tensor = _LoRAProduct.apply(  # type: ignore[no-untyped-call]
         x, base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
     )
     return out

@@ -42,7 +42,7 @@ def load_model(weights: Weights, dtype: torch.dtype, device: str) -> torch.nn.Mo
 def has_fast_bfloat16(device: str) -> bool:
     """Whether the device multiplies bfloat16 matrices natively: any recent GPU, a CPU with AVX512-BF16 or AMX."""
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = Path("/proc/cpuinfo")
     return flags.exists() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
 

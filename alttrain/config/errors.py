@@ -3,5 +3,5 @@
 from hydra.errors import CompactHydraException
 
 
-class RunError(CompactHydraException):  # type: ignore[misc]
+class RunError(CompactHydraException):
     """A run cannot go on, and the message says why and what to do. Hydra prints it without a stack trace."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from alttrain.records import write_text
 
@@ -38,7 +39,7 @@ def collect(runs: Path) -> list[Cell]:
         run = json.loads(record.read_text(encoding="utf-8"))
         for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
             for metric in json.loads(path.read_text(encoding="utf-8"))["metrics"]:
-                numbers = {key: math.nan if value is None else value for key, value in metric.items()}
+                numbers: dict[str, Any] = {k: math.nan if value is None else value for k, value in metric.items()}
                 cells.append(Cell(**run, benchmark=path.parent.name, **numbers))
     return cells
 

@@ -7,7 +7,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 
-class SweepReport(Callback):  # type: ignore[misc]
+class SweepReport(Callback):
     """Shows the table once, when all jobs of a sweep are done."""
 
     def on_multirun_end(self, config: DictConfig, **unused: Any) -> None:

@@ -12,10 +12,10 @@ from alttrain.training.config import SupervisedFineTuning
 from alttrain.training.packing import PackedBatch
 
 
-class SFTModule(pl.LightningModule):
+class SFTModule(pl.LightningModule):  # type: ignore[misc]
     """Cross-entropy on response tokens of packed batches, through a peft model."""
 
-    def __init__(self, model: torch.nn.Module, recipe: SupervisedFineTuning, total_steps: int) -> None:
+    def __init__(self, model: Any, recipe: SupervisedFineTuning, total_steps: int) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints leave the frozen backbone out
         self.model = model
@@ -42,7 +42,7 @@ class SFTModule(pl.LightningModule):
         optimizer = torch.optim.AdamW(
             trainable,
             lr=self.recipe.learning_rate,
-            betas=tuple(self.recipe.betas),
+            betas=(self.recipe.betas[0], self.recipe.betas[1]),
             weight_decay=self.recipe.weight_decay,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)

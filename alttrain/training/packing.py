@@ -37,7 +37,8 @@ class PackedBatch:
 def pack(sequences: Sequence[tokenization.Sequence]) -> PackedBatch:
     """Sequences joined into one row, longest first, which attention likes; position ids restart with each."""
     sequences = sorted(sequences, key=len, reverse=True)
-    keep, start = [], 0
+    keep: list[int] = []
+    start = 0
     for sequence in sequences:
         first = start + len(sequence.prompt) - 1  # the position that predicts the first response token
         keep += range(first, first + len(sequence.response))
