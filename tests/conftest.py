@@ -63,6 +63,7 @@ def tiny_arguments(tiny_folder: Path, tmp_path: Path) -> list[str]:
         "generation.chunk=3",
         "training=demo",
         "training.batch_size=4",
+        "training.max_length=2000",
         "training.checkpoint_every=1",
         "dataset.amounts.harmful=12",
         "dataset.amounts.borderline=2",

@@ -34,6 +34,16 @@ def run(arguments: list[str]) -> Path:
     return execute(config).folder
 
 
+def without(arguments: list[str], *groups: str) -> list[str]:
+    """The overrides outside some groups, whose keys another option of the group does not have."""
+    return [argument for argument in arguments if not argument.startswith(groups)]
+
+
+def no_train(arguments: list[str]) -> list[str]:
+    """The overrides of the No-train baseline."""
+    return [*without(arguments, "training", "rewrite"), "method=no_train"]
+
+
 def hashes(folder: Path) -> dict[str, str]:
     """Content of every file of a run but its log."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "run.log")
@@ -89,7 +99,7 @@ def test_same_seed_in_a_fresh_folder_gives_the_same_bytes(tiny_arguments: list[s
 
 
 def test_no_train_baseline_prompts_as_the_backbone_is(tiny_arguments: list[str]) -> None:
-    folder = run([argument for argument in tiny_arguments if not argument.startswith("training")] + ["method=no_train"])
+    folder = run(no_train(tiny_arguments))
     assert folder.name == "tiny-embedded-none-none-s0"
     assert not (folder / "train.jsonl").exists()
     assert not (folder / "adapter").exists()
@@ -98,7 +108,7 @@ def test_no_train_baseline_prompts_as_the_backbone_is(tiny_arguments: list[str])
 
 
 def test_direct_refusal_trains_on_refusals_only(tiny_arguments: list[str]) -> None:
-    folder = run([*tiny_arguments, "method=direct_refusal", "stages=[rewrite]"])
+    folder = run([*without(tiny_arguments, "rewrite"), "method=direct_refusal", "stages=[rewrite]"])
     examples = read_rows(folder / "train.jsonl", Example)
     assert len(examples) == 12
     assert all(e.label == "harmful" and [s.step for s in e.thought] == ["refusal"] for e in examples)
@@ -117,27 +127,27 @@ def test_a_changed_setting_is_refused_by_name(tiny_arguments: list[str]) -> None
 
 
 def test_changed_generation_is_refused_and_a_new_judge_is_not(tiny_arguments: list[str]) -> None:
-    no_train = [argument for argument in tiny_arguments if not argument.startswith("training")] + ["method=no_train"]
-    folder = run(no_train)
+    arguments = no_train(tiny_arguments)
+    folder = run(arguments)
     generations = folder / "evaluation/embedded_benign/generations.jsonl"
     before = generations.read_bytes()
     with pytest.raises(RunError, match=r"generation\.max_new_tokens: 12 -> 13"):
-        run([*no_train, "generation.max_new_tokens=13"])
-    run([*no_train, "evaluation.benchmarks.embedded_benign.judge.name=other"])
+        run([*arguments, "generation.max_new_tokens=13"])
+    run([*arguments, "+evaluation.benchmarks.embedded_benign.judge.name=other"])
     assert generations.read_bytes() == before
     judgements = read_rows(folder / "evaluation/embedded_benign/judgements.jsonl", Judgement)
     assert {judgement.judge for judgement in judgements} == {"other"}
 
 
 def test_rows_lost_and_torn_are_made_again_the_same(tiny_arguments: list[str]) -> None:
-    no_train = [argument for argument in tiny_arguments if not argument.startswith("training")] + ["method=no_train"]
-    folder = run(no_train)
+    arguments = no_train(tiny_arguments)
+    folder = run(arguments)
     path = folder / "evaluation/embedded_harmful/generations.jsonl"
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:2]) + lines[2][:17])
     (folder / "evaluation/embedded_harmful/metrics.json").unlink()
-    run(no_train)
+    run(arguments)
     assert path.read_bytes() == whole
 
 
@@ -168,7 +178,7 @@ def test_interrupted_anywhere_ends_with_the_same_bytes(tiny_arguments: list[str]
 
 
 def test_a_sweep_runs_both_methods_and_shows_one_table(tiny_arguments: list[str], tmp_path: Path) -> None:
-    arguments = [argument for argument in tiny_arguments if not argument.startswith("training=")]
+    arguments = without(tiny_arguments, "training", "rewrite")
     done = subprocess.run(
         [sys.executable, "-m", "alttrain", "experiment=demo", *arguments],
         env={**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")},
@@ -197,7 +207,7 @@ def test_wandb_offline_needs_no_network_and_gets_no_text(tiny_arguments: list[st
 def test_a_prompt_longer_than_the_context_is_refused(tiny_arguments: list[str], tmp_path: Path) -> None:
     data = tmp_path / "long.jsonl"
     data.write_text(json.dumps({"prompt": "a " * 400, "label": "harmful"}) + "\n")
-    local = [argument for argument in tiny_arguments if not argument.startswith("dataset")]
+    local = without(tiny_arguments, "dataset")
     with pytest.raises(RunError, match=r"dataset, row long-1 \(long\.jsonl:1\): the prompt has 8\d\d tokens"):
         run([*local, "dataset=local", f"dataset.path={data}"])
     assert not (tmp_path / "outputs").exists()

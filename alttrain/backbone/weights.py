@@ -4,6 +4,7 @@ An adapter folder holds adapter_model.safetensors, adapter_config.json, the toke
 model card: with the backbone's name it is all that is needed to use the adapter elsewhere.
 """
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from alttrain.backbone import attention
 from alttrain.backbone.config import Backbone, LoRA
 from alttrain.backbone.source import Weights
+from alttrain.records import write_json
 
 attention.register()
 log = logging.getLogger(__name__)
@@ -94,6 +96,9 @@ def save_adapter(model: Any, tokenizer: PreTrainedTokenizerFast, backbone: Backb
     shutil.rmtree(temporary, ignore_errors=True)
     model.peft_config["default"].base_model_name_or_path = backbone.source
     model.save_pretrained(temporary, save_embedding_layers=False)
+    described = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
+    described["target_modules"].sort()  # peft writes a set, in another order each time
+    write_json(temporary / "adapter_config.json", described)
     tokenizer.chat_template = backbone.template.jinja()
     tokenizer.save_pretrained(temporary)
     (temporary / "README.md").write_text(card, encoding="utf-8")

@@ -9,8 +9,8 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, get_type_hints
+from dataclasses import dataclass, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -148,6 +148,10 @@ def _type_faults(value: Any, hint: Any, key: str) -> Iterator[Fault]:
     from pydantic import PydanticSchemaGenerationError, ValidationError
 
     if hint is Any or value == MISSING:
+        return
+    wanted = [h for h in (hint, *get_args(hint)) if is_dataclass(h)]
+    if wanted and isinstance(value, dict):
+        yield Fault(f"{key}._target_", None, f"missing; expected a node that builds a {wanted[0].__name__}")
         return
     try:
         adapter = _adapter(hint)
