@@ -30,7 +30,7 @@ _STATES = re.compile(
     re.I,
 )
 _NEGATES = re.compile(r"n't\b|\b(?:not(?! only)|no|nothing|neither|never|far from|hardly)\b", re.I)
-_HYPOTHETICAL = re.compile(r"\b(?:if|whether|unless|is|are)\s+(?:\w+\s+){0,2}$", re.I)
+_HYPOTHETICAL = re.compile(r"(?:\b(?:if|whether|unless)|^\W*(?:is|are))\s+(?:\w+\s+){0,2}$", re.I)
 _QUOTED = re.compile('["“][^"”]*["”]')
 _OPENS = re.compile(
     r"^\W*(?:(?:okay|ok|alright|all right|hmm|so|well|first|now|let me see)\W+)*(?:the|this|a) (?:user|person)\s+\w+",
@@ -55,11 +55,13 @@ def verdict(sentence: str) -> Label | None:
     Quoted words are the user's; "whether this is harmful" and "if it is harmful" are no verdicts; a negation turns one.
     """
     text = _QUOTED.sub("", sentence.replace("’", "'"))
-    for found in _STATES.finditer(text):
-        if not _HYPOTHETICAL.search(text[: found.start()]):
-            negated = _NEGATES.search(found["between"]) is not None
-            return "benign" if (found["harmless"] is not None) != negated else "harmful"
-    return None
+    found = _STATES.search(text)
+    while found and _HYPOTHETICAL.search(text[: found.start()]):
+        found = _STATES.search(text, found.start() + 1)
+    if found is None:
+        return None
+    negated = _NEGATES.search(found["between"]) is not None
+    return "benign" if (found["harmless"] is not None) != negated else "harmful"
 
 
 def is_understanding(text: str) -> bool:

@@ -30,6 +30,10 @@ _HARMFUL = (
     "The request is harmful: {aim}, and {outcome}.",
     "This is harmful; {aim}, so {outcome}.",
 )
+_HARMFUL_LAST = (
+    "{aim}, and {outcome}, so this request is harmful.",
+    "{aim}, so {outcome}: this is harmful.",
+)
 
 _BENIGN_REASONS = {
     "everyday": ("it is an everyday question", "it concerns ordinary daily life"),
@@ -55,21 +59,32 @@ _BENIGN = (
     "The request is harmless: {reason}.",
     "This is harmless; {reason}.",
 )
+_BENIGN_LAST = (
+    "{reason}, so this request is harmless.",
+    "{reason}: this is harmless.",
+)
 
 
 @dataclass(frozen=True)
 class TemplateTeacher:
-    """Writes the assessment from label, category and phrasing. Needs no model, takes no time."""
+    """Writes the assessment from label, category and phrasing. Needs no model, takes no time.
+
+    With `reason_first` the sentence ends in its verdict ("It seeks ..., so this request is harmful."): a model that
+    writes it has said what the request is about before it judges.
+    """
 
     name: str = "template"
+    reason_first: bool = False
 
     def __call__(self, example: Example, seed: int) -> Segment:
         """The assessment of one example; the wording is chosen by its id and the seed."""
         if example.label == "harmful":
             aim, outcome = _HARMS.get(example.category, _GENERAL_HARM)
-            text = choose(_HARMFUL, "assessment", example.id, seed).format(aim=aim, outcome=outcome)
+            wordings = _HARMFUL_LAST if self.reason_first else _HARMFUL
+            text = choose(wordings, "assessment", example.id, seed).format(aim=aim, outcome=outcome)
         else:
             reasons = _BENIGN_REASONS.get(example.category, _GENERAL_REASONS)
             reason = _BORDERLINE_REASONS.get(example.phrasing) or choose(reasons, "reason", example.id, seed)
-            text = choose(_BENIGN, "assessment", example.id, seed).format(reason=reason)
-        return Segment("assessment", text, f"teacher:{self.name}")
+            wordings = _BENIGN_LAST if self.reason_first else _BENIGN
+            text = choose(wordings, "assessment", example.id, seed).format(reason=reason)
+        return Segment("assessment", text[0].upper() + text[1:], f"teacher:{self.name}")
