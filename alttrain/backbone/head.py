@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-CHUNK = 256
+CHUNK = 128
 """Positions whose logits exist at one time."""
 
 
