@@ -68,7 +68,6 @@ def tiny_arguments(tiny_folder: Path, tmp_path: Path) -> list[str]:
         "dataset.amounts.harmful=12",
         "dataset.amounts.borderline=2",
         "dataset.amounts.benign=2",
-        "rewrite.original.trace_tokens=4",
-        "rewrite.original.answer_tokens=4",
+        "rewrite.original.tokens=4",
         *(f"evaluation.benchmarks.embedded_{name}.rows.limit=4" for name in ("harmful", "benign", "short_answer")),
     ]

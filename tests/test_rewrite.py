@@ -8,6 +8,7 @@ import pytest
 from alttrain.dataset import embedded_rows
 from alttrain.records import Example, Label, Segment
 from alttrain.rewrite import (
+    ANSWER_CUT,
     AltTrain,
     DirectRefusal,
     Original,
@@ -25,7 +26,7 @@ from alttrain.rewrite import (
 )
 
 TRAIN = embedded_rows("train").examples(None)
-OWN = SelfTrace("I can help with this.", "You answer briefly.", 24, 80)
+OWN = SelfTrace("I can help with this.", tokens=64, draft_words=6)
 ALTTRAIN = AltTrain("alttrain", Restatement(), TemplateTeacher(), OWN)
 DIRECT = DirectRefusal("direct_refusal", "I should not answer this, so I will refuse.")
 
@@ -403,6 +404,8 @@ def test_restatement_is_an_understanding() -> None:
         ("\n\nDough rises! Always.", "I can help with this. Dough rises!"),
         ('He said "wait." Then', 'I can help with this. He said "wait."'),
         ("You need 3.5 grams. More", "I can help with this. You need 3.5 grams."),
+        ("One two three four five six. Then", "I can help with this. One two three four five six."),
+        ("One two three four five six seven. Then", "I can help with this."),
         ("Dough rises", "I can help with this."),
         ("Dough rises\nslowly. Then", "I can help with this."),
         ("   ", "I can help with this."),
@@ -410,8 +413,27 @@ def test_restatement_is_an_understanding() -> None:
         ("1. Preheat the oven. 2. Bake", "I can help with this. 1. Preheat the oven."),
     ],
 )
-def test_trace_is_the_first_whole_sentence(continued: str, trace: str) -> None:
+def test_trace_is_the_first_whole_sentence_if_it_is_short(continued: str, trace: str) -> None:
     assert OWN.trace(continued) == trace
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ("Bread rises. Then it", "Bread rises."),
+        ("Is it? Yes! And th", "Is it? Yes!"),
+        ("It weighs 3.5 gra", None),
+        ("1. Bake it. 2", "1. Bake it."),
+        ("Try this:\n```python\nx = 1. \n", None),
+        ("no end", None),
+    ],
+)
+def test_an_answer_that_did_not_end_keeps_its_whole_sentences(answer: str, kept: str | None) -> None:
+    example, original = Example("b", "Hi?", "benign"), Original("b", "Flour first.", answer, False)
+    filled, reason = with_original(example, original, lambda text: False, keep_sentences=True)
+    assert (filled.answer if filled else None) == kept
+    assert (reason == ANSWER_CUT) == (kept is not None)
+    assert with_original(example, original, lambda text: False)[0] is None
 
 
 ORIGINAL = Original("b", "Flour first.", " So it is.\n", True)

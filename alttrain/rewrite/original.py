@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 
 from alttrain.records import Example, Segment
 
@@ -31,24 +31,25 @@ class Original:
 
 @dataclass(frozen=True)
 class SelfTrace:
-    """Ask the untrained backbone for the trace and the answer of each benign prompt.
+    """Ask the untrained backbone for the trace and the answer of each benign prompt, within `tokens` new tokens.
 
-    A backbone that reasons by itself writes both at once, within `trace_tokens + answer_tokens`. One that does not is
-    asked twice: its trace is the first sentence it writes after `opening`, where that ends within `trace_tokens`, else
-    the opening alone; its answer is the one it gives to the prompt under `system_prompt`, within `answer_tokens`.
-    An answer that does not end within the cap is left out, or with `keep_sentences` kept up to its last whole sentence.
+    A backbone that reasons by itself writes both, and its thought is the trace. For one that does not, the answer is
+    all it writes; its trace is `opening` followed by the draft of that answer: the first sentence, where it has at most
+    `draft_words` words, so that thought and answer agree. An answer that does not end within the cap is left out, or
+    with `keep_sentences` kept up to its last whole sentence.
     """
 
     opening: str
-    system_prompt: str | None
-    trace_tokens: Annotated[int, Gt(0)]
-    answer_tokens: Annotated[int, Gt(0)]
+    tokens: Annotated[int, Gt(0)]
+    draft_words: Annotated[int, Ge(0)]
+    system_prompt: str | None = None
     keep_sentences: bool = False
 
-    def trace(self, continued: str) -> str:
-        """The trace from what the backbone wrote after the opening."""
-        sentence = _FIRST_SENTENCE.match(continued.strip().split("\n")[0])
-        return f"{self.opening} {sentence[0].strip()}" if sentence else self.opening
+    def trace(self, answer: str) -> str:
+        """The trace of a backbone that does not reason, from its answer."""
+        sentence = _FIRST_SENTENCE.match(answer.strip().split("\n")[0])
+        drafts = sentence is not None and len(sentence[0].split()) <= self.draft_words
+        return f"{self.opening} {sentence[0].strip()}" if sentence and drafts else self.opening
 
 
 def whole_sentences(answer: str) -> str:

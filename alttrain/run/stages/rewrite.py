@@ -120,36 +120,15 @@ def _ask(run: Run, session: Session, recipe: SelfTrace, examples: list[Example])
     decoder = session.decoder(run.generation, adapter=None)
     renderer = session.renderer
     log.info("rewrite   asking the backbone for %d original traces and answers", len(examples))
-    if run.backbone.untrained_thought == "open":
-        made = _reasoned(run, recipe, examples, decoder, renderer)
-    else:
-        with bar("traces", len(examples)) as advance:
-            prompts = [renderer.prompt(e.prompt, "absent", opening=recipe.opening) for e in examples]
-            traces = decoder.generate(prompts, recipe.trace_tokens, advance)
-        with bar("answers", len(examples)) as advance:
-            prompts = [renderer.prompt(e.prompt, "absent", system=recipe.system_prompt) for e in examples]
-            answers = decoder.generate(prompts, recipe.answer_tokens, advance)
-        made = [
-            Original(
-                example.id,
-                recipe.trace(renderer.decode(trace)),
-                renderer.decode(answer).strip(),
-                answer[-1] == renderer.end_id,
-            )
-            for example, trace, answer in zip(examples, traces, answers, strict=True)
-        ]
+    mode = run.backbone.untrained_thought
+    prompts = [renderer.prompt(example.prompt, mode, system=recipe.system_prompt) for example in examples]
+    with bar("originals", len(examples)) as advance:
+        written = decoder.generate(prompts, recipe.tokens, advance)
+    made = []
+    for example, ids in zip(examples, written, strict=True):
+        thought, answer, closed = run.backbone.template.split(renderer.decode(ids), mode)
+        trace = thought if mode == "open" else recipe.trace(answer)
+        made.append(Original(example.id, trace, answer, closed and ids[-1] == renderer.end_id))
     del decoder
     free()
-    return made
-
-
-def _reasoned(run: Run, recipe: SelfTrace, examples: list[Example], decoder: Any, renderer: Any) -> list[Original]:
-    """Thought and answer of a backbone that reasons by itself, in one piece."""
-    prompts = [renderer.prompt(example.prompt, "open") for example in examples]
-    with bar("traces", len(examples)) as advance:
-        texts = decoder.generate(prompts, recipe.trace_tokens + recipe.answer_tokens, advance)
-    made = []
-    for example, ids in zip(examples, texts, strict=True):
-        thought, answer, closed = run.backbone.template.split(renderer.decode(ids), "open")
-        made.append(Original(example.id, thought, answer, closed and ids[-1] == renderer.end_id))
     return made
