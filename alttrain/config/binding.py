@@ -149,7 +149,7 @@ def _type_faults(value: Any, hint: Any, key: str) -> Iterator[Fault]:
 
     if hint is Any or value == MISSING:
         return
-    wanted = [h for h in (hint, *get_args(hint)) if is_dataclass(h)]
+    wanted = [h for h in (hint, *get_args(hint)) if isinstance(h, type) and is_dataclass(h)]
     if wanted and isinstance(value, dict):
         yield Fault(f"{key}._target_", None, f"missing; expected a node that builds a {wanted[0].__name__}")
         return

@@ -6,7 +6,7 @@ Reads the packaged `embedded/*.jsonl` or a user's file; writes nothing.
 import random
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -42,7 +42,7 @@ def embedded_path(name: str) -> Path:
 
 @dataclass(frozen=True)
 class EmbeddedPrompts:
-    """The packaged training prompts; `amounts` cuts a category group to so many rows, stratified over its categories.
+    """The packaged training prompts; `amounts` cuts a group to so many rows, stratified by category and phrasing.
 
     Groups are "harmful" (12 hazard categories), "borderline", and "benign" (the other harmless categories); a group
     that `amounts` does not name, or names with None, is taken whole.
@@ -156,15 +156,27 @@ def _fields(
 
 
 def stratified(rows: Sequence[Example], amount: int, seed: int | None) -> list[Example]:
-    """`amount` rows, as evenly over categories as their sizes allow; a larger amount contains every smaller one."""
-    by_category: dict[str, list[Example]] = defaultdict(list)
+    """`amount` rows with the shares of categories, and in each category of phrasings, that all rows have.
+
+    A larger amount contains every smaller one.
+    """
+    return _interleaved(rows, lambda row: row.category, lambda group: _by_phrasing(group, seed))[:amount]
+
+
+def _by_phrasing(rows: Sequence[Example], seed: int | None) -> list[Example]:
+    return _interleaved(shuffled(list(rows), seed), lambda row: row.phrasing, list)
+
+
+def _interleaved(
+    rows: Sequence[Example], key: Callable[[Example], str], order: Callable[[Sequence[Example]], list[Example]]
+) -> list[Example]:
+    """All rows, the groups that `key` makes mixed in proportion to their sizes, each group in its own `order`."""
+    groups: dict[str, list[Example]] = defaultdict(list)
     for row in rows:
-        by_category[row.category].append(row)
-    for category, members in by_category.items():
-        random.Random(f"{category}-{seed}").shuffle(members)
-    ranked = sorted(
-        (index / len(members), category, index)
-        for category, members in by_category.items()
-        for index in range(len(members))
-    )
-    return [by_category[category][index] for _, category, index in ranked[:amount]]
+        groups[key(row)].append(row)
+    ranked = [
+        ((index + 0.5) / len(members), name, row)
+        for name, members in groups.items()
+        for index, row in enumerate(order(members))
+    ]
+    return [row for _, _, row in sorted(ranked, key=lambda entry: entry[:2])]
