@@ -62,6 +62,8 @@ def tiny_arguments(tiny_folder: Path, tmp_path: Path) -> list[str]:
         "generation.max_new_tokens=12",
         "generation.chunk=3",
         "training=demo",
+        "training.epochs=2",
+        "training.learning_rate=0.001",
         "training.batch_size=4",
         "training.max_length=2000",
         "training.checkpoint_every=1",

@@ -167,7 +167,7 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
         (["training.betas=[0.9,1.0]"], r"training\.betas\[1\]=1\.0: .*less than 1"),
         (["adapter.dropout=1"], r"adapter\.dropout=1: .*less than 1"),
         (["adapter.target_modules=q_proj"], r"adapter\.target_modules='q_proj': .*Sequence.*"),
-        (["rewrite.original.trace_tokens=-1"], r"rewrite\.original\.trace_tokens=-1: .*greater than 0"),
+        (["rewrite.original.tokens=-1"], r"rewrite\.original\.tokens=-1: .*greater than 0"),
         (["trainer.accelerator=tpu"], r"trainer\.accelerator='tpu': .*'auto', 'cpu' or 'gpu'"),
         (["generation.dtype=int4"], r"generation\.dtype='int4': .*'auto', 'bfloat16', 'float16' or 'float32'"),
         (
