@@ -22,23 +22,32 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 Label = Literal["harmful", "benign"]
-Step = Literal["understanding", "assessment", "reasoning", "refusal"]
+Step = Literal["understanding", "assessment", "reasoning", "refusal", "primer"]
 """The steps of a thought: problem understanding (PU), harmfulness assessment (HA), and conditional reasoning (CR),
-which is either `reasoning` on or a `refusal`."""
+which is either `reasoning` on or a `refusal`. A `primer` is a fixed opening after which the model is on its own."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One step of a thought, and where its text came from ("trace", "template:...", a teacher's name)."""
+    """One step of a thought, and where its text came from ("trace", "template", "teacher:NAME").
+
+    `prompt_hash` is the hash of the prompt a teacher was asked with, where it was asked.
+    """
 
     step: Step
     text: str
     origin: str = ""
+    prompt_hash: str = ""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt with its label and, where known, the thought and the answer it should be trained on."""
+    """A prompt with its label and, where known, the thought and the answer it should be trained on.
+
+    `turns` are the user's earlier messages of a multi-turn dialogue, oldest first; `prompt` is the last one.
+    `trace_hash` is the hash of the original thought and answer a rewrite started from. A `partial` example trains only
+    the opening of a thought: the thought is not closed, and no answer follows.
+    """
 
     id: str
     prompt: str
@@ -49,6 +58,17 @@ class Example:
     answer: str = ""
     gold: tuple[str, ...] = ()
     source: str = ""
+    trace_hash: str = ""
+    partial: bool = False
+    turns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An example that could not be used, and why."""
+
+    id: str
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 import pytest
 
 from alttrain.dataset import embedded_rows
-from alttrain.records import Example, Label, Segment
+from alttrain.records import Example, Label, Rejected, Segment
 from alttrain.rewrite import (
     ANSWER_CUT,
     AltTrain,
     DirectRefusal,
     Original,
-    Rejected,
     Restatement,
     SelfTrace,
     Structure,

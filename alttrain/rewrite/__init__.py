@@ -14,7 +14,7 @@ Pure and deterministic: a wording is chosen by hashing the example's id with the
 from alttrain.rewrite.original import ANSWER_CUT, Original, SelfTrace, with_original
 from alttrain.rewrite.parser import is_understanding, parse, render, verdict
 from alttrain.rewrite.restatement import Restatement
-from alttrain.rewrite.structures import AltTrain, DirectRefusal, Rejected, Structure, Untouched
+from alttrain.rewrite.structures import AltTrain, DirectRefusal, Structure, Untouched
 from alttrain.rewrite.teachers import TemplateTeacher
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "AltTrain",
     "DirectRefusal",
     "Original",
-    "Rejected",
     "Restatement",
     "SelfTrace",
     "Structure",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from alttrain.records import Example, Label, Segment
+from alttrain.records import Example, Label, Rejected, Segment
 from alttrain.rewrite.original import SelfTrace
 from alttrain.rewrite.wording import choose
 
@@ -33,14 +33,6 @@ _CARE = (
     "talk to someone you trust.",
     "I can't help with this, but you don't have to face it alone. Please reach out to a crisis line or a doctor.",
 )
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """An example that a structure cannot use, and why."""
-
-    id: str
-    reason: str
 
 
 class Structure(Protocol):

@@ -15,8 +15,8 @@ from typing import Any
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.evaluation.refusal import judge_refusal
-from alttrain.records import Example, read_rows, write_json, write_rows
-from alttrain.rewrite import ANSWER_CUT, Original, Rejected, SelfTrace, with_original
+from alttrain.records import Example, Rejected, read_rows, write_json, write_rows
+from alttrain.rewrite import ANSWER_CUT, Original, SelfTrace, with_original
 from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
