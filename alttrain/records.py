@@ -96,7 +96,9 @@ class Generation:
 class Judgement:
     """One judge's verdict on one generation: True, False, or None where the judge could not decide.
 
-    The meaning of True is the judge's (`refused`, `correct`); `evidence` is the phrase or value the verdict rests on.
+    The meaning of True is the judge's (`refused`, `correct`, `unsafe`); `evidence` is the phrase or value the verdict
+    rests on. `probability` is the judge's of its verdict being True, `value` a graded score of 0 to 1 (F1, ROUGE, a
+    rubric), `raw` what a judge that is a model wrote; `error` says why there is no verdict.
     """
 
     id: str
@@ -104,6 +106,9 @@ class Judgement:
     verdict: bool | None
     evidence: str = ""
     error: str = ""
+    probability: float | None = None
+    value: float | None = None
+    raw: str = ""
 
 
 Row = TypeVar("Row")

@@ -72,7 +72,8 @@ def test_rows_survive_a_file(write: Callable[[Path, list[Any]], None], row: Any,
 def test_text_is_kept_readable() -> None:
     """Letters outside ASCII are written as themselves."""
     assert "日本" in encode(FULL)
-    assert json.loads(encode(FULL))["thought"][0] == {"step": "understanding", "text": "One.", "origin": "restatement"}
+    first = {"step": "understanding", "text": "One.", "origin": "restatement", "prompt_hash": ""}
+    assert json.loads(encode(FULL))["thought"][0] == first
 
 
 def test_defaults_fill_absent_fields() -> None:
