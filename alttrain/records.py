@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import msgspec
+
 Label = Literal["harmful", "benign"]
 Step = Literal["understanding", "assessment", "reasoning", "refusal", "primer"]
 """The steps of a thought: problem understanding (PU), harmfulness assessment (HA), and conditional reasoning (CR),
@@ -177,15 +179,30 @@ def _value(value: Any, hint: Any, where: str) -> Any:
 
 
 def iterate_rows(path: Path, row_type: type[Row]) -> Iterator[Row]:
-    """Rows of a JSON lines file, one at a time. Raises ValueError that names file and line."""
+    """Rows of a JSON lines file, one at a time. Raises ValueError that names file and line.
+
+    msgspec reads a row some ten times faster than `decode`, which is kept for what msgspec does not do: telling a
+    fault in our words, and refusing unknown fields. Those are looked for in the first row: one version writes a file.
+    """
+    decoder = msgspec.json.Decoder(row_type)
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    text = line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise ValueError(f"{path}:{number}: not UTF-8: {error.reason}") from error
-                yield decode(text, row_type, f"{path}:{number}")
+            if not line.strip():
+                continue
+            if number == 1:
+                yield decode(_utf8(line, f"{path}:{number}"), row_type, f"{path}:{number}")
+                continue
+            try:
+                yield decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                yield decode(_utf8(line, f"{path}:{number}"), row_type, f"{path}:{number}")
+
+
+def _utf8(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8: {error.reason}") from error
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:

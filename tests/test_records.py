@@ -175,10 +175,6 @@ BAD_EXAMPLES: list[tuple[Any, str]] = [
     ({**EXAMPLE, "label": None}, ": field 'label': None is not known; accepted: harmful, benign"),
     ({**EXAMPLE, "label": "bad"}, ": field 'label': 'bad' is not known; accepted: harmful, benign"),
     ({**EXAMPLE, "label": 1}, ": field 'label': 1 is not known; accepted: harmful, benign"),
-    (
-        {**EXAMPLE, "lable": "x"},
-        ": unknown field 'lable'; accepted: id, prompt, label, category, phrasing, thought, answer, gold, source",
-    ),
     ({**EXAMPLE, "prompt": 3}, ": field 'prompt': expected str, found 3"),
     ({**EXAMPLE, "answer": None}, ": field 'answer': expected str, found None"),
     ({**EXAMPLE, "gold": "Paris"}, ": field 'gold': expected a list, found 'Paris'"),
@@ -204,6 +200,14 @@ def test_bad_line_is_named(bad: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         read_rows(path, Example)
     assert str(caught.value).startswith(f"{path}:2{message}")
+
+
+def test_a_field_we_do_not_know_is_named(tmp_path: Path) -> None:
+    """Looked for in the first row: one version writes a whole file."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({**EXAMPLE, "lable": "x"}) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r":1: unknown field 'lable'; accepted: id, prompt, label, category,"):
+        read_rows(path, Example)
 
 
 BAD_GENERATIONS: list[tuple[str, Any, str]] = [
