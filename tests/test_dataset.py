@@ -1,4 +1,4 @@
-"""Datasets: what the embedded sets promise, near-duplicates, stratified subsets, and local files row by row."""
+"""Rows: what the embedded sets promise, near-duplicates, stratified subsets, and files row by row."""
 
 import gzip
 import json
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from alttrain.dataset import EmbeddedPrompts, LocalFile, embedded_path, embedded_rows, near_duplicates
+from alttrain.dataset import Dataset, Rows, embedded_path, embedded_rows, near_duplicates
 from alttrain.dataset.duplicates import words
 from alttrain.dataset.rows import content_hash, read_raw
-from alttrain.dataset.sources import stratified
+from alttrain.dataset.strata import stratified
 from alttrain.records import Example
 
 TRAIN = embedded_rows("train").examples(None)
@@ -203,7 +203,14 @@ def test_choice_is_decided_by_the_seed() -> None:
     assert len({tuple(sorted(chosen)) for chosen in ids.values()}) == 3
 
 
-# --- EmbeddedPrompts ---
+# --- the embedded prompts as a dataset ---
+
+GROUPS = {"harmful": None, "borderline": None, "benign": None}
+
+
+def embedded(**amounts: int) -> Dataset:
+    """What conf/dataset/embedded.yaml builds, with some amounts overridden."""
+    return Dataset("embedded", {"embedded": embedded_rows("train")}, {**GROUPS, **amounts})
 
 
 def group(example: Example) -> str:
@@ -211,61 +218,71 @@ def group(example: Example) -> str:
     return "borderline" if example.category == "borderline" else example.label
 
 
+CHOSEN = {
+    0: "h-elc-105 h-ipv-105 h-ncr-105 b-ctx-015 b-mat-028 h-iwp-105 b-day-036 h-hte-105 b-tgt-018 b-hom-023 b-kno-076 "
+    "h-dfm-105",
+    1: "b-kno-034 b-day-006 b-mat-014 h-ipv-001 b-tgt-040 h-elc-001 h-ncr-001 b-ctx-039 h-hte-001 h-dfm-001 b-hom-034 "
+    "h-iwp-001",
+}
+
+
+@pytest.mark.parametrize("seed", CHOSEN)
+def test_choice_of_the_embedded_prompts_is_pinned(seed: int) -> None:
+    """A published result names its seed, so that the seed must go on choosing the same rows in the same order."""
+    chosen = embedded(harmful=6, borderline=3, benign=3).examples(seed)
+    assert [example.id for example in chosen] == CHOSEN[seed].split()
+
+
 def test_embedded_prompts_without_amounts_are_all() -> None:
-    examples = EmbeddedPrompts("all").examples(None)
-    assert sorted(examples, key=lambda e: e.id) == sorted(TRAIN, key=lambda e: e.id)
+    assert sorted(embedded().examples(None), key=lambda e: e.id) == sorted(TRAIN, key=lambda e: e.id)
+
+
+def test_no_embedded_prompt_stands_in_an_embedded_benchmark() -> None:
+    benchmarks = {name: prompts(rows) for name, rows in SETS.items() if name != "train"}
+    assert embedded().select(0, benchmarks).report["decontamination"] == []
 
 
 def test_amounts_cut_their_groups_alone() -> None:
     whole = Counter(map(group, TRAIN))
-    some = Counter(map(group, EmbeddedPrompts("some", {"harmful": 24, "borderline": 0, "benign": None}).examples(1)))
+    some = Counter(map(group, embedded(harmful=24, borderline=0).examples(1)))
     assert some == {"harmful": 24, "benign": whole["benign"]}
-    assert Counter(map(group, EmbeddedPrompts("some", {"benign": 10}).examples(1))) == {**whole, "benign": 10}
+    assert Counter(map(group, embedded(benign=10).examples(1))) == {**whole, "benign": 10}
 
 
 def test_amounts_are_spread_over_categories() -> None:
-    examples = EmbeddedPrompts("some", {"harmful": 24, "borderline": 0, "benign": 0}).examples(5)
+    examples = embedded(harmful=24, borderline=0, benign=0).examples(5)
     assert set(Counter(example.category for example in examples).values()) == {2}
     assert len({example.category for example in examples}) == 12
 
 
-def test_order_and_choice_are_decided_by_the_seed() -> None:
-    source = EmbeddedPrompts("some", {"harmful": 20, "borderline": 20, "benign": 20})
-    first, again, other = (prompts(source.examples(seed)) for seed in (0, 0, 1))
-    assert first == again
-    assert set(first) != set(other)
-    whole = [prompts(EmbeddedPrompts("all").examples(seed)) for seed in (0, 1)]
-    assert whole[0] != whole[1]
-    assert sorted(whole[0]) == sorted(whole[1])
-
-
 def test_embedded_groups_are_mixed_by_the_seed() -> None:
     """A batch from the front holds more than one group."""
-    front = EmbeddedPrompts("all").examples(0)[:40]
+    front = embedded().examples(0)[:40]
     assert {group(example) for example in front} == {"harmful", "borderline", "benign"}
 
 
 def test_unknown_group_is_refused() -> None:
     with pytest.raises(ValueError, match=r"dataset\.amounts\.harmfull: no such group; accepted: ") as caught:
-        EmbeddedPrompts("x", {"harmfull": 3}).examples(0)
-    assert set(str(caught.value).rpartition("accepted: ")[2].split(", ")) == {"harmful", "borderline", "benign"}
+        embedded(harmfull=3).examples(0)
+    accepted = set(str(caught.value).rpartition("accepted: ")[2].split(", "))
+    assert accepted == {"harmful", "benign", "embedded", *(example.category for example in TRAIN)}
 
 
 def test_too_large_amount_is_refused() -> None:
     count = sum(group(example) == "borderline" for example in TRAIN)
-    assert len(EmbeddedPrompts("x", {"borderline": count, "harmful": 0, "benign": 0}).examples(0)) == count
+    assert len(embedded(borderline=count, harmful=0, benign=0).examples(0)) == count
     with pytest.raises(ValueError, match=rf"amounts\.borderline={count + 1}: the group has only {count} prompts"):
-        EmbeddedPrompts("x", {"borderline": count + 1}).examples(0)
+        embedded(borderline=count + 1).examples(0)
 
 
 def test_content_is_the_hash_of_the_file(tmp_path: Path) -> None:
-    assert EmbeddedPrompts("x").content() == {"train": content_hash(embedded_path("train"))}
+    assert embedded().content() == {"embedded/train.jsonl": content_hash(embedded_path("train"))}
     path = tmp_path / "a.csv"
     path.write_bytes(b"abc")
-    assert LocalFile("x", str(path)).content() == {"a.csv": "ba7816bf8f01cfea"}
+    assert Rows("x", str(path)).content() == {"a.csv": "ba7816bf8f01cfea"}
 
 
-# --- LocalFile ---
+# --- files ---
 
 ROW = {"prompt": "Hi?", "label": "benign"}
 
@@ -280,7 +297,7 @@ def jsonl(path: Path, *rows: Any) -> str:
 def test_json_lines_are_read(tmp_path: Path) -> None:
     row = {"id": 7, "prompt": "Hi?", "label": "harmful", "category": "c", "phrasing": "order", "answer": "A"}
     path = jsonl(tmp_path / "a.jsonl", {**row, "gold": "G", "other": 1}, "", {**ROW, "gold": ["x", "y"]})
-    assert LocalFile("x", path).examples(None) == [
+    assert Rows("x", path).examples(None) == [
         Example("7", "Hi?", "harmful", "c", "order", (), "A", ("G",), "a.jsonl:1"),
         Example("a-2", "Hi?", "benign", gold=("x", "y"), source="a.jsonl:3"),
     ]
@@ -289,7 +306,7 @@ def test_json_lines_are_read(tmp_path: Path) -> None:
 def test_json_array_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps([ROW, {**ROW, "prompt": "Two?"}], indent=1), encoding="utf-8")
-    examples = LocalFile("x", str(path)).examples(None)
+    examples = Rows("x", str(path)).examples(None)
     assert [(e.id, e.prompt, e.source) for e in examples] == [
         ("a-1", "Hi?", "a.json: row 1"),
         ("a-2", "Two?", "a.json: row 2"),
@@ -299,7 +316,7 @@ def test_json_array_is_read(tmp_path: Path) -> None:
 def test_csv_keeps_quoted_newlines_and_skips_the_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes('\ufeffprompt,label\r\n"One, ""é""\nand two",benign\r\n\r\nThree,harmful\r\n'.encode())
-    examples = LocalFile("x", str(path)).examples(None)
+    examples = Rows("x", str(path)).examples(None)
     assert [(e.prompt, e.label) for e in examples] == [('One, "é"\nand two', "benign"), ("Three", "harmful")]
     assert examples[1].source == "a.csv:5"
 
@@ -307,7 +324,7 @@ def test_csv_keeps_quoted_newlines_and_skips_the_byte_order_mark(tmp_path: Path)
 def test_json_lines_skip_the_byte_order_mark_and_carriage_returns(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROW).encode() + b"\r\n" + json.dumps(ROW).encode() + b"\r\n")
-    assert len(LocalFile("x", str(path)).examples(None)) == 2
+    assert len(Rows("x", str(path)).examples(None)) == 2
 
 
 @pytest.mark.parametrize(
@@ -320,14 +337,14 @@ def test_json_lines_skip_the_byte_order_mark_and_carriage_returns(tmp_path: Path
 )
 def test_gz_is_inflated(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(gzip.compress(text.encode()))
-    assert prompts(LocalFile("x", str(tmp_path / name)).examples(None)) == ["Hi?"]
+    assert prompts(Rows("x", str(tmp_path / name)).examples(None)) == ["Hi?"]
 
 
 def test_columns_and_constants_fill_fields(tmp_path: Path) -> None:
     """As for XSTest: a mapped column beats one of the same name, and a constant the column of its name."""
     path = tmp_path / "a.csv"
     path.write_text("ask,prompt,type,label\nHow?,no,homonym,safe\n", encoding="utf-8")
-    source = LocalFile("x", str(path), columns={"prompt": "ask", "category": "type"}, constants={"label": "benign"})
+    source = Rows("x", str(path), columns={"prompt": "ask", "category": "type"}, constants={"label": "benign"})
     (example,) = source.examples(None)
     assert (example.prompt, example.category, example.label) == ("How?", "homonym", "benign")
 
@@ -335,29 +352,29 @@ def test_columns_and_constants_fill_fields(tmp_path: Path) -> None:
 def test_field_that_is_mapped_and_constant_is_not_called_missing(tmp_path: Path) -> None:
     """Mapped columns come first."""
     path = jsonl(tmp_path / "a.jsonl", {**ROW, "kind": "harmful"})
-    source = LocalFile("x", path, columns={"label": "kind"}, constants={"label": "benign"})
+    source = Rows("x", path, columns={"label": "kind"}, constants={"label": "benign"})
     assert source.examples(None)[0].label == "harmful"
 
 
 def test_where_keeps_matching_rows(tmp_path: Path) -> None:
     rows = [{**ROW, "prompt": str(i), "set": "ab"[i % 2], "part": "xyz"[i % 3]} for i in range(12)]
     path = jsonl(tmp_path / "a.jsonl", *rows)
-    assert prompts(LocalFile("x", path, where={"set": "a", "part": "x"}).examples(None)) == ["0", "6"]
-    assert [e.id for e in LocalFile("x", path, where={"set": "b"}).examples(None)][:2] == ["a-2", "a-4"]
+    assert prompts(Rows("x", path, where={"set": "a", "part": "x"}).examples(None)) == ["0", "6"]
+    assert [e.id for e in Rows("x", path, where={"set": "b"}).examples(None)][:2] == ["a-2", "a-4"]
 
 
 def test_rows_that_the_filter_drops_are_not_checked(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"prompt": "", "label": "unsafe", "set": "b"}, {**ROW, "set": "a"})
-    assert prompts(LocalFile("x", path, where={"set": "a"}).examples(None)) == ["Hi?"]
+    assert prompts(Rows("x", path, where={"set": "a"}).examples(None)) == ["Hi?"]
 
 
 def test_limit_cuts_after_the_shuffle(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", *({**ROW, "prompt": str(i)} for i in range(50)))
-    assert prompts(LocalFile("x", path, limit=3).examples(None)) == ["0", "1", "2"]
-    cut = prompts(LocalFile("x", path, limit=10).examples(4))
-    assert cut == prompts(LocalFile("x", path).examples(4))[:10]
-    assert cut != prompts(LocalFile("x", path, limit=10).examples(5))
-    assert len(LocalFile("x", path, limit=99).examples(4)) == 50
+    assert prompts(Rows("x", path, limit=3).examples(None)) == ["0", "1", "2"]
+    cut = prompts(Rows("x", path, limit=10).examples(4))
+    assert cut == prompts(Rows("x", path).examples(4))[:10]
+    assert cut != prompts(Rows("x", path, limit=10).examples(5))
+    assert len(Rows("x", path, limit=99).examples(4)) == 50
 
 
 BAD_LINES: list[tuple[Any, str]] = [
@@ -376,44 +393,40 @@ BAD_LINES: list[tuple[Any, str]] = [
 def test_bad_json_line_is_named(row: Any, message: str, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", ROW, row, ROW)
     with pytest.raises(ValueError, match=r".") as caught:
-        LocalFile("x", path).examples(None)
+        Rows("x", path).examples(None)
     assert str(caught.value).startswith(path + message)
 
 
 def test_duplicate_id_names_both_places(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {**ROW, "id": "q"}, ROW, {**ROW, "id": "q"})
     with pytest.raises(ValueError, match=r".") as caught:
-        LocalFile("x", path).examples(None)
+        Rows("x", path).examples(None)
     assert str(caught.value) == f"{path}:3: id 'q' stands already at {path}:1; ids must be unique"
 
 
 def test_missing_column_is_named_with_those_there(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"goal": "Hi?", "label": "benign"})
     with pytest.raises(ValueError, match=r".") as caught:
-        LocalFile("x", path, columns={"prompt": "gaol"}).examples(None)
+        Rows("x", path, columns={"prompt": "gaol"}).examples(None)
     assert str(caught.value) == f"{path}:1: missing field 'gaol' (the column for prompt); columns: goal, label"
 
 
 def test_missing_filter_column_is_named_with_those_there(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", ROW)
     with pytest.raises(ValueError, match=r"a\.jsonl:1: no column 'set' to filter by; columns: prompt, label"):
-        LocalFile("x", path, where={"set": "a"}).examples(None)
+        Rows("x", path, where={"set": "a"}).examples(None)
 
 
 @pytest.mark.parametrize(("columns", "constants"), [({"promt": "prompt"}, {}), ({}, {"promt": "prompt"})])
-def test_unknown_field_of_a_mapping_is_named(
-    columns: dict[str, str], constants: dict[str, str], tmp_path: Path
-) -> None:
-    path = jsonl(tmp_path / "a.jsonl", ROW)
-    accepted = "accepted fields: id, prompt, label, category, phrasing, answer, gold"
-    with pytest.raises(ValueError, match=f"columns or constants name 'promt'; {accepted}"):
-        LocalFile("x", path, columns, constants).examples(None)
+def test_unknown_field_of_a_mapping_is_named(columns: dict[str, str], constants: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"rows x: (columns|constants) names 'promt'; accepted fields: id, prompt, "):
+        Rows("x", "a.jsonl", columns=columns, constants=constants)
 
 
 def test_filter_that_nothing_passes_is_refused(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {**ROW, "set": "a"})
     with pytest.raises(ValueError, match=r"a\.jsonl: no row passes the filter \{'set': 'b'\}"):
-        LocalFile("x", path, where={"set": "b"}).examples(None)
+        Rows("x", path, where={"set": "b"}).examples(None)
 
 
 BAD_FILES: list[tuple[str, bytes, str]] = [
@@ -429,7 +442,11 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("a.csv", b"prompt,label\nHi?,benign,x\n", ":2: the row has not as many cells as the header has columns"),
     ("a.csv", b'prompt,label\n"Hi?" x,benign\n', ":2: malformed CSV: "),
     ("a.csv", b'prompt,label\nHi?,benign\n"Hi', ":3: malformed CSV: "),
-    ("a.txt", b"Hi?", ": unknown kind of data file 'txt'; accepted: jsonl, json, csv, each also as .gz"),
+    (
+        "a.txt",
+        b"Hi?",
+        ": unknown kind of data file 'txt'; accepted: jsonl, json, csv, tsv, each also as .gz, and parquet",
+    ),
     ("a.jsonl", b'{"prompt": "\xe9"}', ": not readable as UTF-8 text: "),
     ("a.jsonl.gz", b'{"prompt": "x"}', ": not readable as UTF-8 text: "),
     ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}', mtime=0)[:-12], ": not readable as UTF-8 text: "),
@@ -450,7 +467,7 @@ def test_bad_file_is_named(name: str, content: bytes, message: str, tmp_path: Pa
 
 def test_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.csv: no such data file"):
-        LocalFile("x", str(tmp_path / "none.csv")).examples(None)
+        Rows("x", str(tmp_path / "none.csv")).examples(None)
 
 
 def test_embedded_rows_are_a_packaged_file() -> None:

@@ -1,13 +1,29 @@
-"""Rows of a source -> Examples. No torch.
+"""Rows of a source -> Examples, and a seeded choice among them. No torch.
 
-- `EmbeddedPrompts`  the training prompts packaged with alttrain, as a seeded, stratified subset
-- `LocalFile`        JSON, JSON lines or CSV on disk, through a column map
+- `Dataset`          a mixture of sources: amounts, decontamination, near-duplicates, held-out rows, all counted
+- `Rows`             JSON, JSON lines, CSV or Parquet on disk, or a set on the hub, through a column map
+- `embedded_rows`    a file packaged with alttrain
+- `local_file`       a dataset of one file of the user's own
 - `near_duplicates`  prompts that are one sentence with a slot changed
+- `contaminated`     training prompts that stand in a benchmark
 
 A source is any object with `name`, `examples(seed)` and `content()` (the hash of each file it reads).
 """
 
+from alttrain.dataset.decontamination import Match, contaminated
 from alttrain.dataset.duplicates import near_duplicates
-from alttrain.dataset.sources import EmbeddedPrompts, ExampleSource, LocalFile, embedded_path, embedded_rows
+from alttrain.dataset.selection import Dataset, Selection, local_file
+from alttrain.dataset.sources import ExampleSource, Rows, embedded_path, embedded_rows
 
-__all__ = ["EmbeddedPrompts", "ExampleSource", "LocalFile", "embedded_path", "embedded_rows", "near_duplicates"]
+__all__ = [
+    "Dataset",
+    "ExampleSource",
+    "Match",
+    "Rows",
+    "Selection",
+    "contaminated",
+    "embedded_path",
+    "embedded_rows",
+    "local_file",
+    "near_duplicates",
+]

@@ -1,6 +1,6 @@
-"""Raw rows of a JSON, JSON lines or CSV file, each with the place it stands at, for error messages.
+"""Raw rows of a JSON, JSON lines, CSV, TSV or Parquet file, each with the place it stands at, for error messages.
 
-A file name ending in .gz is inflated. CSV is read with its quoted newlines kept and a byte-order mark skipped.
+A text file whose name ends in .gz is inflated. CSV and TSV are read with its quoted newlines kept and a byte-order mark skipped.
 """
 
 import csv
@@ -10,22 +10,26 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+_LONGEST_CELL = 1 << 27  # characters of a CSV cell; a runaway trace passes the csv module's own limit of 128 K
 
 
 def read_raw(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """(place, row) of every row. Raises FileNotFoundError, or ValueError naming file and line for a malformed row."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data file")
-    text = _text(path)
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
-    readers = {"jsonl": _jsonl, "json": _json, "csv": _csv}
-    if kind not in readers:
-        raise ValueError(
-            f"{path}: unknown kind of data file {kind!r}; accepted: {', '.join(readers)}, each also as .gz"
-        )
-    rows = list(readers[kind](path, text))
+    readers = {"jsonl": _jsonl, "json": _json, "csv": _csv, "tsv": partial(_csv, delimiter="\t")}
+    if kind == "parquet" and path.suffix != ".gz":
+        rows = list(_parquet(path))
+    elif kind in readers:
+        rows = list(readers[kind](path, _text(path)))
+    else:
+        accepted = f"{', '.join(readers)}, each also as .gz, and parquet"
+        raise ValueError(f"{path}: unknown kind of data file {kind!r}; accepted: {accepted}")
     if not rows:
         raise ValueError(f"{path}: the file holds no rows")
     return rows
@@ -60,8 +64,9 @@ def _json(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, _object(place, row)
 
 
-def _csv(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _csv(path: Path, text: str, delimiter: str = ",") -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
         for row in reader:
             place = f"{path}:{reader.reader.line_num}"
@@ -70,6 +75,18 @@ def _csv(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield place, dict(row)
     except csv.Error as error:
         raise ValueError(f"{path}:{reader.reader.line_num}: malformed CSV: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.ParquetFile(path).read()
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path}: not readable as Parquet: {str(error).splitlines()[0]}") from error
+    for number, row in enumerate(table.to_pylist(), 1):
+        yield f"{path}: row {number}", row
 
 
 def _parse(place: str, text: str) -> Any:

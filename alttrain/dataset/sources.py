@@ -1,24 +1,22 @@
-"""Sources of Examples: the packaged prompts and local files. Seeded, and checked row by row before anything trains.
+"""Sources of rows: a file on disk, or a data set on the hub with its upstream file, read through a column map.
 
-Reads the packaged `embedded/*.jsonl` or a user's file; writes nothing.
+Every row is checked before anything trains. Reads the packaged `embedded/*.jsonl`, a user's file, `data_dir/file`, or
+the hub's cache; writes nothing.
 """
 
-import random
-import re
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 
+from alttrain.dataset import hub as hub_room
+from alttrain.dataset.columns import Columns, Scalar
 from alttrain.dataset.rows import content_hash, read_raw
-from alttrain.records import Example, build
-
-FIELDS = ("id", "prompt", "label", "category", "phrasing", "answer", "gold")
-"""The fields of an Example that a file's columns may fill."""
+from alttrain.dataset.strata import shuffled
+from alttrain.records import Example, Label, Rejected
 
 
 class ExampleSource(Protocol):
@@ -26,7 +24,7 @@ class ExampleSource(Protocol):
 
     @property
     def name(self) -> str:
-        """The dataset's part of the run's name."""
+        """The name of the set."""
 
     def examples(self, seed: int | None) -> list[Example]:
         """All examples, in an order that only `seed` decides (None: file order). Raises ValueError naming a bad row."""
@@ -35,148 +33,176 @@ class ExampleSource(Protocol):
         """The hash of each file read, for the run's fingerprint."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What one reading of a source gave: `origin` says of what (a file's name, or a hub id with its commit)."""
+
+    examples: list[Example]
+    rejected: list[Rejected]
+    origin: str
+
+
+class RowSource(ExampleSource, Protocol):
+    """A source that also tells which rows it could not use."""
+
+    def read(self, seed: int | None) -> Reading:
+        """The rows that `examples(seed)` gives, in file order, and the rows that gave none."""
+
+
 def embedded_path(name: str) -> Path:
     """A file packaged with alttrain: "train", "evaluation_harmful", "evaluation_benign" or "short_answer"."""
     return Path(str(resources.files("alttrain.dataset") / "embedded" / f"{name}.jsonl"))
 
 
 @dataclass(frozen=True)
-class EmbeddedPrompts:
-    """The packaged training prompts; `amounts` cuts a group to so many rows, stratified by category and phrasing.
+class Rows:
+    """A set of rows in a file, on the hub, or both.
 
-    Groups are "harmful" (12 hazard categories), "borderline", and "benign" (the other harmless categories); a group
-    that `amounts` does not name, or names with None, is taken whole.
+    `path` is a file of the user's own. Otherwise the set is `hub` (id, `config`, `split`, `revision`; null is the hub's
+    current one) and, where `data_dir` is set, its upstream file `data_dir/file`, which must then be there. A row needs
+    a prompt and a label; ids default to the row's place. The other parameters are those of `Columns`. A row without a
+    usable trace is left out by name; a malformed one is an error.
+
+    A * in the name of `file` stands for all files that match, in the order of their names; each row then has a column
+    `part`, the name of its file without its ending. `sample` keeps the rows that Hugging Face's `shuffle(sample_seed)`
+    would put first among those that pass the filter, in file order.
     """
 
     name: str
-    amounts: Mapping[str, Annotated[int, Ge(0)] | None] = field(default_factory=dict)
-
-    def examples(self, seed: int | None) -> list[Example]:
-        """The chosen prompts, shuffled by `seed`. Raises ValueError for an unknown group or one with too few rows."""
-        path = embedded_path("train")
-        groups: dict[str, list[Example]] = defaultdict(list)
-        for example in examples_from(path, {}, {}, {}):
-            groups["borderline" if example.category == "borderline" else example.label].append(example)
-        for group, amount in self.amounts.items():
-            if group not in groups:
-                raise ValueError(f"dataset.amounts.{group}: no such group; accepted: {', '.join(groups)}")
-            if amount is None:
-                continue
-            if amount > len(groups[group]):
-                raise ValueError(f"dataset.amounts.{group}={amount}: the group has only {len(groups[group])} prompts")
-            groups[group] = stratified(groups[group], amount, seed)
-        return shuffled([example for group in groups.values() for example in group], seed)
-
-    def content(self) -> dict[str, str]:
-        """Hash of the packaged file."""
-        return {"train": content_hash(embedded_path("train"))}
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """A user's JSON, JSON lines or CSV file. `columns` maps our field names to the file's, `constants` fills the rest.
-
-    `where` keeps only rows whose column equals a value. Rows need a prompt and a label; ids default to the row's place.
-    """
-
-    name: str
-    path: str
-    columns: Mapping[str, str] = field(default_factory=dict)
+    path: str | None = None
+    hub: str | None = None
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    file: str | None = None
+    data_dir: str | None = None
+    columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)
-    where: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, Scalar | Sequence[Scalar]] = field(default_factory=dict)
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    extract: Mapping[str, str] = field(default_factory=dict)
+    erase: Mapping[str, str] = field(default_factory=dict)
+    thought_tags: Sequence[str] = ()
+    answer_tags: Sequence[str] = ()
+    golds: Sequence[str] = ()
+    choices: Sequence[str] = ()
+    choice_seed: int | None = None
+    sample: Annotated[int, Gt(0)] | None = None
+    sample_seed: int = 42
     limit: Annotated[int, Gt(0)] | None = None
 
+    def __post_init__(self) -> None:
+        if bool(self.path) == bool(self.hub or self.file):
+            raise ValueError(f"rows {self.name}: give either path, or hub and file, not both and not neither")
+        self._map.check(f"rows {self.name}")
+
     def examples(self, seed: int | None) -> list[Example]:
-        """The rows, shuffled by `seed` before `limit` cuts them; with no seed in file order."""
-        return shuffled(examples_from(Path(self.path), self.columns, self.constants, self.where), seed)[: self.limit]
+        """The usable rows, shuffled by `seed` before `limit` cuts them; with no seed in file order."""
+        return shuffled(self._all().examples, seed)[: self.limit]
+
+    def read(self, seed: int | None) -> Reading:
+        """The rows that `examples` gives, in file order, and those left out."""
+        reading = self._all()
+        chosen = {example.id for example in shuffled(reading.examples, seed)[: self.limit]}
+        return replace(reading, examples=[example for example in reading.examples if example.id in chosen])
+
+    def _all(self) -> Reading:
+        examples: list[Example] = []
+        rejected: list[Rejected] = []
+        seen: dict[str, str] = {}
+        origin, rows = self._rows()
+        columns = self._map
+        for place, source, default_id, raw in rows:
+            if not columns.meant(raw, place):
+                continue
+            found = columns.example(raw, place, default_id, source)
+            if found.id in seen:
+                raise ValueError(f"{place}: id {found.id!r} stands already at {seen[found.id]}; ids must be unique")
+            seen[found.id] = place
+            if isinstance(found, Rejected):
+                rejected.append(found)
+            else:
+                examples.append(found)
+        if not examples:
+            why = f"; the first of {len(rejected)} left out: {rejected[0].reason}" if rejected else ""
+            raise ValueError(f"{origin}: no row passes the filter {dict(self.where)}{why}")
+        if self.sample is not None:
+            examples = [examples[place] for place in self._sampled(len(examples), origin)]
+        return Reading(examples, rejected, origin if self._path() is None else self._file)
+
+    def _sampled(self, rows: int, origin: str) -> list[int]:
+        """Places of the sampled rows. The order is that of `Dataset.shuffle`, which is numpy's default generator's."""
+        import numpy
+
+        if self.sample is None or self.sample > rows:
+            raise ValueError(f"rows {self.name}: sample={self.sample}: accepted: up to the {rows} rows of {origin}")
+        return sorted(numpy.random.default_rng(self.sample_seed).permutation(rows)[: self.sample].tolist())
 
     def content(self) -> dict[str, str]:
-        """Hash of the file."""
-        return {Path(self.path).name: content_hash(Path(self.path))}
+        """Hash of each file, or the hub's commit."""
+        path = self._path()
+        if path is None:
+            return {f"{self.hub}:{self.split}": self._hub_rows().content_hash()}
+        return {file.name: content_hash(file) for file in self._there(path)}
+
+    @property
+    def _file(self) -> str:
+        """The file as it is called wherever it lies."""
+        return Path(self.path).name if self.path else str(self.file)
+
+    @property
+    def _map(self) -> Columns:
+        texts = (self.extract, self.erase, self.thought_tags, self.answer_tags)
+        asked = (self.golds, self.choices, self.choice_seed)
+        return Columns(self.columns, self.constants, self.where, self.labels, *texts, *asked)
+
+    def _rows(self) -> tuple[str, Iterator[tuple[str, str, str, dict[str, Any]]]]:
+        """What is read, and each row's place, source, default id and values."""
+        path = self._path()
+        if path is None:
+            found = self._hub_rows()
+            stem = str(self.hub).rpartition("/")[2]
+            places = ((f"{self.hub}:{self.split}: row {n}", n, raw) for n, raw in enumerate(found.rows, 1))
+            rows = ((place, place, f"{stem}-{number}", raw) for place, number, raw in places)
+            return f"{self.hub}@{found.commit or self.revision or 'unknown'}", rows
+        files = self._there(path)
+        stems = {file: file.name.removesuffix(".gz").rpartition(".")[0] for file in files}
+        raws = ((stems[file], n, place, raw) for file in files for n, (place, raw) in enumerate(read_raw(file), 1))
+        below, parts = f"{path.parent}/", "*" in path.name
+        return str(path), (
+            (place, place.removeprefix(below), f"{stem}-{n}", {**raw, "part": stem} if parts else raw)
+            for stem, n, place, raw in raws
+        )
+
+    def _path(self) -> Path | None:
+        """The file to read, or None for the hub."""
+        if self.path:
+            return Path(self.path)
+        if self.data_dir is None:
+            return None
+        if self.file is None:
+            raise ValueError(f"rows {self.name}: data_dir={self.data_dir} is set and file is not; name the file there")
+        return Path(self.data_dir) / self.file
+
+    def _there(self, path: Path) -> list[Path]:
+        """The file, or those that a * in its name stands for."""
+        in_data_dir = self.data_dir is not None and self.path is None
+        if in_data_dir and "*" in path.name:
+            files = sorted(file for file in path.parent.glob(path.name) if file.is_file())
+        else:
+            files = [path]
+        if in_data_dir and not (files and files[0].is_file()):
+            other = f", or set data_dir=null to read {self.hub} from the hub" if self.hub else ""
+            raise FileNotFoundError(f"{path}: no such data file (data_dir={self.data_dir}); put it there{other}")
+        return files
+
+    def _hub_rows(self) -> hub_room.HubRows:
+        if self.hub is None:
+            raise ValueError(f"rows {self.name}: not on the hub; set data_dir to the folder that holds {self.file}")
+        remedy = f"set data_dir to a folder that holds {self.file}, or " if self.file else ""
+        return hub_room.load(self.hub, self.config, self.split, self.revision, f"{remedy}read it once with a network")
 
 
-def embedded_rows(file: str, limit: Annotated[int, Gt(0)] | None = None) -> LocalFile:
+def embedded_rows(file: str, limit: Annotated[int, Gt(0)] | None = None) -> Rows:
     """A packaged file as a source of its own."""
-    return LocalFile(name=file, path=str(embedded_path(file)), limit=limit)
-
-
-def shuffled(rows: list[Example], seed: int | None) -> list[Example]:
-    """The rows in an order that only `seed` decides; with no seed as they are."""
-    order = list(rows)
-    if seed is not None:
-        random.Random(f"order-{seed}").shuffle(order)
-    return order
-
-
-def examples_from(
-    path: Path, columns: Mapping[str, str], constants: Mapping[str, str], where: Mapping[str, str]
-) -> list[Example]:
-    """Examples of a file's rows in file order. Raises ValueError naming file, line and field of the first bad row."""
-    unknown = sorted((columns.keys() | constants.keys()) - set(FIELDS))
-    if unknown:
-        raise ValueError(f"{path}: columns or constants name {unknown[0]!r}; accepted fields: {', '.join(FIELDS)}")
-    examples: list[Example] = []
-    seen: dict[str, str] = {}
-    for number, (place, raw) in enumerate(read_raw(path), 1):
-        for column in where:
-            if column not in raw:
-                raise ValueError(f"{place}: no column {column!r} to filter by; columns: {', '.join(raw)}")
-        if any(raw[column] != value for column, value in where.items()):
-            continue
-        example = build(_fields(raw, columns, constants, place, f"{path.stem}-{number}"), Example, place)
-        if not example.prompt.strip():
-            raise ValueError(f"{place}: the prompt is empty")
-        if re.search("[\ud800-\udfff]", example.prompt):
-            raise ValueError(f"{place}: the prompt holds half a surrogate pair, which is no character")
-        if example.id in seen:
-            raise ValueError(f"{place}: id {example.id!r} stands already at {seen[example.id]}; ids must be unique")
-        seen[example.id] = place
-        examples.append(example)
-    if not examples:
-        raise ValueError(f"{path}: no row passes the filter {dict(where)}")
-    return examples
-
-
-def _fields(
-    raw: Mapping[str, Any], columns: Mapping[str, str], constants: Mapping[str, str], place: str, default_id: str
-) -> dict[str, Any]:
-    """The fields of an Example in a raw row: mapped columns first, then constants, then columns of the same name."""
-    fields: dict[str, Any] = {"id": default_id, "source": place.rpartition("/")[2]}
-    fields |= {name: raw[name] for name in FIELDS if name in raw}
-    fields |= constants
-    for name, column in columns.items():
-        if column not in raw:
-            raise ValueError(f"{place}: missing field {column!r} (the column for {name}); columns: {', '.join(raw)}")
-        fields[name] = raw[column]
-    if "gold" in fields and isinstance(fields["gold"], str):
-        fields["gold"] = [fields["gold"]] if fields["gold"] else []
-    if not isinstance(fields["id"], str):
-        fields["id"] = str(fields["id"])
-    return fields
-
-
-def stratified(rows: Sequence[Example], amount: int, seed: int | None) -> list[Example]:
-    """`amount` rows with the shares of categories, and in each category of phrasings, that all rows have.
-
-    A larger amount contains every smaller one.
-    """
-    return _interleaved(rows, lambda row: row.category, lambda group: _by_phrasing(group, seed))[:amount]
-
-
-def _by_phrasing(rows: Sequence[Example], seed: int | None) -> list[Example]:
-    return _interleaved(shuffled(list(rows), seed), lambda row: row.phrasing, list)
-
-
-def _interleaved(
-    rows: Sequence[Example], key: Callable[[Example], str], order: Callable[[Sequence[Example]], list[Example]]
-) -> list[Example]:
-    """All rows, the groups that `key` makes mixed in proportion to their sizes, each group in its own `order`."""
-    groups: dict[str, list[Example]] = defaultdict(list)
-    for row in rows:
-        groups[key(row)].append(row)
-    ranked = [
-        ((index + 0.5) / len(members), name, row)
-        for name, members in groups.items()
-        for index, row in enumerate(order(members))
-    ]
-    return [row for _, _, row in sorted(ranked, key=lambda entry: entry[:2])]
+    return Rows(name=file, path=str(embedded_path(file)), limit=limit)

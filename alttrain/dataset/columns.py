@@ -1,0 +1,224 @@
+"""One raw row -> an Example: which column fills which field, which rows are meant, and where a trace ends.
+
+A column is named by its key, or by a dotted path into nested values: `score.Accuracy`, `code.0`. Reads no file.
+"""
+
+import random
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from alttrain.records import Example, Label, Rejected, build
+
+FIELDS = ("id", "prompt", "label", "category", "phrasing", "thought", "answer", "gold", "response", "dialogue")
+"""What a column may fill: the fields of an Example; `response`, a thought and an answer in one text; and `dialogue`, a
+list of the user's turns, of which the last is the prompt."""
+
+Scalar = str | int | float | bool | None
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How a file's rows become Examples.
+
+    - `columns`: our field -> the file's column; of several names the first that the row has. A list gives `category`
+      and `phrasing` its first item (the stratum of a row with several labels) and `gold` all of them.
+    - `constants`: our field -> its value in all rows; a mapped column comes before it, a column of that name after it.
+    - `where`: column -> the value, or the list of values, of the rows that are meant; others are not looked at.
+    - `labels`: value of the label's column -> harmful or benign; "*" stands for every other value.
+    - `extract`: our field -> a pattern (the dot matches newlines) whose first group is the field's text.
+    - `erase`: our field -> a pattern removed from its text.
+    - `thought_tags`, `answer_tags`: opening and closing tag of the thought, and of the answer if it has any, in a
+      `response`. The opening tag may be missing, as where the prompt's template has written it.
+    - `golds`: columns that together are the gold texts, where a grader needs several.
+    - `choices`: the columns of a multiple choice's options (one that holds a list is all its items), which follow the
+      prompt as lettered lines. With a `choice_seed` the first of them is the right one, the seed and the prompt decide
+      their order, and the right one's letter is the gold.
+    """
+
+    columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, Scalar | Sequence[Scalar]] = field(default_factory=dict)
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    extract: Mapping[str, str] = field(default_factory=dict)
+    erase: Mapping[str, str] = field(default_factory=dict)
+    thought_tags: Sequence[str] = ()
+    answer_tags: Sequence[str] = ()
+    golds: Sequence[str] = ()
+    choices: Sequence[str] = ()
+    choice_seed: int | None = None
+
+    def check(self, name: str) -> None:
+        """Raise ValueError for a mapping that no row could satisfy."""
+        for key in ("columns", "constants", "extract", "erase"):
+            unknown = sorted(set(getattr(self, key)) - set(FIELDS))
+            if unknown:
+                raise ValueError(f"{name}: {key} names {unknown[0]!r}; accepted fields: {', '.join(FIELDS)}")
+        for key in ("extract", "erase"):
+            for field_name, pattern in getattr(self, key).items():
+                try:
+                    groups = re.compile(pattern).groups
+                except re.error as error:
+                    raise ValueError(f"{name}: {key}.{field_name}={pattern!r}: not a pattern: {error}") from error
+                if key == "extract" and not groups:
+                    raise ValueError(f"{name}: extract.{field_name}={pattern!r}: needs a group, the text to take")
+        for key in ("thought_tags", "answer_tags"):
+            tags = getattr(self, key)
+            if tags and (len(tags) != 2 or not all(tags)):
+                raise ValueError(f"{name}: {key}={list(tags)!r}: accepted: an opening and a closing tag, or none")
+        if ("response" in self.columns) != bool(self.thought_tags):
+            raise ValueError(f"{name}: columns.response and thought_tags go together; one of them is missing")
+        if self.choice_seed is not None and not self.choices:
+            raise ValueError(f"{name}: choice_seed={self.choice_seed}: there are no choices to put in order")
+        golds = {
+            "columns.gold": "gold" in self.columns,
+            "golds": self.golds,
+            "choice_seed": self.choice_seed is not None,
+        }
+        given = [key for key, value in golds.items() if value]
+        if len(given) > 1:
+            raise ValueError(f"{name}: {' and '.join(given)} each say what the gold is; give one of them")
+
+    def meant(self, raw: Mapping[str, Any], place: str) -> bool:
+        """Whether the filter passes a row. Raises ValueError where the row lacks the column to filter by."""
+        for column, accepted in self.where.items():
+            found = list(_at(raw, column))
+            if not found:
+                raise ValueError(f"{place}: no column {column!r} to filter by; columns: {', '.join(raw)}")
+            if found[0] not in (accepted if isinstance(accepted, list | tuple) else [accepted]):
+                return False
+        return True
+
+    def example(self, raw: Mapping[str, Any], place: str, default_id: str, source: str) -> Example | Rejected:
+        """The Example in a row, or why the row has none. Raises ValueError, naming `place`, for a malformed row."""
+        fields = self._fields(raw, place)
+        fields["id"] = default_id if fields.get("id") is None else str(fields["id"])
+        rejected = self._cut(fields)
+        if rejected:
+            return Rejected(fields["id"], rejected)
+        if "thought" in fields:
+            fields["thought"] = [{"step": "reasoning", "text": fields["thought"], "origin": "trace"}]
+        example = build({**fields, "source": source}, Example, place)
+        if not example.prompt.strip():
+            raise ValueError(f"{place}: the prompt is empty")
+        if _HALF_PAIR.search(example.prompt):
+            raise ValueError(f"{place}: the prompt holds half a surrogate pair, which is no character")
+        return example
+
+    def _fields(self, raw: Mapping[str, Any], place: str) -> dict[str, Any]:
+        fields = {name: raw[name] for name in FIELDS if name in raw and name not in ("thought", "response", "dialogue")}
+        fields |= self.constants
+        for name, column in self.columns.items():
+            fields[name] = _found(raw, [column] if isinstance(column, str) else column, name, place)
+        if self.golds:
+            fields["gold"] = [str(_found(raw, [column], "gold", place)) for column in self.golds]
+        for name in ("category", "phrasing"):
+            if isinstance(fields.get(name), list | tuple):
+                fields[name] = next(iter(fields[name]), "")
+            if isinstance(fields.get(name), int | float):
+                fields[name] = str(fields[name])
+        if isinstance(fields.get("gold"), int | float) and "gold" in self.columns:
+            fields["gold"] = str(fields["gold"])
+        if isinstance(fields.get("gold"), str):
+            fields["gold"] = [fields["gold"]] if fields["gold"] else []
+        if "dialogue" in fields:
+            turns = fields.pop("dialogue")
+            if not isinstance(turns, list | tuple) or not turns:
+                raise ValueError(f"{place}: the dialogue is no list of the user's turns")
+            fields |= {"turns": turns[:-1], "prompt": turns[-1]}
+        if self.choices:
+            fields |= self._multiple_choice(raw, str(fields.get("prompt", "")).strip(), place)
+        if self.labels and ("label" in self.columns or ("label" in fields and "label" not in self.constants)):
+            value = str(fields["label"])
+            if value not in self.labels and "*" not in self.labels:
+                raise ValueError(f"{place}: label {value!r} is not mapped; accepted: {', '.join(self.labels)}")
+            fields["label"] = self.labels.get(value, self.labels.get("*"))
+        optional = ("category", "phrasing", "thought", "answer", "gold")
+        return {name: value for name, value in fields.items() if value is not None or name not in optional}
+
+    def _multiple_choice(self, raw: Mapping[str, Any], question: str, place: str) -> dict[str, Any]:
+        """The prompt with its lettered options, each on one line, and the gold letter where the order decides it."""
+        found = [_found(raw, [column], "a choice", place) for column in self.choices]
+        texts = [" ".join(text.split()) for value in found for text in _texts(value)]
+        order = list(range(len(texts)))
+        gold = {}
+        if self.choice_seed is not None:
+            random.Random(f"choices-{self.choice_seed}-{question}").shuffle(order)
+            gold = {"gold": [string.ascii_uppercase[order.index(0)]]}
+        lines = [f"{letter}. {texts[i]}" for letter, i in zip(string.ascii_uppercase, order, strict=False)]
+        return {"prompt": "\n".join([question, "", *lines]), **gold}
+
+    def _cut(self, fields: dict[str, Any]) -> str:
+        """Apply patterns and tags to a row's texts; returns the reason a row cannot be used, or nothing."""
+        if "response" in fields:
+            cut = split_response(str(fields.pop("response")), self.thought_tags, self.answer_tags)
+            if isinstance(cut, str):
+                return cut
+            fields["thought"], fields["answer"] = cut
+        for name, pattern in self.extract.items():
+            texts = []
+            for text in _texts(fields.get(name, "")):
+                found = re.search(pattern, text, re.DOTALL)
+                if found is None:
+                    return f"no {name} where extract.{name} looks for it"
+                texts.append(found[1].strip())
+            fields[name] = texts if name == "gold" else "".join(texts)
+        for name, pattern in self.erase.items():
+            texts = [re.sub(pattern, "", text) for text in _texts(fields.get(name, ""))]
+            fields[name] = texts if name == "gold" else "".join(texts)
+        return "the thought is empty" if "thought" in fields and not str(fields["thought"]).strip() else ""
+
+
+def split_response(text: str, thought_tags: Sequence[str], answer_tags: Sequence[str] = ()) -> tuple[str, str] | str:
+    """The thought and the answer of a response without their outer blanks, or why it cannot be told where they end."""
+    opening, closing = thought_tags
+    if closing not in text:
+        return "the thought is not closed"
+    if text.count(closing) > 1 or text.count(opening) > 1:
+        return "several thoughts"
+    thought, _, answer = text.partition(closing)
+    before, opened, rest = thought.partition(opening)
+    if opened and before.strip():
+        return "text before the thought"
+    if opening in answer:
+        return "the thought is closed before it is opened"
+    if answer_tags:
+        start, end = (answer.find(tag) for tag in answer_tags)
+        if any(answer.count(tag) != 1 for tag in answer_tags) or start > end:
+            return "the answer is not closed, or there are several"
+        before, _, answer = answer.partition(answer_tags[0])
+        answer, _, after = answer.partition(answer_tags[1])
+        if before.strip() or after.strip():
+            return "text outside the answer's tags"
+    thought, answer = (rest if opened else thought).strip(), answer.strip()
+    if not thought or not answer:
+        return "the thought is empty" if not thought else "the answer is empty"
+    return thought, answer
+
+
+def _at(raw: Any, path: str) -> Iterator[Any]:
+    """The value at a dotted path, if there is one."""
+    if isinstance(raw, Mapping) and path in raw:
+        yield raw[path]
+        return
+    head, _, rest = path.partition(".")
+    if isinstance(raw, Mapping) and head in raw and rest:
+        yield from _at(raw[head], rest)
+    elif isinstance(raw, list | tuple) and head.isdigit() and int(head) < len(raw):
+        yield from _at(raw[int(head)], rest) if rest else [raw[int(head)]]
+
+
+def _found(raw: Mapping[str, Any], names: Sequence[str], wanted_for: str, place: str) -> Any:
+    """The value of the first of several columns that the row has. Raises ValueError where it has none of them."""
+    found = [value for name in names for value in _at(raw, name)]
+    if not found:
+        wanted = " or ".join(map(repr, names))
+        raise ValueError(f"{place}: missing field {wanted} (the column for {wanted_for}); columns: {', '.join(raw)}")
+    return found[0]
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]

@@ -1,0 +1,253 @@
+"""A dataset: a mixture of sources, from which a seed chooses the rows to train on, and every row left out is named.
+
+The steps, in this order: read; drop prompts that stand under both labels; decontaminate; then, in each group's seeded
+order (categories and phrasings mixed in proportion), take as many as wanted, passing over near-duplicates. Since the
+order covers all rows read, a row that is dropped makes room for the next and moves no other. Held-out rows come from
+the far end of that order, so that they stay the same while the amounts grow. Writes nothing.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, get_args
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from alttrain.dataset.columns import Scalar
+from alttrain.dataset.decontamination import How, contaminated
+from alttrain.dataset.duplicates import Distinct, Words, words
+from alttrain.dataset.sources import Reading, Rows, RowSource
+from alttrain.dataset.strata import proportional, shuffled, stratified
+from alttrain.records import Example, Label
+
+LABELS: tuple[Label, ...] = get_args(Label)
+Amounts = Mapping[str, Annotated[int, Ge(0)] | None]
+HeldOut = Annotated[int, Ge(0)] | Annotated[float, Gt(0), Lt(1)]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen rows in the seed's order, the held-out ones, and the counts of everything left out, as JSON values."""
+
+    examples: list[Example]
+    held_out: list[Example]
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A mixture of sources and what is wanted of it.
+
+    `amounts` names groups, a row's group being its category if `amounts` names that, else its source, else its label;
+    a group with null, or not named, is taken whole. `size` rows with `harmful_share` of them harmful is the other form.
+    `near_duplicates` is the similarity from which a row is passed over for one of the same label that is already taken
+    (a harmful and a harmless prompt that look alike are kept). `held_out` rows, a number or a share of those chosen,
+    are set aside in the same proportions, beyond the amounts. With several sources, ids become `source/id`.
+    """
+
+    name: str
+    sources: Mapping[str, RowSource]
+    amounts: Amounts = field(default_factory=dict)
+    size: Annotated[int, Gt(0)] | None = None
+    harmful_share: Annotated[float, Ge(0), Le(1)] | None = None
+    near_duplicates: Annotated[float, Gt(0), Le(1)] | None = None
+    decontaminate: Sequence[How] = get_args(How)
+    ngram: Annotated[int, Gt(1)] = 8
+    held_out: HeldOut = 0
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError(f"dataset {self.name}: no sources; name at least one")
+        if (self.size is None) != (self.harmful_share is None):
+            raise ValueError("dataset.size and dataset.harmful_share go together; give both or neither")
+        if self.size is not None and any(amount is not None for amount in self.amounts.values()):
+            raise ValueError("dataset.size and dataset.amounts both say how many rows; leave one of them null")
+
+    def examples(self, seed: int | None) -> list[Example]:
+        """The chosen rows, with no benchmark to decontaminate against."""
+        return self.select(seed, {}).examples
+
+    def content(self) -> dict[str, str]:
+        """The hash of each source's file, or its commit."""
+        return {
+            f"{name}/{key}": digest for name, part in self.sources.items() for key, digest in part.content().items()
+        }
+
+    def select(self, seed: int | None, against: Mapping[str, Sequence[str]]) -> Selection:
+        """The rows to train on, none of which stands in a benchmark of `against` (its name -> its prompts).
+
+        Raises ValueError for an unknown group, or one with fewer rows left than wanted.
+        """
+        readings = {name: source.read(seed) for name, source in self.sources.items()}
+        rows, source_of = self._joined(readings)
+        spoken = {row.id: words(row.prompt) for row in rows}
+        conflicting = _under_both_labels(rows, spoken)
+        matches = contaminated(
+            [(row.id, row.prompt, spoken[row.id]) for row in rows], against, self.decontaminate, self.ngram
+        )
+        excluded = conflicting | {match.id for match in matches}
+        choice = _Choice(self, seed, excluded, spoken)
+        examples, held_out = choice.make(self._groups(rows, source_of))
+        dropped = defaultdict(list)
+        for name, reading in readings.items():
+            for row in reading.rejected:
+                dropped[row.reason].append(self._id(name, row.id))
+        if conflicting:
+            dropped["the prompt stands under both labels"] = [row.id for row in rows if row.id in conflicting]
+        report = {
+            "read": {name: len(reading.examples) + len(reading.rejected) for name, reading in readings.items()},
+            "origin": {name: reading.origin for name, reading in readings.items()},
+            "dropped": dict(dropped),
+            "decontamination": [asdict(match) for match in matches],
+            "near_duplicates": choice.passed_over,
+            "written": len(examples),
+            "labels": dict(Counter(row.label for row in examples)),
+            "categories": dict(sorted(Counter(row.category for row in examples).items())),
+            "sources": dict(Counter(source_of[row.id] for row in examples)),
+            "held_out": [row.id for row in held_out],
+        }
+        return Selection(shuffled(examples, seed), held_out, report)
+
+    def _id(self, source: str, row: str) -> str:
+        return row if len(self.sources) == 1 else f"{source}/{row}"
+
+    def _joined(self, readings: Mapping[str, Reading]) -> tuple[list[Example], dict[str, str]]:
+        """The rows of all sources, and the source each id is of."""
+        rows, source_of = [], {}
+        for name, reading in readings.items():
+            for row in reading.examples:
+                named = row if len(self.sources) == 1 else replace(row, id=self._id(name, row.id))
+                rows.append(named)
+                source_of[named.id] = name
+        return rows, source_of
+
+    def _groups(self, rows: Sequence[Example], source_of: Mapping[str, str]) -> dict[str, list[Example]]:
+        """The rows of each group that amounts are counted in, in the order the groups are met."""
+        known = dict.fromkeys(
+            [*(row.label for row in rows), *sorted({row.category for row in rows} - {""}), *self.sources]
+        )
+        for group, amount in self.amounts.items():
+            if group not in known and (amount or group not in LABELS):
+                raise ValueError(f"dataset.amounts.{group}: no such group; accepted: {', '.join(known)}")
+        groups: dict[str, list[Example]] = defaultdict(list)
+        for row in rows:
+            keys = (row.category, source_of[row.id])
+            groups[next((key for key in keys if key in self.amounts), row.label)].append(row)
+        return groups
+
+    def wanted(self, group: str) -> int | None:
+        """How many rows of a group are wanted; None is all of them."""
+        if self.size is None or self.harmful_share is None:
+            return self.amounts.get(group)
+        harmful = int(self.size * self.harmful_share + 0.5)
+        return harmful if group == "harmful" else self.size - harmful
+
+
+class _Choice:
+    """Takes the wanted rows of every group, and the held-out ones from the far end of the groups' orders."""
+
+    def __init__(self, dataset: Dataset, seed: int | None, excluded: set[str], spoken: Mapping[str, Words]) -> None:
+        self._dataset = dataset
+        self._seed = seed
+        self._excluded = excluded
+        self._spoken = spoken
+        self._distinct = Distinct(dataset.near_duplicates or 1)
+        self.passed_over: list[dict[str, Any]] = []
+
+    def make(self, groups: Mapping[str, list[Example]]) -> tuple[list[Example], list[Example]]:
+        """The chosen rows, group after group, and the held-out ones."""
+        orders = {
+            name: [row for row in stratified(rows, len(rows), self._seed) if row.id not in self._excluded]
+            for name, rows in groups.items()
+        }
+        for label in LABELS:  # a group that is wanted and not there at all
+            if label not in groups and self._dataset.wanted(label):
+                self._too_few(label, 0, 0)
+        taken = {name: self._take(name, order) for name, order in orders.items()}
+        weights = [len(rows) for rows in taken.values()]
+        held_out = self._dataset.held_out
+        amount = held_out if isinstance(held_out, int) else int(held_out * sum(weights) + 0.5)
+        examples, held = [], []
+        for (name, rows), share in zip(taken.items(), proportional(amount, weights), strict=True):
+            if self._dataset.wanted(name) is None:
+                kept, aside = rows[: len(rows) - share], rows[len(rows) - share :]
+                ids = {row.id for row in kept}
+                kept = [row for row in groups[name] if row.id in ids]  # whole groups stay in the order of the file
+            else:
+                kept = rows
+                last = orders[name].index(rows[-1]) if rows else -1
+                aside = self._distinct_of(orders[name][:last:-1], share) if share else []
+            if len(aside) < share:
+                raise ValueError(
+                    f"dataset.held_out={held_out}: {share} rows of {name} are to be held out, and "
+                    f"beside those chosen only {len(aside)} are left; lower it, or the amounts"
+                )
+            examples += kept
+            held += aside
+        return examples, held
+
+    def _take(self, name: str, order: list[Example]) -> list[Example]:
+        wanted = self._dataset.wanted(name)
+        rows = self._distinct_of(order, wanted)
+        if wanted is not None and len(rows) < wanted:
+            self._too_few(name, len(rows), len(order) - len(rows))
+        return rows
+
+    def _distinct_of(self, order: list[Example], amount: int | None) -> list[Example]:
+        """The first rows of an order, no two of one label near-duplicates of each other or of those taken before."""
+        if self._dataset.near_duplicates is None:
+            return order[:amount]
+        kept, passed = self._distinct.filter([(row.id, row.label, self._spoken[row.id]) for row in order], amount)
+        self.passed_over += [{"id": name, "of": of, "similarity": round(score, 3)} for name, of, score in passed]
+        chosen = set(kept)
+        return [row for row in order if row.id in chosen]
+
+    def _too_few(self, group: str, count: int, near: int) -> None:
+        dataset, wanted = self._dataset, self._dataset.wanted(group)
+        key = f"dataset.amounts.{group}={wanted}" if dataset.size is None else f"dataset.size={dataset.size}"
+        beside = [f"{len(self._excluded)} rows decontaminated"] if self._excluded else []
+        beside += [f"{near} near-duplicates passed over"] if near else []
+        left = f" ({', '.join(beside)})" if beside else ""
+        wants = "" if dataset.size is None else f" and {wanted} are wanted"
+        subject = "the group" if dataset.size is None else group
+        raise ValueError(f"{key}: {subject} has only {count} prompts{wants}{left}")
+
+
+def _under_both_labels(rows: Sequence[Example], spoken: Mapping[str, Words]) -> set[str]:
+    """The ids of rows whose prompt is harmful in one row and benign in another: no label of theirs can be trusted."""
+    labels: dict[Words, set[Label]] = defaultdict(set)
+    for row in rows:
+        labels[spoken[row.id]].add(row.label)
+    return {row.id for row in rows if len(labels[spoken[row.id]]) > 1}
+
+
+def local_file(
+    name: str,
+    path: str,
+    columns: Mapping[str, str | Sequence[str]],
+    constants: Mapping[str, str],
+    where: Mapping[str, Scalar | Sequence[Scalar]],
+    labels: Mapping[str, Label],
+    thought_tags: Sequence[str],
+    limit: Annotated[int, Gt(0)] | None,
+    amounts: Amounts,
+    size: Annotated[int, Gt(0)] | None = None,
+    harmful_share: Annotated[float, Ge(0), Le(1)] | None = None,
+    near_duplicates: Annotated[float, Gt(0), Le(1)] | None = None,
+    decontaminate: Sequence[How] = get_args(How),
+    ngram: Annotated[int, Gt(1)] = 8,
+    held_out: HeldOut = 0,
+) -> Dataset:
+    """A dataset of one file of the user's own, every knob in one place."""
+    source = Rows(
+        name,
+        path,
+        columns=columns,
+        constants=constants,
+        where=where,
+        labels=labels,
+        thought_tags=thought_tags,
+        limit=limit,
+    )
+    sources = {name: source}
+    return Dataset(name, sources, amounts, size, harmful_share, near_duplicates, decontaminate, ngram, held_out)

@@ -1,0 +1,358 @@
+"""Rows of published sets: column maps, traces cut by their tags, the hub, and data_dir in place of the hub."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alttrain.dataset import Rows
+from alttrain.dataset.columns import split_response
+from alttrain.records import Example, Segment
+
+THINK = ("<think>", "</think>")
+SOLUTION = ("<answer>", "</answer>")
+ROW = {"prompt": "Hi?", "label": "benign"}
+
+
+def written(path: Path, *rows: dict[str, Any]) -> str:
+    """A JSON lines file of some rows."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+# --- responses ---
+
+
+@pytest.mark.parametrize(
+    ("response", "cut"),
+    [
+        ("<think>\nt u\n</think>\n\na", ("t u", "a")),
+        ("t\n</think>a", ("t", "a")),  # the template has opened the thought
+        (" \n<think>t</think> a ", ("t", "a")),
+        ("<think>t", "the thought is not closed"),
+        ("a", "the thought is not closed"),
+        ("<think>t</think><think>u</think>a", "several thoughts"),
+        ("<think>t</think>a</think>", "several thoughts"),
+        ("<think>t<think>u</think>a", "several thoughts"),
+        ("so <think>t</think>a", "text before the thought"),
+        ("t</think>a<think>", "the thought is closed before it is opened"),
+        ("<think> \n</think>a", "the thought is empty"),
+        ("<think>t</think> ", "the answer is empty"),
+    ],
+)
+def test_response_is_cut_at_its_tags_or_refused_by_name(response: str, cut: Any) -> None:
+    assert split_response(response, THINK) == cut
+
+
+@pytest.mark.parametrize(
+    ("rest", "cut"),
+    [
+        ("\n<answer>\na\n</answer>\n", ("t", "a")),
+        ("<answer>a", "the answer is not closed, or there are several"),
+        ("a", "the answer is not closed, or there are several"),
+        ("</answer>a<answer>", "the answer is not closed, or there are several"),
+        ("<answer>a</answer><answer>b</answer>", "the answer is not closed, or there are several"),
+        ("so <answer>a</answer>", "text outside the answer's tags"),
+        ("<answer>a</answer> b", "text outside the answer's tags"),
+        ("<answer> </answer>", "the answer is empty"),
+    ],
+)
+def test_answer_has_tags_of_its_own(rest: str, cut: Any) -> None:
+    assert split_response(f"<think>t</think>{rest}", THINK, SOLUTION) == cut
+
+
+def test_rows_without_a_usable_trace_are_counted_by_id(tmp_path: Path) -> None:
+    responses = ["<think>t</think>a", "<think>t", "<think>t</think>b"]
+    path = written(tmp_path / "a.jsonl", *({**ROW, "out": response} for response in responses))
+    reading = Rows("x", path, columns={"response": "out"}, thought_tags=THINK).read(None)
+    assert [(e.id, e.thought, e.answer) for e in reading.examples] == [
+        ("a-1", (Segment("reasoning", "t", "trace"),), "a"),
+        ("a-3", (Segment("reasoning", "t", "trace"),), "b"),
+    ]
+    assert [(row.id, row.reason) for row in reading.rejected] == [("a-2", "the thought is not closed")]
+
+
+# --- column maps ---
+
+
+def one(tmp_path: Path, row: dict[str, Any], **mapping: Any) -> Example:
+    """The Example in a file of one row."""
+    (example,) = Rows("x", written(tmp_path / "a.jsonl", row), **mapping).examples(None)
+    return example
+
+
+def test_nested_listed_and_alternative_columns(tmp_path: Path) -> None:
+    row = {
+        **ROW,
+        "score": {"Accuracy": 9},
+        "tags": ["main", "other"],
+        "texts": ["A", "B"],
+        "a.b": "flat",
+        "a": {"b": 1},
+    }
+    columns = {"category": "tags", "answer": "texts.1", "phrasing": "score.Accuracy", "gold": ["none", "texts"]}
+    example = one(tmp_path, row, columns=columns)
+    assert (example.category, example.answer, example.phrasing, example.gold) == ("main", "B", "9", ("A", "B"))
+    assert one(tmp_path, row, columns={"category": "a.b"}).category == "flat"
+
+
+def test_absent_values_of_optional_fields_are_left_out(tmp_path: Path) -> None:
+    example = one(tmp_path, {**ROW, "id": None, "kind": None, "gold": None}, columns={"category": "kind"})
+    assert (example.id, example.category, example.gold) == ("a-1", "", ())
+
+
+def test_last_turn_of_a_dialogue_is_the_prompt(tmp_path: Path) -> None:
+    example = one(tmp_path, {"label": "harmful", "turns_": ["one", "two", "three"]}, columns={"dialogue": "turns_"})
+    assert (example.turns, example.prompt) == (("one", "two"), "three")
+
+
+def test_labels_are_mapped_and_unknown_ones_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", *({"prompt": str(kind), "kind": kind} for kind in ("safe", "unsafe", "odd")))
+    known = {"safe": "benign", "unsafe": "harmful"}
+    columns = {"label": "kind"}
+    with pytest.raises(ValueError, match=r"a\.jsonl:3: label 'odd' is not mapped; accepted: safe, unsafe"):
+        Rows("x", path, columns=columns, labels=known).examples(None)  # type: ignore[arg-type]
+    examples = Rows("x", path, columns=columns, labels={"safe": "benign", "*": "harmful"}).examples(None)
+    assert [example.label for example in examples] == ["benign", "harmful", "harmful"]
+
+
+def test_where_takes_values_lists_and_paths(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", *({**ROW, "kind": "abc"[i % 3], "ok": [i % 2 == 0]} for i in range(6)))
+    rows = Rows("x", path, where={"kind": ["a", "b"], "ok.0": True})
+    assert [example.id for example in rows.examples(None)] == ["a-1", "a-5"]
+
+
+def test_patterns_take_and_erase(tmp_path: Path) -> None:
+    row = {**ROW, "work": "1 + 1 = <<1+1=2>>2\nso 2,000\n#### 2,000"}
+    columns = {"thought": "work", "answer": "work", "gold": "work"}
+    extract = {"thought": r"^(.*?)\n####", "answer": r"####(.*)$", "gold": r"####(.*)$"}
+    example = one(tmp_path, row, columns=columns, extract=extract, erase={"thought": "<<[^>]*>>", "gold": ","})
+    assert [segment.text for segment in example.thought] == ["1 + 1 = 2\nso 2,000"]
+    assert (example.answer, example.gold) == ("2,000", ("2000",))
+
+
+def test_row_that_a_pattern_misses_is_left_out_by_name(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", {**ROW, "work": "a #### 1"}, {**ROW, "work": "none"})
+    reading = Rows("x", path, columns={"answer": "work"}, extract={"answer": "####(.*)"}).read(None)
+    assert [row.reason for row in reading.rejected] == ["no answer where extract.answer looks for it"]
+    assert [example.answer for example in reading.examples] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"extract": {"answer": "("}}, r"extract\.answer='\(': not a pattern"),
+        ({"extract": {"answer": "a"}}, r"extract\.answer='a': needs a group"),
+        (
+            {"thought_tags": ["<think>"], "columns": {"response": "r"}},
+            r"thought_tags=\['<think>'\]: accepted: an opening",
+        ),
+        ({"columns": {"response": "r"}}, r"columns\.response and thought_tags go together"),
+        ({"thought_tags": THINK}, r"columns\.response and thought_tags go together"),
+        ({"hub": "a/b"}, r"give either path, or hub and file"),
+        ({"path": None}, r"give either path, or hub and file"),
+    ],
+)
+def test_contradictory_source_is_refused_before_it_is_read(mapping: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"rows x: .*{message}"):
+        Rows("x", **{"path": "a.jsonl", **mapping})
+
+
+# --- Parquet, data_dir and the hub ---
+
+
+@pytest.fixture
+def hub_like(tmp_path: Path) -> Path:
+    """A folder that the datasets library reads as it reads a set on the hub."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rows = [{"ask": f"Question {i}?", "label": "benign", "tags": ["a", "b"]} for i in range(3)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet")
+    return folder
+
+
+def test_parquet_is_read(hub_like: Path) -> None:
+    examples = Rows("x", str(hub_like / "train.parquet"), columns={"prompt": "ask", "category": "tags"}).examples(None)
+    assert [(e.id, e.prompt, e.category) for e in examples] == [
+        (f"train-{i + 1}", f"Question {i}?", "a") for i in range(3)
+    ]
+    assert examples[2].source == "train.parquet: row 3"
+
+
+def test_damaged_parquet_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match=r"a\.parquet: not readable as Parquet: "):
+        Rows("x", str(tmp_path / "a.parquet")).examples(None)
+
+
+def test_hub_rows_are_those_of_the_file(hub_like: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    columns = {"prompt": "ask"}
+    from_hub = Rows("x", hub=str(hub_like), columns=columns)
+    from_disk = Rows("x", hub="a/b", file="train.parquet", data_dir=str(hub_like), columns=columns)
+    assert [e.prompt for e in from_hub.examples(1)] == [e.prompt for e in from_disk.examples(1)]
+    assert from_hub.examples(None)[0].source == f"{hub_like}:train: row 1"
+    (digest,) = from_hub.content().values()
+    assert len(digest) == 16
+
+
+def test_commit_of_the_hub_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    asked = []
+
+    def load_dataset(*arguments: Any, **options: Any) -> Any:
+        asked.append((arguments, options))
+        loaded = datasets.Dataset.from_list([ROW])
+        loaded.info.download_checksums = {f"hf://datasets/a/b@{commit}/data/train.parquet": {"num_bytes": 1}}
+        return loaded
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows = Rows("x", hub="a/b", config="main", split="test", revision="v1")
+    assert rows.read(None).origin == f"a/b@{commit}"
+    assert rows.content() == {"a/b:test": commit}
+    assert asked[0] == (("a/b", "main"), {"split": "test", "revision": "v1"})
+
+
+def test_hub_out_of_reach_is_told_in_one_line_with_the_remedy() -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        Rows("x", hub="no-such/set", file="set/rows.json").examples(None)
+    told = str(caught.value)
+    assert told.startswith("no-such/set: cannot be read from the hub: ")
+    assert told.endswith("; set data_dir to a folder that holds set/rows.json, or read it once with a network")
+    assert "\n" not in told
+
+
+def test_data_dir_must_hold_the_file(tmp_path: Path) -> None:
+    rows = Rows("x", hub="a/b", file="set/rows.json", data_dir=str(tmp_path))
+    for read in (rows.examples, lambda _: rows.content()):
+        with pytest.raises(FileNotFoundError) as caught:
+            read(None)
+        assert str(caught.value) == (
+            f"{tmp_path}/set/rows.json: no such data file (data_dir={tmp_path}); "
+            "put it there, or set data_dir=null to read a/b from the hub"
+        )
+
+
+def test_set_that_is_not_on_the_hub_asks_for_data_dir() -> None:
+    with pytest.raises(
+        ValueError, match=r"rows x: not on the hub; set data_dir to the folder that holds set/rows\.json"
+    ):
+        Rows("x", file="set/rows.json").examples(None)
+
+
+# --- the shared data, through the shipped configs ---
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no shared data at {SHARED}")
+
+
+def shipped(name: str, **changes: Any) -> Rows:
+    """The source that conf/dataset/source/NAME.yaml builds, reading from the shared data."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    path = Path(__file__).parents[1] / "conf" / "dataset" / "source" / f"{name}.yaml"
+    node = OmegaConf.merge({"data_dir": str(SHARED)}, {"source": OmegaConf.load(path)})
+    rows = instantiate({**OmegaConf.to_container(node, resolve=True)["source"], **changes}, _convert_="all")  # type: ignore[dict-item,index,call-overload]
+    assert isinstance(rows, Rows)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "read"),
+    [
+        (
+            "safechain",
+            [
+                {"instruction": "Q?", "label": "vanilla_harmful", "response": "t\n</think>\n\na"},
+                {"instruction": "R?", "label": "adversarial_benign", "response": "u\n</think>\n\nb"},
+            ],
+            [("Q?", "harmful", "vanilla_harmful", "t", "a"), ("R?", "benign", "adversarial_benign", "u", "b")],
+        ),
+        (
+            "r1_act",
+            [{"instruction": "Q?", "response": "<think>\nt\n</think>\na"}],
+            [("Q?", "harmful", "", "t", "a")],
+        ),
+        (
+            "safekey",
+            [
+                {"question": "Q?", "source": "4o_rewrite", "response": "<think>\nt\n</think>\n\na"},
+                {"question": "R?", "source": "HarmBench", "response": "<think>\nu\n</think>\n\nb"},
+            ],
+            [("Q?", "benign", "", "t", "a"), ("R?", "harmful", "", "u", "b")],
+        ),
+        (
+            "direct_refusal",
+            [{"prompt": "as sent", "refusal": "Question: Q?\nand?\nAnswer: I will not.\nNo."}],
+            [("Q?\nand?", "harmful", "", "I should not answer this question!", "I will not.\nNo.")],
+        ),
+    ],
+)
+def test_columns_of_sets_on_the_hub_alone(name: str, rows: list[dict[str, Any]], read: Any, tmp_path: Path) -> None:
+    """As their cards and training code have them; the sets themselves cannot be had here."""
+    written(tmp_path / "a.jsonl", *rows)
+    examples = shipped(name, data_dir=str(tmp_path), file="a.jsonl").examples(None)
+    assert [(e.prompt, e.label, e.category, e.thought[0].text, e.answer) for e in examples] == read
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("name", "changes", "count", "rejected"),
+    [
+        ("star1", {}, 1000, {}),
+        ("gsm8k", {}, 500, {}),
+        ("gsm8k", {"file": "gsm8k/test.jsonl"}, 1319, {}),
+        ("math", {"file": "math500/test.jsonl"}, 500, {}),
+        (
+            "skyt1_minerva",
+            {},
+            56,
+            {"the thought is not closed": 8, "the answer is not closed, or there are several": 5},
+        ),
+        (
+            "skyt1_minerva",
+            {"where": {}},
+            164,
+            {"the thought is not closed": 77, "the answer is not closed, or there are several": 31},
+        ),
+        ("skyt1_minerva", {"file": "benign_traces/skyt1_32b_amc23.jsonl"}, 28, None),
+    ],
+)
+def test_published_sets_are_read_whole(
+    name: str, changes: dict[str, Any], count: int, rejected: dict[str, int] | None
+) -> None:
+    reading = shipped(name, **changes).read(None)
+    assert len(reading.examples) == count
+    assert all(example.thought and example.thought[0].text and example.answer for example in reading.examples)
+    tags = ("think>", "<|begin_of", "<|end_of", "<<", "####")
+    assert not [e.id for e in reading.examples for tag in tags if tag in e.thought[0].text + e.answer]
+    if rejected is not None:
+        assert Counter(row.reason for row in reading.rejected) == rejected
+
+
+@needs_shared
+def test_gsm8k_gives_its_number_without_commas_and_its_steps_without_annotations() -> None:
+    rows = shipped("gsm8k", file="gsm8k/test.jsonl").examples(None)
+    first = rows[0]
+    assert first.thought[0].text.splitlines()[0] == "Janet sells 16 - 3 - 4 = 9 duck eggs a day."
+    assert (first.answer, first.gold, first.category) == ("18", ("18",), "gsm8k")
+    assert sum("," in row.answer for row in rows) == 14
+    assert all(row.gold[0].removeprefix("-").isdigit() for row in rows)
+
+
+@needs_shared
+def test_star1_rows_keep_their_ids_and_first_category() -> None:
+    rows = shipped("star1").examples(None)
+    assert Counter(row.category for row in rows)["Illicit / Criminal Behavior"] == 255
+    assert (len({row.category for row in rows}), len({row.id for row in rows})) == (8, 1000)
+    assert sum(len(row.thought[0].text) for row in rows) / len(rows) == pytest.approx(1348, abs=1)
