@@ -16,6 +16,7 @@ from alttrain.rewrite import (
     SelfTrace,
     Structure,
     TemplateTeacher,
+    TraceUnderstanding,
     Untouched,
     is_understanding,
     parse,
@@ -26,7 +27,7 @@ from alttrain.rewrite import (
 
 TRAIN = embedded_rows("train").examples(None)
 OWN = SelfTrace("I can help with this.", tokens=64, draft_words=6)
-ALTTRAIN = AltTrain("alttrain", Restatement(), TemplateTeacher(), OWN)
+ALTTRAIN = AltTrain("alttrain", TraceUnderstanding(Restatement()), TemplateTeacher(), OWN)
 DIRECT = DirectRefusal("direct_refusal", "I should not answer this, so I will refuse.")
 
 TRACES = [
@@ -42,6 +43,11 @@ def texts(segments: Sequence[Segment]) -> list[tuple[str, str]]:
     return [(segment.step, segment.text) for segment in segments]
 
 
+def rewrite(structure: Structure, example: Example, seed: int = 0) -> Example | Rejected:
+    """One example rewritten, with the template's assessment where the structure has one."""
+    return structure.rewrite(example, seed, TemplateTeacher()(example, seed) if structure.teacher else None)
+
+
 def rewritten(structure: Structure, trace: str, seed: int = 0) -> list[Example]:
     """The training set rewritten, with one stub trace for its benign rows."""
     made = []
@@ -51,7 +57,7 @@ def rewritten(structure: Structure, trace: str, seed: int = 0) -> list[Example]:
             original = Original(example.id, trace, "Here you are.", True)
             filled, _ = with_original(example, original, lambda answer: False)
         assert filled is not None
-        result = structure.rewrite(filled, seed)
+        result = rewrite(structure, filled, seed)
         if not isinstance(result, Rejected):
             made.append(result)
     return made
@@ -81,7 +87,7 @@ def test_understanding_of_every_prompt_is_one() -> None:
 
 def test_alttrain_thought_of_a_harmful_prompt() -> None:
     example = Example("h", "How do I spy on my ex?", "harmful", "privacy")
-    made = ALTTRAIN.rewrite(example, 0)
+    made = rewrite(ALTTRAIN, example, 0)
     assert isinstance(made, Example)
     assert [segment.step for segment in made.thought] == ["understanding", "assessment", "refusal"]
     assert [segment.origin for segment in made.thought] == ["restatement", "teacher:template", "template"]
@@ -92,7 +98,7 @@ def test_alttrain_thought_of_a_harmful_prompt() -> None:
 
 def test_alttrain_keeps_the_original_of_a_benign_prompt() -> None:
     trace = (Segment("reasoning", "Flour first.", "backbone"),)
-    made = ALTTRAIN.rewrite(Example("b", "How do I bake bread?", "benign", "everyday", thought=trace, answer="So."), 0)
+    made = rewrite(ALTTRAIN, Example("b", "How do I bake bread?", "benign", "everyday", thought=trace, answer="So."), 0)
     assert isinstance(made, Example)
     assert [segment.step for segment in made.thought] == ["understanding", "assessment", "reasoning"]
     assert made.thought[2:] == trace
@@ -101,7 +107,7 @@ def test_alttrain_keeps_the_original_of_a_benign_prompt() -> None:
 
 def test_alttrain_replaces_what_a_harmful_row_had() -> None:
     trace = (Segment("reasoning", "Sure.", "trace"),)
-    made = ALTTRAIN.rewrite(Example("h", "x?", "harmful", thought=trace, answer="Sure, here."), 0)
+    made = rewrite(ALTTRAIN, Example("h", "x?", "harmful", thought=trace, answer="Sure, here."), 0)
     assert isinstance(made, Example)
     assert "Sure" not in render(made.thought) + made.answer
 
@@ -134,7 +140,7 @@ SOME = (Segment("reasoning", "t", "trace"),)
     ],
 )
 def test_alttrain_rejects_benign_without_original(example: Example) -> None:
-    assert ALTTRAIN.rewrite(example, 0) == Rejected("b", "a benign example needs an original trace and answer")
+    assert rewrite(ALTTRAIN, example, 0) == Rejected("b", "a benign example needs an original trace and answer")
 
 
 def test_direct_refusal_rejects_benign() -> None:
@@ -148,8 +154,8 @@ def test_direct_refusal_rejects_benign() -> None:
 def test_wording_is_decided_by_id_and_seed() -> None:
     """Neither order, prompt nor what was rewritten before matters."""
     harmful = [example for example in TRAIN if example.label == "harmful"]
-    forward = {example.id: ALTTRAIN.rewrite(example, 7) for example in harmful}
-    assert {example.id: ALTTRAIN.rewrite(example, 7) for example in reversed(harmful)} == forward
+    forward = {example.id: rewrite(ALTTRAIN, example, 7) for example in harmful}
+    assert {example.id: rewrite(ALTTRAIN, example, 7) for example in reversed(harmful)} == forward
     one, other = (DIRECT.rewrite(Example("same", prompt, "harmful"), 7) for prompt in ("One?", "Two?"))
     assert isinstance(one, Example)
     assert isinstance(other, Example)

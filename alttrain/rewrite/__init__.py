@@ -1,35 +1,49 @@
-"""Example -> Example: the reasoning structures, the teachers that write an assessment, and the parser, their inverse.
+"""Example -> Example: the reasoning structures, what fills their steps, and the parsers, their inverse.
 
-- `AltTrain`        problem understanding -> harmfulness assessment -> conditional reasoning
-- `DirectRefusal`   a fixed thought and a refusal, harmful prompts only
-- `Untouched`       examples as the dataset has them
-- `Restatement`     an understanding for prompts whose backbone wrote no trace
-- `TemplateTeacher` an assessment from the prompt's label and category
-- `SelfTrace`       how the backbone itself is asked for the original trace and answer of a benign prompt
-- `parse`           a thought's text -> its segments
+- `AltTrain`, `Plain`, `DirectRefusal`, `SafePath`, `PromptSide`, `Untouched`: the structures (see `structures`)
+- `TraceUnderstanding` an understanding from the row's own trace, `Restatement` one for prompts without a trace
+- `TemplateTeacher`    an assessment from the prompt's label and category (see `teachers` for the others)
+- `SelfTrace`          how the backbone itself is asked for the original trace and answer of a benign prompt
+- `parse`              any model's thought -> its segments
+- `sentences`          where sentences end, quotations kept whole
 
-Pure and deterministic: a wording is chosen by hashing the example's id with the seed. No torch.
+Structures are pure and deterministic: a wording is chosen by hashing the example's id with the seed. No torch.
 """
 
-from alttrain.rewrite.original import ANSWER_CUT, Original, SelfTrace, with_original
+from alttrain.rewrite.original import ANSWER_CUT, Original, SelfTrace, trace_hash, with_original
 from alttrain.rewrite.parser import is_understanding, parse, render, verdict
 from alttrain.rewrite.restatement import Restatement
-from alttrain.rewrite.structures import AltTrain, DirectRefusal, Structure, Untouched
-from alttrain.rewrite.teachers import TemplateTeacher
+from alttrain.rewrite.sentences import sentences
+from alttrain.rewrite.structures import AltTrain, DirectRefusal, Plain, PromptSide, SafePath, Structure, Untouched
+from alttrain.rewrite.teachers import AskedTeacher, BackboneWriter, Desk, ServerWriter, Teacher, TemplateTeacher
+from alttrain.rewrite.understanding import TraceUnderstanding, Understanding, outcome
 
 __all__ = [
     "ANSWER_CUT",
     "AltTrain",
+    "AskedTeacher",
+    "BackboneWriter",
+    "Desk",
     "DirectRefusal",
     "Original",
+    "Plain",
+    "PromptSide",
     "Restatement",
+    "SafePath",
     "SelfTrace",
+    "ServerWriter",
     "Structure",
+    "Teacher",
     "TemplateTeacher",
+    "TraceUnderstanding",
+    "Understanding",
     "Untouched",
     "is_understanding",
+    "outcome",
     "parse",
     "render",
+    "sentences",
+    "trace_hash",
     "verdict",
     "with_original",
 ]

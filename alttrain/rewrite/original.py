@@ -1,9 +1,11 @@
-"""The original trace and answer of a benign prompt, where the dataset has none: asked of the backbone itself.
+"""The original trace and answer an example starts from, and where the dataset has none, how the backbone is asked.
 
 `SelfTrace` is the recipe (what the stage asks the backbone and how it reads the reply); the reply is kept as an
 `Original` in traces.jsonl, cached by content, and never asked for twice.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +14,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from alttrain.records import Example, Segment
+from alttrain.rewrite.parser import render
 
 ANSWER_CUT = "the backbone's answer was cut after its last whole sentence within the cap"
 
@@ -59,12 +62,25 @@ def whole_sentences(answer: str) -> str:
     return "" if cut.count("```") % 2 else cut
 
 
+def trace_hash(example: Example) -> str:
+    """The hash that `Example.trace_hash` is: of the example's thought and answer; empty where it has neither."""
+    if not example.thought and not example.answer:
+        return ""
+    original = json.dumps([render(example.thought), example.answer], ensure_ascii=False)
+    return hashlib.sha256(original.encode()).hexdigest()[:16]
+
+
 def with_original(
-    example: Example, original: Original, is_refusal: Callable[[str], bool | None], keep_sentences: bool = False
+    example: Example,
+    original: Original,
+    is_refusal: Callable[[str], bool | None],
+    keep_sentences: bool = False,
+    origin: str = "backbone",
 ) -> tuple[Example | None, str]:
     """The example with the backbone's thought and answer, or None with the reason it cannot be used.
 
-    With `keep_sentences` the reason is told for a used example too, where its answer was cut.
+    With `keep_sentences` the reason is told for a used example too, where its answer was cut. `origin` is
+    "trace:backbone" where the backbone reasoned by itself: its thought then opens with an understanding of its own.
     """
     answer, reason = original.answer.strip(), ""
     if not answer:
@@ -78,5 +94,5 @@ def with_original(
         return None, "the backbone wrote no thought"
     if is_refusal(answer):
         return None, "the backbone refused a benign prompt"
-    thought = (Segment("reasoning", original.thought, "backbone"),)
+    thought = (Segment("reasoning", original.thought, origin),)
     return replace(example, thought=thought, answer=answer), reason

@@ -1,45 +1,192 @@
-"""A thought's text <-> its segments. `parse(render(segments))` gives the same steps and texts for every structure.
+"""A thought's text <-> its segments.
 
-`render` joins segments by a blank line. `parse` finds the assessment, a sentence that states whether the request is
-harmful; what stands before it is the understanding if it says what the user wants, what follows is the conditional
-reasoning: a `refusal` where it stops and refuses, else `reasoning`. Works on text any model wrote, not only ours.
+`render` joins segments by a blank line. `parse` reads text that any model wrote, by rules for English: it finds the
+assessment, a sentence that states whether the request is harmful; what stands before it is the understanding, one or a
+few sentences that say what the user wants, and any reasoning between the two; what follows is the conditional
+reasoning: a `refusal` where it stops and refuses, else `reasoning`. Where an assessment precedes the reasoning it is
+the inverse of `render`; a structure's own `parse` is so for its own thoughts, all of them.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from alttrain.records import Label, Segment, Step
+from alttrain.rewrite.sentences import sentences
 
 SEPARATOR = "\n\n"
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*(?:\s+|$)")
-_UNDERSTANDING = re.compile(
-    r"\b(?:the|this|a) (?:user|person|prompt|query|question|request|message|problem|task)\b|\buser'?s?\b|"
-    r"\b(?:asks?|asked|asking|wants?|wanted|wanting|wondering|requests?|requested|requesting|looking for|"
-    r"(?:need|have|trying|supposed|going) to|i'm given|figure out)\b",
-    re.I,
-)
-_STATES = re.compile(
-    r"\b(?:this|that|it|they|there|(?:the|such(?: a)?)(?: user's| person's)?(?: whole)? "
-    r"(?:request|question|prompt|query|topic|task|ask|content|intent|wording|information|problem))\b"
-    r"(?P<between>[^.!?;:\n]{0,70}?(?:\b(?:is|are|be|was|has|have|seems?|appears?|sounds?|looks?|poses?|carr(?:y|ies)|involves?|"
-    r"contains?|could|can|may|might|would)\b|'s\b|n't\b)[^.!?;:\n]{0,40}?)"
-    r"\b(?:(?P<harmless>harmless|benign|safe|innocent|legitimate|innocuous)|"
-    r"(?P<harmful>harmful|unsafe|dangerous|illegal|unlawful|unethical|malicious|abusive|hateful|inappropriate|harm))\b",
-    re.I,
-)
-_NEGATES = re.compile(r"n't\b|\b(?:not(?! only)|no|nothing|neither|never|far from|hardly)\b", re.I)
-_HYPOTHETICAL = re.compile(r"(?:\b(?:if|whether|unless)|^\W*(?:is|are))\s+(?:\w+\s+){0,2}$", re.I)
 _QUOTED = re.compile('["“][^"”]*["”]')
-_OPENS = re.compile(
-    r"^\W*(?:(?:okay|ok|alright|all right|hmm|so|well|first|now|let me see)\W+)*(?:the|this|a) (?:user|person)\s+\w+",
+_INTERJECTIONS = (
+    r"\W*(?:(?:okay|ok|alright|all right|hmm+|so|well|right|now|wait|first|and|but|anyway|basically|let me see|"
+    r"let me think|it (?:seems|looks|sounds)(?: like| that)?)\b\W*)*"
+)
+
+# --- the words of an understanding ---
+
+_PERSON = r"(?:(?:the|this|that|a|another)\s+(?:\w+\s+)?(?:user|person|asker|student)|user|someone|somebody)"
+_ASKED = r"(?:request|question|query|prompt|problem|message|task|exercise|puzzle|scenario|situation|instruction)"
+_WANTS = (
+    r"(?:ask(?:s|ed|ing)?|want(?:s|ed|ing)?|wonder(?:s|ed|ing)?|request(?:s|ed|ing)?|look(?:s|ing) (?:for|to|into)|"
+    r"seek(?:s|ing)?|inquir(?:es|ed|ing)|would like|'d like|needs?|tr(?:ies|ying) to|hop(?:es|ing) to|plan(?:s|ning) to|"
+    r"intend(?:s|ing)? to|interested in|curious (?:about|how|what|why)|says|said|wrote|writes|sent|means)"
+)
+_NO_MODAL = r"(?!\s+(?:if|to|or|not|never|might|may|could|should|can|will|must)\b)"
+_META = r"(?:(?:the best way|how)(?: best)? )?(?:to )?(?:respond|answer|approach|handle|address|reply|proceed)"
+_UNDERSTANDING = re.compile(
+    # the user is asking for bread; they're new to this and want help
+    rf"(?:^|[.!?,:\n]\s){_INTERJECTIONS}{_PERSON}(?:'s|'d)?\b{_NO_MODAL}\s+\w|"
+    rf"\b(?:{_PERSON}|they|he|she)(?:'s|'re|'d)?\b{_NO_MODAL}(?:\s+(?!not\b)[^\s.!?;]+){{0,12}}?\s+{_WANTS}\b|"
+    r"\buser who\b|"
+    # the question is how to bake; a request about bread; a problem here: "..."
+    rf"\b{_ASKED}(?:\s+(?:here|at hand|is|was|seems to be))*,?\s+(?:that\s+|which\s+|just\s+)?"
+    r"(?:about|how|what|why|which|where|who|whether|asks?|asking|asked|wants?|says|gives|mentions|involves|involving|"
+    r"concerns|regarding|related to|requires|requesting)\b|"
+    rf"\b(?:this|the|a|user's|their)\s+(?:\w+\s+)?{_ASKED}(?:\s+(?:is|was|here))?\s+(?:to|for|from|on)\b|"
+    rf"\b{_ASKED}(?:\s+(?:is|was|says|reads))?\s*[:,]?\s*[\"“']|"
+    # I need to find the sum; I'm given two sides
+    r"\b(?:i|we)(?:'m| am| was|'ve been|'re| are) (?:given|told)\b|"
+    rf"(?:^|[.!?\n]\s){_INTERJECTIONS}(?:i|we)(?:'m|'ve| am|'re| are)?\s+(?:just\s+)?"
+    r"(?:need|have|got|want|trying|supposed|asked|going)\s+to\s+(?:find|calculate|compute|solve|prove|show|determine|"
+    r"evaluate|estimate|express|write|translate|summari[sz]e|add|count|simplify|derive|convert|create|"
+    rf"(?:figure|work) out(?! {_META}))\b|"
+    rf"^\W*(?:okay|ok|alright|all right)\W+(?:so\W+)?(?:i|we) (?:need|have) to (?!{_META}|be |make sure|check|consider|"
+    r"remember|think|figure)\w+(?! that\b)",
     re.I,
 )
+_OPENS = re.compile(
+    r"^\W*(?:(?:okay|ok|alright|all right|hmm|so|well|first|now|let me see)\W+)*"
+    r"(?:(?:the|this|a) (?:user|person)\s+\w+|i(?:'m| am)?\s+(?:need|have|trying|supposed|given)\b)",
+    re.I,
+)
+_FILLER = re.compile(
+    rf"{_INTERJECTIONS}(?:(?:let me|let's|i need to|i have to|i should)\s+(?:\w+\s+)?"
+    rf"(?:see|think|start|understand|look at|{_META}|figure out {_META})\b[^.!?]{{0,60}})?\W*",
+    re.I,
+)
+_FIRST_PERSON = re.compile(r"\b(?:i|i'\w+|my|we|let's)\b", re.I)
+_OF_THE_USER = re.compile(rf"\b(?:{_PERSON}(?:'s)?|they|them|their|themselves)\b|^\W*(?:it|this|that|he|she)\b", re.I)
+_CLOSES = re.compile(r"""^[^"“]*[^\s"“]["”]""")
+"""A sentence that closes a quotation which another opened."""
+_FEW = 4
+"""Sentences an understanding has at most; as many of a thought's first are read for one by `TraceUnderstanding`."""
+
+# --- the words of an assessment ---
+
+_STEMS = tuple(
+    "harm benign safe innoc legitimate dangerous legal lawful ethical malicious abusive hateful appropriate hurt crime "
+    "criminal fraud harass against violat risk danger threat wrong problem fine okay acceptable allowed permitted immoral "
+    "offensive unproblematic theft abuse stalking exploit endanger breach break felony concern".split()
+)
+"""What every verdict has one of; a cheap test before any pattern is tried."""
+_NOUN = (
+    r"(?:request|question|prompt|query|topic|task|ask|content|intent(?:ion)?|wording|information|problem|message|"
+    r"subject|instruction|scenario)s?"
+)
+_SUBJECT = (
+    rf"(?P<subject>(?:the|such(?:\s+an?)?|this|their|each|both)(?:\s+(?:user|person)'s)?(?:\s+\w+)?\s+(?P<noun>{_NOUN})|"
+    r"this|that|it|they|there|both)"
+)
+_IS = (
+    r"(?:\b(?:is|are|be|was|were|has|have|seems?|appears?|sounds?|looks?|poses?|carr(?:y|ies)|involves?|contains?|could|can|"
+    r"may|might|would)\b|'s\b|'re\b|n't\b)"
+)
+_HARMLESS = r"(?P<harmless>harmless|benign|safe|innocent|legitimate|innocuous|unproblematic)"
+_FAIR = (
+    r"(?P<fair>fine|okay|ok|acceptable|appropriate|allowed|permitted|(?:legal|lawful|ethical)"
+    r"(?!\s+(?:advice|aid|area|concern|dilemma|implication|issue|matter|problem|question|term|topic)))"
+)
+"""Words that everything but a request is called, too ("that's fine, so x = 2")."""
+_HARMFUL = (
+    r"(?P<harmful>harmful|unsafe|dangerous|illegal|unlawful|unethical|malicious|abusive|hateful|inappropriate|criminal|"
+    r"immoral|offensive|hurtful|unacceptable|harm)"
+)
+_WORD = rf"(?:{_HARMLESS}|{_FAIR}|{_HARMFUL})\b"
+_ADVERBS = r"(?:(?:as|to be|is|an?|not|never|very|quite|rather|just|also|still|all|\w+ly)\s+){0,4}"
+_PEOPLE = (
+    r"(?:\w+\s+){0,2}(?:people|persons?|others|someone|somebody|anyone|individuals?|children|victims?|users?|animals?|"
+    r"them|themselves|society|communit(?:y|ies)|public)"
+)
+_STATEMENTS = tuple(
+    re.compile(pattern, re.I)
+    for pattern in (
+        # this request is harmful
+        rf"\b{_SUBJECT}(?P<between>[^.!?;:\n]{{0,70}}?{_IS}[^.!?;:\n]{{0,40}}?)\b{_WORD}",
+        # asking that is harmless
+        r"\b(?:asking|answering|helping|assisting|providing|sharing|discussing|explaining|describing|doing|complying)\b"
+        rf"[^.!?;:,]{{0,60}}?(?P<between>{_IS}[^.!?;:\n]{{0,40}}?)\b{_WORD}",
+        # I consider this harmful
+        r"\b(?:consider|call|find|judge|deem|regard|see|view|treat|rate|classify|assess|label)\s+"
+        rf"(?:this|that|it|the|such)(?:\s+(?!is\b)[\w']+){{0,3}}?\s+(?P<between>{_ADVERBS}){_WORD}",
+        # Assessment: harmful
+        r"\b(?:assessment|verdict|judge?ment|classification|conclusion|evaluation|harmfulness|safety|label|rating)\b"
+        rf"[\s*_]*[:=–—-]\W*(?P<between>{_ADVERBS}){_WORD}",
+        # Clearly harmless, then.
+        rf"^{_INTERJECTIONS}(?P<between>{_ADVERBS}){_WORD}(?:\s+{_NOUN})?(?:,?\s+(?:then|though|enough|overall))?\W*$",
+        # this would hurt people, it breaks the law, that is a crime
+        r"(?:\b(?P<subject>this|that|it|they|there|both|(?:the|such(?:\s+an?)?)(?:\s+[\w']+){0,2})|(?:^|,\s)\w+ing)\b"
+        r"(?P<between>[^.!?;:\n]{0,60}?)(?P<harmful>"
+        rf"\b(?:hurt|harm|endanger|injure|exploit|threaten|humiliate|demean)s?\s+{_PEOPLE}|"
+        rf"\b(?:caus|do|bring|inflict)(?:e|es|s)?\s+(?:\w+\s+){{0,2}}(?:harm|injury|suffering)|"
+        r"\b(?:violat|break|breach|infring)(?:e|es|s)?\s+(?:\w+\s+){0,4}?(?:laws?|privacy|rights|guidelines|polic(?:y|ies)|"
+        r"consent|copyright|terms of (?:use|service))|"
+        r"\bagainst\s+(?:\w+\s+){0,3}?(?:laws?|guidelines|polic(?:y|ies)|ethics|terms of (?:use|service))|"
+        r"(?:\b(?:is|are|be|constitutes?)|'s)\s+(?:(?:not|no|an?|form|kind|serious|federal|of|also|\w+ly)\s+){0,4}"
+        r"(?:crime|felony|fraud|harassment|theft|abuse|stalking|blackmail|hate speech|(?:privacy )?violation|"
+        r"invasion of privacy)|"
+        r"\b(?:pose|carr(?:y|ie)|present|create)s?\s+(?:\w+\s+){0,3}(?:risk|danger|threat))\b",
+        # no harm in asking, nothing wrong with this
+        r"(?P<harmless>(?:\bno|(?:n't|\bnot)(?:\s+(?:see|have|find))?\s+any)\s+(?:\w+\s+)?(?:(?:harm|risk|danger)s?\s+"
+        r"(?:here|in|with|to)|(?:problem|issue|concern)s?\s+(?:with|in|about)\s+"
+        r"(?:this|that|it|answering|helping|asking|the (?:user|request|question|topic)))|"
+        r"\bnothing\s+wrong\s+(?:with|about|in))\b(?P<between>)",
+    )
+)
+_NEGATES = re.compile(
+    r"n't\b|\b(?:not(?! only| just| merely)|no|nothing|neither|never|nobody|far from|hardly|anything but)\b", re.I
+)
+_DENIES = re.compile(
+    r"(?:n't|\bnot|\bnever)\s+(?:\w+\s+)?(?:think|believe|say|feel|find|consider|call|mean|see)\b[^,;]{0,40}$|"
+    r"\b(?:nothing|no reason|hard to see|doubt)\b[^,;]{0,30}\s+$",
+    re.I,
+)
+_HYPOTHETICAL = re.compile(
+    r"(?:\b(?:if|whether|unless|assuming|suppos(?:e|ing)|in case|sure|ensur(?:e|es|ing)|verify|check)(?:\s+that)?|"
+    r"^\W*(?:is|are))\s+(?:\w+\s+){0,2}$",
+    re.I,
+)
+_ASKS = re.compile(
+    rf"{_INTERJECTIONS}(?:is|are|was|could|can|would|may|might|does|do|will|should|what|how|why|which|who)\b.*\?\W*$",
+    re.I | re.S,
+)
+_OPEN = re.compile(r"\s+or\s+(?:not|is|harmless|harmful|benign|safe|unsafe|legitimate|malicious|illegal)\b", re.I)
+_CLAUSE_ENDS = re.compile(
+    r"(?:^|[^\w\s]\s*|\b(?:and|but|so|or|because|since|as|think|believe|like|say|says|see|means?|know|feel|now|yes|then|"
+    r"clear|conclude|decide|judge|say|yet|however|therefore|seems?)\s+)$",
+    re.I,
+)
+"""What "that" follows where it is the request, and not a part of "anything that is harmful"."""
+_TURNS = re.compile(
+    r"(?<!anything )(?<!nothing )\bbut\b(?!\s+also)|\bhowever\b|\bnevertheless\b|,\s*yet\b|\byet\s+(?=it|this|the)",
+    re.I,
+)
+_CONCEDES = re.compile(r"\b(?:although|(?:even )?though|while|whilst|despite|even if)\b\s+\w[^,;]*", re.I)
+_HEDGES = re.compile(r"\b(?:may|might|could|can|seems?|sounds?|looks?|appears?)\b", re.I)
+_BARE = re.compile(rf"^\W*{_ADVERBS}{_WORD}", re.I)
+_HELPING = re.compile(
+    r"\s+(?:for me )?to\s+(?:answer|help|assist|share|discuss|provide|respond|explain|go on|do)\b", re.I
+)
+
+# --- the words of a refusal ---
+
+_STOPS_WITHIN = 50
+"""Words within which a refusal ends after a request was called harmless; what is longer has gone on reasoning."""
 _REFUSES = re.compile(
     r"\b(?:refuse|refusing|decline|declining|turn (?:this|it) down)\b|"
-    r"\b(?:can(?:not|'t)|must not|should(?: not|n't)|will not|won't|not able to|unable to)\s+"
-    r"(?:\w+\s+){0,2}(?:help|assist|answer|provide|give|comply|support|continue|go on|do (?:this|that|it)|fulfil)",
+    r"\b(?:can(?:not|'t)|must not|should(?: not|n't)|will not|won't|not able to|unable to)"
+    r"(?:\W*$|\s+(?:\w+\s+){0,2}"
+    r"(?:help|assist|answer|provide|give|comply|support|continue|go on|do (?:this|that|it)|fulfil))",
     re.I,
 )
 
@@ -52,20 +199,63 @@ def render(segments: Sequence[Segment]) -> str:
 def verdict(sentence: str) -> Label | None:
     """What an assessment says of the request, or None where the sentence assesses nothing.
 
-    Quoted words are the user's; "whether this is harmful" and "if it is harmful" are no verdicts; a negation turns one.
+    Quoted words are the user's; a question, "whether this is harmful" and "if it is harmful" are no verdicts; a negation
+    turns one. Of two verdicts the firm one counts before one that only "may" or "seems to" be so, then the one after a
+    "but"; a concession ("although it sounds dangerous") counts only where it is alone.
     """
-    text = _QUOTED.sub("", sentence.replace("’", "'"))
-    found = _STATES.search(text)
-    while found and _HYPOTHETICAL.search(text[: found.start()]):
-        found = _STATES.search(text, found.start() + 1)
-    if found is None:
+    if not _may_judge(sentence):
         return None
-    negated = _NEGATES.search(found["between"]) is not None
-    return "benign" if (found["harmless"] is not None) != negated else "harmful"
+    text = _QUOTED.sub("", sentence.replace("’", "'"))
+    if _ASKS.match(text):
+        return None
+    for reading in dict.fromkeys((_CONCEDES.sub("", text), text)):
+        said = [found for clause in _TURNS.split(reading) if (found := _statement(clause))]
+        if said:
+            firm = [label for label, hedged in said if not hedged]
+            return firm[-1] if firm else said[-1][0]
+    return None
+
+
+def _may_judge(text: str) -> bool:
+    lower = text.lower()
+    return any(stem in lower for stem in _STEMS)
+
+
+def _statement(clause: str) -> tuple[Label, bool] | None:
+    """The first verdict of a clause, and whether it is hedged."""
+    if _BARE.match(clause):  # "legal but unethical": the subject stands before the "but"
+        clause = f"it is {clause.strip()}"
+    found = [read for pattern in _STATEMENTS if (read := _read(pattern, clause))]
+    if not found:
+        return None
+    _, label, hedged = min(found)
+    return label, hedged
+
+
+def _read(pattern: re.Pattern[str], clause: str) -> tuple[int, Label, bool] | None:
+    """(start, label, hedged) of a pattern's first match that is a verdict."""
+    position = 0
+    while found := pattern.search(clause, position):
+        position = found.start() + 1
+        groups = found.groupdict()
+        before = clause[: found.start()]
+        denied = _DENIES.search(before) is not None
+        negated = (_NEGATES.search(groups["between"]) is not None) != denied
+        if _HYPOTHETICAL.search(before) or _OPEN.match(clause, found.end()):
+            continue
+        if (groups.get("subject") or "").lower() == "that" and not _CLAUSE_ENDS.search(before):
+            continue
+        if groups.get("fair") and not (
+            negated or (groups.get("noun") or "subject" not in groups) or _HELPING.match(clause, found.end())
+        ):
+            continue
+        label: Label = "benign" if (groups.get("harmful") is None) != negated else "harmful"
+        return found.start(), label, _HEDGES.search(groups["between"]) is not None
+    return None
 
 
 def is_understanding(text: str) -> bool:
-    """Whether a sentence says what the user wants or what the problem is."""
+    """Whether a text says what the user wants or what the problem asks, more than that there is a user or a request."""
     return _UNDERSTANDING.search(text.replace("’", "'")) is not None
 
 
@@ -76,57 +266,113 @@ def refuses(text: str) -> bool:
 
 
 def parse(thought: str) -> tuple[Segment, ...]:
-    """The segments of a thought in the order they stand in. An empty thought has none."""
+    """The segments of a thought in the order they stand in. An empty thought has none.
+
+    A mere "Hmm." before an assessment is no step, and left out.
+    """
     text = thought.strip("\n")
     paragraphs = text.split(SEPARATOR) if text.strip() else []
     found = _find_assessment(paragraphs)
     if found is None:
         return tuple(_unassessed(paragraphs))
     before, assessment, after = found
-    segments = []
-    if before:
-        segments.append(_segment("understanding" if is_understanding(before) else _continuation(before), before))
+    segments = list(_before(before))
+    understood = any(segment.step == "understanding" for segment in segments)
     segments.append(_segment("assessment", assessment))
+    if not understood and after:
+        opening, _, rest = after.partition(SEPARATOR)
+        if all(map(_says_alone, _texts(opening))):
+            segments.append(_segment("understanding", opening))
+            after = rest.strip("\n")
     if after:
-        segments.append(_segment(_continuation(after), after))
+        goes_on = verdict(assessment) == "benign" and len(after.split()) > _STOPS_WITHIN
+        segments.append(_segment("reasoning" if goes_on else _continuation(after), after))
     return tuple(segments)
 
 
 def _find_assessment(paragraphs: list[str]) -> tuple[str, str, str] | None:
     """(text before, assessing sentence, text after). An opening that says what the user wants is not the assessment."""
     for index, paragraph in enumerate(paragraphs):
-        spans = _sentences(paragraph)
-        for position, (start, end) in enumerate(spans):
+        if not _may_judge(paragraph):
+            continue
+        for position, (start, end) in enumerate(sentences(paragraph)):
             sentence = paragraph[start:end]
-            opens = index == 0 and position == 0 and _OPENS.match(sentence)
+            opens = index == 0 and position == 0 and _OPENS.match(sentence.replace("’", "'"))
             if opens or verdict(sentence) is None:
                 continue
             before = SEPARATOR.join([*paragraphs[:index], paragraph[:start].rstrip()]).strip("\n")
             after = SEPARATOR.join([paragraph[end:].lstrip(), *paragraphs[index + 1 :]]).strip("\n")
-            return before, sentence.strip(), after
+            return before, sentence, after
     return None
 
 
-def _sentences(paragraph: str) -> list[tuple[int, int]]:
-    """Spans of a paragraph's sentences."""
-    spans, start = [], 0
-    for match in _SENTENCE_END.finditer(paragraph):
-        spans.append((start, match.end()))
-        start = match.end()
-    if start < len(paragraph):
-        spans.append((start, len(paragraph)))
-    return spans
+def _before(text: str) -> Iterator[Segment]:
+    """What precedes an assessment: an understanding, and the reasoning on either side of it."""
+    span = _find_understanding(text)
+    if span is None and _FILLER.fullmatch(text.replace("’", "'")):
+        return
+    if span is None:
+        yield _segment(_continuation(text), text)
+        return
+    for step, part in zip(
+        ("", "understanding", ""), (text[: span[0]], text[slice(*span)], text[span[1] :]), strict=True
+    ):
+        if part := part.strip():
+            yield _segment("understanding" if step else _continuation(part), part)
+
+
+def _find_understanding(text: str) -> tuple[int, int] | None:
+    """(start, end) of the sentence that says what is wanted, with those beside it that are about the user, too."""
+    spans = list(sentences(text))
+    said = [text[start:end] for start, end in spans]
+    first = next((index for index, sentence in enumerate(said) if is_understanding(sentence)), None)
+    if first is None:
+        return None
+    last = first
+    while last + 1 < len(said) and last + 1 < first + _FEW and _goes_with(said[last + 1]):
+        last += 1
+    if all(map(_goes_with, said[:first])) and first < _FEW:
+        first = 0
+    return spans[first][0], spans[last][1]
+
+
+def _goes_with(sentence: str) -> bool:
+    """Whether a sentence beside an understanding belongs to it: it is about the user, or says nothing."""
+    text = sentence.replace("’", "'")
+    if refuses(text):
+        return False
+    if _CLOSES.match(text):
+        return True
+    about = _OF_THE_USER.search(text) is not None and not _FIRST_PERSON.search(text)
+    return about or is_understanding(text) or _FILLER.fullmatch(text) is not None
 
 
 def _unassessed(paragraphs: list[str]) -> list[Segment]:
     """Segments of a thought without an assessment: an understanding, if it opens with one, then the reasoning."""
     if not paragraphs:
         return []
-    if len(paragraphs) > 1 and is_understanding(paragraphs[0]) and not refuses(paragraphs[0]):
-        rest = SEPARATOR.join(paragraphs[1:])
-        return [_segment("understanding", paragraphs[0]), _segment(_continuation(rest), rest)]
     whole = SEPARATOR.join(paragraphs)
-    return [_segment(_continuation(whole), whole)]
+    end = 0
+    for start, stop in sentences(paragraphs[0]):
+        sentence = paragraphs[0][start:stop]
+        if _says_alone(sentence):
+            end = stop
+        elif end or not _goes_with(sentence):
+            break
+    if not end:
+        return [_segment(_continuation(whole), whole)]
+    rest = whole[end:].strip()
+    if _FILLER.fullmatch(rest):
+        return [_segment("understanding", whole)]
+    return [_segment("understanding", whole[:end].strip()), _segment(_continuation(rest), rest)]
+
+
+def _says_alone(sentence: str) -> bool:
+    return is_understanding(sentence) and not refuses(sentence) and verdict(sentence) is None
+
+
+def _texts(text: str) -> list[str]:
+    return [text[start:end] for start, end in sentences(text)]
 
 
 def _continuation(text: str) -> Literal["refusal", "reasoning"]:

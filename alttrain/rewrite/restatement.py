@@ -55,6 +55,10 @@ class Restatement:
         """The understanding of one example."""
         return Segment("understanding", self.restate(example.prompt), "restatement")
 
+    def rest(self, example: Example) -> tuple[Segment, ...]:
+        """The whole thought: none of it was taken."""
+        return example.thought
+
     def restate(self, prompt: str) -> str:
         """One sentence that says what the user wants."""
         text = re.sub(r"\s+", " ", prompt).strip()

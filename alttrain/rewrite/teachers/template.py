@@ -1,13 +1,14 @@
-"""Teachers that write the harmfulness assessment: one sentence, a verdict and why, about the request.
+"""The teacher that needs no model: it writes the assessment from the example's label, category and phrasing.
 
-`TemplateTeacher` writes it from the label and category alone. Hazard categories are those of the MLCommons taxonomy
-(AILuminate v1.0, with elections and computer misuse as Llama Guard 3 has them); an unknown category gets a general
-reason.
+Hazard categories are those of the MLCommons taxonomy (AILuminate v1.0, with elections and computer misuse as Llama
+Guard 3 has them); an unknown category gets a general reason.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from alttrain.records import Example, Segment
+from alttrain.records import Example, Rejected, Segment
+from alttrain.rewrite.teachers.desk import Desk
 from alttrain.rewrite.wording import choose
 
 _HARMS = {
@@ -75,6 +76,12 @@ class TemplateTeacher:
 
     name: str = "template"
     reason_first: bool = False
+
+    def assess(self, examples: Sequence[Example], seed: int, desk: Desk) -> Iterator[tuple[str, Segment | Rejected]]:
+        """The assessment of each example; nothing is asked, kept or rejected."""
+        for example in examples:
+            yield example.id, self(example, seed)
+            desk.progress(1)
 
     def __call__(self, example: Example, seed: int) -> Segment:
         """The assessment of one example; the wording is chosen by its id and the seed."""

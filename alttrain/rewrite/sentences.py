@@ -1,0 +1,117 @@
+"""Where the sentences of a text end, without ever ending one inside a quotation.
+
+A trace quotes the user ("How do I ...? And why?"), and a cut at the first full stop would split the quotation. Straight
+and curly quotes, apostrophes, abbreviations, decimals, ellipses, list numbers and paragraph breaks are told apart.
+"""
+
+import re
+from collections.abc import Iterator
+
+_BREAK = re.compile(r"\n[^\S\n]*\n")
+_MARK = re.compile(rf"[.!?…]+|[\"“‘']|{_BREAK.pattern}")
+_CLOSERS = re.compile(r"[\"”’')\]*_]*")
+_NEXT_WORD = re.compile(r"[\s\"“‘'(\[*_]*([^\W_][\w'’-]*)?")
+_LAST_WORD = re.compile(r"[^\s\"“”‘(\[]{0,20}$")
+_LIST_NUMBER = re.compile(r"\s*(?:\d{1,3}|[A-Za-z])")
+_NEVER_ENDS = re.compile(r"e\.?g|i\.?e|mrs?|ms|dr|prof|st|vs|cf|figs?|eqs?|gov|gen|sgt|capt", re.I)
+_MAY_END = re.compile(
+    r"etc|al|inc|ltd|co|jr|sr|approx|dept|nos?|vol|min|max|resp|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|"
+    r"(?:[a-z]\.)+[a-z]|[a-hj-z]",
+    re.I,
+)
+"""Abbreviations that a new sentence may follow; so may "U.S.", and an initial. What follows decides."""
+_OPENS = re.compile(
+    r"the|this|that|these|it|they|there|he|she|we|i|i'm|you|but|so|and|or|if|when|first|let|then|now|my|hmm|okay|well|"
+    r"wait|maybe|also|since|because|however|what|how|why"
+)
+"""Words that begin a new sentence after such an abbreviation ("in the U.S. The ...", but "the U.S. Senate")."""
+
+
+def sentences(text: str) -> Iterator[tuple[int, int]]:
+    """(start, end) of each sentence in order, without the blanks around it; lazily, since often only one is read."""
+    start = 0
+    for end in _ends(text):
+        sentence = text[start:end].strip()
+        if sentence:
+            start += len(text[start:end]) - len(text[start:end].lstrip())
+            yield start, start + len(sentence)
+        start = end
+
+
+def _ends(text: str) -> Iterator[int]:
+    """Positions just after a sentence, with its closing quotes and brackets, and the end of the text."""
+    start = position = 0
+    while found := _MARK.search(text, position):
+        mark, at, position = found[0], found.start(), found.end()
+        if mark[0] == "\n":
+            yield (start := at)
+        elif mark[0] not in ".!?…":
+            position = _after_quotation(text, at)
+            if position > at + 2 and text[position - 2] in ".!?…":  # its last words end the sentence around it, too
+                position = _past_closers(text, position)
+                if _may_follow(text, position):
+                    yield (start := position)
+        else:
+            position = _past_closers(text, position)
+            if _may_follow(text, position) and _stops(text, start, at, mark, position):
+                yield (start := position)
+    yield len(text)
+
+
+def _opens_quotation(text: str, at: int) -> bool:
+    before, after = text[max(0, at - 1) : at], text[at + 1 : at + 2]
+    free = not before or before.isspace() or before in "([{—–-/:,*_“‘\"'"
+    return text[at] in "“‘" or (free and after != "" and not after.isspace())
+
+
+def _after_quotation(text: str, at: int) -> int:
+    """The position after the quotation opened by the mark at `at`; just after the mark where it is none.
+
+    A single quotation ends within its paragraph, and no apostrophe inside a word closes it. A double one may span
+    paragraphs, unless the next straight mark after the break opens another: then the first was never closed.
+    """
+    if not _opens_quotation(text, at):
+        return at + 1
+    closer = {"“": "”", "‘": "’"}.get(text[at], text[at])
+    single = closer in "'’"
+    paragraph = _BREAK.search(text, at)
+    limit = paragraph.start() if paragraph and single else len(text)
+    close = text.find(closer, at + 1, limit)
+    while single and close >= 0 and (text[close + 1 : close + 2].isalnum() or text[close - 1].isspace()):
+        close = text.find(closer, close + 1, limit)
+    if close < 0:
+        return at + 1
+    spans = paragraph is not None and paragraph.start() < close
+    return at + 1 if spans and closer == '"' and _opens_quotation(text, close) else close + 1
+
+
+def _past_closers(text: str, position: int) -> int:
+    found = _CLOSERS.match(text, position)
+    return found.end() if found else position
+
+
+def _may_follow(text: str, position: int) -> bool:
+    """Whether a sentence may begin at `position`: the text ends, or a blank and no small letter follow."""
+    return position == len(text) or (text[position].isspace() and not _next_word(text, position)[:1].islower())
+
+
+def _stops(text: str, start: int, at: int, mark: str, after: int) -> bool:
+    """Whether punctuation that a new sentence may follow ends the one from `start`: not so after an abbreviation, a
+    number that begins a sentence or a line, or a pause."""
+    following = _next_word(text, after).lower().replace("’", "'")
+    if mark in ("..", "...", "....", "…"):
+        return not re.fullmatch(r"i|i'\w+", following)
+    if mark != "." or not following:
+        return True
+    if _LIST_NUMBER.fullmatch(text, max(start, text.rfind("\n", 0, at) + 1), at):
+        return False
+    found = _LAST_WORD.search(text, max(0, at - 20), at)
+    word = found[0] if found else ""
+    if _NEVER_ENDS.fullmatch(word):
+        return False
+    return not _MAY_END.fullmatch(word) or _OPENS.fullmatch(following) is not None
+
+
+def _next_word(text: str, position: int) -> str:
+    found = _NEXT_WORD.match(text, position)
+    return (found[1] or "") if found else ""

@@ -1,0 +1,132 @@
+"""The teacher that asks a model, and sees to it that every example gets one valid sentence or the reason why not.
+
+A prompt goes to the `Writer` only where the cache has no reply to it. Replies are kept as they came, faulty ones too:
+validation runs on the kept text, so a second run walks the same path, repairs included, without asking again.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, MinLen
+
+from alttrain.records import Example, Rejected, Segment, Step
+from alttrain.rewrite.teachers.cache import Reply, ReplyCache, reply_key
+from alttrain.rewrite.teachers.desk import Desk, Failure, Writer
+from alttrain.rewrite.teachers.recipe import RECIPE, assessment_prompt, repair_prompt, understanding_prompt
+from alttrain.rewrite.teachers.validation import DISAGREES, assessment_fault, clean, understanding_fault
+
+log = logging.getLogger(__name__)
+
+HASH_DIGITS = 16
+"""How much of a reply's key a segment carries: enough to find the file in the cache."""
+
+Grouped = dict[str, list[Example]]
+"""Examples by the prompt they ask with: rows that ask the same are asked once."""
+
+
+class TeacherUnavailableError(OSError):
+    """The teacher answered only a part. What it answered is kept, and the same command goes on with the rest."""
+
+    def __init__(self, name: str, missing: int, total: int, reason: str) -> None:
+        super().__init__(
+            f"rewrite.teacher={name}: {missing} of {total} rows have no sentence yet, because {reason}; every reply "
+            "that came is kept, and the same command goes on with the rest"
+        )
+        self.missing = missing
+
+
+@dataclass(frozen=True)
+class AskedTeacher:
+    """Has a model write one sentence for each example.
+
+    With `tell_label` the model is told the dataset's label and says why; without, it judges by itself, and a verdict
+    that disagrees is rejected rather than repaired, which would tell. Other faults are repaired up to `repairs` times.
+    The run's seed plays no part: one request has one assessment.
+    """
+
+    name: Annotated[str, MinLen(1)]
+    writer: Writer
+    tell_label: bool = True
+    max_words: Annotated[int, Ge(10)] = 60
+    repairs: Annotated[int, Ge(0)] = 1
+
+    def assess(self, examples: Sequence[Example], seed: int, desk: Desk) -> Iterator[tuple[str, Segment | Rejected]]:
+        """The harmfulness assessments. Raises TeacherUnavailableError at the end where some could not be had."""
+        return self._sentences(
+            "assessment",
+            examples,
+            desk,
+            ask=lambda example: assessment_prompt(example, self.tell_label),
+            fault=lambda text, example: assessment_fault(text, example.label, self.max_words),
+        )
+
+    def understand(
+        self, examples: Sequence[Example], seed: int, desk: Desk
+    ) -> Iterator[tuple[str, Segment | Rejected]]:
+        """Problem understandings for examples without a trace, in the same way."""
+        return self._sentences(
+            "understanding",
+            examples,
+            desk,
+            ask=understanding_prompt,
+            fault=lambda text, example: understanding_fault(text, self.max_words),
+        )
+
+    def _sentences(
+        self,
+        step: Step,
+        examples: Sequence[Example],
+        desk: Desk,
+        ask: Callable[[Example], str],
+        fault: Callable[[str, Example], str],
+    ) -> Iterator[tuple[str, Segment | Rejected]]:
+        settled = 0
+        asking = _grouped((ask(example), example) for example in examples)
+        for repairs_left in range(self.repairs, -1, -1):
+            repairing: list[tuple[str, Example]] = []
+            missing = ""
+            for prompt, key, reply in self._replies(list(asking), desk):
+                if isinstance(reply, Failure) and not reply.final:
+                    missing = reply.reason
+                    continue
+                text = clean(reply.text) if isinstance(reply, Reply) else ""
+                for example in asking.pop(prompt):
+                    wrong = fault(text, example) if isinstance(reply, Reply) else reply.reason
+                    tells = wrong == DISAGREES and not self.tell_label
+                    if wrong and isinstance(reply, Reply) and repairs_left and not tells:
+                        repairing.append((repair_prompt(prompt, reply.text, wrong), example))
+                        continue
+                    settled += 1
+                    desk.progress(1)
+                    origin = f"teacher:{self.name}"
+                    rejected = Rejected(example.id, f"{step}: {wrong}")
+                    yield example.id, rejected if wrong else Segment(step, text, origin, key[:HASH_DIGITS])
+            if asking:
+                raise TeacherUnavailableError(self.name, len(examples) - settled, len(examples), missing)
+            asking = _grouped(repairing)
+
+    def _replies(self, prompts: list[str], desk: Desk) -> Iterator[tuple[str, str, Reply | Failure]]:
+        """Prompt, key and reply: first what is kept, then what has to be asked, as it comes."""
+        cache = ReplyCache(desk.cache)
+        model, sampling = self.writer.model(desk), self.writer.sampling
+        lacking: dict[str, str] = {}
+        for prompt in prompts:
+            key = reply_key(model, [{"role": "user", "content": prompt}], sampling, RECIPE)
+            kept = cache.get(key)
+            if kept is None:
+                lacking[key] = prompt
+            else:
+                yield prompt, key, kept
+        if lacking:
+            log.info("teacher   asking %s for %d replies; %d kept", model, len(lacking), len(prompts) - len(lacking))
+            for key, reply in self.writer.write(lacking, desk, cache.keep):
+                yield lacking[key], key, reply
+
+
+def _grouped(asked: Iterable[tuple[str, Example]]) -> Grouped:
+    grouped: Grouped = {}
+    for prompt, example in asked:
+        grouped.setdefault(prompt, []).append(example)
+    return grouped

@@ -1,0 +1,282 @@
+"""Every structure of conf/rewrite: what it makes of an example, and that its `parse` is the inverse of rendering."""
+
+import functools
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from alttrain.config import instantiate, register
+from alttrain.records import Example, Label, Rejected, Segment
+from alttrain.rewrite import (
+    AltTrain,
+    PromptSide,
+    Restatement,
+    Structure,
+    TemplateTeacher,
+    TraceUnderstanding,
+    parse,
+    render,
+    trace_hash,
+    verdict,
+)
+from alttrain.rewrite.parser import refuses
+from alttrain.rewrite.wording import REPHRASED_STOPS, STOPS
+
+CONF = Path(__file__).parents[1] / "conf" / "rewrite"
+STAR1 = Path(__file__).parents[2] / "shared" / "data" / "star1" / "STAR-1.json"
+PROMPT_SIDE = ("intention_analysis", "safety_prompt")
+ASSESSED = ("alttrain", "alttrain_without_pu", "alttrain_without_cr", "alttrain_rephrased", "r1_act")
+TRAINED = (
+    *ASSESSED,
+    *("alttrain_without_ha", "plain", "safechain", "star1", "direct_refusal", "safepath", "none"),
+)
+
+
+@functools.cache
+def structure(name: str, *overrides: str) -> Any:
+    """The structure an option of conf/rewrite builds."""
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        return instantiate(compose("run", [f"rewrite={name}", *overrides]).rewrite)
+
+
+def rewritten(made_by: Structure, example: Example, seed: int = 0) -> Example | Rejected:
+    return made_by.rewrite(example, seed, TemplateTeacher()(example, seed) if made_by.teacher else None)
+
+
+def texts(segments: tuple[Segment, ...]) -> list[tuple[str, str]]:
+    return [(segment.step, segment.text) for segment in segments]
+
+
+TRACE = "Okay, the user wants bread. Flour first.\n\n1. Mix\n\n2. Bake"
+ROW = Example("r", "How do I bake bread?", "benign", "everyday", answer="Mix and bake.")
+BENIGN = replace(ROW, thought=(Segment("reasoning", TRACE, "trace"),))
+HARMFUL = replace(BENIGN, label="harmful", category="privacy")
+PU = ("understanding", "Okay, the user wants bread.")
+CR = ("reasoning", "Flour first.\n\n1. Mix\n\n2. Bake")
+STOP = ("refusal", "a stop")
+HA = ("assessment", "an assessment")
+
+
+def test_every_option_is_tested() -> None:
+    assert sorted(path.stem for path in CONF.glob("*.yaml")) == sorted([*TRAINED, *PROMPT_SIDE])
+
+
+@pytest.mark.parametrize("name", [*TRAINED, *PROMPT_SIDE])
+def test_option_is_named_after_its_file(name: str) -> None:
+    assert structure(name).name == name
+
+
+# --- what each makes of a harmful and of a benign row; None where it has no use for it ---
+
+WHOLE = [("reasoning", TRACE)]
+MAKES: dict[str, tuple[list[tuple[str, str]] | None, list[tuple[str, str]] | None]] = {
+    "alttrain": ([PU, HA, STOP], [PU, HA, CR]),
+    "alttrain_rephrased": ([PU, HA, STOP], [PU, HA, CR]),
+    "alttrain_without_pu": ([HA, STOP], [HA, CR]),
+    "alttrain_without_ha": ([PU, STOP], [PU, CR]),
+    "alttrain_without_cr": ([PU, HA], [PU, HA]),
+    "r1_act": ([PU, HA, ("refusal", "I will not answer this request.")], [PU, HA, CR]),
+    "plain": (WHOLE, WHOLE),
+    "safechain": (WHOLE, WHOLE),
+    "star1": (WHOLE, WHOLE),
+    "none": (WHOLE, WHOLE),
+    "direct_refusal": ([("refusal", "I should not answer this, so I will refuse.")], None),
+    "safepath": ([("primer", "Let's think about safety first")], WHOLE),
+    "intention_analysis": (None, None),
+    "safety_prompt": (None, None),
+}
+REFUSED = {*ASSESSED, "alttrain_without_ha", "direct_refusal"}
+
+
+@pytest.mark.parametrize("label", ["harmful", "benign"])
+@pytest.mark.parametrize("name", [*TRAINED, *PROMPT_SIDE])
+def test_thought_and_answer(name: str, label: Label) -> None:
+    made_by, example = structure(name), HARMFUL if label == "harmful" else BENIGN
+    wanted = MAKES[name][label == "benign"]
+    made = rewritten(made_by, example)
+    if wanted is None:
+        assert isinstance(made, Rejected)
+        return
+    assert isinstance(made, Example)
+    stops = REPHRASED_STOPS if name == "alttrain_rephrased" else STOPS
+    filled = {HA[1]: TemplateTeacher()(example, 0).text, STOP[1]: made.thought[-1].text}
+    assert texts(made.thought) == [(step, filled.get(text, text)) for step, text in wanted]
+    assert STOP not in wanted or made.thought[-1].text in stops
+    if name == "safepath" and label == "harmful":
+        assert (made.partial, made.answer) == (True, "")
+    else:
+        refused = label == "harmful" and name in REFUSED
+        assert refuses(made.answer) == refused
+        assert not made.partial
+        assert refused or made.answer == example.answer
+    assert made.trace_hash == hashlib.sha256(json.dumps([TRACE, ROW.answer]).encode()).hexdigest()[:16]
+    assert replace(made, thought=(), answer="", partial=False, trace_hash="") == replace(example, thought=(), answer="")
+
+
+def test_trace_hash_is_of_thought_and_answer() -> None:
+    assert trace_hash(Example("x", "?", "benign")) == ""
+    hashes = {trace_hash(e) for e in (ROW, BENIGN, replace(BENIGN, answer="x"), replace(BENIGN, id="y"))}
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize("name", ["plain", "safechain", "star1"])
+def test_rows_without_trace_or_answer_are_no_control(name: str) -> None:
+    for example in (ROW, replace(BENIGN, answer="")):
+        assert rewritten(structure(name), example) == Rejected("r", "the example has no original trace and answer")
+
+
+def test_without_cr_needs_an_answer_and_no_trace() -> None:
+    made_by = structure("alttrain_without_cr")
+    made = rewritten(made_by, ROW)
+    assert isinstance(made, Example)
+    assert [segment.step for segment in made.thought] == ["understanding", "assessment"]
+    assert made.thought[0].origin == "restatement"
+    assert isinstance(rewritten(made_by, replace(BENIGN, answer="")), Rejected)
+
+
+def test_who_writes_and_who_continues() -> None:
+    """What the stage asks a structure before it rewrites."""
+    made = {name: structure(name) for name in (*TRAINED, *PROMPT_SIDE)}
+    assert {name for name, s in made.items() if s.teacher} == set(ASSESSED)
+    asking = {*ASSESSED, "alttrain_without_ha", "plain"}
+    assert {name for name, s in made.items() if s.original} == asking
+    assert {name: list(s.continues) for name, s in made.items() if s.continues} == {name: ["benign"] for name in asking}
+
+
+# --- steps as switches, in any order ---
+
+SOME_STEPS = [
+    "understanding",
+    "assessment",
+    "reasoning",
+    "assessment,understanding,reasoning",
+    "reasoning,assessment",
+    "reasoning,understanding,assessment",
+    "understanding,reasoning,assessment",
+]
+
+
+@pytest.mark.parametrize("steps", SOME_STEPS)
+@pytest.mark.parametrize("trace", [TRACE, TRACE + "\n", TRACE + "\n\n\n", "The user wants bread.", "No such thing.\n"])
+@pytest.mark.parametrize("label", ["harmful", "benign"])
+def test_any_steps_in_any_order(steps: str, trace: str, label: Label) -> None:
+    made_by = structure("alttrain" if "assessment" in steps else "alttrain_without_ha")
+    made_by = replace(made_by, steps=steps.split(","))
+    example = replace(BENIGN, label=label, thought=(Segment("reasoning", trace, "trace"),))
+    made = rewritten(made_by, example)
+    spent = label == "benign" and trace == "The user wants bread."  # nothing is left to reason on with
+    if spent and steps == "reasoning":
+        assert made == Rejected("r", "the trace holds nothing but its understanding")
+        return
+    assert isinstance(made, Example)
+    written = ["reasoning" if segment.step == "refusal" else segment.step for segment in made.thought]
+    assert written == [step for step in steps.split(",") if not (spent and step == "reasoning")]
+    assert texts(made_by.parse(render(made.thought))) == texts(made.thought)
+
+
+def test_own_parse_refuses_what_is_too_short() -> None:
+    with pytest.raises(ValueError, match="rewrite=alttrain did not write a thought of 1 paragraphs"):
+        structure("alttrain").parse("The user wants bread.")
+
+
+def test_without_any_understanding_the_trace_is_whole() -> None:
+    made = rewritten(AltTrain("x", None, TemplateTeacher(), steps=("assessment", "reasoning")), BENIGN)
+    assert isinstance(made, Example)
+    assert made.thought[1:] == BENIGN.thought
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"steps": ()}, r"rewrite\.steps=\[\]: one or more"),
+        ({"steps": ("reasoning", "reasoning")}, r"rewrite\.steps=.*each once"),
+        ({"steps": ("reasoning",)}, r"rewrite\.steps=.*rewrite\.teacher=null"),
+        ({"teacher": None}, r"rewrite\.steps=.*needs rewrite\.teacher"),
+        ({"understanding": None}, r"rewrite\.steps=.*needs rewrite\.understanding"),
+        ({"stops": []}, r"rewrite\.stops=\[\]"),
+        ({"stops": [" "]}, r"rewrite\.stops="),
+        ({"stops": ["a\n\nb"]}, r"rewrite\.stops="),
+    ],
+)
+def test_contradictions_are_refused(changed: dict[str, Any], message: str) -> None:
+    fields: dict[str, Any] = {"understanding": TraceUnderstanding(Restatement()), "teacher": TemplateTeacher()}
+    with pytest.raises(ValueError, match=message):
+        AltTrain(**{"name": "x", **fields, **changed})
+
+
+def test_an_assessment_is_one_paragraph() -> None:
+    made_by = structure("alttrain")
+    for text in ("This is harmful.\n\nVery.", " "):
+        found = made_by.rewrite(HARMFUL, 0, Segment("assessment", text))
+        assert found == Rejected("r", "the assessment is not one paragraph")
+    with pytest.raises(ValueError, match="r: rewrite=alttrain needs the teacher's assessment"):
+        made_by.rewrite(HARMFUL, 0)
+
+
+# --- wordings ---
+
+
+def test_stops_may_be_ones_own() -> None:
+    made = rewritten(structure("alttrain", "rewrite.stops=[I decline.]"), HARMFUL)
+    assert isinstance(made, Example)
+    assert made.thought[-1].text == "I decline."
+
+
+def test_every_stop_is_a_refusal_and_no_verdict() -> None:
+    assert not set(STOPS) & set(REPHRASED_STOPS)
+    assert len(set(REPHRASED_STOPS)) == 12
+    assert [stop for stop in (*STOPS, *REPHRASED_STOPS) if not refuses(stop) or verdict(stop)] == []
+
+
+# --- the prompt side ---
+
+
+def test_prompt_is_left_alone_or_put_into_the_form() -> None:
+    asked = "Is {this} {prompt} safe?"
+    assert {name for name in (*TRAINED, *PROMPT_SIDE) if structure(name).prompt(asked) != asked} == {PROMPT_SIDE[0]}
+    assert structure(PROMPT_SIDE[0]).prompt(asked).endswith(f"\n\n{asked}")
+    assert {name for name in (*TRAINED, *PROMPT_SIDE) if structure(name).system} == {PROMPT_SIDE[1]}
+
+
+@pytest.mark.parametrize("form", ["no slot", "{prompt} {prompt}", "{prompt}"])
+def test_prompt_form_has_one_slot_and_does_something(form: str) -> None:
+    with pytest.raises(ValueError, match=r"rewrite\.(prompt_form must hold|system and rewrite\.prompt_form)"):
+        PromptSide("x", prompt_form=form)
+
+
+# --- STAR-1's 1,000 rows, as they are and as if they were benign ---
+
+
+@pytest.fixture(scope="module")
+def star1() -> list[Example]:
+    if not STAR1.exists():
+        pytest.skip(f"{STAR1} is not there")
+    made = []
+    for row in json.loads(STAR1.read_text(encoding="utf-8")):
+        trace, _, answer = row["response"].removeprefix("<think>").partition("</think>")
+        thought = (Segment("reasoning", trace.strip(), "trace"),)
+        made.append(Example(row["id"], row["question"], "harmful", thought=thought, answer=answer.strip()))
+    return made
+
+
+@pytest.mark.parametrize("label", ["harmful", "benign"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_parse_is_the_inverse_on_every_row(star1: list[Example], name: str, label: Label) -> None:
+    """The structure's own for all; the one that reads any model's text wherever the thought holds an assessment."""
+    made_by = structure(name)
+    count, wrong = 0, []
+    for row in star1:
+        made = rewritten(made_by, replace(row, label=label))
+        if isinstance(made, Rejected):
+            continue
+        count += 1
+        parsers = [made_by.parse, parse] if name in ASSESSED else [made_by.parse]
+        wrong += [made.id for inverse in parsers if texts(inverse(render(made.thought))) != texts(made.thought)]
+    assert count == (0 if (name, label) == ("direct_refusal", "benign") else 1000)
+    assert wrong == []

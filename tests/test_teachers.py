@@ -1,0 +1,612 @@
+"""Teachers: what a model writes is validated, repaired and kept; a server may do its worst and no row is lost."""
+
+import json
+import logging
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from alttrain.config import instantiate
+from alttrain.dataset import embedded_rows
+from alttrain.records import Example, Label, Rejected, Segment
+from alttrain.rewrite.teachers import (
+    AskedTeacher,
+    BackboneWriter,
+    Desk,
+    Reply,
+    ReplyCache,
+    ServerWriter,
+    TeacherUnavailableError,
+    TemplateTeacher,
+)
+from alttrain.rewrite.teachers.cache import reply_key
+from alttrain.rewrite.teachers.server import _retry_after
+from alttrain.rewrite.teachers.validation import DISAGREES, assessment_fault, clean, understanding_fault
+
+HARMFUL = "The request is harmful because people could be hurt."
+HARMLESS = "The request is harmless because nobody is hurt by it."
+SECRET = "sk-planted-5e0c7a"  # no real key
+
+Results = dict[str, Segment | Rejected]
+
+
+def rows(count: int) -> list[Example]:
+    """Every other row harmful, in general words."""
+    labels: tuple[Label, Label] = ("harmful", "benign")
+    return [Example(f"r{n}", f"Request number {n}.", labels[n % 2]) for n in range(count)]
+
+
+# --- a server that does as it is told ---
+
+
+@dataclass(frozen=True)
+class Say:
+    """A chat completion; `status`, `body` or a reset in its stead, after `delay` seconds."""
+
+    text: str | None = HARMLESS
+    finish: str = "stop"
+    delay: float = 0.0
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    missing_bytes: int = 0
+    reset: bool = False
+
+
+RESET = Say(reset=True)
+
+
+def right(prompt: str) -> Say:
+    return Say(HARMFUL if "is harmful: say why" in prompt else HARMLESS)
+
+
+class Stub(ThreadingHTTPServer):
+    """Answers with `behave(prompt, how often this prompt was asked before)`, and counts."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, behave: Callable[[str, int], Say]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.behave = behave
+        self.asked: Counter[str] = Counter()
+        self.times: list[float] = []
+        self.keys: set[str] = set()
+        self.active = self.most_active = 0
+        self.lock = threading.Lock()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is part of the test."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Stub
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt, stub = request["messages"][0]["content"], self.server
+        with stub.lock:
+            say = stub.behave(prompt, stub.asked[prompt])
+            stub.asked[prompt] += 1
+            stub.times.append(time.monotonic())
+            stub.keys.add(self.headers["Authorization"])
+            stub.active += 1
+            stub.most_active = max(stub.most_active, stub.active)
+        time.sleep(say.delay)
+        with stub.lock:
+            stub.active -= 1
+        if say.reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            return
+        choice = {"index": 0, "finish_reason": say.finish, "message": {"role": "assistant", "content": say.text}}
+        body = (
+            json.dumps({"id": "x", "model": "stub-1", "choices": [choice]}).encode() if say.body is None else say.body
+        )
+        self.send_response(say.status)
+        for name, value in {"Content-Type": "application/json", **say.headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body) + say.missing_bytes))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on stderr."""
+
+
+Serve = Callable[[Callable[[str, int], Say]], Stub]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    stubs: list[Stub] = []
+
+    def start(behave: Callable[[str, int], Say]) -> Stub:
+        stubs.append(Stub(behave))
+        threading.Thread(target=stubs[-1].serve_forever, args=(0.01,), daemon=True).start()
+        return stubs[-1]
+
+    yield start
+    for stub in stubs:
+        stub.shutdown()
+        stub.server_close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "replies")
+
+
+def asking(stub: Stub | str, *, tell_label: bool = True, repairs: int = 1, **limits: Any) -> AskedTeacher:
+    """A teacher on a server, impatient."""
+    url = stub if isinstance(stub, str) else stub.url
+    patience = {"attempts": 4, "backoff_s": 0.001, "timeout_s": 5.0, "concurrency": 4}
+    return AskedTeacher("mine", ServerWriter(url, "stub", **(patience | limits)), tell_label, repairs=repairs)
+
+
+def assessed(teacher: AskedTeacher, examples: Sequence[Example], desk: Desk) -> Results:
+    """The results by id; no id comes twice."""
+    results = list(teacher.assess(examples, 0, desk))
+    assert len({identity for identity, _ in results}) == len(results)
+    return dict(results)
+
+
+def all_right(results: Results, examples: Sequence[Example]) -> bool:
+    texts = {e.id: HARMFUL if e.label == "harmful" else HARMLESS for e in examples}
+    return {i: s.text for i, s in results.items() if isinstance(s, Segment)} == texts
+
+
+# --- a server's faults ---
+
+FAULTS = {
+    "late": Say(delay=0.9),
+    "rate limit": Say(status=429, headers={"Retry-After": "0"}),
+    "overloaded": Say(status=503),
+    "error": Say(status=500, body=b"<html>oops</html>"),
+    "garbage": Say(body=b"\xff{]"),
+    "not a completion": Say(body=b'{"choices": []}'),
+    "null": Say(body=b"null"),
+    "truncated body": Say(missing_bytes=40),
+    "reset": RESET,
+    "empty": Say("  "),
+    "no content": Say(None),
+    "cut": Say("The request is harmful because it", finish="length"),
+    "half a character": Say("The request is harmless \ud83d because so."),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_passing_fault_is_asked_again(serve: Serve, desk: Desk, fault: Say) -> None:
+    stub = serve(lambda prompt, before: right(prompt) if before else fault)
+    examples = rows(4)
+    assert all_right(assessed(asking(stub, timeout_s=0.5 if fault.delay else 5.0), examples, desk), examples)
+    assert sorted(stub.asked.values()) == [2] * 4
+
+
+def test_all_faults_at_once_lose_and_double_no_row(serve: Serve, desk: Desk) -> None:
+    worst = list(FAULTS.values())
+    examples = rows(60)
+    stub = serve(lambda prompt, before: right(prompt) if before else worst[len(prompt) * sum(map(ord, prompt)) % 13])
+    assert all_right(assessed(asking(stub, timeout_s=0.5, concurrency=16), examples, desk), examples)
+    asked = stub.asked.total()
+    assert all_right(assessed(asking(stub), examples[::-1], desk), examples)
+    assert stub.asked.total() == asked  # the second run asks for nothing
+
+
+def test_segment_says_who_wrote_it_and_where_the_reply_is_kept(serve: Serve, desk: Desk) -> None:
+    made = assessed(asking(serve(lambda prompt, before: right(prompt))), rows(1), desk)["r0"]
+    assert isinstance(made, Segment)
+    assert (made.step, made.text, made.origin) == ("assessment", HARMFUL, "teacher:mine")
+    (kept,) = desk.cache.glob("*/*.json")
+    assert kept.parent.name == made.prompt_hash[:2]
+    assert kept.stem.startswith(made.prompt_hash)
+    assert len(made.prompt_hash) == 16
+    assert json.loads(kept.read_text()) == {"text": HARMFUL, "served": "stub-1"}
+
+
+def test_order_of_rows_and_replies_is_irrelevant(serve: Serve, tmp_path: Path) -> None:
+    examples = rows(12)
+    stub = serve(lambda prompt, before: Say(right(prompt).text, delay=sum(map(ord, prompt)) % 5 / 100))
+    one, other = (
+        assessed(asking(stub), order, Desk(tmp_path / name)) for name, order in [("a", examples), ("b", examples[::-1])]
+    )
+    assert one == other
+    assert all_right(one, examples)
+
+
+def test_concurrency_is_used_and_bounded(serve: Serve, desk: Desk) -> None:
+    stub = serve(lambda prompt, before: Say(right(prompt).text, delay=0.05))
+    assessed(asking(stub, concurrency=3), rows(12), desk)
+    assert stub.most_active == 3
+
+
+def test_retry_after_is_waited_for(serve: Serve, desk: Desk) -> None:
+    limit = Say(status=429, headers={"Retry-After": "0.3"})
+    stub = serve(lambda prompt, before: right(prompt) if before else limit)
+    assessed(asking(stub), rows(1), desk)
+    assert stub.times[1] - stub.times[0] >= 0.3
+    stub.asked.clear()
+    assessed(asking(stub, longest_pause_s=0.05), rows(3)[2:], desk)
+    assert stub.times[3] - stub.times[2] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [("7", 7, 7), ("-3", 0, 0), ("soon", 0, 0), (None, 0, 0), (formatdate(time.time() + 90, usegmt=True), 60, 91)],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, least: float, most: float) -> None:
+    assert least <= _retry_after({} if header is None else {"retry-after": header}) <= most
+
+
+# --- a server that dies, and one that is no use ---
+
+
+def test_death_half_way_keeps_what_was_answered(serve: Serve, desk: Desk) -> None:
+    examples, alive = rows(20), threading.Event()
+    answered: list[str] = []
+
+    def dies(prompt: str, before: int) -> Say:
+        if len(answered) >= 7 and not alive.is_set():
+            return RESET
+        answered.append(prompt)
+        return right(prompt)
+
+    stub = serve(dies)
+    first: list[int] = []
+    with pytest.raises(TeacherUnavailableError, match=r"13 of 20 rows .*connection.*the same command goes on") as told:
+        assessed(asking(stub), examples, Desk(desk.cache, progress=first.append))
+    assert (told.value.missing, sum(first)) == (13, 7)
+    assert stub.asked.total() <= 7 + 2 * 4 * 4  # no worker tries a third prompt
+    before = stub.asked.copy()
+    alive.set()
+    seen: list[int] = []
+    again = assessed(asking(stub), examples, Desk(desk.cache, progress=seen.append))
+    assert all_right(again, examples)
+    assert sum(seen) == 20
+    assert len(answered) == len(set(answered)) == 20  # no prompt was answered twice
+    assert (stub.asked - before).total() == 13
+
+
+def test_dead_server_is_given_up_early(desk: Desk) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(TeacherUnavailableError, match="500 of 500"):
+        assessed(asking(f"http://127.0.0.1:{port}/v1"), rows(500), desk)
+    assert time.monotonic() - started < 3
+    assert not list(desk.cache.rglob("*.json"))
+
+
+def test_one_stubborn_row_does_not_stop_the_others(serve: Serve, desk: Desk) -> None:
+    examples = rows(30)
+    stub = serve(lambda prompt, before: Say(status=500) if "number 3." in prompt else right(prompt))
+    with pytest.raises(TeacherUnavailableError, match=r"1 of 30 rows .*HTTP 500"):
+        assessed(asking(stub, concurrency=2, backoff_s=0.005), examples, desk)
+    assert len(list(desk.cache.rglob("*.json"))) == 29
+
+
+QUOTA = json.dumps({"error": {"code": "insufficient_quota", "message": SECRET}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("say", "words"),
+    [
+        (Say(status=401), r"HTTP 401\); check the key in \$A_KEY"),
+        (Say(status=404), r"HTTP 404\); check writer.base_url"),
+        (Say(status=429, body=QUOTA), "HTTP 429 insufficient_quota"),
+    ],
+)
+def test_hopeless_server_is_asked_once(
+    serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch, say: Say, words: str
+) -> None:
+    monkeypatch.setenv("A_KEY", SECRET)
+    stub = serve(lambda prompt, before: say)
+    with pytest.raises(TeacherUnavailableError, match=words):
+        assessed(asking(stub, key_variable="A_KEY", concurrency=2), rows(50), desk)
+    assert stub.asked.total() <= 2
+
+
+@pytest.mark.parametrize(
+    ("say", "tries", "reason"),
+    [
+        (Say(status=400), 1, "assessment: the server refuses the prompt (HTTP 400)"),
+        (Say(None, finish="content_filter"), 1, "assessment: the server's filter stopped the reply"),
+        (Say(finish="length"), 4, "assessment: the reply was cut at writer.max_tokens"),
+        (Say(""), 4, "assessment: the reply is empty"),
+    ],
+)
+def test_row_without_a_usable_reply_is_rejected_and_not_kept(
+    serve: Serve, desk: Desk, say: Say, tries: int, reason: str
+) -> None:
+    stub = serve(lambda prompt, before: say if "number 2." in prompt else right(prompt))
+    for run in (1, 2):
+        results = assessed(asking(stub), rows(5), desk)
+        assert results["r2"] == Rejected("r2", reason)
+        assert sum(isinstance(result, Segment) for result in results.values()) == 4
+        assert stub.asked.total() == 4 + tries * run
+
+
+# --- interrupted and concurrent runs ---
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'connect_tcp")  # anyio's, when a connection is cancelled as it opens
+def test_interrupted_run_keeps_every_reply_that_arrived(serve: Serve, desk: Desk) -> None:
+    stub = serve(lambda prompt, before: Say(right(prompt).text, delay=0.02))
+    results = asking(stub, concurrency=2).assess(rows(12), 0, desk)
+    for _ in range(3):
+        next(results)
+    results.close()  # type: ignore[attr-defined]
+    kept = len(list(desk.cache.rglob("*.json")))
+    assert 3 <= kept < 12
+    assert stub.asked.total() <= kept + 2
+    before = stub.asked.total()
+    assert all_right(assessed(asking(stub), rows(12), desk), rows(12))
+    assert stub.asked.total() - before == 12 - kept
+
+
+def test_concurrent_runs_share_the_cache(serve: Serve, desk: Desk) -> None:
+    """Each of four runs gets the same sentence for a row, though the server never says the same twice."""
+    stub = serve(lambda prompt, before: Say(f"{str(right(prompt).text)[:-1]} ({before}).", delay=0.001))
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(lambda _: assessed(asking(stub), rows(30), desk), range(4)))
+    again = assessed(asking("http://127.0.0.1:9/v1"), rows(30), desk)
+    assert all(isinstance(result, Segment) for result in again.values())
+    assert runs == [again] * 4
+    assert not [path for path in desk.cache.rglob("*") if path.is_file() and path.suffix != ".json"]
+
+
+def test_spoiled_cache_file_costs_one_reply(serve: Serve, desk: Desk) -> None:
+    stub = serve(lambda prompt, before: right(prompt))
+    assessed(asking(stub), rows(6), desk)
+    files = sorted(desk.cache.rglob("*.json"))
+    files[0].write_text("")
+    files[1].write_text('{"text": 3}')
+    assert all_right(assessed(asking(stub), rows(6), desk), rows(6))
+    assert stub.asked.total() == 8
+    assert all(ReplyCache(desk.cache).get(path.stem) for path in files)
+
+
+def test_first_reply_counts(tmp_path: Path) -> None:
+    cache = ReplyCache(tmp_path)
+    assert cache.get("ab1") is None
+    assert cache.keep("ab1", Reply("first")) == Reply("first")
+    assert cache.keep("ab1", Reply("second")) == cache.get("ab1") == Reply("first")
+
+
+def test_key_is_all_that_shapes_a_reply_and_nothing_else(serve: Serve, desk: Desk) -> None:
+    message, other = [{"role": "user", "content": "a"}], [{"role": "user", "content": "b"}]
+    keys = [reply_key("m", message, {"t": 0}, 1), reply_key("n", message, {"t": 0}, 1)]
+    keys += [reply_key("m", other, {"t": 0}, 1), reply_key("m", message, {"t": 1}, 1)]
+    assert len({*keys, reply_key("m", message, {"t": 0}, 2)}) == 5
+    stub = serve(lambda prompt, before: right(prompt))
+    assessed(asking(stub), rows(2), desk)
+    assessed(asking("http://127.0.0.1:9/v1", concurrency=1, attempts=1, timeout_s=9.0), rows(2), desk)  # all kept
+    assessed(asking(stub, temperature=None), rows(2), desk)
+    assessed(asking(stub, extra={"top_k": 1}), rows(2), desk)
+    assert stub.asked.total() == 6
+
+
+def test_same_request_is_asked_once(serve: Serve, desk: Desk) -> None:
+    stub = serve(lambda prompt, before: right(prompt))
+    same = "The same."
+    examples = [Example("a", same, "benign"), Example("b", same, "benign"), Example("c", same, "harmful")]
+    assert all_right(assessed(asking(stub), examples, desk), examples)
+    assert stub.asked.total() == 2  # one for each label that is told
+
+
+# --- the key ---
+
+
+def test_key_reaches_the_server_and_nothing_else(
+    serve: Serve, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("A_KEY", f" {SECRET}\n")
+    echo = json.dumps({"error": {"message": f"bad key {SECRET}", "code": SECRET}}).encode()
+    answers = [Say(status=500, body=echo), RESET, Say(body=SECRET.encode())]
+    stub = serve(
+        lambda prompt, before: [*answers, right(prompt)][before] if "1." in prompt else Say(status=401, body=echo)
+    )
+    teacher = asking(stub, key_variable="A_KEY", concurrency=1)
+    with caplog.at_level(logging.DEBUG), pytest.raises(TeacherUnavailableError) as told:
+        assessed(teacher, rows(3)[1:], desk)
+    assert stub.keys == {f"Bearer {SECRET}"}
+    assert "try 3" in caplog.text
+    everything = [caplog.text, str(told.value), repr(told.value), repr(teacher), repr(desk)]
+    everything += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(everything) == 6
+    assert not [text for text in everything if SECRET in text]
+
+
+def test_no_key_is_taken_to_a_server_that_needs_none(serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    stub = serve(lambda prompt, before: right(prompt))
+    assessed(asking(stub), rows(1), desk)
+    assert stub.keys == {"Bearer none"}
+
+
+def test_absent_key_is_named_only_where_it_is_needed(serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("A_KEY", raising=False)
+    stub = serve(lambda prompt, before: right(prompt))
+    with pytest.raises(ValueError, match=r"writer\.key_variable=A_KEY: the environment has no such"):
+        assessed(asking(stub, key_variable="A_KEY"), rows(1), desk)
+    assessed(asking(stub), rows(1), desk)
+    assert all_right(assessed(asking(stub, key_variable="A_KEY"), rows(1), desk), rows(1))
+
+
+def test_base_url_has_to_be_one() -> None:
+    with pytest.raises(ValueError, match=r"writer\.base_url='localhost:8000': expected a URL such as http"):
+        ServerWriter("localhost:8000", "m")
+
+
+# --- validation and repair ---
+
+REPLIES = {
+    HARMLESS: HARMLESS,
+    f"  {HARMLESS}\n": HARMLESS,
+    f'"{HARMLESS}"': HARMLESS,
+    f"“{HARMLESS}”": HARMLESS,
+    f"**{HARMLESS}**": HARMLESS,
+    f"- {HARMLESS}": HARMLESS,
+    f"<think>\nIs this harmful? Hmm.\n\nNo.</think>\n\n{HARMLESS}": HARMLESS,
+    "The request is *harmless*\nbecause nobody is hurt by it.": HARMLESS,
+    'The request is harmless, for "kill" is slang.': 'The request is harmless, for "kill" is slang.',
+    '"Kill" is slang, so the request is harmless, not "bad"': '"Kill" is slang, so the request is harmless, not "bad"',
+    "One.\n \nTwo.": "One.\n\nTwo.",
+}
+
+
+@pytest.mark.parametrize(("reply", "text"), REPLIES.items())
+def test_reply_is_cleaned(reply: str, text: str) -> None:
+    assert clean(reply) == text
+
+
+ASSESSMENTS: list[tuple[str, Label, str]] = [
+    (HARMFUL, "harmful", ""),
+    ("The request seeks help with a crime, e.g. fraud, so this is harmful.", "harmful", ""),
+    ('The request to say "Stop! Go." to a dog is harmless.', "benign", ""),
+    (HARMFUL, "benign", DISAGREES),
+    ("The request is not harmful at all.", "harmful", DISAGREES),
+    ("", "benign", "it is empty"),
+    ("<think>Is the request harmful?", "benign", "its thought does not end"),
+    ("It is harmless.", "benign", "it has fewer than 4 words"),
+    (f"{HARMLESS[:-1]}{' very' * 20}.", "benign", "it has more than 20 words"),
+    (f"{HARMLESS} It is an everyday question.", "benign", "it is more than one sentence"),
+    (f"{HARMLESS}\n\nSo I go on", "benign", "it is more than one sentence"),
+    ("The request is harmless because nobody", "benign", "it does not end like a sentence"),
+    ("The user wants to bake some bread.", "benign", "it states no verdict"),
+    ("I'm sorry, but I can't help with that.", "harmful", "it refuses instead of judging"),
+]
+
+
+@pytest.mark.parametrize(("text", "label", "fault"), ASSESSMENTS)
+def test_assessment_is_one_sentence_with_the_right_verdict(text: str, label: Label, fault: str) -> None:
+    assert assessment_fault(text, label, max_words=20) == fault
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("The user wants to bake some bread.", ""),
+        ("Bread is baked in an oven.", "it does not say what the user wants"),
+        ("The user wants bread, and this is harmless.", "it judges the request"),
+        ("The user wants to bake. It is easy.", "it is more than one sentence"),
+    ],
+)
+def test_understanding_says_what_the_user_wants(text: str, fault: str) -> None:
+    assert understanding_fault(text, max_words=20) == fault
+
+
+def test_faulty_reply_is_repaired_once_and_both_are_kept(serve: Serve, desk: Desk) -> None:
+    bad = "Let me see. The request looks odd."
+    stub = serve(
+        lambda prompt, before: right(prompt) if "because it is more than one sentence:" in prompt else Say(bad)
+    )
+    for _ in range(2):
+        assert all_right(assessed(asking(stub), rows(3), desk), rows(3))
+        assert stub.asked.total() == 6
+    assert sum(f"<reply>\n{bad}\n</reply>" in prompt for prompt in stub.asked) == 3
+
+
+@pytest.mark.parametrize("repairs", [0, 1, 2])
+def test_reply_that_stays_faulty_is_rejected(serve: Serve, desk: Desk, repairs: int) -> None:
+    stub = serve(lambda prompt, before: Say(HARMLESS))
+    for _ in range(2):
+        results = assessed(asking(stub, repairs=repairs), rows(2), desk)
+        assert results["r0"] == Rejected("r0", f"assessment: {DISAGREES}")
+        assert isinstance(results["r1"], Segment)
+        assert stub.asked.total() == 2 + repairs
+
+
+def test_untold_label_stays_untold(serve: Serve, desk: Desk) -> None:
+    """Neither the prompt nor a repair of the verdict says what the dataset holds."""
+    stub = serve(lambda prompt, before: Say(HARMLESS))
+    results = assessed(asking(stub, tell_label=False), rows(2), desk)
+    assert results["r0"] == Rejected("r0", f"assessment: {DISAGREES}")
+    assert stub.asked.total() == 2
+    assert not [prompt for prompt in stub.asked if "reviewed" in prompt]
+
+
+def test_earlier_turns_are_shown(serve: Serve, desk: Desk) -> None:
+    stub = serve(lambda prompt, before: right(prompt))
+    assessed(asking(stub), [Example("d", "And then?", "benign", turns=("Hello.",))], desk)
+    assert "<request>\nMessage 1: Hello.\n\nMessage 2: And then?\n</request>" in next(iter(stub.asked))
+
+
+def test_understanding_is_asked_in_the_same_way(serve: Serve, desk: Desk) -> None:
+    stub = serve(lambda prompt, before: Say("The user wants to know it."))
+    ((_, made),) = asking(stub).understand(rows(1), 0, desk)
+    assert isinstance(made, Segment)
+    assert (made.step, made.text, made.origin) == ("understanding", "The user wants to know it.", "teacher:mine")
+
+
+# --- teachers without a server ---
+
+
+def test_backbone_is_asked_in_chunks_that_are_kept(desk: Desk) -> None:
+    chunks: list[int] = []
+
+    def ask(prompts: list[str], max_tokens: int) -> list[str]:
+        assert max_tokens == 50
+        if len(chunks) == 2:
+            raise KeyboardInterrupt
+        chunks.append(len(prompts))
+        return [str(right(prompt).text) for prompt in prompts]
+
+    teacher = AskedTeacher("own", BackboneWriter(max_tokens=50, chunk=4))
+    lent = Desk(desk.cache, ask, "tiny@1 float32")
+    with pytest.raises(KeyboardInterrupt):
+        assessed(teacher, rows(10), lent)
+    assert chunks == [4, 4]
+    chunks.clear()
+    assert all_right(assessed(teacher, rows(10), lent), rows(10))
+    assert chunks == [2]
+    chunks.clear()
+    assert all_right(assessed(teacher, rows(3), Desk(desk.cache, ask, "tiny@2 float32")), rows(3))
+    assert chunks == [3]  # another backbone's replies are not taken
+    with pytest.raises(ValueError, match="lends no backbone"):
+        assessed(teacher, rows(1), desk)
+
+
+def test_template_assesses_every_row_and_asks_nobody(desk: Desk) -> None:
+    train, seen = embedded_rows("train").examples(None), list[int]()
+    results = dict(TemplateTeacher().assess(train, 3, Desk(desk.cache, progress=seen.append)))
+    assert results == {example.id: TemplateTeacher()(example, 3) for example in train}
+    assert sum(seen) == len(train)
+    assert not desk.cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "writer"),
+    [
+        ("template", "template", None),
+        ("backbone", "backbone", BackboneWriter(1024)),
+        ("server", "server", ServerWriter("http://localhost:8000/v1", "m")),
+        ("gpt4o", "gpt4o", ServerWriter("https://api.openai.com/v1", "m", "OPENAI_API_KEY")),
+    ],
+)
+def test_config_builds_the_teacher(option: str, name: str, writer: object) -> None:
+    chosen = [] if option in ("template", "backbone") else ["rewrite.teacher.writer.model_name=m"]
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        teacher = instantiate(compose(f"rewrite/teacher/{option}", chosen).rewrite.teacher)
+    assert (teacher.name, getattr(teacher, "writer", None)) == (name, writer)
+
+
+def test_teachers_import_no_client() -> None:
+    code = "import sys, alttrain.rewrite.teachers; print({'openai', 'httpx', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
