@@ -2,11 +2,12 @@
 
 The prompt is tokenised alone and the response alone, then joined: what the model saw before its first own token in
 training is, id for id, what it is prompted with. Nothing is cut: a sequence over the limit raises or is left out by
-name, and counted.
+name, and counted. `Renderer.problems` proves this on the ids of any sequence, however it was made.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from alttrain.backbone import Backbone, ThoughtMode
@@ -47,37 +48,117 @@ class Renderer:
     tokenizer: Any
 
     def __post_init__(self) -> None:
-        if self.end_id == self.tokenizer.unk_token_id or len(self._ids(self.backbone.template.end)) != 1:
-            raise ValueError(
-                f"template.end={self.backbone.template.end!r} is not one token of this backbone's tokenizer"
-            )
+        for name in ("end", "bos"):
+            text = getattr(self.backbone.template, name)
+            ids = self._ids(text)
+            if text and (len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id):
+                raise ValueError(f"template.{name}={text!r} is not one token of this backbone's tokenizer")
 
-    @property
+    @cached_property
     def end_id(self) -> int:
         """The id of the token that ends a turn."""
         return self._ids(self.backbone.template.end)[-1]
 
+    @cached_property
+    def _bos_ids(self) -> list[int]:
+        return self._ids(self.backbone.template.bos)
+
+    @cached_property
+    def _close_ids(self) -> list[int]:
+        return self._ids(self.backbone.template.think_close.strip())
+
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)  # type: ignore[no-any-return]
 
-    def prompt(self, user: str, thought: ThoughtMode, system: str | None = None, opening: str = "") -> list[int]:
-        """Ids of a prompt, with the backbone's own system prompt if none is given; `opening` begins the response."""
-        text = self.backbone.template.prompt(user, self.backbone.system_prompt if system is None else system, thought)
-        return self._ids(text + opening)
+    def _batch(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text, tokenised side by side."""
+        if not texts:
+            return []
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
+
+    def prompt(
+        self,
+        user: str,
+        thought: ThoughtMode,
+        system: str | None = None,
+        opening: str = "",
+        turns: Iterable[str] = (),
+        answers: Iterable[str] = (),
+    ) -> list[int]:
+        """Ids of a prompt; `opening` begins the response. `turns` and `answers` are the dialogue before it.
+
+        `system` None is the backbone's own system prompt, "" is none.
+        """
+        own = self.backbone.system_prompt if system is None else system
+        return self._ids(self.backbone.template.prompt(user, own, thought, turns, answers) + opening)
+
+    def prompts(self, examples: Iterable[Example], thought: ThoughtMode) -> list[list[int]]:
+        """Ids of the examples' prompts, tokenised together: the backbone's own system prompt, earlier user turns."""
+        template, system = self.backbone.template, self.backbone.system_prompt
+        return self._batch([template.prompt(e.prompt, system, thought, e.turns) for e in examples])
 
     def sequence(self, example: Example) -> Sequence:
         """Prompt and response of an example to train on. Raises ValueError where it has no thought or answer."""
-        if not example.thought or not example.answer:
+        return self.render([example])[0]
+
+    def render(self, examples: Iterable[Example]) -> list[Sequence]:
+        """`sequence` of each example, tokenised together."""
+        examples = list(examples)
+        responses = self._batch([self._response_text(example) for example in examples])
+        prompts = self.prompts(examples, "open")
+        return [Sequence(e.id, p, r) for e, p, r in zip(examples, prompts, responses, strict=True)]
+
+    def _response_text(self, example: Example) -> str:
+        if not example.thought or not (example.answer or example.partial):
             raise ValueError(f"{example.id}: an example to train on needs a thought and an answer")
-        response = self.backbone.template.response(render(example.thought), example.answer)
-        return Sequence(example.id, self.prompt(example.prompt, "open"), self._ids(response))
+        return self.backbone.template.response(render(example.thought), None if example.partial else example.answer)
 
     def sequences(self, examples: Iterable[Example], max_length: int) -> tuple[list[Sequence], list[str]]:
         """Sequences of at most `max_length` tokens, and the ids of the examples left out for being longer."""
-        rendered = [self.sequence(example) for example in examples]
+        rendered = self.render(examples)
         return [s for s in rendered if len(s) <= max_length], [s.id for s in rendered if len(s) > max_length]
 
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, special tokens kept except the end of the turn."""
-        kept = ids[:-1] if ids and ids[-1] == self.end_id else ids
-        return self.tokenizer.decode(kept, skip_special_tokens=False)  # type: ignore[no-any-return]
+        return self._text(ids[:-1] if ids and ids[-1] == self.end_id else ids)
+
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)  # type: ignore[no-any-return]
+
+    def problems(self, sequence: Sequence, example: Example) -> list[str]:
+        """What is wrong with the ids of an example to train on; nothing, where the renderer made them.
+
+        They must begin with the ids the model is prompted with, carry loss from there on and not before, hold the
+        family's beginning token once and in front, spell the whole response, close the thought once and train the end.
+        """
+        ids, trained, whole = sequence.ids, sequence.response, not example.partial
+        prompt = self.prompts([example], "open")[0]
+        spelt, due = self._text(trained), self._normal(self._response_text(example))
+        rules = {
+            "the prompt of generation is not a prefix": ids[: len(prompt)] == prompt,
+            "the loss does not begin with the first token the model writes": len(sequence.prompt) == len(prompt),
+            "the thought carries no loss": self._normal(render(example.thought)) in spelt,
+            "the beginning token is absent, doubled or not in front": self._begins_once(ids),
+            "the end of the turn is not trained": trained[-1:] == [self.end_id] or not whole,
+            "the turn ends more than once, or where it should go on": trained.count(self.end_id) == whole,
+            "the thought is not closed exactly once": self._closings(trained, spelt) == whole,
+            "the response is not the text it should be": spelt == due,
+        }
+        return [problem for problem, holds in rules.items() if not holds]
+
+    def _begins_once(self, ids: list[int]) -> bool:
+        """One beginning token and in front where the template has one; elsewhere none that is doubled."""
+        if self._bos_ids:
+            return ids[:1] == self._bos_ids and ids.count(self._bos_ids[0]) == 1
+        return ids[:2] != [self.tokenizer.bos_token_id] * 2
+
+    def _closings(self, ids: list[int], text: str) -> int:
+        """How often a thought is closed: by the delimiter's one token, or by its text where it has several."""
+        if len(self._close_ids) == 1:
+            return ids.count(self._close_ids[0])
+        return text.count(self.backbone.template.think_close.strip())
+
+    def _normal(self, text: str) -> str:
+        """The text as the tokenizer's own normalisation (Unicode's NFC in Qwen's) leaves it."""
+        normalizer = self.tokenizer.backend_tokenizer.normalizer
+        return normalizer.normalize_str(text) if normalizer else text

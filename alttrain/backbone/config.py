@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
+from alttrain.backbone.memory import Attention, Quantization, Shape
 from alttrain.backbone.source import Wheel
 from alttrain.backbone.template import ChatTemplate, ThoughtMode
 
@@ -17,9 +18,13 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 class Backbone:
     """A causal language model and how to talk to it.
 
-    `source` is a hub id or a local folder; `wheel` a second source where the hub does not answer. `context_length` is
-    in tokens. `untrained_thought` is how the prompt ends for the backbone as it is: "open" for one that reasons by
-    itself, "absent" for one that does not know think delimiters.
+    `source` is a hub id or a local folder, `revision` a commit, branch or tag of the hub's (None: its newest);
+    `wheel` a second source where the hub does not answer. `context_length` is in tokens. `untrained_thought` is how
+    the prompt ends for the backbone as it is: "open" for one that reasons by itself, "absent" for one that does not
+    know think delimiters. `system_prompt` stands in every prompt that brings none of its own; None and "" are none.
+
+    `attention` is the kernel of training (generation decodes with the packed one whatever it is), `quantization` how
+    bitsandbytes shrinks the frozen weights, `shape` the dimensions for memory estimates where no config.json is there.
     """
 
     name: str
@@ -31,6 +36,9 @@ class Backbone:
     revision: str | None = None
     wheel: Wheel | None = None
     dtype: Dtype = "auto"
+    quantization: Quantization = "none"
+    attention: Attention = "packed"
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True)

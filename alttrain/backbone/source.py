@@ -6,6 +6,8 @@ made under a temporary name and renamed when whole, so an interrupted fetch or c
 could be taken for it.
 """
 
+import functools
+import hashlib
 import json
 import logging
 import os
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt", "vocab.*"]
-HUB_TIMEOUT_S = 10.0
+TOKENIZER_PATTERNS = ["config.json", "tokenizer*", "special_tokens_map.json", "merges.txt", "vocab.*"]
+HUB_TIMEOUT_S = 3.0
+END_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,24 @@ class Weights:
 
     folder: Path
     origin: str
+
+    @property
+    def identity(self) -> str:
+        """What tells these weights from any others: a commit, a wheel, or the sizes and ends of a local folder's files.
+
+        For a local folder it takes in each safetensors file's first MiB, with its table of tensors, and its last.
+        """
+        if self.origin != "local":
+            return self.origin
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.glob("*.safetensors")):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size} ".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(END_BYTES))
+                file.seek(max(0, size - END_BYTES))
+                digest.update(file.read())
+        return f"local {digest.hexdigest()[:16]}"
 
 
 def cache_folder() -> Path:
@@ -110,13 +132,61 @@ def _cached(backbone: "Backbone") -> Weights | None:
     return None
 
 
-def _from_hub(backbone: "Backbone") -> Weights:
-    from huggingface_hub import constants, snapshot_download
+def at_hand(backbone: "Backbone", name: str) -> Path | None:
+    """A file of the backbone that needs no network: in its folder, the hub's cache or the converted wheel."""
+    local = Path(backbone.source).expanduser()
+    places = [local] if local.is_dir() else []
+    if not places and not is_path(backbone.source):
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(backbone.source, name, revision=backbone.revision)
+        places += [Path(cached).parent] if isinstance(cached, str) else []
+        places += [_wheel_folder(backbone, backbone.wheel)] if backbone.wheel else []
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+def fetch_tokenizer(backbone: "Backbone") -> Path:
+    """The folder of the backbone's tokenizer, without its weights. Raises OSError where the hub does not answer."""
+    if found := at_hand(backbone, "tokenizer.json"):
+        return found.parent
+    _reach_hub()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return Path(snapshot_download(backbone.source, revision=backbone.revision, allow_patterns=TOKENIZER_PATTERNS))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ValueError(
+            f"backbone.source={backbone.source}: the hub has no such model or revision, or it is gated; check the id "
+            "and backbone.revision, and log in with `hf auth login` where its licence must be accepted first"
+        ) from error
+
+
+def _reach_hub() -> None:
+    """Raise ConnectionError where the hub is not to be asked or does not answer."""
+    from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set")
-    with suppress(urllib.error.HTTPError):  # which is an answer, too; the hub's own client would retry for minutes
-        urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT_S).close()
+    if reason := _hub_silence(constants.ENDPOINT):
+        raise ConnectionError(reason)
+
+
+@functools.cache
+def _hub_silence(endpoint: str) -> str:
+    """Why the hub does not answer, or "". Asked once a process: the hub's own client would retry for minutes."""
+    try:
+        with suppress(urllib.error.HTTPError):  # which is an answer, too
+            urllib.request.urlopen(endpoint, timeout=HUB_TIMEOUT_S).close()
+    except OSError as error:
+        return _short(error)
+    return ""
+
+
+def _from_hub(backbone: "Backbone") -> Weights:
+    from huggingface_hub import snapshot_download
+
+    _reach_hub()
     folder = Path(snapshot_download(backbone.source, revision=backbone.revision, allow_patterns=HUB_PATTERNS))
     if not any(folder.glob("*.safetensors")):
         raise FileNotFoundError(

@@ -4,11 +4,13 @@ One class renders both what is trained on and what is prompted with, splits what
 and writes the Jinja template saved beside an adapter, so that a server renders the same text.
 """
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 ThoughtMode = Literal["open", "empty", "absent"]
-"""How a prompt ends: inside an opened thought, after an empty thought, or without any (the answer follows at once)."""
+"""How a prompt ends: where the thought begins, after an empty thought, or without any (the answer follows at once)."""
 
 _SLOT = "{content}"
 
@@ -17,7 +19,9 @@ _SLOT = "{content}"
 class ChatTemplate:
     """Delimiters of one model family. `{content}` in `system` and `user` is the message.
 
-    `think_open` ends the prompt, `think_close` parts thought and answer, `end` is the token that ends the turn.
+    `think_open` and `think_close` stand around the thought, `end` is the token that ends the turn. `opened_by` says who
+    writes `think_open`: the prompt ends with it, or the model's response begins with it. `answer_prefix` begins an
+    answer that does not hold it already.
     """
 
     system: str
@@ -27,6 +31,8 @@ class ChatTemplate:
     think_close: str
     end: str
     bos: str = ""
+    opened_by: Literal["prompt", "model"] = "prompt"
+    answer_prefix: str = ""
 
     def __post_init__(self) -> None:
         for name in ("system", "user"):
@@ -34,46 +40,86 @@ class ChatTemplate:
                 raise ValueError(f"template.{name} must hold {_SLOT} exactly once, found {getattr(self, name)!r}")
         if not self.think_close.strip() or not self.end:
             raise ValueError("template.think_close and template.end must not be empty")
+        if self.opened_by == "model" and not self.think_open.strip():
+            raise ValueError("template.opened_by=model needs a template.think_open that the model can write")
 
-    def prompt(self, user: str, system: str | None, thought: ThoughtMode) -> str:
-        """The text a model is prompted with, up to the first character it writes itself."""
-        opening = self.bos + (self.system.replace(_SLOT, system) if system is not None else "")
-        return opening + self.user.replace(_SLOT, user) + self.assistant + self._thought_start(thought)
+    def prompt(
+        self,
+        user: str,
+        system: str | None,
+        thought: ThoughtMode,
+        turns: Iterable[str] = (),
+        answers: Iterable[str] = (),
+    ) -> str:
+        """The text a model is prompted with, up to the first character it writes itself.
+
+        No `system` text, no system message. `turns` are the user's earlier messages, `answers` what was answered to
+        them, thoughts taken out; messages without an answer follow one another.
+        """
+        text = self.bos + (self.system.replace(_SLOT, system) if system else "")
+        for message, answer in itertools.zip_longest(turns, answers, fillvalue=""):
+            text += self.user.replace(_SLOT, message)
+            text += self.assistant + answer + self.end + self._after_end() if answer else ""
+        return text + self.user.replace(_SLOT, user) + self.assistant + self._thought_start(thought)
 
     def _thought_start(self, thought: ThoughtMode) -> str:
-        return {"open": self.think_open, "empty": self.think_open + self.think_close, "absent": ""}[thought]
+        if thought == "empty":
+            return self.think_open + self.think_close
+        return self.think_open if thought == "open" and self.opened_by == "prompt" else ""
 
-    def response(self, thought: str, answer: str) -> str:
-        """What the model is trained to write after an opened thought, its end token included."""
-        return thought + self.think_close + answer + self.end
+    def response(self, thought: str, answer: str | None) -> str:
+        """What the model is trained to write after an "open" prompt, its end token included.
+
+        Without an answer (None) it is the beginning of a thought that goes on: neither closed nor ended.
+        """
+        opened = (self.think_open if self.opened_by == "model" else "") + thought
+        if answer is None:
+            return opened
+        prefix = "" if self.answer_prefix.strip() in answer else self.answer_prefix
+        return opened + self.think_close + prefix + answer + self.end
 
     def split(self, text: str, mode: ThoughtMode) -> tuple[str, str, bool]:
-        """(thought, answer, closed) of what a model wrote. An unclosed thought leaves no answer."""
-        if mode != "open":
-            return "", text.strip(), True
-        thought, delimiter, answer = text.partition(self.think_close.strip())
-        if not delimiter:
-            return text.strip(), "", False
-        return thought.strip(), answer.strip(), True
+        """(thought, answer, closed) of what a model wrote. An unclosed thought leaves no answer.
 
-    def jinja(self) -> str:
-        """The same template for `tokenizer.chat_template`: earlier assistant turns lose their thought, as R1's do."""
+        Where the model opens the thought and did not, and closed none either, all it wrote is the answer.
+        """
+        if mode != "open":
+            return "", self._answer(text), True
+        opening = self.think_open.strip() if self.opened_by == "model" else ""
+        opened = text.lstrip().startswith(opening)
+        thought, delimiter, answer = text.lstrip().removeprefix(opening).partition(self.think_close.strip())
+        if delimiter:
+            return thought.strip(), self._answer(answer), True
+        return (thought.strip(), "", False) if opened else ("", self._answer(text), True)
+
+    def _answer(self, text: str) -> str:
+        return text.strip().removeprefix(self.answer_prefix.strip()).strip()
+
+    def jinja(self, system_prompt: str | None = None) -> str:
+        """The same template for `tokenizer.chat_template`: earlier assistant turns lose their thought, as R1's do.
+
+        `system_prompt` stands where the dialogue has no system message of its own.
+        """
         close = self.think_close.strip()
         system, user = (_jinja_message(getattr(self, name)) for name in ("system", "user"))
+        default = self.system.replace(_SLOT, system_prompt) if system_prompt else ""
         return (
-            f"{_literal(self.bos)}"
-            "{%- for message in messages -%}"
+            _literal(self.bos)
+            + (f"{{%- if messages[0]['role'] != 'system' -%}}{_literal(default)}{{%- endif -%}}" if default else "")
+            + "{%- for message in messages -%}"
             "{%- if message['role'] == 'system' -%}"
-            + system
-            + "{%- elif message['role'] == 'user' -%}"
+            "{%- if message['content'] -%}" + system + "{%- endif -%}"
+            "{%- elif message['role'] == 'user' -%}"
             + user
             + "{%- else -%}"
-            f"{_literal(self.assistant)}"
-            "{%- if loop.last -%}{{- message['content'] -}}"
+            + _literal(self.assistant)
+            + "{%- if loop.last -%}{{- message['content'] -}}"
             f"{{%- else -%}}{{{{- message['content'].split({close!r})[-1].strip() -}}}}{{%- endif -%}}"
-            f"{_literal(self.end)}{_literal(self._after_end())}"
-            "{%- endif -%}{%- endfor -%}"
-            f"{{%- if add_generation_prompt -%}}{_literal(self.assistant + self.think_open)}{{%- endif -%}}"
+            + _literal(self.end + self._after_end())
+            + "{%- endif -%}{%- endfor -%}"
+            "{%- if add_generation_prompt -%}"
+            + _literal(self.assistant + self._thought_start("open"))
+            + "{%- endif -%}"
         )
 
     def _after_end(self) -> str:

@@ -16,6 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 from alttrain.backbone import attention
 from alttrain.backbone.config import Backbone, LoRA
+from alttrain.backbone.device import check_kernels, cpu_has_bfloat16
+from alttrain.backbone.memory import Attention, Quantization
 from alttrain.backbone.source import Weights
 from alttrain.records import write_json
 
@@ -28,25 +30,53 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
-def load_model(weights: Weights, dtype: torch.dtype, device: str) -> torch.nn.Module:
-    """The causal language model with packed attention, in evaluation mode, its own weights frozen."""
+def load_model(
+    weights: Weights,
+    dtype: torch.dtype,
+    device: str,
+    kernel: Attention = "packed",
+    quantization: Quantization = "none",
+) -> torch.nn.Module:
+    """The causal language model in evaluation mode, its own weights frozen.
+
+    `kernel` is its attention; the slot decoder needs "packed". A quantised model computes in `dtype`. Raises ValueError
+    where a kernel's or quantisation's package or GPU is missing.
+    """
+    check_kernels(quantization, kernel, device.startswith("cuda"))
     transformers_logging.disable_progress_bar()
+    shrunk = {"quantization_config": _bitsandbytes(quantization, dtype), "device_map": {"": device}}
     model = AutoModelForCausalLM.from_pretrained(
         weights.folder,
         dtype=dtype,
-        attn_implementation=attention.NAME,
+        attn_implementation=attention.NAME if kernel == "packed" else kernel,
         use_safetensors=True,
         trust_remote_code=False,
+        **({} if quantization == "none" else shrunk),
     )
-    return model.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]
+    if quantization == "none":
+        model = model.to(device)
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
+    """QLoRA's 4-bit settings, or LLM.int8's; the head stays as it is in both."""
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def has_fast_bfloat16(device: str) -> bool:
     """Whether the device multiplies bfloat16 matrices natively: any recent GPU, a CPU with AVX512-BF16 or AMX."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
+    return cpu_has_bfloat16()
 
 
 def choose_dtype(requested: str, device: str) -> torch.dtype:
@@ -99,15 +129,21 @@ def save_adapter(model: Any, tokenizer: PreTrainedTokenizerFast, backbone: Backb
     described = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
     described["target_modules"].sort()  # peft writes a set, in another order each time
     write_json(temporary / "adapter_config.json", described)
-    tokenizer.chat_template = backbone.template.jinja()
+    tokenizer.chat_template = backbone.template.jinja(backbone.system_prompt)
     tokenizer.save_pretrained(temporary)
     (temporary / "README.md").write_text(card, encoding="utf-8")
     temporary.rename(folder)
 
 
 def merge_adapter(model: torch.nn.Module, adapter: Path, dtype: torch.dtype) -> torch.nn.Module:
-    """The model with the adapter's update added to its weights; the sum is made in float32, then cast to `dtype`."""
+    """The model with the adapter's update added to its weights, layer by layer: each sum is made in float32.
+
+    Loading the model in `dtype` right away gives the same weights as loading it in float32, for half the memory. The
+    adapter of a quantised model stays beside it, unmerged.
+    """
     from peft import PeftModel
 
-    merged = PeftModel.from_pretrained(model.float(), adapter).merge_and_unload()
-    return merged.to(dtype).eval().requires_grad_(False)  # type: ignore[no-any-return]
+    adapted = PeftModel.from_pretrained(model, adapter)
+    if getattr(model, "quantization_method", None) is not None:
+        return adapted.eval().requires_grad_(False)  # type: ignore[no-any-return]
+    return adapted.merge_and_unload().to(dtype).eval().requires_grad_(False)  # type: ignore[no-any-return]

@@ -1,17 +1,78 @@
 """Stage check: what can be known to fail is told before any weights load. Writes nothing itself.
 
-`check_light` runs always and first: data files, rows, the backbone's folder. The stage proper tokenises every prompt
-and refuses those that the context cannot hold.
+`check_light` runs always and first: data files, rows, the backbone's folder, packages it wants. The stage proper proves
+the rendering on the ids of every row, refuses prompts that the context cannot hold, and estimates each stage's memory.
+
+The tokenizer is taken from where it is, or from the hub alone; neither needs the weights. Where it cannot be had, a run
+that goes on to load the model fetches both and proves the rendering then; a check by itself says what it left open.
+Memory is refused only for stages that this run executes: a check by itself reports what they would need here.
 """
 
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from alttrain.backbone.source import is_path
+from alttrain.backbone import LoRA, Shape
+from alttrain.backbone.device import Device, check_kernels, cpu_has_bfloat16, has_gpu_driver, look
+from alttrain.backbone.memory import Quantization, generation_bytes, shape_of, training_bytes
+from alttrain.backbone.source import at_hand, cache_folder, fetch_tokenizer, is_path
 from alttrain.config import RunError
-from alttrain.records import Example
+from alttrain.records import Example, Rejected, read_rows
+from alttrain.rewrite import TemplateTeacher, render
+from alttrain.rewrite.teachers import Desk
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.session import Session
+from alttrain.run.stages.generate import prompt_ids
+from alttrain.tokenization import Renderer
+from alttrain.training import SupervisedFineTuning
+
+log = logging.getLogger(__name__)
+
+MODEL_STAGES = frozenset({"rewrite", "train", "generate"})
+NAMED = 5
+"""Rows named in one message; the rest are counted."""
+
+CHARACTERS_PER_TOKEN = 4
+STRUCTURE_TOKENS = 150
+"""For rows that cannot be tokenised yet: English text, and what template and structure add to a row."""
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Tokens: the longest prompt of the benchmarks and of the dataset, and each row to train on, counted or guessed."""
+
+    benchmark_prompt: int
+    dataset_prompt: int = 0
+    rows: tuple[int, ...] = ()
+    counted: bool = False
+
+
+@dataclass(frozen=True)
+class Need:
+    """The memory one stage needs, in bytes by part, and the overrides that would make it need less, mildest first.
+
+    `certain` is False where the rows' lengths, and so the activations, are guessed.
+    """
+
+    stage: str
+    parts: dict[str, int]
+    remedies: Callable[[], Iterator[tuple[str, int]]]
+    certain: bool = True
+
+    @property
+    def total(self) -> int:
+        """Everything the stage holds at its peak."""
+        return sum(self.parts.values())
+
+    @property
+    def least(self) -> int:
+        """What it needs whatever the rows' lengths."""
+        return self.total if self.certain else self.total - self.parts["activations"]
 
 
 def check_light(run: Run) -> None:
@@ -25,26 +86,250 @@ def check_light(run: Run) -> None:
         raise RunError(
             f"backbone.source={source}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B"
         )
+    if MODEL_STAGES & set(run.stages):
+        check_kernels(run.backbone.quantization, run.backbone.attention, cuda=has_gpu_driver())
     check_belongs(run)
 
 
 def check(run: Run, session: Session) -> None:
-    """Every prompt fits the context, with room for what the run wants written after it."""
-    cap = run.generation.max_new_tokens
+    """Prove the rendering of every row and estimate the memory. Raises RunError, naming rows or keys."""
+    rows = run.dataset.examples(run.seed) if run.training.trains else []
+    renderer, missing = _tokenizer_alone(run)
+    refuse_too_large(run, rows, prove(run, rows, renderer) if renderer else _guess(run, rows))
+    if renderer is None and MODEL_STAGES & set(run.stages):
+        prove(run, rows, session.renderer)
+    elif renderer is None:
+        log.info("check     the rendering will be proved once the tokenizer is there: %s", missing)
+
+
+def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
+    """A renderer that needs no weights, or why there is none."""
+    try:
+        folder = fetch_tokenizer(run.backbone)
+    except OSError as error:
+        return None, f"{run.backbone.source} is not at hand ({error})"
+    from alttrain.backbone.weights import load_tokenizer
+
+    return Renderer(run.backbone, load_tokenizer(folder)), ""
+
+
+def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
+    """Every prompt fits the context, and the rows to train on keep the rules of `Renderer.problems`."""
+    _compare_templates(run, renderer)
+    cap, longest = run.protocol.decoding.max_new_tokens, [0]
     for benchmark in run.benchmarks:
-        _fits(
-            run, session, f"benchmark {benchmark.name}", benchmark.rows.examples(None), cap, "generation.max_new_tokens"
-        )
-    if run.training.trains:
-        _fits(run, session, "dataset", run.dataset.examples(run.seed), 1, "one token of response")
+        asked = benchmark.rows.examples(None)
+        lengths = [len(prompt_ids(run, renderer, row)) for row in asked]
+        _refuse_too_long(run, f"benchmark {benchmark.name}", asked, lengths, cap, "protocol.decoding.max_new_tokens")
+        longest += lengths
+    if not isinstance(run.training, SupervisedFineTuning):
+        return Sizes(max(longest))
+    lengths = [len(prompt) for prompt in renderer.prompts(rows, run.training.thought)]
+    _refuse_too_long(run, "dataset", rows, lengths, 1, "one token of response")
+    trained = _prove_rows(run, rows, renderer, run.training.max_length)
+    rendered = trained or _guessed_rows(rows, run.training.max_length)
+    return Sizes(max(longest), max(lengths), rendered, counted=trained is not None)
 
 
-def _fits(run: Run, session: Session, where: str, rows: list[Example], room: int, room_name: str) -> None:
+def _compare_templates(run: Run, renderer: Renderer) -> None:
+    """Warn where the tokenizer's own chat template prompts a reasoning backbone otherwise than ours."""
+    backbone = run.backbone
+    if not renderer.tokenizer.chat_template or backbone.untrained_thought != "open":
+        return
+    system = [{"role": "system", "content": backbone.system_prompt}] if backbone.system_prompt else []
+    asked = [*system, {"role": "user", "content": "Why?"}]
+    theirs = renderer.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    ours = backbone.template.prompt("Why?", backbone.system_prompt, "open")
+    if ours != theirs:
+        log.warning("check     backbone.template prompts %r, but the tokenizer's own template %r", ours, theirs)
+
+
+def _refuse_too_long(
+    run: Run, where: str, rows: Sequence[Example], lengths: Sequence[int], room: int, room_name: str
+) -> None:
     limit = run.backbone.context_length
-    for row in rows:
-        tokens = len(session.renderer.prompt(row.prompt, run.training.thought))
-        if tokens + room > limit:
-            raise RunError(
-                f"{where}, row {row.id} ({row.source}): the prompt has {tokens} tokens, and with {room} more "
-                f"({room_name}) it passes backbone.context_length={limit}; shorten or leave out the row"
-            )
+    long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length + room > limit]
+    if long:
+        row, length = long[0]
+        others = f" (and {len(long) - 1} more rows like it)" if len(long) > 1 else ""
+        raise RunError(
+            f"{where}, row {row.id} ({row.source}): the prompt has {length} tokens, and with {room} more "
+            f"({room_name}) it passes backbone.context_length={limit}; shorten or leave out the row{others}"
+        )
+
+
+def _prove_rows(run: Run, rows: Sequence[Example], renderer: Renderer, max_length: int) -> tuple[int, ...] | None:
+    """Lengths in tokens of the rows that will be trained on, proved; None where making them takes a model."""
+    examples = examples_without_model(run, rows)
+    if examples is None:
+        log.info("check     the rows to train on take a model to make; the rewrite stage makes them")
+        return None
+    trainable = [example for example in examples if example.thought and (example.answer or example.partial)]
+    if not trainable:
+        return None  # the rewrite stage says what is missing
+    kept, too_long = renderer.sequences(trainable, max_length)
+    by_id = {example.id: example for example in trainable}
+    wrong = [(s.id, problems[0]) for s in kept if (problems := renderer.problems(s, by_id[s.id]))]
+    if wrong:
+        lines = [f"  row {name}: {problem}" for name, problem in wrong[:NAMED]]
+        more = [f"  and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
+        head = f"{len(wrong)} of {len(kept)} rows would not be trained as they are prompted:"
+        remedy = "leave these rows out, or choose the backbone/template of this backbone's family"
+        raise RunError("\n".join([head, *lines, *more, remedy]))
+    if not kept:
+        raise RunError(f"training.max_length={max_length}: every example is longer; raise it")
+    if too_long:
+        named = ", ".join(too_long[:NAMED]) + (", ..." if len(too_long) > NAMED else "")
+        log.warning("check     %d rows are longer than training.max_length=%d: %s", len(too_long), max_length, named)
+    log.info("check     rendering proved on %d rows", len(kept))
+    return tuple(map(len, kept))
+
+
+def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] | None:
+    """The rows to train on: train.jsonl where it is, else rewritten here if neither originals nor teacher take a model.
+
+    None where they do.
+    """
+    if written := read_rows(run.folder / "train.jsonl", Example):
+        return written
+    structure = run.structure
+    if _lacks_originals(run, rows) or not isinstance(structure.teacher, TemplateTeacher | None):
+        return None
+    assessed = {}
+    if structure.teacher is not None:
+        assessed = dict(structure.teacher.assess(rows, run.seed, Desk(cache_folder())))
+    made = []
+    for example in rows:
+        assessment = assessed.get(example.id)
+        if not isinstance(assessment, Rejected):
+            made.append(structure.rewrite(example, run.seed, assessment))
+    return [example for example in made if not isinstance(example, Rejected)]
+
+
+def _lacks_originals(run: Run, rows: Sequence[Example]) -> bool:
+    """Whether the backbone must be asked for traces and answers before the rewrite."""
+    return any(row.label in run.structure.continues and not row.thought for row in rows)
+
+
+def _guess(run: Run, rows: Sequence[Example]) -> Sizes:
+    """Sizes by the characters of the prompts, where there is no tokenizer to count tokens."""
+
+    def longest(rows: Sequence[Example]) -> int:
+        return max((len(row.prompt) for row in rows), default=0) // CHARACTERS_PER_TOKEN
+
+    prompts = [longest(benchmark.rows.examples(None)) for benchmark in run.benchmarks]
+    if not isinstance(run.training, SupervisedFineTuning):
+        return Sizes(max(prompts, default=0))
+    return Sizes(max(prompts, default=0), longest(rows), _guessed_rows(rows, run.training.max_length))
+
+
+def _guessed_rows(rows: Sequence[Example], max_length: int) -> tuple[int, ...]:
+    characters = (len(row.prompt) + len(render(row.thought)) + len(row.answer) for row in rows)
+    return tuple(min(max_length, count // CHARACTERS_PER_TOKEN + STRUCTURE_TOKENS) for count in characters)
+
+
+def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
+    """Log what each stage needs against what is free; RunError where a stage of this run cannot fit."""
+    shape = _shape(run)
+    if shape is None:
+        log.info("check     no memory estimate: no backbone.shape, and no config.json of a plain decoder at hand")
+        return
+    device = look(run.hardware.accelerator)
+    needs = list(_needs(run, rows, shape, sizes, device))
+    due = [n for n in needs if n.stage in run.stages and device.free is not None and n.least > device.free]
+    if due:
+        raise RunError("\n".join(_refusal(need, device) for need in due))
+    if needs:
+        log.info("%s", table(needs, device))
+
+
+def _shape(run: Run) -> Shape | None:
+    path = at_hand(run.backbone, "config.json")
+    return shape_of(json.loads(path.read_text(encoding="utf-8"))) if path else run.backbone.shape
+
+
+def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device: Device) -> Iterator[Need]:
+    """The stages with work left for a model."""
+    if (
+        isinstance(run.training, SupervisedFineTuning)
+        and isinstance(run.adapter, LoRA)
+        and not (run.folder / "train.json").exists()
+    ):
+        if _lacks_originals(run, rows) and run.structure.original is not None:
+            yield _generating(run, shape, "rewrite", sizes.dataset_prompt, run.structure.original.tokens, device)
+        yield _training(run, shape, run.training, run.adapter, sizes, device)
+    if run.benchmarks:
+        yield _generating(run, shape, "generate", sizes.benchmark_prompt, run.protocol.decoding.max_new_tokens, device)
+
+
+def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, lora: LoRA, sizes: Sizes, device: Device) -> Need:
+    width = _width(run.hardware.precision, device)
+    longest_first = sorted(sizes.rows, reverse=True)
+
+    def parts(batch: int, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
+        tokens, dropout = sum(longest_first[:batch]), lora.dropout > 0
+        attention = run.backbone.attention
+        return training_bytes(shape, width, lora.rank, lora.target_modules, tokens, quantization, attention, dropout)
+
+    def remedies() -> Iterator[tuple[str, int]]:
+        for batch in range(recipe.batch_size - 1, 0, -1):
+            yield f"training.batch_size={batch}", sum(parts(batch).values())
+        if device.name != "cpu":
+            yield "backbone.quantization=nf4", sum(parts(recipe.batch_size, "nf4").values())
+            yield "backbone.quantization=nf4 training.batch_size=1", sum(parts(1, "nf4").values())
+
+    return Need("train", parts(recipe.batch_size), remedies, certain=sizes.counted)
+
+
+def _generating(run: Run, shape: Shape, stage: str, prompt: int, new_tokens: int, device: Device) -> Need:
+    width, slots = _width(run.generation.dtype, device), run.generation.slots
+
+    def parts(slots: int, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
+        return generation_bytes(shape, width, slots, prompt, new_tokens, quantization)
+
+    def remedies() -> Iterator[tuple[str, int]]:
+        for fewer in range(slots - 1, 0, -1):
+            yield f"generation.slots={fewer}", sum(parts(fewer).values())
+        if device.name != "cpu":
+            yield "backbone.quantization=nf4", sum(parts(slots, "nf4").values())
+            yield "backbone.quantization=nf4 generation.slots=1", sum(parts(1, "nf4").values())
+
+    return Need(stage, parts(slots), remedies)
+
+
+def _width(dtype: str, device: Device) -> int:
+    """Bytes a number takes in a config's dtype on this device."""
+    if dtype == "auto":
+        dtype = "bfloat16" if device.name != "cpu" or cpu_has_bfloat16() else "float32"
+    return 4 if dtype == "float32" else 2
+
+
+def _refusal(need: Need, device: Device) -> str:
+    assert device.free is not None
+    parts = ", ".join(f"{name} {_gib(size)}" for name, size in need.parts.items() if size >= GIB // 20)
+    fitting = next((override for override, total in need.remedies() if total <= device.free), None)
+    remedy = f"set {fitting}" if fitting else "choose a smaller backbone, or a device with more memory"
+    return (
+        f"{need.stage} needs about {_gib(need.total)} GiB ({parts}), and {device.name} has {_gib(device.free)} free: "
+        f"{remedy}"
+    )
+
+
+def table(needs: Sequence[Need], device: Device) -> str:
+    """The needs as aligned columns in GiB; a guess is marked with "~"."""
+    names = [name for name in _COLUMNS if any(name in need.parts for need in needs)]
+    free = "unknown" if device.free is None else _gib(device.free)
+    lines = [f"check     memory in GiB, {free} free on {device.name}"]
+    lines.append(f"          {'':<9}" + "".join(f"{name:>12}" for name in [*names, "total"]))
+    for need in needs:
+        cells = [_gib(need.parts[name]) if name in need.parts else "" for name in names]
+        cells.append(("" if need.certain else "~ ") + _gib(need.total))
+        lines.append(f"          {need.stage:<9}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)
+
+
+_COLUMNS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "cache", "logits")
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f}" if size >= GIB else f"{size / GIB:.2f}"

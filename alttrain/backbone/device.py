@@ -1,0 +1,78 @@
+"""The machine, as far as it can be known without torch, which is imported only where a GPU is there to be asked."""
+
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a run would compute, and the bytes free there; None where the system does not say."""
+
+    name: str
+    free: int | None
+
+
+def look(accelerator: str) -> Device:
+    """The device that `trainer.accelerator` (auto, cpu or gpu) comes to here. Raises ValueError without the GPU."""
+    if accelerator != "cpu" and has_gpu_driver():
+        import torch
+
+        if torch.cuda.is_available():
+            return Device(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0])
+    if accelerator == "gpu":
+        raise ValueError("trainer.accelerator=gpu, but there is no GPU that torch sees; set it to auto or cpu")
+    return Device("cpu", free_system_memory())
+
+
+def has_gpu_driver() -> bool:
+    """Whether a driver for NVIDIA's or AMD's GPUs is there. A GPU may still be absent or hidden."""
+    devices = ("/dev/nvidiactl", "/dev/kfd")
+    return any(Path(device).exists() for device in devices) or shutil.which("nvidia-smi") is not None
+
+
+def free_system_memory(root: Path = Path("/")) -> int | None:
+    """Bytes this process may still take: what Linux calls available, and no more than its control group has left."""
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    except (OSError, StopIteration):
+        return _physical_memory()
+    group = root / "sys/fs/cgroup"
+    try:
+        limit = int((group / "memory.max").read_text())  # "max" is no limit
+        used = int((group / "memory.current").read_text())
+        cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return min(free, limit - used + int(cached.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        return free
+
+
+def _physical_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices natively (AVX512-BF16, AMX, Arm's bf16)."""
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
+
+
+def check_kernels(quantization: str, attention: str, cuda: bool) -> None:
+    """Raise ValueError where the config wants a package that is not installed, or a GPU that is not there."""
+    wants = {"backbone.quantization": (quantization, "none", "bitsandbytes", "quantization")}
+    if attention == "flash_attention_2":
+        wants["backbone.attention"] = (attention, "packed", "flash_attn", "")
+    for key, (value, without, package, extra) in wants.items():
+        if value == without:
+            continue
+        if not cuda:
+            raise ValueError(f"{key}={value} needs a CUDA GPU, and torch sees none; set {key}={without}")
+        if importlib.util.find_spec(package) is None:
+            remedy = f"pip install 'alttrain[{extra}]'" if extra else f"pip install {package.replace('_', '-')}"
+            raise ValueError(f"{key}={value} needs the package {package}: {remedy}, or set {key}={without}")

@@ -1,0 +1,123 @@
+"""The console script `alttrain-show`: look at what a run trains on.
+
+    alttrain-show RUN_FOLDER --batch [STEP]   one batch as the model sees it, the supervised tokens marked
+    alttrain-show RUN_FOLDER --row ID         a row's original thought against the one it was rewritten to
+
+Reads the run's config.yaml, train.jsonl and, for a row, originals.jsonl (the examples before the rewrite). On a
+terminal supervised text is green and the rest dim; elsewhere it stands between [[ and ]].
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.text import Text
+
+from alttrain.config import instantiate
+from alttrain.records import Example, iterate_rows, read_rows
+from alttrain.rewrite import render
+from alttrain.tokenization import IGNORED, Renderer, Sequence
+
+MARKS = ("[[", "]]")
+
+
+def main() -> None:
+    """Entry point of the console script. Exit codes: 0 shown, 2 refused."""
+    parser = argparse.ArgumentParser(prog="alttrain-show", description="Look at what a run trains on.")
+    parser.add_argument("run", type=Path, help="a run's folder, such as outputs/runs/NAME")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--batch", type=int, nargs="?", const=0, metavar="STEP", help="the batch of a step (default 0)")
+    what.add_argument("--row", metavar="ID", help="a row's original thought against the rewritten one")
+    asked = parser.parse_args()
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        shown = show_row(asked.run, asked.row) if asked.row else show_batch(asked.run, asked.batch, console.is_terminal)
+        for text in shown:
+            console.print(text)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
+    """The examples of a step's batch, in the order they were drawn."""
+    from alttrain.backbone import resolve
+    from alttrain.backbone.source import at_hand
+    from alttrain.backbone.weights import load_tokenizer
+    from alttrain.training.packing import BatchStream
+
+    config = OmegaConf.load(_present(run / "config.yaml"))
+    backbone, training = instantiate(config.backbone), config.training
+    examples = read_rows(_present(run / "train.jsonl"), Example)
+    tokenizer = at_hand(backbone, "tokenizer.json")
+    renderer = Renderer(backbone, load_tokenizer(tokenizer.parent if tokenizer else resolve(backbone).folder))
+    kept, too_long = renderer.sequences(examples, training.max_length)
+    stream = BatchStream(kept, training.batch_size, training.epochs, config.seed)
+    if not 0 <= step < len(stream):
+        raise ValueError(f"--batch {step}: this run has steps 0 to {len(stream) - 1}")
+    members = [kept[index] for index in stream.members(step)]
+    tokens = sum(map(len, members))
+    left_out = f"; {len(too_long)} rows of the run are left out as too long" if too_long else ""
+    yield Text(f"step {step} of {len(stream)}: {len(members)} examples, {tokens} tokens{left_out}", style="bold")
+    for sequence in members:
+        supervised = sum(label != IGNORED for label in sequence.labels)
+        yield Text(f"\n{sequence.id}: {len(sequence)} tokens, {supervised} supervised", style="bold")
+        yield marked(sequence, renderer, styled)
+
+
+def marked(sequence: Sequence, renderer: Renderer, styled: bool) -> Text:
+    """The text of a sequence, special tokens included, with every run of supervised tokens marked."""
+    text = Text()
+    pairs = zip(sequence.ids, sequence.labels, strict=True)
+    for supervised, run in itertools.groupby(pairs, key=lambda pair: pair[1] != IGNORED):
+        part = renderer.tokenizer.decode([token for token, _ in run], skip_special_tokens=False)
+        before, after = MARKS if supervised and not styled else ("", "")
+        text.append(before + part + after, style="green" if supervised else "dim")
+    return text
+
+
+def show_row(run: Path, name: str) -> Iterator[Text]:
+    """What a row's thought was, and what it is, segment by segment with the origin of each."""
+    new, old = _row(run / "train.jsonl", name), _row(run / "originals.jsonl", name)
+    if new is None:
+        raise ValueError(f"{run / 'train.jsonl'} has no row with id {name!r}")
+    before = render(old.thought) if old else ""
+    yield Text(f"{new.id}: {new.label}, {new.category or 'no category'}, {new.source or 'no named source'}", "bold")
+    yield Text(new.prompt, style="dim")
+    if old and before:
+        yield Text(f"\nold thought, {len(before)} characters, {_origin(old.thought[0].origin)}", style="bold")
+        yield Text(before)
+    else:
+        yield Text("\nno old thought: the row had no trace before the rewrite", style="bold")
+    yield Text(f"\nnew thought, {len(render(new.thought))} characters", style="bold")
+    for segment in new.thought:
+        start = before.find(segment.text) if segment.text else -1
+        place = f"old thought's characters {start} to {start + len(segment.text)}" if start >= 0 else "new"
+        asked = f", prompt {segment.prompt_hash}" if segment.prompt_hash else ""
+        yield Text(f"[{segment.step}: {_origin(segment.origin)}{asked}; {place}]", style="cyan")
+        yield Text(segment.text, style="" if start >= 0 else "green")
+    unchanged = old is not None and new.answer == old.answer
+    if old and old.answer:
+        yield Text("\nold answer" + (", kept" if unchanged else ""), style="bold")
+        yield Text(old.answer)
+    if not unchanged:
+        yield Text("\nnew answer", style="bold")
+        yield Text(new.answer or "none: the thought goes on by itself")
+
+
+def _origin(origin: str) -> str:
+    return origin or "origin unknown"
+
+
+def _row(path: Path, name: str) -> Example | None:
+    return next((row for row in iterate_rows(_present(path), Example) if row.id == name), None)
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; give a run's folder whose rewrite stage is done")
+    return path

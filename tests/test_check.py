@@ -1,0 +1,234 @@
+"""The check stage: rendering proved on every row, memory estimated and refused with a remedy, all without weights."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny import LORA, backbone
+
+from alttrain.backbone import Shape
+from alttrain.backbone.device import Device
+from alttrain.config import RunError
+from alttrain.evaluation import Protocol
+from alttrain.generation import Decoding, InProcess
+from alttrain.records import Example, Segment, write_rows
+from alttrain.rewrite import TemplateTeacher
+from alttrain.rewrite.structures import AsAsked
+from alttrain.run.stages import check as stage
+from alttrain.training import Hardware, SupervisedFineTuning
+
+check_module = sys.modules["alttrain.run.stages.check"]
+CONF = Path(__file__).parents[1] / "conf"
+BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml") if path.stem != "hub")
+TRACED = Example("a", "Hi?", "harmful", thought=(Segment("reasoning", "T.", "trace"),), answer="No.", source="s")
+RECIPE = SupervisedFineTuning("sft", 1, 1e-4, batch_size=4, warmup_steps=0, max_length=200)
+GIB = 1 << 30
+SECONDS = 4
+"""CPU seconds of a check: it takes under two, and this machine may be busy."""
+
+
+class AsIs(AsAsked):
+    """A structure that trains rows as they are, with the teacher's assessment in front."""
+
+    continues = ("benign",)
+
+    def __init__(self, teacher: Any = None) -> None:
+        self.teacher = teacher
+
+    def rewrite(self, example: Example, seed: int, assessment: Segment | None) -> Example:
+        return example if assessment is None else replace(example, thought=(assessment, *example.thought))
+
+
+def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[str] = ("check",), **parts: Any) -> Any:
+    source = SimpleNamespace(examples=lambda seed: list(rows))
+    defaults = {
+        "folder": folder,
+        "seed": 0,
+        "stages": stages,
+        "backbone": backbone(tiny),
+        "dataset": source,
+        "structure": AsIs(),
+        "adapter": LORA,
+        "training": RECIPE,
+        "hardware": Hardware(accelerator="cpu", precision="float32"),
+        "generation": InProcess(slots=4, dtype="float32"),
+        "protocol": Protocol("p", Decoding(max_new_tokens=8), judges={}),
+        "benchmarks": (SimpleNamespace(name="b", rows=source),),
+    }
+    return SimpleNamespace(**defaults | parts)
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
+
+
+def free(monkeypatch: pytest.MonkeyPatch, gib: float, name: str = "cpu") -> None:
+    monkeypatch.setattr(check_module, "look", lambda accelerator: Device(name, int(gib * GIB)))
+
+
+def test_rows_are_proved_and_long_ones_named(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    long = replace(TRACED, id="long", answer="x" * 200)
+    stage(a_run(tmp_path, tiny_folder, [TRACED, long]), SimpleNamespace())
+    assert "rendering proved on 1 rows" in caplog.text
+    assert "1 rows are longer than training.max_length=200: long" in caplog.text
+    assert "memory in GiB" in caplog.text
+
+
+def test_broken_rows_are_named_and_counted(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [replace(TRACED, id=f"r{i}", answer="a</think>b" if i else "fine") for i in range(8)]
+    with pytest.raises(RunError) as refused:
+        stage(a_run(tmp_path, tiny_folder, rows), SimpleNamespace())
+    head, *named, more, _ = str(refused.value).splitlines()
+    assert head.startswith("7 of 8 rows would not be trained as they are prompted")
+    assert named == [f"  row r{i}: the thought is not closed exactly once" for i in range(1, 6)]
+    assert more == "  and 2 more"
+
+
+def test_train_jsonl_is_what_is_proved(tiny_folder: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.jsonl", [replace(TRACED, id="written", answer="</think>")])
+    with pytest.raises(RunError, match="1 of 1 rows"):
+        stage(a_run(tmp_path, tiny_folder, [TRACED, replace(TRACED, id="b")]), SimpleNamespace())
+
+
+def test_rows_are_rewritten_where_it_takes_no_model(tiny_folder: Path, tmp_path: Path) -> None:
+    untraced = replace(TRACED, id="b", label="benign", thought=())
+    made = check_module.examples_without_model(
+        a_run(tmp_path, tiny_folder, [TRACED], structure=AsIs(TemplateTeacher())), [TRACED]
+    )
+    assert [segment.step for segment in made[0].thought] == ["assessment", "reasoning"]
+    run = a_run(tmp_path, tiny_folder, [TRACED])
+    assert check_module.examples_without_model(run, [TRACED, untraced]) is None
+    asks = a_run(tmp_path, tiny_folder, [TRACED], structure=AsIs(teacher=SimpleNamespace()))
+    assert check_module.examples_without_model(asks, [TRACED]) is None
+
+
+def test_a_prompt_without_room_is_named(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [replace(TRACED, id="p", prompt="x" * 480)]
+    with pytest.raises(RunError, match=r"benchmark b, row p \(s\): the prompt has 5\d\d tokens, and with 8 more"):
+        stage(a_run(tmp_path, tiny_folder, rows), SimpleNamespace())
+
+
+def test_tokenizer_without_weights_is_enough(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tiny_folder / name, bare / name)
+    stage(a_run(tmp_path, bare, [TRACED]), SimpleNamespace())
+    assert "rendering proved on 1 rows" in caplog.text
+    assert "no memory estimate" in caplog.text
+
+
+def test_without_a_tokenizer_it_says_what_is_left_open(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    far = replace(backbone(tiny_folder), source="nobody/nothing-there")
+    stage(a_run(tmp_path, tiny_folder, [TRACED], backbone=far), SimpleNamespace())
+    assert (
+        "will be proved once the tokenizer is there: nobody/nothing-there is not at hand (HF_HUB_OFFLINE" in caplog.text
+    )
+
+
+def test_a_template_unlike_the_tokenizers_own_is_told(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "own")
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}", encoding="utf-8")
+    reasoning = replace(backbone(folder), untrained_thought="open")
+    stage(a_run(tmp_path, folder, [TRACED], backbone=reasoning), SimpleNamespace())
+    assert "but the tokenizer's own template 'Why?'" in caplog.text
+
+
+LARGE = Shape(32, 4096, 32, 8, 128, 14336, 128256, tied=False)
+
+
+def large(tiny_folder: Path, **fields: Any) -> Any:
+    return replace(backbone(tiny_folder), source="nobody/nothing-there", shape=LARGE, **fields)
+
+
+@pytest.mark.parametrize(
+    ("stages", "device", "gib", "remedy"),
+    [
+        (["generate"], "cpu", 35, "set generation.slots=3"),
+        (["generate"], "cpu", 20, "choose a smaller backbone"),
+        (["train", "generate"], "GPU", 20, "set backbone.quantization=nf4"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_a_remedy(
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stages: list[str],
+    device: str,
+    gib: float,
+    remedy: str,
+) -> None:
+    free(monkeypatch, gib, device)
+    protocol = Protocol("p", Decoding(max_new_tokens=5000), judges={})
+    run = a_run(tmp_path, tiny_folder, [TRACED], ["check", *stages], backbone=large(tiny_folder), protocol=protocol)
+    with pytest.raises(RunError) as refused:
+        stage(run, SimpleNamespace())
+    lines = str(refused.value).splitlines()
+    assert [line.split()[0] for line in lines] == stages
+    assert all(f"and {device} has {gib:.1f} free" in line and "weights 29.9" in line for line in lines)
+    assert remedy in lines[-1]
+
+
+def test_rows_that_are_too_long_ask_for_a_smaller_batch(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = check_module.Sizes(10, 10, rows=(1000, 900, 800, 700), counted=True)
+    run = a_run(tmp_path, tiny_folder, [TRACED], ["train"], backbone=large(tiny_folder))
+    shape_bytes = check_module.training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, 1900)
+    free(monkeypatch, sum(shape_bytes.values()) / GIB + 0.01)
+    with pytest.raises(RunError, match=r"train needs .* set training\.batch_size=2"):
+        check_module.refuse_too_large(run, [TRACED], sizes)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_memory_is_refused_only_for_stages_to_come(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, finished: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    free(monkeypatch, 1)
+    if finished:
+        (tmp_path / "train.json").write_text("{}")
+    run = a_run(tmp_path, tiny_folder, [TRACED], ["check", "train"] if finished else ["check"], benchmarks=())
+    run.backbone = large(tiny_folder)
+    check_module.refuse_too_large(run, [TRACED], check_module.Sizes(1, 1, (10,)))
+    assert ("1.0 free on cpu" in caplog.text) is not finished
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_passes_offline_without_torch(name: str, tmp_path: Path) -> None:
+    arguments = ["stages=[check]", f"backbone={name}", f"data_dir={tmp_path}", f"output_dir={tmp_path / 'out'}"]
+    code = (
+        "import sys\nfrom alttrain.run.app import main\nmain()\n"
+        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "ALTTRAIN_CACHE": str(tmp_path)}
+    before = os.times().children_user
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+    assert "will be proved once the tokenizer is there" in done.stderr
+    assert os.times().children_user - before < SECONDS
+    assert not (tmp_path / "out").exists()

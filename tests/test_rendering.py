@@ -1,0 +1,208 @@
+"""Every rule of rendering, on the ids of real tokenizers: R1's in both template forms, and Qwen3's.
+
+Each of STAR-1's 1,000 rows is rendered with four thoughts; what `apply_chat_template` makes of the same rows breaks the
+rules.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from alttrain.backbone import Backbone, ChatTemplate
+from alttrain.records import Example, Segment
+from alttrain.rewrite import render
+from alttrain.tokenization import Renderer, Sequence
+
+SHARED = Path(__file__).parents[2] / "shared"
+TEMPLATES = Path(__file__).parents[1] / "conf" / "backbone" / "template"
+STAR1 = SHARED / "data" / "star1" / "STAR-1.json"
+FOLDERS = {"r1": "r1_distill_qwen", "r1_january": "r1_distill_qwen", "qwen3": "qwen3"}
+FORMS = tuple(FOLDERS)
+LONGEST = 1 << 20
+
+pytestmark = pytest.mark.skipif(
+    not (SHARED / "tokenizers").is_dir() or not STAR1.is_file(), reason="the shared tokenizers and STAR-1 are not here"
+)
+
+
+def template(name: str) -> ChatTemplate:
+    """The template of a config file, those it inherits from merged in."""
+    fields = yaml.safe_load((TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8"))
+    parents = fields.pop("defaults", [])
+    fields.pop("_target_", None)
+    return replace(template(parents[0]), **fields) if parents else ChatTemplate(**fields)
+
+
+@pytest.fixture(scope="module")
+def renderers() -> dict[str, Renderer]:
+    from alttrain.backbone.weights import load_tokenizer
+
+    tokenizers = {folder: load_tokenizer(SHARED / "tokenizers" / folder) for folder in set(FOLDERS.values())}
+    return {
+        form: Renderer(Backbone(form, "x", template(form), 4096), tokenizers[folder])
+        for form, folder in FOLDERS.items()
+    }
+
+
+def thought(*texts: str) -> tuple[Segment, ...]:
+    return tuple(Segment("reasoning", text) for text in texts)
+
+
+def cut(trace: str) -> tuple[Segment, ...]:
+    """First sentence, an assessment, and the rest."""
+    first, stop, rest = trace.partition(". ")
+    return thought(first + stop.strip(), "This request asks for harm, so it is harmful.", rest)
+
+
+THOUGHTS: dict[str, Callable[[Example], Example]] = {
+    "trace": lambda row: row,
+    "cut": lambda row: replace(row, thought=cut(row.thought[0].text)),
+    "empty": lambda row: replace(row, thought=thought("")),
+    "primer": lambda row: replace(row, thought=thought("Let's think about safety first."), answer="", partial=True),
+}
+
+
+@pytest.fixture(scope="module")
+def star1() -> list[Example]:
+    rows = []
+    for row in json.loads(STAR1.read_text(encoding="utf-8")):
+        trace, _, answer = row["response"].removeprefix("<think>").partition("</think>")
+        rows.append(
+            Example(row["id"], row["question"], "harmful", thought=thought(trace.strip()), answer=answer.strip())
+        )
+    return rows
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", THOUGHTS)
+def test_no_row_breaks_a_rule(form: str, kind: str, renderers: dict[str, Renderer], star1: list[Example]) -> None:
+    renderer, rows = renderers[form], [THOUGHTS[kind](row) for row in star1]
+    sequences, too_long = renderer.sequences(rows, LONGEST)
+    violations = Counter(
+        problem for s, row in zip(sequences, rows, strict=True) for problem in renderer.problems(s, row)
+    )
+    assert violations == Counter()
+    assert (len(sequences), too_long) == (1000, [])
+
+
+def naive(renderer: Renderer, example: Example, jinja: str | None = None) -> Sequence:
+    """What TRL and its like do: render the dialogue whole, mask as many tokens as the prompt alone has."""
+    tokenizer, asked = renderer.tokenizer, [{"role": "user", "content": example.prompt}]
+    content = f"<think>\n{render(example.thought)}\n</think>\n\n{example.answer}"
+    options = {"tokenize": True, "return_dict": False, "chat_template": jinja}
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, **options)
+    whole = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": content}], **options)
+    return Sequence(example.id, whole[: len(prompt)], whole[len(prompt) :])
+
+
+PREFIX = "the prompt of generation is not a prefix"
+NO_THOUGHT = "the thought carries no loss"
+NOT_CLOSED = "the thought is not closed exactly once"
+UNLIKE = "the response is not the text it should be"
+LATE = "the loss does not begin with the first token the model writes"
+
+
+@pytest.mark.parametrize("form", ["r1", "r1_january"])
+def test_r1s_own_template_drops_every_thought(form: str, renderers: dict[str, Renderer], star1: list[Example]) -> None:
+    renderer = renderers[form]
+    jinja = renderer.tokenizer.chat_template
+    if form == "r1":
+        jinja = jinja.replace("{{'<｜Assistant｜>'}}{% endif %}", "{{'<｜Assistant｜><think>\\n'}}{% endif %}")
+    broken = Counter(problem for row in star1[:100] for problem in renderer.problems(naive(renderer, row, jinja), row))
+    lost = {NO_THOUGHT: 100, NOT_CLOSED: 100, UNLIKE: 100}
+    assert broken == (lost | {PREFIX: 100} if form == "r1" else lost)
+
+
+def test_an_empty_thought_rendered_whole_is_a_state_never_prompted(
+    renderers: dict[str, Renderer], star1: list[Example]
+) -> None:
+    renderer, row = renderers["r1"], THOUGHTS["empty"](star1[0])
+    whole = renderer._ids(renderer.tokenizer.decode(renderer.sequence(row).ids))
+    prompt = renderer.prompt(row.prompt, "open")
+    assert PREFIX in renderer.problems(Sequence(row.id, whole[: len(prompt)], whole[len(prompt) :]), row)
+
+
+def test_each_rule_is_told_of_by_itself(renderers: dict[str, Renderer], star1: list[Example]) -> None:
+    row, primer = star1[0], THOUGHTS["primer"](star1[0])
+    for renderer in renderers.values():
+        good, end = renderer.sequence(row), renderer.end_id
+        close = renderer._ids("</think>")
+        assert renderer.problems(good, row) == []
+        unended = replace(good, response=good.response[:-1])
+        assert "the end of the turn is not trained" in renderer.problems(unended, row)
+        assert UNLIKE in renderer.problems(replace(good, response=good.response[:40]), row)
+        late = Sequence(row.id, good.prompt + good.response[:9], good.response[9:])
+        assert LATE in renderer.problems(late, row)
+        assert NOT_CLOSED in renderer.problems(replace(good, response=close + good.response), row)
+        stopped = renderer.sequence(primer)
+        stopped = replace(stopped, response=[*stopped.response, end])
+        assert "the turn ends more than once, or where it should go on" in renderer.problems(stopped, primer)
+    twice = renderers["r1"]
+    begin = twice._ids(twice.backbone.template.bos)
+    doubled = twice.sequence(row)
+    doubled = replace(doubled, prompt=begin + doubled.prompt)
+    assert "the beginning token is absent, doubled or not in front" in twice.problems(doubled, row)
+
+
+def test_a_delimiter_inside_a_thought_is_found(renderers: dict[str, Renderer], star1: list[Example]) -> None:
+    row = replace(star1[0], thought=thought("One. </think> Two."))
+    for renderer in renderers.values():
+        assert renderer.problems(renderer.sequence(row), row) == [NOT_CLOSED]
+
+
+DIALOGUES = {
+    "user": [{"role": "user", "content": " Why is {x} 'blue'?\n"}],
+    "system": [{"role": "system", "content": 'Be "kind".\n'}, {"role": "user", "content": "Why?"}],
+    "dialogue": [
+        {"role": "user", "content": "A?"},
+        {"role": "assistant", "content": "B."},
+        {"role": "user", "content": "C?"},
+    ],
+}
+
+
+@pytest.mark.parametrize("dialogue", DIALOGUES)
+@pytest.mark.parametrize("form", FORMS)
+def test_prompt_is_that_of_the_familys_own_template(form: str, dialogue: str, renderers: dict[str, Renderer]) -> None:
+    renderer, messages = renderers[form], DIALOGUES[dialogue]
+    says = {role: [m["content"] for m in messages if m["role"] == role] for role in ("system", "user", "assistant")}
+    *turns, user = says["user"]
+    system = says["system"][0] if says["system"] else None
+    ours = renderer.backbone.template.prompt(user, system, "open", turns, says["assistant"])
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
+    theirs = renderer.tokenizer.apply_chat_template(messages, **options)
+    assert ours == theirs + ("<think>\n" if form == "r1" else "")
+    saved = renderer.backbone.template.jinja()
+    assert renderer.tokenizer.apply_chat_template(messages, chat_template=saved, **options) == ours
+    ids = renderer.prompt(user, "open", system=system, turns=turns, answers=says["assistant"])
+    if form != "r1":
+        assert ids == renderer.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+
+
+def test_qwen3s_empty_thought_is_its_own(renderers: dict[str, Renderer]) -> None:
+    renderer = renderers["qwen3"]
+    options = {"add_generation_prompt": True, "enable_thinking": False, "return_dict": False}
+    asked = [{"role": "user", "content": "Why?"}]
+    assert renderer.prompt("Why?", "empty") == renderer.tokenizer.apply_chat_template(asked, **options)
+
+
+def test_delimiters_are_the_single_tokens_they_should_be(renderers: dict[str, Renderer]) -> None:
+    assert {form: renderer.prompt("", "open")[-2:] for form, renderer in renderers.items()} == {
+        "r1": [151648, 198],
+        "r1_january": [151644, 151645],
+        "qwen3": [77091, 198],
+    }
+    assert {form: renderer.sequence(EMPTY).response for form, renderer in renderers.items()} == {
+        "r1": [198, 151649, 271, 32, 151643],
+        "r1_january": [151648, 271, 151649, 271, 32, 151643],
+        "qwen3": [151667, 271, 151668, 271, 32, 151645],
+    }
+
+
+EMPTY = Example("e", "Q", "benign", thought=thought(""), answer="A")
