@@ -1,5 +1,5 @@
-"""Prompts -> Generations. `InProcess` is the engine's config; the engine itself is in `engine` and imports torch."""
+"""Prompts -> Generations. `Decoding` and `InProcess` are what a config says; the engine in `engine` imports torch."""
 
-from alttrain.generation.config import InProcess
+from alttrain.generation.config import Decoding, InProcess
 
-__all__ = ["InProcess"]
+__all__ = ["Decoding", "InProcess"]

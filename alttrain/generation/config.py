@@ -1,22 +1,42 @@
-"""What a config says of generation."""
+"""What a config says of generation: how a next token is chosen, and the engine that does it."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Le
 
 from alttrain.backbone.config import Dtype
 
 
 @dataclass(frozen=True)
-class InProcess:
-    """Greedy decoding in this process.
+class Decoding:
+    """How tokens are chosen. `max_new_tokens` caps thought and answer together.
 
-    `max_new_tokens` caps thought and answer together. `slots` sequences decode at once; a finished one leaves and the
-    next prompt takes its slot. `chunk` prompts are written together: an interrupted run repeats at most one chunk.
+    `temperature` 0 is greedy. Otherwise a token is drawn from the likeliest ones that together reach `top_p`, `samples`
+    times a prompt; a draw depends on `seed`, the row and the sample alone, never on the batch. `repetition_penalty` is
+    CTRL's (Keskar et al., 2019) over prompt and response, as vLLM and transformers have it.
     """
 
     max_new_tokens: Annotated[int, Gt(0)]
+    temperature: Annotated[float, Ge(0)] = 0.0
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    repetition_penalty: Annotated[float, Ge(1)] = 1.0
+    samples: Annotated[int, Gt(0)] = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(f"samples={self.samples} with temperature=0 would be the same text; set a temperature")
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Decoding in this process.
+
+    `slots` sequences decode at once; a finished one leaves and the next prompt takes its slot. `chunk` prompts are
+    written together: an interrupted run repeats at most one chunk.
+    """
+
     slots: Annotated[int, Gt(0)] = 64
     chunk: Annotated[int, Gt(0)] = 128
     dtype: Dtype = "auto"

@@ -1,0 +1,91 @@
+"""The seams of judging: the judge, what a run lends it, and the model that some judges read probabilities from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from alttrain.records import Generation, Judgement
+
+Says = Literal["refused", "correct", "unsafe"]
+"""What a judge's True means."""
+
+
+class Scorer(Protocol):
+    """A causal language model with its tokenizer. Texts are encoded as they are: nothing is added, nothing truncated.
+
+    Everything is plain Python, so that whoever asks needs no torch.
+    """
+
+    @property
+    def longest(self) -> int:
+        """The most tokens a prompt may have."""
+
+    def chat(self, user: str, assistant: str, content: Literal["text", "parts"]) -> str:
+        """The model's own chat template around one exchange, up to where it writes.
+
+        `content` says how the template takes a message: as a string, or as a list of parts. Raises ValueError where the
+        rendered text lacks one of the messages.
+        """
+
+    def plain(self, text: str) -> str:
+        """The text with the model's special tokens broken up, so that a judged text cannot end its own turn."""
+
+    def encode(self, text: str) -> list[int]:
+        """The text's tokens; special tokens written out in it are special tokens."""
+
+    def first_token(self, before: str, answer: str) -> int | None:
+        """The first token of `answer` where it follows `before`; None where the two share a token."""
+
+    def next_token(self, prompts: Sequence[list[int]], tokens: Sequence[int]) -> Iterator[tuple[int, list[float]]]:
+        """(prompt's number, probability of each of `tokens` as its next token), in any order, over the vocabulary."""
+
+    def write(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
+        """What the model writes after each prompt, greedily."""
+
+
+def _silent(count: int) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class JudgeDesk:
+    """What a run lends a judge.
+
+    `cache` is the folder of replies that all runs share. `scorer` loads a judge's model (hub id or folder, revision,
+    dtype), once a run. `progress` is told how many more generations are judged.
+    """
+
+    cache: Path
+    scorer: Callable[[str, str | None, str], Scorer] | None = None
+    progress: Callable[[int], None] = _silent
+
+
+class Judge(Protocol):
+    """Judges generations. The text to be judged stands in `answer`, whichever part of the response it is."""
+
+    @property
+    def name(self) -> str:
+        """The judge's name in judgements.jsonl."""
+
+    @property
+    def says(self) -> Says:
+        """What True means."""
+
+    def judge(self, generations: Sequence[Generation], desk: JudgeDesk) -> Iterator[Judgement]:
+        """The judgement of each generation, each row once, in any order, as they come."""
+
+
+class OneByOne(ABC):
+    """A judge that needs nothing but the generation: write `__call__`, and `judge` follows."""
+
+    @abstractmethod
+    def __call__(self, generation: Generation) -> Judgement:
+        """The judgement of one generation."""
+
+    def judge(self, generations: Sequence[Generation], desk: JudgeDesk) -> Iterator[Judgement]:
+        """The judgements in the generations' order."""
+        for generation in generations:
+            yield replace(self(generation), sample=generation.sample)
+            desk.progress(1)

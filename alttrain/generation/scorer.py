@@ -1,0 +1,122 @@
+"""Next-token probabilities of many prompts under one causal language model. Heavy: imports torch.
+
+Prompts are packed into rows up to a token budget, the longest first, and every prompt attends to itself alone: nothing
+is padded, so no side can be padded wrongly. A prompt's probabilities do not depend on its neighbours except through the
+rounding of matrix products.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from alttrain.backbone import attention
+from alttrain.generation.config import Decoding
+from alttrain.generation.engine import PREFILL_TOKENS, Decoder
+
+
+class TokenScorer:
+    """Scores, and writes a few tokens greedily, with one model and its tokenizer. See `Scorer` in judges/desk.py."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, device: str, group_tokens: int = PREFILL_TOKENS, slots: int = 32
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.device = device
+        self.group_tokens = group_tokens
+        self.slots = slots
+        windows = (model.config.max_position_embeddings, getattr(model.config, "sliding_window", None))
+        self.longest: int = min(window for window in windows if window)
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self._special = sorted(special, key=len, reverse=True)
+
+    def chat(self, user: str, assistant: str, content: Literal["text", "parts"]) -> str:
+        """One exchange in the model's own chat template, up to where it writes."""
+        if self.tokenizer.chat_template is None:
+            raise ValueError(f"{self.tokenizer.name_or_path}: the tokenizer has no chat template")
+        said = [("user", self.plain(user)), ("assistant", self.plain(assistant))]
+        messages = [
+            {"role": role, "content": text if content == "text" else [{"type": "text", "text": text}]}
+            for role, text in said
+        ]
+        rendered: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        for role, text in said:
+            if text.strip() not in rendered:
+                raise ValueError(
+                    f"{self.tokenizer.name_or_path}: its chat template leaves out the {role}'s message given as "
+                    f"content={content}; set the other of text, parts"
+                )
+        return rendered
+
+    def plain(self, text: str) -> str:
+        """The text with special tokens broken up by a blank after their first character."""
+        for token in self._special:
+            if token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text that already holds its special tokens."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def first_token(self, before: str, answer: str) -> int | None:
+        """The token that `answer` begins with after `before`; None where tokens cross the seam."""
+        start, whole = self.encode(before), self.encode(before + answer)
+        return whole[len(start)] if whole[: len(start)] == start and len(whole) > len(start) else None
+
+    def log_probabilities(self, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """(numbers of a group of prompts, their next tokens' log-probabilities (prompts, vocabulary) in float32)."""
+        for group in self._groups(prompts):
+            yield group, self._forward([prompts[number] for number in group])
+
+    def next_token(self, prompts: Sequence[list[int]], tokens: Sequence[int]) -> Iterator[tuple[int, list[float]]]:
+        """(prompt's number, the probability of each of `tokens`), group by group."""
+        for group, logs in self.log_probabilities(prompts):
+            chosen = logs[:, list(tokens)].exp().tolist()
+            yield from zip(group, chosen, strict=True)
+
+    def write(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
+        """What the model writes after each prompt, greedily, without special tokens."""
+        decoder = Decoder(self.model, self.tokenizer.eos_token_id, self.slots, self.device)
+        written = decoder.generate(prompts, Decoding(max_new_tokens))
+        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+
+    def _groups(self, prompts: Sequence[list[int]]) -> Iterator[list[int]]:
+        """Numbers of prompts that go into one row: the longest first, so that too little memory shows at once."""
+        group: list[int] = []
+        tokens = 0
+        for number in sorted(range(len(prompts)), key=lambda number: -len(prompts[number])):
+            length = len(prompts[number])
+            if not 0 < length <= self.longest:
+                raise ValueError(f"a prompt of {length} tokens; this model takes 1 to {self.longest}")
+            if group and tokens + length > self.group_tokens:
+                yield group
+                group, tokens = [], 0
+            group.append(number)
+            tokens += length
+        if group:
+            yield group
+
+    @torch.inference_mode()
+    def _forward(self, prompts: Sequence[list[int]]) -> torch.Tensor:
+        lengths = [len(prompt) for prompt in prompts]
+        logits: torch.Tensor = self.model(
+            input_ids=torch.tensor([[token for prompt in prompts for token in prompt]], device=self.device),
+            position_ids=torch.tensor([[at for length in lengths for at in range(length)]], device=self.device),
+            rows=attention.Rows(lengths),
+            use_cache=False,
+            logits_to_keep=(torch.tensor(lengths).cumsum(0) - 1).to(self.device),
+        ).logits
+        return logits[0].float().log_softmax(-1)
+
+
+def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:
+    """The model and tokenizer of a folder that transformers can load from. `dtype` is a config's name of one."""
+    from alttrain.backbone.source import Weights
+    from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer
+
+    model = load_model(Weights(folder, "judge"), choose_dtype(dtype, device), device)
+    return TokenScorer(model, load_tokenizer(folder), device)
