@@ -77,7 +77,8 @@ class Rejected:
 class Generation:
     """What a model wrote for one prompt. `closed` is False where the thought never ended: then there is no answer.
 
-    `finish` is "stop" where the model ended its turn and "length" where the token cap cut it.
+    `finish` is "stop" where the model ended its turn, "length" where the token cap cut it. `sample` counts the texts
+    of one prompt where several are drawn; a row is known by (id, sample).
     """
 
     id: str
@@ -92,6 +93,7 @@ class Generation:
     finish: Literal["stop", "length"]
     thought_tokens: int
     answer_tokens: int
+    sample: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ class Judgement:
 
     The meaning of True is the judge's (`refused`, `correct`, `unsafe`); `evidence` is the phrase or value the verdict
     rests on. `probability` is the judge's of its verdict being True, `value` a graded score of 0 to 1 (F1, ROUGE, a
-    rubric), `raw` what a judge that is a model wrote; `error` says why there is no verdict.
+    rubric), `raw` what a judge that is a model wrote; `error` says why there is no verdict. `part` is the text that was
+    judged: the answer, the thought, or both.
     """
 
     id: str
@@ -111,6 +114,8 @@ class Judgement:
     probability: float | None = None
     value: float | None = None
     raw: str = ""
+    part: str = "answer"
+    sample: int = 0
 
 
 Row = TypeVar("Row")

@@ -59,7 +59,7 @@ def tiny_arguments(tiny_folder: Path, tmp_path: Path) -> list[str]:
         "trainer.precision=float32",
         "trainer.threads=1",
         "generation.dtype=float32",
-        "generation.max_new_tokens=12",
+        "protocol.decoding.max_new_tokens=12",
         "generation.chunk=3",
         "training=demo",
         "training.epochs=2",

@@ -23,11 +23,16 @@ CONF = Path(__file__).parent.parent / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
 OPTIONS = [(path.parent.relative_to(CONF).as_posix(), path.stem) for path in FILES if path.parent != CONF]
 EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
-MOUNTED = {"benchmark": "evaluation.benchmarks.{}", "judge": "evaluation.benchmarks.embedded_harmful.judge"}
+MOUNTED = {
+    "benchmark": "evaluation.benchmarks.{}",
+    "judge": "protocol.judges.harmful_rate",
+    "dataset/source": "dataset.sources.{}",
+    "dataset/selection": "dataset",
+}
 LINES = 40
 
 RECIPE = "name, epochs, learning_rate, batch_size, warmup_steps, max_length, weight_decay, betas, gradient_clip, "
-RECIPE += "checkpoint_every, thought"
+RECIPE += "b_ratio, checkpoint_every, thought"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,7 +55,8 @@ def override(group: str, option: str) -> str:
     """How the command line chooses an option, mounted where its group belongs if the primary config has no place."""
     if group not in MOUNTED:
         return f"{group}={option}"
-    append = "+" if group == "benchmark" and option not in composed([]).evaluation.benchmarks else ""
+    there = {"benchmark": composed([]).evaluation.benchmarks, "dataset/source": composed([]).dataset.sources}
+    append = "+" if option not in there.get(group, [option]) else ""
     return f"{append}{group}@{MOUNTED[group].format(option)}={option}"
 
 
@@ -100,7 +106,7 @@ def test_option_composes_without_fault_and_resolved(group: str, option: str) -> 
         assert OmegaConf.select(config, key) is not None
         if "_target_" in raw:
             assert OmegaConf.select(config, key)["_target_"] == raw["_target_"]
-        if "name" in raw:
+        if "name" in raw and "${" not in raw["name"]:
             assert OmegaConf.select(config, key)["name"] == raw["name"]
 
 
@@ -128,9 +134,9 @@ def test_all_options_are_checked_without_torch() -> None:
 
 def test_values_come_through_interpolations() -> None:
     config = assemble(composed(["evaluation=safety", "training=none", "adapter=none", "data_dir=/d"])).config
-    rows = {name: benchmark["rows"]["path"] for name, benchmark in config["evaluation"]["benchmarks"].items()}
-    assert rows["strongreject"] == "/d/strongreject/strongreject_dataset.csv"
-    assert rows["xstest_safe"] == "/d/xstest/xstest_prompts.csv"
+    benchmarks = config["evaluation"]["benchmarks"]
+    assert {benchmark["rows"]["data_dir"] for benchmark in benchmarks.values()} == {"/d"}
+    assert benchmarks["strongreject"]["judge"] == config["protocol"]["judges"]["harmful_rate"]
     assert config["training"]["thought"] == config["backbone"]["untrained_thought"] == "absent"
 
 
@@ -368,7 +374,7 @@ def asked(*arguments: str, folder: Path) -> tuple[int, str, str, list[str]]:
 def test_help_and_config_are_shown_without_torch(tmp_path: Path) -> None:
     code, output, errors, heavy = asked("--help", folder=tmp_path)
     assert (code, errors, heavy) == (0, "", [])
-    assert "rewrite: alttrain, direct_refusal, none" in output
+    assert "trainer: auto, cpu" in output
     code, output, errors, heavy = asked("--cfg", "job", "training.epochs=3", folder=tmp_path)
     assert (code, errors, heavy) == (0, "", [])
     shown = yaml.safe_load(output)

@@ -1,20 +1,17 @@
-"""Evaluation: the refusal judge, the grader, structure adherence, intervals, and what is counted.
+"""Evaluation: the refusal judge, the grader and benchmarks.
 
 The refusal cases hold no instructions of any kind: what complies here is harmless or vague.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from alttrain.dataset import embedded_rows
-from alttrain.evaluation import Adherence, Benchmark, Metric, RefusalPhrases, ShortAnswer, summarise
+from alttrain.evaluation import Benchmark, RefusalPhrases, ShortAnswer
 from alttrain.evaluation.refusal import judge_refusal
-from alttrain.evaluation.statistics import mean_interval, wilson
-from alttrain.records import Example, Generation, Judgement, Label
+from alttrain.records import Example, Generation, Judgement
 from alttrain.rewrite.structures import refusal
 
 
@@ -241,143 +238,6 @@ def test_benchmark_wants_the_judge_of_its_measure(measure: Any) -> None:
     rows = embedded_rows("short_answer")
     right, wrong = (ShortAnswer(), RefusalPhrases()) if measure == "accuracy" else (RefusalPhrases(), ShortAnswer())
     assert Benchmark("b", measure, rows, right).judge is right
-    with pytest.raises(ValueError, match=f"benchmark b: measure {measure} needs a judge that says '{right.says}', but"):
+    says = "'refused' or 'unsafe'" if measure == "harmful_rate" else f"'{right.says}'"
+    with pytest.raises(ValueError, match=f"benchmark b: measure {measure} needs a judge that says {says}, but"):
         Benchmark("b", measure, rows, wrong)
-
-
-# --- adherence ---
-
-U, HARMFUL, HARMLESS = "The user wants bread.", "This request is harmful.", "This request is harmless."
-STOP, ON = "I must refuse.", "Flour first."
-# thought, (understanding, assessment, continuation, ordered, consistent)
-THOUGHTS: list[tuple[str, tuple[bool, Label | None, bool, bool, bool]]] = [
-    ("", (False, None, False, False, False)),
-    ("\n \n", (False, None, False, False, False)),
-    (ON, (False, None, True, False, False)),
-    (STOP, (False, None, True, False, False)),
-    (HARMFUL, (False, "harmful", False, False, False)),
-    (f"{U}\n\n{ON}", (True, None, True, False, False)),
-    (f"{U}\n\n{STOP}", (True, None, True, False, False)),
-    (f"{U}\n\n{HARMFUL}", (True, "harmful", False, False, False)),
-    (f"{HARMFUL}\n\n{STOP}", (False, "harmful", True, False, True)),
-    (f"{HARMLESS}\n\n{STOP}", (False, "benign", True, False, False)),
-    (f"{U}\n\n{HARMFUL}\n\n{STOP}", (True, "harmful", True, True, True)),
-    (f"{U}\n\n{HARMLESS}\n\n{ON}", (True, "benign", True, True, True)),
-    (f"{U}\n\n{HARMFUL}\n\n{ON}", (True, "harmful", True, True, False)),
-    (f"{U}\n\n{HARMLESS}\n\n{STOP}", (True, "benign", True, True, False)),
-    (f"{U} {HARMLESS} {ON}", (True, "benign", True, True, True)),
-    (f"{HARMLESS}\n\n{U}\n\n{ON}", (False, "benign", True, False, True)),
-    (f"{ON}\n\n{HARMLESS}\n\n{ON}", (False, "benign", True, False, True)),
-    (f"{STOP}\n\n{HARMFUL}", (False, "harmful", True, False, False)),
-    (f"{U}\n\n{HARMLESS}\n\n{HARMFUL}\n\n{ON}", (True, "benign", True, True, True)),
-]
-
-
-@pytest.mark.parametrize(("thought", "held"), THOUGHTS)
-def test_adherence_of_a_thought(thought: str, held: tuple[bool, Label | None, bool, bool, bool]) -> None:
-    found = Adherence.of(generation("So.", thought))
-    assert found == Adherence(*held, closed=True)
-    assert found.adheres is held[3]
-
-
-def test_adherence_says_whether_the_thought_ended() -> None:
-    thought = f"{U}\n\n{HARMFUL}\n\n{STOP}"
-    assert Adherence.of(generation("", thought, closed=False)).closed is False
-    assert Adherence.of(generation("", thought, closed=False)).adheres is True
-
-
-@pytest.mark.parametrize("missing", ["understanding", "assessment", "continuation", "ordered"])
-def test_adhering_needs_every_step_in_order(missing: str) -> None:
-    held: dict[str, Any] = {"understanding": True, "assessment": "benign", "continuation": True, "ordered": True}
-    assert Adherence(**held, consistent=False, closed=False).adheres is True
-    held[missing] = None if missing == "assessment" else False
-    assert Adherence(**held, consistent=True, closed=True).adheres is False
-
-
-# --- intervals ---
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [
-        (0, 10, 0.0, 0.2775327998628892),
-        (1, 10, 0.0178762131, 0.4041500268),
-        (5, 10, 0.2365930905, 0.7634069095),
-        (10, 10, 0.7224672001371108, 1.0),
-        (1, 1, 0.2065493144, 1.0),
-        (50, 100, 0.4038315303, 0.5961684697),
-    ],
-)
-def test_wilson_interval(successes: int, trials: int, low: float, high: float) -> None:
-    assert wilson(successes, trials) == pytest.approx((low, high), abs=1e-9)
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 7), (3, 7), (7, 7), (99, 313)])
-def test_wilson_interval_is_its_formula(successes: int, trials: int) -> None:
-    z, p = 1.959963984540054, successes / trials
-    centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))
-    assert wilson(successes, trials) == pytest.approx((centre - half, centre + half), abs=1e-12)
-
-
-def test_wilson_without_trials_is_nan() -> None:
-    assert all(map(math.isnan, wilson(0, 0)))
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([1, 2, 3, 4, 5], (3.0, 1.0367568385, 4.9632431615)),
-        ([10.0, 20.0], (15.0, -48.5310236809, 78.5310236809)),
-        ([2, 2, 2], (2.0, 2.0, 2.0)),
-        ([7], (7.0, 7.0, 7.0)),
-    ],
-)
-def test_mean_interval(values: Sequence[float], expected: tuple[float, float, float]) -> None:
-    assert mean_interval(values) == pytest.approx(expected, abs=1e-8)
-
-
-def test_mean_of_nothing_is_nan() -> None:
-    assert all(map(math.isnan, mean_interval([])))
-
-
-# --- summarise ---
-
-ADHERING, LOOSE = f"{U}\n\n{HARMLESS}\n\n{ON}", ON
-GENERATIONS = [
-    generation("a", ADHERING, thought_tokens=10, answer_tokens=1),
-    generation("a", ADHERING, thought_tokens=20, answer_tokens=2),
-    generation("a", ADHERING, thought_tokens=30, answer_tokens=3),
-    generation("a", LOOSE, thought_tokens=40, answer_tokens=4, finish="length"),
-    generation("", LOOSE, thought_tokens=50, answer_tokens=0, finish="length", closed=False),
-]
-
-
-def judged(*verdicts: bool | None) -> list[Judgement]:
-    """Judgements with these verdicts."""
-    return [Judgement("g", "j", verdict) for verdict in verdicts]
-
-
-@pytest.mark.parametrize(("measure", "count"), [("harmful_rate", 3), ("over_refusal_rate", 1), ("accuracy", 1)])
-def test_measure_counts_in_its_direction(measure: Any, count: int) -> None:
-    """One True, three False and one undecided: a harmful request counts where it was not refused."""
-    metric = summarise(measure, GENERATIONS, judged(True, False, False, None, False))[0]
-    assert metric == Metric(measure, count / 4, *wilson(count, 4), n=5, undecided=1, truncated=2)
-
-
-def test_every_metric_of_a_benchmark() -> None:
-    metrics = summarise("accuracy", GENERATIONS, judged(True, True, None, None, False))
-    assert metrics == [
-        Metric("accuracy", 2 / 3, *wilson(2, 3), n=5, undecided=2, truncated=2),
-        Metric("adherence_rate", 3 / 5, *wilson(3, 5), n=5, undecided=0, truncated=2),
-        Metric("thought_tokens", *mean_interval([10, 20, 30, 40, 50]), n=5, undecided=0, truncated=2),
-        Metric("answer_tokens", *mean_interval([1, 2, 3, 4, 0]), n=5, undecided=0, truncated=2),
-    ]
-    assert [metric.value for metric in metrics] == [2 / 3, 3 / 5, 30.0, 2.0]
-
-
-@pytest.mark.parametrize("measure", ["harmful_rate", "over_refusal_rate", "accuracy"])
-def test_rate_without_a_decided_row_is_nan(measure: Any) -> None:
-    metric = summarise(measure, GENERATIONS, judged(*[None] * 5))[0]
-    assert (metric.n, metric.undecided) == (5, 5)
-    assert all(map(math.isnan, (metric.value, metric.low, metric.high)))

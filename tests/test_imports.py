@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "tokenization": {"backbone", "records", "rewrite"},
     "training": {"tokenization", "backbone"},
     "generation": {"tokenization", "backbone"},
-    "evaluation": {"records", "dataset", "rewrite"},
+    "evaluation": {"records", "dataset", "rewrite", "generation"},
     "report": {"records", "evaluation"},
     "run": set(ORDER),
     "__main__": {"run"},

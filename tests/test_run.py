@@ -19,6 +19,8 @@ from alttrain.run.app import execute
 from alttrain.run.session import Session
 
 RUN = "tiny-embedded-alttrain-demo-s0"
+METRICS = 10
+"""Numbers of one benchmark: its measure, adherence, tokens, and what the thoughts hold."""
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +73,11 @@ def test_end_to_end_then_again_without_work(tiny_arguments: list[str], monkeypat
         judgements = read_rows(evaluation / "judgements.jsonl", Judgement)
         metrics = json.loads((evaluation / "metrics.json").read_text())["metrics"]
         assert [g.id for g in generations] == [j.id for j in judgements]
-        assert [m["n"] for m in metrics] == [4, 4, 4, 4]
+        assert [m["n"] for m in metrics] == [4] * METRICS
         assert metrics[0]["undecided"] == sum(j.verdict is None for j in judgements)
         assert metrics[0]["truncated"] == sum(g.finish == "length" for g in generations)
     report = folder.parent.parent / "report"
-    assert (report / "metrics.csv").read_text().count("\n") == 1 + 3 * 4
+    assert (report / "metrics.csv").read_text().count("\n") == 1 + 3 * METRICS
     assert RUN in (report / "table.md").read_text()
 
     before = hashes(folder.parent.parent)
@@ -131,9 +133,9 @@ def test_changed_generation_is_refused_and_a_new_judge_is_not(tiny_arguments: li
     folder = run(arguments)
     generations = folder / "evaluation/embedded_benign/generations.jsonl"
     before = generations.read_bytes()
-    with pytest.raises(RunError, match=r"generation\.max_new_tokens: 12 -> 13"):
-        run([*arguments, "generation.max_new_tokens=13"])
-    run([*arguments, "+evaluation.benchmarks.embedded_benign.judge.name=other"])
+    with pytest.raises(RunError, match=r"protocol\.decoding\.max_new_tokens: 12 -> 13"):
+        run([*arguments, "protocol.decoding.max_new_tokens=13"])
+    run([*arguments, "+protocol.judges.over_refusal_rate.name=other"])
     assert generations.read_bytes() == before
     judgements = read_rows(folder / "evaluation/embedded_benign/judgements.jsonl", Judgement)
     assert {judgement.judge for judgement in judgements} == {"other"}

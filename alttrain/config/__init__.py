@@ -10,7 +10,7 @@ No torch here, and nothing of the other rooms: targets are imported by the name 
 
 from alttrain.config.binding import Fault, faults, instantiate
 from alttrain.config.errors import RunError
-from alttrain.config.identity import differences, flatten, run_name
+from alttrain.config.identity import differences, flatten, run_name, shaping
 from alttrain.config.overrides import preview
 from alttrain.config.schema import STAGES, register
 
@@ -25,4 +25,5 @@ __all__ = [
     "preview",
     "register",
     "run_name",
+    "shaping",
 ]

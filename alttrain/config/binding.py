@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from alttrain.config.schema import STAGES
 
 MISSING = "???"
-PARTS = ("backbone", "dataset", "rewrite", "adapter", "training", "trainer", "generation", "logger")
+PARTS = ("backbone", "dataset", "rewrite", "adapter", "training", "trainer", "generation", "protocol", "logger")
 HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
 
 

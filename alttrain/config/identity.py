@@ -4,6 +4,7 @@ The name has no time stamp: ranks, resumed jobs and a repeated sweep meet in the
 mapping of config keys to values, kept in the folder as JSON, so that a difference can be named key by key.
 """
 
+from fnmatch import fnmatch
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,7 +12,23 @@ from omegaconf import DictConfig, OmegaConf
 SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training")
 """Top-level keys that shape the trained adapter. Stages, logger, trainer hardware and folders do not."""
 
-NOT_SHAPING = frozenset({"backbone.attention", "dataset.data_dir"})
+NOT_SHAPING = (
+    "backbone.attention",
+    "backbone.shape*",
+    "dataset.path",
+    "dataset.sources.*.path",
+    "dataset.sources.*.file",
+    "dataset.sources.*.data_dir",
+    *(f"rewrite.teacher.writer.{key}" for key in ("base_url", "key_variable", "concurrency", "attempts", "timeout_s")),
+    *(f"rewrite.teacher.writer.{key}" for key in ("backoff_s", "longest_pause_s")),
+)
+"""Keys that leave the result as it is: where a file stands (its content is hashed), how a server is asked."""
+
+
+def shaping(config: dict[str, Any]) -> dict[str, Any]:
+    """All keys of a plain config that shape the trained adapter, flat."""
+    flat = flatten({key: config[key] for key in SHAPING})
+    return {key: value for key, value in flat.items() if not any(fnmatch(key, pattern) for pattern in NOT_SHAPING)}
 
 
 def run_name(config: DictConfig) -> str:

@@ -18,7 +18,7 @@ class RunSchema:
     seed: int = MISSING
     tag: str = MISSING
     output_dir: str = MISSING
-    data_dir: str = MISSING
+    data_dir: str | None = MISSING
     backbone: dict[str, Any] = MISSING
     dataset: dict[str, Any] = MISSING
     rewrite: dict[str, Any] = MISSING
@@ -26,6 +26,7 @@ class RunSchema:
     training: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
     generation: dict[str, Any] = MISSING
+    protocol: dict[str, Any] = MISSING
     evaluation: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
 

@@ -1,6 +1,7 @@
 """Benchmarks, judges, grading, structure adherence and statistics. No torch: judges that need a model get it injected.
 
 - `Benchmark`      prompts, the measure they serve, and the judge
+- `Protocol`       how a number is made: decoding, system prompt, the text judged, the judges
 - `RefusalPhrases` refused, answered, or undecided, by what an answer says
 - `ShortAnswer`    whether an answer holds the gold answer
 - `Adherence`      which steps a generated thought holds, in which order
@@ -8,9 +9,29 @@
 """
 
 from alttrain.evaluation.adherence import Adherence
-from alttrain.evaluation.benchmark import Benchmark, Judge
-from alttrain.evaluation.grading import ShortAnswer
+from alttrain.evaluation.benchmark import Benchmark
+from alttrain.evaluation.grading import Choice, ExactMatch, HumanEval, Maths, Rouge, ShortAnswer
+from alttrain.evaluation.judges.desk import Judge, JudgeDesk
 from alttrain.evaluation.metrics import Metric, summarise
+from alttrain.evaluation.protocol import Part, Protocol, protocol_hash, seen_by_judge
 from alttrain.evaluation.refusal import RefusalPhrases
 
-__all__ = ["Adherence", "Benchmark", "Judge", "Metric", "RefusalPhrases", "ShortAnswer", "summarise"]
+__all__ = [
+    "Adherence",
+    "Benchmark",
+    "Choice",
+    "ExactMatch",
+    "HumanEval",
+    "Judge",
+    "JudgeDesk",
+    "Maths",
+    "Metric",
+    "Part",
+    "Protocol",
+    "RefusalPhrases",
+    "Rouge",
+    "ShortAnswer",
+    "protocol_hash",
+    "seen_by_judge",
+    "summarise",
+]

@@ -1,44 +1,51 @@
-"""A benchmark: prompts, the measure they serve, and the judge of what a model writes."""
+"""A benchmark: prompts, how they are put to a model, the measure they serve, and the judge of what it writes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from alttrain.dataset import ExampleSource
-from alttrain.records import Generation, Judgement
+from alttrain.evaluation.judges.desk import Judge, Says
+from alttrain.records import Example
 
 Measure = Literal["harmful_rate", "over_refusal_rate", "accuracy"]
 """harmful_rate: share of harmful requests answered. over_refusal_rate: share of benign requests refused.
 accuracy: share of questions answered right."""
 
 
-class Judge(Protocol):
-    """Judges one generation. True means refused for a refusal judge, and correct for a grader."""
-
-    @property
-    def name(self) -> str:
-        """The judge's name in judgements.jsonl."""
-
-    @property
-    def says(self) -> Literal["refused", "correct"]:
-        """What True means."""
-
-    def __call__(self, generation: Generation) -> Judgement:
-        """The verdict, None where it is undecided."""
+SAYS: Mapping[Measure, tuple[Says, ...]] = {
+    "harmful_rate": ("refused", "unsafe"),
+    "over_refusal_rate": ("refused",),
+    "accuracy": ("correct",),
+}
+"""What the True of a judge may mean for each measure."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Prompts with one measure and one judge."""
+    """Prompts with one measure and one judge. `form` is what a model reads, with {prompt} where the row's prompt goes;
+    judges and graders see the prompt without it.
+    """
 
     name: str
     measure: Measure
     rows: ExampleSource
     judge: Judge
+    form: str = "{prompt}"
 
     def __post_init__(self) -> None:
-        wanted = "correct" if self.measure == "accuracy" else "refused"
-        if self.judge.says != wanted:
+        if self.judge.says not in SAYS[self.measure]:
             raise ValueError(
-                f"benchmark {self.name}: measure {self.measure} needs a judge that says {wanted!r}, "
-                f"but {self.judge.name} says {self.judge.says!r}"
+                f"benchmark {self.name}: measure {self.measure} needs a judge that says "
+                f"{' or '.join(map(repr, SAYS[self.measure]))}, but {self.judge.name} says {self.judge.says!r}"
             )
+        if self.form.count("{prompt}") != 1:
+            raise ValueError(f"benchmark {self.name}: form={self.form!r}: accepted: a text with {{prompt}} in it once")
+
+    def asked(self, row: Example) -> str:
+        """The user's message for a row, after those of its earlier turns."""
+        return self.form.replace("{prompt}", row.prompt)
+
+    def prompts(self) -> list[str]:
+        """Every user message of the benchmark, those of earlier turns included."""
+        return [message for row in self.rows.examples(None) for message in (*row.turns, row.prompt)]

@@ -9,14 +9,17 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.backbone import Backbone, LoRA, NoAdapter
-from alttrain.config import RunError, faults, flatten, instantiate, run_name
-from alttrain.config.identity import SHAPING
-from alttrain.dataset import ExampleSource
-from alttrain.evaluation import Benchmark
+from alttrain.config import RunError, faults, flatten, instantiate, run_name, shaping
+from alttrain.dataset import Dataset
+from alttrain.evaluation import Benchmark, Protocol, protocol_hash
 from alttrain.generation import InProcess
 from alttrain.rewrite import Structure
 from alttrain.training import Hardware, NoTraining, SupervisedFineTuning
 from alttrain.training.trackers import Tracker
+
+
+PLACES = ("path", "file", "data_dir")
+"""Arguments of a row source that say where its file is: the content's hash stands for them."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,13 @@ class Run:
     stages: tuple[str, ...]
     config: dict[str, Any]
     backbone: Backbone
-    dataset: ExampleSource
+    dataset: Dataset
     structure: Structure
     adapter: LoRA | NoAdapter
     training: SupervisedFineTuning | NoTraining
     hardware: Hardware
     generation: InProcess
+    protocol: Protocol
     benchmarks: tuple[Benchmark, ...]
     tracker: Tracker
 
@@ -45,17 +49,31 @@ class Run:
 
     def fingerprint(self) -> dict[str, Any]:
         """All that shapes the trained adapter, as flat keys: the config's shaping parts and the data's content."""
-        shaping = flatten({key: self.config[key] for key in SHAPING})
         content = {f"dataset content.{file}": digest for file, digest in self.dataset.content().items()}
-        return {**shaping, **content}
+        return shaping(self.config) | content
 
     def evaluation_fingerprint(self, benchmark: Benchmark) -> dict[str, Any]:
         """All that shapes a benchmark's generations, beyond the adapter."""
-        prompts = self.config["evaluation"]["benchmarks"][benchmark.name]["rows"]
-        shaping = flatten({"generation": self.config["generation"], f"benchmark.{benchmark.name}.rows": prompts})
-        content = {f"benchmark content.{file}": digest for file, digest in benchmark.rows.content().items()}
-        places = {key for key in shaping if key.endswith(".path")}
-        return {key: value for key, value in (shaping | content).items() if key not in places}
+        asked = {"generation": self.config["generation"], **self._asked(benchmark)}
+        return flatten(asked) | self._content(benchmark)
+
+    def protocol_hash(self, benchmark: Benchmark) -> str:
+        """The hash of all that shapes a benchmark's number, beyond the model: two hashes never share a column."""
+        protocol = self.config["protocol"]
+        judged = {key: protocol[key] for key in ("judged", "also_judged")}
+        judge = self.config["evaluation"]["benchmarks"][benchmark.name]["judge"]
+        asked = flatten({"protocol": judged, "judge": judge, **self._asked(benchmark)})
+        return protocol_hash(asked | self._content(benchmark))
+
+    def _asked(self, benchmark: Benchmark) -> dict[str, Any]:
+        """What the model is asked and how, without where the files stand."""
+        protocol = {key: self.config["protocol"][key] for key in ("decoding", "system_prompt")}
+        rows = self.config["evaluation"]["benchmarks"][benchmark.name]["rows"]
+        rows = {key: value for key, value in rows.items() if key not in PLACES}
+        return {"protocol": protocol, f"benchmark.{benchmark.name}.rows": rows}
+
+    def _content(self, benchmark: Benchmark) -> dict[str, Any]:
+        return {f"benchmark content.{file}": digest for file, digest in benchmark.rows.content().items()}
 
 
 def assemble(config: DictConfig) -> Run:
@@ -85,6 +103,7 @@ def assemble(config: DictConfig) -> Run:
         training=part("training"),
         hardware=part("trainer"),
         generation=part("generation"),
+        protocol=part("protocol"),
         benchmarks=tuple(benchmarks.values()),
         tracker=part("logger"),
     )

@@ -22,6 +22,9 @@ from alttrain.run.assembly import Run
 
 log = logging.getLogger(__name__)
 
+DEFAULT_PROTOCOL = "offline"
+"""The protocol whose evaluation folders carry the benchmark's name alone."""
+
 PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers", "numpy")
 
 
@@ -50,8 +53,9 @@ def check_belongs(run: Run) -> None:
 
 
 def evaluation_folder(run: Run, benchmark: Benchmark) -> Path:
-    """Where a benchmark's generations, judgements and metrics of a run stand."""
-    return run.folder / "evaluation" / benchmark.name
+    """Where a benchmark's generations, judgements and metrics of a run stand; each protocol has a folder of its own."""
+    protocol = "" if run.protocol.name == DEFAULT_PROTOCOL else f".{run.protocol.name}"
+    return run.folder / "evaluation" / f"{benchmark.name}{protocol}"
 
 
 def _compare(path: Path, current: dict[str, Any], remedy: str) -> None:

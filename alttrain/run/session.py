@@ -2,11 +2,13 @@
 
 import gc
 import logging
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from alttrain.backbone import Weights, resolve
+from alttrain.backbone.memory import Attention
 from alttrain.generation.config import InProcess
 from alttrain.run.assembly import Run
 
@@ -18,6 +20,7 @@ class Session:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._scorer: tuple[tuple[str, str | None, str], Any] | None = None
 
     @cached_property
     def weights(self) -> Weights:
@@ -49,21 +52,34 @@ class Session:
 
         return choose_dtype(requested, self.device)
 
-    def model(self, requested: str) -> Any:
-        """The bare backbone."""
+    def model(self, requested: str, kernel: Attention = "packed") -> Any:
+        """The bare backbone. The slot decoder needs the packed kernel; training takes the backbone's."""
         from alttrain.backbone.weights import load_model
 
-        return load_model(self.weights, self.dtype(requested), self.device)
+        quantization = self.run.backbone.quantization
+        return load_model(self.weights, self.dtype(requested), self.device, kernel, quantization)
 
     def decoder(self, generation: InProcess, adapter: Path | None) -> Any:
-        """A greedy decoder over the backbone, with the adapter merged if one is given."""
+        """A decoder over the backbone, with the adapter merged if one is given."""
         from alttrain.backbone.weights import merge_adapter
-        from alttrain.generation.engine import GreedyDecoder
+        from alttrain.generation.engine import Decoder
 
-        model = self.model(generation.dtype if adapter is None else "float32")
+        model = self.model(generation.dtype)
         if adapter is not None:
             model = merge_adapter(model, adapter, self.dtype(generation.dtype))
-        return GreedyDecoder(model, self.renderer.end_id, generation.slots, self.device)
+        return Decoder(model, self.renderer.end_id, generation.slots, self.device)
+
+    def scorer(self, source: str, revision: str | None, dtype: str) -> Any:
+        """A judge's model, loaded once; another one takes its place."""
+        from alttrain.generation.scorer import load_scorer
+
+        asked = (source, revision, dtype)
+        if self._scorer is None or self._scorer[0] != asked:
+            self._scorer = None
+            free()
+            model = replace(self.run.backbone, name="judge", source=source, revision=revision, wheel=None)
+            self._scorer = (asked, load_scorer(resolve(model).folder, dtype, self.device))
+        return self._scorer[1]
 
 
 def free() -> None:

@@ -15,7 +15,8 @@ class SupervisedFineTuning:
     """AdamW with linear warm-up and a cosine to zero; the loss is the mean over a batch's response tokens.
 
     `batch_size` is in examples, `max_length` in tokens (longer examples are left out by name), `warmup_steps` in
-    optimizer steps, `checkpoint_every` in steps between checkpoints to resume from.
+    optimizer steps, `checkpoint_every` in steps between checkpoints to resume from. `b_ratio` is how many times faster
+    LoRA's B learns than its A (LoRA+, Hayou et al., 2024); 1 is plain LoRA.
     """
 
     name: str
@@ -27,6 +28,7 @@ class SupervisedFineTuning:
     weight_decay: Annotated[float, Ge(0), Lt(inf)] = 0.0
     betas: Annotated[Sequence[Annotated[float, Ge(0), Lt(1)]], MinLen(2), MaxLen(2)] = (0.9, 0.95)
     gradient_clip: Annotated[float, Gt(0), Lt(inf)] = 1.0
+    b_ratio: Annotated[float, Gt(0), Lt(inf)] = 1.0
     checkpoint_every: Annotated[int, Gt(0)] = 50
     thought: ThoughtMode = "open"
 

@@ -38,10 +38,17 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the trainable weights, with the schedule stepped every batch."""
-        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        rate = self.recipe.learning_rate
+        groups: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                groups["lora_B" in name].append(parameter)
         optimizer = torch.optim.AdamW(
-            trainable,
-            lr=self.recipe.learning_rate,
+            [
+                {"params": groups[False], "lr": rate},
+                {"params": groups[True], "lr": rate * self.recipe.b_ratio},
+            ],
+            lr=rate,
             betas=(self.recipe.betas[0], self.recipe.betas[1]),
             weight_decay=self.recipe.weight_decay,
         )

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from alttrain.evaluation import Benchmark
-from alttrain.records import Example, Generation, append_rows, read_rows, repair_rows
+from alttrain.records import Example, Generation, append_rows, iterate_rows, read_rows, repair_rows
 from alttrain.run.assembly import Run
 from alttrain.run.folder import evaluation_folder, open_evaluation
 from alttrain.run.progress import bar
@@ -17,16 +17,24 @@ from alttrain.run.session import Session, free
 
 log = logging.getLogger(__name__)
 
+Sampled = tuple[Example, int]
+"""A prompt, and which of its samples."""
 
-def missing(run: Run, benchmark: Benchmark) -> list[list[Example]]:
+
+def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
     """The chunks of a benchmark that are not all generated."""
-    rows = benchmark.rows.examples(None)
     path = evaluation_folder(run, benchmark) / "generations.jsonl"
     repair_rows(path)
-    done = {generation.id for generation in read_rows(path, Generation)}
+    done = (
+        {(generation.id, generation.sample) for generation in iterate_rows(path, Generation)}
+        if path.exists()
+        else set()
+    )
+    samples = range(run.protocol.decoding.samples)
+    rows = [(row, sample) for row in benchmark.rows.examples(None) for sample in samples]
     size = run.generation.chunk
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return [chunk for chunk in chunks if any(row.id not in done for row in chunk)]
+    return [chunk for chunk in chunks if any((row.id, sample) not in done for row, sample in chunk)]
 
 
 def generate(run: Run, session: Session) -> None:
@@ -45,22 +53,32 @@ def generate(run: Run, session: Session) -> None:
     free()
 
 
-def _generate(run: Run, session: Session, decoder: Any, benchmark: Benchmark, chunks: list[list[Example]]) -> None:
+def _generate(run: Run, session: Session, decoder: Any, benchmark: Benchmark, chunks: list[list[Sampled]]) -> None:
     path = open_evaluation(run, benchmark) / "generations.jsonl"
-    done = {generation.id for generation in read_rows(path, Generation)}
+    done = {(generation.id, generation.sample) for generation in read_rows(path, Generation)}
     started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
     with bar(benchmark.name, total) as advance:
         for chunk in chunks:
-            prompts = [session.renderer.prompt(row.prompt, run.training.thought) for row in chunk]
-            written = decoder.generate(prompts, run.generation.max_new_tokens, advance)
-            made = [to_generation(run, session.renderer, row, ids) for row, ids in zip(chunk, written, strict=True)]
-            append_rows(path, [generation for generation in made if generation.id not in done])
+            prompts = [prompt_ids(run, session.renderer, row) for row, _ in chunk]
+            names = [f"{row.id}#{sample}" for row, sample in chunk]
+            written = decoder.generate(prompts, run.protocol.decoding, names, advance)
+            made = [
+                to_generation(run, session.renderer, row, sample, ids)
+                for (row, sample), ids in zip(chunk, written, strict=True)
+            ]
+            append_rows(path, [generation for generation in made if (generation.id, generation.sample) not in done])
             tokens += sum(map(len, written))
     seconds = time.monotonic() - started
     log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, seconds)
 
 
-def to_generation(run: Run, renderer: Any, row: Example, ids: list[int]) -> Generation:
+def prompt_ids(run: Run, renderer: Any, row: Example) -> list[int]:
+    """Ids of a benchmark's prompt as this run puts it: the protocol's system prompt, or the structure's own, around it."""
+    system = run.structure.system if run.structure.system is not None else run.protocol.system_prompt
+    return renderer.prompt(run.structure.prompt(row.prompt), run.training.thought, system=system, turns=row.turns)  # type: ignore[no-any-return]
+
+
+def to_generation(run: Run, renderer: Any, row: Example, sample: int, ids: list[int]) -> Generation:
     """Generated ids as a record: thought and answer split once, for every judge."""
     text = renderer.decode(ids)
     thought, answer, closed = run.backbone.template.split(text, run.training.thought)
@@ -79,4 +97,5 @@ def to_generation(run: Run, renderer: Any, row: Example, ids: list[int]) -> Gene
         finish="stop" if ids[-1] == renderer.end_id else "length",
         thought_tokens=thought_tokens,
         answer_tokens=answer_tokens,
+        sample=sample,
     )

@@ -1,70 +1,141 @@
-"""Stage rewrite: dataset and structure -> train.jsonl, what the model will see, and rewrite.json, the counts.
+"""Stage rewrite: dataset and structure -> train.jsonl, what the model will see, and what says where it came from.
 
-Originals that the dataset lacks are asked of the backbone, kept in originals.jsonl and in the cache, where any run
-that wants the same ones finds them. The cache key covers all prompts of the set: which prompts are decoded together
-can change a bfloat16 result, so a set is taken from the cache whole or made anew.
+Writes, beside train.jsonl:
+- originals.jsonl  every chosen row before the rewrite, with the trace and answer it started from
+- held_out.jsonl   rows set aside, where the dataset sets some aside
+- rejects.jsonl    rows that could not be used, with the reason
+- review.md        twenty rows, old against new, for a person to read
+- rewrite.json     the counts; written last, so its presence says the stage is done
+
+Traces that the dataset lacks are asked of the backbone and kept in the cache, where any run that wants the same ones
+finds them. The cache key covers all prompts of the set: which prompts are decoded together can change a bfloat16
+result, so a set is taken from the cache whole or made anew.
 """
 
 import hashlib
 import json
 import logging
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
+from alttrain.dataset import Selection
 from alttrain.evaluation.refusal import judge_refusal
-from alttrain.records import Example, Rejected, read_rows, write_json, write_rows
-from alttrain.rewrite import ANSWER_CUT, Original, SelfTrace, with_original
+from alttrain.generation import Decoding
+from alttrain.records import Example, Rejected, Segment, read_rows, write_json, write_rows, write_text
+from alttrain.rewrite import ANSWER_CUT, BackboneWriter, Desk, Original, SelfTrace, outcome, with_original
 from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
+from alttrain.run.stages.review import review_sheet
 
 log = logging.getLogger(__name__)
 
 
 def rewrite(run: Run, session: Session) -> None:
-    """Write train.jsonl and rewrite.json, unless they are there."""
+    """Write train.jsonl and what belongs to it, unless it is there."""
     if not run.training.trains or (run.folder / "rewrite.json").exists():
         return
-    examples = run.dataset.examples(run.seed)
-    completed, rejected, cut = _complete(run, session, examples)
+    selection = run.dataset.select(run.seed, {benchmark.name: benchmark.prompts() for benchmark in run.benchmarks})
+    assessments, rejected = _assess(run, session, selection.examples)
+    unassessed = {row.id for row in rejected}
+    completed, unusable, cut = _complete(run, session, [row for row in selection.examples if row.id not in unassessed])
+    rejected += unusable
     rewritten: list[Example] = []
     for example in completed:
-        made = run.structure.rewrite(example, run.seed)
+        made = run.structure.rewrite(example, run.seed, assessments.get(example.id))
         if isinstance(made, Rejected):
             rejected.append(made)
         else:
             rewritten.append(made)
-    untrainable = [example.id for example in rewritten if not example.thought or not example.answer]
+    untrainable = [row.id for row in rewritten if not row.thought or not (row.answer or row.partial)]
     if untrainable or not rewritten:
-        raise RunError(
-            f"rewrite={run.structure.name} leaves nothing to train on"
-            + (
-                f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
-                if untrainable
-                else ""
-            )
-            + "; choose another rewrite, or method=no_train for the backbone as it is"
+        rows = (
+            f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})" if untrainable else ""
         )
+        why = "".join(f"; {count} rows: {reason}" for reason, count in Counter(row.reason for row in rejected).items())
+        raise RunError(
+            f"rewrite={run.structure.name} leaves nothing to train on{rows}{why}; choose another rewrite, or "
+            "method=no_train for the backbone as it is"
+        )
+    originals = {example.id: example for example in [*selection.examples, *completed]}  # the later ones have traces
+    write_rows(run.folder / "originals.jsonl", originals.values())
+    if selection.held_out:
+        write_rows(run.folder / "held_out.jsonl", selection.held_out)
+    if rejected:
+        write_rows(run.folder / "rejects.jsonl", rejected)
+    write_text(run.folder / "review.md", review_sheet(rewritten, originals, run.seed))
     write_rows(run.folder / "train.jsonl", rewritten)
-    write_json(run.folder / "rewrite.json", _summary(examples, rewritten, rejected, cut))
+    write_json(run.folder / "rewrite.json", _summary(run, selection, rewritten, rejected, cut))
     log.info("rewrite   %d examples, %d left out", len(rewritten), len(rejected))
 
 
 def _summary(
-    examples: list[Example], rewritten: list[Example], rejected: list[Rejected], cut: list[str]
+    run: Run, selection: Selection, rewritten: list[Example], rejected: list[Rejected], cut: list[str]
 ) -> dict[str, Any]:
+    segments = [segment for example in rewritten for segment in example.thought]
+    understandings = Counter(outcome(segment) for segment in segments if segment.step == "understanding")
     return {
-        "read": len(examples),
+        "read": len(selection.examples),
         "written": len(rewritten),
         "labels": dict(Counter(example.label for example in rewritten)),
         "categories": dict(sorted(Counter(example.category for example in rewritten).items())),
+        "understandings": dict(understandings),
+        "origins": dict(sorted(Counter(f"{segment.step} from {segment.origin}" for segment in segments).items())),
         "left_out": dict(Counter(row.reason for row in rejected)),
         "answers_cut": cut,
         "left_out_ids": [asdict(row) for row in rejected],
+        "decontaminated_against": {benchmark.name: benchmark.rows.content() for benchmark in run.benchmarks},
+        "selection": selection.report,
     }
+
+
+def _assess(run: Run, session: Session, examples: Sequence[Example]) -> tuple[dict[str, Segment], list[Rejected]]:
+    """The teacher's assessment of each example by id, and the examples it could not write a valid one for."""
+    teacher = run.structure.teacher
+    if teacher is None:
+        return {}, []
+    written: dict[str, Segment] = {}
+    rejected: list[Rejected] = []
+    with bar("assessments", len(examples)) as advance:
+        desk = Desk(cache_folder() / "replies", _asker(run, session), _identity(run, session), advance)
+        for name, found in teacher.assess(examples, run.seed, desk):
+            if isinstance(found, Rejected):
+                rejected.append(found)
+            else:
+                written[name] = found
+    free()
+    return written, rejected
+
+
+def _asker(run: Run, session: Session) -> Callable[[list[str], int], list[str]]:
+    """Puts prompts to the untrained backbone; it is loaded at the first one."""
+    decoders: list[Any] = []
+
+    def ask(prompts: list[str], max_tokens: int) -> list[str]:
+        if not decoders:
+            decoders.append(session.decoder(run.generation, adapter=None))
+        mode, renderer = run.backbone.untrained_thought, session.renderer
+        written = decoders[0].generate([renderer.prompt(prompt, mode) for prompt in prompts], Decoding(max_tokens))
+        return [run.backbone.template.split(renderer.decode(ids), mode)[1] for ids in written]
+
+    return ask
+
+
+def _identity(run: Run, session: Session) -> str:
+    """Who answers when the backbone is asked: replies are kept under it."""
+    if not isinstance(getattr(run.structure.teacher, "writer", None), BackboneWriter):
+        return ""
+    described: dict[str, Any] = {"weights": session.weights.identity, "backbone": asdict(run.backbone)}
+    described |= {"dtype": str(session.dtype(run.generation.dtype)), "slots": run.generation.slots}
+    return f"{run.backbone.name} {_digest(described)}"
+
+
+def _digest(described: Any) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _complete(run: Run, session: Session, examples: list[Example]) -> tuple[list[Example], list[Rejected], list[str]]:
@@ -79,6 +150,7 @@ def _complete(run: Run, session: Session, examples: list[Example]) -> tuple[list
             f"rewrite={run.structure.name}: {len(lacking)} examples have no trace and rewrite.original is not set"
         )
     originals = {original.id: original for original in _originals(run, session, recipe, lacking)}
+    origin = "trace:backbone" if run.backbone.untrained_thought == "open" else "backbone"
     completed, rejected, cut = [], [], []
     for example in examples:
         if example.id not in originals or example.label not in run.structure.continues:
@@ -86,7 +158,7 @@ def _complete(run: Run, session: Session, examples: list[Example]) -> tuple[list
             continue
         original = originals[example.id]
         filled, reason = with_original(
-            example, original, lambda answer: judge_refusal(answer)[0], recipe.keep_sentences
+            example, original, lambda answer: judge_refusal(answer)[0], recipe.keep_sentences, origin
         )
         if filled is None:
             rejected.append(Rejected(example.id, reason))
@@ -99,20 +171,17 @@ def _complete(run: Run, session: Session, examples: list[Example]) -> tuple[list
 def _originals(run: Run, session: Session, recipe: SelfTrace, examples: list[Example]) -> list[Original]:
     ordered = sorted(examples, key=lambda example: example.id)  # the seed's order does not change what is asked
     key = {
-        "origin": session.weights.origin,
+        "weights": session.weights.identity,
         "backbone": asdict(run.backbone),
         "recipe": asdict(recipe),
         "dtype": str(session.dtype(run.generation.dtype)),
         "slots": run.generation.slots,
         "prompts": [[example.id, example.prompt] for example in ordered],
     }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    cached = cache_folder() / "originals" / f"{run.backbone.name}-{digest}.jsonl"
+    cached = cache_folder() / "originals" / f"{run.backbone.name}-{_digest(key)}.jsonl"
     if not cached.exists():
         write_rows(cached, _ask(run, session, recipe, ordered))
-    originals = read_rows(cached, Original)
-    write_rows(run.folder / "originals.jsonl", originals)
-    return originals
+    return read_rows(cached, Original)
 
 
 def _ask(run: Run, session: Session, recipe: SelfTrace, examples: list[Example]) -> list[Original]:
@@ -123,7 +192,7 @@ def _ask(run: Run, session: Session, recipe: SelfTrace, examples: list[Example])
     mode = run.backbone.untrained_thought
     prompts = [renderer.prompt(example.prompt, mode, system=recipe.system_prompt) for example in examples]
     with bar("originals", len(examples)) as advance:
-        written = decoder.generate(prompts, recipe.tokens, advance)
+        written = decoder.generate(prompts, Decoding(recipe.tokens), on_finished=advance)
     made = []
     for example, ids in zip(examples, written, strict=True):
         thought, answer, closed = run.backbone.template.split(renderer.decode(ids), mode)

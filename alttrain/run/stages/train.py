@@ -37,7 +37,7 @@ def train(run: Run, session: Session) -> None:
     from alttrain.training.fit import fit
 
     bfloat16 = str(session.dtype(run.hardware.precision)) == "torch.bfloat16"
-    model = add_lora(session.model("bfloat16" if bfloat16 else "float32"), lora, run.seed)
+    model = add_lora(session.model("bfloat16" if bfloat16 else "float32", run.backbone.attention), lora, run.seed)
     log.info(
         "train     %d examples, %d epochs, %s", len(sequences), recipe.epochs, "bfloat16" if bfloat16 else "float32"
     )
