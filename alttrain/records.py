@@ -78,7 +78,8 @@ class Generation:
     """What a model wrote for one prompt. `closed` is False where the thought never ended: then there is no answer.
 
     `finish` is "stop" where the model ended its turn, "length" where the token cap cut it. `sample` counts the texts
-    of one prompt where several are drawn; a row is known by (id, sample).
+    of one prompt where several are drawn; a row is known by (id, sample). `earlier` are the model's answers to the
+    earlier turns of a dialogue.
     """
 
     id: str
@@ -94,6 +95,7 @@ class Generation:
     thought_tokens: int
     answer_tokens: int
     sample: int = 0
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

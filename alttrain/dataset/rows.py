@@ -1,6 +1,7 @@
 """Raw rows of a JSON, JSON lines, CSV, TSV or Parquet file, each with the place it stands at, for error messages.
 
-A text file whose name ends in .gz is inflated. CSV and TSV are read with its quoted newlines kept and a byte-order mark skipped.
+A text file whose name ends in .gz is inflated. CSV and TSV are read with their quoted newlines kept, a byte-order mark
+skipped.
 """
 
 import csv
@@ -9,7 +10,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ def read_raw(path: Path) -> list[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data file")
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    readers: dict[str, Callable[[Path, str], Iterator[tuple[str, dict[str, Any]]]]]
     readers = {"jsonl": _jsonl, "json": _json, "csv": _csv, "tsv": partial(_csv, delimiter="\t")}
     if kind == "parquet" and path.suffix != ".gz":
         rows = list(_parquet(path))

@@ -5,9 +5,11 @@ than 5 % undecided rows carries their number; one with more than 5 % rows cut by
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rich import box
 from rich.table import Table
 
 from alttrain.report.runs import Cell
@@ -15,6 +17,7 @@ from alttrain.report.runs import Cell
 MEASURES = {"harmful_rate": "harmful ↓", "over_refusal_rate": "over-refusal ↓", "accuracy": "accuracy ↑"}
 POOLED = {"adherence_rate": "adherence ↑", "thought_tokens": "thought tokens", "answer_tokens": "answer tokens"}
 WORTH_SAYING = 0.05
+TITLE = 16
 
 
 @dataclass(frozen=True)
@@ -39,21 +42,25 @@ def grid(cells: Sequence[Cell]) -> Grid:
 
 
 def _title(cell: Cell) -> str:
-    """The run's name, breakable between its parts."""
-    return cell.run.replace(f"{cell.backbone}-", f"{cell.backbone}-\n").replace(
-        f"{cell.dataset}-", f"{cell.dataset}-\n", 1
-    )
+    """The run's name, broken between its parts into lines of at most `TITLE` characters where the parts allow it."""
+    lines = [""]
+    for part in re.findall(r"[^-]+-?", cell.run):
+        if lines[-1] and len(lines[-1] + part) > TITLE:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def console_table(cells: Sequence[Cell]) -> Table:
-    """The table for the console."""
+    """The table for the console: no frames and short lines, so that it fits 80 columns."""
     text = grid(cells)
-    table = Table(title="runs", caption="percent with its 95 % interval; ↓ lower is better, ↑ higher is better")
+    caption = "percent with its 95 % interval; ↓ lower is better, ↑ higher is better"
+    table = Table(title="runs", caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index, column in enumerate(text.columns):
-        heading = column.replace("_", "\n").replace(" tokens", "\ntokens").replace("e ↑", "e\n↑")
-        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(re.sub(r"_| (?=[↑↓t])|(?<=-)", "\n", column), justify="left" if index == 0 else "right", no_wrap=True)
     for row in text.rows:
-        table.add_row(*row, end_section=True)
+        table.add_row(*(cell.replace("truncated ", "truncated\n").replace("undecided ", "undecided\n") for cell in row))
+        table.add_section()
     return table
 
 

@@ -32,13 +32,13 @@ _WANTS = (
     r"seek(?:s|ing)?|inquir(?:es|ed|ing)|would like|'d like|needs?|tr(?:ies|ying) to|hop(?:es|ing) to|plan(?:s|ning) to|"
     r"intend(?:s|ing)? to|interested in|curious (?:about|how|what|why)|says|said|wrote|writes|sent|means)"
 )
-_NO_MODAL = r"(?!\s+(?:if|to|or|not|never|might|may|could|should|can|will|must)\b)"
+_NO_MODAL = r"(?!\s+(?:if|to|or|not|never|might|may|could|should|can|will|must|gets?|understands?|\w+n't)\b)"
 _META = r"(?:(?:the best way|how)(?: best)? )?(?:to )?(?:respond|answer|approach|handle|address|reply|proceed)"
 _UNDERSTANDING = re.compile(
     # the user is asking for bread; they're new to this and want help
-    rf"(?:^|[.!?,:\n]\s){_INTERJECTIONS}{_PERSON}(?:'s|'d)?\b{_NO_MODAL}\s+\w|"
-    rf"\b(?:{_PERSON}|they|he|she)(?:'s|'re|'d)?\b{_NO_MODAL}(?:\s+(?!not\b)[^\s.!?;]+){{0,12}}?\s+{_WANTS}\b|"
-    r"\buser who\b|"
+    rf"(?:^|[.!?:\n]\s){_INTERJECTIONS}{_PERSON}{_NO_MODAL}(?!')\b\s+\w|"
+    rf"(?<!if )(?<!what )\b(?:{_PERSON}|they|he|she)(?:'s(?=\s+(?:\w+ly\s+|just\s+)?\w+ing\b)|'re|'d)?(?!')\b{_NO_MODAL}(?:\s+(?!not\b)[^\s.!?;]+){{0,12}}?\s+{_WANTS}\b|"
+    r"\bit(?:'s asking| asks| says)\b|\buser who\b|\buser's\s+(?:\w+\s+)?(?:statement|claim|concern|comment|remark|view)\s*(?:about|that|:)|"
     # the question is how to bake; a request about bread; a problem here: "..."
     rf"\b{_ASKED}(?:\s+(?:here|at hand|is|was|seems to be))*,?\s+(?:that\s+|which\s+|just\s+)?"
     r"(?:about|how|what|why|which|where|who|whether|asks?|asking|asked|wants?|says|gives|mentions|involves|involving|"
@@ -47,7 +47,7 @@ _UNDERSTANDING = re.compile(
     rf"\b{_ASKED}(?:\s+(?:is|was|says|reads))?\s*[:,]?\s*[\"“']|"
     # I need to find the sum; I'm given two sides
     r"\b(?:i|we)(?:'m| am| was|'ve been|'re| are) (?:given|told)\b|"
-    rf"(?:^|[.!?\n]\s){_INTERJECTIONS}(?:i|we)(?:'m|'ve| am|'re| are)?\s+(?:just\s+)?"
+    rf"(?:^|[.!?:,\n]\s){_INTERJECTIONS}(?:i|we)(?:'m|'ve| am|'re| are)?\s+(?:just\s+)?"
     r"(?:need|have|got|want|trying|supposed|asked|going)\s+to\s+(?:find|calculate|compute|solve|prove|show|determine|"
     r"evaluate|estimate|express|write|translate|summari[sz]e|add|count|simplify|derive|convert|create|"
     rf"(?:figure|work) out(?! {_META}))\b|"
@@ -62,10 +62,12 @@ _OPENS = re.compile(
 )
 _FILLER = re.compile(
     rf"{_INTERJECTIONS}(?:(?:let me|let's|i need to|i have to|i should)\s+(?:\w+\s+)?"
-    rf"(?:see|think|start|understand|look at|{_META}|figure out {_META})\b[^.!?]{{0,60}})?\W*",
-    re.I,
+    rf"(?:see|think|start|understand|look at|tackle|work through|{_META}|figure out {_META})\b[^.!?]{{0,60}}|"
+    r"(?:i|we)(?:'ve got| have| got)\s+(?:this|these|an?|the|two|three|some)\b.{0,200})?\W*",
+    re.I | re.S,
 )
 _FIRST_PERSON = re.compile(r"\b(?:i|i'\w+|my|we|let's)\b", re.I)
+_SUBJECT_IS_USER = re.compile(rf"{_INTERJECTIONS}{_PERSON}\b{_NO_MODAL}", re.I)
 _OF_THE_USER = re.compile(rf"\b(?:{_PERSON}(?:'s)?|they|them|their|themselves)\b|^\W*(?:it|this|that|he|she)\b", re.I)
 _CLOSES = re.compile(r"""^[^"“]*[^\s"“]["”]""")
 """A sentence that closes a quotation which another opened."""
@@ -74,88 +76,135 @@ _FEW = 4
 
 # --- the words of an assessment ---
 
-_STEMS = tuple(
-    "harm benign safe innoc legitimate dangerous legal lawful ethical malicious abusive hateful appropriate hurt crime "
-    "criminal fraud harass against violat risk danger threat wrong problem fine okay acceptable allowed permitted immoral "
-    "offensive unproblematic theft abuse stalking exploit endanger breach break felony concern".split()
+_GOOD = "harmless benign safe innocent legitimate innocuous unproblematic"
+_BAD = (
+    "harmful unsafe dangerous illegal unlawful unethical malicious abusive hateful inappropriate criminal immoral offensive "
+    "hurtful unacceptable harm"
 )
-"""What every verdict has one of; a cheap test before any pattern is tried."""
-_NOUN = (
-    r"(?:request|question|prompt|query|topic|task|ask|content|intent(?:ion)?|wording|information|problem|message|"
-    r"subject|instruction|scenario)s?"
-)
+_DECENT = "fine okay ok acceptable appropriate allowed permitted legal lawful ethical"
+"""Words that everything but a request is called, too ("that's fine, so x = 2")."""
+_TOKEN = re.compile(r"[a-z][a-z-]*")
+_REQUEST = r"(?:request|question|prompt|query|ask)s?"
+_NOUN = rf"(?:{_REQUEST}|(?:topic|task|content|intent(?:ion)?|wording|information|problem|message|subject|instruction)s?)"
 _SUBJECT = (
-    rf"(?P<subject>(?:the|such(?:\s+an?)?|this|their|each|both)(?:\s+(?:user|person)'s)?(?:\s+\w+)?\s+(?P<noun>{_NOUN})|"
+    rf"(?P<subject>(?:the|such(?:\s+an?)?|this|their|each|both)(?:\s+(?:user|person)'s)?(?:\s+\w+)?\s+{_NOUN}|"
     r"this|that|it|they|there|both)"
 )
 _IS = (
     r"(?:\b(?:is|are|be|was|were|has|have|seems?|appears?|sounds?|looks?|poses?|carr(?:y|ies)|involves?|contains?|could|can|"
     r"may|might|would)\b|'s\b|'re\b|n't\b)"
 )
-_HARMLESS = r"(?P<harmless>harmless|benign|safe|innocent|legitimate|innocuous|unproblematic)"
-_FAIR = (
-    r"(?P<fair>fine|okay|ok|acceptable|appropriate|allowed|permitted|(?:legal|lawful|ethical)"
-    r"(?!\s+(?:advice|aid|area|concern|dilemma|implication|issue|matter|problem|question|term|topic)))"
+_WORD = (
+    rf"(?:(?P<harmless>{'|'.join(_GOOD.split())})(?! to (?:say|assume|conclude))|(?P<harmful>{'|'.join(_BAD.split())}))\b"
 )
-"""Words that everything but a request is called, too ("that's fine, so x = 2")."""
-_HARMFUL = (
-    r"(?P<harmful>harmful|unsafe|dangerous|illegal|unlawful|unethical|malicious|abusive|hateful|inappropriate|criminal|"
-    r"immoral|offensive|hurtful|unacceptable|harm)"
-)
-_WORD = rf"(?:{_HARMLESS}|{_FAIR}|{_HARMFUL})\b"
+_FAIR = rf"(?P<harmless>{'|'.join(_DECENT.split())})\b(?! \w+s\b)"
 _ADVERBS = r"(?:(?:as|to be|is|an?|not|never|very|quite|rather|just|also|still|all|\w+ly)\s+){0,4}"
 _PEOPLE = (
     r"(?:\w+\s+){0,2}(?:people|persons?|others|someone|somebody|anyone|individuals?|children|victims?|users?|animals?|"
     r"them|themselves|society|communit(?:y|ies)|public)"
 )
-_STATEMENTS = tuple(
-    re.compile(pattern, re.I)
-    for pattern in (
-        # this request is harmful
-        rf"\b{_SUBJECT}(?P<between>[^.!?;:\n]{{0,70}}?{_IS}[^.!?;:\n]{{0,40}}?)\b{_WORD}",
-        # asking that is harmless
-        r"\b(?:asking|answering|helping|assisting|providing|sharing|discussing|explaining|describing|doing|complying)\b"
-        rf"[^.!?;:,]{{0,60}}?(?P<between>{_IS}[^.!?;:\n]{{0,40}}?)\b{_WORD}",
-        # I consider this harmful
-        r"\b(?:consider|call|find|judge|deem|regard|see|view|treat|rate|classify|assess|label)\s+"
-        rf"(?:this|that|it|the|such)(?:\s+(?!is\b)[\w']+){{0,3}}?\s+(?P<between>{_ADVERBS}){_WORD}",
-        # Assessment: harmful
-        r"\b(?:assessment|verdict|judge?ment|classification|conclusion|evaluation|harmfulness|safety|label|rating)\b"
-        rf"[\s*_]*[:=–—-]\W*(?P<between>{_ADVERBS}){_WORD}",
-        # Clearly harmless, then.
-        rf"^{_INTERJECTIONS}(?P<between>{_ADVERBS}){_WORD}(?:\s+{_NOUN})?(?:,?\s+(?:then|though|enough|overall))?\W*$",
-        # this would hurt people, it breaks the law, that is a crime
-        r"(?:\b(?P<subject>this|that|it|they|there|both|(?:the|such(?:\s+an?)?)(?:\s+[\w']+){0,2})|(?:^|,\s)\w+ing)\b"
-        r"(?P<between>[^.!?;:\n]{0,60}?)(?P<harmful>"
-        rf"\b(?:hurt|harm|endanger|injure|exploit|threaten|humiliate|demean)s?\s+{_PEOPLE}|"
-        rf"\b(?:caus|do|bring|inflict)(?:e|es|s)?\s+(?:\w+\s+){{0,2}}(?:harm|injury|suffering)|"
-        r"\b(?:violat|break|breach|infring)(?:e|es|s)?\s+(?:\w+\s+){0,4}?(?:laws?|privacy|rights|guidelines|polic(?:y|ies)|"
-        r"consent|copyright|terms of (?:use|service))|"
-        r"\bagainst\s+(?:\w+\s+){0,3}?(?:laws?|guidelines|polic(?:y|ies)|ethics|terms of (?:use|service))|"
-        r"(?:\b(?:is|are|be|constitutes?)|'s)\s+(?:(?:not|no|an?|form|kind|serious|federal|of|also|\w+ly)\s+){0,4}"
-        r"(?:crime|felony|fraud|harassment|theft|abuse|stalking|blackmail|hate speech|(?:privacy )?violation|"
-        r"invasion of privacy)|"
-        r"\b(?:pose|carr(?:y|ie)|present|create)s?\s+(?:\w+\s+){0,3}(?:risk|danger|threat))\b",
-        # no harm in asking, nothing wrong with this
+_LAWS = r"(?:laws?|privacy|rights|guidelines|polic(?:y|ies)|consent|copyright|ethics|terms of (?:use|service))"
+_DEEDS = (
+    rf"\b(?:hurt|harm|endanger|injure|exploit|threaten|humiliate|demean)s?\s+{_PEOPLE}|"
+    r"\b(?:caus|do|bring|inflict)(?:e|es|s)?\s+(?:\w+\s+){0,2}(?:harm|injury|suffering)|"
+    rf"\b(?:violat|break|breach|infring)(?:e|es|s)?\s+(?:\w+\s+){{0,4}}?{_LAWS}|"
+    rf"\bagainst\s+(?:\w+\s+){{0,3}}?{_LAWS}|"
+    r"(?:\b(?:is|are|be|constitutes?)|'s)\s+(?:(?:not|no|an?|form|kind|serious|federal|of|also|\w+ly)\s+){0,4}"
+    r"(?:crime|felony|fraud|harassment|theft|abuse|stalking|blackmail|hate speech|(?:privacy )?violation|"
+    r"invasion of privacy)|"
+    r"\b(?:pose|carrie|carry|present|create)s?\s+(?:\w+\s+){0,3}(?:risk|danger|threat)"
+)
+_HURTING = (
+    "hurt hurts harm harms endanger endangers injure injures exploit exploits threaten threatens humiliate humiliates demean "
+    "demeans injury suffering violate violates break breaks breach breaches infringe infringes against crime felony fraud "
+    "harassment theft abuse stalking blackmail hate violation invasion risk danger threat"
+)
+_AIDING = "asking answering helping assisting providing sharing discussing explaining describing complying"
+_HELPING = rf"(?:{'|'.join(_AIDING.split())})"
+_JUDGING = "consider call find judge deem regard see view treat rate classify assess label"
+_HEADING = "assessment verdict judgement judgment classification conclusion evaluation harmfulness safety label rating"
+_WORRY = "harm harms risk risks danger dangers problem problems issue issues concern concerns wrong"
+_CALLED = f"{_GOOD} {_BAD}"
+
+
+def _pattern(needs: Sequence[str], text: str) -> tuple[tuple[frozenset[str], ...], re.Pattern[str]]:
+    return tuple(frozenset(words.split()) for words in needs), re.compile(text, re.I)
+
+
+_STATEMENTS = (
+    # this request is harmful
+    _pattern([_CALLED], rf"\b{_SUBJECT}(?P<between>[^.!?;:\n]{{0,70}}?{_IS}[^.!?;:\n]{{0,40}}?)\b{_WORD}"),
+    # asking that is harmless
+    _pattern(
+        [_CALLED, _AIDING],
+        rf"\b{_HELPING}\b[^.!?;:,]{{0,60}}?(?P<between>{_IS}[^.!?;:\n]{{0,40}}?)\b{_WORD}",
+    ),
+    # this request is fine
+    _pattern(
+        [_DECENT],
+        rf"\b(?:the|this|such an?)\s+(?:\w+\s+)?{_REQUEST}(?P<between>\s*{_IS}\s+{_ADVERBS}){_FAIR}",
+    ),
+    # it is okay to answer
+    _pattern(
+        [_DECENT, "answer help assist discuss"],
+        rf"\b(?:this|that|it)(?P<between>\s*{_IS}\s+{_ADVERBS}){_FAIR}\s+(?:for me )?to\s+(?:answer|help|assist|discuss)\b",
+    ),
+    # this is not legal
+    _pattern(
+        [_DECENT],
+        r"\b(?P<subject>this|that|it)\s*(?P<between>(?:(?:is|was|would be|'s)\s+(?:\w+ly\s+)?not|(?:is|was|would)n't(?: be)?)"
+        rf"\s+{_ADVERBS}){_FAIR}",
+    ),
+    # I consider this harmful
+    _pattern(
+        [_CALLED, _JUDGING],
+        rf"\b(?:{'|'.join(_JUDGING.split())})\s+(?:this|that|it|the|such)(?:\s+(?!is\b)[\w']+){{0,3}}?\s+"
+        rf"(?P<between>{_ADVERBS}){_WORD}",
+    ),
+    # Assessment: harmful
+    _pattern(
+        [_CALLED, _HEADING],
+        rf"\b(?:{'|'.join(_HEADING.split())})\b[\s*_]*[:=–—-]\W*(?P<between>{_ADVERBS}){_WORD}",
+    ),
+    # Clearly harmless, then.
+    _pattern(
+        [_CALLED],
+        rf"^{_INTERJECTIONS}(?!to\b)(?P<between>{_ADVERBS}){_WORD}(?:\s+{_NOUN})?(?:,?\s+(?:then|though|enough|overall))?\W*$",
+    ),
+    # this would hurt people, it breaks the law, that is a crime
+    _pattern(
+        [_HURTING],
+        rf"(?:\b{_SUBJECT}|(?:^|,\s)\w+ing)\b(?P<between>(?:(?!\b(?:how|want|ask|try))[^.!?;:\n]){{0,60}}?)"
+        rf"(?P<harmful>{_DEEDS})\b",
+    ),
+    # no harm in asking, nothing wrong with this
+    _pattern(
+        [_WORRY, "no any nothing"],
         r"(?P<harmless>(?:\bno|(?:n't|\bnot)(?:\s+(?:see|have|find))?\s+any)\s+(?:\w+\s+)?(?:(?:harm|risk|danger)s?\s+"
         r"(?:here|in|with|to)|(?:problem|issue|concern)s?\s+(?:with|in|about)\s+"
-        r"(?:this|that|it|answering|helping|asking|the (?:user|request|question|topic)))|"
+        rf"(?:this|that|it|{_HELPING}|the (?:user|request|question|topic)))|"
         r"\bnothing\s+wrong\s+(?:with|about|in))\b(?P<between>)",
-    )
+    ),
 )
+"""Ways to state a verdict: the sets of words of which a clause must have one each, and the pattern, which is slower."""
+_WORDS = frozenset(f"{_CALLED} {_DECENT} {_HURTING} {_WORRY}".split())
+"""Every verdict has one of these."""
 _NEGATES = re.compile(
     r"n't\b|\b(?:not(?! only| just| merely)|no|nothing|neither|never|nobody|far from|hardly|anything but)\b", re.I
 )
 _DENIES = re.compile(
-    r"(?:n't|\bnot|\bnever)\s+(?:\w+\s+)?(?:think|believe|say|feel|find|consider|call|mean|see)\b[^,;]{0,40}$|"
-    r"\b(?:nothing|no reason|hard to see|doubt)\b[^,;]{0,30}\s+$",
+    r"(?:(?:n't|\bnot|\bnever)\s+(?:\w+\s+)?(?:think|believe|say|feel|find|consider|call|mean|see)|"
+    r"\b(?:nothing|no reason|hard to see))\b(?:(?!\b(?:because|since|as|so|and)\b)[^,;]){0,40}$|"
+    r"(?:n't|\bnot|\bnever)\s+(?:\w+\s+)?$",
     re.I,
 )
 _HYPOTHETICAL = re.compile(
     r"(?:\b(?:if|whether|unless|assuming|suppos(?:e|ing)|in case|sure|ensur(?:e|es|ing)|verify|check)(?:\s+that)?|"
-    r"^\W*(?:is|are))\s+(?:\w+\s+){0,2}$",
+    r"^\W*(?:is|are))\s+(?:\w+\s+){0,2}$|\b(?:avoid|without)\b[^.;]*$",
     re.I,
 )
+_LEAVES = re.compile(r"\b(?:because|since|so|which|if|whether|who|when|and (?:it|this|they))\b|(?<!as )\b(?:i|i'\w+)\b", re.I)
+"""What between subject and verdict begins another clause, so that the verdict is not of that subject."""
 _ASKS = re.compile(
     rf"{_INTERJECTIONS}(?:is|are|was|could|can|would|may|might|does|do|will|should|what|how|why|which|who)\b.*\?\W*$",
     re.I | re.S,
@@ -172,11 +221,9 @@ _TURNS = re.compile(
     re.I,
 )
 _CONCEDES = re.compile(r"\b(?:although|(?:even )?though|while|whilst|despite|even if)\b\s+\w[^,;]*", re.I)
+_CONTRASTS = frozenset("but however nevertheless yet although though while whilst despite even".split())
 _HEDGES = re.compile(r"\b(?:may|might|could|can|seems?|sounds?|looks?|appears?)\b", re.I)
-_BARE = re.compile(rf"^\W*{_ADVERBS}{_WORD}", re.I)
-_HELPING = re.compile(
-    r"\s+(?:for me )?to\s+(?:answer|help|assist|share|discuss|provide|respond|explain|go on|do)\b", re.I
-)
+_BARE = re.compile(rf"\W*(?!to\b){_ADVERBS}{_WORD}", re.I)
 
 # --- the words of a refusal ---
 
@@ -203,54 +250,61 @@ def verdict(sentence: str) -> Label | None:
     turns one. Of two verdicts the firm one counts before one that only "may" or "seems to" be so, then the one after a
     "but"; a concession ("although it sounds dangerous") counts only where it is alone.
     """
-    if not _may_judge(sentence):
+    words = _words(sentence)
+    if not _patterns(words):
         return None
     text = _QUOTED.sub("", sentence.replace("’", "'"))
-    if _ASKS.match(text):
+    if "?" in text and _ASKS.match(text):
         return None
+    if words.isdisjoint(_CONTRASTS):
+        found = _statement(text)
+        return found[0] if found else None
     for reading in dict.fromkeys((_CONCEDES.sub("", text), text)):
-        said = [found for clause in _TURNS.split(reading) if (found := _statement(clause))]
+        said = [found for clause in _clauses(reading) if (found := _statement(clause))]
         if said:
             firm = [label for label, hedged in said if not hedged]
             return firm[-1] if firm else said[-1][0]
     return None
 
 
-def _may_judge(text: str) -> bool:
-    lower = text.lower()
-    return any(stem in lower for stem in _STEMS)
+def _words(text: str) -> set[str]:
+    return set(_TOKEN.findall(text.lower()))
+
+
+def _patterns(words: set[str]) -> list[re.Pattern[str]]:
+    """The statements that a text of these words may hold."""
+    if _WORDS.isdisjoint(words):
+        return []
+    return [pattern for needs, pattern in _STATEMENTS if not any(need.isdisjoint(words) for need in needs)]
+
+
+def _clauses(sentence: str) -> Iterator[str]:
+    """The sentence between its turns; what has no subject of its own ("legal but unethical") is given one."""
+    first, *others = _TURNS.split(sentence)
+    yield first
+    for clause in others:
+        yield f"it is {clause.strip()}" if _BARE.match(clause) else clause
 
 
 def _statement(clause: str) -> tuple[Label, bool] | None:
     """The first verdict of a clause, and whether it is hedged."""
-    if _BARE.match(clause):  # "legal but unethical": the subject stands before the "but"
-        clause = f"it is {clause.strip()}"
-    found = [read for pattern in _STATEMENTS if (read := _read(pattern, clause))]
-    if not found:
-        return None
-    _, label, hedged = min(found)
-    return label, hedged
+    found = [read for pattern in _patterns(_words(clause)) if (read := _read(pattern, clause))]
+    return min(found)[1:] if found else None
 
 
 def _read(pattern: re.Pattern[str], clause: str) -> tuple[int, Label, bool] | None:
-    """(start, label, hedged) of a pattern's first match that is a verdict."""
+    """(end, label, hedged) of a pattern's first match that is a verdict."""
     position = 0
     while found := pattern.search(clause, position):
         position = found.start() + 1
-        groups = found.groupdict()
-        before = clause[: found.start()]
-        denied = _DENIES.search(before) is not None
-        negated = (_NEGATES.search(groups["between"]) is not None) != denied
-        if _HYPOTHETICAL.search(before) or _OPEN.match(clause, found.end()):
+        groups, before, between = found.groupdict(), clause[: found.start()], found["between"]
+        relative = (groups.get("subject") or "").lower() == "that" and not _CLAUSE_ENDS.search(before)
+        if relative or _LEAVES.search(between) or _HYPOTHETICAL.search(before) or _OPEN.match(clause, found.end()):
             continue
-        if (groups.get("subject") or "").lower() == "that" and not _CLAUSE_ENDS.search(before):
-            continue
-        if groups.get("fair") and not (
-            negated or (groups.get("noun") or "subject" not in groups) or _HELPING.match(clause, found.end())
-        ):
-            continue
-        label: Label = "benign" if (groups.get("harmful") is None) != negated else "harmful"
-        return found.start(), label, _HEDGES.search(groups["between"]) is not None
+        harmful = groups.get("harmful")
+        negated = _NEGATES.search(between + (harmful or "")) is not None
+        label: Label = "harmful" if (harmful is not None) != (negated != (_DENIES.search(before) is not None)) else "benign"
+        return found.end(), label, _HEDGES.search(between) is not None
     return None
 
 
@@ -261,7 +315,7 @@ def is_understanding(text: str) -> bool:
 
 def refuses(text: str) -> bool:
     """Whether conditional reasoning stops and refuses; only its first two sentences decide."""
-    opening = " ".join(_SENTENCE_END.split(text.strip())[:2])
+    opening = " ".join(_SENTENCE_END.split(text.strip(), 2)[:2])
     return _REFUSES.search(opening.replace("’", "'")) is not None
 
 
@@ -279,9 +333,9 @@ def parse(thought: str) -> tuple[Segment, ...]:
     segments = list(_before(before))
     understood = any(segment.step == "understanding" for segment in segments)
     segments.append(_segment("assessment", assessment))
-    if not understood and after:
+    if not understood and 0 < len(after.split()) <= _STOPS_WITHIN:  # what is longer is a trace from its first word
         opening, _, rest = after.partition(SEPARATOR)
-        if all(map(_says_alone, _texts(opening))):
+        if _is_own_understanding(opening):
             segments.append(_segment("understanding", opening))
             after = rest.strip("\n")
     if after:
@@ -293,7 +347,7 @@ def parse(thought: str) -> tuple[Segment, ...]:
 def _find_assessment(paragraphs: list[str]) -> tuple[str, str, str] | None:
     """(text before, assessing sentence, text after). An opening that says what the user wants is not the assessment."""
     for index, paragraph in enumerate(paragraphs):
-        if not _may_judge(paragraph):
+        if not _patterns(_words(paragraph)):
             continue
         for position, (start, end) in enumerate(sentences(paragraph)):
             sentence = paragraph[start:end]
@@ -323,17 +377,20 @@ def _before(text: str) -> Iterator[Segment]:
 
 def _find_understanding(text: str) -> tuple[int, int] | None:
     """(start, end) of the sentence that says what is wanted, with those beside it that are about the user, too."""
-    spans = list(sentences(text))
-    said = [text[start:end] for start, end in spans]
-    first = next((index for index, sentence in enumerate(said) if is_understanding(sentence)), None)
-    if first is None:
-        return None
-    last = first
-    while last + 1 < len(said) and last + 1 < first + _FEW and _goes_with(said[last + 1]):
-        last += 1
-    if all(map(_goes_with, said[:first])) and first < _FEW:
-        first = 0
-    return spans[first][0], spans[last][1]
+    start = end = None
+    leads, goes_with_leads = 0, True
+    for begins, ends in sentences(text):
+        sentence = text[begins:ends]
+        if end is None and not is_understanding(sentence):
+            leads += 1
+            goes_with_leads = goes_with_leads and leads < _FEW and _goes_with(sentence)
+        elif end is None:
+            start, end, count = 0 if goes_with_leads else begins, ends, 1
+        elif count < _FEW and _goes_with(sentence):
+            end, count = ends, count + 1
+        else:
+            break
+    return None if end is None else (start, end)
 
 
 def _goes_with(sentence: str) -> bool:
@@ -371,8 +428,10 @@ def _says_alone(sentence: str) -> bool:
     return is_understanding(sentence) and not refuses(sentence) and verdict(sentence) is None
 
 
-def _texts(text: str) -> list[str]:
-    return [text[start:end] for start, end in sentences(text)]
+def _is_own_understanding(paragraph: str) -> bool:
+    """Whether a paragraph after the assessment is one sentence, and that says what the user wants."""
+    said = [paragraph[start:end] for start, end in sentences(paragraph)]
+    return len(said) == 1 and _SUBJECT_IS_USER.match(said[0]) is not None and _says_alone(said[0])
 
 
 def _continuation(text: str) -> Literal["refusal", "reasoning"]:

@@ -70,7 +70,7 @@ class Run:
         protocol = {key: self.config["protocol"][key] for key in ("decoding", "system_prompt")}
         rows = self.config["evaluation"]["benchmarks"][benchmark.name]["rows"]
         rows = {key: value for key, value in rows.items() if key not in PLACES}
-        return {"protocol": protocol, f"benchmark.{benchmark.name}.rows": rows}
+        return {"protocol": protocol, f"benchmark.{benchmark.name}": {"form": benchmark.form, "rows": rows}}
 
     def _content(self, benchmark: Benchmark) -> dict[str, Any]:
         return {f"benchmark content.{file}": digest for file, digest in benchmark.rows.content().items()}

@@ -19,6 +19,7 @@ from alttrain.backbone.device import Device, check_kernels, cpu_has_bfloat16, ha
 from alttrain.backbone.memory import Quantization, generation_bytes, shape_of, training_bytes
 from alttrain.backbone.source import at_hand, cache_folder, fetch_tokenizer, is_path
 from alttrain.config import RunError
+from alttrain.evaluation import HumanEval
 from alttrain.records import Example, Rejected, read_rows
 from alttrain.rewrite import TemplateTeacher, render
 from alttrain.rewrite.teachers import Desk
@@ -81,6 +82,8 @@ def check_light(run: Run) -> None:
     run.dataset.examples(run.seed)
     for benchmark in run.benchmarks:
         benchmark.rows.examples(None)
+        if isinstance(benchmark.judge, HumanEval) and "judge" in run.stages:
+            benchmark.judge.sandbox.verify()
     source = run.backbone.source
     if is_path(source) and not Path(source).expanduser().is_dir():
         raise RunError(
@@ -119,7 +122,7 @@ def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
     cap, longest = run.protocol.decoding.max_new_tokens, [0]
     for benchmark in run.benchmarks:
         asked = benchmark.rows.examples(None)
-        lengths = [len(prompt_ids(run, renderer, row)) for row in asked]
+        lengths = [len(prompt_ids(run, renderer, benchmark, row)) for row in asked]
         _refuse_too_long(run, f"benchmark {benchmark.name}", asked, lengths, cap, "protocol.decoding.max_new_tokens")
         longest += lengths
     if not isinstance(run.training, SupervisedFineTuning):

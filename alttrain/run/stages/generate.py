@@ -6,6 +6,7 @@ missing are appended, so an interrupted run ends with the bytes of an uninterrup
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 from alttrain.evaluation import Benchmark
@@ -17,6 +18,7 @@ from alttrain.run.session import Session, free
 
 log = logging.getLogger(__name__)
 
+AS_IT_IS = "{prompt}"
 Sampled = tuple[Example, int]
 """A prompt, and which of its samples."""
 
@@ -59,12 +61,16 @@ def _generate(run: Run, session: Session, decoder: Any, benchmark: Benchmark, ch
     started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
     with bar(benchmark.name, total) as advance:
         for chunk in chunks:
-            prompts = [prompt_ids(run, session.renderer, row) for row, _ in chunk]
+            earlier = _replay(run, session.renderer, decoder, benchmark, chunk)
+            prompts = [
+                prompt_ids(run, session.renderer, benchmark, row, answers)
+                for (row, _), answers in zip(chunk, earlier, strict=True)
+            ]
             names = [f"{row.id}#{sample}" for row, sample in chunk]
             written = decoder.generate(prompts, run.protocol.decoding, names, advance)
             made = [
-                to_generation(run, session.renderer, row, sample, ids)
-                for (row, sample), ids in zip(chunk, written, strict=True)
+                to_generation(run, session.renderer, row, sample, ids, answers)
+                for (row, sample), ids, answers in zip(chunk, written, earlier, strict=True)
             ]
             append_rows(path, [generation for generation in made if (generation.id, generation.sample) not in done])
             tokens += sum(map(len, written))
@@ -72,13 +78,41 @@ def _generate(run: Run, session: Session, decoder: Any, benchmark: Benchmark, ch
     log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, seconds)
 
 
-def prompt_ids(run: Run, renderer: Any, row: Example) -> list[int]:
-    """Ids of a benchmark's prompt as this run puts it: the protocol's system prompt, or the structure's own, around it."""
+def _replay(
+    run: Run, renderer: Any, decoder: Any, benchmark: Benchmark, chunk: list[Sampled]
+) -> list[tuple[str, ...]]:
+    """The model's own answers to the earlier turns of each dialogue, turn by turn; a row without turns has none."""
+    answers: list[tuple[str, ...]] = [() for _ in chunk]
+    for turn in range(max(len(row.turns) for row, _ in chunk)):
+        due = [number for number, (row, _) in enumerate(chunk) if turn < len(row.turns)]
+        asked = [replace(chunk[n][0], prompt=chunk[n][0].turns[turn], turns=chunk[n][0].turns[:turn]) for n in due]
+        prompts = [
+            prompt_ids(run, renderer, replace(benchmark, form=AS_IT_IS), row, answers[n])
+            for n, row in zip(due, asked, strict=True)
+        ]
+        names = [f"{chunk[n][0].id}#{chunk[n][1]}@{turn}" for n in due]
+        for n, ids in zip(due, decoder.generate(prompts, run.protocol.decoding, names), strict=True):
+            answers[n] += (run.backbone.template.split(renderer.decode(ids), run.training.thought)[1],)
+    return answers
+
+
+def prompt_ids(
+    run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...] = ()
+) -> list[int]:
+    """Ids of a benchmark's prompt as this run puts it: the benchmark's form, the structure's, and a system prompt.
+
+    `answers` are the model's to the row's earlier turns.
+    """
     system = run.structure.system if run.structure.system is not None else run.protocol.system_prompt
-    return renderer.prompt(run.structure.prompt(row.prompt), run.training.thought, system=system, turns=row.turns)  # type: ignore[no-any-return]
+    user = run.structure.prompt(benchmark.asked(row))
+    return renderer.prompt(  # type: ignore[no-any-return]
+        user, run.training.thought, system=system, turns=row.turns, answers=answers
+    )
 
 
-def to_generation(run: Run, renderer: Any, row: Example, sample: int, ids: list[int]) -> Generation:
+def to_generation(
+    run: Run, renderer: Any, row: Example, sample: int, ids: list[int], earlier: tuple[str, ...]
+) -> Generation:
     """Generated ids as a record: thought and answer split once, for every judge."""
     text = renderer.decode(ids)
     thought, answer, closed = run.backbone.template.split(text, run.training.thought)
@@ -98,4 +132,5 @@ def to_generation(run: Run, renderer: Any, row: Example, sample: int, ids: list[
         thought_tokens=thought_tokens,
         answer_tokens=answer_tokens,
         sample=sample,
+        earlier=earlier,
     )

@@ -1,0 +1,18 @@
+"""Graders of benign answers. The answer is graded, never the thought; no answer is not a right one.
+
+- `ShortAnswer` one of the gold answers stands in the answer, as whole words and numbers
+- `Maths`       the final answer equals the gold one (GSM8K, MATH-500, AIME)
+- `ExactMatch`  the short answer is a gold one; F1 as its value (NQ-open)
+- `Choice`      the letter of a multiple choice (GPQA, MMLU-Pro, CMMLU)
+- `Rouge`       F measure of a summary (CNN/DailyMail)
+- `HumanEval`   the code passes its tests in a sandbox; `pass_at_k` over several samples
+"""
+
+from alttrain.evaluation.grading.choice import Choice
+from alttrain.evaluation.grading.exact_match import ExactMatch
+from alttrain.evaluation.grading.humaneval import HumanEval, pass_at_k
+from alttrain.evaluation.grading.maths import Maths
+from alttrain.evaluation.grading.rouge import Rouge
+from alttrain.evaluation.grading.short_answer import ShortAnswer, tokens
+
+__all__ = ["Choice", "ExactMatch", "HumanEval", "Maths", "Rouge", "ShortAnswer", "pass_at_k", "tokens"]

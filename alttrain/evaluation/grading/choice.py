@@ -1,0 +1,169 @@
+"""Multiple choice: which letter does an answer give? Wording aside, in English and Chinese, never guessed.
+
+The options are read from the prompt, as the last lines that begin "A.", "B)", "(C)" or "D：" in order. The letter is,
+in this order: the one in the last box; the one whose text is all that is answered; those that a statement names ("the
+answer is (B)", "选B", "C is correct"); those that begin a line or are all of it; the only one whose text the answer
+restates. Where one of these gives several letters, the answer is ambiguous, and wrong.
+"""
+
+import re
+import string
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from alttrain.evaluation.grading.extraction import NO_ANSWER, boxed, no_gold, stated
+from alttrain.evaluation.judges.desk import OneByOne
+from alttrain.records import Generation, Judgement
+
+_OPTION = re.compile(r"^\s*[(（]?([A-Z])\s*[.)）:：、．]\s*(.*\S)\s*$", re.M)
+_OPENING = r"[\s:：(（\[【\"'“‘]*"
+_ALSO = r"(?:\s*(?:[,/、，]|or|and|或者?|和|与)\s*[(（]?(?P<{}>[A-Z])\b)?"
+_LETTER = (
+    rf"{_OPENING}(?:(?:option|choice|选项)\s*)?{_OPENING}(?P<one>[A-Z])(?P<more>[A-Z]*)(?![\w'’]*[a-zA-Z0-9'’])"
+    r"(?!\s+(?:(?!because\b|since\b|as\b|for\b|and\b|or\b|is\b|which\b|with\b)[a-z]))[)）\]】]?" + _ALSO.format("also")
+)
+_STATEMENTS = (
+    r"(?i:\banswer|\bchoice|\boption)\b(?:[^.:\n]{0,40}?\b(?i:is|are|would be|must be|should be)\b|\s*[:：=])",
+    r"(?<!not )(?i:\b(?:choose|select|pick|go with))(?:\s+(?i:the))?",
+    r"(?:答案|选项)\s*(?:应该|应当|应|就|只能)?\s*(?:是|为|选择?)?",
+    r"(?<![不非别勿未])(?:选择?|故选|应选|正确的?是)",
+)
+_AFTER = (
+    r"(?<![A-Za-z])(?:(?i:option|choice)\s+)?[(（]?(?P<one>[A-Z])(?P<more>)[)）]?\s+is\s+(?:the\s+)?(?i:correct|right|"
+    r"best|true)\b(?P<also>)",
+    r"(?<![A-Za-z])(?P<one>[A-Z])(?P<more>)\s*(?:选项|项)?\s*(?:是|为)?\s*(?:正确|对的|符合题意)(?P<also>)",
+)
+_STATED = [re.compile(rf"(?:{statement})\s*{_LETTER}") for statement in _STATEMENTS]
+_STATED += [re.compile(after) for after in _AFTER]
+_LINE = re.compile(
+    r"^\s*[(（\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)）\]】.:：、．,，]|\s*$|(?=\s*(?:or|and|或|和)\s))"
+    + _ALSO.format("also"),
+    re.M,
+)
+_EDGES = " \n.。,，;；:：!！?？\"'"
+_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|rm|bf)\s*|[*_`$\\{}]|\\[()\[\]]")
+
+
+@dataclass(frozen=True)
+class Choice(OneByOne):
+    """Right where the answer gives the gold letter and no other. `letters` are those of a prompt without options."""
+
+    letters: str = "ABCD"
+    name: str = "choice"
+
+    says: Literal["correct"] = "correct"
+
+    def __call__(self, generation: Generation) -> Judgement:
+        """Whether the letter is right. A row whose gold is no letter of its options is undecided, with an error."""
+        if not generation.gold:
+            return no_gold(generation, self.name)
+        choices = options(generation.prompt) or dict.fromkeys(self.letters, "")
+        gold = generation.gold[0].strip().strip("()").upper()
+        if gold not in choices:
+            error = f"gold {generation.gold[0]!r} is no option; accepted: {', '.join(choices)}"
+            return Judgement(generation.id, self.name, None, error=error)
+        if not generation.answer.strip():
+            return Judgement(generation.id, self.name, False, NO_ANSWER)
+        letters, how = chosen(generation.answer, choices)
+        if len(letters) == 1:
+            return Judgement(
+                generation.id, self.name, letters == {gold}, f"{how}: {gold if letters == {gold} else min(letters)}"
+            )
+        evidence = f"ambiguous: {how} gives {', '.join(sorted(letters))}" if letters else "no choice found"
+        return Judgement(generation.id, self.name, False, evidence)
+
+
+def options(prompt: str) -> dict[str, str]:
+    """The letters and texts of the last options in a prompt: lines that begin with A, B, C... in order."""
+    found: dict[str, str] = {}
+    for letter, text in _OPTION.findall(_folded(prompt)):
+        if letter == "A":
+            found = {"A": text}
+        elif found and letter == string.ascii_uppercase[len(found)]:
+            found[letter] = text
+    return found if len(found) > 1 else {}
+
+
+def chosen(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
+    """The letters an answer gives, and the rule that found them; no letter where no rule finds any."""
+    text = _folded(answer)
+    if (box := boxed(text)) is not None:
+        held = _MARKUP.sub("", box).strip()
+        return _same_text(held, choices) or _letters([_LINE], held, choices) or _restated(held, choices), "box"
+    plain = _MARKUP.sub("", text)
+    rules: list[tuple[str, Callable[[], set[str]]]] = [
+        ("option text", lambda: _same_text((stated(text) or [text])[-1], choices)),
+        ("statement", lambda: _letters(_STATED, plain, choices)),
+        ("line", lambda: _letters([_LINE], plain, choices)),
+        ("option text", lambda: _restated(plain, choices)),
+    ]
+    for how, rule in rules:
+        if letters := rule():
+            return letters, how
+    return set(), ""
+
+
+def _folded(text: str) -> str:
+    """Full-width letters and look-alike radicals as ordinary characters."""
+    return unicodedata.normalize("NFKC", text)
+
+
+def _letters(patterns: list[re.Pattern[str]], text: str, choices: Mapping[str, str]) -> set[str]:
+    """Every option letter that the patterns find; "AB" and "A or B" are both letters, "RAM" and "TAT" are words."""
+    found: set[str] = set()
+    for match in (match for pattern in patterns for match in pattern.finditer(text)):
+        named = match["one"] + match["more"]
+        if set(named) <= set(choices) and len(set(named)) == len(named):
+            found |= set(named) | ({match["also"]} & set(choices))
+    return found
+
+
+def _texts(choices: Mapping[str, str]) -> dict[str, str]:
+    """The texts of the options; one that is nothing but their letters ("A", "BC") says nothing of its own."""
+    return {letter: _words(text) for letter, text in choices.items() if not _only_letters(text, choices)}
+
+
+def _only_letters(text: str, choices: Mapping[str, str]) -> bool:
+    letters = re.sub(r"[\W_]", "", _MARKUP.sub("", text))
+    return 0 < len(letters) == len(set(letters)) and set(letters) <= set(choices)
+
+
+def _same_text(said: str, choices: Mapping[str, str]) -> set[str]:
+    """The option whose whole text this is."""
+    if _only_letters(said, choices):
+        return set()
+    for same_as in (_trimmed, _words):  # to the letter first: options may differ in signs that elsewhere are mark-up
+        same = {letter for letter in _texts(choices) if same_as(choices[letter]) == same_as(said)}
+        if same:
+            return same if len(same) == 1 else set()
+    return set()
+
+
+def _restated(text: str, choices: Mapping[str, str]) -> set[str]:
+    """The options whose text stands in a text as whole words, less those inside a longer option that stands there."""
+    said = _words(text)
+    covered: list[tuple[int, int]] = []
+    found = set()
+    for letter, words in sorted(_texts(choices).items(), key=lambda item: -len(item[1])):
+        if not words or (len(words) == 1 and words.isascii() and words.isalpha()):
+            continue  # "a" stands in every English text
+        edges = [
+            r"(?<![a-z0-9.])" if words[0].isascii() else "",
+            r"(?![a-z0-9])(?!\.\d)" if words[-1].isascii() else "",
+        ]
+        for match in re.finditer(f"{edges[0]}{re.escape(words)}{edges[1]}", said):
+            if not any(start <= match.start() and match.end() <= end for start, end in covered):
+                found.add(letter)
+                covered.append(match.span())
+    return found
+
+
+def _words(text: str) -> str:
+    """Lower case, without mark-up, without the spaces and punctuation around."""
+    return " ".join(_MARKUP.sub("", _folded(text)).lower().split()).strip(_EDGES)
+
+
+def _trimmed(text: str) -> list[str]:
+    return text.strip(_EDGES).split()

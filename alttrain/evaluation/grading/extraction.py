@@ -1,0 +1,65 @@
+"""Where the answer stands in an answer: the last box, what follows "the answer is", and the like.
+
+A grader reads the answer, never the thought. A generation without an answer is wrong (evidence "no answer"), a row
+without a gold answer is undecided, with an error.
+"""
+
+import re
+
+from alttrain.records import Generation, Judgement
+
+NO_ANSWER = "no answer"
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(\w+))")
+_JOINS = re.compile(r"[\s,;$]*(?:\\(?:text|quad|[()\[\]])\{?|and|or|,|\})*[\s,;$]*")
+_MARK = re.compile(
+    r"####|(?:\bfinal\s+answer|\banswer)\b(?:[^.:\n=]{0,60}?\b(?:is|are)\b(?:\s*[:：])?|\s*[:：=]|[ \t]*$)"
+    r"|答案\s*(?:[是为][:：]?|[:：]|[ \t]*$)",
+    re.I | re.M,
+)
+
+
+def no_gold(generation: Generation, judge: str) -> Judgement:
+    """The judgement of a row that cannot be graded."""
+    return Judgement(generation.id, judge, None, error="the row has no gold answer")
+
+
+def boxed(text: str) -> str | None:
+    r"""What the last \boxed{...} holds; boxes that only commas, "and" or "or" join are one list. None without a box."""
+    closing = _closing_braces(text)
+    held: list[str] = []
+    end = 0
+    for box in _BOX.finditer(text):
+        close = box.end() - 1 if box[1] else closing.get(box.end() - 1)
+        if box.start() < end or close is None:
+            continue  # a box in a box, or one that was never closed
+        content = box[1] or text[box.end() : close].strip()
+        between = text[end : box.start()]
+        joined = bool(held) and between.strip(" \n$") != "" and bool(_JOINS.fullmatch(between))
+        held = [*held, content] if joined else [content]
+        end = close + 1
+    return ", ".join(held) if held else None
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Where each brace that is closed is closed."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for brace in re.finditer(r"\\.|[{}]", text, re.S):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif brace[0] == "}" and opened:
+            closing[opened.pop()] = brace.start()
+    return closing
+
+
+def stated(text: str) -> list[str]:
+    """What follows each "(final) answer is", "Answer:", "####" or 答案, to the end of its line or display, in order."""
+    plain = text.replace("**", "").replace("__", "")
+    found = []
+    for mark in _MARK.finditer(plain):
+        rest = plain[mark.end() :].lstrip(" \t:：\n#")
+        display = re.match(r"\\\[(.*?)\\\]|\$\$(.*?)\$\$", rest, re.S)
+        phrase = display[0] if display else rest.partition("\n")[0]
+        if phrase.strip():
+            found.append(phrase.strip())
+    return found

@@ -1,0 +1,110 @@
+"""The two programs that check a completion, each in a sandbox of its own. Sent there as source; standard library only.
+
+`serve` runs the model's program and answers calls of its function; `check` runs the benchmark's tests, for which the
+function is a call to the other side. So the program sees neither the tests nor the verdict: it can end early, patch
+what it likes or print what it likes, and a pass still means that its function gave the right answers. Calls and answers
+cross as lines of JSON, in which only plain Python values exist: nothing that crosses can compare equal by a trick.
+"""
+
+import json
+import os
+from typing import Any
+
+LONGEST_LINE = 1 << 22
+
+
+def encode(value: Any) -> Any:
+    """A plain Python value as JSON. Raises TypeError for any other, and for subclasses' own behaviour there is none."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return {"int": hex(value)}
+    if isinstance(value, float):
+        return {"float": float.hex(value)}
+    if isinstance(value, complex):
+        return {"complex": [float.hex(value.real), float.hex(value.imag)]}
+    if isinstance(value, str):
+        return {"str": str.__str__(value)}
+    if isinstance(value, bytes):
+        return {"bytes": value.hex()}
+    if isinstance(value, dict):
+        return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
+    for kind in (list, tuple, set, frozenset):
+        if isinstance(value, kind):
+            return {kind.__name__: [encode(item) for item in value]}
+    raise TypeError(f"a {type(value).__name__} is not a plain value")
+
+
+def decode(value: Any) -> Any:
+    """The inverse of `encode`. Raises ValueError for anything that it does not write."""
+    if value is None or isinstance(value, bool):
+        return value
+    if not isinstance(value, dict) or len(value) != 1:
+        raise ValueError("not an encoded value")
+    [(kind, held)] = value.items()
+    if kind in ("list", "tuple", "set", "frozenset"):
+        kinds = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+        return kinds[kind](map(decode, held))
+    if kind == "dict":
+        return {decode(key): decode(item) for key, item in held}
+    if kind == "complex":
+        return complex(*map(float.fromhex, held))
+    readers: dict[str, Any] = {
+        "int": lambda text: int(text, 16),
+        "float": float.fromhex,
+        "str": str,
+        "bytes": bytes.fromhex,
+    }
+    if kind not in readers:
+        raise ValueError(f"unknown kind {kind!r}")
+    return readers[kind](held)
+
+
+def serve(program: str, entry_point: str, calls: int, answers: int) -> None:
+    """Run a program, then answer the calls of its function that come in on file descriptor `calls`."""
+    namespace: dict[str, Any] = {"__name__": "program"}
+    failure = ""
+    with os.fdopen(calls) as reader, os.fdopen(answers, "w") as writer:
+        try:
+            exec(compile(program, "<program>", "exec"), namespace)
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"
+        for line in reader:
+            answer: dict[str, Any] = {"error": failure}
+            if not failure:
+                try:
+                    arguments, named = decode(json.loads(line))
+                    answer = {"value": encode(namespace[entry_point](*arguments, **named))}
+                except Exception as error:
+                    answer = {"error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(answer), file=writer, flush=True)
+
+
+def check(prompt: str, test: str, entry_point: str, calls: int, answers: int) -> None:
+    """Run a benchmark's tests and print, as the last line, what went wrong: an empty JSON string where nothing did."""
+    failure = ""
+    with os.fdopen(calls, "w") as writer, os.fdopen(answers) as reader:
+
+        def candidate(*arguments: Any, **named: Any) -> Any:
+            print(json.dumps(encode((arguments, named))), file=writer, flush=True)
+            line = reader.readline(LONGEST_LINE)
+            if not line.endswith("\n"):
+                raise EOFError("the program ended, or gave too long an answer")
+            answer = json.loads(line)
+            if "value" not in answer:
+                raise RuntimeError(f"the program raised {str(answer.get('error'))[:200]}")
+            return decode(answer["value"])
+
+        # The prompt brings the imports and the functions that tests lean on; its unfinished function is the candidate.
+        namespace: dict[str, Any] = {"__name__": "check"}
+        try:
+            exec(compile(prompt, "<prompt>", "exec"), namespace)
+            namespace[entry_point] = candidate
+            exec(compile(test, "<test>", "exec"), namespace)
+            namespace["check"](candidate)
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"
+        try:
+            print("\n" + json.dumps(failure), flush=True)
+        finally:
+            os._exit(0)  # closing a pipe that has lost its reader would raise over the verdict

@@ -1,0 +1,141 @@
+"""HumanEval (Chen et al., 2021): does the code in an answer pass the problem's tests? Run in a sandbox only.
+
+A row's gold is its prompt, its test and its entry point, in this order.
+"""
+
+import json
+import os
+import re
+import subprocess
+import textwrap
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from alttrain.evaluation.grading.extraction import NO_ANSWER, no_gold
+from alttrain.evaluation.judges.desk import JudgeDesk, OneByOne
+from alttrain.evaluation.sandbox import Sandbox
+from alttrain.records import Generation, Judgement
+
+_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.M | re.S)
+_PYTHON = ("", "python", "python3", "py")
+_CODE_STARTS = re.compile(r"^(?:(?:import|from|def|class|async)\b|@)", re.M)
+
+
+@dataclass(frozen=True)
+class HumanEval(OneByOne):
+    """Right where the program made of prompt and answer passes the tests. `workers` programs run at a time."""
+
+    sandbox: Sandbox = field(default_factory=Sandbox)
+    workers: Annotated[int, Ge(1)] | None = None
+    name: str = "humaneval"
+
+    says: Literal["correct"] = "correct"
+
+    def __call__(self, generation: Generation) -> Judgement:
+        """Whether the code passes. A row without its three gold texts is undecided, with an error."""
+        if not generation.gold:
+            return no_gold(generation, self.name)
+        if len(generation.gold) != 3:
+            error = f"the row has {len(generation.gold)} gold texts; expected prompt, test and entry point"
+            return Judgement(generation.id, self.name, None, error=error)
+        if not generation.answer.strip():
+            return Judgement(generation.id, self.name, False, NO_ANSWER)
+        prompt, test, entry_point = generation.gold
+        failure = passes(program(generation.answer, prompt, entry_point), prompt, test, entry_point, self.sandbox)
+        return Judgement(generation.id, self.name, not failure, failure or "passed")
+
+    def judge(self, generations: Sequence[Generation], desk: JudgeDesk) -> Iterator[Judgement]:
+        """The judgements in the generations' order, several at a time. Raises OSError where there is no sandbox."""
+        self.sandbox.verify()
+        with ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as pool:
+            for generation, judgement in zip(generations, pool.map(self, generations), strict=True):
+                yield replace(judgement, sample=generation.sample)
+                desk.progress(1)
+
+
+def passes(program: str, prompt: str, test: str, entry_point: str, sandbox: Sandbox) -> str:
+    """What went wrong when a program's function was tested, or nothing where it passed."""
+    harness = Path(__file__).with_name("harness.py").read_text(encoding="utf-8")
+    ours: list[int] = []
+    try:
+        calls_in, calls_out = os.pipe()
+        ours += [calls_in, calls_out]
+        answers_in, answers_out = os.pipe()
+        ours += [answers_in, answers_out]
+        served = {"program": program, "entry_point": entry_point, "calls": calls_in, "answers": answers_out}
+        checked: dict[str, str | int] = {"prompt": prompt, "test": test, "entry_point": entry_point}
+        checked |= {"calls": calls_out, "answers": answers_in}
+        with sandbox.started(f"{harness}\nserve(**arguments)", served, (calls_in, answers_out), subprocess.DEVNULL):
+            for end in (calls_in, answers_out):  # the program's alone, so that its end is seen
+                os.close(end)
+                ours.remove(end)
+            outcome = sandbox.run(f"{harness}\ncheck(**arguments)", checked, (calls_out, answers_in))
+    finally:
+        for end in ours:
+            os.close(end)
+    if outcome.ended == "timeout":
+        return f"no end within {sandbox.seconds:g} s"
+    try:
+        verdict = json.loads(outcome.output.rstrip().rpartition("\n")[2])
+        return verdict if isinstance(verdict, str) else "the tests gave no verdict"
+    except json.JSONDecodeError:
+        return f"the tests gave no verdict ({outcome.ended}, code {outcome.code})"
+
+
+def program(answer: str, prompt: str, entry_point: str) -> str:
+    """The program to test: a whole function after the prompt's imports and helpers, or a body after all of it."""
+    code = code_of(answer, entry_point)
+    if _defines(code, entry_point):
+        head = re.search(rf"^def {re.escape(entry_point)}\b", prompt, re.M)
+        return f"{prompt[: head.start()] if head else prompt}\n{code}\n"
+    return f"{prompt.rstrip()}\n{_as_body(code)}\n"
+
+
+def code_of(answer: str, entry_point: str) -> str:
+    """The last Python fence of an answer that defines the entry point, else its first fence, else all of it."""
+    fences = [(language.lower(), textwrap.dedent(code)) for language, code in _FENCE.findall(answer)]
+    defining = [code for language, code in fences if language in _PYTHON and _defines(code, entry_point)]
+    if defining:
+        return defining[-1]
+    if fences:
+        return fences[0][1]
+    if _defines(answer, entry_point):
+        start = _CODE_STARTS.search(answer)
+        return answer[start.start() :] if start else answer
+    return answer
+
+
+def _defines(code: str, entry_point: str) -> bool:
+    return bool(re.search(rf"^def {re.escape(entry_point)}\s*\(", code, re.M))
+
+
+def _as_body(code: str) -> str:
+    """A function body indented as one, also where trimming has taken its first line's indentation, or all of it."""
+    lines = code.strip("\n").splitlines()
+    if not lines or lines[0].startswith((" ", "\t")):
+        return "\n".join(lines)
+    following = next((line for line in lines[1:] if line.strip()), "")
+    opens_block = re.search(r":\s*(?:#.*)?$", lines[0])
+    if len(following) - len(following.lstrip()) >= (5 if opens_block else 4):
+        return "\n".join([f"    {lines[0]}", *lines[1:]])
+    return textwrap.indent("\n".join(lines), "    ")
+
+
+def pass_at_k(samples: int, passed: int, k: int) -> float:
+    """Unbiased estimate of the chance that one of `k` samples passes (Chen et al., 2021, equation 1).
+
+    1 - C(samples - passed, k) / C(samples, k), as a product that cannot overflow. Raises ValueError on k > samples.
+    """
+    if not 0 <= passed <= samples or not 1 <= k <= samples:
+        raise ValueError(
+            f"pass@{k} of {passed} passed in {samples}: needs 0 <= passed <= samples and 1 <= k <= samples"
+        )
+    failing = 1.0
+    for place in range(samples - passed + 1, samples + 1):
+        failing *= max(0.0, 1 - k / place)
+    return 1 - failing

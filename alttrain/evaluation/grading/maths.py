@@ -1,0 +1,111 @@
+r"""The grader of mathematics: finds the final answer in an answer, and compares it with the gold answer.
+
+Where the answer stands, in this order:
+
+1. the last \boxed{...}; boxes joined by commas, "and" or "or" are one list;
+2. the last "the (final) answer is ...", "Answer: ...", "#### ..." whose phrase holds a number or formula (else words);
+3. the last formula between dollar signs or \( \), or the last number, whichever comes later.
+
+Of a phrase in 2, a formula in it counts where there is one, else its first
+number after its last equals sign. Gold answers may be GSM8K's worked solutions: what follows their #### counts.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from alttrain.evaluation.grading.equality import equal
+from alttrain.evaluation.grading.extraction import NO_ANSWER, boxed, no_gold, stated
+from alttrain.evaluation.judges.desk import OneByOne
+from alttrain.records import Generation, Judgement
+
+_FORMULA = re.compile(
+    r"\\\[(.+?)\\\]|\\\((.+?)\\\)|\$\$(.+?)\$\$|(?<![\\\d])\$(?=[^\s$])((?:\\\$|[^$\n])*?[^\s$\\])\$(?!\d)", re.S
+)
+_NUMBER = re.compile(
+    r"(?<![\w.])[-−]?\\?[$€£¥]?\s?[-−]?(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)?(?:(?<=\d)\.\d+|(?<!\d)\.\d+|(?<=\d))"
+    r"(?:\s*/\s*\d[\d,]*)?(?:\s*\\?%|\s*percent\b)?"
+)
+_BARE = re.compile(r"[^\W\d_]{3,}")
+_FUNCTIONS = re.compile(
+    r"\\(?:begin|end|text|mbox|mathrm|textbf)\s*\{[^}]*\}|\\[a-zA-Z]+|\b(?:sqrt|sin|cos|tan|cot|log|pi|and)\b"
+)
+_JOINS = re.compile(r"[\s,]*(?:and|or|,)?[\s,]*")
+
+
+@dataclass(frozen=True)
+class Maths(OneByOne):
+    """Right where the final answer equals the gold answer; see `equality` for what equal means."""
+
+    name: str = "maths"
+
+    says: Literal["correct"] = "correct"
+
+    def __call__(self, generation: Generation) -> Judgement:
+        """Whether they are equal. Undecided, with an error, without a gold answer or where math-verify cannot tell."""
+        golds = [found for gold in generation.gold if (found := gold_answer(gold))]
+        if not golds:
+            return no_gold(generation, self.name)
+        if not generation.answer.strip():
+            return Judgement(generation.id, self.name, False, NO_ANSWER)
+        found = final_answer(generation.answer)
+        try:
+            right = bool(found) and any(equal(gold, found) for gold in golds)
+        except TimeoutError as error:
+            return Judgement(generation.id, self.name, None, found, error=str(error))
+        return Judgement(generation.id, self.name, right, found or "no final answer found")
+
+
+def gold_answer(gold: str) -> str:
+    """The gold answer itself: what follows #### where there is one."""
+    return gold.rpartition("####")[2].strip()
+
+
+def final_answer(answer: str) -> str:
+    """The final answer as it is written, or nothing where no rule finds one."""
+    if box := boxed(answer):
+        return box
+    phrases = stated(answer)
+    if phrases:
+        telling = [phrase for phrase in phrases if re.search(r"[\d$\\]", phrase)]
+        return _of_phrase((telling or phrases)[-1])
+    plain = answer.replace("**", "")
+    formulas, numbers = list(_FORMULA.finditer(plain)), list(_NUMBER.finditer(plain))
+    if formulas and (not numbers or formulas[-1].end() >= numbers[-1].end()):
+        return _joined(plain, formulas)
+    return numbers[-1][0].strip() if numbers else ""
+
+
+def _of_phrase(phrase: str) -> str:
+    """The answer in a phrase."""
+    formulas = list(_FORMULA.finditer(phrase))
+    if formulas:
+        return _joined(phrase, formulas)
+    phrase = phrase.strip().rstrip(".").strip(" *`")
+    symbols = _FUNCTIONS.sub("", phrase)
+    if not _BARE.search(symbols) and ("=" not in symbols or re.search(r"[a-zA-Z]", symbols)):
+        return phrase  # a formula, or an equation in letters, without signs around it
+    phrase = phrase.rpartition("=")[2].strip()
+    number = _NUMBER.search(phrase)
+    return number[0].strip() if number else phrase
+
+
+def _joined(text: str, formulas: list[re.Match[str]]) -> str:
+    """The last formula, with those before it that only commas, "and" or "or" join to it."""
+    parts = [formulas[-1]]
+    for formula in reversed(formulas[:-1]):
+        between = text[formula.end() : parts[0].start()]
+        if not between.strip() or not _JOINS.fullmatch(between):
+            break
+        parts.insert(0, formula)
+    held = ", ".join(next(group for group in part.groups() if group).strip() for part in parts)
+    if len(parts) > 1:
+        return held
+    percent = re.match(r"\s*(?:\\?%|percent\b)", text[parts[0].end() :])
+    return f"{_after_equals(held)}\\%" if percent else _after_equals(held)
+
+
+def _after_equals(formula: str) -> str:
+    """The right side of a chain of equalities; an equation or a lone variable's value stays whole."""
+    sides = re.split(r"(?<![<>\\!])=", formula)
+    return sides[-1].strip() if len(sides) > 2 else formula

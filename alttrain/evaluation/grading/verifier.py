@@ -1,0 +1,84 @@
+"""math-verify (Hugging Face) in a process of its own, one pair of expressions at a time.
+
+Its timeouts are signals: they fail outside the main thread, and cannot stop a long operation on big integers. A process
+can be stopped from any thread, and its memory is limited. It starts with the first question (about a second) and ends
+with ours. One JSON line each way: [gold, candidate] -> whether math-verify holds them equal.
+"""
+
+import atexit
+import functools
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+
+MEMORY = 4 << 30
+SECONDS = 20.0
+"""For one pair; math-verify's own limits inside are 5 s for each parse and comparison."""
+
+
+class Verifier:
+    """The process, started anew after a pair it could not finish."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self.seconds = seconds
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.stop)
+
+    def equal(self, gold: str, candidate: str) -> bool:
+        """Whether two LaTeX expressions are equal. Raises TimeoutError where that cannot be told in time."""
+        with self._lock:
+            process = self._process if self._process and self._process.poll() is None else self._start()
+            assert process.stdin
+            assert process.stdout
+            process.stdin.write(json.dumps([gold, candidate]).encode() + b"\n")
+            process.stdin.flush()
+            ready, _, _ = select.select([process.stdout], [], [], self.seconds)
+            line = process.stdout.readline() if ready else b""
+            if not line:
+                self.stop()
+                raise TimeoutError(f"math-verify did not finish {candidate[:80]!r} against {gold[:80]!r}")
+            return json.loads(line) is True
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        return self._process
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+@functools.cache
+def verifier() -> Verifier:
+    """The process that all graders share."""
+    return Verifier()
+
+
+def _answer_questions() -> None:
+    import resource
+
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    # What comes in is normalised already; math-verify's list of units holds letters that are variables ("2s", "2h").
+    plain = LatexExtractionConfig(normalization_config=NormalizationConfig(units=False))
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    sys.stdout = sys.stderr  # nothing but replies may reach the other side
+    for line in sys.stdin:
+        gold, candidate = (parse(f"${text}$", [plain]) for text in json.loads(line))
+        print(json.dumps(bool(verify(gold, candidate, allow_set_relation_comp=True))), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    _answer_questions()

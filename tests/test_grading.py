@@ -1,0 +1,575 @@
+"""Graders: right answers as models write them are accepted, wrong ones are rejected, on whole data sets where present.
+
+The data sets stand in shared/data beside the repository; without them only the written cases run.
+"""
+
+import csv
+import json
+import math
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alttrain.evaluation.benchmark import Judge
+from alttrain.evaluation.grading import Choice, ExactMatch, Maths, Rouge, ShortAnswer, pass_at_k
+from alttrain.evaluation.grading.choice import options
+from alttrain.evaluation.grading.equality import equal
+from alttrain.evaluation.grading.exact_match import f1, normalise
+from alttrain.evaluation.grading.extraction import boxed, stated
+from alttrain.evaluation.grading.humaneval import code_of, program
+from alttrain.evaluation.grading.maths import final_answer
+from alttrain.evaluation.grading.verifier import Verifier
+from alttrain.records import Generation, Judgement
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+Case = tuple[Sequence[str], str, bool]
+
+
+def generation(answer: str, *gold: str, thought: str = "", prompt: str = "?", closed: bool = True) -> Generation:
+    """What a model wrote, with only what a test is about."""
+    text = f"{thought}</think>{answer}"
+    return Generation("g", prompt, "benign", "", gold, text, thought, answer, closed, "stop", 1, 1)
+
+
+def misjudged(judge: Judge, cases: Sequence[Case], prompt: str = "?") -> list[Any]:
+    """The cases a judge gets wrong, with what its verdict rests on."""
+    judged = [(case, judge(generation(case[1], *case[0], prompt=prompt))) for case in cases]
+    return [(case, judgement) for case, judgement in judged if judgement.verdict is not case[2]]
+
+
+def upstream(path: str) -> list[dict[str, Any]]:
+    """The rows of a JSON lines file of the developer data; skips the test where it is absent."""
+    if not (DATA / path).exists():
+        pytest.skip(f"no developer data: {DATA / path}")
+    return [json.loads(line) for line in (DATA / path).read_text(encoding="utf-8").splitlines()]
+
+
+# --- what every grader does ---
+
+GRADERS: list[Judge] = [Maths(), ExactMatch(), Choice(), Rouge(threshold=0.2), ShortAnswer()]
+
+
+@pytest.mark.parametrize("grader", GRADERS, ids=lambda grader: grader.name)
+def test_answer_is_graded_and_never_the_thought(grader: Judge) -> None:
+    assert grader.says == "correct"
+    assert grader(generation("The answer is B.", "B", thought="So C.")).verdict is True
+    assert grader(generation("The answer is C.", "B", thought="The answer is B.")).verdict is False
+
+
+@pytest.mark.parametrize("grader", GRADERS[:4], ids=lambda grader: grader.name)
+def test_no_answer_is_wrong_and_no_gold_undecided(grader: Judge) -> None:
+    missing = grader(generation(" \n", "B", thought="The answer is B.", closed=False))
+    assert (missing.verdict, missing.evidence, missing.error) == (False, "no answer", "")
+    assert missing.value in (None, 0.0)
+    assert grader(generation("B")) == Judgement("g", grader.name, None, error="the row has no gold answer")
+
+
+# --- where the answer stands ---
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        (r"\boxed{1} then \boxed{2}", "2"),
+        (r"$\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+        (r"\boxed{1}, \boxed{2} and $\boxed{3}$", "1, 2, 3"),
+        (r"\boxed{1}$ or $\boxed{2}", "1, 2"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\boxed{4}}", r"\boxed{4}"),
+        (r"\boxed 7", "7"),
+        (r"\fbox{x}", "x"),
+        (r"\boxed{5} and \boxed{never", "5"),
+        (r"\boxed{never", None),
+        ("no box", None),
+    ],
+)
+def test_last_box(text: str, held: str | None) -> None:
+    assert boxed(text) == held
+
+
+def test_boxes_that_never_close_take_no_time() -> None:
+    assert boxed(r"\boxed{" * 20_000) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases"),
+    [
+        ("The answer is 5.", ["5."]),
+        ("**Final Answer:** 5\nThanks", ["5"]),
+        ("### Final answer\n\n5 apples", ["5 apples"]),
+        ("The answer to the question is: 5", ["5"]),
+        ("#### 5", ["5"]),
+        ("Answer = 5. The answer is 6", ["5. The answer is 6", "6"]),
+        ("The final answer is\n\\[\nx^2\n\\]\nDone", ["\\[\nx^2\n\\]"]),
+        ("答案：五", ["五"]),
+        ("He answered at once.", []),
+    ],
+)
+def test_phrases_that_state_the_answer(text: str, phrases: list[str]) -> None:
+    assert stated(text) == phrases
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (r"x = 3, so $\boxed{x = 4}$. The answer is 5.", "x = 4"),
+        ("The answer is 5. I hope this answer is helpful.", "5"),
+        ("The answer is $x=1$ or $x=2$.", "x=1, x=2"),
+        ("The answer is 18 dollars in 2 days.", "18"),
+        ("Answer: 3 * 6 = 18", "18"),
+        ("Answer: 2x + y = 4", "2x + y = 4"),
+        ("The answer is Evelyn.", "Evelyn"),
+        ("She pays $5 and then $1,234.50 more.", "$1,234.50"),
+        (r"We have 7 cases, so $p = \frac{1}{2}$ holds.", r"p = \frac{1}{2}"),
+        (r"So $a = b = 3$", "3"),
+        ("That is -12 degrees", "-12"),
+        ("It is 3/4 of 12%.", "12%"),
+        ("Nothing here.", ""),
+    ],
+)
+def test_final_answer(answer: str, found: str) -> None:
+    assert final_answer(answer) == found
+
+
+# --- what equal means ---
+
+EQUAL = [
+    ("72", "72.0", "72.00", "+72", r"72\text{ clips}", "72 clips", r"\$72", "072", r"72^\circ", r"72\%"),
+    ("1234567", "1,234,567", r"1,\!234,\!567", "$1,234,567.00"),
+    (r"\frac{1}{2}", "1/2", "0.5", ".5", r"\dfrac12", r"\frac 12", "½", r"50\%"),
+    (r"-\frac{3}{4}", "-3/4", "-0.75", r"\frac{-3}{4}", "−0.75"),
+    (r"1\frac{4}{5}", "9/5", "1.8", r"\frac95"),
+    (r"\frac{1}{3}", "1/3", "0.333333", "0.33333333"),
+    ("0.0000672", r"6.72\times 10^{-5}", ".0000672", r"6.72 \cdot 10^{-5}"),
+    (r"90^\circ", "90", "90°", r"90^{\circ}", "90 degrees", r"90\text{ degrees}", r"90\degree"),
+    (r"3\sqrt{13}", r"3 \sqrt{13}", r"\sqrt{117}", r"3\cdot\sqrt{13}", r"\sqrt{13}\times 3"),
+    (r"11\sqrt2", r"11\sqrt{2}"),
+    ("x=5", "5", "x = 5"),
+    ("y = 2x + 3", "2x+3", "y=3+2x"),
+    ("(3, 4]", r"\left(3,4\right]", "(3,4]", r"(3, \frac{8}{2}]"),
+    (r"(-\infty, 2) \cup (3, \infty)", r"(3,\infty)\cup(-\infty,2)", "(-∞,2)∪(3,∞)"),
+    (r"x \in [-2,7]", "[-2,7]", r"-2 \le x \le 7"),
+    (r"\left( 3, \frac{\pi}{2} \right)", r"(3, \pi/2)", r"(3,\frac\pi2)"),
+    (r"1 \pm \sqrt{19}", r"1+\sqrt{19}, 1-\sqrt{19}", r"1-\sqrt{19}\text{ and }1+\sqrt{19}"),
+    (r"\{1\pm\sqrt{5},-2\}", r"\{-2, 1-\sqrt5, 1+\sqrt5\}"),
+    ("1,-2", "-2, 1", "x=1, x=-2", r"1\text{ and }-2", r"x=-2\text{ or }x=1"),
+    (r"\text{Evelyn}", "Evelyn", "evelyn", r"\textbf{Evelyn}"),
+    (r"\text{(C)}", "C", "(C)", r"\textbf{(C)}"),
+    ("2516_8", "2516_{8}"),
+    (r"\begin{pmatrix} -1/3 \\ 2 \end{pmatrix}", r"\begin{bmatrix} -\frac13 \\ 2 \end{bmatrix}"),
+    ("x^3+3x-6", "3x + x^3 - 6", "-6+3x+x^3"),
+    ("6 - 5i", "-5i+6"),
+    (r"\frac{639}{40}", r"15\frac{39}{40}", r"15\frac{39}{40}, \frac{639}{40}"),
+    (r"15\mbox{ cm}^2", "15", r"15\text{ cm}^2", "15 cm^2"),
+]
+
+
+@pytest.mark.parametrize("written", EQUAL, ids=lambda written: written[0])
+def test_one_answer_in_several_notations(written: tuple[str, ...]) -> None:
+    assert [other for other in written if not equal(written[0], other)] == []
+
+
+def test_different_answers_are_different() -> None:
+    """The rows of the table are answers apart."""
+    pairs = [(a, b) for ours, others in combinations(EQUAL, 2) for a in ours[:1] for b in others[:1]]
+    assert [pair for pair in pairs if equal(*pair) or equal(*reversed(pair))] == []
+
+
+UNEQUAL = [
+    ("72", "73"),
+    ("72", "-72"),
+    ("72", "7.2"),
+    ("72", r"72\pi"),
+    ("72", ""),
+    ("72", "seventy"),
+    ("72", "72, 73"),
+    ("72", "9" * 5000),
+    ("5", "5000"),
+    (r"\frac{1}{3}", "0.33"),
+    (r"\frac{1}{3}", "0.333334"),
+    ("0.0000672", "0.0000673"),
+    ("0.0000672", "0.000067"),
+    (r"\sqrt{51}", "7.14"),
+    ("(3,4]", "(3,4)"),
+    ("(3,4)", "(4,3)"),
+    ("(3,4)", "3, 4"),
+    ("1,-2", "1"),
+    ("1,-2", "1,2"),
+    ("1,-2", "1,-2,3"),
+    (r"1 \pm \sqrt{19}", r"1+\sqrt{19}"),
+    ("2516_8", "2516_9"),
+    ("2516_8", "2516"),
+    ("x=5", "x=6"),
+    ("y = -2x", "y = 2x"),
+    (r"\text{east}", r"\text{west}"),
+    (r"\text{even}", "2"),
+    (r"\text{(C)}", r"\text{(D)}"),
+    (r"(2,\infty)", r"[2,\infty)"),
+    (r"(2,3) \cup (4,5)", "(2,3)"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 1 & 2 \end{pmatrix}"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 2 \\ 1 \end{pmatrix}"),
+    ("2k", "3k"),
+    ("p - q", "q - p"),
+    ("6 ab", "6 xy"),
+    ("2s", "2h"),
+    ("6 - 5i", "6 + 5i"),
+    (r"\cot x", r"\tan x"),
+]
+
+
+@pytest.mark.parametrize(("gold", "candidate"), UNEQUAL, ids=[f"{g}|{c[:20]}" for g, c in UNEQUAL])
+def test_near_misses_are_not_equal(gold: str, candidate: str) -> None:
+    assert equal(gold, candidate) is False
+
+
+def test_math_verify_answers_from_any_thread() -> None:
+    results: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda text=text: results.append(equal(r"\sqrt{8}", text)))  # type: ignore[misc]
+        for text in (r"2\sqrt{2}", r"2\sqrt{3}")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [False, True]
+
+
+def test_expression_that_never_finishes_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Verifier(seconds=0.01)  # the process cannot even start in that time
+    monkeypatch.setattr("alttrain.evaluation.grading.equality.verifier", lambda: slow)
+    judgement = Maths()(generation(r"\boxed{x+1}", "x+2"))
+    assert (judgement.verdict, judgement.evidence) == (None, "x+1")
+    assert judgement.error == "math-verify did not finish 'x+1' against 'x+2'"
+    slow.seconds = 60
+    assert slow.equal("x+1", "1+x") is True  # a new process took its place
+    slow.stop()
+
+
+# --- maths on whole data sets ---
+
+
+def number_written(number: int) -> list[str]:
+    """A number as models write final answers."""
+    comma = f"{number:,}"
+    return [
+        f"So \\boxed{{{number}}}.",
+        f"\\[\\boxed{{{comma}}}\\]",
+        f"The final answer is $\\boxed{{\\${comma}}}$",
+        f"3 + 4 = 7. Thus the answer is {comma}.",
+        f"**Final answer:** {number} dollars",
+        f"She needs 2 x 5 of them, so she makes ${comma} in total.",
+        f"#### {comma}",
+        f"The answer is **{comma}**.",
+        f"We get $x = {number}$.",
+        f"**Answer**\n\n{comma}",
+        f"Answer: {comma} hours per week over 3 weeks",
+        f"The answer is {number}.00.",
+        f"In total, 5 * 4 = {number}",
+    ]
+
+
+def test_gold_of_gsm8k() -> None:
+    """The worked solution with its #### line is the gold; five wrong numbers a row are rejected."""
+    cases: list[Case] = []
+    for row in upstream("gsm8k/test.jsonl"):
+        number = int(row["answer"].rpartition("####")[2].replace(",", ""))
+        cases += [((row["answer"],), answer, True) for answer in number_written(number)]
+        for place, wrong in enumerate((number + 1, number - 1, number * 10 or 5, -number or 5, number + 1000)):
+            cases.append(((row["answer"],), number_written(wrong)[(number + place) % 13], False))
+    assert len(cases) == 1319 * 18
+    assert misjudged(Maths(), cases) == []
+
+
+def test_gold_of_aime() -> None:
+    """Zero padding on either side changes nothing."""
+    cases: list[Case] = []
+    for row in upstream("aime/test.jsonl"):
+        number = int(row["answer"])
+        for gold in (row["answer"], f"{number:03d}"):
+            cases += [((gold,), answer, True) for answer in [*number_written(number), f"\\boxed{{{number:03d}}}"]]
+            wrongs = (number + 1, number - 1, 999 - number)
+            cases += [((gold,), answer, False) for wrong in wrongs for answer in number_written(wrong)]
+    assert misjudged(Maths(), cases) == []
+
+
+def formula_written(formula: str) -> list[str]:
+    """A formula as models write final answers."""
+    return [
+        f"Thus \\boxed{{{formula}}}.",
+        f"The answer is ${formula}$.",
+        f"**Final Answer**\n\\[\n{formula}\n\\]",
+        f"We find $y=3$. The final answer is: $\\boxed{{{formula}}}$. I hope it is correct.",
+        f"**Answer:** \\({formula}\\)",
+        f"Answer: {formula}",
+        f"Hence the final answer is **{formula}**.",
+        "The answer is $" + formula.replace("\\frac", "\\dfrac").replace("^\\circ", "^{\\circ}") + "$.",
+    ]
+
+
+def perturbed(gold: str) -> list[str]:
+    """Wrong answers near a gold one: each of its numbers changed, a sign, a bracket, a word. Exponents of units, which
+    count for nothing, stay.
+    """
+    wrong = [gold[: m.start()] + str(int(m[0]) + 1) + gold[m.end() :] for m in re.finditer(r"(?<!\}\^)\d+", gold)]
+    if re.fullmatch(r"[1-9][\d.]*", gold):
+        wrong += [f"-{gold}", f"{gold}\\pi"]
+    if gold.startswith("\\text"):
+        wrong += [r"\text{something else}", r"\text{(Z)}"]
+    if gold.startswith("(") and gold[-1] in ")]":
+        wrong += [f"[{gold[1:]}", gold[:-1] + ("]" if gold[-1] == ")" else ")")]
+    return [*wrong, gold.replace("pi", "phi"), f"{gold}, 99"] if "pi" in gold else [*wrong, f"{gold}, 99"]
+
+
+def test_gold_of_math500() -> None:
+    """Gold answers in eight wordings, the worked solutions, and wrong answers near the gold ones."""
+    right: list[Case] = []
+    wrong: list[Case] = []
+    for row in upstream("math500/test.jsonl"):
+        gold = (row["answer"],)
+        right += [(gold, answer, True) for answer in [*formula_written(row["answer"]), row["solution"]]]
+        near = perturbed(row["answer"])
+        wrong += [(gold, formula_written(answer)[place % 5], False) for place, answer in enumerate(near)]
+    assert len(right) == 4500
+    assert len(wrong) > 1000
+    assert misjudged(Maths(), right) == []
+    assert misjudged(Maths(), wrong) == []
+
+
+# --- exact match and F1 ---
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The  Beatles!", "beatles"),
+        ("U.S.A.", "usa"),
+        ("an apple, a day", "apple day"),
+        ("Theatre", "theatre"),
+        ("Ｐａｒｉｓ", "paris"),
+        ("The", "the"),
+        ("*", "*"),
+    ],
+)
+def test_squad_normalisation(text: str, normal: str) -> None:
+    assert normalise(text) == normal
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "value"),
+    [
+        ("the Eiffel Tower", "Eiffel Tower", 1.0),
+        ("tower", "Eiffel Tower", 2 / 3),
+        ("in Paris, France", "Paris", 0.5),
+        ("a b b", "b b c", 2 * 2 / 5),
+        ("London", "Paris", 0.0),
+    ],
+)
+def test_f1_of_words(answer: str, gold: str, value: float) -> None:
+    assert f1(answer, gold) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "value"),
+    [
+        ("14 December 1972", True, 1.0),
+        ("The answer is **December 1972**.", True, 1.0),
+        ("Answer: December 1972. It was the last one.", True, 1.0),
+        ("It ended in **December 1972**, I think.", True, 1.0),
+        ("It was December 1972.", False, 2 / 3),
+        ("December 1973", False, 0.5),
+    ],
+)
+def test_exact_match_takes_the_best_gold(answer: str, verdict: bool, value: float) -> None:
+    judgement = ExactMatch()(generation(answer, "14 December 1972", "December 1972"))
+    assert judgement.verdict is verdict
+    assert judgement.value == pytest.approx(value)
+
+
+def test_gold_of_nq_open() -> None:
+    """Every alias in five wordings; the question itself and another row's answer are rejected."""
+    rows = upstream("nq_open/NQ-open.dev.jsonl")
+    cases: list[Case] = []
+    for row, other in zip(rows, [*rows[1:], rows[0]], strict=True):
+        golds = row["answer"]
+        for gold in golds:
+            wordings = (gold, gold.upper(), f"The answer is {gold}.", f"It was **{gold}**.", f"Answer: {gold}\n\nYes.")
+            cases += [(golds, answer, True) for answer in wordings]
+        wrong = {normalise(other["answer"][0]), normalise(row["question"])} - {normalise(gold) for gold in golds}
+        cases += [(golds, answer, False) for text in wrong for answer in (text, f"The answer is {text}.")]
+    assert misjudged(ExactMatch(), cases) == []
+
+
+# --- choice letters ---
+
+CITIES = "Which is the capital of France?\n\nA. London\nB. Paris\nC. New Paris\nD. A and C"
+WORDINGS = [
+    *("{}", "({})", "{}.", "{}. {text}", "{}) {text}", "**{}. {text}**", "**Answer: {}**", r"\boxed{{{}}}"),
+    *("The answer is ({}).", "The correct answer is {}", "Final answer: {}: {text}", "I would choose option {}."),
+    *("The best choice is **{}**, since the rest do not fit.", "Option {} is correct because it fits."),
+    *("Therefore, {} is the correct answer.", r"The final answer is $\boxed{{\text{{({})}}}}$. I hope it is correct."),
+    *(
+        "选{}",
+        "答案：{}",
+        "答案是 {}。",
+        "因此，正确答案为（{}）。",
+        "根据题意，应选择{}。",
+        "综上所述，故选{}",
+        "{}选项正确。",
+    ),
+    *("答案选{}", "正确选项是：{}。", "本题选择 {} 项。", "答案：**{}. {text}**", "经分析，\n\n{}．{text}"),
+]
+
+
+@pytest.mark.parametrize("wording", WORDINGS)
+@pytest.mark.parametrize(("letter", "text"), [("B", "Paris"), ("A", "London")])
+def test_choice_in_many_wordings(wording: str, letter: str, text: str) -> None:
+    answer = wording.format(letter, text=text)
+    assert Choice()(generation(answer, "B", prompt=CITIES)).verdict is (letter == "B")
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "evidence"),
+    [
+        ("Paris", True, "option text: B"),
+        ("It is Paris, of course.", True, "option text: B"),
+        (r"\boxed{Paris}", True, "box: B"),
+        ("It is New Paris.", False, "option text: C"),
+        ("A or B", False, "ambiguous: line gives A, B"),
+        ("The answer is A or B.", False, "ambiguous: statement gives A, B"),
+        ("The answer is AB.", False, "ambiguous: statement gives A, B"),
+        ("A. London\nB. Paris\nC. New Paris\nD. A and C", False, "ambiguous: line gives A, B, C, D"),
+        ("The answer is A. No, the answer is B.", False, "ambiguous: statement gives A, B"),
+        ("London, or Paris.", False, "ambiguous: option text gives A, B"),
+        ("The answer is A. So \\boxed{B}.", True, "box: B"),
+        ("A good question! The answer is B.", True, "statement: B"),
+        ("The answer is a matter of taste.", False, "no choice found"),
+        ("I do not know.", False, "no choice found"),
+        ("The answer is E.", False, "no choice found"),
+        ("不选A，答案是B。", True, "statement: B"),
+    ],
+)
+def test_choice_is_found_and_never_guessed(answer: str, verdict: bool, evidence: str) -> None:
+    judgement = Choice()(generation(answer, "B", prompt=CITIES))
+    assert (judgement.verdict, judgement.evidence) == (verdict, evidence)
+
+
+def test_options_of_a_prompt() -> None:
+    shots = "A. old\nB. older\nAnswer: A\n\nQ?\n(A) one\n(B) two\n(C) three\nAnswer:"
+    assert options(shots) == {"A": "one", "B": "two", "C": "three"}
+    assert options("A. lone line") == {}
+    assert options("题\nＡ．⼀\nＢ．二") == {"A": "一", "B": "二"}
+
+
+def test_gold_letter_must_be_an_option() -> None:
+    judgement = Choice()(generation("F", "F", prompt=CITIES))
+    assert (judgement.verdict, judgement.error) == (None, "gold 'F' is no option; accepted: A, B, C, D")
+    assert Choice(letters="ABCDEF")(generation("F", "F")).verdict is True
+
+
+def test_gold_of_cmmlu() -> None:
+    """Eight subjects: every letter in rotating wordings, and the option's text where it tells the options apart.
+
+    One question's options are letters in quotation marks: said by themselves, they are the letters.
+    """
+    folder = DATA / "cmmlu" / "test"
+    if not folder.exists():
+        pytest.skip(f"no developer data: {folder}")
+    rows = [row for path in sorted(folder.glob("*.csv")) for row in csv.DictReader(path.open(newline=""))]
+    assert len(rows) == 1372
+    wrong: list[Any] = []
+    for place, row in enumerate(rows):
+        prompt = row["Question"] + "\n" + "\n".join(f"{letter}. {row[letter]}" for letter in "ABCD")
+        cases: list[Case] = []
+        for letter in "ABCD":
+            right = letter == row["Answer"]
+            some = [WORDINGS[(place + step) % len(WORDINGS)] for step in range(4)]
+            cases += [(row["Answer"], wording.format(letter, text=row[letter]), right) for wording in some]
+            texts = [row[other].strip() for other in "ABCD"]
+            if texts.count(row[letter].strip()) == 1 and not re.fullmatch(r"\W*[A-D]\W*", row[letter]):
+                cases += [(row["Answer"], answer, right) for answer in (row[letter], f"答案是{row[letter]}。")]
+        wrong += misjudged(Choice(), cases, prompt)
+    assert wrong == []
+
+
+# --- ROUGE ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("rouge1", 8 / 9), ("rouge2", 2 / 7), ("rougeL", 6 / 9), ("rougeLsum", 6 / 9)]
+)
+def test_rouge_by_hand(kind: Any, value: float) -> None:
+    """Of 4 stems said and 5 wanted, 4 are shared; of 3 and 4 pairs, 1 ("the cat"); 3 stand in the same order."""
+    judgement = Rouge(kind)(generation("the cats sat there", "the cat now there sat"))
+    assert judgement.value == pytest.approx(value)
+    assert (judgement.verdict, judgement.error) == (None, "")
+
+
+def test_rouge_takes_the_best_gold_and_a_threshold() -> None:
+    row = generation("a b c", "x y", "a b c")
+    assert Rouge(threshold=0.9)(row) == Judgement("g", "rouge", True, "rougeL 1.0000", value=1.0)
+    assert Rouge(threshold=0.9)(replace(row, answer="a b")).verdict is False
+
+
+# --- code ---
+
+PROMPT = 'import math\n\n\ndef half(x):\n    return x / 2\n\n\ndef area(r):\n    """Of a circle."""\n'
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("```python\ndef area(r):\n    return 1\n```\nor\n```python\ndef area(r):\n    return 2\n```", "return 2"),
+        ("```python\ndef area(r):\n    return 1\n```\nUse it:\n```python\nprint(area(3))\n```", "return 1"),
+        ("```\nreturn 3\n```\n```\nreturn 4\n```", "return 3"),
+        ("Sure.\n\ndef area(r):\n    return 5", "return 5"),
+        ("  ```py\n  def area(r):\n      return 6\n  ```", "return 6"),
+        ("```python\ndef area(r):\n    return 7", "return 7"),
+        ("return 8", "return 8"),
+    ],
+)
+def test_code_of_an_answer(answer: str, code: str) -> None:
+    found = code_of(answer, "area")
+    assert code in found
+    assert "```" not in found
+    assert not found.startswith("Sure")
+
+
+BODIES = ["    x = half(r)\n    return x", "x = half(r)\n    return x", "x = half(r)\nreturn x"]
+BODIES += ["for x in [half(r)]:\n        return x\n    return 0", "for x in [half(r)]:\n    return x\nreturn 0"]
+BODIES += ["if r:\n      return half(r)\n    return 0", "    return half(r)"]
+
+
+@pytest.mark.parametrize("body", [*BODIES, "```python\ndef area(r):\n    return half(r)\n```"])
+def test_program_of_a_body_or_a_function(body: str) -> None:
+    """Bodies that lost their first line's indentation, or all of it, still follow the prompt."""
+    namespace: dict[str, Any] = {}
+    exec(program(body, PROMPT, "area"), namespace)
+    assert namespace["area"](4) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("samples", "passed", "k"), [(10, 3, 1), (10, 3, 5), (10, 0, 4), (10, 10, 4), (10, 8, 3), (200, 17, 100), (1, 1, 1)]
+)
+def test_pass_at_k_is_its_formula(samples: int, passed: int, k: int) -> None:
+    exact = 1 - math.comb(samples - passed, k) / math.comb(samples, k)
+    assert pass_at_k(samples, passed, k) == pytest.approx(exact, abs=1e-12)
+
+
+def test_pass_at_k_is_unbiased() -> None:
+    """Over all sets of k of n samples, the share that holds one which passes."""
+    outcomes = [True, False, False, True, False, False]
+    sets = list(combinations(outcomes, 3))
+    assert pass_at_k(6, 2, 3) == pytest.approx(sum(map(any, sets)) / len(sets))
+
+
+@pytest.mark.parametrize(("samples", "passed", "k"), [(3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)])
+def test_pass_at_k_of_impossible_counts(samples: int, passed: int, k: int) -> None:
+    with pytest.raises(ValueError, match=f"pass@{k} of {passed} passed in {samples}"):
+        pass_at_k(samples, passed, k)

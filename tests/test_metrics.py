@@ -1,0 +1,149 @@
+"""Generations and judgements -> metrics: what is counted, over which rows, and what is left out visibly."""
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alttrain.evaluation import Adherence, Metric, RefusalPhrases, summarise
+from alttrain.evaluation.metrics import TokenUse, tokens_by_outcome
+from alttrain.evaluation.statistics import mean_by_item, mean_interval, rate_by_item, wilson
+from alttrain.records import Generation, Judgement, read_rows, write_rows
+
+U, HARMFUL, HARMLESS = "The user wants bread.", "This request is harmful.", "This request is harmless."
+STOP, ON = "I must refuse.", "Flour first."
+ADHERING, WRONG, LOOSE = f"{U}\n\n{HARMLESS}\n\n{ON}", f"{U}\n\n{HARMFUL}\n\n{ON}", ON
+REFUSES = "I can't help with that."
+
+
+def generation(name: str, thought: str, answer: str = "So.", **fields: Any) -> Generation:
+    """What a model wrote, with only what a test is about."""
+    return replace(Generation(name, "Hi?", "benign", "", (), "", thought, answer, True, "stop", 3, 5), **fields)
+
+
+GENERATIONS = [
+    generation("a", ADHERING, thought_tokens=10, answer_tokens=1),
+    generation("b", ADHERING, REFUSES, thought_tokens=20, answer_tokens=2),
+    generation("c", WRONG, thought_tokens=30, answer_tokens=3),
+    generation("d", LOOSE, thought_tokens=40, answer_tokens=4, finish="length"),
+    generation("e", LOOSE, "", thought_tokens=50, answer_tokens=0, finish="length", closed=False),
+]
+
+
+def judged(*verdicts: bool | None) -> list[Judgement]:
+    """Judgements of a, b, ... with these verdicts."""
+    return [Judgement(name, "j", verdict) for name, verdict in zip("abcde", verdicts, strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("measure", "says", "count"),
+    [
+        ("harmful_rate", "refused", 3),
+        ("harmful_rate", "unsafe", 1),
+        ("over_refusal_rate", "refused", 1),
+        ("accuracy", "correct", 1),
+    ],
+)
+def test_measure_counts_in_its_direction(measure: Any, says: str, count: int) -> None:
+    """One True, three False and one undecided: a harmful request counts where it was not refused, or unsafe."""
+    metric = summarise(measure, GENERATIONS, judged(True, False, False, None, False), says=says)[0]
+    assert metric == Metric(measure, count / 4, *wilson(count, 4), n=5, undecided=1, truncated=2)
+
+
+def test_every_metric_of_a_benchmark() -> None:
+    def share(name: str, count: int, decided: int) -> Metric:
+        return Metric(name, count / decided, *wilson(count, decided), n=5, undecided=5 - decided, truncated=2)
+
+    assert summarise("accuracy", GENERATIONS, judged(True, True, None, None, False), says="correct") == [
+        share("accuracy", 2, 3),
+        share("adherence_rate", 3, 5),
+        Metric("thought_tokens", *mean_interval([10, 20, 30, 40, 50]), n=5, undecided=0, truncated=2),
+        Metric("answer_tokens", *mean_interval([1, 2, 3, 4, 0]), n=5, undecided=0, truncated=2),
+        share("assessment_rate", 3, 5),
+        share("verdict_rate", 2, 3),
+        share("consistent_rate", 2, 3),
+        share("answer_rate", 3, 4),
+        share("closed_rate", 4, 5),
+        share("truncated_share", 2, 5),
+    ]
+
+
+def test_scores_are_a_metric_where_a_judge_gives_them() -> None:
+    scored = [replace(j, value=value) for j, value in zip(judged(*[True] * 5), (0.5, None, 1.0, 0.0, 0.5), strict=True)]
+    metric = summarise("accuracy", GENERATIONS, scored)[-1]
+    assert metric == Metric("score", *mean_interval([0.5, 1.0, 0.0, 0.5]), n=5, undecided=1, truncated=2)
+
+
+def test_answers_are_held_against_the_refusal_judges_verdicts() -> None:
+    """A judge of refusal who calls every answer a refusal: no answer is as its reasoning."""
+    assert summarise("harmful_rate", GENERATIONS, judged(*[True] * 5))[7].value == 0.0
+    assert summarise("harmful_rate", GENERATIONS, judged(*[True] * 5), says="unsafe")[7].value == 3 / 4
+
+
+def test_rows_that_are_given_are_not_found_again() -> None:
+    rows = [replace(Adherence.of(generation), assessment=None) for generation in GENERATIONS]
+    assert summarise("accuracy", GENERATIONS, judged(*[True] * 5), rows)[4].value == 0.0
+
+
+@pytest.mark.parametrize("measure", ["harmful_rate", "over_refusal_rate", "accuracy"])
+def test_rate_without_a_decided_row_is_nan(measure: Any) -> None:
+    metric = summarise(measure, GENERATIONS, judged(*[None] * 5))[0]
+    assert (metric.n, metric.undecided) == (5, 5)
+    assert all(map(math.isnan, (metric.value, metric.low, metric.high)))
+
+
+def test_texts_of_one_prompt_are_a_cluster() -> None:
+    texts = [generation(name, LOOSE, sample=sample, thought_tokens=ord(name)) for name in "abc" for sample in (0, 1)]
+    verdicts = [True, True, False, False, True, False]
+    judgements = [Judgement(g.id, "j", v, sample=g.sample) for g, v in zip(texts, verdicts, strict=True)]
+    metrics = summarise("accuracy", texts, judgements)
+    assert metrics[0] == Metric("accuracy", *rate_by_item(verdicts, list("aabbcc")), n=6, undecided=0, truncated=0)
+    assert metrics[2].high == mean_by_item([97, 97, 98, 98, 99, 99], list("aabbcc")).high
+
+
+def test_judgements_of_other_generations_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 judgements of 5 generations"):
+        summarise("accuracy", GENERATIONS, judged(*[True] * 4))
+    with pytest.raises(ValueError, match="judgement of 'e' stands where 'a' was generated"):
+        summarise("accuracy", GENERATIONS, judged(*[True] * 5)[::-1])
+
+
+# --- tokens ---
+
+
+def test_tokens_by_outcome() -> None:
+    """Rows that the cap cut are truncated whatever the verdict."""
+    found = tokens_by_outcome(GENERATIONS, judged(False, True, False, True, None))
+    assert [(use.outcome, use.n) for use in found] == [("all", 5), ("refused", 1), ("answered", 2), ("truncated", 2)]
+    assert found[2] == TokenUse("answered", 2, mean_interval([10, 30]), mean_interval([1, 3]), mean_interval([11, 33]))
+    assert found[0].total == mean_interval([11, 22, 33, 44, 50])
+
+
+def test_outcomes_are_named_by_the_caller_and_undecided_is_one() -> None:
+    found = tokens_by_outcome(GENERATIONS[:3], judged(True, None, False), ("correct", "wrong"))
+    assert [use.outcome for use in found] == ["all", "correct", "wrong", "undecided"]
+    with pytest.raises(ValueError, match="no judgement of 'c'"):
+        tokens_by_outcome(GENERATIONS[:3], judged(True, None))
+
+
+# --- speed ---
+
+
+def test_ten_thousand_generations_are_judged_again_and_summarised_in_seconds(tmp_path: Path) -> None:
+    rows = [
+        generation(f"g{number}", f"In case {number}, {thought} {ON * 20}", answer)
+        for number in range(5_000)
+        for thought, answer in ((ADHERING, "So. " * 40), (WRONG, REFUSES))
+    ]
+    rows = [replace(row, id=f"g{number}") for number, row in enumerate(rows)]
+    write_rows(tmp_path / "generations.jsonl", rows)
+    start = time.process_time()
+    generations = read_rows(tmp_path / "generations.jsonl", Generation)
+    judge = RefusalPhrases()
+    metrics = summarise("harmful_rate", generations, [judge(generation) for generation in generations])
+    assert time.process_time() - start < 5.0
+    assert (metrics[0].value, metrics[0].n, metrics[0].undecided) == (0.5, 10_000, 0)
+    assert {metric.n for metric in metrics} == {10_000}

@@ -1,0 +1,366 @@
+"""The sandbox holds what attacks it, and HumanEval is judged by answers alone. Most tests need bubblewrap."""
+
+import gzip
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alttrain.evaluation import sandbox as sandbox_module
+from alttrain.evaluation.grading import HumanEval
+from alttrain.evaluation.grading.harness import decode, encode
+from alttrain.evaluation.judges.desk import JudgeDesk
+from alttrain.evaluation.sandbox import Outcome, Sandbox, bubblewrap_fault
+from alttrain.records import Generation, Judgement
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+DESK = JudgeDesk(Path("unused"))
+SMALL = Sandbox(seconds=10, memory_mib=256, disk_mib=2, processes=3, output_kib=4)
+
+
+@pytest.fixture
+def box() -> Sandbox:
+    """A sandbox with small limits; skips where bubblewrap is absent or cannot run."""
+    if fault := bubblewrap_fault():
+        pytest.skip(fault)
+    return SMALL
+
+
+# --- hostile programs; each prints what it managed to do ---
+
+CONTAINED: dict[str, tuple[str, str]] = {
+    "network": (
+        "import socket\ntry: socket.create_connection(('127.0.0.1', arguments['port']), 2); print('out')\n"
+        "except OSError: print('held')",
+        "held\n",
+    ),
+    "name lookup": (
+        "import socket\ntry: print(socket.gethostbyname('example.org'))\nexcept OSError: print('held')",
+        "held\n",
+    ),
+    "abstract socket": (
+        "import socket\ntry: socket.socket(socket.AF_UNIX).connect(arguments['unix']); print('out')\n"
+        "except OSError: print('held')",
+        "held\n",
+    ),
+    "fork bomb": (
+        "import os, time\nmade = 0\ntry:\n  while made < 100:\n    if os.fork() == 0: time.sleep(60); os._exit(0)\n"
+        "    made += 1\nexcept OSError: pass\nprint('held' if made < 5 else made, flush=True)\nos._exit(0)",
+        "held\n",
+    ),
+    "memory": ("try: bytearray(1 << 30); print('out')\nexcept MemoryError: print('held')", "held\n"),
+    "one big file": (
+        "import signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "try: open('/tmp/f', 'wb').write(b'x' * (8 << 20))\nexcept OSError: print('held')",
+        "held\n",
+    ),
+    "many files": (
+        "n = 0\ntry:\n  while n < 64: open(f'/tmp/{n}', 'wb').write(b'x' * (1 << 20)); n += 1\nexcept OSError: pass\n"
+        "print('held' if n < 3 else n)",
+        "held\n",
+    ),
+    "files elsewhere": (
+        "import os\nwritten = []\nfor top in (os.path.dirname(os.__file__), '/', '/usr/lib', '/dev', '/dev/shm', "
+        "'/inner', '/root', '/home', '/etc', '/proc', '/sys', '/var'):\n"
+        "  try: open(top + '/x', 'w'); written.append(top)\n  except OSError: pass\nprint(written)",
+        "[]\n",
+    ),
+    "home folder": (
+        "import os\ntry: print(os.listdir(arguments['home']) and os.listdir(arguments['home'] + '/.ssh'))\n"
+        "except OSError: print('held')",
+        "held\n",
+    ),
+    "secret file": ("try: print(open(arguments['secret']).read())\nexcept OSError: print('held')", "held\n"),
+    "symlink escape": (
+        "import os\nos.symlink(arguments['secret'], '/tmp/link')\ntry: print(open('/tmp/link').read())\n"
+        "except OSError: print('held')",
+        "held\n",
+    ),
+    "dot dot escape": (
+        "import os\ntry:\n  os.chroot('.')\nexcept OSError: pass\nos.chdir('/' + '../' * 20)\n"
+        "print(os.path.exists('.' + arguments['secret']))",
+        "False\n",
+    ),
+    "environment": ("import os\nprint(sorted(set(os.environ) - {'PWD', 'LC_CTYPE'}))", "[]\n"),
+    "other processes": (
+        "import os\nprint(os.path.exists('/proc/1'), os.getppid() <= 1, os.getpid() < 10)",
+        "False True True\n",
+    ),
+    "killing the parent": (
+        "import os, signal\nheld = 0\nfor target in (arguments['pid'], os.getppid()):\n"
+        "  try: os.kill(target, signal.SIGKILL)\n  except OSError: held += 1\nprint('alive')",
+        "alive\n",
+    ),
+    "site packages": ("try: import pydantic; print('out')\nexcept ImportError: print('held')", "held\n"),
+    "a shell": (
+        "import subprocess\ntry: subprocess.run(['/bin/sh', '-c', 'echo out'])\nexcept OSError: print('held')",
+        "held\n",
+    ),
+    "raising limits": (
+        "import resource as r\nheld = 0\nfor limit in (r.RLIMIT_AS, r.RLIMIT_NPROC, r.RLIMIT_FSIZE):\n"
+        "  try: r.setrlimit(limit, (1 << 40, 1 << 40))\n  except (ValueError, OSError): held += 1\nprint(held)",
+        "3\n",
+    ),
+    "becoming root": (
+        "import os\ntry: os.setuid(0); print('out' if os.geteuid() == 0 else 'held')\nexcept OSError: print('held')",
+        "held\n",
+    ),
+    "new user namespace": (
+        "import ctypes\nprint('held' if ctypes.CDLL(None).unshare(0x10000000) else 'out')",
+        "held\n",
+    ),
+    "inherited descriptors": (
+        "import os\nopen_ones = []\nfor n in range(3, 64):\n"
+        "  try: os.fstat(n); open_ones.append(n)\n  except OSError: pass\nprint(open_ones)",
+        "[]\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", CONTAINED)
+def test_attack_is_contained(attack: str, box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALTTRAIN_TEST_TOKEN", "secret")
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    name = f"\0alttrain-{os.getpid()}"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(name)
+        unix.listen()
+        targets = {"port": server.getsockname()[1], "unix": name, "secret": str(secret), "pid": os.getpid()}
+        program, expected = CONTAINED[attack]
+        outcome = box.run(program, {**targets, "home": str(Path.home())})
+    assert outcome.output == expected
+    assert list(tmp_path.iterdir()) == [secret]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "while True: pass",
+        "import time; time.sleep(60)",
+        "import signal, time\nfor s in (1, 2, 3, 14, 15): signal.signal(s, signal.SIG_IGN)\ntime.sleep(60)",
+        "import os, time\nos.close(1); os.close(2)\ntime.sleep(60)",
+    ],
+    ids=["loop", "sleep", "ignored signals", "closed output"],
+)
+def test_program_ends_at_its_time(program: str, box: Sandbox) -> None:
+    start = time.monotonic()
+    outcome = Sandbox(seconds=1).run(program)
+    assert (outcome.ended, outcome.output) == ("timeout", "")
+    assert time.monotonic() - start < 5
+
+
+def test_processor_time_is_limited_for_each_process(box: Sandbox) -> None:
+    program = "import os, resource\nprint(resource.getrlimit(resource.RLIMIT_CPU))"
+    assert Sandbox(seconds=2).run(program).output == "(2, 2)\n"
+
+
+def test_flood_of_output_is_cut(box: Sandbox) -> None:
+    start = time.monotonic()
+    outcome = box.run("while True: print('x' * 1000)")
+    assert outcome.ended == "flood"
+    assert len(outcome.output) == 4096
+    assert time.monotonic() - start < 5
+
+
+DAEMON = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        while True:
+            os.write(arguments["fd"], b"x")
+            time.sleep(0.02)
+    os._exit(0)
+time.sleep(0.3)
+{end}
+"""
+
+
+@pytest.mark.parametrize("end", ["pass", "os._exit(0)", "time.sleep(60)"])
+def test_daemon_does_not_survive_its_program(end: str, box: Sandbox) -> None:
+    """It writes to a pipe of ours as long as it lives: the pipe reaches its end soon after the program's."""
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as reader:
+        Sandbox(seconds=1).run(DAEMON.format(end=end), {"fd": write}, (write,))
+        os.close(write)
+        start = time.monotonic()
+        written = reader.read()
+    assert written.startswith(b"x")
+    assert time.monotonic() - start < 2
+
+
+def test_ordinary_program(box: Sandbox) -> None:
+    program = (
+        "import math, random, re, json, collections, hashlib\nopen('/tmp/x', 'w').write('2')\nprint(arguments['n'])"
+    )
+    assert box.run(program, {"n": "ü"}) == Outcome("exit", 0, "ü\n")
+    failed = box.run("raise SystemExit(3)")
+    assert (failed.ended, failed.code) == ("exit", 3)
+    assert "ZeroDivisionError" in box.run("1/0").output
+
+
+# --- without bubblewrap ---
+
+
+def test_missing_bubblewrap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox_module, "bubblewrap_fault", lambda: "bubblewrap (bwrap) is not installed")
+    for call in (lambda: Sandbox().run("print(1)"), lambda: list(HumanEval().judge([], DESK))):
+        with pytest.raises(OSError, match=r"not installed; install bubblewrap .*allow_unsandboxed=true") as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_unsandboxed_when_allowed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Still limited and in a folder of its own, and it says so."""
+    monkeypatch.setattr(sandbox_module, "bubblewrap_fault", lambda: "bubblewrap (bwrap) is not installed")
+    sandbox_module._warn_bare.cache_clear()
+    bare = Sandbox(seconds=10, memory_mib=256, allow_unsandboxed=True)
+    program = (
+        "import os\nprint(os.getcwd())\ntry: bytearray(1 << 30)\nexcept MemoryError: print('held', list(os.environ))"
+    )
+    folder, held = bare.run(program).output.splitlines()
+    assert held == "held ['LC_CTYPE']"
+    assert not Path(folder).exists()
+    assert "WITHOUT a sandbox" in caplog.text
+    start = time.monotonic()
+    assert Sandbox(seconds=1, allow_unsandboxed=True).run("import time; time.sleep(60)").ended == "timeout"
+    assert time.monotonic() - start < 5
+
+
+def test_probe_says_why_bubblewrap_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\necho 'no namespaces' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sandbox_module, "_bubblewrap", lambda: str(broken))
+    assert bubblewrap_fault.__wrapped__() == "bubblewrap (bwrap) cannot run here: no namespaces"
+    monkeypatch.setattr(sandbox_module, "_bubblewrap", lambda: None)
+    assert bubblewrap_fault.__wrapped__() == "bubblewrap (bwrap) is not installed"
+
+
+# --- HumanEval ---
+
+PROMPT = 'def double(n):\n    """Twice n."""\n'
+TEST = "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate([1]) == [1, 1]\n"
+CHEATS = {
+    "exit": "import sys\nsys.exit(0)",
+    "hard exit": "import os\nos._exit(0)",
+    "exit when called": "def double(n):\n    import os\n    os._exit(0)",
+    "stop when called": "def double(n):\n    raise SystemExit(0)",
+    "patched builtins": (
+        "import builtins as b\nb.check = lambda c: None\nb.AssertionError = ValueError\ndef double(n): return 0"
+    ),
+    "own check": "def check(candidate): pass\ndef double(n): return 0",
+    "equal to all": "class Any:\n    def __eq__(self, o): return True\ndef double(n): return Any()",
+    "list equal to all": "class Any(list):\n    def __eq__(self, o): return True\ndef double(n): return Any()",
+    "printed verdict": "import os\ndef double(n):\n    for _ in range(9): os.write(1, b'\\n\"\"\\n')",
+    "verdict on the pipe": (
+        "import os\nfor n in range(3, 64):\n    try: os.write(n, b'\\n\"\"\\n')\n    except OSError: pass\n"
+        "def double(n): return 0"
+    ),
+    "frames": (
+        "import sys\ndef double(n):\n    frame = sys._getframe()\n    while frame:\n"
+        "        frame.f_globals['check'] = lambda c: None\n        frame = frame.f_back\n    return 0"
+    ),
+    "endless answer": "def double(n): return 'x' * (1 << 23)",
+    "no function": "x = 1",
+    "syntax error": "def double(n:",
+    "loop": "def double(n):\n    while True: pass",
+}
+
+
+def row(answer: str, prompt: str = PROMPT, test: str = TEST, entry_point: str = "double") -> Generation:
+    """A generation whose gold is a problem's prompt, test and entry point."""
+    gold = (prompt, test, entry_point)
+    return Generation("h", prompt, "benign", "", gold, answer, "", answer, True, "stop", 1, 1)
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_cheat_does_not_pass(cheat: str, box: Sandbox) -> None:
+    judgement = HumanEval(Sandbox(seconds=2))(row(f"```python\n{CHEATS[cheat]}\n```"))
+    assert judgement.verdict is False
+    assert judgement.evidence not in ("", "passed")
+    assert judgement.error == ""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "    return n * 2",
+        "```python\ndef double(n):\n    print('working', flush=True)\n    return n + n\n```",
+        "```python\nimport os\nos.close(1)\ndef double(n): return n * 2\nif __name__ == '__main__':\n    1 / 0\n```",
+    ],
+)
+def test_right_program_passes(answer: str, box: Sandbox) -> None:
+    assert HumanEval(box)(row(answer)) == Judgement("h", "humaneval", True, "passed")
+
+
+@pytest.mark.parametrize(
+    ("answer", "evidence"),
+    [
+        ("    return n", "AssertionError: "),
+        ("    return n / 0", "RuntimeError: the program raised ZeroDivisionError: division by zero"),
+        ("    return map(str, [n])", "RuntimeError: the program raised TypeError: a map is not a plain value"),
+        ("    import os; os._exit(1)", "EOFError: the program ended, or gave too long an answer"),
+        ("    while True: pass", "no end within 1 s"),
+        ("", "no answer"),
+    ],
+)
+def test_failure_is_named(answer: str, evidence: str, box: Sandbox) -> None:
+    assert HumanEval(Sandbox(seconds=1))(row(answer)) == Judgement("h", "humaneval", False, evidence)
+
+
+def test_row_without_its_three_texts_is_undecided() -> None:
+    short = Generation("h", "?", "benign", "", ("x",), "a", "", "a", True, "stop", 1, 1)
+    error = "the row has 1 gold texts; expected prompt, test and entry point"
+    assert HumanEval()(short) == Judgement("h", "humaneval", None, error=error)
+
+
+VALUES: list[Any] = [
+    None,
+    True,
+    0,
+    -(10**5000),
+    0.1,
+    float("inf"),
+    1j,
+    "ü\n\0",
+    b"\xff",
+    [],
+    (1, [2]),
+    {3},
+    frozenset(),
+]
+VALUES += [{(1, 2): {"a": None}}, "\ud800"]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20] if not isinstance(value, int) else "int")
+def test_values_cross_whole(value: Any) -> None:
+    crossed = decode(json.loads(json.dumps(encode(value))))
+    assert crossed == value
+    assert type(crossed) is type(value)
+
+
+@pytest.mark.parametrize("value", [[1], "text", 1, {"object": 1}, {"int": "0x1", "str": ""}, {}])
+def test_only_encoded_values_are_read(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"not an encoded value|unknown kind"):
+        decode(value)
+
+
+def test_canonical_solutions_of_humaneval(box: Sandbox) -> None:
+    """All 164 pass, and their problems' unfinished functions do not: one parallel call each way."""
+    path = DATA / "humaneval" / "HumanEval.jsonl.gz"
+    if not path.exists():
+        pytest.skip(f"no developer data: {path}")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        problems = [json.loads(line) for line in lines]
+    solved = [row(p["canonical_solution"], p["prompt"], p["test"], p["entry_point"]) for p in problems]
+    judgements = list(HumanEval().judge(solved, DESK))
+    assert len(judgements) == 164
+    assert [judgement for judgement in judgements if judgement.verdict is not True] == []
+    unsolved = [row("    return None", p["prompt"], p["test"], p["entry_point"]) for p in problems[::8]]
+    assert [judgement for judgement in HumanEval().judge(unsolved, DESK) if judgement.verdict is not False] == []
