@@ -43,7 +43,9 @@ def test_turns_are_answered_in_order_with_what_was_answered_before() -> None:
         training=SimpleNamespace(thought="open"),
         backbone=SimpleNamespace(template=TEMPLATE),
     )
-    benchmark = Benchmark("b", "harmful_rate", embedded_rows("evaluation_harmful"), RefusalPhrases(), "Please: {prompt}")
+    benchmark = Benchmark(
+        "b", "harmful_rate", embedded_rows("evaluation_harmful"), RefusalPhrases(), "Please: {prompt}"
+    )
     answers = _replay(run, recorder, recorder, benchmark, [(ALONE, 0), (DIALOGUE, 0)])
     assert answers == [(), ("reply 1", "reply 2")]
     assert recorder.asked == [
@@ -51,6 +53,4 @@ def test_turns_are_answered_in_order_with_what_was_answered_before() -> None:
         "SBe kind.UHello..Areply 1<e>UWhat is a kite?.A<t>",
     ]
     prompt_ids(run, recorder, benchmark, DIALOGUE, answers[1])
-    assert recorder.asked[-1] == (
-        "SBe kind.UHello..Areply 1<e>UWhat is a kite?.Areply 2<e>UPlease: And then?.A<t>"
-    )
+    assert recorder.asked[-1] == ("SBe kind.UHello..Areply 1<e>UWhat is a kite?.Areply 2<e>UPlease: And then?.A<t>")

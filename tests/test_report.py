@@ -11,7 +11,8 @@ from alttrain.report import Cell, collect, console_table, draw, markdown_table, 
 from alttrain.report.figure import points
 
 NAN = math.nan
-HEADER = "run,backbone,dataset,rewrite,training,seed,benchmark,metric,value,low,high,n,undecided,truncated"
+HEADER = "run,backbone,dataset,rewrite,training,seed,benchmark,metric,value,low,high,n,undecided,truncated,"
+HEADER += "protocol,protocol_hash"
 CAPTION = "\n\nPercent, its 95 % interval, rows; ↓ lower is better, ↑ higher is better.\n"
 
 
@@ -39,6 +40,24 @@ def write_run(runs: Path, run: str, benchmarks: dict[str, list[dict[str, Any]]])
         (folder / "metrics.json").write_text(json.dumps({"benchmark": benchmark, "metrics": metrics}))
     (runs / run).mkdir(parents=True, exist_ok=True)
     (runs / run / "run.json").write_text(json.dumps(names(run)))
+
+
+# --- protocols ---
+
+
+def test_numbers_made_differently_never_share_a_column() -> None:
+    made = {"protocol": "star1", "protocol_hash": "aaaa"}
+    cells = [
+        cell("a", "x", "harmful_rate", 0.5, **made),
+        cell("b", "x", "harmful_rate", 0.25, **made | {"protocol_hash": "bbbb"}),
+        cell("b", "x", "harmful_rate.thought", 0.75, **made | {"protocol_hash": "bbbb"}),
+        cell("b", "y", "harmful_rate", 0.1, protocol="offline", protocol_hash="cccc"),
+    ]
+    lines = markdown_table(cells).splitlines()
+    titles = "| run | harmful ↓ x star1 aaaa | harmful ↓ x star1 bbbb | harmful ↓ thought x star1 | harmful ↓ y |"
+    assert lines[0].startswith(titles)
+    assert [part.strip()[:4] for part in lines[2].split("|")[2:6]] == ["50.0", "", "", ""]
+    assert [part.strip()[:4] for part in lines[3].split("|")[2:6]] == ["", "25.0", "75.0", "10.0"]
 
 
 # --- collect and write_csv ---
@@ -83,8 +102,8 @@ def test_csv_is_exact(tmp_path: Path) -> None:
     write_csv(tmp_path / "new" / "metrics.csv", cells)
     assert (tmp_path / "new" / "metrics.csv").read_text(encoding="utf-8") == (
         f"{HEADER}\n"
-        '"a,b",tiny,all,alttrain,sft,0,x,harmful_rate,0.5,0.25,0.75,100,3,7\n'
-        "c,tiny,all,alttrain,sft,0,y,accuracy,,,,2,2,0\n"
+        '"a,b",tiny,all,alttrain,sft,0,x,harmful_rate,0.5,0.25,0.75,100,3,7,,\n'
+        "c,tiny,all,alttrain,sft,0,y,accuracy,,,,2,2,0,,\n"
     )
 
 
@@ -95,7 +114,7 @@ def test_csv_without_cells_is_its_header(tmp_path: Path) -> None:
 
 def test_zero_is_not_an_empty_cell(tmp_path: Path) -> None:
     write_csv(tmp_path / "metrics.csv", [cell("a", "x", "accuracy", 0.0, low=0.0, high=0.25, n=0)])
-    assert (tmp_path / "metrics.csv").read_text().splitlines()[1].endswith(",accuracy,0.0,0.0,0.25,0,0,0")
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1].endswith(",accuracy,0.0,0.0,0.25,0,0,0,,")
 
 
 # --- the table ---

@@ -30,6 +30,8 @@ class Cell:
     n: int
     undecided: int
     truncated: int
+    protocol: str = ""
+    protocol_hash: str = ""
 
 
 def collect(runs: Path) -> list[Cell]:
@@ -38,9 +40,11 @@ def collect(runs: Path) -> list[Cell]:
     for record in sorted(runs.glob("*/run.json")):
         run = json.loads(record.read_text(encoding="utf-8"))
         for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
-            for metric in json.loads(path.read_text(encoding="utf-8"))["metrics"]:
+            judged = json.loads(path.read_text(encoding="utf-8"))
+            protocol = {key: judged.get("provenance", {}).get(key, "") for key in ("protocol", "protocol_hash")}
+            for metric in judged["metrics"]:
                 numbers: dict[str, Any] = {k: math.nan if value is None else value for k, value in metric.items()}
-                cells.append(Cell(**run, benchmark=path.parent.name, **numbers))
+                cells.append(Cell(**run, benchmark=judged["benchmark"], **numbers, **protocol))
     return cells
 
 

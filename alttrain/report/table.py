@@ -6,6 +6,7 @@ than 5 % undecided rows carries their number; one with more than 5 % rows cut by
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from alttrain.report.runs import Cell
 MEASURES = {"harmful_rate": "harmful ↓", "over_refusal_rate": "over-refusal ↓", "accuracy": "accuracy ↑"}
 POOLED = {"adherence_rate": "adherence ↑", "thought_tokens": "thought tokens", "answer_tokens": "answer tokens"}
 WORTH_SAYING = 0.05
+UNNAMED = "offline"
+"""The default protocol, which a heading need not name."""
 TITLE = 16
 
 
@@ -30,15 +33,37 @@ class Grid:
 
 def grid(cells: Sequence[Cell]) -> Grid:
     """The table as text; a newline in a cell is where the console may break it."""
-    measured = sorted({(list(MEASURES).index(c.metric), c.benchmark, c.metric) for c in cells if c.metric in MEASURES})
-    columns = ["run", *(f"{MEASURES[metric]}\n{benchmark}" for _, benchmark, metric in measured), *POOLED.values()]
+    columns = sorted({_column(cell) for cell in cells if _measure(cell) in MEASURES})
+    hashes = Counter((benchmark, protocol, metric) for _, benchmark, protocol, metric, _ in columns)
+    names = [_heading(column, several=hashes[column[1:4]] > 1) for column in columns]
     rows = []
     for run in dict.fromkeys(cell.run for cell in cells):
         own = [cell for cell in cells if cell.run == run]
-        by_key = {(cell.benchmark, cell.metric): cell for cell in own}
-        row = [_title(own[0]), *(_rate(by_key.get((benchmark, metric))) for _, benchmark, metric in measured)]
+        by_column = {_column(cell): cell for cell in own if _measure(cell) in MEASURES}
+        row = [_title(own[0]), *(_rate(by_column.get(column)) for column in columns)]
         rows.append([*row, *(_pooled([cell for cell in own if cell.metric == metric]) for metric in POOLED)])
-    return Grid(columns, rows)
+    return Grid(["run", *names, *POOLED.values()], rows)
+
+
+Column = tuple[int, str, str, str, str]
+"""Order of the measure, benchmark, protocol, metric and the protocol's hash: numbers made alike share a column."""
+
+
+def _column(cell: Cell) -> Column:
+    return list(MEASURES).index(_measure(cell)), cell.benchmark, cell.protocol, cell.metric, cell.protocol_hash
+
+
+def _measure(cell: Cell) -> str:
+    """The measure of a metric: "harmful_rate" of "harmful_rate.thought", which another part or judge decides."""
+    return cell.metric.partition(".")[0]
+
+
+def _heading(column: Column, several: bool) -> str:
+    """Measure, whose verdict if not the deciding one, benchmark, protocol where it has a name, hash where it decides."""
+    _, benchmark, protocol, metric, digest = column
+    measure, _, variant = metric.partition(".")
+    parts = [MEASURES[measure], variant, benchmark, "" if protocol == UNNAMED else protocol, digest if several else ""]
+    return "\n".join(part for part in parts if part)
 
 
 def _title(cell: Cell) -> str:
@@ -57,7 +82,9 @@ def console_table(cells: Sequence[Cell]) -> Table:
     caption = "percent with its 95 % interval; ↓ lower is better, ↑ higher is better"
     table = Table(title="runs", caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index, column in enumerate(text.columns):
-        table.add_column(re.sub(r"_| (?=[↑↓t])|(?<=-)", "\n", column), justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(
+            re.sub(r"_| (?=[↑↓t])|(?<=-)", "\n", column), justify="left" if index == 0 else "right", no_wrap=True
+        )
     for row in text.rows:
         table.add_row(*(cell.replace("truncated ", "truncated\n").replace("undecided ", "undecided\n") for cell in row))
         table.add_section()

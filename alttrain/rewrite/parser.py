@@ -9,6 +9,7 @@ the inverse of `render`; a structure's own `parse` is so for its own thoughts, a
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from alttrain.records import Label, Segment, Step
@@ -53,22 +54,20 @@ _UNDERSTANDING = re.compile(
     rf"(?:figure|work) out(?! {_META}))\b|"
     rf"^\W*(?:okay|ok|alright|all right)\W+(?:so\W+)?(?:i|we) (?:need|have) to (?!{_META}|be |make sure|check|consider|"
     r"remember|think|figure)\w+(?! that\b)",
-    re.I,
 )
 _OPENS = re.compile(
     r"^\W*(?:(?:okay|ok|alright|all right|hmm|so|well|first|now|let me see)\W+)*"
     r"(?:(?:the|this|a) (?:user|person)\s+\w+|i(?:'m| am)?\s+(?:need|have|trying|supposed|given)\b)",
-    re.I,
 )
 _FILLER = re.compile(
     rf"{_INTERJECTIONS}(?:(?:let me|let's|i need to|i have to|i should)\s+(?:\w+\s+)?"
     rf"(?:see|think|start|understand|look at|tackle|work through|{_META}|figure out {_META})\b[^.!?]{{0,60}}|"
     r"(?:i|we)(?:'ve got| have| got)\s+(?:this|these|an?|the|two|three|some)\b.{0,200})?\W*",
-    re.I | re.S,
+    re.S,
 )
-_FIRST_PERSON = re.compile(r"\b(?:i|i'\w+|my|we|let's)\b", re.I)
-_SUBJECT_IS_USER = re.compile(rf"{_INTERJECTIONS}{_PERSON}\b{_NO_MODAL}", re.I)
-_OF_THE_USER = re.compile(rf"\b(?:{_PERSON}(?:'s)?|they|them|their|themselves)\b|^\W*(?:it|this|that|he|she)\b", re.I)
+_FIRST_PERSON = re.compile(r"\b(?:i|i'\w+|my|we|let's)\b")
+_SUBJECT_IS_USER = re.compile(rf"{_INTERJECTIONS}{_PERSON}\b{_NO_MODAL}")
+_OF_THE_USER = re.compile(rf"\b(?:{_PERSON}(?:'s)?|they|them|their|themselves)\b|^\W*(?:it|this|that|he|she)\b")
 _CLOSES = re.compile(r"""^[^"“]*[^\s"“]["”]""")
 """A sentence that closes a quotation which another opened."""
 _FEW = 4
@@ -85,7 +84,9 @@ _DECENT = "fine okay ok acceptable appropriate allowed permitted legal lawful et
 """Words that everything but a request is called, too ("that's fine, so x = 2")."""
 _TOKEN = re.compile(r"[a-z][a-z-]*")
 _REQUEST = r"(?:request|question|prompt|query|ask)s?"
-_NOUN = rf"(?:{_REQUEST}|(?:topic|task|content|intent(?:ion)?|wording|information|problem|message|subject|instruction)s?)"
+_NOUN = (
+    rf"(?:{_REQUEST}|(?:topic|task|content|intent(?:ion)?|wording|information|problem|message|subject|instruction)s?)"
+)
 _SUBJECT = (
     rf"(?P<subject>(?:the|such(?:\s+an?)?|this|their|each|both)(?:\s+(?:user|person)'s)?(?:\s+\w+)?\s+{_NOUN}|"
     r"this|that|it|they|there|both)"
@@ -94,9 +95,7 @@ _IS = (
     r"(?:\b(?:is|are|be|was|were|has|have|seems?|appears?|sounds?|looks?|poses?|carr(?:y|ies)|involves?|contains?|could|can|"
     r"may|might|would)\b|'s\b|'re\b|n't\b)"
 )
-_WORD = (
-    rf"(?:(?P<harmless>{'|'.join(_GOOD.split())})(?! to (?:say|assume|conclude))|(?P<harmful>{'|'.join(_BAD.split())}))\b"
-)
+_WORD = rf"(?:(?P<harmless>{'|'.join(_GOOD.split())})(?! to (?:say|assume|conclude))|(?P<harmful>{'|'.join(_BAD.split())}))\b"
 _FAIR = rf"(?P<harmless>{'|'.join(_DECENT.split())})\b(?! \w+s\b)"
 _ADVERBS = r"(?:(?:as|to be|is|an?|not|never|very|quite|rather|just|also|still|all|\w+ly)\s+){0,4}"
 _PEOPLE = (
@@ -128,7 +127,7 @@ _CALLED = f"{_GOOD} {_BAD}"
 
 
 def _pattern(needs: Sequence[str], text: str) -> tuple[tuple[frozenset[str], ...], re.Pattern[str]]:
-    return tuple(frozenset(words.split()) for words in needs), re.compile(text, re.I)
+    return tuple(frozenset(words.split()) for words in needs), re.compile(text)
 
 
 _STATEMENTS = (
@@ -174,8 +173,8 @@ _STATEMENTS = (
     # this would hurt people, it breaks the law, that is a crime
     _pattern(
         [_HURTING],
-        rf"(?:\b{_SUBJECT}|(?:^|,\s)\w+ing)\b(?P<between>(?:(?!\b(?:how|want|ask|try))[^.!?;:\n]){{0,60}}?)"
-        rf"(?P<harmful>{_DEEDS})\b",
+        rf"(?:\b{_SUBJECT}|(?:^|,\s)\w+ing)\b(?P<between>[^.!?;:\n]{{0,60}}?)"
+        rf"(?P<harmful>(?P<deed>{_DEEDS}))\b",
     ),
     # no harm in asking, nothing wrong with this
     _pattern(
@@ -187,8 +186,8 @@ _STATEMENTS = (
     ),
 )
 """Ways to state a verdict: the sets of words of which a clause must have one each, and the pattern, which is slower."""
-_WORDS = frozenset(f"{_CALLED} {_DECENT} {_HURTING} {_WORRY}".split())
-"""Every verdict has one of these."""
+_CONTRASTS = frozenset("but however nevertheless yet although though while whilst despite even".split())
+_WORDS = _CONTRASTS.union(*(words for needs, _ in _STATEMENTS for words in needs))
 _NEGATES = re.compile(
     r"n't\b|\b(?:not(?! only| just| merely)|no|nothing|neither|never|nobody|far from|hardly|anything but)\b", re.I
 )
@@ -196,34 +195,31 @@ _DENIES = re.compile(
     r"(?:(?:n't|\bnot|\bnever)\s+(?:\w+\s+)?(?:think|believe|say|feel|find|consider|call|mean|see)|"
     r"\b(?:nothing|no reason|hard to see))\b(?:(?!\b(?:because|since|as|so|and)\b)[^,;]){0,40}$|"
     r"(?:n't|\bnot|\bnever)\s+(?:\w+\s+)?$",
-    re.I,
 )
 _HYPOTHETICAL = re.compile(
     r"(?:\b(?:if|whether|unless|assuming|suppos(?:e|ing)|in case|sure|ensur(?:e|es|ing)|verify|check)(?:\s+that)?|"
     r"^\W*(?:is|are))\s+(?:\w+\s+){0,2}$|\b(?:avoid|without)\b[^.;]*$",
-    re.I,
 )
-_LEAVES = re.compile(r"\b(?:because|since|so|which|if|whether|who|when|and (?:it|this|they))\b|(?<!as )\b(?:i|i'\w+)\b", re.I)
+_LEAVES = re.compile(r"\b(?:because|since|so|which|if|whether|who|when|and (?:it|this|they))\b|(?<!as )\b(?:i|i'\w+)\b")
 """What between subject and verdict begins another clause, so that the verdict is not of that subject."""
+_WISHES = re.compile(r"\b(?:how|want|ask|try)")
+"""A deed that is asked for ("they want to hurt someone") is not yet judged."""
 _ASKS = re.compile(
     rf"{_INTERJECTIONS}(?:is|are|was|could|can|would|may|might|does|do|will|should|what|how|why|which|who)\b.*\?\W*$",
-    re.I | re.S,
+    re.S,
 )
-_OPEN = re.compile(r"\s+or\s+(?:not|is|harmless|harmful|benign|safe|unsafe|legitimate|malicious|illegal)\b", re.I)
+_OPEN = re.compile(r"\s+or\s+(?:not|is|harmless|harmful|benign|safe|unsafe|legitimate|malicious|illegal)\b")
 _CLAUSE_ENDS = re.compile(
     r"(?:^|[^\w\s]\s*|\b(?:and|but|so|or|because|since|as|think|believe|like|say|says|see|means?|know|feel|now|yes|then|"
     r"clear|conclude|decide|judge|say|yet|however|therefore|seems?)\s+)$",
-    re.I,
 )
 """What "that" follows where it is the request, and not a part of "anything that is harmful"."""
 _TURNS = re.compile(
     r"(?<!anything )(?<!nothing )\bbut\b(?!\s+also)|\bhowever\b|\bnevertheless\b|,\s*yet\b|\byet\s+(?=it|this|the)",
-    re.I,
 )
-_CONCEDES = re.compile(r"\b(?:although|(?:even )?though|while|whilst|despite|even if)\b\s+\w[^,;]*", re.I)
-_CONTRASTS = frozenset("but however nevertheless yet although though while whilst despite even".split())
-_HEDGES = re.compile(r"\b(?:may|might|could|can|seems?|sounds?|looks?|appears?)\b", re.I)
-_BARE = re.compile(rf"\W*(?!to\b){_ADVERBS}{_WORD}", re.I)
+_CONCEDES = re.compile(r"\b(?:although|(?:even )?though|while|whilst|despite|even if)\b\s+\w[^,;]*")
+_HEDGES = re.compile(r"\b(?:may|might|could|can|seems?|sounds?|looks?|appears?)\b")
+_BARE = re.compile(rf"\W*(?!to\b){_ADVERBS}{_WORD}")
 
 # --- the words of a refusal ---
 
@@ -234,13 +230,17 @@ _REFUSES = re.compile(
     r"\b(?:can(?:not|'t)|must not|should(?: not|n't)|will not|won't|not able to|unable to)"
     r"(?:\W*$|\s+(?:\w+\s+){0,2}"
     r"(?:help|assist|answer|provide|give|comply|support|continue|go on|do (?:this|that|it)|fulfil))",
-    re.I,
 )
 
 
 def render(segments: Sequence[Segment]) -> str:
     """The thought as the model sees it."""
     return SEPARATOR.join(segment.text for segment in segments)
+
+
+def _plain(text: str) -> str:
+    """A text as the patterns read it: small letters (faster than to ignore the case) and straight apostrophes."""
+    return text.lower().replace("’", "'")
 
 
 def verdict(sentence: str) -> Label | None:
@@ -250,32 +250,33 @@ def verdict(sentence: str) -> Label | None:
     turns one. Of two verdicts the firm one counts before one that only "may" or "seems to" be so, then the one after a
     "but"; a concession ("although it sounds dangerous") counts only where it is alone.
     """
-    words = _words(sentence)
+    text = _plain(sentence)
+    words = _words(text)
     if not _patterns(words):
         return None
-    text = _QUOTED.sub("", sentence.replace("’", "'"))
+    text = _QUOTED.sub("", text)
     if "?" in text and _ASKS.match(text):
         return None
     if words.isdisjoint(_CONTRASTS):
-        found = _statement(text)
+        found = _statement(text, words)
         return found[0] if found else None
     for reading in dict.fromkeys((_CONCEDES.sub("", text), text)):
-        said = [found for clause in _clauses(reading) if (found := _statement(clause))]
+        said = [found for clause in _clauses(reading) if (found := _statement(clause, _words(clause)))]
         if said:
             firm = [label for label, hedged in said if not hedged]
             return firm[-1] if firm else said[-1][0]
     return None
 
 
-def _words(text: str) -> set[str]:
-    return set(_TOKEN.findall(text.lower()))
+def _words(text: str) -> frozenset[str]:
+    """The words of a text that matter to a verdict: a cheap test before any pattern is tried."""
+    return _WORDS.intersection(_TOKEN.findall(text))
 
 
-def _patterns(words: set[str]) -> list[re.Pattern[str]]:
+@lru_cache(maxsize=4096)
+def _patterns(words: frozenset[str]) -> tuple[re.Pattern[str], ...]:
     """The statements that a text of these words may hold."""
-    if _WORDS.isdisjoint(words):
-        return []
-    return [pattern for needs, pattern in _STATEMENTS if not any(need.isdisjoint(words) for need in needs)]
+    return tuple(pattern for needs, pattern in _STATEMENTS if not any(need.isdisjoint(words) for need in needs))
 
 
 def _clauses(sentence: str) -> Iterator[str]:
@@ -286,9 +287,9 @@ def _clauses(sentence: str) -> Iterator[str]:
         yield f"it is {clause.strip()}" if _BARE.match(clause) else clause
 
 
-def _statement(clause: str) -> tuple[Label, bool] | None:
+def _statement(clause: str, words: frozenset[str]) -> tuple[Label, bool] | None:
     """The first verdict of a clause, and whether it is hedged."""
-    found = [read for pattern in _patterns(_words(clause)) if (read := _read(pattern, clause))]
+    found = [read for pattern in _patterns(words) if (read := _read(pattern, clause))]
     return min(found)[1:] if found else None
 
 
@@ -298,25 +299,29 @@ def _read(pattern: re.Pattern[str], clause: str) -> tuple[int, Label, bool] | No
     while found := pattern.search(clause, position):
         position = found.start() + 1
         groups, before, between = found.groupdict(), clause[: found.start()], found["between"]
-        relative = (groups.get("subject") or "").lower() == "that" and not _CLAUSE_ENDS.search(before)
+        relative = groups.get("subject") == "that" and not _CLAUSE_ENDS.search(before)
+        if "deed" in groups and _WISHES.search(between):
+            continue
         if relative or _LEAVES.search(between) or _HYPOTHETICAL.search(before) or _OPEN.match(clause, found.end()):
             continue
         harmful = groups.get("harmful")
         negated = _NEGATES.search(between + (harmful or "")) is not None
-        label: Label = "harmful" if (harmful is not None) != (negated != (_DENIES.search(before) is not None)) else "benign"
+        label: Label = (
+            "harmful" if (harmful is not None) != (negated != (_DENIES.search(before) is not None)) else "benign"
+        )
         return found.end(), label, _HEDGES.search(between) is not None
     return None
 
 
 def is_understanding(text: str) -> bool:
     """Whether a text says what the user wants or what the problem asks, more than that there is a user or a request."""
-    return _UNDERSTANDING.search(text.replace("’", "'")) is not None
+    return _UNDERSTANDING.search(_plain(text)) is not None
 
 
 def refuses(text: str) -> bool:
     """Whether conditional reasoning stops and refuses; only its first two sentences decide."""
     opening = " ".join(_SENTENCE_END.split(text.strip(), 2)[:2])
-    return _REFUSES.search(opening.replace("’", "'")) is not None
+    return _REFUSES.search(_plain(opening)) is not None
 
 
 def parse(thought: str) -> tuple[Segment, ...]:
@@ -347,11 +352,15 @@ def parse(thought: str) -> tuple[Segment, ...]:
 def _find_assessment(paragraphs: list[str]) -> tuple[str, str, str] | None:
     """(text before, assessing sentence, text after). An opening that says what the user wants is not the assessment."""
     for index, paragraph in enumerate(paragraphs):
-        if not _patterns(_words(paragraph)):
+        words = _words(paragraph.lower())
+        if not _patterns(words):
             continue
         for position, (start, end) in enumerate(sentences(paragraph)):
             sentence = paragraph[start:end]
-            opens = index == 0 and position == 0 and _OPENS.match(sentence.replace("’", "'"))
+            lower = sentence.lower()
+            if not any(word in lower for word in words):
+                continue
+            opens = index == 0 and position == 0 and _OPENS.match(_plain(sentence))
             if opens or verdict(sentence) is None:
                 continue
             before = SEPARATOR.join([*paragraphs[:index], paragraph[:start].rstrip()]).strip("\n")
@@ -363,7 +372,7 @@ def _find_assessment(paragraphs: list[str]) -> tuple[str, str, str] | None:
 def _before(text: str) -> Iterator[Segment]:
     """What precedes an assessment: an understanding, and the reasoning on either side of it."""
     span = _find_understanding(text)
-    if span is None and _FILLER.fullmatch(text.replace("’", "'")):
+    if span is None and _FILLER.fullmatch(_plain(text)):
         return
     if span is None:
         yield _segment(_continuation(text), text)
@@ -395,13 +404,11 @@ def _find_understanding(text: str) -> tuple[int, int] | None:
 
 def _goes_with(sentence: str) -> bool:
     """Whether a sentence beside an understanding belongs to it: it is about the user, or says nothing."""
-    text = sentence.replace("’", "'")
-    if refuses(text):
-        return False
-    if _CLOSES.match(text):
+    text = _plain(sentence)
+    if _CLOSES.match(text) or _FILLER.fullmatch(text):
         return True
     about = _OF_THE_USER.search(text) is not None and not _FIRST_PERSON.search(text)
-    return about or is_understanding(text) or _FILLER.fullmatch(text) is not None
+    return (about or is_understanding(text)) and not refuses(text)
 
 
 def _unassessed(paragraphs: list[str]) -> list[Segment]:
@@ -419,7 +426,7 @@ def _unassessed(paragraphs: list[str]) -> list[Segment]:
     if not end:
         return [_segment(_continuation(whole), whole)]
     rest = whole[end:].strip()
-    if _FILLER.fullmatch(rest):
+    if _FILLER.fullmatch(_plain(rest)):
         return [_segment("understanding", whole)]
     return [_segment("understanding", whole[:end].strip()), _segment(_continuation(rest), rest)]
 
@@ -431,7 +438,7 @@ def _says_alone(sentence: str) -> bool:
 def _is_own_understanding(paragraph: str) -> bool:
     """Whether a paragraph after the assessment is one sentence, and that says what the user wants."""
     said = [paragraph[start:end] for start, end in sentences(paragraph)]
-    return len(said) == 1 and _SUBJECT_IS_USER.match(said[0]) is not None and _says_alone(said[0])
+    return len(said) == 1 and _SUBJECT_IS_USER.match(_plain(said[0])) is not None and _says_alone(said[0])
 
 
 def _continuation(text: str) -> Literal["refusal", "reasoning"]:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 
 _BREAK = re.compile(r"\n[^\S\n]*\n")
-_MARK = re.compile(rf"[.!?…]+|[\"“‘']|{_BREAK.pattern}")
+_MARK = re.compile(rf"[.!?…]+|[“‘]|(?<![^\W_])[\"']|{_BREAK.pattern}")
+"""What may end a sentence or open a quotation; an apostrophe inside a word does neither."""
 _CLOSERS = re.compile(r"[\"”’')\]*_]*")
 _NEXT_WORD = re.compile(r"[\s\"“‘'(\[*_]*([^\W_][\w'’-]*)?")
 _LAST_WORD = re.compile(r"[^\s\"“”‘(\[]{0,20}$")

@@ -78,9 +78,7 @@ def _generate(run: Run, session: Session, decoder: Any, benchmark: Benchmark, ch
     log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, seconds)
 
 
-def _replay(
-    run: Run, renderer: Any, decoder: Any, benchmark: Benchmark, chunk: list[Sampled]
-) -> list[tuple[str, ...]]:
+def _replay(run: Run, renderer: Any, decoder: Any, benchmark: Benchmark, chunk: list[Sampled]) -> list[tuple[str, ...]]:
     """The model's own answers to the earlier turns of each dialogue, turn by turn; a row without turns has none."""
     answers: list[tuple[str, ...]] = [() for _ in chunk]
     for turn in range(max(len(row.turns) for row, _ in chunk)):
@@ -96,9 +94,7 @@ def _replay(
     return answers
 
 
-def prompt_ids(
-    run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...] = ()
-) -> list[int]:
+def prompt_ids(run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...] = ()) -> list[int]:
     """Ids of a benchmark's prompt as this run puts it: the benchmark's form, the structure's, and a system prompt.
 
     `answers` are the model's to the row's earlier turns.
