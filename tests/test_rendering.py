@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_module
 
 from alttrain.backbone import Backbone, ChatTemplate
+from alttrain.config import instantiate, register
 from alttrain.records import Example, Segment
-from alttrain.rewrite import render
+from alttrain.rewrite import Desk, render
 from alttrain.tokenization import Renderer, Sequence
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -206,3 +208,31 @@ def test_delimiters_are_the_single_tokens_they_should_be(renderers: dict[str, Re
 
 
 EMPTY = Example("e", "Q", "benign", thought=thought(""), answer="A")
+
+
+STRUCTURES = tuple(
+    path.stem
+    for path in sorted((TEMPLATES.parents[1] / "rewrite").glob("*.yaml"))
+    if "PromptSide" not in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_every_structure_keeps_the_rules_in_every_form(
+    name: str, renderers: dict[str, Renderer], star1: list[Example]
+) -> None:
+    """Every fifth row, as it is labelled and relabelled benign, so that the whole trace is reasoned on."""
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        structure = instantiate(compose("run", overrides=[f"rewrite={name}"]).rewrite)
+    sample = star1[::5]
+    trained = []
+    for rows in (sample, [replace(row, label="benign") for row in sample]):
+        assessed = dict(structure.teacher.assess(rows, 0, Desk(Path()))) if structure.teacher else {}
+        made = [structure.rewrite(row, 0, assessed.get(row.id)) for row in rows]
+        trained += [row for row in made if isinstance(row, Example)]
+    assert len(trained) >= len(sample)
+    for form, renderer in renderers.items():
+        rendered = zip(renderer.render(trained), trained, strict=True)
+        wrong = [(row.id, problems) for sequence, row in rendered if (problems := renderer.problems(sequence, row))]
+        assert wrong == [], form
