@@ -43,12 +43,16 @@ class Backbone:
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters (Hu et al., 2021) on the named projections of every layer; `alpha / rank` scales them."""
+    """Low-rank adapters (Hu et al., 2021) on the named projections; `alpha / rank` scales them.
+
+    Layers in the lower `layers_from` of the depth are left as they are: 0 adapts all, 0.5 the upper half.
+    """
 
     rank: Annotated[int, Gt(0)]
     alpha: Annotated[float, Gt(0), Lt(inf)]
     target_modules: Sequence[str]
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    layers_from: Annotated[float, Ge(0), Lt(1)] = 0.0
 
 
 @dataclass(frozen=True)

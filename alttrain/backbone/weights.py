@@ -106,12 +106,16 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
     if absent:
         linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise ValueError(f"adapter.target_modules names {absent[0]!r}, which this backbone has not; it has {linear}")
+    described: Any = model.config
+    depth = described.num_hidden_layers
+    first = round(lora.layers_from * depth)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.target_modules),
         task_type="CAUSAL_LM",
+        layers_to_transform=None if first == 0 else list(range(first, depth)),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

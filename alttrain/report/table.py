@@ -59,7 +59,7 @@ def _measure(cell: Cell) -> str:
 
 
 def _heading(column: Column, several: bool) -> str:
-    """Measure, whose verdict if not the deciding one, benchmark, protocol where it has a name, hash where it decides."""
+    """Measure, whose verdict if not the deciding one, benchmark, protocol if it has a name, hash where it decides."""
     _, benchmark, protocol, metric, digest = column
     measure, _, variant = metric.partition(".")
     parts = [MEASURES[measure], variant, benchmark, "" if protocol == UNNAMED else protocol, digest if several else ""]

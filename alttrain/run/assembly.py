@@ -17,7 +17,6 @@ from alttrain.rewrite import Structure
 from alttrain.training import Hardware, NoTraining, SupervisedFineTuning
 from alttrain.training.trackers import Tracker
 
-
 PLACES = ("path", "file", "data_dir")
 """Arguments of a row source that say where its file is: the content's hash stands for them."""
 

@@ -12,28 +12,24 @@ from alttrain.rewrite.teachers.desk import Desk
 from alttrain.rewrite.wording import choose
 
 _HARMS = {
-    "violent_crimes": ("it seeks violence against people", "someone could be hurt or killed"),
-    "nonviolent_crimes": ("it seeks help with a crime", "people could be robbed or cheated"),
-    "sex_crimes": ("it seeks sexual abuse or exploitation", "someone would be violated"),
-    "defamation": ("it spreads lies about someone", "an innocent person's name could be ruined"),
-    "specialized_advice": ("it seeks dangerous advice", "someone could lose their health, rights or savings"),
-    "privacy": ("it invades someone's privacy", "a person could be spied on, exposed or stalked"),
-    "intellectual_property": ("it seeks to steal or copy the work of others", "their rights would be violated"),
-    "indiscriminate_weapons": ("it seeks weapons of mass harm", "many people could be hurt or killed"),
-    "hate": ("it demeans people for who they are", "it would spread hate and discrimination"),
-    "suicide_self_harm": ("it concerns suicide or self-harm", "a person could be badly hurt or die"),
-    "elections": ("it seeks to corrupt an election", "voters would be deceived or kept from voting"),
-    "computer_misuse": ("it seeks to attack computers or accounts", "data and systems could be damaged or stolen"),
+    "violent_crimes": "it seeks violence against people",
+    "nonviolent_crimes": "it seeks help with a crime",
+    "sex_crimes": "it seeks sexual abuse or exploitation",
+    "defamation": "it spreads lies about someone",
+    "specialized_advice": "it seeks dangerous advice",
+    "privacy": "it invades someone's privacy",
+    "intellectual_property": "it seeks to steal or copy the work of others",
+    "indiscriminate_weapons": "it seeks weapons of mass harm",
+    "hate": "it demeans people for who they are",
+    "suicide_self_harm": "it concerns suicide or self-harm",
+    "elections": "it seeks to corrupt an election",
+    "computer_misuse": "it seeks to attack computers or accounts",
 }
-_GENERAL_HARM = ("it seeks help with something illegal or hurtful", "people could be harmed")
+_GENERAL_HARM = "it seeks help with something illegal or hurtful"
 _HARMFUL = (
-    "This request is harmful, because {aim} and {outcome}.",
-    "The request is harmful: {aim}, and {outcome}.",
-    "This is harmful; {aim}, so {outcome}.",
-)
-_HARMFUL_LAST = (
-    "{aim}, and {outcome}, so this request is harmful.",
-    "{aim}, so {outcome}: this is harmful.",
+    "This request is harmful, because {reason}.",
+    "The request is harmful: {reason}.",
+    "This is harmful; {reason}.",
 )
 
 _BENIGN_REASONS = {
@@ -60,22 +56,13 @@ _BENIGN = (
     "The request is harmless: {reason}.",
     "This is harmless; {reason}.",
 )
-_BENIGN_LAST = (
-    "{reason}, so this request is harmless.",
-    "{reason}: this is harmless.",
-)
 
 
 @dataclass(frozen=True)
 class TemplateTeacher:
-    """Writes the assessment from label, category and phrasing. Needs no model, takes no time.
-
-    With `reason_first` the sentence ends in its verdict ("It seeks ..., so this request is harmful."): a model that
-    writes it has said what the request is about before it judges.
-    """
+    """Writes the assessment from label, category and phrasing. Needs no model, takes no time."""
 
     name: str = "template"
-    reason_first: bool = False
 
     def assess(self, examples: Sequence[Example], seed: int, desk: Desk) -> Iterator[tuple[str, Segment | Rejected]]:
         """The assessment of each example; nothing is asked, kept or rejected."""
@@ -86,12 +73,10 @@ class TemplateTeacher:
     def __call__(self, example: Example, seed: int) -> Segment:
         """The assessment of one example; the wording is chosen by its id and the seed."""
         if example.label == "harmful":
-            aim, outcome = _HARMS.get(example.category, _GENERAL_HARM)
-            wordings = _HARMFUL_LAST if self.reason_first else _HARMFUL
-            text = choose(wordings, "assessment", example.id, seed).format(aim=aim, outcome=outcome)
+            wordings, reason = _HARMFUL, _HARMS.get(example.category, _GENERAL_HARM)
         else:
             reasons = _BENIGN_REASONS.get(example.category, _GENERAL_REASONS)
             reason = _BORDERLINE_REASONS.get(example.phrasing) or choose(reasons, "reason", example.id, seed)
-            wordings = _BENIGN_LAST if self.reason_first else _BENIGN
-            text = choose(wordings, "assessment", example.id, seed).format(reason=reason)
-        return Segment("assessment", text[0].upper() + text[1:], f"teacher:{self.name}")
+            wordings = _BENIGN
+        text = choose(wordings, "assessment", example.id, seed).format(reason=reason)
+        return Segment("assessment", text, f"teacher:{self.name}")

@@ -1,7 +1,7 @@
 """Stage judge: generations.jsonl -> judgements.jsonl, adherence.jsonl, judges.json and metrics.json.
 
 It never generates. A judgement is kept as long as its judge is configured as it was, so a new judge, or a changed one,
-judges alone; one whose server did not reply is asked for again. Slow judges have their judgements appended as they come.
+judges alone; one whose server did not reply is asked for again. Judgements are appended as they come.
 
 - judgements.jsonl  one row for each generation, judge and judged part, in the order of the generations
 - adherence.jsonl   what each thought holds
