@@ -1,9 +1,12 @@
 """A random two-layer backbone with a byte tokenizer: everything a real one has, in a few hundred kilobytes."""
 
 import os
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from stub_server import Say, Serve, Stub
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -73,3 +76,19 @@ def tiny_arguments(tiny_folder: Path, tmp_path: Path) -> list[str]:
         "rewrite.original.tokens=4",
         *(f"evaluation.benchmarks.embedded_{name}.rows.limit=4" for name in ("harmful", "benign", "short_answer")),
     ]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts stub servers, and stops them after the test."""
+    stubs: list[Stub] = []
+
+    def start(behave: Callable[[str, int], Say]) -> Stub:
+        stubs.append(Stub(behave))
+        threading.Thread(target=stubs[-1].serve_forever, args=(0.01,), daemon=True).start()
+        return stubs[-1]
+
+    yield start
+    for stub in stubs:
+        stub.shutdown()
+        stub.server_close()

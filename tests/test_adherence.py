@@ -26,13 +26,7 @@ from alttrain.records import decode as decode_row
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "adherence_cases.jsonl").open(encoding="utf-8")]
 FAULTS = {
-    "takes the wrong verdict of a sentence with two, or misses its negation": (15, 61, 163, 164, 165),
-    "does not know these words of a verdict": (51, *range(168, 183), 193, 208),
-    "sees an understanding without an assessment only in a paragraph of its own": (80, 91, 101, 102, 116),
-    "takes reasoning before the assessment for a part of the understanding": range(131, 137),
-    "looks for no understanding after the assessment": (137, 138),
-    "takes a filler for reasoning": (99,),
-    "cannot see the refusal in a sentence cut off": (127,),
+    "takes no story for the request": (51,),
     "reads English only": (221, 222, 223),
 }
 

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 from safetensors import safe_open
+from stub_server import RESET, Serve, right
 
 from alttrain.config import RunError, register
 from alttrain.records import Example, Generation, Judgement, read_rows
@@ -222,3 +224,68 @@ def test_a_stage_without_its_input_says_which_to_run(tiny_arguments: list[str]) 
         run([*tiny_arguments, "stages=[generate]"])
     with pytest.raises(RunError, match="run the generate stage first"):
         run([*tiny_arguments, "stages=[judge]"])
+
+
+def test_a_server_teaches_and_a_second_run_asks_it_nothing(tiny_arguments: list[str], serve: Serve) -> None:
+    """It dies half-way the first time; the same command asks for the rest, and a second seed's folder for nothing."""
+    answered = 5
+    stub = serve(lambda prompt, asked: right(prompt) if sum(stub.asked.values()) < answered else RESET)
+    arguments = [
+        *tiny_arguments,
+        "stages=[rewrite]",
+        "rewrite/teacher=server",
+        "rewrite.teacher.writer.model_name=m",
+        f"rewrite.teacher.writer.base_url={stub.url}",
+        "rewrite.teacher.writer.attempts=2",
+        "rewrite.teacher.writer.backoff_s=0.001",
+    ]
+    with pytest.raises(OSError, match=r"11 of 16 rows have no sentence yet.*the same command goes on"):
+        run(arguments)
+    stub.behave = lambda prompt, asked: right(prompt)
+    folder = run(arguments)
+    asked = Counter(stub.asked)
+    assert all(
+        s.origin == "teacher:server" and s.prompt_hash
+        for row in read_rows(folder / "train.jsonl", Example)
+        for s in row.thought
+        if s.step == "assessment"
+    )
+    again = run([*arguments, "tag=again"])
+    assert stub.asked == asked
+    assert (again / "train.jsonl").read_bytes() == (folder / "train.jsonl").read_bytes()
+    sheet = (folder / "review.md").read_text(encoding="utf-8")
+    assert sheet.count("\n## ") == len(read_rows(folder / "train.jsonl", Example))
+
+
+def test_a_teacher_that_writes_nothing_usable_is_told_with_reasons(tiny_arguments: list[str]) -> None:
+    """The random backbone cannot assess: every row is rejected, and the message says why."""
+    arguments = [*tiny_arguments, "rewrite/teacher=backbone", "rewrite.teacher.writer.max_tokens=4", "stages=[rewrite]"]
+    with pytest.raises(RunError, match=r"leaves nothing to train on.* rows: assessment: "):
+        run([*arguments, "backbone.context_length=4096"])
+
+
+def test_second_opinions_and_human_labels_measure_the_judge(tiny_arguments: list[str], tmp_path: Path) -> None:
+    """A further judge judges alone, has a rate of its own, and both are measured against a person's verdicts."""
+    arguments = no_train(tiny_arguments)
+    folder = run(arguments) / "evaluation/embedded_harmful"
+    generations = read_rows(folder / "generations.jsonl", Generation)
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text("".join(json.dumps({"id": g.id, "refused": False}) + "\n" for g in generations))
+    again = run(
+        [
+            *arguments,
+            f"+evaluation.benchmarks.embedded_harmful.human_labels={labels}",
+            "+protocol.second_opinions={harmful_rate: [{_target_: alttrain.evaluation.RefusalPhrases, name: second}]}",
+        ]
+    )
+    assert again == folder.parent.parent
+    judgements = read_rows(folder / "judgements.jsonl", Judgement)
+    assert [j.judge for j in judgements] == ["refusal_phrases"] * 4 + ["second"] * 4
+    metrics = {m["metric"]: m for m in json.loads((folder / "metrics.json").read_text())["metrics"]}
+    assert metrics["harmful_rate.second"]["value"] == metrics["harmful_rate"]["value"]
+    agreement = json.loads((folder / "agreement.json").read_text())
+    assert {agreement["kappa"][0][side] for side in ("first", "second")} == {"refusal_phrases", "second"}
+    decided = [j.verdict for j in judgements[:4] if j.verdict is not None]
+    table = agreement["human"]["second"]["by_category"][0]
+    assert table["neither"] + table["judge_only"] == len(decided)
+    assert (table["both"], table["human_only"], table["undecided"]) == (0, 0, 4 - len(decided))

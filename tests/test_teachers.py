@@ -3,23 +3,20 @@
 import json
 import logging
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
+from stub_server import HARMFUL, HARMLESS, RESET, Say, Serve, Stub, right
 
 from alttrain.config import instantiate
 from alttrain.dataset import embedded_rows
@@ -38,8 +35,6 @@ from alttrain.rewrite.teachers.cache import reply_key
 from alttrain.rewrite.teachers.server import _retry_after
 from alttrain.rewrite.teachers.validation import DISAGREES, assessment_fault, clean, understanding_fault
 
-HARMFUL = "The request is harmful because people could be hurt."
-HARMLESS = "The request is harmless because nobody is hurt by it."
 SECRET = "sk-planted-5e0c7a"  # no real key
 
 Results = dict[str, Segment | Rejected]
@@ -49,103 +44,6 @@ def rows(count: int) -> list[Example]:
     """Every other row harmful, in general words."""
     labels: tuple[Label, Label] = ("harmful", "benign")
     return [Example(f"r{n}", f"Request number {n}.", labels[n % 2]) for n in range(count)]
-
-
-# --- a server that does as it is told ---
-
-
-@dataclass(frozen=True)
-class Say:
-    """A chat completion; `status`, `body` or a reset in its stead, after `delay` seconds."""
-
-    text: str | None = HARMLESS
-    finish: str = "stop"
-    delay: float = 0.0
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytes | None = None
-    missing_bytes: int = 0
-    reset: bool = False
-
-
-RESET = Say(reset=True)
-
-
-def right(prompt: str) -> Say:
-    return Say(HARMFUL if "is harmful: say why" in prompt else HARMLESS)
-
-
-class Stub(ThreadingHTTPServer):
-    """Answers with `behave(prompt, how often this prompt was asked before)`, and counts."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, behave: Callable[[str, int], Say]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.behave = behave
-        self.asked: Counter[str] = Counter()
-        self.times: list[float] = []
-        self.keys: set[str] = set()
-        self.active = self.most_active = 0
-        self.lock = threading.Lock()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is part of the test."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Stub
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt, stub = request["messages"][0]["content"], self.server
-        with stub.lock:
-            say = stub.behave(prompt, stub.asked[prompt])
-            stub.asked[prompt] += 1
-            stub.times.append(time.monotonic())
-            stub.keys.add(self.headers["Authorization"])
-            stub.active += 1
-            stub.most_active = max(stub.most_active, stub.active)
-        time.sleep(say.delay)
-        with stub.lock:
-            stub.active -= 1
-        if say.reset:
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-            return
-        choice = {"index": 0, "finish_reason": say.finish, "message": {"role": "assistant", "content": say.text}}
-        body = (
-            json.dumps({"id": "x", "model": "stub-1", "choices": [choice]}).encode() if say.body is None else say.body
-        )
-        self.send_response(say.status)
-        for name, value in {"Content-Type": "application/json", **say.headers}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body) + say.missing_bytes))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on stderr."""
-
-
-Serve = Callable[[Callable[[str, int], Say]], Stub]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    stubs: list[Stub] = []
-
-    def start(behave: Callable[[str, int], Say]) -> Stub:
-        stubs.append(Stub(behave))
-        threading.Thread(target=stubs[-1].serve_forever, args=(0.01,), daemon=True).start()
-        return stubs[-1]
-
-    yield start
-    for stub in stubs:
-        stub.shutdown()
-        stub.server_close()
 
 
 @pytest.fixture

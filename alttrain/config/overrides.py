@@ -15,6 +15,8 @@ from alttrain.config.binding import Fault, faults
 
 CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
+COMPOSING = (HydraException, OmegaConfBaseException, ValueError)
+"""What composing a config may raise."""
 
 
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
@@ -24,29 +26,44 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
     """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         found: list[Fault] = []
-        accepted: list[str] = []
-        alternatives: list[tuple[str, str]] = []
-        for argument in sorted(arguments, key=_order):  # group choices before the keys inside them
-            good = []
-            for single in _values(argument, found):
-                try:
-                    compose(config_name=PRIMARY, overrides=[*accepted, single])
-                except (HydraException, OmegaConfBaseException, ValueError) as error:
-                    found.append(_explain(single, error, accepted))
-                else:
-                    good.append(single)
-            accepted += good[:1]
-            alternatives += [(_key(argument), single) for single in good[1:]]
-        variants = [[*(o for o in accepted if _key(o) != key), single] for key, single in alternatives]
+        ordered = sorted(arguments, key=_order)  # group choices before the keys inside them
+        values = {argument: _values(argument, found) for argument in ordered}
+        accepted = _accepted([own[0] for own in values.values() if own], found)
+        variants = [accepted]
+        for argument, own in values.items():
+            others = [override for override in accepted if _key(override) != _key(argument)]
+            variants += [[*others, single] for single in own[1:]]
         configs = []
-        for variant in [accepted, *variants]:
+        for variant in variants:
             try:
-                configs.append(compose(config_name=PRIMARY, overrides=variant))
-                composed = faults(configs[-1])
-            except (HydraException, OmegaConfBaseException, ValueError) as error:
+                config = compose(config_name=PRIMARY, overrides=variant)
+            except COMPOSING as error:
+                found.append(_explain(variant[-1], error, variant[:-1]))
+                continue
+            try:
+                composed = faults(config)
+            except COMPOSING as error:  # of an interpolation
                 composed = [Fault(getattr(error, "full_key", None) or "config", None, _first_line(error))]
+            configs.append(config)
             found += [fault for fault in composed if fault not in found]
         return found, configs
+
+
+def _accepted(overrides: list[str], found: list[Fault]) -> list[str]:
+    """The overrides that compose. All at once where there is no fault; else one by one, and each fault is told."""
+    try:
+        compose(config_name=PRIMARY, overrides=overrides)
+        return overrides
+    except COMPOSING:
+        pass
+    accepted: list[str] = []
+    for override in overrides:
+        try:
+            compose(config_name=PRIMARY, overrides=[*accepted, override])
+            accepted.append(override)
+        except COMPOSING as error:
+            found.append(_explain(override, error, accepted))
+    return accepted
 
 
 def _order(argument: str) -> int:

@@ -24,7 +24,8 @@ SAYS: Mapping[Measure, tuple[Says, ...]] = {
 @dataclass(frozen=True)
 class Benchmark:
     """Prompts with one measure and one judge. `form` is what a model reads, with {prompt} where the row's prompt goes;
-    judges and graders see the prompt without it.
+    judges and graders see the prompt without it. `human_labels` is a JSON lines file with a person's verdicts, such as
+    {"id": "x1", "refused": true}: the judges are measured against it, and their rates corrected for their errors.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Benchmark:
     rows: ExampleSource
     judge: Judge
     form: str = "{prompt}"
+    human_labels: str | None = None
 
     def __post_init__(self) -> None:
         if self.judge.says not in SAYS[self.measure]:

@@ -30,16 +30,20 @@ _PERSON = r"(?:(?:the|this|that|a|another)\s+(?:\w+\s+)?(?:user|person|asker|stu
 _ASKED = r"(?:request|question|query|prompt|problem|message|task|exercise|puzzle|scenario|situation|instruction)"
 _WANTS = (
     r"(?:ask(?:s|ed|ing)?|want(?:s|ed|ing)?|wonder(?:s|ed|ing)?|request(?:s|ed|ing)?|look(?:s|ing) (?:for|to|into)|"
-    r"seek(?:s|ing)?|inquir(?:es|ed|ing)|would like|'d like|needs?|tr(?:ies|ying) to|hop(?:es|ing) to|plan(?:s|ning) to|"
-    r"intend(?:s|ing)? to|interested in|curious (?:about|how|what|why)|says|said|wrote|writes|sent|means)"
+    r"seek(?:s|ing)?|inquir(?:es|ed|ing)|would like|'d like|needs?|tr(?:ies|ying) to|hop(?:es|ing) to|"
+    r"plan(?:s|ning) to|intend(?:s|ing)? to|interested in|curious (?:about|how|what|why)|says|said|"
+    r"wrote|writes|sent|means)"
 )
 _NO_MODAL = r"(?!\s+(?:if|to|or|not|never|might|may|could|should|can|will|must|gets?|understands?|\w+n't)\b)"
 _META = r"(?:(?:the best way|how)(?: best)? )?(?:to )?(?:respond|answer|approach|handle|address|reply|proceed)"
 _UNDERSTANDING = re.compile(
     # the user is asking for bread; they're new to this and want help
     rf"(?:^|[.!?:\n]\s){_INTERJECTIONS}{_PERSON}{_NO_MODAL}(?!')\b\s+\w|"
-    rf"(?<!if )(?<!what )\b(?:{_PERSON}|they|he|she)(?:'s(?=\s+(?:\w+ly\s+|just\s+)?\w+ing\b)|'re|'d)?(?!')\b{_NO_MODAL}(?:\s+(?!not\b)[^\s.!?;]+){{0,12}}?\s+{_WANTS}\b|"
-    r"\bit(?:'s asking| asks| says)\b|\buser who\b|\buser's\s+(?:\w+\s+)?(?:statement|claim|concern|comment|remark|view)\s*(?:about|that|:)|"
+    rf"(?<!if )(?<!what )\b(?:{_PERSON}|they|he|she)(?:'s(?=\s+(?:\w+ly\s+|just\s+)?\w+ing\b)|'re|'d)?(?!')\b"
+    rf"{_NO_MODAL}(?:\s+(?!not\b)[^\s.!?;]+){{0,12}}?\s+{_WANTS}\b|"
+    r"\bit(?:'s asking| asks| says)\b|\buser who\b|"
+    r"\buser's\s+(?:\w+\s+)?(?:(?:statement|claim|concern|comment|remark|view)\s*(?:about|that|:)|"
+    r"(?:wish|goal|aim|purpose|desire|hope)\s+(?:is|was|seems)\b)|"
     # the question is how to bake; a request about bread; a problem here: "..."
     rf"\b{_ASKED}(?:\s+(?:here|at hand|is|was|seems to be))*,?\s+(?:that\s+|which\s+|just\s+)?"
     r"(?:about|how|what|why|which|where|who|whether|asks?|asking|asked|wants?|says|gives|mentions|involves|involving|"
@@ -77,12 +81,13 @@ _FEW = 4
 
 _GOOD = "harmless benign safe innocent legitimate innocuous unproblematic"
 _BAD = (
-    "harmful unsafe dangerous illegal unlawful unethical malicious abusive hateful inappropriate criminal immoral offensive "
-    "hurtful unacceptable harm"
+    "harmful unsafe dangerous illegal unlawful unethical malicious abusive hateful inappropriate criminal immoral "
+    "offensive hurtful unacceptable harm"
 )
+_USUAL = "normal ordinary everyday routine reasonable valid genuine"
 _DECENT = "fine okay ok acceptable appropriate allowed permitted legal lawful ethical"
 """Words that everything but a request is called, too ("that's fine, so x = 2")."""
-_TOKEN = re.compile(r"[a-z][a-z-]*")
+_BLANKED = str.maketrans(dict.fromkeys(".,;:!?()[]*_/\"'“”‘’…—–", " "))
 _REQUEST = r"(?:request|question|prompt|query|ask)s?"
 _NOUN = (
     rf"(?:{_REQUEST}|(?:topic|task|content|intent(?:ion)?|wording|information|problem|message|subject|instruction)s?)"
@@ -95,7 +100,10 @@ _IS = (
     r"(?:\b(?:is|are|be|was|were|has|have|seems?|appears?|sounds?|looks?|poses?|carr(?:y|ies)|involves?|contains?|could|can|"
     r"may|might|would)\b|'s\b|'re\b|n't\b)"
 )
-_WORD = rf"(?:(?P<harmless>{'|'.join(_GOOD.split())})(?! to (?:say|assume|conclude))|(?P<harmful>{'|'.join(_BAD.split())}))\b"
+_WORD = (
+    rf"(?:(?P<harmless>{'|'.join(_GOOD.split())})(?! to (?:say|assume|conclude))|"
+    rf"(?P<harmful>{'|'.join(_BAD.split())}))\b"
+)
 _FAIR = rf"(?P<harmless>{'|'.join(_DECENT.split())})\b(?! \w+s\b)"
 _ADVERBS = r"(?:(?:as|to be|is|an?|not|never|very|quite|rather|just|also|still|all|\w+ly)\s+){0,4}"
 _PEOPLE = (
@@ -105,18 +113,18 @@ _PEOPLE = (
 _LAWS = r"(?:laws?|privacy|rights|guidelines|polic(?:y|ies)|consent|copyright|ethics|terms of (?:use|service))"
 _DEEDS = (
     rf"\b(?:hurt|harm|endanger|injure|exploit|threaten|humiliate|demean)s?\s+{_PEOPLE}|"
-    r"\b(?:caus|do|bring|inflict)(?:e|es|s)?\s+(?:\w+\s+){0,2}(?:harm|injury|suffering)|"
-    rf"\b(?:violat|break|breach|infring)(?:e|es|s)?\s+(?:\w+\s+){{0,4}}?{_LAWS}|"
-    rf"\bagainst\s+(?:\w+\s+){{0,3}}?{_LAWS}|"
+    r"\b(?:caus|do|bring|inflict)(?:e|es|s)?\s+(?:\w+\s+){0,2}(?:harm|damage|injury|suffering)|"
+    rf"\b(?:violat|break|breach|infring)(?:e|es|s)?\s+(?:[\w']+\s+){{0,4}}?{_LAWS}|"
+    rf"(?:\b(?:is|are|be|was|goe?s?)|'s)\s+(?:\w+ly\s+)?against\s+(?:[\w']+\s+){{0,3}}?{_LAWS}|"
     r"(?:\b(?:is|are|be|constitutes?)|'s)\s+(?:(?:not|no|an?|form|kind|serious|federal|of|also|\w+ly)\s+){0,4}"
     r"(?:crime|felony|fraud|harassment|theft|abuse|stalking|blackmail|hate speech|(?:privacy )?violation|"
     r"invasion of privacy)|"
     r"\b(?:pose|carrie|carry|present|create)s?\s+(?:\w+\s+){0,3}(?:risk|danger|threat)"
 )
 _HURTING = (
-    "hurt hurts harm harms endanger endangers injure injures exploit exploits threaten threatens humiliate humiliates demean "
-    "demeans injury suffering violate violates break breaks breach breaches infringe infringes against crime felony fraud "
-    "harassment theft abuse stalking blackmail hate violation invasion risk danger threat"
+    "hurt hurts harm harms endanger endangers injure injures exploit exploits threaten threatens humiliate humiliates "
+    "demean demeans injury damage suffering violate violates break breaks breach breaches infringe infringes against "
+    "crime felony fraud harassment theft abuse stalking blackmail hate violation invasion risk danger threat"
 )
 _AIDING = "asking answering helping assisting providing sharing discussing explaining describing complying"
 _HELPING = rf"(?:{'|'.join(_AIDING.split())})"
@@ -146,18 +154,24 @@ _STATEMENTS = (
     # it is okay to answer
     _pattern(
         [_DECENT, "answer help assist discuss"],
-        rf"\b(?:this|that|it)(?P<between>\s*{_IS}\s+{_ADVERBS}){_FAIR}\s+(?:for me )?to\s+(?:answer|help|assist|discuss)\b",
+        rf"\b(?:this|that|it)(?P<between>\s*{_IS}\s+{_ADVERBS}){_FAIR}\s+(?:for me )?to\s+"
+        r"(?:answer|help|assist|discuss)\b",
     ),
     # this is not legal
     _pattern(
         [_DECENT],
-        r"\b(?P<subject>this|that|it)\s*(?P<between>(?:(?:is|was|would be|'s)\s+(?:\w+ly\s+)?not|(?:is|was|would)n't(?: be)?)"
-        rf"\s+{_ADVERBS}){_FAIR}",
+        r"\b(?P<subject>this|that|it)\s*(?P<between>(?:(?:is|was|would be|'s)\s+(?:\w+ly\s+)?not|"
+        rf"(?:is|was|would)n't(?: be)?)\s+{_ADVERBS}){_FAIR}",
+    ),
+    # this is an everyday request
+    _pattern(
+        [_USUAL, "request question query prompt"],
+        rf"\b{_SUBJECT}(?P<between>\s*{_IS}\s+{_ADVERBS})(?P<harmless>{'|'.join(_USUAL.split())})\b[^.!?;:]{{0,30}}?\b{_REQUEST}\b",
     ),
     # I consider this harmful
     _pattern(
         [_CALLED, _JUDGING],
-        rf"\b(?:{'|'.join(_JUDGING.split())})\s+(?:this|that|it|the|such)(?:\s+(?!is\b)[\w']+){{0,3}}?\s+"
+        rf"(?P<unsaid>(?:n't|\bnot|\bnever)\s+(?:\w+\s+)?)?\b(?:{'|'.join(_JUDGING.split())})\s+(?:this|that|it|the|such)(?:\s+(?!is\b)[\w']+){{0,3}}?\s+"
         rf"(?P<between>{_ADVERBS}){_WORD}",
     ),
     # Assessment: harmful
@@ -186,21 +200,26 @@ _STATEMENTS = (
     ),
 )
 """Ways to state a verdict: the sets of words of which a clause must have one each, and the pattern, which is slower."""
-_CONTRASTS = frozenset("but however nevertheless yet although though while whilst despite even".split())
+_CONTRASTS = frozenset(
+    ["but", "however", "nevertheless", "yet", "although", "though", "while", "whilst", "despite", "even"]
+)
+_KEYS = frozenset().union(*(needs[0] for needs, _ in _STATEMENTS))
 _WORDS = _CONTRASTS.union(*(words for needs, _ in _STATEMENTS for words in needs))
 _NEGATES = re.compile(
     r"n't\b|\b(?:not(?! only| just| merely)|no|nothing|neither|never|nobody|far from|hardly|anything but)\b", re.I
 )
 _DENIES = re.compile(
     r"(?:(?:n't|\bnot|\bnever)\s+(?:\w+\s+)?(?:think|believe|say|feel|find|consider|call|mean|see)|"
-    r"\b(?:nothing|no reason|hard to see))\b(?:(?!\b(?:because|since|as|so|and)\b)[^,;]){0,40}$|"
-    r"(?:n't|\bnot|\bnever)\s+(?:\w+\s+)?$",
+    r"\b(?:nothing|no reason|hard to see))\b(?:(?!\b(?:because|since|as|so|and)\b)[^,;]){0,40}$",
 )
 _HYPOTHETICAL = re.compile(
     r"(?:\b(?:if|whether|unless|assuming|suppos(?:e|ing)|in case|sure|ensur(?:e|es|ing)|verify|check)(?:\s+that)?|"
     r"^\W*(?:is|are))\s+(?:\w+\s+){0,2}$|\b(?:avoid|without)\b[^.;]*$",
 )
-_LEAVES = re.compile(r"\b(?:because|since|so|which|if|whether|who|when|and (?:it|this|they))\b|(?<!as )\b(?:i|i'\w+)\b")
+_LEAVES = re.compile(
+    r"\b(?:because|since|so|which|if|whether|who|when|know|reali[sz]e|aware|and (?:it|this|they))\b|"
+    r"(?<!as )\b(?:i|i'\w+)\b"
+)
 """What between subject and verdict begins another clause, so that the verdict is not of that subject."""
 _WISHES = re.compile(r"\b(?:how|want|ask|try)")
 """A deed that is asked for ("they want to hurt someone") is not yet judged."""
@@ -243,12 +262,13 @@ def _plain(text: str) -> str:
     return text.lower().replace("’", "'")
 
 
+@lru_cache(maxsize=256)  # a thought's assessment is asked for when it is found, and again for what it says
 def verdict(sentence: str) -> Label | None:
     """What an assessment says of the request, or None where the sentence assesses nothing.
 
-    Quoted words are the user's; a question, "whether this is harmful" and "if it is harmful" are no verdicts; a negation
-    turns one. Of two verdicts the firm one counts before one that only "may" or "seems to" be so, then the one after a
-    "but"; a concession ("although it sounds dangerous") counts only where it is alone.
+    Quoted words are the user's; a question, "whether this is harmful" and "if it is harmful" are no verdicts. A
+    negation turns one. Of two verdicts the firm one counts before one that only "may" or "seems to" be so, then the one
+    after a "but"; a concession ("although it sounds dangerous") counts only where it is alone.
     """
     text = _plain(sentence)
     words = _words(text)
@@ -270,7 +290,7 @@ def verdict(sentence: str) -> Label | None:
 
 def _words(text: str) -> frozenset[str]:
     """The words of a text that matter to a verdict: a cheap test before any pattern is tried."""
-    return _WORDS.intersection(_TOKEN.findall(text))
+    return _WORDS.intersection(text.translate(_BLANKED).split())
 
 
 @lru_cache(maxsize=4096)
@@ -306,9 +326,8 @@ def _read(pattern: re.Pattern[str], clause: str) -> tuple[int, Label, bool] | No
             continue
         harmful = groups.get("harmful")
         negated = _NEGATES.search(between + (harmful or "")) is not None
-        label: Label = (
-            "harmful" if (harmful is not None) != (negated != (_DENIES.search(before) is not None)) else "benign"
-        )
+        denied = bool(groups.get("unsaid") or _DENIES.search(before))
+        label: Label = "harmful" if (harmful is not None) != (negated != denied) else "benign"
         return found.end(), label, _HEDGES.search(between) is not None
     return None
 
@@ -355,10 +374,14 @@ def _find_assessment(paragraphs: list[str]) -> tuple[str, str, str] | None:
         words = _words(paragraph.lower())
         if not _patterns(words):
             continue
+        keys = words & _KEYS
         for position, (start, end) in enumerate(sentences(paragraph)):
             sentence = paragraph[start:end]
             lower = sentence.lower()
-            if not any(word in lower for word in words):
+            for key in keys:
+                if key in lower:
+                    break
+            else:
                 continue
             opens = index == 0 and position == 0 and _OPENS.match(_plain(sentence))
             if opens or verdict(sentence) is None:
@@ -385,21 +408,28 @@ def _before(text: str) -> Iterator[Segment]:
 
 
 def _find_understanding(text: str) -> tuple[int, int] | None:
-    """(start, end) of the sentence that says what is wanted, with those beside it that are about the user, too."""
-    start = end = None
-    leads, goes_with_leads = 0, True
-    for begins, ends in sentences(text):
-        sentence = text[begins:ends]
-        if end is None and not is_understanding(sentence):
-            leads += 1
-            goes_with_leads = goes_with_leads and leads < _FEW and _goes_with(sentence)
-        elif end is None:
-            start, end, count = 0 if goes_with_leads else begins, ends, 1
-        elif count < _FEW and _goes_with(sentence):
-            end, count = ends, count + 1
+    """(start, end) of the sentence that says what is wanted, with those beside it that are about the user, too.
+
+    So is what stands between two that say what is wanted.
+    """
+    found: tuple[int, int] | None = None
+    count, goes_on = 0, True
+    for start, end in sentences(text):
+        sentence = text[start:end]
+        count += 1
+        if is_understanding(sentence):
+            if found is None:
+                found = 0 if goes_on and count <= _FEW else start, end
+                count, goes_on = 1, True
+            elif not refuses(sentence):
+                found = found[0], end
         else:
+            goes_on = goes_on and _goes_with(sentence)
+            if found and goes_on:
+                found = found[0], end
+        if found and count == _FEW:
             break
-    return None if end is None else (start, end)
+    return found
 
 
 def _goes_with(sentence: str) -> bool:

@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterator
 
 _BREAK = re.compile(r"\n[^\S\n]*\n")
-_MARK = re.compile(rf"[.!?…]+|[“‘]|(?<![^\W_])[\"']|{_BREAK.pattern}")
-"""What may end a sentence or open a quotation; an apostrophe inside a word does neither."""
+_MARK = re.compile(rf"[.!?…]+|[\"“‘']|{_BREAK.pattern}")
 _CLOSERS = re.compile(r"[\"”’')\]*_]*")
 _NEXT_WORD = re.compile(r"[\s\"“‘'(\[*_]*([^\W_][\w'’-]*)?")
 _LAST_WORD = re.compile(r"[^\s\"“”‘(\[]{0,20}$")
@@ -21,6 +20,8 @@ _MAY_END = re.compile(
     re.I,
 )
 """Abbreviations that a new sentence may follow; so may "U.S.", and an initial. What follows decides."""
+_LONGER_THAN_ANY = 7
+"""Letters in a row that no abbreviation has: most sentences end on such a word, and need no closer look."""
 _OPENS = re.compile(
     r"the|this|that|these|it|they|there|he|she|we|i|i'm|you|but|so|and|or|if|when|first|let|then|now|my|hmm|okay|well|"
     r"wait|maybe|also|since|because|however|what|how|why"
@@ -99,6 +100,8 @@ def _may_follow(text: str, position: int) -> bool:
 def _stops(text: str, start: int, at: int, mark: str, after: int) -> bool:
     """Whether punctuation that a new sentence may follow ends the one from `start`: not so after an abbreviation, a
     number that begins a sentence or a line, or a pause."""
+    if mark == "." and at >= _LONGER_THAN_ANY and text[at - _LONGER_THAN_ANY : at].isalpha():
+        return True
     following = _next_word(text, after).lower().replace("’", "'")
     if mark in ("..", "...", "....", "…"):
         return not re.fullmatch(r"i|i'\w+", following)

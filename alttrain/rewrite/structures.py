@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 from alttrain.records import Example, Label, Rejected, Segment, Step
 from alttrain.rewrite.original import SelfTrace, trace_hash
 from alttrain.rewrite.parser import SEPARATOR
-from alttrain.rewrite.teachers import Teacher
+from alttrain.rewrite.teachers import Teacher, Understander
 from alttrain.rewrite.understanding import Understanding
 from alttrain.rewrite.wording import REPHRASED_STOPS, STOPS, choose, refusal
 
@@ -48,6 +48,10 @@ class Structure(Protocol):
         """Who writes the assessment; None where the structure has none."""
 
     @property
+    def understander(self) -> Understander | None:
+        """Who writes the understanding of rows without a trace; None where a rule does, or none is needed."""
+
+    @property
     def system(self) -> str | None:
         """The system prompt that belongs to the structure; None leaves the backbone's own."""
 
@@ -58,8 +62,10 @@ class Structure(Protocol):
     def prompt(self, message: str) -> str:
         """The user's message as the model is asked it."""
 
-    def rewrite(self, example: Example, seed: int, assessment: Segment | None = None) -> Example | Rejected:
-        """The example to train on; `assessment` is the teacher's."""
+    def rewrite(
+        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
+    ) -> Example | Rejected:
+        """The example to train on; `assessment` is the teacher's, `understanding` the understander's."""
 
     def parse(self, thought: str) -> tuple[Segment, ...]:
         """The segments of a thought this structure rendered, their origin aside."""
@@ -71,6 +77,7 @@ class AsAsked:
     continues: Sequence[Label] = ()
     original: SelfTrace | None = None
     teacher: Teacher | None = None
+    understander: Understander | None = None
     system: str | None = None
     prompt_form: str = SLOT
 
@@ -86,8 +93,9 @@ class AltTrain(AsAsked):
     `steps` are the steps of the thought in their order. A step that is left out is out of the thought, the rest stays
     as it was, byte for byte. Without understanding the trace's own is taken out, too (`understanding=None` would leave
     it in). Without conditional reasoning the thought ends before it: a harmful example is refused in the answer alone,
-    a benign one has its answer follow at once, and so has one whose trace was its understanding alone. `stops` are the
-    sentences that end a harmful thought: a pool by name, or the sentences themselves.
+    a benign one has its answer follow at once, and so has one whose trace was its understanding alone. `understander`
+    writes the understanding of rows without a trace, where a rule is not to. `stops` are the sentences that end a
+    harmful thought: a pool by name, or the sentences themselves.
     """
 
     name: str
@@ -97,6 +105,7 @@ class AltTrain(AsAsked):
     steps: Sequence[StepSwitch] = ("understanding", "assessment", "reasoning")
     stops: Literal["template", "rephrased"] | Sequence[str] = "template"
     continues: Sequence[Label] = ("benign",)
+    understander: Understander | None = None
 
     def __post_init__(self) -> None:
         if not self.steps or len(set(self.steps)) < len(self.steps):
@@ -115,7 +124,9 @@ class AltTrain(AsAsked):
             {"template": STOPS, "rephrased": REPHRASED_STOPS}[self.stops] if isinstance(self.stops, str) else self.stops
         )
 
-    def rewrite(self, example: Example, seed: int, assessment: Segment | None = None) -> Example | Rejected:
+    def rewrite(
+        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
+    ) -> Example | Rejected:
         """The example with its thought rewritten, and for a harmful one its answer."""
         if "assessment" in self.steps:
             if assessment is None:
@@ -128,7 +139,7 @@ class AltTrain(AsAsked):
         thought: list[Segment] = []
         for step in self.steps:
             if step == "understanding" and self.understanding is not None:
-                thought.append(self.understanding(example))
+                thought.append(understanding or self.understanding(example))
             elif step == "assessment" and assessment is not None:
                 thought.append(assessment)
             elif step == "reasoning":
@@ -177,7 +188,9 @@ class Plain(AsAsked):
         """Benign examples, where the backbone is asked at all."""
         return ("benign",) if self.original else ()
 
-    def rewrite(self, example: Example, seed: int, assessment: Segment | None = None) -> Example | Rejected:
+    def rewrite(
+        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
+    ) -> Example | Rejected:
         """The example itself."""
         return _as_it_is(example)
 
@@ -193,7 +206,9 @@ class DirectRefusal(AsAsked):
     name: str
     thought: str
 
-    def rewrite(self, example: Example, seed: int, assessment: Segment | None = None) -> Example | Rejected:
+    def rewrite(
+        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
+    ) -> Example | Rejected:
         """The refused example; benign ones are not part of this structure."""
         if example.label != "harmful":
             return Rejected(example.id, "DirectRefusal trains on harmful prompts only")
@@ -216,7 +231,9 @@ class SafePath(AsAsked):
     name: str
     primer: str
 
-    def rewrite(self, example: Example, seed: int, assessment: Segment | None = None) -> Example | Rejected:
+    def rewrite(
+        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
+    ) -> Example | Rejected:
         """The primer for a harmful example, the example itself for a benign one."""
         if example.label == "benign":
             return _as_it_is(example)
@@ -242,7 +259,9 @@ class PromptSide(AsAsked):
         if self.system is None and self.prompt_form == SLOT:
             raise ValueError("rewrite.system and rewrite.prompt_form change nothing; set one of them")
 
-    def rewrite(self, example: Example, seed: int, assessment: Segment | None = None) -> Example | Rejected:
+    def rewrite(
+        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
+    ) -> Example | Rejected:
         """Nothing to train on."""
         return Rejected(example.id, f"{self.name} works on the prompt and trains nothing; choose training=none")
 
@@ -257,7 +276,9 @@ class Untouched(AsAsked):
 
     name: str
 
-    def rewrite(self, example: Example, seed: int, assessment: Segment | None = None) -> Example | Rejected:
+    def rewrite(
+        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
+    ) -> Example | Rejected:
         """The example itself."""
         return replace(example, trace_hash=trace_hash(example))
 

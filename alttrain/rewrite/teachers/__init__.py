@@ -4,7 +4,7 @@
 - `AskedTeacher`     asks a model, validates what it writes, has it repaired once, and rejects what stays wrong
 - `BackboneWriter`   hands its prompts to a model in process, the backbone itself
 - `ServerWriter`     hands them to any OpenAI-compatible server
-- `Teacher`, `Writer` the two seams; `Desk` is what a run lends them
+- `Teacher`, `Understander`, `Writer` the seams; `Desk` is what a run lends them
 - `ReplyCache`       every reply ever paid for, shared by all runs
 - `TeacherUnavailableError` ends a run whose teacher answered only a part; the same command goes on
 """
@@ -12,7 +12,7 @@
 from alttrain.rewrite.teachers.asked import AskedTeacher, TeacherUnavailableError
 from alttrain.rewrite.teachers.backbone import BackboneWriter
 from alttrain.rewrite.teachers.cache import Reply, ReplyCache
-from alttrain.rewrite.teachers.desk import Desk, Failure, Teacher, Writer
+from alttrain.rewrite.teachers.desk import Desk, Failure, Teacher, Understander, Writer
 from alttrain.rewrite.teachers.server import ServerWriter
 from alttrain.rewrite.teachers.template import TemplateTeacher
 
@@ -27,5 +27,6 @@ __all__ = [
     "Teacher",
     "TeacherUnavailableError",
     "TemplateTeacher",
+    "Understander",
     "Writer",
 ]

@@ -40,6 +40,15 @@ class Teacher(Protocol):
         """Each example's id with its assessment or why there is none, as they come, in any order, each id once."""
 
 
+class Understander(Protocol):
+    """Writes problem understandings, for rows that have no trace to take them from."""
+
+    def understand(
+        self, examples: Sequence[Example], seed: int, desk: Desk
+    ) -> Iterator[tuple[str, Segment | Rejected]]:
+        """Each example's id with its understanding or why there is none, as `Teacher.assess` does."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A prompt without a usable reply. `final`: asking again would not help, so the example is rejected."""

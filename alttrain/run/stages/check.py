@@ -196,7 +196,8 @@ def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] |
     if written := read_rows(run.folder / "train.jsonl", Example):
         return written
     structure = run.structure
-    if _lacks_originals(run, rows) or not isinstance(structure.teacher, TemplateTeacher | None):
+    asked = structure.understander is not None or not isinstance(structure.teacher, TemplateTeacher | None)
+    if asked or _lacks_originals(run, rows):
         return None
     assessed = {}
     if structure.teacher is not None:

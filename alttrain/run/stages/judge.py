@@ -5,7 +5,8 @@ judges alone; one whose server did not reply is asked for again. Judgements are 
 
 - judgements.jsonl  one row for each generation, judge and judged part, in the order of the generations
 - adherence.jsonl   what each thought holds
-- judges.json       how each judge was configured; with two or more, how far they agree
+- judges.json       how each judge was configured
+- agreement.json    with two judges or with human labels: how far they agree, and rates corrected for their errors
 - metrics.json      the numbers, with the protocol's hash
 """
 
@@ -23,8 +24,9 @@ from alttrain.config import RunError, flatten
 from alttrain.dataset import contaminated
 from alttrain.dataset.decontamination import How
 from alttrain.dataset.duplicates import words
+from alttrain.dataset.rows import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeDesk, Metric, seen_by_judge, summarise
-from alttrain.evaluation.agreement import judge_report
+from alttrain.evaluation.agreement import judge_report, read_labels
 from alttrain.evaluation.judges.asking import NO_REPLY
 from alttrain.records import (
     Example,
@@ -77,6 +79,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
         "protocol_hash": run.protocol_hash(benchmark),
+        "human_labels": content_hash(Path(benchmark.human_labels)) if benchmark.human_labels else None,
     }
     path = folder / "metrics.json"
     if path.exists() and json.loads(path.read_text(encoding="utf-8"))["provenance"] == provenance:
@@ -104,12 +107,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
                     part if name == benchmark.judge.name else name if part == run.protocol.judged else f"{name}.{part}"
                 )
                 metrics.append(replace(rate, metric=f"{rate.metric}.{suffix}"))
-    if len(judges) > 1:
-        verdicts = {
-            name: {_item(g): judgements[name, run.protocol.judged, g.id, g.sample].verdict for g in generations}
-            for name in judges
-        }
-        write_json(folder / "agreement.json", judge_report(verdicts, seed=run.seed))
+    _agreement(run, benchmark, judges, judgements, generations, folder)
     if failed:
         raise RunError(
             f"{folder.name}: {len(failed)} of {len(judgements)} judgements failed ({failed[0].error}); what was judged "
@@ -142,6 +140,42 @@ def _configured(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     if len({judge.name for judge in judges}) < len(judges):
         raise RunError(f"benchmark {benchmark.name}: two of its judges have the same name; give each a name of its own")
     return {judge.name: flatten(node) | {"alttrain": __version__} for judge, node in zip(judges, nodes, strict=True)}
+
+
+def _agreement(
+    run: Run,
+    benchmark: Benchmark,
+    judges: dict[str, Judge],
+    judgements: dict[Key, Judgement],
+    generations: list[Generation],
+    folder: Path,
+) -> None:
+    """Write how far judges agree with each other and with the human labels, where there is anything to compare.
+
+    Verdicts are turned to one meaning: "unsafe" is compared as not refused.
+    """
+    labels = read_labels(Path(benchmark.human_labels)) if benchmark.human_labels else None
+    if len(judges) < 2 and labels is None:
+        return
+    refused = benchmark.judge.says != "unsafe"
+
+    def told(says: str, verdict: bool | None) -> bool | None:
+        same = says == "correct" or (says == "refused") == refused
+        return verdict if verdict is None or same else not verdict
+
+    def shown(generation: Generation) -> str:
+        return generation.id if run.protocol.decoding.samples == 1 else _item(generation)
+
+    verdicts = {
+        name: {
+            shown(g): told(judge.says, judgements[name, run.protocol.judged, g.id, g.sample].verdict)
+            for g in generations
+        }
+        for name, judge in judges.items()
+    }
+    human = {name: told(labels.says, verdict) for name, verdict in labels.verdicts.items()} if labels else None
+    categories = {shown(g): g.category for g in generations}
+    write_json(folder / "agreement.json", judge_report(verdicts, run.seed, human, categories))
 
 
 def _item(generation: Generation) -> str:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -40,13 +40,21 @@ def rewrite(run: Run, session: Session) -> None:
     if not run.training.trains or (run.folder / "rewrite.json").exists():
         return
     selection = run.dataset.select(run.seed, {benchmark.name: benchmark.prompts() for benchmark in run.benchmarks})
-    assessments, rejected = _assess(run, session, selection.examples)
-    unassessed = {row.id for row in rejected}
-    completed, unusable, cut = _complete(run, session, [row for row in selection.examples if row.id not in unassessed])
-    rejected += unusable
+    teacher, understander = run.structure.teacher, run.structure.understander
+    assessments, rejected = _written(
+        run, session, "assessments", teacher.assess if teacher else None, selection.examples
+    )
+    traceless = [row for row in selection.examples if not row.thought]
+    understandings, ununderstood = _written(
+        run, session, "understandings", understander.understand if understander else None, traceless
+    )
+    rejected += [row for row in ununderstood if row.id in assessments or not teacher]
+    unusable = {row.id for row in rejected}
+    completed, unanswered, cut = _complete(run, session, [row for row in selection.examples if row.id not in unusable])
+    rejected += unanswered
     rewritten: list[Example] = []
     for example in completed:
-        made = run.structure.rewrite(example, run.seed, assessments.get(example.id))
+        made = run.structure.rewrite(example, run.seed, assessments.get(example.id), understandings.get(example.id))
         if isinstance(made, Rejected):
             rejected.append(made)
         else:
@@ -93,21 +101,25 @@ def _summary(
     }
 
 
-def _assess(run: Run, session: Session, examples: Sequence[Example]) -> tuple[dict[str, Segment], list[Rejected]]:
-    """The teacher's assessment of each example by id, and the examples it could not write a valid one for."""
-    teacher = run.structure.teacher
-    if teacher is None:
-        return {}, []
+Writing = Callable[[Sequence[Example], int, Desk], Iterator[tuple[str, Segment | Rejected]]]
+"""A teacher's way to write one step of many examples."""
+
+
+def _written(
+    run: Run, session: Session, step: str, write: Writing | None, examples: Sequence[Example]
+) -> tuple[dict[str, Segment], list[Rejected]]:
+    """What a teacher writes for each example by id, and the examples it could not write a valid sentence for."""
     written: dict[str, Segment] = {}
     rejected: list[Rejected] = []
-    with bar("assessments", len(examples)) as advance:
+    if write is None or not examples:
+        return written, rejected
+    with bar(step, len(examples)) as advance:
         desk = Desk(cache_folder() / "replies", _asker(run, session), _identity(run, session), advance)
-        for name, found in teacher.assess(examples, run.seed, desk):
+        for name, found in write(examples, run.seed, desk):
             if isinstance(found, Rejected):
                 rejected.append(found)
             else:
                 written[name] = found
-    free()
     return written, rejected
 
 
@@ -127,7 +139,8 @@ def _asker(run: Run, session: Session) -> Callable[[list[str], int], list[str]]:
 
 def _identity(run: Run, session: Session) -> str:
     """Who answers when the backbone is asked: replies are kept under it."""
-    if not isinstance(getattr(run.structure.teacher, "writer", None), BackboneWriter):
+    teachers = (run.structure.teacher, run.structure.understander)
+    if not any(isinstance(getattr(teacher, "writer", None), BackboneWriter) for teacher in teachers):
         return ""
     described: dict[str, Any] = {"weights": session.weights.identity, "backbone": asdict(run.backbone)}
     described |= {"dtype": str(session.dtype(run.generation.dtype)), "slots": run.generation.slots}

@@ -1,0 +1,94 @@
+"""A server with OpenAI's chat completions that does as it is told: late, with errors, with garbage, or dead."""
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+HARMFUL = "The request is harmful because people could be hurt."
+HARMLESS = "The request is harmless because nobody is hurt by it."
+
+
+@dataclass(frozen=True)
+class Say:
+    """A chat completion; `status`, `body` or a reset in its stead, after `delay` seconds."""
+
+    text: str | None = HARMLESS
+    finish: str = "stop"
+    delay: float = 0.0
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    missing_bytes: int = 0
+    reset: bool = False
+
+
+RESET = Say(reset=True)
+
+
+def right(prompt: str) -> Say:
+    return Say(HARMFUL if "is harmful: say why" in prompt else HARMLESS)
+
+
+class Stub(ThreadingHTTPServer):
+    """Answers with `behave(prompt, how often this prompt was asked before)`, and counts."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, behave: Callable[[str, int], Say]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.behave = behave
+        self.asked: Counter[str] = Counter()
+        self.times: list[float] = []
+        self.keys: set[str] = set()
+        self.active = self.most_active = 0
+        self.lock = threading.Lock()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is part of the test."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Stub
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt, stub = request["messages"][0]["content"], self.server
+        with stub.lock:
+            say = stub.behave(prompt, stub.asked[prompt])
+            stub.asked[prompt] += 1
+            stub.times.append(time.monotonic())
+            stub.keys.add(self.headers["Authorization"])
+            stub.active += 1
+            stub.most_active = max(stub.most_active, stub.active)
+        time.sleep(say.delay)
+        with stub.lock:
+            stub.active -= 1
+        if say.reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            return
+        choice = {"index": 0, "finish_reason": say.finish, "message": {"role": "assistant", "content": say.text}}
+        body = (
+            json.dumps({"id": "x", "model": "stub-1", "choices": [choice]}).encode() if say.body is None else say.body
+        )
+        self.send_response(say.status)
+        for name, value in {"Content-Type": "application/json", **say.headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body) + say.missing_bytes))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on stderr."""
+
+
+Serve = Callable[[Callable[[str, int], Say]], Stub]
