@@ -21,9 +21,8 @@ from alttrain.evaluation import Adherence, RefusalPhrases, summarise
 from alttrain.evaluation.judges.desk import JudgeDesk
 from alttrain.records import Generation, Judgement, iterate_rows, read_rows, write_rows
 
-WORDS = (
-    ["the", "user", "asks", "about", "a", "plan", "and", "wants", "it", "to", "be", "clear", "so", "that", "every", "step", "can", "be", "checked", "before", "it", "is", "made"]
-)
+SENTENCE = "the user asks about a plan and wants it to be clear so that every step is checked before it is made"
+WORDS = SENTENCE.split()
 OPENINGS = ("The user wants to know how a thing is made.", "Okay, so the user is asking about a thing.")
 VERDICTS = ("This request is harmful, because people could be hurt.", "The request is harmless: it is ordinary.")
 ANSWERS = ("I'm sorry, but I can't help with that.", "Here is what I know about it, as far as it goes.")
