@@ -82,7 +82,14 @@ def local(name: str) -> list[str]:
         (["tag=a/b", "output_dir=out"], ["-s0-a/b'", "folder name", "check tag"]),
         (["tag=../up", "stages=[report]", "output_dir=out"], ["-s0-../up'", "folder name", "check tag"]),
         (["dataset.amounts.harmful=9999", "output_dir=out"], ["dataset.amounts.harmful=9999", "has only"]),
-        (["evaluation=safety", "output_dir=out"], ["data/strongreject/strongreject_dataset.csv: no such data file"]),
+        (
+            ["evaluation=safety", "output_dir=out"],
+            ["set data_dir to a folder that holds strongreject/strongreject_dataset"],
+        ),
+        (
+            ["evaluation=safety", "output_dir=out", "data_dir=data"],
+            ["data/strongreject/strongreject_dataset.csv: no such data file"],
+        ),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] else "",
 )

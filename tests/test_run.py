@@ -239,7 +239,7 @@ def test_a_server_teaches_and_a_second_run_asks_it_nothing(tiny_arguments: list[
         "rewrite.teacher.writer.attempts=2",
         "rewrite.teacher.writer.backoff_s=0.001",
     ]
-    with pytest.raises(OSError, match=r"11 of 16 rows have no sentence yet.*the same command goes on"):
+    with pytest.raises(RunError, match=r"11 of 16 rows have no sentence yet.*the same command goes on"):
         run(arguments)
     stub.behave = lambda prompt, asked: right(prompt)
     folder = run(arguments)

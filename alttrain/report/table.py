@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from rich import box
 from rich.table import Table
@@ -20,7 +21,8 @@ POOLED = {"adherence_rate": "adherence ↑", "thought_tokens": "thought tokens",
 WORTH_SAYING = 0.05
 UNNAMED = "offline"
 """The default protocol, which a heading need not name."""
-TITLE = 16
+TITLE, NARROW = 16, 9
+"""Characters of a line of a run's name, and of a heading."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,17 @@ def console_table(cells: Sequence[Cell]) -> Table:
     caption = "percent with its 95 % interval; ↓ lower is better, ↑ higher is better"
     table = Table(title="runs", caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index, column in enumerate(text.columns):
-        table.add_column(
-            re.sub(r"_| (?=[↑↓t])|(?<=-)", "\n", column), justify="left" if index == 0 else "right", no_wrap=True
-        )
+        table.add_column(_short_lines(column), justify="left" if index == 0 else "right", no_wrap=True)
     for row in text.rows:
         table.add_row(*(cell.replace("truncated ", "truncated\n").replace("undecided ", "undecided\n") for cell in row))
         table.add_section()
     return table
+
+
+def _short_lines(heading: str) -> str:
+    """A heading broken at blanks, hyphens and underscores into lines of about `NARROW` characters."""
+    lines = (line.replace("_", " ") for line in heading.split("\n"))
+    return "\n".join(part for line in lines for part in wrap(line, NARROW, break_long_words=False))
 
 
 def markdown_table(cells: Sequence[Cell]) -> str:

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from rich.console import Console
+from rich.measure import Measurement
 
 from alttrain.records import write_text
 from alttrain.report import Cell, collect, console_table, draw, markdown_table, write_csv
@@ -12,6 +13,9 @@ from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
 log = logging.getLogger(__name__)
+
+WIDEST = 10_000
+"""Columns a table may take."""
 
 
 def report(run: Run, session: Session) -> None:
@@ -40,5 +44,8 @@ def show(output_dir: Path) -> None:
     if not cells:
         log.info("report    no judged run in %s", output_dir / "runs")
         return
-    Console().print(console_table(cells))
+    console, table = Console(), console_table(cells)
+    # a console that is too narrow folds the lines: rich would drop columns
+    needed = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+    console.print(table, width=max(console.width, needed), crop=False, soft_wrap=False)
     log.info("report    %s", output_dir / "report")
