@@ -47,5 +47,6 @@ def show(output_dir: Path) -> None:
     console, table = Console(), console_table(cells)
     # a console that is too narrow folds the lines: rich would drop columns
     needed = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
-    console.print(table, width=max(console.width, needed), crop=False, soft_wrap=False)
+    console.width = max(console.width, needed)
+    console.print(table, crop=False)
     log.info("report    %s", output_dir / "report")
