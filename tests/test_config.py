@@ -266,6 +266,11 @@ def test_sweep_is_checked_together_with_other_overrides() -> None:
     assert {c.training.epochs for c in configs} == {7}
 
 
+def test_key_that_one_value_of_a_sweep_takes_away_is_blamed() -> None:
+    (found,) = told(["training=sft,none", "training.epochs=2"])
+    assert found == "training.epochs='2': with training=none there is no such key; accepted: name, thought"
+
+
 @pytest.fixture
 def config_dir(tmp_path: Path) -> Path:
     """A user's config folder with one sound option and some with mistakes."""

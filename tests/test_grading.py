@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from alttrain.evaluation.benchmark import Judge
-from alttrain.evaluation.grading import Choice, ExactMatch, Maths, Rouge, ShortAnswer, pass_at_k
+from alttrain.evaluation.grading import Choice, ExactMatch, Maths, Rouge, ShortAnswer
 from alttrain.evaluation.grading.choice import options
 from alttrain.evaluation.grading.equality import equal
 from alttrain.evaluation.grading.exact_match import f1, normalise
@@ -25,6 +25,7 @@ from alttrain.evaluation.grading.extraction import boxed, stated
 from alttrain.evaluation.grading.humaneval import code_of, program
 from alttrain.evaluation.grading.maths import final_answer
 from alttrain.evaluation.grading.verifier import Verifier
+from alttrain.evaluation.statistics import pass_at_k
 from alttrain.records import Generation, Judgement
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

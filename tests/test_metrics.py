@@ -104,6 +104,15 @@ def test_texts_of_one_prompt_are_a_cluster() -> None:
     assert metrics[2].high == mean_by_item([97, 97, 98, 98, 99, 99], list("aabbcc")).high
 
 
+def test_pass_at_k_is_over_prompts_whose_texts_are_all_decided() -> None:
+    verdicts = {"a": [True, False], "b": [False, False], "c": [True, None]}
+    texts = [generation(name, LOOSE, sample=sample) for name in verdicts for sample in (0, 1)]
+    judgements = [Judgement(g.id, "j", verdicts[g.id][g.sample], sample=g.sample) for g in texts]
+    metrics = summarise("accuracy", texts, judgements, says="correct")
+    assert metrics[-1] == Metric("pass_at_2", *mean_interval([1.0, 0.0]), n=3, undecided=1, truncated=0)
+    assert [metric.metric for metric in summarise("over_refusal_rate", texts, judgements)][-1] == "truncated_share"
+
+
 def test_judgements_of_other_generations_are_refused() -> None:
     with pytest.raises(ValueError, match="4 judgements of 5 generations"):
         summarise("accuracy", GENERATIONS, judged(*[True] * 4))

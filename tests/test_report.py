@@ -2,18 +2,34 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from alttrain.report import Cell, collect, console_table, draw, markdown_table, write_csv
+from alttrain.records import Judgement, write_rows
+from alttrain.report import (
+    Cell,
+    Compared,
+    cells_of,
+    collect,
+    comparisons,
+    console_table,
+    draw,
+    evaluations,
+    markdown_table,
+    read_csv,
+    structures,
+    write_csv,
+)
 from alttrain.report.figure import points
 
 NAN = math.nan
 HEADER = "run,backbone,dataset,rewrite,training,seed,benchmark,metric,value,low,high,n,undecided,truncated,"
 HEADER += "protocol,protocol_hash"
-CAPTION = "\n\nPercent, its 95 % interval, rows; ↓ lower is better, ↑ higher is better.\n"
+CAPTION = "\n\nPercent, its 95 % interval, rows; ↓ lower is better, ↑ higher is better. "
+CAPTION += "* differs from the No-train run (McNemar, Holm, 5 %).\n"
 
 
 def names(run: str) -> dict[str, Any]:
@@ -99,7 +115,7 @@ def test_csv_is_exact(tmp_path: Path) -> None:
         cell("a,b", "x", "harmful_rate", 0.5, low=0.25, high=0.75, undecided=3, truncated=7),
         cell("c", "y", "accuracy", NAN, n=2, undecided=2),
     ]
-    write_csv(tmp_path / "new" / "metrics.csv", cells)
+    write_csv(tmp_path / "new" / "metrics.csv", Cell, cells)
     assert (tmp_path / "new" / "metrics.csv").read_text(encoding="utf-8") == (
         f"{HEADER}\n"
         '"a,b",tiny,all,alttrain,sft,0,x,harmful_rate,0.5,0.25,0.75,100,3,7,,\n'
@@ -108,12 +124,12 @@ def test_csv_is_exact(tmp_path: Path) -> None:
 
 
 def test_csv_without_cells_is_its_header(tmp_path: Path) -> None:
-    write_csv(tmp_path / "metrics.csv", [])
+    write_csv(tmp_path / "metrics.csv", Cell, [])
     assert (tmp_path / "metrics.csv").read_text() == f"{HEADER}\n"
 
 
 def test_zero_is_not_an_empty_cell(tmp_path: Path) -> None:
-    write_csv(tmp_path / "metrics.csv", [cell("a", "x", "accuracy", 0.0, low=0.0, high=0.25, n=0)])
+    write_csv(tmp_path / "metrics.csv", Cell, [cell("a", "x", "accuracy", 0.0, low=0.0, high=0.25, n=0)])
     assert (tmp_path / "metrics.csv").read_text().splitlines()[1].endswith(",accuracy,0.0,0.0,0.25,0,0,0,,")
 
 
@@ -273,3 +289,93 @@ def test_interval_that_rounding_put_inside_out_is_drawn(tmp_path: Path) -> None:
         cell("a", "o", "over_refusal_rate", 1.0, low=0.9, high=1.0 - 1e-16),
     ]
     assert draw(cells, tmp_path / "safety.png") is True
+
+
+# --- comparisons and structure ---
+
+
+def judge_run(runs: Path, run: str, verdicts: str, hashed: str = "h", **named: Any) -> None:
+    """A run judged on the benchmark x: a verdict a letter, r(efused), a(nswered) or u(ndecided)."""
+    names_ = {**names(run), **named}
+    folder = runs / run / "evaluation" / "x"
+    folder.mkdir(parents=True)
+    (runs / run / "run.json").write_text(json.dumps(names_))
+    told = {"r": True, "a": False, "u": None}
+    rows = [Judgement(f"p{n}", "phrases", told[letter]) for n, letter in enumerate(verdicts)]
+    others = [Judgement(row.id, "other", True) for row in rows] + [replace(row, part="thought") for row in rows]
+    write_rows(folder / "judgements.jsonl", [*others, *rows])
+    counts = {"harmful_as_harmful": verdicts.count("r"), "harmful_as_benign": verdicts.count("a")}
+    counts |= {"harmful_unassessed": verdicts.count("u")}
+    counts |= dict.fromkeys(("benign_as_harmful", "benign_as_benign", "benign_unassessed"), 0)
+    failed = {"misjudged": verdicts.count("a"), "disobeyed": 1, "unassessed": 0, "n": 8, "undecided": 2}
+    analysis = {
+        "decides": {"judge": "phrases", "part": "answer", "counted": False},
+        "detectable": {"decrease": 0.25, "increase": None},
+        "assessing": counts,
+        "failures": [{"label": "harmful", **failed}, {"label": "benign", **dict.fromkeys(failed, 0)}],
+    }
+    metric = numbers("harmful_rate", 0.5, 0.25, 0.75)
+    provenance = {"protocol": "offline", "protocol_hash": hashed}
+    judged = {"benchmark": "x", "metrics": [metric], "provenance": provenance, "analysis": analysis}
+    (folder / "metrics.json").write_text(json.dumps(judged))
+
+
+UNTRAINED = {"rewrite": "none", "training": "none"}
+
+
+def test_runs_are_compared_with_the_untrained_backbone_prompt_by_prompt(tmp_path: Path) -> None:
+    judge_run(tmp_path, "base", "a" * 20 + "au", **UNTRAINED)
+    judge_run(tmp_path, "safe", "r" * 20 + "ur")
+    judge_run(tmp_path, "same", "a" * 20 + "ra")
+    judge_run(tmp_path, "other-protocol", "r" * 22, hashed="elsewhere")
+    judge_run(tmp_path, "other-backbone", "r" * 22, backbone="huge")
+    safe, same = comparisons(evaluations(tmp_path))
+    assert (safe.run, safe.baseline, safe.benchmark, safe.metric) == ("safe", "base", "x", "harmful_rate")
+    assert (safe.baseline_value, safe.value, safe.difference, safe.n) == (1.0, 0.0, -1.0, 20)
+    assert (safe.gained, safe.lost, safe.undecided) == (0, 20, 2)
+    assert safe.p == pytest.approx(2 * 0.5**20)
+    assert safe.p_holm == pytest.approx(2 * safe.p)
+    assert (safe.detectable_decrease, math.isnan(safe.detectable_increase)) == (0.25, True)
+    assert safe.significant
+    assert (same.value, same.lost, same.p, same.p_holm) == (20 / 21, 1, 1.0, 1.0)
+    assert not same.significant
+
+
+def test_a_baseline_of_the_same_seed_is_preferred(tmp_path: Path) -> None:
+    judge_run(tmp_path, "base-s0", "aa", **UNTRAINED)
+    judge_run(tmp_path, "base-s1", "rr", **UNTRAINED, seed=1)
+    for seed in (1, 2):
+        judge_run(tmp_path, f"safe-s{seed}", "rr", seed=seed)
+    assert [one.baseline for one in comparisons(evaluations(tmp_path))] == ["base-s1", "base-s0"]
+
+
+def test_comparisons_survive_their_file(tmp_path: Path) -> None:
+    judge_run(tmp_path, "base", "aauu", **UNTRAINED)
+    judge_run(tmp_path, "safe", "uurr")
+    (found,) = comparisons(evaluations(tmp_path))
+    assert (found.n, math.isnan(found.difference), math.isnan(found.p_holm)) == (0, True, True)
+    write_csv(tmp_path / "c.csv", Compared, [found])
+    assert repr(read_csv(tmp_path / "c.csv", Compared)) == repr([found])
+
+
+def test_a_difference_is_marked_in_the_table(tmp_path: Path) -> None:
+    judge_run(tmp_path, "base", "a" * 20, **UNTRAINED)
+    judge_run(tmp_path, "safe", "r" * 20)
+    judged = evaluations(tmp_path)
+    base, safe = markdown_table(cells_of(judged), comparisons(judged)).splitlines()[2:4]
+    assert "50.0* 25.0" in safe
+    assert "*" not in base
+
+
+def test_counts_of_the_structure_add_up_over_benchmarks(tmp_path: Path) -> None:
+    judge_run(tmp_path, "run", "rrraau")
+    other = tmp_path / "run" / "evaluation" / "y"
+    other.mkdir()
+    judged = json.loads((tmp_path / "run" / "evaluation" / "x" / "metrics.json").read_text())
+    judged["benchmark"] = "y"
+    judged["analysis"]["assessing"]["benign_as_harmful"] = 2
+    (other / "metrics.json").write_text(json.dumps(judged))
+    (found,) = structures(evaluations(tmp_path))
+    assert (found.harmful_as_harmful, found.harmful_as_benign, found.harmful_unassessed) == (6, 4, 2)
+    assert (found.precision, found.recall, found.false_alarms) == (6 / 8, 6 / 12, 1.0)
+    assert (found.answered_misjudged, found.answered_disobeyed, found.harmful_n, found.undecided) == (4, 2, 16, 4)

@@ -17,6 +17,7 @@ from stub_server import RESET, Serve, right
 
 from alttrain.config import RunError, register
 from alttrain.records import Example, Generation, Judgement, read_rows
+from alttrain.report import Compared, Structure, read_csv
 from alttrain.run.app import execute
 from alttrain.run.session import Session
 
@@ -194,6 +195,11 @@ def test_a_sweep_runs_both_methods_and_shows_one_table(tiny_arguments: list[str]
     assert done.stdout.count("harmful ↓") == 1
     runs = {path.name for path in (tmp_path / "outputs" / "runs").iterdir()}
     assert runs == {"tiny-embedded-none-none-s0", RUN}
+    compared = read_csv(tmp_path / "outputs" / "report" / "comparisons.csv", Compared)
+    assert {(one.run, one.baseline) for one in compared} == {(RUN, "tiny-embedded-none-none-s0")}
+    assert len(compared) == 3
+    told = read_csv(tmp_path / "outputs" / "report" / "structure.csv", Structure)
+    assert [one.harmful_as_harmful + one.harmful_as_benign + one.harmful_unassessed for one in told] == [4, 4]
 
 
 def test_wandb_offline_needs_no_network_and_gets_no_text(tiny_arguments: list[str]) -> None:

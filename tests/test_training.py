@@ -1,6 +1,7 @@
 """Packed training against a padded reference; the adapter moves and the base does not; a resumed run ends the same."""
 
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -139,4 +140,27 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_uninterrupted_one(
     monkeypatch.setattr(SFTModule, "training_step", watched)
     resumed = adapter_of(trained(tiny_folder, tmp_path / "cut", recipe))
     assert seen == [2, 3, 4, 5]
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_ctrl_c_saves_the_step_under_way_and_gives_the_signal_back(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = adapter_of(trained(tiny_folder, tmp_path / "whole", RECIPE))
+    before = signal.getsignal(signal.SIGINT)
+    step = SFTModule.training_step
+
+    def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
+        if self.global_step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SFTModule, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tiny_folder, tmp_path / "cut", RECIPE)
+    assert signal.getsignal(signal.SIGINT) is before
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+    monkeypatch.setattr(SFTModule, "training_step", step)
+    resumed = adapter_of(trained(tiny_folder, tmp_path / "cut", RECIPE))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from dataclasses import replace
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_loader import ConfigLoader
@@ -38,7 +39,9 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
             try:
                 config = compose(config_name=PRIMARY, overrides=variant)
             except COMPOSING as error:
-                found.append(_explain(variant[-1], error, variant[:-1]))
+                blamed = next((o for o in variant if f"'{_key(o)}'" in str(error)), variant[-1])
+                fault = _explain(blamed, error, [override for override in variant if override != blamed])
+                found.append(replace(fault, accepted=f"with {variant[-1]} {fault.accepted}"))
                 continue
             try:
                 composed = faults(config)

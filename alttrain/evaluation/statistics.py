@@ -2,6 +2,7 @@
 
 - one rate or mean            `wilson`, `mean_interval`, `bootstrap`; `rate_by_item` where prompts have several texts
 - two runs on the same ids    `compare`: paired bootstrap of the difference, McNemar's exact test; `holm` over a table
+- several texts of a prompt   `pass_at_k`
 - several seeds               `rate_over_seeds`, `mean_over_seeds`: seeds and items both vary
 - before running anything     `minimum_detectable_effect`
 
@@ -213,6 +214,21 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
 
     adjusted = multipletests(list(p_values.values()), method="holm")[1]
     return dict(zip(p_values, map(float, adjusted), strict=True))
+
+
+def pass_at_k(samples: int, passed: int, k: int) -> float:
+    """Unbiased estimate of the chance that one of `k` samples passes (Chen et al., 2021, equation 1).
+
+    1 - C(samples - passed, k) / C(samples, k), as a product that cannot overflow. Raises ValueError on k > samples.
+    """
+    if not 0 <= passed <= samples or not 1 <= k <= samples:
+        raise ValueError(
+            f"pass@{k} of {passed} passed in {samples}: needs 0 <= passed <= samples and 1 <= k <= samples"
+        )
+    failing = 1.0
+    for place in range(samples - passed + 1, samples + 1):
+        failing *= max(0.0, 1 - k / place)
+    return 1 - failing
 
 
 class Effect(NamedTuple):

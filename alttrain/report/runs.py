@@ -5,11 +5,14 @@ import io
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alttrain.records import write_text
+
+Row = TypeVar("Row")
+"""A frozen dataclass of strings, integers and floats."""
 
 
 @dataclass(frozen=True)
@@ -34,26 +37,80 @@ class Cell:
     protocol_hash: str = ""
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """One judged benchmark of one run: `names` are run.json's, `judged` is metrics.json, beside which the rows are."""
+
+    names: dict[str, Any]
+    folder: Path
+    judged: dict[str, Any]
+
+    @property
+    def run(self) -> str:
+        """The run's name."""
+        return str(self.names["run"])
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark's name."""
+        return str(self.judged["benchmark"])
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """The protocol's name and the hash of all that shapes the numbers; two hashes never share a column."""
+        provenance = self.judged.get("provenance", {})
+        return {key: provenance.get(key, "") for key in ("protocol", "protocol_hash")}
+
+    @property
+    def analysis(self) -> dict[str, Any]:
+        """The counts beside the metrics; empty where an older version judged."""
+        return dict(self.judged.get("analysis", {}))
+
+
+def evaluations(runs: Path) -> list[Evaluation]:
+    """All judged benchmarks of all run folders, sorted by run and benchmark."""
+    found = []
+    for record in sorted(runs.glob("*/run.json")):
+        names = json.loads(record.read_text(encoding="utf-8"))
+        for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
+            found.append(Evaluation(names, path.parent, json.loads(path.read_text(encoding="utf-8"))))
+    return found
+
+
 def collect(runs: Path) -> list[Cell]:
     """Cells of all run folders that have been judged, sorted by run and benchmark."""
+    return cells_of(evaluations(runs))
+
+
+def cells_of(judged: Iterable[Evaluation]) -> list[Cell]:
+    """The cells of judged benchmarks, in their order."""
     cells = []
-    for record in sorted(runs.glob("*/run.json")):
-        run = json.loads(record.read_text(encoding="utf-8"))
-        for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
-            judged = json.loads(path.read_text(encoding="utf-8"))
-            protocol = {key: judged.get("provenance", {}).get(key, "") for key in ("protocol", "protocol_hash")}
-            for metric in judged["metrics"]:
-                numbers: dict[str, Any] = {k: math.nan if value is None else value for k, value in metric.items()}
-                cells.append(Cell(**run, benchmark=judged["benchmark"], **numbers, **protocol))
+    for one in judged:
+        for metric in one.judged["metrics"]:
+            numbers: dict[str, Any] = {k: math.nan if value is None else value for k, value in metric.items()}
+            made: dict[str, Any] = {**one.names, "benchmark": one.benchmark, **numbers, **one.protocol}
+            cells.append(Cell(**made))
     return cells
 
 
-def write_csv(path: Path, cells: Iterable[Cell]) -> None:
-    """metrics.csv, with the columns of `Cell`; a value that cannot be computed is an empty cell."""
+def write_csv(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
+    """Rows as CSV, a column a field; a value that cannot be computed is an empty cell."""
+    names = [field.name for field in fields(row_type)]  # type: ignore[arg-type]
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Cell)], lineterminator="\n")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    for cell in cells:
-        row = asdict(cell)
-        writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})
+    for row in rows:
+        values = {name: getattr(row, name) for name in names}
+        writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()})
     write_text(path, text.getvalue())
+
+
+def read_csv(path: Path, row_type: type[Row]) -> list[Row]:
+    """The rows `write_csv` wrote; an empty cell of a number is nan."""
+    types = {field.name: field.type for field in fields(row_type)}  # type: ignore[arg-type]
+
+    def value(name: str, text: str) -> Any:
+        return text if types[name] is str else int(text) if types[name] is int else float(text or "nan")
+
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row_type(**{name: value(name, text) for name, text in row.items()}) for row in csv.DictReader(file)]

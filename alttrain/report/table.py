@@ -7,18 +7,20 @@ than 5 % undecided rows carries their number; one with more than 5 % rows cut by
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
 from rich import box
 from rich.table import Table
 
+from alttrain.report.comparisons import Compared
 from alttrain.report.runs import Cell
 
 MEASURES = {"harmful_rate": "harmful ↓", "over_refusal_rate": "over-refusal ↓", "accuracy": "accuracy ↑"}
 POOLED = {"adherence_rate": "adherence ↑", "thought_tokens": "thought tokens", "answer_tokens": "answer tokens"}
 WORTH_SAYING = 0.05
+DIFFERS = "* differs from the No-train run (McNemar, Holm, 5 %)"
 UNNAMED = "offline"
 """The default protocol, which a heading need not name."""
 TITLE, NARROW = 16, 9
@@ -33,8 +35,9 @@ class Grid:
     rows: list[list[str]]
 
 
-def grid(cells: Sequence[Cell]) -> Grid:
+def grid(cells: Sequence[Cell], compared: Sequence[Compared] = ()) -> Grid:
     """The table as text; a newline in a cell is where the console may break it."""
+    differs = {(one.run, one.benchmark, one.metric, one.protocol_hash) for one in compared if one.significant}
     columns = sorted({_column(cell) for cell in cells if _measure(cell) in MEASURES})
     hashes = Counter((benchmark, protocol, metric) for _, benchmark, protocol, metric, _ in columns)
     names = [_heading(column, several=hashes[column[1:4]] > 1) for column in columns]
@@ -42,7 +45,7 @@ def grid(cells: Sequence[Cell]) -> Grid:
     for run in dict.fromkeys(cell.run for cell in cells):
         own = [cell for cell in cells if cell.run == run]
         by_column = {_column(cell): cell for cell in own if _measure(cell) in MEASURES}
-        row = [_title(own[0]), *(_rate(by_column.get(column)) for column in columns)]
+        row = [_title(own[0]), *(_rate(by_column.get(column), differs) for column in columns)]
         rows.append([*row, *(_pooled([cell for cell in own if cell.metric == metric]) for metric in POOLED)])
     return Grid(["run", *names, *POOLED.values()], rows)
 
@@ -78,10 +81,11 @@ def _title(cell: Cell) -> str:
     return "\n".join(lines)
 
 
-def console_table(cells: Sequence[Cell]) -> Table:
+def console_table(cells: Sequence[Cell], compared: Sequence[Compared] = ()) -> Table:
     """The table for the console: no frames and short lines, so that it fits 80 columns."""
-    text = grid(cells)
-    caption = "percent with its 95 % interval; ↓ lower is better, ↑ higher is better"
+    text = grid(cells, compared)
+    caption = "percent with its 95 % interval; ↓ lower is better, ↑ higher is better\n"
+    caption += DIFFERS
     table = Table(title="runs", caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index, column in enumerate(text.columns):
         table.add_column(_short_lines(column), justify="left" if index == 0 else "right", no_wrap=True)
@@ -97,24 +101,26 @@ def _short_lines(heading: str) -> str:
     return "\n".join(part for line in lines for part in wrap(line, NARROW, break_long_words=False))
 
 
-def markdown_table(cells: Sequence[Cell]) -> str:
+def markdown_table(cells: Sequence[Cell], compared: Sequence[Compared] = ()) -> str:
     """The table as Markdown."""
-    text = grid(cells)
+    text = grid(cells, compared)
     lines = [_line(column.replace("\n", " ") for column in text.columns), "|" + "---|" * len(text.columns)]
     lines += [_line([row[0].replace("\n", ""), *(cell.replace("\n", " ") for cell in row[1:])]) for row in text.rows]
-    return "\n".join(lines) + "\n\nPercent, its 95 % interval, rows; ↓ lower is better, ↑ higher is better.\n"
+    legend = "Percent, its 95 % interval, rows; ↓ lower is better, ↑ higher is better."
+    return "\n".join(lines) + f"\n\n{legend} {DIFFERS}.\n"
 
 
 def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _rate(cell: Cell | None) -> str:
+def _rate(cell: Cell | None, differs: Container[tuple[str, str, str, str]]) -> str:
     if cell is None:
         return ""
     if math.isnan(cell.value):
         return f"undecided {cell.undecided}/{cell.n}"
-    text = f"{100 * cell.value:.1f}\n{100 * cell.low:.1f}–{100 * cell.high:.1f}\nn={cell.n}"
+    mark = "*" if (cell.run, cell.benchmark, cell.metric, cell.protocol_hash) in differs else ""
+    text = f"{100 * cell.value:.1f}{mark}\n{100 * cell.low:.1f}–{100 * cell.high:.1f}\nn={cell.n}"
     if cell.undecided > WORTH_SAYING * cell.n:
         text += f"\nundecided {cell.undecided}"
     if cell.truncated > WORTH_SAYING * cell.n:

@@ -16,7 +16,7 @@ from alttrain.rewrite.restatement import Restatement
 from alttrain.rewrite.sentences import sentences
 from alttrain.rewrite.structures import AltTrain, DirectRefusal, Plain, PromptSide, SafePath, Structure, Untouched
 from alttrain.rewrite.teachers import AskedTeacher, BackboneWriter, Desk, ServerWriter, Teacher, TemplateTeacher
-from alttrain.rewrite.understanding import TraceUnderstanding, Understanding, outcome
+from alttrain.rewrite.understanding import TraceUnderstanding, Understanding, has_trace, outcome
 
 __all__ = [
     "ANSWER_CUT",
@@ -38,6 +38,7 @@ __all__ = [
     "TraceUnderstanding",
     "Understanding",
     "Untouched",
+    "has_trace",
     "is_understanding",
     "outcome",
     "parse",

@@ -71,7 +71,7 @@ class TraceUnderstanding:
 
     def __call__(self, example: Example) -> Segment:
         """The understanding of one example, its blanks joined to one line."""
-        if not _has_trace(example):
+        if not has_trace(example):
             return self.fallback(example)
         found = self._find(render(example.thought))
         if found is None:
@@ -83,7 +83,7 @@ class TraceUnderstanding:
 
     def rest(self, example: Example) -> tuple[Segment, ...]:
         """The trace after its understanding, byte for byte but for the blanks in between; empty where that was all."""
-        found = self._find(render(example.thought)) if _has_trace(example) else None
+        found = self._find(render(example.thought)) if has_trace(example) else None
         if found is None:
             return example.thought
         rest = render(example.thought)[found[2] :].lstrip()
@@ -121,7 +121,8 @@ def outcome(understanding: Segment) -> Outcome:
     return "repaired" if ":sentence " in origin else "accepted"
 
 
-def _has_trace(example: Example) -> bool:
+def has_trace(example: Example) -> bool:
+    """Whether the example's thought is what a reasoning backbone wrote for it."""
     return bool(example.thought) and _is_trace(example.thought[0].origin)
 
 

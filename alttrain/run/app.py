@@ -69,14 +69,15 @@ def _refuse_faults(overrides: list[str]) -> None:
 
 @hydra.main(version_base="1.3", config_path="pkg://alttrain.conf", config_name="run")
 def _app(config: DictConfig) -> None:
-    execute(config)
-    if HydraConfig.get().mode == RunMode.RUN and "report" in config.stages:
+    swept = HydraConfig.get().mode == RunMode.MULTIRUN
+    execute(config, reports=not swept)  # a sweep reports once, at its end
+    if not swept and "report" in config.stages:
         from alttrain.run.stages.report import show
 
         show(Path(config.output_dir))
 
 
-def execute(config: DictConfig) -> "Run":
+def execute(config: DictConfig, reports: bool = True) -> "Run":
     """Run the stages of one composed config. Raises RunError where the run cannot go on."""
     from alttrain.run.assembly import assemble
     from alttrain.run.folder import open_folder
@@ -98,7 +99,7 @@ def execute(config: DictConfig) -> "Run":
             open_folder(run)
             handler = _log_to_file(run.folder / "run.log")
         for stage in STAGES[1:]:
-            if stage in run.stages:
+            if stage in run.stages and (reports or stage != "report"):
                 _stage(stage, run, session)
         log.info("done      %s in %.0f s", run.name, time.monotonic() - started)
     except (ValueError, OSError) as error:

@@ -5,6 +5,8 @@ call goes on from.
 """
 
 import logging
+import signal
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,41 @@ from alttrain.training.module import SFTModule
 from alttrain.training.packing import BatchStream
 
 log = logging.getLogger(__name__)
+
+
+class _Interruption(pl.Callback):  # type: ignore[misc]
+    """On Ctrl-C the step under way is finished and saved before training stops; on a second one it stops at once."""
+
+    def __init__(self, last: Path) -> None:
+        self.last = last
+        self.asked = False
+        self._before: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take SIGINT over; only the main thread may."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
+        """Save and stop if asked to."""
+        if self.asked:
+            trainer.save_checkpoint(self.last)
+            raise KeyboardInterrupt
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give SIGINT back, however training ended."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give SIGINT back, however training ended."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def _ask(self, *unused: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        log.info("training  stops after this step; Ctrl-C again stops it at once, and loses what is not saved")
 
 
 def fit(
@@ -43,7 +80,7 @@ def fit(
     checkpoints = ModelCheckpoint(
         dirpath=last.parent, filename="step", every_n_train_steps=recipe.checkpoint_every, save_last=True, save_top_k=0
     )
-    callbacks: list[pl.Callback] = [checkpoints]
+    callbacks: list[pl.Callback] = [checkpoints, _Interruption(last)]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=1))
     if start:

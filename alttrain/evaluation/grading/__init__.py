@@ -5,14 +5,14 @@
 - `ExactMatch`  the short answer is a gold one; F1 as its value (NQ-open)
 - `Choice`      the letter of a multiple choice (GPQA, MMLU-Pro, CMMLU)
 - `Rouge`       F measure of a summary (CNN/DailyMail)
-- `HumanEval`   the code passes its tests in a sandbox; `pass_at_k` over several samples
+- `HumanEval`   the code passes its tests in a sandbox
 """
 
 from alttrain.evaluation.grading.choice import Choice
 from alttrain.evaluation.grading.exact_match import ExactMatch
-from alttrain.evaluation.grading.humaneval import HumanEval, pass_at_k
+from alttrain.evaluation.grading.humaneval import HumanEval
 from alttrain.evaluation.grading.maths import Maths
 from alttrain.evaluation.grading.rouge import Rouge
 from alttrain.evaluation.grading.short_answer import ShortAnswer, tokens
 
-__all__ = ["Choice", "ExactMatch", "HumanEval", "Maths", "Rouge", "ShortAnswer", "pass_at_k", "tokens"]
+__all__ = ["Choice", "ExactMatch", "HumanEval", "Maths", "Rouge", "ShortAnswer", "tokens"]

@@ -124,18 +124,3 @@ def _as_body(code: str) -> str:
     if len(following) - len(following.lstrip()) >= (5 if opens_block else 4):
         return "\n".join([f"    {lines[0]}", *lines[1:]])
     return textwrap.indent("\n".join(lines), "    ")
-
-
-def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of `k` samples passes (Chen et al., 2021, equation 1).
-
-    1 - C(samples - passed, k) / C(samples, k), as a product that cannot overflow. Raises ValueError on k > samples.
-    """
-    if not 0 <= passed <= samples or not 1 <= k <= samples:
-        raise ValueError(
-            f"pass@{k} of {passed} passed in {samples}: needs 0 <= passed <= samples and 1 <= k <= samples"
-        )
-    failing = 1.0
-    for place in range(samples - passed + 1, samples + 1):
-        failing *= max(0.0, 1 - k / place)
-    return 1 - failing

@@ -42,6 +42,7 @@ from alttrain.run.assembly import Run
 from alttrain.run.folder import as_json, evaluation_folder
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
+from alttrain.run.stages.analysis import analyse
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
             "provenance": provenance,
             "contaminated": contamination,
             "metrics": [_plain(metric) for metric in metrics],
+            "analysis": analyse(benchmark, generations, main, adherence, metrics[0]),
         },
     )
     rate = metrics[0]

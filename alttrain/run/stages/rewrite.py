@@ -16,17 +16,28 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.dataset import Selection
+from alttrain.evaluation.adherence import opening_understandings
 from alttrain.evaluation.refusal import judge_refusal
 from alttrain.generation import Decoding
 from alttrain.records import Example, Rejected, Segment, read_rows, write_json, write_rows, write_text
-from alttrain.rewrite import ANSWER_CUT, BackboneWriter, Desk, Original, SelfTrace, outcome, with_original
+from alttrain.rewrite import (
+    ANSWER_CUT,
+    BackboneWriter,
+    Desk,
+    Original,
+    SelfTrace,
+    has_trace,
+    outcome,
+    render,
+    with_original,
+)
 from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
@@ -77,12 +88,17 @@ def rewrite(run: Run, session: Session) -> None:
         write_rows(run.folder / "rejects.jsonl", rejected)
     write_text(run.folder / "review.md", review_sheet(rewritten, originals, run.seed))
     write_rows(run.folder / "train.jsonl", rewritten)
-    write_json(run.folder / "rewrite.json", _summary(run, selection, rewritten, rejected, cut))
+    write_json(run.folder / "rewrite.json", _summary(run, selection, originals.values(), rewritten, rejected, cut))
     log.info("rewrite   %d examples, %d left out", len(rewritten), len(rejected))
 
 
 def _summary(
-    run: Run, selection: Selection, rewritten: list[Example], rejected: list[Rejected], cut: list[str]
+    run: Run,
+    selection: Selection,
+    originals: Iterable[Example],
+    rewritten: list[Example],
+    rejected: list[Rejected],
+    cut: list[str],
 ) -> dict[str, Any]:
     segments = [segment for example in rewritten for segment in example.thought]
     understandings = Counter(outcome(segment) for segment in segments if segment.step == "understanding")
@@ -92,6 +108,7 @@ def _summary(
         "labels": dict(Counter(example.label for example in rewritten)),
         "categories": dict(sorted(Counter(example.category for example in rewritten).items())),
         "understandings": dict(understandings),
+        "traces_opening_with_an_understanding": _openings(originals),
         "origins": dict(sorted(Counter(f"{segment.step} from {segment.origin}" for segment in segments).items())),
         "left_out": dict(Counter(row.reason for row in rejected)),
         "answers_cut": cut,
@@ -99,6 +116,14 @@ def _summary(
         "decontaminated_against": {benchmark.name: benchmark.rows.content() for benchmark in run.benchmarks},
         "selection": selection.report,
     }
+
+
+def _openings(originals: Iterable[Example]) -> dict[str, Any] | None:
+    """The paper's own analysis, on the traces that a reasoning backbone wrote; None where there is none."""
+    found = opening_understandings(render(row.thought) for row in originals if has_trace(row))
+    if not found.n:
+        return None
+    return {"count": found.count, "n": found.n, **found.share._asdict()}
 
 
 Writing = Callable[[Sequence[Example], int, Desk], Iterator[tuple[str, Segment | Rejected]]]
