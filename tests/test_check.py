@@ -165,7 +165,7 @@ def large(tiny_folder: Path, **fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("stages", "device", "gib", "remedy"),
     [
-        (["generate"], "cpu", 35, "set generation.slots=3"),
+        (["generate"], "cpu", 31, "set protocol.decoding.max_new_tokens=625"),
         (["generate"], "cpu", 20, "choose a smaller backbone"),
         (["train", "generate"], "GPU", 20, "set backbone.quantization=nf4"),
     ],
@@ -190,12 +190,33 @@ def test_what_cannot_fit_is_refused_with_a_remedy(
     assert remedy in lines[-1]
 
 
+def test_slots_are_what_there_is_room_for(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """64 slots would take 39 GiB of keys and values; four fifths of what is free are taken, and none is refused."""
+    caplog.set_level(logging.INFO)
+    protocol = Protocol("p", Decoding(max_new_tokens=5000), judges={})
+    run = a_run(tmp_path, tiny_folder, [TRACED], ["check", "generate"], backbone=large(tiny_folder), protocol=protocol)
+    run.generation = InProcess(slots=64, dtype="bfloat16")
+    free(monkeypatch, 25)
+    check_module.refuse_too_large(run, [TRACED], check_module.Sizes(10))
+    line = next(line for line in caplog.text.splitlines() if line.strip().startswith("generate"))
+    weights, activations, cache, logits, total = map(float, line.split()[1:])
+    assert cache == pytest.approx(0.8 * (25 - weights - activations - logits), abs=0.1)
+    assert total < 25
+    run.generation = InProcess(slots=64, dtype="bfloat16", memory_gib=2)
+    caplog.clear()
+    check_module.refuse_too_large(run, [TRACED], check_module.Sizes(10))
+    line = next(line for line in caplog.text.splitlines() if line.strip().startswith("generate"))
+    assert float(line.split()[3]) == 2.0
+
+
 def test_rows_that_are_too_long_ask_for_a_smaller_batch(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = check_module.Sizes(10, 10, rows=(1000, 900, 800, 700), counted=True)
     run = a_run(tmp_path, tiny_folder, [TRACED], ["train"], backbone=large(tiny_folder))
-    shape_bytes = check_module.training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, 1900)
+    shape_bytes = check_module.training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1900])
     free(monkeypatch, sum(shape_bytes.values()) / GIB + 0.01)
     with pytest.raises(RunError, match=r"train needs .* set training\.batch_size=2"):
         check_module.refuse_too_large(run, [TRACED], sizes)

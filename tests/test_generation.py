@@ -2,24 +2,29 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from alttrain.backbone import Weights
+from alttrain.backbone.slots import SlotCache
 from alttrain.backbone.weights import load_model
-from alttrain.generation import Decoding
-from alttrain.generation.engine import Decoder, draw
+from alttrain.generation import Decoding, engine
+from alttrain.generation.choosing import draw, likeliest
+from alttrain.generation.engine import Decoder
 
 PROMPTS = [[(7 * row + 3 * column) % 250 for column in range(1 + (row * 5) % 23)] for row in range(11)]
 NEW = 20
 
 
-def reference(folder: Path, end: int, repetition_penalty: float = 1.0) -> list[list[int]]:
+def reference(
+    folder: Path, end: int, repetition_penalty: float = 1.0, prompts: list[list[int]] = PROMPTS
+) -> list[list[int]]:
     """What transformers writes for each prompt alone."""
     model = type(load_model(Weights(folder, "local"), torch.float32, "cpu")).from_pretrained(folder).eval()
     written = []
-    for prompt in PROMPTS:
+    for prompt in prompts:
         ids = torch.tensor([prompt])
         out = model.generate(
             ids,
@@ -90,6 +95,125 @@ def test_draw_follows_the_distribution_within_the_nucleus() -> None:
     assert counts.tolist() == [0, 588, 0, 412]
     assert draw(logits[:1], 0.5, torch.tensor([0.999999])).tolist() == [1]
     assert draw(logits[:2], 1.0, torch.tensor([0.0, 0.99999999])).tolist() == [1, 2]
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path) -> Any:
+    return load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")
+
+
+def test_memory_that_is_too_little_makes_slots_fewer_and_longer(tiny_folder: Path, tiny: Any) -> None:
+    """Sequences that lose their slot are prefilled again with what they wrote, and end as if nothing had been."""
+    end = common_token(reference(tiny_folder, 257))
+    expected = reference(tiny_folder, end)
+    sizes: list[tuple[int, int]] = []
+
+    class Watched(SlotCache):
+        def resize(self, slots: int, length: int) -> None:
+            sizes.append((slots, length))
+            super().resize(slots, length)
+
+    each = Decoder(tiny, end, 1, "cpu").token_bytes()
+    assert each == 2 * 2 * 2 * 8 * 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "SlotCache", Watched)
+        patch.setattr(engine, "FIRST_ROOM", 2)
+        written = Decoder(tiny, end, 8, "cpu", memory=100 * each).generate(PROMPTS, Decoding(NEW))
+    assert written == expected
+    assert sizes
+    assert all(slots * length <= 100 for slots, length in sizes)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+def test_out_of_memory_halves_the_slots_and_changes_nothing(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, penalty: float
+) -> None:
+    decoding = Decoding(NEW, temperature=0.9, repetition_penalty=penalty)
+    names = [str(number) for number in range(len(PROMPTS))]
+    expected = Decoder(tiny, 40, 8, "cpu").generate(PROMPTS, decoding, names)
+    step, forward, calls = Decoder.step, Decoder.forward, itertools.count()
+
+    def fails(then: Any) -> Any:
+        def call(self: Decoder, *arguments: Any) -> Any:
+            if next(calls) in (1, 6, 9):
+                raise torch.OutOfMemoryError
+            return then(self, *arguments)
+
+        return call
+
+    monkeypatch.setattr(Decoder, "step", fails(step))
+    monkeypatch.setattr(Decoder, "forward", fails(forward))
+    assert Decoder(tiny, 40, 8, "cpu").generate(PROMPTS, decoding, names) == expected
+    assert [record.args for record in caplog.records] == [(8,), (4,), (2,)]
+
+
+def test_memory_that_is_not_enough_for_one_is_an_error(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Decoder, "step", fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        Decoder(tiny, 257, 2, "cpu").generate(PROMPTS, Decoding(NEW))
+
+
+def test_what_all_prompts_begin_with_is_computed_once(
+    tiny_folder: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [[*range(50, 90), *prompt] for prompt in PROMPTS] + [[*range(50, 90), 1]]
+    end = common_token(reference(tiny_folder, 257, 1.0, prompts))
+    expected = reference(tiny_folder, end, 1.0, prompts)
+    seen: list[int] = []
+    forward = Decoder.forward
+
+    def watched(self: Decoder, ids: list[int], *arguments: Any) -> Any:
+        seen.append(len(ids))
+        return forward(self, ids, *arguments)
+
+    monkeypatch.setattr(Decoder, "forward", watched)
+    assert Decoder(tiny, end, 4, "cpu").generate(prompts, Decoding(NEW)) == expected
+    assert seen[0] == 40
+    assert sum(seen) == 40 + sum(map(len, PROMPTS)) + 1
+    long = [[*range(250), *range(80), number] for number in (3, 5)]  # past what is attended to by plain products
+    assert Decoder(tiny, 257, 4, "cpu").generate(long, Decoding(NEW)) == reference(tiny_folder, 257, 1.0, long)
+    only = [[*range(50, 90)]] * 2  # one token of their own is left
+    assert Decoder(tiny, 257, 4, "cpu").generate(only, Decoding(NEW)) == reference(tiny_folder, 257, 1.0, only)
+
+
+def test_each_prompt_may_have_a_cap_of_its_own(tiny: Any) -> None:
+    caps = [1 + number % 5 for number in range(len(PROMPTS))]
+    whole = Decoder(tiny, 257, 3, "cpu").generate(PROMPTS, Decoding(NEW))
+    assert Decoder(tiny, 257, 3, "cpu").generate(PROMPTS, Decoding(NEW), caps=caps) == [
+        row[:cap] for row, cap in zip(whole, caps, strict=True)
+    ]
+
+
+def test_compiled_steps_write_the_same_in_few_whole_programs(
+    tiny_folder: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As traced, without the minutes of a real compilation; a break in the graph would be an error."""
+    shapes: list[tuple[int, ...]] = []
+
+    def watched(graph: Any, inputs: list[Any]) -> Any:
+        shapes.append(tuple(inputs[0].shape))
+        return graph
+
+    compiled = torch.compile
+
+    def traced(function: Any, dynamic: bool, mode: str) -> Any:
+        return compiled(function, dynamic=dynamic, fullgraph=True, backend=watched)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    end = common_token(reference(tiny_folder, 257))
+    written = Decoder(tiny, end, 6, "cpu", compiled=True).generate(PROMPTS, Decoding(NEW))
+    assert written == reference(tiny_folder, end)
+    assert len(shapes) == 4  # 6, 4, 2 and 1 slots
+
+
+@pytest.mark.parametrize("vocabulary", [256, 259])
+def test_the_first_of_the_largest_is_chosen(vocabulary: int) -> None:
+    logits = torch.randint(0, 9, (50, vocabulary), generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = [row.index(max(row)) for row in logits.tolist()]
+    assert likeliest(logits).tolist() == expected
 
 
 def test_many_samples_of_a_greedy_text_are_refused() -> None:

@@ -1,5 +1,6 @@
 """The machine, as far as it can be known without torch, which is imported only where a GPU is there to be asked."""
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -61,6 +62,24 @@ def cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 matrices natively (AVX512-BF16, AMX, Arm's bf16)."""
     flags = Path("/proc/cpuinfo")
     return flags.exists() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next tensor, where its allocator is in use.
+
+    It would give tensors of a few megabytes back to the system and take fresh pages for the next, which cost a training
+    step on the CPU a tenth of its time.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    for parameter, value in ((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, (1 << 31) - 1), (_TOP_PAD, 64 << 20)):
+        mallopt(parameter, value)
+
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+"""Names of malloc.h; 32 MiB is the most the last may be."""
 
 
 def check_kernels(quantization: str, attention: str, cuda: bool) -> None:

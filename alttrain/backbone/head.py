@@ -1,45 +1,60 @@
 """The language-model head and cross-entropy in one, a chunk of positions at a time.
 
 The logits of a batch over a vocabulary of 50,000 to 150,000 are the largest tensor of a training step. Here they exist
-for `CHUNK` positions only; their gradient with respect to the hidden state is taken at once, while they are at hand, so
-backward has nothing left to do but scale it. The head itself is frozen.
+for `CHUNK` positions only; their gradient with respect to the hidden state, and to the head where it is trained, is
+taken at once, while they are at hand, so backward has nothing left to do but scale it.
 """
 
 from typing import Any
 
 import torch
 
-CHUNK = 128
+CHUNK = 192
 """Positions whose logits exist at one time."""
 
 
 class _ResponseLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        count = len(targets)
         total = hidden.new_zeros((), dtype=torch.float32)
         gradient = torch.empty_like(hidden, dtype=weight.dtype)
-        for start in range(0, len(targets), CHUNK):
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        # two buffers for all chunks: fresh ones of this size are fresh pages each time
+        low = hidden.new_empty((min(CHUNK, count), len(weight)), dtype=weight.dtype)
+        full = torch.empty_like(low, dtype=torch.float32)
+        for start in range(0, count, CHUNK):
             part = slice(start, start + CHUNK)
-            logits = torch.mm(hidden[part].to(weight.dtype), weight.t()).float()
-            rows = torch.arange(len(logits), device=logits.device)
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            total += (normaliser[:, 0] - logits[rows, targets[part]]).sum()
-            probabilities = logits.sub_(normaliser).exp_()
-            probabilities[rows, targets[part]] -= 1
-            torch.mm(probabilities.to(weight.dtype), weight, out=gradient[part])
-        ctx.save_for_backward(gradient.to(hidden.dtype).div_(len(targets)))
-        return total / len(targets)
+            chunk, due = hidden[part].to(weight.dtype), targets[part]
+            logits, shifted = low[: len(due)], full[: len(due)]
+            rows = torch.arange(len(due), device=due.device)
+            torch.mm(chunk, weight.t(), out=logits)
+            shifted.copy_(logits).sub_(shifted.amax(-1, keepdim=True))
+            right = shifted[rows, due]
+            masses = shifted.exp_().sum(-1, keepdim=True)
+            total += (masses[:, 0].log() - right).sum()
+            probabilities = shifted.mul_(masses.reciprocal_())
+            probabilities[rows, due] -= 1
+            error = logits.copy_(probabilities)
+            torch.mm(error, weight, out=gradient[part])
+            if weight_gradient is not None:
+                weight_gradient += error.t() @ chunk
+        ctx.save_for_backward(gradient.to(hidden.dtype).div_(count), weight_gradient)
+        ctx.count, ctx.weight_dtype = count, weight.dtype
+        return total / count
 
     @staticmethod
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * scale.to(gradient.dtype), None, None
+    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        gradient, weight_gradient = ctx.saved_tensors
+        if weight_gradient is not None:
+            weight_gradient = (weight_gradient * (scale / ctx.count)).to(ctx.weight_dtype)
+        return gradient * scale.to(gradient.dtype), weight_gradient, None
 
 
 def response_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy in nats of `targets` (n,) under `hidden` (n, size) and the head's `weight` (vocabulary, size).
 
-    The loss is float32 whatever the weights are. `weight` gets no gradient.
+    The loss is float32 whatever the weights are; the products are in the weights' dtype.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         loss: torch.Tensor = _ResponseLoss.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]

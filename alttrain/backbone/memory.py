@@ -22,8 +22,14 @@ double quantisation)."""
 UNFUSED_BYTES = 7
 """What peft's own LoRA forward keeps for each input of a projection, measured: 5.5 in float32, 6.7 in bfloat16."""
 
-LOSS_CHUNK = 128
+SHORT = 256
+"""Longest sequence whose attention is kept whole; `attention.SHORT`."""
+
+LOSS_CHUNK = 192
 """Positions whose logits exist at one time in training; `head.CHUNK`."""
+
+CACHE_SHARE = 0.8
+"""Share of the free memory, the weights loaded, that keys and values may take where no bound is set."""
 
 PREFILL_TOKENS = 4096
 """Prompt tokens of one prefill; more where a single prompt is longer."""
@@ -123,21 +129,25 @@ def training_bytes(
     width: int,
     rank: int,
     targets: Sequence[str],
-    tokens: int,
+    lengths: Sequence[int],
     quantization: Quantization = "none",
     attention: Attention = "packed",
     dropout: bool = False,
 ) -> dict[str, int]:
-    """The parts of a training step over a packed row of `tokens`.
+    """The parts of a training step over a packed row of sequences with these lengths in tokens.
 
     The adapter and its gradients are float32, and AdamW keeps two float32 moments. The chunked loss needs the logits
-    of `LOSS_CHUNK` positions twice in float32 and once in `width`, and one gradient for each hidden state; the backward
-    pass works on one layer at a time. Eager attention also keeps the square of the row's length for each head.
+    of `LOSS_CHUNK` positions once in float32 and once in `width`, and one gradient for each hidden state; the backward
+    pass works on one layer at a time. Packed attention keeps the square of the length of each short sequence for each
+    head, eager attention that of the whole row.
     """
     trained = adapter_parameters(shape, rank, targets)
     fused = not dropout and quantization == "none"
+    tokens = sum(lengths)
     activations = tokens * activation_bytes(shape, width, rank, fused)
     activations += tokens * width * (3 * shape.intermediate + 4 * shape.hidden)
+    if attention == "packed":
+        activations += shape.layers * shape.heads * width * sum(length**2 for length in lengths if length <= SHORT)
     if attention == "eager":
         activations += shape.layers * shape.heads * tokens**2 * (4 + (width if width < 4 else 0))
     return {
@@ -146,7 +156,7 @@ def training_bytes(
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
         "activations": activations,
-        "loss": LOSS_CHUNK * shape.vocabulary * (8 + width),
+        "loss": LOSS_CHUNK * shape.vocabulary * (4 + width),
     }
 
 

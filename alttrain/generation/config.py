@@ -1,7 +1,7 @@
 """What a config says of generation: how a next token is chosen, and the engine that does it."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -34,9 +34,13 @@ class InProcess:
     """Decoding in this process.
 
     `slots` sequences decode at once; a finished one leaves and the next prompt takes its slot. `chunk` prompts are
-    written together: an interrupted run repeats at most one chunk.
+    written together: an interrupted run repeats at most one chunk. Keys and values take at most `memory_gib` GiB (None:
+    four fifths of what is free once the weights are loaded); with less than all slots need, there are fewer of them.
+    `compiled` makes the decode step one program ("auto": on CUDA): the first chunk takes a minute longer.
     """
 
     slots: Annotated[int, Gt(0)] = 64
     chunk: Annotated[int, Gt(0)] = 128
     dtype: Dtype = "auto"
+    memory_gib: Annotated[float, Gt(0)] | None = None
+    compiled: Literal["auto", "on", "off"] = "auto"

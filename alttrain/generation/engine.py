@@ -1,11 +1,16 @@
-"""Decoding with slots, greedy or sampled: no padding, no decoding for rows that ended.
+"""Decoding with slots, greedy or sampled: no padding, no decoding for rows that ended, memory that has a bound.
 
-Prompts are prefilled as one packed row straight into a slot cache; every step then decodes one token for each active
-slot. A finished sequence gives its slot to the next prompt, so the batch stays full until the prompts run out. The
-result of a prompt does not depend on its neighbours except through the rounding of matrix products (bfloat16 shows it,
-float32 hardly).
+Prompts are prefilled as one packed row straight into a slot cache; every step then decodes one token for each slot in
+use. A finished sequence gives its slot to the next prompt, so the batch stays full until the prompts run out. What all
+prompts begin with, such as a system prompt, is computed once. The result of a prompt does not depend on its neighbours
+except through the rounding of matrix products (bfloat16 shows it, float32 hardly).
+
+Keys and values take at most `memory` bytes. Where slots times the longest possible sequence would be more, the cache
+begins with shorter slots; when a sequence outgrows them they become longer and fewer, and the sequences that lose their
+slot wait and are prefilled again with what they wrote. Out of memory all the same, the number of slots is halved.
 """
 
+import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,34 +18,68 @@ from typing import Any
 
 import torch
 
-from alttrain.backbone.attention import Rows, SlotCache
+from alttrain.backbone.attention import Rows
+from alttrain.backbone.memory import cache_bytes, shape_of
+from alttrain.backbone.slots import Prefix, SlotCache
+from alttrain.generation.choosing import Chooser
 from alttrain.generation.config import Decoding
+
+log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = 4096
 """Most prompt tokens in one prefill, which bounds its activations; a longer prompt goes alone."""
+SHARED_TOKENS = 16
+"""Least length of a common beginning that is worth a pass of its own."""
+FIRST_ROOM = 64
+"""New tokens that a slot has room for at the beginning, at least, where memory is short."""
+STRIDE = 128
+"""Compiled code sees positions and slots in few numbers: multiples of this, and powers of two."""
 
 
 @dataclass
-class _Active:
-    """A sequence in a slot: which prompt it answers, where its next token stands, and what it wrote so far.
-
-    `draws` are the uniform numbers its tokens are drawn with, its own whatever else is decoded beside it.
+class _Sequence:
+    """A prompt and what was written to it. `draws` are the uniform numbers its tokens are drawn with, its own whatever
+    else is decoded beside it. `cap` is the most tokens it may have.
     """
 
-    prompt: int
-    position: int
+    number: int
+    prompt: list[int]
     draws: random.Random
+    cap: int
     written: list[int] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[int]:
+        """All tokens so far."""
+        return self.prompt + self.written
+
+    @property
+    def position(self) -> int:
+        """Where its newest token stands."""
+        return len(self.prompt) + len(self.written) - 1
 
 
 class Decoder:
-    """Decodes batches of prompts with one model."""
+    """Decodes batches of prompts with one model.
 
-    def __init__(self, model: Any, end_id: int, slots: int, device: str) -> None:
+    `memory` are the bytes that keys and values may take (None: as many as all slots need), `compiled` makes the decode
+    step one compiled program, on CUDA a graph, for few numbers of slots and positions.
+    """
+
+    def __init__(
+        self, model: Any, end_id: int, slots: int, device: str, memory: int | None = None, compiled: bool = False
+    ) -> None:
         self.model = model
         self.end_id = end_id
         self.slots = slots
-        self.device = device
+        self.device = torch.device(device)
+        self.memory = memory
+        self.compiled = compiled
+        self._program: Callable[..., torch.Tensor] = self._next_logits
+        if compiled:
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
+            mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+            self._program = torch.compile(self._next_logits, dynamic=False, mode=mode)
 
     @torch.inference_mode()
     def generate(
@@ -49,69 +88,28 @@ class Decoder:
         decoding: Decoding,
         names: Sequence[str] = (),
         on_finished: Callable[[int], None] | None = None,
+        caps: Sequence[int] = (),
     ) -> list[list[int]]:
         """The tokens written for each prompt, the end token included where it came within `max_new_tokens`.
 
         `names` tell sampled sequences apart: the same name and seed draw the same tokens from the same distribution.
-        `on_finished` is called with the number of sequences that ended, for a progress bar.
+        `on_finished` is called with the number of sequences that ended, for a progress bar. `caps` are lower numbers
+        of tokens, one a prompt.
         """
-        written: list[list[int]] = [[] for _ in prompts]
         if not prompts:
-            return written
-        longest = max(len(prompt) for prompt in prompts) + decoding.max_new_tokens
-        cache = SlotCache(min(self.slots, len(prompts)), longest)
-        chooser = _Chooser(decoding, cache.slots, self.device)
-        waiting = sorted(
-            range(len(prompts)), key=lambda index: len(prompts[index])
-        )  # popped from the end: longest first
-        active: list[_Active] = []
-        while waiting or active:
-            if waiting and len(active) < cache.slots:
-                self._admit(prompts, names, waiting, active, cache, chooser)
-            else:
-                self._step(active, cache, chooser)
-            ended = self._retire(active, cache, chooser, written, decoding.max_new_tokens)
-            if ended and on_finished:
-                on_finished(ended)
-        return written
+            return []
+        sequences = [
+            _Sequence(
+                number,
+                prompt,
+                random.Random(f"{decoding.seed}\x1f{names[number] if names else number}"),
+                min(decoding.max_new_tokens, caps[number]) if caps else decoding.max_new_tokens,
+            )
+            for number, prompt in enumerate(prompts)
+        ]
+        return _Batch(self, sequences, decoding).finish(on_finished)
 
-    def _admit(
-        self,
-        prompts: Sequence[list[int]],
-        names: Sequence[str],
-        waiting: list[int],
-        active: list[_Active],
-        cache: SlotCache,
-        chooser: "_Chooser",
-    ) -> None:
-        """Prefill as many waiting prompts as there are free slots and as the token budget allows."""
-        group: list[int] = []
-        while waiting and len(active) + len(group) < cache.slots:
-            if group and sum(len(prompts[i]) for i in group) + len(prompts[waiting[-1]]) > PREFILL_TOKENS:
-                break
-            group.append(waiting.pop())
-        lengths = [len(prompts[index]) for index in group]
-        ids = [token for index in group for token in prompts[index]]
-        positions = [position for length in lengths for position in range(length)]
-        ends = torch.tensor(lengths).cumsum(0) - 1
-        first = len(active)
-        logits = self._forward(ids, positions, Rows(lengths, cache, first_slot=first), ends)
-        for slot, (index, length) in enumerate(zip(group, lengths, strict=True), first):
-            name = names[index] if names else str(index)
-            active.append(_Active(index, length, random.Random(f"{chooser.decoding.seed}\x1f{name}")))
-            chooser.see(slot, prompts[index], logits.shape[-1])
-        for row, token in zip(active[first:], chooser.choose(logits, active[first:], first), strict=True):
-            row.written.append(token)
-
-    def _step(self, active: list[_Active], cache: SlotCache, chooser: "_Chooser") -> None:
-        positions = [row.position for row in active]
-        rows = Rows.decoding(cache, torch.tensor(positions, device=self.device), max(positions) + 1)
-        logits = self._forward([row.written[-1] for row in active], positions, rows, None)
-        for row, token in zip(active, chooser.choose(logits, active, 0), strict=True):
-            row.position += 1
-            row.written.append(token)
-
-    def _forward(self, ids: list[int], positions: list[int], rows: Rows, keep: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, ids: list[int], positions: list[int], rows: Rows, keep: torch.Tensor | None) -> torch.Tensor:
         """Logits of the next token at the kept positions (all of them by default): (positions, vocabulary)."""
         logits: torch.Tensor = self.model(
             input_ids=torch.tensor([ids], device=self.device),
@@ -122,79 +120,161 @@ class Decoder:
         ).logits
         return logits[0]
 
-    def _retire(
-        self,
-        active: list[_Active],
-        cache: SlotCache,
-        chooser: "_Chooser",
-        written: list[list[int]],
-        max_new_tokens: int,
-    ) -> int:
-        """Take ended sequences out of their slots; the last active one moves into the gap."""
+    def step(self, ids: list[int], positions: list[int], cache: SlotCache) -> torch.Tensor:
+        """Logits after the newest token of each of the first slots: (slots in use, vocabulary)."""
+        count, longest = len(ids), max(positions) + 1
+        if self.compiled:
+            several = min(cache.slots, 1 << (count - 1).bit_length()) - count
+            ids, positions = ids + [0] * several, positions + [0] * several  # in slots that nobody uses
+            longest = min(cache.length, -(-longest // STRIDE) * STRIDE)
+        at = torch.tensor(positions, device=self.device)
+        rows = Rows.decoding(cache, at, longest)
+        return self._program(torch.tensor([ids], device=self.device), at[None], rows)[:count]
+
+    def _next_logits(self, ids: torch.Tensor, positions: torch.Tensor, rows: Rows) -> torch.Tensor:
+        logits: torch.Tensor = self.model(input_ids=ids, position_ids=positions, rows=rows, use_cache=False).logits
+        return logits[0]
+
+    def pinned(self) -> Callable[[Any], None] | None:
+        """What is told of each tensor whose address stays, where that matters."""
+        on_cuda = self.compiled and self.device.type == "cuda"
+        return torch._dynamo.mark_static_address if on_cuda else None
+
+    def token_bytes(self) -> int | None:
+        """Bytes of keys and values for one token; None for a model whose shape is not known."""
+        shape = shape_of(self.model.config.to_dict())
+        return cache_bytes(shape, self.model.dtype.itemsize, 1, 1) if shape else None
+
+
+class _Batch:
+    """One call of `Decoder.generate`: who waits, who has a slot, and the cache."""
+
+    def __init__(self, decoder: Decoder, sequences: list[_Sequence], decoding: Decoding) -> None:
+        self.decoder = decoder
+        self.decoding = decoding
+        self.written: list[list[int]] = [[] for _ in sequences]
+        # taken from the end: the longest first, so that too little memory shows at once
+        self.waiting = sorted(sequences, key=lambda sequence: len(sequence.prompt))
+        self.active: list[_Sequence] = []
+        self.longest = max(len(sequence.prompt) + sequence.cap for sequence in sequences)
+        self.prefix: Prefix | None = None
+        slots, length = self._first_size()
+        self.cache = SlotCache(slots, length, decoder.pinned())
+        self.chooser = Chooser(decoding, slots, decoder.device)
+
+    def _first_size(self) -> tuple[int, int]:
+        """(slots, length): all the room there can be need of, or as much of it as memory allows."""
+        slots = min(self.decoder.slots, len(self.waiting))
+        budget = self._budget()
+        if budget is None or slots * self.longest <= budget:
+            return slots, self.longest
+        length = min(self.longest, max(budget // slots, len(self.waiting[-1].prompt) + FIRST_ROOM))
+        return max(1, min(slots, budget // length)), length
+
+    def _budget(self) -> int | None:
+        """Tokens that the cache may hold."""
+        each = self.decoder.token_bytes()
+        return None if self.decoder.memory is None or not each else self.decoder.memory // each
+
+    def finish(self, on_finished: Callable[[int], None] | None) -> list[list[int]]:
+        """Decode until every sequence ended."""
+        self._share_prefix()
+        while self.waiting or self.active:
+            try:
+                self._advance()
+            except torch.OutOfMemoryError:
+                if self.cache.slots == 1:
+                    raise
+                log.warning("generate  out of memory with %d slots; going on with half of them", self.cache.slots)
+                self._resize(self.cache.slots // 2, self.cache.length)
+                if self.decoder.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            if (ended := self._retire()) and on_finished:
+                on_finished(ended)
+        return self.written
+
+    def _share_prefix(self) -> None:
+        """Compute what all prompts begin with; each keeps at least one token of its own."""
+        first, last = min(row.prompt for row in self.waiting), max(row.prompt for row in self.waiting)
+        most = min(len(row.prompt) for row in self.waiting) - 1
+        same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        if min(same, most) < SHARED_TOKENS or len(self.waiting) == 1:
+            return
+        self.prefix = Prefix(min(same, most))
+        ids = first[: self.prefix.length]
+        rows = Rows([len(ids)], becomes=self.prefix)
+        self.decoder.forward(ids, list(range(len(ids))), rows, torch.tensor([len(ids) - 1]))
+
+    def _advance(self) -> None:
+        """One prefill, if there is somebody waiting and a slot free, or else one decode step."""
+        if self.waiting and len(self.active) < self.cache.slots:
+            self._admit()
+            return
+        need = max(row.position for row in self.active) + 1
+        if need > self.cache.length:
+            self._lengthen(need)
+        ids, positions = [row.written[-1] for row in self.active], [row.position for row in self.active]
+        logits = self.decoder.step(ids, positions, self.cache)
+        for row, token in zip(self.active, self.chooser.choose(logits, self._draws(self.active), 0), strict=True):
+            row.written.append(token)
+
+    def _draws(self, rows: Sequence[_Sequence]) -> list[float]:
+        return [row.draws.random() for row in rows] if self.decoding.temperature else []
+
+    def _admit(self) -> None:
+        """Prefill as many waiting sequences as there are free slots and as the token budget allows."""
+        begun, tokens = self.prefix.length if self.prefix else 0, 0
+        group: list[_Sequence] = []
+        for row in reversed(self.waiting):
+            own = len(row.ids) - begun
+            if len(self.active) + len(group) == self.cache.slots or (group and tokens + own > PREFILL_TOKENS):
+                break
+            group.append(row)
+            tokens += own
+        lengths = [len(row.ids) - begun for row in group]
+        ids = [token for row in group for token in row.ids[begun:]]
+        positions = [begun + place for length in lengths for place in range(length)]
+        ends = torch.tensor(lengths).cumsum(0) - 1
+        first = len(self.active)
+        rows = Rows(lengths, self.cache, first, self.prefix)
+        logits = self.decoder.forward(ids, positions, rows, ends)
+        del self.waiting[len(self.waiting) - len(group) :]
+        self.active += group
+        for slot, row in enumerate(group, first):
+            self.chooser.see(slot, row.ids, logits.shape[-1])
+        for row, token in zip(group, self.chooser.choose(logits, self._draws(group), first), strict=True):
+            row.written.append(token)
+
+    def _lengthen(self, need: int) -> None:
+        """Longer slots, and fewer where the memory is spent."""
+        length, budget = min(self.longest, max(need, 2 * self.cache.length)), self._budget()
+        slots = self.cache.slots if budget is None else max(1, min(self.cache.slots, budget // length))
+        self._resize(slots, length)
+
+    def _resize(self, slots: int, length: int) -> None:
+        """Other slots; the sequences that have none any more wait, those that wrote least, for they cost least."""
+        while len(self.active) > slots:
+            place = min(range(len(self.active)), key=lambda place: len(self.active[place].ids))
+            self.waiting.append(self._leave(place))
+        self.cache.resize(slots, length)
+        self.chooser.resize(slots)
+
+    def _leave(self, place: int) -> _Sequence:
+        """Take a sequence out of its slot; the last active one moves into the gap."""
+        row, last = self.active[place], self.active.pop()
+        if last is not row:
+            self.cache.move(len(self.active), place, last.position)
+            self.chooser.move(len(self.active), place)
+            self.active[place] = last
+        return row
+
+    def _retire(self) -> int:
+        """Take ended sequences out of their slots; how many did end."""
         ended = 0
-        for slot in range(len(active) - 1, -1, -1):
-            row = active[slot]
-            if row.written[-1] == self.end_id or len(row.written) == max_new_tokens:
-                written[row.prompt] = row.written
-                last = active.pop()
-                if last is not row:
-                    cache.move(len(active), slot, last.position)
-                    chooser.move(len(active), slot)
-                    active[slot] = last
+        for place in range(len(self.active) - 1, -1, -1):
+            row = self.active[place]
+            if row.written[-1] == self.decoder.end_id or len(row.written) >= row.cap:
+                self.written[row.number] = self._leave(place).written
                 ended += 1
         return ended
-
-
-class _Chooser:
-    """Chooses each sequence's next token from its logits."""
-
-    def __init__(self, decoding: Decoding, slots: int, device: str) -> None:
-        self.decoding = decoding
-        self.slots = slots
-        self.device = device
-        self.seen: torch.Tensor | None = None  # (slots, vocabulary): tokens that stand in prompt or response
-
-    def see(self, slot: int, prompt: list[int], vocabulary: int) -> None:
-        """Note a new prompt's tokens, where repetition is penalised."""
-        if self.decoding.repetition_penalty == 1.0:
-            return
-        if self.seen is None:
-            self.seen = torch.zeros(self.slots, vocabulary, dtype=torch.bool, device=self.device)
-        self.seen[slot] = False
-        self.seen[slot, prompt] = True
-
-    def move(self, source: int, target: int) -> None:
-        """A sequence changed its slot."""
-        if self.seen is not None:
-            self.seen[target] = self.seen[source]
-
-    def choose(self, logits: torch.Tensor, rows: Sequence[_Active], first_slot: int) -> list[int]:
-        """The next token of each row; row i stands in slot `first_slot + i`."""
-        slots = slice(first_slot, first_slot + len(rows))
-        if self.seen is not None:
-            logits = logits.float()
-            penalty = self.decoding.repetition_penalty
-            lowered = torch.where(logits > 0, logits / penalty, logits * penalty)
-            logits = torch.where(self.seen[slots], lowered, logits)
-        if self.decoding.temperature == 0:
-            chosen = logits.argmax(-1)
-        else:
-            draws = torch.tensor([row.draws.random() for row in rows], device=logits.device)
-            chosen = draw(logits.float() / self.decoding.temperature, self.decoding.top_p, draws)
-        if self.seen is not None:
-            self.seen[slots].scatter_(1, chosen[:, None], True)
-        return chosen.tolist()
-
-
-def draw(logits: torch.Tensor, top_p: float, draws: torch.Tensor) -> torch.Tensor:
-    """A token of each row of `logits` (rows, vocabulary), by a uniform number of [0, 1) each.
-
-    The nucleus is the fewest likeliest tokens whose probabilities reach `top_p` (Holtzman et al., 2020); the number
-    picks in it by the inverse of the cumulative distribution.
-    """
-    ordered, tokens = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
-    reached = ordered.cumsum(-1)
-    nucleus = (reached - ordered < top_p).sum(-1, keepdim=True)
-    total = reached.gather(1, nucleus - 1)
-    picked = torch.searchsorted(reached, draws[:, None] * total, right=True).minimum(nucleus - 1)
-    return tokens.gather(1, picked)[:, 0]

@@ -2,17 +2,21 @@
 
 import gc
 import logging
+import math
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from alttrain.backbone import Weights, resolve
-from alttrain.backbone.memory import Attention
+from alttrain.backbone.device import free_system_memory, keep_freed_memory
+from alttrain.backbone.memory import CACHE_SHARE, Attention
 from alttrain.generation.config import InProcess
 from alttrain.run.assembly import Run
 
 log = logging.getLogger(__name__)
+
+GIB = 1 << 30
 
 
 class Session:
@@ -44,7 +48,10 @@ class Session:
 
         if self.run.hardware.threads:
             torch.set_num_threads(self.run.hardware.threads)
-        return choose_device(self.run.hardware.accelerator)
+        device = choose_device(self.run.hardware.accelerator)
+        if device == "cpu":
+            keep_freed_memory()
+        return device
 
     def dtype(self, requested: str) -> Any:
         """The torch dtype a config's name stands for on this machine."""
@@ -67,7 +74,19 @@ class Session:
         model = self.model(generation.dtype)
         if adapter is not None:
             model = merge_adapter(model, adapter, self.dtype(generation.dtype))
-        return Decoder(model, self.renderer.end_id, generation.slots, self.device)
+        bytes_ = generation.memory_gib * GIB if generation.memory_gib else CACHE_SHARE * self._free_memory()
+        memory = None if math.isinf(bytes_) else int(bytes_)
+        compiled = self.device == "cuda" if generation.compiled == "auto" else generation.compiled == "on"
+        return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory, compiled)
+
+    def _free_memory(self) -> float:
+        """Bytes free on the device; where the system does not say, no bound."""
+        import torch
+
+        if self.device == "cuda":
+            return float(torch.cuda.mem_get_info()[0])
+        free = free_system_memory()
+        return math.inf if free is None else float(free)
 
     def scorer(self, source: str, revision: str | None, dtype: str) -> Any:
         """A judge's model, loaded once; another one takes its place."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from alttrain.backbone import LoRA, Shape
 from alttrain.backbone.device import Device, check_kernels, cpu_has_bfloat16, has_gpu_driver, look
-from alttrain.backbone.memory import Quantization, generation_bytes, shape_of, training_bytes
+from alttrain.backbone.memory import CACHE_SHARE, Quantization, generation_bytes, shape_of, training_bytes
 from alttrain.backbone.source import at_hand, cache_folder, fetch_tokenizer, is_path
 from alttrain.config import RunError
 from alttrain.evaluation import HumanEval
@@ -271,9 +271,9 @@ def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, lora: LoRA, 
     longest_first = sorted(sizes.rows, reverse=True)
 
     def parts(batch: int, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
-        tokens, dropout = sum(longest_first[:batch]), lora.dropout > 0
+        rows, dropout = longest_first[:batch], lora.dropout > 0
         attention = run.backbone.attention
-        return training_bytes(shape, width, lora.rank, lora.target_modules, tokens, quantization, attention, dropout)
+        return training_bytes(shape, width, lora.rank, lora.target_modules, rows, quantization, attention, dropout)
 
     def remedies() -> Iterator[tuple[str, int]]:
         for batch in range(recipe.batch_size - 1, 0, -1):
@@ -286,19 +286,33 @@ def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, lora: LoRA, 
 
 
 def _generating(run: Run, shape: Shape, stage: str, prompt: int, new_tokens: int, device: Device) -> Need:
+    """Decoding holds weights, one pass and as much of the cache as there is room for: one slot at least."""
     width, slots = _width(run.generation.dtype, device), run.generation.slots
+    given = run.generation.memory_gib
 
-    def parts(slots: int, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
-        return generation_bytes(shape, width, slots, prompt, new_tokens, quantization)
+    def parts(new_tokens: int, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
+        whole = generation_bytes(shape, width, slots, prompt, new_tokens, quantization)
+        one = generation_bytes(shape, width, 1, prompt, new_tokens, quantization)["cache"]
+        room = whole["cache"]
+        if given is not None:
+            room = int(given * GIB)
+        elif device.free is not None:
+            room = int(CACHE_SHARE * (device.free - sum(whole.values()) + whole["cache"]))
+        return whole | {"cache": max(one, min(whole["cache"], room))}
 
     def remedies() -> Iterator[tuple[str, int]]:
-        for fewer in range(slots - 1, 0, -1):
-            yield f"generation.slots={fewer}", sum(parts(fewer).values())
         if device.name != "cpu":
-            yield "backbone.quantization=nf4", sum(parts(slots, "nf4").values())
-            yield "backbone.quantization=nf4 generation.slots=1", sum(parts(1, "nf4").values())
+            yield "backbone.quantization=nf4", sum(parts(new_tokens, "nf4").values())
+        fewer = new_tokens // 2
+        while fewer:
+            yield f"{CAPS[stage]}={fewer}", sum(parts(fewer).values())
+            fewer //= 2
 
-    return Need(stage, parts(slots), remedies)
+    return Need(stage, parts(new_tokens), remedies)
+
+
+CAPS = {"rewrite": "rewrite.original.tokens", "generate": "protocol.decoding.max_new_tokens"}
+"""What caps the new tokens of a stage that generates."""
 
 
 def _width(dtype: str, device: Device) -> int:

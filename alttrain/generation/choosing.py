@@ -1,0 +1,84 @@
+"""A next token of each sequence from its logits: the likeliest, or drawn from the nucleus."""
+
+from collections.abc import Sequence
+
+import torch
+
+from alttrain.generation.config import Decoding
+
+BLOCK = 128
+"""Of the vocabulary: two searches of short rows are faster than one of a long row."""
+
+
+class Chooser:
+    """Chooses each sequence's next token, and remembers what it holds where repetition is penalised."""
+
+    def __init__(self, decoding: Decoding, slots: int, device: torch.device) -> None:
+        self.decoding = decoding
+        self.slots = slots
+        self.device = device
+        self.seen: torch.Tensor | None = None  # (slots, vocabulary): tokens that stand in prompt or response
+
+    def see(self, slot: int, ids: list[int], vocabulary: int) -> None:
+        """Note a new sequence's tokens, where repetition is penalised."""
+        if self.decoding.repetition_penalty == 1.0:
+            return
+        if self.seen is None:
+            self.seen = torch.zeros(self.slots, vocabulary, dtype=torch.bool, device=self.device)
+        self.seen[slot] = False
+        self.seen[slot, ids] = True
+
+    def move(self, source: int, target: int) -> None:
+        """A sequence changed its slot."""
+        if self.seen is not None:
+            self.seen[target] = self.seen[source]
+
+    def resize(self, slots: int) -> None:
+        """There are fewer slots now."""
+        self.slots = slots
+        if self.seen is not None:
+            self.seen = self.seen[:slots].clone()
+
+    def choose(self, logits: torch.Tensor, draws: Sequence[float], first_slot: int) -> list[int]:
+        """The next token of each row of `logits` (rows, vocabulary); row i stands in slot `first_slot + i`.
+
+        `draws` is a uniform number of [0, 1) for each, where tokens are drawn.
+        """
+        slots = slice(first_slot, first_slot + len(logits))
+        if self.seen is not None:
+            logits = logits.float()
+            penalty = self.decoding.repetition_penalty
+            lowered = torch.where(logits > 0, logits / penalty, logits * penalty)
+            logits = torch.where(self.seen[slots], lowered, logits)
+        if self.decoding.temperature == 0:
+            chosen = likeliest(logits)
+        else:
+            numbers = torch.tensor(draws, device=logits.device)
+            chosen = draw(logits.float() / self.decoding.temperature, self.decoding.top_p, numbers)
+        if self.seen is not None:
+            self.seen[slots].scatter_(1, chosen[:, None], True)
+        return chosen.tolist()
+
+
+def likeliest(logits: torch.Tensor) -> torch.Tensor:
+    """The first of the largest of each row, as `argmax` has it."""
+    rows, vocabulary = logits.shape
+    if vocabulary % BLOCK:
+        return logits.argmax(-1)
+    blocks = logits.view(rows, -1, BLOCK)
+    best = blocks.amax(-1).argmax(-1)
+    return best * BLOCK + blocks[torch.arange(rows, device=logits.device), best].argmax(-1)
+
+
+def draw(logits: torch.Tensor, top_p: float, draws: torch.Tensor) -> torch.Tensor:
+    """A token of each row of `logits` (rows, vocabulary), by a uniform number of [0, 1) each.
+
+    The nucleus is the fewest likeliest tokens whose probabilities reach `top_p` (Holtzman et al., 2020); the number
+    picks in it by the inverse of the cumulative distribution.
+    """
+    ordered, tokens = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    reached = ordered.cumsum(-1)
+    nucleus = (reached - ordered < top_p).sum(-1, keepdim=True)
+    total = reached.gather(1, nucleus - 1)
+    picked = torch.searchsorted(reached, draws[:, None] * total, right=True).minimum(nucleus - 1)
+    return tokens.gather(1, picked)[:, 0]
