@@ -19,6 +19,7 @@ from alttrain.backbone.head import CHUNK, response_loss
 from alttrain.backbone.memory import (
     activation_bytes,
     adapter_parameters,
+    full_training_bytes,
     generation_bytes,
     shape_of,
     training_bytes,
@@ -353,6 +354,11 @@ def test_training_by_hand() -> None:
     layer = 2 * (16 + 36 + 12 + 40 + 21) + 64
     assert activation_bytes(BY_HAND, 2, 3) == 2 * layer == 628
     assert parts["activations"] == 10 * 628 + 10 * 2 * (30 + 32) + 2 * 4 * 2 * (36 + 16)
+    few = training_bytes(BY_HAND, 2, rank=3, targets=["q_proj"], lengths=[6, 4], recompute=True)
+    assert few["activations"] == (10 * 628 + 2 * 4 * 2 * 52) // 2 + 2 * 10 * 8 * 2 + 10 * 2 * (30 + 32)
+    whole = full_training_bytes(BY_HAND, 2, lengths=[6, 4])
+    assert (whole["weights"], whole["gradients"], whole["optimizer"]) == (6 * 1496, 4 * 1496, 8 * 1496)
+    assert full_training_bytes(BY_HAND, 4, lengths=[6, 4])["weights"] == 4 * 1496
     long = training_bytes(BY_HAND, 2, rank=3, targets=["q_proj"], lengths=[SHORT + 1])
     assert long["activations"] == (SHORT + 1) * (628 + 2 * (30 + 32))
     assert (parts["adapter"], parts["gradients"], parts["optimizer"]) == (480, 480, 960)

@@ -218,6 +218,12 @@ def test_rows_that_are_too_long_ask_for_a_smaller_batch(
     run = a_run(tmp_path, tiny_folder, [TRACED], ["train"], backbone=large(tiny_folder))
     shape_bytes = check_module.training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1900])
     free(monkeypatch, sum(shape_bytes.values()) / GIB + 0.01)
+    with pytest.raises(RunError, match=r"train needs .* set trainer\.recompute=true"):
+        check_module.refuse_too_large(run, [TRACED], sizes)
+    run.hardware = replace(run.hardware, recompute=True)
+    recomputed = check_module.training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1900], recompute=True)
+    assert sum(recomputed.values()) < sum(shape_bytes.values())
+    free(monkeypatch, sum(recomputed.values()) / GIB + 0.01)
     with pytest.raises(RunError, match=r"train needs .* set training\.batch_size=2"):
         check_module.refuse_too_large(run, [TRACED], sizes)
 

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from safetensors import safe_open
 from stub_server import RESET, Serve, right
@@ -92,6 +93,24 @@ def test_end_to_end_then_again_without_work(tiny_arguments: list[str], monkeypat
     monkeypatch.setattr(Session, "renderer", property(load))
     run(tiny_arguments)
     assert hashes(folder.parent.parent) == before
+
+
+def test_all_weights_can_be_trained_and_are_what_generates(tiny_arguments: list[str], tiny_folder: Path) -> None:
+    folder = run([*tiny_arguments, "adapter=full", "trainer.recompute=true"])
+    assert not (folder / "adapter").exists()
+    with (
+        safe_open(folder / "model/model.safetensors", "pt") as new,
+        safe_open(tiny_folder / "model.safetensors", "pt") as old,
+    ):
+        names = list(new.keys())
+        assert names == list(old.keys())
+        moved = [name for name in names if not torch.equal(new.get_tensor(name).float(), old.get_tensor(name))]
+        assert moved == names
+        assert {new.get_tensor(name).dtype for name in names} == {torch.bfloat16}
+    assert "fine-tuned whole" in (folder / "model/README.md").read_text()
+    with_adapter = run([*tiny_arguments, "tag=lora"])
+    name = "evaluation/embedded_benign/generations.jsonl"
+    assert (folder / name).read_bytes() != (with_adapter / name).read_bytes()
 
 
 def test_same_seed_in_a_fresh_folder_gives_the_same_bytes(tiny_arguments: list[str], tmp_path: Path) -> None:

@@ -1,20 +1,25 @@
 """Packed training against a padded reference; the adapter moves and the base does not; a resumed run ends the same."""
 
+import itertools
 import math
 import signal
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tiny import LORA
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from alttrain import tokenization
-from alttrain.backbone import Weights
+from alttrain.backbone import Weights, attention
+from alttrain.backbone.attention import Rows
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.training import Hardware, SupervisedFineTuning
 from alttrain.training.fit import fit
-from alttrain.training.module import SFTModule
+from alttrain.training.module import SFTModule, compile_layers, recompute_layers
 from alttrain.training.packing import BatchStream, pack
 
 RECIPE = SupervisedFineTuning("t", epochs=2, learning_rate=1e-2, batch_size=4, warmup_steps=2, max_length=64)
@@ -75,15 +80,8 @@ def test_packed_loss_and_gradients_equal_the_padded_reference(tiny_folder: Path)
     loss.backward()
     packed = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    longest = max(map(len, rows))
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    labels = torch.full((len(rows), longest), -100)
-    mask = torch.zeros(len(rows), longest, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)], labels[index, : len(row)] = torch.tensor(row.ids), torch.tensor(row.labels)
-        mask[index, : len(row)] = 1
     model.get_base_model().set_attn_implementation("eager")
-    reference = model(input_ids=ids, labels=labels, attention_mask=mask, use_cache=False).loss
+    reference = padded_reference(model, rows)
     reference.backward()
     assert abs(loss.item() - reference.item()) < 1e-5
     assert len(packed) == 2 * 2 * len(LORA.target_modules)
@@ -164,3 +162,152 @@ def test_ctrl_c_saves_the_step_under_way_and_gives_the_signal_back(
     monkeypatch.setattr(SFTModule, "training_step", step)
     resumed = adapter_of(trained(tiny_folder, tmp_path / "cut", RECIPE))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def padded_reference(model: Any, rows: list[tokenization.Sequence]) -> torch.Tensor:
+    """The loss of a padded batch, by transformers."""
+    longest = max(map(len, rows))
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full((len(rows), longest), -100)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)], labels[index, : len(row)] = torch.tensor(row.ids), torch.tensor(row.labels)
+        mask[index, : len(row)] = 1
+    loss: torch.Tensor = model(input_ids=ids, labels=labels, attention_mask=mask, use_cache=False).loss
+    return loss
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_a_whole_models_gradients_equal_the_padded_reference(tiny_folder: Path) -> None:
+    """The head's among them, which the chunked loss makes itself."""
+    model = load_model(Weights(tiny_folder, "local"), torch.float32, "cpu").requires_grad_(True)
+    rows = sequences(8)
+    loss = SFTModule(model, RECIPE, total_steps=4).loss(pack(rows))
+    (2 * loss).backward()
+    packed = gradients(model)
+    model.zero_grad()
+    model.set_attn_implementation("eager")  # type: ignore[operator]
+    reference = padded_reference(model, rows)
+    (2 * reference).backward()
+    expected = gradients(model)
+    assert abs(loss.item() - reference.item()) < 1e-5
+    assert packed.keys() == expected.keys() == dict(model.named_parameters()).keys()
+    for name, gradient in expected.items():
+        assert (packed[name] - gradient).abs().max() < 1e-5, name
+
+
+def test_a_filled_row_and_recomputed_activations_change_nothing(tiny_folder: Path) -> None:
+    model = adapted(tiny_folder).train()
+    module, rows = SFTModule(model, RECIPE, total_steps=4), sequences(8)
+    plain = module.loss(pack(rows))
+    plain.backward()
+    expected = gradients(model)
+    filled = pack(rows, multiple=64)
+    assert filled.ids.shape[1] % 64 == 0
+    assert sum(filled.lengths) == filled.ids.shape[1]
+    assert len(filled.targets) == len(pack(rows).targets)
+    recompute_layers(model)
+    model.zero_grad()
+    loss = module.loss(filled)
+    loss.backward()
+    assert abs(loss.item() - plain.item()) < 1e-6
+    for name, gradient in gradients(model).items():
+        assert (expected[name] - gradient).abs().max() < 1e-6, name
+
+
+@torch.library.custom_op("alttrain_tests::varlen", mutates_args=())
+def varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tensor, longest: int) -> torch.Tensor:
+    """What CUDA's kernel computes: causal attention of each sequence, (tokens, heads, size)."""
+    ends = starts.tolist()
+    parts = [slice(a, b) for a, b in itertools.pairwise(ends) if b > a]
+    assert max(part.stop - part.start for part in parts) <= longest
+    heads = [tuple(t[part].transpose(0, 1) for t in (q, k, v)) for part in parts]
+    mixed = [torch.nn.functional.scaled_dot_product_attention(*three, is_causal=True) for three in heads]
+    return torch.cat([part.transpose(0, 1) for part in mixed])
+
+
+@varlen.register_fake
+def _(q: torch.Tensor, *unused: Any) -> torch.Tensor:
+    return torch.empty_like(q)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4])
+
+
+def _back(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    q, k, v, starts = ctx.saved_tensors
+    made = []
+    with torch.enable_grad():
+        three = [t.detach().requires_grad_() for t in (q, k, v)]
+        for a, b in itertools.pairwise(starts.tolist()):
+            if b > a:
+                heads = [t[a:b].transpose(0, 1) for t in three]
+                made.append(torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=True).transpose(0, 1))
+        return (*torch.autograd.grad(torch.cat(made), three, gradient), None, None)
+
+
+varlen.register_autograd(_back, setup_context=_save)
+
+
+def test_compiled_layers_share_whole_programs_and_train_the_same(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA, with its attention kernel stood in for: two unbroken programs for each row length, one for the first
+    layer, whose input needs no gradient, and one for all the others."""
+
+    def kernel(q: Any, k: Any, v: Any, starts: Any, _: Any, longest: int, __: int, window_size: Any) -> torch.Tensor:
+        assert window_size == (-1, 0)
+        return varlen(q, k, v, starts, longest)  # type: ignore[no-any-return]
+
+    def cumulated(lengths: Any, device: Any, at_most: int = 0) -> Rows:
+        return packed(lengths, torch.device("cuda"), at_most)
+
+    packed = Rows.packed
+    monkeypatch.setattr(attention, "HAS_VARLEN", True)
+    monkeypatch.setattr(attention, "HALF", (torch.float32,))  # so that rounding hides nothing
+    monkeypatch.setattr(attention, "varlen", SimpleNamespace(varlen_attn=kernel))
+    monkeypatch.setattr(torch.Tensor, "to", to_cpu(torch.Tensor.to))
+    described = AutoConfig.from_pretrained(tiny_folder, num_hidden_layers=4)
+    AutoModelForCausalLM.from_config(described).save_pretrained(tmp_path)
+    model = add_lora(load_model(Weights(tmp_path, "local"), torch.float32, "cpu"), LORA, seed=0).train()
+    batches = [pack(sequences(count), multiple=32) for count in (8, 4, 8)]
+    module = SFTModule(model, replace(RECIPE, batch_size=8), total_steps=4)
+    expected = [module.loss(batch) for batch in batches]
+    sum(expected).backward()  # type: ignore[union-attr]
+    plain = gradients(model)
+    model.zero_grad()
+    monkeypatch.setattr(Rows, "packed", cumulated)
+    programs: list[tuple[int, ...]] = []
+
+    def watched(graph: Any, inputs: list[Any]) -> Any:
+        programs.append(max((tuple(i.shape) for i in inputs if hasattr(i, "shape")), key=math.prod))
+        return graph
+
+    compiled = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **_: compiled(function, dynamic=False, fullgraph=True, backend=watched)
+    )
+    compile_layers(model)
+    losses = [module.loss(batch) for batch in batches]
+    sum(losses).backward()  # type: ignore[union-attr]
+    assert [batch.ids.shape[1] for batch in batches] == [64, 32, 64]
+    assert len(programs) == 2 * 2
+    for one, other in zip(expected, losses, strict=True):
+        assert abs(one.item() - other.item()) < 1e-5
+    for name, gradient in gradients(model).items():
+        assert (plain[name] - gradient).abs().max() < 1e-5, name
+
+
+def to_cpu(to: Any) -> Any:
+    """Tensor.to that stays on the CPU when sent to CUDA."""
+
+    def moved(self: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        if arguments and isinstance(arguments[0], torch.device) and arguments[0].type == "cuda":
+            return self
+        return to(self, *arguments, **options)
+
+    return moved

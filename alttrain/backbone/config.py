@@ -56,5 +56,13 @@ class LoRA:
 
 
 @dataclass(frozen=True)
+class FullFineTuning:
+    """No adapter: all weights are trained, kept in float32 with products in bfloat16 where the device does these well.
+
+    The trained model is saved whole, in bfloat16.
+    """
+
+
+@dataclass(frozen=True)
 class NoAdapter:
     """No adapter: for runs that train nothing."""

@@ -124,6 +124,19 @@ def activation_bytes(shape: Shape, width: int, rank: int, fused: bool = True) ->
     return shape.layers * kept
 
 
+def full_training_bytes(
+    shape: Shape, width: int, lengths: Sequence[int], attention: Attention = "packed", recompute: bool = False
+) -> dict[str, int]:
+    """`training_bytes` where all weights are trained: they, their gradients and two moments are float32.
+
+    Products in half precision (`width` 2) are made from copies of the weights, which stand until the backward pass.
+    """
+    parts = training_bytes(shape, width, 0, (), lengths, "none", attention, recompute=recompute)
+    copies = 2 * shape.parameters if width < 4 else 0
+    trained = {"weights": 4 * shape.parameters + copies, "gradients": 4 * shape.parameters}
+    return parts | trained | {"optimizer": 8 * shape.parameters}
+
+
 def training_bytes(
     shape: Shape,
     width: int,
@@ -133,23 +146,26 @@ def training_bytes(
     quantization: Quantization = "none",
     attention: Attention = "packed",
     dropout: bool = False,
+    recompute: bool = False,
 ) -> dict[str, int]:
-    """The parts of a training step over a packed row of sequences with these lengths in tokens.
+    """The parts of a training step of an adapter over a packed row of sequences with these lengths in tokens.
 
     The adapter and its gradients are float32, and AdamW keeps two float32 moments. The chunked loss needs the logits
     of `LOSS_CHUNK` positions once in float32 and once in `width`, and one gradient for each hidden state; the backward
     pass works on one layer at a time. Packed attention keeps the square of the length of each short sequence for each
-    head, eager attention that of the whole row.
+    head, eager attention that of the whole row. With `recompute` only each layer's input is kept, and all of one layer.
     """
     trained = adapter_parameters(shape, rank, targets)
     fused = not dropout and quantization == "none"
     tokens = sum(lengths)
     activations = tokens * activation_bytes(shape, width, rank, fused)
-    activations += tokens * width * (3 * shape.intermediate + 4 * shape.hidden)
     if attention == "packed":
         activations += shape.layers * shape.heads * width * sum(length**2 for length in lengths if length <= SHORT)
     if attention == "eager":
         activations += shape.layers * shape.heads * tokens**2 * (4 + (width if width < 4 else 0))
+    if recompute:
+        activations = activations // shape.layers + shape.layers * tokens * shape.hidden * width
+    activations += tokens * width * (3 * shape.intermediate + 4 * shape.hidden)
     return {
         "weights": weight_bytes(shape, width, quantization),
         "adapter": 4 * trained,

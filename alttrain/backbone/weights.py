@@ -7,6 +7,8 @@ model card: with the backbone's name it is all that is needed to use the adapter
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,17 +128,35 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
 
 def save_adapter(model: Any, tokenizer: PreTrainedTokenizerFast, backbone: Backbone, card: str, folder: Path) -> None:
     """Write the adapter folder under a temporary name and rename it when whole."""
+    with _whole(folder) as temporary:
+        model.peft_config["default"].base_model_name_or_path = backbone.source
+        model.save_pretrained(temporary, save_embedding_layers=False)
+        described = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
+        described["target_modules"].sort()  # peft writes a set, in another order each time
+        write_json(temporary / "adapter_config.json", described)
+        _describe(temporary, tokenizer, backbone, card)
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, backbone: Backbone, card: str, folder: Path) -> None:
+    """Write a model that was trained whole, in bfloat16, as `save_adapter` does an adapter. Its weights are cast."""
+    with _whole(folder) as temporary:
+        model.to(torch.bfloat16).save_pretrained(temporary)
+        _describe(temporary, tokenizer, backbone, card)
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder that gets its name when everything is in it."""
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.peft_config["default"].base_model_name_or_path = backbone.source
-    model.save_pretrained(temporary, save_embedding_layers=False)
-    described = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
-    described["target_modules"].sort()  # peft writes a set, in another order each time
-    write_json(temporary / "adapter_config.json", described)
-    tokenizer.chat_template = backbone.template.jinja(backbone.system_prompt)
-    tokenizer.save_pretrained(temporary)
-    (temporary / "README.md").write_text(card, encoding="utf-8")
+    yield temporary
     temporary.rename(folder)
+
+
+def _describe(folder: Path, tokenizer: PreTrainedTokenizerFast, backbone: Backbone, card: str) -> None:
+    tokenizer.chat_template = backbone.template.jinja(backbone.system_prompt)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def merge_adapter(model: torch.nn.Module, adapter: Path, dtype: torch.dtype) -> torch.nn.Module:

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from alttrain.backbone import Backbone, LoRA, NoAdapter
+from alttrain.backbone import Backbone, FullFineTuning, LoRA, NoAdapter
 from alttrain.config import RunError, faults, flatten, instantiate, run_name, shaping
 from alttrain.dataset import Dataset
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
@@ -33,7 +33,7 @@ class Run:
     backbone: Backbone
     dataset: Dataset
     structure: Structure
-    adapter: LoRA | NoAdapter
+    adapter: LoRA | FullFineTuning | NoAdapter
     training: SupervisedFineTuning | NoTraining
     hardware: Hardware
     generation: InProcess
@@ -45,6 +45,11 @@ class Run:
     def output_dir(self) -> Path:
         """The folder of all runs and of the report."""
         return self.folder.parent.parent
+
+    @property
+    def trained(self) -> Path:
+        """Where what was trained stands: an adapter, or the whole model."""
+        return self.folder / ("model" if isinstance(self.adapter, FullFineTuning) else "adapter")
 
     def fingerprint(self) -> dict[str, Any]:
         """All that shapes the trained adapter, as flat keys: the config's shaping parts and the data's content."""
@@ -108,6 +113,11 @@ def assemble(config: DictConfig) -> Run:
     )
     if isinstance(run.training, SupervisedFineTuning) and isinstance(run.adapter, NoAdapter):
         raise RunError("adapter=none with training that trains: choose adapter=lora, or training=none")
+    if isinstance(run.adapter, FullFineTuning) and run.backbone.quantization != "none":
+        raise RunError(
+            f"adapter=full with backbone.quantization={run.backbone.quantization}: quantised weights cannot be "
+            "trained; set backbone.quantization=none, or choose adapter=lora"
+        )
     return run
 
 

@@ -3,12 +3,13 @@
 import gc
 import logging
 import math
+import shutil
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alttrain.backbone import Weights, resolve
+from alttrain.backbone import LoRA, Weights, resolve
 from alttrain.backbone.device import free_system_memory, keep_freed_memory
 from alttrain.backbone.memory import CACHE_SHARE, Attention
 from alttrain.generation.config import InProcess
@@ -66,16 +67,37 @@ class Session:
         quantization = self.run.backbone.quantization
         return load_model(self.weights, self.dtype(requested), self.device, kernel, quantization)
 
-    def decoder(self, generation: InProcess, adapter: Path | None) -> Any:
-        """A decoder over the backbone, with the adapter merged if one is given."""
-        from alttrain.backbone.weights import merge_adapter
+    def trainable(self, precision: str) -> Any:
+        """The backbone with what is to be trained: a fresh adapter, or all weights, which are kept in float32."""
+        from alttrain.backbone.weights import add_lora
+
+        kernel = self.run.backbone.attention
+        if isinstance(self.run.adapter, LoRA):
+            return add_lora(self.model(precision, kernel), self.run.adapter, self.run.seed)
+        return self.model("float32", kernel).requires_grad_(True)
+
+    def save(self, model: Any, card: str, folder: Path) -> None:
+        """Write what was trained, with tokenizer, template and model card; the folder appears when it is whole."""
+        from alttrain.backbone.weights import save_adapter, save_model
+
+        shutil.rmtree(folder, ignore_errors=True)
+        save = save_adapter if isinstance(self.run.adapter, LoRA) else save_model
+        save(model, self.renderer.tokenizer, self.run.backbone, card, folder)
+
+    def decoder(self, generation: InProcess, trained: Path | None) -> Any:
+        """A decoder over the backbone as it is, with an adapter merged, or over a model that was trained whole."""
+        from alttrain.backbone.weights import load_model, merge_adapter
         from alttrain.generation.engine import Decoder
 
-        model = self.model(generation.dtype)
-        if adapter is not None:
-            model = merge_adapter(model, adapter, self.dtype(generation.dtype))
-        bytes_ = generation.memory_gib * GIB if generation.memory_gib else CACHE_SHARE * self._free_memory()
-        memory = None if math.isinf(bytes_) else int(bytes_)
+        dtype = self.dtype(generation.dtype)
+        if trained is None:
+            model = self.model(generation.dtype)
+        elif (trained / "adapter_config.json").exists():
+            model = merge_adapter(self.model(generation.dtype), trained, dtype)
+        else:
+            model = load_model(Weights(trained, "trained"), dtype, self.device)
+        room = generation.memory_gib * GIB if generation.memory_gib else CACHE_SHARE * self._free_memory()
+        memory = None if math.isinf(room) else int(room)
         compiled = self.device == "cuda" if generation.compiled == "auto" else generation.compiled == "on"
         return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory, compiled)
 

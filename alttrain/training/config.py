@@ -47,9 +47,15 @@ class NoTraining:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where the models run. `threads` limits CPU threads; None leaves torch's choice."""
+    """Where the models run. `threads` limits CPU threads; None leaves torch's choice.
+
+    `compiled` compiles each layer for training ("auto": on CUDA, where it is worth its minute), `recompute` computes
+    a layer's activations anew in the backward pass: a third more work, and memory for rows several times as long.
+    """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    compiled: Literal["auto", "on", "off"] = "auto"
+    recompute: bool = False
     threads: Annotated[int, Gt(0), Le(1024)] | None = None
     log_every: Annotated[int, Gt(0)] = 10

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from alttrain import tokenization
 from alttrain.training.config import Hardware, SupervisedFineTuning
-from alttrain.training.module import SFTModule
+from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_layers, recompute_layers
 from alttrain.training.packing import BatchStream
 
 log = logging.getLogger(__name__)
@@ -69,14 +69,23 @@ def fit(
     bfloat16: bool,
     progress: bool,
 ) -> dict[str, Any]:
-    """Train the adapter of `model` in place, from the last checkpoint if there is one.
+    """Train what of `model` is to be trained, in place, from the last checkpoint if there is one.
 
+    `bfloat16` says in what products are made; a model whose own weights are float32 then trains in mixed precision.
     Returns what train.json records.
     """
+    on_cuda = hardware.accelerator != "cpu" and torch.cuda.is_available()
+    compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
     last = folder / "checkpoints" / "last.ckpt"
     start = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if last.exists() else 0
-    stream = BatchStream(sequences, recipe.batch_size, recipe.epochs, seed, start)
+    multiple = ROW_MULTIPLE if compiled else 1
+    stream = BatchStream(sequences, recipe.batch_size, recipe.epochs, seed, start, multiple)
     module = SFTModule(model, recipe, total_steps=len(stream))
+    if hardware.recompute:
+        recompute_layers(model)
+    if compiled:
+        compile_layers(model)
+    mixed = bfloat16 and next(model.parameters()).dtype == torch.float32
     checkpoints = ModelCheckpoint(
         dirpath=last.parent, filename="step", every_n_train_steps=recipe.checkpoint_every, save_last=True, save_top_k=0
     )
@@ -93,7 +102,7 @@ def fit(
         trainer = pl.Trainer(
             accelerator=hardware.accelerator,
             devices=1,
-            precision="32-true",  # the backbone's own dtype; the adapter computes in it and is kept in float32,
+            precision="bf16-mixed" if mixed else "32-true",  # an adapter computes in its backbone's own dtype
             max_steps=len(stream),
             max_epochs=-1,
             gradient_clip_val=recipe.gradient_clip,

@@ -11,9 +11,33 @@ from alttrain.backbone.head import response_loss
 from alttrain.training.config import SupervisedFineTuning
 from alttrain.training.packing import PackedBatch
 
+ROW_MULTIPLE = 512
+"""Tokens: compiled layers see rows of few lengths."""
+
+
+def causal_lm(model: Any) -> Any:
+    """The language model inside a peft model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def compile_layers(model: Any) -> None:
+    """Compile every decoder layer: one program for each row length, which all layers share."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    for layer in causal_lm(model).get_decoder().layers:
+        layer.compile(dynamic=False)
+
+
+def recompute_layers(model: Any) -> None:
+    """Keep only each decoder layer's input for the backward pass, which computes the rest anew."""
+    language_model, options = causal_lm(model), {"use_reentrant": False}
+    if hasattr(language_model, "activation_checkpointing_enable"):
+        language_model.activation_checkpointing_enable(options)
+    else:  # transformers before 5.20
+        language_model.gradient_checkpointing_enable(options)
+
 
 class SFTModule(pl.LightningModule):  # type: ignore[misc]
-    """Cross-entropy on response tokens of packed batches, through a peft model."""
+    """Cross-entropy on response tokens of packed batches, through a peft model or a model that is trained whole."""
 
     def __init__(self, model: Any, recipe: SupervisedFineTuning, total_steps: int) -> None:
         super().__init__()
@@ -30,15 +54,19 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
 
     def loss(self, batch: PackedBatch) -> torch.Tensor:
         """The mean loss of one packed batch; logits of all positions at once are never made."""
-        causal_lm = self.model.get_base_model()
-        hidden = causal_lm.get_decoder()(
-            input_ids=batch.ids, position_ids=batch.positions, rows=Rows(batch.lengths), use_cache=False
+        language_model = causal_lm(self.model)
+        rows = Rows.packed(batch.lengths, batch.ids.device, at_most=self.recipe.batch_size + 1)  # and the row's filling
+        hidden = language_model.get_decoder()(
+            input_ids=batch.ids, position_ids=batch.positions, rows=rows, use_cache=False
         ).last_hidden_state
-        return response_loss(hidden[0, batch.keep], causal_lm.get_output_embeddings().weight, batch.targets)
+        head = language_model.get_output_embeddings().weight
+        if head.requires_grad and torch.is_autocast_enabled(hidden.device.type):
+            head = head.to(torch.get_autocast_dtype(hidden.device.type))
+        return response_loss(hidden[0, batch.keep], head, batch.targets)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the trainable weights, with the schedule stepped every batch."""
-        rate = self.recipe.learning_rate
+        rate, on_cuda = self.recipe.learning_rate, next(self.model.parameters()).device.type == "cuda"
         groups: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
@@ -51,6 +79,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
             lr=rate,
             betas=(self.recipe.betas[0], self.recipe.betas[1]),
             weight_decay=self.recipe.weight_decay,
+            fused=on_cuda or None,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

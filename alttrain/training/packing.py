@@ -34,9 +34,14 @@ class PackedBatch:
         return PackedBatch(ids, positions, self.lengths, keep, targets)
 
 
-def pack(sequences: Sequence[tokenization.Sequence]) -> PackedBatch:
-    """Sequences joined into one row, longest first, which attention likes; position ids restart with each."""
+def pack(sequences: Sequence[tokenization.Sequence], multiple: int = 1) -> PackedBatch:
+    """Sequences joined into one row, longest first, which attention likes; position ids restart with each.
+
+    The row is filled up to a `multiple` of tokens, for compiled code, by a last sequence that nothing is predicted in.
+    """
     sequences = sorted(sequences, key=len, reverse=True)
+    filling = -sum(map(len, sequences)) % multiple
+    filled = [*sequences, tokenization.Sequence("", [0] * filling, [])] if filling else sequences
     keep: list[int] = []
     start = 0
     for sequence in sequences:
@@ -44,9 +49,9 @@ def pack(sequences: Sequence[tokenization.Sequence]) -> PackedBatch:
         keep += range(first, first + len(sequence.response))
         start += len(sequence)
     return PackedBatch(
-        ids=torch.tensor([[token for sequence in sequences for token in sequence.ids]]),
-        positions=torch.tensor([[position for sequence in sequences for position in range(len(sequence))]]),
-        lengths=[len(sequence) for sequence in sequences],
+        ids=torch.tensor([[token for sequence in filled for token in sequence.ids]]),
+        positions=torch.tensor([[position for sequence in filled for position in range(len(sequence))]]),
+        lengths=[len(sequence) for sequence in filled],
         keep=torch.tensor(keep),
         targets=torch.tensor([token for sequence in sequences for token in sequence.response]),
     )
@@ -56,13 +61,20 @@ class BatchStream:
     """All batches of a training, epoch after epoch, from step `start` on. One pass is the whole training."""
 
     def __init__(
-        self, sequences: Sequence[tokenization.Sequence], batch_size: int, epochs: int, seed: int, start: int = 0
+        self,
+        sequences: Sequence[tokenization.Sequence],
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        start: int = 0,
+        multiple: int = 1,
     ) -> None:
         self.sequences = sequences
         self.batch_size = batch_size
         self.epochs = epochs
         self.seed = seed
         self.start = start
+        self.multiple = multiple
 
     @property
     def steps_per_epoch(self) -> int:
@@ -74,7 +86,7 @@ class BatchStream:
 
     def __iter__(self) -> Iterator[PackedBatch]:
         for step in range(self.start, len(self)):
-            yield pack([self.sequences[index] for index in self.members(step)])
+            yield pack([self.sequences[index] for index in self.members(step)], self.multiple)
 
     def members(self, step: int) -> list[int]:
         """Indices of the sequences in the batch of a step."""

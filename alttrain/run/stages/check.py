@@ -14,9 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alttrain.backbone import LoRA, Shape
+from alttrain.backbone import LoRA, NoAdapter, Shape
 from alttrain.backbone.device import Device, check_kernels, cpu_has_bfloat16, has_gpu_driver, look
-from alttrain.backbone.memory import CACHE_SHARE, Quantization, generation_bytes, shape_of, training_bytes
+from alttrain.backbone.memory import (
+    CACHE_SHARE,
+    Quantization,
+    full_training_bytes,
+    generation_bytes,
+    shape_of,
+    training_bytes,
+)
 from alttrain.backbone.source import at_hand, cache_folder, fetch_tokenizer, is_path
 from alttrain.config import RunError
 from alttrain.evaluation import HumanEval
@@ -256,31 +263,41 @@ def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device
     """The stages with work left for a model."""
     if (
         isinstance(run.training, SupervisedFineTuning)
-        and isinstance(run.adapter, LoRA)
+        and not isinstance(run.adapter, NoAdapter)
         and not (run.folder / "train.json").exists()
     ):
         if _lacks_originals(run, rows) and run.structure.original is not None:
             yield _generating(run, shape, "rewrite", sizes.dataset_prompt, run.structure.original.tokens, device)
-        yield _training(run, shape, run.training, run.adapter, sizes, device)
+        yield _training(run, shape, run.training, sizes, device)
     if run.benchmarks:
         yield _generating(run, shape, "generate", sizes.benchmark_prompt, run.protocol.decoding.max_new_tokens, device)
 
 
-def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, lora: LoRA, sizes: Sizes, device: Device) -> Need:
+def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes, device: Device) -> Need:
     width = _width(run.hardware.precision, device)
     longest_first = sorted(sizes.rows, reverse=True)
+    attention, own, adapter = run.backbone.attention, run.hardware.recompute, run.adapter
 
-    def parts(batch: int, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
-        rows, dropout = longest_first[:batch], lora.dropout > 0
-        attention = run.backbone.attention
-        return training_bytes(shape, width, lora.rank, lora.target_modules, rows, quantization, attention, dropout)
+    def parts(
+        batch: int, quantization: Quantization = run.backbone.quantization, recompute: bool = own
+    ) -> dict[str, int]:
+        rows = longest_first[:batch]
+        if not isinstance(adapter, LoRA):
+            return full_training_bytes(shape, width, rows, attention, recompute)
+        dropout, targets = adapter.dropout > 0, adapter.target_modules
+        return training_bytes(
+            shape, width, adapter.rank, targets, rows, quantization, attention, dropout, recompute=recompute
+        )
 
     def remedies() -> Iterator[tuple[str, int]]:
-        for batch in range(recipe.batch_size - 1, 0, -1):
+        full = recipe.batch_size
+        yield "trainer.recompute=true", sum(parts(full, recompute=True).values())
+        for batch in range(full - 1, 0, -1):
             yield f"training.batch_size={batch}", sum(parts(batch).values())
-        if device.name != "cpu":
-            yield "backbone.quantization=nf4", sum(parts(recipe.batch_size, "nf4").values())
-            yield "backbone.quantization=nf4 training.batch_size=1", sum(parts(1, "nf4").values())
+        if device.name != "cpu" and isinstance(adapter, LoRA):
+            yield "backbone.quantization=nf4", sum(parts(full, "nf4").values())
+            yield "backbone.quantization=nf4 trainer.recompute=true", sum(parts(full, "nf4", True).values())
+        yield "trainer.recompute=true training.batch_size=1", sum(parts(1, recompute=True).values())
 
     return Need("train", parts(recipe.batch_size), remedies, certain=sizes.counted)
 

@@ -44,10 +44,10 @@ def generate(run: Run, session: Session) -> None:
     work = {benchmark.name: chunks for benchmark in run.benchmarks if (chunks := missing(run, benchmark))}
     if not work:
         return
-    adapter = run.folder / "adapter" if run.training.trains else None
-    if adapter is not None and not (adapter / "adapter_model.safetensors").exists():
-        raise FileNotFoundError(f"{adapter} holds no trained adapter; run the train stage first")
-    decoder = session.decoder(run.generation, adapter)
+    trained = run.trained if run.training.trains else None
+    if trained is not None and not any(trained.glob("*.safetensors")):
+        raise FileNotFoundError(f"{trained} holds nothing trained; run the train stage first")
+    decoder = session.decoder(run.generation, trained)
     for benchmark in run.benchmarks:
         if benchmark.name in work:
             _generate(run, session, decoder, benchmark, work[benchmark.name])

@@ -154,7 +154,7 @@ def _asker(run: Run, session: Session) -> Callable[[list[str], int], list[str]]:
 
     def ask(prompts: list[str], max_tokens: int) -> list[str]:
         if not decoders:
-            decoders.append(session.decoder(run.generation, adapter=None))
+            decoders.append(session.decoder(run.generation, trained=None))
         mode, renderer = run.backbone.untrained_thought, session.renderer
         written = decoders[0].generate([renderer.prompt(prompt, mode) for prompt in prompts], Decoding(max_tokens))
         return [run.backbone.template.split(renderer.decode(ids), mode)[1] for ids in written]
@@ -224,7 +224,7 @@ def _originals(run: Run, session: Session, recipe: SelfTrace, examples: list[Exa
 
 def _ask(run: Run, session: Session, recipe: SelfTrace, examples: list[Example]) -> list[Original]:
     """Generate what the backbone itself writes for each prompt."""
-    decoder = session.decoder(run.generation, adapter=None)
+    decoder = session.decoder(run.generation, trained=None)
     renderer = session.renderer
     log.info("rewrite   asking the backbone for %d original traces and answers", len(examples))
     mode = run.backbone.untrained_thought

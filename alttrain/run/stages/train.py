@@ -1,4 +1,7 @@
-"""Stage train: train.jsonl -> adapter/ and train.json. Checkpoints stand in checkpoints/ until the adapter is saved."""
+"""Stage train: train.jsonl -> adapter/ (or model/, where all weights are trained) and train.json.
+
+Checkpoints stand in checkpoints/ until what was trained is saved.
+"""
 
 import json
 import logging
@@ -17,11 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def train(run: Run, session: Session) -> None:
-    """Train the adapter from the last checkpoint, unless it is finished."""
-    recipe, lora = run.training, run.adapter
+    """Train from the last checkpoint, unless it is finished."""
+    recipe = run.training
     if not isinstance(recipe, SupervisedFineTuning) or (run.folder / "train.json").exists():
         return
-    assert isinstance(lora, LoRA)
     examples = read_rows(run.folder / "train.jsonl", Example)
     if not examples:
         raise RunError(
@@ -33,14 +35,12 @@ def train(run: Run, session: Session) -> None:
     for name in too_long:
         log.warning("train     left out %s: longer than training.max_length=%d", name, recipe.max_length)
 
-    from alttrain.backbone.weights import add_lora, save_adapter
     from alttrain.training.fit import fit
 
     bfloat16 = str(session.dtype(run.hardware.precision)) == "torch.bfloat16"
-    model = add_lora(session.model("bfloat16" if bfloat16 else "float32", run.backbone.attention), lora, run.seed)
-    log.info(
-        "train     %d examples, %d epochs, %s", len(sequences), recipe.epochs, "bfloat16" if bfloat16 else "float32"
-    )
+    precision = "bfloat16" if bfloat16 else "float32"
+    model = session.trainable(precision)
+    log.info("train     %d examples, %d epochs, %s", len(sequences), recipe.epochs, precision)
     started = time.monotonic()
     logger = run.tracker.open(run.folder, run.name, run.config)
     try:
@@ -51,8 +51,7 @@ def train(run: Run, session: Session) -> None:
         run.tracker.close()
     record |= {"left_out_too_long": too_long, "seconds": round(time.monotonic() - started, 1)}
     record |= {"weights": session.weights.origin, "device": session.device}
-    shutil.rmtree(run.folder / "adapter", ignore_errors=True)
-    save_adapter(model, session.renderer.tokenizer, run.backbone, model_card(run, record), run.folder / "adapter")
+    session.save(model, model_card(run, record), run.trained)
     write_json(run.folder / "train.json", record)
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     log.info("train     %d steps in %.0f s, loss %s", record["steps"], record["seconds"], record["final_loss"])
@@ -67,14 +66,17 @@ def model_card(run: Run, record: dict[str, object]) -> str:
     recipe = "\n".join(
         f"| {key} | {value} |" for key, value in run.config["training"].items() if not key.startswith("_")
     )
+    lora = isinstance(run.adapter, LoRA)
+    library, tag = ("peft", "lora") if lora else ("transformers", "full-fine-tuning")
+    what = f"A LoRA adapter for {run.backbone.source}" if lora else f"{run.backbone.source}, fine-tuned whole"
     return f"""---
 base_model: {run.backbone.source}
-library_name: peft
-tags: [alttrain, safety, reasoning, lora]
+library_name: {library}
+tags: [alttrain, safety, reasoning, {tag}]
 ---
 # {run.name}
 
-A LoRA adapter for {run.backbone.source}, trained by alttrain with the reasoning structure `{run.structure.name}`.
+{what}, trained by alttrain with the reasoning structure `{run.structure.name}`.
 
 - **Data**: dataset `{run.dataset.name}`, {counts["written"]} examples ({labels}).
 - **Structure**: as `rewrite={run.structure.name}` writes it.
@@ -89,5 +91,5 @@ A LoRA adapter for {run.backbone.source}, trained by alttrain with the reasoning
 ## Limits
 
 A refusal learned from examples is no guarantee: measure it on your own prompts, over-refusal and ability included.
-The adapter inherits what its base model knows and gets wrong.
+It inherits what its base model knows and gets wrong.
 """
