@@ -25,7 +25,7 @@ from alttrain.backbone.memory import (
     training_bytes,
     weight_bytes,
 )
-from alttrain.backbone.weights import add_lora, load_model, load_tokenizer, merge_adapter, save_adapter
+from alttrain.backbone.weights import Base, add_lora, load_model, load_tokenizer, save_adapter
 
 
 def test_split_is_the_inverse_of_response() -> None:
@@ -268,13 +268,19 @@ def test_merged_adapter_equals_the_adapter_beside(tiny_folder: Path, tmp_path: P
     files = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"} <= files
     assert {"chat_template.jinja", "tokenizer_config.json"} <= files
-    merged = merge_adapter(load_model(weights, torch.float32, "cpu"), tmp_path / "adapter", torch.float32)
+    base = Base(load_model(weights, torch.float32, "cpu"))
+    merged = base.merge(tmp_path / "adapter")
     ids = torch.arange(3, 20)[None]
     call = {"input_ids": ids, "position_ids": torch.arange(17)[None], "rows": Rows([17]), "use_cache": False}
     beside, alone = model.eval()(**call).logits, merged(**call).logits
     assert (beside - alone).abs().max() < 1e-4
-    bare = load_model(weights, torch.float32, "cpu")(**{**call, "rows": Rows([17])}).logits
+    untrained = load_model(weights, torch.float32, "cpu")
+    bare = untrained(**{**call, "rows": Rows([17])}).logits
     assert (bare - alone).abs().max() > 0.01
+    for one, other in zip(base.merge(None).parameters(), untrained.parameters(), strict=True):
+        assert torch.equal(one, other)
+    again = base.merge(tmp_path / "adapter")(**call).logits
+    assert torch.equal(again, alone)
 
 
 def test_merging_into_bfloat16_is_merging_in_float32_and_rounding(tiny_folder: Path, tmp_path: Path) -> None:
@@ -287,11 +293,26 @@ def test_merging_into_bfloat16_is_merging_in_float32_and_rounding(tiny_folder: P
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(tmp_path / "adapter")
     exact, direct = (
-        merge_adapter(load_model(Weights(half, "local"), dtype, "cpu"), tmp_path / "adapter", torch.bfloat16)
+        Base(load_model(Weights(half, "local"), dtype, "cpu")).merge(tmp_path / "adapter")
         for dtype in (torch.float32, torch.bfloat16)
     )
     for (name, one), two in zip(exact.named_parameters(), direct.parameters(), strict=True):
-        assert torch.equal(one, two), name
+        assert torch.equal(one.bfloat16(), two), name
+
+
+def test_merging_is_what_peft_does(tiny_folder: Path, tmp_path: Path) -> None:
+    model = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), LORA, seed=0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    ours = Base(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")).merge(tmp_path / "adapter")
+    theirs = model.merge_and_unload()
+    for (name, one), two in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-6), name
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    with pytest.raises(ValueError, match="only plain LoRA"):
+        Base(theirs).merge(tmp_path / "adapter")
 
 
 def test_fresh_adapters_are_decided_by_the_seed(tiny_folder: Path) -> None:

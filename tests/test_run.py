@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from alttrain.config import RunError, register
 from alttrain.records import Example, Generation, Judgement, read_rows
 from alttrain.report import Compared, Structure, read_csv
 from alttrain.run.app import execute
-from alttrain.run.session import Session
+from alttrain.run.session import Session, clear_shelf
 
 RUN = "tiny-embedded-alttrain-demo-s0"
 METRICS = 10
@@ -129,6 +130,48 @@ def test_no_train_baseline_prompts_as_the_backbone_is(tiny_arguments: list[str])
     assert not (folder / "adapter").exists()
     generations = read_rows(folder / "evaluation/embedded_benign/generations.jsonl", Generation)
     assert all(g.closed and not g.thought and g.thought_tokens == 0 for g in generations)
+
+
+def test_no_train_runs_of_a_folder_generate_once(tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(no_train(tiny_arguments))
+
+    def load(self: Session, *arguments: object) -> None:
+        raise AssertionError("what is kept was generated again")
+
+    monkeypatch.setattr(Session, "model", load)
+    clear_shelf()
+    second = run([*no_train(tiny_arguments), "seed=1"])
+    assert second != first
+    for path in first.rglob("generations.jsonl"):
+        assert (second / path.relative_to(first)).read_bytes() == path.read_bytes()
+    with pytest.raises(AssertionError, match="generated again"):
+        run([*no_train(tiny_arguments), "seed=2", "protocol.decoding.max_new_tokens=13"])
+
+
+def test_adapters_of_one_backbone_need_it_loaded_once(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*tiny_arguments, "stages=[rewrite,train]"]
+    for seed in (0, 1):
+        run([*arguments, f"seed={seed}"])
+    loaded: list[str] = []
+    model = Session.model
+
+    def load(self: Session, *arguments: Any) -> Any:
+        loaded.append(self.run.name)
+        return model(self, *arguments)
+
+    monkeypatch.setattr(Session, "model", load)
+    clear_shelf()
+    folders = [run([*tiny_arguments, f"seed={seed}", "stages=[generate]"]) for seed in (0, 1)]
+    assert loaded == [RUN]
+    name = "evaluation/embedded_harmful/generations.jsonl"
+    one, other = ((folder / name).read_bytes() for folder in folders)
+    assert one != other
+    (folders[1] / name).unlink()
+    clear_shelf()
+    run([*tiny_arguments, "seed=1", "stages=[generate]"])
+    assert (folders[1] / name).read_bytes() == other
 
 
 def test_direct_refusal_trains_on_refusals_only(tiny_arguments: list[str]) -> None:

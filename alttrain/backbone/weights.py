@@ -159,15 +159,50 @@ def _describe(folder: Path, tokenizer: PreTrainedTokenizerFast, backbone: Backbo
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def merge_adapter(model: torch.nn.Module, adapter: Path, dtype: torch.dtype) -> torch.nn.Module:
-    """The model with the adapter's update added to its weights, layer by layer: each sum is made in float32.
-
-    Loading the model in `dtype` right away gives the same weights as loading it in float32, for half the memory. The
-    adapter of a quantised model stays beside it, unmerged.
-    """
+def beside(model: torch.nn.Module, adapter: Path) -> torch.nn.Module:
+    """The model with the adapter next to its weights: for quantised ones, which no update can be added to."""
     from peft import PeftModel
 
-    adapted = PeftModel.from_pretrained(model, adapter)
-    if getattr(model, "quantization_method", None) is not None:
-        return adapted.eval().requires_grad_(False)  # type: ignore[no-any-return]
-    return adapted.merge_and_unload().to(dtype).eval().requires_grad_(False)  # type: ignore[no-any-return]
+    return PeftModel.from_pretrained(model, adapter).eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+class Base:
+    """A loaded backbone that takes adapters' updates into its weights, one adapter at a time, and gives them back.
+
+    Each sum is made in float32, so that loading the backbone in its own dtype right away gives the same weights as
+    loading it in float32, for half the memory. The weights as they were are kept in system memory while an adapter is
+    merged: another adapter of the same backbone then needs no reloading.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
+        self._before: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def merge(self, adapter: Path | None) -> torch.nn.Module:
+        """The model with this adapter's update and no other's; None is the backbone as it is."""
+        for name, weight in self._before.items():
+            self.model.get_parameter(name).copy_(weight)
+        self._before = {}
+        if adapter is not None:
+            for name, update in _updates(adapter):
+                weight = self.model.get_parameter(name)
+                self._before[name] = weight.to("cpu", copy=True)
+                weight.copy_(weight.float() + update.to(weight.device))
+        return self.model
+
+
+def _updates(adapter: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """(weight's name, scale x B A in float32) of a LoRA adapter. Raises ValueError for another kind of adapter."""
+    from safetensors.torch import load_file
+
+    described = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    if described["peft_type"] != "LORA" or described.get("use_dora") or described.get("use_rslora"):
+        raise ValueError(f"{adapter}: only plain LoRA adapters can be merged here")
+    scale = described["lora_alpha"] / described["r"]
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for name in sorted(tensors):
+        if name.endswith(".lora_A.weight"):
+            module = name.removesuffix(".lora_A.weight")
+            update = tensors[f"{module}.lora_B.weight"].float() @ tensors[name].float() * scale
+            yield f"{module.removeprefix('base_model.model.')}.weight", update

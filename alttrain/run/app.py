@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from alttrain.backbone.source import cache_folder
 from alttrain.config import STAGES, RunError, preview, register
 
 if TYPE_CHECKING:
@@ -36,8 +37,14 @@ little faster on an idle machine, and many times slower as soon as anything else
 
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted."""
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        from alttrain.run.help import help_text
+
+        print(help_text())
+        return
     register()
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))  # torch's own is below /tmp
     try:
         if not any(argument.split("=")[0] in QUESTIONS for argument in sys.argv[1:]):
             _refuse_faults([argument for argument in sys.argv[1:] if not argument.startswith("-")])

@@ -64,6 +64,7 @@ class Session:
         """The bare backbone. The slot decoder needs the packed kernel; training takes the backbone's."""
         from alttrain.backbone.weights import load_model
 
+        clear_shelf()
         quantization = self.run.backbone.quantization
         return load_model(self.weights, self.dtype(requested), self.device, kernel, quantization)
 
@@ -86,20 +87,31 @@ class Session:
 
     def decoder(self, generation: InProcess, trained: Path | None) -> Any:
         """A decoder over the backbone as it is, with an adapter merged, or over a model that was trained whole."""
-        from alttrain.backbone.weights import load_model, merge_adapter
+        from alttrain.backbone.weights import beside, load_model
         from alttrain.generation.engine import Decoder
 
-        dtype = self.dtype(generation.dtype)
-        if trained is None:
+        adapter = trained if trained and (trained / "adapter_config.json").exists() else None
+        if trained is not None and adapter is None:
+            clear_shelf()
+            model = load_model(Weights(trained, "trained"), self.dtype(generation.dtype), self.device)
+        elif self.run.backbone.quantization != "none":
             model = self.model(generation.dtype)
-        elif (trained / "adapter_config.json").exists():
-            model = merge_adapter(self.model(generation.dtype), trained, dtype)
+            model = beside(model, adapter) if adapter else model
         else:
-            model = load_model(Weights(trained, "trained"), dtype, self.device)
+            model = self._base(generation.dtype).merge(adapter)
         room = generation.memory_gib * GIB if generation.memory_gib else CACHE_SHARE * self._free_memory()
         memory = None if math.isinf(room) else int(room)
         compiled = self.device == "cuda" if generation.compiled == "auto" else generation.compiled == "on"
         return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory, compiled)
+
+    def _base(self, requested: str) -> Any:
+        """The backbone to merge adapters into. It stays on the shelf: jobs of one process need not reload it."""
+        from alttrain.backbone.weights import Base
+
+        key = (self.weights.identity, str(self.weights.folder), str(self.dtype(requested)), self.device)
+        if key not in _SHELF:
+            _SHELF[key] = Base(self.model(requested))
+        return _SHELF[key]
 
     def _free_memory(self) -> float:
         """Bytes free on the device; where the system does not say, no bound."""
@@ -117,10 +129,20 @@ class Session:
         asked = (source, revision, dtype)
         if self._scorer is None or self._scorer[0] != asked:
             self._scorer = None
-            free()
+            clear_shelf()
             model = replace(self.run.backbone, name="judge", source=source, revision=revision, wheel=None)
             self._scorer = (asked, load_scorer(resolve(model).folder, dtype, self.device))
         return self._scorer[1]
+
+
+_SHELF: dict[tuple[str, ...], Any] = {}
+"""The backbone that generated last, in this process."""
+
+
+def clear_shelf() -> None:
+    """Give up the backbone on the shelf, before something else loads."""
+    _SHELF.clear()
+    free()
 
 
 def free() -> None:

@@ -6,10 +6,11 @@ missing are appended, so an interrupted run ends with the bytes of an uninterrup
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from alttrain.evaluation import Benchmark
+from alttrain.generation.kept import KeptDecoder
 from alttrain.records import Example, Generation, append_rows, iterate_rows, read_rows, repair_rows
 from alttrain.run.assembly import Run
 from alttrain.run.folder import evaluation_folder, open_evaluation
@@ -47,12 +48,26 @@ def generate(run: Run, session: Session) -> None:
     trained = run.trained if run.training.trains else None
     if trained is not None and not any(trained.glob("*.safetensors")):
         raise FileNotFoundError(f"{trained} holds nothing trained; run the train stage first")
-    decoder = session.decoder(run.generation, trained)
+    decoder = session.decoder(run.generation, trained) if trained else _kept(run, session)
     for benchmark in run.benchmarks:
         if benchmark.name in work:
             _generate(run, session, decoder, benchmark, work[benchmark.name])
     del decoder
     free()
+
+
+def _kept(run: Run, session: Session) -> KeptDecoder:
+    """The decoder of the backbone as it is; what any run of this output folder had it write is at hand."""
+    identity = {
+        "weights": session.weights.identity,
+        "dtype": str(session.dtype(run.generation.dtype)),
+        "quantization": run.backbone.quantization,
+        "device": session.device,
+        "generation": asdict(run.generation),
+        "end": session.renderer.end_id,
+    }
+    folder = run.output_dir / "cache" / "generations"
+    return KeptDecoder(lambda: session.decoder(run.generation, None), identity, folder)
 
 
 def _generate(run: Run, session: Session, decoder: Any, benchmark: Benchmark, chunks: list[list[Sampled]]) -> None:

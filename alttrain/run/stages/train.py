@@ -9,12 +9,14 @@ import shutil
 import time
 
 from alttrain.backbone import LoRA
+from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.records import Example, read_rows, write_json
 from alttrain.run.assembly import Run
 from alttrain.run.progress import on_terminal
 from alttrain.run.session import Session, free
 from alttrain.training import SupervisedFineTuning
+from alttrain.training.tokenised import tokenised
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,9 @@ def train(run: Run, session: Session) -> None:
         raise RunError(
             f"{run.folder / 'train.jsonl'} is not there; run the rewrite stage first (stages=[rewrite,train])"
         )
-    sequences, too_long = session.renderer.sequences(examples, recipe.max_length)
+    rendered = tokenised(session.renderer, examples, cache_folder() / "tokenised")
+    sequences = [sequence for sequence in rendered if len(sequence) <= recipe.max_length]
+    too_long = [sequence.id for sequence in rendered if len(sequence) > recipe.max_length]
     if not sequences:
         raise RunError(f"training.max_length={recipe.max_length}: every example is longer; raise it")
     for name in too_long:

@@ -1,0 +1,57 @@
+"""What an untrained backbone wrote, kept by content: the No-train runs of a sweep generate once.
+
+One file of JSON for each call, FOLDER/ab/ab12....json, holds the tokens of all its prompts: which prompts are decoded
+together can change a bfloat16 result, so a call is taken whole or made anew. The key is the SHA-256 of everything that
+shapes them. Files appear whole; jobs that write the same one at once write the same bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from alttrain import __version__
+from alttrain.generation.config import Decoding
+from alttrain.records import write_text
+
+
+class KeptDecoder:
+    """Decodes as the decoder that `load` gives, which is loaded only for what is not kept yet.
+
+    `identity` says which model that is, and all of how it decodes but the `Decoding`.
+    """
+
+    def __init__(self, load: Callable[[], Any], identity: Mapping[str, Any], folder: Path) -> None:
+        self._load = load
+        self.identity = identity
+        self.folder = folder
+
+    @cached_property
+    def decoder(self) -> Any:
+        """The decoder itself."""
+        return self._load()
+
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        decoding: Decoding,
+        names: Sequence[str] = (),
+        on_finished: Callable[[int], None] | None = None,
+    ) -> list[list[int]]:
+        """The tokens written for each prompt; see `Decoder.generate`."""
+        asked = {"alttrain": __version__, **self.identity, "decoding": asdict(decoding), "prompts": list(prompts)}
+        if decoding.temperature:
+            asked["names"] = list(names)
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        path = self.folder / key[:2] / f"{key}.json"
+        if path.exists():
+            written: list[list[int]] = json.loads(path.read_text(encoding="utf-8"))
+            if on_finished:
+                on_finished(len(prompts))
+            return written
+        written = self.decoder.generate(prompts, decoding, names, on_finished)
+        write_text(path, json.dumps(written))
+        return written

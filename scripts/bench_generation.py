@@ -1,0 +1,253 @@
+"""Tokens per second of greedy generation beside transformers' ways, in one run, and whether the answers are the same.
+
+    python scripts/bench_generation.py                                        SmolLM2-135M on the CPU
+    python scripts/bench_generation.py --device cuda --shape r1_llama_8b --prompts 512 --batch 256
+
+Every contestant writes the same numbers of tokens to the same prompts: with `--mix realistic` most answers are short and
+some run to the cap, as refusals and long answers do; with `--mix even` all run to it. Where each answer ends is set
+beforehand, so that all work on the same tokens whatever their rounding makes of the text. Figures are medians of
+interleaved rounds, each in a process of its own; tokens that are decoded for answers that ended count for nothing.
+
+- one by one       what research scripts do; on a part of the prompts
+- batch            `generate` on batches of `--batch`, left-padded
+- continuous       transformers' continuous batching
+- alttrain         slots (`--batch` of them); on CUDA also with compiled steps
+
+SmolLM2's own weights are taken where they are in the cache, else random ones. The answers of alttrain in float32 are
+compared with transformers', prompt by prompt.
+"""
+
+import argparse
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import (
+    all_seconds,
+    contest,
+    machine,
+    median,
+    random_model,
+    report,
+    run_rounds,
+    shape_of_option,
+    timed,
+)
+
+from alttrain.backbone import Weights
+from alttrain.backbone.device import keep_freed_memory
+from alttrain.backbone.source import cache_folder
+from alttrain.backbone.weights import load_model
+from alttrain.generation import Decoding
+from alttrain.generation.engine import Decoder
+
+NO_END = -1
+"""No token: answers end where they are told to."""
+COMPARED = 64
+"""Prompts whose float32 answers are compared, and their tokens."""
+
+
+def prompts_and_caps(asked: argparse.Namespace, vocabulary: int) -> tuple[list[list[int]], list[int]]:
+    """Random prompts near 45 tokens, and how many tokens each is answered with."""
+    draw = random.Random(0)
+    prompts = [
+        [draw.randrange(3, vocabulary) for _ in range(max(12, round(draw.gauss(45, 12))))] for _ in range(asked.prompts)
+    ]
+    short = [max(10, min(asked.cap, round(draw.gauss(0.28 * asked.cap, 0.08 * asked.cap)))) for _ in prompts]
+    if asked.mix == "even":
+        return prompts, [asked.cap] * len(prompts)
+    return prompts, [asked.cap if number % 7 == 6 else length for number, length in enumerate(short)]
+
+
+def model_of(asked: argparse.Namespace, dtype: torch.dtype, kernel: str) -> Any:
+    """The backbone's own weights where they are at hand, else random ones of its shape."""
+    found = sorted(cache_folder().glob(f"backbones/{asked.shape}-*/config.json"))
+    if found:
+        return load_model(Weights(found[0].parent, "cache"), dtype, asked.device, kernel)  # type: ignore[arg-type]
+    return random_model(shape_of_option(asked.shape), dtype, asked.device, kernel)
+
+
+class OneByOne:
+    """A prompt at a time, on an eighth of the prompts; seconds are scaled to all by tokens."""
+
+    def __init__(self, asked: argparse.Namespace, dtype: torch.dtype) -> None:
+        self.model = model_of(asked, dtype, "sdpa")
+        self.device = asked.device
+        self.prompts, self.caps = prompts_and_caps(asked, self.model.config.vocab_size)
+        self.part = max(1, len(self.prompts) // 8)
+
+    def answers(self, count: int) -> list[list[int]]:
+        """What it writes to the first prompts."""
+        return [self.answer(prompt, cap) for prompt, cap in zip(self.prompts[:count], self.caps, strict=False)]
+
+    def answer(self, prompt: list[int], cap: int) -> list[int]:
+        """One answer."""
+        ids = torch.tensor([prompt], device=self.device)
+        out = self.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=cap, do_sample=False, **no_end()
+        )
+        return out[0, len(prompt) :].tolist()  # type: ignore[no-any-return]
+
+    def once(self) -> float:
+        """Seconds for all prompts, from those for a part."""
+        seconds = timed(lambda: self.answers(self.part), self.device)
+        return seconds * sum(self.caps) / sum(self.caps[: self.part])
+
+
+def no_end() -> dict[str, Any]:
+    """Options with which nothing ends by itself."""
+    return {"eos_token_id": None, "pad_token_id": 0}
+
+
+class Batched(OneByOne):
+    """`generate` on batches, finished rows padded until the last one ends."""
+
+    def __init__(self, asked: argparse.Namespace, dtype: torch.dtype) -> None:
+        super().__init__(asked, dtype)
+        self.size = asked.batch
+
+    def once(self) -> float:
+        """Seconds for all prompts."""
+        return timed(self.everything, self.device)
+
+    def everything(self) -> None:
+        """All batches in the prompts' order."""
+        for start in range(0, len(self.prompts), self.size):
+            prompts, caps = self.prompts[start : start + self.size], self.caps[start : start + self.size]
+            longest, due = max(map(len, prompts)), torch.tensor(caps, device=self.device)
+            ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=self.device)
+            mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+
+            def ended(
+                so_far: torch.Tensor, scores: Any, longest: int = longest, due: torch.Tensor = due, **_: Any
+            ) -> Any:
+                return so_far.shape[1] - longest >= due
+
+            self.model.generate(
+                ids,
+                attention_mask=mask,
+                max_new_tokens=max(caps),
+                do_sample=False,
+                stopping_criteria=[ended],
+                **no_end(),
+            )
+
+
+class Continuous(OneByOne):
+    """transformers' continuous batching."""
+
+    def once(self) -> float:
+        """Seconds for all prompts."""
+        return timed(self.everything, self.device)
+
+    def everything(self) -> None:
+        """All prompts through one manager."""
+        from transformers import GenerationConfig
+
+        config = GenerationConfig(max_new_tokens=max(self.caps), do_sample=False, **no_end())
+        with self.model.continuous_batching_context_manager(generation_config=config, block=True, timeout=5) as manager:
+            for prompt, cap in zip(self.prompts, self.caps, strict=True):
+                manager.add_request(prompt, max_new_tokens=cap)
+            waiting = len(self.prompts)
+            while waiting:
+                result = manager.get_result(timeout=1)
+                waiting -= bool(result and result.is_finished())
+
+
+class Ours:
+    """alttrain's slots."""
+
+    def __init__(self, asked: argparse.Namespace, dtype: torch.dtype, compiled: bool = False) -> None:
+        if asked.device == "cpu":
+            keep_freed_memory()
+        model = model_of(asked, dtype, "packed")
+        self.decoder = Decoder(model, NO_END, asked.batch, asked.device, compiled=compiled)
+        self.device, self.cap = asked.device, asked.cap
+        self.prompts, self.caps = prompts_and_caps(asked, model.config.vocab_size)
+
+    def answers(self, count: int) -> list[list[int]]:
+        """What it writes to the first prompts."""
+        return self.decoder.generate(self.prompts[:count], Decoding(self.cap), caps=self.caps[:count])
+
+    def once(self) -> float:
+        """Seconds for all prompts."""
+        return timed(lambda: self.answers(len(self.prompts)), self.device)
+
+
+MAKERS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "one by one": lambda asked: OneByOne(asked, torch.bfloat16),
+    "batch": lambda asked: Batched(asked, torch.bfloat16),
+    "continuous": lambda asked: Continuous(asked, torch.bfloat16),
+    "alttrain": lambda asked: Ours(asked, torch.bfloat16),
+    "alttrain, compiled": lambda asked: Ours(asked, torch.bfloat16, compiled=True),
+}
+
+
+def main() -> None:
+    """Measure, print the table and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shape", default="smollm2_135m", help="an option of conf/backbone")
+    parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--cap", type=int, default=192, help="most new tokens")
+    parser.add_argument("--mix", choices=("realistic", "even"), default="realistic")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--contestants", default=";".join(MAKERS), help=f"separated by ; of {'; '.join(MAKERS)}")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--only", choices=tuple(MAKERS), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    if asked.only:
+        run_rounds(lambda: MAKERS[asked.only](asked), lambda one: one.once(), asked.rounds, asked.device)
+        return
+    names = [name.strip() for name in asked.contestants.split(";") if name.strip()]
+    if asked.device == "cpu":
+        names = [name for name in names if name != "alttrain, compiled"]
+    options = [f"--{key}={getattr(asked, key)}" for key in ("device", "shape", "prompts", "batch", "cap", "mix")]
+    figures = contest(__file__, names, options, asked.rounds, asked.device)
+    prompts, caps = prompts_and_caps(asked, shape_of_option(asked.shape)["vocabulary"])
+    about = machine(asked.device) | {
+        "prompts": f"{len(prompts)} of {sum(map(len, prompts))} tokens; {sum(caps)} tokens to write, {asked.mix}",
+        "batch or slots": asked.batch,
+        "float32 answers equal to one by one": compared(asked),
+    }
+    table = list(table_rows(figures, sum(caps)))
+    report(f"greedy generation, {asked.shape} on {asked.device}, bfloat16", table, about, asked.json)
+
+
+def compared(asked: argparse.Namespace) -> str:
+    """How many of the first prompts are answered alike in float32."""
+    count = min(COMPARED, asked.prompts)
+    theirs = OneByOne(asked, torch.float32).answers(count)
+    ours = Ours(asked, torch.float32).answers(count)
+    return f"{sum(a == b for a, b in zip(theirs, ours, strict=True))} of {count}"
+
+
+def table_rows(figures: dict[str, list[Any]], tokens: int) -> Iterator[dict[str, Any]]:
+    """The table; a contestant without memory has a row that says so."""
+    middles = {name: median(all_seconds(own)) for name, own in figures.items() if all(own)}
+    for name, own in figures.items():
+        ratios = {f"x {peer}": None for peer in ("one by one", "batch")}
+        if name not in middles:
+            yield {"": name, "tok/s": "out of memory", "from - to": None} | ratios | {"peak GiB": None, "first s": None}
+            continue
+        seconds, first = all_seconds(own), own[0]["first"]
+        yield {
+            "": name,
+            "tok/s": f"{tokens / middles[name]:,.0f}",
+            "from - to": f"{tokens / max(seconds):,.0f} - {tokens / min(seconds):,.0f}",
+            **{
+                f"x {peer}": f"{middles[peer] / middles[name]:.2f}" if peer in middles else None
+                for peer in ("one by one", "batch")
+            },
+            "peak GiB": f"{max(one['peak'] for one in own):.1f}",
+            "first s": None if first is None else f"{first:.1f}",
+        }
+
+
+if __name__ == "__main__":
+    main()
