@@ -3,8 +3,8 @@
     python scripts/bench_generation.py                                        SmolLM2-135M on the CPU
     python scripts/bench_generation.py --device cuda --shape r1_llama_8b --prompts 512 --batch 256
 
-Every contestant writes the same numbers of tokens to the same prompts: with `--mix realistic` most answers are short and
-some run to the cap, as refusals and long answers do; with `--mix even` all run to it. Where each answer ends is set
+Every contestant writes the same numbers of tokens to the same prompts: with `--mix realistic` most answers are short
+and some run to the cap, as refusals and long answers do; with `--mix even` all run to it. Where each answer ends is set
 beforehand, so that all work on the same tokens whatever their rounding makes of the text. Figures are medians of
 interleaved rounds, each in a process of its own; tokens that are decoded for answers that ended count for nothing.
 
@@ -121,9 +121,7 @@ class Batched(OneByOne):
             ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=self.device)
             mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.device)
 
-            def ended(
-                so_far: torch.Tensor, scores: Any, longest: int = longest, due: torch.Tensor = due, **_: Any
-            ) -> Any:
+            def ended(so_far: Any, scores: Any, longest: int = longest, due: Any = due, **unused: Any) -> Any:
                 return so_far.shape[1] - longest >= due
 
             self.model.generate(
