@@ -16,25 +16,26 @@ PACKAGE = ROOT / "alttrain"
 CONF = ROOT / "conf"
 
 ORDER = (
-    *("records", "config", "dataset", "rewrite", "backbone", "tokenization"),
+    *("records", "serving", "config", "dataset", "rewrite", "backbone", "tokenization"),
     *("training", "generation", "evaluation", "report", "run"),
 )
 ALLOWED: dict[str, set[str]] = {
     "records": set(),
+    "serving": set(),
     "config": set(),
     "dataset": {"records"},
-    "rewrite": {"records"},
+    "rewrite": {"records", "serving"},
     "backbone": {"records"},
     "tokenization": {"backbone", "records", "rewrite"},
     "training": {"records", "tokenization", "backbone"},
-    "generation": {"records", "tokenization", "backbone"},
-    "evaluation": {"records", "dataset", "rewrite", "generation"},
+    "generation": {"records", "serving", "tokenization", "backbone"},
+    "evaluation": {"records", "serving", "dataset", "rewrite", "generation"},
     "report": {"records", "evaluation"},
     "run": set(ORDER),
     "__main__": {"run"},
     "__init__": set(),
 }
-LIGHT_ROOMS = ("records", "config", "dataset", "rewrite", "evaluation", "report")
+LIGHT_ROOMS = ("records", "serving", "config", "dataset", "rewrite", "evaluation", "report")
 LIGHT_MODULES = (
     "alttrain.backbone",
     "alttrain.training",

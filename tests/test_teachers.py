@@ -32,8 +32,8 @@ from alttrain.rewrite.teachers import (
     TemplateTeacher,
 )
 from alttrain.rewrite.teachers.cache import reply_key
-from alttrain.rewrite.teachers.server import _retry_after
 from alttrain.rewrite.teachers.validation import DISAGREES, assessment_fault, clean, understanding_fault
+from alttrain.serving import retry_after
 
 SECRET = "sk-planted-5e0c7a"  # no real key
 
@@ -149,11 +149,11 @@ def test_retry_after_is_waited_for(serve: Serve, desk: Desk) -> None:
     [("7", 7), ("-3", 0), ("soon", 0), (None, 0)],
 )
 def test_retry_after_is_seconds(header: str | None, seconds: float) -> None:
-    assert _retry_after({} if header is None else {"retry-after": header}) == seconds
+    assert retry_after({} if header is None else {"retry-after": header}) == seconds
 
 
 def test_retry_after_is_a_date() -> None:
-    assert 60 <= _retry_after({"retry-after": formatdate(time.time() + 90, usegmt=True)}) <= 91
+    assert 60 <= retry_after({"retry-after": formatdate(time.time() + 90, usegmt=True)}) <= 91
 
 
 # --- a server that dies, and one that is no use ---

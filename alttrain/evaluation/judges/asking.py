@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from alttrain.evaluation.judges.desk import JudgeDesk
 from alttrain.records import Generation, Judgement
-from alttrain.rewrite.teachers import Desk, Failure, Reply, ReplyCache, Writer
+from alttrain.rewrite.teachers import Desk, Reply, ReplyCache, Writer
 from alttrain.rewrite.teachers.cache import reply_key
+from alttrain.serving import Failure
 
 log = logging.getLogger(__name__)
 

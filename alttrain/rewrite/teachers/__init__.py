@@ -12,7 +12,7 @@
 from alttrain.rewrite.teachers.asked import AskedTeacher, TeacherUnavailableError
 from alttrain.rewrite.teachers.backbone import BackboneWriter
 from alttrain.rewrite.teachers.cache import Reply, ReplyCache
-from alttrain.rewrite.teachers.desk import Desk, Failure, Teacher, Understander, Writer
+from alttrain.rewrite.teachers.desk import Desk, Teacher, Understander, Writer
 from alttrain.rewrite.teachers.server import ServerWriter
 from alttrain.rewrite.teachers.template import TemplateTeacher
 
@@ -20,7 +20,6 @@ __all__ = [
     "AskedTeacher",
     "BackboneWriter",
     "Desk",
-    "Failure",
     "Reply",
     "ReplyCache",
     "ServerWriter",

@@ -13,9 +13,10 @@ from annotated_types import Ge, MinLen
 
 from alttrain.records import Example, Rejected, Segment, Step
 from alttrain.rewrite.teachers.cache import Reply, ReplyCache, reply_key
-from alttrain.rewrite.teachers.desk import Desk, Failure, Writer
+from alttrain.rewrite.teachers.desk import Desk, Writer
 from alttrain.rewrite.teachers.recipe import RECIPE, assessment_prompt, repair_prompt, understanding_prompt
 from alttrain.rewrite.teachers.validation import DISAGREES, assessment_fault, clean, understanding_fault
+from alttrain.serving import Failure
 
 log = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from alttrain.records import Example, Rejected, Segment
 from alttrain.rewrite.teachers.cache import Reply
+from alttrain.serving import Failure
 
 
 def _silent(count: int) -> None:
@@ -47,14 +48,6 @@ class Understander(Protocol):
         self, examples: Sequence[Example], seed: int, desk: Desk
     ) -> Iterator[tuple[str, Segment | Rejected]]:
         """Each example's id with its understanding or why there is none, as `Teacher.assess` does."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A prompt without a usable reply. `final`: asking again would not help, so the example is rejected."""
-
-    reason: str
-    final: bool
 
 
 class Writer(Protocol):

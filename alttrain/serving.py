@@ -1,0 +1,236 @@
+"""Asking servers over HTTP: bounded concurrency, retries with back-off, each answer handed over when it comes.
+
+For any server with OpenAI's API: OpenAI itself, vLLM, SGLang, llama.cpp, `transformers serve`. A try that fails for a
+passing reason (no connection, time-out, 408, 409, 429, 5xx, a body that is no answer, an answer that is empty or cut)
+is made again after a growing, jittered pause or what the server's Retry-After says. The server is given up as soon as
+one request has used all its tries while no other got an answer, or where it refuses them all alike (key, model, quota);
+requests in flight are settled first.
+
+Keys are read from the environment when the first request is due. They are in no config, file, log or message: of a
+failed request only the status, the server's error code and the exception's class are told, never a body.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI
+
+log = logging.getLogger(__name__)
+
+PASSING = frozenset({408, 409, 425, 429})
+"""Statuses below 500 after which the same request may succeed."""
+ROW = frozenset({400, 413, 422})
+"""Statuses that refuse one prompt: too long, or stopped by a filter."""
+HOPELESS_CODES = frozenset({"insufficient_quota", "unsupported_parameter", "unsupported_value", "model_not_found"})
+"""Error codes that every further request would meet too, whatever their status."""
+
+_CODE = re.compile(r"[a-z_]{3,40}")
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+class Patience(Protocol):
+    """How a server is asked; a config's class has these fields.
+
+    `base_url` ends in /v1. `key_variable` names the environment variable that holds the key; none is sent where it is
+    None. `attempts` is the number of tries of one request, `timeout_s` the longest of one try; pauses grow from
+    `backoff_s` by doubling up to `longest_pause_s`, which bounds Retry-After too.
+    """
+
+    @property
+    def base_url(self) -> str: ...
+    @property
+    def model_name(self) -> str: ...
+    @property
+    def key_variable(self) -> str | None: ...
+    @property
+    def concurrency(self) -> int: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def timeout_s(self) -> float: ...
+    @property
+    def backoff_s(self) -> float: ...
+    @property
+    def longest_pause_s(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request without a usable answer. `final`: asking again would not help."""
+
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What went wrong in one try. `hope`: "retry" and the request stays open if it never succeeds; "respond", the
+    server works but its answer is of no use: retry, then give the request up; "row": give it up now; "none": stop
+    asking.
+    """
+
+    reason: str
+    hope: Literal["retry", "respond", "row", "none"]
+    retry_after_s: float = 0.0
+
+
+def key_of(patience: Patience, where: str) -> str:
+    """The server's key from the environment. Raises ValueError, naming the config's `where`, where it is not set."""
+    if patience.key_variable is None:
+        return "none"  # the client insists on one, and would else take OPENAI_API_KEY to a foreign server
+    key = os.environ.get(patience.key_variable, "").strip()
+    if not key:
+        raise ValueError(
+            f"{where}.key_variable={patience.key_variable}: the environment has no such variable; "
+            "export it with the server's key, or set key_variable=null for a server that needs none"
+        )
+    return key
+
+
+def check_url(base_url: str, where: str) -> None:
+    """Raise ValueError where a server's address is none."""
+    if not base_url.startswith(("http://", "https://")):
+        raise ValueError(f"{where}.base_url={base_url!r}: expected a URL such as http://localhost:8000/v1")
+
+
+class Exchange(Generic[Request, Answer]):
+    """Requests by key, made by `patience.concurrency` workers in one event loop.
+
+    `send` makes one try with the client and reads what came; `keep` is given every answer the moment it arrives.
+    """
+
+    def __init__(
+        self,
+        patience: Patience,
+        where: str,
+        requests: Iterable[tuple[str, Request]],
+        send: "Callable[[AsyncOpenAI, Request], Awaitable[Answer | Fault]]",
+        keep: Callable[[str, Answer], Answer] = lambda key, answer: answer,
+    ) -> None:
+        self.patience = patience
+        self.where = where
+        self._key = key_of(patience, where)
+        self._waiting = iter(requests)
+        self._send = send
+        self._keep = keep
+
+    def settle(self) -> Iterator[tuple[str, Answer | Failure]]:
+        """Each key with its answer or why there is none, as they come; ends early where the server is given up."""
+        with asyncio.Runner() as runner:
+            runner.run(self._begin())
+            working = runner.get_loop().create_task(self._work())
+            while (settled := runner.run(self._settled.get())) is not None:
+                yield settled
+            runner.run(_result(working))
+
+    async def _begin(self) -> None:
+        self._settled: asyncio.Queue[tuple[str, Answer | Failure] | None] = asyncio.Queue()
+        self._given_up = asyncio.Event()
+        self._last_reply = 0.0
+
+    async def _work(self) -> None:
+        """Settle requests until none is left or the server is given up; then put None."""
+        from openai import AsyncOpenAI
+
+        try:
+            async with AsyncOpenAI(
+                base_url=self.patience.base_url, api_key=self._key, timeout=self.patience.timeout_s, max_retries=0
+            ) as client:
+                await asyncio.gather(*(self._worker(client) for _ in range(self.patience.concurrency)))
+        finally:
+            self._settled.put_nowait(None)
+
+    async def _worker(self, client: "AsyncOpenAI") -> None:
+        for key, request in self._waiting:  # one iterator for all workers: each request is taken once
+            result = await self._settle(client, key, request)
+            self._settled.put_nowait((key, result))
+            if self._given_up.is_set():
+                return
+
+    async def _settle(self, client: "AsyncOpenAI", key: str, request: Request) -> Answer | Failure:
+        """One request's answer, in as many tries as it takes and may take."""
+        began, attempt = time.monotonic(), 1
+        while isinstance(outcome := await self._try(client, request), Fault):
+            log.debug("server %s: try %d: %s", self.patience.model_name, attempt, outcome.reason)
+            if outcome.hope == "respond":
+                self._last_reply = time.monotonic()
+            hopeless = outcome.hope in ("row", "none") or attempt == self.patience.attempts
+            if hopeless or await self._stopped_after(self._pause(attempt, outcome.retry_after_s)):
+                if outcome.hope == "none" or (outcome.hope == "retry" and self._last_reply < began):
+                    self._given_up.set()
+                return Failure(outcome.reason, final=outcome.hope in ("row", "respond"))
+            attempt += 1
+        self._last_reply = time.monotonic()
+        return self._keep(key, outcome)
+
+    async def _try(self, client: "AsyncOpenAI", request: Request) -> Answer | Fault:
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+        late = Fault(f"the server did not answer within {self.patience.timeout_s:g} s", "retry")
+        try:
+            async with asyncio.timeout(self.patience.timeout_s):
+                return await self._send(client, request)
+        except (APITimeoutError, TimeoutError):
+            return late
+        except APIConnectionError as error:
+            return Fault(f"the connection to the server failed ({type(error.__cause__).__name__})", "retry")
+        except APIStatusError as error:
+            return self._status_fault(error)
+
+    def _status_fault(self, error: "APIStatusError") -> Fault:
+        status, code = error.status_code, str(error.code)
+        said = f"HTTP {status}" + (f" {code}" if error.code and _CODE.fullmatch(code) else "")
+        if code in HOPELESS_CODES:
+            return Fault(f"the server refuses the request ({said})", "none")
+        if status in PASSING or status >= 500:
+            return Fault(f"the server answers {said}", "retry", retry_after(error.response.headers))
+        if status in ROW:
+            return Fault(f"the server refuses the prompt ({said})", "row")
+        about = f"{self.where}.base_url and model_name"
+        if status in (401, 403):
+            about = f"the key in ${self.patience.key_variable}"
+        return Fault(f"the server refuses the request ({said}); check {about}", "none")
+
+    def _pause(self, attempt: int, retry_after_s: float) -> float:
+        """Seconds to wait before the next try."""
+        growing = self.patience.backoff_s * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.0)
+        spread = random.uniform(0.0, self.patience.backoff_s)  # else all who were told the same second come together
+        told = retry_after_s + spread if retry_after_s else 0.0
+        return min(max(growing, told), self.patience.longest_pause_s)
+
+    async def _stopped_after(self, seconds: float) -> bool:
+        """Wait so long, and no longer once the server is given up; whether it was."""
+        try:
+            return await asyncio.wait_for(self._given_up.wait(), seconds)
+        except TimeoutError:
+            return False
+
+
+async def _result(task: "asyncio.Task[None]") -> None:
+    await task
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that a Retry-After header asks for, given as such or as a date; 0 without one."""
+    value = headers.get("retry-after", "").strip()
+    if not value:
+        return 0.0
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0
