@@ -16,7 +16,7 @@ import os
 import tempfile
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -77,9 +77,10 @@ class Rejected:
 class Generation:
     """What a model wrote for one prompt. `closed` is False where the thought never ended: then there is no answer.
 
-    `finish` is "stop" where the model ended its turn, "length" where the token cap cut it. `sample` counts the texts
-    of one prompt where several are drawn; a row is known by (id, sample). `earlier` are the model's answers to the
-    earlier turns of a dialogue.
+    `finish` is "stop" where the model ended its turn, "length" where the token cap cut it, "error" where a server would
+    not answer this prompt, for the reason in `error`: such a row is in no rate, and counts as undecided. `sample`
+    counts the texts of one prompt where several are drawn; a row is known by (id, sample). `earlier` are the model's
+    answers to the earlier turns of a dialogue.
     """
 
     id: str
@@ -91,11 +92,12 @@ class Generation:
     thought: str
     answer: str
     closed: bool
-    finish: Literal["stop", "length"]
+    finish: Literal["stop", "length", "error"]
     thought_tokens: int
     answer_tokens: int
     sample: int = 0
     earlier: tuple[str, ...] = ()
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,40 @@ def append_rows(path: Path, rows: Iterable[Any]) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def sort_rows(path: Path, places: Mapping[tuple[str, int], int]) -> None:
+    """Put the rows of a generations file in order of `places` by (id, sample), whole lines as they are.
+
+    Only where each line stands is held in memory, not the lines. A file that is in order is left alone.
+    """
+    if not path.exists():
+        return
+    named = msgspec.json.Decoder(_Named)
+    found: list[tuple[int, int, int]] = []
+    with path.open("rb") as lines:
+        start = 0
+        for line in lines:
+            row = named.decode(line)
+            found.append((places[row.id, row.sample], start, len(line)))
+            start += len(line)
+    if found == sorted(found):
+        return
+    temporary = path.with_name(f".{path.name}.sorted")
+    with path.open("rb") as source, temporary.open("wb") as target:
+        for _, start, length in sorted(found):
+            source.seek(start)
+            target.write(source.read(length))
+        target.flush()
+        os.fsync(target.fileno())
+    os.replace(temporary, path)
+
+
+class _Named(msgspec.Struct):
+    """What tells one generation from another."""
+
+    id: str
+    sample: int = 0
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> None:

@@ -89,8 +89,23 @@ class Renderer:
 
         `system` None is the backbone's own system prompt, "" is none.
         """
+        return self._ids(self.prompt_text(user, thought, system, turns, answers) + opening)
+
+    def prompt_text(
+        self,
+        user: str,
+        thought: ThoughtMode,
+        system: str | None = None,
+        turns: Iterable[str] = (),
+        answers: Iterable[str] = (),
+    ) -> str:
+        """The text of a prompt, the beginning token written out."""
         own = self.backbone.system_prompt if system is None else system
-        return self._ids(self.backbone.template.prompt(user, own, thought, turns, answers) + opening)
+        return self.backbone.template.prompt(user, own, thought, turns, answers)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text in which special tokens are written out; none is added."""
+        return self._ids(text)
 
     def prompts(self, examples: Iterable[Example], thought: ThoughtMode) -> list[list[int]]:
         """Ids of the examples' prompts, tokenised together: the backbone's own system prompt, earlier user turns."""

@@ -1,4 +1,4 @@
-"""A server with OpenAI's chat completions that does as it is told: late, with errors, with garbage, or dead."""
+"""A server with OpenAI's chat and plain completions that does as it is told: late, with errors, garbage, or dead."""
 
 import json
 import socket
@@ -46,7 +46,10 @@ class Stub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.behave = behave
         self.asked: Counter[str] = Counter()
+        self.requests: list[dict[str, Any]] = []
         self.times: list[float] = []
+        self.models: list[str] = []
+        self.on_load: Callable[[dict[str, Any]], int] = lambda request: 404
         self.keys: set[str] = set()
         self.active = self.most_active = 0
         self.lock = threading.Lock()
@@ -61,8 +64,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt, stub = request["messages"][0]["content"], self.server
+        stub = self.server
+        if self.path.endswith("/load_lora_adapter"):
+            self.send_response(stub.on_load(request))
+            self.end_headers()
+            return
+        plain = "messages" not in request
+        prompt = json.dumps(request["prompt"]) if plain else request["messages"][0]["content"]
         with stub.lock:
+            stub.requests.append(request)
             say = stub.behave(prompt, stub.asked[prompt])
             stub.asked[prompt] += 1
             stub.times.append(time.monotonic())
@@ -76,7 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
             return
-        choice = {"index": 0, "finish_reason": say.finish, "message": {"role": "assistant", "content": say.text}}
+        choice: dict[str, Any] = {"index": 0, "finish_reason": say.finish}
+        choice |= {"text": say.text} if plain else {"message": {"role": "assistant", "content": say.text}}
         body = (
             json.dumps({"id": "x", "model": "stub-1", "choices": [choice]}).encode() if say.body is None else say.body
         )
@@ -84,6 +95,13 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Type": "application/json", **say.headers}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body) + say.missing_bytes))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        body = json.dumps({"data": [{"id": name} for name in self.server.models]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 

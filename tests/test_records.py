@@ -211,7 +211,7 @@ def test_a_field_we_do_not_know_is_named(tmp_path: Path) -> None:
 
 
 BAD_GENERATIONS: list[tuple[str, Any, str]] = [
-    ("finish", "eos", "'eos' is not known; accepted: stop, length"),
+    ("finish", "eos", "'eos' is not known; accepted: stop, length, error"),
     ("closed", 1, "expected bool, found 1"),
     ("thought_tokens", True, "expected int, found True"),
     ("answer_tokens", 2.5, "expected int, found 2.5"),

@@ -1,6 +1,6 @@
 """Dialogues: the model answers every earlier turn itself, and reads its own answers in the next prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,49 +8,71 @@ from alttrain.backbone.template import ChatTemplate
 from alttrain.dataset import embedded_rows
 from alttrain.evaluation import Benchmark, RefusalPhrases
 from alttrain.generation import Decoding
+from alttrain.generation.engines import Prompt, Written
 from alttrain.records import Example
 from alttrain.rewrite import Untouched
-from alttrain.run.stages.generate import _replay, prompt_ids
+from alttrain.run.stages.generate import NotGenerated, _answers, _replay, prompt_text
+from alttrain.serving import Failure
 
 TEMPLATE = ChatTemplate("S{content}.", "U{content}.", "A", "<t>", "</t>", "<e>")
 DIALOGUE = Example("d", "And then?", "harmful", turns=("Hello.", "What is a kite?"))
 ALONE = Example("a", "Alone.", "harmful")
+RENDERER: Any = SimpleNamespace(
+    encode=lambda text: [len(text)],
+    prompt_text=lambda user, thought, system, turns, answers: TEMPLATE.prompt(user, system, thought, turns, answers),
+)
+RUN: Any = SimpleNamespace(
+    structure=Untouched("none"),
+    protocol=SimpleNamespace(system_prompt="Be kind", decoding=Decoding(5)),
+    training=SimpleNamespace(thought="open"),
+    backbone=SimpleNamespace(template=TEMPLATE),
+)
+BENCHMARK = Benchmark("b", "harmful_rate", embedded_rows("evaluation_harmful"), RefusalPhrases(), "Please: {prompt}")
 
 
 class Recorder:
-    """Stands in for renderer and decoder: what is asked is kept as text, and reply number i is "reply i"."""
+    """An engine that keeps what it is asked, and answers number i with "reply i", or fails where it is told to."""
 
-    def __init__(self) -> None:
+    streams = False
+
+    def __init__(self, fails: str = "", final: bool = True) -> None:
         self.asked: list[str] = []
+        self.failure = Failure("no", final)
+        self.fails = fails
 
-    def prompt(self, user: str, thought: Any, system: str | None, turns: Sequence[str], answers: Sequence[str]) -> Any:
-        self.asked.append(TEMPLATE.prompt(user, system, thought, turns, answers))
-        return [len(self.asked)]
-
-    def generate(self, prompts: list[list[int]], decoding: Decoding, names: list[str]) -> list[list[int]]:
-        assert len(set(names)) == len(prompts)
-        return prompts
-
-    def decode(self, ids: list[int]) -> str:
-        return f"thinking</t>reply {ids[0]}"
+    def write(
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Any = None
+    ) -> Iterator[tuple[int, Written | Failure]]:
+        assert len({prompt.name for prompt in prompts}) == len(prompts)
+        for number, prompt in enumerate(prompts):
+            self.asked.append(prompt.text)
+            if self.fails and self.fails in prompt.text:
+                yield number, self.failure
+            else:
+                yield number, Written(f"thinking</t>reply {len(self.asked)}", "stop")
 
 
 def test_turns_are_answered_in_order_with_what_was_answered_before() -> None:
     recorder = Recorder()
-    run: Any = SimpleNamespace(
-        structure=Untouched("none"),
-        protocol=SimpleNamespace(system_prompt="Be kind", decoding=Decoding(5)),
-        training=SimpleNamespace(thought="open"),
-        backbone=SimpleNamespace(template=TEMPLATE),
-    )
-    benchmark = Benchmark(
-        "b", "harmful_rate", embedded_rows("evaluation_harmful"), RefusalPhrases(), "Please: {prompt}"
-    )
-    answers = _replay(run, recorder, recorder, benchmark, [(ALONE, 0), (DIALOGUE, 0)])
-    assert answers == [(), ("reply 1", "reply 2")]
+    answers, failed = _replay(RUN, RENDERER, recorder, BENCHMARK, [(ALONE, 0), (DIALOGUE, 0)])
+    assert (answers, failed) == ([(), ("reply 1", "reply 2")], {})
     assert recorder.asked == [
         "SBe kind.UHello..A<t>",
         "SBe kind.UHello..Areply 1<e>UWhat is a kite?.A<t>",
     ]
-    prompt_ids(run, recorder, benchmark, DIALOGUE, answers[1])
-    assert recorder.asked[-1] == ("SBe kind.UHello..Areply 1<e>UWhat is a kite?.Areply 2<e>UPlease: And then?.A<t>")
+    assert prompt_text(RUN, RENDERER, BENCHMARK, DIALOGUE, answers[1]) == (
+        "SBe kind.UHello..Areply 1<e>UWhat is a kite?.Areply 2<e>UPlease: And then?.A<t>"
+    )
+
+
+def test_a_dialogue_that_fails_on_the_way_is_told_and_the_others_go_on() -> None:
+    for final in (True, False):
+        recorder = Recorder("What is a kite?", final)
+        found = dict(_answers(RUN, RENDERER, recorder, BENCHMARK, [(DIALOGUE, 0), (ALONE, 2)], None))
+        assert found[1].id == "a"
+        assert (found[1].sample, getattr(found[1], "answer", None)) == (2, "reply 3")
+        if final:
+            assert (getattr(found[0], "finish", None), getattr(found[0], "error", None)) == ("error", "no")
+        else:
+            assert found[0] == NotGenerated("d", 0, "no")
+        assert not any("And then?" in asked for asked in recorder.asked)

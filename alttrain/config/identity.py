@@ -25,6 +25,19 @@ NOT_SHAPING = (
 """Keys that leave the result as it is: where a file stands (its content is hashed), how a server is asked."""
 
 
+def shaping_of_engine(generation: dict[str, Any]) -> dict[str, Any]:
+    """All of a generation config, flat, that shapes what is written: not where a server is or how it is asked again."""
+    flat = flatten({"generation": generation})
+    return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in NOT_SHAPING_TEXT}
+
+
+NOT_SHAPING_TEXT = frozenset(
+    {"base_url", "key_variable", "concurrency", "attempts", "timeout_s", "backoff_s", "longest_pause_s", "chunk"}
+    | {"loads_adapters", "adapter_name", "health", "start_s", "memory_share"}
+)
+"""Keys of an engine; `chunk` of the slot decoder shapes which prompts are decoded together, and is told apart there."""
+
+
 def shaping(config: dict[str, Any]) -> dict[str, Any]:
     """All keys of a plain config that shape the trained adapter, flat."""
     flat = flatten({key: config[key] for key in SHAPING})

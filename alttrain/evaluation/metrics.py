@@ -2,7 +2,8 @@
 
 Rates are shares of 1 with Wilson's interval over the decided rows; token counts are means with Student's t interval.
 Several texts of one prompt (`sample`) are a cluster, not as many prompts. `undecided` counts rows the judge could not
-decide: they are in no rate. `truncated` counts rows the token cap cut.
+decide: they are in no rate. `truncated` counts rows the token cap cut. A row that a server would not answer is in no
+metric, and counts as undecided in each.
 
 | metric           | what it is                                                              | undecided rows       |
 |------------------|-------------------------------------------------------------------------|----------------------|
@@ -73,16 +74,19 @@ def summarise(
         pairs = zip(generations, judgements, strict=True)
         rows = [Adherence.of(made, judged if says == "refused" else None) for made, judged in pairs]
     truncated = sum(generation.finish == "length" for generation in generations)
+    written = [generation.finish != "error" for generation in generations]
     counting = counted(measure, says)
     ids = [generation.id for generation in generations]
 
     def share(name: str, verdicts: Iterable[bool | None]) -> Metric:
-        known = [(verdict, item) for verdict, item in zip(verdicts, ids, strict=True) if verdict is not None]
+        told = zip(verdicts, ids, written, strict=True)
+        known = [(verdict, item) for verdict, item, there in told if verdict is not None and there]
         found = rate_by_item([verdict for verdict, _ in known], [item for _, item in known])
         return Metric(name, *found, len(ids), len(ids) - len(known), truncated)
 
     def mean(name: str, values: Iterable[float | None]) -> Metric:
-        known = [(value, item) for value, item in zip(values, ids, strict=True) if value is not None]
+        told = zip(values, ids, written, strict=True)
+        known = [(value, item) for value, item, there in told if value is not None and there]
         found = mean_by_item([value for value, _ in known], [item for _, item in known])
         return Metric(name, *found, len(ids), len(ids) - len(known), truncated)
 

@@ -6,6 +6,7 @@ and nothing heavy is imported for it. `--help`, `--cfg` and Hydra's other questi
 
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -43,6 +44,7 @@ def main() -> None:
         print(help_text())
         return
     register()
+    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's: end as Ctrl-C does, so that nothing started stays
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))  # torch's own is below /tmp
     try:
@@ -55,6 +57,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _interrupt(*unused: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _refuse_faults(overrides: list[str]) -> None:

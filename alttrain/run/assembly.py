@@ -10,9 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from alttrain.backbone import Backbone, FullFineTuning, LoRA, NoAdapter
 from alttrain.config import RunError, faults, flatten, instantiate, run_name, shaping
+from alttrain.config.identity import shaping_of_engine
 from alttrain.dataset import Dataset
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
-from alttrain.generation import InProcess
+from alttrain.generation import ChildServer, InProcess, InProcessVllm, Server
 from alttrain.rewrite import Structure
 from alttrain.training import Hardware, NoTraining, SupervisedFineTuning
 from alttrain.training.trackers import Tracker
@@ -36,7 +37,7 @@ class Run:
     adapter: LoRA | FullFineTuning | NoAdapter
     training: SupervisedFineTuning | NoTraining
     hardware: Hardware
-    generation: InProcess
+    generation: InProcess | Server | ChildServer | InProcessVllm
     protocol: Protocol
     benchmarks: tuple[Benchmark, ...]
     tracker: Tracker
@@ -58,8 +59,12 @@ class Run:
 
     def evaluation_fingerprint(self, benchmark: Benchmark) -> dict[str, Any]:
         """All that shapes a benchmark's generations, beyond the adapter."""
-        asked = {"generation": self.config["generation"], **self._asked(benchmark)}
-        return flatten(asked) | self._content(benchmark)
+        generation = self.config["generation"]
+        if isinstance(self.generation, InProcess):
+            engine = flatten({"generation": generation})
+        else:
+            engine = shaping_of_engine(generation)
+        return engine | flatten(self._asked(benchmark)) | self._content(benchmark)
 
     def protocol_hash(self, benchmark: Benchmark) -> str:
         """The hash of all that shapes a benchmark's number, beyond the model: two hashes never share a column."""

@@ -4,7 +4,9 @@ import gc
 import logging
 import math
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ from typing import Any
 from alttrain.backbone import LoRA, Weights, resolve
 from alttrain.backbone.device import free_system_memory, keep_freed_memory
 from alttrain.backbone.memory import CACHE_SHARE, Attention
-from alttrain.generation.config import InProcess
+from alttrain.config.identity import shaping_of_engine
+from alttrain.generation import ChildServer, InProcess, Server
+from alttrain.generation.engines import Engine, LocalEngine
+from alttrain.generation.kept import KeptDecoder
 from alttrain.run.assembly import Run
 
 log = logging.getLogger(__name__)
@@ -84,6 +89,49 @@ class Session:
         shutil.rmtree(folder, ignore_errors=True)
         save = save_adapter if isinstance(self.run.adapter, LoRA) else save_model
         save(model, self.renderer.tokenizer, self.run.backbone, card, folder)
+
+    @contextmanager
+    def engine(self, trained: Path | None) -> Iterator[Engine]:
+        """What writes: for the backbone as it is, or with what a run trained. A server that was started is ended."""
+        run, generation = self.run, self.run.generation
+        adapter = trained if trained and (trained / "adapter_config.json").exists() else None
+        if isinstance(generation, InProcess):
+            yield LocalEngine(self.decoder(generation, trained) if trained else self._kept(generation), self.renderer)
+            return
+        clear_shelf()
+        if isinstance(generation, Server):
+            if trained and not adapter:
+                generation = replace(generation, model_name=generation.adapter_name.replace("{run}", run.name))
+            yield generation.engine(run.name, adapter, self.renderer)
+            return
+        weights = trained if trained and not adapter else self.weights.folder
+        if isinstance(generation, ChildServer):
+            output = run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log"
+            with generation.running(run.name, weights, adapter, output) as server:
+                yield server.engine(run.name, adapter, self.renderer)
+        else:
+            yield generation.engine(weights, adapter, self.renderer)
+
+    def _kept(self, generation: InProcess) -> KeptDecoder:
+        """The decoder of the backbone as it is; what any run of this output folder had it write is at hand."""
+        identity = {
+            "weights": self.weights.identity,
+            "dtype": str(self.dtype(generation.dtype)),
+            "quantization": self.run.backbone.quantization,
+            "device": self.device,
+            "generation": asdict(generation),
+            "end": self.renderer.end_id,
+        }
+        folder = self.run.output_dir / "cache" / "generations"
+        return KeptDecoder(lambda: self.decoder(generation, None), identity, folder)
+
+    def identity(self) -> dict[str, Any]:
+        """What shapes the texts of the backbone as it is, beyond prompts and decoding; for keys of what is kept."""
+        described: dict[str, Any] = {"weights": self.weights.identity, "backbone": asdict(self.run.backbone)}
+        if isinstance(self.run.generation, InProcess):
+            dtype = str(self.dtype(self.run.generation.dtype))
+            return described | {"dtype": dtype, "slots": self.run.generation.slots}
+        return described | {"generation": shaping_of_engine(self.run.config["generation"])}
 
     def decoder(self, generation: InProcess, trained: Path | None) -> Any:
         """A decoder over the backbone as it is, with an adapter merged, or over a model that was trained whole."""

@@ -24,17 +24,19 @@ log = logging.getLogger(__name__)
 
 
 class _Interruption(pl.Callback):  # type: ignore[misc]
-    """On Ctrl-C the step under way is finished and saved before training stops; on a second one it stops at once."""
+    """On Ctrl-C, or a scheduler's SIGTERM, the step under way is finished and saved before training stops; on a second
+    one it stops at once.
+    """
 
     def __init__(self, last: Path) -> None:
         self.last = last
         self.asked = False
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take SIGINT over; only the main thread may."""
+        """Take the signals over; only the main thread may."""
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
         """Save and stop if asked to."""
@@ -43,12 +45,13 @@ class _Interruption(pl.Callback):  # type: ignore[misc]
             raise KeyboardInterrupt
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give SIGINT back, however training ended."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        """Give the signals back, however training ended."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give SIGINT back, however training ended."""
+        """Give the signals back, however training ended."""
         self.teardown(trainer, pl_module, "fit")
 
     def _ask(self, *unused: Any) -> None:

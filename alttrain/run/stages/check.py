@@ -27,13 +27,14 @@ from alttrain.backbone.memory import (
 from alttrain.backbone.source import at_hand, cache_folder, fetch_tokenizer, is_path
 from alttrain.config import RunError
 from alttrain.evaluation import HumanEval
+from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected, read_rows
 from alttrain.rewrite import TemplateTeacher, render
 from alttrain.rewrite.teachers import Desk
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.session import Session
-from alttrain.run.stages.generate import prompt_ids
+from alttrain.run.stages.generate import prompt_text
 from alttrain.tokenization import Renderer
 from alttrain.training import SupervisedFineTuning
 
@@ -129,7 +130,7 @@ def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
     cap, longest = run.protocol.decoding.max_new_tokens, [0]
     for benchmark in run.benchmarks:
         asked = benchmark.rows.examples(None)
-        lengths = [len(prompt_ids(run, renderer, benchmark, row)) for row in asked]
+        lengths = [len(renderer.encode(prompt_text(run, renderer, benchmark, row))) for row in asked]
         _refuse_too_long(run, f"benchmark {benchmark.name}", asked, lengths, cap, "protocol.decoding.max_new_tokens")
         longest += lengths
     if not isinstance(run.training, SupervisedFineTuning):
@@ -260,17 +261,20 @@ def _shape(run: Run) -> Shape | None:
 
 
 def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device: Device) -> Iterator[Need]:
-    """The stages with work left for a model."""
+    """The stages with work left for a model in this process."""
+    engine = run.generation
     if (
         isinstance(run.training, SupervisedFineTuning)
         and not isinstance(run.adapter, NoAdapter)
         and not (run.folder / "train.json").exists()
     ):
-        if _lacks_originals(run, rows) and run.structure.original is not None:
-            yield _generating(run, shape, "rewrite", sizes.dataset_prompt, run.structure.original.tokens, device)
+        if isinstance(engine, InProcess) and _lacks_originals(run, rows) and run.structure.original is not None:
+            tokens = run.structure.original.tokens
+            yield _generating(run, engine, shape, "rewrite", sizes.dataset_prompt, tokens, device)
         yield _training(run, shape, run.training, sizes, device)
-    if run.benchmarks:
-        yield _generating(run, shape, "generate", sizes.benchmark_prompt, run.protocol.decoding.max_new_tokens, device)
+    if run.benchmarks and isinstance(engine, InProcess):
+        tokens = run.protocol.decoding.max_new_tokens
+        yield _generating(run, engine, shape, "generate", sizes.benchmark_prompt, tokens, device)
 
 
 def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes, device: Device) -> Need:
@@ -302,10 +306,11 @@ def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes
     return Need("train", parts(recipe.batch_size), remedies, certain=sizes.counted)
 
 
-def _generating(run: Run, shape: Shape, stage: str, prompt: int, new_tokens: int, device: Device) -> Need:
+def _generating(
+    run: Run, engine: InProcess, shape: Shape, stage: str, prompt: int, new_tokens: int, device: Device
+) -> Need:
     """Decoding holds weights, one pass and as much of the cache as there is room for: one slot at least."""
-    width, slots = _width(run.generation.dtype, device), run.generation.slots
-    given = run.generation.memory_gib
+    width, slots, given = _width(engine.dtype, device), engine.slots, engine.memory_gib
 
     def parts(new_tokens: int, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
         whole = generation_bytes(shape, width, slots, prompt, new_tokens, quantization)

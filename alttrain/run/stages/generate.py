@@ -1,21 +1,27 @@
-"""Stage generate: benchmark prompts -> evaluation/<benchmark>/generations.jsonl, appended chunk by chunk.
+"""Stage generate: benchmark prompts -> evaluation/<benchmark>/generations.jsonl, append-only.
 
-A chunk is decoded together and written whole. A chunk that was cut short is decoded again, and only the rows that are
-missing are appended, so an interrupted run ends with the bytes of an uninterrupted one.
+Prompts go to the engine chunk by chunk. An engine in this process decodes a chunk together, and it is written whole: a
+chunk that was cut short is decoded again, and only the rows that are missing are appended, so an interrupted run ends
+with the bytes of an uninterrupted one. A server's answers are written as they come, and put in order at the end. What
+it would not answer stands in generation_errors.jsonl, and the same command asks for it again.
 """
 
 import logging
 import time
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from alttrain.config import RunError
 from alttrain.evaluation import Benchmark
-from alttrain.generation.kept import KeptDecoder
-from alttrain.records import Example, Generation, append_rows, iterate_rows, read_rows, repair_rows
+from alttrain.generation.engines import Engine, Prompt, Written
+from alttrain.records import Example, Generation, append_rows, iterate_rows, repair_rows, sort_rows, write_rows
 from alttrain.run.assembly import Run
 from alttrain.run.folder import evaluation_folder, open_evaluation
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
+from alttrain.serving import Failure
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +30,24 @@ Sampled = tuple[Example, int]
 """A prompt, and which of its samples."""
 
 
+@dataclass(frozen=True)
+class NotGenerated:
+    """A prompt that has no answer yet, and why; a row of generation_errors.jsonl."""
+
+    id: str
+    sample: int
+    reason: str
+
+
+def done_of(path: Path) -> set[tuple[str, int]]:
+    """(id, sample) of every row on file; a torn last line is cut off."""
+    repair_rows(path)
+    return {(row.id, row.sample) for row in iterate_rows(path, Generation)} if path.exists() else set()
+
+
 def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
     """The chunks of a benchmark that are not all generated."""
-    path = evaluation_folder(run, benchmark) / "generations.jsonl"
-    repair_rows(path)
-    done = (
-        {(generation.id, generation.sample) for generation in iterate_rows(path, Generation)}
-        if path.exists()
-        else set()
-    )
+    done = done_of(evaluation_folder(run, benchmark) / "generations.jsonl")
     samples = range(run.protocol.decoding.samples)
     rows = [(row, sample) for row in benchmark.rows.examples(None) for sample in samples]
     size = run.generation.chunk
@@ -41,94 +56,140 @@ def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
 
 
 def generate(run: Run, session: Session) -> None:
-    """Generate what is missing, loading the model once for all benchmarks."""
+    """Generate what is missing, with one engine for all benchmarks. Raises RunError where a part could not be had."""
     work = {benchmark.name: chunks for benchmark in run.benchmarks if (chunks := missing(run, benchmark))}
     if not work:
         return
     trained = run.trained if run.training.trains else None
     if trained is not None and not any(trained.glob("*.safetensors")):
         raise FileNotFoundError(f"{trained} holds nothing trained; run the train stage first")
-    decoder = session.decoder(run.generation, trained) if trained else _kept(run, session)
-    for benchmark in run.benchmarks:
-        if benchmark.name in work:
-            _generate(run, session, decoder, benchmark, work[benchmark.name])
-    del decoder
+    lacking: list[str] = []
+    with session.engine(trained) as engine:
+        for benchmark in run.benchmarks:
+            if benchmark.name in work:
+                lacking += _generate(run, session, engine, benchmark, work[benchmark.name])
     free()
+    if lacking:
+        raise RunError("\n".join([*lacking, "what was answered is kept; the same command asks for the rest"]))
 
 
-def _kept(run: Run, session: Session) -> KeptDecoder:
-    """The decoder of the backbone as it is; what any run of this output folder had it write is at hand."""
-    identity = {
-        "weights": session.weights.identity,
-        "dtype": str(session.dtype(run.generation.dtype)),
-        "quantization": run.backbone.quantization,
-        "device": session.device,
-        "generation": asdict(run.generation),
-        "end": session.renderer.end_id,
-    }
-    folder = run.output_dir / "cache" / "generations"
-    return KeptDecoder(lambda: session.decoder(run.generation, None), identity, folder)
-
-
-def _generate(run: Run, session: Session, decoder: Any, benchmark: Benchmark, chunks: list[list[Sampled]]) -> None:
-    path = open_evaluation(run, benchmark) / "generations.jsonl"
-    done = {(generation.id, generation.sample) for generation in read_rows(path, Generation)}
+def _generate(
+    run: Run, session: Session, engine: Engine, benchmark: Benchmark, chunks: list[list[Sampled]]
+) -> list[str]:
+    """What to tell the user of prompts without an answer: a line, or none."""
+    folder = open_evaluation(run, benchmark)
+    path = folder / "generations.jsonl"
+    done, errors = done_of(path), list[NotGenerated]()
     started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
     with bar(benchmark.name, total) as advance:
         for chunk in chunks:
-            earlier = _replay(run, session.renderer, decoder, benchmark, chunk)
-            prompts = [
-                prompt_ids(run, session.renderer, benchmark, row, answers)
-                for (row, _), answers in zip(chunk, earlier, strict=True)
-            ]
-            names = [f"{row.id}#{sample}" for row, sample in chunk]
-            written = decoder.generate(prompts, run.protocol.decoding, names, advance)
-            made = [
-                to_generation(run, session.renderer, row, sample, ids, answers)
-                for (row, sample), ids, answers in zip(chunk, written, earlier, strict=True)
-            ]
-            append_rows(path, [generation for generation in made if (generation.id, generation.sample) not in done])
-            tokens += sum(map(len, written))
-    seconds = time.monotonic() - started
-    log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, seconds)
+            if engine.streams:
+                chunk = [(row, sample) for row, sample in chunk if (row.id, sample) not in done]
+            rows = list[Generation]()
+            for number, found in _answers(run, session.renderer, engine, benchmark, chunk, advance):
+                row, sample = chunk[number]
+                if isinstance(found, NotGenerated):
+                    errors.append(found)
+                elif (row.id, sample) not in done:
+                    tokens += found.thought_tokens + found.answer_tokens
+                    rows.append(found)
+                    if engine.streams:
+                        append_rows(path, [rows.pop()])
+            append_rows(path, rows)
+    if engine.streams:
+        ids = [(row.id, sample) for row in benchmark.rows.examples(None) for sample in _samples(run)]
+        sort_rows(path, {key: place for place, key in enumerate(ids)})
+    errors_path = folder / "generation_errors.jsonl"
+    errors_path.unlink(missing_ok=True)
+    log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, time.monotonic() - started)
+    if not errors:
+        return []
+    write_rows(errors_path, errors)
+    return [f"{benchmark.name}: {len(errors)} of {total} prompts have no answer yet, because {errors[0].reason}"]
 
 
-def _replay(run: Run, renderer: Any, decoder: Any, benchmark: Benchmark, chunk: list[Sampled]) -> list[tuple[str, ...]]:
-    """The model's own answers to the earlier turns of each dialogue, turn by turn; a row without turns has none."""
+def _samples(run: Run) -> range:
+    return range(run.protocol.decoding.samples)
+
+
+def _answers(
+    run: Run, renderer: Any, engine: Engine, benchmark: Benchmark, chunk: Sequence[Sampled], advance: Any
+) -> Iterator[tuple[int, Generation | NotGenerated]]:
+    """Each prompt of a chunk by number, with what was written to it after its earlier turns, or why there is none."""
+    earlier, failed = _replay(run, renderer, engine, benchmark, chunk)
+    going = [number for number in range(len(chunk)) if number not in failed]
+    prompts = []
+    for number in going:
+        row, sample = chunk[number]
+        prompts.append(_prompt(run, renderer, benchmark, row, earlier[number], f"{row.id}#{sample}"))
+    answered = set(failed)
+    for place, found in engine.write(prompts, run.protocol.decoding, advance):
+        number = going[place]
+        answered.add(number)
+        yield number, _found(run, renderer, *chunk[number], found, earlier[number])
+    for number, failure in failed.items():
+        yield number, _found(run, renderer, *chunk[number], failure, earlier[number])
+    for number in sorted(set(range(len(chunk))) - answered):
+        yield number, _found(run, renderer, *chunk[number], Failure("the server was given up", final=False), ())
+
+
+def _found(
+    run: Run, renderer: Any, row: Example, sample: int, found: Written | Failure, earlier: tuple[str, ...]
+) -> Generation | NotGenerated:
+    if isinstance(found, Failure) and not found.final:
+        return NotGenerated(row.id, sample, found.reason)
+    return to_generation(run, renderer, row, sample, found, earlier)
+
+
+def _replay(
+    run: Run, renderer: Any, engine: Engine, benchmark: Benchmark, chunk: Sequence[Sampled]
+) -> tuple[list[tuple[str, ...]], dict[int, Failure]]:
+    """The model's own answers to the earlier turns of each dialogue, turn by turn, and the rows where one failed."""
     answers: list[tuple[str, ...]] = [() for _ in chunk]
-    for turn in range(max(len(row.turns) for row, _ in chunk)):
-        due = [number for number, (row, _) in enumerate(chunk) if turn < len(row.turns)]
-        asked = [replace(chunk[n][0], prompt=chunk[n][0].turns[turn], turns=chunk[n][0].turns[:turn]) for n in due]
-        prompts = [
-            prompt_ids(run, renderer, replace(benchmark, form=AS_IT_IS), row, answers[n])
-            for n, row in zip(due, asked, strict=True)
-        ]
-        names = [f"{chunk[n][0].id}#{chunk[n][1]}@{turn}" for n in due]
-        for n, ids in zip(due, decoder.generate(prompts, run.protocol.decoding, names), strict=True):
-            answers[n] += (run.backbone.template.split(renderer.decode(ids), run.training.thought)[1],)
-    return answers
+    failed: dict[int, Failure] = {}
+    plain = replace(benchmark, form=AS_IT_IS) if any(row.turns for row, _ in chunk) else benchmark
+    for turn in range(max((len(row.turns) for row, _ in chunk), default=0)):
+        due = [n for n, (row, _) in enumerate(chunk) if turn < len(row.turns) and n not in failed]
+        prompts = []
+        for n in due:
+            row, sample = chunk[n]
+            asked = replace(row, prompt=row.turns[turn], turns=row.turns[:turn])
+            prompts.append(_prompt(run, renderer, plain, asked, answers[n], f"{row.id}#{sample}@{turn}"))
+        unanswered = set(due)
+        for place, found in engine.write(prompts, run.protocol.decoding):
+            if isinstance(found, Failure):
+                failed[due[place]] = found
+            else:
+                answers[due[place]] += (run.backbone.template.split(found.text, run.training.thought)[1],)
+            unanswered.discard(due[place])
+        failed |= {n: Failure("the server was given up", final=False) for n in unanswered}
+    return answers, failed
 
 
-def prompt_ids(run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...] = ()) -> list[int]:
-    """Ids of a benchmark's prompt as this run puts it: the benchmark's form, the structure's, and a system prompt.
+def _prompt(run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...], name: str) -> Prompt:
+    text = prompt_text(run, renderer, benchmark, row, answers)
+    return Prompt(renderer.encode(text), text, name)
+
+
+def prompt_text(run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...] = ()) -> str:
+    """A benchmark's prompt as this run puts it: the benchmark's form, the structure's, and a system prompt.
 
     `answers` are the model's to the row's earlier turns.
     """
     system = run.structure.system if run.structure.system is not None else run.protocol.system_prompt
     user = run.structure.prompt(benchmark.asked(row))
-    return renderer.prompt(  # type: ignore[no-any-return]
+    return renderer.prompt_text(  # type: ignore[no-any-return]
         user, run.training.thought, system=system, turns=row.turns, answers=answers
     )
 
 
 def to_generation(
-    run: Run, renderer: Any, row: Example, sample: int, ids: list[int], earlier: tuple[str, ...]
+    run: Run, renderer: Any, row: Example, sample: int, found: Written | Failure, earlier: tuple[str, ...]
 ) -> Generation:
-    """Generated ids as a record: thought and answer split once, for every judge."""
-    text = renderer.decode(ids)
+    """What was written as a record: thought and answer split once, for every judge."""
+    failed = isinstance(found, Failure)
+    text = "" if isinstance(found, Failure) else found.text
     thought, answer, closed = run.backbone.template.split(text, run.training.thought)
-    thought_tokens = len(renderer.tokenizer.encode(thought, add_special_tokens=False)) if thought else 0
-    answer_tokens = len(renderer.tokenizer.encode(answer, add_special_tokens=False)) if answer else 0
     return Generation(
         id=row.id,
         prompt=row.prompt,
@@ -138,10 +199,11 @@ def to_generation(
         text=text,
         thought=thought,
         answer=answer,
-        closed=closed,
-        finish="stop" if ids[-1] == renderer.end_id else "length",
-        thought_tokens=thought_tokens,
-        answer_tokens=answer_tokens,
+        closed=closed and not failed,
+        finish="error" if isinstance(found, Failure) else found.finish,
+        thought_tokens=len(renderer.encode(thought)) if thought else 0,
+        answer_tokens=len(renderer.encode(answer)) if answer else 0,
         sample=sample,
         earlier=earlier,
+        error=found.reason if isinstance(found, Failure) else "",
     )

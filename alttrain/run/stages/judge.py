@@ -201,6 +201,10 @@ def _judgements(
     for name, judge in judges.items():
         for part in run.protocol.parts:
             lacking = [g for g in generations if (name, part, g.id, g.sample) not in found]
+            for g in (g for g in lacking if g.finish == "error"):
+                unjudged = Judgement(g.id, name, None, error=f"not generated: {g.error}", part=part, sample=g.sample)
+                found[name, part, g.id, g.sample] = unjudged
+            lacking = [g for g in lacking if g.finish != "error"]
             if not lacking:
                 continue
             shown = {_item(g): g for g in lacking}

@@ -17,6 +17,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -26,6 +27,7 @@ from alttrain.dataset import Selection
 from alttrain.evaluation.adherence import opening_understandings
 from alttrain.evaluation.refusal import judge_refusal
 from alttrain.generation import Decoding
+from alttrain.generation.engines import Engine, Prompt, Written
 from alttrain.records import Example, Rejected, Segment, read_rows, write_json, write_rows, write_text
 from alttrain.rewrite import (
     ANSWER_CUT,
@@ -42,6 +44,7 @@ from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.run.stages.review import review_sheet
+from alttrain.serving import Failure
 
 log = logging.getLogger(__name__)
 
@@ -138,8 +141,8 @@ def _written(
     rejected: list[Rejected] = []
     if write is None or not examples:
         return written, rejected
-    with bar(step, len(examples)) as advance:
-        desk = Desk(cache_folder() / "replies", _asker(run, session), _identity(run, session), advance)
+    with bar(step, len(examples)) as advance, ExitStack() as engines:
+        desk = Desk(cache_folder() / "replies", _asker(run, session, engines), _identity(run, session), advance)
         for name, found in write(examples, run.seed, desk):
             if isinstance(found, Rejected):
                 rejected.append(found)
@@ -148,18 +151,40 @@ def _written(
     return written, rejected
 
 
-def _asker(run: Run, session: Session) -> Callable[[list[str], int], list[str]]:
-    """Puts prompts to the untrained backbone; it is loaded at the first one."""
-    decoders: list[Any] = []
+def _asker(run: Run, session: Session, engines: ExitStack) -> Callable[[list[str], int], list[str]]:
+    """Puts prompts to the untrained backbone; its engine starts at the first one and ends with `engines`."""
+    started: list[Engine] = []
 
     def ask(prompts: list[str], max_tokens: int) -> list[str]:
-        if not decoders:
-            decoders.append(session.decoder(run.generation, trained=None))
-        mode, renderer = run.backbone.untrained_thought, session.renderer
-        written = decoders[0].generate([renderer.prompt(prompt, mode) for prompt in prompts], Decoding(max_tokens))
-        return [run.backbone.template.split(renderer.decode(ids), mode)[1] for ids in written]
+        if not started:
+            started.append(engines.enter_context(session.engine(None)))
+        mode = run.backbone.untrained_thought
+        asked = [session.renderer.prompt_text(prompt, mode) for prompt in prompts]
+        written = _write(session, started[0], asked, max_tokens)
+        return [run.backbone.template.split(found.text, mode)[1] for found in written]
 
     return ask
+
+
+def _write(
+    session: Session,
+    engine: Engine,
+    texts: Sequence[str],
+    max_tokens: int,
+    advance: Callable[[int], None] | None = None,
+) -> list[Written]:
+    """What the engine writes to each text, greedily. Raises RunError where it does not answer one."""
+    prompts = [Prompt(session.renderer.encode(text), text, str(number)) for number, text in enumerate(texts)]
+    found = dict(engine.write(prompts, Decoding(max_tokens), advance or (lambda count: None)))
+    written = [answer for number in range(len(prompts)) if isinstance(answer := found.get(number), Written)]
+    if len(written) < len(prompts):
+        failure = next((answer for answer in found.values() if isinstance(answer, Failure)), None)
+        raise RunError(
+            f"the backbone answered {len(written)} of {len(prompts)} prompts"
+            + (f", because {failure.reason}" if failure else "")
+            + "; the same command asks again"
+        )
+    return written
 
 
 def _identity(run: Run, session: Session) -> str:
@@ -167,9 +192,7 @@ def _identity(run: Run, session: Session) -> str:
     teachers = (run.structure.teacher, run.structure.understander)
     if not any(isinstance(getattr(teacher, "writer", None), BackboneWriter) for teacher in teachers):
         return ""
-    described: dict[str, Any] = {"weights": session.weights.identity, "backbone": asdict(run.backbone)}
-    described |= {"dtype": str(session.dtype(run.generation.dtype)), "slots": run.generation.slots}
-    return f"{run.backbone.name} {_digest(described)}"
+    return f"{run.backbone.name} {_digest(session.identity())}"
 
 
 def _digest(described: Any) -> str:
@@ -208,12 +231,8 @@ def _complete(run: Run, session: Session, examples: list[Example]) -> tuple[list
 
 def _originals(run: Run, session: Session, recipe: SelfTrace, examples: list[Example]) -> list[Original]:
     ordered = sorted(examples, key=lambda example: example.id)  # the seed's order does not change what is asked
-    key = {
-        "weights": session.weights.identity,
-        "backbone": asdict(run.backbone),
+    key = session.identity() | {
         "recipe": asdict(recipe),
-        "dtype": str(session.dtype(run.generation.dtype)),
-        "slots": run.generation.slots,
         "prompts": [[example.id, example.prompt] for example in ordered],
     }
     cached = cache_folder() / "originals" / f"{run.backbone.name}-{_digest(key)}.jsonl"
@@ -224,18 +243,15 @@ def _originals(run: Run, session: Session, recipe: SelfTrace, examples: list[Exa
 
 def _ask(run: Run, session: Session, recipe: SelfTrace, examples: list[Example]) -> list[Original]:
     """Generate what the backbone itself writes for each prompt."""
-    decoder = session.decoder(run.generation, trained=None)
-    renderer = session.renderer
     log.info("rewrite   asking the backbone for %d original traces and answers", len(examples))
     mode = run.backbone.untrained_thought
-    prompts = [renderer.prompt(example.prompt, mode, system=recipe.system_prompt) for example in examples]
-    with bar("originals", len(examples)) as advance:
-        written = decoder.generate(prompts, Decoding(recipe.tokens), on_finished=advance)
+    texts = [session.renderer.prompt_text(example.prompt, mode, system=recipe.system_prompt) for example in examples]
+    with bar("originals", len(examples)) as advance, session.engine(None) as engine:
+        written = _write(session, engine, texts, recipe.tokens, advance)
     made = []
-    for example, ids in zip(examples, written, strict=True):
-        thought, answer, closed = run.backbone.template.split(renderer.decode(ids), mode)
+    for example, found in zip(examples, written, strict=True):
+        thought, answer, closed = run.backbone.template.split(found.text, mode)
         trace = thought if mode == "open" else recipe.trace(answer)
-        made.append(Original(example.id, trace, answer, closed and ids[-1] == renderer.end_id))
-    del decoder
+        made.append(Original(example.id, trace, answer, closed and found.finish == "stop"))
     free()
     return made

@@ -1,0 +1,150 @@
+"""The engine that is a server with OpenAI's completions: vLLM, SGLang, llama.cpp, `transformers serve`.
+
+Prompts go as tokens where the server takes them (`api: tokens`), so that it sees, id for id, what was trained on. Else
+they go as rendered text (`api: text`), less the beginning token where the server's tokenizer adds one: there is exactly
+one. An adapter is a model name of its own on the server (vLLM's multi-LoRA), so the backbone and all adapters of a
+sweep share one server; vLLM can be told to load it. How the server is asked again is `alttrain.serving`'s.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, MinLen
+
+from alttrain.generation.config import Decoding
+from alttrain.generation.engines import Prompt, Written
+from alttrain.serving import Exchange, Failure, Fault, check_url, key_of
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+log = logging.getLogger(__name__)
+
+LOAD_TIMEOUT_S = 300.0
+"""Seconds that loading an adapter may take the server."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs already. See `alttrain.serving.Patience` for how it is asked.
+
+    `model_name` is the backbone's name there. `adapter_name` is the trained adapter's ("{run}" is the run's name);
+    with `loads_adapters` the server is told to load it, which vLLM does where VLLM_ALLOW_RUNTIME_LORA_UPDATING is set.
+    `extra` goes into every request as it is. `chunk` prompts are handed over at a time.
+    """
+
+    base_url: Annotated[str, MinLen(1)]
+    model_name: Annotated[str, MinLen(1)]
+    adapter_name: Annotated[str, MinLen(1)] = "{run}"
+    loads_adapters: bool = False
+    api: Literal["tokens", "text"] = "tokens"
+    key_variable: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    concurrency: Annotated[int, Gt(0)] = 64
+    attempts: Annotated[int, Gt(0)] = 6
+    timeout_s: Annotated[float, Gt(0)] = 600.0
+    backoff_s: Annotated[float, Ge(0)] = 1.0
+    longest_pause_s: Annotated[float, Ge(0)] = 60.0
+    chunk: Annotated[int, Gt(0)] = 4096
+
+    def __post_init__(self) -> None:
+        check_url(self.base_url, "generation")
+
+    def engine(self, run: str, adapter: Path | None, renderer: Any) -> "ServerEngine":
+        """An engine for the backbone, or for a run's adapter. Raises ValueError where the server has it not."""
+        name = self.model_name if adapter is None else self.adapter_name.replace("{run}", run)
+        if adapter is not None and self.loads_adapters:
+            _load_adapter(self, name, adapter)
+        return ServerEngine(self, name, renderer)
+
+
+class ServerEngine:
+    """Asks one model of a server."""
+
+    streams = True
+
+    def __init__(self, server: Server, model: str, renderer: Any) -> None:
+        self.server = server
+        self.model = model
+        self.renderer = renderer
+        bos = renderer.backbone.template.bos
+        adds = bool(bos) and renderer.tokenizer("a")["input_ids"][:1] == renderer.tokenizer.encode(
+            bos, add_special_tokens=False
+        )
+        self._added = bos if adds and server.api == "text" else ""
+
+    def write(
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = lambda count: None
+    ) -> Iterator[tuple[int, Written | Failure]]:
+        """Answers as they come."""
+        requests = ((str(number), self._request(prompt, decoding)) for number, prompt in enumerate(prompts))
+        for key, found in Exchange(self.server, "generation", requests, self._send).settle():
+            advance(1)
+            yield int(key), found
+
+    def _request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
+        asked = prompt.ids if self.server.api == "tokens" else prompt.text.removeprefix(self._added)
+        request = {
+            "model": self.model,
+            "prompt": asked,
+            "max_tokens": decoding.max_new_tokens,
+            "temperature": decoding.temperature,
+        }
+        if decoding.temperature:
+            digest = hashlib.sha256(f"{decoding.seed}\x1f{prompt.name}".encode()).digest()
+            request |= {"top_p": decoding.top_p, "seed": int.from_bytes(digest[:4]) >> 1}
+        if decoding.repetition_penalty != 1.0:
+            request["repetition_penalty"] = decoding.repetition_penalty
+        return request | dict(self.server.extra)
+
+    async def _send(self, client: "AsyncOpenAI", request: dict[str, Any]) -> Written | Fault:
+        options = {key: value for key, value in request.items() if key not in ("model", "prompt")}
+        raw = await client.completions.with_raw_response.create(
+            model=request["model"], prompt=request["prompt"], extra_body=options
+        )
+        return self._read(raw.http_response.content)
+
+    def _read(self, body: bytes) -> Written | Fault:
+        try:
+            choices = json.loads(body)["choices"]
+            text, finish = choices[0]["text"], choices[0]["finish_reason"]
+            text.encode()  # half a surrogate pair is no text
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return Fault("the server's answer is no completion", "retry")
+        if len(choices) != 1:
+            return Fault(f"the server gave {len(choices)} answers to one prompt", "retry")
+        if finish == "content_filter":
+            return Fault("the server's filter stopped the answer", "row")
+        if finish not in ("stop", "length"):
+            return Fault(f"the server ended the answer with {str(finish)[:40]!r}", "retry")
+        return Written(text.removesuffix(self.renderer.backbone.template.end), finish)
+
+
+def _load_adapter(server: Server, name: str, adapter: Path) -> None:
+    """Have the server load an adapter under a name, unless it has it. Raises ValueError where it does not."""
+    import httpx
+
+    headers = {"Authorization": f"Bearer {key_of(server, 'generation')}"}
+    root = server.base_url.rstrip("/")
+    try:
+        with httpx.Client(headers=headers, timeout=LOAD_TIMEOUT_S) as client:
+            known = {model["id"] for model in client.get(f"{root}/models").raise_for_status().json()["data"]}
+            if name in known:
+                return
+            asked = {"lora_name": name, "lora_path": str(adapter.resolve())}
+            done = client.post(f"{root}/load_lora_adapter", json=asked)
+    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"generation.base_url={server.base_url}: the server cannot be asked for its models ({type(error).__name__})"
+        ) from error
+    if done.status_code != 200:
+        raise ValueError(
+            f"generation.loads_adapters=true: the server does not load the adapter {name} (HTTP {done.status_code}); "
+            "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora, or name the adapter when starting "
+            "it and set loads_adapters=false"
+        )

@@ -1,0 +1,287 @@
+"""Engines that are servers: what they are asked, that no prompt is lost, and that a started server always ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from stub_server import RESET, Say, Serve, Stub
+from tiny import backbone
+
+from alttrain.backbone.weights import load_tokenizer
+from alttrain.generation import ChildServer, Decoding, InProcessVllm, Server
+from alttrain.generation.engines import Prompt, Written
+from alttrain.serving import Failure
+from alttrain.tokenization import Renderer
+
+PATIENCE: dict[str, Any] = {"attempts": 4, "timeout_s": 0.5, "backoff_s": 0.001, "concurrency": 8}
+GREEDY = Decoding(7)
+
+
+@pytest.fixture
+def renderer(tiny_folder: Path) -> Renderer:
+    return Renderer(backbone(tiny_folder), load_tokenizer(tiny_folder))
+
+
+def prompts(renderer: Renderer, count: int) -> list[Prompt]:
+    texts = [renderer.prompt_text(f"Question {number}?", "open") for number in range(count)]
+    return [Prompt(renderer.encode(text), text, f"p{n}#0") for n, text in enumerate(texts)]
+
+
+def server(stub: Stub, **fields: Any) -> Server:
+    return Server(**{"base_url": stub.url, "model_name": "m", **PATIENCE, **fields})
+
+
+def write(engine: Any, asked: Sequence[Prompt], decoding: Decoding = GREEDY) -> dict[int, Any]:
+    found = list(engine.write(asked, decoding))
+    assert len({number for number, _ in found}) == len(found)
+    return dict(found)
+
+
+def test_tokens_are_sent_as_they_are(serve: Serve, renderer: Renderer) -> None:
+    stub = serve(lambda prompt, asked: Say("So.<|im_end|>"))
+    asked = prompts(renderer, 3)
+    engine = server(stub, extra={"skip_special_tokens": False}).engine("run", None, renderer)
+    assert write(engine, asked) == dict.fromkeys(range(3), Written("So.", "stop"))
+    sent = {json.dumps(request.pop("prompt")): request for request in stub.requests}
+    assert sent.keys() == {json.dumps(prompt.ids) for prompt in asked}
+    assert {json.dumps(request, sort_keys=True) for request in sent.values()} == {
+        '{"max_tokens": 7, "model": "m", "skip_special_tokens": false, "temperature": 0.0}'
+    }
+
+
+def test_sampling_is_seeded_by_the_prompts_name(serve: Serve, renderer: Renderer) -> None:
+    stub = serve(lambda prompt, asked: Say("So.", finish="length"))
+    decoding = Decoding(7, temperature=0.6, top_p=0.95, repetition_penalty=1.2, samples=2, seed=3)
+    (one,) = prompts(renderer, 1)
+    two = replace(one, name="p0#1")
+    engine = server(stub).engine("run", None, renderer)
+    for _ in range(2):
+        assert write(engine, [one, two], decoding)[1] == Written("So.", "length")
+    seeds = [request["seed"] for request in stub.requests]
+    assert len(set(seeds)) == 2
+    assert sorted(seeds[:2]) == sorted(seeds[2:])
+    assert {(r["top_p"], r["repetition_penalty"], r["temperature"]) for r in stub.requests} == {(0.95, 1.2, 0.6)}
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_text_has_one_beginning_token(serve: Serve, renderer: Renderer, adds: bool) -> None:
+    """A server's tokenizer may put one in front; then the text goes without its own."""
+    template = replace(renderer.backbone.template, bos="<|im_start|>")
+    begun = Renderer(replace(renderer.backbone, template=template), renderer.tokenizer)
+    tokenizer = SimpleNamespace(
+        __call__=None, encode=renderer.tokenizer.encode, unk_token_id=None, backend_tokenizer=None
+    )
+
+    class Adding:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+        def __call__(self, text: str) -> Mapping[str, list[int]]:
+            ids = renderer.tokenizer.encode(text, add_special_tokens=False)
+            return {"input_ids": [renderer.tokenizer.bos_token_id, *ids] if adds else ids}
+
+    stub = serve(lambda prompt, asked: Say("So."))
+    engine = server(stub, api="text").engine("run", None, Renderer(begun.backbone, Adding()))
+    text = begun.prompt_text("Hi?", "open")
+    write(engine, [Prompt(begun.encode(text), text, "p#0")])
+    (request,) = stub.requests
+    assert request["prompt"] == (text.removeprefix("<|im_start|>") if adds else text)
+
+
+def test_an_adapter_is_a_model_of_its_own_and_loaded_where_told(
+    serve: Serve, renderer: Renderer, tmp_path: Path
+) -> None:
+    stub = serve(lambda prompt, asked: Say("So."))
+    stub.models = ["m"]
+    write(server(stub, adapter_name="lora-{run}").engine("a-s0", tmp_path, renderer), prompts(renderer, 1))
+    assert stub.requests[0]["model"] == "lora-a-s0"
+    loads: list[dict[str, Any]] = []
+    stub.on_load = lambda request: loads.append(request) or 200  # type: ignore[attr-defined]
+    server(stub, loads_adapters=True).engine("a-s0", tmp_path, renderer)
+    assert loads == [{"lora_name": "a-s0", "lora_path": str(tmp_path)}]
+    stub.models = ["m", "a-s0"]
+    server(stub, loads_adapters=True).engine("a-s0", tmp_path, renderer)
+    assert len(loads) == 1
+    stub.models, stub.on_load = [], lambda request: 400  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"loads_adapters=true: .*HTTP 400.*VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+        server(stub, loads_adapters=True).engine("a-s0", tmp_path, renderer)
+
+
+HOSTILE: list[Say] = [
+    Say(status=500),
+    Say(status=429, headers={"Retry-After": "0"}),
+    RESET,
+    Say(body=b"not json"),
+    Say(body=b'{"choices": []}'),
+    Say(body=b'{"choices": [{"text": "a", "finish_reason": "stop"}, {"text": "b", "finish_reason": "stop"}]}'),
+    Say(body=b'{"choices": [{"text": null, "finish_reason": "stop"}]}'),
+    Say("late", delay=1.0),
+    Say("cut short", missing_bytes=40),
+    Say("odd", finish="tool_calls"),
+]
+
+
+def test_a_hostile_server_loses_no_prompt(serve: Serve, renderer: Renderer) -> None:
+    """Each prompt meets two faults before its answer; every one ends answered."""
+    count = 40
+
+    def behave(prompt: str, asked: int) -> Say:
+        number = len(stub.asked)
+        return HOSTILE[(number * 3 + asked) % len(HOSTILE)] if asked < 2 else Say(f"So {prompt[-9:]}")
+
+    stub = serve(behave)
+    found = write(server(stub).engine("run", None, renderer), prompts(renderer, count))
+    assert sorted(found) == list(range(count))
+    assert all(isinstance(answer, Written) for answer in found.values())
+
+
+def test_what_is_not_answered_has_its_reason(serve: Serve, renderer: Renderer) -> None:
+    asked = prompts(renderer, 6)
+    refused, broken = json.dumps(asked[2].ids), json.dumps(asked[4].ids)
+    stub = serve(
+        lambda prompt, _: Say(status=400) if prompt == refused else Say(status=500) if prompt == broken else Say("So.")
+    )
+    found = write(server(stub, concurrency=2).engine("run", None, renderer), asked)
+    assert found[2] == Failure("the server refuses the prompt (HTTP 400)", final=True)
+    assert found[4] == Failure("the server answers HTTP 500", final=False)
+    assert [number for number, answer in found.items() if isinstance(answer, Written)] != []
+
+
+# --- a server that is started ---
+
+CHILD = """
+import http.server, json, sys, time
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = " ".join(sys.argv[2:])
+        body = json.dumps({"choices": [{"text": text, "finish_reason": "stop"}]}).encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *a): pass
+
+print("pid", __import__("os").getpid(), flush=True)
+if "dies" in sys.argv:
+    sys.exit("no weights there")
+if "hangs" in sys.argv:
+    time.sleep(60)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def child(*more: str, **fields: Any) -> ChildServer:
+    asked = Server("http://unused", "m", **PATIENCE)
+    words = [sys.executable, "-c", CHILD, "{port}"]
+    return ChildServer(asked, words, [*more, "{run}={adapter}"], "/", **{"start_s": 20.0, **fields})
+
+
+def gone(output: Path) -> bool:
+    pid = int(output.read_text().split("pid ")[1].split()[0])
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_started_server_answers_and_ends(renderer: Renderer, tmp_path: Path) -> None:
+    output = tmp_path / "server.log"
+    with child().running("a-s0", tmp_path / "model", tmp_path, output) as started:
+        found = write(started.engine("a-s0", tmp_path, renderer), prompts(renderer, 2))
+    assert found[1] == Written(f"a-s0={tmp_path}", "stop")
+    assert gone(output)
+    with pytest.raises(RuntimeError, match="stage"), child().running("a", tmp_path, tmp_path, output):
+        raise RuntimeError("stage")
+    assert gone(output)
+
+
+def test_a_server_that_does_not_come_up_is_told_with_its_last_lines(tmp_path: Path) -> None:
+    output = tmp_path / "dead.log"
+    with (
+        pytest.raises(ValueError, match=r"(?s)ended with 1 before it was ready:.*no weights there"),
+        child("dies").running("a", tmp_path, tmp_path, output),
+    ):
+        pass
+    output = tmp_path / "hanging.log"
+    with (
+        pytest.raises(ValueError, match=r"start_s=1: the server was not ready"),
+        child("hangs", start_s=1.0).running("a", tmp_path, tmp_path, output),
+    ):
+        pass
+    assert gone(output)
+    absent = replace(child(), command=["no-such-server"])
+    with (
+        pytest.raises(ValueError, match=r"'no-such-server' cannot be started .*generation=server"),
+        absent.running("a", tmp_path, None, output),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_server_does_not_outlive_a_killed_run(tmp_path: Path, number: int) -> None:
+    output = tmp_path / "server.log"
+    code = (
+        f"import sys, time; sys.path[:0] = {sys.path!r}\n"
+        "from pathlib import Path\nfrom test_engines import child\n"
+        f"with child().running('a', Path('m'), Path('.'), Path({str(output)!r})):\n"
+        "    print('up', flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(number)
+    assert gone(output)
+
+
+# --- vLLM in this process ---
+
+
+def test_vllm_is_given_tokens_and_the_adapter(
+    renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+
+    class LLM:
+        def __init__(self, **options: Any) -> None:
+            told["options"] = options
+
+        def generate(self, asked: list[Any], sampling: list[Any], lora_request: Any, use_tqdm: bool) -> list[Any]:
+            told.update(asked=asked, sampling=sampling, adapter=lora_request)
+            written = renderer.encode("So.")
+            ends = [("stop", [*written, renderer.end_id]), ("length", written)]
+            return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, finish_reason=why)]) for why, ids in ends]
+
+    vllm, lora = ModuleType("vllm"), ModuleType("vllm.lora.request")
+    vllm.LLM, vllm.SamplingParams = LLM, SimpleNamespace  # type: ignore[attr-defined]
+    lora.LoRARequest = lambda *names: names  # type: ignore[attr-defined]
+    for name, module in {"vllm": vllm, "vllm.lora": ModuleType("vllm.lora"), "vllm.lora.request": lora}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    engine = InProcessVllm(options={"tensor_parallel_size": 2}).engine(Path("/weights"), tmp_path, renderer)
+    asked = prompts(renderer, 2)
+    assert write(engine, asked) == {0: Written("So.", "stop"), 1: Written("So.", "length")}
+    assert told["asked"] == [{"prompt_token_ids": prompt.ids} for prompt in asked]
+    assert told["adapter"] == ("adapter", 1, str(tmp_path))
+    assert (told["options"]["tensor_parallel_size"], told["options"]["trust_remote_code"]) == (2, False)
+    assert {(s.max_tokens, s.temperature, s.skip_special_tokens, s.seed) for s in told["sampling"]} == {
+        (7, 0.0, False, None)
+    }
+
+
+def test_vllm_that_is_not_there_is_told(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ValueError, match=r"pip install 'alttrain\[vllm\]'"):
+        InProcessVllm().engine(Path("/weights"), None, renderer)
