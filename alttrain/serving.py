@@ -17,7 +17,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
@@ -32,6 +32,9 @@ ROW = frozenset({400, 413, 422})
 """Statuses that refuse one prompt: too long, or stopped by a filter."""
 HOPELESS_CODES = frozenset({"insufficient_quota", "unsupported_parameter", "unsupported_value", "model_not_found"})
 """Error codes that every further request would meet too, whatever their status."""
+
+REFUSED_AT_FIRST = 16
+"""Requests refused one by one, and none answered: then it is the server, and it is given up."""
 
 _CODE = re.compile(r"[a-z_]{3,40}")
 
@@ -127,12 +130,22 @@ class Exchange(Generic[Request, Answer]):
 
     def settle(self) -> Iterator[tuple[str, Answer | Failure]]:
         """Each key with its answer or why there is none, as they come; ends early where the server is given up."""
+        held: list[tuple[str, Failure]] = []  # refused while nothing was answered: is it the request or the server?
         with asyncio.Runner() as runner:
             runner.run(self._begin())
             working = runner.get_loop().create_task(self._work())
             while (settled := runner.run(self._settled.get())) is not None:
+                key, outcome = settled
+                if isinstance(outcome, Failure) and outcome.final and not self._last_reply:
+                    held.append((key, outcome))
+                    if len(held) == REFUSED_AT_FIRST:
+                        self._given_up.set()
+                    continue
                 yield settled
             runner.run(_result(working))
+        final = bool(self._last_reply) or len(held) < REFUSED_AT_FIRST
+        for key, failure in held:
+            yield key, replace(failure, final=final)
 
     async def _begin(self) -> None:
         self._settled: asyncio.Queue[tuple[str, Answer | Failure] | None] = asyncio.Queue()

@@ -8,6 +8,7 @@ import atexit
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,9 +37,9 @@ TOLD_LINES = 5
 class ChildServer:
     """Starts `command`, and `with_adapter` behind it where there is an adapter, and asks it as `server` says.
 
-    In the words {model} is the folder of the backbone's weights, {name} what it is called, {port} a free port, {run}
-    the run's name and {adapter} its adapter's folder. `health` is the path that answers 200 when the server is ready,
-    within `start_s` seconds. `environment` is added to this process's.
+    In the words, and in the server's `model_name`, {model} is the folder of the backbone's weights, {name} what it is
+    called, {port} a free port, {run} the run's name and {adapter} its adapter's folder. `health` is the path that
+    answers 200 when the server is ready, within `start_s` seconds. `environment` is added to this process's.
     """
 
     server: Server
@@ -56,10 +57,18 @@ class ChildServer:
     @contextmanager
     def running(self, run: str, model: Path, adapter: Path | None, output: Path) -> Iterator[Server]:
         """The server's address while it runs. Raises ValueError, with the log's end, where it does not come up."""
+        if adapter and not self.with_adapter:
+            raise ValueError(
+                f"generation.with_adapter=[]: {self.command[0]} serves no adapters; choose generation=in_process, or "
+                "vllm"
+            )
         port = _free_port()
         words = {"model": str(model), "name": self.server.model_name, "port": str(port), "run": run}
         words["adapter"] = str(adapter.resolve()) if adapter else ""
         command = [_filled(word, words) for word in (*self.command, *(self.with_adapter if adapter else ()))]
+        beside = Path(sys.executable).parent / command[0]  # of this environment, on the PATH or not
+        if shutil.which(command[0]) is None and beside.exists():
+            command[0] = str(beside)
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("ab") as file:
             try:
@@ -80,7 +89,8 @@ class ChildServer:
         ending = atexit.register(end, child)
         try:
             self._await(child, f"http://127.0.0.1:{port}{self.health}", output)
-            yield replace(self.server, base_url=f"http://127.0.0.1:{port}/v1")
+            name = _filled(self.server.model_name, words)
+            yield replace(self.server, base_url=f"http://127.0.0.1:{port}/v1", model_name=name)
         finally:
             end(child)
             atexit.unregister(ending)
