@@ -7,7 +7,7 @@ model card: with the backbone's name it is all that is needed to use the adapter
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -126,21 +126,36 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
     return adapted
 
 
-def save_adapter(model: Any, tokenizer: PreTrainedTokenizerFast, backbone: Backbone, card: str, folder: Path) -> None:
-    """Write the adapter folder under a temporary name and rename it when whole."""
+def save_adapter(
+    model: Any,
+    weights: Mapping[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerFast,
+    backbone: Backbone,
+    card: str,
+    folder: Path,
+) -> None:
+    """Write the adapter folder under a temporary name and rename it when whole. `weights` are its own, by name."""
     with _whole(folder) as temporary:
         model.peft_config["default"].base_model_name_or_path = backbone.source
-        model.save_pretrained(temporary, save_embedding_layers=False)
+        model.save_pretrained(temporary, state_dict=dict(weights), save_embedding_layers=False)
         described = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
         described["target_modules"].sort()  # peft writes a set, in another order each time
         write_json(temporary / "adapter_config.json", described)
         _describe(temporary, tokenizer, backbone, card)
 
 
-def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, backbone: Backbone, card: str, folder: Path) -> None:
-    """Write a model that was trained whole, in bfloat16, as `save_adapter` does an adapter. Its weights are cast."""
+def save_model(
+    model: Any,
+    weights: Mapping[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerFast,
+    backbone: Backbone,
+    card: str,
+    folder: Path,
+) -> None:
+    """Write a model that was trained whole, in bfloat16, as `save_adapter` does an adapter."""
     with _whole(folder) as temporary:
-        model.to(torch.bfloat16).save_pretrained(temporary)
+        half = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+        model.to(torch.bfloat16).save_pretrained(temporary, state_dict=half)
         _describe(temporary, tokenizer, backbone, card)
 
 

@@ -17,6 +17,7 @@ class RunSchema:
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     seed: int = MISSING
     tag: str = MISSING
+    keep_going: bool = MISSING
     output_dir: str = MISSING
     data_dir: str | None = MISSING
     backbone: dict[str, Any] = MISSING

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -25,6 +26,7 @@ from alttrain.config import STAGES, RunError, preview, register
 
 if TYPE_CHECKING:
     from alttrain.run.assembly import Run
+    from alttrain.run.sweep import Sweep
 
 log = logging.getLogger("alttrain")
 
@@ -47,13 +49,22 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's: end as Ctrl-C does, so that nothing started stays
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))  # torch's own is below /tmp
+    swept = None
+    if any(argument.startswith("launcher=ray") for argument in sys.argv):
+        from alttrain.run.ray_launcher import register as register_ray
+
+        register_ray()
     try:
         if not any(argument.split("=")[0] in QUESTIONS for argument in sys.argv[1:]):
-            _refuse_faults([argument for argument in sys.argv[1:] if not argument.startswith("-")])
+            swept = _refuse_faults(*_asked(sys.argv[1:]))
         _app()
     except HydraException as error:  # of a question, which Hydra answers outside its own error handling
         print(f"alttrain cannot run this: {error}", file=sys.stderr)
         sys.exit(2)
+    except SystemExit:
+        if swept is not None:
+            swept.show_failed()
+        raise
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -63,28 +74,47 @@ def _interrupt(*unused: object) -> None:
     raise KeyboardInterrupt
 
 
-def _refuse_faults(overrides: list[str]) -> None:
-    """Exit with every fault of the command line and of the configs it composes, before anything loads or is written."""
+def _asked(arguments: list[str]) -> tuple[list[str], bool]:
+    """The overrides of a command line, a --config-dir among them, and whether it asks for a sweep."""
+    flags = get_args_parser().parse_args(arguments)
+    own = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
+    return [*own, *flags.overrides], flags.multirun
+
+
+def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
+    """Exit with every fault of the command line and of the configs it composes, before anything loads or is written.
+
+    Returns the sweep, where it is one.
+    """
     found, configs = preview(overrides)
     if found:
         print("\n".join(["alttrain cannot run this:", *(f"  {fault}" for fault in found)]), file=sys.stderr)
         sys.exit(2)
     from alttrain.run.assembly import assemble
     from alttrain.run.stages.check import check_light
+    from alttrain.run.sweep import plan
 
+    _log_to_console()
     try:
+        if (swept := plan(overrides, multirun)) is not None:
+            return swept
         for config in configs:
             check_light(assemble(config))
     except (RunError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    return None
 
 
 @hydra.main(version_base="1.3", config_path="pkg://alttrain.conf", config_name="run")
 def _app(config: DictConfig) -> None:
-    swept = HydraConfig.get().mode == RunMode.MULTIRUN
-    execute(config, reports=not swept)  # a sweep reports once, at its end
-    if not swept and "report" in config.stages:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from alttrain.run.sweep import run_job
+
+        run_job(config, list(HydraConfig.get().overrides.task))
+        return
+    execute(config)
+    if "report" in config.stages:
         from alttrain.run.stages.report import show
 
         show(Path(config.output_dir))
@@ -93,36 +123,63 @@ def _app(config: DictConfig) -> None:
 def execute(config: DictConfig, reports: bool = True) -> "Run":
     """Run the stages of one composed config. Raises RunError where the run cannot go on."""
     from alttrain.run.assembly import assemble
-    from alttrain.run.folder import open_folder
-    from alttrain.run.session import Session
     from alttrain.run.stages.check import check_light
 
     _log_to_console()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     started = time.monotonic()
     run = assemble(config)
-    handler: logging.Handler | None = None
+    rank = int(os.environ.get("LOCAL_RANK", 0))
     try:
         check_light(run)
-        session = Session(run)
+        if rank:
+            _assist(run)
+            return run
         log.info("run       %s", run.name)
-        if "check" in run.stages and _has_work(run):
-            _stage("check", run, session)
-        if set(run.stages) - {"check", "report"}:
-            open_folder(run)
-            handler = _log_to_file(run.folder / "run.log")
-        for stage in STAGES[1:]:
-            if stage in run.stages and (reports or stage != "report"):
-                _stage(stage, run, session)
+        _stages(run, reports)
         log.info("done      %s in %.0f s", run.name, time.monotonic() - started)
     except (ValueError, OSError) as error:
         log.debug("%s", traceback.format_exc())
         raise RunError(str(error)) from error
-    finally:
-        if handler:
+    return run
+
+
+def _stages(run: "Run", reports: bool) -> None:
+    """Run the stages in their order, in a folder that is this process's alone."""
+    from alttrain.run.folder import open_folder
+    from alttrain.run.session import Session
+    from alttrain.run.status import Log, locked
+
+    session = Session(run)
+    if "check" in run.stages and _has_work(run):
+        _stage("check", run, session)
+    due = [stage for stage in STAGES[1:] if stage in run.stages and (reports or stage != "report")]
+    if set(due) <= {"report"}:
+        for stage in due:
+            _stage(stage, run, session)
+        return
+    open_folder(run)
+    with locked(run.folder):
+        handler, status = _log_to_file(run.folder / "run.log"), Log(run.folder)
+        ended: BaseException | None = None
+        try:
+            for stage in due:
+                status.stage(stage)
+                _stage(stage, run, session)
+        except BaseException as error:
+            ended = error
+            raise
+        finally:
+            status.ended(ended)
             logging.getLogger().removeHandler(handler)
             handler.close()
-    return run
+
+
+def _assist(run: "Run") -> None:
+    """What a further process of a training on several devices does: its part of the training, and no more."""
+    from alttrain.run.session import Session
+
+    _stage("train", run, Session(run))
 
 
 def _stage(name: str, run: "Run", session: object) -> None:

@@ -118,6 +118,9 @@ def assemble(config: DictConfig) -> Run:
     )
     if isinstance(run.training, SupervisedFineTuning) and isinstance(run.adapter, NoAdapter):
         raise RunError("adapter=none with training that trains: choose adapter=lora, or training=none")
+    several = run.hardware.devices * run.hardware.nodes > 1
+    if several and run.hardware.strategy == "fsdp" and not isinstance(run.adapter, LoRA):
+        raise RunError("trainer.strategy=fsdp shards a frozen backbone: choose adapter=lora, or a deepspeed strategy")
     if isinstance(run.adapter, FullFineTuning) and run.backbone.quantization != "none":
         raise RunError(
             f"adapter=full with backbone.quantization={run.backbone.quantization}: quantised weights cannot be "

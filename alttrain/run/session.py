@@ -4,7 +4,7 @@ import gc
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -65,30 +65,32 @@ class Session:
 
         return choose_dtype(requested, self.device)
 
-    def model(self, requested: str, kernel: Attention = "packed") -> Any:
+    def model(self, requested: str, kernel: Attention = "packed", device: str | None = None) -> Any:
         """The bare backbone. The slot decoder needs the packed kernel; training takes the backbone's."""
         from alttrain.backbone.weights import load_model
 
         clear_shelf()
         quantization = self.run.backbone.quantization
-        return load_model(self.weights, self.dtype(requested), self.device, kernel, quantization)
+        return load_model(self.weights, self.dtype(requested), device or self.device, kernel, quantization)
 
     def trainable(self, precision: str) -> Any:
         """The backbone with what is to be trained: a fresh adapter, or all weights, which are kept in float32."""
         from alttrain.backbone.weights import add_lora
 
-        kernel = self.run.backbone.attention
+        kernel, hardware = self.run.backbone.attention, self.run.hardware
+        sharded = hardware.strategy == "fsdp" and hardware.devices * hardware.nodes > 1
+        device = "cpu" if sharded else None  # it is moved layer by layer, since no device may hold it whole
         if isinstance(self.run.adapter, LoRA):
-            return add_lora(self.model(precision, kernel), self.run.adapter, self.run.seed)
+            return add_lora(self.model(precision, kernel, device), self.run.adapter, self.run.seed)
         return self.model("float32", kernel).requires_grad_(True)
 
-    def save(self, model: Any, card: str, folder: Path) -> None:
+    def save(self, model: Any, weights: Mapping[str, Any], card: str, folder: Path) -> None:
         """Write what was trained, with tokenizer, template and model card; the folder appears when it is whole."""
         from alttrain.backbone.weights import save_adapter, save_model
 
         shutil.rmtree(folder, ignore_errors=True)
         save = save_adapter if isinstance(self.run.adapter, LoRA) else save_model
-        save(model, self.renderer.tokenizer, self.run.backbone, card, folder)
+        save(model, weights, self.renderer.tokenizer, self.run.backbone, card, folder)
 
     @contextmanager
     def engine(self, trained: Path | None) -> Iterator[Engine]:

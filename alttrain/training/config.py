@@ -49,12 +49,20 @@ class NoTraining:
 class Hardware:
     """Where the models run. `threads` limits CPU threads; None leaves torch's choice.
 
+    `devices` on each of `nodes` machines train together by `strategy`: "ddp" copies the backbone, "fsdp" shards it
+    (adapters only), "deepspeed_*" is DeepSpeed's. The batch is the recipe's, shared out among them; where a device's
+    share is more than `examples_per_pass` examples, they are passed one after another before the step.
+
     `compiled` compiles each layer for training ("auto": on CUDA, where it is worth its minute), `recompute` computes
     a layer's activations anew in the backward pass: a third more work, and memory for rows several times as long.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    devices: Annotated[int, Gt(0)] = 1
+    nodes: Annotated[int, Gt(0)] = 1
+    strategy: Literal["ddp", "fsdp", "deepspeed_stage_2", "deepspeed_stage_3"] = "ddp"
+    examples_per_pass: Annotated[int, Gt(0)] | None = None
     compiled: Literal["auto", "on", "off"] = "auto"
     recompute: bool = False
     threads: Annotated[int, Gt(0), Le(1024)] | None = None

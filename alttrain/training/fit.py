@@ -4,21 +4,25 @@ Writes `checkpoints/last.ckpt` in the run's folder while training (adapter, opti
 call goes on from.
 """
 
+import importlib.util
 import logging
 import signal
 import threading
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.strategies import DDPStrategy
 
 from alttrain import tokenization
 from alttrain.training.config import Hardware, SupervisedFineTuning
 from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_layers, recompute_layers
-from alttrain.training.packing import BatchStream
+from alttrain.training.packing import BatchStream, Division
+from alttrain.training.sharding import whole
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +65,58 @@ class _Interruption(pl.Callback):  # type: ignore[misc]
         log.info("training  stops after this step; Ctrl-C again stops it at once, and loses what is not saved")
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What train.json records, the trained weights by name, and whether this process leads: one of several does."""
+
+    record: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    leads: bool
+
+
+class Batches(pl.LightningDataModule):  # type: ignore[misc]
+    """The batches, divided among the devices once there are any."""
+
+    def __init__(
+        self,
+        sequences: list[tokenization.Sequence],
+        recipe: SupervisedFineTuning,
+        hardware: Hardware,
+        seed: int,
+        start: int,
+        multiple: int,
+    ) -> None:
+        super().__init__()
+        self._made = (sequences, recipe.batch_size, recipe.epochs, seed, start, multiple)
+        self.hardware = hardware
+
+    def stream(self, device: int = 0) -> BatchStream:
+        """The batches of one device."""
+        devices = self.hardware.devices * self.hardware.nodes
+        return BatchStream(*self._made, Division(devices, device, self.hardware.examples_per_pass))
+
+    def train_dataloader(self) -> BatchStream:
+        """The batches of this device."""
+        return self.stream(self.trainer.global_rank)
+
+
+def strategy_of(hardware: Hardware) -> Any:
+    """Lightning's strategy for this hardware. Raises ValueError where DeepSpeed is asked for and not installed."""
+    if hardware.devices * hardware.nodes == 1:
+        return "auto"
+    if hardware.strategy == "ddp":
+        return DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True)
+    if hardware.strategy == "fsdp":
+        from alttrain.training.sharding import Sharded
+
+        return Sharded(hardware.devices * hardware.nodes)
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ValueError(
+            f"trainer.strategy={hardware.strategy} needs DeepSpeed: pip install 'alttrain[deepspeed]', or choose fsdp"
+        )
+    return hardware.strategy
+
+
 def fit(
     model: Any,
     sequences: list[tokenization.Sequence],
@@ -71,19 +127,18 @@ def fit(
     logger: Any,
     bfloat16: bool,
     progress: bool,
-) -> dict[str, Any]:
+) -> Trained:
     """Train what of `model` is to be trained, in place, from the last checkpoint if there is one.
 
     `bfloat16` says in what products are made; a model whose own weights are float32 then trains in mixed precision.
-    Returns what train.json records.
     """
     on_cuda = hardware.accelerator != "cpu" and torch.cuda.is_available()
     compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
     last = folder / "checkpoints" / "last.ckpt"
     start = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if last.exists() else 0
-    multiple = ROW_MULTIPLE if compiled else 1
-    stream = BatchStream(sequences, recipe.batch_size, recipe.epochs, seed, start, multiple)
-    module = SFTModule(model, recipe, total_steps=len(stream))
+    data = Batches(sequences, recipe, hardware, seed, start, ROW_MULTIPLE if compiled else 1)
+    steps, passes = data.stream().steps, data.stream().passes
+    module = SFTModule(model, recipe, steps, passes)
     if hardware.recompute:
         recompute_layers(model)
     if compiled:
@@ -96,7 +151,7 @@ def fit(
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=1))
     if start:
-        log.info("training goes on from step %d of %d", start, len(stream))
+        log.info("training goes on from step %d of %d", start, steps)
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     torch.manual_seed(seed)
@@ -104,10 +159,13 @@ def fit(
         warnings.filterwarnings("ignore", module="pytorch_lightning|torch.utils.data|lightning_fabric")
         trainer = pl.Trainer(
             accelerator=hardware.accelerator,
-            devices=1,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=strategy_of(hardware),
             precision="bf16-mixed" if mixed else "32-true",  # an adapter computes in its backbone's own dtype
-            max_steps=len(stream),
+            max_steps=steps,
             max_epochs=-1,
+            accumulate_grad_batches=passes,
             gradient_clip_val=recipe.gradient_clip,
             logger=logger,
             callbacks=callbacks,
@@ -119,16 +177,21 @@ def fit(
         )
         module.train()
         try:
-            trainer.fit(module, train_dataloaders=stream, ckpt_path=last if start else None, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=last if start else None, weights_only=True)
         except SystemExit as exit_:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from exit_
-    if trainer.global_step < len(stream):
-        raise KeyboardInterrupt(f"training stopped at step {trainer.global_step} of {len(stream)}")
+    if trainer.global_step < steps:
+        raise KeyboardInterrupt(f"training stopped at step {trainer.global_step} of {steps}")
     final = trainer.callback_metrics.get("loss")
-    return {
+    record = {
         "steps": trainer.global_step,
         "examples": len(sequences),
         "tokens": sum(len(sequence) for sequence in sequences) * recipe.epochs,
         "precision": "bfloat16" if bfloat16 else "float32",
         "final_loss": None if final is None else round(float(final), 4),
     }
+    weights = {name: whole(p) for name, p in module.model.named_parameters() if p.requires_grad}
+    leads = trainer.global_rank == 0
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return Trained(record, weights, leads)

@@ -39,17 +39,39 @@ def recompute_layers(model: Any) -> None:
 class SFTModule(pl.LightningModule):  # type: ignore[misc]
     """Cross-entropy on response tokens of packed batches, through a peft model or a model that is trained whole."""
 
-    def __init__(self, model: Any, recipe: SupervisedFineTuning, total_steps: int) -> None:
+    def __init__(self, model: Any, recipe: SupervisedFineTuning, total_steps: int, passes: int = 1) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints leave the frozen backbone out
         self.model = model
         self.recipe = recipe
         self.total_steps = total_steps
+        self.passes = passes
+        self._step_loss: Any = 0.0
+        self._sharded = False
+        self._random: dict[str, torch.Tensor] | None = None
+
+    def configure_model(self) -> None:
+        """Shard the backbone, where the strategy shards; Lightning calls this on every device."""
+        from alttrain.training.sharding import Sharded, shard
+
+        if isinstance(self.trainer.strategy, Sharded) and not self._sharded:
+            shard(causal_lm(self.model), self.device_mesh["data_parallel"])
+            self._sharded = True
 
     def training_step(self, batch: PackedBatch, batch_index: int) -> torch.Tensor:
-        """Mean loss over the batch's response tokens, in nats."""
-        loss = self.loss(batch)
-        self.log("loss", loss.detach(), prog_bar=True, batch_size=1)
+        """This pass's part of the mean loss over the step's response tokens, in nats."""
+        loss = self.loss(batch) * batch.share
+        self._step_loss += loss.detach()
+        if (batch_index + 1) % self.passes == 0:
+            self.log("loss", self._whole(self._step_loss / self.passes), prog_bar=True, batch_size=1)
+            self._step_loss = 0.0
+        return loss
+
+    def _whole(self, loss: torch.Tensor) -> torch.Tensor:
+        """The mean over the devices, each of which has a part."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(loss)
+            loss = loss / torch.distributed.get_world_size()
         return loss
 
     def loss(self, batch: PackedBatch) -> torch.Tensor:
@@ -92,6 +114,20 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, self.total_steps - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trainable weights only."""
+        """Keep the trainable weights only, and where dropout's random numbers stand."""
         trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trainable}
+        checkpoint["random"] = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            checkpoint["random"]["cuda"] = torch.cuda.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the random numbers up where they stood."""
+        self._random = checkpoint["random"]
+
+    def on_train_start(self) -> None:
+        """Set the random numbers, after all that Lightning does before the first step."""
+        if self._random is not None:
+            torch.set_rng_state(self._random["cpu"].cpu())
+            if "cuda" in self._random and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self._random["cuda"].cpu())

@@ -84,12 +84,17 @@ class Need:
         return self.total if self.certain else self.total - self.parts["activations"]
 
 
-def check_light(run: Run) -> None:
-    """Read every data file, look at the backbone's folder and the output folder. Raises RunError or ValueError."""
+def check_light(run: Run, data: bool = True) -> None:
+    """Read every data file, look at the backbone's folder and the output folder. Raises RunError or ValueError.
+
+    Without `data` the files are not read: another job of a sweep had the same ones read.
+    """
     check_writable(run.output_dir)
-    run.dataset.examples(run.seed)
+    if data:
+        run.dataset.examples(run.seed)
     for benchmark in run.benchmarks:
-        benchmark.rows.examples(None)
+        if data:
+            benchmark.rows.examples(None)
         if isinstance(benchmark.judge, HumanEval) and "judge" in run.stages:
             benchmark.judge.sandbox.verify()
     source = run.backbone.source
@@ -253,6 +258,12 @@ def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
         raise RunError("\n".join(_refusal(need, device) for need in due))
     if needs:
         log.info("%s", table(needs, device))
+
+
+def estimate(run: Run, device: Device, rows: Sequence[Example]) -> list[Need]:
+    """What each stage that has work left would need, guessed by the characters of the rows."""
+    shape = _shape(run)
+    return list(_needs(run, rows, shape, _guess(run, rows), device)) if shape else []
 
 
 def _shape(run: Run) -> Shape | None:

@@ -1,0 +1,95 @@
+"""A Hydra launcher over Ray (`launcher=ray`): a job leases the GPUs it needs, and is a process of its own.
+
+Ray's own accounting does the leasing: a job asks for `trainer.devices` GPUs where there are any, waits until they are
+free, and sees no others (CUDA_VISIBLE_DEVICES). A worker ends with its job, so that nothing of it stays in memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from alttrain.backbone.device import has_gpu_driver
+from alttrain.config import RunError
+
+NAME = "alttrain_ray"
+
+
+@dataclass
+class RayConfig:
+    """The launcher's settings; see conf/launcher/ray.yaml."""
+
+    _target_: str = "hydra_plugins.alttrain.RayLauncher"
+    address: str | None = None
+    cpus: float = 1
+
+
+class RayLauncher(Launcher):
+    """Runs each job of a batch as a Ray task."""
+
+    def __init__(self, address: str | None, cpus: float) -> None:
+        self.address = address
+        self.cpus = cpus
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives a launcher."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; every one has its return, failed ones their error."""
+        import ray
+
+        ray.init(address=self.address, include_dashboard=False, log_to_driver=True, ignore_reinit_error=True)
+        state, waiting = Singleton.get_state(), []
+        for overrides in job_overrides:
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            task = ray.remote(num_cpus=self.cpus, num_gpus=gpus_of(config), max_calls=1, max_retries=0)(work)
+            waiting.append((overrides, config, task.remote(list(overrides), state)))
+        returns = []
+        for overrides, config, future in waiting:
+            made = JobReturn(overrides=list(overrides), cfg=config, hydra_cfg=config)
+            try:
+                error = ray.get(future)
+            except ray.exceptions.RayError as lost:
+                error = f"the worker was lost ({type(lost).__name__})"
+            made.status = JobStatus.FAILED if error else JobStatus.COMPLETED
+            made.return_value = RunError(error) if error else None
+            returns.append(made)
+        ray.shutdown()
+        return returns
+
+
+def gpus_of(config: DictConfig) -> int:
+    """GPUs a job leases: those its training runs on, where this machine has any."""
+    return int(config.trainer.devices) if config.trainer.accelerator != "cpu" and has_gpu_driver() else 0
+
+
+def work(overrides: list[str], state: dict[Any, Any]) -> str:
+    """In the worker: run one job; the message of its error, or nothing."""
+    from hydra import compose, initialize_config_module
+
+    from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
+    from alttrain.run.sweep import run_job
+
+    Singleton.set_state(state)
+    try:
+        with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+            config = compose(config_name=PRIMARY, overrides=overrides)
+        run_job(config, overrides)
+    except Exception as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def register() -> None:
+    """Make the launcher known to Hydra, which takes plugins of its own namespace only."""
+    RayLauncher.__module__ = "hydra_plugins.alttrain"
+    Plugins.instance().register(RayLauncher)
+    ConfigStore.instance().store(group="hydra/launcher", name=NAME, node=RayConfig, provider="alttrain")

@@ -1,0 +1,171 @@
+"""What state a run is in: status.json in its folder, the lock that says whether somebody is at work, and a view of all.
+
+    alttrain-status [OUTPUT_DIR] [--watch SECONDS]
+
+status.json holds state (running, done or failed), stage, process, host, when it began and changed, and the last line of
+the error. A run that says it is running while nobody holds its lock was killed: it is shown as stopped. Runs that a
+sweep planned and nobody began are pending; the plan is in OUTPUT_DIR/.sweep/plan.json.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from alttrain.config import RunError
+from alttrain.records import build, write_json
+
+State = Literal["running", "done", "failed", "stopped", "pending"]
+COLOURS: dict[State, str] = {
+    "running": "cyan",
+    "done": "green",
+    "failed": "red",
+    "stopped": "yellow",
+    "pending": "dim",
+}
+PLAN = Path(".sweep") / "plan.json"
+
+
+@dataclass(frozen=True)
+class Status:
+    """One run's state; times are UTC, ISO 8601."""
+
+    state: State
+    stage: str = ""
+    process: int = 0
+    host: str = ""
+    began: str = ""
+    changed: str = ""
+    error: str = ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_status(folder: Path) -> Status | None:
+    """A run's status as it was written; None where it never was, or is no such file."""
+    try:
+        return build(json.loads((folder / "status.json").read_text(encoding="utf-8")), Status, "status.json")
+    except (OSError, ValueError):
+        return None
+
+
+class Log:
+    """Writes one run's status as it goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._status = Status("running", "", os.getpid(), platform.node(), _now(), _now())
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+        self._write(replace(self._status, stage=name))
+
+    def ended(self, error: BaseException | None) -> None:
+        """The run ended, well or with an error."""
+        if error is None:
+            self._write(replace(self._status, state="done", stage=""))
+            return
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        state: State = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        self._write(replace(self._status, state=state, error=lines[-1][:500]))
+
+    def _write(self, status: Status) -> None:
+        self._status = replace(status, changed=_now())
+        write_json(self.folder / "status.json", asdict(self._status))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Have a run's folder for this process alone. Raises RunError, naming who has it, where another process does."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        status = read_status(folder)
+        who = f"process {status.process} on {status.host} since {status.began}" if status else "another process"
+        raise RunError(
+            f"{folder} is in use by {who}; wait for it, end it, or set tag=NAME for a run of its own"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def state_of(folder: Path) -> Status:
+    """A run's state now."""
+    status = read_status(folder) or Status("stopped")
+    if status.state != "running":
+        return status
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return status
+    lock.release()
+    return replace(status, state="stopped")
+
+
+def statuses(output_dir: Path) -> dict[str, Status]:
+    """The state of every run of an output folder, those that were planned and not begun last."""
+    folders = sorted(path.parent for path in (output_dir / "runs").glob("*/run.json"))
+    found = {folder.name: state_of(folder) for folder in folders}
+    plan = output_dir / PLAN
+    planned = json.loads(plan.read_text(encoding="utf-8"))["jobs"] if plan.exists() else []
+    return found | {job["run"]: Status("pending") for job in planned if job["run"] not in found}
+
+
+def table(found: dict[str, Status]) -> Table:
+    """The states for the console."""
+    counts = Counter(status.state for status in found.values())
+    title = ", ".join(f"{counts[state]} {state}" for state in COLOURS if counts[state])
+    shown = Table(title=title or "no runs", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("run", "state", "stage", "changed", "last line"):
+        shown.add_column(column, overflow="fold")
+    for run, status in found.items():
+        changed = status.changed.replace("T", " ").removesuffix("+00:00")
+        shown.add_row(run, f"[{COLOURS[status.state]}]{status.state}[/]", status.stage, changed, status.error)
+    return shown
+
+
+def main() -> None:
+    """Entry point of the console script. Exit codes: 0, or 1 where a run failed, 2 where there is no such folder."""
+    parser = argparse.ArgumentParser(prog="alttrain-status", description="The state of every run of an output folder.")
+    parser.add_argument("output_dir", type=Path, nargs="?", default=Path("outputs"))
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again")
+    asked = parser.parse_args()
+    if not asked.output_dir.is_dir():
+        print(f"{asked.output_dir} is no folder; give an output_dir such as outputs", file=sys.stderr)
+        sys.exit(2)
+    console = Console()
+    try:
+        while True:
+            found = statuses(asked.output_dir)
+            if asked.watch:
+                console.clear()
+            console.print(table(found))
+            if not asked.watch:
+                sys.exit(int(any(status.state == "failed" for status in found.values())))
+            time.sleep(asked.watch)
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""A sweep before it starts: its jobs, what each has left to do, and every fault of every job at once.
+
+Writes OUTPUT_DIR/.sweep/plan.json, from which `alttrain-status` knows what is pending. A job that fails does not stop
+the others, unless keep_going=false; then `stopped` beside the plan says so to jobs that start later, wherever they run.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from alttrain.backbone.device import look
+from alttrain.config import STAGES, RunError, run_name
+from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
+from alttrain.records import Example, write_json, write_text
+from alttrain.run.assembly import Run, assemble
+from alttrain.run.progress import bar
+from alttrain.run.status import PLAN, read_status
+
+log = logging.getLogger("alttrain")
+
+STOPPED = Path(".sweep") / "stopped"
+LISTED = 30
+"""Jobs that the console lists; plan.json has all."""
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: its overrides, its run, whether that is new, goes on or is done, and the memory it needs at its peak."""
+
+    run: str
+    overrides: tuple[str, ...]
+    state: str
+    gib: float | None
+
+
+def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], DictConfig]]:
+    """Each job's overrides and config, as Hydra's sweeper will make them; none for a single run."""
+    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+        own = [argument for argument in arguments if not _is_sweep(argument)]
+        whole = compose(config_name=PRIMARY, overrides=own, return_hydra_config=True)
+        if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
+            return []
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
+        overrides = parser.parse_overrides([*params, *arguments])
+        (batch,) = BasicSweeper.split_arguments(overrides, None)
+        found = []
+        with bar("jobs", len(batch)) as advance:
+            for job in batch:
+                found.append((job, compose(config_name=PRIMARY, overrides=job)))
+                advance(1)
+        return found
+
+
+def _is_sweep(argument: str) -> bool:
+    with_loader = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    return bool(with_loader.parse_override(argument).is_sweep_override())
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The jobs of a sweep and where they write."""
+
+    jobs: tuple[Job, ...]
+    output_dir: Path
+
+    def show_failed(self) -> None:
+        """The table of what there is, and the jobs that failed, each with the last line of its error."""
+        from alttrain.run.stages.report import show
+
+        show(self.output_dir)
+        for job in self.jobs:
+            status = read_status(self.output_dir / "runs" / job.run)
+            if status is None or status.state == "failed":
+                log.error("failed    %s: %s", job.run, status.error if status else "never began")
+
+
+def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
+    """Check every job of a sweep, write the plan and show it; None for a single run.
+
+    Raises RunError with the faults of all jobs, before anything runs.
+    """
+    from alttrain.run.stages.check import check_light
+
+    jobs = jobs_of(arguments, multirun)
+    faults: dict[str, list[str]] = {}
+    rows: dict[str, Sequence[Example]] = {}  # of each dataset and evaluation that was read
+    made: list[Job] = []
+    output_dir = Path()
+    for overrides, config in jobs:
+        try:
+            run = assemble(config)
+            asked = json.dumps([run.config[key] for key in ("dataset", "evaluation")])
+            check_light(run, data=asked not in rows)
+            if asked not in rows:
+                rows[asked] = run.dataset.examples(run.seed)
+            made.append(Job(run.name, tuple(overrides), _state(run), _memory(run, rows[asked])))
+            output_dir = run.output_dir
+        except (RunError, ValueError, OSError) as error:
+            faults.setdefault(str(error), []).append(" ".join(overrides))
+    counts = Counter(job.run for job in made)
+    for name in (name for name, count in counts.items() if count > 1):
+        several = [" ".join(job.overrides) for job in made if job.run == name]
+        faults[f"{len(several)} jobs would be one run, {name}; give them tags"] = several
+    if faults:
+        lines = [f"{fault}\n    in {len(own)} of {len(jobs)} jobs: {own[0]}" for fault, own in faults.items()]
+        raise RunError("\n".join(["this sweep cannot run:", *(f"  {line}" for line in lines)]))
+    if not made:
+        return None
+    (output_dir / STOPPED).unlink(missing_ok=True)
+    fields = [{"run": job.run, "overrides": list(job.overrides), "gib": job.gib} for job in made]
+    write_json(output_dir / PLAN, {"jobs": fields})
+    _show(made)
+    return Sweep(tuple(made), output_dir)
+
+
+def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Run one job of a sweep, in this process, or in one of its own where it takes several devices.
+
+    Raises RunError where it fails, or where another one failed and the sweep is not to go on.
+    """
+    from alttrain.run.app import execute
+
+    stopped = Path(config.output_dir) / STOPPED
+    if not config.keep_going and stopped.exists():
+        raise RunError(f"not started, because {stopped.read_text(encoding='utf-8')} failed and keep_going=false")
+    try:
+        if config.trainer.devices * config.trainer.nodes > 1:
+            _in_own_process(overrides)
+        else:
+            execute(config, reports=False)
+    except RunError as error:
+        log.error("failed    %s: %s", run_name(config), error)
+        if not config.keep_going:
+            write_text(stopped, run_name(config))
+        raise
+
+
+def _in_own_process(overrides: Sequence[str]) -> None:
+    """A job on several devices starts further processes of its own command: that must not be the sweep's."""
+    stages = next((override for override in overrides if override.startswith("stages=")), "")
+    own = [override for override in overrides if override != stages]
+    command = [sys.executable, "-m", "alttrain", *own, "hydra.mode=RUN", "stages=" + _without_report(stages)]
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        raise RunError(f"the job ended with {done.returncode}; its folder's run.log says why")
+
+
+def _without_report(stages: str) -> str:
+    chosen = stages.partition("=")[2].strip("[]").split(",") if stages else list(STAGES)
+    return "[" + ",".join(stage for stage in chosen if stage.strip() != "report") + "]"
+
+
+def _state(run: Run) -> str:
+    """ "new", "goes on", or "done": nothing is left of the stages this job has."""
+    from alttrain.run.stages.generate import missing
+
+    if not run.folder.exists():
+        return "new"
+    trained = not run.training.trains or (run.folder / "train.json").exists()
+    generated = "generate" not in run.stages or not any(missing(run, benchmark) for benchmark in run.benchmarks)
+    status = read_status(run.folder)
+    return "done" if trained and generated and status is not None and status.state == "done" else "goes on"
+
+
+def _memory(run: Run, rows: Sequence[Example]) -> float | None:
+    """GiB of the stage that needs most, as far as it can be told without tokenizing; None where it cannot."""
+    from alttrain.run.stages.check import estimate
+
+    needs = estimate(run, look(run.hardware.accelerator), rows)
+    return round(max(need.total for need in needs) / GIB, 2) if needs else None
+
+
+def _show(jobs: Sequence[Job]) -> None:
+    counts = Counter(job.state for job in jobs)
+    log.info("plan      %d jobs: %s", len(jobs), ", ".join(f"{count} {state}" for state, count in counts.items()))
+    for job in jobs[:LISTED]:
+        memory = "" if job.gib is None or job.state == "done" else f"  ~{job.gib:g} GiB"
+        log.info("          %-8s %s%s", job.state, job.run, memory)
+    if len(jobs) > LISTED:
+        log.info("          and %d more", len(jobs) - LISTED)
