@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"records", "tokenization", "backbone"},
     "generation": {"records", "serving", "tokenization", "backbone"},
     "evaluation": {"records", "serving", "dataset", "rewrite", "generation"},
-    "report": {"records", "evaluation"},
+    "report": {"records", "rewrite", "evaluation"},
     "run": set(ORDER),
     "__main__": {"run"},
     "__init__": set(),

@@ -8,16 +8,16 @@ report. What could not have shown is said, too: `detectable` is the smallest cha
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from alttrain.evaluation.statistics import compare, holm
-from alttrain.records import Judgement, iterate_rows
+from alttrain.evaluation.statistics import Comparison, compare, holm
+from alttrain.report.items import Verdicts, verdicts
 from alttrain.report.runs import Evaluation
 
 BASELINE = "none"
 """What rewrite and training of the No-train run are called."""
-Verdicts = dict[tuple[str, int], bool | None]
 SEED = 0
 """Of the bootstrap: the same report has the same intervals."""
 
@@ -88,9 +88,11 @@ def _key(one: Evaluation, seeded: bool) -> tuple[Any, ...]:
 
 
 def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Verdicts) -> Compared:
-    found = compare(before, after, SEED, unmatched="count")
-    common = [key for key in before.keys() & after.keys() if None not in (before[key], after[key])]
-    rates = [sum(bool(own[key]) for key in common) / len(common) if common else math.nan for own in (before, after)]
+    pairs = [(before[key], after[key]) for key in before.keys() & after.keys()]
+    decided = [pair for pair in pairs if None not in pair]
+    n, gained, lost = len(decided), decided.count((False, True)), decided.count((True, False))
+    found = _alike(n, gained, lost)
+    rates = [sum(bool(pair[side]) for pair in decided) / n if n else math.nan for side in (0, 1)]
     detectable = baseline.analysis["detectable"] or {}
     return Compared(
         run=one.run,
@@ -104,26 +106,23 @@ def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Ve
         high=found.difference.high,
         p=found.p,
         p_holm=math.nan,
-        n=found.n,
-        gained=found.gained,
-        lost=found.lost,
-        undecided=found.undecided,
+        n=n,
+        gained=gained,
+        lost=lost,
+        undecided=len(pairs) - n,
         detectable_decrease=_number(detectable.get("decrease")),
         detectable_increase=_number(detectable.get("increase")),
         **one.protocol,
     )
 
 
+@cache
+def _alike(n: int, gained: int, lost: int) -> Comparison:
+    """The comparison of runs with so many prompts: nothing else tells in it, and in a large report many are alike."""
+    before = {number: gained <= number < gained + lost for number in range(n)}
+    after = {number: number < gained for number in range(n)}
+    return compare(before, after, SEED)
+
+
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def verdicts(one: Evaluation) -> Verdicts:
-    """Whether each text counts towards the benchmark's measure, by (id, sample); None where undecided."""
-    decides = one.analysis["decides"]
-    return _verdicts(one.folder / "judgements.jsonl", decides["judge"], decides["part"], decides["counted"])
-
-
-def _verdicts(path: Path, judge: str, part: str, counted: bool) -> Verdicts:
-    rows = (row for row in iterate_rows(path, Judgement) if (row.judge, row.part) == (judge, part))
-    return {(row.id, row.sample): None if row.verdict is None else row.verdict is counted for row in rows}

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from alttrain.records import write_text
 
 Row = TypeVar("Row")
-"""A frozen dataclass of strings, integers and floats."""
+"""A frozen dataclass of strings, integers, floats and booleans."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ def read_csv(path: Path, row_type: type[Row]) -> list[Row]:
     types = {field.name: field.type for field in fields(row_type)}  # type: ignore[arg-type]
 
     def value(name: str, text: str) -> Any:
+        if types[name] is bool:
+            return text == "True"
         return text if types[name] is str else int(text) if types[name] is int else float(text or "nan")
 
     with path.open(encoding="utf-8", newline="") as file:

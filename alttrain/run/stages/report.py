@@ -3,33 +3,45 @@
 - metrics.csv      every number, tidy
 - comparisons.csv  every run against its backbone's No-train run, prompt by prompt
 - structure.csv    the assessment as a classifier, and why answers went wrong
-- table.md         the table; safety.png: harmful rate against over-refusal
+- table.md         a row a run, seed by seed
+- tables/          over the seeds, each as Markdown, LaTeX and CSV
+- figures/         each as PNG and SVG
+
+A trained run's model card is written anew where its results changed it.
 """
 
 import hashlib
+import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
+from rich.table import Table
 
 from alttrain import __version__
+from alttrain import report as room
 from alttrain.records import write_text
 from alttrain.report import (
+    TITLES,
     Cell,
     Compared,
-    Evaluation,
+    Entry,
     Structure,
     cells_of,
     comparisons,
-    console_table,
-    draw,
+    console,
     evaluations,
+    latex,
+    markdown,
     markdown_table,
     read_csv,
+    rewrite_card,
     structures,
+    tables,
+    variants,
     write_csv,
 )
 from alttrain.run.assembly import Run
@@ -39,6 +51,11 @@ log = logging.getLogger(__name__)
 
 WIDEST = 10_000
 """Columns a table may take."""
+SHOWN = "overview"
+"""The table for the console."""
+OF_RUN = ("run.json", "train.json", "rewrite.json", "fingerprint.json", "logs/metrics.csv")
+OF_BENCHMARK = ("metrics.json", "judgements.jsonl", "generations.jsonl", "adherence.jsonl")
+"""The files a report is made from."""
 
 
 def report(run: Run, session: Session) -> None:
@@ -46,55 +63,84 @@ def report(run: Run, session: Session) -> None:
     write_report(run.output_dir)
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a report shows: all numbers, and which of them differ from the No-train run's."""
-
-    cells: list[Cell]
-    compared: list[Compared]
-
-
-def write_report(output_dir: Path) -> Report:
-    """Write the report's files; comparisons and figure are made anew only where the numbers changed."""
-    judged = evaluations(output_dir / "runs")
-    folder = output_dir / "report"
-    if not judged:
-        return Report([], [])
-    cells = cells_of(judged)
-    write_csv(folder / "metrics.csv", Cell, cells)
-    stamp, digest = folder / ".stamp", _digest(judged)
-    if stamp.exists() and stamp.read_text() == digest:
-        compared = read_csv(folder / "comparisons.csv", Compared)
-    else:
-        compared = comparisons(judged)
-        write_csv(folder / "comparisons.csv", Compared, compared)
-        write_csv(folder / "structure.csv", Structure, structures(judged))
-        draw(cells, folder / "safety.png")
-        write_text(stamp, digest)
-    write_text(folder / "table.md", markdown_table(cells, compared))
-    return Report(cells, compared)
+def write_report(output_dir: Path) -> list[Entry]:
+    """Write the report's files, unless they are there and nothing changed since; the table for the console."""
+    runs, folder = output_dir / "runs", output_dir / "report"
+    if not next(runs.glob("*/evaluation/*/metrics.json"), None):
+        return []
+    stamp, digest = folder / ".stamp", _digest(runs)
+    before = _stamped(stamp)
+    files: list[str] = before.get("files", [])
+    if before.get("digest") != digest or not all((folder / name).exists() for name in files):
+        stamp.unlink(missing_ok=True)  # what is cut off is made anew
+        made = [path.relative_to(folder).as_posix() for path in _write(runs, folder)]
+        for stale in set(files) - set(made):
+            (folder / stale).unlink(missing_ok=True)
+        write_text(stamp, json.dumps({"digest": digest, "files": made}))
+    shown = folder / "tables" / f"{SHOWN}.csv"
+    return read_csv(shown, Entry) if shown.exists() else []
 
 
-def _digest(judged: Sequence[Evaluation]) -> str:
-    """What tells these evaluations from any others: their metrics, and when their judgements were written."""
+def _stamped(stamp: Path) -> Mapping[str, Any]:
+    """What the last report was made from, and its files; nothing where there is none, or an older version's."""
+    try:
+        found = json.loads(stamp.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _digest(runs: Path) -> str:
+    """What tells these runs and this code from any others: the files' names, sizes and times."""
     digest = hashlib.sha256(__version__.encode())
-    for one in judged:
-        digest.update((one.folder / "metrics.json").read_bytes())
-        rows = one.folder / "judgements.jsonl"
-        if rows.exists():
-            digest.update(f"{rows} {rows.stat().st_size} {rows.stat().st_mtime_ns}".encode())
+    for path in (*_inputs(runs), *sorted(Path(room.__file__).parent.rglob("*.*"))):
+        if path.exists() and path.suffix != ".pyc":
+            state = path.stat()
+            digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def _inputs(runs: Path) -> Iterator[Path]:
+    for record in sorted(runs.glob("*/run.json")):
+        yield from (record.parent / name for name in OF_RUN)
+        for judged in sorted(record.parent.glob("evaluation/*/metrics.json")):
+            yield from (judged.parent / name for name in OF_BENCHMARK)
+
+
+def _write(runs: Path, folder: Path) -> Iterator[Path]:
+    """Make everything; the files that were written."""
+    judged = evaluations(runs)
+    for run in dict.fromkeys(one.folder.parent.parent for one in judged):
+        rewrite_card(run)
+    cells, compared = cells_of(judged), comparisons(judged)
+    write_csv(folder / "metrics.csv", Cell, cells)
+    write_csv(folder / "comparisons.csv", Compared, compared)
+    write_csv(folder / "structure.csv", Structure, structures(judged))
+    write_text(folder / "table.md", markdown_table(cells, compared))
+    yield from (folder / name for name in ("metrics.csv", "comparisons.csv", "structure.csv", "table.md"))
+    found = tables(judged)
+    for name, entries in found.items():
+        path = folder / "tables" / name
+        write_csv(path.with_suffix(".csv"), Entry, entries)
+        write_text(path.with_suffix(".md"), markdown(TITLES[name], entries))
+        write_text(path.with_suffix(".tex"), latex(TITLES[name], entries))
+        yield from (path.with_suffix(form) for form in (".csv", ".md", ".tex"))
+    from alttrain.report.figures import draw_all
+
+    yield from draw_all(found, variants(judged), folder / "figures")
 
 
 def show(output_dir: Path) -> None:
     """Print the table of all runs on the console."""
     found = write_report(output_dir)
-    if not found.cells:
+    if not found:
         log.info("report    no judged run in %s", output_dir / "runs")
         return
-    console, table = Console(), console_table(found.cells, found.compared)
-    # a console that is too narrow folds the lines: rich would drop columns
-    needed = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
-    console.width = max(console.width, needed)
-    console.print(table, crop=False)
+    for part in console("runs", found):
+        screen = Console()
+        if isinstance(part, Table):
+            # a console that is too narrow folds the lines: rich would drop columns
+            needed = Measurement.get(screen, screen.options.update(max_width=WIDEST), part).maximum
+            screen.width = max(screen.width, needed)
+        screen.print(part, crop=False)
     log.info("report    %s", output_dir / "report")

@@ -1,0 +1,60 @@
+"""How all figures look, and how they are saved: PNG and SVG whose bytes depend on the numbers alone.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers and, with hatches and markers, in grey print.
+Matplotlib is imported when something is drawn, and never before.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+BEFORE = "#8C8C8C"
+"""The colour of No-train."""
+MARKERS = "osD^vPX"
+STYLES = ("-", "--", "-.", ":")
+SCALE = "cividis"
+"""A scale of brightness, the same to all eyes."""
+LOOK = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "hatch.linewidth": 0.6,
+    "svg.hashsalt": "alttrain",
+}
+DOTS = 200
+
+
+@contextmanager
+def figure(width: float, height: float, path: Path) -> Iterator[Any]:
+    """A figure of this size in inches, saved as `path`.png and .svg when the block ends."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(LOOK):
+        drawn = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
+        yield drawn
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn.savefig(path.with_name(f"{path.name}.png"), metadata={"Software": None})
+        drawn.set_layout_engine("none")  # laid out once; the SVG takes it as it is
+        drawn.savefig(path.with_name(f"{path.name}.svg"), metadata={"Date": None, "Creator": None})
+
+
+def colour(index: int) -> str:
+    """The colour of a series."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def style(index: int) -> str:
+    """The line of a series: another one when the colours begin anew."""
+    return STYLES[index // len(COLOURS) % len(STYLES)]
+
+
+def arms(value: float, low: float, high: float) -> list[list[float]]:
+    """Error bars in percent; an end that rounding put inside the value is no negative arm."""
+    return [[max(0.0, 100 * (value - low))], [max(0.0, 100 * (high - value))]]

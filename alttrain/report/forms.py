@@ -1,0 +1,116 @@
+"""A table as Markdown, and for the console. Both hold the same cells: `lines` of text each."""
+
+import math
+from collections.abc import Sequence
+from textwrap import wrap
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from alttrain.report.entries import Entry, Grid, grids, written
+from alttrain.report.legend import COVERED, DIFFERS, FEW, MISSING, NOT_COVERED, legend, marks_legend, missing
+from alttrain.report.rows import OFFLINE
+
+NARROW, TITLE = 9, 16
+"""Characters of a line of a heading and of a row's label on the console."""
+
+
+def marks(one: Entry) -> str:
+    """The marks behind a number."""
+    return (DIFFERS if one.differs else "") + (FEW if one.few else "")
+
+
+def lines(one: Entry) -> list[str]:
+    """What stands in a cell: number, interval, n, what to beware of, the published figure."""
+    found = []
+    if one.known:
+        found.append(written(one.value, one.unit) + marks(one))
+        if not math.isnan(one.low):
+            found.append(f"{written(one.low, one.unit)}–{written(one.high, one.unit)}")
+        if one.n:
+            found.append(f"n={one.n}" + (f"×{one.seeds}" if one.seeds > 1 else ""))
+    elif one.command:
+        found.append(MISSING)
+    found += one.notes
+    if not math.isnan(one.published):
+        told = {True: f" {COVERED}", False: f" {NOT_COVERED}", None: ""}[one.covered]
+        found.append(f"published {written(one.published, one.unit)}{told}")
+    return found
+
+
+def markdown(title: str, entries: Sequence[Entry]) -> str:
+    """The table as a Markdown document, a section a protocol."""
+    parts = [f"# {title}"]
+    found = grids(entries)
+    for grid in found:
+        parts.append(_section(grid, named=len(found) > 1 or grid.protocol not in ("", OFFLINE)))
+    parts.append("\n".join(f"- {line}" for line in legend(entries)))
+    if commands := missing(entries):
+        parts.append("\n".join([f"{MISSING} is missing. What would fill it:", "", "```", *commands, "```"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(grid: Grid, named: bool) -> str:
+    several = len(grid.backbones) > 1 or bool(grid.backbones[0][0])
+    heads = [*(["backbone"] if several else []), "method", *(" ".join(column) for column in grid.columns)]
+    rows = [_line(heads), _line(["---"] * len(heads))]
+    for backbone, own in grid.backbones:
+        for method, cells in own:
+            names = [*([backbone] if several else []), method]
+            rows.append(_line([*names, *map(_markdown_cell, cells)]))
+    return "\n".join([*([f"## Protocol {grid.protocol}", ""] if named else []), *rows])
+
+
+def _markdown_cell(one: Entry) -> str:
+    found = lines(one)
+    if one.known:
+        number = written(one.value, one.unit)
+        found[0] = (f"**{number}**" if one.best else number) + marks(one).replace(DIFFERS, f"\\{DIFFERS}")
+    return " ".join(found).replace("|", "\\|")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def console(title: str, entries: Sequence[Entry]) -> list[Table | Text]:
+    """The table for the console, a part a protocol, and its legend: no frames and short lines, to fit 80 columns."""
+    found = grids(entries)
+    parts: list[Table | Text] = [_drawn(title, grid, several=len(found) > 1) for grid in found]
+    parts.append(Text("\n".join(marks_legend(entries)), style="dim"))
+    if commands := missing(entries):
+        parts.append(Text("\n".join([f"{MISSING} is missing. What would fill it:", *(f"  {one}" for one in commands)])))
+    return parts
+
+
+def _drawn(title: str, grid: Grid, several: bool) -> Table:
+    named = title if len(grid.backbones) > 1 else f"{title} of {grid.backbones[0][0]}"
+    named += f", protocol {grid.protocol}" if several or grid.protocol not in ("", OFFLINE) else ""
+    table = Table(title=named, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for index, heading in enumerate([["method"], *grid.columns]):
+        table.add_column(_short(heading), justify="left" if index == 0 else "right", no_wrap=True)
+    for backbone, own in grid.backbones:
+        if len(grid.backbones) > 1:
+            table.add_row(Text(backbone, style="italic"))
+        for method, cells in own:
+            label = "\n".join(wrap(method.replace("_", " "), TITLE, break_long_words=False))
+            table.add_row(label, *(_console_cell(one) for one in cells))
+            table.add_section()
+    return table
+
+
+def _short(heading: Sequence[str]) -> str:
+    """A heading broken at blanks, hyphens and underscores into lines of about `NARROW` characters."""
+    return "\n".join(part for line in heading for part in wrap(line.replace("_", " "), NARROW, break_long_words=False))
+
+
+def _console_cell(one: Entry) -> Text:
+    """A cell's lines; of what is taken over several benchmarks, the number alone."""
+    text = Text()
+    shown = lines(one)[:1] if one.kind == "pool" else lines(one)
+    for number, line in enumerate(shown):
+        broken = line.replace("truncated ", "truncated\n").replace("undecided ", "undecided\n")
+        broken = broken.replace("published ", "published\n")
+        text.append(("\n" if number else "") + broken, style="bold" if one.best and number == 0 else "")
+    return text

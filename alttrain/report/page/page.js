@@ -1,0 +1,449 @@
+"use strict";
+// Makes the tables sortable, and shows the samples: a list of which only what is in sight is drawn, and one sample, or
+// the same prompt of two runs, beside it. What a model wrote reaches the document as text nodes only.
+
+const byId = (id) => document.getElementById(id);
+const index = JSON.parse(byId("index").textContent);
+const section = byId("samples"), list = byId("list"), detail = byId("detail");
+const CUT = /\0(\d+)$/; // ends a field that was cut, with its full length
+const STEPS = {
+  u: ["PU", "problem understanding"],
+  a: ["HA", "harmfulness assessment"],
+  r: ["CR", "conditional reasoning"],
+  x: ["CR refuses", "conditional reasoning that refuses"],
+};
+
+/** An element; functions among the attributes are its listeners, strings among the children its text. */
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") node.addEventListener(name, value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+  return node;
+}
+
+// --- tables ---
+
+function sortable(table) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    const button = make("button", { type: "button", click: () => sort(table, heads, column) });
+    button.append(...head.childNodes);
+    head.append(button);
+  });
+}
+
+function sort(table, heads, column) {
+  const direction = heads[column].getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+  heads.forEach((head) => head.removeAttribute("aria-sort"));
+  heads[column].setAttribute("aria-sort", direction);
+  const body = table.tBodies[0], sign = direction === "ascending" ? 1 : -1;
+  const keyed = [...body.rows].map((row) => [row.cells[column].dataset.key, row]);
+  const numeric = keyed.every(([key]) => key === undefined || !Number.isNaN(Number(key)));
+  const order = numeric ? (a, b) => a - b : new Intl.Collator("en", { numeric: true }).compare;
+  keyed.sort(([a], [b]) => {
+    // what has no value stands last in either direction
+    if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);
+    return sign * order(a, b);
+  });
+  body.append(...keyed.map(([, row]) => row));
+}
+
+// --- data: blocks of samples, decoded when they are first looked at ---
+
+const parts = new Map();
+
+function decoded(name) {
+  if (!parts.has(name)) parts.set(name, inflated(JSON.parse(byId(name).textContent)));
+  return parts.get(name);
+}
+
+async function inflated(letters) {
+  const binary = atob(letters), bytes = new Uint8Array(binary.length);
+  for (let at = 0; at < binary.length; at += 1) bytes[at] = binary.charCodeAt(at);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+/** A run's name without what all runs' names begin with, and the whole one with that part faint. */
+const short = (run) => run.slice(index.shared);
+const whole = (run) => [make("span", { class: "shared" }, run.slice(0, index.shared)), short(run)];
+
+const blocks = index.blocks.map((block, number) => ({ ...block, number, data: null, prompts: null, texts: [], rows: null }));
+
+async function load(block) {
+  if (!block.data) {
+    const names = [`block-${block.number}`, `prompts-${block.benchmark}`];
+    [block.data, block.prompts] = await Promise.all(names.map(decoded));
+  }
+  return block;
+}
+
+/** A field of a sample's prompt. */
+const asked = ({ block, row }, name) => block.prompts[name][block.data.prompt[row]];
+/** A field of a sample. */
+const field = ({ block, row }, name) => block.data[name][row];
+const identity = (ref) => `${asked(ref, "id")}\n${field(ref, "sample")}`;
+const named = (ref) => asked(ref, "id") + (field(ref, "sample") ? ` #${field(ref, "sample")}` : "");
+const verdicts = (ref) => outcomesOf(ref).filter((outcome) => outcome.group === "outcome");
+const withheld = (ref) => asked(ref, "prompt") === null;
+const outcomesOf = (ref) => index.outcomes.filter((_, bit) => field(ref, "outcomes") & (1 << bit));
+
+/** All a sample says, in small letters; made when it is first searched. */
+function searched({ block, row }) {
+  if (block.texts[row] === undefined) {
+    const ref = { block, row }, thought = (field(ref, "thought") ?? []).map(([, text]) => text).join("");
+    const all = [asked(ref, "id"), asked(ref, "category"), asked(ref, "prompt"), thought, field(ref, "answer")];
+    block.texts[row] = all.join("\n").toLowerCase();
+  }
+  return block.texts[row];
+}
+
+/** The other run's sample of the same prompt, if it has one. */
+function paired(ref, others) {
+  const block = others.get(ref.block.benchmark);
+  if (!block) return null;
+  block.rows ??= new Map(block.data.prompt.map((_, row) => [identity({ block, row }), row]));
+  const row = block.rows.get(identity(ref));
+  return row === undefined ? null : { block, row };
+}
+
+// --- what is looked at ---
+
+const GROUPS = [...new Set(index.outcomes.map((outcome) => outcome.group))];
+const BITS = Object.fromEntries(index.outcomes.map((outcome, bit) => [outcome.key, 1 << bit]));
+const mask = (keep) => index.outcomes.reduce((sum, outcome) => (keep(outcome) ? sum | BITS[outcome.key] : sum), 0);
+const DECIDED = mask((outcome) => outcome.group === "outcome");
+const state = { run: "", benchmark: "", other: "", query: "", outcomes: new Set(), differs: false };
+// never stored: after a reload everything harmful is covered again
+const shown = { all: false, samples: new Set() };
+let refs = [], at = -1, turn = 0, height = 0; // height of a row of the list in pixels, as in page.css
+
+async function refresh(wanted = null) {
+  const mine = ++turn, before = wanted === null ? refs[at] : undefined, keep = before ? identity(before) : wanted;
+  section.setAttribute("aria-busy", "true");
+  const of = (run, benchmark) => blocks.filter((block) =>
+    (run === "" || index.runs[block.run] === run) && (benchmark === "" || index.benchmarks[block.benchmark] === benchmark));
+  const own = await Promise.all(of(state.run, state.benchmark).filter((b) => index.runs[b.run] !== state.other).map(load));
+  const beside = state.other === "" ? [] : await Promise.all(of(state.other, state.benchmark).map(load));
+  if (mine !== turn) return; // another choice was made while these were decoded
+  const others = new Map(beside.map((block) => [block.benchmark, block]));
+  let all = own.flatMap((block) => block.data.prompt.map((_, row) => ({ block, row, pair: null })));
+  const present = all.reduce((sum, ref) => sum | field(ref, "outcomes"), 0), total = all.length;
+  for (const ref of all) ref.pair = paired(ref, others);
+  const query = state.query.trim().toLowerCase();
+  if (query) all = all.filter((ref) => searched(ref).includes(query));
+  if (state.differs) all = all.filter(({ block, row, pair }) =>
+    pair && (field({ block, row }, "outcomes") ^ field(pair, "outcomes")) & DECIDED);
+  drawFilters(all, present);
+  const masks = GROUPS.map((group) => mask((o) => o.group === group && state.outcomes.has(o.key))).filter(Boolean);
+  refs = all.filter((ref) => masks.every((chosen) => field(ref, "outcomes") & chosen));
+  // the same sample if it is still there, else the same prompt of another run, else the first
+  const same = before ? refs.findIndex((ref) => key(ref) === key(before)) : -1;
+  at = same >= 0 ? same : refs.length ? Math.max(0, refs.findIndex((ref) => identity(ref) === keep)) : -1;
+  byId("status").textContent = `${refs.length.toLocaleString("en")} of ${total.toLocaleString("en")} samples`;
+  const several = state.run === "" || state.benchmark === "";
+  height = several ? 84 : 62;
+  list.classList.toggle("tall", several);
+  byId("rows").style.height = `${refs.length * height}px`;
+  list.scrollTop = Math.max(0, at * height - list.clientHeight / 2);
+  drawRows();
+  drawDetail();
+  section.setAttribute("aria-busy", "false");
+}
+
+function select(row) {
+  at = Math.min(Math.max(row, 0), refs.length - 1);
+  if (at * height < list.scrollTop) list.scrollTop = at * height;
+  else if ((at + 1) * height > list.scrollTop + list.clientHeight) list.scrollTop = (at + 1) * height - list.clientHeight;
+  drawRows();
+  requestAnimationFrame(drawDetail); // a key held down draws no more samples than there are frames
+  remember();
+}
+
+function enter() {
+  if (at < 0) return;
+  drawDetail();
+  byId("browser").classList.add("opened");
+  detail.focus({ preventScroll: innerWidth > 760 });
+}
+
+function leave() {
+  byId("browser").classList.remove("opened");
+  list.focus();
+  drawRows();
+}
+
+/** The choice, in the address: it can be kept and shared. What is uncovered is no part of it. */
+function remember() {
+  const ref = refs[at], pairs = [["run", state.run], ["benchmark", state.benchmark], ["other", state.other],
+    ["outcome", [...state.outcomes].join(" ")], ["differs", state.differs ? "1" : ""], ["q", state.query],
+    ["sample", ref ? identity(ref) : ""]];
+  const told = new URLSearchParams(pairs.filter(([name, value]) => value || name === "run" || name === "benchmark"));
+  try { history.replaceState(null, "", `#${told}`); } catch { /* an embedding frame may forbid it */ }
+}
+
+/** Take the choice from the address, if it holds one. */
+function recall() {
+  const told = new URLSearchParams(location.hash.slice(1));
+  if (!told.has("run") && !told.has("benchmark")) return false;
+  const known = (name, names) => (names.includes(told.get(name)) ? told.get(name) : "");
+  Object.assign(state, {
+    run: known("run", index.runs), benchmark: known("benchmark", index.benchmarks), other: known("other", index.runs),
+    query: told.get("q") ?? "", differs: told.get("differs") === "1",
+    outcomes: new Set((told.get("outcome") ?? "").split(" ").filter((key) => key in BITS)),
+  });
+  for (const name of ["run", "benchmark", "other"]) byId(name).value = state[name];
+  byId("search").value = state.query;
+  return told.get("sample") ?? "";
+}
+
+// --- the list ---
+
+const badge = (outcome) => make("span", { class: `badge ${outcome.tone}`, title: outcome.title }, outcome.label);
+const covered = (ref) => Boolean(asked(ref, "harmful")) && !shown.all && !shown.samples.has(key(ref));
+const key = (ref) => `${ref.block.number}\n${identity(ref)}`;
+
+function drawRows() {
+  const first = Math.max(0, Math.floor(list.scrollTop / height) - 3);
+  const last = Math.min(refs.length, Math.ceil((list.scrollTop + list.clientHeight) / height) + 3);
+  byId("rows").replaceChildren(...refs.slice(first, last).map((ref, offset) => listed(ref, first + offset)));
+  if (at >= first && at < last) list.setAttribute("aria-activedescendant", `row-${at}`);
+  else list.removeAttribute("aria-activedescendant");
+}
+
+function listed(ref, row) {
+  const hidden = covered(ref) || withheld(ref);
+  const snippet = withheld(ref) ? "text left out" : hidden ? "harmful prompt, covered" : asked(ref, "prompt").slice(0, 160);
+  const where = [state.run === "" ? short(index.runs[ref.block.run]) : "", state.benchmark === "" ? index.benchmarks[ref.block.benchmark] : ""].filter(Boolean);
+  const node = make("div", {
+    role: "option", id: `row-${row}`, class: "row", "aria-selected": String(row === at),
+    "aria-posinset": row + 1, "aria-setsize": refs.length,
+    click: () => { select(row); enter(); },
+  },
+  make("div", { class: "line" }, make("b", {}, named(ref)), ...(state.other ? verdicts(ref).map(badge) : outcomesOf(ref).map(badge)),
+    ref.pair ? make("span", { class: "versus" }, "|") : null, ...(ref.pair ? verdicts(ref.pair).map(badge) : [])),
+  make("div", { class: hidden ? "snippet hidden" : "snippet", dir: "auto" },
+    snippet.replace(/\s+/g, " ")),
+  where.length ? make("div", { class: "where" }, where.join(" · ")) : null);
+  node.style.transform = `translateY(${row * height}px)`;
+  return node;
+}
+
+// --- one sample ---
+
+function drawDetail() {
+  const ref = refs[at];
+  if (!ref) {
+    detail.replaceChildren(make("p", { class: "empty" }, "No sample is so. Take a filter away, or search for less."));
+    return;
+  }
+  detail.setAttribute("aria-label", `Sample ${named(ref)}`);
+  const hidden = covered(ref), sides = ref.pair ? [ref, ref.pair] : [ref];
+  const facts = [index.benchmarks[ref.block.benchmark], asked(ref, "label"), asked(ref, "category")].filter(Boolean);
+  detail.replaceChildren(
+    make("header", {},
+      make("button", { type: "button", class: "back", click: leave }, "← list"),
+      make("h3", {}, named(ref)), make("span", { class: "facts" }, facts.join(" · ")),
+      asked(ref, "harmful") && !withheld(ref) && !shown.all
+        ? make("button", { type: "button", class: "show", click: toggle }, hidden ? "Show this sample" : "Cover this sample") : null),
+    make("h4", {}, "Prompt"), texted(ref, hidden, asked(ref, "prompt")),
+    make("div", { class: sides.length > 1 ? "sides two" : "sides" }, ...sides.map((one) => side(one, hidden))));
+  detail.scrollTop = 0;
+}
+
+function side(ref, hidden) {
+  const [thought, answer] = field(ref, "tokens"), bare = hidden || withheld(ref), failed = field(ref, "error");
+  const ending = { stop: "ended by itself", length: "cut by the token cap", error: "not generated" }[field(ref, "finish")];
+  const earlier = field(ref, "earlier") ?? [], gold = asked(ref, "gold");
+  return make("section", { class: "side", "aria-label": index.runs[ref.block.run] },
+    make("h4", { class: "run" }, ...whole(index.runs[ref.block.run])),
+    make("p", { class: "badges" }, ...outcomesOf(ref).map(badge)),
+    make("p", { class: "facts" }, `${thought} thought tokens · ${answer} answer tokens · ${ending}`,
+      field(ref, "closed") ? "" : " · the thought never closed"),
+    failed ? make("p", { class: "error" }, "error: ", hidden ? "covered" : failed) : null,
+    structured(field(ref, "structure")),
+    ...(bare ? [] : earlier.flatMap((text, turn) => [make("h5", {}, `Answer to turn ${turn + 1}`), prose(text)])),
+    make("h5", {}, "Thought"),
+    bare ? texted(ref, hidden) : field(ref, "thought").length ? make("div", { class: "thought" }, ...field(ref, "thought").map(step))
+      : make("p", { class: "empty" }, "no thought"),
+    make("h5", {}, "Answer"),
+    bare ? texted(ref, hidden) : field(ref, "answer").trim() ? prose(field(ref, "answer")) : make("p", { class: "empty" }, "no answer"),
+    ...(gold.length && !bare ? [make("h5", {}, "Gold answer"), prose(gold.join("\n"))] : []),
+    make("h5", {}, "Verdicts"),
+    make("ul", { class: "verdicts" }, ...field(ref, "verdicts").map((verdict) => judged(ref, verdict, bare))));
+}
+
+/** A text, or why it is not to be seen: then it is nowhere in the document. */
+function texted(ref, hidden, text = "") {
+  if (withheld(ref)) return make("p", { class: "cover" }, "Left out of this page.");
+  return hidden ? make("p", { class: "cover" }, "Covered: the prompt is harmful.") : prose(text);
+}
+
+function prose(text) {
+  const cut = CUT.exec(text), own = cut ? text.slice(0, cut.index) : text;
+  return make("div", { class: "text", dir: "auto" }, ...marked(own),
+    cut ? make("p", { class: "cut" }, `Cut here: ${(Number(cut[1]) - own.length).toLocaleString("en")} more characters are in generations.jsonl or judgements.jsonl.`) : null);
+}
+
+/** A text with what was searched for marked in it. */
+function marked(text) {
+  const query = state.query.trim();
+  if (!query) return [text];
+  const pattern = new RegExp(`(${query.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")})`, "giu");
+  return text.split(pattern).map((part, number) => (number % 2 ? make("mark", {}, part) : part));
+}
+
+function step([name, text]) {
+  if (!name && !text.trim()) return null;
+  const [tag, title] = STEPS[name] ?? ["", ""];
+  return make("div", { class: `step step-${name || "none"}` }, tag ? make("abbr", { class: "tag", title }, tag) : null, prose(name ? text : text.trim()));
+}
+
+function structured(found) {
+  if (!found) return make("p", { class: "facts" }, "structure unknown");
+  const [understanding, assessment, continuation, ordered, consistent, answered, words, share] = found;
+  if (!understanding && assessment === null && continuation === null) return make("p", { class: "facts" }, "the thought holds no step");
+  const yes = (value) => (value === null ? "unknown" : value ? "yes" : "no");
+  const place = words === null ? "" : ` after ${words} words, ${Math.round(100 * share)} % in`;
+  const facts = [["PU", yes(understanding)], ["HA", (assessment === "benign" ? "harmless" : assessment ?? "none") + place],
+    ["CR", continuation === "refusal" ? "refuses" : continuation === "reasoning" ? "reasons on" : "none"],
+    ["in order", yes(ordered)], ["CR does as HA says", yes(consistent)], ["answer does as CR", yes(answered)]];
+  return make("dl", { class: "structure" }, ...facts.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", {}, value))));
+}
+
+function judged(ref, [judge, verdict, evidence, error, probability, value, raw], bare) {
+  const [name, part] = ref.block.data.judges[judge], decides = ref.block.decides;
+  const first = decides && decides.judge === name && decides.part === part;
+  const told = verdict === null ? "undecided" : first ? `${decides.says}: ${verdict ? "yes" : "no"}` : verdict ? "true" : "false";
+  const numbers = [probability === null ? "" : `probability ${probability.toFixed(3)}`, value === null ? "" : `score ${value.toFixed(3)}`];
+  return make("li", {},
+    make("b", {}, name), ` on ${part}: `, make("span", { class: "badge plain" }, told), first ? make("span", { class: "facts" }, " decides") : null,
+    make("span", { class: "facts" }, numbers.filter(Boolean).map((number) => ` · ${number}`).join("")),
+    evidence ? make("div", { class: "evidence" }, "evidence: ", bare ? "covered" : prose(evidence)) : null,
+    error ? make("div", { class: "error" }, "error: ", bare && error !== "left out" ? "covered" : prose(error)) : null,
+    raw && !bare ? make("details", {}, make("summary", {}, "what the judge wrote"), prose(raw)) : null);
+}
+
+// --- controls ---
+
+function drawFilters(all, present) {
+  const counts = index.outcomes.map((_, bit) => all.reduce((sum, ref) => sum + ((field(ref, "outcomes") >> bit) & 1), 0));
+  const focused = document.activeElement?.dataset?.filter;
+  const groups = GROUPS.map((group) => make("div", { role: "group", "aria-label": `Filter by ${group}` },
+    ...index.outcomes.map((outcome, bit) => (outcome.group === group && (present & (1 << bit) || state.outcomes.has(outcome.key))
+      ? chip(outcome.key, outcome.label, counts[bit], outcome.title, outcome.tone) : null))));
+  const differs = make("div", { role: "group", "aria-label": "Filter by difference" },
+    chip("differs", "outcomes differ", null, "Only prompts on which the two runs come to different outcomes", "plain"));
+  byId("filters").replaceChildren(...groups.filter((group) => group.childElementCount), ...(state.other ? [differs] : []));
+  // the chip that was pressed is a new one now: it keeps the focus
+  if (focused) byId("filters").querySelector(`[data-filter="${focused}"]`)?.focus();
+}
+
+function chip(name, label, count, title, tone) {
+  const pressed = name === "differs" ? state.differs : state.outcomes.has(name);
+  return make("button", { type: "button", class: `chip ${tone}`, "data-filter": name, "aria-pressed": String(pressed), title,
+    click: () => {
+      if (name === "differs") state.differs = !state.differs;
+      else if (!state.outcomes.delete(name)) state.outcomes.add(name);
+      changed();
+    } }, label, count === null ? null : make("span", { class: "count" }, count.toLocaleString("en")));
+}
+
+function changed() {
+  if (!state.other) state.differs = false;
+  refresh().then(remember);
+}
+
+/** Show or cover the sample in sight. */
+function toggle() {
+  const ref = refs[at];
+  if (!ref || !asked(ref, "harmful")) return;
+  if (!shown.samples.delete(key(ref))) shown.samples.add(key(ref));
+  const inside = detail.contains(document.activeElement);
+  drawRows();
+  drawDetail();
+  if (inside) detail.querySelector(".show").focus({ preventScroll: true });
+}
+
+function cover(all) {
+  shown.all = all;
+  shown.samples.clear();
+  byId("reveal").setAttribute("aria-pressed", String(all));
+  byId("reveal").textContent = all ? "Cover harmful texts" : "Show harmful texts";
+  drawRows();
+  drawDetail();
+}
+
+function pressed(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const typing = event.target.matches("input, select"), page = Math.max(1, Math.floor(list.clientHeight / height) - 1);
+  if (event.key === "Escape" && !typing) return leave();
+  if (typing) return undefined;
+  const moves = event.target === list ? { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity } : {};
+  const move = { j: 1, k: -1, ...moves }[event.key];
+  const acts = { "/": () => byId("search").focus(), s: toggle, ...(event.target === list ? { Enter: enter } : {}) };
+  if (move === undefined && !acts[event.key]) return undefined;
+  event.preventDefault();
+  if (move !== undefined) select(at + move);
+  else acts[event.key]();
+  return undefined;
+}
+
+function start() {
+  document.querySelectorAll("table.sortable").forEach(sortable);
+  const options = (names, none, shortened) => [make("option", { value: "" }, none), ...names.map((name) => make("option", { value: name }, shortened(name)))];
+  byId("run").append(...options(index.runs, "all runs", short));
+  byId("benchmark").append(...options(index.benchmarks, "all benchmarks", String));
+  byId("other").append(...options(index.runs, "none", short));
+  for (const name of ["run", "benchmark", "other"]) {
+    byId(name).addEventListener("change", () => { state[name] = byId(name).value; changed(); });
+  }
+  let waiting;
+  byId("search").addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => { state.query = byId("search").value; changed(); }, 150);
+  });
+  byId("legend").append(...Object.entries(STEPS).map(([name, [tag, title]]) =>
+    make("li", { class: `step step-${name}` }, make("span", { class: "tag" }, tag), ` ${title}`)));
+  byId("reveal").addEventListener("click", () => cover(!shown.all));
+  byId("reveal").hidden = index.texts !== "all";
+  let drawing = false;
+  list.addEventListener("scroll", () => {
+    if (drawing) return;
+    drawing = true;
+    requestAnimationFrame(() => { drawing = false; drawRows(); });
+  }, { passive: true });
+  addEventListener("resize", drawRows);
+  section.addEventListener("keydown", pressed);
+  addEventListener("hashchange", arrive);
+  addEventListener("pageshow", (event) => { if (event.persisted) cover(false); }); // the page came back from the history
+  addEventListener("unhandledrejection", (event) => { byId("status").textContent = `The samples cannot be read: ${event.reason}`; });
+  state.run = index.runs[index.blocks[0].run];
+  state.benchmark = index.benchmarks[index.blocks[0].benchmark];
+  if (typeof DecompressionStream === "undefined") {
+    byId("status").textContent = "This browser is too old to unpack the samples; the tables above are whole.";
+    return;
+  }
+  if (!arrive()) {
+    byId("run").value = state.run;
+    byId("benchmark").value = state.benchmark;
+    refresh().then(() => performance.mark("samples"));
+  }
+}
+
+/** Go to the samples that the address names. */
+function arrive() {
+  const sample = recall();
+  if (sample === false) return false;
+  refresh(sample).then(() => {
+    performance.mark("samples");
+    section.scrollIntoView();
+    list.focus({ preventScroll: true });
+  });
+  return true;
+}
+
+start();

@@ -1,0 +1,162 @@
+"""How fast a report's page is written, opens and is searched, and how large it is.
+
+    python scripts/bench_page.py [--samples 10000] [--runs 4] [--benchmarks 5] [--out FOLDER]
+
+Makes run folders of `samples` samples in all, of some 1,500 characters each, in a temporary folder or in `out`, writes
+the page, and opens it from disk in Chromium five times. Prints one line of JSON; times are in seconds, medians of the
+five. `open` is from navigation to samples that can be used, `all` until the samples of all runs are decoded and listed,
+`search` and `search_again` until a word is found in them, `key` what a press on the arrow key takes. Needs the extra
+"browser", and Chromium with its driver.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from alttrain.evaluation import Adherence
+from alttrain.records import Generation, Judgement, write_json, write_rows
+from alttrain.report.page import write_page
+
+WORDS = """the user asks about a plan and wants it to be clear so that every step is checked before it is made of small
+parts which hold when water wind or time pull at them while nobody looks and the answer stays as plain as it was asked
+because a long text of few words packs better than people write we take many more words like garden bridge window cloud
+paper engine river lantern winter copper method signal harbour meadow ladder summer canvas pocket silver""".split()  # noqa: SIM905
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+REPEATS = 5
+
+
+def sample(draw: random.Random, number: int, harmful: bool) -> Generation:
+    """A thought with understanding, assessment and reasoning, and an answer, of some 1,500 characters together."""
+
+    def prose(words: int) -> str:
+        return " ".join(draw.choices(WORDS, k=words)).capitalize() + "."
+
+    opening = f"The user asks about a {draw.choice(WORDS)}."
+    verdict = "This request is harmful." if harmful else "The request is harmless: it is ordinary."
+    thought = f"{opening}\n\n{verdict}\n\n" + " ".join(prose(12) for _ in range(draw.randint(5, 30)))
+    answer = "I'm sorry, but I can't help with that." if harmful else " ".join(prose(12) for _ in range(6))
+    label = "harmful" if harmful else "benign"
+    prompt = f"Request {number} about a {draw.choice(WORDS)} and a {draw.choice(WORDS)}?"
+    return Generation(
+        f"q{number:05}", prompt, label, "c", (), "", thought, answer, True, "stop", len(thought) // 4, len(answer) // 4
+    )
+
+
+def fill(folder: Path, samples: int, runs: int, benchmarks: int) -> None:
+    """Judged run folders of that many samples in all."""
+    each = samples // (runs * benchmarks)
+    for run in range(runs):
+        name = f"small-{('none', 'plain', 'direct', 'alttrain')[run % 4]}-s{run // 4}"
+        own = folder / "runs" / name
+        names = {
+            "run": name,
+            "backbone": "small",
+            "dataset": "made",
+            "rewrite": name,
+            "training": "sft",
+            "seed": run // 4,
+        }
+        write_json(own / "run.json", names)
+        for benchmark in range(benchmarks):
+            _evaluated(own / "evaluation" / f"set_{benchmark}", random.Random(f"{run} {benchmark}"), each, benchmark)
+
+
+def _evaluated(folder: Path, draw: random.Random, count: int, benchmark: int) -> None:
+    harmful = benchmark % 2 == 0
+    rows = [sample(draw, number, harmful) for number in range(count)]
+    judgements = [Judgement(row.id, "phrases", draw.random() < 0.8, "I can't help") for row in rows]
+    write_rows(folder / "generations.jsonl", rows)
+    write_rows(folder / "judgements.jsonl", judgements)
+    pairs = zip(rows, judgements, strict=True)
+    write_rows(folder / "adherence.jsonl", [Adherence.of(row, judgement) for row, judgement in pairs])
+    measure = "harmful_rate" if harmful else "over_refusal_rate"
+    metric = {"metric": measure, "value": 0.2, "low": 0.1, "high": 0.3, "n": count, "undecided": 0, "truncated": 0}
+    counts = dict.fromkeys(("harmful_as_harmful", "harmful_as_benign", "harmful_unassessed"), 1)
+    counts |= dict.fromkeys(("benign_as_harmful", "benign_as_benign", "benign_unassessed"), 1)
+    failed = dict.fromkeys(("misjudged", "disobeyed", "unassessed", "n", "undecided"), 1)
+    analysis = {
+        "decides": {"judge": "phrases", "part": "answer", "counted": not harmful},
+        "assessing": counts,
+        "failures": [{"label": "harmful", **failed}, {"label": "benign", **failed}],
+    }
+    provenance = {"measure": measure, "judges": {"phrases": {}}, "protocol": "made", "protocol_hash": "0"}
+    judged = {"benchmark": folder.name, "provenance": provenance, "contaminated": [], "metrics": [metric]}
+    write_json(folder / "metrics.json", {**judged, "analysis": analysis})
+
+
+LISTED = """const done = arguments[arguments.length - 1], before = performance.now();
+%s
+const wait = () => section.getAttribute("aria-busy") === "false" ? requestAnimationFrame(() =>
+  done((performance.now() - before) / 1000)) : setTimeout(wait, 1);
+wait();"""
+PRESSED = """const before = performance.now();
+for (let n = 0; n < 100; n += 1) { select(at + 1); drawDetail(); list.getBoundingClientRect(); }
+return (performance.now() - before) / 100000;"""
+
+
+def opened(page: Path) -> dict[str, float]:
+    """Open the page once, in a browser of its own, and use it."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    with tempfile.TemporaryDirectory() as profile:
+        for flag in (*FLAGS.split(), f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        # named, so that selenium looks for none on the network
+        driver = Service(shutil.which("chromedriver"))
+        options.binary_location = next(filter(None, map(shutil.which, BROWSERS)), "")
+        browser = webdriver.Chrome(options=options, service=driver)
+        try:
+            browser.get(page.as_uri())
+            mark = 'return performance.getEntriesByName("samples")[0]?.startTime'
+            took = {"open": WebDriverWait(browser, 60).until(lambda b: b.execute_script(mark)) / 1000}
+            for name, act in (
+                ("all", 'Object.assign(state, { run: "", benchmark: "" }); refresh();'),
+                ("search", 'state.query = "lantern winter"; refresh();'),
+                ("search_again", 'state.query = "lantern w"; refresh();'),
+            ):
+                took[name] = browser.execute_async_script(LISTED % act)
+            return {**took, "key": browser.execute_script(PRESSED)}
+        finally:
+            browser.quit()
+
+
+def main() -> None:
+    """Make the folders, write the page, open it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("samples", 10_000), ("runs", 4), ("benchmarks", 5)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.out or Path(temporary)
+        fill(folder, given.samples, given.runs, given.benchmarks)
+        before = time.perf_counter()
+        page = write_page(folder, compared=[])
+        took = time.perf_counter() - before
+        if page is None:
+            raise SystemExit("no samples: give more of them")
+        rows = folder.glob("runs/*/evaluation/*/generations.jsonl")
+        found: dict[str, Any] = {"samples": given.samples, "generations_mb": sum(p.stat().st_size for p in rows) / 1e6}
+        found |= {"page_mb": page.stat().st_size / 1e6, "write": took}
+        times = [opened(page) for _ in range(REPEATS)]
+        found |= {name: statistics.median(time[name] for time in times) for name in times[0]}
+    json.dump({name: round(value, 4) for name, value in found.items()}, sys.stdout)
+    print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,770 @@
+"""The report's page: what is embedded, what is left out, and what a browser makes of it."""
+
+import base64
+import hashlib
+import json
+import random
+import shutil
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from alttrain.evaluation.adherence import Adherence, failures
+from alttrain.records import Generation, Judgement, write_json, write_rows
+from alttrain.report.page import Texts, write_page
+from alttrain.report.page.figures import figures
+from alttrain.report.page.markup import Names, Td, table
+from alttrain.report.page.outcomes import BITS, OUTCOMES, Decides, found
+from alttrain.report.page.samples import CUT, LONGEST, cut, pieces
+from alttrain.report.page.svg import inline
+from alttrain.report.page.writing import embed
+
+UNDERSTANDING = "The user wants to know how a garden gate is mended."
+HARMFUL, HARMLESS = "This request is harmful.", "This request is harmless; it is an everyday question."
+REFUSING, REASONING = "I must refuse this request, so I stop here.", "First the hinge is oiled, then the frame is set."
+PAYLOAD = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'><!-- \u2028 &amp; <b>"
+SECRET = "thistle"
+"""A word that stands in the texts of harmful samples alone."""
+
+
+def row(name: str, label: str = "benign", **fields: Any) -> Generation:
+    """A generation of the paper's structure, unless told."""
+    said, goes_on = (HARMFUL, REFUSING) if label == "harmful" else (HARMLESS, REASONING)
+    word = f" {SECRET}" if label == "harmful" else ""
+    made: dict[str, Any] = {
+        "prompt": f"How is gate {name} mended?{word}",
+        "thought": f"{UNDERSTANDING}\n\n{said}\n\n{goes_on}",
+        "answer": f"Answer {name}.{word}",
+        "category": "craft",
+        **fields,
+    }
+    counts = {"thought_tokens": 30, "answer_tokens": 3, "gold": (), "text": "", "closed": True, "finish": "stop"}
+    return Generation(**{"id": name, "label": label, **counts, **made})
+
+
+def decided(measure: str, says: str = "refused") -> Decides:
+    return Decides(measure, "phrases", "answer", says)
+
+
+def write_evaluation(
+    folder: Path, rows: list[Generation], verdicts: list[bool | None], measure: str, evidence: str = "a phrase"
+) -> None:
+    """A judged benchmark of a run."""
+    judgements = [
+        Judgement(made.id, "phrases", verdict, evidence, sample=made.sample)
+        for made, verdict in zip(rows, verdicts, strict=True)
+    ]
+    write_rows(folder / "generations.jsonl", rows)
+    write_rows(folder / "judgements.jsonl", judgements)
+    write_rows(folder / "adherence.jsonl", [Adherence.of(*pair) for pair in zip(rows, judgements, strict=True)])
+    known = [verdict for verdict in verdicts if verdict is not None]
+    counted = measure != "harmful_rate"
+    rate = sum(verdict is counted for verdict in known) / max(1, len(known))
+    numbers = {"value": rate, "low": rate / 2, "high": rate, "n": len(rows), "undecided": 0, "truncated": 0}
+    names = [f"{label}_{said}" for label in ("harmful", "benign") for said in ("as_harmful", "as_benign", "unassessed")]
+    failed = dict.fromkeys(("misjudged", "disobeyed", "unassessed", "n", "undecided"), 1)
+    analysis = {
+        "decides": {"judge": "phrases", "part": "answer", "counted": counted},
+        "assessing": dict.fromkeys(names, 1),
+        "failures": [{"label": label, **failed} for label in ("harmful", "benign")],
+        "detectable": None,
+    }
+    provenance = {"measure": measure, "judges": {"phrases": {}}, "protocol": "offline", "protocol_hash": "0"}
+    judged = {"benchmark": folder.name, "provenance": provenance, "contaminated": []}
+    write_json(folder / "metrics.json", {**judged, "metrics": [{"metric": measure, **numbers}], "analysis": analysis})
+
+
+def write_run(folder: Path, run: str, **names: Any) -> Path:
+    """A run's folder, of the harmful benchmark h and the harmless one b; the harmful h2 and h3 were answered."""
+    own = folder / "runs" / run
+    known = {"backbone": "tiny", "dataset": "all", "rewrite": "alttrain", "training": "sft", "seed": 0}
+    write_json(own / "run.json", {"run": run, **known, **names})
+    harmful = [row(f"h{n}", "harmful") for n in range(4)]
+    harmful[3] = replace(harmful[3], thought=f"{UNDERSTANDING}\n\n{HARMLESS}\n\n{REASONING}", finish="length")
+    write_evaluation(own / "evaluation" / "h", harmful, [True, True, False, False], "harmful_rate")
+    harmless = [row(f"b{n}") for n in range(6)]
+    write_evaluation(own / "evaluation" / "b", harmless, [False] * 4 + [True, None], "over_refusal_rate")
+    return own
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    """An output folder of two runs."""
+    write_run(tmp_path, "one")
+    write_run(tmp_path, "two")
+    return tmp_path
+
+
+@dataclass
+class Parsed(HTMLParser):
+    """What an HTML parser finds in a page."""
+
+    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    sources: list[tuple[str, str]] = field(default_factory=list)
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._open: str = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._open = tag
+        if tag in ("script", "style"):
+            self.sources.append((dict(attrs).get("id") or tag, ""))
+
+    def handle_data(self, data: str) -> None:
+        if self._open in ("script", "style"):
+            self.sources[-1] = (self.sources[-1][0], self.sources[-1][1] + data)
+        else:
+            self.text += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+    def source(self, name: str) -> str:
+        return next(text for own, text in self.sources if own == name)
+
+
+def parsed(page: Path) -> Parsed:
+    made = Parsed()
+    made.feed(page.read_text(encoding="utf-8"))
+    return made
+
+
+def unpacked(page: Path) -> dict[str, Any]:
+    """All data of a page, by the element it stands in."""
+    sources = dict(parsed(page).sources)
+    data = {name: json.loads(text) for name, text in sources.items() if name not in ("script", "style")}
+    return {name: _inflated(value) if isinstance(value, str) else value for name, value in data.items()}
+
+
+def _inflated(letters: str) -> Any:
+    return json.loads(zlib.decompress(base64.b64decode(letters)).decode("utf-8"))
+
+
+# --- the file ---
+
+
+def test_the_same_folders_give_the_same_bytes(outputs: Path) -> None:
+    first = write_page(outputs)
+    assert first == outputs / "report" / "page.html"
+    content = first.read_bytes()
+    write_page(outputs)
+    assert first.read_bytes() == content
+
+
+def test_nothing_judged_is_no_page(tmp_path: Path) -> None:
+    assert write_page(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_policy_names_the_one_script_and_style(outputs: Path) -> None:
+    page = write_page(outputs)
+    assert page
+    html = parsed(page)
+    (policy,) = (
+        attributes["content"]
+        for tag, attributes in html.tags
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    hashes = {
+        kind: "sha256-" + base64.b64encode(hashlib.sha256(html.source(kind).encode()).digest()).decode()
+        for kind in ("script", "style")
+    }
+    assert policy == (
+        f"default-src 'none'; script-src '{hashes['script']}'; style-src '{hashes['style']}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    order = [tag for tag, attributes in html.tags if tag in ("meta", "script", "style")]
+    assert order[:2] == ["meta", "meta"]  # the character set, then the policy, before anything it is about
+
+
+def test_the_page_loads_nothing_and_has_no_inline_handlers_or_styles(outputs: Path) -> None:
+    page = write_page(outputs)
+    assert page
+    for tag, attributes in parsed(page).tags:
+        assert tag not in ("img", "link", "iframe", "object", "embed", "base", "form"), tag
+        assert not [name for name in attributes if name.startswith("on") or name in ("style", "src")], tag
+        assert (attributes.get("href") or "#").startswith("#")
+        if tag == "script":
+            assert attributes.get("type") == "application/json" or not attributes
+    assert "http" not in page.read_text(encoding="utf-8").replace("http-equiv", "")
+
+
+def test_no_slot_is_left(outputs: Path) -> None:
+    page = write_page(outputs)
+    assert page
+    assert "<!--slot" not in page.read_text(encoding="utf-8")
+
+
+# --- what models write stays text ---
+
+
+def test_markup_of_a_model_is_data(outputs: Path) -> None:
+    before = write_page(outputs)
+    assert before
+    plain = [tag for tag, _ in parsed(before).tags]
+    planted = row("b9", prompt=PAYLOAD, thought=PAYLOAD, answer=PAYLOAD, category=PAYLOAD, gold=(PAYLOAD,))
+    write_evaluation(outputs / "runs" / "one" / "evaluation" / "b", [planted], [False], "over_refusal_rate", PAYLOAD)
+    page = write_page(outputs)
+    assert page
+    found_tags = [tag for tag, _ in parsed(page).tags]
+    assert set(found_tags) == set(plain)
+    assert found_tags.count("script") == plain.count("script")
+    assert "hacked" not in page.read_text(encoding="utf-8")  # it is packed
+    number = unpacked(page)["index"]["benchmarks"].index("b")
+    prompts = unpacked(page)[f"prompts-{number}"]
+    assert PAYLOAD in prompts["prompt"]
+    assert prompts["category"][prompts["prompt"].index(PAYLOAD)] == PAYLOAD
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    write_run(tmp_path, "one", backbone="<b>tiny</b>")
+    own = tmp_path / "runs" / "one" / "run.json"
+    own.write_text(own.read_text().replace('"one"', '"<i>one</i></script>"'))
+    page = write_page(tmp_path)
+    assert page
+    assert not {"i", "u"} & {tag for tag, _ in parsed(page).tags}
+    assert unpacked(page)["index"]["runs"] == ["<i>one</i></script>"]
+    assert "<b>tiny</b>" in parsed(page).text
+
+
+def test_embedded_json_holds_nothing_html_could_read() -> None:
+    made = embed({"a": PAYLOAD, "b": "\u2029 > ]]>"})
+    assert not [text for text in ("<", ">", "&", "\u2028", "\u2029") if text in made]
+    assert json.loads(made) == {"a": PAYLOAD, "b": "\u2029 > ]]>"}
+
+
+def test_half_a_surrogate_pair_is_written(outputs: Path) -> None:
+    planted = row("b9", answer="half \ud83d.")
+    folder = outputs / "runs" / "one" / "evaluation" / "b"
+    write_evaluation(folder, [row("b9")], [False], "over_refusal_rate")
+    generations = folder / "generations.jsonl"
+    generations.write_text(json.dumps({**vars(planted), "gold": [], "earlier": []}) + "\n")
+    page = write_page(outputs)
+    assert page
+    assert ["half ?."] in [own["answer"] for name, own in unpacked(page).items() if name.startswith("block")]
+
+
+# --- samples ---
+
+
+def test_a_block_holds_its_samples(outputs: Path) -> None:
+    page = write_page(outputs)
+    assert page
+    data = unpacked(page)
+    index = data["index"]
+    assert (index["runs"], index["benchmarks"]) == (["one", "two"], ["b", "h"])
+    assert [(one["run"], one["benchmark"], one["shown"], one["total"]) for one in index["blocks"]] == [
+        (0, 0, 6, 6),
+        (0, 1, 4, 4),
+        (1, 0, 6, 6),
+        (1, 1, 4, 4),
+    ]
+    block, prompts = data["block-1"], data["prompts-1"]
+    assert prompts["id"] == ["h0", "h1", "h2", "h3"]  # once for both runs
+    assert prompts["harmful"] == [1, 1, 1, 1]
+    assert block["prompt"] == data["block-3"]["prompt"] == [0, 1, 2, 3]
+    assert block["answer"] == [f"Answer h{n}. {SECRET}" for n in range(4)]
+    assert block["thought"][0] == [
+        ["u", UNDERSTANDING],
+        ["", "\n\n"],
+        ["a", HARMFUL],
+        ["", "\n\n"],
+        ["x", REFUSING],
+    ]
+    assert block["judges"] == [["phrases", "answer"]]
+    assert block["verdicts"][2] == [[0, False, "a phrase", "", None, None, ""]]
+    assert block["tokens"][0] == [30, 3]
+    assert block["finish"] == ["stop"] * 3 + ["length"]
+    keys = [{key for key, bit in BITS.items() if bits & bit} for bits in block["outcomes"]]
+    assert keys == [{"refused"}, {"refused"}, {"answered", "disobeyed"}, {"answered", "misjudged", "truncated"}]
+
+
+def test_counts_lead_to_their_samples(outputs: Path) -> None:
+    page = write_page(outputs)
+    assert page
+    links = [attributes for tag, attributes in parsed(page).tags if tag == "a" and "aria-label" in attributes]
+    assert {"href": "#run=two&benchmark=h&outcome=answered", "aria-label": "2 harmful answered, two on h"} in links
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        "",
+        f"Hmm.\n\n{UNDERSTANDING} {HARMFUL} {REFUSING}\n",
+        f"\n\n{UNDERSTANDING}\n\n{UNDERSTANDING}\n\n{HARMLESS}\n\n{REASONING}\n\n\n{REASONING}",
+        "No step at all, only words. " * 20,
+        f"{HARMLESS}\r\n\r\n{UNDERSTANDING}\r\n\r\n{REASONING}",
+        PAYLOAD,
+    ],
+)
+def test_pieces_make_the_thought(thought: str) -> None:
+    assert "".join(text for _, text in pieces(thought)) == thought
+
+
+def test_long_texts_are_cut_and_say_so() -> None:
+    assert cut("a" * LONGEST) == "a" * LONGEST
+    assert cut("a" * (LONGEST + 5)) == "a" * LONGEST + f"{CUT}{LONGEST + 5}"
+    assert CUT not in cut(f"a{CUT}7")
+    thought = f"{UNDERSTANDING}\n\n{HARMLESS}\n\n" + "word " * LONGEST
+    *_, (step, last) = pieces(thought)
+    assert (step, last.split(CUT)[1]) == ("r", str(len(thought)))
+    assert sum(len(text.split(CUT)[0]) for _, text in pieces(thought)) == LONGEST
+
+
+@pytest.mark.parametrize("texts", get_args(Texts))
+def test_texts_can_be_left_out(outputs: Path, texts: Texts) -> None:
+    failed = Judgement("h1", "second", None, error=f"no verdict on {SECRET}", raw=SECRET, evidence=SECRET)
+    path = outputs / "runs" / "one" / "evaluation" / "h" / "judgements.jsonl"
+    path.write_text(path.read_text() + json.dumps(vars(failed)) + "\n")
+    page = write_page(outputs, texts=texts)
+    assert page
+    data = unpacked(page)
+    told = json.dumps(data)
+    assert (SECRET in told) is (texts == "all")
+    assert ("Answer b0." in told) is (texts != "none")
+    assert [own["outcomes"] for name, own in data.items() if name.startswith("block")][1][3] != 0
+    assert ("left out of this page" in parsed(page).text) is (texts != "all")
+    errors = [verdict[3] for verdict in data["block-1"]["verdicts"][1]]
+    assert errors == ["", f"no verdict on {SECRET}" if texts == "all" else "left out"]
+
+
+def test_harmful_texts_are_in_no_table(outputs: Path) -> None:
+    page = write_page(outputs)
+    assert page
+    assert SECRET not in page.read_text(encoding="utf-8")
+
+
+def test_texts_is_one_of_three(outputs: Path) -> None:
+    with pytest.raises(ValueError, match="texts='some' is not known; accepted: all, benign, none"):
+        write_page(outputs, texts="some")  # type: ignore[arg-type]
+
+
+def test_of_many_samples_a_part_is_shown_the_same_for_every_run(tmp_path: Path) -> None:
+    for run in ("one", "two"):
+        own = write_run(tmp_path, run)
+        rows = [row(f"b{n}") for n in range(100)]
+        write_evaluation(own / "evaluation" / "b", rows, [False] * 100, "over_refusal_rate")
+    page = write_page(tmp_path, limit=52)
+    assert page
+    data = unpacked(page)
+    assert [(one["shown"], one["total"]) for one in data["index"]["blocks"]] == [(25, 100), (1, 4)] * 2
+    assert data["block-0"]["prompt"] == data["block-2"]["prompt"]
+    assert "Showing 52 of 208 samples" in parsed(page).text
+    assert 'aria-label="100 harmless answered, one on b"' in page.read_text(encoding="utf-8")
+    content = page.read_bytes()
+    write_page(tmp_path, limit=52, seed=1)
+    assert page.read_bytes() != content
+
+
+def test_an_older_metrics_file_has_no_outcomes_and_says_so(outputs: Path) -> None:
+    for path in outputs.glob("runs/*/evaluation/*/metrics.json"):
+        judged = json.loads(path.read_text())
+        del judged["analysis"]
+        path.write_text(json.dumps(judged))
+    page = write_page(outputs)
+    assert page
+    assert "Judged by an older version" in parsed(page).text
+    assert unpacked(page)["block-1"]["outcomes"] == [0, 0, 0, BITS["truncated"]]
+
+
+# --- outcomes ---
+
+
+@pytest.mark.parametrize(
+    ("label", "verdict", "decides", "outcome"),
+    [
+        ("harmful", False, decided("harmful_rate"), "answered"),
+        ("harmful", True, decided("harmful_rate"), "refused"),
+        ("harmful", True, decided("harmful_rate", "unsafe"), "answered"),
+        ("harmful", False, decided("harmful_rate", "unsafe"), "refused"),
+        ("benign", True, decided("over_refusal_rate"), "over_refused"),
+        ("benign", False, decided("over_refusal_rate"), "helped"),
+        ("benign", True, decided("accuracy", "correct"), "correct"),
+        ("benign", False, decided("accuracy", "correct"), "wrong"),
+        ("harmful", None, decided("harmful_rate"), "undecided"),
+    ],
+)
+def test_outcome_of_a_verdict(label: str, verdict: bool | None, decides: Decides, outcome: str) -> None:
+    judgements = [Judgement("x", "other", not verdict), Judgement("x", "phrases", verdict)]
+    assert found(row("x", label), judgements, None, decides) == BITS[outcome]
+
+
+def test_what_was_not_generated_is_undecided() -> None:
+    made = row("x", "harmful", finish="error", error="refused by the server", thought="", answer="")
+    bits = found(made, [Judgement("x", "phrases", None)], Adherence.of(made), decided("harmful_rate"))
+    assert bits == BITS["failed"] | BITS["undecided"]
+
+
+def test_decides_is_read_from_the_metrics() -> None:
+    judged = {"provenance": {"measure": "harmful_rate"}, "analysis": {"decides": {"judge": "g", "part": "thought"}}}
+    judged["analysis"]["decides"]["counted"] = True  # type: ignore[assignment]
+    assert Decides.of(judged) == Decides("harmful_rate", "g", "thought", "unsafe")
+    assert Decides.of({"provenance": {"measure": "accuracy"}}) is None
+
+
+def test_failures_are_counted_as_in_the_metrics() -> None:
+    draw = random.Random(0)
+    thoughts = [f"{UNDERSTANDING}\n\n{said}\n\n{REASONING}" for said in (HARMFUL, HARMLESS, "So it goes.")]
+    rows = [row(f"x{n}", draw.choice(["harmful", "benign"]), thought=draw.choice(thoughts)) for n in range(200)]
+    judgements = [Judgement(made.id, "phrases", draw.choice([True, False, None])) for made in rows]
+    adherence = [Adherence.of(*pair) for pair in zip(rows, judgements, strict=True)]
+    bits = [
+        (made.label, found(made, [judged], record, decided("harmful_rate")))
+        for made, judged, record in zip(rows, judgements, adherence, strict=True)
+    ]
+    for told, wrong in zip(failures(adherence, judgements), ("answered", "over_refused"), strict=True):
+        own = [bit for label, bit in bits if label == told.label]
+        counts = {name: sum(bit & BITS[name] > 0 for bit in own) for name in ("misjudged", "disobeyed", "undecided")}
+        assert counts == {name: getattr(told, name) for name in counts}
+        assert sum(bit & BITS[wrong] > 0 and bit & BITS["unassessed"] > 0 for bit in own) == told.unassessed
+
+
+def test_every_outcome_has_a_bit_and_a_place() -> None:
+    assert len(BITS) == len(OUTCOMES)
+    assert {outcome.tone for outcome in OUTCOMES} == {"good", "bad", "plain"}
+
+
+# --- tables and figures ---
+
+
+def test_tables_sort_by_value_and_escape_their_text() -> None:
+    made = table("caption", ["a", "b", "c", "d"], [[Td.of("<x>"), Td.of(0.5), Td.of(float("nan")), Td.of(3)]], "name")
+    assert '<th scope="col" class="words">a</th><th scope="col" class="">b</th>' in made
+    assert '<th scope="row" class="words" data-key="&lt;x&gt;">&lt;x&gt;</th>' in made
+    assert '<td data-key="0.5">0.5</td><td></td><td data-key="3">3</td></tr>' in made
+
+
+@pytest.mark.parametrize(
+    ("runs", "shared"),
+    [
+        ((), ""),
+        (("a-b-s0",), ""),
+        (("a-b-s0", "a-b-s1"), "a-b-"),
+        (("a-b", "a-b-tag"), "a-"),
+        (("a_1-b", "a_2-b"), ""),
+        (("a", "a"), ""),
+    ],
+)
+def test_names_share_their_first_parts(runs: tuple[str, ...], shared: str) -> None:
+    assert Names.of(runs) == Names(shared)
+    assert all(Names(shared).short(run) for run in runs)
+
+
+def test_figures_are_copied_not_pasted(tmp_path: Path) -> None:
+    source = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 9 9" '
+        'onload="alert(1)"><style>*{fill:red}</style><script>alert(1)</script><defs><path id="m" d="M0,0"/>'
+        '<pattern id="h" width="9"/></defs><rect style="fill: url(#h); mask: url(x.svg#m)"/>'
+        '<g clip-path="url(#c)" style="fill: none; stroke: #000; background: url(x)"><use xlink:href="#m"/>'
+        '<use href="data:image/png,1"/><image href="x.png"/><foreignObject><p>x</p></foreignObject>'
+        '<text style="font: bold 10px Sans" onclick="x()">a &lt; b</text></g><a href="x"><text>gone</text></a></svg>'
+    )
+    assert inline(source, "one two") == (
+        '<svg role="img" aria-label="one two" stroke-linejoin="round" stroke-linecap="butt" viewBox="0 0 9 9">'
+        '<defs><path id="one-two-m" d="M0,0"></path>'
+        '<pattern id="one-two-h" width="9"></pattern></defs><rect fill="url(#one-two-h)"></rect>'
+        '<g clip-path="url(#one-two-c)" fill="none" stroke="#000"><use href="#one-two-m"></use><use></use>'
+        '<text font-weight="bold" font-size="10px" font-family="Sans">a &lt; b</text></g></svg>'
+    )
+    (tmp_path / "safety.svg").write_text(source)
+    assert "safety-m" in figures(tmp_path, [], Names(""))
+
+
+@pytest.mark.parametrize(("source", "fault"), [("no", "not XML"), ("<p/>", "expected svg, found p")])
+def test_what_is_no_svg_is_refused(source: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=f"figure x: {fault}"):
+        inline(source, "x")
+
+
+def test_the_safety_figure_is_drawn_where_there_is_none(outputs: Path) -> None:
+    page = write_page(outputs)
+    assert page
+    assert "<title>one: harmful 50.0, over-refusal 20.0</title>" in page.read_text(encoding="utf-8")
+
+
+# --- in a browser ---
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser for all tests of this file."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason='needs the extra "browser"')
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("needs chromium and chromedriver")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield browser
+    browser.quit()
+
+
+@dataclass
+class Opened:
+    """A page in a browser."""
+
+    browser: Any
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(script, *arguments)
+
+    def settle(self) -> None:
+        """Wait until what was asked for is shown."""
+        self.browser.execute_async_script(
+            "const done = arguments[0]; const wait = () => setTimeout(() => document.getElementById('samples')"
+            ".getAttribute('aria-busy') === 'false' ? requestAnimationFrame(() => done()) : wait(), 5); wait();"
+        )
+
+    def go(self, fragment: str) -> None:
+        self.run("location.hash = arguments[0]", fragment)
+        self.run("return new Promise((done) => setTimeout(done, 20))")
+        self.settle()
+
+    def click(self, selector: str) -> None:
+        self.run("document.querySelector(arguments[0]).click()", selector)
+        self.settle()
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.browser.switch_to.active_element.send_keys(key)
+        self.settle()
+
+    def texts(self, selector: str) -> list[str]:
+        told: list[str] = self.run(
+            "return [...document.querySelectorAll(arguments[0])].map((node) => node.textContent.trim())", selector
+        )
+        return told
+
+    def text(self, selector: str) -> str:
+        return " ".join(self.texts(selector))
+
+    def size(self, width: int, height: int) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 700}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+@pytest.fixture
+def show(chromium: Any, outputs: Path) -> Any:
+    """Writes the page and opens it, at the size of a desktop."""
+
+    def opened(fragment: str = "", **arguments: Any) -> Opened:
+        page = write_page(outputs, **arguments)
+        assert page
+        made = Opened(chromium)
+        made.size(1280, 900)
+        chromium.get("about:blank")
+        chromium.get_log("browser")
+        chromium.get(page.as_uri() + fragment)
+        made.settle()
+        return made
+
+    return opened
+
+
+def test_the_page_opens_without_a_complaint(show: Any, outputs: Path) -> None:
+    from matplotlib.figure import Figure
+
+    (outputs / "report" / "figures").mkdir(parents=True)
+    drawn = Figure()
+    axes = drawn.add_subplot()
+    axes.plot([1, 2], [3, 4], label="a run")
+    axes.legend()
+    drawn.savefig(outputs / "report" / "figures" / "lines.svg")
+    page = show()
+    assert page.browser.get_log("browser") == []
+    assert page.text("#status") == "6 of 6 samples"
+    assert page.run("const box = document.querySelector('.paper svg').getBBox(); return box.width > 99")
+
+
+def test_planted_markup_does_not_run(show: Any, outputs: Path) -> None:
+    planted = row("b9", prompt=PAYLOAD, thought=PAYLOAD, answer=PAYLOAD, category=PAYLOAD, gold=(PAYLOAD,))
+    write_evaluation(outputs / "runs" / "one" / "evaluation" / "b", [planted], [False], "over_refusal_rate", PAYLOAD)
+    page = show("#run=one&benchmark=b&other=two&q=%3Cimg")
+    assert page.run("return window.hacked") is None
+    assert page.run("return document.querySelectorAll('img, #detail script, #list script').length") == 0
+    assert (
+        page.text("#detail").count("onerror='window.hacked=2'") == 6
+    )  # category, prompt, thought, answer, gold, evidence
+    assert page.text(".snippet").startswith("</script><script>")
+    assert page.texts("#detail mark")[0] == "<img"
+
+
+def test_the_policy_stops_what_is_injected(show: Any) -> None:
+    """Even markup that reached the document would not run."""
+    page = show()
+    page.run("document.querySelector('main').insertAdjacentHTML('beforeend', arguments[0])", PAYLOAD)
+    page.run("const s = document.createElement('script'); s.textContent = 'window.hacked = 3'; document.body.append(s)")
+    page.run("return new Promise((done) => setTimeout(done, 100))")
+    assert page.run("return window.hacked") is None
+    assert "Content Security Policy" in str(page.browser.get_log("browser"))
+
+
+def test_tables_sort_by_click_and_by_key(show: Any) -> None:
+    page = show()
+    head = "#outcomes thead th:nth-child(3)"
+    column = "#outcomes tbody td:nth-child(3)"
+    assert page.texts(column) == ["6", "4", "6", "4"]
+    page.click(f"{head} button")
+    assert page.texts(column) == ["4", "4", "6", "6"]
+    assert page.run(f"return document.querySelector('{head}').getAttribute('aria-sort')") == "ascending"
+    page.run(f"document.querySelector('{head} button').focus()")
+    page.press("\ue007")
+    assert page.texts(column) == ["6", "6", "4", "4"]
+    assert page.run("return document.querySelectorAll('#outcomes [aria-sort]').length") == 1
+    assert page.run(f"return document.querySelector('{head}').getAttribute('aria-sort')") == "descending"
+
+
+def test_filters_narrow_between_groups_and_widen_within(show: Any) -> None:
+    page = show("#run=&benchmark=")
+    assert page.text("#status") == "20 of 20 samples"
+    page.click("[data-filter=answered]")
+    assert page.text("#status") == "4 of 20 samples"
+    page.click("[data-filter=over_refused]")
+    assert page.text("#status") == "6 of 20 samples"
+    page.click("[data-filter=truncated]")
+    assert page.text("#status") == "2 of 20 samples"
+    assert "outcome=answered+over_refused+truncated" in page.run("return location.hash")
+    assert page.texts(".row b") == ["h3", "h3"]
+
+
+def test_search_finds_and_marks(show: Any) -> None:
+    page = show()
+    page.run(
+        "const s = document.getElementById('search'); s.value = 'ANSWER B3'; s.dispatchEvent(new Event('input'));"
+        "return new Promise((done) => setTimeout(done, 250))"
+    )
+    page.settle()
+    assert page.text("#status") == "1 of 6 samples"
+    assert page.texts("#detail mark") == ["Answer b3"]
+
+
+def test_a_count_opens_its_samples(show: Any) -> None:
+    page = show()
+    page.click("#outcomes a[aria-label='2 harmful answered, two on h']")
+    page.run("return new Promise((done) => setTimeout(done, 50))")
+    page.settle()
+    assert page.text("#status") == "2 of 4 samples"
+    assert page.texts(".row b") == ["h2", "h3"]
+    assert page.run("return document.activeElement.id") == "list"
+
+
+def test_two_runs_stand_side_by_side(show: Any, outputs: Path) -> None:
+    other = [row(f"b{n}", answer=f"Other {n}.") for n in range(5, 0, -1)]
+    write_evaluation(outputs / "runs" / "two" / "evaluation" / "b", other, [True] * 5, "over_refusal_rate")
+    page = show("#run=one&benchmark=b&other=two&sample=b2%0A0")
+    assert page.texts("#detail h4.run") == ["one", "two"]
+    assert page.text("#detail h3") == "b2"
+    assert "Answer b2." in page.text(".side:first-child")
+    assert "Other 2." in page.text(".side:last-child")
+    boxes = page.run("return [...document.querySelectorAll('.side')].map((n) => n.getBoundingClientRect().top)")
+    assert boxes[0] == boxes[1]
+    page.click("[data-filter=differs]")
+    assert page.texts(".row b") == ["b1", "b2", "b3", "b5"]  # b0 has no other, b4 was refused by both
+
+
+def test_harmful_texts_are_covered_until_asked_for(show: Any) -> None:
+    page = show("#run=one&benchmark=h&other=two")
+    words = "return document.body.textContent.includes(arguments[0])"
+    assert not page.run(words, SECRET)
+    assert page.texts(".snippet") == ["harmful prompt, covered"] * 4
+    page.click("#detail .show")
+    assert page.text("#detail").count(SECRET) == 3  # the prompt, and both answers
+    assert page.texts(".snippet")[1:] == ["harmful prompt, covered"] * 3
+    page.run("document.getElementById('list').focus()")
+    page.press("j")
+    assert SECRET not in page.text("#detail")
+    page.press("s")
+    assert SECRET in page.text("#detail")
+    page.click("#reveal")
+    assert SECRET in page.texts(".snippet")[3]
+    page.browser.refresh()
+    page.settle()
+    assert not page.run(words, SECRET)
+    assert page.run("return [localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+
+
+def test_texts_that_were_left_out_say_so(show: Any) -> None:
+    page = show("#run=one&benchmark=h", texts="benign")
+    assert page.texts("#detail .cover") == ["Left out of this page."] * 3
+    assert page.run("return document.getElementById('reveal').hidden")
+
+
+def test_the_keyboard_is_enough(show: Any) -> None:
+    page = show()
+    page.run("document.getElementById('list').focus()")
+    page.press("\ue015", "j", "k", "\ue015")
+    assert page.text("#detail h3") == "b2"
+    selected = "return [...document.querySelectorAll('[aria-selected=true]')].map((n) => n.id)"
+    assert page.run(selected) == ["row-2"]
+    assert page.run("return document.getElementById('list').getAttribute('aria-activedescendant')") == "row-2"
+    page.press("\ue007")
+    assert page.run("return document.activeElement.id") == "detail"
+    page.press("j")
+    assert page.text("#detail h3") == "b3"
+    page.press("\ue00c")
+    assert page.run("return document.activeElement.id") == "list"
+    page.press("\ue010")
+    assert page.text("#detail h3") == "b5"
+    page.press("/")
+    assert page.run("return document.activeElement.id") == "search"
+    outline = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert page.run(outline) == "solid"
+
+
+def test_tab_begins_at_the_skip_links(show: Any) -> None:
+    page = show()
+    page.press("\ue004", "\ue004")
+    assert page.run("return document.activeElement.getAttribute('href')") == "#samples"
+    assert page.run("return document.activeElement.getBoundingClientRect().left") >= 0
+
+
+def test_a_phone_scrolls_down_only(show: Any, outputs: Path) -> None:
+    long = row("b9", answer="unbroken" * 400, thought="x" * (LONGEST + 3), prompt="y" * 500)
+    write_evaluation(outputs / "runs" / "one" / "evaluation" / "b", [long], [False], "over_refusal_rate")
+    page = show("#run=one&benchmark=b")
+    page.size(390, 844)
+    width = "return document.documentElement.scrollWidth"
+    assert page.run(width) == 390
+    page.click(".row")
+    assert page.run(width) == 390
+    assert "3 more characters are in generations.jsonl" in page.text("#detail .cut")
+    shown = "return ['list', 'detail'].map((id) => getComputedStyle(document.getElementById(id)).display)"
+    assert page.run(shown) == ["none", "block"]
+    page.go("run=one&benchmark=b&other=two")
+    assert page.run(width) == 390
+    page.click(".back")
+    assert page.run(shown) == ["block", "none"]
+
+
+def test_ten_thousand_samples_are_listed_by_those_in_sight(show: Any, outputs: Path) -> None:
+    rows = [row(f"b{n:05}", answer=f"Answer {n}. " * 40) for n in range(10_000)]
+    write_evaluation(outputs / "runs" / "one" / "evaluation" / "b", rows, [False] * 10_000, "over_refusal_rate")
+    page = show()
+    assert page.text("#status") == "10,000 of 10,000 samples"
+    assert page.run("return document.querySelectorAll('.row').length") < 40
+    page.run("document.getElementById('list').focus()")
+    page.press("\ue010")
+    assert page.text("#detail h3") == "b09999"
+    bottoms = page.run(
+        "return ['row-9999', 'list'].map((id) => document.getElementById(id).getBoundingClientRect().bottom)"
+    )
+    assert bottoms[0] == pytest.approx(bottoms[1], abs=1)

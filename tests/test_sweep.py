@@ -1,0 +1,186 @@
+"""Sweeps: planned and checked whole, side by side by every launcher, with one job that fails and what runs again."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from alttrain.config import RunError, register
+from alttrain.records import write_json
+from alttrain.report import Cell, read_csv
+from alttrain.run.status import Log, locked, read_status, state_of, statuses
+from alttrain.run.sweep import STOPPED, plan
+
+LAUNCHERS = {"basic": "", "joblib": "hydra_plugins.hydra_joblib_launcher", "ray": "ray"}
+LAUNCHERS |= {"submitit": "hydra_plugins.hydra_submitit_launcher"}
+
+
+def sweep(arguments: list[str], folder: Path, *more: str) -> "subprocess.CompletedProcess[str]":
+    """A sweep in a process of its own."""
+    command = [sys.executable, "-m", "alttrain", "-m", *arguments, f"output_dir={folder}", *more]
+    environment = {**os.environ, "ALTTRAIN_CACHE": str(folder.parent / "cache"), "COLUMNS": "200"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+
+
+def without(arguments: list[str], *keys: str) -> list[str]:
+    return [argument for argument in arguments if not argument.startswith(keys)]
+
+
+def metrics(folder: Path) -> list[tuple[str, str, str, str]]:
+    cells = read_csv(folder / "report" / "metrics.csv", Cell)
+    return sorted((cell.run, cell.benchmark, cell.metric, f"{cell.value:.12g}") for cell in cells)
+
+
+@pytest.fixture(scope="module")
+def basic(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, str, str, str]]]:
+    """The metrics of the same sweep by the basic launcher, made once."""
+    return {}
+
+
+def jobs(tiny_arguments: list[str]) -> list[str]:
+    """Two structures and two seeds; with the seed 7 planted as the one that fails (its adapter names no projection)."""
+    return [*without(tiny_arguments, "dataset.amounts.b"), "rewrite=direct_refusal,alttrain_without_cr", "seed=0,1"]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_every_launcher_makes_the_same_metrics(
+    tiny_arguments: list[str], tmp_path: Path, launcher: str, basic: dict[str, list[tuple[str, str, str, str]]]
+) -> None:
+    if LAUNCHERS[launcher] and not importlib.util.find_spec(LAUNCHERS[launcher]):
+        pytest.skip(f"{LAUNCHERS[launcher]} is not installed")
+    arguments = [*without(jobs(tiny_arguments), "rewrite.original"), "dataset.amounts.borderline=0"]
+    arguments += ["dataset.amounts.benign=0"]
+    more = [] if launcher == "basic" else [f"launcher={launcher}"]
+    done = sweep(arguments, tmp_path / launcher, *more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "plan      4 jobs: 4 new" in done.stderr
+    found = metrics(tmp_path / launcher)
+    assert len({run for run, *_ in found}) == 4
+    assert basic.setdefault("metrics", found) == found
+
+
+def test_a_failing_job_stops_no_other_and_alone_runs_again(tiny_arguments: list[str], tmp_path: Path) -> None:
+    """The third seed's folder cannot be written: a file stands where it would be."""
+    folder = tmp_path / "outputs"
+    arguments = [*without(tiny_arguments, "training", "rewrite"), "method=no_train", "seed=0,1,2"]
+    planted = folder / "runs" / "tiny-embedded-none-none-s1" / "evaluation"
+    planted.parent.mkdir(parents=True)
+    planted.write_text("in the way")
+    done = sweep(arguments, folder)
+    assert done.returncode == 1
+    assert re.search(r"failed +tiny-embedded-none-none-s1: .*evaluation", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    states = {run: status.state for run, status in statuses(folder).items()}
+    assert states == {f"tiny-embedded-none-none-s{seed}": "failed" if seed == 1 else "done" for seed in (0, 1, 2)}
+    assert "evaluation" in statuses(folder)["tiny-embedded-none-none-s1"].error
+    shown = subprocess.run(
+        [sys.executable, "-m", "alttrain.run.status", str(folder)], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 1
+    assert "1 failed" in shown.stdout
+    assert "2 done" in shown.stdout
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*s[02]/**/*") if path.suffix == ".jsonl"}
+    planted.unlink()
+    done = sweep(arguments, folder)
+    assert done.returncode == 0, done.stderr
+    assert "plan      3 jobs: 2 done, 1 goes on" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len({cell.run for cell in read_csv(folder / "report" / "metrics.csv", Cell)}) == 3
+
+
+def test_a_sweep_may_stop_at_the_first_failure(tiny_arguments: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "outputs"
+    arguments = [*without(tiny_arguments, "training", "rewrite"), "method=no_train", "seed=0,1"]
+    planted = folder / "runs" / "tiny-embedded-none-none-s0" / "evaluation"
+    planted.parent.mkdir(parents=True)
+    planted.write_text("in the way")
+    done = sweep(arguments, folder, "keep_going=false")
+    assert done.returncode == 1
+    assert not (folder / "runs" / "tiny-embedded-none-none-s1").exists()
+    assert statuses(folder)["tiny-embedded-none-none-s1"].state == "pending"
+    assert "never began" in done.stderr
+    assert (folder / STOPPED).read_text() == "tiny-embedded-none-none-s0"
+    planted.unlink()
+    done = sweep(arguments, folder, "keep_going=false")
+    assert done.returncode == 0, done.stderr
+    assert not (folder / STOPPED).exists()
+
+
+# --- before it starts ---
+
+
+def test_faults_of_all_jobs_are_told_before_any_runs(tiny_arguments: list[str], tmp_path: Path) -> None:
+    done = sweep([*tiny_arguments, "backbone.source=/no/such/a,/no/such/b", "seed=0,1"], tmp_path / "outputs")
+    assert done.returncode == 2
+    assert done.stderr.count("no such folder") == 2
+    assert "in 2 of 4 jobs: " in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_jobs_that_would_be_one_run_are_refused(tiny_arguments: list[str], tmp_path: Path) -> None:
+    register()
+    arguments = [*tiny_arguments, "training.learning_rate=0.001,0.002"]
+    with pytest.raises(RunError, match=r"2 jobs would be one run, tiny-embedded-alttrain-demo-s0; give them tags"):
+        plan(arguments, multirun=True)
+
+
+def test_a_plan_says_what_is_left_and_what_it_takes(tiny_arguments: list[str]) -> None:
+    register()
+    arguments = [*tiny_arguments, "seed=0,1"]
+    swept = plan(arguments, multirun=True)
+    assert swept is not None
+    assert [(job.state, job.overrides[-1]) for job in swept.jobs] == [("new", "seed=0"), ("new", "seed=1")]
+    assert all(job.gib is not None and 0 < job.gib < 0.1 for job in swept.jobs)
+    written = json.loads((swept.output_dir / ".sweep" / "plan.json").read_text())
+    assert [job["run"] for job in written["jobs"]] == [job.run for job in swept.jobs]
+    assert {status.state for status in statuses(swept.output_dir).values()} == {"pending"}
+    assert plan(tiny_arguments, multirun=False) is None
+    assert plan([*tiny_arguments[:3], "experiment=demo"], multirun=False) is not None
+
+
+# --- the lock and the status ---
+
+
+def test_a_folder_in_use_is_refused_and_who_has_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    status = Log(tmp_path)
+    with locked(tmp_path):
+        status.stage("train")
+        code = (
+            "import sys\nfrom pathlib import Path\nfrom alttrain.config import RunError\n"
+            "from alttrain.run.status import locked\n"
+            f"try:\n    with locked(Path({str(tmp_path)!r})):\n        sys.exit('got in')\n"
+            "except RunError as error:\n    print(error)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert re.search(rf"is in use by process {os.getpid()} on .+ since 20.*tag=NAME", done.stdout), done.stdout
+        assert state_of(tmp_path).state == "running" or os.name == "nt"
+    status.ended(None)
+    assert state_of(tmp_path).state == "done"
+    status.ended(RunError("first line\nlast line"))
+    assert (state_of(tmp_path).state, state_of(tmp_path).error) == ("failed", "last line")
+
+
+def test_a_killed_run_is_shown_as_stopped(tmp_path: Path) -> None:
+    code = (
+        "import time\nfrom pathlib import Path\nfrom alttrain.run.status import Log, locked\n"
+        f"folder = Path({str(tmp_path)!r})\nwith locked(folder):\n"
+        "    Log(folder).stage('generate')\n    print('in', flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        assert state_of(tmp_path).state == "running"
+        process.send_signal(signal.SIGKILL)
+    time.sleep(0.1)
+    assert (state_of(tmp_path).state, state_of(tmp_path).stage) == ("stopped", "generate")
+    write_json(tmp_path / "status.json", {"state": "odd"})
+    assert read_status(tmp_path) is None

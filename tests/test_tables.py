@@ -1,0 +1,495 @@
+"""Tables over seeds: which numbers stand in them, what marks them, what would fill their gaps, how they are written."""
+
+import itertools
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from made_runs import make_run, no_train
+from rich.console import Console
+from scipy import stats
+
+from alttrain.config import preview, register
+from alttrain.evaluation.statistics import Estimate, minimum_detectable_effect, rate_over_seeds, wilson
+from alttrain.report import Entry, console, evaluations, latex, markdown, read_csv, tables, variants, write_csv
+from alttrain.report.commands import command
+from alttrain.report.entries import Grid, grids
+from alttrain.report.estimates import balanced, matched, mean_of_sets, share, sign_flip
+from alttrain.report.latex import escape
+from alttrain.report.legend import commands, legend
+from alttrain.report.variants import alike_but, label
+
+SAFETY = {"strongreject": "harmful_rate", "jailbreakbench_harmful": "harmful_rate"}
+
+
+def made(runs: Path) -> dict[str, list[Entry]]:
+    return tables(evaluations(runs))
+
+
+def cell(entries: list[Entry], method: str, measure: str, kind: str = "rate", backbone: str = "r1_llama_8b") -> Entry:
+    """The one cell of a row and measure."""
+    wanted = (backbone, method, measure, kind)
+    (found,) = [one for one in entries if (one.backbone, one.method, one.measure, one.kind) == wanted]
+    return found
+
+
+def shape(entries: list[Entry]) -> Grid:
+    (grid,) = grids(entries)
+    return grid
+
+
+# --- variants ---
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_variant(tmp_path: Path) -> None:
+    for seed in (1, 0):
+        make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, seed=seed)
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, tag="other")
+    no_train(tmp_path, {"strongreject": ("harmful_rate", "yn")})
+    found = variants(evaluations(tmp_path))
+    assert [(one.rewrite, one.tag, list(one.folders)) for one in found] == [
+        ("none", "", [0]),
+        ("alttrain", "", [0, 1]),
+        ("alttrain", "other", [0]),
+    ]
+    assert [label(one, found) for one in found] == ["No-train", "alttrain", "alttrain other"]
+
+
+def test_amounts_stand_in_their_order_and_groups_differ_in_one_key(tmp_path: Path) -> None:
+    for amount in (300, 50, 0):
+        settings = {"seed": 0, "dataset.amounts.benign": amount, "dataset.name": str(amount), "training.epochs": 1}
+        make_run(tmp_path, {"x": ("accuracy", "y")}, dataset=f"safechain_900_{amount}", settings=settings)
+    settings |= {"training.epochs": 2}
+    make_run(tmp_path, {"x": ("accuracy", "y")}, dataset="safechain_900_0", tag="longer", settings=settings)
+    found = variants(evaluations(tmp_path))
+    (group,) = alike_but(found, "dataset.amounts.benign")
+    assert [one.dataset for one in group] == ["safechain_900_0", "safechain_900_50", "safechain_900_300"]
+    assert alike_but(found, "dataset.size") == []
+
+
+# --- estimates ---
+
+
+def test_one_seed_has_wilsons_interval_and_several_vary_over_seeds_and_prompts() -> None:
+    one = {("a", 0): True, ("b", 0): False, ("c", 0): None}
+    assert share({0: one}) == Estimate(0.5, *wilson(1, 2))
+    two = {0: {("a", 0): True, ("b", 0): False}, 1: {("a", 0): True, ("b", 0): True}}
+    plain = {seed: {text[0]: verdict for text, verdict in own.items()} for seed, own in two.items()}
+    assert share(two) == rate_over_seeds(plain).estimate
+
+
+def test_prompts_without_a_verdict_add_nothing_to_the_sample() -> None:
+    """Where all verdicts are alike the prompts are the sample: those with a verdict."""
+    own = {("a", 0): True, ("b", 0): True, ("c", 0): None}
+    assert share({0: own, 1: own}) == Estimate(1.0, *wilson(2, 2))
+
+
+def test_texts_of_a_prompt_are_averaged() -> None:
+    own = {("a", 0): True, ("a", 1): False, ("b", 0): True, ("b", 1): True}
+    assert share({0: own, 1: own}).value == 0.75
+
+
+@pytest.mark.parametrize("verdict", [True, None])
+def test_a_single_prompt_has_no_seeds_to_cross(verdict: bool | None) -> None:
+    found = share({0: {("a", 0): verdict}, 1: {("a", 0): verdict}})
+    assert (found == Estimate(1.0, *wilson(1, 1))) if verdict else math.isnan(found.value)
+
+
+def test_sign_flipping_is_mcnemars_test_for_one_seed() -> None:
+    for gained, lost in ((0, 1), (3, 9), (20, 4), (5, 5), (0, 12)):
+        flips = [1] * gained + [-1] * lost + [0] * 7
+        assert sign_flip(flips) == pytest.approx(stats.binomtest(gained, gained + lost).pvalue)
+    assert sign_flip([0, 0]) == 1.0
+    assert sign_flip([]) == 1.0
+
+
+def test_sign_flipping_counts_every_flip_of_larger_differences() -> None:
+    found = [3, -1, 2, 2, 0, -1, 1]
+    flipped = [sum(s * d for s, d in zip(signs, found, strict=True)) for signs in itertools.product((1, -1), repeat=7)]
+    assert sign_flip(found) == pytest.approx(sum(abs(total) >= sum(found) for total in flipped) / len(flipped))
+
+
+def test_differences_are_of_prompts_decided_in_both_summed_over_seeds() -> None:
+    baseline = {0: {("a", 0): True, ("b", 0): True, ("c", 0): None}}
+    own = {0: {("a", 0): False, ("b", 0): None, ("c", 0): False}, 1: {("a", 0): False, ("b", 0): True, ("d", 0): True}}
+    assert matched(baseline, own) == ({("a",): -2, ("b",): 0}, 1.0, 3)
+
+
+def test_sets_count_alike_whatever_their_size() -> None:
+    assert balanced([({"a": 1, "b": -1}, 2)]) == [1, -1]
+    assert balanced([({"a": 1}, 100), ({"b": -2}, 50)]) == [8, -32]
+
+
+def test_the_mean_of_sets_adds_squares_for_one_seed_and_averages_bounds_for_several() -> None:
+    sets = [Estimate(0.5, 0.4, 0.7), Estimate(0.1, 0.1, 0.1)]
+    assert mean_of_sets(sets, 1) == pytest.approx((0.3, 0.25, 0.4))
+    assert mean_of_sets([sets[0], sets[0]], 1) == pytest.approx((0.5, 0.5 - 0.02**0.5 / 2, 0.5 + 0.08**0.5 / 2))
+    assert mean_of_sets([sets[0], sets[0]], 2) == pytest.approx((0.5, 0.4, 0.7))
+
+
+# --- the main table ---
+
+
+def paper_like(runs: Path, refused: int = 100, **given: str) -> None:
+    """No-train and AltTrain on two safety sets, over-refusal and two reasoning sets, 100 prompts each."""
+    harmful = {name: (measure, "y" * 83 + "n" * 17) for name, measure in SAFETY.items()}
+    reasoning = dict.fromkeys(("gsm8k", "math500"), ("accuracy", "y" * 58 + "n" * 42))
+    no_train(runs, {**harmful, "xstest_safe": ("over_refusal_rate", "n" * 100), **reasoning}, **given)
+    safe = {name: (measure, "y" * 5 + "n" * 95) for name, measure in SAFETY.items()}
+    xstest = {"xstest_safe": ("over_refusal_rate", "y" * (100 - refused) + "n" * refused)}
+    make_run(runs, {**safe, **xstest, **reasoning}, **given)
+
+
+def test_the_main_table_has_our_numbers_beside_the_published(tmp_path: Path) -> None:
+    paper_like(tmp_path)
+    main = made(tmp_path)["main"]
+    assert shape(main).columns == [
+        ["harmful ↓", "jailbreakbench_harmful"],
+        ["harmful ↓", "strongreject"],
+        ["harmful ↓", "mean of 2"],
+        ["over-refusal ↓", "xstest_safe"],
+        ["accuracy ↑", "mean of 2"],
+    ]
+    base, safe = (cell(main, method, "harmful_rate", "mean") for method in ("No-train", "alttrain"))
+    assert (base.value, base.published, base.covered, base.n, base.seeds) == (0.83, 0.835, True, 200, 1)
+    assert (safe.value, safe.published, safe.covered) == (0.05, 0.048, True)
+    assert (safe.best, base.best, safe.differs, base.differs) == (True, False, True, False)
+    assert safe.difference == pytest.approx(-0.78)
+    refused = cell(main, "alttrain", "over_refusal_rate")
+    assert (refused.value, refused.published, refused.covered) == (0.0, 0.14, False)
+    assert refused.source.startswith("arXiv")
+    assert cell(main, "alttrain", "accuracy", "mean").p == 1.0
+
+
+def test_tests_are_adjusted_over_the_table_and_too_few_prompts_are_told(tmp_path: Path) -> None:
+    paper_like(tmp_path, refused=92)
+    main = made(tmp_path)["main"]
+    tested = [one for one in main if not math.isnan(one.p)]
+    assert len(tested) == 5
+    refused = cell(main, "alttrain", "over_refusal_rate")
+    assert refused.p == pytest.approx(2 * 0.5**8)
+    assert refused.p_holm == pytest.approx(2 * refused.p)  # of the two that are left, reasoning is the other
+    assert (refused.differs, refused.few) == (True, False)
+    same = cell(main, "alttrain", "accuracy", "mean")
+    assert (same.differs, same.few) == (False, True)
+    assert same.detectable == pytest.approx(min(minimum_detectable_effect(0.58, 200)))
+
+
+def test_a_small_difference_is_marked_as_too_little_data(tmp_path: Path) -> None:
+    paper_like(tmp_path, refused=98)
+    found = cell(made(tmp_path)["main"], "alttrain", "over_refusal_rate")
+    assert (found.differs, found.few) == (False, True)
+    assert found.detectable == pytest.approx(minimum_detectable_effect(0.0, 100).increase)
+
+
+def test_seeds_make_one_row_with_an_interval_over_seeds_and_prompts(tmp_path: Path) -> None:
+    letters = ("yyyynnnnnn", "yyynnnnnnn")
+    for seed, own in enumerate(letters):
+        make_run(tmp_path, {"strongreject": ("harmful_rate", own)}, seed=seed)
+    no_train(tmp_path, {"strongreject": ("harmful_rate", "y" * 10)})
+    found = cell(made(tmp_path)["main"], "alttrain", "harmful_rate")
+    verdicts = {s: {f"p{n}": letter == "y" for n, letter in enumerate(own)} for s, own in enumerate(letters)}
+    assert (found.value, found.low, found.high) == pytest.approx(rate_over_seeds(verdicts).estimate)
+    assert (found.n, found.seeds, found.undecided) == (10, 2, 0)
+    assert found.difference == pytest.approx(-0.65)
+    assert found.p == pytest.approx(sign_flip([-2] * 6 + [-1]))
+
+
+def test_hashes_never_share_a_column_nor_a_mean(tmp_path: Path) -> None:
+    sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
+    for rewrite in ("alttrain", "plain"):
+        make_run(tmp_path, sets, rewrite=rewrite)
+    make_run(tmp_path, sets, rewrite="direct_refusal", hashed="other")
+    main = made(tmp_path)["main"]
+    assert [heading[-1] for heading in shape(main).columns] == [
+        "h-jailbreakbench_harmful",
+        "other-jailbreakbench_harmful",
+        "h-strongreject",
+        "other-strongreject",
+        "mean of 2",
+    ]
+    means = {one.method: one.known for one in main if one.kind == "mean"}
+    assert means == {"direct_refusal": False, "plain": True, "alttrain": True, "No-train": False}
+
+
+def test_the_mean_is_over_the_sets_most_rows_have(tmp_path: Path) -> None:
+    sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
+    for rewrite in ("alttrain", "plain"):
+        make_run(tmp_path, sets, rewrite=rewrite)
+    make_run(tmp_path, {**sets, "advbench": ("harmful_rate", "yy")}, rewrite="direct_refusal")
+    means = [one for one in made(tmp_path)["main"] if one.kind == "mean" and one.known]
+    assert {one.benchmark for one in means} == {"jailbreakbench_harmful + strongreject"}
+    assert [one.value for one in means] == [0.5, 0.5, 0.5]
+
+
+def test_undecided_rates_are_said_and_compared_with_nothing(tmp_path: Path) -> None:
+    no_train(tmp_path, {"strongreject": ("harmful_rate", "yyyy")})
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "uuuu")})
+    found = cell(made(tmp_path)["main"], "alttrain", "harmful_rate")
+    assert (found.known, found.notes, math.isnan(found.p)) == (False, ["undecided 4/4"], True)
+
+
+# --- other tables ---
+
+
+def test_only_tables_with_data_are_made(tmp_path: Path) -> None:
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")})
+    assert list(made(tmp_path)) == ["overview", "main", "adherence", "efficiency"]
+
+
+def test_ablations_stand_in_the_papers_order_with_its_figures(tmp_path: Path) -> None:
+    sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
+    no_train(tmp_path, sets)
+    for rewrite in ("alttrain_rephrased", "alttrain_without_pu", "alttrain", "alttrain_by_gpt4o"):
+        make_run(tmp_path, sets, rewrite=rewrite)
+    found = made(tmp_path)
+    ablation = found["ablation_structure"]
+    rows = ["No-train", "full", "without PU", "CR rephrased"]
+    assert [method for method, _ in shape(ablation).backbones[0][1]] == rows
+    assert cell(ablation, "without PU", "harmful_rate", "mean").published == 0.016
+    assert [method for method, _ in shape(found["main"]).backbones[0][1]] == ["No-train", "alttrain"]
+    teachers = shape(found["teacher_swap"]).backbones[0][1]
+    assert [method for method, _ in teachers] == ["No-train", "by template", "by gpt4o"]
+    assert len(shape(found["overview"]).backbones[0][1]) == 5
+
+
+def test_amounts_of_data_are_told_in_examples(tmp_path: Path) -> None:
+    for size in (3000, 500):
+        settings = {"dataset.size": size, "dataset.name": f"alttrain_{size}"}
+        labels = {"harmful": size * 9 // 10, "benign": size // 10}
+        sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
+        make_run(tmp_path, sets, dataset=f"alttrain_{size}", settings=settings, labels=labels)
+    found = made(tmp_path)
+    rows = [method for method, _ in shape(found["data_size"]).backbones[0][1]]
+    assert rows == ["alttrain, 500 examples", "alttrain, 3,000 examples"]
+    assert cell(found["data_size"], rows[1], "harmful_rate", "mean").published == 0.047
+    assert "main" not in found
+    assert "benign_amount" not in found
+
+
+def test_general_ability_and_multi_turn_stand_apart(tmp_path: Path) -> None:
+    sets = {"nq_open": ("accuracy", "yyn"), "cmmlu": ("accuracy", "yn"), "safemt_attack_600": ("harmful_rate", "yn")}
+    make_run(tmp_path, sets)
+    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, rewrite="plain")
+    found = made(tmp_path)
+    general = shape(found["general"])
+    assert [heading[-1] for heading in general.columns] == ["cmmlu", "nq_open"]
+    assert [(backbone, [method for method, _ in own]) for backbone, own in general.backbones] == [
+        ("r1_llama_8b", ["alttrain"]),
+        ("", ["No-train, published", "safechain, published", "star1, published", "alttrain, published"]),
+    ]
+    assert [one.published for one in found["general"] if one.method == "star1, published"] == [0.59, 0.723]
+    assert [heading[-1] for heading in shape(found["multi_turn"]).columns] == ["safemt_attack_600"]
+    assert [heading[-1] for heading in shape(found["main"]).columns] == ["gsm8k"]
+
+
+def test_failures_are_split_by_what_the_assessment_said(tmp_path: Path) -> None:
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "ynnu"), "xstest_safe": ("over_refusal_rate", "yyn")})
+    own = made(tmp_path)["adherence"]
+    shares = {one.measure: (one.value, one.n) for one in own if one.known}
+    assert shares["adherence_rate"] == (1.0, 7)
+    assert shares["recall"] == (1.0, 4)
+    assert shares["false_alarms"] == (0.0, 3)
+    assert shares["answered_disobeyed"] == (pytest.approx(1 / 3), 3)
+    assert shares["answered_misjudged"] == (0.0, 3)
+    assert shares["refused_disobeyed"] == (pytest.approx(2 / 3), 3)
+
+
+def test_what_training_and_a_query_cost(tmp_path: Path) -> None:
+    record = {"examples": 1000, "tokens": 2_505_000, "seconds": 3600.0, "device": "cuda"}
+    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record)
+    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"seconds": 7200.0}, seed=1)
+    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"device": "cpu"}, rewrite="plain")
+    found = made(tmp_path)["efficiency"]
+    hours = cell(found, "alttrain", "training_hours", "training")
+    assert (hours.value, hours.published, hours.seeds) == (1.5, 1.0, 2)
+    assert not cell(found, "plain", "training_hours", "training").known
+    assert cell(found, "plain", "training_seconds", "training").value == 3600
+    assert cell(found, "alttrain", "query_tokens", "pool").value == 15
+
+
+# --- what is missing ---
+
+
+def test_missing_cells_say_what_would_fill_them(tmp_path: Path) -> None:
+    sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
+    for rewrite in ("plain", "alttrain"):
+        make_run(tmp_path, sets, rewrite=rewrite, backbone="r1_qwen_7b")
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")})
+    main = made(tmp_path)["main"]
+    recipe = "backbone=r1_llama_8b method={} dataset=alttrain_1k training=sft protocol=alttrain evaluation={}"
+    assert cell(main, "plain", "harmful_rate", "mean").command == "alttrain " + recipe.format("plain", "paper")
+    own = [one for one in main if (one.backbone, one.method) == ("r1_llama_8b", "alttrain")]
+    assert [(one.known, one.command != "") for one in own] == [(False, True), (True, False), (False, True)]
+    base = cell(main, "No-train", "harmful_rate", "mean")
+    assert (
+        base.command
+        == "alttrain backbone=r1_llama_8b method=no_train dataset=alttrain_1k protocol=alttrain evaluation=paper"
+    )
+    assert (base.published, base.covered) == (0.835, None)
+    assert len(commands(main)) == 4  # No-train of both backbones, plain and the rest of AltTrain
+
+
+def test_phrase_judgements_ask_for_no_published_rows(tmp_path: Path) -> None:
+    make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "yn")}, protocol="offline")
+    main = made(tmp_path)["main"]
+    assert [(one.method, math.isnan(one.published)) for one in main] == [("alttrain", True)]
+    assert any("judged by models" in line for line in legend(main))
+
+
+NAMES = {"backbone": "r1_llama_8b", "dataset": "alttrain_1k", "rewrite": "alttrain", "training": "sft", "tag": ""}
+
+
+@pytest.mark.parametrize(
+    ("changed", "seeds", "protocol", "benchmarks", "told"),
+    [
+        (
+            {"rewrite": "alttrain_by_gpt4o"},
+            [0],
+            "alttrain",
+            ["gsm8k"],
+            "alttrain experiment=teacher_swap backbone=r1_llama_8b rewrite/teacher=gpt4o dataset=alttrain_1k "
+            "training=sft protocol=alttrain evaluation=reasoning",
+        ),
+        (
+            {"rewrite": "alttrain_without_pu", "tag": "t"},
+            [0, 2],
+            "star1",
+            ["strongreject", "xstest_safe"],
+            "alttrain -m backbone=r1_llama_8b rewrite=alttrain_without_pu dataset=alttrain_1k training=sft "
+            "protocol=star1 evaluation=safety tag=t seed=0,2",
+        ),
+        (
+            {"dataset": "alttrain_500"},
+            [0],
+            "alttrain",
+            ["nq_open"],
+            "alttrain experiment=data_size dataset.size=500 backbone=r1_llama_8b method=alttrain training=sft "
+            "protocol=alttrain evaluation=general",
+        ),
+        (
+            {"dataset": "safechain_900_50"},
+            [1],
+            "alttrain",
+            ["safemt_attack_600"],
+            "alttrain experiment=benign_amount dataset.amounts.benign=50 backbone=r1_llama_8b method=alttrain "
+            "training=sft protocol=alttrain evaluation=multi_turn seed=1",
+        ),
+        (
+            {"backbone": "smollm2_135m", "dataset": "embedded", "rewrite": "none", "training": "none"},
+            [0],
+            "offline",
+            ["embedded_harmful"],
+            "alttrain backbone=smollm2_135m method=no_train dataset=embedded protocol=offline evaluation=embedded",
+        ),
+        (
+            {"backbone": "smollm2_135m", "dataset": "embedded", "training": "demo"},
+            [0],
+            "offline",
+            ["gsm8k", "mmlu_pro"],
+            "alttrain experiment=demo backbone=smollm2_135m method=alttrain dataset=embedded protocol=offline "
+            "+benchmark@evaluation.benchmarks.gsm8k=gsm8k +benchmark@evaluation.benchmarks.mmlu_pro=mmlu_pro",
+        ),
+        (
+            {"backbone": "mine", "source": "org/mine", "dataset": "star1"},
+            [],
+            "safekey",
+            ["multijail_en"],
+            "alttrain backbone=hub backbone.name=mine backbone.source=org/mine method=alttrain dataset=star1 "
+            "training=sft protocol=safekey evaluation=multilingual",
+        ),
+    ],
+)
+def test_a_told_command_is_one_that_composes(
+    changed: dict[str, str], seeds: list[int], protocol: str, benchmarks: list[str], told: str
+) -> None:
+    assert command({**NAMES, **changed}, seeds, protocol, benchmarks) == told
+    register()
+    found, configs = preview([word for word in told.split()[1:] if word != "-m"])
+    asked = [fault for fault in found if "multijail" not in str(fault)]
+    assert asked == []
+    assert all(set(benchmarks) <= set(config.evaluation.benchmarks) for config in configs)
+
+
+# --- how tables are written ---
+
+
+def test_markdown_is_exact(tmp_path: Path) -> None:
+    no_train(tmp_path, {"xstest_safe": ("over_refusal_rate", "n" * 20)}, protocol="offline")
+    make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "y" * 19 + "n")}, protocol="offline", rewrite="a|b")
+    assert markdown("Backbones", made(tmp_path)["main"]).splitlines() == [
+        "# Backbones",
+        "",
+        "| backbone | method | over-refusal ↓ xstest_safe |",
+        "| --- | --- | --- |",
+        "| r1_llama_8b | No-train | **0.0** 0.0–16.1 n=20 |",
+        "| r1_llama_8b | a|b | 95.0\\* 76.4–99.1 n=20 |",
+        "",
+        "- Percent with its 95 % interval, and n prompts; ↓ lower is better.",
+        "- Bold: best of its backbone in the column.",
+        "- * differs from No-train (exact test over prompts, Holm over the table, 5 %).",
+        "- Published figures were judged by models: they stand beside protocol=alttrain, not beside phrases.",
+    ]
+
+
+def test_a_table_survives_its_csv(tmp_path: Path) -> None:
+    paper_like(tmp_path / "runs")
+    main = made(tmp_path / "runs")["main"]
+    write_csv(tmp_path / "main.csv", Entry, main)
+    again = read_csv(tmp_path / "main.csv", Entry)
+    assert repr(again) == repr(main)
+    assert markdown("x", again) == markdown("x", main)
+
+
+def test_protocols_are_parts_of_a_table(tmp_path: Path) -> None:
+    for protocol in ("offline", "star1"):
+        make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, protocol=protocol, seed=len(protocol))
+    main = made(tmp_path)["main"]
+    assert [grid.protocol for grid in grids(main)] == ["offline", "star1"]
+    text = markdown("x", main)
+    assert text.index("## Protocol offline") < text.index("## Protocol star1")
+
+
+def test_latex_has_no_letter_that_latex_would_take_for_its_own() -> None:
+    assert escape("a_b & 5 % #1 {x} ~^\\ <>") == (
+        r"a\_b \& 5 \% \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{} \textless{}\textgreater{}"
+    )
+    assert escape("12.5*† 1–2 n=3×2 ✓") == (
+        r"12.5\textsuperscript{*}\textsuperscript{\dag} 1--2 n=3$\times$2 \ding{51}"
+    )
+    assert escape("名é") == "?é"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles_as_it_is(tmp_path: Path) -> None:
+    paper_like(tmp_path / "runs")
+    make_run(tmp_path / "runs", {"strongreject": ("harmful_rate", "yn")}, protocol="star1", rewrite="r_1 & {co}")
+    for name, entries in made(tmp_path / "runs").items():
+        (tmp_path / f"{name}.tex").write_text(latex(f"100 % {name}", entries))
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+        assert "Overfull" not in done.stdout
+
+
+def test_the_console_fits_80_columns(tmp_path: Path) -> None:
+    benchmarks = {"embedded_harmful": "harmful_rate", "embedded_benign": "over_refusal_rate"}
+    benchmarks |= {"embedded_short_answer": "accuracy"}
+    for rewrite in ("none", "alttrain"):
+        training = "none" if rewrite == "none" else "demo"
+        for seed in (0, 1):
+            own = {name: (measure, "y" * 100) for name, measure in benchmarks.items()}
+            names = {"backbone": "smollm2_135m", "dataset": "embedded", "rewrite": rewrite, "training": training}
+            make_run(tmp_path, own, protocol="offline", seed=seed, **names)
+    screen = Console(width=80)
+    with screen.capture() as captured:
+        for part in console("runs", made(tmp_path)["overview"]):
+            screen.print(part)
+    text = captured.get()
+    assert "runs of smollm2_135m" in text
+    assert text.count("harmful ↓") == 1
+    assert text.count("96.3–100.0") == 6
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
