@@ -112,9 +112,11 @@ def describe(folder: Path, names: dict[str, Any], recipe: dict[str, Any], trains
     if trains:
         record = {"steps": 1875, "examples": sum(labels.values()), "tokens": 167 * 15 * sum(labels.values())}
         record |= {"seconds": draw.gauss(3000, 100), "final_loss": 0.1, "device": "cuda"}
+        record |= {"precision": "bfloat16"}
         write_json(folder / "train.json", record)
         losses = "".join(f"{step // 125},{0.1 + 1 / (1 + step / 50)},{step}\n" for step in range(9, 1875, 10))
         (folder / "logs").mkdir()
+        (folder / "adapter").mkdir()  # the card goes in here
         (folder / "logs" / "metrics.csv").write_text(f"epoch,loss,step\n{losses}")
     write_json(folder / "run.json", names)
 

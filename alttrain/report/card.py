@@ -44,16 +44,12 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
 
 
 def rewrite_card(run_folder: Path) -> bool:
-    """Write the card anew where it has changed; whether it had."""
-    if not (run_folder / "train.json").exists():
+    """Write the card anew where it has changed; whether it had. Nothing is written where training is not finished."""
+    paths = [run_folder / name / "README.md" for name in TRAINED if (run_folder / name).is_dir()]
+    if not paths or not (run_folder / "train.json").exists():
         return False
     text = card(run_folder)
-    stale = [
-        path
-        for name in TRAINED
-        if (path := run_folder / name / "README.md").parent.is_dir()
-        and not (path.exists() and path.read_text(encoding="utf-8") == text)
-    ]
+    stale = [path for path in paths if not (path.exists() and path.read_text(encoding="utf-8") == text)]
     for path in stale:
         write_text(path, text)
     return bool(stale)

@@ -4,13 +4,14 @@ Ray's own accounting does the leasing: a job asks for `trainer.devices` GPUs whe
 free, and sees no others (CUDA_VISIBLE_DEVICES). A worker ends with its job, so that nothing of it stays in memory.
 """
 
+import importlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
-from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -20,13 +21,14 @@ from alttrain.backbone.device import has_gpu_driver
 from alttrain.config import RunError
 
 NAME = "alttrain_ray"
+MODULE = "hydra_plugins.alttrain"
 
 
 @dataclass
 class RayConfig:
     """The launcher's settings; see conf/launcher/ray.yaml."""
 
-    _target_: str = "hydra_plugins.alttrain.RayLauncher"
+    _target_: str = f"{MODULE}.RayLauncher"
     address: str | None = None
     cpus: float = 1
 
@@ -47,11 +49,11 @@ class RayLauncher(Launcher):
         import ray
 
         ray.init(address=self.address, include_dashboard=False, log_to_driver=True, ignore_reinit_error=True)
-        state, waiting = Singleton.get_state(), []
+        waiting = []
         for overrides in job_overrides:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             task = ray.remote(num_cpus=self.cpus, num_gpus=gpus_of(config), max_calls=1, max_retries=0)(work)
-            waiting.append((overrides, config, task.remote(list(overrides), state)))
+            waiting.append((overrides, config, task.remote(list(overrides))))
         returns = []
         for overrides, config, future in waiting:
             made = JobReturn(overrides=list(overrides), cfg=config, hydra_cfg=config)
@@ -71,14 +73,16 @@ def gpus_of(config: DictConfig) -> int:
     return int(config.trainer.devices) if config.trainer.accelerator != "cpu" and has_gpu_driver() else 0
 
 
-def work(overrides: list[str], state: dict[Any, Any]) -> str:
+def work(overrides: list[str]) -> str:
     """In the worker: run one job; the message of its error, or nothing."""
     from hydra import compose, initialize_config_module
 
+    from alttrain.config import register as register_schema
     from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
     from alttrain.run.sweep import run_job
 
-    Singleton.set_state(state)
+    register_schema()
+    register()
     try:
         with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
             config = compose(config_name=PRIMARY, overrides=overrides)
@@ -89,7 +93,15 @@ def work(overrides: list[str], state: dict[Any, Any]) -> str:
 
 
 def register() -> None:
-    """Make the launcher known to Hydra, which takes plugins of its own namespace only."""
-    RayLauncher.__module__ = "hydra_plugins.alttrain"
+    """Make the launcher known to Hydra, which takes plugins of its own namespace only, and looks them up by name."""
+    namespace, _, name = MODULE.rpartition(".")
+    try:
+        parent = importlib.import_module(namespace)
+    except ModuleNotFoundError:  # no other plugin is installed
+        parent = sys.modules[namespace] = ModuleType(namespace)
+    place = sys.modules[MODULE] = ModuleType(MODULE)
+    setattr(parent, name, place)
+    place.RayLauncher = RayLauncher  # type: ignore[attr-defined]
+    RayLauncher.__module__ = MODULE
     Plugins.instance().register(RayLauncher)
     ConfigStore.instance().store(group="hydra/launcher", name=NAME, node=RayConfig, provider="alttrain")
