@@ -1,4 +1,4 @@
-"""Report: run folders -> tidy cells, the CSV, the table's text, and the figure's pairs."""
+"""Report run by run: run folders -> tidy cells and their CSV, the table of all runs, comparisons, the structure."""
 
 import json
 import math
@@ -15,15 +15,12 @@ from alttrain.report import (
     cells_of,
     collect,
     comparisons,
-    console_table,
-    draw,
     evaluations,
     markdown_table,
     read_csv,
     structures,
     write_csv,
 )
-from alttrain.report.figure import points
 
 NAN = math.nan
 HEADER = "run,backbone,dataset,rewrite,training,seed,benchmark,metric,value,low,high,n,undecided,truncated,"
@@ -206,89 +203,6 @@ def test_columns_come_by_measure_and_then_by_name() -> None:
         "| run | harmful ↓ m | harmful ↓ n | over-refusal ↓ q | accuracy ↑ z "
         "| adherence ↑ | thought tokens | answer tokens |"
     )
-
-
-def test_console_table_has_the_same_rows_and_columns() -> None:
-    cells = [cell("a", "x", "harmful_rate", 0.5), cell("b", "x", "harmful_rate", 0.25), cell("b", "y", "accuracy", 1.0)]
-    table = console_table(cells)
-    assert (len(table.columns), table.row_count) == (6, 2)
-    first, rates = (list(column.cells) for column in table.columns[:2])
-    assert [str(text).replace("\n", "") for text in first] == ["a", "b"]
-    assert [str(text).splitlines()[0] for text in rates] == ["50.0", "25.0"]
-
-
-# --- the figure ---
-
-
-def both(run: str, harmful: str, refused: str) -> list[Cell]:
-    """A run's two rates, each on one benchmark."""
-    return [cell(run, harmful, "harmful_rate", 0.25), cell(run, refused, "over_refusal_rate", 0.5)]
-
-
-def chosen(cells: list[Cell]) -> dict[str, tuple[str, str]]:
-    """Run -> the names of its pair of benchmarks."""
-    return {run: (harmful.benchmark, refused.benchmark) for run, (harmful, refused) in points(cells).items()}
-
-
-def test_points_are_a_runs_two_rates() -> None:
-    cells = both("a", "h", "o")
-    assert points(cells) == {"a": (cells[0], cells[1])}
-    assert points([*cells, cell("a", "h", "adherence_rate", 1.0)]) == {"a": (cells[0], cells[1])}
-
-
-def test_points_share_one_pair_of_benchmarks() -> None:
-    """Runs on another pair are left out, not drawn beside the others."""
-    cells = [*both("a", "h1", "o1"), *both("b", "h2", "o2"), *both("c", "h2", "o2"), *both("a", "h3", "o3")]
-    assert chosen(cells) == {"b": ("h2", "o2"), "c": ("h2", "o2")}
-
-
-def test_points_of_runs_with_several_pairs() -> None:
-    cells = [*both("a", "h1", "o1"), *both("a", "h2", "o2"), *both("b", "h2", "o2")]
-    assert chosen(cells) == {"a": ("h2", "o2"), "b": ("h2", "o2")}
-
-
-def test_tied_pairs_are_taken_by_name() -> None:
-    cells = [*both("a", "h2", "o2"), *both("a", "h1", "o1")]
-    assert chosen(cells) == {"a": ("h1", "o1")}
-
-
-def test_pair_counts_where_runs_have_both_rates() -> None:
-    """The pair that most runs share, not the two benchmarks that most runs have."""
-    alone = [cell(run, "h1", "harmful_rate", 0.5) for run in "abc"]
-    assert chosen([*alone, *both("d", "h2", "o1"), *both("e", "h2", "o1")]) == {"d": ("h2", "o1"), "e": ("h2", "o1")}
-
-
-def test_undecided_rate_is_no_point() -> None:
-    cells = [*both("a", "h", "o"), cell("b", "h", "harmful_rate", NAN), cell("b", "o", "over_refusal_rate", 0.5)]
-    assert list(points(cells)) == ["a"]
-
-
-@pytest.mark.parametrize("metric", ["harmful_rate", "over_refusal_rate", "accuracy"])
-def test_one_rate_alone_is_no_point(metric: str, tmp_path: Path) -> None:
-    cells = [cell("a", "x", metric, 0.5)]
-    assert points(cells) == {}
-    assert draw(cells, tmp_path / "safety.png") is False
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_figure_is_a_png(tmp_path: Path) -> None:
-    cells = [*both("a", "h", "o"), *both("b", "h", "o")]
-    assert draw(cells, tmp_path / "safety.png") is True
-    content = (tmp_path / "safety.png").read_bytes()
-    assert content.startswith(b"\x89PNG\r\n\x1a\n")
-    draw(cells, tmp_path / "again.png")
-    assert (tmp_path / "again.png").read_bytes() == content
-    draw(both("a", "h", "o"), tmp_path / "fewer.png")
-    assert (tmp_path / "fewer.png").read_bytes() != content
-
-
-def test_interval_that_rounding_put_inside_out_is_drawn(tmp_path: Path) -> None:
-    """An end of the interval a hair inside the value is no negative arm."""
-    cells = [
-        cell("a", "h", "harmful_rate", 0.0, low=1e-17, high=0.1),
-        cell("a", "o", "over_refusal_rate", 1.0, low=0.9, high=1.0 - 1e-16),
-    ]
-    assert draw(cells, tmp_path / "safety.png") is True
 
 
 # --- comparisons and structure ---
