@@ -1,4 +1,4 @@
-"""How long a report over many runs takes: tables, figures and the console, in a process of its own.
+"""How long a report over many runs takes: tables, figures, page and the console, in a process of its own.
 
     python scripts/bench_report.py [--runs 200] [--rows 100] [--keep FOLDER]
 
@@ -146,7 +146,12 @@ def judged(
     like: Any = SimpleNamespace(judge=judge, measure=measure)
     found = {
         "benchmark": benchmark,
-        "provenance": {"protocol": "alttrain", "protocol_hash": f"{abs(hash_of(benchmark)):012x}"},
+        "provenance": {
+            "measure": measure,
+            "judges": {"judge": {}},
+            "protocol": "alttrain",
+            "protocol_hash": f"{hash_of(benchmark):012x}",
+        },
         "metrics": [{k: None if v != v else v for k, v in asdict(metric).items()} for metric in metrics],
         "analysis": analyse(like, generations, verdicts, adherence, metrics[0]),
     }

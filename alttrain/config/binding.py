@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from alttrain.config.schema import STAGES
+from alttrain.config.schema import PAGE_TEXTS, STAGES
 
 MISSING = "???"
 PARTS = ("backbone", "dataset", "rewrite", "adapter", "training", "trainer", "generation", "protocol", "logger")
@@ -46,7 +46,9 @@ def faults(config: DictConfig) -> list[Fault]:
         for key, node in _parts(plain)
         if key not in absent and not (isinstance(node, dict) and "_target_" in node)
     ]
-    return [*missing, *_stage_faults(plain.get("stages", [])), *untargeted, *_walk(plain, "")]
+    texts = plain.get("page_texts", PAGE_TEXTS[0])
+    page = [] if texts in PAGE_TEXTS else [Fault("page_texts", texts, f"accepted: {', '.join(PAGE_TEXTS)}")]
+    return [*missing, *_stage_faults(plain.get("stages", [])), *page, *untargeted, *_walk(plain, "")]
 
 
 def _parts(plain: dict[Any, Any]) -> Iterator[tuple[str, Any]]:

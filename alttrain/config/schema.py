@@ -8,11 +8,17 @@ from omegaconf import MISSING
 
 STAGES = ("check", "rewrite", "train", "generate", "judge", "report")
 """The stages of a run, in the only order they make sense in."""
+PAGE_TEXTS = ("all", "benign", "none")
+"""Whose prompts and outputs the report's page holds: all samples', those of harmless samples, or nobody's."""
 
 
 @dataclass
 class RunSchema:
-    """Top-level keys of `conf/run.yaml`. A key that is not here is refused while the config composes."""
+    """Top-level keys of `conf/run.yaml`. A key that is not here is refused while the config composes.
+
+    `page_texts` is one of `PAGE_TEXTS`. The page is a file beside the run folders and loads nothing; it covers harmful
+    texts until its reader asks for them, and with "benign" does not hold them at all.
+    """
 
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     seed: int = MISSING
@@ -20,6 +26,7 @@ class RunSchema:
     keep_going: bool = MISSING
     output_dir: str = MISSING
     data_dir: str | None = MISSING
+    page_texts: str = MISSING
     backbone: dict[str, Any] = MISSING
     dataset: dict[str, Any] = MISSING
     rewrite: dict[str, Any] = MISSING

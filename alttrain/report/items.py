@@ -4,9 +4,10 @@ Reads judgements.jsonl, generations.jsonl and adherence.jsonl, and of them only 
 generation not the text. A prompt's several texts are told apart by `sample`.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
@@ -15,6 +16,8 @@ from alttrain.report.runs import Evaluation
 Item = tuple[str, int]
 """A text: the prompt's id, and which of its samples it is."""
 Verdicts = dict[Item, bool | None]
+Row = TypeVar("Row")
+"""What a line of a file is read as."""
 
 
 class Judged(msgspec.Struct):
@@ -36,6 +39,7 @@ class Tokens(msgspec.Struct):
     thought_tokens: int
     answer_tokens: int
     sample: int = 0
+    finish: str = "stop"
 
 
 class Thought(msgspec.Struct):
@@ -66,10 +70,15 @@ class Thought(msgspec.Struct):
         return "disobeyed" if self.assessment == self.label else "misjudged"
 
 
+def judged(one: Evaluation) -> list[Judged]:
+    """Every verdict of every judge."""
+    return _rows(one.folder / "judgements.jsonl", Judged)
+
+
 def verdicts(one: Evaluation) -> Verdicts:
     """Whether each text counts towards the benchmark's measure; None where undecided."""
     decides = one.analysis["decides"]
-    rows = _rows(one.folder / "judgements.jsonl", Judged)
+    rows = judged(one)
     return {
         (row.id, row.sample): None if row.verdict is None else row.verdict is decides["counted"]
         for row in rows
@@ -80,20 +89,20 @@ def verdicts(one: Evaluation) -> Verdicts:
 def scores(one: Evaluation) -> dict[Item, float | None]:
     """The deciding judge's graded score of each text."""
     decides = one.analysis["decides"]
-    rows = _rows(one.folder / "judgements.jsonl", Judged)
+    rows = judged(one)
     deciding = (decides["judge"], decides["part"])
     return {(row.id, row.sample): row.value for row in rows if (row.judge, row.part) == deciding}
 
 
 def tokens(one: Evaluation) -> list[Tokens]:
     """What each text cost."""
-    return list(_rows(one.folder / "generations.jsonl", Tokens))
+    return _rows(one.folder / "generations.jsonl", Tokens)
 
 
 def thoughts(one: Evaluation) -> list[Thought]:
     """What each thought holds; none where an older version judged."""
     path = one.folder / "adherence.jsonl"
-    return list(_rows(path, Thought)) if path.exists() else []
+    return _rows(path, Thought) if path.exists() else []
 
 
 def refusals(one: Evaluation, rows: Sequence[Thought], counts: Verdicts) -> list[bool | None]:
@@ -105,9 +114,32 @@ def refusals(one: Evaluation, rows: Sequence[Thought], counts: Verdicts) -> list
     return [verdict if verdict is None or measure == "over_refusal_rate" else not verdict for verdict in found]
 
 
-def _rows(path: Path, row_type: type[Any]) -> list[Any]:
-    """Raises ValueError, naming the file, on a row that is not one."""
+def whole(path: Path, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
+    """The rows of a file that are wanted, with all their fields; `wanted` has a word on each row."""
+    if not any(wanted):
+        return []
+    lines = (line for line in path.read_bytes().split(b"\n") if line.strip())
+    return _each((line for line, one in zip(lines, wanted, strict=True) if one), path, row_type)
+
+
+def _rows(path: Path, row_type: type[Row]) -> list[Row]:
+    content = path.read_bytes()
     try:
-        return msgspec.json.Decoder(row_type).decode_lines(path.read_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.json.Decoder(row_type).decode_lines(content)
+    except msgspec.DecodeError:
+        return _each(content.splitlines(), path, row_type)
+
+
+def _each(lines: Iterable[bytes], path: Path, row_type: type[Row]) -> list[Row]:
+    """Rows one by one. Half a surrogate pair, which msgspec refuses, is read; a fault is a ValueError that names the
+    file."""
+    decoder, found = msgspec.json.Decoder(row_type), []
+    try:
+        for line in lines:
+            try:
+                found.append(decoder.decode(line))
+            except msgspec.DecodeError:
+                found.append(msgspec.convert(json.loads(line), row_type))
+    except (msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"{path}: {error}; run the judge stage again, or delete {path.parent}") from error
+    return found

@@ -332,6 +332,7 @@ def _read(pattern: re.Pattern[str], clause: str) -> tuple[int, Label, bool] | No
     return None
 
 
+@lru_cache(maxsize=256)  # a sentence is asked about alone, and again with those beside it
 def is_understanding(text: str) -> bool:
     """Whether a text says what the user wants or what the problem asks, more than that there is a user or a request."""
     return _UNDERSTANDING.search(_plain(text)) is not None

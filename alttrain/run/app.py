@@ -117,7 +117,7 @@ def _app(config: DictConfig) -> None:
     if "report" in config.stages:
         from alttrain.run.stages.report import show
 
-        show(Path(config.output_dir))
+        show(Path(config.output_dir), config.page_texts)
 
 
 def execute(config: DictConfig, reports: bool = True) -> "Run":

@@ -15,4 +15,4 @@ class SweepReport(Callback):
         if "report" in config.stages:
             from alttrain.run.stages.report import show
 
-            show(Path(config.output_dir))
+            show(Path(config.output_dir), config.page_texts)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -27,6 +28,9 @@ from alttrain.records import Example, write_json, write_text
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.progress import bar
 from alttrain.run.status import PLAN, read_status
+
+if TYPE_CHECKING:
+    from alttrain.report.page import Texts
 
 log = logging.getLogger("alttrain")
 
@@ -76,12 +80,13 @@ class Sweep:
 
     jobs: tuple[Job, ...]
     output_dir: Path
+    page_texts: "Texts"
 
     def show_failed(self) -> None:
         """The table of what there is, and the jobs that failed, each with the last line of its error."""
         from alttrain.run.stages.report import show
 
-        show(self.output_dir)
+        show(self.output_dir, self.page_texts)
         for job in self.jobs:
             status = read_status(self.output_dir / "runs" / job.run)
             if status is None or status.state == "failed":
@@ -124,7 +129,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     fields = [{"run": job.run, "overrides": list(job.overrides), "gib": job.gib} for job in made]
     write_json(output_dir / PLAN, {"jobs": fields})
     _show(made)
-    return Sweep(tuple(made), output_dir)
+    return Sweep(tuple(made), output_dir, jobs[0][1].page_texts)
 
 
 def run_job(config: DictConfig, overrides: Sequence[str]) -> None:

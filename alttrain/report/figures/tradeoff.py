@@ -91,6 +91,7 @@ def draw(entries: Sequence[Entry], path: Path) -> bool:
         if levels:
             capable = next(one.capable for one in found if one.capable)
             bar = drawn.colorbar(dots, ax=list(panels), location="right", shrink=0.7, aspect=30)
+            bar.solids.set_rasterized(False)  # the SVG holds no bitmap
             bar.set_label(f"accuracy ↑, % of {_sets(capable)}")
     return True
 

@@ -9,12 +9,15 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from alttrain.evaluation.adherence import Adherence
-from alttrain.records import Generation, Judgement, read_rows
+from alttrain.records import Generation, Judgement
+from alttrain.report import items
+from alttrain.report.items import Item, Row
 from alttrain.report.page.outcomes import BITS, Decides, found
 from alttrain.report.runs import Evaluation
 from alttrain.rewrite import parse
@@ -109,37 +112,55 @@ def _cut_pieces(made: list[list[str]], length: int) -> Iterable[list[str]]:
 
 
 def block(evaluation: Evaluation, prompts: Prompts, quota: int, seed: int) -> Block:
-    """Read an evaluation's rows; at most `quota` of them are embedded, the same prompts for every run."""
-    generations = read_rows(evaluation.folder / "generations.jsonl", Generation)
-    judgements: dict[tuple[str, int], list[Judgement]] = {}
-    for judgement in read_rows(evaluation.folder / "judgements.jsonl", Judgement):
-        judgements.setdefault((judgement.id, judgement.sample), []).append(judgement)
-    records = read_rows(evaluation.folder / "adherence.jsonl", Adherence)
-    adherence = {(record.id, record.sample): record for record in records}
+    """Read an evaluation's rows; at most `quota` of them are embedded, the same prompts for every run.
+
+    Outcomes are counted over all rows, without their texts; those that are embedded are read whole.
+    """
+    every, judged, thoughts = items.tokens(evaluation), items.judged(evaluation), items.thoughts(evaluation)
     decides = Decides.of(evaluation.judged)
-    measure = evaluation.judged["metrics"][0]["metric"]
-    chosen = _chosen(generations, evaluation.benchmark, quota, seed)
+    verdicts, assessed = _by_item(judged), {(one.id, one.sample): one for one in thoughts}
+    outcomes = {
+        key: found(one, verdicts.get(key, ()), assessed.get(key), decides)
+        for one in every
+        for key in [(one.id, one.sample)]
+    }
     counts: Counter[str] = Counter()
+    for bits, count in Counter(outcomes.values()).items():
+        counts.update({name: count for name, bit in BITS.items() if bits & bit})
+    chosen = _chosen(list(outcomes), evaluation.benchmark, quota, seed)
+
+    def read(name: str, row_type: type[Row], rows: Sequence[Any]) -> list[Row]:
+        return items.whole(evaluation.folder / name, row_type, [(row.id, row.sample) in chosen for row in rows])
+
+    judgements = _by_item(read("judgements.jsonl", Judgement, judged))
+    adherence = {(one.id, one.sample): one for one in read("adherence.jsonl", Adherence, thoughts)}
     columns = _Columns(prompts.texts)
-    for generation in generations:
+    for generation in read("generations.jsonl", Generation, every):
         key = (generation.id, generation.sample)
-        own, record = judgements.get(key, []), adherence.get(key)
-        bits = found(generation, own, record, decides)
-        counts.update(name for name, bit in BITS.items() if bits & bit)
-        if key in chosen:
-            harmful = generation.label == "harmful" or measure == "harmful_rate"
-            columns.add(prompts.index(generation, harmful), generation, own, record, bits, harmful)
-    return Block(evaluation, decides, len(chosen), len(generations), counts, columns.packed)
+        harmful = generation.label == "harmful" or evaluation.judged["metrics"][0]["metric"] == "harmful_rate"
+        place, own = prompts.index(generation, harmful), judgements.get(key, [])
+        columns.add(place, generation, own, adherence.get(key), outcomes[key], harmful)
+    return Block(evaluation, decides, len(chosen), len(every), counts, columns.packed)
 
 
-def _chosen(generations: list[Generation], benchmark: str, quota: int, seed: int) -> set[tuple[str, int]]:
+def _by_item(rows: Iterable[Row]) -> dict[Item, list[Row]]:
+    found: dict[Item, list[Any]] = {}
+    for row in rows:
+        one: Any = row
+        found.setdefault((one.id, one.sample), []).append(row)
+    return found
+
+
+def _chosen(keys: list[Item], benchmark: str, quota: int, seed: int) -> set[Item]:
     """The samples to embed. A prompt's rank is the same in every run, so that runs can be read side by side."""
-    keys = [(generation.id, generation.sample) for generation in generations]
     if len(keys) > quota:
-        told = (f"{seed}\n{benchmark}\n{name}\n{sample}".encode() for name, sample in keys)
-        ranked = sorted(zip((hashlib.sha256(text).digest() for text in told), keys, strict=True))
-        keys = [key for _, key in ranked[:quota]]
+        keys = sorted(keys, key=lambda key: _rank(seed, benchmark, *key))[:quota]
     return set(keys)
+
+
+@lru_cache(maxsize=1 << 16)  # runs are given the same prompts
+def _rank(seed: int, benchmark: str, name: str, sample: int) -> bytes:
+    return hashlib.sha256(f"{seed}\n{benchmark}\n{name}\n{sample}".encode()).digest()
 
 
 class _Columns:

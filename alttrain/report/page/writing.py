@@ -29,7 +29,7 @@ from alttrain.report.page.samples import Block, Prompts, Texts, block
 from alttrain.report.runs import Evaluation, cells_of, evaluations
 from alttrain.report.structure import structures
 
-LIMIT = 20_000
+LIMIT = 10_000
 """Samples a page holds; of more, a part of every run and benchmark is taken."""
 _SLOT = re.compile(r"<!--slot (\w+)-->")
 _HEADING = re.compile(r'<section id="([\w-]+)"[^>]*>\s*<h2[^>]*>([^<]*)</h2>')

@@ -6,6 +6,7 @@
 - table.md         a row a run, seed by seed
 - tables/          over the seeds, each as Markdown, LaTeX and CSV
 - figures/         each as PNG and SVG
+- page.html        all of it and every sample, in one file
 
 A trained run's model card is written anew where its results changed it.
 """
@@ -15,7 +16,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -47,6 +48,9 @@ from alttrain.report import (
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
+if TYPE_CHECKING:
+    from alttrain.report.page import Texts
+
 log = logging.getLogger(__name__)
 
 WIDEST = 10_000
@@ -60,20 +64,23 @@ OF_BENCHMARK = ("metrics.json", "judgements.jsonl", "generations.jsonl", "adhere
 
 def report(run: Run, session: Session) -> None:
     """Write the report over all runs of the output folder."""
-    write_report(run.output_dir)
+    write_report(run.output_dir, run.config["page_texts"])
 
 
-def write_report(output_dir: Path) -> list[Entry]:
-    """Write the report's files, unless they are there and nothing changed since; the table for the console."""
+def write_report(output_dir: Path, texts: "Texts" = "all") -> list[Entry]:
+    """Write the report's files, unless they are there and nothing changed since; the table for the console.
+
+    `texts` says whose prompts and outputs the page holds.
+    """
     runs, folder = output_dir / "runs", output_dir / "report"
     if not next(runs.glob("*/evaluation/*/metrics.json"), None):
         return []
-    stamp, digest = folder / ".stamp", _digest(runs)
+    stamp, digest = folder / ".stamp", _digest(runs, texts)
     before = _stamped(stamp)
     files: list[str] = before.get("files", [])
     if before.get("digest") != digest or not all((folder / name).exists() for name in files):
         stamp.unlink(missing_ok=True)  # what is cut off is made anew
-        made = [path.relative_to(folder).as_posix() for path in _write(runs, folder)]
+        made = [path.relative_to(folder).as_posix() for path in _write(output_dir, texts)]
         for stale in set(files) - set(made):
             (folder / stale).unlink(missing_ok=True)
         write_text(stamp, json.dumps({"digest": digest, "files": made}))
@@ -90,9 +97,9 @@ def _stamped(stamp: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _digest(runs: Path) -> str:
+def _digest(runs: Path, texts: str) -> str:
     """What tells these runs and this code from any others: the files' names, sizes and times."""
-    digest = hashlib.sha256(__version__.encode())
+    digest = hashlib.sha256(f"{__version__} {texts}\n".encode())
     for path in (*_inputs(runs), *sorted(Path(room.__file__).parent.rglob("*.*"))):
         if path.exists() and path.suffix != ".pyc":
             state = path.stat()
@@ -107,9 +114,9 @@ def _inputs(runs: Path) -> Iterator[Path]:
             yield from (judged.parent / name for name in OF_BENCHMARK)
 
 
-def _write(runs: Path, folder: Path) -> Iterator[Path]:
+def _write(output_dir: Path, texts: "Texts") -> Iterator[Path]:
     """Make everything; the files that were written."""
-    judged = evaluations(runs)
+    folder, judged = output_dir / "report", evaluations(output_dir / "runs")
     for run in dict.fromkeys(one.folder.parent.parent for one in judged):
         rewrite_card(run)
     cells, compared = cells_of(judged), comparisons(judged)
@@ -126,13 +133,16 @@ def _write(runs: Path, folder: Path) -> Iterator[Path]:
         write_text(path.with_suffix(".tex"), latex(TITLES[name], entries))
         yield from (path.with_suffix(form) for form in (".csv", ".md", ".tex"))
     from alttrain.report.figures import draw_all
+    from alttrain.report.page import write_page
 
     yield from draw_all(found, variants(judged), folder / "figures")
+    if page := write_page(output_dir, compared, texts):
+        yield page
 
 
-def show(output_dir: Path) -> None:
+def show(output_dir: Path, texts: "Texts" = "all") -> None:
     """Print the table of all runs on the console."""
-    found = write_report(output_dir)
+    found = write_report(output_dir, texts)
     if not found:
         log.info("report    no judged run in %s", output_dir / "runs")
         return
