@@ -28,6 +28,7 @@ def draw(title: str, entries: Sequence[Entry], path: Path) -> bool:
                 if cells:
                     _bar(axes, place, cells[index], plain=method.startswith("No-train"))
             axes.set_xlim(0, 102)
+            axes.tick_params(axis="y", length=0)
             axes.set_title("\n".join(heading), loc="left", fontsize=8)
             axes.set_xlabel("%")
             axes.grid(axis="x", alpha=0.25)
@@ -45,12 +46,23 @@ def _bar(axes: Any, place: int, one: Entry, plain: bool) -> None:
             place,
             100 * one.value,
             xerr=None if math.isnan(one.low) else arms(one.value, one.low, one.high),
-            color=BEFORE if plain else COLOURS[0],
+            color=BEFORE if plain else COLOURS[4],
             height=0.7,
             error_kw={"elinewidth": 0.9, "capsize": 2},
         )
     if not math.isnan(one.published):
-        axes.plot(100 * one.published, place, marker="D", color=COLOURS[1], markersize=5, linestyle="none")
+        axes.plot(
+            100 * one.published,
+            place,
+            marker="D",
+            markersize=5,
+            markerfacecolor=COLOURS[1],
+            markeredgecolor="white",
+            markeredgewidth=0.7,
+            linestyle="none",
+            clip_on=False,
+            zorder=5,
+        )
 
 
 def _diamonds(entries: Sequence[Entry]) -> str:

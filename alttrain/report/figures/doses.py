@@ -1,4 +1,4 @@
-"""Rates over the number of training examples, or of harmless ones, with intervals; hollow: published."""
+"""Rates over the number of training examples, or of harmless ones, with intervals; hollow, dotted: published."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -40,12 +40,13 @@ def draw(title: str, entries: Sequence[Entry], amounts: Mapping[tuple[str, str],
             axes.margins(x=0.08, y=0.1)
             axes.set_ylim(bottom=0)
             axes.set_title("\n".join(heading), loc="left")
-            axes.set_xlabel("examples")
+            axes.set_xlabel("training examples")
             axes.grid(alpha=0.25)
         panels[0].set_ylabel("%")
-        drawn.suptitle(f"{title}, with 95 % intervals", x=0.01, ha="left", fontsize=9)
-        handles, told = panels[0].get_legend_handles_labels()
-        drawn.legend(handles, told, loc="outside lower left", ncols=2)
+        told = "; hollow, dotted: published" if any(not math.isnan(one.published) for one in entries) else ""
+        drawn.suptitle(f"{title}, with 95 % intervals{told}", x=0.01, ha="left", fontsize=9)
+        handles, labels = panels[0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower left", ncols=min(4, count))
     return True
 
 
@@ -80,5 +81,4 @@ def _line(axes: Any, number: int, name: str, own: Sequence[tuple[int, Entry]], a
             linestyle=":",
             linewidth=1,
             markersize=5,
-            label=f"{name}, published",
         )

@@ -34,15 +34,18 @@ DOTS = 200
 def figure(width: float, height: float, path: Path) -> Iterator[Any]:
     """A figure of this size in inches, saved as `path`.png and .svg when the block ends."""
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(LOOK):
         drawn = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
         yield drawn
         path.parent.mkdir(parents=True, exist_ok=True)
-        drawn.savefig(path.with_name(f"{path.name}.png"), metadata={"Software": None})
+        # by their canvases: savefig draws everything once more before it draws
+        FigureCanvasAgg(drawn).print_png(path.with_name(f"{path.name}.png"), metadata={"Software": None})
         drawn.set_layout_engine("none")  # laid out once; the SVG takes it as it is
-        drawn.savefig(path.with_name(f"{path.name}.svg"), metadata={"Date": None, "Creator": None})
+        FigureCanvasSVG(drawn).print_svg(path.with_name(f"{path.name}.svg"), metadata={"Date": None, "Creator": None})
 
 
 def colour(index: int) -> str:

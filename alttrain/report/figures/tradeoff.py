@@ -17,6 +17,10 @@ SPAN = 20
 """Points of accuracy the colours span at least: small differences are not to look like large ones."""
 
 
+NARROWEST = 20
+"""Percent that an axis shows at least."""
+
+
 class Point(NamedTuple):
     """A row's three numbers; capability is None where it was not measured."""
 
@@ -79,12 +83,13 @@ def draw(entries: Sequence[Entry], path: Path) -> bool:
     with figure(6.0 if across == 1 else 4.2 * across, 3.2 * down + (1.0 if levels else 0.4), path) as drawn:
         panels = drawn.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
         for axes, backbone in zip(panels, backbones, strict=False):
+            axes.set(xlim=_reach([one.refused for one in found]), ylim=_reach([one.harmful for one in found]))
             dots = _panel(axes, [one for one in found if one.backbone == backbone], scale)
             axes.set_title(backbone, loc="left")
         for axes in panels[len(backbones) :]:
             axes.set_axis_off()
-        drawn.supxlabel(f"over-refusal ↓, % of {_sets(found[0].refused)}", fontsize=8)
-        drawn.supylabel(f"harmful ↓, % of {_sets(found[0].harmful)}", fontsize=8)
+        drawn.supxlabel(f"over-refusal ↓, %, {_sets(found[0].refused)}", fontsize=8)
+        drawn.supylabel(f"harmful ↓, %, {_sets(found[0].harmful)}", fontsize=8)
         drawn.suptitle(
             "Safety against over-refusal, 95 % intervals; dashed: Pareto front", x=0.01, ha="left", fontsize=9
         )
@@ -92,8 +97,15 @@ def draw(entries: Sequence[Entry], path: Path) -> bool:
             capable = next(one.capable for one in found if one.capable)
             bar = drawn.colorbar(dots, ax=list(panels), location="right", shrink=0.7, aspect=30)
             bar.solids.set_rasterized(False)  # the SVG holds no bitmap
-            bar.set_label(f"accuracy ↑, % of {_sets(capable)}")
+            bar.set_label(f"accuracy ↑, %, {_sets(capable)}")
     return True
+
+
+def _reach(rates: Sequence[Entry]) -> tuple[float, float]:
+    """The axis from 0 to the highest interval, with room for names; small rates are not drawn as large ones."""
+    highest = max(NARROWEST, *(100 * (one.value if math.isnan(one.high) else one.high) for one in rates))
+    top = min(100.0, 1.1 * highest)
+    return -0.04 * top, 1.04 * top
 
 
 def _panel(axes: Any, found: Sequence[Point], scale: Any) -> Any:
@@ -116,7 +128,6 @@ def _panel(axes: Any, found: Sequence[Point], scale: Any) -> Any:
         drawstyle="steps-post",
         zorder=2,
     )
-    axes.set(xlim=(-3, 103), ylim=(-4, 104))
     axes.grid(alpha=0.25)
     _labels(axes, found)
     return dots
@@ -124,9 +135,16 @@ def _panel(axes: Any, found: Sequence[Point], scale: Any) -> Any:
 
 def _labels(axes: Any, found: Sequence[Point]) -> None:
     """Names beside their points, each at the nearest place where it covers neither a point nor another name."""
-    taken = [_Box(one.refused.value * 100, one.harmful.value * 100, 5.0, 6.0) for one in found]
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+
+    def place(one: Point) -> tuple[float, float]:
+        """Where a point stands, in percent of the axes."""
+        across, up = 100 * one.refused.value - left, 100 * one.harmful.value - bottom
+        return 100 * across / (right - left), 100 * up / (top - bottom)
+
+    taken = [_Box(*place(one), 5.0, 6.0) for one in found]
     for one in sorted(found, key=lambda one: (one.harmful.value, -one.refused.value)):
-        x, y, width = 100 * one.refused.value, 100 * one.harmful.value, LETTER * len(one.method)
+        (x, y), width = place(one), LETTER * len(one.method)
         places = [
             _Box(x + side * (away + width / 2), y + up * away, width, LINE)
             for away in range(4, 80, 2)
@@ -136,14 +154,22 @@ def _labels(axes: Any, found: Sequence[Point]) -> None:
         free = (box for box in places if box.inside() and not any(box.meets(other) for other in taken))
         box = next(free, places[0])
         taken.append(box)
-        line = {"arrowstyle": "-", "linewidth": 0.5, "color": "#777777", "shrinkA": 0, "shrinkB": 4}
-        clear = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
-        place = {"ha": "center", "va": "center", "fontsize": 7, "zorder": 4}
-        axes.annotate(one.method, (x, y), (box.x, box.y), arrowprops=line, bbox=clear, **place)
+        axes.annotate(
+            one.method,
+            (100 * one.refused.value, 100 * one.harmful.value),
+            (box.x / 100, box.y / 100),
+            textcoords="axes fraction",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#777777", "shrinkA": 0, "shrinkB": 4},
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
+            ha="center",
+            va="center",
+            fontsize=7,
+            zorder=4,
+        )
 
 
 class _Box(NamedTuple):
-    """A box by its middle and its sides, in percent."""
+    """A box by its middle and its sides, in percent of the axes."""
 
     x: float
     y: float
@@ -157,10 +183,9 @@ class _Box(NamedTuple):
 
     def inside(self) -> bool:
         """Whether it lies within the axes."""
-        return self.x - self.width / 2 >= 0 and self.x + self.width / 2 <= 103 and 0 <= self.y <= 101
+        return self.x - self.width / 2 >= 1 and self.x + self.width / 2 <= 100 and 3 <= self.y <= 97
 
 
 def _sets(one: Entry) -> str:
     sets = one.benchmark.count(" + ") + 1
-    over = one.benchmark if sets == 1 else f"the mean over {sets} sets"
-    return f"{over} (n={one.n})" if not math.isnan(one.value) else over
+    return f"{one.benchmark if sets == 1 else f'mean over {sets} sets'} (n={one.n})"
