@@ -17,9 +17,10 @@ import tempfile
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -121,6 +122,9 @@ class Judgement:
     part: str = "answer"
     sample: int = 0
 
+
+UNFINISHED = ".part"
+"""How the name of a file ends that is being written and will be renamed."""
 
 Row = TypeVar("Row")
 """Any frozen dataclass of JSON values, tuples and such dataclasses."""
@@ -234,17 +238,23 @@ def repair_rows(path: Path) -> int:
                 keep = start + newline + 1
                 break
             keep = start
-        file.truncate(keep)
+        if keep < size:  # a whole file keeps its time of change
+            file.truncate(keep)
     return size - keep
 
 
 def append_rows(path: Path, rows: Iterable[Any]) -> None:
-    """Append rows in one write of whole lines, flushed to disk."""
+    """Append rows in one write of whole lines, flushed to disk; on an error, such as a full disk, none of them."""
     text = "".join(encode(row) + "\n" for row in rows)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    with path.open("ab", buffering=0) as file:
+        before, left = file.tell(), memoryview(text.encode())
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(before)
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sort_rows(path: Path, places: Mapping[tuple[str, int], int]) -> None:
@@ -254,24 +264,15 @@ def sort_rows(path: Path, places: Mapping[tuple[str, int], int]) -> None:
     """
     if not path.exists():
         return
-    named = msgspec.json.Decoder(_Named)
     found: list[tuple[int, int, int]] = []
-    with path.open("rb") as lines:
-        start = 0
-        for line in lines:
-            row = named.decode(line)
-            found.append((places[row.id, row.sample], start, len(line)))
-            start += len(line)
+    for name, start, length in _named_lines(path):
+        found.append((places[name], start, length))
     if found == sorted(found):
         return
-    temporary = path.with_name(f".{path.name}.sorted")
-    with path.open("rb") as source, temporary.open("wb") as target:
+    with path.open("rb") as source, _replacing(path) as target:
         for _, start, length in sorted(found):
             source.seek(start)
             target.write(source.read(length))
-        target.flush()
-        os.fsync(target.fileno())
-    os.replace(temporary, path)
 
 
 class _Named(msgspec.Struct):
@@ -281,9 +282,33 @@ class _Named(msgspec.Struct):
     sample: int = 0
 
 
+def names_of(path: Path) -> Iterator[tuple[str, int]]:
+    """(id, sample) of every whole row of a generations file, which another process may be writing; absent has none."""
+    if path.exists():
+        yield from (name for name, _, _ in _named_lines(path))
+
+
+def _named_lines(path: Path) -> Iterator[tuple[tuple[str, int], int, int]]:
+    """Each whole line's (id, sample), and where it starts and how long it is, in bytes."""
+    named = msgspec.json.Decoder(_Named)
+    start = 0
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                row = named.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise ValueError(f"{path}:{number}: {error}") from error
+            yield (row.id, row.sample), start, len(line)
+            start += len(line)
+
+
 def write_rows(path: Path, rows: Iterable[Any]) -> None:
-    """Write a JSON lines file whole: a reader sees the old file or the new one, never half."""
-    write_text(path, "".join(encode(row) + "\n" for row in rows))
+    """Write a JSON lines file whole, row by row: a reader sees the old file or the new one, never half."""
+    with _replacing(path) as file:
+        for row in rows:
+            file.write(encode(row).encode() + b"\n")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -292,16 +317,31 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file through a temporary one in the same folder."""
+    """Write a text file whole, as `write_rows` does."""
+    with _replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file in the same folder that takes the path when it is whole; on an error nothing is left of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)  # an interrupt may come when it has its name already
+        if isinstance(error, OSError) and error.filename is None:  # a write does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a kill left of files that were being written below a folder; nobody else may be writing there."""
+    for path in folder.rglob(f".*{UNFINISHED}"):
+        path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alttrain.config import STAGES, Fault, differences, faults, flatten, preview, register, run_name
 from alttrain.run.assembly import assemble
+from alttrain.run.ray_launcher import register as register_ray
 
 CONF = Path(__file__).parent.parent / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -29,7 +30,7 @@ MOUNTED = {
     "dataset/source": "dataset.sources.{}",
     "dataset/selection": "dataset",
 }
-LINES = 40
+LINES = 45
 
 RECIPE = "name, epochs, learning_rate, batch_size, warmup_steps, max_length, weight_decay, betas, gradient_clip, "
 RECIPE += "b_ratio, checkpoint_every, thought"
@@ -38,6 +39,7 @@ RECIPE += "b_ratio, checkpoint_every, thought"
 @pytest.fixture(autouse=True, scope="module")
 def _registered() -> None:
     register()
+    register_ray()
 
 
 def composed(overrides: list[str], hydra: bool = False) -> DictConfig:
@@ -100,7 +102,7 @@ def test_option_composes_without_fault_and_resolved(group: str, option: str) -> 
     assert [str(fault) for fault in faults(config)] == []
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert not [text for text in strings(plain) if "${" in text or text == "???"]
-    if group not in ("experiment", "method"):
+    if group not in ("experiment", "method", "launcher"):
         key = MOUNTED.get(group, group.replace("/", ".")).format(option)
         raw = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
         assert OmegaConf.select(config, key) is not None
@@ -122,7 +124,8 @@ def test_all_options_are_checked_without_torch() -> None:
     overrides = [chosen(*pair) for pair in OPTIONS]
     code = (
         "import json, sys\nfrom hydra import compose, initialize_config_module\n"
-        "from alttrain.config import faults, register\nregister()\n"
+        "from alttrain.config import faults, register\nfrom alttrain.run.ray_launcher import register as register_ray\n"
+        "register()\nregister_ray()\n"
         "with initialize_config_module('alttrain.conf', version_base='1.3'):\n"
         f"    for override in {overrides!r}: assert not faults(compose('run', overrides=override)), override\n"
         "print(json.dumps([m for m in ('torch', 'transformers', 'peft', 'pytorch_lightning') if m in sys.modules]))"

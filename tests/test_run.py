@@ -51,9 +51,13 @@ def no_train(arguments: list[str]) -> list[str]:
     return [*without(arguments, "training", "rewrite"), "method=no_train"]
 
 
+TIMED = {"run.log", "status.json", ".lock"}
+"""What tells when a run took place and in which process."""
+
+
 def hashes(folder: Path) -> dict[str, str]:
-    """Content of every file of a run but its log."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "run.log")
+    """Content of every file of a run but its log, its status and its lock."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in TIMED)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

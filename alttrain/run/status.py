@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alttrain.config import RunError
-from alttrain.records import build, write_json
+from alttrain.records import build, clear_unfinished, write_json
 
 State = Literal["running", "done", "failed", "stopped", "pending"]
 COLOURS: dict[State, str] = {
@@ -37,6 +37,8 @@ COLOURS: dict[State, str] = {
     "stopped": "yellow",
     "pending": "dim",
 }
+PROBED_S = 0.5
+"""A view of the states holds the lock of a run that was killed for less than this."""
 PLAN = Path(".sweep") / "plan.json"
 
 
@@ -92,10 +94,11 @@ class Log:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Have a run's folder for this process alone. Raises RunError, naming who has it, where another process does."""
+    """Have a run's folder for this process alone, rid of half-written files. Raises RunError, naming who has it, where
+    another process does."""
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=PROBED_S)
     except Timeout:
         status = read_status(folder)
         who = f"process {status.process} on {status.host} since {status.began}" if status else "another process"
@@ -103,6 +106,7 @@ def locked(folder: Path) -> Iterator[None]:
             f"{folder} is in use by {who}; wait for it, end it, or set tag=NAME for a run of its own"
         ) from None
     try:
+        clear_unfinished(folder)
         yield
     finally:
         lock.release()

@@ -10,13 +10,12 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from alttrain.config import RunError
 from alttrain.evaluation import Benchmark
 from alttrain.generation.engines import Engine, Prompt, Written
-from alttrain.records import Example, Generation, append_rows, iterate_rows, repair_rows, sort_rows, write_rows
+from alttrain.records import Example, Generation, append_rows, names_of, repair_rows, sort_rows, write_rows
 from alttrain.run.assembly import Run
 from alttrain.run.folder import evaluation_folder, open_evaluation
 from alttrain.run.progress import bar
@@ -39,15 +38,9 @@ class NotGenerated:
     reason: str
 
 
-def done_of(path: Path) -> set[tuple[str, int]]:
-    """(id, sample) of every row on file; a torn last line is cut off."""
-    repair_rows(path)
-    return {(row.id, row.sample) for row in iterate_rows(path, Generation)} if path.exists() else set()
-
-
 def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
-    """The chunks of a benchmark that are not all generated."""
-    done = done_of(evaluation_folder(run, benchmark) / "generations.jsonl")
+    """The chunks of a benchmark that are not all generated. Changes no file: the run may be another process's."""
+    done = set(names_of(evaluation_folder(run, benchmark) / "generations.jsonl"))
     samples = range(run.protocol.decoding.samples)
     rows = [(row, sample) for row in benchmark.rows.examples(None) for sample in samples]
     size = run.generation.chunk
@@ -79,7 +72,8 @@ def _generate(
     """What to tell the user of prompts without an answer: a line, or none."""
     folder = open_evaluation(run, benchmark)
     path = folder / "generations.jsonl"
-    done, errors = done_of(path), list[NotGenerated]()
+    repair_rows(path)
+    done, errors = set(names_of(path)), list[NotGenerated]()
     started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
     with bar(benchmark.name, total) as advance:
         for chunk in chunks:
