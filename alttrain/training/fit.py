@@ -6,6 +6,7 @@ call goes on from.
 
 import importlib.util
 import logging
+import os
 import signal
 import threading
 import warnings
@@ -16,6 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 
 from alttrain import tokenization
@@ -63,6 +65,25 @@ class _Interruption(pl.Callback):  # type: ignore[misc]
             raise KeyboardInterrupt
         self.asked = True
         log.info("training  stops after this step; Ctrl-C again stops it at once, and loses what is not saved")
+
+
+class _Beside(TorchCheckpointIO):  # type: ignore[misc]
+    """Writes a checkpoint beside the one it replaces, and renames it when it is whole.
+
+    Lightning's own goes through the folder for temporary files. Where that is another file system it is copied into
+    place, and a kill meanwhile leaves half a checkpoint and none before it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save what `torch.load` reads."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.part")
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
 @dataclass(frozen=True)
@@ -145,7 +166,12 @@ def fit(
         compile_layers(model)
     mixed = bfloat16 and next(model.parameters()).dtype == torch.float32
     checkpoints = ModelCheckpoint(
-        dirpath=last.parent, filename="step", every_n_train_steps=recipe.checkpoint_every, save_last=True, save_top_k=0
+        dirpath=last.parent,
+        filename="step",
+        every_n_train_steps=recipe.checkpoint_every,
+        save_last=True,
+        save_top_k=0,
+        enable_version_counter=False,  # a folder that was moved goes on in the same file
     )
     callbacks: list[pl.Callback] = [checkpoints, _Interruption(last)]
     if progress:
@@ -162,6 +188,7 @@ def fit(
             devices=hardware.devices,
             num_nodes=hardware.nodes,
             strategy=strategy_of(hardware),
+            plugins=None if hardware.strategy.startswith("deepspeed") else _Beside(),  # it writes its own
             precision="bf16-mixed" if mixed else "32-true",  # an adapter computes in its backbone's own dtype
             max_steps=steps,
             max_epochs=-1,
@@ -182,13 +209,12 @@ def fit(
             raise KeyboardInterrupt from exit_
     if trainer.global_step < steps:
         raise KeyboardInterrupt(f"training stopped at step {trainer.global_step} of {steps}")
-    final = trainer.callback_metrics.get("loss")
     record = {
         "steps": trainer.global_step,
         "examples": len(sequences),
         "tokens": sum(len(sequence) for sequence in sequences) * recipe.epochs,
         "precision": "bfloat16" if bfloat16 else "float32",
-        "final_loss": None if final is None else round(float(final), 4),
+        "final_loss": None if module.last_loss is None else round(float(module.last_loss), 4),
     }
     weights = {name: whole(p) for name, p in module.model.named_parameters() if p.requires_grad}
     leads = trainer.global_rank == 0

@@ -46,6 +46,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         self.recipe = recipe
         self.total_steps = total_steps
         self.passes = passes
+        self.last_loss: Any = None  # of the last whole step, in nats
         self._step_loss: Any = 0.0
         self._sharded = False
         self._random: dict[str, torch.Tensor] | None = None
@@ -63,7 +64,8 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         loss = self.loss(batch) * batch.share
         self._step_loss += loss.detach()
         if (batch_index + 1) % self.passes == 0:
-            self.log("loss", self._whole(self._step_loss / self.passes), prog_bar=True, batch_size=1)
+            self.last_loss = self._whole(self._step_loss / self.passes)
+            self.log("loss", self.last_loss, prog_bar=True, batch_size=1)
             self._step_loss = 0.0
         return loss
 
@@ -114,16 +116,17 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, self.total_steps - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trainable weights only, and where dropout's random numbers stand."""
+        """Keep the trainable weights only, where dropout's random numbers stand, and the loss for the record."""
         trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trainable}
+        checkpoint["loss"] = None if self.last_loss is None else float(self.last_loss)
         checkpoint["random"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             checkpoint["random"]["cuda"] = torch.cuda.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the random numbers up where they stood."""
-        self._random = checkpoint["random"]
+        self._random, self.last_loss = checkpoint["random"], checkpoint["loss"]
 
     def on_train_start(self) -> None:
         """Set the random numbers, after all that Lightning does before the first step."""
