@@ -1,89 +1,151 @@
-"""Experiment trackers: csv files in the run's folder (the default), or wandb.
+"""Experiment trackers beside logs/metrics.csv, which every training writes: wandb, TensorBoard or MLflow.
 
-A tracker gives Lightning its logger for training, takes the final metrics, and is closed in a finally. Trackers get
-losses, rates and lengths, never prompts or model text. Keys come from the environment and are never written.
+A tracker is what the config says: where a run's numbers go, and what of its samples. It gets losses, rates, lengths and
+verdicts; prompts and model text only where `texts` says so. Keys come from the environment and are never written.
 """
 
+import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from alttrain.training.sinks import Sink
+
+Texts = Literal["none", "benign", "all"]
+"""Of whose samples a tracker gets prompt, thought and answer: nobody's, those of harmless prompts, or all samples'."""
+LONGEST_ID = 64
+"""Characters of a wandb run's id."""
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What a tracker knows of a run; `sweep` is what runs that belong together are called."""
+
+    name: str
+    folder: Path
+    sweep: str
+    config: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The same whenever this run goes on, in whatever process: its name, and a hash of what shapes it."""
+        path = self.folder / "fingerprint.json"
+        shaped = path.read_bytes() if path.exists() else b""
+        digest = sha256(self.name.encode() + shaped).hexdigest()[:8]
+        return f"{self.name[: LONGEST_ID - 9]}-{digest}"
+
+
+class Table(NamedTuple):
+    """A benchmark's samples, a row each."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
 
 
 class Tracker(Protocol):
-    """Where losses and metrics of a run go."""
+    """Where the numbers of a run go."""
 
-    def open(self, folder: Path, run: str, config: Mapping[str, Any]) -> Any:
-        """Lightning's logger for the run."""
+    @property
+    def texts(self) -> Texts:
+        """Whose texts it gets."""
 
-    def close(self) -> None:
-        """End what `open` began, whatever came between."""
+    def verify(self) -> None:
+        """Raise ValueError where a package or a key it needs is not there."""
 
-    def summary(self, folder: Path, run: str, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Record the final metrics of the run."""
+    def sink(self, run: Tracked) -> "Sink | None":
+        """What takes the numbers; nothing is opened yet. None where the files in the run's folder are all."""
+
+
+def _needs(package: str, extra: str, option: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(f"logger={option} needs {package}: pip install 'alttrain[{extra}]', or choose logger=csv")
 
 
 @dataclass(frozen=True)
 class CsvTracker:
-    """logs/metrics.csv in the run's folder, one row each `trainer.log_every` steps."""
+    """logs/metrics.csv in the run's folder, one row each `trainer.log_every` steps, and nothing more."""
 
-    def open(self, folder: Path, run: str, config: Mapping[str, Any]) -> Any:
-        """Lightning's csv logger."""
-        from pytorch_lightning.loggers import CSVLogger
+    texts: Texts = "none"
 
-        return CSVLogger(save_dir=folder, name="logs", version="")
+    def verify(self) -> None:
+        """It needs nothing."""
 
-    def close(self) -> None:
-        """Nothing to end: Lightning writes the file."""
-
-    def summary(self, folder: Path, run: str, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Nothing to add: metrics.json holds them."""
+    def sink(self, run: Tracked) -> None:
+        """The csv is written whatever the tracker; metrics.json holds the metrics."""
 
 
 @dataclass(frozen=True)
 class WandbTracker:
-    """One wandb run per run folder, with the run's name as its id, so that a resumed job goes on in it.
+    """One wandb run for each run, grouped by sweep: config, loss, metrics, and a table of each benchmark's samples.
 
-    `mode` "offline" needs no account and no network; the key of "online" comes from WANDB_API_KEY.
+    `mode` "offline" needs no account and no network; the key of "online" comes from WANDB_API_KEY. Where the server
+    does not answer within `patience_s` seconds, the run is logged offline. `group` None takes the sweep's name.
+    `adapter` uploads what was trained as an artifact.
     """
 
     project: str
     mode: Literal["offline", "online"]
     group: str | None = None
     tags: Sequence[str] = ()
+    texts: Texts = "none"
+    adapter: bool = False
+    patience_s: float = 30.0
 
-    def open(self, folder: Path, run: str, config: Mapping[str, Any]) -> Any:
-        """Lightning's wandb logger, without model files."""
-        from pytorch_lightning.loggers import WandbLogger
+    def verify(self) -> None:
+        """An online run needs a key, or wandb would ask for it in the middle of training."""
+        if self.mode == "online" and not os.environ.get("WANDB_API_KEY"):
+            raise ValueError("logger.mode=online needs a key: set WANDB_API_KEY, or choose logger.mode=offline")
 
-        return WandbLogger(experiment=self._start(folder, run, config), log_model=False)
+    def sink(self, run: Tracked) -> "Sink":
+        """A wandb run."""
+        from alttrain.training.sinks import WandbSink
 
-    def close(self) -> None:
-        """Finish the wandb run, or the next job of a sweep would log into it."""
-        import wandb
+        return WandbSink(self, run)
 
-        wandb.finish()
 
-    def summary(self, folder: Path, run: str, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """The final metrics in the run's summary."""
-        started = self._start(folder, run, config)
-        try:
-            started.summary.update(dict(metrics))
-        finally:
-            started.finish()
+@dataclass(frozen=True)
+class TensorBoardTracker:
+    """tensorboard/ in the run's folder: loss, metrics and config. `tensorboard --logdir outputs/runs` shows all runs.
 
-    def _start(self, folder: Path, run: str, config: Mapping[str, Any]) -> Any:
-        import wandb
+    It shows numbers alone: no samples.
+    """
 
-        return wandb.init(
-            project=self.project,
-            id=run,
-            name=run,
-            group=self.group,
-            tags=list(self.tags),
-            config=dict(config),
-            dir=folder,
-            mode=self.mode,
-            resume="allow" if self.mode == "online" else None,
-            settings=wandb.Settings(console="off", silent=True, save_code=False, disable_git=True),
-        )
+    texts: Texts = "none"
+
+    def verify(self) -> None:
+        """It needs the package."""
+        _needs("tensorboard", "tensorboard", "tensorboard")
+
+    def sink(self, run: Tracked) -> "Sink":
+        """Event files."""
+        from alttrain.training.sinks import TensorBoardSink
+
+        return TensorBoardSink(run)
+
+
+@dataclass(frozen=True)
+class MlflowTracker:
+    """One MLflow run for each run, an experiment a sweep: config, loss, metrics, and each benchmark's samples as CSV.
+
+    `uri` is a folder or a tracking server; a server's key comes from MLflow's own variables. `experiment` None takes
+    the sweep's name. `adapter` logs what was trained as an artifact.
+    """
+
+    uri: str
+    experiment: str | None = None
+    texts: Texts = "none"
+    adapter: bool = False
+
+    def verify(self) -> None:
+        """It needs the package."""
+        _needs("mlflow", "mlflow", "mlflow")
+
+    def sink(self, run: Tracked) -> "Sink":
+        """An MLflow run."""
+        from alttrain.training.sinks import MlflowSink
+
+        return MlflowSink(self, run)

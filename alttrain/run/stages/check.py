@@ -90,6 +90,8 @@ def check_light(run: Run, data: bool = True) -> None:
     Without `data` the files are not read: another job of a sweep had the same ones read.
     """
     check_writable(run.output_dir)
+    if {"train", "judge"} & set(run.stages):
+        run.tracker.verify()
     if data:
         run.dataset.examples(run.seed)
     for benchmark in run.benchmarks:

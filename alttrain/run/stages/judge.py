@@ -43,6 +43,7 @@ from alttrain.run.folder import as_json, evaluation_folder
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
 from alttrain.run.stages.analysis import analyse
+from alttrain.run.tracking import tell
 
 log = logging.getLogger(__name__)
 
@@ -54,16 +55,10 @@ Key = tuple[str, str, str, int]
 
 
 def judge(run: Run, session: Session) -> None:
-    """Judge every benchmark that has generations and no current metrics; tell the tracker the run's metrics."""
+    """Judge every benchmark that has generations and no current metrics; tell the tracker."""
     judged = [benchmark for benchmark in run.benchmarks if _judge(run, session, benchmark)]
     if judged:
-        values = {}
-        for benchmark in run.benchmarks:
-            path = evaluation_folder(run, benchmark) / "metrics.json"
-            for metric in json.loads(path.read_text(encoding="utf-8"))["metrics"]:
-                if metric["value"] is not None:
-                    values[f"{benchmark.name}/{metric['metric']}"] = metric["value"]
-        run.tracker.summary(run.folder, run.name, run.config, values)
+        tell(run)
 
 
 def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:

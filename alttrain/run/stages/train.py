@@ -15,8 +15,10 @@ from alttrain.report.card import card
 from alttrain.run.assembly import Run
 from alttrain.run.progress import on_terminal
 from alttrain.run.session import Session, free
+from alttrain.run.tracking import tracked
 from alttrain.training import SupervisedFineTuning
 from alttrain.training.tokenised import tokenised
+from alttrain.training.tracking import Tracking, lightning_loggers
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +49,22 @@ def train(run: Run, session: Session) -> None:
     log.info("train     %d examples, %d epochs, %s", len(sequences), recipe.epochs, precision)
     started = time.monotonic()
     leads = os.environ.get("LOCAL_RANK", "0") == "0"
-    logger = run.tracker.open(run.folder, run.name, run.config) if leads else False
+    tracking = Tracking(run.tracker, tracked(run)) if leads else None
+    loggers = lightning_loggers(tracking) if tracking else False
     progress = leads and on_terminal()
     try:
-        trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, logger, bfloat16, progress)
+        trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, progress)
+        if not trained.leads:
+            return
+        record = trained.record | {"left_out_too_long": too_long, "seconds": round(time.monotonic() - started, 1)}
+        record |= {"weights": session.weights.origin, "device": session.device}
+        session.save(model, trained.weights, card(run.folder, record), run.trained)
+        write_json(run.folder / "train.json", record)
+        if tracking:
+            tracking.trained(run.trained)
     finally:
-        if leads:
-            run.tracker.close()
-    if not trained.leads:
-        return
-    record = trained.record | {"left_out_too_long": too_long, "seconds": round(time.monotonic() - started, 1)}
-    record |= {"weights": session.weights.origin, "device": session.device}
-    session.save(model, trained.weights, card(run.folder, record), run.trained)
-    write_json(run.folder / "train.json", record)
+        if tracking:
+            tracking.close()
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     log.info("train     %d steps in %.0f s, loss %s", record["steps"], record["seconds"], record["final_loss"])
     del model

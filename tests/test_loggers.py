@@ -1,0 +1,345 @@
+"""Trackers on the tiny backbone: what they hold, that it is the same in all, and that none of them stops a run."""
+
+import csv
+import importlib.util
+import json
+import logging
+import os
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+
+from alttrain.config import RunError, register
+from alttrain.records import Example, Generation, read_rows
+from alttrain.run.app import execute
+from alttrain.run.assembly import assemble
+from alttrain.run.tracking import COLUMNS, TEXTS, sweep
+from alttrain.training import CsvTracker, WandbTracker
+from alttrain.training.sinks import Sink, WandbSink
+from alttrain.training.trackers import Table, Tracked
+from alttrain.training.tracking import Tracking
+
+RUN = "tiny-embedded-alttrain-demo-s0"
+TRAIN = "stages=[rewrite,train]"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
+    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb"))
+    register()
+
+
+def run(arguments: list[str]) -> Path:
+    """Run the stages in this process; returns the run's folder."""
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose("run", overrides=arguments)
+    return execute(config).folder
+
+
+def in_two(arguments: list[str], *logger: str) -> Path:
+    """A run that is trained by one job and judged by the next."""
+    own = [*arguments, "trainer.log_every=1", *logger]
+    run([*own, TRAIN])
+    return run([*own, "stages=[generate,judge]"])
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Loss by step, as logs/metrics.csv has it."""
+    with (folder / "logs" / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
+
+
+def numbers(folder: Path) -> dict[str, float]:
+    """Metrics by benchmark/metric, as the metrics.json have them."""
+    judged = [json.loads(path.read_text()) for path in folder.glob("evaluation/*/metrics.json")]
+    return {
+        f"{one['benchmark']}/{metric['metric']}": metric["value"]
+        for one in judged
+        for metric in one["metrics"]
+        if metric["value"] is not None
+    }
+
+
+def texts(folder: Path, label: str) -> set[str]:
+    """Prompts and outputs of a label's samples, and the prompts trained on."""
+    generated = [one for path in folder.rglob("generations.jsonl") for one in read_rows(path, Generation)]
+    found = {text for one in generated if one.label == label for text in (one.prompt, one.thought, one.answer)}
+    found |= {one.prompt for one in read_rows(folder / "train.jsonl", Example) if one.label == label}
+    return {text for text in found if len(text) > 3}
+
+
+def everything(folder: Path) -> bytes:
+    """The content of all files of a folder."""
+    return b"\n".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+# --- wandb ---
+
+HEAD, BLOCK = 7, 1 << 15
+
+
+def offline_records(folder: Path) -> list[Any]:
+    """The records of a wandb run that waits to be synced: its file is a LevelDB log, behind a header of 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (path,) = folder.glob("*.wandb")
+    content, place, whole, found = path.read_bytes(), 7, b"", []
+    assert content[:4] == b":W&B"
+    while place + HEAD <= len(content):
+        if BLOCK - place % BLOCK < HEAD:  # a head does not stand across blocks
+            place += BLOCK - place % BLOCK
+            continue
+        _, length, part = struct.unpack("<IHB", content[place : place + HEAD])
+        whole += content[place + HEAD : place + HEAD + length]
+        place += HEAD + length
+        if part in (1, 4):  # whole, or the last of its parts
+            found.append(Record.FromString(whole))
+            whole = b""
+    return found
+
+
+def items(update: Any) -> dict[str, Any]:
+    """Keys and values of a history, summary or config record."""
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in update}
+
+
+def test_a_wandb_run_goes_on_and_can_be_synced(tiny_arguments: list[str]) -> None:
+    folder = in_two(tiny_arguments, "logger=wandb", "logger.group=g", "logger.tags=[t]", "logger.adapter=true")
+    first, second = sorted((folder / "wandb").glob("offline-run-*"))
+    trained, judged = offline_records(first), offline_records(second)
+    runs = [record.run for record in (*trained, *judged) if record.HasField("run")]
+    assert {one.run_id for one in runs} == {first.name.split("-", 3)[3]} == {second.name.split("-", 3)[3]}
+    assert {one.run_id.rpartition("-")[0] for one in runs} == {RUN}
+    assert {(one.display_name, one.run_group, tuple(one.tags)) for one in runs} == {(RUN, "g", ("t",))}
+    config = items(runs[0].config.update)
+    assert (config["seed"], config["training"]["epochs"]) == (0, 2)
+    history = [items(record.history.item) for record in trained if record.HasField("history")]
+    assert {row["step"]: row["loss"] for row in history if "loss" in row} == pytest.approx(losses(folder))
+    summary: dict[str, Any] = {}
+    for record in judged:
+        summary |= items(record.summary.update)
+    assert {key: summary[key] for key in numbers(folder)} == pytest.approx(numbers(folder))
+    tables = list(second.rglob("*.table.json"))
+    assert {path.name.split("_")[1] for path in tables} >= {"harmful", "benign"}
+    assert len(tables) == 3
+    for path in tables:
+        table = json.loads(path.read_text())
+        assert (tuple(table["columns"]), len(table["data"])) == (COLUMNS, 4)
+    (adapter,) = [record.artifact for record in trained if record.HasField("artifact")]
+    assert "adapter_model.safetensors" in {one.path for one in adapter.manifest.contents}
+    content = everything(folder / "wandb")
+    for text in texts(folder, "harmful") | texts(folder, "benign"):
+        assert text.encode() not in content
+
+
+def test_harmful_texts_are_sent_only_when_all_are_asked_for(tiny_arguments: list[str]) -> None:
+    folder = in_two(tiny_arguments, "logger=wandb", "logger.texts=benign")
+    tables = {path.name.split("_")[1]: json.loads(path.read_text()) for path in folder.rglob("*.table.json")}
+    assert all(tuple(table["columns"]) == (*COLUMNS, *TEXTS) for table in tables.values())
+    assert all(row[-3:] == ["", "", ""] for row in tables["harmful"]["data"])
+    assert all(row[-3] and row[-2] for row in tables["benign"]["data"])
+    content = everything(folder / "wandb")
+    assert not [text for text in texts(folder, "harmful") - texts(folder, "benign") if text.encode() in content]
+
+
+# --- TensorBoard and MLflow ---
+
+
+def test_tensorboard_holds_the_same_scalars(tiny_arguments: list[str]) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = in_two(tiny_arguments, "logger=tensorboard")
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    found = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    assert found.pop("loss") == pytest.approx(losses(folder))
+    assert {tag: own[0] for tag, own in found.items()} == pytest.approx(numbers(folder))
+    (config,) = events.Tensors("config/text_summary")
+    assert b'"seed": 0' in config.tensor_proto.string_val[0]
+    content = everything(folder / "tensorboard")
+    assert not [text for text in texts(folder, "harmful") | texts(folder, "benign") if text.encode() in content]
+
+
+def test_mlflow_holds_the_same_scalars_in_one_run(tiny_arguments: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    from mlflow.tracking import MlflowClient
+
+    folder = in_two(tiny_arguments, "logger=mlflow", "logger.experiment=e", "logger.adapter=true")
+    client = MlflowClient(str(tmp_path / "outputs" / "mlruns"))
+    experiment = client.get_experiment_by_name("e")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert (found.info.run_name, found.info.status) == (RUN, "FINISHED")
+    assert (found.data.params["training.epochs"], found.data.params["backbone.name"]) == ("2", "tiny")
+    history = client.get_metric_history(found.info.run_id, "loss")
+    assert {one.step: one.value for one in history} == pytest.approx(losses(folder))
+    assert {name: value for name, value in found.data.metrics.items() if name != "loss"} == pytest.approx(
+        numbers(folder)
+    )
+    kept = Path(found.info.artifact_uri.removeprefix("file://"))
+    assert (kept / "adapter" / "adapter_model.safetensors").exists()
+    with (kept / "samples" / "embedded_harmful.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert (tuple(rows[0]), len(rows)) == (COLUMNS, 5)
+    content = everything(tmp_path / "outputs" / "mlruns")
+    prompts = {one.prompt for path in folder.rglob("generations.jsonl") for one in read_rows(path, Generation)}
+    assert not [text for text in prompts if text.encode() in content]
+
+
+# --- what goes wrong ---
+
+
+def test_a_tracker_that_fails_is_told_once_and_stops_nothing(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[int] = []
+
+    def scalars(self: WandbSink, values: dict[str, float], step: int) -> None:
+        asked.append(step)
+        raise ConnectionError("the server\nis gone")
+
+    monkeypatch.setattr(WandbSink, "scalars", scalars)
+    with caplog.at_level(logging.WARNING, "alttrain.training"):
+        folder = run([*tiny_arguments, "trainer.log_every=1", "logger=wandb", TRAIN])
+    assert (folder / "train.json").exists()
+    assert len(losses(folder)) == json.loads((folder / "train.json").read_text())["steps"]
+    assert asked == [0]
+    told = [record.message for record in caplog.records if "tracker" in record.message]
+    assert told == ["tracker   failed, and the run goes on without it: the server is gone"]
+
+
+class Slow:
+    """A sink that takes its time over each call."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*unused: Any) -> None:
+            time.sleep(self.seconds)
+            self.calls.append(name)
+
+        return call
+
+
+class Given(CsvTracker):
+    """A tracker with a sink made by a test."""
+
+    made: Any
+
+    def sink(self, run: Tracked) -> Sink:  # type: ignore[override]
+        return self.made  # type: ignore[no-any-return]
+
+
+def tracking(sink: Any, patience_s: float) -> Tracking:
+    tracker = Given()
+    object.__setattr__(tracker, "made", sink)
+    return Tracking(tracker, Tracked("r", Path(), "", {}), patience_s)
+
+
+def test_a_slow_sink_holds_nothing_up(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Slow(0.2)
+    held = tracking(sink, patience_s=0.1)
+    started = time.monotonic()
+    for step in range(3):
+        held.scalars({"loss": 1.0}, step)
+    held.close()
+    assert time.monotonic() - started < 0.5
+    assert "has not ended after 0 s; the run does not wait for it" in caplog.text
+    for _ in range(100):
+        if sink.calls[-1:] == ["close"]:
+            break
+        time.sleep(0.05)
+    assert sink.calls == ["scalars", "scalars", "scalars", "close"]
+
+
+def test_calls_come_in_order_and_are_all_made_before_the_end() -> None:
+    sink = Slow(0.0)
+    held = tracking(sink, patience_s=10)
+    held.scalars({"loss": 1.0}, 0)
+    held.judged({"x/accuracy": 0.5}, {"x": Table(("id",), [["a"]])})
+    held.trained(Path())
+    held.close()
+    assert sink.calls == ["scalars", "summary", "table", "trained", "close"]
+
+
+ONLINE = """
+import logging, pathlib
+from alttrain.training import WandbTracker
+from alttrain.training.trackers import Tracked
+from alttrain.training.tracking import Tracking
+
+logging.basicConfig()
+tracker = WandbTracker("p", "online", patience_s=1.0)
+tracker.verify()
+tracking = Tracking(tracker, Tracked("r", pathlib.Path(), "", {}))
+tracking.scalars({"loss": 1.0}, 0)
+tracking.close()
+"""
+
+
+def test_an_online_run_that_reaches_no_server_is_logged_offline(tmp_path: Path) -> None:
+    there = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    command, env = [sys.executable, "-c", ONLINE], os.environ | there
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert "wandb cannot be reached, so this run is logged offline" in done.stderr
+    assert "the run goes on without it" not in done.stderr
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert [items(one.history.item)["loss"] for one in offline_records(folder) if one.HasField("history")] == [1.0]
+
+
+@pytest.mark.parametrize(("option", "package"), [("tensorboard", "tensorboard"), ("mlflow", "mlflow")])
+def test_a_missing_package_is_told_before_anything_loads(
+    option: str, package: str, tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
+    with pytest.raises(RunError) as told:
+        run([*tiny_arguments, f"logger={option}"])
+    assert str(told.value) == f"logger={option} needs {package}: pip install 'alttrain[{option}]', or choose logger=csv"
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_online_run_needs_a_key_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(ValueError, match=r"logger\.mode=online needs a key: set WANDB_API_KEY"):
+        WandbTracker("p", "online").verify()
+    for tracker in (WandbTracker("p", "offline"), CsvTracker()):
+        tracker.verify()
+
+
+# --- names ---
+
+
+def test_an_id_is_the_same_for_the_same_run_and_short_enough(tmp_path: Path) -> None:
+    one = Tracked("n" * 90, tmp_path, "", {})
+    before = one.id
+    assert (before, len(before)) == (Tracked("n" * 90, tmp_path, "another", {"a": 1}).id, 64)
+    (tmp_path / "fingerprint.json").write_text("{}")
+    assert one.id != before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["experiment=main", "backbone=r1_qwen_7b", "method=plain"], "main"),
+        (["hydra.mode=MULTIRUN", "output_dir=elsewhere/swept"], "swept"),
+        ([], ""),
+    ],
+)
+def test_runs_are_grouped_by_sweep(overrides: list[str], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose("run", overrides=overrides, return_hydra_config=True)
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
+        own = compose("run", overrides=[one for one in overrides if not one.startswith("hydra")])
+    assert sweep(assemble(own)) == name
