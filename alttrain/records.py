@@ -12,6 +12,7 @@ by a kill is cut off by `repair_rows` before a stage goes on. No torch here.
 
 import dataclasses
 import json
+import logging
 import os
 import tempfile
 import types
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
+
+log = logging.getLogger(__name__)
 
 Label = Literal["harmful", "benign"]
 Step = Literal["understanding", "assessment", "reasoning", "refusal", "primer"]
@@ -339,6 +342,29 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename is None:  # a write does not say where
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Make a file that several processes share without making it twice: the others wait here, and then find it.
+
+    On a file system without locks they go on at once, and make the same file.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting   for another process that makes %s", path)
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        log.debug("%s cannot be locked", path)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def clear_unfinished(folder: Path) -> None:

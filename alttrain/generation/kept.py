@@ -2,7 +2,7 @@
 
 One file of JSON for each call, FOLDER/ab/ab12....json, holds the tokens of all its prompts: which prompts are decoded
 together can change a bfloat16 result, so a call is taken whole or made anew. The key is the SHA-256 of everything that
-shapes them. Files appear whole; jobs that write the same one at once write the same bytes.
+shapes them. Files appear whole; jobs that want the same one at once wait for the first to write it.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 
 from alttrain import __version__
 from alttrain.generation.config import Decoding
-from alttrain.records import write_text
+from alttrain.records import alone, write_text
 
 
 class KeptDecoder:
@@ -47,11 +47,12 @@ class KeptDecoder:
             asked["names"] = list(names)
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         path = self.folder / key[:2] / f"{key}.json"
-        if path.exists():
-            written: list[list[int]] = json.loads(path.read_text(encoding="utf-8"))
-            if on_finished:
-                on_finished(len(prompts))
+        with alone(path):
+            if path.exists():
+                written: list[list[int]] = json.loads(path.read_text(encoding="utf-8"))
+                if on_finished:
+                    on_finished(len(prompts))
+                return written
+            written = self.decoder.generate(prompts, decoding, names, on_finished)
+            write_text(path, json.dumps(written))
             return written
-        written = self.decoder.generate(prompts, decoding, names, on_finished)
-        write_text(path, json.dumps(written))
-        return written

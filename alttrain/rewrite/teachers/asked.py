@@ -1,7 +1,8 @@
 """The teacher that asks a model, and sees to it that every example gets one valid sentence or the reason why not.
 
-A prompt goes to the `Writer` only where the cache has no reply to it. Replies are kept as they came, faulty ones too:
-validation runs on the kept text, so a second run walks the same path, repairs included, without asking again.
+A prompt goes to the `Writer` only where the cache has no reply to it, and runs that ask the same model do so one after
+another: what one asked, the next finds. Replies are kept as they came, faulty ones too: validation runs on the kept
+text, so a second run walks the same path, repairs included, without asking again.
 """
 
 import logging
@@ -11,7 +12,7 @@ from typing import Annotated
 
 from annotated_types import Ge, MinLen
 
-from alttrain.records import Example, Rejected, Segment, Step
+from alttrain.records import Example, Rejected, Segment, Step, alone
 from alttrain.rewrite.teachers.cache import Reply, ReplyCache, reply_key
 from alttrain.rewrite.teachers.desk import Desk, Writer
 from alttrain.rewrite.teachers.recipe import RECIPE, assessment_prompt, repair_prompt, understanding_prompt
@@ -120,10 +121,18 @@ class AskedTeacher:
                 lacking[key] = prompt
             else:
                 yield prompt, key, kept
-        if lacking:
-            log.info("teacher   asking %s for %d replies; %d kept", model, len(lacking), len(prompts) - len(lacking))
-            for key, reply in self.writer.write(lacking, desk, cache.keep):
-                yield lacking[key], key, reply
+        if not lacking:
+            return
+        with alone(desk.cache / f"{reply_key(model, [], sampling, RECIPE)[:HASH_DIGITS]}.asked"):
+            for key in list(lacking):
+                if (kept := cache.get(key)) is not None:  # a run that was here before asked for it
+                    yield lacking.pop(key), key, kept
+            if lacking:
+                log.info(
+                    "teacher   asking %s for %d replies; %d kept", model, len(lacking), len(prompts) - len(lacking)
+                )
+                for key, reply in self.writer.write(lacking, desk, cache.keep):
+                    yield lacking[key], key, reply
 
 
 def _grouped(asked: Iterable[tuple[str, Example]]) -> Grouped:

@@ -8,8 +8,8 @@ Writes, beside train.jsonl:
 - rewrite.json     the counts; written last, so its presence says the stage is done
 
 Traces that the dataset lacks are asked of the backbone and kept in the cache, where any run that wants the same ones
-finds them. The cache key covers all prompts of the set: which prompts are decoded together can change a bfloat16
-result, so a set is taken from the cache whole or made anew.
+finds them, or waits for the run that makes them. The cache key covers all prompts of the set: which prompts are decoded
+together can change a bfloat16 result, so a set is taken from the cache whole or made anew.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from alttrain.evaluation.adherence import opening_understandings
 from alttrain.evaluation.refusal import judge_refusal
 from alttrain.generation import Decoding
 from alttrain.generation.engines import Engine, Prompt, Written
-from alttrain.records import Example, Rejected, Segment, read_rows, write_json, write_rows, write_text
+from alttrain.records import Example, Rejected, Segment, alone, read_rows, write_json, write_rows, write_text
 from alttrain.rewrite import (
     ANSWER_CUT,
     BackboneWriter,
@@ -236,8 +236,9 @@ def _originals(run: Run, session: Session, recipe: SelfTrace, examples: list[Exa
         "prompts": [[example.id, example.prompt] for example in ordered],
     }
     cached = cache_folder() / "originals" / f"{run.backbone.name}-{_digest(key)}.jsonl"
-    if not cached.exists():
-        write_rows(cached, _ask(run, session, recipe, ordered))
+    with alone(cached):
+        if not cached.exists():
+            write_rows(cached, _ask(run, session, recipe, ordered))
     return read_rows(cached, Original)
 
 

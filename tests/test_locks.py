@@ -1,0 +1,101 @@
+"""Work that several jobs share is done once: the jobs of a sweep that start at the same moment wait for each other."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from stub_server import Serve, right
+
+from alttrain.generation import Decoding
+from alttrain.generation.kept import KeptDecoder
+from alttrain.records import alone
+
+KEPT = """
+import sys, time
+from pathlib import Path
+from alttrain.generation import Decoding
+from alttrain.generation.kept import KeptDecoder
+
+folder, log = Path(sys.argv[1]), Path(sys.argv[2])
+
+class Slow:
+    def generate(self, prompts, decoding, names, on_finished):
+        with log.open("a") as file:
+            file.write("decoded\\n")
+        time.sleep(0.5)
+        return [[*prompt, 7] for prompt in prompts]
+
+print("ready", flush=True)
+sys.stdin.readline()
+print(KeptDecoder(Slow, {"weights": "w"}, folder).generate([[1], [2, 3]], Decoding(4)))
+"""
+
+
+def test_what_a_backbone_writes_is_decoded_by_one_process(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", KEPT, str(tmp_path / "kept"), str(log)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    jobs = [subprocess.Popen(command, **pipes) for _ in range(3)]  # type: ignore[call-overload]
+    for job in jobs:
+        assert job.stdout.readline() == "ready\n"
+    for job in jobs:
+        job.stdin.write("go\n")
+        job.stdin.flush()
+    assert {job.communicate()[0] for job in jobs} == {"[[1, 7], [2, 3, 7]]\n"}
+    assert log.read_text() == "decoded\n"
+
+
+def test_a_killed_job_keeps_no_other_waiting(tmp_path: Path) -> None:
+    """A lock ends with its process, and the file that it left half-made is made anew."""
+    path = tmp_path / "shared.json"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom alttrain.records import alone\n"
+        f"with alone(Path({str(path)!r})):\n    print('in', flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        process.kill()
+    began = time.monotonic()
+    with alone(path):
+        pass
+    assert time.monotonic() - began < 5
+
+
+def test_a_file_system_without_locks_only_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable(*unused: object, **options: object) -> None:
+        raise NotImplementedError("no flock here")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", unable)
+
+    class Decoder:
+        def generate(self, prompts: list[list[int]], *unused: object) -> list[list[int]]:
+            return prompts
+
+    for _ in range(2):
+        assert KeptDecoder(Decoder, {}, tmp_path).generate([[5]], Decoding(1)) == [[5]]
+
+
+def test_jobs_that_start_at_once_ask_teacher_and_backbone_once(
+    tiny_arguments: list[str], tmp_path: Path, serve: Serve
+) -> None:
+    stub = serve(lambda prompt, asked: right(prompt))
+    command = [sys.executable, "-m", "alttrain", *tiny_arguments, "stages=[rewrite]", "rewrite/teacher=server"]
+    command += ["rewrite.teacher.writer.model_name=m", f"rewrite.teacher.writer.base_url={stub.url}"]
+    environment = {**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")}
+    jobs = [
+        subprocess.Popen([*command, f"tag={tag}"], env=environment, stderr=subprocess.PIPE, text=True)
+        for tag in ("one", "other")
+    ]
+    said = [job.communicate()[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], said
+    assert set(stub.asked.values()) == {1}
+    assert sum(text.count("asking the backbone for") for text in said) == 1
+    assert sum(text.count("teacher   asking m for") for text in said) == 1
+    folders = sorted((tmp_path / "outputs" / "runs").iterdir())
+    assert len(folders) == 2
+    for name in ("train.jsonl", "originals.jsonl"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
