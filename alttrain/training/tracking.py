@@ -107,8 +107,6 @@ class Tracking:
 
 def lightning_loggers(tracking: Tracking) -> list[Any]:
     """Lightning's loggers of a training: logs/metrics.csv, and what hands each row on to the tracking."""
-    from pytorch_lightning.loggers import CSVLogger
+    from alttrain.training.forwarding import CsvLog, Forwarding
 
-    from alttrain.training.forwarding import Forwarding
-
-    return [CSVLogger(save_dir=tracking.run.folder, name="logs", version=""), Forwarding(tracking)]
+    return [CsvLog(tracking.run.folder / "logs" / "metrics.csv"), Forwarding(tracking)]
