@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from alttrain.backbone import Backbone, FullFineTuning, LoRA, NoAdapter
 from alttrain.config import RunError, faults, flatten, instantiate, run_name, shaping
 from alttrain.config.identity import shaping_of_engine
+from alttrain.config.secrets import exposed
 from alttrain.dataset import Dataset
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
 from alttrain.generation import ChildServer, InProcess, InProcessVllm, Server
@@ -91,6 +92,8 @@ def assemble(config: DictConfig) -> Run:
         raise RunError("\n".join(["this config cannot run:", *(f"  {fault}" for fault in found)]))
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
+    if secrets := exposed(plain):
+        raise RunError("\n".join(["this config cannot run:", *(f"  {secret}" for secret in secrets)]))
     part = _builder(config)
     benchmarks = {name: part(f"evaluation.benchmarks.{name}") for name in config.evaluation.benchmarks}
     for name, benchmark in benchmarks.items():
