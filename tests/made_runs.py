@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from alttrain.evaluation import Adherence, Metric
 from alttrain.evaluation.statistics import rate
-from alttrain.records import Judgement, write_rows
+from alttrain.records import Generation, Judgement, Label, write_rows
+from alttrain.run.stages.analysis import analyse
 
 TOLD = {"y": True, "n": False, "u": None}
 """A letter as whether the text counts towards the measure; u is undecided."""
@@ -20,6 +23,7 @@ def make_run(
     labels: dict[str, int] | None = None,
     trained: dict[str, Any] | None = None,
     tag: str = "",
+    thought_tokens: int = 10,
     **names: Any,
 ) -> Path:
     """A run judged on these benchmarks: name -> (measure, a letter a prompt). A harmful rate's judge says "unsafe"."""
@@ -28,7 +32,8 @@ def make_run(
     run = "-".join([*(str(full[key]) for key in ("backbone", "dataset", "rewrite", "training")), f"s{full['seed']}"])
     folder = runs / (f"{run}-{tag}" if tag else run)
     for benchmark, (measure, letters) in benchmarks.items():
-        judge_benchmark(folder / "evaluation" / f"{benchmark}.{protocol}", benchmark, measure, letters, protocol, hashed)
+        own = folder / "evaluation" / f"{benchmark}.{protocol}"
+        judge_benchmark(own, benchmark, measure, letters, protocol, hashed, thought_tokens)
     (folder / "run.json").write_text(json.dumps({"run": folder.name, **full}))
     for name, content in (("fingerprint", settings), ("train", trained)):
         if content is not None:
@@ -43,29 +48,43 @@ def no_train(runs: Path, benchmarks: dict[str, tuple[str, str]], **given: Any) -
     return make_run(runs, benchmarks, rewrite="none", training="none", **given)
 
 
-def judge_benchmark(folder: Path, benchmark: str, measure: str, letters: str, protocol: str, hashed: str) -> None:
-    """One judged benchmark: thoughts that all assess rightly, of 10 tokens, and answers of 5."""
+def judge_benchmark(
+    folder: Path, benchmark: str, measure: str, letters: str, protocol: str, hashed: str, thought_tokens: int
+) -> None:
+    """One judged benchmark: thoughts that all assess rightly, and answers of 5 tokens."""
     folder.mkdir(parents=True)
-    label = "harmful" if measure == "harmful_rate" else "benign"
+    label: Label = "harmful" if measure == "harmful_rate" else "benign"
     ids = [f"p{number}" for number in range(len(letters))]
-    write_rows(
-        folder / "judgements.jsonl",
-        [Judgement(name, "judge", TOLD[letter]) for name, letter in zip(ids, letters, strict=True)],
-    )
-    rows = [{"id": name, "label": label, "thought_tokens": 10, "answer_tokens": 5} for name in ids]
-    (folder / "generations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    thought = {"label": label, "understanding": True, "assessment": label, "continuation": "refusal", "ordered": True}
-    rows = [{"id": name, **thought} for name in ids]
-    (folder / "adherence.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = [Judgement(name, "judge", TOLD[letter]) for name, letter in zip(ids, letters, strict=True)]
+    write_rows(folder / "judgements.jsonl", judged)
+    texts = {"text": "", "thought": "A thought.", "answer": "An answer."}
+    lengths: dict[str, Any] = {"thought_tokens": thought_tokens, "answer_tokens": 5}
+    rows = [
+        Generation(name, f"Prompt {name}?", label, "c", (), **texts, closed=True, finish="stop", **lengths)
+        for name in ids
+    ]
+    write_rows(folder / "generations.jsonl", rows)
+    places = {"position": 0, "position_words": 0, "position_share": 0.0}
+    agrees: dict[str, Any] = {"consistent": True, "answer_refuses": None, "answer_consistent": None}
+    found = [Adherence(name, label, True, label, "refusal", True, **agrees, **places, closed=True) for name in ids]
+    write_rows(folder / "adherence.jsonl", found)
     decided, hits = len(letters) - letters.count("u"), letters.count("y")
     value, low, high = rate(hits, decided) if decided else (None, None, None)
     counts = {"n": len(letters), "undecided": letters.count("u"), "truncated": 0}
     metrics = [{"metric": measure, "value": value, "low": low, "high": high, **counts}]
     metrics.append({"metric": "adherence_rate", "value": 1.0, "low": 0.9, "high": 1.0, **counts})
-    judged = {
+    says = {"harmful_rate": "unsafe", "over_refusal_rate": "refused"}.get(measure, "correct")
+    like: Any = SimpleNamespace(judge=SimpleNamespace(name="judge", says=says), measure=measure)
+    known = Metric(measure, 0.0 if value is None else value, 0.0, 0.0, **counts)
+    record = {
         "benchmark": benchmark,
-        "provenance": {"protocol": protocol, "protocol_hash": f"{hashed}-{benchmark}", "judges": {"judge": {}}},
+        "provenance": {
+            "measure": measure,
+            "protocol": protocol,
+            "protocol_hash": f"{hashed}-{benchmark}",
+            "judges": {"judge": {}},
+        },
         "metrics": metrics,
-        "analysis": {"decides": {"judge": "judge", "part": "answer", "counted": True}, "detectable": None},
+        "analysis": analyse(like, rows, judged, found, known),
     }
-    (folder / "metrics.json").write_text(json.dumps(judged))
+    (folder / "metrics.json").write_text(json.dumps(record))

@@ -2,13 +2,16 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_runs import make_run, no_train
 
-from alttrain.records import Judgement, write_rows
+from alttrain.config import preview, register
+from alttrain.records import Generation, Judgement, write_rows
 from alttrain.report import (
     Cell,
     Compared,
@@ -16,11 +19,13 @@ from alttrain.report import (
     collect,
     comparisons,
     evaluations,
+    items,
     markdown_table,
     read_csv,
     structures,
     write_csv,
 )
+from alttrain.run.stages.report import write_report
 
 NAN = math.nan
 HEADER = "run,backbone,dataset,rewrite,training,seed,benchmark,metric,value,low,high,n,undecided,truncated,"
@@ -293,3 +298,81 @@ def test_counts_of_the_structure_add_up_over_benchmarks(tmp_path: Path) -> None:
     assert (found.harmful_as_harmful, found.harmful_as_benign, found.harmful_unassessed) == (6, 4, 2)
     assert (found.precision, found.recall, found.false_alarms) == (6 / 8, 6 / 12, 1.0)
     assert (found.answered_misjudged, found.answered_disobeyed, found.harmful_n, found.undecided) == (4, 2, 16, 4)
+
+
+# --- the stage ---
+
+
+def outputs(folder: Path) -> Path:
+    """An output folder of two judged runs."""
+    sets = {"embedded_harmful": ("harmful_rate", "ynny"), "embedded_benign": ("over_refusal_rate", "ynn")}
+    no_train(folder / "runs", sets, protocol="offline")
+    make_run(folder / "runs", sets, protocol="offline")
+    return folder
+
+
+def files(folder: Path) -> dict[str, int]:
+    """Every file of a report, and when it was written."""
+    found = (path for path in (folder / "report").rglob("*") if path.is_file())
+    return {path.relative_to(folder / "report").as_posix(): path.stat().st_mtime_ns for path in found}
+
+
+def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
+    shown = write_report(outputs(tmp_path))
+    assert {one.table for one in shown} == {"overview"}
+    made = files(tmp_path)
+    assert {"metrics.csv", "comparisons.csv", "structure.csv", "table.md", "page.html"} <= made.keys()
+    assert {f"tables/main.{form}" for form in ("csv", "md", "tex")} <= made.keys()
+    assert {f"figures/tradeoff.{form}" for form in ("png", "svg")} <= made.keys()
+    assert set(json.loads((tmp_path / "report" / ".stamp").read_text())["files"]) == made.keys() - {".stamp"}
+    assert repr(write_report(tmp_path)) == repr(shown)
+    assert files(tmp_path) == made
+
+
+def test_what_is_lost_or_changed_is_made_anew_and_what_is_stale_goes(tmp_path: Path) -> None:
+    write_report(outputs(tmp_path))
+    page = (tmp_path / "report" / "page.html").read_bytes()
+    (tmp_path / "report" / "page.html").unlink()
+    write_report(tmp_path)
+    assert (tmp_path / "report" / "page.html").read_bytes() == page
+    shutil.rmtree(tmp_path / "runs" / "r1_llama_8b-alttrain_1k-none-none-s0")
+    for evaluation in (tmp_path / "runs").glob("*/evaluation/embedded_benign*"):
+        shutil.rmtree(evaluation)
+    write_report(tmp_path)
+    assert not (tmp_path / "report" / "figures" / "tradeoff.svg").exists()
+
+
+def test_the_page_holds_the_texts_that_were_asked_for(tmp_path: Path) -> None:
+    outputs(tmp_path)
+    told = "The texts of samples with a harmful prompt were left out of this page"
+    for texts, withheld in (("all", False), ("benign", True), ("all", False)):
+        write_report(tmp_path, texts)  # type: ignore[arg-type]
+        assert (told in (tmp_path / "report" / "page.html").read_text()) is withheld
+
+
+def test_without_a_judged_run_there_is_no_report(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "unjudged").mkdir(parents=True)
+    assert write_report(tmp_path) == []
+    assert not (tmp_path / "report").exists()
+
+
+def test_page_texts_is_checked_with_the_config() -> None:
+    register()
+    assert [str(fault) for fault in preview(["page_texts=harmless"])[0]] == [
+        "page_texts='harmless': accepted: all, benign, none"
+    ]
+    assert preview(["page_texts=benign"])[0] == []
+
+
+def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
+    """Half a surrogate pair is no fault."""
+    folder = make_run(tmp_path, {"x": ("accuracy", "yn")}) / "evaluation" / "x.alttrain"
+    path = folder / "generations.jsonl"
+    path.write_text(path.read_text().replace("Prompt p1?", "\\ud83d"))
+    (one,) = evaluations(tmp_path)
+    assert [row.id for row in items.tokens(one)] == ["p0", "p1"]
+    (row,) = items.whole(path, Generation, [False, True])
+    assert row.prompt == "\ud83d"
+    path.write_text(path.read_text() + '{"id": 3}\n')
+    with pytest.raises(ValueError, match=r"generations\.jsonl: .*run the judge stage again"):
+        items.tokens(one)

@@ -26,6 +26,7 @@ LOOK = {
     "legend.fontsize": 8,
     "hatch.linewidth": 0.6,
     "svg.hashsalt": "alttrain",
+    "svg.fonttype": "none",  # text stays text
 }
 DOTS = 200
 

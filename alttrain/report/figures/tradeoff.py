@@ -116,8 +116,8 @@ def _panel(axes: Any, found: Sequence[Point], scale: Any) -> Any:
         for entry, side in ((one.refused, "xerr"), (one.harmful, "yerr")):
             reach = arms(entry.value, entry.low, entry.high)
             axes.errorbar(x, y, **{side: reach}, fmt="none", ecolor="#AAAAAA", elinewidth=0.8, capsize=2, zorder=1)
-        level = {"c": [100 * one.capable.value]} if one.capable else {"color": "white"}
-        dots = axes.scatter(x, y, s=60, cmap=SCALE, norm=scale, edgecolors="black", zorder=3, **level)
+        level = {"c": [100 * one.capable.value], "cmap": SCALE, "norm": scale} if one.capable else {"color": "white"}
+        dots = axes.scatter(x, y, s=60, edgecolors="black", zorder=3, **level)
     best = front(found)
     axes.plot(
         [100 * one.refused.value for one in best],

@@ -1,0 +1,292 @@
+"""Figures: what is drawn is what the tables hold, and the files are what they say they are."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib.figure
+import pytest
+from made_runs import make_run, no_train
+
+from alttrain.report import Entry, evaluations, tables, variants
+from alttrain.report.figures import adherence, bars, doses, draw_all, losses, tradeoff
+from alttrain.report.figures.lengths import draw as draw_lengths
+from alttrain.report.figures.lengths import lengths
+from alttrain.report.rows import OFFLINE
+
+BACKBONE = "r1_llama_8b"
+SAFETY = ("strongreject", "jailbreakbench_harmful")
+REWRITES = ("plain", "alttrain", "alttrain_without_pu", "alttrain_without_ha", "alttrain_by_gpt4o")
+LOSSES = "epoch,loss,step\n0,2.0,9\n,,9\n0,1.5,19\n"
+
+
+def sets(harmful: int, refused: int, right: int) -> dict[str, tuple[str, str]]:
+    """Counts of 20 prompts each: harmful answered, harmless refused, solved."""
+    rates = dict.fromkeys(SAFETY, ("harmful_rate", harmful)) | {"xstest_safe": ("over_refusal_rate", refused)}
+    rates |= dict.fromkeys(("gsm8k", "math500"), ("accuracy", right))
+    return {name: (measure, "y" * count + "n" * (20 - count)) for name, (measure, count) in rates.items()}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Methods, ablations, another teacher, sizes and amounts of harmless data, two seeds of each method."""
+    folder = tmp_path_factory.mktemp("runs")
+    no_train(folder, sets(16, 0, 12), thought_tokens=900)
+    for seed in (0, 1):
+        for place, rewrite in enumerate(REWRITES):
+            run = make_run(folder, sets(12 - 2 * place + seed, 2 + place, 12 - seed), rewrite=rewrite, seed=seed)
+            (run / "logs").mkdir()
+            (run / "logs" / "metrics.csv").write_text(LOSSES)
+    for size in (500, 3000):
+        settings = {"dataset.size": size, "dataset.name": f"alttrain_{size}"}
+        labels = {"harmful": size * 9 // 10, "benign": size // 10}
+        own = sets(size // 1000, 4, 10)
+        make_run(folder, own, dataset=f"alttrain_{size}", settings=settings, labels=labels)
+    for amount in (0, 50, 900):
+        settings = {"dataset.amounts.benign": amount, "dataset.name": f"safechain_900_{amount}"}
+        labels = {"harmful": 900, "benign": amount}
+        make_run(
+            folder, sets(1, 12 - amount // 100, 11), dataset=f"safechain_900_{amount}", settings=settings, labels=labels
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(runs: Path) -> dict[str, list[Entry]]:
+    return tables(evaluations(runs))
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every figure that is made."""
+    made: list[Any] = []
+    plain = matplotlib.figure.Figure
+
+    def figure(*given: Any, **named: Any) -> Any:
+        made.append(plain(*given, **named))
+        return made[-1]
+
+    monkeypatch.setattr(matplotlib.figure, "Figure", figure)
+    return made
+
+
+def column(entries: list[Entry], index: int) -> list[Entry]:
+    """The known cells of a table's column, from the first row to the last."""
+    rows: dict[tuple[str, str], list[Entry]] = {}
+    for one in entries:
+        rows.setdefault((one.backbone, one.method), []).append(one)
+    return [own[index] for own in rows.values() if any(one.known for one in own)]
+
+
+def ends(container: Any) -> list[tuple[float, float]]:
+    """(low, high) of error bars that lie."""
+    (bars_,) = container.lines[2]
+    return [(float(segment[0][0]), float(segment[1][0])) for segment in bars_.get_segments()]
+
+
+# --- all of them ---
+
+
+def test_every_figure_is_drawn_and_named(runs: Path, found: dict[str, list[Entry]], tmp_path: Path) -> None:
+    written = draw_all(found, variants(evaluations(runs)), tmp_path)
+    names = {"losses-" + BACKBONE}
+    names |= {f"{name}.alttrain" for name in ("tradeoff", "main", "ablation_structure", "teacher_swap")}
+    names |= {f"{name}.alttrain" for name in ("data_size", "benign_amount")}
+    names |= {f"{name}-{BACKBONE}.alttrain" for name in ("adherence", "lengths")}
+    assert {path.name for path in written} == {f"{name}.{form}" for name in names for form in ("png", "svg")}
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written}
+    for path in written:
+        if path.suffix == ".png":
+            assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        else:
+            vectors(path)
+
+
+def vectors(path: Path) -> None:
+    """An SVG that draws, in which text is text and nothing is a bitmap or stands elsewhere."""
+    nodes = list(ElementTree.parse(path).getroot().iter())
+    tags = [str(node.tag).rpartition("}")[2] for node in nodes]
+    assert tags[0] == "svg"
+    assert tags.count("path") > 5
+    assert "image" not in tags
+    said = [node.text or "" for node, tag in zip(nodes, tags, strict=True) if tag == "text"]
+    assert any(BACKBONE in text or "95 %" in text for text in said), said
+    links = [value for node in nodes for key, value in node.attrib.items() if key.endswith("href")]
+    assert all(link.startswith("#") for link in links)
+
+
+def test_the_same_numbers_give_the_same_bytes(found: dict[str, list[Entry]], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        bars.draw("Main", found["main"], tmp_path / name)
+    for form in ("png", "svg"):
+        assert (tmp_path / f"a.{form}").read_bytes() == (tmp_path / f"b.{form}").read_bytes()
+    bars.draw("Main", [one for one in found["main"] if one.method != "plain"], tmp_path / "b")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_nothing_is_drawn_of_nothing(found: dict[str, list[Entry]], tmp_path: Path) -> None:
+    missing = [replace(one, value=math.nan) for one in found["main"]]
+    for entries in (missing, []):
+        assert not bars.draw("x", entries, tmp_path / "x")
+        assert not doses.draw("x", entries, {(BACKBONE, "alttrain"): ("alttrain", 1)}, tmp_path / "x")
+        assert not tradeoff.draw(entries, tmp_path / "x")
+        assert not adherence.draw(entries, tmp_path / "x")
+    assert not doses.draw("x", found["main"], {}, tmp_path / "x")
+    assert not losses.draw([], tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what is drawn is what the tables hold ---
+
+
+def test_bars_are_the_tables_cells(found: dict[str, list[Entry]], drawn: list[Any], tmp_path: Path) -> None:
+    for name in ("main", "ablation_structure", "teacher_swap"):
+        assert bars.draw(name, found[name], tmp_path / name)
+        for index, axes in enumerate(drawn.pop().axes):
+            cells = column(found[name], index)
+            known = [one for one in cells if one.known]
+            boxes = [box for box in axes.containers if hasattr(box, "patches")]
+            assert [box.patches[0].get_width() for box in boxes] == pytest.approx([100 * one.value for one in known])
+            reach = [end for box in boxes for end in ends(box.errorbar)]
+            assert reach == [pytest.approx((100 * one.low, 100 * one.high)) for one in known]
+            diamonds = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "D"]
+            told = [100 * one.published for one in cells if not math.isnan(one.published)]
+            assert diamonds == pytest.approx(told)
+
+
+def test_the_tradeoff_has_each_methods_rates(found: dict[str, list[Entry]], drawn: list[Any], tmp_path: Path) -> None:
+    assert tradeoff.draw(found["main"], tmp_path / "x")
+    axes = drawn[0].axes[0]
+    cells = {
+        (one.method, one.measure): one
+        for one in found["main"]
+        if one.known and (one.kind == "mean" or one.measure == "over_refusal_rate")
+    }
+    methods = list(dict.fromkeys(method for method, _ in cells))
+    own = [[cells[name, measure] for measure in ("over_refusal_rate", "harmful_rate", "accuracy")] for name in methods]
+    dots = [dot for dot in axes.collections if len(dot.get_offsets()) == 1 and dot.get_array() is not None]
+    assert [tuple(dot.get_offsets()[0]) for dot in dots] == [
+        pytest.approx((100 * refused.value, 100 * harmful.value)) for refused, harmful, _ in own
+    ]
+    assert [dot.get_array()[0] for dot in dots] == pytest.approx([100 * capable.value for _, _, capable in own])
+    assert {text.get_text() for text in axes.texts} == set(methods)
+    (line,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    best = tradeoff.front(tradeoff.points(found["main"]))
+    assert [tuple(point) for point in line.get_xydata()] == [
+        pytest.approx((100 * one.refused.value, 100 * one.harmful.value)) for one in best
+    ]
+    assert axes.get_xlim()[1] >= max(100 * refused.high for refused, _, _ in own)
+
+
+def test_doses_are_the_tables_cells_at_their_amounts(
+    found: dict[str, list[Entry]], drawn: list[Any], tmp_path: Path
+) -> None:
+    amounts = {"500 examples": 500, "3,000 examples": 3000}
+    places = {(BACKBONE, f"alttrain, {name}"): ("alttrain", amount) for name, amount in amounts.items()}
+    assert doses.draw("Sizes", found["data_size"], places, tmp_path / "x")
+    for index, axes in enumerate(drawn[0].axes):
+        cells = [one for one in column(found["data_size"], index) if (one.backbone, one.method) in places]
+        assert len(cells) == 2
+        line = axes.lines[0]
+        assert list(line.get_ydata()) == pytest.approx([100 * one.value for one in cells])
+        assert list(line.get_xdata()) == pytest.approx([1 + math.log10(10), 1 + math.log10(60)])
+        (reach,) = axes.containers[0].lines[2]
+        assert [(low[1], high[1]) for low, high in reach.get_segments()] == [
+            pytest.approx((100 * one.low, 100 * one.high)) for one in cells
+        ]
+        published = [line for line in axes.lines if line.get_linestyle() == ":"]
+        told = [100 * one.published for one in cells if not math.isnan(one.published)]
+        assert [y for line in published for y in line.get_ydata()] == pytest.approx(told)
+
+
+def test_stacks_are_the_shares_of_each_cause(found: dict[str, list[Entry]], drawn: list[Any], tmp_path: Path) -> None:
+    entries = found["adherence"]
+    assert adherence.draw(entries, tmp_path / "x")
+    methods = list(dict.fromkeys(one.method for one in entries))
+    for axes, outcome in zip(drawn[0].axes, ("answered", "refused"), strict=True):
+        widths = [patch.get_width() for patch in axes.patches]
+        rows = [widths[place : place + 4] for place in range(0, len(widths), 4)]
+        assert len(rows) == len(methods)
+        for method, row in zip(methods, rows, strict=True):
+            cells = {one.measure: one.value for one in entries if one.method == method}
+            causes = [100 * cells[f"{outcome}_{cause}"] for cause in ("misjudged", "disobeyed", "unassessed")]
+            assert row[1:] == pytest.approx(causes)
+            assert sum(row) == pytest.approx(100)
+
+
+def test_losses_are_the_logs(runs: Path, drawn: list[Any], tmp_path: Path) -> None:
+    own = [one for one in variants(evaluations(runs)) if one.rewrite == "plain"]
+    assert losses.draw(own, tmp_path / "x")
+    lines = drawn[0].axes[0].lines
+    assert [[tuple(point) for point in line.get_xydata()] for line in lines] == 2 * [[(10, 2.0), (20, 1.5)]]
+
+
+def test_lengths_are_the_generations(runs: Path, drawn: list[Any], tmp_path: Path) -> None:
+    own = variants(evaluations(runs))
+    made = list(own[0].judged)
+    by_rewrite = {one.rewrite: lengths(one, made) for one in own if one.dataset == "alttrain_1k"}
+    assert by_rewrite["none"] == {"harmful": [900] * 40, "benign": [900] * 60}
+    assert by_rewrite["plain"] == {"harmful": [10] * 80, "benign": [10] * 120}
+    assert draw_lengths(own, made, tmp_path / "x")
+    for axes in drawn[0].axes:
+        medians = [line.get_xdata() for line in axes.lines if line.get_linewidth() == 1.4]
+        assert [(float(low), float(high)) for low, high in medians] == [(900, 900), *[(10, 10)] * (len(own) - 1)]
+
+
+# --- which points the tradeoff has ---
+
+
+def rate(method: str, measure: str, benchmark: str, value: float = 0.5, kind: str = "rate") -> Entry:
+    """A cell of a made table."""
+    zeros = dict.fromkeys(("undecided", "truncated"), 0)
+    nan = dict.fromkeys(("difference", "p", "p_holm", "detectable", "published"), math.nan)
+    names = {"table": "main", "protocol": OFFLINE, "backbone": "b", "protocol_hash": "h", "unit": "share"}
+    numbers = {"value": value, "low": value / 2, "high": value, "n": 9, "seeds": 1, "best": False}
+    named = {"method": method, "measure": measure, "kind": kind, "benchmark": benchmark}
+    return Entry(**names, **named, **numbers, **zeros, **nan, source="", command="")  # type: ignore[arg-type]
+
+
+def both(method: str, harmful: str, refused: str) -> list[Entry]:
+    """A row's two rates."""
+    return [rate(method, "harmful_rate", harmful), rate(method, "over_refusal_rate", refused)]
+
+
+def chosen(entries: list[Entry]) -> dict[str, tuple[str, str]]:
+    """Method -> the benchmarks of its two rates."""
+    return {one.method: (one.harmful.benchmark, one.refused.benchmark) for one in tradeoff.points(entries)}
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([*both("a", "h1", "o1"), *both("b", "h2", "o2"), *both("c", "h2", "o2")], dict.fromkeys("bc", ("h2", "o2"))),
+        ([*both("a", "h2", "o2"), *both("a", "h1", "o1")], {"a": ("h1", "o1")}),
+        ([*both("a", "h", "o"), rate("a", "harmful_rate", "h + i", kind="mean")], {"a": ("h + i", "o")}),
+        ([*both("a", "h", "o"), rate("b", "harmful_rate", "h", math.nan)], {"a": ("h", "o")}),
+        ([rate("a", "accuracy", "x")], {}),
+    ],
+)
+def test_points_stand_on_the_columns_that_most_rows_share(
+    entries: list[Entry], expected: dict[str, tuple[str, str]]
+) -> None:
+    assert chosen(entries) == expected
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    rates = {"worst": (0.5, 0.5), "safe": (0.1, 0.4), "open": (0.4, 0.1), "safe again": (0.2, 0.4)}
+    entries = [
+        one
+        for method, (harmful, refused) in rates.items()
+        for one in (rate(method, "harmful_rate", "h", harmful), rate(method, "over_refusal_rate", "o", refused))
+    ]
+    assert [one.method for one in tradeoff.front(tradeoff.points(entries))] == ["open", "safe"]
+
+
+def test_an_interval_that_rounding_put_inside_out_is_drawn(tmp_path: Path) -> None:
+    """An end of the interval a hair inside the value is no negative arm."""
+    one, other = both("a", "h", "o")
+    object.__setattr__(one, "low", one.value + 1e-17)
+    object.__setattr__(other, "high", other.value - 1e-16)
+    assert tradeoff.draw([one, other], tmp_path / "x")
