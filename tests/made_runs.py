@@ -31,6 +31,7 @@ def make_run(
     full |= names
     run = "-".join([*(str(full[key]) for key in ("backbone", "dataset", "rewrite", "training")), f"s{full['seed']}"])
     folder = runs / (f"{run}-{tag}" if tag else run)
+    folder.mkdir(parents=True)
     for benchmark, (measure, letters) in benchmarks.items():
         own = folder / "evaluation" / f"{benchmark}.{protocol}"
         judge_benchmark(own, benchmark, measure, letters, protocol, hashed, thought_tokens)

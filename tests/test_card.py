@@ -1,0 +1,218 @@
+"""Model cards as the hub reads them, and the upload that only a person starts."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from made_runs import make_run
+
+from alttrain.report import card, rewrite_card
+from alttrain.report.push import main
+
+SETTINGS = {
+    "backbone.source": "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+    "backbone.name": "r1_llama_8b",
+    "adapter._target_": "alttrain.backbone.LoRA",
+    "adapter.rank": 16,
+    "training._target_": "alttrain.training.SupervisedFineTuning",
+    "training.learning_rate": 1e-5,
+    "dataset.sources.star1.hub": "UCSC-VLAA/STAR-1",
+    "dataset.sources.local.path": "/data/private.jsonl",
+}
+TRAINED = {"steps": 10, "tokens": 2_505_000, "precision": "bfloat16", "seconds": 60.0, "final_loss": 0.2}
+TRAINED |= {"device": "cuda", "examples": 1000}
+SETS = {"strongreject": ("harmful_rate", "ynnnu"), "xstest_safe": ("over_refusal_rate", "ynnn")}
+
+
+def trained(runs: Path, settings: dict[str, Any] = SETTINGS, name: str = "adapter", sets: Any = SETS) -> Path:
+    """A judged run with what it trained."""
+    folder = make_run(runs, sets, settings=settings, labels={"harmful": 900, "benign": 100}, trained=TRAINED)
+    (folder / name).mkdir()
+    (folder / name / "adapter_model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def metadata(text: str) -> dict[str, Any]:
+    """The front matter, as YAML."""
+    start, front, _ = text.split("---\n", 2)
+    assert start == ""
+    found: dict[str, Any] = yaml.safe_load(front)
+    return found
+
+
+def rates(folder: Path) -> dict[str, dict[str, Any]]:
+    """Benchmark -> its measure in metrics.json."""
+    found = [json.loads(path.read_text()) for path in folder.glob("evaluation/*/metrics.json")]
+    return {one["benchmark"]: one["metrics"][0] for one in found}
+
+
+def section(text: str, name: str) -> str:
+    """A section of the card, without those after it."""
+    return text.partition(f"## {name}\n")[2].partition("\n## ")[0]
+
+
+def test_the_front_matter_is_what_the_hub_wants(tmp_path: Path) -> None:
+    folder = trained(tmp_path)
+    text = card(folder)
+    told = metadata(text)
+    assert told["base_model"] == SETTINGS["backbone.source"]
+    assert (told["library_name"], told["pipeline_tag"]) == ("peft", "text-generation")
+    assert told["datasets"] == ["UCSC-VLAA/STAR-1"]
+    assert {"alttrain", "lora"} <= set(told["tags"])
+    read = ModelCard(text).data  # what the hub's own reader makes of it
+    assert (read.base_model, read.library_name) == (told["base_model"], "peft")
+    results = {one.dataset_name: one for one in read.eval_results}
+    assert {name: one.metric_value for name, one in results.items()} == {
+        name: round(100 * metric["value"], 1) for name, metric in rates(folder).items()
+    }
+    assert results["strongreject"].metric_type == "harmful_rate"
+
+
+def test_results_are_those_of_metrics_json(tmp_path: Path) -> None:
+    folder = trained(tmp_path)
+    told = section(card(folder), "Results")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in told.splitlines() if line.startswith("|")]
+    found = {row[0]: row for row in rows[2:] if "adherence" not in row[2]}
+    for benchmark, metric in rates(folder).items():
+        *_, value, interval, n, undecided, truncated = found[benchmark]
+        assert value == f"{100 * metric['value']:.1f}"
+        assert interval == f"{100 * metric['low']:.1f}–{100 * metric['high']:.1f}"
+        assert [n, undecided, truncated] == [str(metric[key]) for key in ("n", "undecided", "truncated")]
+    assert "One seed" in told
+
+
+def test_limits_say_what_the_numbers_do_not(tmp_path: Path) -> None:
+    folder = trained(tmp_path)
+    limits = section(card(folder), "Limits")
+    assert "no guarantee" in limits
+    assert "strongreject: 1 of 5 texts were undecided." in limits
+    path = folder / "evaluation" / "xstest_safe.alttrain" / "metrics.json"
+    judged = json.loads(path.read_text())
+    judged["contaminated"] = [{}, {}]
+    judged["provenance"]["judges"] = {"refusal_phrases": {}}
+    path.write_text(json.dumps(judged))
+    limits = section(card(folder), "Limits")
+    assert "xstest_safe: 2 of its prompts are near training prompts." in limits
+    assert "judged by English phrases" in limits
+    assert "Not evaluated yet." in section(card(trained(tmp_path / "unjudged", sets={})), "Limits")
+
+
+def test_data_and_recipe_are_told_and_paths_are_not(tmp_path: Path) -> None:
+    text = card(trained(tmp_path))
+    training = section(text, "Training")
+    assert "1,000 examples (100 benign, 900 harmful), drawn from UCSC-VLAA/STAR-1" in training
+    assert "10 steps over 2,505,000 tokens in bfloat16" in training
+    assert "| training.learning_rate | 1e-05 |" in training
+    assert "| adapter.rank | 16 |" in training
+    assert "/data/" not in text
+    assert str(tmp_path) not in text
+
+
+def test_a_whole_model_is_no_adapter_and_a_folder_no_hub_id(tmp_path: Path) -> None:
+    settings = SETTINGS | {"adapter._target_": "alttrain.backbone.FullFineTuning", "backbone.source": "/models/mine"}
+    text = card(trained(tmp_path, settings, "model"))
+    told = metadata(text)
+    assert told["library_name"] == "transformers"
+    assert "base_model" not in told
+    assert "full-fine-tuning" in told["tags"]
+    assert "/models" not in text
+
+
+def test_a_card_is_written_where_it_changed(tmp_path: Path) -> None:
+    folder = trained(tmp_path)
+    assert rewrite_card(folder)
+    assert (folder / "adapter" / "README.md").read_text() == card(folder)
+    assert not rewrite_card(folder)
+    (folder / "train.json").unlink()
+    assert not rewrite_card(folder)
+
+
+def test_a_card_needs_a_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"run\.json is not there"):
+        card(tmp_path)
+
+
+# --- the upload ---
+
+
+class Hub:
+    """The hub as the upload sees it."""
+
+    def __init__(self, private: bool = True) -> None:
+        self.private = private
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def create_repo(self, repo: str, **given: Any) -> None:
+        self.calls.append(("create", {"repo": repo, **given}))
+
+    def repo_info(self, repo: str) -> Any:
+        return SimpleNamespace(private=self.private)
+
+    def upload_folder(self, **given: Any) -> Any:
+        self.calls.append(("upload", given))
+        return SimpleNamespace(commit_url="https://hub/commit/1")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    found = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: found)
+    return found
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A run that may be uploaded."""
+    folder = trained(tmp_path)
+    rewrite_card(folder)
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What is told where the command refuses."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_dry_run_uploads_nothing(finished: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(finished), "--repo", "org/name", "--dry-run"])
+    told = capsys.readouterr().out
+    assert "org/name (private)" in told
+    assert "adapter_model.safetensors  7 bytes" in told
+    assert hub.calls == []
+
+
+def test_an_upload_is_of_the_trained_folder_and_private(
+    finished: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(finished), "--repo", "org/name"])
+    assert capsys.readouterr().out.splitlines()[-1] == "https://hub/commit/1"
+    (_, made), (_, sent) = hub.calls
+    assert made == {"repo": "org/name", "private": True, "exist_ok": True}
+    assert (sent["folder_path"], sent["repo_id"]) == (finished / "adapter", "org/name")
+    main([str(finished), "--repo", "org/name", "--public"])
+    assert hub.calls[2][1]["private"] is False
+
+
+def test_a_public_repository_is_refused_without_the_flag(
+    finished: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.private = False
+    assert "it is there, and public; say --public" in refused(capsys, str(finished), "--repo", "org/name")
+    assert [name for name, _ in hub.calls] == ["create"]
+
+
+def test_what_cannot_be_uploaded_is_told(finished: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "required: --repo" in refused(capsys, str(finished))
+    assert "expected ORG/NAME" in refused(capsys, str(finished), "--repo", "name")
+    assert "no finished adapter/ or model/" in refused(capsys, str(finished.parent), "--repo", "org/name")
+    (finished / "adapter" / "README.md").unlink()
+    assert "stages=[report] writes it" in refused(capsys, str(finished), "--repo", "org/name")
+    assert hub.calls == []
