@@ -13,7 +13,7 @@ from scipy import stats
 
 from alttrain.config import preview, register
 from alttrain.evaluation.statistics import Estimate, minimum_detectable_effect, rate_over_seeds, wilson
-from alttrain.report import Entry, console, evaluations, latex, markdown, read_csv, tables, variants, write_csv
+from alttrain.report import TITLES, Entry, console, evaluations, latex, markdown, read_csv, tables, variants, write_csv
 from alttrain.report.commands import command
 from alttrain.report.entries import Grid, grids
 from alttrain.report.estimates import balanced, matched, mean_of_sets, share, sign_flip
@@ -465,8 +465,19 @@ def test_latex_has_no_letter_that_latex_would_take_for_its_own() -> None:
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles_as_it_is(tmp_path: Path) -> None:
     paper_like(tmp_path / "runs")
-    make_run(tmp_path / "runs", {"strongreject": ("harmful_rate", "yn")}, protocol="star1", rewrite="r_1 & {co}")
-    for name, entries in made(tmp_path / "runs").items():
+    runs = tmp_path / "runs"
+    make_run(runs, {"strongreject": ("harmful_rate", "yn")}, protocol="star1", rewrite="r_1 & {co}")
+    apart = {"nq_open": "accuracy", "safemt_attack_600": "harmful_rate", "multijail_en": "harmful_rate"}
+    make_run(runs, {name: (measure, "yyn") for name, measure in apart.items()}, rewrite="star1")
+    for rewrite in ("alttrain_without_ha", "alttrain_by_gpt4o"):
+        make_run(runs, {name: (measure, "yun") for name, measure in SAFETY.items()}, rewrite=rewrite)
+    for key, amounts in (("dataset.size", (500, 3000)), ("dataset.amounts.benign", (0, 900))):
+        for amount in amounts:
+            named = {"dataset": f"{key}_{amount}", "settings": {key: amount}, "labels": {"benign": amount}}
+            make_run(runs, {"strongreject": ("harmful_rate", "yn")}, **named)
+    found = made(runs)
+    assert found.keys() == TITLES.keys()
+    for name, entries in found.items():
         (tmp_path / f"{name}.tex").write_text(latex(f"100 % {name}", entries))
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

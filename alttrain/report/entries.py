@@ -129,7 +129,7 @@ def finished(entries: Sequence[Entry]) -> list[Entry]:
     for number, one in enumerate(entries):
         values, better = best.get(_column_of_backbone(one), []), MEASURES[one.measure.partition(".")[0]].better
         winner = max(better * value for value in values) if values else NAN
-        marked = len(values) > 1 and better != 0 and one.known and better * one.value == winner
+        marked = len(set(values)) > 1 and better != 0 and one.known and better * one.value == winner
         made.append(replace(one, p_holm=adjusted.get(number, NAN), best=marked))
     return made
 

@@ -1,4 +1,4 @@
-"""A table as LaTeX that compiles as it is: booktabs, one tabular a protocol, the legend beneath at its width."""
+"""A table as LaTeX that compiles as it is: booktabs, one tabular a protocol, the legend beneath, at least as wide."""
 
 from collections.abc import Sequence
 from textwrap import wrap
@@ -13,9 +13,10 @@ PREAMBLE = r"""\documentclass[border=6pt,varwidth=\maxdimen]{standalone}
 \usepackage{booktabs,pifont}
 \newcommand{\cell}[1]{\begin{tabular}[t]{@{}r@{}}#1\end{tabular}}
 \newsavebox{\thegrid}
+\newdimen\legend
 \begin{document}
 """
-WIDE = 14
+WIDE = 19
 """Characters of a line of a heading, where it can be broken."""
 SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{"}
 SPECIAL |= {"}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"}
@@ -32,11 +33,12 @@ def latex(title: str, entries: Sequence[Entry]) -> str:
         parts.append(("\n\\bigskip\n" if number else "") + _tabular(grid))
         parts.append(rf"\textbf{{{escape(title + (f', protocol {grid.protocol}' if named else ''))}}}\\[4pt]")
         parts.append(r"\usebox{\thegrid}")
-    notes = [rf"{escape(line)}\par" for line in legend(entries)]
+    notes = [escape(line).replace(r" \%", r"~\%") + r"\par" for line in legend(entries)]
     if commands := missing(entries):
         notes.append(rf"{MISSING.replace('–', '--')} is missing. What would fill it:\par")
         notes += [rf"\texttt{{{escape(one)}}}\par" for one in commands]
-    parts.append("\\par\\smallskip\n\\parbox{\\wd\\thegrid}{\\footnotesize\\raggedright\n" + "\n".join(notes) + "}")
+    parts.append(r"\par\smallskip \legend=\wd\thegrid \ifdim\legend<10cm \legend=10cm\fi")
+    parts.append("\\parbox{\\legend}{\\footnotesize\\raggedright\n" + "\n".join(notes) + "}")
     return "\n".join([*parts, r"\end{document}"]) + "\n"
 
 
