@@ -20,7 +20,7 @@ Row = TypeVar("Row")
 """What a line of a file is read as."""
 
 
-class Judged(msgspec.Struct):
+class Judged(msgspec.Struct, gc=False):
     """A row of judgements.jsonl."""
 
     id: str
@@ -31,7 +31,7 @@ class Judged(msgspec.Struct):
     sample: int = 0
 
 
-class Tokens(msgspec.Struct):
+class Tokens(msgspec.Struct, gc=False):
     """A row of generations.jsonl, without its texts."""
 
     id: str
@@ -42,7 +42,7 @@ class Tokens(msgspec.Struct):
     finish: str = "stop"
 
 
-class Thought(msgspec.Struct):
+class Thought(msgspec.Struct, gc=False):
     """A row of adherence.jsonl."""
 
     id: str
@@ -118,7 +118,7 @@ def whole(path: Path, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
     """The rows of a file that are wanted, with all their fields; `wanted` has a word on each row."""
     if not any(wanted):
         return []
-    lines = (line for line in path.read_bytes().split(b"\n") if line.strip())
+    lines = filter(None, path.read_bytes().split(b"\n"))
     return _each((line for line, one in zip(lines, wanted, strict=True) if one), path, row_type)
 
 
