@@ -96,7 +96,7 @@ def draw(entries: Sequence[Entry], path: Path) -> bool:
         if levels:
             capable = next(one.capable for one in found if one.capable)
             bar = drawn.colorbar(dots, ax=list(panels), location="right", shrink=0.7, aspect=30)
-            bar.solids.set_rasterized(False)  # the SVG holds no bitmap
+            bar.solids.set(rasterized=False, edgecolor="face")  # no bitmap in the SVG, and no seams
             bar.set_label(f"accuracy ↑, %, {_sets(capable)}")
     return True
 
