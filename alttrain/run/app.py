@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import STAGES, RunError, preview, register
+from alttrain.run.launchers import absent
 
 if TYPE_CHECKING:
     from alttrain.run.assembly import Run
@@ -50,6 +51,9 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))  # torch's own is below /tmp
     swept = None
+    if lacking := absent(sys.argv[1:]):
+        print(lacking, file=sys.stderr)
+        sys.exit(2)
     if any(argument.startswith("launcher=ray") for argument in sys.argv):
         from alttrain.run.ray_launcher import register as register_ray
 

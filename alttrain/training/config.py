@@ -53,8 +53,9 @@ class Hardware:
     (adapters only), "deepspeed_*" is DeepSpeed's. The batch is the recipe's, shared out among them; where a device's
     share is more than `examples_per_pass` examples, they are passed one after another before the step.
 
-    `compiled` compiles each layer for training ("auto": on CUDA, where it is worth its minute), `recompute` computes
-    a layer's activations anew in the backward pass: a third more work, and memory for rows several times as long.
+    `compiled` compiles each layer for training ("auto": on CUDA, where it is worth its minute; "on" needs a GPU),
+    `recompute` computes a layer's activations anew in the backward pass: a third more work, and memory for rows several
+    times as long.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"

@@ -106,6 +106,10 @@ def check_light(run: Run, data: bool = True) -> None:
         )
     if MODEL_STAGES & set(run.stages):
         check_kernels(run.backbone.quantization, run.backbone.attention, cuda=has_gpu_driver())
+    if run.hardware.compiled == "on" and "train" in run.stages and not has_gpu_driver():
+        raise RunError(
+            "trainer.compiled=on: layers are compiled for a GPU, and there is none; set trainer.compiled=auto"
+        )
     check_belongs(run)
 
 

@@ -1,0 +1,79 @@
+"""A disk that fills up: every earlier row stays, one line says what happened where, and the same command goes on."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from alttrain.records import Example, Generation, append_rows, read_rows, write_rows
+
+ROW = Example("a", "Why is the sky blue? " * 50, "benign")
+
+
+@contextmanager
+def full_at(size: int) -> Iterator[None]:
+    """No file may grow past `size` bytes: what fits is written and the rest fails, as on a disk that is full. Python
+    ignores the signal that comes with it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [1, 700, 1200, 2300])
+def test_rows_that_do_not_fit_are_taken_back_whole(room: int, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    append_rows(path, [ROW, ROW])
+    before = path.read_bytes()
+    with full_at(len(before) + room), pytest.raises(OSError, match=re.escape(str(path))):
+        append_rows(path, [ROW, ROW, ROW])
+    assert path.read_bytes() == before
+    append_rows(path, [ROW])
+    assert read_rows(path, Example) == [ROW] * 3
+
+
+def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, [ROW])
+    before = path.read_bytes()
+    with full_at(len(before) + 10), pytest.raises(OSError, match=re.escape(str(path))):
+        write_rows(path, [ROW] * 5)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_run_on_a_full_disk_keeps_its_rows_and_goes_on(tiny_arguments: list[str], tmp_path: Path) -> None:
+    """The disk is full within the second chunk of a benchmark's generations."""
+    arguments = [a for a in tiny_arguments if not a.startswith(("training", "rewrite"))]
+    arguments += ["method=no_train", "stages=[generate]", "protocol.decoding.max_new_tokens=400", "generation.chunk=2"]
+    environment = {**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")}
+
+    def run(folder: str, limit: str = "") -> "subprocess.CompletedProcess[str]":
+        code = f"import resource; {limit}\nfrom alttrain.run.app import main\nmain()"
+        command = [sys.executable, "-c", code, *arguments, f"output_dir={tmp_path / folder}"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    name = "runs/tiny-embedded-none-none-s0/evaluation/embedded_harmful/generations.jsonl"
+    assert run("whole").returncode == 0
+    whole = (tmp_path / "whole" / name).read_bytes()
+    lines = whole.splitlines(keepends=True)
+    assert len(lines) == 4
+    size = sum(map(len, lines[:3])) - 20
+    full = run("outputs", f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))")
+    assert full.returncode == 1
+    told = [line for line in full.stderr.splitlines() if "generations.jsonl" in line and "File too large" in line]
+    assert len(told) == 1, full.stderr
+    assert "Traceback" not in full.stderr
+    path = tmp_path / "outputs" / name
+    assert path.read_bytes() == b"".join(lines[:2])
+    assert len(read_rows(path, Generation)) == 2
+    assert run("outputs").returncode == 0
+    assert path.read_bytes() == whole

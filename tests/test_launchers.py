@@ -1,0 +1,71 @@
+"""What a launcher or an option needs and this machine has not is told in one line, before anything heavy loads."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from alttrain.config import RunError, register
+from alttrain.run.app import execute
+from alttrain.run.stages.check import check_light
+
+BLOCKED = """
+import sys
+
+blocked = sys.argv.pop(1).split(",")
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name in blocked:
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Blocked())
+from alttrain.run.app import main
+main()
+"""
+PLUGINS = "hydra_plugins.hydra_joblib_launcher,hydra_plugins.hydra_submitit_launcher,ray"
+SECONDS = 3.0
+
+
+@pytest.mark.parametrize(
+    ("launcher", "extra"), [("joblib", "joblib"), ("submitit", "submitit"), ("slurm", "submitit"), ("ray", "ray")]
+)
+def test_a_launcher_that_is_not_installed_is_told_in_one_line(launcher: str, extra: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BLOCKED, PLUGINS, "-m", f"launcher={launcher}", "seed=0,1"]
+    took = []
+    for _ in range(3):  # another test may have both cores: the quickest of three counts
+        began = time.monotonic()
+        done = subprocess.run(
+            [*command, f"output_dir={tmp_path}/outputs"],
+            env={**os.environ, "ALTTRAIN_CACHE": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        took.append(time.monotonic() - began)
+        if took[-1] < SECONDS:
+            break
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert f"pip install 'alttrain[{extra}]'" in line
+    assert done.stdout == ""
+    assert min(took) < SECONDS
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_compiled_layers_without_a_gpu_are_refused_before_weights_load(
+    tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[check_light.__module__], "has_gpu_driver", lambda: False)
+    monkeypatch.setattr("alttrain.run.session.Session.model", lambda *unused: pytest.fail("weights were loaded"))
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose("run", overrides=[*tiny_arguments, "trainer.compiled=on"])
+    with pytest.raises(RunError, match=r"trainer\.compiled=on: .* set trainer\.compiled=auto"):
+        execute(config)
+    assert not (tmp_path / "outputs").exists()
