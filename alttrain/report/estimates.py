@@ -10,6 +10,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, TypeVar, cast
 
 from alttrain.evaluation.statistics import (
@@ -26,6 +27,7 @@ from alttrain.evaluation.statistics import (
 Text = TypeVar("Text", bound=tuple[Hashable, ...])
 """(..., prompt, sample): what a value is of."""
 Values = Mapping[Text, float | None]
+_SAMPLE = itemgetter(-1)
 GRAIN = 8
 """Units that a prompt of the largest set counts for in a mean over sets; others count more, in whole units."""
 
@@ -58,7 +60,7 @@ def mean(seeds: Mapping[int, Values[Any]]) -> Estimate:
 
 def _crossed(seeds: Mapping[int, Values[Any]]) -> dict[int, dict[Any, float | None]]:
     """Values by seed and prompt. A prompt's texts are averaged; one without a value in any seed is left out."""
-    if any(text[-1] for own in seeds.values() for text in own):
+    if any(any(map(_SAMPLE, own)) for own in seeds.values()):
         seeds = {seed: _averaged(own) for seed, own in seeds.items()}
     names = {name for own in seeds.values() for name, value in own.items() if value is not None}
     return {seed: {name: own.get(name) for name in names} for seed, own in seeds.items()}
