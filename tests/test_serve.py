@@ -1,0 +1,82 @@
+"""The server engine against a real `transformers serve`: the same answers as in process, and no server left behind."""
+
+import importlib.util
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from tiny import backbone
+
+from alttrain.backbone import resolve
+from alttrain.backbone.weights import load_model, load_tokenizer
+from alttrain.config import instantiate, register
+from alttrain.generation import ChildServer, Decoding
+from alttrain.generation.engine import Decoder
+from alttrain.generation.engines import LocalEngine, Prompt, Written
+from alttrain.tokenization import Renderer
+
+PROMPTS = 40
+SHARE = 0.95
+"""Of the prompts whose answers are the same: the server adds up in another order, and a tie may fall the other way."""
+GREEDY = Decoding(12)
+
+pytestmark = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("fastapi", "uvicorn"))),
+    reason="transformers serve needs fastapi and uvicorn: pip install 'alttrain[serving]'",
+)
+
+
+def test_transformers_serve_answers_as_this_process_does_and_ends(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose("run", overrides=["generation=transformers_serve", "backbone.dtype=float32"])
+    child = instantiate(config.generation)
+    assert isinstance(child, ChildServer)
+    tiny = backbone(tiny_folder)
+    renderer = Renderer(tiny, load_tokenizer(tiny_folder))
+    texts = [
+        renderer.prompt_text(f"Question {number}: what is {number} and {number}?", "open") for number in range(PROMPTS)
+    ]
+    asked = [Prompt(renderer.encode(text), text, f"p{number}#0") for number, text in enumerate(texts)]
+    model = load_model(resolve(tiny), torch.float32, "cpu")
+    here = dict(LocalEngine(Decoder(model, renderer.end_id, 8, "cpu"), renderer).write(asked, GREEDY))
+    output = tmp_path / "server.log"
+    with child.running("run", tiny_folder, None, output) as server:
+        pid = int(re.findall(r"\[(\d+)\]", output.read_text())[0])
+        os.kill(pid, 0)
+        there = dict(server.engine("run", None, renderer).write(asked, GREEDY))
+    assert sorted(there) == list(range(PROMPTS))
+    assert all(isinstance(answer, Written) for answer in there.values()), there
+    bare = {number: without_special(answer, renderer) for number, answer in here.items()}
+    other = {number: (bare[number], there[number]) for number in bare if bare[number] != there[number]}
+    assert len(other) <= (1 - SHARE) * PROMPTS, other
+    assert gone(pid)
+
+
+def without_special(answer: Any, renderer: Renderer) -> Written:
+    """What the server makes of it: it leaves out special tokens, which random weights write at any place."""
+    assert isinstance(answer, Written)
+    text = answer.text
+    for token in renderer.tokenizer.all_special_tokens:
+        text = text.replace(token, "")
+    return Written(text, answer.finish)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within a few seconds."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
