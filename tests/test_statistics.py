@@ -290,6 +290,19 @@ def test_seeds_that_all_agree_are_one_sample_of_items() -> None:
     assert mean_over_seeds(means).estimate == (2.0, 2.0, 2.0)
 
 
+def test_seeds_that_vary_no_more_than_chance_widen_nothing() -> None:
+    found = rate_over_seeds({1: verdicts(x="-" * 100), 2: verdicts(x="+" + "-" * 99)}).estimate
+    assert found.value == 0.005
+    assert found.low < 0.005 < found.high < wilson(2, 100)[1]
+
+
+def test_a_mean_of_what_is_never_negative_has_no_negative_bound() -> None:
+    tokens = {1: {"a": 10.0, "b": 11.0, "c": 10.0}, 2: {"a": 14.0, "b": 15.0, "c": 13.0}}
+    assert mean_over_seeds(tokens).estimate.low == 0
+    shifted = {seed: {name: value - 20 for name, value in own.items()} for seed, own in tokens.items()}
+    assert mean_over_seeds(shifted).estimate.low < -20
+
+
 @pytest.mark.parametrize(
     ("runs", "message"),
     [

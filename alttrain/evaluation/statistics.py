@@ -25,6 +25,9 @@ _TAILS = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
 _BATCH = 4_000_000
 """Resampled values held at once: 32 MB."""
 
+TIED = 1e-9
+"""Two mean squares that differ by less than this part are alike: what remains is rounding."""
+
 Verdicts = Mapping[Any, bool | None]
 """Verdict by sample id, or by (id, sample) where several texts of a prompt are judged; None where undecided."""
 Key = TypeVar("Key", bound=Hashable)
@@ -268,13 +271,16 @@ def mean_over_seeds(values: Mapping[int, Mapping[str, float | None]]) -> SeedMea
     """Mean of values by seed and id, with an interval for new seeds and new items of the same kind.
 
     Both are random and crossed, so the variance of the mean is (MS_seeds + MS_items - MS_rest) / cells, the variance
-    components of a two-way analysis of variance, none below 0; t with Satterthwaite's degrees of freedom. Cells
-    without a value are left out of the sums (as in Cameron, Gelbach and Miller, 2011). Raises ValueError for fewer
-    than two seeds or items, or where seeds hold different ids.
+    components of a two-way analysis of variance, none below 0; t with Satterthwaite's degrees of freedom, of the mean
+    squares that are left. Cells without a value are left out of the sums (as in Cameron, Gelbach and Miller, 2011).
+    Where no value is negative the interval ends at 0. Raises ValueError for fewer than two seeds or items, or where
+    seeds hold different ids.
     """
     mean, variance, freedom, counts = _crossed(values)
     half = _student(freedom) * math.sqrt(variance) if variance else 0.0
-    return SeedMean(Estimate(mean, mean - half, mean + half), *counts)
+    negative = any(value < 0 for own in values.values() for value in own.values() if value is not None)
+    low = mean - half if negative else max(0.0, mean - half)
+    return SeedMean(Estimate(mean, low, mean + half), *counts)
 
 
 def rate_over_seeds(verdicts: Mapping[int, Verdicts]) -> SeedMean:
@@ -318,7 +324,11 @@ def _crossed(values: Mapping[int, Mapping[str, float | None]]) -> tuple[float, f
         float((by_item**2).sum()) * items / degrees[1],
         float((rest[there] ** 2).sum()) * cells / degrees[2],
     )
-    total = max(squares[0], squares[2]) + max(squares[1], squares[2]) - squares[2]
-    spread = sum(square**2 / degree for square, degree in zip(squares, degrees, strict=True))
+    # seeds, or items, that vary no more than the rest does have no component of their own, and no part in the freedom
+    seeds_vary, items_vary = (square > squares[2] * (1 + TIED) for square in squares[:2])
+    parts = (int(seeds_vary), int(items_vary), 1 - seeds_vary - items_vary)
+    total = sum(part * square for part, square in zip(parts, squares, strict=True))
+    used = zip(parts, squares, degrees, strict=True)
+    spread = sum((part * square) ** 2 / degree for part, square, degree in used)
     freedom = total**2 / spread if spread else 1.0
     return mean, total / cells**2, freedom, (len(values), len(names), len(values) * len(names) - cells)
