@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ from alttrain.run.app import main
 main()
 """
 PLUGINS = "hydra_plugins.hydra_joblib_launcher,hydra_plugins.hydra_submitit_launcher,ray"
-SECONDS = 3.0
+SECONDS = 4
 
 
 @pytest.mark.parametrize(
@@ -36,25 +35,20 @@ SECONDS = 3.0
 )
 def test_a_launcher_that_is_not_installed_is_told_in_one_line(launcher: str, extra: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", BLOCKED, PLUGINS, "-m", f"launcher={launcher}", "seed=0,1"]
-    took = []
-    for _ in range(3):  # another test may have both cores: the quickest of three counts
-        began = time.monotonic()
-        done = subprocess.run(
-            [*command, f"output_dir={tmp_path}/outputs"],
-            env={**os.environ, "ALTTRAIN_CACHE": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        took.append(time.monotonic() - began)
-        if took[-1] < SECONDS:
-            break
+    before = os.times().children_user  # another test may have both cores: the time of a processor counts
+    done = subprocess.run(
+        [*command, f"output_dir={tmp_path}/outputs"],
+        env={**os.environ, "ALTTRAIN_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert f"pip install 'alttrain[{extra}]'" in line
     assert done.stdout == ""
-    assert min(took) < SECONDS
+    assert os.times().children_user - before < SECONDS
     assert not (tmp_path / "outputs").exists()
 
 

@@ -274,13 +274,13 @@ def tracking(sink: Any, patience_s: float) -> Tracking:
 
 
 def test_a_slow_sink_holds_nothing_up(told: list[str]) -> None:
-    sink = Slow(0.2)
+    sink = Slow(1.0)
     held = tracking(sink, patience_s=0.1)
     started = time.monotonic()
     for step in range(3):
         held.scalars({"loss": 1.0}, step)
     held.close()
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 2
     assert told == ["tracker   has not ended after 0 s; the run does not wait for it"]
     for _ in range(100):
         if sink.calls[-1:] == ["close"]:
