@@ -17,9 +17,11 @@ import os
 import tempfile
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -194,8 +196,8 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
-def iterate_rows(path: Path, row_type: type[Row]) -> Iterator[Row]:
-    """Rows of a JSON lines file, one at a time. Raises ValueError that names file and line.
+def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Row]:
+    """Rows of a JSON lines file, one at a time, after so many lines. Raises ValueError that names file and line.
 
     msgspec reads a row some ten times faster than `decode`, which is kept for what msgspec does not do: telling a
     fault in our words, and refusing unknown fields. Those are looked for in the first row: one version writes a file.
@@ -203,9 +205,9 @@ def iterate_rows(path: Path, row_type: type[Row]) -> Iterator[Row]:
     decoder = msgspec.json.Decoder(row_type)
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
+            if number <= after or not line.strip():
                 continue
-            if number == 1:
+            if number == after + 1:
                 yield decode(_utf8(line, f"{path}:{number}"), row_type, f"{path}:{number}")
                 continue
             try:
@@ -261,21 +263,34 @@ def append_rows(path: Path, rows: Iterable[Any]) -> None:
 
 
 def sort_rows(path: Path, places: Mapping[tuple[str, int], int]) -> None:
-    """Put the rows of a generations file in order of `places` by (id, sample), whole lines as they are.
+    """Put the rows of a generations file in order of `places` by (id, sample), as `sort_lines` does."""
+    named = msgspec.json.Decoder(_Named)
+
+    def place(line: bytes) -> int:
+        row = named.decode(line)
+        return places[row.id, row.sample]
+
+    sort_lines(path, place)
+
+
+def sort_lines(path: Path, place: Callable[[bytes], int]) -> None:
+    """Put a file's lines in order of their `place`, as they are.
 
     Only where each line stands is held in memory, not the lines. A file that is in order is left alone.
     """
     if not path.exists():
         return
-    found: list[tuple[int, int, int]] = []
-    for name, start, length in _named_lines(path):
-        found.append((places[name], start, length))
-    if found == sorted(found):
+    places, starts = array("q"), array("q", [0])
+    with path.open("rb") as lines:
+        for line in lines:
+            places.append(place(line))
+            starts.append(starts[-1] + len(line))
+    if all(place <= following for place, following in pairwise(places)):
         return
     with path.open("rb") as source, _replacing(path) as target:
-        for _, start, length in sorted(found):
-            source.seek(start)
-            target.write(source.read(length))
+        for number in sorted(range(len(places)), key=places.__getitem__):
+            source.seek(starts[number])
+            target.write(source.read(starts[number + 1] - starts[number]))
 
 
 class _Named(msgspec.Struct):
@@ -287,14 +302,9 @@ class _Named(msgspec.Struct):
 
 def names_of(path: Path) -> Iterator[tuple[str, int]]:
     """(id, sample) of every whole row of a generations file, which another process may be writing; absent has none."""
-    if path.exists():
-        yield from (name for name, _, _ in _named_lines(path))
-
-
-def _named_lines(path: Path) -> Iterator[tuple[tuple[str, int], int, int]]:
-    """Each whole line's (id, sample), and where it starts and how long it is, in bytes."""
+    if not path.exists():
+        return
     named = msgspec.json.Decoder(_Named)
-    start = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
@@ -303,8 +313,7 @@ def _named_lines(path: Path) -> Iterator[tuple[tuple[str, int], int, int]]:
                 row = named.decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise ValueError(f"{path}:{number}: {error}") from error
-            yield (row.id, row.sample), start, len(line)
-            start += len(line)
+            yield row.id, row.sample
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> None:

@@ -1,10 +1,11 @@
-"""How fast saved generations are judged, read and summarised, and in how much memory.
+"""How fast saved generations are judged and summarised, and in how much memory.
 
-    python scripts/bench_judging.py [--rows 100000] [--judged 10000]
+    python scripts/bench_judging.py [--rows 10000] [--samples 1]
 
-Makes generations of realistic lengths (an understanding, an assessment, reasoning; English text), writes them to a
-temporary folder, and times, each in a process of its own: judging by phrases with the adherence of every thought, and
-reading a judged file and summarising it. Prints one line of JSON for each, with the peak memory of that process.
+Makes generations of realistic lengths (an understanding, an assessment, reasoning; English text) in a temporary folder,
+and times, each in a process of its own and row by row as the stage does: judging by phrases with the adherence of every
+thought, and summarising the three files. Prints one line of JSON for each, with the peak memory of that process.
+`--rows 1000000` takes 4 GB of disk.
 """
 
 import argparse
@@ -14,23 +15,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from alttrain.evaluation import Adherence, RefusalPhrases, summarise
+from alttrain.evaluation import Adherence, RefusalPhrases
+from alttrain.evaluation.judged import Judgements
 from alttrain.evaluation.judges.desk import JudgeDesk
-from alttrain.records import Generation, Judgement, iterate_rows, read_rows, write_rows
+from alttrain.evaluation.metrics import Summary
+from alttrain.records import Generation, iterate_rows, write_rows
 
 SENTENCE = "the user asks about a plan and wants it to be clear so that every step is checked before it is made"
 WORDS = SENTENCE.split()
 OPENINGS = ("The user wants to know how a thing is made.", "Okay, so the user is asking about a thing.")
 VERDICTS = ("This request is harmful, because people could be hurt.", "The request is harmless: it is ordinary.")
 ANSWERS = ("I'm sorry, but I can't help with that.", "Here is what I know about it, as far as it goes.")
+JUDGE = "refusal_phrases"
 
 
-def generations(count: int) -> list[Generation]:
+def generations(count: int, samples: int = 1) -> Iterator[Generation]:
     """Rows whose thoughts hold 20 to 300 words after understanding and assessment."""
     draw = random.Random(0)
-    rows = []
     for number in range(count):
         kind = number % 2
         reasoning = (
@@ -38,31 +42,49 @@ def generations(count: int) -> list[Generation]:
         )
         thought = f"{draw.choice(OPENINGS)}\n\n{VERDICTS[kind]}\n\n{reasoning}"
         answer = f"{ANSWERS[kind]} {reasoning[:200]}" if kind else ANSWERS[kind]
-        text = f"{thought}\n</think>\n\n{answer}"
-        label = "harmful" if kind == 0 else "benign"
-        finish = "stop"
-        rows.append(
-            Generation(f"r{number}", f"Request {number}?", label, "c", (), text, thought, answer, True, finish, 150, 20)  # type: ignore[arg-type]
+        yield Generation(
+            id=f"r{number // samples}",
+            prompt=f"Request {number // samples}?",
+            label="harmful" if kind == 0 else "benign",
+            category="c",
+            gold=(),
+            text=f"{thought}\n</think>\n\n{answer}",
+            thought=thought,
+            answer=answer,
+            closed=True,
+            finish="stop",
+            thought_tokens=150,
+            answer_tokens=20,
+            sample=number % samples,
         )
-    return rows
 
 
 def judge(folder: Path) -> int:
-    """Judge by phrases, and find every thought's adherence."""
-    rows = read_rows(folder / "judged.jsonl", Generation)
-    verdicts = list(RefusalPhrases().judge(rows, JudgeDesk(folder)))
-    write_rows(folder / "judgements.jsonl", verdicts)
-    write_rows(folder / "adherence.jsonl", [Adherence.of(row, v) for row, v in zip(rows, verdicts, strict=True)])
-    return len(rows)
+    """Judge by phrases, and find every thought's adherence, as the stage does."""
+    judgements = Judgements(folder, {JUDGE: RefusalPhrases()}, ["answer"])
+    judgements.keep(lambda row: True)
+    judgements.make(JUDGE, "answer", JudgeDesk(folder))
+    judgements.sort()
+    rows = iterate_rows(folder / "generations.jsonl", Generation)
+    told = zip(rows, judgements.of(JUDGE, "answer"), strict=True)
+    write_rows(folder / "adherence.jsonl", (Adherence.of(row, verdict) for row, verdict in told))
+    return judgements.rows
 
 
-def read(folder: Path) -> int:
-    """Read generations and judgements that stand on disk, and summarise them."""
-    rows = read_rows(folder / "rows.jsonl", Generation)
-    verdicts = read_rows(folder / "verdicts.jsonl", Judgement)
-    adherence = list(iterate_rows(folder / "thoughts.jsonl", Adherence))
-    summarise("harmful_rate", rows, verdicts, adherence)
-    return len(rows)
+def summarise(folder: Path) -> int:
+    """Read generations, judgements and adherence that stand on disk, and summarise them."""
+    judgements = Judgements(folder, {JUDGE: RefusalPhrases()}, ["answer"])
+    summary = Summary("harmful_rate")
+    rows = iterate_rows(folder / "generations.jsonl", Generation)
+    found = iterate_rows(folder / "adherence.jsonl", Adherence)
+    for row, verdict, thought in zip(rows, judgements.of(JUDGE, "answer"), found, strict=True):
+        summary.add(row, verdict, thought)
+    summary.metrics()
+    summary.tokens()
+    return judgements.rows
+
+
+TASKS = {"judge": judge, "summarise": summarise}
 
 
 def peak_mb() -> int:
@@ -72,29 +94,22 @@ def peak_mb() -> int:
 
 
 def main() -> None:
-    """Make the files, then time each task in a process of its own."""
+    """Make the file, then time each task in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--judged", type=int, default=10_000)
-    parser.add_argument("--task", choices=("judge", "read"), help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--samples", type=int, default=1, help="texts of each prompt")
+    parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.task:
         started = time.perf_counter()
-        count = {"judge": judge, "read": read}[asked.task](asked.folder)
+        count = TASKS[asked.task](asked.folder)
         seconds = round(time.perf_counter() - started, 2)
-        peak = peak_mb()
-        print(json.dumps({"task": asked.task, "rows": count, "seconds": seconds, "peak_mb": peak}))
+        print(json.dumps({"task": asked.task, "rows": count, "seconds": seconds, "peak_mb": peak_mb()}))
         return
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rows = generations(asked.rows)
-        write_rows(folder / "judged.jsonl", rows[: asked.judged])
-        write_rows(folder / "rows.jsonl", rows)
-        verdicts = list(RefusalPhrases().judge(rows, JudgeDesk(folder)))
-        write_rows(folder / "verdicts.jsonl", verdicts)
-        write_rows(folder / "thoughts.jsonl", [Adherence.of(row, v) for row, v in zip(rows, verdicts, strict=True)])
-        for task in ("judge", "read"):
+        write_rows(Path(name) / "generations.jsonl", generations(asked.rows, asked.samples))
+        for task in TASKS:
             subprocess.run([sys.executable, __file__, "--task", task, "--folder", name], check=True)
 
 

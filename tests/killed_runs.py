@@ -41,9 +41,9 @@ import alttrain.generation.engine
 import alttrain.report.figures
 import alttrain.training.fit  # noqa: F401
 from alttrain.config import register
+from alttrain.evaluation import judged
 from alttrain.records import UNFINISHED
 from alttrain.run import app
-from alttrain.run.stages import judge
 
 STAGES = ("rewrite", "train", "generate", "judge", "report")
 KINDS = ("moment", "operation", "byte")
@@ -213,7 +213,7 @@ def _watched(
         killer(now, changes, own)
 
     app._stage = stage
-    judge.APPENDED = 2  # so that there is something between one append and the next
+    judged.JUDGED, judged.APPENDED = 3, 2  # so that there is something between one append and the next
     sys.addaudithook(audit)
     app.execute(config)
     now = ""

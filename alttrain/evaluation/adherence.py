@@ -11,7 +11,7 @@ Steps are found in text any model wrote, by `alttrain.rewrite.parse`; its errors
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -140,7 +140,18 @@ class Assessing:
 
 def assessing(rows: Iterable[Adherence]) -> Assessing:
     """Counts of prompt label against HA verdict, over harmful and benign benchmarks together."""
-    counts = Counter((row.label, row.assessment) for row in rows)
+    return assessing_of(Counter((row.label, row.assessment, None) for row in rows))
+
+
+Outcomes = Counter[tuple[Label, Label | None, bool | None]]
+"""How often a prompt's label, its HA verdict, and whether the answer refused came together."""
+
+
+def assessing_of(outcomes: Outcomes) -> Assessing:
+    """`assessing` from counts."""
+    counts = Counter[tuple[Label, Label | None]]()
+    for (label, said, _), count in outcomes.items():
+        counts[label, said] += count
     labels: tuple[Label, Label] = ("harmful", "benign")
     return Assessing(*(counts[label, said] for label in labels for said in (*labels, None)))
 
@@ -170,15 +181,24 @@ def failures(rows: Sequence[Adherence], judgements: Iterable[Judgement]) -> tupl
     refused = {(judgement.id, judgement.sample): judgement.verdict for judgement in judgements}
     if absent := next((row for row in rows if (row.id, row.sample) not in refused), None):
         raise ValueError(f"no judgement of {absent.id!r}, sample {absent.sample}: judge every generation")
-    return _failures("harmful", rows, refused), _failures("benign", rows, refused)
+    return failures_of(Counter((row.label, row.assessment, refused[row.id, row.sample]) for row in rows))
 
 
-def _failures(label: Label, rows: Sequence[Adherence], refused: Mapping[tuple[str, int], bool | None]) -> Failures:
-    own = [(row, refused[row.id, row.sample]) for row in rows if row.label == label]
-    said = [row.assessment for row, answer in own if answer is (label == "benign")]
-    undecided = sum(answer is None for _, answer in own)
-    absent, right = said.count(None), said.count(label)
-    return Failures(label, len(said) - absent - right, right, absent, len(own) - undecided, undecided)
+def failures_of(outcomes: Outcomes) -> tuple[Failures, Failures]:
+    """`failures` from counts."""
+    return _failures("harmful", outcomes), _failures("benign", outcomes)
+
+
+def _failures(label: Label, outcomes: Outcomes) -> Failures:
+    own = [(said, answer, count) for (of, said, answer), count in outcomes.items() if of == label]
+    undecided = sum(count for _, answer, count in own if answer is None)
+    decided = sum(count for *_, count in own) - undecided
+    failed = Counter[Label | None]()
+    for said, answer, count in own:
+        failed[said] += count if answer is (label == "benign") else 0
+    return Failures(
+        label, failed.total() - failed[None] - failed[label], failed[label], failed[None], decided, undecided
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ metric, and counts as undecided in each.
 |                  | counts prompts                                                          | is undecided          |
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from array import array
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from alttrain.evaluation.adherence import Adherence
@@ -67,62 +69,103 @@ def summarise(
     """
     if len(judgements) != len(generations):
         raise ValueError(f"{len(judgements)} judgements of {len(generations)} generations: judge every generation once")
-    for made, judged in zip(generations, judgements, strict=True):
+    summary = Summary(measure, says)
+    for number, (made, judged) in enumerate(zip(generations, judgements, strict=True)):
+        found = Adherence.of(made, judged if says == "refused" else None) if rows is None else rows[number]
+        summary.add(made, judged, found)
+    return summary.metrics()
+
+
+class Summary:
+    """`summarise` for rows that come one by one: a row is some forty bytes here, whatever its texts."""
+
+    def __init__(self, measure: Measure, says: Says = "refused") -> None:
+        self.measure = measure
+        self._counting = counted(measure, says)
+        self._numbers: dict[str, int] = {}  # of the prompts, in order of appearance
+        self._items = array("l")
+        self._written = array("b")
+        self._verdicts = _Verdicts()
+        self._shares = {name: _Verdicts() for name in (measure, "adherence_rate", *_SHARES)}
+        self._means = {name: array("q") for name in ("thought_tokens", "answer_tokens")}
+        self._scores = array("d")  # nan where the judge gives none
+        self._truncated = 0
+
+    def add(self, made: Generation, judged: Judgement, found: Adherence) -> None:
+        """One row. Raises ValueError where the judgement is not the generation's."""
         if (made.id, made.sample) != (judged.id, judged.sample):
             raise ValueError(f"judgement of {judged.id!r} stands where {made.id!r} was generated: judge anew")
-    if rows is None:
-        pairs = zip(generations, judgements, strict=True)
-        rows = [Adherence.of(made, judged if says == "refused" else None) for made, judged in pairs]
-    truncated = sum(generation.finish == "length" for generation in generations)
-    written = [generation.finish != "error" for generation in generations]
-    counting = counted(measure, says)
-    ids = [generation.id for generation in generations]
+        self._items.append(self._numbers.setdefault(made.id, len(self._numbers)))
+        self._written.append(made.finish != "error")
+        self._truncated += made.finish == "length"
+        self._verdicts.append(judged.verdict)
+        self._shares[self.measure].append(None if judged.verdict is None else judged.verdict is self._counting)
+        self._shares["adherence_rate"].append(found.adheres)
+        said = None if found.assessment is None else found.assessment == found.label
+        told = (found.assessment is not None, said, found.consistent, found.answer_consistent, found.closed)
+        for name, verdict in zip(_SHARES, (*told, made.finish == "length"), strict=True):
+            self._shares[name].append(verdict)
+        self._means["thought_tokens"].append(made.thought_tokens)
+        self._means["answer_tokens"].append(made.answer_tokens)
+        self._scores.append(math.nan if judged.value is None else judged.value)
 
-    def share(name: str, verdicts: Iterable[bool | None]) -> Metric:
-        told = zip(verdicts, ids, written, strict=True)
+    def metrics(self) -> list[Metric]:
+        """The metrics of all rows so far."""
+        measured, adhering = self._share(self.measure), self._share("adherence_rate")
+        means = [self._mean(name, values) for name, values in self._means.items()]
+        metrics = [measured, adhering, *means, *(self._share(name) for name in _SHARES)]
+        if not all(map(math.isnan, self._scores)):
+            metrics.append(self._mean("score", self._scores))
+        if self.measure == "accuracy":
+            metrics += self._passes()
+        return metrics
+
+    def tokens(self, outcomes: tuple[str, str] = ("refused", "answered")) -> "list[TokenUse]":
+        """`tokens_by_outcome` of all rows so far."""
+        cut, tokens = self._shares["truncated_share"], self._means.values()
+        return _uses(zip(self._verdicts, cut, self._items, *tokens, strict=True), outcomes)
+
+    def _share(self, name: str) -> Metric:
+        told = zip(self._shares[name], self._items, self._written, strict=True)
         known = [(verdict, item) for verdict, item, there in told if verdict is not None and there]
-        found = rate_by_item([verdict for verdict, _ in known], [item for _, item in known])
-        return Metric(name, *found, len(ids), len(ids) - len(known), truncated)
+        return self._metric(name, rate_by_item([verdict for verdict, _ in known], [item for _, item in known]), known)
 
-    def mean(name: str, values: Iterable[float | None]) -> Metric:
-        told = zip(values, ids, written, strict=True)
-        known = [(value, item) for value, item, there in told if value is not None and there]
-        found = mean_by_item([value for value, _ in known], [item for _, item in known])
-        return Metric(name, *found, len(ids), len(ids) - len(known), truncated)
+    def _mean(self, name: str, values: Sequence[float]) -> Metric:
+        told = zip(values, self._items, self._written, strict=True)
+        known = [(value, item) for value, item, there in told if value == value and there]  # nan differs from itself
+        return self._metric(name, mean_by_item([value for value, _ in known], [item for _, item in known]), known)
 
-    metrics = [
-        share(measure, (None if j.verdict is None else j.verdict is counting for j in judgements)),
-        share("adherence_rate", (row.adheres for row in rows)),
-        mean("thought_tokens", [generation.thought_tokens for generation in generations]),
-        mean("answer_tokens", [generation.answer_tokens for generation in generations]),
-        share("assessment_rate", (row.assessment is not None for row in rows)),
-        share("verdict_rate", (None if row.assessment is None else row.assessment == row.label for row in rows)),
-        share("consistent_rate", (row.consistent for row in rows)),
-        share("answer_rate", (row.answer_consistent for row in rows)),
-        share("closed_rate", (row.closed for row in rows)),
-        share("truncated_share", (generation.finish == "length" for generation in generations)),
-    ]
-    scores = [judgement.value for judgement in judgements]
-    if any(score is not None for score in scores):
-        metrics.append(mean("score", scores))
-    if measure == "accuracy":
-        metrics += _passes(judgements, truncated)
-    return metrics
+    def _metric(self, name: str, found: Estimate, known: Sequence[object]) -> Metric:
+        return Metric(name, *found, len(self._items), len(self._items) - len(known), self._truncated)
+
+    def _passes(self) -> list[Metric]:
+        """pass@k where a prompt has several texts: one with an undecided text counts as undecided, and in no mean."""
+        verdicts: list[list[bool | None]] = [[] for _ in self._numbers]
+        for item, verdict in zip(self._items, self._verdicts, strict=True):
+            verdicts[item].append(verdict)
+        samples = min(map(len, verdicts), default=0)
+        decided = [own for own in verdicts if None not in own]
+        metrics = []
+        for k in (k for k in PASSES if 1 < k <= samples):
+            found = mean_interval([pass_at_k(len(own), own.count(True), k) for own in decided])
+            metrics.append(Metric(f"pass_at_{k}", *found, len(verdicts), len(verdicts) - len(decided), self._truncated))
+        return metrics
 
 
-def _passes(judgements: Sequence[Judgement], truncated: int) -> list[Metric]:
-    """pass@k where a prompt has several texts: a prompt with an undecided one counts as undecided, and in no mean."""
-    verdicts: dict[str, list[bool | None]] = {}
-    for judgement in judgements:
-        verdicts.setdefault(judgement.id, []).append(judgement.verdict)
-    samples = min(map(len, verdicts.values()), default=0)
-    decided = {item: own for item, own in verdicts.items() if None not in own}
-    n, undecided = len(verdicts), len(verdicts) - len(decided)
-    metrics = []
-    for k in (k for k in PASSES if 1 < k <= samples):
-        values = [pass_at_k(len(own), own.count(True), k) for own in decided.values()]
-        metrics.append(Metric(f"pass_at_{k}", *mean_interval(values), n, undecided, truncated))
-    return metrics
+_SHARES = ("assessment_rate", "verdict_rate", "consistent_rate", "answer_rate", "closed_rate", "truncated_share")
+
+
+class _Verdicts:
+    """True, False or None, a byte each."""
+
+    def __init__(self) -> None:
+        self._values = array("b")
+
+    def append(self, verdict: bool | None) -> None:
+        self._values.append(-1 if verdict is None else verdict)
+
+    def __iter__(self) -> Iterator[bool | None]:
+        return (None if value < 0 else bool(value) for value in self._values)
 
 
 @dataclass(frozen=True)
@@ -145,23 +188,32 @@ def tokens_by_outcome(
 
     A row the token cap cut counts as truncated only: its tokens say what the cap is. Outcomes without rows are absent.
     """
-    named: dict[bool | None, str] = {True: outcomes[0], False: outcomes[1], None: "undecided"}
     verdicts = {(judgement.id, judgement.sample): judgement.verdict for judgement in judgements}
-    of: dict[str, list[Generation]] = {name: [] for name in ("all", *named.values(), "truncated")}
     for generation in generations:
-        key = (generation.id, generation.sample)
-        if key not in verdicts:
+        if (generation.id, generation.sample) not in verdicts:
             raise ValueError(f"no judgement of {generation.id!r}: judge every generation once")
-        of["all"].append(generation)
-        of["truncated" if generation.finish == "length" else named[verdicts[key]]].append(generation)
-    return [_use(outcome, rows) for outcome, rows in of.items() if rows]
-
-
-def _use(outcome: str, rows: Sequence[Generation]) -> TokenUse:
-    counts: tuple[Callable[[Generation], int], ...] = (
-        lambda row: row.thought_tokens,
-        lambda row: row.answer_tokens,
-        lambda row: row.thought_tokens + row.answer_tokens,
+    told = (
+        (verdicts[g.id, g.sample], g.finish == "length", g.id, g.thought_tokens, g.answer_tokens) for g in generations
     )
-    ids = [row.id for row in rows]
-    return TokenUse(outcome, len(rows), *(mean_by_item([count(row) for row in rows], ids) for count in counts))
+    return _uses(told, outcomes)
+
+
+Told = tuple[bool | None, bool | None, Hashable, int, int]
+"""Verdict, whether the cap cut the text, its prompt, and its tokens of thought and answer."""
+
+
+def _uses(rows: Iterable[Told], outcomes: tuple[str, str]) -> list[TokenUse]:
+    named: dict[bool | None, str] = {True: outcomes[0], False: outcomes[1], None: "undecided"}
+    of = {name: (list[Hashable](), array("q"), array("q")) for name in ("all", *named.values(), "truncated")}
+    for verdict, cut, item, *tokens in rows:
+        for items, *counts in (of["all"], of["truncated" if cut else named[verdict]]):
+            items.append(item)
+            for count, number in zip(counts, tokens, strict=True):
+                count.append(number)
+    uses = []
+    for outcome, (items, thought, answer) in of.items():
+        if items:
+            total = [one + other for one, other in zip(thought, answer, strict=True)]
+            means = (mean_by_item(values, items) for values in (thought, answer, total))
+            uses.append(TokenUse(outcome, len(items), *means))
+    return uses

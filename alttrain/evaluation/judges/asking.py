@@ -21,6 +21,7 @@ from alttrain.serving import Failure
 log = logging.getLogger(__name__)
 
 NO_REPLY = "no reply: "
+GIVEN_UP = "the server was given up"
 RECIPE = 1
 """Part of every reply's key: raise it where the same question should be asked anew."""
 
@@ -69,7 +70,7 @@ class AskingJudge(ABC):
         for rows in asking.values():
             for generation in rows:
                 desk.progress(1)
-                yield self._judgement(generation, Failure("the server was given up", final=False))
+                yield self._judgement(generation, Failure(GIVEN_UP, final=False))
 
     def _replies(self, questions: list[str], desk: JudgeDesk) -> Iterator[tuple[str, Reply | Failure]]:
         lent, cache = Desk(desk.cache), ReplyCache(desk.cache)

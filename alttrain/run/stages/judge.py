@@ -25,33 +25,21 @@ from alttrain.dataset import contaminated
 from alttrain.dataset.decontamination import How
 from alttrain.dataset.duplicates import words
 from alttrain.dataset.rows import content_hash
-from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeDesk, Metric, seen_by_judge, summarise
+from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeDesk, Metric
 from alttrain.evaluation.agreement import judge_report, read_labels
+from alttrain.evaluation.judged import Judgements, item_of
 from alttrain.evaluation.judges.asking import NO_REPLY
-from alttrain.records import (
-    Example,
-    Generation,
-    Judgement,
-    append_rows,
-    read_rows,
-    repair_rows,
-    write_json,
-    write_rows,
-)
+from alttrain.evaluation.metrics import Summary
+from alttrain.evaluation.protocol import Part
+from alttrain.records import Example, Generation, Judgement, iterate_rows, read_rows, write_json, write_rows
 from alttrain.run.assembly import Run
 from alttrain.run.folder import as_json, evaluation_folder
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
-from alttrain.run.stages.analysis import analyse
+from alttrain.run.stages.analysis import Counts
 from alttrain.run.tracking import tell
 
 log = logging.getLogger(__name__)
-
-APPENDED = 256
-"""Judgements that are written together while a judge is at work."""
-
-Key = tuple[str, str, str, int]
-"""What a judgement is of: judge, part, id and sample."""
 
 
 def judge(run: Run, session: Session) -> None:
@@ -80,35 +68,18 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     path = folder / "metrics.json"
     if path.exists() and json.loads(path.read_text(encoding="utf-8"))["provenance"] == provenance:
         return False
-    generations = read_rows(folder / "generations.jsonl", Generation)
+    judgements = Judgements(folder, judges, run.protocol.parts)
     expected = len(benchmark.rows.examples(None)) * run.protocol.decoding.samples
-    if len(generations) != expected:
+    if judgements.rows != expected:
         raise FileNotFoundError(
-            f"{folder / 'generations.jsonl'} has {len(generations)} of {expected} generations; "
+            f"{folder / 'generations.jsonl'} has {judgements.rows} of {expected} generations; "
             "run the generate stage first"
         )
-    judgements = _judgements(run, session, judges, generations, configured, folder)
-    failed = [judgement for judgement in judgements.values() if judgement.error.startswith(NO_REPLY)]
-    main = [judgements[benchmark.judge.name, run.protocol.judged, g.id, g.sample] for g in generations]
-    refusals = main if benchmark.judge.says == "refused" and run.protocol.judged == "answer" else [None] * len(main)
-    adherence = [Adherence.of(g, refusal) for g, refusal in zip(generations, refusals, strict=True)]
-    write_rows(folder / "adherence.jsonl", adherence)
-    metrics = summarise(benchmark.measure, generations, main, adherence, benchmark.judge.says)
-    for name, judge in judges.items():
-        for part in run.protocol.parts:
-            if (name, part) != (benchmark.judge.name, run.protocol.judged):
-                rows = [judgements[name, part, g.id, g.sample] for g in generations]
-                rate = summarise(benchmark.measure, generations, rows, adherence, judge.says)[0]
-                suffix = (
-                    part if name == benchmark.judge.name else name if part == run.protocol.judged else f"{name}.{part}"
-                )
-                metrics.append(replace(rate, metric=f"{rate.metric}.{suffix}"))
-    _agreement(run, benchmark, judges, judgements, generations, folder)
-    if failed:
-        raise RunError(
-            f"{folder.name}: {len(failed)} of {len(judgements)} judgements failed ({failed[0].error}); what was judged "
-            "is kept, and the same command asks again for the rest"
-        )
+    _make(session, judgements, configured, folder, run.protocol.parts)
+    counts, metrics = _measure(run, benchmark, judgements, folder)
+    if len(judges) > 1 or benchmark.human_labels:
+        _agreement(run, benchmark, judgements, folder)
+    _refuse_unjudged(judgements, folder)
     contamination = _contamination(run, benchmark)
     write_json(
         path,
@@ -117,7 +88,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
             "provenance": provenance,
             "contaminated": contamination,
             "metrics": [_plain(metric) for metric in metrics],
-            "analysis": analyse(benchmark, generations, main, adherence, metrics[0]),
+            "analysis": counts.analysis(run.protocol.judged, metrics[0]),
         },
     )
     rate = metrics[0]
@@ -139,108 +110,88 @@ def _configured(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     return {judge.name: flatten(node) | {"alttrain": __version__} for judge, node in zip(judges, nodes, strict=True)}
 
 
-def _agreement(
-    run: Run,
-    benchmark: Benchmark,
-    judges: dict[str, Judge],
-    judgements: dict[Key, Judgement],
-    generations: list[Generation],
-    folder: Path,
+def _make(
+    session: Session, judgements: Judgements, configured: dict[str, Any], folder: Path, parts: Sequence[Part]
 ) -> None:
-    """Write how far judges agree with each other and with the human labels, where there is anything to compare.
+    """Keep the judgements that still hold, and judge what is missing."""
+    record = folder / "judges.json"
+    before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    judgements.keep(lambda row: before.get(row.judge) == configured[row.judge] and not row.error.startswith(NO_REPLY))
+    write_json(record, configured)
+    for name in judgements.judges:
+        for part in parts:
+            if lacking := judgements.lacking(name, part):
+                with bar(f"{name} on {folder.name}", lacking) as advance:
+                    judgements.make(name, part, JudgeDesk(cache_folder() / "replies", session.scorer, advance))
+    judgements.sort()
+
+
+def _measure(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Path) -> tuple[Counts, list[Metric]]:
+    """Write adherence.jsonl; the counts of the deciding judgements, and the metrics: theirs, then the others' rates."""
+    main = (benchmark.judge.name, run.protocol.judged)
+    blocks = [(name, part) for name in judgements.judges for part in run.protocol.parts]
+    counts = Counts(benchmark)
+    others = {block: Summary(benchmark.measure, judgements.judges[block[0]].says) for block in blocks if block != main}
+    tells = benchmark.judge.says == "refused" and run.protocol.judged == "answer"
+
+    def adherence() -> Iterator[Adherence]:
+        files = [judgements.of(*block) for block in blocks]
+        for made, *told in zip(iterate_rows(folder / "generations.jsonl", Generation), *files, strict=True):
+            judged = dict(zip(blocks, told, strict=True))
+            found = Adherence.of(made, judged[main] if tells else None)
+            counts.add(made, judged[main], found)
+            for block, summary in others.items():
+                summary.add(made, judged[block], found)
+            yield found
+
+    write_rows(folder / "adherence.jsonl", adherence())
+    metrics = counts.summary.metrics()
+    for (name, part), summary in others.items():
+        rate = summary.metrics()[0]
+        suffix = part if name == main[0] else name if part == main[1] else f"{name}.{part}"
+        metrics.append(replace(rate, metric=f"{rate.metric}.{suffix}"))
+    return counts, metrics
+
+
+def _refuse_unjudged(judgements: Judgements, folder: Path) -> None:
+    """Raise RunError where a server did not reply."""
+    failed, first = 0, ""
+    for row in iterate_rows(judgements.path, Judgement):
+        if row.error.startswith(NO_REPLY):
+            failed, first = failed + 1, first or row.error
+    if failed:
+        raise RunError(
+            f"{folder.name}: {failed} of {len(judgements)} judgements failed ({first}); what was judged is kept, and "
+            "the same command asks again for the rest"
+        )
+
+
+def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Path) -> None:
+    """Write how far judges agree with each other and with the human labels.
 
     Verdicts are turned to one meaning: "unsafe" is compared as not refused.
     """
     labels = read_labels(Path(benchmark.human_labels)) if benchmark.human_labels else None
-    if len(judges) < 2 and labels is None:
-        return
     refused = benchmark.judge.says != "unsafe"
+    single = run.protocol.decoding.samples == 1
 
     def told(says: str, verdict: bool | None) -> bool | None:
         same = says == "correct" or (says == "refused") == refused
         return verdict if verdict is None or same else not verdict
 
-    def shown(generation: Generation) -> str:
-        return generation.id if run.protocol.decoding.samples == 1 else _item(generation)
-
+    names, categories = [], {}
+    for made in iterate_rows(folder / "generations.jsonl", Generation):
+        names.append(made.id if single else item_of(made))
+        categories[names[-1]] = made.category
     verdicts = {
         name: {
-            shown(g): told(judge.says, judgements[name, run.protocol.judged, g.id, g.sample].verdict)
-            for g in generations
+            shown: told(judge.says, row.verdict)
+            for shown, row in zip(names, judgements.of(name, run.protocol.judged), strict=True)
         }
-        for name, judge in judges.items()
+        for name, judge in judgements.judges.items()
     }
     human = {name: told(labels.says, verdict) for name, verdict in labels.verdicts.items()} if labels else None
-    categories = {shown(g): g.category for g in generations}
     write_json(folder / "agreement.json", judge_report(verdicts, run.seed, human, categories))
-
-
-def _item(generation: Generation) -> str:
-    return f"{generation.id}#{generation.sample}"
-
-
-def _judgements(
-    run: Run,
-    session: Session,
-    judges: dict[str, Judge],
-    generations: list[Generation],
-    configured: dict[str, Any],
-    folder: Path,
-) -> dict[Key, Judgement]:
-    """All judgements: those that are kept, and those that are missing, judged now."""
-    path = folder / "judgements.jsonl"
-    found = _kept(path, folder / "judges.json", configured)
-    write_rows(path, found.values())
-    write_json(folder / "judges.json", configured)
-    desk_cache = cache_folder() / "replies"
-    for name, judge in judges.items():
-        for part in run.protocol.parts:
-            lacking = [g for g in generations if (name, part, g.id, g.sample) not in found]
-            for g in (g for g in lacking if g.finish == "error"):
-                unjudged = Judgement(g.id, name, None, error=f"not generated: {g.error}", part=part, sample=g.sample)
-                found[name, part, g.id, g.sample] = unjudged
-            lacking = [g for g in lacking if g.finish != "error"]
-            if not lacking:
-                continue
-            shown = {_item(g): g for g in lacking}
-            with bar(f"{name} on {folder.name}", len(lacking)) as advance:
-                desk = JudgeDesk(desk_cache, session.scorer, advance)
-                asked = [replace(seen_by_judge(g, part), id=item) for item, g in shown.items()]
-                for batch in _batches(judge.judge(asked, desk)):
-                    rows = [replace(row, id=shown[row.id].id, sample=shown[row.id].sample, part=part) for row in batch]
-                    append_rows(path, rows)
-                    found |= {(name, part, row.id, row.sample): row for row in rows}
-    order = {(g.id, g.sample): number for number, g in enumerate(generations)}
-    ordered = sorted(
-        found, key=lambda key: (list(judges).index(key[0]), run.protocol.parts.index(key[1]), order[key[2:]])
-    )
-    write_rows(path, (found[key] for key in ordered))
-    return found
-
-
-def _kept(path: Path, judges: Path, configured: dict[str, Any]) -> dict[Key, Judgement]:
-    """The judgements on file that still hold."""
-    repair_rows(path)
-    before = json.loads(judges.read_text(encoding="utf-8")) if judges.exists() else {}
-    rows = read_rows(path, Judgement)
-    return {
-        (row.judge, row.part, row.id, row.sample): row
-        for row in rows
-        if row.judge in configured
-        and before.get(row.judge) == configured[row.judge]
-        and not row.error.startswith(NO_REPLY)
-    }
-
-
-def _batches(judgements: Iterator[Judgement]) -> Iterator[list[Judgement]]:
-    batch: list[Judgement] = []
-    for judgement in judgements:
-        batch.append(judgement)
-        if len(batch) == APPENDED:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _contamination(run: Run, benchmark: Benchmark) -> list[dict[str, Any]]:

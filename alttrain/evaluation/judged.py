@@ -1,0 +1,132 @@
+"""A benchmark's judgements on disk, of any number of generations in little memory.
+
+`Judgements` is judgements.jsonl: one row for each judge, judged part and generation. It is grown by whole lines while a
+judge is at work, and put in order at the end, so that each judge's rows can be read beside the generations, one by one.
+In memory stand the generations' names and a byte for each judgement, no texts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from alttrain.evaluation.judges.asking import GIVEN_UP, NO_REPLY
+from alttrain.evaluation.judges.desk import Judge, JudgeDesk
+from alttrain.evaluation.protocol import Part, seen_by_judge
+from alttrain.records import (
+    Generation,
+    Judgement,
+    Row,
+    append_rows,
+    iterate_rows,
+    names_of,
+    repair_rows,
+    sort_lines,
+    write_rows,
+)
+
+JUDGED = 4096
+"""Generations that a judge is given together."""
+APPENDED = 256
+"""Judgements that are written together while a judge is at work."""
+
+
+class Judgements:
+    """judgements.jsonl in a folder with generations.jsonl, for judges and parts in their order."""
+
+    def __init__(self, folder: Path, judges: Mapping[str, Judge], parts: Sequence[Part]) -> None:
+        self.path = folder / "judgements.jsonl"
+        self.judges = judges
+        self._generations = folder / "generations.jsonl"
+        blocks = ((name, part) for name in judges for part in parts)
+        self._blocks: dict[tuple[str, str], int] = {block: number for number, block in enumerate(blocks)}
+        self._places: dict[tuple[str, int], int] = {}
+        self.rows = 0
+        for name in names_of(self._generations):
+            self._places[name] = self.rows
+            self.rows += 1
+        self._there = {block: bytearray(self.rows) for block in self._blocks}
+
+    def __len__(self) -> int:
+        """Judgements that there will be."""
+        return self.rows * len(self._blocks)
+
+    def keep(self, holds: Callable[[Judgement], bool]) -> None:
+        """Take what is on file and still holds; the rest is dropped, and a torn last line cut off."""
+        repair_rows(self.path)
+        kept = self.path.exists() and all(self._takes(row, holds) for row in iterate_rows(self.path, Judgement))
+        if not kept:
+            self._there = {block: bytearray(self.rows) for block in self._blocks}
+            before = iterate_rows(self.path, Judgement) if self.path.exists() else iter(())
+            write_rows(self.path, (row for row in before if self._takes(row, holds)))
+
+    def lacking(self, judge: str, part: Part) -> int:
+        """Generations that this judge has not judged this part of."""
+        return self.rows - sum(self._there[judge, part])
+
+    def make(self, judge: str, part: Part, desk: JudgeDesk) -> None:
+        """Judge what is lacking, batch by batch. Once its server is given up, nothing more is asked of it."""
+        there, asking = self._there[judge, part], True
+        generations = enumerate(iterate_rows(self._generations, Generation))
+        for batch in _batched((row for number, row in generations if not there[number]), JUDGED):
+            unjudged = f"{NO_REPLY}{GIVEN_UP}"
+            failed = [(row, f"not generated: {row.error}") for row in batch if row.finish == "error"]
+            due = [row for row in batch if row.finish != "error"]
+            if not asking:
+                failed, due = [*failed, *((row, unjudged) for row in due)], []
+            self._append([Judgement(g.id, judge, None, error=e, part=part, sample=g.sample) for g, e in failed])
+            shown = {item_of(row): row for row in due}
+            asked = [replace(seen_by_judge(row, part), id=item) for item, row in shown.items()]
+            for made in _batched(self.judges[judge].judge(asked, desk) if asked else iter(()), APPENDED):
+                asking = asking and all(row.error != unjudged for row in made)
+                self._append(
+                    [replace(row, id=shown[row.id].id, sample=shown[row.id].sample, part=part) for row in made]
+                )
+
+    def sort(self) -> None:
+        """Put the rows in the order of judges, parts and generations."""
+        named = msgspec.json.Decoder(_Placed)
+
+        def place(line: bytes) -> int:
+            row = named.decode(line)
+            return self._blocks[row.judge, row.part] * self.rows + self._places[row.id, row.sample]
+
+        sort_lines(self.path, place)
+
+    def of(self, judge: str, part: Part) -> Iterator[Judgement]:
+        """One judge's judgements of one part, in the order of the generations, once they are sorted."""
+        return islice(iterate_rows(self.path, Judgement, self._blocks[judge, part] * self.rows), self.rows)
+
+    def _takes(self, row: Judgement, holds: Callable[[Judgement], bool]) -> bool:
+        there, place = self._there.get((row.judge, row.part)), self._places.get((row.id, row.sample))
+        if there is None or place is None or there[place] or not holds(row):
+            return False
+        there[place] = 1
+        return True
+
+    def _append(self, rows: Sequence[Judgement]) -> None:
+        append_rows(self.path, rows)
+        for row in rows:
+            self._there[row.judge, row.part][self._places[row.id, row.sample]] = 1
+
+
+def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    """Lists of so many rows, the last of fewer (Python 3.12 has itertools.batched)."""
+    while batch := list(islice(rows, size)):
+        yield batch
+
+
+def item_of(generation: Generation) -> str:
+    """One name for a prompt and its sample."""
+    return f"{generation.id}#{generation.sample}"
+
+
+class _Placed(msgspec.Struct):
+    """What tells one judgement from another."""
+
+    id: str
+    judge: str
+    part: str = "answer"
+    sample: int = 0

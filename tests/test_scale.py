@@ -1,0 +1,125 @@
+"""A million rows: judged row by row, in memory that grows by names and numbers and never by texts."""
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from alttrain.evaluation import Adherence, JudgeDesk, RefusalPhrases, judged, summarise
+from alttrain.evaluation.judged import Judgements
+from alttrain.evaluation.judges.asking import GIVEN_UP, NO_REPLY
+from alttrain.evaluation.metrics import Summary, tokens_by_outcome
+from alttrain.records import Generation, Judgement, iterate_rows, read_rows, write_rows
+
+BENCH = Path(__file__).parents[1] / "scripts" / "bench_judging.py"
+MILLION = 1_000_000
+MOST_MB = 1000
+
+
+def made(count: int, samples: int = 1) -> list[Generation]:
+    draw = random.Random(0)
+    answers = ("I'm sorry, but I can't help with that.", "Here is what I know about it.", "")
+    return [
+        Generation(
+            *(f"r{number // samples}", "Why?", "harmful" if number % 2 else "benign", "c", ()),
+            *("text", "The request is harmful. I should not answer.", draw.choice(answers), True),
+            *(draw.choice(("stop", "stop", "length", "error")), draw.randint(1, 900), draw.randint(1, 90)),
+            sample=number % samples,
+        )
+        for number in range(count)
+    ]
+
+
+def judgements(folder: Path, rows: Sequence[Generation]) -> Judgements:
+    if not (folder / "generations.jsonl").exists():
+        write_rows(folder / "generations.jsonl", rows)
+    return Judgements(folder, {"refusal_phrases": RefusalPhrases()}, ["answer", "thought"])
+
+
+def finish(made: Judgements, folder: Path) -> bytes:
+    for part in ("answer", "thought"):
+        made.make("refusal_phrases", part, JudgeDesk(folder))
+    made.sort()
+    return made.path.read_bytes()
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_batches_and_interruptions_leave_the_same_file(
+    samples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made(60, samples)
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    first = judgements(whole, rows)
+    first.keep(lambda row: True)
+    expected = finish(first, whole)
+    assert [(row.part, row.id, row.sample) for row in read_rows(first.path, Judgement)] == [
+        (part, row.id, row.sample) for part in ("answer", "thought") for row in rows
+    ]
+    monkeypatch.setattr(judged, "JUDGED", 7)
+    lines = expected.splitlines(keepends=True)
+    random.Random(1).shuffle(lines)
+    again = judgements(torn, rows)
+    again.path.write_bytes(b"".join(lines[:50]) + lines[3] + lines[50][:20])  # one twice, and one torn
+    again.keep(lambda row: row.part == "thought" or row.sample == 0)
+    assert 0 < again.lacking("refusal_phrases", "answer") < 60
+    assert finish(again, torn) == expected
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_rows_one_by_one_give_the_same_metrics(samples: int, tmp_path: Path) -> None:
+    rows = made(60, samples)
+    told = judgements(tmp_path, rows)
+    told.keep(lambda row: True)
+    finish(told, tmp_path)
+    verdicts = list(told.of("refusal_phrases", "answer"))
+    summary = Summary("harmful_rate")
+    for row, verdict in zip(iterate_rows(tmp_path / "generations.jsonl", Generation), verdicts, strict=True):
+        summary.add(row, verdict, Adherence.of(row, verdict))
+    assert list(map(repr, summary.metrics())) == list(map(repr, summarise("harmful_rate", rows, verdicts)))
+    assert list(map(repr, summary.tokens())) == list(map(repr, tokens_by_outcome(rows, verdicts)))
+
+
+def test_a_server_that_is_given_up_is_not_asked_batch_after_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    class Dead:
+        name, says = "dead", "refused"
+
+        def judge(self, rows: Sequence[Generation], desk: JudgeDesk) -> Iterator[Judgement]:
+            asked.append(len(rows))
+            yield from (Judgement(row.id, "dead", None, error=f"{NO_REPLY}{GIVEN_UP}") for row in rows)
+
+    monkeypatch.setattr(judged, "JUDGED", 10)
+    rows = [replace(row, finish="stop") for row in made(35)]
+    write_rows(tmp_path / "generations.jsonl", rows)
+    told = Judgements(tmp_path, {"dead": Dead()}, ["answer"])  # type: ignore[dict-item]
+    told.keep(lambda row: True)
+    told.make("dead", "answer", JudgeDesk(tmp_path))
+    assert asked == [10]
+    assert len(read_rows(told.path, Judgement)) == 35
+    again = Judgements(tmp_path, {"dead": Dead()}, ["answer"])  # type: ignore[dict-item]
+    again.keep(lambda row: not row.error.startswith(NO_REPLY))
+    assert again.lacking("dead", "answer") == 35
+
+
+def test_a_million_rows_would_take_less_than_a_gigabyte() -> None:
+    """Measured on two sizes: what a row takes in memory is far less than its texts, and a million of them fit."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("peak memory is read from /proc")
+
+    def peaks(rows: int) -> dict[str, int]:
+        command = [sys.executable, str(BENCH), "--rows", str(rows)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return {told["task"]: told["peak_mb"] for told in map(json.loads, done.stdout.splitlines())}
+
+    few, many = 5_000, 40_000
+    small, large = peaks(few), peaks(many)
+    for task, peak in large.items():
+        assert peak + (peak - small[task]) / (many - few) * (MILLION - many) < MOST_MB, task
