@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_module
 from alttrain.config import RunError, register
 from alttrain.run.app import execute
 from alttrain.run.stages.check import check_light
+from alttrain.run.sweep import searched
 
 BLOCKED = """
 import sys
@@ -63,3 +64,18 @@ def test_compiled_layers_without_a_gpu_are_refused_before_weights_load(
     with pytest.raises(RunError, match=r"trainer\.compiled=on: .* set trainer\.compiled=auto"):
         execute(config)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_another_process_finds_the_configs_of_a_config_dir(tmp_path: Path) -> None:
+    """What a launcher hands on to its workers: a blank and a comma in the folder's name are part of it."""
+    own = tmp_path / "my, own"
+    (own / "rewrite").mkdir(parents=True)
+    (own / "rewrite" / "mine.yaml").write_text("defaults:\n  - plain\nname: mine\n")
+    register()
+    asked = [f"hydra.searchpath=['file://{own}']"]
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        hydra = compose("run", overrides=asked, return_hydra_config=True).hydra
+        handed_on = searched(hydra)
+        assert handed_on == asked
+        assert compose("run", overrides=[*handed_on, "rewrite=mine"]).rewrite.name == "mine"
+        assert searched(compose("run", return_hydra_config=True).hydra) == []

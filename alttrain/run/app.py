@@ -113,9 +113,9 @@ def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
 @hydra.main(version_base="1.3", config_path="pkg://alttrain.conf", config_name="run")
 def _app(config: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        from alttrain.run.sweep import run_job
+        from alttrain.run.sweep import run_job, searched
 
-        run_job(config, list(HydraConfig.get().overrides.task))
+        run_job(config, [*searched(HydraConfig.get()), *HydraConfig.get().overrides.task])
         return
     execute(config)
     if "report" in config.stages:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from alttrain.backbone.device import has_gpu_driver
 from alttrain.config import RunError
+from alttrain.run.sweep import searched
 
 NAME = "alttrain_ray"
 MODULE = "hydra_plugins.alttrain"
@@ -49,11 +50,11 @@ class RayLauncher(Launcher):
         import ray
 
         ray.init(address=self.address, include_dashboard=False, log_to_driver=True, ignore_reinit_error=True)
-        waiting = []
+        waiting, search = [], searched(self.config.hydra)
         for overrides in job_overrides:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             task = ray.remote(num_cpus=self.cpus, num_gpus=gpus_of(config), max_calls=1, max_retries=0)(work)
-            waiting.append((overrides, config, task.remote(list(overrides))))
+            waiting.append((overrides, config, task.remote([*search, *overrides])))
         returns = []
         for overrides, config, future in waiting:
             made = JobReturn(overrides=list(overrides), cfg=config, hydra_cfg=config)

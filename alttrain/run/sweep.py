@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -130,6 +130,13 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     write_json(output_dir / PLAN, {"jobs": fields})
     _show(made)
     return Sweep(tuple(made), output_dir, jobs[0][1].page_texts)
+
+
+def searched(hydra: Any) -> list[str]:
+    """The override by which another process finds the configs of a --config-dir, too; `hydra` is Hydra's own node."""
+    own = [source.path for source in hydra.runtime.config_sources if "command-line" in source.provider]
+    quoted = ",".join(f"'file://{Path(path).absolute()}'" for path in own)
+    return [f"hydra.searchpath=[{quoted}]"] if own else []
 
 
 def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
