@@ -159,7 +159,7 @@ def test_what_is_not_answered_has_its_reason(serve: Serve, renderer: Renderer) -
 def test_a_server_that_refuses_all_is_given_up_and_no_prompt_is_settled(serve: Serve, renderer: Renderer) -> None:
     stub = serve(lambda prompt, _: Say(status=400))
     found = write(server(stub, concurrency=4).engine("run", None, renderer), prompts(renderer, 60))
-    assert 16 <= len(found) <= 20
+    assert 16 <= len(found) <= 32  # a busy machine tells of some late
     assert set(found.values()) == {Failure("the server refuses the prompt (HTTP 400)", final=False)}
 
 

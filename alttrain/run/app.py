@@ -206,7 +206,7 @@ def _log_to_console() -> None:
         root.handlers = [_Console()]
         root.setLevel(logging.INFO)
         logging.getLogger("alttrain").setLevel(logging.DEBUG)
-        for name in ("hydra", "httpx", "httpcore", "filelock", "urllib3", "matplotlib"):
+        for name in ("hydra", "httpx", "httpx2", "httpcore", "httpcore2", "filelock", "urllib3", "matplotlib"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
