@@ -128,6 +128,15 @@ class Judgement:
     sample: int = 0
 
 
+Texts = Literal["all", "benign", "none"]
+"""Whose prompts and outputs a page or a tracker holds: all samples', those of harmless samples, or nobody's."""
+
+
+def withholds(texts: Texts, harmful: bool) -> bool:
+    """Whether a sample's texts are left out."""
+    return texts == "none" or (texts == "benign" and harmful)
+
+
 UNFINISHED = ".part"
 """How the name of a file ends that is being written and will be renamed."""
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alttrain.config import STAGES, Fault, differences, faults, flatten, preview, register, run_name
+from alttrain.config.schema import PAGE_TEXTS
+from alttrain.records import Texts
 from alttrain.run.assembly import assemble
 from alttrain.run.ray_launcher import register as register_ray
 
@@ -133,6 +135,17 @@ def test_all_options_are_checked_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []
+
+
+def test_the_page_takes_what_a_tracker_takes() -> None:
+    assert get_args(Texts) == PAGE_TEXTS
+    assert told(["page_texts=some"]) == ["page_texts='some': accepted: all, benign, none"]
+
+
+@pytest.mark.parametrize("option", ["csv", "tensorboard"])
+def test_a_logger_that_shows_no_samples_takes_no_texts(option: str) -> None:
+    (fault,) = told([f"logger={option}", "+logger.texts=all"])
+    assert fault.startswith("logger.texts='all': ")
 
 
 def test_values_come_through_interpolations() -> None:

@@ -1,11 +1,9 @@
 """Engines that are servers: what they are asked, that no prompt is lost, and that a started server always ends."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from processes import gone
 from stub_server import RESET, Say, Serve, Stub
 from tiny import backbone
 
@@ -194,15 +193,8 @@ def child(*more: str, **fields: Any) -> ChildServer:
     return ChildServer(asked, words, [*more, "{run}={adapter}"], "/", **{"start_s": 20.0, **fields})
 
 
-def gone(output: Path) -> bool:
-    pid = int(output.read_text().split("pid ")[1].split()[0])
-    for _ in range(100):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
+def child_gone(output: Path) -> bool:
+    return gone(int(output.read_text().split("pid ")[1].split()[0]))
 
 
 def test_a_started_server_answers_and_ends(renderer: Renderer, tmp_path: Path) -> None:
@@ -210,10 +202,10 @@ def test_a_started_server_answers_and_ends(renderer: Renderer, tmp_path: Path) -
     with child().running("a-s0", tmp_path / "model", tmp_path, output) as started:
         found = write(started.engine("a-s0", tmp_path, renderer), prompts(renderer, 2))
     assert found[1] == Written(f"a-s0={tmp_path}", "stop")
-    assert gone(output)
+    assert child_gone(output)
     with pytest.raises(RuntimeError, match="stage"), child().running("a", tmp_path, tmp_path, output):
         raise RuntimeError("stage")
-    assert gone(output)
+    assert child_gone(output)
 
 
 def test_a_server_that_does_not_come_up_is_told_with_its_last_lines(tmp_path: Path) -> None:
@@ -229,7 +221,7 @@ def test_a_server_that_does_not_come_up_is_told_with_its_last_lines(tmp_path: Pa
         child("hangs", start_s=1.0).running("a", tmp_path, tmp_path, output),
     ):
         pass
-    assert gone(output)
+    assert child_gone(output)
     absent = replace(child(), command=["no-such-server"])
     with (
         pytest.raises(ValueError, match=r"'no-such-server' cannot be started .*generation=server"),
@@ -251,7 +243,7 @@ def test_a_server_does_not_outlive_a_killed_run(tmp_path: Path, number: int) -> 
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
         process.send_signal(number)
-    assert gone(output)
+    assert child_gone(output)
 
 
 # --- vLLM in this process ---

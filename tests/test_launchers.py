@@ -79,3 +79,13 @@ def test_another_process_finds_the_configs_of_a_config_dir(tmp_path: Path) -> No
         assert handed_on == asked
         assert compose("run", overrides=[*handed_on, "rewrite=mine"]).rewrite.name == "mine"
         assert searched(compose("run", return_hydra_config=True).hydra) == []
+
+
+def test_libraries_speak_on_the_console_only_when_something_is_wrong() -> None:
+    code = (
+        "import logging\nfrom alttrain.run.app import _log_to_console\n_log_to_console()\n"
+        "for name in ('httpx2', 'alttrain.run'):\n    logging.getLogger(name).info('info of %s', name)\n"
+        "    logging.getLogger(name).warning('warning of %s', name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["warning of httpx2", "info of alttrain.run", "warning of alttrain.run"]

@@ -15,8 +15,8 @@ from typing import Any, get_args
 import pytest
 
 from alttrain.evaluation.adherence import Adherence, failures
-from alttrain.records import Generation, Judgement, write_json, write_rows
-from alttrain.report.page import Texts, write_page
+from alttrain.records import Generation, Judgement, Texts, write_json, write_rows
+from alttrain.report.page import write_page
 from alttrain.report.page.figures import figures
 from alttrain.report.page.markup import Names, Td, table
 from alttrain.report.page.outcomes import BITS, OUTCOMES, Decides, found

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from alttrain.records import (
+    UNFINISHED,
     Example,
     Generation,
     Judgement,
@@ -17,6 +18,7 @@ from alttrain.records import (
     decode,
     encode,
     iterate_rows,
+    names_of,
     read_rows,
     repair_rows,
     write_json,
@@ -24,6 +26,7 @@ from alttrain.records import (
     write_text,
 )
 from alttrain.rewrite import Original
+from alttrain.run.status import locked
 
 EXAMPLE = {"id": "a", "prompt": "Hi?", "label": "benign"}
 FULL = Example(
@@ -121,8 +124,33 @@ def test_torn_last_line_is_cut(torn: int, tmp_path: Path) -> None:
 def test_intact_file_is_left_alone(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
     assert repair_rows(path) == 0
     assert path.read_bytes() == content
+    assert path.stat().st_mtime_ns == 1
+
+
+@pytest.mark.parametrize("torn", [1, 20, len(LINE) - 1])
+def test_names_are_those_of_whole_rows_and_the_file_stays(torn: int, tmp_path: Path) -> None:
+    path = tmp_path / "generations.jsonl"
+    assert list(names_of(path)) == []
+    path.write_bytes(LINE * 2 + b'{"id":"b","sample":3}\n' + LINE[:torn])
+    assert list(names_of(path)) == [("a-1", 0), ("a-1", 0), ("b", 3)]
+    assert len(path.read_bytes()) == 2 * len(LINE) + 22 + torn
+    path.write_bytes(LINE + b"torn in the middle\n" + LINE)
+    with pytest.raises(ValueError, match=r"generations\.jsonl:2: "):
+        list(names_of(path))
+
+
+def test_what_a_kill_left_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in ("rows.jsonl", "rows.part", ".rows.jsonl")]
+    left = [tmp_path / f".status.json.x{UNFINISHED}", tmp_path / "evaluation" / f".metrics.json.y{UNFINISHED}"]
+    left[1].parent.mkdir()
+    for path in (*kept, *left):
+        path.touch()
+    with locked(tmp_path):
+        assert all(path.exists() for path in kept)
+        assert not any(path.exists() for path in left)
 
 
 @pytest.mark.parametrize("torn", [1, LINE.index("é".encode()) + 1, len(LINE) - 1])

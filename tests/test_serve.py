@@ -3,12 +3,12 @@
 import importlib.util
 import os
 import re
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
+from processes import gone
 from tiny import backbone
 
 from alttrain.backbone import resolve
@@ -69,14 +69,3 @@ def without_special(answer: Any, renderer: Renderer) -> Written:
     for token in renderer.tokenizer.all_special_tokens:
         text = text.replace(token, "")
     return Written(text, answer.finish)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process ends within a few seconds."""
-    for _ in range(100):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False

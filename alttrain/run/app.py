@@ -204,10 +204,8 @@ def _log_to_console() -> None:
     root = logging.getLogger()
     if not any(isinstance(handler, _Console) for handler in root.handlers):
         root.handlers = [_Console()]
-        root.setLevel(logging.INFO)
+        root.setLevel(logging.WARNING)  # libraries speak when something is wrong
         logging.getLogger("alttrain").setLevel(logging.DEBUG)
-        for name in ("hydra", "httpx", "httpx2", "httpcore", "httpcore2", "filelock", "urllib3", "matplotlib"):
-            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg]

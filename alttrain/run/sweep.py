@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -24,13 +24,10 @@ from omegaconf import DictConfig
 from alttrain.backbone.device import look
 from alttrain.config import STAGES, RunError, run_name
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
-from alttrain.records import Example, write_json, write_text
+from alttrain.records import Example, Texts, write_json, write_text
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.progress import bar
 from alttrain.run.status import PLAN, read_status
-
-if TYPE_CHECKING:
-    from alttrain.report.page import Texts
 
 log = logging.getLogger("alttrain")
 
@@ -80,7 +77,7 @@ class Sweep:
 
     jobs: tuple[Job, ...]
     output_dir: Path
-    page_texts: "Texts"
+    page_texts: Texts
 
     def show_failed(self) -> None:
         """The table of what there is, and the jobs that failed, each with the last line of its error."""

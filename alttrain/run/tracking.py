@@ -6,11 +6,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from alttrain.evaluation import Adherence, Benchmark
-from alttrain.records import Generation, Judgement, read_rows
-from alttrain.report.page.samples import withholds
+from alttrain.records import Generation, Judgement, Texts, read_rows, withholds
 from alttrain.run.assembly import Run
 from alttrain.run.folder import evaluation_folder
-from alttrain.training.trackers import Table, Texts, Tracked
+from alttrain.training.trackers import Table, Tracked
 from alttrain.training.tracking import Tracking
 
 COLUMNS = ("id", "sample", "label", "verdict", "assessment", "finish", "thought_tokens", "answer_tokens")

@@ -156,7 +156,8 @@ def fit(
     on_cuda = hardware.accelerator != "cpu" and torch.cuda.is_available()
     compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
     last = folder / "checkpoints" / "last.ckpt"
-    start = torch.load(last, weights_only=True, map_location="cpu")["global_step"] if last.exists() else 0
+    # mapped: of a checkpoint that may hold gigabytes only the step is read here
+    start = torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"] if last.exists() else 0
     data = Batches(sequences, recipe, hardware, seed, start, ROW_MULTIPLE if compiled else 1)
     steps, passes = data.stream().steps, data.stream().passes
     module = SFTModule(model, recipe, steps, passes)

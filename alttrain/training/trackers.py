@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+from alttrain.records import Texts
 
 if TYPE_CHECKING:
     from alttrain.training.sinks import Sink
 
-Texts = Literal["none", "benign", "all"]
-"""Of whose samples a tracker gets prompt, thought and answer: nobody's, those of harmless prompts, or all samples'."""
 LONGEST_ID = 64
 """Characters of a wandb run's id."""
 
@@ -51,7 +51,7 @@ class Tracker(Protocol):
 
     @property
     def texts(self) -> Texts:
-        """Whose texts it gets."""
+        """Of whose samples it gets prompt, thought and answer."""
 
     def verify(self) -> None:
         """Raise ValueError where a package or a key it needs is not there."""
@@ -69,7 +69,7 @@ def _needs(package: str, extra: str, option: str) -> None:
 class CsvTracker:
     """logs/metrics.csv in the run's folder, one row each `trainer.log_every` steps, and nothing more."""
 
-    texts: Texts = "none"
+    texts: ClassVar[Texts] = "none"
 
     def verify(self) -> None:
         """It needs nothing."""
@@ -114,7 +114,7 @@ class TensorBoardTracker:
     It shows numbers alone: no samples.
     """
 
-    texts: Texts = "none"
+    texts: ClassVar[Texts] = "none"
 
     def verify(self) -> None:
         """It needs the package."""

@@ -8,7 +8,6 @@ what a model wrote is embedded as data and drawn as text.
 - `samples`, `outcomes`         what is embedded of each run and benchmark
 """
 
-from alttrain.report.page.samples import Texts
 from alttrain.report.page.writing import write_page
 
-__all__ = ["Texts", "write_page"]
+__all__ = ["write_page"]

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from alttrain.records import Texts
 from alttrain.report.page.markup import Names, text
-from alttrain.report.page.samples import Block, Texts
+from alttrain.report.page.samples import Block
 from alttrain.report.page.tables import WORTH_SAYING
 from alttrain.report.runs import Evaluation
 

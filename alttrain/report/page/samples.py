@@ -12,18 +12,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from alttrain.evaluation.adherence import Adherence
-from alttrain.records import Generation, Judgement
+from alttrain.records import Generation, Judgement, Texts, withholds
 from alttrain.report import items
 from alttrain.report.items import Item, Row
 from alttrain.report.page.outcomes import BITS, Decides, found
 from alttrain.report.runs import Evaluation
 from alttrain.rewrite import parse
 
-Texts = Literal["all", "benign", "none"]
-"""Whose prompts and outputs the page holds: all samples', those of samples that are not harmful, or nobody's."""
 LONGEST = 20_000
 """Characters of a field that are embedded."""
 CUT = "\0"
@@ -74,11 +72,6 @@ def cut(text: str) -> str:
     """A field as it is embedded; one that is too long ends in `CUT` and its full length."""
     text = text.replace(CUT, "␀")
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}{CUT}{len(text)}"
-
-
-def withholds(texts: Texts, harmful: bool) -> bool:
-    """Whether a sample's texts are left out of the page."""
-    return texts == "none" or (texts == "benign" and harmful)
 
 
 def pieces(thought: str) -> list[list[str]]:

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from alttrain import __version__
-from alttrain.records import write_text
+from alttrain.records import Texts, write_text
 from alttrain.report.comparisons import Compared, comparisons
 from alttrain.report.page import tables
 from alttrain.report.page.figures import figures
 from alttrain.report.page.markup import Names, text
 from alttrain.report.page.notes import notes, tiles
 from alttrain.report.page.outcomes import OUTCOMES
-from alttrain.report.page.samples import Block, Prompts, Texts, block
+from alttrain.report.page.samples import Block, Prompts, block
 from alttrain.report.runs import Evaluation, cells_of, evaluations
 from alttrain.report.structure import structures
 

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from alttrain import __version__
 from alttrain import report as room
-from alttrain.records import write_text
+from alttrain.records import Texts, write_text
 from alttrain.report import (
     TITLES,
     Cell,
@@ -50,9 +50,6 @@ from alttrain.report import (
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
-if TYPE_CHECKING:
-    from alttrain.report.page import Texts
-
 log = logging.getLogger(__name__)
 
 WIDEST = 10_000
@@ -71,7 +68,7 @@ def report(run: Run, session: Session) -> None:
     write_report(run.output_dir, run.config["page_texts"])
 
 
-def write_report(output_dir: Path, texts: "Texts" = "all") -> list[Entry]:
+def write_report(output_dir: Path, texts: Texts = "all") -> list[Entry]:
     """Write the report's files, unless they are there and nothing changed since; the table for the console.
 
     `texts` says whose prompts and outputs the page holds.
@@ -130,7 +127,7 @@ def _inputs(runs: Path) -> Iterator[Path]:
             yield from (judged.parent / name for name in OF_BENCHMARK)
 
 
-def _write(output_dir: Path, texts: "Texts") -> Iterator[Path]:
+def _write(output_dir: Path, texts: Texts) -> Iterator[Path]:
     """Make everything; the files that were written."""
     folder, judged = output_dir / "report", evaluations(output_dir / "runs")
     for run in dict.fromkeys(one.folder.parent.parent for one in judged):
@@ -156,7 +153,7 @@ def _write(output_dir: Path, texts: "Texts") -> Iterator[Path]:
         yield page
 
 
-def show(output_dir: Path, texts: "Texts" = "all") -> None:
+def show(output_dir: Path, texts: Texts = "all") -> None:
     """Print the table of all runs on the console."""
     found = write_report(output_dir, texts)
     if not found:
