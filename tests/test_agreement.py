@@ -13,15 +13,14 @@ from statsmodels.stats.inter_rater import cohens_kappa
 
 from alttrain.evaluation.agreement import (
     Confusion,
-    HumanLabels,
     cohen_kappa,
     confusions,
     corrected_rate,
     judge_report,
     krippendorff_alpha,
     nominal_alpha,
-    read_labels,
 )
+from alttrain.evaluation.labels import HumanLabels, read_labels
 from alttrain.evaluation.statistics import wilson
 
 MARKS = {"+": True, "-": False, "?": None}

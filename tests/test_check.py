@@ -23,6 +23,7 @@ from alttrain.records import Example, Segment, write_rows
 from alttrain.rewrite import TemplateTeacher
 from alttrain.rewrite.structures import AsAsked
 from alttrain.run.stages import check as stage
+from alttrain.run.stages import needs
 from alttrain.training import Hardware, SupervisedFineTuning
 
 check_module = sys.modules["alttrain.run.stages.check"]
@@ -73,7 +74,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def free(monkeypatch: pytest.MonkeyPatch, gib: float, name: str = "cpu") -> None:
-    monkeypatch.setattr(check_module, "look", lambda accelerator: Device(name, int(gib * GIB)))
+    monkeypatch.setattr(needs, "look", lambda accelerator: Device(name, int(gib * GIB)))
 
 
 def test_rows_are_proved_and_long_ones_named(
@@ -199,14 +200,14 @@ def test_slots_are_what_there_is_room_for(
     run = a_run(tmp_path, tiny_folder, [TRACED], ["check", "generate"], backbone=large(tiny_folder), protocol=protocol)
     run.generation = InProcess(slots=64, dtype="bfloat16")
     free(monkeypatch, 25)
-    check_module.refuse_too_large(run, [TRACED], check_module.Sizes(10))
+    needs.refuse_too_large(run, [TRACED], needs.Sizes(10))
     line = next(line for line in caplog.text.splitlines() if line.strip().startswith("generate"))
     weights, activations, cache, logits, total = map(float, line.split()[1:])
     assert cache == pytest.approx(0.8 * (25 - weights - activations - logits), abs=0.1)
     assert total < 25
     run.generation = InProcess(slots=64, dtype="bfloat16", memory_gib=2)
     caplog.clear()
-    check_module.refuse_too_large(run, [TRACED], check_module.Sizes(10))
+    needs.refuse_too_large(run, [TRACED], needs.Sizes(10))
     line = next(line for line in caplog.text.splitlines() if line.strip().startswith("generate"))
     assert float(line.split()[3]) == 2.0
 
@@ -214,18 +215,18 @@ def test_slots_are_what_there_is_room_for(
 def test_rows_that_are_too_long_ask_for_a_smaller_batch(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = check_module.Sizes(10, 10, rows=(1000, 900, 800, 700), counted=True)
+    sizes = needs.Sizes(10, 10, rows=(1000, 900, 800, 700), counted=True)
     run = a_run(tmp_path, tiny_folder, [TRACED], ["train"], backbone=large(tiny_folder))
-    shape_bytes = check_module.training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1900])
+    shape_bytes = needs.training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1900])
     free(monkeypatch, sum(shape_bytes.values()) / GIB + 0.01)
     with pytest.raises(RunError, match=r"train needs .* set trainer\.recompute=true"):
-        check_module.refuse_too_large(run, [TRACED], sizes)
+        needs.refuse_too_large(run, [TRACED], sizes)
     run.hardware = replace(run.hardware, recompute=True)
-    recomputed = check_module.training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1900], recompute=True)
+    recomputed = needs.training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1900], recompute=True)
     assert sum(recomputed.values()) < sum(shape_bytes.values())
     free(monkeypatch, sum(recomputed.values()) / GIB + 0.01)
     with pytest.raises(RunError, match=r"train needs .* set training\.batch_size=2"):
-        check_module.refuse_too_large(run, [TRACED], sizes)
+        needs.refuse_too_large(run, [TRACED], sizes)
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -238,7 +239,7 @@ def test_memory_is_refused_only_for_stages_to_come(
         (tmp_path / "train.json").write_text("{}")
     run = a_run(tmp_path, tiny_folder, [TRACED], ["check", "train"] if finished else ["check"], benchmarks=())
     run.backbone = large(tiny_folder)
-    check_module.refuse_too_large(run, [TRACED], check_module.Sizes(1, 1, (10,)))
+    needs.refuse_too_large(run, [TRACED], needs.Sizes(1, 1, (10,)))
     assert ("1.0 free on cpu" in caplog.text) is not finished
 
 

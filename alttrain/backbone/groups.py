@@ -76,9 +76,7 @@ def attend_in_groups(
     for group, tensors in zip(groups, parts, strict=True):
         q, k, v = (_pad(tensor, group) for tensor in tensors)
         if before is not None:
-            k, v = (
-                torch.cat([b.expand(group.count, -1, -1, -1), own], 2) for b, own in zip(before, (k, v), strict=True)
-            )
+            k, v = _behind(before[0], k), _behind(before[1], v)
         out = _group_attention(q, k, v, scale, dropout)
         flat = out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
         mixed.append(_gather(flat, group.unpadded, group.padded, group.padding))

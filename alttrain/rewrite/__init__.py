@@ -10,8 +10,9 @@
 Structures are pure and deterministic: a wording is chosen by hashing the example's id with the seed. No torch.
 """
 
+from alttrain.rewrite.assessment import verdict
 from alttrain.rewrite.original import ANSWER_CUT, Original, SelfTrace, trace_hash, with_original
-from alttrain.rewrite.parser import is_understanding, parse, render, verdict
+from alttrain.rewrite.parser import is_understanding, parse, render
 from alttrain.rewrite.restatement import Restatement
 from alttrain.rewrite.sentences import sentences
 from alttrain.rewrite.structures import AltTrain, DirectRefusal, Plain, PromptSide, SafePath, Structure, Untouched

@@ -187,7 +187,7 @@ def _state(run: Run) -> str:
 
 def _memory(run: Run, rows: Sequence[Example]) -> float | None:
     """GiB of the stage that needs most, as far as it can be told without tokenizing; None where it cannot."""
-    from alttrain.run.stages.check import estimate
+    from alttrain.run.stages.needs import estimate
 
     needs = estimate(run, look(run.hardware.accelerator), rows)
     return round(max(need.total for need in needs) / GIB, 2) if needs else None

@@ -6,7 +6,8 @@ A fault is a phrase for the repair prompt and for the count of rejects: it never
 import re
 
 from alttrain.records import Label
-from alttrain.rewrite.parser import is_understanding, refuses, verdict
+from alttrain.rewrite.assessment import verdict
+from alttrain.rewrite.parser import is_understanding, refuses
 from alttrain.rewrite.sentences import sentences
 
 DISAGREES = "its verdict disagrees with the label"

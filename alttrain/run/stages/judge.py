@@ -26,9 +26,10 @@ from alttrain.dataset.decontamination import How
 from alttrain.dataset.duplicates import words
 from alttrain.dataset.rows import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeDesk, Metric
-from alttrain.evaluation.agreement import judge_report, read_labels
+from alttrain.evaluation.agreement import judge_report
 from alttrain.evaluation.judged import Judgements, item_of
 from alttrain.evaluation.judges.asking import NO_REPLY
+from alttrain.evaluation.labels import read_labels
 from alttrain.evaluation.metrics import Summary
 from alttrain.evaluation.protocol import Part
 from alttrain.records import Example, Generation, Judgement, iterate_rows, read_rows, write_json, write_rows

@@ -1,144 +1,19 @@
-"""The rows that pass between stages, and their JSON lines on disk.
-
-Every arrow between stages is a file of one of these frozen dataclasses, one JSON object a line, in UTF-8:
-
-- `Example`    train.jsonl: a prompt with its label, the thought as an ordered tuple of named segments, and the answer
-- `Generation` evaluation/<benchmark>/generations.jsonl: what a model wrote for one benchmark prompt
-- `Judgement`  evaluation/<benchmark>/judgements.jsonl: one judge's verdict on one generation
-
-Files are written whole and renamed into place (`write_rows`) or grown by whole lines (`append_rows`); a last line torn
-by a kill is cut off by `repair_rows` before a stage goes on. No torch here.
-"""
+"""Rows as the lines of a JSON lines file: read, checked, appended, repaired and put in order."""
 
 import dataclasses
 import json
-import logging
 import os
-import tempfile
 import types
 import typing
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
-log = logging.getLogger(__name__)
-
-Label = Literal["harmful", "benign"]
-Step = Literal["understanding", "assessment", "reasoning", "refusal", "primer"]
-"""The steps of a thought: problem understanding (PU), harmfulness assessment (HA), and conditional reasoning (CR),
-which is either `reasoning` on or a `refusal`. A `primer` is a fixed opening after which the model is on its own."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One step of a thought, and where its text came from ("trace", "template", "teacher:NAME").
-
-    `prompt_hash` is the hash of the prompt a teacher was asked with, where it was asked.
-    """
-
-    step: Step
-    text: str
-    origin: str = ""
-    prompt_hash: str = ""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt with its label and, where known, the thought and the answer it should be trained on.
-
-    `turns` are the user's earlier messages of a multi-turn dialogue, oldest first; `prompt` is the last one.
-    `trace_hash` is the hash of the original thought and answer a rewrite started from. A `partial` example trains only
-    the opening of a thought: the thought is not closed, and no answer follows.
-    """
-
-    id: str
-    prompt: str
-    label: Label
-    category: str = ""
-    phrasing: str = ""
-    thought: tuple[Segment, ...] = ()
-    answer: str = ""
-    gold: tuple[str, ...] = ()
-    source: str = ""
-    trace_hash: str = ""
-    partial: bool = False
-    turns: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """An example that could not be used, and why."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What a model wrote for one prompt. `closed` is False where the thought never ended: then there is no answer.
-
-    `finish` is "stop" where the model ended its turn, "length" where the token cap cut it, "error" where a server would
-    not answer this prompt, for the reason in `error`: such a row is in no rate, and counts as undecided. `sample`
-    counts the texts of one prompt where several are drawn; a row is known by (id, sample). `earlier` are the model's
-    answers to the earlier turns of a dialogue.
-    """
-
-    id: str
-    prompt: str
-    label: Label
-    category: str
-    gold: tuple[str, ...]
-    text: str
-    thought: str
-    answer: str
-    closed: bool
-    finish: Literal["stop", "length", "error"]
-    thought_tokens: int
-    answer_tokens: int
-    sample: int = 0
-    earlier: tuple[str, ...] = ()
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One judge's verdict on one generation: True, False, or None where the judge could not decide.
-
-    The meaning of True is the judge's (`refused`, `correct`, `unsafe`); `evidence` is the phrase or value the verdict
-    rests on. `probability` is the judge's of its verdict being True, `value` a graded score of 0 to 1 (F1, ROUGE, a
-    rubric), `raw` what a judge that is a model wrote; `error` says why there is no verdict. `part` is the text that was
-    judged: the answer, the thought, or both.
-    """
-
-    id: str
-    judge: str
-    verdict: bool | None
-    evidence: str = ""
-    error: str = ""
-    probability: float | None = None
-    value: float | None = None
-    raw: str = ""
-    part: str = "answer"
-    sample: int = 0
-
-
-Texts = Literal["all", "benign", "none"]
-"""Whose prompts and outputs a page or a tracker holds: all samples', those of harmless samples, or nobody's."""
-
-
-def withholds(texts: Texts, harmful: bool) -> bool:
-    """Whether a sample's texts are left out."""
-    return texts == "none" or (texts == "benign" and harmful)
-
-
-UNFINISHED = ".part"
-"""How the name of a file ends that is being written and will be renamed."""
+from alttrain.records.files import replacing
 
 Row = TypeVar("Row")
 """Any frozen dataclass of JSON values, tuples and such dataclasses."""
@@ -296,7 +171,7 @@ def sort_lines(path: Path, place: Callable[[bytes], int]) -> None:
             starts.append(starts[-1] + len(line))
     if all(place <= following for place, following in pairwise(places)):
         return
-    with path.open("rb") as source, _replacing(path) as target:
+    with path.open("rb") as source, replacing(path) as target:
         for number in sorted(range(len(places)), key=places.__getitem__):
             source.seek(starts[number])
             target.write(source.read(starts[number + 1] - starts[number]))
@@ -327,65 +202,6 @@ def names_of(path: Path) -> Iterator[tuple[str, int]]:
 
 def write_rows(path: Path, rows: Iterable[Any]) -> None:
     """Write a JSON lines file whole, row by row: a reader sees the old file or the new one, never half."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         for row in rows:
             file.write(encode(row).encode() + b"\n")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write one indented JSON document whole, as `write_rows` does."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, as `write_rows` does."""
-    with _replacing(path) as file:
-        file.write(text.encode())
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file in the same folder that takes the path when it is whole; on an error nothing is left of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)  # an interrupt may come when it has its name already
-        if isinstance(error, OSError) and error.filename is None:  # a write does not say where
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Make a file that several processes share without making it twice: the others wait here, and then find it.
-
-    On a file system without locks they go on at once, and make the same file.
-    """
-    from filelock import FileLock, Timeout
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting   for another process that makes %s", path)
-        lock.acquire()
-    except (OSError, NotImplementedError):
-        log.debug("%s cannot be locked", path)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def clear_unfinished(folder: Path) -> None:
-    """Remove what a kill left of files that were being written below a folder; nobody else may be writing there."""
-    for path in folder.rglob(f".*{UNFINISHED}"):
-        path.unlink(missing_ok=True)

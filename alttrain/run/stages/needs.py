@@ -1,0 +1,231 @@
+"""What each stage needs of a device's memory, and what to set where it needs too much. Reads and writes no file.
+
+The sizes are counted where there is a tokenizer, and else guessed by the characters of the rows.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from alttrain.backbone import LoRA, NoAdapter, Shape
+from alttrain.backbone.device import Device, cpu_has_bfloat16, look
+from alttrain.backbone.memory import (
+    CACHE_SHARE,
+    Quantization,
+    full_training_bytes,
+    generation_bytes,
+    shape_of,
+    training_bytes,
+)
+from alttrain.backbone.source import at_hand
+from alttrain.config import RunError
+from alttrain.generation import InProcess
+from alttrain.records import Example
+from alttrain.rewrite import render
+from alttrain.run.assembly import Run
+from alttrain.training import SupervisedFineTuning
+
+log = logging.getLogger(__name__)
+
+CHARACTERS_PER_TOKEN = 4
+STRUCTURE_TOKENS = 150
+"""For rows that cannot be tokenised yet: English text, and what template and structure add to a row."""
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Tokens: the longest prompt of the benchmarks and of the dataset, and each row to train on, counted or guessed."""
+
+    benchmark_prompt: int
+    dataset_prompt: int = 0
+    rows: tuple[int, ...] = ()
+    counted: bool = False
+
+
+@dataclass(frozen=True)
+class Need:
+    """The memory one stage needs, in bytes by part, and the overrides that would make it need less, mildest first.
+
+    `certain` is False where the rows' lengths, and so the activations, are guessed.
+    """
+
+    stage: str
+    parts: dict[str, int]
+    remedies: Callable[[], Iterator[tuple[str, int]]]
+    certain: bool = True
+
+    @property
+    def total(self) -> int:
+        """Everything the stage holds at its peak."""
+        return sum(self.parts.values())
+
+    @property
+    def least(self) -> int:
+        """What it needs whatever the rows' lengths."""
+        return self.total if self.certain else self.total - self.parts["activations"]
+
+
+def guess(run: Run, rows: Sequence[Example]) -> Sizes:
+    """Sizes by the characters of the prompts, where there is no tokenizer to count tokens."""
+
+    def longest(rows: Sequence[Example]) -> int:
+        return max((len(row.prompt) for row in rows), default=0) // CHARACTERS_PER_TOKEN
+
+    prompts = [longest(benchmark.rows.examples(None)) for benchmark in run.benchmarks]
+    if not isinstance(run.training, SupervisedFineTuning):
+        return Sizes(max(prompts, default=0))
+    return Sizes(max(prompts, default=0), longest(rows), guessed_rows(rows, run.training.max_length))
+
+
+def guessed_rows(rows: Sequence[Example], max_length: int) -> tuple[int, ...]:
+    characters = (len(row.prompt) + len(render(row.thought)) + len(row.answer) for row in rows)
+    return tuple(min(max_length, count // CHARACTERS_PER_TOKEN + STRUCTURE_TOKENS) for count in characters)
+
+
+def lacks_originals(run: Run, rows: Sequence[Example]) -> bool:
+    """Whether the backbone must be asked for traces and answers before the rewrite."""
+    return any(row.label in run.structure.continues and not row.thought for row in rows)
+
+
+def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
+    """Log what each stage needs against what is free; RunError where a stage of this run cannot fit."""
+    shape = _shape(run)
+    if shape is None:
+        log.info("check     no memory estimate: no backbone.shape, and no config.json of a plain decoder at hand")
+        return
+    device = look(run.hardware.accelerator)
+    needs = list(_needs(run, rows, shape, sizes, device))
+    due = [n for n in needs if n.stage in run.stages and device.free is not None and n.least > device.free]
+    if due:
+        raise RunError("\n".join(_refusal(need, device) for need in due))
+    if needs:
+        log.info("%s", table(needs, device))
+
+
+def estimate(run: Run, device: Device, rows: Sequence[Example]) -> list[Need]:
+    """What each stage that has work left would need, guessed by the characters of the rows."""
+    shape = _shape(run)
+    return list(_needs(run, rows, shape, guess(run, rows), device)) if shape else []
+
+
+def _shape(run: Run) -> Shape | None:
+    path = at_hand(run.backbone, "config.json")
+    return shape_of(json.loads(path.read_text(encoding="utf-8"))) if path else run.backbone.shape
+
+
+def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device: Device) -> Iterator[Need]:
+    """The stages with work left for a model in this process."""
+    engine = run.generation
+    if (
+        isinstance(run.training, SupervisedFineTuning)
+        and not isinstance(run.adapter, NoAdapter)
+        and not (run.folder / "train.json").exists()
+    ):
+        if isinstance(engine, InProcess) and lacks_originals(run, rows) and run.structure.original is not None:
+            tokens = run.structure.original.tokens
+            yield _generating(run, engine, shape, "rewrite", sizes.dataset_prompt, tokens, device)
+        yield _training(run, shape, run.training, sizes, device)
+    if run.benchmarks and isinstance(engine, InProcess):
+        tokens = run.protocol.decoding.max_new_tokens
+        yield _generating(run, engine, shape, "generate", sizes.benchmark_prompt, tokens, device)
+
+
+def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes, device: Device) -> Need:
+    width = _width(run.hardware.precision, device)
+    longest_first = sorted(sizes.rows, reverse=True)
+    attention, own, adapter = run.backbone.attention, run.hardware.recompute, run.adapter
+
+    def parts(
+        batch: int, quantization: Quantization = run.backbone.quantization, recompute: bool = own
+    ) -> dict[str, int]:
+        rows = longest_first[:batch]
+        if not isinstance(adapter, LoRA):
+            return full_training_bytes(shape, width, rows, attention, recompute)
+        dropout, targets = adapter.dropout > 0, adapter.target_modules
+        return training_bytes(
+            shape, width, adapter.rank, targets, rows, quantization, attention, dropout, recompute=recompute
+        )
+
+    def remedies() -> Iterator[tuple[str, int]]:
+        full = recipe.batch_size
+        yield "trainer.recompute=true", sum(parts(full, recompute=True).values())
+        for batch in range(full - 1, 0, -1):
+            yield f"training.batch_size={batch}", sum(parts(batch).values())
+        if device.name != "cpu" and isinstance(adapter, LoRA):
+            yield "backbone.quantization=nf4", sum(parts(full, "nf4").values())
+            yield "backbone.quantization=nf4 trainer.recompute=true", sum(parts(full, "nf4", True).values())
+        yield "trainer.recompute=true training.batch_size=1", sum(parts(1, recompute=True).values())
+
+    return Need("train", parts(recipe.batch_size), remedies, certain=sizes.counted)
+
+
+def _generating(
+    run: Run, engine: InProcess, shape: Shape, stage: str, prompt: int, new_tokens: int, device: Device
+) -> Need:
+    """Decoding holds weights, one pass and as much of the cache as there is room for: one slot at least."""
+    width, slots, given = _width(engine.dtype, device), engine.slots, engine.memory_gib
+
+    def parts(new_tokens: int, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
+        whole = generation_bytes(shape, width, slots, prompt, new_tokens, quantization)
+        one = generation_bytes(shape, width, 1, prompt, new_tokens, quantization)["cache"]
+        room = whole["cache"]
+        if given is not None:
+            room = int(given * GIB)
+        elif device.free is not None:
+            room = int(CACHE_SHARE * (device.free - sum(whole.values()) + whole["cache"]))
+        return whole | {"cache": max(one, min(whole["cache"], room))}
+
+    def remedies() -> Iterator[tuple[str, int]]:
+        if device.name != "cpu":
+            yield "backbone.quantization=nf4", sum(parts(new_tokens, "nf4").values())
+        fewer = new_tokens // 2
+        while fewer:
+            yield f"{CAPS[stage]}={fewer}", sum(parts(fewer).values())
+            fewer //= 2
+
+    return Need(stage, parts(new_tokens), remedies)
+
+
+CAPS = {"rewrite": "rewrite.original.tokens", "generate": "protocol.decoding.max_new_tokens"}
+"""What caps the new tokens of a stage that generates."""
+
+
+def _width(dtype: str, device: Device) -> int:
+    """Bytes a number takes in a config's dtype on this device."""
+    if dtype == "auto":
+        dtype = "bfloat16" if device.name != "cpu" or cpu_has_bfloat16() else "float32"
+    return 4 if dtype == "float32" else 2
+
+
+def _refusal(need: Need, device: Device) -> str:
+    assert device.free is not None
+    parts = ", ".join(f"{name} {_gib(size)}" for name, size in need.parts.items() if size >= GIB // 20)
+    fitting = next((override for override, total in need.remedies() if total <= device.free), None)
+    remedy = f"set {fitting}" if fitting else "choose a smaller backbone, or a device with more memory"
+    return (
+        f"{need.stage} needs about {_gib(need.total)} GiB ({parts}), and {device.name} has {_gib(device.free)} free: "
+        f"{remedy}"
+    )
+
+
+def table(needs: Sequence[Need], device: Device) -> str:
+    """The needs as aligned columns in GiB; a guess is marked with "~"."""
+    names = [name for name in _COLUMNS if any(name in need.parts for need in needs)]
+    free = "unknown" if device.free is None else _gib(device.free)
+    lines = [f"check     memory in GiB, {free} free on {device.name}"]
+    lines.append(f"          {'':<9}" + "".join(f"{name:>12}" for name in [*names, "total"]))
+    for need in needs:
+        cells = [_gib(need.parts[name]) if name in need.parts else "" for name in names]
+        cells.append(("" if need.certain else "~ ") + _gib(need.total))
+        lines.append(f"          {need.stage:<9}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)
+
+
+_COLUMNS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "cache", "logits")
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f}" if size >= GIB else f"{size / GIB:.2f}"
