@@ -11,7 +11,7 @@ from alttrain.backbone import Weights
 from alttrain.backbone.slots import SlotCache
 from alttrain.backbone.weights import load_model
 from alttrain.generation import Decoding, engine
-from alttrain.generation.choosing import draw, likeliest
+from alttrain.generation.choosing import LIKELIEST, draw, likeliest
 from alttrain.generation.engine import Decoder
 
 PROMPTS = [[(7 * row + 3 * column) % 250 for column in range(1 + (row * 5) % 23)] for row in range(11)]
@@ -94,7 +94,26 @@ def test_draw_follows_the_distribution_within_the_nucleus() -> None:
     counts = torch.bincount(draw(logits, 0.8, draws), minlength=4)  # 0.5 + 0.35 reach it
     assert counts.tolist() == [0, 588, 0, 412]
     assert draw(logits[:1], 0.5, torch.tensor([0.999999])).tolist() == [1]
-    assert draw(logits[:2], 1.0, torch.tensor([0.0, 0.99999999])).tolist() == [1, 2]
+    assert draw(logits[:2], 1.0, torch.tensor([0.0, 0.99999999])).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
+def test_what_is_drawn_is_what_a_sorted_vocabulary_has(top_p: float) -> None:
+    """Peaked and flat rows together, many probabilities equal, and nuclei larger than what is looked at first."""
+    source = torch.Generator().manual_seed(0)
+    sharpness = torch.tensor([0.0, 0.01, 0.5, 1.0, 2.0, 4.0]).repeat(50)[:, None]
+    logits = (torch.randn((300, 1000), generator=source) * sharpness).bfloat16().float()
+    draws = torch.rand(300, generator=source)
+    ordered, tokens = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    expected, sizes = [], []
+    for row, number in enumerate(draws):
+        reached = ordered[row].cumsum(-1)
+        sizes.append(int((reached - ordered[row] < top_p).sum()))
+        place = int((reached[: sizes[-1]] <= number * reached[sizes[-1] - 1]).sum())
+        expected.append(int(tokens[row, min(place, sizes[-1] - 1)]))
+    assert min(sizes) < LIKELIEST < max(sizes)
+    assert draw(logits, top_p, draws).tolist() == expected
+    assert [int(draw(logits[n : n + 1], top_p, draws[n : n + 1])) for n in range(300)] == expected  # row by row
 
 
 @pytest.fixture

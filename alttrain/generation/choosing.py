@@ -8,6 +8,8 @@ from alttrain.generation.config import Decoding
 
 BLOCK = 128
 """Of the vocabulary: two searches of short rows are faster than one of a long row."""
+LIKELIEST = 128
+"""Tokens among which the nucleus is looked for, before a whole vocabulary is sorted for a row."""
 
 
 class Chooser:
@@ -73,12 +75,40 @@ def likeliest(logits: torch.Tensor) -> torch.Tensor:
 def draw(logits: torch.Tensor, top_p: float, draws: torch.Tensor) -> torch.Tensor:
     """A token of each row of `logits` (rows, vocabulary), by a uniform number of [0, 1) each.
 
-    The nucleus is the fewest likeliest tokens whose probabilities reach `top_p` (Holtzman et al., 2020); the number
-    picks in it by the inverse of the cumulative distribution.
+    The nucleus is the fewest likeliest tokens whose probabilities reach `top_p` (Holtzman et al., 2020); of tokens that
+    are as likely as each other the first come first. The number picks in it by the inverse of the cumulative
+    distribution.
     """
-    ordered, tokens = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
-    reached = ordered.cumsum(-1)
-    nucleus = (reached - ordered < top_p).sum(-1, keepdim=True)
-    total = reached.gather(1, nucleus - 1)
-    picked = torch.searchsorted(reached, draws[:, None] * total, right=True).minimum(nucleus - 1)
-    return tokens.gather(1, picked)[:, 0]
+    probabilities = logits.softmax(-1)
+    if top_p == 1.0:  # all tokens, in any order: that of the vocabulary
+        tokens = torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
+        return _pick(probabilities, tokens, torch.full_like(draws, logits.shape[-1], dtype=torch.long), draws)
+    ordered, tokens = _likeliest_first(probabilities, LIKELIEST)
+    sizes = _nucleus_sizes(ordered, top_p)
+    picked = _pick(ordered, tokens, sizes, draws)
+    # the nucleus is whole where it ends before the last probability at hand: tokens that were left out may have that
+    beyond = ordered.gather(-1, sizes[:, None] - 1) == ordered[:, -1:]
+    if ordered.shape[-1] < logits.shape[-1] and beyond.any():
+        rows = beyond[:, 0].nonzero()[:, 0]
+        ordered, tokens = probabilities[rows].sort(dim=-1, descending=True, stable=True)
+        picked[rows] = _pick(ordered, tokens, _nucleus_sizes(ordered, top_p), draws[rows])
+    return picked
+
+
+def _likeliest_first(probabilities: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `most` largest of each row in falling order, and their tokens, which rise where probabilities are equal."""
+    found, tokens = probabilities.topk(min(most, probabilities.shape[-1]), sorted=False)
+    tokens, order = tokens.sort(-1)
+    ordered, again = found.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    return ordered, tokens.gather(-1, again)
+
+
+def _nucleus_sizes(ordered: torch.Tensor, top_p: float) -> torch.Tensor:
+    return (ordered.cumsum(-1) - ordered < top_p).sum(-1)
+
+
+def _pick(ordered: torch.Tensor, tokens: torch.Tensor, sizes: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """One of the first `sizes` tokens of each row, by their probabilities."""
+    reached, last = ordered.cumsum(-1), sizes[:, None] - 1
+    place = torch.searchsorted(reached, draws[:, None] * reached.gather(-1, last), right=True).minimum(last)
+    return tokens.gather(-1, place)[:, 0]
