@@ -54,7 +54,9 @@ def random_model(shape: dict[str, Any], dtype: torch.dtype, device: str, kernel:
     )
     torch.manual_seed(0)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=kernel)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=attention.NAME if kernel == "packed" else kernel
+        )
     return model.eval().requires_grad_(False)
 
 
@@ -153,8 +155,7 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
-Figures = dict[str, Any]
-"""What a contestant prints: seconds of its rounds, of its first, and the most memory it held."""
+OUT_OF_MEMORY = "out of memory"
 
 
 def contest(
@@ -162,8 +163,8 @@ def contest(
 ) -> dict[str, list[Any]]:
     """Each contestant's figures, by name: `script --only NAME` in a process of its own, interleaved.
 
-    On the CPU a process runs one round, and there are as many as rounds; on CUDA one process runs all of them. None
-    stands where a contestant ran out of memory, or was killed for it.
+    On the CPU a process runs one round, and there are as many as rounds; on CUDA one process runs all of them. Why a
+    contestant failed stands in the place of its figures, and the others go on.
     """
     figures: dict[str, list[Any]] = {name: [] for name in names}
     passes = rounds if device == "cpu" else 1
@@ -174,15 +175,29 @@ def contest(
                 command = [sys.executable, script, "--only", name, *options]
                 command += ["--rounds", "1" if device == "cpu" else str(rounds)]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode not in (0, -9):
-                    raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
-                figures[name].append(json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None)
+                if done.returncode == 0:
+                    figures[name].append(json.loads(done.stdout.splitlines()[-1]))
+                elif done.returncode == -9:
+                    figures[name].append(OUT_OF_MEMORY)
+                else:
+                    print(f"{name} failed:\n{done.stderr[-3000:]}", file=sys.stderr)
+                    figures[name].append((done.stderr.splitlines() or ["failed"])[-1][:60])
                 progress.advance(task)
     return figures
 
 
+def ran(figures: dict[str, list[Any]]) -> dict[str, float]:
+    """The median seconds of the contestants that did not fail."""
+    return {name: median(all_seconds(own)) for name, own in figures.items() if reason(own) is None}
+
+
+def reason(own: Sequence[Any]) -> str | None:
+    """Why a contestant failed, if it did."""
+    return next((one for one in own if isinstance(one, str)), None)
+
+
 def run_rounds(make: Callable[[], Any], once: Callable[[Any], float], rounds: int, device: str) -> None:
-    """Build one contestant, run it and print its figures as JSON; "null" where it ran out of memory."""
+    """Build one contestant, run it and print its figures as JSON, or that it ran out of memory."""
     try:
         began = time.perf_counter()
         contestant = make()
@@ -190,7 +205,7 @@ def run_rounds(make: Callable[[], Any], once: Callable[[Any], float], rounds: in
         first = once(contestant) if device == "cuda" else None
         seconds = [once(contestant) for _ in range(rounds)]
     except torch.OutOfMemoryError:
-        print("\nnull")
+        print("\n" + json.dumps(OUT_OF_MEMORY))
         return
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else peak_gib()
     print("\n" + json.dumps({"built": built, "first": first, "seconds": seconds, "peak": peak}))
@@ -204,4 +219,4 @@ def peak_gib() -> float:
 
 def all_seconds(figures: Sequence[Any]) -> list[float]:
     """Seconds of all rounds of a contestant."""
-    return [second for one in figures if one for second in one["seconds"]]
+    return [second for one in figures for second in one["seconds"]]

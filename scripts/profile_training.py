@@ -44,7 +44,7 @@ class Step:
         layers: int | None = None,
     ) -> None:
         self.device = device
-        model = add_lora(random_model(shape, torch.bfloat16, device, "alttrain_packed", layers), ADAPTER, 0).train()
+        model = add_lora(random_model(shape, torch.bfloat16, device, "packed", layers), ADAPTER, 0).train()
         self.module = SFTModule(model, recipe(batch), 1)
         if compiled:
             compile_layers(model)

@@ -1,16 +1,18 @@
 """Slot decoding against transformers' own generation, prompt by prompt, and what sampling draws."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from alttrain.backbone import Weights
 from alttrain.backbone.slots import SlotCache
 from alttrain.backbone.weights import load_model
-from alttrain.generation import Decoding, engine
+from alttrain.generation import Decoding, engine, steps
 from alttrain.generation.choosing import LIKELIEST, draw, likeliest
 from alttrain.generation.engine import Decoder
 
@@ -206,26 +208,107 @@ def test_each_prompt_may_have_a_cap_of_its_own(tiny: Any) -> None:
     ]
 
 
-def test_compiled_steps_write_the_same_in_few_whole_programs(
-    tiny_folder: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+class Recording:
+    """Stands in for CUDA graphs: what is recorded is not run yet, and can run again only while keys and values stand
+    where they stood.
+    """
+
+    def __init__(self) -> None:
+        self.recorded = 0
+        self.replayed = 0
+
+    def __call__(self, run: Any) -> Callable[[], None]:
+        def stand() -> list[int]:
+            return [tensor.data_ptr() for pair in run.func.__self__.cache.layers.values() for tensor in pair]
+
+        self.recorded += 1
+        stood = stand()
+
+        def replay() -> None:
+            self.replayed += 1
+            assert stand() == stood
+            run()
+
+        return replay
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
+    made = Recording()
+    monkeypatch.setattr(engine, "cuda_recorder", lambda: made)
+    return made
+
+
+def test_recorded_steps_write_the_same_in_few_shapes(
+    tiny_folder: Path, tiny: Any, recording: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As traced, without the minutes of a real compilation; a break in the graph would be an error."""
-    shapes: list[tuple[int, ...]] = []
+    """The model is given tensors of few shapes that stay where they are: what a graph must find as it was."""
+    monkeypatch.setattr(steps, "STRIDE", 16)
+    end = common_token(reference(tiny_folder, 257))
+    shapes: list[tuple[int, int]] = []
+    addresses: set[int] = set()
+    next_logits = Decoder._next_logits
+
+    def watched(self: Decoder, ids: torch.Tensor, positions: torch.Tensor, reach: int, **options: Any) -> torch.Tensor:
+        shapes.append((ids.shape[1], reach))
+        addresses.add(ids.data_ptr())
+        return next_logits(self, ids, positions, reach, **options)
+
+    monkeypatch.setattr(Decoder, "_next_logits", watched)
+    written = Decoder(tiny, end, 6, "cpu", steps="recorded").generate(PROMPTS, Decoding(NEW))
+    assert written == reference(tiny_folder, end)
+    assert {slots for slots, _ in shapes} == {6, 4, 2, 1}
+    assert {reach for _, reach in shapes} <= {16, 32, max(map(len, PROMPTS)) + NEW}
+    assert len(addresses) == 1
+    assert recording.replayed == len(shapes) - len(set(shapes)) > recording.recorded > 0
+
+
+@pytest.mark.parametrize(("longest", "reach"), [(1, 128), (129, 256), (1024, 1024), (1025, 1280), (3000, 3072)])
+def test_reaches_are_few(longest: int, reach: int) -> None:
+    assert steps.few_reaches(longest, 5000) == reach
+    assert steps.few_reaches(longest, longest) == longest
+
+
+def test_what_is_recorded_goes_with_its_cache(
+    tiny_folder: Path, tiny: Any, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "FIRST_ROOM", 2)
+    resized: list[int] = []
+    resize = SlotCache.resize
+    monkeypatch.setattr(SlotCache, "resize", lambda self, *size: (resized.append(size[0]), resize(self, *size))[1])
+    each = Decoder(tiny, 257, 1, "cpu").token_bytes()
+    assert each is not None
+    decoder = Decoder(tiny, 257, 8, "cpu", memory=100 * each, steps="recorded")
+    assert decoder.generate(PROMPTS, Decoding(NEW)) == reference(tiny_folder, 257)
+    once = recording.recorded
+    assert resized
+    assert once > 1
+    assert decoder.generate(PROMPTS, Decoding(NEW)) == reference(tiny_folder, 257)
+    assert recording.recorded == 2 * once
+
+
+def test_compiled_layers_are_one_program_for_all_layers_slots_and_reaches(
+    tiny_folder: Path, tmp_path: Path, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As traced, without the seconds of a real compilation: what is before attention and what is after it."""
+    described = AutoConfig.from_pretrained(tiny_folder, num_hidden_layers=4)
+    AutoModelForCausalLM.from_config(described).save_pretrained(tmp_path)
+    model = load_model(Weights(tmp_path, "local"), torch.float32, "cpu")
+    expected = Decoder(model, 257, 6, "cpu").generate(PROMPTS, Decoding(NEW))
+    programs: list[list[str]] = []
 
     def watched(graph: Any, inputs: list[Any]) -> Any:
-        shapes.append(tuple(inputs[0].shape))
+        programs.append([node.name for node in graph.graph.nodes if node.op not in ("placeholder", "output")])
         return graph
 
     compiled = torch.compile
-
-    def traced(function: Any, dynamic: bool, mode: str) -> Any:
-        return compiled(function, dynamic=dynamic, fullgraph=True, backend=watched)
-
-    monkeypatch.setattr(torch, "compile", traced)
-    end = common_token(reference(tiny_folder, 257))
-    written = Decoder(tiny, end, 6, "cpu", compiled=True).generate(PROMPTS, Decoding(NEW))
-    assert written == reference(tiny_folder, end)
-    assert len(shapes) == 4  # 6, 4, 2 and 1 slots
+    monkeypatch.setattr(
+        torch, "compile", lambda function, dynamic: compiled(function, dynamic=dynamic, backend=watched)
+    )
+    monkeypatch.setattr(steps, "STRIDE", 16)
+    written = Decoder(model, 257, 6, "cpu", steps="compiled").generate(PROMPTS, Decoding(NEW))
+    assert written == expected
+    assert len([program for program in programs if program]) == 4  # two norms, what attention is given, what it gave
 
 
 @pytest.mark.parametrize("vocabulary", [256, 259])

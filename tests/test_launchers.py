@@ -53,15 +53,18 @@ def test_a_launcher_that_is_not_installed_is_told_in_one_line(launcher: str, ext
     assert not (tmp_path / "outputs").exists()
 
 
-def test_compiled_layers_without_a_gpu_are_refused_before_weights_load(
-    tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asked", ["trainer.compiled=on", "generation.steps=recorded", "generation.steps=compiled"])
+@pytest.mark.parametrize("gpu", [False, True])
+def test_what_is_for_a_gpu_is_refused_without_one_before_weights_load(
+    tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, gpu: bool
 ) -> None:
-    monkeypatch.setattr(sys.modules[check_light.__module__], "has_gpu_driver", lambda: False)
+    """And where there is one that trainer.accelerator=cpu leaves alone."""
+    monkeypatch.setattr(sys.modules[check_light.__module__], "has_gpu_driver", lambda: gpu)
     monkeypatch.setattr("alttrain.run.session.Session.model", lambda *unused: pytest.fail("weights were loaded"))
     register()
     with initialize_config_module("alttrain.conf", version_base="1.3"):
-        config = compose("run", overrides=[*tiny_arguments, "trainer.compiled=on"])
-    with pytest.raises(RunError, match=r"trainer\.compiled=on: .* set trainer\.compiled=auto"):
+        config = compose("run", overrides=[*tiny_arguments, "trainer.accelerator=cpu", asked])
+    with pytest.raises(RunError, match=rf"{asked} is for a GPU, .*; set {asked.split('=')[0]}=auto"):
         execute(config)
     assert not (tmp_path / "outputs").exists()
 

@@ -31,6 +31,8 @@ NAME = "alttrain_packed"
 HAS_VARLEN = varlen is not None and "window_size" in inspect.signature(varlen.varlen_attn).parameters
 """Whether this torch has variable-length attention in the form that is called here (2.11 and newer)."""
 HALF = (torch.bfloat16, torch.float16)
+REACH = 2048
+"""Tokens: up to here sequences are of one length to compiled code, which costs the kernel blocks that end at once."""
 
 
 @dataclass
@@ -66,7 +68,8 @@ class Rows:
             empty = [0] * (at_most - len(lengths))  # so that every row has as many
             starts = torch.tensor([0, *lengths, *empty], dtype=torch.int32).cumsum(0, dtype=torch.int32)
             rows.cumulated = starts.to(device, non_blocking=True)
-            rows.longest = 1 << (rows.longest - 1).bit_length()  # few values, few compiled forms
+            # an upper bound of few values, few compiled forms: with most data one for each length of row
+            rows.longest = min(sum(lengths), max(REACH, 1 << (rows.longest - 1).bit_length()))
         return rows
 
 
@@ -87,8 +90,7 @@ def packed_attention(
         raise ValueError("packed attention needs the model to be called with rows=")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if rows.newest is not None:
-        _refuse_window(sliding_window, rows.longest)
-        return attend_newest(query, key, value, rows.newest, module.layer_idx, scale), None
+        return _decode(module, query, key, value, rows, scale, sliding_window), None
     if rows.cumulated is not None and query.dtype in HALF and dropout == 0.0:
         return _variable_length(query, key, value, rows.cumulated, rows.longest, scale, sliding_window), None
     begun = rows.prefix.length if rows.prefix else 0
@@ -101,6 +103,22 @@ def packed_attention(
         rows.groups = group_lengths(rows.lengths, query.device)
     before = rows.prefix.layers[module.layer_idx] if rows.prefix else None
     return attend_in_groups(query, key, value, rows.groups, scale, dropout, before), None
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _decode(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    rows: Rows,
+    scale: float,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """Left out of compiled code, which would be another for each layer and for each length."""
+    assert rows.newest is not None
+    _refuse_window(sliding_window, rows.longest)
+    return attend_newest(query, key, value, rows.newest, module.layer_idx, scale)
 
 
 def _refuse_window(sliding_window: int | None, length: int) -> None:

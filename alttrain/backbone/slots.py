@@ -4,9 +4,7 @@ A slot holds one sequence. Slots are laid out side by side, so that a decode ste
 in use; keys stand transposed, as the first of these wants them.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -28,13 +26,11 @@ class Prefix:
 class SlotCache:
     """Keys (slots, kv heads, head size, length) and values (slots, kv heads, length, head size) of each layer.
 
-    `layers` fills on the first forward, when the shapes are known. `pinned` is told of every tensor made: compiled code
-    wants to know the ones whose address stays.
+    `layers` fills on the first forward, when the shapes are known.
     """
 
     slots: int
     length: int
-    pinned: Callable[[Any], None] | None = None
     layers: dict[int, KeysValues] = field(default_factory=dict)
 
     def layer(self, index: int, like: torch.Tensor) -> KeysValues:
@@ -46,9 +42,6 @@ class SlotCache:
     def _made(self, like: torch.Tensor, heads: int, size: int) -> KeysValues:
         keys = like.new_zeros((self.slots, heads, size, self.length))
         values = like.new_zeros((self.slots, heads, self.length, size))
-        if self.pinned is not None:
-            self.pinned(keys)
-            self.pinned(values)
         return keys, values
 
     def fill(

@@ -36,11 +36,12 @@ class InProcess:
     `slots` sequences decode at once; a finished one leaves and the next prompt takes its slot. `chunk` prompts are
     written together: an interrupted run repeats at most one chunk. Keys and values take at most `memory_gib` GiB (None:
     four fifths of what is free once the weights are loaded); with less than all slots need, there are fewer of them.
-    `compiled` makes the decode step one program ("auto": on CUDA): the first chunk takes a minute longer.
+    `steps` is how a decode step is launched: kernel by kernel ("eager"), recorded as a CUDA graph ("recorded", which
+    "auto" is on CUDA), or recorded with compiled layers ("compiled", whose first steps take some seconds longer).
     """
 
     slots: Annotated[int, Gt(0)] = 64
     chunk: Annotated[int, Gt(0)] = 128
     dtype: Dtype = "auto"
     memory_gib: Annotated[float, Gt(0)] | None = None
-    compiled: Literal["auto", "on", "off"] = "auto"
+    steps: Literal["auto", "eager", "recorded", "compiled"] = "auto"

@@ -13,8 +13,10 @@ slot wait and are prefilled again with what they wrote. Out of memory all the sa
 import logging
 import random
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 
@@ -23,6 +25,7 @@ from alttrain.backbone.memory import cache_bytes, shape_of
 from alttrain.backbone.slots import Prefix, SlotCache
 from alttrain.generation.choosing import Chooser
 from alttrain.generation.config import Decoding
+from alttrain.generation.steps import Recorded, compile_layers, cuda_recorder
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +35,6 @@ SHARED_TOKENS = 16
 """Least length of a common beginning that is worth a pass of its own."""
 FIRST_ROOM = 64
 """New tokens that a slot has room for at the beginning, at least, where memory is short."""
-STRIDE = 128
-"""Compiled code sees positions and slots in few numbers: multiples of this, and powers of two."""
 
 
 @dataclass
@@ -62,24 +63,29 @@ class _Sequence:
 class Decoder:
     """Decodes batches of prompts with one model.
 
-    `memory` are the bytes that keys and values may take (None: as many as all slots need), `compiled` makes the decode
-    step one compiled program, on CUDA a graph, for few numbers of slots and positions.
+    `memory` are the bytes that keys and values may take (None: as many as all slots need), `steps` is how a decode step
+    is launched, "recorded" and "compiled" being for CUDA.
     """
 
     def __init__(
-        self, model: Any, end_id: int, slots: int, device: str, memory: int | None = None, compiled: bool = False
+        self,
+        model: Any,
+        end_id: int,
+        slots: int,
+        device: str,
+        memory: int | None = None,
+        steps: Literal["eager", "recorded", "compiled"] = "eager",
     ) -> None:
         self.model = model
         self.end_id = end_id
         self.slots = slots
         self.device = torch.device(device)
         self.memory = memory
-        self.compiled = compiled
-        self._program: Callable[..., torch.Tensor] = self._next_logits
-        if compiled:
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
-            mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-            self._program = torch.compile(self._next_logits, dynamic=False, mode=mode)
+        self.compiled = steps == "compiled"
+        self._recorder = None if steps == "eager" else cuda_recorder()
+        self._recorded: Recorded | None = None
+        if self.compiled:
+            compile_layers(model)
 
     @torch.inference_mode()
     def generate(
@@ -107,38 +113,42 @@ class Decoder:
             )
             for number, prompt in enumerate(prompts)
         ]
-        return _Batch(self, sequences, decoding).finish(on_finished)
+        try:
+            return _Batch(self, sequences, decoding).finish(on_finished)
+        finally:
+            self.forget()
 
-    def forward(self, ids: list[int], positions: list[int], rows: Rows, keep: torch.Tensor | None) -> torch.Tensor:
-        """Logits of the next token at the kept positions (all of them by default): (positions, vocabulary)."""
-        logits: torch.Tensor = self.model(
-            input_ids=torch.tensor([ids], device=self.device),
-            position_ids=torch.tensor([positions], device=self.device),
-            rows=rows,
-            use_cache=False,
-            logits_to_keep=0 if keep is None else keep.to(self.device),
-        ).logits
+    def forward(self, ids: list[int], positions: list[int], rows: Rows, keep: torch.Tensor) -> torch.Tensor:
+        """Prefill: logits of the next token at the kept positions (positions, vocabulary)."""
+        # prompts come in as many lengths as there are, and would each be compiled for
+        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+            logits: torch.Tensor = self.model(
+                input_ids=torch.tensor([ids], device=self.device),
+                position_ids=torch.tensor([positions], device=self.device),
+                rows=rows,
+                use_cache=False,
+                logits_to_keep=keep.to(self.device),
+            ).logits
         return logits[0]
 
     def step(self, ids: list[int], positions: list[int], cache: SlotCache) -> torch.Tensor:
         """Logits after the newest token of each of the first slots: (slots in use, vocabulary)."""
-        count, longest = len(ids), max(positions) + 1
-        if self.compiled:
-            several = min(cache.slots, 1 << (count - 1).bit_length()) - count
-            ids, positions = ids + [0] * several, positions + [0] * several  # in slots that nobody uses
-            longest = min(cache.length, -(-longest // STRIDE) * STRIDE)
-        at = torch.tensor(positions, device=self.device)
-        rows = Rows.decoding(cache, at, longest)
-        return self._program(torch.tensor([ids], device=self.device), at[None], rows)[:count]
+        if self._recorder is None:
+            at = torch.tensor([positions], device=self.device)
+            return self._next_logits(torch.tensor([ids], device=self.device), at, max(positions) + 1, cache)
+        if self._recorded is None:
+            forward = partial(self._next_logits, cache=cache)
+            self._recorded = Recorded(forward, cache, self.device, self._recorder)
+        return self._recorded.step(ids, positions)
 
-    def _next_logits(self, ids: torch.Tensor, positions: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def forget(self) -> None:
+        """Give up what was recorded over a cache, which is about to change or to go."""
+        self._recorded = None
+
+    def _next_logits(self, ids: torch.Tensor, positions: torch.Tensor, reach: int, cache: SlotCache) -> torch.Tensor:
+        rows = Rows.decoding(cache, positions[0], reach)
         logits: torch.Tensor = self.model(input_ids=ids, position_ids=positions, rows=rows, use_cache=False).logits
         return logits[0]
-
-    def pinned(self) -> Callable[[Any], None] | None:
-        """What is told of each tensor whose address stays, where that matters."""
-        on_cuda = self.compiled and self.device.type == "cuda"
-        return torch._dynamo.mark_static_address if on_cuda else None
 
     def token_bytes(self) -> int | None:
         """Bytes of keys and values for one token; None for a model whose shape is not known."""
@@ -159,7 +169,7 @@ class _Batch:
         self.longest = max(len(sequence.prompt) + sequence.cap for sequence in sequences)
         self.prefix: Prefix | None = None
         slots, length = self._first_size()
-        self.cache = SlotCache(slots, length, decoder.pinned())
+        self.cache = SlotCache(slots, length)
         self.chooser = Chooser(decoding, slots, decoder.device)
 
     def _first_size(self) -> tuple[int, int]:
@@ -257,6 +267,7 @@ class _Batch:
         while len(self.active) > slots:
             place = min(range(len(self.active)), key=lambda place: len(self.active[place].ids))
             self.waiting.append(self._leave(place))
+        self.decoder.forget()
         self.cache.resize(slots, length)
         self.chooser.resize(slots)
 

@@ -151,8 +151,10 @@ class Session:
             model = self._base(generation.dtype).merge(adapter)
         room = generation.memory_gib * GIB if generation.memory_gib else CACHE_SHARE * self._free_memory()
         memory = None if math.isinf(room) else int(room)
-        compiled = self.device == "cuda" if generation.compiled == "auto" else generation.compiled == "on"
-        return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory, compiled)
+        steps = generation.steps
+        if steps == "auto":
+            steps = "recorded" if self.device == "cuda" else "eager"
+        return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory, steps)
 
     def _base(self, requested: str) -> Any:
         """The backbone to merge adapters into. It stays on the shelf: jobs of one process need not reload it."""

@@ -23,7 +23,10 @@ def causal_lm(model: Any) -> Any:
 def compile_layers(model: Any) -> None:
     """Compile every decoder layer: one program for each row length, which all layers share."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    for layer in causal_lm(model).get_decoder().layers:
+    language_model = causal_lm(model)
+    # else the first layer, whose input needs no gradient, is a program of its own
+    language_model.get_input_embeddings().register_forward_hook(lambda *called: called[-1].requires_grad_())
+    for layer in language_model.get_decoder().layers:
         layer.compile(dynamic=False)
 
 

@@ -16,6 +16,7 @@ from alttrain.backbone.device import check_kernels, has_gpu_driver
 from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path
 from alttrain.config import RunError
 from alttrain.evaluation import HumanEval
+from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected, read_rows
 from alttrain.rewrite import TemplateTeacher
 from alttrain.rewrite.teachers import Desk
@@ -56,11 +57,19 @@ def check_light(run: Run, data: bool = True) -> None:
         )
     if MODEL_STAGES & set(run.stages):
         check_kernels(run.backbone.quantization, run.backbone.attention, cuda=has_gpu_driver())
-    if run.hardware.compiled == "on" and "train" in run.stages and not has_gpu_driver():
-        raise RunError(
-            "trainer.compiled=on: layers are compiled for a GPU, and there is none; set trainer.compiled=auto"
-        )
+    _refuse_without_gpu(run)
     check_belongs(run)
+
+
+def _refuse_without_gpu(run: Run) -> None:
+    """Refuse what is for a GPU where there is none, or it is not to be used."""
+    engine, stages = run.generation, set(run.stages)
+    asked: dict[str, str] = {"trainer.compiled": run.hardware.compiled} if "train" in stages else {}
+    if isinstance(engine, InProcess) and stages & {"rewrite", "generate"}:
+        asked["generation.steps"] = engine.steps
+    for key, value in asked.items():
+        if value in ("on", "recorded", "compiled") and (run.hardware.accelerator == "cpu" or not has_gpu_driver()):
+            raise RunError(f"{key}={value} is for a GPU, and there is none, or it is not to be used; set {key}=auto")
 
 
 def check(run: Run, session: Session) -> None:
