@@ -34,9 +34,10 @@ log = logging.getLogger("alttrain")
 QUESTIONS = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 INTERRUPTED = 130
 
-SPIN = "2000"
-"""How long an OpenMP thread waits busily for its sisters, set before torch loads. GNU's default of milliseconds is a
-little faster on an idle machine, and many times slower as soon as anything else wants a core."""
+SPIN = "10000"
+"""How long an OpenMP thread waits busily for its sisters, set before torch loads. GNU's default, 30 times as long, is
+3 % faster on an idle machine, and several times slower as soon as anything else wants a core; less than half of this
+leaves a fifth of the speed where a sleeping thread is slow to wake, as on virtual machines."""
 
 
 def main() -> None:
