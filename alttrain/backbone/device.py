@@ -82,6 +82,14 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """Names of malloc.h; 32 MiB is the most the last may be."""
 
 
+def give_back_freed_memory() -> None:
+    """Have glibc give back what it kept and cannot use again: between batches of other shapes it would grow."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return
+
+
 def check_kernels(quantization: str, attention: str, cuda: bool) -> None:
     """Raise ValueError where the config wants a package that is not installed, or a GPU that is not there."""
     wants = {"backbone.quantization": (quantization, "none", "bitsandbytes", "quantization")}

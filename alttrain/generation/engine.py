@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 
 from alttrain.backbone.attention import Rows
+from alttrain.backbone.device import give_back_freed_memory
 from alttrain.backbone.memory import cache_bytes, shape_of
 from alttrain.backbone.slots import Prefix, SlotCache
 from alttrain.generation.choosing import Chooser
@@ -117,6 +118,8 @@ class Decoder:
             return _Batch(self, sequences, decoding).finish(on_finished)
         finally:
             self.forget()
+            if self.device.type == "cpu":
+                give_back_freed_memory()
 
     def forward(self, ids: list[int], positions: list[int], rows: Rows, keep: torch.Tensor) -> torch.Tensor:
         """Prefill: logits of the next token at the kept positions (positions, vocabulary)."""
