@@ -301,6 +301,7 @@ def test_compiled_layers_are_one_program_for_all_layers_slots_and_reaches(
         programs.append([node.name for node in graph.graph.nodes if node.op not in ("placeholder", "output")])
         return graph
 
+    torch._dynamo.reset()  # what it has learnt from other tests' models is to vary
     compiled = torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda function, dynamic: compiled(function, dynamic=dynamic, backend=watched)
