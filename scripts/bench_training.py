@@ -53,7 +53,7 @@ from alttrain.backbone import LoRA
 from alttrain.backbone.device import keep_freed_memory
 from alttrain.backbone.weights import add_lora
 from alttrain.training import SupervisedFineTuning
-from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_layers, recompute_layers
+from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training, recompute_layers
 from alttrain.training.packing import pack
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -79,7 +79,7 @@ class Ours:
         if recompute:
             recompute_layers(self.module.model)
         if compiled:
-            compile_layers(self.module.model)
+            compile_for_training(self.module.model)
         multiple = ROW_MULTIPLE if compiled else 1
         self.batches = [pack(batch, multiple) for batch in batches]
         self.optimizer = self.module.configure_optimizers()["optimizer"]

@@ -22,7 +22,7 @@ from measuring import alttrain_lengths, machine, random_model, random_sequences,
 from alttrain import tokenization
 from alttrain.backbone.device import keep_freed_memory
 from alttrain.backbone.weights import add_lora
-from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_layers
+from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training
 from alttrain.training.packing import pack
 
 SHORT_S = 20.0
@@ -47,7 +47,7 @@ class Step:
         model = add_lora(random_model(shape, torch.bfloat16, device, "packed", layers), ADAPTER, 0).train()
         self.module = SFTModule(model, recipe(batch), 1)
         if compiled:
-            compile_layers(model)
+            compile_for_training(model)
         self.optimizer = self.module.configure_optimizers()["optimizer"]
         groups = [rows[start : start + batch] for start in range(0, len(rows), batch)]
         self.batches = [pack(group, ROW_MULTIPLE if compiled else 1).to(device) for group in groups]

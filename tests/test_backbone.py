@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -463,3 +464,29 @@ def test_chunked_loss_equals_cross_entropy(count: int) -> None:
     (3 * reference).backward()
     assert abs(loss.item() - reference.item()) < 1e-5
     assert (ours - hidden.grad).abs().max() < 1e-5
+
+
+KEPT = """
+import torch
+from alttrain.backbone.device import give_back_freed_memory, keep_freed_memory
+
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS:")) // 1024
+
+keep_freed_memory()
+blocks = [torch.ones(1 << 18) for _ in range(400)]  # 400 MiB
+last = torch.ones(1 << 18)
+full = resident()
+del blocks
+kept = resident()
+give_back_freed_memory()
+print(full, kept, resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
+def test_freed_memory_is_kept_until_it_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True)
+    full, kept, left = map(int, done.stdout.split())
+    assert kept > full - 40
+    assert left < full - 360

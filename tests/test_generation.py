@@ -257,7 +257,7 @@ def test_recorded_steps_write_the_same_in_few_shapes(
     monkeypatch.setattr(Decoder, "_next_logits", watched)
     written = Decoder(tiny, end, 6, "cpu", steps="recorded").generate(PROMPTS, Decoding(NEW))
     assert written == reference(tiny_folder, end)
-    assert {slots for slots, _ in shapes} == {6, 4, 2, 1}
+    assert {slots for slots, _ in shapes} == {6, 4, 2}
     assert {reach for _, reach in shapes} <= {16, 32, max(map(len, PROMPTS)) + NEW}
     assert len(addresses) == 1
     assert recording.replayed == len(shapes) - len(set(shapes)) > recording.recorded > 0
@@ -294,22 +294,31 @@ def test_compiled_layers_are_one_program_for_all_layers_slots_and_reaches(
     described = AutoConfig.from_pretrained(tiny_folder, num_hidden_layers=4)
     AutoModelForCausalLM.from_config(described).save_pretrained(tmp_path)
     model = load_model(Weights(tmp_path, "local"), torch.float32, "cpu")
-    expected = Decoder(model, 257, 6, "cpu").generate(PROMPTS, Decoding(NEW))
+    caps = [*range(2, len(PROMPTS) + 1), NEW]  # from six slots in use to one
+    expected = Decoder(model, 257, 6, "cpu").generate(PROMPTS, Decoding(NEW), caps=caps)
     programs: list[list[str]] = []
 
     def watched(graph: Any, inputs: list[Any]) -> Any:
         programs.append([node.name for node in graph.graph.nodes if node.op not in ("placeholder", "output")])
         return graph
 
-    torch._dynamo.reset()  # what it has learnt from other tests' models is to vary
     compiled = torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda function, dynamic: compiled(function, dynamic=dynamic, backend=watched)
     )
     monkeypatch.setattr(steps, "STRIDE", 16)
-    written = Decoder(model, 257, 6, "cpu", steps="compiled").generate(PROMPTS, Decoding(NEW))
+    written = Decoder(model, 257, 6, "cpu", steps="compiled").generate(PROMPTS, Decoding(NEW), caps=caps)
     assert written == expected
     assert len([program for program in programs if program]) == 4  # two norms, what attention is given, what it gave
+
+
+def test_a_decoder_gives_back_what_a_batch_left(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[None] = []
+    monkeypatch.setattr(engine, "give_back_freed_memory", lambda: given.append(None))
+    decoder = Decoder(tiny, 257, 2, "cpu")
+    for batch in range(3):
+        assert len(given) == batch
+        decoder.generate([[1, 2], [3]], Decoding(2))
 
 
 @pytest.mark.parametrize("vocabulary", [256, 259])

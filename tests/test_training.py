@@ -19,7 +19,7 @@ from alttrain.backbone.attention import Rows
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.training import Hardware, SupervisedFineTuning
 from alttrain.training.fit import fit
-from alttrain.training.module import SFTModule, compile_layers, recompute_layers
+from alttrain.training.module import SFTModule, compile_for_training, recompute_layers
 from alttrain.training.packing import BatchStream, pack
 
 RECIPE = SupervisedFineTuning("t", epochs=2, learning_rate=1e-2, batch_size=4, warmup_steps=2, max_length=64)
@@ -273,7 +273,8 @@ def test_compiled_layers_share_whole_programs_and_train_the_same(
     described = AutoConfig.from_pretrained(tiny_folder, num_hidden_layers=4)
     AutoModelForCausalLM.from_config(described).save_pretrained(tmp_path)
     model = add_lora(load_model(Weights(tmp_path, "local"), torch.float32, "cpu"), LORA, seed=0).train()
-    batches = [pack(sequences(count), multiple=32) for count in (8, 4, 8)]
+    long = tokenization.Sequence("long", [*range(30)], [*range(20)])
+    batches = [pack(rows, multiple=32) for rows in (sequences(8), sequences(4), sequences(8), [long])]
     module = SFTModule(model, replace(RECIPE, batch_size=8), total_steps=4)
     expected = [module.loss(batch) for batch in batches]
     sum(expected).backward()  # type: ignore[union-attr]
@@ -290,10 +291,10 @@ def test_compiled_layers_share_whole_programs_and_train_the_same(
     monkeypatch.setattr(
         torch, "compile", lambda function, **_: compiled(function, dynamic=False, fullgraph=True, backend=watched)
     )
-    compile_layers(model)
+    compile_for_training(model)
     losses = [module.loss(batch) for batch in batches]
     sum(losses).backward()  # type: ignore[union-attr]
-    assert [batch.ids.shape[1] for batch in batches] == [64, 32, 64]
+    assert [batch.ids.shape[1] for batch in batches] == [64, 32, 64, 64]
     assert len(programs) == 2
     for one, other in zip(expected, losses, strict=True):
         assert abs(one.item() - other.item()) < 1e-5

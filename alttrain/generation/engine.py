@@ -21,12 +21,13 @@ from typing import Any, Literal
 import torch
 
 from alttrain.backbone.attention import Rows
+from alttrain.backbone.compiling import compile_layers
 from alttrain.backbone.device import give_back_freed_memory
 from alttrain.backbone.memory import cache_bytes, shape_of
 from alttrain.backbone.slots import Prefix, SlotCache
 from alttrain.generation.choosing import Chooser
 from alttrain.generation.config import Decoding
-from alttrain.generation.steps import Recorded, compile_layers, cuda_recorder
+from alttrain.generation.steps import Recorded, cuda_recorder
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Decoder:
         self._recorder = None if steps == "eager" else cuda_recorder()
         self._recorded: Recorded | None = None
         if self.compiled:
-            compile_layers(model)
+            compile_layers(model, dynamic=True)
 
     @torch.inference_mode()
     def generate(

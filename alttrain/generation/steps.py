@@ -11,7 +11,6 @@ program serves every layer, every number of slots and every reach.
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -37,7 +36,10 @@ class Recorded:
         self.forward = forward
         self.cache = cache
         self.record = record
-        self._inputs = torch.zeros((2, cache.slots), dtype=torch.long, device=device)  # ids and positions
+        # two tensors: parts of one have an offset or a stride that is at first the number of slots in use, which
+        # compiled code would take for a rule
+        self._ids = torch.zeros(cache.slots, dtype=torch.long, device=device)
+        self._positions = torch.zeros_like(self._ids)
         self._logits: torch.Tensor | None = None
         self._replays: dict[tuple[int, int], Callable[[], None] | None] = {}
 
@@ -45,7 +47,8 @@ class Recorded:
         """Logits after the newest token of each of the first slots (slots in use, vocabulary), until the next step."""
         shapes = few_slots(len(ids), self.cache.slots), few_reaches(max(positions) + 1, self.cache.length)
         idle = [0] * (shapes[0] - len(ids))  # in slots that nobody uses
-        self._inputs[:, : shapes[0]] = torch.tensor([ids + idle, positions + idle])
+        self._ids[: shapes[0]] = torch.tensor(ids + idle)
+        self._positions[: shapes[0]] = torch.tensor(positions + idle)
         if shapes not in self._replays:
             self._replays[shapes] = None
             self._run(*shapes)
@@ -58,15 +61,15 @@ class Recorded:
         return self._logits[: len(ids)]
 
     def _run(self, slots: int, reach: int) -> None:
-        logits = self.forward(self._inputs[:1, :slots], self._inputs[1:, :slots], reach)
+        logits = self.forward(self._ids[:slots][None], self._positions[:slots][None], reach)
         if self._logits is None:
             self._logits = logits.new_empty((self.cache.slots, logits.shape[-1]))
         self._logits[:slots] = logits  # all recordings share the memory they work in; what is read later stands here
 
 
 def few_slots(count: int, slots: int) -> int:
-    """The next power of two, or all slots."""
-    return min(slots, 1 << (count - 1).bit_length())
+    """The next power of two from 2 on, for compiled code takes a size of 1 for another program; or all slots."""
+    return min(slots, max(2, 1 << (count - 1).bit_length()))
 
 
 def few_reaches(longest: int, length: int) -> int:
@@ -92,10 +95,3 @@ def cuda_recorder() -> Recorder:
         return graph.replay
 
     return record
-
-
-def compile_layers(model: Any) -> None:
-    """Compile every decoder layer, for any number of slots."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    for layer in model.get_decoder().layers:
-        layer.compile(dynamic=True)

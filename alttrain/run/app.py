@@ -36,12 +36,12 @@ INTERRUPTED = 130
 
 SPIN = "10000"
 """How long an OpenMP thread waits busily for its sisters, set before torch loads. GNU's default, 30 times as long, is
-3 % faster on an idle machine, and several times slower as soon as anything else wants a core; less than half of this
-leaves a fifth of the speed where a sleeping thread is slow to wake, as on virtual machines."""
+3 % faster on an idle machine, and several times slower as soon as anything else wants a core; a fifth of this costs a
+quarter of the speed where a sleeping thread is slow to wake (docs/performance.md)."""
 
-PRODUCTS = "256"
-"""Kinds of matrix product for which oneDNN keeps its code: four times as many, its own bound, grow to half a gigabyte
-over thousands of prompts, whose rows are all of another length."""
+PRODUCTS = "64"
+"""Shapes of matrix products for which oneDNN keeps its code. Its own 1,024 fill over thousands of prompts, whose rows
+are all of another length, with hundreds of megabytes; more than this are of a few percent's use."""
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from alttrain import tokenization
 from alttrain.training.config import Hardware, SupervisedFineTuning
-from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_layers, recompute_layers
+from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training, recompute_layers
 from alttrain.training.packing import BatchStream, Division
 from alttrain.training.sharding import whole
 
@@ -164,7 +164,7 @@ def fit(
     if hardware.recompute:
         recompute_layers(model)
     if compiled:
-        compile_layers(model)
+        compile_for_training(model)
     mixed = bfloat16 and next(model.parameters()).dtype == torch.float32
     checkpoints = ModelCheckpoint(
         dirpath=last.parent,

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from alttrain.backbone.attention import Rows
+from alttrain.backbone.compiling import compile_layers
 from alttrain.backbone.head import response_loss
 from alttrain.training.config import SupervisedFineTuning
 from alttrain.training.packing import PackedBatch
@@ -20,14 +21,11 @@ def causal_lm(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def compile_layers(model: Any) -> None:
+def compile_for_training(model: Any) -> None:
     """Compile every decoder layer: one program for each row length, which all layers share."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     language_model = causal_lm(model)
-    # else the first layer, whose input needs no gradient, is a program of its own
-    language_model.get_input_embeddings().register_forward_hook(lambda *called: called[-1].requires_grad_())
-    for layer in language_model.get_decoder().layers:
-        layer.compile(dynamic=False)
+    language_model.enable_input_require_grads()  # else the first layer, whose input needs none, is another program
+    compile_layers(language_model, dynamic=False)
 
 
 def recompute_layers(model: Any) -> None:
