@@ -18,6 +18,7 @@ from alttrain.backbone.device import check_kernels, free_system_memory
 from alttrain.backbone.groups import SHORT, group_lengths
 from alttrain.backbone.head import CHUNK, response_loss
 from alttrain.backbone.memory import (
+    MOST_PACKED,
     activation_bytes,
     adapter_parameters,
     full_training_bytes,
@@ -370,6 +371,11 @@ def test_weights_and_cache_by_hand() -> None:
     assert parts["cache"] == 2 * 2 * 2 * 3 * 2 * 5 * 100
     assert parts["activations"] == 4096 * 2 * (32 + 30)
     assert parts["logits"] == 5 * 50 * 6
+    assert "packed" not in parts
+    parts = generation_bytes(BY_HAND, 2, slots=5, prompt=30, new_tokens=70, packed=True)
+    assert parts["packed"] == 2 * (linear + 50 * 8)
+    large = replace(BY_HAND, vocabulary=MOST_PACKED // (2 * 8))
+    assert "packed" not in generation_bytes(large, 2, slots=5, prompt=30, new_tokens=70, packed=True)
 
 
 def test_training_by_hand() -> None:

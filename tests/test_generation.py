@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from alttrain.backbone import Weights
+from alttrain.backbone.products import PackedWeights
 from alttrain.backbone.slots import SlotCache
 from alttrain.backbone.weights import load_model
 from alttrain.generation import Decoding, engine, steps
@@ -319,6 +320,42 @@ def test_a_decoder_gives_back_what_a_batch_left(tiny: Any, monkeypatch: pytest.M
     for batch in range(3):
         assert len(given) == batch
         decoder.generate([[1, 2], [3]], Decoding(2))
+
+
+def packs() -> bool:
+    return bool(PackedWeights(torch.nn.Linear(8, 8).bfloat16()).size)
+
+
+@pytest.mark.skipif(not packs(), reason="this CPU or torch has no bfloat16 products of packed weights")
+def test_packed_weights_write_the_same_and_follow_a_merge(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(Weights(tiny_folder, "local"), torch.bfloat16, "cpu")
+    decoder = Decoder(model, 257, 3, "cpu")
+    products: list[torch.Size] = []
+    product = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_linear_pointwise", lambda x, *rest: products.append(x.shape) or product(x, *rest)
+    )
+
+    def plain() -> list[list[int]]:
+        other = Decoder(model, 257, 3, "cpu")
+        other._weights = PackedWeights(model, most=0)
+        return other.generate(PROMPTS, Decoding(NEW))
+
+    before = plain()
+    assert not products
+    assert decoder.generate(PROMPTS, Decoding(NEW)) == before
+    assert products
+    assert plain() == before
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.flip(0))
+    assert plain() != before
+    assert decoder.generate(PROMPTS, Decoding(NEW)) == plain()
+
+
+def test_float32_and_large_models_are_not_packed() -> None:
+    assert PackedWeights(torch.nn.Linear(8, 8)).size == 0
+    assert PackedWeights(torch.nn.Linear(8, 8).bfloat16(), most=2 * 8 * 8 - 1).size == 0
 
 
 @pytest.mark.parametrize("vocabulary", [256, 259])

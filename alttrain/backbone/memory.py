@@ -31,6 +31,9 @@ LOSS_CHUNK = 192
 CACHE_SHARE = 0.8
 """Share of the free memory, the weights loaded, that keys and values may take where no bound is set."""
 
+MOST_PACKED = 2 << 30
+"""Bytes of bfloat16 weights of linear layers up to which decoding on a CPU keeps them a second time (`products`)."""
+
 PREFILL_TOKENS = 4096
 """Prompt tokens of one prefill; more where a single prompt is longer."""
 
@@ -181,13 +184,30 @@ def cache_bytes(shape: Shape, width: int, slots: int, length: int) -> int:
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * width * slots * length
 
 
+def packed_bytes(shape: Shape) -> int:
+    """What decoding in bfloat16 on a CPU keeps a second time: the projections and the head, if not too large."""
+    size = 2 * (shape.linear_parameters + shape.vocabulary * shape.hidden)
+    return size if size <= MOST_PACKED else 0
+
+
 def generation_bytes(
-    shape: Shape, width: int, slots: int, prompt: int, new_tokens: int, quantization: Quantization = "none"
+    shape: Shape,
+    width: int,
+    slots: int,
+    prompt: int,
+    new_tokens: int,
+    quantization: Quantization = "none",
+    packed: bool = False,
 ) -> dict[str, int]:
-    """The parts of decoding: weights, a cache of `slots` x (longest prompt + new tokens), and one prefill or step."""
+    """The parts of decoding: weights, a cache of `slots` x (longest prompt + new tokens), and one prefill or step.
+
+    `packed` is bfloat16 on a CPU that multiplies it natively.
+    """
     prefill = max(PREFILL_TOKENS, prompt) * width * (4 * shape.hidden + 3 * shape.intermediate)
+    again = packed_bytes(shape) if packed else 0
     return {
         "weights": weight_bytes(shape, width, quantization),
+        **({"packed": again} if again else {}),
         "cache": cache_bytes(shape, width, slots, prompt + new_tokens),
         "activations": prefill,
         "logits": slots * shape.vocabulary * (4 + width),

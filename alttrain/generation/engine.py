@@ -24,6 +24,7 @@ from alttrain.backbone.attention import Rows
 from alttrain.backbone.compiling import compile_layers
 from alttrain.backbone.device import give_back_freed_memory
 from alttrain.backbone.memory import cache_bytes, shape_of
+from alttrain.backbone.products import PackedWeights
 from alttrain.backbone.slots import Prefix, SlotCache
 from alttrain.generation.choosing import Chooser
 from alttrain.generation.config import Decoding
@@ -84,6 +85,7 @@ class Decoder:
         self.device = torch.device(device)
         self.memory = memory
         self.compiled = steps == "compiled"
+        self._weights = PackedWeights(model)
         self._recorder = None if steps == "eager" else cuda_recorder()
         self._recorded: Recorded | None = None
         if self.compiled:
@@ -116,7 +118,8 @@ class Decoder:
             for number, prompt in enumerate(prompts)
         ]
         try:
-            return _Batch(self, sequences, decoding).finish(on_finished)
+            with self._weights.used():
+                return _Batch(self, sequences, decoding).finish(on_finished)
         finally:
             self.forget()
             if self.device.type == "cpu":

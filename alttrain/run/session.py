@@ -137,6 +137,7 @@ class Session:
 
     def decoder(self, generation: InProcess, trained: Path | None) -> Any:
         """A decoder over the backbone as it is, with an adapter merged, or over a model that was trained whole."""
+        from alttrain.backbone.products import PackedWeights
         from alttrain.backbone.weights import beside, load_model
         from alttrain.generation.engine import Decoder
 
@@ -149,7 +150,8 @@ class Session:
             model = beside(model, adapter) if adapter else model
         else:
             model = self._base(generation.dtype).merge(adapter)
-        room = generation.memory_gib * GIB if generation.memory_gib else CACHE_SHARE * self._free_memory()
+        free = max(0.0, self._free_memory() - PackedWeights(model).size)
+        room = generation.memory_gib * GIB if generation.memory_gib else CACHE_SHARE * free
         memory = None if math.isinf(room) else int(room)
         steps = generation.steps
         if steps == "auto":

@@ -167,9 +167,10 @@ def _generating(
 ) -> Need:
     """Decoding holds weights, one pass and as much of the cache as there is room for: one slot at least."""
     width, slots, given = _width(engine.dtype, device), engine.slots, engine.memory_gib
+    packed = device.name == "cpu" and engine.dtype in ("auto", "bfloat16") and cpu_has_bfloat16()
 
     def parts(new_tokens: int, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
-        whole = generation_bytes(shape, width, slots, prompt, new_tokens, quantization)
+        whole = generation_bytes(shape, width, slots, prompt, new_tokens, quantization, packed)
         one = generation_bytes(shape, width, 1, prompt, new_tokens, quantization)["cache"]
         room = whole["cache"]
         if given is not None:
@@ -224,7 +225,7 @@ def table(needs: Sequence[Need], device: Device) -> str:
     return "\n".join(lines)
 
 
-_COLUMNS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "cache", "logits")
+_COLUMNS = ("weights", "packed", "adapter", "gradients", "optimizer", "activations", "loss", "cache", "logits")
 
 
 def _gib(size: int) -> str:
