@@ -9,39 +9,37 @@ from typing import Any
 
 import torch
 
-CHUNK = 192
+CHUNK = 320
 """Positions whose logits exist at one time."""
+BLOCK = 16
+"""Of these, positions whose probabilities exist at one time on a CPU, where they are to stay in its cache."""
 
 
 class _ResponseLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         count = len(targets)
-        total = hidden.new_zeros((), dtype=torch.float32)
+        block = BLOCK if hidden.device.type == "cpu" else CHUNK
+        losses = hidden.new_empty(count, dtype=torch.float32)
         gradient = torch.empty_like(hidden, dtype=weight.dtype)
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         # two buffers for all chunks: fresh ones of this size are fresh pages each time
         low = hidden.new_empty((min(CHUNK, count), len(weight)), dtype=weight.dtype)
-        full = torch.empty_like(low, dtype=torch.float32)
+        full = torch.empty_like(low[:block], dtype=torch.float32)
         for start in range(0, count, CHUNK):
             part = slice(start, start + CHUNK)
-            chunk, due = hidden[part].to(weight.dtype), targets[part]
-            logits, shifted = low[: len(due)], full[: len(due)]
-            rows = torch.arange(len(due), device=due.device)
+            chunk = hidden[part].to(weight.dtype)
+            logits = low[: len(chunk)]
             torch.mm(chunk, weight.t(), out=logits)
-            shifted.copy_(logits).sub_(shifted.amax(-1, keepdim=True))
-            right = shifted[rows, due]
-            masses = shifted.exp_().sum(-1, keepdim=True)
-            total += (masses[:, 0].log() - right).sum()
-            probabilities = shifted.mul_(masses.reciprocal_())
-            probabilities[rows, due] -= 1
-            error = logits.copy_(probabilities)
-            torch.mm(error, weight, out=gradient[part])
+            for few in (slice(first, first + block) for first in range(0, len(chunk), block)):
+                due = targets[part][few]
+                _errors(logits[few], full[: len(due)], due, losses[part][few])
+            torch.mm(logits, weight, out=gradient[part])
             if weight_gradient is not None:
-                weight_gradient += error.t() @ chunk
+                weight_gradient += logits.t() @ chunk
         ctx.save_for_backward(gradient.to(hidden.dtype).div_(count), weight_gradient)
         ctx.count, ctx.weight_dtype = count, weight.dtype
-        return total / count
+        return losses.sum() / count
 
     @staticmethod
     def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None]:
@@ -49,6 +47,21 @@ class _ResponseLoss(torch.autograd.Function):
         if weight_gradient is not None:
             weight_gradient = (weight_gradient * (scale / ctx.count)).to(ctx.weight_dtype)
         return gradient * scale.to(gradient.dtype), weight_gradient, None
+
+
+def _errors(logits: torch.Tensor, shifted: torch.Tensor, targets: torch.Tensor, losses: torch.Tensor) -> None:
+    """Fill in the losses (n,), and put the gradients of their sum in place of the logits (n, vocabulary).
+
+    `shifted` is room for as many numbers in float32.
+    """
+    rows = torch.arange(len(targets), device=targets.device)
+    shifted.copy_(logits).sub_(shifted.amax(-1, keepdim=True))
+    right = shifted[rows, targets]
+    masses = shifted.exp_().sum(-1, keepdim=True)
+    torch.sub(masses[:, 0].log(), right, out=losses)
+    probabilities = shifted.mul_(masses.reciprocal_())
+    probabilities[rows, targets] -= 1
+    logits.copy_(probabilities)
 
 
 def response_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

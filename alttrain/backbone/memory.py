@@ -25,7 +25,7 @@ UNFUSED_BYTES = 7
 SHORT = 256
 """Longest sequence whose attention is kept whole; `attention.SHORT`."""
 
-LOSS_CHUNK = 192
+LOSS_CHUNK = 320
 """Positions whose logits exist at one time in training; `head.CHUNK`."""
 
 CACHE_SHARE = 0.8
