@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-SHOWN = ("GLIBC_TUNABLES", "GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+SHOWN = ("GLIBC_TUNABLES", "GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 SHOW = f"""
 import os, sys
 import alttrain.run.app as app
@@ -24,9 +24,9 @@ def shown(own: dict[str, str]) -> str:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
 def test_allocator_threads_and_products_are_set_once() -> None:
-    assert shown({}) == "['--cfg', 'job'] glibc.malloc.hugetlb=1 10000 64\n"
+    assert shown({}) == "['--cfg', 'job'] glibc.malloc.hugetlb=1 10000 64 64\n"
 
 
 def test_own_settings_are_kept() -> None:
-    own = dict(zip(SHOWN, ("glibc.malloc.check=0", "7", "8"), strict=True))
-    assert shown(own) == "['--cfg', 'job'] glibc.malloc.check=0 7 8\n"
+    own = dict(zip(SHOWN, ("glibc.malloc.check=0", "7", "8", "9"), strict=True))
+    assert shown(own) == "['--cfg', 'job'] glibc.malloc.check=0 7 8 9\n"

@@ -40,8 +40,9 @@ SPIN = "10000"
 quarter of the speed where a sleeping thread is slow to wake (docs/performance.md)."""
 
 PRODUCTS = "64"
-"""Shapes of matrix products for which oneDNN keeps its code. Its own 1,024 fill over thousands of prompts, whose rows
-are all of another length, with hundreds of megabytes; more than this are of a few percent's use."""
+"""Shapes of matrix products for which oneDNN keeps its code, and torch its calls of it (LRU_CACHE_CAPACITY). Their own
+1,024 fill over thousands of prompts, whose rows are all of another length, with hundreds of megabytes; more than this
+are of a few percent's use."""
 
 
 def main() -> None:
@@ -54,7 +55,8 @@ def main() -> None:
     register()
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's: end as Ctrl-C does, so that nothing started stays
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRODUCTS)
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, PRODUCTS)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))  # torch's own is below /tmp
     swept = None
     if lacking := absent(sys.argv[1:]):
