@@ -6,6 +6,7 @@ rounding of matrix products.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,9 +81,13 @@ class TokenScorer:
 
     def write(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
         """What the model writes after each prompt, greedily, without special tokens."""
-        decoder = Decoder(self.model, self.tokenizer.eos_token_id, self.slots, self.device)
-        written = decoder.generate(prompts, Decoding(max_new_tokens))
+        written = self._decoder.generate(prompts, Decoding(max_new_tokens))
         return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        """One for all calls: it keeps packed weights."""
+        return Decoder(self.model, self.tokenizer.eos_token_id, self.slots, self.device)
 
     def _groups(self, prompts: Sequence[list[int]]) -> Iterator[list[int]]:
         """Numbers of prompts that go into one row: the longest first, so that too little memory shows at once."""
