@@ -3,19 +3,23 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tiny import backbone
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from alttrain.backbone import Weights
 from alttrain.backbone.products import PackedWeights
 from alttrain.backbone.slots import SlotCache
 from alttrain.backbone.weights import load_model
-from alttrain.generation import Decoding, engine, steps
+from alttrain.generation import Decoding, InProcess, engine, steps
 from alttrain.generation.choosing import LIKELIEST, draw, likeliest
 from alttrain.generation.engine import Decoder
+from alttrain.run.session import Session
+from alttrain.training import Hardware
 
 PROMPTS = [[(7 * row + 3 * column) % 250 for column in range(1 + (row * 5) % 23)] for row in range(11)]
 NEW = 20
@@ -338,13 +342,14 @@ def test_packed_weights_write_the_same_and_follow_a_merge(tiny_folder: Path, mon
 
     def plain() -> list[list[int]]:
         other = Decoder(model, 257, 3, "cpu")
-        other._weights = PackedWeights(model, most=0)
+        other._packed = PackedWeights(model, most=0)
         return other.generate(PROMPTS, Decoding(NEW))
 
     before = plain()
     assert not products
     assert decoder.generate(PROMPTS, Decoding(NEW)) == before
     assert products
+    assert not any("forward" in module.__dict__ for module in model.modules())
     assert plain() == before
     with torch.no_grad():
         for parameter in model.parameters():
@@ -353,8 +358,27 @@ def test_packed_weights_write_the_same_and_follow_a_merge(tiny_folder: Path, mon
     assert decoder.generate(PROMPTS, Decoding(NEW)) == plain()
 
 
-def test_float32_and_large_models_are_not_packed() -> None:
+@pytest.mark.skipif(not packs(), reason="this CPU or torch has no bfloat16 products of packed weights")
+def test_packed_weights_leave_less_room_for_keys_and_values(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run: Any = SimpleNamespace(backbone=backbone(tiny_folder), hardware=Hardware(accelerator="cpu"))
+    session = Session(run)
+    monkeypatch.setattr(session, "_free_memory", lambda: 1e9)
+    rooms = [session.decoder(InProcess(dtype=dtype), None).memory for dtype in ("float32", "bfloat16")]
+    size = PackedWeights(session.model("bfloat16")).size
+    assert size > 0
+    assert rooms == [int(0.8 * 1e9), int(0.8 * (1e9 - size))]
+    assert session.decoder(InProcess(dtype="bfloat16", memory_gib=0.5), None).memory == 1 << 29
+
+
+def test_float32_large_models_and_others_forwards_are_left_alone() -> None:
     assert PackedWeights(torch.nn.Linear(8, 8)).size == 0
+    hooked = torch.nn.Linear(8, 8).bfloat16()
+    hooked.forward = own = lambda x: x  # type: ignore[method-assign, assignment]
+    weights = PackedWeights(hooked)
+    assert weights.size == 0
+    with weights.used():
+        assert hooked.forward is own
+    assert hooked.forward is own
     assert PackedWeights(torch.nn.Linear(8, 8).bfloat16(), most=2 * 8 * 8 - 1).size == 0
 
 

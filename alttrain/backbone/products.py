@@ -1,7 +1,8 @@
 """Linear weights a second time, in the order in which oneDNN's matrix products on a CPU want them.
 
 A product of bfloat16 matrices reorders its weight at each call. That is little beside the product of a prefill or of a
-training step, and a fifth of a decode step, which has a row for each slot. The numbers do not change.
+training step, and a fifth of a decode step, which has a row for each slot. The numbers are the same (compared bit by
+bit on AVX512-BF16), and what is packed does not depend on the memory that happens to be free.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from functools import partial
 
 import torch
 
+from alttrain.backbone.device import cpu_has_bfloat16
 from alttrain.backbone.memory import MOST_PACKED
 
 ROWS = 64
@@ -61,6 +63,6 @@ def _plain(layer: torch.nn.Linear) -> bool:
 
 
 def _has_products() -> bool:
-    """Whether this torch has oneDNN's products, as inductor uses them, and the CPU those of bfloat16."""
+    """Whether the CPU multiplies bfloat16 natively, and this torch has oneDNN's products, as inductor uses them."""
     has = hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return has and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return has and cpu_has_bfloat16() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -67,7 +67,8 @@ class Decoder:
     """Decodes batches of prompts with one model.
 
     `memory` are the bytes that keys and values may take (None: as many as all slots need), `steps` is how a decode step
-    is launched, "recorded" and "compiled" being for CUDA.
+    is launched, "recorded" and "compiled" being for CUDA. On a CPU its weights may stand in memory twice
+    (`backbone.products`).
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Decoder:
         self.device = torch.device(device)
         self.memory = memory
         self.compiled = steps == "compiled"
-        self._weights = PackedWeights(model)
+        self._packed = PackedWeights(model)
         self._recorder = None if steps == "eager" else cuda_recorder()
         self._recorded: Recorded | None = None
         if self.compiled:
@@ -118,7 +119,7 @@ class Decoder:
             for number, prompt in enumerate(prompts)
         ]
         try:
-            with self._weights.used():
+            with self._packed.used():
                 return _Batch(self, sequences, decoding).finish(on_finished)
         finally:
             self.forget()

@@ -34,19 +34,9 @@ log = logging.getLogger("alttrain")
 QUESTIONS = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 INTERRUPTED = 130
 
-SPIN = "10000"
-"""How long an OpenMP thread waits busily for its sisters, set before torch loads. GNU's default, 30 times as long, is
-3 % faster on an idle machine, and several times slower as soon as anything else wants a core; a fifth of this costs a
-quarter of the speed where a sleeping thread is slow to wake (docs/performance.md)."""
-
-PRODUCTS = "64"
-"""Shapes of matrix products for which oneDNN keeps its code, and torch its calls of it (LRU_CACHE_CAPACITY). Their own
-1,024 fill over thousands of prompts, whose rows are all of another length, with hundreds of megabytes; more than this
-are of a few percent's use."""
-
 
 def main() -> None:
-    """Entry point of the console script. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted."""
+    """What the console script does. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted."""
     if sys.argv[1:] in (["--help"], ["-h"]):
         from alttrain.run.help import help_text
 
@@ -54,9 +44,6 @@ def main() -> None:
         return
     register()
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's: end as Ctrl-C does, so that nothing started stays
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
-    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(cache, PRODUCTS)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))  # torch's own is below /tmp
     swept = None
     if lacking := absent(sys.argv[1:]):
