@@ -7,6 +7,7 @@ method's source has. A run that overrides one of them is told apart: by its name
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,12 +57,15 @@ class Changes:
 def changes(config: DictConfig) -> Changes:
     """What a composed config changes of its method, its protocol and its benchmarks."""
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    backbone, benchmarks = plain["backbone"]["name"], plain["evaluation"]["benchmarks"]
-    published = _published(plain["method"]["name"], backbone, plain["protocol"]["name"], tuple(sorted(benchmarks)))
+    method, backbone = plain["method"]["name"], plain["backbone"]["name"]
     treatment = {}
-    if plain["method"]["name"]:
+    if method:
+        published = _published(f"method={method}", f"backbone={backbone}")
         known = published["backbone"]["name"] == backbone
         treatment = _differences(treatment_of(published, known), treatment_of(plain, known))
+    benchmarks = plain["evaluation"]["benchmarks"]
+    mounted = [f"+benchmark@evaluation.benchmarks.{name}={name}" for name in sorted(benchmarks)]
+    published = _published(f"protocol={plain['protocol']['name']}", f"backbone={backbone}", *mounted)
     asked = _differences(*(_asked("protocol", one["protocol"]) for one in (published, plain)))
     evaluation = {}
     for name, benchmark in benchmarks.items():
@@ -109,20 +113,17 @@ def _asked(part: str, node: Any) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in NOT_ASKED}
 
 
-def _published(method: str, backbone: str, protocol: str, benchmarks: tuple[str, ...]) -> dict[str, Any]:
-    """The config that the names alone compose, plain and resolved."""
+def _published(*choices: str) -> dict[str, Any]:
+    """The config that these options alone compose, plain and resolved; one that there is not is passed over."""
     if not GlobalHydra().is_initialized():
         with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-            return _composed(method, backbone, protocol, benchmarks)
-    return _composed(method, backbone, protocol, benchmarks)
+            return _composed(*choices)
+    return _composed(*choices)
 
 
 @functools.cache
-def _composed(method: str, backbone: str, protocol: str, benchmarks: tuple[str, ...]) -> dict[str, Any]:
+def _composed(*choices: str) -> dict[str, Any]:
     options = GlobalHydra.instance().config_loader().get_group_options
-    chosen = {"method": method or "custom", "protocol": protocol, "backbone": backbone}
-    overrides = [f"{group}={name}" for group, name in chosen.items() if name in options(group)]
-    known = options("benchmark")
-    overrides += ["evaluation=none", *(f"+benchmark@evaluation.benchmarks.{n}={n}" for n in benchmarks if n in known)]
-    config = compose(config_name=PRIMARY, overrides=overrides)
+    there = [one for one in choices if one.partition("=")[2] in options(re.split("[@=]", one.lstrip("+"))[0])]
+    config = compose(config_name=PRIMARY, overrides=["evaluation=none", *there])
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
