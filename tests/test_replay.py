@@ -6,7 +6,7 @@ from typing import Any
 
 from alttrain.backbone.template import ChatTemplate
 from alttrain.dataset import embedded_rows
-from alttrain.evaluation import Benchmark, RefusalPhrases
+from alttrain.evaluation import Benchmark, Protocol, RefusalPhrases
 from alttrain.generation import Decoding
 from alttrain.generation.engines import Prompt, Written
 from alttrain.records import Example
@@ -23,11 +23,12 @@ RENDERER: Any = SimpleNamespace(
 )
 RUN: Any = SimpleNamespace(
     structure=Untouched("none"),
-    protocol=SimpleNamespace(system_prompt="Be kind", decoding=Decoding(5)),
+    protocol=Protocol("p", Decoding(5), {}, system_prompt="Be kind"),
     training=SimpleNamespace(thought="open"),
-    backbone=SimpleNamespace(template=TEMPLATE),
+    backbone=SimpleNamespace(template=TEMPLATE, context_length=100),
 )
-BENCHMARK = Benchmark("b", "harmful_rate", embedded_rows("evaluation_harmful"), RefusalPhrases(), "Please: {prompt}")
+ROWS = embedded_rows("evaluation_harmful")
+BENCHMARK = Benchmark("b", "harm", "harmful_rate", ROWS, RefusalPhrases(), "Please: {prompt}")
 
 
 class Recorder:

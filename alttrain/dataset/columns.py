@@ -12,7 +12,7 @@ from typing import Any
 
 from alttrain.records import Example, Label, Rejected, build
 
-FIELDS = ("id", "prompt", "label", "category", "phrasing", "thought", "answer", "gold", "response", "dialogue")
+FIELDS = ("id", "prompt", "label", "category", "phrasing", "thought", "answer", "gold", "goal", "response", "dialogue")
 """What a column may fill: the fields of an Example; `response`, a thought and an answer in one text; and `dialogue`, a
 list of the user's turns, of which the last is the prompt."""
 
@@ -97,6 +97,8 @@ class Columns:
         fields = self._fields(raw, place)
         fields["id"] = default_id if fields.get("id") is None else str(fields["id"])
         rejected = self._cut(fields)
+        if "prompt" in fields and fields["prompt"] is None:
+            rejected = "no prompt"  # an attack that found none, in JailbreakBench's artifacts
         if rejected:
             return Rejected(fields["id"], rejected)
         if "thought" in fields:
@@ -136,7 +138,7 @@ class Columns:
             if value not in self.labels and "*" not in self.labels:
                 raise ValueError(f"{place}: label {value!r} is not mapped; accepted: {', '.join(self.labels)}")
             fields["label"] = self.labels.get(value, self.labels.get("*"))
-        optional = ("category", "phrasing", "thought", "answer", "gold")
+        optional = ("category", "phrasing", "thought", "answer", "gold", "goal")
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
     def _multiple_choice(self, raw: Mapping[str, Any], question: str, place: str) -> dict[str, Any]:

@@ -65,7 +65,8 @@ class Rows:
 
     A * in the name of `file` stands for all files that match, in the order of their names; each row then has a column
     `part`, the name of its file without its ending. `sample` keeps the rows that Hugging Face's `shuffle(sample_seed)`
-    would put first among those that pass the filter, in file order.
+    would put first among those that pass the filter, in file order. `rows_at` is the key of the rows in a JSON file
+    that is an object.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Rows:
     sample: Annotated[int, Gt(0)] | None = None
     sample_seed: int = 42
     limit: Annotated[int, Gt(0)] | None = None
+    rows_at: str | None = None
 
     def __post_init__(self) -> None:
         if bool(self.path) == bool(self.hub or self.file):
@@ -167,7 +169,11 @@ class Rows:
             return f"{self.hub}@{found.commit or self.revision or 'unknown'}", rows
         files = self._there(path)
         stems = {file: file.name.removesuffix(".gz").rpartition(".")[0] for file in files}
-        raws = ((stems[file], n, place, raw) for file in files for n, (place, raw) in enumerate(read_raw(file), 1))
+        raws = (
+            (stems[file], n, place, raw)
+            for file in files
+            for n, (place, raw) in enumerate(read_raw(file, self.rows_at), 1)
+        )
         below, parts = f"{path.parent}/", "*" in path.name
         return str(path), (
             (place, place.removeprefix(below), f"{stem}-{n}", {**raw, "part": stem} if parts else raw)
@@ -201,6 +207,29 @@ class Rows:
             raise ValueError(f"rows {self.name}: not on the hub; set data_dir to the folder that holds {self.file}")
         remedy = f"set data_dir to a folder that holds {self.file}, or " if self.file else ""
         return hub_room.load(self.hub, self.config, self.split, self.revision, f"{remedy}read it once with a network")
+
+
+def jailbreak_artifacts(
+    attack: str,
+    setting: str,
+    target: str,
+    data_dir: str | None,
+    limit: Annotated[int, Gt(0)] | None = None,
+) -> Rows:
+    """Prompts that an attack found against a target model, from a copy of github.com/JailbreakBench/artifacts.
+
+    The file is `data_dir`/jbb_artifacts/attack-artifacts/`attack`/`setting`/`target`.json. A behaviour that the attack
+    found no prompt for is left out by name.
+    """
+    return Rows(
+        name=f"{attack}_{target}",
+        file=f"jbb_artifacts/attack-artifacts/{attack}/{setting}/{target}.json",
+        data_dir=data_dir,
+        columns={"id": "index", "prompt": "prompt", "goal": "goal", "category": "category"},
+        constants={"label": "harmful"},
+        limit=limit,
+        rows_at="jailbreaks",
+    )
 
 
 def embedded_rows(file: str, limit: Annotated[int, Gt(0)] | None = None) -> Rows:

@@ -8,14 +8,19 @@ that goes on to load the model fetches both and proves the rendering then; a che
 Memory is refused only for stages that this run executes: a check by itself reports what they would need here.
 """
 
+import difflib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.global_hydra import GlobalHydra
+
 from alttrain.backbone.device import check_kernels, has_gpu_driver
 from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path
 from alttrain.config import RunError
-from alttrain.evaluation import HumanEval
+from alttrain.dataset import Rows
+from alttrain.evaluation import Benchmark, HumanEval
+from alttrain.evaluation.benchmark import KINDS
 from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected, read_rows
 from alttrain.rewrite import TemplateTeacher
@@ -46,8 +51,9 @@ def check_light(run: Run, data: bool = True) -> None:
     if data and run.training.trains:
         run.dataset.examples(run.seed)
     for benchmark in run.benchmarks:
+        run.protocol.decoding_for(benchmark)
         if data:
-            benchmark.rows.examples(None)
+            _check_rows(benchmark)
         if isinstance(benchmark.judge, HumanEval) and "judge" in run.stages:
             benchmark.judge.sandbox.verify()
     source = run.backbone.source
@@ -57,8 +63,51 @@ def check_light(run: Run, data: bool = True) -> None:
         )
     if MODEL_STAGES & set(run.stages):
         check_kernels(run.backbone.quantization, run.backbone.attention, cuda=has_gpu_driver())
+    _check_protocol(run)
     _refuse_without_gpu(run)
     check_belongs(run)
+
+
+def _check_rows(benchmark: Benchmark) -> None:
+    """Read a benchmark's rows; tell those left out, and refuse one that lacks the goals it is judged against."""
+    reading = benchmark.rows.read(None) if isinstance(benchmark.rows, Rows) else None
+    rows = reading.examples if reading else benchmark.rows.examples(None)
+    if reading and reading.rejected:
+        named = ", ".join(f"{row.id} ({row.reason})" for row in reading.rejected)
+        log.info("check     %s: %d rows left out: %s", benchmark.name, len(reading.rejected), named)
+    aimless = [row.id for row in rows if not row.goal.strip()] if benchmark.judged_against == "goal" else []
+    if aimless:
+        key = f"evaluation.benchmarks.{benchmark.name}"
+        raise RunError(
+            f"{key}.judged_against=goal: {len(aimless)} of {len(rows)} rows have no goal, such as {aimless[0]}; set "
+            f"{key}.rows.columns.goal to the column that holds it, or judged_against=prompt"
+        )
+
+
+def _check_protocol(run: Run) -> None:
+    """Refuse names that the protocol has and no benchmark, means of other measures, and weights no engine can give."""
+    protocol, hydra = run.protocol, GlobalHydra.instance()
+    own = {benchmark.name: benchmark.measure for benchmark in run.benchmarks}
+    named = [(f"settings.{name}", name) for name in protocol.settings]
+    named += [(f"means.{measure}", name) for measure, names in protocol.means.items() for name in names]
+    if hydra.is_initialized():
+        known = {*KINDS, *own, *hydra.config_loader().get_group_options("benchmark")}
+        for key, name in named:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                meant = f"; did you mean {close[0]!r}?" if close else ""
+                raise RunError(f"protocol.{key}: there is no benchmark {name!r}, in this run or to choose{meant}")
+    for measure, names in protocol.means.items():
+        for name in names:
+            if own.get(name, measure) != measure:
+                raise RunError(f"protocol.means.{measure} names {name}, whose measure is {own[name]}")
+    if protocol.quantization not in (None, "none") and "generate" in run.stages and run.benchmarks:
+        if not isinstance(run.generation, InProcess):
+            raise RunError(
+                f"protocol.quantization={protocol.quantization}: a server or vLLM has its weights as it was started; "
+                "set generation=in_process, or protocol.quantization=null for weights as they are served"
+            )
+        check_kernels(protocol.quantization, "packed", cuda=has_gpu_driver(), owner="protocol")
 
 
 def _refuse_without_gpu(run: Run) -> None:
@@ -97,11 +146,17 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
 def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
     """Every prompt fits the context, and the rows to train on keep the rules of `Renderer.problems`."""
     _compare_templates(run, renderer)
-    cap, longest = run.protocol.decoding.max_new_tokens, [0]
+    longest = [0]
     for benchmark in run.benchmarks:
-        asked = benchmark.rows.examples(None)
+        asked, where = benchmark.rows.examples(None), f"benchmark {benchmark.name}"
         lengths = [len(renderer.encode(prompt_text(run, renderer, benchmark, row))) for row in asked]
-        _refuse_too_long(run, f"benchmark {benchmark.name}", asked, lengths, cap, "protocol.decoding.max_new_tokens")
+        decoding, key = run.protocol.decoding_for(benchmark), run.protocol.key_for(benchmark, "max_new_tokens")
+        if (cut_at := decoding.cut_at(run.backbone.context_length)) is not None:
+            context = (run.protocol.key_for(benchmark, "context"), cut_at)
+            _refuse_too_long(run, where, asked, lengths, 1, "one token of response", context)
+        else:
+            cut = f", or set {key.removesuffix('max_new_tokens')}context=backbone to cut responses there"
+            _refuse_too_long(run, where, asked, lengths, decoding.max_new_tokens, key, remedy=cut)
         longest += lengths
     if not isinstance(run.training, SupervisedFineTuning):
         return Sizes(max(longest))
@@ -126,16 +181,23 @@ def _compare_templates(run: Run, renderer: Renderer) -> None:
 
 
 def _refuse_too_long(
-    run: Run, where: str, rows: Sequence[Example], lengths: Sequence[int], room: int, room_name: str
+    run: Run,
+    where: str,
+    rows: Sequence[Example],
+    lengths: Sequence[int],
+    room: int,
+    room_name: str,
+    context: tuple[str, int] | None = None,
+    remedy: str = "",
 ) -> None:
-    limit = run.backbone.context_length
+    key, limit = context or ("backbone.context_length", run.backbone.context_length)
     long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length + room > limit]
     if long:
         row, length = long[0]
         others = f" (and {len(long) - 1} more rows like it)" if len(long) > 1 else ""
         raise RunError(
             f"{where}, row {row.id} ({row.source}): the prompt has {length} tokens, and with {room} more "
-            f"({room_name}) it passes backbone.context_length={limit}; shorten or leave out the row{others}"
+            f"({room_name}) it passes {key}={limit}; shorten or leave out the row{others}{remedy}"
         )
 
 

@@ -41,8 +41,7 @@ class NotGenerated:
 def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
     """The chunks of a benchmark that are not all generated. Changes no file: the run may be another process's."""
     done = set(names_of(evaluation_folder(run, benchmark) / "generations.jsonl"))
-    samples = range(run.protocol.decoding.samples)
-    rows = [(row, sample) for row in benchmark.rows.examples(None) for sample in samples]
+    rows = _sampled(run, benchmark)
     size = run.generation.chunk
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
     return [chunk for chunk in chunks if any((row.id, sample) not in done for row, sample in chunk)]
@@ -57,7 +56,7 @@ def generate(run: Run, session: Session) -> None:
     if trained is not None and not any(trained.glob("*.safetensors")):
         raise FileNotFoundError(f"{trained} holds nothing trained; run the train stage first")
     lacking: list[str] = []
-    with session.engine(trained) as engine:
+    with session.engine(trained, run.protocol.quantization) as engine:
         for benchmark in run.benchmarks:
             if benchmark.name in work:
                 lacking += _generate(run, session, engine, benchmark, work[benchmark.name])
@@ -91,7 +90,7 @@ def _generate(
                         append_rows(path, [rows.pop()])
             append_rows(path, rows)
     if engine.streams:
-        ids = [(row.id, sample) for row in benchmark.rows.examples(None) for sample in _samples(run)]
+        ids = [(row.id, sample) for row, sample in _sampled(run, benchmark)]
         sort_rows(path, {key: place for place, key in enumerate(ids)})
     errors_path = folder / "generation_errors.jsonl"
     errors_path.unlink(missing_ok=True)
@@ -102,8 +101,10 @@ def _generate(
     return [f"{benchmark.name}: {len(errors)} of {total} prompts have no answer yet, because {errors[0].reason}"]
 
 
-def _samples(run: Run) -> range:
-    return range(run.protocol.decoding.samples)
+def _sampled(run: Run, benchmark: Benchmark) -> list[Sampled]:
+    """Every prompt of a benchmark as often as the protocol samples it."""
+    samples = range(run.protocol.decoding_for(benchmark).samples)
+    return [(row, sample) for row in benchmark.rows.examples(None) for sample in samples]
 
 
 def _answers(
@@ -117,7 +118,7 @@ def _answers(
         row, sample = chunk[number]
         prompts.append(_prompt(run, renderer, benchmark, row, earlier[number], f"{row.id}#{sample}"))
     answered = set(failed)
-    for place, found in engine.write(prompts, run.protocol.decoding, advance):
+    for place, found in engine.write(prompts, run.protocol.decoding_for(benchmark), advance):
         number = going[place]
         answered.add(number)
         yield number, _found(run, renderer, *chunk[number], found, earlier[number])
@@ -150,7 +151,7 @@ def _replay(
             asked = replace(row, prompt=row.turns[turn], turns=row.turns[:turn])
             prompts.append(_prompt(run, renderer, plain, asked, answers[n], f"{row.id}#{sample}@{turn}"))
         unanswered = set(due)
-        for place, found in engine.write(prompts, run.protocol.decoding):
+        for place, found in engine.write(prompts, run.protocol.decoding_for(benchmark)):
             if isinstance(found, Failure):
                 failed[due[place]] = found
             else:
@@ -162,7 +163,9 @@ def _replay(
 
 def _prompt(run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...], name: str) -> Prompt:
     text = prompt_text(run, renderer, benchmark, row, answers)
-    return Prompt(renderer.encode(text), text, name)
+    ids = renderer.encode(text)
+    cut_at = run.protocol.decoding_for(benchmark).cut_at(run.backbone.context_length)
+    return Prompt(ids, text, name, None if cut_at is None else max(1, cut_at - len(ids)))
 
 
 def prompt_text(run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...] = ()) -> str:
@@ -170,7 +173,7 @@ def prompt_text(run: Run, renderer: Any, benchmark: Benchmark, row: Example, ans
 
     `answers` are the model's to the row's earlier turns.
     """
-    systems = (run.structure.system, run.method.system_prompt, run.protocol.system_prompt)
+    systems = (run.structure.system, run.method.system_prompt, run.protocol.system_prompt_for(benchmark))
     system = next((one for one in systems if one is not None), None)
     user = run.structure.prompt(benchmark.asked(row))
     return renderer.prompt_text(  # type: ignore[no-any-return]
@@ -201,4 +204,6 @@ def to_generation(
         sample=sample,
         earlier=earlier,
         error=found.reason if isinstance(found, Failure) else "",
+        turns=row.turns,
+        goal=row.goal,
     )

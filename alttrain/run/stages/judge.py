@@ -21,6 +21,7 @@ from typing import Any, get_args
 from alttrain import __version__
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError, flatten
+from alttrain.config.identity import shaping_of_judge
 from alttrain.dataset import contaminated
 from alttrain.dataset.decontamination import How
 from alttrain.dataset.duplicates import words
@@ -59,7 +60,9 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     configured = as_json(_configured(run, benchmark))
     provenance = {
         "alttrain": __version__,
+        "kind": benchmark.kind,
         "measure": benchmark.measure,
+        "means": {measure: list(names) for measure, names in run.protocol.means.items()},
         "judges": configured,
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
@@ -70,8 +73,8 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     path = folder / "metrics.json"
     if path.exists() and json.loads(path.read_text(encoding="utf-8"))["provenance"] == provenance:
         return False
-    judgements = Judgements(folder, judges, run.protocol.parts)
-    expected = len(benchmark.rows.examples(None)) * run.protocol.decoding.samples
+    judgements = Judgements(folder, judges, run.protocol.parts, benchmark.judged_against)
+    expected = len(benchmark.rows.examples(None)) * run.protocol.decoding_for(benchmark).samples
     if judgements.rows != expected:
         raise FileNotFoundError(
             f"{folder / 'generations.jsonl'} has {judgements.rows} of {expected} generations; "
@@ -103,13 +106,14 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
 
 
 def _configured(run: Run, benchmark: Benchmark) -> dict[str, Any]:
-    """How each judge of a benchmark is configured, by its name."""
+    """How each judge of a benchmark is configured, by its name, without how its server is asked."""
     nodes = [run.config["evaluation"]["benchmarks"][benchmark.name]["judge"]]
     nodes += run.config["protocol"]["second_opinions"].get(benchmark.measure, [])
     judges: Sequence[Judge] = (benchmark.judge, *run.protocol.second_opinions.get(benchmark.measure, ()))
     if len({judge.name for judge in judges}) < len(judges):
         raise RunError(f"benchmark {benchmark.name}: two of its judges have the same name; give each a name of its own")
-    return {judge.name: flatten(node) | {"alttrain": __version__} for judge, node in zip(judges, nodes, strict=True)}
+    seen = {"alttrain": __version__} | ({"judged_against": "goal"} if benchmark.judged_against == "goal" else {})
+    return {judge.name: flatten(shaping_of_judge(node)) | seen for judge, node in zip(judges, nodes, strict=True)}
 
 
 def _make(
@@ -175,7 +179,7 @@ def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: P
     """
     labels = read_labels(Path(benchmark.human_labels)) if benchmark.human_labels else None
     refused = benchmark.judge.says != "unsafe"
-    single = run.protocol.decoding.samples == 1
+    single = run.protocol.decoding_for(benchmark).samples == 1
 
     def told(says: str, verdict: bool | None) -> bool | None:
         same = says == "correct" or (says == "refused") == refused
