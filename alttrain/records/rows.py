@@ -28,7 +28,8 @@ class Example:
 
     `turns` are the user's earlier messages of a multi-turn dialogue, oldest first; `prompt` is the last one.
     `trace_hash` is the hash of the original thought and answer a rewrite started from. A `partial` example trains only
-    the opening of a thought: the thought is not closed, and no answer follows.
+    the opening of a thought: the thought is not closed, and no answer follows. `key_sentence` is the one that says
+    whether the request is harmful, where the data marks it.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Example:
     trace_hash: str = ""
     partial: bool = False
     turns: tuple[str, ...] = ()
+    key_sentence: str = ""
 
 
 @dataclass(frozen=True)
