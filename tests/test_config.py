@@ -34,8 +34,8 @@ MOUNTED = {
 }
 LINES = 45
 
-RECIPE = "name, epochs, learning_rate, batch_size, warmup_steps, max_length, weight_decay, betas, gradient_clip, "
-RECIPE += "b_ratio, checkpoint_every, thought"
+RECIPE = "name, epochs, learning_rate, batch_size, warmup_steps, max_length, max_steps, warmup_share, batch_size_of, "
+RECIPE += "schedule, optimizer, weight_decay, betas, gradient_clip, b_ratio, checkpoint_every, thought, objective"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -180,7 +180,11 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
         (["training.epochs=x"], r"training\.epochs='x': .*integer"),
         (["training.epochs=2.0"], r"training\.epochs=2\.0: .*integer"),
         (["training.epochs=true"], r"training\.epochs=True: .*integer"),
-        (["training.epochs=null"], r"training\.epochs.*integer"),
+        (["training.batch_size=null"], r"training\.batch_size.*integer"),
+        (["training.optimizer=sgd"], r"training\.optimizer='sgd': .*'adamw' or 'adamw_8bit'"),
+        (["training.schedule=step"], r"training\.schedule='step': .*'cosine' or 'cosine_from_zero'"),
+        (["training.warmup_share=1"], r"training\.warmup_share=1: .*less than 1.*"),
+        (["+training.batch_size_of.a=x"], r"training\.batch_size_of\.a='x': .*integer"),
         (["training.epochs=-1"], r"training\.epochs=-1: .*greater than 0"),
         (["training.learning_rate=0"], r"training\.learning_rate=0: .*greater than 0"),
         (["training.learning_rate=nan"], r"training\.learning_rate=nan: .*(greater|less) than .*"),

@@ -14,6 +14,7 @@ from alttrain.records import Example, Segment
 THINK = ("<think>", "</think>")
 SOLUTION = ("<answer>", "</answer>")
 ROW = {"prompt": "Hi?", "label": "benign"}
+SLICE = {"summary_end_idx": 7, "next_sentence_end_idx": 9}
 
 
 def written(path: Path, *rows: dict[str, Any]) -> str:
@@ -286,8 +287,8 @@ def shipped(name: str, **changes: Any) -> Rows:
         (
             "safekey",
             [
-                {"question": "Q?", "source": "4o_rewrite", "response": "<think>\nt\n</think>\n\na"},
-                {"question": "R?", "source": "HarmBench", "response": "<think>\nu\n</think>\n\nb"},
+                {"question": "Q?", "source": "4o_rewrite", "response": "<think>\nt\n</think>\n\na", **SLICE},
+                {"question": "R?", "source": "HarmBench", "response": "<think>\nu\n</think>\n\nb", **SLICE},
             ],
             [("Q?", "benign", "", "t", "a"), ("R?", "harmful", "", "u", "b")],
         ),
@@ -303,6 +304,20 @@ def test_columns_of_sets_on_the_hub_alone(name: str, rows: list[dict[str, Any]],
     written(tmp_path / "a.jsonl", *rows)
     examples = shipped(name, data_dir=str(tmp_path), file="a.jsonl").examples(None)
     assert [(e.prompt, e.label, e.category, e.thought[0].text, e.answer) for e in examples] == read
+
+
+def test_safekeys_key_sentence_is_the_slice_its_data_names(tmp_path: Path) -> None:
+    thought = "The user asks how. That would hurt people. No."
+    row = {"question": "Q?", "source": "AttaQ", "response": f"<think>\n{thought}\n</think>\n\na"}
+    at = {"summary_end_idx": 8 + 18, "next_sentence_end_idx": 8 + 42}
+    written(tmp_path / "a.jsonl", {**row, **at})
+    (example,) = shipped("safekey", data_dir=str(tmp_path), file="a.jsonl").examples(None)
+    assert example.key_sentence == "That would hurt people."
+    written(tmp_path / "a.jsonl", {**row, **at, "next_sentence_end_idx": 4})
+    with pytest.raises(ValueError, match=r"summary_end_idx=26, next_sentence_end_idx=4: not characters of response"):
+        shipped("safekey", data_dir=str(tmp_path), file="a.jsonl").examples(None)
+    with pytest.raises(ValueError, match=r"slices\.key_sentence=\['response'\]: accepted: columns of text, start, end"):
+        Rows("r", path="x", slices={"key_sentence": ["response"]})
 
 
 @needs_shared

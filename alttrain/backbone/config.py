@@ -59,10 +59,13 @@ class LoRA:
 
 @dataclass(frozen=True)
 class FullFineTuning:
-    """No adapter: all weights are trained, kept in float32 with products in bfloat16 where the device does these well.
+    """No adapter: all weights are trained, and the trained model is saved whole, in bfloat16.
 
-    The trained model is saved whole, in bfloat16.
+    `weights` "float32" keeps them so, with products in bfloat16 where the device does these well; "bfloat16" keeps
+    weights, gradients and moments in it there, which takes half the memory.
     """
+
+    weights: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,10 @@ from typing import Any
 
 from alttrain.records import Example, Label, Rejected, build
 
-FIELDS = ("id", "prompt", "label", "category", "phrasing", "thought", "answer", "gold", "goal", "response", "dialogue")
+FIELDS = (
+    *("id", "prompt", "label", "category", "phrasing", "thought", "answer", "gold", "goal", "response", "dialogue"),
+    "key_sentence",
+)
 """What a column may fill: the fields of an Example; `response`, a thought and an answer in one text; and `dialogue`, a
 list of the user's turns, of which the last is the prompt."""
 
@@ -30,6 +33,7 @@ class Columns:
     - `where`: column -> the value, or the list of values, of the rows that are meant; others are not looked at.
     - `labels`: value of the label's column -> harmful or benign; "*" stands for every other value.
     - `extract`: our field -> a pattern (the dot matches newlines) whose first group is the field's text.
+    - `slices`: our field -> columns of a text and of the characters where the field begins in it and where it ends.
     - `erase`: our field -> a pattern removed from its text.
     - `thought_tags`, `answer_tags`: opening and closing tag of the thought, and of the answer if it has any, in a
       `response`. The opening tag may be missing, as where the prompt's template has written it.
@@ -44,6 +48,7 @@ class Columns:
     where: Mapping[str, Scalar | Sequence[Scalar]] = field(default_factory=dict)
     labels: Mapping[str, Label] = field(default_factory=dict)
     extract: Mapping[str, str] = field(default_factory=dict)
+    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     erase: Mapping[str, str] = field(default_factory=dict)
     thought_tags: Sequence[str] = ()
     answer_tags: Sequence[str] = ()
@@ -53,7 +58,7 @@ class Columns:
 
     def check(self, name: str) -> None:
         """Raise ValueError for a mapping that no row could satisfy."""
-        for key in ("columns", "constants", "extract", "erase"):
+        for key in ("columns", "constants", "extract", "slices", "erase"):
             unknown = sorted(set(getattr(self, key)) - set(FIELDS))
             if unknown:
                 raise ValueError(f"{name}: {key} names {unknown[0]!r}; accepted fields: {', '.join(FIELDS)}")
@@ -65,6 +70,11 @@ class Columns:
                     raise ValueError(f"{name}: {key}.{field_name}={pattern!r}: not a pattern: {error}") from error
                 if key == "extract" and not groups:
                     raise ValueError(f"{name}: extract.{field_name}={pattern!r}: needs a group, the text to take")
+        for field_name, wanted in self.slices.items():
+            if len(wanted) != 3:
+                raise ValueError(
+                    f"{name}: slices.{field_name}={list(wanted)!r}: the columns of a text, a start, an end"
+                )
         for key in ("thought_tags", "answer_tags"):
             tags = getattr(self, key)
             if tags and (len(tags) != 2 or not all(tags)):
@@ -115,6 +125,11 @@ class Columns:
         fields |= self.constants
         for name, column in self.columns.items():
             fields[name] = _found(raw, [column] if isinstance(column, str) else column, name, place)
+        for name, wanted in self.slices.items():
+            text, start, end = (_found(raw, [column], name, place) for column in wanted)
+            if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(str(text))):
+                raise ValueError(f"{place}: {wanted[1]}={start!r}, {wanted[2]}={end!r}: not characters of {wanted[0]}")
+            fields[name] = str(text)[start:end].strip()
         if self.golds:
             fields["gold"] = [str(_found(raw, [column], "gold", place)) for column in self.golds]
         for name in ("category", "phrasing"):

@@ -82,6 +82,7 @@ class Rows:
     where: Mapping[str, Scalar | Sequence[Scalar]] = field(default_factory=dict)
     labels: Mapping[str, Label] = field(default_factory=dict)
     extract: Mapping[str, str] = field(default_factory=dict)
+    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     erase: Mapping[str, str] = field(default_factory=dict)
     thought_tags: Sequence[str] = ()
     answer_tags: Sequence[str] = ()
@@ -154,7 +155,7 @@ class Rows:
 
     @property
     def _map(self) -> Columns:
-        texts = (self.extract, self.erase, self.thought_tags, self.answer_tags)
+        texts = (self.extract, self.slices, self.erase, self.thought_tags, self.answer_tags)
         asked = (self.golds, self.choices, self.choice_seed)
         return Columns(self.columns, self.constants, self.where, self.labels, *texts, *asked)
 

@@ -29,7 +29,8 @@ class Example:
     `turns` are the user's earlier messages of a multi-turn dialogue, oldest first; `prompt` is the last one. `goal` is
     what an attack is after, in plain words, where the set tells it. `trace_hash` is the hash of the original thought
     and answer a rewrite started from. A `partial` example trains only the opening of a thought: the thought is not
-    closed, and no answer follows.
+    closed, and no answer follows. `key_sentence` is the one that says whether the request is harmful, where the data
+    marks it.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Example:
     partial: bool = False
     turns: tuple[str, ...] = ()
     goal: str = ""
+    key_sentence: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alttrain.backbone import LoRA, Weights, resolve
+from alttrain.backbone import FullFineTuning, LoRA, Weights, resolve
 from alttrain.backbone.device import free_system_memory, keep_freed_memory
 from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
 from alttrain.config.identity import shaping_of_engine
@@ -83,7 +83,7 @@ class Session:
         return load_model(self.weights, self.dtype(requested), device or self.device, kernel, shrunk)
 
     def trainable(self, precision: str) -> Any:
-        """The backbone with what is to be trained: a fresh adapter, or all weights, which are kept in float32."""
+        """The backbone with what is to be trained: a fresh adapter, or all weights."""
         from alttrain.backbone.weights import add_lora
 
         kernel, hardware = self.run.backbone.attention, self.run.hardware
@@ -91,7 +91,8 @@ class Session:
         device = "cpu" if sharded else None  # it is moved layer by layer, since no device may hold it whole
         if isinstance(self.run.adapter, LoRA):
             return add_lora(self.model(precision, kernel, device), self.run.adapter, self.run.seed)
-        return self.model("float32", kernel).requires_grad_(True)
+        half = isinstance(self.run.adapter, FullFineTuning) and self.run.adapter.weights == "bfloat16"
+        return self.model(precision if half else "float32", kernel).requires_grad_(True)
 
     def save(self, model: Any, weights: Mapping[str, Any], card: str, folder: Path) -> None:
         """Write what was trained, with tokenizer, template and model card; the folder appears when it is whole."""
