@@ -19,8 +19,9 @@ NOT_SHAPING = (
     "dataset.sources.*.path",
     "dataset.sources.*.file",
     "dataset.sources.*.data_dir",
-    *(f"rewrite.teacher.writer.{key}" for key in ("base_url", "key_variable", "concurrency", "attempts", "timeout_s")),
-    *(f"rewrite.teacher.writer.{key}" for key in ("backoff_s", "longest_pause_s")),
+    *(f"rewrite.*.{key}" for key in ("base_url", "key_variable", "concurrency", "attempts", "timeout_s")),
+    *(f"rewrite.*.{key}" for key in ("backoff_s", "longest_pause_s")),
+    "rewrite.may_lose",
 )
 """Keys that leave the result as it is: where a file stands (its content is hashed), how a server is asked."""
 

@@ -22,7 +22,7 @@ from alttrain.backbone.source import at_hand
 from alttrain.config import RunError
 from alttrain.generation import InProcess
 from alttrain.records import Example
-from alttrain.rewrite import render
+from alttrain.rewrite import lacks_original, render
 from alttrain.run.assembly import Run
 from alttrain.training import SupervisedFineTuning
 
@@ -87,7 +87,7 @@ def guessed_rows(rows: Sequence[Example], max_length: int) -> tuple[int, ...]:
 
 def lacks_originals(run: Run, rows: Sequence[Example]) -> bool:
     """Whether the backbone must be asked for traces and answers before the rewrite."""
-    return any(row.label in run.structure.continues and not row.thought for row in rows)
+    return any(lacks_original(run.structure, row) for row in rows)
 
 
 def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
@@ -182,16 +182,20 @@ def _generating(
     def remedies() -> Iterator[tuple[str, int]]:
         if device.name != "cpu":
             yield "backbone.quantization=nf4", sum(parts(new_tokens, "nf4").values())
+        cap = tokens_key(run) if stage == "rewrite" else "protocol.decoding.max_new_tokens"
         fewer = new_tokens // 2
         while fewer:
-            yield f"{CAPS[stage]}={fewer}", sum(parts(fewer).values())
+            yield f"{cap}={fewer}", sum(parts(fewer).values())
             fewer //= 2
 
     return Need(stage, parts(new_tokens), remedies)
 
 
-CAPS = {"rewrite": "rewrite.original.tokens", "generate": "protocol.decoding.max_new_tokens"}
-"""What caps the new tokens of a stage that generates."""
+def tokens_key(run: Run) -> str:
+    """The key that caps what the backbone writes when it is asked for originals."""
+    kind = "reasoning" if run.backbone.untrained_thought == "open" else "short"
+    nested = kind in (run.config["rewrite"].get("original") or {})
+    return f"rewrite.original.{kind}.tokens" if nested else "rewrite.original.tokens"
 
 
 def _width(dtype: str, device: Device) -> int:
