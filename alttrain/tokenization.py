@@ -124,7 +124,7 @@ class Renderer:
         return self._batch([template.prompt(e.prompt, system, thought, e.turns) for e in examples])
 
     def sequence(self, example: Example) -> Sequence:
-        """Prompt and response of an example to train on. Raises ValueError where it has no thought or answer."""
+        """Prompt and response of an example to train on. Raises ValueError where it has neither thought nor answer."""
         return self.render([example])[0]
 
     def render(self, examples: Iterable[Example]) -> list[Sequence]:
@@ -135,8 +135,8 @@ class Renderer:
         return [Sequence(e.id, p, r) for e, p, r in zip(examples, prompts, responses, strict=True)]
 
     def _response_text(self, example: Example) -> str:
-        if not example.thought or not (example.answer or example.partial):
-            raise ValueError(f"{example.id}: an example to train on needs a thought and an answer")
+        if example.shape == "prompt_only":
+            raise ValueError(f"{example.id}: an example to train on needs a thought or an answer")
         return self.backbone.template.response(render(example.thought), None if example.partial else example.answer)
 
     def sequences(self, examples: Iterable[Example], max_length: int) -> tuple[list[Sequence], list[str]]:

@@ -10,6 +10,7 @@ import pytest
 from alttrain.dataset import Rows
 from alttrain.dataset.columns import split_response
 from alttrain.records import Example, Segment
+from alttrain.rewrite import render
 
 THINK = ("<think>", "</think>")
 SOLUTION = ("<answer>", "</answer>")
@@ -281,8 +282,12 @@ def shipped(name: str, **changes: Any) -> Rows:
         ),
         (
             "r1_act",
-            [{"instruction": "Q?", "response": "<think>\nt\n</think>\na"}],
-            [("Q?", "harmful", "", "t", "a")],
+            [
+                {"instruction": "Q?", "response": "t\n\nu\n</think>"},
+                {"instruction": "R?", "response": "a\n"},
+                {"instruction": "S?", "response": "<think>\nt\n</think>\n"},
+            ],
+            [("Q?", "harmful", "", "t\n\nu", ""), ("R?", "benign", "", "", "a"), ("S?", "harmful", "", "t", "")],
         ),
         (
             "safekey",
@@ -303,7 +308,31 @@ def test_columns_of_sets_on_the_hub_alone(name: str, rows: list[dict[str, Any]],
     """As their cards and training code have them; the sets themselves cannot be had here."""
     written(tmp_path / "a.jsonl", *rows)
     examples = shipped(name, data_dir=str(tmp_path), file="a.jsonl").examples(None)
-    assert [(e.prompt, e.label, e.category, e.thought[0].text, e.answer) for e in examples] == read
+    assert [(e.prompt, e.label, e.category, render(e.thought), e.answer) for e in examples] == read
+
+
+def test_r1_acts_rows_are_labelled_by_their_shape(tmp_path: Path) -> None:
+    """859 thoughts that end unanswered and 100 answers without a thought; another shape is left out by name."""
+    refusals = [{"instruction": f"Q{n}?", "response": f"Thought {n}.\n</think>"} for n in range(859)]
+    plain = [{"instruction": f"R{n}?", "response": f"Answer {n}."} for n in range(100)]
+    others = [{"instruction": "S?", "response": "t</think>a"}, {"instruction": "T?", "response": "<think>cut off"}]
+    written(tmp_path / "a.jsonl", *refusals, *plain, *others)
+    reading = shipped("r1_act", data_dir=str(tmp_path), file="a.jsonl").read(None)
+    assert Counter((e.label, e.shape) for e in reading.examples) == {
+        ("harmful", "thought_only"): 859,
+        ("benign", "answer_only"): 100,
+    }
+    assert [row.reason for row in reading.rejected] == [
+        "it has both a thought and an answer",
+        "the thought is not closed",
+    ]
+
+
+def test_first_rows_are_those_of_the_file_that_pass_the_filter(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{n}", "label": "benign", "kind": n % 2} for n in range(9)]
+    path = written(tmp_path / "a.jsonl", *rows)
+    source = Rows("a", str(path), where={"kind": 1}, first=3)
+    assert [example.prompt for example in source.examples(None)] == ["p1", "p3", "p5"]
 
 
 def test_safekeys_key_sentence_is_the_slice_its_data_names(tmp_path: Path) -> None:

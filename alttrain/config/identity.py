@@ -22,7 +22,8 @@ NOT_SHAPING = (
     "dataset.sources.*.path",
     "dataset.sources.*.file",
     "dataset.sources.*.data_dir",
-    *(f"rewrite.teacher.writer.{key}" for key in HOW_ASKED),
+    *(f"rewrite.*.{key}" for key in HOW_ASKED),
+    "rewrite.may_lose",
 )
 """Keys that leave the result as it is: where a file stands (its content is hashed), how a server is asked."""
 

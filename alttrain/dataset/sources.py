@@ -7,16 +7,17 @@ the hub's cache; writes nothing.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from annotated_types import Gt
 
 from alttrain.dataset import hub as hub_room
-from alttrain.dataset.columns import Columns, Scalar
+from alttrain.dataset.columns import WHOLE, Columns, Scalar
 from alttrain.dataset.rows import content_hash, read_raw
 from alttrain.dataset.strata import shuffled
-from alttrain.records import Example, Label, Rejected
+from alttrain.records import Example, Label, Rejected, Shape
 
 
 class ExampleSource(Protocol):
@@ -64,9 +65,9 @@ class Rows:
     usable trace is left out by name; a malformed one is an error.
 
     A * in the name of `file` stands for all files that match, in the order of their names; each row then has a column
-    `part`, the name of its file without its ending. `sample` keeps the rows that Hugging Face's `shuffle(sample_seed)`
-    would put first among those that pass the filter, in file order. `rows_at` is the key of the rows in a JSON file
-    that is an object.
+    `part`, the name of its file without its ending. `first` keeps the first rows of the file that pass the filter;
+    `sample` those that Hugging Face's `shuffle(sample_seed)` would put first among them, in file order. `rows_at` is
+    the key of the rows in a JSON file that is an object.
     """
 
     name: str
@@ -86,9 +87,11 @@ class Rows:
     erase: Mapping[str, str] = field(default_factory=dict)
     thought_tags: Sequence[str] = ()
     answer_tags: Sequence[str] = ()
+    shapes: Sequence[Shape] = WHOLE
     golds: Sequence[str] = ()
     choices: Sequence[str] = ()
     choice_seed: int | None = None
+    first: Annotated[int, Gt(0)] | None = None
     sample: Annotated[int, Gt(0)] | None = None
     sample_seed: int = 42
     limit: Annotated[int, Gt(0)] | None = None
@@ -115,9 +118,8 @@ class Rows:
         seen: dict[str, str] = {}
         origin, rows = self._rows()
         columns = self._map
-        for place, source, default_id, raw in rows:
-            if not columns.meant(raw, place):
-                continue
+        meant = (row for row in rows if columns.meant(row[3], row[0]))
+        for place, source, default_id, raw in islice(meant, self.first):
             found = columns.example(raw, place, default_id, source)
             if found.id in seen:
                 raise ValueError(f"{place}: id {found.id!r} stands already at {seen[found.id]}; ids must be unique")
@@ -155,7 +157,7 @@ class Rows:
 
     @property
     def _map(self) -> Columns:
-        texts = (self.extract, self.slices, self.erase, self.thought_tags, self.answer_tags)
+        texts = (self.extract, self.slices, self.erase, self.thought_tags, self.answer_tags, self.shapes)
         asked = (self.golds, self.choices, self.choice_seed)
         return Columns(self.columns, self.constants, self.where, self.labels, *texts, *asked)
 

@@ -7,6 +7,9 @@ Label = Literal["harmful", "benign"]
 Step = Literal["understanding", "assessment", "reasoning", "refusal", "primer"]
 """The steps of a thought: problem understanding (PU), harmfulness assessment (HA), and conditional reasoning (CR),
 which is either `reasoning` on or a `refusal`. A `primer` is a fixed opening after which the model is on its own."""
+Shape = Literal["thought_and_answer", "thought_only", "answer_only", "opening", "prompt_only"]
+"""What a row has of a response. With `thought_only` the turn ends where the thought is closed; `answer_only` is trained
+on after an empty thought; an `opening` is neither closed nor ended; `prompt_only` is nothing to train on."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,19 @@ class Example:
     turns: tuple[str, ...] = ()
     goal: str = ""
     key_sentence: str = ""
+
+    @property
+    def shape(self) -> Shape:
+        """What the example has of a response."""
+        thought = any(segment.text for segment in self.thought)
+        return "opening" if self.partial and thought else shape_of(thought, bool(self.answer))
+
+
+def shape_of(thought: bool, answer: bool) -> Shape:
+    """The shape of a response that has a thought, an answer, both or neither."""
+    if thought:
+        return "thought_and_answer" if answer else "thought_only"
+    return "answer_only" if answer else "prompt_only"
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,11 @@ class Session:
             self._scorer = (asked, load_scorer(resolve(model).folder, dtype, self.device))
         return self._scorer[1]
 
+    def let_scorer_go(self) -> None:
+        """Give up the judge's model, before something else loads."""
+        self._scorer = None
+        free()
+
 
 _SHELF: dict[tuple[str, ...], Any] = {}
 """The backbone that generated last, in this process."""

@@ -11,6 +11,7 @@ Memory is refused only for stages that this run executes: a check by itself repo
 import difflib
 import logging
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
@@ -23,13 +24,14 @@ from alttrain.evaluation import Benchmark, HumanEval
 from alttrain.evaluation.benchmark import KINDS
 from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected, read_rows
-from alttrain.rewrite import TemplateTeacher
+from alttrain.rewrite import TemplateTeacher, lacks_original
 from alttrain.rewrite.teachers import Desk
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.session import Session
 from alttrain.run.stages.generate import prompt_text
-from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large
+from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large, tokens_key
+from alttrain.run.stages.rewrite import refuse_losses
 from alttrain.tokenization import Renderer
 from alttrain.training import SupervisedFineTuning
 
@@ -48,8 +50,11 @@ def check_light(run: Run, data: bool = True) -> None:
     check_writable(run.output_dir)
     if {"train", "judge"} & set(run.stages):
         run.tracker.verify()
-    if data and run.training.trains:
-        run.dataset.examples(run.seed)
+    teacher = run.structure.teacher
+    if run.training.trains and (data or isinstance(teacher, TemplateTeacher)):
+        rows = run.dataset.examples(run.seed)
+        if isinstance(teacher, TemplateTeacher) and "rewrite" in run.stages:
+            teacher.check(rows)
     for benchmark in run.benchmarks:
         run.protocol.decoding_for(benchmark)
         if data:
@@ -124,6 +129,7 @@ def _refuse_without_gpu(run: Run) -> None:
 def check(run: Run, session: Session) -> None:
     """Prove the rendering of every row and estimate the memory. Raises RunError, naming rows or keys."""
     rows = run.dataset.examples(run.seed) if run.training.trains else []
+    examples_without_model(run, rows)  # a label that is lost is told before anything is fetched
     renderer, missing = _tokenizer_alone(run)
     refuse_too_large(run, rows, prove(run, rows, renderer) if renderer else guess(run, rows))
     if renderer is None and MODEL_STAGES & set(run.stages):
@@ -162,6 +168,10 @@ def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
         return Sizes(max(longest))
     lengths = [len(prompt) for prompt in renderer.prompts(rows, run.training.thought)]
     _refuse_too_long(run, "dataset", rows, lengths, 1, "one token of response")
+    if run.structure.original is not None and lacks_originals(run, rows):
+        asks = [lacks_original(run.structure, row) for row in rows]
+        asked, longs = list(compress(rows, asks)), list(compress(lengths, asks))
+        _refuse_too_long(run, "dataset", asked, longs, run.structure.original.tokens, tokens_key(run))
     trained = _prove_rows(run, rows, renderer, run.training.max_length)
     rendered = trained or guessed_rows(rows, run.training.max_length)
     return Sizes(max(longest), max(lengths), rendered, counted=trained is not None)
@@ -207,7 +217,7 @@ def _prove_rows(run: Run, rows: Sequence[Example], renderer: Renderer, max_lengt
     if examples is None:
         log.info("check     the rows to train on take a model to make; the rewrite stage makes them")
         return None
-    trainable = [example for example in examples if example.thought and (example.answer or example.partial)]
+    trainable = [example for example in examples if example.shape != "prompt_only"]
     if not trainable:
         return None  # the rewrite stage says what is missing
     kept, too_long = renderer.sequences(trainable, max_length)
@@ -242,9 +252,9 @@ def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] |
     assessed = {}
     if structure.teacher is not None:
         assessed = dict(structure.teacher.assess(rows, run.seed, Desk(cache_folder())))
-    made = []
-    for example in rows:
-        assessment = assessed.get(example.id)
-        if not isinstance(assessment, Rejected):
-            made.append(structure.rewrite(example, run.seed, assessment))
-    return [example for example in made if not isinstance(example, Rejected)]
+    made = [
+        found if isinstance(found := assessed.get(row.id), Rejected) else structure.rewrite(row, run.seed, found)
+        for row in rows
+    ]
+    refuse_losses(run, rows, [row for row in made if isinstance(row, Rejected)])
+    return [row for row in made if isinstance(row, Example)]

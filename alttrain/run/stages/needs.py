@@ -22,7 +22,7 @@ from alttrain.backbone.source import at_hand
 from alttrain.config import RunError
 from alttrain.generation import InProcess
 from alttrain.records import Example
-from alttrain.rewrite import render
+from alttrain.rewrite import lacks_original, render
 from alttrain.run.assembly import Run
 from alttrain.training import SupervisedFineTuning
 
@@ -87,7 +87,7 @@ def guessed_rows(rows: Sequence[Example], max_length: int) -> tuple[int, ...]:
 
 def lacks_originals(run: Run, rows: Sequence[Example]) -> bool:
     """Whether the backbone must be asked for traces and answers before the rewrite."""
-    return any(row.label in run.structure.continues and not row.thought for row in rows)
+    return any(lacks_original(run.structure, row) for row in rows)
 
 
 def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
@@ -125,7 +125,7 @@ def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device
         and not (run.folder / "train.json").exists()
     ):
         if isinstance(engine, InProcess) and lacks_originals(run, rows) and run.structure.original is not None:
-            caps = {"rewrite.original.tokens": run.structure.original.tokens}
+            caps = {tokens_key(run): run.structure.original.tokens}
             yield _generating(run, engine, shape, "rewrite", sizes.dataset_prompt, caps, device)
         yield _training(run, shape, run.training, sizes, device)
     if run.benchmarks and isinstance(engine, InProcess):
@@ -206,6 +206,13 @@ def _generating(
             fewer //= 2
 
     return Need(stage, parts(most), remedies)
+
+
+def tokens_key(run: Run) -> str:
+    """The key that caps what the backbone writes when it is asked for originals."""
+    kind = "reasoning" if run.backbone.untrained_thought == "open" else "short"
+    nested = kind in (run.config["rewrite"].get("original") or {})
+    return f"rewrite.original.{kind}.tokens" if nested else "rewrite.original.tokens"
 
 
 def _width(dtype: str, device: Device) -> int:
