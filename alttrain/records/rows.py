@@ -43,6 +43,7 @@ class Example:
     trace_hash: str = ""
     partial: bool = False
     turns: tuple[str, ...] = ()
+    goal: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Generation:
     sample: int = 0
     earlier: tuple[str, ...] = ()
     error: str = ""
+    turns: tuple[str, ...] = ()
+    goal: str = ""
 
 
 @dataclass(frozen=True)

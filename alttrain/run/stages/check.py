@@ -1,6 +1,7 @@
 """Stage check: what can be known to fail is told before any weights load. Writes nothing itself.
 
-`check_light` runs always and first: data files, rows, the backbone's folder, packages it wants. The stage proper proves
+`check_light` runs always and first: data files, rows, the backbone's folder, packages it wants, and whether the teacher
+and the judges that are still to be asked can be: their keys, servers, models, texts and goals. The stage proper proves
 the rendering on the ids of every row, refuses prompts that the context cannot hold, and estimates each stage's memory.
 
 The tokenizer is taken from where it is, or from the hub alone; neither needs the weights. Where it cannot be had, a run
@@ -10,20 +11,22 @@ Memory is refused only for stages that this run executes: a check by itself repo
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from alttrain.backbone.device import check_kernels, has_gpu_driver
-from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path
+from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path, why_absent
 from alttrain.config import RunError
-from alttrain.evaluation import HumanEval
+from alttrain.evaluation.judges import check_goals
 from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected, read_rows
 from alttrain.rewrite import TemplateTeacher
-from alttrain.rewrite.teachers import Desk
+from alttrain.rewrite.teachers import AskedTeacher, Desk
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
-from alttrain.run.session import Session
+from alttrain.run.session import Session, judge_model
 from alttrain.run.stages.generate import prompt_text
+from alttrain.run.stages.judge import is_judged, judges_of
 from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large
 from alttrain.tokenization import Renderer
 from alttrain.training import SupervisedFineTuning
@@ -48,8 +51,14 @@ def check_light(run: Run, data: bool = True) -> None:
     for benchmark in run.benchmarks:
         if data:
             benchmark.rows.examples(None)
-        if isinstance(benchmark.judge, HumanEval) and "judge" in run.stages:
-            benchmark.judge.sandbox.verify()
+        if "judge" in run.stages and not is_judged(run, benchmark):
+            for where, judge in judges_of(run, benchmark).items():
+                check_goals(judge, benchmark.name, benchmark.rows.examples(None) if judge.needs_goal else [])
+                judge.verify(where, partial(_model_fault, run))
+    if "rewrite" in run.stages and run.training.trains and not (run.folder / "rewrite.json").exists():
+        for part in ("teacher", "understander"):
+            if isinstance(teacher := getattr(run.structure, part), AskedTeacher):
+                teacher.verify(f"rewrite.{part}")
     source = run.backbone.source
     if is_path(source) and not Path(source).expanduser().is_dir():
         raise RunError(
@@ -59,6 +68,11 @@ def check_light(run: Run, data: bool = True) -> None:
         check_kernels(run.backbone.quantization, run.backbone.attention, cuda=has_gpu_driver())
     _refuse_without_gpu(run)
     check_belongs(run)
+
+
+def _model_fault(run: Run, source: str, revision: str | None) -> str:
+    """Why a judge's model cannot be had; "" where it can."""
+    return why_absent(judge_model(run, source, revision))
 
 
 def _refuse_without_gpu(run: Run) -> None:
