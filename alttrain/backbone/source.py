@@ -163,7 +163,7 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
 
 
 def why_absent(backbone: "Backbone") -> str:
-    """Why a model's weights are neither at hand nor to be had, or "". Nothing is fetched: the hub is asked for a head."""
+    """Why a model's weights are neither at hand nor to be had, or "". Nothing is fetched."""
     local = Path(backbone.source).expanduser()
     if local.is_dir() or is_path(backbone.source):
         found = (local / "config.json").is_file()

@@ -288,9 +288,9 @@ class Qwen3Guard(Guard):
 
 @dataclass(frozen=True)
 class GraniteGuardian(Guard):
-    """Granite Guardian 3.3 (IBM, 2025): does the answer meet a criterion? `says` is what it says of an answer that does.
+    """Granite Guardian 3.3 (IBM, 2025): does the answer meet a criterion? `says` is what such an answer is.
 
-    `criterion` is one of the model's own (harm), or a `custom` one: a sentence.
+    `criterion` is the id of one of the model's own (harm), or a `custom` one: a sentence.
     """
 
     says: Says
