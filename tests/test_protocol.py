@@ -17,12 +17,11 @@ from omegaconf import DictConfig
 from alttrain.config import RunError, register
 from alttrain.config.identity import HOW_ASKED
 from alttrain.dataset import Rows, jailbreak_artifacts
-from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalPhrases, seen_by_judge
+from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalPhrases
 from alttrain.evaluation.benchmark import KINDS
 from alttrain.generation import Decoding, InProcess
 from alttrain.generation.choosing import draw
 from alttrain.generation.engines import LocalEngine, Prompt
-from alttrain.records import Generation
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.session import Session
 from alttrain.run.stages import needs
@@ -253,7 +252,6 @@ def test_the_hash_covers_what_applied_to_a_benchmark_and_nothing_else(content: d
     assert moved("protocol.decoding.repetition_penalty=1.1") == ["xstest_safe", "gsm8k"]
     assert moved("protocol.quantization=nf4") == ["xstest_safe", "gsm8k"]
     assert moved("protocol.judged=answer") == ["xstest_safe", "gsm8k"]
-    assert moved("+evaluation.benchmarks.xstest_safe.judged_against=goal") == ["xstest_safe"]
     assert moved("evaluation.benchmarks.gsm8k.rows.limit=5") == ["gsm8k"]
     assert moved("evaluation.benchmarks.gsm8k.rows.file=elsewhere") == []
     # greedy decoding looks at neither
@@ -295,33 +293,14 @@ def test_an_old_folders_fingerprint_is_what_it_was(content: dict[str, str]) -> N
     }
 
 
-# --- what a judge sees ---
-
-MADE = Generation("g", "Attack?", "harmful", "", (), "t</think>a", "t", "a", True, "stop", 1, 1, goal="Goal?")
-
-
-def test_a_judge_is_shown_the_prompt_or_the_goal() -> None:
-    against = {each: seen_by_judge(MADE, "both", each) for each in ("prompt", "goal")}  # type: ignore[arg-type]
-    assert {each: (seen.prompt, seen.goal, seen.answer) for each, seen in against.items()} == {
-        "prompt": ("Attack?", "", "t</think>a"),
-        "goal": ("Goal?", "Goal?", "t</think>a"),
-    }
-
-
-def test_a_judge_of_a_dialogue_has_all_its_turns_and_the_goal_beside_them() -> None:
-    dialogue = replace(MADE, turns=("One?", "Two?"), earlier=("1.", "2."))
-    assert seen_by_judge(dialogue, "answer", "goal") == dialogue
-    assert seen_by_judge(dialogue, "answer") == replace(dialogue, goal="")
-
-
 # --- the check ---
 
 
-def judged_against_goal(rows: list[dict[str, Any]], folder: Path, **columns: str) -> Benchmark:
+def with_rows(rows: list[dict[str, Any]], folder: Path, **columns: str) -> Benchmark:
     path = folder / "rows.jsonl"
     path.write_text("".join(f"{json.dumps({'label': 'harmful', **row})}\n" for row in rows), encoding="utf-8")
     source = Rows("x", str(path), columns=columns)
-    return Benchmark("x", "harm", "harmful_rate", source, RefusalPhrases(), judged_against="goal")
+    return Benchmark("x", "harm", "harmful_rate", source, RefusalPhrases())
 
 
 def light(folder: Path, benchmark: Benchmark, protocol: Protocol, **parts: Any) -> Any:
@@ -330,24 +309,13 @@ def light(folder: Path, benchmark: Benchmark, protocol: Protocol, **parts: Any) 
     return replace(run, folder=folder / "runs" / "r", benchmarks=(benchmark,), protocol=protocol, **parts)
 
 
-def test_a_benchmark_without_the_goals_it_is_judged_against_is_refused(tmp_path: Path) -> None:
-    rows = [{"id": "a", "prompt": "Q?", "goal": "G"}, {"id": "b", "prompt": "R?", "goal": None}]
-    benchmark = judged_against_goal(rows, tmp_path)
-    told = (
-        r"evaluation\.benchmarks\.x\.judged_against=goal: 1 of 2 rows have no goal, such as b; set "
-        r"evaluation\.benchmarks\.x\.rows\.columns\.goal to the column that holds it, or judged_against=prompt"
-    )
-    with pytest.raises(RunError, match=told):
-        check_light(light(tmp_path, benchmark, a_protocol()))
-
-
 def test_rows_without_a_prompt_are_left_out_by_name_and_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Run, "evaluation_fingerprint", lambda self, benchmark: {})
     caplog.set_level(logging.INFO)
     rows = [{"id": "a", "prompt": "Q?", "aim": "G"}, {"id": "b", "prompt": None, "aim": "G"}]
-    check_light(light(tmp_path, judged_against_goal(rows, tmp_path, goal="aim"), a_protocol()))
+    check_light(light(tmp_path, with_rows(rows, tmp_path, goal="aim"), a_protocol()))
     assert "x: 1 rows left out: b (no prompt)" in caplog.text
 
 
@@ -364,14 +332,14 @@ def test_what_a_protocol_cannot_have_is_told_before_any_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], engine: str | None, message: str
 ) -> None:
     monkeypatch.setattr(sys.modules["alttrain.run.stages.check"], "has_gpu_driver", lambda: False)
-    benchmark = judged_against_goal([{"prompt": "Q?", "goal": "G"}], tmp_path)
+    benchmark = with_rows([{"prompt": "Q?", "goal": "G"}], tmp_path)
     parts = {"generation": SimpleNamespace()} if engine else {}
     with pytest.raises((RunError, ValueError), match=message):
         check_light(light(tmp_path, benchmark, a_protocol(**fields), **parts))
 
 
 def test_a_misspelt_kind_is_refused_by_name(tmp_path: Path) -> None:
-    benchmark = judged_against_goal([{"prompt": "Q?", "goal": "G"}], tmp_path)
+    benchmark = with_rows([{"prompt": "Q?", "goal": "G"}], tmp_path)
     run = light(tmp_path, benchmark, a_protocol(settings={"math": {"max_new_tokens": 5}}))
     told = r"protocol\.settings\.math: there is no benchmark 'math', in this run or to choose; did you mean 'maths'\?"
     with (

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import compared
+from made_runs import compared, make_run, no_train
 from made_runs import made_tables as made
-from made_runs import make_run, no_train
 from rich.console import Console
 from scipy import stats
 
 from alttrain.config import preview, register
 from alttrain.evaluation.statistics import Estimate, holm, minimum_detectable_effect, rate_over_seeds, wilson
-from alttrain.report import TITLES, Entry, console, evaluations, latex, markdown, read_csv, tables, variants, write_csv
+from alttrain.report import TITLES, Entry, console, evaluations, latex, markdown, read_csv, variants, write_csv
 from alttrain.report.columns import RECOGNISING
 from alttrain.report.commands import command, described
 from alttrain.report.entries import Grid, grids

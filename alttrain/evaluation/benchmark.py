@@ -14,8 +14,6 @@ accuracy: share of questions answered right."""
 Kind = Literal["harm", "over_refusal", "maths", "code", "knowledge", "summary"]
 """What a benchmark asks for; a protocol may decode each kind in its own way."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Against = Literal["prompt", "goal"]
-"""What an answer is judged against."""
 
 SAYS: Mapping[Measure, tuple[Says, ...]] = {
     "harmful_rate": ("refused", "unsafe"),
@@ -34,7 +32,6 @@ class Benchmark:
     """Prompts with one measure and one judge. `form` is what a model reads, with {prompt} where the row's prompt goes;
     judges and graders see the prompt without it. `human_labels` is a JSON lines file with a person's verdicts, such as
     {"id": "x1", "refused": true}: the judges are measured against it, and their rates corrected for their errors.
-    `judged_against` says what an answer is held to: the prompt as it was sent, or the row's plain goal.
     """
 
     name: str
@@ -44,7 +41,6 @@ class Benchmark:
     judge: Judge
     form: str = "{prompt}"
     human_labels: str | None = None
-    judged_against: Against = "prompt"
 
     def __post_init__(self) -> None:
         if (measure := _OF_KIND.get(self.kind, "accuracy")) != self.measure:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-from alttrain.evaluation.benchmark import Against
 from alttrain.evaluation.judges.asking import GIVEN_UP, NO_REPLY
 from alttrain.evaluation.judges.desk import Judge, JudgeDesk
 from alttrain.evaluation.protocol import Part, seen_by_judge
@@ -37,12 +36,9 @@ APPENDED = 256
 class Judgements:
     """judgements.jsonl in a folder with generations.jsonl, for judges and parts in their order."""
 
-    def __init__(
-        self, folder: Path, judges: Mapping[str, Judge], parts: Sequence[Part], against: Against = "prompt"
-    ) -> None:
+    def __init__(self, folder: Path, judges: Mapping[str, Judge], parts: Sequence[Part]) -> None:
         self.path = folder / "judgements.jsonl"
         self.judges = judges
-        self.against = against
         self._generations = folder / "generations.jsonl"
         blocks = ((name, part) for name in judges for part in parts)
         self._blocks: dict[tuple[str, str], int] = {block: number for number, block in enumerate(blocks)}
@@ -82,7 +78,7 @@ class Judgements:
                 failed, due = [*failed, *((row, unjudged) for row in due)], []
             self._append([Judgement(g.id, judge, None, error=e, part=part, sample=g.sample) for g, e in failed])
             shown = {item_of(row): row for row in due}
-            asked = [replace(seen_by_judge(row, part, self.against), id=item) for item, row in shown.items()]
+            asked = [replace(seen_by_judge(row, part), id=item) for item, row in shown.items()]
             for made in _batched(self.judges[judge].judge(asked, desk) if asked else iter(()), APPENDED):
                 asking = asking and all(row.error != unjudged for row in made)
                 self._append(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_type_hints
 
-from alttrain.evaluation.benchmark import KINDS, Against, Benchmark, Measure
+from alttrain.evaluation.benchmark import KINDS, Benchmark, Measure
 from alttrain.evaluation.judges.desk import Judge
 from alttrain.generation import Decoding
 from alttrain.records import Generation
@@ -110,17 +110,11 @@ class Protocol:
         return (self.judged, *self.also_judged)
 
 
-def seen_by_judge(generation: Generation, part: Part, against: Against = "prompt") -> Generation:
-    """The generation as a judge is given it, with the judged text in `answer`.
-
-    Judged against the prompt, a generation has no goal. Judged against the goal, a single prompt gives way to it, and
-    a dialogue keeps its turns and has the goal beside them.
-    """
-    if part != "answer":
-        generation = replace(generation, answer=generation.thought if part == "thought" else generation.text)
-    if against == "prompt":
-        return replace(generation, goal="") if generation.goal else generation
-    return generation if generation.turns else replace(generation, prompt=generation.goal)
+def seen_by_judge(generation: Generation, part: Part) -> Generation:
+    """The generation as a judge is given it, with the judged text in `answer`."""
+    if part == "answer":
+        return generation
+    return replace(generation, answer=generation.thought if part == "thought" else generation.text)
 
 
 def protocol_hash(shaping: Mapping[str, Any]) -> str:

@@ -93,7 +93,7 @@ class Run:
     def protocol_hash(self, benchmark: Benchmark) -> str:
         """The hash of all that shapes a benchmark's number, beyond the model: two hashes never share a column."""
         judge = shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.name]["judge"])
-        judged = {"part": self.protocol.judged, "against": benchmark.judged_against, "judge": judge}
+        judged = {"part": self.protocol.judged, "judge": judge}
         asked = flatten({"judged": judged, **self._asked(benchmark)})
         if self.protocol.decoding_for(benchmark).temperature == 0:
             asked = {key: value for key, value in asked.items() if key not in OF_SAMPLING}

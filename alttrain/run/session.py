@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alttrain.backbone import FullFineTuning, LoRA, Weights, resolve
+from alttrain.backbone import Backbone, FullFineTuning, LoRA, Weights, resolve
 from alttrain.backbone.device import free_system_memory, keep_freed_memory
 from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
 from alttrain.config.identity import shaping_of_engine
@@ -200,14 +200,19 @@ class Session:
         if self._scorer is None or self._scorer[0] != asked:
             self._scorer = None
             clear_shelf()
-            model = replace(self.run.backbone, name="judge", source=source, revision=revision, wheel=None)
-            self._scorer = (asked, load_scorer(resolve(model).folder, dtype, self.device))
+            folder = resolve(judge_model(self.run, source, revision)).folder
+            self._scorer = (asked, load_scorer(folder, dtype, self.device))
         return self._scorer[1]
 
     def let_scorer_go(self) -> None:
         """Give up the judge's model, before something else loads."""
         self._scorer = None
         free()
+
+
+def judge_model(run: Run, source: str, revision: str | None) -> Backbone:
+    """A judge's model as a backbone, to be fetched as one."""
+    return replace(run.backbone, name="judge", source=source, revision=revision, wheel=None)
 
 
 _SHELF: dict[tuple[str, ...], Any] = {}

@@ -1,6 +1,7 @@
 """Stage check: what can be known to fail is told before any weights load. Writes nothing itself.
 
-`check_light` runs always and first: data files, rows, the backbone's folder, packages it wants. The stage proper proves
+`check_light` runs always and first: data files, rows, the backbone's folder, packages it wants, and whether the teacher
+and the judges that are still to be asked can be: their keys, servers, models, texts and goals. The stage proper proves
 the rendering on the ids of every row, refuses prompts that the context cannot hold, and estimates each stage's memory.
 
 The tokenizer is taken from where it is, or from the hub alone; neither needs the weights. Where it cannot be had, a run
@@ -11,25 +12,28 @@ Memory is refused only for stages that this run executes: a check by itself repo
 import difflib
 import logging
 from collections.abc import Sequence
+from functools import partial
 from itertools import compress
 from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 
 from alttrain.backbone.device import check_kernels, has_gpu_driver
-from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path
+from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path, why_absent
 from alttrain.config import RunError
 from alttrain.dataset import Rows
-from alttrain.evaluation import Benchmark, HumanEval
+from alttrain.evaluation import Benchmark
 from alttrain.evaluation.benchmark import KINDS
+from alttrain.evaluation.judges import check_goals
 from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected, read_rows
 from alttrain.rewrite import TemplateTeacher, lacks_original
-from alttrain.rewrite.teachers import Desk
+from alttrain.rewrite.teachers import AskedTeacher, Desk
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
-from alttrain.run.session import Session
+from alttrain.run.session import Session, judge_model
 from alttrain.run.stages.generate import prompt_text
+from alttrain.run.stages.judge import is_judged, judges_of
 from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large, tokens_key
 from alttrain.run.stages.rewrite import refuse_losses
 from alttrain.tokenization import Renderer
@@ -59,8 +63,14 @@ def check_light(run: Run, data: bool = True) -> None:
         run.protocol.decoding_for(benchmark)
         if data:
             _check_rows(benchmark)
-        if isinstance(benchmark.judge, HumanEval) and "judge" in run.stages:
-            benchmark.judge.sandbox.verify()
+        if "judge" in run.stages and not is_judged(run, benchmark):
+            for where, judge in judges_of(run, benchmark).items():
+                check_goals(judge, benchmark.name, benchmark.rows.examples(None) if judge.needs_goal else [])
+                judge.verify(where, partial(_model_fault, run))
+    if "rewrite" in run.stages and run.training.trains and not (run.folder / "rewrite.json").exists():
+        for part in ("teacher", "understander"):
+            if isinstance(asked := getattr(run.structure, part), AskedTeacher):
+                asked.verify(f"rewrite.{part}" if part == "understander" else part)
     source = run.backbone.source
     if is_path(source) and not Path(source).expanduser().is_dir():
         raise RunError(
@@ -74,19 +84,11 @@ def check_light(run: Run, data: bool = True) -> None:
 
 
 def _check_rows(benchmark: Benchmark) -> None:
-    """Read a benchmark's rows; tell those left out, and refuse one that lacks the goals it is judged against."""
+    """Read a benchmark's rows, and tell those left out."""
     reading = benchmark.rows.read(None) if isinstance(benchmark.rows, Rows) else None
-    rows = reading.examples if reading else benchmark.rows.examples(None)
     if reading and reading.rejected:
         named = ", ".join(f"{row.id} ({row.reason})" for row in reading.rejected)
         log.info("check     %s: %d rows left out: %s", benchmark.name, len(reading.rejected), named)
-    aimless = [row.id for row in rows if not row.goal.strip()] if benchmark.judged_against == "goal" else []
-    if aimless:
-        key = f"evaluation.benchmarks.{benchmark.name}"
-        raise RunError(
-            f"{key}.judged_against=goal: {len(aimless)} of {len(rows)} rows have no goal, such as {aimless[0]}; set "
-            f"{key}.rows.columns.goal to the column that holds it, or judged_against=prompt"
-        )
 
 
 def _check_protocol(run: Run) -> None:
@@ -113,6 +115,11 @@ def _check_protocol(run: Run) -> None:
                 "set generation=in_process, or protocol.quantization=null for weights as they are served"
             )
         check_kernels(protocol.quantization, "packed", cuda=has_gpu_driver(), owner="protocol")
+
+
+def _model_fault(run: Run, source: str, revision: str | None) -> str:
+    """Why a judge's model cannot be had; "" where it can."""
+    return why_absent(judge_model(run, source, revision))
 
 
 def _refuse_without_gpu(run: Run) -> None:
