@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from alttrain.backbone.device import look
-from alttrain.config import STAGES, RunError, run_name
+from alttrain.config import RunError, run_name
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.records import Example, Texts, write_json, write_text
 from alttrain.run.assembly import Run, assemble
@@ -148,7 +148,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
         raise RunError(f"not started, because {stopped.read_text(encoding='utf-8')} failed and keep_going=false")
     try:
         if config.trainer.devices * config.trainer.nodes > 1:
-            _in_own_process(overrides)
+            _in_own_process(config, overrides)
         else:
             execute(config, reports=False)
     except RunError as error:
@@ -158,19 +158,14 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
         raise
 
 
-def _in_own_process(overrides: Sequence[str]) -> None:
+def _in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     """A job on several devices starts further processes of its own command: that must not be the sweep's."""
-    stages = next((override for override in overrides if override.startswith("stages=")), "")
-    own = [override for override in overrides if override != stages]
-    command = [sys.executable, "-m", "alttrain", *own, "hydra.mode=RUN", "stages=" + _without_report(stages)]
+    own = [override for override in overrides if not override.startswith("stages=")]
+    stages = ",".join(stage for stage in config.stages if stage != "report")
+    command = [sys.executable, "-m", "alttrain", *own, "hydra.mode=RUN", f"stages=[{stages}]"]
     done = subprocess.run(command, check=False)
     if done.returncode:
         raise RunError(f"the job ended with {done.returncode}; its folder's run.log says why")
-
-
-def _without_report(stages: str) -> str:
-    chosen = stages.partition("=")[2].strip("[]").split(",") if stages else list(STAGES)
-    return "[" + ",".join(stage for stage in chosen if stage.strip() != "report") + "]"
 
 
 def _state(run: Run) -> str:
