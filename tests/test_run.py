@@ -289,6 +289,17 @@ def test_a_prompt_longer_than_the_context_is_refused(tiny_arguments: list[str], 
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_benchmarks_prompt_longer_than_the_context_is_refused_without_the_check_too(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "model", lambda *unused: pytest.fail("weights were loaded"))
+    own = without(no_train(tiny_arguments), "protocol.decoding")
+    says = r"benchmark embedded_harmful, row .*: the prompt has \d+ tokens, and with 500 more \(protocol\.decoding"
+    for stages in ("[check,generate]", "[generate,judge]", "[train,generate]"):
+        with pytest.raises(RunError, match=says):
+            run([*own, "protocol.decoding.max_new_tokens=500", f"stages={stages}"])
+
+
 def test_a_stage_without_its_input_says_which_to_run(tiny_arguments: list[str]) -> None:
     with pytest.raises(RunError, match="run the rewrite stage first"):
         run([*tiny_arguments, "stages=[train]"])

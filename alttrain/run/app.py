@@ -147,11 +147,15 @@ def _stages(run: "Run", reports: bool) -> None:
     """Run the stages in their order, in a folder that is this process's alone."""
     from alttrain.run.folder import open_folder
     from alttrain.run.session import Session
+    from alttrain.run.stages.generate import longest_prompt
     from alttrain.run.status import Log, locked
 
     session = Session(run)
     if "check" in run.stages and _has_work(run):
         _stage("check", run, session)
+    elif "generate" in run.stages and _has_work(run):
+        for benchmark in run.benchmarks:
+            longest_prompt(run, session.renderer, benchmark)
     due = [stage for stage in STAGES[1:] if stage in run.stages and (reports or stage != "report")]
     if set(due) <= {"report"}:
         for stage in due:

@@ -23,7 +23,7 @@ from alttrain.rewrite.teachers import Desk
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.session import Session
-from alttrain.run.stages.generate import prompt_text
+from alttrain.run.stages.generate import longest_prompt, refuse_too_long
 from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large
 from alttrain.tokenization import Renderer
 from alttrain.training import SupervisedFineTuning
@@ -97,19 +97,14 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
 def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
     """Every prompt fits the context, and the rows to train on keep the rules of `Renderer.problems`."""
     _compare_templates(run, renderer)
-    cap, longest = run.protocol.decoding.max_new_tokens, [0]
-    for benchmark in run.benchmarks:
-        asked = benchmark.rows.examples(None)
-        lengths = [len(renderer.encode(prompt_text(run, renderer, benchmark, row))) for row in asked]
-        _refuse_too_long(run, f"benchmark {benchmark.name}", asked, lengths, cap, "protocol.decoding.max_new_tokens")
-        longest += lengths
+    longest = max([0, *(longest_prompt(run, renderer, benchmark) for benchmark in run.benchmarks)])
     if not isinstance(run.training, SupervisedFineTuning):
-        return Sizes(max(longest))
+        return Sizes(longest)
     lengths = [len(prompt) for prompt in renderer.prompts(rows, run.training.thought)]
-    _refuse_too_long(run, "dataset", rows, lengths, 1, "one token of response")
+    refuse_too_long(run, "dataset", rows, lengths, 1, "one token of response")
     trained = _prove_rows(run, rows, renderer, run.training.max_length)
     rendered = trained or guessed_rows(rows, run.training.max_length)
-    return Sizes(max(longest), max(lengths), rendered, counted=trained is not None)
+    return Sizes(longest, max(lengths), rendered, counted=trained is not None)
 
 
 def _compare_templates(run: Run, renderer: Renderer) -> None:
@@ -123,20 +118,6 @@ def _compare_templates(run: Run, renderer: Renderer) -> None:
     ours = backbone.template.prompt("Why?", backbone.system_prompt, "open")
     if ours != theirs:
         log.warning("check     backbone.template prompts %r, but the tokenizer's own template %r", ours, theirs)
-
-
-def _refuse_too_long(
-    run: Run, where: str, rows: Sequence[Example], lengths: Sequence[int], room: int, room_name: str
-) -> None:
-    limit = run.backbone.context_length
-    long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length + room > limit]
-    if long:
-        row, length = long[0]
-        others = f" (and {len(long) - 1} more rows like it)" if len(long) > 1 else ""
-        raise RunError(
-            f"{where}, row {row.id} ({row.source}): the prompt has {length} tokens, and with {room} more "
-            f"({room_name}) it passes backbone.context_length={limit}; shorten or leave out the row{others}"
-        )
 
 
 def _prove_rows(run: Run, rows: Sequence[Example], renderer: Renderer, max_length: int) -> tuple[int, ...] | None:

@@ -177,6 +177,30 @@ def prompt_text(run: Run, renderer: Any, benchmark: Benchmark, row: Example, ans
     )
 
 
+def longest_prompt(run: Run, renderer: Any, benchmark: Benchmark) -> int:
+    """Tokens of a benchmark's longest prompt. Raises RunError where the context cannot hold it and its answer."""
+    rows = benchmark.rows.examples(None)
+    lengths = [len(renderer.encode(prompt_text(run, renderer, benchmark, row))) for row in rows]
+    cap = run.protocol.decoding.max_new_tokens
+    refuse_too_long(run, f"benchmark {benchmark.name}", rows, lengths, cap, "protocol.decoding.max_new_tokens")
+    return max(lengths, default=0)
+
+
+def refuse_too_long(
+    run: Run, where: str, rows: Sequence[Example], lengths: Sequence[int], room: int, room_name: str
+) -> None:
+    """Raise RunError, naming the first row, where a prompt and so many tokens more pass the context."""
+    limit = run.backbone.context_length
+    long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length + room > limit]
+    if long:
+        row, length = long[0]
+        others = f" (and {len(long) - 1} more rows like it)" if len(long) > 1 else ""
+        raise RunError(
+            f"{where}, row {row.id} ({row.source}): the prompt has {length} tokens, and with {room} more "
+            f"({room_name}) it passes backbone.context_length={limit}; shorten or leave out the row{others}"
+        )
+
+
 def to_generation(
     run: Run, renderer: Any, row: Example, sample: int, found: Written | Failure, earlier: tuple[str, ...]
 ) -> Generation:
