@@ -154,7 +154,7 @@ def _replay(
             if isinstance(found, Failure):
                 failed[due[place]] = found
             else:
-                answers[due[place]] += (run.backbone.template.split(found.text, run.training.thought)[1],)
+                answers[due[place]] += (run.backbone.template.history(found.text, run.training.thought),)
             unanswered.discard(due[place])
         failed |= {n: Failure("the server was given up", final=False) for n in unanswered}
     return answers, failed
@@ -222,6 +222,6 @@ def to_generation(
         thought_tokens=len(renderer.encode(thought)) if thought else 0,
         answer_tokens=len(renderer.encode(answer)) if answer else 0,
         sample=sample,
-        earlier=earlier,
+        earlier=tuple(answer.strip() for answer in earlier),
         error=found.reason if isinstance(found, Failure) else "",
     )
