@@ -156,6 +156,19 @@ def test_values_come_through_interpolations() -> None:
     assert config["training"]["thought"] == config["backbone"]["untrained_thought"] == "absent"
 
 
+@pytest.mark.parametrize("generation", [option for group, option in OPTIONS if group == "generation"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_runs_on_any_engine(experiment: str, generation: str) -> None:
+    config = composed([f"experiment={experiment}", f"generation={generation}"])
+    assert faults(config) == []
+    assert ("slots" in config.generation) == config.generation._target_.endswith("InProcess")
+
+
+def test_the_demo_decodes_wide_in_this_process() -> None:
+    own, chosen = (composed(["experiment=demo", *more]).generation for more in ([], ["generation=in_process"]))
+    assert own == {**chosen, "slots": 192, "chunk": 256}
+
+
 def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
     assert composed(["experiment=demo"]).training.name == "demo"
     assert composed(["experiment=demo", "method=no_train"]).training.name == "none"
