@@ -416,6 +416,24 @@ def test_help_and_config_are_shown_without_torch(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_a_sweeps_config_is_its_first_jobs_and_how_the_others_differ(tmp_path: Path, flags: list[str]) -> None:
+    sweep = [*flags, "experiment=demo", *(["seed=5,6"] if flags else []), "protocol.decoding.max_new_tokens=7"]
+    code, output, errors, heavy = asked(*sweep, "--cfg", "job", folder=tmp_path)
+    assert (code, errors, heavy) == (0, "", [])
+    shown = yaml.safe_load(output)  # the jobs are comments
+    config, own = composed(["experiment=demo", "method=no_train"]), {"seed": 5} if flags else {}
+    assert shown["rewrite"] == OmegaConf.to_container(config.rewrite)
+    assert shown["seed"] == own.get("seed", 0)
+    more = ["experiment=demo", "protocol.decoding.max_new_tokens=7"]
+    seeds = ["seed=5", "seed=6"] if flags else [""]
+    jobs = [{f"method={method}", *more, seed} - {""} for method in ("no_train", "alttrain") for seed in seeds]
+    told = [line for line in output.splitlines() if line.startswith("#")]
+    assert told[0] == f"# The first of {len(jobs)} jobs. All of them:"
+    assert [set(line.removeprefix("#").split()) for line in told[1:]] == jobs
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_typos_exit_with_2_and_one_message(tmp_path: Path) -> None:
     arguments = ("-m", "training.epocs=3", "method=alttrain,no_trian", "adapter.rank=0", "stages=[chek]")
     code, output, errors, heavy = asked(*arguments, folder=tmp_path)

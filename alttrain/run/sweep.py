@@ -19,7 +19,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from alttrain.backbone.device import look
 from alttrain.config import RunError, run_name
@@ -47,18 +47,33 @@ class Job:
     gib: float | None
 
 
+def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
+    """Each job's overrides, as Hydra's sweeper will make them; none for a single run. To be asked inside of Hydra."""
+    own = [argument for argument in arguments if not _is_sweep(argument)]
+    whole = compose(config_name=PRIMARY, overrides=own, return_hydra_config=True)
+    if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
+        return []
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
+    (batch,) = BasicSweeper.split_arguments(parser.parse_overrides([*params, *arguments]), None)
+    return batch
+
+
+def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str:
+    """What `--cfg job` means for a sweep: its first job's config, and all jobs as comments; "" for a single run."""
+    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+        batch = overrides_of(arguments, multirun)
+        if not batch:
+            return ""
+        config = OmegaConf.to_yaml(compose(config_name=PRIMARY, overrides=batch[0]), resolve=resolve)
+    jobs = [f"#   {' '.join(overrides)}" for overrides in batch]
+    return "\n".join([f"{config}# The first of {len(batch)} jobs. All of them:", *jobs])
+
+
 def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], DictConfig]]:
     """Each job's overrides and config, as Hydra's sweeper will make them; none for a single run."""
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-        own = [argument for argument in arguments if not _is_sweep(argument)]
-        whole = compose(config_name=PRIMARY, overrides=own, return_hydra_config=True)
-        if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
-            return []
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
-        overrides = parser.parse_overrides([*params, *arguments])
-        (batch,) = BasicSweeper.split_arguments(overrides, None)
-        found = []
+        batch, found = overrides_of(arguments, multirun), []
         with bar("jobs", len(batch)) as advance:
             for job in batch:
                 found.append((job, compose(config_name=PRIMARY, overrides=job)))
