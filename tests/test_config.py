@@ -170,7 +170,7 @@ def test_the_demo_decodes_wide_in_this_process() -> None:
 
 
 def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
-    assert composed(["experiment=demo"]).training.name == "demo"
+    assert composed(["experiment=demo", "method=demo_alttrain"]).training.name == "demo"
     assert composed(["experiment=demo", "method=no_train"]).training.name == "none"
     assert composed(["method=no_train"]).adapter == {"_target_": "alttrain.backbone.NoAdapter"}
 
@@ -383,7 +383,10 @@ def test_differences() -> None:
     [
         ([], "smollm2_135m-embedded-alttrain-sft-s0"),
         (["seed=7", "tag=try"], "smollm2_135m-embedded-alttrain-sft-s7-try"),
-        (["experiment=demo", "method=no_train", "seed=1"], "smollm2_135m-embedded-none-none-s1"),
+        (["experiment=demo", "method=no_train", "seed=1"], "smollm2_135m-no_train-s1"),
+        (["method=demo_alttrain", "tag=try"], "smollm2_135m-demo_alttrain-s0-try"),
+        (["method=demo_alttrain", "backbone.source=/a/folder", "dataset.sources.embedded.file=train"],
+         "smollm2_135m-demo_alttrain-s0"),
         (["dataset=local", "dataset.path=f", "dataset.name=d", "rewrite=direct_refusal", "training=demo"],
          "smollm2_135m-d-direct_refusal-demo-s0"),
     ],
@@ -435,7 +438,7 @@ def test_a_sweeps_config_is_its_first_jobs_and_how_the_others_differ(tmp_path: P
 
 
 def test_typos_exit_with_2_and_one_message(tmp_path: Path) -> None:
-    arguments = ("-m", "training.epocs=3", "method=alttrain,no_trian", "adapter.rank=0", "stages=[chek]")
+    arguments = ("-m", "training.epocs=3", "method=demo_alttrain,no_trian", "adapter.rank=0", "stages=[chek]")
     code, output, errors, heavy = asked(*arguments, folder=tmp_path)
     assert (code, output, heavy) == (2, "", [])
     assert "Traceback" not in errors

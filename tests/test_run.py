@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def test_same_seed_in_a_fresh_folder_gives_the_same_bytes(tiny_arguments: list[s
 
 def test_no_train_baseline_prompts_as_the_backbone_is(tiny_arguments: list[str]) -> None:
     folder = run(no_train(tiny_arguments))
-    assert folder.name == "tiny-embedded-none-none-s0"
+    assert folder.name == "tiny-no_train-s0"
     assert not (folder / "train.jsonl").exists()
     assert not (folder / "adapter").exists()
     generations = read_rows(folder / "evaluation/embedded_benign/generations.jsonl", Generation)
@@ -179,7 +180,7 @@ def test_adapters_of_one_backbone_need_it_loaded_once(
 
 
 def test_direct_refusal_trains_on_refusals_only(tiny_arguments: list[str]) -> None:
-    folder = run([*without(tiny_arguments, "rewrite"), "method=direct_refusal", "stages=[rewrite]"])
+    folder = run([*without(tiny_arguments, "rewrite"), "rewrite=direct_refusal", "stages=[rewrite]"])
     examples = read_rows(folder / "train.jsonl", Example)
     assert len(examples) == 12
     assert all(e.label == "harmful" and [s.step for s in e.thought] == ["refusal"] for e in examples)
@@ -259,10 +260,11 @@ def test_a_sweep_runs_both_methods_and_shows_one_table(tiny_arguments: list[str]
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("harmful ↓") == 1
-    runs = {path.name for path in (tmp_path / "outputs" / "runs").iterdir()}
-    assert runs == {"tiny-embedded-none-none-s0", RUN}
+    changed, untrained = sorted(path.name for path in (tmp_path / "outputs" / "runs").iterdir())
+    assert untrained == "tiny-no_train-s0"
+    assert re.fullmatch("tiny-demo_alttrain-changed_[0-9a-f]{6}-s0", changed)  # by the tiny amounts of data
     compared = read_csv(tmp_path / "outputs" / "report" / "comparisons.csv", Compared)
-    assert {(one.run, one.baseline) for one in compared} == {(RUN, "tiny-embedded-none-none-s0")}
+    assert {(one.run, one.baseline) for one in compared} == {(changed, untrained)}
     assert len(compared) == 3
     told = read_csv(tmp_path / "outputs" / "report" / "structure.csv", Structure)
     assert [one.harmful_as_harmful + one.harmful_as_benign + one.harmful_unassessed for one in told] == [4, 4]
@@ -316,11 +318,11 @@ def test_a_server_teaches_and_a_second_run_asks_it_nothing(tiny_arguments: list[
     arguments = [
         *tiny_arguments,
         "stages=[rewrite]",
-        "rewrite/teacher=server",
-        "rewrite.teacher.writer.model_name=m",
-        f"rewrite.teacher.writer.base_url={stub.url}",
-        "rewrite.teacher.writer.attempts=2",
-        "rewrite.teacher.writer.backoff_s=0.001",
+        "teacher=server",
+        "teacher.writer.model_name=m",
+        f"teacher.writer.base_url={stub.url}",
+        "teacher.writer.attempts=2",
+        "teacher.writer.backoff_s=0.001",
     ]
     with pytest.raises(RunError, match=r"11 of 16 rows have no sentence yet.*the same command goes on"):
         run(arguments)
@@ -342,7 +344,7 @@ def test_a_server_teaches_and_a_second_run_asks_it_nothing(tiny_arguments: list[
 
 def test_a_teacher_that_writes_nothing_usable_is_told_with_reasons(tiny_arguments: list[str]) -> None:
     """The random backbone cannot assess: every row is rejected, and the message says why."""
-    arguments = [*tiny_arguments, "rewrite/teacher=backbone", "rewrite.teacher.writer.max_tokens=4", "stages=[rewrite]"]
+    arguments = [*tiny_arguments, "teacher=backbone", "teacher.writer.max_tokens=4", "stages=[rewrite]"]
     with pytest.raises(RunError, match=r"leaves nothing to train on.* rows: assessment: "):
         run([*arguments, "backbone.context_length=4096"])
 

@@ -71,16 +71,16 @@ def test_a_failing_job_stops_no_other_and_alone_runs_again(tiny_arguments: list[
     """The third seed's folder cannot be written: a file stands where it would be."""
     folder = tmp_path / "outputs"
     arguments = [*without(tiny_arguments, "training", "rewrite"), "method=no_train", "seed=0,1,2"]
-    planted = folder / "runs" / "tiny-embedded-none-none-s1" / "evaluation"
+    planted = folder / "runs" / "tiny-no_train-s1" / "evaluation"
     planted.parent.mkdir(parents=True)
     planted.write_text("in the way")
     done = sweep(arguments, folder)
     assert done.returncode == 1
-    assert re.search(r"failed +tiny-embedded-none-none-s1: .*evaluation", done.stderr), done.stderr
+    assert re.search(r"failed +tiny-no_train-s1: .*evaluation", done.stderr), done.stderr
     assert "Traceback" not in done.stderr
     states = {run: status.state for run, status in statuses(folder).items()}
-    assert states == {f"tiny-embedded-none-none-s{seed}": "failed" if seed == 1 else "done" for seed in (0, 1, 2)}
-    assert "evaluation" in statuses(folder)["tiny-embedded-none-none-s1"].error
+    assert states == {f"tiny-no_train-s{seed}": "failed" if seed == 1 else "done" for seed in (0, 1, 2)}
+    assert "evaluation" in statuses(folder)["tiny-no_train-s1"].error
     shown = subprocess.run(
         [sys.executable, "-m", "alttrain.run.status", str(folder)], capture_output=True, text=True, check=False
     )
@@ -99,15 +99,15 @@ def test_a_failing_job_stops_no_other_and_alone_runs_again(tiny_arguments: list[
 def test_a_sweep_may_stop_at_the_first_failure(tiny_arguments: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "outputs"
     arguments = [*without(tiny_arguments, "training", "rewrite"), "method=no_train", "seed=0,1"]
-    planted = folder / "runs" / "tiny-embedded-none-none-s0" / "evaluation"
+    planted = folder / "runs" / "tiny-no_train-s0" / "evaluation"
     planted.parent.mkdir(parents=True)
     planted.write_text("in the way")
     done = sweep(arguments, folder, "keep_going=false")
     assert done.returncode == 1
-    assert not (folder / "runs" / "tiny-embedded-none-none-s1").exists()
-    assert statuses(folder)["tiny-embedded-none-none-s1"].state == "pending"
+    assert not (folder / "runs" / "tiny-no_train-s1").exists()
+    assert statuses(folder)["tiny-no_train-s1"].state == "pending"
     assert "never began" in done.stderr
-    assert (folder / STOPPED).read_text() == "tiny-embedded-none-none-s0"
+    assert (folder / STOPPED).read_text() == "tiny-no_train-s0"
     planted.unlink()
     done = sweep(arguments, folder, "keep_going=false")
     assert done.returncode == 0, done.stderr

@@ -350,7 +350,7 @@ NAMES = {"backbone": "r1_llama_8b", "dataset": "alttrain_1k", "rewrite": "alttra
             [0],
             "alttrain",
             ["gsm8k"],
-            "alttrain experiment=teacher_swap backbone=r1_llama_8b rewrite/teacher=gpt4o dataset=alttrain_1k "
+            "alttrain experiment=teacher_swap backbone=r1_llama_8b teacher=gpt4o dataset=alttrain_1k "
             "training=sft protocol=alttrain evaluation=reasoning",
         ),
         (

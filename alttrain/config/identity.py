@@ -1,7 +1,6 @@
-"""The run's name and the fingerprint of all that shapes its result.
+"""The fingerprint of all that shapes a run's result: a flat mapping of config keys to values.
 
-The name has no time stamp: ranks, resumed jobs and a repeated sweep meet in the same folder. The fingerprint is a flat
-mapping of config keys to values, kept in the folder as JSON, so that a difference can be named key by key.
+It is kept in the folder as JSON, so that a difference can be named key by key.
 """
 
 from fnmatch import fnmatch
@@ -9,12 +8,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training")
+SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training", "method")
 """Top-level keys that shape the trained adapter. Stages, logger, trainer hardware and folders do not."""
 
 NOT_SHAPING = (
     "backbone.attention",
     "backbone.shape*",
+    "method.[!s]*",  # all but its system prompt
     "dataset.path",
     "dataset.sources.*.path",
     "dataset.sources.*.file",
@@ -42,14 +42,6 @@ def shaping(config: dict[str, Any]) -> dict[str, Any]:
     """All keys of a plain config that shape the trained adapter, flat."""
     flat = flatten({key: config[key] for key in SHAPING})
     return {key: value for key, value in flat.items() if not any(fnmatch(key, pattern) for pattern in NOT_SHAPING)}
-
-
-def run_name(config: DictConfig) -> str:
-    """Backbone, dataset, rewrite, training, seed and tag, joined to the name of the run's folder."""
-    parts = [config.backbone.name, config.dataset.name, config.rewrite.name, config.training.name, f"s{config.seed}"]
-    if config.tag:
-        parts.append(config.tag)
-    return "-".join(str(part) for part in parts)
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A composed config -> the typed parts of a run. Light: no part loads weights or imports torch when it is made."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,17 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.backbone import Backbone, FullFineTuning, LoRA, NoAdapter
-from alttrain.config import RunError, faults, flatten, instantiate, run_name, shaping
+from alttrain.config import (
+    Changes,
+    Method,
+    RunError,
+    changes,
+    faults,
+    flatten,
+    instantiate,
+    run_name,
+    shaping,
+)
 from alttrain.config.identity import shaping_of_engine
 from alttrain.config.secrets import exposed
 from alttrain.dataset import Dataset
@@ -25,13 +35,18 @@ PLACES = ("path", "file", "data_dir")
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a stage needs. `config` is plain and resolved; `folder` may not exist yet."""
+    """Everything a stage needs. `config` is plain and resolved; `folder` may not exist yet.
+
+    `changed` is what differs from the method, the protocol and the benchmarks as they are published.
+    """
 
     name: str
     folder: Path
     seed: int
     stages: tuple[str, ...]
     config: dict[str, Any]
+    method: Method
+    changed: Changes
     backbone: Backbone
     dataset: Dataset
     structure: Structure
@@ -54,9 +69,14 @@ class Run:
         return self.folder / ("model" if isinstance(self.adapter, FullFineTuning) else "adapter")
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that shapes the trained adapter, as flat keys: the config's shaping parts and the data's content."""
-        content = {f"dataset content.{file}": digest for file, digest in self.dataset.content().items()}
-        return shaping(self.config) | content
+        """All that shapes the trained adapter, as flat keys: the config's shaping parts and the data's content.
+
+        Where nothing is trained, neither the data nor an adapter shapes anything.
+        """
+        shapes = shaping(self.config)
+        if not self.training.trains:
+            return {key: value for key, value in shapes.items() if not key.startswith(("dataset.", "adapter."))}
+        return shapes | {f"dataset content.{file}": digest for file, digest in self.dataset.content().items()}
 
     def evaluation_fingerprint(self, benchmark: Benchmark) -> dict[str, Any]:
         """All that shapes a benchmark's generations, beyond the adapter."""
@@ -108,7 +128,9 @@ def assemble(config: DictConfig) -> Run:
         seed=config.seed,
         stages=tuple(config.stages),
         config={str(key): value for key, value in plain.items()},
-        backbone=part("backbone"),
+        method=part("method"),
+        changed=changes(config),
+        backbone=_prompted(part("backbone"), config.method.system_prompt),
         dataset=part("dataset"),
         structure=part("rewrite"),
         adapter=part("adapter"),
@@ -130,6 +152,11 @@ def assemble(config: DictConfig) -> Run:
             "trained; set backbone.quantization=none, or choose adapter=lora"
         )
     return run
+
+
+def _prompted(backbone: Backbone, system_prompt: str | None) -> Backbone:
+    """The backbone with the method's system prompt, where the method has one."""
+    return backbone if system_prompt is None else replace(backbone, system_prompt=system_prompt)
 
 
 def _builder(config: DictConfig) -> Callable[[str], Any]:

@@ -33,7 +33,7 @@ class TeacherUnavailableError(OSError):
 
     def __init__(self, name: str, missing: int, total: int, reason: str) -> None:
         super().__init__(
-            f"rewrite.teacher={name}: {missing} of {total} rows have no sentence yet, because {reason}; every reply "
+            f"teacher={name}: {missing} of {total} rows have no sentence yet, because {reason}; every reply "
             "that came is kept, and the same command goes on with the rest"
         )
         self.missing = missing

@@ -43,7 +43,7 @@ def check_light(run: Run, data: bool = True) -> None:
     check_writable(run.output_dir)
     if {"train", "judge"} & set(run.stages):
         run.tracker.verify()
-    if data:
+    if data and run.training.trains:
         run.dataset.examples(run.seed)
     for benchmark in run.benchmarks:
         if data:

@@ -170,7 +170,8 @@ def prompt_text(run: Run, renderer: Any, benchmark: Benchmark, row: Example, ans
 
     `answers` are the model's to the row's earlier turns.
     """
-    system = run.structure.system if run.structure.system is not None else run.protocol.system_prompt
+    systems = (run.structure.system, run.method.system_prompt, run.protocol.system_prompt)
+    system = next((one for one in systems if one is not None), None)
     user = run.structure.prompt(benchmark.asked(row))
     return renderer.prompt_text(  # type: ignore[no-any-return]
         user, run.training.thought, system=system, turns=row.turns, answers=answers

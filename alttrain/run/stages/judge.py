@@ -64,6 +64,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
         "protocol_hash": run.protocol_hash(benchmark),
+        "changed": as_json(run.changed.evaluation[benchmark.name]),
         "human_labels": content_hash(Path(benchmark.human_labels)) if benchmark.human_labels else None,
     }
     path = folder / "metrics.json"
