@@ -156,6 +156,19 @@ def test_values_come_through_interpolations() -> None:
     assert config["training"]["thought"] == config["backbone"]["untrained_thought"] == "absent"
 
 
+@pytest.mark.parametrize("generation", [option for group, option in OPTIONS if group == "generation"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_runs_on_any_engine(experiment: str, generation: str) -> None:
+    config = composed([f"experiment={experiment}", f"generation={generation}"])
+    assert faults(config) == []
+    assert ("slots" in config.generation) == config.generation._target_.endswith("InProcess")
+
+
+def test_the_demo_decodes_wide_in_this_process() -> None:
+    own, chosen = (composed(["experiment=demo", *more]).generation for more in ([], ["generation=in_process"]))
+    assert own == {**chosen, "slots": 192, "chunk": 256}
+
+
 def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
     assert composed(["experiment=demo", "method=demo_alttrain"]).training.name == "demo"
     assert composed(["experiment=demo", "method=no_train"]).training.name == "none"
@@ -413,6 +426,24 @@ def test_help_and_config_are_shown_without_torch(tmp_path: Path) -> None:
     assert (code, errors, heavy) == (0, "", [])
     shown = yaml.safe_load(output)
     assert (shown["training"]["epochs"], shown["stages"]) == (3, list(STAGES))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_a_sweeps_config_is_its_first_jobs_and_how_the_others_differ(tmp_path: Path, flags: list[str]) -> None:
+    sweep = [*flags, "experiment=demo", *(["seed=5,6"] if flags else []), "protocol.decoding.max_new_tokens=7"]
+    code, output, errors, heavy = asked(*sweep, "--cfg", "job", folder=tmp_path)
+    assert (code, errors, heavy) == (0, "", [])
+    shown = yaml.safe_load(output)  # the jobs are comments
+    config, own = composed(["experiment=demo", "method=no_train"]), {"seed": 5} if flags else {}
+    assert shown["rewrite"] == OmegaConf.to_container(config.rewrite)
+    assert shown["seed"] == own.get("seed", 0)
+    more = ["experiment=demo", "protocol.decoding.max_new_tokens=7"]
+    seeds = ["seed=5", "seed=6"] if flags else [""]
+    jobs = [{f"method={method}", *more, seed} - {""} for method in ("no_train", "alttrain") for seed in seeds]
+    told = [line for line in output.splitlines() if line.startswith("#")]
+    assert told[0] == f"# The first of {len(jobs)} jobs. All of them:"
+    assert [set(line.removeprefix("#").split()) for line in told[1:]] == jobs
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,7 @@
 """Dialogues: the model answers every earlier turn itself, and reads its own answers in the next prompt."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,7 +51,7 @@ class Recorder:
             if self.fails and self.fails in prompt.text:
                 yield number, self.failure
             else:
-                yield number, Written(f"thinking</t>reply {len(self.asked)}", "stop")
+                yield number, Written(f"thinking</t>\nreply {len(self.asked)}", "stop")
 
 
 def test_turns_are_answered_in_order_with_what_was_answered_before() -> None:
@@ -64,6 +65,19 @@ def test_turns_are_answered_in_order_with_what_was_answered_before() -> None:
     assert prompt_text(RUN, RENDERER, BENCHMARK, DIALOGUE, answers[1]) == (
         "SBe kind.UHello..Areply 1<e>UWhat is a kite?.Areply 2<e>UPlease: And then?.A<t>"
     )
+
+
+def test_newlines_that_the_family_keeps_stand_in_the_prompt_and_not_in_the_record() -> None:
+    kept = replace(TEMPLATE, history_gap="kept")
+    run = SimpleNamespace(**{**vars(RUN), "backbone": SimpleNamespace(template=kept)})
+    renderer: Any = SimpleNamespace(
+        encode=lambda text: [len(text)],
+        prompt_text=lambda user, thought, system, turns, answers: kept.prompt(user, system, thought, turns, answers),
+    )
+    recorder = Recorder()
+    ((_, found),) = _answers(run, renderer, recorder, BENCHMARK, [(DIALOGUE, 0)], None)
+    assert "A\nreply 1<e>" in recorder.asked[-1]
+    assert found.earlier == ("reply 1", "reply 2")
 
 
 def test_a_dialogue_that_fails_on_the_way_is_told_and_the_others_go_on() -> None:

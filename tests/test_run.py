@@ -21,6 +21,7 @@ from stub_server import RESET, Serve, right
 from alttrain.config import RunError, register
 from alttrain.records import Example, Generation, Judgement, read_rows
 from alttrain.report import Compared, Structure, read_csv
+from alttrain.rewrite import render
 from alttrain.run.app import execute
 from alttrain.run.session import Session, clear_shelf
 
@@ -292,6 +293,17 @@ def test_a_prompt_longer_than_the_context_is_refused(tiny_arguments: list[str], 
     with pytest.raises(RunError, match=r"dataset, row long-1 \(long\.jsonl:1\): the prompt has 8\d\d tokens"):
         run([*local, "dataset=local", f"dataset.path={data}"])
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_benchmarks_prompt_longer_than_the_context_is_refused_without_the_check_too(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "model", lambda *unused: pytest.fail("weights were loaded"))
+    own = without(no_train(tiny_arguments), "protocol.decoding")
+    says = r"benchmark embedded_harmful, row .*: the prompt has \d+ tokens, and with 500 more \(protocol\.decoding"
+    for stages in ("[check,generate]", "[generate,judge]", "[train,generate]"):
+        with pytest.raises(RunError, match=says):
+            run([*own, "protocol.decoding.max_new_tokens=500", f"stages={stages}"])
 
 
 def test_a_stage_without_its_input_says_which_to_run(tiny_arguments: list[str]) -> None:

@@ -18,7 +18,7 @@ from alttrain.backbone import Weights, attention
 from alttrain.backbone.attention import Rows
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.training import Hardware, SupervisedFineTuning
-from alttrain.training.fit import fit
+from alttrain.training.fit import Trained, fit
 from alttrain.training.module import SFTModule, compile_for_training, recompute_layers
 from alttrain.training.packing import BatchStream, pack
 
@@ -38,11 +38,14 @@ def adapted(folder: Path) -> Any:
     return add_lora(load_model(Weights(folder, "local"), torch.float32, "cpu"), LORA, seed=0)
 
 
-def trained(folder: Path, run: Path, recipe: SupervisedFineTuning) -> Any:
+def fitted(folder: Path, run: Path, recipe: SupervisedFineTuning) -> tuple[Any, Trained]:
     model = adapted(folder)
     hardware = Hardware(accelerator="cpu", precision="float32", log_every=1)
-    fit(model, sequences(), recipe, hardware, 3, run, False, False, progress=False)
-    return model
+    return model, fit(model, sequences(), recipe, hardware, 3, run, False, False, progress=False)
+
+
+def trained(folder: Path, run: Path, recipe: SupervisedFineTuning) -> Any:
+    return fitted(folder, run, recipe)[0]
 
 
 def adapter_of(model: Any) -> dict[str, torch.Tensor]:
@@ -130,6 +133,8 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_uninterrupted_one(
     checkpoint = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     assert all("lora" in name for name in checkpoint["state_dict"])
+    assert 0 < checkpoint["seconds"] < 1000
+    torch.save(checkpoint | {"seconds": 1000.0}, tmp_path / "cut" / "checkpoints" / "last.ckpt")
     seen: list[int] = []
 
     def watched(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
@@ -137,8 +142,11 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_uninterrupted_one(
         return step(self, batch, index)
 
     monkeypatch.setattr(SFTModule, "training_step", watched)
-    resumed = adapter_of(trained(tiny_folder, tmp_path / "cut", recipe))
+    model, result = fitted(tiny_folder, tmp_path / "cut", recipe)
+    resumed = adapter_of(model)
     assert seen == [2, 3, 4, 5]
+    assert result.record["seconds"] > 1000  # of both processes
+    assert result.record["devices"] == 1
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

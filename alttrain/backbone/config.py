@@ -22,7 +22,7 @@ class Backbone:
     `wheel` a second source where the hub does not answer. `context_length` is in tokens. `untrained_thought` is how
     the prompt ends for the backbone as it is: "open" for one that reasons by itself, "absent" for one that does not
     know think delimiters. `system_prompt` stands in every prompt that brings none of its own; None and "" are none.
-    `identity` is the system prompt of methods and protocols that tell a backbone who it is (R1-Act, AltTrain, SAFEPATH).
+    `identity` is the system prompt of methods and protocols that tell a backbone who it is (R1-Act's, AltTrain's).
 
     `attention` is the kernel of training (generation decodes with the packed one whatever it is), `quantization` how
     bitsandbytes shrinks the frozen weights, `shape` the dimensions for memory estimates where no config.json is there.

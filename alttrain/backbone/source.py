@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt", "vocab.*"]
 TOKENIZER_PATTERNS = ["config.json", "tokenizer*", "special_tokens_map.json", "merges.txt", "vocab.*"]
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 HUB_TIMEOUT_S = 3.0
 END_BYTES = 1 << 20
 
@@ -121,7 +122,7 @@ def _cached(backbone: "Backbone") -> Weights | None:
                 backbone.source, revision=backbone.revision, allow_patterns=HUB_PATTERNS, local_files_only=True
             )
         )
-        if any(folder.glob("*.safetensors")):
+        if _is_whole(folder):
             return Weights(folder, f"hub@{folder.name}")
     except LocalEntryNotFoundError:
         pass
@@ -130,6 +131,16 @@ def _cached(backbone: "Backbone") -> Weights | None:
         if (folder / "source.json").is_file():
             return Weights(folder, json.loads((folder / "source.json").read_text())["origin"])
     return None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a snapshot holds all that loading takes: one whose download was interrupted is a folder, too."""
+    index = folder / "model.safetensors.index.json"
+    shards = {"model.safetensors"}
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
+    return tokenizer and all((folder / name).is_file() for name in ("config.json", *shards))
 
 
 def at_hand(backbone: "Backbone", name: str) -> Path | None:
@@ -219,9 +230,9 @@ def _from_hub(backbone: "Backbone") -> Weights:
 
     _reach_hub()
     folder = Path(snapshot_download(backbone.source, revision=backbone.revision, allow_patterns=HUB_PATTERNS))
-    if not any(folder.glob("*.safetensors")):
+    if not _is_whole(folder):
         raise FileNotFoundError(
-            f"{backbone.source} has no safetensors weights on the hub; other formats are not loaded"
+            f"{backbone.source} lacks config, tokenizer or safetensors weights on the hub; other formats are not loaded"
         )
     return Weights(folder, f"hub@{folder.name}")
 

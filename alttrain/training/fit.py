@@ -217,6 +217,8 @@ def fit(
         "examples": len(sequences),
         "tokens": stream.tokens,
         "precision": "bfloat16" if bfloat16 else "float32",
+        "seconds": round(module.seconds, 1),
+        "devices": hardware.devices * hardware.nodes,
         "final_loss": None if module.last_loss is None else round(float(module.last_loss), 4),
     }
     weights = {name: whole(p) for name, p in module.model.named_parameters() if p.requires_grad}

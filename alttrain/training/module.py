@@ -1,6 +1,7 @@
 """The Lightning module of supervised fine-tuning. Its checkpoints hold the trainable weights only."""
 
 import math
+import time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -55,6 +56,12 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         self._step_loss: Any = 0.0
         self._sharded = False
         self._random: dict[str, torch.Tensor] | None = None
+        self._before, self._began = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """What this training took so far, in this process and in those that it goes on from."""
+        return self._before + time.monotonic() - self._began
 
     def configure_model(self) -> None:
         """Shard the backbone, where the strategy shards; Lightning calls this on every device."""
@@ -138,17 +145,19 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, self.total_steps - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trainable weights only, where dropout's random numbers stand, and the loss for the record."""
+        """Keep the trainable weights only, where dropout's random numbers stand, and loss and time for the record."""
         trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trainable}
+        checkpoint["seconds"] = self.seconds
         checkpoint["loss"] = None if self.last_loss is None else float(self.last_loss)
         checkpoint["random"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             checkpoint["random"]["cuda"] = torch.cuda.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the random numbers up where they stood."""
+        """Take the random numbers up where they stood, and the time."""
         self._random, self.last_loss = checkpoint["random"], checkpoint["loss"]
+        self._before = checkpoint["seconds"]
 
     def on_train_start(self) -> None:
         """Set the random numbers, after all that Lightning does before the first step."""

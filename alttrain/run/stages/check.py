@@ -32,7 +32,7 @@ from alttrain.rewrite.teachers import AskedTeacher, Desk
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.session import Session, judge_model
-from alttrain.run.stages.generate import prompt_text
+from alttrain.run.stages.generate import longest_prompt, refuse_too_long
 from alttrain.run.stages.judge import is_judged, judges_of
 from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large, tokens_key
 from alttrain.run.stages.rewrite import refuse_losses
@@ -159,29 +159,18 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
 def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
     """Every prompt fits the context, and the rows to train on keep the rules of `Renderer.problems`."""
     _compare_templates(run, renderer)
-    longest = [0]
-    for benchmark in run.benchmarks:
-        asked, where = benchmark.rows.examples(None), f"benchmark {benchmark.name}"
-        lengths = [len(renderer.encode(prompt_text(run, renderer, benchmark, row))) for row in asked]
-        decoding, key = run.protocol.decoding_for(benchmark), run.protocol.key_for(benchmark, "max_new_tokens")
-        if (cut_at := decoding.cut_at(run.backbone.context_length)) is not None:
-            context = (run.protocol.key_for(benchmark, "context"), cut_at)
-            _refuse_too_long(run, where, asked, lengths, 1, "one token of response", context)
-        else:
-            cut = f", or set {key.removesuffix('max_new_tokens')}context=backbone to cut responses there"
-            _refuse_too_long(run, where, asked, lengths, decoding.max_new_tokens, key, remedy=cut)
-        longest += lengths
+    longest = max([0, *(longest_prompt(run, renderer, benchmark) for benchmark in run.benchmarks)])
     if not isinstance(run.training, SupervisedFineTuning):
-        return Sizes(max(longest))
+        return Sizes(longest)
     lengths = [len(prompt) for prompt in renderer.prompts(rows, run.training.thought)]
-    _refuse_too_long(run, "dataset", rows, lengths, 1, "one token of response")
+    refuse_too_long(run, "dataset", rows, lengths, 1, "one token of response")
     if run.structure.original is not None and lacks_originals(run, rows):
         asks = [lacks_original(run.structure, row) for row in rows]
         asked, longs = list(compress(rows, asks)), list(compress(lengths, asks))
-        _refuse_too_long(run, "dataset", asked, longs, run.structure.original.tokens, tokens_key(run))
+        refuse_too_long(run, "dataset", asked, longs, run.structure.original.tokens, tokens_key(run))
     trained = _prove_rows(run, rows, renderer, run.training.max_length)
     rendered = trained or guessed_rows(rows, run.training.max_length)
-    return Sizes(max(longest), max(lengths), rendered, counted=trained is not None)
+    return Sizes(longest, max(lengths), rendered, counted=trained is not None)
 
 
 def _compare_templates(run: Run, renderer: Renderer) -> None:
@@ -195,27 +184,6 @@ def _compare_templates(run: Run, renderer: Renderer) -> None:
     ours = backbone.template.prompt("Why?", backbone.system_prompt, "open")
     if ours != theirs:
         log.warning("check     backbone.template prompts %r, but the tokenizer's own template %r", ours, theirs)
-
-
-def _refuse_too_long(
-    run: Run,
-    where: str,
-    rows: Sequence[Example],
-    lengths: Sequence[int],
-    room: int,
-    room_name: str,
-    context: tuple[str, int] | None = None,
-    remedy: str = "",
-) -> None:
-    key, limit = context or ("backbone.context_length", run.backbone.context_length)
-    long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length + room > limit]
-    if long:
-        row, length = long[0]
-        others = f" (and {len(long) - 1} more rows like it)" if len(long) > 1 else ""
-        raise RunError(
-            f"{where}, row {row.id} ({row.source}): the prompt has {length} tokens, and with {room} more "
-            f"({room_name}) it passes {key}={limit}; shorten or leave out the row{others}{remedy}"
-        )
 
 
 def _prove_rows(run: Run, rows: Sequence[Example], renderer: Renderer, max_length: int) -> tuple[int, ...] | None:

@@ -155,7 +155,7 @@ def _replay(
             if isinstance(found, Failure):
                 failed[due[place]] = found
             else:
-                answers[due[place]] += (run.backbone.template.split(found.text, run.training.thought)[1],)
+                answers[due[place]] += (run.backbone.template.history(found.text, run.training.thought),)
             unanswered.discard(due[place])
         failed |= {n: Failure("the server was given up", final=False) for n in unanswered}
     return answers, failed
@@ -181,6 +181,45 @@ def prompt_text(run: Run, renderer: Any, benchmark: Benchmark, row: Example, ans
     )
 
 
+def longest_prompt(run: Run, renderer: Any, benchmark: Benchmark) -> int:
+    """Tokens of a benchmark's longest prompt. Raises RunError where the context cannot hold it and its answer."""
+    rows, where = benchmark.rows.examples(None), f"benchmark {benchmark.name}"
+    lengths = [len(renderer.encode(prompt_text(run, renderer, benchmark, row))) for row in rows]
+    decoding, key = run.protocol.decoding_for(benchmark), run.protocol.key_for(benchmark, "max_new_tokens")
+    if (cut_at := decoding.cut_at(run.backbone.context_length)) is not None:
+        context = (run.protocol.key_for(benchmark, "context"), cut_at)
+        refuse_too_long(run, where, rows, lengths, 1, "one token of response", context)
+    else:
+        cut = f", or set {key.removesuffix('max_new_tokens')}context=backbone to cut responses there"
+        refuse_too_long(run, where, rows, lengths, decoding.max_new_tokens, key, remedy=cut)
+    return max(lengths, default=0)
+
+
+def refuse_too_long(
+    run: Run,
+    where: str,
+    rows: Sequence[Example],
+    lengths: Sequence[int],
+    room: int,
+    room_name: str,
+    context: tuple[str, int] | None = None,
+    remedy: str = "",
+) -> None:
+    """Raise RunError, naming the first row, where a prompt and so many tokens more pass the context.
+
+    `context` is the limit and its key, where it is not the backbone's.
+    """
+    key, limit = context or ("backbone.context_length", run.backbone.context_length)
+    long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length + room > limit]
+    if long:
+        row, length = long[0]
+        others = f" (and {len(long) - 1} more rows like it)" if len(long) > 1 else ""
+        raise RunError(
+            f"{where}, row {row.id} ({row.source}): the prompt has {length} tokens, and with {room} more "
+            f"({room_name}) it passes {key}={limit}; shorten or leave out the row{others}{remedy}"
+        )
+
+
 def to_generation(
     run: Run, renderer: Any, row: Example, sample: int, found: Written | Failure, earlier: tuple[str, ...]
 ) -> Generation:
@@ -202,7 +241,7 @@ def to_generation(
         thought_tokens=len(renderer.encode(thought)) if thought else 0,
         answer_tokens=len(renderer.encode(answer)) if answer else 0,
         sample=sample,
-        earlier=earlier,
+        earlier=tuple(answer.strip() for answer in earlier),
         error=found.reason if isinstance(found, Failure) else "",
         turns=row.turns,
         goal=row.goal,

@@ -6,7 +6,6 @@ Checkpoints stand in checkpoints/ until what was trained is saved.
 import logging
 import os
 import shutil
-import time
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
@@ -53,7 +52,6 @@ def train(run: Run, session: Session) -> None:
     precision = "bfloat16" if bfloat16 else "float32"
     model = session.trainable(precision)
     log.info("train     %d examples, %d steps, %s", len(sequences), recipe.steps(len(sequences)), precision)
-    started = time.monotonic()
     leads = os.environ.get("LOCAL_RANK", "0") == "0"
     tracking = Tracking(run.tracker, tracked(run)) if leads else None
     loggers = lightning_loggers(tracking) if tracking else False
@@ -62,7 +60,7 @@ def train(run: Run, session: Session) -> None:
         trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, progress)
         if not trained.leads:
             return
-        record = trained.record | {"left_out_too_long": too_long, "seconds": round(time.monotonic() - started, 1)}
+        record = trained.record | {"left_out_too_long": too_long}
         record |= {"weights": session.weights.origin, "device": session.device}
         session.save(model, trained.weights, card(run.folder, record), run.trained)
         write_json(run.folder / "train.json", record)
