@@ -56,7 +56,10 @@ def check_light(run: Run, data: bool = True) -> None:
             f"backbone.source={source}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B"
         )
     if MODEL_STAGES & set(run.stages):
-        check_kernels(run.backbone.quantization, run.backbone.attention, cuda=has_gpu_driver())
+        optimizer = "adamw"
+        if isinstance(run.training, SupervisedFineTuning) and "train" in run.stages:
+            optimizer = run.training.optimizer
+        check_kernels(run.backbone.quantization, run.backbone.attention, _on_gpu(run), optimizer)
     _refuse_without_gpu(run)
     check_belongs(run)
 
@@ -68,8 +71,12 @@ def _refuse_without_gpu(run: Run) -> None:
     if isinstance(engine, InProcess) and stages & {"rewrite", "generate"}:
         asked["generation.steps"] = engine.steps
     for key, value in asked.items():
-        if value in ("on", "recorded", "compiled") and (run.hardware.accelerator == "cpu" or not has_gpu_driver()):
+        if value in ("on", "recorded", "compiled") and not _on_gpu(run):
             raise RunError(f"{key}={value} is for a GPU, and there is none, or it is not to be used; set {key}=auto")
+
+
+def _on_gpu(run: Run) -> bool:
+    return run.hardware.accelerator != "cpu" and has_gpu_driver()
 
 
 def check(run: Run, session: Session) -> None:
