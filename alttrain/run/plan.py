@@ -18,15 +18,15 @@ from alttrain.backbone import FullFineTuning, LoRA
 from alttrain.backbone.device import look
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.records import Example
-from alttrain.report import markdown_table
 from alttrain.run.assembly import Run
-from alttrain.run.stages.needs import GIB, estimate, guessed_rows, lacks_originals, shape
+from alttrain.run.stages.needs import GIB, estimate, guessed_rows, shape_known
 from alttrain.training import SupervisedFineTuning
 
 RATES = {"gpu": (4.0e14, 4.6e13), "cpu": (2.7e11, 4.6e10)}
 """By device: training's useful FLOP a second, and generation's tokens a second times the backbone's parameters.
 
-Of an H100 (an 8B backbone; 12,355 tok/s of LoRA, 5,808 tok/s of answers) and of two CPU cores (135M; 500 and 340 tok/s).
+Of an H100 with an 8B backbone (12,355 tok/s of LoRA, 5,808 tok/s of answers), and of two CPU cores with one of 135M (500
+and 340 tok/s).
 """
 TYPICAL = {"harm": 600, "over_refusal": 600, "maths": 3000, "code": 3000, "knowledge": 1000, "summary": 800}
 """Tokens assumed of an answer, thought included, by the benchmark's kind; the protocol's cap is never passed."""
@@ -67,7 +67,9 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
     if isinstance(recipe, SupervisedFineTuning) and rows:
         lengths = guessed_rows(rows, recipe.max_length)
         tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
-    generations = {one.name: one.rows.count() * run.protocol.decoding_for(one).samples for one in run.benchmarks}
+    generations = {
+        one.name: len(one.rows.examples(None)) * run.protocol.decoding_for(one).samples for one in run.benchmarks
+    }
     return Job(
         run.name,
         tuple(overrides),
@@ -83,7 +85,7 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
 
 def _hours(run: Run, training_tokens: int, generations: Mapping[str, int]) -> float | None:
     """Device-hours of training and generation; None where the backbone's size is not known."""
-    sizes = shape(run)
+    sizes = shape_known(run)
     if sizes is None:
         return None
     flops, words = RATES["cpu" if run.hardware.accelerator == "cpu" else "gpu"]
@@ -169,7 +171,7 @@ def made(run: Run, benchmark: Benchmark) -> dict[str, str]:
         "protocol": protocol.name,
         "benchmark": benchmark.name,
         "kind": benchmark.kind,
-        "n": f"{benchmark.rows.count():,}",
+        "n": f"{len(benchmark.rows.examples(None)):,}",
         "new tokens": f"{decoding.max_new_tokens:,}",
         "temperature": f"{decoding.temperature:g}",
         "top_p": f"{decoding.top_p:g}",
@@ -189,7 +191,9 @@ def _judge(judge: Judge) -> str:
     return f"{judge.name} ({model})" if model else judge.name
 
 
-def markdown(jobs: Sequence[Job], treatments: Sequence[Mapping[str, str]], benchmarks: Sequence[Mapping[str, str]]) -> str:
+def markdown(
+    jobs: Sequence[Job], treatments: Sequence[Mapping[str, str]], benchmarks: Sequence[Mapping[str, str]]
+) -> str:
     """plan.md."""
     parts = ["# Methods", _table(treatments), "# Benchmarks", _table(benchmarks), "# Jobs"]
     shown = []
@@ -208,16 +212,16 @@ def totals(jobs: Sequence[Job]) -> str:
     calls = sum(job.calls.teacher + job.calls.judge for job in due)
     generations = sum(job.generations for job in due)
     return (
-        f"{len(due)} of {len(jobs)} jobs are left: about {hours:,.1f} device-hours, {generations:,} generations, and at "
-        f"most {calls:,} calls to servers that need a key."
+        f"{len(due)} of {len(jobs)} jobs are left: about {hours:,.1f} device-hours, {generations:,} generations, and "
+        f"at most {calls:,} calls to servers that need a key."
     )
 
 
-def _table(rows: Sequence[Mapping[str, str]]) -> str:
-    if not rows:
-        return "none"
-    heads = [head for head in rows[0] if any(row[head] for row in rows)]
-    return markdown_table(heads, [[row[head] for head in heads] for row in rows])
+def _table(rows: Rows) -> str:
+    """Markdown; a column without a value is left out."""
+    heads = [head for head in (rows[0] if rows else ()) if any(row[head] for row in rows)]
+    lines = [heads, ["---"] * len(heads), *([row[head].replace("|", "/") for head in heads] for row in rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) if heads else "none"
 
 
 def as_json(jobs: Sequence[Job]) -> dict[str, Any]:
