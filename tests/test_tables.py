@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import compared
+from made_runs import compared, make_run, no_train
 from made_runs import made_tables as made
-from made_runs import make_run, no_train
 from rich.console import Console
 from scipy import stats
 
 from alttrain.config import preview, register
 from alttrain.evaluation.statistics import Estimate, holm, minimum_detectable_effect, rate_over_seeds, wilson
-from alttrain.report import TITLES, Entry, console, evaluations, latex, markdown, read_csv, tables, variants, write_csv
+from alttrain.report import TITLES, Entry, console, evaluations, latex, markdown, read_csv, variants, write_csv
 from alttrain.report.columns import RECOGNISING
 from alttrain.report.commands import command, described
 from alttrain.report.entries import Grid, grids
 from alttrain.report.estimates import balanced, matched, mean_of_sets, share, sign_flip
 from alttrain.report.latex import escape
 from alttrain.report.legend import commands, legend
+from alttrain.report.rows import VARIED
 from alttrain.report.variants import label
 
 SAFETY = {"strongreject": "harmful_rate", "jailbreakbench_harmful": "harmful_rate"}
@@ -77,6 +77,36 @@ def test_what_was_changed_of_a_method_is_another_row_and_says_so(tmp_path: Path)
         "AltTrain, changed: training.epochs=300",
         described("no_train").label,
     ]
+
+
+def test_a_changed_run_stands_where_that_is_varied_which_was_changed(tmp_path: Path) -> None:
+    sets = {"xstest_safe": ("over_refusal_rate", "yn")}
+    no_train(tmp_path, sets)
+    make_run(tmp_path, sets)
+    for key, value in (("rewrite.teacher.name", "backbone"), ("dataset.amounts.benign", 50), ("training.epochs", 3)):
+        make_run(tmp_path, sets, changed={key: ["published", value]})
+    found = made(tmp_path)
+    rows = {name: [method for method, _ in shape(own).backbones[0][1]] for name, own in found.items() if name in VARIED}
+    assert rows == {
+        "teacher_swap": ["No-train", "AltTrain", "AltTrain, changed: rewrite.teacher.name=backbone"],
+        "benign_amount": ["No-train", "AltTrain", "AltTrain, changed: dataset.amounts.benign=50"],
+    }
+    main = [method for method, _ in shape(found["main"]).backbones[0][1]]
+    assert main == ["No-train", "AltTrain", "AltTrain, changed: training.epochs=3"]
+
+
+def test_a_number_of_a_changed_evaluation_has_no_figure_and_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "yn")})
+    assert cell(made(tmp_path)["main"], "AltTrain", "over_refusal_rate").published == 0.14
+    path = run / "evaluation" / "xstest_safe.alttrain" / "metrics.json"
+    record = json.loads(path.read_text())
+    record["provenance"]["changed"] = {"protocol.decoding.max_new_tokens": [1024, 96]}
+    path.write_text(json.dumps(record))
+    main = made(tmp_path)["main"]
+    found = cell(main, "AltTrain", "over_refusal_rate")
+    assert (math.isnan(found.published), found.published_why) == (True, "changed")
+    told = "Evaluated otherwise than protocol alttrain says: protocol.decoding.max_new_tokens=96."
+    assert told in legend(main)
 
 
 def test_a_folder_without_a_method_is_called_by_its_rewrite(tmp_path: Path) -> None:
@@ -439,13 +469,14 @@ def test_failures_are_split_by_what_the_assessment_said(tmp_path: Path) -> None:
 def test_what_training_and_a_query_cost(tmp_path: Path) -> None:
     record = {"examples": 1000, "tokens": 2_505_000, "seconds": 3600.0, "device": "cuda"}
     make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record)
-    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"seconds": 7200.0}, seed=1)
+    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"devices": 2}, seed=1)
     make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"device": "cpu"}, method="plain")
     found = made(tmp_path)["efficiency"]
     hours = cell(found, "AltTrain", "training_hours", "training")
     assert (hours.value, hours.published, hours.seeds) == (1.5, 1.0, 2)
     assert not cell(found, "plain", "training_hours", "training").known
     assert cell(found, "plain", "training_seconds", "training").value == 3600
+    assert cell(found, "AltTrain", "training_seconds", "training").value == 3600
     assert cell(found, "AltTrain", "query_tokens", "pool").value == 15
 
 
@@ -560,6 +591,13 @@ def test_a_told_command_is_one_that_composes(
     asked = [fault for fault in found if "multijail" not in str(fault)]
     assert asked == []
     assert all(set(benchmarks) <= set(config.evaluation.benchmarks) for config in configs)
+
+
+def test_a_changed_teacher_and_a_key_that_a_run_lacks_are_told() -> None:
+    changed = {"rewrite.teacher.name": ["gpt4o", "backbone"], "rewrite.teacher.url": ["x", "(absent)"]}
+    changed |= {"training.schedule": ["cosine", "(absent)"], "method.system_prompt": [None, "Be safe."]}
+    told = "method=alttrain teacher=backbone ~training.schedule method.system_prompt='\"Be safe.\"'"
+    assert told in command({**NAMES, "method": "alttrain"}, changed, [0], "alttrain", ["gsm8k"])
 
 
 # --- how tables are written ---

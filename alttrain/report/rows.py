@@ -12,6 +12,13 @@ from alttrain.report.variants import LAST, Variant, label
 
 OFFLINE = "offline"
 """The protocol that a heading need not name."""
+VARIED = {
+    "teacher_swap": ("rewrite.teacher.",),
+    "data_size": ("dataset.size", "dataset.name"),
+    "benign_amount": ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
+    "ablation_structure": ("rewrite.",),
+}
+"""Tables in which one thing is varied -> the keys of it."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +71,21 @@ def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
     return rows
 
 
+def belongs(variant: Variant, table: str) -> bool:
+    """Whether a table has a variant: run.json names it, and what a changed one changed is what the table varies."""
+    varied = next((name for name, keys in VARIED.items() if all(key.startswith(keys) for key in variant.changed)), "")
+    if not variant.changed or table not in variant.tables:
+        return table in variant.tables
+    return table == varied if varied in variant.tables else table not in VARIED
+
+
 def listed(found: Sequence[Variant], table: str) -> list[Row]:
     """The rows of a table in which one thing is varied, each backbone's No-train before them; only of backbones with
     several."""
     rows = []
     for _, alike in itertools.groupby(found, key=lambda variant: variant.backbone):
         group = list(alike)
-        own = [variant for variant in group if table in variant.tables and not variant.untrained]
+        own = [variant for variant in group if belongs(variant, table) and not variant.untrained]
         if len(own) > 1:
             base = [variant for variant in group if variant.untrained and not variant.changed][:1]
             rows += [row_of(label(variant, group), variant) for variant in (*base, *own)]
