@@ -69,13 +69,13 @@ def test_what_was_changed_of_a_method_is_another_row_and_says_so(tmp_path: Path)
         make_run(tmp_path, sets, changed=long | {"training.max_length": [8192, length]})
     rows = [method for method, _ in shape(made(tmp_path)["main"]).backbones[0][1]]
     several = "AltTrain, changed: adapter.rank=8, method.system_prompt=You are asked to be safe… and 1 more changed_"
-    assert [row.startswith(several) for row in rows[1:3]] == [True, True]
-    assert rows[1] != rows[2]
-    assert [rows[0], *rows[3:]] == [
+    assert [row.startswith(several) for row in rows[2:4]] == [True, True]
+    assert rows[2] != rows[3]
+    assert [*rows[:2], *rows[4:]] == [
+        described("no_train").label,
         "AltTrain",
         "AltTrain, changed: training.epochs=20",
         "AltTrain, changed: training.epochs=300",
-        described("no_train").label,
     ]
 
 
@@ -118,7 +118,7 @@ def test_a_folder_without_a_method_is_called_by_its_rewrite(tmp_path: Path) -> N
     rows = [method for method, _ in shape(found["overview"]).backbones[0][1]]
     assert rows == ["No-train", "alttrain_without_pu", "none"]
     main = [method for method, _ in shape(found["main"]).backbones[0][1]]
-    assert main == [*rows, "alttrain"]  # which the paper reports
+    assert sorted(main) == sorted([*rows, described("alttrain").label])  # which the paper reports
     assert "ablation_structure" not in found
     assert {one.published_why for one in found["overview"] if one.kind == "rate"} == {"no method"}
 
@@ -288,7 +288,7 @@ def test_hashes_never_share_a_column_nor_a_mean(tmp_path: Path) -> None:
         "mean of 2",
     ]
     means = {one.method: one.known for one in main if one.kind == "mean"}
-    assert means == {"DirectRefusal": False, "plain": True, "AltTrain": True, "no_train": False}
+    assert means == {"DirectRefusal": False, "plain": True, "AltTrain": True, described("no_train").label: False}
 
 
 def test_the_mean_is_over_the_sets_most_rows_have(tmp_path: Path) -> None:
@@ -445,7 +445,9 @@ def test_all_known_figures_are_a_table_by_source(tmp_path: Path) -> None:
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")})
     entries = made(tmp_path)["published"]
     assert [grid.protocol for grid in grids(entries)] == ["alttrain", "thinking_tokens_suite"]
-    known = {(one.protocol, one.backbone, one.measure): one for one in entries if one.method.startswith("thinksafe")}
+    known = {
+        (one.protocol, one.backbone, one.measure): one for one in entries if one.method == described("thinksafe").label
+    }
     found = known["thinking_tokens_suite", "qwen3_8b", "harmful_rate"]
     assert (found.value, found.source.startswith("arXiv 2606.25013")) == (0.309, True)
     assert sum(one.known for one in entries if one.protocol == "thinking_tokens_suite") == 40
@@ -489,12 +491,12 @@ def test_missing_cells_say_what_would_fill_them(tmp_path: Path) -> None:
         make_run(tmp_path, sets, method=method, backbone="r1_qwen_7b", means=MEANS)
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, means=MEANS)
     main = made(tmp_path)["main"]
-    recipe = "alttrain backbone=r1_llama_8b method={} protocol=alttrain evaluation=paper"
-    assert cell(main, "plain", "harmful_rate", "mean").command == recipe.format("plain")
+    recipe = "alttrain backbone=r1_llama_8b method={} protocol=alttrain evaluation="
+    assert cell(main, "plain", "harmful_rate", "mean").command.startswith(recipe.format("plain"))
     own = [one for one in main if (one.backbone, one.method) == ("r1_llama_8b", "AltTrain")]
     assert [(one.known, one.command != "") for one in own] == [(False, True), (True, False), (False, True)]
     base = cell(main, described("no_train").label, "harmful_rate", "mean")
-    assert base.command == recipe.format("no_train")
+    assert base.command.startswith(recipe.format("no_train"))
     assert (base.published, base.covered) == (0.835, None)
     assert len(commands(main)) == 4  # No-train of both backbones, plain and the rest of AltTrain
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from alttrain.report.columns import Column
 from alttrain.report.commands import described
 from alttrain.report.published import published
-from alttrain.report.variants import LAST, Variant, label
+from alttrain.report.variants import LAST, NO_TRAIN, Variant, label
 
 OFFLINE = "offline"
 """The protocol that a heading need not name."""
@@ -32,6 +32,11 @@ class Row:
     order: int = LAST
     variant: Variant | None = None
     like: Variant | None = field(default=None, kw_only=True)
+
+    @property
+    def known_as(self) -> str:
+        """The method, and of a run without one what it would be."""
+        return self.variant.known_as if self.variant else self.method
 
 
 def row_of(named: str, own: Variant) -> Row:
@@ -67,7 +72,7 @@ def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
             if method not in there | lacking.keys():
                 told = described(method)
                 found.append(Row(backbone, told.label, method, told.order))
-        rows += sorted(found, key=lambda row: (not (row.variant and row.variant.untrained), row.order))
+        rows += sorted(found, key=lambda row: (row.known_as != NO_TRAIN, row.order))
     return rows
 
 
