@@ -65,7 +65,7 @@ def make_run(
     folder.mkdir(parents=True)
     for benchmark, (measure, letters) in benchmarks.items():
         own = folder / "evaluation" / f"{benchmark}.{protocol}"
-        judge_benchmark(own, benchmark, measure, letters, protocol, hashed, thought_tokens, means or {})
+        judge_benchmark(own, benchmark, measure, letters, protocol, hashed, thought_tokens, means)
     (folder / "run.json").write_text(json.dumps({"run": folder.name, **full}))
     for name, content in (("fingerprint", settings), ("train", trained)):
         if content is not None:
@@ -99,7 +99,7 @@ def judge_benchmark(
     protocol: str,
     hashed: str,
     thought_tokens: int,
-    means: dict[str, list[str]],
+    means: dict[str, list[str]] | None = None,
 ) -> None:
     """One judged benchmark: thoughts that all assess rightly, and answers of 5 tokens."""
     folder.mkdir(parents=True)
@@ -133,7 +133,7 @@ def judge_benchmark(
             "protocol": protocol,
             "protocol_hash": f"{hashed}-{benchmark}",
             "judges": {"judge": {}},
-            "means": means,
+            "means": means or {},
         },
         "metrics": metrics,
         "analysis": analyse(like, rows, judged, found, known),

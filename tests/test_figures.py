@@ -244,7 +244,9 @@ def rate(method: str, measure: str, benchmark: str, value: float = 0.5, kind: st
     names = {"table": "main", "protocol": OFFLINE, "backbone": "b", "protocol_hash": "h", "unit": "share"}
     numbers = {"value": value, "low": value / 2, "high": value, "n": 9, "seeds": 1, "best": False}
     named = {"method": method, "measure": measure, "kind": kind, "benchmark": benchmark}
-    return Entry(**names, **named, **numbers, **zeros, **nan, published_why="", source="", lacking="", command="")  # type: ignore[arg-type]
+    return Entry(
+        **names, **named, **numbers, **zeros, **nan, published_why="", source="", lacking="", evaluated="", command=""
+    )  # type: ignore[arg-type]
 
 
 def both(method: str, harmful: str, refused: str) -> list[Entry]:

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -49,32 +48,33 @@ def on(benchmark: str, measure: str = "harmful_rate", protocol: str = "alttrain"
 @pytest.mark.parametrize(
     ("backbone", "method", "changed", "column", "found"),
     [
-        ("r1_llama_8b", "no_train", {}, mean(), 0.835),
-        ("r1_llama_8b", "alttrain", {}, mean(), 0.048),
-        ("r1_llama_8b", "alttrain", {}, mean(defined=False), "other sets"),
-        ("r1_llama_8b", "alttrain", {}, mean(protocol="star1"), "other protocol"),
-        ("r1_llama_8b", "alttrain", {}, on("strongreject"), "mean only"),
-        ("r1_llama_8b", "alttrain", {"training.epochs": [15, 3]}, mean(), "changed"),
-        ("r1_llama_8b", "no_train", {"training.name": ["none", "sft"]}, mean(), "changed"),
-        ("r1_llama_8b", "", {}, mean(), "no method"),
-        ("r1_llama_8b", "plain", {}, mean(), "not reported"),
-        ("smollm2_135m", "no_train", {}, mean(), "not reported"),
-        ("s1_14b", "alttrain", {}, on("xstest_safe", "over_refusal_rate"), 0.14),
-        ("s1_14b", "alttrain", {}, on("xstest_safe", "over_refusal_rate", "offline"), "other protocol"),
-        ("r1_llama_8b", "alttrain_without_ha", {}, mean("accuracy"), 0.594),
-        ("r1_llama_8b", "alttrain_3000", {}, on("xstest_safe", "over_refusal_rate"), 0.024),
-        ("r1_qwen_7b", "alttrain_without_pu", {}, mean("harmful_rate"), 0.017),
-        ("r1_qwen_7b", "alttrain_without_pu", {}, mean("accuracy"), "not known"),
-        ("r1_llama_8b", "star1", {}, mean(), "not known"),
-        ("r1_llama_8b", "alttrain", {}, on("nq_open", "score"), "not known"),
-        ("r1_llama_8b", "alttrain", {}, on("nq_open", "accuracy"), "not reported"),
-        ("qwen3_8b", "star1", {}, mean(), "other protocol"),
-        ("r1_llama_8b", "alttrain", {}, on("strongreject", "harmful_rate.thought"), ""),
-        ("r1_llama_8b", "alttrain", {}, Column("training_hours", "offline", (), "training"), 1.0),
+        ("r1_llama_8b", "no_train", False, mean(), 0.835),
+        ("r1_llama_8b", "alttrain", False, mean(), 0.048),
+        ("r1_llama_8b", "alttrain", False, mean(defined=False), "other sets"),
+        ("r1_llama_8b", "alttrain", False, mean(protocol="star1"), "other protocol"),
+        ("r1_llama_8b", "alttrain", False, on("strongreject"), "mean only"),
+        ("qwen3_8b", "safekey", False, mean(protocol="thinking_tokens_suite"), "other sets"),
+        ("r1_llama_8b", "alttrain", True, mean(), "changed"),
+        ("r1_llama_8b", "no_train", True, mean(), "changed"),
+        ("r1_llama_8b", "", False, mean(), "no method"),
+        ("r1_llama_8b", "plain", False, mean(), "not reported"),
+        ("smollm2_135m", "no_train", False, mean(), "not reported"),
+        ("s1_14b", "alttrain", False, on("xstest_safe", "over_refusal_rate"), 0.14),
+        ("s1_14b", "alttrain", False, on("xstest_safe", "over_refusal_rate", "offline"), "other protocol"),
+        ("r1_llama_8b", "alttrain_without_ha", False, mean("accuracy"), 0.594),
+        ("r1_llama_8b", "alttrain_3000", False, on("xstest_safe", "over_refusal_rate"), 0.024),
+        ("r1_qwen_7b", "alttrain_without_pu", False, mean("harmful_rate"), 0.017),
+        ("r1_qwen_7b", "alttrain_without_pu", False, mean("accuracy"), "not known"),
+        ("r1_llama_8b", "star1", False, mean(), "not known"),
+        ("r1_llama_8b", "alttrain", False, on("nq_open", "score"), "not known"),
+        ("r1_llama_8b", "alttrain", False, on("nq_open", "accuracy"), "not reported"),
+        ("qwen3_8b", "safekey", False, mean(), "other protocol"),
+        ("r1_llama_8b", "alttrain", False, on("strongreject", "harmful_rate.thought"), ""),
+        ("r1_llama_8b", "alttrain", False, Column("training_hours", "offline", (), "training"), 1.0),
     ],
 )
 def test_a_figure_stands_where_everything_is_the_same_and_elsewhere_it_is_said_why(
-    backbone: str, method: str, changed: dict[str, Any], column: Column, found: float | str
+    backbone: str, method: str, changed: bool, column: Column, found: float | str
 ) -> None:
     figure, why = beside(backbone, method, changed, column)
     assert (figure.value if figure else why) == found

@@ -322,6 +322,8 @@ def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
     made = files(tmp_path)
     assert {"metrics.csv", "comparisons.csv", "structure.csv", "table.md", "page.html"} <= made.keys()
     assert {f"tables/main.{form}" for form in ("csv", "md", "tex")} <= made.keys()
+    page = (tmp_path / "report" / "page.html").read_text()
+    assert "none: other protocol" in page[page.index('<section id="published"') :]
     assert {f"figures/tradeoff.{form}" for form in ("png", "svg")} <= made.keys()
     assert set(json.loads((tmp_path / "report" / ".stamp").read_text())["files"]) == made.keys() - {".stamp"}
     assert repr(write_report(tmp_path)) == repr(shown)

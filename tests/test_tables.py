@@ -23,6 +23,7 @@ from alttrain.report.entries import Grid, grids
 from alttrain.report.estimates import balanced, matched, mean_of_sets, share, sign_flip
 from alttrain.report.latex import escape
 from alttrain.report.legend import commands, legend
+from alttrain.report.rows import VARIED
 from alttrain.report.variants import label
 
 SAFETY = {"strongreject": "harmful_rate", "jailbreakbench_harmful": "harmful_rate"}
@@ -68,14 +69,44 @@ def test_what_was_changed_of_a_method_is_another_row_and_says_so(tmp_path: Path)
         make_run(tmp_path, sets, changed=long | {"training.max_length": [8192, length]})
     rows = [method for method, _ in shape(made(tmp_path)["main"]).backbones[0][1]]
     several = "AltTrain, changed: adapter.rank=8, method.system_prompt=You are asked to be safe… and 1 more changed_"
-    assert [row.startswith(several) for row in rows[1:3]] == [True, True]
-    assert rows[1] != rows[2]
-    assert [rows[0], *rows[3:]] == [
+    assert [row.startswith(several) for row in rows[2:4]] == [True, True]
+    assert rows[2] != rows[3]
+    assert [*rows[:2], *rows[4:]] == [
+        described("no_train").label,
         "AltTrain",
         "AltTrain, changed: training.epochs=20",
         "AltTrain, changed: training.epochs=300",
-        described("no_train").label,
     ]
+
+
+def test_a_changed_run_stands_where_that_is_varied_which_was_changed(tmp_path: Path) -> None:
+    sets = {"xstest_safe": ("over_refusal_rate", "yn")}
+    no_train(tmp_path, sets)
+    make_run(tmp_path, sets)
+    for key, value in (("rewrite.teacher.name", "backbone"), ("dataset.amounts.benign", 50), ("training.epochs", 3)):
+        make_run(tmp_path, sets, changed={key: ["published", value]})
+    found = made(tmp_path)
+    rows = {name: [method for method, _ in shape(own).backbones[0][1]] for name, own in found.items() if name in VARIED}
+    assert rows == {
+        "teacher_swap": ["No-train", "AltTrain", "AltTrain, changed: rewrite.teacher.name=backbone"],
+        "benign_amount": ["No-train", "AltTrain", "AltTrain, changed: dataset.amounts.benign=50"],
+    }
+    main = [method for method, _ in shape(found["main"]).backbones[0][1]]
+    assert main == ["No-train", "AltTrain", "AltTrain, changed: training.epochs=3"]
+
+
+def test_a_number_of_a_changed_evaluation_has_no_figure_and_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "yn")})
+    assert cell(made(tmp_path)["main"], "AltTrain", "over_refusal_rate").published == 0.14
+    path = run / "evaluation" / "xstest_safe.alttrain" / "metrics.json"
+    record = json.loads(path.read_text())
+    record["provenance"]["changed"] = {"protocol.decoding.max_new_tokens": [1024, 96]}
+    path.write_text(json.dumps(record))
+    main = made(tmp_path)["main"]
+    found = cell(main, "AltTrain", "over_refusal_rate")
+    assert (math.isnan(found.published), found.published_why) == (True, "changed")
+    told = "Evaluated otherwise than protocol alttrain says: protocol.decoding.max_new_tokens=96."
+    assert told in legend(main)
 
 
 def test_a_folder_without_a_method_is_called_by_its_rewrite(tmp_path: Path) -> None:
@@ -87,7 +118,7 @@ def test_a_folder_without_a_method_is_called_by_its_rewrite(tmp_path: Path) -> N
     rows = [method for method, _ in shape(found["overview"]).backbones[0][1]]
     assert rows == ["No-train", "alttrain_without_pu", "none"]
     main = [method for method, _ in shape(found["main"]).backbones[0][1]]
-    assert main == [*rows, "alttrain"]  # which the paper reports
+    assert sorted(main) == sorted([*rows, described("alttrain").label])  # which the paper reports
     assert "ablation_structure" not in found
     assert {one.published_why for one in found["overview"] if one.kind == "rate"} == {"no method"}
 
@@ -257,7 +288,7 @@ def test_hashes_never_share_a_column_nor_a_mean(tmp_path: Path) -> None:
         "mean of 2",
     ]
     means = {one.method: one.known for one in main if one.kind == "mean"}
-    assert means == {"DirectRefusal": False, "plain": True, "AltTrain": True, "no_train": False}
+    assert means == {"DirectRefusal": False, "plain": True, "AltTrain": True, described("no_train").label: False}
 
 
 def test_the_mean_is_over_the_sets_most_rows_have(tmp_path: Path) -> None:
@@ -414,7 +445,9 @@ def test_all_known_figures_are_a_table_by_source(tmp_path: Path) -> None:
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")})
     entries = made(tmp_path)["published"]
     assert [grid.protocol for grid in grids(entries)] == ["alttrain", "thinking_tokens_suite"]
-    known = {(one.protocol, one.backbone, one.measure): one for one in entries if one.method.startswith("thinksafe")}
+    known = {
+        (one.protocol, one.backbone, one.measure): one for one in entries if one.method == described("thinksafe").label
+    }
     found = known["thinking_tokens_suite", "qwen3_8b", "harmful_rate"]
     assert (found.value, found.source.startswith("arXiv 2606.25013")) == (0.309, True)
     assert sum(one.known for one in entries if one.protocol == "thinking_tokens_suite") == 40
@@ -438,13 +471,14 @@ def test_failures_are_split_by_what_the_assessment_said(tmp_path: Path) -> None:
 def test_what_training_and_a_query_cost(tmp_path: Path) -> None:
     record = {"examples": 1000, "tokens": 2_505_000, "seconds": 3600.0, "device": "cuda"}
     make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record)
-    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"seconds": 7200.0}, seed=1)
+    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"devices": 2}, seed=1)
     make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"device": "cpu"}, method="plain")
     found = made(tmp_path)["efficiency"]
     hours = cell(found, "AltTrain", "training_hours", "training")
     assert (hours.value, hours.published, hours.seeds) == (1.5, 1.0, 2)
     assert not cell(found, "plain", "training_hours", "training").known
     assert cell(found, "plain", "training_seconds", "training").value == 3600
+    assert cell(found, "AltTrain", "training_seconds", "training").value == 3600
     assert cell(found, "AltTrain", "query_tokens", "pool").value == 15
 
 
@@ -457,12 +491,12 @@ def test_missing_cells_say_what_would_fill_them(tmp_path: Path) -> None:
         make_run(tmp_path, sets, method=method, backbone="r1_qwen_7b", means=MEANS)
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, means=MEANS)
     main = made(tmp_path)["main"]
-    recipe = "alttrain backbone=r1_llama_8b method={} protocol=alttrain evaluation=paper"
-    assert cell(main, "plain", "harmful_rate", "mean").command == recipe.format("plain")
+    recipe = "alttrain backbone=r1_llama_8b method={} protocol=alttrain evaluation="
+    assert cell(main, "plain", "harmful_rate", "mean").command.startswith(recipe.format("plain"))
     own = [one for one in main if (one.backbone, one.method) == ("r1_llama_8b", "AltTrain")]
     assert [(one.known, one.command != "") for one in own] == [(False, True), (True, False), (False, True)]
     base = cell(main, described("no_train").label, "harmful_rate", "mean")
-    assert base.command == recipe.format("no_train")
+    assert base.command.startswith(recipe.format("no_train"))
     assert (base.published, base.covered) == (0.835, None)
     assert len(commands(main)) == 4  # No-train of both backbones, plain and the rest of AltTrain
 
@@ -559,6 +593,13 @@ def test_a_told_command_is_one_that_composes(
     asked = [fault for fault in found if "multijail" not in str(fault)]
     assert asked == []
     assert all(set(benchmarks) <= set(config.evaluation.benchmarks) for config in configs)
+
+
+def test_a_changed_teacher_and_a_key_that_a_run_lacks_are_told() -> None:
+    changed = {"rewrite.teacher.name": ["gpt4o", "backbone"], "rewrite.teacher.url": ["x", "(absent)"]}
+    changed |= {"training.schedule": ["cosine", "(absent)"], "method.system_prompt": [None, "Be safe."]}
+    told = "method=alttrain teacher=backbone ~training.schedule method.system_prompt='\"Be safe.\"'"
+    assert told in command({**NAMES, "method": "alttrain"}, changed, [0], "alttrain", ["gsm8k"])
 
 
 # --- how tables are written ---

@@ -133,7 +133,7 @@ def apart(benchmark: str) -> bool:
 
 def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column]:
     """The mean of each measure that has one: over the protocol's own sets, or those that most of main's rows have."""
-    main = [variant for variant in variants if "main" in variant.tables] or variants
+    main = [variant for variant in variants if "main" in variant.tables and not variant.changed] or variants
     found = {measure: _mean(main, protocol, measure) for measure in RATES}
     return {measure: column for measure, column in found.items() if column}
 

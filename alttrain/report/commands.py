@@ -14,6 +14,9 @@ from alttrain.report.variants import LAST, NO_TRAIN
 
 GROUPS = ("dataset", "rewrite", "training")
 """Config groups whose option a run's names tell."""
+TEACHER = "rewrite.teacher.name"
+ABSENT = "(absent)"
+"""The value in run.json of a key that a run does not have."""
 
 
 @cache
@@ -82,9 +85,13 @@ def _treatment(names: Mapping[str, str], changed: Mapping[str, Sequence[Any]]) -
         adapter = ["adapter=none"] if names["training"] == "none" else []
         return [*_parts(names, GROUPS), *adapter]
     chosen = [group for group in GROUPS if f"{group}.name" in changed]
-    single = [key for key in changed if key.split(".")[0] not in chosen]
-    values = [f"{key}={_value(changed[key][1])}" for key in single]
-    return [f"method={names['method']}", *_parts(names, chosen), *values]
+    parts, covered = _parts(names, chosen), tuple(f"{group}." for group in chosen)
+    if TEACHER in changed:
+        parts.append(f"teacher={changed[TEACHER][1]}")
+        covered += (TEACHER.removesuffix("name"),)
+    others = {key: own for key, (_, own) in changed.items() if not key.startswith(covered)}
+    values = [f"~{key}" if own == ABSENT else f"{key}={_value(own)}" for key, own in others.items()]
+    return [f"method={names['method']}", *parts, *values]
 
 
 def _parts(names: Mapping[str, str], groups: Collection[str]) -> list[str]:

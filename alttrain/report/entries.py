@@ -26,7 +26,8 @@ class Entry:
     `benchmark` and `protocol_hash` join several with " + "; then `kind` says whether rates were averaged (mean) or
     prompts taken together (pool). `n` is prompts; `undecided` and `truncated` are texts over all seeds. `difference` is
     from No-train, `p_holm` adjusted over all contrasts of the report. `published_why` says why no published figure
-    stands here, and `lacking` which sets a mean is without. `command` stands where there is no number and a run would
+    stands here, and `lacking` which sets a mean is without; `evaluated` is what the evaluation changed of its protocol
+    and benchmarks. `command` stands where there is no number and a run would
     give one.
     """
 
@@ -55,6 +56,7 @@ class Entry:
     published_why: str
     source: str
     lacking: str
+    evaluated: str
     command: str
 
     @property
@@ -119,6 +121,7 @@ def entry(
         published_why=figure[1],
         source=figure[0].source if figure[0] else "",
         lacking=lacking,
+        evaluated="",
         command="" if measured else command,
         **own.estimate._asdict(),
         n=own.n,

@@ -65,6 +65,8 @@ def _sets(entries: Sequence[Entry]) -> list[str]:
     lines = []
     means = dict.fromkeys((MEASURES[one.measure].label, one.benchmark) for one in entries if one.kind == "mean")
     lines += [f"Mean of {name}: {benchmark}." for name, benchmark in means]
+    told = dict.fromkeys((one.protocol, one.evaluated) for one in entries if one.evaluated and one.kind != "pool")
+    lines += [f"Evaluated otherwise than protocol {protocol} says: {changed}." for protocol, changed in told]
     if any(one.lacking for one in entries):
         lines.append("without: the sets that a row lacks, and so has no mean.")
     for protocol, benchmark in dict.fromkeys((one.protocol, one.benchmark) for one in entries if one.kind == "pool"):
@@ -106,8 +108,8 @@ def _published(entries: Sequence[Entry]) -> list[str]:
         judged = any(one.covered is not None for one in entries)
         told = f"; {COVERED} our interval covers it, {NOT_COVERED} it does not" if judged else ""
         lines.append(
-            f"published: reported for this method, unmodified, this protocol and these sets{told}. Its judge is not "
-            "known to the letter: see alttrain/report/published.csv for each figure's source."
+            f"published: reported for this method, unmodified, this protocol and these sets{told}. "
+            "alttrain/report/published.csv has each figure's source, and what is known of how it was made."
         )
     found = unmatched(entries)
     if found and marked(entries):

@@ -8,12 +8,11 @@ A figure stands beside a number only where all of this is the same and the metho
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from alttrain.report.columns import Column, apart
 from alttrain.report.runs import read_csv
@@ -22,9 +21,9 @@ MEAN = "mean"
 """The benchmark of a figure that is a mean over sets."""
 WHY = {
     "no method": ("ᵐ", "the run names no method"),
-    "changed": ("ᶜ", "the method was changed"),
+    "changed": ("ᶜ", "the method, or how it was evaluated, was changed"),
     "other protocol": ("ᵖ", "figures were made by another protocol"),
-    "other sets": ("ˢ", "the figure is a mean over other sets"),
+    "other sets": ("ˢ", "the figure is over other sets"),
     "mean only": ("ᵃ", "only a mean over several sets was reported"),
     "not reported": ("ʳ", "no source here reports it"),
     "not known": ("ᵏ", "reported, but the figure or its backbone is not known here"),
@@ -78,10 +77,10 @@ def read_figures(path: Path) -> tuple[Figure, ...]:
 
 
 def beside(
-    backbone: str, method: str, changed: Mapping[str, Any], column: Column, figures: Sequence[Figure] | None = None
+    backbone: str, method: str, changed: bool, column: Column, figures: Sequence[Figure] | None = None
 ) -> tuple[Figure | None, str]:
     """The figure that belongs beside a number, or None and why there is none, as in `WHY`; "" where no source reports
-    the measure of anything."""
+    the measure of anything. `changed` is whether method or evaluation differ from what was published."""
     every = published() if figures is None else figures
     known = [one for one in every if one.measure == column.measure]
     judged = column.kind != "training"  # which no protocol makes
@@ -101,6 +100,8 @@ def beside(
         return None, "other protocol"
     benchmark = {"mean": MEAN, "rate": column.benchmark}.get(column.kind, "")
     found = [one for one in alike if one.benchmark == benchmark]
+    if not found and column.kind == "mean":
+        return None, "other sets"
     if not found:
         of_several = any(one.known and one.benchmark == MEAN for one in alike) and not apart(column.benchmark)
         return None, "mean only" if of_several else "not reported"

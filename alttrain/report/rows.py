@@ -8,10 +8,17 @@ from dataclasses import dataclass, field
 from alttrain.report.columns import Column
 from alttrain.report.commands import described
 from alttrain.report.published import published
-from alttrain.report.variants import LAST, Variant, label
+from alttrain.report.variants import LAST, NO_TRAIN, Variant, label
 
 OFFLINE = "offline"
 """The protocol that a heading need not name."""
+VARIED = {
+    "teacher_swap": ("rewrite.teacher.",),
+    "data_size": ("dataset.size", "dataset.name"),
+    "benign_amount": ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
+    "ablation_structure": ("rewrite.",),
+}
+"""Tables in which one thing is varied -> the keys of it."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,11 @@ class Row:
     order: int = LAST
     variant: Variant | None = None
     like: Variant | None = field(default=None, kw_only=True)
+
+    @property
+    def known_as(self) -> str:
+        """The method, and of a run without one what it would be."""
+        return self.variant.known_as if self.variant else self.method
 
 
 def row_of(named: str, own: Variant) -> Row:
@@ -60,8 +72,16 @@ def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
             if method not in there | lacking.keys():
                 told = described(method)
                 found.append(Row(backbone, told.label, method, told.order))
-        rows += sorted(found, key=lambda row: (not (row.variant and row.variant.untrained), row.order))
+        rows += sorted(found, key=lambda row: (row.known_as != NO_TRAIN, row.order))
     return rows
+
+
+def belongs(variant: Variant, table: str) -> bool:
+    """Whether a table has a variant: run.json names it, and what a changed one changed is what the table varies."""
+    varied = next((name for name, keys in VARIED.items() if all(key.startswith(keys) for key in variant.changed)), "")
+    if not variant.changed or table not in variant.tables:
+        return table in variant.tables
+    return table == varied if varied in variant.tables else table not in VARIED
 
 
 def listed(found: Sequence[Variant], table: str) -> list[Row]:
@@ -70,7 +90,7 @@ def listed(found: Sequence[Variant], table: str) -> list[Row]:
     rows = []
     for _, alike in itertools.groupby(found, key=lambda variant: variant.backbone):
         group = list(alike)
-        own = [variant for variant in group if table in variant.tables and not variant.untrained]
+        own = [variant for variant in group if belongs(variant, table) and not variant.untrained]
         if len(own) > 1:
             base = [variant for variant in group if variant.untrained and not variant.changed][:1]
             rows += [row_of(label(variant, group), variant) for variant in (*base, *own)]

@@ -66,6 +66,11 @@ class Evaluation:
         return {key: provenance.get(key, "") for key in ("protocol", "protocol_hash")}
 
     @property
+    def changed(self) -> dict[str, Sequence[Any]]:
+        """What its evaluation changed of the protocol and the benchmark: key -> their value, and this one's."""
+        return dict(self.judged.get("provenance", {}).get("changed", {}))
+
+    @property
     def analysis(self) -> dict[str, Any]:
         """The counts beside the metrics; empty where an older version judged."""
         return dict(self.judged.get("analysis", {}))
@@ -100,11 +105,17 @@ def cells_of(judged: Iterable[Evaluation]) -> list[Cell]:
 
 
 def changes(changed: Mapping[str, Sequence[Any]]) -> str:
-    """What differs from a method as published: up to two keys with this run's values, and how many more."""
+    """What differs from what was published: up to two keys with this run's values, names first, and how many more."""
     values = {key: own if isinstance(own, str) else json.dumps(own) for key, (_, own) in changed.items()}
-    told = [f"{k}={v if len(v) <= LONGEST else v[:LONGEST] + '…'}" for k, v in list(values.items())[:TOLD]]
+    told = [
+        f"{k}={v if len(v) <= LONGEST else v[:LONGEST] + '…'}" for k, v in sorted(values.items(), key=_named)[:TOLD]
+    ]
     more = len(changed) - TOLD
     return ", ".join(told) + (f" and {more} more" if more > 0 else "")
+
+
+def _named(pair: tuple[str, str]) -> tuple[bool, str]:
+    return not pair[0].endswith(".name"), pair[0]
 
 
 def write_csv(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:

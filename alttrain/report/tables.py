@@ -32,7 +32,8 @@ from alttrain.report.comparisons import Contrasts
 from alttrain.report.entries import Entry, entry, finished
 from alttrain.report.measuring import NAN, Measured, Measuring
 from alttrain.report.published import beside, published
-from alttrain.report.rows import Row, every, having, listed, methods
+from alttrain.report.rows import VARIED, Row, belongs, every, having, listed, methods
+from alttrain.report.runs import changes
 from alttrain.report.variants import Variant
 
 TITLES = {
@@ -51,8 +52,6 @@ TITLES = {
     "efficiency": "What training and a query cost",
     "published": "Published figures, by source",
 }
-VARIED = ("ablation_structure", "teacher_swap", "data_size", "benign_amount")
-"""Tables in which one thing is varied."""
 
 
 def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, list[Entry]]:
@@ -79,7 +78,7 @@ Specified = tuple[str, list[Row], list[Column]]
 def _specified(found: list[Variant], protocol: str) -> list[Specified]:
     """(table, rows, columns) of one protocol; `found` are the variants it judged."""
     rates = of.rate_columns(found, protocol)
-    main = [variant for variant in found if "main" in variant.tables]
+    main = [variant for variant in found if belongs(variant, "main")]
     pooled = of.pool(found, protocol)
     pools = {name: Column(name, protocol, pooled, "pool") for name in (*of.ASSESSING, *of.TOKENS)}
     training = [Column(name, protocol, (), "training") for name in of.TRAINING]
@@ -124,10 +123,13 @@ def _table(
         own = {column: measuring.one(row.variant, column) if row.variant else None for column in columns}
         fill = _filling(row, protocol, [column for column, found in own.items() if found is None])
         for column, found in own.items():
-            figure = beside(row.backbone, row.method, row.variant.changed if row.variant else {}, column)
+            evaluated = row.variant.evaluated(column.made) if row.variant else {}
+            changed = bool(evaluated or (row.variant and row.variant.changed))
+            figure = beside(row.backbone, row.method, changed, column)
             lacks = [made for made in column.made if not row.variant or made not in row.variant.judged]
             told = " + ".join(benchmark for _, benchmark, _ in lacks) if row.variant and column.kind == "mean" else ""
-            entries.append(entry(name, row.backbone, row.label, column, found, figure, fill if lacks else "", told))
+            made = entry(name, row.backbone, row.label, column, found, figure, fill if lacks else "", told)
+            entries.append(replace(made, evaluated=changes(evaluated)))
     return entries
 
 

@@ -60,7 +60,7 @@ class Variant:
     @property
     def title(self) -> str:
         """The method's label, and what was changed of it."""
-        name = self.named or ("No-train" if self.untrained else self.rewrite)
+        name = self.named if self.method else ("No-train" if self.untrained else self.rewrite)
         return f"{name}, changed: {changes(self.changed)}" if self.changed else name
 
     @cached_property
@@ -78,6 +78,11 @@ class Variant:
         """Training examples by label, as the first seed's rewrite wrote them."""
         found: dict[str, int] = _read(next(iter(self.folders.values())) / "rewrite.json").get("labels", {})
         return found
+
+    def evaluated(self, column_made: Iterable[Made]) -> dict[str, Sequence[Any]]:
+        """What its evaluations on these benchmarks changed of protocol and benchmark."""
+        judged = (one for made in column_made for one in self.judged.get(made, {}).values())
+        return {key: values for one in judged for key, values in one.changed.items()}
 
     def protocols(self) -> set[str]:
         """The protocols any number of it was made by."""
@@ -142,7 +147,7 @@ def _variant(key: tuple[str, ...], own: Sequence[Evaluation]) -> Variant:
         training=training,
         tag=tag,
         method=method,
-        named=str(names.get("label", "")),
+        named=str(names.get("label", "")) or method,
         order=int(names["order"]) if method else LAST,
         tables=tuple(names.get("tables", ("main",))),
         changed=json.loads(changed),
