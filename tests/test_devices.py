@@ -1,9 +1,12 @@
 """Training on several devices, here two processes on the CPU: the same step as on one, to rounding."""
 
 import csv
+import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from safetensors.torch import load_file
 from alttrain import tokenization
 from alttrain.training import SupervisedFineTuning
 from alttrain.training.packing import BatchStream, Division
+from alttrain.training.ranks import follows, verify
 
 RECIPE = SupervisedFineTuning("t", epochs=2, learning_rate=1e-2, batch_size=4, warmup_steps=2, max_length=64)
 RUN = "tiny-embedded-alttrain-demo-s0"
@@ -52,14 +56,27 @@ def test_a_stream_begins_where_a_step_does() -> None:
     assert [part.lengths for part in late] == [part.lengths for part in whole[2 * 2 :]]
 
 
+def started(
+    arguments: list[str], folder: Path, *more: str, runs: Sequence[str] = ("-m", "alttrain"), **environment: str
+) -> "subprocess.Popen[str]":
+    """A process of a run, with its errors in a pipe."""
+    command = [sys.executable, *runs, *arguments, f"output_dir={folder}", "stages=[rewrite,train]", *more]
+    command += ["trainer.log_every=1", "dataset.amounts.harmful=15", "training.batch_size=4"]
+    own = {**os.environ, "ALTTRAIN_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1", **environment}
+    own.pop("LOCAL_RANK", None)
+    return subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
 def trained(arguments: list[str], folder: Path, *more: str) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The loss of each step, and the adapter, of a run in processes of its own."""
-    command = [sys.executable, "-m", "alttrain", *arguments, f"output_dir={folder}", "stages=[rewrite,train]", *more]
-    command += ["trainer.log_every=1", "dataset.amounts.harmful=15", "training.batch_size=4"]
-    environment = {**os.environ, "ALTTRAIN_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
-    environment.pop("LOCAL_RANK", None)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
+    process = started(arguments, folder, *more)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    return found(folder)
+
+
+def found(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The loss of each step, and the adapter, of the run in a folder."""
     run = folder / "runs" / RUN
     with (run / "logs" / "metrics.csv").open() as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
@@ -85,3 +102,98 @@ def test_losses_and_adapter_are_those_of_one_device(tiny_arguments: list[str], t
     assert alone.keys() == together.keys()
     for name, weight in alone.items():
         assert (weight - together[name]).abs().max() < 1e-5, name
+
+
+def port() -> str:
+    """A port that is free now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def node(by: str, number: int, at: str) -> tuple[list[str], dict[str, str]]:
+    """How the process of one of two nodes is started, with a device each; both nodes are this machine."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": at}
+    if by == "own":
+        return ["-m", "alttrain"], {"NODE_RANK": str(number), **where}
+    if by == "slurm":
+        slurm = {"NTASKS": "2", "NTASKS_PER_NODE": "1", "PROCID": str(number), "NODEID": str(number), "LOCALID": "0"}
+        slurm |= {"STEP_ID": "0", "JOB_ID": "7", "NNODES": "2", "JOB_NAME": "train"}
+        return ["-m", "alttrain"], {f"SLURM_{name}": value for name, value in slurm.items()} | where
+    torchrun = ["torch.distributed.run", "--nnodes=2", f"--node_rank={number}", "--nproc_per_node=1"]
+    return ["-m", *torchrun, "--master_addr=127.0.0.1", f"--master_port={at}", "-m", "alttrain"], {}
+
+
+@pytest.mark.parametrize("by", ["own", "slurm", "torchrun"])
+def test_two_nodes_train_as_one_device_does(tiny_arguments: list[str], tmp_path: Path, by: str) -> None:
+    one, alone = trained(tiny_arguments, tmp_path / "one")
+    at, folder, processes = port(), tmp_path / "nodes", []
+    for number in (1, 0):  # the leader comes last, and rewrites while the other waits
+        runs, environment = node(by, number, at)
+        processes.append(started(tiny_arguments, folder, "trainer.nodes=2", runs=runs, **environment))
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    several, together = found(folder)
+    assert max(abs(a - b) for a, b in zip(one, several, strict=True)) < 1e-5
+    for name, weight in alone.items():
+        assert (weight - together[name]).abs().max() < 1e-5, name
+    record = json.loads((folder / "runs" / RUN / "train.json").read_text())
+    assert record["devices"] == 2
+    assert "run       " not in said[0]  # the other node only assists
+
+
+@pytest.mark.parametrize("end", ["fails", "killed"])
+def test_who_waits_ends_when_the_leader_does(tiny_arguments: list[str], tmp_path: Path, end: str) -> None:
+    """The leader is refused before its training, or is killed while it waits for a folder that another run has."""
+    at, folder = port(), tmp_path / "nodes"
+    wrong = ["training.max_length=1"] if end == "fails" else []
+    processes = []
+    for number in (1, 0):
+        runs, environment = node("own", number, at)
+        processes.append(started([*tiny_arguments, *wrong], folder, "trainer.nodes=2", runs=runs, **environment))
+    other, leader = processes
+    if end == "killed":
+        assert leader.stderr is not None
+        for line in leader.stderr:
+            if line.startswith("run  "):
+                leader.kill()
+                break
+    leader.communicate(timeout=120)
+    said = other.communicate(timeout=120)[1]
+    assert leader.returncode != 0
+    assert other.returncode == 1
+    assert ("is gone" if end == "killed" else "is failed") in said
+
+
+@pytest.mark.parametrize(
+    ("set_", "told"),
+    [
+        ({}, "trainer.nodes=2: start this command on every node, .* with NODE_RANK, MASTER_ADDR, MASTER_PORT set"),
+        ({"MASTER_ADDR": "a", "MASTER_PORT": "1"}, "once on each with NODE_RANK set"),
+        ({"TORCHELASTIC_RUN_ID": "r", "WORLD_SIZE": "3"}, "torchrun started 3 processes, and this command needs 2"),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4"}, "slurm started 4 processes, and this command needs 2"),
+    ],
+)
+def test_nodes_that_are_not_there_are_told(set_: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in set_.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=told):
+        verify(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("set_", "follower"),
+    [
+        ({}, False),
+        ({"LOCAL_RANK": "1"}, True),
+        ({"NODE_RANK": "1"}, True),
+        ({"TORCHELASTIC_RUN_ID": "r", "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0"}, False),
+        ({"TORCHELASTIC_RUN_ID": "r", "RANK": "2", "LOCAL_RANK": "0", "GROUP_RANK": "1"}, True),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, True),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, False),
+    ],
+)
+def test_rank_0_of_all_leads(set_: dict[str, str], follower: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in set_.items():
+        monkeypatch.setenv(name, value)
+    assert follows() == follower

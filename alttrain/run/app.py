@@ -4,6 +4,8 @@ Before Hydra runs anything, the command line is composed and checked here, so th
 and nothing heavy is imported for it. `--help`, `--cfg` and Hydra's other questions go straight to Hydra.
 """
 
+import hashlib
+import json
 import logging
 import os
 import signal
@@ -24,6 +26,7 @@ from omegaconf import DictConfig
 from alttrain.backbone.source import cache_folder
 from alttrain.config import STAGES, RunError, preview, register
 from alttrain.run.launchers import absent
+from alttrain.training.ranks import Leader, follow, follows, verify
 
 if TYPE_CHECKING:
     from alttrain.run.assembly import Run
@@ -64,7 +67,7 @@ def main() -> None:
         print(f"alttrain cannot run this: {error}", file=sys.stderr)
         sys.exit(2)
     except SystemExit:
-        if swept is not None:
+        if swept is not None and not follows():
             swept.show_failed()
         raise
     except KeyboardInterrupt:
@@ -114,7 +117,8 @@ def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
         if swept is not None:
             return swept
         for config in configs:
-            check_light(assemble(config))
+            check_light(run := assemble(config))
+            verify(*_processes(run))
     except (RunError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -129,7 +133,7 @@ def _app(config: DictConfig) -> None:
         run_job(config, [*searched(HydraConfig.get()), *HydraConfig.get().overrides.task])
         return
     execute(config)
-    if "report" in config.stages:
+    if "report" in config.stages and not follows():
         from alttrain.run.stages.report import show
 
         show(Path(config.output_dir), config.page_texts)
@@ -138,20 +142,25 @@ def _app(config: DictConfig) -> None:
 def execute(config: DictConfig, reports: bool = True) -> "Run":
     """Run the stages of one composed config. Raises RunError where the run cannot go on."""
     from alttrain.run.assembly import assemble
+    from alttrain.run.session import Session
     from alttrain.run.stages.check import check_light
 
     _log_to_console()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     started = time.monotonic()
     run = assemble(config)
-    rank = int(os.environ.get("LOCAL_RANK", 0))
+    job = hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()
+    devices, nodes = _processes(run)
     try:
-        check_light(run)
-        if rank:
-            _assist(run)
+        verify(devices, nodes)
+        if follows():
+            check_light(run)
+            follow(job, nodes, lambda: _stage("train", run, Session(run)))
             return run
-        log.info("run       %s", run.name)
-        _stages(run, reports)
+        with Leader(job, devices, nodes).until_the_end() as leader:
+            check_light(run)
+            log.info("run       %s", run.name)
+            _stages(run, reports, leader)
         log.info("done      %s in %.0f s", run.name, time.monotonic() - started)
     except (ValueError, OSError) as error:
         log.debug("%s", traceback.format_exc())
@@ -159,7 +168,12 @@ def execute(config: DictConfig, reports: bool = True) -> "Run":
     return run
 
 
-def _stages(run: "Run", reports: bool) -> None:
+def _processes(run: "Run") -> tuple[int, int]:
+    """How many processes on how many nodes this run takes: all other stages are one process's."""
+    return (run.hardware.devices, run.hardware.nodes) if "train" in run.stages else (1, 1)
+
+
+def _stages(run: "Run", reports: bool, leader: "Leader") -> None:
     """Run the stages in their order, in a folder that is this process's alone."""
     from alttrain.run.folder import open_folder
     from alttrain.run.session import Session
@@ -184,6 +198,8 @@ def _stages(run: "Run", reports: bool) -> None:
         try:
             for stage in due:
                 status.stage(stage)
+                if stage == "train":
+                    leader.trains()
                 _stage(stage, run, session)
         except BaseException as error:
             ended = error
@@ -192,13 +208,6 @@ def _stages(run: "Run", reports: bool) -> None:
             status.ended(ended)
             logging.getLogger().removeHandler(handler)
             handler.close()
-
-
-def _assist(run: "Run") -> None:
-    """What a further process of a training on several devices does: its part of the training, and no more."""
-    from alttrain.run.session import Session
-
-    _stage("train", run, Session(run))
 
 
 def _stage(name: str, run: "Run", session: object) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import Job, as_json, described, job_of, markdown, totals
 from alttrain.run.progress import bar
 from alttrain.run.status import ENDED, PLAN, Log, read_status
+from alttrain.training.ranks import follows
 
 log = logging.getLogger("alttrain")
 
@@ -197,7 +199,8 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     if not config.keep_going and stopped.exists():
         raise RunError(f"not started, because {stopped.read_text(encoding='utf-8')} failed and keep_going=false")
     try:
-        with alone(output_dir / ".sweep" / name):  # of one run's evaluations the first trains, and the others wait
+        # of one run's evaluations the first trains, and the others wait
+        with nullcontext() if follows() else alone(output_dir / ".sweep" / name):
             if config.trainer.devices * config.trainer.nodes > 1:
                 _in_own_process(config, overrides)
             else:

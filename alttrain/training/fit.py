@@ -24,6 +24,7 @@ from alttrain import tokenization
 from alttrain.training.config import Hardware, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training, recompute_layers
 from alttrain.training.packing import BatchStream, Division
+from alttrain.training.ranks import environment
 from alttrain.training.sharding import whole
 
 log = logging.getLogger(__name__)
@@ -191,7 +192,8 @@ def fit(
             devices=hardware.devices,
             num_nodes=hardware.nodes,
             strategy=strategy_of(hardware, recipe),
-            plugins=None if hardware.strategy.startswith("deepspeed") else _Beside(),  # it writes its own
+            # DeepSpeed writes its own checkpoints
+            plugins=[environment()] + ([] if hardware.strategy.startswith("deepspeed") else [_Beside()]),
             precision="bf16-mixed" if mixed else "32-true",  # an adapter computes in its backbone's own dtype
             max_steps=steps,
             max_epochs=-1,

@@ -4,7 +4,6 @@ Checkpoints stand in checkpoints/ until what was trained is saved.
 """
 
 import logging
-import os
 import shutil
 
 from alttrain.backbone.source import cache_folder
@@ -16,6 +15,7 @@ from alttrain.run.progress import on_terminal
 from alttrain.run.session import Session, free
 from alttrain.run.tracking import tracked
 from alttrain.training import SafeKeyLoss, SupervisedFineTuning
+from alttrain.training.ranks import follows
 from alttrain.training.tokenised import tokenised
 from alttrain.training.tracking import Tracking, lightning_loggers
 
@@ -52,7 +52,7 @@ def train(run: Run, session: Session) -> None:
     precision = "bfloat16" if bfloat16 else "float32"
     model = session.trainable(precision)
     log.info("train     %d examples, %d steps, %s", len(sequences), recipe.steps(len(sequences)), precision)
-    leads = os.environ.get("LOCAL_RANK", "0") == "0"
+    leads = not follows()
     tracking = Tracking(run.tracker, tracked(run)) if leads else None
     loggers = lightning_loggers(tracking) if tracking else False
     progress = leads and on_terminal()

@@ -1,0 +1,146 @@
+"""Which of a training's processes this one is, and how those that were started beside the leader follow it.
+
+A training on several devices has a process for each. The leader runs every stage, the others take their part in the
+training and in nothing else. On one machine the leader starts them itself, once it comes to the training. On several
+machines torchrun, Slurm or a person starts processes on each beside the leader: they meet it at MASTER_ADDR and
+MASTER_PORT, train when it does, and end when it ends, however it ends.
+"""
+
+import importlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+log = logging.getLogger(__name__)
+
+BEGIN = timedelta(minutes=10)
+"""How long a process waits for its leader to begin."""
+FOREVER = timedelta(days=365)
+LEAVE_S = 10.0
+"""How long the leader waits at its end until all have heard of it."""
+NEEDED = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def started_by() -> Literal["torchrun", "slurm", "own"]:
+    """Who started this process: torchrun, srun, or a person or the leader ("own")."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "torchrun"
+    return "slurm" if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1 else "own"
+
+
+def follows() -> bool:
+    """Whether another process leads."""
+    ranks = {"torchrun": ("RANK",), "slurm": ("SLURM_PROCID",), "own": ("NODE_RANK", "LOCAL_RANK")}
+    return any(int(os.environ.get(name, 0)) for name in ranks[started_by()])
+
+
+def verify(devices: int, nodes: int) -> None:
+    """Raise ValueError where the processes that were started are not those that the hardware needs."""
+    by, needed = started_by(), devices * nodes
+    if by == "own" and nodes > 1 and (missing := [name for name in NEEDED if name not in os.environ]):
+        raise ValueError(
+            f"trainer.nodes={nodes}: start this command on every node, by `torchrun --nnodes={nodes} "
+            f"--nproc_per_node={devices} ... -m alttrain` or `srun --ntasks-per-node={devices}`, or once on each with "
+            f"{', '.join(missing)} set"
+        )
+    count = int(os.environ["WORLD_SIZE" if by == "torchrun" else "SLURM_NTASKS"]) if by != "own" else needed
+    if count != needed:
+        raise ValueError(
+            f"{by} started {count} processes, and this command needs {needed}: trainer.devices x trainer.nodes where "
+            "it trains, and one where it does not"
+        )
+
+
+def environment() -> Any:
+    """Lightning's view of who started this process."""
+    from pytorch_lightning.plugins import environments
+
+    by = started_by()
+    if by == "own":
+        return environments.LightningEnvironment()
+    return environments.TorchElasticEnvironment() if by == "torchrun" else environments.SLURMEnvironment(False)
+
+
+def _store(job: str) -> "Store":
+    """Where the processes of a job meet. Raises ConnectionError where the leader does not come."""
+    distributed: Any = importlib.import_module("torch.distributed")
+    at, count = environment(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+    serves = not follows() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    # the process group's own store is at the same port, and shares the leader's server
+    try:
+        store = distributed.TCPStore(
+            at.main_address, at.main_port, is_master=serves, timeout=BEGIN, wait_for_workers=False, multi_tenant=True
+        )
+    except RuntimeError as error:
+        raise ConnectionError(f"the leader of this training is not at {at.main_address}:{at.main_port}") from error
+    return distributed.PrefixStore(f"alttrain {job} {count}", store)  # type: ignore[no-any-return]
+
+
+class Leader:
+    """The leader's word to those that wait for it; to nobody where it starts the others itself."""
+
+    def __init__(self, job: str, devices: int, nodes: int) -> None:
+        self._others = devices * nodes - 1
+        meets = self._others and (nodes > 1 or started_by() != "own")
+        self._store = _store(job) if meets else None
+
+    def trains(self) -> None:
+        """All may begin to train."""
+        if self._store is not None:
+            self._store.set("train", "now")
+
+    @contextmanager
+    def until_the_end(self) -> Iterator["Leader"]:
+        """Tell the others how this ends, and wait a little until they know."""
+        ended = "failed"
+        try:
+            yield self
+            ended = "done"
+        finally:
+            if self._store is not None:
+                self._store.set("end", ended)
+                if not self._store.check(["train"]):
+                    self._store.set("train", "never")
+                until = time.monotonic() + LEAVE_S
+                while self._store.add("left", 0) < self._others and time.monotonic() < until:
+                    time.sleep(0.05)
+
+
+def follow(job: str, nodes: int, train: Callable[[], None]) -> None:
+    """Train when the leader does; return when it is done. Where it fails or is gone, this process ends at once."""
+    started_to_train = started_by() == "own" and int(os.environ.get("LOCAL_RANK", 0)) > 0
+    if started_to_train and nodes == 1:
+        train()
+        return
+    watch = threading.Thread(target=_watch, args=(_store(job),), name="leader", daemon=True)
+    watch.start()
+    trains = started_to_train
+    if not started_to_train:
+        store = _store(job)
+        with suppress(RuntimeError):  # the leader is gone, which ends the watch and this process
+            store.wait(["train"], FOREVER)
+            trains = store.get("train") == b"now"
+    if trains:
+        train()
+    watch.join()
+
+
+def _watch(store: "Store") -> None:
+    """End this process where its leader ends badly: it may be waiting for it in a collective, for ever."""
+    try:
+        store.wait(["end"], FOREVER)
+        ended = store.get("end").decode()
+        store.add("left", 1)
+    except RuntimeError:
+        ended = "gone"
+    if ended != "done":
+        log.error("failed    the leader of this training is %s; this process ends, too", ended)
+        os._exit(1)
