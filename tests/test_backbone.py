@@ -227,7 +227,7 @@ def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nf4", "packed", False), r"backbone\.quantization=nf4 needs a CUDA GPU.* set backbone\.quantization=none"),
+        (("none", "flash_attention_2", False), r"attention=flash_attention_2 needs a CUDA GPU.* set backbone\.att"),
         (("int8", "packed", True), r"needs the package bitsandbytes: pip install 'alttrain\[quantization\]'"),
         (("none", "flash_attention_2", True), r"attention=flash_attention_2 needs the package flash_attn: pip install"),
     ],
