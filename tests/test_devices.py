@@ -85,18 +85,21 @@ def found(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize(
-    "more",
+    ("recipe", "more"),
     [
-        ["trainer.devices=2"],
-        ["trainer.devices=2", "trainer.strategy=fsdp"],
-        ["trainer.examples_per_pass=1"],
-        ["trainer.devices=2", "trainer.examples_per_pass=1"],
+        ([], ["trainer.devices=2"]),
+        ([], ["trainer.devices=2", "trainer.strategy=fsdp"]),
+        (["training/objective=examples"], ["trainer.examples_per_pass=1"]),
+        ([], ["trainer.devices=2", "trainer.examples_per_pass=1"]),
+        (["training/objective=safekey", "training.epochs=3"], ["trainer.devices=2"]),
     ],
-    ids=["ddp", "fsdp", "passes", "ddp-passes"],
+    ids=["ddp", "fsdp", "passes", "ddp-passes", "ddp-heads"],
 )
-def test_losses_and_adapter_are_those_of_one_device(tiny_arguments: list[str], tmp_path: Path, more: list[str]) -> None:
-    one, alone = trained(tiny_arguments, tmp_path / "one")
-    several, together = trained(tiny_arguments, tmp_path / "several", *more)
+def test_losses_and_adapter_are_those_of_one_device(
+    tiny_arguments: list[str], tmp_path: Path, recipe: list[str], more: list[str]
+) -> None:
+    one, alone = trained(tiny_arguments, tmp_path / "one", *recipe)
+    several, together = trained(tiny_arguments, tmp_path / "several", *recipe, *more)
     assert len(one) == len(several) > 6
     assert max(abs(a - b) for a, b in zip(one, several, strict=True)) < 1e-5
     assert alone.keys() == together.keys()

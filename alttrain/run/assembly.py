@@ -162,6 +162,7 @@ def assemble(config: DictConfig) -> Run:
         for key, value, asked in (
             ("training.optimizer", "adamw_8bit", run.training.optimizer == "adamw_8bit"),
             ("training/objective", "safekey", isinstance(run.training.objective, SafeKeyLoss)),
+            ("backbone.quantization", run.backbone.quantization, run.backbone.quantization != "none"),
         ):
             if asked:
                 raise RunError(f"{key}={value} does not train shards: choose another, or trainer.strategy=ddp")

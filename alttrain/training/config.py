@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 
+from alttrain.backbone.memory import Strategy
 from alttrain.backbone.template import ThoughtMode
 
 Mean = Literal["tokens", "examples"]
@@ -122,7 +123,7 @@ class Hardware:
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     devices: Annotated[int, Gt(0)] = 1
     nodes: Annotated[int, Gt(0)] = 1
-    strategy: Literal["ddp", "fsdp", "deepspeed_stage_2", "deepspeed_stage_3"] = "ddp"
+    strategy: Strategy = "ddp"
     examples_per_pass: Annotated[int, Gt(0)] | None = None
     compiled: Literal["auto", "on", "off"] = "auto"
     recompute: bool = False

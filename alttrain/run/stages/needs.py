@@ -6,13 +6,16 @@ The sizes are counted where there is a tokenizer, and else guessed by the charac
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from alttrain.backbone import LoRA, NoAdapter, Shape
+from alttrain.backbone import FullFineTuning, LoRA, NoAdapter, Shape
 from alttrain.backbone.device import Device, cpu_has_bfloat16, look
 from alttrain.backbone.memory import (
     CACHE_SHARE,
+    Moments,
     Quantization,
+    Strategy,
+    device_bytes,
     full_training_bytes,
     generation_bytes,
     shape_of,
@@ -24,7 +27,7 @@ from alttrain.generation import InProcess
 from alttrain.records import Example
 from alttrain.rewrite import lacks_original, render
 from alttrain.run.assembly import Run
-from alttrain.training import SupervisedFineTuning
+from alttrain.training import Hardware, SupervisedFineTuning
 
 log = logging.getLogger(__name__)
 
@@ -139,32 +142,51 @@ def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device
 
 
 def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes, device: Device) -> Need:
+    """What one device holds. SafeKey's second pass, over a short opening of each response, is not counted."""
     width = _width(run.hardware.precision, device)
-    longest_first = sorted(sizes.rows, reverse=True)
-    attention, own, adapter = run.backbone.attention, run.hardware.recompute, run.adapter
+    longest_first = sorted(sizes.rows, reverse=True)[: recipe.batch_size]
+    attention, adapter = run.backbone.attention, run.adapter
+    moments: Moments = "8bit" if recipe.optimizer == "adamw_8bit" else "whole"
 
-    def parts(
-        batch: int, quantization: Quantization = run.backbone.quantization, recompute: bool = own
-    ) -> dict[str, int]:
-        rows = longest_first[:batch]
-        if not isinstance(adapter, LoRA):
-            return full_training_bytes(shape, width, rows, attention, recompute)
-        dropout, targets = adapter.dropout > 0, adapter.target_modules
-        return training_bytes(
-            shape, width, adapter.rank, targets, rows, quantization, attention, dropout, recompute=recompute
-        )
+    def parts(hardware: Hardware, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
+        devices = hardware.devices * hardware.nodes
+        share = -(-recipe.batch_size // devices)
+        passes = -(-share // (hardware.examples_per_pass or share))
+        rows = longest_first[:: devices * passes]
+        if isinstance(adapter, LoRA):
+            dropout, targets = adapter.dropout > 0, adapter.target_modules
+            whole = training_bytes(
+                *(shape, width, adapter.rank, targets, rows, quantization, attention, dropout),
+                recompute=hardware.recompute,
+                moments=moments,
+            )
+        else:
+            kept = width if isinstance(adapter, FullFineTuning) and adapter.weights == "bfloat16" else 4
+            whole = full_training_bytes(shape, width, rows, attention, hardware.recompute, kept, moments)
+        return device_bytes(whole, shape, hardware.strategy, devices)
 
     def remedies() -> Iterator[tuple[str, int]]:
-        full = recipe.batch_size
-        yield "trainer.recompute=true", sum(parts(full, recompute=True).values())
-        for batch in range(full - 1, 0, -1):
-            yield f"training.batch_size={batch}", sum(parts(batch).values())
-        if device.name != "cpu" and isinstance(adapter, LoRA):
-            yield "backbone.quantization=nf4", sum(parts(full, "nf4").values())
-            yield "backbone.quantization=nf4 trainer.recompute=true", sum(parts(full, "nf4", True).values())
-        yield "trainer.recompute=true training.batch_size=1", sum(parts(1, recompute=True).values())
+        """What leaves the recipe as it is, and then, on a GPU, 4 bits or several devices."""
+        own, recomputed = run.hardware, replace(run.hardware, recompute=True)
+        yield "trainer.recompute=true", sum(parts(recomputed).values())
+        fewer = -(-recipe.batch_size // (own.devices * own.nodes)) // 2
+        while fewer:
+            yield f"trainer.examples_per_pass={fewer}", sum(parts(replace(own, examples_per_pass=fewer)).values())
+            fewer //= 2
+        one = replace(recomputed, examples_per_pass=1)
+        yield "trainer.recompute=true trainer.examples_per_pass=1", sum(parts(one).values())
+        if device.name == "cpu":
+            return
+        if isinstance(adapter, LoRA):
+            yield "backbone.quantization=nf4", sum(parts(own, "nf4").values())
+            yield "backbone.quantization=nf4 trainer.recompute=true", sum(parts(recomputed, "nf4").values())
+        strategy: Strategy = "fsdp" if isinstance(adapter, LoRA) else "deepspeed_stage_3"
+        for devices in (2, 4, 8):
+            several = replace(one, devices=devices, strategy=strategy)
+            changes = f"trainer.devices={devices} trainer.strategy={strategy}"
+            yield f"{changes} trainer.recompute=true trainer.examples_per_pass=1", sum(parts(several).values())
 
-    return Need("train", parts(recipe.batch_size), remedies, certain=sizes.counted)
+    return Need("train", parts(run.hardware), remedies, certain=sizes.counted)
 
 
 def _generating(
