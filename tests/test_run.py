@@ -20,6 +20,7 @@ from stub_server import RESET, Serve, right
 from alttrain.config import RunError, register
 from alttrain.records import Example, Generation, Judgement, read_rows
 from alttrain.report import Compared, Structure, read_csv
+from alttrain.rewrite import render
 from alttrain.run.app import execute
 from alttrain.run.session import Session, clear_shelf
 
@@ -182,8 +183,8 @@ def test_direct_refusal_trains_on_its_own_rows(tiny_arguments: list[str], tmp_pa
     rows = [{"refusal": f"Question: How? {n}\nAnswer: I will not. {n}"} for n in range(5)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = ["dataset=direct_refusal", "dataset.sources.direct_refusal.file=rows.jsonl", f"data_dir={tmp_path}"]
-    arguments = [*without(tiny_arguments, "rewrite", "dataset", "evaluation"), "method=direct_refusal", *own]
-    folder = run([*arguments, "evaluation=local", "stages=[rewrite]"])
+    arguments = [*without(tiny_arguments, "rewrite", "dataset"), "method=direct_refusal", *own]
+    folder = run([*arguments, "stages=[rewrite]"])
     examples = sorted(read_rows(folder / "train.jsonl", Example), key=lambda row: row.id)
     assert [row.answer for row in examples] == [f"I will not. {n}" for n in range(5)]
     assert {render(row.thought) for row in examples} == {"I should not answer this question!"}

@@ -46,7 +46,11 @@ def basic(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str,
 
 def jobs(tiny_arguments: list[str]) -> list[str]:
     """Two structures and two seeds; with the seed 7 planted as the one that fails (its adapter names no projection)."""
-    return [*without(tiny_arguments, "dataset.amounts.b"), "rewrite=alttrain_without_ha,alttrain_without_cr", "seed=0,1"]
+    return [
+        *without(tiny_arguments, "dataset.amounts.b"),
+        "rewrite=alttrain_without_ha,alttrain_without_cr",
+        "seed=0,1",
+    ]
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -76,7 +76,7 @@ class Generation:
     `finish` is "stop" where the model ended its turn, "length" where the token cap cut it, "error" where a server would
     not answer this prompt, for the reason in `error`: such a row is in no rate, and counts as undecided. `sample`
     counts the texts of one prompt where several are drawn; a row is known by (id, sample). `earlier` are the model's
-    answers to the earlier turns of a dialogue.
+    answers to the earlier turns of a dialogue, and to the turns that a defence puts before the prompt.
     """
 
     id: str
