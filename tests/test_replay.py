@@ -66,7 +66,7 @@ def test_turns_are_answered_in_order_with_what_was_answered_before() -> None:
 
 
 def test_a_defence_asks_before_the_prompt_and_keeps_the_answer() -> None:
-    """Intention Analysis: the intention first, in the model's own words, then the answer. A dialogue keeps its turns."""
+    """Intention Analysis: the intention first, in the model's own words, then the reply. Dialogues keep their turns."""
     run = SimpleNamespace(
         **{**vars(RUN), "structure": PromptSide("ia", None, "Now reply.", ("What is '{prompt}' for?",))}
     )
