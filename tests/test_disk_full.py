@@ -61,7 +61,7 @@ def test_a_run_on_a_full_disk_keeps_its_rows_and_goes_on(tiny_arguments: list[st
         command = [sys.executable, "-c", code, *arguments, f"output_dir={tmp_path / folder}"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    name = "runs/tiny-embedded-none-none-s0/evaluation/embedded_harmful/generations.jsonl"
+    name = "runs/tiny-no_train-s0/evaluation/embedded_harmful/generations.jsonl"
     assert run("whole").returncode == 0
     whole = (tmp_path / "whole" / name).read_bytes()
     lines = whole.splitlines(keepends=True)

@@ -83,8 +83,8 @@ def test_jobs_that_start_at_once_ask_teacher_and_backbone_once(
     tiny_arguments: list[str], tmp_path: Path, serve: Serve
 ) -> None:
     stub = serve(lambda prompt, asked: right(prompt))
-    command = [sys.executable, "-m", "alttrain", *tiny_arguments, "stages=[rewrite]", "rewrite/teacher=server"]
-    command += ["rewrite.teacher.writer.model_name=m", f"rewrite.teacher.writer.base_url={stub.url}"]
+    command = [sys.executable, "-m", "alttrain", *tiny_arguments, "stages=[rewrite]", "teacher=server"]
+    command += ["teacher.writer.model_name=m", f"teacher.writer.base_url={stub.url}"]
     environment = {**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")}
     jobs = [
         subprocess.Popen([*command, f"tag={tag}"], env=environment, stderr=subprocess.PIPE, text=True)

@@ -222,8 +222,8 @@ def test_thinksafe_trains_on_what_a_guard_lets_pass(arguments: list[str], speaks
 def test_a_blind_teachers_disagreement_is_told_by_label(arguments: list[str], speaks: Speaks, serve: Serve) -> None:
     backbone = speaks(whole)
     stub = serve(lambda prompt, asked: Say(HARMLESS))
-    teacher = ["rewrite/teacher=server", "rewrite.teacher.writer.model_name=m", "rewrite.teacher.tell_label=false"]
-    asking = [*arguments, *teacher, f"rewrite.teacher.writer.base_url={stub.url}"]
+    teacher = ["teacher=server", "teacher.writer.model_name=m", "teacher.tell_label=false"]
+    asking = [*arguments, *teacher, f"teacher.writer.base_url={stub.url}"]
     with pytest.raises(RunError, match=r"10 of 10 harmful rows(.|\n)*its verdict disagrees(.|\n)*tell_label=true"):
         run(asking)
     assert backbone.texts == []
@@ -242,7 +242,7 @@ def test_a_blind_teachers_disagreement_is_told_by_label(arguments: list[str], sp
 
 def test_how_a_server_is_asked_is_no_part_of_a_runs_identity() -> None:
     register()
-    asked = ["rewrite/teacher=gpt4o", "rewrite/teacher@rewrite.understander=gpt4o"]
+    asked = ["teacher=gpt4o", "+teacher@rewrite.understander=gpt4o"]
     keys = [
         f"rewrite.{who}.writer.{key}" for who in ("teacher", "understander") for key in ("concurrency", "timeout_s")
     ]

@@ -201,6 +201,36 @@ def test_prompt_is_that_of_the_familys_own_template(form: str, dialogue: str, re
         assert ids == renderer.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
 
 
+ANSWERED = {
+    "thought": ("<think>\nT\n</think>\n\nA  \n", "open"),
+    "close": ("<think>\nT\n</think>A", "open"),
+    "twice": ("<think>\nT </think> U\n</think>\n\n\nA", "open"),
+    "plain": ("\n\nA\n", "absent"),
+}
+
+
+@pytest.mark.parametrize("answered", ANSWERED)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_history_is_that_of_the_familys_own_template(
+    form: str, answered: str, renderers: dict[str, Renderer]
+) -> None:
+    """What the model wrote to an earlier turn, and what of it stands in the next prompt, byte for byte."""
+    renderer, (text, mode) = renderers[form], ANSWERED[answered]
+    template = renderer.backbone.template
+    messages = [{"role": "user", "content": "A?"}, {"role": "assistant", "content": text}]
+    messages.append({"role": "user", "content": "B?"})
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
+    theirs = renderer.tokenizer.apply_chat_template(messages, **options) + ("<think>\n" if form == "r1" else "")
+    written = text.removeprefix("<think>\n") if template.opened_by == "prompt" else text
+    assert template.prompt("B?", None, "open", ["A?"], [template.history(written, mode)]) == theirs
+    assert renderer.tokenizer.apply_chat_template(messages, chat_template=template.jinja(), **options) == theirs
+
+
+def test_an_unclosed_thought_leaves_no_answer_in_a_history(renderers: dict[str, Renderer]) -> None:
+    for renderer in renderers.values():
+        assert renderer.backbone.template.history("<think>\nT", "open") == ""
+
+
 def test_qwen3s_empty_thought_is_its_own(renderers: dict[str, Renderer]) -> None:
     renderer = renderers["qwen3"]
     options = {"add_generation_prompt": True, "enable_thinking": False, "return_dict": False}

@@ -1,12 +1,13 @@
 """Dialogues: the model answers every earlier turn itself, and reads its own answers in the next prompt."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from alttrain.backbone.template import ChatTemplate
 from alttrain.dataset import embedded_rows
-from alttrain.evaluation import Benchmark, RefusalPhrases
+from alttrain.evaluation import Benchmark, Protocol, RefusalPhrases
 from alttrain.generation import Decoding
 from alttrain.generation.engines import Prompt, Written
 from alttrain.records import Example, Generation
@@ -23,11 +24,13 @@ RENDERER: Any = SimpleNamespace(
 )
 RUN: Any = SimpleNamespace(
     structure=Untouched("none"),
-    protocol=SimpleNamespace(system_prompt="Be kind", decoding=Decoding(5)),
+    method=SimpleNamespace(system_prompt=None),
+    protocol=Protocol("p", Decoding(5), {}, system_prompt="Be kind"),
     training=SimpleNamespace(thought="open"),
-    backbone=SimpleNamespace(template=TEMPLATE),
+    backbone=SimpleNamespace(template=TEMPLATE, context_length=100),
 )
-BENCHMARK = Benchmark("b", "harmful_rate", embedded_rows("evaluation_harmful"), RefusalPhrases(), "Please: {prompt}")
+ROWS = embedded_rows("evaluation_harmful")
+BENCHMARK = Benchmark("b", "harm", "harmful_rate", ROWS, RefusalPhrases(), "Please: {prompt}")
 
 
 class Recorder:
@@ -49,7 +52,7 @@ class Recorder:
             if self.fails and self.fails in prompt.text:
                 yield number, self.failure
             else:
-                yield number, Written(f"thinking</t>reply {len(self.asked)}", "stop")
+                yield number, Written(f"thinking</t>\nreply {len(self.asked)}", "stop")
 
 
 def test_turns_are_answered_in_order_with_what_was_answered_before() -> None:
@@ -85,6 +88,19 @@ def test_a_defence_asks_before_the_prompt_and_keeps_the_answer() -> None:
     assert isinstance(alone := found[0], Generation)
     assert (alone.prompt, alone.earlier, alone.answer) == ("Alone.", ("reply 1",), "reply 5")
     assert getattr(found[1], "earlier", None) == ("reply 2", "reply 3", "reply 4")
+
+
+def test_newlines_that_the_family_keeps_stand_in_the_prompt_and_not_in_the_record() -> None:
+    kept = replace(TEMPLATE, history_gap="kept")
+    run = SimpleNamespace(**{**vars(RUN), "backbone": SimpleNamespace(template=kept)})
+    renderer: Any = SimpleNamespace(
+        encode=lambda text: [len(text)],
+        prompt_text=lambda user, thought, system, turns, answers: kept.prompt(user, system, thought, turns, answers),
+    )
+    recorder = Recorder()
+    ((_, found),) = _answers(run, renderer, recorder, BENCHMARK, [(DIALOGUE, 0)], None)
+    assert "A\nreply 1<e>" in recorder.asked[-1]
+    assert found.earlier == ("reply 1", "reply 2")
 
 
 def test_a_dialogue_that_fails_on_the_way_is_told_and_the_others_go_on() -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def test_same_seed_in_a_fresh_folder_gives_the_same_bytes(tiny_arguments: list[s
 
 def test_no_train_baseline_prompts_as_the_backbone_is(tiny_arguments: list[str]) -> None:
     folder = run(no_train(tiny_arguments))
-    assert folder.name == "tiny-embedded-none-none-s0"
+    assert folder.name == "tiny-no_train-s0"
     assert not (folder / "train.jsonl").exists()
     assert not (folder / "adapter").exists()
     generations = read_rows(folder / "evaluation/embedded_benign/generations.jsonl", Generation)
@@ -183,7 +184,7 @@ def test_direct_refusal_trains_on_its_own_rows(tiny_arguments: list[str], tmp_pa
     rows = [{"refusal": f"Question: How? {n}\nAnswer: I will not. {n}"} for n in range(5)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = ["dataset=direct_refusal", "dataset.sources.direct_refusal.file=rows.jsonl", f"data_dir={tmp_path}"]
-    arguments = [*without(tiny_arguments, "rewrite", "dataset"), "method=direct_refusal", *own]
+    arguments = [*without(tiny_arguments, "rewrite", "dataset"), "rewrite=direct_refusal", *own]
     folder = run([*arguments, "stages=[rewrite]"])
     examples = sorted(read_rows(folder / "train.jsonl", Example), key=lambda row: row.id)
     assert [row.answer for row in examples] == [f"I will not. {n}" for n in range(5)]
@@ -263,10 +264,11 @@ def test_a_sweep_runs_both_methods_and_shows_one_table(tiny_arguments: list[str]
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("harmful ↓") == 1
-    runs = {path.name for path in (tmp_path / "outputs" / "runs").iterdir()}
-    assert runs == {"tiny-embedded-none-none-s0", RUN}
+    changed, untrained = sorted(path.name for path in (tmp_path / "outputs" / "runs").iterdir())
+    assert untrained == "tiny-no_train-s0"
+    assert re.fullmatch("tiny-demo_alttrain-changed_[0-9a-f]{6}-s0", changed)  # by the tiny amounts of data
     compared = read_csv(tmp_path / "outputs" / "report" / "comparisons.csv", Compared)
-    assert {(one.run, one.baseline) for one in compared} == {(RUN, "tiny-embedded-none-none-s0")}
+    assert {(one.run, one.baseline) for one in compared} == {(changed, untrained)}
     assert len(compared) == 3
     told = read_csv(tmp_path / "outputs" / "report" / "structure.csv", Structure)
     assert [one.harmful_as_harmful + one.harmful_as_benign + one.harmful_unassessed for one in told] == [4, 4]
@@ -293,6 +295,17 @@ def test_a_prompt_longer_than_the_context_is_refused(tiny_arguments: list[str], 
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_benchmarks_prompt_longer_than_the_context_is_refused_without_the_check_too(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "model", lambda *unused: pytest.fail("weights were loaded"))
+    own = without(no_train(tiny_arguments), "protocol.decoding")
+    says = r"benchmark embedded_harmful, row .*: the prompt has \d+ tokens, and with 500 more \(protocol\.decoding"
+    for stages in ("[check,generate]", "[generate,judge]", "[train,generate]"):
+        with pytest.raises(RunError, match=says):
+            run([*own, "protocol.decoding.max_new_tokens=500", f"stages={stages}"])
+
+
 def test_a_stage_without_its_input_says_which_to_run(tiny_arguments: list[str]) -> None:
     with pytest.raises(RunError, match="run the rewrite stage first"):
         run([*tiny_arguments, "stages=[train]"])
@@ -309,11 +322,11 @@ def test_a_server_teaches_and_a_second_run_asks_it_nothing(tiny_arguments: list[
     arguments = [
         *tiny_arguments,
         "stages=[rewrite]",
-        "rewrite/teacher=server",
-        "rewrite.teacher.writer.model_name=m",
-        f"rewrite.teacher.writer.base_url={stub.url}",
-        "rewrite.teacher.writer.attempts=2",
-        "rewrite.teacher.writer.backoff_s=0.001",
+        "teacher=server",
+        "teacher.writer.model_name=m",
+        f"teacher.writer.base_url={stub.url}",
+        "teacher.writer.attempts=2",
+        "teacher.writer.backoff_s=0.001",
     ]
     with pytest.raises(RunError, match=r"11 of 16 rows have no sentence yet.*the same command goes on"):
         run(arguments)
@@ -335,7 +348,7 @@ def test_a_server_teaches_and_a_second_run_asks_it_nothing(tiny_arguments: list[
 
 def test_a_teacher_that_writes_nothing_usable_is_told_with_reasons(tiny_arguments: list[str]) -> None:
     """The random backbone cannot assess: every row is rejected, and the message says why."""
-    arguments = [*tiny_arguments, "rewrite/teacher=backbone", "rewrite.teacher.writer.max_tokens=4", "stages=[rewrite]"]
+    arguments = [*tiny_arguments, "teacher=backbone", "teacher.writer.max_tokens=4", "stages=[rewrite]"]
     with pytest.raises(RunError, match=r"leaves nothing to train on.* rows: assessment: "):
         run([*arguments, "backbone.context_length=4096"])
 

@@ -182,10 +182,10 @@ def test_a_guard_says_what_is_unsafe() -> None:
 
 
 def test_an_understander_asks_a_model() -> None:
-    made_by = structure("alttrain", "rewrite/teacher=gpt4o", "rewrite/teacher@rewrite.understander=gpt4o")
+    made_by = structure("alttrain", "teacher=gpt4o", "+teacher@rewrite.understander=gpt4o")
     assert made_by.understander == made_by.teacher
-    assert structure("alttrain", "rewrite/teacher=gpt4o", "rewrite.understander=${rewrite.teacher}") == made_by
-    assert structure("alttrain_rephrased", "rewrite/teacher@rewrite.understander=gpt4o").understander == made_by.teacher
+    assert structure("alttrain", "teacher=gpt4o", "rewrite.understander=${teacher}") == made_by
+    assert structure("alttrain_rephrased", "+teacher@rewrite.understander=gpt4o").understander == made_by.teacher
     assert structure("alttrain").understander is None
     with pytest.raises(ValueError, match=r"rewrite\.understander=template: it writes no understandings"):
         replace(made_by, understander=TemplateTeacher())

@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
 
 from alttrain.config import RunError, register
 from alttrain.records import write_json
 from alttrain.report import Cell, read_csv
 from alttrain.run.status import Log, locked, read_status, state_of, statuses
-from alttrain.run.sweep import STOPPED, plan
+from alttrain.run.sweep import STOPPED, plan, run_job
 
 LAUNCHERS = {"basic": "", "joblib": "hydra_plugins.hydra_joblib_launcher", "ray": "ray"}
 LAUNCHERS |= {"submitit": "hydra_plugins.hydra_submitit_launcher"}
@@ -74,16 +75,16 @@ def test_a_failing_job_stops_no_other_and_alone_runs_again(tiny_arguments: list[
     """The third seed's folder cannot be written: a file stands where it would be."""
     folder = tmp_path / "outputs"
     arguments = [*without(tiny_arguments, "training", "rewrite"), "method=no_train", "seed=0,1,2"]
-    planted = folder / "runs" / "tiny-embedded-none-none-s1" / "evaluation"
+    planted = folder / "runs" / "tiny-no_train-s1" / "evaluation"
     planted.parent.mkdir(parents=True)
     planted.write_text("in the way")
     done = sweep(arguments, folder)
     assert done.returncode == 1
-    assert re.search(r"failed +tiny-embedded-none-none-s1: .*evaluation", done.stderr), done.stderr
+    assert re.search(r"failed +tiny-no_train-s1: .*evaluation", done.stderr), done.stderr
     assert "Traceback" not in done.stderr
     states = {run: status.state for run, status in statuses(folder).items()}
-    assert states == {f"tiny-embedded-none-none-s{seed}": "failed" if seed == 1 else "done" for seed in (0, 1, 2)}
-    assert "evaluation" in statuses(folder)["tiny-embedded-none-none-s1"].error
+    assert states == {f"tiny-no_train-s{seed}": "failed" if seed == 1 else "done" for seed in (0, 1, 2)}
+    assert "evaluation" in statuses(folder)["tiny-no_train-s1"].error
     shown = subprocess.run(
         [sys.executable, "-m", "alttrain.run.status", str(folder)], capture_output=True, text=True, check=False
     )
@@ -102,19 +103,43 @@ def test_a_failing_job_stops_no_other_and_alone_runs_again(tiny_arguments: list[
 def test_a_sweep_may_stop_at_the_first_failure(tiny_arguments: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "outputs"
     arguments = [*without(tiny_arguments, "training", "rewrite"), "method=no_train", "seed=0,1"]
-    planted = folder / "runs" / "tiny-embedded-none-none-s0" / "evaluation"
+    planted = folder / "runs" / "tiny-no_train-s0" / "evaluation"
     planted.parent.mkdir(parents=True)
     planted.write_text("in the way")
     done = sweep(arguments, folder, "keep_going=false")
     assert done.returncode == 1
-    assert not (folder / "runs" / "tiny-embedded-none-none-s1").exists()
-    assert statuses(folder)["tiny-embedded-none-none-s1"].state == "pending"
+    assert not (folder / "runs" / "tiny-no_train-s1").exists()
+    assert statuses(folder)["tiny-no_train-s1"].state == "pending"
     assert "never began" in done.stderr
-    assert (folder / STOPPED).read_text() == "tiny-embedded-none-none-s0"
+    assert (folder / STOPPED).read_text() == "tiny-no_train-s0"
     planted.unlink()
     done = sweep(arguments, folder, "keep_going=false")
     assert done.returncode == 0, done.stderr
     assert not (folder / STOPPED).exists()
+
+
+@pytest.mark.parametrize("asked", [[], ["stages=[train,generate,report]"]])
+def test_a_job_of_several_devices_has_the_stages_of_its_config(
+    tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    """Those of its experiment, too; the report is the sweep's."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\nstages: [rewrite, train, report]\n")
+    commands: list[list[str]] = []
+
+    def ran(command: list[str], check: bool) -> "subprocess.CompletedProcess[str]":
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("alttrain.run.sweep.subprocess.run", ran)
+    overrides = [f"hydra.searchpath=['file://{tmp_path}']", "experiment=own", "trainer.devices=2", *asked]
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        run_job(compose("run", overrides=[*tiny_arguments, *overrides]), overrides)
+    (command,) = commands
+    chosen = "[train,generate]" if asked else "[rewrite,train]"
+    assert [part for part in command if part.startswith("stages=")] == [f"stages={chosen}"]
+    assert command[3:6] == overrides[:3]
 
 
 # --- before it starts ---

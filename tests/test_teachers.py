@@ -503,9 +503,9 @@ def test_template_assesses_every_row_and_asks_nobody(desk: Desk) -> None:
     ],
 )
 def test_config_builds_the_teacher(option: str, name: str, writer: object) -> None:
-    chosen = [] if option in ("template", "backbone") else ["rewrite.teacher.writer.model_name=m"]
+    chosen = [] if option in ("template", "backbone") else ["teacher.writer.model_name=m"]
     with initialize_config_module("alttrain.conf", version_base="1.3"):
-        teacher = instantiate(compose(f"rewrite/teacher/{option}", chosen).rewrite.teacher)
+        teacher = instantiate(compose(f"teacher/{option}", chosen).teacher)
     assert (teacher.name, getattr(teacher, "writer", None)) == (name, writer)
 
 

@@ -18,7 +18,7 @@ from alttrain.backbone import Weights, attention
 from alttrain.backbone.attention import Rows
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.training import Hardware, SupervisedFineTuning
-from alttrain.training.fit import fit
+from alttrain.training.fit import Trained, fit
 from alttrain.training.module import SFTModule, compile_for_training, recompute_layers
 from alttrain.training.packing import BatchStream, pack
 
@@ -38,11 +38,14 @@ def adapted(folder: Path) -> Any:
     return add_lora(load_model(Weights(folder, "local"), torch.float32, "cpu"), LORA, seed=0)
 
 
-def trained(folder: Path, run: Path, recipe: SupervisedFineTuning) -> Any:
+def fitted(folder: Path, run: Path, recipe: SupervisedFineTuning) -> tuple[Any, Trained]:
     model = adapted(folder)
     hardware = Hardware(accelerator="cpu", precision="float32", log_every=1)
-    fit(model, sequences(), recipe, hardware, 3, run, False, False, progress=False)
-    return model
+    return model, fit(model, sequences(), recipe, hardware, 3, run, False, False, progress=False)
+
+
+def trained(folder: Path, run: Path, recipe: SupervisedFineTuning) -> Any:
+    return fitted(folder, run, recipe)[0]
 
 
 def adapter_of(model: Any) -> dict[str, torch.Tensor]:
@@ -61,12 +64,13 @@ def test_pack_marks_what_predicts_the_response() -> None:
 
 
 def test_every_epoch_sees_every_example_once_in_a_new_order() -> None:
-    stream = BatchStream(sequences(10), batch_size=4, epochs=3, seed=5)
+    recipe = replace(RECIPE, epochs=3)
+    stream = BatchStream(sequences(10), recipe, seed=5)
     assert (stream.steps_per_epoch, len(stream)) == (3, 9)
     epochs = [[i for step in range(e * 3, e * 3 + 3) for i in stream.members(step)] for e in range(3)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1]
-    assert epochs[0] != [i for step in range(3) for i in BatchStream(sequences(10), 4, 3, seed=6).members(step)]
+    assert epochs[0] != [i for step in range(3) for i in BatchStream(sequences(10), recipe, seed=6).members(step)]
 
 
 def test_packed_loss_and_gradients_equal_the_padded_reference(tiny_folder: Path) -> None:
@@ -129,6 +133,8 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_uninterrupted_one(
     checkpoint = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     assert all("lora" in name for name in checkpoint["state_dict"])
+    assert 0 < checkpoint["seconds"] < 1000
+    torch.save(checkpoint | {"seconds": 1000.0}, tmp_path / "cut" / "checkpoints" / "last.ckpt")
     seen: list[int] = []
 
     def watched(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
@@ -136,8 +142,11 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_uninterrupted_one(
         return step(self, batch, index)
 
     monkeypatch.setattr(SFTModule, "training_step", watched)
-    resumed = adapter_of(trained(tiny_folder, tmp_path / "cut", recipe))
+    model, result = fitted(tiny_folder, tmp_path / "cut", recipe)
+    resumed = adapter_of(model)
     assert seen == [2, 3, 4, 5]
+    assert result.record["seconds"] > 1000  # of both processes
+    assert result.record["devices"] == 1
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

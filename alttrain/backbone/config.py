@@ -22,6 +22,7 @@ class Backbone:
     `wheel` a second source where the hub does not answer. `context_length` is in tokens. `untrained_thought` is how
     the prompt ends for the backbone as it is: "open" for one that reasons by itself, "absent" for one that does not
     know think delimiters. `system_prompt` stands in every prompt that brings none of its own; None and "" are none.
+    `identity` is the system prompt of methods and protocols that tell a backbone who it is (R1-Act's, AltTrain's).
 
     `attention` is the kernel of training (generation decodes with the packed one whatever it is), `quantization` how
     bitsandbytes shrinks the frozen weights, `shape` the dimensions for memory estimates where no config.json is there.
@@ -33,6 +34,7 @@ class Backbone:
     context_length: Annotated[int, Gt(0)]
     untrained_thought: ThoughtMode = "open"
     system_prompt: str | None = None
+    identity: str | None = None
     revision: str | None = None
     wheel: Wheel | None = None
     dtype: Dtype = "auto"
@@ -57,10 +59,13 @@ class LoRA:
 
 @dataclass(frozen=True)
 class FullFineTuning:
-    """No adapter: all weights are trained, kept in float32 with products in bfloat16 where the device does these well.
+    """No adapter: all weights are trained, and the trained model is saved whole, in bfloat16.
 
-    The trained model is saved whole, in bfloat16.
+    `weights` "float32" keeps them so, with products in bfloat16 where the device does these well; "bfloat16" keeps
+    weights, gradients and moments in it there, which takes half the memory.
     """
+
+    weights: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)

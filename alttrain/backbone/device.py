@@ -90,9 +90,12 @@ def give_back_freed_memory() -> None:
         return
 
 
-def check_kernels(quantization: str, attention: str, cuda: bool) -> None:
-    """Raise ValueError where the config wants a package that is not installed, or a GPU that is not there."""
-    wants = {"backbone.quantization": (quantization, "none", "bitsandbytes", "quantization")}
+def check_kernels(quantization: str, attention: str, cuda: bool, owner: str = "backbone") -> None:
+    """Raise ValueError where the config wants a package that is not installed, or a GPU that is not there.
+
+    `owner` is the part of the config that asks for the quantisation.
+    """
+    wants = {f"{owner}.quantization": (quantization, "none", "bitsandbytes", "quantization")}
     if attention == "flash_attention_2":
         wants["backbone.attention"] = (attention, "packed", "flash_attn", "")
     for key, (value, without, package, extra) in wants.items():

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt", "vocab.*"]
 TOKENIZER_PATTERNS = ["config.json", "tokenizer*", "special_tokens_map.json", "merges.txt", "vocab.*"]
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 HUB_TIMEOUT_S = 3.0
 END_BYTES = 1 << 20
 
@@ -121,7 +122,7 @@ def _cached(backbone: "Backbone") -> Weights | None:
                 backbone.source, revision=backbone.revision, allow_patterns=HUB_PATTERNS, local_files_only=True
             )
         )
-        if any(folder.glob("*.safetensors")):
+        if _is_whole(folder):
             return Weights(folder, f"hub@{folder.name}")
     except LocalEntryNotFoundError:
         pass
@@ -130,6 +131,16 @@ def _cached(backbone: "Backbone") -> Weights | None:
         if (folder / "source.json").is_file():
             return Weights(folder, json.loads((folder / "source.json").read_text())["origin"])
     return None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a snapshot holds all that loading takes: one whose download was interrupted is a folder, too."""
+    index = folder / "model.safetensors.index.json"
+    shards = {"model.safetensors"}
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
+    return tokenizer and all((folder / name).is_file() for name in ("config.json", *shards))
 
 
 def at_hand(backbone: "Backbone", name: str) -> Path | None:
@@ -162,6 +173,37 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
         ) from error
 
 
+def why_absent(backbone: "Backbone") -> str:
+    """Why a model's weights are neither at hand nor to be had, or "". Nothing is fetched."""
+    local = Path(backbone.source).expanduser()
+    if local.is_dir() or is_path(backbone.source):
+        found = (local / "config.json").is_file()
+        return "" if found else "no folder with config.json and safetensors weights"
+    if _cached(backbone):
+        return ""
+    remedy = "set it to a folder that holds the model"
+    try:
+        _reach_hub()
+    except ConnectionError as error:
+        return f"not in the hub's cache, and the hub cannot be asked ({error}); connect, or {remedy}"
+    return f"{fault}, or {remedy}" if (fault := _hub_fault(backbone.source, backbone.revision)) else ""
+
+
+@functools.cache
+def _hub_fault(source: str, revision: str | None) -> str:
+    """Why the hub would not give a model to this user, or "". Asked once a process."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(source, "config.json", revision=revision), timeout=HUB_TIMEOUT_S)
+    except GatedRepoError:
+        return "gated on the hub: accept its licence there and log in with `hf auth login`"
+    except (OSError, HfHubHTTPError) as error:
+        return f"the hub does not give it ({type(error).__name__}); check the id and the revision"
+    return ""
+
+
 def _reach_hub() -> None:
     """Raise ConnectionError where the hub is not to be asked or does not answer."""
     from huggingface_hub import constants
@@ -188,9 +230,9 @@ def _from_hub(backbone: "Backbone") -> Weights:
 
     _reach_hub()
     folder = Path(snapshot_download(backbone.source, revision=backbone.revision, allow_patterns=HUB_PATTERNS))
-    if not any(folder.glob("*.safetensors")):
+    if not _is_whole(folder):
         raise FileNotFoundError(
-            f"{backbone.source} has no safetensors weights on the hub; other formats are not loaded"
+            f"{backbone.source} lacks config, tokenizer or safetensors weights on the hub; other formats are not loaded"
         )
     return Weights(folder, f"hub@{folder.name}")
 

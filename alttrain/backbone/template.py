@@ -21,7 +21,8 @@ class ChatTemplate:
 
     `think_open` and `think_close` stand around the thought, `end` is the token that ends the turn. `opened_by` says who
     writes `think_open`: the prompt ends with it, or the model's response begins with it. `answer_prefix` begins an
-    answer that does not hold it already.
+    answer that does not hold it already. `history_gap` says what becomes of the newlines between thought and answer
+    where the answer stands in a history: R1's own template keeps them, Qwen3's cuts them.
     """
 
     system: str
@@ -33,6 +34,7 @@ class ChatTemplate:
     bos: str = ""
     opened_by: Literal["prompt", "model"] = "prompt"
     answer_prefix: str = ""
+    history_gap: Literal["cut", "kept"] = "cut"
 
     def __post_init__(self) -> None:
         for name in ("system", "user"):
@@ -53,8 +55,8 @@ class ChatTemplate:
     ) -> str:
         """The text a model is prompted with, up to the first character it writes itself.
 
-        No `system` text, no system message. `turns` are the user's earlier messages, `answers` what was answered to
-        them, thoughts taken out; messages without an answer follow one another.
+        No `system` text, no system message. `turns` are the user's earlier messages, `answers` what `history` leaves of
+        the responses to them; messages without an answer follow one another.
         """
         text = self.bos + (self.system.replace(_SLOT, system) if system else "")
         for message, answer in itertools.zip_longest(turns, answers, fillvalue=""):
@@ -97,6 +99,13 @@ class ChatTemplate:
             return thought.strip(), self._answer(answer), True
         return (thought.strip(), "", False) if opened else ("", self._answer(text), True)
 
+    def history(self, text: str, mode: ThoughtMode) -> str:
+        """What stands in later prompts of what a model wrote, as `jinja` has it; nothing of a thought left unclosed."""
+        if not self.split(text, mode)[1]:
+            return ""
+        _, close, kept = text.rpartition(self.think_close.strip())
+        return kept.lstrip("\n") if close and self.history_gap == "cut" else kept
+
     def _answer(self, text: str) -> str:
         return text.strip().removeprefix(self.answer_prefix.strip()).strip()
 
@@ -105,7 +114,7 @@ class ChatTemplate:
 
         `system_prompt` stands where the dialogue has no system message of its own.
         """
-        close = self.think_close.strip()
+        close, cut = self.think_close.strip(), ".lstrip('\\n')" if self.history_gap == "cut" else ""
         system, user = (_jinja_message(getattr(self, name)) for name in ("system", "user"))
         default = self.system.replace(_SLOT, system_prompt) if system_prompt else ""
         return (
@@ -119,7 +128,8 @@ class ChatTemplate:
             + "{%- else -%}"
             + _literal(self.assistant)
             + "{%- if loop.last -%}{{- message['content'] -}}"
-            f"{{%- else -%}}{{{{- message['content'].split({close!r})[-1].strip() -}}}}{{%- endif -%}}"
+            f"{{%- elif {close!r} in message['content'] -%}}{{{{- message['content'].split({close!r})[-1]{cut} -}}}}"
+            "{%- else -%}{{- message['content'] -}}{%- endif -%}"
             + _literal(self.end + self._after_end())
             + "{%- endif -%}{%- endfor -%}"
             "{%- if add_generation_prompt -%}"

@@ -17,7 +17,18 @@ from omegaconf import DictConfig, OmegaConf
 from alttrain.config.schema import PAGE_TEXTS, STAGES
 
 MISSING = "???"
-PARTS = ("backbone", "dataset", "rewrite", "adapter", "training", "trainer", "generation", "protocol", "logger")
+PARTS = (
+    "method",
+    "backbone",
+    "dataset",
+    "rewrite",
+    "adapter",
+    "training",
+    "trainer",
+    "generation",
+    "protocol",
+    "logger",
+)
 HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
 
 

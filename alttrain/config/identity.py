@@ -1,7 +1,6 @@
-"""The run's name and the fingerprint of all that shapes its result.
+"""The fingerprint of all that shapes a run's result: a flat mapping of config keys to values.
 
-The name has no time stamp: ranks, resumed jobs and a repeated sweep meet in the same folder. The fingerprint is a flat
-mapping of config keys to values, kept in the folder as JSON, so that a difference can be named key by key.
+It is kept in the folder as JSON, so that a difference can be named key by key.
 """
 
 from fnmatch import fnmatch
@@ -9,18 +8,21 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training")
+SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training", "method")
 """Top-level keys that shape the trained adapter. Stages, logger, trainer hardware and folders do not."""
+
+HOW_ASKED = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s", "backoff_s", "longest_pause_s")
+"""Keys that say where a server is and how it is asked again; what it answers is the same."""
 
 NOT_SHAPING = (
     "backbone.attention",
     "backbone.shape*",
+    "method.[!s]*",  # all but its system prompt
     "dataset.path",
     "dataset.sources.*.path",
     "dataset.sources.*.file",
     "dataset.sources.*.data_dir",
-    *(f"rewrite.*.{key}" for key in ("base_url", "key_variable", "concurrency", "attempts", "timeout_s")),
-    *(f"rewrite.*.{key}" for key in ("backoff_s", "longest_pause_s")),
+    *(f"rewrite.*.{key}" for key in HOW_ASKED),
     "rewrite.may_lose",
 )
 """Keys that leave the result as it is: where a file stands (its content is hashed), how a server is asked."""
@@ -33,24 +35,24 @@ def shaping_of_engine(generation: dict[str, Any]) -> dict[str, Any]:
 
 
 NOT_SHAPING_TEXT = frozenset(
-    {"base_url", "key_variable", "concurrency", "attempts", "timeout_s", "backoff_s", "longest_pause_s", "chunk"}
-    | {"loads_adapters", "adapter_name", "health", "start_s", "memory_share"}
+    {*HOW_ASKED, "chunk", "loads_adapters", "adapter_name", "health", "start_s", "memory_share"}
 )
 """Keys of an engine; `chunk` of the slot decoder shapes which prompts are decoded together, and is told apart there."""
+
+
+def shaping_of_judge(node: Any) -> Any:
+    """A judge's config without what leaves its verdicts as they are: how servers are asked, at any depth, and how many
+    programs run at once."""
+    if isinstance(node, dict):
+        kept = {key: value for key, value in node.items() if key not in (*HOW_ASKED, "workers")}
+        return {key: shaping_of_judge(value) for key, value in kept.items()}
+    return [shaping_of_judge(child) for child in node] if isinstance(node, list) else node
 
 
 def shaping(config: dict[str, Any]) -> dict[str, Any]:
     """All keys of a plain config that shape the trained adapter, flat."""
     flat = flatten({key: config[key] for key in SHAPING})
     return {key: value for key, value in flat.items() if not any(fnmatch(key, pattern) for pattern in NOT_SHAPING)}
-
-
-def run_name(config: DictConfig) -> str:
-    """Backbone, dataset, rewrite, training, seed and tag, joined to the name of the run's folder."""
-    parts = [config.backbone.name, config.dataset.name, config.rewrite.name, config.training.name, f"s{config.seed}"]
-    if config.tag:
-        parts.append(config.tag)
-    return "-".join(str(part) for part in parts)
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -29,6 +29,8 @@ class RunSchema:
     page_texts: str = MISSING
     backbone: dict[str, Any] = MISSING
     dataset: dict[str, Any] = MISSING
+    method: dict[str, Any] = MISSING
+    teacher: dict[str, Any] = MISSING
     rewrite: dict[str, Any] = MISSING
     adapter: dict[str, Any] = MISSING
     training: dict[str, Any] = MISSING

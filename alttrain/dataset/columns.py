@@ -12,7 +12,10 @@ from typing import Any
 
 from alttrain.records import Example, Label, Rejected, Shape, build, shape_of
 
-FIELDS = ("id", "prompt", "label", "category", "phrasing", "thought", "answer", "gold", "response", "dialogue")
+FIELDS = (
+    *("id", "prompt", "label", "category", "phrasing", "thought", "answer", "gold", "goal", "response", "dialogue"),
+    "key_sentence",
+)
 """What a column may fill: the fields of an Example; `response`, a thought and an answer in one text; and `dialogue`, a
 list of the user's turns, of which the last is the prompt."""
 
@@ -31,6 +34,7 @@ class Columns:
     - `where`: column -> the value, or the list of values, of the rows that are meant; others are not looked at.
     - `labels`: value of the label's column -> harmful or benign; "*" stands for every other value.
     - `extract`: our field -> a pattern (the dot matches newlines) whose first group is the field's text.
+    - `slices`: our field -> columns of a text and of the characters where the field begins in it and where it ends.
     - `erase`: our field -> a pattern removed from its text.
     - `thought_tags`, `answer_tags`: opening and closing tag of the thought, and of the answer if it has any, in a
       `response`. The opening tag may be missing, as where the prompt's template has written it.
@@ -47,6 +51,7 @@ class Columns:
     where: Mapping[str, Scalar | Sequence[Scalar]] = field(default_factory=dict)
     labels: Mapping[str, Label] = field(default_factory=dict)
     extract: Mapping[str, str] = field(default_factory=dict)
+    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     erase: Mapping[str, str] = field(default_factory=dict)
     thought_tags: Sequence[str] = ()
     answer_tags: Sequence[str] = ()
@@ -57,7 +62,7 @@ class Columns:
 
     def check(self, name: str) -> None:
         """Raise ValueError for a mapping that no row could satisfy."""
-        for key in ("columns", "constants", "extract", "erase"):
+        for key in ("columns", "constants", "extract", "slices", "erase"):
             unknown = sorted(set(getattr(self, key)) - set(FIELDS))
             if unknown:
                 raise ValueError(f"{name}: {key} names {unknown[0]!r}; accepted fields: {', '.join(FIELDS)}")
@@ -69,6 +74,11 @@ class Columns:
                     raise ValueError(f"{name}: {key}.{field_name}={pattern!r}: not a pattern: {error}") from error
                 if key == "extract" and not groups:
                     raise ValueError(f"{name}: extract.{field_name}={pattern!r}: needs a group, the text to take")
+        for field_name, wanted in self.slices.items():
+            if len(wanted) != 3:
+                raise ValueError(
+                    f"{name}: slices.{field_name}={list(wanted)!r}: the columns of a text, a start, an end"
+                )
         for key in ("thought_tags", "answer_tags"):
             tags = getattr(self, key)
             if tags and (len(tags) != 2 or not all(tags)):
@@ -110,6 +120,8 @@ class Columns:
         fields["id"] = default_id if fields.get("id") is None else str(fields["id"])
         fields |= {name: text for name, text in zip(("thought", "answer"), cut, strict=True) if text}
         rejected = self._cut(fields)
+        if "prompt" in fields and fields["prompt"] is None:
+            rejected = "no prompt"  # an attack that found none, in JailbreakBench's artifacts
         if rejected:
             return Rejected(fields["id"], rejected)
         if "thought" in fields:
@@ -127,6 +139,11 @@ class Columns:
         for name, column in self.columns.items():
             if name != "response":
                 fields[name] = _found(raw, _names(column), name, place)
+        for name, wanted in self.slices.items():
+            text, start, end = (_found(raw, [column], name, place) for column in wanted)
+            if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(str(text))):
+                raise ValueError(f"{place}: {wanted[1]}={start!r}, {wanted[2]}={end!r}: not characters of {wanted[0]}")
+            fields[name] = str(text)[start:end].strip()
         if self.golds:
             fields["gold"] = [str(_found(raw, [column], "gold", place)) for column in self.golds]
         for name in ("category", "phrasing"):
@@ -150,7 +167,7 @@ class Columns:
             if value not in self.labels and "*" not in self.labels:
                 raise ValueError(f"{place}: label {value!r} is not mapped; accepted: {', '.join(self.labels)}")
             fields["label"] = self.labels.get(value, self.labels.get("*"))
-        optional = ("category", "phrasing", "thought", "answer", "gold")
+        optional = ("category", "phrasing", "thought", "answer", "gold", "goal")
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
     def _multiple_choice(self, raw: Mapping[str, Any], question: str, place: str) -> dict[str, Any]:

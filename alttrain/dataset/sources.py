@@ -66,7 +66,8 @@ class Rows:
 
     A * in the name of `file` stands for all files that match, in the order of their names; each row then has a column
     `part`, the name of its file without its ending. `first` keeps the first rows of the file that pass the filter;
-    `sample` those that Hugging Face's `shuffle(sample_seed)` would put first among them, in file order.
+    `sample` those that Hugging Face's `shuffle(sample_seed)` would put first among them, in file order. `rows_at` is
+    the key of the rows in a JSON file that is an object.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Rows:
     where: Mapping[str, Scalar | Sequence[Scalar]] = field(default_factory=dict)
     labels: Mapping[str, Label] = field(default_factory=dict)
     extract: Mapping[str, str] = field(default_factory=dict)
+    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     erase: Mapping[str, str] = field(default_factory=dict)
     thought_tags: Sequence[str] = ()
     answer_tags: Sequence[str] = ()
@@ -93,6 +95,7 @@ class Rows:
     sample: Annotated[int, Gt(0)] | None = None
     sample_seed: int = 42
     limit: Annotated[int, Gt(0)] | None = None
+    rows_at: str | None = None
 
     def __post_init__(self) -> None:
         if bool(self.path) == bool(self.hub or self.file):
@@ -154,7 +157,7 @@ class Rows:
 
     @property
     def _map(self) -> Columns:
-        texts = (self.extract, self.erase, self.thought_tags, self.answer_tags, self.shapes)
+        texts = (self.extract, self.slices, self.erase, self.thought_tags, self.answer_tags, self.shapes)
         asked = (self.golds, self.choices, self.choice_seed)
         return Columns(self.columns, self.constants, self.where, self.labels, *texts, *asked)
 
@@ -169,7 +172,11 @@ class Rows:
             return f"{self.hub}@{found.commit or self.revision or 'unknown'}", rows
         files = self._there(path)
         stems = {file: file.name.removesuffix(".gz").rpartition(".")[0] for file in files}
-        raws = ((stems[file], n, place, raw) for file in files for n, (place, raw) in enumerate(read_raw(file), 1))
+        raws = (
+            (stems[file], n, place, raw)
+            for file in files
+            for n, (place, raw) in enumerate(read_raw(file, self.rows_at), 1)
+        )
         below, parts = f"{path.parent}/", "*" in path.name
         return str(path), (
             (place, place.removeprefix(below), f"{stem}-{n}", {**raw, "part": stem} if parts else raw)
@@ -203,6 +210,29 @@ class Rows:
             raise ValueError(f"rows {self.name}: not on the hub; set data_dir to the folder that holds {self.file}")
         remedy = f"set data_dir to a folder that holds {self.file}, or " if self.file else ""
         return hub_room.load(self.hub, self.config, self.split, self.revision, f"{remedy}read it once with a network")
+
+
+def jailbreak_artifacts(
+    attack: str,
+    setting: str,
+    target: str,
+    data_dir: str | None,
+    limit: Annotated[int, Gt(0)] | None = None,
+) -> Rows:
+    """Prompts that an attack found against a target model, from a copy of github.com/JailbreakBench/artifacts.
+
+    The file is `data_dir`/jbb_artifacts/attack-artifacts/`attack`/`setting`/`target`.json. A behaviour that the attack
+    found no prompt for is left out by name.
+    """
+    return Rows(
+        name=f"{attack}_{target}",
+        file=f"jbb_artifacts/attack-artifacts/{attack}/{setting}/{target}.json",
+        data_dir=data_dir,
+        columns={"id": "index", "prompt": "prompt", "goal": "goal", "category": "category"},
+        constants={"label": "harmful"},
+        limit=limit,
+        rows_at="jailbreaks",
+    )
 
 
 def embedded_rows(file: str, limit: Annotated[int, Gt(0)] | None = None) -> Rows:

@@ -29,9 +29,11 @@ class Segment:
 class Example:
     """A prompt with its label and, where known, the thought and the answer it should be trained on.
 
-    `turns` are the user's earlier messages of a multi-turn dialogue, oldest first; `prompt` is the last one.
-    `trace_hash` is the hash of the original thought and answer a rewrite started from. A `partial` example trains only
-    the opening of a thought: the thought is not closed, and no answer follows.
+    `turns` are the user's earlier messages of a multi-turn dialogue, oldest first; `prompt` is the last one. `goal` is
+    what an attack is after, in plain words, where the set tells it. `trace_hash` is the hash of the original thought
+    and answer a rewrite started from. A `partial` example trains only the opening of a thought: the thought is not
+    closed, and no answer follows. `key_sentence` is the one that says whether the request is harmful, where the data
+    marks it.
     """
 
     id: str
@@ -46,6 +48,8 @@ class Example:
     trace_hash: str = ""
     partial: bool = False
     turns: tuple[str, ...] = ()
+    goal: str = ""
+    key_sentence: str = ""
 
     @property
     def shape(self) -> Shape:
@@ -75,8 +79,9 @@ class Generation:
 
     `finish` is "stop" where the model ended its turn, "length" where the token cap cut it, "error" where a server would
     not answer this prompt, for the reason in `error`: such a row is in no rate, and counts as undecided. `sample`
-    counts the texts of one prompt where several are drawn; a row is known by (id, sample). `earlier` are the model's
-    answers to the earlier turns of a dialogue, and to the turns that a defence puts before the prompt.
+    counts the texts of one prompt where several are drawn; a row is known by (id, sample). `turns` are the user's
+    earlier messages of a dialogue, `earlier` the model's answers to them and to the turns a defence puts before the
+    prompt, `goal` what an attack is after.
     """
 
     id: str
@@ -94,6 +99,8 @@ class Generation:
     sample: int = 0
     earlier: tuple[str, ...] = ()
     error: str = ""
+    turns: tuple[str, ...] = ()
+    goal: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,13 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
         raise FileNotFoundError(f"{run_folder / 'run.json'} is not there: a card is made of a run's folder")
     settings = _json(run_folder / "fingerprint.json")
     trained = dict(record) if record is not None else _json(run_folder / "train.json")
-    judged = [_json(path) for path in sorted(run_folder.glob("evaluation/*/metrics.json"))]
+    paths = sorted(run_folder.glob("evaluation/*/metrics.json"))
+    judged = [_json(path) | {"asked": _json(path.with_name("fingerprint.json"))} for path in paths]
     lora = not str(settings.get("adapter._target_", "")).endswith("FullFineTuning")
     base = _base(names, settings)
     what = f"A LoRA adapter for {base}" if lora else f"{base}, fine-tuned whole"
     parts = [
-        _front_matter(run_folder, names, settings, judged, lora),
+        _front_matter(names, settings, judged, lora),
         f"# {names['run']}",
         f"{what}, trained by alttrain with the reasoning structure `{names['rewrite']}`.",
         _use(lora),
@@ -73,7 +74,7 @@ def _hubs(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _front_matter(
-    run_folder: Path, names: Mapping[str, Any], settings: Mapping[str, Any], judged: list[dict[str, Any]], lora: bool
+    names: Mapping[str, Any], settings: Mapping[str, Any], judged: list[dict[str, Any]], lora: bool
 ) -> str:
     """The hub's metadata. JSON strings are YAML strings."""
     base = _base(names, settings)
@@ -81,19 +82,18 @@ def _front_matter(
     lines += [f"library_name: {'peft' if lora else 'transformers'}", "pipeline_tag: text-generation"]
     lines.append(f"tags: [alttrain, safety, reasoning, {'lora' if lora else 'full-fine-tuning'}]")
     lines += [f"datasets: {json.dumps(hubs)}"] if (hubs := _hubs(settings)) else []
-    results = [line for one in judged for line in _index(run_folder, one)]
+    results = [line for one in judged for line in _index(one)]
     if results:
         lines += ["model-index:", f"- name: {json.dumps(names['run'])}", "  results:", *results]
     return "\n".join(["---", *lines, "---"])
 
 
-def _index(run_folder: Path, judged: Mapping[str, Any]) -> list[str]:
+def _index(judged: Mapping[str, Any]) -> list[str]:
     """One benchmark's measure as an entry of the hub's model index, in percent."""
     metric, benchmark = judged["metrics"][0], str(judged["benchmark"])
     if metric["value"] is None:
         return []
-    asked = _json(next(iter(run_folder.glob(f"evaluation/{benchmark}*/fingerprint.json")), run_folder / "none"))
-    hub = asked.get(f"benchmark.{benchmark}.rows.hub") or benchmark
+    hub = judged["asked"].get(f"benchmark.{benchmark}.rows.hub") or benchmark
     protocol = judged.get("provenance", {}).get("protocol", "")
     name = f"{MEASURES[metric['metric']].label}, %, protocol {protocol}"
     return [

@@ -56,6 +56,9 @@ def main() -> None:
     try:
         if not any(argument.split("=")[0] in QUESTIONS for argument in sys.argv[1:]):
             swept = _refuse_faults(*_asked(sys.argv[1:]))
+        elif shown := _sweep_shown(sys.argv[1:]):
+            print(shown)
+            return
         _app()
     except HydraException as error:  # of a question, which Hydra answers outside its own error handling
         print(f"alttrain cannot run this: {error}", file=sys.stderr)
@@ -78,6 +81,15 @@ def _asked(arguments: list[str]) -> tuple[list[str], bool]:
     flags = get_args_parser().parse_args(arguments)
     own = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
     return [*own, *flags.overrides], flags.multirun
+
+
+def _sweep_shown(arguments: list[str]) -> str:
+    """What to print where `--cfg job` is asked of a sweep: Hydra would refuse it, or show a config that no job has."""
+    from alttrain.run.sweep import config_shown
+
+    flags = get_args_parser().parse_args(arguments)
+    asked = flags.cfg == "job" and not flags.package
+    return config_shown(*_asked(arguments), flags.resolve) if asked else ""
 
 
 def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
@@ -147,11 +159,15 @@ def _stages(run: "Run", reports: bool) -> None:
     """Run the stages in their order, in a folder that is this process's alone."""
     from alttrain.run.folder import open_folder
     from alttrain.run.session import Session
+    from alttrain.run.stages.generate import longest_prompt
     from alttrain.run.status import Log, locked
 
     session = Session(run)
     if "check" in run.stages and _has_work(run):
         _stage("check", run, session)
+    elif "generate" in run.stages and _has_work(run):
+        for benchmark in run.benchmarks:
+            longest_prompt(run, session.renderer, benchmark)
     due = [stage for stage in STAGES[1:] if stage in run.stages and (reports or stage != "report")]
     if set(due) <= {"report"}:
         for stage in due:

@@ -1,7 +1,7 @@
 """A composed config -> the typed parts of a run. Light: no part loads weights or imports torch when it is made."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,18 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.backbone import Backbone, FullFineTuning, LoRA, NoAdapter
-from alttrain.config import RunError, faults, flatten, instantiate, run_name, shaping
-from alttrain.config.identity import shaping_of_engine
+from alttrain.config import (
+    Changes,
+    Method,
+    RunError,
+    changes,
+    faults,
+    flatten,
+    instantiate,
+    run_name,
+    shaping,
+)
+from alttrain.config.identity import shaping_of_engine, shaping_of_judge
 from alttrain.config.secrets import exposed
 from alttrain.dataset import Dataset
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
@@ -22,16 +32,24 @@ from alttrain.training.trackers import Tracker
 PLACES = ("path", "file", "data_dir")
 """Arguments of a row source that say where its file is: the content's hash stands for them."""
 
+OF_SAMPLING = tuple(f"protocol.decoding.{key}" for key in ("top_p", "top_k", "seed"))
+"""What greedy decoding does not look at."""
+
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a stage needs. `config` is plain and resolved; `folder` may not exist yet."""
+    """Everything a stage needs. `config` is plain and resolved; `folder` may not exist yet.
+
+    `changed` is what differs from the method, the protocol and the benchmarks as they are published.
+    """
 
     name: str
     folder: Path
     seed: int
     stages: tuple[str, ...]
     config: dict[str, Any]
+    method: Method
+    changed: Changes
     backbone: Backbone
     dataset: Dataset
     structure: Structure
@@ -54,9 +72,14 @@ class Run:
         return self.folder / ("model" if isinstance(self.adapter, FullFineTuning) else "adapter")
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that shapes the trained adapter, as flat keys: the config's shaping parts and the data's content."""
-        content = {f"dataset content.{file}": digest for file, digest in self.dataset.content().items()}
-        return shaping(self.config) | content
+        """All that shapes the trained adapter, as flat keys: the config's shaping parts and the data's content.
+
+        Where nothing is trained, neither the data nor an adapter shapes anything.
+        """
+        shapes = shaping(self.config)
+        if not self.training.trains:
+            return {key: value for key, value in shapes.items() if not key.startswith(("dataset.", "adapter."))}
+        return shapes | {f"dataset content.{file}": digest for file, digest in self.dataset.content().items()}
 
     def evaluation_fingerprint(self, benchmark: Benchmark) -> dict[str, Any]:
         """All that shapes a benchmark's generations, beyond the adapter."""
@@ -69,15 +92,22 @@ class Run:
 
     def protocol_hash(self, benchmark: Benchmark) -> str:
         """The hash of all that shapes a benchmark's number, beyond the model: two hashes never share a column."""
-        protocol = self.config["protocol"]
-        judged = {key: protocol[key] for key in ("judged", "also_judged")}
-        judge = self.config["evaluation"]["benchmarks"][benchmark.name]["judge"]
-        asked = flatten({"protocol": judged, "judge": judge, **self._asked(benchmark)})
+        judge = shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.name]["judge"])
+        judged = {"part": self.protocol.judged, "judge": judge}
+        asked = flatten({"judged": judged, **self._asked(benchmark)})
+        if self.protocol.decoding_for(benchmark).temperature == 0:
+            asked = {key: value for key, value in asked.items() if key not in OF_SAMPLING}
         return protocol_hash(asked | self._content(benchmark))
 
     def _asked(self, benchmark: Benchmark) -> dict[str, Any]:
         """What the model is asked and how, without where the files stand."""
-        protocol = {key: self.config["protocol"][key] for key in ("decoding", "system_prompt")}
+        decoding = self.config["protocol"]["decoding"] | asdict(self.protocol.decoding_for(benchmark))
+        protocol = {
+            "decoding": {key: value for key, value in decoding.items() if value is not None},
+            "system_prompt": self.protocol.system_prompt_for(benchmark),
+        }
+        if self.protocol.quantization is not None:
+            protocol["quantization"] = self.protocol.quantization
         rows = self.config["evaluation"]["benchmarks"][benchmark.name]["rows"]
         rows = {key: value for key, value in rows.items() if key not in PLACES}
         return {"protocol": protocol, f"benchmark.{benchmark.name}": {"form": benchmark.form, "rows": rows}}
@@ -108,7 +138,9 @@ def assemble(config: DictConfig) -> Run:
         seed=config.seed,
         stages=tuple(config.stages),
         config={str(key): value for key, value in plain.items()},
-        backbone=part("backbone"),
+        method=part("method"),
+        changed=changes(config),
+        backbone=_prompted(part("backbone"), config.method.system_prompt),
         dataset=part("dataset"),
         structure=part("rewrite"),
         adapter=part("adapter"),
@@ -130,6 +162,11 @@ def assemble(config: DictConfig) -> Run:
             "trained; set backbone.quantization=none, or choose adapter=lora"
         )
     return run
+
+
+def _prompted(backbone: Backbone, system_prompt: str | None) -> Backbone:
+    """The backbone with the method's system prompt, where the method has one."""
+    return backbone if system_prompt is None else replace(backbone, system_prompt=system_prompt)
 
 
 def _builder(config: DictConfig) -> Callable[[str], Any]:

@@ -75,13 +75,29 @@ def open_folder(run: Run) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
         if not (run.folder / "fingerprint.json").exists():
             write_json(run.folder / "environment.json", environment())
-            names = {"backbone": run.backbone.name, "dataset": run.dataset.name}
-            names |= {"rewrite": run.structure.name, "training": run.training.name}
-            write_json(run.folder / "run.json", {"run": run.name, **names, "seed": run.seed})
+            write_json(run.folder / "run.json", described(run))
             write_text(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
             write_json(run.folder / "fingerprint.json", run.fingerprint())
     except OSError as error:
         raise RunError(f"output_dir={run.output_dir}: cannot write there ({error.strerror}); set output_dir") from error
+
+
+def described(run: Run) -> dict[str, Any]:
+    """What run.json says: the names the report groups by, the method, and what the run changes of it."""
+    method = run.method
+    return {
+        "run": run.name,
+        "backbone": run.backbone.name,
+        "dataset": run.dataset.name if run.training.trains else "none",
+        "rewrite": run.structure.name,
+        "training": run.training.name,
+        "seed": run.seed,
+        "method": method.name,
+        "label": method.label or run.structure.name,
+        "order": method.order,
+        "tables": list(method.tables),
+        "changed": dict(run.changed.treatment),
+    }
 
 
 def open_evaluation(run: Run, benchmark: Benchmark) -> Path:

@@ -19,10 +19,10 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from alttrain.backbone.device import look
-from alttrain.config import STAGES, RunError, run_name
+from alttrain.config import RunError, run_name
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.records import Example, Texts, write_json, write_text
 from alttrain.run.assembly import Run, assemble
@@ -47,18 +47,33 @@ class Job:
     gib: float | None
 
 
+def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
+    """Each job's overrides, as Hydra's sweeper will make them; none for a single run. To be asked inside of Hydra."""
+    own = [argument for argument in arguments if not _is_sweep(argument)]
+    whole = compose(config_name=PRIMARY, overrides=own, return_hydra_config=True)
+    if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
+        return []
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
+    (batch,) = BasicSweeper.split_arguments(parser.parse_overrides([*params, *arguments]), None)
+    return batch
+
+
+def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str:
+    """What `--cfg job` means for a sweep: its first job's config, and all jobs as comments; "" for a single run."""
+    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+        batch = overrides_of(arguments, multirun)
+        if not batch:
+            return ""
+        config = OmegaConf.to_yaml(compose(config_name=PRIMARY, overrides=batch[0]), resolve=resolve)
+    jobs = [f"#   {' '.join(overrides)}" for overrides in batch]
+    return "\n".join([f"{config}# The first of {len(batch)} jobs. All of them:", *jobs])
+
+
 def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], DictConfig]]:
     """Each job's overrides and config, as Hydra's sweeper will make them; none for a single run."""
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-        own = [argument for argument in arguments if not _is_sweep(argument)]
-        whole = compose(config_name=PRIMARY, overrides=own, return_hydra_config=True)
-        if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
-            return []
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
-        overrides = parser.parse_overrides([*params, *arguments])
-        (batch,) = BasicSweeper.split_arguments(overrides, None)
-        found = []
+        batch, found = overrides_of(arguments, multirun), []
         with bar("jobs", len(batch)) as advance:
             for job in batch:
                 found.append((job, compose(config_name=PRIMARY, overrides=job)))
@@ -148,7 +163,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
         raise RunError(f"not started, because {stopped.read_text(encoding='utf-8')} failed and keep_going=false")
     try:
         if config.trainer.devices * config.trainer.nodes > 1:
-            _in_own_process(overrides)
+            _in_own_process(config, overrides)
         else:
             execute(config, reports=False)
     except RunError as error:
@@ -158,19 +173,14 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
         raise
 
 
-def _in_own_process(overrides: Sequence[str]) -> None:
+def _in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     """A job on several devices starts further processes of its own command: that must not be the sweep's."""
-    stages = next((override for override in overrides if override.startswith("stages=")), "")
-    own = [override for override in overrides if override != stages]
-    command = [sys.executable, "-m", "alttrain", *own, "hydra.mode=RUN", "stages=" + _without_report(stages)]
+    own = [override for override in overrides if not override.startswith("stages=")]
+    stages = ",".join(stage for stage in config.stages if stage != "report")
+    command = [sys.executable, "-m", "alttrain", *own, "hydra.mode=RUN", f"stages=[{stages}]"]
     done = subprocess.run(command, check=False)
     if done.returncode:
         raise RunError(f"the job ended with {done.returncode}; its folder's run.log says why")
-
-
-def _without_report(stages: str) -> str:
-    chosen = stages.partition("=")[2].strip("[]").split(",") if stages else list(STAGES)
-    return "[" + ",".join(stage for stage in chosen if stage.strip() != "report") + "]"
 
 
 def _state(run: Run) -> str:

@@ -28,8 +28,11 @@ class BackboneWriter:
     def model(self, desk: Desk) -> str:
         """The run's name for the weights it asks. Raises ValueError where it lends none."""
         if desk.ask is None or not desk.model:
-            raise ValueError("rewrite.teacher.writer: this run lends no backbone to ask; choose rewrite/teacher=server")
+            raise ValueError("teacher.writer: this run lends no backbone to ask; choose teacher=server")
         return desk.model
+
+    def verify(self, where: str) -> None:
+        """The backbone's own source is checked where it is configured."""
 
     def write(
         self, prompts: Mapping[str, str], desk: Desk, keep: Callable[[str, Reply], Reply]

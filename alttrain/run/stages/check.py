@@ -1,6 +1,7 @@
 """Stage check: what can be known to fail is told before any weights load. Writes nothing itself.
 
-`check_light` runs always and first: data files, rows, the backbone's folder, packages it wants. The stage proper proves
+`check_light` runs always and first: data files, rows, the backbone's folder, packages it wants, and whether the teacher
+and the judges that are still to be asked can be: their keys, servers, models, texts and goals. The stage proper proves
 the rendering on the ids of every row, refuses prompts that the context cannot hold, and estimates each stage's memory.
 
 The tokenizer is taken from where it is, or from the hub alone; neither needs the weights. Where it cannot be had, a run
@@ -8,23 +9,31 @@ that goes on to load the model fetches both and proves the rendering then; a che
 Memory is refused only for stages that this run executes: a check by itself reports what they would need here.
 """
 
+import difflib
 import logging
 from collections.abc import Sequence
+from functools import partial
 from itertools import compress
 from pathlib import Path
 
+from hydra.core.global_hydra import GlobalHydra
+
 from alttrain.backbone.device import check_kernels, has_gpu_driver
-from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path
+from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path, why_absent
 from alttrain.config import RunError
-from alttrain.evaluation import HumanEval
+from alttrain.dataset import Rows
+from alttrain.evaluation import Benchmark
+from alttrain.evaluation.benchmark import KINDS
+from alttrain.evaluation.judges import check_goals
 from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected, read_rows
 from alttrain.rewrite import TemplateTeacher, lacks_original
-from alttrain.rewrite.teachers import Desk
+from alttrain.rewrite.teachers import AskedTeacher, Desk
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
-from alttrain.run.session import Session
-from alttrain.run.stages.generate import prompt_text
+from alttrain.run.session import Session, judge_model
+from alttrain.run.stages.generate import longest_prompt, refuse_too_long
+from alttrain.run.stages.judge import is_judged, judges_of
 from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large, tokens_key
 from alttrain.run.stages.rewrite import refuse_losses
 from alttrain.tokenization import Renderer
@@ -46,15 +55,22 @@ def check_light(run: Run, data: bool = True) -> None:
     if {"train", "judge"} & set(run.stages):
         run.tracker.verify()
     teacher = run.structure.teacher
-    if data or isinstance(teacher, TemplateTeacher):
+    if run.training.trains and (data or isinstance(teacher, TemplateTeacher)):
         rows = run.dataset.examples(run.seed)
-        if isinstance(teacher, TemplateTeacher) and run.training.trains and "rewrite" in run.stages:
+        if isinstance(teacher, TemplateTeacher) and "rewrite" in run.stages:
             teacher.check(rows)
     for benchmark in run.benchmarks:
+        run.protocol.decoding_for(benchmark)
         if data:
-            benchmark.rows.examples(None)
-        if isinstance(benchmark.judge, HumanEval) and "judge" in run.stages:
-            benchmark.judge.sandbox.verify()
+            _check_rows(benchmark)
+        if "judge" in run.stages and not is_judged(run, benchmark):
+            for where, judge in judges_of(run, benchmark).items():
+                check_goals(judge, benchmark.name, benchmark.rows.examples(None) if judge.needs_goal else [])
+                judge.verify(where, partial(_model_fault, run))
+    if "rewrite" in run.stages and run.training.trains and not (run.folder / "rewrite.json").exists():
+        for part in ("teacher", "understander"):
+            if isinstance(asked := getattr(run.structure, part), AskedTeacher):
+                asked.verify(f"rewrite.{part}" if part == "understander" else part)
     source = run.backbone.source
     if is_path(source) and not Path(source).expanduser().is_dir():
         raise RunError(
@@ -62,8 +78,48 @@ def check_light(run: Run, data: bool = True) -> None:
         )
     if MODEL_STAGES & set(run.stages):
         check_kernels(run.backbone.quantization, run.backbone.attention, cuda=has_gpu_driver())
+    _check_protocol(run)
     _refuse_without_gpu(run)
     check_belongs(run)
+
+
+def _check_rows(benchmark: Benchmark) -> None:
+    """Read a benchmark's rows, and tell those left out."""
+    reading = benchmark.rows.read(None) if isinstance(benchmark.rows, Rows) else None
+    if reading and reading.rejected:
+        named = ", ".join(f"{row.id} ({row.reason})" for row in reading.rejected)
+        log.info("check     %s: %d rows left out: %s", benchmark.name, len(reading.rejected), named)
+
+
+def _check_protocol(run: Run) -> None:
+    """Refuse names that the protocol has and no benchmark, means of other measures, and weights no engine can give."""
+    protocol, hydra = run.protocol, GlobalHydra.instance()
+    own = {benchmark.name: benchmark.measure for benchmark in run.benchmarks}
+    named = [(f"settings.{name}", name) for name in protocol.settings]
+    named += [(f"means.{measure}", name) for measure, names in protocol.means.items() for name in names]
+    if hydra.is_initialized():
+        known = {*KINDS, *own, *hydra.config_loader().get_group_options("benchmark")}
+        for key, name in named:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                meant = f"; did you mean {close[0]!r}?" if close else ""
+                raise RunError(f"protocol.{key}: there is no benchmark {name!r}, in this run or to choose{meant}")
+    for measure, names in protocol.means.items():
+        for name in names:
+            if own.get(name, measure) != measure:
+                raise RunError(f"protocol.means.{measure} names {name}, whose measure is {own[name]}")
+    if protocol.quantization not in (None, "none") and "generate" in run.stages and run.benchmarks:
+        if not isinstance(run.generation, InProcess):
+            raise RunError(
+                f"protocol.quantization={protocol.quantization}: a server or vLLM has its weights as it was started; "
+                "set generation=in_process, or protocol.quantization=null for weights as they are served"
+            )
+        check_kernels(protocol.quantization, "packed", cuda=has_gpu_driver(), owner="protocol")
+
+
+def _model_fault(run: Run, source: str, revision: str | None) -> str:
+    """Why a judge's model cannot be had; "" where it can."""
+    return why_absent(judge_model(run, source, revision))
 
 
 def _refuse_without_gpu(run: Run) -> None:
@@ -103,23 +159,18 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
 def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
     """Every prompt fits the context, and the rows to train on keep the rules of `Renderer.problems`."""
     _compare_templates(run, renderer)
-    cap, longest = run.protocol.decoding.max_new_tokens, [0]
-    for benchmark in run.benchmarks:
-        asked = benchmark.rows.examples(None)
-        lengths = [len(renderer.encode(prompt_text(run, renderer, benchmark, row))) for row in asked]
-        _refuse_too_long(run, f"benchmark {benchmark.name}", asked, lengths, cap, "protocol.decoding.max_new_tokens")
-        longest += lengths
+    longest = max([0, *(longest_prompt(run, renderer, benchmark) for benchmark in run.benchmarks)])
     if not isinstance(run.training, SupervisedFineTuning):
-        return Sizes(max(longest))
+        return Sizes(longest)
     lengths = [len(prompt) for prompt in renderer.prompts(rows, run.training.thought)]
-    _refuse_too_long(run, "dataset", rows, lengths, 1, "one token of response")
+    refuse_too_long(run, "dataset", rows, lengths, 1, "one token of response")
     if run.structure.original is not None and lacks_originals(run, rows):
         asks = [lacks_original(run.structure, row) for row in rows]
         asked, longs = list(compress(rows, asks)), list(compress(lengths, asks))
-        _refuse_too_long(run, "dataset", asked, longs, run.structure.original.tokens, tokens_key(run))
+        refuse_too_long(run, "dataset", asked, longs, run.structure.original.tokens, tokens_key(run))
     trained = _prove_rows(run, rows, renderer, run.training.max_length)
     rendered = trained or guessed_rows(rows, run.training.max_length)
-    return Sizes(max(longest), max(lengths), rendered, counted=trained is not None)
+    return Sizes(longest, max(lengths), rendered, counted=trained is not None)
 
 
 def _compare_templates(run: Run, renderer: Renderer) -> None:
@@ -133,20 +184,6 @@ def _compare_templates(run: Run, renderer: Renderer) -> None:
     ours = backbone.template.prompt("Why?", backbone.system_prompt, "open")
     if ours != theirs:
         log.warning("check     backbone.template prompts %r, but the tokenizer's own template %r", ours, theirs)
-
-
-def _refuse_too_long(
-    run: Run, where: str, rows: Sequence[Example], lengths: Sequence[int], room: int, room_name: str
-) -> None:
-    limit = run.backbone.context_length
-    long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length + room > limit]
-    if long:
-        row, length = long[0]
-        others = f" (and {len(long) - 1} more rows like it)" if len(long) > 1 else ""
-        raise RunError(
-            f"{where}, row {row.id} ({row.source}): the prompt has {length} tokens, and with {room} more "
-            f"({room_name}) it passes backbone.context_length={limit}; shorten or leave out the row{others}"
-        )
 
 
 def _prove_rows(run: Run, rows: Sequence[Example], renderer: Renderer, max_length: int) -> tuple[int, ...] | None:

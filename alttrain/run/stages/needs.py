@@ -5,7 +5,7 @@ The sizes are counted where there is a tokenizer, and else guessed by the charac
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from alttrain.backbone import LoRA, NoAdapter, Shape
@@ -125,12 +125,16 @@ def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device
         and not (run.folder / "train.json").exists()
     ):
         if isinstance(engine, InProcess) and lacks_originals(run, rows) and run.structure.original is not None:
-            tokens = run.structure.original.tokens
-            yield _generating(run, engine, shape, "rewrite", sizes.dataset_prompt, tokens, device)
+            caps = {tokens_key(run): run.structure.original.tokens}
+            yield _generating(run, engine, shape, "rewrite", sizes.dataset_prompt, caps, device)
         yield _training(run, shape, run.training, sizes, device)
     if run.benchmarks and isinstance(engine, InProcess):
-        tokens = run.protocol.decoding.max_new_tokens
-        yield _generating(run, engine, shape, "generate", sizes.benchmark_prompt, tokens, device)
+        caps = {
+            run.protocol.key_for(benchmark, "max_new_tokens"): run.protocol.decoding_for(benchmark).max_new_tokens
+            for benchmark in run.benchmarks
+        }
+        quantization = run.protocol.quantization
+        yield _generating(run, engine, shape, "generate", sizes.benchmark_prompt, caps, device, quantization)
 
 
 def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes, device: Device) -> Need:
@@ -163,13 +167,26 @@ def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes
 
 
 def _generating(
-    run: Run, engine: InProcess, shape: Shape, stage: str, prompt: int, new_tokens: int, device: Device
+    run: Run,
+    engine: InProcess,
+    shape: Shape,
+    stage: str,
+    prompt: int,
+    caps: Mapping[str, int],
+    device: Device,
+    quantization: Quantization | None = None,
 ) -> Need:
-    """Decoding holds weights, one pass and as much of the cache as there is room for: one slot at least."""
+    """Decoding holds weights, one pass and as much of the cache as there is room for: one slot at least.
+
+    `caps` are the most new tokens by the keys that say so; `quantization` None is the backbone's.
+    """
+    shrunk = "backbone.quantization" if quantization is None else "protocol.quantization"
+    own = quantization or run.backbone.quantization
+    most = max(caps.values())
     width, slots, given = _width(engine.dtype, device), engine.slots, engine.memory_gib
     packed = device.name == "cpu" and engine.dtype in ("auto", "bfloat16") and cpu_has_bfloat16()
 
-    def parts(new_tokens: int, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
+    def parts(new_tokens: int, quantization: Quantization = own) -> dict[str, int]:
         whole = generation_bytes(shape, width, slots, prompt, new_tokens, quantization, packed)
         one = generation_bytes(shape, width, 1, prompt, new_tokens, quantization)["cache"]
         room = whole["cache"]
@@ -181,14 +198,14 @@ def _generating(
 
     def remedies() -> Iterator[tuple[str, int]]:
         if device.name != "cpu":
-            yield "backbone.quantization=nf4", sum(parts(new_tokens, "nf4").values())
-        cap = tokens_key(run) if stage == "rewrite" else "protocol.decoding.max_new_tokens"
-        fewer = new_tokens // 2
+            yield f"{shrunk}=nf4", sum(parts(most, "nf4").values())
+        fewer = most // 2
         while fewer:
-            yield f"{cap}={fewer}", sum(parts(fewer).values())
+            lowered = (f"{key}={fewer}" for key, cap in caps.items() if cap > fewer)
+            yield " ".join(lowered), sum(parts(fewer).values())
             fewer //= 2
 
-    return Need(stage, parts(new_tokens), remedies)
+    return Need(stage, parts(most), remedies)
 
 
 def tokens_key(run: Run) -> str:

@@ -181,9 +181,9 @@ def _refuse_losses_here(run: Run, chosen: Sequence[Example], rejected: Sequence[
 def _remedy(run: Run, reason: str) -> str:
     recipe = run.structure.original
     if reason.endswith(DISAGREES):
-        return "-> choose another teacher, or tell it the label (rewrite.teacher.tell_label=true)"
+        return "-> choose another teacher, or tell it the label (teacher.tell_label=true)"
     if reason.startswith(("assessment: ", "understanding: ")):
-        return "-> choose a teacher that follows the instruction better, or raise rewrite.teacher.repairs"
+        return "-> choose a teacher that follows the instruction better, or raise teacher.repairs"
     if reason == UNSAFE:
         return "-> look at what the guard calls unsafe in rejects.jsonl, or choose another rewrite.guard"
     if recipe is not None and reason in (THOUGHT_CUT, CUT):

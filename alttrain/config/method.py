@@ -1,0 +1,129 @@
+"""A method: one name for a whole treatment, and what a run changes of it.
+
+`conf/method/NAME.yaml` chooses the dataset, rewrite, teacher, recipe, adapter, quantisation and system prompt that the
+method's source has. A run that overrides one of them is told apart: by its name, in its folder and in every table.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from alttrain.config.identity import NOT_SHAPING_TEXT, differences, flatten, shaping
+from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
+
+ABSENT = "(absent)"
+OF_BACKBONE = ("backbone.quantization", "backbone.system_prompt", "backbone.template")
+"""Keys of the backbone that are a part of the treatment; its weights' place and its kernels are not."""
+NOT_TREATMENT = ("seed", "training.checkpoint_every")
+NOT_ASKED = NOT_SHAPING_TEXT | {"path", "file", "data_dir", "human_labels"}
+CHANGED_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method is called, where it stands in tables, and its system prompt.
+
+    `name` is part of the run's name ("" for a free composition), `label` a table's row, `order` the row's place,
+    `tables` the tables it is a row of. `system_prompt` is given in training and in evaluation, whatever the protocol
+    says; None leaves it to protocol and backbone, "" is none.
+    """
+
+    name: str
+    label: str
+    order: int = 1000
+    tables: Sequence[str] = ("main",)
+    system_prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs from the published form, as key -> (published value, this run's), and nothing where nothing does.
+
+    `treatment` is what the method fixes, `evaluation` what protocol and benchmark fix, by the benchmark's name.
+    """
+
+    treatment: Mapping[str, tuple[Any, Any]]
+    evaluation: Mapping[str, Mapping[str, tuple[Any, Any]]]
+
+
+def changes(config: DictConfig) -> Changes:
+    """What a composed config changes of its method, its protocol and its benchmarks."""
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    method, backbone = plain["method"]["name"], plain["backbone"]["name"]
+    treatment = {}
+    if method:
+        published = _published(f"method={method}", f"backbone={backbone}")
+        known = published["backbone"]["name"] == backbone
+        treatment = _differences(treatment_of(published, known), treatment_of(plain, known))
+    benchmarks = plain["evaluation"]["benchmarks"]
+    mounted = [f"+benchmark@evaluation.benchmarks.{name}={name}" for name in sorted(benchmarks)]
+    published = _published(f"protocol={plain['protocol']['name']}", f"backbone={backbone}", *mounted)
+    asked = _differences(*(_asked("protocol", one["protocol"]) for one in (published, plain)))
+    evaluation = {}
+    for name, benchmark in benchmarks.items():
+        found = published["evaluation"]["benchmarks"].get(name, {})
+        evaluation[name] = asked | _differences(_asked("benchmark", found), _asked("benchmark", benchmark))
+    return Changes(treatment, evaluation)
+
+
+def treatment_of(plain: Mapping[str, Any], known: bool = True) -> dict[str, Any]:
+    """The flat keys of a plain config that are the treatment: what is done to a backbone, whichever that is.
+
+    Where nothing is trained, data and adapter are no part of it. Of a backbone that has no option of its own (`known`
+    is False) only the quantisation is: its other keys are the user's to say.
+    """
+    trains = plain["training"].get("_target_") != "alttrain.training.NoTraining"
+    parts = ("rewrite.", "training.", "method.", *(("dataset.", "adapter.") if trains else ()))
+    found = {key: value for key, value in shaping(dict(plain)).items() if key not in NOT_TREATMENT}
+    of_backbone = OF_BACKBONE if known else OF_BACKBONE[:1]
+    return {key: value for key, value in found.items() if key.startswith((*parts, *of_backbone))}
+
+
+def run_name(config: DictConfig) -> str:
+    """The name of a run's folder: backbone, method, seed and tag.
+
+    A changed treatment has `changed_` and a hash of its changes behind the method; a free composition has its dataset,
+    rewrite and training in place of a method. There is no time stamp: ranks, resumed jobs and a repeated sweep meet in
+    the same folder.
+    """
+    method = config.method.name
+    treatment = [method] if method else [config.dataset.name, config.rewrite.name, config.training.name]
+    if method and (changed := changes(config).treatment):
+        own = json.dumps({key: value for key, (_, value) in changed.items()}, sort_keys=True, default=str)
+        treatment.append(f"changed_{hashlib.sha256(own.encode()).hexdigest()[:CHANGED_DIGITS]}")
+    return "-".join(map(str, [config.backbone.name, *treatment, f"s{config.seed}", *filter(None, [config.tag])]))
+
+
+def _differences(published: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    different = [line.partition(":")[0] for line in differences(dict(published), dict(own))]
+    return {key: (published.get(key, ABSENT), own.get(key, ABSENT)) for key in different}
+
+
+def _asked(part: str, node: Any) -> dict[str, Any]:
+    """A protocol or benchmark as flat keys, without where its files are and how its servers are asked."""
+    flat = flatten({part: node})
+    return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in NOT_ASKED}
+
+
+def _published(*choices: str) -> dict[str, Any]:
+    """The config that these options alone compose, plain and resolved; one that there is not is passed over."""
+    if not GlobalHydra().is_initialized():
+        with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+            return _composed(*choices)
+    return _composed(*choices)
+
+
+@functools.cache
+def _composed(*choices: str) -> dict[str, Any]:
+    options = GlobalHydra.instance().config_loader().get_group_options
+    there = [one for one in choices if one.partition("=")[2] in options(re.split("[@=]", one.lstrip("+"))[0])]
+    config = compose(config_name=PRIMARY, overrides=["evaluation=none", *there])
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
