@@ -440,7 +440,7 @@ def test_a_sweeps_config_is_its_first_jobs_and_how_the_others_differ(tmp_path: P
     assert shown["seed"] == own.get("seed", 0)
     more = ["experiment=demo", "protocol.decoding.max_new_tokens=7"]
     seeds = ["seed=5", "seed=6"] if flags else [""]
-    jobs = [{f"method={method}", *more, seed} - {""} for method in ("no_train", "alttrain") for seed in seeds]
+    jobs = [{f"method={method}", *more, seed} - {""} for method in ("no_train", "demo_alttrain") for seed in seeds]
     told = [line for line in output.splitlines() if line.startswith("#")]
     assert told[0] == f"# The first of {len(jobs)} jobs. All of them:"
     assert [set(line.removeprefix("#").split()) for line in told[1:]] == jobs

@@ -14,9 +14,9 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from alttrain.config import RunError, register
-from alttrain.records import write_json
+from alttrain.records import write_json, write_text
 from alttrain.report import Cell, read_csv
-from alttrain.run.status import Log, locked, read_status, state_of, statuses
+from alttrain.run.status import ENDED, PLAN, Log, locked, read_status, state_of, statuses
 from alttrain.run.sweep import STOPPED, plan, run_job
 
 LAUNCHERS = {"basic": "", "joblib": "hydra_plugins.hydra_joblib_launcher", "ray": "ray"}
@@ -158,6 +158,75 @@ def test_jobs_that_would_be_one_run_are_refused(tiny_arguments: list[str], tmp_p
     arguments = [*tiny_arguments, "training.learning_rate=0.001,0.002"]
     with pytest.raises(RunError, match=r"2 jobs would be one run, tiny-embedded-alttrain-demo-s0; give them tags"):
         plan(arguments, multirun=True)
+    with pytest.raises(RunError, match=r"2 jobs would be one run, .*; give them tags"):
+        plan([*tiny_arguments, "trainer.precision=float32,bfloat16"], multirun=True)
+
+
+@pytest.mark.parametrize("asked", ["generation.slots=2,4", "protocol.system_prompt=Yes,No"])
+def test_evaluations_of_one_run_that_would_overwrite_each_other_are_refused(
+    tiny_arguments: list[str], asked: str
+) -> None:
+    register()
+    says = "2 jobs would write one evaluation, embedded_harmful of tiny-.*; give them tags, or other protocols"
+    with pytest.raises(RunError, match=says):
+        plan([*tiny_arguments, asked], multirun=True)
+
+
+@pytest.fixture
+def protocols(tiny_arguments: list[str], tmp_path: Path) -> list[str]:
+    """A sweep of two protocols over one run: `brief` is as `offline`, but for half as many tokens."""
+    (tmp_path / "own" / "protocol").mkdir(parents=True)
+    (tmp_path / "own" / "protocol" / "brief.yaml").write_text("defaults: [offline, _self_]\nname: brief\n")
+    return [f"--config-dir={tmp_path / 'own'}", *tiny_arguments, "protocol=brief,offline"]
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_evaluations_of_one_run_train_it_once(protocols: list[str], tmp_path: Path, launcher: str) -> None:
+    if LAUNCHERS[launcher] and not importlib.util.find_spec(LAUNCHERS[launcher]):
+        pytest.skip(f"{LAUNCHERS[launcher]} is not installed")
+    folder, more = tmp_path / "outputs", [] if launcher == "basic" else [f"launcher={launcher}"]
+    done = sweep(protocols, folder, *more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "plan      1 training, 2 jobs: 2 new" in done.stderr
+    assert re.search(r"\n +new +tiny-embedded-alttrain-demo-s0 .*\n +protocol=brief\n +protocol=offline\n", done.stderr)
+    (run,) = (folder / "runs").iterdir()
+    log = (run / "run.log").read_text()
+    assert len(re.findall(r"train +\d+ steps in", log)) == 1
+    found = {path.name for path in (run / "evaluation").iterdir()}
+    names = ("embedded_harmful", "embedded_benign", "embedded_short_answer")
+    assert found == {name + suffix for name in names for suffix in ("", ".brief")}
+    assert all((run / "evaluation" / name / "metrics.json").exists() for name in found)
+    assert {status.state for status in statuses(folder).values()} == {"done"}
+    done = sweep(protocols, folder, *more)
+    assert "plan      1 training, 2 jobs: 2 done" in done.stderr
+    assert (run / "run.log").read_text().count("generate ") == log.count("generate ")
+
+
+def test_a_run_is_failed_as_long_as_one_of_its_evaluations_is(protocols: list[str], tmp_path: Path) -> None:
+    folder, run = tmp_path / "outputs", "tiny-no_train-s0"
+    arguments = [*without(protocols, "training", "rewrite"), "method=no_train"]
+    planted = folder / "runs" / run / "evaluation" / "embedded_harmful.brief"
+    planted.parent.mkdir(parents=True)
+    planted.write_text("in the way")
+    done = sweep(arguments, folder)
+    assert done.returncode == 1
+    assert (planted.parent / "embedded_harmful" / "metrics.json").exists()
+    status = statuses(folder)[run]
+    assert status.state == "failed"
+    assert "embedded_harmful.brief" in status.error
+    assert len(re.findall(rf"failed +{run}: .*brief", done.stderr)) == 2  # as it failed, and at the end
+    planted.unlink()
+    assert sweep(arguments, folder).returncode == 0
+    assert statuses(folder)[run].state == "done"
+
+
+def test_a_run_is_pending_as_long_as_one_of_its_evaluations_is(tmp_path: Path) -> None:
+    write_json(tmp_path / "runs" / "r" / "run.json", {})
+    write_json(tmp_path / PLAN, {"jobs": [{"run": "r"}, {"run": "r"}]})
+    Log(tmp_path / "runs" / "r").ended(None)
+    for ended, state in ((1, "pending"), (2, "done")):
+        write_text(tmp_path / ENDED / f"r.{ended}", "")
+        assert statuses(tmp_path)["r"].state == state
 
 
 def test_a_plan_says_what_is_left_and_what_it_takes(tiny_arguments: list[str]) -> None:

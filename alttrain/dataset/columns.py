@@ -76,9 +76,7 @@ class Columns:
                     raise ValueError(f"{name}: extract.{field_name}={pattern!r}: needs a group, the text to take")
         for field_name, wanted in self.slices.items():
             if len(wanted) != 3:
-                raise ValueError(
-                    f"{name}: slices.{field_name}={list(wanted)!r}: the columns of a text, a start, an end"
-                )
+                raise ValueError(f"{name}: slices.{field_name}={list(wanted)!r}: accepted: columns of text, start, end")
         for key in ("thought_tags", "answer_tags"):
             tags = getattr(self, key)
             if tags and (len(tags) != 2 or not all(tags)):

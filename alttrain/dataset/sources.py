@@ -113,6 +113,17 @@ class Rows:
         return replace(reading, examples=[example for example in reading.examples if example.id in chosen])
 
     def _all(self) -> Reading:
+        """All rows, read once by a process as long as the files stay as they are: a sweep's jobs share them."""
+        path = self._path()
+        stats = [(str(file), file.stat()) for file in self._there(path)] if path else []
+        key = repr((self, [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]))
+        if key not in _READ:
+            if len(_READ) == KEPT:
+                del _READ[next(iter(_READ))]
+            _READ[key] = self._read()
+        return _READ[key]
+
+    def _read(self) -> Reading:
         examples: list[Example] = []
         rejected: list[Rejected] = []
         seen: dict[str, str] = {}
@@ -233,6 +244,11 @@ def jailbreak_artifacts(
         limit=limit,
         rows_at="jailbreaks",
     )
+
+
+KEPT = 64
+"""Readings that a process keeps."""
+_READ: dict[str, Reading] = {}
 
 
 def embedded_rows(file: str, limit: Annotated[int, Gt(0)] | None = None) -> Rows:

@@ -158,9 +158,10 @@ class AltTrain(AsAsked):
             raise ValueError("rewrite.understander=template: it writes no understandings; choose one that asks a model")
         if not self.steps or len(set(self.steps)) < len(self.steps):
             raise ValueError(f"rewrite.steps={list(self.steps)}: one or more steps are needed, each once")
-        if ("assessment" in self.steps) != (self.teacher is not None):
-            remedy = "set rewrite.teacher=null" if self.teacher else "an assessment needs rewrite.teacher"
-            raise ValueError(f"rewrite.steps={list(self.steps)}: {remedy}")
+        if "assessment" not in self.steps:
+            object.__setattr__(self, "teacher", None)  # nobody is asked for what is left out
+        elif self.teacher is None:
+            raise ValueError(f"rewrite.steps={list(self.steps)}: an assessment needs rewrite.teacher")
         if "understanding" in self.steps and self.understanding is None:
             raise ValueError(f"rewrite.steps={list(self.steps)}: an understanding needs rewrite.understanding")
         if not self._stops or any(not stop.strip() or SEPARATOR in stop for stop in self._stops):

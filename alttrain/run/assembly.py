@@ -26,7 +26,7 @@ from alttrain.dataset import Dataset
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
 from alttrain.generation import ChildServer, InProcess, InProcessVllm, Server
 from alttrain.rewrite import Structure
-from alttrain.training import Hardware, NoTraining, SupervisedFineTuning
+from alttrain.training import Hardware, NoTraining, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.trackers import Tracker
 
 PLACES = ("path", "file", "data_dir")
@@ -156,6 +156,13 @@ def assemble(config: DictConfig) -> Run:
     several = run.hardware.devices * run.hardware.nodes > 1
     if several and run.hardware.strategy == "fsdp" and not isinstance(run.adapter, LoRA):
         raise RunError("trainer.strategy=fsdp shards a frozen backbone: choose adapter=lora, or a deepspeed strategy")
+    if several and run.hardware.strategy == "fsdp" and isinstance(run.training, SupervisedFineTuning):
+        for key, value, asked in (
+            ("training.optimizer", "adamw_8bit", run.training.optimizer == "adamw_8bit"),
+            ("training/objective", "safekey", isinstance(run.training.objective, SafeKeyLoss)),
+        ):
+            if asked:
+                raise RunError(f"{key}={value} does not train shards: choose another, or trainer.strategy=ddp")
     if isinstance(run.adapter, FullFineTuning) and run.backbone.quantization != "none":
         raise RunError(
             f"adapter=full with backbone.quantization={run.backbone.quantization}: quantised weights cannot be "

@@ -4,7 +4,8 @@
 
 status.json holds state (running, done or failed), stage, process, host, when it began and changed, and the last line of
 the error. A run that says it is running while nobody holds its lock was killed: it is shown as stopped. Runs that a
-sweep planned and nobody began are pending; the plan is in OUTPUT_DIR/.sweep/plan.json.
+sweep planned and nobody began are pending, and so are those of which it has another evaluation to make; the plan is in
+OUTPUT_DIR/.sweep/plan.json.
 """
 
 import argparse
@@ -40,6 +41,8 @@ COLOURS: dict[State, str] = {
 PROBED_S = 0.5
 """A view of the states holds the lock of a run that was killed for less than this."""
 PLAN = Path(".sweep") / "plan.json"
+ENDED = Path(".sweep") / "ended"
+"""A file for each job of the last sweep that ended, RUN.HASH; it holds the error of one that failed."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,13 @@ def statuses(output_dir: Path) -> dict[str, Status]:
     found = {folder.name: state_of(folder) for folder in folders}
     plan = output_dir / PLAN
     planned = json.loads(plan.read_text(encoding="utf-8"))["jobs"] if plan.exists() else []
-    return found | {job["run"]: Status("pending") for job in planned if job["run"] not in found}
+    jobs = Counter(job["run"] for job in planned)
+    ended = Counter(path.stem for path in (output_dir / ENDED).glob("*"))
+    for run, count in jobs.items():
+        state = found[run].state if run in found else "pending"
+        if state == "pending" or (state == "done" and ended[run] < count > 1):
+            found[run] = Status("pending")
+    return found
 
 
 def table(found: dict[str, Status]) -> Table:

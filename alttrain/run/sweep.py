@@ -4,8 +4,10 @@ Writes OUTPUT_DIR/.sweep/plan.json, from which `alttrain-status` knows what is p
 the others, unless keep_going=false; then `stopped` beside the plan says so to jobs that start later, wherever they run.
 """
 
+import hashlib
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -24,10 +26,11 @@ from omegaconf import DictConfig, OmegaConf
 from alttrain.backbone.device import look
 from alttrain.config import RunError, run_name
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
-from alttrain.records import Example, Texts, write_json, write_text
+from alttrain.records import Example, Texts, alone, write_json, write_text
 from alttrain.run.assembly import Run, assemble
+from alttrain.run.folder import evaluation_folder
 from alttrain.run.progress import bar
-from alttrain.run.status import PLAN, read_status
+from alttrain.run.status import ENDED, PLAN, Log, read_status
 
 log = logging.getLogger("alttrain")
 
@@ -99,10 +102,10 @@ class Sweep:
         from alttrain.run.stages.report import show
 
         show(self.output_dir, self.page_texts)
-        for job in self.jobs:
-            status = read_status(self.output_dir / "runs" / job.run)
+        for run in dict.fromkeys(job.run for job in self.jobs):
+            status = read_status(self.output_dir / "runs" / run)
             if status is None or status.state == "failed":
-                log.error("failed    %s: %s", job.run, status.error if status else "never began")
+                log.error("failed    %s: %s", run, status.error if status else "never began")
 
 
 def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
@@ -116,6 +119,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     faults: dict[str, list[str]] = {}
     rows: dict[str, Sequence[Example]] = {}  # of each dataset and evaluation that was read
     made: list[Job] = []
+    runs: dict[str, list[Run]] = {}
     output_dir = Path()
     for overrides, config in jobs:
         try:
@@ -125,23 +129,40 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
             if asked not in rows:
                 rows[asked] = run.dataset.examples(run.seed)
             made.append(Job(run.name, tuple(overrides), _state(run), _memory(run, rows[asked])))
+            runs.setdefault(run.name, []).append(run)
             output_dir = run.output_dir
         except (RunError, ValueError, OSError) as error:
             faults.setdefault(str(error), []).append(" ".join(overrides))
-    counts = Counter(job.run for job in made)
-    for name in (name for name, count in counts.items() if count > 1):
-        several = [" ".join(job.overrides) for job in made if job.run == name]
-        faults[f"{len(several)} jobs would be one run, {name}; give them tags"] = several
+    for name, several in runs.items():
+        if fault := _clash(several):
+            faults[fault] = [" ".join(job.overrides) for job in made if job.run == name]
     if faults:
         lines = [f"{fault}\n    in {len(own)} of {len(jobs)} jobs: {own[0]}" for fault, own in faults.items()]
         raise RunError("\n".join(["this sweep cannot run:", *(f"  {line}" for line in lines)]))
     if not made:
         return None
     (output_dir / STOPPED).unlink(missing_ok=True)
+    shutil.rmtree(output_dir / ENDED, ignore_errors=True)
     fields = [{"run": job.run, "overrides": list(job.overrides), "gib": job.gib} for job in made]
     write_json(output_dir / PLAN, {"jobs": fields})
     _show(made)
     return Sweep(tuple(made), output_dir, jobs[0][1].page_texts)
+
+
+def _clash(several: Sequence[Run]) -> str:
+    """Why jobs of one name cannot be one training with an evaluation each; nothing where they can."""
+    first, *others = several
+    if any(run.fingerprint() != first.fingerprint() or run.hardware != first.hardware for run in others):
+        return f"{len(several)} jobs would be one run, {first.name}; give them tags"
+    made: dict[Path, Any] = {}
+    for run in several:
+        for benchmark in run.benchmarks:
+            folder = evaluation_folder(run, benchmark)
+            how = (run.evaluation_fingerprint(benchmark), run.protocol_hash(benchmark))
+            if made.setdefault(folder, how) != how:
+                where = f"{folder.name} of {first.name}"
+                return f"{len(several)} jobs would write one evaluation, {where}; give them tags, or other protocols"
+    return ""
 
 
 def searched(hydra: Any) -> list[str]:
@@ -158,19 +179,26 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     """
     from alttrain.run.app import execute
 
-    stopped = Path(config.output_dir) / STOPPED
+    name, output_dir = run_name(config), Path(config.output_dir)
+    stopped, job = output_dir / STOPPED, hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:8]
+    ended = output_dir / ENDED / f"{name}.{job}"
     if not config.keep_going and stopped.exists():
         raise RunError(f"not started, because {stopped.read_text(encoding='utf-8')} failed and keep_going=false")
     try:
-        if config.trainer.devices * config.trainer.nodes > 1:
-            _in_own_process(config, overrides)
-        else:
-            execute(config, reports=False)
+        with alone(output_dir / ".sweep" / name):  # of one run's evaluations the first trains, and the others wait
+            if config.trainer.devices * config.trainer.nodes > 1:
+                _in_own_process(config, overrides)
+            else:
+                execute(config, reports=False)
     except RunError as error:
-        log.error("failed    %s: %s", run_name(config), error)
+        log.error("failed    %s: %s", name, error)
+        write_text(ended, str(error))
         if not config.keep_going:
-            write_text(stopped, run_name(config))
+            write_text(stopped, name)
         raise
+    write_text(ended, "")
+    if failed := "".join(path.read_text(encoding="utf-8") for path in sorted(ended.parent.glob(f"{name}.*"))):
+        Log(output_dir / "runs" / name).ended(RunError(failed))
 
 
 def _in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -205,9 +233,17 @@ def _memory(run: Run, rows: Sequence[Example]) -> float | None:
 
 def _show(jobs: Sequence[Job]) -> None:
     counts = Counter(job.state for job in jobs)
-    log.info("plan      %d jobs: %s", len(jobs), ", ".join(f"{count} {state}" for state, count in counts.items()))
-    for job in jobs[:LISTED]:
-        memory = "" if job.gib is None or job.state == "done" else f"  ~{job.gib:g} GiB"
-        log.info("          %-8s %s%s", job.state, job.run, memory)
-    if len(jobs) > LISTED:
-        log.info("          and %d more", len(jobs) - LISTED)
+    runs: dict[str, list[Job]] = {}
+    for job in jobs:
+        runs.setdefault(job.run, []).append(job)
+    several = "" if len(runs) == len(jobs) else f"{len(runs)} training{'s' if len(runs) > 1 else ''}, "
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    log.info("plan      %s%d jobs: %s", several, len(jobs), told)
+    for run, own in list(runs.items())[:LISTED]:
+        gib = max((job.gib for job in own if job.gib is not None and job.state != "done"), default=None)
+        log.info("          %-8s %s%s", own[0].state, run, "" if gib is None else f"  ~{gib:g} GiB")
+        shared = set.intersection(*(set(job.overrides) for job in own))
+        for job in own[1:] and own:
+            log.info("            %s", " ".join(override for override in job.overrides if override not in shared))
+    if len(runs) > LISTED:
+        log.info("          and %d more", len(runs) - LISTED)

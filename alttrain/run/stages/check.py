@@ -77,7 +77,10 @@ def check_light(run: Run, data: bool = True) -> None:
             f"backbone.source={source}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B"
         )
     if MODEL_STAGES & set(run.stages):
-        check_kernels(run.backbone.quantization, run.backbone.attention, cuda=has_gpu_driver())
+        optimizer = "adamw"
+        if isinstance(run.training, SupervisedFineTuning) and "train" in run.stages:
+            optimizer = run.training.optimizer
+        check_kernels(run.backbone.quantization, run.backbone.attention, _on_gpu(run), optimizer)
     _check_protocol(run)
     _refuse_without_gpu(run)
     check_belongs(run)
@@ -114,7 +117,7 @@ def _check_protocol(run: Run) -> None:
                 f"protocol.quantization={protocol.quantization}: a server or vLLM has its weights as it was started; "
                 "set generation=in_process, or protocol.quantization=null for weights as they are served"
             )
-        check_kernels(protocol.quantization, "packed", cuda=has_gpu_driver(), owner="protocol")
+        check_kernels(protocol.quantization, "packed", _on_gpu(run), owner="protocol")
 
 
 def _model_fault(run: Run, source: str, revision: str | None) -> str:
@@ -129,8 +132,12 @@ def _refuse_without_gpu(run: Run) -> None:
     if isinstance(engine, InProcess) and stages & {"rewrite", "generate"}:
         asked["generation.steps"] = engine.steps
     for key, value in asked.items():
-        if value in ("on", "recorded", "compiled") and (run.hardware.accelerator == "cpu" or not has_gpu_driver()):
+        if value in ("on", "recorded", "compiled") and not _on_gpu(run):
             raise RunError(f"{key}={value} is for a GPU, and there is none, or it is not to be used; set {key}=auto")
+
+
+def _on_gpu(run: Run) -> bool:
+    return run.hardware.accelerator != "cpu" and has_gpu_driver()
 
 
 def check(run: Run, session: Session) -> None:

@@ -92,7 +92,7 @@ def lacks_originals(run: Run, rows: Sequence[Example]) -> bool:
 
 def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
     """Log what each stage needs against what is free; RunError where a stage of this run cannot fit."""
-    shape = _shape(run)
+    shape = shape_known(run)
     if shape is None:
         log.info("check     no memory estimate: no backbone.shape, and no config.json of a plain decoder at hand")
         return
@@ -107,11 +107,12 @@ def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
 
 def estimate(run: Run, device: Device, rows: Sequence[Example]) -> list[Need]:
     """What each stage that has work left would need, guessed by the characters of the rows."""
-    shape = _shape(run)
+    shape = shape_known(run)
     return list(_needs(run, rows, shape, guess(run, rows), device)) if shape else []
 
 
-def _shape(run: Run) -> Shape | None:
+def shape_known(run: Run) -> Shape | None:
+    """The backbone's dimensions: its config.json's where that is at hand, else as its config says."""
     path = at_hand(run.backbone, "config.json")
     return shape_of(json.loads(path.read_text(encoding="utf-8"))) if path else run.backbone.shape
 
