@@ -228,24 +228,21 @@ def test_a_blind_teachers_disagreement_is_told_by_label(arguments: list[str], sp
         run(asking)
     assert backbone.texts == []
     _, counts, left_out = run([*asking, "rewrite.may_lose=1"])
-    assert {
-        label: {key: told[key] for key in ("asked", "agreed", "disagreed")} for label, told in counts["blind"].items()
-    } == {
+    shares = {label: told.pop("disagreement") for label, told in counts["blind"].items()}
+    assert counts["blind"] == {
         "harmful": {"asked": 10, "agreed": 0, "disagreed": 10},
         "benign": {"asked": 10, "agreed": 10, "disagreed": 0},
     }
-    assert counts["blind"]["benign"]["disagreement"] == pytest.approx(
-        {"value": 0.0, "low": 0.0, "high": 0.2775}, abs=1e-4
-    )
+    assert shares["benign"] == pytest.approx({"value": 0.0, "low": 0.0, "high": 0.2775}, abs=1e-4)
+    assert shares["harmful"]["value"] == 1.0
     assert {row.id for row in left_out} == {f"r{n}" for n in range(0, ROWS, 2)}
 
 
 def test_how_a_server_is_asked_is_no_part_of_a_runs_identity() -> None:
     register()
     asked = ["teacher=gpt4o", "+teacher@rewrite.understander=gpt4o"]
-    keys = [
-        f"rewrite.{who}.writer.{key}" for who in ("teacher", "understander") for key in ("concurrency", "timeout_s")
-    ]
+    writers = ("teacher.writer", "rewrite.understander.writer")
+    keys = [f"{writer}.{key}" for writer in writers for key in ("concurrency", "timeout_s")]
 
     def identity(*overrides: str) -> dict[str, Any]:
         with initialize_config_module("alttrain.conf", version_base="1.3"):

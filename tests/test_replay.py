@@ -92,7 +92,7 @@ def test_a_defence_asks_before_the_prompt_and_keeps_the_answer() -> None:
 
 def test_newlines_that_the_family_keeps_stand_in_the_prompt_and_not_in_the_record() -> None:
     kept = replace(TEMPLATE, history_gap="kept")
-    run = SimpleNamespace(**{**vars(RUN), "backbone": SimpleNamespace(template=kept)})
+    run = SimpleNamespace(**{**vars(RUN), "backbone": SimpleNamespace(template=kept, context_length=512)})
     renderer: Any = SimpleNamespace(
         encode=lambda text: [len(text)],
         prompt_text=lambda user, thought, system, turns, answers: kept.prompt(user, system, thought, turns, answers),

@@ -239,7 +239,6 @@ def test_without_any_understanding_the_trace_is_whole() -> None:
     [
         ({"steps": ()}, r"rewrite\.steps=\[\]: one or more"),
         ({"steps": ("reasoning", "reasoning")}, r"rewrite\.steps=.*each once"),
-        ({"steps": ("reasoning",)}, r"rewrite\.steps=.*rewrite\.teacher=null"),
         ({"teacher": None}, r"rewrite\.steps=.*needs rewrite\.teacher"),
         ({"understanding": None}, r"rewrite\.steps=.*needs rewrite\.understanding"),
         ({"stops": []}, r"rewrite\.stops=\[\]"),
