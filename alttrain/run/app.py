@@ -103,11 +103,15 @@ def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
         sys.exit(2)
     from alttrain.run.assembly import assemble
     from alttrain.run.stages.check import check_light
+    from alttrain.run.status import PLAN
     from alttrain.run.sweep import plan
 
     _log_to_console()
     try:
-        if (swept := plan(overrides, multirun)) is not None:
+        if (swept := plan(overrides, multirun)) is not None and swept.checked:
+            print((swept.output_dir / PLAN).with_suffix(".md").read_text(encoding="utf-8"))
+            sys.exit(0)
+        if swept is not None:
             return swept
         for config in configs:
             check_light(assemble(config))

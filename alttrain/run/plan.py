@@ -9,6 +9,7 @@ Writes OUTPUT_DIR/.sweep/plan.json, from which `alttrain-status` knows what is p
 Hours are estimates from measured rates (`RATES`); tokens of answers that nobody has seen yet are assumed (`TYPICAL`).
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,12 +26,14 @@ from alttrain.training import SupervisedFineTuning
 RATES = {"gpu": (4.0e14, 4.6e13), "cpu": (2.7e11, 4.6e10)}
 """By device: training's useful FLOP a second, and generation's tokens a second times the backbone's parameters.
 
-Of an H100 with an 8B backbone (12,355 tok/s of LoRA, 5,808 tok/s of answers), and of two CPU cores with one of 135M (500
-and 340 tok/s).
+Of an H100 with an 8B backbone (12,355 tok/s of LoRA, 5,808 tok/s of answers), and of two CPU cores with one of 135M
+(500 and 340 tok/s).
 """
 TYPICAL = {"harm": 600, "over_refusal": 600, "maths": 3000, "code": 3000, "knowledge": 1000, "summary": 800}
 """Tokens assumed of an answer, thought included, by the benchmark's kind; the protocol's cap is never passed."""
 HOUR = 3600.0
+Rows = Sequence[Mapping[str, str]]
+"""Rows of a table, by column."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,27 @@ def _judge_calls(run: Run, generations: Mapping[str, int]) -> int:
 def _single(judge: Judge) -> Iterable[Any]:
     """The judges that a judge is made of."""
     return getattr(judge, "judges", {"": judge}).values()
+
+
+def described(runs: Iterable[Run], rows: Mapping[str, Sequence[Example]]) -> tuple[Rows, Rows]:
+    """The tables of methods and of benchmarks, each row once, with the backbones it holds for where it is not all."""
+    methods: dict[str, tuple[dict[str, str], list[str]]] = {}
+    benchmarks: dict[str, dict[str, str]] = {}
+    every = []
+    for run in runs:
+        asked = json.dumps([run.config[key] for key in ("dataset", "evaluation", "data_dir")])
+        own = treatment(run, rows.get(asked, ()))
+        methods.setdefault(json.dumps(own), (own, []))[1].append(run.backbone.name)
+        every += [run.backbone.name]
+        for benchmark in run.benchmarks:
+            one = made(run, benchmark)
+            benchmarks.setdefault(json.dumps(one), one)
+    count = len(set(every))
+    told = [
+        own | {"backbones": "" if len(set(of)) == count else ", ".join(dict.fromkeys(of))}
+        for own, of in methods.values()
+    ]
+    return told, list(benchmarks.values())
 
 
 def treatment(run: Run, rows: Sequence[Example]) -> dict[str, str]:
