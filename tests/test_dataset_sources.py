@@ -298,6 +298,28 @@ def shipped(name: str, **changes: Any) -> Rows:
             [("Q?", "benign", "", "t", "a"), ("R?", "harmful", "", "u", "b")],
         ),
         (
+            "star_benign_915",
+            [{"id": "b1", "question": "Q?", "source": "4o_rewrite", "response": "<think>\nt\n</think>\n\na"}],
+            [("Q?", "benign", "", "t", "a")],
+        ),
+        (
+            "safechain_prompts",
+            [{"instruction": "Q?", "label": "adversarial_harmful", "response": "a thought that does not end"}],
+            [("Q?", "harmful", "adversarial_harmful", "", "")],
+        ),
+        (
+            "openr1_math",
+            [
+                {
+                    "problem": "Q?",
+                    "generations": ["<think>\nt\n</think>\n\na", "x"],
+                    "correctness_math_verify": [True, False],
+                },
+                {"problem": "R?", "generations": ["<think>\nt\n</think>\n\na"], "correctness_math_verify": [False]},
+            ],
+            [("Q?", "benign", "mathematics", "t", "a")],
+        ),
+        (
             "direct_refusal",
             [{"prompt": "as sent", "refusal": "Question: Q?\nand?\nAnswer: I will not.\nNo."}],
             [("Q?\nand?", "harmful", "", "I should not answer this question!", "I will not.\nNo.")],

@@ -28,6 +28,8 @@ from alttrain.run.session import Session, clear_shelf
 RUN = "tiny-embedded-alttrain-demo-s0"
 METRICS = 10
 """Numbers of one benchmark: its measure, adherence, tokens, and what the thoughts hold."""
+RECOGNITION = 3
+"""More of a harmful one: whether its thoughts recognise the harm."""
 
 
 @pytest.fixture(autouse=True)
@@ -84,11 +86,11 @@ def test_end_to_end_then_again_without_work(tiny_arguments: list[str], monkeypat
         judgements = read_rows(evaluation / "judgements.jsonl", Judgement)
         metrics = json.loads((evaluation / "metrics.json").read_text())["metrics"]
         assert [g.id for g in generations] == [j.id for j in judgements]
-        assert [m["n"] for m in metrics] == [4] * METRICS
+        assert [m["n"] for m in metrics] == [4] * (METRICS + RECOGNITION * (name == "embedded_harmful"))
         assert metrics[0]["undecided"] == sum(j.verdict is None for j in judgements)
         assert metrics[0]["truncated"] == sum(g.finish == "length" for g in generations)
     report = folder.parent.parent / "report"
-    assert (report / "metrics.csv").read_text().count("\n") == 1 + 3 * METRICS
+    assert (report / "metrics.csv").read_text().count("\n") == 1 + 3 * METRICS + RECOGNITION
     assert RUN in (report / "table.md").read_text()
 
     before = hashes(folder.parent.parent)
@@ -184,8 +186,8 @@ def test_direct_refusal_trains_on_its_own_rows(tiny_arguments: list[str], tmp_pa
     rows = [{"refusal": f"Question: How? {n}\nAnswer: I will not. {n}"} for n in range(5)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = ["dataset=direct_refusal", "dataset.sources.direct_refusal.file=rows.jsonl", f"data_dir={tmp_path}"]
-    arguments = [*without(tiny_arguments, "rewrite", "dataset", "evaluation"), "rewrite=direct_refusal", *own]
-    folder = run([*arguments, "evaluation=local", "stages=[rewrite]"])
+    arguments = [*without(tiny_arguments, "rewrite", "dataset"), "rewrite=direct_refusal", *own]
+    folder = run([*arguments, "stages=[rewrite]"])
     examples = sorted(read_rows(folder / "train.jsonl", Example), key=lambda row: row.id)
     assert [row.answer for row in examples] == [f"I will not. {n}" for n in range(5)]
     assert {render(row.thought) for row in examples} == {"I should not answer this question!"}

@@ -182,8 +182,11 @@ def test_a_guard_says_what_is_unsafe() -> None:
 
 
 def test_an_understander_asks_a_model() -> None:
-    made_by = structure("alttrain", "rewrite/teacher=gpt4o", "rewrite.understander=${rewrite.teacher}")
+    made_by = structure("alttrain", "teacher=gpt4o", "+teacher@rewrite.understander=gpt4o")
     assert made_by.understander == made_by.teacher
+    assert structure("alttrain", "teacher=gpt4o", "rewrite.understander=${teacher}") == made_by
+    assert structure("alttrain_rephrased", "+teacher@rewrite.understander=gpt4o").understander == made_by.teacher
+    assert structure("alttrain").understander is None
     with pytest.raises(ValueError, match=r"rewrite\.understander=template: it writes no understandings"):
         replace(made_by, understander=TemplateTeacher())
 
@@ -236,7 +239,6 @@ def test_without_any_understanding_the_trace_is_whole() -> None:
     [
         ({"steps": ()}, r"rewrite\.steps=\[\]: one or more"),
         ({"steps": ("reasoning", "reasoning")}, r"rewrite\.steps=.*each once"),
-        ({"steps": ("reasoning",)}, r"rewrite\.steps=.*rewrite\.teacher=null"),
         ({"teacher": None}, r"rewrite\.steps=.*needs rewrite\.teacher"),
         ({"understanding": None}, r"rewrite\.steps=.*needs rewrite\.understanding"),
         ({"stops": []}, r"rewrite\.stops=\[\]"),

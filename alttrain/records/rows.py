@@ -80,7 +80,8 @@ class Generation:
     `finish` is "stop" where the model ended its turn, "length" where the token cap cut it, "error" where a server would
     not answer this prompt, for the reason in `error`: such a row is in no rate, and counts as undecided. `sample`
     counts the texts of one prompt where several are drawn; a row is known by (id, sample). `turns` are the user's
-    earlier messages of a dialogue and `earlier` the model's answers to them; `goal` is what an attack is after.
+    earlier messages of a dialogue, `earlier` the model's answers to them and to the turns a defence puts before the
+    prompt, `goal` what an attack is after.
     """
 
     id: str

@@ -21,7 +21,7 @@ from alttrain.rewrite.original import (
     trace_hash,
     with_original,
 )
-from alttrain.rewrite.parser import is_understanding, parse, render
+from alttrain.rewrite.parser import is_understanding, parse, recognises_harm, render
 from alttrain.rewrite.restatement import Restatement
 from alttrain.rewrite.sentences import sentences
 from alttrain.rewrite.structures import (
@@ -65,6 +65,7 @@ __all__ = [
     "original_for",
     "outcome",
     "parse",
+    "recognises_harm",
     "render",
     "sentences",
     "trace_hash",

@@ -77,7 +77,7 @@ class TemplateTeacher:
         )
         more = f", and {len(counts) - 8} more categories" if len(counts) > 8 else ""
         raise ValueError(
-            f"rewrite.teacher=template has no reason for {len(unknown)} of {len(examples)} rows: {named}{more}; choose "
+            f"teacher=template has no reason for {len(unknown)} of {len(examples)} rows: {named}{more}; choose "
             "a teacher that reads the request (teacher=gpt4o, server or backbone), or name categories it knows: "
             f"{', '.join(_HARMS)} for harmful rows, {', '.join(_BENIGN_REASONS)} for benign ones"
         )

@@ -9,7 +9,7 @@ it would not answer stands in generation_errors.jsonl, and the same command asks
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from alttrain.config import RunError
@@ -24,7 +24,6 @@ from alttrain.serving import Failure
 
 log = logging.getLogger(__name__)
 
-AS_IT_IS = "{prompt}"
 Sampled = tuple[Example, int]
 """A prompt, and which of its samples."""
 
@@ -139,17 +138,16 @@ def _found(
 def _replay(
     run: Run, renderer: Any, engine: Engine, benchmark: Benchmark, chunk: Sequence[Sampled]
 ) -> tuple[list[tuple[str, ...]], dict[int, Failure]]:
-    """The model's own answers to the earlier turns of each dialogue, turn by turn, and the rows where one failed."""
+    """The model's own answers to the turns before each prompt, turn by turn, and the rows where one failed."""
     answers: list[tuple[str, ...]] = [() for _ in chunk]
     failed: dict[int, Failure] = {}
-    plain = replace(benchmark, form=AS_IT_IS) if any(row.turns for row, _ in chunk) else benchmark
-    for turn in range(max((len(row.turns) for row, _ in chunk), default=0)):
-        due = [n for n, (row, _) in enumerate(chunk) if turn < len(row.turns) and n not in failed]
+    earlier = [len(_turns(run, benchmark, row)) - 1 for row, _ in chunk]
+    for turn in range(max(earlier, default=0)):
+        due = [n for n in range(len(chunk)) if turn < earlier[n] and n not in failed]
         prompts = []
         for n in due:
             row, sample = chunk[n]
-            asked = replace(row, prompt=row.turns[turn], turns=row.turns[:turn])
-            prompts.append(_prompt(run, renderer, plain, asked, answers[n], f"{row.id}#{sample}@{turn}"))
+            prompts.append(_prompt(run, renderer, benchmark, row, answers[n], f"{row.id}#{sample}@{turn}", turn))
         unanswered = set(due)
         for place, found in engine.write(prompts, run.protocol.decoding_for(benchmark)):
             if isinstance(found, Failure):
@@ -161,23 +159,47 @@ def _replay(
     return answers, failed
 
 
-def _prompt(run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...], name: str) -> Prompt:
-    text = prompt_text(run, renderer, benchmark, row, answers)
+def _prompt(
+    run: Run,
+    renderer: Any,
+    benchmark: Benchmark,
+    row: Example,
+    answers: tuple[str, ...],
+    name: str,
+    turn: int | None = None,
+) -> Prompt:
+    text = prompt_text(run, renderer, benchmark, row, answers, turn)
     ids = renderer.encode(text)
     cut_at = run.protocol.decoding_for(benchmark).cut_at(run.backbone.context_length)
     return Prompt(ids, text, name, None if cut_at is None else max(1, cut_at - len(ids)))
 
 
-def prompt_text(run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...] = ()) -> str:
+def _turns(run: Run, benchmark: Benchmark, row: Example) -> tuple[str, ...]:
+    """The user's turns: those of the row's dialogue, those the structure puts before the prompt, and the prompt."""
+    message = benchmark.asked(row)
+    return (*row.turns, *run.structure.turns_before(message), run.structure.prompt(message))
+
+
+def prompt_text(
+    run: Run,
+    renderer: Any,
+    benchmark: Benchmark,
+    row: Example,
+    answers: tuple[str, ...] = (),
+    turn: int | None = None,
+) -> str:
     """A benchmark's prompt as this run puts it: the benchmark's form, the structure's, and a system prompt.
 
-    `answers` are the model's to the row's earlier turns.
+    `answers` are the model's to the turns before; with `turn` one of those is asked, and not the prompt.
     """
     systems = (run.structure.system, run.method.system_prompt, run.protocol.system_prompt_for(benchmark))
     system = next((one for one in systems if one is not None), None)
-    user = run.structure.prompt(benchmark.asked(row))
+    turns = _turns(run, benchmark, row)
+    at = len(turns) - 1 if turn is None else turn
+    in_form = at < len(row.turns) and not run.structure.turns_before("")
+    user = run.structure.prompt(turns[at]) if in_form else turns[at]
     return renderer.prompt_text(  # type: ignore[no-any-return]
-        user, run.training.thought, system=system, turns=row.turns, answers=answers
+        user, run.training.thought, system=system, turns=turns[:at], answers=answers
     )
 
 

@@ -93,6 +93,7 @@ def rewrite(run: Run, session: Session) -> None:
         run, session, "understandings", understander.understand if understander else None, traceless
     )
     rejected += [row for row in ununderstood if row.id in assessments or not teacher]
+    _refuse_losses_here(run, selection.examples, rejected)
     unusable = {row.id for row in rejected}
     originals = _Originals(run, session)
     completed = originals.fill([row for row in selection.examples if row.id not in unusable])
@@ -104,7 +105,7 @@ def rewrite(run: Run, session: Session) -> None:
             rejected.append(made)
         else:
             rewritten.append(made)
-    refuse_losses(run, selection.examples, rejected)
+    _refuse_losses_here(run, selection.examples, rejected)
     untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
     if untrainable or not rewritten:
         rows = (
@@ -119,8 +120,6 @@ def rewrite(run: Run, session: Session) -> None:
     write_rows(run.folder / "originals.jsonl", before.values())
     if selection.held_out:
         write_rows(run.folder / "held_out.jsonl", selection.held_out)
-    if rejected:
-        write_rows(run.folder / "rejects.jsonl", rejected)
     write_text(run.folder / "review.md", review_sheet(rewritten, before, run.seed))
     write_rows(run.folder / "train.jsonl", rewritten)
     summary = _summary(run, selection, before.values(), rewritten, rejected)
@@ -162,19 +161,29 @@ def refuse_losses(run: Run, chosen: Sequence[Example], rejected: Sequence[Reject
     for label, total in Counter(label_of.values()).items():
         reasons = Counter(row.reason for row in rejected if label_of[row.id] == label)
         if (lost := reasons.total()) > run.structure.may_lose * total:
-            lines += [f"  {lost} of {total} {label} rows: ", *(f"    {n}: {why}" for why, n in reasons.most_common())]
+            lines += [f"  {lost} of {total} {label} rows:", *(f"    {n}: {why}" for why, n in reasons.most_common())]
             lines += [f"    {remedy}" for remedy in dict.fromkeys(_remedy(run, reason) for reason in reasons)]
     if lines:
-        head = (
-            f"rewrite={run.structure.name} leaves out more than rewrite.may_lose={run.structure.may_lose} of a label:"
-        )
+        allowed = f"rewrite.may_lose={run.structure.may_lose:g}"
+        head = f"rewrite={run.structure.name} leaves out a larger share of a label's rows than {allowed}:"
         raise RunError("\n".join([head, *lines, "or set rewrite.may_lose=1 to train on what is left"]))
+
+
+def _refuse_losses_here(run: Run, chosen: Sequence[Example], rejected: Sequence[Rejected]) -> None:
+    """`refuse_losses`, with the rows named in the run's folder first."""
+    path = run.folder / "rejects.jsonl"
+    path.unlink(missing_ok=True)
+    if rejected:
+        write_rows(path, rejected)
+    refuse_losses(run, chosen, rejected)
 
 
 def _remedy(run: Run, reason: str) -> str:
     recipe = run.structure.original
+    if reason.endswith(DISAGREES):
+        return "-> choose another teacher, or tell it the label (teacher.tell_label=true)"
     if reason.startswith(("assessment: ", "understanding: ")):
-        return "-> choose a teacher that follows the instruction better, or raise rewrite.teacher.repairs"
+        return "-> choose a teacher that follows the instruction better, or raise teacher.repairs"
     if reason == UNSAFE:
         return "-> look at what the guard calls unsafe in rejects.jsonl, or choose another rewrite.guard"
     if recipe is not None and reason in (THOUGHT_CUT, CUT):
