@@ -17,16 +17,27 @@ class Device:
     free: int | None
 
 
-def look(accelerator: str) -> Device:
-    """The device that `trainer.accelerator` (auto, cpu or gpu) comes to here. Raises ValueError without the GPU."""
+def look(accelerator: str, memory_gib: float | None = None) -> Device:
+    """The device that `trainer.accelerator` (auto, cpu or gpu) comes to here, or the GPU that is planned for.
+
+    Raises ValueError where a GPU is asked for, none is here, and `memory_gib` does not say what it will be like.
+    """
     if accelerator != "cpu" and has_gpu_driver():
         import torch
 
         if torch.cuda.is_available():
-            return Device(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0])
+            free = torch.cuda.mem_get_info()[0]
+            return Device(
+                torch.cuda.get_device_name(), free if memory_gib is None else min(free, int(memory_gib * GIB))
+            )
+    if accelerator != "cpu" and memory_gib is not None:
+        return Device(f"a GPU of {memory_gib:g} GiB", int(memory_gib * GIB))
     if accelerator == "gpu":
         raise ValueError("trainer.accelerator=gpu, but there is no GPU that torch sees; set it to auto or cpu")
     return Device("cpu", free_system_memory())
+
+
+GIB = 1 << 30
 
 
 def has_gpu_driver() -> bool:

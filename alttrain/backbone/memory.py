@@ -14,7 +14,7 @@ from annotated_types import Gt
 Quantization = Literal["none", "nf4", "int8"]
 Attention = Literal["packed", "sdpa", "eager", "flash_attention_2"]
 Moments = Literal["whole", "8bit"]
-Strategy = Literal["ddp", "fsdp", "deepspeed_stage_2", "deepspeed_stage_3"]
+Strategy = Literal["ddp", "fsdp", "deepspeed_stage_2", "deepspeed_stage_3", "deepspeed_stage_3_offload"]
 Positive = Annotated[int, Gt(0)]
 
 QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
@@ -196,7 +196,8 @@ def training_bytes(
 def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, devices: int) -> dict[str, int]:
     """A training step's parts on each of several devices: what the strategy shards, divided.
 
-    Of sharded weights two layers at a time are whole, and by fsdp the embeddings and the head always.
+    Of sharded weights two layers at a time are whole, and by fsdp the embeddings and the head always. Offloaded weights
+    and their optimizer are in the machine's memory.
     """
     sharded = {"ddp": (), "deepspeed_stage_2": ("gradients", "optimizer")}.get(
         strategy, ("weights", "adapter", "gradients", "optimizer")
@@ -207,6 +208,8 @@ def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, dev
         own["weights"] += int(2 * parts["weights"] * layers / shape.layers)
         if strategy == "fsdp":
             own["weights"] += int(parts["weights"] * (1 - layers) * (1 - 1 / devices))
+    if strategy == "deepspeed_stage_3_offload":
+        own |= {"weights": own["weights"] - parts["weights"] // devices, "optimizer": 0}
     return own
 
 

@@ -64,7 +64,7 @@ class Job:
 
 def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Example]) -> Job:
     """What one run takes; `rows` are its training rows before the rewrite, none where it trains nothing."""
-    needs = estimate(run, look(run.hardware.accelerator), rows)
+    needs = estimate(run, look(run.hardware.accelerator, run.hardware.memory_gib), rows)
     gib = round(max(need.total for need in needs) / GIB, 1) if needs else None
     recipe, tokens = run.training, 0
     if isinstance(recipe, SupervisedFineTuning) and rows:

@@ -32,6 +32,7 @@ from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import Job, as_json, described, job_of, markdown, totals
 from alttrain.run.progress import bar
+from alttrain.run.stages.needs import fitted
 from alttrain.run.status import ENDED, PLAN, Log, read_status
 from alttrain.training.ranks import follows
 
@@ -157,7 +158,7 @@ def _assembled(config: DictConfig, alike: dict[str, Run]) -> Run:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     rest = json.dumps({key: value for key, value in plain.items() if key != "seed"}, sort_keys=True, default=str)
     if rest not in alike:
-        alike[rest] = assemble(config)
+        alike[rest] = fitted(assemble(config))
         return alike[rest]
     like, name = alike[rest], run_name(config)
     return replace(like, name=name, folder=like.folder.parent / name, seed=config.seed, config=plain)
@@ -201,7 +202,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     try:
         # of one run's evaluations the first trains, and the others wait
         with nullcontext() if follows() else alone(output_dir / ".sweep" / name):
-            if config.trainer.devices * config.trainer.nodes > 1:
+            if _several_devices(config):
                 _in_own_process(config, overrides)
             else:
                 execute(config, reports=False)
@@ -214,6 +215,11 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     write_text(ended, "")
     if failed := "".join(path.read_text(encoding="utf-8") for path in sorted(ended.parent.glob(f"{name}.*"))):
         Log(output_dir / "runs" / name).ended(RunError(failed))
+
+
+def _several_devices(config: DictConfig) -> bool:
+    hardware = fitted(assemble(config)).hardware if config.trainer.most_devices > 1 else config.trainer
+    return bool(hardware.devices * hardware.nodes > 1)
 
 
 def _in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:

@@ -114,6 +114,10 @@ class Hardware:
     (adapters only), "deepspeed_*" is DeepSpeed's. The batch is the recipe's, shared out among them; where a device's
     share is more than `examples_per_pass` examples, they are passed one after another before the step.
 
+    With `memory_gib` the memory of each device is known before there is one: a plan says what fits. A training that
+    does not fit takes what it needs, in this order: activations computed anew, one example a pass, and up to
+    `most_devices` devices that shard it.
+
     `compiled` compiles each layer for training ("auto": on CUDA, where it is worth its minute; "on" needs a GPU),
     `recompute` computes a layer's activations anew in the backward pass: a third more work, and memory for rows several
     times as long.
@@ -129,3 +133,5 @@ class Hardware:
     recompute: bool = False
     threads: Annotated[int, Gt(0), Le(1024)] | None = None
     log_every: Annotated[int, Gt(0)] = 10
+    memory_gib: Annotated[float, Gt(0)] | None = None
+    most_devices: Annotated[int, Gt(0)] = 1

@@ -131,6 +131,11 @@ def _refuse_without_gpu(run: Run) -> None:
     asked: dict[str, str] = {"trainer.compiled": run.hardware.compiled} if "train" in stages else {}
     if isinstance(engine, InProcess) and stages & {"rewrite", "generate"}:
         asked["generation.steps"] = engine.steps
+    if run.hardware.accelerator == "gpu" and MODEL_STAGES & stages and not has_gpu_driver():
+        raise RunError(
+            "trainer.accelerator=gpu, and there is no GPU here; set trainer=auto or cpu, or look at the plan alone with "
+            "'stages=[check]'"
+        )
     for key, value in asked.items():
         if value in ("on", "recorded", "compiled") and not _on_gpu(run):
             raise RunError(f"{key}={value} is for a GPU, and there is none, or it is not to be used; set {key}=auto")

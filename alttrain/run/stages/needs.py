@@ -99,7 +99,7 @@ def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
     if shape is None:
         log.info("check     no memory estimate: no backbone.shape, and no config.json of a plain decoder at hand")
         return
-    device = look(run.hardware.accelerator)
+    device = look(run.hardware.accelerator, run.hardware.memory_gib)
     needs = list(_needs(run, rows, shape, sizes, device))
     due = [n for n in needs if n.stage in run.stages and device.free is not None and n.least > device.free]
     if due:
@@ -112,6 +112,38 @@ def estimate(run: Run, device: Device, rows: Sequence[Example]) -> list[Need]:
     """What each stage that has work left would need, guessed by the characters of the rows."""
     shape = shape_known(run)
     return list(_needs(run, rows, shape, guess(run, rows), device)) if shape else []
+
+
+def fitted(run: Run) -> Run:
+    """The run on as much hardware as its training needs: the first of `_larger` that fits, or the largest."""
+    hardware = run.hardware
+    due = {"check", "train"} & set(run.stages) and not (run.folder / "train.json").exists()
+    shape = shape_known(run) if hardware.memory_gib is not None and due else None
+    if shape is None or not isinstance(run.training, SupervisedFineTuning):
+        return run
+    device, rows = look(hardware.accelerator, hardware.memory_gib), run.dataset.examples(run.seed)
+    lengths = Sizes(0, rows=guessed_rows(rows, run.training.max_length))
+    for larger in _larger(hardware, isinstance(run.adapter, LoRA)):
+        run = replace(run, hardware=larger)
+        need = _training(run, shape, run.training, lengths, device)
+        if device.free is None or need.total <= device.free:
+            break
+    return run
+
+
+def _larger(hardware: Hardware, lora: bool) -> Iterator[Hardware]:
+    """What there is, then what is slower and smaller, then more devices."""
+    yield hardware
+    yield replace(hardware, recompute=True)
+    one = replace(hardware, recompute=True, examples_per_pass=1)
+    yield one
+    strategy: Strategy = "fsdp" if lora else "deepspeed_stage_3"
+    devices = 2
+    while devices <= hardware.most_devices:
+        yield replace(one, devices=devices, strategy=strategy)
+        devices *= 2
+    if not lora and hardware.most_devices > 1:
+        yield replace(one, devices=hardware.most_devices, strategy="deepspeed_stage_3_offload")
 
 
 def shape_known(run: Run) -> Shape | None:
