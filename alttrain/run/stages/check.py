@@ -133,7 +133,7 @@ def _refuse_without_gpu(run: Run) -> None:
         asked["generation.steps"] = engine.steps
     if run.hardware.accelerator == "gpu" and MODEL_STAGES & stages and not has_gpu_driver():
         raise RunError(
-            "trainer.accelerator=gpu, and there is no GPU here; set trainer=auto or cpu, or look at the plan alone with "
+            "trainer.accelerator=gpu, and there is no GPU here; set trainer=auto or cpu, or look at the plan alone by "
             "'stages=[check]'"
         )
     for key, value in asked.items():

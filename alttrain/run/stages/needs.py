@@ -116,16 +116,16 @@ def estimate(run: Run, device: Device, rows: Sequence[Example]) -> list[Need]:
 
 def fitted(run: Run) -> Run:
     """The run on as much hardware as its training needs: the first of `_larger` that fits, or the largest."""
-    hardware = run.hardware
+    hardware, recipe = run.hardware, run.training
     due = {"check", "train"} & set(run.stages) and not (run.folder / "train.json").exists()
     shape = shape_known(run) if hardware.memory_gib is not None and due else None
-    if shape is None or not isinstance(run.training, SupervisedFineTuning):
+    if shape is None or not isinstance(recipe, SupervisedFineTuning):
         return run
     device, rows = look(hardware.accelerator, hardware.memory_gib), run.dataset.examples(run.seed)
-    lengths = Sizes(0, rows=guessed_rows(rows, run.training.max_length))
+    lengths = Sizes(0, rows=guessed_rows(rows, recipe.max_length))
     for larger in _larger(hardware, isinstance(run.adapter, LoRA)):
         run = replace(run, hardware=larger)
-        need = _training(run, shape, run.training, lengths, device)
+        need = _training(run, shape, recipe, lengths, device)
         if device.free is None or need.total <= device.free:
             break
     return run
