@@ -31,6 +31,7 @@ from alttrain.evaluation.judges import (
     ThreeClass,
     WildGuard,
 )
+from alttrain.evaluation.judges.guard import _first_tokens
 from alttrain.evaluation.judges.material import exchange
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite.teachers import ServerWriter
@@ -393,6 +394,22 @@ def test_qwen3guard_and_granite_guardian_run_on_models_with_their_words() -> Non
     assert None not in {judgement.verdict for judgement in decided}
     text = loaded.chat([("user", "Hi"), ("assistant", "Ho")], guardian_config={"criteria_id": "harm"}, think=False)
     assert "{'criteria_id': 'harm'}, think False" in text
+
+
+QWEN3 = Path(__file__).parents[2] / "shared" / "tokenizers" / "qwen3"
+
+
+@pytest.mark.skipif(not QWEN3.is_dir(), reason=f"no tokenizer at {QWEN3}")
+def test_qwen3guards_words_have_first_tokens_of_their_own_in_its_tokenizer(guard: Any) -> None:
+    from transformers import AutoTokenizer
+
+    from alttrain.generation.scorer import TokenScorer
+
+    loaded = TokenScorer(guard.model, AutoTokenizer.from_pretrained(QWEN3), "cpu")
+    for before, words in (("Safety:", (" Safe", " Unsafe", " Controversial")), ("Refusal:", (" Yes", " No"))):
+        tokens = _first_tokens(loaded, before, words)
+        assert all(loaded.first_token(before, word) in own for word, own in zip(words, tokens, strict=True))
+        assert len({token for own in tokens for token in own}) == sum(map(len, tokens))
 
 
 def saved(model: Any, folder: Path) -> Path:
