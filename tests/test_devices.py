@@ -147,7 +147,7 @@ def test_two_nodes_train_as_one_device_does(tiny_arguments: list[str], tmp_path:
 
 @pytest.mark.parametrize("end", ["fails", "killed"])
 def test_who_waits_ends_when_the_leader_does(tiny_arguments: list[str], tmp_path: Path, end: str) -> None:
-    """The leader is refused before its training, or is killed while it waits for a folder that another run has."""
+    """The leader cannot train, or is killed once the other waits for it."""
     at, folder = port(), tmp_path / "nodes"
     wrong = ["training.max_length=1"] if end == "fails" else []
     processes = []
@@ -156,11 +156,9 @@ def test_who_waits_ends_when_the_leader_does(tiny_arguments: list[str], tmp_path
         processes.append(started([*tiny_arguments, *wrong], folder, "trainer.nodes=2", runs=runs, **environment))
     other, leader = processes
     if end == "killed":
-        assert leader.stderr is not None
-        for line in leader.stderr:
-            if line.startswith("run  "):
-                leader.kill()
-                break
+        assert other.stderr is not None
+        assert any(line.startswith("waiting  ") for line in other.stderr)
+        leader.kill()
     leader.communicate(timeout=120)
     said = other.communicate(timeout=120)[1]
     assert leader.returncode != 0

@@ -14,10 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from torch.distributed import Store  # type: ignore[attr-defined]
+from typing import Any, Literal
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +66,7 @@ def environment() -> Any:
     return environments.TorchElasticEnvironment() if by == "torchrun" else environments.SLURMEnvironment(False)
 
 
-def _store(job: str) -> "Store":
+def _store(job: str) -> Any:
     """Where the processes of a job meet. Raises ConnectionError where the leader does not come."""
     distributed: Any = importlib.import_module("torch.distributed")
     at, count = environment(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
@@ -81,7 +78,7 @@ def _store(job: str) -> "Store":
         )
     except RuntimeError as error:
         raise ConnectionError(f"the leader of this training is not at {at.main_address}:{at.main_port}") from error
-    return distributed.PrefixStore(f"alttrain {job} {count}", store)  # type: ignore[no-any-return]
+    return distributed.PrefixStore(f"alttrain {job} {count}", store)
 
 
 class Leader:
@@ -125,6 +122,7 @@ def follow(job: str, nodes: int, train: Callable[[], None]) -> None:
     trains = started_to_train
     if not started_to_train:
         store = _store(job)
+        log.info("waiting   for the leader to train")
         with suppress(RuntimeError):  # the leader is gone, which ends the watch and this process
             store.wait(["train"], FOREVER)
             trains = store.get("train") == b"now"
@@ -133,7 +131,7 @@ def follow(job: str, nodes: int, train: Callable[[], None]) -> None:
     watch.join()
 
 
-def _watch(store: "Store") -> None:
+def _watch(store: Any) -> None:
     """End this process where its leader ends badly: it may be waiting for it in a collective, for ever."""
     try:
         store.wait(["end"], FOREVER)
