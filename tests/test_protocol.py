@@ -22,6 +22,8 @@ from alttrain.evaluation.benchmark import KINDS
 from alttrain.generation import Decoding, InProcess
 from alttrain.generation.choosing import draw
 from alttrain.generation.engines import LocalEngine, Prompt
+from alttrain.records import Generation, read_rows
+from alttrain.run.app import execute
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.session import Session
 from alttrain.run.stages import needs
@@ -107,7 +109,6 @@ def test_samples_of_a_name_may_need_the_temperature_of_its_kind() -> None:
 # --- the shipped protocols, value by value ---
 
 IDENTITY = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-LLAMA = "You are Llama, created by Meta AI. You are a helpful assistant."
 STAR = {"temperature": 0.0, "repetition_penalty": 1.2, "context": "backbone"}
 SAFE = {"temperature": 0.6, "top_p": 0.95, "context": "backbone"}
 EIGHT = {**SAFE, "max_new_tokens": 32768, "samples": 8}
@@ -115,9 +116,8 @@ SUITE = {"max_new_tokens": 16384, "temperature": 0.6, "top_p": 0.95, "top_k": 20
 PRESETS: dict[str, tuple[Any, Any, dict[str, dict[str, Any]]]] = {  # system prompt, precision, decoding by benchmark
     "offline": (None, None, {each: {"max_new_tokens": 1024} for each in ("strongreject", "gsm8k")}),
     "r1_act": (IDENTITY, "nf4", {each: {"max_new_tokens": 1024} for each in ("strongreject", "xstest_safe")}),
-    "r1_act_llama": (LLAMA, "nf4", {"strongreject": {"max_new_tokens": 1024}}),
     "alttrain": (
-        None,
+        IDENTITY,
         "none",
         {"jbb_pair": {"max_new_tokens": 1024}, "xstest_safe": {"max_new_tokens": 1024}}
         | {each: {"max_new_tokens": 16384} for each in ("gsm8k", "aime_2024", "humaneval", "nq_open", "cnn_dailymail")},
@@ -201,6 +201,17 @@ def test_the_papers_harmful_mean_is_over_six_sets() -> None:
     assert set(paper.evaluation.benchmarks) == {each for names in means.values() for each in names}
 
 
+@pytest.mark.parametrize("name", ["r1_act", "alttrain"])
+def test_backbones_that_are_told_who_they_are_share_a_column(name: str, content: dict[str, str]) -> None:
+    def of(*overrides: str) -> tuple[str | None, str]:
+        run = a_run(*overrides, protocol=name)
+        return run.protocol.system_prompt, run.protocol_hash(run.benchmarks[0])
+
+    qwen, llama, none = of(), of("backbone=r1_llama_8b"), of("protocol.system_prompt=''")
+    assert (qwen[0], llama[0]) == (IDENTITY, "You are Llama, created by Meta AI. You are a helpful assistant.")
+    assert qwen[1] == llama[1] != none[1]
+
+
 # --- the hash ---
 
 WRITERS = {
@@ -254,6 +265,7 @@ def test_the_hash_covers_what_applied_to_a_benchmark_and_nothing_else(content: d
     assert moved("protocol.judged=answer") == ["xstest_safe", "gsm8k"]
     assert moved("evaluation.benchmarks.gsm8k.rows.limit=5") == ["gsm8k"]
     assert moved("evaluation.benchmarks.gsm8k.rows.file=elsewhere") == []
+    assert moved("+judge@protocol.judges.xstest_safe=wildguard_refusal") == ["xstest_safe"]
     # greedy decoding looks at neither
     assert moved("protocol.decoding.seed=3", "protocol.decoding.top_p=0.95") == []
     content["file"] = "def"
@@ -332,16 +344,25 @@ def test_what_a_protocol_cannot_have_is_told_before_any_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], engine: str | None, message: str
 ) -> None:
     monkeypatch.setattr(sys.modules["alttrain.run.stages.check"], "has_gpu_driver", lambda: False)
+    monkeypatch.setattr("alttrain.backbone.device.BITSANDBYTES_ON_CPU", (99, 0))
     benchmark = with_rows([{"prompt": "Q?", "goal": "G"}], tmp_path)
+    monkeypatch.setattr(Run, "evaluation_fingerprint", lambda self, benchmark: {})
     parts = {"generation": SimpleNamespace()} if engine else {}
     with pytest.raises((RunError, ValueError), match=message):
         check_light(light(tmp_path, benchmark, a_protocol(**fields), **parts))
 
 
-def test_a_misspelt_kind_is_refused_by_name(tmp_path: Path) -> None:
-    benchmark = with_rows([{"prompt": "Q?", "goal": "G"}], tmp_path)
-    run = light(tmp_path, benchmark, a_protocol(settings={"math": {"max_new_tokens": 5}}))
-    told = r"protocol\.settings\.math: there is no benchmark 'math', in this run or to choose; did you mean 'maths'\?"
+@pytest.mark.parametrize(
+    ("fields", "key", "name", "meant"),
+    [
+        ({"settings": {"math": {"max_new_tokens": 5}}}, "settings.math", "math", "maths"),
+        ({"means": {"accuracy": ["math_500"]}}, "means.accuracy", "math_500", "math500"),
+        ({"judges": {"xstest-safe": RefusalPhrases()}}, "judges.xstest-safe", "xstest-safe", "xstest_safe"),
+    ],
+)
+def test_a_misspelt_name_is_refused(tmp_path: Path, fields: dict[str, Any], key: str, name: str, meant: str) -> None:
+    run = light(tmp_path, with_rows([{"prompt": "Q?", "goal": "G"}], tmp_path), a_protocol(**fields))
+    told = rf"protocol\.{key}: there is no benchmark '{name}', in this run or to choose; did you mean '{meant}'\?"
     with (
         initialize_config_module("alttrain.conf", version_base="1.3"),
         pytest.raises(RunError, match=told),
@@ -463,3 +484,47 @@ def test_memory_is_that_of_the_protocols_precision_and_of_the_longest_cap() -> N
     assert weights("protocol.quantization=nf4")[0] < whole / 2
     assert weights("protocol.quantization=null", "backbone.quantization=nf4")[0] < whole / 2
     assert weights("backbone.quantization=nf4")[0] == whole
+
+
+# --- a run of it ---
+
+
+def test_each_benchmark_is_generated_and_judged_by_its_own_settings(
+    tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
+    arguments = [one for one in tiny_arguments if not one.startswith(("training", "rewrite"))]
+    context, asked = 200, list[tuple[int, int, int]]()
+    write = LocalEngine.write
+
+    def spy(self: LocalEngine, prompts: Any, decoding: Decoding, advance: Any) -> Any:
+        asked.extend((decoding.max_new_tokens, len(one.ids), one.most(decoding)) for one in prompts)
+        return write(self, prompts, decoding, advance)
+
+    monkeypatch.setattr(LocalEngine, "write", spy)
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        changed = [
+            "method=no_train",
+            "stages=[check,generate,judge]",
+            "+protocol.settings.over_refusal={max_new_tokens: 5, temperature: 1.0, top_k: 3, samples: 3}",
+            f"+protocol.settings.harm={{max_new_tokens: 300, context: {context}}}",
+            "+protocol.settings.embedded_harmful={system_prompt: Be kind.}",
+            "+protocol.means.over_refusal_rate=[embedded_benign]",
+        ]
+        folder = execute(compose("run", overrides=[*arguments, *changed])).folder / "evaluation"
+    made = {path.name: read_rows(path / "generations.jsonl", Generation) for path in folder.iterdir()}
+    benign, harmful = made["embedded_benign"], made["embedded_harmful"]
+    assert [(row.id, row.sample) for row in benign[:4]] == [(benign[0].id, n) for n in (0, 1, 2)] + [(benign[3].id, 0)]
+    assert (len(benign), len(harmful), len(made["embedded_short_answer"])) == (12, 4, 4)
+    assert {most for cap, _, most in asked if cap == 5} == {5}
+    assert {length + most for cap, length, most in asked if cap == 300} == {context}
+    assert {most for cap, _, most in asked if cap not in (5, 300)} == {12}
+    cut = [row for row in harmful if row.finish == "length"]
+    assert cut
+    told = {name: json.loads((folder / name / "metrics.json").read_text()) for name in made}
+    provenance = told["embedded_benign"]["provenance"]
+    assert (provenance["kind"], provenance["means"]) == ("over_refusal", {"over_refusal_rate": ["embedded_benign"]})
+    assert {name: one["metrics"][0]["n"] for name, one in told.items()} == {
+        name: len(rows) for name, rows in made.items()
+    }
+    assert told["embedded_harmful"]["metrics"][0]["truncated"] == len(cut)

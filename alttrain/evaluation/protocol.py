@@ -26,7 +26,8 @@ SETTINGS: Mapping[str, Any] = {**get_type_hints(Decoding, include_extras=True), 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to generate and judge. `judges` has the judge of each measure a benchmark may leave to its protocol.
+    """One way to generate and judge. `judges` has the judge of each measure a benchmark may leave to its protocol, and
+    of a benchmark by its name, which comes before its measure.
 
     `judged` is the text that decides the benchmark's rate; each part in `also_judged` gets a rate of its own, named
     "harmful_rate.thought" and so on. `second_opinions` are further judges of a measure: their rates carry their name,
@@ -39,7 +40,7 @@ class Protocol:
 
     name: str
     decoding: Decoding
-    judges: Mapping[Measure, Judge]
+    judges: Mapping[str, Judge]
     judged: Part = "answer"
     also_judged: Sequence[Part] = ()
     second_opinions: Mapping[Measure, Sequence[Judge]] = field(default_factory=dict)

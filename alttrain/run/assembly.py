@@ -97,6 +97,8 @@ class Run:
         asked = flatten({"judged": judged, **self._asked(benchmark)})
         if self.backbone.identity and asked["protocol.system_prompt"] == self.backbone.identity:
             asked["protocol.system_prompt"] = "the backbone's identity"  # one way to ask, whichever backbone it is
+        if asked["protocol.system_prompt"] == self.backbone.identity:
+            asked["protocol.system_prompt"] = "the backbone's identity"  # of one column, whoever the backbone is
         if self.protocol.decoding_for(benchmark).temperature == 0:
             asked = {key: value for key, value in asked.items() if key not in OF_SAMPLING}
         return protocol_hash(asked | self._content(benchmark))

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import compress
 from pathlib import Path
+from typing import get_args
 
 from hydra.core.global_hydra import GlobalHydra
 
@@ -23,7 +24,7 @@ from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path, why
 from alttrain.config import RunError
 from alttrain.dataset import Rows
 from alttrain.evaluation import Benchmark
-from alttrain.evaluation.benchmark import KINDS
+from alttrain.evaluation.benchmark import KINDS, Measure
 from alttrain.evaluation.judges import check_goals
 from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected, read_rows
@@ -88,8 +89,9 @@ def check_light(run: Run, data: bool = True) -> None:
 
 def _check_rows(benchmark: Benchmark) -> None:
     """Read a benchmark's rows, and tell those left out."""
-    reading = benchmark.rows.read(None) if isinstance(benchmark.rows, Rows) else None
-    if reading and reading.rejected:
+    if not isinstance(benchmark.rows, Rows):
+        benchmark.rows.examples(None)
+    elif (reading := benchmark.rows.read(None)).rejected:
         named = ", ".join(f"{row.id} ({row.reason})" for row in reading.rejected)
         log.info("check     %s: %d rows left out: %s", benchmark.name, len(reading.rejected), named)
 
@@ -99,6 +101,7 @@ def _check_protocol(run: Run) -> None:
     protocol, hydra = run.protocol, GlobalHydra.instance()
     own = {benchmark.name: benchmark.measure for benchmark in run.benchmarks}
     named = [(f"settings.{name}", name) for name in protocol.settings]
+    named += [(f"judges.{name}", name) for name in protocol.judges if name not in get_args(Measure)]
     named += [(f"means.{measure}", name) for measure, names in protocol.means.items() for name in names]
     if hydra.is_initialized():
         known = {*KINDS, *own, *hydra.config_loader().get_group_options("benchmark")}

@@ -54,8 +54,8 @@ def judge(run: Run, session: Session) -> None:
 def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
     """A benchmark's judges by the key of the config that each is set at."""
     measure = benchmark.measure
-    own = run.protocol.judges.get(measure) != benchmark.judge
-    main = f"evaluation.benchmarks.{benchmark.name}.judge" if own else f"protocol.judges.{measure}"
+    shared = (key for key in (benchmark.name, measure) if run.protocol.judges.get(key) == benchmark.judge)
+    main = next((f"protocol.judges.{key}" for key in shared), f"evaluation.benchmarks.{benchmark.name}.judge")
     others = run.protocol.second_opinions.get(measure, ())
     return {main: benchmark.judge} | {f"protocol.second_opinions.{measure}.{n}": j for n, j in enumerate(others)}
 
