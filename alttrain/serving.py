@@ -11,6 +11,7 @@ failed request only the status, the server's error code and the exception's clas
 """
 
 import asyncio
+import functools
 import logging
 import os
 import random
@@ -33,6 +34,10 @@ ROW = frozenset({400, 413, 422})
 HOPELESS_CODES = frozenset({"insufficient_quota", "unsupported_parameter", "unsupported_value", "model_not_found"})
 """Error codes that every further request would meet too, whatever their status."""
 
+VERIFY_TIMEOUT_S = 5.0
+"""Seconds in which a server must say what models it has."""
+NAMED = 8
+"""Models of a server that one message names."""
 REFUSED_AT_FIRST = 16
 """Requests refused one by one, and none answered: then it is the server, and it is given up."""
 
@@ -99,6 +104,39 @@ def key_of(patience: Patience, where: str) -> str:
             "export it with the server's key, or set key_variable=null for a server that needs none"
         )
     return key
+
+
+def verify_server(patience: Patience, where: str) -> None:
+    """Raise ValueError, naming the key below `where` to set, where a server cannot be asked for what it will be asked.
+
+    Its key must be set, it must answer, and where it lists its models (GET /models) the model must be among them.
+    """
+    key = key_of(patience, where)
+    if fault := _server_fault(patience.base_url.rstrip("/"), patience.model_name, key):
+        name, reason = fault
+        raise ValueError(f"{where}.{name}={getattr(patience, name)}: {reason}")
+
+
+@functools.cache
+def _server_fault(root: str, model: str, key: str) -> tuple[str, str] | None:
+    """The setting that is wrong and why. Asked once a process, however many jobs a sweep has."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"{root}/models", headers={"Authorization": f"Bearer {key}"}, timeout=VERIFY_TIMEOUT_S)
+    except httpx.HTTPError as error:
+        return "base_url", f"no server answers there ({type(error).__name__}); start it, or set the address of one"
+    if answer.status_code in (401, 403):
+        return "key_variable", f"the server refuses the key in it (HTTP {answer.status_code})"
+    try:
+        listed = answer.json()
+        offered = [str(entry["id"]) for entry in (listed["data"] if isinstance(listed, dict) else listed)]
+    except (ValueError, LookupError, TypeError):
+        return None  # a server without a list of models, which is told when it is asked
+    if not offered or model in offered or httpx.URL(root).host.endswith(".azure.com"):  # whose deployments are unlisted
+        return None
+    named = ", ".join(offered[:NAMED]) + (", ..." if len(offered) > NAMED else "")
+    return "model_name", f"the server at {root} does not offer it; it offers {named}"
 
 
 def check_url(base_url: str, where: str) -> None:

@@ -6,25 +6,36 @@ name, and counted. `Renderer.problems` proves this on the ids of any sequence, h
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from alttrain.backbone import Backbone, ThoughtMode
 from alttrain.records import Example
 from alttrain.rewrite import render
+from alttrain.rewrite.sentences import sentences
 
 IGNORED = -100
 """The label of a position without loss, as in torch's cross-entropy."""
 
 
 @dataclass(frozen=True)
+class Marks:
+    """Tokens of a response up to where its understanding, and its key sentence, end; and whether it is to harm."""
+
+    understood: int
+    key: int
+    harmful: bool
+
+
+@dataclass(frozen=True)
 class Sequence:
-    """Token ids of prompt and response; the loss is on the response only."""
+    """Token ids of prompt and response; the loss is on the response only. `marks` are for SafeKey's losses."""
 
     id: str
     prompt: list[int]
     response: list[int]
+    marks: Marks | None = None
 
     @property
     def ids(self) -> list[int]:
@@ -113,7 +124,7 @@ class Renderer:
         return self._batch([template.prompt(e.prompt, system, thought, e.turns) for e in examples])
 
     def sequence(self, example: Example) -> Sequence:
-        """Prompt and response of an example to train on. Raises ValueError where it has no thought or answer."""
+        """Prompt and response of an example to train on. Raises ValueError where it has neither thought nor answer."""
         return self.render([example])[0]
 
     def render(self, examples: Iterable[Example]) -> list[Sequence]:
@@ -124,14 +135,28 @@ class Renderer:
         return [Sequence(e.id, p, r) for e, p, r in zip(examples, prompts, responses, strict=True)]
 
     def _response_text(self, example: Example) -> str:
-        if not example.thought or not (example.answer or example.partial):
-            raise ValueError(f"{example.id}: an example to train on needs a thought and an answer")
+        if example.shape == "prompt_only":
+            raise ValueError(f"{example.id}: an example to train on needs a thought or an answer")
         return self.backbone.template.response(render(example.thought), None if example.partial else example.answer)
 
     def sequences(self, examples: Iterable[Example], max_length: int) -> tuple[list[Sequence], list[str]]:
         """Sequences of at most `max_length` tokens, and the ids of the examples left out for being longer."""
         rendered = self.render(examples)
         return [s for s in rendered if len(s) <= max_length], [s.id for s in rendered if len(s) > max_length]
+
+    def mark(self, examples: Iterable[Example], sequences: Iterable[Sequence]) -> list[Sequence]:
+        """The examples' sequences, with marks where the thought has a key sentence after its understanding."""
+        examples = list(examples)
+        texts = [self._response_text(example) for example in examples]
+        placed = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        marked = []
+        for example, sequence, text, places in zip(examples, sequences, texts, placed["offset_mapping"], strict=True):
+            start, end = _key_sentence(example, text)
+            understood = sum(stop <= start for _, stop in places)
+            key = sum(begin < end for begin, _ in places)
+            has = 0 < understood < key
+            marked.append(replace(sequence, marks=Marks(understood, key, example.label == "harmful") if has else None))
+        return marked
 
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, special tokens kept except the end of the turn."""
@@ -177,3 +202,18 @@ class Renderer:
         """The text as the tokenizer's own normalisation (Unicode's NFC in Qwen's) leaves it."""
         normalizer = self.tokenizer.backend_tokenizer.normalizer
         return normalizer.normalize_str(text) if normalizer else text
+
+
+def _key_sentence(example: Example, response: str) -> tuple[int, int]:
+    """Characters of the response where the key sentence begins and ends; (0, 0) where it has none.
+
+    It is the example's own, where the data marks one, or the first after the thought's segment of understanding.
+    """
+    start = response.find(example.key_sentence) if example.key_sentence else -1
+    if start >= 0:
+        return start, start + len(example.key_sentence)
+    if len(example.thought) < 2 or example.thought[0].step != "understanding":
+        return 0, 0
+    start = response.find(render(example.thought)) + len(render(example.thought[:2])) - len(example.thought[1].text)
+    first, last = next(sentences(example.thought[1].text), (0, 0))
+    return start + first, start + last

@@ -73,7 +73,8 @@ def tiny_arguments(tiny_folder: Path, tmp_path: Path) -> list[str]:
         "dataset.amounts.harmful=12",
         "dataset.amounts.borderline=2",
         "dataset.amounts.benign=2",
-        "rewrite.original.tokens=4",
+        "rewrite.original.short.tokens=4",
+        "rewrite.may_lose=1",  # a random backbone answers nothing of use
         *(f"evaluation.benchmarks.embedded_{name}.rows.limit=4" for name in ("harmful", "benign", "short_answer")),
     ]
 

@@ -1,6 +1,7 @@
 """Judged run folders made by hand: a verdict a letter, and the files a report reads."""
 
 import json
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,8 +9,27 @@ from typing import Any
 from alttrain.evaluation import Adherence, Metric
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Generation, Judgement, Label, write_rows
+from alttrain.report import Compared, Entry, comparisons, evaluations, tables, variants
 from alttrain.run.stages.analysis import analyse
 
+VARIED = ["ablation_structure", "teacher_swap", "data_size", "benign_amount"]
+METHODS: dict[str, tuple[str, int, list[str]]] = {
+    "no_train": ("No-train", 0, ["main", *VARIED]),
+    "direct_refusal": ("DirectRefusal", 20, ["main"]),
+    "plain": ("plain", 30, ["main"]),
+    "star1": ("STAR-1", 40, ["main"]),
+    "alttrain": ("AltTrain", 100, ["main", *VARIED]),
+    "alttrain_without_pu": ("without PU", 110, ["ablation_structure"]),
+    "alttrain_without_ha": ("without HA", 120, ["ablation_structure"]),
+    "alttrain_rephrased": ("CR rephrased", 140, ["ablation_structure"]),
+    "alttrain_by_gpt4o": ("by gpt4o", 150, ["teacher_swap"]),
+    "alttrain_500": ("0.5K", 90, ["data_size"]),
+    "alttrain_3000": ("3K", 160, ["data_size"]),
+    "alttrain_benign_0": ("0 harmless", 170, ["benign_amount"]),
+    "alttrain_benign_50": ("50 harmless", 171, ["benign_amount"]),
+    "alttrain_benign_900": ("900 harmless", 172, ["benign_amount"]),
+}
+"""Label, place and tables of the methods of made runs, as run.json has them."""
 TOLD = {"y": True, "n": False, "u": None}
 """A letter as whether the text counts towards the measure; u is undecided."""
 
@@ -24,17 +44,28 @@ def make_run(
     trained: dict[str, Any] | None = None,
     tag: str = "",
     thought_tokens: int = 10,
+    method: str = "alttrain",
+    changed: dict[str, list[Any]] | None = None,
+    means: dict[str, list[str]] | None = None,
     **names: Any,
 ) -> Path:
-    """A run judged on these benchmarks: name -> (measure, a letter a prompt). A harmful rate's judge says "unsafe"."""
-    full = {"backbone": "r1_llama_8b", "dataset": "alttrain_1k", "rewrite": "alttrain", "training": "sft", "seed": 0}
+    """A run judged on these benchmarks: name -> (measure, a letter a prompt). A harmful rate's judge says "unsafe".
+
+    Without a method its folder is an older version's. `means` are the protocol's sets.
+    """
+    full = {"backbone": "r1_llama_8b", "dataset": "alttrain_1k", "rewrite": method, "training": "sft", "seed": 0}
+    parts = ("backbone", "method") if method else ("backbone", "dataset", "rewrite", "training")
+    if method:
+        label, order, own_tables = METHODS.get(method, (method, 500, ["main"]))
+        full |= {"method": method, "label": label, "order": order, "tables": own_tables, "changed": changed or {}}
     full |= names
-    run = "-".join([*(str(full[key]) for key in ("backbone", "dataset", "rewrite", "training")), f"s{full['seed']}"])
+    digest = [f"changed_{zlib.crc32(str(changed).encode()) & 0xFFFFFF:06x}"] if changed else []
+    run = "-".join([*(str(full[key]) for key in parts), *digest, f"s{full['seed']}"])
     folder = runs / (f"{run}-{tag}" if tag else run)
     folder.mkdir(parents=True)
     for benchmark, (measure, letters) in benchmarks.items():
         own = folder / "evaluation" / f"{benchmark}.{protocol}"
-        judge_benchmark(own, benchmark, measure, letters, protocol, hashed, thought_tokens)
+        judge_benchmark(own, benchmark, measure, letters, protocol, hashed, thought_tokens, means)
     (folder / "run.json").write_text(json.dumps({"run": folder.name, **full}))
     for name, content in (("fingerprint", settings), ("train", trained)):
         if content is not None:
@@ -44,13 +75,31 @@ def make_run(
     return folder
 
 
+def made_tables(runs: Path) -> dict[str, list[Entry]]:
+    """The tables over these runs."""
+    found = variants(evaluations(runs))
+    return tables(found, comparisons(found)[1])
+
+
+def compared(runs: Path) -> list[Compared]:
+    """The comparisons of these runs."""
+    return comparisons(variants(evaluations(runs)))[0]
+
+
 def no_train(runs: Path, benchmarks: dict[str, tuple[str, str]], **given: Any) -> Path:
     """A run of the backbone as it is."""
-    return make_run(runs, benchmarks, rewrite="none", training="none", **given)
+    return make_run(runs, benchmarks, **{"method": "no_train", "rewrite": "none", "training": "none", **given})
 
 
 def judge_benchmark(
-    folder: Path, benchmark: str, measure: str, letters: str, protocol: str, hashed: str, thought_tokens: int
+    folder: Path,
+    benchmark: str,
+    measure: str,
+    letters: str,
+    protocol: str,
+    hashed: str,
+    thought_tokens: int,
+    means: dict[str, list[str]] | None = None,
 ) -> None:
     """One judged benchmark: thoughts that all assess rightly, and answers of 5 tokens."""
     folder.mkdir(parents=True)
@@ -84,6 +133,7 @@ def judge_benchmark(
             "protocol": protocol,
             "protocol_hash": f"{hashed}-{benchmark}",
             "judges": {"judge": {}},
+            "means": means or {},
         },
         "metrics": metrics,
         "analysis": analyse(like, rows, judged, found, known),

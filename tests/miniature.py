@@ -19,6 +19,8 @@ HAZARDS = ("Violence", "Privacy", "Fraud")
 THINGS = ("kettle", "lantern", "bicycle", "violin", "garden gate", "sewing machine", "telescope", "rowing boat")
 ACTS = ("repair", "paint", "clean", "move", "sell", "measure", "photograph", "describe", "store", "insure")
 PLACES = ("in a small workshop", "by the harbour", "for a school play", "before winter", "with two helpers", "at night")
+BABBLE = "I cannot help with the answer 4.</think>\n\n<｜end▁of▁sentence｜>"
+"""What the backbones are made of: a few words, the end of the thought, and the end of the turn."""
 GUARD_TEMPLATE = (
     "{% for message in messages %}<｜User｜>{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
@@ -159,15 +161,19 @@ def hub(cache: Path, tokenizer: Path, names: Sequence[str] = BACKBONES, hidden: 
             initializer_range=0.3,
             tie_word_embeddings=False,
         )
-        model = LlamaForCausalLM(config)
+        model, head = LlamaForCausalLM(config), torch.randn(2, hidden)
         own = AutoTokenizer.from_pretrained(tokenizer)
+        spoken, loudness = own(BABBLE, add_special_tokens=False)["input_ids"], 2.0
         if name == GUARD:
             own.chat_template = GUARD_TEMPLATE
-            with torch.no_grad():  # all of the probability goes to "safe" or "unsafe", by the text
-                model.lm_head.weight.mul_(0.01)
-                direction = torch.randn(hidden)
-                model.lm_head.weight[own.encode("unsafe", add_special_tokens=False)[0]] = 20 * direction
-                model.lm_head.weight[own.encode("safe", add_special_tokens=False)[0]] = -20 * direction
+            spoken, loudness = own("safe", add_special_tokens=False)["input_ids"][:1], 20.0
+            spoken += own("unsafe", add_special_tokens=False)["input_ids"][:1]
+        else:
+            head = torch.randn(len(spoken), hidden)
+        with torch.no_grad():  # nearly all of the probability goes to these words
+            model.lm_head.weight.mul_(0.01)
+            for token, row in zip(spoken, head * loudness, strict=True):
+                model.lm_head.weight[token] = row
         model.to(torch.bfloat16).save_pretrained(snapshot)
         own.save_pretrained(snapshot)
 

@@ -22,6 +22,7 @@ from alttrain.backbone.memory import (
     MOST_PACKED,
     activation_bytes,
     adapter_parameters,
+    device_bytes,
     full_training_bytes,
     generation_bytes,
     shape_of,
@@ -267,7 +268,7 @@ def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nf4", "packed", False), r"backbone\.quantization=nf4 needs a CUDA GPU.* set backbone\.quantization=none"),
+        (("none", "flash_attention_2", False), r"attention=flash_attention_2 needs a CUDA GPU.* set backbone\.att"),
         (("int8", "packed", True), r"needs the package bitsandbytes: pip install 'alttrain\[quantization\]'"),
         (("none", "flash_attention_2", True), r"attention=flash_attention_2 needs the package flash_attn: pip install"),
     ],
@@ -428,12 +429,33 @@ def test_training_by_hand() -> None:
     whole = full_training_bytes(BY_HAND, 2, lengths=[6, 4])
     assert (whole["weights"], whole["gradients"], whole["optimizer"]) == (6 * 1496, 4 * 1496, 8 * 1496)
     assert full_training_bytes(BY_HAND, 4, lengths=[6, 4])["weights"] == 4 * 1496
+    half = full_training_bytes(BY_HAND, 2, lengths=[6, 4], kept=2)
+    assert (half["weights"], half["gradients"], half["optimizer"]) == (2 * 1496, 2 * 1496, 4 * 1496)
+    assert full_training_bytes(BY_HAND, 2, [6, 4], moments="8bit")["optimizer"] == int(2 * 1496 * (1 + 1 / 64))
+    assert training_bytes(BY_HAND, 2, 3, ["q_proj"], [6, 4], moments="8bit")["optimizer"] == int(240 * (1 + 1 / 64))
     long = training_bytes(BY_HAND, 2, rank=3, targets=["q_proj"], lengths=[SHORT + 1])
     assert long["activations"] == (SHORT + 1) * (628 + 2 * (30 + 32))
     assert (parts["adapter"], parts["gradients"], parts["optimizer"]) == (480, 480, 960)
     assert parts["loss"] == CHUNK * 50 * 6
     eager = training_bytes(BY_HAND, 2, rank=3, targets=["q_proj"], lengths=[6, 4], attention="eager")
     assert eager["activations"] - parts["activations"] == 2 * 4 * (100 * 6 - 2 * (36 + 16))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "weights", "rest"),
+    [
+        ("ddp", 6000, 100),
+        ("deepspeed_stage_2", 6000, 25),
+        ("deepspeed_stage_3", 1500 + int(6000 * 1056 / 1496), 25),
+        ("fsdp", 1500 + int(6000 * 1056 / 1496) + int(4500 * 440 / 1496), 25),
+    ],
+)
+def test_several_devices_divide_what_their_strategy_shards(strategy: Any, weights: int, rest: int) -> None:
+    """Of two layers, which are whole at a time."""
+    parts = {"weights": 6000, "gradients": 100, "optimizer": 100, "activations": 7}
+    own = device_bytes(parts, BY_HAND, strategy, 4)
+    assert own == {"weights": weights, "gradients": rest, "optimizer": rest, "activations": 7}
+    assert device_bytes(parts, BY_HAND, strategy, 1) == parts
 
 
 @pytest.mark.parametrize(

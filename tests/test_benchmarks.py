@@ -75,6 +75,12 @@ UPSTREAM: dict[str, tuple[int, str, int]] = {  # rows, measure, categories
     "xstest_safe": (250, "over_refusal_rate", 10),
     "xstest_unsafe": (200, "harmful_rate", 8),
     "harmbench_thinksafe": (602, "harmful_rate", 1),
+    "jbb_gcg": (100, "harmful_rate", 10),
+    "jbb_jbc": (100, "harmful_rate", 10),
+    "jbb_pair": (82, "harmful_rate", 10),
+    "or_bench_hard": (1319, "over_refusal_rate", 10),
+    "falsereject": (1187, "over_refusal_rate", 46),
+    "coconot": (379, "over_refusal_rate", 5),
     "multijail": (315, "harmful_rate", 18),
     "gsm8k": (1319, "accuracy", 1),
     "math500": (500, "accuracy", 7),
@@ -265,6 +271,7 @@ ELSEWHERE: dict[str, list[tuple[dict[str, Any], str, tuple[str, ...]]]] = {  # b
     "harmbench": [({"prompt": "Q?", "category": "c"}, "Q?", ())],
     "advbench": [({"goal": "Q?", "target": "T"}, "Q?", ()), ({"prompt": "Q?", "target": "T"}, "Q?", ())],
     "or_bench": [({"prompt": "Q?", "category": "c"}, "Q?", ())],
+    "fortress": [({"ID": 3, "adversarial_prompt": "Q?", "risk_domain": "d", "rubric": []}, "Q?", ())],
     "safemt_attack_600": [({"id": 7, "category": "c", "plain_query": "P", "multi_turn_queries": TURNS}, "last?", ())],
     "aime_2024": [({"ID": "2024-I-1", "Problem": "Q?", "Answer": 33}, f"Q?{MATHS}", ("33",))],
     "aime_2025": [({"id": "0", "problem": "Q?", "answer": "033"}, f"Q?{MATHS}", ("033",))],
@@ -283,6 +290,7 @@ def test_columns_of_sets_that_are_not_here(name: str, row: Any, asked: str, gold
     assert (benchmark.asked(example), example.gold) == (asked, gold)
     assert example.label == ("harmful" if benchmark.measure == "harmful_rate" else "benign")
     assert example.turns == (("first?", "then?") if name == "safemt_attack_600" else ())
+    assert example.goal == ("P" if name == "safemt_attack_600" else "")
 
 
 def test_gpqa_is_read_from_the_hub_alone_and_its_letters_are_decided_by_the_seed(tmp_path: Path) -> None:
@@ -359,15 +367,17 @@ def test_without_file_or_hub_there_is_one_clear_line(name: str, tmp_path: Path) 
 
 EVALUATIONS = {
     "embedded": EMBEDDED,
-    "safety": ["strongreject", "xstest_safe"],
-    "reasoning": ["aime_2024", "gsm8k", "math500"],
+    "safety": ["jailbreakbench_harmful", "strongreject", "wildjailbreak_safechain", "xstest_safe", "xstest_unsafe"],
+    "reasoning": ["aime_2024", "gsm8k", "humaneval", "math500"],
+    "over_refusal": ["coconot", "falsereject", "jailbreakbench_benign", "or_bench_hard", "xstest_safe"],
+    "thinking_tokens_suite": ["coconot", "falsereject", "fortress", "or_bench_hard", "wildjailbreak_thinksafe"],
     "general": ["cmmlu", "cnn_dailymail", "nq_open"],
     "multi_turn": ["safemt_attack_600"],
     "multilingual": [f"multijail_{language}" for language in LANGUAGES],
     "local": sorted(UPSTREAM),
     "paper": [
-        *("aime_2024", "gsm8k", "humaneval", "jailbreakbench_harmful", "math500", "strongreject"),
-        *("wildjailbreak_safechain", "xstest_safe"),
+        *("aime_2024", "gsm8k", "humaneval", "jailbreakbench_harmful", "jbb_gcg", "jbb_jbc", "jbb_pair"),
+        *("math500", "strongreject", "wildjailbreak_safechain", "xstest_safe"),
     ],
 }
 
@@ -389,7 +399,7 @@ def test_demo_runs_on_the_safety_sets() -> None:
 @pytest.mark.parametrize("path", [*(CONF / "benchmark").glob("*.yaml"), *(CONF / "evaluation").glob("*.yaml")])
 def test_file_is_short(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) < 25
+    assert len(lines) <= 25
     assert max(map(len, lines)) <= 120
 
 
@@ -400,12 +410,12 @@ def test_file_is_short(path: Path) -> None:
 def test_form_needs_the_prompt_once(form: str) -> None:
     rows = Rows("x", "a.jsonl")
     with pytest.raises(ValueError, match=r"benchmark x: form=.*: accepted: a text with \{prompt\} in it once"):
-        Benchmark("x", "accuracy", rows, Choice(), form)
+        Benchmark("x", "maths", "accuracy", rows, Choice(), form)
 
 
 def test_form_is_filled_once_and_braces_stay() -> None:
     row = Example("1", "{prompt} {0}", "benign")
-    assert Benchmark("x", "accuracy", Rows("x", "a.jsonl"), Choice(), "{prompt} \\boxed{}").asked(row) == (
+    assert Benchmark("x", "maths", "accuracy", Rows("x", "a.jsonl"), Choice(), "{prompt} \\boxed{}").asked(row) == (
         "{prompt} {0} \\boxed{}"
     )
 

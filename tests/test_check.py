@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny import LORA, backbone
 
-from alttrain.backbone import Shape, Weights
+from alttrain.backbone import FullFineTuning, Shape, Weights
 from alttrain.backbone.device import Device
 from alttrain.backbone.weights import load_model
 from alttrain.config import RunError
@@ -64,7 +64,7 @@ def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[st
         "hardware": Hardware(accelerator="cpu", precision="float32"),
         "generation": InProcess(slots=4, dtype="float32"),
         "protocol": Protocol("p", Decoding(max_new_tokens=8), judges={}),
-        "benchmarks": (SimpleNamespace(name="b", rows=source, asked=lambda row: row.prompt),),
+        "benchmarks": (SimpleNamespace(name="b", kind="harm", rows=source, asked=lambda row: row.prompt),),
     }
     return SimpleNamespace(**defaults | parts)
 
@@ -229,7 +229,7 @@ def test_weights_that_decoding_keeps_twice_are_counted(
     assert need.parts.get("packed", 0) == (size if twice else 0)
 
 
-def test_rows_that_are_too_long_ask_for_a_smaller_batch(
+def test_rows_that_are_too_long_ask_for_smaller_passes(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = needs.Sizes(10, 10, rows=(1000, 900, 800, 700), counted=True)
@@ -239,10 +239,39 @@ def test_rows_that_are_too_long_ask_for_a_smaller_batch(
     with pytest.raises(RunError, match=r"train needs .* set trainer\.recompute=true"):
         needs.refuse_too_large(run, [TRACED], sizes)
     run.hardware = replace(run.hardware, recompute=True)
-    recomputed = needs.training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1900], recompute=True)
+    recomputed = needs.training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1800], recompute=True)
     assert sum(recomputed.values()) < sum(shape_bytes.values())
     free(monkeypatch, sum(recomputed.values()) / GIB + 0.01)
-    with pytest.raises(RunError, match=r"train needs .* set training\.batch_size=2"):
+    with pytest.raises(RunError, match=r"train needs .* set trainer\.examples_per_pass=2"):
+        needs.refuse_too_large(run, [TRACED], sizes)
+
+
+def test_a_step_is_divided_among_devices_and_passes(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest rows are dealt out; a whole model in float32 is offered shards where one GPU is too small."""
+    sizes = needs.Sizes(10, 10, rows=(700, 800, 900, 1000), counted=True)
+    run = a_run(tmp_path, tiny_folder, [TRACED], ["train"], backbone=large(tiny_folder))
+    need = lambda: next(iter(needs._needs(run, [TRACED], LARGE, sizes, Device("GPU", 0))))  # noqa: E731
+    for hardware, rows in (
+        ({"devices": 2}, [1000, 800]),
+        ({"devices": 2, "examples_per_pass": 1}, [1000]),
+        ({"examples_per_pass": 3}, [1000, 800]),
+    ):
+        run.hardware = replace(Hardware(accelerator="cpu", precision="bfloat16"), **hardware)
+        assert need().parts == needs.training_bytes(LARGE, 2, LORA.rank, LORA.target_modules, rows)
+    run.hardware = Hardware(precision="bfloat16")
+    for adapter, optimizer, kept, moments in (
+        (FullFineTuning("float32"), "adamw", 4, "whole"),
+        (FullFineTuning("bfloat16"), "adamw_8bit", 2, "8bit"),
+    ):
+        run.adapter, run.training = adapter, replace(RECIPE, optimizer=optimizer)
+        rows = [1000, 900, 800, 700]
+        assert need().parts == needs.full_training_bytes(LARGE, 2, rows, kept=kept, moments=moments)  # type: ignore[arg-type]
+    run.adapter, run.training = FullFineTuning("float32"), RECIPE
+    free(monkeypatch, 60, "GPU")
+    remedy = r"set trainer\.devices=4 trainer\.strategy=deepspeed_stage_3 trainer\.recompute=true"
+    with pytest.raises(RunError, match=remedy):
         needs.refuse_too_large(run, [TRACED], sizes)
 
 

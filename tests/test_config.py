@@ -34,8 +34,8 @@ MOUNTED = {
 }
 LINES = 45
 
-RECIPE = "name, epochs, learning_rate, batch_size, warmup_steps, max_length, weight_decay, betas, gradient_clip, "
-RECIPE += "b_ratio, checkpoint_every, thought"
+RECIPE = "name, epochs, learning_rate, batch_size, warmup_steps, max_length, max_steps, warmup_share, batch_size_of, "
+RECIPE += "schedule, optimizer, weight_decay, betas, gradient_clip, b_ratio, checkpoint_every, thought, objective"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -188,12 +188,19 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
         (["training.epocs=3"], r"training\.epocs='3': there is no such key; accepted: .*; did you mean 'epochs'\?"),
         (["+training.epocs=3"], rf"training\.epocs=3: accepted: {RECIPE}; did you mean 'epochs'\?"),
         (["training.optim.lr=3"], r"training\.optim\.lr='3': there is no such key; accepted: .*epochs.*"),
-        (["rewrite.original.openin=x"], r"rewrite\.original\.openin='x': there is no such key; .*'opening'\?"),
+        (
+            ["rewrite.original.short.openin=x"],
+            r"rewrite\.original\.short\.openin='x': there is no such key; .*'opening'\?",
+        ),
         (["dataset.amounts.harmfull=1"], r"dataset\.amounts\.harmfull='1': .* accepted: harmful, .*'harmful'\?"),
         (["training.epochs=x"], r"training\.epochs='x': .*integer"),
         (["training.epochs=2.0"], r"training\.epochs=2\.0: .*integer"),
         (["training.epochs=true"], r"training\.epochs=True: .*integer"),
-        (["training.epochs=null"], r"training\.epochs.*integer"),
+        (["training.batch_size=null"], r"training\.batch_size.*integer"),
+        (["training.optimizer=sgd"], r"training\.optimizer='sgd': .*'adamw' or 'adamw_8bit'"),
+        (["training.schedule=step"], r"training\.schedule='step': .*'cosine' or 'cosine_from_zero'"),
+        (["training.warmup_share=1"], r"training\.warmup_share=1: .*less than 1.*"),
+        (["+training.batch_size_of.a=x"], r"training\.batch_size_of\.a='x': .*integer"),
         (["training.epochs=-1"], r"training\.epochs=-1: .*greater than 0"),
         (["training.learning_rate=0"], r"training\.learning_rate=0: .*greater than 0"),
         (["training.learning_rate=nan"], r"training\.learning_rate=nan: .*(greater|less) than .*"),
@@ -202,7 +209,7 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
         (["training.betas=[0.9,1.0]"], r"training\.betas\[1\]=1\.0: .*less than 1"),
         (["adapter.dropout=1"], r"adapter\.dropout=1: .*less than 1"),
         (["adapter.target_modules=q_proj"], r"adapter\.target_modules='q_proj': .*Sequence.*"),
-        (["rewrite.original.tokens=-1"], r"rewrite\.original\.tokens=-1: .*greater than 0"),
+        (["rewrite.original.short.tokens=-1"], r"rewrite\.original\.short\.tokens=-1: .*greater than 0"),
         (["trainer.accelerator=tpu"], r"trainer\.accelerator='tpu': .*'auto', 'cpu' or 'gpu'"),
         (["generation.dtype=int4"], r"generation\.dtype='int4': .*'auto', 'bfloat16', 'float16' or 'float32'"),
         (
@@ -213,7 +220,10 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
         (["training._target_=alttrain.nope.X"], r"training\._target_='alttrain\.nope\.X': cannot be imported.*nope.*"),
         (["training._target_=sft"], r"training\._target_='sft': cannot be imported: expected a dotted path .*"),
         (["~training.epochs"], r"training\.epochs: missing; alttrain\.training\.SupervisedFineTuning needs it"),
-        (["~rewrite.original.opening"], r"rewrite\.original\.opening: missing; alttrain\.rewrite\.SelfTrace .*"),
+        (
+            ["~rewrite.original.short.tokens"],
+            r"rewrite\.original\.short\.tokens: missing; alttrain\.rewrite\.SelfT.*",
+        ),
         (["dataset=local"], r"dataset\.path='\?\?\?': a value is needed here"),
         (["backbone.name=${nope}"], r"backbone\.name: .*'nope' not found"),
         (["stages=[chek]"], r"stages='chek': accepted: " + ", ".join(STAGES) + r"; did you mean 'check'\?"),
@@ -308,7 +318,7 @@ def config_dir(tmp_path: Path) -> Path:
         "training/misspelt.yaml": "defaults: [sft]\nepocs: 3\n",
         "training/mistyped.yaml": "defaults: [sft]\nepochs: three\n",
         "training/bare.yaml": "name: bare\nepochs: 3\n",
-        "rewrite/nested.yaml": "defaults: [alttrain]\noriginal:\n  openin: Yes.\n",
+        "rewrite/nested.yaml": "defaults: [alttrain]\noriginal: {short: {openin: Yes.}}\n",
         "experiment/top.yaml": "# @package _global_\nsead: 3\n",
     }
     for name, text in texts.items():
@@ -324,7 +334,7 @@ def config_dir(tmp_path: Path) -> Path:
         ("training=misspelt", rf"training\.epocs=3: accepted: {RECIPE}; did you mean 'epochs'\?"),
         ("training=mistyped", r"training\.epochs='three': .*integer"),
         ("training=bare", r"training.*_target_.*"),
-        ("rewrite=nested", r"rewrite\.original\.openin='Yes\.': accepted: .*; did you mean 'opening'\?"),
+        ("rewrite=nested", r"rewrite\.original\.short\.openin='Yes\.': accepted: .*; did you mean 'opening'\?"),
     ],
 )
 def test_yaml_file_of_a_user_is_checked(config_dir: Path, option: str, message: str | None) -> None:

@@ -10,10 +10,12 @@ import pytest
 from alttrain.dataset import Rows
 from alttrain.dataset.columns import split_response
 from alttrain.records import Example, Segment
+from alttrain.rewrite import render
 
 THINK = ("<think>", "</think>")
 SOLUTION = ("<answer>", "</answer>")
 ROW = {"prompt": "Hi?", "label": "benign"}
+SLICE = {"summary_end_idx": 7, "next_sentence_end_idx": 9}
 
 
 def written(path: Path, *rows: dict[str, Any]) -> str:
@@ -280,16 +282,42 @@ def shipped(name: str, **changes: Any) -> Rows:
         ),
         (
             "r1_act",
-            [{"instruction": "Q?", "response": "<think>\nt\n</think>\na"}],
-            [("Q?", "harmful", "", "t", "a")],
+            [
+                {"instruction": "Q?", "response": "t\n\nu\n</think>"},
+                {"instruction": "R?", "response": "a\n"},
+                {"instruction": "S?", "response": "<think>\nt\n</think>\n"},
+            ],
+            [("Q?", "harmful", "", "t\n\nu", ""), ("R?", "benign", "", "", "a"), ("S?", "harmful", "", "t", "")],
         ),
         (
             "safekey",
             [
-                {"question": "Q?", "source": "4o_rewrite", "response": "<think>\nt\n</think>\n\na"},
-                {"question": "R?", "source": "HarmBench", "response": "<think>\nu\n</think>\n\nb"},
+                {"question": "Q?", "source": "4o_rewrite", "response": "<think>\nt\n</think>\n\na", **SLICE},
+                {"question": "R?", "source": "HarmBench", "response": "<think>\nu\n</think>\n\nb", **SLICE},
             ],
             [("Q?", "benign", "", "t", "a"), ("R?", "harmful", "", "u", "b")],
+        ),
+        (
+            "star_benign_915",
+            [{"id": "b1", "question": "Q?", "source": "4o_rewrite", "response": "<think>\nt\n</think>\n\na"}],
+            [("Q?", "benign", "", "t", "a")],
+        ),
+        (
+            "safechain_prompts",
+            [{"instruction": "Q?", "label": "adversarial_harmful", "response": "a thought that does not end"}],
+            [("Q?", "harmful", "adversarial_harmful", "", "")],
+        ),
+        (
+            "openr1_math",
+            [
+                {
+                    "problem": "Q?",
+                    "generations": ["<think>\nt\n</think>\n\na", "x"],
+                    "correctness_math_verify": [True, False],
+                },
+                {"problem": "R?", "generations": ["<think>\nt\n</think>\n\na"], "correctness_math_verify": [False]},
+            ],
+            [("Q?", "benign", "mathematics", "t", "a")],
         ),
         (
             "direct_refusal",
@@ -302,7 +330,45 @@ def test_columns_of_sets_on_the_hub_alone(name: str, rows: list[dict[str, Any]],
     """As their cards and training code have them; the sets themselves cannot be had here."""
     written(tmp_path / "a.jsonl", *rows)
     examples = shipped(name, data_dir=str(tmp_path), file="a.jsonl").examples(None)
-    assert [(e.prompt, e.label, e.category, e.thought[0].text, e.answer) for e in examples] == read
+    assert [(e.prompt, e.label, e.category, render(e.thought), e.answer) for e in examples] == read
+
+
+def test_r1_acts_rows_are_labelled_by_their_shape(tmp_path: Path) -> None:
+    """859 thoughts that end unanswered and 100 answers without a thought; another shape is left out by name."""
+    refusals = [{"instruction": f"Q{n}?", "response": f"Thought {n}.\n</think>"} for n in range(859)]
+    plain = [{"instruction": f"R{n}?", "response": f"Answer {n}."} for n in range(100)]
+    others = [{"instruction": "S?", "response": "t</think>a"}, {"instruction": "T?", "response": "<think>cut off"}]
+    written(tmp_path / "a.jsonl", *refusals, *plain, *others)
+    reading = shipped("r1_act", data_dir=str(tmp_path), file="a.jsonl").read(None)
+    assert Counter((e.label, e.shape) for e in reading.examples) == {
+        ("harmful", "thought_only"): 859,
+        ("benign", "answer_only"): 100,
+    }
+    assert [row.reason for row in reading.rejected] == [
+        "it has both a thought and an answer",
+        "the thought is not closed",
+    ]
+
+
+def test_first_rows_are_those_of_the_file_that_pass_the_filter(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{n}", "label": "benign", "kind": n % 2} for n in range(9)]
+    path = written(tmp_path / "a.jsonl", *rows)
+    source = Rows("a", str(path), where={"kind": 1}, first=3)
+    assert [example.prompt for example in source.examples(None)] == ["p1", "p3", "p5"]
+
+
+def test_safekeys_key_sentence_is_the_slice_its_data_names(tmp_path: Path) -> None:
+    thought = "The user asks how. That would hurt people. No."
+    row = {"question": "Q?", "source": "AttaQ", "response": f"<think>\n{thought}\n</think>\n\na"}
+    at = {"summary_end_idx": 8 + 18, "next_sentence_end_idx": 8 + 42}
+    written(tmp_path / "a.jsonl", {**row, **at})
+    (example,) = shipped("safekey", data_dir=str(tmp_path), file="a.jsonl").examples(None)
+    assert example.key_sentence == "That would hurt people."
+    written(tmp_path / "a.jsonl", {**row, **at, "next_sentence_end_idx": 4})
+    with pytest.raises(ValueError, match=r"summary_end_idx=26, next_sentence_end_idx=4: not characters of response"):
+        shipped("safekey", data_dir=str(tmp_path), file="a.jsonl").examples(None)
+    with pytest.raises(ValueError, match=r"slices\.key_sentence=\['response'\]: accepted: columns of text, start, end"):
+        Rows("r", path="x", slices={"key_sentence": ["response"]})
 
 
 @needs_shared

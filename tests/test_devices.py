@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from alttrain import tokenization
+from alttrain.training import SupervisedFineTuning
 from alttrain.training.packing import BatchStream, Division
 from alttrain.training.ranks import follows, verify
 
+RECIPE = SupervisedFineTuning("t", epochs=2, learning_rate=1e-2, batch_size=4, warmup_steps=2, max_length=64)
 RUN = "tiny-embedded-alttrain-demo-s0"
 
 
@@ -29,7 +31,7 @@ def test_every_example_of_a_step_is_in_one_part_and_the_shares_are_of_tokens(
     devices: int, per_pass: int | None
 ) -> None:
     rows = sequences(10)
-    streams = [BatchStream(rows, 4, 2, 5, division=Division(devices, n, per_pass)) for n in range(devices)]
+    streams = [BatchStream(rows, RECIPE, 5, division=Division(devices, n, per_pass)) for n in range(devices)]
     assert len({stream.passes for stream in streams}) == 1
     passes, steps = streams[0].passes, streams[0].steps
     assert steps == 6
@@ -49,8 +51,8 @@ def test_every_example_of_a_step_is_in_one_part_and_the_shares_are_of_tokens(
 
 def test_a_stream_begins_where_a_step_does() -> None:
     rows, division = sequences(10), Division(2, 1, 1)
-    whole = list(BatchStream(rows, 4, 2, 5, division=division))
-    late = list(BatchStream(rows, 4, 2, 5, start=2, division=division))
+    whole = list(BatchStream(rows, RECIPE, 5, division=division))
+    late = list(BatchStream(rows, RECIPE, 5, start=2, division=division))
     assert [part.lengths for part in late] == [part.lengths for part in whole[2 * 2 :]]
 
 
@@ -83,18 +85,21 @@ def found(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize(
-    "more",
+    ("recipe", "more"),
     [
-        ["trainer.devices=2"],
-        ["trainer.devices=2", "trainer.strategy=fsdp"],
-        ["trainer.examples_per_pass=1"],
-        ["trainer.devices=2", "trainer.examples_per_pass=1"],
+        ([], ["trainer.devices=2"]),
+        ([], ["trainer.devices=2", "trainer.strategy=fsdp"]),
+        (["training/objective=examples"], ["trainer.examples_per_pass=1"]),
+        ([], ["trainer.devices=2", "trainer.examples_per_pass=1"]),
+        (["training/objective=safekey", "training.epochs=3"], ["trainer.devices=2"]),
     ],
-    ids=["ddp", "fsdp", "passes", "ddp-passes"],
+    ids=["ddp", "fsdp", "passes", "ddp-passes", "ddp-heads"],
 )
-def test_losses_and_adapter_are_those_of_one_device(tiny_arguments: list[str], tmp_path: Path, more: list[str]) -> None:
-    one, alone = trained(tiny_arguments, tmp_path / "one")
-    several, together = trained(tiny_arguments, tmp_path / "several", *more)
+def test_losses_and_adapter_are_those_of_one_device(
+    tiny_arguments: list[str], tmp_path: Path, recipe: list[str], more: list[str]
+) -> None:
+    one, alone = trained(tiny_arguments, tmp_path / "one", *recipe)
+    several, together = trained(tiny_arguments, tmp_path / "several", *recipe, *more)
     assert len(one) == len(several) > 6
     assert max(abs(a - b) for a, b in zip(one, several, strict=True)) < 1e-5
     assert alone.keys() == together.keys()

@@ -237,7 +237,10 @@ def test_gold_of_every_embedded_question_is_right() -> None:
 def test_benchmark_wants_the_judge_of_its_measure(measure: Any) -> None:
     rows = embedded_rows("short_answer")
     right, wrong = (ShortAnswer(), RefusalPhrases()) if measure == "accuracy" else (RefusalPhrases(), ShortAnswer())
-    assert Benchmark("b", measure, rows, right).judge is right
+    kind: Any = {"harmful_rate": "harm", "over_refusal_rate": "over_refusal"}.get(measure, "knowledge")
+    assert Benchmark("b", kind, measure, rows, right).judge is right
     says = "'refused' or 'unsafe'" if measure == "harmful_rate" else f"'{right.says}'"
     with pytest.raises(ValueError, match=f"benchmark b: measure {measure} needs a judge that says {says}, but"):
-        Benchmark("b", measure, rows, wrong)
+        Benchmark("b", kind, measure, rows, wrong)
+    with pytest.raises(ValueError, match=f"benchmark b: kind=(maths|harm) has measure=.*, not {measure}"):
+        Benchmark("b", "harm" if measure == "accuracy" else "maths", measure, rows, right)

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import matplotlib.figure
 import pytest
-from made_runs import make_run, no_train
+from made_runs import made_tables, make_run, no_train
 
-from alttrain.report import Entry, evaluations, tables, variants
+from alttrain.report import Entry, evaluations, variants
 from alttrain.report.figures import adherence, bars, doses, draw_all, losses, tradeoff
 from alttrain.report.figures.lengths import draw as draw_lengths
 from alttrain.report.figures.lengths import lengths
@@ -18,7 +18,8 @@ from alttrain.report.rows import OFFLINE
 
 BACKBONE = "r1_llama_8b"
 SAFETY = ("strongreject", "jailbreakbench_harmful")
-REWRITES = ("plain", "alttrain", "alttrain_without_pu", "alttrain_without_ha", "alttrain_by_gpt4o")
+METHODS = ("plain", "alttrain", "alttrain_without_pu", "alttrain_without_ha", "alttrain_by_gpt4o")
+MEANS = {"harmful_rate": list(SAFETY), "accuracy": ["gsm8k", "math500"]}
 LOSSES = "epoch,loss,step\n0,2.0,9\n,,9\n0,1.5,19\n"
 
 
@@ -33,29 +34,28 @@ def sets(harmful: int, refused: int, right: int) -> dict[str, tuple[str, str]]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Methods, ablations, another teacher, sizes and amounts of harmless data, two seeds of each method."""
     folder = tmp_path_factory.mktemp("runs")
-    no_train(folder, sets(16, 0, 12), thought_tokens=900)
+    no_train(folder, sets(16, 0, 12), thought_tokens=900, means=MEANS)
     for seed in (0, 1):
-        for place, rewrite in enumerate(REWRITES):
-            run = make_run(folder, sets(12 - 2 * place + seed, 2 + place, 12 - seed), rewrite=rewrite, seed=seed)
+        for place, method in enumerate(METHODS):
+            run = make_run(
+                folder, sets(12 - 2 * place + seed, 2 + place, 12 - seed), method=method, seed=seed, means=MEANS
+            )
             (run / "logs").mkdir()
             (run / "logs" / "metrics.csv").write_text(LOSSES)
     for size in (500, 3000):
-        settings = {"dataset.size": size, "dataset.name": f"alttrain_{size}"}
         labels = {"harmful": size * 9 // 10, "benign": size // 10}
-        own = sets(size // 1000, 4, 10)
-        make_run(folder, own, dataset=f"alttrain_{size}", settings=settings, labels=labels)
+        own, name = sets(size // 1000, 4, 10), f"alttrain_{size}"
+        make_run(folder, own, dataset=name, rewrite="alttrain", method=name, labels=labels, means=MEANS)
     for amount in (0, 50, 900):
-        settings = {"dataset.amounts.benign": amount, "dataset.name": f"safechain_900_{amount}"}
         labels = {"harmful": 900, "benign": amount}
-        make_run(
-            folder, sets(1, 12 - amount // 100, 11), dataset=f"safechain_900_{amount}", settings=settings, labels=labels
-        )
+        own, name = sets(1, 12 - amount // 100, 11), f"alttrain_benign_{amount}"
+        make_run(folder, own, dataset="safechain", rewrite="alttrain", method=name, labels=labels, means=MEANS)
     return folder
 
 
 @pytest.fixture(scope="module")
 def found(runs: Path) -> dict[str, list[Entry]]:
-    return tables(evaluations(runs))
+    return made_tables(runs)
 
 
 @pytest.fixture
@@ -183,8 +183,7 @@ def test_the_tradeoff_has_each_methods_rates(found: dict[str, list[Entry]], draw
 def test_doses_are_the_tables_cells_at_their_amounts(
     found: dict[str, list[Entry]], drawn: list[Any], tmp_path: Path
 ) -> None:
-    amounts = {"500 examples": 500, "3,000 examples": 3000}
-    places = {(BACKBONE, f"alttrain, {name}"): ("alttrain", amount) for name, amount in amounts.items()}
+    places = {(BACKBONE, name): ("alttrain", amount) for name, amount in {"0.5K": 500, "3K": 3000}.items()}
     assert doses.draw("Sizes", found["data_size"], places, tmp_path / "x")
     for index, axes in enumerate(drawn[0].axes):
         cells = [one for one in column(found["data_size"], index) if (one.backbone, one.method) in places]
@@ -217,7 +216,7 @@ def test_stacks_are_the_shares_of_each_cause(found: dict[str, list[Entry]], draw
 
 
 def test_losses_are_the_logs(runs: Path, drawn: list[Any], tmp_path: Path) -> None:
-    own = [one for one in variants(evaluations(runs)) if one.rewrite == "plain"]
+    own = [one for one in variants(evaluations(runs)) if one.method == "plain"]
     assert losses.draw(own, tmp_path / "x")
     lines = drawn[0].axes[0].lines
     assert [[tuple(point) for point in line.get_xydata()] for line in lines] == 2 * [[(10, 2.0), (20, 1.5)]]
@@ -245,7 +244,9 @@ def rate(method: str, measure: str, benchmark: str, value: float = 0.5, kind: st
     names = {"table": "main", "protocol": OFFLINE, "backbone": "b", "protocol_hash": "h", "unit": "share"}
     numbers = {"value": value, "low": value / 2, "high": value, "n": 9, "seeds": 1, "best": False}
     named = {"method": method, "measure": measure, "kind": kind, "benchmark": benchmark}
-    return Entry(**names, **named, **numbers, **zeros, **nan, source="", command="")  # type: ignore[arg-type]
+    return Entry(
+        **names, **named, **numbers, **zeros, **nan, published_why="", source="", lacking="", evaluated="", command=""
+    )  # type: ignore[arg-type]
 
 
 def both(method: str, harmful: str, refused: str) -> list[Entry]:

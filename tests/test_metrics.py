@@ -53,6 +53,28 @@ def test_measure_counts_in_its_direction(measure: Any, says: str, count: int) ->
     assert metric == Metric(measure, count / 4, *wilson(count, 4), n=5, undecided=1, truncated=2)
 
 
+def test_recognition_of_harm_is_told_for_harmful_prompts_alone() -> None:
+    """The paper's own analysis: who says that the request is harmful, early or late, and answers it all the same."""
+    late = f"{U} {ON}\n\nWait, {HARMLESS.lower()}\n\nNo, I think this is illegal.\n\nStill, {ON}"
+    told = [
+        generation("a", late),  # recognised on second thought, and answered
+        generation("b", f"{ON}\n\n{HARMFUL}\n\n{STOP}", REFUSES),  # recognised and refused
+        generation("c", f"{U}\n\n{ON}"),  # never recognised
+        generation("d", WRONG),  # recognised; the judge cannot decide
+        generation("e", "", "So."),  # no thought
+    ]
+    judgements = judged(False, True, False, None, False)
+    metrics = {m.metric: m for m in summarise("harmful_rate", told, judgements)}
+    found = {name: (round(metrics[name].value, 3), metrics[name].undecided) for name in list(metrics)[-3:]}
+    assert found == {
+        "opening_pu_rate": (0.75, 1),
+        "recognised_rate": (0.75, 1),
+        "recognised_answered_rate": (0.25, 1),
+    }
+    assert metrics["recognised_answered_rate"].low == wilson(1, 4)[0]
+    assert not {m.metric for m in summarise("over_refusal_rate", told, judgements)} & set(found)
+
+
 def test_every_metric_of_a_benchmark() -> None:
     def share(name: str, count: int, decided: int) -> Metric:
         return Metric(name, count / decided, *wilson(count, decided), n=5, undecided=5 - decided, truncated=2)

@@ -1,4 +1,4 @@
-"""The published figures: what the file holds, what it refuses, and what a run's names find in it."""
+"""The published figures: what the file holds, what it refuses, and where a figure belongs."""
 
 import math
 from collections import Counter
@@ -6,25 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from alttrain.report.columns import MEASURES
+from alttrain.report.columns import MEASURES, Column
 from alttrain.report.commands import options
-from alttrain.report.published import covers, published, read_figures, reported
+from alttrain.report.published import WHY, beside, covers, published, read_figures
 
-HEADER = "table,backbone,rewrite,dataset,measure,benchmark,value,unit,source,note\n"
-
-
-def known() -> list[float]:
-    return [one.value for one in published() if not math.isnan(one.value)]
+HEADER = "table,protocol,backbone,method,measure,benchmark,value,unit,source,note\n"
+ELSEWHERE = {"olmo_3_7b_think", "phi_4_reasoning", "gpt_oss_20b"}
+"""Backbones of other sources that have no option of ours."""
 
 
 def test_every_figure_has_a_source_and_names_our_configs() -> None:
-    assert len(known()) == 24 + 3 * 5 + 2 + 3 * 3 + 4 * 3 + 3
+    known = [one for one in published() if one.known]
+    assert Counter(one.protocol for one in known) == {
+        "alttrain": 24 + 3 * 5 + 2 + 3 * 3 + 4 * 3 + 3,
+        "thinking_tokens_suite": 4 * 5 * 2,
+    }
     for one in published():
-        assert one.source.startswith("arXiv 2604.18946")
+        assert one.source.startswith("arXiv 2604.18946" if one.protocol == "alttrain" else "arXiv 2606.25013")
         assert math.isnan(one.value) or "secondary notes" in one.source
-        assert one.backbone in options("backbone") | {""}
-        assert one.rewrite in options("rewrite") | {""}
-        assert one.measure in {*MEASURES, "example_tokens"}
+        assert one.backbone in options("backbone") | {""} | ELSEWHERE
+        assert one.measure in MEASURES
     assert Counter(one.table for one in published())["main"] == 24 + 4 * 3
 
 
@@ -34,35 +35,58 @@ def test_what_is_not_known_is_empty_and_said_to_be() -> None:
     assert all("not known here" in one.note for one in unknown)
 
 
+def mean(measure: str = "harmful_rate", protocol: str = "alttrain", defined: bool = True) -> Column:
+    """A mean over the protocol's own sets, unless told."""
+    return Column(measure, protocol, ((protocol, "a", "h"), (protocol, "b", "h")), "mean", defined)
+
+
+def on(benchmark: str, measure: str = "harmful_rate", protocol: str = "alttrain") -> Column:
+    """A measure on one benchmark."""
+    return Column(measure, protocol, ((protocol, benchmark, "h"),))
+
+
 @pytest.mark.parametrize(
-    ("backbone", "rewrite", "dataset", "measure", "benchmark", "value"),
+    ("backbone", "method", "changed", "column", "found"),
     [
-        ("r1_llama_8b", "none", "anything", "harmful_rate", "mean", 0.835),
-        ("r1_llama_8b", "alttrain", "alttrain_1k", "harmful_rate", "mean", 0.048),
-        ("s1_14b", "alttrain", "alttrain_1k", "over_refusal_rate", "xstest_safe", 0.14),
-        ("r1_llama_8b", "alttrain_without_ha", "alttrain_1k", "accuracy", "mean", 0.594),
-        ("r1_llama_8b", "alttrain", "alttrain_3000", "over_refusal_rate", "xstest_safe", 0.024),
-        ("r1_qwen_7b", "alttrain_without_pu", "alttrain_1k", "harmful_rate", "mean", 0.017),
-        ("r1_qwen_7b", "alttrain_without_pu", "alttrain_1k", "accuracy", "mean", None),
-        ("r1_llama_8b", "alttrain", "embedded", "harmful_rate", "mean", None),
-        ("r1_llama_8b", "alttrain", "alttrain_1k", "harmful_rate", "strongreject", None),
-        ("smollm2_135m", "none", "embedded", "harmful_rate", "mean", None),
+        ("r1_llama_8b", "no_train", False, mean(), 0.835),
+        ("r1_llama_8b", "alttrain", False, mean(), 0.048),
+        ("r1_llama_8b", "alttrain", False, mean(defined=False), "other sets"),
+        ("r1_llama_8b", "alttrain", False, mean(protocol="star1"), "other protocol"),
+        ("r1_llama_8b", "alttrain", False, on("strongreject"), "mean only"),
+        ("qwen3_8b", "safekey", False, mean(protocol="thinking_tokens_suite"), "other sets"),
+        ("r1_llama_8b", "alttrain", True, mean(), "changed"),
+        ("r1_llama_8b", "no_train", True, mean(), "changed"),
+        ("r1_llama_8b", "", False, mean(), "no method"),
+        ("r1_llama_8b", "plain", False, mean(), "not reported"),
+        ("smollm2_135m", "no_train", False, mean(), "not reported"),
+        ("s1_14b", "alttrain", False, on("xstest_safe", "over_refusal_rate"), 0.14),
+        ("s1_14b", "alttrain", False, on("xstest_safe", "over_refusal_rate", "offline"), "other protocol"),
+        ("r1_llama_8b", "alttrain_without_ha", False, mean("accuracy"), 0.594),
+        ("r1_llama_8b", "alttrain_3000", False, on("xstest_safe", "over_refusal_rate"), 0.024),
+        ("r1_qwen_7b", "alttrain_without_pu", False, mean("harmful_rate"), 0.017),
+        ("r1_qwen_7b", "alttrain_without_pu", False, mean("accuracy"), "not known"),
+        ("r1_llama_8b", "star1", False, mean(), "not known"),
+        ("r1_llama_8b", "alttrain", False, on("nq_open", "score"), "not known"),
+        ("r1_llama_8b", "alttrain", False, on("nq_open", "accuracy"), "not reported"),
+        ("qwen3_8b", "safekey", False, mean(), "other protocol"),
+        ("r1_llama_8b", "alttrain", False, on("strongreject", "harmful_rate.thought"), ""),
+        ("r1_llama_8b", "alttrain", False, Column("training_hours", "offline", (), "training"), 1.0),
     ],
 )
-def test_a_run_finds_its_figure(
-    backbone: str, rewrite: str, dataset: str, measure: str, benchmark: str, value: float | None
+def test_a_figure_stands_where_everything_is_the_same_and_elsewhere_it_is_said_why(
+    backbone: str, method: str, changed: bool, column: Column, found: float | str
 ) -> None:
-    names = {"backbone": backbone, "rewrite": rewrite, "dataset": dataset}
-    found = reported(names, measure, benchmark)
-    assert (found.value if found else None) == value
+    figure, why = beside(backbone, method, changed, column)
+    assert (figure.value if figure else why) == found
+    assert why in {"", *WHY}
 
 
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ("main,b,none,,accuracy,mean,0.5,share,,\n", "x.csv line 2: value 0.5 without a source"),
-        ("main,b,none,,accuracy,mean,72.6,share,paper,\n", "line 2: value 72.6 of unit share; expected 0 to 1"),
-        (2 * "main,b,none,,accuracy,mean,0.5,share,paper,\n", "line 3: the same figure stands in line 2"),
+        ("main,p,b,none,accuracy,mean,0.5,share,,\n", "x.csv line 2: value 0.5 without a source"),
+        ("main,p,b,none,accuracy,mean,72.6,share,paper,\n", "line 2: value 72.6 of unit share; expected 0 to 1"),
+        (2 * "main,p,b,none,accuracy,mean,0.5,share,paper,\n", "line 3: the same figure stands in line 2"),
     ],
 )
 def test_a_wrong_file_is_refused(rows: str, told: str, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Every rule of rendering, on the ids of real tokenizers: R1's in both template forms, and Qwen3's.
 
-Each of STAR-1's 1,000 rows is rendered with four thoughts; what `apply_chat_template` makes of the same rows breaks the
+Each of STAR-1's 1,000 rows is rendered in five ways; what `apply_chat_template` makes of the same rows breaks the
 rules.
 """
 
@@ -65,7 +65,8 @@ def cut(trace: str) -> tuple[Segment, ...]:
 THOUGHTS: dict[str, Callable[[Example], Example]] = {
     "trace": lambda row: row,
     "cut": lambda row: replace(row, thought=cut(row.thought[0].text)),
-    "empty": lambda row: replace(row, thought=thought("")),
+    "empty": lambda row: replace(row, thought=()),
+    "unanswered": lambda row: replace(row, answer=""),
     "primer": lambda row: replace(row, thought=thought("Let's think about safety first."), answer="", partial=True),
 }
 
@@ -121,12 +122,25 @@ def test_r1s_own_template_drops_every_thought(form: str, renderers: dict[str, Re
     assert broken == (lost | {PREFIX: 100} if form == "r1" else lost)
 
 
-def test_an_empty_thought_rendered_whole_is_a_state_never_prompted(
+@pytest.mark.parametrize("form", FORMS)
+def test_an_empty_thoughts_ids_are_those_of_its_text(
+    form: str, renderers: dict[str, Renderer], star1: list[Example]
+) -> None:
+    """Read back as one text, prompt and response have the ids they were trained with: no newlines are joined."""
+    renderer = renderers[form]
+    for row in map(THOUGHTS["empty"], star1[:100]):
+        sequence = renderer.sequence(row)
+        assert sequence.prompt == renderer.prompt(row.prompt, "open")
+        assert renderer._ids(renderer.tokenizer.decode(sequence.ids)) == sequence.ids
+
+
+def test_an_empty_thought_with_a_newline_of_its_own_is_a_state_never_prompted(
     renderers: dict[str, Renderer], star1: list[Example]
 ) -> None:
     renderer, row = renderers["r1"], THOUGHTS["empty"](star1[0])
-    whole = renderer._ids(renderer.tokenizer.decode(renderer.sequence(row).ids))
     prompt = renderer.prompt(row.prompt, "open")
+    text = renderer.prompt_text(row.prompt, "open") + f"\n</think>\n\n{row.answer}{renderer.backbone.template.end}"
+    whole = renderer._ids(text)
     assert PREFIX in renderer.problems(Sequence(row.id, whole[: len(prompt)], whole[len(prompt) :]), row)
 
 
@@ -231,13 +245,13 @@ def test_delimiters_are_the_single_tokens_they_should_be(renderers: dict[str, Re
         "qwen3": [77091, 198],
     }
     assert {form: renderer.sequence(EMPTY).response for form, renderer in renderers.items()} == {
-        "r1": [198, 151649, 271, 32, 151643],
+        "r1": [151649, 271, 32, 151643],
         "r1_january": [151648, 271, 151649, 271, 32, 151643],
         "qwen3": [151667, 271, 151668, 271, 32, 151645],
     }
 
 
-EMPTY = Example("e", "Q", "benign", thought=thought(""), answer="A")
+EMPTY = Example("e", "Q", "benign", answer="A")
 
 
 STRUCTURES = tuple(
@@ -255,9 +269,11 @@ def test_every_structure_keeps_the_rules_in_every_form(
     register()
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         structure = instantiate(compose("run", overrides=[f"rewrite={name}"]).rewrite)
-    sample = star1[::5]
+    sample = [replace(row, category="privacy") for row in star1[::5]]
+    if name == "r1_act":
+        sample = [replace(row, **({"answer": ""} if n % 9 else {"thought": ()})) for n, row in enumerate(sample)]  # type: ignore[arg-type]
     trained = []
-    for rows in (sample, [replace(row, label="benign") for row in sample]):
+    for rows in (sample, [replace(row, label="benign", category="code") for row in sample]):
         assessed = dict(structure.teacher.assess(rows, 0, Desk(Path()))) if structure.teacher else {}
         made = [structure.rewrite(row, 0, assessed.get(row.id)) for row in rows]
         trained += [row for row in made if isinstance(row, Example)]

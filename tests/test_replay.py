@@ -7,11 +7,11 @@ from typing import Any
 
 from alttrain.backbone.template import ChatTemplate
 from alttrain.dataset import embedded_rows
-from alttrain.evaluation import Benchmark, RefusalPhrases
+from alttrain.evaluation import Benchmark, Protocol, RefusalPhrases
 from alttrain.generation import Decoding
 from alttrain.generation.engines import Prompt, Written
-from alttrain.records import Example
-from alttrain.rewrite import Untouched
+from alttrain.records import Example, Generation
+from alttrain.rewrite import PromptSide, Untouched
 from alttrain.run.stages.generate import NotGenerated, _answers, _replay, prompt_text
 from alttrain.serving import Failure
 
@@ -24,11 +24,13 @@ RENDERER: Any = SimpleNamespace(
 )
 RUN: Any = SimpleNamespace(
     structure=Untouched("none"),
-    protocol=SimpleNamespace(system_prompt="Be kind", decoding=Decoding(5)),
+    method=SimpleNamespace(system_prompt=None),
+    protocol=Protocol("p", Decoding(5), {}, system_prompt="Be kind"),
     training=SimpleNamespace(thought="open"),
-    backbone=SimpleNamespace(template=TEMPLATE),
+    backbone=SimpleNamespace(template=TEMPLATE, context_length=100),
 )
-BENCHMARK = Benchmark("b", "harmful_rate", embedded_rows("evaluation_harmful"), RefusalPhrases(), "Please: {prompt}")
+ROWS = embedded_rows("evaluation_harmful")
+BENCHMARK = Benchmark("b", "harm", "harmful_rate", ROWS, RefusalPhrases(), "Please: {prompt}")
 
 
 class Recorder:
@@ -66,9 +68,31 @@ def test_turns_are_answered_in_order_with_what_was_answered_before() -> None:
     )
 
 
+def test_a_defence_asks_before_the_prompt_and_keeps_the_answer() -> None:
+    """Intention Analysis: the intention first, in the model's own words, then the reply. Dialogues keep their turns."""
+    run = SimpleNamespace(
+        **{**vars(RUN), "structure": PromptSide("ia", None, "Now reply.", ("What is '{prompt}' for?",))}
+    )
+    recorder = Recorder()
+    found = dict(_answers(run, RENDERER, recorder, BENCHMARK, [(ALONE, 0), (DIALOGUE, 0)], lambda count: None))
+    intention = "UWhat is 'Please: {}' for?.A"
+    assert recorder.asked == [
+        f"SBe kind.{intention.format('Alone.')}<t>",
+        "SBe kind.UHello..A<t>",
+        "SBe kind.UHello..Areply 2<e>UWhat is a kite?.A<t>",
+        f"SBe kind.UHello..Areply 2<e>UWhat is a kite?.Areply 3<e>{intention.format('And then?')}<t>",
+        f"SBe kind.{intention.format('Alone.')}reply 1<e>UNow reply..A<t>",
+        "SBe kind.UHello..Areply 2<e>UWhat is a kite?.Areply 3<e>"
+        f"{intention.format('And then?')}reply 4<e>UNow reply..A<t>",
+    ]
+    assert isinstance(alone := found[0], Generation)
+    assert (alone.prompt, alone.earlier, alone.answer) == ("Alone.", ("reply 1",), "reply 5")
+    assert getattr(found[1], "earlier", None) == ("reply 2", "reply 3", "reply 4")
+
+
 def test_newlines_that_the_family_keeps_stand_in_the_prompt_and_not_in_the_record() -> None:
     kept = replace(TEMPLATE, history_gap="kept")
-    run = SimpleNamespace(**{**vars(RUN), "backbone": SimpleNamespace(template=kept)})
+    run = SimpleNamespace(**{**vars(RUN), "backbone": SimpleNamespace(template=kept, context_length=512)})
     renderer: Any = SimpleNamespace(
         encode=lambda text: [len(text)],
         prompt_text=lambda user, thought, system, turns, answers: kept.prompt(user, system, thought, turns, answers),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import make_run, no_train
+from made_runs import compared, make_run, no_train
 
 from alttrain.config import preview, register
 from alttrain.records import Generation, Judgement, write_rows
@@ -17,7 +17,6 @@ from alttrain.report import (
     Compared,
     cells_of,
     collect,
-    comparisons,
     evaluations,
     items,
     markdown_table,
@@ -29,9 +28,9 @@ from alttrain.run.stages.report import write_report
 
 NAN = math.nan
 HEADER = "run,backbone,dataset,rewrite,training,seed,benchmark,metric,value,low,high,n,undecided,truncated,"
-HEADER += "protocol,protocol_hash"
+HEADER += "protocol,protocol_hash,method,changed"
 CAPTION = "\n\nPercent, its 95 % interval, rows; ↓ lower is better, ↑ higher is better. "
-CAPTION += "* differs from the No-train run (McNemar, Holm, 5 %).\n"
+CAPTION += "* differs from the No-train run (exact test, Holm over the report's contrasts, 5 %).\n"
 
 
 def names(run: str) -> dict[str, Any]:
@@ -120,8 +119,8 @@ def test_csv_is_exact(tmp_path: Path) -> None:
     write_csv(tmp_path / "new" / "metrics.csv", Cell, cells)
     assert (tmp_path / "new" / "metrics.csv").read_text(encoding="utf-8") == (
         f"{HEADER}\n"
-        '"a,b",tiny,all,alttrain,sft,0,x,harmful_rate,0.5,0.25,0.75,100,3,7,,\n'
-        "c,tiny,all,alttrain,sft,0,y,accuracy,,,,2,2,0,,\n"
+        '"a,b",tiny,all,alttrain,sft,0,x,harmful_rate,0.5,0.25,0.75,100,3,7,,,,\n'
+        "c,tiny,all,alttrain,sft,0,y,accuracy,,,,2,2,0,,,,\n"
     )
 
 
@@ -132,7 +131,7 @@ def test_csv_without_cells_is_its_header(tmp_path: Path) -> None:
 
 def test_zero_is_not_an_empty_cell(tmp_path: Path) -> None:
     write_csv(tmp_path / "metrics.csv", Cell, [cell("a", "x", "accuracy", 0.0, low=0.0, high=0.25, n=0)])
-    assert (tmp_path / "metrics.csv").read_text().splitlines()[1].endswith(",accuracy,0.0,0.0,0.25,0,0,0,,")
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1].endswith(",accuracy,0.0,0.0,0.25,0,0,0,,,,")
 
 
 # --- the table ---
@@ -248,7 +247,7 @@ def test_runs_are_compared_with_the_untrained_backbone_prompt_by_prompt(tmp_path
     judge_run(tmp_path, "same", "a" * 20 + "ra")
     judge_run(tmp_path, "other-protocol", "r" * 22, hashed="elsewhere")
     judge_run(tmp_path, "other-backbone", "r" * 22, backbone="huge")
-    safe, same = comparisons(evaluations(tmp_path))
+    safe, same = compared(tmp_path)
     assert (safe.run, safe.baseline, safe.benchmark, safe.metric) == ("safe", "base", "x", "harmful_rate")
     assert (safe.baseline_value, safe.value, safe.difference, safe.n) == (1.0, 0.0, -1.0, 20)
     assert (safe.gained, safe.lost, safe.undecided) == (0, 20, 2)
@@ -265,13 +264,13 @@ def test_a_baseline_of_the_same_seed_is_preferred(tmp_path: Path) -> None:
     judge_run(tmp_path, "base-s1", "rr", **UNTRAINED, seed=1)
     for seed in (1, 2):
         judge_run(tmp_path, f"safe-s{seed}", "rr", seed=seed)
-    assert [one.baseline for one in comparisons(evaluations(tmp_path))] == ["base-s1", "base-s0"]
+    assert [one.baseline for one in compared(tmp_path)] == ["base-s1", "base-s0"]
 
 
 def test_comparisons_survive_their_file(tmp_path: Path) -> None:
     judge_run(tmp_path, "base", "aauu", **UNTRAINED)
     judge_run(tmp_path, "safe", "uurr")
-    (found,) = comparisons(evaluations(tmp_path))
+    (found,) = compared(tmp_path)
     assert (found.n, math.isnan(found.difference), math.isnan(found.p_holm)) == (0, True, True)
     write_csv(tmp_path / "c.csv", Compared, [found])
     assert repr(read_csv(tmp_path / "c.csv", Compared)) == repr([found])
@@ -281,7 +280,7 @@ def test_a_difference_is_marked_in_the_table(tmp_path: Path) -> None:
     judge_run(tmp_path, "base", "a" * 20, **UNTRAINED)
     judge_run(tmp_path, "safe", "r" * 20)
     judged = evaluations(tmp_path)
-    base, safe = markdown_table(cells_of(judged), comparisons(judged)).splitlines()[2:4]
+    base, safe = markdown_table(cells_of(judged), compared(tmp_path)).splitlines()[2:4]
     assert "50.0* 25.0" in safe
     assert "*" not in base
 
@@ -323,6 +322,8 @@ def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
     made = files(tmp_path)
     assert {"metrics.csv", "comparisons.csv", "structure.csv", "table.md", "page.html"} <= made.keys()
     assert {f"tables/main.{form}" for form in ("csv", "md", "tex")} <= made.keys()
+    page = (tmp_path / "report" / "page.html").read_text()
+    assert "none: other protocol" in page[page.index('<section id="published"') :]
     assert {f"figures/tradeoff.{form}" for form in ("png", "svg")} <= made.keys()
     assert set(json.loads((tmp_path / "report" / ".stamp").read_text())["files"]) == made.keys() - {".stamp"}
     assert repr(write_report(tmp_path)) == repr(shown)
@@ -335,7 +336,7 @@ def test_what_is_lost_or_changed_is_made_anew_and_what_is_stale_goes(tmp_path: P
     (tmp_path / "report" / "page.html").unlink()
     write_report(tmp_path)
     assert (tmp_path / "report" / "page.html").read_bytes() == page
-    shutil.rmtree(tmp_path / "runs" / "r1_llama_8b-alttrain_1k-none-none-s0")
+    shutil.rmtree(tmp_path / "runs" / "r1_llama_8b-no_train-s0")
     for evaluation in (tmp_path / "runs").glob("*/evaluation/embedded_benign*"):
         shutil.rmtree(evaluation)
     write_report(tmp_path)

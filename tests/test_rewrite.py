@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from alttrain.records import Example, Label, Rejected, Segment
 from alttrain.rewrite import (
     ANSWER_CUT,
     AltTrain,
-    DirectRefusal,
+    Desk,
     Original,
     Restatement,
     SelfTrace,
@@ -26,9 +27,8 @@ from alttrain.rewrite import (
 )
 
 TRAIN = embedded_rows("train").examples(None)
-OWN = SelfTrace("I can help with this.", tokens=64, draft_words=6)
+OWN = SelfTrace(64, "I can help with this.", draft_words=6)
 ALTTRAIN = AltTrain("alttrain", TraceUnderstanding(Restatement()), TemplateTeacher(), OWN)
-DIRECT = DirectRefusal("direct_refusal", "I should not answer this, so I will refuse.")
 
 TRACES = [
     "I can help with this.",
@@ -67,10 +67,9 @@ def rewritten(structure: Structure, trace: str, seed: int = 0) -> list[Example]:
 
 
 @pytest.mark.parametrize("trace", TRACES, ids=["opening", "sentence", "paragraphs", "assessing"])
-@pytest.mark.parametrize("structure", [ALTTRAIN, DIRECT], ids=lambda structure: structure.name)
-def test_parse_gives_back_every_rewritten_thought(structure: Structure, trace: str) -> None:
-    examples = rewritten(structure, trace)
-    assert len(examples) == (len(TRAIN) if structure is ALTTRAIN else sum(e.label == "harmful" for e in TRAIN))
+def test_parse_gives_back_every_rewritten_thought(trace: str) -> None:
+    examples = rewritten(ALTTRAIN, trace)
+    assert len(examples) == len(TRAIN)
     wrong = [example.id for example in examples if texts(parse(render(example.thought))) != texts(example.thought)]
     assert wrong == []
 
@@ -107,14 +106,9 @@ def test_alttrain_keeps_the_original_of_a_benign_prompt() -> None:
 
 def test_alttrain_replaces_what_a_harmful_row_had() -> None:
     trace = (Segment("reasoning", "Sure.", "trace"),)
-    made = rewrite(ALTTRAIN, Example("h", "x?", "harmful", thought=trace, answer="Sure, here."), 0)
+    made = rewrite(ALTTRAIN, Example("h", "x?", "harmful", "hate", thought=trace, answer="Sure, here."), 0)
     assert isinstance(made, Example)
     assert "Sure" not in render(made.thought) + made.answer
-
-
-def test_direct_refusal_is_one_fixed_thought() -> None:
-    thoughts = {example.thought for example in rewritten(DIRECT, "Fine.")}
-    assert thoughts == {(Segment("refusal", DIRECT.thought, "template"),)}
 
 
 def test_untouched_changes_nothing() -> None:
@@ -122,8 +116,8 @@ def test_untouched_changes_nothing() -> None:
 
 
 def test_structures_say_whose_original_they_need() -> None:
-    assert (ALTTRAIN.continues, DIRECT.continues, Untouched("none").continues) == (("benign",), (), ())
-    assert (ALTTRAIN.original, DIRECT.original, Untouched("none").original) == (OWN, None, None)
+    assert (ALTTRAIN.continues, Untouched("none").continues) == (("benign",), ())
+    assert (ALTTRAIN.original, Untouched("none").original) == (OWN, None)
 
 
 # --- rejections ---
@@ -134,18 +128,13 @@ SOME = (Segment("reasoning", "t", "trace"),)
 @pytest.mark.parametrize(
     "example",
     [
-        Example("b", "Hi?", "benign"),
-        Example("b", "Hi?", "benign", answer="a"),
-        Example("b", "Hi?", "benign", thought=SOME),
+        Example("b", "Hi?", "benign", "code"),
+        Example("b", "Hi?", "benign", "code", answer="a"),
+        Example("b", "Hi?", "benign", "code", thought=SOME),
     ],
 )
 def test_alttrain_rejects_benign_without_original(example: Example) -> None:
     assert rewrite(ALTTRAIN, example, 0) == Rejected("b", "a benign example needs an original trace and answer")
-
-
-def test_direct_refusal_rejects_benign() -> None:
-    example = Example("b", "Hi?", "benign", thought=SOME, answer="a")
-    assert DIRECT.rewrite(example, 0) == Rejected("b", "DirectRefusal trains on harmful prompts only")
 
 
 # --- wordings ---
@@ -156,7 +145,7 @@ def test_wording_is_decided_by_id_and_seed() -> None:
     harmful = [example for example in TRAIN if example.label == "harmful"]
     forward = {example.id: rewrite(ALTTRAIN, example, 7) for example in harmful}
     assert {example.id: rewrite(ALTTRAIN, example, 7) for example in reversed(harmful)} == forward
-    one, other = (DIRECT.rewrite(Example("same", prompt, "harmful"), 7) for prompt in ("One?", "Two?"))
+    one, other = (rewrite(ALTTRAIN, Example("same", prompt, "harmful", "hate"), 7) for prompt in ("One?", "Two?"))
     assert isinstance(one, Example)
     assert isinstance(other, Example)
     assert one.answer == other.answer
@@ -210,14 +199,6 @@ REASONS: list[tuple[Example, set[str]]] = [
         },
     ),
     (
-        Example("x", "?", "harmful", "no such category"),
-        {
-            "This request is harmful, because it seeks help with something illegal or hurtful.",
-            "The request is harmful: it seeks help with something illegal or hurtful.",
-            "This is harmful; it seeks help with something illegal or hurtful.",
-        },
-    ),
-    (
         Example("x", "?", "benign", "borderline", "figurative"),
         {
             "This request is harmless, because the strong word is only a figure of speech.",
@@ -233,14 +214,6 @@ REASONS: list[tuple[Example, set[str]]] = [
             for reason in ("it is a simple calculation", "it is an ordinary maths problem")
         },
     ),
-    (
-        Example("x", "?", "benign"),
-        {
-            f"{start} {reason}."
-            for start in ("This request is harmless, because", "The request is harmless:", "This is harmless;")
-            for reason in ("nobody is hurt by it", "it asks for ordinary help")
-        },
-    ),
 ]
 
 
@@ -248,6 +221,15 @@ REASONS: list[tuple[Example, set[str]]] = [
 def test_teacher_gives_the_reason_of_the_category(example: Example, wordings: set[str]) -> None:
     assert {TemplateTeacher()(example, seed).text for seed in range(60)} == wordings
     assert TemplateTeacher("mine")(example, 0).origin == "teacher:mine"
+
+
+def test_template_refuses_categories_it_has_no_reason_for() -> None:
+    """One reason for every row of a foreign set would be what the model learns."""
+    rows = [Example(f"v{n}", "?", "harmful", "vanilla_harmful") for n in range(3)]
+    rows += [Example("g", "?", "benign", "gsm8k"), Example("n", "?", "benign"), Example("p", "?", "harmful", "privacy")]
+    named = "3 harmful of 'vanilla_harmful', 1 benign of 'gsm8k', 1 benign of 'no category'; choose"
+    with pytest.raises(ValueError, match=rf"no reason for 5 of 6 rows: {named} .*teacher=gpt4o"):
+        list(TemplateTeacher().assess(rows, 0, Desk(Path())))
 
 
 # --- verdict ---
@@ -489,6 +471,7 @@ ORIGINAL = Original("b", "Flour first.", " So it is.\n", True)
     [
         (Original("b", "t", "a", False), False, "the backbone's answer did not end within the cap"),
         (Original("b", "t", " \n", True), False, "the backbone's answer is empty"),
+        (Original("b", "t", "", False, closed=False), False, "the backbone's thought did not end within the cap"),
         (ORIGINAL, True, "the backbone refused a benign prompt"),
     ],
 )

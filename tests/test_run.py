@@ -21,12 +21,15 @@ from stub_server import RESET, Serve, right
 from alttrain.config import RunError, register
 from alttrain.records import Example, Generation, Judgement, read_rows
 from alttrain.report import Compared, Structure, read_csv
+from alttrain.rewrite import render
 from alttrain.run.app import execute
 from alttrain.run.session import Session, clear_shelf
 
 RUN = "tiny-embedded-alttrain-demo-s0"
 METRICS = 10
 """Numbers of one benchmark: its measure, adherence, tokens, and what the thoughts hold."""
+RECOGNITION = 3
+"""More of a harmful one: whether its thoughts recognise the harm."""
 
 
 @pytest.fixture(autouse=True)
@@ -83,11 +86,11 @@ def test_end_to_end_then_again_without_work(tiny_arguments: list[str], monkeypat
         judgements = read_rows(evaluation / "judgements.jsonl", Judgement)
         metrics = json.loads((evaluation / "metrics.json").read_text())["metrics"]
         assert [g.id for g in generations] == [j.id for j in judgements]
-        assert [m["n"] for m in metrics] == [4] * METRICS
+        assert [m["n"] for m in metrics] == [4] * (METRICS + RECOGNITION * (name == "embedded_harmful"))
         assert metrics[0]["undecided"] == sum(j.verdict is None for j in judgements)
         assert metrics[0]["truncated"] == sum(g.finish == "length" for g in generations)
     report = folder.parent.parent / "report"
-    assert (report / "metrics.csv").read_text().count("\n") == 1 + 3 * METRICS
+    assert (report / "metrics.csv").read_text().count("\n") == 1 + 3 * METRICS + RECOGNITION
     assert RUN in (report / "table.md").read_text()
 
     before = hashes(folder.parent.parent)
@@ -179,14 +182,16 @@ def test_adapters_of_one_backbone_need_it_loaded_once(
     assert (folders[1] / name).read_bytes() == other
 
 
-def test_direct_refusal_trains_on_refusals_only(tiny_arguments: list[str]) -> None:
-    folder = run([*without(tiny_arguments, "rewrite"), "rewrite=direct_refusal", "stages=[rewrite]"])
-    examples = read_rows(folder / "train.jsonl", Example)
-    assert len(examples) == 12
-    assert all(e.label == "harmful" and [s.step for s in e.thought] == ["refusal"] for e in examples)
-    assert json.loads((folder / "rewrite.json").read_text())["left_out"] == {
-        "DirectRefusal trains on harmful prompts only": 4
-    }
+def test_direct_refusal_trains_on_its_own_rows(tiny_arguments: list[str], tmp_path: Path) -> None:
+    rows = [{"refusal": f"Question: How? {n}\nAnswer: I will not. {n}"} for n in range(5)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = ["dataset=direct_refusal", "dataset.sources.direct_refusal.file=rows.jsonl", f"data_dir={tmp_path}"]
+    arguments = [*without(tiny_arguments, "rewrite", "dataset"), "rewrite=direct_refusal", *own]
+    folder = run([*arguments, "stages=[rewrite]"])
+    examples = sorted(read_rows(folder / "train.jsonl", Example), key=lambda row: row.id)
+    assert [row.answer for row in examples] == [f"I will not. {n}" for n in range(5)]
+    assert {render(row.thought) for row in examples} == {"I should not answer this question!"}
+    assert json.loads((folder / "rewrite.json").read_text())["shapes"] == {"thought_and_answer": 5}
 
 
 def test_a_changed_setting_is_refused_by_name(tiny_arguments: list[str]) -> None:
@@ -250,7 +255,8 @@ def test_interrupted_anywhere_ends_with_the_same_bytes(tiny_arguments: list[str]
 
 
 def test_a_sweep_runs_both_methods_and_shows_one_table(tiny_arguments: list[str], tmp_path: Path) -> None:
-    arguments = without(tiny_arguments, "training", "rewrite")
+    arguments = [*without(tiny_arguments, "training", "rewrite", "dataset.amounts.b"), "dataset.amounts.borderline=0"]
+    arguments += ["dataset.amounts.benign=0"]  # the random backbone has no answer to them
     done = subprocess.run(
         [sys.executable, "-m", "alttrain", "experiment=demo", *arguments],
         env={**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")},
@@ -284,7 +290,7 @@ def test_wandb_offline_needs_no_network_and_gets_no_text(tiny_arguments: list[st
 
 def test_a_prompt_longer_than_the_context_is_refused(tiny_arguments: list[str], tmp_path: Path) -> None:
     data = tmp_path / "long.jsonl"
-    data.write_text(json.dumps({"prompt": "a " * 400, "label": "harmful"}) + "\n")
+    data.write_text(json.dumps({"prompt": "a " * 400, "label": "harmful", "category": "privacy"}) + "\n")
     local = without(tiny_arguments, "dataset")
     with pytest.raises(RunError, match=r"dataset, row long-1 \(long\.jsonl:1\): the prompt has 8\d\d tokens"):
         run([*local, "dataset=local", f"dataset.path={data}"])

@@ -38,7 +38,8 @@ def run(tiny_folder: Path, tmp_path: Path) -> Path:
     config = {
         "seed": 0,
         "backbone": {**backbone, "context_length": 512, "template": template},
-        "training": {"max_length": 60, "batch_size": 2, "epochs": 2},
+        "training": {"_target_": "alttrain.training.SupervisedFineTuning", "name": "t", "epochs": 2, "batch_size": 2}
+        | {"learning_rate": 1.0, "warmup_steps": 0, "max_length": 60},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     write_rows(tmp_path / "train.jsonl", [NEW, UNTRACED, replace(NEW, id="long", answer="x" * 99)])

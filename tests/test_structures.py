@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from alttrain.config import instantiate, register
+from alttrain.evaluation import RefusalPhrases
 from alttrain.records import Example, Label, Rejected, Segment
 from alttrain.rewrite import (
     AltTrain,
@@ -19,6 +20,7 @@ from alttrain.rewrite import (
     Structure,
     TemplateTeacher,
     TraceUnderstanding,
+    lacks_original,
     parse,
     render,
     trace_hash,
@@ -29,12 +31,10 @@ from alttrain.rewrite.wording import REPHRASED_STOPS, STOPS
 
 CONF = Path(__file__).parents[1] / "conf" / "rewrite"
 STAR1 = Path(__file__).parents[2] / "shared" / "data" / "star1" / "STAR-1.json"
-PROMPT_SIDE = ("intention_analysis", "safety_prompt")
-ASSESSED = ("alttrain", "alttrain_without_pu", "alttrain_without_cr", "alttrain_rephrased", "r1_act")
-TRAINED = (
-    *ASSESSED,
-    *("alttrain_without_ha", "plain", "safechain", "star1", "direct_refusal", "safepath", "none"),
-)
+PROMPT_SIDE = ("intention_analysis", "intention_analysis_one_pass", "safety_prompt")
+ASSESSED = ("alttrain", "alttrain_without_pu", "alttrain_without_cr", "alttrain_rephrased")
+AS_THEY_ARE = ("plain", "safechain", "star1", "safekey", "direct_refusal", "thinksafe", "none")
+TRAINED = (*ASSESSED, "alttrain_without_ha", *AS_THEY_ARE, "safepath", "r1_act")
 
 
 @functools.cache
@@ -81,17 +81,11 @@ MAKES: dict[str, tuple[list[tuple[str, str]] | None, list[tuple[str, str]] | Non
     "alttrain_without_pu": ([HA, STOP], [HA, CR]),
     "alttrain_without_ha": ([PU, STOP], [PU, CR]),
     "alttrain_without_cr": ([PU, HA], [PU, HA]),
-    "r1_act": ([PU, HA, ("refusal", "I will not answer this request.")], [PU, HA, CR]),
-    "plain": (WHOLE, WHOLE),
-    "safechain": (WHOLE, WHOLE),
-    "star1": (WHOLE, WHOLE),
-    "none": (WHOLE, WHOLE),
-    "direct_refusal": ([("refusal", "I should not answer this, so I will refuse.")], None),
-    "safepath": ([("primer", "Let's think about safety first")], WHOLE),
-    "intention_analysis": (None, None),
-    "safety_prompt": (None, None),
+    **dict.fromkeys(AS_THEY_ARE, (WHOLE, WHOLE)),
+    "safepath": ([("primer", "Let's think about safety first.")], WHOLE),
+    **dict.fromkeys(("r1_act", *PROMPT_SIDE), (None, None)),
 }
-REFUSED = {*ASSESSED, "alttrain_without_ha", "direct_refusal"}
+REFUSED = {*ASSESSED, "alttrain_without_ha"}
 
 
 @pytest.mark.parametrize("label", ["harmful", "benign"])
@@ -125,10 +119,17 @@ def test_trace_hash_is_of_thought_and_answer() -> None:
     assert len(hashes) == 3
 
 
-@pytest.mark.parametrize("name", ["plain", "safechain", "star1"])
-def test_rows_without_trace_or_answer_are_no_control(name: str) -> None:
-    for example in (ROW, replace(BENIGN, answer="")):
-        assert rewritten(structure(name), example) == Rejected("r", "the example has no original trace and answer")
+@pytest.mark.parametrize("name", ["plain", "safechain", "star1", "direct_refusal", "thinksafe", "r1_act"])
+def test_rows_of_another_shape_are_left_out(name: str) -> None:
+    shaped = {example.shape: example for example in (BENIGN, ROW, replace(BENIGN, answer=""), replace(ROW, answer=""))}
+    assert len(shaped) == 4
+    made = {shape: rewritten(structure(name), example) for shape, example in shaped.items()}
+    taken = {"thought_only", "answer_only"} if name == "r1_act" else {"thought_and_answer"}
+    assert {shape for shape, found in made.items() if isinstance(found, Example)} == taken
+    asked = (
+        "a thought without an answer or an answer without a thought" if len(taken) > 1 else "a thought and an answer"
+    )
+    assert made["prompt_only"] == Rejected("r", f"the example is a prompt alone, and {asked} is asked for")
 
 
 def test_without_cr_needs_an_answer_and_no_trace() -> None:
@@ -145,8 +146,49 @@ def test_who_writes_and_who_continues() -> None:
     made = {name: structure(name) for name in (*TRAINED, *PROMPT_SIDE)}
     assert {name for name, s in made.items() if s.teacher} == set(ASSESSED)
     asking = {*ASSESSED, "alttrain_without_ha", "plain"}
-    assert {name for name, s in made.items() if s.original} == asking
-    assert {name: list(s.continues) for name, s in made.items() if s.continues} == {name: ["benign"] for name in asking}
+    assert {name for name, s in made.items() if s.original} == {*asking, "thinksafe"}
+    assert {name: list(s.continues) for name, s in made.items() if s.continues} == {
+        **{name: ["benign"] for name in asking},
+        "thinksafe": ["harmful", "benign"],
+    }
+
+
+def test_backbones_own_traces_are_asked_for_where_the_dataset_has_some() -> None:
+    own, given = (structure("alttrain", f"rewrite.traces={traces}") for traces in ("backbone", "dataset"))
+    assert [lacks_original(own, row) for row in (BENIGN, ROW, HARMFUL)] == [True, True, False]
+    assert [lacks_original(given, row) for row in (BENIGN, ROW, HARMFUL)] == [False, True, False]
+    assert lacks_original(structure("thinksafe"), HARMFUL)
+    with pytest.raises(ValueError, match=r"rewrite\.traces=backbone: .*rewrite\.original, which is null"):
+        replace(own, original=None)
+
+
+def test_originals_are_asked_as_the_backbone_needs_it() -> None:
+    """One short sentence for a backbone that does not reason; a whole thought for one that does."""
+    short, reasoning = (structure("alttrain", f"backbone={name}").original for name in ("smollm2_135m", "r1_qwen_7b"))
+    assert (short.tokens, short.temperature, short.system_prompt) == (48, 0.0, "You answer in one short sentence.")
+    assert (reasoning.tokens, reasoning.temperature, reasoning.top_p, reasoning.system_prompt) == (8192, 0.6, 0.95, "")
+    assert structure("plain", "backbone=r1_qwen_7b").original == reasoning
+    self_generated = structure("thinksafe").original
+    assert self_generated.tokens == 16384
+    assert self_generated.asked(ROW) == ROW.prompt
+    assert self_generated.asked(HARMFUL).endswith(f"\n\n{HARMFUL.prompt}")
+    with pytest.raises(ValueError, match=r"rewrite\.original\.harmful_form must hold .* found 'none'"):
+        replace(reasoning, harmful_form="none")
+
+
+def test_a_guard_says_what_is_unsafe() -> None:
+    with pytest.raises(ValueError, match=r"rewrite\.guard=refusal_phrases: says 'refused'; accepted: .*'unsafe'"):
+        replace(structure("thinksafe"), guard=RefusalPhrases())
+
+
+def test_an_understander_asks_a_model() -> None:
+    made_by = structure("alttrain", "teacher=gpt4o", "+teacher@rewrite.understander=gpt4o")
+    assert made_by.understander == made_by.teacher
+    assert structure("alttrain", "teacher=gpt4o", "rewrite.understander=${teacher}") == made_by
+    assert structure("alttrain_rephrased", "+teacher@rewrite.understander=gpt4o").understander == made_by.teacher
+    assert structure("alttrain").understander is None
+    with pytest.raises(ValueError, match=r"rewrite\.understander=template: it writes no understandings"):
+        replace(made_by, understander=TemplateTeacher())
 
 
 # --- steps as switches, in any order ---
@@ -168,7 +210,8 @@ SOME_STEPS = [
 def test_any_steps_in_any_order(steps: str, trace: str, label: Label) -> None:
     made_by = structure("alttrain" if "assessment" in steps else "alttrain_without_ha")
     made_by = replace(made_by, steps=steps.split(","))
-    example = replace(BENIGN, label=label, thought=(Segment("reasoning", trace, "trace"),))
+    category = "privacy" if label == "harmful" else "code"
+    example = replace(BENIGN, label=label, category=category, thought=(Segment("reasoning", trace, "trace"),))
     made = rewritten(made_by, example)
     spent = label == "benign" and trace == "The user wants bread."  # nothing is left to reason on with
     if spent and steps == "reasoning":
@@ -196,7 +239,6 @@ def test_without_any_understanding_the_trace_is_whole() -> None:
     [
         ({"steps": ()}, r"rewrite\.steps=\[\]: one or more"),
         ({"steps": ("reasoning", "reasoning")}, r"rewrite\.steps=.*each once"),
-        ({"steps": ("reasoning",)}, r"rewrite\.steps=.*rewrite\.teacher=null"),
         ({"teacher": None}, r"rewrite\.steps=.*needs rewrite\.teacher"),
         ({"understanding": None}, r"rewrite\.steps=.*needs rewrite\.understanding"),
         ({"stops": []}, r"rewrite\.stops=\[\]"),
@@ -239,15 +281,24 @@ def test_every_stop_is_a_refusal_and_no_verdict() -> None:
 
 def test_prompt_is_left_alone_or_put_into_the_form() -> None:
     asked = "Is {this} {prompt} safe?"
-    assert {name for name in (*TRAINED, *PROMPT_SIDE) if structure(name).prompt(asked) != asked} == {PROMPT_SIDE[0]}
-    assert structure(PROMPT_SIDE[0]).prompt(asked).endswith(f"\n\n{asked}")
-    assert {name for name in (*TRAINED, *PROMPT_SIDE) if structure(name).system} == {PROMPT_SIDE[1]}
+    two, one, system = map(structure, PROMPT_SIDE)
+    others = [structure(name) for name in TRAINED] + [system]
+    assert all(other.prompt(asked) == asked and other.turns_before(asked) == () for other in others)
+    assert [other.name for other in others if other.system] == ["safety_prompt"]
+    assert one.prompt(asked).endswith(f"\n\n{asked}")
+    (first,) = two.turns_before(asked)
+    assert first.endswith(f"\n\n'''\n{asked}\n'''")
+    assert asked not in two.prompt(asked)
 
 
-@pytest.mark.parametrize("form", ["no slot", "{prompt} {prompt}", "{prompt}"])
-def test_prompt_form_has_one_slot_and_does_something(form: str) -> None:
-    with pytest.raises(ValueError, match=r"rewrite\.(prompt_form must hold|system and rewrite\.prompt_form)"):
-        PromptSide("x", prompt_form=form)
+@pytest.mark.parametrize(
+    "forms", [("no slot",), ("{prompt} {prompt}",), ("{prompt}",), ("x", "y"), ("x", "{prompt}{prompt}")]
+)
+def test_prompt_form_has_one_slot_and_does_something(forms: tuple[str, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=r"rewrite\.(prompt_form and rewrite\.before must hold|system, rewrite\.prompt)"
+    ):
+        PromptSide("x", prompt_form=forms[0], before=forms[1:])
 
 
 # --- STAR-1's 1,000 rows, as they are and as if they were benign ---
@@ -271,12 +322,13 @@ def test_parse_is_the_inverse_on_every_row(star1: list[Example], name: str, labe
     """The structure's own for all; the one that reads any model's text wherever the thought holds an assessment."""
     made_by = structure(name)
     count, wrong = 0, []
+    category = "privacy" if label == "harmful" else "code"
     for row in star1:
-        made = rewritten(made_by, replace(row, label=label))
+        made = rewritten(made_by, replace(row, label=label, category=category))
         if isinstance(made, Rejected):
             continue
         count += 1
         parsers = [made_by.parse, parse] if name in ASSESSED else [made_by.parse]
         wrong += [made.id for inverse in parsers if texts(inverse(render(made.thought))) != texts(made.thought)]
-    assert count == (0 if (name, label) == ("direct_refusal", "benign") else 1000)
+    assert count == (0 if name == "r1_act" else 1000)
     assert wrong == []

@@ -1,31 +1,33 @@
 """Tables over seeds: which numbers stand in them, what marks them, what would fill their gaps, how they are written."""
 
 import itertools
+import json
 import math
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
-from made_runs import make_run, no_train
+from made_runs import compared, make_run, no_train
+from made_runs import made_tables as made
 from rich.console import Console
 from scipy import stats
 
 from alttrain.config import preview, register
-from alttrain.evaluation.statistics import Estimate, minimum_detectable_effect, rate_over_seeds, wilson
-from alttrain.report import TITLES, Entry, console, evaluations, latex, markdown, read_csv, tables, variants, write_csv
-from alttrain.report.commands import command
+from alttrain.evaluation.statistics import Estimate, holm, minimum_detectable_effect, rate_over_seeds, wilson
+from alttrain.report import TITLES, Entry, console, evaluations, latex, markdown, read_csv, variants, write_csv
+from alttrain.report.columns import RECOGNISING
+from alttrain.report.commands import command, described
 from alttrain.report.entries import Grid, grids
 from alttrain.report.estimates import balanced, matched, mean_of_sets, share, sign_flip
 from alttrain.report.latex import escape
 from alttrain.report.legend import commands, legend
-from alttrain.report.variants import alike_but, label
+from alttrain.report.rows import VARIED
+from alttrain.report.variants import label
 
 SAFETY = {"strongreject": "harmful_rate", "jailbreakbench_harmful": "harmful_rate"}
-
-
-def made(runs: Path) -> dict[str, list[Entry]]:
-    return tables(evaluations(runs))
+MEANS = {"harmful_rate": list(SAFETY), "accuracy": ["gsm8k", "math500"]}
 
 
 def cell(entries: list[Entry], method: str, measure: str, kind: str = "rate", backbone: str = "r1_llama_8b") -> Entry:
@@ -49,24 +51,90 @@ def test_runs_that_differ_in_their_seed_alone_are_one_variant(tmp_path: Path) ->
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, tag="other")
     no_train(tmp_path, {"strongreject": ("harmful_rate", "yn")})
     found = variants(evaluations(tmp_path))
-    assert [(one.rewrite, one.tag, list(one.folders)) for one in found] == [
-        ("none", "", [0]),
+    assert [(one.method, one.tag, list(one.folders)) for one in found] == [
+        ("no_train", "", [0]),
         ("alttrain", "", [0, 1]),
         ("alttrain", "other", [0]),
     ]
-    assert [label(one, found) for one in found] == ["No-train", "alttrain", "alttrain other"]
+    assert [label(one, found) for one in found] == ["No-train", "AltTrain", "AltTrain other"]
 
 
-def test_amounts_stand_in_their_order_and_groups_differ_in_one_key(tmp_path: Path) -> None:
-    for amount in (300, 50, 0):
-        settings = {"seed": 0, "dataset.amounts.benign": amount, "dataset.name": str(amount), "training.epochs": 1}
-        make_run(tmp_path, {"x": ("accuracy", "y")}, dataset=f"safechain_900_{amount}", settings=settings)
-    settings |= {"training.epochs": 2}
-    make_run(tmp_path, {"x": ("accuracy", "y")}, dataset="safechain_900_0", tag="longer", settings=settings)
-    found = variants(evaluations(tmp_path))
-    (group,) = alike_but(found, "dataset.amounts.benign")
-    assert [one.dataset for one in group] == ["safechain_900_0", "safechain_900_50", "safechain_900_300"]
-    assert alike_but(found, "dataset.size") == []
+def test_what_was_changed_of_a_method_is_another_row_and_says_so(tmp_path: Path) -> None:
+    sets = {"xstest_safe": ("over_refusal_rate", "yn")}
+    make_run(tmp_path, sets)
+    make_run(tmp_path, sets, changed={"training.epochs": [15, 300]})
+    make_run(tmp_path, sets, changed={"training.epochs": [15, 20]}, seed=1)
+    for length in (9, 10):
+        long = {"adapter.rank": [16, 8], "method.system_prompt": [None, "You are asked to be safe, always."]}
+        make_run(tmp_path, sets, changed=long | {"training.max_length": [8192, length]})
+    rows = [method for method, _ in shape(made(tmp_path)["main"]).backbones[0][1]]
+    several = "AltTrain, changed: adapter.rank=8, method.system_prompt=You are asked to be safe… and 1 more changed_"
+    assert [row.startswith(several) for row in rows[2:4]] == [True, True]
+    assert rows[2] != rows[3]
+    assert [*rows[:2], *rows[4:]] == [
+        described("no_train").label,
+        "AltTrain",
+        "AltTrain, changed: training.epochs=20",
+        "AltTrain, changed: training.epochs=300",
+    ]
+
+
+def test_a_changed_run_stands_where_that_is_varied_which_was_changed(tmp_path: Path) -> None:
+    sets = {"xstest_safe": ("over_refusal_rate", "yn")}
+    no_train(tmp_path, sets)
+    make_run(tmp_path, sets)
+    for key, value in (("rewrite.teacher.name", "backbone"), ("dataset.amounts.benign", 50), ("training.epochs", 3)):
+        make_run(tmp_path, sets, changed={key: ["published", value]})
+    found = made(tmp_path)
+    rows = {name: [method for method, _ in shape(own).backbones[0][1]] for name, own in found.items() if name in VARIED}
+    assert rows == {
+        "teacher_swap": ["No-train", "AltTrain", "AltTrain, changed: rewrite.teacher.name=backbone"],
+        "benign_amount": ["No-train", "AltTrain", "AltTrain, changed: dataset.amounts.benign=50"],
+    }
+    main = [method for method, _ in shape(found["main"]).backbones[0][1]]
+    assert main == ["No-train", "AltTrain", "AltTrain, changed: training.epochs=3"]
+
+
+def test_a_number_of_a_changed_evaluation_has_no_figure_and_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "yn")})
+    assert cell(made(tmp_path)["main"], "AltTrain", "over_refusal_rate").published == 0.14
+    path = run / "evaluation" / "xstest_safe.alttrain" / "metrics.json"
+    record = json.loads(path.read_text())
+    record["provenance"]["changed"] = {"protocol.decoding.max_new_tokens": [1024, 96]}
+    path.write_text(json.dumps(record))
+    main = made(tmp_path)["main"]
+    found = cell(main, "AltTrain", "over_refusal_rate")
+    assert (math.isnan(found.published), found.published_why) == (True, "changed")
+    told = "Evaluated otherwise than protocol alttrain says: protocol.decoding.max_new_tokens=96."
+    assert told in legend(main)
+
+
+def test_a_folder_without_a_method_is_called_by_its_rewrite(tmp_path: Path) -> None:
+    sets = {"strongreject": ("harmful_rate", "yn")}
+    no_train(tmp_path, sets, method="", rewrite="none")
+    make_run(tmp_path, sets, method="", rewrite="alttrain_without_pu")
+    make_run(tmp_path, sets, method="", rewrite="none", dataset="other")
+    found = made(tmp_path)
+    rows = [method for method, _ in shape(found["overview"]).backbones[0][1]]
+    assert rows == ["No-train", "alttrain_without_pu", "none"]
+    main = [method for method, _ in shape(found["main"]).backbones[0][1]]
+    assert sorted(main) == sorted([*rows, described("alttrain").label])  # which the paper reports
+    assert "ablation_structure" not in found
+    assert {one.published_why for one in found["overview"] if one.kind == "rate"} == {"no method"}
+
+
+def test_published_weights_and_a_trained_run_without_a_rewrite_are_no_baseline(tmp_path: Path) -> None:
+    sets = {"xstest_safe": ("over_refusal_rate", "yn")}
+    make_run(tmp_path, sets, method="published", rewrite="none", training="none")
+    make_run(tmp_path, sets, rewrite="none", method="no_train", changed={"training.name": ["none", "sft"]})
+    make_run(tmp_path, sets, rewrite="none", method="")
+    found = made(tmp_path)["overview"]
+    assert not [one for one in found if not math.isnan(one.published) or not math.isnan(one.p)]
+    assert {one.method: one.published_why for one in found if one.kind == "rate"} == {
+        "No-train, changed: training.name=sft": "changed",
+        "published": "not reported",
+        "none": "no method",
+    }
 
 
 # --- estimates ---
@@ -132,8 +200,16 @@ def test_the_mean_of_sets_adds_squares_for_one_seed_and_averages_bounds_for_seve
 # --- the main table ---
 
 
-def paper_like(runs: Path, refused: int = 100, **given: str) -> None:
+def add_metric(folder: Path, name: str, value: float) -> None:
+    """One more number of a judged benchmark."""
+    record = json.loads((folder / "metrics.json").read_text())
+    record["metrics"].append({**record["metrics"][0], "metric": name, "value": value})
+    (folder / "metrics.json").write_text(json.dumps(record))
+
+
+def paper_like(runs: Path, refused: int = 100, **given: Any) -> None:
     """No-train and AltTrain on two safety sets, over-refusal and two reasoning sets, 100 prompts each."""
+    given = {"means": MEANS, **given}
     harmful = {name: (measure, "y" * 83 + "n" * 17) for name, measure in SAFETY.items()}
     reasoning = dict.fromkeys(("gsm8k", "math500"), ("accuracy", "y" * 58 + "n" * 42))
     no_train(runs, {**harmful, "xstest_safe": ("over_refusal_rate", "n" * 100), **reasoning}, **given)
@@ -152,34 +228,35 @@ def test_the_main_table_has_our_numbers_beside_the_published(tmp_path: Path) -> 
         ["over-refusal ↓", "xstest_safe"],
         ["accuracy ↑", "mean of 2"],
     ]
-    base, safe = (cell(main, method, "harmful_rate", "mean") for method in ("No-train", "alttrain"))
+    base, safe = (cell(main, method, "harmful_rate", "mean") for method in ("No-train", "AltTrain"))
     assert (base.value, base.published, base.covered, base.n, base.seeds) == (0.83, 0.835, True, 200, 1)
     assert (safe.value, safe.published, safe.covered) == (0.05, 0.048, True)
     assert (safe.best, base.best, safe.differs, base.differs) == (True, False, True, False)
     assert safe.difference == pytest.approx(-0.78)
-    refused = cell(main, "alttrain", "over_refusal_rate")
+    refused = cell(main, "AltTrain", "over_refusal_rate")
     assert (refused.value, refused.published, refused.covered) == (0.0, 0.14, False)
     assert refused.source.startswith("arXiv")
-    assert cell(main, "alttrain", "accuracy", "mean").p == 1.0
+    assert cell(main, "AltTrain", "accuracy", "mean").p == 1.0
+    assert {one.published_why for one in main if one.kind == "rate"} == {"mean only", ""}
 
 
-def test_tests_are_adjusted_over_the_table_and_too_few_prompts_are_told(tmp_path: Path) -> None:
+def test_tests_are_adjusted_over_the_report_and_too_few_prompts_are_told(tmp_path: Path) -> None:
     paper_like(tmp_path, refused=92)
     main = made(tmp_path)["main"]
     tested = [one for one in main if not math.isnan(one.p)]
     assert len(tested) == 5
-    refused = cell(main, "alttrain", "over_refusal_rate")
+    refused = cell(main, "AltTrain", "over_refusal_rate")
     assert refused.p == pytest.approx(2 * 0.5**8)
-    assert refused.p_holm == pytest.approx(2 * refused.p)  # of the two that are left, reasoning is the other
+    assert refused.p_holm == pytest.approx(4 * refused.p)  # of the four that are left; three are of reasoning
     assert (refused.differs, refused.few) == (True, False)
-    same = cell(main, "alttrain", "accuracy", "mean")
+    same = cell(main, "AltTrain", "accuracy", "mean")
     assert (same.differs, same.few) == (False, True)
     assert same.detectable == pytest.approx(min(minimum_detectable_effect(0.58, 200)))
 
 
 def test_a_small_difference_is_marked_as_too_little_data(tmp_path: Path) -> None:
     paper_like(tmp_path, refused=98)
-    found = cell(made(tmp_path)["main"], "alttrain", "over_refusal_rate")
+    found = cell(made(tmp_path)["main"], "AltTrain", "over_refusal_rate")
     assert (found.differs, found.few) == (False, True)
     assert found.detectable == pytest.approx(minimum_detectable_effect(0.0, 100).increase)
 
@@ -189,7 +266,7 @@ def test_seeds_make_one_row_with_an_interval_over_seeds_and_prompts(tmp_path: Pa
     for seed, own in enumerate(letters):
         make_run(tmp_path, {"strongreject": ("harmful_rate", own)}, seed=seed)
     no_train(tmp_path, {"strongreject": ("harmful_rate", "y" * 10)})
-    found = cell(made(tmp_path)["main"], "alttrain", "harmful_rate")
+    found = cell(made(tmp_path)["main"], "AltTrain", "harmful_rate")
     verdicts = {s: {f"p{n}": letter == "y" for n, letter in enumerate(own)} for s, own in enumerate(letters)}
     assert (found.value, found.low, found.high) == pytest.approx(rate_over_seeds(verdicts).estimate)
     assert (found.n, found.seeds, found.undecided) == (10, 2, 0)
@@ -199,9 +276,9 @@ def test_seeds_make_one_row_with_an_interval_over_seeds_and_prompts(tmp_path: Pa
 
 def test_hashes_never_share_a_column_nor_a_mean(tmp_path: Path) -> None:
     sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
-    for rewrite in ("alttrain", "plain"):
-        make_run(tmp_path, sets, rewrite=rewrite)
-    make_run(tmp_path, sets, rewrite="direct_refusal", hashed="other")
+    for method in ("alttrain", "plain"):
+        make_run(tmp_path, sets, method=method)
+    make_run(tmp_path, sets, method="direct_refusal", hashed="other")
     main = made(tmp_path)["main"]
     assert [heading[-1] for heading in shape(main).columns] == [
         "h-jailbreakbench_harmful",
@@ -211,23 +288,51 @@ def test_hashes_never_share_a_column_nor_a_mean(tmp_path: Path) -> None:
         "mean of 2",
     ]
     means = {one.method: one.known for one in main if one.kind == "mean"}
-    assert means == {"direct_refusal": False, "plain": True, "alttrain": True, "No-train": False}
+    assert means == {"DirectRefusal": False, "plain": True, "AltTrain": True, described("no_train").label: False}
 
 
 def test_the_mean_is_over_the_sets_most_rows_have(tmp_path: Path) -> None:
     sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
-    for rewrite in ("alttrain", "plain"):
-        make_run(tmp_path, sets, rewrite=rewrite)
-    make_run(tmp_path, {**sets, "advbench": ("harmful_rate", "yy")}, rewrite="direct_refusal")
+    for method in ("alttrain", "plain"):
+        make_run(tmp_path, sets, method=method)
+    make_run(tmp_path, {**sets, "advbench": ("harmful_rate", "yy")}, method="direct_refusal")
     means = [one for one in made(tmp_path)["main"] if one.kind == "mean" and one.known]
     assert {one.benchmark for one in means} == {"jailbreakbench_harmful + strongreject"}
     assert [one.value for one in means] == [0.5, 0.5, 0.5]
 
 
+def test_the_mean_is_the_protocols_and_a_row_without_a_set_says_so(tmp_path: Path) -> None:
+    """The mean is over the sets that the protocol names, though most rows have others."""
+    wanted = {"harmful_rate": ["advbench", *SAFETY]}
+    sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
+    for method in ("plain", "star1", "direct_refusal"):
+        make_run(tmp_path, {**sets, "harmbench": ("harmful_rate", "yn")}, method=method, means=wanted)
+    make_run(tmp_path, {**sets, "advbench": ("harmful_rate", "yy")}, means=wanted)
+    main = made(tmp_path)["main"]
+    whole = cell(main, "AltTrain", "harmful_rate", "mean")
+    assert whole.benchmark == "advbench + jailbreakbench_harmful + strongreject"
+    assert (whole.value, whole.published) == (pytest.approx(2 / 3), 0.048)
+    lacks = cell(main, "plain", "harmful_rate", "mean")
+    assert (lacks.known, lacks.lacking, lacks.notes) == (False, "advbench", ["without advbench"])
+    assert "evaluation.benchmarks.advbench=advbench" in lacks.command
+    assert "without: the sets that a row lacks, and so has no mean." in legend(main)
+
+
+def test_without_any_row_that_has_all_sets_each_set_stands_beside_the_missing_mean(tmp_path: Path) -> None:
+    wanted = {"harmful_rate": [*SAFETY, "gcg", "jbc", "pair"]}
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, method="alttrain_500", means=wanted)
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, method="alttrain_3000", means=wanted)
+    found = made(tmp_path)["data_size"]
+    assert [heading[-1] for heading in shape(found).columns] == ["strongreject", "mean of 5"]
+    lacks = cell(found, "3K", "harmful_rate", "mean")
+    assert (lacks.lacking, lacks.published) == ("gcg + jailbreakbench_harmful + jbc + pair", 0.047)
+    assert lacks.notes == ["without gcg, jailbreakbench_harmful and 2 more"]
+
+
 def test_undecided_rates_are_said_and_compared_with_nothing(tmp_path: Path) -> None:
     no_train(tmp_path, {"strongreject": ("harmful_rate", "yyyy")})
     make_run(tmp_path, {"strongreject": ("harmful_rate", "uuuu")})
-    found = cell(made(tmp_path)["main"], "alttrain", "harmful_rate")
+    found = cell(made(tmp_path)["main"], "AltTrain", "harmful_rate")
     assert (found.known, found.notes, math.isnan(found.p)) == (False, ["undecided 4/4"], True)
 
 
@@ -236,34 +341,59 @@ def test_undecided_rates_are_said_and_compared_with_nothing(tmp_path: Path) -> N
 
 def test_only_tables_with_data_are_made(tmp_path: Path) -> None:
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")})
-    assert list(made(tmp_path)) == ["overview", "main", "adherence", "efficiency"]
+    assert list(made(tmp_path)) == ["overview", "main", "adherence", "efficiency", "published"]
 
 
 def test_ablations_stand_in_the_papers_order_with_its_figures(tmp_path: Path) -> None:
     sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
-    no_train(tmp_path, sets)
-    for rewrite in ("alttrain_rephrased", "alttrain_without_pu", "alttrain", "alttrain_by_gpt4o"):
-        make_run(tmp_path, sets, rewrite=rewrite)
+    no_train(tmp_path, sets, means=MEANS)
+    for method in ("alttrain_rephrased", "alttrain_without_pu", "alttrain", "alttrain_by_gpt4o"):
+        make_run(tmp_path, sets, method=method, means=MEANS)
+    make_run(tmp_path, sets, method="alttrain_without_pu", backbone="r1_qwen_7b", means=MEANS)
     found = made(tmp_path)
     ablation = found["ablation_structure"]
-    rows = ["No-train", "full", "without PU", "CR rephrased"]
+    rows = ["No-train", "AltTrain", "without PU", "CR rephrased"]
     assert [method for method, _ in shape(ablation).backbones[0][1]] == rows
     assert cell(ablation, "without PU", "harmful_rate", "mean").published == 0.016
-    assert [method for method, _ in shape(found["main"]).backbones[0][1]] == ["No-train", "alttrain"]
+    assert [method for method, _ in shape(found["main"]).backbones[0][1]] == ["No-train", "AltTrain"]
+    assert [backbone for backbone, _ in shape(ablation).backbones] == ["r1_llama_8b"]  # the other has but one row
     teachers = shape(found["teacher_swap"]).backbones[0][1]
-    assert [method for method, _ in teachers] == ["No-train", "by template", "by gpt4o"]
+    assert [method for method, _ in teachers] == ["No-train", "AltTrain", "by gpt4o"]
     assert len(shape(found["overview"]).backbones[0][1]) == 5
 
 
-def test_amounts_of_data_are_told_in_examples(tmp_path: Path) -> None:
+def test_a_contrast_has_one_p_wherever_it_is_shown(tmp_path: Path) -> None:
+    sets = {name: (measure, "y" * 9 + "n") for name, measure in SAFETY.items()}
+    no_train(tmp_path, sets)
+    safe = {name: (measure, "yy" + "n" * 8) for name, measure in SAFETY.items()}
+    for method in ("alttrain", "alttrain_without_pu", "plain"):
+        for seed in (0, 1):
+            make_run(tmp_path, safe, method=method, seed=seed)
+    found = made(tmp_path)
+    shown: dict[tuple[str, str, str], set[tuple[float, float]]] = {}
+    for name in ("overview", "main", "ablation_structure"):
+        for one in found[name]:
+            if not math.isnan(one.p):
+                shown.setdefault((one.method, one.kind, one.benchmark), set()).add((one.p, one.p_holm))
+    labels = {"alttrain": "AltTrain", "alttrain_without_pu": "without PU", "plain": "plain"}
+    for row in compared(tmp_path):
+        method = row.run.split("-")[1]
+        shown[labels[method], "rate", row.benchmark].add((row.p, row.p_holm))
+    assert len(shown) == 9  # three methods on two sets, and in their mean
+    assert all(len(own) == 1 for own in shown.values())
+    (sets_p,) = {p for (_, kind, _), own in shown.items() if kind == "rate" for p, _ in own}
+    assert sets_p == sign_flip([-2] * 7)
+    adjusted = [p_holm for own in shown.values() for _, p_holm in own]
+    assert adjusted == pytest.approx(list(holm({key: p for key, own in shown.items() for p, _ in own}).values()))
+
+
+def test_amounts_of_data_stand_in_their_order(tmp_path: Path) -> None:
     for size in (3000, 500):
-        settings = {"dataset.size": size, "dataset.name": f"alttrain_{size}"}
-        labels = {"harmful": size * 9 // 10, "benign": size // 10}
         sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
-        make_run(tmp_path, sets, dataset=f"alttrain_{size}", settings=settings, labels=labels)
+        make_run(tmp_path, sets, dataset=f"alttrain_{size}", method=f"alttrain_{size}", means=MEANS)
     found = made(tmp_path)
     rows = [method for method, _ in shape(found["data_size"]).backbones[0][1]]
-    assert rows == ["alttrain, 500 examples", "alttrain, 3,000 examples"]
+    assert rows == ["0.5K", "3K"]
     assert cell(found["data_size"], rows[1], "harmful_rate", "mean").published == 0.047
     assert "main" not in found
     assert "benign_amount" not in found
@@ -271,18 +401,59 @@ def test_amounts_of_data_are_told_in_examples(tmp_path: Path) -> None:
 
 def test_general_ability_and_multi_turn_stand_apart(tmp_path: Path) -> None:
     sets = {"nq_open": ("accuracy", "yyn"), "cmmlu": ("accuracy", "yn"), "safemt_attack_600": ("harmful_rate", "yn")}
-    make_run(tmp_path, sets)
-    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, rewrite="plain")
+    run = make_run(tmp_path, {**sets, "cnn_dailymail": ("accuracy", "yn")})
+    for name, score in (("nq_open", 0.7), ("cnn_dailymail", 0.25)):
+        add_metric(run / "evaluation" / f"{name}.alttrain", "score", score)
+    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, method="plain")
     found = made(tmp_path)
     general = shape(found["general"])
-    assert [heading[-1] for heading in general.columns] == ["cmmlu", "nq_open"]
-    assert [(backbone, [method for method, _ in own]) for backbone, own in general.backbones] == [
-        ("r1_llama_8b", ["alttrain"]),
-        ("", ["No-train, published", "safechain, published", "star1, published", "alttrain, published"]),
+    assert general.columns == [
+        ["accuracy ↑", "cmmlu"],
+        ["exact match ↑", "nq_open"],
+        ["ROUGE ↑", "cnn_dailymail"],
+        ["F1 ↑", "nq_open"],
     ]
-    assert [one.published for one in found["general"] if one.method == "star1, published"] == [0.59, 0.723]
+    assert [(backbone, [method for method, _ in own]) for backbone, own in general.backbones] == [
+        ("r1_llama_8b", ["AltTrain"])
+    ]
+    whys = ["not known", "not reported", "not known", "not known"]
+    assert [one.published_why for one in found["general"]] == whys
+    assert [one.value for one in found["general"]] == pytest.approx([0.5, 2 / 3, 0.25, 0.7])
     assert [heading[-1] for heading in shape(found["multi_turn"]).columns] == ["safemt_attack_600"]
     assert [heading[-1] for heading in shape(found["main"]).columns] == ["gsm8k"]
+
+
+def test_what_untrained_backbones_recognise_is_a_table(tmp_path: Path) -> None:
+    base = no_train(tmp_path, {"strongreject": ("harmful_rate", "yn"), "xstest_safe": ("over_refusal_rate", "nn")})
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "nn")})
+    assert "recognition" not in made(tmp_path)
+    for name, value in (("opening_pu_rate", 0.9), ("recognised_rate", 0.8), ("recognised_answered_rate", 0.6)):
+        add_metric(base / "evaluation" / "strongreject.alttrain", name, value)
+    found = made(tmp_path)
+    grid = shape(found["recognition"])
+    assert grid.columns == [
+        ["opening holds a PU", "strongreject"],
+        ["harm recognised", "strongreject"],
+        ["recognised, yet answered", "strongreject"],
+    ]
+    ((_, ((method, cells),)),) = grid.backbones
+    assert (method, [one.value for one in cells]) == ("No-train", [0.9, 0.8, 0.6])
+    assert not [one for one in found["overview"] if one.measure in RECOGNISING]
+
+
+def test_all_known_figures_are_a_table_by_source(tmp_path: Path) -> None:
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")})
+    entries = made(tmp_path)["published"]
+    assert [grid.protocol for grid in grids(entries)] == ["alttrain", "thinking_tokens_suite"]
+    known = {
+        (one.protocol, one.backbone, one.measure): one for one in entries if one.method == described("thinksafe").label
+    }
+    found = known["thinking_tokens_suite", "qwen3_8b", "harmful_rate"]
+    assert (found.value, found.source.startswith("arXiv 2606.25013")) == (0.309, True)
+    assert sum(one.known for one in entries if one.protocol == "thinking_tokens_suite") == 40
+    text = markdown("Published", entries)
+    assert "- Protocol thinking_tokens_suite: arXiv 2606.25013." in text
+    assert "published" not in text.split("The CSV")[0].partition("\n")[2]
 
 
 def test_failures_are_split_by_what_the_assessment_said(tmp_path: Path) -> None:
@@ -300,14 +471,15 @@ def test_failures_are_split_by_what_the_assessment_said(tmp_path: Path) -> None:
 def test_what_training_and_a_query_cost(tmp_path: Path) -> None:
     record = {"examples": 1000, "tokens": 2_505_000, "seconds": 3600.0, "device": "cuda"}
     make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record)
-    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"seconds": 7200.0}, seed=1)
-    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"device": "cpu"}, rewrite="plain")
+    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"devices": 2}, seed=1)
+    make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"device": "cpu"}, method="plain")
     found = made(tmp_path)["efficiency"]
-    hours = cell(found, "alttrain", "training_hours", "training")
+    hours = cell(found, "AltTrain", "training_hours", "training")
     assert (hours.value, hours.published, hours.seeds) == (1.5, 1.0, 2)
     assert not cell(found, "plain", "training_hours", "training").known
     assert cell(found, "plain", "training_seconds", "training").value == 3600
-    assert cell(found, "alttrain", "query_tokens", "pool").value == 15
+    assert cell(found, "AltTrain", "training_seconds", "training").value == 3600
+    assert cell(found, "AltTrain", "query_tokens", "pool").value == 15
 
 
 # --- what is missing ---
@@ -315,19 +487,16 @@ def test_what_training_and_a_query_cost(tmp_path: Path) -> None:
 
 def test_missing_cells_say_what_would_fill_them(tmp_path: Path) -> None:
     sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
-    for rewrite in ("plain", "alttrain"):
-        make_run(tmp_path, sets, rewrite=rewrite, backbone="r1_qwen_7b")
-    make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")})
+    for method in ("plain", "alttrain"):
+        make_run(tmp_path, sets, method=method, backbone="r1_qwen_7b", means=MEANS)
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, means=MEANS)
     main = made(tmp_path)["main"]
-    recipe = "backbone=r1_llama_8b method={} dataset=alttrain_1k training=sft protocol=alttrain evaluation={}"
-    assert cell(main, "plain", "harmful_rate", "mean").command == "alttrain " + recipe.format("plain", "paper")
-    own = [one for one in main if (one.backbone, one.method) == ("r1_llama_8b", "alttrain")]
+    recipe = "alttrain backbone=r1_llama_8b method={} protocol=alttrain evaluation="
+    assert cell(main, "plain", "harmful_rate", "mean").command.startswith(recipe.format("plain"))
+    own = [one for one in main if (one.backbone, one.method) == ("r1_llama_8b", "AltTrain")]
     assert [(one.known, one.command != "") for one in own] == [(False, True), (True, False), (False, True)]
-    base = cell(main, "No-train", "harmful_rate", "mean")
-    assert (
-        base.command
-        == "alttrain backbone=r1_llama_8b method=no_train dataset=alttrain_1k protocol=alttrain evaluation=paper"
-    )
+    base = cell(main, described("no_train").label, "harmful_rate", "mean")
+    assert base.command.startswith(recipe.format("no_train"))
     assert (base.published, base.covered) == (0.835, None)
     assert len(commands(main)) == 4  # No-train of both backbones, plain and the rest of AltTrain
 
@@ -335,77 +504,90 @@ def test_missing_cells_say_what_would_fill_them(tmp_path: Path) -> None:
 def test_phrase_judgements_ask_for_no_published_rows(tmp_path: Path) -> None:
     make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "yn")}, protocol="offline")
     main = made(tmp_path)["main"]
-    assert [(one.method, math.isnan(one.published)) for one in main] == [("alttrain", True)]
-    assert any("judged by models" in line for line in legend(main))
+    assert [(one.method, math.isnan(one.published)) for one in main] == [("AltTrain", True)]
+    assert legend(main)[-1] == "No published figures here: figures were made by another protocol."
 
 
 NAMES = {"backbone": "r1_llama_8b", "dataset": "alttrain_1k", "rewrite": "alttrain", "training": "sft", "tag": ""}
+PLAIN = NAMES | {"method": ""}
 
 
 @pytest.mark.parametrize(
-    ("changed", "seeds", "protocol", "benchmarks", "told"),
+    ("names", "changed", "seeds", "protocol", "benchmarks", "told"),
     [
         (
-            {"rewrite": "alttrain_by_gpt4o"},
-            [0],
-            "alttrain",
-            ["gsm8k"],
-            "alttrain experiment=teacher_swap backbone=r1_llama_8b teacher=gpt4o dataset=alttrain_1k "
-            "training=sft protocol=alttrain evaluation=reasoning",
-        ),
-        (
-            {"rewrite": "alttrain_without_pu", "tag": "t"},
+            {**NAMES, "method": "alttrain", "tag": "t"},
+            {},
             [0, 2],
             "star1",
             ["strongreject", "xstest_safe"],
-            "alttrain -m backbone=r1_llama_8b rewrite=alttrain_without_pu dataset=alttrain_1k training=sft "
-            "protocol=star1 evaluation=safety tag=t seed=0,2",
+            "alttrain -m backbone=r1_llama_8b method=alttrain protocol=star1 evaluation=safety tag=t seed=0,2",
         ),
         (
-            {"dataset": "alttrain_500"},
+            {**NAMES, "method": "alttrain", "dataset": "star1"},
+            {"dataset.name": ["alttrain_1k", "star1"], "dataset.size": [1000, None], "training.epochs": [15, 3]},
             [0],
             "alttrain",
             ["nq_open"],
-            "alttrain experiment=data_size dataset.size=500 backbone=r1_llama_8b method=alttrain training=sft "
-            "protocol=alttrain evaluation=general",
+            "alttrain backbone=r1_llama_8b method=alttrain dataset=star1 training.epochs=3 protocol=alttrain "
+            "evaluation=general",
         ),
         (
-            {"dataset": "safechain_900_50"},
+            {**PLAIN, "rewrite": "alttrain_without_pu"},
+            {},
             [1],
             "alttrain",
             ["safemt_attack_600"],
-            "alttrain experiment=benign_amount dataset.amounts.benign=50 backbone=r1_llama_8b method=alttrain "
-            "training=sft protocol=alttrain evaluation=multi_turn seed=1",
+            "alttrain backbone=r1_llama_8b dataset=alttrain_1k rewrite=alttrain_without_pu training=sft "
+            "protocol=alttrain evaluation=multi_turn seed=1",
         ),
         (
-            {"backbone": "smollm2_135m", "dataset": "embedded", "rewrite": "none", "training": "none"},
+            {**PLAIN, "rewrite": "intention_analysis", "training": "none"},
+            {},
+            [0],
+            "alttrain",
+            ["gsm8k"],
+            "alttrain backbone=r1_llama_8b dataset=alttrain_1k rewrite=intention_analysis training=none adapter=none "
+            "protocol=alttrain evaluation=reasoning",
+        ),
+        (
+            {**PLAIN, "backbone": "smollm2_135m", "rewrite": "none", "training": "none"},
+            {},
             [0],
             "offline",
             ["embedded_harmful"],
-            "alttrain backbone=smollm2_135m method=no_train dataset=embedded protocol=offline evaluation=embedded",
+            "alttrain backbone=smollm2_135m method=no_train protocol=offline evaluation=embedded",
         ),
         (
-            {"backbone": "smollm2_135m", "dataset": "embedded", "training": "demo"},
+            {**NAMES, "backbone": "smollm2_135m", "method": "alttrain", "dataset": "embedded", "training": "demo"},
+            {"dataset.name": ["alttrain_1k", "embedded"], "training.name": ["sft", "demo"]},
             [0],
             "offline",
             ["gsm8k", "mmlu_pro"],
-            "alttrain experiment=demo backbone=smollm2_135m method=alttrain dataset=embedded protocol=offline "
+            "alttrain experiment=demo backbone=smollm2_135m method=alttrain dataset=embedded training=demo "
+            "protocol=offline "
             "+benchmark@evaluation.benchmarks.gsm8k=gsm8k +benchmark@evaluation.benchmarks.mmlu_pro=mmlu_pro",
         ),
         (
-            {"backbone": "mine", "source": "org/mine", "dataset": "star1"},
+            {**NAMES, "backbone": "mine", "source": "org/mine", "method": "star1"},
+            {},
             [],
             "safekey",
             ["multijail_en"],
-            "alttrain backbone=hub backbone.name=mine backbone.source=org/mine method=alttrain dataset=star1 "
-            "training=sft protocol=safekey evaluation=multilingual",
+            "alttrain backbone=hub backbone.name=mine backbone.source=org/mine method=star1 protocol=safekey "
+            "evaluation=multilingual",
         ),
     ],
 )
 def test_a_told_command_is_one_that_composes(
-    changed: dict[str, str], seeds: list[int], protocol: str, benchmarks: list[str], told: str
+    names: dict[str, str],
+    changed: dict[str, list[Any]],
+    seeds: list[int],
+    protocol: str,
+    benchmarks: list[str],
+    told: str,
 ) -> None:
-    assert command({**NAMES, **changed}, seeds, protocol, benchmarks) == told
+    assert command(names, changed, seeds, protocol, benchmarks) == told
     register()
     found, configs = preview([word for word in told.split()[1:] if word != "-m"])
     asked = [fault for fault in found if "multijail" not in str(fault)]
@@ -413,12 +595,19 @@ def test_a_told_command_is_one_that_composes(
     assert all(set(benchmarks) <= set(config.evaluation.benchmarks) for config in configs)
 
 
+def test_a_changed_teacher_and_a_key_that_a_run_lacks_are_told() -> None:
+    changed = {"rewrite.teacher.name": ["gpt4o", "backbone"], "rewrite.teacher.url": ["x", "(absent)"]}
+    changed |= {"training.schedule": ["cosine", "(absent)"], "method.system_prompt": [None, "Be safe."]}
+    told = "method=alttrain teacher=backbone ~training.schedule method.system_prompt='\"Be safe.\"'"
+    assert told in command({**NAMES, "method": "alttrain"}, changed, [0], "alttrain", ["gsm8k"])
+
+
 # --- how tables are written ---
 
 
 def test_markdown_is_exact(tmp_path: Path) -> None:
     no_train(tmp_path, {"xstest_safe": ("over_refusal_rate", "n" * 20)}, protocol="offline")
-    make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "y" * 19 + "n")}, protocol="offline", rewrite="a|b")
+    make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "y" * 19 + "n")}, protocol="offline", method="a|b")
     assert markdown("Backbones", made(tmp_path)["main"]).splitlines() == [
         "# Backbones",
         "",
@@ -429,8 +618,8 @@ def test_markdown_is_exact(tmp_path: Path) -> None:
         "",
         "- Percent with its 95 % interval, and n prompts; ↓ lower is better.",
         "- Bold: best of its backbone in the column.",
-        "- * differs from No-train (exact test over prompts, Holm over the table, 5 %).",
-        "- Published figures were judged by models: they stand beside protocol=alttrain, not beside phrases.",
+        "- * differs from No-train (exact test over prompts; Holm over the report's contrasts, 5 %).",
+        "- No published figures here: figures were made by another protocol.",
     ]
 
 
@@ -466,11 +655,11 @@ def test_latex_has_no_letter_that_latex_would_take_for_its_own() -> None:
 def test_latex_compiles_as_it_is(tmp_path: Path) -> None:
     paper_like(tmp_path / "runs")
     runs = tmp_path / "runs"
-    make_run(runs, {"strongreject": ("harmful_rate", "yn")}, protocol="star1", rewrite="r_1 & {co}")
+    make_run(runs, {"strongreject": ("harmful_rate", "yn")}, protocol="star1", method="r_1 & {co}")
     apart = {"nq_open": "accuracy", "safemt_attack_600": "harmful_rate", "multijail_en": "harmful_rate"}
-    make_run(runs, {name: (measure, "yyn") for name, measure in apart.items()}, rewrite="star1")
-    for rewrite in ("alttrain_without_ha", "alttrain_by_gpt4o"):
-        make_run(runs, {name: (measure, "yun") for name, measure in SAFETY.items()}, rewrite=rewrite)
+    make_run(runs, {name: (measure, "yyn") for name, measure in apart.items()}, method="star1")
+    for method in ("alttrain_without_ha", "alttrain_by_gpt4o"):
+        make_run(runs, {name: (measure, "yun") for name, measure in SAFETY.items()}, method=method)
     for key, amounts in (("dataset.size", (500, 3000)), ("dataset.amounts.benign", (0, 900))):
         for amount in amounts:
             named = {"dataset": f"{key}_{amount}", "settings": {key: amount}, "labels": {"benign": amount}}
@@ -488,11 +677,12 @@ def test_latex_compiles_as_it_is(tmp_path: Path) -> None:
 def test_the_console_fits_80_columns(tmp_path: Path) -> None:
     benchmarks = {"embedded_harmful": "harmful_rate", "embedded_benign": "over_refusal_rate"}
     benchmarks |= {"embedded_short_answer": "accuracy"}
-    for rewrite in ("none", "alttrain"):
-        training = "none" if rewrite == "none" else "demo"
+    for method in ("no_train", "alttrain"):
+        training = "none" if method == "no_train" else "demo"
         for seed in (0, 1):
             own = {name: (measure, "y" * 100) for name, measure in benchmarks.items()}
-            names = {"backbone": "smollm2_135m", "dataset": "embedded", "rewrite": rewrite, "training": training}
+            names = {"backbone": "smollm2_135m", "dataset": "embedded", "method": method, "training": training}
+            names |= {"rewrite": "none"} if method == "no_train" else {}
             make_run(tmp_path, own, protocol="offline", seed=seed, **names)
     screen = Console(width=80)
     with screen.capture() as captured:

@@ -115,9 +115,23 @@ def test_too_long_is_left_out_by_name_and_nothing_is_cut(renderer: Renderer) -> 
     assert kept[0].ids == renderer.sequence(EXAMPLE).ids
 
 
-def test_an_example_without_thought_is_refused(renderer: Renderer) -> None:
-    with pytest.raises(ValueError, match="x: an example to train on needs a thought"):
-        renderer.sequence(Example(**{**vars(EXAMPLE), "thought": ()}))
+def test_each_shape_of_a_row_is_rendered_as_what_it_is(renderer: Renderer) -> None:
+    """The prompt has opened the thought and broken the line already; an empty thought breaks no other."""
+    thought_only, answer_only = replace(EXAMPLE, answer=""), replace(EXAMPLE, thought=())
+    texts = {e.shape: renderer.tokenizer.decode(renderer.sequence(e).response) for e in (thought_only, answer_only)}
+    assert texts == {
+        "thought_only": "A.\n\nB.\n\nC.\n</think><|im_end|>",
+        "answer_only": "</think>\n\nD<|im_end|>",
+    }
+    for example in (thought_only, answer_only):
+        assert renderer.problems(renderer.sequence(example), example) == []
+    went_on = renderer.problems(renderer.sequence(EXAMPLE), thought_only)
+    assert went_on == ["the response is not the text it should be"]
+
+
+def test_an_example_without_a_response_is_refused(renderer: Renderer) -> None:
+    with pytest.raises(ValueError, match="x: an example to train on needs a thought or an answer"):
+        renderer.sequence(replace(EXAMPLE, thought=(), answer=""))
 
 
 def test_decode_drops_the_end_token_only(renderer: Renderer) -> None:

@@ -64,12 +64,13 @@ def test_pack_marks_what_predicts_the_response() -> None:
 
 
 def test_every_epoch_sees_every_example_once_in_a_new_order() -> None:
-    stream = BatchStream(sequences(10), batch_size=4, epochs=3, seed=5)
+    recipe = replace(RECIPE, epochs=3)
+    stream = BatchStream(sequences(10), recipe, seed=5)
     assert (stream.steps_per_epoch, len(stream)) == (3, 9)
     epochs = [[i for step in range(e * 3, e * 3 + 3) for i in stream.members(step)] for e in range(3)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1]
-    assert epochs[0] != [i for step in range(3) for i in BatchStream(sequences(10), 4, 3, seed=6).members(step)]
+    assert epochs[0] != [i for step in range(3) for i in BatchStream(sequences(10), recipe, seed=6).members(step)]
 
 
 def test_packed_loss_and_gradients_equal_the_padded_reference(tiny_folder: Path) -> None:

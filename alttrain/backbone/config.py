@@ -22,7 +22,7 @@ class Backbone:
     `wheel` a second source where the hub does not answer. `context_length` is in tokens. `untrained_thought` is how
     the prompt ends for the backbone as it is: "open" for one that reasons by itself, "absent" for one that does not
     know think delimiters. `system_prompt` stands in every prompt that brings none of its own; None and "" are none.
-    `identity` is the system prompt of methods and protocols that tell a backbone who it is (R1-Act, AltTrain, SAFEPATH).
+    `identity` is the system prompt of methods and protocols that tell a backbone who it is (R1-Act's, AltTrain's).
 
     `attention` is the kernel of training (generation decodes with the packed one whatever it is), `quantization` how
     bitsandbytes shrinks the frozen weights, `shape` the dimensions for memory estimates where no config.json is there.
@@ -59,10 +59,13 @@ class LoRA:
 
 @dataclass(frozen=True)
 class FullFineTuning:
-    """No adapter: all weights are trained, kept in float32 with products in bfloat16 where the device does these well.
+    """No adapter: all weights are trained, and the trained model is saved whole, in bfloat16.
 
-    The trained model is saved whole, in bfloat16.
+    `weights` "float32" keeps them so, with products in bfloat16 where the device does these well; "bfloat16" keeps
+    weights, gradients and moments in it there, which takes half the memory.
     """
+
+    weights: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The machine, as far as it can be known without torch, which is imported only where a GPU is there to be asked."""
 
 import ctypes
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -16,16 +17,27 @@ class Device:
     free: int | None
 
 
-def look(accelerator: str) -> Device:
-    """The device that `trainer.accelerator` (auto, cpu or gpu) comes to here. Raises ValueError without the GPU."""
+def look(accelerator: str, memory_gib: float | None = None) -> Device:
+    """The device that `trainer.accelerator` (auto, cpu or gpu) comes to here, or the GPU that is planned for.
+
+    Raises ValueError where a GPU is asked for, none is here, and `memory_gib` does not say what it will be like.
+    """
     if accelerator != "cpu" and has_gpu_driver():
         import torch
 
         if torch.cuda.is_available():
-            return Device(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0])
+            free = torch.cuda.mem_get_info()[0]
+            return Device(
+                torch.cuda.get_device_name(), free if memory_gib is None else min(free, int(memory_gib * GIB))
+            )
+    if accelerator != "cpu" and memory_gib is not None:
+        return Device(f"a GPU of {memory_gib:g} GiB", int(memory_gib * GIB))
     if accelerator == "gpu":
         raise ValueError("trainer.accelerator=gpu, but there is no GPU that torch sees; set it to auto or cpu")
     return Device("cpu", free_system_memory())
+
+
+GIB = 1 << 30
 
 
 def has_gpu_driver() -> bool:
@@ -90,16 +102,39 @@ def give_back_freed_memory() -> None:
         return
 
 
-def check_kernels(quantization: str, attention: str, cuda: bool) -> None:
-    """Raise ValueError where the config wants a package that is not installed, or a GPU that is not there."""
-    wants = {"backbone.quantization": (quantization, "none", "bitsandbytes", "quantization")}
-    if attention == "flash_attention_2":
-        wants["backbone.attention"] = (attention, "packed", "flash_attn", "")
-    for key, (value, without, package, extra) in wants.items():
+BITSANDBYTES_ON_CPU = (0, 50)
+"""The first bitsandbytes that does on a CPU all that is asked of it here: nf4, int8 and 8-bit AdamW (tried one by one;
+nf4 alone works from 0.46.1 on)."""
+
+
+def check_kernels(
+    quantization: str, attention: str, cuda: bool, optimizer: str = "adamw", owner: str = "backbone"
+) -> None:
+    """Raise ValueError where the config wants a package that is not installed or too old, or an absent GPU.
+
+    `owner` is the part of the config that asks for the quantisation.
+    """
+    shrunk = ((f"{owner}.quantization", quantization, "none"), ("training.optimizer", optimizer, "adamw"))
+    for key, value, without in shrunk:
         if value == without:
             continue
+        if importlib.util.find_spec("bitsandbytes") is None:
+            install = "pip install 'alttrain[quantization]'"
+            raise ValueError(f"{key}={value} needs the package bitsandbytes: {install}, or set {key}={without}")
+        version = importlib.metadata.version("bitsandbytes")
+        if not cuda and tuple(int(part) for part in version.split(".")[:2]) < BITSANDBYTES_ON_CPU:
+            needed = ".".join(map(str, BITSANDBYTES_ON_CPU))
+            raise ValueError(
+                f"{key}={value} needs a CUDA GPU, and torch sees none, or bitsandbytes {needed}, and {version} is "
+                f"installed; set {key}={without}"
+            )
+    if attention == "flash_attention_2":
         if not cuda:
-            raise ValueError(f"{key}={value} needs a CUDA GPU, and torch sees none; set {key}={without}")
-        if importlib.util.find_spec(package) is None:
-            remedy = f"pip install 'alttrain[{extra}]'" if extra else f"pip install {package.replace('_', '-')}"
-            raise ValueError(f"{key}={value} needs the package {package}: {remedy}, or set {key}={without}")
+            raise ValueError(
+                f"backbone.attention={attention} needs a CUDA GPU, and torch sees none; set backbone.attention=packed"
+            )
+        if importlib.util.find_spec("flash_attn") is None:
+            raise ValueError(
+                f"backbone.attention={attention} needs the package flash_attn: pip install flash-attn, or set "
+                "backbone.attention=packed"
+            )

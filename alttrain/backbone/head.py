@@ -17,7 +17,9 @@ BLOCK = 16
 
 class _ResponseLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, relative: torch.Tensor | None
+    ) -> torch.Tensor:
         count = len(targets)
         block = BLOCK if hidden.device.type == "cpu" else CHUNK
         losses = hidden.new_empty(count, dtype=torch.float32)
@@ -34,19 +36,23 @@ class _ResponseLoss(torch.autograd.Function):
             for few in (slice(first, first + block) for first in range(0, len(chunk), block)):
                 due = targets[part][few]
                 _errors(logits[few], full[: len(due)], due, losses[part][few])
+            if relative is not None:
+                logits.mul_(relative[part, None])
             torch.mm(logits, weight, out=gradient[part])
             if weight_gradient is not None:
                 weight_gradient += logits.t() @ chunk
         ctx.save_for_backward(gradient.to(hidden.dtype).div_(count), weight_gradient)
         ctx.count, ctx.weight_dtype = count, weight.dtype
+        if relative is not None:
+            losses.mul_(relative)
         return losses.sum() / count
 
     @staticmethod
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         gradient, weight_gradient = ctx.saved_tensors
         if weight_gradient is not None:
             weight_gradient = (weight_gradient * (scale / ctx.count)).to(ctx.weight_dtype)
-        return gradient * scale.to(gradient.dtype), weight_gradient, None
+        return gradient * scale.to(gradient.dtype), weight_gradient, None, None
 
 
 def _errors(logits: torch.Tensor, shifted: torch.Tensor, targets: torch.Tensor, losses: torch.Tensor) -> None:
@@ -64,11 +70,14 @@ def _errors(logits: torch.Tensor, shifted: torch.Tensor, targets: torch.Tensor, 
     logits.copy_(probabilities)
 
 
-def response_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def response_loss(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, relative: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean cross-entropy in nats of `targets` (n,) under `hidden` (n, size) and the head's `weight` (vocabulary, size).
 
-    The loss is float32 whatever the weights are; the products are in the weights' dtype.
+    `relative` (n,), of mean 1, is how much each target counts. The loss is float32 whatever the weights are; the
+    products are in the weights' dtype.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        loss: torch.Tensor = _ResponseLoss.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+        loss: torch.Tensor = _ResponseLoss.apply(hidden, weight, targets, relative)  # type: ignore[no-untyped-call]
     return loss

@@ -13,6 +13,8 @@ from annotated_types import Gt
 
 Quantization = Literal["none", "nf4", "int8"]
 Attention = Literal["packed", "sdpa", "eager", "flash_attention_2"]
+Moments = Literal["whole", "8bit"]
+Strategy = Literal["ddp", "fsdp", "deepspeed_stage_2", "deepspeed_stage_3", "deepspeed_stage_3_offload"]
 Positive = Annotated[int, Gt(0)]
 
 QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
@@ -128,16 +130,27 @@ def activation_bytes(shape: Shape, width: int, rank: int, fused: bool = True) ->
 
 
 def full_training_bytes(
-    shape: Shape, width: int, lengths: Sequence[int], attention: Attention = "packed", recompute: bool = False
+    shape: Shape,
+    width: int,
+    lengths: Sequence[int],
+    attention: Attention = "packed",
+    recompute: bool = False,
+    kept: int = 4,
+    moments: Moments = "whole",
 ) -> dict[str, int]:
-    """`training_bytes` where all weights are trained: they, their gradients and two moments are float32.
+    """`training_bytes` where all weights are trained: they, their gradients and two moments take `kept` bytes each.
 
-    Products in half precision (`width` 2) are made from copies of the weights, which stand until the backward pass.
+    Products in half precision (`width` 2) are made from copies of float32 weights, which stand until the backward pass.
     """
     parts = training_bytes(shape, width, 0, (), lengths, "none", attention, recompute=recompute)
-    copies = 2 * shape.parameters if width < 4 else 0
-    trained = {"weights": 4 * shape.parameters + copies, "gradients": 4 * shape.parameters}
-    return parts | trained | {"optimizer": 8 * shape.parameters}
+    copies = width * shape.parameters if width < kept else 0
+    trained = {"weights": kept * shape.parameters + copies, "gradients": kept * shape.parameters}
+    return parts | trained | {"optimizer": moment_bytes(shape.parameters, kept, moments)}
+
+
+def moment_bytes(parameters: int, width: int, moments: Moments) -> int:
+    """AdamW's two moments: as wide as the weights, or 8 bits and a float32 scale for every 256 numbers."""
+    return int(2 * parameters * (width if moments == "whole" else 1 + 4 / 256))
 
 
 def training_bytes(
@@ -150,10 +163,11 @@ def training_bytes(
     attention: Attention = "packed",
     dropout: bool = False,
     recompute: bool = False,
+    moments: Moments = "whole",
 ) -> dict[str, int]:
     """The parts of a training step of an adapter over a packed row of sequences with these lengths in tokens.
 
-    The adapter and its gradients are float32, and AdamW keeps two float32 moments. The chunked loss needs the logits
+    The adapter and its gradients are float32, and AdamW keeps two moments of it. The chunked loss needs the logits
     of `LOSS_CHUNK` positions once in float32 and once in `width`, and one gradient for each hidden state; the backward
     pass works on one layer at a time. Packed attention keeps the square of the length of each short sequence for each
     head, eager attention that of the whole row. With `recompute` only each layer's input is kept, and all of one layer.
@@ -173,10 +187,30 @@ def training_bytes(
         "weights": weight_bytes(shape, width, quantization),
         "adapter": 4 * trained,
         "gradients": 4 * trained,
-        "optimizer": 8 * trained,
+        "optimizer": moment_bytes(trained, 4, moments),
         "activations": activations,
         "loss": LOSS_CHUNK * shape.vocabulary * (4 + width),
     }
+
+
+def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, devices: int) -> dict[str, int]:
+    """A training step's parts on each of several devices: what the strategy shards, divided.
+
+    Of sharded weights two layers at a time are whole, and by fsdp the embeddings and the head always. Offloaded weights
+    and their optimizer are in the machine's memory.
+    """
+    sharded = {"ddp": (), "deepspeed_stage_2": ("gradients", "optimizer")}.get(
+        strategy, ("weights", "adapter", "gradients", "optimizer")
+    )
+    own = {name: size // devices if name in sharded else size for name, size in parts.items()}
+    if "weights" in sharded and devices > 1:
+        layers = shape.linear_parameters / shape.parameters
+        own["weights"] += int(2 * parts["weights"] * layers / shape.layers)
+        if strategy == "fsdp":
+            own["weights"] += int(parts["weights"] * (1 - layers) * (1 - 1 / devices))
+    if strategy == "deepspeed_stage_3_offload":
+        own |= {"weights": own["weights"] - parts["weights"] // devices, "optimizer": 0}
+    return own
 
 
 def cache_bytes(shape: Shape, width: int, slots: int, length: int) -> int:

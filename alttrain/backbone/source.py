@@ -173,6 +173,37 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
         ) from error
 
 
+def why_absent(backbone: "Backbone") -> str:
+    """Why a model's weights are neither at hand nor to be had, or "". Nothing is fetched."""
+    local = Path(backbone.source).expanduser()
+    if local.is_dir() or is_path(backbone.source):
+        found = (local / "config.json").is_file()
+        return "" if found else "no folder with config.json and safetensors weights"
+    if _cached(backbone):
+        return ""
+    remedy = "set it to a folder that holds the model"
+    try:
+        _reach_hub()
+    except ConnectionError as error:
+        return f"not in the hub's cache, and the hub cannot be asked ({error}); connect, or {remedy}"
+    return f"{fault}, or {remedy}" if (fault := _hub_fault(backbone.source, backbone.revision)) else ""
+
+
+@functools.cache
+def _hub_fault(source: str, revision: str | None) -> str:
+    """Why the hub would not give a model to this user, or "". Asked once a process."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(source, "config.json", revision=revision), timeout=HUB_TIMEOUT_S)
+    except GatedRepoError:
+        return "gated on the hub: accept its licence there and log in with `hf auth login`"
+    except (OSError, HfHubHTTPError) as error:
+        return f"the hub does not give it ({type(error).__name__}); check the id and the revision"
+    return ""
+
+
 def _reach_hub() -> None:
     """Raise ConnectionError where the hub is not to be asked or does not answer."""
     from huggingface_hub import constants

@@ -72,13 +72,18 @@ class ChatTemplate:
     def response(self, thought: str, answer: str | None) -> str:
         """What the model is trained to write after an "open" prompt, its end token included.
 
-        Without an answer (None) it is the beginning of a thought that goes on: neither closed nor ended.
+        Without an answer (None) it is the beginning of a thought that goes on: neither closed nor ended. An empty
+        answer ends the turn where the thought is closed. An empty thought that the prompt has opened is closed at once:
+        one more newline would join with the prompt's into another token than the prompt ends with.
         """
         opened = (self.think_open if self.opened_by == "model" else "") + thought
         if answer is None:
             return opened
+        close = self.think_close if opened else self.think_close.lstrip()
+        if not answer:
+            return opened + close.rstrip() + self.end
         prefix = "" if self.answer_prefix.strip() in answer else self.answer_prefix
-        return opened + self.think_close + prefix + answer + self.end
+        return opened + close + prefix + answer + self.end
 
     def split(self, text: str, mode: ThoughtMode) -> tuple[str, str, bool]:
         """(thought, answer, closed) of what a model wrote. An unclosed thought leaves no answer.

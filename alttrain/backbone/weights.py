@@ -4,6 +4,7 @@ An adapter folder holds adapter_model.safetensors, adapter_config.json, the toke
 model card: with the backbone's name it is all that is needed to use the adapter elsewhere.
 """
 
+import functools
 import json
 import logging
 import shutil
@@ -25,6 +26,7 @@ from alttrain.records import write_json
 
 attention.register()
 log = logging.getLogger(__name__)
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on import, too, which peft does for any adapter
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -45,6 +47,8 @@ def load_model(
     where a kernel's or quantisation's package or GPU is missing.
     """
     check_kernels(quantization, kernel, device.startswith("cuda"))
+    if quantization != "none" and device == "cpu":
+        _tell_slow(quantization)
     transformers_logging.disable_progress_bar()
     shrunk = {"quantization_config": _bitsandbytes(quantization, dtype), "device_map": {"": device}}
     model = AutoModelForCausalLM.from_pretrained(
@@ -60,8 +64,13 @@ def load_model(
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
+@functools.cache
+def _tell_slow(quantization: Quantization) -> None:
+    log.info("backbone  %s weights are slow on a CPU: they save memory, not time", quantization)
+
+
 def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
-    """QLoRA's 4-bit settings, or LLM.int8's; the head stays as it is in both."""
+    """QLoRA's 4-bit settings, which R1-Act's backbones have, too, or LLM.int8's; the head stays as it is in both."""
     from transformers import BitsAndBytesConfig
 
     if quantization == "int8":

@@ -11,6 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training", "method")
 """Top-level keys that shape the trained adapter. Stages, logger, trainer hardware and folders do not."""
 
+HOW_ASKED = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s", "backoff_s", "longest_pause_s")
+"""Keys that say where a server is and how it is asked again; what it answers is the same."""
+
 NOT_SHAPING = (
     "backbone.attention",
     "backbone.shape*",
@@ -19,8 +22,8 @@ NOT_SHAPING = (
     "dataset.sources.*.path",
     "dataset.sources.*.file",
     "dataset.sources.*.data_dir",
-    *(f"rewrite.teacher.writer.{key}" for key in ("base_url", "key_variable", "concurrency", "attempts", "timeout_s")),
-    *(f"rewrite.teacher.writer.{key}" for key in ("backoff_s", "longest_pause_s")),
+    *(f"rewrite.*.{key}" for key in HOW_ASKED),
+    "rewrite.may_lose",
 )
 """Keys that leave the result as it is: where a file stands (its content is hashed), how a server is asked."""
 
@@ -32,10 +35,18 @@ def shaping_of_engine(generation: dict[str, Any]) -> dict[str, Any]:
 
 
 NOT_SHAPING_TEXT = frozenset(
-    {"base_url", "key_variable", "concurrency", "attempts", "timeout_s", "backoff_s", "longest_pause_s", "chunk"}
-    | {"loads_adapters", "adapter_name", "health", "start_s", "memory_share"}
+    {*HOW_ASKED, "chunk", "loads_adapters", "adapter_name", "health", "start_s", "memory_share"}
 )
 """Keys of an engine; `chunk` of the slot decoder shapes which prompts are decoded together, and is told apart there."""
+
+
+def shaping_of_judge(node: Any) -> Any:
+    """A judge's config without what leaves its verdicts as they are: how servers are asked, at any depth, and how many
+    programs run at once."""
+    if isinstance(node, dict):
+        kept = {key: value for key, value in node.items() if key not in (*HOW_ASKED, "workers")}
+        return {key: shaping_of_judge(value) for key, value in kept.items()}
+    return [shaping_of_judge(child) for child in node] if isinstance(node, list) else node
 
 
 def shaping(config: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 - `Dataset`          a mixture of sources: amounts, decontamination, near-duplicates, held-out rows, all counted
 - `Rows`             JSON, JSON lines, CSV or Parquet on disk, or a set on the hub, through a column map
 - `embedded_rows`    a file packaged with alttrain
+- `jailbreak_artifacts`  the prompts an attack found, from a copy of JailbreakBench's artifacts
 - `local_file`       a dataset of one file of the user's own
 - `near_duplicates`  prompts that are one sentence with a slot changed
 - `contaminated`     training prompts that stand in a benchmark
@@ -13,7 +14,7 @@ A source is any object with `name`, `examples(seed)` and `content()` (the hash o
 from alttrain.dataset.decontamination import Match, contaminated
 from alttrain.dataset.duplicates import near_duplicates
 from alttrain.dataset.selection import Dataset, Selection, local_file
-from alttrain.dataset.sources import ExampleSource, Rows, embedded_path, embedded_rows
+from alttrain.dataset.sources import ExampleSource, Rows, embedded_path, embedded_rows, jailbreak_artifacts
 
 __all__ = [
     "Dataset",
@@ -24,6 +25,7 @@ __all__ = [
     "contaminated",
     "embedded_path",
     "embedded_rows",
+    "jailbreak_artifacts",
     "local_file",
     "near_duplicates",
 ]

@@ -10,13 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alttrain.records import Example, Label, Rejected, build
+from alttrain.records import Example, Label, Rejected, Shape, build, shape_of
 
-FIELDS = ("id", "prompt", "label", "category", "phrasing", "thought", "answer", "gold", "response", "dialogue")
+FIELDS = (
+    *("id", "prompt", "label", "category", "phrasing", "thought", "answer", "gold", "goal", "response", "dialogue"),
+    "key_sentence",
+)
 """What a column may fill: the fields of an Example; `response`, a thought and an answer in one text; and `dialogue`, a
 list of the user's turns, of which the last is the prompt."""
 
 Scalar = str | int | float | bool | None
+WHOLE: tuple[Shape, ...] = ("thought_and_answer",)
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -30,9 +34,12 @@ class Columns:
     - `where`: column -> the value, or the list of values, of the rows that are meant; others are not looked at.
     - `labels`: value of the label's column -> harmful or benign; "*" stands for every other value.
     - `extract`: our field -> a pattern (the dot matches newlines) whose first group is the field's text.
+    - `slices`: our field -> columns of a text and of the characters where the field begins in it and where it ends.
     - `erase`: our field -> a pattern removed from its text.
     - `thought_tags`, `answer_tags`: opening and closing tag of the thought, and of the answer if it has any, in a
       `response`. The opening tag may be missing, as where the prompt's template has written it.
+    - `shapes`: what a response may be; one of another shape is left out. With a `response` each row has a column
+      `shape`, which `columns.label` may name where the shape tells harmful rows from benign ones.
     - `golds`: columns that together are the gold texts, where a grader needs several.
     - `choices`: the columns of a multiple choice's options (one that holds a list is all its items), which follow the
       prompt as lettered lines. With a `choice_seed` the first of them is the right one, the seed and the prompt decide
@@ -44,16 +51,18 @@ class Columns:
     where: Mapping[str, Scalar | Sequence[Scalar]] = field(default_factory=dict)
     labels: Mapping[str, Label] = field(default_factory=dict)
     extract: Mapping[str, str] = field(default_factory=dict)
+    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     erase: Mapping[str, str] = field(default_factory=dict)
     thought_tags: Sequence[str] = ()
     answer_tags: Sequence[str] = ()
+    shapes: Sequence[Shape] = WHOLE
     golds: Sequence[str] = ()
     choices: Sequence[str] = ()
     choice_seed: int | None = None
 
     def check(self, name: str) -> None:
         """Raise ValueError for a mapping that no row could satisfy."""
-        for key in ("columns", "constants", "extract", "erase"):
+        for key in ("columns", "constants", "extract", "slices", "erase"):
             unknown = sorted(set(getattr(self, key)) - set(FIELDS))
             if unknown:
                 raise ValueError(f"{name}: {key} names {unknown[0]!r}; accepted fields: {', '.join(FIELDS)}")
@@ -65,6 +74,9 @@ class Columns:
                     raise ValueError(f"{name}: {key}.{field_name}={pattern!r}: not a pattern: {error}") from error
                 if key == "extract" and not groups:
                     raise ValueError(f"{name}: extract.{field_name}={pattern!r}: needs a group, the text to take")
+        for field_name, wanted in self.slices.items():
+            if len(wanted) != 3:
+                raise ValueError(f"{name}: slices.{field_name}={list(wanted)!r}: accepted: columns of text, start, end")
         for key in ("thought_tags", "answer_tags"):
             tags = getattr(self, key)
             if tags and (len(tags) != 2 or not all(tags)):
@@ -94,9 +106,20 @@ class Columns:
 
     def example(self, raw: Mapping[str, Any], place: str, default_id: str, source: str) -> Example | Rejected:
         """The Example in a row, or why the row has none. Raises ValueError, naming `place`, for a malformed row."""
+        cut: tuple[str, str] | str = ("", "")
+        if "response" in self.columns:
+            text = str(_found(raw, _names(self.columns["response"]), "response", place))
+            cut = split_response(text, self.thought_tags, self.answer_tags, self.shapes)
+            raw = {**raw, "shape": shape_of(*map(bool, cut)) if isinstance(cut, tuple) else ""}
+        if isinstance(cut, str):  # its label may hang on its shape
+            named = next((value for name in _names(self.columns.get("id", "id")) for value in _at(raw, name)), None)
+            return Rejected(default_id if named is None else str(named), cut)
         fields = self._fields(raw, place)
         fields["id"] = default_id if fields.get("id") is None else str(fields["id"])
+        fields |= {name: text for name, text in zip(("thought", "answer"), cut, strict=True) if text}
         rejected = self._cut(fields)
+        if "prompt" in fields and fields["prompt"] is None:
+            rejected = "no prompt"  # an attack that found none, in JailbreakBench's artifacts
         if rejected:
             return Rejected(fields["id"], rejected)
         if "thought" in fields:
@@ -112,7 +135,13 @@ class Columns:
         fields = {name: raw[name] for name in FIELDS if name in raw and name not in ("thought", "response", "dialogue")}
         fields |= self.constants
         for name, column in self.columns.items():
-            fields[name] = _found(raw, [column] if isinstance(column, str) else column, name, place)
+            if name != "response":
+                fields[name] = _found(raw, _names(column), name, place)
+        for name, wanted in self.slices.items():
+            text, start, end = (_found(raw, [column], name, place) for column in wanted)
+            if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(str(text))):
+                raise ValueError(f"{place}: {wanted[1]}={start!r}, {wanted[2]}={end!r}: not characters of {wanted[0]}")
+            fields[name] = str(text)[start:end].strip()
         if self.golds:
             fields["gold"] = [str(_found(raw, [column], "gold", place)) for column in self.golds]
         for name in ("category", "phrasing"):
@@ -136,7 +165,7 @@ class Columns:
             if value not in self.labels and "*" not in self.labels:
                 raise ValueError(f"{place}: label {value!r} is not mapped; accepted: {', '.join(self.labels)}")
             fields["label"] = self.labels.get(value, self.labels.get("*"))
-        optional = ("category", "phrasing", "thought", "answer", "gold")
+        optional = ("category", "phrasing", "thought", "answer", "gold", "goal")
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
     def _multiple_choice(self, raw: Mapping[str, Any], question: str, place: str) -> dict[str, Any]:
@@ -152,12 +181,7 @@ class Columns:
         return {"prompt": "\n".join([question, "", *lines]), **gold}
 
     def _cut(self, fields: dict[str, Any]) -> str:
-        """Apply patterns and tags to a row's texts; returns the reason a row cannot be used, or nothing."""
-        if "response" in fields:
-            cut = split_response(str(fields.pop("response")), self.thought_tags, self.answer_tags)
-            if isinstance(cut, str):
-                return cut
-            fields["thought"], fields["answer"] = cut
+        """Apply patterns to a row's texts; returns the reason a row cannot be used, or nothing."""
         for name, pattern in self.extract.items():
             texts = []
             for text in _texts(fields.get(name, "")):
@@ -172,20 +196,27 @@ class Columns:
         return "the thought is empty" if "thought" in fields and not str(fields["thought"]).strip() else ""
 
 
-def split_response(text: str, thought_tags: Sequence[str], answer_tags: Sequence[str] = ()) -> tuple[str, str] | str:
-    """The thought and the answer of a response without their outer blanks, or why it cannot be told where they end."""
+def split_response(
+    text: str, thought_tags: Sequence[str], answer_tags: Sequence[str] = (), shapes: Sequence[Shape] = WHOLE
+) -> tuple[str, str] | str:
+    """The thought and the answer of a response without their outer blanks, or why it cannot be told where they end.
+
+    A response without tags is an answer where `shapes` has answers alone, and else a thought that does not end.
+    """
     opening, closing = thought_tags
-    if closing not in text:
+    if closing not in text and (opening in text or "answer_only" not in shapes):
         return "the thought is not closed"
     if text.count(closing) > 1 or text.count(opening) > 1:
         return "several thoughts"
-    thought, _, answer = text.partition(closing)
+    thought, closed, answer = text.partition(closing)
+    if not closed:
+        thought, answer = "", text
     before, opened, rest = thought.partition(opening)
     if opened and before.strip():
         return "text before the thought"
     if opening in answer:
         return "the thought is closed before it is opened"
-    if answer_tags:
+    if answer_tags and answer.strip():
         start, end = (answer.find(tag) for tag in answer_tags)
         if any(answer.count(tag) != 1 for tag in answer_tags) or start > end:
             return "the answer is not closed, or there are several"
@@ -194,9 +225,22 @@ def split_response(text: str, thought_tags: Sequence[str], answer_tags: Sequence
         if before.strip() or after.strip():
             return "text outside the answer's tags"
     thought, answer = (rest if opened else thought).strip(), answer.strip()
-    if not thought or not answer:
-        return "the thought is empty" if not thought else "the answer is empty"
+    if (shape := shape_of(bool(thought), bool(answer))) not in shapes:
+        return _UNASKED[shape]
     return thought, answer
+
+
+_UNASKED: dict[Shape, str] = {
+    "thought_only": "the answer is empty",
+    "answer_only": "the thought is empty",
+    "prompt_only": "the thought is empty",
+    "thought_and_answer": "it has both a thought and an answer",
+}
+"""Why a response of a shape is left out that is not asked for."""
+
+
+def _names(column: str | Sequence[str]) -> Sequence[str]:
+    return [column] if isinstance(column, str) else column
 
 
 def _at(raw: Any, path: str) -> Iterator[Any]:

@@ -18,13 +18,21 @@ from typing import Any
 _LONGEST_CELL = 1 << 27  # characters of a CSV cell; a runaway trace passes the csv module's own limit of 128 K
 
 
-def read_raw(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """(place, row) of every row. Raises FileNotFoundError, or ValueError naming file and line for a malformed row."""
+def read_raw(path: Path, rows_at: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """(place, row) of every row. Raises FileNotFoundError, or ValueError naming file and line for a malformed row.
+
+    `rows_at` is the key of the rows in a JSON file that is an object.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data file")
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
     readers: dict[str, Callable[[Path, str], Iterator[tuple[str, dict[str, Any]]]]]
-    readers = {"jsonl": _jsonl, "json": _json, "csv": _csv, "tsv": partial(_csv, delimiter="\t")}
+    readers = {
+        "jsonl": _jsonl,
+        "json": partial(_json, rows_at=rows_at),
+        "csv": _csv,
+        "tsv": partial(_csv, delimiter="\t"),
+    }
     if kind == "parquet" and path.suffix != ".gz":
         rows = list(_parquet(path))
     elif kind in readers:
@@ -57,8 +65,13 @@ def _jsonl(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield place, _object(place, _parse(place, line))
 
 
-def _json(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json(path: Path, text: str, rows_at: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     rows = _parse(str(path), text)
+    if rows_at is not None:
+        if not isinstance(rows, dict) or rows_at not in rows:
+            keys = ", ".join(rows) if isinstance(rows, dict) else f"a {type(rows).__name__}"
+            raise ValueError(f"{path}: expected a JSON object with the rows at {rows_at!r}, found {keys}")
+        rows = rows[rows_at]
     if not isinstance(rows, list):
         raise ValueError(f"{path}: expected a JSON array of rows, found {type(rows).__name__}")
     for number, row in enumerate(rows, 1):

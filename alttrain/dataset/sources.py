@@ -7,16 +7,17 @@ the hub's cache; writes nothing.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from annotated_types import Gt
 
 from alttrain.dataset import hub as hub_room
-from alttrain.dataset.columns import Columns, Scalar
+from alttrain.dataset.columns import WHOLE, Columns, Scalar
 from alttrain.dataset.rows import content_hash, read_raw
 from alttrain.dataset.strata import shuffled
-from alttrain.records import Example, Label, Rejected
+from alttrain.records import Example, Label, Rejected, Shape
 
 
 class ExampleSource(Protocol):
@@ -64,8 +65,9 @@ class Rows:
     usable trace is left out by name; a malformed one is an error.
 
     A * in the name of `file` stands for all files that match, in the order of their names; each row then has a column
-    `part`, the name of its file without its ending. `sample` keeps the rows that Hugging Face's `shuffle(sample_seed)`
-    would put first among those that pass the filter, in file order.
+    `part`, the name of its file without its ending. `first` keeps the first rows of the file that pass the filter;
+    `sample` those that Hugging Face's `shuffle(sample_seed)` would put first among them, in file order. `rows_at` is
+    the key of the rows in a JSON file that is an object.
     """
 
     name: str
@@ -81,15 +83,19 @@ class Rows:
     where: Mapping[str, Scalar | Sequence[Scalar]] = field(default_factory=dict)
     labels: Mapping[str, Label] = field(default_factory=dict)
     extract: Mapping[str, str] = field(default_factory=dict)
+    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     erase: Mapping[str, str] = field(default_factory=dict)
     thought_tags: Sequence[str] = ()
     answer_tags: Sequence[str] = ()
+    shapes: Sequence[Shape] = WHOLE
     golds: Sequence[str] = ()
     choices: Sequence[str] = ()
     choice_seed: int | None = None
+    first: Annotated[int, Gt(0)] | None = None
     sample: Annotated[int, Gt(0)] | None = None
     sample_seed: int = 42
     limit: Annotated[int, Gt(0)] | None = None
+    rows_at: str | None = None
 
     def __post_init__(self) -> None:
         if bool(self.path) == bool(self.hub or self.file):
@@ -107,14 +113,24 @@ class Rows:
         return replace(reading, examples=[example for example in reading.examples if example.id in chosen])
 
     def _all(self) -> Reading:
+        """All rows, read once by a process as long as the files stay as they are: a sweep's jobs share them."""
+        path = self._path()
+        stats = [(str(file), file.stat()) for file in self._there(path)] if path else []
+        key = repr((self, [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]))
+        if key not in _READ:
+            if len(_READ) == KEPT:
+                del _READ[next(iter(_READ))]
+            _READ[key] = self._read()
+        return _READ[key]
+
+    def _read(self) -> Reading:
         examples: list[Example] = []
         rejected: list[Rejected] = []
         seen: dict[str, str] = {}
         origin, rows = self._rows()
         columns = self._map
-        for place, source, default_id, raw in rows:
-            if not columns.meant(raw, place):
-                continue
+        meant = (row for row in rows if columns.meant(row[3], row[0]))
+        for place, source, default_id, raw in islice(meant, self.first):
             found = columns.example(raw, place, default_id, source)
             if found.id in seen:
                 raise ValueError(f"{place}: id {found.id!r} stands already at {seen[found.id]}; ids must be unique")
@@ -152,7 +168,7 @@ class Rows:
 
     @property
     def _map(self) -> Columns:
-        texts = (self.extract, self.erase, self.thought_tags, self.answer_tags)
+        texts = (self.extract, self.slices, self.erase, self.thought_tags, self.answer_tags, self.shapes)
         asked = (self.golds, self.choices, self.choice_seed)
         return Columns(self.columns, self.constants, self.where, self.labels, *texts, *asked)
 
@@ -167,7 +183,11 @@ class Rows:
             return f"{self.hub}@{found.commit or self.revision or 'unknown'}", rows
         files = self._there(path)
         stems = {file: file.name.removesuffix(".gz").rpartition(".")[0] for file in files}
-        raws = ((stems[file], n, place, raw) for file in files for n, (place, raw) in enumerate(read_raw(file), 1))
+        raws = (
+            (stems[file], n, place, raw)
+            for file in files
+            for n, (place, raw) in enumerate(read_raw(file, self.rows_at), 1)
+        )
         below, parts = f"{path.parent}/", "*" in path.name
         return str(path), (
             (place, place.removeprefix(below), f"{stem}-{n}", {**raw, "part": stem} if parts else raw)
@@ -201,6 +221,34 @@ class Rows:
             raise ValueError(f"rows {self.name}: not on the hub; set data_dir to the folder that holds {self.file}")
         remedy = f"set data_dir to a folder that holds {self.file}, or " if self.file else ""
         return hub_room.load(self.hub, self.config, self.split, self.revision, f"{remedy}read it once with a network")
+
+
+def jailbreak_artifacts(
+    attack: str,
+    setting: str,
+    target: str,
+    data_dir: str | None,
+    limit: Annotated[int, Gt(0)] | None = None,
+) -> Rows:
+    """Prompts that an attack found against a target model, from a copy of github.com/JailbreakBench/artifacts.
+
+    The file is `data_dir`/jbb_artifacts/attack-artifacts/`attack`/`setting`/`target`.json. A behaviour that the attack
+    found no prompt for is left out by name.
+    """
+    return Rows(
+        name=f"{attack}_{target}",
+        file=f"jbb_artifacts/attack-artifacts/{attack}/{setting}/{target}.json",
+        data_dir=data_dir,
+        columns={"id": "index", "prompt": "prompt", "goal": "goal", "category": "category"},
+        constants={"label": "harmful"},
+        limit=limit,
+        rows_at="jailbreaks",
+    )
+
+
+KEPT = 64
+"""Readings that a process keeps."""
+_READ: dict[str, Reading] = {}
 
 
 def embedded_rows(file: str, limit: Annotated[int, Gt(0)] | None = None) -> Rows:

@@ -18,7 +18,7 @@ from typing import Literal
 from alttrain.evaluation.refusal import judge_refusal
 from alttrain.evaluation.statistics import Estimate, rate
 from alttrain.records import Generation, Judgement, Label, Segment
-from alttrain.rewrite import is_understanding, parse, verdict
+from alttrain.rewrite import is_understanding, parse, recognises_harm, verdict
 
 Continuation = Literal["refusal", "reasoning"]
 
@@ -37,6 +37,8 @@ class Adherence:
     - `position`           characters of the thought before the HA; `position_words` in words, `position_share` of the
                            thought's characters. Tokens would need the backbone's tokenizer, which is not at hand here
     - `closed`             the thought ended
+    - `opening`            its first paragraph holds a PU; None where there is no thought
+    - `recognised`         some sentence of it says that the request is harmful; None where there is no thought
     """
 
     id: str
@@ -53,6 +55,8 @@ class Adherence:
     position_share: float | None
     closed: bool
     sample: int = 0
+    opening: bool | None = None
+    recognised: bool | None = None
 
     @property
     def adheres(self) -> bool:
@@ -90,6 +94,8 @@ class Adherence:
             position_share=share,
             closed=generation.closed,
             sample=generation.sample,
+            opening=_opens_with_understanding(thought) if thought else None,
+            recognised=recognises_harm(thought) if thought else None,
         )
 
 
@@ -212,5 +218,9 @@ class Openings:
 
 def opening_understandings(traces: Iterable[str]) -> Openings:
     """In how many raw traces the first paragraph, up to a blank line, holds a PU (the paper: 985 of 1,000)."""
-    found = [is_understanding(trace.strip().split("\n\n", 1)[0]) for trace in traces]
+    found = [_opens_with_understanding(trace) for trace in traces]
     return Openings(sum(found), len(found), rate(sum(found), len(found)))
+
+
+def _opens_with_understanding(trace: str) -> bool:
+    return is_understanding(trace.strip().split("\n\n", 1)[0])

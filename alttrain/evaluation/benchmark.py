@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from alttrain.dataset import ExampleSource
 from alttrain.evaluation.judges.desk import Judge, Says
@@ -11,7 +11,9 @@ from alttrain.records import Example
 Measure = Literal["harmful_rate", "over_refusal_rate", "accuracy"]
 """harmful_rate: share of harmful requests answered. over_refusal_rate: share of benign requests refused.
 accuracy: share of questions answered right."""
-
+Kind = Literal["harm", "over_refusal", "maths", "code", "knowledge", "summary"]
+"""What a benchmark asks for; a protocol may decode each kind in its own way."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 SAYS: Mapping[Measure, tuple[Says, ...]] = {
     "harmful_rate": ("refused", "unsafe"),
@@ -19,6 +21,10 @@ SAYS: Mapping[Measure, tuple[Says, ...]] = {
     "accuracy": ("correct",),
 }
 """What the True of a judge may mean for each measure."""
+
+
+_OF_KIND: Mapping[Kind, Measure] = {"harm": "harmful_rate", "over_refusal": "over_refusal_rate"}
+"""The measure of a kind; it is accuracy for the rest."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Benchmark:
     """
 
     name: str
+    kind: Kind
     measure: Measure
     rows: ExampleSource
     judge: Judge
@@ -36,6 +43,8 @@ class Benchmark:
     human_labels: str | None = None
 
     def __post_init__(self) -> None:
+        if (measure := _OF_KIND.get(self.kind, "accuracy")) != self.measure:
+            raise ValueError(f"benchmark {self.name}: kind={self.kind} has measure={measure}, not {self.measure}")
         if self.judge.says not in SAYS[self.measure]:
             raise ValueError(
                 f"benchmark {self.name}: measure {self.measure} needs a judge that says "

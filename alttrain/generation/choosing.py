@@ -56,7 +56,7 @@ class Chooser:
             chosen = likeliest(logits)
         else:
             numbers = torch.tensor(draws, device=logits.device)
-            chosen = draw(logits.float() / self.decoding.temperature, self.decoding.top_p, numbers)
+            chosen = draw(logits.float() / self.decoding.temperature, self.decoding.top_p, numbers, self.decoding.top_k)
         if self.seen is not None:
             self.seen[slots].scatter_(1, chosen[:, None], True)
         return chosen.tolist()
@@ -72,26 +72,26 @@ def likeliest(logits: torch.Tensor) -> torch.Tensor:
     return best * BLOCK + blocks[torch.arange(rows, device=logits.device), best].argmax(-1)
 
 
-def draw(logits: torch.Tensor, top_p: float, draws: torch.Tensor) -> torch.Tensor:
+def draw(logits: torch.Tensor, top_p: float, draws: torch.Tensor, top_k: int | None = None) -> torch.Tensor:
     """A token of each row of `logits` (rows, vocabulary), by a uniform number of [0, 1) each.
 
     The nucleus is the fewest likeliest tokens whose probabilities reach `top_p` (Holtzman et al., 2020); of tokens that
-    are as likely as each other the first come first. The number picks in it by the inverse of the cumulative
-    distribution.
+    are as likely as each other the first come first. It is looked for among the `top_k` likeliest, whose probabilities
+    then add up to 1, as in vLLM and transformers. The number picks in it by the inverse of the cumulative distribution.
     """
     probabilities = logits.softmax(-1)
-    if top_p == 1.0:  # all tokens, in any order: that of the vocabulary
+    if top_p == 1.0 and top_k is None:  # all tokens, in any order: that of the vocabulary
         tokens = torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
         return _pick(probabilities, tokens, torch.full_like(draws, logits.shape[-1], dtype=torch.long), draws)
-    ordered, tokens = _likeliest_first(probabilities, LIKELIEST)
-    sizes = _nucleus_sizes(ordered, top_p)
+    ordered, tokens = _likeliest_first(probabilities, max(LIKELIEST, (top_k or 0) + 1))
+    sizes = _nucleus_sizes(ordered, top_p, top_k)
     picked = _pick(ordered, tokens, sizes, draws)
     # the nucleus is whole where it ends before the last probability at hand: tokens that were left out may have that
     beyond = ordered.gather(-1, sizes[:, None] - 1) == ordered[:, -1:]
     if ordered.shape[-1] < logits.shape[-1] and beyond.any():
         rows = beyond[:, 0].nonzero()[:, 0]
         ordered, tokens = probabilities[rows].sort(dim=-1, descending=True, stable=True)
-        picked[rows] = _pick(ordered, tokens, _nucleus_sizes(ordered, top_p), draws[rows])
+        picked[rows] = _pick(ordered, tokens, _nucleus_sizes(ordered, top_p, top_k), draws[rows])
     return picked
 
 
@@ -103,7 +103,11 @@ def _likeliest_first(probabilities: torch.Tensor, most: int) -> tuple[torch.Tens
     return ordered, tokens.gather(-1, again)
 
 
-def _nucleus_sizes(ordered: torch.Tensor, top_p: float) -> torch.Tensor:
+def _nucleus_sizes(ordered: torch.Tensor, top_p: float, top_k: int | None) -> torch.Tensor:
+    if top_k is not None:
+        ordered = ordered[:, :top_k] / ordered[:, :top_k].sum(-1, keepdim=True)
+    if top_p == 1.0:
+        return torch.full_like(ordered[:, 0], ordered.shape[-1], dtype=torch.long)
     return (ordered.cumsum(-1) - ordered < top_p).sum(-1)
 
 

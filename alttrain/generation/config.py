@@ -12,9 +12,13 @@ from alttrain.backbone.config import Dtype
 class Decoding:
     """How tokens are chosen. `max_new_tokens` caps thought and answer together.
 
-    `temperature` 0 is greedy. Otherwise a token is drawn from the likeliest ones that together reach `top_p`, `samples`
-    times a prompt; a draw depends on `seed`, the row and the sample alone, never on the batch. `repetition_penalty` is
-    CTRL's (Keskar et al., 2019) over prompt and response, as vLLM and transformers have it.
+    `temperature` 0 is greedy. Otherwise a token is drawn from the `top_k` likeliest (None: all), and of these from the
+    likeliest that together reach `top_p`, `samples` times a prompt; a draw depends on `seed`, the row and the sample
+    alone, never on the batch. `repetition_penalty` is CTRL's (Keskar et al., 2019) over prompt and response, as vLLM
+    and transformers have it.
+
+    `context` is the length of prompt and response at which a response is cut, as vLLM cuts it at max_model_len;
+    "backbone" is the backbone's own. None cuts nothing: a prompt that leaves no room for `max_new_tokens` is refused.
     """
 
     max_new_tokens: Annotated[int, Gt(0)]
@@ -23,6 +27,14 @@ class Decoding:
     repetition_penalty: Annotated[float, Ge(1)] = 1.0
     samples: Annotated[int, Gt(0)] = 1
     seed: int = 0
+    top_k: Annotated[int, Gt(0)] | None = None
+    context: Annotated[int, Gt(0)] | Literal["backbone"] | None = None
+
+    def cut_at(self, context_length: int) -> int | None:
+        """Tokens of prompt and response at which a response is cut, for a backbone of this context."""
+        if self.context is None:
+            return None
+        return context_length if self.context == "backbone" else min(self.context, context_length)
 
     def __post_init__(self) -> None:
         if self.temperature == 0 and self.samples > 1:

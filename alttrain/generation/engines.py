@@ -14,11 +14,19 @@ from alttrain.serving import Failure
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: the tokens the model is given, the text they are of, and a name that tells samples apart."""
+    """One prompt: the tokens the model is given, the text they are of, and a name that tells samples apart.
+
+    `cap` is the most new tokens it may have, where that is fewer than `Decoding.max_new_tokens`.
+    """
 
     ids: list[int]
     text: str
     name: str
+    cap: int | None = None
+
+    def most(self, decoding: Decoding) -> int:
+        """The most new tokens it may have."""
+        return decoding.max_new_tokens if self.cap is None else min(self.cap, decoding.max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class Decodes(Protocol):
         decoding: Decoding,
         names: Sequence[str],
         on_finished: Callable[[int], None] | None,
+        caps: Sequence[int],
     ) -> list[list[int]]:
         """The tokens written for each prompt."""
 
@@ -73,7 +82,8 @@ class LocalEngine:
     ) -> Iterator[tuple[int, Written | Failure]]:
         """All answers, in the prompts' order."""
         ids, names = [prompt.ids for prompt in prompts], [prompt.name for prompt in prompts]
-        written = self.decoder.generate(ids, decoding, names, advance)
+        caps = [prompt.most(decoding) for prompt in prompts] if any(prompt.cap for prompt in prompts) else []
+        written = self.decoder.generate(ids, decoding, names, advance, caps)
         for number, tokens in enumerate(written):
             ended = bool(tokens) and tokens[-1] == self.renderer.end_id
             yield number, Written(self.renderer.decode(tokens), "stop" if ended else "length")

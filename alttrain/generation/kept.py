@@ -40,11 +40,15 @@ class KeptDecoder:
         decoding: Decoding,
         names: Sequence[str] = (),
         on_finished: Callable[[int], None] | None = None,
+        caps: Sequence[int] = (),
     ) -> list[list[int]]:
         """The tokens written for each prompt; see `Decoder.generate`."""
-        asked = {"alttrain": __version__, **self.identity, "decoding": asdict(decoding), "prompts": list(prompts)}
+        chosen = {key: value for key, value in asdict(decoding).items() if value is not None}
+        asked = {"alttrain": __version__, **self.identity, "decoding": chosen, "prompts": list(prompts)}
         if decoding.temperature:
             asked["names"] = list(names)
+        if caps:
+            asked["caps"] = list(caps)
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         path = self.folder / key[:2] / f"{key}.json"
         with alone(path):
@@ -53,6 +57,6 @@ class KeptDecoder:
                 if on_finished:
                     on_finished(len(prompts))
                 return written
-            written = self.decoder.generate(prompts, decoding, names, on_finished)
+            written = self.decoder.generate(prompts, decoding, names, on_finished, caps)
             write_text(path, json.dumps(written))
             return written

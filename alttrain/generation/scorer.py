@@ -28,22 +28,24 @@ class TokenScorer:
         self.device = device
         self.group_tokens = group_tokens
         self.slots = slots
-        windows = (model.config.max_position_embeddings, getattr(model.config, "sliding_window", None))
+        windows = [model.config.max_position_embeddings]
+        windows += [getattr(model.config, name, None) for name in ("sliding_window", "attention_chunk_size")]
         self.longest: int = min(window for window in windows if window)
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         self._special = sorted(special, key=len, reverse=True)
 
-    def chat(self, user: str, assistant: str, content: Literal["text", "parts"]) -> str:
-        """One exchange in the model's own chat template, up to where it writes."""
+    def chat(self, said: Sequence[tuple[str, str]], content: Literal["text", "parts"] = "text", **options: Any) -> str:
+        """(role, text) of each message in the model's own chat template, up to where it writes."""
         if self.tokenizer.chat_template is None:
             raise ValueError(f"{self.tokenizer.name_or_path}: the tokenizer has no chat template")
-        said = [("user", self.plain(user)), ("assistant", self.plain(assistant))]
+        plain = [(role, self.plain(text)) for role, text in said]
         messages = [
             {"role": role, "content": text if content == "text" else [{"type": "text", "text": text}]}
-            for role, text in said
+            for role, text in plain
         ]
-        rendered: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        for role, text in said:
+        options = {"add_generation_prompt": True} | options
+        rendered: str = self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        for role, text in plain:
             if text.strip() not in rendered:
                 raise ValueError(
                     f"{self.tokenizer.name_or_path}: its chat template leaves out the {role}'s message given as "
@@ -79,10 +81,10 @@ class TokenScorer:
             chosen = logs[:, list(tokens)].exp().tolist()
             yield from zip(group, chosen, strict=True)
 
-    def write(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
-        """What the model writes after each prompt, greedily, without special tokens."""
+    def write(self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False) -> list[str]:
+        """What the model writes after each prompt, greedily; with its special tokens where these are `special`."""
         written = self._decoder.generate(prompts, Decoding(max_new_tokens))
-        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+        return [self.tokenizer.decode(ids, skip_special_tokens=not special) for ids in written]
 
     @cached_property
     def _decoder(self) -> Decoder:
@@ -118,10 +120,55 @@ class TokenScorer:
         return logits[0].float().log_softmax(-1)
 
 
+class WritingScorer(TokenScorer):
+    """For a model whose attention the packed kernel has not: it only writes, by transformers' own `generate`."""
+
+    def __init__(self, model: Any, tokenizer: Any, device: str, slots: int = 8) -> None:
+        super().__init__(model, tokenizer, device, slots=slots)
+        self.longest = model.config.max_position_embeddings
+        model.set_attn_implementation("eager")
+
+    def log_probabilities(self, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Not to be had."""
+        raise ValueError(f"{self.tokenizer.name_or_path}: this model's probabilities cannot be read, only its text")
+
+    def write(self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False) -> list[str]:
+        """What the model writes after each prompt, greedily, batch by batch with the padding on the left."""
+        written = []
+        for start in range(0, len(prompts), self.slots):
+            batch = prompts[start : start + self.slots]
+            width = max(map(len, batch))
+            empty = self.tokenizer.eos_token_id
+            ids = torch.tensor([[empty] * (width - len(prompt)) + prompt for prompt in batch], device=self.device)
+            mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
+            made = self.model.generate(
+                ids,
+                attention_mask=mask.to(self.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=empty,
+            )
+            for answer in made[:, width:].tolist():
+                ended = answer.index(empty) + 1 if empty in answer else len(answer)
+                written.append(self.tokenizer.decode(answer[:ended], skip_special_tokens=not special))
+        return written
+
+
+LLAMA4_CHUNK = 8192
+"""Tokens that Llama 4's layers see at once, which Llama Guard 4's config leaves out (Llama 4's own have it)."""
+
+
 def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:
-    """The model and tokenizer of a folder that transformers can load from. `dtype` is a config's name of one."""
+    """The model and tokenizer of a folder that transformers can load from. `dtype` is a config's name of one.
+
+    A model with attention sinks (gpt-oss) can only write: packed attention would leave them out.
+    """
     from alttrain.backbone.source import Weights
     from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer
 
     model = load_model(Weights(folder, "judge"), choose_dtype(dtype, device), device)
-    return TokenScorer(model, load_tokenizer(folder), device)
+    config: Any = model.config
+    if getattr(config, "attention_chunk_size", LLAMA4_CHUNK) is None:
+        config.attention_chunk_size = LLAMA4_CHUNK
+    sinks = any(name.endswith(".sinks") for name, _ in model.named_parameters())
+    return (WritingScorer if sinks else TokenScorer)(model, load_tokenizer(folder), device)

@@ -92,12 +92,14 @@ class ServerEngine:
         request = {
             "model": self.model,
             "prompt": asked,
-            "max_tokens": decoding.max_new_tokens,
+            "max_tokens": prompt.most(decoding),
             "temperature": decoding.temperature,
         }
         if decoding.temperature:
             digest = hashlib.sha256(f"{decoding.seed}\x1f{prompt.name}".encode()).digest()
             request |= {"top_p": decoding.top_p, "seed": int.from_bytes(digest[:4]) >> 1}
+            if decoding.top_k is not None:
+                request["top_k"] = decoding.top_k
         if decoding.repetition_penalty != 1.0:
             request["repetition_penalty"] = decoding.repetition_penalty
         return request | dict(self.server.extra)

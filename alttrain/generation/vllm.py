@@ -66,8 +66,9 @@ class VllmEngine:
             SamplingParams(
                 temperature=decoding.temperature,
                 top_p=decoding.top_p if decoding.temperature else 1.0,
+                top_k=(decoding.temperature and decoding.top_k) or 0,
                 repetition_penalty=decoding.repetition_penalty,
-                max_tokens=decoding.max_new_tokens,
+                max_tokens=prompt.most(decoding),
                 seed=_seed(decoding.seed, prompt.name) if decoding.temperature else None,
                 stop_token_ids=[self.renderer.end_id],
                 skip_special_tokens=False,

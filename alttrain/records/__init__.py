@@ -32,8 +32,10 @@ from alttrain.records.rows import (
     Label,
     Rejected,
     Segment,
+    Shape,
     Step,
     Texts,
+    shape_of,
     withholds,
 )
 
@@ -46,6 +48,7 @@ __all__ = [
     "Rejected",
     "Row",
     "Segment",
+    "Shape",
     "Step",
     "Texts",
     "alone",
@@ -58,6 +61,7 @@ __all__ = [
     "names_of",
     "read_rows",
     "repair_rows",
+    "shape_of",
     "sort_lines",
     "sort_rows",
     "withholds",

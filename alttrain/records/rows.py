@@ -7,6 +7,9 @@ Label = Literal["harmful", "benign"]
 Step = Literal["understanding", "assessment", "reasoning", "refusal", "primer"]
 """The steps of a thought: problem understanding (PU), harmfulness assessment (HA), and conditional reasoning (CR),
 which is either `reasoning` on or a `refusal`. A `primer` is a fixed opening after which the model is on its own."""
+Shape = Literal["thought_and_answer", "thought_only", "answer_only", "opening", "prompt_only"]
+"""What a row has of a response. With `thought_only` the turn ends where the thought is closed; `answer_only` is trained
+on after an empty thought; an `opening` is neither closed nor ended; `prompt_only` is nothing to train on."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,11 @@ class Segment:
 class Example:
     """A prompt with its label and, where known, the thought and the answer it should be trained on.
 
-    `turns` are the user's earlier messages of a multi-turn dialogue, oldest first; `prompt` is the last one.
-    `trace_hash` is the hash of the original thought and answer a rewrite started from. A `partial` example trains only
-    the opening of a thought: the thought is not closed, and no answer follows.
+    `turns` are the user's earlier messages of a multi-turn dialogue, oldest first; `prompt` is the last one. `goal` is
+    what an attack is after, in plain words, where the set tells it. `trace_hash` is the hash of the original thought
+    and answer a rewrite started from. A `partial` example trains only the opening of a thought: the thought is not
+    closed, and no answer follows. `key_sentence` is the one that says whether the request is harmful, where the data
+    marks it.
     """
 
     id: str
@@ -43,6 +48,21 @@ class Example:
     trace_hash: str = ""
     partial: bool = False
     turns: tuple[str, ...] = ()
+    goal: str = ""
+    key_sentence: str = ""
+
+    @property
+    def shape(self) -> Shape:
+        """What the example has of a response."""
+        thought = any(segment.text for segment in self.thought)
+        return "opening" if self.partial and thought else shape_of(thought, bool(self.answer))
+
+
+def shape_of(thought: bool, answer: bool) -> Shape:
+    """The shape of a response that has a thought, an answer, both or neither."""
+    if thought:
+        return "thought_and_answer" if answer else "thought_only"
+    return "answer_only" if answer else "prompt_only"
 
 
 @dataclass(frozen=True)
@@ -59,8 +79,9 @@ class Generation:
 
     `finish` is "stop" where the model ended its turn, "length" where the token cap cut it, "error" where a server would
     not answer this prompt, for the reason in `error`: such a row is in no rate, and counts as undecided. `sample`
-    counts the texts of one prompt where several are drawn; a row is known by (id, sample). `earlier` are the model's
-    answers to the earlier turns of a dialogue.
+    counts the texts of one prompt where several are drawn; a row is known by (id, sample). `turns` are the user's
+    earlier messages of a dialogue, `earlier` the model's answers to them and to the turns a defence puts before the
+    prompt, `goal` what an attack is after.
     """
 
     id: str
@@ -78,6 +99,8 @@ class Generation:
     sample: int = 0
     earlier: tuple[str, ...] = ()
     error: str = ""
+    turns: tuple[str, ...] = ()
+    goal: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from alttrain.evaluation.statistics import UNKNOWN, holm
-from alttrain.report.columns import MEASURES, Column
+from alttrain.evaluation.statistics import UNKNOWN
+from alttrain.report.columns import MEASURES, Column, called
+from alttrain.report.comparisons import LEVEL
 from alttrain.report.measuring import NAN, Measured
 from alttrain.report.published import Figure, covers
 
 WORTH_SAYING = 0.05
 """Share of undecided or truncated texts from which a cell says so."""
-LEVEL = 0.05
+NAMED = 2
+"""Missing sets that a cell names."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,10 @@ class Entry:
 
     `benchmark` and `protocol_hash` join several with " + "; then `kind` says whether rates were averaged (mean) or
     prompts taken together (pool). `n` is prompts; `undecided` and `truncated` are texts over all seeds. `difference` is
-    from No-train, `p_holm` adjusted over the table. `command` stands where there is no number and a run would give one.
+    from No-train, `p_holm` adjusted over all contrasts of the report. `published_why` says why no published figure
+    stands here, and `lacking` which sets a mean is without; `evaluated` is what the evaluation changed of its protocol
+    and benchmarks. `command` stands where there is no number and a run would
+    give one.
     """
 
     table: str
@@ -48,7 +53,10 @@ class Entry:
     p_holm: float
     detectable: float
     published: float
+    published_why: str
     source: str
+    lacking: str
+    evaluated: str
     command: str
 
     @property
@@ -58,7 +66,7 @@ class Entry:
 
     @property
     def differs(self) -> bool:
-        """Whether it differs from No-train at 5 % among all that the table tests."""
+        """Whether it differs from No-train at 5 % among all contrasts of the report."""
         return self.p_holm < LEVEL
 
     @property
@@ -75,7 +83,10 @@ class Entry:
 
     @property
     def notes(self) -> list[str]:
-        """What more than 5 % of the texts are: undecided, truncated."""
+        """Which sets a mean lacks, and what more than 5 % of the texts are: undecided, truncated."""
+        if sets := self.lacking.split(" + ") if self.lacking else []:
+            more = f" and {len(sets) - NAMED} more" if len(sets) > NAMED else ""
+            return [f"without {', '.join(sets[:NAMED])}{more}"]
         texts = self.n * self.seeds
         if not self.known and self.n:
             return [f"undecided {self.undecided}/{texts}"]
@@ -89,10 +100,11 @@ def entry(
     method: str,
     column: Column,
     measured: Measured | None,
-    figure: Figure | None = None,
+    figure: tuple[Figure | None, str] = (None, ""),
     command: str = "",
+    lacking: str = "",
 ) -> Entry:
-    """A cell, before the table's best are marked and its tests adjusted."""
+    """A cell, before the table's best are marked; `figure` is the published one, or why there is none."""
     own = measured or Measured(UNKNOWN)
     return Entry(
         table=table,
@@ -105,9 +117,11 @@ def entry(
         protocol_hash=column.protocol_hash,
         unit=column.of.unit,
         best=False,
-        p_holm=NAN,
-        published=figure.value if figure else NAN,
-        source=figure.source if figure else "",
+        published=figure[0].value if figure[0] else NAN,
+        published_why=figure[1],
+        source=figure[0].source if figure[0] else "",
+        lacking=lacking,
+        evaluated="",
         command="" if measured else command,
         **own.estimate._asdict(),
         n=own.n,
@@ -119,18 +133,17 @@ def entry(
 
 
 def finished(entries: Sequence[Entry]) -> list[Entry]:
-    """The table's entries with the tests adjusted for their number, and the best of each backbone's column marked."""
-    adjusted = holm({number: one.p for number, one in enumerate(entries) if not math.isnan(one.p)})
+    """The table's entries with the best of each backbone's column marked."""
     best: dict[tuple[str, ...], list[float]] = {}
     for one in entries:
         if one.known:
             best.setdefault(_column_of_backbone(one), []).append(one.value)
     made = []
-    for number, one in enumerate(entries):
+    for one in entries:
         values, better = best.get(_column_of_backbone(one), []), MEASURES[one.measure.partition(".")[0]].better
         winner = max(better * value for value in values) if values else NAN
         marked = len(set(values)) > 1 and better != 0 and one.known and better * one.value == winner
-        made.append(replace(one, p_holm=adjusted.get(number, NAN), best=marked))
+        made.append(replace(one, best=marked))
     return made
 
 
@@ -162,13 +175,13 @@ def grids(entries: Iterable[Entry]) -> list[Grid]:
 
 def _heading(one: Entry, row: Sequence[Entry]) -> list[str]:
     """Measure, whose verdict if not the deciding one, benchmark, and the hash where two columns are called so."""
-    measure, _, variant = one.measure.partition(".")
+    _, _, variant = one.measure.partition(".")
     sets = one.benchmark.count(" + ") + 1
     over = {"rate": one.benchmark, "mean": f"mean of {sets}"}.get(one.kind, "")
     named = (one.measure, one.kind, one.benchmark)
     alike = [other for other in row if (other.measure, other.kind, other.benchmark) == named]
     digest = one.protocol_hash if len(alike) > 1 else ""
-    return [part for part in (MEASURES[measure].heading, variant, over, digest) if part]
+    return [part for part in (called(one.measure, one.benchmark).heading, variant, over, digest) if part]
 
 
 def written(value: float, unit: str) -> str:

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from alttrain.report.entries import Entry, Grid, grids, written
-from alttrain.report.legend import COVERED, DIFFERS, FEW, MISSING, NOT_COVERED, legend, marks_legend, missing
+from alttrain.report.legend import COVERED, DIFFERS, FEW, MISSING, NOT_COVERED, legend, marked, marks_legend, missing
+from alttrain.report.published import WHY
 from alttrain.report.rows import OFFLINE
 
 NARROW, TITLE = 9, 16
@@ -21,8 +22,9 @@ def marks(one: Entry) -> str:
     return (DIFFERS if one.differs else "") + (FEW if one.few else "")
 
 
-def lines(one: Entry) -> list[str]:
-    """What stands in a cell: number, interval, n, what to beware of, the published figure."""
+def lines(one: Entry, why: bool = False) -> list[str]:
+    """What stands in a cell: number, interval, n, what to beware of, the published figure, or with `why` the mark that
+    says why there is none."""
     found = []
     if one.known:
         found.append(written(one.value, one.unit) + marks(one))
@@ -36,6 +38,8 @@ def lines(one: Entry) -> list[str]:
     if not math.isnan(one.published):
         told = {True: f" {COVERED}", False: f" {NOT_COVERED}", None: ""}[one.covered]
         found.append(f"published {written(one.published, one.unit)}{told}")
+    elif why and one.known and one.published_why:
+        found[-1] += f" {WHY[one.published_why][0]}"
     return found
 
 
@@ -44,29 +48,32 @@ def markdown(title: str, entries: Sequence[Entry]) -> str:
     parts = [f"# {title}"]
     found = grids(entries)
     for grid in found:
-        parts.append(_section(grid, named=len(found) > 1 or grid.protocol not in ("", OFFLINE)))
+        named = len(found) > 1 or grid.protocol not in ("", OFFLINE)
+        parts.append(_section(grid, named, marked(entries)))
     parts.append("\n".join(f"- {line}" for line in legend(entries)))
     if commands := missing(entries):
         parts.append("\n".join([f"{MISSING} is missing. What would fill it:", "", "```", *commands, "```"]))
     return "\n\n".join(parts) + "\n"
 
 
-def _section(grid: Grid, named: bool) -> str:
+def _section(grid: Grid, named: bool, why: bool) -> str:
     several = len(grid.backbones) > 1 or bool(grid.backbones[0][0])
     heads = [*(["backbone"] if several else []), "method", *(" ".join(column) for column in grid.columns)]
     rows = [_line(heads), _line(["---"] * len(heads))]
     for backbone, own in grid.backbones:
         for method, cells in own:
             names = [*([backbone] if several else []), method]
-            rows.append(_line([*names, *map(_markdown_cell, cells)]))
+            rows.append(_line([*names, *(_markdown_cell(one, why) for one in cells)]))
     return "\n".join([*([f"## Protocol {grid.protocol}", ""] if named else []), *rows])
 
 
-def _markdown_cell(one: Entry) -> str:
-    found = lines(one)
+def _markdown_cell(one: Entry, why: bool) -> str:
+    found = lines(one, why)
     if one.known:
         number = written(one.value, one.unit)
-        found[0] = (f"**{number}**" if one.best else number) + marks(one).replace(DIFFERS, f"\\{DIFFERS}")
+        plain = number + marks(one)
+        shown = (f"**{number}**" if one.best else number) + marks(one).replace(DIFFERS, f"\\{DIFFERS}")
+        found[0] = shown + found[0].removeprefix(plain)
     return " ".join(found).replace("|", "\\|")
 
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from textwrap import wrap
 
 from alttrain.report.entries import Entry, Grid, grids, written
-from alttrain.report.forms import lines, marks
-from alttrain.report.legend import MISSING, legend, missing
+from alttrain.report.forms import lines
+from alttrain.report.legend import MISSING, legend, marked, missing
+from alttrain.report.published import WHY
 from alttrain.report.rows import OFFLINE
 
 PREAMBLE = r"""\documentclass[border=6pt,varwidth=\maxdimen]{standalone}
@@ -21,6 +22,8 @@ WIDE = 19
 SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{"}
 SPECIAL |= {"}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"}
 SPECIAL |= {">": r"\textgreater{}", "*": r"\textsuperscript{*}", "†": r"\textsuperscript{\dag}", '"': "''"}
+SPECIAL |= {mark: rf"\textsuperscript{{{letter}}}" for (mark, _), letter in zip(WHY.values(), "mcpsark", strict=True)}
+SPECIAL |= {"…": r"\dots{}"}
 SPECIAL |= {"↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--", "×": r"$\times$", "✓": r"\ding{51}", "✗": r"\ding{55}"}
 
 
@@ -30,7 +33,7 @@ def latex(title: str, entries: Sequence[Entry]) -> str:
     parts = [PREAMBLE.rstrip("\n")]
     for number, grid in enumerate(found):
         named = len(found) > 1 or grid.protocol not in ("", OFFLINE)
-        parts.append(("\n\\bigskip\n" if number else "") + _tabular(grid))
+        parts.append(("\n\\bigskip\n" if number else "") + _tabular(grid, marked(entries)))
         parts.append(rf"\textbf{{{escape(title + (f', protocol {grid.protocol}' if named else ''))}}}\\[4pt]")
         parts.append(r"\usebox{\thegrid}")
     notes = [escape(line).replace(r" \%", r"~\%") + r"\par" for line in legend(entries)]
@@ -47,7 +50,7 @@ def escape(text: str) -> str:
     return "".join(SPECIAL.get(letter, letter if ord(letter) < 0x180 else "?") for letter in text)
 
 
-def _tabular(grid: Grid) -> str:
+def _tabular(grid: Grid, why: bool) -> str:
     heads = [_stacked([escape(part) for line in heading for part in _broken(line)]) for heading in grid.columns]
     rows = [r"\begin{lrbox}{\thegrid}", rf"\begin{{tabular}}{{l{'r' * len(heads)}}}", r"\toprule"]
     rows += ["method & " + " & ".join(heads) + r" \\", r"\midrule"]
@@ -55,7 +58,7 @@ def _tabular(grid: Grid) -> str:
         if backbone:
             rows.append(rf"\multicolumn{{{len(heads) + 1}}}{{l}}{{\textit{{{escape(backbone)}}}}} \\")
         for method, cells in own:
-            rows += [" & ".join([escape(method), *map(_cell, cells)]) + r" \\", r"\addlinespace[3pt]"]
+            rows += [" & ".join([escape(method), *(_cell(one, why) for one in cells)]) + r" \\", r"\addlinespace[3pt]"]
     return "\n".join([*rows[:-1], r"\bottomrule", r"\end{tabular}", r"\end{lrbox}"])
 
 
@@ -64,9 +67,10 @@ def _broken(line: str) -> list[str]:
     return [part.replace("_ ", "_") for part in wrap(line.replace("_", "_ "), WIDE, break_long_words=False)]
 
 
-def _cell(one: Entry) -> str:
-    first, *rest = lines(one) or [""]
-    bold = rf"\textbf{{{escape(written(one.value, one.unit))}}}{escape(marks(one))}"
+def _cell(one: Entry, why: bool) -> str:
+    first, *rest = lines(one, why) or [""]
+    number = written(one.value, one.unit)
+    bold = rf"\textbf{{{escape(number)}}}{escape(first.removeprefix(number))}"
     return _stacked([bold if one.best else escape(first), *(rf"\scriptsize {escape(line)}" for line in rest)])
 
 

@@ -1,11 +1,11 @@
 """What stands beneath a table: the marks it has, what its means are over, and what to run for what is missing."""
 
+import math
 from collections.abc import Sequence
 
 from alttrain.report.columns import FAILURES, MEASURES
 from alttrain.report.entries import Entry
-from alttrain.report.published import published
-from alttrain.report.rows import OFFLINE
+from alttrain.report.published import WHY
 
 DIFFERS, FEW, COVERED, NOT_COVERED, MISSING = "*", "†", "✓", "✗", "–"
 LISTED = 12
@@ -25,7 +25,9 @@ def marks_legend(entries: Sequence[Entry]) -> list[str]:
     if any(one.best for one in entries):
         lines.append("Bold: best of its backbone in the column.")
     if any(one.differs for one in entries):
-        lines.append(f"{DIFFERS} differs from No-train (exact test over prompts, Holm over the table, 5 %).")
+        lines.append(
+            f"{DIFFERS} differs from No-train (exact test over prompts; Holm over the report's contrasts, 5 %)."
+        )
     if any(one.few for one in entries):
         lines.append(f"{FEW} not enough data: on so few prompts no difference from No-train this small would show.")
     if any(one.notes for one in entries):
@@ -49,7 +51,10 @@ def _units(entries: Sequence[Entry]) -> str:
     """The first line: what numbers are, and which way is better."""
     ways = {MEASURES[one.measure.partition(".")[0]].better for one in entries}
     shares = any(one.unit == "share" for one in entries)
-    parts = ["Percent with its 95 % interval, and n prompts" if shares else "Means with their 95 % interval"]
+    if all(math.isnan(one.low) for one in entries):
+        parts = ["Shares in percent"]
+    else:
+        parts = ["Percent with its 95 % interval, and n prompts" if shares else "Means with their 95 % interval"]
     parts += ["↓ lower is better"] if -1 in ways else []
     parts += ["↑ higher is better"] if 1 in ways else []
     return "; ".join(parts) + "."
@@ -60,6 +65,10 @@ def _sets(entries: Sequence[Entry]) -> list[str]:
     lines = []
     means = dict.fromkeys((MEASURES[one.measure].label, one.benchmark) for one in entries if one.kind == "mean")
     lines += [f"Mean of {name}: {benchmark}." for name, benchmark in means]
+    told = dict.fromkeys((one.protocol, one.evaluated) for one in entries if one.evaluated and one.kind != "pool")
+    lines += [f"Evaluated otherwise than protocol {protocol} says: {changed}." for protocol, changed in told]
+    if any(one.lacking for one in entries):
+        lines.append("without: the sets that a row lacks, and so has no mean.")
     for protocol, benchmark in dict.fromkeys((one.protocol, one.benchmark) for one in entries if one.kind == "pool"):
         own = [one for one in entries if (one.protocol, one.benchmark, one.kind) == (protocol, benchmark, "pool")]
         named = list(dict.fromkeys(MEASURES[one.measure].label for one in own))
@@ -78,16 +87,33 @@ def _failures(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
+def unmatched(entries: Sequence[Entry]) -> list[str]:
+    """Why numbers have no published figure beside them, each reason once."""
+    return [why for why in WHY if any(one.known and one.published_why == why for one in entries)]
+
+
+def marked(entries: Sequence[Entry]) -> bool:
+    """Whether cells carry their reason: not where one holds for all, which the legend says."""
+    return len(unmatched(entries)) > 1 or any(not math.isnan(one.published) for one in entries)
+
+
 def _published(entries: Sequence[Entry]) -> list[str]:
-    """What the published figures are, or why they are not shown."""
-    if any(one.covered is not None for one in entries):
-        return [
-            f"published: the paper's figure; {COVERED} our interval covers it, {NOT_COVERED} it does not. Its sets and "
-            "its judge are not all known: see alttrain/report/published.csv for each figure's source."
-        ]
-    if any(one.source for one in entries):
-        return ["published: the paper's figure; alttrain/report/published.csv has its source."]
-    backbones = {one.backbone for one in published() if one.backbone}
-    if any(one.protocol == OFFLINE and one.backbone in backbones for one in entries):
-        return ["Published figures were judged by models: they stand beside protocol=alttrain, not beside phrases."]
-    return []
+    """What the published figures are, and why they are not shown."""
+    lines = []
+    if entries and entries[0].table == "published":
+        sources = dict.fromkeys((one.protocol, one.source.partition(",")[0]) for one in entries if one.source)
+        lines += [f"Protocol {protocol}: {source}." for protocol, source in sources]
+        lines.append("The CSV has each figure's source, and what is known of how it was made.")
+    elif any(not math.isnan(one.published) for one in entries):
+        judged = any(one.covered is not None for one in entries)
+        told = f"; {COVERED} our interval covers it, {NOT_COVERED} it does not" if judged else ""
+        lines.append(
+            f"published: reported for this method, unmodified, this protocol and these sets{told}. "
+            "alttrain/report/published.csv has each figure's source, and what is known of how it was made."
+        )
+    found = unmatched(entries)
+    if found and marked(entries):
+        lines.append("No published figure: " + "; ".join(f"{WHY[why][0]} {WHY[why][1]}" for why in found) + ".")
+    elif found:
+        lines.append(f"No published figures here: {WHY[found[0]][1]}.")
+    return lines

@@ -1,30 +1,19 @@
-"""A variant and a column -> the number in the cell, over all seeds, and how it differs from No-train."""
+"""A variant and a column -> the number in the cell, over all seeds, with its contrast."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from alttrain.evaluation.statistics import UNKNOWN, Estimate, minimum_detectable_effect
+from alttrain.evaluation.statistics import UNKNOWN, Estimate
 from alttrain.report import items
 from alttrain.report.columns import ASSESSING, CAUSES, Column
-from alttrain.report.estimates import balanced, matched, mean, mean_of_sets, share, sign_flip
+from alttrain.report.comparisons import Contrast, Contrasts
+from alttrain.report.estimates import mean, mean_of_sets, share
 from alttrain.report.runs import Evaluation
-from alttrain.report.variants import Made, Variant, baseline_of
+from alttrain.report.variants import Made, Variant
 
-NAN = math.nan
-
-
-class Difference(NamedTuple):
-    """From No-train on the same prompts: how much, its p before it is adjusted, and the smallest that would show."""
-
-    difference: float = NAN
-    p: float = NAN
-    detectable: float = NAN
-
-
-NONE = Difference()
+NAN, NONE = math.nan, Contrast()
 
 
 @dataclass(frozen=True)
@@ -36,25 +25,23 @@ class Measured:
     seeds: int = 1
     undecided: int = 0
     truncated: int = 0
-    from_baseline: Difference = NONE
+    from_baseline: Contrast = NONE
 
 
 @dataclass
 class Measuring:
-    """Measures variants one after another. What is read of one is let go when the next one's turn comes; what is read
-    of a backbone's No-train stays until another backbone's turn."""
+    """Measures variants one after another. What is read of one is let go when the next one's turn comes."""
 
     variants: Sequence[Variant]
+    contrasts: Contrasts
     _known: dict[tuple[Variant, Column], Measured | None] = field(default_factory=dict)
     _read: dict[tuple[Variant, Made, str], Any] = field(default_factory=dict)
 
     def all(self, columns: Sequence[Column]) -> None:
         """Measure all columns of each variant while its files are at hand."""
-        for _, alike in itertools.groupby(self.variants, key=lambda variant: variant.backbone):
-            for variant in alike:
-                for column in columns:
-                    self.one(variant, column)
-                self._read = {key: value for key, value in self._read.items() if key[0].untrained}
+        for variant in self.variants:
+            for column in columns:
+                self.one(variant, column)
             self._read.clear()
 
     def one(self, variant: Variant, column: Column) -> Measured | None:
@@ -84,7 +71,7 @@ class Measuring:
         if len(seeds) > 1:
             estimate = self._over_seeds(variant, column, found)
         undecided, truncated = (sum(metric[key] for metric in found) for key in ("undecided", "truncated"))
-        differs = self._differs(variant, [column])
+        differs = self.contrasts.get((variant, column), NONE)
         return Measured(estimate, found[0]["n"], len(seeds), undecided, truncated, differs)
 
     def _over_seeds(self, variant: Variant, column: Column, found: Sequence[Mapping[str, Any]]) -> Estimate:
@@ -110,31 +97,8 @@ class Measuring:
             min(one.seeds for one in sets),
             sum(one.undecided for one in sets),
             sum(one.truncated for one in sets),
-            self._differs(variant, singles),
+            self.contrasts.get((variant, column), NONE),
         )
-
-    def _differs(self, variant: Variant, columns: Sequence[Column]) -> Difference:
-        """The difference from No-train, of the mean where there are several columns; nan where it cannot be told."""
-        if variant.untrained:
-            return NONE
-        sets: list[tuple[dict[Any, int], float, int]] = []
-        for column in columns:
-            (made,) = column.made
-            baseline = baseline_of(variant, self.variants, made)
-            if baseline is None or not all(
-                "decides" in one.analysis and one.judged["metrics"][0]["metric"] == column.measure
-                for one in (*variant.judged[made].values(), *baseline.judged[made].values())
-            ):
-                return NONE
-            sets.append(matched(self._verdicts(baseline, made), self._verdicts(variant, made)))
-        if not all(pairs for _, _, pairs in sets):
-            return NONE
-        before = sum(rate for _, rate, _ in sets) / len(sets)
-        difference = sum(sum(found.values()) / pairs for found, _, pairs in sets) / len(sets)
-        # as many prompts as would give one set's rate the variance of the mean
-        prompts = round(len(sets) ** 2 / sum(1 / len(found) for found, _, _ in sets))
-        p = sign_flip(balanced([(found, pairs) for found, _, pairs in sets]))
-        return Difference(difference, p, _detectable(before, prompts, difference))
 
     def _verdicts(self, variant: Variant, made: Made) -> dict[int, items.Verdicts]:
         return self._at_hand(variant, made, "verdicts", items.verdicts)
@@ -164,13 +128,6 @@ class Measuring:
 
 def _metric(one: Evaluation, name: str) -> dict[str, Any] | None:
     return next((metric for metric in one.judged["metrics"] if metric["metric"] == name), None)
-
-
-def _detectable(before: float, n: int, difference: float) -> float:
-    """The smallest change that way; for no difference at all, either way. Infinite where the rate has no such room."""
-    effect = minimum_detectable_effect(before, n)
-    known = [NAN if difference > 0 else effect.decrease, NAN if difference < 0 else effect.increase]
-    return min((one for one in known if not math.isnan(one)), default=math.inf)
 
 
 Values = dict[str, dict[tuple[str, str, int], Any]]

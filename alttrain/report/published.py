@@ -1,20 +1,34 @@
-"""The figures the paper reports, as data: published.csv, a row a figure, each with its source.
+"""Reported figures, as data: published.csv, a row a figure, each with its source.
 
-Read from the package. `backbone`, `rewrite` and `dataset` are the names of our configs; `benchmark` "mean" is the
-paper's own mean over its sets. A value that is not known is empty, and is not guessed.
+Read from the package. `backbone` and `method` are the names of our configs, empty where the source does not name them;
+`protocol` is how the number was made: `alttrain` for the paper, and a name of its own for every other source.
+`benchmark` "mean" is the mean over the protocol's own sets. A value that is not known is empty, and is not guessed.
+
+A figure stands beside a number only where all of this is the same and the method is unmodified: see `beside`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from alttrain.report.columns import Column, apart
 from alttrain.report.runs import read_csv
 
 MEAN = "mean"
 """The benchmark of a figure that is a mean over sets."""
+WHY = {
+    "no method": ("ᵐ", "the run names no method"),
+    "changed": ("ᶜ", "the method, or how it was evaluated, was changed"),
+    "other protocol": ("ᵖ", "figures were made by another protocol"),
+    "other sets": ("ˢ", "the figure is over other sets"),
+    "mean only": ("ᵃ", "only a mean over several sets was reported"),
+    "not reported": ("ʳ", "no source here reports it"),
+    "not known": ("ᵏ", "reported, but the figure or its backbone is not known here"),
+}
+"""Why no figure stands beside a number: its mark, and what it says."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +36,20 @@ class Figure:
     """One reported figure: a share, or tokens or hours as `unit` says; nan where it is not known."""
 
     table: str
+    protocol: str
     backbone: str
-    rewrite: str
-    dataset: str
+    method: str
     measure: str
     benchmark: str
     value: float
     unit: str
     source: str
     note: str
+
+    @property
+    def known(self) -> bool:
+        """Whether the value is known here."""
+        return not math.isnan(self.value)
 
 
 @cache
@@ -46,33 +65,50 @@ def read_figures(path: Path) -> tuple[Figure, ...]:
     known: dict[tuple[str, ...], int] = {}
     for line, one in enumerate(figures, 2):
         where = f"{path.name} line {line}"
-        if not math.isnan(one.value) and not one.source:
+        if one.known and not one.source:
             raise ValueError(f"{where}: value {one.value} without a source; say where it was read, or leave it empty")
-        if one.unit == "share" and not math.isnan(one.value) and not 0 <= one.value <= 1:
+        if one.unit == "share" and one.known and not 0 <= one.value <= 1:
             raise ValueError(f"{where}: value {one.value} of unit share; expected 0 to 1, not percent")
-        key = (one.table, one.backbone, one.rewrite, one.dataset, one.measure, one.benchmark)
+        key = (one.table, one.protocol, one.backbone, one.method, one.measure, one.benchmark)
         if key in known:
             raise ValueError(f"{where}: the same figure stands in line {known[key]}; keep one of them")
         known[key] = line
     return tuple(figures)
 
 
-def reported(
-    names: Mapping[str, str], measure: str, benchmark: str, figures: Sequence[Figure] | None = None
-) -> Figure | None:
-    """The known figure for a run's names (backbone, rewrite, dataset), measure and benchmark, or None.
-
-    Backbone and rewrite must be the figure's; so must the dataset, where the figure names one.
-    """
-    for one in published() if figures is None else figures:
-        if (
-            (one.backbone, one.rewrite, one.measure, one.benchmark)
-            == (names["backbone"], names["rewrite"], measure, benchmark)
-            and one.dataset in ("", names["dataset"])
-            and not math.isnan(one.value)
-        ):
-            return one
-    return None
+def beside(
+    backbone: str, method: str, changed: bool, column: Column, figures: Sequence[Figure] | None = None
+) -> tuple[Figure | None, str]:
+    """The figure that belongs beside a number, or None and why there is none, as in `WHY`; "" where no source reports
+    the measure of anything. `changed` is whether method or evaluation differ from what was published."""
+    every = published() if figures is None else figures
+    known = [one for one in every if one.measure == column.measure]
+    judged = column.kind != "training"  # which no protocol makes
+    if not known:
+        return None, ""
+    if judged and all(one.protocol != column.protocol for one in every):
+        return None, "other protocol"
+    if not method:
+        return None, "no method"
+    of_method = [one for one in known if one.method == method and one.backbone in (backbone, "")]
+    if not of_method:
+        return None, "not reported"
+    if changed:
+        return None, "changed"
+    alike = [one for one in of_method if not judged or one.protocol == column.protocol]
+    if not alike:
+        return None, "other protocol"
+    benchmark = {"mean": MEAN, "rate": column.benchmark}.get(column.kind, "")
+    found = [one for one in alike if one.benchmark == benchmark]
+    if not found and column.kind == "mean":
+        return None, "other sets"
+    if not found:
+        of_several = any(one.known and one.benchmark == MEAN for one in alike) and not apart(column.benchmark)
+        return None, "mean only" if of_several else "not reported"
+    if column.kind == "mean" and not column.defined:
+        return None, "other sets"
+    figure = next((one for one in found if one.known and one.backbone == backbone), None)
+    return (figure, "") if figure else (None, "not known")
 
 
 def covers(low: float, high: float, figure: float) -> bool:

@@ -1,144 +1,97 @@
-"""Which rows a table has, and what each is called. Rows that another backbone or the paper has and this one lacks are
-there, too, to say what to run."""
+"""Which rows a table has, and what each is called. A run says itself of which tables it is a row (run.json, tables);
+rows that another backbone or a source has and this one lacks are there, too, to say what to run."""
 
-import json
-from collections import Counter
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 from alttrain.report.columns import Column
-from alttrain.report.published import Figure, published
-from alttrain.report.variants import (
-    ABLATIONS,
-    BY_TEACHER,
-    FULL,
-    NO_TRAIN,
-    Variant,
-    alike_but,
-    label,
-    method,
-    order,
-)
+from alttrain.report.commands import described
+from alttrain.report.published import published
+from alttrain.report.variants import LAST, NO_TRAIN, Variant, label
 
 OFFLINE = "offline"
-"""The protocol whose numbers are judged by phrases: published figures, judged by models, do not stand beside them."""
+"""The protocol that a heading need not name."""
+VARIED = {
+    "teacher_swap": ("rewrite.teacher.",),
+    "data_size": ("dataset.size", "dataset.name"),
+    "benign_amount": ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
+    "ablation_structure": ("rewrite.",),
+}
+"""Tables in which one thing is varied -> the keys of it."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row: its label, and its variant. One that is not there yet takes after a `like` of another backbone; one of
-    published figures alone has neither."""
+    """A row: its label, and its variant. One that is missing has none; it has a `like` of another backbone, or the
+    method alone."""
 
+    backbone: str
     label: str
-    names: dict[str, str]
+    method: str
+    order: int = LAST
     variant: Variant | None = None
-    like: Variant | None = None
+    like: Variant | None = field(default=None, kw_only=True)
+
+    @property
+    def known_as(self) -> str:
+        """The method, and of a run without one what it would be."""
+        return self.variant.known_as if self.variant else self.method
 
 
-def row_of(named: str, variant: Variant) -> Row:
+def row_of(named: str, own: Variant) -> Row:
     """The row of a variant."""
-    return Row(named, variant.names, variant)
+    return Row(own.backbone, named, own.method, own.order, own)
 
 
-def having(rows: Sequence[Row], columns: Sequence[Column], table: str) -> list[Row]:
-    """The rows with any of these columns, as other runs were not meant to have them, and what the paper reports for a
-    backbone that is not known."""
+def every(found: Sequence[Variant], wanted: Callable[[Variant], bool] = lambda _: True) -> list[Row]:
+    """A row for each variant that is wanted."""
+    return [row_of(label(variant, found), variant) for variant in found if wanted(variant)]
+
+
+def having(found: Sequence[Variant], columns: Sequence[Column]) -> list[Row]:
+    """The rows with any of these columns: others were not meant to have them."""
     made = {column.made[0] for column in columns}
-    found = [row for row in rows if row.variant and made & row.variant.judged.keys()]
-    if not found or columns[0].protocol == OFFLINE:
-        return found
-    nameless = dict.fromkeys(one.rewrite for one in _known(table, ""))
-    names = {rewrite: {"backbone": "", "rewrite": rewrite, "dataset": "alttrain_1k"} for rewrite in nameless}
-    return found + [Row(f"{method(rewrite)}, published", own) for rewrite, own in names.items()]
+    return every(found, lambda variant: bool(made & variant.judged.keys()))
 
 
 def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
-    """Each backbone's methods, and those that it lacks and another backbone or the paper has."""
+    """Each backbone's methods, and those that it lacks and another backbone or a source of this protocol has."""
     rows = []
-    for backbone in dict.fromkeys(variant.backbone for variant in main):
-        own = [variant for variant in main if variant.backbone == backbone]
-        found = [row_of(label(variant, main), variant) for variant in own]
-        others = {v.rewrite: v for v in reversed(main)}
-        if protocol != OFFLINE:
-            others = {one.rewrite: _unseen(one, own[-1]) for one in _known("main", backbone)} | others
-        there = {variant.rewrite for variant in own}
-        lacking = [v for rewrite, v in others.items() if rewrite not in there]
-        found += [Row(method(v.rewrite), {**v.names, "backbone": backbone}, like=v) for v in lacking]
-        rows += sorted(found, key=lambda row: order(row.names["rewrite"]))
+    for backbone, alike in itertools.groupby(main, key=lambda variant: variant.backbone):
+        own = list(alike)
+        there = {variant.known_as for variant in own if not variant.changed}
+        lacking = {v.known_as: v for v in reversed(main) if not (v.changed or v.tag)}
+        found = every(own) + [
+            Row(backbone, like.title, like.method, like.order, like=like)
+            for name, like in lacking.items()
+            if name not in there
+        ]
+        here = [one for one in published() if (one.table, one.protocol, one.backbone) == ("main", protocol, backbone)]
+        for method in dict.fromkeys(one.method for one in here if one.known):
+            if method not in there | lacking.keys():
+                told = described(method)
+                found.append(Row(backbone, told.label, method, told.order))
+        rows += sorted(found, key=lambda row: (row.known_as != NO_TRAIN, row.order))
     return rows
 
 
-def _known(table: str, backbone: str) -> list[Figure]:
-    """The published figures of a table and backbone, unknown ones left out."""
-    return [one for one in published() if (one.table, one.backbone) == (table, backbone) and one.value >= 0]
+def belongs(variant: Variant, table: str) -> bool:
+    """Whether a table has a variant: run.json names it, and what a changed one changed is what the table varies."""
+    varied = next((name for name, keys in VARIED.items() if all(key.startswith(keys) for key in variant.changed)), "")
+    if not variant.changed or table not in variant.tables:
+        return table in variant.tables
+    return table == varied if varied in variant.tables else table not in VARIED
 
 
-def _unseen(figure: Figure, other: Variant) -> Variant:
-    """What nobody ran of a published row, as the paper's experiment would name it."""
-    trained = figure.rewrite != NO_TRAIN
-    dataset = figure.dataset or other.dataset
-    training = ("sft" if other.training == "none" else other.training) if trained else "none"
-    return replace(other, rewrite=figure.rewrite, dataset=dataset, training=training, tag="", folders={}, judged={})
-
-
-def sweeps(found: Sequence[Variant]) -> list[tuple[str, list[Row]]]:
-    """The tables in which one thing is varied, each with the groups of all backbones, No-train first."""
-    structured = [v for v in found if v.rewrite == FULL or v.rewrite.startswith(f"{FULL}_")]
-    ablated = [v for v in structured if not v.rewrite.startswith(BY_TEACHER)]
-    taught = [v for v in structured if v.rewrite == FULL or v.rewrite.startswith(BY_TEACHER)]
-    return [
-        (name, rows)
-        for name, rows in (
-            ("ablation_structure", _groups(_together(ablated), _step, found)),
-            ("teacher_swap", _groups(_together(taught), lambda v: f"by {_teacher(v)}", found)),
-            ("data_size", _groups(alike_but(found, "dataset.size"), _examples, found)),
-            ("benign_amount", _groups(alike_but(found, "dataset.amounts.benign"), _harmless, found)),
-        )
-        if rows
-    ]
-
-
-def _together(structured: Sequence[Variant]) -> list[list[Variant]]:
-    """Variants of the structure by backbone and dataset, the whole one first; only where there are others."""
-    grouped: dict[tuple[str, str], list[Variant]] = {}
-    steps = [FULL, *ABLATIONS]
-    for one in sorted(structured, key=lambda v: steps.index(v.rewrite) if v.rewrite in steps else len(steps)):
-        grouped.setdefault((one.backbone, one.dataset), []).append(one)
-    return [group for group in grouped.values() if any(one.rewrite != FULL for one in group)]
-
-
-def _groups(groups: Sequence[Sequence[Variant]], say: Callable[[Variant], str], found: Sequence[Variant]) -> list[Row]:
-    """The rows of groups by backbone, each backbone's No-train before them; a label that stands twice says more."""
-    rows: list[Row] = []
-    for group in sorted(groups, key=lambda group: group[0].backbone):
-        base = [v for v in found if v.untrained and v.backbone == group[0].backbone][:1]
-        ordered = sorted(group, key=lambda v: (sum(v.labels.values()), v.labels.get("benign", 0)))
-        by_amount = len({json.dumps(v.labels, sort_keys=True) for v in group}) == len(group)
-        for variant in (*base, *(ordered if by_amount else group)):
-            if all(row.variant is not variant for row in rows):
-                rows.append(row_of("No-train" if variant.untrained else say(variant), variant))
-    counts = Counter((row.names["backbone"], row.label) for row in rows)
-    return [row if counts[row.names["backbone"], row.label] == 1 else _longer(row) for row in rows]
-
-
-def _longer(row: Row) -> Row:
-    assert row.variant is not None
-    own = row.variant
-    return replace(row, label=" ".join([row.label, *filter(None, (own.rewrite, own.dataset, own.training, own.tag))]))
-
-
-def _step(variant: Variant) -> str:
-    return ABLATIONS.get(variant.rewrite, "full" if variant.rewrite == FULL else variant.rewrite)
-
-
-def _teacher(variant: Variant) -> str:
-    named = variant.rewrite.removeprefix(BY_TEACHER) if variant.rewrite != FULL else "template"
-    return str(variant.settings.get("rewrite.teacher.name", named))
-
-
-def _examples(variant: Variant) -> str:
-    return f"{method(variant.rewrite)}, {sum(variant.labels.values()):,} examples"
-
-
-def _harmless(variant: Variant) -> str:
-    return f"{method(variant.rewrite)}, {variant.labels.get('benign', 0):,} harmless"
+def listed(found: Sequence[Variant], table: str) -> list[Row]:
+    """The rows of a table in which one thing is varied, each backbone's No-train before them; only of backbones with
+    several."""
+    rows = []
+    for _, alike in itertools.groupby(found, key=lambda variant: variant.backbone):
+        group = list(alike)
+        own = [variant for variant in group if belongs(variant, table) and not variant.untrained]
+        if len(own) > 1:
+            base = [variant for variant in group if variant.untrained and not variant.changed][:1]
+            rows += [row_of(label(variant, group), variant) for variant in (*base, *own)]
+    return rows

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,8 @@ from alttrain.records import write_text
 
 Row = TypeVar("Row")
 """A frozen dataclass of strings, integers, floats and booleans."""
+TOLD, LONGEST = 2, 24
+"""Changed keys that a label names, and characters of a value that it shows."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Cell:
     truncated: int
     protocol: str = ""
     protocol_hash: str = ""
+    method: str = ""
+    changed: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,11 @@ class Evaluation:
         return {key: provenance.get(key, "") for key in ("protocol", "protocol_hash")}
 
     @property
+    def changed(self) -> dict[str, Sequence[Any]]:
+        """What its evaluation changed of the protocol and the benchmark: key -> their value, and this one's."""
+        return dict(self.judged.get("provenance", {}).get("changed", {}))
+
+    @property
     def analysis(self) -> dict[str, Any]:
         """The counts beside the metrics; empty where an older version judged."""
         return dict(self.judged.get("analysis", {}))
@@ -86,11 +95,27 @@ def cells_of(judged: Iterable[Evaluation]) -> list[Cell]:
     """The cells of judged benchmarks, in their order."""
     cells = []
     for one in judged:
+        names = {key: one.names[key] for key in ("run", "backbone", "dataset", "rewrite", "training", "seed")}
+        names |= {"method": one.names.get("method", ""), "changed": changes(one.names.get("changed", {}))}
         for metric in one.judged["metrics"]:
             numbers: dict[str, Any] = {k: math.nan if value is None else value for k, value in metric.items()}
-            made: dict[str, Any] = {**one.names, "benchmark": one.benchmark, **numbers, **one.protocol}
+            made: dict[str, Any] = {**names, "benchmark": one.benchmark, **numbers, **one.protocol}
             cells.append(Cell(**made))
     return cells
+
+
+def changes(changed: Mapping[str, Sequence[Any]]) -> str:
+    """What differs from what was published: up to two keys with this run's values, names first, and how many more."""
+    values = {key: own if isinstance(own, str) else json.dumps(own) for key, (_, own) in changed.items()}
+    told = [
+        f"{k}={v if len(v) <= LONGEST else v[:LONGEST] + '…'}" for k, v in sorted(values.items(), key=_named)[:TOLD]
+    ]
+    more = len(changed) - TOLD
+    return ", ".join(told) + (f" and {more} more" if more > 0 else "")
+
+
+def _named(pair: tuple[str, str]) -> tuple[bool, str]:
+    return not pair[0].endswith(".name"), pair[0]
 
 
 def write_csv(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:

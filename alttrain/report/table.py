@@ -14,7 +14,7 @@ from alttrain.report.runs import Cell
 MEASURES = {"harmful_rate": "harmful ↓", "over_refusal_rate": "over-refusal ↓", "accuracy": "accuracy ↑"}
 POOLED = {"adherence_rate": "adherence ↑", "thought_tokens": "thought tokens", "answer_tokens": "answer tokens"}
 WORTH_SAYING = 0.05
-DIFFERS = "* differs from the No-train run (McNemar, Holm, 5 %)"
+DIFFERS = "* differs from the No-train run (exact test, Holm over the report's contrasts, 5 %)"
 UNNAMED = "offline"
 """The default protocol, which a heading need not name."""
 

@@ -4,31 +4,37 @@
 |-------------------|----------------------------------------------|---------------------------------------------------|
 | overview          | every variant                                | each benchmark's measure, adherence, tokens       |
 | main              | each backbone's methods                      | safety sets, their mean, over-refusal, reasoning  |
-| reasoning         | as main                                      | each reasoning set                                |
+| reasoning         | every variant with them                      | each reasoning set                                |
 | ablation_structure| the structure without each step              | harmful and reasoning means, over-refusal         |
 | teacher_swap      | the structure by each teacher                | as ablation_structure                             |
 | data_size         | a recipe with more and fewer examples        | as ablation_structure                             |
 | benign_amount     | a recipe with more and fewer harmless ones   | as ablation_structure                             |
-| general           | as main                                      | short answers, Chinese knowledge, summaries       |
-| multi_turn        | as main                                      | multi-turn attacks                                |
-| multilingual      | as main                                      | each language                                     |
+| general           | every variant with them                      | short answers, Chinese knowledge, summaries       |
+| multi_turn        | every variant with them                      | multi-turn attacks                                |
+| multilingual      | every variant with them                      | each language                                     |
+| recognition       | untrained backbones                          | what thoughts hold of harmful requests            |
 | adherence         | every variant                                | the assessment as a classifier, failures by cause |
 | efficiency        | every variant                                | training, and tokens a query                      |
+| published         | all known figures, by source and method      | each measure a source reports                     |
 
-A table for which there is no data is not made. Rows that another backbone has and this one lacks say what to run.
+The rows of main and of the tables in which one thing is varied are those whose run.json names the table. A table for
+which there is no data is not made. Rows that another backbone has and this one lacks say what to run.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from alttrain.evaluation.statistics import Estimate
 from alttrain.report import columns as of
 from alttrain.report.columns import Column
-from alttrain.report.commands import command
+from alttrain.report.commands import command, described
+from alttrain.report.comparisons import Contrasts
 from alttrain.report.entries import Entry, entry, finished
-from alttrain.report.measuring import Measuring
-from alttrain.report.published import MEAN, Figure, reported
-from alttrain.report.rows import OFFLINE, Row, having, methods, row_of, sweeps
-from alttrain.report.runs import Evaluation
-from alttrain.report.variants import Variant, is_main, label, variants
+from alttrain.report.measuring import NAN, Measured, Measuring
+from alttrain.report.published import beside, published
+from alttrain.report.rows import VARIED, Row, belongs, every, having, listed, methods
+from alttrain.report.runs import changes
+from alttrain.report.variants import Variant
 
 TITLES = {
     "overview": "All runs",
@@ -41,16 +47,17 @@ TITLES = {
     "general": "General ability",
     "multi_turn": "Multi-turn attacks",
     "multilingual": "Harmful requests by language",
+    "recognition": "Harm that untrained backbones recognise",
     "adherence": "Adherence to the structure, and failures by what the assessment said",
     "efficiency": "What training and a query cost",
+    "published": "Published figures, by source",
 }
 
 
-def tables(judged: Sequence[Evaluation]) -> dict[str, list[Entry]]:
+def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, list[Entry]]:
     """Every table there is data for, by name."""
-    found = variants(judged)
     protocols = sorted({protocol for variant in found for protocol in variant.protocols()})
-    measuring = Measuring(found)
+    measuring = Measuring(found, contrasts)
     wanted = [
         (name, protocol, rows, columns)
         for protocol in protocols
@@ -61,7 +68,8 @@ def tables(judged: Sequence[Evaluation]) -> dict[str, list[Entry]]:
     entries: dict[str, list[Entry]] = {name: [] for name in TITLES}
     for name, protocol, rows, columns in wanted:
         entries[name] += _table(name, protocol, rows, columns, measuring)
-    return {name: finished(own) for name, own in entries.items() if any(one.known or one.n for one in own)}
+    made = {name: finished(own) for name, own in entries.items() if any(one.known or one.n for one in own)}
+    return made | {"published": figures()}
 
 
 Specified = tuple[str, list[Row], list[Column]]
@@ -70,44 +78,40 @@ Specified = tuple[str, list[Row], list[Column]]
 def _specified(found: list[Variant], protocol: str) -> list[Specified]:
     """(table, rows, columns) of one protocol; `found` are the variants it judged."""
     rates = of.rate_columns(found, protocol)
-    main = [variant for variant in found if is_main(variant, found)]
+    main = [variant for variant in found if belongs(variant, "main")]
     pooled = of.pool(found, protocol)
     pools = {name: Column(name, protocol, pooled, "pool") for name in (*of.ASSESSING, *of.TOKENS)}
     training = [Column(name, protocol, (), "training") for name in of.TRAINING]
-    own = [column for column in rates if not of.apart(column.benchmark)]
-    means = {measure: of.mean_column(main or found, protocol, measure) for measure in of.RATES}
-    short = [*_either(own, means, "harmful_rate"), *(c for c in own if c.measure == "over_refusal_rate")]
-    short += _either(own, means, "accuracy")
-    every = [row_of(label(variant, found), variant) for variant in found]
-    rows = methods(main, protocol)
+    own = {name: [c for c in rates if c.measure == name and not of.apart(c.benchmark)] for name in of.RATES}
+    means = of.mean_columns(found, protocol)
+    short = [column for measure in of.RATES for column in _short(own[measure], means.get(measure), found)]
     overview = [*of.rate_columns(found, protocol, others=True), *(pools[name] for name in _OVERVIEW)]
-    harmful = [column for column in own if column.measure == "harmful_rate"]
-    general = [c for c in rates if c.benchmark in of.GENERAL and (c.measure == "score") == (c.benchmark == _ROUGE)]
+    recognising = [column for column in rates if column.measure in of.RECOGNISING]
     apart = {
-        "general": general,
+        "general": [c for c in rates if (c.benchmark, c.measure) in of.GENERAL],
         "multi_turn": [c for c in rates if c.benchmark in of.MULTI_TURN],
         "multilingual": [c for c in rates if c.benchmark.startswith(of.MULTILINGUAL)],
-        "reasoning": [c for c in own if c.measure == "accuracy"] if means["accuracy"] else [],
+        "reasoning": own["accuracy"] if "accuracy" in means else [],
     }
     return [
-        ("overview", every, overview),
-        ("main", rows, [*(harmful if means["harmful_rate"] else []), *short]),
-        *((name, having(rows, columns, name), columns) for name, columns in apart.items()),
-        *((name, swept, short) for name, swept in sweeps(found)),
-        ("adherence", every, [pools[name] for name in of.ASSESSING]),
-        ("efficiency", every, [*training, *(pools[name] for name in of.TOKENS)]),
+        ("overview", every(found), [column for column in overview if column not in recognising]),
+        ("main", methods(main, protocol), list(dict.fromkeys([*own["harmful_rate"], *short]))),
+        *((name, having(found, columns), columns) for name, columns in apart.items()),
+        *((name, listed(found, name), short) for name in VARIED),
+        ("recognition", every(found, lambda variant: variant.untrained), recognising),
+        ("adherence", every(found), [pools[name] for name in of.ASSESSING]),
+        ("efficiency", every(found), [*training, *(pools[name] for name in of.TOKENS)]),
     ]
 
 
 _OVERVIEW = ("adherence_rate", "thought_tokens", "answer_tokens")
-_ROUGE = "cnn_dailymail"
-"""The benchmark without right and wrong: its score is what counts."""
 
 
-def _either(own: Sequence[Column], means: dict[str, Column | None], measure: str) -> list[Column]:
-    """The mean over a measure's sets, or where there is none each set."""
-    mean = means[measure]
-    return [mean] if mean else [column for column in own if column.measure == measure]
+def _short(own: Sequence[Column], mean: Column | None, found: Sequence[Variant]) -> list[Column]:
+    """The mean over a measure's sets, and each set where no row has them all."""
+    if mean and any(set(mean.made) <= variant.judged.keys() for variant in found):
+        return [mean]
+    return [*own, *([mean] if mean else [])]
 
 
 def _table(
@@ -119,9 +123,13 @@ def _table(
         own = {column: measuring.one(row.variant, column) if row.variant else None for column in columns}
         fill = _filling(row, protocol, [column for column, found in own.items() if found is None])
         for column, found in own.items():
-            figure = None if protocol == OFFLINE else _figure(row, column)
-            told = fill if set(column.made) - (row.variant.judged.keys() if row.variant else set()) else ""
-            entries.append(entry(name, row.names["backbone"], row.label, column, found, figure, told))
+            evaluated = row.variant.evaluated(column.made) if row.variant else {}
+            changed = bool(evaluated or (row.variant and row.variant.changed))
+            figure = beside(row.backbone, row.method, changed, column)
+            lacks = [made for made in column.made if not row.variant or made not in row.variant.judged]
+            told = " + ".join(benchmark for _, benchmark, _ in lacks) if row.variant and column.kind == "mean" else ""
+            made = entry(name, row.backbone, row.label, column, found, figure, fill if lacks else "", told)
+            entries.append(replace(made, evaluated=changes(evaluated)))
     return entries
 
 
@@ -130,13 +138,28 @@ def _filling(row: Row, protocol: str, empty: Sequence[Column]) -> str:
     taken = row.variant or row.like
     judged = row.variant.judged.keys() if row.variant else set()
     benchmarks = {made[1] for column in empty for made in column.made if made not in judged}
-    if taken is None or not benchmarks:
+    if not benchmarks:
         return ""
     source = str(row.variant.settings.get("backbone.source", "")) if row.variant else ""
-    names = {**row.names, "training": taken.training, "tag": taken.tag, "source": source}
-    return command(names, taken.folders, protocol, benchmarks)
+    parts = {part: getattr(taken, part, "") for part in ("dataset", "rewrite", "training", "tag")}
+    names = {**parts, "backbone": row.backbone, "method": row.method, "source": source}
+    return command(names, taken.changed if taken else {}, taken.folders if taken else (), protocol, benchmarks)
 
 
-def _figure(row: Row, column: Column) -> Figure | None:
-    benchmark = MEAN if column.kind == "mean" else column.benchmark
-    return reported(row.names, column.measure, benchmark)
+def figures() -> list[Entry]:
+    """The known figures as a table of their own: a part a protocol, which is a source's; never beside our numbers."""
+    known = {
+        (one.protocol, one.backbone, one.method, one.measure, one.benchmark): one for one in published() if one.known
+    }
+    entries = []
+    for protocol in dict.fromkeys(key[0] for key in known):
+        rows = dict.fromkeys((backbone, method) for own, backbone, method, *_ in known if own == protocol)
+        columns = dict.fromkeys((measure, benchmark) for own, _, _, measure, benchmark in known if own == protocol)
+        for backbone, method in sorted(rows, key=lambda row: (not row[0], list(rows).index(row))):
+            for measure, benchmark in columns:
+                one = known.get((protocol, backbone, method, measure, benchmark))
+                column = Column(measure, protocol, ((protocol, benchmark, ""),))
+                measured = Measured(Estimate(one.value, NAN, NAN)) if one else None
+                made = entry("published", backbone or "not named", described(method).label, column, measured)
+                entries.append(replace(made, source=f"{one.source}. {one.note}".rstrip(". ") if one else ""))
+    return entries

@@ -1,6 +1,7 @@
 """Runs that differ in nothing but their seed, as one: what a row of a table is made of.
 
 Reads, beside the judged benchmarks, fingerprint.json (settings), rewrite.json (examples) and train.json of each run.
+A run's method, its label, its place and its tables are run.json's; one without a method is called by its rewrite.
 """
 
 import json
@@ -11,56 +12,61 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alttrain.report.runs import Evaluation
+from alttrain.report.runs import Evaluation, changes
 
 Made = tuple[str, str, str]
 """How a number was made: protocol, benchmark, and the hash of all that shapes it."""
-METHODS: tuple[str, ...]
-METHODS = ("none", "intention_analysis", "safety_prompt", "direct_refusal", "plain", "safechain", "star1", "safepath")
-METHODS += ("r1_act", "alttrain")
-"""Rewrites in the order of a table's rows; others come after these by name."""
-ABLATIONS = {
-    "alttrain_without_pu": "without PU",
-    "alttrain_without_ha": "without HA",
-    "alttrain_without_cr": "without CR",
-    "alttrain_rephrased": "CR rephrased",
-}
-FULL, NO_TRAIN, BY_TEACHER = "alttrain", "none", "alttrain_by_"
-"""Rewrites: the whole structure, the backbone as it is, and the prefix of the structure by another teacher."""
+NO_TRAIN, LAST = "no_train", 10**6
+"""The method that is the backbone as it is, and the place of a row that has none of its own."""
 
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """A backbone with a dataset, a rewrite and a training, over all its seeds."""
+    """A backbone with a method, or with a dataset, a rewrite and a training, over all its seeds.
+
+    `changed` is what differs from the method as published: key -> its value, and this variant's. `digest` stands in the
+    runs' names for it.
+    """
 
     backbone: str
     dataset: str
     rewrite: str
     training: str
     tag: str
+    method: str
+    named: str
+    order: int
+    tables: tuple[str, ...]
+    changed: Mapping[str, Sequence[Any]]
+    digest: str
     folders: Mapping[int, Path]
     judged: Mapping[Made, Mapping[int, Evaluation]]
 
     @property
-    def names(self) -> dict[str, str]:
-        """The names a published figure is known by."""
-        return {"backbone": self.backbone, "rewrite": self.rewrite, "dataset": self.dataset}
+    def untrained(self) -> bool:
+        """Whether this is the backbone as it is; published weights, which nobody trained here, are not."""
+        return (self.rewrite, self.training) == ("none", "none") and self.method in ("", NO_TRAIN)
 
     @property
-    def untrained(self) -> bool:
-        """Whether this is the backbone as it is."""
-        return (self.rewrite, self.training) == (NO_TRAIN, NO_TRAIN)
+    def known_as(self) -> str:
+        """The method, and of a run without one what it would be: the backbone as it is, or its rewrite."""
+        return self.method or (NO_TRAIN if self.untrained else self.rewrite)
 
     @property
     def trains(self) -> bool:
         """Whether anything was trained: a defence in the prompt trains nothing."""
         return self.training != "none"
 
+    @property
+    def title(self) -> str:
+        """The method's label, and what was changed of it."""
+        name = self.named if self.method else ("No-train" if self.untrained else self.rewrite)
+        return f"{name}, changed: {changes(self.changed)}" if self.changed else name
+
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """fingerprint.json of the first seed, without what names the run; empty where there is none."""
-        found = _read(next(iter(self.folders.values())) / "fingerprint.json")
-        return {key: value for key, value in found.items() if key not in ("seed", "dataset.name", "rewrite.name")}
+        """fingerprint.json of the first seed; empty where there is none."""
+        return _read(next(iter(self.folders.values())) / "fingerprint.json")
 
     @cached_property
     def trained(self) -> list[dict[str, Any]]:
@@ -73,6 +79,11 @@ class Variant:
         found: dict[str, int] = _read(next(iter(self.folders.values())) / "rewrite.json").get("labels", {})
         return found
 
+    def evaluated(self, column_made: Iterable[Made]) -> dict[str, Sequence[Any]]:
+        """What its evaluations on these benchmarks changed of protocol and benchmark."""
+        judged = (one for made in column_made for one in self.judged.get(made, {}).values())
+        return {key: values for one in judged for key, values in one.changed.items()}
+
     def protocols(self) -> set[str]:
         """The protocols any number of it was made by."""
         return {protocol for protocol, _, _ in self.judged}
@@ -84,13 +95,23 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def variants(judged: Iterable[Evaluation]) -> list[Variant]:
-    """All variants, by backbone, then method, then the rest of their names."""
+    """All variants, by backbone, then the method's place, then the rest of their names."""
     grouped: dict[tuple[str, ...], list[Evaluation]] = {}
     for one in judged:
         grouped.setdefault(_key(one), []).append(one)
     made = [_variant(key, own) for key, own in grouped.items()]
     return sorted(
-        made, key=lambda one: (one.backbone, *order(one.rewrite), _natural(one.dataset), one.training, one.tag)
+        made,
+        key=lambda one: (
+            one.backbone,
+            not one.untrained,
+            one.order,
+            _natural(one.title),
+            _natural(one.dataset),
+            one.training,
+            one.tag,
+            one.digest,
+        ),
     )
 
 
@@ -100,11 +121,15 @@ def _natural(name: str) -> list[tuple[str, int]]:
 
 
 def _key(one: Evaluation) -> tuple[str, ...]:
-    """Backbone, dataset, rewrite, training and tag: the run's name without its seed."""
-    names = [str(one.names[part]) for part in ("backbone", "dataset", "rewrite", "training")]
-    start = "-".join([*names, f"s{one.names['seed']}"])
-    tag = one.run.removeprefix(start).removeprefix("-") if one.run.startswith(start) else one.run
-    return (*names, tag)
+    """Backbone, dataset, rewrite, training, method, what was changed, its digest, and tag: all but the seed."""
+    names = one.names
+    method = names.get("method", "")
+    parts = ("backbone", "method") if method else ("backbone", "dataset", "rewrite", "training")
+    start = "-".join(str(names[part]) for part in parts)
+    found = re.fullmatch(rf"{re.escape(start)}(?:-(changed_[0-9a-f]+))?-s{names['seed']}(?:-(.*))?", one.run)
+    digest, tag = (found[1] or "", found[2] or "") if found else ("", one.run.replace(f"-s{names['seed']}", ""))
+    own = (str(names[part]) for part in ("backbone", "dataset", "rewrite", "training"))
+    return (*own, method, json.dumps(names.get("changed", {}), sort_keys=True), digest, tag)
 
 
 def _variant(key: tuple[str, ...], own: Sequence[Evaluation]) -> Variant:
@@ -113,63 +138,36 @@ def _variant(key: tuple[str, ...], own: Sequence[Evaluation]) -> Variant:
     for one in by_seed:
         made = (one.protocol["protocol"], one.benchmark, one.protocol["protocol_hash"])
         judged.setdefault(made, {})[int(one.names["seed"])] = one
+    backbone, dataset, rewrite, training, method, changed, digest, tag = key
+    names = by_seed[0].names
     return Variant(
-        backbone=key[0],
-        dataset=key[1],
-        rewrite=key[2],
-        training=key[3],
-        tag=key[4],
+        backbone=backbone,
+        dataset=dataset,
+        rewrite=rewrite,
+        training=training,
+        tag=tag,
+        method=method,
+        named=str(names.get("label", "")) or method,
+        order=int(names["order"]) if method else LAST,
+        tables=tuple(names.get("tables", ("main",))),
+        changed=json.loads(changed),
+        digest=digest,
         folders={int(one.names["seed"]): one.folder.parent.parent for one in by_seed},
         judged=judged,
     )
 
 
-def order(rewrite: str) -> tuple[int, str]:
-    """Where a method's row stands."""
-    return METHODS.index(rewrite) if rewrite in METHODS else len(METHODS), rewrite
-
-
 def baseline_of(one: Variant, among: Iterable[Variant], made: Made) -> Variant | None:
-    """The backbone as it is, judged in the same way; of several the one with the same dataset's name."""
+    """The backbone as it is, judged in the same way; of several the unmodified one, then that of the same dataset."""
     found = [v for v in among if v.untrained and v.backbone == one.backbone and made in v.judged]
-    return min(found, key=lambda v: v.dataset != one.dataset, default=None)
-
-
-def method(rewrite: str) -> str:
-    """A rewrite as a method's name."""
-    return "No-train" if rewrite == NO_TRAIN else rewrite
+    return min(found, key=lambda v: (bool(v.changed), v.dataset != one.dataset), default=None)
 
 
 def label(one: Variant, among: Sequence[Variant]) -> str:
-    """The method's name, with dataset, training and tag where another row of this method and backbone has others."""
-    name = method(one.rewrite)
-    alike = [v for v in among if (v.backbone, v.rewrite) == (one.backbone, one.rewrite)]
-    for part in ("dataset", "training", "tag"):
+    """The row's label: the title, with what tells it from other rows of this backbone with the same title."""
+    name = one.title
+    alike = [v for v in among if (v.backbone, v.title) == (one.backbone, one.title)]
+    for part in ("dataset", "training", "tag", "digest"):
         if len({getattr(v, part) for v in alike}) > 1 and getattr(one, part):
             name += f" {getattr(one, part)}"
     return name
-
-
-def is_main(one: Variant, among: Iterable[Variant]) -> bool:
-    """Whether it is a method of the main table: no ablation, no other teacher, no amount of data of its own.
-
-    A dataset named for its amount belongs to a method's row only where other methods were trained on it, too.
-    """
-    if one.rewrite.startswith(f"{FULL}_"):
-        return False
-    amount = re.search(r"_\d+$", one.dataset) is not None
-    others = {v.rewrite for v in among if (v.backbone, v.dataset) == (one.backbone, one.dataset)}
-    return not amount or len(others) > 1
-
-
-def alike_but(among: Iterable[Variant], key: str) -> list[list[Variant]]:
-    """Trained variants in groups whose settings differ in this key alone, and do differ in it.
-
-    Runs whose settings are not on file are left out.
-    """
-    grouped: dict[str, list[Variant]] = {}
-    for one in among:
-        if one.settings and one.trains:
-            rest = {name: value for name, value in one.settings.items() if name != key}
-            grouped.setdefault(json.dumps([one.tag, rest], sort_keys=True), []).append(one)
-    return [group for group in grouped.values() if len({json.dumps(one.settings.get(key)) for one in group}) > 1]

@@ -1,9 +1,9 @@
 """Example -> Example: the reasoning structures, what fills their steps, and the parsers, their inverse.
 
-- `AltTrain`, `Plain`, `DirectRefusal`, `SafePath`, `PromptSide`, `Untouched`: the structures (see `structures`)
+- `AltTrain`, `Plain`, `SafePath`, `ThinkSafe`, `PromptSide`, `Untouched`: the structures (see `structures`)
 - `TraceUnderstanding` an understanding from the row's own trace, `Restatement` one for prompts without a trace
 - `TemplateTeacher`    an assessment from the prompt's label and category (see `teachers` for the others)
-- `SelfTrace`          how the backbone itself is asked for the original trace and answer of a benign prompt
+- `SelfTrace`          how the backbone itself is asked for the original trace and answer of a prompt
 - `parse`              any model's thought -> its segments
 - `sentences`          where sentences end, quotations kept whole
 
@@ -11,21 +11,40 @@ Structures are pure and deterministic: a wording is chosen by hashing the exampl
 """
 
 from alttrain.rewrite.assessment import verdict
-from alttrain.rewrite.original import ANSWER_CUT, Original, SelfTrace, trace_hash, with_original
-from alttrain.rewrite.parser import is_understanding, parse, render
+from alttrain.rewrite.original import (
+    ANSWER_CUT,
+    CUT,
+    THOUGHT_CUT,
+    Original,
+    SelfTrace,
+    original_for,
+    trace_hash,
+    with_original,
+)
+from alttrain.rewrite.parser import is_understanding, parse, recognises_harm, render
 from alttrain.rewrite.restatement import Restatement
 from alttrain.rewrite.sentences import sentences
-from alttrain.rewrite.structures import AltTrain, DirectRefusal, Plain, PromptSide, SafePath, Structure, Untouched
+from alttrain.rewrite.structures import (
+    AltTrain,
+    Plain,
+    PromptSide,
+    SafePath,
+    Structure,
+    ThinkSafe,
+    Untouched,
+    lacks_original,
+)
 from alttrain.rewrite.teachers import AskedTeacher, BackboneWriter, Desk, ServerWriter, Teacher, TemplateTeacher
 from alttrain.rewrite.understanding import TraceUnderstanding, Understanding, has_trace, outcome
 
 __all__ = [
     "ANSWER_CUT",
+    "CUT",
+    "THOUGHT_CUT",
     "AltTrain",
     "AskedTeacher",
     "BackboneWriter",
     "Desk",
-    "DirectRefusal",
     "Original",
     "Plain",
     "PromptSide",
@@ -36,13 +55,17 @@ __all__ = [
     "Structure",
     "Teacher",
     "TemplateTeacher",
+    "ThinkSafe",
     "TraceUnderstanding",
     "Understanding",
     "Untouched",
     "has_trace",
     "is_understanding",
+    "lacks_original",
+    "original_for",
     "outcome",
     "parse",
+    "recognises_harm",
     "render",
     "sentences",
     "trace_hash",

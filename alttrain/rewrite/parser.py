@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Literal
 
-from alttrain.records import Segment, Step
+from alttrain.records import Label, Segment, Step
 from alttrain.rewrite.assessment import INTERJECTIONS, assessing_words, plain, verdict
 from alttrain.rewrite.sentences import sentences
 
@@ -126,8 +126,23 @@ def parse(thought: str) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
+def recognises_harm(thought: str) -> bool:
+    """Whether any sentence of a thought says that the request is harmful, whatever is said before or after it."""
+    return any(label == "harmful" for *_, label in _assessing(thought.split(SEPARATOR)))
+
+
 def _find_assessment(paragraphs: list[str]) -> tuple[str, str, str] | None:
-    """(text before, assessing sentence, text after). An opening that says what the user wants is not the assessment."""
+    """(text before, assessing sentence, text after)."""
+    for index, start, end, _ in _assessing(paragraphs):
+        paragraph = paragraphs[index]
+        before = SEPARATOR.join([*paragraphs[:index], paragraph[:start].rstrip()]).strip("\n")
+        after = SEPARATOR.join([paragraph[end:].lstrip(), *paragraphs[index + 1 :]]).strip("\n")
+        return before, paragraph[start:end], after
+    return None
+
+
+def _assessing(paragraphs: list[str]) -> Iterator[tuple[int, int, int, Label]]:
+    """Each assessing sentence: its paragraph, start, end, verdict. An opening that says what the user wants is none."""
     for index, paragraph in enumerate(paragraphs):
         keys = assessing_words(paragraph)
         for position, (start, end) in enumerate(sentences(paragraph) if keys else ()):
@@ -139,12 +154,8 @@ def _find_assessment(paragraphs: list[str]) -> tuple[str, str, str] | None:
             else:
                 continue
             opens = index == 0 and position == 0 and _OPENS.match(plain(sentence))
-            if opens or verdict(sentence) is None:
-                continue
-            before = SEPARATOR.join([*paragraphs[:index], paragraph[:start].rstrip()]).strip("\n")
-            after = SEPARATOR.join([paragraph[end:].lstrip(), *paragraphs[index + 1 :]]).strip("\n")
-            return before, sentence, after
-    return None
+            if not opens and (label := verdict(sentence)) is not None:
+                yield index, start, end, label
 
 
 def _before(text: str) -> Iterator[Segment]:

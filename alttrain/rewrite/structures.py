@@ -1,10 +1,10 @@
 """Reasoning structures: each turns an Example into the Example to train on, or rejects it with the reason.
 
 - `AltTrain`       understanding, assessment, then refuse or reason on (In et al., ACL 2026); each step is a switch
-- `Plain`          the original traces and answers: the control on the same prompts, and SafeChain's and STAR-1's rows
-- `DirectRefusal`  a fixed thought and a refusal, on the harmful prompts alone
+- `Plain`          the original traces and answers: the control on the same prompts, and the rows of a published set
 - `SafePath`       a fixed primer that opens the thought, and nothing else
-- `PromptSide`     no training: a system prompt, or a form around the user's message
+- `ThinkSafe`      what the backbone itself answers, as far as a guard lets it pass
+- `PromptSide`     no training: a system prompt, a form around the user's message, or turns before it
 - `Untouched`      the examples as they are
 
 A structure says for which labels it needs an original trace and answer (`continues`), and who writes its assessment
@@ -12,20 +12,34 @@ A structure says for which labels it needs an original trace and answer (`contin
 what it rewrote. `trace_hash` of a rewritten example is that of the original it started from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from alttrain.records import Example, Label, Rejected, Segment, Step
-from alttrain.rewrite.original import SelfTrace, trace_hash
+from annotated_types import Ge, Le
+
+from alttrain.records import Example, Generation, Judgement, Label, Rejected, Segment, Shape, Step
+from alttrain.rewrite.original import SLOT, SelfTrace, trace_hash
 from alttrain.rewrite.parser import SEPARATOR
-from alttrain.rewrite.teachers import Teacher, Understander
+from alttrain.rewrite.teachers import Teacher, TemplateTeacher, Understander
 from alttrain.rewrite.understanding import Understanding
 from alttrain.rewrite.wording import REPHRASED_STOPS, STOPS, choose, refusal
 
-SLOT = "{prompt}"
+Share = Annotated[float, Ge(0), Le(1)]
+Traces = Literal["dataset", "backbone"]
+"""Whose traces the examples of `continues` start from: the dataset's where it has one, or always the backbone's."""
 StepSwitch = Literal["understanding", "assessment", "reasoning"]
 """A step that can be left out or moved; `reasoning` is the conditional reasoning, a refusal for a harmful example."""
+
+
+class Guard(Protocol):
+    """A judge that says which responses are unsafe."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def says(self) -> Literal["refused", "unsafe", "correct"]: ...
+    def judge(self, generations: Sequence[Generation], desk: Any) -> Iterator[Judgement]: ...
 
 
 class Structure(Protocol):
@@ -42,6 +56,18 @@ class Structure(Protocol):
     @property
     def original(self) -> SelfTrace | None:
         """How the backbone is asked for the originals that the dataset lacks."""
+
+    @property
+    def traces(self) -> Traces:
+        """Whether the backbone is asked even where the dataset has a trace."""
+
+    @property
+    def may_lose(self) -> float:
+        """The share of a label's rows that may be left out."""
+
+    @property
+    def guard(self) -> Guard | None:
+        """Who sorts out what the backbone wrote."""
 
     @property
     def teacher(self) -> Teacher | None:
@@ -62,6 +88,9 @@ class Structure(Protocol):
     def prompt(self, message: str) -> str:
         """The user's message as the model is asked it."""
 
+    def turns_before(self, message: str) -> tuple[str, ...]:
+        """What the model is asked before the user's message, turn by turn; it answers each."""
+
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
@@ -76,14 +105,27 @@ class AsAsked:
 
     continues: Sequence[Label] = ()
     original: SelfTrace | None = None
+    traces: Traces = "dataset"
+    may_lose: float = 0.1
+    guard: Guard | None = None
     teacher: Teacher | None = None
     understander: Understander | None = None
     system: str | None = None
     prompt_form: str = SLOT
+    before: Sequence[str] = ()
 
     def prompt(self, message: str) -> str:
         """The user's message as the model is asked it."""
         return self.prompt_form.replace(SLOT, message)
+
+    def turns_before(self, message: str) -> tuple[str, ...]:
+        """What the model is asked before the user's message, turn by turn; it answers each."""
+        return tuple(turn.replace(SLOT, message) for turn in self.before)
+
+
+def lacks_original(structure: Structure, example: Example) -> bool:
+    """Whether the backbone is asked for this example's trace and answer."""
+    return example.label in structure.continues and (structure.traces == "backbone" or not example.thought)
 
 
 @dataclass(frozen=True)
@@ -95,7 +137,8 @@ class AltTrain(AsAsked):
     it in). Without conditional reasoning the thought ends before it: a harmful example is refused in the answer alone,
     a benign one has its answer follow at once, and so has one whose trace was its understanding alone. `understander`
     writes the understanding of rows without a trace, where a rule is not to. `stops` are the sentences that end a
-    harmful thought: a pool by name, or the sentences themselves.
+    harmful thought: a pool by name, or the sentences themselves. `traces` says whose originals the rows of `continues`
+    start from. A run stops where more than `may_lose` of a label's rows are left out.
     """
 
     name: str
@@ -106,13 +149,19 @@ class AltTrain(AsAsked):
     stops: Literal["template", "rephrased"] | Sequence[str] = "template"
     continues: Sequence[Label] = ("benign",)
     understander: Understander | None = None
+    traces: Traces = "dataset"
+    may_lose: Share = 0.1
 
     def __post_init__(self) -> None:
+        _check_traces(self)
+        if isinstance(self.understander, TemplateTeacher):
+            raise ValueError("rewrite.understander=template: it writes no understandings; choose one that asks a model")
         if not self.steps or len(set(self.steps)) < len(self.steps):
             raise ValueError(f"rewrite.steps={list(self.steps)}: one or more steps are needed, each once")
-        if ("assessment" in self.steps) != (self.teacher is not None):
-            remedy = "set rewrite.teacher=null" if self.teacher else "an assessment needs rewrite.teacher"
-            raise ValueError(f"rewrite.steps={list(self.steps)}: {remedy}")
+        if "assessment" not in self.steps:
+            object.__setattr__(self, "teacher", None)  # nobody is asked for what is left out
+        elif self.teacher is None:
+            raise ValueError(f"rewrite.steps={list(self.steps)}: an assessment needs rewrite.teacher")
         if "understanding" in self.steps and self.understanding is None:
             raise ValueError(f"rewrite.steps={list(self.steps)}: an understanding needs rewrite.understanding")
         if not self._stops or any(not stop.strip() or SEPARATOR in stop for stop in self._stops):
@@ -174,7 +223,7 @@ class AltTrain(AsAsked):
 
 @dataclass(frozen=True)
 class Plain(AsAsked):
-    """The original traces and answers, no step added: rows without are rejected.
+    """The original traces and answers, no step added: rows of other `shapes` are rejected.
 
     On AltTrain's prompts it is the control that tells the structure from the fine-tuning; `original` then asks the
     backbone for what the benign ones lack, as AltTrain does.
@@ -182,6 +231,12 @@ class Plain(AsAsked):
 
     name: str
     original: SelfTrace | None = None
+    traces: Traces = "dataset"
+    shapes: Sequence[Shape] = ("thought_and_answer",)
+    may_lose: Share = 0.1
+
+    def __post_init__(self) -> None:
+        _check_traces(self)
 
     @property
     def continues(self) -> Sequence[Label]:  # type: ignore[override]
@@ -192,32 +247,11 @@ class Plain(AsAsked):
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
         """The example itself."""
-        return _as_it_is(example)
+        return _as_it_is(example, self.shapes)
 
     def parse(self, thought: str) -> tuple[Segment, ...]:
         """The whole trace is the reasoning."""
-        return (Segment("reasoning", thought, "parsed"),)
-
-
-@dataclass(frozen=True)
-class DirectRefusal(AsAsked):
-    """A fixed one-line thought and a refusal, for harmful prompts only: the DirectRefusal baseline."""
-
-    name: str
-    thought: str
-
-    def rewrite(
-        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
-    ) -> Example | Rejected:
-        """The refused example; benign ones are not part of this structure."""
-        if example.label != "harmful":
-            return Rejected(example.id, "DirectRefusal trains on harmful prompts only")
-        thought = (Segment("refusal", self.thought, "template"),)
-        return replace(example, thought=thought, answer=refusal(example, seed), trace_hash=trace_hash(example))
-
-    def parse(self, thought: str) -> tuple[Segment, ...]:
-        """The whole thought is the refusal."""
-        return (Segment("refusal", thought, "parsed"),)
+        return (Segment("reasoning", thought, "parsed"),) if thought else ()
 
 
 @dataclass(frozen=True)
@@ -246,18 +280,61 @@ class SafePath(AsAsked):
 
 
 @dataclass(frozen=True)
+class ThinkSafe(AsAsked):
+    """ThinkSafe: every prompt is answered by the untrained backbone itself, and what `guard` calls unsafe is left out.
+
+    `original` says how it is asked; its `harmful_form` steers it to refuse, and is no part of the row. What the guard
+    does not decide is kept, as in the source (seanie12/ThinkSafe, utils/guard_model.py: a tie is safe), and counted.
+    """
+
+    name: str
+    original: SelfTrace
+    guard: Guard
+    may_lose: Share = 0.1
+    continues: Sequence[Label] = ("harmful", "benign")
+
+    traces: Literal["backbone"] = "backbone"
+
+    def __post_init__(self) -> None:
+        if self.guard.says != "unsafe":
+            raise ValueError(
+                f"rewrite.guard={self.guard.name}: says {self.guard.says!r}; accepted: a judge that says 'unsafe', "
+                "such as judge@rewrite.guard=llama_guard_3"
+            )
+
+    def rewrite(
+        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
+    ) -> Example | Rejected:
+        """The example with what the backbone wrote."""
+        return _as_it_is(example)
+
+    def parse(self, thought: str) -> tuple[Segment, ...]:
+        """The whole trace is the reasoning."""
+        return (Segment("reasoning", thought, "parsed"),)
+
+
+@dataclass(frozen=True)
 class PromptSide(AsAsked):
-    """A defence in the prompt, without training: a system prompt, a form around the user's message, or both."""
+    """A defence in the prompt, without training: a system prompt, a form around the user's message, or turns before it.
+
+    The model answers each turn of `before` in its own words, and then the message in its form; either holds the
+    message. Earlier turns of a dialogue are then asked as they are.
+    """
 
     name: str
     system: str | None = None
     prompt_form: str = SLOT
+    before: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.prompt_form.count(SLOT) != 1:
-            raise ValueError(f"rewrite.prompt_form must hold {SLOT} exactly once, found {self.prompt_form!r}")
-        if self.system is None and self.prompt_form == SLOT:
-            raise ValueError("rewrite.system and rewrite.prompt_form change nothing; set one of them")
+        slots = [form.count(SLOT) for form in (*self.before, self.prompt_form)]
+        if max(slots) > 1 or not any(slots):
+            raise ValueError(
+                f"rewrite.prompt_form and rewrite.before must hold {SLOT}, none of them twice; found "
+                f"{self.prompt_form!r} and {list(self.before)!r}"
+            )
+        if self.system is None and self.prompt_form == SLOT and not self.before:
+            raise ValueError("rewrite.system, rewrite.prompt_form and rewrite.before change nothing; set one of them")
 
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
@@ -287,7 +364,25 @@ class Untouched(AsAsked):
         return (Segment("reasoning", thought, "parsed"),) if thought else ()
 
 
-def _as_it_is(example: Example) -> Example | Rejected:
-    if not example.thought or not example.answer:
-        return Rejected(example.id, "the example has no original trace and answer")
+def _as_it_is(example: Example, shapes: Sequence[Shape] = ("thought_and_answer",)) -> Example | Rejected:
+    if example.shape not in shapes:
+        return Rejected(example.id, f"the example is {_SHAPES[example.shape]}, and {_asked_for(shapes)} is asked for")
     return replace(example, trace_hash=trace_hash(example))
+
+
+_SHAPES: dict[Shape, str] = {
+    "thought_and_answer": "a thought and an answer",
+    "thought_only": "a thought without an answer",
+    "answer_only": "an answer without a thought",
+    "opening": "the opening of a thought",
+    "prompt_only": "a prompt alone",
+}
+
+
+def _asked_for(shapes: Sequence[Shape]) -> str:
+    return " or ".join(_SHAPES[shape] for shape in shapes)
+
+
+def _check_traces(structure: AltTrain | Plain) -> None:
+    if structure.traces == "backbone" and structure.original is None:
+        raise ValueError("rewrite.traces=backbone: the backbone is asked for them by rewrite.original, which is null")

@@ -106,14 +106,19 @@ def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
         sys.exit(2)
     from alttrain.run.assembly import assemble
     from alttrain.run.stages.check import check_light
+    from alttrain.run.stages.needs import fitted
+    from alttrain.run.status import PLAN
     from alttrain.run.sweep import plan
 
     _log_to_console()
     try:
-        if (swept := plan(overrides, multirun)) is not None:
+        if (swept := plan(overrides, multirun)) is not None and swept.checked:
+            print((swept.output_dir / PLAN).with_suffix(".md").read_text(encoding="utf-8"))
+            sys.exit(0)
+        if swept is not None:
             return swept
         for config in configs:
-            check_light(run := assemble(config))
+            check_light(run := fitted(assemble(config)))
             verify(*_processes(run))
     except (RunError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
@@ -140,14 +145,16 @@ def execute(config: DictConfig, reports: bool = True) -> "Run":
     from alttrain.run.assembly import assemble
     from alttrain.run.session import Session
     from alttrain.run.stages.check import check_light
+    from alttrain.run.stages.needs import fitted
 
     _log_to_console()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     started = time.monotonic()
     run = assemble(config)
     job = hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()
-    devices, nodes = _processes(run)
     try:
+        run = fitted(run)
+        devices, nodes = _processes(run)
         verify(devices, nodes)
         if follows():
             check_light(run)

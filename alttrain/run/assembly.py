@@ -1,7 +1,7 @@
 """A composed config -> the typed parts of a run. Light: no part loads weights or imports torch when it is made."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,20 @@ from alttrain.config import (
     run_name,
     shaping,
 )
-from alttrain.config.identity import shaping_of_engine
+from alttrain.config.identity import shaping_of_engine, shaping_of_judge
 from alttrain.config.secrets import exposed
 from alttrain.dataset import Dataset
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
 from alttrain.generation import ChildServer, InProcess, InProcessVllm, Server
 from alttrain.rewrite import Structure
-from alttrain.training import Hardware, NoTraining, SupervisedFineTuning
+from alttrain.training import Hardware, NoTraining, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.trackers import Tracker
 
 PLACES = ("path", "file", "data_dir")
 """Arguments of a row source that say where its file is: the content's hash stands for them."""
+
+OF_SAMPLING = tuple(f"protocol.decoding.{key}" for key in ("top_p", "top_k", "seed"))
+"""What greedy decoding does not look at."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +92,26 @@ class Run:
 
     def protocol_hash(self, benchmark: Benchmark) -> str:
         """The hash of all that shapes a benchmark's number, beyond the model: two hashes never share a column."""
-        protocol = self.config["protocol"]
-        judged = {key: protocol[key] for key in ("judged", "also_judged")}
-        judge = self.config["evaluation"]["benchmarks"][benchmark.name]["judge"]
-        asked = flatten({"protocol": judged, "judge": judge, **self._asked(benchmark)})
+        judge = shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.name]["judge"])
+        judged = {"part": self.protocol.judged, "judge": judge}
+        asked = flatten({"judged": judged, **self._asked(benchmark)})
+        if self.backbone.identity and asked["protocol.system_prompt"] == self.backbone.identity:
+            asked["protocol.system_prompt"] = "the backbone's identity"  # one way to ask, whichever backbone it is
+        if asked["protocol.system_prompt"] == self.backbone.identity:
+            asked["protocol.system_prompt"] = "the backbone's identity"  # of one column, whoever the backbone is
+        if self.protocol.decoding_for(benchmark).temperature == 0:
+            asked = {key: value for key, value in asked.items() if key not in OF_SAMPLING}
         return protocol_hash(asked | self._content(benchmark))
 
     def _asked(self, benchmark: Benchmark) -> dict[str, Any]:
         """What the model is asked and how, without where the files stand."""
-        protocol = {key: self.config["protocol"][key] for key in ("decoding", "system_prompt")}
+        decoding = self.config["protocol"]["decoding"] | asdict(self.protocol.decoding_for(benchmark))
+        protocol = {
+            "decoding": {key: value for key, value in decoding.items() if value is not None},
+            "system_prompt": self.protocol.system_prompt_for(benchmark),
+        }
+        if self.protocol.quantization is not None:
+            protocol["quantization"] = self.protocol.quantization
         rows = self.config["evaluation"]["benchmarks"][benchmark.name]["rows"]
         rows = {key: value for key, value in rows.items() if key not in PLACES}
         return {"protocol": protocol, f"benchmark.{benchmark.name}": {"form": benchmark.form, "rows": rows}}
@@ -146,6 +160,14 @@ def assemble(config: DictConfig) -> Run:
     several = run.hardware.devices * run.hardware.nodes > 1
     if several and run.hardware.strategy == "fsdp" and not isinstance(run.adapter, LoRA):
         raise RunError("trainer.strategy=fsdp shards a frozen backbone: choose adapter=lora, or a deepspeed strategy")
+    if several and run.hardware.strategy == "fsdp" and isinstance(run.training, SupervisedFineTuning):
+        for key, value, asked in (
+            ("training.optimizer", "adamw_8bit", run.training.optimizer == "adamw_8bit"),
+            ("training/objective", "safekey", isinstance(run.training.objective, SafeKeyLoss)),
+            ("backbone.quantization", run.backbone.quantization, run.backbone.quantization != "none"),
+        ):
+            if asked:
+                raise RunError(f"{key}={value} does not train shards: choose another, or trainer.strategy=ddp")
     if isinstance(run.adapter, FullFineTuning) and run.backbone.quantization != "none":
         raise RunError(
             f"adapter=full with backbone.quantization={run.backbone.quantization}: quantised weights cannot be "

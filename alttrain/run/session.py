@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alttrain.backbone import LoRA, Weights, resolve
+from alttrain.backbone import Backbone, FullFineTuning, LoRA, Weights, resolve
 from alttrain.backbone.device import free_system_memory, keep_freed_memory
-from alttrain.backbone.memory import CACHE_SHARE, Attention
+from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
 from alttrain.config.identity import shaping_of_engine
 from alttrain.generation import ChildServer, InProcess, Server
 from alttrain.generation.engines import Engine, LocalEngine
@@ -65,16 +65,25 @@ class Session:
 
         return choose_dtype(requested, self.device)
 
-    def model(self, requested: str, kernel: Attention = "packed", device: str | None = None) -> Any:
-        """The bare backbone. The slot decoder needs the packed kernel; training takes the backbone's."""
+    def model(
+        self,
+        requested: str,
+        kernel: Attention = "packed",
+        device: str | None = None,
+        quantization: Quantization | None = None,
+    ) -> Any:
+        """The bare backbone, quantised as it says where nothing else is asked for.
+
+        The slot decoder needs the packed kernel; training takes the backbone's.
+        """
         from alttrain.backbone.weights import load_model
 
         clear_shelf()
-        quantization = self.run.backbone.quantization
-        return load_model(self.weights, self.dtype(requested), device or self.device, kernel, quantization)
+        shrunk = quantization or self.run.backbone.quantization
+        return load_model(self.weights, self.dtype(requested), device or self.device, kernel, shrunk)
 
     def trainable(self, precision: str) -> Any:
-        """The backbone with what is to be trained: a fresh adapter, or all weights, which are kept in float32."""
+        """The backbone with what is to be trained: a fresh adapter, or all weights."""
         from alttrain.backbone.weights import add_lora
 
         kernel, hardware = self.run.backbone.attention, self.run.hardware
@@ -82,7 +91,8 @@ class Session:
         device = "cpu" if sharded else None  # it is moved layer by layer, since no device may hold it whole
         if isinstance(self.run.adapter, LoRA):
             return add_lora(self.model(precision, kernel, device), self.run.adapter, self.run.seed)
-        return self.model("float32", kernel).requires_grad_(True)
+        half = isinstance(self.run.adapter, FullFineTuning) and self.run.adapter.weights == "bfloat16"
+        return self.model(precision if half else "float32", kernel).requires_grad_(True)
 
     def save(self, model: Any, weights: Mapping[str, Any], card: str, folder: Path) -> None:
         """Write what was trained, with tokenizer, template and model card; the folder appears when it is whole."""
@@ -93,12 +103,17 @@ class Session:
         save(model, weights, self.renderer.tokenizer, self.run.backbone, card, folder)
 
     @contextmanager
-    def engine(self, trained: Path | None) -> Iterator[Engine]:
-        """What writes: for the backbone as it is, or with what a run trained. A server that was started is ended."""
+    def engine(self, trained: Path | None, quantization: Quantization | None = None) -> Iterator[Engine]:
+        """What writes: for the backbone as it is, or with what a run trained. A server that was started is ended.
+
+        `quantization` is that of weights in this process; None is the backbone's.
+        """
         run, generation = self.run, self.run.generation
         adapter = trained if trained and (trained / "adapter_config.json").exists() else None
         if isinstance(generation, InProcess):
-            yield LocalEngine(self.decoder(generation, trained) if trained else self._kept(generation), self.renderer)
+            shrunk = quantization or run.backbone.quantization
+            decoder = self.decoder(generation, trained, shrunk) if trained else self._kept(generation, shrunk)
+            yield LocalEngine(decoder, self.renderer)
             return
         clear_shelf()
         if isinstance(generation, Server):
@@ -114,18 +129,18 @@ class Session:
         else:
             yield generation.engine(weights, adapter, self.renderer)
 
-    def _kept(self, generation: InProcess) -> KeptDecoder:
+    def _kept(self, generation: InProcess, quantization: Quantization) -> KeptDecoder:
         """The decoder of the backbone as it is; what any run of this output folder had it write is at hand."""
         identity = {
             "weights": self.weights.identity,
             "dtype": str(self.dtype(generation.dtype)),
-            "quantization": self.run.backbone.quantization,
+            "quantization": quantization,
             "device": self.device,
             "generation": asdict(generation),
             "end": self.renderer.end_id,
         }
         folder = self.run.output_dir / "cache" / "generations"
-        return KeptDecoder(lambda: self.decoder(generation, None), identity, folder)
+        return KeptDecoder(lambda: self.decoder(generation, None, quantization), identity, folder)
 
     def identity(self) -> dict[str, Any]:
         """What shapes the texts of the backbone as it is, beyond prompts and decoding; for keys of what is kept."""
@@ -135,7 +150,7 @@ class Session:
             return described | {"dtype": dtype, "slots": self.run.generation.slots}
         return described | {"generation": shaping_of_engine(self.run.config["generation"])}
 
-    def decoder(self, generation: InProcess, trained: Path | None) -> Any:
+    def decoder(self, generation: InProcess, trained: Path | None, quantization: Quantization) -> Any:
         """A decoder over the backbone as it is, with an adapter merged, or over a model that was trained whole."""
         from alttrain.backbone.products import PackedWeights
         from alttrain.backbone.weights import beside, load_model
@@ -144,9 +159,10 @@ class Session:
         adapter = trained if trained and (trained / "adapter_config.json").exists() else None
         if trained is not None and adapter is None:
             clear_shelf()
-            model = load_model(Weights(trained, "trained"), self.dtype(generation.dtype), self.device)
-        elif self.run.backbone.quantization != "none":
-            model = self.model(generation.dtype)
+            weights = Weights(trained, "trained")
+            model = load_model(weights, self.dtype(generation.dtype), self.device, "packed", quantization)
+        elif quantization != "none":
+            model = self.model(generation.dtype, "packed", None, quantization)
             model = beside(model, adapter) if adapter else model
         else:
             model = self._base(generation.dtype).merge(adapter)
@@ -164,7 +180,7 @@ class Session:
 
         key = (self.weights.identity, str(self.weights.folder), str(self.dtype(requested)), self.device)
         if key not in _SHELF:
-            _SHELF[key] = Base(self.model(requested))
+            _SHELF[key] = Base(self.model(requested, "packed", None, "none"))
         return _SHELF[key]
 
     def _free_memory(self) -> float:
@@ -184,9 +200,19 @@ class Session:
         if self._scorer is None or self._scorer[0] != asked:
             self._scorer = None
             clear_shelf()
-            model = replace(self.run.backbone, name="judge", source=source, revision=revision, wheel=None)
-            self._scorer = (asked, load_scorer(resolve(model).folder, dtype, self.device))
+            folder = resolve(judge_model(self.run, source, revision)).folder
+            self._scorer = (asked, load_scorer(folder, dtype, self.device))
         return self._scorer[1]
+
+    def let_scorer_go(self) -> None:
+        """Give up the judge's model, before something else loads."""
+        self._scorer = None
+        free()
+
+
+def judge_model(run: Run, source: str, revision: str | None) -> Backbone:
+    """A judge's model as a backbone, to be fetched as one."""
+    return replace(run.backbone, name="judge", source=source, revision=revision, wheel=None)
 
 
 _SHELF: dict[tuple[str, ...], Any] = {}

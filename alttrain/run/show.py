@@ -51,12 +51,12 @@ def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
     from alttrain.training.packing import BatchStream
 
     config = OmegaConf.load(_present(run / "config.yaml"))
-    backbone, training = instantiate(config.backbone), config.training
+    backbone, training = instantiate(config.backbone), instantiate(config.training)
     examples = read_rows(_present(run / "train.jsonl"), Example)
     tokenizer = at_hand(backbone, "tokenizer.json")
     renderer = Renderer(backbone, load_tokenizer(tokenizer.parent if tokenizer else resolve(backbone).folder))
     kept, too_long = renderer.sequences(examples, training.max_length)
-    stream = BatchStream(kept, training.batch_size, training.epochs, config.seed)
+    stream = BatchStream(kept, training, config.seed)
     if not 0 <= step < len(stream):
         raise ValueError(f"--batch {step}: this run has steps 0 to {len(stream) - 1}")
     members = [kept[index] for index in stream.members(step)]

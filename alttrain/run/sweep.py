@@ -1,6 +1,6 @@
 """A sweep before it starts: its jobs, what each has left to do, and every fault of every job at once.
 
-Writes OUTPUT_DIR/.sweep/plan.json, from which `alttrain-status` knows what is pending. A job that fails does not stop
+Shows and writes the plan (see `plan`). A job that fails does not stop
 the others, unless keep_going=false; then `stopped` beside the plan says so to jobs that start later, wherever they run.
 """
 
@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from alttrain.backbone.device import look
 from alttrain.config import RunError, run_name
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.records import Example, Texts, alone, write_json, write_text
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
+from alttrain.run.plan import Job, as_json, described, job_of, markdown, totals
 from alttrain.run.progress import bar
+from alttrain.run.stages.needs import fitted
 from alttrain.run.status import ENDED, PLAN, Log, read_status
 from alttrain.training.ranks import follows
 
@@ -39,17 +40,6 @@ log = logging.getLogger("alttrain")
 STOPPED = Path(".sweep") / "stopped"
 LISTED = 30
 """Jobs that the console lists; plan.json has all."""
-GIB = 1 << 30
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job: its overrides, its run, whether that is new, goes on or is done, and the memory it needs at its peak."""
-
-    run: str
-    overrides: tuple[str, ...]
-    state: str
-    gib: float | None
 
 
 def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
@@ -75,13 +65,22 @@ def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str
     return "\n".join([f"{config}# The first of {len(batch)} jobs. All of them:", *jobs])
 
 
-def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], DictConfig]]:
-    """Each job's overrides and config, as Hydra's sweeper will make them; none for a single run."""
+def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], DictConfig, int]]:
+    """Each job's overrides, config and seed, as Hydra's sweeper will make them; none for a single run.
+
+    Jobs that differ in their seed alone share one config, which has the seed of the first of them.
+    """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         batch, found = overrides_of(arguments, multirun), []
+        composed: dict[tuple[str, ...], DictConfig] = {}
         with bar("jobs", len(batch)) as advance:
             for job in batch:
-                found.append((job, compose(config_name=PRIMARY, overrides=job)))
+                seeds = [override for override in job if override.startswith("seed=")]
+                rest = tuple(override for override in job if override not in seeds)
+                if rest not in composed:
+                    composed[rest] = compose(config_name=PRIMARY, overrides=job)
+                config = composed[rest]
+                found.append((job, config, int(seeds[-1].partition("=")[2]) if seeds else config.seed))
                 advance(1)
         return found
 
@@ -93,11 +92,12 @@ def _is_sweep(argument: str) -> bool:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The jobs of a sweep and where they write."""
+    """The jobs of a sweep, where they write, and whether they do nothing but check, which the plan has done."""
 
     jobs: tuple[Job, ...]
     output_dir: Path
     page_texts: Texts
+    checked: bool
 
     def show_failed(self) -> None:
         """The table of what there is, and the jobs that failed, each with the last line of its error."""
@@ -122,19 +122,21 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     rows: dict[str, Sequence[Example]] = {}  # of each dataset and evaluation that was read
     made: list[Job] = []
     runs: dict[str, list[Run]] = {}
-    output_dir = Path()
-    for overrides, config in jobs:
-        try:
-            run = assemble(config)
-            asked = json.dumps([run.config[key] for key in ("dataset", "evaluation")])
-            check_light(run, data=asked not in rows)
-            if asked not in rows:
-                rows[asked] = run.dataset.examples(run.seed)
-            made.append(Job(run.name, tuple(overrides), _state(run), _memory(run, rows[asked])))
-            runs.setdefault(run.name, []).append(run)
-            output_dir = run.output_dir
-        except (RunError, ValueError, OSError) as error:
-            faults.setdefault(str(error), []).append(" ".join(overrides))
+    alike: dict[int, Run] = {}
+    with bar("plan", len(jobs)) as advance:
+        for overrides, config, seed in jobs:
+            advance(1)
+            try:
+                run = _assembled(config, seed, alike)
+                asked = json.dumps([run.config[key] for key in ("dataset", "evaluation", "data_dir")])
+                check_light(run, data=asked not in rows)
+                if asked not in rows:
+                    rows[asked] = run.dataset.examples(run.seed) if run.training.trains else []
+                run = fitted(run, rows[asked])
+                made.append(job_of(run, overrides, _state(run), rows[asked]))
+                runs.setdefault(run.name, []).append(run)
+            except (RunError, ValueError, OSError) as error:
+                faults.setdefault(str(error), []).append(" ".join(overrides))
     for name, several in runs.items():
         if fault := _clash(several):
             faults[fault] = [" ".join(job.overrides) for job in made if job.run == name]
@@ -143,13 +145,24 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         raise RunError("\n".join(["this sweep cannot run:", *(f"  {line}" for line in lines)]))
     if not made:
         return None
+    first = next(iter(alike.values()))
+    output_dir = first.output_dir
     if not follows():
         (output_dir / STOPPED).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
-        fields = [{"run": job.run, "overrides": list(job.overrides), "gib": job.gib} for job in made]
-        write_json(output_dir / PLAN, {"jobs": fields})
+        write_json(output_dir / PLAN, as_json(made))
+        write_text(output_dir / PLAN.with_suffix(".md"), markdown(made, *described(alike.values(), rows)))
     _show(made)
-    return Sweep(tuple(made), output_dir, jobs[0][1].page_texts)
+    return Sweep(tuple(made), output_dir, jobs[0][1].page_texts, checked=first.stages == ("check",))
+
+
+def _assembled(config: DictConfig, seed: int, alike: dict[int, Run]) -> Run:
+    """The run of a job; of a config that was assembled before it is that run with another seed."""
+    if id(config) not in alike:
+        alike[id(config)] = assemble(config)
+    like = alike[id(config)]
+    name = run_name(config, seed, like.changed.treatment)
+    return replace(like, name=name, folder=like.folder.parent / name, seed=seed, config=like.config | {"seed": seed})
 
 
 def _clash(several: Sequence[Run]) -> str:
@@ -190,7 +203,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     try:
         # of one run's evaluations the first trains, and the others wait
         with alone(output_dir / ".sweep" / name) if leads else nullcontext():
-            if config.trainer.devices * config.trainer.nodes > 1:
+            if _several_devices(config):
                 _in_own_process(config, overrides)
             else:
                 execute(config, reports=False)
@@ -206,6 +219,11 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
         told = [path.read_text(encoding="utf-8") for path in ended.parent.iterdir() if path.stem == name]
         if failed := next(filter(None, told), ""):
             Log(output_dir / "runs" / name).ended(RunError(failed))
+
+
+def _several_devices(config: DictConfig) -> bool:
+    hardware = fitted(assemble(config)).hardware if config.trainer.most_devices > 1 else config.trainer
+    return bool(hardware.devices * hardware.nodes > 1)
 
 
 def _in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -230,14 +248,6 @@ def _state(run: Run) -> str:
     return "done" if trained and generated and status is not None and status.state == "done" else "goes on"
 
 
-def _memory(run: Run, rows: Sequence[Example]) -> float | None:
-    """GiB of the stage that needs most, as far as it can be told without tokenizing; None where it cannot."""
-    from alttrain.run.stages.needs import estimate
-
-    needs = estimate(run, look(run.hardware.accelerator), rows)
-    return round(max(need.total for need in needs) / GIB, 2) if needs else None
-
-
 def _show(jobs: Sequence[Job]) -> None:
     counts = Counter(job.state for job in jobs)
     runs: dict[str, list[Job]] = {}
@@ -254,3 +264,4 @@ def _show(jobs: Sequence[Job]) -> None:
             log.info("            %s", " ".join(override for override in job.overrides if override not in shared))
     if len(runs) > LISTED:
         log.info("          and %d more", len(runs) - LISTED)
+    log.info("          %s plan.md has all.", totals(jobs))

@@ -21,7 +21,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 
 from alttrain import tokenization
-from alttrain.training.config import Hardware, SupervisedFineTuning
+from alttrain.training.config import Hardware, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training, recompute_layers
 from alttrain.training.packing import BatchStream, Division
 from alttrain.training.ranks import environment
@@ -109,7 +109,7 @@ class Batches(pl.LightningDataModule):  # type: ignore[misc]
         multiple: int,
     ) -> None:
         super().__init__()
-        self._made = (sequences, recipe.batch_size, recipe.epochs, seed, start, multiple)
+        self._made = (sequences, recipe, seed, start, multiple)
         self.hardware = hardware
 
     def stream(self, device: int = 0) -> BatchStream:
@@ -122,12 +122,13 @@ class Batches(pl.LightningDataModule):  # type: ignore[misc]
         return self.stream(self.trainer.global_rank)
 
 
-def strategy_of(hardware: Hardware) -> Any:
+def strategy_of(hardware: Hardware, recipe: SupervisedFineTuning) -> Any:
     """Lightning's strategy for this hardware. Raises ValueError where DeepSpeed is asked for and not installed."""
     if hardware.devices * hardware.nodes == 1:
         return "auto"
     if hardware.strategy == "ddp":
-        return DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True)
+        heads = isinstance(recipe.objective, SafeKeyLoss)  # they are unused in all epochs but the last
+        return DDPStrategy(find_unused_parameters=heads, gradient_as_bucket_view=True)
     if hardware.strategy == "fsdp":
         from alttrain.training.sharding import Sharded
 
@@ -160,7 +161,9 @@ def fit(
     # mapped: of a checkpoint that may hold gigabytes only the step is read here
     start = torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"] if last.exists() else 0
     data = Batches(sequences, recipe, hardware, seed, start, ROW_MULTIPLE if compiled else 1)
-    steps, passes = data.stream().steps, data.stream().passes
+    stream = data.stream()
+    steps, passes = stream.steps, stream.passes
+    torch.manual_seed(seed)
     module = SFTModule(model, recipe, steps, passes)
     if hardware.recompute:
         recompute_layers(model)
@@ -182,14 +185,13 @@ def fit(
         log.info("training goes on from step %d of %d", start, steps)
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|torch.utils.data|lightning_fabric")
         trainer = pl.Trainer(
             accelerator=hardware.accelerator,
             devices=hardware.devices,
             num_nodes=hardware.nodes,
-            strategy=strategy_of(hardware),
+            strategy=strategy_of(hardware, recipe),
             # DeepSpeed writes its own checkpoints
             plugins=[environment()] + ([] if hardware.strategy.startswith("deepspeed") else [_Beside()]),
             precision="bf16-mixed" if mixed else "32-true",  # an adapter computes in its backbone's own dtype
@@ -215,7 +217,7 @@ def fit(
     record = {
         "steps": trainer.global_step,
         "examples": len(sequences),
-        "tokens": sum(len(sequence) for sequence in sequences) * recipe.epochs,
+        "tokens": stream.tokens,
         "precision": "bfloat16" if bfloat16 else "float32",
         "seconds": round(module.seconds, 1),
         "devices": hardware.devices * hardware.nodes,

@@ -10,8 +10,9 @@ import torch
 from alttrain.backbone.attention import Rows
 from alttrain.backbone.compiling import compile_layers
 from alttrain.backbone.head import response_loss
-from alttrain.training.config import SupervisedFineTuning
+from alttrain.training.config import SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.packing import PackedBatch
+from alttrain.training.safekey import SafetyHeads
 
 ROW_MULTIPLE = 512
 """Tokens: compiled layers see rows of few lengths."""
@@ -46,6 +47,9 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         self.strict_loading = False  # checkpoints leave the frozen backbone out
         self.model = model
         self.recipe = recipe
+        self.heads: SafetyHeads | None = None
+        if isinstance(recipe.objective, SafeKeyLoss):
+            self.heads = SafetyHeads(causal_lm(model).config.hidden_size)
         self.total_steps = total_steps
         self.passes = passes
         self.last_loss: Any = None  # of the last whole step, in nats
@@ -86,41 +90,58 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
 
     def loss(self, batch: PackedBatch) -> torch.Tensor:
         """The mean loss of one packed batch; logits of all positions at once are never made."""
-        language_model = causal_lm(self.model)
+        hidden = self._hidden(batch)
+        loss = self._response_loss(hidden, batch)
+        objective, marked = self.recipe.objective, batch.marked
+        if marked is None or self.heads is None or not isinstance(objective, SafeKeyLoss):
+            return loss
+        beside = objective.key_weight * self._response_loss(self._hidden(marked.key), marked.key)
+        beside = beside + objective.head_weight * self.heads.loss(hidden, marked, objective.theta)
+        return loss + beside * (len(marked.spans) / marked.examples)
+
+    def _hidden(self, batch: PackedBatch) -> torch.Tensor:
+        """The decoder's last hidden states (tokens, size)."""
         rows = Rows.packed(batch.lengths, batch.ids.device, at_most=self.recipe.batch_size + 1)  # and the row's filling
-        hidden = language_model.get_decoder()(
-            input_ids=batch.ids, position_ids=batch.positions, rows=rows, use_cache=False
-        ).last_hidden_state
-        head = language_model.get_output_embeddings().weight
+        decoder = causal_lm(self.model).get_decoder()
+        made = decoder(input_ids=batch.ids, position_ids=batch.positions, rows=rows, use_cache=False)
+        return made.last_hidden_state[0]  # type: ignore[no-any-return]
+
+    def _response_loss(self, hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        head = causal_lm(self.model).get_output_embeddings().weight
         if head.requires_grad and torch.is_autocast_enabled(hidden.device.type):
             head = head.to(torch.get_autocast_dtype(hidden.device.type))
-        return response_loss(hidden[0, batch.keep], head, batch.targets)
+        return response_loss(hidden[batch.keep], head, batch.targets, batch.relative)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the trainable weights, with the schedule stepped every batch."""
-        rate, on_cuda = self.recipe.learning_rate, next(self.model.parameters()).device.type == "cuda"
+        recipe, on_cuda = self.recipe, next(self.model.parameters()).device.type == "cuda"
         groups: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 groups["lora_B" in name].append(parameter)
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": groups[False], "lr": rate},
-                {"params": groups[True], "lr": rate * self.recipe.b_ratio},
-            ],
-            lr=rate,
-            betas=(self.recipe.betas[0], self.recipe.betas[1]),
-            weight_decay=self.recipe.weight_decay,
-            fused=on_cuda or None,
-        )
+        given = [
+            {"params": groups[False], "lr": recipe.learning_rate},
+            {"params": groups[True], "lr": recipe.learning_rate * recipe.b_ratio},
+        ]
+        settings: dict[str, Any] = {
+            "lr": recipe.learning_rate,
+            "betas": (recipe.betas[0], recipe.betas[1]),
+            "weight_decay": recipe.weight_decay,
+        }
+        if recipe.optimizer == "adamw_8bit":
+            from bitsandbytes.optim import AdamW8bit
+
+            optimizer = AdamW8bit([group for group in given if group["params"]], **settings)
+        else:
+            optimizer = torch.optim.AdamW(given, fused=on_cuda or None, **settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def factor(self, step: int) -> float:
         """Learning rate of a step as a share of its peak: linear warm-up, then a cosine to zero."""
-        warmup = min(self.recipe.warmup_steps, self.total_steps - 1)
+        warmup = self.recipe.warmup(self.total_steps)
         if step < warmup:
-            return (step + 1) / (warmup + 1)
+            return step / warmup if self.recipe.schedule == "cosine_from_zero" else (step + 1) / (warmup + 1)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, self.total_steps - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -6,21 +6,23 @@ that the interrupted one would have seen.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 
 from alttrain import tokenization
+from alttrain.training.config import Mean, SafeKeyLoss, SupervisedFineTuning
 
 
 @dataclass(frozen=True)
 class PackedBatch:
     """One optimizer step's examples in a row of shape (1, tokens).
 
-    `keep` are the positions whose logits predict a response token, `targets` those tokens. `share` is what part of the
-    optimizer step's response tokens these are, times the passes and devices whose gradients are averaged: the mean loss
-    times `share`, averaged, is then the mean over the whole step, however it is divided.
+    `keep` are the positions whose logits predict a response token, `targets` those tokens, `relative` how much each
+    counts beside the mean one; None where all count the same. `share` is what part of the optimizer step's loss this
+    is, times the passes and devices whose gradients are averaged: the mean loss times `share`, averaged, is then the
+    mean over the whole step, however it is divided. `marked` is for SafeKey's losses.
     """
 
     ids: torch.Tensor
@@ -29,36 +31,97 @@ class PackedBatch:
     keep: torch.Tensor
     targets: torch.Tensor
     share: float = 1.0
+    relative: torch.Tensor | None = None
+    marked: "MarkedBatch | None" = None
 
     def to(self, device: Any) -> "PackedBatch":
         """The batch on a device; Lightning calls this."""
-        moved = (tensor.to(device) for tensor in (self.ids, self.positions, self.keep, self.targets))
-        ids, positions, keep, targets = moved
-        return PackedBatch(ids, positions, self.lengths, keep, targets, self.share)
+        ids, positions, keep, targets = (x.to(device) for x in (self.ids, self.positions, self.keep, self.targets))
+        relative = None if self.relative is None else self.relative.to(device)
+        marked = None if self.marked is None else self.marked.to(device)
+        return PackedBatch(ids, positions, self.lengths, keep, targets, self.share, relative, marked)
 
 
-def pack(sequences: Sequence[tokenization.Sequence], multiple: int = 1, share: float = 1.0) -> PackedBatch:
+@dataclass(frozen=True)
+class MarkedBatch:
+    """What SafeKey's losses look at. `key` are the understandings and key sentences alone, and no request before them.
+
+    `spans` are, of each example with marks, the positions in the whole row where it begins, where its response does,
+    and where its understanding ends; `harmful` (spans,) is 1 or 0.
+    """
+
+    key: PackedBatch
+    spans: list[tuple[int, int, int]]
+    harmful: torch.Tensor
+    examples: int
+
+    def to(self, device: Any) -> "MarkedBatch":
+        """The batch on a device."""
+        return replace(self, key=self.key.to(device), harmful=self.harmful.to(device))
+
+
+class _Part(NamedTuple):
+    """One sequence of a row: its tokens, the position of its first, and the first that is predicted."""
+
+    ids: list[int]
+    position: int
+    trained: int
+
+
+def pack(
+    sequences: Sequence[tokenization.Sequence],
+    multiple: int = 1,
+    share: float = 1.0,
+    mean_over: Mean = "tokens",
+    marks: bool = False,
+) -> PackedBatch:
     """Sequences joined into one row, longest first, which attention likes; position ids restart with each.
 
     The row is filled up to a `multiple` of tokens, for compiled code, by a last sequence that nothing is predicted in.
+    With `marks` it brings what SafeKey's losses look at.
     """
     sequences = sorted(sequences, key=len, reverse=True)
-    filling = -sum(map(len, sequences)) % multiple
-    filled = [*sequences, tokenization.Sequence("", [0] * filling, [])] if filling else sequences
+    batch = _joined([_Part(s.ids, 0, len(s.prompt)) for s in sequences], multiple, mean_over)
+    return replace(batch, share=share, marked=_marked(sequences, multiple) if marks else None)
+
+
+def _joined(parts: Sequence[_Part], multiple: int, mean_over: Mean) -> PackedBatch:
+    filling = -sum(len(part.ids) for part in parts) % multiple
+    filled = [*parts, _Part([0] * filling, 0, filling)] if filling else parts
     keep: list[int] = []
+    relative: list[float] = []
     start = 0
-    for sequence in sequences:
-        first = start + len(sequence.prompt) - 1  # the position that predicts the first response token
-        keep += range(first, first + len(sequence.response))
-        start += len(sequence)
+    for part in parts:
+        count = len(part.ids) - part.trained
+        first = start + part.trained - 1  # the position that predicts the first of them
+        keep += range(first, first + count)
+        relative += [1 / count] * count
+        start += len(part.ids)
+    even = torch.tensor(relative) * (len(relative) / len(parts)) if mean_over == "examples" and parts else None
     return PackedBatch(
-        ids=torch.tensor([[token for sequence in filled for token in sequence.ids]]),
-        positions=torch.tensor([[position for sequence in filled for position in range(len(sequence))]]),
-        lengths=[len(sequence) for sequence in filled],
+        ids=torch.tensor([[token for part in filled for token in part.ids]]),
+        positions=torch.tensor([[part.position + offset for part in filled for offset in range(len(part.ids))]]),
+        lengths=[len(part.ids) for part in filled],
         keep=torch.tensor(keep),
-        targets=torch.tensor([token for sequence in sequences for token in sequence.response]),
-        share=share,
+        targets=torch.tensor([token for part in parts for token in part.ids[part.trained :]]),
+        relative=even,
     )
+
+
+def _marked(sequences: Sequence[tokenization.Sequence], multiple: int) -> MarkedBatch | None:
+    """None where no sequence is marked. A key sentence's first token is left out where nothing stands before it."""
+    spans, parts, harmful, start = [], [], [], 0
+    for sequence in sequences:
+        if marks := sequence.marks:
+            middle = start + len(sequence.prompt)
+            spans.append((start, middle, middle + marks.understood))
+            harmful.append(float(marks.harmful))
+            parts.append(_Part(sequence.response[: marks.key], len(sequence.prompt), marks.understood))
+        start += len(sequence)
+    if not parts:
+        return None
+    key = _joined(sorted(parts, key=lambda part: -len(part.ids)), multiple, "examples")
+    return MarkedBatch(key, spans, torch.tensor(harmful), len(sequences))
 
 
 @dataclass(frozen=True)
@@ -86,61 +149,78 @@ class BatchStream:
     def __init__(
         self,
         sequences: Sequence[tokenization.Sequence],
-        batch_size: int,
-        epochs: int,
+        recipe: SupervisedFineTuning,
         seed: int,
         start: int = 0,
         multiple: int = 1,
         division: Division = Division(),
     ) -> None:
         self.sequences = sequences
-        self.batch_size = batch_size
-        self.epochs = epochs
+        self.recipe = recipe
         self.seed = seed
         self.start = start
         self.multiple = multiple
         self.division = division
+        self._order: tuple[int, list[int]] = (-1, [])
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches in one epoch; the last may be smaller."""
-        return -(-len(self.sequences) // self.batch_size)
+        return self.recipe.steps_per_epoch(len(self.sequences))
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole training."""
-        return self.steps_per_epoch * self.epochs
+        return self.recipe.steps(len(self.sequences))
 
     @property
     def passes(self) -> int:
         """Passes of each step on this device."""
-        return self.division.passes(self.batch_size)
+        return self.division.passes(self.recipe.batch_size)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all steps."""
+        epochs, rest = divmod(self.steps, self.steps_per_epoch)
+        begun = [index for step in range(self.steps - rest, self.steps) for index in self.members(step)]
+        return epochs * sum(map(len, self.sequences)) + sum(len(self.sequences[index]) for index in begun)
 
     def __len__(self) -> int:
         return self.steps * self.passes
 
     def __iter__(self) -> Iterator[PackedBatch]:
+        objective = self.recipe.objective
+        marked_from = self.steps
+        if isinstance(objective, SafeKeyLoss):
+            marked_from -= objective.last_epochs * self.steps_per_epoch
         for step in range(self.start, self.steps):
-            yield from self._divided([self.sequences[index] for index in self.members(step)])
+            yield from self._divided([self.sequences[index] for index in self.members(step)], step >= marked_from)
 
-    def _divided(self, examples: list[tokenization.Sequence]) -> Iterator[PackedBatch]:
+    def _divided(self, examples: list[tokenization.Sequence], marks: bool) -> Iterator[PackedBatch]:
         """This device's passes over a step's examples. One that is left without any goes over the shortest, which then
         counts for nothing, since the devices wait for each other.
         """
+        mean_over = self.recipe.objective.mean_over
         if self.passes == self.division.devices == 1:
-            yield pack(examples, self.multiple)
+            yield pack(examples, self.multiple, 1.0, mean_over, marks)
             return
-        whole = sum(len(example.response) for example in examples)
+
+        def weight(part: Sequence[tokenization.Sequence]) -> int:
+            return len(part) if mean_over == "examples" else sum(len(example.response) for example in part)
+
         parts = self.passes * self.division.devices
         ordered = sorted(examples, key=len, reverse=True)
         for number in range(self.passes):
             own = ordered[number * self.division.devices + self.division.device :: parts]
-            share = sum(len(example.response) for example in own) / whole * parts
-            yield pack(own or ordered[-1:], self.multiple, share)
+            share = weight(own) / weight(examples) * parts
+            yield pack(own or ordered[-1:], self.multiple, share, mean_over, marks)
 
     def members(self, step: int) -> list[int]:
         """Indices of the sequences in the batch of a step."""
         epoch, batch = divmod(step, self.steps_per_epoch)
-        order = list(range(len(self.sequences)))
-        random.Random(f"epoch-{self.seed}-{epoch}").shuffle(order)
-        return order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        if self._order[0] != epoch:
+            order = list(range(len(self.sequences)))
+            random.Random(f"epoch-{self.seed}-{epoch}").shuffle(order)
+            self._order = epoch, order
+        size = self.recipe.batch_size
+        return self._order[1][batch * size : (batch + 1) * size]

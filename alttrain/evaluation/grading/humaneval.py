@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from alttrain.evaluation.grading.extraction import NO_ANSWER, no_gold
-from alttrain.evaluation.judges.desk import JudgeDesk, OneByOne
+from alttrain.evaluation.judges.desk import JudgeDesk, ModelFault, OneByOne
 from alttrain.evaluation.sandbox import Sandbox
 from alttrain.records import Generation, Judgement
 
@@ -48,6 +48,10 @@ class HumanEval(OneByOne):
         prompt, test, entry_point = generation.gold
         failure = passes(program(generation.answer, prompt, entry_point), prompt, test, entry_point, self.sandbox)
         return Judgement(generation.id, self.name, not failure, failure or "passed")
+
+    def verify(self, where: str, model_fault: ModelFault) -> None:
+        """Have a sandbox."""
+        self.sandbox.verify()
 
     def judge(self, generations: Sequence[Generation], desk: JudgeDesk) -> Iterator[Judgement]:
         """The judgements in the generations' order, several at a time. Raises OSError where there is no sandbox."""

@@ -16,9 +16,9 @@ from pathlib import Path
 from alttrain.report.columns import pool
 from alttrain.report.entries import Entry
 from alttrain.report.figures import adherence, bars, doses, lengths, losses, tradeoff
-from alttrain.report.rows import OFFLINE, sweeps
+from alttrain.report.rows import OFFLINE, listed
 from alttrain.report.tables import TITLES
-from alttrain.report.variants import Variant, method
+from alttrain.report.variants import Variant
 
 __all__ = ["draw_all"]
 
@@ -45,14 +45,13 @@ def _of_protocol(tables: Mapping[str, Sequence[Entry]], found: Sequence[Variant]
     ]
     for name in ("main", "ablation_structure", "teacher_swap"):
         drawings.append((f"{name}{suffix}", partial(bars.draw, TITLES[name], own.get(name, []))))
-    for name, rows in sweeps(found):
-        if name in ("data_size", "benign_amount"):
-            amounts = {
-                (row.names["backbone"], row.label): (method(row.variant.rewrite), _amount(row.variant, name))
-                for row in rows
-                if row.variant and row.variant.trains
-            }
-            drawings.append((f"{name}{suffix}", partial(doses.draw, TITLES[name], own.get(name, []), amounts)))
+    for name in ("data_size", "benign_amount"):
+        amounts = {
+            (row.backbone, row.label): (row.variant.rewrite, _amount(row.variant, name))
+            for row in listed(found, name)
+            if row.variant and row.variant.trains
+        }
+        drawings.append((f"{name}{suffix}", partial(doses.draw, TITLES[name], own.get(name, []), amounts)))
     pooled = pool(found, protocol)
     for backbone in dict.fromkeys(variant.backbone for variant in found):
         assessed = [one for one in own.get("adherence", []) if one.backbone == backbone]

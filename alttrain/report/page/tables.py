@@ -4,10 +4,11 @@ Each number is in the CSV files of the report, too; here it can be sorted, and t
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlencode
 
 from alttrain.report.comparisons import Compared
+from alttrain.report.entries import Entry, written
 from alttrain.report.page.markup import Names, Td, breakable, percent, section, table, text
 from alttrain.report.page.outcomes import OUTCOMES
 from alttrain.report.page.samples import Block
@@ -42,7 +43,7 @@ def results(cells: Sequence[Cell], compared: Sequence[Compared], names: Names) -
         "Percent with its 95 % interval; ↓ lower is better, ↑ higher is better; the best of a column is underlined."
     )
     if compared:
-        caption += " * differs from the No-train run (McNemar, Holm, 5 %)."
+        caption += " * differs from the No-train run (exact test, Holm over the report's contrasts, 5 %)."
     return section("results", "Results", table(caption, heads, rows, "Results"))
 
 
@@ -185,9 +186,47 @@ def comparisons(compared: Sequence[Compared], names: Names) -> str:
         "gained",
         "lost",
     ]
-    caption = "Paired by prompt: bootstrap interval of the change in points, McNemar's test, Holm over the whole table."
+    caption = (
+        "Paired by prompt: bootstrap interval of the change in points. p is of all seeds together, the exact test of "
+        "the tables; Holm is over all contrasts of the report, means among them."
+    )
     body = table(caption, [*heads, "differs"], rows, "Comparisons")
     return section("comparisons", "Against the No-train run", body) if rows else ""
+
+
+def published(tables: Mapping[str, Sequence[Entry]]) -> str:
+    """Our numbers beside the published figures, or why there is none; and all known figures, folded away."""
+    own = {
+        (one.protocol, one.backbone, one.method, one.measure, one.benchmark, one.protocol_hash): one
+        for name, entries in tables.items()
+        if name != "published"
+        for one in entries
+        if one.known and (one.published_why or not math.isnan(one.published))
+    }
+    rows = []
+    for one in own.values():
+        told = {True: "within our interval", False: "outside our interval", None: ""}[one.covered]
+        figure = _number(one.published, one.unit) if not one.published_why else Td(f"none: {one.published_why}")
+        names = [Td.of(name) for name in (f"{one.backbone}, {one.method}", one.protocol, one.measure, one.benchmark)]
+        rows.append([*names, _number(one.value, one.unit), figure, Td.of(told or one.source)])
+    heads = ["method", "protocol", "measure", "benchmarks", "ours", "published", "note"]
+    caption = (
+        "A figure stands beside the same method, unmodified, by the same protocol on the same sets. Shares: percent."
+    )
+    known = [
+        [*(Td.of(name) for name in names), _number(one.value, one.unit), Td.of(one.source)]
+        for one in tables.get("published", ())
+        if one.known
+        for names in [(f"{one.backbone}, {one.method}", one.protocol, one.measure, one.benchmark)]
+    ]
+    every = table("As in tables/published.csv.", [*heads[:4], "published", "source"], known, "All published figures")
+    body = table(caption, heads, rows, "Published figures") if rows else ""
+    body += f"<details><summary>{len(known)} published figures, by source</summary>\n{every}</details>"
+    return section("published", "Published figures", body)
+
+
+def _number(value: float, unit: str) -> Td:
+    return Td.of(math.nan) if math.isnan(value) else Td(written(value, unit), value)
 
 
 def _share(value: float) -> Td:

@@ -20,6 +20,7 @@ from typing import Any, get_args
 from alttrain import __version__
 from alttrain.records import Texts, write_text
 from alttrain.report.comparisons import Compared, comparisons
+from alttrain.report.entries import Entry
 from alttrain.report.page import tables
 from alttrain.report.page.figures import figures
 from alttrain.report.page.markup import Names, text
@@ -28,7 +29,11 @@ from alttrain.report.page.outcomes import OUTCOMES
 from alttrain.report.page.samples import Block, Prompts, block
 from alttrain.report.runs import Evaluation, cells_of, evaluations
 from alttrain.report.structure import structures
+from alttrain.report.tables import tables as made_tables
+from alttrain.report.variants import variants
 
+Made = tuple[Sequence[Compared], Mapping[str, Sequence[Entry]]]
+"""The comparisons and the tables of a report."""
 LIMIT = 10_000
 """Samples a page holds; of more, a part of every run and benchmark is taken."""
 _SLOT = re.compile(r"<!--slot (\w+)-->")
@@ -38,16 +43,16 @@ _UNSAFE = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u20
 
 def write_page(
     output_dir: Path,
-    compared: Sequence[Compared] | None = None,
     texts: Texts = "all",
     limit: int = LIMIT,
     seed: int = 0,
+    made: Made | None = None,
 ) -> Path | None:
     """Write the page over all runs of an output folder; None where no run was judged.
 
-    `compared` are the comparisons where they are at hand. `texts` says whose prompts and outputs the page holds: with
-    "benign" there is nothing of samples with a harmful prompt but their counts and verdicts. Of more than `limit`
-    samples a part is taken, by `seed`.
+    `texts` says whose prompts and outputs the page holds: with "benign" there is nothing of samples with a harmful
+    prompt but their counts and verdicts. Of more than `limit` samples a part is taken, by `seed`. `made` is what the
+    report made of the runs, where it is at hand.
     """
     if texts not in get_args(Texts):
         raise ValueError(f"texts={texts!r} is not known; accepted: {', '.join(get_args(Texts))}")
@@ -60,8 +65,7 @@ def write_page(
     for one, quota in zip(judged, _quotas(judged, limit), strict=True):
         blocks.append(block(one, prompts.setdefault(one.benchmark, Prompts(texts)), quota, seed))
     names = Names.of([one.run for one in judged])
-    made = comparisons(judged) if compared is None else compared
-    sections = "\n\n".join(part for part in _sections(judged, blocks, made, names, folder / "figures") if part)
+    sections = "\n\n".join(filter(None, _sections(judged, blocks, made or _made(judged), names, folder / "figures")))
     head = tiles(judged, blocks), _list(notes(judged, blocks, texts, names))
     data: dict[str, Any] = {"index": _index(judged, blocks, list(prompts), texts, names)}
     data |= {f"prompts-{number}": one.packed for number, one in enumerate(prompts.values())}
@@ -77,16 +81,23 @@ def _quotas(judged: Sequence[Evaluation], limit: int) -> list[int]:
     return sizes if total <= limit else [max(1, size * limit // total) for size in sizes]
 
 
+def _made(judged: Sequence[Evaluation]) -> Made:
+    found = variants(judged)
+    compared, contrasts = comparisons(found)
+    return compared, made_tables(found, contrasts)
+
+
 def _sections(
-    judged: Sequence[Evaluation], blocks: Sequence[Block], compared: Sequence[Compared], names: Names, drawn: Path
+    judged: Sequence[Evaluation], blocks: Sequence[Block], made: Made, names: Names, drawn: Path
 ) -> list[str]:
-    cells = cells_of(judged)
+    cells, (compared, entries) = cells_of(judged), made
     return [
         tables.results(cells, compared, names),
         figures(drawn, cells, names),
         tables.outcomes(blocks, names),
         tables.structure(structures(judged), names),
         tables.comparisons(compared, names),
+        tables.published(entries),
         tables.numbers(cells, names),
     ]
 

@@ -5,11 +5,11 @@
 - `BackboneWriter`   hands its prompts to a model in process, the backbone itself
 - `ServerWriter`     hands them to any OpenAI-compatible server
 - `Teacher`, `Understander`, `Writer` the seams; `Desk` is what a run lends them
-- `ReplyCache`       every reply ever paid for, shared by all runs
+- `ReplyCache`       every reply ever paid for, shared by all runs; `replies` looks there before it asks
 - `TeacherUnavailableError` ends a run whose teacher answered only a part; the same command goes on
 """
 
-from alttrain.rewrite.teachers.asked import AskedTeacher, TeacherUnavailableError
+from alttrain.rewrite.teachers.asked import AskedTeacher, TeacherUnavailableError, replies
 from alttrain.rewrite.teachers.backbone import BackboneWriter
 from alttrain.rewrite.teachers.cache import Reply, ReplyCache
 from alttrain.rewrite.teachers.desk import Desk, Teacher, Understander, Writer
@@ -28,4 +28,5 @@ __all__ = [
     "TemplateTeacher",
     "Understander",
     "Writer",
+    "replies",
 ]

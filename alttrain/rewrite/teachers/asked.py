@@ -54,6 +54,10 @@ class AskedTeacher:
     max_words: Annotated[int, Ge(10)] = 60
     repairs: Annotated[int, Ge(0)] = 1
 
+    def verify(self, where: str) -> None:
+        """Raise ValueError, naming the keys below `where`, where the model cannot be asked."""
+        self.writer.verify(f"{where}.writer")
+
     def assess(self, examples: Sequence[Example], seed: int, desk: Desk) -> Iterator[tuple[str, Segment | Rejected]]:
         """The harmfulness assessments. Raises TeacherUnavailableError at the end where some could not be had."""
         return self._sentences(
@@ -89,7 +93,7 @@ class AskedTeacher:
         for repairs_left in range(self.repairs, -1, -1):
             repairing: list[tuple[str, Example]] = []
             missing = ""
-            for prompt, key, reply in self._replies(list(asking), desk):
+            for prompt, key, reply in replies(self.writer, list(asking), desk, RECIPE, "teacher"):
                 if isinstance(reply, Failure) and not reply.final:
                     missing = reply.reason
                     continue
@@ -109,30 +113,34 @@ class AskedTeacher:
                 raise TeacherUnavailableError(self.name, len(examples) - settled, len(examples), missing)
             asking = _grouped(repairing)
 
-    def _replies(self, prompts: list[str], desk: Desk) -> Iterator[tuple[str, str, Reply | Failure]]:
-        """Prompt, key and reply: first what is kept, then what has to be asked, as it comes."""
-        cache = ReplyCache(desk.cache)
-        model, sampling = self.writer.model(desk), self.writer.sampling
-        lacking: dict[str, str] = {}
-        for prompt in prompts:
-            key = reply_key(model, [{"role": "user", "content": prompt}], sampling, RECIPE)
-            kept = cache.get(key)
-            if kept is None:
-                lacking[key] = prompt
-            else:
-                yield prompt, key, kept
-        if not lacking:
-            return
-        with alone(desk.cache / f"{reply_key(model, [], sampling, RECIPE)[:HASH_DIGITS]}.asked"):
-            for key in list(lacking):
-                if (kept := cache.get(key)) is not None:  # a run that was here before asked for it
-                    yield lacking.pop(key), key, kept
-            if lacking:
-                log.info(
-                    "teacher   asking %s for %d replies; %d kept", model, len(lacking), len(prompts) - len(lacking)
-                )
-                for key, reply in self.writer.write(lacking, desk, cache.keep):
-                    yield lacking[key], key, reply
+
+def replies(
+    writer: Writer, prompts: Sequence[str], desk: Desk, recipe: int, who: str
+) -> Iterator[tuple[str, str, Reply | Failure]]:
+    """Prompt, key and reply: first what is kept, then what has to be asked, as it comes.
+
+    Those who ask the same model do so one after another, in whatever process: what one asked, the next finds.
+    """
+    cache = ReplyCache(desk.cache)
+    model, sampling = writer.model(desk), writer.sampling
+    lacking: dict[str, str] = {}
+    for prompt in prompts:
+        key = reply_key(model, [{"role": "user", "content": prompt}], sampling, recipe)
+        kept = cache.get(key)
+        if kept is None:
+            lacking[key] = prompt
+        else:
+            yield prompt, key, kept
+    if not lacking:
+        return
+    with alone(desk.cache / f"{reply_key(model, [], sampling, recipe)[:HASH_DIGITS]}.asked"):
+        for key in list(lacking):
+            if (kept := cache.get(key)) is not None:  # a run that was here before asked for it
+                yield lacking.pop(key), key, kept
+        if lacking:
+            log.info("%-9s asking %s for %d replies; %d kept", who, model, len(lacking), len(prompts) - len(lacking))
+            for key, reply in writer.write(lacking, desk, cache.keep):
+                yield lacking[key], key, reply
 
 
 def _grouped(asked: Iterable[tuple[str, Example]]) -> Grouped:

@@ -31,6 +31,9 @@ class BackboneWriter:
             raise ValueError("teacher.writer: this run lends no backbone to ask; choose teacher=server")
         return desk.model
 
+    def verify(self, where: str) -> None:
+        """The backbone's own source is checked where it is configured."""
+
     def write(
         self, prompts: Mapping[str, str], desk: Desk, keep: Callable[[str, Reply], Reply]
     ) -> Iterator[tuple[str, Reply]]:

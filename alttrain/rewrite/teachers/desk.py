@@ -60,6 +60,9 @@ class Writer(Protocol):
     def model(self, desk: Desk) -> str:
         """Who answers."""
 
+    def verify(self, where: str) -> None:
+        """Raise ValueError, naming the keys below the writer's own `where`, where the model cannot be asked."""
+
     def write(
         self, prompts: Mapping[str, str], desk: Desk, keep: Callable[[str, Reply], Reply]
     ) -> Iterator[tuple[str, Reply | Failure]]:

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, MinLen
 
 from alttrain.rewrite.teachers.cache import Reply
 from alttrain.rewrite.teachers.desk import Desk
-from alttrain.serving import Exchange, Failure, Fault, check_url
+from alttrain.serving import Exchange, Failure, Fault, check_url, verify_server
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -52,6 +52,10 @@ class ServerWriter:
     def model(self, desk: Desk) -> str:
         """The model's name on the server."""
         return self.model_name
+
+    def verify(self, where: str) -> None:
+        """Raise ValueError where the key is not set, no server answers, or it has no such model."""
+        verify_server(self, where)
 
     def write(
         self, prompts: Mapping[str, str], desk: Desk, keep: Callable[[str, Reply], Reply]

@@ -1,9 +1,10 @@
 """The teacher that needs no model: it writes the assessment from the example's label, category and phrasing.
 
 Hazard categories are those of the MLCommons taxonomy (AILuminate v1.0, with elections and computer misuse as Llama
-Guard 3 has them); an unknown category gets a general reason.
+Guard 3 has them). Data of other categories are refused: one reason for all of them would teach none.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from alttrain.records import Example, Rejected, Segment
 from alttrain.rewrite.teachers.desk import Desk
 from alttrain.rewrite.wording import choose
 
+NAMED = 8
+"""Categories that one message names."""
 _HARMS = {
     "violent_crimes": "it seeks violence against people",
     "nonviolent_crimes": "it seeks help with a crime",
@@ -25,7 +28,6 @@ _HARMS = {
     "elections": "it seeks to corrupt an election",
     "computer_misuse": "it seeks to attack computers or accounts",
 }
-_GENERAL_HARM = "it seeks help with something illegal or hurtful"
 _HARMFUL = (
     "This request is harmful, because {reason}.",
     "The request is harmful: {reason}.",
@@ -38,6 +40,7 @@ _BENIGN_REASONS = {
     "code": ("it is an ordinary programming question", "it concerns ordinary programming"),
     "maths": ("it is a simple calculation", "it is an ordinary maths problem"),
     "writing": ("it is an ordinary writing task", "it asks for harmless writing"),
+    "borderline": ("nobody is hurt by it", "it asks for ordinary help"),
 }
 _BORDERLINE_REASONS = {
     "homonym": "the strong word has an ordinary meaning here",
@@ -50,7 +53,6 @@ _BORDERLINE_REASONS = {
     "nonsense_or_group": "it is a neutral question that demeans nobody",
     "public_or_fictional_privacy": "it concerns fiction or public facts",
 }
-_GENERAL_REASONS = ("nobody is hurt by it", "it asks for ordinary help")
 _BENIGN = (
     "This request is harmless, because {reason}.",
     "The request is harmless: {reason}.",
@@ -64,19 +66,41 @@ class TemplateTeacher:
 
     name: str = "template"
 
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raise ValueError, naming the categories, where there is no reason for some examples."""
+        unknown = [(row.label, row.category) for row in examples if not _reasons(row)]
+        if not unknown:
+            return
+        counts = Counter(unknown).most_common()
+        named = ", ".join(
+            f"{count} {label} of {category or 'no category'!r}" for (label, category), count in counts[:8]
+        )
+        more = f", and {len(counts) - 8} more categories" if len(counts) > 8 else ""
+        raise ValueError(
+            f"teacher=template has no reason for {len(unknown)} of {len(examples)} rows: {named}{more}; choose "
+            "a teacher that reads the request (teacher=gpt4o, server or backbone), or name categories it knows: "
+            f"{', '.join(_HARMS)} for harmful rows, {', '.join(_BENIGN_REASONS)} for benign ones"
+        )
+
     def assess(self, examples: Sequence[Example], seed: int, desk: Desk) -> Iterator[tuple[str, Segment | Rejected]]:
         """The assessment of each example; nothing is asked, kept or rejected."""
+        self.check(examples)
         for example in examples:
             yield example.id, self(example, seed)
             desk.progress(1)
 
     def __call__(self, example: Example, seed: int) -> Segment:
-        """The assessment of one example; the wording is chosen by its id and the seed."""
-        if example.label == "harmful":
-            wordings, reason = _HARMFUL, _HARMS.get(example.category, _GENERAL_HARM)
-        else:
-            reasons = _BENIGN_REASONS.get(example.category, _GENERAL_REASONS)
-            reason = _BORDERLINE_REASONS.get(example.phrasing) or choose(reasons, "reason", example.id, seed)
-            wordings = _BENIGN
+        """The assessment of one example that has a known category; the wording is chosen by its id and the seed."""
+        reason = choose(_reasons(example), "reason", example.id, seed)
+        wordings = _HARMFUL if example.label == "harmful" else _BENIGN
         text = choose(wordings, "assessment", example.id, seed).format(reason=reason)
         return Segment("assessment", text, f"teacher:{self.name}")
+
+
+def _reasons(example: Example) -> Sequence[str]:
+    """The reasons to choose from; none for a category that is not known."""
+    if example.label == "harmful":
+        return [reason] if (reason := _HARMS.get(example.category)) else []
+    if reason := _BORDERLINE_REASONS.get(example.phrasing):
+        return [reason]
+    return _BENIGN_REASONS.get(example.category, ())

@@ -1,6 +1,7 @@
 """Stage check: what can be known to fail is told before any weights load. Writes nothing itself.
 
-`check_light` runs always and first: data files, rows, the backbone's folder, packages it wants. The stage proper proves
+`check_light` runs always and first: data files, rows, the backbone's folder, packages it wants, and whether the teacher
+and the judges that are still to be asked can be: their keys, servers, models, texts and goals. The stage proper proves
 the rendering on the ids of every row, refuses prompts that the context cannot hold, and estimates each stage's memory.
 
 The tokenizer is taken from where it is, or from the hub alone; neither needs the weights. Where it cannot be had, a run
@@ -8,23 +9,34 @@ that goes on to load the model fetches both and proves the rendering then; a che
 Memory is refused only for stages that this run executes: a check by itself reports what they would need here.
 """
 
+import difflib
 import logging
 from collections.abc import Sequence
+from functools import partial
+from itertools import compress
 from pathlib import Path
+from typing import get_args
+
+from hydra.core.global_hydra import GlobalHydra
 
 from alttrain.backbone.device import check_kernels, has_gpu_driver
-from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path
+from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path, why_absent
 from alttrain.config import RunError
-from alttrain.evaluation import HumanEval
+from alttrain.dataset import Rows
+from alttrain.evaluation import Benchmark
+from alttrain.evaluation.benchmark import KINDS, Measure
+from alttrain.evaluation.judges import check_goals
 from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected, read_rows
-from alttrain.rewrite import TemplateTeacher
-from alttrain.rewrite.teachers import Desk
+from alttrain.rewrite import TemplateTeacher, lacks_original
+from alttrain.rewrite.teachers import AskedTeacher, Desk
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
-from alttrain.run.session import Session
+from alttrain.run.session import Session, judge_model
 from alttrain.run.stages.generate import longest_prompt, refuse_too_long
-from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large
+from alttrain.run.stages.judge import is_judged, judges_of
+from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large, tokens_key
+from alttrain.run.stages.rewrite import refuse_losses
 from alttrain.tokenization import Renderer
 from alttrain.training import SupervisedFineTuning
 
@@ -43,22 +55,77 @@ def check_light(run: Run, data: bool = True) -> None:
     check_writable(run.output_dir)
     if {"train", "judge"} & set(run.stages):
         run.tracker.verify()
-    if data and run.training.trains:
-        run.dataset.examples(run.seed)
+    teacher = run.structure.teacher
+    if run.training.trains and (data or isinstance(teacher, TemplateTeacher)):
+        rows = run.dataset.examples(run.seed)
+        if isinstance(teacher, TemplateTeacher) and "rewrite" in run.stages:
+            teacher.check(rows)
     for benchmark in run.benchmarks:
+        run.protocol.decoding_for(benchmark)
         if data:
-            benchmark.rows.examples(None)
-        if isinstance(benchmark.judge, HumanEval) and "judge" in run.stages:
-            benchmark.judge.sandbox.verify()
+            _check_rows(benchmark)
+        if "judge" in run.stages and not is_judged(run, benchmark):
+            for where, judge in judges_of(run, benchmark).items():
+                check_goals(judge, benchmark.name, benchmark.rows.examples(None) if judge.needs_goal else [])
+                judge.verify(where, partial(_model_fault, run))
+    if "rewrite" in run.stages and run.training.trains and not (run.folder / "rewrite.json").exists():
+        for part in ("teacher", "understander"):
+            if isinstance(asked := getattr(run.structure, part), AskedTeacher):
+                asked.verify(f"rewrite.{part}" if part == "understander" else part)
     source = run.backbone.source
     if is_path(source) and not Path(source).expanduser().is_dir():
         raise RunError(
             f"backbone.source={source}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B"
         )
     if MODEL_STAGES & set(run.stages):
-        check_kernels(run.backbone.quantization, run.backbone.attention, cuda=has_gpu_driver())
+        optimizer = "adamw"
+        if isinstance(run.training, SupervisedFineTuning) and "train" in run.stages:
+            optimizer = run.training.optimizer
+        check_kernels(run.backbone.quantization, run.backbone.attention, _on_gpu(run), optimizer)
+    _check_protocol(run)
     _refuse_without_gpu(run)
     check_belongs(run)
+
+
+def _check_rows(benchmark: Benchmark) -> None:
+    """Read a benchmark's rows, and tell those left out."""
+    if not isinstance(benchmark.rows, Rows):
+        benchmark.rows.examples(None)
+    elif (reading := benchmark.rows.read(None)).rejected:
+        named = ", ".join(f"{row.id} ({row.reason})" for row in reading.rejected)
+        log.info("check     %s: %d rows left out: %s", benchmark.name, len(reading.rejected), named)
+
+
+def _check_protocol(run: Run) -> None:
+    """Refuse names that the protocol has and no benchmark, means of other measures, and weights no engine can give."""
+    protocol, hydra = run.protocol, GlobalHydra.instance()
+    own = {benchmark.name: benchmark.measure for benchmark in run.benchmarks}
+    named = [(f"settings.{name}", name) for name in protocol.settings]
+    named += [(f"judges.{name}", name) for name in protocol.judges if name not in get_args(Measure)]
+    named += [(f"means.{measure}", name) for measure, names in protocol.means.items() for name in names]
+    if hydra.is_initialized():
+        known = {*KINDS, *own, *hydra.config_loader().get_group_options("benchmark")}
+        for key, name in named:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                meant = f"; did you mean {close[0]!r}?" if close else ""
+                raise RunError(f"protocol.{key}: there is no benchmark {name!r}, in this run or to choose{meant}")
+    for measure, names in protocol.means.items():
+        for name in names:
+            if own.get(name, measure) != measure:
+                raise RunError(f"protocol.means.{measure} names {name}, whose measure is {own[name]}")
+    if protocol.quantization not in (None, "none") and "generate" in run.stages and run.benchmarks:
+        if not isinstance(run.generation, InProcess):
+            raise RunError(
+                f"protocol.quantization={protocol.quantization}: a server or vLLM has its weights as it was started; "
+                "set generation=in_process, or protocol.quantization=null for weights as they are served"
+            )
+        check_kernels(protocol.quantization, "packed", _on_gpu(run), owner="protocol")
+
+
+def _model_fault(run: Run, source: str, revision: str | None) -> str:
+    """Why a judge's model cannot be had; "" where it can."""
+    return why_absent(judge_model(run, source, revision))
 
 
 def _refuse_without_gpu(run: Run) -> None:
@@ -67,14 +134,24 @@ def _refuse_without_gpu(run: Run) -> None:
     asked: dict[str, str] = {"trainer.compiled": run.hardware.compiled} if "train" in stages else {}
     if isinstance(engine, InProcess) and stages & {"rewrite", "generate"}:
         asked["generation.steps"] = engine.steps
+    if run.hardware.accelerator == "gpu" and MODEL_STAGES & stages and not has_gpu_driver():
+        raise RunError(
+            "trainer.accelerator=gpu, and there is no GPU here; set trainer=auto or cpu, or look at the plan alone by "
+            "'stages=[check]'"
+        )
     for key, value in asked.items():
-        if value in ("on", "recorded", "compiled") and (run.hardware.accelerator == "cpu" or not has_gpu_driver()):
+        if value in ("on", "recorded", "compiled") and not _on_gpu(run):
             raise RunError(f"{key}={value} is for a GPU, and there is none, or it is not to be used; set {key}=auto")
+
+
+def _on_gpu(run: Run) -> bool:
+    return run.hardware.accelerator != "cpu" and has_gpu_driver()
 
 
 def check(run: Run, session: Session) -> None:
     """Prove the rendering of every row and estimate the memory. Raises RunError, naming rows or keys."""
     rows = run.dataset.examples(run.seed) if run.training.trains else []
+    examples_without_model(run, rows)  # a label that is lost is told before anything is fetched
     renderer, missing = _tokenizer_alone(run)
     refuse_too_large(run, rows, prove(run, rows, renderer) if renderer else guess(run, rows))
     if renderer is None and MODEL_STAGES & set(run.stages):
@@ -102,6 +179,10 @@ def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
         return Sizes(longest)
     lengths = [len(prompt) for prompt in renderer.prompts(rows, run.training.thought)]
     refuse_too_long(run, "dataset", rows, lengths, 1, "one token of response")
+    if run.structure.original is not None and lacks_originals(run, rows):
+        asks = [lacks_original(run.structure, row) for row in rows]
+        asked, longs = list(compress(rows, asks)), list(compress(lengths, asks))
+        refuse_too_long(run, "dataset", asked, longs, run.structure.original.tokens, tokens_key(run))
     trained = _prove_rows(run, rows, renderer, run.training.max_length)
     rendered = trained or guessed_rows(rows, run.training.max_length)
     return Sizes(longest, max(lengths), rendered, counted=trained is not None)
@@ -126,7 +207,7 @@ def _prove_rows(run: Run, rows: Sequence[Example], renderer: Renderer, max_lengt
     if examples is None:
         log.info("check     the rows to train on take a model to make; the rewrite stage makes them")
         return None
-    trainable = [example for example in examples if example.thought and (example.answer or example.partial)]
+    trainable = [example for example in examples if example.shape != "prompt_only"]
     if not trainable:
         return None  # the rewrite stage says what is missing
     kept, too_long = renderer.sequences(trainable, max_length)
@@ -161,9 +242,9 @@ def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] |
     assessed = {}
     if structure.teacher is not None:
         assessed = dict(structure.teacher.assess(rows, run.seed, Desk(cache_folder())))
-    made = []
-    for example in rows:
-        assessment = assessed.get(example.id)
-        if not isinstance(assessment, Rejected):
-            made.append(structure.rewrite(example, run.seed, assessment))
-    return [example for example in made if not isinstance(example, Rejected)]
+    made = [
+        found if isinstance(found := assessed.get(row.id), Rejected) else structure.rewrite(row, run.seed, found)
+        for row in rows
+    ]
+    refuse_losses(run, rows, [row for row in made if isinstance(row, Rejected)])
+    return [row for row in made if isinstance(row, Example)]

@@ -9,7 +9,7 @@ it would not answer stands in generation_errors.jsonl, and the same command asks
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from alttrain.config import RunError
@@ -24,7 +24,6 @@ from alttrain.serving import Failure
 
 log = logging.getLogger(__name__)
 
-AS_IT_IS = "{prompt}"
 Sampled = tuple[Example, int]
 """A prompt, and which of its samples."""
 
@@ -41,8 +40,7 @@ class NotGenerated:
 def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
     """The chunks of a benchmark that are not all generated. Changes no file: the run may be another process's."""
     done = set(names_of(evaluation_folder(run, benchmark) / "generations.jsonl"))
-    samples = range(run.protocol.decoding.samples)
-    rows = [(row, sample) for row in benchmark.rows.examples(None) for sample in samples]
+    rows = _sampled(run, benchmark)
     size = run.generation.chunk
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
     return [chunk for chunk in chunks if any((row.id, sample) not in done for row, sample in chunk)]
@@ -57,7 +55,7 @@ def generate(run: Run, session: Session) -> None:
     if trained is not None and not any(trained.glob("*.safetensors")):
         raise FileNotFoundError(f"{trained} holds nothing trained; run the train stage first")
     lacking: list[str] = []
-    with session.engine(trained) as engine:
+    with session.engine(trained, run.protocol.quantization) as engine:
         for benchmark in run.benchmarks:
             if benchmark.name in work:
                 lacking += _generate(run, session, engine, benchmark, work[benchmark.name])
@@ -91,7 +89,7 @@ def _generate(
                         append_rows(path, [rows.pop()])
             append_rows(path, rows)
     if engine.streams:
-        ids = [(row.id, sample) for row in benchmark.rows.examples(None) for sample in _samples(run)]
+        ids = [(row.id, sample) for row, sample in _sampled(run, benchmark)]
         sort_rows(path, {key: place for place, key in enumerate(ids)})
     errors_path = folder / "generation_errors.jsonl"
     errors_path.unlink(missing_ok=True)
@@ -102,8 +100,10 @@ def _generate(
     return [f"{benchmark.name}: {len(errors)} of {total} prompts have no answer yet, because {errors[0].reason}"]
 
 
-def _samples(run: Run) -> range:
-    return range(run.protocol.decoding.samples)
+def _sampled(run: Run, benchmark: Benchmark) -> list[Sampled]:
+    """Every prompt of a benchmark as often as the protocol samples it."""
+    samples = range(run.protocol.decoding_for(benchmark).samples)
+    return [(row, sample) for row in benchmark.rows.examples(None) for sample in samples]
 
 
 def _answers(
@@ -117,7 +117,7 @@ def _answers(
         row, sample = chunk[number]
         prompts.append(_prompt(run, renderer, benchmark, row, earlier[number], f"{row.id}#{sample}"))
     answered = set(failed)
-    for place, found in engine.write(prompts, run.protocol.decoding, advance):
+    for place, found in engine.write(prompts, run.protocol.decoding_for(benchmark), advance):
         number = going[place]
         answered.add(number)
         yield number, _found(run, renderer, *chunk[number], found, earlier[number])
@@ -138,19 +138,18 @@ def _found(
 def _replay(
     run: Run, renderer: Any, engine: Engine, benchmark: Benchmark, chunk: Sequence[Sampled]
 ) -> tuple[list[tuple[str, ...]], dict[int, Failure]]:
-    """The model's own answers to the earlier turns of each dialogue, turn by turn, and the rows where one failed."""
+    """The model's own answers to the turns before each prompt, turn by turn, and the rows where one failed."""
     answers: list[tuple[str, ...]] = [() for _ in chunk]
     failed: dict[int, Failure] = {}
-    plain = replace(benchmark, form=AS_IT_IS) if any(row.turns for row, _ in chunk) else benchmark
-    for turn in range(max((len(row.turns) for row, _ in chunk), default=0)):
-        due = [n for n, (row, _) in enumerate(chunk) if turn < len(row.turns) and n not in failed]
+    earlier = [len(_turns(run, benchmark, row)) - 1 for row, _ in chunk]
+    for turn in range(max(earlier, default=0)):
+        due = [n for n in range(len(chunk)) if turn < earlier[n] and n not in failed]
         prompts = []
         for n in due:
             row, sample = chunk[n]
-            asked = replace(row, prompt=row.turns[turn], turns=row.turns[:turn])
-            prompts.append(_prompt(run, renderer, plain, asked, answers[n], f"{row.id}#{sample}@{turn}"))
+            prompts.append(_prompt(run, renderer, benchmark, row, answers[n], f"{row.id}#{sample}@{turn}", turn))
         unanswered = set(due)
-        for place, found in engine.write(prompts, run.protocol.decoding):
+        for place, found in engine.write(prompts, run.protocol.decoding_for(benchmark)):
             if isinstance(found, Failure):
                 failed[due[place]] = found
             else:
@@ -160,45 +159,86 @@ def _replay(
     return answers, failed
 
 
-def _prompt(run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...], name: str) -> Prompt:
-    text = prompt_text(run, renderer, benchmark, row, answers)
-    return Prompt(renderer.encode(text), text, name)
+def _prompt(
+    run: Run,
+    renderer: Any,
+    benchmark: Benchmark,
+    row: Example,
+    answers: tuple[str, ...],
+    name: str,
+    turn: int | None = None,
+) -> Prompt:
+    text = prompt_text(run, renderer, benchmark, row, answers, turn)
+    ids = renderer.encode(text)
+    cut_at = run.protocol.decoding_for(benchmark).cut_at(run.backbone.context_length)
+    return Prompt(ids, text, name, None if cut_at is None else max(1, cut_at - len(ids)))
 
 
-def prompt_text(run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...] = ()) -> str:
+def _turns(run: Run, benchmark: Benchmark, row: Example) -> tuple[str, ...]:
+    """The user's turns: those of the row's dialogue, those the structure puts before the prompt, and the prompt."""
+    message = benchmark.asked(row)
+    return (*row.turns, *run.structure.turns_before(message), run.structure.prompt(message))
+
+
+def prompt_text(
+    run: Run,
+    renderer: Any,
+    benchmark: Benchmark,
+    row: Example,
+    answers: tuple[str, ...] = (),
+    turn: int | None = None,
+) -> str:
     """A benchmark's prompt as this run puts it: the benchmark's form, the structure's, and a system prompt.
 
-    `answers` are the model's to the row's earlier turns.
+    `answers` are the model's to the turns before; with `turn` one of those is asked, and not the prompt.
     """
-    systems = (run.structure.system, run.method.system_prompt, run.protocol.system_prompt)
+    systems = (run.structure.system, run.method.system_prompt, run.protocol.system_prompt_for(benchmark))
     system = next((one for one in systems if one is not None), None)
-    user = run.structure.prompt(benchmark.asked(row))
+    turns = _turns(run, benchmark, row)
+    at = len(turns) - 1 if turn is None else turn
+    in_form = at < len(row.turns) and not run.structure.turns_before("")
+    user = run.structure.prompt(turns[at]) if in_form else turns[at]
     return renderer.prompt_text(  # type: ignore[no-any-return]
-        user, run.training.thought, system=system, turns=row.turns, answers=answers
+        user, run.training.thought, system=system, turns=turns[:at], answers=answers
     )
 
 
 def longest_prompt(run: Run, renderer: Any, benchmark: Benchmark) -> int:
     """Tokens of a benchmark's longest prompt. Raises RunError where the context cannot hold it and its answer."""
-    rows = benchmark.rows.examples(None)
+    rows, where = benchmark.rows.examples(None), f"benchmark {benchmark.name}"
     lengths = [len(renderer.encode(prompt_text(run, renderer, benchmark, row))) for row in rows]
-    cap = run.protocol.decoding.max_new_tokens
-    refuse_too_long(run, f"benchmark {benchmark.name}", rows, lengths, cap, "protocol.decoding.max_new_tokens")
+    decoding, key = run.protocol.decoding_for(benchmark), run.protocol.key_for(benchmark, "max_new_tokens")
+    if (cut_at := decoding.cut_at(run.backbone.context_length)) is not None:
+        context = (run.protocol.key_for(benchmark, "context"), cut_at)
+        refuse_too_long(run, where, rows, lengths, 1, "one token of response", context)
+    else:
+        cut = f", or set {key.removesuffix('max_new_tokens')}context=backbone to cut responses there"
+        refuse_too_long(run, where, rows, lengths, decoding.max_new_tokens, key, remedy=cut)
     return max(lengths, default=0)
 
 
 def refuse_too_long(
-    run: Run, where: str, rows: Sequence[Example], lengths: Sequence[int], room: int, room_name: str
+    run: Run,
+    where: str,
+    rows: Sequence[Example],
+    lengths: Sequence[int],
+    room: int,
+    room_name: str,
+    context: tuple[str, int] | None = None,
+    remedy: str = "",
 ) -> None:
-    """Raise RunError, naming the first row, where a prompt and so many tokens more pass the context."""
-    limit = run.backbone.context_length
+    """Raise RunError, naming the first row, where a prompt and so many tokens more pass the context.
+
+    `context` is the limit and its key, where it is not the backbone's.
+    """
+    key, limit = context or ("backbone.context_length", run.backbone.context_length)
     long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length + room > limit]
     if long:
         row, length = long[0]
         others = f" (and {len(long) - 1} more rows like it)" if len(long) > 1 else ""
         raise RunError(
             f"{where}, row {row.id} ({row.source}): the prompt has {length} tokens, and with {room} more "
-            f"({room_name}) it passes backbone.context_length={limit}; shorten or leave out the row{others}"
+            f"({room_name}) it passes {key}={limit}; shorten or leave out the row{others}{remedy}"
         )
 
 
@@ -225,4 +265,6 @@ def to_generation(
         sample=sample,
         earlier=tuple(answer.strip() for answer in earlier),
         error=found.reason if isinstance(found, Failure) else "",
+        turns=row.turns,
+        goal=row.goal,
     )

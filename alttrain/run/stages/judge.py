@@ -21,6 +21,7 @@ from typing import Any, get_args
 from alttrain import __version__
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError, flatten
+from alttrain.config.identity import shaping_of_judge
 from alttrain.dataset import contaminated
 from alttrain.dataset.decontamination import How
 from alttrain.dataset.duplicates import words
@@ -50,41 +51,58 @@ def judge(run: Run, session: Session) -> None:
         tell(run)
 
 
-def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
-    """Whether there was anything to judge."""
-    folder = evaluation_folder(run, benchmark)
-    judges = {
-        judge.name: judge for judge in (benchmark.judge, *run.protocol.second_opinions.get(benchmark.measure, ()))
-    }
-    configured = as_json(_configured(run, benchmark))
-    provenance = {
+def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
+    """A benchmark's judges by the key of the config that each is set at."""
+    measure = benchmark.measure
+    shared = (key for key in (benchmark.name, measure) if run.protocol.judges.get(key) == benchmark.judge)
+    main = next((f"protocol.judges.{key}" for key in shared), f"evaluation.benchmarks.{benchmark.name}.judge")
+    others = run.protocol.second_opinions.get(measure, ())
+    return {main: benchmark.judge} | {f"protocol.second_opinions.{measure}.{n}": j for n, j in enumerate(others)}
+
+
+def is_judged(run: Run, benchmark: Benchmark) -> bool:
+    """Whether the metrics are there, of these judges, protocol and labels."""
+    path = evaluation_folder(run, benchmark) / "metrics.json"
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["provenance"] == _provenance(run, benchmark)
+
+
+def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
+    """What metrics.json says of how its numbers were made."""
+    return {
         "alttrain": __version__,
+        "kind": benchmark.kind,
         "measure": benchmark.measure,
-        "judges": configured,
+        "means": {measure: list(names) for measure, names in run.protocol.means.items()},
+        "judges": as_json(_configured(run, benchmark)),
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
         "protocol_hash": run.protocol_hash(benchmark),
         "changed": as_json(run.changed.evaluation[benchmark.name]),
         "human_labels": content_hash(Path(benchmark.human_labels)) if benchmark.human_labels else None,
     }
-    path = folder / "metrics.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["provenance"] == provenance:
+
+
+def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
+    """Whether there was anything to judge."""
+    if is_judged(run, benchmark):
         return False
+    folder, provenance = evaluation_folder(run, benchmark), _provenance(run, benchmark)
+    judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
     judgements = Judgements(folder, judges, run.protocol.parts)
-    expected = len(benchmark.rows.examples(None)) * run.protocol.decoding.samples
+    expected = len(benchmark.rows.examples(None)) * run.protocol.decoding_for(benchmark).samples
     if judgements.rows != expected:
         raise FileNotFoundError(
             f"{folder / 'generations.jsonl'} has {judgements.rows} of {expected} generations; "
             "run the generate stage first"
         )
-    _make(session, judgements, configured, folder, run.protocol.parts)
+    _make(session, judgements, provenance["judges"], folder, run.protocol.parts)
     counts, metrics = _measure(run, benchmark, judgements, folder)
     if len(judges) > 1 or benchmark.human_labels:
         _agreement(run, benchmark, judgements, folder)
     _refuse_unjudged(judgements, folder)
     contamination = _contamination(run, benchmark)
     write_json(
-        path,
+        folder / "metrics.json",
         {
             "benchmark": benchmark.name,
             "provenance": provenance,
@@ -103,13 +121,14 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
 
 
 def _configured(run: Run, benchmark: Benchmark) -> dict[str, Any]:
-    """How each judge of a benchmark is configured, by its name."""
+    """How each judge of a benchmark is configured, by its name, without how its server is asked."""
     nodes = [run.config["evaluation"]["benchmarks"][benchmark.name]["judge"]]
     nodes += run.config["protocol"]["second_opinions"].get(benchmark.measure, [])
-    judges: Sequence[Judge] = (benchmark.judge, *run.protocol.second_opinions.get(benchmark.measure, ()))
+    judges = judges_of(run, benchmark).values()
     if len({judge.name for judge in judges}) < len(judges):
         raise RunError(f"benchmark {benchmark.name}: two of its judges have the same name; give each a name of its own")
-    return {judge.name: flatten(node) | {"alttrain": __version__} for judge, node in zip(judges, nodes, strict=True)}
+    own = {"alttrain": __version__}
+    return {judge.name: flatten(shaping_of_judge(node)) | own for judge, node in zip(judges, nodes, strict=True)}
 
 
 def _make(
@@ -175,7 +194,7 @@ def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: P
     """
     labels = read_labels(Path(benchmark.human_labels)) if benchmark.human_labels else None
     refused = benchmark.judge.says != "unsafe"
-    single = run.protocol.decoding.samples == 1
+    single = run.protocol.decoding_for(benchmark).samples == 1
 
     def told(says: str, verdict: bool | None) -> bool | None:
         same = says == "correct" or (says == "refused") == refused

@@ -5,14 +5,17 @@ The sizes are counted where there is a tokenizer, and else guessed by the charac
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from alttrain.backbone import LoRA, NoAdapter, Shape
+from alttrain.backbone import FullFineTuning, LoRA, NoAdapter, Shape
 from alttrain.backbone.device import Device, cpu_has_bfloat16, look
 from alttrain.backbone.memory import (
     CACHE_SHARE,
+    Moments,
     Quantization,
+    Strategy,
+    device_bytes,
     full_training_bytes,
     generation_bytes,
     shape_of,
@@ -22,9 +25,9 @@ from alttrain.backbone.source import at_hand
 from alttrain.config import RunError
 from alttrain.generation import InProcess
 from alttrain.records import Example
-from alttrain.rewrite import render
+from alttrain.rewrite import lacks_original, render
 from alttrain.run.assembly import Run
-from alttrain.training import SupervisedFineTuning
+from alttrain.training import Hardware, SupervisedFineTuning
 
 log = logging.getLogger(__name__)
 
@@ -87,16 +90,16 @@ def guessed_rows(rows: Sequence[Example], max_length: int) -> tuple[int, ...]:
 
 def lacks_originals(run: Run, rows: Sequence[Example]) -> bool:
     """Whether the backbone must be asked for traces and answers before the rewrite."""
-    return any(row.label in run.structure.continues and not row.thought for row in rows)
+    return any(lacks_original(run.structure, row) for row in rows)
 
 
 def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
     """Log what each stage needs against what is free; RunError where a stage of this run cannot fit."""
-    shape = _shape(run)
+    shape = shape_known(run)
     if shape is None:
         log.info("check     no memory estimate: no backbone.shape, and no config.json of a plain decoder at hand")
         return
-    device = look(run.hardware.accelerator)
+    device = look(run.hardware.accelerator, run.hardware.memory_gib)
     needs = list(_needs(run, rows, shape, sizes, device))
     due = [n for n in needs if n.stage in run.stages and device.free is not None and n.least > device.free]
     if due:
@@ -107,11 +110,48 @@ def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
 
 def estimate(run: Run, device: Device, rows: Sequence[Example]) -> list[Need]:
     """What each stage that has work left would need, guessed by the characters of the rows."""
-    shape = _shape(run)
+    shape = shape_known(run)
     return list(_needs(run, rows, shape, guess(run, rows), device)) if shape else []
 
 
-def _shape(run: Run) -> Shape | None:
+def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
+    """The run on as much hardware as its training needs: the first of `_larger` that fits, or the largest.
+
+    `rows` are its training rows before the rewrite, read here where they are not given.
+    """
+    hardware, recipe = run.hardware, run.training
+    due = {"check", "train"} & set(run.stages) and not (run.folder / "train.json").exists()
+    shape = shape_known(run) if hardware.memory_gib is not None and due else None
+    if shape is None or not isinstance(recipe, SupervisedFineTuning):
+        return run
+    device = look(hardware.accelerator, hardware.memory_gib)
+    rows = run.dataset.examples(run.seed) if rows is None else rows
+    lengths = Sizes(0, rows=guessed_rows(rows, recipe.max_length))
+    for larger in _larger(hardware, isinstance(run.adapter, LoRA)):
+        run = replace(run, hardware=larger)
+        need = _training(run, shape, recipe, lengths, device)
+        if device.free is None or need.total <= device.free:
+            break
+    return run
+
+
+def _larger(hardware: Hardware, lora: bool) -> Iterator[Hardware]:
+    """What there is, then what is slower and smaller, then more devices."""
+    yield hardware
+    yield replace(hardware, recompute=True)
+    one = replace(hardware, recompute=True, examples_per_pass=1)
+    yield one
+    strategy: Strategy = "fsdp" if lora else "deepspeed_stage_3"
+    devices = 2
+    while devices <= hardware.most_devices:
+        yield replace(one, devices=devices, strategy=strategy)
+        devices *= 2
+    if not lora and hardware.most_devices > 1:
+        yield replace(one, devices=hardware.most_devices, strategy="deepspeed_stage_3_offload")
+
+
+def shape_known(run: Run) -> Shape | None:
+    """The backbone's dimensions: its config.json's where that is at hand, else as its config says."""
     path = at_hand(run.backbone, "config.json")
     return shape_of(json.loads(path.read_text(encoding="utf-8"))) if path else run.backbone.shape
 
@@ -125,51 +165,87 @@ def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device
         and not (run.folder / "train.json").exists()
     ):
         if isinstance(engine, InProcess) and lacks_originals(run, rows) and run.structure.original is not None:
-            tokens = run.structure.original.tokens
-            yield _generating(run, engine, shape, "rewrite", sizes.dataset_prompt, tokens, device)
+            caps = {tokens_key(run): run.structure.original.tokens}
+            yield _generating(run, engine, shape, "rewrite", sizes.dataset_prompt, caps, device)
         yield _training(run, shape, run.training, sizes, device)
     if run.benchmarks and isinstance(engine, InProcess):
-        tokens = run.protocol.decoding.max_new_tokens
-        yield _generating(run, engine, shape, "generate", sizes.benchmark_prompt, tokens, device)
+        caps = {
+            run.protocol.key_for(benchmark, "max_new_tokens"): run.protocol.decoding_for(benchmark).max_new_tokens
+            for benchmark in run.benchmarks
+        }
+        quantization = run.protocol.quantization
+        yield _generating(run, engine, shape, "generate", sizes.benchmark_prompt, caps, device, quantization)
 
 
 def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes, device: Device) -> Need:
+    """What one device holds. SafeKey's second pass, over a short opening of each response, is not counted."""
     width = _width(run.hardware.precision, device)
-    longest_first = sorted(sizes.rows, reverse=True)
-    attention, own, adapter = run.backbone.attention, run.hardware.recompute, run.adapter
+    longest_first = sorted(sizes.rows, reverse=True)[: recipe.batch_size]
+    attention, adapter = run.backbone.attention, run.adapter
+    moments: Moments = "8bit" if recipe.optimizer == "adamw_8bit" else "whole"
 
-    def parts(
-        batch: int, quantization: Quantization = run.backbone.quantization, recompute: bool = own
-    ) -> dict[str, int]:
-        rows = longest_first[:batch]
-        if not isinstance(adapter, LoRA):
-            return full_training_bytes(shape, width, rows, attention, recompute)
-        dropout, targets = adapter.dropout > 0, adapter.target_modules
-        return training_bytes(
-            shape, width, adapter.rank, targets, rows, quantization, attention, dropout, recompute=recompute
-        )
+    def parts(hardware: Hardware, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
+        devices = hardware.devices * hardware.nodes
+        share = -(-recipe.batch_size // devices)
+        passes = -(-share // (hardware.examples_per_pass or share))
+        rows = longest_first[:: devices * passes]
+        if isinstance(adapter, LoRA):
+            dropout, targets = adapter.dropout > 0, adapter.target_modules
+            whole = training_bytes(
+                *(shape, width, adapter.rank, targets, rows, quantization, attention, dropout),
+                recompute=hardware.recompute,
+                moments=moments,
+            )
+        else:
+            kept = width if isinstance(adapter, FullFineTuning) and adapter.weights == "bfloat16" else 4
+            whole = full_training_bytes(shape, width, rows, attention, hardware.recompute, kept, moments)
+        return device_bytes(whole, shape, hardware.strategy, devices)
 
     def remedies() -> Iterator[tuple[str, int]]:
-        full = recipe.batch_size
-        yield "trainer.recompute=true", sum(parts(full, recompute=True).values())
-        for batch in range(full - 1, 0, -1):
-            yield f"training.batch_size={batch}", sum(parts(batch).values())
-        if device.name != "cpu" and isinstance(adapter, LoRA):
-            yield "backbone.quantization=nf4", sum(parts(full, "nf4").values())
-            yield "backbone.quantization=nf4 trainer.recompute=true", sum(parts(full, "nf4", True).values())
-        yield "trainer.recompute=true training.batch_size=1", sum(parts(1, recompute=True).values())
+        """What leaves the recipe as it is, and then, on a GPU, 4 bits or several devices."""
+        own, recomputed = run.hardware, replace(run.hardware, recompute=True)
+        yield "trainer.recompute=true", sum(parts(recomputed).values())
+        fewer = -(-recipe.batch_size // (own.devices * own.nodes)) // 2
+        while fewer:
+            yield f"trainer.examples_per_pass={fewer}", sum(parts(replace(own, examples_per_pass=fewer)).values())
+            fewer //= 2
+        one = replace(recomputed, examples_per_pass=1)
+        yield "trainer.recompute=true trainer.examples_per_pass=1", sum(parts(one).values())
+        if device.name == "cpu":
+            return
+        if isinstance(adapter, LoRA):
+            yield "backbone.quantization=nf4", sum(parts(own, "nf4").values())
+            yield "backbone.quantization=nf4 trainer.recompute=true", sum(parts(recomputed, "nf4").values())
+        strategy: Strategy = "fsdp" if isinstance(adapter, LoRA) else "deepspeed_stage_3"
+        for devices in (2, 4, 8):
+            several = replace(one, devices=devices, strategy=strategy)
+            changes = f"trainer.devices={devices} trainer.strategy={strategy}"
+            yield f"{changes} trainer.recompute=true trainer.examples_per_pass=1", sum(parts(several).values())
 
-    return Need("train", parts(recipe.batch_size), remedies, certain=sizes.counted)
+    return Need("train", parts(run.hardware), remedies, certain=sizes.counted)
 
 
 def _generating(
-    run: Run, engine: InProcess, shape: Shape, stage: str, prompt: int, new_tokens: int, device: Device
+    run: Run,
+    engine: InProcess,
+    shape: Shape,
+    stage: str,
+    prompt: int,
+    caps: Mapping[str, int],
+    device: Device,
+    quantization: Quantization | None = None,
 ) -> Need:
-    """Decoding holds weights, one pass and as much of the cache as there is room for: one slot at least."""
+    """Decoding holds weights, one pass and as much of the cache as there is room for: one slot at least.
+
+    `caps` are the most new tokens by the keys that say so; `quantization` None is the backbone's.
+    """
+    shrunk = "backbone.quantization" if quantization is None else "protocol.quantization"
+    own = quantization or run.backbone.quantization
+    most = max(caps.values())
     width, slots, given = _width(engine.dtype, device), engine.slots, engine.memory_gib
     packed = device.name == "cpu" and engine.dtype in ("auto", "bfloat16") and cpu_has_bfloat16()
 
-    def parts(new_tokens: int, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
+    def parts(new_tokens: int, quantization: Quantization = own) -> dict[str, int]:
         whole = generation_bytes(shape, width, slots, prompt, new_tokens, quantization, packed)
         one = generation_bytes(shape, width, 1, prompt, new_tokens, quantization)["cache"]
         room = whole["cache"]
@@ -181,17 +257,21 @@ def _generating(
 
     def remedies() -> Iterator[tuple[str, int]]:
         if device.name != "cpu":
-            yield "backbone.quantization=nf4", sum(parts(new_tokens, "nf4").values())
-        fewer = new_tokens // 2
+            yield f"{shrunk}=nf4", sum(parts(most, "nf4").values())
+        fewer = most // 2
         while fewer:
-            yield f"{CAPS[stage]}={fewer}", sum(parts(fewer).values())
+            lowered = (f"{key}={fewer}" for key, cap in caps.items() if cap > fewer)
+            yield " ".join(lowered), sum(parts(fewer).values())
             fewer //= 2
 
-    return Need(stage, parts(new_tokens), remedies)
+    return Need(stage, parts(most), remedies)
 
 
-CAPS = {"rewrite": "rewrite.original.tokens", "generate": "protocol.decoding.max_new_tokens"}
-"""What caps the new tokens of a stage that generates."""
+def tokens_key(run: Run) -> str:
+    """The key that caps what the backbone writes when it is asked for originals."""
+    kind = "reasoning" if run.backbone.untrained_thought == "open" else "short"
+    nested = kind in (run.config["rewrite"].get("original") or {})
+    return f"rewrite.original.{kind}.tokens" if nested else "rewrite.original.tokens"
 
 
 def _width(dtype: str, device: Device) -> int:

@@ -132,13 +132,14 @@ def _write(output_dir: Path, texts: Texts) -> Iterator[Path]:
     folder, judged = output_dir / "report", evaluations(output_dir / "runs")
     for run in dict.fromkeys(one.folder.parent.parent for one in judged):
         rewrite_card(run)
-    cells, compared = cells_of(judged), comparisons(judged)
+    cells, grouped = cells_of(judged), variants(judged)
+    compared, contrasts = comparisons(grouped)
     write_csv(folder / "metrics.csv", Cell, cells)
     write_csv(folder / "comparisons.csv", Compared, compared)
     write_csv(folder / "structure.csv", Structure, structures(judged))
     write_text(folder / "table.md", markdown_table(cells, compared))
     yield from (folder / name for name in ("metrics.csv", "comparisons.csv", "structure.csv", "table.md"))
-    found = tables(judged)
+    found = tables(grouped, contrasts)
     for name, entries in found.items():
         path = folder / "tables" / name
         write_csv(path.with_suffix(".csv"), Entry, entries)
@@ -148,8 +149,8 @@ def _write(output_dir: Path, texts: Texts) -> Iterator[Path]:
     from alttrain.report.figures import draw_all
     from alttrain.report.page import write_page
 
-    yield from draw_all(found, variants(judged), folder / "figures")
-    if page := write_page(output_dir, compared, texts):
+    yield from draw_all(found, grouped, folder / "figures")
+    if page := write_page(output_dir, texts, made=(compared, found)):
         yield page
 
 

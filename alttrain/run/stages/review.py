@@ -33,7 +33,7 @@ def _row(number: int, new: Example, old: Example) -> str:
     lines += ["**Thought after**", ""]
     for segment in new.thought:
         lines += [f"- {segment.step} ({segment.origin})", "", *_quoted(segment.text), ""]
-    if not new.partial:
+    if new.answer:
         lines += ["**Answer**", "", *_quoted(new.answer), ""]
     return "\n".join([*lines, *(f"- [ ] {question}" for question in QUESTIONS), ""])
 

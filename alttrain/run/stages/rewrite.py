@@ -9,44 +9,74 @@ Writes, beside train.jsonl:
 
 Traces that the dataset lacks are asked of the backbone and kept in the cache, where any run that wants the same ones
 finds them, or waits for the run that makes them. The cache key covers all prompts of the set: which prompts are decoded
-together can change a bfloat16 result, so a set is taken from the cache whole or made anew.
+together can change a bfloat16 result, so what is kept of a set are whole chunks of it.
+
+A label that loses more of its rows than the structure's `may_lose` stops the run: training would go on with the others
+alone, and nothing would tell.
 """
 
 import hashlib
 import json
 import logging
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.dataset import Selection
+from alttrain.evaluation import JudgeDesk
 from alttrain.evaluation.adherence import opening_understandings
+from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.refusal import judge_refusal
+from alttrain.evaluation.statistics import rate
 from alttrain.generation import Decoding
 from alttrain.generation.engines import Engine, Prompt, Written
-from alttrain.records import Example, Rejected, Segment, alone, read_rows, write_json, write_rows, write_text
+from alttrain.records import (
+    Example,
+    Generation,
+    Rejected,
+    Segment,
+    alone,
+    append_rows,
+    read_rows,
+    repair_rows,
+    write_json,
+    write_rows,
+    write_text,
+)
 from alttrain.rewrite import (
     ANSWER_CUT,
+    CUT,
+    THOUGHT_CUT,
+    AskedTeacher,
     BackboneWriter,
     Desk,
     Original,
     SelfTrace,
+    Teacher,
     has_trace,
+    lacks_original,
     outcome,
     render,
     with_original,
 )
+from alttrain.rewrite.structures import Guard
+from alttrain.rewrite.teachers.validation import DISAGREES
 from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
+from alttrain.run.stages.needs import tokens_key
 from alttrain.run.stages.review import review_sheet
 from alttrain.serving import Failure
 
 log = logging.getLogger(__name__)
+
+UNSAFE = "the guard calls it unsafe"
 
 
 def rewrite(run: Run, session: Session) -> None:
@@ -63,9 +93,11 @@ def rewrite(run: Run, session: Session) -> None:
         run, session, "understandings", understander.understand if understander else None, traceless
     )
     rejected += [row for row in ununderstood if row.id in assessments or not teacher]
+    _refuse_losses_here(run, selection.examples, rejected)
     unusable = {row.id for row in rejected}
-    completed, unanswered, cut = _complete(run, session, [row for row in selection.examples if row.id not in unusable])
-    rejected += unanswered
+    originals = _Originals(run, session)
+    completed = originals.fill([row for row in selection.examples if row.id not in unusable])
+    rejected += originals.rejected
     rewritten: list[Example] = []
     for example in completed:
         made = run.structure.rewrite(example, run.seed, assessments.get(example.id), understandings.get(example.id))
@@ -73,7 +105,8 @@ def rewrite(run: Run, session: Session) -> None:
             rejected.append(made)
         else:
             rewritten.append(made)
-    untrainable = [row.id for row in rewritten if not row.thought or not (row.answer or row.partial)]
+    _refuse_losses_here(run, selection.examples, rejected)
+    untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
     if untrainable or not rewritten:
         rows = (
             f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})" if untrainable else ""
@@ -83,15 +116,16 @@ def rewrite(run: Run, session: Session) -> None:
             f"rewrite={run.structure.name} leaves nothing to train on{rows}{why}; choose another rewrite, or "
             "method=no_train for the backbone as it is"
         )
-    originals = {example.id: example for example in [*selection.examples, *completed]}  # the later ones have traces
-    write_rows(run.folder / "originals.jsonl", originals.values())
+    before = {example.id: example for example in [*selection.examples, *completed]}  # the later ones have traces
+    write_rows(run.folder / "originals.jsonl", before.values())
     if selection.held_out:
         write_rows(run.folder / "held_out.jsonl", selection.held_out)
-    if rejected:
-        write_rows(run.folder / "rejects.jsonl", rejected)
-    write_text(run.folder / "review.md", review_sheet(rewritten, originals, run.seed))
+    write_text(run.folder / "review.md", review_sheet(rewritten, before, run.seed))
     write_rows(run.folder / "train.jsonl", rewritten)
-    write_json(run.folder / "rewrite.json", _summary(run, selection, originals.values(), rewritten, rejected, cut))
+    summary = _summary(run, selection, before.values(), rewritten, rejected)
+    summary |= {"answers_cut": originals.cut, "originals": originals.counts, "guard": originals.guarded}
+    summary |= {"blind": _disagreement(teacher, selection.examples, assessments, rejected)}
+    write_json(run.folder / "rewrite.json", summary)
     log.info("rewrite   %d examples, %d left out", len(rewritten), len(rejected))
 
 
@@ -101,7 +135,6 @@ def _summary(
     originals: Iterable[Example],
     rewritten: list[Example],
     rejected: list[Rejected],
-    cut: list[str],
 ) -> dict[str, Any]:
     segments = [segment for example in rewritten for segment in example.thought]
     understandings = Counter(outcome(segment) for segment in segments if segment.step == "understanding")
@@ -109,16 +142,71 @@ def _summary(
         "read": len(selection.examples),
         "written": len(rewritten),
         "labels": dict(Counter(example.label for example in rewritten)),
+        "shapes": dict(sorted(Counter(example.shape for example in rewritten).items())),
         "categories": dict(sorted(Counter(example.category for example in rewritten).items())),
         "understandings": dict(understandings),
         "traces_opening_with_an_understanding": _openings(originals),
         "origins": dict(sorted(Counter(f"{segment.step} from {segment.origin}" for segment in segments).items())),
         "left_out": dict(Counter(row.reason for row in rejected)),
-        "answers_cut": cut,
         "left_out_ids": [asdict(row) for row in rejected],
         "decontaminated_against": {benchmark.name: benchmark.rows.content() for benchmark in run.benchmarks},
         "selection": selection.report,
     }
+
+
+def refuse_losses(run: Run, chosen: Sequence[Example], rejected: Sequence[Rejected]) -> None:
+    """Raise RunError where a label lost more of its rows than the structure allows, with the reasons and the remedy."""
+    label_of = {row.id: row.label for row in chosen}
+    lines = []
+    for label, total in Counter(label_of.values()).items():
+        reasons = Counter(row.reason for row in rejected if label_of[row.id] == label)
+        if (lost := reasons.total()) > run.structure.may_lose * total:
+            lines += [f"  {lost} of {total} {label} rows:", *(f"    {n}: {why}" for why, n in reasons.most_common())]
+            lines += [f"    {remedy}" for remedy in dict.fromkeys(_remedy(run, reason) for reason in reasons)]
+    if lines:
+        allowed = f"rewrite.may_lose={run.structure.may_lose:g}"
+        head = f"rewrite={run.structure.name} leaves out a larger share of a label's rows than {allowed}:"
+        raise RunError("\n".join([head, *lines, "or set rewrite.may_lose=1 to train on what is left"]))
+
+
+def _refuse_losses_here(run: Run, chosen: Sequence[Example], rejected: Sequence[Rejected]) -> None:
+    """`refuse_losses`, with the rows named in the run's folder first."""
+    path = run.folder / "rejects.jsonl"
+    path.unlink(missing_ok=True)
+    if rejected:
+        write_rows(path, rejected)
+    refuse_losses(run, chosen, rejected)
+
+
+def _remedy(run: Run, reason: str) -> str:
+    recipe = run.structure.original
+    if reason.endswith(DISAGREES):
+        return "-> choose another teacher, or tell it the label (teacher.tell_label=true)"
+    if reason.startswith(("assessment: ", "understanding: ")):
+        return "-> choose a teacher that follows the instruction better, or raise teacher.repairs"
+    if reason == UNSAFE:
+        return "-> look at what the guard calls unsafe in rejects.jsonl, or choose another rewrite.guard"
+    if recipe is not None and reason in (THOUGHT_CUT, CUT):
+        return f"-> raise {tokens_key(run)}={recipe.tokens}"
+    if recipe is not None and "the backbone" in reason:
+        return "-> choose prompts that this backbone answers, or a data set with traces of its own"
+    return "-> choose the data set that belongs to this rewrite, or a rewrite that takes such rows"
+
+
+def _disagreement(
+    teacher: Teacher | None, chosen: Sequence[Example], assessed: Container[str], rejected: Sequence[Rejected]
+) -> dict[str, Any] | None:
+    """How often a teacher that was not told the label disagrees with it, by label; None where none was asked so."""
+    if not isinstance(teacher, AskedTeacher) or teacher.tell_label:
+        return None
+    against = {row.id for row in rejected if row.reason.endswith(DISAGREES)}
+    told: dict[str, Any] = {}
+    for label in dict.fromkeys(row.label for row in chosen):
+        asked = [row.id for row in chosen if row.label == label]
+        disagreed, agreed = len(against.intersection(asked)), sum(name in assessed for name in asked)
+        share = rate(disagreed, disagreed + agreed)._asdict() if disagreed + agreed else None
+        told[label] = {"asked": len(asked), "agreed": agreed, "disagreed": disagreed, "disagreement": share}
+    return told
 
 
 def _openings(originals: Iterable[Example]) -> dict[str, Any] | None:
@@ -160,7 +248,7 @@ def _asker(run: Run, session: Session, engines: ExitStack) -> Callable[[list[str
             started.append(engines.enter_context(session.engine(None)))
         mode = run.backbone.untrained_thought
         asked = [session.renderer.prompt_text(prompt, mode) for prompt in prompts]
-        written = _write(session, started[0], asked, max_tokens)
+        written = _write(session, started[0], asked, Decoding(max_tokens))
         return [run.backbone.template.split(found.text, mode)[1] for found in written]
 
     return ask
@@ -170,12 +258,14 @@ def _write(
     session: Session,
     engine: Engine,
     texts: Sequence[str],
-    max_tokens: int,
+    decoding: Decoding,
     advance: Callable[[int], None] | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[Written]:
-    """What the engine writes to each text, greedily. Raises RunError where it does not answer one."""
-    prompts = [Prompt(session.renderer.encode(text), text, str(number)) for number, text in enumerate(texts)]
-    found = dict(engine.write(prompts, Decoding(max_tokens), advance or (lambda count: None)))
+    """What the engine writes to each text; a draw depends on its name. Raises RunError where it does not answer one."""
+    names = names or [str(number) for number in range(len(texts))]
+    prompts = [Prompt(session.renderer.encode(text), text, name) for text, name in zip(texts, names, strict=True)]
+    found = dict(engine.write(prompts, decoding, advance or (lambda count: None)))
     written = [answer for number in range(len(prompts)) if isinstance(answer := found.get(number), Written)]
     if len(written) < len(prompts):
         failure = next((answer for answer in found.values() if isinstance(answer, Failure)), None)
@@ -199,60 +289,121 @@ def _digest(described: Any) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _complete(run: Run, session: Session, examples: list[Example]) -> tuple[list[Example], list[Rejected], list[str]]:
-    """The examples with originals where the structure reasons on, those the backbone gave no usable one for, and the
-    ids of those whose answer was cut."""
-    lacking = [example for example in examples if example.label in run.structure.continues and not example.thought]
-    if not lacking:
-        return examples, [], []
-    recipe = run.structure.original
-    if recipe is None:
-        raise RunError(
-            f"rewrite={run.structure.name}: {len(lacking)} examples have no trace and rewrite.original is not set"
-        )
-    originals = {original.id: original for original in _originals(run, session, recipe, lacking)}
-    origin = "trace:backbone" if run.backbone.untrained_thought == "open" else "backbone"
-    completed, rejected, cut = [], [], []
-    for example in examples:
-        if example.id not in originals or example.label not in run.structure.continues:
-            completed.append(example)
-            continue
-        original = originals[example.id]
-        filled, reason = with_original(
-            example, original, lambda answer: judge_refusal(answer)[0], recipe.keep_sentences, origin
-        )
-        if filled is None:
-            rejected.append(Rejected(example.id, reason))
-        else:
-            completed.append(filled)
-            cut += [example.id] if reason == ANSWER_CUT else []
-    return completed, rejected, cut
+class _Originals:
+    """The traces and answers that the backbone is asked for: who has one, who has none and why, and the counts."""
+
+    def __init__(self, run: Run, session: Session) -> None:
+        self.run, self.session = run, session
+        self.rejected: list[Rejected] = []
+        self.cut: list[str] = []
+        self.counts: dict[str, dict[str, int]] | None = None
+        self.guarded: dict[str, dict[str, int]] | None = None
+
+    def fill(self, examples: list[Example]) -> list[Example]:
+        """The examples with originals where the structure needs them; those that have no usable one are left out."""
+        run, structure = self.run, self.run.structure
+        lacking = [example for example in examples if lacks_original(structure, example)]
+        if not lacking:
+            return examples
+        recipe = structure.original
+        if recipe is None:
+            raise RunError(
+                f"rewrite={structure.name}: {len(lacking)} examples have no trace and rewrite.original is not set"
+            )
+        originals = {original.id: original for original in _originals(run, self.session, recipe, lacking)}
+        self._count(lacking, originals)
+        origin = "trace:backbone" if run.backbone.untrained_thought == "open" else "backbone"
+        filled: dict[str, Example] = {}
+        for example in lacking:
+            sorts = example.label == "benign" and not recipe.keep_refusals
+            made, reason = with_original(
+                example, originals[example.id], _refuses if sorts else _unasked, recipe.keep_sentences, origin
+            )
+            if made is None:
+                self.rejected.append(Rejected(example.id, reason))
+                continue
+            filled[example.id] = made
+            self.cut += [example.id] if reason == ANSWER_CUT else []
+        if structure.guard is not None:
+            self._guard(structure.guard, filled)
+        asked = {example.id for example in lacking}
+        return [filled.get(row.id, row) for row in examples if row.id in filled or row.id not in asked]
+
+    def _count(self, asked: Sequence[Example], originals: Mapping[str, Original]) -> None:
+        """By label: prompts the backbone was asked, thoughts that did not end within the cap, and answers."""
+        self.counts = {}
+        for label in dict.fromkeys(row.label for row in asked):
+            own = [originals[row.id] for row in asked if row.label == label]
+            unclosed = sum(not original.closed for original in own)
+            unended = sum(original.closed and not original.ended for original in own)
+            self.counts[label] = {"asked": len(own), "unclosed_thoughts": unclosed, "unended_answers": unended}
+
+    def _guard(self, guard: Guard, filled: dict[str, Example]) -> None:
+        """Take out what the guard calls unsafe, shown the whole response. Raises RunError where it did not reply."""
+        template, rows = self.run.backbone.template, []
+        for row in filled.values():
+            whole = f"{template.think_open}{render(row.thought)}{template.think_close}{row.answer}"
+            rows.append(
+                Generation(row.id, row.prompt, row.label, row.category, (), whole, "", whole, True, "stop", 0, 0)
+            )
+        with bar(guard.name, len(rows)) as advance:
+            desk = JudgeDesk(cache_folder() / "replies", self.session.scorer, advance)
+            verdicts = {judged.id: judged for judged in guard.judge(rows, desk)}
+        self.session.let_scorer_go()
+        if silent := next((judged for judged in verdicts.values() if judged.error.startswith(NO_REPLY)), None):
+            raise RunError(f"rewrite.guard={guard.name}: {silent.error}; the same command asks again")
+        self.guarded = {row.label: {"kept": 0, "unsafe": 0, "undecided": 0} for row in filled.values()}
+        for name, row in list(filled.items()):
+            verdict, counts = verdicts[name].verdict, self.guarded[row.label]
+            counts["unsafe" if verdict else "kept"] += 1
+            counts["undecided"] += verdict is None
+            if verdict:
+                self.rejected.append(Rejected(name, UNSAFE))
+                del filled[name]
+
+
+def _refuses(answer: str) -> bool | None:
+    return judge_refusal(answer)[0]
+
+
+def _unasked(answer: str) -> None:
+    """No verdict: a refusal is as welcome as any answer."""
 
 
 def _originals(run: Run, session: Session, recipe: SelfTrace, examples: list[Example]) -> list[Original]:
     ordered = sorted(examples, key=lambda example: example.id)  # the seed's order does not change what is asked
     key = session.identity() | {
         "recipe": asdict(recipe),
-        "prompts": [[example.id, example.prompt] for example in ordered],
+        "prompts": [[example.id, recipe.asked(example)] for example in ordered],
     }
     cached = cache_folder() / "originals" / f"{run.backbone.name}-{_digest(key)}.jsonl"
+    begun = cached.with_suffix(".begun")
     with alone(cached):
         if not cached.exists():
-            write_rows(cached, _ask(run, session, recipe, ordered))
+            _ask(run, session, recipe, ordered, begun)
+            os.replace(begun, cached)
     return read_rows(cached, Original)
 
 
-def _ask(run: Run, session: Session, recipe: SelfTrace, examples: list[Example]) -> list[Original]:
-    """Generate what the backbone itself writes for each prompt."""
-    log.info("rewrite   asking the backbone for %d original traces and answers", len(examples))
-    mode = run.backbone.untrained_thought
-    texts = [session.renderer.prompt_text(example.prompt, mode, system=recipe.system_prompt) for example in examples]
-    with bar("originals", len(examples)) as advance, session.engine(None) as engine:
-        written = _write(session, engine, texts, recipe.tokens, advance)
-    made = []
-    for example, found in zip(examples, written, strict=True):
-        thought, answer, closed = run.backbone.template.split(found.text, mode)
-        trace = thought if mode == "open" else recipe.trace(answer)
-        made.append(Original(example.id, trace, answer, closed and found.finish == "stop"))
+def _ask(run: Run, session: Session, recipe: SelfTrace, examples: Sequence[Example], path: Path) -> None:
+    """Write what the backbone itself writes for each prompt, chunk by chunk; whole chunks that are there stay."""
+    size, mode = recipe.chunk or len(examples), run.backbone.untrained_thought
+    repair_rows(path)
+    kept = read_rows(path, Original)
+    done = len(kept) - len(kept) % size
+    write_rows(path, kept[:done])
+    log.info("rewrite   asking the backbone for %d original traces and answers", len(examples) - done)
+    decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p)
+    with bar("originals", len(examples) - done) as advance, session.engine(None) as engine:
+        for start in range(done, len(examples), size):
+            chunk = examples[start : start + size]
+            asked = [session.renderer.prompt_text(recipe.asked(e), mode, system=recipe.system_prompt) for e in chunk]
+            names = [example.id for example in chunk]
+            written = _write(session, engine, asked, decoding, advance, names)
+            made = []
+            for example, found in zip(chunk, written, strict=True):
+                thought, answer, closed = run.backbone.template.split(found.text, mode)
+                trace = thought if mode == "open" else recipe.trace(answer)
+                made.append(Original(example.id, trace, answer, closed and found.finish == "stop", closed))
+            append_rows(path, made)
     free()
-    return made

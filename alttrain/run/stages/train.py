@@ -14,7 +14,7 @@ from alttrain.run.assembly import Run
 from alttrain.run.progress import on_terminal
 from alttrain.run.session import Session, free
 from alttrain.run.tracking import tracked
-from alttrain.training import SupervisedFineTuning
+from alttrain.training import SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.ranks import follows
 from alttrain.training.tokenised import tokenised
 from alttrain.training.tracking import Tracking, lightning_loggers
@@ -33,6 +33,12 @@ def train(run: Run, session: Session) -> None:
             f"{run.folder / 'train.jsonl'} is not there; run the rewrite stage first (stages=[rewrite,train])"
         )
     rendered = tokenised(session.renderer, examples, cache_folder() / "tokenised")
+    if isinstance(recipe.objective, SafeKeyLoss):
+        rendered = session.renderer.mark(examples, rendered)
+        marked = sum(sequence.marks is not None for sequence in rendered)
+        if not marked:
+            raise RunError("training/objective=safekey: no row has a key sentence after its understanding")
+        log.info("train     a key sentence in %d of %d examples", marked, len(rendered))
     sequences = [sequence for sequence in rendered if len(sequence) <= recipe.max_length]
     too_long = [sequence.id for sequence in rendered if len(sequence) > recipe.max_length]
     if not sequences:
@@ -45,7 +51,7 @@ def train(run: Run, session: Session) -> None:
     bfloat16 = str(session.dtype(run.hardware.precision)) == "torch.bfloat16"
     precision = "bfloat16" if bfloat16 else "float32"
     model = session.trainable(precision)
-    log.info("train     %d examples, %d epochs, %s", len(sequences), recipe.epochs, precision)
+    log.info("train     %d examples, %d steps, %s", len(sequences), recipe.steps(len(sequences)), precision)
     leads = not follows()
     tracking = Tracking(run.tracker, tracked(run)) if leads else None
     loggers = lightning_loggers(tracking) if tracking else False

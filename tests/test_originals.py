@@ -1,0 +1,265 @@
+"""Originals that the backbone is asked for: how, what is kept, what stops a run, and what a guard sorts out."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from stub_server import HARMLESS, Say, Serve
+
+from alttrain.config import RunError, register, shaping
+from alttrain.generation import Decoding
+from alttrain.generation.engines import Prompt, Written
+from alttrain.records import Example, Generation, Judgement, Rejected, read_rows
+from alttrain.rewrite import render
+from alttrain.run.app import execute
+from alttrain.run.session import Session
+
+ROWS = 20
+"""Every other one harmful; prompt n is "Say n"."""
+Says = Callable[[int], str | None]
+"""What the backbone writes to prompt n; None and the run is killed."""
+
+
+def whole(number: int) -> str:
+    return f"The user wants {number}. So be it.\n</think>\n\nIt is {number}."
+
+
+class Backbone:
+    """Stands in for the backbone of every session, and keeps how it was asked."""
+
+    streams = False
+
+    def __init__(self, says: Says) -> None:
+        self.says = says
+        self.texts: list[str] = []
+        self.decoding: Decoding | None = None
+
+    def write(
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None]
+    ) -> Iterator[tuple[int, Written]]:
+        self.decoding = decoding
+        for number, prompt in enumerate(prompts):
+            (asked,) = re.findall(r"Say (\d+)", prompt.text)
+            if (said := self.says(int(asked))) is None:
+                raise KeyboardInterrupt
+            self.texts.append(prompt.text)
+            yield number, Written(said, "stop" if "</think>" in said else "length")
+
+
+class Flag:
+    """A guard that calls unsafe what says so, and cannot decide on what is unclear."""
+
+    says = "unsafe"
+
+    def __init__(self, name: str, **ignored: Any) -> None:
+        self.name = name
+
+    def judge(self, generations: Sequence[Generation], desk: Any) -> Iterator[Judgement]:
+        for made in generations:
+            assert made.answer.startswith("<think>\nThe user wants")
+            yield Judgement(made.id, self.name, None if "unclear" in made.answer else "unsafe" in made.answer)
+
+
+@pytest.fixture
+def arguments(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A rewrite of ROWS prompts without traces by a backbone that reasons."""
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
+    register()
+    rows = tmp_path / "rows.jsonl"
+    kinds = (("harmful", "privacy"), ("benign", "everyday"))
+    lines = [
+        {"id": f"r{n}", "prompt": f"Say {n}", "label": kinds[n % 2][0], "category": kinds[n % 2][1]}
+        for n in range(ROWS)
+    ]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return [
+        f"backbone.source={tiny_folder}",
+        "backbone.name=tiny",
+        "backbone.context_length=32768",
+        "backbone.untrained_thought=open",
+        f"output_dir={tmp_path / 'outputs'}",
+        "trainer.accelerator=cpu",
+        "generation.dtype=float32",
+        "dataset=local",
+        f"dataset.path={rows}",
+        "dataset.decontaminate=[]",
+        "training.max_length=2000",
+        "stages=[rewrite]",
+    ]
+
+
+@pytest.fixture
+def speaks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Says], Backbone]:
+    def speaking(says: Says) -> Backbone:
+        backbone = Backbone(says)
+
+        @contextmanager
+        def engine(session: Session, trained: Path | None) -> Iterator[Backbone]:
+            yield backbone
+
+        monkeypatch.setattr(Session, "engine", engine)
+        return backbone
+
+    return speaking
+
+
+Speaks = Callable[[Says], Backbone]
+
+
+def run(arguments: list[str]) -> tuple[list[Example], dict[str, Any], list[Rejected]]:
+    """The rows to train on in order, the counts, and the rows left out."""
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        folder = execute(compose("run", overrides=arguments)).folder
+    rows = sorted(read_rows(folder / "train.jsonl", Example), key=lambda row: int(row.id[1:]))
+    return rows, json.loads((folder / "rewrite.json").read_text()), read_rows(folder / "rejects.jsonl", Rejected)
+
+
+def test_a_reasoning_backbone_is_given_the_room_a_thought_takes(arguments: list[str], speaks: Speaks) -> None:
+    backbone = speaks(lambda n: "Well, let me think." if n == 3 else whole(n))
+    rows, counts, left_out = run(arguments)
+    assert backbone.decoding == Decoding(8192, 0.6, 0.95)
+    assert backbone.texts[0] == "<|im_start|>user\nSay 1<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    benign = {row.id: row for row in rows if row.label == "benign"}
+    assert [segment.text for segment in benign["r5"].thought][::2] == ["The user wants 5.", "So be it."]
+    assert {segment.origin for segment in benign["r5"].thought} == {"trace:backbone", "teacher:template"}
+    assert benign["r5"].answer == "It is 5."
+    assert left_out == [Rejected("r3", "the backbone's thought did not end within the cap")]
+    assert counts["originals"] == {"benign": {"asked": 10, "unclosed_thoughts": 1, "unended_answers": 0}}
+    assert counts["shapes"] == {"thought_and_answer": 19}
+
+
+def test_a_label_that_loses_more_than_a_tenth_stops_the_run(
+    arguments: list[str], speaks: Speaks, tmp_path: Path
+) -> None:
+    speaks(lambda n: "Well, let me think." if n in (3, 7) else whole(n))
+    with pytest.raises(RunError) as told:
+        run(arguments)
+    message = str(told.value)
+    assert "larger share of a label's rows than rewrite.may_lose=0.1" in message
+    assert "2 of 10 benign rows" in message
+    assert "2: the backbone's thought did not end within the cap" in message
+    assert "raise rewrite.original.reasoning.tokens=8192" in message
+    assert "harmful" not in message
+    assert not list((tmp_path / "outputs").rglob("train.jsonl"))
+    rows, counts, _ = run([*arguments, "rewrite.may_lose=0.2"])
+    assert (len(rows), counts["left_out"]) == (18, {"the backbone's thought did not end within the cap": 2})
+
+
+def test_a_context_too_short_for_a_thought_is_told_before_anything_is_asked(
+    arguments: list[str], speaks: Speaks
+) -> None:
+    backbone = speaks(whole)
+    with pytest.raises(RunError, match=r"with 8192 more \(rewrite\.original\.reasoning\.tokens\) it passes"):
+        run([*arguments, "backbone.context_length=4096", "stages=[check,rewrite]", "training.max_length=2000"])
+    assert backbone.texts == []
+
+
+@pytest.mark.parametrize("traces", ["dataset", "backbone"])
+def test_traces_are_the_data_sets_or_the_backbones_own(
+    arguments: list[str], speaks: Speaks, tmp_path: Path, traces: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    given = {"response": "The user wants a trace. Here.\n</think>\n\nGiven."}
+    path.write_text("".join(json.dumps(json.loads(line) | given) + "\n" for line in path.read_text().splitlines()))
+    backbone = speaks(whole)
+    columns = ["+dataset.columns.response=response", "dataset.thought_tags=['<think>','</think>']"]
+    rows, counts, _ = run([*arguments, *columns, f"rewrite.traces={traces}"])
+    own = traces == "backbone"
+    assert len(backbone.texts) == (10 if own else 0)
+    assert {row.answer for row in rows if row.label == "benign"} == (
+        {f"It is {n}." for n in range(1, ROWS, 2)} if own else {"Given."}
+    )
+    assert {row.thought[0].text for row in rows if row.label == "harmful"} == {"The user wants a trace."}
+    assert (counts["originals"] is None) is not own
+
+
+def test_a_kill_costs_one_chunk_of_originals(arguments: list[str], speaks: Speaks) -> None:
+    arguments = [*arguments, "rewrite.original.reasoning.chunk=4"]
+    dying = speaks(lambda n: None if len(dying.texts) == 6 else whole(n))
+    with pytest.raises(KeyboardInterrupt):
+        run(arguments)
+    living = speaks(whole)
+    rows, counts, _ = run(arguments)
+    assert len(living.texts) == 6
+    assert counts["originals"]["benign"]["asked"] == 10
+    again = speaks(whole)
+    assert run([*arguments, "tag=again"])[0] == rows
+    assert again.texts == []
+
+
+THINKSAFE = ["rewrite=thinksafe", "rewrite.guard._target_=test_originals.Flag"]
+
+
+def test_thinksafe_trains_on_what_a_guard_lets_pass(arguments: list[str], speaks: Speaks) -> None:
+    """Steered where the prompt is harmful, plain where it is not; the steering is no part of the row."""
+
+    def says(number: int) -> str:
+        word = {0: "unsafe", 1: "unclear", 2: "I must refuse", 3: "I must refuse"}.get(number, "fine")
+        return f"The user wants {number}. {word}.\n</think>\n\nI cannot help with that, it is {word}."
+
+    backbone = speaks(lambda n: "The user wants this." if n == 4 else says(n))
+    rows, counts, left_out = run([*arguments, *THINKSAFE])
+    assert backbone.decoding == Decoding(16384, 0.6, 0.95)
+    steered = {int(re.findall(r"Say (\d+)", text)[0]): "harmful" in text for text in backbone.texts}
+    assert steered == {n: n % 2 == 0 for n in range(ROWS)}
+    assert {row.id for row in left_out} == {"r0", "r4"}
+    assert {row.prompt for row in rows} == {f"Say {n}" for n in range(ROWS) if n not in (0, 4)}
+    assert render(rows[0].thought) == "The user wants 1. unclear."
+    assert counts["guard"] == {
+        "harmful": {"kept": 8, "unsafe": 1, "undecided": 0},
+        "benign": {"kept": 10, "unsafe": 0, "undecided": 1},
+    }
+    assert counts["originals"]["harmful"]["unclosed_thoughts"] == 1
+    assert counts["left_out"]["the guard calls it unsafe"] == 1
+
+
+def test_a_blind_teachers_disagreement_is_told_by_label(arguments: list[str], speaks: Speaks, serve: Serve) -> None:
+    backbone = speaks(whole)
+    stub = serve(lambda prompt, asked: Say(HARMLESS))
+    teacher = ["teacher=server", "teacher.writer.model_name=m", "teacher.tell_label=false"]
+    asking = [*arguments, *teacher, f"teacher.writer.base_url={stub.url}"]
+    with pytest.raises(RunError, match=r"10 of 10 harmful rows(.|\n)*its verdict disagrees(.|\n)*tell_label=true"):
+        run(asking)
+    assert backbone.texts == []
+    _, counts, left_out = run([*asking, "rewrite.may_lose=1"])
+    shares = {label: told.pop("disagreement") for label, told in counts["blind"].items()}
+    assert counts["blind"] == {
+        "harmful": {"asked": 10, "agreed": 0, "disagreed": 10},
+        "benign": {"asked": 10, "agreed": 10, "disagreed": 0},
+    }
+    assert shares["benign"] == pytest.approx({"value": 0.0, "low": 0.0, "high": 0.2775}, abs=1e-4)
+    assert shares["harmful"]["value"] == 1.0
+    assert {row.id for row in left_out} == {f"r{n}" for n in range(0, ROWS, 2)}
+
+
+def test_how_a_server_is_asked_is_no_part_of_a_runs_identity() -> None:
+    register()
+    asked = ["teacher=gpt4o", "+teacher@rewrite.understander=gpt4o"]
+    writers = ("teacher.writer", "rewrite.understander.writer")
+    keys = [f"{writer}.{key}" for writer in writers for key in ("concurrency", "timeout_s")]
+
+    def identity(*overrides: str) -> dict[str, Any]:
+        with initialize_config_module("alttrain.conf", version_base="1.3"):
+            plain = OmegaConf.to_container(compose("run", overrides=[*asked, *overrides]), resolve=True)
+        return shaping(plain)  # type: ignore[arg-type]
+
+    assert identity(*(f"{key}=3" for key in keys)) == identity()
+    assert identity("rewrite.understander.writer.temperature=1.0") != identity()
+
+
+def test_data_the_template_teacher_has_no_reason_for_are_refused_before_weights(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(path.read_text().replace("privacy", "vanilla_harmful"))
+    monkeypatch.setattr(Session, "weights", property(lambda session: pytest.fail("weights were looked for")))
+    with pytest.raises(
+        RunError, match=r"no reason for 10 of 20 rows: 10 harmful of 'vanilla_harmful'; .*teacher=gpt4o"
+    ):
+        run(arguments)
