@@ -147,10 +147,11 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         return None
     first = next(iter(alike.values()))
     output_dir = first.output_dir
-    (output_dir / STOPPED).unlink(missing_ok=True)
-    shutil.rmtree(output_dir / ENDED, ignore_errors=True)
-    write_json(output_dir / PLAN, as_json(made))
-    write_text(output_dir / PLAN.with_suffix(".md"), markdown(made, *described(alike.values(), rows)))
+    if not follows():
+        (output_dir / STOPPED).unlink(missing_ok=True)
+        shutil.rmtree(output_dir / ENDED, ignore_errors=True)
+        write_json(output_dir / PLAN, as_json(made))
+        write_text(output_dir / PLAN.with_suffix(".md"), markdown(made, *described(alike.values(), rows)))
     _show(made)
     return Sweep(tuple(made), output_dir, jobs[0][1].page_texts, checked=first.stages == ("check",))
 
@@ -194,27 +195,30 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     """
     from alttrain.run.app import execute
 
-    name, output_dir = run_name(config), Path(config.output_dir)
+    name, output_dir, leads = run_name(config), Path(config.output_dir), not follows()
     stopped, job = output_dir / STOPPED, hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:8]
     ended = output_dir / ENDED / f"{name}.{job}"
     if not config.keep_going and stopped.exists():
         raise RunError(f"not started, because {stopped.read_text(encoding='utf-8')} failed and keep_going=false")
     try:
         # of one run's evaluations the first trains, and the others wait
-        with nullcontext() if follows() else alone(output_dir / ".sweep" / name):
+        with alone(output_dir / ".sweep" / name) if leads else nullcontext():
             if _several_devices(config):
                 _in_own_process(config, overrides)
             else:
                 execute(config, reports=False)
     except RunError as error:
         log.error("failed    %s: %s", name, error)
-        write_text(ended, str(error))
-        if not config.keep_going:
-            write_text(stopped, name)
+        if leads:
+            write_text(ended, str(error))
+            if not config.keep_going:
+                write_text(stopped, name)
         raise
-    write_text(ended, "")
-    if failed := "".join(path.read_text(encoding="utf-8") for path in sorted(ended.parent.glob(f"{name}.*"))):
-        Log(output_dir / "runs" / name).ended(RunError(failed))
+    if leads:
+        write_text(ended, "")
+        told = [path.read_text(encoding="utf-8") for path in ended.parent.iterdir() if path.stem == name]
+        if failed := next(filter(None, told), ""):
+            Log(output_dir / "runs" / name).ended(RunError(failed))
 
 
 def _several_devices(config: DictConfig) -> bool:
