@@ -72,6 +72,8 @@ def check_light(run: Run, data: bool = True) -> None:
         for part in ("teacher", "understander"):
             if isinstance(asked := getattr(run.structure, part), AskedTeacher):
                 asked.verify(f"rewrite.{part}" if part == "understander" else part)
+        if run.structure.guard is not None:
+            run.structure.guard.verify("rewrite.guard", partial(_model_fault, run))
     source = run.backbone.source
     if is_path(source) and not Path(source).expanduser().is_dir():
         raise RunError(
