@@ -26,7 +26,7 @@ from alttrain.run.session import Session
 from alttrain.run.stages.generate import prompt_text
 from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large
 from alttrain.tokenization import Renderer
-from alttrain.training import SupervisedFineTuning
+from alttrain.training import SafeKeyLoss, SupervisedFineTuning
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +166,11 @@ def _prove_rows(run: Run, rows: Sequence[Example], renderer: Renderer, max_lengt
         raise RunError("\n".join([head, *lines, *more, remedy]))
     if not kept:
         raise RunError(f"training.max_length={max_length}: every example is longer; raise it")
+    if isinstance(run.training, SupervisedFineTuning) and isinstance(run.training.objective, SafeKeyLoss):
+        marked = sum(s.marks is not None for s in renderer.mark([by_id[s.id] for s in kept], kept))
+        if not marked:
+            raise RunError("training/objective=safekey: no row has a key sentence; choose dataset=safekey, or response")
+        log.info("check     a key sentence in %d of %d rows", marked, len(kept))
     if too_long:
         named = ", ".join(too_long[:NAMED]) + (", ..." if len(too_long) > NAMED else "")
         log.warning("check     %d rows are longer than training.max_length=%d: %s", len(too_long), max_length, named)

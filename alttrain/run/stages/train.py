@@ -36,10 +36,6 @@ def train(run: Run, session: Session) -> None:
     rendered = tokenised(session.renderer, examples, cache_folder() / "tokenised")
     if isinstance(recipe.objective, SafeKeyLoss):
         rendered = session.renderer.mark(examples, rendered)
-        marked = sum(sequence.marks is not None for sequence in rendered)
-        if not marked:
-            raise RunError("training/objective=safekey: no row has a key sentence after its understanding")
-        log.info("train     a key sentence in %d of %d examples", marked, len(rendered))
     sequences = [sequence for sequence in rendered if len(sequence) <= recipe.max_length]
     too_long = [sequence.id for sequence in rendered if len(sequence) > recipe.max_length]
     if not sequences:
