@@ -25,6 +25,7 @@ from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.session import Session
 from alttrain.run.stages.generate import prompt_text
 from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large
+from alttrain.run.stages.train import NO_KEY_SENTENCE
 from alttrain.tokenization import Renderer
 from alttrain.training import SafeKeyLoss, SupervisedFineTuning
 
@@ -169,7 +170,7 @@ def _prove_rows(run: Run, rows: Sequence[Example], renderer: Renderer, max_lengt
     if isinstance(run.training, SupervisedFineTuning) and isinstance(run.training.objective, SafeKeyLoss):
         marked = sum(s.marks is not None for s in renderer.mark([by_id[s.id] for s in kept], kept))
         if not marked:
-            raise RunError("training/objective=safekey: no row has a key sentence; choose dataset=safekey, or response")
+            raise RunError(NO_KEY_SENTENCE)
         log.info("check     a key sentence in %d of %d rows", marked, len(kept))
     if too_long:
         named = ", ".join(too_long[:NAMED]) + (", ..." if len(too_long) > NAMED else "")
