@@ -1,0 +1,118 @@
+"""The paper in miniature: experiment=main with every method that trains in its own way, twice, without a hand on it.
+
+The data has its upstream form, the backbone R1's real tokenizer and two random layers, GPT-4o and the judge are a stub
+server. Settings are the true ones, but for the amount of AltTrain's data: its rows then say so.
+"""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from miniature import build
+from packages import needs
+from stub_server import Say, Serve, Stub, right
+
+TOKENIZER = Path(__file__).parents[2] / "shared" / "tokenizers" / "r1_distill_qwen"
+AS_PUBLISHED = ["no_train", "intention_analysis", "direct_refusal", "safechain", "star1", "r1_act"]
+AS_PUBLISHED += ["safepath_qwen", "safekey", "thinksafe"]
+WITH_LESS = ["plain", "alttrain"]
+SETS = ["jailbreakbench_harmful", "strongreject", "wildjailbreak_safechain", "jbb_gcg", "jbb_jbc", "jbb_pair"]
+SETS += ["xstest_safe", "gsm8k", "math500", "aime_2024", "humaneval"]
+
+pytestmark = [
+    needs("walledeval"),
+    pytest.mark.skipif(not TOKENIZER.is_dir(), reason=f"no shared tokenizer at {TOKENIZER}"),
+]
+
+
+@pytest.fixture
+def stub(serve: Serve) -> Stub:
+    """GPT-4o: a teacher's sentence, or a judge's class."""
+
+    def behave(prompt: str, before: int) -> Say:
+        return right(prompt) if "<request>" in prompt else Say("full_refusal" if len(prompt) % 2 else "full_compliance")
+
+    server = serve(behave)
+    server.models = ["gpt-4o-2024-08-06", "gpt-4o-2024-11-20"]
+    return server
+
+
+def sweep(folder: Path, stub: Stub, *overrides: str) -> str:
+    """Run experiment=main; what it said on the way."""
+    environment = {
+        **os.environ,
+        "HF_HUB_CACHE": str(folder / "hub"),
+        "HF_HUB_OFFLINE": "1",
+        "ALTTRAIN_CACHE": str(folder / "cache"),
+        "OPENAI_API_KEY": "not-a-key",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "alttrain",
+        "-m",
+        "experiment=main",
+        "trainer=cpu",
+        "backbone=r1_qwen_7b",
+        "seed=0",
+    ]
+    command += [
+        f"data_dir={folder / 'data'}",
+        f"output_dir={folder / 'outputs'}",
+        f"teacher.writer.base_url={stub.url}",
+    ]
+    command += [f"protocol.judges.over_refusal_rate.writer.base_url={stub.url}", "page_texts=none", *overrides]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stderr
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    """The cells of the main table."""
+    with (folder / "outputs" / "report" / "tables" / "main.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_method_of_the_paper_runs_to_its_table_and_has_figures_where_all_is_the_same(
+    tmp_path: Path, stub: Stub
+) -> None:
+    build(tmp_path, TOKENIZER)
+    less = [f"method={','.join(WITH_LESS)}", "dataset.size=20", "dataset.harmful_share=0.8"]
+    sweep(tmp_path, stub, f"method={','.join(AS_PUBLISHED)}")
+    sweep(tmp_path, stub, *less)
+
+    runs = {
+        json.loads(path.read_text())["method"]: path.parent for path in (tmp_path / "outputs/runs").glob("*/run.json")
+    }
+    assert sorted(runs) == sorted(AS_PUBLISHED + WITH_LESS)
+    for folder in runs.values():
+        assert {path.name.partition(".")[0] for path in (folder / "evaluation").iterdir()} == set(SETS)
+        assert (folder / "train.json").exists() == (folder / "rewrite.json").exists()
+    shapes = json.loads((runs["r1_act"] / "rewrite.json").read_text())["shapes"]
+    assert set(shapes) == {"thought_only", "answer_only"}
+    assert json.loads((runs["alttrain"] / "run.json").read_text())["changed"]["dataset.size"] == [1000, 20]
+
+    cells = table(tmp_path)
+    assert len({one["method"] for one in cells}) == len(runs)
+    given = {(one["method"], one["measure"], one["benchmark"]) for one in cells if one["published"]}
+    means = {one["measure"]: one["benchmark"] for one in cells if one["kind"] == "mean" and one["method"] == "No-train"}
+    assert set(means["harmful_rate"].split(" + ")) == set(SETS[:6])
+    assert given == {
+        ("No-train", "harmful_rate", means["harmful_rate"]),
+        ("No-train", "over_refusal_rate", "xstest_safe"),
+        ("No-train", "accuracy", means["accuracy"]),
+    }
+    changed = [one for one in cells if one["method"].startswith("AltTrain, changed: ")]
+    assert changed
+    assert {one["published_why"] for one in changed if one["kind"] == "mean"} == {"changed"}
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "outputs/runs").rglob("*.jsonl")}
+    asked = len(stub.requests)
+    again = sweep(tmp_path, stub, f"method={','.join(AS_PUBLISHED)}") + sweep(tmp_path, stub, *less)
+    assert not [line for line in again.splitlines() if line.startswith(("train ", "generate ", "judge ", "rewrite "))]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(stub.requests) == asked
