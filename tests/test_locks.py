@@ -22,7 +22,7 @@ from alttrain.generation.kept import KeptDecoder
 folder, log = Path(sys.argv[1]), Path(sys.argv[2])
 
 class Slow:
-    def generate(self, prompts, decoding, names, on_finished):
+    def generate(self, prompts, decoding, *unused):
         with log.open("a") as file:
             file.write("decoded\\n")
         time.sleep(0.5)

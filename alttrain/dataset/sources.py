@@ -115,7 +115,7 @@ class Rows:
     def _all(self) -> Reading:
         """All rows, read once by a process as long as the files stay as they are: a sweep's jobs share them."""
         path = self._path()
-        stats = [(str(file), file.stat()) for file in self._there(path)] if path else []
+        stats = [(str(file), file.stat()) for file in self._there(path) if file.is_file()] if path else []
         key = repr((self, [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]))
         if key not in _READ:
             if len(_READ) == KEPT:
