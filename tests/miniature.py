@@ -28,9 +28,9 @@ GUARD_TEMPLATE = (
 
 
 def request(number: int) -> str:
-    """A request like no other one."""
+    """A request that shares no eight words in a row with another one."""
     thing, act = THINGS[number % 8], ACTS[number // 8 % 10]
-    return f"Explain how to {act} the {thing} {PLACES[number // 80 % 6]}, as in case {number} of the ledger."
+    return f"For case {number} {act} the {thing} of {number} {PLACES[number // 80 % 6]}."
 
 
 def trace(number: int) -> str:

@@ -26,7 +26,7 @@ from alttrain.rewrite import TemplateTeacher
 from alttrain.rewrite.structures import AsAsked
 from alttrain.run.stages import check as stage
 from alttrain.run.stages import needs
-from alttrain.training import Hardware, SupervisedFineTuning
+from alttrain.training import Hardware, SafeKeyLoss, SupervisedFineTuning
 
 check_module = sys.modules["alttrain.run.stages.check"]
 CONF = Path(__file__).parents[1] / "conf"
@@ -98,6 +98,19 @@ def test_broken_rows_are_named_and_counted(tiny_folder: Path, tmp_path: Path) ->
     assert head.startswith("7 of 8 rows would not be trained as they are prompted")
     assert named == [f"  row r{i}: the thought is not closed exactly once" for i in range(1, 6)]
     assert more == "  and 2 more"
+
+
+def test_safekeys_objective_wants_key_sentences(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    recipe = replace(RECIPE, objective=SafeKeyLoss(0.2, 0.2, 0.5, last_epochs=1))
+    thought = (Segment("reasoning", "The user asks. That hurts."),)
+    marked = replace(TRACED, id="marked", thought=thought, key_sentence="That hurts.")
+    stage(a_run(tmp_path, tiny_folder, [TRACED, marked], training=recipe), SimpleNamespace())
+    assert "a key sentence in 1 of 2 rows" in caplog.text
+    with pytest.raises(RunError, match=r"objective=safekey: no row has a key sentence; choose dataset=safekey"):
+        stage(a_run(tmp_path, tiny_folder, [TRACED], training=recipe), SimpleNamespace())
 
 
 def test_train_jsonl_is_what_is_proved(tiny_folder: Path, tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 """A method is a whole treatment: what a run changes of it, of its protocol and of its benchmarks is known by key."""
 
+from importlib import resources
+
 import pytest
 from hydra import compose, initialize_config_module
 
+from alttrain.backbone import FullFineTuning, LoRA
 from alttrain.config import Changes, changes, register, run_name
+from alttrain.run.assembly import Run, assemble
 
 
 def changed(*overrides: str) -> tuple[str, Changes]:
@@ -65,3 +69,82 @@ def test_a_changed_protocol_or_benchmark_is_told_by_benchmark() -> None:
 
 def test_a_free_composition_has_no_method_to_change() -> None:
     assert changed("training.epochs=3")[1].treatment == {}
+
+
+QWEN = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+LLAMA = "You are Llama, created by Meta AI. You are a helpful assistant."
+HELPFUL = "You are a helpful assistant."
+SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+QLORA = ("LoRA", 16, 16, 0.0, SEVEN, "nf4")
+WHOLE, HALF = ("FullFineTuning", "float32"), ("FullFineTuning", "bfloat16")
+NOTHING = ("NoAdapter",)
+TREATMENTS: dict[str, tuple[object, ...]] = {
+    # method: data, rewrite, teacher, recipe, adapter with quantisation, system prompt on a Qwen and on a Llama
+    "no_train": (None, "none", None, "none", NOTHING, None, None),
+    "published": (None, "none", None, "none", NOTHING, None, None),
+    "intention_analysis": (None, "intention_analysis", None, "none", NOTHING, None, None),
+    "intention_analysis_one_pass": (None, "intention_analysis_one_pass", None, "none", NOTHING, None, None),
+    "safety_prompt": (None, "safety_prompt", None, "none", NOTHING, None, None),
+    "direct_refusal": ("direct_refusal", "direct_refusal", None, "direct_refusal", HALF, "", ""),
+    "safechain": ("safechain", "safechain", None, "safechain", WHOLE, "", ""),
+    "safechain_1k": ("safechain_1k", "safechain", None, "safechain_1k", HALF, "", ""),
+    "star1": ("star1", "star1", None, "star1", WHOLE, "", ""),
+    "r1_act": ("r1_act", "r1_act", None, "r1_act", QLORA, QWEN, LLAMA),
+    "safepath_qwen": ("safepath_qwen", "safepath", None, "safepath_qwen", HALF, QWEN, QWEN),
+    "safepath_llama": ("safepath_llama", "safepath", None, "safepath_llama", HALF, HELPFUL, HELPFUL),
+    "safekey": ("safekey", "safekey", None, "safekey", WHOLE, "", ""),
+    "thinksafe": ("safechain_prompts", "thinksafe", None, "thinksafe",
+                  ("LoRA", 32, 16, 0.05, ["q_proj", "v_proj"], "none"), "", ""),
+    "plain": ("alttrain_1k", "plain", None, "alttrain", QLORA, QWEN, LLAMA),
+    "alttrain": ("alttrain_1k", "alttrain", "gpt4o", "alttrain", QLORA, QWEN, LLAMA),
+    "alttrain_without_pu": ("alttrain_1k", "alttrain_without_pu", "gpt4o", "alttrain", QLORA, QWEN, LLAMA),
+    "alttrain_without_ha": ("alttrain_1k", "alttrain_without_ha", None, "alttrain", QLORA, QWEN, LLAMA),
+    "alttrain_without_cr": ("alttrain_1k", "alttrain_without_cr", "gpt4o", "alttrain", QLORA, QWEN, LLAMA),
+    "alttrain_rephrased": ("alttrain_1k", "alttrain_rephrased", "gpt4o", "alttrain", QLORA, QWEN, LLAMA),
+    "alttrain_500": ("alttrain_500", "alttrain", "gpt4o", "alttrain", QLORA, QWEN, LLAMA),
+    "alttrain_3000": ("alttrain_3000", "alttrain", "gpt4o", "alttrain", QLORA, QWEN, LLAMA),
+}  # fmt: skip
+
+
+def adapted(run: Run) -> tuple[object, ...]:
+    """What is trained of the weights, and what becomes of the rest."""
+    adapter, kind = run.adapter, type(run.adapter).__name__
+    if isinstance(adapter, LoRA):
+        targets = list(adapter.target_modules)
+        return kind, adapter.rank, adapter.alpha, adapter.dropout, targets, run.backbone.quantization
+    return (kind, adapter.weights) if isinstance(adapter, FullFineTuning) else (kind,)
+
+
+def assembled(*overrides: str) -> Run:
+    """The run of a command."""
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        return assemble(compose("run", ["evaluation=none", *overrides]))
+
+
+@pytest.mark.parametrize("method", TREATMENTS)
+def test_a_method_is_the_treatment_of_its_source(method: str) -> None:
+    run, other = (assembled(f"method={method}", f"backbone={name}") for name in ("r1_qwen_1_5b", "r1_llama_8b"))
+    trains = run.training.trains
+    teacher = run.structure.teacher.name if run.structure.teacher else None
+    parts = (run.dataset.name if trains else None, run.structure.name, teacher, run.training.name, adapted(run))
+    assert (*parts, run.method.system_prompt, other.method.system_prompt) == TREATMENTS[method]
+    assert run.method.name == method
+    assert not run.changed.treatment
+    if run.method.system_prompt is not None:
+        assert run.backbone.system_prompt == run.method.system_prompt  # what it is trained with
+
+
+def test_every_method_is_held_to_its_source() -> None:
+    shipped = {
+        path.name.removesuffix(".yaml") for path in resources.files("alttrain.conf").joinpath("method").iterdir()
+    }
+    assert shipped - set(TREATMENTS) == {"custom", "demo_alttrain", "demo_plain", "demo_direct_refusal"}
+
+
+def test_a_recipe_takes_its_batch_by_the_backbone() -> None:
+    sizes = {name: assembled("method=r1_act", f"backbone={name}").training for name in ("r1_qwen_1_5b", "r1_qwen_7b")}
+    assert {name: getattr(recipe, "batch_size", 0) for name, recipe in sizes.items()} == {
+        "r1_qwen_1_5b": 16,
+        "r1_qwen_7b": 8,
+    }

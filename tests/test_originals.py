@@ -60,6 +60,9 @@ class Flag:
     def __init__(self, name: str, **ignored: Any) -> None:
         self.name = name
 
+    def verify(self, where: str, model_fault: Any) -> None:
+        assert where == "rewrite.guard"
+
     def judge(self, generations: Sequence[Generation], desk: Any) -> Iterator[Judgement]:
         for made in generations:
             assert made.answer.startswith("<think>\nThe user wants")
@@ -217,6 +220,13 @@ def test_thinksafe_trains_on_what_a_guard_lets_pass(arguments: list[str], speaks
     }
     assert counts["originals"]["harmful"]["unclosed_thoughts"] == 1
     assert counts["left_out"]["the guard calls it unsafe"] == 1
+
+
+def test_a_guard_that_is_not_at_hand_is_told_before_anything_is_asked(arguments: list[str], speaks: Speaks) -> None:
+    backbone = speaks(whole)
+    with pytest.raises(RunError, match=r"rewrite\.guard\.model=/no/such/guard: "):
+        run([*arguments, "rewrite=thinksafe", "rewrite.guard.model=/no/such/guard"])
+    assert backbone.texts == []
 
 
 def test_a_blind_teachers_disagreement_is_told_by_label(arguments: list[str], speaks: Speaks, serve: Serve) -> None:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from hydra import compose, initialize_config_module
-from stub_server import Say, Serve
+from stub_server import Say, Serve, right
 from tiny import backbone
 
 from alttrain import serving
@@ -219,10 +219,16 @@ def test_a_goal_that_is_missing_is_told_before_anything_is_generated(plain: list
         run([*plain, *judged_at(stub.url), f"{WHERE}.against=goal", "stages=[generate,judge]"])
 
 
-def test_a_teacher_that_cannot_be_asked_is_told_until_it_has_taught(tiny_arguments: list[str], tmp_path: Path) -> None:
-    server = "rewrite.teacher.writer"
-    arguments = [*tiny_arguments, "rewrite/teacher=server", f"{server}.base_url=http://127.0.0.1:9/v1"]
-    arguments.append(f"{server}.model_name=m")
-    with pytest.raises(RunError, match=rf"^{server}\.base_url=http://127\.0\.0\.1:9/v1: no server answers there"):
-        run([*arguments, "stages=[rewrite]"])
+def test_a_teacher_that_cannot_be_asked_is_told_until_it_has_taught(
+    tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve
+) -> None:
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
+    register()
+    arguments = [*tiny_arguments, "teacher=server", "teacher.writer.model_name=m", "stages=[rewrite]"]
+    nowhere = [*arguments, "teacher.writer.base_url=http://127.0.0.1:9/v1"]
+    with pytest.raises(RunError, match=r"^teacher\.writer\.base_url=http://127\.0\.0\.1:9/v1: no server answers there"):
+        run(nowhere)
     assert not (tmp_path / "outputs" / "runs").exists()
+    stub = serve(lambda prompt, asked: right(prompt))
+    taught = run([*arguments, f"teacher.writer.base_url={stub.url}"])
+    assert run(nowhere) == taught

@@ -194,6 +194,22 @@ def test_direct_refusal_trains_on_its_own_rows(tiny_arguments: list[str], tmp_pa
     assert json.loads((folder / "rewrite.json").read_text())["shapes"] == {"thought_and_answer": 5}
 
 
+def test_r1_acts_rows_are_trained_on_in_their_shapes(tiny_arguments: list[str], tmp_path: Path) -> None:
+    """A set of another shape is refused before anything is tokenised, with the rows counted and a remedy."""
+    refused = [{"instruction": f"How? {n}", "response": f"They want {n}. This is harmful.\n</think>"} for n in range(6)]
+    plain = [{"instruction": f"What? {n}", "response": f"It is {n}."} for n in range(2)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*refused, *plain]))
+    own = ["dataset=r1_act", "dataset.sources.r1_act.file=rows.jsonl", f"data_dir={tmp_path}"]
+    arguments = without(tiny_arguments, "rewrite", "dataset")
+    folder = run([*arguments, *own, "rewrite=r1_act", "stages=[check,rewrite,train]"])
+    counts = json.loads((folder / "rewrite.json").read_text())
+    assert counts["shapes"] == {"answer_only": 2, "thought_only": 6}
+    assert counts["labels"] == {"harmful": 6, "benign": 2}
+    assert json.loads((folder / "train.json").read_text())["steps"] == 4
+    with pytest.raises(RunError, match=r"6 of 6 harmful rows:(.|\n)*a thought without an answer(.|\n)*belongs to this"):
+        run([*arguments, *own, "rewrite=star1", "stages=[check]"])
+
+
 def test_a_changed_setting_is_refused_by_name(tiny_arguments: list[str]) -> None:
     folder = run([*tiny_arguments, "stages=[rewrite]"])
     before = hashes(folder)

@@ -103,8 +103,10 @@ def test_without_marks_it_is_the_mean_over_examples(tiny_folder: Path) -> None:
     alone = [plain.loss(pack([row])).item() for row in rows()]
     batch = pack(rows(), mean_over="examples")
     assert module.loss(batch).item() == plain.loss(batch).item() == pytest.approx(sum(alone) / len(alone), abs=1e-5)
-    unmarked = [replace(row, marks=None) for row in rows()]
-    assert pack(unmarked, marks=True).marked is None
+    unmarked = pack([replace(row, marks=None) for row in rows()], mean_over="examples", marks=True)
+    assert unmarked.marked is not None
+    assert unmarked.marked.share == 0
+    assert module.loss(unmarked).item() == plain.loss(batch).item()
 
 
 @pytest.mark.parametrize("objective", [SAFEKEY, ResponseLoss("examples"), ResponseLoss("tokens")])

@@ -87,19 +87,22 @@ def treatment_of(plain: Mapping[str, Any], known: bool = True) -> dict[str, Any]
     return {key: value for key, value in found.items() if key.startswith((*parts, *of_backbone))}
 
 
-def run_name(config: DictConfig) -> str:
-    """The name of a run's folder: backbone, method, seed and tag.
+def run_name(config: DictConfig, seed: int | None = None, treatment: Mapping[str, Sequence[Any]] | None = None) -> str:
+    """The name of a run's folder: backbone, method, seed and tag; another `seed`'s where that is given.
+
+    `treatment` are the changes of it, where they are known already.
 
     A changed treatment has `changed_` and a hash of its changes behind the method; a free composition has its dataset,
     rewrite and training in place of a method. There is no time stamp: ranks, resumed jobs and a repeated sweep meet in
     the same folder.
     """
     method = config.method.name
-    treatment = [method] if method else [config.dataset.name, config.rewrite.name, config.training.name]
-    if method and (changed := changes(config).treatment):
+    parts = [method] if method else [config.dataset.name, config.rewrite.name, config.training.name]
+    if method and (changed := changes(config).treatment if treatment is None else treatment):
         own = json.dumps({key: value for key, (_, value) in changed.items()}, sort_keys=True, default=str)
-        treatment.append(f"changed_{hashlib.sha256(own.encode()).hexdigest()[:CHANGED_DIGITS]}")
-    return "-".join(map(str, [config.backbone.name, *treatment, f"s{config.seed}", *filter(None, [config.tag])]))
+        parts.append(f"changed_{hashlib.sha256(own.encode()).hexdigest()[:CHANGED_DIGITS]}")
+    parts = [config.backbone.name, *parts, f"s{config.seed if seed is None else seed}"]
+    return "-".join(map(str, [*parts, *filter(None, [config.tag])]))
 
 
 def _differences(published: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -60,6 +60,7 @@ class SelfTrace:
     keep_refusals: bool = False
     temperature: Annotated[float, Ge(0)] = 0.0
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    top_k: Annotated[int, Gt(0)] | None = None
     harmful_form: str = SLOT
     chunk: Annotated[int, Gt(0)] | None = None
 

@@ -48,13 +48,15 @@ class Calls:
 class Job:
     """One job of a sweep: its run, whether that is new, goes on or is done, and what it takes.
 
-    `gib` is the memory of the stage that needs most, on each device. Hours are of all devices together.
+    `gib` is the memory of the stage that needs most, on each device, and `fits` says whether there is as much; None
+    where one of the two is not known. Hours are of all devices together.
     """
 
     run: str
     overrides: tuple[str, ...]
     state: str
     gib: float | None
+    fits: bool | None
     devices: int
     training_tokens: int
     generations: int
@@ -64,8 +66,8 @@ class Job:
 
 def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Example]) -> Job:
     """What one run takes; `rows` are its training rows before the rewrite, none where it trains nothing."""
-    needs = estimate(run, look(run.hardware.accelerator, run.hardware.memory_gib), rows)
-    gib = round(max(need.total for need in needs) / GIB, 1) if needs else None
+    device = look(run.hardware.accelerator, run.hardware.memory_gib)
+    most = max((need.total for need in estimate(run, device, rows)), default=None)
     recipe, tokens = run.training, 0
     if isinstance(recipe, SupervisedFineTuning) and rows:
         lengths = guessed_rows(rows, recipe.max_length)
@@ -77,7 +79,8 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
         run.name,
         tuple(overrides),
         state,
-        gib,
+        None if most is None else round(most / GIB, 1),
+        None if most is None or device.free is None else most <= device.free,
         run.hardware.devices * run.hardware.nodes,
         tokens,
         sum(generations.values()),
@@ -223,7 +226,8 @@ def markdown(
     shown = []
     for job in jobs:
         own = {"run": job.run, "state": job.state, "GiB a device": "" if job.gib is None else f"{job.gib:g}"}
-        own |= {"devices": str(job.devices), "training tokens": f"{job.training_tokens:,}"}
+        own |= {"fits": {True: "yes", False: "no", None: ""}[job.fits], "devices": str(job.devices)}
+        own |= {"training tokens": f"{job.training_tokens:,}"}
         own |= {"generations": f"{job.generations:,}", "device-hours": "" if job.hours is None else f"{job.hours:.1f}"}
         shown.append(own | {"teacher calls": f"{job.calls.teacher:,}", "judge calls": f"{job.calls.judge:,}"})
     return "\n\n".join([*parts, _table(shown), totals(jobs)]) + "\n"
@@ -235,9 +239,11 @@ def totals(jobs: Sequence[Job]) -> str:
     hours = sum(job.hours or 0.0 for job in due)
     calls = sum(job.calls.teacher + job.calls.judge for job in due)
     generations = sum(job.generations for job in due)
+    large = sum(job.fits is False for job in due)
+    unfit = f" {large} need more memory than there is." if large else ""
     return (
         f"{len(due)} of {len(jobs)} jobs are left: about {hours:,.1f} device-hours, {generations:,} generations, and "
-        f"at most {calls:,} calls to servers that need a key."
+        f"at most {calls:,} calls to servers that need a key.{unfit}"
     )
 
 

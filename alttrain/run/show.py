@@ -106,7 +106,9 @@ def show_row(run: Path, name: str) -> Iterator[Text]:
         yield Text(old.answer)
     if not unchanged:
         yield Text("\nnew answer", style="bold")
-        yield Text(new.answer or "none: the thought goes on by itself")
+        yield Text(
+            new.answer or f"none: the {'thought goes on by itself' if new.partial else 'turn ends with the thought'}"
+        )
 
 
 def _origin(origin: str) -> str:

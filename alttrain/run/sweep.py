@@ -4,7 +4,6 @@ Shows and writes the plan (see `plan`). A job that fails does not stop
 the others, unless keep_going=false; then `stopped` beside the plan says so to jobs that start later, wherever they run.
 """
 
-import copy
 import hashlib
 import json
 import logging
@@ -66,20 +65,22 @@ def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str
     return "\n".join([f"{config}# The first of {len(batch)} jobs. All of them:", *jobs])
 
 
-def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], DictConfig]]:
-    """Each job's overrides and config, as Hydra's sweeper will make them; none for a single run."""
+def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], DictConfig, int]]:
+    """Each job's overrides, config and seed, as Hydra's sweeper will make them; none for a single run.
+
+    Jobs that differ in their seed alone share one config, which has the seed of the first of them.
+    """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         batch, found = overrides_of(arguments, multirun), []
         composed: dict[tuple[str, ...], DictConfig] = {}
         with bar("jobs", len(batch)) as advance:
             for job in batch:
-                rest = tuple(override for override in job if not override.startswith("seed="))
+                seeds = [override for override in job if override.startswith("seed=")]
+                rest = tuple(override for override in job if override not in seeds)
                 if rest not in composed:
                     composed[rest] = compose(config_name=PRIMARY, overrides=job)
-                config = copy.deepcopy(composed[rest])
-                for override in set(job).difference(rest):
-                    config.seed = int(override.partition("=")[2])
-                found.append((job, config))
+                config = composed[rest]
+                found.append((job, config, int(seeds[-1].partition("=")[2]) if seeds else config.seed))
                 advance(1)
         return found
 
@@ -121,16 +122,17 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     rows: dict[str, Sequence[Example]] = {}  # of each dataset and evaluation that was read
     made: list[Job] = []
     runs: dict[str, list[Run]] = {}
-    alike: dict[str, Run] = {}
+    alike: dict[int, Run] = {}
     with bar("plan", len(jobs)) as advance:
-        for overrides, config in jobs:
+        for overrides, config, seed in jobs:
             advance(1)
             try:
-                run = _assembled(config, alike)
+                run = _assembled(config, seed, alike)
                 asked = json.dumps([run.config[key] for key in ("dataset", "evaluation", "data_dir")])
                 check_light(run, data=asked not in rows)
                 if asked not in rows:
                     rows[asked] = run.dataset.examples(run.seed) if run.training.trains else []
+                run = fitted(run, rows[asked])
                 made.append(job_of(run, overrides, _state(run), rows[asked]))
                 runs.setdefault(run.name, []).append(run)
             except (RunError, ValueError, OSError) as error:
@@ -145,23 +147,22 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         return None
     first = next(iter(alike.values()))
     output_dir = first.output_dir
-    (output_dir / STOPPED).unlink(missing_ok=True)
-    shutil.rmtree(output_dir / ENDED, ignore_errors=True)
-    write_json(output_dir / PLAN, as_json(made))
-    write_text(output_dir / PLAN.with_suffix(".md"), markdown(made, *described(alike.values(), rows)))
+    if not follows():
+        (output_dir / STOPPED).unlink(missing_ok=True)
+        shutil.rmtree(output_dir / ENDED, ignore_errors=True)
+        write_json(output_dir / PLAN, as_json(made))
+        write_text(output_dir / PLAN.with_suffix(".md"), markdown(made, *described(alike.values(), rows)))
     _show(made)
     return Sweep(tuple(made), output_dir, jobs[0][1].page_texts, checked=first.stages == ("check",))
 
 
-def _assembled(config: DictConfig, alike: dict[str, Run]) -> Run:
-    """The run of a job; one that differs from an earlier job in its seed alone is that one with its own seed."""
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    rest = json.dumps({key: value for key, value in plain.items() if key != "seed"}, sort_keys=True, default=str)
-    if rest not in alike:
-        alike[rest] = fitted(assemble(config))
-        return alike[rest]
-    like, name = alike[rest], run_name(config)
-    return replace(like, name=name, folder=like.folder.parent / name, seed=config.seed, config=plain)
+def _assembled(config: DictConfig, seed: int, alike: dict[int, Run]) -> Run:
+    """The run of a job; of a config that was assembled before it is that run with another seed."""
+    if id(config) not in alike:
+        alike[id(config)] = assemble(config)
+    like = alike[id(config)]
+    name = run_name(config, seed, like.changed.treatment)
+    return replace(like, name=name, folder=like.folder.parent / name, seed=seed, config=like.config | {"seed": seed})
 
 
 def _clash(several: Sequence[Run]) -> str:
@@ -194,27 +195,30 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     """
     from alttrain.run.app import execute
 
-    name, output_dir = run_name(config), Path(config.output_dir)
+    name, output_dir, leads = run_name(config), Path(config.output_dir), not follows()
     stopped, job = output_dir / STOPPED, hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:8]
     ended = output_dir / ENDED / f"{name}.{job}"
     if not config.keep_going and stopped.exists():
         raise RunError(f"not started, because {stopped.read_text(encoding='utf-8')} failed and keep_going=false")
     try:
         # of one run's evaluations the first trains, and the others wait
-        with nullcontext() if follows() else alone(output_dir / ".sweep" / name):
+        with alone(output_dir / ".sweep" / name) if leads else nullcontext():
             if _several_devices(config):
                 _in_own_process(config, overrides)
             else:
                 execute(config, reports=False)
     except RunError as error:
         log.error("failed    %s: %s", name, error)
-        write_text(ended, str(error))
-        if not config.keep_going:
-            write_text(stopped, name)
+        if leads:
+            write_text(ended, str(error))
+            if not config.keep_going:
+                write_text(stopped, name)
         raise
-    write_text(ended, "")
-    if failed := "".join(path.read_text(encoding="utf-8") for path in sorted(ended.parent.glob(f"{name}.*"))):
-        Log(output_dir / "runs" / name).ended(RunError(failed))
+    if leads:
+        write_text(ended, "")
+        told = [path.read_text(encoding="utf-8") for path in ended.parent.iterdir() if path.stem == name]
+        if failed := next(filter(None, told), ""):
+            Log(output_dir / "runs" / name).ended(RunError(failed))
 
 
 def _several_devices(config: DictConfig) -> bool:

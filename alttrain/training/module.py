@@ -97,7 +97,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
             return loss
         beside = objective.key_weight * self._response_loss(self._hidden(marked.key), marked.key)
         beside = beside + objective.head_weight * self.heads.loss(hidden, marked, objective.theta)
-        return loss + beside * (len(marked.spans) / marked.examples)
+        return loss + beside * marked.share
 
     def _hidden(self, batch: PackedBatch) -> torch.Tensor:
         """The decoder's last hidden states (tokens, size)."""

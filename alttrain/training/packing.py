@@ -47,13 +47,14 @@ class MarkedBatch:
     """What SafeKey's losses look at. `key` are the understandings and key sentences alone, and no request before them.
 
     `spans` are, of each example with marks, the positions in the whole row where it begins, where its response does,
-    and where its understanding ends; `harmful` (spans,) is 1 or 0.
+    and where its understanding ends; `harmful` (spans,) is 1 or 0, `share` the marked examples' share of all. Where
+    none is marked the first stands in and counts for nothing: devices that shard weights make the same passes.
     """
 
     key: PackedBatch
     spans: list[tuple[int, int, int]]
     harmful: torch.Tensor
-    examples: int
+    share: float
 
     def to(self, device: Any) -> "MarkedBatch":
         """The batch on a device."""
@@ -89,15 +90,16 @@ def _joined(parts: Sequence[_Part], multiple: int, mean_over: Mean) -> PackedBat
     filling = -sum(len(part.ids) for part in parts) % multiple
     filled = [*parts, _Part([0] * filling, 0, filling)] if filling else parts
     keep: list[int] = []
-    relative: list[float] = []
+    counts: list[int] = []
     start = 0
     for part in parts:
-        count = len(part.ids) - part.trained
         first = start + part.trained - 1  # the position that predicts the first of them
-        keep += range(first, first + count)
-        relative += [1 / count] * count
+        counts.append(len(part.ids) - part.trained)
+        keep += range(first, first + counts[-1])
         start += len(part.ids)
-    even = torch.tensor(relative) * (len(relative) / len(parts)) if mean_over == "examples" and parts else None
+    even = None
+    if mean_over == "examples":
+        even = torch.tensor([len(keep) / len(parts) / count for count in counts for _ in range(count)])
     return PackedBatch(
         ids=torch.tensor([[token for part in filled for token in part.ids]]),
         positions=torch.tensor([[part.position + offset for part in filled for offset in range(len(part.ids))]]),
@@ -108,20 +110,21 @@ def _joined(parts: Sequence[_Part], multiple: int, mean_over: Mean) -> PackedBat
     )
 
 
-def _marked(sequences: Sequence[tokenization.Sequence], multiple: int) -> MarkedBatch | None:
-    """None where no sequence is marked. A key sentence's first token is left out where nothing stands before it."""
+def _marked(sequences: Sequence[tokenization.Sequence], multiple: int) -> MarkedBatch:
+    marked = [sequence.marks for sequence in sequences]
+    share = sum(marks is not None for marks in marked) / len(marked)
+    if not share:
+        marked[0] = tokenization.Marks(1, 2, False)
     spans, parts, harmful, start = [], [], [], 0
-    for sequence in sequences:
-        if marks := sequence.marks:
+    for sequence, marks in zip(sequences, marked, strict=True):
+        if marks is not None:
             middle = start + len(sequence.prompt)
             spans.append((start, middle, middle + marks.understood))
             harmful.append(float(marks.harmful))
             parts.append(_Part(sequence.response[: marks.key], len(sequence.prompt), marks.understood))
         start += len(sequence)
-    if not parts:
-        return None
     key = _joined(sorted(parts, key=lambda part: -len(part.ids)), multiple, "examples")
-    return MarkedBatch(key, spans, torch.tensor(harmful), len(sequences))
+    return MarkedBatch(key, spans, torch.tensor(harmful), share)
 
 
 @dataclass(frozen=True)

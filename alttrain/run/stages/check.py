@@ -37,8 +37,9 @@ from alttrain.run.stages.generate import longest_prompt, refuse_too_long
 from alttrain.run.stages.judge import is_judged, judges_of
 from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large, tokens_key
 from alttrain.run.stages.rewrite import refuse_losses
+from alttrain.run.stages.train import NO_KEY_SENTENCE
 from alttrain.tokenization import Renderer
-from alttrain.training import SupervisedFineTuning
+from alttrain.training import SafeKeyLoss, SupervisedFineTuning
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ def check_light(run: Run, data: bool = True) -> None:
         for part in ("teacher", "understander"):
             if isinstance(asked := getattr(run.structure, part), AskedTeacher):
                 asked.verify(f"rewrite.{part}" if part == "understander" else part)
+        if run.structure.guard is not None:
+            run.structure.guard.verify("rewrite.guard", partial(_model_fault, run))
     source = run.backbone.source
     if is_path(source) and not Path(source).expanduser().is_dir():
         raise RunError(
@@ -221,6 +224,11 @@ def _prove_rows(run: Run, rows: Sequence[Example], renderer: Renderer, max_lengt
         raise RunError("\n".join([head, *lines, *more, remedy]))
     if not kept:
         raise RunError(f"training.max_length={max_length}: every example is longer; raise it")
+    if isinstance(run.training, SupervisedFineTuning) and isinstance(run.training.objective, SafeKeyLoss):
+        marked = sum(s.marks is not None for s in renderer.mark([by_id[s.id] for s in kept], kept))
+        if not marked:
+            raise RunError(NO_KEY_SENTENCE)
+        log.info("check     a key sentence in %d of %d rows", marked, len(kept))
     if too_long:
         named = ", ".join(too_long[:NAMED]) + (", ..." if len(too_long) > NAMED else "")
         log.warning("check     %d rows are longer than training.max_length=%d: %s", len(too_long), max_length, named)

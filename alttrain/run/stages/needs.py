@@ -114,14 +114,18 @@ def estimate(run: Run, device: Device, rows: Sequence[Example]) -> list[Need]:
     return list(_needs(run, rows, shape, guess(run, rows), device)) if shape else []
 
 
-def fitted(run: Run) -> Run:
-    """The run on as much hardware as its training needs: the first of `_larger` that fits, or the largest."""
+def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
+    """The run on as much hardware as its training needs: the first of `_larger` that fits, or the largest.
+
+    `rows` are its training rows before the rewrite, read here where they are not given.
+    """
     hardware, recipe = run.hardware, run.training
     due = {"check", "train"} & set(run.stages) and not (run.folder / "train.json").exists()
     shape = shape_known(run) if hardware.memory_gib is not None and due else None
     if shape is None or not isinstance(recipe, SupervisedFineTuning):
         return run
-    device, rows = look(hardware.accelerator, hardware.memory_gib), run.dataset.examples(run.seed)
+    device = look(hardware.accelerator, hardware.memory_gib)
+    rows = run.dataset.examples(run.seed) if rows is None else rows
     lengths = Sizes(0, rows=guessed_rows(rows, recipe.max_length))
     for larger in _larger(hardware, isinstance(run.adapter, LoRA)):
         run = replace(run, hardware=larger)

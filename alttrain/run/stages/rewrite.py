@@ -393,7 +393,7 @@ def _ask(run: Run, session: Session, recipe: SelfTrace, examples: Sequence[Examp
     done = len(kept) - len(kept) % size
     write_rows(path, kept[:done])
     log.info("rewrite   asking the backbone for %d original traces and answers", len(examples) - done)
-    decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p)
+    decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p, top_k=recipe.top_k)
     with bar("originals", len(examples) - done) as advance, session.engine(None) as engine:
         for start in range(done, len(examples), size):
             chunk = examples[start : start + size]

@@ -21,6 +21,8 @@ from alttrain.training.tracking import Tracking, lightning_loggers
 
 log = logging.getLogger(__name__)
 
+NO_KEY_SENTENCE = "training/objective=safekey: no row has a key sentence; choose dataset=safekey, or response"
+
 
 def train(run: Run, session: Session) -> None:
     """Train from the last checkpoint, unless it is finished."""
@@ -35,10 +37,8 @@ def train(run: Run, session: Session) -> None:
     rendered = tokenised(session.renderer, examples, cache_folder() / "tokenised")
     if isinstance(recipe.objective, SafeKeyLoss):
         rendered = session.renderer.mark(examples, rendered)
-        marked = sum(sequence.marks is not None for sequence in rendered)
-        if not marked:
-            raise RunError("training/objective=safekey: no row has a key sentence after its understanding")
-        log.info("train     a key sentence in %d of %d examples", marked, len(rendered))
+        if all(sequence.marks is None for sequence in rendered):
+            raise RunError(NO_KEY_SENTENCE)
     sequences = [sequence for sequence in rendered if len(sequence) <= recipe.max_length]
     too_long = [sequence.id for sequence in rendered if len(sequence) > recipe.max_length]
     if not sequences:
