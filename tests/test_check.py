@@ -59,6 +59,7 @@ def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[st
         "backbone": backbone(tiny),
         "dataset": source,
         "structure": AsIs(),
+        "method": SimpleNamespace(system_prompt=None),
         "adapter": LORA,
         "training": RECIPE,
         "hardware": Hardware(accelerator="cpu", precision="float32"),
@@ -76,7 +77,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def free(monkeypatch: pytest.MonkeyPatch, gib: float, name: str = "cpu") -> None:
-    monkeypatch.setattr(needs, "look", lambda accelerator: Device(name, int(gib * GIB)))
+    monkeypatch.setattr(needs, "look", lambda accelerator, planned: Device(name, int(gib * GIB)))
 
 
 def test_rows_are_proved_and_long_ones_named(
@@ -121,8 +122,9 @@ def test_train_jsonl_is_what_is_proved(tiny_folder: Path, tmp_path: Path) -> Non
 
 def test_rows_are_rewritten_where_it_takes_no_model(tiny_folder: Path, tmp_path: Path) -> None:
     untraced = replace(TRACED, id="b", label="benign", thought=())
+    known = replace(TRACED, category="privacy")
     made = check_module.examples_without_model(
-        a_run(tmp_path, tiny_folder, [TRACED], structure=AsIs(TemplateTeacher())), [TRACED]
+        a_run(tmp_path, tiny_folder, [known], structure=AsIs(TemplateTeacher())), [known]
     )
     assert [segment.step for segment in made[0].thought] == ["assessment", "reasoning"]
     run = a_run(tmp_path, tiny_folder, [TRACED])
