@@ -21,7 +21,7 @@ from alttrain.backbone.weights import load_model
 from alttrain.config import RunError
 from alttrain.evaluation import Protocol
 from alttrain.generation import Decoding, InProcess
-from alttrain.records import Example, Segment, write_rows
+from alttrain.records import Example, Rejected, Segment, write_rows
 from alttrain.rewrite import TemplateTeacher
 from alttrain.rewrite.structures import AsAsked
 from alttrain.run.stages import check as stage
@@ -51,7 +51,7 @@ class AsIs(AsAsked):
 
 
 def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[str] = ("check",), **parts: Any) -> Any:
-    source = SimpleNamespace(examples=lambda seed: list(rows))
+    source, gone = SimpleNamespace(examples=lambda seed: list(rows)), Rejected("gone", "no prompt")
     defaults = {
         "folder": folder,
         "seed": 0,
@@ -65,7 +65,9 @@ def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[st
         "hardware": Hardware(accelerator="cpu", precision="float32"),
         "generation": InProcess(slots=4, dtype="float32"),
         "protocol": Protocol("p", Decoding(max_new_tokens=8), judges={}),
-        "benchmarks": (SimpleNamespace(name="b", kind="harm", rows=source, asked=lambda row: row.prompt),),
+        "benchmarks": (
+            SimpleNamespace(name="b", kind="harm", rows=source, asked=lambda row: row.prompt, left_out=lambda: [gone]),
+        ),
     }
     return SimpleNamespace(**defaults | parts)
 
@@ -86,6 +88,7 @@ def test_rows_are_proved_and_long_ones_named(
     caplog.set_level(logging.INFO)
     long = replace(TRACED, id="long", answer="x" * 200)
     stage(a_run(tmp_path, tiny_folder, [TRACED, long]), SimpleNamespace())
+    assert "b: 1 rows left out (gone: no prompt)" in caplog.text
     assert "rendering proved on 1 rows" in caplog.text
     assert "1 rows are longer than training.max_length=200: long" in caplog.text
     assert "memory in GiB" in caplog.text
