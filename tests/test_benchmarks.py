@@ -290,7 +290,7 @@ def test_columns_of_sets_that_are_not_here(name: str, row: Any, asked: str, gold
     assert (benchmark.asked(example), example.gold) == (asked, gold)
     assert example.label == ("harmful" if benchmark.measure == "harmful_rate" else "benign")
     assert example.turns == (("first?", "then?") if name == "safemt_attack_600" else ())
-    assert example.goal == ("P" if name == "safemt_attack_600" else "")
+    assert example.goal == {"safemt_attack_600": "P", "advbench": row.get("goal", "")}.get(name, "")
 
 
 def test_gpqa_is_read_from_the_hub_alone_and_its_letters_are_decided_by_the_seed(tmp_path: Path) -> None:
@@ -373,6 +373,8 @@ EVALUATIONS = {
     "thinking_tokens_suite": ["coconot", "falsereject", "fortress", "or_bench_hard", "wildjailbreak_thinksafe"],
     "general": ["cmmlu", "cnn_dailymail", "nq_open"],
     "multi_turn": ["safemt_attack_600"],
+    "recognition": ["jailbreakbench_harmful", "strongreject", "wildjailbreak_safechain"],
+    "none": [],
     "multilingual": [f"multijail_{language}" for language in LANGUAGES],
     "local": sorted(UPSTREAM),
     "paper": [

@@ -21,7 +21,7 @@ from alttrain.backbone.weights import load_model
 from alttrain.config import RunError
 from alttrain.evaluation import Protocol
 from alttrain.generation import Decoding, InProcess
-from alttrain.records import Example, Segment, write_rows
+from alttrain.records import Example, Rejected, Segment, write_rows
 from alttrain.rewrite import TemplateTeacher
 from alttrain.rewrite.structures import AsAsked
 from alttrain.run.stages import check as stage
@@ -51,7 +51,7 @@ class AsIs(AsAsked):
 
 
 def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[str] = ("check",), **parts: Any) -> Any:
-    source = SimpleNamespace(examples=lambda seed: list(rows))
+    source, gone = SimpleNamespace(examples=lambda seed: list(rows)), Rejected("gone", "no prompt")
     defaults = {
         "folder": folder,
         "seed": 0,
@@ -59,12 +59,15 @@ def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[st
         "backbone": backbone(tiny),
         "dataset": source,
         "structure": AsIs(),
+        "method": SimpleNamespace(system_prompt=None),
         "adapter": LORA,
         "training": RECIPE,
         "hardware": Hardware(accelerator="cpu", precision="float32"),
         "generation": InProcess(slots=4, dtype="float32"),
         "protocol": Protocol("p", Decoding(max_new_tokens=8), judges={}),
-        "benchmarks": (SimpleNamespace(name="b", kind="harm", rows=source, asked=lambda row: row.prompt),),
+        "benchmarks": (
+            SimpleNamespace(name="b", kind="harm", rows=source, asked=lambda row: row.prompt, left_out=lambda: [gone]),
+        ),
     }
     return SimpleNamespace(**defaults | parts)
 
@@ -76,7 +79,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def free(monkeypatch: pytest.MonkeyPatch, gib: float, name: str = "cpu") -> None:
-    monkeypatch.setattr(needs, "look", lambda accelerator: Device(name, int(gib * GIB)))
+    monkeypatch.setattr(needs, "look", lambda accelerator, planned: Device(name, int(gib * GIB)))
 
 
 def test_rows_are_proved_and_long_ones_named(
@@ -85,6 +88,7 @@ def test_rows_are_proved_and_long_ones_named(
     caplog.set_level(logging.INFO)
     long = replace(TRACED, id="long", answer="x" * 200)
     stage(a_run(tmp_path, tiny_folder, [TRACED, long]), SimpleNamespace())
+    assert "b: 1 rows left out (gone: no prompt)" in caplog.text
     assert "rendering proved on 1 rows" in caplog.text
     assert "1 rows are longer than training.max_length=200: long" in caplog.text
     assert "memory in GiB" in caplog.text
@@ -121,8 +125,9 @@ def test_train_jsonl_is_what_is_proved(tiny_folder: Path, tmp_path: Path) -> Non
 
 def test_rows_are_rewritten_where_it_takes_no_model(tiny_folder: Path, tmp_path: Path) -> None:
     untraced = replace(TRACED, id="b", label="benign", thought=())
+    known = replace(TRACED, category="privacy")
     made = check_module.examples_without_model(
-        a_run(tmp_path, tiny_folder, [TRACED], structure=AsIs(TemplateTeacher())), [TRACED]
+        a_run(tmp_path, tiny_folder, [known], structure=AsIs(TemplateTeacher())), [known]
     )
     assert [segment.step for segment in made[0].thought] == ["assessment", "reasoning"]
     run = a_run(tmp_path, tiny_folder, [TRACED])

@@ -363,11 +363,11 @@ def test_packed_weights_leave_less_room_for_keys_and_values(tiny_folder: Path, m
     run: Any = SimpleNamespace(backbone=backbone(tiny_folder), hardware=Hardware(accelerator="cpu"))
     session = Session(run)
     monkeypatch.setattr(session, "_free_memory", lambda: 1e9)
-    rooms = [session.decoder(InProcess(dtype=dtype), None).memory for dtype in ("float32", "bfloat16")]
+    rooms = [session.decoder(InProcess(dtype=dtype), None, "none").memory for dtype in ("float32", "bfloat16")]
     size = PackedWeights(session.model("bfloat16")).size
     assert size > 0
     assert rooms == [int(0.8 * 1e9), int(0.8 * (1e9 - size))]
-    assert session.decoder(InProcess(dtype="bfloat16", memory_gib=0.5), None).memory == 1 << 29
+    assert session.decoder(InProcess(dtype="bfloat16", memory_gib=0.5), None, "none").memory == 1 << 29
 
 
 def test_float32_large_models_and_others_forwards_are_left_alone() -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import logging
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from alttrain.evaluation.benchmark import KINDS
 from alttrain.generation import Decoding, InProcess
 from alttrain.generation.choosing import draw
 from alttrain.generation.engines import LocalEngine, Prompt
-from alttrain.records import Generation, read_rows
+from alttrain.records import Generation, Rejected, read_rows
 from alttrain.run.app import execute
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.session import Session
@@ -321,14 +320,12 @@ def light(folder: Path, benchmark: Benchmark, protocol: Protocol, **parts: Any) 
     return replace(run, folder=folder / "runs" / "r", benchmarks=(benchmark,), protocol=protocol, **parts)
 
 
-def test_rows_without_a_prompt_are_left_out_by_name_and_count(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Run, "evaluation_fingerprint", lambda self, benchmark: {})
-    caplog.set_level(logging.INFO)
-    rows = [{"id": "a", "prompt": "Q?", "aim": "G"}, {"id": "b", "prompt": None, "aim": "G"}]
-    check_light(light(tmp_path, with_rows(rows, tmp_path, goal="aim"), a_protocol()))
-    assert "x: 1 rows left out: b (no prompt)" in caplog.text
+def test_rows_without_a_prompt_are_left_out_by_name(tmp_path: Path) -> None:
+    benchmark = with_rows([{"id": "a", "prompt": "Q?", "aim": "G"}, {"id": "b", "prompt": None}], tmp_path)
+    assert ([row.id for row in benchmark.rows.examples(None)], benchmark.left_out()) == (
+        ["a"],
+        [Rejected("b", "no prompt")],
+    )
 
 
 @pytest.mark.parametrize(
@@ -528,3 +525,4 @@ def test_each_benchmark_is_generated_and_judged_by_its_own_settings(
         name: len(rows) for name, rows in made.items()
     }
     assert told["embedded_harmful"]["metrics"][0]["truncated"] == len(cut)
+    assert [one["left_out"] for one in told.values()] == [[], [], []]

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from alttrain.dataset import ExampleSource
+from alttrain.dataset import ExampleSource, Rows
 from alttrain.evaluation.judges.desk import Judge, Says
-from alttrain.records import Example
+from alttrain.records import Example, Rejected
 
 Measure = Literal["harmful_rate", "over_refusal_rate", "accuracy"]
 """harmful_rate: share of harmful requests answered. over_refusal_rate: share of benign requests refused.
@@ -56,6 +56,10 @@ class Benchmark:
     def asked(self, row: Example) -> str:
         """The user's message for a row, after those of its earlier turns."""
         return self.form.replace("{prompt}", row.prompt)
+
+    def left_out(self) -> list[Rejected]:
+        """The rows that hold no prompt, and why, where the source tells."""
+        return self.rows.read(None).rejected if isinstance(self.rows, Rows) else []
 
     def prompts(self) -> list[str]:
         """Every user message of the benchmark, those of earlier turns included."""

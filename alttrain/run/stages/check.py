@@ -22,8 +22,6 @@ from hydra.core.global_hydra import GlobalHydra
 from alttrain.backbone.device import check_kernels, has_gpu_driver
 from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path, why_absent
 from alttrain.config import RunError
-from alttrain.dataset import Rows
-from alttrain.evaluation import Benchmark
 from alttrain.evaluation.benchmark import KINDS, Measure
 from alttrain.evaluation.judges import check_goals
 from alttrain.generation import InProcess
@@ -64,7 +62,7 @@ def check_light(run: Run, data: bool = True) -> None:
     for benchmark in run.benchmarks:
         run.protocol.decoding_for(benchmark)
         if data:
-            _check_rows(benchmark)
+            benchmark.rows.examples(None)
         if "judge" in run.stages and not is_judged(run, benchmark):
             for where, judge in judges_of(run, benchmark).items():
                 check_goals(judge, benchmark.name, benchmark.rows.examples(None) if judge.needs_goal else [])
@@ -88,15 +86,6 @@ def check_light(run: Run, data: bool = True) -> None:
     _check_protocol(run)
     _refuse_without_gpu(run)
     check_belongs(run)
-
-
-def _check_rows(benchmark: Benchmark) -> None:
-    """Read a benchmark's rows, and tell those left out."""
-    if not isinstance(benchmark.rows, Rows):
-        benchmark.rows.examples(None)
-    elif (reading := benchmark.rows.read(None)).rejected:
-        named = ", ".join(f"{row.id} ({row.reason})" for row in reading.rejected)
-        log.info("check     %s: %d rows left out: %s", benchmark.name, len(reading.rejected), named)
 
 
 def _check_protocol(run: Run) -> None:
@@ -154,6 +143,10 @@ def _on_gpu(run: Run) -> bool:
 def check(run: Run, session: Session) -> None:
     """Prove the rendering of every row and estimate the memory. Raises RunError, naming rows or keys."""
     rows = run.dataset.examples(run.seed) if run.training.trains else []
+    for benchmark in run.benchmarks:
+        if left_out := benchmark.left_out():
+            named = "; ".join(f"{row.id}: {row.reason}" for row in left_out)
+            log.info("check     %s: %d rows left out (%s)", benchmark.name, len(left_out), named)
     examples_without_model(run, rows)  # a label that is lost is told before anything is fetched
     renderer, missing = _tokenizer_alone(run)
     refuse_too_large(run, rows, prove(run, rows, renderer) if renderer else guess(run, rows))
