@@ -67,6 +67,16 @@ def test_a_changed_protocol_or_benchmark_is_told_by_benchmark() -> None:
     assert evaluation["embedded_harmful"] == cap
 
 
+def test_what_a_protocol_sets_for_other_benchmarks_changes_nothing() -> None:
+    known = ["method=no_train", "protocol=alttrain", "evaluation=paper", "backbone=r1_qwen_7b"]
+    evaluation = changed(*known, "protocol.settings.maths.max_new_tokens=9", "protocol.means.accuracy=[gsm8k]")[
+        1
+    ].evaluation
+    assert {name for name, own in evaluation.items() if own} == {"gsm8k", "math500", "aime_2024", "humaneval"}
+    assert evaluation["gsm8k"]["protocol.settings.maths.max_new_tokens"] == (16384, 9)
+    assert list(evaluation["humaneval"]) == ["protocol.means.accuracy"]
+
+
 def test_a_free_composition_has_no_method_to_change() -> None:
     assert changed("training.epochs=3")[1].treatment == {}
 

@@ -66,10 +66,10 @@ def changes(config: DictConfig) -> Changes:
     benchmarks = plain["evaluation"]["benchmarks"]
     mounted = [f"+benchmark@evaluation.benchmarks.{name}={name}" for name in sorted(benchmarks)]
     published = _published(f"protocol={plain['protocol']['name']}", f"backbone={backbone}", *mounted)
-    asked = _differences(*(_asked("protocol", one["protocol"]) for one in (published, plain)))
     evaluation = {}
     for name, benchmark in benchmarks.items():
         found = published["evaluation"]["benchmarks"].get(name, {})
+        asked = _differences(*(_applied(one["protocol"], name, benchmark) for one in (published, plain)))
         evaluation[name] = asked | _differences(_asked("benchmark", found), _asked("benchmark", benchmark))
     return Changes(treatment, evaluation)
 
@@ -108,6 +108,15 @@ def run_name(config: DictConfig, seed: int | None = None, treatment: Mapping[str
 def _differences(published: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     different = [line.partition(":")[0] for line in differences(dict(published), dict(own))]
     return {key: (published.get(key, ABSENT), own.get(key, ABSENT)) for key in different}
+
+
+def _applied(protocol: Mapping[str, Any], name: str, benchmark: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a protocol applies to a benchmark, flat; its judge stands in the benchmark."""
+    parts = {"settings": (name, benchmark["kind"]), "means": (benchmark["measure"],)}
+    own = {key: protocol.get(key) for key in ("decoding", "judged", "system_prompt", "quantization")}
+    for part, names in parts.items():
+        own[part] = {key: value for key, value in protocol.get(part, {}).items() if key in names}
+    return _asked("protocol", own)
 
 
 def _asked(part: str, node: Any) -> dict[str, Any]:
