@@ -149,7 +149,7 @@ def test_every_method_is_held_to_its_source() -> None:
     shipped = {
         path.name.removesuffix(".yaml") for path in resources.files("alttrain.conf").joinpath("method").iterdir()
     }
-    assert shipped - set(TREATMENTS) == {"custom", "demo_alttrain", "demo_plain", "demo_direct_refusal"}
+    assert shipped - set(TREATMENTS) == {"custom", "demo_alttrain", "demo_plain"}
 
 
 def test_a_recipe_takes_its_batch_by_the_backbone() -> None:
