@@ -20,7 +20,7 @@ THINGS = ("kettle", "lantern", "bicycle", "violin", "garden gate", "sewing machi
 ACTS = ("repair", "paint", "clean", "move", "sell", "measure", "photograph", "describe", "store", "insure")
 PLACES = ("in a small workshop", "by the harbour", "for a school play", "before winter", "with two helpers", "at night")
 BABBLE = "I cannot help with the answer 4.</think>\n\n<｜end▁of▁sentence｜>"
-"""What the backbones are made of: a few words, the end of the thought, and the end of the turn."""
+"""What the backbones say: a few words, the end of the thought (not at its beginning), and the end of the turn."""
 GUARD_TEMPLATE = (
     "{% for message in messages %}<｜User｜>{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
@@ -172,8 +172,11 @@ def hub(cache: Path, tokenizer: Path, names: Sequence[str] = BACKBONES, hidden: 
             head = torch.randn(len(spoken), hidden)
         with torch.no_grad():  # nearly all of the probability goes to these words
             model.lm_head.weight.mul_(0.01)
+            begun = own("<｜User｜>Why?<｜Assistant｜><think>\n", return_tensors="pt", add_special_tokens=False)
+            state = model.model(begun["input_ids"]).last_hidden_state[0, -1]
             for token, row in zip(spoken, head * loudness, strict=True):
-                model.lm_head.weight[token] = row
+                ends = token in own.convert_tokens_to_ids(["</think>", "<｜end▁of▁sentence｜>"])
+                model.lm_head.weight[token] = row - state * (row @ state + 9.0 * ends) / (state @ state) * ends
         model.to(torch.bfloat16).save_pretrained(snapshot)
         own.save_pretrained(snapshot)
 

@@ -18,7 +18,8 @@ from stub_server import Say, Serve, Stub, right
 
 TOKENIZER = Path(__file__).parents[2] / "shared" / "tokenizers" / "r1_distill_qwen"
 AS_PUBLISHED = ["no_train", "intention_analysis", "direct_refusal", "safechain", "star1", "r1_act"]
-AS_PUBLISHED += ["safepath_qwen", "safekey", "thinksafe"]
+AS_PUBLISHED += ["safepath_qwen", "safekey"]
+WRITING_ITSELF = ["thinksafe"]
 WITH_LESS = ["plain", "alttrain"]
 SETS = ["jailbreakbench_harmful", "strongreject", "wildjailbreak_safechain", "jbb_gcg", "jbb_jbc", "jbb_pair"]
 SETS += ["xstest_safe", "gsm8k", "math500", "aime_2024", "humaneval"]
@@ -81,14 +82,18 @@ def test_every_method_of_the_paper_runs_to_its_table_and_has_figures_where_all_i
     tmp_path: Path, stub: Stub
 ) -> None:
     build(tmp_path, TOKENIZER)
-    less = [f"method={','.join(WITH_LESS)}", "dataset.size=20", "dataset.harmful_share=0.8"]
-    sweep(tmp_path, stub, f"method={','.join(AS_PUBLISHED)}")
-    sweep(tmp_path, stub, *less)
+    commands = [
+        [f"method={','.join(AS_PUBLISHED)}"],
+        [f"method={','.join(WRITING_ITSELF)}", "rewrite.may_lose=1.0"],  # a random backbone ends few thoughts
+        [f"method={','.join(WITH_LESS)}", "dataset.size=20", "dataset.harmful_share=0.8"],
+    ]
+    for command in commands:
+        sweep(tmp_path, stub, *command)
 
     runs = {
         json.loads(path.read_text())["method"]: path.parent for path in (tmp_path / "outputs/runs").glob("*/run.json")
     }
-    assert sorted(runs) == sorted(AS_PUBLISHED + WITH_LESS)
+    assert sorted(runs) == sorted(AS_PUBLISHED + WRITING_ITSELF + WITH_LESS)
     for folder in runs.values():
         assert {path.name.partition(".")[0] for path in (folder / "evaluation").iterdir()} == set(SETS)
         assert (folder / "train.json").exists() == (folder / "rewrite.json").exists()
@@ -112,7 +117,7 @@ def test_every_method_of_the_paper_runs_to_its_table_and_has_figures_where_all_i
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "outputs/runs").rglob("*.jsonl")}
     asked = len(stub.requests)
-    again = sweep(tmp_path, stub, f"method={','.join(AS_PUBLISHED)}") + sweep(tmp_path, stub, *less)
+    again = "".join(sweep(tmp_path, stub, *command) for command in commands)
     assert not [line for line in again.splitlines() if line.startswith(("train ", "generate ", "judge ", "rewrite "))]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(stub.requests) == asked

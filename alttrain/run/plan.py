@@ -79,7 +79,7 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
         run.name,
         tuple(overrides),
         state,
-        None if most is None else round(most / GIB, 1),
+        None if most is None else round(most / GIB, 2),
         None if most is None or device.free is None else most <= device.free,
         run.hardware.devices * run.hardware.nodes,
         tokens,
@@ -225,7 +225,7 @@ def markdown(
     parts = ["# Methods", _table(treatments), "# Benchmarks", _table(benchmarks), "# Jobs"]
     shown = []
     for job in jobs:
-        own = {"run": job.run, "state": job.state, "GiB a device": "" if job.gib is None else f"{job.gib:g}"}
+        own = {"run": job.run, "state": job.state, "GiB a device": "" if job.gib is None else f"{job.gib:.1f}"}
         own |= {"fits": {True: "yes", False: "no", None: ""}[job.fits], "devices": str(job.devices)}
         own |= {"training tokens": f"{job.training_tokens:,}"}
         own |= {"generations": f"{job.generations:,}", "device-hours": "" if job.hours is None else f"{job.hours:.1f}"}
