@@ -141,6 +141,8 @@ def test_a_method_is_the_treatment_of_its_source(method: str) -> None:
     assert (*parts, run.method.system_prompt, other.method.system_prompt) == TREATMENTS[method]
     assert run.method.name == method
     assert not run.changed.treatment
+    given = "" if method.startswith("safepath") else run.method.system_prompt  # which is evaluated without
+    assert run.method.evaluation_prompt == given
     if run.method.system_prompt is not None:
         assert run.backbone.system_prompt == run.method.system_prompt  # what it is trained with
 

@@ -36,7 +36,7 @@ STX = {
     "gradient_clip": 1.0, "objective": EXAMPLES,
 }  # fmt: skip
 TSF = {
-    "epochs": 1, "max_steps": None, "learning_rate": 1e-5, "batch_size": 8, "warmup_steps": None, "warmup_share": 0.1,
+    "epochs": 3, "max_steps": None, "learning_rate": 1e-5, "batch_size": 8, "warmup_steps": None, "warmup_share": 0.1,
     "max_length": 16384, "optimizer": "adamw", "weight_decay": 0.0, "betas": [0.9, 0.999],
     "gradient_clip": 1.0, "objective": TOKENS,
 }  # fmt: skip

@@ -17,7 +17,7 @@ HOW_ASKED = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s",
 NOT_SHAPING = (
     "backbone.attention",
     "backbone.shape*",
-    "method.[!s]*",  # all but its system prompt
+    *(f"method.{key}" for key in ("_target_", "name", "label", "order", "tables")),
     "dataset.path",
     "dataset.sources.*.path",
     "dataset.sources.*.file",

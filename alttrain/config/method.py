@@ -32,8 +32,8 @@ class Method:
     """What a method is called, where it stands in tables, and its system prompt.
 
     `name` is part of the run's name ("" for a free composition), `label` a table's row, `order` the row's place,
-    `tables` the tables it is a row of. `system_prompt` is given in training and in evaluation, whatever the protocol
-    says; None leaves it to protocol and backbone, "" is none.
+    `tables` the tables it is a row of. `system_prompt` is given in training and `evaluation_prompt` in evaluation,
+    whatever the protocol says; None leaves it to protocol and backbone, "" is none.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Method:
     order: int = 1000
     tables: Sequence[str] = ("main",)
     system_prompt: str | None = None
+    evaluation_prompt: str | None = None
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,8 @@ def treatment(run: Run, rows: Sequence[Example]) -> dict[str, str]:
         "teacher": " ".join(filter(None, [teacher.name, model])) if teacher else "",
         "recipe": _recipe(run.training) if isinstance(run.training, SupervisedFineTuning) else "",
         "adapter": _adapter(run),
-        "system prompt": _system(run.method.system_prompt if run.method.name else run.backbone.system_prompt),
+        "system prompt": _system(run.method.evaluation_prompt if run.method.name else run.backbone.system_prompt),
+        "trained with": "" if not run.training.trains else run.backbone.system_prompt or "none",
         "prompt": "" if run.structure.prompt_form == "{prompt}" and not run.structure.system else "its own form",
     }
 

@@ -192,7 +192,7 @@ def prompt_text(
 
     `answers` are the model's to the turns before; with `turn` one of those is asked, and not the prompt.
     """
-    systems = (run.structure.system, run.method.system_prompt, run.protocol.system_prompt_for(benchmark))
+    systems = (run.structure.system, run.method.evaluation_prompt, run.protocol.system_prompt_for(benchmark))
     system = next((one for one in systems if one is not None), None)
     turns = _turns(run, benchmark, row)
     at = len(turns) - 1 if turn is None else turn
