@@ -421,7 +421,7 @@ def asked(*arguments: str, folder: Path) -> tuple[int, str, str, list[str]]:
 def test_help_and_config_are_shown_without_torch(tmp_path: Path) -> None:
     code, output, errors, heavy = asked("--help", folder=tmp_path)
     assert (code, errors, heavy) == (0, "", [])
-    assert re.search(r"trainer +auto cpu one_80gb\n", output)
+    assert re.search(r"trainer +auto cpu gpu_80gb\n", output)
     code, output, errors, heavy = asked("--cfg", "job", "training.epochs=3", folder=tmp_path)
     assert (code, errors, heavy) == (0, "", [])
     shown = yaml.safe_load(output)
