@@ -1,7 +1,7 @@
 """The paper in miniature: experiment=main with every method that trains in its own way, twice, without a hand on it.
 
 The data has its upstream form, the backbone R1's real tokenizer and two random layers, GPT-4o and the judge are a stub
-server. Settings are the true ones, but for the amount of AltTrain's data: its rows then say so.
+server. Settings are the true ones, but for the amounts of data: where they differ, no published figure is shown.
 """
 
 import csv
@@ -78,7 +78,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_method_of_the_paper_runs_to_its_table_and_has_figures_where_all_is_the_same(
+def test_every_method_of_the_paper_runs_to_its_table_and_runs_again_without_work(
     tmp_path: Path, stub: Stub
 ) -> None:
     build(tmp_path, TOKENIZER)
@@ -103,14 +103,11 @@ def test_every_method_of_the_paper_runs_to_its_table_and_has_figures_where_all_i
 
     cells = table(tmp_path)
     assert len({one["method"] for one in cells}) == len(runs)
-    given = {(one["method"], one["measure"], one["benchmark"]) for one in cells if one["published"]}
+    assert not [one for one in cells if one["published"]]  # the sets have fewer rows than the published ones
     means = {one["measure"]: one["benchmark"] for one in cells if one["kind"] == "mean" and one["method"] == "No-train"}
     assert set(means["harmful_rate"].split(" + ")) == set(SETS[:6])
-    assert given == {
-        ("No-train", "harmful_rate", means["harmful_rate"]),
-        ("No-train", "over_refusal_rate", "xstest_safe"),
-        ("No-train", "accuracy", means["accuracy"]),
-    }
+    metrics = json.loads((runs["no_train"] / "evaluation/strongreject.alttrain/metrics.json").read_text())
+    assert metrics["provenance"]["changed"] == {"rows": [313, 2]}
     changed = [one for one in cells if one["method"].startswith("AltTrain, changed: ")]
     assert changed
     assert {one["published_why"] for one in changed if one["kind"] == "mean"} == {"changed"}

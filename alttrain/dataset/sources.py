@@ -67,7 +67,7 @@ class Rows:
     A * in the name of `file` stands for all files that match, in the order of their names; each row then has a column
     `part`, the name of its file without its ending. `first` keeps the first rows of the file that pass the filter;
     `sample` those that Hugging Face's `shuffle(sample_seed)` would put first among them, in file order. `rows_at` is
-    the key of the rows in a JSON file that is an object.
+    the key of the rows in a JSON file that is an object. `count` is how many usable rows the published set has.
     """
 
     name: str
@@ -96,6 +96,7 @@ class Rows:
     sample_seed: int = 42
     limit: Annotated[int, Gt(0)] | None = None
     rows_at: str | None = None
+    count: Annotated[int, Gt(0)] | None = None
 
     def __post_init__(self) -> None:
         if bool(self.path) == bool(self.hub or self.file):
@@ -229,6 +230,7 @@ def jailbreak_artifacts(
     target: str,
     data_dir: str | None,
     limit: Annotated[int, Gt(0)] | None = None,
+    count: Annotated[int, Gt(0)] | None = None,
 ) -> Rows:
     """Prompts that an attack found against a target model, from a copy of github.com/JailbreakBench/artifacts.
 
@@ -243,6 +245,7 @@ def jailbreak_artifacts(
         constants={"label": "harmful"},
         limit=limit,
         rows_at="jailbreaks",
+        count=count,
     )
 
 

@@ -29,7 +29,7 @@ from alttrain.rewrite import Structure
 from alttrain.training import Hardware, NoTraining, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.trackers import Tracker
 
-PLACES = ("path", "file", "data_dir")
+PLACES = ("path", "file", "data_dir", "count")
 """Arguments of a row source that say where its file is: the content's hash stands for them."""
 
 OF_SAMPLING = tuple(f"protocol.decoding.{key}" for key in ("top_p", "top_k", "seed"))

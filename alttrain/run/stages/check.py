@@ -32,7 +32,7 @@ from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.session import Session, judge_model
 from alttrain.run.stages.generate import longest_prompt, refuse_too_long
-from alttrain.run.stages.judge import is_judged, judges_of
+from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
 from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large, tokens_key
 from alttrain.run.stages.rewrite import refuse_losses
 from alttrain.run.stages.train import NO_KEY_SENTENCE
@@ -147,6 +147,10 @@ def check(run: Run, session: Session) -> None:
         if left_out := benchmark.left_out():
             named = "; ".join(f"{row.id}: {row.reason}" for row in left_out)
             log.info("check     %s: %d rows left out (%s)", benchmark.name, len(left_out), named)
+        if lacking := lacking_rows(benchmark):
+            log.warning(
+                "check     %s: the published set has %d rows, and here are %d", benchmark.name, *lacking["rows"]
+            )
     examples_without_model(run, rows)  # a label that is lost is told before anything is fetched
     renderer, missing = _tokenizer_alone(run)
     refuse_too_large(run, rows, prove(run, rows, renderer) if renderer else guess(run, rows))

@@ -77,9 +77,15 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
         "protocol_hash": run.protocol_hash(benchmark),
-        "changed": as_json(run.changed.evaluation[benchmark.name]),
+        "changed": as_json({**run.changed.evaluation[benchmark.name], **lacking_rows(benchmark)}),
         "human_labels": content_hash(Path(benchmark.human_labels)) if benchmark.human_labels else None,
     }
+
+
+def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
+    """(rows of the published set, rows here), where they differ."""
+    published, found = getattr(benchmark.rows, "count", None), len(benchmark.rows.examples(None))
+    return {"rows": (published, found)} if published not in (None, found) else {}
 
 
 def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
