@@ -450,22 +450,12 @@ def test_missing_option_and_too_large_sample_are_told(tmp_path: Path) -> None:
         Rows("x", str(path), sample=2).examples(None)
 
 
+WITH_COUNTS = ["strongreject", "xstest_safe", "xstest_unsafe", "gsm8k", "math500", "aime_2024", "humaneval", "nq_open"]
+WITH_COUNTS += ["multijail", "harmbench_thinksafe", "jbb_gcg", "jbb_jbc", "jbb_pair", "or_bench_hard", "falsereject"]
+
+
 @needs_shared
-@pytest.mark.parametrize(
-    "name",
-    [
-        "strongreject",
-        "xstest_safe",
-        "xstest_unsafe",
-        "gsm8k",
-        "math500",
-        "aime_2024",
-        "humaneval",
-        "nq_open",
-        "multijail",
-    ]
-    + ["harmbench_thinksafe", "jbb_gcg", "jbb_jbc", "jbb_pair", "or_bench_hard", "falsereject", "coconot"],
-)
+@pytest.mark.parametrize("name", [*WITH_COUNTS, "coconot"])
 def test_a_published_set_has_the_rows_it_is_said_to_have(name: str) -> None:
     rows = shipped(name).rows
     assert isinstance(rows, Rows)

@@ -78,9 +78,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_method_of_the_paper_runs_to_its_table_and_runs_again_without_work(
-    tmp_path: Path, stub: Stub
-) -> None:
+def test_every_method_of_the_paper_runs_to_its_table_and_runs_again_without_work(tmp_path: Path, stub: Stub) -> None:
     build(tmp_path, TOKENIZER)
     commands = [
         [f"method={','.join(AS_PUBLISHED)}"],
