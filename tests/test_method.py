@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from alttrain.backbone import FullFineTuning, LoRA
-from alttrain.config import Changes, changes, register, run_name
+from alttrain.config import Changes, RunError, changes, register, run_name
 from alttrain.run.assembly import Run, assemble
 
 
@@ -23,6 +23,8 @@ def test_a_method_as_it_is_changes_nothing() -> None:
     assert name == "smollm2_135m-demo_alttrain-s3"
     assert found.treatment == {}
     assert all(not own for own in found.evaluation.values())
+    other = changed("method=demo_alttrain", "backbone.source=a/b")[1].evaluation["embedded_benign"]
+    assert other == {"backbone.source": ("HuggingFaceTB/SmolLM2-135M-Instruct", "a/b")}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,8 @@ def assembled(*overrides: str) -> Run:
 
 @pytest.mark.parametrize("method", TREATMENTS)
 def test_a_method_is_the_treatment_of_its_source(method: str) -> None:
-    run, other = (assembled(f"method={method}", f"backbone={name}") for name in ("r1_qwen_1_5b", "r1_llama_8b"))
+    backbones = ("star1_r1_1_5b", "star1_r1_8b") if method == "published" else ("r1_qwen_1_5b", "r1_llama_8b")
+    run, other = (assembled(f"method={method}", f"backbone={name}") for name in backbones)
     trains = run.training.trains
     teacher = run.structure.teacher.name if run.structure.teacher else None
     parts = (run.dataset.name if trains else None, run.structure.name, teacher, run.training.name, adapted(run))
@@ -160,3 +163,11 @@ def test_a_recipe_takes_its_batch_by_the_backbone() -> None:
         "r1_qwen_1_5b": 16,
         "r1_qwen_7b": 8,
     }
+
+
+@pytest.mark.parametrize(("method", "backbone"), [("published", "r1_llama_8b"), ("no_train", "star1_r1_8b")])
+def test_weights_that_authors_trained_are_no_backbone_to_start_from(method: str, backbone: str) -> None:
+    with pytest.raises(
+        RunError, match=f"method={method} with backbone={backbone}, which .* method=published goes with"
+    ):
+        assembled(f"method={method}", f"backbone={backbone}")

@@ -22,6 +22,7 @@ class Backbone:
     `wheel` a second source where the hub does not answer. `context_length` is in tokens. `untrained_thought` is how
     the prompt ends for the backbone as it is: "open" for one that reasons by itself, "absent" for one that does not
     know think delimiters. `system_prompt` stands in every prompt that brings none of its own; None and "" are none.
+    `published` weights are those that a method's authors trained.
     `identity` is the system prompt of methods and protocols that tell a backbone who it is (R1-Act's, AltTrain's).
 
     `attention` is the kernel of training (generation decodes with the packed one whatever it is), `quantization` how
@@ -35,6 +36,7 @@ class Backbone:
     untrained_thought: ThoughtMode = "open"
     system_prompt: str | None = None
     identity: str | None = None
+    published: bool = False
     revision: str | None = None
     wheel: Wheel | None = None
     dtype: Dtype = "auto"

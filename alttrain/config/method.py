@@ -48,7 +48,8 @@ class Method:
 class Changes:
     """What differs from the published form, as key -> (published value, this run's), and nothing where nothing does.
 
-    `treatment` is what the method fixes, `evaluation` what protocol and benchmark fix, by the benchmark's name.
+    `treatment` is what the method fixes, `evaluation` what protocol and benchmark fix, by the benchmark's name, and
+    where the backbone's weights are from.
     """
 
     treatment: Mapping[str, tuple[Any, Any]]
@@ -67,11 +68,12 @@ def changes(config: DictConfig) -> Changes:
     benchmarks = plain["evaluation"]["benchmarks"]
     mounted = [f"+benchmark@evaluation.benchmarks.{name}={name}" for name in sorted(benchmarks)]
     published = _published(f"protocol={plain['protocol']['name']}", f"backbone={backbone}", *mounted)
+    weights = _differences(*({"backbone.source": one["backbone"]["source"]} for one in (published, plain)))
     evaluation = {}
     for name, benchmark in benchmarks.items():
         found = published["evaluation"]["benchmarks"].get(name, {})
         asked = _differences(*(_applied(one["protocol"], name, benchmark) for one in (published, plain)))
-        evaluation[name] = asked | _differences(_asked("benchmark", found), _asked("benchmark", benchmark))
+        evaluation[name] = weights | asked | _differences(_asked("benchmark", found), _asked("benchmark", benchmark))
     return Changes(treatment, evaluation)
 
 

@@ -142,7 +142,8 @@ class Rows:
                 examples.append(found)
         if not examples:
             why = f"; the first of {len(rejected)} left out: {rejected[0].reason}" if rejected else ""
-            raise ValueError(f"{origin}: no row passes the filter {dict(self.where)}{why}")
+            wanted = f"passes the filter {dict(self.where)}" if self.where else "can be used"
+            raise ValueError(f"{origin}: no row {wanted}{why}")
         if self.sample is not None:
             examples = [examples[place] for place in self._sampled(len(examples), origin)]
         return Reading(examples, rejected, origin if self._path() is None else self._file)

@@ -21,7 +21,7 @@ MEAN = "mean"
 """The benchmark of a figure that is a mean over sets."""
 WHY = {
     "no method": ("ᵐ", "the run names no method"),
-    "changed": ("ᶜ", "the method, or how it was evaluated, was changed"),
+    "changed": ("ᶜ", "the method, or how or on what it was evaluated, was changed"),
     "other protocol": ("ᵖ", "figures were made by another protocol"),
     "other sets": ("ˢ", "the figure is over other sets"),
     "mean only": ("ᵃ", "only a mean over several sets was reported"),

@@ -163,6 +163,8 @@ def execute(config: DictConfig, reports: bool = True) -> "Run":
         with Leader(job, devices, nodes).until_the_end() as leader:
             check_light(run)
             log.info("run       %s", run.name)
+            for key, (published, own) in run.changed.treatment.items():
+                log.info("changed   %s: %r, here %r", key, published, own)
             _stages(run, reports, leader)
         log.info("done      %s in %.0f s", run.name, time.monotonic() - started)
     except (ValueError, OSError) as error:

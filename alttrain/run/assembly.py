@@ -155,6 +155,12 @@ def assemble(config: DictConfig) -> Run:
         benchmarks=tuple(benchmarks.values()),
         tracker=part("logger"),
     )
+    if run.method.name and run.backbone.published != (run.method.name == "published"):
+        kind = "holds" if run.backbone.published else "does not hold"
+        raise RunError(
+            f"method={run.method.name} with backbone={run.backbone.name}, which {kind} weights that a method's authors "
+            "trained: method=published goes with those, and with no others"
+        )
     if isinstance(run.training, SupervisedFineTuning) and isinstance(run.adapter, NoAdapter):
         raise RunError("adapter=none with training that trains: choose adapter=lora, or training=none")
     several = run.hardware.devices * run.hardware.nodes > 1

@@ -38,7 +38,7 @@ Rows = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Calls:
-    """Requests to servers that need a key: a teacher's sentences, judges' verdicts. What is in the cache is free."""
+    """Requests to servers: a teacher's sentences, judges' verdicts. What is in the cache is not asked again."""
 
     teacher: int
     judge: int
@@ -103,22 +103,22 @@ def _hours(run: Run, training_tokens: int, generations: Mapping[str, int]) -> fl
     return (training + tokens * sizes.parameters / words) / HOUR
 
 
-def _paid(node: Any) -> bool:
-    """Whether an object asks a server that needs a key."""
-    return bool(getattr(getattr(node, "writer", None), "key_variable", None))
+def _asks(node: Any) -> bool:
+    """Whether an object asks a server."""
+    return bool(getattr(getattr(node, "writer", None), "base_url", None))
 
 
 def _teacher_calls(run: Run, rows: Sequence[Example]) -> int:
     teacher, understander = run.structure.teacher, run.structure.understander
     traceless = sum(not row.thought for row in rows)
-    return len(rows) * _paid(teacher) + traceless * _paid(understander)
+    return len(rows) * _asks(teacher) + traceless * _asks(understander)
 
 
 def _judge_calls(run: Run, generations: Mapping[str, int]) -> int:
     calls = 0
     for benchmark in run.benchmarks:
         judges = [benchmark.judge, *run.protocol.second_opinions.get(benchmark.measure, ())]
-        asked = [one for judge in judges for one in _single(judge) if _paid(one)]
+        asked = [one for judge in judges for one in _single(judge) if _asks(one)]
         calls += generations[benchmark.name] * len(asked) * len(run.protocol.parts)
     return calls
 
@@ -187,14 +187,16 @@ def _adapter(run: Run) -> str:
     return "all weights" if isinstance(run.adapter, FullFineTuning) else ""
 
 
-def _system(prompt: str | None) -> str:
-    return "the protocol's" if prompt is None else prompt or "none"
+def _system(prompt: str | None, otherwise: str = "the protocol's") -> str:
+    return otherwise if prompt is None else prompt or "none"
 
 
 def made(run: Run, benchmark: Benchmark) -> dict[str, str]:
     """How a benchmark's number is made; the columns of the table of benchmarks."""
     protocol, decoding = run.protocol, run.protocol.decoding_for(benchmark)
     judges = [benchmark.judge, *protocol.second_opinions.get(benchmark.measure, ())]
+    own = protocol.system_prompt_for(benchmark)
+    identity, precision = own is not None and own == run.backbone.identity, protocol.quantization
     return {
         "protocol": protocol.name,
         "benchmark": benchmark.name,
@@ -206,8 +208,10 @@ def made(run: Run, benchmark: Benchmark) -> dict[str, str]:
         "top_k": str(decoding.top_k or ""),
         "samples": str(decoding.samples),
         "penalty": f"{decoding.repetition_penalty:g}",
-        "system prompt": _system(protocol.system_prompt_for(benchmark)).replace("the protocol's", "the backbone's"),
-        "weights": protocol.quantization or "the backbone's",
+        "system prompt": "the backbone's identity"
+        if identity
+        else _system(own).replace("the protocol's", "the backbone's"),
+        "weights": {None: "the backbone's", "none": "not quantised"}.get(protocol.quantization, protocol.quantization),
         "judged": protocol.judged,
         "judge": ", ".join(_judge(judge) for judge in judges),
         "hash": run.protocol_hash(benchmark),
@@ -244,7 +248,7 @@ def totals(jobs: Sequence[Job]) -> str:
     unfit = f" {large} need more memory than there is." if large else ""
     return (
         f"{len(due)} of {len(jobs)} jobs are left: about {hours:,.1f} device-hours, {generations:,} generations, and "
-        f"at most {calls:,} calls to servers that need a key.{unfit}"
+        f"at most {calls:,} calls to teachers' and judges' servers.{unfit}"
     )
 
 

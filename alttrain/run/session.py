@@ -132,6 +132,7 @@ class Session:
     def _kept(self, generation: InProcess, quantization: Quantization) -> KeptDecoder:
         """The decoder of the backbone as it is; what any run of this output folder had it write is at hand."""
         identity = {
+            "source": self.run.backbone.source,
             "weights": self.weights.identity,
             "dtype": str(self.dtype(generation.dtype)),
             "quantization": quantization,

@@ -11,7 +11,7 @@ Memory is refused only for stages that this run executes: a check by itself repo
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -22,6 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from alttrain.backbone.device import check_kernels, has_gpu_driver
 from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path, why_absent
 from alttrain.config import RunError
+from alttrain.evaluation import Benchmark, Judge
 from alttrain.evaluation.benchmark import KINDS, Measure
 from alttrain.evaluation.judges import check_goals
 from alttrain.generation import InProcess
@@ -47,32 +48,61 @@ NAMED = 5
 
 
 def check_light(run: Run, data: bool = True) -> None:
-    """Read every data file, look at the backbone's folder and the output folder. Raises RunError or ValueError.
+    """Read every data file, look at the backbone's folder and the output folder. Raises RunError with all faults.
 
     Without `data` the files are not read: another job of a sweep had the same ones read.
     """
-    check_writable(run.output_dir)
+    faults = []
+    for due in _due(run, data):
+        try:
+            due()
+        except (RunError, ValueError, OSError) as error:
+            faults += [line for line in (str(error),) if line not in faults]
+    if faults:
+        raise RunError("\n".join(faults))
+
+
+def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
+    """What a light check looks at, one thing after the other."""
+    yield lambda: check_writable(run.output_dir)
     if {"train", "judge"} & set(run.stages):
-        run.tracker.verify()
+        yield run.tracker.verify
     teacher = run.structure.teacher
     if run.training.trains and (data or isinstance(teacher, TemplateTeacher)):
-        rows = run.dataset.examples(run.seed)
-        if isinstance(teacher, TemplateTeacher) and "rewrite" in run.stages:
-            teacher.check(rows)
+        yield partial(_check_dataset, run)
     for benchmark in run.benchmarks:
-        run.protocol.decoding_for(benchmark)
+        yield partial(run.protocol.decoding_for, benchmark)
         if data:
-            benchmark.rows.examples(None)
+            yield partial(benchmark.rows.examples, None)
         if "judge" in run.stages and not is_judged(run, benchmark):
             for where, judge in judges_of(run, benchmark).items():
-                check_goals(judge, benchmark.name, benchmark.rows.examples(None) if judge.needs_goal else [])
-                judge.verify(where, partial(_model_fault, run))
+                if judge.needs_goal:
+                    yield partial(_check_goals, judge, benchmark)
+                yield partial(judge.verify, where, partial(_model_fault, run))
     if "rewrite" in run.stages and run.training.trains and not (run.folder / "rewrite.json").exists():
         for part in ("teacher", "understander"):
             if isinstance(asked := getattr(run.structure, part), AskedTeacher):
-                asked.verify(f"rewrite.{part}" if part == "understander" else part)
+                yield partial(asked.verify, f"rewrite.{part}" if part == "understander" else part)
         if run.structure.guard is not None:
-            run.structure.guard.verify("rewrite.guard", partial(_model_fault, run))
+            yield partial(run.structure.guard.verify, "rewrite.guard", partial(_model_fault, run))
+    yield partial(_check_backbone, run)
+    yield partial(_check_protocol, run)
+    yield partial(_refuse_without_gpu, run)
+    yield partial(check_belongs, run)
+
+
+def _check_dataset(run: Run) -> None:
+    rows, teacher = run.dataset.examples(run.seed), run.structure.teacher
+    if isinstance(teacher, TemplateTeacher) and "rewrite" in run.stages:
+        teacher.check(rows)
+
+
+def _check_goals(judge: Judge, benchmark: Benchmark) -> None:
+    check_goals(judge, benchmark.name, benchmark.rows.examples(None))
+
+
+def _check_backbone(run: Run) -> None:
+    """The folder is there, and packages and hardware that its kernels want."""
     source = run.backbone.source
     if is_path(source) and not Path(source).expanduser().is_dir():
         raise RunError(
@@ -83,9 +113,6 @@ def check_light(run: Run, data: bool = True) -> None:
         if isinstance(run.training, SupervisedFineTuning) and "train" in run.stages:
             optimizer = run.training.optimizer
         check_kernels(run.backbone.quantization, run.backbone.attention, _on_gpu(run), optimizer)
-    _check_protocol(run)
-    _refuse_without_gpu(run)
-    check_belongs(run)
 
 
 def _check_protocol(run: Run) -> None:
