@@ -208,10 +208,8 @@ def made(run: Run, benchmark: Benchmark) -> dict[str, str]:
         "top_k": str(decoding.top_k or ""),
         "samples": str(decoding.samples),
         "penalty": f"{decoding.repetition_penalty:g}",
-        "system prompt": "the backbone's identity"
-        if identity
-        else _system(own).replace("the protocol's", "the backbone's"),
-        "weights": {None: "the backbone's", "none": "not quantised"}.get(protocol.quantization, protocol.quantization),
+        "system prompt": "the backbone's identity" if identity else _system(own, "the backbone's"),
+        "weights": {None: "the backbone's", "none": "not quantised"}.get(precision) or str(precision),
         "judged": protocol.judged,
         "judge": ", ".join(_judge(judge) for judge in judges),
         "hash": run.protocol_hash(benchmark),
