@@ -17,6 +17,8 @@ HOW_ASKED = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s",
 NOT_SHAPING = (
     "backbone.attention",
     "backbone.shape*",
+    "backbone.identity",
+    "backbone.published",
     *(f"method.{key}" for key in ("_target_", "name", "label", "order", "tables")),
     "dataset.path",
     "dataset.sources.*.path",
