@@ -59,7 +59,7 @@ def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[st
         "backbone": backbone(tiny),
         "dataset": source,
         "structure": AsIs(),
-        "method": SimpleNamespace(system_prompt=None),
+        "method": SimpleNamespace(system_prompt=None, evaluation_prompt=None),
         "adapter": LORA,
         "training": RECIPE,
         "hardware": Hardware(accelerator="cpu", precision="float32"),

@@ -7,6 +7,8 @@ import csv
 import json
 import math
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -574,3 +576,10 @@ def test_pass_at_k_is_unbiased() -> None:
 def test_pass_at_k_of_impossible_counts(samples: int, passed: int, k: int) -> None:
     with pytest.raises(ValueError, match=f"pass@{k} of {passed} passed in {samples}"):
         pass_at_k(samples, passed, k)
+
+
+def test_a_looping_answer_is_read_in_no_time() -> None:
+    looping = "3 answer" + ". answer... with. cannot/with" * 30
+    code = f"from alttrain.evaluation.grading.equality import equal; print(equal('3', {looping!r} + '!'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"

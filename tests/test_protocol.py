@@ -357,7 +357,10 @@ def test_what_a_protocol_cannot_have_is_told_before_any_weights(
         ({"judges": {"xstest-safe": RefusalPhrases()}}, "judges.xstest-safe", "xstest-safe", "xstest_safe"),
     ],
 )
-def test_a_misspelt_name_is_refused(tmp_path: Path, fields: dict[str, Any], key: str, name: str, meant: str) -> None:
+def test_a_misspelt_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], key: str, name: str, meant: str
+) -> None:
+    monkeypatch.setattr(Run, "evaluation_fingerprint", lambda self, benchmark: {})
     run = light(tmp_path, with_rows([{"prompt": "Q?", "goal": "G"}], tmp_path), a_protocol(**fields))
     told = rf"protocol\.{key}: there is no benchmark '{name}', in this run or to choose; did you mean '{meant}'\?"
     with (
@@ -437,7 +440,7 @@ def test_evaluated_weights_have_the_protocols_precision_and_others_the_backbones
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run: Any = SimpleNamespace(
-        name="r", output_dir=tmp_path, generation=InProcess(), backbone=SimpleNamespace(quantization="none")
+        name="r", output_dir=tmp_path, generation=InProcess(), backbone=SimpleNamespace(source="s", quantization="none")
     )
     session = Session(run)
     asked: list[tuple[bool, str]] = []

@@ -24,7 +24,7 @@ RENDERER: Any = SimpleNamespace(
 )
 RUN: Any = SimpleNamespace(
     structure=Untouched("none"),
-    method=SimpleNamespace(system_prompt=None),
+    method=SimpleNamespace(system_prompt=None, evaluation_prompt=None),
     protocol=Protocol("p", Decoding(5), {}, system_prompt="Be kind"),
     training=SimpleNamespace(thought="open"),
     backbone=SimpleNamespace(template=TEMPLATE, context_length=100),

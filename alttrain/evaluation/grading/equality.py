@@ -28,7 +28,7 @@ _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorn
 _UNIT = re.compile(
     r"(?<=[\d}.])\s*(?:\\(?:text|mbox|mathrm|textrm)\s*\{\s*[^{}\d]*\}(?:\s*\^\s*\{?\d\}?)?"
     r"|(?:\s(?!(?:sqrt|and|base|mod|sin|cos|tan|cot|sec|csc|log)\b)[a-zA-Z]{3,}|\s?(?:cm|mm|km|kg|ml|ft|in|lb|oz|mi|hr)\b)"
-    r"(?:[ ./][a-zA-Z/.]+)*(?:\s*\^\s*\{?\d\}?)?)\s*$"
+    r"(?:[ ./]+[a-zA-Z]+)*(?:\s*\^\s*\{?\d\}?)?)\s*$"
 )
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
 _NUMBER = re.compile(r"([+-]?)(\d+(?:\.\d*)?|\.\d+)(?:(?:e|\\times10\^|\\cdot10\^)\{?([+-]?\d{1,3})\}?)?")
