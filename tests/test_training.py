@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from alttrain import tokenization
 from alttrain.backbone import Weights, attention
-from alttrain.backbone.attention import Rows
+from alttrain.backbone.attention import Rows, packed_attention
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.training import Hardware, SupervisedFineTuning
 from alttrain.training.fit import Trained, fit
@@ -320,3 +320,16 @@ def to_cpu(to: Any) -> Any:
         return to(self, *arguments, **options)
 
     return moved
+
+
+def test_rotated_queries_of_mixed_precision_are_attended_to_in_its_dtype() -> None:
+    """Autocast rotates queries and keys in float32 and leaves the values in bfloat16."""
+    shape = (1, 2, 7, 8)
+    q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
+    rows = Rows.packed([4, 3], torch.device("cpu"))
+    mixed, _ = packed_attention(None, q, k, v.bfloat16(), None, rows=rows)
+    mixed.sum().backward()
+    whole, _ = packed_attention(None, q.detach(), k.detach(), v.detach(), None, rows=Rows.packed([4, 3], q.device))
+    assert mixed.dtype == torch.bfloat16
+    assert q.grad is not None
+    torch.testing.assert_close(mixed.float(), whole, atol=0.05, rtol=0.05)

@@ -89,9 +89,9 @@ def packed_attention(
     if rows is None:
         raise ValueError("packed attention needs the model to be called with rows=")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    query, key = query.to(value.dtype), key.to(value.dtype)  # rotated in float32 where autocast makes the products
     if rows.newest is not None:
         return _decode(module, query, key, value, rows, scale, sliding_window), None
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotated in float32 where autocast makes the products
     if rows.cumulated is not None and query.dtype in HALF and dropout == 0.0:
         return _variable_length(query, key, value, rows.cumulated, rows.longest, scale, sliding_window), None
     begun = rows.prefix.length if rows.prefix else 0
