@@ -360,7 +360,7 @@ def test_without_file_or_hub_there_is_one_clear_line(name: str, tmp_path: Path) 
         assert told[0].startswith(f"{tmp_path / str(rows.file)}: no such data file (data_dir={tmp_path}); put it there")
     if rows.hub:
         assert told[1].startswith(f"{rows.hub}: cannot be read from the hub: ")
-        assert told[1].endswith("read it once with a network")
+        assert told[1].endswith("read it online once")
     else:
         assert told[1] == f"rows {rows.name}: not on the hub; set data_dir to the folder that holds {rows.file}"
 

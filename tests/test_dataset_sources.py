@@ -229,7 +229,7 @@ def test_hub_out_of_reach_is_told_in_one_line_with_the_remedy() -> None:
         Rows("x", hub="no-such/set", file="set/rows.json").examples(None)
     told = str(caught.value)
     assert told.startswith("no-such/set: cannot be read from the hub: ")
-    assert told.endswith("; set data_dir to a folder that holds set/rows.json, or read it once with a network")
+    assert told.endswith("; set data_dir to a folder that holds set/rows.json, or read it online once")
     assert "\n" not in told
 
 

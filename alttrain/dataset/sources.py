@@ -222,7 +222,7 @@ class Rows:
         if self.hub is None:
             raise ValueError(f"rows {self.name}: not on the hub; set data_dir to the folder that holds {self.file}")
         remedy = f"set data_dir to a folder that holds {self.file}, or " if self.file else ""
-        return hub_room.load(self.hub, self.config, self.split, self.revision, f"{remedy}read it once with a network")
+        return hub_room.load(self.hub, self.config, self.split, self.revision, f"{remedy}read it online once")
 
 
 def jailbreak_artifacts(
