@@ -53,7 +53,8 @@ def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
 def test_a_run_on_a_full_disk_keeps_its_rows_and_goes_on(tiny_arguments: list[str], tmp_path: Path) -> None:
     """The disk is full within the second chunk of a benchmark's generations."""
     arguments = [a for a in tiny_arguments if not a.startswith(("training", "rewrite"))]
-    arguments += ["method=no_train", "stages=[generate]", "protocol.decoding.max_new_tokens=400", "generation.chunk=2"]
+    arguments += ["method=no_train", "stages=[generate]", "generation.chunk=2"]
+    arguments += ["protocol.decoding.max_new_tokens=400", "protocol.decoding.context=backbone"]
     environment = {**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")}
 
     def run(folder: str, limit: str = "") -> "subprocess.CompletedProcess[str]":
