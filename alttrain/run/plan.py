@@ -4,7 +4,7 @@ Writes OUTPUT_DIR/.sweep/plan.json, from which `alttrain-status` knows what is p
 
 - methods     data, rewrite, teacher, recipe, adapter, system prompt: a row for each treatment
 - benchmarks  prompts, decoding, system prompt, judge: a row for each protocol and benchmark
-- jobs        state, memory, training tokens, generations, GPU-hours, calls to paid servers
+- jobs        state, memory, training tokens, generations, hours, calls to teachers' and judges' servers
 
 Hours are estimates from measured rates (`RATES`); tokens of answers that nobody has seen yet are assumed (`TYPICAL`).
 """
@@ -132,19 +132,17 @@ def described(runs: Iterable[Run], rows: Mapping[str, Sequence[Example]]) -> tup
     """The tables of methods and of benchmarks, each row once, with the backbones it holds for where it is not all."""
     methods: dict[str, tuple[dict[str, str], list[str]]] = {}
     benchmarks: dict[str, dict[str, str]] = {}
-    every = []
+    every = set()
     for run in runs:
         asked = json.dumps([run.config[key] for key in ("dataset", "evaluation", "data_dir")])
         own = treatment(run, rows.get(asked, ()))
         methods.setdefault(json.dumps(own), (own, []))[1].append(run.backbone.name)
-        every += [run.backbone.name]
+        every.add(run.backbone.name)
         for benchmark in run.benchmarks:
             one = made(run, benchmark)
             benchmarks.setdefault(json.dumps(one), one)
-    count = len(set(every))
     told = [
-        own | {"backbones": "" if len(set(of)) == count else ", ".join(dict.fromkeys(of))}
-        for own, of in methods.values()
+        own | {"backbones": "" if set(of) == every else ", ".join(dict.fromkeys(of))} for own, of in methods.values()
     ]
     return told, list(benchmarks.values())
 
@@ -221,9 +219,7 @@ def _judge(judge: Judge) -> str:
     return f"{judge.name} ({model})" if model else judge.name
 
 
-def markdown(
-    jobs: Sequence[Job], treatments: Sequence[Mapping[str, str]], benchmarks: Sequence[Mapping[str, str]]
-) -> str:
+def markdown(jobs: Sequence[Job], treatments: Rows, benchmarks: Rows) -> str:
     """plan.md."""
     parts = ["# Methods", _table(treatments), "# Benchmarks", _table(benchmarks), "# Jobs"]
     shown = []
