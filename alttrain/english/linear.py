@@ -1,0 +1,70 @@
+"""Logistic regression over named features, read from a text file.
+
+The file's first line is a JSON object: `labels`, an `intercept` for each, and `exclusive`, whether a text has exactly
+one of the labels (softmax) or any number of them (a sigmoid each). Every other line is a feature and its weights, tab
+separated. Nothing in the file is run when it is read.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+Features = Mapping[str, float]
+"""A text's features and their values."""
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """`weights` holds one weight per label for each feature; a feature that is not in it counts nothing."""
+
+    labels: tuple[str, ...]
+    intercept: tuple[float, ...]
+    weights: Mapping[str, tuple[float, ...]]
+    exclusive: bool = True
+
+    def __call__(self, features: Features) -> dict[str, float]:
+        """The probability of each label."""
+        scores = list(self.intercept)
+        for name, value in features.items():
+            for index, weight in enumerate(self.weights.get(name, ())):
+                scores[index] += weight * value
+        if not self.exclusive:
+            return {label: _sigmoid(score) for label, score in zip(self.labels, scores, strict=True)}
+        highest = max(scores)
+        powers = [math.exp(score - highest) for score in scores]
+        return {label: power / sum(powers) for label, power in zip(self.labels, powers, strict=True)}
+
+    @classmethod
+    def read(cls, path: Path) -> "LinearModel":
+        """The model in a file. Raises ValueError that names the line which does not fit."""
+        first, *lines = path.read_text(encoding="utf-8").splitlines()
+        head = json.loads(first)
+        labels = tuple(head["labels"])
+        weights: dict[str, tuple[float, ...]] = {}
+        for number, line in enumerate(lines, 2):
+            name, *values = line.split("\t")
+            if len(values) != len(labels):
+                raise ValueError(f"{path}, line {number}: {len(values)} weights, expected {len(labels)}")
+            weights[name] = tuple(map(float, values))
+        return cls(labels, tuple(head["intercept"]), weights, head["exclusive"])
+
+    def write(self, path: Path) -> None:
+        """Write the file; features in alphabetical order, so that the same model has the same bytes."""
+        head = {"labels": self.labels, "intercept": self.intercept, "exclusive": self.exclusive}
+        lines = ["\t".join([name, *(f"{w:.3g}" for w in self.weights[name])]) for name in sorted(self.weights)]
+        path.write_text("\n".join([json.dumps(head), *lines, ""]), encoding="utf-8")
+
+
+def weighted(*blocks: Iterable[str]) -> dict[str, float]:
+    """Features from blocks of names: each block has length 1, so that a long text does not drown a short one."""
+    features: dict[str, float] = {}
+    for block in map(set, blocks):
+        for name in block:
+            features[name] = len(block) ** -0.5
+    return features
+
+
+def _sigmoid(score: float) -> float:
+    return 1 / (1 + math.exp(-score)) if score >= 0 else math.exp(score) / (1 + math.exp(score))
