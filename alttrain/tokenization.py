@@ -3,14 +3,20 @@
 The prompt is tokenised alone and the response alone, then joined: what the model saw before its first own token in
 training is, id for id, what it is prompted with. Nothing is cut: a sequence over the limit raises or is left out by
 name, and counted. `Renderer.problems` proves this on the ids of any sequence, however it was made.
+
+Only the template writes special tokens. What users, rows and models say is text: `</think>` or `<|im_end|>` there is
+spelt in ordinary tokens, in training and in prompting alike.
 """
 
-from collections.abc import Iterable
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
-from alttrain.backbone import Backbone, ThoughtMode
+from alttrain.backbone import Backbone, Rendered, ThoughtMode
 from alttrain.records import Example
 from alttrain.rewrite import render
 from alttrain.rewrite.sentences import sentences
@@ -81,26 +87,109 @@ class Renderer:
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)  # type: ignore[no-any-return]
 
+    @cached_property
+    def _special(self) -> dict[str, int]:
+        """The added tokens, marked as special or not, that the tokenizer finds in a text before it splits it.
+
+        Runs of blanks, which some tokenizers add, are text.
+        """
+        added = self.tokenizer.added_tokens_decoder.items()
+        return {str(token): number for number, token in added if str(token).strip()}
+
+    @cached_property
+    def _spelling(self) -> re.Pattern[str]:
+        """Finds special tokens as the tokenizer does: the leftmost, and there the longest."""
+        names = sorted(self._special, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names)) or "(?!)")
+
+    def spelt(self, *said: str) -> str:
+        """The first special token, such as </think>, that one of these texts spells, or ""."""
+        return next((found[0] for text in said if (found := self._spelling.search(text))), "")
+
+    def broken(self, text: str) -> str:
+        """A rendered text for a tokenizer that is not ours to tell who wrote what.
+
+        Special tokens that somebody said are broken by a blank after their first character.
+        """
+        pieces = list(_pieces(text))
+        pieces[1::2] = [
+            self._spelling.sub(lambda found: f"{found[0][0]} {found[0][1:]}", said) for said in pieces[1::2]
+        ]
+        return "".join(pieces)
+
     def _batch(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text, tokenised side by side."""
         if not texts:
             return []
-        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        forged = [number for number, text in enumerate(texts) if not self._holds_own(text, ids[number])]
+        for number, (_, encoding) in zip(forged, self._disguise([texts[number] for number in forged]), strict=True):
+            ids[number] = encoding.ids
+        return ids
+
+    def _holds_own(self, text: str, ids: list[int]) -> bool:
+        """Whether the ids that the tokenizer makes of a text hold the template's special tokens and no others."""
+        own = [token for piece in _pieces(text)[::2] for token in self._own_ids(piece)]
+        return list(filter(self._special_ids.__contains__, ids)) == own
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(self._special.values())
+
+    @cached_property
+    def _own_ids(self) -> Callable[[str], list[int]]:
+        """The special tokens in what the template wrote, which is the same few pieces in every text."""
+        return cache(lambda piece: [self._special[found] for found in self._spelling.findall(piece)])
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """For each special token a name that nobody can have written."""
+        return {token: secrets.token_hex(16) for token in self._special}
+
+    @cached_property
+    def _disguised(self) -> Any:
+        """The backbone's tokenizer with its special tokens under other names: their own mean nothing to it."""
+        from tokenizers import Tokenizer
+
+        state, names = json.loads(self.tokenizer.backend_tokenizer.to_str()), self._names
+        for token in state["added_tokens"]:
+            token["content"] = names.get(token["content"], token["content"])
+        model = state["model"]
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {names.get(word, word): number for word, number in model["vocab"].items()}
+        else:
+            model["vocab"] = [[names.get(word, word), score] for word, score in model["vocab"]]
+        if model.get("unk_token"):
+            model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+        made = Tokenizer.from_str(json.dumps(state | {"post_processor": None, "truncation": None, "padding": None}))
+        if wrong := [token for token, number in self._special.items() if made.token_to_id(names[token]) != number]:
+            raise ValueError(f"backbone.source: this tokenizer has not one id for {wrong[0]!r}; use its newer files")
+        return made
+
+    def _disguise(self, texts: list[str]) -> list[tuple[str, Any]]:
+        """Each text with the template's special tokens under other names, and its encoding by `_disguised`."""
+        if not texts:
+            return []
+        renamed = []
+        for text in texts:
+            pieces = list(_pieces(text))
+            pieces[::2] = [self._spelling.sub(lambda found: self._names[found[0]], own) for own in pieces[::2]]
+            renamed.append("".join(pieces))
+        return list(zip(renamed, self._disguised.encode_batch(renamed, add_special_tokens=False), strict=True))
 
     def prompt(
         self,
         user: str,
         thought: ThoughtMode,
         system: str | None = None,
-        opening: str = "",
         turns: Iterable[str] = (),
         answers: Iterable[str] = (),
     ) -> list[int]:
-        """Ids of a prompt; `opening` begins the response. `turns` and `answers` are the dialogue before it.
+        """Ids of a prompt. `turns` and `answers` are the dialogue before it.
 
         `system` None is the backbone's own system prompt, "" is none.
         """
-        return self._ids(self.prompt_text(user, thought, system, turns, answers) + opening)
+        return self.encode(self.prompt_text(user, thought, system, turns, answers))
 
     def prompt_text(
         self,
@@ -109,14 +198,15 @@ class Renderer:
         system: str | None = None,
         turns: Iterable[str] = (),
         answers: Iterable[str] = (),
-    ) -> str:
+    ) -> Rendered:
         """The text of a prompt, the beginning token written out."""
         own = self.backbone.system_prompt if system is None else system
         return self.backbone.template.prompt(user, own, thought, turns, answers)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text in which special tokens are written out; none is added."""
-        return self._ids(text)
+        """Ids of a text, none added. Special tokens stand where the template wrote them, and nowhere else."""
+        ids = self._ids(text)
+        return ids if self._holds_own(text, ids) else self._disguise([text])[0][1].ids
 
     def prompts(self, examples: Iterable[Example], thought: ThoughtMode) -> list[list[int]]:
         """Ids of the examples' prompts, tokenised together: the backbone's own system prompt, earlier user turns."""
@@ -134,7 +224,7 @@ class Renderer:
         prompts = self.prompts(examples, "open")
         return [Sequence(e.id, p, r) for e, p, r in zip(examples, prompts, responses, strict=True)]
 
-    def _response_text(self, example: Example) -> str:
+    def _response_text(self, example: Example) -> Rendered:
         if example.shape == "prompt_only":
             raise ValueError(f"{example.id}: an example to train on needs a thought or an answer")
         return self.backbone.template.response(render(example.thought), None if example.partial else example.answer)
@@ -150,8 +240,14 @@ class Renderer:
         texts = [self._response_text(example) for example in examples]
         placed = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         marked = []
-        for example, sequence, text, places in zip(examples, sequences, texts, placed["offset_mapping"], strict=True):
-            start, end = _key_sentence(example, text)
+        for example, sequence, text, ids, places in zip(
+            examples, sequences, texts, placed["input_ids"], placed["offset_mapping"], strict=True
+        ):
+            response: str = text
+            if not self._holds_own(text, ids):
+                ((response, encoding),) = self._disguise([text])
+                places = encoding.offsets
+            start, end = _key_sentence(example, response)
             understood = sum(stop <= start for _, stop in places)
             key = sum(begin < end for begin, _ in places)
             has = 0 < understood < key
@@ -193,15 +289,21 @@ class Renderer:
         return ids[:2] != [self.tokenizer.bos_token_id] * 2
 
     def _closings(self, ids: list[int], text: str) -> int:
-        """How often a thought is closed: by the delimiter's one token, or by its text where it has several."""
-        if len(self._close_ids) == 1:
-            return ids.count(self._close_ids[0])
-        return text.count(self.backbone.template.think_close.strip())
+        """How often a thought is closed: by the delimiter's tokens, or by its text where none of them is special."""
+        close = self._close_ids
+        if close[0] not in self._special_ids:
+            return text.count(self.backbone.template.think_close.strip())
+        return sum(ids[start : start + len(close)] == close for start, token in enumerate(ids) if token == close[0])
 
     def _normal(self, text: str) -> str:
         """The text as the tokenizer's own normalisation (Unicode's NFC in Qwen's) leaves it."""
         normalizer = self.tokenizer.backend_tokenizer.normalizer
         return normalizer.normalize_str(text) if normalizer else text
+
+
+def _pieces(text: str) -> tuple[str, ...]:
+    """In turn what the template wrote and what was said; a text that no template rendered was said."""
+    return text.pieces if isinstance(text, Rendered) else ("", text)
 
 
 def _key_sentence(example: Example, response: str) -> tuple[int, int]:

@@ -42,7 +42,7 @@ def test_split_is_the_inverse_of_response() -> None:
     [
         ("thinking on and on", "open", ("thinking on and on", "", False)),
         ("</think>\n\nyes", "open", ("", "yes", True)),
-        ("a</think>b</think>c", "open", ("a", "b</think>c", True)),
+        ("a</think>b</think>c", "open", ("a</think>b", "c", True)),
         ("yes", "absent", ("", "yes", True)),
         ("yes", "empty", ("", "yes", True)),
     ],

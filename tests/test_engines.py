@@ -77,7 +77,7 @@ def test_text_has_one_beginning_token(serve: Serve, renderer: Renderer, adds: bo
     template = replace(renderer.backbone.template, bos="<|im_start|>")
     begun = Renderer(replace(renderer.backbone, template=template), renderer.tokenizer)
     tokenizer = SimpleNamespace(
-        __call__=None, encode=renderer.tokenizer.encode, unk_token_id=None, backend_tokenizer=None
+        __call__=None, encode=renderer.tokenizer.encode, unk_token_id=None, added_tokens_decoder={}
     )
 
     class Adding:

@@ -166,10 +166,15 @@ def test_each_rule_is_told_of_by_itself(renderers: dict[str, Renderer], star1: l
     assert "the beginning token is absent, doubled or not in front" in twice.problems(doubled, row)
 
 
-def test_a_delimiter_inside_a_thought_is_found(renderers: dict[str, Renderer], star1: list[Example]) -> None:
+def test_a_delimiter_inside_a_thought_is_text_and_found_where_it_is_a_token(
+    renderers: dict[str, Renderer], star1: list[Example]
+) -> None:
     row = replace(star1[0], thought=thought("One. </think> Two."))
     for renderer in renderers.values():
-        assert renderer.problems(renderer.sequence(row), row) == [NOT_CLOSED]
+        sequence = renderer.sequence(row)
+        assert renderer.problems(sequence, row) == []
+        joined = replace(sequence, response=renderer._ids(renderer._response_text(row)))
+        assert renderer.problems(joined, row) == [NOT_CLOSED]
 
 
 DIALOGUES = {

@@ -65,10 +65,10 @@ def test_prompt_ends_by_its_mode(renderer: Renderer) -> None:
     assert texts["absent"].endswith("assistant\n")
 
 
-def test_system_prompt_and_opening(renderer: Renderer) -> None:
-    text = renderer.tokenizer.decode(renderer.prompt("Hi", "absent", system="Be brief.", opening="Well,"))
+def test_system_prompt_and_mode(renderer: Renderer) -> None:
+    text = renderer.tokenizer.decode(renderer.prompt("Hi", "absent", system="Be brief."))
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi")
-    assert text.endswith("assistant\nWell,")
+    assert text.endswith("assistant\n")
 
 
 def test_none_is_the_backbones_system_prompt_and_empty_is_none(tiny_folder: Path) -> None:

@@ -8,7 +8,7 @@ for, in `weights`, `attention`, `head` and `lora`.
 from alttrain.backbone.config import Backbone, FullFineTuning, LoRA, NoAdapter
 from alttrain.backbone.memory import Shape
 from alttrain.backbone.source import Weights, Wheel, resolve
-from alttrain.backbone.template import ChatTemplate, ThoughtMode
+from alttrain.backbone.template import ChatTemplate, Rendered, ThoughtMode
 
 __all__ = [
     "Backbone",
@@ -16,6 +16,7 @@ __all__ = [
     "FullFineTuning",
     "LoRA",
     "NoAdapter",
+    "Rendered",
     "Shape",
     "ThoughtMode",
     "Weights",

@@ -1,7 +1,9 @@
 """A chat template as data: the text around system prompt, user message, thought and answer.
 
 One class renders both what is trained on and what is prompted with, splits what a model wrote into thought and answer,
-and writes the Jinja template saved beside an adapter, so that a server renders the same text.
+and writes the Jinja template saved beside an adapter, so that a server renders the same text. One rule tells a thought
+from its answer here and there: the last closing delimiter does, as in R1's and Qwen3's own templates. A thought may so
+speak of its delimiter and go on.
 """
 
 import itertools
@@ -13,6 +15,21 @@ ThoughtMode = Literal["open", "empty", "absent"]
 """How a prompt ends: where the thought begins, after an empty thought, or without any (the answer follows at once)."""
 
 _SLOT = "{content}"
+
+
+class Rendered(str):
+    """A text that knows who wrote what: `pieces` are in turn the template's, and what a user, a row or a model said.
+
+    What is cut from it or joined to it is a plain str, which holds nothing of the template's.
+    """
+
+    pieces: tuple[str, ...]
+
+    def __new__(cls, pieces: Iterable[str]) -> "Rendered":
+        pieces = tuple(pieces)
+        text = super().__new__(cls, "".join(pieces))
+        text.pieces = pieces
+        return text
 
 
 @dataclass(frozen=True)
@@ -52,52 +69,57 @@ class ChatTemplate:
         thought: ThoughtMode,
         turns: Iterable[str] = (),
         answers: Iterable[str] = (),
-    ) -> str:
+    ) -> Rendered:
         """The text a model is prompted with, up to the first character it writes itself.
 
         No `system` text, no system message. `turns` are the user's earlier messages, `answers` what `history` leaves of
         the responses to them; messages without an answer follow one another.
         """
-        text = self.bos + (self.system.replace(_SLOT, system) if system else "")
+        answered = self.assistant + _SLOT + self.end + self._after_end()
+        said = [(self.system, system)] if system else []
         for message, answer in itertools.zip_longest(turns, answers, fillvalue=""):
-            text += self.user.replace(_SLOT, message)
-            text += self.assistant + answer + self.end + self._after_end() if answer else ""
-        return text + self.user.replace(_SLOT, user) + self.assistant + self._thought_start(thought)
+            said += [(self.user, message), (answered, answer)] if answer else [(self.user, message)]
+        pieces = [self.bos]
+        for form, content in [*said, (self.user, user)]:
+            before, after = form.split(_SLOT)
+            pieces[-1] += before
+            pieces += [content, after]
+        pieces[-1] += self.assistant + self._thought_start(thought)
+        return Rendered(pieces)
 
     def _thought_start(self, thought: ThoughtMode) -> str:
         if thought == "empty":
             return self.think_open + self.think_close
         return self.think_open if thought == "open" and self.opened_by == "prompt" else ""
 
-    def response(self, thought: str, answer: str | None) -> str:
+    def response(self, thought: str, answer: str | None) -> Rendered:
         """What the model is trained to write after an "open" prompt, its end token included.
 
         Without an answer (None) it is the beginning of a thought that goes on: neither closed nor ended. An empty
         answer ends the turn where the thought is closed. An empty thought that the prompt has opened is closed at once:
         one more newline would join with the prompt's into another token than the prompt ends with.
         """
-        opened = (self.think_open if self.opened_by == "model" else "") + thought
+        opening = self.think_open if self.opened_by == "model" else ""
         if answer is None:
-            return opened
-        close = self.think_close if opened else self.think_close.lstrip()
+            return Rendered((opening, thought))
+        close = self.think_close if opening + thought else self.think_close.lstrip()
         if not answer:
-            return opened + close.rstrip() + self.end
+            return Rendered((opening, thought, close.rstrip() + self.end))
         prefix = "" if self.answer_prefix.strip() in answer else self.answer_prefix
-        return opened + close + prefix + answer + self.end
+        return Rendered((opening, thought, close + prefix, answer, self.end))
 
     def split(self, text: str, mode: ThoughtMode) -> tuple[str, str, bool]:
-        """(thought, answer, closed) of what a model wrote. An unclosed thought leaves no answer.
+        """(thought, answer, closed) of what a model wrote: the answer is what follows the last closing delimiter.
 
-        Where the model opens the thought and did not, and closed none either, all it wrote is the answer.
+        Without one the text is a thought left unclosed, which leaves no answer, where the prompt has opened the thought
+        or the text begins by opening it; else all of it is the answer.
         """
-        if mode != "open":
-            return "", self._answer(text), True
-        opening = self.think_open.strip() if self.opened_by == "model" else ""
-        opened = text.lstrip().startswith(opening)
-        thought, delimiter, answer = text.lstrip().removeprefix(opening).partition(self.think_close.strip())
-        if delimiter:
-            return thought.strip(), self._answer(answer), True
-        return (thought.strip(), "", False) if opened else ("", self._answer(text), True)
+        opening, text = self.think_open.strip(), text.strip()
+        opened = (mode == "open" and self.opened_by == "prompt") or bool(opening and text.startswith(opening))
+        thought, closed, answer = text.rpartition(self.think_close.strip())
+        if opened and not closed:
+            thought, answer = text, ""
+        return thought.removeprefix(opening).strip(), self._answer(answer), bool(closed) or not opened
 
     def history(self, text: str, mode: ThoughtMode) -> str:
         """What stands in later prompts of what a model wrote, as `jinja` has it; nothing of a thought left unclosed."""
@@ -110,11 +132,14 @@ class ChatTemplate:
         return text.strip().removeprefix(self.answer_prefix.strip()).strip()
 
     def jinja(self, system_prompt: str | None = None) -> str:
-        """The same template for `tokenizer.chat_template`: earlier assistant turns lose their thought, as R1's do.
+        """The same template for `tokenizer.chat_template`: earlier assistant turns lose their thought, as by `history`.
 
-        `system_prompt` stands where the dialogue has no system message of its own.
+        A message without delimiters is an answer: servers give answers without their thoughts. `system_prompt` stands
+        where the dialogue has no system message of its own.
         """
         close, cut = self.think_close.strip(), ".lstrip('\\n')" if self.history_gap == "cut" else ""
+        opening = self.think_open.strip()
+        unclosed = f"{{%- elif said.lstrip().startswith({opening!r}) -%}}{{%- set said = '' -%}}" if opening else ""
         system, user = (_jinja_message(getattr(self, name)) for name in ("system", "user"))
         default = self.system.replace(_SLOT, system_prompt) if system_prompt else ""
         return (
@@ -123,15 +148,16 @@ class ChatTemplate:
             + "{%- for message in messages -%}"
             "{%- if message['role'] == 'system' -%}"
             "{%- if message['content'] -%}" + system + "{%- endif -%}"
-            "{%- elif message['role'] == 'user' -%}"
-            + user
-            + "{%- else -%}"
+            "{%- elif message['role'] == 'user' -%}" + user + "{%- else -%}{%- set said = message['content'] -%}"
+            "{%- if loop.last -%}"
+            f"{{%- elif {close!r} in said -%}}{{%- set said = said.split({close!r})[-1]{cut} -%}}"
+            + unclosed
+            + "{%- endif -%}"
+            "{%- if loop.last or said.strip() -%}"
             + _literal(self.assistant)
-            + "{%- if loop.last -%}{{- message['content'] -}}"
-            f"{{%- elif {close!r} in message['content'] -%}}{{{{- message['content'].split({close!r})[-1]{cut} -}}}}"
-            "{%- else -%}{{- message['content'] -}}{%- endif -%}"
+            + "{{- said -}}"
             + _literal(self.end + self._after_end())
-            + "{%- endif -%}{%- endfor -%}"
+            + "{%- endif -%}{%- endif -%}{%- endfor -%}"
             "{%- if add_generation_prompt -%}"
             + _literal(self.assistant + self._thought_start("open"))
             + "{%- endif -%}"

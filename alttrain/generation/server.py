@@ -2,8 +2,9 @@
 
 Prompts go as tokens where the server takes them (`api: tokens`), so that it sees, id for id, what was trained on. Else
 they go as rendered text (`api: text`), less the beginning token where the server's tokenizer adds one: there is exactly
-one. An adapter is a model name of its own on the server (vLLM's multi-LoRA), so the backbone and all adapters of a
-sweep share one server; vLLM can be told to load it. How the server is asked again is `alttrain.serving`'s.
+one. The server's tokenizer cannot tell who wrote a special token, so those that somebody said are broken by a blank. An
+adapter is a model name of its own on the server (vLLM's multi-LoRA), so the backbone and all adapters of a sweep share
+one server; vLLM can be told to load it. How the server is asked again is `alttrain.serving`'s.
 """
 
 import hashlib
@@ -88,7 +89,9 @@ class ServerEngine:
             yield int(key), found
 
     def _request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
-        asked = prompt.ids if self.server.api == "tokens" else prompt.text.removeprefix(self._added)
+        asked = (
+            prompt.ids if self.server.api == "tokens" else self.renderer.broken(prompt.text).removeprefix(self._added)
+        )
         request = {
             "model": self.model,
             "prompt": asked,

@@ -119,7 +119,9 @@ tokenizer, model = AutoTokenizer.from_pretrained(FOLDER), Model.from_pretrained(
 prompt = tokenizer.apply_chat_template([{{"role": "user", "content": "..."}}], add_generation_prompt=True)
 ```
 
-The chat template is saved with the tokenizer; it opens the thought that the model was trained to write."""
+The chat template is saved with the tokenizer; it opens the thought that the model was trained to write.
+Special tokens that a message spells, such as an end of turn, become these tokens there: take them out of messages that
+you do not trust."""
 
 
 def _made(run_folder: Path, names: Mapping[str, Any], settings: Mapping[str, Any], trained: Mapping[str, Any]) -> str:

@@ -39,7 +39,12 @@ def tokenised(renderer: Renderer, examples: Sequence[Example], folder: Path) -> 
 
 def _key(renderer: Renderer, examples: Sequence[Example]) -> str:
     backbone = renderer.backbone
-    shaping = {"alttrain": __version__, "template": asdict(backbone.template), "system": backbone.system_prompt}
+    shaping = {
+        "alttrain": __version__,
+        "said": "text",
+        "template": asdict(backbone.template),
+        "system": backbone.system_prompt,
+    }
     digest = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode())
     digest.update(renderer.tokenizer.backend_tokenizer.to_str().encode())
     for example in examples:

@@ -11,7 +11,7 @@ Memory is refused only for stages that this run executes: a check by itself repo
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -27,7 +27,7 @@ from alttrain.evaluation.benchmark import KINDS, Measure
 from alttrain.evaluation.judges import check_goals
 from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected, read_rows
-from alttrain.rewrite import TemplateTeacher, lacks_original
+from alttrain.rewrite import TemplateTeacher, lacks_original, render
 from alttrain.rewrite.teachers import AskedTeacher, Desk
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
@@ -201,6 +201,10 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
 def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
     """Every prompt fits the context, and the rows to train on keep the rules of `Renderer.problems`."""
     _compare_templates(run, renderer)
+    for benchmark in run.benchmarks:
+        said = ((benchmark.asked(row), *row.turns) for row in benchmark.rows.examples(None))
+        _tell_spelt(benchmark.name, "prompts", said, renderer)
+    _tell_spelt("dataset", "rows", ((r.prompt, *r.turns, render(r.thought), r.answer) for r in rows), renderer)
     longest = max([0, *(longest_prompt(run, renderer, benchmark) for benchmark in run.benchmarks)])
     if not isinstance(run.training, SupervisedFineTuning):
         return Sizes(longest)
@@ -226,6 +230,16 @@ def _compare_templates(run: Run, renderer: Renderer) -> None:
     ours = backbone.template.prompt("Why?", backbone.system_prompt, "open")
     if ours != theirs:
         log.warning("check     backbone.template prompts %r, but the tokenizer's own template %r", ours, theirs)
+
+
+def _tell_spelt(where: str, kind: str, said: Iterable[tuple[str, ...]], renderer: Renderer) -> None:
+    """Count the texts in which a special token is spelt out."""
+    spelt = [renderer.spelt(*texts) for texts in said]
+    if found := list(filter(None, spelt)):
+        log.info(
+            "check     %s: %d of %d %s spell a special token, such as %s; it stays text",
+            *(where, len(found), len(spelt), kind, found[0]),
+        )
 
 
 def _prove_rows(run: Run, rows: Sequence[Example], renderer: Renderer, max_length: int) -> tuple[int, ...] | None:
