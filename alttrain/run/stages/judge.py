@@ -115,7 +115,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
             "contaminated": contamination,
             "left_out": [asdict(row) for row in benchmark.left_out()],
             "metrics": [_plain(metric) for metric in metrics],
-            "analysis": counts.analysis(run.protocol.judged, metrics[0]),
+            "analysis": counts.analysis(run.protocol.judged),
         },
     )
     rate = metrics[0]
