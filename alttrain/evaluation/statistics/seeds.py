@@ -75,10 +75,14 @@ def variation(sets: Sequence[tuple[Values, ...]], most: float = MOST) -> Variati
     """The mean of several sets' rates with what it varies by; of pairs (own, baseline) that of their differences.
 
     Seeds are behind all sets at once, items behind one each. A baseline with one seed, which nothing trained, varies
-    with its items only. `most` is the standard deviation between runs in logits; infinite for what is no rate. Raises ValueError for fewer than two items, or where seeds hold different ids.
+    with its items only. `most` is the standard deviation between runs in logits; infinite for what is no rate. Raises
+    ValueError for fewer than two items, or where seeds hold different ids.
     """
     value, parts = 0.0, []
-    slope, residual = [0.0, 0.0], [0.0, 0.0]  # of own and baseline: what a logit adds to the mean, variance within seeds
+    slope, residual = (
+        [0.0, 0.0],
+        [0.0, 0.0],
+    )  # of own and baseline: what a logit adds to the mean, variance within seeds
     between: dict[tuple[int, int], float] = defaultdict(float)  # what a seed of own or baseline adds to the mean
     for arms in sets:
         adds: dict[Any, float] = defaultdict(float)
