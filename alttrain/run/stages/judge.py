@@ -237,8 +237,8 @@ def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: P
     for judge, against in report["human"].items():
         found_rate, says = against["corrected"], benchmark.judge.says
         value, low, high = (100 * number for number in found_rate["corrected"].values())
-        told = f"{benchmark.name}: {says} {value:.1f} % ({low:.1f} to {high:.1f}) by {judge} and {len(found)} labels"
-        log.info("judge     %s%s", told, f"; {note}" if (note := found_rate["note"]) else "")
+        line = f"{benchmark.name}: {says} {value:.1f} % ({low:.1f} to {high:.1f}) by {judge} and {len(found)} labels"
+        log.info("judge     %s%s", line, f"; {note}" if (note := found_rate["note"]) else "")
 
 
 def _labels(benchmark: Benchmark) -> HumanLabels:
