@@ -287,8 +287,7 @@ def test_texts_of_a_prompt_are_a_cluster() -> None:
 def test_corrected_intervals_cover_though_what_is_undecided_depends_on_the_truth(
     share: float, sensitivity: float, specificity: float, undecided: tuple[float, float], by_verdict: bool
 ) -> None:
-    """300 simulated benchmarks of 300 rows, 90 of them labelled, drawn at random or as many of each verdict; the first
-    correction that left undecided rows out was 11 points too low here and covered 37 %."""
+    """300 simulated benchmarks of 300 rows, 90 of them labelled, drawn at random or as many of each verdict."""
     rng, held, off = np.random.default_rng(8), 0, 0.0
     for _ in range(300):
         truth = rng.random(300) < share

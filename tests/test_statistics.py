@@ -306,7 +306,7 @@ def test_intervals_over_seeds_cover(centre: float, spread: float, seeds: int) ->
 
 @pytest.mark.parametrize(("seeds", "spread"), [(3, 0.3), (5, 0.3), (5, 0.6)])
 def test_the_mean_of_sets_over_seeds_covers_and_is_no_wider_than_it_must_be(seeds: int, spread: float) -> None:
-    """Six sets on the same trainings; bounds that are averaged held it in 99 % of experiments."""
+    """Six sets on the same trainings; bounds that are averaged hold it in over 99 % of experiments."""
     rng, held, shares = np.random.default_rng(1), 0, [truth(centre, spread) for centre in (-3, -2, -1, 0, 1, 2)]
     for _ in range(300):
         runs = rng.normal(0, spread, seeds)
