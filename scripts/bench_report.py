@@ -153,7 +153,7 @@ def judged(
             "protocol_hash": f"{hash_of(benchmark):012x}",
         },
         "metrics": [{k: None if v != v else v for k, v in asdict(metric).items()} for metric in metrics],
-        "analysis": analyse(like, generations, verdicts, adherence, metrics[0]),
+        "analysis": analyse(like, generations, verdicts, adherence),
     }
     write_json(folder / "metrics.json", found)
 

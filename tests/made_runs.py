@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from alttrain.evaluation import Adherence, Metric
+from alttrain.evaluation import Adherence
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Generation, Judgement, Label, write_rows
 from alttrain.report import Compared, Entry, comparisons, evaluations, tables, variants
@@ -125,7 +125,6 @@ def judge_benchmark(
     metrics.append({"metric": "adherence_rate", "value": 1.0, "low": 0.9, "high": 1.0, **counts})
     says = {"harmful_rate": "unsafe", "over_refusal_rate": "refused"}.get(measure, "correct")
     like: Any = SimpleNamespace(judge=SimpleNamespace(name="judge", says=says), measure=measure)
-    known = Metric(measure, 0.0 if value is None else value, 0.0, 0.0, **counts)
     record = {
         "benchmark": benchmark,
         "provenance": {
@@ -136,6 +135,6 @@ def judge_benchmark(
             "means": means or {},
         },
         "metrics": metrics,
-        "analysis": analyse(like, rows, judged, found, known),
+        "analysis": analyse(like, rows, judged, found),
     }
     (folder / "metrics.json").write_text(json.dumps(record))

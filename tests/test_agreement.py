@@ -20,7 +20,7 @@ from alttrain.evaluation.agreement import (
     krippendorff_alpha,
     nominal_alpha,
 )
-from alttrain.evaluation.labels import HumanLabels, read_labels
+from alttrain.evaluation.labels import HumanLabels, Label, read_labels, text_hash
 from alttrain.evaluation.statistics import wilson
 
 MARKS = {"+": True, "-": False, "?": None}
@@ -120,47 +120,70 @@ def write(path: Path, *lines: Any) -> Path:
     return path
 
 
-def test_labels_are_read_by_id(tmp_path: Path) -> None:
-    rows = (
-        {"id": "a", "refused": True},
-        "",
-        {"id": "b", "refused": None, "note": "odd"},
-        {"id": "c", "refused": False},
-    )
+def row(name: str, **told: Any) -> dict[str, Any]:
+    return {"id": name, "hash": f"h-{name}", **told}
+
+
+def test_labels_are_read_from_json_lines_and_from_csv(tmp_path: Path) -> None:
+    rows = (row("a", refused=True), "", row("b", refused=None, note="odd", sample=2), row("c", refused=False, weight=3))
     labels = read_labels(write(tmp_path / "labels.jsonl", *rows))
-    assert labels == HumanLabels("refused", {"a": True, "b": None, "c": False})
-    assert read_labels(write(tmp_path / "labels.jsonl", {"id": "a", "harmful": True})).says == "harmful"
+    expected = (
+        Label(("a", 0), "h-a", True),
+        Label(("b", 2), "h-b", None),
+        Label(("c", 0), "h-c", False, 3.0),
+    )
+    assert labels == HumanLabels("refused", expected)
+    lines = ("id,sample,hash,weight,refused", "a,0,h-a,1,Yes", "b,2,h-b,1,unclear", "c,,h-c,3.0,no", "d,0,h-d,1,")
+    assert read_labels(write(tmp_path / "labels.csv", *lines)) == HumanLabels("refused", expected, unlabelled=1)
+    assert read_labels(write(tmp_path / "labels.jsonl", row("a", harmful=True))).says == "harmful"
+
+
+def test_a_label_without_a_hash_is_of_the_prompt_and_answer_beside_it(tmp_path: Path) -> None:
+    labels = read_labels(write(tmp_path / "l.jsonl", {"id": "a", "prompt": "Hi?", "answer": "No.", "refused": True}))
+    assert labels.labels[0].hash == text_hash("Hi?", "No.") != text_hash("Hi?No", ".")
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: not a JSON object"),
-        ("[]", "line 2: expected an object with a string 'id'"),
-        ({"id": 3, "refused": True}, "line 2: expected an object with a string 'id'"),
-        ({"id": "b"}, "line 2: id 'b': expected one of 'refused' and 'harmful', found none"),
-        ({"id": "b", "refused": True, "harmful": False}, "'harmful', found refused and harmful"),
-        ({"id": "b", "refused": "yes"}, "line 2: id 'b': 'refused' is 'yes'; expected true, false or null"),
-        ({"id": "b", "refused": 1}, "'refused' is 1; expected true, false or null"),
-        ({"id": "a", "refused": False}, "line 2: id 'a' again"),
-        (
-            {"id": "b", "harmful": False},
-            r"'refused' \(line 1\) and 'harmful' \(line 2\) in one file: label one of them",
-        ),
+        ({"id": 3, "refused": True}, "expected a string 'id'"),
+        (row("b"), "jsonl:2: id 'b': expected one of refused, harmful, correct; found none"),
+        (row("b", refused=True, harmful=False), "found refused and harmful"),
+        (row("b", refused="perhaps"), "jsonl:2: id 'b': 'refused' is 'perhaps'; expected true, false or null"),
+        (row("b", refused=1), "'refused' is 1; expected true, false or null"),
+        (row("b", refused=True, weight=-1), "weight -1: expected numbers"),
+        ({"id": "b", "refused": True}, "id 'b': expected a 'hash', or the 'prompt' and the 'answer' that were read"),
+        (row("a", refused=False), "jsonl:2: id 'a' again"),
+        (row("b", harmful=False), r"'refused' \(.*:1\) and 'harmful' \(.*:2\) in one file: label one"),
     ],
 )
 def test_bad_label_is_named(tmp_path: Path, line: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"labels\.jsonl: .*{message}"):
-        read_labels(write(tmp_path / "labels.jsonl", {"id": "a", "refused": True}, line))
+    with pytest.raises(ValueError, match=message):
+        read_labels(write(tmp_path / "labels.jsonl", row("a", refused=True), line))
 
 
 def test_many_bad_labels_are_one_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"line 1: .*; line 5: .*; and 2 more$"):
-        read_labels(write(tmp_path / "labels.jsonl", *["{"] * 7))
-    with pytest.raises(ValueError, match="no labels; expected lines such as"):
+    with pytest.raises(ValueError, match=r"jsonl:1: .*jsonl:5: .*; and 2 more$"):
+        read_labels(write(tmp_path / "labels.jsonl", *[row("a")] * 7))
+    with pytest.raises(ValueError, match="the file holds no rows"):
         read_labels(write(tmp_path / "labels.jsonl"))
+    with pytest.raises(ValueError, match="2 rows and no label: fill the column 'refused'"):
+        read_labels(write(tmp_path / "labels.csv", "id,hash,refused", "a,h,", "b,i,"))
     with pytest.raises(FileNotFoundError):
         read_labels(tmp_path / "absent.jsonl")
+
+
+def test_labels_are_joined_by_prompt_and_text() -> None:
+    """A label of another text of the same prompt is left out and named; alike texts are told apart by their id."""
+    hashes = {("a", 0): "x", ("a", 1): "same", ("b", 0): "same", ("c", 0): "new"}
+    labels = HumanLabels(
+        "refused", (Label(("b", 0), "same", True), Label(("c", 0), "old", False), Label(("elsewhere", 7), "x", None))
+    )
+    found, others = labels.joined(hashes)
+    assert {name: label.verdict for name, label in found.items()} == {("b", 0): True, ("a", 0): None}
+    assert others == ["c"]
+    with pytest.raises(ValueError, match="none of 3 labels, such as that of 'b', is of a text of this run"):
+        labels.joined({("b", 0): "older"})
 
 
 # --- against human labels ---
@@ -169,11 +192,18 @@ HUMAN, JUDGE = verdicts("+++++---?-?+"), verdicts("+++--+--+??+")
 CATEGORY = {name: "fraud" if index < 6 else "" for index, name in enumerate(HUMAN)}
 
 
+def counts(found: Confusion) -> tuple[str, int, int, int, int, int, int]:
+    return (
+        *(found.category, found.both, found.judge_only, found.human_only),
+        *(found.neither, found.undecided, found.unclear),
+    )
+
+
 def test_confusion_by_category() -> None:
-    assert confusions(HUMAN, JUDGE, CATEGORY) == [
-        Confusion("all", both=4, judge_only=1, human_only=2, neither=2, undecided=1, unclear=2),
-        Confusion("", both=1, judge_only=0, human_only=0, neither=2, undecided=1, unclear=2),
-        Confusion("fraud", both=3, judge_only=1, human_only=2, neither=0, undecided=0, unclear=0),
+    assert list(map(counts, confusions(HUMAN, JUDGE, CATEGORY))) == [
+        ("all", 4, 1, 2, 2, 1, 2),
+        ("", 1, 0, 0, 2, 1, 2),
+        ("fraud", 3, 1, 2, 0, 0, 0),
     ]
     assert confusions(HUMAN, JUDGE) == confusions(HUMAN, JUDGE, CATEGORY)[:1]
 
@@ -187,8 +217,19 @@ def test_scores_of_a_confusion() -> None:
     assert found.f1 == pytest.approx((2 * 4 / (2 * 4 + 1 + 2), 2 * low / (1 + low), 2 * high / (1 + high)))
 
 
+def test_recall_is_weighted_where_verdicts_were_drawn_unequally() -> None:
+    """All 10 of what the judge called True and 10 of 90 others: one refusal missed there stands for nine."""
+    human, judge = verdicts("+" * 10 + "+" + "-" * 9), verdicts("+" * 10 + "-" * 10)
+    weights = {name: 1.0 if judge[name] else 9.0 for name in judge}
+    found = confusions(human, judge, weights=weights)[0]
+    assert found.recall.value == pytest.approx(10 / 19)
+    assert found.precision.value == 1.0
+    effective = 19**2 / (10 + 81)
+    assert found.recall[1:] == pytest.approx(wilson(10 / 19 * effective, effective))
+
+
 def test_labels_are_matched_by_id_only_where_both_have_one() -> None:
-    assert confusions(HUMAN, dict(list(JUDGE.items())[:3]))[0] == Confusion("all", 3, 0, 0, 0, 0, 0)
+    assert counts(confusions(HUMAN, dict(list(JUDGE.items())[:3]))[0]) == ("all", 3, 0, 0, 0, 0, 0)
     with pytest.raises(ValueError, match="none of 12 labelled ids was judged"):
         confusions(HUMAN, {"y": True})
 
@@ -196,67 +237,71 @@ def test_labels_are_matched_by_id_only_where_both_have_one() -> None:
 # --- corrected rates ---
 
 
-def test_corrected_rate_is_rogan_and_gladens() -> None:
-    """40 of 100 judged True, sensitivity 0.9, specificity 0.8: (0.4 - 0.2) / 0.7."""
-    found = corrected_rate(verdicts("+" * 40 + "-" * 60 + "?" * 7), Confusion("all", 45, 10, 5, 40, 3, 0))
-    assert found.apparent == (0.4, *wilson(40, 100))
-    assert found.corrected.value == pytest.approx(0.2 / 0.7)
-    assert found.corrected.low < 0.2 / 0.7 < found.corrected.high
-    assert found.corrected.high - found.corrected.low > found.apparent.high - found.apparent.low
-    assert (found.n, found.undecided) == (100, 7)
+def test_corrected_rate_weighs_what_labels_say_of_each_verdict() -> None:
+    """40 judged True, 50 False, 10 undecided: of five labels each 4, 1 and 3 are true, so 32, 10 and 6 of 100."""
+    judge = verdicts("+" * 40 + "-" * 50 + "?" * 10)
+    labelled = {0: "++++-", 40: "+----", 90: "+++--"}
+    human = {f"x{start + n}": mark == "+" for start, marks in labelled.items() for n, mark in enumerate(marks)}
+    found = corrected_rate(judge, human)
+    assert found.apparent == (40 / 90, *wilson(40, 90))
+    assert found.corrected.value == pytest.approx(0.32 + 0.10 + 0.06)
+    assert found.corrected.low < 0.48 < found.corrected.high
+    assert (found.n, found.undecided, found.note) == (90, 10, "")
+    assert [(one.verdict, one.n, one.labelled, one.share.value) for one in found.strata] == [
+        (True, 40, 5, 0.8),
+        (False, 50, 5, 0.2),
+        (None, 10, 5, 0.6),
+    ]
 
 
-def test_corrected_rate_stays_within_its_interval_and_0_to_1() -> None:
-    nothing = corrected_rate(verdicts("-" * 50), Confusion("all", 9, 3, 1, 27, 0, 0)).corrected
-    assert (nothing.value, nothing.low) == (0.0, 0.0)
-    everything = corrected_rate(verdicts("+" * 50), Confusion("all", 9, 3, 1, 27, 0, 0)).corrected
-    assert (everything.value, everything.high) == (1.0, 1.0)
+def test_a_verdict_without_a_label_is_anything_and_a_wide_interval_is_said_to_say_nothing() -> None:
+    judge = verdicts("+" * 30 + "-" * 10 + "?" * 60)
+    human = {f"x{n}": n < 30 for n in (*range(10), *range(30, 35))}
+    found = corrected_rate(judge, human)
+    assert found.strata[-1].share == (0.5, 0.0, 1.0)
+    assert found.corrected.high - found.corrected.low > 0.5
+    assert found.note == "15 labels leave 63 points open, which says nothing of the rate"
 
 
-def test_judge_without_errors_corrects_nothing() -> None:
-    found = corrected_rate(verdicts("+" * 30 + "-" * 70), Confusion("all", 20, 0, 0, 30, 0, 0))
-    assert found.corrected.value == pytest.approx(0.3)
+def test_all_labelled_is_what_people_say() -> None:
+    judge, human = verdicts("+" * 30 + "-" * 60 + "?" * 10), verdicts("+" * 20 + "-" * 80)
+    found = corrected_rate(judge, human).corrected
+    assert found.value == pytest.approx(0.2)
+    assert found == pytest.approx((0.2, *wilson(20, 100)), abs=0.04)
 
 
-@pytest.mark.parametrize("measured", [Confusion("all", 5, 5, 5, 5, 0, 0), Confusion("all", 1, 9, 9, 1, 0, 0)])
-def test_judge_no_better_than_chance_is_refused(measured: Confusion) -> None:
-    with pytest.raises(ValueError, match="add up to no more than 1: against these labels the judge is no better than"):
-        corrected_rate(verdicts("+-"), measured)
+def test_texts_of_a_prompt_are_a_cluster() -> None:
+    """Five texts of each prompt that all fare alike are no more than one."""
+    once = {(f"p{n}", 0): n < 50 for n in range(100)}
+    human = {name: verdict for name, verdict in once.items() if int(name[0][1:]) % 2}
+    copied = {(name, sample): verdict for (name, _), verdict in once.items() for sample in range(5)}
+    single, several = corrected_rate(once, human).corrected, corrected_rate(copied, human).corrected
+    assert several.high - several.low == pytest.approx(single.high - single.low, abs=0.01)
 
 
+@pytest.mark.parametrize("by_verdict", [False, True])
 @pytest.mark.parametrize(
-    ("marks", "measured"),
-    [("??", (5, 1, 1, 5)), ("+-", (0, 1, 0, 5)), ("+-", (5, 0, 1, 0))],
+    ("share", "sensitivity", "specificity", "undecided"),
+    [(0.2, 0.7, 0.98, (0.4, 0.05)), (0.5, 0.8, 0.9, (0.3, 0.1)), (0.05, 0.95, 0.98, (0.0, 0.0))],
 )
-def test_errors_that_were_not_measured_correct_nothing(marks: str, measured: tuple[int, int, int, int]) -> None:
-    with pytest.raises(ValueError, match="both kinds are needed"):
-        corrected_rate(verdicts(marks), Confusion("all", *measured, 0, 0))
-
-
-@pytest.mark.parametrize(
-    ("share", "sensitivity", "specificity"), [(0.1, 0.9, 0.95), (0.5, 0.8, 0.9), (0.05, 0.95, 0.98)]
-)
-def test_corrected_intervals_cover(share: float, sensitivity: float, specificity: float) -> None:
-    """400 simulated benchmarks of 300 rows, errors measured on 50 + 50 labels; Lang and Reiczigel's is conservative."""
-    rng, held = np.random.default_rng(8), 0
-    for _ in range(400):
-        found, cleared = rng.binomial(50, sensitivity), rng.binomial(50, specificity)
-        true = rng.binomial(300, share * sensitivity + (1 - share) * (1 - specificity))
-        measured = Confusion("all", found, 50 - cleared, 50 - found, cleared, 0, 0)
-        low, high = corrected_rate(verdicts("+" * true + "-" * (300 - true)), measured).corrected[1:]
+def test_corrected_intervals_cover_though_what_is_undecided_depends_on_the_truth(
+    share: float, sensitivity: float, specificity: float, undecided: tuple[float, float], by_verdict: bool
+) -> None:
+    """300 simulated benchmarks of 300 rows, 90 of them labelled, drawn at random or as many of each verdict."""
+    rng, held, off = np.random.default_rng(8), 0, 0.0
+    for _ in range(300):
+        truth = rng.random(300) < share
+        said = np.where(truth, rng.random(300) < sensitivity, rng.random(300) >= specificity)
+        opened = rng.random(300) < np.where(truth, *undecided)
+        judge = {n: None if opened[n] else bool(said[n]) for n in range(300)}
+        drawn = list(map(int, rng.permutation(300)))
+        if by_verdict:
+            drawn = [n for verdict in (True, False, None) for n in [m for m in drawn if judge[m] is verdict][:30]]
+        value, low, high = corrected_rate(judge, {n: bool(truth[n]) for n in drawn[:90]}).corrected
         held += low <= share <= high
-    assert held / 400 >= 0.94
-
-
-def test_corrected_interval_is_the_delta_methods_in_the_long_run() -> None:
-    """With many rows and labels the shrinkage vanishes and Rogan and Gladen's own variance is left."""
-    n, share = 40_000, 0.3
-    apparent = share * 0.9 + (1 - share) * 0.05
-    marks = "+" * round(n * apparent) + "-" * round(n * (1 - apparent))
-    found = corrected_rate(verdicts(marks), Confusion("all", 18_000, 1_000, 2_000, 19_000, 0, 0)).corrected
-    errors = share**2 * 0.9 * 0.1 / 20_000 + (1 - share) ** 2 * 0.95 * 0.05 / 20_000
-    half = 1.959964 * math.sqrt(apparent * (1 - apparent) / n + errors) / 0.85
-    assert found == pytest.approx((share, share - half, share + half), abs=2e-4)
+        off += (value - share) / 300
+    assert held / 300 >= 0.93
+    assert abs(off) < 0.01
 
 
 # --- the report ---
@@ -271,13 +316,10 @@ def test_report_holds_every_figure_as_json() -> None:
     assert report["kappa"][0]["coefficient"]["value"] == cohen_kappa(judges["a"], judges["b"]).coefficient.value
     assert report["alpha"]["coefficient"]["value"] == krippendorff_alpha(judges, 3).coefficient.value
     assert [row["category"] for row in report["human"]["a"]["by_category"]] == ["all", "", "fraud"]
-    assert report["human"]["b"]["corrected"]["corrected"]["value"] == pytest.approx(4 / 10)
+    assert report["human"]["b"]["corrected"]["corrected"]["value"] == pytest.approx(4 / 11)  # x0 to x10, all labelled
+    assert [one["labelled"] for one in report["human"]["b"]["corrected"]["strata"]] == [4, 6, 1]
 
 
-def test_report_says_why_a_rate_is_not_corrected() -> None:
-    report = judge_report({"a": verdicts("+-+-")}, 0, verdicts("-+-+"))
-    assert report["kappa"] == []
-    assert report["alpha"] is None
-    assert report["human"]["a"]["corrected"] is None
-    assert "no better than chance" in report["human"]["a"]["not_corrected"]
-    assert "human" not in judge_report({"a": verdicts("+")}, 0)
+def test_a_report_without_labels_or_a_second_judge() -> None:
+    report = judge_report({"a": verdicts("+")}, 0)
+    assert (report["kappa"], report["alpha"], "human" in report) == ([], None, False)

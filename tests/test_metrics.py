@@ -10,7 +10,7 @@ import pytest
 
 from alttrain.evaluation import Adherence, Metric, RefusalPhrases, summarise
 from alttrain.evaluation.metrics import TokenUse, tokens_by_outcome
-from alttrain.evaluation.statistics import mean_by_item, mean_interval, rate_by_item, wilson
+from alttrain.evaluation.statistics import Estimate, mean_by_item, rate_by_item, wilson
 from alttrain.records import Generation, Judgement, read_rows, write_rows
 
 U, HARMFUL, HARMLESS = "The user wants bread.", "This request is harmful.", "This request is harmless."
@@ -22,6 +22,11 @@ REFUSES = "I can't help with that."
 def generation(name: str, thought: str, answer: str = "So.", **fields: Any) -> Generation:
     """What a model wrote, with only what a test is about."""
     return replace(Generation(name, "Hi?", "benign", "", (), "", thought, answer, True, "stop", 3, 5), **fields)
+
+
+def mean_interval(values: list[int]) -> Estimate:
+    """The mean of a value a prompt."""
+    return mean_by_item(values, range(len(values)))
 
 
 GENERATIONS = [
@@ -96,7 +101,7 @@ def test_every_metric_of_a_benchmark() -> None:
 def test_scores_are_a_metric_where_a_judge_gives_them() -> None:
     scored = [replace(j, value=value) for j, value in zip(judged(*[True] * 5), (0.5, None, 1.0, 0.0, 0.5), strict=True)]
     metric = summarise("accuracy", GENERATIONS, scored)[-1]
-    assert metric == Metric("score", *mean_interval([0.5, 1.0, 0.0, 0.5]), n=5, undecided=1, truncated=2)
+    assert metric == Metric("score", *rate_by_item([0.5, 1.0, 0.0, 0.5], "abcd"), n=5, undecided=1, truncated=2)
 
 
 def test_answers_are_held_against_the_refusal_judges_verdicts() -> None:
@@ -131,8 +136,20 @@ def test_pass_at_k_is_over_prompts_whose_texts_are_all_decided() -> None:
     texts = [generation(name, LOOSE, sample=sample) for name in verdicts for sample in (0, 1)]
     judgements = [Judgement(g.id, "j", verdicts[g.id][g.sample], sample=g.sample) for g in texts]
     metrics = summarise("accuracy", texts, judgements, says="correct")
-    assert metrics[-1] == Metric("pass_at_2", *mean_interval([1.0, 0.0]), n=3, undecided=1, truncated=0)
+    assert metrics[-1] == Metric("pass_at_2", *rate_by_item([1.0, 0.0], "ab"), n=3, undecided=1, truncated=0)
     assert [metric.metric for metric in summarise("over_refusal_rate", texts, judgements)][-1] == "truncated_share"
+
+
+def test_no_interval_leaves_what_its_number_can_be() -> None:
+    """Scores and pass@k are shares of 1, and tokens are not below 0, though most prompts have none."""
+    texts = [generation(f"{n}", LOOSE, sample=s, thought_tokens=500 * (n == 0)) for n in range(6) for s in (0, 1)]
+    judgements = [Judgement(g.id, "j", g.id == "0" and g.sample == 0, sample=g.sample, value=0.9) for g in texts]
+    judgements[0] = replace(judgements[0], value=0.0)
+    found = {metric.metric: metric for metric in summarise("accuracy", texts, judgements, says="correct")}
+    assert found["pass_at_2"].value == pytest.approx(1 / 6)
+    assert 0 < found["pass_at_2"].low < 1 / 6 < found["pass_at_2"].high < 1
+    assert 0 < found["score"].low < found["score"].high < 1
+    assert (found["thought_tokens"].low, found["thought_tokens"].value) == (0, pytest.approx(500 / 6))
 
 
 def test_judgements_of_other_generations_are_refused() -> None:

@@ -11,6 +11,7 @@ import pytest
 from made_runs import compared, make_run, no_train
 
 from alttrain.config import preview, register
+from alttrain.evaluation.statistics import detectable_difference
 from alttrain.records import Generation, Judgement, write_rows
 from alttrain.report import (
     Cell,
@@ -29,8 +30,7 @@ from alttrain.run.stages.report import write_report
 NAN = math.nan
 HEADER = "run,backbone,dataset,rewrite,training,seed,benchmark,metric,value,low,high,n,undecided,truncated,"
 HEADER += "protocol,protocol_hash,method,changed"
-CAPTION = "\n\nPercent, its 95 % interval, rows; ↓ lower is better, ↑ higher is better. "
-CAPTION += "* differs from the No-train run (exact test, Holm over the report's contrasts, 5 %).\n"
+CAPTION = "\n\nPercent, its 95 % interval, rows with a verdict; ↓ lower is better, ↑ higher is better.\n"
 
 
 def names(run: str) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def rate(**fields: Any) -> str:
     ],
 )
 def test_more_than_five_percent_is_marked(undecided: int, truncated: int, marks: str) -> None:
-    assert rate(undecided=undecided, truncated=truncated) == f"50.0 45.0–55.0 n=100{marks}"
+    assert rate(undecided=undecided, truncated=truncated) == f"50.0 45.0–55.0 n={100 - undecided}{marks}"
 
 
 def test_rate_without_a_decided_row_says_so() -> None:
@@ -228,7 +228,6 @@ def judge_run(runs: Path, run: str, verdicts: str, hashed: str = "h", **named: A
     failed = {"misjudged": verdicts.count("a"), "disobeyed": 1, "unassessed": 0, "n": 8, "undecided": 2}
     analysis = {
         "decides": {"judge": "phrases", "part": "answer", "counted": False},
-        "detectable": {"decrease": 0.25, "increase": None},
         "assessing": counts,
         "failures": [{"label": "harmful", **failed}, {"label": "benign", **dict.fromkeys(failed, 0)}],
     }
@@ -253,7 +252,7 @@ def test_runs_are_compared_with_the_untrained_backbone_prompt_by_prompt(tmp_path
     assert (safe.gained, safe.lost, safe.undecided) == (0, 20, 2)
     assert safe.p == pytest.approx(2 * 0.5**20)
     assert safe.p_holm == pytest.approx(2 * safe.p)
-    assert (safe.detectable_decrease, math.isnan(safe.detectable_increase)) == (0.25, True)
+    assert (safe.seeds, safe.detectable) == (1, detectable_difference(20, 1.0))
     assert safe.significant
     assert (same.value, same.lost, same.p, same.p_holm) == (20 / 21, 1, 1.0, 1.0)
     assert not same.significant

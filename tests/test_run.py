@@ -1,5 +1,6 @@
 """The whole pipeline on the tiny backbone: run twice, interrupted and resumed, refused on change, logged offline."""
 
+import csv
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from alttrain.config import RunError, register
 from alttrain.records import Example, Generation, Judgement, read_rows
 from alttrain.report import Compared, Structure, read_csv
 from alttrain.rewrite import render
+from alttrain.run import label
 from alttrain.run.app import execute
 from alttrain.run.session import Session, clear_shelf
 
@@ -371,28 +373,60 @@ def test_a_teacher_that_writes_nothing_usable_is_told_with_reasons(tiny_argument
         run([*arguments, "backbone.context_length=4096"])
 
 
-def test_second_opinions_and_human_labels_measure_the_judge(tiny_arguments: list[str], tmp_path: Path) -> None:
-    """A further judge judges alone, has a rate of its own, and both are measured against a person's verdicts."""
+def test_second_opinions_and_human_labels_measure_the_judge(
+    tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A further judge judges alone, has a rate of its own, and both are measured against a sample that people label."""
     arguments = no_train(tiny_arguments)
     folder = run(arguments) / "evaluation/embedded_harmful"
-    generations = read_rows(folder / "generations.jsonl", Generation)
-    labels = tmp_path / "labels.jsonl"
-    labels.write_text("".join(json.dumps({"id": g.id, "refused": False}) + "\n" for g in generations))
-    again = run(
-        [
-            *arguments,
-            f"+evaluation.benchmarks.embedded_harmful.human_labels={labels}",
-            "+protocol.second_opinions={harmful_rate: [{_target_: alttrain.evaluation.RefusalPhrases, name: second}]}",
-        ]
-    )
-    assert again == folder.parent.parent
+    drawn, labels = tmp_path / "drawn.csv", tmp_path / "labels.csv"
+    command = ["alttrain-label", "sample", str(folder.parents[1]), "--n", "3", "--out", str(drawn)]
+    monkeypatch.setattr(sys, "argv", [*command, "--benchmark", "embedded_harmful"])
+    label.main()
+    told = capsys.readouterr().out
+    assert "3 of 4 texts" in told
+    assert f"+evaluation.benchmarks.embedded_harmful.human_labels={drawn}" in told
+    with drawn.open(newline="") as sheet, labels.open("w", newline="") as filled:
+        rows = list(csv.DictReader(sheet))
+        writer = csv.DictWriter(filled, rows[0])
+        writer.writeheader()
+        writer.writerows(one | {"refused": "no"} for one in rows)
+    second = "{harmful_rate: [{_target_: alttrain.evaluation.RefusalPhrases, name: second}]}"
+    arguments += [f"+protocol.second_opinions={second}"]
+    assert run([*arguments, f"+evaluation.benchmarks.embedded_harmful.human_labels={labels}"]) == folder.parents[1]
     judgements = read_rows(folder / "judgements.jsonl", Judgement)
     assert [j.judge for j in judgements] == ["refusal_phrases"] * 4 + ["second"] * 4
     metrics = {m["metric"]: m for m in json.loads((folder / "metrics.json").read_text())["metrics"]}
     assert metrics["harmful_rate.second"]["value"] == metrics["harmful_rate"]["value"]
     agreement = json.loads((folder / "agreement.json").read_text())
     assert {agreement["kappa"][0][side] for side in ("first", "second")} == {"refusal_phrases", "second"}
-    decided = [j.verdict for j in judgements[:4] if j.verdict is not None]
     table = agreement["human"]["second"]["by_category"][0]
-    assert table["neither"] + table["judge_only"] == len(decided)
-    assert (table["both"], table["human_only"], table["undecided"]) == (0, 0, 4 - len(decided))
+    assert table["neither"] + table["judge_only"] + table["undecided"] == 3
+    assert (table["both"], table["human_only"]) == (0, 0)
+    assert agreement["labels"] == {"joined": 3, "unlabelled": 0, "of_other_texts": []}
+    corrected = agreement["human"]["refusal_phrases"]["corrected"]
+    assert sum(stratum["labelled"] for stratum in corrected["strata"]) == 3
+    assert corrected["note"].startswith("3 labels leave")
+
+
+def test_labels_of_other_texts_are_never_used(
+    tiny_arguments: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What another run wrote for the same prompt is another text: it is left out and named; no other is an error."""
+    arguments = no_train(tiny_arguments)
+    folder = run(arguments) / "evaluation/embedded_harmful"
+    first, *rest = read_rows(folder / "generations.jsonl", Generation)
+    labels = tmp_path / "labels.jsonl"
+    rows = [{"id": first.id, "prompt": first.prompt, "answer": first.answer, "refused": True}]
+    rows += [{"id": one.id, "prompt": one.prompt, "answer": one.answer + " But.", "refused": True} for one in rest]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments += [f"+evaluation.benchmarks.embedded_harmful.human_labels={labels}"]
+    with caplog.at_level("WARNING"):
+        run(arguments)
+    agreement = json.loads((folder / "agreement.json").read_text())
+    assert agreement["labels"]["joined"] == 1
+    assert agreement["labels"]["of_other_texts"] == [one.id for one in rest]
+    assert f"3 labels are of other texts and left out: {rest[0].id}" in caplog.text
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+    with pytest.raises(RunError, match=r"none of 3 labels, such as that of .*, is of a text of this run"):
+        run(arguments)

@@ -8,22 +8,20 @@ import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import NormalIndPower
-from statsmodels.stats.proportion import proportion_confint, proportion_effectsize, proportions_ztest
+from statsmodels.stats.proportion import proportion_confint
 
 from alttrain.evaluation.statistics import (
     Comparison,
     Estimate,
-    bootstrap,
     compare,
+    detectable_difference,
     holm,
     mean_by_item,
-    mean_interval,
     mean_over_seeds,
-    minimum_detectable_effect,
     rate,
     rate_by_item,
     rate_over_seeds,
+    variation,
     wilson,
 )
 
@@ -71,11 +69,17 @@ def test_rate_is_the_share_with_wilson() -> None:
     assert rate(3, 12) == Estimate(0.25, *wilson(3, 12))
 
 
+def mean_interval(values: Sequence[float]) -> Estimate:
+    """The mean of a value an item."""
+    return mean_by_item(values, range(len(values)))
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
         ([1, 2, 3, 4, 5], (3.0, 1.0367568385, 4.9632431615)),
-        ([10.0, 20.0], (15.0, -48.5310236809, 78.5310236809)),
+        ([-10.0, 20.0], (5.0, -185.5930710437, 195.5930710437)),
+        ([10.0, 20.0], (15.0, 0.0, 78.5310236809)),  # what is never negative has no negative bound
         ([2, 2, 2], (2.0, 2.0, 2.0)),
         ([7], (7.0, 7.0, 7.0)),
     ],
@@ -92,6 +96,12 @@ def test_mean_interval_equals_scipy() -> None:
 
 def test_mean_of_nothing_is_nan() -> None:
     assert all(map(math.isnan, mean_interval([])))
+
+
+def test_the_mean_of_shares_stays_within_0_and_1() -> None:
+    low = rate_by_item([0.0] * 8 + [0.3], range(9))
+    assert 0 < low.low < low.value == pytest.approx(0.3 / 9)
+    assert rate_by_item([1.0] * 8 + [0.7], range(9)).high < 1
 
 
 def test_rate_by_item_is_wilson_where_every_item_has_one_verdict() -> None:
@@ -125,26 +135,6 @@ def test_clustered_intervals_cover() -> None:
     assert 0.925 <= held / 400 <= 0.975
 
 
-@pytest.mark.parametrize("method", ["percentile", "BCa"])
-@pytest.mark.parametrize("statistic", ["mean", "median"])
-def test_bootstrap_equals_scipy(statistic: str, method: str) -> None:
-    values = list(np.random.default_rng(1).exponential(100, 40))
-    function = {"mean": np.mean, "median": np.median}[statistic]
-    expected = stats.bootstrap(
-        (values,), function, n_resamples=500, method=method, rng=np.random.default_rng(9)
-    ).confidence_interval
-    found = bootstrap(values, 9, statistic, method, resamples=500)  # type: ignore[arg-type]
-    assert found == pytest.approx((function(values), expected.low, expected.high), rel=1e-12)
-    assert found == bootstrap(values, 9, statistic, method, resamples=500)  # type: ignore[arg-type]
-    assert found != bootstrap(values, 8, statistic, method, resamples=500)  # type: ignore[arg-type]
-
-
-def test_bootstrap_of_too_little() -> None:
-    assert bootstrap([2.0, 2.0, 2.0], 0) == (2.0, 2.0, 2.0)
-    assert bootstrap([5.0], 0) == pytest.approx((5.0, math.nan, math.nan), nan_ok=True)
-    assert all(map(math.isnan, bootstrap([], 0)))
-
-
 # --- two runs ---
 
 
@@ -156,61 +146,38 @@ def verdicts(**runs: str) -> dict[str, bool | None]:
 
 def test_comparison_counts_pairs_by_id() -> None:
     first, second = verdicts(x="++--+-?+"), verdicts(x="+---++-?")
-    second = dict(reversed(second.items()))
-    found = compare(first, second, 0)
-    assert found == Comparison(found.difference, 1.0, n=6, gained=1, lost=1, undecided=2, only_first=0, only_second=0)
+    second = dict(reversed(second.items())) | {"y": True}
+    found = compare(first, second)
+    assert found == Comparison(found.difference, 1.0, n=6, gained=1, lost=1, undecided=2)
     assert found.difference.value == 0.0
     assert found.difference.low == -found.difference.high
 
 
 @pytest.mark.parametrize(("gained", "lost", "same"), [(0, 0, 5), (1, 0, 0), (9, 2, 40), (3, 17, 5), (30, 80, 203)])
 def test_mcnemar_equals_statsmodels(gained: int, lost: int, same: int) -> None:
-    found = compare(
-        verdicts(x="-" * gained + "+" * (lost + same)), verdicts(x="+" * gained + "-" * lost + "+" * same), 0
-    )
+    found = compare(verdicts(x="-" * gained + "+" * (lost + same)), verdicts(x="+" * gained + "-" * lost + "+" * same))
     assert (found.gained, found.lost) == (gained, lost)
     assert found.p == pytest.approx(mcnemar([[same, lost], [gained, 0]], exact=True).pvalue, rel=1e-9)
     assert found.difference.value == pytest.approx((gained - lost) / (gained + lost + same))
-
-
-def test_paired_bootstrap_equals_resampling_the_pairs() -> None:
-    """Against scipy's bootstrap of the differences themselves, up to the noise of resampling."""
-    differences = [1.0] * 9 + [-1.0] * 22 + [0.0] * 69
-    expected = bootstrap(differences, 5, method="percentile", resamples=20_000)
-    found = compare(verdicts(x="-" * 9 + "+" * 91), verdicts(x="+" * 9 + "-" * 22 + "+" * 69), 5, resamples=20_000)
-    assert found.difference == pytest.approx(expected, abs=0.0101)  # one pair
-    assert found == compare(
-        verdicts(x="-" * 9 + "+" * 91), verdicts(x="+" * 9 + "-" * 22 + "+" * 69), 5, resamples=20_000
-    )
-
-
-def test_ids_in_one_run_are_refused_or_counted() -> None:
-    first, second = verdicts(x="++-"), verdicts(x="+-")
-    with pytest.raises(ValueError, match=r"1 ids are in the first run only and 0 in the second only, such as 'x2'"):
-        compare(first, second, 0)
-    with pytest.raises(ValueError, match=r"'x2' \(second\)"):
-        compare(second, first, 0)
-    counted = compare(first, second, 0, unmatched="count")
-    assert (counted.n, counted.lost, counted.only_first, counted.only_second) == (2, 1, 1, 0)
-    assert compare(second, first, 0, unmatched="count").only_second == 1
+    assert -1 <= found.difference.low <= found.difference.value <= found.difference.high <= 1
 
 
 def test_comparison_without_decided_pairs_is_nan() -> None:
-    found = compare(verdicts(x="?+"), verdicts(x="+?"), 0)
+    found = compare(verdicts(x="?+"), verdicts(x="+?"))
     assert (found.n, found.undecided) == (0, 2)
     assert all(map(math.isnan, (*found.difference, found.p)))
 
 
-def test_paired_intervals_cover() -> None:
-    """True difference -0.2: of 400 simulated comparisons of 100 prompts, 95 % should hold it."""
-    rng, held = np.random.default_rng(7), 0
-    for _ in range(400):
-        before = rng.random(100) < 0.5
-        after = np.where(rng.random(100) < 0.4, False, before)  # 0.5 -> 0.3
-        pair = [{str(i): bool(v) for i, v in enumerate(run)} for run in (before, after)]
-        difference = compare(*pair, seed=0, resamples=500).difference
-        held += difference.low <= -0.2 <= difference.high
-    assert 0.925 <= held / 400 <= 0.975
+@pytest.mark.parametrize(("gained", "lost"), [(0.02, 0.0), (0.01, 0.01), (0.016, 0.004), (0.05, 0.25)])
+@pytest.mark.parametrize("n", [100, 200, 500])
+def test_paired_intervals_cover(gained: float, lost: float, n: int) -> None:
+    """1,000 simulated comparisons; the bootstrap's hold it in 80 to 93 % where 2 % of the pairs differ."""
+    held = 0
+    for up, down, _ in np.random.default_rng(7).multinomial(n, [gained, lost, 1 - gained - lost], 1000):
+        same = "+" * (n - up - down)
+        found = compare(verdicts(x="-" * up + "+" * down + same), verdicts(x="+" * up + "-" * down + same))
+        held += found.difference.low <= gained - lost <= found.difference.high
+    assert held / 1000 >= 0.935
 
 
 def test_holm_equals_statsmodels_under_the_same_keys() -> None:
@@ -231,49 +198,43 @@ def test_holm_refuses_what_is_no_probability(p: float) -> None:
 # --- what a benchmark can show ---
 
 
-@pytest.mark.parametrize(("baseline", "n"), [(0.5, 100), (0.825, 313), (0.14, 250), (0.048, 313)])
-def test_minimum_detectable_effect_equals_statsmodels(baseline: float, n: int) -> None:
-    h = NormalIndPower().solve_power(None, n, 0.05, 0.8)
-    effect = minimum_detectable_effect(baseline, n)
-    assert proportion_effectsize(baseline + effect.increase, baseline) == pytest.approx(h, abs=1e-5)
-    if not math.isnan(effect.decrease):
-        assert proportion_effectsize(baseline, baseline - effect.decrease) == pytest.approx(h, abs=1e-5)
+@pytest.mark.parametrize(("n", "differing"), [(100, 0.04), (100, 0.3), (313, 0.1), (500, 0.5)])
+def test_a_detectable_difference_is_seen_four_times_in_five(n: int, differing: float) -> None:
+    """By the very test of the report: McNemar's exact one, which is somewhat conservative."""
+    difference = detectable_difference(n, differing)
+    differing = max(differing, difference)
+    shares = [(differing + difference) / 2, (differing - difference) / 2, 1 - differing]
+    draws = np.random.default_rng(2).multinomial(n, shares, 2000)
+    seen = sum(up + down > 0 and stats.binomtest(int(up), int(up + down)).pvalue < 0.05 for up, down, _ in draws)
+    assert 0.73 <= seen / 2000 <= 0.83
 
 
-def test_effect_without_room_is_nan() -> None:
-    assert math.isnan(minimum_detectable_effect(0.0, 50).decrease)
-    assert math.isnan(minimum_detectable_effect(0.99, 50).increase)
-    assert minimum_detectable_effect(0.0, 50).increase > 0.0
-
-
-@pytest.mark.parametrize(("baseline", "n"), [(-0.1, 10), (1.1, 10), (0.5, 0)])
-def test_effect_of_no_benchmark_is_refused(baseline: float, n: int) -> None:
-    with pytest.raises(ValueError, match="expected a share of 0 to 1 and at least one prompt"):
-        minimum_detectable_effect(baseline, n)
-
-
-def test_minimum_effect_is_seen_four_times_in_five() -> None:
-    rng, n = np.random.default_rng(2), 250
-    other = 0.316 - minimum_detectable_effect(0.316, n).decrease
-    pairs = zip(rng.binomial(n, 0.316, 1000), rng.binomial(n, other, 1000), strict=True)
-    seen = sum(proportions_ztest([a, b], [n, n])[1] < 0.05 for a, b in pairs)
-    assert 0.77 <= seen / 1000 <= 0.83
+def test_four_prompts_can_show_nothing() -> None:
+    assert detectable_difference(3, 0.5) == math.inf
+    assert detectable_difference(400, 0.1) < detectable_difference(200, 0.1) < detectable_difference(200, 0.2)
 
 
 # --- several seeds ---
 
 
-def test_mean_over_seeds_is_the_two_way_analysis_of_variance() -> None:
+def test_mean_over_seeds_has_the_components_of_the_analysis_of_variance() -> None:
     table = np.random.default_rng(4).normal(10, 3, (3, 20)) + np.arange(20) + np.array([[0], [9], [-5]])
     found = mean_over_seeds({seed: {str(i): float(v) for i, v in enumerate(row)} for seed, row in enumerate(table)})
     mean, by_seed, by_item = table.mean(), table.mean(1), table.mean(0)
     rest = table - by_seed[:, None] - by_item + mean
-    squares = (20 * by_seed.var(ddof=1), 3 * by_item.var(ddof=1), (rest**2).sum() / 38)
-    total = squares[0] + squares[1] - squares[2]
-    freedom = total**2 / sum(square**2 / degree for square, degree in zip(squares, (2, 19, 38), strict=True))
-    half = stats.t.ppf(0.975, freedom) * math.sqrt(total / 60)
+    seeds, items = by_seed.var(ddof=1) / 3, (by_item.var(ddof=1) - (rest**2).sum() / 38 / 3) / 20
+    half = math.sqrt(stats.t.ppf(0.975, 2) ** 2 * seeds + stats.t.ppf(0.975, 19) ** 2 * items)
     assert found.estimate == pytest.approx((mean, mean - half, mean + half))
     assert (found.seeds, found.items, found.missing) == (3, 20, 0)
+
+
+def test_p_is_the_level_at_which_the_interval_reaches_0() -> None:
+    own = {seed: verdicts(x="+" * (14 + seed) + "-" * (16 - seed)) for seed in (0, 1, 2)}
+    found = variation([(own, {0: verdicts(x="+" * 5 + "-" * 25)})])
+    assert found.value == pytest.approx((14 + 15 + 16) / 90 - 5 / 30)
+    assert 0 < found.p() < 0.05
+    assert found.half(found.p()) == pytest.approx(found.value)
+    assert variation([(own, own)]).p() == 1.0
 
 
 def test_rate_over_seeds_counts_undecided_cells() -> None:
@@ -318,16 +279,42 @@ def test_seeds_that_cannot_be_averaged_are_refused(runs: dict[int, str], message
         rate_over_seeds({seed: verdicts(x=marks) for seed, marks in runs.items()})
 
 
-@pytest.mark.parametrize(("share", "items", "spread"), [(0.3, 1.0, 0.2), (0.05, 1.0, 0.2), (0.8, 3.0, 0.1)])
-def test_intervals_over_seeds_cover(share: float, items: float, spread: float) -> None:
-    """300 simulated experiments of 3 seeds and 100 items with random effects of both on the probit scale."""
-    rng, held = np.random.default_rng(0), 0
-    centre = stats.norm.ppf(share) * math.sqrt(1 + items**2 + spread**2)
-    for _ in range(300):
-        effects = rng.normal(0, items, 100) + rng.normal(0, spread, (3, 1)) + rng.normal(0, 1, (3, 100))
-        outcomes = centre + effects > 0
-        low, high = rate_over_seeds(
-            {seed: {str(i): bool(v) for i, v in enumerate(row)} for seed, row in enumerate(outcomes)}
-        ).estimate[1:]
+def simulated(
+    rng: np.random.Generator, seeds: int, skill: np.ndarray, spread: float
+) -> dict[int, dict[str, bool | None]]:
+    """Verdicts of a procedure whose runs differ by `spread` logits on prompts of this difficulty."""
+    chance = 1 / (1 + np.exp(-(skill + rng.normal(0, spread, (seeds, 1)))))
+    rows = rng.random(chance.shape) < chance
+    return {seed: {str(i): bool(v) for i, v in enumerate(row)} for seed, row in enumerate(rows)}
+
+
+def truth(centre: float, spread: float) -> float:
+    drawn = np.random.default_rng(99).normal(centre, math.hypot(1.5, spread), 1_000_000)
+    return float((1 / (1 + np.exp(-drawn))).mean())
+
+
+@pytest.mark.parametrize(("centre", "spread"), [(0.0, 0.0), (0.0, 0.6), (-3.0, 0.3)])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_intervals_over_seeds_cover(centre: float, spread: float, seeds: int) -> None:
+    """400 simulated experiments of 100 prompts; Satterthwaite's interval holds it in 87 % with two seeds that vary."""
+    rng, share, held = np.random.default_rng(0), truth(centre, spread), 0
+    for _ in range(400):
+        low, high = rate_over_seeds(simulated(rng, seeds, rng.normal(centre, 1.5, 100), spread)).estimate[1:]
         held += low <= share <= high
-    assert 0.92 <= held / 300 <= 0.985
+    assert 0.93 <= held / 400 <= 0.995
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(3, 0.3), (5, 0.3), (5, 0.6)])
+def test_the_mean_of_sets_over_seeds_covers_and_is_no_wider_than_it_must_be(seeds: int, spread: float) -> None:
+    """Six sets on the same trainings; bounds that are averaged hold it in over 99 % of experiments."""
+    rng, held, shares = np.random.default_rng(1), 0, [truth(centre, spread) for centre in (-3, -2, -1, 0, 1, 2)]
+    for _ in range(300):
+        runs = rng.normal(0, spread, seeds)
+        sets = []
+        for centre in (-3, -2, -1, 0, 1, 2):
+            skill = rng.normal(centre, 1.5, 100)
+            parts = (simulated(rng, 1, skill + run, 0.0)[0] for run in runs)
+            sets.append(dict(enumerate(parts)))
+        low, high = rate_over_seeds(*sets).estimate[1:]
+        held += low <= sum(shares) / 6 <= high
+    assert 0.93 <= held / 300 <= 0.975

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made_runs import compared, make_run, no_train
 from made_runs import made_tables as made
@@ -15,12 +16,12 @@ from rich.console import Console
 from scipy import stats
 
 from alttrain.config import preview, register
-from alttrain.evaluation.statistics import Estimate, holm, minimum_detectable_effect, rate_over_seeds, wilson
+from alttrain.evaluation.statistics import Estimate, detectable_difference, holm, rate_over_seeds, wilson
 from alttrain.report import TITLES, Entry, console, evaluations, latex, markdown, read_csv, variants, write_csv
 from alttrain.report.columns import RECOGNISING
 from alttrain.report.commands import command, described
 from alttrain.report.entries import Grid, grids
-from alttrain.report.estimates import balanced, matched, mean_of_sets, share, sign_flip
+from alttrain.report.estimates import balanced, contrast, matched, mean_of_sets, share, sign_flip
 from alttrain.report.latex import escape
 from alttrain.report.legend import commands, legend
 from alttrain.report.rows import VARIED
@@ -182,7 +183,7 @@ def test_sign_flipping_counts_every_flip_of_larger_differences() -> None:
 def test_differences_are_of_prompts_decided_in_both_summed_over_seeds() -> None:
     baseline = {0: {("a", 0): True, ("b", 0): True, ("c", 0): None}}
     own = {0: {("a", 0): False, ("b", 0): None, ("c", 0): False}, 1: {("a", 0): False, ("b", 0): True, ("d", 0): True}}
-    assert matched(baseline, own) == ({("a",): -2, ("b",): 0}, 1.0, 3)
+    assert matched(baseline, own) == ({("a",): -2, ("b",): 0}, 3)
 
 
 def test_sets_count_alike_whatever_their_size() -> None:
@@ -190,11 +191,54 @@ def test_sets_count_alike_whatever_their_size() -> None:
     assert balanced([({"a": 1}, 100), ({"b": -2}, 50)]) == [8, -32]
 
 
-def test_the_mean_of_sets_adds_squares_for_one_seed_and_averages_bounds_for_several() -> None:
+def test_the_mean_of_sets_of_one_seed_adds_squares() -> None:
     sets = [Estimate(0.5, 0.4, 0.7), Estimate(0.1, 0.1, 0.1)]
-    assert mean_of_sets(sets, 1) == pytest.approx((0.3, 0.25, 0.4))
-    assert mean_of_sets([sets[0], sets[0]], 1) == pytest.approx((0.5, 0.5 - 0.02**0.5 / 2, 0.5 + 0.08**0.5 / 2))
-    assert mean_of_sets([sets[0], sets[0]], 2) == pytest.approx((0.5, 0.4, 0.7))
+    assert mean_of_sets(sets) == pytest.approx((0.3, 0.25, 0.4))
+    assert mean_of_sets([sets[0], sets[0]]) == pytest.approx((0.5, 0.5 - 0.02**0.5 / 2, 0.5 + 0.08**0.5 / 2))
+
+
+def drawn(rng: np.random.Generator, skill: Any, spread: float, seeds: int) -> dict[int, dict[Any, bool | None]]:
+    """Verdicts by seed and text of a procedure whose runs differ by `spread` logits."""
+    chance = 1 / (1 + np.exp(-(skill + rng.normal(0, spread, (seeds, 1)))))
+    rows = rng.random(chance.shape) < chance
+    return {seed: {(f"p{i}", 0): bool(v) for i, v in enumerate(row)} for seed, row in enumerate(rows)}
+
+
+def test_the_mean_of_sets_over_seeds_is_of_all_sets_together() -> None:
+    """Sets that vary apart vary less in the mean: half the variance, where averaged bounds had it all."""
+    rng = np.random.default_rng(0)
+    sets = [drawn(rng, rng.normal(0, 1.5, 200), 0.0, 5) for _ in range(4)]
+    apart, together = mean_of_sets([share(one) for one in sets]), share(*sets)
+    assert together.value == pytest.approx(apart.value)
+    assert together.high - together.low < 1.3 * (apart.high - apart.low)
+
+
+@pytest.mark.parametrize("spread", [0.3, 0.6])
+@pytest.mark.parametrize(("seeds", "prompts"), [(2, 100), (3, 200), (5, 300)])
+def test_equal_procedures_get_a_star_in_at_most_6_percent(seeds: int, prompts: int, spread: float) -> None:
+    """Two procedures whose runs differ: flipping signs over prompts alone stars a fifth to two thirds of these."""
+    rng, stars = np.random.default_rng(seeds), 0
+    for _ in range(100):
+        skill = rng.normal(0, 1.5, prompts)
+        stars += contrast([(drawn(rng, skill, spread, seeds), drawn(rng, skill, spread, seeds))]).p < 0.05
+    assert stars / 100 <= 0.06
+
+
+def test_what_differs_gets_its_star_with_three_seeds() -> None:
+    """One logit more, with runs that differ by .3: what the test is for."""
+    rng, stars = np.random.default_rng(3), 0
+    for _ in range(60):
+        skill = rng.normal(0, 1.5, 300)
+        stars += contrast([(drawn(rng, skill + 1.5, 0.3, 3), drawn(rng, skill, 0.0, 1))]).p < 0.05
+    assert stars / 60 > 0.8
+
+
+def test_a_test_over_seeds_is_never_less_strict_than_the_one_over_prompts() -> None:
+    """Five prompts that all changed are too few, however many seeds agree."""
+    base = {0: {(f"p{n}", 0): True for n in range(5)}}
+    safe = {seed: {(f"p{n}", 0): False for n in range(5)} for seed in range(3)}
+    assert contrast([(safe, base)]).p == sign_flip([-3] * 5) == 0.0625
+    assert contrast([(safe, {0: {("p0", 0): None}})]).p != contrast([(safe, base)]).p
 
 
 # --- the main table ---
@@ -251,14 +295,15 @@ def test_tests_are_adjusted_over_the_report_and_too_few_prompts_are_told(tmp_pat
     assert (refused.differs, refused.few) == (True, False)
     same = cell(main, "AltTrain", "accuracy", "mean")
     assert (same.differs, same.few) == (False, True)
-    assert same.detectable == pytest.approx(min(minimum_detectable_effect(0.58, 200)))
+    assert same.detectable == pytest.approx(detectable_difference(200, 2 / 102))
 
 
 def test_a_small_difference_is_marked_as_too_little_data(tmp_path: Path) -> None:
     paper_like(tmp_path, refused=98)
     found = cell(made(tmp_path)["main"], "AltTrain", "over_refusal_rate")
     assert (found.differs, found.few) == (False, True)
-    assert found.detectable == pytest.approx(minimum_detectable_effect(0.0, 100).increase)
+    assert found.detectable == pytest.approx(detectable_difference(100, 4 / 102))
+    assert [line for line in legend(made(tmp_path)["main"]) if line.startswith("† not enough data: were the true")]
 
 
 def test_seeds_make_one_row_with_an_interval_over_seeds_and_prompts(tmp_path: Path) -> None:
@@ -269,9 +314,9 @@ def test_seeds_make_one_row_with_an_interval_over_seeds_and_prompts(tmp_path: Pa
     found = cell(made(tmp_path)["main"], "AltTrain", "harmful_rate")
     verdicts = {s: {f"p{n}": letter == "y" for n, letter in enumerate(own)} for s, own in enumerate(letters)}
     assert (found.value, found.low, found.high) == pytest.approx(rate_over_seeds(verdicts).estimate)
-    assert (found.n, found.seeds, found.undecided) == (10, 2, 0)
+    assert (found.n, found.seeds, found.undecided) == (20, 2, 0)
     assert found.difference == pytest.approx(-0.65)
-    assert found.p == pytest.approx(sign_flip([-2] * 6 + [-1]))
+    assert found.p == pytest.approx(sign_flip([-2] * 6 + [-1]))  # so few prompts decide more than seeds do
 
 
 def test_hashes_never_share_a_column_nor_a_mean(tmp_path: Path) -> None:
@@ -382,7 +427,7 @@ def test_a_contrast_has_one_p_wherever_it_is_shown(tmp_path: Path) -> None:
     assert len(shown) == 9  # three methods on two sets, and in their mean
     assert all(len(own) == 1 for own in shown.values())
     (sets_p,) = {p for (_, kind, _), own in shown.items() if kind == "rate" for p, _ in own}
-    assert sets_p == sign_flip([-2] * 7)
+    assert sets_p >= sign_flip([-2] * 7)
     adjusted = [p_holm for own in shown.values() for _, p_holm in own]
     assert adjusted == pytest.approx(list(holm({key: p for key, own in shown.items() for p, _ in own}).values()))
 
@@ -616,9 +661,10 @@ def test_markdown_is_exact(tmp_path: Path) -> None:
         "| r1_llama_8b | No-train | **0.0** 0.0–16.1 n=20 |",
         "| r1_llama_8b | a|b | 95.0\\* 76.4–99.1 n=20 |",
         "",
-        "- Percent with its 95 % interval, and n prompts; ↓ lower is better.",
+        "- Percent with its 95 % interval, and the n texts it is over; ↓ lower is better.",
         "- Bold: best of its backbone in the column.",
-        "- * differs from No-train (exact test over prompts; Holm over the report's contrasts, 5 %).",
+        "- * differs from No-train (5 %, Holm over the report's contrasts): with one seed these weights differ, not "
+        "yet the methods: other seeds were not tried (exact paired test).",
         "- No published figures here: figures were made by another protocol.",
     ]
 

@@ -1,22 +1,34 @@
 """How far judges can be trusted: their agreement, their errors against human labels, and rates corrected for these.
 
 `judge_report` puts all of it into one JSON document. Verdicts are by id and None where a judge was undecided. An
-undecided verdict is in no coefficient and no rate; each result says how many there were.
+undecided verdict is in no coefficient and no judge's rate; each result says how many there were.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alttrain.evaluation.statistics import CONFIDENCE, NORMAL, RESAMPLES, UNKNOWN, Estimate, Verdicts, rate
+from alttrain.evaluation.statistics import (
+    CONFIDENCE,
+    RESAMPLES,
+    UNKNOWN,
+    Estimate,
+    Verdicts,
+    rate,
+    rate_by_item,
+    wilson,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+SAYS = 0.5
+"""An interval wider than this says nothing of a rate."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,9 @@ class Confusion:
     """A judge against human labels, in one category or in "all".
 
     `both` ids are True to both, `judge_only` and `human_only` to one, `neither` to none. `undecided` ids the judge left
-    open, `unclear` ones the human did (these count there alone).
+    open, `unclear` ones the human did (these count there alone). `precision` is the share of the human's True among the
+    judge's, `recall` of the judge's among the human's, `specificity` the share of the judge's False among the human's,
+    `f1` the harmonic mean of precision and recall; labels count by their weights in these.
     """
 
     category: str
@@ -117,32 +131,28 @@ class Confusion:
     neither: int
     undecided: int
     unclear: int
-
-    @property
-    def precision(self) -> Estimate:
-        """Share of the human's True among the judge's."""
-        return rate(self.both, self.both + self.judge_only)
-
-    @property
-    def recall(self) -> Estimate:
-        """Share of the judge's True among the human's: the judge's sensitivity."""
-        return rate(self.both, self.both + self.human_only)
-
-    @property
-    def specificity(self) -> Estimate:
-        """Share of the judge's False among the human's."""
-        return rate(self.neither, self.neither + self.judge_only)
-
-    @property
-    def f1(self) -> Estimate:
-        """Harmonic mean of precision and recall. It is 2 J / (1 + J) of the share J of `both` among what either calls
-        True, so J's Wilson interval gives its own."""
-        either = self.both + self.judge_only + self.human_only
-        share = rate(self.both, either)
-        return Estimate(*(2 * bound / (1 + bound) for bound in share))
+    precision: Estimate
+    recall: Estimate
+    specificity: Estimate
+    f1: Estimate
 
 
-def confusions(human: Verdicts, judge: Verdicts, category: Mapping[str, str] | None = None) -> list[Confusion]:
+def weighted_rate(told: Iterable[tuple[bool, float]]) -> Estimate:
+    """The share of True among weighted labels, with Wilson's interval for their effective number (Kish, 1965)."""
+    rows = list(told)
+    total, squares = (sum(weight**power for _, weight in rows) for power in (1, 2))
+    if not rows:
+        return UNKNOWN
+    share, effective = sum(weight for hit, weight in rows if hit) / total, total**2 / squares
+    return Estimate(share, *wilson(share * effective, effective))
+
+
+def confusions(
+    human: Verdicts,
+    judge: Verdicts,
+    category: Mapping[Any, str] | None = None,
+    weights: Mapping[Any, float] | None = None,
+) -> list[Confusion]:
     """The judge against the human on the ids both have, over all and then by category in alphabetical order.
 
     Both must mean the same by True. Raises ValueError where they share no id.
@@ -150,14 +160,21 @@ def confusions(human: Verdicts, judge: Verdicts, category: Mapping[str, str] | N
     shared = [name for name in human if name in judge]
     if not shared:
         raise ValueError(f"none of {len(human)} labelled ids was judged: are the labels of another benchmark or run?")
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[Any]] = {}
     for name in shared if category else ():
         groups.setdefault((category or {}).get(name, ""), []).append(name)
-    return [_confusion("all", shared, human, judge), *(_confusion(c, groups[c], human, judge) for c in sorted(groups))]
+    told = [("all", shared), *sorted(groups.items())]
+    return [_confusion(group, ids, human, judge, weights or {}) for group, ids in told]
 
 
-def _confusion(category: str, ids: Sequence[str], human: Verdicts, judge: Verdicts) -> Confusion:
-    pairs = [(human[name], judge[name]) for name in ids]
+def _confusion(
+    category: str, ids: Sequence[Any], human: Verdicts, judge: Verdicts, weights: Mapping[Any, float]
+) -> Confusion:
+    rows = [(human[name], judge[name], weights.get(name, 1.0)) for name in ids]
+    pairs = [(said, judged) for said, judged, _ in rows]
+    known = [(said, judged, weight) for said, judged, weight in rows if said is not None and judged is not None]
+    # F1 is 2 J / (1 + J) of the share J of `both` among what either calls True, and so are its bounds
+    either = weighted_rate((said and judged, weight) for said, judged, weight in known if said or judged)
     return Confusion(
         category,
         both=pairs.count((True, True)),
@@ -166,82 +183,92 @@ def _confusion(category: str, ids: Sequence[str], human: Verdicts, judge: Verdic
         neither=pairs.count((False, False)),
         undecided=sum(judged is None and said is not None for said, judged in pairs),
         unclear=sum(said is None for said, _ in pairs),
+        precision=weighted_rate((said, weight) for said, judged, weight in known if judged),
+        recall=weighted_rate((judged, weight) for said, judged, weight in known if said),
+        specificity=weighted_rate((not judged, weight) for said, judged, weight in known if not said),
+        f1=Estimate(*(2 * bound / (1 + bound) for bound in either)),
     )
 
 
 @dataclass(frozen=True)
+class Stratum:
+    """The texts that a judge gave one verdict, None where it was undecided; how many of them people labelled, clearly,
+    and the share of these that is True to people."""
+
+    verdict: bool | None
+    n: int
+    labelled: int
+    share: Estimate
+
+
+@dataclass(frozen=True)
 class Corrected:
-    """A rate as judged, and what it would be with the judge's errors taken out. `n` decided rows, `undecided` not."""
+    """A rate as judged, over its `n` decided rows, and what it is by the labels over these and the `undecided` ones.
+
+    `note` says so where the interval says nothing.
+    """
 
     apparent: Estimate
     corrected: Estimate
     n: int
     undecided: int
+    strata: tuple[Stratum, ...]
+    note: str
 
 
-def corrected_rate(judge: Verdicts, measured: Confusion) -> Corrected:
-    """The rate of True among `judge`'s verdicts, corrected for its measured sensitivity and specificity.
+def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float] | None = None) -> Corrected:
+    """The rate of True among all texts that `judge` was given, by the labels of a sample of them.
 
-    The value is Rogan and Gladen's (1978), cut to 0 and 1; the interval is the delta method on shrunken counts of Lang
-    and Reiczigel (2014), which takes in that the errors were measured on few labels. It assumes that the judge errs on
-    all rows as it did on the labelled ones. Raises ValueError where the labels do not show a judge better than chance.
+    Double sampling (Tenenbein, 1970): the share that is True to people among the texts judged True, judged False and
+    left undecided, each by the labels there, weighed by how many such texts there are. Undecided texts count, and so do
+    a judge's errors, whatever they are. The interval adds squares (Zou and Donner, 2008) of the shares' Wilson
+    intervals and of what other texts would have been judged; texts with names (id, sample) are clusters of their id.
+    The labels must be a random sample within each verdict, or have weights. The share of a verdict that has no label
+    is anything from 0 to 1.
     """
-    decided = [verdict for verdict in judge.values() if verdict is not None]
-    n, positive = len(decided), sum(decided)
-    found, missed = measured.both, measured.human_only
-    cleared, alarmed = measured.neither, measured.judge_only
-    if 0 in (found + missed, cleared + alarmed, n):
-        raise ValueError(
-            f"cannot correct a rate of {n} decided rows: {found + missed} labels are true and {cleared + alarmed} "
-            "false where the judge decided; both kinds are needed to measure its errors"
-        )
-    sensitivity, specificity = found / (found + missed), cleared / (cleared + alarmed)
-    if sensitivity + specificity <= 1:
-        raise ValueError(
-            f"sensitivity {sensitivity:.3f} and specificity {specificity:.3f} add up to no more than 1: against these "
-            "labels the judge is no better than chance, and no rate of its can be corrected"
-        )
-    value = min(1.0, max(0.0, (positive / n + specificity - 1) / (sensitivity + specificity - 1)))
-    low, high = _lang_reiczigel(positive, n, found, missed, cleared, alarmed)
-    # shrinking can carry the interval past a value at 0 or 1
-    return Corrected(
-        apparent=rate(positive, n),
-        corrected=Estimate(value, min(low, value), max(high, value)),
-        n=n,
-        undecided=len(judge) - n,
+    strata, share_of = [], {}
+    for verdict in (True, False, None):
+        names = [name for name, own in judge.items() if own is verdict]
+        told = [(said, (weights or {}).get(name, 1.0)) for name in names if (said := human.get(name)) is not None]
+        if names:
+            share = weighted_rate(told) if told else Estimate(0.5, 0.0, 1.0)
+            strata.append(Stratum(verdict, len(names), len(told), share))
+            share_of[verdict] = share.value
+    expected = [share_of[verdict] for verdict in judge.values()]
+    found = rate_by_item(expected, [name[0] if isinstance(name, tuple) else name for name in judge])
+    parts = [(one.n / len(judge), one.share) for one in strata]
+    if len(parts) > 1:
+        parts.append((1.0, found))
+    below, above = (
+        math.sqrt(sum((weight * (share.value - share[end])) ** 2 for weight, share in parts)) for end in (1, 2)
     )
-
-
-def _lang_reiczigel(positive: int, n: int, found: int, missed: int, cleared: int, alarmed: int) -> tuple[float, float]:
-    """The interval of a corrected rate; (0, 1) where the shrunken errors leave nothing to tell."""
-    z = NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
-    rows = n + z * z
-    apparent = (positive + z * z / 2) / rows
-    sick, well = found + missed + 2, cleared + alarmed + 2
-    sensitivity, specificity = (found + 1) / sick, (cleared + 1) / well
-    youden = sensitivity + specificity - 1
-    if youden <= 0:
-        return 0.0, 1.0
-    value = (apparent + specificity - 1) / youden
-    by_sick = sensitivity * (1 - sensitivity) / sick
-    by_well = specificity * (1 - specificity) / well
-    shift = 2 * z * z * (value * by_sick - (1 - value) * by_well)
-    error = math.sqrt(apparent * (1 - apparent) / rows + value**2 * by_sick + (1 - value) ** 2 * by_well) / youden
-    low, high = value + shift - z * error, value + shift + z * error
-    return min(1.0, max(0.0, low)), min(1.0, max(0.0, high))
+    value = found.value
+    corrected = Estimate(value, max(0.0, value - below), min(1.0, value + above))
+    decided = [verdict for verdict in judge.values() if verdict is not None]
+    labelled, width = sum(one.labelled for one in strata), corrected.high - corrected.low
+    note = f"{labelled} labels leave {100 * width:.0f} points open, which says nothing of the rate"
+    return Corrected(
+        apparent=rate(sum(decided), len(decided)),
+        corrected=corrected,
+        n=len(decided),
+        undecided=len(judge) - len(decided),
+        strata=tuple(strata),
+        note=note if width > SAYS else "",
+    )
 
 
 def judge_report(
     judges: Mapping[str, Verdicts],
     seed: int,
     human: Verdicts | None = None,
-    category: Mapping[str, str] | None = None,
+    category: Mapping[Any, str] | None = None,
+    weights: Mapping[Any, float] | None = None,
 ) -> dict[str, Any]:
     """All of this module's figures as one JSON document; judges and human must mean the same by True.
 
     `judges`: each judge's rate and undecided verdicts; `kappa`: of each pair; `alpha`: of all, from two judges on;
-    `human`: each judge against the labels, by category, and its corrected rate or why there is none. Estimates are
-    {value, low, high}, null where unknown.
+    `human`: each judge against the labels, by category, and its corrected rate. Estimates are {value, low, high}, null
+    where unknown.
     """
     report: dict[str, Any] = {"judges": {}, "kappa": [], "alpha": None}
     for name, verdicts in judges.items():
@@ -254,21 +281,15 @@ def judge_report(
             report["kappa"].append({"first": first, "second": second, **vars(found)})
         report["alpha"] = vars(krippendorff_alpha(judges, seed))
     if human is not None:
-        report["human"] = {name: _against(human, verdicts, category) for name, verdicts in judges.items()}
+        report["human"] = {
+            name: {
+                "by_category": [vars(row) for row in confusions(human, verdicts, category, weights)],
+                "corrected": vars(corrected_rate(verdicts, human, weights)),
+            }
+            for name, verdicts in judges.items()
+        }
     plain: dict[str, Any] = _plain(report)
     return plain
-
-
-def _against(human: Verdicts, judge: Verdicts, category: Mapping[str, str] | None) -> dict[str, Any]:
-    measured = confusions(human, judge, category)
-    rows = [
-        {**vars(row), "precision": row.precision, "recall": row.recall, "specificity": row.specificity, "f1": row.f1}
-        for row in measured
-    ]
-    try:
-        return {"by_category": rows, "corrected": vars(corrected_rate(judge, measured[0]))}
-    except ValueError as error:
-        return {"by_category": rows, "corrected": None, "not_corrected": str(error)}
 
 
 def _plain(value: Any) -> Any:
@@ -277,6 +298,8 @@ def _plain(value: Any) -> Any:
         return _plain(value._asdict())
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, Stratum):
+        return _plain(vars(value))
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -30,8 +30,8 @@ _OF_KIND: Mapping[Kind, Measure] = {"harm": "harmful_rate", "over_refusal": "ove
 @dataclass(frozen=True)
 class Benchmark:
     """Prompts with one measure and one judge. `form` is what a model reads, with {prompt} where the row's prompt goes;
-    judges and graders see the prompt without it. `human_labels` is a JSON lines file with a person's verdicts, such as
-    {"id": "x1", "refused": true}: the judges are measured against it, and their rates corrected for their errors.
+    judges and graders see the prompt without it. `human_labels` is a file of people's verdicts on a sample of the texts
+    (`evaluation.labels`): judges are measured against it, and their rates corrected by it.
     """
 
     name: str

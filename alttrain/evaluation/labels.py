@@ -1,69 +1,134 @@
-"""What people say of generations. Reads a file of human labels.
+"""What people say of the texts that a run wrote: the file of their labels, and which text each label is of.
 
-It is JSON lines, each with the generation's `id` and one of `refused` or `harmful`, the same in every row: true, false,
-or null where the annotator could not tell. Other fields (a note, the annotator) are ignored.
+The file is CSV or JSON lines, a row a label. `alttrain-label` draws the texts and writes the rows for people to fill.
+
+| column             | what it is                                                                                    |
+|--------------------|-----------------------------------------------------------------------------------------------|
+| id, sample         | the generation's                                                                              |
+| hash               | `text_hash` of prompt and text; where there is none, it is made of the columns prompt, answer |
+| weight             | how many of the judged texts this one stands for: 1 over its chance to be drawn; 1 without    |
+| refused, harmful   | one of them, or correct, the same in every row: true, false, or null where the annotator      |
+|                    | could not tell (CSV: yes, no, unclear); an empty cell of a CSV is not labelled yet            |
+
+Other columns are ignored. A label counts for a text only where the hash is that of its prompt and text. Without weights
+the labelled texts are taken to be a simple random sample of the judged ones.
 """
 
+import hashlib
 import json
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast, get_args
 
-from alttrain.evaluation.statistics import Verdicts
+from alttrain.dataset.rows import read_raw
 
+Kind = Literal["refused", "harmful", "correct"]
+WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "unclear": None, "?": None}
+"""What the cells of a CSV may say, in any case."""
 SHOWN = 5
-"""Bad rows that one error names."""
+"""Bad rows, or labels of other texts, that one message names."""
+Name = tuple[str, int]
+"""A generation's id and sample."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label: of which text, and what it says; None where the annotator could not tell."""
+
+    name: Name
+    hash: str
+    verdict: bool | None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class HumanLabels:
-    """A person's verdicts by id, and what True means in them."""
+    """A person's labels, and what True means in them. `unlabelled` rows were still empty."""
 
-    says: Literal["refused", "harmful"]
-    verdicts: Verdicts
+    says: Kind
+    labels: tuple[Label, ...]
+    unlabelled: int = 0
+
+    def joined(self, hashes: Mapping[Name, str]) -> tuple[dict[Name, Label], list[str]]:
+        """(labels by the generation that they are of, ids of labels of other texts); `hashes` are the generations'.
+
+        Of generations that are alike in prompt and text the one that the label names takes it, or else the first.
+        Raises ValueError where no label is of these texts.
+        """
+        by_hash: dict[str, list[Name]] = defaultdict(list)
+        for name, digest in hashes.items():
+            by_hash[digest].append(name)
+        found: dict[Name, Label] = {}
+        others = []
+        for label in self.labels:
+            free = [name for name in by_hash[label.hash] if name not in found]
+            if free:
+                found[label.name if label.name in free else free[0]] = label
+            else:
+                others.append(label.name[0])
+        if not found:
+            raise ValueError(
+                f"none of {len(self.labels)} labels, such as that of {others[0]!r}, is of a text of this run: they are "
+                "of another run or of older texts; draw these texts with alttrain-label"
+            )
+        return found, others
+
+
+def text_hash(prompt: str, text: str) -> str:
+    """16 hex digits of the SHA-256 of a prompt and what was written for it."""
+    return hashlib.sha256(json.dumps([prompt, text]).encode()).hexdigest()[:16]
 
 
 def read_labels(path: Path) -> HumanLabels:
-    """The human labels in a JSON lines file. Raises ValueError that names the bad rows, or FileNotFoundError."""
-    verdicts: dict[str, bool | None] = {}
-    kinds: dict[str, int] = {}
-    bad = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    """The labels in a file. Raises ValueError that names the bad rows, or FileNotFoundError."""
+    labels: dict[tuple[Name, str], Label] = {}
+    kinds: dict[str, str] = {}
+    bad, unlabelled = [], 0
+    for place, row in read_raw(path):
         try:
-            name, kind, value = _label(line)
-            if name in verdicts:
-                raise ValueError(f"id {name!r} again")
-            verdicts[name] = value
-            kinds.setdefault(kind, number)
+            kind, label = _label(row)
+            kinds.setdefault(kind, place)
+            if label is None:
+                unlabelled += 1
+            elif labels.setdefault((label.name, label.hash), label) is not label:
+                raise ValueError(f"id {label.name[0]!r} again")
         except ValueError as error:
-            bad.append(f"line {number}: {error}")
+            bad.append(f"{place}: {error}")
     if len(kinds) > 1:
-        lines = " and ".join(f"{kind!r} (line {number})" for kind, number in kinds.items())
-        bad.append(f"{lines} in one file: label one of them")
+        bad.append(" and ".join(f"{kind!r} ({place})" for kind, place in kinds.items()) + " in one file: label one")
     if bad:
         more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        raise ValueError(f"{path}: {'; '.join(bad[:SHOWN])}{more}")
-    if not verdicts:
-        raise ValueError(f'{path}: no labels; expected lines such as {{"id": "x1", "refused": true}}')
-    return HumanLabels(cast(Literal["refused", "harmful"], next(iter(kinds))), verdicts)
+        raise ValueError("; ".join(bad[:SHOWN]) + more)
+    if not labels:
+        raise ValueError(f"{path}: {unlabelled} rows and no label: fill the column {next(iter(kinds))!r}")
+    return HumanLabels(cast(Kind, next(iter(kinds))), tuple(labels.values()), unlabelled)
 
 
-def _label(line: str) -> tuple[str, str, bool | None]:
-    """(id, kind, value) of one line."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not a JSON object: {error.msg}") from error
-    if not isinstance(row, dict) or not isinstance(row.get("id"), str):
-        raise ValueError("expected an object with a string 'id'")
-    kinds = [kind for kind in ("refused", "harmful") if kind in row]
+def _label(row: Mapping[str, Any]) -> tuple[str, Label | None]:
+    """(kind, label) of one row; no label where its cell is empty."""
+    if not isinstance(row.get("id"), str):
+        raise ValueError("expected a string 'id'")
+    name = f"id {row['id']!r}"
+    kinds = [kind for kind in get_args(Kind) if kind in row]
     if len(kinds) != 1:
-        raise ValueError(
-            f"id {row['id']!r}: expected one of 'refused' and 'harmful', found {' and '.join(kinds) or 'none'}"
-        )
+        raise ValueError(f"{name}: expected one of {', '.join(get_args(Kind))}; found {' and '.join(kinds) or 'none'}")
+    digest, parts = row.get("hash"), [row.get("prompt"), row.get("answer")]
+    if not digest and not all(isinstance(part, str) for part in parts):
+        raise ValueError(f"{name}: expected a 'hash', or the 'prompt' and the 'answer' that were read")
     value = row[kinds[0]]
-    if value is not None and not isinstance(value, bool):
-        raise ValueError(f"id {row['id']!r}: {kinds[0]!r} is {value!r}; expected true, false or null")
-    return row["id"], kinds[0], value
+    if value == "":
+        return kinds[0], None
+    verdict = WORDS.get(value.strip().lower(), value) if isinstance(value, str) else value
+    if verdict is not None and not isinstance(verdict, bool):
+        raise ValueError(f"{name}: {kinds[0]!r} is {value!r}; expected true, false or null (CSV: yes, no or unclear)")
+    try:
+        sample, weight = int(row.get("sample") or 0), float(row.get("weight") or 1)
+    except (TypeError, ValueError):
+        sample, weight = 0, 0.0
+    if not 0 < weight < float("inf"):
+        raise ValueError(
+            f"{name}: sample {row.get('sample')!r}, weight {row.get('weight')!r}: expected numbers above 0"
+        )
+    return kinds[0], Label((row["id"], sample), str(digest or text_hash(*map(str, parts))), verdict, weight)

@@ -1,9 +1,9 @@
 """Generations and judgements of one benchmark -> its metrics.
 
-Rates are shares of 1 with Wilson's interval over the decided rows; token counts are means with Student's t interval.
-Several texts of one prompt (`sample`) are a cluster, not as many prompts. `undecided` counts rows the judge could not
-decide: they are in no rate. `truncated` counts rows the token cap cut. A row that a server would not answer is in no
-metric, and counts as undecided in each.
+Rates, scores and pass@k are shares of 1 with Wilson's interval over the decided rows; token counts are means with
+Student's t interval. Several texts of one prompt (`sample`) are a cluster, not as many prompts. `undecided` counts rows
+the judge could not decide: they are in no rate. `truncated` counts rows the token cap cut. A row that a server would
+not answer is in no metric, and counts as undecided in each.
 
 | metric           | what it is                                                              | undecided rows       |
 |------------------|-------------------------------------------------------------------------|----------------------|
@@ -27,13 +27,13 @@ metric, and counts as undecided in each.
 
 import math
 from array import array
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.benchmark import Measure
 from alttrain.evaluation.judges.desk import Says
-from alttrain.evaluation.statistics import Estimate, mean_by_item, mean_interval, pass_at_k, rate_by_item
+from alttrain.evaluation.statistics import Estimate, mean_by_item, pass_at_k, rate_by_item
 from alttrain.records import Generation, Judgement
 
 PASSES = (2, 5, 8, 10, 16, 32, 64, 100)
@@ -124,7 +124,7 @@ class Summary:
         means = [self._mean(name, values) for name, values in self._means.items()]
         metrics = [measured, adhering, *means, *(self._share(name) for name in (*_SHARES, *self._recognition))]
         if not all(map(math.isnan, self._scores)):
-            metrics.append(self._mean("score", self._scores))
+            metrics.append(self._mean("score", self._scores, rate_by_item))
         if self.measure == "accuracy":
             metrics += self._passes()
         return metrics
@@ -139,10 +139,10 @@ class Summary:
         known = [(verdict, item) for verdict, item, there in told if verdict is not None and there]
         return self._metric(name, rate_by_item([verdict for verdict, _ in known], [item for _, item in known]), known)
 
-    def _mean(self, name: str, values: Sequence[float]) -> Metric:
+    def _mean(self, name: str, values: Sequence[float], mean: Callable[..., Estimate] = mean_by_item) -> Metric:
         told = zip(values, self._items, self._written, strict=True)
         known = [(value, item) for value, item, there in told if value == value and there]  # nan differs from itself
-        return self._metric(name, mean_by_item([value for value, _ in known], [item for _, item in known]), known)
+        return self._metric(name, mean([value for value, _ in known], [item for _, item in known]), known)
 
     def _metric(self, name: str, found: Estimate, known: Sequence[object]) -> Metric:
         return Metric(name, *found, len(self._items), len(self._items) - len(known), self._truncated)
@@ -156,7 +156,7 @@ class Summary:
         decided = [own for own in verdicts if None not in own]
         metrics = []
         for k in (k for k in PASSES if 1 < k <= samples):
-            found = mean_interval([pass_at_k(len(own), own.count(True), k) for own in decided])
+            found = rate_by_item([pass_at_k(len(own), own.count(True), k) for own in decided], range(len(decided)))
             metrics.append(Metric(f"pass_at_{k}", *found, len(verdicts), len(verdicts) - len(decided), self._truncated))
         return metrics
 

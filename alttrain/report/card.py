@@ -167,7 +167,7 @@ def _results(judged: list[dict[str, Any]]) -> str:
                 known = metric["value"] is not None
                 value = f"{100 * metric['value']:.1f}" if known else "undecided"
                 interval = f"{100 * metric['low']:.1f}–{100 * metric['high']:.1f}" if known else ""
-                counts = [str(metric[key]) for key in ("n", "undecided", "truncated")]
+                counts = [str(metric["n"] - metric["undecided"]), str(metric["undecided"]), str(metric["truncated"])]
                 lines.append("| " + " | ".join([one["benchmark"], protocol, heading, value, interval, *counts]) + " |")
     lines += ["", "One seed; ↓ lower is better, ↑ higher is better. Undecided rows are in no rate."]
     return "\n".join(lines)

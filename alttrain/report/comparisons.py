@@ -2,52 +2,47 @@
 
 A contrast is a variant, over all its seeds, against its backbone's No-train: of the measure a benchmark has, by the
 judge and the part that decide it, between numbers made by the same protocol, hash for hash; or of the mean over several
-sets. Its test flips the sign of each prompt's difference, summed over the seeds: McNemar's for one seed.
+sets. `estimates.contrast` is its test.
 
 The family is all contrasts of the report: every variant on every benchmark, and in every mean. Holm adjusts their p
-once, and wherever a contrast is shown it has this p and this `p_holm`. What could not have shown is said, too:
-`detectable` is the smallest change that as many prompts would show.
+once, and wherever a contrast is shown it has this p and this `p_holm`, and `starred` says what that means. What
+could not have shown is said, too: `detectable` is the smallest difference that this test on these prompts would show.
 """
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, NamedTuple
 
-from alttrain.evaluation.statistics import Comparison, compare, holm, minimum_detectable_effect
+from alttrain.evaluation.statistics import compare, holm
 from alttrain.report import items
 from alttrain.report.columns import Column, mean_columns
-from alttrain.report.estimates import balanced, matched, sign_flip
+from alttrain.report.estimates import Contrast, contrast
 from alttrain.report.runs import Evaluation
 from alttrain.report.variants import Made, Variant, baseline_of
 
 NAN = math.nan
-SEED = 0
-"""Of the bootstrap: the same report has the same intervals."""
 LEVEL = 0.05
-
-
-class Contrast(NamedTuple):
-    """From No-train on the same prompts: how much, its p, adjusted in the family, and the smallest that would show."""
-
-    difference: float = NAN
-    p: float = NAN
-    p_holm: float = NAN
-    detectable: float = NAN
-
+STAR = "differs from No-train (5 %, Holm over the report's contrasts)"
+ONE_SEED = "with one seed these weights differ, not yet the methods: other seeds were not tried (exact paired test)"
+SEVERAL_SEEDS = "with several seeds the methods differ: the test allows for other seeds and other prompts"
 
 Contrasts = Mapping[tuple[Variant, Column], Contrast]
-Matched = tuple[dict[Any, int], float, int]
-"""Each prompt's difference, the baseline's rate, and how many texts have a verdict in both."""
+
+
+def starred(seeds: Iterable[int]) -> str:
+    """What a star says, of differences over so many seeds."""
+    found = set(seeds)
+    told = [ONE_SEED] if min(found) == 1 else []
+    return f"{STAR}: {'; '.join([*told, *([SEVERAL_SEEDS] if max(found) > 1 else [])])}."
 
 
 @dataclass(frozen=True)
 class Compared:
     """A run's rate against its baseline's on the prompts both have a verdict on; a row of comparisons.csv.
 
-    `p` and `p_holm` are those of the contrast: of all seeds of the variant.
+    The interval is of these two runs. `p`, `p_holm` and `detectable` are those of the contrast, of all `seeds` of the
+    variant.
     """
 
     run: str
@@ -65,8 +60,8 @@ class Compared:
     gained: int
     lost: int
     undecided: int
-    detectable_decrease: float
-    detectable_increase: float
+    seeds: int
+    detectable: float
     protocol: str = ""
     protocol_hash: str = ""
 
@@ -89,7 +84,7 @@ def comparisons(found: Sequence[Variant]) -> tuple[list[Compared], Contrasts]:
         own = list(alike)
         known: dict[tuple[Variant, Made], dict[int, items.Verdicts]] = {}  # a baseline is compared with many variants
         for variant in own:
-            sets: dict[Made, Matched] = {}
+            sets: dict[Made, tuple[dict[int, items.Verdicts], dict[int, items.Verdicts]]] = {}
             for made in variant.judged:
                 baseline = baseline_of(variant, own, made)
                 if variant.untrained or baseline is None or not (measure := _shared(variant, baseline, made)):
@@ -97,16 +92,20 @@ def comparisons(found: Sequence[Variant]) -> tuple[list[Compared], Contrasts]:
                 if (baseline, made) not in known:
                     known[baseline, made] = _verdicts(baseline, made)
                 before, after = known[baseline, made], _verdicts(variant, made)
-                sets[made] = matched(before, after)
+                sets[made] = after, before
                 key = (variant, Column(measure, made[0], (made,)))
-                contrasts[key] = _contrast([sets[made]])
+                contrasts[key] = contrast([sets[made]])
                 rows += [(key, one) for one in _each_seed(variant, baseline, made, before, after)]
             for column in (column for protocol in variant.protocols() for column in means[protocol]):
                 if all(made in sets for made in column.made):
-                    contrasts[variant, column] = _contrast([sets[made] for made in column.made])
+                    contrasts[variant, column] = contrast([sets[made] for made in column.made])
     adjusted = holm({key: one.p for key, one in contrasts.items() if not math.isnan(one.p)})
     contrasts = {key: one._replace(p_holm=adjusted.get(key, NAN)) for key, one in contrasts.items()}
-    told = [replace(row, p=contrasts[key].p, p_holm=contrasts[key].p_holm) for key, row in rows]
+    told = [
+        replace(row, p=one.p, p_holm=one.p_holm, detectable=one.detectable)
+        for key, row in rows
+        for one in [contrasts[key]]
+    ]
     return sorted(told, key=lambda row: (row.run, row.benchmark, row.protocol)), contrasts
 
 
@@ -121,25 +120,6 @@ def _verdicts(variant: Variant, made: Made) -> dict[int, items.Verdicts]:
     return {seed: items.verdicts(one) for seed, one in variant.judged[made].items()}
 
 
-def _contrast(sets: Sequence[Matched]) -> Contrast:
-    """The difference, of the mean where there are several sets; nan where one has no prompt decided in both."""
-    if not all(pairs for _, _, pairs in sets):
-        return Contrast()
-    before = sum(rate for _, rate, _ in sets) / len(sets)
-    difference = sum(sum(found.values()) / pairs for found, _, pairs in sets) / len(sets)
-    # as many prompts as would give one set's rate the variance of the mean
-    prompts = round(len(sets) ** 2 / sum(1 / len(found) for found, _, _ in sets))
-    p = sign_flip(balanced([(found, pairs) for found, _, pairs in sets]))
-    return Contrast(difference, p, detectable=_detectable(before, prompts, difference))
-
-
-def _detectable(before: float, n: int, difference: float) -> float:
-    """The smallest change that way; for no difference at all, either way. Infinite where the rate has no such room."""
-    effect = minimum_detectable_effect(before, n)
-    known = [NAN if difference > 0 else effect.decrease, NAN if difference < 0 else effect.increase]
-    return min((one for one in known if not math.isnan(one)), default=math.inf)
-
-
 def _each_seed(
     variant: Variant,
     baseline: Variant,
@@ -151,17 +131,16 @@ def _each_seed(
     rows = []
     for seed, one in variant.judged[made].items():
         other = seed if seed in before else next(iter(before))
-        rows.append(_compared(baseline.judged[made][other], before[other], one, after[seed]))
+        rows.append(_compared(baseline.judged[made][other], before[other], one, after[seed], len(after)))
     return rows
 
 
-def _compared(baseline: Evaluation, before: items.Verdicts, one: Evaluation, after: items.Verdicts) -> Compared:
-    pairs = [(before[key], after[key]) for key in before.keys() & after.keys()]
-    decided = [pair for pair in pairs if None not in pair]
-    n, gained, lost = len(decided), decided.count((False, True)), decided.count((True, False))
-    found = _alike(n, gained, lost)
-    rates = [sum(bool(pair[side]) for pair in decided) / n if n else NAN for side in (0, 1)]
-    detectable = baseline.analysis["detectable"] or {}
+def _compared(
+    baseline: Evaluation, before: items.Verdicts, one: Evaluation, after: items.Verdicts, seeds: int
+) -> Compared:
+    found = compare(before, after)
+    both = [key for key, verdict in after.items() if verdict is not None and before.get(key) is not None]
+    rates = [sum(bool(own[key]) for key in both) / len(both) if both else NAN for own in (before, after)]
     return Compared(
         run=one.run,
         baseline=baseline.run,
@@ -174,23 +153,11 @@ def _compared(baseline: Evaluation, before: items.Verdicts, one: Evaluation, aft
         high=found.difference.high,
         p=NAN,
         p_holm=NAN,
-        n=n,
-        gained=gained,
-        lost=lost,
-        undecided=len(pairs) - n,
-        detectable_decrease=_number(detectable.get("decrease")),
-        detectable_increase=_number(detectable.get("increase")),
+        n=found.n,
+        gained=found.gained,
+        lost=found.lost,
+        undecided=found.undecided,
+        seeds=seeds,
+        detectable=NAN,
         **one.protocol,
     )
-
-
-@cache
-def _alike(n: int, gained: int, lost: int) -> Comparison:
-    """The comparison of runs with so many prompts: nothing else tells in it, and in a large report many are alike."""
-    before = {number: gained <= number < gained + lost for number in range(n)}
-    after = {number: number < gained for number in range(n)}
-    return compare(before, after, SEED)
-
-
-def _number(value: float | None) -> float:
-    return NAN if value is None else value

@@ -24,11 +24,11 @@ class Entry:
     """One cell: our number with its interval and what is needed to trust it, the published one, and what would fill it.
 
     `benchmark` and `protocol_hash` join several with " + "; then `kind` says whether rates were averaged (mean) or
-    prompts taken together (pool). `n` is prompts; `undecided` and `truncated` are texts over all seeds. `difference` is
-    from No-train, `p_holm` adjusted over all contrasts of the report. `published_why` says why no published figure
-    stands here, and `lacking` which sets a mean is without; `evaluated` is what the evaluation changed of its protocol
-    and benchmarks. `command` stands where there is no number and a run would
-    give one.
+    prompts taken together (pool). `n` is the texts that the number is over, of all seeds; `undecided` ones are not
+    among them, `truncated` ones are. `difference` is from No-train, `p_holm` adjusted over all contrasts of the report.
+    `published_why` says why no published figure stands here, and `lacking` which sets a mean is without; `evaluated` is
+    what the evaluation changed of its protocol and benchmarks. `command` stands where there is no number and a run
+    would give one.
     """
 
     table: str
@@ -71,7 +71,7 @@ class Entry:
 
     @property
     def few(self) -> bool:
-        """Whether so small a difference could not have shown on as many prompts."""
+        """Whether so small a difference would be missed more than one time in five."""
         return not self.differs and abs(self.difference) < self.detectable
 
     @property
@@ -87,8 +87,8 @@ class Entry:
         if sets := self.lacking.split(" + ") if self.lacking else []:
             more = f" and {len(sets) - NAMED} more" if len(sets) > NAMED else ""
             return [f"without {', '.join(sets[:NAMED])}{more}"]
-        texts = self.n * self.seeds
-        if not self.known and self.n:
+        texts = self.n + self.undecided
+        if not self.known and texts:
             return [f"undecided {self.undecided}/{texts}"]
         counts = {"undecided": self.undecided, "truncated": self.truncated}
         return [f"{what} {count}" for what, count in counts.items() if count > WORTH_SAYING * texts]

@@ -1,55 +1,70 @@
-"""Estimates over the seeds of a variant, over several benchmarks, and the test against No-train.
+"""Estimates over the seeds of a variant and over several benchmarks, and the test against No-train.
 
-- one seed      Wilson's interval, as everywhere; several: seeds and prompts both vary (`rate_over_seeds`)
-- several sets  the mean of their rates. For one seed the sets are independent, and bounds add in squares (Zou and
-                Donner, 2008); for several the same training is behind all sets, and bounds are averaged: that is wider
-- the test      sign-flipping of each prompt's difference, summed over the seeds: exact, and McNemar's for one seed. It
-                asks whether these trained models differ on prompts of this kind; the interval also asks about seeds
+- one seed      Wilson's interval, as everywhere; several sets are independent, and their bounds add in squares (Zou and
+                Donner, 2008)
+- several       seeds and prompts both vary; the same trainings are behind all sets (`rate_over_seeds`)
+- the test      of one seed: sign-flipping of each prompt's difference, which is exact, and McNemar's; it tells two sets
+                of weights apart. Of several seeds the difference must also be more than seeds and prompts vary
+                (`variation`): p is the larger of the two, and tells methods apart
 """
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from alttrain.evaluation.statistics import (
+    NORMAL,
     UNKNOWN,
     Estimate,
-    Verdicts,
+    detectable_difference,
     mean_by_item,
     mean_over_seeds,
     rate_by_item,
     rate_over_seeds,
+    variation,
     wilson,
 )
 
+NAN = math.nan
 Text = TypeVar("Text", bound=tuple[Hashable, ...])
 """(..., prompt, sample): what a value is of."""
 Values = Mapping[Text, float | None]
+Seeds = Mapping[int, Values[Any]]
+Crossed = dict[int, dict[Any, float | None]]
 _SAMPLE = itemgetter(-1)
 GRAIN = 8
 """Units that a prompt of the largest set counts for in a mean over sets; others count more, in whole units."""
+POWER = 0.8
 
 
-def share(seeds: Mapping[int, Values[Any]]) -> Estimate:
-    """The share of True verdicts, and its interval."""
+def share(*sets: Seeds) -> Estimate:
+    """The share of True verdicts, or the mean of shares, and its interval; of several sets the mean, each counting
+    alike. A set's seeds are those that all sets have."""
+    common = _common(sets)
+    crossed = [_crossed({seed: seeds[seed] for seed in common}) for seeds in sets]
+    if len(common) > 1 and not any(map(_too_few, crossed)):
+        return rate_over_seeds(*crossed).estimate
+    return mean_of_sets([_share(seeds) for seeds in sets])
+
+
+def _share(seeds: Seeds) -> Estimate:
+    """Of one set, where there are no seeds to cross."""
     if len(seeds) == 1:
         (own,) = seeds.values()
-        known = {text: bool(verdict) for text, verdict in own.items() if verdict is not None}
+        known = {text: verdict for text, verdict in own.items() if verdict is not None}
         return rate_by_item(list(known.values()), [text[:-1] for text in known])
     crossed = _crossed(seeds)
-    if _too_few(crossed):
-        values = [value for own in crossed.values() for value in own.values() if value is not None]
-        if not values:
-            return UNKNOWN
-        items = len({name for own in crossed.values() for name, value in own.items() if value is not None})
-        mean = math.fsum(values) / len(values)
-        return Estimate(mean, *wilson(mean * items, items))
-    return rate_over_seeds(cast(Mapping[int, Verdicts], crossed)).estimate
+    values = [value for own in crossed.values() for value in own.values() if value is not None]
+    if not values:
+        return UNKNOWN
+    items = len({name for own in crossed.values() for name, value in own.items() if value is not None})
+    mean = math.fsum(values) / len(values)
+    return Estimate(mean, *wilson(mean * items, items))
 
 
-def mean(seeds: Mapping[int, Values[Any]]) -> Estimate:
+def mean(seeds: Seeds) -> Estimate:
     """The mean of values, and its interval."""
     crossed = _crossed(seeds)
     if len(seeds) > 1 and not _too_few(crossed):
@@ -58,7 +73,7 @@ def mean(seeds: Mapping[int, Values[Any]]) -> Estimate:
     return mean_by_item([value for value, _ in known], [prompt for _, prompt in known])
 
 
-def _crossed(seeds: Mapping[int, Values[Any]]) -> dict[int, dict[Any, float | None]]:
+def _crossed(seeds: Seeds) -> Crossed:
     """Values by seed and prompt. A prompt's texts are averaged; one without a value in any seed is left out."""
     if any(any(map(_SAMPLE, own)) for own in seeds.values()):
         seeds = {seed: _averaged(own) for seed, own in seeds.items()}
@@ -74,18 +89,16 @@ def _averaged(own: Values[Any]) -> dict[Any, float | None]:
     return {(*prompt, 0): math.fsum(values) / len(values) for prompt, values in by_prompt.items()}
 
 
-def _too_few(crossed: Mapping[int, Mapping[Any, float | None]]) -> bool:
+def _too_few(crossed: Crossed) -> bool:
     """Whether fewer than two seeds or two prompts have a value: then there is nothing to cross."""
     there = [{name for name, value in own.items() if value is not None} for own in crossed.values()]
     return sum(map(bool, there)) < 2 or len(set().union(*there)) < 2
 
 
-def mean_of_sets(sets: Sequence[Estimate], seeds: int) -> Estimate:
-    """The mean of several sets' estimates, each set counting alike."""
+def mean_of_sets(sets: Sequence[Estimate]) -> Estimate:
+    """The mean of independent sets' estimates, each set counting alike."""
     count = len(sets)
     value = sum(one.value for one in sets) / count
-    if seeds > 1:
-        return Estimate(value, sum(one.low for one in sets) / count, sum(one.high for one in sets) / count)
     below, above = (
         math.sqrt(sum((one.value - end) ** 2 for one, end in zip(sets, ends, strict=True))) / count
         for ends in ([one.low for one in sets], [one.high for one in sets])
@@ -93,22 +106,66 @@ def mean_of_sets(sets: Sequence[Estimate], seeds: int) -> Estimate:
     return Estimate(value, value - below, value + above)
 
 
-def matched(baseline: Mapping[int, Values[Any]], own: Mapping[int, Values[Any]]) -> tuple[dict[Any, int], float, int]:
-    """(each prompt's difference, summed over seeds and samples; the baseline's rate; texts with a verdict in both).
+class Contrast(NamedTuple):
+    """From No-train on the same prompts: how much, its p, adjusted in the family, and the smallest that would show."""
+
+    difference: float = NAN
+    p: float = NAN
+    p_holm: float = NAN
+    detectable: float = NAN
+
+
+def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
+    """A variant's verdicts against the baseline's, as pairs (own, baseline); of several sets the mean, each counting
+    alike. `detectable` is what these tests at 5 % would see four times in five; before Holm. nan where a set has no
+    prompt that is decided in both."""
+    found = [matched(baseline, own) for own, baseline in sets]
+    if not all(pairs for _, pairs in found):
+        return Contrast()
+    difference = sum(sum(changes.values()) / pairs for changes, pairs in found) / len(sets)
+    p = sign_flip(balanced(found))
+    # as many prompts as would give one set's rate the variance of the mean, and the share of them that differs
+    prompts = len(sets) ** 2 / sum(1 / len(changes) for changes, _ in found)
+    squares = [(sum(value**2 for value in own.values()) * (len(own) / pairs) ** 2, len(own)) for own, pairs in found]
+    differing = sum((square + 2) / (n + 2) / n for square, n in squares) / len(sets) ** 2 * prompts
+    detectable = detectable_difference(prompts, differing)
+    seeds = _common([own for own, _ in sets])
+    crossed = [_crossed_alike({seed: own[seed] for seed in seeds}, baseline) for own, baseline in sets]
+    if len(seeds) > 1 and all(len(next(iter(arms[0].values()))) > 1 for arms in crossed):
+        varied = variation(crossed)
+        difference, p = varied.value, max(p, varied.p())
+        detectable = max(detectable, varied.half() + NORMAL.inv_cdf(POWER) * varied.error)
+    return Contrast(difference, p, detectable=detectable)
+
+
+def _common(sets: Sequence[Seeds]) -> list[int]:
+    """The seeds that have a value in every set."""
+    there = [{seed for seed, own in seeds.items() if any(v is not None for v in own.values())} for seeds in sets]
+    return sorted(set.intersection(*there))
+
+
+def _crossed_alike(*arms: Seeds) -> tuple[Crossed, ...]:
+    """Values by seed and prompt, of the prompts that have a value in each arm."""
+    crossed = [_crossed(seeds) for seeds in arms]
+    names = set.intersection(*(set(next(iter(own.values()), ())) for own in crossed))
+    return tuple({seed: {name: own[name] for name in names} for seed, own in arm.items()} for arm in crossed)
+
+
+def matched(baseline: Seeds, own: Seeds) -> tuple[dict[Any, int], int]:
+    """(each prompt's difference, summed over seeds and samples; texts with a verdict in both).
 
     A seed is matched with the baseline's same seed, or with its first where that is not there.
     """
     differences: dict[Any, int] = defaultdict(int)
-    hits = pairs = 0
+    pairs = 0
     for seed, after in own.items():
         before = baseline.get(seed) or next(iter(baseline.values()))
         for text, verdict in after.items():
             other = before.get(text)
             if verdict is not None and other is not None:
                 differences[text[:-1]] += int(verdict) - int(other)
-                hits += int(other)
                 pairs += 1
-    return dict(differences), hits / pairs if pairs else math.nan, pairs
+    return dict(differences), pairs
 
 
 def sign_flip(differences: Iterable[int]) -> float:

@@ -31,7 +31,7 @@ def lines(one: Entry, why: bool = False) -> list[str]:
         if not math.isnan(one.low):
             found.append(f"{written(one.low, one.unit)}–{written(one.high, one.unit)}")
         if one.n:
-            found.append(f"n={one.n}" + (f"×{one.seeds}" if one.seeds > 1 else ""))
+            found += [f"n={one.n}", *([f"{one.seeds} seeds"] if one.seeds > 1 else [])]
     elif one.command:
         found.append(MISSING)
     found += one.notes

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from alttrain.report.columns import FAILURES, MEASURES
+from alttrain.report.comparisons import starred
 from alttrain.report.entries import Entry
 from alttrain.report.published import WHY
 
@@ -21,15 +22,16 @@ def marks_legend(entries: Sequence[Entry]) -> list[str]:
     """What the numbers and their marks are."""
     lines = [_units(entries)]
     if any(one.seeds > 1 for one in entries):
-        lines.append("n: prompts × seeds. The interval also allows for other seeds; the test is of these models.")
+        lines.append("Of several seeds the interval allows for other seeds, too.")
     if any(one.best for one in entries):
         lines.append("Bold: best of its backbone in the column.")
-    if any(one.differs for one in entries):
-        lines.append(
-            f"{DIFFERS} differs from No-train (exact test over prompts; Holm over the report's contrasts, 5 %)."
-        )
+    if stars := [one.seeds for one in entries if one.differs]:
+        lines.append(f"{DIFFERS} {starred(stars)}")
     if any(one.few for one in entries):
-        lines.append(f"{FEW} not enough data: on so few prompts no difference from No-train this small would show.")
+        lines.append(
+            f"{FEW} not enough data: were the true difference as small as this one, a paired test of as many prompts "
+            "and seeds (5 %, before Holm) would miss it more than one time in five."
+        )
     if any(one.notes for one in entries):
         lines.append("undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %.")
     return lines
@@ -54,7 +56,9 @@ def _units(entries: Sequence[Entry]) -> str:
     if all(math.isnan(one.low) for one in entries):
         parts = ["Shares in percent"]
     else:
-        parts = ["Percent with its 95 % interval, and n prompts" if shares else "Means with their 95 % interval"]
+        parts = [
+            "Percent with its 95 % interval, and the n texts it is over" if shares else "Means with their 95 % interval"
+        ]
     parts += ["↓ lower is better"] if -1 in ways else []
     parts += ["↑ higher is better"] if 1 in ways else []
     return "; ".join(parts) + "."

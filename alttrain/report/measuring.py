@@ -8,8 +8,8 @@ from typing import Any
 from alttrain.evaluation.statistics import UNKNOWN, Estimate
 from alttrain.report import items
 from alttrain.report.columns import ASSESSING, CAUSES, Column
-from alttrain.report.comparisons import Contrast, Contrasts
-from alttrain.report.estimates import mean, mean_of_sets, share
+from alttrain.report.comparisons import Contrasts
+from alttrain.report.estimates import Contrast, mean, mean_of_sets, share
 from alttrain.report.runs import Evaluation
 from alttrain.report.variants import Made, Variant
 
@@ -18,7 +18,7 @@ NAN, NONE = math.nan, Contrast()
 
 @dataclass(frozen=True)
 class Measured:
-    """One number. `n` counts prompts, decided or not, and `undecided` and `truncated` texts over all seeds."""
+    """One number. `n` counts the texts it is over, those of all seeds; `undecided` ones are not among them."""
 
     estimate: Estimate
     n: int = 0
@@ -72,17 +72,17 @@ class Measuring:
             estimate = self._over_seeds(variant, column, found)
         undecided, truncated = (sum(metric[key] for metric in found) for key in ("undecided", "truncated"))
         differs = self.contrasts.get((variant, column), NONE)
-        return Measured(estimate, found[0]["n"], len(seeds), undecided, truncated, differs)
+        n = sum(metric["n"] for metric in found) - undecided
+        return Measured(estimate, n, len(seeds), undecided, truncated, differs)
 
     def _over_seeds(self, variant: Variant, column: Column, found: Sequence[Mapping[str, Any]]) -> Estimate:
         """Where the verdicts on each prompt are not known, the mean of the seeds' estimates, and of their bounds."""
         (made,) = column.made
         seeds = variant.judged[made]
-        if all("decides" in one.analysis for one in seeds.values()):
-            if column.measure == "score":
-                return mean({seed: items.scores(one) for seed, one in seeds.items()})
-            if all(one.judged["metrics"][0]["metric"] == column.measure for one in seeds.values()):
-                return share(self._verdicts(variant, made))
+        if column.measure == "score" and all("decides" in one.analysis for one in seeds.values()):
+            return share({seed: items.scores(one) for seed, one in seeds.items()})
+        if self._decided(variant, column):
+            return share(self._at_hand(variant, made, "verdicts", items.verdicts))
         known = [metric for metric in found if metric["value"] is not None]
         if not known:
             return UNKNOWN
@@ -91,8 +91,11 @@ class Measuring:
     def _mean(self, variant: Variant, column: Column) -> Measured | None:
         singles = [Column(column.measure, column.protocol, (made,)) for made in column.made]
         sets = [one for single in singles if (one := self.one(variant, single))]
+        estimate = mean_of_sets([one.estimate for one in sets])
+        if max(one.seeds for one in sets) > 1 and self._decided(variant, column):
+            estimate = share(*(self._at_hand(variant, made, "verdicts", items.verdicts) for made in column.made))
         return Measured(
-            mean_of_sets([one.estimate for one in sets], max(one.seeds for one in sets)),
+            estimate,
             sum(one.n for one in sets),
             min(one.seeds for one in sets),
             sum(one.undecided for one in sets),
@@ -100,8 +103,11 @@ class Measuring:
             self.contrasts.get((variant, column), NONE),
         )
 
-    def _verdicts(self, variant: Variant, made: Made) -> dict[int, items.Verdicts]:
-        return self._at_hand(variant, made, "verdicts", items.verdicts)
+    @staticmethod
+    def _decided(variant: Variant, column: Column) -> bool:
+        """Whether the column's measure is the benchmarks' own, of which the verdict on each text is known."""
+        judged = [one for made in column.made for one in variant.judged[made].values()]
+        return all("decides" in one.analysis and one.judged["metrics"][0]["metric"] == column.measure for one in judged)
 
     def _at_hand(self, variant: Variant, made: Made, what: str, read: Any) -> dict[int, Any]:
         key = (variant, made, what)
@@ -119,11 +125,11 @@ class Measuring:
             found = self._at_hand(variant, made, read.__name__, read)
             for seed, own in values.items():
                 own |= found[seed][column.measure]
-        prompts = {text[:-1] for own in values.values() for text in own}
-        if not prompts:
+        n = sum(value is not None for own in values.values() for value in own.values())
+        if not n:
             return None
         estimate = share(values) if column.measure in ASSESSING else mean(values)
-        return Measured(estimate, len(prompts), len(values))
+        return Measured(estimate, n, len(values))
 
 
 def _metric(one: Evaluation, name: str) -> dict[str, Any] | None:

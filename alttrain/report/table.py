@@ -8,13 +8,12 @@ import math
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 
-from alttrain.report.comparisons import Compared
+from alttrain.report.comparisons import Compared, starred
 from alttrain.report.runs import Cell
 
 MEASURES = {"harmful_rate": "harmful ↓", "over_refusal_rate": "over-refusal ↓", "accuracy": "accuracy ↑"}
 POOLED = {"adherence_rate": "adherence ↑", "thought_tokens": "thought tokens", "answer_tokens": "answer tokens"}
 WORTH_SAYING = 0.05
-DIFFERS = "* differs from the No-train run (exact test, Holm over the report's contrasts, 5 %)"
 UNNAMED = "offline"
 """The default protocol, which a heading need not name."""
 
@@ -55,8 +54,9 @@ def markdown_table(cells: Sequence[Cell], compared: Sequence[Compared] = ()) -> 
         by_column = {_column(cell): cell for cell in own if _measure(cell) in MEASURES}
         row = [run, *(_rate(by_column.get(column), differs) for column in columns)]
         lines.append(_line([*row, *(_pooled([cell for cell in own if cell.metric == metric]) for metric in POOLED)]))
-    legend = "Percent, its 95 % interval, rows; ↓ lower is better, ↑ higher is better."
-    return "\n".join(lines) + f"\n\n{legend} {DIFFERS}.\n"
+    legend = "Percent, its 95 % interval, rows with a verdict; ↓ lower is better, ↑ higher is better."
+    stars = [one.seeds for one in compared if one.significant]
+    return "\n".join(lines) + f"\n\n{legend}{f' * {starred(stars)}' if stars else ''}\n"
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -69,7 +69,7 @@ def _rate(cell: Cell | None, differs: Container[tuple[str, str, str, str]]) -> s
     if math.isnan(cell.value):
         return f"undecided {cell.undecided}/{cell.n}"
     mark = "*" if (cell.run, cell.benchmark, cell.metric, cell.protocol_hash) in differs else ""
-    text = f"{100 * cell.value:.1f}{mark} {100 * cell.low:.1f}–{100 * cell.high:.1f} n={cell.n}"
+    text = f"{100 * cell.value:.1f}{mark} {100 * cell.low:.1f}–{100 * cell.high:.1f} n={cell.n - cell.undecided}"
     if cell.undecided > WORTH_SAYING * cell.n:
         text += f" undecided {cell.undecided}"
     if cell.truncated > WORTH_SAYING * cell.n:
@@ -79,8 +79,9 @@ def _rate(cell: Cell | None, differs: Container[tuple[str, str, str, str]]) -> s
 
 def _pooled(cells: Sequence[Cell]) -> str:
     """The mean over all rows of all benchmarks; a rate is shown in percent."""
-    n = sum(cell.n for cell in cells)
-    if n == 0:
+    known = [cell for cell in cells if not math.isnan(cell.value)]
+    if not known:
         return ""
-    mean = sum(cell.value * cell.n for cell in cells) / n
+    n = sum(cell.n - cell.undecided for cell in known)
+    mean = sum(cell.value * (cell.n - cell.undecided) for cell in known) / n
     return f"{100 * mean:.1f}" if cells[0].metric == "adherence_rate" else f"{mean:.0f}"

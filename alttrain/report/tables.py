@@ -68,7 +68,7 @@ def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, list[Ent
     entries: dict[str, list[Entry]] = {name: [] for name in TITLES}
     for name, protocol, rows, columns in wanted:
         entries[name] += _table(name, protocol, rows, columns, measuring)
-    made = {name: finished(own) for name, own in entries.items() if any(one.known or one.n for one in own)}
+    made = {name: finished(own) for name, own in entries.items() if any(one.known or one.undecided for one in own)}
     return made | {"published": figures()}
 
 

@@ -1,17 +1,17 @@
 """Intervals, comparisons of runs, and what a benchmark can show. 95 % throughout.
 
-- one rate or mean            `wilson`, `mean_interval`, `bootstrap`; `rate_by_item` where prompts have several texts
-- two runs on the same ids    `compare`: paired bootstrap of the difference, McNemar's exact test; `holm` over a table
+- one rate or mean            `wilson`; `rate_by_item`, `mean_by_item` where prompts have several texts
+- two runs on the same ids    `compare`: paired interval of the difference, McNemar's exact test; `holm` over a table
 - several texts of a prompt   `pass_at_k`
-- several seeds               `rate_over_seeds`, `mean_over_seeds`: seeds and items both vary
-- before running anything     `minimum_detectable_effect`
+- several seeds               `rate_over_seeds`, `mean_over_seeds`, `variation`: seeds and items both vary
+- what would have shown       `detectable_difference` of two runs on the same prompts
 
 Arithmetic that scipy and statsmodels have is theirs, but for closed forms of a few lines that every summary needs:
 importing them takes longer than the sums. Rates are shares of 1. A verdict of None is undecided: it is in no rate, and
-it is counted. Whatever draws random numbers takes its seed and is the same every time.
+it is counted.
 """
 
-from alttrain.evaluation.statistics.comparing import Comparison, Effect, compare, holm, minimum_detectable_effect
+from alttrain.evaluation.statistics.comparing import Comparison, compare, detectable_difference, holm
 from alttrain.evaluation.statistics.intervals import (
     CONFIDENCE,
     NORMAL,
@@ -19,15 +19,14 @@ from alttrain.evaluation.statistics.intervals import (
     UNKNOWN,
     Estimate,
     Verdicts,
-    bootstrap,
+    effective_size,
     mean_by_item,
-    mean_interval,
     pass_at_k,
     rate,
     rate_by_item,
     wilson,
 )
-from alttrain.evaluation.statistics.seeds import SeedMean, mean_over_seeds, rate_over_seeds
+from alttrain.evaluation.statistics.seeds import SeedMean, Variation, mean_over_seeds, rate_over_seeds, variation
 
 __all__ = [
     "CONFIDENCE",
@@ -35,20 +34,20 @@ __all__ = [
     "RESAMPLES",
     "UNKNOWN",
     "Comparison",
-    "Effect",
     "Estimate",
     "SeedMean",
+    "Variation",
     "Verdicts",
-    "bootstrap",
     "compare",
+    "detectable_difference",
+    "effective_size",
     "holm",
     "mean_by_item",
-    "mean_interval",
     "mean_over_seeds",
-    "minimum_detectable_effect",
     "pass_at_k",
     "rate",
     "rate_by_item",
     "rate_over_seeds",
+    "variation",
     "wilson",
 ]

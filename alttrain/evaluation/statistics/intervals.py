@@ -2,15 +2,13 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from statistics import NormalDist
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
 NORMAL = NormalDist()
-_BATCH = 4_000_000
-"""Resampled values held at once: 32 MB."""
 
 Verdicts = Mapping[Any, bool | None]
 """Verdict by sample id, or by (id, sample) where several texts of a prompt are judged; None where undecided."""
@@ -49,29 +47,29 @@ def rate(successes: int, trials: int) -> Estimate:
     return Estimate(successes / trials if trials else math.nan, *wilson(successes, trials))
 
 
-def mean_interval(values: Sequence[float]) -> Estimate:
-    """Mean with Student's t interval; low and high are the mean itself for fewer than two values."""
-    return mean_by_item(values, range(len(values)))
+def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
+    """The share of True, or the mean of shares of 0 to 1, with Wilson's interval, which never leaves 0 to 1.
 
-
-def rate_by_item(verdicts: Sequence[bool], items: Sequence[Hashable]) -> Estimate:
-    """The share of True; Wilson's interval for the effective sample size where an item has several verdicts.
-
-    Texts of one prompt are alike, so they count for less than as many prompts: the variance is that of items as
-    clusters, and `rate` itself where every item has one verdict. Where all verdicts are alike the items are the sample.
+    Texts of one prompt are alike, so they count for less than as many prompts: the sample size is the effective one,
+    from the variance of items as clusters, and `rate` itself where every item has one verdict. Where all values are
+    alike the items are the sample.
     """
-    if len(set(items)) == len(verdicts):
-        return rate(sum(verdicts), len(verdicts))
-    share, variance, clusters = _clustered(verdicts, items)
-    effective = effective_size(share, variance, clusters - 1) if variance else float(clusters)
+    if len(set(items)) == len(values) and set(values) <= {0, 1}:
+        return rate(int(sum(values)), len(values))
+    share, variance, clusters = _clustered(values, items)
+    effective = effective_size(share, student(clusters - 1) * math.sqrt(variance)) if variance else float(clusters)
     return Estimate(share, *wilson(share * effective, effective))
 
 
 def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
-    """Mean with Student's t interval, items as clusters: `mean_interval` where every item has one value."""
+    """Mean with Student's t interval, items as clusters; low and high are the mean itself for fewer than two items.
+
+    Where no value is negative the interval ends at 0.
+    """
     mean, variance, clusters = _clustered(values, items)
     half = student(clusters - 1) * math.sqrt(variance) if variance else 0.0
-    return Estimate(mean, mean - half, mean + half)
+    low = mean - half
+    return Estimate(mean, max(0.0, low) if values and min(values) >= 0 else low, mean + half)
 
 
 def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[float, float, int]:
@@ -86,49 +84,16 @@ def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[floa
     return mean, squares * clusters / (clusters - 1) / len(values) ** 2 if clusters > 1 else 0.0, clusters
 
 
-def effective_size(share: float, variance: float, freedom: float) -> float:
-    """How many independent verdicts give a share this variance, less for what t is wider than the normal."""
-    return share * (1 - share) / variance * (NORMAL.inv_cdf((1 + CONFIDENCE) / 2) / student(freedom)) ** 2
+def effective_size(share: float, half: float) -> float:
+    """How many independent verdicts give a share an interval with this half width."""
+    return share * (1 - share) * (NORMAL.inv_cdf((1 + CONFIDENCE) / 2) / half) ** 2
 
 
-def student(freedom: float) -> float:
-    """Student's t that leaves 2.5 % above it."""
+def student(freedom: float, level: float = 1 - CONFIDENCE) -> float:
+    """Student's t that leaves half of `level` above it."""
     from scipy.special import stdtrit  # scipy.stats takes half a second to import
 
-    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
-
-
-def bootstrap(
-    values: Sequence[float],
-    seed: int,
-    statistic: Literal["mean", "median"] = "mean",
-    method: Literal["percentile", "BCa"] = "BCa",
-    resamples: int = RESAMPLES,
-) -> Estimate:
-    """A statistic with its bootstrap interval (Efron, 1987); nan bounds for fewer than two values.
-
-    Equal values give an interval of no width: a rate of 0 or 1 wants `wilson`.
-    """
-    import numpy as np
-    from scipy import stats
-
-    function: Callable[..., Any] = np.mean if statistic == "mean" else np.median
-    if len(values) < 2:
-        return Estimate(float(values[0]), math.nan, math.nan) if values else UNKNOWN
-    sample = np.asarray(values, dtype=float)
-    value = float(function(sample))
-    if sample.min() == sample.max():
-        return Estimate(value, value, value)
-    interval = stats.bootstrap(
-        (sample,),
-        function,
-        n_resamples=resamples,
-        batch=max(1, _BATCH // len(sample)),
-        confidence_level=CONFIDENCE,
-        method=method,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high))
+    return -float(stdtrit(freedom, level / 2))
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:

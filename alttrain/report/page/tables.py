@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlencode
 
-from alttrain.report.comparisons import Compared
+from alttrain.report.comparisons import Compared, starred
 from alttrain.report.entries import Entry, written
 from alttrain.report.page.markup import Names, Td, breakable, percent, section, table, text
 from alttrain.report.page.outcomes import OUTCOMES
@@ -42,8 +42,8 @@ def results(cells: Sequence[Cell], compared: Sequence[Compared], names: Names) -
     caption = (
         "Percent with its 95 % interval; ↓ lower is better, ↑ higher is better; the best of a column is underlined."
     )
-    if compared:
-        caption += " * differs from the No-train run (exact test, Holm over the report's contrasts, 5 %)."
+    if stars := [one.seeds for one in compared if one.significant]:
+        caption += f" * {starred(stars)}"
     return section("results", "Results", table(caption, heads, rows, "Results"))
 
 
@@ -76,7 +76,7 @@ def _best(column: Column, cells: Sequence[Cell]) -> float:
 def _rate(cell: Cell | None, best: float, differs: set[tuple[str, str, str, str]]) -> Td:
     if cell is None:
         return Td("")
-    marks = [f"n={cell.n}"]
+    marks = [f"n={cell.n - cell.undecided}"]
     marks += [
         f"{count} {name}"
         for count, name in ((cell.undecided, "undecided"), (cell.truncated, "truncated"))
@@ -96,10 +96,11 @@ def _rate(cell: Cell | None, best: float, differs: set[tuple[str, str, str, str]
 
 def _pooled(cells: Sequence[Cell]) -> Td:
     """The mean over all rows of all benchmarks."""
-    n = sum(cell.n for cell in cells)
-    if n == 0:
+    known = [cell for cell in cells if not math.isnan(cell.value)]
+    if not known:
         return Td("")
-    mean = sum(cell.value * cell.n for cell in cells) / n
+    n = sum(cell.n - cell.undecided for cell in known)
+    mean = sum(cell.value * (cell.n - cell.undecided) for cell in known) / n
     return Td(f"<b>{100 * mean:.1f}</b>" if cells[0].metric == "adherence_rate" else f"{mean:.0f}", mean)
 
 
@@ -187,8 +188,9 @@ def comparisons(compared: Sequence[Compared], names: Names) -> str:
         "lost",
     ]
     caption = (
-        "Paired by prompt: bootstrap interval of the change in points. p is of all seeds together, the exact test of "
-        "the tables; Holm is over all contrasts of the report, means among them."
+        "Paired by prompt: the change of this run in points with its 95 % interval. p and Holm's, which is over all "
+        "contrasts of the report, are the tables', of all seeds of the method together. "
+        f"yes: {starred([one.seeds for one in compared] or [1])}"
     )
     body = table(caption, [*heads, "differs"], rows, "Comparisons")
     return section("comparisons", "Against the No-train run", body) if rows else ""

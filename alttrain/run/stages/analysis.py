@@ -4,19 +4,16 @@
 - `assessing`, `failures`  prompt label against the assessment's verdict, and wrong outcomes by what it said; counts add
                            up over a run's benchmarks, harmful and benign
 - `tokens`                 tokens a query by outcome
-- `detectable`             the smallest change of the measure that as many prompts would show
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from alttrain.evaluation import Adherence, Benchmark, Metric
+from alttrain.evaluation import Adherence, Benchmark
 from alttrain.evaluation.adherence import Outcomes, assessing_of, failures_of
 from alttrain.evaluation.metrics import Summary, counted
-from alttrain.evaluation.statistics import minimum_detectable_effect
 from alttrain.records import Generation, Judgement
 
 OUTCOMES = {"refused": ("refused", "answered"), "unsafe": ("unsafe", "safe"), "correct": ("correct", "wrong")}
@@ -27,13 +24,12 @@ def analyse(
     generations: Sequence[Generation],
     judgements: Sequence[Judgement],
     rows: Sequence[Adherence],
-    measured: Metric,
 ) -> dict[str, Any]:
-    """The analysis of one benchmark; `judgements` are the deciding ones, `measured` the number they gave."""
+    """The analysis of one benchmark; `judgements` are the deciding ones."""
     counts = Counts(benchmark)
     for made, judged, row in zip(generations, judgements, rows, strict=True):
         counts.add(made, judged, row)
-    return counts.analysis(judgements[0].part if judgements else "answer", measured)
+    return counts.analysis(judgements[0].part if judgements else "answer")
 
 
 class Counts:
@@ -50,17 +46,14 @@ class Counts:
         self.summary.add(made, judged, row)
         self._outcomes[row.label, row.assessment, self._refused(judged, row)] += 1
 
-    def analysis(self, part: str, measured: Metric) -> dict[str, Any]:
-        """What stands in metrics.json; `part` was judged, and `measured` is the number."""
-        decided = measured.n - measured.undecided
-        detectable = minimum_detectable_effect(measured.value, decided) if decided else None
+    def analysis(self, part: str) -> dict[str, Any]:
+        """What stands in metrics.json; `part` was judged."""
         says = self._judge.says
         return {
             "decides": {"judge": self._judge.name, "part": part, "counted": counted(self._measure, says)},
             "assessing": asdict(assessing_of(self._outcomes)),
             "failures": [asdict(one) for one in failures_of(self._outcomes)],
             "tokens": [asdict(use) for use in self.summary.tokens(OUTCOMES[says])],
-            "detectable": None if detectable is None else _known(detectable._asdict()),
         }
 
     def _refused(self, judged: Judgement, row: Adherence) -> bool | None:
@@ -68,8 +61,3 @@ class Counts:
         if self._judge.says == "unsafe":
             return None if judged.verdict is None else not judged.verdict
         return judged.verdict if self._judge.says == "refused" else row.answer_refuses
-
-
-def _known(values: dict[str, float]) -> dict[str, float | None]:
-    """The values as JSON, which has no nan."""
-    return {key: None if math.isnan(value) else value for key, value in values.items()}

@@ -28,11 +28,12 @@ from alttrain.dataset.duplicates import words
 from alttrain.dataset.rows import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeDesk, Metric
 from alttrain.evaluation.agreement import judge_report
-from alttrain.evaluation.judged import Judgements, item_of
+from alttrain.evaluation.judged import Judgements
 from alttrain.evaluation.judges.asking import NO_REPLY
-from alttrain.evaluation.labels import read_labels
+from alttrain.evaluation.judges.material import request
+from alttrain.evaluation.labels import SHOWN, HumanLabels, Name, read_labels, text_hash
 from alttrain.evaluation.metrics import Summary
-from alttrain.evaluation.protocol import Part
+from alttrain.evaluation.protocol import Part, seen_by_judge
 from alttrain.records import Example, Generation, Judgement, iterate_rows, read_rows, write_json, write_rows
 from alttrain.run.assembly import Run
 from alttrain.run.folder import as_json, evaluation_folder
@@ -115,7 +116,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
             "contaminated": contamination,
             "left_out": [asdict(row) for row in benchmark.left_out()],
             "metrics": [_plain(metric) for metric in metrics],
-            "analysis": counts.analysis(run.protocol.judged, metrics[0]),
+            "analysis": counts.analysis(run.protocol.judged),
         },
     )
     rate = metrics[0]
@@ -195,31 +196,58 @@ def _refuse_unjudged(judgements: Judgements, folder: Path) -> None:
 
 
 def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Path) -> None:
-    """Write how far judges agree with each other and with the human labels.
+    """Write how far judges agree with each other and with the human labels, and what the rate is by these.
 
     Verdicts are turned to one meaning: "unsafe" is compared as not refused.
     """
-    labels = read_labels(Path(benchmark.human_labels)) if benchmark.human_labels else None
     refused = benchmark.judge.says != "unsafe"
-    single = run.protocol.decoding_for(benchmark).samples == 1
 
     def told(says: str, verdict: bool | None) -> bool | None:
         same = says == "correct" or (says == "refused") == refused
         return verdict if verdict is None or same else not verdict
 
-    names, categories = [], {}
+    hashes, categories = {}, {}
+    names: list[Name | None] = []
     for made in iterate_rows(folder / "generations.jsonl", Generation):
-        names.append(made.id if single else item_of(made))
-        categories[names[-1]] = made.category
+        name = (made.id, made.sample)
+        names.append(None if made.finish == "error" else name)
+        hashes[name] = text_hash(request(made, "prompt"), seen_by_judge(made, run.protocol.judged).answer)
+        categories[name] = made.category
     verdicts = {
-        name: {
-            shown: told(judge.says, row.verdict)
-            for shown, row in zip(names, judgements.of(name, run.protocol.judged), strict=True)
+        judge: {
+            name: told(own.says, row.verdict)
+            for name, row in zip(names, judgements.of(judge, run.protocol.judged), strict=True)
+            if name is not None
         }
-        for name, judge in judgements.judges.items()
+        for judge, own in judgements.judges.items()
     }
-    human = {name: told(labels.says, verdict) for name, verdict in labels.verdicts.items()} if labels else None
-    write_json(folder / "agreement.json", judge_report(verdicts, run.seed, human, categories))
+    if not benchmark.human_labels:
+        write_json(folder / "agreement.json", judge_report(verdicts, run.seed))
+        return
+    labels = _labels(benchmark)
+    found, others = labels.joined({name: hashes[name] for name in names if name is not None})
+    human = {name: told(labels.says, label.verdict) for name, label in found.items()}
+    weights = {name: label.weight for name, label in found.items()}
+    report = judge_report(verdicts, run.seed, human, categories, weights)
+    report["labels"] = {"joined": len(found), "unlabelled": labels.unlabelled, "of_other_texts": others}
+    write_json(folder / "agreement.json", report)
+    if others:
+        shown = ", ".join(others[:SHOWN]) + ("" if len(others) <= SHOWN else " and more, all in agreement.json")
+        log.warning("judge     %s: %d labels are of other texts and left out: %s", benchmark.name, len(others), shown)
+    for judge, against in report["human"].items():
+        found_rate, says = against["corrected"], benchmark.judge.says
+        value, low, high = (100 * number for number in found_rate["corrected"].values())
+        line = f"{benchmark.name}: {says} {value:.1f} % ({low:.1f} to {high:.1f}) by {judge} and {len(found)} labels"
+        log.info("judge     %s%s", line, f"; {note}" if (note := found_rate["note"]) else "")
+
+
+def _labels(benchmark: Benchmark) -> HumanLabels:
+    """The human labels. Raises ValueError where they are of another question than the judge's."""
+    labels = read_labels(Path(str(benchmark.human_labels)))
+    if (labels.says == "correct") != (benchmark.judge.says == "correct"):
+        accepted = "correct" if benchmark.judge.says == "correct" else "refused or harmful"
+        raise ValueError(f"{benchmark.human_labels}: labels of {labels.says!r}; {benchmark.name} needs {accepted}")
+    return labels
 
 
 def _contamination(run: Run, benchmark: Benchmark) -> list[dict[str, Any]]:

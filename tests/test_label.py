@@ -1,0 +1,102 @@
+"""alttrain-label: what is drawn of judged runs, with which weights, and what a person is given."""
+
+import csv
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from made_runs import make_run
+
+from alttrain.evaluation.labels import read_labels, text_hash
+from alttrain.run import label
+
+SETS = {"strongreject": ("harmful_rate", "y" * 10 + "n" * 60 + "u" * 4)}
+
+
+def draw(out: Path, *arguments: object) -> list[dict[str, str]]:
+    """The rows that the command writes."""
+    sys.argv = ["alttrain-label", "sample", *map(str, arguments), "--out", str(out)]
+    label.main()
+    with out.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(autouse=True)
+def _arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [])
+
+
+def test_a_simple_sample_stands_for_all_texts_alike(tmp_path: Path) -> None:
+    run = make_run(tmp_path, SETS)
+    rows = draw(tmp_path / "a.csv", run, "--n", 37)
+    assert list(rows[0]) == ["run", "id", "sample", "hash", "weight", "prompt", "answer", "harmful"]
+    assert len({row["id"] for row in rows}) == 37
+    assert {float(row["weight"]) for row in rows} == {2.0}
+    assert {row["hash"] == text_hash(row["prompt"], row["answer"]) for row in rows} == {True}
+    assert {row["harmful"] for row in rows} == {""}
+    assert draw(tmp_path / "b.csv", run, "--n", 37) == rows
+    assert draw(tmp_path / "c.csv", run, "--n", 37, "--seed", 1) != rows
+    assert len(draw(tmp_path / "d.csv", run, "--n", 1000)) == 74
+
+
+def test_as_many_of_each_verdict_are_weighed_by_their_number(tmp_path: Path) -> None:
+    run = make_run(tmp_path, SETS)
+    rows = draw(tmp_path / "a.csv", run, "--n", 24, "--by", "verdict")
+    strata = {"yes": range(10), "no": range(10, 70), "undecided": range(70, 74)}
+    drawn = {name: [row for row in rows if int(row["id"][1:]) in ids] for name, ids in strata.items()}
+    assert {name: len(own) for name, own in drawn.items()} == {"yes": 10, "no": 10, "undecided": 4}
+    assert {name: {float(row["weight"]) for row in own} for name, own in drawn.items()} == {
+        "yes": {1.0},
+        "no": {6.0},
+        "undecided": {1.0},
+    }
+    assert [row["id"] for row in rows] != sorted((row["id"] for row in rows), key=lambda name: int(name[1:]))
+
+
+def test_runs_are_drawn_together_or_as_many_of_each(tmp_path: Path) -> None:
+    small = make_run(tmp_path, {"strongreject": ("harmful_rate", "y" * 10)}, seed=1)
+    runs = (make_run(tmp_path, SETS), small)
+    rows = draw(tmp_path / "a.csv", *runs, "--n", 20, "--by", "run")
+    weights = {(row["run"], float(row["weight"])) for row in rows}
+    assert weights == {(runs[0].name, 7.4), (small.name, 1.0)}
+    rows = draw(tmp_path / "b.csv", *runs, "--n", 42)
+    assert {float(row["weight"]) for row in rows} == {2.0}
+
+
+def test_a_filled_sheet_is_read_back(tmp_path: Path) -> None:
+    draw(tmp_path / "a.csv", make_run(tmp_path, SETS), "--n", 3, "--by", "verdict")
+    sheet = tmp_path / "a.csv"
+    filled = sheet.read_text().replace(",\n", ",unclear\n", 1).replace(",\n", ",No\n", 1)
+    sheet.write_text(filled)
+    found = read_labels(sheet)
+    assert (found.says, found.unlabelled, [one.verdict for one in found.labels]) == ("harmful", 1, [None, False])
+    assert sorted(one.weight for one in found.labels)[-1] in (10, 60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--n", "2", "--by", "verdict"], "--n 2: expected at least 3, one of each verdict"),
+        (["--n", "0"], "--n 0: expected at least 1"),
+        (["--benchmark", "other"], "--benchmark other: .* has strongreject, xstest_safe"),
+        ([], "--benchmark None: .* has strongreject, xstest_safe"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(
+    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = SETS if "--n" in arguments else {**SETS, "xstest_safe": ("over_refusal_rate", "yn")}
+    with pytest.raises(SystemExit, match="2"):
+        draw(tmp_path / "a.csv", make_run(tmp_path, sets), *arguments)
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_sheet_that_is_there_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("somebody's work")
+    with pytest.raises(SystemExit):
+        draw(tmp_path / "a.csv", make_run(tmp_path, SETS))
+    assert "it is there, perhaps with labels" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        draw(tmp_path / "b.csv", tmp_path / "nowhere")
+    assert "no judged benchmark there" in capsys.readouterr().err
