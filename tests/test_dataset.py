@@ -237,9 +237,17 @@ def test_embedded_prompts_without_amounts_are_all() -> None:
     assert sorted(embedded().examples(None), key=lambda e: e.id) == sorted(TRAIN, key=lambda e: e.id)
 
 
-def test_no_embedded_prompt_stands_in_an_embedded_benchmark() -> None:
+def test_embedded_prompts_that_ask_what_an_embedded_benchmark_asks_are_not_trained_on() -> None:
+    """None stands in one word for word; a few are the same question in other words, and are left out."""
     benchmarks = {name: prompts(rows) for name, rows in SETS.items() if name != "train"}
-    assert embedded().select(0, benchmarks).report["decontamination"] == []
+    selection = embedded().select(0, benchmarks)
+    matches = selection.report["decontamination"]
+    assert Counter((match["benchmark"], match["how"]) for match in matches) == {
+        ("short_answer", "similar"): 6,
+        ("evaluation_harmful", "similar"): 1,
+    }
+    assert not {match["id"] for match in matches} & {row.id for row in selection.examples}
+    assert "Which wall came down in 1989 in a divided German city?" in {match["prompt"] for match in matches}
 
 
 def test_amounts_cut_their_groups_alone() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args
 from annotated_types import Ge, Gt, Le, Lt
 
 from alttrain.dataset.columns import Scalar
-from alttrain.dataset.decontamination import How, contaminated
+from alttrain.dataset.decontamination import DEFAULT, How, contaminated
 from alttrain.dataset.duplicates import Distinct, Words, words
 from alttrain.dataset.sources import Reading, Rows, RowSource
 from alttrain.dataset.strata import proportional, shuffled, stratified
@@ -51,7 +51,7 @@ class Dataset:
     size: Annotated[int, Gt(0)] | None = None
     harmful_share: Annotated[float, Ge(0), Le(1)] | None = None
     near_duplicates: Annotated[float, Gt(0), Le(1)] | None = None
-    decontaminate: Sequence[How] = get_args(How)
+    decontaminate: Sequence[How] = DEFAULT
     ngram: Annotated[int, Gt(1)] = 8
     held_out: HeldOut = 0
 
@@ -82,9 +82,7 @@ class Dataset:
         rows, source_of = self._joined(readings)
         spoken = {row.id: words(row.prompt) for row in rows}
         conflicting = _under_both_labels(rows, spoken)
-        matches = contaminated(
-            [(row.id, row.prompt, spoken[row.id]) for row in rows], against, self.decontaminate, self.ngram
-        )
+        matches = contaminated([(row.id, row.prompt) for row in rows], against, self.decontaminate, self.ngram)
         excluded = conflicting | {match.id for match in matches}
         choice = _Choice(self, seed, excluded, spoken)
         examples, held_out = choice.make(self._groups(rows, source_of))
@@ -234,7 +232,7 @@ def local_file(
     size: Annotated[int, Gt(0)] | None = None,
     harmful_share: Annotated[float, Ge(0), Le(1)] | None = None,
     near_duplicates: Annotated[float, Gt(0), Le(1)] | None = None,
-    decontaminate: Sequence[How] = get_args(How),
+    decontaminate: Sequence[How] = DEFAULT,
     ngram: Annotated[int, Gt(1)] = 8,
     held_out: HeldOut = 0,
 ) -> Dataset:

@@ -16,15 +16,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from alttrain import __version__
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError, flatten
 from alttrain.config.identity import shaping_of_judge
 from alttrain.dataset import contaminated
-from alttrain.dataset.decontamination import How
-from alttrain.dataset.duplicates import words
+from alttrain.dataset.decontamination import DEFAULT
 from alttrain.dataset.rows import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeDesk, Metric
 from alttrain.evaluation.agreement import judge_report
@@ -121,9 +120,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     )
     rate = metrics[0]
     if contamination:
-        log.warning(
-            "judge     %s: %d of its prompts stand among the training prompts", benchmark.name, len(contamination)
-        )
+        log.warning("judge     %s: %d training prompts stand in it", benchmark.name, len(contamination))
     log.info("judge     %s: %s %.1f %% of %d", benchmark.name, rate.metric, 100 * rate.value, rate.n - rate.undecided)
     return True
 
@@ -255,8 +252,8 @@ def _contamination(run: Run, benchmark: Benchmark) -> list[dict[str, Any]]:
     trained = read_rows(run.folder / "train.jsonl", Example)
     if not trained:
         return []
-    rows = [(row.id, row.prompt, words(row.prompt)) for row in trained]
-    return [asdict(match) for match in contaminated(rows, {benchmark.name: benchmark.prompts()}, get_args(How))]
+    rows = [(row.id, row.prompt) for row in trained]
+    return [asdict(match) for match in contaminated(rows, {benchmark.name: benchmark.prompts()}, DEFAULT)]
 
 
 def _plain(metric: Metric) -> dict[str, Any]:
