@@ -145,7 +145,7 @@ def test_phrases_that_state_the_answer(text: str, phrases: list[str]) -> None:
         ("It is not 4", ""),
         ("one of 1, 2, ... 9", "1, 2, 9"),
         ("The answer is one of 1, 2 or 3.", "1, 2, 3"),
-        ("The answer is 2 and 3.", "2, 3"),
+        ("The answer is 2 and 3.", "2 and 3"),
         ("By day 3, 12 are left.", "12"),
     ],
 )
