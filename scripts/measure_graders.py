@@ -39,7 +39,7 @@ WORDINGS = (
 NOTATIONS: tuple[Callable[[str], str], ...] = (
     str,
     lambda gold: gold.replace(r"\frac", r"\dfrac").replace(r"^\circ", r"^{\circ}"),
-    lambda gold: re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r"\1/\2", gold),
+    lambda gold: re.sub(r"(?<!\d)\\frac\{(\d+)\}\{(\d+)\}", r"\1/\2", gold),
     lambda gold: re.sub(r"(?<!\\left)\(", r"\\left(", re.sub(r"(?<!\\right)\)", r"\\right)", gold)),
     lambda gold: re.sub(r"^(-?\d+)$", r"\1.0", gold),
     lambda gold: re.sub(r"^(-?[\d.]+)$", r"\1\\text{ units}", gold),
@@ -53,7 +53,7 @@ def written(gold: str) -> Iterator[Case]:
         yield from ((gold, wording.replace("%s", form), True) for wording in WORDINGS)
     near = [gold[: m.start()] + str(int(m[0]) + 1) + gold[m.end() :] for m in re.finditer(r"(?<!\}\^)\d+", gold)]
     if re.fullmatch(r"[1-9][\d.]*", gold):
-        near += [f"-{gold}", f"{gold}0", rf"{gold}\pi", f"{gold}x"]
+        near += [f"-{gold}", f"1{gold}", rf"{gold}\pi", f"{gold}x"]
     for place, wrong in enumerate([*near, f"{gold}, 99"]):
         yield gold, WORDINGS[place % len(WORDINGS)].replace("%s", wrong), False
 
