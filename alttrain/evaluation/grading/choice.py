@@ -2,8 +2,8 @@
 
 The options are read from the prompt, as the last lines that begin "A.", "B)", "(C)" or "D：" in order. The letter is,
 in this order: the one in the last box; the one whose text is all that is answered; those that a statement names ("the
-answer is (B)", "选B", "C is correct"); those that begin a line or are all of it; the only one whose text the answer
-restates. Where one of these gives several letters, the answer is ambiguous, and wrong.
+answer is (B)", "选B"); those that are called right ("C is correct"); those that begin a line or are all of it; the only
+one whose text the answer restates. Where one of these gives several letters, the answer is ambiguous, and wrong.
 """
 
 import re
@@ -17,8 +17,8 @@ from alttrain.evaluation.grading.extraction import NO_ANSWER, boxed, no_gold, st
 from alttrain.evaluation.judges.desk import OneByOne
 from alttrain.records import Generation, Judgement
 
-_OPTION = re.compile(r"^\s*[(（]?([A-Z])\s*[.)）:：、．]\s*(.*\S)\s*$", re.M)
-_OPENING = r"[\s:：(（\[【\"'“‘]*"
+_OPTION = re.compile(r"^[^\S\n]*[(（]?([A-Z])\s*[.)）:：、．]\s*(\S.*)", re.M)
+_OPENING = r"[\s:：(（\[【\"'“‘]*+"
 _ALSO = r"(?:\s*(?:[,/、，]|or|and|或者?|和|与)\s*[(（]?(?P<{}>[A-Z])\b)?"
 _LETTER = (
     rf"{_OPENING}(?:(?:option|choice|选项)\s*)?{_OPENING}(?P<one>[A-Z])(?P<more>[A-Z]*)(?![\w'’]*[a-zA-Z0-9'’])"
@@ -32,13 +32,13 @@ _STATEMENTS = (
 )
 _AFTER = (
     r"(?<![A-Za-z])(?:(?i:option|choice)\s+)?[(（]?(?P<one>[A-Z])(?P<more>)[)）]?\s+is\s+(?:the\s+)?(?i:correct|right|"
-    r"best|true)\b(?P<also>)",
+    r"best|true)\b(?!\s+(?!answer|choice|option|one|here|because|since|as|and|for)[a-z])(?P<also>)",
     r"(?<![A-Za-z])(?P<one>[A-Z])(?P<more>)\s*(?:选项|项)?\s*(?:是|为)?\s*(?:正确|对的|符合题意)(?P<also>)",
 )
-_STATED = [re.compile(rf"(?:{statement})\s*{_LETTER}") for statement in _STATEMENTS]
-_STATED += [re.compile(after) for after in _AFTER]
+_STATED = [re.compile(rf"(?:{statement})\s*+{_LETTER}") for statement in _STATEMENTS]
+_CALLED = [re.compile(after) for after in _AFTER]
 _LINE = re.compile(
-    r"^\s*[(（\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)）\]】.:：、．,，]|\s*$|(?=\s*(?:or|and|或|和)\s))"
+    r"^[^\S\n]*[(（\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)）\]】.:：、．,，]|\s*$|(?=\s*(?:or|and|或|和)\s))"
     + _ALSO.format("also"),
     re.M,
 )
@@ -80,9 +80,9 @@ def options(prompt: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for letter, text in _OPTION.findall(_folded(prompt)):
         if letter == "A":
-            found = {"A": text}
+            found = {"A": text.strip()}
         elif found and letter == string.ascii_uppercase[len(found)]:
-            found[letter] = text
+            found[letter] = text.strip()
     return found if len(found) > 1 else {}
 
 
@@ -96,6 +96,7 @@ def chosen(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
     rules: list[tuple[str, Callable[[], set[str]]]] = [
         ("option text", lambda: _same_text((stated(text) or [text])[-1], choices)),
         ("statement", lambda: _letters(_STATED, plain, choices)),
+        ("statement", lambda: _letters(_CALLED, plain, choices)),
         ("line", lambda: _letters([_LINE], plain, choices)),
         ("option text", lambda: _restated(plain, choices)),
     ]
@@ -143,20 +144,14 @@ def _same_text(said: str, choices: Mapping[str, str]) -> set[str]:
 
 def _restated(text: str, choices: Mapping[str, str]) -> set[str]:
     """The options whose text stands in a text as whole words, less those inside a longer option that stands there."""
-    said = _words(text)
-    covered: list[tuple[int, int]] = []
-    found = set()
+    said, found = _words(text), set()
     for letter, words in sorted(_texts(choices).items(), key=lambda item: -len(item[1])):
         if not words or (len(words) == 1 and words.isascii() and words.isalpha()):
             continue  # "a" stands in every English text
-        edges = [
-            r"(?<![a-z0-9.])" if words[0].isascii() else "",
-            r"(?![a-z0-9])(?!\.\d)" if words[-1].isascii() else "",
-        ]
-        for match in re.finditer(f"{edges[0]}{re.escape(words)}{edges[1]}", said):
-            if not any(start <= match.start() and match.end() <= end for start, end in covered):
-                found.add(letter)
-                covered.append(match.span())
+        before = r"(?<![a-z0-9.])" if words[0].isascii() else ""
+        after = r"(?![a-z0-9])(?!\.\d)" if words[-1].isascii() else ""
+        said, times = re.subn(f"{before}{re.escape(words)}{after}", "\0", said)
+        found |= {letter} if times else set()
     return found
 
 

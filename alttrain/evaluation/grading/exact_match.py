@@ -1,7 +1,8 @@
 """Exact match and F1 of short answers under SQuAD's normalisation (Rajpurkar et al., 2016), as NQ-open uses it.
 
 What is compared, in this order of preference: a box, what follows the last "the answer is", a text in bold where there
-is only one, the whole answer. Of a phrase of several sentences, every beginning that ends with one counts.
+is only one, the whole answer. Of a phrase of several sentences, every beginning that ends with one counts, up to
+`LONGEST` characters.
 """
 
 import re
@@ -11,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from alttrain.evaluation.grading.extraction import NO_ANSWER, boxed, no_gold, stated
+from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, no_gold, stated
 from alttrain.evaluation.judges.desk import OneByOne
 from alttrain.records import Generation, Judgement
 
@@ -69,4 +70,5 @@ def short_answers(answer: str) -> list[str]:
         phrase = bold[0]
     else:
         phrase = answer.strip()
-    return [*dict.fromkeys([*(phrase[: end.start()] for end in _ENDS.finditer(phrase)), phrase])]
+    ends = (end.start() for end in _ENDS.finditer(phrase, 0, LONGEST))
+    return [*dict.fromkeys([*(phrase[:end] for end in ends), phrase])]

@@ -9,13 +9,17 @@ import re
 from alttrain.records import Generation, Judgement
 
 NO_ANSWER = "no answer"
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(\w+))")
-_JOINS = re.compile(r"[\s,;$]*(?:\\(?:text|quad|[()\[\]])\{?|and|or|,|\})*[\s,;$]*")
+LONGEST = 1000
+"""Characters of a phrase or formula that are read; an answer that loops for longer is not read again from each turn."""
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*+(?:\{|(\w+))")
+_BETWEEN = re.compile(r"\\(?:text|mbox)\s*\{|\\(?:quad|[()\[\],; ])|[{}$]|\b[a-zA-Z]\s*=")
+_JOINT = re.compile(r"\s*(?:[,;]|[,;]?\s*(?:and|or))\s*")
 _MARK = re.compile(
-    r"####|(?:\bfinal\s+answer|\banswer)\b(?:[^.:\n=]{0,60}?\b(?:is|are)\b(?:\s*[:：])?|\s*[:：=]|[ \t]*$)"
+    r"#{4,}|(?:\bfinal\s+answer|\banswer)\b(?:[^.:\n=]{0,60}?\b(?:is|are)\b(?:\s*[:：])?|\s*[:：=]|[ \t]*$)"
     r"|答案\s*(?:[是为][:：]?|[:：]|[ \t]*$)",
     re.I | re.M,
 )
+_PHRASE = re.compile(rf"[\s:：#]*+(\\\[.{{0,{LONGEST}}}?\\\]|\$\$.{{0,{LONGEST}}}?\$\$|[^\n]{{1,{LONGEST}}})", re.S)
 
 
 def no_gold(generation: Generation, judge: str) -> Judgement:
@@ -34,7 +38,7 @@ def boxed(text: str) -> str | None:
             continue  # a box in a box, or one that was never closed
         content = box[1] or text[box.end() : close].strip()
         between = text[end : box.start()]
-        joined = bool(held) and between.strip(" \n$") != "" and bool(_JOINS.fullmatch(between))
+        joined = bool(held) and box.start() - end < 80 and bool(_JOINT.fullmatch(_BETWEEN.sub(" ", between)))
         held = [*held, content] if joined else [content]
         end = close + 1
     return ", ".join(held) if held else None
@@ -55,11 +59,4 @@ def _closing_braces(text: str) -> dict[int, int]:
 def stated(text: str) -> list[str]:
     """What follows each "(final) answer is", "Answer:", "####" or 答案, to the end of its line or display, in order."""
     plain = text.replace("**", "").replace("__", "")
-    found = []
-    for mark in _MARK.finditer(plain):
-        rest = plain[mark.end() :].lstrip(" \t:：\n#")
-        display = re.match(r"\\\[(.*?)\\\]|\$\$(.*?)\$\$", rest, re.S)
-        phrase = display[0] if display else rest.partition("\n")[0]
-        if phrase.strip():
-            found.append(phrase.strip())
-    return found
+    return [phrase[1].strip() for mark in _MARK.finditer(plain) if (phrase := _PHRASE.match(plain, mark.end()))]

@@ -23,6 +23,8 @@ from alttrain.records import Generation, Judgement
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.M | re.S)
 _PYTHON = ("", "python", "python3", "py")
+_BLOCK = re.compile(r"(?:async|for|if|try|while|with|def)\b")
+_COLON = re.compile(r":\s*(?:#.*)?$")
 _CODE_STARTS = re.compile(r"^(?:(?:import|from|def|class|async)\b|@)", re.M)
 
 
@@ -102,8 +104,9 @@ def program(answer: str, prompt: str, entry_point: str) -> str:
 
 def code_of(answer: str, entry_point: str) -> str:
     """The last Python fence of an answer that defines the entry point, else its first fence, else all of it."""
-    fences = [(language.lower(), textwrap.dedent(code)) for language, code in _FENCE.findall(answer)]
-    defining = [code for language, code in fences if language in _PYTHON and _defines(code, entry_point)]
+    fences: list[tuple[str, str]] = _FENCE.findall(answer)
+    whole = [textwrap.dedent(code) for language, code in fences if language.lower() in _PYTHON]
+    defining = [code for code in whole if _defines(code, entry_point)]
     if defining:
         return defining[-1]
     if fences:
@@ -121,10 +124,13 @@ def _defines(code: str, entry_point: str) -> bool:
 def _as_body(code: str) -> str:
     """A function body indented as one, also where trimming has taken its first line's indentation, or all of it."""
     lines = code.strip("\n").splitlines()
-    if not lines or lines[0].startswith((" ", "\t")):
+    if not lines or re.match(r" {4}\S", lines[0]):
         return "\n".join(lines)
-    following = next((line for line in lines[1:] if line.strip()), "")
-    opens_block = re.search(r":\s*(?:#.*)?$", lines[0])
-    if len(following) - len(following.lstrip()) >= (5 if opens_block else 4):
+    rest = [line for line in lines[1:] if line.strip()]
+    indents = [len(line) - len(line.lstrip()) for line in rest]
+    colon = next((place for place, line in enumerate([lines[0], *rest]) if _COLON.search(line)), len(rest))
+    flush_block = _BLOCK.match(lines[0]) and indents[colon : colon + 1] == [4]
+    # The first line alone has lost its place where nothing else, no closing bracket either, stands at the margin.
+    if indents and min(indents) >= 4 and not lines[0][0].isspace() and not flush_block:
         return "\n".join([f"    {lines[0]}", *lines[1:]])
-    return textwrap.indent("\n".join(lines), "    ")
+    return textwrap.indent(textwrap.dedent("\n".join(lines)), "    ")

@@ -6,8 +6,9 @@ Where the answer stands, in this order:
 2. the last "the (final) answer is ...", "Answer: ...", "#### ..." whose phrase holds a number or formula (else words);
 3. the last formula between dollar signs or \( \), or the last number, whichever comes later.
 
-Of a phrase in 2, a formula in it counts where there is one, else its first
-number after its last equals sign. Gold answers may be GSM8K's worked solutions: what follows their #### counts.
+Of a phrase in 2, the number that it ends with "is" or "equals" counts, else its last formula, else its first number
+after its last equals sign. What a text denies ("not 4") is never its answer, and of "one of 1, 2 or 3" the answer is
+all three. Gold answers may be GSM8K's worked solutions: what follows their #### counts.
 """
 
 import re
@@ -15,22 +16,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alttrain.evaluation.grading.equality import equal
-from alttrain.evaluation.grading.extraction import NO_ANSWER, boxed, no_gold, stated
+from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, no_gold, stated
 from alttrain.evaluation.judges.desk import OneByOne
 from alttrain.records import Generation, Judgement
 
 _FORMULA = re.compile(
-    r"\\\[(.+?)\\\]|\\\((.+?)\\\)|\$\$(.+?)\$\$|(?<![\\\d])\$(?=[^\s$])((?:\\\$|[^$\n])*?[^\s$\\])\$(?!\d)", re.S
+    rf"\\\[(.{{1,{LONGEST}}}?)\\\]|\\\((.{{1,{LONGEST}}}?)\\\)|\$\$(.{{1,{LONGEST}}}?)\$\$"
+    r"|(?<![\\\d])\$(?=[^\s$])((?:\\\$|[^$\n])*?[^\s$\\])\$(?!\d)",
+    re.S,
 )
 _NUMBER = re.compile(
     r"(?<![\w.])[-−]?\\?[$€£¥]?\s?[-−]?(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)?(?:(?<=\d)\.\d+|(?<!\d)\.\d+|(?<=\d))"
     r"(?:\s*/\s*\d[\d,]*)?(?:\s*\\?%|\s*percent\b)?"
 )
+_NAMED = re.compile(rf"\b(?:is|are|equals)\s+(?:(?:exactly|approximately|about)\s+)?({_NUMBER.pattern})")
 _BARE = re.compile(r"[^\W\d_]{3,}")
 _FUNCTIONS = re.compile(
     r"\\(?:begin|end|text|mbox|mathrm|textbf)\s*\{[^}]*\}|\\[a-zA-Z]+|\b(?:sqrt|sin|cos|tan|cot|log|pi|and)\b"
 )
-_JOINS = re.compile(r"[\s,]*(?:and|or|,)?[\s,]*")
+_JOINS = re.compile(r"\s*(?:(?:,|and|or|\.\.\.|…)\s*){1,3}")
+_OPEN = re.compile(r"\b(?:or|one of|either|between)\b|\.\.\.|…")
+_DENIED = re.compile(r"(?:\bnot|n['’]t|\bnever|\bcannot)(?:\s+(?:be|equal|equals|to|exactly|the))*\s*$")
 
 
 @dataclass(frozen=True)
@@ -70,38 +76,62 @@ def final_answer(answer: str) -> str:
         telling = [phrase for phrase in phrases if re.search(r"[\d$\\]", phrase)]
         return _of_phrase((telling or phrases)[-1])
     plain = answer.replace("**", "")
-    formulas, numbers = list(_FORMULA.finditer(plain)), list(_NUMBER.finditer(plain))
+    formulas, numbers = _found(_FORMULA, plain), _found(_NUMBER, plain)
     if formulas and (not numbers or formulas[-1].end() >= numbers[-1].end()):
-        return _joined(plain, formulas)
-    return numbers[-1][0].strip() if numbers else ""
+        return _formulas(plain, formulas)
+    return _numbers(plain, numbers, -1)
+
+
+def _found(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    """Where a pattern stands in a text that does not deny it."""
+    return [
+        found for found in pattern.finditer(text) if not _DENIED.search(text, max(0, found.start() - 40), found.start())
+    ]
 
 
 def _of_phrase(phrase: str) -> str:
     """The answer in a phrase."""
-    formulas = list(_FORMULA.finditer(phrase))
+    formulas = _found(_FORMULA, phrase)
     if formulas:
-        return _joined(phrase, formulas)
+        rest = phrase[formulas[-1].end() :]
+        named = _NAMED.search(rest)
+        return named[1].strip() if named else _formulas(phrase, formulas)
     phrase = phrase.strip().rstrip(".").strip(" *`")
     symbols = _FUNCTIONS.sub("", phrase)
     if not _BARE.search(symbols) and ("=" not in symbols or re.search(r"[a-zA-Z]", symbols)):
         return phrase  # a formula, or an equation in letters, without signs around it
     phrase = phrase.rpartition("=")[2].strip()
-    number = _NUMBER.search(phrase)
-    return number[0].strip() if number else phrase
+    return _numbers(phrase, _found(_NUMBER, phrase), 0) or phrase
 
 
-def _joined(text: str, formulas: list[re.Match[str]]) -> str:
+def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
+    """The first or last number; all joined to it where they leave open which it is or end the text."""
+    runs: list[list[re.Match[str]]] = []
+    for number in numbers:
+        if runs and _JOINS.fullmatch(text[runs[-1][-1].end() : number.start()]):
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    if not runs:
+        return ""
+    run = runs[place]
+    around = text[max(0, run[0].start() - 10) : run[-1].start()]
+    listed = re.search(r"\band\b", around) and not text[run[-1].end() :].strip(" .!\n")
+    held = run if listed or _OPEN.search(around) else [run[place]]
+    return ", ".join(number[0].strip() for number in held)
+
+
+def _formulas(text: str, formulas: list[re.Match[str]]) -> str:
     """The last formula, with those before it that only commas, "and" or "or" join to it."""
     parts = [formulas[-1]]
     for formula in reversed(formulas[:-1]):
-        between = text[formula.end() : parts[0].start()]
-        if not between.strip() or not _JOINS.fullmatch(between):
+        if not _JOINS.fullmatch(text[formula.end() : parts[-1].start()]):
             break
-        parts.insert(0, formula)
-    held = ", ".join(next(group for group in part.groups() if group).strip() for part in parts)
+        parts.append(formula)
+    held = ", ".join(next(group for group in part.groups() if group).strip() for part in reversed(parts))
     if len(parts) > 1:
         return held
-    percent = re.match(r"\s*(?:\\?%|percent\b)", text[parts[0].end() :])
+    percent = re.match(r"\s*(?:\\?%|percent\b)", text[parts[0].end() : parts[0].end() + 20])
     return f"{_after_equals(held)}\\%" if percent else _after_equals(held)
 
 

@@ -69,8 +69,9 @@ def _answer_questions() -> None:
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
 
-    # What comes in is normalised already; math-verify's list of units holds letters that are variables ("2s", "2h").
-    plain = LatexExtractionConfig(normalization_config=NormalizationConfig(units=False))
+    # Without its list of units, which holds letters that are variables ("2s", "2h").
+    notation = NormalizationConfig(units=False, malformed_operators=True, nits=True)
+    plain = LatexExtractionConfig(normalization_config=notation)
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
