@@ -28,6 +28,10 @@ CASES = [json.loads(line) for line in (Path(__file__).parent / "adherence_cases.
 FAULTS = {
     "takes no story for the request": (51,),
     "reads English only": (221, 222, 223),
+    "finds no mild verdict where the thought goes on to answer": (46, 47, 188),
+    "misreads a negation or a gerund": (52, 61, 193),
+    "takes what is said of a part for the request": (161,),
+    "takes a sentence about the user for reasoning": (200, 201),
 }
 
 
