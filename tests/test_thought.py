@@ -45,9 +45,9 @@ def test_time_is_linear_in_length(unit: str) -> None:
         text = (unit * (length // len(unit)))[:length]
         best = []
         for number in range(2):
-            start = time.perf_counter()
+            start = time.process_time()
             parse(text + "x" * number)
-            best.append(time.perf_counter() - start)
+            best.append(time.process_time() - start)
         taken.append(min(best))
     assert taken[1] < max(1.0, 3 * taken[0])
 
