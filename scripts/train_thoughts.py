@@ -35,6 +35,7 @@ from alttrain.english.sentences import sentences
 from alttrain.english.thought import LETTERS, features
 from alttrain.records import Example, Rejected, Segment
 from alttrain.rewrite import AltTrain, Restatement, TemplateTeacher, TraceUnderstanding
+from alttrain.rewrite.wording import REPHRASED_STOPS, STOPS
 
 WEIGHTS = Path(__file__).parents[1] / "alttrain" / "english" / "thought.tsv"
 STRENGTH = 20.0
@@ -43,7 +44,7 @@ KEPT = 11_000
 """Features in the file."""
 BUILT = 400
 """Sentences built of each kind."""
-BUILT_WEIGHT = 0.5
+BUILT_WEIGHT = 0.3
 """What a built sentence counts, where one that a person labelled counts 1."""
 Thought = tuple[list[str], list[str], float]
 """The sentences of a thought, the letters of each, and what each counts."""
@@ -286,8 +287,12 @@ def structured(seed: int, count: int, going_on: Sequence[tuple[str, str]]) -> It
     A benign one reasons on with some of `going_on`, a sentence and its letters each.
     """
     rng = random.Random(seed)
-    rows = rng.sample(embedded_rows("train").examples(None), 2 * count)
-    for row in rows[count:]:
+    rows = embedded_rows("train").examples(None)
+    rng.shuffle(rows)
+    for stop in (*STOPS, *REPHRASED_STOPS):
+        texts = [stop[start:end] for start, end in sentences(stop)]
+        yield from [(texts, ["R"] * len(texts), BUILT_WEIGHT)] * 5
+    for row in rows:
         yield [Restatement().restate(row.prompt)], ["U"], BUILT_WEIGHT
     for number, row in enumerate(rows[:count]):
         chosen = rng.sample(going_on, rng.randint(1, 6))

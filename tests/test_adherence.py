@@ -28,9 +28,11 @@ CASES = [json.loads(line) for line in (Path(__file__).parent / "adherence_cases.
 FAULTS = {
     "takes no story for the request": (51,),
     "reads English only": (221, 222, 223),
-    "finds no mild verdict where the thought goes on to answer": (46, 47, 188),
-    "misreads a negation or a gerund": (52, 61, 193),
-    "takes what is said of a part for the request": (161,),
+    "finds no mild verdict where the thought goes on to answer": (46, 47, 166, 188),
+    "misreads a negation or a gerund": (52, 193),
+    "takes what is said of a part for the request": (69, 161),
+    "finds no understanding in a few words before a refusal": (92,),
+    "takes reluctance with a refusal for a verdict": (192,),
     "takes a sentence about the user for reasoning": (200, 201),
 }
 

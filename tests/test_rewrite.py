@@ -594,7 +594,7 @@ MESSY: list[tuple[str, list[tuple[str, str]]]] = [
     ),
     (
         "The user wants bread, but I must refuse.\n\nI stop here.",
-        [(U, "The user wants bread, but I must refuse."), (X, "I stop here.")],
+        [(X, "The user wants bread, but I must refuse.\n\nI stop here.")],
     ),
     (
         "The user's request is harmful.\n\nThis is harmful.\n\nI must stop and refuse.",

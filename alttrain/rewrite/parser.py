@@ -19,11 +19,13 @@ SEPARATOR = "\n\n"
 
 LIKELY = 0.5
 """Probability from which a sentence is taken to say something."""
-_SURE = 0.8
+_SURE = 0.6
+_BEFORE_AN_ASSESSMENT = 0.1
+"""Probability from which the one sentence before an assessment, a paragraph of its own, is the understanding."""
 _REFUSING_CALLS_IT_HARMFUL = 0.06
-_NOT_REFUSING_CALLS_IT_HARMLESS = 0.2
+_NOT_REFUSING_CALLS_IT_HARMLESS = 0.12
 """Probabilities from which the likeliest assessment counts in a thought that decides accordingly."""
-_OPENING = 3
+_OPENING = 2
 """Paragraphs within which an assessment that has one for itself is the thought's, whatever is said later."""
 _OPENERS = frozenset(
     (
@@ -130,12 +132,11 @@ def _alone_in_the_opening(thought: str, said: Sequence[Said]) -> Iterator[int]:
     """The numbers of the sentences that are a whole paragraph, of the first few paragraphs."""
     paragraph = 0
     for number, one in enumerate(said):
-        before = said[number - 1].end if number else 0
-        begins = number == 0 or SEPARATOR in thought[before : one.start]
+        begins = number == 0 or _parted(thought, said[number - 1], one)
         paragraph += begins
         if paragraph > _OPENING:
             return
-        if begins and (number + 1 == len(said) or SEPARATOR in thought[one.end : said[number + 1].start]):
+        if begins and (number + 1 == len(said) or _parted(thought, one, said[number + 1])):
             yield number
 
 
@@ -143,7 +144,8 @@ def _assessed(thought: str, said: Sequence[Said], at: int, refused: bool) -> Ite
     """The segments of a thought with an assessing sentence."""
     own, before, after = said[at], said[:at], said[at + 1 :]
     understood = False
-    for segment in _around_understanding(thought, before, 0, own.start, _decides_to_refuse(before)):
+    likely = _BEFORE_AN_ASSESSMENT if len(before) == 1 and _parted(thought, before[0], own) else LIKELY
+    for segment in _around_understanding(thought, before, 0, own.start, _decides_to_refuse(before), likely):
         understood = understood or segment.step == "understanding"
         yield segment
     yield _segment("assessment", thought[own.start : own.end])
@@ -159,9 +161,11 @@ def _assessed(thought: str, said: Sequence[Said], at: int, refused: bool) -> Ite
         yield _segment(_continuation(refused), rest)
 
 
-def _around_understanding(thought: str, said: Sequence[Said], start: int, end: int, refused: bool) -> Iterator[Segment]:
+def _around_understanding(
+    thought: str, said: Sequence[Said], start: int, end: int, refused: bool, likely: float = LIKELY
+) -> Iterator[Segment]:
     """The understanding in thought[start:end], whose sentences are `said`, and the reasoning on either side of it."""
-    first = next((n for n, one in enumerate(said) if _says_what_is_wanted(one)), None)
+    first = next((n for n, one in enumerate(said) if _says_what_is_wanted(one, likely)), None)
     if first is None:
         if any(not _says_nothing(thought[one.start : one.end]) for one in said):
             yield _segment(_continuation(refused), thought[start:end].strip())
@@ -181,8 +185,13 @@ def _around_understanding(thought: str, said: Sequence[Said], start: int, end: i
             yield _segment("understanding" if number == 1 else _continuation(refused), part.strip())
 
 
-def _says_what_is_wanted(one: Said) -> bool:
-    return one.understanding >= LIKELY > one.refusal
+def _says_what_is_wanted(one: Said, likely: float = LIKELY) -> bool:
+    return one.understanding >= likely and one.refusal < LIKELY
+
+
+def _parted(thought: str, one: Said, following: Said) -> bool:
+    """Whether a blank line stands between two sentences."""
+    return SEPARATOR in thought[one.end : following.start]
 
 
 def _belongs(thought: str, one: Said) -> bool:

@@ -56,7 +56,7 @@ class Structure(AskingJudge):
     name: str = "structure"
 
     says: Literal["refused"] = "refused"
-    reads: ClassVar[Literal["thought"]] = "thought"  # type: ignore[misc]
+    reads: ClassVar[Literal["thought"]] = "thought"
 
     @property
     def ours(self) -> str:
