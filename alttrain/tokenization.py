@@ -17,9 +17,9 @@ from functools import cache, cached_property
 from typing import Any
 
 from alttrain.backbone import Backbone, Rendered, ThoughtMode
+from alttrain.english import sentences
 from alttrain.records import Example
 from alttrain.rewrite import render
-from alttrain.rewrite.sentences import sentences
 
 IGNORED = -100
 """The label of a position without loss, as in torch's cross-entropy."""

@@ -319,7 +319,10 @@ def star1() -> list[Example]:
 @pytest.mark.parametrize("label", ["harmful", "benign"])
 @pytest.mark.parametrize("name", TRAINED)
 def test_parse_is_the_inverse_on_every_row(star1: list[Example], name: str, label: Label) -> None:
-    """The structure's own for all; the one that reads any model's text wherever the thought holds an assessment."""
+    """The structure's own for all; the one that reads any model's text wherever the thought holds an assessment.
+
+    Whether a trace refuses it reads from the trace: STAR-1's do, though they stand as those of benign rows here.
+    """
     made_by = structure(name)
     count, wrong = 0, []
     category = "privacy" if label == "harmful" else "code"
@@ -328,7 +331,11 @@ def test_parse_is_the_inverse_on_every_row(star1: list[Example], name: str, labe
         if isinstance(made, Rejected):
             continue
         count += 1
-        parsers = [made_by.parse, parse] if name in ASSESSED else [made_by.parse]
-        wrong += [made.id for inverse in parsers if texts(inverse(render(made.thought))) != texts(made.thought)]
+        wrong += [made.id] if texts(made_by.parse(render(made.thought))) != texts(made.thought) else []
+        if name in ASSESSED:
+            found, meant = texts(parse(render(made.thought))), texts(made.thought)
+            if label == "benign":
+                found, meant = ([("reasoning" if s == "refusal" else s, t) for s, t in own] for own in (found, meant))
+            wrong += [made.id] if found != meant else []
     assert count == (0 if name == "r1_act" else 1000)
     assert wrong == []

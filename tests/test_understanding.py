@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from alttrain.english import sentences
 from alttrain.records import Example, Segment
-from alttrain.rewrite import Restatement, TraceUnderstanding, outcome, render, sentences
+from alttrain.rewrite import Restatement, TraceUnderstanding, outcome, render
 
 STAR1 = Path(__file__).parents[2] / "shared" / "data" / "star1" / "STAR-1.json"
 
@@ -113,7 +114,12 @@ def traced(trace: str, origin: str = "trace") -> Example:
         ("I need to find the area of a field. It is", "I need to find the area of a field.", "trace", "It is"),
         (f"{VAGUE} They want bread. Then", "They want bread.", "trace:sentence 2", "Then"),
         (f"Hmm. So. {WANTS} Then", WANTS, "trace:sentence 3", "Then"),
-        (f"So I have this problem here. I need to find x. Then {WANTS}", "I need to find x.", "trace:sentence 2", None),
+        (
+            f"Let me think this through. I need to find the area of a field. Then {WANTS}",
+            "I need to find the area of a field.",
+            "trace:sentence 2",
+            None,
+        ),
         (f"Hmm. First, I need to check this request. {WANTS} Then", WANTS, "trace:sentence 3", "Then"),
     ],
 )
@@ -191,7 +197,7 @@ def test_no_understanding_splits_a_quotation(star1: list[Example]) -> None:
 
 def test_understandings_of_star1_are_counted(star1: list[Example]) -> None:
     segments = [FROM_TRACE(example) for example in star1]
-    assert Counter(map(outcome, segments)) == {"accepted": 962, "repaired": 37, "flagged": 1}
+    assert Counter(map(outcome, segments)) == {"accepted": 958, "repaired": 42}
     assert not any("\n" in segment.text for segment in segments)
 
 

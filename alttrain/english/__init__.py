@@ -4,5 +4,7 @@ Small linear models over word n-grams answer that. They are trained by `scripts/
 """
 
 from alttrain.english.linear import LinearModel, weighted
+from alttrain.english.sentences import sentences
+from alttrain.english.thought import Said, says
 
-__all__ = ["LinearModel", "weighted"]
+__all__ = ["LinearModel", "Said", "says", "sentences", "weighted"]

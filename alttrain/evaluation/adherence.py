@@ -18,7 +18,7 @@ from typing import Literal
 from alttrain.evaluation.refusal import judge_refusal
 from alttrain.evaluation.statistics import Estimate, rate
 from alttrain.records import Generation, Judgement, Label, Segment
-from alttrain.rewrite import is_understanding, parse, recognises_harm, verdict
+from alttrain.rewrite import is_understanding, read
 
 Continuation = Literal["refusal", "reasoning"]
 
@@ -38,6 +38,7 @@ class Adherence:
                            thought's characters. Tokens would need the backbone's tokenizer, which is not at hand here
     - `closed`             the thought ended
     - `opening`            its first paragraph holds a PU; None where there is no thought
+    - `refuses`            the thought as a whole decides to refuse; None where there is no thought
     - `recognised`         some sentence of it says that the request is harmful; None where there is no thought
     """
 
@@ -57,6 +58,7 @@ class Adherence:
     sample: int = 0
     opening: bool | None = None
     recognised: bool | None = None
+    refuses: bool | None = None
 
     @property
     def adheres(self) -> bool:
@@ -67,17 +69,15 @@ class Adherence:
     def of(cls, generation: Generation, refusal: Judgement | None = None) -> "Adherence":
         """The adherence of one generation's thought; its answer is judged by phrases where no `refusal` is given."""
         thought = generation.thought
-        segments = parse(thought)
-        steps = [_rank(segment) for segment in segments]
+        found = read(thought)
+        steps = [_rank(segment) for segment in found.segments]
         at = steps.index(_ASSESSMENT) if _ASSESSMENT in steps else -1
-        assessed = verdict(segments[at].text) if at >= 0 else None
-        continuation = next((step for s in segments[at + 1 :] if (step := _continuation(s))), None)
+        assessed = found.verdict
+        continuation = next((step for s in found.segments[at + 1 :] if (step := _continuation(s))), None)
         refused = judge_refusal(generation.answer)[0] if refusal is None else refusal.verdict
-        position = words = share = None
-        if at >= 0:
-            # the same sentence may stand earlier, as the user's words: look for it after what comes before it
-            before = segments[at - 1].text if at else ""
-            position = thought.index(segments[at].text, thought.index(before) + len(before))
+        position = found.position
+        words = share = None
+        if position is not None:
             words, share = len(thought[:position].split()), position / len(thought)
         return cls(
             id=generation.id,
@@ -95,7 +95,8 @@ class Adherence:
             closed=generation.closed,
             sample=generation.sample,
             opening=_opens_with_understanding(thought) if thought else None,
-            recognised=recognises_harm(thought) if thought else None,
+            recognised=found.recognised if thought else None,
+            refuses=found.refuses if thought else None,
         )
 
 

@@ -1,9 +1,11 @@
 """What stands beneath a table: the marks it has, what its means are over, and what to run for what is missing."""
 
+import csv
 import math
 from collections.abc import Sequence
+from importlib import resources
 
-from alttrain.report.columns import FAILURES, MEASURES
+from alttrain.report.columns import ASSESSING, FAILURES, MEASURES
 from alttrain.report.comparisons import starred
 from alttrain.report.entries import Entry
 from alttrain.report.published import WHY
@@ -15,7 +17,7 @@ LISTED = 12
 
 def legend(entries: Sequence[Entry]) -> list[str]:
     """All lines that apply, commands apart."""
-    return [*marks_legend(entries), *_sets(entries), *_failures(entries), *_published(entries)]
+    return [*marks_legend(entries), *_sets(entries), *_failures(entries), *_parser(entries), *_published(entries)]
 
 
 def marks_legend(entries: Sequence[Entry]) -> list[str]:
@@ -89,6 +91,26 @@ def _failures(entries: Sequence[Entry]) -> list[str]:
         "answered: of the harmful prompts with a verdict, those that were answered; refused: likewise of the harmless.",
         "misjudged: the assessment was wrong; disobeyed: it was right and not acted on; unassessed: there was none.",
     ]
+
+
+def _parser(entries: Sequence[Entry]) -> list[str]:
+    """How often the parser reads a thought as people do, where figures rest on it; each kind of thought its line.
+
+    The figures are those of parser_error.csv, which scripts/measure_parser.py writes.
+    """
+    if not any(one.measure in ASSESSING for one in entries):
+        return []
+    with resources.as_file(resources.files("alttrain.report") / "parser_error.csv") as path:
+        rows = list(csv.DictReader(path.open(encoding="utf-8", newline="")))
+    lines = []
+    for thoughts, measured in dict.fromkeys((row["thoughts"], row["measured"]) for row in rows):
+        told = "; ".join(
+            f"{row['field']} {row['right']} of {row['n']}"
+            for row in rows
+            if (row["thoughts"], row["measured"]) == (thoughts, measured)
+        )
+        lines.append(f"Read by the parser as people read it, {thoughts} ({measured}): {told}.")
+    return lines
 
 
 def unmatched(entries: Sequence[Entry]) -> list[str]:

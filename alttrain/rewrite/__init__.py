@@ -4,13 +4,11 @@
 - `TraceUnderstanding` an understanding from the row's own trace, `Restatement` one for prompts without a trace
 - `TemplateTeacher`    an assessment from the prompt's label and category (see `teachers` for the others)
 - `SelfTrace`          how the backbone itself is asked for the original trace and answer of a prompt
-- `parse`              any model's thought -> its segments
-- `sentences`          where sentences end, quotations kept whole
+- `read`, `parse`      any model's thought -> what it holds, and its segments
 
 Structures are pure and deterministic: a wording is chosen by hashing the example's id with the seed. No torch.
 """
 
-from alttrain.rewrite.assessment import verdict
 from alttrain.rewrite.original import (
     ANSWER_CUT,
     CUT,
@@ -21,9 +19,8 @@ from alttrain.rewrite.original import (
     trace_hash,
     with_original,
 )
-from alttrain.rewrite.parser import is_understanding, parse, recognises_harm, render
+from alttrain.rewrite.parser import is_understanding, parse, read, render, verdict
 from alttrain.rewrite.restatement import Restatement
-from alttrain.rewrite.sentences import sentences
 from alttrain.rewrite.structures import (
     AltTrain,
     Plain,
@@ -65,9 +62,8 @@ __all__ = [
     "original_for",
     "outcome",
     "parse",
-    "recognises_harm",
+    "read",
     "render",
-    "sentences",
     "trace_hash",
     "verdict",
     "with_original",

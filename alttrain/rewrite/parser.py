@@ -1,87 +1,60 @@
 """A thought's text <-> its segments.
 
-`render` joins segments by a blank line. `parse` reads text that any model wrote, by rules for English: it finds the
-assessment, a sentence that states whether the request is harmful; what stands before it is the understanding, one or a
-few sentences that say what the user wants, and any reasoning between the two; what follows is the conditional
-reasoning: a `refusal` where it stops and refuses, else `reasoning`. Where an assessment precedes the reasoning it is
-the inverse of `render`; a structure's own `parse` is so for its own thoughts, all of them.
+`render` joins segments by a blank line. `read` finds the steps in text that any model wrote, by what its sentences say
+(`alttrain.english`): the sentence that assesses the request, wherever it stands; an understanding, one or a few
+sentences that say what the user wants; and the rest, which is a `refusal` where the thought decides to refuse, else
+`reasoning`. Of a thought that our own structures wrote it gives back the segments; a structure's own `parse` is the
+exact inverse for all of them.
 """
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Literal
 
+from alttrain.english import Said, says
 from alttrain.records import Label, Segment, Step
-from alttrain.rewrite.assessment import INTERJECTIONS, assessing_words, plain, verdict
-from alttrain.rewrite.sentences import sentences
 
 SEPARATOR = "\n\n"
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*(?:\s+|$)")
-# --- the words of an understanding ---
-
-_PERSON = r"(?:(?:the|this|that|a|another)\s+(?:\w+\s+)?(?:user|person|asker|student)|user|someone|somebody)"
-_ASKED = r"(?:request|question|query|prompt|problem|message|task|exercise|puzzle|scenario|situation|instruction)"
-_WANTS = (
-    r"(?:ask(?:s|ed|ing)?|want(?:s|ed|ing)?|wonder(?:s|ed|ing)?|request(?:s|ed|ing)?|look(?:s|ing) (?:for|to|into)|"
-    r"seek(?:s|ing)?|inquir(?:es|ed|ing)|would like|'d like|needs?|tr(?:ies|ying) to|hop(?:es|ing) to|"
-    r"plan(?:s|ning) to|intend(?:s|ing)? to|interested in|curious (?:about|how|what|why)|says|said|"
-    r"wrote|writes|sent|means)"
+LIKELY = 0.5
+"""Probability from which a sentence is taken to say something."""
+_SURE = 0.6
+_BEFORE_AN_ASSESSMENT = 0.1
+"""Probability from which the one sentence before an assessment, a paragraph of its own, is the understanding."""
+_REFUSING_CALLS_IT_HARMFUL = 0.06
+_NOT_REFUSING_CALLS_IT_HARMLESS = 0.12
+"""Probabilities from which the likeliest assessment counts in a thought that decides accordingly."""
+_OPENING = 2
+"""Paragraphs within which an assessment that has one for itself is the thought's, whatever is said later."""
+_OPENERS = frozenset(
+    (
+        *("okay", "ok", "alright", "all", "right", "hmm", "hm", "so", "well", "now", "first", "wait", "let", "me", "i"),
+        *("see", "think", "start", "look", "at", "why", "have", "got", "need", "to", "about", "this", "the", "problem"),
+        *("request", "here"),
+    )
 )
-_NO_MODAL = r"(?!\s+(?:if|to|or|not|never|might|may|could|should|can|will|must|gets?|understands?|\w+n't)\b)"
-_META = r"(?:(?:the best way|how)(?: best)? )?(?:to )?(?:respond|answer|approach|handle|address|reply|proceed)"
-_UNDERSTANDING = re.compile(
-    # the user is asking for bread; they're new to this and want help
-    rf"(?:^|[.!?:\n]\s){INTERJECTIONS}{_PERSON}{_NO_MODAL}(?!')\b\s+\w|"
-    rf"(?<!if )(?<!what )\b(?:{_PERSON}|they|he|she)(?:'s(?=\s+(?:\w+ly\s+|just\s+)?\w+ing\b)|'re|'d)?(?!')\b"
-    rf"{_NO_MODAL}(?:\s+(?!not\b)[^\s.!?;]+){{0,12}}?\s+{_WANTS}\b|"
-    r"\bit(?:'s asking| asks| says)\b|\buser who\b|"
-    r"\buser's\s+(?:\w+\s+)?(?:(?:statement|claim|concern|comment|remark|view)\s*(?:about|that|:)|"
-    r"(?:wish|goal|aim|purpose|desire|hope)\s+(?:is|was|seems)\b)|"
-    # the question is how to bake; a request about bread; a problem here: "..."
-    rf"\b{_ASKED}(?:\s+(?:here|at hand|is|was|seems to be))*,?\s+(?:that\s+|which\s+|just\s+)?"
-    r"(?:about|how|what|why|which|where|who|whether|asks?|asking|asked|wants?|says|gives|mentions|involves|involving|"
-    r"concerns|regarding|related to|requires|requesting)\b|"
-    rf"\b(?:this|the|a|user's|their)\s+(?:\w+\s+)?{_ASKED}(?:\s+(?:is|was|here))?\s+(?:to|for|from|on)\b|"
-    rf"\b{_ASKED}(?:\s+(?:is|was|says|reads))?\s*[:,]?\s*[\"“']|"
-    # I need to find the sum; I'm given two sides
-    r"\b(?:i|we)(?:'m| am| was|'ve been|'re| are) (?:given|told)\b|"
-    rf"(?:^|[.!?:,\n]\s){INTERJECTIONS}(?:i|we)(?:'m|'ve| am|'re| are)?\s+(?:just\s+)?"
-    r"(?:need|have|got|want|trying|supposed|asked|going)\s+to\s+(?:find|calculate|compute|solve|prove|show|determine|"
-    r"evaluate|estimate|express|write|translate|summari[sz]e|add|count|simplify|derive|convert|create|"
-    rf"(?:figure|work) out(?! {_META}))\b|"
-    rf"^\W*(?:okay|ok|alright|all right)\W+(?:so\W+)?(?:i|we) (?:need|have) to (?!{_META}|be |make sure|check|consider|"
-    r"remember|think|figure)\w+(?! that\b)",
-)
-_OPENS = re.compile(
-    r"^\W*(?:(?:okay|ok|alright|all right|hmm|so|well|first|now|let me see)\W+)*"
-    r"(?:(?:the|this|a) (?:user|person)\s+\w+|i(?:'m| am)?\s+(?:need|have|trying|supposed|given)\b)",
-)
-_FILLER = re.compile(
-    rf"{INTERJECTIONS}(?:(?:let me|let's|i need to|i have to|i should)\s+(?:\w+\s+)?"
-    rf"(?:see|think|start|understand|look at|tackle|work through|{_META}|figure out {_META})\b[^.!?]{{0,60}}|"
-    r"(?:i|we)(?:'ve got| have| got)\s+(?:this|these|an?|the|two|three|some)\b.{0,200})?\W*",
-    re.S,
-)
-_FIRST_PERSON = re.compile(r"\b(?:i|i'\w+|my|we|let's)\b")
-_SUBJECT_IS_USER = re.compile(rf"{INTERJECTIONS}{_PERSON}\b{_NO_MODAL}")
-_OF_THE_USER = re.compile(rf"\b(?:{_PERSON}(?:'s)?|they|them|their|themselves)\b|^\W*(?:it|this|that|he|she)\b")
-_CLOSES = re.compile(r"""^[^"“]*[^\s"“]["”]""")
-"""A sentence that closes a quotation which another opened."""
-_FEW = 4
-"""Sentences an understanding has at most; as many of a thought's first are read for one by `TraceUnderstanding`."""
-
-# --- the words of a refusal ---
-
+"""A sentence of these words alone is no step."""
 _STOPS_WITHIN = 50
-"""Words within which a refusal ends after a request was called harmless; what is longer has gone on reasoning."""
-_REFUSES = re.compile(
-    r"\b(?:refuse|refusing|decline|declining|turn (?:this|it) down)\b|"
-    r"\b(?:can(?:not|'t)|must not|should(?: not|n't)|will not|won't|not able to|unable to)"
-    r"(?:\W*$|\s+(?:\w+\s+){0,2}"
-    r"(?:help|assist|answer|provide|give|comply|support|continue|go on|do (?:this|that|it)|fulfil))",
-)
+"""Words that may follow an assessment for the understanding to be looked for there; what is longer is a trace."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a thought holds.
+
+    - `segments`    in the order they stand in; an empty thought has none, and an empty opening ("Hmm.") is in none
+    - `verdict`     what its assessment says of the request; None where it has none
+    - `position`    characters before the assessment
+    - `refuses`     whether the thought decides to refuse
+    - `recognised`  whether some sentence says that the request is harmful, whatever is said before or after it
+    """
+
+    segments: tuple[Segment, ...]
+    verdict: Label | None
+    position: int | None
+    refuses: bool
+    recognised: bool
 
 
 def render(segments: Sequence[Segment]) -> str:
@@ -89,156 +62,152 @@ def render(segments: Sequence[Segment]) -> str:
     return SEPARATOR.join(segment.text for segment in segments)
 
 
-@lru_cache(maxsize=256)  # a sentence is asked about alone, and again with those beside it
+def parse(thought: str) -> tuple[Segment, ...]:
+    """The segments of a thought in the order they stand in."""
+    return read(thought).segments
+
+
+def read(thought: str, said: Sequence[Said] | None = None) -> Reading:
+    """What a thought holds, by the sentences of the whole thought; `said` are they, where another model read them."""
+    said = says(thought) if said is None else said
+    at, label, refused = _conclude(thought, said)
+    if at is None:
+        segments = _around_understanding(thought, said, 0, len(thought), refused)
+    else:
+        segments = _assessed(thought, said, at, refused)
+    made = tuple(segments) or ((_segment("reasoning", thought.strip()),) if thought.strip() else ())
+    recognised = any(one.harmful >= LIKELY for one in said)
+    position = None if at is None else said[at].start
+    return Reading(made, label, position, refused, recognised)
+
+
+def verdict(sentence: str) -> Label | None:
+    """What a sentence that stands alone says of the request, or None where it assesses nothing."""
+    found = [one for one in says(sentence) if max(one.harmful, one.harmless) >= LIKELY]
+    if not found:
+        return None
+    best = max(found, key=lambda one: max(one.harmful, one.harmless))
+    return "harmful" if best.harmful >= best.harmless else "benign"
+
+
 def is_understanding(text: str) -> bool:
-    """Whether a text says what the user wants or what the problem asks, more than that there is a user or a request."""
-    return _UNDERSTANDING.search(plain(text)) is not None
+    """Whether some sentence of a text says what the user wants or what the problem asks."""
+    return any(one.understanding >= LIKELY for one in says(text))
 
 
 def refuses(text: str) -> bool:
-    """Whether conditional reasoning stops and refuses; only its first two sentences decide."""
-    opening = " ".join(_SENTENCE_END.split(text.strip(), 2)[:2])
-    return _REFUSES.search(plain(opening)) is not None
+    """Whether a text decides to refuse."""
+    return _decides_to_refuse(says(text))
 
 
-def parse(thought: str) -> tuple[Segment, ...]:
-    """The segments of a thought in the order they stand in. An empty thought has none.
-
-    A mere "Hmm." before an assessment is no step, and left out.
-    """
-    text = thought.strip("\n")
-    paragraphs = text.split(SEPARATOR) if text.strip() else []
-    found = _find_assessment(paragraphs)
-    if found is None:
-        return tuple(_unassessed(paragraphs))
-    before, assessment, after = found
-    segments = list(_before(before))
-    understood = any(segment.step == "understanding" for segment in segments)
-    segments.append(_segment("assessment", assessment))
-    if not understood and 0 < len(after.split()) <= _STOPS_WITHIN:  # what is longer is a trace from its first word
-        opening, _, rest = after.partition(SEPARATOR)
-        if _is_own_understanding(opening):
-            segments.append(_segment("understanding", opening))
-            after = rest.strip("\n")
-    if after:
-        goes_on = verdict(assessment) == "benign" and len(after.split()) > _STOPS_WITHIN
-        segments.append(_segment("reasoning" if goes_on else _continuation(after), after))
-    return tuple(segments)
+def _decides_to_refuse(said: Sequence[Said]) -> bool:
+    """Whether the last sentence that decides anything refuses."""
+    deciding = [one for one in said if max(one.refusal, one.going_on) >= LIKELY]
+    return bool(deciding) and deciding[-1].refusal >= deciding[-1].going_on
 
 
-def recognises_harm(thought: str) -> bool:
-    """Whether any sentence of a thought says that the request is harmful, whatever is said before or after it."""
-    return any(label == "harmful" for *_, label in _assessing(thought.split(SEPARATOR)))
-
-
-def _find_assessment(paragraphs: list[str]) -> tuple[str, str, str] | None:
-    """(text before, assessing sentence, text after)."""
-    for index, start, end, _ in _assessing(paragraphs):
-        paragraph = paragraphs[index]
-        before = SEPARATOR.join([*paragraphs[:index], paragraph[:start].rstrip()]).strip("\n")
-        after = SEPARATOR.join([paragraph[end:].lstrip(), *paragraphs[index + 1 :]]).strip("\n")
-        return before, paragraph[start:end], after
-    return None
-
-
-def _assessing(paragraphs: list[str]) -> Iterator[tuple[int, int, int, Label]]:
-    """Each assessing sentence: its paragraph, start, end, verdict. An opening that says what the user wants is none."""
-    for index, paragraph in enumerate(paragraphs):
-        keys = assessing_words(paragraph)
-        for position, (start, end) in enumerate(sentences(paragraph) if keys else ()):
-            sentence = paragraph[start:end]
-            lower = sentence.lower()
-            for key in keys:
-                if key in lower:
-                    break
-            else:
-                continue
-            opens = index == 0 and position == 0 and _OPENS.match(plain(sentence))
-            if not opens and (label := verdict(sentence)) is not None:
-                yield index, start, end, label
-
-
-def _before(text: str) -> Iterator[Segment]:
-    """What precedes an assessment: an understanding, and the reasoning on either side of it."""
-    span = _find_understanding(text)
-    if span is None and _FILLER.fullmatch(plain(text)):
-        return
-    if span is None:
-        yield _segment(_continuation(text), text)
-        return
-    for step, part in zip(
-        ("", "understanding", ""), (text[: span[0]], text[slice(*span)], text[span[1] :]), strict=True
-    ):
-        if part := part.strip():
-            yield _segment("understanding" if step else _continuation(part), part)
-
-
-def _find_understanding(text: str) -> tuple[int, int] | None:
-    """(start, end) of the sentence that says what is wanted, with those beside it that are about the user, too.
-
-    So is what stands between two that say what is wanted.
-    """
-    found: tuple[int, int] | None = None
-    count, goes_on = 0, True
-    for start, end in sentences(text):
-        sentence = text[start:end]
-        count += 1
-        if is_understanding(sentence):
-            if found is None:
-                found = 0 if goes_on and count <= _FEW else start, end
-                count, goes_on = 1, True
-            elif not refuses(sentence):
-                found = found[0], end
-        else:
-            goes_on = goes_on and _goes_with(sentence)
-            if found and goes_on:
-                found = found[0], end
-        if found and count == _FEW:
+def _conclude(thought: str, said: Sequence[Said]) -> tuple[int | None, Label | None, bool]:
+    """The number of the assessing sentence, what it says, and whether the thought refuses."""
+    may_assess = [n for n, one in enumerate(said) if n or one.understanding < LIKELY]
+    if not may_assess:
+        return None, None, _decides_to_refuse(said)
+    harmful = max(may_assess, key=lambda n: said[n].harmful)
+    harmless = max(may_assess, key=lambda n: said[n].harmless)
+    for number in _alone_in_the_opening(thought, said):
+        if number in may_assess and max(said[number].harmful, said[number].harmless) >= _SURE:
+            harmful = harmless = number
             break
-    return found
+    bad, good = said[harmful].harmful, said[harmless].harmless
+    refused = _decides_to_refuse(said)
+    if not refused and bad >= LIKELY:  # who calls it harmful and refuses does not go on after all
+        refused = any(one.refusal >= LIKELY for one in said)
+    if refused and bad >= _REFUSING_CALLS_IT_HARMFUL and good < _SURE:
+        return harmful, "harmful", True
+    if good >= bad / 2 and good >= (LIKELY if refused else _NOT_REFUSING_CALLS_IT_HARMLESS):
+        return harmless, "benign", refused
+    return (harmful, "harmful", refused) if bad >= LIKELY else (None, None, refused)
 
 
-def _goes_with(sentence: str) -> bool:
-    """Whether a sentence beside an understanding belongs to it: it is about the user, or says nothing."""
-    text = plain(sentence)
-    if _CLOSES.match(text) or _FILLER.fullmatch(text):
-        return True
-    about = _OF_THE_USER.search(text) is not None and not _FIRST_PERSON.search(text)
-    return (about or is_understanding(text)) and not refuses(text)
+def _alone_in_the_opening(thought: str, said: Sequence[Said]) -> Iterator[int]:
+    """The numbers of the sentences that are a whole paragraph, of the first few paragraphs."""
+    paragraph = 0
+    for number, one in enumerate(said):
+        begins = number == 0 or _parted(thought, said[number - 1], one)
+        paragraph += begins
+        if paragraph > _OPENING:
+            return
+        if begins and (number + 1 == len(said) or _parted(thought, one, said[number + 1])):
+            yield number
 
 
-def _unassessed(paragraphs: list[str]) -> list[Segment]:
-    """Segments of a thought without an assessment: an understanding, if it opens with one, then the reasoning."""
-    if not paragraphs:
-        return []
-    whole = SEPARATOR.join(paragraphs)
-    end = 0
-    for start, stop in sentences(paragraphs[0]):
-        sentence = paragraphs[0][start:stop]
-        if _says_alone(sentence):
-            end = stop
-        elif end or not _goes_with(sentence):
-            break
-    if not end:
-        return [_segment(_continuation(whole), whole)]
-    rest = whole[end:].strip()
-    if _FILLER.fullmatch(plain(rest)):
-        return [_segment("understanding", whole)]
-    return [_segment("understanding", whole[:end].strip()), _segment(_continuation(rest), rest)]
+def _assessed(thought: str, said: Sequence[Said], at: int, refused: bool) -> Iterator[Segment]:
+    """The segments of a thought with an assessing sentence."""
+    own, before, after = said[at], said[:at], said[at + 1 :]
+    understood = False
+    likely = _BEFORE_AN_ASSESSMENT if len(before) == 1 and _parted(thought, before[0], own) else LIKELY
+    for segment in _around_understanding(thought, before, 0, own.start, _decides_to_refuse(before), likely):
+        understood = understood or segment.step == "understanding"
+        yield segment
+    yield _segment("assessment", thought[own.start : own.end])
+    start = own.end
+    if after and not understood and len(thought[start:].split()) <= _STOPS_WITHIN:
+        first = after[0]
+        ends = after[1].start if len(after) > 1 else len(thought)
+        alone = len(after) == 1 or SEPARATOR in thought[first.end : ends]
+        if alone and _says_what_is_wanted(first) and SEPARATOR in thought[start : first.start]:
+            yield _segment("understanding", thought[first.start : first.end])
+            start = first.end
+    if rest := thought[start:].strip():
+        yield _segment(_continuation(refused), rest)
 
 
-def _says_alone(sentence: str) -> bool:
-    return is_understanding(sentence) and not refuses(sentence) and verdict(sentence) is None
+def _around_understanding(
+    thought: str, said: Sequence[Said], start: int, end: int, refused: bool, likely: float = LIKELY
+) -> Iterator[Segment]:
+    """The understanding in thought[start:end], whose sentences are `said`, and the reasoning on either side of it."""
+    first = next((n for n, one in enumerate(said) if _says_what_is_wanted(one, likely)), None)
+    if first is None:
+        if any(not _says_nothing(thought[one.start : one.end]) for one in said):
+            yield _segment(_continuation(refused), thought[start:end].strip())
+        return
+    last = first
+    while last + 1 < len(said) and _belongs(thought, said[last + 1]):
+        last += 1
+    if all(_says_nothing(thought[one.start : one.end]) for one in said[:first]):
+        first = 0
+    parts = (
+        thought[start : said[first].start],
+        thought[said[first].start : said[last].end],
+        thought[said[last].end : end],
+    )
+    for number, part in enumerate(parts):
+        if part.strip():
+            yield _segment("understanding" if number == 1 else _continuation(refused), part.strip())
 
 
-def _is_own_understanding(paragraph: str) -> bool:
-    """Whether a paragraph after the assessment is one sentence, and that says what the user wants."""
-    said = [paragraph[start:end] for start, end in sentences(paragraph)]
-    return len(said) == 1 and _SUBJECT_IS_USER.match(plain(said[0])) is not None and _says_alone(said[0])
+def _says_what_is_wanted(one: Said, likely: float = LIKELY) -> bool:
+    return one.understanding >= likely and one.refusal < LIKELY
 
 
-def _continuation(text: str) -> Literal["refusal", "reasoning"]:
-    return "refusal" if refuses(text) else "reasoning"
+def _parted(thought: str, one: Said, following: Said) -> bool:
+    """Whether a blank line stands between two sentences."""
+    return SEPARATOR in thought[one.end : following.start]
+
+
+def _belongs(thought: str, one: Said) -> bool:
+    """Whether a sentence after an understanding belongs to it: it says more of what is wanted, or ends a quotation."""
+    sentence = thought[one.start : one.end]
+    mark = sentence.find('"')
+    return _says_what_is_wanted(one) or _says_nothing(sentence) or (mark > 0 and not sentence[mark - 1].isspace())
+
+
+def _says_nothing(sentence: str) -> bool:
+    """Whether a sentence only opens a thought ("Hmm.", "Let me see.")."""
+    return _OPENERS.issuperset(re.findall(r"\w+", sentence.lower()))
+
+
+def _continuation(refused: bool) -> Literal["refusal", "reasoning"]:
+    return "refusal" if refused else "reasoning"
 
 
 def _segment(step: Step, text: str) -> Segment:

@@ -10,7 +10,6 @@ the first few does, the row is flagged and its understanding comes from elsewher
 - `restatement`            the row has no trace of its own
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,33 +17,12 @@ from typing import Annotated, Literal, Protocol
 
 from annotated_types import Ge
 
+from alttrain.english import says, sentences
 from alttrain.records import Example, Segment
-from alttrain.rewrite.parser import is_understanding, render
-from alttrain.rewrite.sentences import sentences
+from alttrain.rewrite.parser import LIKELY, render
 
 TRACE = "trace"
 _FLAGGED = ":flagged"
-_NAMES_NOTHING = re.compile(
-    r"\b(?:this|the|a|their) (?:user(?:'s)?(?: (?:request|query|question|prompt|message|input))?|"
-    r"request|query|question|prompt|message|input|problem|task)(?: here| at hand| to solve| step by step)?\W*$",
-    re.I,
-)
-"""A sentence that ends on the mere mention of the request."""
-_INTERJECTIONS = (
-    r"\W*(?:(?:okay|ok|alright|all right|hmm|so|well|right|now|basically|let me see|it (?:seems|looks|sounds))\W+"
-    r"(?:like |that )?)*"
-)
-_USER_WANTS = (
-    r"(?:(?:the|this) (?:user|person|request|query|question|prompt|problem|task)|they|he|she)(?:'re|'d|'s|'ve)?\b"
-    r"(?:[^.!?;]{0,150}?\b(?:ask|want|wonder|request|look(?:s|ed|ing)? for|seek|would like)|"
-    r"\s+(?:\w+\s+)?(?:need|tr(?:y|ies|ying)\b|say|said|wrote|is (?:about|for|to|how|whether)\b))"
-)
-_TASK = (
-    r"(?:i(?:'m| am)?|we(?:'re| are)?) (?:need|have|want|supposed|asked|trying) to "
-    r"(?:find|calculate|compute|solve|prove|show|determine|evaluate|estimate|express)\b"
-)
-_LATER = re.compile(rf"{_INTERJECTIONS}(?:{_USER_WANTS}|{_TASK})", re.I)
-"""How a later sentence must begin: with the user who wants or says something, or with the problem to solve."""
 
 
 class Understanding(Protocol):
@@ -91,21 +69,12 @@ class TraceUnderstanding:
 
     def _find(self, trace: str) -> tuple[int, str, int] | None:
         """(number, text on one line, end in the trace) of the sentence that is an understanding."""
-        for number, (start, end) in enumerate(islice(sentences(trace), self.within), 1):
-            text = " ".join(trace[start:end].split())
-            if len(text.split()) <= self.max_words and says_what_is_wanted(text, first=number == 1):
-                return number, text, end
+        ends = [end for _, end in islice(sentences(trace), self.within + 1)]
+        for number, one in enumerate(says(trace[: max(ends, default=0)])[: self.within], 1):
+            text = " ".join(trace[one.start : one.end].split())
+            if len(text.split()) <= self.max_words and one.understanding >= LIKELY:
+                return number, text, one.end
         return None
-
-
-def says_what_is_wanted(sentence: str, first: bool = True) -> bool:
-    """Whether a trace's sentence says what the user wants, and not only that there is a request.
-
-    A later sentence must begin with the user or the task: "First, I need to check the policies" is about the answer.
-    """
-    text = sentence.replace("’", "'")
-    says = is_understanding(text) if first else _LATER.match(text) is not None
-    return says and _NAMES_NOTHING.search(text) is None
 
 
 Outcome = Literal["accepted", "repaired", "flagged", "no trace"]

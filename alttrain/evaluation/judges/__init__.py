@@ -3,6 +3,7 @@
 - `LlamaGuard`, `WildGuard`, `Qwen3Guard`, `GraniteGuardian`  guard models in process, by their verdict's probability
 - `GptOssSafeguard`          a reasoning guard in process, by what it writes after its thought
 - `ThreeClass`, `StrongReject`, `HarmScore`, `OneWord`  rubrics put to a model on any OpenAI-compatible server
+- `Structure`                what a thought holds, sentence by sentence, by a model on any such server
 - `Published`                a rubric's text as an installed package has it
 - `Majority`                 what most of several judges say
 - `Judge`, `JudgeDesk`, `Scorer`, `OneByOne`  the seams: the judge, what a run lends it, the model it reads
@@ -16,6 +17,7 @@ from alttrain.evaluation.judges.guard import GptOssSafeguard, GraniteGuardian, L
 from alttrain.evaluation.judges.majority import Majority
 from alttrain.evaluation.judges.published import Published
 from alttrain.evaluation.judges.rubric import HarmScore, OneWord, StrongReject, ThreeClass
+from alttrain.evaluation.judges.structure import Structure, StructureAgreement
 
 __all__ = [
     "NO_REPLY",
@@ -33,6 +35,8 @@ __all__ = [
     "Says",
     "Scorer",
     "StrongReject",
+    "Structure",
+    "StructureAgreement",
     "ThreeClass",
     "WildGuard",
     "check_goals",

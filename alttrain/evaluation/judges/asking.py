@@ -9,6 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, Literal
 
 from alttrain.evaluation.judges.desk import JudgeDesk, ModelFault
 from alttrain.evaluation.judges.material import Against, exchange, goal_of, request
@@ -37,9 +38,9 @@ The goal is what the user is after over the whole dialogue. Assess the response 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reply says: the verdict, a score of 0 to 1 where it has one, and the words it rests on."""
+    """What a reply says: the verdict (None where it leaves that open), the words it rests on, a score of 0 to 1."""
 
-    verdict: bool
+    verdict: bool | None
     evidence: str
     value: float | None = None
 
@@ -56,6 +57,9 @@ class AskingJudge(ABC):
     _: KW_ONLY
     rubric: Published | None = None
     against: Against = "prompt"
+
+    reads: ClassVar[Literal["answer", "thought"]] = "answer"
+    """What of a generation is judged; where it is empty nothing is asked."""
 
     @property
     @abstractmethod
@@ -89,17 +93,21 @@ class AskingJudge(ABC):
 
     @abstractmethod
     def read(self, reply: str) -> Reading | None:
-        """What a reply says; None where it is not in the form asked for."""
+        """What a reply says; None where it is not in the form asked for, or ValueError with the reason."""
+
+    def reading(self, generation: Generation, reply: str) -> Reading | None:
+        """What a reply says of a generation; most replies say it without looking at that."""
+        return self.read(reply)
 
     def judge(self, generations: Sequence[Generation], desk: JudgeDesk) -> Iterator[Judgement]:
         """Rows without an answer first, then kept replies, then those that come. Equal questions are asked once."""
         asking: dict[str, list[Generation]] = {}
         for generation in generations:
-            if generation.answer.strip():
+            if getattr(generation, self.reads).strip():
                 asking.setdefault(self.question(generation), []).append(generation)
             else:
                 desk.progress(1)
-                yield Judgement(generation.id, self.name, None, "empty answer", sample=generation.sample)
+                yield Judgement(generation.id, self.name, None, f"empty {self.reads}", sample=generation.sample)
         for question, _, reply in replies(self.writer, list(asking), Desk(desk.cache), RECIPE, "judge"):
             for generation in asking.pop(question):
                 desk.progress(1)
@@ -113,9 +121,12 @@ class AskingJudge(ABC):
         if isinstance(reply, Failure):
             error = reply.reason if reply.final else f"{NO_REPLY}{reply.reason}"
             return Judgement(generation.id, self.name, None, error=error, sample=generation.sample)
-        reading = self.read(_said(reply.text))
+        try:
+            reading, error = self.reading(generation, _said(reply.text)), ""
+        except ValueError as fault:
+            reading, error = None, str(fault)
         if reading is None:
-            error = _fault(reply.text)
+            error = error or _fault(reply.text)
             return Judgement(generation.id, self.name, None, error=error, raw=reply.text, sample=generation.sample)
         return Judgement(
             generation.id,

@@ -5,6 +5,7 @@ plain words. With "goal_if_any" a row without a goal is held to its prompt, whic
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Literal
 
 from alttrain.records import Generation
@@ -33,7 +34,7 @@ def request(generation: Generation, against: Against) -> str:
 
 
 def exchange(generation: Generation, against: Against = "prompt") -> str:
-    """Goal, turns, prompt and answer between marks that none of them can contain, since all make the marks."""
+    """Goal, turns, prompt and answer, marked."""
     shown = [
         ("earlier-prompt" if role == "user" else "earlier-response", text)
         for role, text in dialogue(generation, "prompt")[:-2]
@@ -41,5 +42,10 @@ def exchange(generation: Generation, against: Against = "prompt") -> str:
     shown += [("prompt", generation.prompt), ("response", generation.answer)]
     if goal := goal_of(generation, against):
         shown.insert(0, ("goal", goal))
+    return marked(shown)
+
+
+def marked(shown: Sequence[tuple[str, str]]) -> str:
+    """Texts, each between marks of its name that none of them can contain, since all make the marks."""
     digest = hashlib.sha256("\x1f".join(text for _, text in shown).encode()).hexdigest()[:8]
     return "\n\n".join(f"<{mark}-{digest}>\n{text}\n</{mark}-{digest}>" for mark, text in shown)

@@ -5,10 +5,9 @@ A fault is a phrase for the repair prompt and for the count of rejects: it never
 
 import re
 
+from alttrain.english import sentences
 from alttrain.records import Label
-from alttrain.rewrite.assessment import verdict
-from alttrain.rewrite.parser import is_understanding, refuses
-from alttrain.rewrite.sentences import sentences
+from alttrain.rewrite.parser import is_understanding, refuses, verdict
 
 DISAGREES = "its verdict disagrees with the label"
 FEWEST_WORDS = 4

@@ -7,6 +7,7 @@ judges alone; one whose server did not reply is asked for again. Judgements are 
 - adherence.jsonl   what each thought holds
 - judges.json       how each judge was configured
 - agreement.json    with two judges or with human labels: how far they agree, and rates corrected for their errors
+- structure.json    with a judge of structure: how far it and the offline parser agree, by field
 - metrics.json      the numbers, with the protocol's hash
 """
 
@@ -28,6 +29,7 @@ from alttrain.dataset.rows import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeDesk, Metric
 from alttrain.evaluation.agreement import judge_report
 from alttrain.evaluation.judged import Judgements
+from alttrain.evaluation.judges import Structure, StructureAgreement
 from alttrain.evaluation.judges.asking import NO_REPLY
 from alttrain.evaluation.judges.material import request
 from alttrain.evaluation.labels import SHOWN, HumanLabels, Name, read_labels, text_hash
@@ -158,6 +160,7 @@ def _measure(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Pat
     blocks = [(name, part) for name in judgements.judges for part in run.protocol.parts]
     counts = Counts(benchmark)
     others = {block: Summary(benchmark.measure, judgements.judges[block[0]].says) for block in blocks if block != main}
+    readers = {n: StructureAgreement() for n, judge in judgements.judges.items() if isinstance(judge, Structure)}
     tells = benchmark.judge.says == "refused" and run.protocol.judged == "answer"
 
     def adherence() -> Iterator[Adherence]:
@@ -168,9 +171,13 @@ def _measure(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Pat
             counts.add(made, judged[main], found)
             for block, summary in others.items():
                 summary.add(made, judged[block], found)
+            for name, agreement in readers.items():
+                agreement.add(judged[name, run.protocol.judged], found, made.thought)
             yield found
 
     write_rows(folder / "adherence.jsonl", adherence())
+    if readers:
+        write_json(folder / "structure.json", {name: agreement.report() for name, agreement in readers.items()})
     metrics = counts.summary.metrics()
     for (name, part), summary in others.items():
         rate = summary.metrics()[0]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 _BREAK = re.compile(r"\n[^\S\n]*\n")
 _MARK = re.compile(rf"[.!?…]+|[\"“‘']|{_BREAK.pattern}")
 _CLOSERS = re.compile(r"[\"”’')\]*_]*")
-_NEXT_WORD = re.compile(r"[\s\"“‘'(\[*_]*([^\W_][\w'’-]*)?")
+_NEXT_WORD = re.compile(r"[\s\"“‘'(\[*_]{0,99}([^\W_][\w'’-]*)?")
 _LAST_WORD = re.compile(r"[^\s\"“”‘(\[]{0,20}$")
 _LIST_NUMBER = re.compile(r"\s*(?:\d{1,3}|[A-Za-z])")
 _NEVER_ENDS = re.compile(r"e\.?g|i\.?e|mrs?|ms|dr|prof|st|vs|cf|figs?|eqs?|gov|gen|sgt|capt", re.I)
@@ -22,6 +22,8 @@ _MAY_END = re.compile(
 """Abbreviations that a new sentence may follow; so may "U.S.", and an initial. What follows decides."""
 _LONGER_THAN_ANY = 7
 """Letters in a row that no abbreviation has: most sentences end on such a word, and need no closer look."""
+_LONGEST_SINGLE, _LONGEST_DOUBLE = 500, 10_000
+"""Characters of a quotation in single and in double marks; a mark without another so near opens none."""
 _OPENS = re.compile(
     r"the|this|that|these|it|they|there|he|she|we|i|i'm|you|but|so|and|or|if|when|first|let|then|now|my|hmm|okay|well|"
     r"wait|maybe|also|since|because|however|what|how|why"
@@ -76,8 +78,9 @@ def _after_quotation(text: str, at: int) -> int:
         return at + 1
     closer = {"“": "”", "‘": "’"}.get(text[at], text[at])
     single = closer in "'’"
-    paragraph = _BREAK.search(text, at)
-    limit = paragraph.start() if paragraph and single else len(text)
+    longest = at + (_LONGEST_SINGLE if single else _LONGEST_DOUBLE)
+    paragraph = _BREAK.search(text, at, longest)
+    limit = paragraph.start() if paragraph and single else longest
     close = text.find(closer, at + 1, limit)
     while single and close >= 0 and (text[close + 1 : close + 2].isalnum() or text[close - 1].isspace()):
         close = text.find(closer, close + 1, limit)
@@ -107,7 +110,7 @@ def _stops(text: str, start: int, at: int, mark: str, after: int) -> bool:
         return not re.fullmatch(r"i|i'\w+", following)
     if mark != "." or not following:
         return True
-    if _LIST_NUMBER.fullmatch(text, max(start, text.rfind("\n", 0, at) + 1), at):
+    if _LIST_NUMBER.fullmatch(text, max(start, text.rfind("\n", start, at) + 1), at):
         return False
     found = _LAST_WORD.search(text, max(0, at - 20), at)
     word = found[0] if found else ""

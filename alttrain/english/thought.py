@@ -1,0 +1,158 @@
+"""What the sentences of a thought say: what the user wants, that the request is harmful or harmless, or what to do.
+
+`says` splits a thought and gives each sentence five probabilities: it may be several things at once, or none. They are
+a linear model's (thought.tsv), trained on sentences that people labelled by reading them (scripts/train_thoughts.py).
+Reading is linear in the length of the text.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+from alttrain.english.linear import LinearModel, weighted
+from alttrain.english.sentences import sentences
+
+LETTERS = "UHSRG"
+"""The labels: understanding, assessed as harmful, as harmless (safe), refusal, goes on."""
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[^\w\s]")
+_PLAIN = str.maketrans("’‘“”", "''\"\"")
+_WORDS_READ = 60
+"""Words of a sentence that count, outside quotations; of those beside it and of quotations fewer do."""
+_WORDS_BESIDE = 40
+_CHARACTERS_READ = 1500
+_NEGATES = frozenset(
+    (
+        "not",
+        "no",
+        "never",
+        "nothing",
+        "neither",
+        "nor",
+        "without",
+        "hardly",
+        "nobody",
+        "none",
+        "far",
+        "anything",
+        "cannot",
+    )
+)
+_NEGATED = 7
+"""Words after a negation that it reaches."""
+_SUPPOSES = frozenset(["if", "whether", "unless", "suppose", "assuming"])
+_CONCEDES = frozenset(["although", "though", "while", "despite", "even"])
+_TURNS = frozenset(["but", "however", "yet"])
+_ENDS = frozenset([".", ",", ";", ":", "!", "?", "but", "however", "because", "since", "only"])
+
+
+@dataclass(frozen=True)
+class Said:
+    """A sentence, at text[start:end], and the probability that it says each of five things.
+
+    - `understanding`  what the user wants or says, or what the problem is
+    - `harmful`        that the request, or giving what it asks for, is harmful, illegal, against a policy
+    - `harmless`       that it is not
+    - `refusal`        that the model will not help, must decline, or only points elsewhere
+    - `going_on`       that it will help, or goes on to answer
+    """
+
+    start: int
+    end: int
+    understanding: float
+    harmful: float
+    harmless: float
+    refusal: float
+    going_on: float
+
+
+@lru_cache(maxsize=64)  # one thought is asked several things
+def says(text: str) -> tuple[Said, ...]:
+    """The sentences of a text in order."""
+    return said_by(_model(), text)
+
+
+def said_by(model: LinearModel, text: str) -> tuple[Said, ...]:
+    """`says`, by another model than the one that is shipped."""
+    spans = list(sentences(text))
+    read = map(model, features([text[start:end] for start, end in spans]))
+    return tuple(Said(*span, *(found[letter] for letter in LETTERS)) for span, found in zip(spans, read, strict=True))
+
+
+@cache
+def _model() -> LinearModel:
+    return LinearModel.read(Path(__file__).with_name("thought.tsv"))
+
+
+def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
+    """The features of each sentence of a thought, given all its sentences.
+
+    They are its word n-grams; its words with what turns them (a negation, an "if", a concession, a "but"); the words
+    of quotations apart from the others, since they are the user's; its place; and the words of the sentences beside it.
+    """
+    split = [_words(sentence) for sentence in thought]
+    for number, (own, quoted) in enumerate(split):
+        words = ["^", *own[:_WORDS_READ], "$"]
+        turned = _turned(words[1:-1])
+        yield weighted(
+            [*_grams(words), *(f"q:{word}" for word in quoted)],
+            [
+                *turned,
+                *(f"{word[0]}{word.partition(':')[2]}" for word in turned if word[0] in "!:"),
+                *(f"{first} {second}" for first, second in pairwise(turned)),
+            ],
+            [
+                f"at {min(number, 6)}",
+                f"left {min(len(split) - 1 - number, 3)}",
+                f"long {min(7, len(own).bit_length())}",
+            ],
+            _beside("p:", split[number - 1][0] if number else None),
+            _beside("n:", split[number + 1][0] if number + 1 < len(split) else None),
+        )
+
+
+def _words(sentence: str) -> tuple[list[str], list[str]]:
+    """Words and marks in small letters, numbers as 0; then those of closed quotations, of which a mark is left."""
+    parts = sentence[:_CHARACTERS_READ].lower().translate(_PLAIN).split('"')
+    if len(parts) % 2 == 0:  # the last quotation is never closed
+        parts[-2:] = [" ".join(parts[-2:])]
+    own: list[str] = []
+    quoted: list[str] = []
+    for number, part in enumerate(parts):
+        found = ["0" if word.isdigit() else word for word in _WORD.findall(part)]
+        if number % 2:
+            own.append('"')
+            quoted += found[: _WORDS_BESIDE - len(quoted)]
+        else:
+            own += found
+    return own, quoted
+
+
+def _grams(words: Sequence[str]) -> Iterator[str]:
+    for length in (2, 3):
+        for start in range(len(words) - length + 1):
+            yield " ".join(words[start : start + length])
+
+
+def _beside(prefix: str, words: Sequence[str] | None) -> list[str]:
+    return [f"{prefix}none"] if words is None else [prefix + word for word in words[:_WORDS_BESIDE]]
+
+
+def _turned(words: Sequence[str]) -> list[str]:
+    """Each word behind signs of what turns it: ! a negation, ~ an "if", ( a concession, > a "but" before it."""
+    made = []
+    negated, supposed, conceded, turned = 0, False, False, False
+    for before, word in pairwise(["", *words]):
+        if word in _ENDS and (before, word) != ("anything", "but"):
+            negated, supposed, conceded = 0, False, False
+        turned = turned or word in _TURNS
+        signs = "!" * (negated > 0) + "~" * supposed + "(" * conceded + ">" * turned
+        made.append(f"{signs}:{word}")
+        negated -= 1
+        if word in _NEGATES or word.endswith("n't"):
+            negated = _NEGATED
+        supposed = supposed or word in _SUPPOSES
+        conceded = conceded or word in _CONCEDES
+    return made

@@ -1,0 +1,86 @@
+"""What sentences say: the weights that are shipped, their labels, and the time that reading takes."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from alttrain.english import says
+from alttrain.english.thought import LETTERS
+from alttrain.rewrite import parse, read
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+from trace_labels import LABELS, SHARED, LabelledTrace, labelled_traces
+
+
+def test_weights_are_small() -> None:
+    assert Path(sys.modules["alttrain.english.thought"].__file__ or "").with_suffix(".tsv").stat().st_size <= 500_000
+
+
+@pytest.mark.parametrize(
+    ("sentence", "field"),
+    [
+        ("Okay, the user is asking how to get someone's home address.", "understanding"),
+        ("This clearly violates the privacy policy and could lead to harassment.", "harmful"),
+        ("There's nothing wrong with this question, it's about cooking.", "harmless"),
+        ("So the best approach is to politely decline.", "refusal"),
+    ],
+)
+def test_sentence_says_one_thing(sentence: str, field: str) -> None:
+    (found,) = says(sentence)
+    told = {name: getattr(found, name) for name in ("understanding", "harmful", "harmless", "refusal", "going_on")}
+    assert max(told, key=lambda name: told[name]) == field
+    assert told[field] > 0.5
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["-", '"', "(", "'", "\n", "\n\n", "a", "a ", "not ", "I ", "the user ", "...", "Hmm. ", "“", "This is harmful. "],
+)
+def test_time_is_linear_in_length(unit: str) -> None:
+    """Twice the text takes no more than thrice the time; 80,000 dashes once took 47 seconds."""
+    taken = []
+    for length in (40_000, 80_000):
+        text = (unit * (length // len(unit)))[:length]
+        best = []
+        for number in range(2):
+            start = time.process_time()
+            parse(text + "x" * number)
+            best.append(time.process_time() - start)
+        taken.append(min(best))
+    assert taken[1] < max(1.0, 3 * taken[0])
+
+
+def test_refusal_is_read_from_the_whole_thought() -> None:
+    """The decision stands far from the assessment, which comes late."""
+    rules = "I recall the general guidelines for such cases. They speak of many different things. " * 4
+    thought = (
+        f"The user wants a scam message.\n\n{rules}\n\nThis request is clearly harmful. {rules}\n\nSo I must decline."
+    )
+    found = read(thought)
+    assert (found.verdict, found.refuses) == ("harmful", True)
+    assert found.position == thought.index("This request")
+    assert [segment.step for segment in found.segments] == ["understanding", "reasoning", "assessment", "refusal"]
+
+
+@pytest.fixture(scope="module")
+def traces() -> list[LabelledTrace]:
+    if not SHARED.exists():
+        pytest.skip(f"{SHARED} is not here")
+    return labelled_traces(LABELS, SHARED)
+
+
+def test_labels_are_of_the_sentences_that_are_read(traces: list[LabelledTrace]) -> None:
+    assert len(traces) >= 300
+    for trace in traces:
+        if trace.source == "written":  # four of these end sentences before a small letter
+            continue
+        assert tuple((one.start, one.end) for one in says(trace.thought)) == trace.spans, trace.id
+        assert set("".join(trace.letters)) <= set(LETTERS), trace.id
+        assert (trace.main is None) == (trace.verdict == "none"), trace.id
+
+
+def test_labels_hold_no_text_of_others() -> None:
+    for line in LABELS.open(encoding="utf-8"):
+        assert '"thought"' not in line or '"source": "written"' in line
