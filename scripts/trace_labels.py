@@ -68,7 +68,7 @@ def shared_thoughts(shared: Path) -> dict[str, str]:
         found[f"star1/{row['id']}"] = row["response"].removeprefix("<think>").partition("</think>")[0].strip()
     traces = shared / "benign_traces"
     for number, row in enumerate(_lines(traces / "skyt1_27b_minerva_math.jsonl")):
-        thought = row["code"][0].partition("<|begin_of_thought|>")[2].partition("<|end_of_thought|>")[0]
+        thought = row["code"][0].rpartition("<|begin_of_thought|>")[2].partition("<|end_of_thought|>")[0]
         found[f"minerva/{number}"] = thought.strip("\n")
     for number, row in enumerate(_lines(traces / "reason_tool_use_demo_50.jsonl")):
         said = [part["value"] for part in row["messages"][2]["content"] if part["type"] == "reasoning"]
