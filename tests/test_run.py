@@ -382,16 +382,16 @@ def test_second_opinions_and_human_labels_measure_the_judge(tiny_arguments: list
         [
             *arguments,
             f"+evaluation.benchmarks.embedded_harmful.human_labels={labels}",
-            "+protocol.second_opinions={harmful_rate: [{_target_: alttrain.evaluation.RefusalPhrases, name: second}]}",
+            "+protocol.second_opinions={harmful_rate: [{_target_: alttrain.evaluation.RefusalJudge, name: second}]}",
         ]
     )
     assert again == folder.parent.parent
     judgements = read_rows(folder / "judgements.jsonl", Judgement)
-    assert [j.judge for j in judgements] == ["refusal_phrases"] * 4 + ["second"] * 4
+    assert [j.judge for j in judgements] == ["refusal"] * 4 + ["second"] * 4
     metrics = {m["metric"]: m for m in json.loads((folder / "metrics.json").read_text())["metrics"]}
     assert metrics["harmful_rate.second"]["value"] == metrics["harmful_rate"]["value"]
     agreement = json.loads((folder / "agreement.json").read_text())
-    assert {agreement["kappa"][0][side] for side in ("first", "second")} == {"refusal_phrases", "second"}
+    assert {agreement["kappa"][0][side] for side in ("first", "second")} == {"refusal", "second"}
     decided = [j.verdict for j in judgements[:4] if j.verdict is not None]
     table = agreement["human"]["second"]["by_category"][0]
     assert table["neither"] + table["judge_only"] == len(decided)

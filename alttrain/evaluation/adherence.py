@@ -65,14 +65,14 @@ class Adherence:
 
     @classmethod
     def of(cls, generation: Generation, refusal: Judgement | None = None) -> "Adherence":
-        """The adherence of one generation's thought; its answer is judged by phrases where no `refusal` is given."""
+        """The adherence of one generation's thought; without a `refusal`, its answer is judged by `judge_refusal`."""
         thought = generation.thought
         segments = parse(thought)
         steps = [_rank(segment) for segment in segments]
         at = steps.index(_ASSESSMENT) if _ASSESSMENT in steps else -1
         assessed = verdict(segments[at].text) if at >= 0 else None
         continuation = next((step for s in segments[at + 1 :] if (step := _continuation(s))), None)
-        refused = judge_refusal(generation.answer)[0] if refusal is None else refusal.verdict
+        refused = judge_refusal(generation.answer, generation.prompt) if refusal is None else refusal.verdict
         position = words = share = None
         if at >= 0:
             # the same sentence may stand earlier, as the user's words: look for it after what comes before it
