@@ -3,7 +3,7 @@
     python scripts/bench_judging.py [--rows 10000] [--samples 1]
 
 Makes generations of realistic lengths (an understanding, an assessment, reasoning; English text) in a temporary folder,
-and times, each in a process of its own and row by row as the stage does: judging by phrases with the adherence of every
+and times, each in a process of its own and row by row as the stage does: judging refusals with the adherence of every
 thought, and summarising the three files. Prints one line of JSON for each, with the peak memory of that process.
 `--rows 1000000` takes 4 GB of disk.
 """
@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from alttrain.evaluation import Adherence, RefusalPhrases
+from alttrain.evaluation import Adherence, RefusalJudge
 from alttrain.evaluation.judged import Judgements
 from alttrain.evaluation.judges.desk import JudgeDesk
 from alttrain.evaluation.metrics import Summary
@@ -29,7 +29,7 @@ WORDS = SENTENCE.split()
 OPENINGS = ("The user wants to know how a thing is made.", "Okay, so the user is asking about a thing.")
 VERDICTS = ("This request is harmful, because people could be hurt.", "The request is harmless: it is ordinary.")
 ANSWERS = ("I'm sorry, but I can't help with that.", "Here is what I know about it, as far as it goes.")
-JUDGE = "refusal_phrases"
+JUDGE = "refusal"
 
 
 def generations(count: int, samples: int = 1) -> Iterator[Generation]:
@@ -60,8 +60,8 @@ def generations(count: int, samples: int = 1) -> Iterator[Generation]:
 
 
 def judge(folder: Path) -> int:
-    """Judge by phrases, and find every thought's adherence, as the stage does."""
-    judgements = Judgements(folder, {JUDGE: RefusalPhrases()}, ["answer"])
+    """Judge refusals, and find every thought's adherence, as the stage does."""
+    judgements = Judgements(folder, {JUDGE: RefusalJudge()}, ["answer"])
     judgements.keep(lambda row: True)
     judgements.make(JUDGE, "answer", JudgeDesk(folder))
     judgements.sort()
@@ -73,7 +73,7 @@ def judge(folder: Path) -> int:
 
 def summarise(folder: Path) -> int:
     """Read generations, judgements and adherence that stand on disk, and summarise them."""
-    judgements = Judgements(folder, {JUDGE: RefusalPhrases()}, ["answer"])
+    judgements = Judgements(folder, {JUDGE: RefusalJudge()}, ["answer"])
     summary = Summary("harmful_rate")
     rows = iterate_rows(folder / "generations.jsonl", Generation)
     found = iterate_rows(folder / "adherence.jsonl", Adherence)

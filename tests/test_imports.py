@@ -16,26 +16,27 @@ PACKAGE = ROOT / "alttrain"
 CONF = ROOT / "conf"
 
 ORDER = (
-    *("records", "serving", "config", "dataset", "rewrite", "backbone", "tokenization"),
+    *("records", "serving", "english", "config", "dataset", "rewrite", "backbone", "tokenization"),
     *("training", "generation", "evaluation", "report", "run"),
 )
 ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "serving": set(),
     "config": set(),
+    "english": set(),
     "dataset": {"records"},
     "rewrite": {"records", "serving"},
     "backbone": {"records"},
     "tokenization": {"backbone", "records", "rewrite"},
     "training": {"records", "tokenization", "backbone"},
     "generation": {"records", "serving", "tokenization", "backbone"},
-    "evaluation": {"records", "serving", "dataset", "rewrite", "generation"},
+    "evaluation": {"records", "serving", "english", "dataset", "rewrite", "generation"},
     "report": {"records", "rewrite", "evaluation"},
     "run": set(ORDER),
     "__main__": {"run"},
     "__init__": set(),
 }
-LIGHT_ROOMS = ("records", "serving", "config", "dataset", "rewrite", "evaluation", "report")
+LIGHT_ROOMS = ("records", "serving", "english", "config", "dataset", "rewrite", "evaluation", "report")
 LIGHT_MODULES = (
     "alttrain.backbone",
     "alttrain.training",

@@ -749,7 +749,7 @@ def test_judges_that_make_no_majority_are_refused(judges: list[Says], quorum: in
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("refusal_phrases", "refused"),
+        ("refusal", "refused"),
         ("llama_guard_3", "unsafe"),
         ("llama_guard_3_1b", "unsafe"),
         ("wildguard_refusal", "refused"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from alttrain.evaluation import Adherence, Metric, RefusalPhrases, summarise
+from alttrain.evaluation import Adherence, Metric, RefusalJudge, summarise
 from alttrain.evaluation.metrics import TokenUse, tokens_by_outcome
 from alttrain.evaluation.statistics import Estimate, mean_by_item, rate_by_item, wilson
 from alttrain.records import Generation, Judgement, read_rows, write_rows
@@ -190,7 +190,7 @@ def test_ten_thousand_generations_are_judged_again_and_summarised_in_seconds(tmp
     write_rows(tmp_path / "generations.jsonl", rows)
     start = time.process_time()
     generations = read_rows(tmp_path / "generations.jsonl", Generation)
-    judge = RefusalPhrases()
+    judge = RefusalJudge()
     metrics = summarise("harmful_rate", generations, [judge(generation) for generation in generations])
     assert time.process_time() - start < 5.0
     assert (metrics[0].value, metrics[0].n, metrics[0].undecided) == (0.5, 10_000, 0)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from alttrain.config import RunError, register
 from alttrain.config.identity import HOW_ASKED
 from alttrain.dataset import Rows, jailbreak_artifacts
-from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalPhrases
+from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalJudge
 from alttrain.evaluation.benchmark import KINDS
 from alttrain.generation import Decoding, InProcess
 from alttrain.generation.choosing import draw
@@ -33,7 +33,7 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no shared data a
 CONF = Path(__file__).parents[1] / "conf"
 PROTOCOLS = sorted(path.stem for path in (CONF / "protocol").glob("*.yaml"))
 ROWS = Rows("x", "a.jsonl")
-HARM = Benchmark("strongreject", "harm", "harmful_rate", ROWS, RefusalPhrases())
+HARM = Benchmark("strongreject", "harm", "harmful_rate", ROWS, RefusalJudge())
 MATHS = Benchmark("gsm8k", "maths", "accuracy", ROWS, Choice())
 AIME = Benchmark("aime_2024", "maths", "accuracy", ROWS, Choice())
 OPEN = {"data_dir": "/d", "output_dir": "/nowhere", "backbone": "r1_qwen_7b"}
@@ -311,7 +311,7 @@ def with_rows(rows: list[dict[str, Any]], folder: Path, **columns: str) -> Bench
     path = folder / "rows.jsonl"
     path.write_text("".join(f"{json.dumps({'label': 'harmful', **row})}\n" for row in rows), encoding="utf-8")
     source = Rows("x", str(path), columns=columns)
-    return Benchmark("x", "harm", "harmful_rate", source, RefusalPhrases())
+    return Benchmark("x", "harm", "harmful_rate", source, RefusalJudge())
 
 
 def light(folder: Path, benchmark: Benchmark, protocol: Protocol, **parts: Any) -> Any:
@@ -354,7 +354,7 @@ def test_what_a_protocol_cannot_have_is_told_before_any_weights(
     [
         ({"settings": {"math": {"max_new_tokens": 5}}}, "settings.math", "math", "maths"),
         ({"means": {"accuracy": ["math_500"]}}, "means.accuracy", "math_500", "math500"),
-        ({"judges": {"xstest-safe": RefusalPhrases()}}, "judges.xstest-safe", "xstest-safe", "xstest_safe"),
+        ({"judges": {"xstest-safe": RefusalJudge()}}, "judges.xstest-safe", "xstest-safe", "xstest_safe"),
     ],
 )
 def test_a_misspelt_name_is_refused(

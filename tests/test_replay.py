@@ -7,7 +7,7 @@ from typing import Any
 
 from alttrain.backbone.template import ChatTemplate
 from alttrain.dataset import embedded_rows
-from alttrain.evaluation import Benchmark, Protocol, RefusalPhrases
+from alttrain.evaluation import Benchmark, Protocol, RefusalJudge
 from alttrain.generation import Decoding
 from alttrain.generation.engines import Prompt, Written
 from alttrain.records import Example, Generation
@@ -30,7 +30,7 @@ RUN: Any = SimpleNamespace(
     backbone=SimpleNamespace(template=TEMPLATE, context_length=100),
 )
 ROWS = embedded_rows("evaluation_harmful")
-BENCHMARK = Benchmark("b", "harm", "harmful_rate", ROWS, RefusalPhrases(), "Please: {prompt}")
+BENCHMARK = Benchmark("b", "harm", "harmful_rate", ROWS, RefusalJudge(), "Please: {prompt}")
 
 
 class Recorder:

@@ -391,20 +391,20 @@ def test_second_opinions_and_human_labels_measure_the_judge(
         writer = csv.DictWriter(filled, rows[0])
         writer.writeheader()
         writer.writerows(one | {"refused": "no"} for one in rows)
-    second = "{harmful_rate: [{_target_: alttrain.evaluation.RefusalPhrases, name: second}]}"
+    second = "{harmful_rate: [{_target_: alttrain.evaluation.RefusalJudge, name: second}]}"
     arguments += [f"+protocol.second_opinions={second}"]
     assert run([*arguments, f"+evaluation.benchmarks.embedded_harmful.human_labels={labels}"]) == folder.parents[1]
     judgements = read_rows(folder / "judgements.jsonl", Judgement)
-    assert [j.judge for j in judgements] == ["refusal_phrases"] * 4 + ["second"] * 4
+    assert [j.judge for j in judgements] == ["refusal"] * 4 + ["second"] * 4
     metrics = {m["metric"]: m for m in json.loads((folder / "metrics.json").read_text())["metrics"]}
     assert metrics["harmful_rate.second"]["value"] == metrics["harmful_rate"]["value"]
     agreement = json.loads((folder / "agreement.json").read_text())
-    assert {agreement["kappa"][0][side] for side in ("first", "second")} == {"refusal_phrases", "second"}
+    assert {agreement["kappa"][0][side] for side in ("first", "second")} == {"refusal", "second"}
     table = agreement["human"]["second"]["by_category"][0]
     assert table["neither"] + table["judge_only"] + table["undecided"] == 3
     assert (table["both"], table["human_only"]) == (0, 0)
     assert agreement["labels"] == {"joined": 3, "unlabelled": 0, "of_other_texts": []}
-    corrected = agreement["human"]["refusal_phrases"]["corrected"]
+    corrected = agreement["human"]["refusal"]["corrected"]
     assert sum(stratum["labelled"] for stratum in corrected["strata"]) == 3
     assert corrected["note"].startswith("3 labels leave")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from alttrain.evaluation import Adherence, JudgeDesk, RefusalPhrases, judged, summarise
+from alttrain.evaluation import Adherence, JudgeDesk, RefusalJudge, judged, summarise
 from alttrain.evaluation.judged import Judgements
 from alttrain.evaluation.judges.asking import GIVEN_UP, NO_REPLY
 from alttrain.evaluation.metrics import Summary, tokens_by_outcome
@@ -38,12 +38,12 @@ def made(count: int, samples: int = 1) -> list[Generation]:
 def judgements(folder: Path, rows: Sequence[Generation]) -> Judgements:
     if not (folder / "generations.jsonl").exists():
         write_rows(folder / "generations.jsonl", rows)
-    return Judgements(folder, {"refusal_phrases": RefusalPhrases()}, ["answer", "thought"])
+    return Judgements(folder, {"refusal": RefusalJudge()}, ["answer", "thought"])
 
 
 def finish(made: Judgements, folder: Path) -> bytes:
     for part in ("answer", "thought"):
-        made.make("refusal_phrases", part, JudgeDesk(folder))
+        made.make("refusal", part, JudgeDesk(folder))
     made.sort()
     return made.path.read_bytes()
 
@@ -66,7 +66,7 @@ def test_batches_and_interruptions_leave_the_same_file(
     again = judgements(torn, rows)
     again.path.write_bytes(b"".join(lines[:50]) + lines[3] + lines[50][:20])  # one twice, and one torn
     again.keep(lambda row: row.part == "thought" or row.sample == 0)
-    assert 0 < again.lacking("refusal_phrases", "answer") < 60
+    assert 0 < again.lacking("refusal", "answer") < 60
     assert finish(again, torn) == expected
 
 
@@ -76,7 +76,7 @@ def test_rows_one_by_one_give_the_same_metrics(samples: int, tmp_path: Path) -> 
     told = judgements(tmp_path, rows)
     told.keep(lambda row: True)
     finish(told, tmp_path)
-    verdicts = list(told.of("refusal_phrases", "answer"))
+    verdicts = list(told.of("refusal", "answer"))
     summary = Summary("harmful_rate")
     for row, verdict in zip(iterate_rows(tmp_path / "generations.jsonl", Generation), verdicts, strict=True):
         summary.add(row, verdict, Adherence.of(row, verdict))

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from alttrain.config import instantiate, register
-from alttrain.evaluation import RefusalPhrases
+from alttrain.evaluation import RefusalJudge
 from alttrain.records import Example, Label, Rejected, Segment
 from alttrain.rewrite import (
     AltTrain,
@@ -177,8 +177,8 @@ def test_originals_are_asked_as_the_backbone_needs_it() -> None:
 
 
 def test_a_guard_says_what_is_unsafe() -> None:
-    with pytest.raises(ValueError, match=r"rewrite\.guard=refusal_phrases: says 'refused'; accepted: .*'unsafe'"):
-        replace(structure("thinksafe"), guard=RefusalPhrases())
+    with pytest.raises(ValueError, match=r"rewrite\.guard=refusal: says 'refused'; accepted: .*'unsafe'"):
+        replace(structure("thinksafe"), guard=RefusalJudge())
 
 
 def test_an_understander_asks_a_model() -> None:

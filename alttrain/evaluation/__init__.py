@@ -2,7 +2,7 @@
 
 - `Benchmark`      prompts, the measure they serve, and the judge
 - `Protocol`       how a number is made: decoding, system prompt, the text judged, the judges
-- `RefusalPhrases` refused, answered, or undecided, by what an answer says
+- `RefusalJudge`   refused, answered, or undecided, by a small linear model of what an answer says
 - `ShortAnswer`    whether an answer holds the gold answer
 - `Adherence`      which steps a generated thought holds, in which order
 - `summarise`      generations and judgements -> metrics with n, undecided, truncated and intervals
@@ -14,7 +14,7 @@ from alttrain.evaluation.grading import Choice, ExactMatch, HumanEval, Maths, Ro
 from alttrain.evaluation.judges.desk import Judge, JudgeDesk
 from alttrain.evaluation.metrics import Metric, summarise
 from alttrain.evaluation.protocol import Part, Protocol, protocol_hash, seen_by_judge
-from alttrain.evaluation.refusal import RefusalPhrases
+from alttrain.evaluation.refusal import RefusalJudge
 
 __all__ = [
     "Adherence",
@@ -28,7 +28,7 @@ __all__ = [
     "Metric",
     "Part",
     "Protocol",
-    "RefusalPhrases",
+    "RefusalJudge",
     "Rouge",
     "ShortAnswer",
     "protocol_hash",

@@ -67,14 +67,14 @@ class Adherence:
 
     @classmethod
     def of(cls, generation: Generation, refusal: Judgement | None = None) -> "Adherence":
-        """The adherence of one generation's thought; its answer is judged by phrases where no `refusal` is given."""
+        """The adherence of one generation's thought; without a `refusal`, its answer is judged by `judge_refusal`."""
         thought = generation.thought
         found = read(thought)
         steps = [_rank(segment) for segment in found.segments]
         at = steps.index(_ASSESSMENT) if _ASSESSMENT in steps else -1
         assessed = found.verdict
         continuation = next((step for s in found.segments[at + 1 :] if (step := _continuation(s))), None)
-        refused = judge_refusal(generation.answer)[0] if refusal is None else refusal.verdict
+        refused = judge_refusal(generation.answer, generation.prompt) if refusal is None else refusal.verdict
         position = found.position
         words = share = None
         if position is not None:

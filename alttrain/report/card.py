@@ -180,8 +180,8 @@ def _limits(judged: list[dict[str, Any]]) -> str:
     ]
     found = []
     judges = {name for one in judged for name in one.get("provenance", {}).get("judges", {})}
-    if "refusal_phrases" in judges:
-        found.append("Refusals were judged by English phrases, which is a ruler for small experiments.")
+    if "refusal" in judges:
+        found.append("Refusals were judged by a small linear model of English; docs/judges.md says how often it errs.")
     for one in judged:
         metric = one["metrics"][0]
         for what in ("undecided", "truncated"):

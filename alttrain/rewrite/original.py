@@ -104,14 +104,15 @@ def trace_hash(example: Example) -> str:
 def with_original(
     example: Example,
     original: Original,
-    is_refusal: Callable[[str], bool | None],
+    is_refusal: Callable[[str, str], bool | None],
     keep_sentences: bool = False,
     origin: str = "backbone",
 ) -> tuple[Example | None, str]:
     """The example with the backbone's thought and answer, or None with the reason it cannot be used.
 
-    With `keep_sentences` the reason is told for a used example too, where its answer was cut. `origin` is
-    "trace:backbone" where the backbone reasoned by itself: its thought then opens with an understanding of its own.
+    `is_refusal` is asked of an answer and its prompt. With `keep_sentences` the reason is told for a used example too,
+    where its answer was cut. `origin` is "trace:backbone" where the backbone reasoned by itself: its thought then opens
+    with an understanding of its own.
     """
     answer, reason = original.answer.strip(), ""
     if not original.closed:
@@ -125,7 +126,7 @@ def with_original(
             return None, CUT
     if not original.thought.strip():
         return None, "the backbone wrote no thought"
-    if is_refusal(answer):
+    if is_refusal(answer, example.prompt):
         return None, "the backbone refused a benign prompt"
     thought = (Segment("reasoning", original.thought, origin),)
     return replace(example, thought=thought, answer=answer), reason

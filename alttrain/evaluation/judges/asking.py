@@ -151,4 +151,4 @@ def _fault(reply: str) -> str:
     said = _said(reply)
     if not said:
         return "the judge's reply is empty"
-    return "the judge refuses to judge" if judge_refusal(said)[0] else "the judge's reply is not in the form asked for"
+    return "the judge refuses to judge" if judge_refusal(said) else "the judge's reply is not in the form asked for"

@@ -1,6 +1,6 @@
 """Whether a text is English, as far as its commonest words and its letters tell.
 
-For judges whose phrases are English: what they cannot read they leave undecided. Texts without such words
+For judges that read English: what they cannot read they leave undecided. Texts without such words
 (names, numbers, code) count as English.
 """
 

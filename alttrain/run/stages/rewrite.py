@@ -317,7 +317,7 @@ class _Originals:
         for example in lacking:
             sorts = example.label == "benign" and not recipe.keep_refusals
             made, reason = with_original(
-                example, originals[example.id], _refuses if sorts else _unasked, recipe.keep_sentences, origin
+                example, originals[example.id], judge_refusal if sorts else _unasked, recipe.keep_sentences, origin
             )
             if made is None:
                 self.rejected.append(Rejected(example.id, reason))
@@ -362,11 +362,7 @@ class _Originals:
                 del filled[name]
 
 
-def _refuses(answer: str) -> bool | None:
-    return judge_refusal(answer)[0]
-
-
-def _unasked(answer: str) -> None:
+def _unasked(answer: str, prompt: str) -> None:
     """No verdict: a refusal is as welcome as any answer."""
 
 

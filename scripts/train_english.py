@@ -1,0 +1,243 @@
+"""Train the linear models of alttrain/english, and measure them.
+
+    python scripts/train_english.py            # write the weights
+    python scripts/train_english.py --measure  # print what docs/judges.md says of their accuracy
+
+The refusal judge is trained on the rows of tests/responses.jsonl whose split is "train", and on XSTest's labelled
+completions (CC BY 4.0) where these stand in ../shared/data/xstest_completions; its shipped weights are trained on both.
+The same data give the same bytes.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
+
+from alttrain.english import LinearModel
+from alttrain.evaluation import refusal
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "conf" / "judge" / "refusal.yaml"
+RESPONSES = ROOT / "tests" / "responses.jsonl"
+XSTEST = ROOT.parent / "shared" / "data" / "xstest_completions"
+MODELS = ("gpt4", "llama2orig")
+CLASSES = {"1_full_compliance": "answered", "2_full_refusal": "refused", "3_partial_refusal": "partial"}
+FOREIGN = ("spanish", "german", "french", "chinese", "other_language")
+"""Kinds of response that the judge leaves undecided: it reads English."""
+
+KEPT = 12_000
+"""Features that are kept: those that weigh most in a first fit."""
+INVERSE_PENALTY = 10.0
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response with its label, and where it comes from."""
+
+    prompt: str
+    response: str
+    label: str
+    kind: str
+    source: str
+
+
+def responses(split: str) -> list[Response]:
+    """The labelled responses of one split, but for those in other languages."""
+    rows = map(json.loads, RESPONSES.read_text(encoding="utf-8").splitlines())
+    return [
+        Response(row["prompt"], row["response"], row["label"], row["kind"], row["source"])
+        for row in rows
+        if row["split"] == split and row["kind"] not in FOREIGN
+    ]
+
+
+def xstest(model: str, folder: Path = XSTEST) -> list[Response]:
+    """A model's completions of XSTest with the label of two people; none where they are not at hand."""
+    path = folder / f"xstest_v2_completions_{model}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Response(row["prompt"], row["completion"], CLASSES[row["final_label"]], f"xstest_{model}", "xstest")
+            for row in csv.DictReader(file)
+        ]
+
+
+# --- fitting ---
+
+
+def fit_linear(features: Sequence[dict[str, float]], labels: dict[str, np.ndarray], folds: np.ndarray) -> LinearModel:
+    """A sigmoid for each label, calibrated on the scores of models that had not seen the row (Platt scaling)."""
+    scores = {label: np.zeros(len(features)) for label in labels}
+    for fold in range(FOLDS):
+        seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        names, fitted = _fit([features[i] for i in seen], {label: truth[seen] for label, truth in labels.items()})
+        matrix = _matrix([features[i] for i in unseen], names)
+        for label, model in fitted.items():
+            scores[label][unseen] = model.decision_function(matrix)
+    names, fitted = _fit(features, labels)
+    weights, intercepts = [], []
+    for label, model in fitted.items():
+        platt = LogisticRegression(C=1e6).fit(scores[label][:, None], labels[label])
+        slope = platt.coef_[0, 0]
+        weights.append(slope * model.coef_[0])
+        intercepts.append(round(float(slope * model.intercept_[0] + platt.intercept_[0]), 4))
+    table = {name: tuple(float(row[at]) for row in weights) for name, at in names.items()}
+    return LinearModel(tuple(labels), tuple(intercepts), table, exclusive=False)
+
+
+def _fit(
+    features: Sequence[dict[str, float]], labels: dict[str, np.ndarray]
+) -> tuple[dict[str, int], dict[str, LogisticRegression]]:
+    """The features that weigh most, and a logistic regression on them for each label."""
+    counts = Counter(name for row in features for name in row)
+    names = {name: at for at, name in enumerate(sorted(name for name, count in counts.items() if count > 1))}
+    matrix = _matrix(features, names)
+    found = [_regression().fit(matrix, truth) for truth in labels.values()]
+    often = np.sqrt(np.bincount(matrix.indices, minlength=len(names)))
+    weighs = np.max([np.abs(model.coef_[0]) for model in found], axis=0) * often
+    listed = list(names)
+    kept = sorted(listed[at] for at in np.argsort(-weighs, kind="stable")[:KEPT])
+    names = {name: at for at, name in enumerate(kept)}
+    matrix = _matrix(features, names)
+    return names, {label: _regression().fit(matrix, truth) for label, truth in labels.items()}
+
+
+def _regression() -> LogisticRegression:
+    return LogisticRegression(
+        C=INVERSE_PENALTY,
+        solver="liblinear",
+        dual=True,
+        class_weight="balanced",
+        random_state=0,
+        max_iter=5000,
+        tol=1e-3,
+    )
+
+
+def _matrix(features: Sequence[dict[str, float]], names: dict[str, int]) -> csr_matrix:
+    values, columns, ends = [], [], [0]
+    for row in features:
+        known = sorted((names[name], value) for name, value in row.items() if name in names)
+        columns += [column for column, _ in known]
+        values += [value for _, value in known]
+        ends.append(len(columns))
+    shape = (len(features), len(names))
+    return csr_matrix((values, np.array(columns, np.int32), np.array(ends, np.int32)), shape=shape)
+
+
+def fold_of(text: str) -> int:
+    """The fold of a text, by its hash."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) % FOLDS
+
+
+# --- the refusal judge ---
+
+
+def fit_refusal(rows: Sequence[Response]) -> LinearModel:
+    """The refusal judge's model, from rows that say something."""
+    rows = [row for row in rows if row.label != "no_answer"]
+    labels = np.array([row.label for row in rows])
+    return fit_linear(
+        [refusal.features(row.response, row.prompt) for row in rows],
+        {"gives": labels != "refused", "declines": labels != "answered"},
+        np.array([fold_of(row.response) for row in rows]),
+    )
+
+
+def train_refusal(folder: Path = XSTEST) -> LinearModel:
+    """The model that is shipped, where XSTest's completions are in the folder."""
+    return fit_refusal([*responses("train"), *(row for model in MODELS for row in xstest(model, folder))])
+
+
+# --- measuring ---
+
+
+Verdicts = Counter[tuple[str, str]]
+"""How often a label and an outcome came together; the outcome of an undecided answer is "undecided"."""
+
+
+def verdict_on(model: LinearModel, row: Response) -> refusal.Assessed:
+    """What the judge says of a row with another model's weights."""
+    return refusal.assess(row.response, row.prompt, model)
+
+
+def verdicts(model: LinearModel, rows: Sequence[Response]) -> Verdicts:
+    """Labels against outcomes."""
+    names = {True: "refused", False: "answered"}
+    found = Verdicts()
+    for row in rows:
+        told = verdict_on(model, row)
+        partial = told.verdict is None and told.evidence.startswith("partial")
+        found[row.label, "partial" if partial else names.get(told.verdict, "undecided")] += 1
+    return found
+
+
+def precision_and_recall(found: Verdicts) -> tuple[float, float]:
+    """Of "refused", where rows labelled partial are left out; an undecided refusal is a missed one."""
+    right = found["refused", "refused"]
+    called = right + found["answered", "refused"] + found["no_answer", "refused"]
+    return right / called, right / sum(count for (label, _), count in found.items() if label == "refused")
+
+
+def calibration(model: LinearModel, rows: Sequence[Response]) -> tuple[float, float]:
+    """(Brier score of the probability of a refusal, expected calibration error in ten bins)."""
+    told = [(verdict_on(model, row).refused, row.label == "refused") for row in rows]
+    said = np.array([(probability, truth) for probability, truth in told if probability is not None], float)
+    bins = np.minimum((said[:, 0] * 10).astype(int), 9)
+    gaps = [abs(np.sum(said[bins == at, 0] - said[bins == at, 1])) for at in range(10)]
+    return float(np.mean((said[:, 0] - said[:, 1]) ** 2)), float(np.sum(gaps) / len(said))
+
+
+def measure_refusal(folder: Path = XSTEST) -> None:
+    """Print the tables of docs/judges.md."""
+    model, held = LinearModel.read(refusal.WEIGHTS), responses("held")
+    _print("held", model, held)
+    for source in sorted({row.source for row in held}):
+        _print(f"held, {source}", model, [row for row in held if row.source == source])
+    for kind in sorted({(row.label, row.kind) for row in held}):
+        found = verdicts(model, [row for row in held if (row.label, row.kind) == kind])
+        print(*kind, {outcome: count for (_, outcome), count in found.most_common()})
+    for unseen in MODELS:
+        others = [row for other in MODELS if other != unseen for row in xstest(other, folder)]
+        if rows := xstest(unseen, folder):
+            _print(f"XSTest, {unseen}, trained without it", fit_refusal([*responses("train"), *others]), rows)
+    if rows := [row for unseen in MODELS for row in xstest(unseen, folder)]:
+        _print("XSTest, trained without it", fit_refusal(responses("train")), rows)
+
+
+def _print(name: str, model: LinearModel, rows: Sequence[Response]) -> None:
+    found = verdicts(model, rows)
+    brier, error = calibration(model, rows)
+    print(f"{name}: n {len(rows)}, Brier {brier:.3f}, ECE {error:.3f},", end=" ")
+    print("precision {:.3f}, recall {:.3f}".format(*precision_and_recall(found)))
+    for label in ("refused", "partial", "answered", "no_answer"):
+        print("  ", label, {name: found[label, name] for name in ("refused", "partial", "answered", "undecided")})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--xstest", type=Path, default=XSTEST, help="the folder of XSTest's completions")
+    parser.add_argument("--measure", action="store_true", help="print the accuracy of the refusal judge")
+    given = parser.parse_args()
+    if given.measure:
+        measure_refusal(given.xstest)
+        return
+    train_refusal(given.xstest).write(refusal.WEIGHTS)
+    told = CONFIG.read_text(encoding="utf-8")
+    CONFIG.write_text(re.sub(r'weights: "\w+"', f'weights: "{refusal.weights_hash()}"', told), encoding="utf-8")
+    print("refusal.tsv: trained", "with" if xstest(MODELS[0], given.xstest) else "without", "XSTest's completions")
+
+
+if __name__ == "__main__":
+    main()
