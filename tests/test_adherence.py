@@ -34,6 +34,7 @@ FAULTS = {
     "finds no understanding in a few words before a refusal": (92,),
     "takes reluctance with a refusal for a verdict": (192,),
     "takes a sentence about the user for reasoning": (200, 201),
+    "comes with a judge that takes a few words for a refusal": (50, 64),
 }
 
 
@@ -54,7 +55,7 @@ def generation(thought: str, answer: str = "So.", **fields: Any) -> Generation:
 def test_fields_of_a_thought_are_those_a_reader_gives(case: dict[str, Any]) -> None:
     finish: Any = "stop" if case["closed"] else "length"
     found = Adherence.of(
-        generation(case["thought"], case["answer"], id=case["id"], closed=case["closed"], finish=finish)
+        generation(case["thought"], case["answer"], id=case["id"], prompt="", closed=case["closed"], finish=finish)
     )
     assert {name: getattr(found, name) for name in case if name not in ("thought", "answer")} == {
         name: value for name, value in case.items() if name not in ("thought", "answer")

@@ -55,7 +55,7 @@ def rewritten(structure: Structure, trace: str, seed: int = 0) -> list[Example]:
         filled: Example | None = example
         if example.label == "benign":
             original = Original(example.id, trace, "Here you are.", True)
-            filled, _ = with_original(example, original, lambda answer: False)
+            filled, _ = with_original(example, original, lambda answer, prompt: False)
         assert filled is not None
         result = rewrite(structure, filled, seed)
         if not isinstance(result, Rejected):
@@ -474,10 +474,10 @@ def test_trace_is_the_first_whole_sentence_if_it_is_short(continued: str, trace:
 )
 def test_an_answer_that_did_not_end_keeps_its_whole_sentences(answer: str, kept: str | None) -> None:
     example, original = Example("b", "Hi?", "benign"), Original("b", "Flour first.", answer, False)
-    filled, reason = with_original(example, original, lambda text: False, keep_sentences=True)
+    filled, reason = with_original(example, original, lambda text, prompt: False, keep_sentences=True)
     assert (filled.answer if filled else None) == kept
     assert (reason == ANSWER_CUT) == (kept is not None)
-    assert with_original(example, original, lambda text: False)[0] is None
+    assert with_original(example, original, lambda text, prompt: False)[0] is None
 
 
 ORIGINAL = Original("b", "Flour first.", " So it is.\n", True)
@@ -494,7 +494,7 @@ ORIGINAL = Original("b", "Flour first.", " So it is.\n", True)
 )
 def test_unusable_original_is_left_out(original: Original, refused: bool, reason: str) -> None:
     example = Example("b", "Hi?", "benign")
-    assert with_original(example, original, lambda answer: refused) == (None, reason)
+    assert with_original(example, original, lambda answer, prompt: refused) == (None, reason)
 
 
 @pytest.mark.parametrize("refused", [False, None])
@@ -502,13 +502,13 @@ def test_usable_original_fills_thought_and_answer(refused: bool | None) -> None:
     example = Example("b", "Hi?", "benign", "everyday", "question", gold=("x",), source="s")
     thought = (Segment("reasoning", "Flour first.", "backbone"),)
     filled = Example("b", "Hi?", "benign", "everyday", "question", thought, "So it is.", ("x",), "s")
-    assert with_original(example, ORIGINAL, lambda answer: refused) == (filled, "")
+    assert with_original(example, ORIGINAL, lambda answer, prompt: refused) == (filled, "")
 
 
 def test_judge_sees_the_answer() -> None:
     seen: list[str] = []
 
-    def judge(answer: str) -> bool:
+    def judge(answer: str, prompt: str) -> bool:
         seen.append(answer)
         return False
 
@@ -518,7 +518,9 @@ def test_judge_sees_the_answer() -> None:
 
 def test_empty_trace_is_no_segment() -> None:
     """A backbone that reasons may close its thought at once; an empty segment would not come back from the text."""
-    filled, _ = with_original(Example("b", "Hi?", "benign"), Original("b", "", "So.", True), lambda answer: False)
+    filled, _ = with_original(
+        Example("b", "Hi?", "benign"), Original("b", "", "So.", True), lambda answer, prompt: False
+    )
     assert filled is None or all(segment.text.strip() for segment in filled.thought)
 
 
