@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import mul
 from pathlib import Path
 
 Features = Mapping[str, float]
@@ -26,10 +27,10 @@ class LinearModel:
 
     def __call__(self, features: Features) -> dict[str, float]:
         """The probability of each label."""
-        scores = list(self.intercept)
-        for name, value in features.items():
-            for index, weight in enumerate(self.weights.get(name, ())):
-                scores[index] += weight * value
+        known = [(own, value) for name, value in features.items() if (own := self.weights.get(name))]
+        weights, values = zip(*known, strict=True) if known else ((), ())
+        columns = zip(*weights, strict=True) if known else ((),) * len(self.labels)
+        scores = [sum(map(mul, own, values), start) for own, start in zip(columns, self.intercept, strict=True)]
         if not self.exclusive:
             return {label: _sigmoid(score) for label, score in zip(self.labels, scores, strict=True)}
         highest = max(scores)
@@ -61,8 +62,8 @@ def weighted(*blocks: Iterable[str]) -> dict[str, float]:
     """Features from blocks of names: each block has length 1, so that a long text does not drown a short one."""
     features: dict[str, float] = {}
     for block in map(set, blocks):
-        for name in block:
-            features[name] = len(block) ** -0.5
+        if block:
+            features.update(dict.fromkeys(block, len(block) ** -0.5))
     return features
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 from alttrain.evaluation.refusal import judge_refusal
 from alttrain.evaluation.statistics import Estimate, rate
 from alttrain.records import Generation, Judgement, Label, Segment
-from alttrain.rewrite import is_understanding, read
+from alttrain.rewrite import read
 
 Continuation = Literal["refusal", "reasoning"]
 
@@ -94,7 +94,7 @@ class Adherence:
             position_share=share,
             closed=generation.closed,
             sample=generation.sample,
-            opening=_opens_with_understanding(thought) if thought else None,
+            opening=found.opening if thought else None,
             recognised=found.recognised if thought else None,
             refuses=found.refuses if thought else None,
         )
@@ -219,9 +219,5 @@ class Openings:
 
 def opening_understandings(traces: Iterable[str]) -> Openings:
     """In how many raw traces the first paragraph, up to a blank line, holds a PU (the paper: 985 of 1,000)."""
-    found = [_opens_with_understanding(trace) for trace in traces]
+    found = [read(trace).opening for trace in traces]
     return Openings(sum(found), len(found), rate(sum(found), len(found)))
-
-
-def _opens_with_understanding(trace: str) -> bool:
-    return is_understanding(trace.strip().split("\n\n", 1)[0])

@@ -48,6 +48,7 @@ class Reading:
     - `position`    characters before the assessment
     - `refuses`     whether the thought decides to refuse
     - `recognised`  whether some sentence says that the request is harmful, whatever is said before or after it
+    - `opening`     whether some sentence of the first paragraph says what the user wants
     """
 
     segments: tuple[Segment, ...]
@@ -55,6 +56,7 @@ class Reading:
     position: int | None
     refuses: bool
     recognised: bool
+    opening: bool
 
 
 def render(segments: Sequence[Segment]) -> str:
@@ -78,7 +80,9 @@ def read(thought: str, said: Sequence[Said] | None = None) -> Reading:
     made = tuple(segments) or ((_segment("reasoning", thought.strip()),) if thought.strip() else ())
     recognised = any(one.harmful >= LIKELY for one in said)
     position = None if at is None else said[at].start
-    return Reading(made, label, position, refused, recognised)
+    first = thought.find(SEPARATOR, said[0].start) if said else -1
+    opening = any(one.understanding >= LIKELY for one in said if first < 0 or one.start < first)
+    return Reading(made, label, position, refused, recognised, opening)
 
 
 def verdict(sentence: str) -> Label | None:
