@@ -219,10 +219,10 @@ def group(example: Example) -> str:
 
 
 CHOSEN = {
-    0: "h-elc-105 h-ipv-105 h-ncr-105 b-ctx-015 b-mat-028 h-iwp-105 b-day-036 h-hte-105 b-tgt-018 b-hom-023 b-kno-076 "
-    "h-dfm-105",
-    1: "b-kno-034 b-day-006 b-mat-014 h-ipv-001 b-tgt-040 h-elc-001 h-ncr-001 b-ctx-039 h-hte-001 h-dfm-001 b-hom-034 "
-    "h-iwp-001",
+    0: "h-elc-012 h-ipv-012 h-ncr-012 b-ctx-036 b-mat-028 h-iwp-012 b-day-036 h-hte-012 b-tgt-008 b-hom-028 b-kno-076 "
+    "h-dfm-012",
+    1: "b-kno-034 b-day-006 b-mat-014 h-ipv-107 b-tgt-302 h-elc-107 h-ncr-107 b-ctx-031 h-hte-107 h-dfm-107 b-hom-004 "
+    "h-iwp-107",
 }
 
 
