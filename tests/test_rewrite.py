@@ -490,7 +490,6 @@ ORIGINAL = Original("b", "Flour first.", " So it is.\n", True)
         (Original("b", "t", " \n", True), False, "the backbone's answer is empty"),
         (Original("b", "t", "", False, closed=False), False, "the backbone's thought did not end within the cap"),
         (ORIGINAL, True, "the backbone refused a benign prompt"),
-        (Original("b", "t", "I'm sorry for your loss.", True), False, "the backbone's answer opens as a refusal does"),
     ],
 )
 def test_unusable_original_is_left_out(original: Original, refused: bool, reason: str) -> None:

@@ -21,9 +21,6 @@ SLOT = "{prompt}"
 CUT = "the backbone's answer did not end within the cap"
 THOUGHT_CUT = "the backbone's thought did not end within the cap"
 ANSWER_CUT = "the backbone's answer was cut after its last whole sentence within the cap"
-APOLOGIES = ("I'm sorry", "I am sorry", "Sorry", "I apologize", "I apologise")
-"""How a refusal opens: a small backbone says so to harmless prompts, too ("I'm sorry for your loss"), and one that is
-trained on both goes on with the refusal."""
 
 _SENTENCE_END = re.compile(r"(?<!\d)[.!?][\"'”’)]*(?=\s|$)")
 _FIRST_SENTENCE = re.compile(r"^(?:\d+[.)]\s+)?.*?[.!?][\"'”’)]*(?=\s|$)", re.S)
@@ -131,7 +128,5 @@ def with_original(
         return None, "the backbone wrote no thought"
     if is_refusal(answer, example.prompt):
         return None, "the backbone refused a benign prompt"
-    if answer.startswith(APOLOGIES):
-        return None, "the backbone's answer opens as a refusal does"
     thought = (Segment("reasoning", original.thought, origin),)
     return replace(example, thought=thought, answer=answer), reason
