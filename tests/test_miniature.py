@@ -16,6 +16,8 @@ from miniature import build
 from packages import needs
 from stub_server import Say, Serve, Stub, right
 
+from alttrain.evaluation.sandbox import bubblewrap_fault
+
 TOKENIZER = Path(__file__).parents[2] / "shared" / "tokenizers" / "r1_distill_qwen"
 AS_PUBLISHED = ["no_train", "intention_analysis", "direct_refusal", "safechain", "star1", "r1_act"]
 AS_PUBLISHED += ["safepath_qwen", "safekey"]
@@ -26,6 +28,7 @@ SETS += ["xstest_safe", "gsm8k", "math500", "aime_2024", "humaneval"]
 
 pytestmark = [
     needs("walledeval"),
+    pytest.mark.skipif(bool(bubblewrap_fault()), reason=f"HumanEval needs its sandbox: {bubblewrap_fault()}"),
     pytest.mark.skipif(not TOKENIZER.is_dir(), reason=f"no shared tokenizer at {TOKENIZER}"),
 ]
 
