@@ -228,7 +228,7 @@ def test_changed_generation_is_refused_and_a_new_judge_is_not(tiny_arguments: li
     before = generations.read_bytes()
     with pytest.raises(RunError, match=r"protocol\.decoding\.max_new_tokens: 12 -> 13"):
         run([*arguments, "protocol.decoding.max_new_tokens=13"])
-    run([*arguments, "+protocol.judges.over_refusal_rate.name=other"])
+    run([*arguments, "protocol.judges.over_refusal_rate.name=other"])
     assert generations.read_bytes() == before
     judgements = read_rows(folder / "evaluation/embedded_benign/judgements.jsonl", Judgement)
     assert {judgement.judge for judgement in judgements} == {"other"}
