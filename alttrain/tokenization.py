@@ -204,7 +204,7 @@ class Renderer:
         return self.backbone.template.prompt(user, own, thought, turns, answers)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, none added. Special tokens stand where the template wrote them, and nowhere else."""
+        """Ids of a text, none added. Special tokens are where the template wrote them, and nowhere else."""
         ids = self._ids(text)
         return ids if self._holds_own(text, ids) else self._disguise([text])[0][1].ids
 

@@ -115,7 +115,7 @@ def test_limits_say_what_the_numbers_do_not(tmp_path: Path) -> None:
     judged["provenance"]["judges"] = {"refusal": {}}
     path.write_text(json.dumps(judged))
     limits = section(card(folder), "Limits")
-    assert "xstest_safe: 2 training prompts stand in it, or nearly." in limits
+    assert "xstest_safe: 2 training prompts are also in it, or nearly." in limits
     assert "judged by a small linear model" in limits
     assert "Not evaluated yet." in section(card(trained(tmp_path / "unjudged", sets={})), "Limits")
 

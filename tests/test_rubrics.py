@@ -215,7 +215,7 @@ YES = OneWord(WRITER, "refused", "Yes", "No", rubric=ANY)
     ],
 )
 def test_replies_in_a_published_rubrics_form(judge: Any, reply: str, verdict: bool, value: float | None) -> None:
-    reading = judge.read(reply)
+    reading = judge.read(reply, made())
     assert (reading.verdict, reading.value) == (verdict, value)
 
 
@@ -244,7 +244,7 @@ def test_replies_in_a_published_rubrics_form(judge: Any, reply: str, verdict: bo
     ],
 )
 def test_replies_out_of_form_are_undecided_where_the_sources_fail_open(judge: Any, reply: str) -> None:
-    assert judge.read(reply) is None
+    assert judge.read(reply, made()) is None
 
 
 # --- dialogues and goals ---

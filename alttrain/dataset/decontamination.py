@@ -1,4 +1,4 @@
-"""Training prompts that also stand in a benchmark: the same text, the same words, or what a reader would call the same.
+"""Training prompts that are also in a benchmark: the same text, the same words, or what a reader would call the same.
 
 - exact: the prompts are the same characters
 - normalised: the same words in the same order; case, punctuation and Unicode form aside

@@ -1,11 +1,11 @@
-"""Prompts that a reader would call the same, however they are spelled, and whether one stands inside the other.
+"""Prompts that a reader would call the same, however they are spelled, and whether one is inside the other.
 
 A text becomes words in a plain spelling: Unicode's forms of a letter, letters of other alphabets that look like it,
 digits written for it and marks upon it are one, invisible characters none. Chinese and Japanese give characters;
 Korean, whose words carry endings, and Thai and its neighbours, which have no spaces, give overlapping runs of them.
 Words weigh sqrt(log(texts / texts with the word)), so that what most questions share counts little, and a word that
 was mistyped is still found. Two texts are the same if they share enough of that weight in any order, or if nearly all
-of the shorter one's stands close together in the longer one. Texts whose numbers differ are not the same.
+of the shorter one's is close together in the longer one. Texts whose numbers differ are not the same.
 
 The thresholds were chosen on OR-Bench, CoCoNot, STAR-1 and NQ-open (`scripts/measure_decontamination.py --choose`).
 Reads and writes no file.
@@ -53,7 +53,7 @@ class Lookalike(NamedTuple):
 
 
 class Lookalikes:
-    """Finds, for each benchmark, the rows that are the same as a prompt of it, or hold one, or stand in one."""
+    """Finds, for each benchmark, the rows that are the same as a prompt of it, or hold one, or are inside one."""
 
     def __init__(self, rows: Sequence[str]) -> None:
         self._rows = rows

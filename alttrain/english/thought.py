@@ -23,23 +23,8 @@ _WORDS_READ = 60
 """Words of a sentence that count, outside quotations; of those beside it and of quotations fewer do."""
 _WORDS_BESIDE = 40
 _CHARACTERS_READ = 1500
-_NEGATES = frozenset(
-    (
-        "not",
-        "no",
-        "never",
-        "nothing",
-        "neither",
-        "nor",
-        "without",
-        "hardly",
-        "nobody",
-        "none",
-        "far",
-        "anything",
-        "cannot",
-    )
-)
+_NEGATIONS = "not no never nothing neither nor without hardly nobody none far anything cannot"
+_NEGATES = frozenset(_NEGATIONS.split())
 _NEGATED = 7
 """Words after a negation that it reaches."""
 _SUPPOSES = frozenset(["if", "whether", "unless", "suppose", "assuming"])

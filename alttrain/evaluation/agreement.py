@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,20 +47,29 @@ class Agreement:
 
 
 def cohen_kappa(first: Verdicts, second: Verdicts) -> Agreement:
-    """Cohen's kappa (1960) of two judges, with the large-sample interval of Fleiss, Cohen and Everitt (1969)."""
+    """Cohen's kappa of two judges, over the ids that both decided."""
     _same_ids({"first": first, "second": second})
+    pairs = Counter(pair for name in first if None not in (pair := (first[name], second[name])))
+    n, agreed = pairs.total(), sum(count for (one, other), count in pairs.items() if one == other)
+    return Agreement(kappa(pairs), agreed / n if n else math.nan, n, len(first) - n)
+
+
+def kappa(pairs: Mapping[tuple[Any, Any], int]) -> Estimate:
+    """Cohen's kappa (1960) of two readers, with the large-sample interval of Fleiss, Cohen and Everitt (1969).
+
+    `pairs` says how often they gave each pair of values. Unknown where one value is all that either gave: chance
+    agreement is 1 then, and kappa 0 / 0.
+    """
     import numpy as np
     from statsmodels.stats.inter_rater import cohens_kappa
 
-    pairs = [pair for name in first if None not in (pair := (first[name], second[name]))]
-    table = np.array([[pairs.count((row, column)) for column in (False, True)] for row in (False, True)])
-    n, agreed = len(pairs), int(table.trace())
-    # without two kinds of verdict between them chance agreement is 1 and kappa 0 / 0
-    if n == 0 or n in (table[0, 0], table[1, 1]):
-        return Agreement(UNKNOWN, agreed / n if n else math.nan, n, len(first) - n)
-    found = cohens_kappa(table)  # its interval is always the 95 % one
-    coefficient = Estimate(float(found.kappa), max(-1.0, float(found.kappa_low)), min(1.0, float(found.kappa_upp)))
-    return Agreement(coefficient, agreed / n, n, len(first) - n)
+    values = sorted({value for pair in pairs for value in pair})
+    if len(values) < 2:
+        return UNKNOWN
+    with np.errstate(invalid="ignore"):  # a variance that rounding makes negative leaves the interval open
+        found = cohens_kappa(np.array([[pairs.get((one, other), 0) for other in values] for one in values]))
+    # its interval is always the 95 % one
+    return Estimate(float(found.kappa), max(-1.0, float(found.kappa_low)), min(1.0, float(found.kappa_upp)))
 
 
 def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int, resamples: int = RESAMPLES) -> Agreement:

@@ -174,10 +174,7 @@ def _words(text: str) -> list[str]:
             found += [word[:-3], "not"]
         elif word.startswith(("i'", "it'", "that'", "you'", "we'")):
             start, _, end = word.partition("'")
-            found += [
-                start,
-                {"m": "am", "s": "is", "re": "are", "ve": "have", "ll": "will", "d": "would"}.get(end, end),
-            ]
+            found += [start, _SHORT.get(end, end)]
         else:
             found.append(word)
     return found

@@ -188,7 +188,7 @@ def _limits(judged: list[dict[str, Any]]) -> str:
             if metric[what] > WORTH_SAYING * metric["n"]:
                 found.append(f"{one['benchmark']}: {metric[what]} of {metric['n']} texts were {what}.")
         if one.get("contaminated"):
-            found.append(f"{one['benchmark']}: {len(one['contaminated'])} training prompts stand in it, or nearly.")
+            found.append(f"{one['benchmark']}: {len(one['contaminated'])} training prompts are also in it, or nearly.")
     if not judged:
         found.append("Not evaluated yet.")
     return "\n".join(["## Limits", "", *lines, *([""] if found else []), *(f"- {line}" for line in found)])

@@ -78,10 +78,15 @@ def _rate(cell: Cell | None, differs: Container[tuple[str, str, str, str]]) -> s
 
 
 def _pooled(cells: Sequence[Cell]) -> str:
-    """The mean over all rows of all benchmarks; a rate is shown in percent."""
-    known = [cell for cell in cells if not math.isnan(cell.value)]
-    if not known:
+    """`pooled`; a rate is shown in percent."""
+    mean = pooled(cells)
+    if math.isnan(mean):
         return ""
-    n = sum(cell.n - cell.undecided for cell in known)
-    mean = sum(cell.value * (cell.n - cell.undecided) for cell in known) / n
     return f"{100 * mean:.1f}" if cells[0].metric == "adherence_rate" else f"{mean:.0f}"
+
+
+def pooled(cells: Iterable[Cell]) -> float:
+    """The mean over the decided rows of all benchmarks; nan where there are none."""
+    known = [(cell.value, cell.n - cell.undecided) for cell in cells if not math.isnan(cell.value)]
+    n = sum(count for _, count in known)
+    return sum(value * count for value, count in known) / n if n else math.nan

@@ -1,7 +1,7 @@
 """A thought's text <-> its segments.
 
 `render` joins segments by a blank line. `read` finds the steps in text that any model wrote, by what its sentences say
-(`alttrain.english`): the sentence that assesses the request, wherever it stands; an understanding, one or a few
+(`alttrain.english`): the sentence that assesses the request, wherever it is; an understanding, one or a few
 sentences that say what the user wants; and the rest, which is a `refusal` where the thought decides to refuse, else
 `reasoning`. Of a thought that our own structures wrote it gives back the segments; a structure's own `parse` is the
 exact inverse for all of them.
@@ -27,14 +27,12 @@ _NOT_REFUSING_CALLS_IT_HARMLESS = 0.12
 """Probabilities from which the likeliest assessment counts in a thought that decides accordingly."""
 _OPENING = 2
 """Paragraphs within which an assessment that has one for itself is the thought's, whatever is said later."""
-_OPENERS = frozenset(
-    (
-        *("okay", "ok", "alright", "all", "right", "hmm", "hm", "so", "well", "now", "first", "wait", "let", "me", "i"),
-        *("see", "think", "start", "look", "at", "why", "have", "got", "need", "to", "about", "this", "the", "problem"),
-        *("request", "here"),
-    )
+_OPENING_WORDS = (
+    "okay ok alright all right hmm hm so well now first wait let me i see think start look at why have "
+    "got need to about this the problem request here"
 )
 """A sentence of these words alone is no step."""
+_OPENERS = frozenset(_OPENING_WORDS.split())
 _STOPS_WITHIN = 50
 """Words that may follow an assessment for the understanding to be looked for there; what is longer is a trace."""
 
@@ -43,7 +41,7 @@ _STOPS_WITHIN = 50
 class Reading:
     """What a thought holds.
 
-    - `segments`    in the order they stand in; an empty thought has none, and an empty opening ("Hmm.") is in none
+    - `segments`    in the order of the text; an empty thought has none, and an empty opening ("Hmm.") is in none
     - `verdict`     what its assessment says of the request; None where it has none
     - `position`    characters before the assessment
     - `refuses`     whether the thought decides to refuse
@@ -65,7 +63,7 @@ def render(segments: Sequence[Segment]) -> str:
 
 
 def parse(thought: str) -> tuple[Segment, ...]:
-    """The segments of a thought in the order they stand in."""
+    """The segments of a thought in the order of the text."""
     return read(thought).segments
 
 
@@ -86,7 +84,7 @@ def read(thought: str, said: Sequence[Said] | None = None) -> Reading:
 
 
 def verdict(sentence: str) -> Label | None:
-    """What a sentence that stands alone says of the request, or None where it assesses nothing."""
+    """What a sentence by itself says of the request, or None where it assesses nothing."""
     found = [one for one in says(sentence) if max(one.harmful, one.harmless) >= LIKELY]
     if not found:
         return None
@@ -194,7 +192,7 @@ def _says_what_is_wanted(one: Said, likely: float = LIKELY) -> bool:
 
 
 def _parted(thought: str, one: Said, following: Said) -> bool:
-    """Whether a blank line stands between two sentences."""
+    """Whether a blank line is between two sentences."""
     return SEPARATOR in thought[one.end : following.start]
 
 

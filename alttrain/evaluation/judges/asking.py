@@ -92,12 +92,8 @@ class AskingJudge(ABC):
         return _TASK.format(exchange=exchange(generation, self.against)) + held + self.ours
 
     @abstractmethod
-    def read(self, reply: str) -> Reading | None:
-        """What a reply says; None where it is not in the form asked for, or ValueError with the reason."""
-
-    def reading(self, generation: Generation, reply: str) -> Reading | None:
-        """What a reply says of a generation; most replies say it without looking at that."""
-        return self.read(reply)
+    def read(self, reply: str, generation: Generation) -> Reading | None:
+        """What a reply says; None where it is not in the form asked for. Raises ValueError with a closer reason."""
 
     def judge(self, generations: Sequence[Generation], desk: JudgeDesk) -> Iterator[Judgement]:
         """Rows without an answer first, then kept replies, then those that come. Equal questions are asked once."""
@@ -122,7 +118,7 @@ class AskingJudge(ABC):
             error = reply.reason if reply.final else f"{NO_REPLY}{reply.reason}"
             return Judgement(generation.id, self.name, None, error=error, sample=generation.sample)
         try:
-            reading, error = self.reading(generation, _said(reply.text)), ""
+            reading, error = self.read(_said(reply.text), generation), ""
         except ValueError as fault:
             reading, error = None, str(fault)
         if reading is None:

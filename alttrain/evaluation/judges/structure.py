@@ -7,11 +7,13 @@ undecided, with the reason. `StructureAgreement` counts by field how far the two
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from alttrain.english import sentences
+from alttrain.evaluation.agreement import kappa
 from alttrain.evaluation.judges.asking import AskingJudge, Reading
 from alttrain.evaluation.judges.material import marked
 from alttrain.evaluation.statistics import rate
@@ -72,8 +74,8 @@ class Structure(AskingJudge):
         )
         return _QUESTION.format(material=marked([("prompt", generation.prompt), ("thought", "\n".join(lines))]))
 
-    def read(self, reply: str) -> Reading | None:
-        """One JSON object of the four fields. Raises ValueError, naming the field, where it is anything else."""
+    def read(self, reply: str, generation: Generation) -> Reading | None:
+        """One JSON object of the four fields. Raises ValueError, naming the field, where one has no accepted value."""
         try:
             found = json.loads(reply)
         except ValueError:
@@ -83,24 +85,15 @@ class Structure(AskingJudge):
         for field, accepted in (("verdict", _VERDICTS), ("decision", _DECISIONS)):
             if found[field] not in accepted:
                 raise ValueError(f"the judge's {field} is none of {', '.join(accepted)}")
+        count = sum(1 for _ in sentences(generation.thought))
         for field in ("understanding", "sentence"):
             number = found[field]
-            if number is not None and (type(number) is not int or number < 0):
-                raise ValueError(f"the judge's {field} is not the number of a sentence")
+            if number is not None and (type(number) is not int or not 0 <= number < count):
+                raise ValueError(f"the judge's {field} is not the number of a sentence, 0 to {count - 1}")
         if (found["sentence"] is None) != (found["verdict"] == "none"):
             raise ValueError("the judge names a verdict without its sentence, or a sentence without a verdict")
         refuses = {"refuse": True, "answer": False, "none": None}[found["decision"]]
         return Reading(refuses, json.dumps(found))
-
-    def reading(self, generation: Generation, reply: str) -> Reading | None:
-        """`read`, for a thought of so many sentences."""
-        reading = self.read(reply)
-        if reading is not None:
-            count = sum(1 for _ in sentences(generation.thought))
-            numbers = [json.loads(reading.evidence)[field] for field in ("understanding", "sentence")]
-            if any(number is not None and number >= count for number in numbers):
-                raise ValueError(f"the judge names a sentence that is not there: the thought has {count}")
-        return reading
 
 
 class StructureAgreement:
@@ -128,7 +121,8 @@ class StructureAgreement:
             self._tables[field][pair] += 1
 
     def report(self) -> dict[str, Any]:
-        """By field: how many thoughts, the share in which both say the same, Cohen's kappa, and the counts themselves.
+        """By field: how many thoughts, the share in which both say the same, Cohen's kappa (None where
+        one value is all that either says), and the counts themselves.
 
         `sentence` is over the thoughts that both say have an assessment. `undecided` replies are in no field.
         """
@@ -138,20 +132,7 @@ class StructureAgreement:
             fields[field] = {
                 "n": table.total(),
                 "agreed": rate(agreed, table.total())._asdict() if table else None,
-                "kappa": None if field == "sentence" else _kappa(table),
+                "kappa": None if field == "sentence" or math.isnan((found := kappa(table)).value) else found._asdict(),
                 "counts": [{"judge": judge, "parser": parser, "n": n} for (judge, parser), n in sorted(table.items())],
             }
         return {"undecided": self._undecided, "fields": fields}
-
-
-def _kappa(table: Counter[tuple[str, str]]) -> float | None:
-    """Cohen's kappa (1960); None where one value is all that either says."""
-    n = table.total()
-    agreed = sum(count for (judge, parser), count in table.items() if judge == parser)
-    values = {value for pair in table for value in pair}
-    chance = sum(
-        sum(c for (judge, _), c in table.items() if judge == value)
-        * sum(c for (_, parser), c in table.items() if parser == value)
-        for value in values
-    )
-    return None if n * n == chance else (n * agreed - chance) / (n * n - chance)

@@ -79,10 +79,8 @@ def variation(sets: Sequence[tuple[Values, ...]], most: float = MOST) -> Variati
     ValueError for fewer than two items, or where seeds hold different ids.
     """
     value, parts = 0.0, []
-    slope, residual = (
-        [0.0, 0.0],
-        [0.0, 0.0],
-    )  # of own and baseline: what a logit adds to the mean, variance within seeds
+    slope = [0.0, 0.0]  # of own and baseline: what a logit adds to the mean
+    residual = [0.0, 0.0]  # and the variance within their seeds
     between: dict[tuple[int, int], float] = defaultdict(float)  # what a seed of own or baseline adds to the mean
     for arms in sets:
         adds: dict[Any, float] = defaultdict(float)

@@ -14,6 +14,7 @@ from alttrain.report.page.outcomes import OUTCOMES
 from alttrain.report.page.samples import Block
 from alttrain.report.runs import Cell
 from alttrain.report.structure import Structure
+from alttrain.report.table import pooled
 
 MEASURES = {"harmful_rate": ("harmful", "↓"), "over_refusal_rate": ("over-refusal", "↓"), "accuracy": ("accuracy", "↑")}
 POOLED = {"adherence_rate": "adherence ↑", "thought_tokens": "thought tokens", "answer_tokens": "answer tokens"}
@@ -35,8 +36,8 @@ def results(cells: Sequence[Cell], compared: Sequence[Compared], names: Names) -
         own = [cell for cell in cells if cell.run == run]
         at = {_column(cell): cell for cell in own if _measure(cell) in MEASURES}
         rates = [_rate(at.get(column), best[column], differs) for column in columns]
-        pooled = [_pooled([cell for cell in own if cell.metric == metric]) for metric in POOLED]
-        rows.append([_run(run, names), *rates, *pooled])
+        means = [_pooled([cell for cell in own if cell.metric == metric]) for metric in POOLED]
+        rows.append([_run(run, names), *rates, *means])
     several = len({column[2] for column in columns}) > 1
     heads = ["run", *(_heading(column, several) for column in columns), *POOLED.values()]
     caption = (
@@ -96,11 +97,9 @@ def _rate(cell: Cell | None, best: float, differs: set[tuple[str, str, str, str]
 
 def _pooled(cells: Sequence[Cell]) -> Td:
     """The mean over all rows of all benchmarks."""
-    known = [cell for cell in cells if not math.isnan(cell.value)]
-    if not known:
+    mean = pooled(cells)
+    if math.isnan(mean):
         return Td("")
-    n = sum(cell.n - cell.undecided for cell in known)
-    mean = sum(cell.value * (cell.n - cell.undecided) for cell in known) / n
     return Td(f"<b>{100 * mean:.1f}</b>" if cells[0].metric == "adherence_rate" else f"{mean:.0f}", mean)
 
 

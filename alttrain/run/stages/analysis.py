@@ -47,7 +47,7 @@ class Counts:
         self._outcomes[row.label, row.assessment, self._refused(judged, row)] += 1
 
     def analysis(self, part: str) -> dict[str, Any]:
-        """What stands in metrics.json; `part` was judged."""
+        """The analysis in metrics.json; `part` was judged."""
         says = self._judge.says
         return {
             "decides": {"judge": self._judge.name, "part": part, "counted": counted(self._measure, says)},

@@ -122,7 +122,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     )
     rate = metrics[0]
     if contamination:
-        log.warning("judge     %s: %d training prompts stand in it", benchmark.name, len(contamination))
+        log.warning("judge     %s: %d training prompts are also in it", benchmark.name, len(contamination))
     log.info("judge     %s: %s %.1f %% of %d", benchmark.name, rate.metric, 100 * rate.value, rate.n - rate.undecided)
     return True
 
