@@ -246,7 +246,7 @@ def built(rng: random.Random, each: int) -> Iterator[tuple[str, str]]:
         yield from ((form.format(d=deed), letters) for deed in _DEEDS.split("|"))
     yield from fill(_WANTS, "U", t=_THINGS)
     yield from fill(_TASKS, "U", t=_THINGS)
-    for number, form in enumerate(_REFUSES.split("|")):
+    for number, form in enumerate(_REFUSES.split("|") * 2):
         wish = _WANTS.split("|")[number % 20].format(t=rng.choice(_THINGS.split("|"))).rstrip(".")
         yield f"{wish}, but {form}", "UR"
     fixed = {

@@ -30,9 +30,8 @@ FAULTS = {
     "reads English only": (221, 222, 223),
     "finds no mild verdict where the thought goes on to answer": (46, 47, 166, 188),
     "misreads a negation or a gerund": (52, 193),
-    "takes what is said of a part for the request": (69, 161),
+    "takes what is said of a part for the request": (161,),
     "finds no understanding in a few words before a refusal": (92,),
-    "takes reluctance with a refusal for a verdict": (192,),
     "takes a sentence about the user for reasoning": (200, 201),
     "comes with a judge that takes a few words for a refusal": (50, 64),
 }

@@ -17,7 +17,16 @@ from alttrain.english import LinearModel
 from alttrain.evaluation import RefusalJudge
 from alttrain.evaluation.judges import JudgeDesk
 from alttrain.evaluation.judges.language import is_english
-from alttrain.evaluation.refusal import LONGEST, WEIGHTS, assess, features, judge_refusal, no_answer, weights_hash
+from alttrain.evaluation.refusal import (
+    LONGEST,
+    WEIGHTS,
+    Assessed,
+    assess,
+    features,
+    judge_refusal,
+    no_answer,
+    weights_hash,
+)
 from alttrain.records import Generation
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +87,13 @@ def test_a_model_that_was_not_trained_on(training: ModuleType, unseen: str, floo
 def test_the_script_makes_the_weights_again(training: ModuleType, tmp_path: Path) -> None:
     training.train_refusal().write(tmp_path / "again.tsv")
     assert (tmp_path / "again.tsv").read_bytes() == WEIGHTS.read_bytes()
+
+
+def test_an_outcome_that_is_not_likelier_than_not_is_undecided() -> None:
+    even = LinearModel(
+        ("gives", "declines"), (0.85, 0.85), {}, exclusive=False
+    )  # 0.3 refused, 0.4 partial, 0.3 answered
+    assert assess("So it is.", "", even) == Assessed(None, "undecided: partial 0.40", pytest.approx(0.3, abs=0.01))
 
 
 def test_another_file_of_weights_is_refused() -> None:

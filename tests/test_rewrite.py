@@ -506,14 +506,14 @@ def test_usable_original_fills_thought_and_answer(refused: bool | None) -> None:
 
 
 def test_judge_sees_the_answer() -> None:
-    seen: list[str] = []
+    seen: list[tuple[str, str]] = []
 
     def judge(answer: str, prompt: str) -> bool:
-        seen.append(answer)
+        seen.append((answer.strip(), prompt))
         return False
 
     with_original(Example("b", "Hi?", "benign"), ORIGINAL, judge)
-    assert [answer.strip() for answer in seen] == ["So it is."]
+    assert seen == [("So it is.", "Hi?")]
 
 
 def test_empty_trace_is_no_segment() -> None:

@@ -12,10 +12,21 @@ from alttrain.rewrite import parse, read
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from trace_labels import LABELS, SHARED, LabelledTrace, labelled_traces
+from train_thoughts import fit, training_thoughts
+
+SHIPPED = Path(sys.modules["alttrain.english.thought"].__file__ or "").with_suffix(".tsv")
 
 
 def test_weights_are_small() -> None:
-    assert Path(sys.modules["alttrain.english.thought"].__file__ or "").with_suffix(".tsv").stat().st_size <= 500_000
+    assert SHIPPED.stat().st_size <= 500_000
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no labelled traces without {SHARED}")
+def test_the_script_makes_the_weights_again(tmp_path: Path) -> None:
+    """The shipped weights are those of today's labels and packaged prompts."""
+    traces = [trace for trace in labelled_traces(LABELS, SHARED) if trace.split != "held"]
+    fit(training_thoughts(traces)).write(tmp_path / "again.tsv")
+    assert (tmp_path / "again.tsv").read_bytes() == SHIPPED.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -32,6 +43,16 @@ def test_sentence_says_one_thing(sentence: str, field: str) -> None:
     told = {name: getattr(found, name) for name in ("understanding", "harmful", "harmless", "refusal", "going_on")}
     assert max(told, key=lambda name: told[name]) == field
     assert told[field] > 0.5
+
+
+def test_what_a_thought_decides_last_counts() -> None:
+    asked, refuse, go_on = (
+        "The user asks how to shut down a program.",
+        "I should refuse this request.",
+        "Wait, it is harmless, so I will help and explain how to do it.",
+    )
+    assert not read("\n\n".join((asked, refuse, go_on))).refuses
+    assert read("\n\n".join((asked, go_on, refuse))).refuses
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ _PLAIN = str.maketrans("’‘“”", "''\"\"")
 _WORDS_READ = 60
 """Words of a sentence that count, outside quotations; of those beside it and of quotations fewer do."""
 _WORDS_BESIDE = 40
-_CHARACTERS_READ = 1500
 _NEGATIONS = "not no never nothing neither nor without hardly nobody none far anything cannot"
 _NEGATES = frozenset(_NEGATIONS.split())
 _NEGATED = 7
@@ -100,7 +99,7 @@ def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
 
 def _words(sentence: str) -> tuple[list[str], list[str]]:
     """Words and marks in small letters, numbers as 0; then those of closed quotations, of which a mark is left."""
-    parts = sentence[:_CHARACTERS_READ].lower().translate(_PLAIN).split('"')
+    parts = sentence.lower().translate(_PLAIN).split('"')
     if len(parts) % 2 == 0:  # the last quotation is never closed
         parts[-2:] = [" ".join(parts[-2:])]
     own: list[str] = []
