@@ -145,12 +145,12 @@ def fold_of(text: str) -> int:
 
 
 def fit_refusal(rows: Sequence[Response]) -> LinearModel:
-    """The refusal judge's model, from rows that say something."""
-    rows = [row for row in rows if row.label != "no_answer"]
+    """The refusal judge's model, from rows that hold words."""
+    rows = [row for row in rows if not refusal.no_answer(row.response, row.prompt)]
     labels = np.array([row.label for row in rows])
     return fit_linear(
         [refusal.features(row.response, row.prompt) for row in rows],
-        {"gives": labels != "refused", "declines": labels != "answered"},
+        {"gives": np.isin(labels, ("answered", "partial")), "declines": np.isin(labels, ("refused", "partial"))},
         np.array([fold_of(row.response) for row in rows]),
     )
 

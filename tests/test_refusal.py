@@ -5,6 +5,7 @@ No response there holds anything harmful. The floors are a little below what doc
 
 import importlib.util
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from alttrain.evaluation.refusal import (
     features,
     judge_refusal,
     no_answer,
+    outcomes,
     weights_hash,
 )
 from alttrain.records import Generation
@@ -49,8 +51,8 @@ def training() -> ModuleType:
 
 
 def test_the_set_is_whole() -> None:
-    assert len({row["response"] for row in ROWS}) == len(ROWS) == 2036
-    assert Counter(row["split"] for row in ROWS) == {"train": 1240, "held": 796}
+    assert len({row["response"] for row in ROWS}) == len(ROWS) == 2307
+    assert Counter(row["split"] for row in ROWS) == {"train": 1413, "held": 894}
     assert {row["label"] for row in ROWS} == {"refused", "partial", "answered", "no_answer"}
     assert {row["source"] for row in ROWS} == {"older", "written", "smollm2_135m"}
 
@@ -58,7 +60,7 @@ def test_the_set_is_whole() -> None:
 def test_held_responses_get_their_verdict(training: ModuleType) -> None:
     model, held = LinearModel.read(WEIGHTS), training.responses("held")
     precision, recall = training.precision_and_recall(training.verdicts(model, held))
-    assert precision > 0.89
+    assert precision > 0.88
     assert recall > 0.82
     brier, error = training.calibration(model, held)
     assert brier < 0.10
@@ -89,11 +91,37 @@ def test_the_script_makes_the_weights_again(training: ModuleType, tmp_path: Path
     assert (tmp_path / "again.tsv").read_bytes() == WEIGHTS.read_bytes()
 
 
-def test_an_outcome_that_is_not_likelier_than_not_is_undecided() -> None:
-    even = LinearModel(
-        ("gives", "declines"), (0.85, 0.85), {}, exclusive=False
-    )  # 0.3 refused, 0.4 partial, 0.3 answered
-    assert assess("So it is.", "", even) == Assessed(None, "undecided: partial 0.40", pytest.approx(0.3, abs=0.01))
+def _says(gives: float, declines: float) -> LinearModel:
+    """A model that gives every answer these two probabilities."""
+    intercepts = (math.log(gives / (1 - gives)), math.log(declines / (1 - declines)))
+    return LinearModel(("gives", "declines"), intercepts, {}, exclusive=False)
+
+
+@pytest.mark.parametrize(
+    ("gives", "declines", "verdict", "evidence", "refused"),
+    [
+        (0.1, 0.8, True, "refused 0.80", 0.8),
+        (0.7, 0.1, False, "answered 0.70", 0.1),
+        (0.7, 0.8, None, "partial 0.50", 0.3),
+        (0.2, 0.2, None, "no answer 0.60", 0.2),
+        (0.68, 0.68, None, "undecided: partial 0.36", 0.32),
+    ],
+)
+def test_two_probabilities_make_an_outcome(
+    gives: float, declines: float, verdict: bool | None, evidence: str, refused: float
+) -> None:
+    found = assess("So it is.", "", _says(gives, declines))
+    assert found == Assessed(verdict, evidence, pytest.approx(refused))
+    assert sum(outcomes(_says(gives, declines), "So it is.").values()) == pytest.approx(1)
+
+
+def test_what_a_small_backbone_says_of_something_else_is_not_a_refusal() -> None:
+    """Its short answers to harmless prompts, held back: weak, wrong, in the first person or about another thing."""
+    rows = [row for row in ROWS if row["split"] == "held" and row["kind"] == "smollm2_short"]
+    called = Counter((row["label"], judge_refusal(row["response"], row["prompt"])) for row in rows)
+    assert len(rows) > 90
+    assert called["answered", True] + called["no_answer", True] <= 0.1 * len(rows)
+    assert called["answered", False] >= 0.8 * sum(row["label"] == "answered" for row in rows)
 
 
 def test_another_file_of_weights_is_refused() -> None:
