@@ -158,6 +158,11 @@ def json_of(body: bytes) -> Any:
         raise ValueError("nested too deep") from error
 
 
+def word(value: object) -> str:
+    """A name in a server's answer as it is told; "" where it is none. It is never cut: half a key is not scrubbed."""
+    return value if isinstance(value, str) and len(value) <= TOLD and value.isprintable() else ""
+
+
 def verify_server(patience: Patience, where: str) -> None:
     """Raise ValueError, naming the key below `where` to set, where a server cannot be asked for what it will be asked.
 
@@ -313,8 +318,8 @@ class Exchange(Generic[Request, Answer]):
             return _scrubbed(self._status_fault(error, self._text_of(request)), self._key)
 
     def _status_fault(self, error: "APIStatusError", prompt: str) -> Fault:
-        status, code = error.status_code, str(error.code)
-        said = f"HTTP {status}" + (f" {code}" if error.code and _CODE.fullmatch(code) else "")
+        status, code = error.status_code, word(error.code)
+        said = f"HTTP {status}" + (f" {code}" if _CODE.fullmatch(code) else "")
         if code in HOPELESS_CODES:
             return Fault(f"the server refuses the request ({said})", "none")
         if status in PASSING or status >= 500:

@@ -338,8 +338,9 @@ def completion(*contents: str, finish: Any = "stop", model: Any = "stub") -> Say
         (completion(HARMFUL, HARMFUL, HARMFUL), "the server gave 3 replies to one prompt"),
         (completion(HARMFUL, finish="banana"), "the server ended the reply with 'banana'"),
         (completion(HARMFUL, finish="tool_calls"), "the server ended the reply with 'tool_calls'"),
-        (completion(HARMFUL, finish=None), "the server ended the reply with 'None'"),
-        (completion(HARMFUL, finish=["stop"]), "the server ended the reply with \"['stop']\""),
+        (completion(HARMFUL, finish=None), "the server ended the reply with ''"),
+        (completion(HARMFUL, finish=f"{'x' * 190}{SECRET}"), "the server ended the reply with ''"),
+        (completion(HARMFUL, finish=["stop"]), "the server ended the reply with ''"),
     ],
 )
 def test_a_reply_that_contradicts_itself_or_ended_oddly_is_none(

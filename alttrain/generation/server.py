@@ -18,7 +18,7 @@ from annotated_types import Ge, Gt, MinLen
 
 from alttrain.generation.config import Decoding
 from alttrain.generation.engines import Prompt, Written
-from alttrain.serving import TOLD, Exchange, Failure, Fault, check_url, is_other_model, json_of, key_of, scrub
+from alttrain.serving import Exchange, Failure, Fault, check_url, is_other_model, json_of, key_of, scrub, word
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -131,13 +131,13 @@ class ServerEngine:
         if finish == "content_filter":
             return Fault("the server's filter stopped the answer", "row")
         if finish not in ("stop", "length"):
-            return Fault(f"the server ended the answer with {str(finish)[:40]!r}", "retry")
+            return Fault(f"the server ended the answer with {word(finish)!r}", "retry")
         self._notice(served)
         return Written(text.removesuffix(self.renderer.backbone.template.end), finish)
 
     def _notice(self, served: object) -> None:
         """Warn once of each other model than was asked for, such as a backbone without its adapter."""
-        name = served[:TOLD] if isinstance(served, str) and served.isprintable() else ""
+        name = word(served)
         if name not in self._told and is_other_model(name, self.model):
             log.warning(
                 "generate  asked for %s, and the server says that %s answered",

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, MinLen
 
 from alttrain.rewrite.teachers.cache import Reply
 from alttrain.rewrite.teachers.desk import Desk
-from alttrain.serving import TOLD, Exchange, Failure, Fault, check_url, json_of, verify_server
+from alttrain.serving import Exchange, Failure, Fault, check_url, json_of, verify_server, word
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -81,8 +81,8 @@ def _read(body: bytes) -> Reply | Fault:
         completion = json_of(body)
         choices, served = completion["choices"], completion.get("model")
         content, finish = choices[0]["message"]["content"], choices[0].get("finish_reason")
-        f"{content}{served}".encode()  # half a surrogate pair is no text
-    except (ValueError, LookupError, TypeError, AttributeError):
+        f"{content}".encode()  # half a surrogate pair is no text
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Fault("the server's answer is no chat completion", "retry")
     if len(choices) != 1:
         return Fault(f"the server gave {len(choices)} replies to one prompt", "respond")
@@ -91,7 +91,7 @@ def _read(body: bytes) -> Reply | Fault:
     if finish == "length":
         return Fault("the reply was cut at writer.max_tokens", "respond")
     if finish not in ENDED:
-        return Fault(f"the server ended the reply with {str(finish)[:40]!r}", "respond")
+        return Fault(f"the server ended the reply with {word(finish)!r}", "respond")
     if not isinstance(content, str) or not content.strip():
         return Fault("the reply is empty", "respond")
-    return Reply(content, served[:TOLD] if isinstance(served, str) and served.isprintable() else "")
+    return Reply(content, word(served))

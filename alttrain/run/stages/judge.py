@@ -48,6 +48,8 @@ from alttrain.run.stages.analysis import Counts
 from alttrain.run.tracking import tell
 from alttrain.serving import NEARLY_ALL
 
+MADE_FROM = ("generations.jsonl", "judgements.jsonl", "adherence.jsonl", "agreement.json", "structure.json")
+"""The files whose checksums metrics.json tells; it is made again where one is another."""
 log = logging.getLogger(__name__)
 
 
@@ -69,42 +71,37 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
 
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
     """Whether the metrics are there, of these judges, protocol, labels and files."""
+    judged = _judged(run, benchmark)
+    return judged.get("provenance") == _provenance(run, benchmark) and not _changed(run, benchmark)
+
+
+def _judged(run: Run, benchmark: Benchmark) -> dict[str, Any]:
+    """metrics.json; empty where it is absent."""
     path = evaluation_folder(run, benchmark) / "metrics.json"
-    if not path.exists():
-        return False
-    judged = json.loads(path.read_text(encoding="utf-8"))
-    current = _provenance(run, benchmark), _made_from(run, benchmark)
-    return (judged["provenance"], judged.get("made_from")) == current
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-MADE_FROM = ("generations.jsonl", "judgements.jsonl", "adherence.jsonl", "agreement.json", "structure.json")
+def _changed(run: Run, benchmark: Benchmark) -> list[str]:
+    """The files that are others than metrics.json was made from, or stands beside."""
+    judged = _judged(run, benchmark)
+    current, before = _made_from(run, benchmark), judged.get("made_from", {})
+    return [name for name in current if judged and current[name] != before.get(name)]
 
 
-def _made_from(run: Run, benchmark: Benchmark) -> dict[str, str]:
-    """The hashes of the files that the metrics are made from and stand beside, as far as they are there."""
-    folder = evaluation_folder(run, benchmark)
-    found = {}
+def _made_from(run: Run, benchmark: Benchmark) -> dict[str, str | None]:
+    """The SHA-256 of each file that metrics are made from or stand beside; None where it is absent."""
+    folder, found = evaluation_folder(run, benchmark), dict[str, str | None]()
     for path in (*(folder / name for name in MADE_FROM), run.folder / "train.jsonl"):
+        found[path.name] = None
         if path.exists():
             with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
-
-
-def _forget_other_texts(run: Run, benchmark: Benchmark) -> None:
-    """Remove metrics of other texts than are there now: a report would show them if judging these failed."""
-    path = evaluation_folder(run, benchmark) / "metrics.json"
-    if path.exists():
-        made_from = json.loads(path.read_text(encoding="utf-8")).get("made_from", {})
-        if made_from.get(MADE_FROM[0]) != _made_from(run, benchmark)[MADE_FROM[0]]:
-            log.warning("judge     %s: the texts are others than were judged; they are judged anew", benchmark.name)
-            path.unlink()
 
 
 def _can_ask_again(run: Run, benchmark: Benchmark) -> bool:
     """Whether judged texts have no verdict because of a server, and the judges can be asked now."""
-    path = evaluation_folder(run, benchmark) / "metrics.json"
-    if not (unsettled := json.loads(path.read_text(encoding="utf-8"))["unsettled"]):
+    if not (unsettled := _judged(run, benchmark)["unsettled"]):
         return False
     try:
         for where, judge in judges_of(run, benchmark).items():
@@ -151,7 +148,13 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
             f"{folder / 'generations.jsonl'} has {judgements.rows} of {expected} generations; "
             "run the generate stage first"
         )
-    _forget_other_texts(run, benchmark)
+    if changed := _changed(run, benchmark):  # a report would show the old numbers if judging failed
+        log.warning("judge     %s is judged again: its metrics are of other %s", folder.name, ", ".join(changed))
+        if provenance == _judged(run, benchmark)["provenance"] and "judgements.jsonl" in changed:
+            judgements.path.unlink(missing_ok=True)  # whoever changed it: it is not what the judges said
+        (folder / "metrics.json").unlink()
+    for name in ("agreement.json", "structure.json"):  # made below, where there is still one to make
+        (folder / name).unlink(missing_ok=True)
     _make(session, judgements, provenance["judges"], folder, run.protocol.parts)
     counts, metrics = _measure(run, benchmark, judgements, folder)
     if len(judges) > 1 or benchmark.human_labels:
