@@ -210,6 +210,9 @@ def test_a_finished_run_needs_no_judge_though_a_text_has_no_verdict(
     arguments = judged_by(stub)
     folder = run(*arguments)
     made = {path.name: path.read_bytes() for path in folder.iterdir()}
+    stub.behave = lambda prompt, asked: Say(status=500)
+    run(*arguments)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
     stub.shutdown()
     stub.server_close()
     serving._server_fault.cache_clear()

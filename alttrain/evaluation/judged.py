@@ -60,13 +60,17 @@ class Judgements:
             self._hashes.append(digest)
         self.rows = len(self._hashes)
         self._there = {block: bytearray(self.rows) for block in self._blocks}
+        self._undecided: dict[tuple[str, str, int], Judgement] = {}
 
     def __len__(self) -> int:
         """Judgements that there will be."""
         return self.rows * len(self._blocks)
 
     def keep(self, holds: Callable[[Judgement], bool]) -> None:
-        """Take what is on file and still holds; the rest is dropped, and a torn last line cut off."""
+        """Take what is on file and still holds; the rest is dropped, and a torn last line cut off.
+
+        What is unsettled is asked again, and stays as it is where the server does not reply this time.
+        """
         repair_rows(self.path)
         kept = self.path.exists() and all(self._takes(row, holds) for row in iterate_rows(self.path, Judgement))
         if not kept:
@@ -76,7 +80,8 @@ class Judgements:
 
     def unsettled(self, row: Judgement) -> bool:
         """Whether a server gave no verdict on a text, so that it is worth asking again."""
-        return bool(row.error) and not row.error.startswith(NOT_GENERATED) and asks_server(self.judges[row.judge])
+        refused = bool(row.error) and not row.error.startswith(NOT_GENERATED) and asks_server(self.judges[row.judge])
+        return refused or row.error.startswith(NO_REPLY)
 
     def lacking(self, judge: str, part: Part) -> int:
         """Generations that this judge has not judged this part of."""
@@ -119,14 +124,21 @@ class Judgements:
         there, place = self._there.get((row.judge, row.part)), self._places.get((row.id, row.sample))
         if there is None or place is None or there[place] or row.hash != self._hashes[place] or not holds(row):
             return False
+        if self.unsettled(row):
+            self._undecided[row.judge, row.part, place] = row
+            return False
         there[place] = 1
         return True
 
     def _append(self, rows: Sequence[Judgement]) -> None:
-        places = [self._places[row.id, row.sample] for row in rows]
-        append_rows(self.path, [replace(row, hash=self._hashes[n]) for row, n in zip(rows, places, strict=True)])
-        for row, place in zip(rows, places, strict=True):
+        made = []
+        for row in rows:
+            place = self._places[row.id, row.sample]
             self._there[row.judge, row.part][place] = 1
+            if row.error.startswith(NO_REPLY):
+                row = self._undecided.get((row.judge, row.part, place), row)
+            made.append(replace(row, hash=self._hashes[place]))
+        append_rows(self.path, made)
 
 
 def _hashed(path: Path) -> Iterator[tuple[tuple[str, int], str]]:

@@ -203,7 +203,7 @@ def _make(
     """Keep the judgements that still hold, and judge what is missing."""
     record = folder / "judges.json"
     before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    judgements.keep(lambda row: before.get(row.judge) == configured[row.judge] and not judgements.unsettled(row))
+    judgements.keep(lambda row: before.get(row.judge) == configured[row.judge])
     write_json(record, configured)
     for name in judgements.judges:
         for part in parts:
