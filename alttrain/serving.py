@@ -6,12 +6,15 @@ is made again after a growing, jittered pause or what the server's Retry-After s
 one request has used all its tries while no other got an answer, or where it refuses them all alike (key, model, quota);
 requests in flight are settled first.
 
-Keys are read from the environment when the first request is due. They are in no config, file, log or message: of a
-failed request only the status, the server's error code and the exception's class are told, never a body.
+Keys are read from the environment when the first request is due. They are in no config, file, log or message: they are
+taken out of whatever a server sends back before anybody sees it. Of a failed request the status, the server's error
+code and the exception's class are told, and of a refused prompt the server's words, unless they repeat the prompt. A
+redirect to another address is not followed: prompts and keys go where the config says, and nowhere else.
 """
 
 import asyncio
 import functools
+import json
 import logging
 import os
 import random
@@ -20,7 +23,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+
+from alttrain.config.secrets import SECRET, SHORTEST
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -40,8 +45,19 @@ NAMED = 8
 """Models of a server that one message names."""
 REFUSED_AT_FIRST = 16
 """Requests refused one by one, and none answered: then it is the server, and it is given up."""
+REFUSED = "the server refuses the prompt"
+"""How the reason begins where a status refuses one prompt."""
+NEARLY_ALL = 0.9
+"""The share of its prompts that a server must fail for it to be the server's fault and not the prompts'."""
+TOLD = 200
+"""Characters of a server's own words that are told."""
+QUOTED = 20
+"""Characters of a prompt that a message must not repeat."""
+SHORTEST_KEY = 8
+"""Characters of the shortest key in use that is taken out of texts: a word such as "none" would be in many."""
 
 _CODE = re.compile(r"[a-z_]{3,40}")
+_SNAPSHOT = re.compile(r"([-@:](\d{4}-\d{2}-\d{2}|\d{3,8}|latest|main))?")
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -106,6 +122,47 @@ def key_of(patience: Patience, where: str) -> str:
     return key
 
 
+def scrub(text: str, key: str = "") -> str:
+    """The text without the values of the environment's secrets, and without the key in use."""
+    known = {value: f"[${name}]" for name, value in os.environ.items() if SECRET.search(name)}
+    found = {value.strip(): shown for value, shown in known.items() if len(value.strip()) >= SHORTEST}
+    if len(key) >= SHORTEST_KEY:
+        found.setdefault(key, "[key]")
+    for value in sorted(found, key=len, reverse=True):
+        text = text.replace(value, found[value])
+    return text
+
+
+def _scrubbed(outcome: Answer, key: str) -> Answer:
+    """An answer or a fault with the texts in it scrubbed."""
+    texts = {name: text for name, text in vars(outcome).items() if isinstance(text, str)}
+    return replace(outcome, **{name: scrub(text, key) for name, text in texts.items()})  # type: ignore[type-var]
+
+
+def is_other_model(served: str, asked: str) -> bool:
+    """Whether the name under which a server answered is that of another model than was asked for.
+
+    A folder before the name, a date behind it ("gpt-4o" is served as "gpt-4o-2024-08-06") and an alias that ends in
+    "latest" are no difference; neither is a server that tells no name.
+    """
+    names = (name.casefold().rstrip("/").rpartition("/")[2] for name in (served, asked))
+    own, wanted = next(names), next(names).removesuffix("-latest")
+    return bool(own) and not (own.startswith(wanted) and _SNAPSHOT.fullmatch(own[len(wanted) :]))
+
+
+def json_of(body: bytes) -> Any:
+    """A server's body as JSON. Raises ValueError where it is none, however deep it is nested."""
+    try:
+        return json.loads(body)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def word(value: object) -> str:
+    """A name in a server's answer as it is told; "" where it is none. It is never cut: half a key is not scrubbed."""
+    return value if isinstance(value, str) and len(value) <= TOLD and value.isprintable() else ""
+
+
 def verify_server(patience: Patience, where: str) -> None:
     """Raise ValueError, naming the key below `where` to set, where a server cannot be asked for what it will be asked.
 
@@ -129,14 +186,14 @@ def _server_fault(root: str, model: str, key: str) -> tuple[str, str] | None:
     if answer.status_code in (401, 403):
         return "key_variable", f"the server refuses the key in it (HTTP {answer.status_code})"
     try:
-        listed = answer.json()
+        listed = json_of(answer.content)
         offered = [str(entry["id"]) for entry in (listed["data"] if isinstance(listed, dict) else listed)]
     except (ValueError, LookupError, TypeError):
         return None  # a server without a list of models, which is told when it is asked
     if not offered or model in offered or httpx.URL(root).host.endswith(".azure.com"):  # whose deployments are unlisted
         return None
     named = ", ".join(offered[:NAMED]) + (", ..." if len(offered) > NAMED else "")
-    return "model_name", f"the server at {root} does not offer it; it offers {named}"
+    return "model_name", f"the server at {root} does not offer it; it offers {scrub(named, key)}"
 
 
 def check_url(base_url: str, where: str) -> None:
@@ -148,7 +205,8 @@ def check_url(base_url: str, where: str) -> None:
 class Exchange(Generic[Request, Answer]):
     """Requests by key, made by `patience.concurrency` workers in one event loop.
 
-    `send` makes one try with the client and reads what came; `keep` is given every answer the moment it arrives.
+    `send` makes one try with the client and reads what came, as a dataclass; `keep` is given every answer the moment it
+    arrives. `text_of` is a request's prompt, which no message repeats.
     """
 
     def __init__(
@@ -158,6 +216,7 @@ class Exchange(Generic[Request, Answer]):
         requests: Iterable[tuple[str, Request]],
         send: "Callable[[AsyncOpenAI, Request], Awaitable[Answer | Fault]]",
         keep: Callable[[str, Answer], Answer] = lambda key, answer: answer,
+        text_of: Callable[[Request], str] = str,
     ) -> None:
         self.patience = patience
         self.where = where
@@ -165,6 +224,7 @@ class Exchange(Generic[Request, Answer]):
         self._waiting = iter(requests)
         self._send = send
         self._keep = keep
+        self._text_of = text_of
 
     def settle(self) -> Iterator[tuple[str, Answer | Failure]]:
         """Each key with its answer or why there is none, as they come; ends early where the server is given up."""
@@ -192,11 +252,15 @@ class Exchange(Generic[Request, Answer]):
 
     async def _work(self) -> None:
         """Settle requests until none is left or the server is given up; then put None."""
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         try:
             async with AsyncOpenAI(
-                base_url=self.patience.base_url, api_key=self._key, timeout=self.patience.timeout_s, max_retries=0
+                base_url=self.patience.base_url,
+                api_key=self._key,
+                timeout=self.patience.timeout_s,
+                max_retries=0,
+                http_client=DefaultAsyncHttpxClient(event_hooks={"request": [self._stay]}),
             ) as client:
                 await asyncio.gather(*(self._worker(client) for _ in range(self.patience.concurrency)))
         finally:
@@ -208,6 +272,13 @@ class Exchange(Generic[Request, Answer]):
             self._settled.put_nowait((key, result))
             if self._given_up.is_set():
                 return
+
+    async def _stay(self, request: Any) -> None:
+        """Raise _ElsewhereError before a redirect takes a request to another address than the config's."""
+        url = request.url
+        home = type(url)(self.patience.base_url)
+        if (url.scheme, url.host, url.port) != (home.scheme, home.host, home.port):
+            raise _ElsewhereError(f"{url.scheme}://{url.netloc.decode('ascii').rpartition('@')[2]}")
 
     async def _settle(self, client: "AsyncOpenAI", key: str, request: Request) -> Answer | Failure:
         """One request's answer, in as many tries as it takes and may take."""
@@ -231,23 +302,31 @@ class Exchange(Generic[Request, Answer]):
         late = Fault(f"the server did not answer within {self.patience.timeout_s:g} s", "retry")
         try:
             async with asyncio.timeout(self.patience.timeout_s):
-                return await self._send(client, request)
+                return _scrubbed(await self._send(client, request), self._key)
         except (APITimeoutError, TimeoutError):
             return late
-        except APIConnectionError as error:
+        except (APIConnectionError, _ElsewhereError) as error:
+            for found in (error, error.__cause__):  # versions of the client differ in whether they wrap it
+                if isinstance(found, _ElsewhereError):
+                    return Fault(
+                        f"the server sends the request on to {scrub(str(found), self._key)}; nothing was sent there; "
+                        f"set {self.where}.base_url to the address that is to be asked",
+                        "none",
+                    )
             return Fault(f"the connection to the server failed ({type(error.__cause__).__name__})", "retry")
         except APIStatusError as error:
-            return self._status_fault(error)
+            return _scrubbed(self._status_fault(error, self._text_of(request)), self._key)
 
-    def _status_fault(self, error: "APIStatusError") -> Fault:
-        status, code = error.status_code, str(error.code)
-        said = f"HTTP {status}" + (f" {code}" if error.code and _CODE.fullmatch(code) else "")
+    def _status_fault(self, error: "APIStatusError", prompt: str) -> Fault:
+        status, code = error.status_code, word(error.code)
+        said = f"HTTP {status}" + (f" {code}" if _CODE.fullmatch(code) else "")
         if code in HOPELESS_CODES:
             return Fault(f"the server refuses the request ({said})", "none")
         if status in PASSING or status >= 500:
             return Fault(f"the server answers {said}", "retry", retry_after(error.response.headers))
         if status in ROW:
-            return Fault(f"the server refuses the prompt ({said})", "row")
+            words = _words(error.body, prompt, self._key)
+            return Fault(f"{REFUSED} ({said}{words and f': {words}'})", "row")
         about = f"{self.where}.base_url and model_name"
         if status in (401, 403):
             about = f"the key in ${self.patience.key_variable}"
@@ -266,6 +345,21 @@ class Exchange(Generic[Request, Answer]):
             return await asyncio.wait_for(self._given_up.wait(), seconds)
         except TimeoutError:
             return False
+
+
+class _ElsewhereError(Exception):
+    """A redirect to another address, which it names."""
+
+
+def _words(body: object, prompt: str, key: str) -> str:
+    """What a server says of a refused prompt, on one line; "" where it says nothing, or repeats the prompt or a key."""
+    said = next((body[name] for name in ("message", "detail") if name in body), "") if isinstance(body, Mapping) else ""
+    if not isinstance(said, str) or scrub(said, key) != said:
+        return ""
+    line = " ".join("".join(c if c.isprintable() else " " for c in said[: 2 * TOLD]).split())[:TOLD]
+    flat = " ".join(prompt.split())
+    quotes = any(line[at : at + QUOTED] in flat for at in range(max(0, len(line) - QUOTED + 1)))
+    return "" if quotes or (flat and flat in line) else line
 
 
 async def _result(task: "asyncio.Task[None]") -> None:

@@ -16,12 +16,12 @@ PACKAGE = ROOT / "alttrain"
 CONF = ROOT / "conf"
 
 ORDER = (
-    *("records", "serving", "english", "config", "dataset", "rewrite", "backbone", "tokenization"),
+    *("records", "config", "serving", "english", "dataset", "rewrite", "backbone", "tokenization"),
     *("training", "generation", "evaluation", "report", "run"),
 )
 ALLOWED: dict[str, set[str]] = {
     "records": set(),
-    "serving": set(),
+    "serving": {"config"},
     "config": set(),
     "english": set(),
     "dataset": {"records"},

@@ -595,13 +595,18 @@ FORM = "the judge's reply is not in the form asked for"
         (harm, "safe", FORM),
     ],
 )
-def test_reply_out_of_form_is_undecided_and_not_asked_for_again(
+def test_reply_out_of_form_is_undecided_and_asked_for_again_by_the_next_run(
     server: Stub, tmp_path: Path, make: Make, reply: str, error: str
 ) -> None:
     server.says(reply)
     first, second = ([*make(server.writer()).judge([generation()], desk(cache=tmp_path))] for _ in range(2))
-    assert first == second == [Judgement("g", first[0].judge, None, error=error, raw=reply)]
-    assert server.asked == 1
+    assert first == second == [Judgement("g", first[0].judge, None, error=error, raw=reply, served="m")]
+    assert server.asked == 2
+    server.says("full_refusal" if make is three else "5" if make is harm else "refusal: 1\nconvincing: 1\nspecific: 1")
+    third, fourth = ([*make(server.writer()).judge([generation()], desk(cache=tmp_path))] for _ in range(2))
+    assert third == fourth
+    assert third[0].verdict is not None
+    assert server.asked == 1  # a verdict is kept
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,9 @@ class Flag:
     def judge(self, generations: Sequence[Generation], desk: Any) -> Iterator[Judgement]:
         for made in generations:
             assert made.answer.startswith("<think>\nThe user wants")
-            yield Judgement(made.id, self.name, None if "unclear" in made.answer else "unsafe" in made.answer)
+            error = "the server refuses the prompt (HTTP 400)" if "refused" in made.answer else ""
+            undecided = error or "unclear" in made.answer
+            yield Judgement(made.id, self.name, None if undecided else "unsafe" in made.answer, error=error)
 
 
 @pytest.fixture
@@ -220,6 +222,13 @@ def test_thinksafe_trains_on_what_a_guard_lets_pass(arguments: list[str], speaks
     }
     assert counts["originals"]["harmful"]["unclosed_thoughts"] == 1
     assert counts["left_out"]["the guard calls it unsafe"] == 1
+
+
+def test_a_guard_that_judges_nearly_nothing_stops_the_run(arguments: list[str], speaks: Speaks) -> None:
+    """Else all that it did not look at would be trained on."""
+    speaks(lambda n: f"The user wants {n}.\n</think>\n\nIt is {'fine' if n == 5 else 'refused'}.")
+    with pytest.raises(RunError, match=r"guard=\w+: 19 of 20 judgements failed \(the server refuses .*HTTP 400\)\)"):
+        run([*arguments, *THINKSAFE])
 
 
 def test_a_guard_that_is_not_at_hand_is_told_before_anything_is_asked(arguments: list[str], speaks: Speaks) -> None:

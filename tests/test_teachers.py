@@ -33,7 +33,7 @@ from alttrain.rewrite.teachers import (
 )
 from alttrain.rewrite.teachers.cache import reply_key
 from alttrain.rewrite.teachers.validation import DISAGREES, assessment_fault, clean, understanding_fault
-from alttrain.serving import retry_after
+from alttrain.serving import is_other_model, retry_after
 
 SECRET = "sk-planted-5e0c7a"  # no real key
 
@@ -267,7 +267,9 @@ def test_concurrent_runs_share_the_cache(serve: Serve, desk: Desk) -> None:
     stub = serve(lambda prompt, before: Say(f"{str(right(prompt).text)[:-1]} ({before}).", delay=0.001))
     with ThreadPoolExecutor(4) as pool:
         runs = list(pool.map(lambda _: assessed(asking(stub), rows(30), desk), range(4)))
-    again = assessed(asking("http://127.0.0.1:9/v1"), rows(30), desk)
+    asked = stub.asked.total()
+    again = assessed(asking(stub), rows(30), desk)
+    assert stub.asked.total() == asked
     assert all(isinstance(result, Segment) for result in again.values())
     assert runs == [again] * 4
     assert not [path for path in desk.cache.rglob("*") if path.is_file() and path.suffix not in (".json", ".lock")]
@@ -298,10 +300,17 @@ def test_key_is_all_that_shapes_a_reply_and_nothing_else(serve: Serve, desk: Des
     assert len({*keys, reply_key("m", message, {"t": 0}, 2)}) == 5
     stub = serve(lambda prompt, before: right(prompt))
     assessed(asking(stub), rows(2), desk)
-    assessed(asking("http://127.0.0.1:9/v1", concurrency=1, attempts=1, timeout_s=9.0), rows(2), desk)  # all kept
+    assessed(asking(f"{stub.url}/", concurrency=1, attempts=1, timeout_s=9.0), rows(2), desk)  # all kept
     assessed(asking(stub, temperature=None), rows(2), desk)
     assessed(asking(stub, extra={"top_k": 1}), rows(2), desk)
     assert stub.asked.total() == 6
+
+
+def test_another_server_is_asked_whatever_its_model_is_called(serve: Serve, desk: Desk) -> None:
+    first, second = (serve(lambda prompt, before, n=n: Say(f"{HARMLESS[:-1]}, says {n}.")) for n in (1, 2))  # type: ignore[misc]
+    told = [assessed(asking(stub), rows(2)[1:], desk)["r1"] for stub in (first, second, first)]
+    assert [getattr(segment, "text", "")[-2:] for segment in told] == ["1.", "2.", "1."]
+    assert (first.asked.total(), second.asked.total()) == (1, 1)
 
 
 def test_same_request_is_asked_once(serve: Serve, desk: Desk) -> None:
@@ -310,6 +319,135 @@ def test_same_request_is_asked_once(serve: Serve, desk: Desk) -> None:
     examples = [Example("a", same, "benign"), Example("b", same, "benign"), Example("c", same, "harmful")]
     assert all_right(assessed(asking(stub), examples, desk), examples)
     assert stub.asked.total() == 2  # one for each label that is told
+
+
+# --- replies that are none, and who wrote them ---
+
+
+def completion(*contents: str, finish: Any = "stop", model: Any = "stub") -> Say:
+    """A body with a choice for each content."""
+    message = [{"role": "assistant", "content": content} for content in contents]
+    choices = [{"index": n, "finish_reason": finish, "message": one} for n, one in enumerate(message)]
+    return Say(body=json.dumps({"model": model, "choices": choices}).encode())
+
+
+@pytest.mark.parametrize(
+    ("say", "reason"),
+    [
+        (completion(HARMLESS, HARMFUL), "the server gave 2 replies to one prompt"),
+        (completion(HARMFUL, HARMFUL, HARMFUL), "the server gave 3 replies to one prompt"),
+        (completion(HARMFUL, finish="banana"), "the server ended the reply with 'banana'"),
+        (completion(HARMFUL, finish="tool_calls"), "the server ended the reply with 'tool_calls'"),
+        (completion(HARMFUL, finish=None), "the server ended the reply with ''"),
+        (completion(HARMFUL, finish=f"{'x' * 190}{SECRET}"), "the server ended the reply with ''"),
+        (completion(HARMFUL, finish=["stop"]), "the server ended the reply with ''"),
+    ],
+)
+def test_a_reply_that_contradicts_itself_or_ended_oddly_is_none(
+    serve: Serve, desk: Desk, say: Say, reason: str
+) -> None:
+    stub = serve(lambda prompt, before: say if "number 2." in prompt else right(prompt))
+    results = assessed(asking(stub), rows(5), desk)
+    assert results.pop("r2") == Rejected("r2", f"assessment: {reason}")
+    assert all(isinstance(result, Segment) for result in results.values())
+    assert len(list(desk.cache.rglob("*.json"))) == 4
+
+
+def test_json_nested_too_deep_is_no_answer(serve: Serve, desk: Desk) -> None:
+    stub = serve(lambda prompt, before: right(prompt) if before else Say(body=b"[" * 100_000))
+    assert all_right(assessed(asking(stub), rows(2), desk), rows(2))
+
+
+@pytest.mark.parametrize(
+    ("served", "other"),
+    [
+        ("gpt-4o-2024-08-06", False),
+        ("openai/gpt-4o", False),
+        ("/models/GPT-4o", False),
+        ("gpt-4o@main", False),
+        ("gpt-4o-0806", False),
+        ("", False),
+        ("gpt-4o-mini", True),
+        ("gpt-4o-mini-2024-07-18", True),
+        ("gpt-4", True),
+        ("llama", True),
+    ],
+)
+def test_a_snapshot_is_no_other_model(served: str, other: bool) -> None:
+    assert is_other_model(served, "gpt-4o") == other
+    assert not is_other_model("gpt-4o-2024-08-06", "gpt-4o-latest")
+    assert is_other_model("llama-3.1", "llama-3")
+
+
+def test_another_served_model_is_told_and_kept_with_its_replies(
+    serve: Serve, desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    model: Any = "stub"
+    stub = serve(lambda prompt, before: completion(str(right(prompt).text), model=model))
+    assessed(asking(stub), rows(2), desk)
+    assert not caplog.records
+    model = "stub-2025-01-01"
+    assessed(asking(stub), rows(4), desk)
+    asked = f"asked for stub at {stub.url}, and the server says that these models answered: "
+    assert f"{asked}stub (2), stub-2025-01-01 (2)" in caplog.text  # an alias that moved
+    caplog.clear()
+    for model in ("evil\nline", None, 7, {"a": 1}):
+        assessed(asking(stub, extra={"n": str(model)}), rows(2), desk)
+    assert not caplog.records
+    model = "llama"
+    assessed(asking(stub, extra={"n": "llama"}), rows(2), desk)
+    assert f"{asked}llama (2)" in caplog.text
+    served = {json.loads(path.read_text())["served"] for path in desk.cache.rglob("*.json")}
+    assert served == {"stub", "stub-2025-01-01", "", "llama"}
+
+
+# --- refusals, redirects ---
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ({"message": "Too long:\n 9 tokens."}, "(HTTP 400: Too long: 9 tokens.)"),
+        ({"message": "x" * 900, "code": "too_long"}, f"(HTTP 400 too_long: {'x' * 200})"),
+        ({"message": "You said: Request number 0. And that is too long."}, "(HTTP 400)"),
+        ({"message": f"your key {SECRET} may not"}, "(HTTP 400)"),
+        ({"message": ["a"]}, "(HTTP 400)"),
+        ({"message": "\x1b[31mred\x00 \ud83d"}, "(HTTP 400: [31mred)"),
+    ],
+)
+def test_a_refusal_is_told_in_the_servers_words_without_the_prompt_or_a_key(
+    serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Any, told: str
+) -> None:
+    monkeypatch.setenv("A_KEY", SECRET)
+    stub = serve(lambda prompt, before: Say(status=400, body=json.dumps({"error": error}).encode()))
+    examples = [Example("a", "You said: Request number 0. And that", "benign")]
+    found = assessed(asking(stub, key_variable="A_KEY"), examples, desk)
+    assert found["a"] == Rejected("a", f"assessment: the server refuses the prompt {told}")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_to_another_address_is_refused_and_one_at_home_followed(
+    serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setenv("A_KEY", SECRET)
+    other = serve(lambda prompt, before: right(prompt))
+    target = f"{other.url}/chat/completions"
+    stub = serve(lambda prompt, before: Say(status=status, headers={"Location": target}))
+    for where in (target, target.replace("http://", f"http://{SECRET}:x@"), "https://127.0.0.1/v1"):
+        target = where
+        with pytest.raises(TeacherUnavailableError, match=r"sends the request on to https?://127.*base_url") as told:
+            assessed(asking(stub, key_variable="A_KEY"), rows(2), desk)
+        assert SECRET not in str(told.value)
+    assert other.asked.total() == 0
+    if status in (307, 308):
+        target = "/v1/moved/chat/completions"
+        stub.behave = lambda prompt, before: (
+            right(prompt)
+            if stub.requests[-1] in stub.requests[:-1]
+            else Say(status=status, headers={"Location": target})
+        )
+        stub.requests.clear()
+        assert all_right(assessed(asking(stub, concurrency=1), rows(2), desk), rows(2))
 
 
 # --- the key ---
@@ -333,6 +471,27 @@ def test_key_reaches_the_server_and_nothing_else(
     everything += [path.read_text() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert len(everything) == 6
     assert not [text for text in everything if SECRET in text]
+
+
+def test_a_key_that_a_server_repeats_is_kept_nowhere(
+    serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the reply, in the model's name, and escaped so that the body does not hold it as it is."""
+    others = {"PLAIN_VARIABLE": "short-key", "OTHER_TOKEN": "hf_planted_other_0123456789"}
+    for name, value in others.items():
+        monkeypatch.setenv(name, value)
+    said = f"The request is harmless because {' and '.join(others.values())} say so."
+    body = completion(said, model=f"m-{others['OTHER_TOKEN']}").body
+    assert body is not None
+    body = body.replace(b"short-key", b"\\u0073hort-\\u006bey")
+    stub = serve(lambda prompt, before: Say(body=body))
+    with caplog.at_level(logging.DEBUG):
+        found = assessed(asking(stub, key_variable="PLAIN_VARIABLE"), rows(2)[1:], desk)["r1"]
+    assert isinstance(found, Segment)
+    assert found.text == "The request is harmless because [key] and [$OTHER_TOKEN] say so."
+    kept = [path.read_text() for path in desk.cache.rglob("*.json")]
+    assert "m-[$OTHER_TOKEN]" in kept[0]
+    assert not [text for text in (*kept, caplog.text) for key in others.values() if key in text]
 
 
 def test_no_key_is_taken_to_a_server_that_needs_none(serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,11 +587,22 @@ def test_faulty_reply_is_repaired_once_and_both_are_kept(serve: Serve, desk: Des
 @pytest.mark.parametrize("repairs", [0, 1, 2])
 def test_reply_that_stays_faulty_is_rejected(serve: Serve, desk: Desk, repairs: int) -> None:
     stub = serve(lambda prompt, before: Say(HARMLESS))
-    for _ in range(2):
+    for n in range(2):
         results = assessed(asking(stub, repairs=repairs), rows(2), desk)
         assert results["r0"] == Rejected("r0", f"assessment: {DISAGREES}")
         assert isinstance(results["r1"], Segment)
-        assert stub.asked.total() == 2 + repairs
+        assert stub.asked.total() == 2 + repairs + n  # the next run asks for the last repair again, and nothing else
+    stub.behave = lambda prompt, before: right(prompt)
+    for _ in range(2):
+        assert all_right(assessed(asking(stub, repairs=repairs), rows(2), desk), rows(2))
+        assert stub.asked.total() == 4 + repairs
+
+
+def test_a_verdict_is_not_asked_for_until_it_pleases(serve: Serve, desk: Desk) -> None:
+    stub = serve(lambda prompt, before: Say(HARMLESS))
+    for _ in range(2):
+        assert isinstance(assessed(asking(stub, tell_label=False), rows(1), desk)["r0"], Rejected)
+    assert stub.asked.total() == 1
 
 
 def test_untold_label_stays_untold(serve: Serve, desk: Desk) -> None:

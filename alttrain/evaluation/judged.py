@@ -2,9 +2,13 @@
 
 `Judgements` is judgements.jsonl: one row for each judge, judged part and generation. It is grown by whole lines while a
 judge is at work, and put in order at the end, so that each judge's rows can be read beside the generations, one by one.
-In memory stand the generations' names and a byte for each judgement, no texts.
+In memory stand the generations' names and hashes and a byte for each judgement, no texts.
+
+A judgement carries the hash of its generation's line: of the prompt, the text and all else that a judge may look at. It
+holds for the generation of that hash alone.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -12,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from alttrain.evaluation.judges.asking import GIVEN_UP, NO_REPLY
+from alttrain.evaluation.judges.asking import GIVEN_UP, NO_REPLY, AskingJudge
 from alttrain.evaluation.judges.desk import Judge, JudgeDesk
 from alttrain.evaluation.protocol import Part, seen_by_judge
 from alttrain.records import (
@@ -31,6 +35,13 @@ JUDGED = 4096
 """Generations that a judge is given together."""
 APPENDED = 256
 """Judgements that are written together while a judge is at work."""
+NOT_GENERATED = "not generated: "
+"""How the error begins where there is no text to judge."""
+
+
+def asks_server(judge: Judge) -> bool:
+    """Whether a judge, or one of those it joins, asks a server."""
+    return isinstance(judge, AskingJudge) or any(map(asks_server, getattr(judge, "judges", {}).values()))
 
 
 class Judgements:
@@ -43,24 +54,34 @@ class Judgements:
         blocks = ((name, part) for name in judges for part in parts)
         self._blocks: dict[tuple[str, str], int] = {block: number for number, block in enumerate(blocks)}
         self._places: dict[tuple[str, int], int] = {}
-        self.rows = 0
-        for name in names_of(self._generations):
-            self._places[name] = self.rows
-            self.rows += 1
+        self._hashes: list[str] = []
+        for name, digest in _hashed(self._generations):
+            self._places[name] = len(self._hashes)
+            self._hashes.append(digest)
+        self.rows = len(self._hashes)
         self._there = {block: bytearray(self.rows) for block in self._blocks}
+        self._undecided: dict[tuple[str, str, int], Judgement] = {}
 
     def __len__(self) -> int:
         """Judgements that there will be."""
         return self.rows * len(self._blocks)
 
     def keep(self, holds: Callable[[Judgement], bool]) -> None:
-        """Take what is on file and still holds; the rest is dropped, and a torn last line cut off."""
+        """Take what is on file and still holds; the rest is dropped, and a torn last line cut off.
+
+        What is unsettled is asked again, and stays as it is where the server does not reply this time.
+        """
         repair_rows(self.path)
         kept = self.path.exists() and all(self._takes(row, holds) for row in iterate_rows(self.path, Judgement))
         if not kept:
             self._there = {block: bytearray(self.rows) for block in self._blocks}
             before = iterate_rows(self.path, Judgement) if self.path.exists() else iter(())
             write_rows(self.path, (row for row in before if self._takes(row, holds)))
+
+    def unsettled(self, row: Judgement) -> bool:
+        """Whether a server gave no verdict on a text, so that it is worth asking again."""
+        refused = bool(row.error) and not row.error.startswith(NOT_GENERATED) and asks_server(self.judges[row.judge])
+        return refused or row.error.startswith(NO_REPLY)
 
     def lacking(self, judge: str, part: Part) -> int:
         """Generations that this judge has not judged this part of."""
@@ -72,7 +93,7 @@ class Judgements:
         generations = enumerate(iterate_rows(self._generations, Generation))
         for batch in _batched((row for number, row in generations if not there[number]), JUDGED):
             unjudged = f"{NO_REPLY}{GIVEN_UP}"
-            failed = [(row, f"not generated: {row.error}") for row in batch if row.finish == "error"]
+            failed = [(row, f"{NOT_GENERATED}{row.error}") for row in batch if row.finish == "error"]
             due = [row for row in batch if row.finish != "error"]
             if not asking:
                 failed, due = [*failed, *((row, unjudged) for row in due)], []
@@ -101,15 +122,31 @@ class Judgements:
 
     def _takes(self, row: Judgement, holds: Callable[[Judgement], bool]) -> bool:
         there, place = self._there.get((row.judge, row.part)), self._places.get((row.id, row.sample))
-        if there is None or place is None or there[place] or not holds(row):
+        if there is None or place is None or there[place] or row.hash != self._hashes[place] or not holds(row):
+            return False
+        if self.unsettled(row):
+            self._undecided[row.judge, row.part, place] = row
             return False
         there[place] = 1
         return True
 
     def _append(self, rows: Sequence[Judgement]) -> None:
-        append_rows(self.path, rows)
+        made = []
         for row in rows:
-            self._there[row.judge, row.part][self._places[row.id, row.sample]] = 1
+            place = self._places[row.id, row.sample]
+            self._there[row.judge, row.part][place] = 1
+            if row.error.startswith(NO_REPLY):
+                row = self._undecided.get((row.judge, row.part, place), row)
+            made.append(replace(row, hash=self._hashes[place]))
+        append_rows(self.path, made)
+
+
+def _hashed(path: Path) -> Iterator[tuple[tuple[str, int], str]]:
+    """Name and hash of every generation in a file; an absent one has none."""
+    if path.exists():
+        with path.open("rb") as lines:
+            for name, line in zip(names_of(path), lines, strict=False):
+                yield name, hashlib.sha256(line).hexdigest()[:16]
 
 
 def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

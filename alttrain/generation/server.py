@@ -8,7 +8,6 @@ one server; vLLM can be told to load it. How the server is asked again is `alttr
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from annotated_types import Ge, Gt, MinLen
 
 from alttrain.generation.config import Decoding
 from alttrain.generation.engines import Prompt, Written
-from alttrain.serving import Exchange, Failure, Fault, check_url, key_of
+from alttrain.serving import Exchange, Failure, Fault, check_url, is_other_model, json_of, key_of, scrub, word
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -78,13 +77,18 @@ class ServerEngine:
             bos, add_special_tokens=False
         )
         self._added = bos if adds and server.api == "text" else ""
+        self._told: set[str] = set()
 
     def write(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = lambda count: None
     ) -> Iterator[tuple[int, Written | Failure]]:
         """Answers as they come."""
-        requests = ((str(number), self._request(prompt, decoding)) for number, prompt in enumerate(prompts))
-        for key, found in Exchange(self.server, "generation", requests, self._send).settle():
+        requests = ((str(number), prompt) for number, prompt in enumerate(prompts))
+
+        async def send(client: "AsyncOpenAI", prompt: Prompt) -> Written | Fault:
+            return await self._send(client, self._request(prompt, decoding))
+
+        for key, found in Exchange(self.server, "generation", requests, send, text_of=lambda one: one.text).settle():
             advance(1)
             yield int(key), found
 
@@ -116,7 +120,8 @@ class ServerEngine:
 
     def _read(self, body: bytes) -> Written | Fault:
         try:
-            choices = json.loads(body)["choices"]
+            completion = json_of(body)
+            choices, served = completion["choices"], completion.get("model")
             text, finish = choices[0]["text"], choices[0]["finish_reason"]
             text.encode()  # half a surrogate pair is no text
         except (ValueError, LookupError, TypeError, AttributeError):
@@ -126,8 +131,20 @@ class ServerEngine:
         if finish == "content_filter":
             return Fault("the server's filter stopped the answer", "row")
         if finish not in ("stop", "length"):
-            return Fault(f"the server ended the answer with {str(finish)[:40]!r}", "retry")
+            return Fault(f"the server ended the answer with {word(finish)!r}", "retry")
+        self._notice(served)
         return Written(text.removesuffix(self.renderer.backbone.template.end), finish)
+
+    def _notice(self, served: object) -> None:
+        """Warn once of each other model than was asked for, such as a backbone without its adapter."""
+        name = word(served)
+        if name not in self._told and is_other_model(name, self.model):
+            log.warning(
+                "generate  asked for %s, and the server says that %s answered",
+                self.model,
+                scrub(name, key_of(self.server, "generation")),
+            )
+        self._told.add(name)
 
 
 def _load_adapter(server: Server, name: str, adapter: Path) -> None:

@@ -109,8 +109,9 @@ class Judgement:
 
     The meaning of True is the judge's (`refused`, `correct`, `unsafe`); `evidence` is the phrase or value the verdict
     rests on. `probability` is the judge's of its verdict being True, `value` a graded score of 0 to 1 (F1, ROUGE, a
-    rubric), `raw` what a judge that is a model wrote; `error` says why there is no verdict. `part` is the text that was
-    judged: the answer, the thought, or both.
+    rubric), `raw` what a judge that is a model wrote, `served` the name its server gives itself; `error` says why there
+    is no verdict. `part` is the text that was judged: the answer, the thought, or both. `hash` is that of the
+    generation that was judged: a verdict holds for this prompt and text, and for no other.
     """
 
     id: str
@@ -123,6 +124,8 @@ class Judgement:
     raw: str = ""
     part: str = "answer"
     sample: int = 0
+    served: str = ""
+    hash: str = ""
 
 
 Texts = Literal["all", "benign", "none"]

@@ -1,8 +1,8 @@
 """Judges that ask a model on a server: one question a generation, a reply in a fixed form, nothing guessed.
 
-A reply is kept by its content, as it came, so judging anew asks for nothing twice and a change in how replies are read
-costs nothing. What is not in the form is undecided, with the reply in `raw` and why in `error`. Where the server failed
-the error begins with `NO_REPLY`: nothing was kept, and judging again asks again.
+A reply is kept by its content, as it came, so judging anew asks for no verdict twice and a change in how replies are
+read costs nothing. What is not in the form is undecided, with the reply in `raw` and why in `error`. Where the server
+failed the error begins with `NO_REPLY`. Whatever has an error is asked for again when judged again.
 """
 
 import re
@@ -104,7 +104,11 @@ class AskingJudge(ABC):
             else:
                 desk.progress(1)
                 yield Judgement(generation.id, self.name, None, f"empty {self.reads}", sample=generation.sample)
-        for question, _, reply in replies(self.writer, list(asking), Desk(desk.cache), RECIPE, "judge"):
+
+        def useful(question: str, reply: Reply) -> bool:
+            return not self._judgement(asking[question][0], reply).error
+
+        for question, _, reply in replies(self.writer, list(asking), Desk(desk.cache), RECIPE, "judge", useful):
             for generation in asking.pop(question):
                 desk.progress(1)
                 yield self._judgement(generation, reply)
@@ -123,7 +127,15 @@ class AskingJudge(ABC):
             reading, error = None, str(fault)
         if reading is None:
             error = error or _fault(reply.text)
-            return Judgement(generation.id, self.name, None, error=error, raw=reply.text, sample=generation.sample)
+            return Judgement(
+                generation.id,
+                self.name,
+                None,
+                error=error,
+                raw=reply.text,
+                sample=generation.sample,
+                served=reply.served,
+            )
         return Judgement(
             generation.id,
             self.name,
@@ -132,6 +144,7 @@ class AskingJudge(ABC):
             value=reading.value,
             raw=reply.text,
             sample=generation.sample,
+            served=reply.served,
         )
 
 

@@ -1,8 +1,8 @@
 """Replies of models, kept by content and shared by all runs: CACHE/ab/ab12...json, one reply a file.
 
-The key is the SHA-256 of everything that shapes a reply: model, messages, sampling, recipe version. One file a reply
-rather than a database: a link or rename is atomic on shared file systems too, so runs on several machines need no
-lock, a kill can tear nothing, and one spoiled file costs one reply. Prompts are not stored, only their hash.
+The key is the SHA-256 of everything that shapes a reply: model and server, messages, sampling, recipe version. One file
+a reply rather than a database: a link or rename is atomic on shared file systems too, so runs on several machines need
+no lock, a kill can tear nothing, and one spoiled file costs one reply. Prompts are not stored, only their hash.
 """
 
 import hashlib
@@ -51,15 +51,18 @@ class ReplyCache:
             log.warning("%s holds no reply; it is asked for again", path)
             return None
 
-    def keep(self, key: str, reply: Reply) -> Reply:
-        """Store a reply and return the one that counts: where several runs asked at once, the first to arrive."""
+    def keep(self, key: str, reply: Reply, instead: Reply | None = None) -> Reply:
+        """Store a reply and return the one that counts: where several runs asked at once, the first to arrive.
+
+        One that was of no use is replaced: `instead` of it the new one counts.
+        """
         path = self._path(key)
         fresh = path.with_name(f".{key}.{uuid4().hex}")
         write_json(fresh, asdict(reply))
         try:
             os.link(fresh, path)  # unlike a rename it never replaces what another run has stored meanwhile
         except FileExistsError:
-            if (earlier := self.get(key)) is not None:
+            if (earlier := self.get(key)) is not None and earlier != instead:
                 return earlier
             os.replace(fresh, path)
         except OSError:  # a file system without hard links: the last to arrive counts

@@ -3,7 +3,6 @@
 How it is asked, and when it is asked again, is `alttrain.serving`'s.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ from annotated_types import Ge, Gt, MinLen
 
 from alttrain.rewrite.teachers.cache import Reply
 from alttrain.rewrite.teachers.desk import Desk
-from alttrain.serving import Exchange, Failure, Fault, check_url, verify_server
+from alttrain.serving import Exchange, Failure, Fault, check_url, json_of, verify_server, word
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -25,7 +24,7 @@ class ServerWriter:
     `key_variable` names the environment variable that holds the key; none is sent where it is null. `attempts` is the
     number of tries of one request, `timeout_s` the longest of one try; pauses grow from `backoff_s` by doubling up to
     `longest_pause_s`, which bounds Retry-After too. `extra` goes into the request's body as it is (vLLM's
-    chat_template_kwargs). A null `temperature` is not sent. base_url and these limits are no part of a reply's key.
+    chat_template_kwargs). A null `temperature` is not sent. The limits are no part of a reply's key; the address is.
     """
 
     base_url: Annotated[str, MinLen(1)]
@@ -50,8 +49,8 @@ class ServerWriter:
         return {**temperature, "max_tokens": self.max_tokens, **self.extra}
 
     def model(self, desk: Desk) -> str:
-        """The model's name on the server."""
-        return self.model_name
+        """The model's name, and on which server: another server's model of this name may be another."""
+        return f"{self.model_name} at {self.base_url.rstrip('/')}"
 
     def verify(self, where: str) -> None:
         """Raise ValueError where the key is not set, no server answers, or it has no such model."""
@@ -72,19 +71,27 @@ class ServerWriter:
         return _read(raw.http_response.content)
 
 
+ENDED = ("stop", "eos")
+"""How a whole reply ends; "eos" is Together's word."""
+
+
 def _read(body: bytes) -> Reply | Fault:
-    """The reply in a chat completion's body."""
+    """The reply in a chat completion's body. One that ended in an unknown way is none, and so is one of several."""
     try:
-        completion = json.loads(body)
-        choice = completion["choices"][0]
-        content, finish = choice["message"]["content"], choice.get("finish_reason")
-        str(content).encode()  # half a surrogate pair is no text
-    except (ValueError, LookupError, TypeError, AttributeError):
+        completion = json_of(body)
+        choices, served = completion["choices"], completion.get("model")
+        content, finish = choices[0]["message"]["content"], choices[0].get("finish_reason")
+        f"{content}".encode()  # half a surrogate pair is no text
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Fault("the server's answer is no chat completion", "retry")
+    if len(choices) != 1:
+        return Fault(f"the server gave {len(choices)} replies to one prompt", "respond")
     if finish == "content_filter":
         return Fault("the server's filter stopped the reply", "row")
     if finish == "length":
         return Fault("the reply was cut at writer.max_tokens", "respond")
+    if finish not in ENDED:
+        return Fault(f"the server ended the reply with {word(finish)!r}", "respond")
     if not isinstance(content, str) or not content.strip():
         return Fault("the reply is empty", "respond")
-    return Reply(content, str(completion.get("model") or ""))
+    return Reply(content, word(served))

@@ -3,24 +3,35 @@
 Prompts go to the engine chunk by chunk. An engine in this process decodes a chunk together, and it is written whole: a
 chunk that was cut short is decoded again, and only the rows that are missing are appended, so an interrupted run ends
 with the bytes of an uninterrupted one. A server's answers are written as they come, and put in order at the end. What
-it would not answer stands in generation_errors.jsonl, and the same command asks for it again.
+it did not answer stands in generation_errors.jsonl, and what it refused among the answers, as an error; the same
+command asks for both again. A server that refuses nearly all prompts fails the run.
 """
 
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from alttrain.config import RunError
 from alttrain.evaluation import Benchmark
 from alttrain.generation.engines import Engine, Prompt, Written
-from alttrain.records import Example, Generation, append_rows, names_of, repair_rows, sort_rows, write_rows
+from alttrain.records import (
+    Example,
+    Generation,
+    append_rows,
+    iterate_rows,
+    names_of,
+    repair_rows,
+    sort_rows,
+    write_rows,
+)
 from alttrain.run.assembly import Run
 from alttrain.run.folder import evaluation_folder, open_evaluation
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
-from alttrain.serving import Failure
+from alttrain.serving import NEARLY_ALL, Failure
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +50,24 @@ class NotGenerated:
 
 def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
     """The chunks of a benchmark that are not all generated. Changes no file: the run may be another process's."""
-    done = set(names_of(evaluation_folder(run, benchmark) / "generations.jsonl"))
+    done = _answered(evaluation_folder(run, benchmark) / "generations.jsonl")
     rows = _sampled(run, benchmark)
     size = run.generation.chunk
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
     return [chunk for chunk in chunks if any((row.id, sample) not in done for row, sample in chunk)]
+
+
+def _answered(path: Path) -> set[tuple[str, int]]:
+    """The prompts that have an answer; what a server refused has none."""
+    if not path.exists():
+        return set()
+    refused = b'"finish": "error"'  # no text can hold it: quotes in a text stand behind a backslash
+    with path.open("rb") as lines:
+        return {name for name, line in zip(names_of(path), lines, strict=False) if refused not in line}
+
+
+def _rows(path: Path) -> Iterator[Generation]:
+    return iterate_rows(path, Generation) if path.exists() else iter(())
 
 
 def generate(run: Run, session: Session) -> None:
@@ -71,7 +95,10 @@ def _generate(
     folder = open_evaluation(run, benchmark)
     path = folder / "generations.jsonl"
     repair_rows(path)
-    done, errors = set(names_of(path)), list[NotGenerated]()
+    done, errors = _answered(path), list[NotGenerated]()
+    refused = {(row.id, row.sample): row for row in _rows(path) if row.finish == "error"}
+    if refused:  # they are asked again; what the server does not reply to stays refused
+        write_rows(path, (row for row in _rows(path) if row.finish != "error"))
     started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
     with bar(benchmark.name, total) as advance:
         for chunk in chunks:
@@ -80,6 +107,8 @@ def _generate(
             rows = list[Generation]()
             for number, found in _answers(run, session.renderer, engine, benchmark, chunk, advance):
                 row, sample = chunk[number]
+                if isinstance(found, NotGenerated):
+                    found = refused.get((row.id, sample), found)
                 if isinstance(found, NotGenerated):
                     errors.append(found)
                 elif (row.id, sample) not in done:
@@ -94,10 +123,15 @@ def _generate(
     errors_path = folder / "generation_errors.jsonl"
     errors_path.unlink(missing_ok=True)
     log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, time.monotonic() - started)
-    if not errors:
-        return []
-    write_rows(errors_path, errors)
-    return [f"{benchmark.name}: {len(errors)} of {total} prompts have no answer yet, because {errors[0].reason}"]
+    if errors:
+        write_rows(errors_path, errors)
+        return [f"{benchmark.name}: {len(errors)} of {total} prompts have no answer yet, because {errors[0].reason}"]
+    reasons = [row.error for row in _rows(path) if row.finish == "error"]
+    asked = len(_sampled(run, benchmark))
+    if reasons and len(reasons) >= NEARLY_ALL * asked:
+        server = getattr(run.generation, "base_url", "the server that was started")
+        return [f"{benchmark.name}: {len(reasons)} of {asked} prompts have no answer, because {reasons[0]} at {server}"]
+    return []
 
 
 def _sampled(run: Run, benchmark: Benchmark) -> list[Sampled]:

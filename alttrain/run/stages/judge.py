@@ -1,7 +1,9 @@
 """Stage judge: generations.jsonl -> judgements.jsonl, adherence.jsonl, judges.json and metrics.json.
 
-It never generates. A judgement is kept as long as its judge is configured as it was, so a new judge, or a changed one,
-judges alone; one whose server did not reply is asked for again. Judgements are appended as they come.
+It never generates. A judgement is kept as long as its generation and its judge's config are what they were, so a new
+judge, or a changed one, judges alone; what a server gave no verdict on is asked for again by the next run. Judgements
+are appended as they come. metrics.json holds the hashes of the files it was made from, and is made again where one of
+them is another.
 
 - judgements.jsonl  one row for each generation, judge and judged part, in the order of the generations
 - adherence.jsonl   what each thought holds
@@ -11,9 +13,11 @@ judges alone; one whose server did not reply is asked for again. Judgements are 
 - metrics.json      the numbers, with the protocol's hash
 """
 
+import hashlib
 import json
 import logging
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +32,7 @@ from alttrain.dataset.decontamination import DEFAULT
 from alttrain.dataset.rows import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeDesk, Metric
 from alttrain.evaluation.agreement import judge_report
-from alttrain.evaluation.judged import Judgements
+from alttrain.evaluation.judged import NOT_GENERATED, Judgements, asks_server
 from alttrain.evaluation.judges import Structure, StructureAgreement
 from alttrain.evaluation.judges.asking import NO_REPLY
 from alttrain.evaluation.judges.material import request
@@ -42,7 +46,10 @@ from alttrain.run.progress import bar
 from alttrain.run.session import Session
 from alttrain.run.stages.analysis import Counts
 from alttrain.run.tracking import tell
+from alttrain.serving import NEARLY_ALL
 
+MADE_FROM = ("generations.jsonl", "judgements.jsonl", "adherence.jsonl", "agreement.json", "structure.json")
+"""The files whose checksums metrics.json tells; it is made again where one is another."""
 log = logging.getLogger(__name__)
 
 
@@ -63,9 +70,47 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
 
 
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
-    """Whether the metrics are there, of these judges, protocol and labels."""
+    """Whether the metrics are there, of these judges, protocol, labels and files."""
+    judged = _judged(run, benchmark)
+    return judged.get("provenance") == _provenance(run, benchmark) and not _changed(run, benchmark)
+
+
+def _judged(run: Run, benchmark: Benchmark) -> dict[str, Any]:
+    """metrics.json; empty where it is absent."""
     path = evaluation_folder(run, benchmark) / "metrics.json"
-    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["provenance"] == _provenance(run, benchmark)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _changed(run: Run, benchmark: Benchmark) -> list[str]:
+    """The files that are others than metrics.json was made from, or stands beside."""
+    judged = _judged(run, benchmark)
+    current, before = _made_from(run, benchmark), judged.get("made_from", {})
+    return [name for name in current if judged and current[name] != before.get(name)]
+
+
+def _made_from(run: Run, benchmark: Benchmark) -> dict[str, str | None]:
+    """The SHA-256 of each file that metrics are made from or stand beside; None where it is absent."""
+    folder, found = evaluation_folder(run, benchmark), dict[str, str | None]()
+    for path in (*(folder / name for name in MADE_FROM), run.folder / "train.jsonl"):
+        found[path.name] = None
+        if path.exists():
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _can_ask_again(run: Run, benchmark: Benchmark) -> bool:
+    """Whether judged texts have no verdict because of a server, and the judges can be asked now."""
+    if not (unsettled := _judged(run, benchmark)["unsettled"]):
+        return False
+    try:
+        for where, judge in judges_of(run, benchmark).items():
+            if asks_server(judge):
+                judge.verify(where, lambda model, revision: "")
+    except ValueError as error:
+        log.warning("judge     %s: %d texts stay undecided: %s", benchmark.name, unsettled, error)
+        return False
+    return True
 
 
 def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
@@ -92,7 +137,7 @@ def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
 
 def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     """Whether there was anything to judge."""
-    if is_judged(run, benchmark):
+    if is_judged(run, benchmark) and not _can_ask_again(run, benchmark):
         return False
     folder, provenance = evaluation_folder(run, benchmark), _provenance(run, benchmark)
     judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
@@ -103,17 +148,26 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
             f"{folder / 'generations.jsonl'} has {judgements.rows} of {expected} generations; "
             "run the generate stage first"
         )
+    if changed := _changed(run, benchmark):  # a report would show the old numbers if judging failed
+        log.warning("judge     %s is judged again: its metrics are of other %s", folder.name, ", ".join(changed))
+        if provenance == _judged(run, benchmark)["provenance"] and "judgements.jsonl" in changed:
+            judgements.path.unlink(missing_ok=True)  # whoever changed it: it is not what the judges said
+        (folder / "metrics.json").unlink()
+    for name in ("agreement.json", "structure.json"):  # made below, where there is still one to make
+        (folder / name).unlink(missing_ok=True)
     _make(session, judgements, provenance["judges"], folder, run.protocol.parts)
     counts, metrics = _measure(run, benchmark, judgements, folder)
     if len(judges) > 1 or benchmark.human_labels:
         _agreement(run, benchmark, judgements, folder)
-    _refuse_unjudged(judgements, folder)
+    told = _refuse_unjudged(judgements, folder)
     contamination = _contamination(run, benchmark)
     write_json(
         folder / "metrics.json",
         {
             "benchmark": benchmark.name,
             "provenance": provenance,
+            "made_from": _made_from(run, benchmark),
+            **told,
             "contaminated": contamination,
             "left_out": [asdict(row) for row in benchmark.left_out()],
             "metrics": [_plain(metric) for metric in metrics],
@@ -128,14 +182,19 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
 
 
 def _configured(run: Run, benchmark: Benchmark) -> dict[str, Any]:
-    """How each judge of a benchmark is configured, by its name, without how its server is asked."""
+    """How each judge of a benchmark is configured, by its name, with its servers but not how they are asked."""
     nodes = [run.config["evaluation"]["benchmarks"][benchmark.name]["judge"]]
     nodes += run.config["protocol"]["second_opinions"].get(benchmark.measure, [])
     judges = judges_of(run, benchmark).values()
     if len({judge.name for judge in judges}) < len(judges):
         raise RunError(f"benchmark {benchmark.name}: two of its judges have the same name; give each a name of its own")
     own = {"alttrain": __version__}
-    return {judge.name: flatten(shaping_of_judge(node)) | own for judge, node in zip(judges, nodes, strict=True)}
+    return {
+        judge.name: flatten(shaping_of_judge(node))
+        | {key: value for key, value in flatten(node).items() if key.rpartition(".")[2] == "base_url"}
+        | own
+        for judge, node in zip(judges, nodes, strict=True)
+    }
 
 
 def _make(
@@ -144,7 +203,7 @@ def _make(
     """Keep the judgements that still hold, and judge what is missing."""
     record = folder / "judges.json"
     before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    judgements.keep(lambda row: before.get(row.judge) == configured[row.judge] and not row.error.startswith(NO_REPLY))
+    judgements.keep(lambda row: before.get(row.judge) == configured[row.judge])
     write_json(record, configured)
     for name in judgements.judges:
         for part in parts:
@@ -186,17 +245,33 @@ def _measure(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Pat
     return counts, metrics
 
 
-def _refuse_unjudged(judgements: Judgements, folder: Path) -> None:
-    """Raise RunError where a server did not reply."""
-    failed, first = 0, ""
+def _refuse_unjudged(judgements: Judgements, folder: Path) -> dict[str, Any]:
+    """What is told of the judges' servers: texts without a verdict because of them, and the models that answered.
+
+    Raises RunError where a server did not reply, or gave no reply of use to nearly all that it was asked.
+    """
+    silent, asked, failed = Counter[str](), Counter[str](), Counter[str]()
+    reasons: dict[str, str] = {}
+    served: dict[str, set[str]] = defaultdict(set)
+    unsettled = 0
     for row in iterate_rows(judgements.path, Judgement):
-        if row.error.startswith(NO_REPLY):
-            failed, first = failed + 1, first or row.error
-    if failed:
-        raise RunError(
-            f"{folder.name}: {failed} of {len(judgements)} judgements failed ({first}); what was judged is kept, and "
-            "the same command asks again for the rest"
-        )
+        unsettled += judgements.unsettled(row)
+        served[row.judge] |= {row.served} - {""}
+        replied = row.verdict is not None or bool(row.raw or row.error)
+        asked[row.judge] += replied and not row.error.startswith(NOT_GENERATED)
+        if judgements.unsettled(row) and not row.raw:
+            failed[row.judge] += 1
+            silent[row.judge] += row.error.startswith(NO_REPLY)
+            reasons.setdefault(row.judge, row.error)
+    for judge, count in failed.items():
+        if silent[judge] or count >= NEARLY_ALL * asked[judge]:
+            writer = getattr(judgements.judges[judge], "writer", None)
+            whom = f"{judge} at {address}" if (address := getattr(writer, "base_url", "")) else judge
+            raise RunError(
+                f"{folder.name}: {count} of {asked[judge]} judgements by {whom} failed ({reasons[judge]}); what was "
+                "judged is kept, and the same command asks again for the rest"
+            )
+    return {"unsettled": unsettled, "served": {judge: sorted(names) for judge, names in served.items() if names}}
 
 
 def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Path) -> None:

@@ -72,7 +72,7 @@ from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.run.stages.needs import tokens_key
 from alttrain.run.stages.review import review_sheet
-from alttrain.serving import Failure
+from alttrain.serving import NEARLY_ALL, Failure
 
 log = logging.getLogger(__name__)
 
@@ -350,8 +350,11 @@ class _Originals:
             desk = JudgeDesk(cache_folder() / "replies", self.session.scorer, advance)
             verdicts = {judged.id: judged for judged in guard.judge(rows, desk)}
         self.session.let_scorer_go()
-        if silent := next((judged for judged in verdicts.values() if judged.error.startswith(NO_REPLY)), None):
-            raise RunError(f"rewrite.guard={guard.name}: {silent.error}; the same command asks again")
+        failed = [judged.error for judged in verdicts.values() if judged.error]
+        silent = next((error for error in failed if error.startswith(NO_REPLY)), "")
+        if silent or (failed and len(failed) >= NEARLY_ALL * len(verdicts)):
+            told = f"{len(failed)} of {len(verdicts)} judgements failed ({silent or failed[0]})"
+            raise RunError(f"rewrite.guard={guard.name}: {told}; the same command asks again")
         self.guarded = {row.label: {"kept": 0, "unsafe": 0, "undecided": 0} for row in filled.values()}
         for name, row in list(filled.items()):
             verdict, counts = verdicts[name].verdict, self.guarded[row.label]

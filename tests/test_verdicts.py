@@ -1,0 +1,293 @@
+"""No verdict stands for a text, a server or a reply that it is not of; what a server would not give is asked again."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from stub_server import Say, Serve, Stub
+
+from alttrain import serving
+from alttrain.config import RunError, register
+from alttrain.records import Generation, Judgement, read_rows
+from alttrain.run.app import execute
+
+JUDGE = "protocol.judges.harmful_rate"
+KEY = "planted-key-0123456789"
+BENCHMARK = "embedded_harmful"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("A_KEY", KEY)
+    register()
+    serving._server_fault.cache_clear()
+
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def run(tiny_arguments: list[str]) -> Run:
+    """Generates and judges four harmful prompts without training; returns the benchmark's folder."""
+    dropped = ("training", "rewrite", "evaluation.benchmarks.embedded_benign", "evaluation.benchmarks.embedded_short")
+    kept = [argument for argument in tiny_arguments if not argument.startswith(dropped)]
+    kept += ["method=no_train", *(f"~evaluation.benchmarks.embedded_{name}" for name in ("benign", "short_answer"))]
+
+    def runs(*more: str, stages: str = "[generate,judge]") -> Path:
+        own = kept
+        if any(one.startswith("generation=server") for one in more):
+            own = [one for one in kept if not one.startswith("generation")]
+        with initialize_config_module("alttrain.conf", version_base="1.3"):
+            config = compose("run", overrides=[*own, f"stages={stages}", *more])
+        return execute(config).folder / "evaluation" / BENCHMARK
+
+    return runs
+
+
+def judged_by(stub: Stub) -> list[str]:
+    writer = f"{JUDGE}.writer"
+    limits = [f"++{writer}.attempts=2", f"++{writer}.backoff_s=0.001", f"{writer}.key_variable=A_KEY"]
+    return [f"judge@{JUDGE}=harm_score", f"{writer}.base_url={stub.url}", f"{writer}.model_name=m", *limits]
+
+
+def generated_by(stub: Stub) -> list[str]:
+    limits = ["generation.attempts=2", "generation.backoff_s=0.001", "generation.api=text"]
+    return ["generation=server", f"generation.base_url={stub.url}", "generation.model_name=m", *limits]
+
+
+def judgements(folder: Path) -> list[Judgement]:
+    return read_rows(folder / "judgements.jsonl", Judgement)
+
+
+def generations(folder: Path) -> list[Generation]:
+    return read_rows(folder / "generations.jsonl", Generation)
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())  # type: ignore[no-any-return]
+
+
+def edit(folder: Path, number: int, old: str, new: str) -> None:
+    path = folder / "generations.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    assert old in lines[number]
+    lines[number] = lines[number].replace(old, new)
+    path.write_text("".join(lines))
+
+
+# --- derived files ---
+
+
+def test_a_verdict_is_of_one_text_and_made_again_for_another(run: Run, serve: Serve) -> None:
+    verdict = "1"
+    stub = serve(lambda prompt, asked: Say(verdict))
+    folder = run(*judged_by(stub))
+    made = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = judgements(folder)
+    assert metrics(folder)["metrics"][0]["value"] == 0.0
+    assert len({row.hash for row in before}) == 4
+    assert run(*judged_by(stub)) == folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
+    assert stub.asked.total() == 4
+    # all texts gone, and written anew with others
+    (folder / "generations.jsonl").unlink()
+    run(*judged_by(stub), stages="[generate]")
+    edit(folder, 2, '"answer": "', '"answer": "Here is how. ')
+    verdict = "5"
+    run(*judged_by(stub))
+    after = judgements(folder)
+    assert stub.asked.total() == 5  # the three texts that are the same are not judged again
+    assert [row.verdict for row in after] == [False, False, True, False]
+    assert [row.hash == old.hash for row, old in zip(after, before, strict=True)] == [True, True, False, True]
+    assert metrics(folder)["metrics"][0]["value"] == 0.25
+
+
+@pytest.mark.parametrize("field", ['"prompt": "', '"text": "', '"thought": "', '"answer": "', '"goal": "'])
+def test_whatever_a_judge_may_look_at_is_in_the_hash(run: Run, field: str) -> None:
+    folder = run()
+    before = judgements(folder)
+    edit(folder, 1, field, f"{field}Other. ")
+    run()
+    changed = [row.hash != old.hash for row, old in zip(judgements(folder), before, strict=True)]
+    assert changed == [False, True, False, False]
+
+
+@pytest.mark.parametrize("name", ["generations", "judgements", "adherence"])
+def test_metrics_are_made_again_where_a_file_they_are_made_from_is_another(run: Run, name: str) -> None:
+    folder = run()
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    path = folder / f"{name}.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    run()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+def test_no_metrics_of_other_texts_stay_where_judging_them_fails(run: Run, serve: Serve) -> None:
+    stub = serve(lambda prompt, asked: Say("1"))
+    folder = run(*judged_by(stub))
+    edit(folder, 0, '"answer": "', '"answer": "Other. ')
+    stub.behave = lambda prompt, asked: Say(status=500)
+    with pytest.raises(RunError, match="HTTP 500"):
+        run(*judged_by(stub))
+    assert not (folder / "metrics.json").exists()
+    stub.behave = lambda prompt, asked: Say("1")
+    run(*judged_by(stub))
+    assert metrics(folder)["metrics"][0]["value"] == 0.0
+
+
+# --- judges ---
+
+
+def test_a_judge_at_another_address_is_asked(run: Run, serve: Serve) -> None:
+    first, second = serve(lambda prompt, asked: Say("1")), serve(lambda prompt, asked: Say("5"))
+    assert metrics(run(*judged_by(first)))["metrics"][0]["value"] == 0.0
+    folder = run(*judged_by(second))
+    assert metrics(folder)["metrics"][0]["value"] == 1.0
+    assert (first.asked.total(), second.asked.total()) == (4, 4)
+    assert metrics(folder)["served"] == {"harm_score": ["stub-1"]}
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_judge_that_refuses_all_fails_the_run_and_is_asked_again(run: Run, serve: Serve, status: int) -> None:
+    body = json.dumps({"error": {"message": f"no logprobs here, {KEY}" if status == 400 else "no logprobs here"}})
+    stub = serve(lambda prompt, asked: Say(status=status, body=body.encode()))
+    said = "" if status == 400 else ": no logprobs here"
+    for _ in range(2):
+        told = rf"4 of 4 judgements by harm_score at {stub.url} failed \(.*\(HTTP {status}{said}\)\).*asks again"
+        with pytest.raises(RunError, match=told) as error:
+            run(*judged_by(stub))
+        assert KEY not in str(error.value)
+    stub.behave = lambda prompt, asked: Say("5")
+    assert metrics(run(*judged_by(stub)))["metrics"][0]["value"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Say(status=400),
+        Say("I will not say."),
+        Say("5", finish="banana"),
+        Say("5", finish="content_filter"),
+        Say(""),
+    ],
+    ids=["refused", "out of form", "banana", "filtered", "empty"],
+)
+def test_a_single_text_without_a_verdict_is_undecided_and_asked_again_by_the_next_run(
+    run: Run, serve: Serve, bad: Say
+) -> None:
+    refuses: list[str] = []
+
+    def behave(prompt: str, asked: int) -> Say:
+        if not refuses:
+            refuses.append(prompt)
+        return bad if prompt in refuses else Say("5")
+
+    stub = serve(behave)
+    folder = run(*judged_by(stub))
+    told = metrics(folder)
+    assert (told["unsettled"], told["metrics"][0]["undecided"], told["metrics"][0]["value"]) == (1, 1, 1.0)
+    before = stub.asked.copy()
+    run(*judged_by(stub))
+    assert set(stub.asked - before) == set(refuses)
+    refuses.append("nothing more")
+    stub.behave = lambda prompt, asked: Say("5")
+    told = metrics(run(*judged_by(stub)))
+    assert (told["unsettled"], told["metrics"][0]["undecided"]) == (0, 0)
+    before = stub.asked.copy()
+    run(*judged_by(stub))
+    assert stub.asked == before
+
+
+def test_a_finished_run_needs_no_judge_though_a_text_has_no_verdict(
+    run: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first: list[str] = []
+    stub = serve(lambda prompt, asked: Say("?" if prompt == (first or first.append(prompt) or first)[0] else "5"))  # type: ignore[func-returns-value]
+    arguments = judged_by(stub)
+    folder = run(*arguments)
+    made = {path.name: path.read_bytes() for path in folder.iterdir()}
+    stub.behave = lambda prompt, asked: Say(status=500)
+    run(*arguments)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
+    stub.shutdown()
+    stub.server_close()
+    serving._server_fault.cache_clear()
+    run(*arguments)
+    assert "1 texts stay undecided: " in caplog.text
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
+
+
+# --- generation ---
+
+
+def write(text: str = "No.") -> Say:
+    return Say(text)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_server_that_refuses_all_prompts_fails_the_run_and_is_asked_again(
+    run: Run, serve: Serve, status: int
+) -> None:
+    body = json.dumps({"object": "error", "message": "max_tokens is too large", "code": status}).encode()
+    stub = serve(lambda prompt, asked: Say(status=status, body=body))
+    for _ in range(2):
+        told = rf"4 of 4 prompts have no answer.*HTTP {status}: max_tokens is too large\) at {stub.url}"
+        with pytest.raises(RunError, match=told):
+            run(*generated_by(stub))
+    stub.behave = lambda prompt, asked: write()
+    folder = run(*generated_by(stub))
+    assert [row.finish for row in generations(folder)] == ["stop"] * 4
+    assert metrics(folder)["metrics"][0]["undecided"] == 0
+
+
+def test_a_single_refused_prompt_is_undecided_and_asked_again_by_the_next_run(run: Run, serve: Serve) -> None:
+    refused: list[str] = []
+
+    def behave(prompt: str, asked: int) -> Say:
+        if not refused:
+            refused.append(prompt)
+        return Say(status=400) if prompt in refused else write()
+
+    stub = serve(behave)
+    folder = run(*generated_by(stub))
+    assert sorted(row.finish for row in generations(folder)) == ["error", "stop", "stop", "stop"]
+    assert metrics(folder)["metrics"][0]["undecided"] == 1
+    made = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for bad in (Say(status=400), Say(status=500)):  # one that refuses again, one that is ill today
+        stub.behave = lambda prompt, asked, bad=bad: bad  # type: ignore[misc]
+        before = stub.asked.copy()
+        run(*generated_by(stub))
+        assert set(stub.asked - before) == set(refused)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
+    stub.behave = lambda prompt, asked: write("No, never.")
+    run(*generated_by(stub))
+    assert sorted(row.text for row in generations(folder)) == ["No, never.", "No.", "No.", "No."]
+    assert [row.id for row in generations(folder)] == [row.id for row in judgements(folder)]
+    assert metrics(folder)["metrics"][0]["undecided"] == 0
+    before = stub.asked.copy()
+    run(*generated_by(stub))
+    assert stub.asked == before
+
+
+def test_a_writing_server_cannot_have_a_key_kept_or_prompts_sent_on(
+    run: Run, serve: Serve, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    other = serve(lambda prompt, asked: write())
+    moved = Say(status=307, headers={"Location": f"{other.url}/completions"})
+    stub = serve(lambda prompt, asked: moved)
+    arguments = [*generated_by(stub), "generation.key_variable=A_KEY"]
+    with pytest.raises(RunError, match=r"sends the request on to http://127.*generation\.base_url"):
+        run(*arguments)
+    assert other.asked.total() == 0
+    body = {"model": f"x-{KEY}", "choices": [{"text": f"Your key is {KEY}.", "finish_reason": "stop"}]}
+    stub.behave = lambda prompt, asked: Say(body=json.dumps(body).encode())
+    folder = run(*arguments)
+    assert {row.text for row in generations(folder)} == {"Your key is [$A_KEY]."}
+    assert caplog.text.count("the server says that x-[$A_KEY] answered") == 1
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert not kept
+    assert KEY not in caplog.text
