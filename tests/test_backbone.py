@@ -1,6 +1,7 @@
 """Templates, sources, adapters and packed attention of the backbone room."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import CHATML, LORA, backbone
 
 from alttrain.backbone import Shape, Weights, Wheel, resolve, source
+from alttrain.backbone.adapter import read_adapter
 from alttrain.backbone.attention import Rows
 from alttrain.backbone.device import check_kernels, free_system_memory
 from alttrain.backbone.groups import SHORT, group_lengths
@@ -29,7 +32,8 @@ from alttrain.backbone.memory import (
     training_bytes,
     weight_bytes,
 )
-from alttrain.backbone.weights import Base, add_lora, load_model, load_tokenizer, save_adapter
+from alttrain.backbone.source import public_name
+from alttrain.backbone.weights import Base, add_lora, beside, load_model, load_tokenizer, save_adapter
 
 
 def test_split_is_the_inverse_of_response() -> None:
@@ -194,6 +198,68 @@ def test_conversion_is_all_or_nothing_and_done_once(
     assert json.loads((first.folder / "source.json").read_text())["origin"] == "wheel some-model==1.0 some/model.gguf"
 
 
+def spoil(folder: Path) -> None:
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(40)
+        file.write(bytes(20))
+
+
+SPOILED: dict[str, Any] = {
+    "weights": spoil,
+    "a file that lacks": lambda folder: (folder / "config.json").unlink(),
+    "one too many": lambda folder: (folder / "adapter_config.json").write_text("{}"),
+    "sums": lambda folder: (folder / "source.json").write_text("[]"),
+    "no sums": lambda folder: (folder / "source.json").write_text('{"origin": "wheel", "sha256": ""}'),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_spoiled_conversion_is_made_again_of_the_same_wheel(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def converts(gguf: Path, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(bytes(range(100)))
+
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(source, "_fetch", fetched)
+    monkeypatch.setattr(source, "convert", converts)
+    made = resolve(far_backbone(WHEEL))
+    healthy = source._sums(made.folder)
+    SPOILED[name](made.folder)
+    monkeypatch.setattr(source, "_from_hub", lambda backbone: pytest.fail("whose weights are others"))
+    assert resolve(far_backbone(WHEEL)) == made
+    assert source._sums(made.folder) == healthy
+    assert [record.message.endswith("it is made again") for record in caplog.records] == [True]
+    resolve(far_backbone(WHEEL))
+    assert len(caplog.records) == 1
+    SPOILED[name](made.folder)
+    failed = subprocess.CompletedProcess([], 1, "", "ERROR: no matching distribution")
+    monkeypatch.undo()
+    monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(source.subprocess, "run", lambda *a, **k: failed)
+    if name == "no sums":  # it may be healthy, and it is all there is
+        assert resolve(far_backbone(WHEEL)) == made
+        assert "used unchecked" in caplog.records[-1].message
+    else:
+        with pytest.raises(FileNotFoundError, match=r"neither source .*no matching distribution"):
+            resolve(far_backbone(WHEEL))
+
+
+def test_a_model_that_lacks_weights_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tiny_folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"lack 1 weights that its config\.json has, such as model\.layers\.1\.mlp\.up"
+    ):
+        load_model(Weights(tmp_path, "local"), torch.float32, "cpu")
+
+
 def test_an_interrupted_download_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub's cache holds what came before the interruption: a snapshot without some of the shards it names."""
     commit = "0" * 40
@@ -325,6 +391,100 @@ def test_merged_adapter_equals_the_adapter_beside(tiny_folder: Path, tmp_path: P
         assert torch.equal(one, other)
     again = base.merge(tmp_path / "adapter")(**call).logits
     assert torch.equal(again, alone)
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of the tiny backbone that changes it, as a training leaves it."""
+    folder = tmp_path_factory.mktemp("trained") / "adapter"
+    model = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), LORA, seed=0)
+    weights = {name: p.detach() + 0.1 for name, p in model.named_parameters() if p.requires_grad}
+    save_adapter(model, weights, load_tokenizer(tiny_folder), backbone(tiny_folder), "card", folder)
+    return folder
+
+
+def test_an_adapter_names_no_folder_of_this_machine(adapter: Path, tiny_folder: Path) -> None:
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
+    written = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    assert [name for name, content in written.items() if str(tiny_folder.parent).encode() in content] == []
+    assert public_name(replace(backbone(tiny_folder), source="org/name")) == "org/name"
+
+
+Tensors = dict[str, torch.Tensor]
+FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+WRONG: dict[str, tuple[Any, str]] = {
+    "none": (lambda t: {}, "holds no LoRA tensors; it must hold NAME.lora_A.weight"),
+    "others": (lambda t: {name.replace("lora", "ia3"): w for name, w in t.items()}, "ia3_A.weight and 27 more without"),
+    "no A": (lambda t: {name: w for name, w in t.items() if "lora_B" in name}, "lora_B.weight and 13 more without"),
+    "one lacks": (lambda t: {name: w for name, w in t.items() if name != FIRST}, "0.self_attn.q_proj.lora_B.* without"),
+    "a layer lacks": (
+        lambda t: {name: w for name, w in t.items() if "layers.0" in name},
+        r"lacks tensors for model\.layers\.1\..* and 6 more; adapter_config\.json names 14 layers",
+    ),
+    "a deeper backbone's": (
+        lambda t: t | {name.replace("layers.1", "layers.2"): w.clone() for name, w in t.items()},
+        r"has tensors for model\.layers\.2\.",
+    ),
+    "a narrower backbone's": (
+        lambda t: {name: w[:, :8].contiguous() if "lora_A" in name else w for name, w in t.items()},
+        r"another backbone's: its B A for .* is \(\d+, 8\), and the weight is",
+    ),
+    "of another rank": (
+        lambda t: {name: (w[:2] if "lora_A" in name else w[:, :2]).contiguous() for name, w in t.items()},
+        r"A \(2, \d+\) and B \(\d+, 2\) for .*, and adapter_config\.json says rank 4",
+    ),
+    "untrained": (lambda t: {name: w * ("lora_A" in name) for name, w in t.items()}, "an update of zero for every"),
+    "diverged": (lambda t: t | {FIRST: t[FIRST] * torch.nan}, "0.self_attn.q_proj that are not finite"),
+    "integers": (lambda t: {name: w.to(torch.int8) for name, w in t.items()}, "no matrices of floating-point"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_tensors_that_are_not_the_adapters_are_never_merged(
+    name: str, adapter: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    make, told = WRONG[name]
+    shutil.copytree(adapter, tmp_path, dirs_exist_ok=True)
+    save_file(make(load_file(adapter / "adapter_model.safetensors")), tmp_path / "adapter_model.safetensors")
+    model = load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    for use in (Base(model).merge, lambda folder: beside(model, folder)):
+        with pytest.raises(ValueError, match=rf"adapter_model\.safetensors .*{told}.*; remove the folder and train"):
+            use(tmp_path)
+    assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"r": "4"}, "r='4'; accepted"),
+        ({"r": 0}, "r=0; accepted"),
+        ({"lora_alpha": float("nan")}, "lora_alpha=nan; accepted"),
+        ({"target_modules": None}, "target_modules=None; accepted"),
+        ({"use_rslora": True}, "only plain LoRA .* this is use_rslora=True"),
+        ({"alpha_pattern": {"q_proj": 1}}, "only plain LoRA .* this is alpha_pattern="),
+        ({"modules_to_save": ["lm_head"]}, "only plain LoRA .* this is modules_to_save="),
+    ],
+)
+def test_a_config_that_is_no_plain_loras_is_refused(
+    change: dict[str, Any], told: str, adapter: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(adapter, tmp_path, dirs_exist_ok=True)
+    described = json.loads((adapter / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(described | change))
+    with pytest.raises(ValueError, match=rf"adapter_config\.json: {told}"):
+        read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"[", b"\xff\xfe", b"[" * 100_000, b"null", bytes(5000), None])
+def test_an_adapters_file_that_cannot_be_read_is_named(
+    name: str, content: bytes | None, adapter: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(adapter, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / name))):
+        read_adapter(tmp_path)
 
 
 def test_merging_into_bfloat16_is_merging_in_float32_and_rounding(tiny_folder: Path, tmp_path: Path) -> None:

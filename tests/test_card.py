@@ -141,6 +141,18 @@ def test_a_whole_model_is_no_adapter_and_a_folder_no_hub_id(tmp_path: Path) -> N
     assert "/models" not in text
 
 
+def test_a_backbone_read_from_a_folder_goes_by_its_name_and_is_asked_of_the_reader(tmp_path: Path) -> None:
+    """Though its relative folder looks like an id of the hub's."""
+    folder = trained(tmp_path, SETTINGS | {"backbone.source": "models/mine"})
+    record = json.loads((folder / "train.json").read_text())
+    (folder / "train.json").write_text(json.dumps(record | {"weights": "local"}))
+    text = card(folder)
+    assert "models/mine" not in text
+    assert "base_model" not in metadata(text)
+    assert "PeftModel.from_pretrained(Model.from_pretrained(BACKBONE), FOLDER)" in section(text, "Use")
+    assert "BACKBONE" not in card(trained(tmp_path / "hub"))
+
+
 def test_a_card_is_written_where_it_changed(tmp_path: Path) -> None:
     folder = trained(tmp_path)
     assert rewrite_card(folder)
@@ -233,4 +245,20 @@ def test_what_cannot_be_uploaded_is_told(finished: Path, hub: Hub, capsys: pytes
     assert "no finished adapter/ or model/" in refused(capsys, str(finished.parent), "--repo", "org/name")
     (finished / "adapter" / "README.md").unlink()
     assert "stages=[report] writes it" in refused(capsys, str(finished), "--repo", "org/name")
+    assert hub.calls == []
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("adapter_config.json", "base_model_name_or_path"), ("config.json", "_name_or_path")]
+)
+def test_a_folder_of_this_machine_is_never_uploaded(
+    finished: Path, hub: Hub, capsys: pytest.CaptureFixture[str], name: str, key: str
+) -> None:
+    path = finished / "adapter" / name
+    path.write_text(json.dumps({key: "org/model"}))
+    main([str(finished), "--repo", "org/name", "--dry-run"])
+    path.write_text(json.dumps({key: "/home/somebody/models/mine"}))
+    assert f"{name}: {key}=/home/somebody/models/mine is a folder" in refused(
+        capsys, str(finished), "--repo", "org/name"
+    )
     assert hub.calls == []

@@ -17,6 +17,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from safetensors import safe_open
+from safetensors.torch import save_file
 from stub_server import RESET, Serve, right
 
 from alttrain.config import RunError, register
@@ -324,6 +325,26 @@ def test_a_benchmarks_prompt_longer_than_the_context_is_refused_without_the_chec
     for stages in ("[check,generate]", "[generate,judge]", "[train,generate]"):
         with pytest.raises(RunError, match=says):
             run([*own, "protocol.decoding.max_new_tokens=500", f"stages={stages}"])
+
+
+def test_a_diverged_training_fails_the_run_and_leaves_nothing_to_evaluate(
+    tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alttrain.training.module.response_loss", lambda hidden, *unused: hidden.sum() * float("nan"))
+    with pytest.raises(RunError, match=r"diverged at step 1 of \d+: loss nan, gradient norm nan, learning rate"):
+        run(tiny_arguments)
+    (folder,) = (Path(argument.partition("=")[2]) for argument in tiny_arguments if argument.startswith("output_dir"))
+    folder = folder / "runs" / RUN
+    assert json.loads((folder / "status.json").read_text())["state"] == "failed"
+    assert not {"adapter", "train.json", "evaluation", "checkpoints"} & {path.name for path in folder.iterdir()}
+
+
+def test_an_adapter_without_its_tensors_is_not_evaluated(tiny_arguments: list[str]) -> None:
+    folder = run([*tiny_arguments, "stages=[rewrite,train]"])
+    save_file({}, folder / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(RunError, match=r"adapter_model\.safetensors holds no LoRA tensors"):
+        run(tiny_arguments)
+    assert not list(folder.glob("evaluation/*/generations.jsonl"))
 
 
 def test_a_stage_without_its_input_says_which_to_run(tiny_arguments: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from tiny import LORA
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -18,7 +20,7 @@ from alttrain.backbone import Weights, attention
 from alttrain.backbone.attention import Rows, packed_attention
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.training import Hardware, SupervisedFineTuning
-from alttrain.training.fit import Trained, fit
+from alttrain.training.fit import Trained, _Beside, fit
 from alttrain.training.module import SFTModule, compile_for_training, recompute_layers
 from alttrain.training.packing import BatchStream, pack
 
@@ -134,7 +136,8 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_uninterrupted_one(
     assert checkpoint["global_step"] == 2
     assert all("lora" in name for name in checkpoint["state_dict"])
     assert 0 < checkpoint["seconds"] < 1000
-    torch.save(checkpoint | {"seconds": 1000.0}, tmp_path / "cut" / "checkpoints" / "last.ckpt")
+    slow = checkpoint | {"seconds": 1000.0}
+    _Beside(checkpoint["made_from"]).save_checkpoint(slow, tmp_path / "cut" / "checkpoints" / "last.ckpt")
     seen: list[int] = []
 
     def watched(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
@@ -171,6 +174,106 @@ def test_ctrl_c_saves_the_step_under_way_and_gives_the_signal_back(
     monkeypatch.setattr(SFTModule, "training_step", step)
     resumed = adapter_of(trained(tiny_folder, tmp_path / "cut", RECIPE))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.fixture(scope="module")
+def cut(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The checkpoint of a training that was killed, and what the training makes where it is not."""
+    recipe, folder = replace(RECIPE, checkpoint_every=2), tmp_path_factory.mktemp("cut")
+    whole = adapter_of(trained(tiny_folder, folder / "whole", recipe))
+    step = SFTModule.training_step
+
+    def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
+        if self.global_step == 3:
+            raise RuntimeError("killed")
+        return step(self, batch, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SFTModule, "training_step", interrupted)
+        with pytest.raises(RuntimeError, match="killed"):
+            trained(tiny_folder, folder / "killed", recipe)
+    return folder / "killed" / "checkpoints" / "last.ckpt", whole
+
+
+def with_nan(found: dict[str, Any]) -> None:
+    next(iter(found["state_dict"].values()))[0, 0] = math.nan
+
+
+SPOILED: dict[str, Any] = {
+    "one number that is none": with_nan,
+    "no weights": lambda found: found["state_dict"].clear(),
+    "fewer weights": lambda found: found["state_dict"].pop(next(iter(found["state_dict"]))),
+    "a step beyond the end": lambda found: found.update(global_step=10**6),
+    "another step": lambda found: found.update(global_step=4),
+    "another rate": lambda found: found["lr_schedulers"][0].update(base_lrs=[9.0, 9.0]),
+    "no moments": lambda found: found["optimizer_states"][0]["state"].clear(),
+    "no random numbers": lambda found: found.pop("random"),
+    "an older one": lambda found: found.pop("checksum"),
+}
+
+
+@pytest.mark.parametrize("name", [*SPOILED, "truncated", "a flipped bit", "empty", "of other examples"])
+def test_a_checkpoint_that_cannot_be_trusted_is_told_and_not_gone_on_from(
+    name: str, cut: tuple[Path, dict[str, torch.Tensor]], tiny_folder: Path, tmp_path: Path, caplog: Any
+) -> None:
+    last, content = tmp_path / "checkpoints" / "last.ckpt", bytearray(cut[0].read_bytes())
+    last.parent.mkdir()
+    if name in SPOILED:
+        found = torch.load(cut[0], weights_only=True)
+        SPOILED[name](found)
+        torch.save(found, last)
+    elif name == "of other examples":
+        _Beside("other").save_checkpoint(torch.load(cut[0], weights_only=True), last)
+    else:
+        content[len(content) // 3] ^= 255
+        last.write_bytes({"truncated": content[: len(content) // 2], "a flipped bit": content, "empty": b""}[name])
+    model = trained(tiny_folder, tmp_path, replace(RECIPE, checkpoint_every=2))
+    assert all(torch.equal(cut[1][name], weight) for name, weight in adapter_of(model).items())
+    told = [record.message for record in caplog.records if record.name == "alttrain.training.fit"]
+    assert len(told) == 1
+    assert re.search(r"cannot go on from .*last\.ckpt \(.*\); it begins anew", told[0])
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_training_that_diverges_ends_at_that_step_and_saves_nothing_of_it(
+    what: str, clip: float | None, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = SFTModule.loss
+
+    def diverging(self: SFTModule, batch: Any) -> torch.Tensor:
+        found = loss(self, batch)
+        if self.global_step == 3 and what == "loss":
+            return found * math.inf
+        if self.global_step == 3:  # of the last layer's B, as by an overflow in the backward pass
+            found.register_hook(lambda gradient: gradient * math.inf)
+        return found
+
+    monkeypatch.setattr(SFTModule, "loss", diverging)
+    at = r"diverged at step 4 of 6: loss [\w.]+, gradient norm (nan|inf), learning rate 0\.0\d+; .*learning_rate below"
+    with pytest.raises(ValueError, match=at):
+        trained(tiny_folder, tmp_path, replace(RECIPE, checkpoint_every=1, gradient_clip=clip))
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+    assert all(weight.isfinite().all() for weight in saved["state_dict"].values())
+
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_weights_that_are_not_finite_are_never_saved(
+    every: int, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last step no loss would tell."""
+
+    def overflowing(self: SFTModule, *given: Any, **named: Any) -> None:
+        pl.LightningModule.optimizer_step(self, *given, **named)
+        if self.global_step == 1:  # the second is not counted yet
+            next(p for p in self.parameters() if p.requires_grad).data[0, 0] = math.inf
+
+    monkeypatch.setattr(SFTModule, "optimizer_step", overflowing)
+    with pytest.raises(ValueError, match=r"diverged at step 2 of 2: loss [\d.]+, .*lora_A.* not finite, learning rate"):
+        trained(tiny_folder, tmp_path, replace(RECIPE, epochs=None, max_steps=2, checkpoint_every=every))
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert not last.exists() or torch.load(last, weights_only=True)["global_step"] == 1
 
 
 def padded_reference(model: Any, rows: list[tokenization.Sequence]) -> torch.Tensor:

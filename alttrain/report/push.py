@@ -8,10 +8,12 @@ text. The token is the one of `hf auth login`, or HF_TOKEN; it is never an argum
 """
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
 
+from alttrain.backbone.source import is_path
 from alttrain.report.card import TRAINED
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -36,12 +38,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def trained_folder(run: Path) -> Path:
-    """What the run trained. Raises FileNotFoundError where training is not finished or trained nothing."""
+    """What the run trained. Raises FileNotFoundError where training is not finished or trained nothing, and ValueError
+    where a file names a folder of this machine.
+    """
     found = [run / name for name in TRAINED if any((run / name).glob("*.safetensors"))]
     if not found or not (run / "train.json").exists():
         raise FileNotFoundError(f"{run}: no finished adapter/ or model/ there; run the train stage first")
     if not (found[0] / "README.md").exists():
         raise FileNotFoundError(f"{found[0] / 'README.md'} is not there; alttrain stages=[report] writes it")
+    for path in sorted(found[0].glob("*config.json")):  # of a backbone read from a folder, by an earlier version
+        for key, value in json.loads(path.read_text(encoding="utf-8")).items():
+            if key.endswith("name_or_path") and is_path(str(value)):
+                raise ValueError(f"{path}: {key}={value} is a folder of this machine; put the model's name there")
     return found[0]
 
 

@@ -108,6 +108,8 @@ class Session:
 
         `quantization` is that of weights in this process; None is the backbone's.
         """
+        from alttrain.backbone.adapter import read_adapter
+
         run, generation = self.run, self.run.generation
         adapter = trained if trained and (trained / "adapter_config.json").exists() else None
         if isinstance(generation, InProcess):
@@ -116,6 +118,8 @@ class Session:
             yield LocalEngine(decoder, self.renderer)
             return
         clear_shelf()
+        if adapter:
+            read_adapter(adapter)  # else a server may answer as the backbone, under the adapter's name
         if isinstance(generation, Server):
             if trained and not adapter:
                 generation = replace(generation, model_name=generation.adapter_name.replace("{run}", run.name))

@@ -4,12 +4,15 @@ Writes `checkpoints/last.ckpt` in the run's folder while training (adapter, opti
 call goes on from.
 """
 
+import hashlib
 import importlib.util
 import logging
 import os
 import signal
 import threading
 import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,12 +75,19 @@ class _Beside(TorchCheckpointIO):  # type: ignore[misc]
     """Writes a checkpoint beside the one it replaces, and renames it when it is whole.
 
     Lightning's own goes through the folder for temporary files. Where that is another file system it is copied into
-    place, and a kill meanwhile leaves half a checkpoint and none before it.
+    place, and a kill meanwhile leaves half a checkpoint and none before it. Each holds what it was made from, and a
+    checksum of all that it holds.
     """
+
+    def __init__(self, made_from: str) -> None:
+        super().__init__()
+        self.made_from = made_from
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Save what `torch.load` reads."""
         path = Path(path)
+        checkpoint = checkpoint | {"made_from": self.made_from}
+        checkpoint["checksum"] = _checksum(checkpoint)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.part")
         with temporary.open("wb") as file:
@@ -85,6 +95,60 @@ class _Beside(TorchCheckpointIO):  # type: ignore[misc]
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+
+
+def _checksum(checkpoint: Mapping[str, Any]) -> str:
+    """SHA-256 of what a checkpoint holds, whatever devices its tensors are on. Tensors are hashed side by side."""
+
+    def parts(state: Any, name: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(state, Mapping | list | tuple):
+            children = list(state.items() if isinstance(state, Mapping) else enumerate(state))
+            yield name, len(children)
+            for key, child in children:
+                yield from parts(child, f"{name}/{key!r}")
+        else:
+            yield name, state
+
+    def told(part: tuple[str, Any]) -> str:
+        name, value = part
+        if isinstance(value, torch.Tensor):
+            content: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            value = value.dtype, tuple(value.shape), hashlib.sha256(content).hexdigest()
+        return f"{name} {value!r}\n"
+
+    with ThreadPoolExecutor() as pool:
+        lines = pool.map(told, parts({key: checkpoint[key] for key in checkpoint if key != "checksum"}, ""))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _made_from(
+    module: SFTModule, sequences: list[tokenization.Sequence], recipe: SupervisedFineTuning, seed: int
+) -> str:
+    """What tells a training from others: its recipe, seed and examples, and the names and shapes of its weights."""
+    digest = hashlib.sha256(f"{recipe} {seed}".encode())
+    for sequence in sequences:
+        digest.update(repr(sequence).encode())
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            digest.update(f"{name} {tuple(parameter.shape)}".encode())
+    return digest.hexdigest()
+
+
+def _step_of(last: Path, made_from: str) -> int:
+    """The step to go on from: the checkpoint's, or 0 where there is none that this training can use, which is told."""
+    if not last.exists():
+        return 0
+    with last.open("rb") as file:
+        try:
+            found = torch.load(file, weights_only=True, map_location="cpu")
+            unspoiled = found["checksum"] == _checksum(found)
+            if unspoiled and found["made_from"] == made_from:
+                return int(found["global_step"])
+            fault = "it is of other examples, settings or weights" if unspoiled else "its content is not what was saved"
+        except Exception as error:  # whatever reading spoiled bytes raises
+            fault = f"it cannot be read: {type(error).__name__}"
+    log.warning("training  cannot go on from %s (%s); it begins anew", last, fault)
+    return 0
 
 
 @dataclass(frozen=True)
@@ -105,17 +169,20 @@ class Batches(pl.LightningDataModule):  # type: ignore[misc]
         recipe: SupervisedFineTuning,
         hardware: Hardware,
         seed: int,
-        start: int,
         multiple: int,
     ) -> None:
         super().__init__()
-        self._made = (sequences, recipe, seed, start, multiple)
+        self._made = (sequences, recipe, seed)
+        self._multiple = multiple
         self.hardware = hardware
+        self.start = 0
 
     def stream(self, device: int = 0) -> BatchStream:
         """The batches of one device."""
         devices = self.hardware.devices * self.hardware.nodes
-        return BatchStream(*self._made, Division(devices, device, self.hardware.examples_per_pass))
+        return BatchStream(
+            *self._made, self.start, self._multiple, Division(devices, device, self.hardware.examples_per_pass)
+        )
 
     def train_dataloader(self) -> BatchStream:
         """The batches of this device."""
@@ -158,13 +225,13 @@ def fit(
     on_cuda = hardware.accelerator != "cpu" and torch.cuda.is_available()
     compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
     last = folder / "checkpoints" / "last.ckpt"
-    # mapped: of a checkpoint that may hold gigabytes only the step is read here
-    start = torch.load(last, weights_only=True, map_location="cpu", mmap=True)["global_step"] if last.exists() else 0
-    data = Batches(sequences, recipe, hardware, seed, start, ROW_MULTIPLE if compiled else 1)
+    data = Batches(sequences, recipe, hardware, seed, ROW_MULTIPLE if compiled else 1)
     stream = data.stream()
     steps, passes = stream.steps, stream.passes
     torch.manual_seed(seed)
     module = SFTModule(model, recipe, steps, passes)
+    made_from = _made_from(module, sequences, recipe, seed)
+    data.start = start = _step_of(last, made_from)
     if hardware.recompute:
         recompute_layers(model)
     if compiled:
@@ -193,7 +260,7 @@ def fit(
             num_nodes=hardware.nodes,
             strategy=strategy_of(hardware, recipe),
             # DeepSpeed writes its own checkpoints
-            plugins=[environment()] + ([] if hardware.strategy.startswith("deepspeed") else [_Beside()]),
+            plugins=[environment()] + ([] if hardware.strategy.startswith("deepspeed") else [_Beside(made_from)]),
             precision="bf16-mixed" if mixed else "32-true",  # an adapter computes in its backbone's own dtype
             max_steps=steps,
             max_epochs=-1,
@@ -224,6 +291,7 @@ def fit(
         "final_loss": None if module.last_loss is None else round(float(module.last_loss), 4),
     }
     weights = {name: whole(p) for name, p in module.model.named_parameters() if p.requires_grad}
+    module.check_finite(weights)
     leads = trainer.global_rank == 0
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -2,10 +2,12 @@
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DeepSpeedStrategy
 
 from alttrain.backbone.attention import Rows
 from alttrain.backbone.compiling import compile_layers
@@ -13,6 +15,7 @@ from alttrain.backbone.head import response_loss
 from alttrain.training.config import SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.packing import PackedBatch
 from alttrain.training.safekey import SafetyHeads
+from alttrain.training.sharding import whole
 
 ROW_MULTIPLE = 512
 """Tokens: compiled layers see rows of few lengths."""
@@ -112,6 +115,40 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
             head = head.to(torch.get_autocast_dtype(hidden.device.type))
         return response_loss(hidden[batch.keep], head, batch.targets, batch.relative)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients' norm, and end the training before a step that would spoil the weights.
+
+        A loss or norm that is not finite is an error, whatever the precision: bfloat16 has float32's range, so unlike
+        with float16's scaled losses an overflow is no artefact to step over, and a step left out in silence would be
+        another recipe. Fairseq and Megatron-LM end a training so, too; `clip_grad_norm_` alone would make every
+        gradient NaN. Under DeepSpeed, which keeps the gradients to itself, the loss alone is looked at.
+        """
+        norm = 0.0
+        if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            parameters = list(self.trainer.precision_plugin.main_params(optimizer))
+            if gradient_clip_val is None:
+                total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            else:
+                total = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            norm = float(whole(total))
+        if not (math.isfinite(self.last_loss) and math.isfinite(norm)):
+            raise self._diverged(self.global_step + 1, f"gradient norm {norm:.4g}")
+
+    def _diverged(self, step: int, found: str) -> ValueError:
+        """The error of a training whose numbers left the finite ones in this step, from 1."""
+        rate = self.recipe.learning_rate * self.factor(step - 1)
+        return ValueError(
+            f"the training diverged at step {step} of {self.total_steps}: loss "
+            f"{float(self.last_loss):.4g}, {found}, learning rate {rate:.4g}; nothing of it is saved, and there is no "
+            f"adapter to evaluate. Set training.learning_rate below {self.recipe.learning_rate:g}, more warm-up steps, "
+            "a lower training.gradient_clip, or trainer.precision=float32, and tag=NAME for a run of its own"
+        )
+
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the trainable weights, with the schedule stepped every batch."""
         recipe, on_cuda = self.recipe, next(self.model.parameters()).device.type == "cuda"
@@ -148,11 +185,18 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         """Keep the trainable weights only, where dropout's random numbers stand, and loss and time for the record."""
         trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trainable}
+        self.check_finite(checkpoint["state_dict"])
         checkpoint["seconds"] = self.seconds
         checkpoint["loss"] = None if self.last_loss is None else float(self.last_loss)
         checkpoint["random"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             checkpoint["random"]["cuda"] = torch.cuda.get_rng_state()
+
+    def check_finite(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Raise ValueError where a step made weights that are not finite, which are never saved."""
+        for name, weight in weights.items():
+            if not weight.isfinite().all():
+                raise self._diverged(self.global_step, f"{name} not finite")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the random numbers up where they stood, and the time."""

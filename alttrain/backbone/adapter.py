@@ -1,0 +1,137 @@
+"""What an adapter folder adds to a backbone's weights: read, proved to be theirs, and only then used.
+
+An adapter that lacks tensors, or has another backbone's, would leave weights as they are: its texts would be those of
+the backbone, under the trained model's name. Every fault is a ValueError that names the file, what is in it, and what
+would be taken.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+NOT_PLAIN = (
+    "use_dora",
+    "use_rslora",
+    "use_qalora",
+    "rank_pattern",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "modules_to_save",
+)
+"""Keys of peft's that make the update another than scale B A; what else peft may add shows as other tensors' names."""
+REMEDY = "remove the folder and train.json beside it, and train again"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`pairs` are A (rank, in) and B (out, rank) by their linear layer's name in the backbone; it gets scale B A."""
+
+    folder: Path
+    described: Mapping[str, Any]
+    pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+    @property
+    def scale(self) -> float:
+        """Alpha over the rank."""
+        return float(self.described["lora_alpha"] / self.described["r"])
+
+    def fits(self, model: torch.nn.Module) -> "Adapter":
+        """Itself, proved: a pair for every layer of the model that its config names, and for no other."""
+        linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        named = {name for name in linear if self._names(name)}
+        for wrong, what in ((named - self.pairs.keys(), "lacks"), (self.pairs.keys() - named, "has")):
+            if wrong:
+                raise self.fault(
+                    f"{what} tensors for {_some(wrong)}; {CONFIG} names {len(named)} layers of this backbone, and each "
+                    "must have lora_A and lora_B, and no other may"
+                )
+        for name, (down, up) in self.pairs.items():
+            shape, wanted = (up.shape[0], down.shape[1]), (linear[name].out_features, linear[name].in_features)
+            if shape != wanted:
+                raise self.fault(f"is another backbone's: its B A for {name} is {shape}, and the weight is {wanted}")
+        return self
+
+    def fault(self, found: str) -> ValueError:
+        """The error that says what was found in the tensors' file."""
+        return ValueError(f"{self.folder / TENSORS} {found}; {REMEDY}")
+
+    def _names(self, layer: str) -> bool:
+        """Whether the config names this layer, as peft reads it."""
+        layers, number = self.described.get("layers_to_transform"), re.search(r"\.(\d+)\.", layer)
+        within = layers is None or (number is not None and int(number[1]) in layers)
+        return within and any(f".{layer}".endswith(f".{target}") for target in self.described["target_modules"])
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """A plain LoRA adapter: whole pairs of its config's rank, finite, and not all without effect.
+
+    Raises ValueError otherwise. Whether it is this backbone's, `Adapter.fits` says.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    described = _described(folder / CONFIG)
+    try:
+        tensors = load_file(folder / TENSORS)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / TENSORS}: {error}; it holds no adapter; {REMEDY}") from error
+    modules = {name.rpartition(".lora_")[0] for name in tensors}
+    pairs, odd = {}, set(tensors)
+    for module in sorted(modules):
+        both = (f"{module}.lora_A.weight", f"{module}.lora_B.weight")
+        if module.startswith(PREFIX) and tensors.keys() >= set(both):
+            pairs[module.removeprefix(PREFIX)] = (tensors[both[0]], tensors[both[1]])
+            odd -= set(both)
+    adapter, rank = Adapter(folder, described, pairs), described["r"]
+    if odd or not pairs:
+        found = f"{_some(odd)} without the other of its pair" if odd else "no LoRA tensors"
+        raise adapter.fault(f"holds {found}; it must hold NAME.lora_A.weight and NAME.lora_B.weight for each layer")
+    for name, (down, up) in pairs.items():
+        if not (down.is_floating_point() and up.is_floating_point() and down.ndim == up.ndim == 2):
+            raise adapter.fault(f"holds tensors for {name} that are no matrices of floating-point numbers")
+        if (down.shape[0], up.shape[1]) != (rank, rank):
+            raise adapter.fault(
+                f"holds A {tuple(down.shape)} and B {tuple(up.shape)} for {name}, and {CONFIG} says rank {rank}"
+            )
+        if not (down.isfinite().all() and up.isfinite().all()):
+            raise adapter.fault(
+                f"holds numbers for {name} that are not finite: the training diverged, or it is spoiled"
+            )
+    if not any(down.any() and up.any() for down, up in pairs.values()):
+        raise adapter.fault("holds an update of zero for every layer, as before any training: it would change nothing")
+    return adapter
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """The config of a plain LoRA adapter."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read ({str(error)[:120]}); {REMEDY}") from error
+    told = found if isinstance(found, dict) else {}
+    if told.get("peft_type") != "LORA" or (beyond := [key for key in NOT_PLAIN if told.get(key)]):
+        what = ", ".join(f"{key}={told[key]!r}" for key in beyond) if told.get("peft_type") == "LORA" else "no LoRA"
+        raise ValueError(f"{path}: only plain LoRA adapters can be used here, and this is {what}")
+    wanted = {
+        "r": type(told.get("r")) is int and told["r"] > 0,
+        "lora_alpha": type(told.get("lora_alpha")) in (int, float) and 0 < told["lora_alpha"] < math.inf,
+        "target_modules": isinstance(told.get("target_modules"), list),
+        "layers_to_transform": isinstance(told.get("layers_to_transform"), list | None),
+    }
+    for key, right in wanted.items():
+        if not right:
+            raise ValueError(f"{path}: {key}={told.get(key)!r}; accepted is what peft writes for a LoRA; {REMEDY}")
+    return told
+
+
+def _some(names: set[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return min(names) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
