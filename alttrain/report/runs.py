@@ -14,7 +14,7 @@ from alttrain.records import write_text
 
 Row = TypeVar("Row")
 """A frozen dataclass of strings, integers, floats and booleans."""
-FORMULA = re.compile(r"'*[=+\-@\t\r]")
+FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 """How a text begins that a spreadsheet would compute, or that `literal` made of one."""
 TOLD, LONGEST = 2, 24
 """Changed keys that a label names, and characters of a value that it shows."""
@@ -123,7 +123,10 @@ def _named(pair: tuple[str, str]) -> tuple[bool, str]:
 
 def literal(value: Any) -> Any:
     """A cell that a spreadsheet shows as it stands: behind an apostrophe what it would take for a formula."""
-    if not isinstance(value, str) or not FORMULA.match(value):
+    if not isinstance(value, str):
+        return value
+    value = re.sub(r"\r(?!\n)", "\n", value)  # which csv would leave unquoted
+    if not FORMULA.match(value):
         return value
     try:
         float(value)  # a number has a sign, and no harm
