@@ -339,3 +339,12 @@ def test_a_plan_that_is_none_hides_no_state(plan: str, tmp_path: Path, caplog: p
     write_text(tmp_path / PLAN, plan)
     assert {run: status.state for run, status in statuses(tmp_path).items()} == {"a": "done"}
     assert str(tmp_path / PLAN) in caplog.text
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    """A folder that somebody sent, or one that cannot be written to: the state is what it says."""
+    Log(tmp_path / "run").stage("train")
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "mine")
+    assert state_of(tmp_path / "run").state == "running"
+    assert (tmp_path / "mine").read_text() == "mine"

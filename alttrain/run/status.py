@@ -128,7 +128,7 @@ def state_of(folder: Path) -> Status:
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+    except (OSError, NotImplementedError):  # somebody has it, or nobody can: a folder that is not ours to write in
         return status
     lock.release()
     return replace(status, state="stopped")

@@ -8,7 +8,8 @@
 - figures/         each as PNG and SVG
 - page.html        all of it and every sample, in one file
 
-A trained run's model card is written anew where its results changed it.
+A trained run's model card is written anew where its results changed it. The report is made from a snapshot, aside, and
+takes its folder's place when it is whole (`report.aside`); a run does not fail for it.
 """
 
 import gc
