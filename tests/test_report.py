@@ -514,6 +514,20 @@ def test_a_received_folder_writes_and_removes_nothing_outside(tmp_path: Path) ->
     assert not (folder / "report").is_symlink()
 
 
+@pytest.mark.parametrize("stamp", ["[" * 100_000, "null", '{"files": 3}', '{"digest": [], "files": [[]]}', "\0", None])
+def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) -> None:
+    """Nor is any read that is no file."""
+    outputs(tmp_path)
+    (tmp_path / "report").mkdir()
+    if stamp is None:
+        os.mkfifo(tmp_path / "report" / ".stamp")
+        os.mkfifo(next((tmp_path / "runs").iterdir()) / "train.json")
+    else:
+        (tmp_path / "report" / ".stamp").write_text(stamp)
+    assert write_report(tmp_path)
+    assert len(json.loads((tmp_path / "report" / ".stamp").read_text())["digest"]) == 64
+
+
 def test_without_a_swap_in_one_step_the_report_is_moved_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alttrain.report.aside._exchanged", lambda *unused: False)
     write_report(outputs(tmp_path))

@@ -24,7 +24,10 @@ from alttrain.records import UNFINISHED
 log = logging.getLogger(__name__)
 
 OF_RUN = ("run.json", "train.json", "rewrite.json", "fingerprint.json", "logs/metrics.csv")
-OF_BENCHMARK = ("metrics.json", "judges.json", "judgements.jsonl", "generations.jsonl", "adherence.jsonl")
+OF_BENCHMARK = (
+    *("metrics.json", "fingerprint.json", "judges.json"),
+    *("judgements.jsonl", "generations.jsonl", "adherence.jsonl"),
+)
 """The files a report is made from."""
 GROWING = ("logs/metrics.csv", "judgements.jsonl")
 TRIES, PAUSE_S = 20, 0.05

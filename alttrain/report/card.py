@@ -46,8 +46,8 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def rewrite_card(run_folder: Path) -> bool:
-    """Write the card anew where it has changed; whether it had.
+def rewrite_card(run_folder: Path, source: Path | None = None) -> bool:
+    """Write the card anew where it has changed; whether it had. `source` is a snapshot of the run, if there is one.
 
     Nothing is written where training is not finished, nor through a link that leads out of the folder of runs.
     """
@@ -55,8 +55,8 @@ def rewrite_card(run_folder: Path) -> bool:
     paths = [folder / "README.md" for folder in folders if inside(run_folder.parent, folder)]
     if not paths or not (run_folder / "train.json").exists():
         return False
-    text = card(run_folder)
-    stale = [path for path in paths if not (path.exists() and path.read_text(encoding="utf-8") == text)]
+    text = card(source or run_folder)
+    stale = [path for path in paths if not (path.is_file() and path.read_text(encoding="utf-8") == text)]
     for path in stale:
         write_text(path, text)
     return bool(stale)

@@ -44,7 +44,7 @@ def draw_all(tables: Mapping[str, Sequence[Entry]], variants: Sequence[Variant],
 
 def _file_name(name: str) -> str:
     """A figure's name as one that any disk takes: names of backbones and protocols are anybody's."""
-    plain = re.sub(r"[^\w.+-]", "_", name)[:LONGEST]
+    plain = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:LONGEST]
     return plain if plain == name else f"{plain}-{zlib.crc32(name.encode('utf-8', 'replace')):08x}"
 
 

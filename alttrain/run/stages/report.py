@@ -120,7 +120,7 @@ def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: Set[st
     put(made, folder)
     for run in sorted(path.name for path in (aside / "runs").iterdir()):
         try:
-            rewrite_card(runs / run)
+            rewrite_card(runs / run, aside / "runs" / run)
         except (OSError, ValueError, LookupError, TypeError) as error:
             log.warning("report    the model card of %s is not made anew: %s", run, error)
 
@@ -139,8 +139,8 @@ def _rare_collections() -> Iterator[None]:
 def _stamped(stamp: Path) -> Mapping[str, Any]:
     """What the last report was made from, and its files; nothing where there is none, or an older version's."""
     try:
-        found = json.loads(stamp.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        found = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
