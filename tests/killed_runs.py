@@ -42,7 +42,6 @@ import alttrain.report.figures
 import alttrain.training.fit  # noqa: F401
 from alttrain.config import register
 from alttrain.evaluation import judged
-from alttrain.records import UNFINISHED
 from alttrain.run import app
 
 STAGES = ("rewrite", "train", "generate", "judge", "report")
@@ -168,8 +167,8 @@ class Killed:
         found = {}
         for path in (path for path in self.output.rglob("*") if path.is_file()):
             name, content = path.relative_to(self.output), path.read_bytes()
-            if name.parts[0] == "report" and name.suffix == UNFINISHED:
-                continue  # the report is no one process's, so none may clear it up
+            if name.parts[0].startswith(".report."):
+                continue  # begun reports are no one process's, so none may clear them up at once
             if path.name == "train.json":
                 content = json.dumps(json.loads(content) | {"seconds": 0}).encode()
             if not any(fnmatch(part, volatile) for part in name.parts for volatile in VOLATILE):

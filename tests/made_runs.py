@@ -132,6 +132,7 @@ def judge_benchmark(
             "protocol": protocol,
             "protocol_hash": f"{hashed}-{benchmark}",
             "judges": {"judge": {}},
+            "parts": ["answer"],
             "means": means or {},
         },
         "metrics": metrics,

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from processes import gone
 
 from alttrain.config import RunError, register
 from alttrain.run.app import execute
@@ -92,3 +94,37 @@ def test_libraries_speak_on_the_console_only_when_something_is_wrong() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines() == ["warning of httpx2", "info of alttrain.run", "warning of alttrain.run"]
+
+
+WORKER = """
+import os, time
+from alttrain.run.launchers import end_with_parent
+{without}
+end_with_parent()
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+SWEEP = """
+import os, subprocess, sys, time
+from alttrain.run.launchers import PARENT
+between = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+subprocess.Popen([sys.executable, "-c", between, sys.argv[1]], env={**os.environ, PARENT: str(os.getpid())})
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process there cannot ask")
+@pytest.mark.parametrize("without", ["", "del os.pidfd_open"])
+def test_a_worker_ends_with_the_sweep_that_was_killed(without: str) -> None:
+    """Another process may stand between them, and live on."""
+    if without and not hasattr(os, "pidfd_open"):
+        pytest.skip("there is none to take away")
+    command = [sys.executable, "-c", SWEEP, WORKER.replace("{without}", without)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        time.sleep(1.5)
+        os.kill(worker, 0)  # it is there as long as the sweep is
+        process.kill()
+        process.wait()
+        assert gone(worker)

@@ -1,18 +1,24 @@
 """Report run by run: run folders -> tidy cells and their CSV, the table of all runs, comparisons, the structure."""
 
+import csv
 import json
 import math
+import os
 import shutil
+import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from made_runs import compared, make_run, no_train
 
-from alttrain.config import preview, register
+from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference
-from alttrain.records import Generation, Judgement, write_rows
+from alttrain.records import Generation, Judgement, write_rows, write_text
 from alttrain.report import (
     Cell,
     Compared,
@@ -25,7 +31,9 @@ from alttrain.report import (
     structures,
     write_csv,
 )
-from alttrain.run.stages.report import write_report
+from alttrain.report.latex import escape
+from alttrain.report.runs import literal
+from alttrain.run.stages.report import report, show, write_report
 
 NAN = math.nan
 HEADER = "run,backbone,dataset,rewrite,training,seed,benchmark,metric,value,low,high,n,undecided,truncated,"
@@ -376,3 +384,192 @@ def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"id": 3}\n')
     with pytest.raises(ValueError, match=r"generations\.jsonl: .*run the judge stage again"):
         items.tokens(one)
+
+
+# --- beside others, and of a folder that somebody sent ---
+
+REPORTS = """
+import os, sys
+from pathlib import Path
+from alttrain.report.latex import escape
+from alttrain.report.runs import literal
+from alttrain.run.stages.report import report, show, write_report
+
+folder = Path(sys.argv[1])
+for _ in range(2):
+    assert write_report(folder)
+    os.utime(next(folder.glob("runs/*/run.json")))  # so that the next one is made anew
+"""
+JUDGE = """
+import sys, time
+from pathlib import Path
+from alttrain.records import Judgement, append_rows, read_rows, write_rows, write_text
+
+kept = {}
+for place in Path(sys.argv[1]).glob("runs/*/evaluation/*"):
+    kept[place] = read_rows(place / "judgements.jsonl", Judgement), (place / "metrics.json").read_text()
+print("ready", flush=True)
+while True:
+    for place, (rows, metrics) in kept.items():
+        write_rows(place / "judgements.jsonl", [])
+        for row in rows:
+            append_rows(place / "judgements.jsonl", [row])
+        write_text(place / "metrics.json", metrics)
+        time.sleep(0.01)
+"""
+
+
+def test_reports_side_by_side_and_beside_a_judge_are_whole(tmp_path: Path) -> None:
+    outputs(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", JUDGE, str(tmp_path)], stdout=subprocess.PIPE) as judge:
+        assert judge.stdout is not None
+        assert judge.stdout.readline() == b"ready\n"
+        command = [sys.executable, "-c", REPORTS, str(tmp_path)]
+        made = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(5)]
+        told = [process.communicate()[1] for process in made]
+        judge.kill()
+    assert [process.returncode for process in made] == [0] * 5, told
+    assert "delete" not in "".join(told)
+    assert (tmp_path / "report" / "page.html").read_text().rstrip().endswith("</html>")
+    for figure in (tmp_path / "report" / "figures").iterdir():
+        content = figure.read_bytes()
+        assert content.endswith(b"IEND\xaeB`\x82" if figure.suffix == ".png" else b"</svg>\n"), figure
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs", "report", ".report.lock"}
+
+
+@pytest.mark.parametrize("fault", ["torn", "fewer", "another judge's"])
+def test_what_is_being_judged_is_left_out_and_named(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("alttrain.report.aside.PAUSE_S", 0)
+    (folder, *_) = sorted(outputs(tmp_path).glob("runs/*/evaluation/embedded_harmful*"))
+    path = folder / "judgements.jsonl"
+    if fault == "another judge's":
+        (folder / "judges.json").write_text('{"judge": {"model": "another"}}')
+    else:
+        path.write_bytes(
+            path.read_bytes()[:-5] if fault == "torn" else b"".join(path.read_bytes().splitlines(True)[1:])
+        )
+    write_report(tmp_path)
+    assert caplog.messages == [f"report    left out, as it is being written: {folder}"]
+    cells = read_csv(tmp_path / "report" / "metrics.csv", Cell)
+    assert len({(one.run, one.benchmark) for one in cells}) == 3
+
+
+def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_report(outputs(tmp_path))
+    made = files(tmp_path)
+    run: Any = SimpleNamespace(output_dir=tmp_path, config={"page_texts": "benign"}, stages=("judge", "report"))
+    monkeypatch.setattr(sys.modules[write_report.__module__], "markdown_table", lambda *unused: 1 / 0)
+    report(run, cast(Any, None))
+    show(tmp_path, "benign")
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        "report    no report was made: division by zero"
+    ] * 2
+    run.stages = ("report",)
+    with pytest.raises(RunError, match="no report was made: division by zero"):
+        report(run, cast(Any, None))
+    assert files(tmp_path) == made
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs", "report", ".report.lock"}
+
+
+def test_a_received_folder_writes_and_removes_nothing_outside(tmp_path: Path) -> None:
+    """Names of files in its stamp, of backbones and protocols, and links where the report and its cards are written."""
+    outside = tmp_path / "outside"
+    for name in ("a.txt", "figures/main.svg", "card/README.md", "page.html"):
+        (outside / name).parent.mkdir(parents=True, exist_ok=True)
+        (outside / name).write_text("mine")
+    folder = tmp_path / "received"
+    sets = {"embedded_harmful": ("harmful_rate", "ynny"), "embedded_benign": ("over_refusal_rate", "ynn")}
+    climbing = "../../../outside/x"
+    run = make_run(folder / "runs", sets, protocol="offline", trained={"steps": 1})
+    for place in (run / "run.json", *run.glob("evaluation/*/metrics.json")):
+        record = json.loads(place.read_text())
+        record |= {"backbone": climbing} if place.name == "run.json" else {}
+        if place.name == "metrics.json":
+            record["provenance"]["protocol"] = climbing
+        place.write_text(json.dumps(record))
+    (run / "adapter").symlink_to(outside / "card")
+    stamped = ["../../outside/a.txt", str(outside / "a.txt"), "figures/main.svg", "\0", 3]
+    for place in (folder / "report", folder / "report" / "deep"):
+        place.mkdir()
+    (folder / "report" / ".stamp").write_text(json.dumps({"digest": "d", "files": stamped}))
+    (folder / "report" / "figures").symlink_to(outside / "figures")
+    (folder / "report" / "page.html").symlink_to(outside / "page.html")
+    (folder / "report" / "deep" / "own.txt").write_text("kept")
+    (folder / ".report.x.part").symlink_to(outside)
+    os.utime(folder / ".report.x.part", (0, 0), follow_symlinks=False)
+    before = {path: path.is_file() and path.read_bytes() for path in outside.rglob("*")}
+    write_report(folder)
+    assert {path: path.is_file() and path.read_bytes() for path in outside.rglob("*")} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"outside", "received"}
+    assert (folder / "report" / "deep" / "own.txt").read_text() == "kept"
+    assert list((folder / "report" / "figures").glob("tradeoff.*.svg"))
+    shutil.rmtree(folder / "report")
+    (folder / "report").symlink_to(outside)
+    write_report(folder)
+    assert {path: path.is_file() and path.read_bytes() for path in outside.rglob("*")} == before
+    assert not (folder / "report").is_symlink()
+
+
+@pytest.mark.parametrize("stamp", ["[" * 100_000, "null", '{"files": 3}', '{"digest": [], "files": [[]]}', "\0", None])
+def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) -> None:
+    """Nor is any read that is no file."""
+    outputs(tmp_path)
+    (tmp_path / "report").mkdir()
+    if stamp is None:
+        os.mkfifo(tmp_path / "report" / ".stamp")
+        os.mkfifo(next((tmp_path / "runs").iterdir()) / "train.json")
+    else:
+        (tmp_path / "report" / ".stamp").write_text(stamp)
+    assert write_report(tmp_path)
+    assert len(json.loads((tmp_path / "report" / ".stamp").read_text())["digest"]) == 64
+
+
+def test_without_a_swap_in_one_step_the_report_is_moved_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alttrain.report.aside._exchanged", lambda *unused: False)
+    write_report(outputs(tmp_path))
+    (tmp_path / "report" / "notes.md").write_text("own")
+    os.utime(next(tmp_path.glob("runs/*/run.json")))
+    write_report(tmp_path)
+    assert (tmp_path / "report" / "notes.md").read_text() == "own"
+    assert (tmp_path / "report" / "page.html").exists()
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-x", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''@a", "'a", "-", "a=b"])
+def test_a_cell_is_no_formula_and_is_read_as_it_was(text: str, tmp_path: Path) -> None:
+    made = cell(text, "b", "accuracy", -0.5)
+    write_csv(tmp_path / "a.csv", Cell, [made])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["run"][0] not in "=+-@\t\n"
+    assert row["value"] == "-0.5"
+    assert [one.run for one in read_csv(tmp_path / "a.csv", Cell)] == [text.replace("\r", "\n")]
+
+
+@pytest.mark.parametrize("number", ["-1", "+2.5", "-1e3"])
+def test_a_number_keeps_its_sign(number: str) -> None:
+    assert literal(number) == number
+
+
+def test_names_break_no_table() -> None:
+    name = "a|b\n| <img src=x> `c` [d](e) *f* _g_ h_i"
+    text = markdown_table([cell(name, "x|y", "accuracy", 0.5)])
+    assert text.splitlines()[2].startswith(r"| a\|b \| \<img src=x> \`c\` \[d](e) \*f\* \_g\_ h_i | 50.0 ")
+    assert r"accuracy ↑ x\|y" in text.splitlines()[0]
+    assert escape("[3pt] a\n\nb\0") == "{[}3pt] a b "
+
+
+def test_a_files_mode_is_the_umasks(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_text(tmp_path / "private", "a")
+        write_report(outputs(tmp_path))
+        os.umask(0o022)
+        write_text(tmp_path / "open", "a")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "report").rglob("*")} == {0o600, 0o700}
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("private", "open")] == [0o600, 0o644]

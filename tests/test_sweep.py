@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from processes import gone
+from rich.console import Console
 
 from alttrain.config import RunError, register
 from alttrain.records import write_json, write_text
 from alttrain.report import Cell, read_csv
-from alttrain.run.status import ENDED, PLAN, Log, locked, read_status, state_of, statuses
+from alttrain.run.launchers import PARENT
+from alttrain.run.status import ENDED, PLAN, Log, locked, read_status, state_of, statuses, table
 from alttrain.run.sweep import STOPPED, plan, run_job
 
 LAUNCHERS = {"basic": "", "joblib": "hydra_plugins.hydra_joblib_launcher", "ray": "ray"}
@@ -69,6 +72,37 @@ def test_every_launcher_makes_the_same_metrics(
     found = metrics(tmp_path / launcher)
     assert len({run for run, *_ in found}) == 4
     assert basic.setdefault("metrics", found) == found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a second passes before a worker knows")
+@pytest.mark.parametrize("launcher", ["joblib", "submitit", "ray"])
+def test_what_a_killed_sweep_started_ends_and_its_folders_are_free(
+    tiny_arguments: list[str], tmp_path: Path, launcher: str
+) -> None:
+    if not importlib.util.find_spec(LAUNCHERS[launcher]):
+        pytest.skip(f"{LAUNCHERS[launcher]} is not installed")
+    arguments = [*tiny_arguments, "training.epochs=100000", "seed=0,1", f"launcher={launcher}"]
+    environment = {**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "alttrain", "-m", *arguments]
+
+    def training() -> list[int]:
+        found = map(read_status, (tmp_path / "outputs" / "runs").glob("*"))
+        return [status.process for status in found if status and status.stage == "train"]
+
+    with (tmp_path / "told").open("wb") as told:
+        process = subprocess.Popen(command, env=environment, stdout=told, stderr=told)
+    while process.poll() is None and len(training()) < 2:
+        time.sleep(0.2)
+    workers = training()
+    process.kill()
+    process.wait()
+    assert len(workers) == 2, (tmp_path / "told").read_text()[-3000:]
+    assert process.pid not in workers
+    assert all(map(gone, workers))
+    for folder in (tmp_path / "outputs" / "runs").iterdir():
+        assert state_of(folder).state == "stopped"
+        with locked(folder):
+            pass
 
 
 def test_a_failing_job_stops_no_other_and_alone_runs_again(tiny_arguments: list[str], tmp_path: Path) -> None:
@@ -127,8 +161,9 @@ def test_a_job_of_several_devices_has_the_stages_of_its_config(
     (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\nstages: [rewrite, train, report]\n")
     commands: list[list[str]] = []
 
-    def ran(command: list[str], check: bool) -> "subprocess.CompletedProcess[str]":
+    def ran(command: list[str], check: bool, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
         commands.append(command)
+        assert env[PARENT] == str(os.getpid())
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr("alttrain.run.sweep.subprocess.run", ran)
@@ -282,3 +317,34 @@ def test_a_killed_run_is_shown_as_stopped(tmp_path: Path) -> None:
     assert (state_of(tmp_path).state, state_of(tmp_path).stage) == ("stopped", "generate")
     write_json(tmp_path / "status.json", {"state": "odd"})
     assert read_status(tmp_path) is None
+
+
+def test_an_error_is_shown_letter_by_letter(tmp_path: Path) -> None:
+    """Advice holds brackets, which are no markup; nothing controls the terminal."""
+    folder = tmp_path / "runs" / "a[b]-s0"
+    write_json(folder / "run.json", {})
+    Log(folder).ended(RunError("run 'stages=[rewrite,train]' first [/red] \x1b]0;title\x07"))
+    screen = Console(width=200, record=True)
+    screen.print(table(statuses(tmp_path)))
+    text = screen.export_text()
+    assert "a[b]-s0" in text
+    assert "run 'stages=[rewrite,train]' first [/red]" in text
+    assert not {"\x1b", "\x07"} & set(text)
+
+
+@pytest.mark.parametrize("plan", ["", "{", "[]", "null", '{"jobs": 3}', '{"jobs": [[]]}', "[" * 100_000, "\0"])
+def test_a_plan_that_is_none_hides_no_state(plan: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_json(tmp_path / "runs" / "a" / "run.json", {})
+    Log(tmp_path / "runs" / "a").ended(None)
+    write_text(tmp_path / PLAN, plan)
+    assert {run: status.state for run, status in statuses(tmp_path).items()} == {"a": "done"}
+    assert str(tmp_path / PLAN) in caplog.text
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    """A folder that somebody sent, or one that cannot be written to: the state is what it says."""
+    Log(tmp_path / "run").stage("train")
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "mine")
+    assert state_of(tmp_path / "run").state == "running"
+    assert (tmp_path / "mine").read_text() == "mine"

@@ -659,7 +659,7 @@ def test_markdown_is_exact(tmp_path: Path) -> None:
         "| backbone | method | over-refusal ↓ xstest_safe |",
         "| --- | --- | --- |",
         "| r1_llama_8b | No-train | **0.0** 0.0–16.1 n=20 |",
-        "| r1_llama_8b | a|b | 95.0\\* 76.4–99.1 n=20 |",
+        "| r1_llama_8b | a\\|b | 95.0\\* 76.4–99.1 n=20 |",
         "",
         "- Percent with its 95 % interval, and the n texts it is over; ↓ lower is better.",
         "- Bold: best of its backbone in the column.",

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,16 +30,15 @@ def write_text(path: Path, text: str) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A temporary file in the same folder that takes the path when it is whole; on an error nothing is left of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:  # whoever may read it is for the umask to say
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)  # an interrupt may come when it has its name already
+        temporary.unlink(missing_ok=True)  # an interrupt may come when it has its name already
         if isinstance(error, OSError) and error.filename is None:  # a write does not say where
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise

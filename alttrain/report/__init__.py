@@ -7,6 +7,7 @@ Reads run.json, fingerprint.json, rewrite.json, train.json, logs/metrics.csv and
 - `published`                                  the figures the paper reports, with their sources
 - `columns`, `rows`, `tables`, `entries`       which tables there are, and their cells, tidy
 - `forms`, `latex`, `legend`, `commands`       how a table is written, and what would fill its gaps
+- `aside`                                      files that hold still while a report is made, and how it is put in place
 - `figures`                                    what is drawn; it alone imports matplotlib
 - `card`, `push`                               the model card, and the upload that only a person starts
 """

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from alttrain.records import write_text
+from alttrain.report.aside import inside
 from alttrain.report.columns import MEASURES
+from alttrain.report.forms import plain
 
 TRAINED = ("adapter", "model")
 """Folders a run may leave: LoRA weights, or the whole model."""
@@ -34,7 +36,7 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     what = f"A LoRA adapter for {base}" if lora else f"{base}, fine-tuned whole"
     parts = [
         _front_matter(base, names, settings, judged, lora),
-        f"# {names['run']}",
+        f"# {plain(names['run'])}",
         f"{what}, trained by alttrain with the reasoning structure `{names['rewrite']}`.",
         _use(lora, base),
         _made(run_folder, names, settings, trained),
@@ -44,13 +46,17 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def rewrite_card(run_folder: Path) -> bool:
-    """Write the card anew where it has changed; whether it had. Nothing is written where training is not finished."""
-    paths = [run_folder / name / "README.md" for name in TRAINED if (run_folder / name).is_dir()]
+def rewrite_card(run_folder: Path, source: Path | None = None) -> bool:
+    """Write the card anew where it has changed; whether it had. `source` is a snapshot of the run, if there is one.
+
+    Nothing is written where training is not finished, nor through a link that leads out of the folder of runs.
+    """
+    folders = [run_folder / name for name in TRAINED if (run_folder / name).is_dir()]
+    paths = [folder / "README.md" for folder in folders if inside(run_folder.parent, folder)]
     if not paths or not (run_folder / "train.json").exists():
         return False
-    text = card(run_folder)
-    stale = [path for path in paths if not (path.exists() and path.read_text(encoding="utf-8") == text)]
+    text = card(source or run_folder)
+    stale = [path for path in paths if not (path.is_file() and path.read_text(encoding="utf-8") == text)]
     for path in stale:
         write_text(path, text)
     return bool(stale)
@@ -136,7 +142,7 @@ def _made(run_folder: Path, names: Mapping[str, Any], settings: Mapping[str, Any
         for key, value in settings.items()
         if key.split(".")[0] in ("training", "adapter") and key.rpartition(".")[2] not in NOT_RECIPE
     }
-    rows = [f"| {key} | {value} |" for key, value in recipe.items()]
+    rows = [f"| {key} | {plain(str(value))} |" for key, value in recipe.items()]
     return "\n".join(
         [
             "## Training",
@@ -162,6 +168,7 @@ def _results(judged: list[dict[str, Any]]) -> str:
     for one in judged:
         provenance = one.get("provenance", {})
         protocol = f"{provenance.get('protocol', '')} {provenance.get('protocol_hash', '')}".strip()
+        names = [plain(one["benchmark"]), plain(protocol)]
         for metric in one["metrics"]:
             if metric is one["metrics"][0] or metric["metric"] == "adherence_rate":
                 heading = MEASURES[metric["metric"]].heading
@@ -169,7 +176,7 @@ def _results(judged: list[dict[str, Any]]) -> str:
                 value = f"{100 * metric['value']:.1f}" if known else "undecided"
                 interval = f"{100 * metric['low']:.1f}–{100 * metric['high']:.1f}" if known else ""
                 counts = [str(metric["n"] - metric["undecided"]), str(metric["undecided"]), str(metric["truncated"])]
-                lines.append("| " + " | ".join([one["benchmark"], protocol, heading, value, interval, *counts]) + " |")
+                lines.append("| " + " | ".join([*names, heading, value, interval, *counts]) + " |")
     lines += ["", "One seed; ↓ lower is better, ↑ higher is better. Undecided rows are in no rate."]
     return "\n".join(lines)
 

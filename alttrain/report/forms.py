@@ -1,6 +1,7 @@
 """A table as Markdown, and for the console. Both hold the same cells: `lines` of text each."""
 
 import math
+import re
 from collections.abc import Sequence
 from textwrap import wrap
 
@@ -15,6 +16,19 @@ from alttrain.report.rows import OFFLINE
 
 NARROW, TITLE = 9, 16
 """Characters of a line of a heading and of a row's label on the console."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+MARKUP = re.compile(r"[\\`|<\[*]|(?<![^\W_])_|_(?![^\W_])")
+"""What Markdown would take for its own; an underscore within a word it does not."""
+
+
+def plain(text: str) -> str:
+    """A name as Markdown shows it as it stands, on one line and in one cell."""
+    return MARKUP.sub(r"\\\g<0>", one_line(text))
+
+
+def one_line(text: str) -> str:
+    """Text without what ends a line or controls a terminal."""
+    return CONTROL.sub(" ", text)
 
 
 def marks(one: Entry) -> str:
@@ -45,26 +59,28 @@ def lines(one: Entry, why: bool = False) -> list[str]:
 
 def markdown(title: str, entries: Sequence[Entry]) -> str:
     """The table as a Markdown document, a section a protocol."""
-    parts = [f"# {title}"]
+    parts = [f"# {plain(title)}"]
     found = grids(entries)
     for grid in found:
         named = len(found) > 1 or grid.protocol not in ("", OFFLINE)
         parts.append(_section(grid, named, marked(entries)))
-    parts.append("\n".join(f"- {line}" for line in legend(entries)))
+    parts.append("\n".join(f"- {one_line(line)}" for line in legend(entries)))
     if commands := missing(entries):
-        parts.append("\n".join([f"{MISSING} is missing. What would fill it:", "", "```", *commands, "```"]))
+        parts.append(
+            "\n".join([f"{MISSING} is missing. What would fill it:", "", "```", *map(one_line, commands), "```"])
+        )
     return "\n\n".join(parts) + "\n"
 
 
 def _section(grid: Grid, named: bool, why: bool) -> str:
     several = len(grid.backbones) > 1 or bool(grid.backbones[0][0])
-    heads = [*(["backbone"] if several else []), "method", *(" ".join(column) for column in grid.columns)]
+    heads = [*(["backbone"] if several else []), "method", *(plain(" ".join(column)) for column in grid.columns)]
     rows = [_line(heads), _line(["---"] * len(heads))]
     for backbone, own in grid.backbones:
         for method, cells in own:
-            names = [*([backbone] if several else []), method]
+            names = [plain(name) for name in ([backbone, method] if several else [method])]
             rows.append(_line([*names, *(_markdown_cell(one, why) for one in cells)]))
-    return "\n".join([*([f"## Protocol {grid.protocol}", ""] if named else []), *rows])
+    return "\n".join([*([f"## Protocol {plain(grid.protocol)}", ""] if named else []), *rows])
 
 
 def _markdown_cell(one: Entry, why: bool) -> str:
@@ -74,7 +90,7 @@ def _markdown_cell(one: Entry, why: bool) -> str:
         plain = number + marks(one)
         shown = (f"**{number}**" if one.best else number) + marks(one).replace(DIFFERS, f"\\{DIFFERS}")
         found[0] = shown + found[0].removeprefix(plain)
-    return " ".join(found).replace("|", "\\|")
+    return re.sub(r"[|<`\[]", r"\\\g<0>", one_line(" ".join(found)))
 
 
 def _line(cells: Sequence[str]) -> str:

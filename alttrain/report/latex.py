@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from textwrap import wrap
 
 from alttrain.report.entries import Entry, Grid, grids, written
-from alttrain.report.forms import lines
+from alttrain.report.forms import lines, one_line
 from alttrain.report.legend import MISSING, legend, marked, missing
 from alttrain.report.published import WHY
 from alttrain.report.rows import OFFLINE
@@ -23,8 +23,10 @@ SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r
 SPECIAL |= {"}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"}
 SPECIAL |= {">": r"\textgreater{}", "*": r"\textsuperscript{*}", "†": r"\textsuperscript{\dag}", '"': "''"}
 SPECIAL |= {mark: rf"\textsuperscript{{{letter}}}" for (mark, _), letter in zip(WHY.values(), "mcpsark", strict=True)}
-SPECIAL |= {"…": r"\dots{}"}
+SPECIAL |= {"…": r"\dots{}", "[": "{[}"}  # behind a line's end a bracket would be its argument
 SPECIAL |= {"↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--", "×": r"$\times$", "✓": r"\ding{51}", "✗": r"\ding{55}"}
+LETTERS = frozenset(map(chr, range(0x180))) - frozenset("ĄąĘęĮįŲųĐđÐðÞþĦħŊŋŦŧĸŉſ«»")
+"""Those that the document's fonts have."""
 
 
 def latex(title: str, entries: Sequence[Entry]) -> str:
@@ -47,7 +49,7 @@ def latex(title: str, entries: Sequence[Entry]) -> str:
 
 def escape(text: str) -> str:
     """Text that LaTeX sets as it stands; a character its fonts lack, as a name may have, becomes a question mark."""
-    return "".join(SPECIAL.get(letter, letter if ord(letter) < 0x180 else "?") for letter in text)
+    return "".join(SPECIAL.get(letter) or (letter if letter in LETTERS else "?") for letter in one_line(text))
 
 
 def _tabular(grid: Grid, why: bool) -> str:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,8 @@ from alttrain.records import write_text
 
 Row = TypeVar("Row")
 """A frozen dataclass of strings, integers, floats and booleans."""
+FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+"""How a text begins that a spreadsheet would compute, or that `literal` made of one."""
 TOLD, LONGEST = 2, 24
 """Changed keys that a label names, and characters of a value that it shows."""
 
@@ -118,15 +121,29 @@ def _named(pair: tuple[str, str]) -> tuple[bool, str]:
     return not pair[0].endswith(".name"), pair[0]
 
 
+def literal(value: Any) -> Any:
+    """A cell that a spreadsheet shows as it stands: behind an apostrophe what it would take for a formula."""
+    if not isinstance(value, str):
+        return value
+    value = re.sub(r"\r(?!\n)", "\n", value)  # which csv would leave unquoted
+    if not FORMULA.match(value):
+        return value
+    try:
+        float(value)  # a number has a sign, and no harm
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
 def write_csv(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
-    """Rows as CSV, a column a field; a value that cannot be computed is an empty cell."""
+    """Rows as CSV, a column a field; a value that cannot be computed is an empty cell. Texts are `literal`."""
     names = [field.name for field in fields(row_type)]  # type: ignore[arg-type]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         values = {name: getattr(row, name) for name in names}
-        writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()})
+        writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else literal(v) for k, v in values.items()})
     write_text(path, text.getvalue())
 
 
@@ -137,7 +154,9 @@ def read_csv(path: Path, row_type: type[Row]) -> list[Row]:
     def value(name: str, text: str) -> Any:
         if types[name] is bool:
             return text == "True"
-        return text if types[name] is str else int(text) if types[name] is int else float(text or "nan")
+        if types[name] is str:
+            return text[1:] if text.startswith("'") and FORMULA.match(text) else text
+        return int(text) if types[name] is int else float(text or "nan")
 
     with path.open(encoding="utf-8", newline="") as file:
         return [row_type(**{name: value(name, text) for name, text in row.items()}) for row in csv.DictReader(file)]

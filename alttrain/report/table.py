@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 
 from alttrain.report.comparisons import Compared, starred
+from alttrain.report.forms import plain
 from alttrain.report.runs import Cell
 
 MEASURES = {"harmful_rate": "harmful ↓", "over_refusal_rate": "over-refusal ↓", "accuracy": "accuracy ↑"}
@@ -36,7 +37,7 @@ def _heading(column: Column, several: bool) -> str:
     _, benchmark, protocol, metric, digest = column
     measure, _, variant = metric.partition(".")
     parts = [MEASURES[measure], variant, benchmark, "" if protocol == UNNAMED else protocol, digest if several else ""]
-    return " ".join(part for part in parts if part)
+    return plain(" ".join(part for part in parts if part))
 
 
 def markdown_table(cells: Sequence[Cell], compared: Sequence[Compared] = ()) -> str:
@@ -52,7 +53,7 @@ def markdown_table(cells: Sequence[Cell], compared: Sequence[Compared] = ()) -> 
         by_run.setdefault(cell.run, []).append(cell)
     for run, own in by_run.items():
         by_column = {_column(cell): cell for cell in own if _measure(cell) in MEASURES}
-        row = [run, *(_rate(by_column.get(column), differs) for column in columns)]
+        row = [plain(run), *(_rate(by_column.get(column), differs) for column in columns)]
         lines.append(_line([*row, *(_pooled([cell for cell in own if cell.metric == metric]) for metric in POOLED)]))
     legend = "Percent, its 95 % interval, rows with a verdict; ↓ lower is better, ↑ higher is better."
     stars = [one.seeds for one in compared if one.significant]

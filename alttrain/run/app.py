@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import STAGES, RunError, preview, register
-from alttrain.run.launchers import absent
+from alttrain.run.launchers import PARENT, absent, end_with_parent
 from alttrain.training.ranks import Leader, follow, follows, verify
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def main() -> None:
 
         print(help_text())
         return
+    end_with_parent()
     register()
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's: end as Ctrl-C does, so that nothing started stays
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))  # torch's own is below /tmp
@@ -59,6 +60,7 @@ def main() -> None:
     try:
         if not any(argument.split("=")[0] in QUESTIONS for argument in sys.argv[1:]):
             swept = _refuse_faults(*_asked(sys.argv[1:]))
+            os.environ[PARENT] = str(os.getpid())
         elif shown := _sweep_shown(sys.argv[1:]):
             print(shown)
             return
@@ -131,6 +133,8 @@ def _app(config: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from alttrain.run.sweep import run_job, searched
 
+        if "Slurm" not in HydraConfig.get().launcher._target_:
+            end_with_parent()
         run_job(config, [*searched(HydraConfig.get()), *HydraConfig.get().overrides.task])
         return
     execute(config)

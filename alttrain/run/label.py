@@ -23,6 +23,7 @@ from alttrain.evaluation.judges.material import request
 from alttrain.evaluation.labels import text_hash
 from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.records import Generation, Judgement, iterate_rows, write_text
+from alttrain.report.runs import literal
 
 BY = ("run", "verdict")
 Row = dict[str, Any]
@@ -76,7 +77,7 @@ def sample(runs: Sequence[Path], n: int, by: Sequence[str], benchmark: str | Non
         text, ["run", "id", "sample", "hash", "weight", "prompt", "answer", label], lineterminator="\n"
     )
     writer.writeheader()
-    writer.writerows(row | {label: ""} for row in drawn)
+    writer.writerows({name: literal(cell) for name, cell in row.items()} | {label: ""} for row in drawn)
     write_text(out, text.getvalue())
     return (
         f"{out}: {len(drawn)} of {total} texts. Fill the column {label} with yes, no or unclear, and run the runs' "

@@ -1,7 +1,13 @@
-"""The launchers' packages: one that is not installed is told in one line, before Hydra looks for it."""
+"""What holds for every launcher: a package that is not installed is told in one line, before Hydra looks for it, and
+what a sweep started on its machine ends with it, however it ends. Ray sees to that itself; jobs on Slurm go on."""
 
 import importlib.util
+import os
+import select
+import threading
+import time
 from collections.abc import Sequence
+from functools import cache
 
 PACKAGES = {
     "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
@@ -10,6 +16,55 @@ PACKAGES = {
     "ray": ("ray", "ray"),
 }
 """Each option of conf/launcher: the package it needs, and the extra that brings it."""
+
+PARENT = "ALTTRAIN_PARENT"
+"""The environment variable with the number of the process with which those that it started end."""
+LOOK_S = 1.0
+"""How often a system that does not tell is asked whether a process is there."""
+
+
+def end_with_parent() -> None:
+    """End this process, which holds the lock of a run's folder, once the one that `PARENT` names is gone."""
+    parent = int(os.environ.get(PARENT, os.getpid()))
+    if parent != os.getpid():
+        _end_with(parent)
+
+
+@cache
+def _end_with(process: int) -> None:
+    """Watch a process, once for all jobs of this one. A signal at the parent's death would come at its thread's."""
+
+    def watch() -> None:
+        _await_end(process)
+        os._exit(1)  # as a kill: nothing is lost, and the same command goes on
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+def _await_end(process: int) -> None:
+    try:
+        ended = select.poll()
+        ended.register(os.pidfd_open(process), select.POLLIN)
+        ended.poll()
+        return
+    except ProcessLookupError:
+        return
+    except (AttributeError, OSError):  # not on this system
+        pass
+    while _is_there(process):
+        time.sleep(LOOK_S)
+
+
+def _is_there(process: int) -> bool:
+    if os.name == "nt":  # where asking would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def absent(arguments: Sequence[str]) -> str:

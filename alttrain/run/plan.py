@@ -19,6 +19,7 @@ from alttrain.backbone import FullFineTuning, LoRA
 from alttrain.backbone.device import look
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.records import Example
+from alttrain.report.forms import plain
 from alttrain.run.assembly import Run
 from alttrain.run.stages.needs import GIB, estimate, guessed_rows, shape_known
 from alttrain.training import SupervisedFineTuning
@@ -249,7 +250,7 @@ def totals(jobs: Sequence[Job]) -> str:
 def _table(rows: Rows) -> str:
     """Markdown; a column without a value is left out."""
     heads = [head for head in (rows[0] if rows else ()) if any(row[head] for row in rows)]
-    lines = [heads, ["---"] * len(heads), *([row[head].replace("|", "/") for head in heads] for row in rows)]
+    lines = [heads, ["---"] * len(heads), *([plain(row[head]) for head in heads] for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) if heads else "none"
 
 

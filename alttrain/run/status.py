@@ -10,6 +10,7 @@ OUTPUT_DIR/.sweep/plan.json.
 
 import argparse
 import json
+import logging
 import os
 import platform
 import sys
@@ -26,9 +27,13 @@ from filelock import FileLock, Timeout
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from alttrain.config import RunError
 from alttrain.records import build, clear_unfinished, write_json
+from alttrain.report.forms import one_line
+
+log = logging.getLogger(__name__)
 
 State = Literal["running", "done", "failed", "stopped", "pending"]
 COLOURS: dict[State, str] = {
@@ -123,7 +128,7 @@ def state_of(folder: Path) -> Status:
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+    except (OSError, NotImplementedError):  # somebody has it, or nobody can: a folder that is not ours to write in
         return status
     lock.release()
     return replace(status, state="stopped")
@@ -133,15 +138,24 @@ def statuses(output_dir: Path) -> dict[str, Status]:
     """The state of every run of an output folder, those that were planned and not begun last."""
     folders = sorted(path.parent for path in (output_dir / "runs").glob("*/run.json"))
     found = {folder.name: state_of(folder) for folder in folders}
-    plan = output_dir / PLAN
-    planned = json.loads(plan.read_text(encoding="utf-8"))["jobs"] if plan.exists() else []
-    jobs = Counter(job["run"] for job in planned)
+    jobs = _planned(output_dir / PLAN)
     ended = Counter(path.stem for path in (output_dir / ENDED).glob("*"))
     for run, count in jobs.items():
         state = found[run].state if run in found else "pending"
         if state == "pending" or (state == "done" and ended[run] < count > 1):
             found[run] = Status("pending")
     return found
+
+
+def _planned(plan: Path) -> Counter[str]:
+    """Runs of the last sweep's plan, and how many jobs each has; none, and a warning, where the file is no plan."""
+    try:
+        return Counter(str(job["run"]) for job in json.loads(plan.read_text(encoding="utf-8"))["jobs"])
+    except FileNotFoundError:
+        return Counter()
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        log.warning("%s cannot be read (%s): what is planned is not shown; the next sweep writes it anew", plan, error)
+        return Counter()
 
 
 def table(found: dict[str, Status]) -> Table:
@@ -153,7 +167,8 @@ def table(found: dict[str, Status]) -> Table:
         shown.add_column(column, overflow="fold")
     for run, status in found.items():
         changed = status.changed.replace("T", " ").removesuffix("+00:00")
-        shown.add_row(run, f"[{COLOURS[status.state]}]{status.state}[/]", status.stage, changed, status.error)
+        told = (Text(one_line(word)) for word in (status.stage, changed, status.error))
+        shown.add_row(Text(one_line(run)), Text(status.state, COLOURS[status.state]), *told)
     return shown
 
 

@@ -7,6 +7,7 @@ the others, unless keep_going=false; then `stopped` beside the plan says so to j
 import hashlib
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.records import Example, Texts, alone, write_json, write_text
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
+from alttrain.run.launchers import PARENT
 from alttrain.run.plan import Job, as_json, described, job_of, markdown, totals
 from alttrain.run.progress import bar
 from alttrain.run.stages.needs import fitted
@@ -231,7 +233,7 @@ def _in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     own = [override for override in overrides if not override.startswith("stages=")]
     stages = ",".join(stage for stage in config.stages if stage != "report")
     command = [sys.executable, "-m", "alttrain", *own, "hydra.mode=RUN", f"stages=[{stages}]"]
-    done = subprocess.run(command, check=False)
+    done = subprocess.run(command, check=False, env={**os.environ, PARENT: str(os.getpid())})
     if done.returncode:
         raise RunError(f"the job ended with {done.returncode}; its folder's run.log says why")
 

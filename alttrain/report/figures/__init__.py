@@ -9,6 +9,8 @@
 A protocol other than the default is named after a dot. Nothing is drawn that has no data.
 """
 
+import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,8 @@ __all__ = ["draw_all"]
 
 Drawing = tuple[str, Callable[[Path], bool]]
 """A figure's name, and what draws it under a path; False where there was nothing to draw."""
+LONGEST = 100
+"""Characters of a file's name."""
 
 
 def draw_all(tables: Mapping[str, Sequence[Entry]], variants: Sequence[Variant], folder: Path) -> list[Path]:
@@ -33,8 +37,15 @@ def draw_all(tables: Mapping[str, Sequence[Entry]], variants: Sequence[Variant],
     drawings: list[Drawing] = [(f"losses-{name}", partial(losses.draw, own)) for name, own in by_backbone.items()]
     for protocol in sorted({protocol for variant in variants for protocol in variant.protocols()}):
         drawings += _of_protocol(tables, [v for v in variants if protocol in v.protocols()], protocol)
-    found = [folder / name for name, draw in drawings if draw(folder / name)]
+    named = [(folder / _file_name(name), draw) for name, draw in drawings]
+    found = [path for path, draw in named if draw(path)]
     return [path.with_name(f"{path.name}.{form}") for path in found for form in ("png", "svg")]
+
+
+def _file_name(name: str) -> str:
+    """A figure's name as one that any disk takes: names of backbones and protocols are anybody's."""
+    plain = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:LONGEST]
+    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode('utf-8', 'replace')):08x}"
 
 
 def _of_protocol(tables: Mapping[str, Sequence[Entry]], found: Sequence[Variant], protocol: str) -> list[Drawing]:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from alttrain.records.files import replacing
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 BEFORE = "#8C8C8C"
 """The colour of No-train."""
@@ -42,11 +44,12 @@ def figure(width: float, height: float, path: Path) -> Iterator[Any]:
     with matplotlib.rc_context(LOOK):
         drawn = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
         yield drawn
-        path.parent.mkdir(parents=True, exist_ok=True)
         # by their canvases: savefig draws everything once more before it draws
-        FigureCanvasAgg(drawn).print_png(path.with_name(f"{path.name}.png"), metadata={"Software": None})
+        with replacing(path.with_name(f"{path.name}.png")) as file:
+            FigureCanvasAgg(drawn).print_png(file, metadata={"Software": None})
         drawn.set_layout_engine("none")  # laid out once; the SVG takes it as it is
-        FigureCanvasSVG(drawn).print_svg(path.with_name(f"{path.name}.svg"), metadata={"Date": None, "Creator": None})
+        with replacing(path.with_name(f"{path.name}.svg")) as file:
+            FigureCanvasSVG(drawn).print_svg(file, metadata={"Date": None, "Creator": None})
 
 
 def colour(index: int) -> str:

@@ -8,14 +8,16 @@
 - figures/         each as PNG and SVG
 - page.html        all of it and every sample, in one file
 
-A trained run's model card is written anew where its results changed it.
+A trained run's model card is written anew where its results changed it. The report is made from a snapshot, aside, and
+takes its folder's place when it is whole (`report.aside`); a run does not fail for it.
 """
 
 import gc
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,8 @@ from rich.table import Table
 
 from alttrain import __version__
 from alttrain import report as room
-from alttrain.records import Texts, write_text
+from alttrain.config import RunError
+from alttrain.records import Texts, alone, write_text
 from alttrain.report import (
     TITLES,
     Cell,
@@ -47,6 +50,7 @@ from alttrain.report import (
     variants,
     write_csv,
 )
+from alttrain.report.aside import STAMP, beside, files, inputs, keep, put, snapshot, states
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
@@ -58,36 +62,67 @@ OBJECTS = 100_000
 """New objects after which Python looks for garbage while a report is made."""
 SHOWN = "overview"
 """The table for the console."""
-OF_RUN = ("run.json", "train.json", "rewrite.json", "fingerprint.json", "logs/metrics.csv")
-OF_BENCHMARK = ("metrics.json", "judgements.jsonl", "generations.jsonl", "adherence.jsonl")
-"""The files a report is made from."""
 
 
 def report(run: Run, session: Session) -> None:
-    """Write the report over all runs of the output folder."""
-    write_report(run.output_dir, run.config["page_texts"])
+    """Write the report over all runs of the output folder.
+
+    Where nothing else was asked for, raises RunError if it cannot be made; else that is a warning: the run is done.
+    """
+    if {*run.stages} <= {"check", "report"}:
+        write_report(run.output_dir, run.config["page_texts"])
+    else:
+        _made(run.output_dir, run.config["page_texts"])
+
+
+def _made(output_dir: Path, texts: Texts) -> list[Entry] | None:
+    """The table of a report; None, and a warning, where none can be made."""
+    try:
+        return write_report(output_dir, texts)
+    except RunError as error:
+        log.warning("report    %s; the runs are not touched, 'stages=[report]' makes it anew", error)
+        return None
 
 
 def write_report(output_dir: Path, texts: Texts = "all") -> list[Entry]:
     """Write the report's files, unless they are there and nothing changed since; the table for the console.
 
-    `texts` says whose prompts and outputs the page holds.
+    `texts` says whose prompts and outputs the page holds. Raises RunError where no report can be made; the one before
+    is left as it was.
     """
     runs, folder = output_dir / "runs", output_dir / "report"
-    if not next(runs.glob("*/evaluation/*/metrics.json"), None):
-        return []
-    stamp, digest = folder / ".stamp", _digest(runs, texts)
-    before = _stamped(stamp)
-    files: list[str] = before.get("files", [])
-    if before.get("digest") != digest or not all((folder / name).exists() for name in files):
-        stamp.unlink(missing_ok=True)  # what is cut off is made anew
-        with _rare_collections():
-            made = [path.relative_to(folder).as_posix() for path in _write(output_dir, texts)]
-        for stale in set(files) - set(made):
-            (folder / stale).unlink(missing_ok=True)
-        write_text(stamp, json.dumps({"digest": digest, "files": made}))
-    shown = folder / "tables" / f"{SHOWN}.csv"
-    return read_csv(shown, Entry) if shown.exists() else []
+    try:
+        if not next(runs.glob("*/evaluation/*/metrics.json"), None):
+            return []
+        with alone(folder):
+            digest, before = _digest(runs, texts), _stamped(folder / STAMP)
+            if before.get("digest") != digest or not _files_of(before) <= files(folder):
+                with _rare_collections(), beside(folder) as aside:
+                    _make(output_dir, aside, texts, digest, _files_of(before))
+            shown = folder / "tables" / f"{SHOWN}.csv"
+            return read_csv(shown, Entry) if shown.exists() else []
+    except Exception as error:  # whatever it is: texts, names and files are anybody's
+        log.debug("%s", traceback.format_exc())
+        raise RunError(f"no report was made: {error or type(error).__name__}") from error
+
+
+def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: Set[str]) -> None:
+    """Make the report from a snapshot, and let it take its place. Errors name the files that the snapshot is of."""
+    runs, folder, made = output_dir / "runs", output_dir / "report", aside / "report"
+    snapshot(runs, aside / "runs")
+    made.mkdir()
+    keep(folder, made, ours)
+    try:
+        names = [path.relative_to(made).as_posix() for path in _write(aside, texts)]
+    except (OSError, ValueError) as error:
+        raise ValueError(str(error).replace(str(aside), str(output_dir))) from error
+    write_text(made / STAMP, json.dumps({"digest": digest, "files": names}))
+    put(made, folder)
+    for run in sorted(path.name for path in (aside / "runs").iterdir()):
+        try:
+            rewrite_card(runs / run, aside / "runs" / run)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            log.warning("report    the model card of %s is not made anew: %s", run, error)
 
 
 @contextmanager
@@ -104,34 +139,35 @@ def _rare_collections() -> Iterator[None]:
 def _stamped(stamp: Path) -> Mapping[str, Any]:
     """What the last report was made from, and its files; nothing where there is none, or an older version's."""
     try:
-        found = json.loads(stamp.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        found = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _files_of(stamped: Mapping[str, Any]) -> Set[str]:
+    """The files of the last report. They are only ever compared with those that are there."""
+    found = stamped.get("files")
+    return {str(name) for name in found} if isinstance(found, list) else set()
 
 
 def _digest(runs: Path, texts: str) -> str:
     """What tells these runs and this code from any others: the files' names, sizes and times."""
     digest = hashlib.sha256(f"{__version__} {texts}\n".encode())
-    for path in (*_inputs(runs), *sorted(Path(room.__file__).parent.rglob("*.*"))):
-        if path.exists() and path.suffix != ".pyc":
+    for folder, names in inputs(runs):
+        digest.update(f"{folder} {states(folder, names)}\n".encode())
+    for path in sorted(Path(room.__file__).parent.rglob("*.*")):
+        if path.suffix != ".pyc":
             state = path.stat()
             digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def _inputs(runs: Path) -> Iterator[Path]:
-    for record in sorted(runs.glob("*/run.json")):
-        yield from (record.parent / name for name in OF_RUN)
-        for judged in sorted(record.parent.glob("evaluation/*/metrics.json")):
-            yield from (judged.parent / name for name in OF_BENCHMARK)
-
-
 def _write(output_dir: Path, texts: Texts) -> Iterator[Path]:
     """Make everything; the files that were written."""
     folder, judged = output_dir / "report", evaluations(output_dir / "runs")
-    for run in dict.fromkeys(one.folder.parent.parent for one in judged):
-        rewrite_card(run)
+    if not judged:
+        raise ValueError("no run can be read whole")
     cells, grouped = cells_of(judged), variants(judged)
     compared, contrasts = comparisons(grouped)
     write_csv(folder / "metrics.csv", Cell, cells)
@@ -156,7 +192,9 @@ def _write(output_dir: Path, texts: Texts) -> Iterator[Path]:
 
 def show(output_dir: Path, texts: Texts = "all") -> None:
     """Print the table of all runs on the console."""
-    found = write_report(output_dir, texts)
+    found = _made(output_dir, texts)
+    if found is None:
+        return
     if not found:
         log.info("report    no judged run in %s", output_dir / "runs")
         return
