@@ -464,6 +464,44 @@ def test_row_without_its_three_texts_is_undecided() -> None:
     assert HumanEval()(short) == Judgement("h", "humaneval", None, error=error)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "test", "fault"),
+    [
+        ("def double(n:\n", TEST, "SyntaxError: "),
+        ("import no_such_module\n" + PROMPT, TEST, "ModuleNotFoundError: "),
+        ("raise SystemExit(0)\n" + PROMPT, TEST, "SystemExit: 0"),
+        (PROMPT, "def check(candidate):\nassert candidate(2) == 4", "IndentationError: "),
+        (PROMPT, "def check(candidate):\n    assert candidate(2) == 4\n  assert True", "IndentationError: "),
+        (PROMPT, "assert True", "KeyError: 'check'"),
+        (PROMPT, "", "KeyError: 'check'"),
+        (PROMPT, "from helpers_of_nobody import *\n" + TEST, "ModuleNotFoundError: "),
+        (PROMPT, "def check(candidate):\n    assert four == candidate(2)", "NameError: name 'four' is not defined"),
+        (PROMPT, "def check(candidate):\n    raise SystemExit(0)", "SystemExit: 0"),
+        (PROMPT, "def check(candidate):\n    import numpy_of_nobody", "ModuleNotFoundError: "),
+    ],
+)
+@pytest.mark.parametrize("answer", ["    return n * 2", "    return n"])
+def test_benchmark_that_does_not_run_counts_against_nobody(
+    answer: str, prompt: str, test: str, fault: str, box: Sandbox
+) -> None:
+    judgement = HumanEval(box)(row(answer, prompt, test))
+    assert judgement.verdict is None
+    assert judgement.error.startswith(f"row h: the benchmark's own prompt or test does not run: {fault}")
+
+
+@pytest.mark.parametrize("error", ["NameError('x')", "ImportError('x')", "SystemExit(0)"])
+def test_errors_of_the_function_are_its_own(error: str, box: Sandbox) -> None:
+    judgement = HumanEval(box)(row(f"    raise {error}"))
+    assert (judgement.verdict, judgement.error) == (False, "")
+
+
+def test_sandbox_that_fails_counts_against_nobody(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it has been found to work: a machine can run out of what a sandbox needs."""
+    monkeypatch.setattr(sandbox_module, "_wrapped", lambda: ["/bin/sh", "-c", "echo no more >&2; exit 1"])
+    with pytest.raises(OSError, match=r"a sandbox did not start \(exit, code 1\): no more"):
+        HumanEval(box)(row("    return n * 2"))
+
+
 VALUES: list[Any] = [
     None,
     True,

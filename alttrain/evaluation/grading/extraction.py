@@ -11,6 +11,8 @@ from alttrain.records import Generation, Judgement
 NO_ANSWER = "no answer"
 LONGEST = 1000
 """Characters of a phrase or formula that are read; an answer that loops for longer is not read again from each turn."""
+_MARKS_READ = 200
+"""Of those that state an answer, the last so many; each may be followed by blanks as long as the answer."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*+(?:\{|(\w+))")
 _BETWEEN = re.compile(r"\\(?:text|mbox)\s*\{|\\(?:quad|[()\[\],; ])|[{}$]|\b[a-zA-Z]\s*=")
 _JOINT = re.compile(r"\s*(?:[,;]|[,;]?\s*(?:and|or))\s*")
@@ -57,6 +59,7 @@ def _closing_braces(text: str) -> dict[int, int]:
 
 
 def stated(text: str) -> list[str]:
-    """What follows each "(final) answer is", "Answer:", "####" or 答案, to the end of its line or display, in order."""
+    """What follows each of the last "(final) answer is", "Answer:", "####" or 答案, to the end of its line or display."""
     plain = text.replace("**", "").replace("__", "")
-    return [phrase[1].strip() for mark in _MARK.finditer(plain) if (phrase := _PHRASE.match(plain, mark.end()))]
+    ends = [mark.end() for mark in _MARK.finditer(plain)][-_MARKS_READ:]
+    return [phrase[1].strip() for end in ends if (phrase := _PHRASE.match(plain, end))]
