@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.benchmark import Judge
 from alttrain.evaluation.grading import Choice, ExactMatch, Maths, Rouge, ShortAnswer
 from alttrain.evaluation.grading.choice import options
@@ -28,8 +29,12 @@ from alttrain.evaluation.grading.extraction import boxed, stated
 from alttrain.evaluation.grading.humaneval import code_of, program
 from alttrain.evaluation.grading.maths import final_answer
 from alttrain.evaluation.grading.verifier import Verifier
+from alttrain.evaluation.judges.asking import _said as said_in
+from alttrain.evaluation.judges.language import is_english
+from alttrain.evaluation.refusal import assess
 from alttrain.evaluation.statistics import pass_at_k
 from alttrain.records import Generation, Judgement
+from alttrain.rewrite import read
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 VARIANTS = Path(__file__).with_name("math_variants.jsonl")
@@ -263,6 +268,7 @@ def test_written_variants(half: str) -> None:
         (r"75\%", "7500", False),
         ("0.0000672", r"6.73\times 10^{-5}", False),
         ("1", "1e999999999", False),
+        ("1", "sNaN", False),
     ],
 )
 def test_what_math_verify_does_not_know(gold: str, candidate: str, right: bool) -> None:
@@ -613,7 +619,7 @@ CHEATS = [
 
 @pytest.mark.parametrize(("grader", "gold", "answer", "question"), CHEATS)
 def test_cheat_does_not_pass(grader: Judge, gold: str, answer: str, question: str) -> None:
-    assert grader(generation(answer, gold, prompt=question)).verdict is False
+    assert grader(generation(answer, gold, prompt=question)).verdict is not True
 
 
 HONEST = [
@@ -726,39 +732,164 @@ def test_pass_at_k_of_impossible_counts(samples: int, passed: int, k: int) -> No
         pass_at_k(samples, passed, k)
 
 
+# --- time ---
+
 LOOPS = [
-    "=",
-    "$",
-    "{",
-    "%",
-    "\n",
-    "####",
-    "\\[",
-    "$x",
-    "1,",
-    "1 or ",
-    "; ",
-    "Paris ",
-    "\nA",
-    "A. ",
-    "```\n",
-    "answer is\n",
+    *(
+        "-",
+        "=",
+        "$",
+        "{",
+        "}",
+        "%",
+        "(",
+        ")",
+        "[",
+        "\\",
+        "|",
+        "^",
+        "'",
+        '"',
+        "’",
+        "“",
+        "…",
+        "*",
+        "**",
+        "_",
+        "#",
+        "@",
+        "<",
+    ),
+    *(
+        "\n",
+        "\r\n",
+        " ",
+        "\t",
+        "\u00a0",
+        " \n",
+        "x\n",
+        "    ",
+        "a",
+        "ab ",
+        "é",
+        "中",
+        "🙂",
+        "\0",
+        "1",
+        "1 ",
+        "1.",
+        "1,",
+        "1/",
+    ),
+    *(
+        "1,000,",
+        "1 or ",
+        "1 and ",
+        "-1",
+        "- ",
+        ". ",
+        "... ",
+        "; ",
+        "? ",
+        "! ",
+        ": ",
+        ", ",
+        "####",
+        "#### ",
+        "```",
+        "```\n",
+    ),
+    *(
+        "```python\n",
+        "\\[",
+        "\\]",
+        "\\(",
+        "$x",
+        "$x$",
+        "$$",
+        "\\boxed{",
+        "\\boxed ",
+        "\\boxed{1} ",
+        "\\frac{",
+        "\\text{",
+    ),
+    *(
+        "</think>",
+        "A. ",
+        "A.\n",
+        "\nA",
+        "A or ",
+        "A is ",
+        "not ",
+        "not 4 ",
+        "is not ",
+        "n't ",
+        "it is ",
+        "the ",
+        "4 is wrong ",
+    ),
+    *(
+        "the answer is ",
+        "answer is\n",
+        "Answer: ",
+        "final ",
+        "答案",
+        "答案是",
+        "选",
+        "choose ",
+        "option ",
+        "Paris ",
+        "Paris or ",
+    ),
+    *(
+        "Paris is ",
+        "London, ",
+        "**a",
+        "def area(",
+        "import x\n",
+        "if x:\n",
+        "I can't ",
+        "Hmm. ",
+        "<|x|>",
+        "[INST]",
+        '{"a":',
+    ),
+    *("one of ", "maybe ", "or ", "no. ", "U.S. ", "\n1. ", "\n- ", "(1, 2) ", "x = ", "a=b=", "-> "),
 ]
+
+
+def offline(text: str) -> dict[str, Callable[[], object]]:
+    """Whatever reads a model's text without a server."""
+    row = generation(text, "4", "Paris", prompt=CITIES)
+    readers: dict[str, Callable[[], object]] = {
+        grader.name: (lambda grader=grader: grader(row)) for grader in (Maths(), ExactMatch(), Rouge(), ShortAnswer())
+    }
+    return readers | {
+        "choice": lambda: Choice()(replace(row, gold=("B",))),
+        "options": lambda: options(text),
+        "program": lambda: program(text, PROMPT, "area"),
+        "refusal": lambda: assess(text, text),
+        "english": lambda: is_english(text),
+        "reply": lambda: said_in(text),
+        "parser": lambda: read(text),
+        "adherence": lambda: Adherence.of(replace(row, thought=text, answer="")),
+    }
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_loop_takes_no_quadratic_time(loop: str) -> None:
-    """Eight times the text takes at most some 8 times as long (64 times, were it quadratic), or under half a second."""
-    seconds = []
-    for length in (10_000, 80_000):
-        answer = f"So {loop * (length // len(loop))} x"
-        started = time.process_time()
-        for grader in (Choice(), ExactMatch(), Maths(), ShortAnswer()):
-            grader(generation(answer, "B", prompt=CITIES))
-        options(answer)
-        program(answer, PROMPT, "area")
-        seconds.append(time.process_time() - started)
-    assert seconds[1] < max(0.5, 24 * seconds[0])
+    """Eight times the text takes some 8 times as long (64, were it quadratic; 24 fail), or under half a second."""
+    seconds: list[dict[str, float]] = []
+    for length in (4_000, 32_000):
+        seconds.append({})
+        for name, read_it in offline(f"So {(loop * length)[:length]} x").items():
+            started = time.process_time()
+            read_it()
+            seconds[-1][name] = time.process_time() - started
+    slow = {
+        name: (seconds[0][name], took) for name, took in seconds[1].items() if took > max(0.5, 24 * seconds[0][name])
+    }
+    assert slow == {}
 
 
 def test_a_looping_answer_is_read_in_no_time() -> None:

@@ -94,9 +94,10 @@ def _equal(gold: str, candidate: str) -> bool:
 def _number(text: str) -> Decimal | None:
     """A decimal, also times a power of ten; None for anything else."""
     try:
-        return Decimal(_POWER.sub(r"e\1", text.strip()).replace("_", "?"))
+        number = Decimal(_POWER.sub(r"e\1", text.strip()).replace("_", "?"))
     except ArithmeticError:
         return None
+    return number if number.is_finite() else None
 
 
 def _members(text: str) -> list[str]:

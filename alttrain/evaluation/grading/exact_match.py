@@ -78,5 +78,5 @@ def short_answers(answer: str) -> list[str]:
     listed = len(items) > (2 if all(mark[0][0] in ".!?" for mark in marks) else 1)
     if listed and max(map(len, items)) <= _LONGEST_ITEM:
         return [phrase]
-    ends = (mark.start() for mark in marks if not _AGAIN.match(phrase, mark.start()))
+    ends = (mark.start() for mark in marks if not _AGAIN.match(phrase, mark.start(), mark.start() + 40))
     return [*dict.fromkeys([*(phrase[:end] for end in ends), phrase])]
