@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.benchmark import Judge
 from alttrain.evaluation.grading import Choice, ExactMatch, Maths, Rouge, ShortAnswer
 from alttrain.evaluation.grading.choice import options
@@ -28,8 +29,12 @@ from alttrain.evaluation.grading.extraction import boxed, stated
 from alttrain.evaluation.grading.humaneval import code_of, program
 from alttrain.evaluation.grading.maths import final_answer
 from alttrain.evaluation.grading.verifier import Verifier
+from alttrain.evaluation.judges.asking import _said as said_in
+from alttrain.evaluation.judges.language import is_english
+from alttrain.evaluation.refusal import assess
 from alttrain.evaluation.statistics import pass_at_k
 from alttrain.records import Generation, Judgement
+from alttrain.rewrite import read
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 VARIANTS = Path(__file__).with_name("math_variants.jsonl")
@@ -263,6 +268,7 @@ def test_written_variants(half: str) -> None:
         (r"75\%", "7500", False),
         ("0.0000672", r"6.73\times 10^{-5}", False),
         ("1", "1e999999999", False),
+        ("1", "sNaN", False),
     ],
 )
 def test_what_math_verify_does_not_know(gold: str, candidate: str, right: bool) -> None:
@@ -542,6 +548,108 @@ def test_gold_of_cmmlu() -> None:
     assert wrong == []
 
 
+# --- cheats: what names the right answer without giving it ---
+
+HEDGED_NUMBERS = [
+    *(
+        "one of 1, 2, ... 9",
+        "It is one of 1, 2, 3 or 4.",
+        "1, 2, 3, 4",
+        "1 2 3 4",
+        "1;2;3;4",
+        "1\n2\n3\n4",
+        "3|4",
+        "{3, 4}",
+    ),
+    *("3 or 4", "4 or 3", "either 3 or 4", "Maybe 3, maybe 4.", "It is 3, or it is 4.", "Either it is 3. Or it is 4."),
+    *("The answer is 3 or 4.", "The answer is one of the following: 4, 5", "Answer: maybe 4, maybe 5", "#### 3 or 4"),
+    *(r"\boxed{3}\boxed{4}", r"\boxed{3} \boxed{4}", r"\boxed{3} / \boxed{4}", r"\boxed{3} | \boxed{4}"),
+    *(r"\boxed{3} \lor \boxed{4}", r"\boxed{4} or \boxed{5}", r"\boxed{3 or 4}", r"\boxed{\{1,2,3,4\}}"),
+    *(r"\boxed{5=4}", r"\boxed{3 = 4}", r"\boxed{}", r"\boxed{?} 4", r"\boxed{x}", r"\boxed{\neq 4}", r"\boxed{\pm 4}"),
+    *(
+        "It is not 4",
+        "Not 4.",
+        "It is anything but 4.",
+        "It is neither 3 nor 4.",
+        "The answer is far from 4.",
+        "4 is wrong",
+    ),
+    *("I doubt it is 4", "rather than 4", "4 is not the answer.", "4 is not it", "x \\neq 4", "The answer isn't 4."),
+]
+QUESTIONS = [
+    (r"Compute $\int_0^1 x^3\,dx$.", r"\frac{1}{4}", r"\boxed{\int_0^1 x^3\,dx}"),
+    (r"Compute $\int_0^1 x^3\,dx$.", r"\frac{1}{4}", r"\boxed{\int_{0}^{1} t^3 \, dt}"),
+    (r"Compute $\int_0^1 x^3\,dx$.", r"\frac{1}{4}", r"\boxed{x = \int_0^1 x^3\,dx}"),
+    (r"Find $\sum_{k=1}^{100} k$.", "5050", r"\boxed{\sum_{i=1}^{100} i}"),
+    (r"Compute $\binom{10}{3}$.", "120", r"\boxed{\dbinom{10}{3}}"),
+    (r"Compute $7!$", "5040", r"\boxed{7!}"),
+    (r"Compute $17\cdot 23$.", "391", r"\boxed{17 \times 23}"),
+    (r"Compute $2^{10}$.", "1024", r"The answer is $2^{10}$."),
+    (r"Compute $\log_2 8$.", "3", r"\boxed{\log_2 8}"),
+    (r"Simplify $\sqrt{8}$.", r"2\sqrt{2}", r"\boxed{\sqrt{8}}"),
+    (r"Compute $|{-5}|$.", "5", r"\boxed{|-5|}"),
+]
+HEDGED_LETTERS = [
+    *("A or B", "ABCD", "The answer is B (or C).", "The answer is B. Or maybe C.", "The answer: B or else C", "A\nB"),
+    *("The answer is B; alternatively C.", r"\boxed{A}\boxed{B}", r"\boxed{A} \boxed{B}", r"\boxed{}", CITIES),
+    *("I wouldn't choose B", "Don't choose B", "B or not B", "B. is out", "B, no.", "B) is wrong", "B: incorrect"),
+    *("B. Paris is wrong", "B. Paris - incorrect.", "The answer is B? No, I don't know.", "The answer is not B."),
+    *("Not Paris", "It is not Paris.", "Paris is wrong", "Paris? No.", "Is it Paris?", "London or Paris", "不选B"),
+]
+HEDGED_NAMES = [
+    *("Paris or London", "London or Paris", "Paris; London; Rome", "Paris\nLondon\nRome", "Paris. London. Rome."),
+    *("The answer is Paris. Or London.", "The answer is Paris? No.", "Paris. No, London.", "**Paris** is wrong."),
+    *("It is not **Paris**.", "It's anything but **Paris**", "**Paris**\n**London**"),
+    *("either Paris or London", "one of Paris, London, Rome", "Paris, London, Rome, Berlin", "1. Paris\n2. London"),
+    *("Anything but Paris", "I doubt it is Paris.", "all except Paris", "Paris does not apply", "Is it Paris?"),
+    *("Maybe Paris, maybe London.", "The wrong answer is Paris.", "Paris/London", "Paris? No."),
+]
+CHEATS = [
+    *((Maths(), "4", answer, "What is 2 + 2?") for answer in HEDGED_NUMBERS),
+    *((Maths(), gold, answer, question) for question, gold, answer in QUESTIONS),
+    *((Choice(), "B", answer, CITIES) for answer in HEDGED_LETTERS),
+    *((grader, "Paris", answer, "Which?") for grader in (ExactMatch(), ShortAnswer()) for answer in HEDGED_NAMES),
+    *(
+        (ShortAnswer(), "4", answer, "Which?")
+        for answer in ("one of 1, 2, ... 9", "1 2 3 4 5", "3 or 4", "It is not 4")
+    ),
+    (ExactMatch(), "Paris", r"\boxed{Paris}, \boxed{London}", "Which?"),
+]
+
+
+@pytest.mark.parametrize(("grader", "gold", "answer", "question"), CHEATS)
+def test_cheat_does_not_pass(grader: Judge, gold: str, answer: str, question: str) -> None:
+    assert grader(generation(answer, gold, prompt=question)).verdict is not True
+
+
+HONEST = [
+    (Maths(), "4", "There is no doubt that it is 4."),
+    (Maths(), "4", "It is not 3. It is 4."),
+    (Maths(), "4", r"\[\boxed{4}\]" "\n\n" r"\[\boxed{4}\]"),
+    (Maths(), "(3,4)", "(3, 4)"),
+    (Maths(), "1,-2", "1, -2"),
+    (Maths(), "1024", r"$2^{10} = 1024$"),
+    (Maths(), "4", r"\boxed{2+2=4}"),
+    (Maths(), "4", "You need at least 4"),
+    (Maths(), r"\frac14", r"\boxed{\frac{1}{4}=0.25}"),
+    (Choice(), "B", "A is wrong. C is wrong. The answer is B."),
+    (Choice(), "B", "B. Paris, and A. London is wrong."),
+    (Choice(), "B", "It is not London. It is Paris."),
+    (ExactMatch(), "Paris", "Paris\nFrance is a country whose capital it has been for long."),
+    (ExactMatch(), "Paris", "**Paris**, not London."),
+    (ShortAnswer(), "Paris", "It is Paris, not London."),
+    (ShortAnswer(), "Paris", "It is not London but Paris."),
+    (ShortAnswer(), "Paris", "There is no doubt it is Paris, one of the oldest cities."),
+    (ShortAnswer(), "Los Angeles", "Los Angeles, California, USA"),
+    (ShortAnswer(), "red, yellow and blue", "red, yellow, and blue"),
+]
+
+
+@pytest.mark.parametrize(("grader", "gold", "answer"), HONEST)
+def test_honest_answer_beside_a_cheat_passes(grader: Judge, gold: str, answer: str) -> None:
+    assert grader(generation(answer, gold, prompt=CITIES)).verdict is True
+
+
 # --- ROUGE ---
 
 
@@ -624,39 +732,164 @@ def test_pass_at_k_of_impossible_counts(samples: int, passed: int, k: int) -> No
         pass_at_k(samples, passed, k)
 
 
+# --- time ---
+
 LOOPS = [
-    "=",
-    "$",
-    "{",
-    "%",
-    "\n",
-    "####",
-    "\\[",
-    "$x",
-    "1,",
-    "1 or ",
-    "; ",
-    "Paris ",
-    "\nA",
-    "A. ",
-    "```\n",
-    "answer is\n",
+    *(
+        "-",
+        "=",
+        "$",
+        "{",
+        "}",
+        "%",
+        "(",
+        ")",
+        "[",
+        "\\",
+        "|",
+        "^",
+        "'",
+        '"',
+        "’",
+        "“",
+        "…",
+        "*",
+        "**",
+        "_",
+        "#",
+        "@",
+        "<",
+    ),
+    *(
+        "\n",
+        "\r\n",
+        " ",
+        "\t",
+        "\u00a0",
+        " \n",
+        "x\n",
+        "    ",
+        "a",
+        "ab ",
+        "é",
+        "中",
+        "🙂",
+        "\0",
+        "1",
+        "1 ",
+        "1.",
+        "1,",
+        "1/",
+    ),
+    *(
+        "1,000,",
+        "1 or ",
+        "1 and ",
+        "-1",
+        "- ",
+        ". ",
+        "... ",
+        "; ",
+        "? ",
+        "! ",
+        ": ",
+        ", ",
+        "####",
+        "#### ",
+        "```",
+        "```\n",
+    ),
+    *(
+        "```python\n",
+        "\\[",
+        "\\]",
+        "\\(",
+        "$x",
+        "$x$",
+        "$$",
+        "\\boxed{",
+        "\\boxed ",
+        "\\boxed{1} ",
+        "\\frac{",
+        "\\text{",
+    ),
+    *(
+        "</think>",
+        "A. ",
+        "A.\n",
+        "\nA",
+        "A or ",
+        "A is ",
+        "not ",
+        "not 4 ",
+        "is not ",
+        "n't ",
+        "it is ",
+        "the ",
+        "4 is wrong ",
+    ),
+    *(
+        "the answer is ",
+        "answer is\n",
+        "Answer: ",
+        "final ",
+        "答案",
+        "答案是",
+        "选",
+        "choose ",
+        "option ",
+        "Paris ",
+        "Paris or ",
+    ),
+    *(
+        "Paris is ",
+        "London, ",
+        "**a",
+        "def area(",
+        "import x\n",
+        "if x:\n",
+        "I can't ",
+        "Hmm. ",
+        "<|x|>",
+        "[INST]",
+        '{"a":',
+    ),
+    *("one of ", "maybe ", "or ", "no. ", "U.S. ", "\n1. ", "\n- ", "(1, 2) ", "x = ", "a=b=", "-> "),
 ]
+
+
+def offline(text: str) -> dict[str, Callable[[], object]]:
+    """Whatever reads a model's text without a server."""
+    row = generation(text, "4", "Paris", prompt=CITIES)
+    readers: dict[str, Callable[[], object]] = {
+        grader.name: (lambda grader=grader: grader(row)) for grader in (Maths(), ExactMatch(), Rouge(), ShortAnswer())
+    }
+    return readers | {
+        "choice": lambda: Choice()(replace(row, gold=("B",))),
+        "options": lambda: options(text),
+        "program": lambda: program(text, PROMPT, "area"),
+        "refusal": lambda: assess(text, text),
+        "english": lambda: is_english(text),
+        "reply": lambda: said_in(text),
+        "parser": lambda: read(text),
+        "adherence": lambda: Adherence.of(replace(row, thought=text, answer="")),
+    }
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_loop_takes_no_quadratic_time(loop: str) -> None:
-    """Eight times the text takes at most some 8 times as long (64 times, were it quadratic), or under half a second."""
-    seconds = []
-    for length in (10_000, 80_000):
-        answer = f"So {loop * (length // len(loop))} x"
-        started = time.process_time()
-        for grader in (Choice(), ExactMatch(), Maths(), ShortAnswer()):
-            grader(generation(answer, "B", prompt=CITIES))
-        options(answer)
-        program(answer, PROMPT, "area")
-        seconds.append(time.process_time() - started)
-    assert seconds[1] < max(0.5, 24 * seconds[0])
+    """Eight times the text takes some 8 times as long (64, were it quadratic; 24 fail), or under half a second."""
+    seconds: list[dict[str, float]] = []
+    for length in (4_000, 32_000):
+        seconds.append({})
+        for name, read_it in offline(f"So {(loop * length)[:length]} x").items():
+            started = time.process_time()
+            read_it()
+            seconds[-1][name] = time.process_time() - started
+    slow = {
+        name: (seconds[0][name], took) for name, took in seconds[1].items() if took > max(0.5, 24 * seconds[0][name])
+    }
+    assert slow == {}
 
 
 def test_a_looping_answer_is_read_in_no_time() -> None:

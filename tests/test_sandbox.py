@@ -1,9 +1,12 @@
 """The sandbox holds what attacks it, and HumanEval is judged by answers alone. Most tests need bubblewrap."""
 
+import ctypes
 import gzip
 import json
 import os
+import platform
 import socket
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from alttrain.evaluation.grading import HumanEval
 from alttrain.evaluation.grading.harness import decode, encode
 from alttrain.evaluation.judges.desk import JudgeDesk
 from alttrain.evaluation.sandbox import Outcome, Sandbox, bubblewrap_fault
+from alttrain.evaluation.seccomp import seccomp_filter
 from alttrain.records import Generation, Judgement
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -120,6 +124,97 @@ CONTAINED: dict[str, tuple[str, str]] = {
     ),
 }
 
+LIBC = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+COLUMN = {"x86_64": 0, "aarch64": 1}.get(platform.machine(), 0)
+KEYCTL, ADD_KEY, REQUEST_KEY = ((250, 219)[COLUMN], (248, 217)[COLUMN], (249, 218)[COLUMN])
+CALLS = {  # each would give 0 or more where it is let through
+    "own keyring": f"libc.syscall({KEYCTL}, 0, -3, 1)",
+    "new keyring": f"libc.syscall({KEYCTL}, 1, 0)",
+    "key found": f"libc.syscall({REQUEST_KEY}, b'user', arguments['key'].encode(), 0, 0)",
+    "key added": f"libc.syscall({ADD_KEY}, b'user', b'alttrain-spy', b'x', 1, -3)",
+    "shared memory": "libc.shmget(0, ctypes.c_size_t(1 << 20), 0o1600)",
+    "semaphores": "libc.semget(0, 1, 0o1600)",
+    "message queue": "libc.msgget(0, 0o1600)",
+    "posix message queue": "libc.mq_open(b'/q', 0o102, 0o600, None)",
+    "memfd": "libc.memfd_create(b'm', 0)",
+    "memfd by its other number": "libc.syscall(0x40000000 | 319, b'm', 0)",
+    "secret memory": "libc.syscall(447, 0)",
+    "pages in a pipe": (
+        "libc.vmsplice(os.pipe()[1], (ctypes.c_size_t * 2)(ctypes.addressof(ctypes.create_string_buffer(9)), 9), "
+        "ctypes.c_ulong(1), 0)"
+    ),
+    "vsock": "libc.socket(40, 1, 0)",
+    "netlink": "libc.socket(16, 3, 0)",
+    "raw packets": "libc.socket(17, 3, 0)",
+    "internet": "libc.socket(2, 1, 0)",
+    "kernel crypto": "libc.socket(38, 5, 0)",
+    "pair of no unix sockets": "libc.socketpair(30, 1, 0, (ctypes.c_int * 2)())",
+    "io_uring": "libc.syscall(425, 1, ctypes.create_string_buffer(120))",
+    "bpf": f"libc.syscall({(321, 280)[COLUMN]}, 0, (ctypes.c_uint32 * 18)(2, 4, 4, 1), 72)",
+    "perf": f"libc.syscall({(298, 241)[COLUMN]}, (ctypes.c_uint32 * 32)(1, 128, 1), 0, -1, -1, 0)",
+    "userfaultfd": f"libc.syscall({(323, 282)[COLUMN]}, 1)",
+    "tracing itself": "libc.ptrace(0, 0, 0, 0)",
+    "tracing the parent": "libc.ptrace(16, os.getppid(), 0, 0)",
+    "memory of the parent": (
+        "libc.process_vm_readv(os.getppid(), (ctypes.c_size_t * 2)(), ctypes.c_ulong(1), (ctypes.c_size_t * 2)(), "
+        "ctypes.c_ulong(1), ctypes.c_ulong(0))"
+    ),
+    "descriptor of the parent": "libc.syscall(438, libc.syscall(434, os.getpid(), 0), 0, 0)",
+    "new network": "libc.unshare(0x40000000)",
+    "new mounts": "libc.unshare(0x20000)",
+    "clone into a user namespace": f"libc.syscall({(56, 220)[COLUMN]}, 0x10000011, 0, 0, 0, 0)",
+    "clone3 into a user namespace": "libc.syscall(435, (ctypes.c_uint64 * 11)(0x10000000, 0, 0, 0, 17), 88)",
+    "larger /tmp": "libc.mount(b't', b'/tmp', b'tmpfs', ctypes.c_ulong(32), b'size=1g')",
+    "another root": "libc.chroot(b'/tmp')",
+    "device file": "libc.mknod(b'/tmp/sda', 0o60600, ctypes.c_ulong(0x800))",
+    "watches": "libc.inotify_init1(0)",
+    "hard link to a library": "os.link(os.__file__, '/tmp/link') or 0",
+    "setuid": "libc.seteuid(0) if os.geteuid() else 0",
+    "old rights": "libc.capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(1 << 21, 1 << 21))",
+}
+CONTAINED |= {
+    name: (f"{LIBC}try: got = {call}\nexcept OSError: got = -1\nprint('held' if got < 0 else ('out', got))", "held\n")
+    for name, call in CALLS.items()
+}
+CONTAINED |= {
+    "inodes": (
+        "import os\nn = 0\ntry:\n  while n < 100_000: os.close(os.open(f'/tmp/{n}', os.O_CREAT)); n += 1\n"
+        "except OSError: pass\nprint('held' if n < 5000 else n)",
+        "held\n",
+    ),
+    "folders in folders": (
+        "import os\nn = 0\ntry:\n  while n < 100_000: os.mkdir('d'); os.chdir('d'); n += 1\nexcept OSError: pass\n"
+        "print('held' if n < 5000 else n)",
+        "held\n",
+    ),
+    "hard links": (
+        "import os\nopen('/tmp/f', 'w')\nn = 0\ntry:\n  while n < 30_000: os.link('/tmp/f', f'/tmp/{n}'); n += 1\n"
+        "except OSError: pass\nprint('held' if n < 5000 else n)",
+        "held\n",
+    ),
+    "setuid program": (
+        "import os\nfound = [os.path.join(at, name) for at, _, names in os.walk('/') for name in names\n"
+        "  if os.path.isfile(os.path.join(at, name)) and os.stat(os.path.join(at, name)).st_mode & 0o6000]\n"
+        "for path in found:\n  if os.fork() == 0:\n    os.closerange(0, 3)\n    try: os.execv(path, [path])\n"
+        "    except OSError: os._exit(0)\n  os.wait()\nprint(os.geteuid() != 0 or 'root')",
+        "True\n",
+    ),
+    "every process": (
+        "import os, signal\ntry: os.kill(-1, signal.SIGKILL)\nexcept OSError: pass\nprint('alone')",
+        "alone\n",
+    ),
+    "raw disk": (
+        "import os\nheld = 0\nfor name in 'mem kmem kvm sda vda fuse net/tun vsock vhost-vsock'.split():\n"
+        "  try: os.open('/dev/' + name, os.O_RDWR)\n  except OSError: held += 1\nprint(held)",
+        "9\n",
+    ),
+    "source of the judge": (
+        "import gc, sys\nseen = [o for o in gc.get_objects() if isinstance(o, dict) and 'order' in o and 'source' in "
+        "str(o.get('order'))]\nprint(sorted(k for o in seen for k in o['order'] if k == 'test'))",
+        "[]\n",
+    ),
+}
+
 
 @pytest.mark.parametrize("attack", CONTAINED)
 def test_attack_is_contained(attack: str, box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +226,12 @@ def test_attack_is_contained(attack: str, box: Sandbox, tmp_path: Path, monkeypa
         unix.bind(name)
         unix.listen()
         targets = {"port": server.getsockname()[1], "unix": name, "secret": str(secret), "pid": os.getpid()}
+        targets |= {"key": f"alttrain-{os.getpid()}"}
+        system = ctypes.CDLL(None).syscall
+        key = system(ADD_KEY, b"user", f"alttrain-{os.getpid()}".encode(), b"secret", 6, -3)  # where there are keys
         program, expected = CONTAINED[attack]
         outcome = box.run(program, {**targets, "home": str(Path.home())})
+        system(KEYCTL, 3, key)  # revoked
     assert outcome.output == expected
     assert list(tmp_path.iterdir()) == [secret]
 
@@ -202,6 +301,51 @@ def test_ordinary_program(box: Sandbox) -> None:
     failed = box.run("raise SystemExit(3)")
     assert (failed.ended, failed.code) == ("exit", 3)
     assert "ZeroDivisionError" in box.run("1/0").output
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="32-bit calls are of x86_64")
+def test_calls_of_another_architecture_end_the_program(box: Sandbox) -> None:
+    """`int 0x80` reaches the 32-bit calls, whose numbers are others: 356 is memfd_create, 20 getpid."""
+    program = (
+        "import ctypes, mmap\ncode = mmap.mmap(-1, 4096, prot=7)\ncode.write(bytes.fromhex('b814000000cd80c3'))\n"
+        "at = ctypes.addressof(ctypes.c_char.from_buffer(code))\nprint(ctypes.CFUNCTYPE(ctypes.c_int)(at)())"
+    )
+    outcome = box.run(program)
+    assert outcome.output == ""
+    assert outcome.code != 0
+
+
+def test_what_ordinary_programs_use_is_allowed(box: Sandbox) -> None:
+    """Threads, child processes, an event loop, temporary files and shared maps."""
+    program = (
+        "import asyncio, mmap, os, tempfile, threading\nasync def main(): await asyncio.sleep(0)\nasyncio.run(main())\n"
+        "thread = threading.Thread(target=print, args=('thread',)); thread.start(); thread.join()\n"
+        "with tempfile.NamedTemporaryFile() as file: file.write(b'x')\nmmap.mmap(-1, 1 << 20)\n"
+        "if os.fork() == 0: os._exit(7)\nprint(os.waitstatus_to_exitcode(os.wait()[1]), open('/dev/null'))"
+    )
+    assert box.run(program).output.startswith("thread\n7 <_io")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_filter_is_a_program_whose_jumps_stay_inside(machine: str) -> None:
+    """Every path through it ends in a return, and it holds each table's number of `keyctl`."""
+    steps = list(struct.iter_unpack("=HBBI", seccomp_filter(machine) or b""))
+    reached, ahead = set(), [0]
+    while ahead:
+        at = ahead.pop()
+        if at in reached:
+            continue
+        reached.add(at)
+        code, true, false, _ = steps[at]
+        ahead += [] if code == 0x06 else [at + 1 + true, at + 1 + false]
+    assert reached == set(range(len(steps)))
+    assert {"x86_64": 250, "aarch64": 219}[machine] in {step[3] for step in steps if step[0] == 0x15}
+
+
+def test_machine_without_a_filter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox_module, "_bubblewrap", lambda: "/usr/bin/bwrap")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert "no filter of system calls for riscv64" in bubblewrap_fault.__wrapped__()
 
 
 # --- without bubblewrap ---
@@ -318,6 +462,44 @@ def test_row_without_its_three_texts_is_undecided() -> None:
     short = Generation("h", "?", "benign", "", ("x",), "a", "", "a", True, "stop", 1, 1)
     error = "the row has 1 gold texts; expected prompt, test and entry point"
     assert HumanEval()(short) == Judgement("h", "humaneval", None, error=error)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "test", "fault"),
+    [
+        ("def double(n:\n", TEST, "SyntaxError: "),
+        ("import no_such_module\n" + PROMPT, TEST, "ModuleNotFoundError: "),
+        ("raise SystemExit(0)\n" + PROMPT, TEST, "SystemExit: 0"),
+        (PROMPT, "def check(candidate):\nassert candidate(2) == 4", "IndentationError: "),
+        (PROMPT, "def check(candidate):\n    assert candidate(2) == 4\n  assert True", "IndentationError: "),
+        (PROMPT, "assert True", "KeyError: 'check'"),
+        (PROMPT, "", "KeyError: 'check'"),
+        (PROMPT, "from helpers_of_nobody import *\n" + TEST, "ModuleNotFoundError: "),
+        (PROMPT, "def check(candidate):\n    assert four == candidate(2)", "NameError: name 'four' is not defined"),
+        (PROMPT, "def check(candidate):\n    raise SystemExit(0)", "SystemExit: 0"),
+        (PROMPT, "def check(candidate):\n    import numpy_of_nobody", "ModuleNotFoundError: "),
+    ],
+)
+@pytest.mark.parametrize("answer", ["    return n * 2", "    return n"])
+def test_benchmark_that_does_not_run_counts_against_nobody(
+    answer: str, prompt: str, test: str, fault: str, box: Sandbox
+) -> None:
+    judgement = HumanEval(box)(row(answer, prompt, test))
+    assert judgement.verdict is None
+    assert judgement.error.startswith(f"row h: the benchmark's own prompt or test does not run: {fault}")
+
+
+@pytest.mark.parametrize("error", ["NameError('x')", "ImportError('x')", "SystemExit(0)"])
+def test_errors_of_the_function_are_its_own(error: str, box: Sandbox) -> None:
+    judgement = HumanEval(box)(row(f"    raise {error}"))
+    assert (judgement.verdict, judgement.error) == (False, "")
+
+
+def test_sandbox_that_fails_counts_against_nobody(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it has been found to work: a machine can run out of what a sandbox needs."""
+    monkeypatch.setattr(sandbox_module, "_wrapped", lambda: ["/bin/sh", "-c", "echo no more >&2; exit 1"])
+    with pytest.raises(OSError, match=r"a sandbox did not start \(exit, code 1\): no more"):
+        HumanEval(box)(row("    return n * 2"))
 
 
 VALUES: list[Any] = [

@@ -2,17 +2,22 @@
 
 Inside there are the interpreter, its standard library and the system's shared libraries, all read-only, an empty /tmp
 of a fixed size, and nothing else: no environment, no /proc, no shell, no site-packages. A program ends with its
-namespace: whatever it started dies with it. Needs bubblewrap 0.8 or newer.
+namespace: whatever it started dies with it. Needs bubblewrap 0.8 or newer, on x86_64 or aarch64.
 
-Resource limits are set inside, before the program starts. The kernel exempts root from the limit on processes, even
-where a user namespace gives it another name; run as root, the sandbox therefore changes to a random unprivileged id.
-Not covered: a program that attacks the kernel itself. Run hostile research models on a machine of their own.
+Rights, limits and the filter of system calls (`seccomp`) are set inside, before the program starts. The kernel exempts
+root from the limit on processes, even where a user namespace gives it another name; run as root, the sandbox therefore
+changes to a random unprivileged id. All that a program starts holds at most `processes` times `memory_mib`, and
+`disk_mib` and some 16 MiB of names in /tmp: what memory these do not count cannot be had.
+Not covered: a program that attacks the kernel itself, or that measures the machine by the time things take. Run hostile
+research models on a machine of their own. Where a part of this is missing nothing runs, and `bubblewrap_fault` says
+which; with `allow_unsandboxed` there are the limits of each process alone, and the log warns.
 """
 
 import functools
 import json
 import logging
 import os
+import platform
 import secrets
 import selectors
 import shutil
@@ -29,24 +34,41 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
+from alttrain.evaluation.seccomp import seccomp_filter
+
 log = logging.getLogger(__name__)
 
 MEBIBYTE = 1 << 20
+INODES = 4096
+"""Files, folders and links that /tmp holds: the kernel pays a kilobyte and more for each, an empty one too."""
 _BOOT = """
 import json, os, resource, sys
 order = json.loads(sys.stdin.buffer.read())
 for name, value in order["limits"].items():
     resource.setrlimit(getattr(resource, name), (value, value))
-if order["user"]:
+if order["filter"]:
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    def call(name, *arguments):
+        if getattr(libc, name)(*arguments):
+            raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+    call("mount", b"tmpfs", b"/inner/tmp", b"tmpfs", ctypes.c_ulong(0x26), order["tmp"].encode())  # remount
     os.chroot("/inner")
     os.chdir("/tmp")
-    os.setgroups([])
-    os.setgid(order["user"])
-    os.setuid(order["user"])
+    if order["user"]:
+        os.setgroups([])
+        os.setgid(order["user"])
+        os.setuid(order["user"])
+    call("capset", (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
+    steps = bytes.fromhex(order["filter"])
+    class Filter(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("steps", ctypes.c_char_p)]
+    call("prctl", 38, *map(ctypes.c_ulong, (1, 0, 0, 0)))  # PR_SET_NO_NEW_PRIVS
+    call("prctl", 22, ctypes.c_ulong(2), ctypes.byref(Filter(len(steps) // 8, steps)))  # PR_SET_SECCOMP
 exec(compile(order["source"], "<program>", "exec"), {"__name__": "__main__", "arguments": order["arguments"]})
 """
-"""Sets the limits, gives up root where it has it, and becomes the program. A process whose root folder is not that of
-its mounts may open no user namespace, in which it could mount a larger /tmp: that is what chroot is for."""
+"""Sets the limits, bounds /tmp's files, gives up all rights, filters system calls, and becomes the program. A process
+whose root folder is not that of its mounts may open no user namespace: that is what chroot is for."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +131,7 @@ class Sandbox:
         user = 0 if bare or os.geteuid() else 20_000 + secrets.randbelow(40_000)
         with tempfile.TemporaryDirectory() as folder:
             process = subprocess.Popen(
-                [*([] if bare else self._wrapped(bool(user))), str(_interpreter()), *("-I", "-S", "-B"), "-c", _BOOT],
+                [*([] if bare else _wrapped()), str(_interpreter()), *("-I", "-S", "-B"), "-c", _BOOT],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -120,6 +142,8 @@ class Sandbox:
             )
             try:
                 order = {"limits": self._limits(), "user": user, "source": source, "arguments": arguments}
+                order["filter"] = "" if bare else (seccomp_filter(platform.machine()) or b"").hex()
+                order["tmp"] = f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777"
                 assert process.stdin
                 with (
                     suppress(BrokenPipeError),
@@ -163,26 +187,21 @@ class Sandbox:
             "RLIMIT_CORE": 0,
         }
 
-    def _wrapped(self, root: bool) -> list[str]:
-        """The bubblewrap command up to the interpreter."""
-        size = str(self.disk_mib * MEBIBYTE)
-        if root:
-            namespaces = [f"--unshare-{kind}" for kind in ("ipc", "pid", "net", "uts", "cgroup-try")]
-            kept = [a for cap in ("SETUID", "SETGID", "SYS_CHROOT") for a in ("--cap-add", f"CAP_{cap}")]
-            rights = ["--cap-drop", "ALL", *kept]
-        else:
-            namespaces, rights = ["--unshare-all", "--unshare-user", "--disable-userns"], []
-        inner = "/inner" if root else ""
-        devices = ["--dev", f"{inner}/dev", "--remount-ro", f"{inner}/dev"]
-        writable = ["--perms", "1777", "--size", size, "--tmpfs", f"{inner}/tmp"]
-        return [
-            *(str(_bubblewrap()), *namespaces, "--die-with-parent", "--new-session", *rights),
-            *(["--perms", "0755", "--dir", inner] if inner else []),
-            *(*devices, *writable),  # first: the interpreter itself may stand below /tmp
-            *_libraries(""),
-            *(_libraries(inner) if inner else []),
-            *("--remount-ro", "/", "--chdir", f"{inner}/tmp", "--"),
-        ]
+
+def _wrapped() -> list[str]:
+    """The bubblewrap command up to the interpreter. What the program will see is below /inner."""
+    kinds = ("ipc", "pid", "net", "uts", "cgroup-try", *(("user",) if os.geteuid() else ()))
+    rights = ("SETUID", "SETGID", "SYS_CHROOT", "SYS_ADMIN")  # until _BOOT has used them
+    devices = ("null", "zero", "full", "random", "urandom")  # with --dev, bubblewrap would mount as another user
+    return [
+        *(str(_bubblewrap()), *(f"--unshare-{kind}" for kind in kinds), "--die-with-parent", "--new-session"),
+        *("--cap-drop", "ALL", *(argument for right in rights for argument in ("--cap-add", f"CAP_{right}"))),
+        *("--perms", "0755", "--dir", "/inner", "--perms", "0755", "--dir", "/inner/dev"),
+        *(argument for name in devices for argument in ("--dev-bind", f"/dev/{name}", f"/inner/dev/{name}")),
+        *("--perms", "1777", "--tmpfs", "/inner/tmp"),  # before libraries: the interpreter may stand below /tmp
+        *(*_libraries(""), *_libraries("/inner")),
+        *("--remount-ro", "/", "--chdir", "/inner/tmp", "--"),
+    ]
 
 
 def _interpreter() -> Path:
@@ -220,6 +239,8 @@ def bubblewrap_fault() -> str:
     """Why programs cannot run in bubblewrap on this machine, or nothing where they can. Tried once."""
     if _bubblewrap() is None:
         return "bubblewrap (bwrap) is not installed"
+    if seccomp_filter(platform.machine()) is None:
+        return f"there is no filter of system calls for {platform.machine()} (x86_64 and aarch64 have one)"
     program = "import random, socket; print(6 * 7)"
     with Sandbox()._process(program, {}, (), subprocess.PIPE, bare=False) as process:
         assert process.stdout

@@ -13,13 +13,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from alttrain.evaluation.grading.extraction import NO_ANSWER, boxed, no_gold, stated
+from alttrain.evaluation.grading.extraction import NO_ANSWER, boxed, denied, no_gold, stated
 from alttrain.evaluation.judges.desk import OneByOne
 from alttrain.records import Generation, Judgement
 
 _OPTION = re.compile(r"^[^\S\n]*[(（]?([A-Z])\s*[.)）:：、．]\s*(\S.*)", re.M)
 _OPENING = r"[\s:：(（\[【\"'“‘]*+"
-_ALSO = r"(?:\s*(?:[,/、，]|or|and|或者?|和|与)\s*[(（]?(?P<{}>[A-Z])\b)?"
+_ALSO = (
+    r"(?:\s*(?:[,/、，]|[.;,(（]*\s*(?:[Oo]r|[Aa]lternatively)|and|或者?|和|与)(?:\s+(?:maybe|perhaps|possibly|else|even))*"
+    r"\s*[(（]?(?P<{}>[A-Z])\b)?"
+)
 _LETTER = (
     rf"{_OPENING}(?:(?:option|choice|选项)\s*)?{_OPENING}(?P<one>[A-Z])(?P<more>[A-Z]*)(?![\w'’]*[a-zA-Z0-9'’])"
     r"(?!\s+(?:(?!because\b|since\b|as\b|for\b|and\b|or\b|is\b|which\b|with\b)[a-z]))[)）\]】]?" + _ALSO.format("also")
@@ -116,6 +119,10 @@ def _letters(patterns: list[re.Pattern[str]], text: str, choices: Mapping[str, s
     found: set[str] = set()
     for match in (match for pattern in patterns for match in pattern.finditer(text)):
         named = match["one"] + match["more"]
+        named_too = re.compile(r" *" + re.escape(choices.get(match["one"], ""))).match(text, match.end())
+        ends = [match.end("more"), match.end(), *([named_too.end()] if named_too else [])]
+        if any(denied(text, match.start(), end) for end in ends):
+            continue
         if set(named) <= set(choices) and len(set(named)) == len(named):
             found |= set(named) | ({match["also"]} & set(choices))
     return found
@@ -150,8 +157,10 @@ def _restated(text: str, choices: Mapping[str, str]) -> set[str]:
             continue  # "a" stands in every English text
         before = r"(?<![a-z0-9.])" if words[0].isascii() else ""
         after = r"(?![a-z0-9])(?!\.\d)" if words[-1].isascii() else ""
-        said, times = re.subn(f"{before}{re.escape(words)}{after}", "\0", said)
-        found |= {letter} if times else set()
+        pattern = re.compile(f"{before}{re.escape(words)}{after}")
+        if any(not denied(said, *match.span()) for match in pattern.finditer(said)):
+            found.add(letter)
+        said = pattern.sub("\0", said)
     return found
 
 

@@ -2,7 +2,7 @@
 
 What is compared, in this order of preference: a box, what follows the last "the answer is", a text in bold where there
 is only one, the whole answer. Of a phrase of several sentences, every beginning that ends with one counts, up to
-`LONGEST` characters.
+`LONGEST` characters, unless what follows takes it back, or the sentences are no more than a list of answers.
 """
 
 import re
@@ -12,13 +12,16 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, no_gold, stated
+from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, denied, no_gold, stated
 from alttrain.evaluation.judges.desk import OneByOne
 from alttrain.records import Generation, Judgement
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 _ENDS = re.compile(r"[.!?]\s+(?=[^\sa-z])|;\s|\n")
+_AGAIN = re.compile(r"[\s.!?;]*(?:or|no|not|nope|maybe|perhaps|possibly|alternatively|just kidding)\b", re.I)
+_LONGEST_ITEM = 3
+"""Words of an answer that is one of a list of answers."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,19 @@ def f1(answer: str, gold: str) -> float:
 
 def short_answers(answer: str) -> list[str]:
     """The readings of an answer's short answer, the shortest first."""
-    bold = re.findall(r"\*\*(.+?)\*\*", answer)
+    bold = list(re.finditer(r"\*\*(.+?)\*\*", answer))
     if box := boxed(answer):
         phrase = box
     elif phrases := stated(answer):
         phrase = phrases[-1]
-    elif len(bold) == 1:
-        phrase = bold[0]
+    elif len(bold) == 1 and not denied(answer, *bold[0].span()):
+        phrase = bold[0][1]
     else:
         phrase = answer.strip()
-    ends = (end.start() for end in _ENDS.finditer(phrase, 0, LONGEST))
+    marks = list(_ENDS.finditer(phrase, 0, LONGEST))
+    items = [item.split() for item in _ENDS.split(phrase[:LONGEST]) if item.strip()]
+    listed = len(items) > (2 if all(mark[0][0] in ".!?" for mark in marks) else 1)
+    if listed and max(map(len, items)) <= _LONGEST_ITEM:
+        return [phrase]
+    ends = (mark.start() for mark in marks if not _AGAIN.match(phrase, mark.start(), mark.start() + 40))
     return [*dict.fromkeys([*(phrase[:end] for end in ends), phrase])]

@@ -11,15 +11,39 @@ from alttrain.records import Generation, Judgement
 NO_ANSWER = "no answer"
 LONGEST = 1000
 """Characters of a phrase or formula that are read; an answer that loops for longer is not read again from each turn."""
+_MARKS_READ = 200
+"""Of those that state an answer, the last so many; each may be followed by blanks as long as the answer."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*+(?:\{|(\w+))")
 _BETWEEN = re.compile(r"\\(?:text|mbox)\s*\{|\\(?:quad|[()\[\],; ])|[{}$]|\b[a-zA-Z]\s*=")
-_JOINT = re.compile(r"\s*(?:[,;]|[,;]?\s*(?:and|or))\s*")
+_JOINT = re.compile(r"\s*(?:[,;/|]?|[,;]?\s*(?:and|or|\\lor|\\vee))\s*")
 _MARK = re.compile(
     r"#{4,}|(?:\bfinal\s+answer|\banswer)\b(?:[^.:\n=]{0,60}?\b(?:is|are)\b(?:\s*[:：])?|\s*[:：=]|[ \t]*$)"
     r"|答案\s*(?:[是为][:：]?|[:：]|[ \t]*$)",
     re.I | re.M,
 )
 _PHRASE = re.compile(rf"[\s:：#]*+(\\\[.{{0,{LONGEST}}}?\\\]|\$\$.{{0,{LONGEST}}}?\$\$|[^\n]{{1,{LONGEST}}})", re.S)
+
+_WRONG = re.compile(r"\b(?:wrong|incorrect|false) $", re.I)
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|neither|nor|cannot|except|hardly|far from|rather than|instead of|other than|is it|"
+    r"was it|(?:any|every)thing but|all but|(?<!no )(?<!without )doubt|(?:wrong|incorrect|false)(?: answer| to say)?)"
+    r"|n['’]t|\\neq?\b|≠)"
+    r"(?:[^\S\n]+(?:an?|the|in|by|of|be|been|is|was|it|that|to|called|equals?|really|actually|exactly|answer))*"
+    r"[ $*({\[\"']*$",
+    re.I,
+)
+_TAKEN_BACK = re.compile(
+    r"[\"'”’*)\]}$]{0,4}(?:\s(?:is|was|are)(?:(?: not|n['’]t)(?: (?:it|the|correct|right|true)\b|\s*[.,!]|$)"
+    r"| (?:wrong|incorrect|false|out)\b)|\sain['’]t\b"
+    r"|\sdoes(?: not|n['’]t) (?:apply|count|fit)\b|\s?[-–—:,.]\s*(?:wrong|incorrect|false|no)\b(?=\s*(?:[.!]|$))"
+    r"|\?\s*(?:no|nope|not)\b|!\s*not\b|\sor not\b)",
+    re.I,
+)
+
+
+def denied(text: str, start: int, end: int) -> bool:
+    """Whether a text denies what stands in it from `start` to `end`, or takes it back."""
+    return bool(_DENIED.search(text, max(0, start - 60), start) or _TAKEN_BACK.match(text, end))
 
 
 def no_gold(generation: Generation, judge: str) -> Judgement:
@@ -28,7 +52,7 @@ def no_gold(generation: Generation, judge: str) -> Judgement:
 
 
 def boxed(text: str) -> str | None:
-    r"""What the last \boxed{...} holds; boxes that only commas, "and" or "or" join are one list. None without a box."""
+    r"""What the last \boxed{...} holds; boxes with only commas, "or" or blanks between are one list; else None."""
     closing = _closing_braces(text)
     held: list[str] = []
     end = 0
@@ -39,7 +63,7 @@ def boxed(text: str) -> str | None:
         content = box[1] or text[box.end() : close].strip()
         between = text[end : box.start()]
         joined = bool(held) and box.start() - end < 80 and bool(_JOINT.fullmatch(_BETWEEN.sub(" ", between)))
-        held = [*held, content] if joined else [content]
+        held = list(dict.fromkeys([*held, content])) if joined else [content]
         end = close + 1
     return ", ".join(held) if held else None
 
@@ -57,6 +81,8 @@ def _closing_braces(text: str) -> dict[int, int]:
 
 
 def stated(text: str) -> list[str]:
-    """What follows each "(final) answer is", "Answer:", "####" or 答案, to the end of its line or display, in order."""
+    """What follows the last "(final) answer is", "Answer:", "####", 答案, each to the end of its line or display."""
     plain = text.replace("**", "").replace("__", "")
-    return [phrase[1].strip() for mark in _MARK.finditer(plain) if (phrase := _PHRASE.match(plain, mark.end()))]
+    marks = list(_MARK.finditer(plain))[-_MARKS_READ:]
+    told = (mark.end() for mark in marks if not _WRONG.search(plain, max(0, mark.start() - 20), mark.start()))
+    return [phrase[1].strip() for end in told if (phrase := _PHRASE.match(plain, end))]

@@ -11,6 +11,8 @@ import os
 from typing import Any
 
 LONGEST_LINE = 1 << 22
+READY = "ready"
+"""First line of both programs; where it does not come a sandbox has failed, and not the model."""
 
 
 def encode(value: Any) -> Any:
@@ -65,6 +67,7 @@ def serve(program: str, entry_point: str, calls: int, answers: int) -> None:
     namespace: dict[str, Any] = {"__name__": "program"}
     failure = ""
     with os.fdopen(calls) as reader, os.fdopen(answers, "w") as writer:
+        print(READY, file=writer, flush=True)
         try:
             exec(compile(program, "<program>", "exec"), namespace)
         except Exception as error:
@@ -81,9 +84,15 @@ def serve(program: str, entry_point: str, calls: int, answers: int) -> None:
 
 
 def check(prompt: str, test: str, entry_point: str, calls: int, answers: int) -> None:
-    """Run a benchmark's tests and print, as the last line, what went wrong: an empty JSON string where nothing did."""
-    failure = ""
+    """Run a benchmark's tests and print, as the last line, [what is wrong with them, what the function got wrong].
+
+    Both are empty strings where the function passed. No value that the function gives makes a name or module of the
+    tests undefined or ends them early, so these are faults of the tests as well.
+    """
+    fault = failure = ""
     with os.fdopen(calls, "w") as writer, os.fdopen(answers) as reader:
+        if reader.readline() == f"{READY}\n":
+            print(READY, flush=True)
 
         def candidate(*arguments: Any, **named: Any) -> Any:
             print(json.dumps(encode((arguments, named))), file=writer, flush=True)
@@ -101,10 +110,17 @@ def check(prompt: str, test: str, entry_point: str, calls: int, answers: int) ->
             exec(compile(prompt, "<prompt>", "exec"), namespace)
             namespace[entry_point] = candidate
             exec(compile(test, "<test>", "exec"), namespace)
-            namespace["check"](candidate)
+            tests = namespace["check"]
+        except BaseException as error:
+            fault = f"{type(error).__name__}: {error}"
+        try:
+            if not fault:
+                tests(candidate)
+        except (NameError, ImportError, SystemExit) as error:
+            fault = f"{type(error).__name__}: {error}"
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
         try:
-            print("\n" + json.dumps(failure), flush=True)
+            print("\n" + json.dumps([fault, failure]), flush=True)
         finally:
             os._exit(0)  # closing a pipe that has lost its reader would raise over the verdict

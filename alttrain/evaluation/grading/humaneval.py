@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from alttrain.evaluation.grading.extraction import NO_ANSWER, no_gold
+from alttrain.evaluation.grading.harness import READY
 from alttrain.evaluation.judges.desk import JudgeDesk, ModelFault, OneByOne
 from alttrain.evaluation.sandbox import Sandbox
 from alttrain.records import Generation, Judgement
@@ -48,7 +49,11 @@ class HumanEval(OneByOne):
         if not generation.answer.strip():
             return Judgement(generation.id, self.name, False, NO_ANSWER)
         prompt, test, entry_point = generation.gold
-        failure = passes(program(generation.answer, prompt, entry_point), prompt, test, entry_point, self.sandbox)
+        code = program(generation.answer, prompt, entry_point)
+        try:
+            failure = passes(code, prompt, test, entry_point, self.sandbox)
+        except ValueError as error:
+            return Judgement(generation.id, self.name, None, error=f"row {generation.id}: {error}")
         return Judgement(generation.id, self.name, not failure, failure or "passed")
 
     def verify(self, where: str, model_fault: ModelFault) -> None:
@@ -65,7 +70,10 @@ class HumanEval(OneByOne):
 
 
 def passes(program: str, prompt: str, test: str, entry_point: str, sandbox: Sandbox) -> str:
-    """What went wrong when a program's function was tested, or nothing where it passed."""
+    """What went wrong when a program's function was tested, or nothing where it passed.
+
+    Raises ValueError where prompt or test do not run, and OSError where a sandbox does not start.
+    """
     harness = Path(__file__).with_name("harness.py").read_text(encoding="utf-8")
     ours: list[int] = []
     try:
@@ -84,13 +92,19 @@ def passes(program: str, prompt: str, test: str, entry_point: str, sandbox: Sand
     finally:
         for end in ours:
             os.close(end)
+    if not outcome.output.startswith(f"{READY}\n"):
+        raise OSError(
+            f"a sandbox did not start ({outcome.ended}, code {outcome.code}): {outcome.output.strip()[-200:]}"
+        )
     if outcome.ended == "timeout":
         return f"no end within {sandbox.seconds:g} s"
     try:
-        verdict = json.loads(outcome.output.rstrip().rpartition("\n")[2])
-        return verdict if isinstance(verdict, str) else "the tests gave no verdict"
-    except json.JSONDecodeError:
+        fault, failure = json.loads(outcome.output.rstrip().rpartition("\n")[2])
+    except ValueError:
         return f"the tests gave no verdict ({outcome.ended}, code {outcome.code})"
+    if fault:
+        raise ValueError(f"the benchmark's own prompt or test does not run: {fault}")
+    return str(failure)
 
 
 def program(answer: str, prompt: str, entry_point: str) -> str:

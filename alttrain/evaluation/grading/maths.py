@@ -2,13 +2,15 @@ r"""The grader of mathematics: finds the final answer in an answer, and compares
 
 Where the answer stands, in this order:
 
-1. the last \boxed{...}; boxes joined by commas, "and" or "or" are one list;
+1. the last \boxed{...}; boxes with only blanks, commas, "and" or "or" between are one list;
 2. the last "the (final) answer is ...", "Answer: ...", "#### ..." whose phrase holds a number or formula (else words);
 3. the last formula between dollar signs or \( \), or the last number, whichever comes later.
 
 Of a phrase in 2, the number that it ends with "is" or "equals" counts, else its last formula, else its first number
 after its last equals sign. What a text denies ("not 4") is never its answer, and of "one of 1, 2 or 3" the answer is
-all three. Gold answers may be GSM8K's worked solutions: what follows their #### counts.
+all three.
+A calculation copied from the prompt ("17 \times 23") is no answer to it. Gold answers may be GSM8K's worked solutions:
+what follows their #### counts.
 """
 
 import re
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alttrain.evaluation.grading.equality import equal
-from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, no_gold, stated
+from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, denied, no_gold, stated
 from alttrain.evaluation.judges.desk import OneByOne
 from alttrain.records import Generation, Judgement
 
@@ -34,9 +36,12 @@ _BARE = re.compile(r"[^\W\d_]{3,}")
 _FUNCTIONS = re.compile(
     r"\\(?:begin|end|text|mbox|mathrm|textbf)\s*\{[^}]*\}|\\[a-zA-Z]+|\b(?:sqrt|sin|cos|tan|cot|log|pi|and)\b"
 )
-_JOINS = re.compile(r"\s*(?:(?:,|and|or|\.\.\.|…)\s*){1,3}")
-_OPEN = re.compile(r"\b(?:or|one of|either|between)\b|\.\.\.|…")
-_DENIED = re.compile(r"(?:\bnot|n['’]t|\bnever|\bcannot)(?:\s+(?:be|equal|equals|to|exactly|the))*\s*$")
+_JOINS = re.compile(r"\s*(?:(?:,|;|\band|\bor|\.\.\.|…|maybe|perhaps|possibly|it is|\.(?=\s+[Oo]r)|Or)\s*){1,5}")
+_OPEN = re.compile(r"\b(?:or|one of|either|between|maybe|perhaps|possibly)\b|\.\.\.|…", re.I)
+_LIST = re.compile(r"[\s,;|/(){}\[\].]*")
+_SPACING = re.compile(r"\\(?:left|right|displaystyle|[,;! ])|[\s{}]|(?<=\\)[dtc](?=frac|binom)")
+_TIMES = re.compile(r"\\times|×|\*")
+_OPERATOR = re.compile(r"\\(?!frac|left|right|text|pi|circ)[a-zA-Z]+|[!|^+*×]|(?<=[\w)}])-")
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,18 @@ class Maths(OneByOne):
             return Judgement(generation.id, self.name, False, NO_ANSWER)
         found = final_answer(generation.answer)
         try:
-            right = bool(found) and any(equal(gold, found) for gold in golds)
+            right = bool(found) and any(
+                equal(gold, found) for gold in golds if not _copied(found, gold, generation.prompt)
+            )
         except TimeoutError as error:
             return Judgement(generation.id, self.name, None, found, error=str(error))
         return Judgement(generation.id, self.name, right, found or "no final answer found")
+
+
+def _copied(found: str, gold: str, prompt: str) -> bool:
+    """Whether an answer is a calculation that the prompt asks for, and not how the gold answer is written."""
+    said, wanted, asked = (_SPACING.sub("", _TIMES.sub(r"\\cdot", text)) for text in (found, gold, prompt))
+    return said in asked and said != wanted and bool(_OPERATOR.search(said))
 
 
 def gold_answer(gold: str) -> str:
@@ -77,6 +90,8 @@ def final_answer(answer: str) -> str:
         return _of_phrase((telling or phrases)[-1])
     plain = answer.replace("**", "")
     formulas, numbers = _found(_FORMULA, plain), _found(_NUMBER, plain)
+    if len(numbers) > 1 and not formulas and _LIST.fullmatch(_NUMBER.sub("", plain)):
+        return plain.strip() if re.search(r"[(\[]", plain) else ", ".join(number[0].strip() for number in numbers)
     if formulas and (not numbers or formulas[-1].end() >= numbers[-1].end()):
         return _formulas(plain, formulas)
     return _numbers(plain, numbers, -1)
@@ -84,9 +99,7 @@ def final_answer(answer: str) -> str:
 
 def _found(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
     """Where a pattern stands in a text that does not deny it."""
-    return [
-        found for found in pattern.finditer(text) if not _DENIED.search(text, max(0, found.start() - 40), found.start())
-    ]
+    return [found for found in pattern.finditer(text) if not denied(text, *found.span())]
 
 
 def _of_phrase(phrase: str) -> str:
@@ -115,7 +128,7 @@ def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
     if not runs:
         return ""
     run = runs[place]
-    around = text[max(0, run[0].start() - 10) : run[-1].start()]
+    around = text[max(0, run[0].start() - 30) : run[-1].start()]
     listed = re.search(r"\band\b", around) and not text[run[-1].end() :].strip(" .!\n")
     held = run if listed or _OPEN.search(around) else [run[place]]
     return ", ".join(number[0].strip() for number in held)

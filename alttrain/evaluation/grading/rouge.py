@@ -14,7 +14,8 @@ from alttrain.records import Generation, Judgement
 @dataclass(frozen=True)
 class Rouge(OneByOne):
     """`value` is the F measure, with stemming, against the gold summary that fits best. English only: the tokenizer
-    knows no other letters than a to z. Without a `threshold` to reach, the verdict stays None.
+    knows no other letters than a to z. Without a `threshold` to reach, the verdict stays None. The longest common
+    sequence takes time by the words of the answer times those of the summary: some 3 s for 40,000 and 160.
     """
 
     kind: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = "rougeL"

@@ -1,7 +1,8 @@
 """The grader of short factual answers: does an answer hold the gold answer as whole words and numbers?
 
-What an answer denies ("it is not Paris", "Paris is not it") it does not hold. "May", "US" and other names of up to
-three letters are words as well, and keep their capital.
+What an answer denies or leaves open ("it is not Paris", "Paris or London") it does not hold, and neither what is one
+item of an answer that is only a list. "May", "US" and other names of up to three letters are words as well, and keep
+their capital.
 """
 
 import re
@@ -9,18 +10,20 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
-from alttrain.evaluation.grading.extraction import no_gold
+from alttrain.evaluation.grading.extraction import denied, no_gold
 from alttrain.evaluation.judges.desk import OneByOne
 from alttrain.records import Generation, Judgement
 
 _TOKEN = re.compile(r"(?<![\w.,])-?\d[\d,]*(?:\.\d+)?|\w+(?:'\w+)*")
-_DENIED = re.compile(
-    r"(?:\b(?:not|never|neither|nor|cannot be|rather than|instead of|other than)|n't)"
-    r"(?: (?:a|an|the|in|by|called|be|really|actually))* $"
+_HEDGED = re.compile(
+    r" or (?=\w)|/(?=\w)|[.!?] (?:or\b|no[,.!])|[,.;]? \(?(?:or )?(?:maybe|perhaps|possibly|alternatively|or else)\b",
+    re.I,
 )
-_DENIES = re.compile(
-    r" (?:is|was)(?:(?: not|n't)(?: (?:it|the|correct|right|true)\b|[.,!]|$)| (?:wrong|incorrect|false)\b)"
-)
+_HEDGED_BEFORE = re.compile(r"(?<!,) or $|\w/$|\b(?:either|one of|between)(?: the)? $", re.I)
+_BULLET = re.compile(r"^\s*(?:\d{1,2}[.)]\s|[-*•])")
+_NUMBERS = re.compile(r"(?:-?\d+(?:\.\d+)?[,;.]?(?:\s+|$)){2,}")
+_LONGEST_ITEM = 4
+"""Words of an answer that is one of a list of answers."""
 
 
 def tokens(text: str) -> tuple[str, ...]:
@@ -45,8 +48,26 @@ class ShortAnswer(OneByOne):
         golds = [gold for gold in generation.gold if tokens(gold)]
         if not golds:
             return no_gold(generation, self.name)
-        found = next((gold for gold in golds if _holds(_folded(generation.answer), gold)), None)
+        text, items = _folded(generation.answer), _items(generation.answer)
+        found = next((gold for gold in golds if _holds(text, gold) and tokens(gold) not in items), None)
         return Judgement(generation.id, self.name, found is not None, found or "")
+
+
+def _items(answer: str) -> list[tuple[str, ...]]:
+    """The items where an answer is nothing but a list: answers to choose from, unless a gold answer names several.
+
+    Of commas it takes four items: a place ("Los Angeles, California, USA") has fewer; of numbers and bullets two.
+    """
+    ways: list[tuple[list[str], int]] = [(re.split(r"[,;|\n]", answer), 4), (re.split(r"[;|\n]|[.!?]\s", answer), 3)]
+    if _NUMBERS.fullmatch(answer):
+        ways = [(answer.split(), 2)]
+    elif all(map(_BULLET.match, filter(str.strip, answer.splitlines()))):
+        ways = [(answer.splitlines(), 2)]
+    for parts, least in ways:
+        items = [said for part in parts if (said := tokens(_BULLET.sub("", part)))]
+        if len(items) >= least and max(map(len, items)) <= _LONGEST_ITEM:
+            return items
+    return []
 
 
 def _holds(text: str, gold: str) -> bool:
@@ -56,7 +77,7 @@ def _holds(text: str, gold: str) -> bool:
     for place in range(len(said) - len(wanted) + 1):
         if said[place : place + len(wanted)] == wanted:
             start, end = found[place][0], found[place + len(wanted) - 1][1]
-            denied = _DENIED.search(text[max(0, start - 60) : start].lower()) or _DENIES.match(text, end)
-            if not denied and not (keeps_capital and text[start].islower()):
+            hedged = _HEDGED.match(text, end) or _HEDGED_BEFORE.search(text, max(0, start - 15), start)
+            if not hedged and not denied(text, start, end) and not (keeps_capital and text[start].islower()):
                 return True
     return False
