@@ -36,7 +36,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "logger": ("alttrain.training.trackers.Tracker",),
 }
 """The nodes of a run's config that must say what to build, and the types of what they may build."""
-PLACES = {**PARTS, "teacher": ("alttrain.rewrite.Teacher",)}
+PLACES = {**PARTS, "teacher": ("alttrain.rewrite.Teacher",), "judge": ("alttrain.evaluation.Judge",)}
 BENCHMARK = "alttrain.evaluation.Benchmark"
 BUILDING = frozenset({"_target_", "_partial_"})
 NOT_TAKEN = ("_args_", "_convert_", "_recursive_")

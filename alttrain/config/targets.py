@@ -124,7 +124,8 @@ def classes(hint: Any) -> list[Any]:
         return [one for part in get_args(hint) for one in classes(part)]
     if origin is Callable:
         return [Callable]
-    return [hint] if inspect.isclass(hint) and origin is None and hint.__module__ != "builtins" else []
+    plain = hint is Any or origin is not None or not inspect.isclass(hint) or hint.__module__ == "builtins"
+    return [] if plain else [hint]
 
 
 def items(hint: Any) -> Any:

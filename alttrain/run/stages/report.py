@@ -26,6 +26,7 @@ from rich.table import Table
 
 from alttrain import __version__
 from alttrain import report as room
+from alttrain.config.names import name_fault
 from alttrain.records import Texts, write_text
 from alttrain.report import (
     TITLES,
@@ -107,7 +108,9 @@ def _stamped(stamp: Path) -> Mapping[str, Any]:
         found = json.loads(stamp.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    files = found.get("files") if isinstance(found, dict) else None
+    plain = isinstance(files, list) and not any(name_fault(part) for name in files for part in Path(str(name)).parts)
+    return found if plain else {}  # what is named there may be deleted: it must be the report's
 
 
 def _digest(runs: Path, texts: str) -> str:
