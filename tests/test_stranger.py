@@ -203,6 +203,12 @@ def test_a_target_below_another_is_found(plain: dict[str, Any]) -> None:
         assert "os.system" in str([str(fault) for fault in target_faults(planted(plain, "logger", node))])
 
 
+def test_a_place_for_a_function_takes_none_that_is_half_called(plain: dict[str, Any]) -> None:
+    half = {"_target_": "alttrain.records.write_text", "_partial_": True, "path": "x"}
+    found = [fault.key for fault in target_faults(planted(plain, "rewrite.understanding.fallback", half))]
+    assert "rewrite.understanding.fallback._partial_" in found
+
+
 def test_building_asks_again() -> None:
     with pytest.raises(PermissionError, match=r"trusted=\[os\]"):
         instantiate({"a": [{"_target_": "os.system", "command": "true"}]})
@@ -415,6 +421,8 @@ def test_a_key_is_masked_in_messages(key: str, monkeypatch: pytest.MonkeyPatch) 
         "training.max_length=200: every example is longer; raise it",
         "teacher.writer.key_variable='OPENAI_API_KEY': is not set",
         "backbone.source='Qwen/Qwen3-0.6B': no such folder; give a model folder or a hub id",
+        "protocol safekey: also_judged=['answer'] names a part twice, or 'answer', which is judged anyway",
+        "writer.api_key: missing; alttrain.rewrite.teachers.ServerWriter needs it",
         "protocol.decoding.max_new_tokens='12345678a': Input should be a valid integer",
         "dataset.path='/data/my-own-prompts-2026-11.jsonl': no such data file",
         "the prompt has 1000 tokens, and with 12 more (protocol.decoding.max_new_tokens) it passes the context",

@@ -158,6 +158,8 @@ def _target_faults(node: dict[str, Any], key: str, place: Any) -> Iterator[Fault
     for name, value in arguments.items():
         hint = hints.get(name, Any)
         yield from _walk(value, f"{key}.{name}", (None if own else ANYTHING) if hint is Any else hint)
+        if own and _builds(value) and value.get("_partial_"):
+            yield Fault(f"{key}.{name}._partial_", True, "alttrain's own classes take what is whole")
         if name in NOT_TAKEN:
             yield Fault(f"{key}.{name}", value, "give each argument by its name; what is built gets plain values")
         elif name not in parameters:

@@ -19,8 +19,9 @@ SHORTEST = 16
 LOOKS = re.compile(
     r"""(?ix) (?: (?<![a-z0-9]) (?= (?: sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[a-z]|npm|nvapi|gsk|r8 ) [-_]
                 | AKIA | AIza | eyJ )
-        | (?: key | token | secret | passwor[dt] | passwd | credentials? ) ['"]? \s* [=:] \s* ['"]?
-        | (?<= =['"] ) (?= [a-z_-]* \d ) (?= [0-9_-]* [a-z] ) (?= [a-z0-9_-]{24} )
+        | (?: (?<![a-z]) (?: api )? key | token | secret | password | passwd | credentials? ) ['"]? \s*
+          (?: = \s* ['"]? | : \s* ['"] | : \s* (?= \S* \d ) )
+        | (?<= =['"] ) (?= [a-z]* \d ) (?= \d* [a-z] ) (?= [a-z0-9]{24} )
         | :// [^/\s@:]* : (?= [^/\s]*@ ) )
         ( [^\s'",}\])@]{8,} )"""
 )

@@ -147,7 +147,7 @@ def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
             check_light(run := fitted(assemble(config)))
             verify(*_processes(run))
     except (RunError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(RunError(str(error)), file=sys.stderr)
         sys.exit(2)
     return None
 

@@ -109,7 +109,10 @@ def _stamped(stamp: Path) -> Mapping[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     files = found.get("files") if isinstance(found, dict) else None
-    plain = isinstance(files, list) and not any(name_fault(part) for name in files for part in Path(str(name)).parts)
+    parts = (
+        [name.split("/") if isinstance(name, str) else [name] for name in files] if isinstance(files, list) else [[""]]
+    )
+    plain = not any(name_fault(part) for own in parts for part in own)
     return found if plain else {}  # what is named there may be deleted: it must be the report's
 
 
