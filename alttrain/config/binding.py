@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from alttrain.config.names import name_fault
 from alttrain.config.programs import program_faults
 from alttrain.config.schema import PAGE_TEXTS, STAGES
-from alttrain.config.secrets import masked, resolvers
+from alttrain.config.secrets import exposed, masked, resolvers
 from alttrain.config.targets import ANYTHING, fits, hints_of, items, locate
 
 MISSING = "???"
@@ -75,7 +75,8 @@ def faults(config: DictConfig) -> list[Fault]:
     page = [] if texts in PAGE_TEXTS else [Fault("page_texts", texts, f"accepted: {', '.join(PAGE_TEXTS)}")]
     names = [Fault(key, name, told) for key, name in _names(plain) if key not in absent and (told := name_fault(name))]
     stages = _stage_faults(plain.get("stages", []))
-    return [*missing, *stages, *page, *names, *untargeted, *target_faults(plain)]
+    secrets = [Fault(*one) for one in exposed(plain)]
+    return [*missing, *stages, *page, *names, *secrets, *untargeted, *target_faults(plain)]
 
 
 def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:

@@ -17,8 +17,8 @@ VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 SHORTEST = 16
 """Characters of the shortest value that is taken for a secret."""
 LOOKS = re.compile(
-    r"""(?ix) (?: (?<![a-z0-9]) (?= (?: sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[a-z]|npm|nvapi|gsk|r8 ) [-_]
-                | AKIA | AIza | eyJ )
+    r"""(?ix) (?: (?<![a-z0-9]) (?-i: (?= (?: sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[a-z]|npm|nvapi|gsk|r8 ) [-_]
+                | AKIA | AIza | eyJ ) )
         | (?: (?<![a-z]) (?: api )? key | token | secret | password | passwd | credentials? ) ['"]? \s*
           (?: = \s* ['"]? | : \s* ['"] | : \s* (?= \S* \d ) )
         | (?<= =['"] ) (?= [a-z]* \d ) (?= \d* [a-z] ) (?= [a-z0-9]{24} )
@@ -36,10 +36,10 @@ ENVIRONMENT = (
 )
 
 
-def exposed(config: Any) -> list[str]:
-    """What is wrong, a line for each place of a plain, resolved config that holds a secret."""
+def exposed(config: Any) -> list[tuple[str, None, str]]:
+    """Key and what is wrong, for each place of a plain, resolved config that holds a secret."""
     known = {value: name for name, value in os.environ.items() if SECRET.search(name) and len(value) >= SHORTEST}
-    return [f"{key}: {fault}" for key, value in _texts(config, "") if (fault := _fault(key, value, known))]
+    return [(key, None, fault) for key, value in _texts(config, "") if (fault := _fault(key, value, known))]
 
 
 def masked(text: str) -> str:

@@ -22,7 +22,6 @@ from alttrain.config import (
 )
 from alttrain.config.identity import shaping_of_engine, shaping_of_judge
 from alttrain.config.names import name_fault
-from alttrain.config.secrets import exposed
 from alttrain.dataset import Dataset
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
 from alttrain.generation import ChildServer, InProcess, InProcessVllm, Server
@@ -127,8 +126,6 @@ def assemble(config: DictConfig) -> Run:
         raise RunError("\n".join(["this config cannot run:", *(f"  {fault}" for fault in found)]))
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    if secrets := exposed(plain):
-        raise RunError("\n".join(["this config cannot run:", *(f"  {secret}" for secret in secrets)]))
     part = _builder(plain)
     benchmarks = {name: part(f"evaluation.benchmarks.{name}") for name in config.evaluation.benchmarks}
     for name, benchmark in benchmarks.items():

@@ -109,11 +109,10 @@ def _stamped(stamp: Path) -> Mapping[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     files = found.get("files") if isinstance(found, dict) else None
-    parts = (
-        [name.split("/") if isinstance(name, str) else [name] for name in files] if isinstance(files, list) else [[""]]
-    )
-    plain = not any(name_fault(part) for own in parts for part in own)
-    return found if plain else {}  # what is named there may be deleted: it must be the report's
+    for name in files if isinstance(files, list) else [None]:
+        if not isinstance(name, str) or any(map(name_fault, name.split("/"))):
+            return {}  # what is named there may be deleted: it must be the report's
+    return dict(found)
 
 
 def _digest(runs: Path, texts: str) -> str:
