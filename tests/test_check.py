@@ -335,7 +335,10 @@ def test_without_the_check_a_prompt_is_bounded_all_the_same(
 ) -> None:
     monkeypatch.setattr("alttrain.run.session.Session.model", lambda *unused: pytest.fail("weights were loaded"))
     path = tmp_path / "rows.jsonl"
-    rows = [{"id": f"r{n}", "prompt": f"Say {n}" + "!" * (500_000 * (n == 3)), "label": "benign"} for n in range(4)]
+    rows = [
+        {"id": f"r{n}", "prompt": f"Say {n}" + "!" * (500_000 * (n == 3)), "label": "benign", "category": "everyday"}
+        for n in range(4)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = [one for one in tiny_arguments if not one.startswith(("dataset", "evaluation"))]
     arguments += [f"stages={stages}", "dataset=local", f"dataset.path={path}", "evaluation=none"]
