@@ -79,8 +79,8 @@ def local(name: str) -> list[str]:
         ),
         (["adapter=none", "output_dir=out"], ["adapter=none", "choose adapter=lora, or training=none"]),
         (["stages=[rewrit]", "output_dir=out"], ["stages='rewrit'", "accepted: check, rewrite, ", "'rewrite'?"]),
-        (["tag=a/b", "output_dir=out"], ["-s0-a/b'", "folder name", "check tag"]),
-        (["tag=../up", "stages=[report]", "output_dir=out"], ["-s0-../up'", "folder name", "check tag"]),
+        (["tag=a/b", "output_dir=out"], ["tag='a/b'", "folder name"]),
+        (["tag=../up", "stages=[report]", "output_dir=out"], ["tag='../up'", "folder name"]),
         (["dataset.amounts.harmful=9999", "output_dir=out"], ["dataset.amounts.harmful=9999", "has only"]),
         (
             ["evaluation=safety", "output_dir=out"],
@@ -109,7 +109,7 @@ def test_sweep_with_only_bad_jobs_writes_nothing(work: Path) -> None:
     code, printed = alttrain(work, "-m", "tag=a/b,c/d", "stages=[judge]", "output_dir=out")
     assert code in (1, 2), printed
     assert "Traceback" not in printed
-    assert "-s0-a/b'" in printed
+    assert "tag='a/b'" in printed
     assert snapshot(work) == before
 
 

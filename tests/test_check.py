@@ -1,5 +1,6 @@
 """The check stage: rendering proved on every row, memory estimated and refused with a remedy, all without weights."""
 
+import json
 import logging
 import os
 import shutil
@@ -13,17 +14,19 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 from tiny import LORA, backbone
 
 from alttrain.backbone import FullFineTuning, Shape, Weights
 from alttrain.backbone.device import Device
 from alttrain.backbone.weights import load_model
-from alttrain.config import RunError
+from alttrain.config import RunError, register
 from alttrain.evaluation import Protocol
 from alttrain.generation import Decoding, InProcess
 from alttrain.records import Example, Rejected, Segment, write_rows
 from alttrain.rewrite import TemplateTeacher
 from alttrain.rewrite.structures import AsAsked
+from alttrain.run.app import execute
 from alttrain.run.stages import check as stage
 from alttrain.run.stages import needs
 from alttrain.training import Hardware, SafeKeyLoss, SupervisedFineTuning
@@ -324,3 +327,33 @@ def test_every_backbone_passes_offline_without_torch(name: str, tmp_path: Path) 
     assert "will be proved once the tokenizer is there" in done.stderr
     assert os.times().children_user - before < SECONDS
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stages", ["[rewrite]", "[rewrite,train]", "[generate]"])
+def test_without_the_check_a_prompt_is_bounded_all_the_same(
+    stages: str, tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alttrain.run.session.Session.model", lambda *unused: pytest.fail("weights were loaded"))
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"id": f"r{n}", "prompt": f"Say {n}" + "!" * (500_000 * (n == 3)), "label": "benign", "category": "everyday"}
+        for n in range(4)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = [one for one in tiny_arguments if not one.startswith(("dataset", "evaluation"))]
+    arguments += [f"stages={stages}", "dataset=local", f"dataset.path={path}", "evaluation=none"]
+    if "generate" in stages:
+        arguments = [one for one in arguments if not one.startswith("training")]
+        arguments += [
+            "training=none",
+            "adapter=none",
+            "+benchmark@evaluation.benchmarks.embedded_benign=embedded_benign",
+        ]
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose("run", overrides=arguments)
+        if "generate" in stages:
+            rows_of = {"_target_": "alttrain.dataset.Rows", "name": "b", "path": str(path)}
+            config.evaluation.benchmarks.embedded_benign.rows = rows_of
+        with pytest.raises(RunError, match=r"row r3 .*: the prompt has 500\d\d\d tokens, .* backbone\.context_length"):
+            execute(config)

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"records", "tokenization", "backbone"},
     "generation": {"records", "serving", "tokenization", "backbone"},
     "evaluation": {"records", "serving", "english", "dataset", "rewrite", "generation"},
-    "report": {"records", "rewrite", "evaluation"},
+    "report": {"records", "config", "rewrite", "evaluation"},
     "run": set(ORDER),
     "__main__": {"run"},
     "__init__": set(),

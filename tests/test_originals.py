@@ -75,6 +75,7 @@ class Flag:
 def arguments(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A rewrite of ROWS prompts without traces by a backbone that reasons."""
     monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ALTTRAIN_TRUSTED", __name__)
     register()
     rows = tmp_path / "rows.jsonl"
     kinds = (("harmful", "privacy"), ("benign", "everyday"))

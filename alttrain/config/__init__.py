@@ -2,6 +2,9 @@
 
 - `schema`   the closed root: a top-level key that is not a field there is refused when the config composes
 - `faults`   every `_target_` bound against its signature, every value against its annotation, all faults collected
+- `targets`  which classes a config may name, and whether they have the type of their place; `programs` and `launching`
+  say what it may start, and what it may tell Hydra
+- `names`    what a name must be that becomes a path
 - `overrides` command-line overrides tried one by one, so that all typing errors are told at once
 - `identity` the fingerprint of everything that shapes a run's result
 - `method`   a whole treatment under one name, the run's name, and what a run changes of its method

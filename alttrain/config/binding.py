@@ -6,30 +6,43 @@ visits every node, nested and listed ones included, and collects all faults.
 
 import difflib
 import functools
-import importlib
 import inspect
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
+from alttrain.config.names import name_fault
+from alttrain.config.programs import program_faults
 from alttrain.config.schema import PAGE_TEXTS, STAGES
+from alttrain.config.secrets import exposed, masked, resolvers
+from alttrain.config.targets import ANYTHING, fits, hints_of, items, locate
 
 MISSING = "???"
-PARTS = (
-    "method",
-    "backbone",
-    "dataset",
-    "rewrite",
-    "adapter",
-    "training",
-    "trainer",
-    "generation",
-    "protocol",
-    "logger",
-)
-HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "method": ("alttrain.config.Method",),
+    "backbone": ("alttrain.backbone.Backbone",),
+    "dataset": ("alttrain.dataset.Dataset",),
+    "rewrite": ("alttrain.rewrite.Structure",),
+    "adapter": ("alttrain.backbone.LoRA", "alttrain.backbone.FullFineTuning", "alttrain.backbone.NoAdapter"),
+    "training": ("alttrain.training.SupervisedFineTuning", "alttrain.training.NoTraining"),
+    "trainer": ("alttrain.training.Hardware",),
+    "generation": tuple(
+        f"alttrain.generation.{name}" for name in ("InProcess", "Server", "ChildServer", "InProcessVllm")
+    ),
+    "protocol": ("alttrain.evaluation.Protocol",),
+    "logger": ("alttrain.training.trackers.Tracker",),
+}
+"""The nodes of a run's config that must say what to build, and the types of what they may build."""
+PLACES = {**PARTS, "teacher": ("alttrain.rewrite.Teacher",), "judge": ("alttrain.evaluation.Judge",)}
+BENCHMARK = "alttrain.evaluation.Benchmark"
+BUILDING = frozenset({"_target_", "_partial_"})
+NOT_TAKEN = ("_args_", "_convert_", "_recursive_")
+"""Hydra's further keys of a node to build: here arguments have their names, and what is built gets plain values."""
+SEEDS = 1 << 32
+"""How many seeds there are: numpy takes no others."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +54,14 @@ class Fault:
     accepted: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.key}={self.value!r}: {self.accepted}" if self.value is not None else f"{self.key}: {self.accepted}"
-        )
+        told = f"{self.key}={self.value!r}" if self.value is not None else self.key
+        return masked(f"{told}: {self.accepted}")
 
 
 def faults(config: DictConfig) -> list[Fault]:
     """All faults of a composed config, in the order of its keys. Imports the targets' modules and nothing heavier."""
+    if found := [Fault(*one) for one in resolvers(OmegaConf.to_container(config, resolve=False))]:
+        return found  # and nothing is resolved
     absent = sorted(OmegaConf.missing_keys(config))
     missing = [Fault(key, MISSING, "a value is needed here") for key in absent]
     plain = OmegaConf.to_container(config, resolve=True)
@@ -59,7 +73,37 @@ def faults(config: DictConfig) -> list[Fault]:
     ]
     texts = plain.get("page_texts", PAGE_TEXTS[0])
     page = [] if texts in PAGE_TEXTS else [Fault("page_texts", texts, f"accepted: {', '.join(PAGE_TEXTS)}")]
-    return [*missing, *_stage_faults(plain.get("stages", [])), *page, *untargeted, *_walk(plain, "")]
+    names = [Fault(key, name, told) for key, name in _names(plain) if key not in absent and (told := name_fault(name))]
+    stages = _stage_faults(plain.get("stages", []))
+    secrets = [Fault(*one) for one in exposed(plain)]
+    return [*missing, *stages, *page, *names, *secrets, *untargeted, *target_faults(plain)]
+
+
+def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:
+    """What is wrong with each `_target_` of a plain config, wherever it stands, and with the arguments it gets."""
+    for key, node in plain.items():
+        place: Any = None
+        if key == "evaluation":
+            place = Mapping[str, Mapping[str, locate(BENCHMARK)]]  # type: ignore[misc]
+        elif key in PLACES and _builds(node):
+            place = functools.reduce(operator.or_, map(locate, PLACES[key]))
+        yield from _walk(node, str(key), place)
+
+
+def _builds(node: Any) -> bool:
+    return isinstance(node, dict) and "_target_" in node
+
+
+def _names(plain: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """What becomes a part of a path."""
+    if plain.get("tag"):
+        yield "tag", plain["tag"]
+    for part in ("backbone", "dataset", "rewrite", "training", "protocol", "method"):
+        node = plain.get(part)
+        if isinstance(node, dict) and "name" in node and (node["name"] or part != "method"):
+            yield f"{part}.name", node["name"]
+    for name in (plain.get("evaluation") or {}).get("benchmarks", {}):
+        yield f"evaluation.benchmarks.{name}", name
 
 
 def _parts(plain: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
@@ -80,35 +124,52 @@ def _stage_faults(stages: list[str]) -> Iterator[Fault]:
             yield Fault("stages", stage, f"accepted: {', '.join(STAGES)}{_did_you_mean(stage, STAGES)}")
 
 
-def _walk(node: Any, key: str) -> Iterator[Fault]:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield from _target_faults(node, key)
+def _walk(node: Any, key: str, place: Any) -> Iterator[Fault]:
+    """`place` is the annotation of what may be built here; see `targets.fits`."""
+    if _builds(node):
+        yield from _target_faults(node, key, place)
+    elif isinstance(node, dict):
         for name, child in node.items():
-            yield from _walk(child, f"{key}.{name}" if key else str(name))
+            yield from _walk(child, f"{key}.{name}", items(place))
     elif isinstance(node, list):
         for index, child in enumerate(node):
-            yield from _walk(child, f"{key}[{index}]")
+            yield from _walk(child, f"{key}[{index}]", items(place))
+    elif key.rpartition(".")[2] == "seed" and isinstance(node, int) and not 0 <= node < SEEDS:
+        yield Fault(key, node, f"accepted: 0 to {SEEDS - 1}")
 
 
-def _target_faults(node: dict[str, Any], key: str) -> Iterator[Fault]:
+def _target_faults(node: dict[str, Any], key: str, place: Any) -> Iterator[Fault]:
+    path, arguments = node["_target_"], {name: value for name, value in node.items() if name not in BUILDING}
     try:
-        target = locate(node["_target_"])
+        target = locate(path)
+        fault = fits(target, place, bool(node.get("_partial_")))
+    except PermissionError as error:
+        fault = str(error)
     except (ImportError, AttributeError, ValueError) as error:
-        yield Fault(f"{key}._target_", node["_target_"], f"cannot be imported: {error}")
+        fault = f"cannot be imported: {error}"
+    if fault:
+        yield Fault(f"{key}._target_", path, fault)
+        for name, value in arguments.items():
+            yield from _walk(value, f"{key}.{name}", ANYTHING)
         return
-    arguments = {name: value for name, value in node.items() if name not in HYDRA_KEYS}
+    yield from (Fault(*one) for one in program_faults(node, key, target))
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    hints = _type_hints(target)
+    hints, own = hints_of(target), target.__module__.startswith("alttrain.")
     for name, value in arguments.items():
-        if name not in parameters:
+        hint = hints.get(name, Any)
+        yield from _walk(value, f"{key}.{name}", (None if own else ANYTHING) if hint is Any else hint)
+        if own and _builds(value) and value.get("_partial_"):
+            yield Fault(f"{key}.{name}._partial_", True, "alttrain's own classes take what is whole")
+        if name in NOT_TAKEN:
+            yield Fault(f"{key}.{name}", value, "give each argument by its name; what is built gets plain values")
+        elif name not in parameters:
             if not takes_any:
                 yield Fault(
                     f"{key}.{name}", value, f"accepted: {', '.join(parameters)}{_did_you_mean(name, parameters)}"
                 )
-        elif not (isinstance(value, dict) and "_target_" in value):
-            yield from _type_faults(value, hints.get(name, Any), f"{key}.{name}")
+        elif not _builds(value):
+            yield from _type_faults(value, hint, f"{key}.{name}")
     if not node.get("_partial_"):
         for name, parameter in parameters.items():
             required = parameter.default is inspect.Parameter.empty and parameter.kind not in (
@@ -117,36 +178,6 @@ def _target_faults(node: dict[str, Any], key: str) -> Iterator[Fault]:
             )
             if required and name not in arguments:
                 yield Fault(f"{key}.{name}", None, f"missing; {node['_target_']} needs it")
-
-
-def locate(path: str) -> Callable[..., Any]:
-    """The class or function a dotted path names. Raises ImportError or AttributeError."""
-    module_name, _, name = path.rpartition(".")
-    if not module_name:
-        raise ValueError("expected a dotted path to a class or function")
-    parts = [name]
-    while True:
-        try:
-            found: Any = importlib.import_module(module_name)
-            break
-        except ModuleNotFoundError as error:
-            if error.name != module_name or "." not in module_name:
-                raise
-            module_name, _, outer = module_name.rpartition(".")
-            parts.insert(0, outer)
-    for part in parts:
-        found = getattr(found, part)
-    if not callable(found):
-        raise ValueError(f"{path} is not a class or function")
-    return found  # type: ignore[no-any-return]
-
-
-def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
-    constructor = target.__init__ if inspect.isclass(target) else target
-    try:
-        return get_type_hints(constructor, include_extras=True)
-    except NameError:
-        return {}  # annotations of a third-party target that name types it imports only for a checker
 
 
 @functools.cache
@@ -192,7 +223,17 @@ def _did_you_mean(word: str, accepted: Any) -> str:
 
 
 def instantiate(node: Any) -> Any:
-    """The object a config node describes, built of plain Python values (peft cannot save a ListConfig)."""
-    from hydra.utils import instantiate as hydra_instantiate
+    """The object a config node describes, built of plain values. Its targets are those that a config may name; that
+    each has the type of its place is `target_faults`' to say before.
 
-    return hydra_instantiate(node, _convert_="all")
+    Nothing is resolved between check and building, as Hydra's own would: a text that was checked stays a text.
+    """
+    if isinstance(node, DictConfig):
+        node = OmegaConf.to_container(node, resolve=True)
+    if isinstance(node, dict):
+        arguments = {name: instantiate(value) for name, value in node.items() if name not in BUILDING}
+        if "_target_" not in node:
+            return arguments
+        target = locate(node["_target_"])
+        return functools.partial(target, **arguments) if node.get("_partial_") else target(**arguments)
+    return [instantiate(child) for child in node] if isinstance(node, list) else node

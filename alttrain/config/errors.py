@@ -2,6 +2,14 @@
 
 from hydra.errors import CompactHydraException
 
+from alttrain.config.secrets import masked
+
 
 class RunError(CompactHydraException):
-    """A run cannot go on, and the message says why and what to do. Hydra prints it without a stack trace."""
+    """A run cannot go on, and the message says why and what to do; what looks like a key is masked in it.
+
+    Hydra prints it without a stack trace.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(masked(message))

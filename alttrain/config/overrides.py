@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 from hydra import compose, initialize_config_module
@@ -9,10 +10,12 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from alttrain.config.binding import Fault, faults
+from alttrain.config.errors import RunError
+from alttrain.config.launching import hydra_faults
 
 CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
@@ -37,19 +40,39 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         configs = []
         for variant in variants:
             try:
-                config = compose(config_name=PRIMARY, overrides=variant)
+                config = compose(config_name=PRIMARY, overrides=variant, return_hydra_config=True)
             except COMPOSING as error:
                 blamed = next((o for o in variant if f"'{_key(o)}'" in str(error)), variant[-1])
                 fault = _explain(blamed, error, [override for override in variant if override != blamed])
                 found.append(replace(fault, accepted=f"with {variant[-1]} {fault.accepted}"))
                 continue
             try:
-                composed = faults(config)
+                composed = [*_without_hydra(config, arguments), *faults(config)]
             except COMPOSING as error:  # of an interpolation
                 composed = [Fault(getattr(error, "full_key", None) or "config", None, _first_line(error))]
             configs.append(config)
             found += [fault for fault in composed if fault not in found]
         return found, configs
+
+
+def composed(overrides: list[str], arguments: Iterable[str], keep: bool = False) -> DictConfig:
+    """The config of overrides, without Hydra's own node unless `keep`. Raises RunError where that holds a fault.
+
+    `arguments` are the command line, which may say to Hydra what a file may not.
+    """
+    config = compose(config_name=PRIMARY, overrides=overrides, return_hydra_config=True)
+    if found := _without_hydra(config, arguments, keep):
+        raise RunError("\n".join(map(str, found)))
+    return config
+
+
+def _without_hydra(config: DictConfig, arguments: Iterable[str], keep: bool = False) -> list[Fault]:
+    """Take Hydra's own node out of a composed config; its faults."""
+    found = [Fault(*one) for one in hydra_faults(config, {_key(argument) for argument in arguments})]
+    if not keep:
+        with open_dict(config):
+            del config["hydra"]
+    return found
 
 
 def _accepted(overrides: list[str], found: list[Fault]) -> list[str]:

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
+
+from alttrain.config.secrets import refuse_environment
 
 STAGES = ("check", "rewrite", "train", "generate", "judge", "report")
 """The stages of a run, in the only order they make sense in."""
@@ -42,5 +44,6 @@ class RunSchema:
 
 
 def register() -> None:
-    """Make the schema known to Hydra under the name the primary config starts its defaults with."""
+    """Make the schema known to Hydra under the name that the primary config starts with, and refuse `oc.env`."""
+    OmegaConf.register_new_resolver("oc.env", refuse_environment, replace=True)
     ConfigStore.instance().store(name="run_schema", node=RunSchema)

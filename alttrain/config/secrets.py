@@ -1,7 +1,8 @@
 """Keys belong in the environment: a resolved config is saved with its run, and is told to trackers.
 
-A config is refused that holds the value of an environment variable for a secret, a URL with a password or a query, or a
-key where the name of its variable should stand. The messages name the config's key, never its value.
+A config is refused that holds the value of an environment variable for a secret, a URL with a password or a query, a
+key where the name of its variable should stand, or an interpolation that would take an environment variable in. The
+messages name the config's key, never its value; in other messages what looks like a key is masked.
 """
 
 import os
@@ -15,12 +16,53 @@ SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)S?$")
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 SHORTEST = 16
 """Characters of the shortest value that is taken for a secret."""
+LOOKS = re.compile(
+    r"""(?ix) (?: (?<![a-z0-9]) (?-i: (?= (?: sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[a-z]|npm|nvapi|gsk|r8 ) [-_]
+                | AKIA | AIza | eyJ ) )
+        | (?: (?<![a-z]) (?: api )? key | token | secret | password | passwd | credentials? ) ['"]? \s*
+          (?: = \s* ['"]? | : \s* ['"] | : \s* (?= \S* \d ) )
+        | (?<= =['"] ) (?= [a-z]* \d ) (?= \d* [a-z] ) (?= [a-z0-9]{24} )
+        | :// [^/\s@:]* : (?= [^/\s]*@ ) )
+        ( [^\s'",}\])@]{8,} )"""
+)
+"""A key in a text: by how such keys begin, by the word before it, as a long value of a key, or as a URL's password."""
+MASK = "***"
+INTERPOLATION = re.compile(r"\$\{\s*([\w.]+)\s*:")
+TAKEN = ("oc.select",)
+"""Resolvers that a config may use: they give the same at every reading, and of the config alone."""
+ENVIRONMENT = (
+    "an environment variable would be saved with the run; a server's key is named by its key_variable, and for a path "
+    "let the shell fill it in: KEY=$NAME on the command line"
+)
 
 
-def exposed(config: Any) -> list[str]:
-    """What is wrong, a line for each place of a plain, resolved config that holds a secret."""
+def exposed(config: Any) -> list[tuple[str, None, str]]:
+    """Key and what is wrong, for each place of a plain, resolved config that holds a secret."""
     known = {value: name for name, value in os.environ.items() if SECRET.search(name) and len(value) >= SHORTEST}
-    return [f"{key}: {fault}" for key, value in _texts(config, "") if (fault := _fault(key, value, known))]
+    return [(key, None, fault) for key, value in _texts(config, "") if (fault := _fault(key, value, known))]
+
+
+def masked(text: str) -> str:
+    """A message without what looks like a key."""
+    for name, value in os.environ.items():
+        if SECRET.search(name) and len(value) >= SHORTEST:
+            text = text.replace(value, MASK)
+    return LOOKS.sub(lambda found: found[0].removesuffix(found[1]) + MASK, text)
+
+
+def resolvers(config: Any) -> Iterator[tuple[str, str, str]]:
+    """Key, value and what is accepted, for each interpolation of a plain, unresolved config that is not `TAKEN`."""
+    for key, value in _texts(config, ""):
+        for name in INTERPOLATION.findall(value):
+            if name.startswith("oc.env"):
+                yield key, value, ENVIRONMENT
+            elif name not in TAKEN:
+                yield key, value, f"the resolver {name} is not taken; accepted: ${{key}} and ${{oc.select:key,default}}"
+
+
+def refuse_environment(*unused: object) -> None:
+    """In place of OmegaConf's `oc.env`, wherever a config or its defaults use it. Raises ValueError."""
+    raise ValueError(ENVIRONMENT)
 
 
 def _fault(key: str, value: str, known: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from alttrain.config.names import name_fault
 from alttrain.records import write_text
 
 Row = TypeVar("Row")
@@ -80,13 +81,27 @@ class Evaluation:
 
 
 def evaluations(runs: Path) -> list[Evaluation]:
-    """All judged benchmarks of all run folders, sorted by run and benchmark."""
+    """All judged benchmarks of all run folders, sorted by run and benchmark.
+
+    Raises ValueError where a folder says names that would lead a file of the report out of its folder.
+    """
     found = []
     for record in sorted(runs.glob("*/run.json")):
         names = json.loads(record.read_text(encoding="utf-8"))
+        _check_names(record, {key: names[key] for key in ("run", "backbone")})
         for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
-            found.append(Evaluation(names, path.parent, json.loads(path.read_text(encoding="utf-8"))))
+            one = Evaluation(names, path.parent, json.loads(path.read_text(encoding="utf-8")))
+            protocol = one.protocol["protocol"]  # none where an older version judged
+            _check_names(path, {"benchmark": one.benchmark} | ({"protocol": protocol} if protocol else {}))
+            found.append(one)
     return found
+
+
+def _check_names(path: Path, names: Mapping[str, Any]) -> None:
+    """They become names of the report's files."""
+    for key, name in names.items():
+        if fault := name_fault(name):
+            raise ValueError(f"{path}: {key}={name!r}: {fault}; delete the folder, or put the name right")
 
 
 def collect(runs: Path) -> list[Cell]:

@@ -13,8 +13,9 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -24,7 +25,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from alttrain.backbone.source import cache_folder
-from alttrain.config import STAGES, RunError, preview, register
+from alttrain.config import STAGES, Fault, RunError, preview, register
+from alttrain.config.targets import take_trusted
 from alttrain.run.launchers import PARENT, absent, end_with_parent
 from alttrain.training.ranks import Leader, follow, follows, verify
 
@@ -47,6 +49,11 @@ def main() -> None:
         return
     end_with_parent()
     register()
+    try:
+        sys.argv[1:] = _allowed(sys.argv[1:])
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's: end as Ctrl-C does, so that nothing started stays
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))  # torch's own is below /tmp
     swept = None
@@ -61,6 +68,8 @@ def main() -> None:
         if not any(argument.split("=")[0] in QUESTIONS for argument in sys.argv[1:]):
             swept = _refuse_faults(*_asked(sys.argv[1:]))
             os.environ[PARENT] = str(os.getpid())
+        elif found := [fault for fault in preview(_asked(sys.argv[1:])[0])[0] if fault.key.startswith("hydra.")]:
+            _refuse(found)  # Hydra sets its logging up to answer, too
         elif shown := _sweep_shown(sys.argv[1:]):
             print(shown)
             return
@@ -75,6 +84,19 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _allowed(arguments: list[str]) -> list[str]:
+    """The arguments for Hydra. Raises ValueError where it would compose another config than what is checked here."""
+    rest = take_trusted(arguments)
+    flags = get_args_parser().parse_args(rest)
+    for flag in ("config_name", "config_path", "experimental_rerun"):
+        if getattr(flags, flag):
+            raise ValueError(
+                f"--{flag.replace('_', '-')} is not taken: alttrain composes conf/run.yaml; give your own options in a "
+                "folder of groups, --config-dir=FOLDER"
+            )
+    return rest
 
 
 def _interrupt(*unused: object) -> None:
@@ -97,6 +119,11 @@ def _sweep_shown(arguments: list[str]) -> str:
     return config_shown(*_asked(arguments), flags.resolve) if asked else ""
 
 
+def _refuse(found: Sequence[Fault]) -> NoReturn:
+    print("\n".join(["alttrain cannot run this:", *(f"  {fault}" for fault in found)]), file=sys.stderr)
+    sys.exit(2)
+
+
 def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
     """Exit with every fault of the command line and of the configs it composes, before anything loads or is written.
 
@@ -104,8 +131,7 @@ def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
     """
     found, configs = preview(overrides)
     if found:
-        print("\n".join(["alttrain cannot run this:", *(f"  {fault}" for fault in found)]), file=sys.stderr)
-        sys.exit(2)
+        _refuse(found)
     from alttrain.run.assembly import assemble
     from alttrain.run.stages.check import check_light
     from alttrain.run.stages.needs import fitted
@@ -123,7 +149,7 @@ def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
             check_light(run := fitted(assemble(config)))
             verify(*_processes(run))
     except (RunError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(RunError(str(error)), file=sys.stderr)
         sys.exit(2)
     return None
 
@@ -186,15 +212,14 @@ def _stages(run: "Run", reports: bool, leader: "Leader") -> None:
     """Run the stages in their order, in a folder that is this process's alone."""
     from alttrain.run.folder import open_folder
     from alttrain.run.session import Session
-    from alttrain.run.stages.generate import longest_prompt
+    from alttrain.run.stages.check import bound
     from alttrain.run.status import Log, locked
 
     session = Session(run)
     if "check" in run.stages and _has_work(run):
         _stage("check", run, session)
-    elif "generate" in run.stages and _has_work(run):
-        for benchmark in run.benchmarks:
-            longest_prompt(run, session.renderer, benchmark)
+    elif {"rewrite", "generate"} & set(run.stages) and _has_work(run):
+        bound(run, session)
     due = [stage for stage in STAGES[1:] if stage in run.stages and (reports or stage != "report")]
     if set(due) <= {"report"}:
         for stage in due:

@@ -1,11 +1,11 @@
 """A composed config -> the typed parts of a run. Light: no part loads weights or imports torch when it is made."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.backbone import Backbone, FullFineTuning, LoRA, NoAdapter
@@ -21,7 +21,7 @@ from alttrain.config import (
     shaping,
 )
 from alttrain.config.identity import shaping_of_engine, shaping_of_judge
-from alttrain.config.secrets import exposed
+from alttrain.config.names import name_fault
 from alttrain.dataset import Dataset
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
 from alttrain.generation import ChildServer, InProcess, InProcessVllm, Server
@@ -126,16 +126,14 @@ def assemble(config: DictConfig) -> Run:
         raise RunError("\n".join(["this config cannot run:", *(f"  {fault}" for fault in found)]))
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    if secrets := exposed(plain):
-        raise RunError("\n".join(["this config cannot run:", *(f"  {secret}" for secret in secrets)]))
-    part = _builder(config)
+    part = _builder(plain)
     benchmarks = {name: part(f"evaluation.benchmarks.{name}") for name in config.evaluation.benchmarks}
     for name, benchmark in benchmarks.items():
         if benchmark.name != name:
             raise RunError(f"evaluation.benchmarks.{name}.name={benchmark.name!r}: must be the key it is mounted at")
     name = run_name(config)
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise RunError(f"the run's name {name!r} would not be a plain folder name; check tag and the groups' names")
+    if fault := name_fault(name):
+        raise RunError(f"the run's name {name!r}: {fault}; shorten tag, or the names of its parts")
     run = Run(
         name=name,
         folder=Path(config.output_dir) / "runs" / name,
@@ -187,16 +185,14 @@ def _prompted(backbone: Backbone, system_prompt: str | None) -> Backbone:
     return backbone if system_prompt is None else replace(backbone, system_prompt=system_prompt)
 
 
-def _builder(config: DictConfig) -> Callable[[str], Any]:
+def _builder(plain: dict[Any, Any]) -> Callable[[str], Any]:
+    """Builds the parts of a plain config in which no fault was found, by their keys."""
+
     def build(key: str) -> Any:
+        node = functools.reduce(lambda node, name: node[name], key.split("."), plain)
         try:
-            return instantiate(OmegaConf.select(config, key))
-        except InstantiationException as error:
-            raise RunError(f"{key}: {_cause(error)}") from error
+            return instantiate(node)
+        except Exception as error:  # whatever a class of the user's raises
+            raise RunError(f"{key}: {' '.join(str(error).split())}") from error
 
     return build
-
-
-def _cause(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return " ".join(str(cause).split())

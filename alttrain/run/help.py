@@ -17,6 +17,7 @@ GROUP=OPTION chooses a part, KEY=VALUE sets anything in it, -m sweeps over comma
   --cfg job            the config that a command would run, and with it every key
   --info defaults      where each part of it is from
   --config-dir FOLDER  your own options, beside those below
+  trusted=[PACKAGE]    what a config may build besides alttrain's own classes
   --hydra-help         all flags
 """
 

@@ -4,7 +4,8 @@
     alttrain-show RUN_FOLDER --row ID         a row's original thought against the one it was rewritten to
 
 Reads the run's config.yaml, train.jsonl and, for a row, originals.jsonl (the examples before the rewrite). On a
-terminal supervised text is green and the rest dim; elsewhere it stands between [[ and ]].
+terminal supervised text is green and the rest dim; elsewhere it stands between [[ and ]]. A run with your own classes
+needs `trusted=[mypackage]` here, too.
 """
 
 import argparse
@@ -12,12 +13,15 @@ import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 from rich.console import Console
 from rich.text import Text
 
 from alttrain.config import instantiate
+from alttrain.config.binding import target_faults
+from alttrain.config.targets import take_trusted
 from alttrain.records import Example, iterate_rows, read_rows
 from alttrain.rewrite import render
 from alttrain.tokenization import IGNORED, Renderer, Sequence
@@ -32,9 +36,9 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--batch", type=int, nargs="?", const=0, metavar="STEP", help="the batch of a step (default 0)")
     what.add_argument("--row", metavar="ID", help="a row's original thought against the rewritten one")
-    asked = parser.parse_args()
     console = Console(soft_wrap=True, highlight=False)
     try:
+        asked = parser.parse_args(take_trusted(sys.argv[1:]))
         shown = show_row(asked.run, asked.row) if asked.row else show_batch(asked.run, asked.batch, console.is_terminal)
         for text in shown:
             console.print(text)
@@ -50,13 +54,13 @@ def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
     from alttrain.backbone.weights import load_tokenizer
     from alttrain.training.packing import BatchStream
 
-    config = OmegaConf.load(_present(run / "config.yaml"))
-    backbone, training = instantiate(config.backbone), instantiate(config.training)
+    config = _config(run / "config.yaml")
+    backbone, training = instantiate(config["backbone"]), instantiate(config["training"])
     examples = read_rows(_present(run / "train.jsonl"), Example)
     tokenizer = at_hand(backbone, "tokenizer.json")
     renderer = Renderer(backbone, load_tokenizer(tokenizer.parent if tokenizer else resolve(backbone).folder))
     kept, too_long = renderer.sequences(examples, training.max_length)
-    stream = BatchStream(kept, training, config.seed)
+    stream = BatchStream(kept, training, config["seed"])
     if not 0 <= step < len(stream):
         raise ValueError(f"--batch {step}: this run has steps 0 to {len(stream) - 1}")
     members = [kept[index] for index in stream.members(step)]
@@ -117,6 +121,18 @@ def _origin(origin: str) -> str:
 
 def _row(path: Path, name: str) -> Example | None:
     return next((row for row in iterate_rows(_present(path), Example) if row.id == name), None)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """What of a run's config makes its batches, read as plain values. Raises ValueError where it may not be built."""
+    try:
+        whole = yaml.safe_load(_present(path).read_text(encoding="utf-8"))
+        config = {key: whole[key] for key in ("seed", "backbone", "training")}
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the config of a run: {error}") from error
+    if found := list(target_faults(config)):
+        raise ValueError("\n".join([f"{path} cannot be used:", *(f"  {fault}" for fault in found)]))
+    return config
 
 
 def _present(path: Path) -> Path:

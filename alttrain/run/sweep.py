@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.config import RunError, run_name
-from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
+from alttrain.config.overrides import CONFIG_MODULE, composed
 from alttrain.records import Example, Texts, alone, write_json, write_text
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
@@ -47,7 +47,7 @@ LISTED = 30
 def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
     """Each job's overrides, as Hydra's sweeper will make them; none for a single run. To be asked inside of Hydra."""
     own = [argument for argument in arguments if not _is_sweep(argument)]
-    whole = compose(config_name=PRIMARY, overrides=own, return_hydra_config=True)
+    whole = composed(own, arguments, keep=True)
     if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
         return []
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -62,7 +62,7 @@ def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str
         batch = overrides_of(arguments, multirun)
         if not batch:
             return ""
-        config = OmegaConf.to_yaml(compose(config_name=PRIMARY, overrides=batch[0]), resolve=resolve)
+        config = OmegaConf.to_yaml(composed(batch[0], arguments), resolve=resolve)
     jobs = [f"#   {' '.join(overrides)}" for overrides in batch]
     return "\n".join([f"{config}# The first of {len(batch)} jobs. All of them:", *jobs])
 
@@ -74,14 +74,14 @@ def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], D
     """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         batch, found = overrides_of(arguments, multirun), []
-        composed: dict[tuple[str, ...], DictConfig] = {}
+        alike: dict[tuple[str, ...], DictConfig] = {}
         with bar("jobs", len(batch)) as advance:
             for job in batch:
                 seeds = [override for override in job if override.startswith("seed=")]
                 rest = tuple(override for override in job if override not in seeds)
-                if rest not in composed:
-                    composed[rest] = compose(config_name=PRIMARY, overrides=job)
-                config = composed[rest]
+                if rest not in alike:
+                    alike[rest] = composed(job, arguments)
+                config = alike[rest]
                 found.append((job, config, int(seeds[-1].partition("=")[2]) if seeds else config.seed))
                 advance(1)
         return found

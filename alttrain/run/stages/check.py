@@ -205,18 +205,37 @@ def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
         said = ((benchmark.asked(row), *row.turns) for row in benchmark.rows.examples(None))
         _tell_spelt(benchmark.name, "prompts", said, renderer)
     _tell_spelt("dataset", "rows", ((r.prompt, *r.turns, render(r.thought), r.answer) for r in rows), renderer)
-    longest = max([0, *(longest_prompt(run, renderer, benchmark) for benchmark in run.benchmarks)])
+    longest, prompt = fits_context(run, rows, renderer)
     if not isinstance(run.training, SupervisedFineTuning):
         return Sizes(longest)
+    trained = _prove_rows(run, rows, renderer, run.training.max_length)
+    rendered = trained or guessed_rows(rows, run.training.max_length)
+    return Sizes(longest, prompt, rendered, counted=trained is not None)
+
+
+def bound(run: Run, session: Session) -> None:
+    """What holds without this stage, too: no stage asks for a longer prompt than the context. Raises RunError."""
+    rewrites = run.training.trains and "rewrite" in run.stages and not (run.folder / "rewrite.json").exists()
+    rows = run.dataset.examples(run.seed) if rewrites else []
+    fits_context(run, rows, _tokenizer_alone(run)[0] or session.renderer)
+
+
+def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple[int, int]:
+    """Tokens of the longest prompt of the benchmarks and of the dataset.
+
+    Raises RunError where the context cannot hold one with what is to be written to it.
+    """
+    asked = run.benchmarks if {"check", "generate"} & set(run.stages) else ()
+    longest = max([0, *(longest_prompt(run, renderer, benchmark) for benchmark in asked)])
+    if not rows:
+        return longest, 0
     lengths = [len(prompt) for prompt in renderer.prompts(rows, run.training.thought)]
     refuse_too_long(run, "dataset", rows, lengths, 1, "one token of response")
     if run.structure.original is not None and lacks_originals(run, rows):
         asks = [lacks_original(run.structure, row) for row in rows]
-        asked, longs = list(compress(rows, asks)), list(compress(lengths, asks))
-        refuse_too_long(run, "dataset", asked, longs, run.structure.original.tokens, tokens_key(run))
-    trained = _prove_rows(run, rows, renderer, run.training.max_length)
-    rendered = trained or guessed_rows(rows, run.training.max_length)
-    return Sizes(longest, max(lengths), rendered, counted=trained is not None)
+        own, longs = list(compress(rows, asks)), list(compress(lengths, asks))
+        refuse_too_long(run, "dataset", own, longs, run.structure.original.tokens, tokens_key(run))
+    return longest, max(lengths)
 
 
 def _compare_templates(run: Run, renderer: Renderer) -> None:
