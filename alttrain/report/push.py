@@ -13,10 +13,10 @@ import re
 import sys
 from pathlib import Path
 
-from alttrain.backbone.source import is_path
 from alttrain.report.card import TRAINED
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+NAME = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,7 +48,7 @@ def trained_folder(run: Path) -> Path:
         raise FileNotFoundError(f"{found[0] / 'README.md'} is not there; alttrain stages=[report] writes it")
     for path in sorted(found[0].glob("*config.json")):  # of a backbone read from a folder, by an earlier version
         for key, value in json.loads(path.read_text(encoding="utf-8")).items():
-            if key.endswith("name_or_path") and is_path(str(value)):
+            if key.endswith("name_or_path") and value and (not NAME.fullmatch(str(value)) or Path(str(value)).is_dir()):
                 raise ValueError(f"{path}: {key}={value} is a folder of this machine; put the model's name there")
     return found[0]
 
