@@ -12,7 +12,7 @@ from made_runs import compared, make_run, no_train
 
 from alttrain.config import preview, register
 from alttrain.evaluation.statistics import detectable_difference
-from alttrain.records import Generation, Judgement, write_rows
+from alttrain.records import Judgement, write_rows
 from alttrain.report import (
     Cell,
     Compared,
@@ -232,7 +232,7 @@ def judge_run(runs: Path, run: str, verdicts: str, hashed: str = "h", **named: A
         "failures": [{"label": "harmful", **failed}, {"label": "benign", **dict.fromkeys(failed, 0)}],
     }
     metric = numbers("harmful_rate", 0.5, 0.25, 0.75)
-    provenance = {"protocol": "offline", "protocol_hash": hashed}
+    provenance = {"measure": "harmful_rate", "protocol": "offline", "protocol_hash": hashed}
     judged = {"benchmark": "x", "metrics": [metric], "provenance": provenance, "analysis": analysis}
     (folder / "metrics.json").write_text(json.dumps(judged))
 
@@ -365,14 +365,14 @@ def test_page_texts_is_checked_with_the_config() -> None:
 
 
 def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
-    """Half a surrogate pair is no fault."""
     folder = make_run(tmp_path, {"x": ("accuracy", "yn")}) / "evaluation" / "x.alttrain"
     path = folder / "generations.jsonl"
-    path.write_text(path.read_text().replace("Prompt p1?", "\\ud83d"))
+    whole = path.read_text()
     (one,) = evaluations(tmp_path)
-    assert [row.id for row in items.tokens(one)] == ["p0", "p1"]
-    (row,) = items.whole(path, Generation, [False, True])
-    assert row.prompt == "\ud83d"
-    path.write_text(path.read_text() + '{"id": 3}\n')
-    with pytest.raises(ValueError, match=r"generations\.jsonl: .*run the judge stage again"):
+    for bad in (whole.replace("Prompt p1?", "\\ud83d"), whole.splitlines()[0] + '\n{"id": 3}\n'):
+        path.write_text(bad)
+        with pytest.raises(ValueError, match=r"generations\.jsonl line 2: .*run the same command again"):
+            items.tokens(one)
+    path.write_text(whole.splitlines()[0] + "\n" + whole)
+    with pytest.raises(ValueError, match=r"generations\.jsonl line 2: the row of line 1 again"):
         items.tokens(one)

@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alttrain.records import write_text
+from alttrain.records import DamagedError, Names, read_json, read_metrics, write_text
+
+log = logging.getLogger(__name__)
 
 Row = TypeVar("Row")
 """A frozen dataclass of strings, integers, floats and booleans."""
@@ -48,6 +51,8 @@ class Evaluation:
     names: dict[str, Any]
     folder: Path
     judged: dict[str, Any]
+    checked: set[str] = field(default_factory=set, compare=False)
+    """Its files of rows whose checksums were found to be those that metrics.json has."""
 
     @property
     def run(self) -> str:
@@ -76,14 +81,27 @@ class Evaluation:
         return dict(self.judged.get("analysis", {}))
 
 
-def evaluations(runs: Path) -> list[Evaluation]:
-    """All judged benchmarks of all run folders, sorted by run and benchmark."""
-    found = []
+def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]:
+    """All judged benchmarks of all run folders but those left out, sorted by run and benchmark.
+
+    A run with a damaged file is left out, too, and named in the log.
+    """
+    found: list[Evaluation] = []
     for record in sorted(runs.glob("*/run.json")):
-        names = json.loads(record.read_text(encoding="utf-8"))
-        for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
-            found.append(Evaluation(names, path.parent, json.loads(path.read_text(encoding="utf-8"))))
+        if record.parent in left_out:
+            continue
+        paths = sorted(record.parent.glob("evaluation/*/metrics.json"))
+        try:
+            names = read_json(record, Names)
+            found += [Evaluation(names, path.parent, read_metrics(path)) for path in paths]
+        except DamagedError as error:
+            tell_left_out(record.parent, error)
     return found
+
+
+def tell_left_out(run: Path, error: DamagedError) -> None:
+    """Name a run that no report can hold, and why."""
+    log.warning("report    left out %s: %s", run.name, error)
 
 
 def collect(runs: Path) -> list[Cell]:

@@ -12,13 +12,16 @@ import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
+from yaml import YAMLError
 
 from alttrain.config import instantiate
-from alttrain.records import Example, iterate_rows, read_rows
+from alttrain.records import DamagedError, Example, iterate_rows, read_rows, read_utf8
 from alttrain.rewrite import render
 from alttrain.tokenization import IGNORED, Renderer, Sequence
 
@@ -50,7 +53,7 @@ def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
     from alttrain.backbone.weights import load_tokenizer
     from alttrain.training.packing import BatchStream
 
-    config = OmegaConf.load(_present(run / "config.yaml"))
+    config = _config(_present(run / "config.yaml"))
     backbone, training = instantiate(config.backbone), instantiate(config.training)
     examples = read_rows(_present(run / "train.jsonl"), Example)
     tokenizer = at_hand(backbone, "tokenizer.json")
@@ -67,6 +70,18 @@ def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
         supervised = sum(label != IGNORED for label in sequence.labels)
         yield Text(f"\n{sequence.id}: {len(sequence)} tokens, {supervised} supervised", style="bold")
         yield marked(sequence, renderer, styled)
+
+
+def _config(path: Path) -> Any:
+    try:
+        config = OmegaConf.create(read_utf8(path))
+        if missing := {"backbone", "training", "seed"} - set(config):
+            raise DamagedError(path, f"has no {min(missing)!r}")
+        return config
+    except DamagedError:
+        raise
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedError(path, f"no config ({type(error).__name__}: {error})") from error
 
 
 def marked(sequence: Sequence, renderer: Renderer, styled: bool) -> Text:
@@ -120,6 +135,6 @@ def _row(path: Path, name: str) -> Example | None:
 
 
 def _present(path: Path) -> Path:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path} is not there; give a run's folder whose rewrite stage is done")
     return path

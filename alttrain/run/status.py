@@ -10,6 +10,7 @@ OUTPUT_DIR/.sweep/plan.json.
 
 import argparse
 import json
+import logging
 import os
 import platform
 import sys
@@ -20,15 +21,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
+import msgspec
 from filelock import FileLock, Timeout
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from alttrain.config import RunError
-from alttrain.records import build, clear_unfinished, write_json
+from alttrain.records import DamagedError, clear_unfinished, kept_json, read_json, write_json
+
+log = logging.getLogger(__name__)
 
 State = Literal["running", "done", "failed", "stopped", "pending"]
 COLOURS: dict[State, str] = {
@@ -58,16 +62,26 @@ class Status:
     error: str = ""
 
 
+class _Planned(TypedDict):
+    """A job of plan.json."""
+
+    run: str
+
+
+class _Plan(TypedDict):
+    """plan.json."""
+
+    jobs: list[_Planned]
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_status(folder: Path) -> Status | None:
     """A run's status as it was written; None where it never was, or is no such file."""
-    try:
-        return build(json.loads((folder / "status.json").read_text(encoding="utf-8")), Status, "status.json")
-    except (OSError, ValueError):
-        return None
+    found = kept_json(folder / "status.json", Status)
+    return msgspec.convert(found, Status) if found else None
 
 
 class Log:
@@ -91,8 +105,18 @@ class Log:
         self._write(replace(self._status, state=state, error=lines[-1][:500]))
 
     def _write(self, status: Status) -> None:
-        self._status = replace(status, changed=_now())
-        write_json(self.folder / "status.json", asdict(self._status))
+        """Write it, on a full disk over the file that is there: what it said before holds no longer."""
+        self._status, path = replace(status, changed=_now()), self.folder / "status.json"
+        try:
+            write_json(path, asdict(self._status))
+        except OSError as error:
+            log.warning("status    %s", error)
+            try:
+                with path.open("r+b") as file:
+                    file.write(json.dumps(asdict(self._status)).encode())
+                    file.truncate()
+            except OSError:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -123,7 +147,7 @@ def state_of(folder: Path) -> Status:
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+    except (Timeout, OSError):  # where nothing may be written it cannot be told
         return status
     lock.release()
     return replace(status, state="stopped")
@@ -134,7 +158,11 @@ def statuses(output_dir: Path) -> dict[str, Status]:
     folders = sorted(path.parent for path in (output_dir / "runs").glob("*/run.json"))
     found = {folder.name: state_of(folder) for folder in folders}
     plan = output_dir / PLAN
-    planned = json.loads(plan.read_text(encoding="utf-8"))["jobs"] if plan.exists() else []
+    try:
+        planned = read_json(plan, _Plan)["jobs"] if plan.exists() else []
+    except DamagedError as error:
+        log.warning("%s", error)
+        planned = []
     jobs = Counter(job["run"] for job in planned)
     ended = Counter(path.stem for path in (output_dir / ENDED).glob("*"))
     for run, count in jobs.items():

@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from alttrain.records import write_text
+from alttrain.records import read_losses, write_text
 from alttrain.training.tracking import Tracking
 
 
@@ -46,8 +46,7 @@ class CsvLog(_Rows):
     def _before(self, step: float) -> list[str]:
         if not self.path.exists():
             return []
-        with self.path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("step") and int(row["step"]) < step]
+        rows = [row for before, row in read_losses(self.path) if before < step]
         return [",".join(row.get(column) or "" for column in self._columns) + "\n" for row in rows]
 
 

@@ -11,7 +11,6 @@ judges alone; one whose server did not reply is asked for again. Judgements are 
 - metrics.json      the numbers, with the protocol's hash
 """
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -35,7 +34,20 @@ from alttrain.evaluation.judges.material import request
 from alttrain.evaluation.labels import SHOWN, HumanLabels, Name, read_labels, text_hash
 from alttrain.evaluation.metrics import Summary
 from alttrain.evaluation.protocol import Part, seen_by_judge
-from alttrain.records import Example, Generation, Judgement, iterate_rows, read_rows, write_json, write_rows
+from alttrain.records import (
+    DamagedError,
+    Example,
+    Generation,
+    Judgement,
+    checksum,
+    iterate_rows,
+    kept_json,
+    read_metrics,
+    read_rows,
+    write_json,
+    write_metrics,
+    write_rows,
+)
 from alttrain.run.assembly import Run
 from alttrain.run.folder import as_json, evaluation_folder
 from alttrain.run.progress import bar
@@ -43,6 +55,8 @@ from alttrain.run.session import Session
 from alttrain.run.stages.analysis import Counts
 from alttrain.run.tracking import tell
 
+MADE_FROM = ("generations.jsonl", "judgements.jsonl", "adherence.jsonl")
+"""The files of rows that metrics.json tells the checksums of: what is not of these is judged again."""
 log = logging.getLogger(__name__)
 
 
@@ -64,8 +78,15 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
 
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
     """Whether the metrics are there, of these judges, protocol and labels."""
-    path = evaluation_folder(run, benchmark) / "metrics.json"
-    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["provenance"] == _provenance(run, benchmark)
+    return bool(judged := _judged(run, benchmark)) and judged["provenance"] == _provenance(run, benchmark)
+
+
+def _judged(run: Run, benchmark: Benchmark) -> dict[str, Any]:
+    """metrics.json; empty where it is absent or damaged."""
+    try:
+        return read_metrics(evaluation_folder(run, benchmark) / "metrics.json")
+    except (FileNotFoundError, DamagedError):
+        return {}
 
 
 def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
@@ -92,24 +113,33 @@ def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
 
 def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     """Whether there was anything to judge."""
-    if is_judged(run, benchmark):
-        return False
     folder, provenance = evaluation_folder(run, benchmark), _provenance(run, benchmark)
+    changed: list[str] = []
+    if is_judged(run, benchmark):
+        made_from = _judged(run, benchmark).get("made_from", {})
+        changed = [name for name, digest in made_from.items() if checksum(folder / name) != digest]
+        if not changed:
+            return False
     judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
     judgements = Judgements(folder, judges, run.protocol.parts)
     expected = len(benchmark.rows.examples(None)) * run.protocol.decoding_for(benchmark).samples
     if judgements.rows != expected:
-        raise FileNotFoundError(
-            f"{folder / 'generations.jsonl'} has {judgements.rows} of {expected} generations; "
-            "run the generate stage first"
-        )
+        path, found = folder / "generations.jsonl", judgements.rows
+        if found > expected:
+            raise DamagedError(path, f"has {found} generations, and the benchmark asks for {expected}")
+        raise FileNotFoundError(f"{path} has {found} of {expected} generations; run the generate stage first")
+    if changed:
+        log.warning("judge     %s is judged again: %s changed since", folder.name, " and ".join(changed))
+        if changed != ["adherence.jsonl"]:  # that one is made again anyway
+            judgements.path.unlink(missing_ok=True)
+        (folder / "metrics.json").unlink()
     _make(session, judgements, provenance["judges"], folder, run.protocol.parts)
     counts, metrics = _measure(run, benchmark, judgements, folder)
     if len(judges) > 1 or benchmark.human_labels:
         _agreement(run, benchmark, judgements, folder)
     _refuse_unjudged(judgements, folder)
     contamination = _contamination(run, benchmark)
-    write_json(
+    write_metrics(
         folder / "metrics.json",
         {
             "benchmark": benchmark.name,
@@ -118,6 +148,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
             "left_out": [asdict(row) for row in benchmark.left_out()],
             "metrics": [_plain(metric) for metric in metrics],
             "analysis": counts.analysis(run.protocol.judged),
+            "made_from": {name: checksum(folder / name) for name in MADE_FROM},
         },
     )
     rate = metrics[0]
@@ -143,7 +174,7 @@ def _make(
 ) -> None:
     """Keep the judgements that still hold, and judge what is missing."""
     record = folder / "judges.json"
-    before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    before = kept_json(record) or {}
     judgements.keep(lambda row: before.get(row.judge) == configured[row.judge] and not row.error.startswith(NO_REPLY))
     write_json(record, configured)
     for name in judgements.judges:

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -26,12 +26,13 @@ from rich.table import Table
 
 from alttrain import __version__
 from alttrain import report as room
-from alttrain.records import Texts, write_text
+from alttrain.records import DamagedError, Texts, kept_json, write_text
 from alttrain.report import (
     TITLES,
     Cell,
     Compared,
     Entry,
+    Evaluation,
     Structure,
     cells_of,
     comparisons,
@@ -47,6 +48,7 @@ from alttrain.report import (
     variants,
     write_csv,
 )
+from alttrain.report.runs import tell_left_out
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
@@ -61,6 +63,13 @@ SHOWN = "overview"
 OF_RUN = ("run.json", "train.json", "rewrite.json", "fingerprint.json", "logs/metrics.csv")
 OF_BENCHMARK = ("metrics.json", "judgements.jsonl", "generations.jsonl", "adherence.jsonl")
 """The files a report is made from."""
+
+
+class _Stamp(TypedDict):
+    """.stamp: what the last report was made from, and its files."""
+
+    digest: str
+    files: list[str]
 
 
 def report(run: Run, session: Session) -> None:
@@ -82,8 +91,8 @@ def write_report(output_dir: Path, texts: Texts = "all") -> list[Entry]:
     if before.get("digest") != digest or not all((folder / name).exists() for name in files):
         stamp.unlink(missing_ok=True)  # what is cut off is made anew
         with _rare_collections():
-            made = [path.relative_to(folder).as_posix() for path in _write(output_dir, texts)]
-        for stale in set(files) - set(made):
+            made, tried = _written(output_dir, texts)
+        for stale in {*files, *tried} - {*made}:
             (folder / stale).unlink(missing_ok=True)
         write_text(stamp, json.dumps({"digest": digest, "files": made}))
     shown = folder / "tables" / f"{SHOWN}.csv"
@@ -103,11 +112,7 @@ def _rare_collections() -> Iterator[None]:
 
 def _stamped(stamp: Path) -> Mapping[str, Any]:
     """What the last report was made from, and its files; nothing where there is none, or an older version's."""
-    try:
-        found = json.loads(stamp.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return kept_json(stamp, _Stamp) or {}
 
 
 def _digest(runs: Path, texts: str) -> str:
@@ -127,11 +132,33 @@ def _inputs(runs: Path) -> Iterator[Path]:
             yield from (judged.parent / name for name in OF_BENCHMARK)
 
 
-def _write(output_dir: Path, texts: Texts) -> Iterator[Path]:
-    """Make everything; the files that were written."""
-    folder, judged = output_dir / "report", evaluations(output_dir / "runs")
+def _written(output_dir: Path, texts: Texts) -> tuple[list[str], list[str]]:
+    """Make everything: the files that were written, and those of attempts that a damaged file ended.
+
+    A run with a damaged file is named and left out, whichever of its files it is and whoever finds it.
+    """
+    runs, left_out, tried = output_dir / "runs", set[Path](), list[str]()
+    while True:
+        made: list[str] = []
+        try:
+            for path in _write(output_dir, texts, evaluations(runs, left_out)):
+                made.append(path.relative_to(output_dir / "report").as_posix())
+            return made, tried
+        except DamagedError as error:
+            run = runs / error.path.relative_to(runs).parts[0]
+            tell_left_out(run, error)
+            left_out.add(run)
+            tried += made
+
+
+def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator[Path]:
+    """Make everything of these benchmarks; the files that were written."""
+    folder = output_dir / "report"
     for run in dict.fromkeys(one.folder.parent.parent for one in judged):
-        rewrite_card(run)
+        try:
+            rewrite_card(run)
+        except OSError as error:
+            log.warning("report    the card of %s stays as it is: %s", run.name, error)
     cells, grouped = cells_of(judged), variants(judged)
     compared, contrasts = comparisons(grouped)
     write_csv(folder / "metrics.csv", Cell, cells)
@@ -150,7 +177,7 @@ def _write(output_dir: Path, texts: Texts) -> Iterator[Path]:
     from alttrain.report.page import write_page
 
     yield from draw_all(found, grouped, folder / "figures")
-    if page := write_page(output_dir, texts, made=(compared, found)):
+    if page := write_page(output_dir, texts, made=(judged, compared, found)):
         yield page
 
 
