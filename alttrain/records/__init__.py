@@ -12,7 +12,16 @@ read by `reading`, which names what is damaged and what to do. No torch here.
 """
 
 from alttrain.records.documents import Names, Rewritten, Trained, read_losses, read_metrics, write_metrics
-from alttrain.records.files import UNFINISHED, alone, clear_unfinished, write_json, write_text
+from alttrain.records.files import (
+    UNFINISHED,
+    alone,
+    append,
+    clear_unfinished,
+    full_disk,
+    replacing,
+    write_json,
+    write_text,
+)
 from alttrain.records.lines import (
     Row,
     append_rows,
@@ -70,6 +79,7 @@ __all__ = [
     "Texts",
     "Trained",
     "alone",
+    "append",
     "append_rows",
     "build",
     "checksum",
@@ -77,6 +87,7 @@ __all__ = [
     "decode",
     "encode",
     "from_cache",
+    "full_disk",
     "iterate_rows",
     "kept_json",
     "names_of",
@@ -89,6 +100,7 @@ __all__ = [
     "read_rows",
     "read_utf8",
     "repair_rows",
+    "replacing",
     "seal",
     "shape_of",
     "sort_lines",

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from alttrain.records.files import replacing
+from alttrain.records.files import append, replacing
 from alttrain.records.reading import NO_JSON, DamagedError, opened
 
 Row = TypeVar("Row")
@@ -161,16 +161,7 @@ def repair_rows(path: Path) -> int:
 
 def append_rows(path: Path, rows: Iterable[Any]) -> None:
     """Append rows in one write of whole lines, flushed to disk; on an error, such as a full disk, none of them."""
-    text = "".join(encode(row) + "\n" for row in rows)
-    with path.open("ab", buffering=0) as file:
-        before, left = file.tell(), memoryview(text.encode())
-        try:
-            while left:
-                left = left[file.write(left) :]
-            os.fsync(file.fileno())
-        except OSError as error:
-            file.truncate(before)
-            raise OSError(error.errno, error.strerror, str(path)) from error
+    append(path, "".join(encode(row) + "\n" for row in rows).encode())
 
 
 def sort_rows(path: Path, places: Mapping[tuple[str, int], int]) -> None:

@@ -110,7 +110,7 @@ class Log:
         try:
             write_json(path, asdict(self._status))
         except OSError as error:
-            log.warning("status    %s", error)
+            log.debug("%s", error)
             try:
                 with path.open("r+b") as file:
                     file.write(json.dumps(asdict(self._status)).encode())

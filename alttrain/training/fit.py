@@ -6,7 +6,6 @@ call goes on from.
 
 import importlib.util
 import logging
-import os
 import signal
 import threading
 import warnings
@@ -21,6 +20,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 
 from alttrain import tokenization
+from alttrain.records import replacing
 from alttrain.training.config import Hardware, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training, recompute_layers
 from alttrain.training.packing import BatchStream, Division
@@ -77,14 +77,8 @@ class _Beside(TorchCheckpointIO):  # type: ignore[misc]
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Save what `torch.load` reads."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("wb") as file:
+        with replacing(Path(path)) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
 
 @dataclass(frozen=True)

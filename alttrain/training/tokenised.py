@@ -8,16 +8,14 @@ template and the examples.
 import hashlib
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 
 from alttrain import __version__, tokenization
-from alttrain.records import DamagedError, Example, from_cache, read_bytes, seal
+from alttrain.records import DamagedError, Example, from_cache, read_bytes, replacing, seal
 from alttrain.tokenization import Renderer
 
 
@@ -29,14 +27,9 @@ def tokenised(renderer: Renderer, examples: Sequence[Example], folder: Path) -> 
     sequences = renderer.render(examples)
     tokens = np.array([token for sequence in sequences for token in sequence.ids], dtype=np.int32)
     lengths = np.array([(len(s.prompt), len(s.response)) for s in sequences], dtype=np.int64).reshape(-1, 2)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{uuid4().hex}.npz"
-    try:
-        np.savez(temporary, tokens=tokens, lengths=lengths)
-        os.replace(temporary, path)
-        seal(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        np.savez(file, tokens=tokens, lengths=lengths)
+    seal(path)
     return sequences
 
 
