@@ -17,13 +17,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import tiny
 from conftest import tiny_overrides
 from hydra import compose, initialize_config_module
 
+from alttrain.backbone.weights import load_tokenizer
 from alttrain.config import RunError, register
+from alttrain.generation.config import Decoding
+from alttrain.generation.kept import KeptDecoder
+from alttrain.records import Example
 from alttrain.records.reading import REMEDY
+from alttrain.report import figures
 from alttrain.run import show, status
 from alttrain.run.app import execute
+from alttrain.tokenization import Renderer
+from alttrain.training.tokenised import tokenised
 
 RUN = "runs/tiny-embedded-alttrain-demo-s0"
 SET = f"{RUN}/evaluation/embedded_harmful"
@@ -168,8 +176,10 @@ class Finished:
 
     def __init__(self, root: Path, arguments: list[str]) -> None:
         self.root = root
-        self.arguments = [*(a for a in arguments if not a.startswith("output_dir=")), "trainer.log_every=1"]
+        own = [*(a for a in arguments if not a.startswith("output_dir=")), "trainer.log_every=1"]
         self.outputs = root / "outputs"
+        with initialize_config_module("alttrain.conf", version_base="1.3"):
+            self.config = compose("run", overrides=[*own, f"output_dir={self.outputs}"])
         self.command()
         self.numbers = self.found()
         shutil.copytree(self.outputs, root / "kept")
@@ -177,9 +187,7 @@ class Finished:
 
     def command(self) -> None:
         """The same command, in this process."""
-        with initialize_config_module("alttrain.conf", version_base="1.3"):
-            config = compose("run", overrides=[*self.arguments, f"output_dir={self.outputs}"])
-        execute(config)
+        execute(self.config)
 
     def found(self) -> dict[str, object]:
         """All numbers of the run and of the report."""
@@ -204,8 +212,8 @@ class Finished:
         except RunError as error:
             said = str(error)
         if said:
-            assert path.name in said
-            assert len(said.splitlines()) <= 3
+            assert path.name in said or path.name == "fingerprint.json"  # it tells what differs, and the folder
+            assert len(said.splitlines()) <= 3 or path.name == "fingerprint.json"
             return "delete" if REMEDY in said else "named"
         if self.found() == self.numbers:
             return "repaired"
@@ -221,6 +229,7 @@ def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     register()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALTTRAIN_CACHE", str(root / "cache"))
+        patch.setattr(figures, "draw_all", lambda *unused: [])  # they take most of the time, and are not read
         yield Finished(root, tiny_overrides(tiny_folder, root))
 
 
@@ -252,3 +261,84 @@ def test_a_spoiled_file_is_repaired_or_named(
     with capsys.disabled():
         if EVERY:
             print(f"\n{Path(name).name} {kind}: {told}", end="")
+
+
+# --- caches: made again, never taken ---
+
+SPOILT: dict[str, Spoil] = {
+    **{kind: ANY[kind] for kind in ("empty", "null", "list", "deep", "nan", "nul", "torn", "pipe")},
+    **{
+        f"byte_{share}": changed(lambda content, share=share: _turned(content, len(content) * share // 10))
+        for share in range(10)
+    },
+}
+
+
+def _turned(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+class Counted:
+    """A decoder that counts how often it is asked."""
+
+    asked = 0
+
+    def generate(self, prompts: list[list[int]], *unused: object) -> list[list[int]]:
+        self.asked += 1
+        return [[number * 11, 17, 42] for number in range(len(prompts))]
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_spoiled_kept_generations_are_made_again(kind: str, tmp_path: Path) -> None:
+    decoder = Counted()
+    kept = KeptDecoder(lambda: decoder, {"model": "x"}, tmp_path)
+    first = kept.generate([[1], [2], [3]], Decoding(5))
+    (path,) = tmp_path.rglob("*.json")
+    SPOILT[kind](path)
+    assert kept.generate([[1], [2], [3]], Decoding(5)) == first
+    assert decoder.asked == 2
+    assert kept.generate([[1], [2], [3]], Decoding(5)) == first
+    assert decoder.asked == 2
+
+
+def test_kept_generations_of_an_older_version_are_taken_where_they_can_be(tmp_path: Path) -> None:
+    """They have no checksum."""
+    decoder = Counted()
+    kept = KeptDecoder(lambda: decoder, {"model": "x"}, tmp_path)
+    first = kept.generate([[1], [2]], Decoding(5))
+    (path,) = tmp_path.rglob("*.json")
+    (seal,) = tmp_path.rglob("*.sha256")
+    seal.unlink()
+    assert kept.generate([[1], [2]], Decoding(5)) == first
+    assert decoder.asked == 1
+    for content in ("[[1]]", '[[1], ["2"]]', "[[1], [-2]]", "[1, 2]", "{}"):
+        path.write_text(content)
+        seal.unlink(missing_ok=True)
+        assert kept.generate([[1], [2]], Decoding(5)) == first
+    assert decoder.asked == 6
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+@pytest.mark.parametrize("sealed", [True, False])
+def test_spoiled_tokenised_examples_are_made_again(kind: str, sealed: bool, tiny_folder: Path, tmp_path: Path) -> None:
+    renderer = Renderer(tiny.backbone(tiny_folder), load_tokenizer(tiny_folder))
+    rows = [Example(f"p{n}", f"Prompt {n}?", "benign", answer=f"Answer {n}.") for n in range(3)]
+    first = tokenised(renderer, rows, tmp_path)
+    assert tokenised(renderer, rows, tmp_path) == first
+    (path,) = tmp_path.glob("*.npz")
+    if not sealed:  # zip has checksums of its own
+        path.with_name(f"{path.name}.sha256").unlink()
+    SPOILT[kind](path)
+    assert tokenised(renderer, rows, tmp_path) == first
+    assert tokenised(renderer, rows, tmp_path) == first
+
+
+@pytest.mark.parametrize("kind", ["empty", "torn", "deep", "byte_4", "null"])
+def test_spoiled_originals_are_asked_for_again(kind: str, finished: Finished) -> None:
+    finished.restore()
+    (path,) = (finished.root / "cache" / "originals").glob("*.jsonl")
+    SPOILT[kind](path)
+    shutil.rmtree(finished.outputs)
+    finished.command()
+    assert finished.found() == finished.numbers
+    assert path.read_bytes() == (finished.root / "kept_cache" / "originals" / path.name).read_bytes()

@@ -83,7 +83,7 @@ def open_folder(run: Run) -> None:
         if new:
             write_json(run.folder / "fingerprint.json", run.fingerprint())
     except OSError as error:
-        raise RunError(f"output_dir={run.output_dir}: cannot write there ({error.strerror}); set output_dir") from error
+        raise RunError(f"output_dir={run.output_dir}: cannot write there ({error}); see to that, or set it") from error
 
 
 def described(run: Run) -> dict[str, Any]:
