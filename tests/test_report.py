@@ -1,6 +1,7 @@
 """Report run by run: run folders -> tidy cells and their CSV, the table of all runs, comparisons, the structure."""
 
 import json
+import logging
 import math
 import shutil
 from dataclasses import replace
@@ -12,7 +13,7 @@ from made_runs import compared, make_run, no_train
 
 from alttrain.config import preview, register
 from alttrain.evaluation.statistics import detectable_difference
-from alttrain.records import Judgement, write_rows
+from alttrain.records import Judgement, checksum, write_rows
 from alttrain.report import (
     Cell,
     Compared,
@@ -376,3 +377,45 @@ def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
     path.write_text(whole.splitlines()[0] + "\n" + whole)
     with pytest.raises(ValueError, match=r"generations\.jsonl line 2: the row of line 1 again"):
         items.tokens(one)
+
+
+BAD: dict[str, tuple[str, str]] = {
+    "run.json": ("", "run.json"),
+    "evaluation/embedded_benign.offline/metrics.json": ('{"benchmark": "emb', "metrics.json"),
+    "evaluation/embedded_harmful.offline/judgements.jsonl": ('{"id": "p0"}\n', "judgements.jsonl line 1"),
+    "evaluation/embedded_harmful.offline/generations.jsonl": ("", "generations.jsonl"),
+    "train.json": ("null", "train.json"),
+    "logs/metrics.csv": ("step,loss\n0,none\n", "metrics.csv"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_damaged_run_is_named_and_the_rest_is_reported(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    healthy, mixed = outputs(tmp_path / "healthy"), outputs(tmp_path / "mixed")
+    sets = {"embedded_harmful": ("harmful_rate", "yyny"), "embedded_benign": ("over_refusal_rate", "yyn")}
+    bad = make_run(mixed / "runs", sets, protocol="offline", method="plain", seed=1)
+    metrics = bad / "evaluation" / "embedded_harmful.offline" / "metrics.json"
+    rows = metrics.with_name("generations.jsonl")
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"made_from": {rows.name: checksum(rows)}}))
+    content, told = BAD[name]
+    (bad / name).parent.mkdir(exist_ok=True)
+    (bad / name).write_text(content)
+    expected = write_report(healthy)
+    assert expected
+    assert str(write_report(mixed)) == str(expected)  # nan is not itself
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert bad.name in said
+    assert told in said
+    for file in files(healthy):
+        own = (healthy / "report" / file).read_bytes()
+        assert own == (mixed / "report" / file).read_bytes() or file in (".stamp", "page.html")
+    assert files(healthy).keys() == files(mixed).keys()
+
+
+def test_a_folder_of_damaged_runs_alone_has_no_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for run in (outputs(tmp_path) / "runs").iterdir():
+        (run / "run.json").write_text("[]")
+    assert write_report(tmp_path) == []
+    assert sum("left out" in record.getMessage() for record in caplog.records) == 2

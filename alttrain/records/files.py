@@ -68,7 +68,7 @@ def named(error: BaseException, path: Path) -> BaseException:
     if isinstance(error, OSError):
         if not str(error.filename or UNFINISHED).endswith(UNFINISHED):
             return error
-        disk = f" on the disk mounted at {_mount(path)}" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        disk = f": the disk mounted at {_mount(path)} is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         return OSError(error.errno or errno.EIO, f"{error.strerror or error}{disk}", str(path))
     if isinstance(error, Exception) and full_disk(path):  # a library's own words
         return named(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
