@@ -8,7 +8,7 @@ import shutil
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
-from alttrain.records import DamagedError, Example, Rewritten, Trained, read_json, read_rows, write_json
+from alttrain.records import DamagedError, Example, Rewritten, Trained, kept_json, read_json, read_rows, write_json
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
 from alttrain.run.progress import on_terminal
@@ -37,7 +37,7 @@ def train(run: Run, session: Session) -> None:
         raise RunError(
             f"{run.folder / 'train.jsonl'} is not there; run the rewrite stage first (stages=[rewrite,train])"
         )
-    written = read_json(run.folder / "rewrite.json", Rewritten)["written"]
+    written = (kept_json(run.folder / "rewrite.json", Rewritten) or {}).get("written", len(examples))
     if len(examples) != written:
         raise DamagedError(run.folder / "train.jsonl", f"has {len(examples)} rows, and rewrite.json tells of {written}")
     rendered = tokenised(session.renderer, examples, cache_folder() / "tokenised")
