@@ -52,6 +52,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_arguments(tiny_folder: Path, tmp_path: Path) -> list[str]:
     """Overrides that make any config a run of seconds on the tiny backbone, in a folder of its own."""
+    return tiny_overrides(tiny_folder, tmp_path)
+
+
+def tiny_overrides(tiny_folder: Path, tmp_path: Path) -> list[str]:
+    """What `tiny_arguments` gives, for a folder that several tests share."""
     (tmp_path / "cache").mkdir()
     return [
         f"backbone.source={tiny_folder}",

@@ -1,5 +1,7 @@
 """A disk that fills up: every earlier row stays, one line says what happened where, and the same command goes on."""
 
+import errno
+import logging
 import os
 import re
 import resource
@@ -11,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from alttrain.records import Example, Generation, append_rows, read_rows, write_rows
+from alttrain.config import RunError
+from alttrain.records import Example, Generation, append_rows, iterate_rows, read_rows, write_rows
+from alttrain.run import status
+from alttrain.run.app import _log_to_file
 
 ROW = Example("a", "Why is the sky blue? " * 50, "benign")
 
@@ -37,7 +42,7 @@ def test_rows_that_do_not_fit_are_taken_back_whole(room: int, tmp_path: Path) ->
         append_rows(path, [ROW, ROW, ROW])
     assert path.read_bytes() == before
     append_rows(path, [ROW])
-    assert read_rows(path, Example) == [ROW] * 3
+    assert list(iterate_rows(path, Example)) == [ROW] * 3
 
 
 def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
@@ -78,3 +83,60 @@ def test_a_run_on_a_full_disk_keeps_its_rows_and_goes_on(tiny_arguments: list[st
     assert len(read_rows(path, Generation)) == 2
     assert run("outputs").returncode == 0
     assert path.read_bytes() == whole
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*unused: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    path = tmp_path / "rows.jsonl"
+    for write in (write_rows, append_rows):
+        with pytest.raises(OSError, match=r"the disk mounted at /.* is full: '.*rows\.jsonl'"):
+            write(path, [ROW])
+    assert read_rows(path, Example) == []
+
+
+@pytest.mark.parametrize("before", ["running", "done"])
+def test_status_says_that_a_run_failed_on_a_full_disk(
+    before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = status.Log(tmp_path)
+    log.stage("train") if before == "running" else log.ended(None)
+
+    def full(path: Path, value: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(status, "write_json", full)
+    status.Log(tmp_path).ended(RunError("generations.jsonl: no space"))
+    found = status.read_status(tmp_path)
+    assert found is not None
+    assert (found.state, found.error) == ("failed", "generations.jsonl: no space")
+    monkeypatch.undo()
+    log.stage("train")
+    with full_at(10):  # nor is there room in the file itself
+        log.ended(RunError("x"))
+    assert status.state_of(tmp_path).state == "stopped"
+
+
+def test_a_log_that_cannot_be_written_is_told_of_once(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = _log_to_file(Path("/dev/full"))
+    try:
+        for number in range(3):
+            logging.getLogger("alttrain").warning("line %d", number)
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    assert "Logging error" not in capsys.readouterr().err
+    assert [record.getMessage() for record in caplog.records if "/dev/full" in record.getMessage()] == [
+        "this is not logged any more in /dev/full: [Errno 28] No space left on device"
+    ]
+
+
+def test_states_are_shown_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """The lock cannot be tried there, so a state is what was written."""
+    status.Log(tmp_path).stage("train")
+    (tmp_path / ".lock").mkdir()
+    assert status.state_of(tmp_path).state == "running"

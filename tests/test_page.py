@@ -241,17 +241,6 @@ def test_embedded_json_holds_nothing_html_could_read() -> None:
     assert json.loads(made) == {"a": PAYLOAD, "b": "\u2029 > ]]>"}
 
 
-def test_half_a_surrogate_pair_is_written(outputs: Path) -> None:
-    planted = row("b9", answer="half \ud83d.")
-    folder = outputs / "runs" / "one" / "evaluation" / "b"
-    write_evaluation(folder, [row("b9")], [False], "over_refusal_rate")
-    generations = folder / "generations.jsonl"
-    generations.write_text(json.dumps({**vars(planted), "gold": [], "earlier": []}) + "\n")
-    page = write_page(outputs)
-    assert page
-    assert ["half ?."] in [own["answer"] for name, own in unpacked(page).items() if name.startswith("block")]
-
-
 # --- samples ---
 
 

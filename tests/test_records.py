@@ -67,7 +67,7 @@ def test_row_survives_a_line(row: Any) -> None:
 def test_rows_survive_a_file(write: Callable[[Path, list[Any]], None], row: Any, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write(path, [row, row])
-    assert read_rows(path, type(row)) == [row, row]
+    assert list(iterate_rows(path, type(row))) == [row, row]
     assert path.read_bytes().count(b"\n") == 2
     assert path.read_bytes().endswith(b"}\n")
 
@@ -101,7 +101,7 @@ def test_rows_are_read_one_at_a_time(tmp_path: Path) -> None:
     path.write_text(json.dumps(EXAMPLE) + "\nnot json\n", encoding="utf-8")
     rows = iterate_rows(path, Example)
     assert next(rows).id == "a"
-    with pytest.raises(ValueError, match=r"rows\.jsonl:2: "):
+    with pytest.raises(ValueError, match=r"rows\.jsonl line 2: "):
         next(rows)
 
 
@@ -117,7 +117,7 @@ def test_torn_last_line_is_cut(torn: int, tmp_path: Path) -> None:
     assert path.read_bytes() == LINE * 2
     assert repair_rows(path) == 0
     append_rows(path, [FULL])
-    assert read_rows(path, Example) == [FULL] * 3
+    assert list(iterate_rows(path, Example)) == [FULL] * 3
 
 
 @pytest.mark.parametrize("content", [b"", LINE, LINE * 3, b"\n"])
@@ -134,11 +134,11 @@ def test_intact_file_is_left_alone(content: bytes, tmp_path: Path) -> None:
 def test_names_are_those_of_whole_rows_and_the_file_stays(torn: int, tmp_path: Path) -> None:
     path = tmp_path / "generations.jsonl"
     assert list(names_of(path)) == []
-    path.write_bytes(LINE * 2 + b'{"id":"b","sample":3}\n' + LINE[:torn])
-    assert list(names_of(path)) == [("a-1", 0), ("a-1", 0), ("b", 3)]
-    assert len(path.read_bytes()) == 2 * len(LINE) + 22 + torn
+    path.write_bytes(LINE + b'{"id":"b","sample":3}\n' + LINE[:torn])
+    assert list(names_of(path)) == [("a-1", 0), ("b", 3)]
+    assert len(path.read_bytes()) == len(LINE) + 22 + torn
     path.write_bytes(LINE + b"torn in the middle\n" + LINE)
-    with pytest.raises(ValueError, match=r"generations\.jsonl:2: "):
+    with pytest.raises(ValueError, match=r"generations\.jsonl line 2: "):
         list(names_of(path))
 
 
@@ -227,14 +227,14 @@ def test_bad_line_is_named(bad: Any, message: str, tmp_path: Path) -> None:
     path.write_text(f"{json.dumps(EXAMPLE)}\n{line}\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r".") as caught:
         read_rows(path, Example)
-    assert str(caught.value).startswith(f"{path}:2{message}")
+    assert str(caught.value).startswith(f"{path} line 2{message}")
 
 
 def test_a_field_we_do_not_know_is_named(tmp_path: Path) -> None:
     """Looked for in the first row: one version writes a whole file."""
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({**EXAMPLE, "lable": "x"}) + "\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r":1: unknown field 'lable'; accepted: id, prompt, label, category,"):
+    with pytest.raises(ValueError, match=r" line 1: unknown field 'lable'; accepted: id, prompt, label, category,"):
         read_rows(path, Example)
 
 
@@ -269,7 +269,7 @@ def test_verdict_may_not_be_left_out() -> None:
 def test_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(LINE + LINE.replace("é".encode(), b"\xe9"))
-    with pytest.raises(ValueError, match=r"rows\.jsonl:2: "):
+    with pytest.raises(ValueError, match=r"rows\.jsonl line 2: "):
         read_rows(path, Example)
 
 

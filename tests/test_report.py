@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import math
 import os
 import shutil
@@ -18,7 +19,7 @@ from made_runs import compared, make_run, no_train
 
 from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference
-from alttrain.records import Generation, Judgement, write_rows, write_text
+from alttrain.records import Judgement, checksum, write_rows, write_text
 from alttrain.report import (
     Cell,
     Compared,
@@ -240,7 +241,7 @@ def judge_run(runs: Path, run: str, verdicts: str, hashed: str = "h", **named: A
         "failures": [{"label": "harmful", **failed}, {"label": "benign", **dict.fromkeys(failed, 0)}],
     }
     metric = numbers("harmful_rate", 0.5, 0.25, 0.75)
-    provenance = {"protocol": "offline", "protocol_hash": hashed}
+    provenance = {"measure": "harmful_rate", "protocol": "offline", "protocol_hash": hashed}
     judged = {"benchmark": "x", "metrics": [metric], "provenance": provenance, "analysis": analysis}
     (folder / "metrics.json").write_text(json.dumps(judged))
 
@@ -373,16 +374,16 @@ def test_page_texts_is_checked_with_the_config() -> None:
 
 
 def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
-    """Half a surrogate pair is no fault."""
     folder = make_run(tmp_path, {"x": ("accuracy", "yn")}) / "evaluation" / "x.alttrain"
     path = folder / "generations.jsonl"
-    path.write_text(path.read_text().replace("Prompt p1?", "\\ud83d"))
+    whole = path.read_text()
     (one,) = evaluations(tmp_path)
-    assert [row.id for row in items.tokens(one)] == ["p0", "p1"]
-    (row,) = items.whole(path, Generation, [False, True])
-    assert row.prompt == "\ud83d"
-    path.write_text(path.read_text() + '{"id": 3}\n')
-    with pytest.raises(ValueError, match=r"generations\.jsonl: .*run the judge stage again"):
+    for bad in (whole.replace("Prompt p1?", "\\ud83d"), whole.splitlines()[0] + '\n{"id": 3}\n'):
+        path.write_text(bad)
+        with pytest.raises(ValueError, match=r"generations\.jsonl line 2: .*run the same command again"):
+            items.tokens(one)
+    path.write_text(whole.splitlines()[0] + "\n" + whole)
+    with pytest.raises(ValueError, match=r"generations\.jsonl line 2: the row of line 1 again"):
         items.tokens(one)
 
 
@@ -573,3 +574,45 @@ def test_a_files_mode_is_the_umasks(tmp_path: Path) -> None:
         os.umask(before)
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "report").rglob("*")} == {0o600, 0o700}
     assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("private", "open")] == [0o600, 0o644]
+
+
+BAD: dict[str, tuple[str, str]] = {
+    "run.json": ("", "run.json"),
+    "evaluation/embedded_benign.offline/metrics.json": ('{"benchmark": "emb', "metrics.json"),
+    "evaluation/embedded_harmful.offline/judgements.jsonl": ('{"id": "p0"}\n', "judgements.jsonl line 1"),
+    "evaluation/embedded_harmful.offline/generations.jsonl": ("", "generations.jsonl"),
+    "train.json": ("null", "train.json"),
+    "logs/metrics.csv": ("step,loss\n0,none\n", "metrics.csv"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_damaged_run_is_named_and_the_rest_is_reported(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    healthy, mixed = outputs(tmp_path / "healthy"), outputs(tmp_path / "mixed")
+    sets = {"embedded_harmful": ("harmful_rate", "yyny"), "embedded_benign": ("over_refusal_rate", "yyn")}
+    bad = make_run(mixed / "runs", sets, protocol="offline", method="plain", seed=1)
+    metrics = bad / "evaluation" / "embedded_harmful.offline" / "metrics.json"
+    rows = metrics.with_name("generations.jsonl")
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"made_from": {rows.name: checksum(rows)}}))
+    content, told = BAD[name]
+    (bad / name).parent.mkdir(exist_ok=True)
+    (bad / name).write_text(content)
+    expected = write_report(healthy)
+    assert expected
+    assert str(write_report(mixed)) == str(expected)  # nan is not itself
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert bad.name in said
+    assert told in said
+    for file in files(healthy):
+        own = (healthy / "report" / file).read_bytes()
+        assert own == (mixed / "report" / file).read_bytes() or file in (".stamp", "page.html")
+    assert files(healthy).keys() == files(mixed).keys()
+
+
+def test_a_folder_of_damaged_runs_alone_has_no_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for run in (outputs(tmp_path) / "runs").iterdir():
+        (run / "run.json").write_text("[]")
+    assert write_report(tmp_path) == []
+    assert sum("left out" in record.getMessage() for record in caplog.records) == 2

@@ -515,6 +515,7 @@ def test_failures_are_split_by_what_the_assessment_said(tmp_path: Path) -> None:
 
 def test_what_training_and_a_query_cost(tmp_path: Path) -> None:
     record = {"examples": 1000, "tokens": 2_505_000, "seconds": 3600.0, "device": "cuda"}
+    record |= {"steps": 10, "precision": "bfloat16", "final_loss": 0.5}
     make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record)
     make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"devices": 2}, seed=1)
     make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"device": "cpu"}, method="plain")

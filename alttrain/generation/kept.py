@@ -2,7 +2,8 @@
 
 One file of JSON for each call, FOLDER/ab/ab12....json, holds the tokens of all its prompts: which prompts are decoded
 together can change a bfloat16 result, so a call is taken whole or made anew. The key is the SHA-256 of everything that
-shapes them. Files appear whole; jobs that want the same one at once wait for the first to write it.
+shapes them. Files appear whole, with a checksum beside them; a damaged one is
+made again. Jobs that want the same one at once wait for the first to write it.
 """
 
 import hashlib
@@ -11,11 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from alttrain import __version__
 from alttrain.generation.config import Decoding
-from alttrain.records import alone, write_text
+from alttrain.records import DamagedError, alone, from_cache, read_json, seal, write_text
 
 
 class KeptDecoder:
@@ -52,11 +55,19 @@ class KeptDecoder:
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         path = self.folder / key[:2] / f"{key}.json"
         with alone(path):
-            if path.exists():
-                written: list[list[int]] = json.loads(path.read_text(encoding="utf-8"))
+            kept: list[list[int]] | None = from_cache(path, lambda path: _read(path, len(prompts)))
+            if kept is not None:
                 if on_finished:
                     on_finished(len(prompts))
-                return written
-            written = self.decoder.generate(prompts, decoding, names, on_finished, caps)
+                return kept
+            written: list[list[int]] = self.decoder.generate(prompts, decoding, names, on_finished, caps)
             write_text(path, json.dumps(written))
+            seal(path)
             return written
+
+
+def _read(path: Path, prompts: int) -> list[list[int]]:
+    written: list[list[int]] = read_json(path, list[list[Annotated[int, Meta(ge=0, lt=2**31)]]])
+    if len(written) != prompts:
+        raise DamagedError(path, f"has the tokens of {len(written)} prompts, not of {prompts}")
+    return written

@@ -124,7 +124,7 @@ class ServerEngine:
             choices, served = completion["choices"], completion.get("model")
             text, finish = choices[0]["text"], choices[0]["finish_reason"]
             text.encode()  # half a surrogate pair is no text
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return Fault("the server's answer is no completion", "retry")
         if len(choices) != 1:
             return Fault(f"the server gave {len(choices)} answers to one prompt", "retry")

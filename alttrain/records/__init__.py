@@ -7,10 +7,21 @@ Every arrow between stages is a file of one of these frozen dataclasses, one JSO
 - `Judgement`  evaluation/<benchmark>/judgements.jsonl: one judge's verdict on one generation
 
 Files are written whole and renamed into place (`write_rows`) or grown by whole lines (`append_rows`); a last line torn
-by a kill is cut off by `repair_rows` before a stage goes on. No torch here.
+by a kill is cut off by `repair_rows` before a stage goes on. Every file of a run, a cache or a folder from others is
+read by `reading`, which names what is damaged and what to do. No torch here.
 """
 
-from alttrain.records.files import UNFINISHED, alone, clear_unfinished, write_json, write_text
+from alttrain.records.documents import Names, Rewritten, Trained, read_losses, read_metrics, write_metrics
+from alttrain.records.files import (
+    UNFINISHED,
+    alone,
+    append,
+    clear_unfinished,
+    full_disk,
+    replacing,
+    write_json,
+    write_text,
+)
 from alttrain.records.lines import (
     Row,
     append_rows,
@@ -19,11 +30,23 @@ from alttrain.records.lines import (
     encode,
     iterate_rows,
     names_of,
+    parse_rows,
     read_rows,
     repair_rows,
     sort_lines,
     sort_rows,
     write_rows,
+)
+from alttrain.records.reading import (
+    DamagedError,
+    checksum,
+    from_cache,
+    kept_json,
+    opened,
+    read_bytes,
+    read_json,
+    read_utf8,
+    seal,
 )
 from alttrain.records.rows import (
     Example,
@@ -41,31 +64,50 @@ from alttrain.records.rows import (
 
 __all__ = [
     "UNFINISHED",
+    "DamagedError",
     "Example",
     "Generation",
     "Judgement",
     "Label",
+    "Names",
     "Rejected",
+    "Rewritten",
     "Row",
     "Segment",
     "Shape",
     "Step",
     "Texts",
+    "Trained",
     "alone",
+    "append",
     "append_rows",
     "build",
+    "checksum",
     "clear_unfinished",
     "decode",
     "encode",
+    "from_cache",
+    "full_disk",
     "iterate_rows",
+    "kept_json",
     "names_of",
+    "opened",
+    "parse_rows",
+    "read_bytes",
+    "read_json",
+    "read_losses",
+    "read_metrics",
     "read_rows",
+    "read_utf8",
     "repair_rows",
+    "replacing",
+    "seal",
     "shape_of",
     "sort_lines",
     "sort_rows",
     "withholds",
     "write_json",
+    "write_metrics",
     "write_rows",
     "write_text",
 ]

@@ -1,11 +1,12 @@
 """Files that are never half written, and files that several processes share."""
 
+import errno
 import json
 import logging
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,19 +30,58 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A temporary file in the same folder that takes the path when it is whole; on an error nothing is left of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:  # whoever may read it is for the umask to say
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)  # an interrupt may come when it has its name already
-        if isinstance(error, OSError) and error.filename is None:  # a write does not say where
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+        told = named(error, path)  # before the disk has room again
+        with suppress(OSError):  # the folder may be missing
+            temporary.unlink(missing_ok=True)  # an interrupt may come when it has its name already
+        if told is error:
+            raise
+        raise told from error
+
+
+def append(path: Path, content: bytes) -> None:
+    """Append to a file, flushed to disk; on an error, such as a full disk, nothing of it."""
+    with path.open("ab", buffering=0) as file:
+        before, left = file.tell(), memoryview(content)
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError as error:
+            told = named(error, path)
+            file.truncate(before)
+            raise told from error
+
+
+def named(error: BaseException, path: Path) -> BaseException:
+    """An error of writing a file, with its name, which a write does not tell; of a full disk also with the disk."""
+    if isinstance(error, OSError):
+        if not str(error.filename or UNFINISHED).endswith(UNFINISHED):
+            return error
+        disk = f": the disk mounted at {_mount(path)} is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return OSError(error.errno or errno.EIO, f"{error.strerror or error}{disk}", str(path))
+    if isinstance(error, Exception) and full_disk(path):  # a library's own words
+        return named(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
+    return error
+
+
+def full_disk(path: Path) -> Path | None:
+    """Where the disk is mounted that a path is on, if it is full: less than a block is free."""
+    mount = _mount(path)
+    room = os.statvfs(mount)
+    return mount if room.f_bavail == 0 or (room.f_files and room.f_favail == 0) else None
+
+
+def _mount(path: Path) -> Path:
+    return next(folder for folder in path.absolute().parents if folder.is_mount())
 
 
 @contextmanager

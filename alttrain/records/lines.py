@@ -8,12 +8,14 @@ import typing
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from alttrain.records.files import replacing
+from alttrain.records.files import append, replacing
+from alttrain.records.reading import NO_JSON, DamagedError, opened
 
 Row = TypeVar("Row")
 """Any frozen dataclass of JSON values, tuples and such dataclasses."""
@@ -24,11 +26,11 @@ def encode(row: Any) -> str:
     return json.dumps(dataclasses.asdict(row), ensure_ascii=False)
 
 
-def decode(line: str, row_type: type[Row], where: str) -> Row:
+def decode(line: str | bytes, row_type: type[Row], where: str) -> Row:
     """The row in one JSON line. Raises ValueError, naming `where`, on malformed JSON, missing or unknown values."""
     try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
+        fields = msgspec.json.decode(line)
+    except NO_JSON as error:
         raise ValueError(f"{where}: not a JSON object: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{where}: expected a JSON object, found {type(fields).__name__}")
@@ -81,42 +83,67 @@ def _value(value: Any, hint: Any, where: str) -> Any:
 
 
 def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Row]:
-    """Rows of a JSON lines file, one at a time, after so many lines. Raises ValueError that names file and line.
+    """Rows of a JSON lines file, one at a time, after so many. Raises DamagedError, which names file and line.
 
     msgspec reads a row some ten times faster than `decode`, which is kept for what msgspec does not do: telling a
     fault in our words, and refusing unknown fields. Those are looked for in the first row: one version writes a file.
     """
-    decoder = msgspec.json.Decoder(row_type)
-    with path.open("rb") as lines:
+    decoder, rows = msgspec.json.Decoder(row_type), 0
+    with opened(path) as lines:
         for number, line in enumerate(lines, 1):
-            if number <= after or not line.strip():
-                continue
-            if number == after + 1:
-                yield decode(_utf8(line, f"{path}:{number}"), row_type, f"{path}:{number}")
-                continue
-            try:
-                yield decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                yield decode(_utf8(line, f"{path}:{number}"), row_type, f"{path}:{number}")
+            rows += bool(line.strip())
+            if rows > after and line.strip():
+                yield _row(line, None if rows == after + 1 else decoder, row_type, path, number)
 
 
-def _utf8(line: bytes, where: str) -> str:
+def _row(line: bytes, decoder: Any, row_type: type[Row], path: Path, number: int) -> Row:
+    """The row in a file's line; without a decoder its fields are looked at one by one."""
     try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8: {error.reason}") from error
+        row: Row = decoder.decode(line) if decoder else decode(line, row_type, "")
+        return row
+    except (ValueError, RecursionError) as error:
+        if decoder and dataclasses.is_dataclass(row_type):
+            _row(line, None, row_type, path, number)
+        raise DamagedError(path, str(error).removeprefix(": "), number) from error
+
+
+def parse_rows(content: bytes, row_type: type[Row], path: Path) -> list[Row]:
+    """All rows in a file's content, read as a dataclass or a msgspec.Struct of the fields that are needed. Raises
+    DamagedError, also where a row is there twice."""
+    decoder = msgspec.json.Decoder(row_type)
+    try:
+        rows = decoder.decode_lines(content)
+    except NO_JSON:
+        lines = enumerate(content.split(b"\n"), 1)
+        rows = [_row(line, decoder, row_type, path, number) for number, line in lines if line.strip()]
+    return _once(rows, path)
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
-    """All rows of a JSON lines file; an absent file has none."""
-    return list(iterate_rows(path, row_type)) if path.exists() else []
+    """All rows of a JSON lines file; an absent file has none. Raises DamagedError, also where a row is there twice."""
+    return _once(list(iterate_rows(path, row_type)), path) if path.exists() else []
+
+
+def _once(rows: list[Row], path: Path) -> list[Row]:
+    """The rows, each of which has a name of its own."""
+    told = [name for name in ("id", "sample", "judge", "part") if rows and hasattr(rows[0], name)]
+    if told:
+        places: dict[Any, int] = {}
+        for number, name in enumerate(map(attrgetter(*told), rows), 1):
+            _refuse_again(places, name, number, path)
+    return rows
+
+
+def _refuse_again(places: dict[Any, int], name: Any, number: int, path: Path) -> None:
+    if (before := places.setdefault(name, number)) != number:
+        raise DamagedError(path, f"the row of line {before} again, {name!r}", number)
 
 
 def repair_rows(path: Path) -> int:
     """Cut off a last line without its newline, torn by a kill. Returns the number of bytes removed."""
     if not path.exists():
         return 0
-    with path.open("rb+") as file:
+    with opened(path) as file:
         size = file.seek(0, os.SEEK_END)
         keep, block = size, 1 << 16
         while keep > 0:
@@ -127,23 +154,14 @@ def repair_rows(path: Path) -> int:
                 keep = start + newline + 1
                 break
             keep = start
-        if keep < size:  # a whole file keeps its time of change
-            file.truncate(keep)
+    if keep < size:  # a whole file keeps its time of change
+        os.truncate(path, keep)
     return size - keep
 
 
 def append_rows(path: Path, rows: Iterable[Any]) -> None:
     """Append rows in one write of whole lines, flushed to disk; on an error, such as a full disk, none of them."""
-    text = "".join(encode(row) + "\n" for row in rows)
-    with path.open("ab", buffering=0) as file:
-        before, left = file.tell(), memoryview(text.encode())
-        try:
-            while left:
-                left = left[file.write(left) :]
-            os.fsync(file.fileno())
-        except OSError as error:
-            file.truncate(before)
-            raise OSError(error.errno, error.strerror, str(path)) from error
+    append(path, "".join(encode(row) + "\n" for row in rows).encode())
 
 
 def sort_rows(path: Path, places: Mapping[tuple[str, int], int]) -> None:
@@ -165,13 +183,13 @@ def sort_lines(path: Path, place: Callable[[bytes], int]) -> None:
     if not path.exists():
         return
     places, starts = array("q"), array("q", [0])
-    with path.open("rb") as lines:
+    with opened(path) as lines:
         for line in lines:
-            places.append(place(line))
+            places.append(place(line) if line.strip() else -1)
             starts.append(starts[-1] + len(line))
     if all(place <= following for place, following in pairwise(places)):
         return
-    with path.open("rb") as source, replacing(path) as target:
+    with opened(path) as source, replacing(path) as target:
         for number in sorted(range(len(places)), key=places.__getitem__):
             source.seek(starts[number])
             target.write(source.read(starts[number + 1] - starts[number]))
@@ -188,15 +206,15 @@ def names_of(path: Path) -> Iterator[tuple[str, int]]:
     """(id, sample) of every whole row of a generations file, which another process may be writing; absent has none."""
     if not path.exists():
         return
-    named = msgspec.json.Decoder(_Named)
-    with path.open("rb") as lines:
+    decoder, places = msgspec.json.Decoder(_Named), dict[tuple[str, int], int]()
+    with opened(path) as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
                 return
-            try:
-                row = named.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{path}:{number}: {error}") from error
+            if not line.strip():
+                continue
+            row = _row(line, decoder, _Named, path, number)
+            _refuse_again(places, (row.id, row.sample), number, path)
             yield row.id, row.sample
 
 

@@ -65,6 +65,8 @@ def snapshot(runs: Path, into: Path) -> None:
     """The runs' files as they are now. An evaluation that is written to all the while is left out, with a warning."""
     for folder, names in inputs(runs):
         place = into / folder.relative_to(runs)
+        for path in (folder / name for name in names if (folder / name).exists() and not (folder / name).is_file()):
+            log.warning("report    not read, as it is no regular file: %s", path)
         for again in range(TRIES):
             before = states(folder, names)
             for name in before:

@@ -4,13 +4,14 @@ Made from the run's folder alone: run.json, fingerprint.json, rewrite.json, trai
 evaluation/*/metrics.json. The same folder gives the same card. Paths of the machine it was made on are not in it.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alttrain.records import write_text
+from alttrain.records import Names, Rewritten, Trained, checksum, read_json, read_metrics, write_text
 from alttrain.report.aside import inside
 from alttrain.report.columns import MEASURES
 from alttrain.report.forms import plain
@@ -24,13 +25,13 @@ NOT_RECIPE = ("_target_", "name")
 
 def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     """The card. `record` is what train.json will hold, where training has only just ended."""
-    names = _json(run_folder / "run.json")
+    names = _json(run_folder / "run.json", Names)
     if not names:
         raise FileNotFoundError(f"{run_folder / 'run.json'} is not there: a card is made of a run's folder")
     settings = _json(run_folder / "fingerprint.json")
-    trained = dict(record) if record is not None else _json(run_folder / "train.json")
+    trained = dict(record) if record is not None else _json(run_folder / "train.json", Trained)
     paths = sorted(run_folder.glob("evaluation/*/metrics.json"))
-    judged = [_json(path) | {"asked": _json(path.with_name("fingerprint.json"))} for path in paths]
+    judged = [read_metrics(path) | {"asked": _json(path.with_name("fingerprint.json"))} for path in paths]
     lora = not str(settings.get("adapter._target_", "")).endswith("FullFineTuning")
     base = _base(names, settings, trained)
     what = f"A LoRA adapter for {base}" if lora else f"{base}, fine-tuned whole"
@@ -56,14 +57,14 @@ def rewrite_card(run_folder: Path, source: Path | None = None) -> bool:
     if not paths or not (run_folder / "train.json").exists():
         return False
     text = card(source or run_folder)
-    stale = [path for path in paths if not (path.is_file() and path.read_text(encoding="utf-8") == text)]
+    stale = [path for path in paths if checksum(path) != hashlib.sha256(text.encode()).hexdigest()]
     for path in stale:
         write_text(path, text)
     return bool(stale)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _json(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(path, schema) if path.exists() else {}
     return found
 
 
@@ -133,7 +134,7 @@ you do not trust."""
 
 def _made(run_folder: Path, names: Mapping[str, Any], settings: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
     """Data, structure and recipe."""
-    counts = _json(run_folder / "rewrite.json")
+    counts = _json(run_folder / "rewrite.json", Rewritten)
     labels = ", ".join(f"{count:,} {label}" for label, count in sorted(counts.get("labels", {}).items()))
     hubs = f", drawn from {', '.join(_hubs(settings))}" if _hubs(settings) else ""
     origins = "; ".join(f"{origin}, {count:,}" for origin, count in sorted(counts.get("origins", {}).items()))

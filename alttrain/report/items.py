@@ -4,18 +4,20 @@ Reads judgements.jsonl, generations.jsonl and adherence.jsonl, and of them only 
 generation not the text. A prompt's several texts are told apart by `sample`.
 """
 
-import json
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from alttrain.records import DamagedError, parse_rows, read_bytes
 from alttrain.report.runs import Evaluation
 
 Item = tuple[str, int]
 """A text: the prompt's id, and which of its samples it is."""
 Verdicts = dict[Item, bool | None]
+REMEDY = "run the judge stage again"
 Row = TypeVar("Row")
 """What a line of a file is read as."""
 
@@ -72,7 +74,7 @@ class Thought(msgspec.Struct, gc=False):
 
 def judged(one: Evaluation) -> list[Judged]:
     """Every verdict of every judge."""
-    return _rows(one.folder / "judgements.jsonl", Judged)
+    return _rows(one, "judgements.jsonl", Judged)
 
 
 def verdicts(one: Evaluation) -> Verdicts:
@@ -96,13 +98,12 @@ def scores(one: Evaluation) -> dict[Item, float | None]:
 
 def tokens(one: Evaluation) -> list[Tokens]:
     """What each text cost."""
-    return _rows(one.folder / "generations.jsonl", Tokens)
+    return _rows(one, "generations.jsonl", Tokens)
 
 
 def thoughts(one: Evaluation) -> list[Thought]:
     """What each thought holds; none where an older version judged."""
-    path = one.folder / "adherence.jsonl"
-    return _rows(path, Thought) if path.exists() else []
+    return _rows(one, "adherence.jsonl", Thought) if (one.folder / "adherence.jsonl").exists() else []
 
 
 def refusals(one: Evaluation, rows: Sequence[Thought], counts: Verdicts) -> list[bool | None]:
@@ -118,28 +119,19 @@ def whole(path: Path, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
     """The rows of a file that are wanted, with all their fields; `wanted` has a word on each row."""
     if not any(wanted):
         return []
-    lines = filter(None, path.read_bytes().split(b"\n"))
-    return _each((line for line, one in zip(lines, wanted, strict=True) if one), path, row_type)
+    lines = filter(bytes.strip, read_bytes(path).split(b"\n"))
+    return parse_rows(b"\n".join(line for line, one in zip(lines, wanted, strict=True) if one), row_type, path)
 
 
-def _rows(path: Path, row_type: type[Row]) -> list[Row]:
-    content = path.read_bytes()
+def _rows(one: Evaluation, name: str, row_type: type[Row]) -> list[Row]:
+    """All rows of a file. Raises DamagedError where it is not the one that metrics.json was made from."""
+    path, made_from = one.folder / name, one.judged.get("made_from", {})
     try:
-        return msgspec.json.Decoder(row_type).decode_lines(content)
-    except msgspec.DecodeError:
-        return _each(content.splitlines(), path, row_type)
-
-
-def _each(lines: Iterable[bytes], path: Path, row_type: type[Row]) -> list[Row]:
-    """Rows one by one. Half a surrogate pair, which msgspec refuses, is read; a fault is a ValueError that names the
-    file."""
-    decoder, found = msgspec.json.Decoder(row_type), []
-    try:
-        for line in lines:
-            try:
-                found.append(decoder.decode(line))
-            except msgspec.DecodeError:
-                found.append(msgspec.convert(json.loads(line), row_type))
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise ValueError(f"{path}: {error}; run the judge stage again, or delete {path.parent}") from error
-    return found
+        content = read_bytes(path)
+    except FileNotFoundError as error:
+        raise DamagedError(path, "is not there", remedy=REMEDY) from error
+    if name in made_from and name not in one.checked:
+        if hashlib.sha256(content).hexdigest() != made_from[name]:
+            raise DamagedError(path, "is not what metrics.json was made from", remedy=REMEDY)
+        one.checked.add(name)
+    return parse_rows(content, row_type, path)

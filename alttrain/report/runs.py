@@ -3,15 +3,20 @@
 import csv
 import io
 import json
+import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alttrain.config.names import name_fault
-from alttrain.records import write_text
+from alttrain.records import DamagedError, Names, read_json, read_metrics, write_text
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT = re.compile(r"\.report\.[^/]*\.part/")
 
 Row = TypeVar("Row")
 """A frozen dataclass of strings, integers, floats and booleans."""
@@ -52,6 +57,8 @@ class Evaluation:
     names: dict[str, Any]
     folder: Path
     judged: dict[str, Any]
+    checked: set[str] = field(default_factory=set, compare=False)
+    """Its files of rows whose checksums were found to be those that metrics.json has."""
 
     @property
     def run(self) -> str:
@@ -80,20 +87,32 @@ class Evaluation:
         return dict(self.judged.get("analysis", {}))
 
 
-def evaluations(runs: Path) -> list[Evaluation]:
-    """All judged benchmarks of all run folders, sorted by run and benchmark.
+def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]:
+    """All judged benchmarks of all run folders but those left out, sorted by run and benchmark.
 
-    Raises ValueError where a folder says names that would lead a file of the report out of its folder.
+    A run is left out, too, and named in the log, where a file is damaged or says a name that would lead a file of the
+    report out of its folder.
     """
-    found = []
+    found: list[Evaluation] = []
     for record in sorted(runs.glob("*/run.json")):
-        names = json.loads(record.read_text(encoding="utf-8"))
-        _check_names(record, {key: names[key] for key in ("run", "backbone")})
-        for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
-            one = Evaluation(names, path.parent, json.loads(path.read_text(encoding="utf-8")))
-            protocol = one.protocol["protocol"]  # none where an older version judged
-            _check_names(path, {"benchmark": one.benchmark} | ({"protocol": protocol} if protocol else {}))
-            found.append(one)
+        if record.parent in left_out:
+            continue
+        try:
+            found += _judged(record)
+        except DamagedError as error:
+            tell_left_out(record.parent, error)
+    return found
+
+
+def _judged(record: Path) -> list[Evaluation]:
+    """The judged benchmarks of one run. Raises DamagedError."""
+    names = read_json(record, Names)
+    _check_names(record, {key: names[key] for key in ("run", "backbone")})
+    found = []
+    for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
+        found.append(one := Evaluation(names, path.parent, read_metrics(path)))
+        protocol = one.protocol["protocol"]  # none where an older version judged
+        _check_names(path, {"benchmark": one.benchmark} | ({"protocol": protocol} if protocol else {}))
     return found
 
 
@@ -101,7 +120,12 @@ def _check_names(path: Path, names: Mapping[str, Any]) -> None:
     """They become names of the report's files."""
     for key, name in names.items():
         if fault := name_fault(name):
-            raise ValueError(f"{path}: {key}={name!r}: {fault}; delete the folder, or put the name right")
+            raise DamagedError(path, f"{key}={name!r}: {fault}", remedy="delete the folder, or put the name right")
+
+
+def tell_left_out(run: Path, error: DamagedError) -> None:
+    """Name a run that no report can hold, and why; the file that is named is the run's, not the snapshot's."""
+    log.warning("report    left out %s: %s", run.name, SNAPSHOT.sub("", str(error)))
 
 
 def collect(runs: Path) -> list[Cell]:

@@ -51,7 +51,7 @@ def structures(judged: Sequence[Evaluation]) -> list[Structure]:
     """A row for each run and protocol."""
     grouped: dict[tuple[str, str], list[Evaluation]] = {}
     for one in judged:
-        if one.analysis:
+        if {"assessing", "failures"} <= one.analysis.keys():
             grouped.setdefault((one.run, one.protocol["protocol"]), []).append(one)
     return [_structure(run, protocol, own) for (run, protocol), own in grouped.items()]
 

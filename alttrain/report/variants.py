@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from alttrain.records import Rewritten, Trained, read_json
 from alttrain.report.runs import Evaluation, changes
 
 Made = tuple[str, str, str]
@@ -71,12 +72,12 @@ class Variant:
     @cached_property
     def trained(self) -> list[dict[str, Any]]:
         """train.json of each seed that has one."""
-        return [found for folder in self.folders.values() if (found := _read(folder / "train.json"))]
+        return [found for folder in self.folders.values() if (found := _read(folder / "train.json", Trained))]
 
     @cached_property
     def labels(self) -> dict[str, int]:
         """Training examples by label, as the first seed's rewrite wrote them."""
-        found: dict[str, int] = _read(next(iter(self.folders.values())) / "rewrite.json").get("labels", {})
+        found: dict[str, int] = _read(next(iter(self.folders.values())) / "rewrite.json", Rewritten).get("labels", {})
         return found
 
     def evaluated(self, column_made: Iterable[Made]) -> dict[str, Sequence[Any]]:
@@ -89,8 +90,8 @@ class Variant:
         return {protocol for protocol, _, _ in self.judged}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _read(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(path, schema) if path.exists() else {}
     return found
 
 

@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -27,6 +28,7 @@ from omegaconf import DictConfig
 from alttrain.backbone.source import cache_folder
 from alttrain.config import STAGES, Fault, RunError, preview, register
 from alttrain.config.targets import take_trusted
+from alttrain.records import full_disk
 from alttrain.run.launchers import PARENT, absent, end_with_parent
 from alttrain.training.ranks import Leader, follow, follows, verify
 
@@ -200,6 +202,10 @@ def execute(config: DictConfig, reports: bool = True) -> "Run":
     except (ValueError, OSError) as error:
         log.debug("%s", traceback.format_exc())
         raise RunError(str(error)) from error
+    except Exception as error:  # a library's own of writing a file
+        if isinstance(error, RunError) or (disk := full_disk(run.folder)) is None:
+            raise
+        raise RunError(f"{run.folder} cannot be written: the disk mounted at {disk} is full ({error})") from error
     return run
 
 
@@ -266,7 +272,25 @@ def _log_to_console() -> None:
         logging.getLogger("alttrain").setLevel(logging.DEBUG)
 
 
-class _Console(logging.StreamHandler):  # type: ignore[type-arg]
+class _Fallible(logging.StreamHandler):  # type: ignore[type-arg]
+    """Where nothing can be written any more, as on a full disk, nothing more is, and nobody need hear of it twice."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        if not isinstance(error := sys.exc_info()[1], OSError):
+            super().handleError(record)
+            return
+        root = logging.getLogger()
+        root.handlers = [handler for handler in root.handlers if handler is not self]
+        log.warning("this is not logged any more in %s: %s", getattr(self, "baseFilename", "the console"), error)
+
+
+class _File(_Fallible, logging.FileHandler):
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written is still in its buffer
+            super().close()
+
+
+class _Console(_Fallible):
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self.setLevel(logging.INFO)
@@ -274,7 +298,7 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def _log_to_file(path: Path) -> logging.Handler:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _File(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     return handler

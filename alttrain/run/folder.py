@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from alttrain.config import RunError, differences
 from alttrain.evaluation import Benchmark
-from alttrain.records import write_json, write_text
+from alttrain.records import Names, kept_json, read_json, write_json, write_text
 from alttrain.run.assembly import Run
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def evaluation_folder(run: Run, benchmark: Benchmark) -> Path:
 
 
 def _compare(path: Path, current: dict[str, Any], remedy: str) -> None:
-    if path.exists() and (changed := differences(json.loads(path.read_text(encoding="utf-8")), as_json(current))):
+    if path.exists() and (changed := differences(read_json(path, remedy=f"use {remedy}"), as_json(current))):
         lines = [f"{path.parent} was made with other settings:", *(f"  {line}" for line in changed)]
         raise RunError("\n".join([*lines, f"set them back, or use {remedy}"]))
 
@@ -73,13 +73,17 @@ def open_folder(run: Run) -> None:
     """Make the run's folder, if it is new, with what describes it."""
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
-        if not (run.folder / "fingerprint.json").exists():
+        new = not (run.folder / "fingerprint.json").exists()
+        if new:
             write_json(run.folder / "environment.json", environment())
+        if new or kept_json(run.folder / "run.json", Names) != as_json(described(run)):
             write_json(run.folder / "run.json", described(run))
+        if new or not (run.folder / "config.yaml").exists():
             write_text(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
+        if new:
             write_json(run.folder / "fingerprint.json", run.fingerprint())
     except OSError as error:
-        raise RunError(f"output_dir={run.output_dir}: cannot write there ({error.strerror}); set output_dir") from error
+        raise RunError(f"output_dir={run.output_dir}: cannot write there ({error}); see to that, or set it") from error
 
 
 def described(run: Run) -> dict[str, Any]:

@@ -11,7 +11,6 @@ chance to be drawn. Given as `evaluation.benchmarks.NAME.human_labels` the file 
 import argparse
 import csv
 import io
-import json
 import random
 import sys
 from collections import defaultdict
@@ -22,9 +21,10 @@ from typing import Any
 from alttrain.evaluation.judges.material import request
 from alttrain.evaluation.labels import text_hash
 from alttrain.evaluation.protocol import seen_by_judge
-from alttrain.records import Generation, Judgement, iterate_rows, write_text
+from alttrain.records import DamagedError, Generation, Judgement, iterate_rows, read_metrics, write_text
 from alttrain.report.runs import literal
 
+AGAIN = "run the judge stage again"
 BY = ("run", "verdict")
 Row = dict[str, Any]
 
@@ -88,8 +88,7 @@ def sample(runs: Sequence[Path], n: int, by: Sequence[str], benchmark: str | Non
 def _texts(run: Path, benchmark: str | None) -> tuple[str, str, list[tuple[bool | None, Row]]]:
     """(benchmark, the column to fill, each text with the deciding judge's verdict) of a run."""
     found = {
-        json.loads(path.read_text(encoding="utf-8"))["benchmark"]: path.parent
-        for path in sorted(run.glob("evaluation/*/metrics.json"))
+        str(read_metrics(path)["benchmark"]): path.parent for path in sorted(run.glob("evaluation/*/metrics.json"))
     }
     if not found:
         raise FileNotFoundError(f"{run}: no judged benchmark there; run the judge stage first")
@@ -97,8 +96,10 @@ def _texts(run: Path, benchmark: str | None) -> tuple[str, str, list[tuple[bool 
     if benchmark not in found:
         raise ValueError(f"--benchmark {benchmark}: {run} has {', '.join(found)}")
     folder = found[benchmark]
-    judged = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    decides, measure = judged["analysis"]["decides"], judged["provenance"]["measure"]
+    judged = read_metrics(folder / "metrics.json")
+    decides, measure = judged.get("analysis", {}).get("decides"), judged.get("provenance", {}).get("measure")
+    if not decides or not measure:
+        raise ValueError(f"{folder / 'metrics.json'} is an older version's; run the judge stage again")
     unsafe = "harmful" if measure == "harmful_rate" and decides["counted"] else "refused"
     verdicts = {
         (row.id, row.sample): row.verdict
@@ -110,5 +111,7 @@ def _texts(run: Path, benchmark: str | None) -> tuple[str, str, list[tuple[bool 
         if made.finish != "error":
             prompt, answer = request(made, "prompt"), seen_by_judge(made, decides["part"]).answer
             name: Row = {"run": run.name, "id": made.id, "sample": made.sample, "hash": text_hash(prompt, answer)}
+            if (made.id, made.sample) not in verdicts:
+                raise DamagedError(folder / "judgements.jsonl", f"has no verdict on {made.id!r}", remedy=AGAIN)
             rows.append((verdicts[made.id, made.sample], name | {"prompt": prompt, "answer": answer}))
     return benchmark, "correct" if measure == "accuracy" else unsafe, rows

@@ -22,7 +22,7 @@ from rich.text import Text
 from alttrain.config import instantiate
 from alttrain.config.binding import target_faults
 from alttrain.config.targets import take_trusted
-from alttrain.records import Example, iterate_rows, read_rows
+from alttrain.records import DamagedError, Example, iterate_rows, read_rows, read_utf8
 from alttrain.rewrite import render
 from alttrain.tokenization import IGNORED, Renderer, Sequence
 
@@ -126,16 +126,18 @@ def _row(path: Path, name: str) -> Example | None:
 def _config(path: Path) -> dict[str, Any]:
     """What of a run's config makes its batches, read as plain values. Raises ValueError where it may not be built."""
     try:
-        whole = yaml.safe_load(_present(path).read_text(encoding="utf-8"))
+        whole = yaml.safe_load(read_utf8(_present(path)))
         config = {key: whole[key] for key in ("seed", "backbone", "training")}
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the config of a run: {error}") from error
+    except DamagedError:
+        raise
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedError(path, f"is not the config of a run: {type(error).__name__}: {error}") from error
     if found := list(target_faults(config)):
         raise ValueError("\n".join([f"{path} cannot be used:", *(f"  {fault}" for fault in found)]))
     return config
 
 
 def _present(path: Path) -> Path:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path} is not there; give a run's folder whose rewrite stage is done")
     return path

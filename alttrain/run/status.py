@@ -21,8 +21,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
+import msgspec
 from filelock import FileLock, Timeout
 from rich import box
 from rich.console import Console
@@ -30,7 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alttrain.config import RunError
-from alttrain.records import build, clear_unfinished, write_json
+from alttrain.records import DamagedError, clear_unfinished, kept_json, read_json, write_json
 from alttrain.report.forms import one_line
 
 log = logging.getLogger(__name__)
@@ -63,16 +64,26 @@ class Status:
     error: str = ""
 
 
+class _Planned(TypedDict):
+    """A job of plan.json."""
+
+    run: str
+
+
+class _Plan(TypedDict):
+    """plan.json."""
+
+    jobs: list[_Planned]
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_status(folder: Path) -> Status | None:
     """A run's status as it was written; None where it never was, or is no such file."""
-    try:
-        return build(json.loads((folder / "status.json").read_text(encoding="utf-8")), Status, "status.json")
-    except (OSError, ValueError):
-        return None
+    found = kept_json(folder / "status.json", Status)
+    return msgspec.convert(found, Status) if found else None
 
 
 class Log:
@@ -96,8 +107,18 @@ class Log:
         self._write(replace(self._status, state=state, error=lines[-1][:500]))
 
     def _write(self, status: Status) -> None:
-        self._status = replace(status, changed=_now())
-        write_json(self.folder / "status.json", asdict(self._status))
+        """Write it, on a full disk over the file that is there: what it said before holds no longer."""
+        self._status, path = replace(status, changed=_now()), self.folder / "status.json"
+        try:
+            write_json(path, asdict(self._status))
+        except OSError as error:
+            log.debug("%s", error)
+            try:
+                with path.open("r+b") as file:
+                    file.write(json.dumps(asdict(self._status)).encode())
+                    file.truncate()
+            except OSError:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -138,24 +159,19 @@ def statuses(output_dir: Path) -> dict[str, Status]:
     """The state of every run of an output folder, those that were planned and not begun last."""
     folders = sorted(path.parent for path in (output_dir / "runs").glob("*/run.json"))
     found = {folder.name: state_of(folder) for folder in folders}
-    jobs = _planned(output_dir / PLAN)
+    plan = output_dir / PLAN
+    try:
+        planned = read_json(plan, _Plan)["jobs"] if plan.exists() else []
+    except DamagedError as error:
+        log.warning("%s", error)
+        planned = []
+    jobs = Counter(job["run"] for job in planned)
     ended = Counter(path.stem for path in (output_dir / ENDED).glob("*"))
     for run, count in jobs.items():
         state = found[run].state if run in found else "pending"
         if state == "pending" or (state == "done" and ended[run] < count > 1):
             found[run] = Status("pending")
     return found
-
-
-def _planned(plan: Path) -> Counter[str]:
-    """Runs of the last sweep's plan, and how many jobs each has; none, and a warning, where the file is no plan."""
-    try:
-        return Counter(str(job["run"]) for job in json.loads(plan.read_text(encoding="utf-8"))["jobs"])
-    except FileNotFoundError:
-        return Counter()
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        log.warning("%s cannot be read (%s): what is planned is not shown; the next sweep writes it anew", plan, error)
-        return Counter()
 
 
 def table(found: dict[str, Status]) -> Table:

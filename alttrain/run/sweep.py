@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alttrain.config import RunError, run_name
 from alttrain.config.overrides import CONFIG_MODULE, composed
-from alttrain.records import Example, Texts, alone, write_json, write_text
+from alttrain.records import Example, Texts, alone, read_utf8, write_json, write_text
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.launchers import PARENT
@@ -201,7 +201,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     stopped, job = output_dir / STOPPED, hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:8]
     ended = output_dir / ENDED / f"{name}.{job}"
     if not config.keep_going and stopped.exists():
-        raise RunError(f"not started, because {stopped.read_text(encoding='utf-8')} failed and keep_going=false")
+        raise RunError(f"not started, because {read_utf8(stopped)} failed and keep_going=false")
     try:
         # of one run's evaluations the first trains, and the others wait
         with alone(output_dir / ".sweep" / name) if leads else nullcontext():
@@ -218,7 +218,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
         raise
     if leads:
         write_text(ended, "")
-        told = [path.read_text(encoding="utf-8") for path in ended.parent.iterdir() if path.stem == name]
+        told = [read_utf8(path) for path in ended.parent.iterdir() if path.stem == name]
         if failed := next(filter(None, told), ""):
             Log(output_dir / "runs" / name).ended(RunError(failed))
 

@@ -1,12 +1,10 @@
 """What a run tells its tracker: who it is, and once it is judged its metrics and each benchmark's samples."""
 
-import json
-
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from alttrain.evaluation import Adherence, Benchmark
-from alttrain.records import Generation, Judgement, Texts, read_rows, withholds
+from alttrain.records import Generation, Judgement, Texts, read_metrics, read_rows, withholds
 from alttrain.run.assembly import Run
 from alttrain.run.folder import evaluation_folder
 from alttrain.training.trackers import Table, Tracked
@@ -47,7 +45,7 @@ def metrics(run: Run) -> dict[str, float]:
     found = {}
     for benchmark in run.benchmarks:
         path = evaluation_folder(run, benchmark) / "metrics.json"
-        for metric in json.loads(path.read_text(encoding="utf-8"))["metrics"]:
+        for metric in read_metrics(path)["metrics"]:
             if metric["value"] is not None:
                 found[f"{benchmark.name}/{metric['metric']}"] = float(metric["value"])
     return found

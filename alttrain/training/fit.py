@@ -7,7 +7,6 @@ call goes on from.
 import hashlib
 import importlib.util
 import logging
-import os
 import signal
 import threading
 import warnings
@@ -24,6 +23,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 
 from alttrain import tokenization
+from alttrain.records import replacing
 from alttrain.training.config import Hardware, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training, recompute_layers
 from alttrain.training.packing import BatchStream, Division
@@ -85,16 +85,10 @@ class _Beside(TorchCheckpointIO):  # type: ignore[misc]
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Save what `torch.load` reads."""
-        path = Path(path)
         checkpoint = checkpoint | {"made_from": self.made_from}
         checkpoint["checksum"] = _checksum(checkpoint)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("wb") as file:
+        with replacing(Path(path)) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
 
 def _checksum(checkpoint: Mapping[str, Any]) -> str:

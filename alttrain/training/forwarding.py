@@ -1,6 +1,7 @@
 """Lightning's loggers of a training: the run's logs/metrics.csv, and what hands each row on to the run's tracking."""
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from alttrain.records import write_text
+from alttrain.records import append, read_losses, write_text
 from alttrain.training.tracking import Tracking
 
 
@@ -40,14 +41,14 @@ class CsvLog(_Rows):
             self._columns = sorted(row)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.path, "".join([",".join(self._columns) + "\n", *self._before(row["step"])]))
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, self._columns, extrasaction="ignore", lineterminator="\n").writerow(row)
+        line = io.StringIO(newline="")
+        csv.DictWriter(line, self._columns, extrasaction="ignore", lineterminator="\n").writerow(row)
+        append(self.path, line.getvalue().encode())
 
     def _before(self, step: float) -> list[str]:
         if not self.path.exists():
             return []
-        with self.path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("step") and int(row["step"]) < step]
+        rows = [row for before, row in read_losses(self.path) if before < step]
         return [",".join(row.get(column) or "" for column in self._columns) + "\n" for row in rows]
 
 

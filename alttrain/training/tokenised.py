@@ -1,39 +1,35 @@
 """Tokenised examples, kept by content: many thousand long thoughts take minutes to tokenise, and runs share them.
 
-FOLDER/ab12....npz holds the tokens of all examples one after another and how many are each one's prompt and response.
-The key is the SHA-256 of the tokenizer, the template and the examples.
+FOLDER/ab12....npz holds the tokens of all examples one after another and how many are each one's prompt and response,
+with a checksum beside it: a damaged file is made again. The key is the SHA-256 of the tokenizer, the
+template and the examples.
 """
 
 import hashlib
+import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 
 from alttrain import __version__, tokenization
-from alttrain.records import Example
+from alttrain.records import DamagedError, Example, from_cache, read_bytes, replacing, seal
 from alttrain.tokenization import Renderer
 
 
 def tokenised(renderer: Renderer, examples: Sequence[Example], folder: Path) -> list[tokenization.Sequence]:
     """The sequences that `renderer.render` gives, from the folder if they are there."""
     path = folder / f"{_key(renderer, examples)}.npz"
-    if path.exists():
-        return _read(path, examples)
+    if (kept := from_cache(path, lambda path: _read(path, examples))) is not None:
+        return kept
     sequences = renderer.render(examples)
     tokens = np.array([token for sequence in sequences for token in sequence.ids], dtype=np.int32)
     lengths = np.array([(len(s.prompt), len(s.response)) for s in sequences], dtype=np.int64).reshape(-1, 2)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{uuid4().hex}.npz"
-    try:
-        np.savez(temporary, tokens=tokens, lengths=lengths)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        np.savez(file, tokens=tokens, lengths=lengths)
+    seal(path)
     return sequences
 
 
@@ -53,8 +49,10 @@ def _key(renderer: Renderer, examples: Sequence[Example]) -> str:
 
 
 def _read(path: Path, examples: Sequence[Example]) -> list[tokenization.Sequence]:
-    with np.load(path) as arrays:
+    with np.load(io.BytesIO(read_bytes(path))) as arrays:
         tokens, lengths = arrays["tokens"].tolist(), arrays["lengths"].tolist()
+    if sum(map(sum, lengths)) != len(tokens):
+        raise DamagedError(path, "has not the tokens that its lengths tell of")
     sequences, start = [], 0
     for example, (prompt, response) in zip(examples, lengths, strict=True):
         middle, end = start + prompt, start + prompt + response

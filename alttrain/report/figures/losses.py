@@ -1,9 +1,9 @@
 """Training loss by step of one backbone's variants, a line a seed. Reads logs/metrics.csv of each run."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from alttrain.records import read_losses
 from alttrain.report.figures.drawing import colour, figure, style
 from alttrain.report.variants import Variant, label
 
@@ -13,8 +13,7 @@ def curve(folder: Path) -> list[tuple[int, float]]:
     path = folder / "logs" / "metrics.csv"
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [(int(row["step"]) + 1, float(row["loss"])) for row in csv.DictReader(file) if row.get("loss")]
+    return [(step + 1, float(row["loss"])) for step, row in read_losses(path) if row.get("loss")]
 
 
 def draw(variants: Sequence[Variant], path: Path) -> bool:

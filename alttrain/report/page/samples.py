@@ -63,9 +63,9 @@ class Prompts:
 
 
 def pack(value: Any) -> str:
-    """JSON, deflated, in letters that mean nothing in HTML. Half a surrogate pair, which UTF-8 has not, becomes "?"."""
+    """JSON, deflated, in letters that mean nothing in HTML."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 6)).decode("ascii")
+    return base64.b64encode(zlib.compress(text.encode(), 6)).decode("ascii")
 
 
 def cut(text: str) -> str:

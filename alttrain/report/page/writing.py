@@ -32,8 +32,8 @@ from alttrain.report.structure import structures
 from alttrain.report.tables import tables as made_tables
 from alttrain.report.variants import variants
 
-Made = tuple[Sequence[Compared], Mapping[str, Sequence[Entry]]]
-"""The comparisons and the tables of a report."""
+Made = tuple[Sequence[Evaluation], Sequence[Compared], Mapping[str, Sequence[Entry]]]
+"""The judged benchmarks, the comparisons and the tables of a report."""
 LIMIT = 10_000
 """Samples a page holds; of more, a part of every run and benchmark is taken."""
 _SLOT = re.compile(r"<!--slot (\w+)-->")
@@ -56,7 +56,7 @@ def write_page(
     """
     if texts not in get_args(Texts):
         raise ValueError(f"texts={texts!r} is not known; accepted: {', '.join(get_args(Texts))}")
-    judged = evaluations(output_dir / "runs")
+    judged = made[0] if made else evaluations(output_dir / "runs")
     if not judged:
         return None
     folder = output_dir / "report"
@@ -84,13 +84,13 @@ def _quotas(judged: Sequence[Evaluation], limit: int) -> list[int]:
 def _made(judged: Sequence[Evaluation]) -> Made:
     found = variants(judged)
     compared, contrasts = comparisons(found)
-    return compared, made_tables(found, contrasts)
+    return judged, compared, made_tables(found, contrasts)
 
 
 def _sections(
     judged: Sequence[Evaluation], blocks: Sequence[Block], made: Made, names: Names, drawn: Path
 ) -> list[str]:
-    cells, (compared, entries) = cells_of(judged), made
+    cells, (_, compared, entries) = cells_of(judged), made
     return [
         tables.results(cells, compared, names),
         figures(drawn, cells, names),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from alttrain.records import decode, write_json
+from alttrain.records import decode, read_bytes, write_json
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class ReplyCache:
         """The reply kept under a key. A file that does not hold one is named in the log and asked for again."""
         path = self._path(key)
         try:
-            return decode(path.read_text(encoding="utf-8"), Reply, str(path))
+            return decode(read_bytes(path), Reply, str(path))
         except FileNotFoundError:
             return None
         except ValueError:

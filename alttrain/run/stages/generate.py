@@ -18,6 +18,7 @@ from alttrain.config import RunError
 from alttrain.evaluation import Benchmark
 from alttrain.generation.engines import Engine, Prompt, Written
 from alttrain.records import (
+    DamagedError,
     Example,
     Generation,
     append_rows,
@@ -50,8 +51,10 @@ class NotGenerated:
 
 def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
     """The chunks of a benchmark that are not all generated. Changes no file: the run may be another process's."""
-    done = _answered(evaluation_folder(run, benchmark) / "generations.jsonl")
-    rows = _sampled(run, benchmark)
+    path, rows = evaluation_folder(run, benchmark) / "generations.jsonl", _sampled(run, benchmark)
+    done = _answered(path)
+    if strange := done - {(row.id, sample) for row, sample in rows}:
+        raise DamagedError(path, f"holds a row that the benchmark has not, {min(strange)!r}")
     size = run.generation.chunk
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
     return [chunk for chunk in chunks if any((row.id, sample) not in done for row, sample in chunk)]

@@ -13,8 +13,6 @@ them is another.
 - metrics.json      the numbers, with the protocol's hash
 """
 
-import hashlib
-import json
 import logging
 import math
 from collections import Counter, defaultdict
@@ -39,7 +37,20 @@ from alttrain.evaluation.judges.material import request
 from alttrain.evaluation.labels import SHOWN, HumanLabels, Name, read_labels, text_hash
 from alttrain.evaluation.metrics import Summary
 from alttrain.evaluation.protocol import Part, seen_by_judge
-from alttrain.records import Example, Generation, Judgement, iterate_rows, read_rows, write_json, write_rows
+from alttrain.records import (
+    DamagedError,
+    Example,
+    Generation,
+    Judgement,
+    checksum,
+    iterate_rows,
+    kept_json,
+    read_metrics,
+    read_rows,
+    write_json,
+    write_metrics,
+    write_rows,
+)
 from alttrain.run.assembly import Run
 from alttrain.run.folder import as_json, evaluation_folder
 from alttrain.run.progress import bar
@@ -76,9 +87,11 @@ def is_judged(run: Run, benchmark: Benchmark) -> bool:
 
 
 def _judged(run: Run, benchmark: Benchmark) -> dict[str, Any]:
-    """metrics.json; empty where it is absent."""
-    path = evaluation_folder(run, benchmark) / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """metrics.json; empty where it is absent or damaged."""
+    try:
+        return read_metrics(evaluation_folder(run, benchmark) / "metrics.json")
+    except (FileNotFoundError, DamagedError):
+        return {}
 
 
 def _changed(run: Run, benchmark: Benchmark) -> list[str]:
@@ -90,18 +103,14 @@ def _changed(run: Run, benchmark: Benchmark) -> list[str]:
 
 def _made_from(run: Run, benchmark: Benchmark) -> dict[str, str | None]:
     """The SHA-256 of each file that metrics are made from or stand beside; None where it is absent."""
-    folder, found = evaluation_folder(run, benchmark), dict[str, str | None]()
-    for path in (*(folder / name for name in MADE_FROM), run.folder / "train.jsonl"):
-        found[path.name] = None
-        if path.exists():
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    folder = evaluation_folder(run, benchmark)
+    paths = (*(folder / name for name in MADE_FROM), run.folder / "train.jsonl")
+    return {path.name: checksum(path) for path in paths}
 
 
 def _can_ask_again(run: Run, benchmark: Benchmark) -> bool:
     """Whether judged texts have no verdict because of a server, and the judges can be asked now."""
-    if not (unsettled := _judged(run, benchmark)["unsettled"]):
+    if not (unsettled := _judged(run, benchmark).get("unsettled", 0)):
         return False
     try:
         for where, judge in judges_of(run, benchmark).items():
@@ -144,10 +153,10 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     judgements = Judgements(folder, judges, run.protocol.parts)
     expected = len(benchmark.rows.examples(None)) * run.protocol.decoding_for(benchmark).samples
     if judgements.rows != expected:
-        raise FileNotFoundError(
-            f"{folder / 'generations.jsonl'} has {judgements.rows} of {expected} generations; "
-            "run the generate stage first"
-        )
+        path, found = folder / "generations.jsonl", judgements.rows
+        if found > expected:
+            raise DamagedError(path, f"has {found} generations, and the benchmark asks for {expected}")
+        raise FileNotFoundError(f"{path} has {found} of {expected} generations; run the generate stage first")
     if changed := _changed(run, benchmark):  # a report would show the old numbers if judging failed
         log.warning("judge     %s is judged again: its metrics are of other %s", folder.name, ", ".join(changed))
         if provenance == _judged(run, benchmark)["provenance"] and "judgements.jsonl" in changed:
@@ -161,7 +170,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
         _agreement(run, benchmark, judgements, folder)
     told = _refuse_unjudged(judgements, folder)
     contamination = _contamination(run, benchmark)
-    write_json(
+    write_metrics(
         folder / "metrics.json",
         {
             "benchmark": benchmark.name,
@@ -202,7 +211,7 @@ def _make(
 ) -> None:
     """Keep the judgements that still hold, and judge what is missing."""
     record = folder / "judges.json"
-    before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    before = kept_json(record) or {}
     judgements.keep(lambda row: before.get(row.judge) == configured[row.judge])
     write_json(record, configured)
     for name in judgements.judges:

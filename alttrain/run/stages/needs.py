@@ -3,7 +3,6 @@
 The sizes are counted where there is a tokenizer, and else guessed by the characters of the rows.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from alttrain.backbone.memory import (
 from alttrain.backbone.source import at_hand
 from alttrain.config import RunError
 from alttrain.generation import InProcess
-from alttrain.records import Example
+from alttrain.records import Example, read_json
 from alttrain.rewrite import lacks_original, render
 from alttrain.run.assembly import Run
 from alttrain.training import Hardware, SupervisedFineTuning
@@ -153,7 +152,7 @@ def _larger(hardware: Hardware, lora: bool) -> Iterator[Hardware]:
 def shape_known(run: Run) -> Shape | None:
     """The backbone's dimensions: its config.json's where that is at hand, else as its config says."""
     path = at_hand(run.backbone, "config.json")
-    return shape_of(json.loads(path.read_text(encoding="utf-8"))) if path else run.backbone.shape
+    return shape_of(read_json(path, remedy="fetch the backbone again")) if path else run.backbone.shape
 
 
 def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device: Device) -> Iterator[Need]:

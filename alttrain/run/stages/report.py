@@ -16,11 +16,12 @@ import gc
 import hashlib
 import json
 import logging
+import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -29,12 +30,13 @@ from rich.table import Table
 from alttrain import __version__
 from alttrain import report as room
 from alttrain.config import RunError
-from alttrain.records import Texts, alone, write_text
+from alttrain.records import DamagedError, Texts, alone, kept_json, write_text
 from alttrain.report import (
     TITLES,
     Cell,
     Compared,
     Entry,
+    Evaluation,
     Structure,
     cells_of,
     comparisons,
@@ -51,6 +53,7 @@ from alttrain.report import (
     write_csv,
 )
 from alttrain.report.aside import STAMP, beside, files, inputs, keep, put, snapshot, states
+from alttrain.report.runs import tell_left_out
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
@@ -62,6 +65,13 @@ OBJECTS = 100_000
 """New objects after which Python looks for garbage while a report is made."""
 SHOWN = "overview"
 """The table for the console."""
+
+
+class _Stamp(TypedDict):
+    """.stamp: what the last report was made from, and its files."""
+
+    digest: str
+    files: list[str]
 
 
 def report(run: Run, session: Session) -> None:
@@ -96,9 +106,9 @@ def write_report(output_dir: Path, texts: Texts = "all") -> list[Entry]:
             return []
         with alone(folder):
             digest, before = _digest(runs, texts), _stamped(folder / STAMP)
-            if before.get("digest") != digest or not _files_of(before) <= files(folder):
+            if before.get("digest") != digest or not {*before.get("files", [])} <= files(folder):
                 with _rare_collections(), beside(folder) as aside:
-                    _make(output_dir, aside, texts, digest, _files_of(before))
+                    _make(output_dir, aside, texts, digest, {*before.get("files", [])})
             shown = folder / "tables" / f"{SHOWN}.csv"
             return read_csv(shown, Entry) if shown.exists() else []
     except Exception as error:  # whatever it is: texts, names and files are anybody's
@@ -107,22 +117,34 @@ def write_report(output_dir: Path, texts: Texts = "all") -> list[Entry]:
 
 
 def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: Set[str]) -> None:
-    """Make the report from a snapshot, and let it take its place. Errors name the files that the snapshot is of."""
+    """Make the report from a snapshot, and let it take its place. Errors name the files that the snapshot is of.
+
+    A run with a damaged file is named and left out, whichever of its files it is and whoever finds it.
+    """
     runs, folder, made = output_dir / "runs", output_dir / "report", aside / "report"
     snapshot(runs, aside / "runs")
-    made.mkdir()
-    keep(folder, made, ours)
-    try:
-        names = [path.relative_to(made).as_posix() for path in _write(aside, texts)]
-    except (OSError, ValueError) as error:
-        raise ValueError(str(error).replace(str(aside), str(output_dir))) from error
+    left_out = set[Path]()
+    while True:
+        made.mkdir()
+        keep(folder, made, ours)
+        try:
+            if not (judged := evaluations(aside / "runs", left_out)):
+                return
+            names = [path.relative_to(made).as_posix() for path in _write(aside, texts, judged)]
+            break
+        except DamagedError as error:
+            left_out.add(run := aside / "runs" / error.path.relative_to(aside / "runs").parts[0])
+            tell_left_out(run, error)
+            shutil.rmtree(made)
+        except (OSError, ValueError) as error:
+            raise ValueError(str(error).replace(str(aside), str(output_dir))) from error
     write_text(made / STAMP, json.dumps({"digest": digest, "files": names}))
     put(made, folder)
-    for run in sorted(path.name for path in (aside / "runs").iterdir()):
+    for run in sorted((aside / "runs").iterdir()):
         try:
-            rewrite_card(runs / run, aside / "runs" / run)
+            rewrite_card(runs / run.name, run)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            log.warning("report    the model card of %s is not made anew: %s", run, error)
+            log.warning("report    the model card of %s is not made anew: %s", run.name, error)
 
 
 @contextmanager
@@ -138,17 +160,7 @@ def _rare_collections() -> Iterator[None]:
 
 def _stamped(stamp: Path) -> Mapping[str, Any]:
     """What the last report was made from, and its files; nothing where there is none, or an older version's."""
-    try:
-        found = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _files_of(stamped: Mapping[str, Any]) -> Set[str]:
-    """The files of the last report. They are only ever compared with those that are there."""
-    found = stamped.get("files")
-    return {str(name) for name in found} if isinstance(found, list) else set()
+    return kept_json(stamp, _Stamp) or {}
 
 
 def _digest(runs: Path, texts: str) -> str:
@@ -163,11 +175,9 @@ def _digest(runs: Path, texts: str) -> str:
     return digest.hexdigest()
 
 
-def _write(output_dir: Path, texts: Texts) -> Iterator[Path]:
-    """Make everything; the files that were written."""
-    folder, judged = output_dir / "report", evaluations(output_dir / "runs")
-    if not judged:
-        raise ValueError("no run can be read whole")
+def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator[Path]:
+    """Make everything of these benchmarks; the files that were written."""
+    folder = output_dir / "report"
     cells, grouped = cells_of(judged), variants(judged)
     compared, contrasts = comparisons(grouped)
     write_csv(folder / "metrics.csv", Cell, cells)
@@ -186,7 +196,7 @@ def _write(output_dir: Path, texts: Texts) -> Iterator[Path]:
     from alttrain.report.page import write_page
 
     yield from draw_all(found, grouped, folder / "figures")
-    if page := write_page(output_dir, texts, made=(compared, found)):
+    if page := write_page(output_dir, texts, made=(judged, compared, found)):
         yield page
 
 

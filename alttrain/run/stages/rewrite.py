@@ -37,14 +37,17 @@ from alttrain.evaluation.statistics import rate
 from alttrain.generation import Decoding
 from alttrain.generation.engines import Engine, Prompt, Written
 from alttrain.records import (
+    DamagedError,
     Example,
     Generation,
     Rejected,
     Segment,
     alone,
     append_rows,
+    from_cache,
     read_rows,
     repair_rows,
+    seal,
     write_json,
     write_rows,
     write_text,
@@ -81,7 +84,7 @@ UNSAFE = "the guard calls it unsafe"
 
 def rewrite(run: Run, session: Session) -> None:
     """Write train.jsonl and what belongs to it, unless it is there."""
-    if not run.training.trains or (run.folder / "rewrite.json").exists():
+    if not run.training.trains or all((run.folder / name).exists() for name in ("train.jsonl", "rewrite.json")):
         return
     selection = run.dataset.select(run.seed, {benchmark.name: benchmark.prompts() for benchmark in run.benchmarks})
     teacher, understander = run.structure.teacher, run.structure.understander
@@ -377,11 +380,20 @@ def _originals(run: Run, session: Session, recipe: SelfTrace, examples: list[Exa
     }
     cached = cache_folder() / "originals" / f"{run.backbone.name}-{_digest(key)}.jsonl"
     begun = cached.with_suffix(".begun")
+
+    def read(path: Path) -> list[Original]:
+        rows = read_rows(path, Original)
+        if [row.id for row in rows] != [example.id for example in ordered]:
+            raise DamagedError(path, "has not a row for each prompt")
+        return rows
+
     with alone(cached):
-        if not cached.exists():
+        if (found := from_cache(cached, read)) is None:
             _ask(run, session, recipe, ordered, begun)
             os.replace(begun, cached)
-    return read_rows(cached, Original)
+            seal(cached)
+            found = read(cached)
+    return found
 
 
 def _ask(run: Run, session: Session, recipe: SelfTrace, examples: Sequence[Example], path: Path) -> None:

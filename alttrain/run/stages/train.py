@@ -8,7 +8,7 @@ import shutil
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
-from alttrain.records import Example, read_rows, write_json
+from alttrain.records import DamagedError, Example, Rewritten, Trained, kept_json, read_json, read_rows, write_json
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
 from alttrain.run.progress import on_terminal
@@ -27,13 +27,19 @@ NO_KEY_SENTENCE = "training/objective=safekey: no row has a key sentence; choose
 def train(run: Run, session: Session) -> None:
     """Train from the last checkpoint, unless it is finished."""
     recipe = run.training
-    if not isinstance(recipe, SupervisedFineTuning) or (run.folder / "train.json").exists():
+    if not isinstance(recipe, SupervisedFineTuning):
+        return
+    if (run.folder / "train.json").exists():
+        read_json(run.folder / "train.json", Trained)
         return
     examples = read_rows(run.folder / "train.jsonl", Example)
     if not examples:
         raise RunError(
             f"{run.folder / 'train.jsonl'} is not there; run the rewrite stage first (stages=[rewrite,train])"
         )
+    written = (kept_json(run.folder / "rewrite.json", Rewritten) or {}).get("written", len(examples))
+    if len(examples) != written:
+        raise DamagedError(run.folder / "train.jsonl", f"has {len(examples)} rows, and rewrite.json tells of {written}")
     rendered = tokenised(session.renderer, examples, cache_folder() / "tokenised")
     if isinstance(recipe.objective, SafeKeyLoss):
         rendered = session.renderer.mark(examples, rendered)

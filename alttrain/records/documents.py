@@ -1,0 +1,159 @@
+"""What the JSON documents of a run hold, as far as somebody reads it; `read_json` checks them against these."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from alttrain.records.files import write_json
+from alttrain.records.reading import DamagedError, read_json, read_utf8
+
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+
+
+class Names(TypedDict):
+    """run.json. What stands after `seed` an older version did not write."""
+
+    run: str
+    backbone: str
+    dataset: str
+    rewrite: str
+    training: str
+    seed: int
+    method: NotRequired[str]
+    label: NotRequired[str]
+    order: NotRequired[Count]
+    tables: NotRequired[list[str]]
+    changed: NotRequired[dict[str, tuple[Any, Any]]]
+
+
+class Number(TypedDict):
+    """A metric; null is a number that cannot be computed."""
+
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: Count
+    undecided: Count
+    truncated: Count
+
+
+class Provenance(TypedDict):
+    """How the numbers were made."""
+
+    measure: str
+    protocol: NotRequired[str]
+    protocol_hash: NotRequired[str]
+    means: NotRequired[dict[str, list[str]]]
+    judges: NotRequired[dict[str, Any]]
+    changed: NotRequired[dict[str, tuple[Any, Any]]]
+
+
+class Decides(TypedDict):
+    """Whose verdict on which part decides, and which verdict counts."""
+
+    judge: str
+    part: str
+    counted: bool
+
+
+class Assessing(TypedDict):
+    """Prompt's label against the assessment."""
+
+    harmful_as_harmful: Count
+    harmful_as_benign: Count
+    harmful_unassessed: Count
+    benign_as_harmful: Count
+    benign_as_benign: Count
+    benign_unassessed: Count
+
+
+class Failed(TypedDict):
+    """Why answers of one label's prompts went wrong."""
+
+    label: Literal["harmful", "benign"]
+    misjudged: Count
+    disobeyed: Count
+    unassessed: Count
+    n: Count
+    undecided: Count
+
+
+class Analysis(TypedDict):
+    """The counts beside the metrics."""
+
+    decides: NotRequired[Decides]
+    assessing: NotRequired[Assessing]
+    failures: NotRequired[list[Failed]]
+
+
+class Judged(TypedDict):
+    """metrics.json. `made_from` has the SHA-256 of the files of rows that the numbers are of, `checksum` that of all
+    the rest."""
+
+    benchmark: str
+    metrics: Annotated[list[Number], Meta(min_length=1)]
+    provenance: NotRequired[Provenance]
+    analysis: NotRequired[Analysis]
+    contaminated: NotRequired[list[Any]]
+    made_from: NotRequired[dict[str, str | None]]
+    checksum: NotRequired[str]
+
+
+class Rewritten(TypedDict, total=False):
+    """rewrite.json."""
+
+    labels: dict[str, Count]
+    origins: dict[str, Count]
+    written: Count
+
+
+class Trained(TypedDict):
+    """train.json."""
+
+    steps: Count
+    tokens: Count
+    examples: NotRequired[Count]
+    seconds: NotRequired[float]
+    devices: NotRequired[Count]
+    device: NotRequired[str]
+    precision: str
+    final_loss: float | None
+
+
+def write_metrics(path: Path, judged: Mapping[str, Any]) -> None:
+    """Write metrics.json with its checksum."""
+    write_json(path, {**judged, "checksum": _checksum(judged)})
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """metrics.json. Raises DamagedError, also where it is not what was written."""
+    found: dict[str, Any] = read_json(path, Judged)
+    if "checksum" in found and found["checksum"] != _checksum(found):
+        raise DamagedError(path, "its checksum is another: it is not what the judge stage wrote")
+    return found
+
+
+def read_losses(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """logs/metrics.csv: each row that has a step, with it."""
+    try:
+        rows = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
+        found = [(int(row["step"]), row) for row in rows if row.get("step")]
+        for _, row in found:
+            float(row.get("loss") or 0)
+        return found
+    except DamagedError:
+        raise
+    except (csv.Error, TypeError, ValueError) as error:
+        raise DamagedError(path, f"not steps and losses ({error})") from error
+
+
+def _checksum(judged: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in judged.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
