@@ -452,7 +452,7 @@ def test_what_is_being_judged_is_left_out_and_named(
             path.read_bytes()[:-5] if fault == "torn" else b"".join(path.read_bytes().splitlines(True)[1:])
         )
     write_report(tmp_path)
-    assert caplog.messages == [f"report    left out, as it is being written: {folder}"]
+    assert caplog.messages == [f"report    left out, being written or damaged (its command judges it again): {folder}"]
     cells = read_csv(tmp_path / "report" / "metrics.csv", Cell)
     assert len({(one.run, one.benchmark) for one in cells}) == 3
 
@@ -484,15 +484,17 @@ def test_a_received_folder_writes_and_removes_nothing_outside(tmp_path: Path) ->
         (outside / name).write_text("mine")
     folder = tmp_path / "received"
     sets = {"embedded_harmful": ("harmful_rate", "ynny"), "embedded_benign": ("over_refusal_rate", "ynn")}
-    climbing = "../../../outside/x"
-    run = make_run(folder / "runs", sets, protocol="offline", trained={"steps": 1})
+    climbing, trained = "../../../outside/x", {"steps": 1, "tokens": 1, "precision": "float32", "final_loss": 0.5}
+    run = make_run(folder / "runs", sets, protocol="offline", trained=trained)
     for place in (run / "run.json", *run.glob("evaluation/*/metrics.json")):
         record = json.loads(place.read_text())
         record |= {"backbone": climbing} if place.name == "run.json" else {}
         if place.name == "metrics.json":
             record["provenance"]["protocol"] = climbing
         place.write_text(json.dumps(record))
-    (run / "adapter").symlink_to(outside / "card")
+    healthy = make_run(folder / "runs", sets, protocol="offline", seed=1, trained=trained)
+    for one in (run, healthy):
+        (one / "adapter").symlink_to(outside / "card")
     stamped = ["../../outside/a.txt", str(outside / "a.txt"), "figures/main.svg", "\0", 3]
     for place in (folder / "report", folder / "report" / "deep"):
         place.mkdir()
@@ -579,7 +581,7 @@ def test_a_files_mode_is_the_umasks(tmp_path: Path) -> None:
 BAD: dict[str, tuple[str, str]] = {
     "run.json": ("", "run.json"),
     "evaluation/embedded_benign.offline/metrics.json": ('{"benchmark": "emb', "metrics.json"),
-    "evaluation/embedded_harmful.offline/judgements.jsonl": ('{"id": "p0"}\n', "judgements.jsonl line 1"),
+    "evaluation/embedded_harmful.offline/judgements.jsonl": ('{"id": "p0"}\n' * 4, "judgements.jsonl line 1"),
     "evaluation/embedded_harmful.offline/generations.jsonl": ("", "generations.jsonl"),
     "train.json": ("null", "train.json"),
     "logs/metrics.csv": ("step,loss\n0,none\n", "metrics.csv"),

@@ -76,7 +76,7 @@ def snapshot(runs: Path, into: Path) -> None:
             shutil.rmtree(place, ignore_errors=True)
             time.sleep(PAUSE_S if again < TRIES - 1 else 0)
         else:
-            log.warning("report    left out, as it is being written: %s", folder)
+            log.warning("report    left out, being written or damaged (its command judges it again): %s", folder)
 
 
 def states(folder: Path, names: Collection[str]) -> dict[str, tuple[int, int, int]]:
