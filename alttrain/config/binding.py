@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alttrain.config.names import name_fault
 from alttrain.config.programs import program_faults
-from alttrain.config.schema import PAGE_TEXTS, STAGES
+from alttrain.config.schema import PAGE_TEXTS, STAGES, RunSchema
 from alttrain.config.secrets import exposed, masked, resolvers
 from alttrain.config.targets import ANYTHING, fits, hints_of, items, locate
 
@@ -71,12 +71,15 @@ def faults(config: DictConfig) -> list[Fault]:
         for key, node in _parts(plain)
         if key not in absent and not (isinstance(node, dict) and "_target_" in node)
     ]
+    known = RunSchema.__dataclass_fields__
+    accepted = f"there is no such key; accepted: {', '.join(known)}"
+    added = [Fault(str(key), value, accepted) for key, value in plain.items() if key not in known]
     texts = plain.get("page_texts", PAGE_TEXTS[0])
     page = [] if texts in PAGE_TEXTS else [Fault("page_texts", texts, f"accepted: {', '.join(PAGE_TEXTS)}")]
     names = [Fault(key, name, told) for key, name in _names(plain) if key not in absent and (told := name_fault(name))]
     stages = _stage_faults(plain.get("stages", []))
     secrets = [Fault(*one) for one in exposed(plain)]
-    return [*missing, *stages, *page, *names, *secrets, *untargeted, *target_faults(plain)]
+    return [*missing, *added, *stages, *page, *names, *secrets, *untargeted, *target_faults(plain)]
 
 
 def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:
