@@ -897,3 +897,19 @@ def test_a_looping_answer_is_read_in_no_time() -> None:
     code = f"from alttrain.evaluation.grading.equality import equal; print(equal('3', {looping!r} + '!'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("lead", ["The answer is A", "I see A", "答案", "The answer is option"])
+def test_blanks_without_end_are_graded_in_time_that_grows_with_them(lead: str) -> None:
+    answer = lead + " " * 20_000 + "x"
+    generation = Generation(
+        "g", "Which?\nA. red\nB. blue", "benign", "", ("B",), answer, "", answer, True, "stop", 1, 1
+    )
+    began = time.process_time()
+    Choice()(generation)
+    assert time.process_time() - began < 2  # the time grew with their cube: 17 s for 2,000
+
+
+def test_a_chinese_full_stop_is_no_part_of_a_number() -> None:
+    generation = Generation("g", "?", "benign", "", ("4",), "答案是 4。", "", "答案是 4。", True, "stop", 1, 1)
+    assert Maths()(generation).verdict is True

@@ -18,7 +18,7 @@ _BETWEEN = re.compile(r"\\(?:text|mbox)\s*\{|\\(?:quad|[()\[\],; ])|[{}$]|\b[a-z
 _JOINT = re.compile(r"\s*(?:[,;/|]?|[,;]?\s*(?:and|or|\\lor|\\vee))\s*")
 _MARK = re.compile(
     r"#{4,}|(?:\bfinal\s+answer|\banswer)\b(?:[^.:\n=]{0,60}?\b(?:is|are)\b(?:\s*[:：])?|\s*[:：=]|[ \t]*$)"
-    r"|答案\s*(?:[是为][:：]?|[:：]|[ \t]*$)",
+    r"|答案(?:\s*+(?:[是为][:：]?|[:：])|[ \t]*+$)",
     re.I | re.M,
 )
 _PHRASE = re.compile(rf"[\s:：#]*+(\\\[.{{0,{LONGEST}}}?\\\]|\$\$.{{0,{LONGEST}}}?\$\$|[^\n]{{1,{LONGEST}}})", re.S)

@@ -109,7 +109,7 @@ def _of_phrase(phrase: str) -> str:
         rest = phrase[formulas[-1].end() :]
         named = _NAMED.search(rest)
         return named[1].strip() if named else _formulas(phrase, formulas)
-    phrase = phrase.strip().rstrip(".").strip(" *`")
+    phrase = phrase.strip().rstrip(".。").strip(" *`")
     symbols = _FUNCTIONS.sub("", phrase)
     if not _BARE.search(symbols) and ("=" not in symbols or re.search(r"[a-zA-Z]", symbols)):
         return phrase  # a formula, or an equation in letters, without signs around it
