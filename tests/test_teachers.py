@@ -146,7 +146,7 @@ def test_retry_after_is_waited_for(serve: Serve, desk: Desk) -> None:
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [("7", 7), ("-3", 0), ("soon", 0), (None, 0)],
+    [("7", 7), ("-3", 0), ("soon", 0), (None, 0), ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", 0)],
 )
 def test_retry_after_is_seconds(header: str | None, seconds: float) -> None:
     assert retry_after({} if header is None else {"retry-after": header}) == seconds
