@@ -72,6 +72,7 @@ def all_right(results: Results, examples: Sequence[Example]) -> bool:
 
 # --- a server's faults ---
 
+CHAT = b'{"choices": [{"finish_reason": "stop", "message": {%s}}]}'
 FAULTS = {
     "late": Say(delay=0.9),
     "rate limit": Say(status=429, headers={"Retry-After": "0"}),
@@ -85,6 +86,10 @@ FAULTS = {
     "empty": Say("  "),
     "no content": Say(None),
     "cut": Say("The request is harmful because it", finish="length"),
+    "a key twice": Say(body=CHAT % b'"content": "The request is harmless.", "content": "The request is harmful."'),
+    "a tool": Say(body=CHAT % b'"content": "The request is harmless as it is.", "tool_calls": [{"id": "x"}]'),
+    "refused beside it": Say(body=CHAT % b'"content": "The request is harmless as it is.", "refusal": "I cannot."'),
+    "an error beside it": Say(body=b'{"error": "overloaded", ' + (CHAT % b'"content": "The request is harmless."')[1:]),
     "half a character": Say("The request is harmless \ud83d because so."),
 }
 
