@@ -151,11 +151,18 @@ def is_other_model(served: str, asked: str) -> bool:
 
 
 def json_of(body: bytes) -> Any:
-    """A server's body as JSON. Raises ValueError where it is none, however deep it is nested."""
+    """A server's body as JSON. Raises ValueError where it is none, however deep it is nested, or contradicts itself."""
     try:
-        return json.loads(body)
+        return json.loads(body, object_pairs_hook=_once)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if any(found[key] is not value and found[key] != value for key, value in pairs):
+        raise ValueError("a key has two values")
+    return found
 
 
 def word(value: object) -> str:
@@ -377,5 +384,5 @@ def retry_after(headers: Mapping[str, str]) -> float:
         pass
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

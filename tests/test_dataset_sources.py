@@ -1,6 +1,7 @@
 """Rows of published sets: column maps, traces cut by their tags, the hub, and data_dir in place of the hub."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,15 @@ def written(path: Path, *rows: dict[str, Any]) -> str:
     """A JSON lines file of some rows."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe.jsonl"])
+def test_a_device_or_a_pipe_is_no_data_file(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.jsonl")
+    for ask in (Rows("x", path=path).content, lambda: Rows("x", path=path).examples(None)):
+        with pytest.raises(FileNotFoundError, match="no such data file"):
+            ask()
 
 
 # --- responses ---

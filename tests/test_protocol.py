@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from alttrain.config import RunError, register
 from alttrain.config.identity import HOW_ASKED
+from alttrain.config.targets import TRUSTED
 from alttrain.dataset import Rows, jailbreak_artifacts
 from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalJudge
 from alttrain.evaluation.benchmark import KINDS
@@ -239,7 +240,10 @@ def hashed(*overrides: str, judge: str = "rubric", protocol: str = "star1") -> d
 
 
 @pytest.mark.parametrize("judge", WRITERS)
-def test_how_a_judges_server_is_asked_moves_no_hash(judge: str, content: dict[str, str]) -> None:
+def test_how_a_judges_server_is_asked_moves_no_hash(
+    judge: str, content: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TRUSTED, "OTHER")
     assert set(CHANGED) == set(HOW_ASKED)
     changes = [f"++{WRITERS[judge]}.{key}={value}" for key, value in CHANGED.items()]
     assert hashed(*changes, judge=judge) == hashed(judge=judge)

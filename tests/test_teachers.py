@@ -72,6 +72,7 @@ def all_right(results: Results, examples: Sequence[Example]) -> bool:
 
 # --- a server's faults ---
 
+CHAT = b'{"choices": [{"finish_reason": "stop", "message": {%s}}]}'
 FAULTS = {
     "late": Say(delay=0.9),
     "rate limit": Say(status=429, headers={"Retry-After": "0"}),
@@ -85,6 +86,10 @@ FAULTS = {
     "empty": Say("  "),
     "no content": Say(None),
     "cut": Say("The request is harmful because it", finish="length"),
+    "a key twice": Say(body=CHAT % b'"content": "The request is harmless.", "content": "The request is harmful."'),
+    "a tool": Say(body=CHAT % b'"content": "The request is harmless as it is.", "tool_calls": [{"id": "x"}]'),
+    "refused beside it": Say(body=CHAT % b'"content": "The request is harmless as it is.", "refusal": "I cannot."'),
+    "an error beside it": Say(body=b'{"error": "overloaded", ' + (CHAT % b'"content": "The request is harmless."')[1:]),
     "half a character": Say("The request is harmless \ud83d because so."),
 }
 
@@ -146,7 +151,7 @@ def test_retry_after_is_waited_for(serve: Serve, desk: Desk) -> None:
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [("7", 7), ("-3", 0), ("soon", 0), (None, 0)],
+    [("7", 7), ("-3", 0), ("soon", 0), (None, 0), ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", 0)],
 )
 def test_retry_after_is_seconds(header: str | None, seconds: float) -> None:
     assert retry_after({} if header is None else {"retry-after": header}) == seconds

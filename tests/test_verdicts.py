@@ -11,6 +11,7 @@ from stub_server import Say, Serve, Stub
 
 from alttrain import serving
 from alttrain.config import RunError, register
+from alttrain.config.targets import TRUSTED
 from alttrain.records import Generation, Judgement, read_rows
 from alttrain.run.app import execute
 
@@ -23,6 +24,7 @@ BENCHMARK = "embedded_harmful"
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("A_KEY", KEY)
+    monkeypatch.setenv(TRUSTED, "A_KEY")
     register()
     serving._server_fault.cache_clear()
 

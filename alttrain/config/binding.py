@@ -79,7 +79,9 @@ def faults(config: DictConfig) -> list[Fault]:
     names = [Fault(key, name, told) for key, name in _names(plain) if key not in absent and (told := name_fault(name))]
     stages = _stage_faults(plain.get("stages", []))
     secrets = [Fault(*one) for one in exposed(plain)]
-    return [*missing, *added, *stages, *page, *names, *secrets, *untargeted, *target_faults(plain)]
+    parts = tuple(fault.key.removesuffix("_target_") for fault in untargeted)
+    built = [fault for fault in target_faults(plain) if not fault.key.startswith(parts) or fault.key in parts]
+    return [*missing, *added, *stages, *page, *names, *secrets, *untargeted, *built]
 
 
 def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:

@@ -20,6 +20,8 @@ LOGGING = ("job_logging", "hydra_logging")
 BUILT = ("callbacks.", "launcher.", "sweeper.")
 GIVEN = re.compile(r"job\.env_set\..+|launcher\.(setup|python|srun_args|additional_parameters|address)(\.|$).*")
 """What runs commands, changes the environment, or sends jobs elsewhere."""
+PLACED = {"output_subdir": None, "run.dir": ".", "sweep.dir": "${output_dir}/.sweep", "sweep.subdir": "."}
+"""Where Hydra writes files of its own, as conf/run.yaml has it: elsewhere they could replace others."""
 KEY = re.compile(r"\$\{(\w[\w.]*)\}")
 
 
@@ -41,7 +43,9 @@ def hydra_faults(config: DictConfig, given: Collection[str]) -> Iterator[tuple[s
         elif part == "_target_" and not _known(key, str(value)):
             package = str(value).partition(".")[0]
             yield own, value, f"Hydra would build it; if you know what it runs: trusted=[{package}] on the command line"
-        elif GIVEN.fullmatch(key) and value is not None and re.sub(r"(\.\d+)+$", "", own) not in given:
+        elif ((GIVEN.fullmatch(key) and value is not None) or (key in PLACED and value != PLACED[key])) and re.sub(
+            r"(\.\d+)+$", "", own
+        ) not in given:
             yield own, value, "this is for the command line, and not for a file; give it there, or leave it out"
 
 

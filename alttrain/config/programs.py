@@ -1,6 +1,7 @@
-"""What a config may start: the servers of the packaged options, as they are written there.
+"""What a config may start, and where it may send keys: the servers of the packaged options, as they are written there.
 
-Another command, its environment, or what vLLM would import is code of whoever wrote the config: it needs `trusted`.
+Another command, its environment, or what vLLM would import is code of whoever wrote the config: it needs `trusted`. So
+does a key for another server, and model-written code outside the sandbox, unless the command line itself says so.
 """
 
 import functools
@@ -10,12 +11,31 @@ from typing import Any
 
 import yaml
 
-from alttrain.config.targets import trusted
+from alttrain.config.targets import said, trusted
+
+KEYS = {"https://api.openai.com/v1": "OPENAI_API_KEY", "https://api.together.xyz/v1": "TOGETHER_API_KEY"}
+"""The servers of the packaged options, and the variable of each one's key."""
 
 
 def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -> Iterator[tuple[str, Any, str]]:
     """Key, value and what is accepted, where a node would start or load what is not packaged and not trusted."""
     name = f"{target.__module__}.{target.__qualname__}"
+    url, variable, uri = (node.get(part) for part in ("base_url", "key_variable", "uri"))
+    if variable and url and not (KEYS.get(str(url)) == variable or variable in trusted() or said("base_url", url)):
+        yield (
+            f"{key}.key_variable",
+            variable,
+            f"the key would be sent to {url}: if you know that server, give its base_url on the command line, or "
+            f"trusted=[{variable}]",
+        )
+    if node.get("allow_unsandboxed") and not said("allow_unsandboxed", "true"):
+        yield f"{key}.allow_unsandboxed", True, "this is for the command line, and not for a file; give it there"
+    if name == "alttrain.training.trackers.MlflowTracker" and "://" in str(uri) and not said("uri", uri):
+        yield (
+            f"{key}.uri",
+            uri,
+            "MLflow would send its key and texts there: if you know that server, give it on the command line",
+        )
     if name == "alttrain.generation.child.ChildServer":
         command = node.get("command") or [""]
         if command[0] not in trusted() and not any(_same(node, one) for one in _packaged()):

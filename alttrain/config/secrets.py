@@ -27,7 +27,8 @@ LOOKS = re.compile(
 )
 """A key in a text: by how such keys begin, by the word before it, as a long value of a key, or as a URL's password."""
 MASK = "***"
-INTERPOLATION = re.compile(r"\$\{\s*([\w.]+)\s*:")
+INTERPOLATION = re.compile(r"\$\{\s*([\w.]+|[^}:]*\$[^:]*)\s*:")
+"""The name of a resolver; one that is put together by an interpolation could be any."""
 TAKEN = ("oc.select",)
 """Resolvers that a config may use: they give the same at every reading, and of the config alone."""
 ENVIRONMENT = (

@@ -32,10 +32,16 @@ NAMED = frozenset(
 )
 """Classes of Lightning's and torch's, for the parts of a user's own classes."""
 
+SAID = ("base_url", "uri", "allow_unsandboxed")
+"""Arguments by which keys, texts or model-written code get out: what the command line says of them is trusted, too."""
+
 REFUSED = (
     "a config builds classes of alttrain, and of packages that the command line trusts; if you know what it runs: "
     "trusted=[{package}]"
 )
+
+QUOTES = " '\"/"
+"""What may stand around a value of the command line; an address is the same with and without its last slash."""
 
 ANYTHING = object()
 """The place of a trusted class's argument that has no annotation."""
@@ -52,14 +58,21 @@ def take_trusted(arguments: Sequence[str]) -> list[str]:
     for name in names:
         if not re.fullmatch(r"[\w./-]+", name):
             raise ValueError(f"trusted={name!r}: accepted: names of packages, such as trusted=[mypackage]")
-    if asked:
-        os.environ[TRUSTED] = ",".join(names)
+    split = [(argument.partition("=")[0].rpartition(".")[2], argument.partition("=")[2]) for argument in rest]
+    said = [f"{key}={one.strip(QUOTES)}" for key, value in split if key in SAID for one in value.split(",")]
+    if asked or said:
+        os.environ[TRUSTED] = ",".join([*(names if asked else trusted()), *said])
     return rest
 
 
 def trusted() -> tuple[str, ...]:
     """The packages, and programs, that the user trusts."""
     return tuple(filter(None, os.environ.get(TRUSTED, "").split(",")))
+
+
+def said(key: str, value: object) -> bool:
+    """Whether the command line gives this value to an argument of this name."""
+    return f"{key}={str(value).strip(QUOTES)}" in trusted()
 
 
 def locate(path: object) -> Callable[..., Any]:

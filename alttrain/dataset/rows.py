@@ -46,7 +46,11 @@ def read_raw(path: Path, rows_at: str | None = None) -> list[tuple[str, dict[str
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, the first 16 hex digits."""
+    """SHA-256 of a file's bytes, the first 16 hex digits. Raises FileNotFoundError where it is none: a device never
+    ends, and a pipe never begins.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such data file")
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 

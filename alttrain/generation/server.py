@@ -126,6 +126,8 @@ class ServerEngine:
             text.encode()  # half a surrogate pair is no text
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return Fault("the server's answer is no completion", "retry")
+        if completion.get("error"):
+            return Fault("the server's answer tells an error", "retry")
         if len(choices) != 1:
             return Fault(f"the server gave {len(choices)} answers to one prompt", "retry")
         if finish == "content_filter":

@@ -149,7 +149,7 @@ def _variant(key: tuple[str, ...], own: Sequence[Evaluation]) -> Variant:
         tag=tag,
         method=method,
         named=str(names.get("label", "")) or method,
-        order=int(names["order"]) if method else LAST,
+        order=int(names.get("order", LAST)) if method else LAST,
         tables=tuple(names.get("tables", ("main",))),
         changed=json.loads(changed),
         digest=digest,

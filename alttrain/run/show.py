@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.text import Text
 
 from alttrain.config import instantiate
-from alttrain.config.binding import target_faults
+from alttrain.config.binding import Fault, target_faults
+from alttrain.config.names import name_fault
 from alttrain.config.targets import take_trusted
 from alttrain.records import DamagedError, Example, iterate_rows, read_rows, read_utf8
 from alttrain.rewrite import render
@@ -132,7 +133,11 @@ def _config(path: Path) -> dict[str, Any]:
         raise
     except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DamagedError(path, f"is not the config of a run: {type(error).__name__}: {error}") from error
-    if found := list(target_faults(config)):
+    found = list(target_faults(config))
+    name = config["backbone"].get("name") if isinstance(config["backbone"], dict) else None
+    if told := name_fault(name):
+        found.append(Fault("backbone.name", name, told))
+    if found:
         raise ValueError("\n".join([f"{path} cannot be used:", *(f"  {fault}" for fault in found)]))
     return config
 

@@ -80,10 +80,15 @@ def _read(body: bytes) -> Reply | Fault:
     try:
         completion = json_of(body)
         choices, served = completion["choices"], completion.get("model")
-        content, finish = choices[0]["message"]["content"], choices[0].get("finish_reason")
+        message, finish = choices[0]["message"], choices[0].get("finish_reason")
+        content, beside = message["content"], [part for part in ("refusal", "tool_calls") if message.get(part)]
         f"{content}".encode()  # half a surrogate pair is no text
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Fault("the server's answer is no chat completion", "retry")
+    if completion.get("error"):
+        return Fault("the server's answer tells an error", "retry")
+    if beside:
+        return Fault(f"the reply comes with {' and '.join(beside)}", "respond")
     if len(choices) != 1:
         return Fault(f"the server gave {len(choices)} replies to one prompt", "respond")
     if finish == "content_filter":
