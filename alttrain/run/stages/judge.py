@@ -59,7 +59,10 @@ from alttrain.run.stages.analysis import Counts
 from alttrain.run.tracking import tell
 from alttrain.serving import NEARLY_ALL
 
-MADE_FROM = ("generations.jsonl", "judgements.jsonl", "adherence.jsonl", "agreement.json", "structure.json")
+MADE_FROM = (
+    *("generations.jsonl", "judgements.jsonl", "adherence.jsonl"),
+    *("judges.json", "agreement.json", "structure.json"),
+)
 """The files whose checksums metrics.json tells; it is made again where one is another."""
 log = logging.getLogger(__name__)
 
