@@ -446,6 +446,8 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("a.json", b'{"prompt": "Hi?"}', ": expected a JSON array of rows, found dict"),
     ("a.json", b'[{"a": 1}, 3]', ": row 2: expected a JSON object, found int"),
     ("a.json", b'[\n{"a": 1},\n{"a" 1}\n]', ": malformed JSON (line 3): "),
+    ("a.json", b"[" * 100_000, ": malformed JSON: nested too deeply"),
+    ("a.jsonl", b'{"a": ' + b"9" * 6000 + b"}", ":1: malformed JSON: Exceeds the limit"),
     ("a.csv", b"prompt,label\nHi?,benign\nHi?\n", ":3: the row has not as many cells as the header has columns"),
     ("a.csv", b"prompt,label\nHi?,benign,x\n", ":2: the row has not as many cells as the header has columns"),
     ("a.csv", b'prompt,label\n"Hi?" x,benign\n', ":2: malformed CSV: "),

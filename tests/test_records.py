@@ -10,6 +10,7 @@ import pytest
 
 from alttrain.records import (
     UNFINISHED,
+    DamagedError,
     Example,
     Generation,
     Judgement,
@@ -19,9 +20,11 @@ from alttrain.records import (
     encode,
     iterate_rows,
     names_of,
+    read_metrics,
     read_rows,
     repair_rows,
     write_json,
+    write_metrics,
     write_rows,
     write_text,
 )
@@ -326,3 +329,15 @@ def test_old_file_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: 
     write_text(path, "new\n")
     assert seen == [("old\n", "new\n")]
     assert path.read_text(encoding="utf-8") == "new\n"
+
+
+def test_metrics_that_tell_what_they_were_made_from_have_their_checksum(tmp_path: Path) -> None:
+    path, counts = tmp_path / "metrics.json", {"n": 1, "undecided": 0, "truncated": 0}
+    number = {"metric": "accuracy", "value": 0.0, "low": 0.0, "high": 1.0, **counts}
+    write_metrics(path, {"benchmark": "b", "metrics": [number], "made_from": {"generations.jsonl": None}})
+    record = read_metrics(path)
+    record["metrics"][0]["value"] = 1.0
+    del record["checksum"]
+    write_json(path, record)
+    with pytest.raises(DamagedError, match="checksum"):
+        read_metrics(path)

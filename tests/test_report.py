@@ -19,7 +19,7 @@ from made_runs import compared, make_run, no_train
 
 from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference
-from alttrain.records import Judgement, checksum, write_rows, write_text
+from alttrain.records import Judgement, checksum, write_metrics, write_rows, write_text
 from alttrain.report import (
     Cell,
     Compared,
@@ -338,6 +338,16 @@ def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
     assert files(tmp_path) == made
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "page.html", "tables/overview.csv", "figures/tradeoff.svg"])
+def test_a_file_of_the_report_that_somebody_changed_is_made_anew(name: str, tmp_path: Path) -> None:
+    shown = write_report(outputs(tmp_path))
+    path = tmp_path / "report" / name
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert repr(write_report(tmp_path)) == repr(shown)
+    assert path.read_bytes() == content
+
+
 def test_what_is_lost_or_changed_is_made_anew_and_what_is_stale_goes(tmp_path: Path) -> None:
     write_report(outputs(tmp_path))
     page = (tmp_path / "report" / "page.html").read_bytes()
@@ -598,7 +608,7 @@ def test_a_damaged_run_is_named_and_the_rest_is_reported(
     bad = make_run(mixed / "runs", sets, protocol="offline", method="plain", seed=1)
     metrics = bad / "evaluation" / "embedded_harmful.offline" / "metrics.json"
     rows = metrics.with_name("generations.jsonl")
-    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"made_from": {rows.name: checksum(rows)}}))
+    write_metrics(metrics, json.loads(metrics.read_text()) | {"made_from": {rows.name: checksum(rows)}})
     content, told = BAD[name]
     (bad / name).parent.mkdir(exist_ok=True)
     (bad / name).write_text(content)

@@ -114,6 +114,10 @@ def _parse(place: str, text: str) -> Any:
     except json.JSONDecodeError as error:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
         raise ValueError(f"{place}: malformed JSON{line}: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError(f"{place}: malformed JSON: nested too deeply") from error
+    except ValueError as error:  # a number of very many digits
+        raise ValueError(f"{place}: malformed JSON: {error}") from error
 
 
 def _object(place: str, row: Any) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def write_metrics(path: Path, judged: Mapping[str, Any]) -> None:
 def read_metrics(path: Path) -> dict[str, Any]:
     """metrics.json. Raises DamagedError, also where it is not what was written."""
     found: dict[str, Any] = read_json(path, Judged)
-    if "checksum" in found and found["checksum"] != _checksum(found):
+    if ("checksum" in found or "made_from" in found) and found.get("checksum") != _checksum(found):
         raise DamagedError(path, "its checksum is another: it is not what the judge stage wrote")
     return found
 

@@ -60,8 +60,8 @@ from alttrain.run.tracking import tell
 from alttrain.serving import NEARLY_ALL
 
 MADE_FROM = (
-    *("generations.jsonl", "judges.json", "judgements.jsonl", "adherence.jsonl"),
-    *("agreement.json", "structure.json"),
+    *("generations.jsonl", "judgements.jsonl", "adherence.jsonl"),
+    *("judges.json", "agreement.json", "structure.json"),
 )
 """The files whose checksums metrics.json tells; it is made again where one is another."""
 log = logging.getLogger(__name__)

@@ -68,10 +68,10 @@ SHOWN = "overview"
 
 
 class _Stamp(TypedDict):
-    """.stamp: what the last report was made from, and its files."""
+    """.stamp: what the last report was made from, and its files with their `states`; an older version's without."""
 
     digest: str
-    files: list[str]
+    files: list[str] | dict[str, tuple[int, int, int]]
 
 
 def report(run: Run, session: Session) -> None:
@@ -106,7 +106,7 @@ def write_report(output_dir: Path, texts: Texts = "all") -> list[Entry]:
             return []
         with alone(folder):
             digest, before = _digest(runs, texts), _stamped(folder / STAMP)
-            if before.get("digest") != digest or not {*before.get("files", [])} <= files(folder):
+            if before.get("digest") != digest or not _untouched(folder, before["files"]):
                 with _rare_collections(), beside(folder) as aside:
                     _make(output_dir, aside, texts, digest, {*before.get("files", [])})
             shown = folder / "tables" / f"{SHOWN}.csv"
@@ -130,7 +130,7 @@ def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: Set[st
         try:
             if not (judged := evaluations(aside / "runs", left_out)):
                 return
-            names = [path.relative_to(made).as_posix() for path in _write(aside, texts, judged)]
+            made_now = states(made, [path.relative_to(made).as_posix() for path in _write(aside, texts, judged)])
             break
         except DamagedError as error:
             left_out.add(run := aside / "runs" / error.path.relative_to(aside / "runs").parts[0])
@@ -138,7 +138,7 @@ def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: Set[st
             shutil.rmtree(made)
         except (OSError, ValueError) as error:
             raise ValueError(str(error).replace(str(aside), str(output_dir))) from error
-    write_text(made / STAMP, json.dumps({"digest": digest, "files": names}))
+    write_text(made / STAMP, json.dumps({"digest": digest, "files": made_now}))
     put(made, folder)
     for run in sorted((aside / "runs").iterdir()):
         try:
@@ -161,6 +161,12 @@ def _rare_collections() -> Iterator[None]:
 def _stamped(stamp: Path) -> Mapping[str, Any]:
     """What the last report was made from, and its files; nothing where there is none, or an older version's."""
     return kept_json(stamp, _Stamp) or {}
+
+
+def _untouched(folder: Path, told: Any) -> bool:
+    """Whether the last report's files are there as they were made; they are looked for below the folder alone."""
+    current = states(folder, told) if {*told} <= files(folder) else {}
+    return bool({name: list(state) for name, state in current.items()} == told)
 
 
 def _digest(runs: Path, texts: str) -> str:
