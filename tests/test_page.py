@@ -226,7 +226,7 @@ def test_markup_of_a_model_is_data(outputs: Path) -> None:
 
 def test_names_are_escaped(tmp_path: Path) -> None:
     """A run's and a backbone's name are plain, or the run is left out; a method's label may hold anything."""
-    write_run(tmp_path, "one", method="m", label="<i>mine</i></script>")
+    write_run(tmp_path, "one", method="m", label="<i>mine</i></script>", changed={})
     page = write_page(tmp_path)
     assert page
     assert not {"i", "u"} & {tag for tag, _ in parsed(page).tags}

@@ -184,6 +184,7 @@ class Sandbox:
             "RLIMIT_FSIZE": self.disk_mib * MEBIBYTE,
             "RLIMIT_NPROC": self.processes,
             "RLIMIT_NOFILE": 64,
+            "RLIMIT_SIGPENDING": 64,  # timers count as signals that are due
             "RLIMIT_CORE": 0,
         }
 

@@ -2,8 +2,9 @@
 
 What is refused either reaches past the namespaces (the session keyring, vsock and other sockets, new namespaces and
 mounts, other processes' memory), holds memory that no limit counts (shared memory, message queues, memfds, pages given
-to pipes), or is a part of the kernel that attacks often begin with (io_uring, bpf, perf, userfaultfd). The rest is
-allowed. Numbers are the kernel's, in asm/unistd_64.h for x86_64 and asm-generic/unistd.h for aarch64.
+to pipes, larger buffers of sockets), or is a part of the kernel that attacks often begin with (io_uring, bpf, perf,
+userfaultfd). The rest is allowed. Numbers are the kernel's, in asm/unistd_64.h for x86_64 and asm-generic/unistd.h for
+aarch64.
 """
 
 import struct
@@ -23,7 +24,8 @@ mount 165 40, umount2 166 39, pivot_root 155 41, chroot 161 51,
 open_tree 428 428, move_mount 429 429, fsopen 430 430, fsconfig 431 431,
 fsmount 432 432, fspick 433 433, mount_setattr 442 442,
 unshare 272 97, setns 308 268, name_to_handle_at 303 264, open_by_handle_at 304 265,
-inotify_init 253 26, inotify_init1 294 26, fanotify_init 300 262, socket 41 198
+inotify_init 253 26, inotify_init1 294 26, fanotify_init 300 262, socket 41 198,
+setsockopt 54 208
 """
 """Each call with its number on x86_64 and on aarch64."""
 _CLONE, _CLONE3, _SOCKETPAIR = (56, 220), (435, 435), (53, 199)

@@ -125,6 +125,7 @@ class Trained(TypedDict):
     device: NotRequired[str]
     precision: str
     final_loss: float | None
+    files: NotRequired[dict[str, str | None]]
 
 
 def write_metrics(path: Path, judged: Mapping[str, Any]) -> None:

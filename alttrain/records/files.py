@@ -48,7 +48,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Append to a file, flushed to disk; on an error, such as a full disk, nothing of it."""
+    """Append to a file, flushed to disk; on an error, such as a full disk, nothing of it. Links are not followed."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "a link, which may lead outside of the run, is not written to", str(path))
     with path.open("ab", buffering=0) as file:
         before, left = file.tell(), memoryview(content)
         try:

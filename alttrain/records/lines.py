@@ -143,6 +143,8 @@ def repair_rows(path: Path) -> int:
     """Cut off a last line without its newline, torn by a kill. Returns the number of bytes removed."""
     if not path.exists():
         return 0
+    if path.is_symlink():
+        raise DamagedError(path, "is a link, which may lead outside of the run", remedy="put the file itself there")
     with opened(path) as file:
         size = file.seek(0, os.SEEK_END)
         keep, block = size, 1 << 16

@@ -132,15 +132,14 @@ def _step_of(last: Path, made_from: str) -> int:
     """The step to go on from: the checkpoint's, or 0 where there is none that this training can use, which is told."""
     if not last.exists():
         return 0
-    with last.open("rb") as file:
-        try:
-            found = torch.load(file, weights_only=True, map_location="cpu")
-            unspoiled = found["checksum"] == _checksum(found)
-            if unspoiled and found["made_from"] == made_from:
-                return int(found["global_step"])
-            fault = "it is of other examples, settings or weights" if unspoiled else "its content is not what was saved"
-        except Exception as error:  # whatever reading spoiled bytes raises
-            fault = f"it cannot be read: {type(error).__name__}"
+    try:
+        found = torch.load(last, weights_only=True, map_location="cpu")
+        unspoiled = found["checksum"] == _checksum(found)
+        if unspoiled and found["made_from"] == made_from:
+            return int(found["global_step"])
+        fault = "it is of other examples, settings or weights" if unspoiled else "its content is not what was saved"
+    except Exception as error:  # whatever reading spoiled bytes raises
+        fault = f"it cannot be read: {type(error).__name__}"
     log.warning("training  cannot go on from %s (%s); it begins anew", last, fault)
     return 0
 

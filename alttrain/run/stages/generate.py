@@ -32,6 +32,7 @@ from alttrain.run.assembly import Run
 from alttrain.run.folder import evaluation_folder, open_evaluation
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
+from alttrain.run.stages.train import spoiled
 from alttrain.serving import NEARLY_ALL, Failure
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ def generate(run: Run, session: Session) -> None:
     trained = run.trained if run.training.trains else None
     if trained is not None and not any(trained.glob("*.safetensors")):
         raise FileNotFoundError(f"{trained} holds nothing trained; run the train stage first")
+    if trained is not None and (name := spoiled(run)):
+        raise RunError(f"{run.folder / name} is not what was trained; the train stage trains again (stages=[train])")
     lacking: list[str] = []
     with session.engine(trained, run.protocol.quantization) as engine:
         for benchmark in run.benchmarks:

@@ -8,7 +8,17 @@ import shutil
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
-from alttrain.records import DamagedError, Example, Rewritten, Trained, kept_json, read_json, read_rows, write_json
+from alttrain.records import (
+    DamagedError,
+    Example,
+    Rewritten,
+    Trained,
+    checksum,
+    kept_json,
+    read_json,
+    read_rows,
+    write_json,
+)
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
 from alttrain.run.progress import on_terminal
@@ -24,14 +34,31 @@ log = logging.getLogger(__name__)
 NO_KEY_SENTENCE = "training/objective=safekey: no row has a key sentence; choose dataset=safekey, or response"
 
 
+FILES = ("train.jsonl", "adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+"""The files whose checksums train.json tells: the rows, and the adapter where there is one."""
+
+
+def spoiled(run: Run) -> str:
+    """The first file of a finished training that is another than train.json says; "" where none is."""
+    files = read_json(run.folder / "train.json", Trained).get("files", {})  # an older version tells none
+    return next((name for name, digest in files.items() if checksum(run.folder / name) != digest), "")
+
+
 def train(run: Run, session: Session) -> None:
-    """Train from the last checkpoint, unless it is finished."""
+    """Train from the last checkpoint, unless it is finished and its rows and adapter are what they were.
+
+    What was generated with a spoiled adapter, or with one of other rows, goes with it.
+    """
     recipe = run.training
     if not isinstance(recipe, SupervisedFineTuning):
         return
     if (run.folder / "train.json").exists():
-        read_json(run.folder / "train.json", Trained)
-        return
+        if not (name := spoiled(run)):
+            return
+        log.warning("train     is done again, and what is made with it: %s is not what it was", name)
+        for path in run.folder.glob("evaluation/*/generations.jsonl"):
+            path.unlink()
+        (run.folder / "train.json").unlink()
     examples = read_rows(run.folder / "train.jsonl", Example)
     if not examples:
         raise RunError(
@@ -69,7 +96,7 @@ def train(run: Run, session: Session) -> None:
         record = trained.record | {"left_out_too_long": too_long}
         record |= {"weights": session.weights.origin, "device": session.device}
         session.save(model, trained.weights, card(run.folder, record), run.trained)
-        write_json(run.folder / "train.json", record)
+        write_json(run.folder / "train.json", record | {"files": {name: checksum(run.folder / name) for name in FILES}})
         if tracking:
             tracking.trained(run.trained)
     finally:
