@@ -86,7 +86,7 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
     """Whether the metrics are there, of these judges, protocol, labels and files."""
     judged = _judged(run, benchmark)
-    return judged.get("provenance") == _provenance(run, benchmark) and not _changed(run, benchmark)
+    return bool(judged) and judged.get("provenance") == _provenance(run, benchmark) and not _changed(run, benchmark)
 
 
 def _judged(run: Run, benchmark: Benchmark) -> dict[str, Any]:
