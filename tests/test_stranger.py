@@ -536,6 +536,11 @@ def test_a_key_at_a_mistyped_place_is_not_printed(argument: str) -> None:
     assert isinstance(found[0], Fault)
 
 
+def test_a_started_server_is_asked_and_no_other() -> None:
+    found, _ = preview(["generation=transformers_serve", "generation.health='@host/'"])
+    assert [fault.key for fault in found] == ["generation.health"]
+
+
 # --- a received outputs folder ---
 
 

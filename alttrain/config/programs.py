@@ -37,6 +37,8 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
             "MLflow would send its key and texts there: if you know that server, give it on the command line",
         )
     if name == "alttrain.generation.child.ChildServer":
+        if not str(node.get("health", "/")).startswith("/"):
+            yield f"{key}.health", node["health"], "expected a path on the server that is started, such as /health"
         command = node.get("command") or [""]
         if command[0] not in trusted() and not any(_same(node, one) for one in _packaged()):
             yield (
