@@ -653,7 +653,8 @@ def test_a_changed_teacher_and_a_key_that_a_run_lacks_are_told() -> None:
 
 def test_markdown_is_exact(tmp_path: Path) -> None:
     no_train(tmp_path, {"xstest_safe": ("over_refusal_rate", "n" * 20)}, protocol="offline")
-    make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "y" * 19 + "n")}, protocol="offline", method="ab", label="a|b")
+    sets = {"xstest_safe": ("over_refusal_rate", "y" * 19 + "n")}
+    make_run(tmp_path, sets, protocol="offline", method="ab", label="a|b")
     assert markdown("Backbones", made(tmp_path)["main"]).splitlines() == [
         "# Backbones",
         "",
