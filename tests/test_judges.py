@@ -16,7 +16,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from packages import needs
 
-from alttrain.config import faults, instantiate
+from alttrain.config import instantiate
+from alttrain.config.binding import target_faults
 from alttrain.evaluation.judges import (
     NO_REPLY,
     GptOssSafeguard,
@@ -784,6 +785,6 @@ def test_judges_that_make_no_majority_are_refused(judges: list[Says], quorum: in
 def test_option_binds_and_builds_offline(option: str, says: str) -> None:
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         node = compose(overrides=[f"+judge={option}"]).judge
-    assert faults(OmegaConf.create({"stages": ["judge"], "judge": node})) == []
+    assert list(target_faults({"judge": OmegaConf.to_container(node, resolve=True)})) == []
     judge = instantiate(node)
     assert (judge.name, judge.says) == (option, says)
