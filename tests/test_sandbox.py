@@ -145,6 +145,10 @@ CALLS = {  # each would give 0 or more where it is let through
     ),
     "vsock": "libc.socket(40, 1, 0)",
     "netlink": "libc.socket(16, 3, 0)",
+    "larger buffers of sockets": (
+        "(lambda pair: libc.socketpair(1, 1, 0, pair) or "
+        "libc.setsockopt(pair[0], 1, 7, ctypes.byref(ctypes.c_int(1 << 24)), 4))((ctypes.c_int * 2)())"
+    ),
     "raw packets": "libc.socket(17, 3, 0)",
     "internet": "libc.socket(2, 1, 0)",
     "kernel crypto": "libc.socket(38, 5, 0)",
@@ -190,6 +194,12 @@ CONTAINED |= {
     "hard links": (
         "import os\nopen('/tmp/f', 'w')\nn = 0\ntry:\n  while n < 30_000: os.link('/tmp/f', f'/tmp/{n}'); n += 1\n"
         "except OSError: pass\nprint('held' if n < 5000 else n)",
+        "held\n",
+    ),
+    "timers": (
+        f"{LIBC}timer, n = ctypes.c_void_p(), 0\n"
+        "while n < 10_000 and libc.timer_create(1, None, ctypes.byref(timer)) == 0: n += 1\n"
+        "print('held' if n < 100 else n)",
         "held\n",
     ),
     "setuid program": (
