@@ -222,6 +222,7 @@ def test_a_spoiled_conversion_is_made_again_of_the_same_wheel(
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(bytes(range(100)))
 
+    caplog.set_level("WARNING")
     monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(source, "_fetch", fetched)

@@ -94,7 +94,7 @@ def test_jobs_that_start_at_once_ask_teacher_and_backbone_once(
     assert [job.returncode for job in jobs] == [0, 0], said
     assert set(stub.asked.values()) == {1}
     assert sum(text.count("asking the backbone for") for text in said) == 1
-    assert sum(text.count("teacher   asking m for") for text in said) == 1
+    assert sum(text.count(f"teacher   asking m at {stub.url} for") for text in said) == 1
     folders = sorted((tmp_path / "outputs" / "runs").iterdir())
     assert len(folders) == 2
     for name in ("train.jsonl", "originals.jsonl"):

@@ -470,6 +470,7 @@ def test_what_is_being_judged_is_left_out_and_named(
 def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     write_report(outputs(tmp_path))
     made = files(tmp_path)
     run: Any = SimpleNamespace(output_dir=tmp_path, config={"page_texts": "benign"}, stages=("judge", "report"))
