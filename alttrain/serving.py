@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
-from alttrain.config.secrets import SECRET, SHORTEST
+from alttrain.config.secrets import secrets
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -124,8 +124,7 @@ def key_of(patience: Patience, where: str) -> str:
 
 def scrub(text: str, key: str = "") -> str:
     """The text without the values of the environment's secrets, and without the key in use."""
-    known = {value: f"[${name}]" for name, value in os.environ.items() if SECRET.search(name)}
-    found = {value.strip(): shown for value, shown in known.items() if len(value.strip()) >= SHORTEST}
+    found = {value: f"[${name}]" for value, name in secrets().items()}
     if len(key) >= SHORTEST_KEY:
         found.setdefault(key, "[key]")
     for value in sorted(found, key=len, reverse=True):

@@ -460,7 +460,8 @@ def test_tensors_that_are_not_the_adapters_are_never_merged(
     [
         ({"r": "4"}, "r='4'; accepted"),
         ({"r": 0}, "r=0; accepted"),
-        ({"lora_alpha": float("nan")}, "lora_alpha=nan; accepted"),
+        ({"lora_alpha": float("nan")}, "not the JSON expected"),
+        ({"lora_alpha": 0}, "lora_alpha=0; accepted"),
         ({"target_modules": None}, "target_modules=None; accepted"),
         ({"use_rslora": True}, "only plain LoRA .* this is use_rslora=True"),
         ({"alpha_pattern": {"q_proj": 1}}, "only plain LoRA .* this is alpha_pattern="),

@@ -19,7 +19,7 @@ from alttrain.records import (
     decode,
     encode,
     iterate_rows,
-    names_of,
+    named_lines,
     read_metrics,
     read_rows,
     repair_rows,
@@ -136,13 +136,13 @@ def test_intact_file_is_left_alone(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize("torn", [1, 20, len(LINE) - 1])
 def test_names_are_those_of_whole_rows_and_the_file_stays(torn: int, tmp_path: Path) -> None:
     path = tmp_path / "generations.jsonl"
-    assert list(names_of(path)) == []
+    assert [name for name, _ in named_lines(path)] == []
     path.write_bytes(LINE + b'{"id":"b","sample":3}\n' + LINE[:torn])
-    assert list(names_of(path)) == [("a-1", 0), ("b", 3)]
+    assert [name for name, _ in named_lines(path)] == [("a-1", 0), ("b", 3)]
     assert len(path.read_bytes()) == len(LINE) + 22 + torn
     path.write_bytes(LINE + b"torn in the middle\n" + LINE)
     with pytest.raises(ValueError, match=r"generations\.jsonl line 2: "):
-        list(names_of(path))
+        list(named_lines(path))
 
 
 def test_what_a_kill_left_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
@@ -193,6 +193,25 @@ def test_append_writes_whole_lines_or_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="killed"):
         append_rows(path, rows())
     assert path.read_bytes() == LINE
+
+
+def test_a_link_is_not_written_through(tmp_path: Path) -> None:
+    """A received folder may hold one that leads to a file of its reader's."""
+    outside, link = tmp_path / "outside.jsonl", tmp_path / "rows.jsonl"
+    outside.write_bytes(LINE + b"torn")
+    link.symlink_to(outside)
+    with pytest.raises(OSError, match="a link, which may lead outside of the run"):
+        append_rows(link, [FULL])
+    with pytest.raises(DamagedError, match="is a link"):
+        repair_rows(link)
+    assert outside.read_bytes() == LINE + b"torn"
+
+
+def test_a_generation_is_named_with_its_own_line(tmp_path: Path) -> None:
+    """Also behind an empty line, and not where it is torn."""
+    path, lines = tmp_path / "generations.jsonl", [encode(row).encode() + b"\n" for row in ROWS[3:5]]
+    path.write_bytes(b"\n".join(lines) + b'{"id": "torn"')
+    assert list(named_lines(path)) == [(("g", 0), lines[0]), (("g2", 0), lines[1])]
 
 
 STEPS = "accepted: understanding, assessment, reasoning, refusal"

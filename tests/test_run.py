@@ -381,6 +381,10 @@ def test_a_stage_without_its_input_says_which_to_run(tiny_arguments: list[str]) 
         run([*tiny_arguments, "stages=[generate]"])
     with pytest.raises(RunError, match="run the generate stage first"):
         run([*tiny_arguments, "stages=[judge]"])
+    folder = run([*tiny_arguments, "stages=[rewrite,train]"])
+    (folder / "train.json").unlink()  # as a kill may leave it
+    with pytest.raises(RunError, match="run the train stage first"):
+        run([*tiny_arguments, "stages=[generate]"])
 
 
 def test_a_server_teaches_and_a_second_run_asks_it_nothing(tiny_arguments: list[str], serve: Serve) -> None:

@@ -387,6 +387,7 @@ def test_a_snapshot_is_no_other_model(served: str, other: bool) -> None:
 def test_another_served_model_is_told_and_kept_with_its_replies(
     serve: Serve, desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING")
     model: Any = "stub"
     stub = serve(lambda prompt, before: completion(str(right(prompt).text), model=model))
     assessed(asking(stub), rows(2), desk)

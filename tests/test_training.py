@@ -20,7 +20,7 @@ from alttrain.backbone import Weights, attention
 from alttrain.backbone.attention import Rows, packed_attention
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.training import Hardware, SupervisedFineTuning
-from alttrain.training.fit import Trained, _Beside, fit
+from alttrain.training.fit import Trained, _Beside, _step_of, fit
 from alttrain.training.module import SFTModule, compile_for_training, recompute_layers
 from alttrain.training.packing import BatchStream, pack
 
@@ -232,6 +232,12 @@ def test_a_checkpoint_that_cannot_be_trusted_is_told_and_not_gone_on_from(
     told = [record.message for record in caplog.records if record.name == "alttrain.training.fit"]
     assert len(told) == 1
     assert re.search(r"cannot go on from .*last\.ckpt \(.*\); it begins anew", told[0])
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "last.ckpt").mkdir()
+    assert _step_of(tmp_path / "last.ckpt", "made") == 0
+    assert "cannot go on from" in caplog.text
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])

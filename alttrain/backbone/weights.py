@@ -53,7 +53,7 @@ def load_model(
         _tell_slow(quantization)
     transformers_logging.disable_progress_bar()
     shrunk = {"quantization_config": _bitsandbytes(quantization, dtype), "device_map": {"": device}}
-    model, told = AutoModelForCausalLM.from_pretrained(
+    model, loading = AutoModelForCausalLM.from_pretrained(
         weights.folder,
         output_loading_info=True,
         dtype=dtype,
@@ -62,10 +62,10 @@ def load_model(
         trust_remote_code=False,
         **({} if quantization == "none" else shrunk),
     )
-    if told["missing_keys"]:  # which transformers would fill at random, and only warn
+    if absent := loading["missing_keys"]:  # transformers would fill them at random, and only warn
         raise ValueError(
-            f"{weights.folder}: its safetensors lack {len(told['missing_keys'])} weights that its config.json has, "
-            f"such as {min(told['missing_keys'])}; give the whole model of that config"
+            f"{weights.folder}: its safetensors lack {len(absent)} weights that its config.json has, "
+            f"such as {min(absent)}; give the whole model of that config"
         )
     if quantization == "none":
         model = model.to(device)

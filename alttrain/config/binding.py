@@ -54,8 +54,8 @@ class Fault:
     accepted: str
 
     def __str__(self) -> str:
-        told = f"{self.key}={self.value!r}" if self.value is not None else self.key
-        return masked(f"{told}: {self.accepted}")
+        place = f"{self.key}={self.value!r}" if self.value is not None else self.key
+        return masked(f"{place}: {self.accepted}")
 
 
 def faults(config: DictConfig) -> list[Fault]:
@@ -76,7 +76,7 @@ def faults(config: DictConfig) -> list[Fault]:
     added = [Fault(str(key), value, accepted) for key, value in plain.items() if key not in known]
     texts = plain.get("page_texts", PAGE_TEXTS[0])
     page = [] if texts in PAGE_TEXTS else [Fault("page_texts", texts, f"accepted: {', '.join(PAGE_TEXTS)}")]
-    names = [Fault(key, name, told) for key, name in _names(plain) if key not in absent and (told := name_fault(name))]
+    names = [Fault(key, name, said) for key, name in _names(plain) if key not in absent and (said := name_fault(name))]
     stages = _stage_faults(plain.get("stages", []))
     secrets = [Fault(*one) for one in exposed(plain)]
     parts = tuple(fault.key.removesuffix("_target_") for fault in untargeted)
@@ -85,7 +85,7 @@ def faults(config: DictConfig) -> list[Fault]:
 
 
 def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:
-    """What is wrong with each `_target_` of a plain config, wherever it stands, and with the arguments it gets."""
+    """What is wrong with each `_target_` of a plain config, at any depth, and with the arguments it gets."""
     for key, node in plain.items():
         place: Any = None
         if key == "evaluation":

@@ -39,15 +39,20 @@ ENVIRONMENT = (
 
 def exposed(config: Any) -> list[tuple[str, None, str]]:
     """Key and what is wrong, for each place of a plain, resolved config that holds a secret."""
-    known = {value: name for name, value in os.environ.items() if SECRET.search(name) and len(value) >= SHORTEST}
+    known = secrets()
     return [(key, None, fault) for key, value in _texts(config, "") if (fault := _fault(key, value, known))]
+
+
+def secrets() -> dict[str, str]:
+    """The environment's secrets: value -> the variable's name."""
+    found = {value.strip(): name for name, value in os.environ.items() if SECRET.search(name)}
+    return {value: name for value, name in found.items() if len(value) >= SHORTEST}
 
 
 def masked(text: str) -> str:
     """A message without what looks like a key."""
-    for name, value in os.environ.items():
-        if SECRET.search(name) and len(value) >= SHORTEST:
-            text = text.replace(value, MASK)
+    for value in secrets():
+        text = text.replace(value, MASK)
     return LOOKS.sub(lambda found: found[0].removesuffix(found[1]) + MASK, text)
 
 

@@ -41,7 +41,7 @@ REFUSED = (
 )
 
 QUOTES = " '\"/"
-"""What may stand around a value of the command line; an address is the same with and without its last slash."""
+"""What may surround a value of the command line; an address is the same with and without its last slash."""
 
 ANYTHING = object()
 """The place of a trusted class's argument that has no annotation."""
@@ -142,7 +142,7 @@ def classes(hint: Any) -> list[Any]:
 
 
 def items(hint: Any) -> Any:
-    """The annotation of what stands in a mapping or sequence; None where it is neither, or of plain values."""
+    """The annotation of what a mapping or sequence holds; None where it is neither, or of plain values."""
     if hint is ANYTHING:
         return hint
     origin, parts = get_origin(hint), get_args(hint)

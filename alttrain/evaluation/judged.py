@@ -2,7 +2,7 @@
 
 `Judgements` is judgements.jsonl: one row for each judge, judged part and generation. It is grown by whole lines while a
 judge is at work, and put in order at the end, so that each judge's rows can be read beside the generations, one by one.
-In memory stand the generations' names and hashes and a byte for each judgement, no texts.
+Memory holds the generations' names and hashes and a byte for each judgement, no texts.
 
 A judgement carries the hash of its generation's line: of the prompt, the text and all else that a judge may look at. It
 holds for the generation of that hash alone.
@@ -25,7 +25,7 @@ from alttrain.records import (
     Row,
     append_rows,
     iterate_rows,
-    names_of,
+    named_lines,
     repair_rows,
     sort_lines,
     write_rows,
@@ -55,9 +55,9 @@ class Judgements:
         self._blocks: dict[tuple[str, str], int] = {block: number for number, block in enumerate(blocks)}
         self._places: dict[tuple[str, int], int] = {}
         self._hashes: list[str] = []
-        for name, digest in _hashed(self._generations):
+        for name, line in named_lines(self._generations):
             self._places[name] = len(self._hashes)
-            self._hashes.append(digest)
+            self._hashes.append(hashlib.sha256(line).hexdigest()[:16])
         self.rows = len(self._hashes)
         self._there = {block: bytearray(self.rows) for block in self._blocks}
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
@@ -139,14 +139,6 @@ class Judgements:
                 row = self._undecided.get((row.judge, row.part, place), row)
             made.append(replace(row, hash=self._hashes[place]))
         append_rows(self.path, made)
-
-
-def _hashed(path: Path) -> Iterator[tuple[tuple[str, int], str]]:
-    """Name and hash of every generation in a file; an absent one has none."""
-    if path.exists():
-        with path.open("rb") as lines:
-            for name, line in zip(names_of(path), lines, strict=False):
-                yield name, hashlib.sha256(line).hexdigest()[:16]
 
 
 def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

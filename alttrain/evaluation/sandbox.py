@@ -7,7 +7,7 @@ namespace: whatever it started dies with it. Needs bubblewrap 0.8 or newer, on x
 Rights, limits and the filter of system calls (`seccomp`) are set inside, before the program starts. The kernel exempts
 root from the limit on processes, even where a user namespace gives it another name; run as root, the sandbox therefore
 changes to a random unprivileged id. All that a program starts holds at most `processes` times `memory_mib`, and
-`disk_mib` and some 16 MiB of names in /tmp: what memory these do not count cannot be had.
+`disk_mib` and some 16 MiB of names in /tmp; what is known to hold memory beside these is refused.
 Not covered: a program that attacks the kernel itself, or that measures the machine by the time things take. Run hostile
 research models on a machine of their own. Where a part of this is missing nothing runs, and `bubblewrap_fault` says
 which; with `allow_unsandboxed` there are the limits of each process alone, and the log warns.

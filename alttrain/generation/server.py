@@ -127,7 +127,7 @@ class ServerEngine:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return Fault("the server's answer is no completion", "retry")
         if completion.get("error"):
-            return Fault("the server's answer tells an error", "retry")
+            return Fault("the server's answer holds an error", "retry")
         if len(choices) != 1:
             return Fault(f"the server gave {len(choices)} answers to one prompt", "retry")
         if finish == "content_filter":

@@ -17,7 +17,7 @@ Count = Annotated[int, Meta(ge=0, lt=2**53)]
 
 
 class Names(TypedDict):
-    """run.json. What stands after `seed` an older version did not write."""
+    """run.json. An older version did not write what follows `seed`."""
 
     run: str
     backbone: str

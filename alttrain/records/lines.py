@@ -204,8 +204,9 @@ class _Named(msgspec.Struct):
     sample: int = 0
 
 
-def names_of(path: Path) -> Iterator[tuple[str, int]]:
-    """(id, sample) of every whole row of a generations file, which another process may be writing; absent has none."""
+def named_lines(path: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
+    """(id, sample) and line of each whole row of a generations file, which another process may be writing; absent has
+    none."""
     if not path.exists():
         return
     decoder, places = msgspec.json.Decoder(_Named), dict[tuple[str, int], int]()
@@ -217,7 +218,7 @@ def names_of(path: Path) -> Iterator[tuple[str, int]]:
                 continue
             row = _row(line, decoder, _Named, path, number)
             _refuse_again(places, (row.id, row.sample), number, path)
-            yield row.id, row.sample
+            yield (row.id, row.sample), line
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> None:

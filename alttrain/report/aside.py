@@ -7,7 +7,6 @@ folder and the one beside it, whatever names and links the output folder holds: 
 
 import contextlib
 import ctypes
-import json
 import logging
 import os
 import shutil
@@ -19,7 +18,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alttrain.records import UNFINISHED
+from alttrain.records import UNFINISHED, read_json
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ def states(folder: Path, names: Collection[str]) -> dict[str, tuple[int, int, in
 
 
 def _take(source: Path, place: Path) -> None:
-    """A file that may be gone meanwhile, as a link or a copy."""
+    """Take a file, which may be gone by now, as a link or a copy."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         if not str(source).endswith(GROWING):
@@ -108,9 +107,9 @@ def _agree(evaluation: Path) -> bool:
             if file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
                 return False
     try:
-        judged = json.loads((evaluation / "metrics.json").read_bytes())
+        judged = read_json(evaluation / "metrics.json")
         made, judges = judged["provenance"], evaluation / "judges.json"
-        if judges.exists() and json.loads(judges.read_bytes()) != made["judges"]:
+        if judges.exists() and read_json(judges) != made["judges"]:
             return False
         rows = (evaluation / "judgements.jsonl").read_bytes().count(b"\n")
         return bool(rows == judged["metrics"][0]["n"] * len(made["judges"]) * len(made["parts"]))

@@ -22,7 +22,7 @@ MARKUP = re.compile(r"[\\`|<\[*]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def plain(text: str) -> str:
-    """A name as Markdown shows it as it stands, on one line and in one cell."""
+    """A name so that Markdown shows each of its characters, on one line and in one cell."""
     return MARKUP.sub(r"\\\g<0>", one_line(text))
 
 

@@ -8,11 +8,11 @@ text. The token is the one of `hf auth login`, or HF_TOKEN; it is never an argum
 """
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
 
+from alttrain.records import read_json
 from alttrain.report.card import TRAINED
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -47,7 +47,7 @@ def trained_folder(run: Path) -> Path:
     if not (found[0] / "README.md").exists():
         raise FileNotFoundError(f"{found[0] / 'README.md'} is not there; alttrain stages=[report] writes it")
     for path in sorted(found[0].glob("*config.json")):  # of a backbone read from a folder, by an earlier version
-        for key, value in json.loads(path.read_text(encoding="utf-8")).items():
+        for key, value in read_json(path).items():
             if key.endswith("name_or_path") and value and (not NAME.fullmatch(str(value)) or Path(str(value)).is_dir()):
                 raise ValueError(f"{path}: {key}={value} is a folder of this machine; put the model's name there")
     return found[0]

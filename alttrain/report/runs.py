@@ -161,7 +161,7 @@ def _named(pair: tuple[str, str]) -> tuple[bool, str]:
 
 
 def literal(value: Any) -> Any:
-    """A cell that a spreadsheet shows as it stands: behind an apostrophe what it would take for a formula."""
+    """A cell that a spreadsheet shows and does not compute: what looks like a formula gets an apostrophe in front."""
     if not isinstance(value, str):
         return value
     value = re.sub(r"\r(?!\n)", "\n", value)  # which csv would leave unquoted

@@ -1,4 +1,4 @@
-"""What holds for every launcher: a package that is not installed is told in one line, before Hydra looks for it, and
+"""What holds for every launcher: one line says which package is not installed, before Hydra looks for it, and
 what a sweep started on its machine ends with it, however it ends. Ray sees to that itself; jobs on Slurm go on."""
 
 import importlib.util

@@ -135,8 +135,8 @@ def _config(path: Path) -> dict[str, Any]:
         raise DamagedError(path, f"is not the config of a run: {type(error).__name__}: {error}") from error
     found = list(target_faults(config))
     name = config["backbone"].get("name") if isinstance(config["backbone"], dict) else None
-    if told := name_fault(name):
-        found.append(Fault("backbone.name", name, told))
+    if fault := name_fault(name):
+        found.append(Fault("backbone.name", name, fault))
     if found:
         raise ValueError("\n".join([f"{path} cannot be used:", *(f"  {fault}" for fault in found)]))
     return config

@@ -75,7 +75,7 @@ class _Beside(TorchCheckpointIO):  # type: ignore[misc]
     """Writes a checkpoint beside the one it replaces, and renames it when it is whole.
 
     Lightning's own goes through the folder for temporary files. Where that is another file system it is copied into
-    place, and a kill meanwhile leaves half a checkpoint and none before it. Each holds what it was made from, and a
+    place, and a kill during that leaves half a checkpoint and none before it. Each holds what it was made from, and a
     checksum of all that it holds.
     """
 
@@ -118,7 +118,7 @@ def _checksum(checkpoint: Mapping[str, Any]) -> str:
 def _made_from(
     module: SFTModule, sequences: list[tokenization.Sequence], recipe: SupervisedFineTuning, seed: int
 ) -> str:
-    """What tells a training from others: its recipe, seed and examples, and the names and shapes of its weights."""
+    """What identifies a training: its recipe, seed and examples, and the names and shapes of its weights."""
     digest = hashlib.sha256(f"{recipe} {seed}".encode())
     for sequence in sequences:
         digest.update(repr(sequence).encode())

@@ -42,7 +42,7 @@ _TAKEN_BACK = re.compile(
 
 
 def denied(text: str, start: int, end: int) -> bool:
-    """Whether a text denies what stands in it from `start` to `end`, or takes it back."""
+    """Whether a text denies its part from `start` to `end`, or takes it back."""
     return bool(_DENIED.search(text, max(0, start - 60), start) or _TAKEN_BACK.match(text, end))
 
 

@@ -23,7 +23,7 @@ from alttrain.records import (
     Generation,
     append_rows,
     iterate_rows,
-    names_of,
+    named_lines,
     repair_rows,
     sort_rows,
     write_rows,
@@ -63,11 +63,8 @@ def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
 
 def _answered(path: Path) -> set[tuple[str, int]]:
     """The prompts that have an answer; what a server refused has none."""
-    if not path.exists():
-        return set()
-    refused = b'"finish": "error"'  # no text can hold it: quotes in a text stand behind a backslash
-    with path.open("rb") as lines:
-        return {name for name, line in zip(names_of(path), lines, strict=False) if refused not in line}
+    refused = b'"finish": "error"'  # no text can hold it: quotes in a text follow a backslash
+    return {name for name, line in named_lines(path) if refused not in line}
 
 
 def _rows(path: Path) -> Iterator[Generation]:
@@ -80,7 +77,7 @@ def generate(run: Run, session: Session) -> None:
     if not work:
         return
     trained = run.trained if run.training.trains else None
-    if trained is not None and not any(trained.glob("*.safetensors")):
+    if trained is not None and not (any(trained.glob("*.safetensors")) and (run.folder / "train.json").exists()):
         raise FileNotFoundError(f"{trained} holds nothing trained; run the train stage first")
     if trained is not None and (name := spoiled(run)):
         raise RunError(f"{run.folder / name} is not what was trained; the train stage trains again (stages=[train])")

@@ -63,7 +63,7 @@ MADE_FROM = (
     *("generations.jsonl", "judgements.jsonl", "adherence.jsonl"),
     *("judges.json", "agreement.json", "structure.json"),
 )
-"""The files whose checksums metrics.json tells; it is made again where one is another."""
+"""The files whose checksums metrics.json holds; it is made again where one differs."""
 log = logging.getLogger(__name__)
 
 
@@ -98,14 +98,14 @@ def _judged(run: Run, benchmark: Benchmark) -> dict[str, Any]:
 
 
 def _changed(run: Run, benchmark: Benchmark) -> list[str]:
-    """The files that are others than metrics.json was made from, or stands beside."""
+    """The files that differ from those that metrics.json was made from."""
     judged = _judged(run, benchmark)
     current, before = _made_from(run, benchmark), judged.get("made_from", {})
     return [name for name in current if judged and current[name] != before.get(name)]
 
 
 def _made_from(run: Run, benchmark: Benchmark) -> dict[str, str | None]:
-    """The SHA-256 of each file that metrics are made from or stand beside; None where it is absent."""
+    """The SHA-256 of each file that the metrics depend on, and of those made with them; None where one is absent."""
     folder = evaluation_folder(run, benchmark)
     paths = (*(folder / name for name in MADE_FROM), run.folder / "train.jsonl")
     return {path.name: checksum(path) for path in paths}
@@ -171,7 +171,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     counts, metrics = _measure(run, benchmark, judgements, folder)
     if len(judges) > 1 or benchmark.human_labels:
         _agreement(run, benchmark, judgements, folder)
-    told = _refuse_unjudged(judgements, folder)
+    servers = _refuse_unjudged(judgements, folder)
     contamination = _contamination(run, benchmark)
     write_metrics(
         folder / "metrics.json",
@@ -179,7 +179,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
             "benchmark": benchmark.name,
             "provenance": provenance,
             "made_from": _made_from(run, benchmark),
-            **told,
+            **servers,
             "contaminated": contamination,
             "left_out": [asdict(row) for row in benchmark.left_out()],
             "metrics": [_plain(metric) for metric in metrics],
@@ -258,7 +258,7 @@ def _measure(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Pat
 
 
 def _refuse_unjudged(judgements: Judgements, folder: Path) -> dict[str, Any]:
-    """What is told of the judges' servers: texts without a verdict because of them, and the models that answered.
+    """For metrics.json: how many texts have no verdict because of a judge's server, and the models that answered.
 
     Raises RunError where a server did not reply, or gave no reply of use to nearly all that it was asked.
     """

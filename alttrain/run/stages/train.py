@@ -35,12 +35,12 @@ NO_KEY_SENTENCE = "training/objective=safekey: no row has a key sentence; choose
 
 
 FILES = ("train.jsonl", "adapter/adapter_config.json", "adapter/adapter_model.safetensors")
-"""The files whose checksums train.json tells: the rows, and the adapter where there is one."""
+"""The files whose checksums train.json holds: the rows, and the adapter where there is one."""
 
 
 def spoiled(run: Run) -> str:
     """The first file of a finished training that is another than train.json says; "" where none is."""
-    files = read_json(run.folder / "train.json", Trained).get("files", {})  # an older version tells none
+    files = read_json(run.folder / "train.json", Trained).get("files", {})  # an older version wrote none
     return next((name for name, digest in files.items() if checksum(run.folder / name) != digest), "")
 
 
@@ -66,7 +66,7 @@ def train(run: Run, session: Session) -> None:
         )
     written = (kept_json(run.folder / "rewrite.json", Rewritten) or {}).get("written", len(examples))
     if len(examples) != written:
-        raise DamagedError(run.folder / "train.jsonl", f"has {len(examples)} rows, and rewrite.json tells of {written}")
+        raise DamagedError(run.folder / "train.jsonl", f"has {len(examples)} rows, and rewrite.json says {written}")
     rendered = tokenised(session.renderer, examples, cache_folder() / "tokenised")
     if isinstance(recipe.objective, SafeKeyLoss):
         rendered = session.renderer.mark(examples, rendered)
