@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,18 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
     with pytest.raises(DamagedError, match="is a link"):
         repair_rows(link)
     assert outside.read_bytes() == LINE + b"torn"
+
+
+def test_a_row_that_is_there_twice_is_named_with_both_lines(tmp_path: Path) -> None:
+    """It would count twice. Of judgements one row differs from another by its judge and part as well."""
+    path = tmp_path / "rows.jsonl"
+    for rows, again in (([FULL, ROWS[1], FULL], 3), (ROWS[5:7], 2)):
+        path.write_text("".join(encode(row) + "\n" for row in rows))
+        with pytest.raises(DamagedError, match=f"rows.jsonl line {again}: the row of line 1 again"):
+            read_rows(path, type(rows[0]))
+    others = [replace(ROWS[5], **{name: "other"}) for name in ("judge", "part")]
+    write_rows(path, [ROWS[5], *others])
+    assert read_rows(path, Judgement) == [ROWS[5], *others]
 
 
 def test_a_generation_is_named_with_its_own_line(tmp_path: Path) -> None:
