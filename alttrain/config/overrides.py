@@ -55,6 +55,16 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         return found, configs
 
 
+def hydra_preview(arguments: list[str]) -> list[Fault]:
+    """Faults of Hydra's own node alone: Hydra sets its logging up even where it only answers a question."""
+    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+        try:
+            return _without_hydra(compose(PRIMARY, overrides=arguments, return_hydra_config=True), arguments)
+        except COMPOSING:  # a sweep, whose values are tried one by one, or a fault that Hydra will name
+            pass
+    return [fault for fault in preview(arguments)[0] if fault.key.startswith("hydra.")]
+
+
 def composed(overrides: list[str], arguments: Iterable[str], keep: bool = False) -> DictConfig:
     """The config of overrides, without Hydra's own node unless `keep`. Raises RunError where that holds a fault.
 

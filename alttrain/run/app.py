@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import STAGES, Fault, RunError, preview, register
+from alttrain.config.overrides import hydra_preview
 from alttrain.config.targets import take_trusted
 from alttrain.records import full_disk
 from alttrain.run.launchers import PARENT, absent, end_with_parent
@@ -70,8 +71,8 @@ def main() -> None:
         if not any(argument.split("=")[0] in QUESTIONS for argument in sys.argv[1:]):
             swept = _refuse_faults(*_asked(sys.argv[1:]))
             os.environ[PARENT] = str(os.getpid())
-        elif found := [fault for fault in preview(_asked(sys.argv[1:])[0])[0] if fault.key.startswith("hydra.")]:
-            _refuse(found)  # Hydra sets its logging up to answer, too
+        elif found := hydra_preview(_asked(sys.argv[1:])[0]):
+            _refuse(found)
         elif shown := _sweep_shown(sys.argv[1:]):
             print(shown)
             return
