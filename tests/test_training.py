@@ -20,7 +20,7 @@ from alttrain.backbone import Weights, attention
 from alttrain.backbone.attention import Rows, packed_attention
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.training import Hardware, SupervisedFineTuning
-from alttrain.training.fit import Trained, _Beside, _step_of, fit
+from alttrain.training.fit import Trained, _Beside, _step_of, diverged, fit
 from alttrain.training.module import SFTModule, compile_for_training, recompute_layers
 from alttrain.training.packing import BatchStream, pack
 
@@ -262,6 +262,36 @@ def test_a_training_that_diverges_ends_at_that_step_and_saves_nothing_of_it(
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 3
     assert all(weight.isfinite().all() for weight in saved["state_dict"].values())
+
+
+def test_a_training_that_ends_worse_than_it_began_is_marked_and_warned_of(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its losses stay finite, so it is no error; one that was interrupted is judged by all of its steps."""
+    loss, recipe = SFTModule.loss, replace(RECIPE, epochs=None, max_steps=6, checkpoint_every=3)
+    monkeypatch.setattr(SFTModule, "loss", lambda self, batch: loss(self, batch) * (1 + self.global_step))
+    assert fitted(tiny_folder, tmp_path, recipe)[1].record["diverged"] is True
+    assert "diverged: its last losses are above 1.5 times its first ones" in caplog.text
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert len(saved["losses"]) == 6
+    assert fitted(tiny_folder, tmp_path, recipe)[1].record["diverged"] is True  # goes on after the last step
+    monkeypatch.undo()
+    assert "diverged" not in fitted(tiny_folder, tmp_path / "other", recipe)[1].record
+
+
+@pytest.mark.parametrize(
+    ("losses", "worse"),
+    [
+        ([1.0] * 10 + [9.0] * 5 + [1.5] * 10, False),
+        ([1.0] * 10 + [9.0] * 5 + [1.51] * 10, True),
+        ([1.0, 1.6], True),
+        ([1.0, 5.0, 1.4], False),
+        ([3.0], False),
+        ([], False),
+    ],
+)
+def test_the_last_ten_losses_are_held_against_the_first_ten(losses: list[float], worse: bool) -> None:
+    assert diverged(losses) == worse
 
 
 @pytest.mark.parametrize("every", [1, 100])

@@ -125,6 +125,7 @@ class Trained(TypedDict):
     device: NotRequired[str]
     precision: str
     final_loss: float | None
+    diverged: NotRequired[bool]
     files: NotRequired[dict[str, str | None]]
 
 

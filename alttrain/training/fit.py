@@ -7,10 +7,11 @@ call goes on from.
 import hashlib
 import importlib.util
 import logging
+import math
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,11 @@ from alttrain.training.ranks import environment
 from alttrain.training.sharding import whole
 
 log = logging.getLogger(__name__)
+
+DIVERGED = 1.5
+"""A training diverged if its last losses have a mean above that of its first losses times this."""
+ENDS = 10
+"""Steps at each end of a training whose losses are compared; of fewer than twice as many steps, half of them."""
 
 
 class _Interruption(pl.Callback):  # type: ignore[misc]
@@ -283,9 +289,22 @@ def fit(
         "devices": hardware.devices * hardware.nodes,
         "final_loss": None if module.last_loss is None else round(float(module.last_loss), 4),
     }
+    if diverged(module.losses):
+        record["diverged"] = True
+        log.warning(
+            "training  diverged: its last losses are above %g times its first ones; lower training.learning_rate, and "
+            "set tag=NAME for a run of its own",
+            DIVERGED,
+        )
     weights = {name: whole(p) for name, p in module.model.named_parameters() if p.requires_grad}
     module.check_finite(weights)
     leads = trainer.global_rank == 0
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return Trained(record, weights, leads)
+
+
+def diverged(losses: Sequence[Any]) -> bool:
+    """Whether the losses of all steps, each finite, end higher than they began; see `DIVERGED`."""
+    ends = min(ENDS, len(losses) // 2)
+    return ends > 0 and math.fsum(map(float, losses[-ends:])) > DIVERGED * math.fsum(map(float, losses[:ends]))

@@ -56,6 +56,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         self.total_steps = total_steps
         self.passes = passes
         self.last_loss: Any = None  # of the last whole step, in nats
+        self.losses: list[Any] = []  # of every whole step
         self._step_loss: Any = 0.0
         self._sharded = False
         self._random: dict[str, torch.Tensor] | None = None
@@ -80,6 +81,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         self._step_loss += loss.detach()
         if (batch_index + 1) % self.passes == 0:
             self.last_loss = self._whole(self._step_loss / self.passes)
+            self.losses.append(self.last_loss)
             self.log("loss", self.last_loss, prog_bar=True, batch_size=1)
             self._step_loss = 0.0
         return loss
@@ -188,6 +190,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         self.check_finite(checkpoint["state_dict"])
         checkpoint["seconds"] = self.seconds
         checkpoint["loss"] = None if self.last_loss is None else float(self.last_loss)
+        checkpoint["losses"] = self.losses = list(map(float, self.losses))
         checkpoint["random"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             checkpoint["random"]["cuda"] = torch.cuda.get_rng_state()
@@ -201,7 +204,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the random numbers up where they stood, and the time."""
         self._random, self.last_loss = checkpoint["random"], checkpoint["loss"]
-        self._before = checkpoint["seconds"]
+        self._before, self.losses = checkpoint["seconds"], checkpoint.get("losses", [])
 
     def on_train_start(self) -> None:
         """Set the random numbers, after all that Lightning does before the first step."""
