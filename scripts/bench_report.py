@@ -24,7 +24,7 @@ from typing import Any
 
 from alttrain.evaluation import Adherence, summarise
 from alttrain.records import Generation, Judgement, write_json, write_rows
-from alttrain.run.stages.analysis import analyse
+from alttrain.run.stages.judge import analyse
 
 BACKBONES = ("r1_llama_8b", "r1_qwen_7b", "r1_qwen_32b", "s1_14b")
 METHODS = ("none", "intention_analysis", "direct_refusal", "plain", "alttrain")

@@ -10,7 +10,7 @@ from alttrain.evaluation import Adherence
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Generation, Judgement, Label, write_rows
 from alttrain.report import Compared, Entry, comparisons, evaluations, tables, variants
-from alttrain.run.stages.analysis import analyse
+from alttrain.run.stages.judge import analyse
 
 VARIED = ["ablation_structure", "teacher_swap", "data_size", "benign_amount"]
 METHODS: dict[str, tuple[str, int, list[str]]] = {

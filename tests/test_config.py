@@ -20,7 +20,6 @@ from alttrain.config import STAGES, Fault, differences, faults, flatten, preview
 from alttrain.config.schema import PAGE_TEXTS
 from alttrain.records import Texts
 from alttrain.run.assembly import assemble
-from alttrain.run.ray_launcher import register as register_ray
 
 CONF = Path(__file__).parent.parent / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -41,7 +40,6 @@ RECIPE += "schedule, optimizer, weight_decay, betas, gradient_clip, b_ratio, che
 @pytest.fixture(autouse=True, scope="module")
 def _registered() -> None:
     register()
-    register_ray()
 
 
 def composed(overrides: list[str], hydra: bool = False) -> DictConfig:
@@ -126,8 +124,7 @@ def test_all_options_are_checked_without_torch() -> None:
     overrides = [chosen(*pair) for pair in OPTIONS]
     code = (
         "import json, sys\nfrom hydra import compose, initialize_config_module\n"
-        "from alttrain.config import faults, register\nfrom alttrain.run.ray_launcher import register as register_ray\n"
-        "register()\nregister_ray()\n"
+        "from alttrain.config import faults, register\nregister()\nimport hydra_plugins.alttrain_ray\n"
         "with initialize_config_module('alttrain.conf', version_base='1.3'):\n"
         f"    for override in {overrides!r}: assert not faults(compose('run', overrides=override)), override\n"
         "print(json.dumps([m for m in ('torch', 'transformers', 'peft', 'pytorch_lightning') if m in sys.modules]))"

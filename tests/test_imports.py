@@ -114,7 +114,8 @@ def test_every_package_is_listed(setuptools_table: dict[str, Any]) -> None:
     assert all((folder / "__init__.py").is_file() for folder in folders)
     assert setuptools_table["package-dir"] == {"alttrain": "alttrain", "alttrain.conf": "conf"}
     assert set(setuptools_table["packages"]) == {dotted(folder / "__init__.py") for folder in folders} | {
-        "alttrain.conf"
+        "alttrain.conf",
+        "hydra_plugins.alttrain_ray",
     }
 
 

@@ -4,7 +4,6 @@ A misspelt argument, a missing one or a value of the wrong type would otherwise 
 visits every node, nested and listed ones included, and collects all faults.
 """
 
-import difflib
 import functools
 import inspect
 import operator
@@ -14,11 +13,9 @@ from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
-from alttrain.config.names import name_fault
-from alttrain.config.programs import program_faults
-from alttrain.config.schema import PAGE_TEXTS, STAGES, RunSchema
+from alttrain.config.schema import PAGE_TEXTS, STAGES, RunSchema, did_you_mean, name_fault
 from alttrain.config.secrets import exposed, masked, resolvers
-from alttrain.config.targets import ANYTHING, fits, hints_of, items, locate
+from alttrain.config.targets import ANYTHING, fits, hints_of, items, locate, program_faults
 
 MISSING = "???"
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -126,7 +123,7 @@ def _stage_faults(stages: list[str]) -> Iterator[Fault]:
         yield Fault("stages", stages, f"accepted: one or more of {', '.join(STAGES)}, each once")
     for stage in stages:
         if stage not in STAGES:
-            yield Fault("stages", stage, f"accepted: {', '.join(STAGES)}{_did_you_mean(stage, STAGES)}")
+            yield Fault("stages", stage, f"accepted: {', '.join(STAGES)}{did_you_mean(stage, STAGES)}")
 
 
 def _walk(node: Any, key: str, place: Any) -> Iterator[Fault]:
@@ -171,7 +168,7 @@ def _target_faults(node: dict[str, Any], key: str, place: Any) -> Iterator[Fault
         elif name not in parameters:
             if not takes_any:
                 yield Fault(
-                    f"{key}.{name}", value, f"accepted: {', '.join(parameters)}{_did_you_mean(name, parameters)}"
+                    f"{key}.{name}", value, f"accepted: {', '.join(parameters)}{did_you_mean(name, parameters)}"
                 )
         elif not _builds(value):
             yield from _type_faults(value, hint, f"{key}.{name}")
@@ -220,11 +217,6 @@ def _type_faults(value: Any, hint: Any, key: str) -> Iterator[Fault]:
             found.setdefault(place, (inner, {}))[1][item["msg"]] = None
         for place, (inner, messages) in found.items():
             yield Fault(place, inner, "; ".join(messages))
-
-
-def _did_you_mean(word: str, accepted: Any) -> str:
-    close = difflib.get_close_matches(str(word), list(accepted), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def instantiate(node: Any) -> Any:

@@ -1,26 +1,44 @@
-"""Tell all faults of a command line at once. Hydra alone stops at the first override it cannot apply."""
+"""All faults of a command line at once, and of what a config says to Hydra itself.
 
-import difflib
+Hydra alone stops at the first override that it cannot apply.
+"""
+
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from importlib import resources
+from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.plugin import Plugin
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from alttrain.config.binding import Fault, faults
-from alttrain.config.errors import RunError
-from alttrain.config.launching import hydra_faults
+from alttrain.config.schema import RunError, did_you_mean
+from alttrain.config.targets import trusted
 
 CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError)
 """What composing a config may raise."""
+CALLBACK = "alttrain.run.callbacks.SweepReport"
+PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
+LOGGING = ("job_logging", "hydra_logging")
+BUILT = ("callbacks.", "launcher.", "sweeper.")
+GIVEN = re.compile(r"job\.env_set\..+|launcher\.(setup|python|srun_args|additional_parameters|address)(\.|$).*")
+"""What runs commands, changes the environment, or sends jobs elsewhere."""
+PLACED = {"output_subdir": None, "run.dir": ".", "sweep.dir": "${output_dir}/.sweep", "sweep.subdir": "."}
+"""Where Hydra writes files of its own, as conf/run.yaml has it: elsewhere they could replace others."""
+KEY = re.compile(r"\$\{(\w[\w.]*)\}")
 
 
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
@@ -78,7 +96,7 @@ def composed(overrides: list[str], arguments: Iterable[str], keep: bool = False)
 
 def _without_hydra(config: DictConfig, arguments: Iterable[str], keep: bool = False) -> list[Fault]:
     """Take Hydra's own node out of a composed config; its faults."""
-    found = [Fault(*one) for one in hydra_faults(config, {_key(argument) for argument in arguments})]
+    found = list(hydra_faults(config, {_key(argument) for argument in arguments}))
     if not keep:
         with open_dict(config):
             del config["hydra"]
@@ -135,13 +153,10 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
     group = key.partition("@")[0]
     options = _loader().get_group_options(group) if value else []
     if options and value not in options:
-        close = difflib.get_close_matches(value, options, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return Fault(key, value, f"accepted: {', '.join(options)}{hint}")
+        return Fault(key, value, f"accepted: {', '.join(options)}{did_you_mean(value, options)}")
     known = _known_keys(key, accepted)
     if known is not None:
-        close = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(key.rpartition(".")[2], known)
         settable = [name for name in known if not name.startswith("_")]
         return Fault(key, value, f"there is no such key; accepted: {', '.join(settable)}{hint}")
     return Fault(key, value, _first_line(error.__cause__ or error))
@@ -163,3 +178,53 @@ def _known_keys(key: str, accepted: list[str]) -> list[str] | None:
 
 def _first_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", str(error).strip().split("\n")[0])
+
+
+def hydra_faults(config: DictConfig, given: Collection[str]) -> Iterator[Fault]:
+    """Each fault in the `hydra` node of a composed config: its launcher, sweeper, callbacks and logging are code that
+    Hydra builds. Nothing of the node is resolved. `given` are the keys of the command line, which may say what a file
+    may not.
+    """
+    plain: Any = OmegaConf.to_container(config.hydra, resolve=False)
+    for name in LOGGING:
+        options = [file for file in (resources.files("hydra.conf") / "hydra" / name).iterdir() if ".yaml" in file.name]
+        if plain.pop(name) not in [yaml.safe_load(file.read_text(encoding="utf-8")) for file in options]:
+            names = ", ".join(sorted(file.name.removesuffix(".yaml") for file in options))
+            yield Fault(f"hydra.{name}", None, f"a log's handlers are code that runs; accepted: hydra/{name}={names}")
+    for key, value in _leaves(plain, ""):
+        own, part = f"hydra.{key}", key.rpartition(".")[2]
+        if key.startswith(BUILT) and "${" in str(value) and not _of_plain_values(config, str(value)):
+            yield Fault(own, value, "accepted here: plain values, and ${key} of one")
+        elif part == "_target_" and not _known(key, str(value)):
+            package = str(value).partition(".")[0]
+            yield Fault(
+                own, value, f"Hydra would build it; if you know what it runs: trusted=[{package}] on the command line"
+            )
+        elif ((GIVEN.fullmatch(key) and value is not None) or (key in PLACED and value != PLACED[key])) and re.sub(
+            r"(\.\d+)+$", "", own
+        ) not in given:
+            yield Fault(own, value, "this is for the command line, and not for a file; give it there, or leave it out")
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict | list):
+        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _leaves(child, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node
+
+
+def _of_plain_values(config: DictConfig, text: str) -> bool:
+    """Whether a text interpolates keys alone, and none of them holds a node, which could have a target."""
+    try:
+        found = [OmegaConf.select(config, key) for key in KEY.findall(text)]
+    except OmegaConfBaseException:
+        return False
+    return "${" not in KEY.sub("", text) and not any(OmegaConf.is_config(one) for one in found)
+
+
+def _known(key: str, target: str) -> bool:
+    if kind := PLUGINS.get(key):
+        return target in (f"{plugin.__module__}.{plugin.__name__}" for plugin in Plugins.instance().discover(kind))
+    mine = target.startswith(tuple(f"{package}." for package in trusted()))
+    return re.fullmatch(r"callbacks\.[^.]+\._target_", key) is not None and (target == CALLBACK or mine)

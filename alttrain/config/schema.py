@@ -1,25 +1,43 @@
-"""The closed root schema of a run. Group nodes are open here: their `_target_` is checked by `binding`."""
+"""The closed root schema of a run, what a name may be, and the error that a user's mistake ends in.
 
+Group nodes are open here: `binding` checks their `_target_`.
+"""
+
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.errors import CompactHydraException
 from omegaconf import MISSING, OmegaConf
 
-from alttrain.config.secrets import refuse_environment
+from alttrain.config.secrets import masked, refuse_environment
 
 STAGES = ("check", "rewrite", "train", "generate", "judge", "report")
-"""The stages of a run, in the only order they make sense in."""
+"""The stages of a run, in their order."""
 PAGE_TEXTS = ("all", "benign", "none")
-"""Whose prompts and outputs the report's page holds: all samples', those of harmless samples, or nobody's."""
+"""Whose prompts and outputs the report's page holds: those of all samples, of harmless samples, or of none."""
+LONGEST = 200
+"""Bytes of a name. Filesystems take 255, and a name gets a suffix or two."""
+
+
+class RunError(CompactHydraException):
+    """A run cannot go on; the message names the key or file, the value and the remedy. What looks like a key is masked.
+
+    Hydra prints it without a stack trace.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(masked(message))
 
 
 @dataclass
 class RunSchema:
     """Top-level keys of `conf/run.yaml`. A key that is not here is refused while the config composes.
 
-    `page_texts` is one of `PAGE_TEXTS`. The page is a file beside the run folders and loads nothing; it covers harmful
-    texts until its reader asks for them, and with "benign" does not hold them at all.
+    `page_texts` is one of `PAGE_TEXTS`. The page is a file beside the run folders and loads nothing. It covers harmful
+    texts until its reader asks for them; with "benign" it does not hold them at all.
     """
 
     stages: list[str] = field(default_factory=lambda: list(STAGES))
@@ -44,6 +62,26 @@ class RunSchema:
 
 
 def register() -> None:
-    """Make the schema known to Hydra under the name that the primary config starts with, and refuse `oc.env`."""
+    """Register the schema with Hydra under the name that the primary config starts with, and refuse `oc.env`."""
     OmegaConf.register_new_resolver("oc.env", refuse_environment, replace=True)
     ConfigStore.instance().store(name="run_schema", node=RunSchema)
+
+
+def name_fault(name: object) -> str:
+    """What is accepted, where a name that becomes a path is not a plain one; "" where it is.
+
+    Runs, tags, backbones, protocols, benchmarks and methods have such names. A config or a run's folder may be a
+    stranger's: its names must not lead outside their folder.
+    """
+    if not isinstance(name, str):
+        return "accepted: a name as text"
+    plain = all(letter.isalnum() or letter in "-_." for letter in name)
+    if plain and name and name[0] != "." and ".." not in name and len(name.encode()) <= LONGEST:
+        return ""
+    return f"accepted as a folder name: letters, digits, '-', '_' and '.', not '.' in front or twice, {LONGEST} bytes"
+
+
+def did_you_mean(word: object, accepted: Iterable[str]) -> str:
+    """The accepted word nearest to a mistyped one, as the end of a message; "" where none is near."""
+    close = difflib.get_close_matches(str(word), list(accepted), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

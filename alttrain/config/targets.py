@@ -1,8 +1,12 @@
-"""Which classes a config may name. A config may be a stranger's, and to build a class is to run its code.
+"""What a config may build and start. A config may be a stranger's, and to build a class is to run its code.
 
 A `_target_` is one of alttrain's own, one of `NAMED`, or of a package the user trusts: `trusted=[mypackage]`, which
-counts on the command line alone. A name is looked at before its module is imported. What it builds must have the type
+counts on the command line alone. A name is checked before its module is imported. What it builds must have the type
 of its place (`fits`).
+
+A config may start the servers of the packaged options, as they are written there. Another command, its environment, or
+what vLLM would import needs `trusted`. So does a key for another server, and model-written code outside the sandbox,
+unless the command line itself says so.
 """
 
 import functools
@@ -11,9 +15,12 @@ import inspect
 import os
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from importlib import resources
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 TRUSTED = "ALTTRAIN_TRUSTED"
 """The environment variable that hands `trusted` on to the processes a command starts."""
@@ -174,3 +181,63 @@ def _is(made: Any, wanted: Any) -> bool:
     methods = {name for base in protocols for name, own in vars(base).items() if inspect.isfunction(own)}
     names = [name for name in methods if name == "__call__" or not name.startswith("_")]
     return all(any(callable(vars(base).get(name)) for base in made.__mro__) for name in names)
+
+
+KEYS = {"https://api.openai.com/v1": "OPENAI_API_KEY", "https://api.together.xyz/v1": "TOGETHER_API_KEY"}
+"""The packaged options' servers, and the variable with each one's key."""
+
+
+def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -> Iterator[tuple[str, Any, str]]:
+    """Key, value and what is accepted, where a node would start or load what is not packaged and not trusted."""
+    name = f"{target.__module__}.{target.__qualname__}"
+    url, variable, uri = (node.get(part) for part in ("base_url", "key_variable", "uri"))
+    if variable and url and not (KEYS.get(str(url)) == variable or variable in trusted() or said("base_url", url)):
+        yield (
+            f"{key}.key_variable",
+            variable,
+            f"the key would be sent to {url}: if you know that server, give its base_url on the command line, or "
+            f"trusted=[{variable}]",
+        )
+    if node.get("allow_unsandboxed") and not said("allow_unsandboxed", "true"):
+        yield f"{key}.allow_unsandboxed", True, "this is for the command line, and not for a file; give it there"
+    if name == "alttrain.training.trackers.MlflowTracker" and "://" in str(uri) and not said("uri", uri):
+        yield (
+            f"{key}.uri",
+            uri,
+            "MLflow would send its key and texts there: if you know that server, give it on the command line",
+        )
+    if name == "alttrain.generation.child.ChildServer":
+        if not str(node.get("health", "/")).startswith("/"):
+            yield f"{key}.health", node["health"], "expected a path on the server that is started, such as /health"
+        command = node.get("command") or [""]
+        if command[0] not in trusted() and not any(_same(node, one) for one in _packaged()):
+            yield (
+                f"{key}.command",
+                command,
+                "it, with_adapter and environment are not as packaged, and would run as they are written: if you know "
+                f"what it runs, trusted=[{command[0]}] on the command line",
+            )
+    elif name == "alttrain.generation.vllm.InProcessVllm" and "vllm" not in trusted():
+        for option, value in (node.get("options") or {}).items():
+            plain = isinstance(value, int | float) or (isinstance(value, str) and value.replace("_", "").isalnum())
+            if not plain or "trust" in str(option):
+                yield (
+                    f"{key}.options.{option}",
+                    value,
+                    "vLLM may load code by it: if you know what it runs, trusted=[vllm] on the command line",
+                )
+
+
+@functools.cache
+def _packaged() -> tuple[dict[str, Any], ...]:
+    files = (resources.files("alttrain.conf") / "generation").iterdir()
+    options = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files if file.name.endswith(".yaml")]
+    return tuple(option for option in options if "command" in option)
+
+
+def _same(node: dict[str, Any], option: dict[str, Any]) -> bool:
+    """Whether a node starts what an option does; words that the option interpolates are checked where they are from."""
+    command, own = node.get("command") or [], option["command"]
+    words = all(word == packaged or packaged.startswith("${") for word, packaged in zip(command, own, strict=False))
+    alike = len(command) == len(own) and words
+    return alike and all(not node.get(part) or node[part] == option[part] for part in ("with_adapter", "environment"))

@@ -54,6 +54,7 @@ class Dataset:
     decontaminate: Sequence[How] = DEFAULT
     ngram: Annotated[int, Gt(1)] = 8
     held_out: HeldOut = 0
+    _chosen: dict[int | None, list[Example]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -64,8 +65,10 @@ class Dataset:
             raise ValueError("dataset.size and dataset.amounts both say how many rows; leave one of them null")
 
     def examples(self, seed: int | None) -> list[Example]:
-        """The chosen rows, with no benchmark to decontaminate against."""
-        return self.select(seed, {}).examples
+        """The chosen rows, with no benchmark to decontaminate against; selected once for each seed."""
+        if seed not in self._chosen:
+            self._chosen[seed] = self.select(seed, {}).examples
+        return self._chosen[seed]
 
     def content(self) -> dict[str, str]:
         """The hash of each source's file, or its commit."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 from alttrain.dataset import ExampleSource, Rows
@@ -53,6 +54,16 @@ class Benchmark:
         if self.form.count("{prompt}") != 1:
             raise ValueError(f"benchmark {self.name}: form={self.form!r}: accepted: a text with {{prompt}} in it once")
 
+    @cached_property
+    def examples(self) -> list[Example]:
+        """Its rows in file order, read once."""
+        return self.rows.examples(None)
+
+    @cached_property
+    def content(self) -> dict[str, str]:
+        """The hash of each of its files, made once."""
+        return self.rows.content()
+
     def asked(self, row: Example) -> str:
         """The user's message for a row, after those of its earlier turns."""
         return self.form.replace("{prompt}", row.prompt)
@@ -63,4 +74,4 @@ class Benchmark:
 
     def prompts(self) -> list[str]:
         """Every user message of the benchmark, those of earlier turns included."""
-        return [message for row in self.rows.examples(None) for message in (*row.turns, row.prompt)]
+        return [message for row in self.examples for message in (*row.turns, row.prompt)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alttrain.config.names import name_fault
+from alttrain.config import name_fault
 from alttrain.records import DamagedError, Names, read_json, read_metrics, write_text
 
 log = logging.getLogger(__name__)

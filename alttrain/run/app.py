@@ -1,9 +1,10 @@
 """The console script `alttrain`: a Hydra app over conf/run.yaml.
 
-Before Hydra runs anything, the command line is composed and checked here, so that every fault is told in one message
-and nothing heavy is imported for it. `--help`, `--cfg` and Hydra's other questions go straight to Hydra.
+The command line is composed and checked before Hydra runs anything, so that one message tells every fault and nothing
+heavy is imported for it. `--cfg` and Hydra's other questions go straight to Hydra.
 """
 
+import argparse
 import hashlib
 import json
 import logging
@@ -15,19 +16,24 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import resources
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, NoReturn
 
 import hydra
+
+# Hydra has no public parser of its own flags, and one of ours could read a command line otherwise than Hydra does
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import STAGES, Fault, RunError, preview, register
-from alttrain.config.overrides import hydra_preview
+from alttrain.config.overrides import CONFIG_MODULE, PRIMARY, hydra_preview
 from alttrain.config.targets import take_trusted
 from alttrain.records import full_disk
 from alttrain.run.launchers import PARENT, absent, end_with_parent
@@ -39,43 +45,56 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("alttrain")
 
-QUESTIONS = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 INTERRUPTED = 130
+HELP = """alttrain: experiments on the reasoning structure and safety of large reasoning models, from config to table
+
+  alttrain experiment=demo                        No-train against AltTrain on a laptop's CPU, without a hub or a key
+  alttrain method=alttrain backbone=r1_qwen_7b    one run: check, rewrite, train, generate, judge, report
+  alttrain -m method=no_train,alttrain seed=0,1   a sweep; again, it runs only what is missing
+  alttrain 'stages=[report]'                      the tables of all runs in output_dir
+
+GROUP=OPTION chooses a part, KEY=VALUE sets anything in it, -m sweeps over comma-separated values.
+
+  --cfg job            the config that a command would run, and with it every key
+  --info defaults      where each part of it is from
+  --config-dir FOLDER  your own options, beside those below
+  trusted=[PACKAGE]    what a config may build besides alttrain's own classes
+  --hydra-help         all flags
+"""
+
+_checked: "Run | None" = None
+"""The run of this process's command line, once it is checked."""
 
 
 def main() -> None:
     """What the console script does. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted."""
     if sys.argv[1:] in (["--help"], ["-h"]):
-        from alttrain.run.help import help_text
-
         print(help_text())
         return
     end_with_parent()
     register()
-    try:
-        sys.argv[1:] = _allowed(sys.argv[1:])
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's: end as Ctrl-C does, so that nothing started stays
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))  # torch's own is below /tmp
     swept = None
-    if lacking := absent(sys.argv[1:]):
-        print(lacking, file=sys.stderr)
-        sys.exit(2)
-    if any(argument.startswith("launcher=ray") for argument in sys.argv):
-        from alttrain.run.ray_launcher import register as register_ray
-
-        register_ray()
     try:
-        if not any(argument.split("=")[0] in QUESTIONS for argument in sys.argv[1:]):
-            swept = _refuse_faults(*_asked(sys.argv[1:]))
+        sys.argv[1:] = take_trusted(sys.argv[1:])
+        flags = _flags(sys.argv[1:])
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    try:
+        asked = ([*_config_dir(flags), *flags.overrides], flags.multirun)
+        if not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion):
+            swept = _refuse_faults(*asked)
             os.environ[PARENT] = str(os.getpid())
-        elif found := hydra_preview(_asked(sys.argv[1:])[0]):
+        elif found := hydra_preview(asked[0]):
             _refuse(found)
-        elif shown := _sweep_shown(sys.argv[1:]):
-            print(shown)
-            return
+        elif flags.cfg == "job" and not flags.package:
+            from alttrain.run.sweep import config_shown
+
+            if shown := config_shown(*asked, flags.resolve):
+                print(shown)
+                return
         _app()
     except HydraException as error:  # of a question, which Hydra answers outside its own error handling
         print(f"alttrain cannot run this: {error}", file=sys.stderr)
@@ -89,37 +108,33 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
-def _allowed(arguments: list[str]) -> list[str]:
-    """The arguments for Hydra. Raises ValueError where it would compose another config than what is checked here."""
-    rest = take_trusted(arguments)
-    flags = get_args_parser().parse_args(rest)
+def _interrupt(*unused: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _flags(arguments: list[str]) -> argparse.Namespace:
+    """Hydra's reading of a command line. Raises ValueError where Hydra would compose another config than is checked
+    here, or lacks the package of a launcher.
+    """
+    flags = get_args_parser().parse_args(arguments)
     for flag in ("config_name", "config_path", "experimental_rerun"):
         if getattr(flags, flag):
             raise ValueError(
                 f"--{flag.replace('_', '-')} is not taken: alttrain composes conf/run.yaml; give your own options in a "
                 "folder of groups, --config-dir=FOLDER"
             )
-    return rest
+    if lacking := absent(flags.overrides):
+        raise ValueError(lacking)
+    if any(override.startswith("launcher=ray") for override in flags.overrides):
+        from hydra_plugins.alttrain_ray import RayLauncher
+
+        Plugins.instance().register(RayLauncher)  # Hydra does not find it by itself in an editable install
+    return flags
 
 
-def _interrupt(*unused: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _asked(arguments: list[str]) -> tuple[list[str], bool]:
-    """The overrides of a command line, a --config-dir among them, and whether it asks for a sweep."""
-    flags = get_args_parser().parse_args(arguments)
-    own = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
-    return [*own, *flags.overrides], flags.multirun
-
-
-def _sweep_shown(arguments: list[str]) -> str:
-    """What to print where `--cfg job` is asked of a sweep: Hydra would refuse it, or show a config that no job has."""
-    from alttrain.run.sweep import config_shown
-
-    flags = get_args_parser().parse_args(arguments)
-    asked = flags.cfg == "job" and not flags.package
-    return config_shown(*_asked(arguments), flags.resolve) if asked else ""
+def _config_dir(flags: argparse.Namespace) -> list[str]:
+    """The override that does what --config-dir does."""
+    return [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
 
 
 def _refuse(found: Sequence[Fault]) -> NoReturn:
@@ -130,8 +145,9 @@ def _refuse(found: Sequence[Fault]) -> NoReturn:
 def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
     """Exit with every fault of the command line and of the configs it composes, before anything loads or is written.
 
-    Returns the sweep, where it is one.
+    Returns the sweep, where it is one; a single run is kept for `_app`.
     """
+    global _checked
     found, configs = preview(overrides)
     if found:
         _refuse(found)
@@ -143,21 +159,21 @@ def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
 
     _log_to_console()
     try:
-        if (swept := plan(overrides, multirun)) is not None and swept.checked:
-            print((swept.output_dir / PLAN).with_suffix(".md").read_text(encoding="utf-8"))
-            sys.exit(0)
-        if swept is not None:
+        if (swept := plan(overrides, multirun)) is not None:
+            if swept.checked:
+                print((swept.output_dir / PLAN).with_suffix(".md").read_text(encoding="utf-8"))
+                sys.exit(0)
             return swept
-        for config in configs:
-            check_light(run := fitted(assemble(config)))
-            verify(*_processes(run))
+        for config in configs:  # one, unless -m was forgotten, which Hydra will say
+            check_light(_checked := fitted(assemble(config)))
+            verify(*_processes(_checked))
     except (RunError, ValueError, OSError) as error:
         print(RunError(str(error)), file=sys.stderr)
         sys.exit(2)
     return None
 
 
-@hydra.main(version_base="1.3", config_path="pkg://alttrain.conf", config_name="run")
+@hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=PRIMARY)
 def _app(config: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from alttrain.run.sweep import run_job, searched
@@ -166,35 +182,38 @@ def _app(config: DictConfig) -> None:
             end_with_parent()
         run_job(config, [*searched(HydraConfig.get()), *HydraConfig.get().overrides.task])
         return
-    execute(config)
+    execute(config, checked=_checked)
     if "report" in config.stages and not follows():
         from alttrain.run.stages.report import show
 
         show(Path(config.output_dir), config.page_texts)
 
 
-def execute(config: DictConfig, reports: bool = True) -> "Run":
-    """Run the stages of one composed config. Raises RunError where the run cannot go on."""
+def execute(config: DictConfig, reports: bool = True, checked: "Run | None" = None) -> "Run":
+    """Run the stages of one composed config. Raises RunError where the run cannot go on.
+
+    `checked` is the config's run where it was assembled and checked already, before Hydra knew all groups of options.
+    """
     from alttrain.run.assembly import assemble
     from alttrain.run.session import Session
-    from alttrain.run.stages.check import check_light
+    from alttrain.run.stages.check import check_light, check_protocol
     from alttrain.run.stages.needs import fitted
 
     _log_to_console()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     started = time.monotonic()
-    run = assemble(config)
+    run, check = (checked, check_protocol) if checked else (assemble(config), check_light)
     job = hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()
     try:
-        run = fitted(run)
+        run = checked or fitted(run)
         devices, nodes = _processes(run)
         verify(devices, nodes)
         if follows():
-            check_light(run)
+            check(run)
             follow(job, nodes, lambda: _stage("train", run, Session(run)))
             return run
         with Leader(job, devices, nodes).until_the_end() as leader:
-            check_light(run)
+            check(run)
             log.info("run       %s", run.name)
             for key, (published, own) in run.changed.treatment.items():
                 log.info("changed   %s: %r, here %r", key, published, own)
@@ -303,3 +322,25 @@ def _log_to_file(path: Path) -> logging.Handler:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     return handler
+
+
+def help_text() -> str:
+    """The help, with the options of every config group."""
+    root = resources.files("alttrain.conf")
+    options: dict[str, list[str]] = {}
+
+    def walk(folder: object, group: str) -> None:
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):  # type: ignore[attr-defined]
+            if entry.is_dir() and entry.name != "__pycache__":
+                walk(entry, f"{group}/{entry.name}" if group else entry.name)
+            elif group and entry.name.endswith(".yaml"):
+                options.setdefault(group, []).append(entry.name.removesuffix(".yaml"))
+
+    walk(root, "")
+    width = max(map(len, options)) + 2
+    lines = [
+        fill(f"  {group:<{width}}{' '.join(options[group])}", 118, subsequent_indent=" " * (width + 2))
+        for group in sorted(options)
+    ]
+    keys = f"stages ({', '.join(STAGES)}), seed, tag, output_dir, data_dir"
+    return "\n".join([HELP, f"keys outside the groups: {keys}", "", *lines])

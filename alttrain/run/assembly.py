@@ -17,11 +17,11 @@ from alttrain.config import (
     faults,
     flatten,
     instantiate,
+    name_fault,
     run_name,
     shaping,
 )
 from alttrain.config.identity import shaping_of_engine, shaping_of_judge
-from alttrain.config.names import name_fault
 from alttrain.dataset import Dataset
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
 from alttrain.generation import ChildServer, InProcess, InProcessVllm, Server
@@ -71,6 +71,7 @@ class Run:
         """Where what was trained stands: an adapter, or the whole model."""
         return self.folder / ("model" if isinstance(self.adapter, FullFineTuning) else "adapter")
 
+    @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
         """All that shapes the trained adapter, as flat keys: the config's shaping parts and the data's content.
 
@@ -117,7 +118,7 @@ class Run:
         return {"protocol": protocol, f"benchmark.{benchmark.name}": {"form": benchmark.form, "rows": rows}}
 
     def _content(self, benchmark: Benchmark) -> dict[str, Any]:
-        return {f"benchmark content.{file}": digest for file, digest in benchmark.rows.content().items()}
+        return {f"benchmark content.{file}": digest for file, digest in benchmark.content.items()}
 
 
 def assemble(config: DictConfig) -> Run:

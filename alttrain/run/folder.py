@@ -45,7 +45,7 @@ def check_writable(output_dir: Path) -> None:
 
 def check_belongs(run: Run) -> None:
     """Raise RunError where the folder holds another run, or evaluations made under other settings."""
-    _compare(run.folder / "fingerprint.json", run.fingerprint(), f"tag=NAME for a new run, or delete {run.folder}")
+    _compare(run.folder / "fingerprint.json", run.fingerprint, f"tag=NAME for a new run, or delete {run.folder}")
     for benchmark in run.benchmarks:
         folder = evaluation_folder(run, benchmark)
         remedy = f"tag=NAME for a new run, or delete {folder}"
@@ -81,7 +81,7 @@ def open_folder(run: Run) -> None:
         if new or not (run.folder / "config.yaml").exists():
             write_text(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
         if new:
-            write_json(run.folder / "fingerprint.json", run.fingerprint())
+            write_json(run.folder / "fingerprint.json", run.fingerprint)
     except OSError as error:
         raise RunError(f"output_dir={run.output_dir}: cannot write there ({error}); see to that, or set it") from error
 

@@ -73,9 +73,7 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
     if isinstance(recipe, SupervisedFineTuning) and rows:
         lengths = guessed_rows(rows, recipe.max_length)
         tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
-    generations = {
-        one.name: len(one.rows.examples(None)) * run.protocol.decoding_for(one).samples for one in run.benchmarks
-    }
+    generations = {one.name: len(one.examples) * run.protocol.decoding_for(one).samples for one in run.benchmarks}
     return Job(
         run.name,
         tuple(overrides),
@@ -200,7 +198,7 @@ def made(run: Run, benchmark: Benchmark) -> dict[str, str]:
         "protocol": protocol.name,
         "benchmark": benchmark.name,
         "kind": benchmark.kind,
-        "n": f"{len(benchmark.rows.examples(None)):,}",
+        "n": f"{len(benchmark.examples):,}",
         "new tokens": f"{decoding.max_new_tokens:,}",
         "temperature": f"{decoding.temperature:g}",
         "top_p": f"{decoding.top_p:g}",

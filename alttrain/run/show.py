@@ -19,9 +19,8 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from alttrain.config import instantiate
+from alttrain.config import instantiate, name_fault
 from alttrain.config.binding import Fault, target_faults
-from alttrain.config.names import name_fault
 from alttrain.config.targets import take_trusted
 from alttrain.records import DamagedError, Example, iterate_rows, read_rows, read_utf8
 from alttrain.rewrite import render

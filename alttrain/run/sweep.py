@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_module
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
@@ -52,8 +52,16 @@ def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
         return []
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
-    (batch,) = BasicSweeper.split_arguments(parser.parse_overrides([*params, *arguments]), None)
-    return batch
+    choices: dict[str, list[str]] = {}
+    for override in parser.parse_overrides([*params, *arguments]):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise RunError(f"{override.input_line}: an interval is no list of jobs; accepted: values, or range(...)")
+    return [list(job) for job in product(*choices.values())]
 
 
 def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str:
@@ -170,7 +178,7 @@ def _assembled(config: DictConfig, seed: int, alike: dict[int, Run]) -> Run:
 def _clash(several: Sequence[Run]) -> str:
     """Why jobs of one name cannot be one training with an evaluation each; nothing where they can."""
     first, *others = several
-    if any(run.fingerprint() != first.fingerprint() or run.hardware != first.hardware for run in others):
+    if any(run.fingerprint != first.fingerprint or run.hardware != first.hardware for run in others):
         return f"{len(several)} jobs would be one run, {first.name}; give them tags"
     made: dict[Path, Any] = {}
     for run in several:

@@ -73,7 +73,7 @@ def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
     for benchmark in run.benchmarks:
         yield partial(run.protocol.decoding_for, benchmark)
         if data:
-            yield partial(benchmark.rows.examples, None)
+            yield partial(getattr, benchmark, "examples")
         if "judge" in run.stages and not is_judged(run, benchmark):
             for where, judge in judges_of(run, benchmark).items():
                 if judge.needs_goal:
@@ -86,7 +86,7 @@ def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
         if run.structure.guard is not None:
             yield partial(run.structure.guard.verify, "rewrite.guard", partial(_model_fault, run))
     yield partial(_check_backbone, run)
-    yield partial(_check_protocol, run)
+    yield partial(check_protocol, run)
     yield partial(_refuse_without_gpu, run)
     yield partial(check_belongs, run)
 
@@ -98,7 +98,7 @@ def _check_dataset(run: Run) -> None:
 
 
 def _check_goals(judge: Judge, benchmark: Benchmark) -> None:
-    check_goals(judge, benchmark.name, benchmark.rows.examples(None))
+    check_goals(judge, benchmark.name, benchmark.examples)
 
 
 def _check_backbone(run: Run) -> None:
@@ -115,7 +115,7 @@ def _check_backbone(run: Run) -> None:
         check_kernels(run.backbone.quantization, run.backbone.attention, _on_gpu(run), optimizer)
 
 
-def _check_protocol(run: Run) -> None:
+def check_protocol(run: Run) -> None:
     """Refuse names that the protocol has and no benchmark, means of other measures, and weights no engine can give."""
     protocol, hydra = run.protocol, GlobalHydra.instance()
     own = {benchmark.name: benchmark.measure for benchmark in run.benchmarks}
@@ -202,7 +202,7 @@ def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
     """Every prompt fits the context, and the rows to train on keep the rules of `Renderer.problems`."""
     _compare_templates(run, renderer)
     for benchmark in run.benchmarks:
-        said = ((benchmark.asked(row), *row.turns) for row in benchmark.rows.examples(None))
+        said = ((benchmark.asked(row), *row.turns) for row in benchmark.examples)
         _tell_spelt(benchmark.name, "prompts", said, renderer)
     _tell_spelt("dataset", "rows", ((r.prompt, *r.turns, render(r.thought), r.answer) for r in rows), renderer)
     longest, prompt = fits_context(run, rows, renderer)

@@ -140,7 +140,7 @@ def _generate(
 def _sampled(run: Run, benchmark: Benchmark) -> list[Sampled]:
     """Every prompt of a benchmark as often as the protocol samples it."""
     samples = range(run.protocol.decoding_for(benchmark).samples)
-    return [(row, sample) for row in benchmark.rows.examples(None) for sample in samples]
+    return [(row, sample) for row in benchmark.examples for sample in samples]
 
 
 def _answers(
@@ -242,7 +242,7 @@ def prompt_text(
 
 def longest_prompt(run: Run, renderer: Any, benchmark: Benchmark) -> int:
     """Tokens of a benchmark's longest prompt. Raises RunError where the context cannot hold it and its answer."""
-    rows, where = benchmark.rows.examples(None), f"benchmark {benchmark.name}"
+    rows, where = benchmark.examples, f"benchmark {benchmark.name}"
     lengths = [len(renderer.encode(prompt_text(run, renderer, benchmark, row))) for row in rows]
     decoding, key = run.protocol.decoding_for(benchmark), run.protocol.key_for(benchmark, "max_new_tokens")
     if (cut_at := decoding.cut_at(run.backbone.context_length)) is not None:

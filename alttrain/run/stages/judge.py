@@ -29,13 +29,14 @@ from alttrain.dataset import contaminated
 from alttrain.dataset.decontamination import DEFAULT
 from alttrain.dataset.rows import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeDesk, Metric
+from alttrain.evaluation.adherence import Outcomes, assessing_of, failures_of
 from alttrain.evaluation.agreement import judge_report
 from alttrain.evaluation.judged import NOT_GENERATED, Judgements, asks_server
 from alttrain.evaluation.judges import Structure, StructureAgreement
 from alttrain.evaluation.judges.asking import NO_REPLY
 from alttrain.evaluation.judges.material import request
 from alttrain.evaluation.labels import SHOWN, HumanLabels, Name, read_labels, text_hash
-from alttrain.evaluation.metrics import Summary
+from alttrain.evaluation.metrics import Summary, counted
 from alttrain.evaluation.protocol import Part, seen_by_judge
 from alttrain.records import (
     DamagedError,
@@ -55,7 +56,6 @@ from alttrain.run.assembly import Run
 from alttrain.run.folder import as_json, evaluation_folder
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
-from alttrain.run.stages.analysis import Counts
 from alttrain.run.tracking import tell
 from alttrain.serving import NEARLY_ALL
 
@@ -65,6 +65,7 @@ MADE_FROM = (
 )
 """The files whose checksums metrics.json holds; it is made again where one differs."""
 log = logging.getLogger(__name__)
+OUTCOMES = {"refused": ("refused", "answered"), "unsafe": ("unsafe", "safe"), "correct": ("correct", "wrong")}
 
 
 def judge(run: Run, session: Session) -> None:
@@ -143,7 +144,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
 
 def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
     """(rows of the published set, rows here), where they differ."""
-    published, found = getattr(benchmark.rows, "count", None), len(benchmark.rows.examples(None))
+    published, found = getattr(benchmark.rows, "count", None), len(benchmark.examples)
     return {"rows": (published, found)} if published not in (None, found) else {}
 
 
@@ -154,7 +155,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     folder, provenance = evaluation_folder(run, benchmark), _provenance(run, benchmark)
     judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
     judgements = Judgements(folder, judges, run.protocol.parts)
-    expected = len(benchmark.rows.examples(None)) * run.protocol.decoding_for(benchmark).samples
+    expected = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
     if judgements.rows != expected:
         path, found = folder / "generations.jsonl", judgements.rows
         if found > expected:
@@ -225,7 +226,7 @@ def _make(
     judgements.sort()
 
 
-def _measure(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Path) -> tuple[Counts, list[Metric]]:
+def _measure(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Path) -> tuple["Counts", list[Metric]]:
     """Write adherence.jsonl; the counts of the deciding judgements, and the metrics: theirs, then the others' rates."""
     main = (benchmark.judge.name, run.protocol.judged)
     blocks = [(name, part) for name in judgements.judges for part in run.protocol.parts]
@@ -353,3 +354,55 @@ def _contamination(run: Run, benchmark: Benchmark) -> list[dict[str, Any]]:
 def _plain(metric: Metric) -> dict[str, Any]:
     """A metric as JSON, which has no nan."""
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(metric).items()}
+
+
+class Counts:
+    """The analysis of a benchmark by its deciding judgements, row by row: what metrics.json holds beside the metrics.
+
+    - `decides`                whose verdict on which part decides the measure, and which verdict counts towards it
+    - `assessing`, `failures`  prompt label against the assessment's verdict, and wrong outcomes by what it said; counts
+                               add up over a run's benchmarks, harmful and benign
+    - `tokens`                 tokens a query by outcome
+
+    `summary` has the metrics.
+    """
+
+    def __init__(self, benchmark: Benchmark) -> None:
+        self._judge = benchmark.judge
+        self._measure = benchmark.measure
+        self.summary = Summary(benchmark.measure, benchmark.judge.says)
+        self._outcomes: Outcomes = Counter()
+
+    def add(self, made: Generation, judged: Judgement, row: Adherence) -> None:
+        """One row: its deciding judgement, and what its thought holds."""
+        self.summary.add(made, judged, row)
+        self._outcomes[row.label, row.assessment, self._refused(judged, row)] += 1
+
+    def analysis(self, part: str) -> dict[str, Any]:
+        """The analysis in metrics.json; `part` was judged."""
+        says = self._judge.says
+        return {
+            "decides": {"judge": self._judge.name, "part": part, "counted": counted(self._measure, says)},
+            "assessing": asdict(assessing_of(self._outcomes)),
+            "failures": [asdict(one) for one in failures_of(self._outcomes)],
+            "tokens": [asdict(use) for use in self.summary.tokens(OUTCOMES[says])],
+        }
+
+    def _refused(self, judged: Judgement, row: Adherence) -> bool | None:
+        """Whether the answer refused. A judge of correctness does not tell: then the record of the thought does."""
+        if self._judge.says == "unsafe":
+            return None if judged.verdict is None else not judged.verdict
+        return judged.verdict if self._judge.says == "refused" else row.answer_refuses
+
+
+def analyse(
+    benchmark: Benchmark,
+    generations: Sequence[Generation],
+    judgements: Sequence[Judgement],
+    rows: Sequence[Adherence],
+) -> dict[str, Any]:
+    """The analysis of one benchmark; `judgements` are the deciding ones."""
+    counts = Counts(benchmark)
+    for made, judged, row in zip(generations, judgements, rows, strict=True):
+        counts.add(made, judged, row)
+    return counts.analysis(judgements[0].part if judgements else "answer")

@@ -76,7 +76,7 @@ def guess(run: Run, rows: Sequence[Example]) -> Sizes:
     def longest(rows: Sequence[Example]) -> int:
         return max((len(row.prompt) for row in rows), default=0) // CHARACTERS_PER_TOKEN
 
-    prompts = [longest(benchmark.rows.examples(None)) for benchmark in run.benchmarks]
+    prompts = [longest(benchmark.examples) for benchmark in run.benchmarks]
     if not isinstance(run.training, SupervisedFineTuning):
         return Sizes(max(prompts, default=0))
     return Sizes(max(prompts, default=0), longest(rows), guessed_rows(rows, run.training.max_length))

@@ -19,6 +19,7 @@ import hashlib
 import json
 import logging
 import os
+import random
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -29,6 +30,7 @@ from typing import Any
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.dataset import Selection
+from alttrain.dataset.strata import stratified
 from alttrain.evaluation import JudgeDesk
 from alttrain.evaluation.adherence import opening_understandings
 from alttrain.evaluation.judges import NO_REPLY
@@ -74,12 +76,20 @@ from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.run.stages.needs import tokens_key
-from alttrain.run.stages.review import review_sheet
 from alttrain.serving import NEARLY_ALL, Failure
 
 log = logging.getLogger(__name__)
 
 UNSAFE = "the guard calls it unsafe"
+REVIEWED = 20
+SHOWN = 1500
+"""Characters of an old thought or of one segment that are shown; the whole stands in originals.jsonl, train.jsonl."""
+QUESTIONS = (
+    "the understanding says what the user wants",
+    "the assessment is right, and about the request",
+    "what follows does as the assessment says",
+    "the answer fits the thought",
+)
 
 
 def rewrite(run: Run, session: Session) -> None:
@@ -152,7 +162,7 @@ def _summary(
         "origins": dict(sorted(Counter(f"{segment.step} from {segment.origin}" for segment in segments).items())),
         "left_out": dict(Counter(row.reason for row in rejected)),
         "left_out_ids": [asdict(row) for row in rejected],
-        "decontaminated_against": {benchmark.name: benchmark.rows.content() for benchmark in run.benchmarks},
+        "decontaminated_against": {benchmark.name: benchmark.content for benchmark in run.benchmarks},
         "selection": selection.report,
     }
 
@@ -418,3 +428,28 @@ def _ask(run: Run, session: Session, recipe: SelfTrace, examples: Sequence[Examp
                 made.append(Original(example.id, trace, answer, closed and found.finish == "stop", closed))
             append_rows(path, made)
     free()
+
+
+def review_sheet(rewritten: Sequence[Example], originals: Mapping[str, Example], seed: int) -> str:
+    """The sheet of up to twenty rows, drawn by `seed` in the proportions of their categories, in random order."""
+    chosen = stratified(rewritten, min(REVIEWED, len(rewritten)), seed)
+    random.Random(f"review-{seed}").shuffle(chosen)
+    head = f"# {len(chosen)} of {len(rewritten)} rewritten rows, to be read\n\nTick what holds.\n"
+    return "\n".join([head, *(_reviewed(number, row, originals[row.id]) for number, row in enumerate(chosen, 1))])
+
+
+def _reviewed(number: int, new: Example, old: Example) -> str:
+    lines = [f"## {number}. {new.id} ({new.label}, {new.category or 'no category'})", "", *_quoted(new.prompt), ""]
+    if old.thought:
+        lines += ["**Thought before**", "", *_quoted(render(old.thought)), ""]
+    lines += ["**Thought after**", ""]
+    for segment in new.thought:
+        lines += [f"- {segment.step} ({segment.origin})", "", *_quoted(segment.text), ""]
+    if new.answer:
+        lines += ["**Answer**", "", *_quoted(new.answer), ""]
+    return "\n".join([*lines, *(f"- [ ] {question}" for question in QUESTIONS), ""])
+
+
+def _quoted(text: str) -> list[str]:
+    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]} ... ({len(text)} characters)"
+    return [f"> {line}" for line in shown.split("\n")]

@@ -1,37 +1,32 @@
 """A Hydra launcher over Ray (`launcher=ray`): a job leases the GPUs it needs, and is a process of its own.
 
-Ray's own accounting does the leasing: a job asks for `trainer.devices` GPUs where there are any, waits until they are
-free, and sees no others (CUDA_VISIBLE_DEVICES). A worker ends with its job, so that nothing of it stays in memory.
+Ray does the leasing: a job asks for `trainer.devices` GPUs where there are any, waits until they are free, and sees no
+others (CUDA_VISIBLE_DEVICES). A worker ends with its job, so that nothing of it stays in memory.
+
+Hydra takes launchers of the package `hydra_plugins` only, and imports each one it finds there at every start: all else
+is imported where it is used.
 """
 
-import importlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
-
-from alttrain.backbone.device import has_gpu_driver
-from alttrain.config import RunError
-from alttrain.run.sweep import searched
-
-NAME = "alttrain_ray"
-MODULE = "hydra_plugins.alttrain"
 
 
 @dataclass
 class RayConfig:
     """The launcher's settings; see conf/launcher/ray.yaml."""
 
-    _target_: str = f"{MODULE}.RayLauncher"
+    _target_: str = "hydra_plugins.alttrain_ray.RayLauncher"
     address: str | None = None
     cpus: float = 1
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="alttrain_ray", node=RayConfig, provider="alttrain")
 
 
 class RayLauncher(Launcher):
@@ -42,12 +37,15 @@ class RayLauncher(Launcher):
         self.cpus = cpus
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives a launcher."""
+        """Keep what Hydra gives a launcher."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; every one has its return, failed ones their error."""
         import ray
+
+        from alttrain.config import RunError
+        from alttrain.run.sweep import searched
 
         ray.init(address=self.address, include_dashboard=False, log_to_driver=True, ignore_reinit_error=True)
         waiting, search = [], searched(self.config.hydra)
@@ -70,19 +68,20 @@ class RayLauncher(Launcher):
 
 
 def gpus_of(config: DictConfig) -> int:
-    """GPUs a job leases: those its training runs on, where this machine has any."""
+    """GPUs that a job leases: those its training runs on, where this machine has any."""
+    from alttrain.backbone.device import has_gpu_driver
+
     return int(config.trainer.devices) if config.trainer.accelerator != "cpu" and has_gpu_driver() else 0
 
 
 def work(overrides: list[str]) -> str:
-    """In the worker: run one job; the message of its error, or nothing."""
+    """Run one job in the worker; the message of its error, or ""."""
     from hydra import compose, initialize_config_module
 
-    from alttrain.config import register as register_schema
+    from alttrain.config import register
     from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
     from alttrain.run.sweep import run_job
 
-    register_schema()
     register()
     try:
         with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
@@ -91,18 +90,3 @@ def work(overrides: list[str]) -> str:
     except Exception as error:
         return str(error) or type(error).__name__
     return ""
-
-
-def register() -> None:
-    """Make the launcher known to Hydra, which takes plugins of its own namespace only, and looks them up by name."""
-    namespace, _, name = MODULE.rpartition(".")
-    try:
-        parent = importlib.import_module(namespace)
-    except ModuleNotFoundError:  # no other plugin is installed
-        parent = sys.modules[namespace] = ModuleType(namespace)
-    place = sys.modules[MODULE] = ModuleType(MODULE)
-    setattr(parent, name, place)
-    place.RayLauncher = RayLauncher  # type: ignore[attr-defined]
-    RayLauncher.__module__ = MODULE
-    Plugins.instance().register(RayLauncher)
-    ConfigStore.instance().store(group="hydra/launcher", name=NAME, node=RayConfig, provider="alttrain")
