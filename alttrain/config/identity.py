@@ -39,7 +39,7 @@ NOT_SHAPING = (
     *(f"rewrite.*.{key}" for key in HOW_ASKED),
     "rewrite.may_lose",
 )
-"""Keys that leave the result as it is: where a file stands (its content is hashed), how a server is asked."""
+"""Keys that do not change the result: the place of a file (its content is hashed), how a server is asked."""
 NOT_SHAPING_TEXT = frozenset(
     {*HOW_ASKED, "chunk", "loads_adapters", "adapter_name", "health", "start_s", "memory_share"}
 )
@@ -54,7 +54,7 @@ CHANGED_DIGITS = 6
 
 @dataclass(frozen=True)
 class Method:
-    """What a method is called, where it stands in tables, and its system prompt.
+    """A method's name, its place in tables, and its system prompt.
 
     `name` is part of the run's name ("" for a free composition), `label` a table's row, `order` the row's place,
     `tables` the tables it is a row of. `system_prompt` is given in training and `evaluation_prompt` in evaluation,
@@ -103,7 +103,7 @@ def changes(config: DictConfig) -> Changes:
 
 
 def treatment_of(plain: Mapping[str, Any], known: bool = True) -> dict[str, Any]:
-    """The flat keys of a plain config that are the treatment: what is done to a backbone, whichever that is.
+    """The flat keys of a plain config that are the treatment: what the method does to any backbone.
 
     Where nothing is trained, data and adapter are no part of it. Of a backbone that has no option of its own (`known`
     is False) only the quantisation is: its other keys are the user's to say.
@@ -139,7 +139,7 @@ def _differences(published: Mapping[str, Any], own: Mapping[str, Any]) -> dict[s
 
 
 def _applied(protocol: Mapping[str, Any], name: str, benchmark: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a protocol applies to a benchmark, flat; its judge stands in the benchmark."""
+    """The keys of a protocol that apply to a benchmark, flat, without the judge, which the benchmark has."""
     parts = {"settings": (name, benchmark["kind"]), "means": (benchmark["measure"],)}
     own = {key: protocol.get(key) for key in ("decoding", "judged", "system_prompt", "quantization")}
     for part, names in parts.items():

@@ -104,7 +104,7 @@ def _without_hydra(config: DictConfig, arguments: Iterable[str], keep: bool = Fa
 
 
 def _accepted(overrides: list[str], found: list[Fault]) -> list[str]:
-    """The overrides that compose. All at once where there is no fault; else one by one, and each fault is told."""
+    """The overrides that compose: all at once where there is no fault, else one by one; faults go into `found`."""
     try:
         compose(config_name=PRIMARY, overrides=overrides)
         return overrides

@@ -277,7 +277,7 @@ def _stage(name: str, run: "Run", session: object) -> None:
 
 
 def _has_work(run: "Run") -> bool:
-    """Whether a stage that loads the backbone has something left to do; it needs no torch to tell."""
+    """Whether a stage that loads the backbone has work left. Needs no torch."""
     from alttrain.run.stages.generate import missing
 
     trains = run.training.trains and not (run.folder / "train.json").exists()

@@ -1,7 +1,6 @@
 """A composed config -> the typed parts of a run. Light: no part loads weights or imports torch when it is made."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ class Run:
 
     @property
     def trained(self) -> Path:
-        """Where what was trained stands: an adapter, or the whole model."""
+        """The folder of what was trained: an adapter, or the whole model."""
         return self.folder / ("model" if isinstance(self.adapter, FullFineTuning) else "adapter")
 
     @functools.cached_property
@@ -105,7 +104,7 @@ class Run:
         return protocol_hash(asked | self._content(benchmark))
 
     def _asked(self, benchmark: Benchmark) -> dict[str, Any]:
-        """What the model is asked and how, without where the files stand."""
+        """What the model is asked and how, without the places of files."""
         decoding = self.config["protocol"]["decoding"] | asdict(self.protocol.decoding_for(benchmark))
         protocol = {
             "decoding": {key: value for key, value in decoding.items() if value is not None},
@@ -127,7 +126,14 @@ def assemble(config: DictConfig) -> Run:
         raise RunError("\n".join(["this config cannot run:", *(f"  {fault}" for fault in found)]))
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    part = _builder(plain)
+
+    def part(key: str) -> Any:
+        node = functools.reduce(lambda node, name: node[name], key.split("."), plain)
+        try:
+            return instantiate(node)
+        except Exception as error:  # whatever a class of the user's raises
+            raise RunError(f"{key}: {' '.join(str(error).split())}") from error
+
     benchmarks = {name: part(f"evaluation.benchmarks.{name}") for name in config.evaluation.benchmarks}
     for name, benchmark in benchmarks.items():
         if benchmark.name != name:
@@ -143,7 +149,7 @@ def assemble(config: DictConfig) -> Run:
         config={str(key): value for key, value in plain.items()},
         method=part("method"),
         changed=changes(config),
-        backbone=_prompted(part("backbone"), config.method.system_prompt),
+        backbone=part("backbone"),
         dataset=part("dataset"),
         structure=part("rewrite"),
         adapter=part("adapter"),
@@ -154,6 +160,14 @@ def assemble(config: DictConfig) -> Run:
         benchmarks=tuple(benchmarks.values()),
         tracker=part("logger"),
     )
+    if run.method.system_prompt is not None:
+        run = replace(run, backbone=replace(run.backbone, system_prompt=run.method.system_prompt))
+    _refuse_combinations(run)
+    return run
+
+
+def _refuse_combinations(run: Run) -> None:
+    """Raise RunError where two parts do not go together."""
     if run.method.name and run.backbone.published != (run.method.name == "published"):
         kind = "holds" if run.backbone.published else "does not hold"
         raise RunError(
@@ -178,22 +192,3 @@ def assemble(config: DictConfig) -> Run:
             f"adapter=full with backbone.quantization={run.backbone.quantization}: quantised weights cannot be "
             "trained; set backbone.quantization=none, or choose adapter=lora"
         )
-    return run
-
-
-def _prompted(backbone: Backbone, system_prompt: str | None) -> Backbone:
-    """The backbone with the method's system prompt, where the method has one."""
-    return backbone if system_prompt is None else replace(backbone, system_prompt=system_prompt)
-
-
-def _builder(plain: dict[Any, Any]) -> Callable[[str], Any]:
-    """Builds the parts of a plain config in which no fault was found, by their keys."""
-
-    def build(key: str) -> Any:
-        node = functools.reduce(lambda node, name: node[name], key.split("."), plain)
-        try:
-            return instantiate(node)
-        except Exception as error:  # whatever a class of the user's raises
-            raise RunError(f"{key}: {' '.join(str(error).split())}") from error
-
-    return build

@@ -1,7 +1,7 @@
-"""The run's folder: opened only for the run it belongs to.
+"""The run's folder, which no other run may use.
 
-Writes config.yaml (resolved), run.json (the names the report groups by) and fingerprint.json; evaluation folders have
-a fingerprint.json of their own. A folder whose fingerprint differs is refused, naming the keys and the remedy.
+Writes config.yaml (resolved), run.json (the names the report groups by) and fingerprint.json; each evaluation folder
+has its own fingerprint.json. A folder with another fingerprint is refused; the message names the keys and the remedy.
 """
 
 import json
@@ -53,7 +53,7 @@ def check_belongs(run: Run) -> None:
 
 
 def evaluation_folder(run: Run, benchmark: Benchmark) -> Path:
-    """Where a benchmark's generations, judgements and metrics of a run stand; each protocol has a folder of its own."""
+    """The folder of a benchmark's generations, judgements and metrics; each protocol has its own."""
     protocol = "" if run.protocol.name == DEFAULT_PROTOCOL else f".{run.protocol.name}"
     return run.folder / "evaluation" / f"{benchmark.name}{protocol}"
 

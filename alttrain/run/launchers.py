@@ -1,5 +1,5 @@
-"""What holds for every launcher: one line says which package is not installed, before Hydra looks for it, and
-what a sweep started on its machine ends with it, however it ends. Ray sees to that itself; jobs on Slurm go on."""
+"""What all launchers share: a message for a package that is not installed, before Hydra looks for it, and the end of
+the processes that a sweep started on its machine, however it ends. Ray ends its own; jobs on Slurm go on."""
 
 import importlib.util
 import os
@@ -18,9 +18,9 @@ PACKAGES = {
 """Each option of conf/launcher: the package it needs, and the extra that brings it."""
 
 PARENT = "ALTTRAIN_PARENT"
-"""The environment variable with the number of the process with which those that it started end."""
+"""The environment variable with a process's number: the processes that it started end when it ends."""
 LOOK_S = 1.0
-"""How often a system that does not tell is asked whether a process is there."""
+"""Seconds between two looks at a process, on systems without process file descriptors."""
 
 
 def end_with_parent() -> None:

@@ -1,4 +1,4 @@
-"""What a sweep is going to do, before it does it: treatments, how each number is made, jobs and what they take.
+"""The plan of a sweep: its treatments, how each number is made, and what its jobs take.
 
 Writes OUTPUT_DIR/.sweep/plan.json, from which `alttrain-status` knows what is pending, and plan.md, three tables:
 
@@ -47,7 +47,7 @@ class Calls:
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep: its run, whether that is new, goes on or is done, and what it takes.
+    """One job of a sweep: its run, what it takes, and its state: "new", "goes on" or "done".
 
     `gib` is the memory of the stage that needs most, on each device, and `fits` says whether there is as much; None
     where one of the two is not known. Hours are of all devices together.

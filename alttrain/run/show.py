@@ -85,7 +85,7 @@ def marked(sequence: Sequence, renderer: Renderer, styled: bool) -> Text:
 
 
 def show_row(run: Path, name: str) -> Iterator[Text]:
-    """What a row's thought was, and what it is, segment by segment with the origin of each."""
+    """A row's old thought, and its new one segment by segment with the origin of each."""
     new, old = _row(run / "train.jsonl", name), _row(run / "originals.jsonl", name)
     if new is None:
         raise ValueError(f"{run / 'train.jsonl'} has no row with id {name!r}")

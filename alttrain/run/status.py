@@ -1,10 +1,10 @@
-"""What state a run is in: status.json in its folder, the lock that says whether somebody is at work, and a view of all.
+"""The state of runs: status.json and the lock in each folder, and the console script that shows them all.
 
     alttrain-status [OUTPUT_DIR] [--watch SECONDS]
 
 status.json holds state (running, done or failed), stage, process, host, when it began and changed, and the last line of
-the error. A run that says it is running while nobody holds its lock was killed: it is shown as stopped. Runs that a
-sweep planned and nobody began are pending, and so are those of which it has another evaluation to make; the plan is in
+the error. A run that says it is running while nobody holds its lock was killed: it is shown as stopped. A run is
+pending when a sweep planned it and nobody began it, or has another evaluation of it to make; the plan is in
 OUTPUT_DIR/.sweep/plan.json.
 """
 
@@ -107,7 +107,7 @@ class Log:
         self._write(replace(self._status, state=state, error=lines[-1][:500]))
 
     def _write(self, status: Status) -> None:
-        """Write it, on a full disk over the file that is there: what it said before holds no longer."""
+        """Write the status. On a full disk it replaces the text of the old file, which no longer holds."""
         self._status, path = replace(status, changed=_now()), self.folder / "status.json"
         try:
             write_json(path, asdict(self._status))

@@ -1,7 +1,7 @@
-"""A sweep before it starts: its jobs, what each has left to do, and every fault of every job at once.
+"""Sweeps: their jobs are listed, checked and planned before one starts, and then run one by one or side by side.
 
-Shows and writes the plan (see `plan`). A job that fails does not stop
-the others, unless keep_going=false; then `stopped` beside the plan says so to jobs that start later, wherever they run.
+A job that fails does not stop the others, unless keep_going=false: the file `stopped` then keeps jobs from starting,
+wherever they run.
 """
 
 import hashlib
@@ -45,12 +45,12 @@ LISTED = 30
 
 
 def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
-    """Each job's overrides, as Hydra's sweeper will make them; none for a single run. To be asked inside of Hydra."""
-    own = [argument for argument in arguments if not _is_sweep(argument)]
+    """Each job's overrides, as Hydra's basic sweeper makes them; none for a single run. Needs an initialised Hydra."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    own = [str(one.input_line) for one in parser.parse_overrides(list(arguments)) if not one.is_sweep_override()]
     whole = composed(own, arguments, keep=True)
     if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
         return []
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
     choices: dict[str, list[str]] = {}
     for override in parser.parse_overrides([*params, *arguments]):
@@ -76,9 +76,9 @@ def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str
 
 
 def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], DictConfig, int]]:
-    """Each job's overrides, config and seed, as Hydra's sweeper will make them; none for a single run.
+    """Each job's overrides, config and seed; none for a single run.
 
-    Jobs that differ in their seed alone share one config, which has the seed of the first of them.
+    Jobs that differ in their seed alone share one config, that of the first of them.
     """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         batch, found = overrides_of(arguments, multirun), []
@@ -95,14 +95,9 @@ def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], D
         return found
 
 
-def _is_sweep(argument: str) -> bool:
-    with_loader = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    return bool(with_loader.parse_override(argument).is_sweep_override())
-
-
 @dataclass(frozen=True)
 class Sweep:
-    """The jobs of a sweep, where they write, and whether they do nothing but check, which the plan has done."""
+    """The jobs of a sweep and where they write. `checked`: they were to be checked alone, and the plan did that."""
 
     jobs: tuple[Job, ...]
     output_dir: Path
@@ -110,7 +105,7 @@ class Sweep:
     checked: bool
 
     def show_failed(self) -> None:
-        """The table of what there is, and the jobs that failed, each with the last line of its error."""
+        """Show the table of all runs, and each job that failed with the last line of its error."""
         from alttrain.run.stages.report import show
 
         show(self.output_dir, self.page_texts)
@@ -167,7 +162,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
 
 
 def _assembled(config: DictConfig, seed: int, alike: dict[int, Run]) -> Run:
-    """The run of a job; of a config that was assembled before it is that run with another seed."""
+    """The run of a job. Jobs that share a config share its parts, and differ in their seed."""
     if id(config) not in alike:
         alike[id(config)] = assemble(config)
     like = alike[id(config)]
@@ -176,7 +171,7 @@ def _assembled(config: DictConfig, seed: int, alike: dict[int, Run]) -> Run:
 
 
 def _clash(several: Sequence[Run]) -> str:
-    """Why jobs of one name cannot be one training with an evaluation each; nothing where they can."""
+    """Why jobs of one name cannot share a training and write an evaluation each; "" where they can."""
     first, *others = several
     if any(run.fingerprint != first.fingerprint or run.hardware != first.hardware for run in others):
         return f"{len(several)} jobs would be one run, {first.name}; give them tags"
@@ -237,7 +232,7 @@ def _several_devices(config: DictConfig) -> bool:
 
 
 def _in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
-    """A job on several devices starts further processes of its own command: that must not be the sweep's."""
+    """Run a job on several devices as its own command, since its leader starts that command again for each device."""
     own = [override for override in overrides if not override.startswith("stages=")]
     stages = ",".join(stage for stage in config.stages if stage != "report")
     command = [sys.executable, "-m", "alttrain", *own, "hydra.mode=RUN", f"stages=[{stages}]"]

@@ -1,12 +1,12 @@
-"""Stage check: what can be known to fail is told before any weights load. Writes nothing itself.
+"""Stage check: refuses a run that is known to fail, before any weights load. Writes nothing.
 
-`check_light` runs always and first: data files, rows, the backbone's folder, packages it wants, and whether the teacher
-and the judges that are still to be asked can be: their keys, servers, models, texts and goals. The stage proper proves
-the rendering on the ids of every row, refuses prompts that the context cannot hold, and estimates each stage's memory.
+`check_light` always runs first. It reads the data files and looks for the backbone's folder, the packages it needs, and
+the keys, servers, models and goals of the teacher and judges that have work left. The stage `check` proves the
+rendering on the ids of every row, refuses prompts that the context cannot hold, and estimates each stage's memory.
 
-The tokenizer is taken from where it is, or from the hub alone; neither needs the weights. Where it cannot be had, a run
-that goes on to load the model fetches both and proves the rendering then; a check by itself says what it left open.
-Memory is refused only for stages that this run executes: a check by itself reports what they would need here.
+The tokenizer is local or comes from the hub without the weights. Where there is none, a run that loads the model
+fetches both and proves the rendering then; a check by itself reports what it left open. Memory is refused only for
+stages of this run; for others the need is reported.
 """
 
 import difflib
@@ -63,7 +63,7 @@ def check_light(run: Run, data: bool = True) -> None:
 
 
 def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
-    """What a light check looks at, one thing after the other."""
+    """The steps of a light check, in their order."""
     yield lambda: check_writable(run.output_dir)
     if {"train", "judge"} & set(run.stages):
         yield run.tracker.verify
@@ -102,7 +102,7 @@ def _check_goals(judge: Judge, benchmark: Benchmark) -> None:
 
 
 def _check_backbone(run: Run) -> None:
-    """The folder is there, and packages and hardware that its kernels want."""
+    """Refuse a folder that is absent, and kernels without their packages or hardware."""
     source = run.backbone.source
     if is_path(source) and not Path(source).expanduser().is_dir():
         raise RunError(
@@ -143,12 +143,12 @@ def check_protocol(run: Run) -> None:
 
 
 def _model_fault(run: Run, source: str, revision: str | None) -> str:
-    """Why a judge's model cannot be had; "" where it can."""
+    """Why a judge's model cannot be loaded here; "" where it can."""
     return why_absent(judge_model(run, source, revision))
 
 
 def _refuse_without_gpu(run: Run) -> None:
-    """Refuse what is for a GPU where there is none, or it is not to be used."""
+    """Refuse settings for a GPU where there is none, or trainer.accelerator=cpu."""
     engine, stages = run.generation, set(run.stages)
     asked: dict[str, str] = {"trainer.compiled": run.hardware.compiled} if "train" in stages else {}
     if isinstance(engine, InProcess) and stages & {"rewrite", "generate"}:
@@ -178,7 +178,7 @@ def check(run: Run, session: Session) -> None:
             log.warning(
                 "check     %s: the published set has %d rows, and here are %d", benchmark.name, *lacking["rows"]
             )
-    examples_without_model(run, rows)  # a label that is lost is told before anything is fetched
+    examples_without_model(run, rows)  # refuses a label that loses too many rows, before anything is fetched
     renderer, missing = _tokenizer_alone(run)
     refuse_too_large(run, rows, prove(run, rows, renderer) if renderer else guess(run, rows))
     if renderer is None and MODEL_STAGES & set(run.stages):
@@ -214,7 +214,7 @@ def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
 
 
 def bound(run: Run, session: Session) -> None:
-    """What holds without this stage, too: no stage asks for a longer prompt than the context. Raises RunError."""
+    """In place of this stage: refuse prompts that the context cannot hold. Raises RunError."""
     rewrites = run.training.trains and "rewrite" in run.stages and not (run.folder / "rewrite.json").exists()
     rows = run.dataset.examples(run.seed) if rewrites else []
     fits_context(run, rows, _tokenizer_alone(run)[0] or session.renderer)

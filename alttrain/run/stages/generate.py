@@ -62,7 +62,7 @@ def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
 
 
 def _answered(path: Path) -> set[tuple[str, int]]:
-    """The prompts that have an answer; what a server refused has none."""
+    """The prompts that have an answer. Those that a server refused have none."""
     refused = b'"finish": "error"'  # no text can hold it: quotes in a text follow a backslash
     return {name for name, line in named_lines(path) if refused not in line}
 
@@ -94,7 +94,7 @@ def generate(run: Run, session: Session) -> None:
 def _generate(
     run: Run, session: Session, engine: Engine, benchmark: Benchmark, chunks: list[list[Sampled]]
 ) -> list[str]:
-    """What to tell the user of prompts without an answer: a line, or none."""
+    """Generate a benchmark's missing answers; a line on the prompts that have none yet, or no line."""
     folder = open_evaluation(run, benchmark)
     path = folder / "generations.jsonl"
     repair_rows(path)

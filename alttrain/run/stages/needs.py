@@ -1,6 +1,6 @@
-"""What each stage needs of a device's memory, and what to set where it needs too much. Reads and writes no file.
+"""The memory that each stage needs, and what to set where it needs too much. Writes no file.
 
-The sizes are counted where there is a tokenizer, and else guessed by the characters of the rows.
+Lengths are counted in tokens where there is a tokenizer, and else guessed by the characters of the rows.
 """
 
 import logging
@@ -61,12 +61,12 @@ class Need:
 
     @property
     def total(self) -> int:
-        """Everything the stage holds at its peak."""
+        """Bytes at the stage's peak."""
         return sum(self.parts.values())
 
     @property
     def least(self) -> int:
-        """What it needs whatever the rows' lengths."""
+        """Bytes that it needs however short the rows are."""
         return self.total if self.certain else self.total - self.parts["activations"]
 
 
@@ -135,7 +135,7 @@ def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
 
 
 def _larger(hardware: Hardware, lora: bool) -> Iterator[Hardware]:
-    """What there is, then what is slower and smaller, then more devices."""
+    """The hardware as configured; then slower and smaller settings; then more devices."""
     yield hardware
     yield replace(hardware, recompute=True)
     one = replace(hardware, recompute=True, examples_per_pass=1)
