@@ -178,11 +178,11 @@ def check(run: Run, session: Session) -> None:
             log.warning(
                 "check     %s: the published set has %d rows, and here are %d", benchmark.name, *lacking["rows"]
             )
-    examples_without_model(run, rows)  # refuses a label that loses too many rows, before anything is fetched
+    made = examples_without_model(run, rows)  # refuses a label that loses too many rows, before anything is fetched
     renderer, missing = _tokenizer_alone(run)
-    refuse_too_large(run, rows, prove(run, rows, renderer) if renderer else guess(run, rows))
+    refuse_too_large(run, rows, prove(run, rows, made, renderer) if renderer else guess(run, rows))
     if renderer is None and MODEL_STAGES & set(run.stages):
-        prove(run, rows, session.renderer)
+        prove(run, rows, made, session.renderer)
     elif renderer is None:
         log.info("check     the rendering will be proved once the tokenizer is there: %s", missing)
 
@@ -198,8 +198,11 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
     return Renderer(run.backbone, load_tokenizer(folder)), ""
 
 
-def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
-    """Every prompt fits the context, and the rows to train on keep the rules of `Renderer.problems`."""
+def prove(run: Run, rows: Sequence[Example], made: Sequence[Example] | None, renderer: Renderer) -> Sizes:
+    """Every prompt fits the context, and the rows to train on keep the rules of `Renderer.problems`.
+
+    `rows` are the dataset's, `made` those rewritten, where that takes no model. Raises RunError.
+    """
     _compare_templates(run, renderer)
     for benchmark in run.benchmarks:
         said = ((benchmark.asked(row), *row.turns) for row in benchmark.examples)
@@ -208,7 +211,7 @@ def prove(run: Run, rows: Sequence[Example], renderer: Renderer) -> Sizes:
     longest, prompt = fits_context(run, rows, renderer)
     if not isinstance(run.training, SupervisedFineTuning):
         return Sizes(longest)
-    trained = _prove_rows(run, rows, renderer, run.training.max_length)
+    trained = _prove_rows(run, made, renderer, run.training.max_length)
     rendered = trained or guessed_rows(rows, run.training.max_length)
     return Sizes(longest, prompt, rendered, counted=trained is not None)
 
@@ -261,9 +264,10 @@ def _tell_spelt(where: str, kind: str, said: Iterable[tuple[str, ...]], renderer
         )
 
 
-def _prove_rows(run: Run, rows: Sequence[Example], renderer: Renderer, max_length: int) -> tuple[int, ...] | None:
+def _prove_rows(
+    run: Run, examples: Sequence[Example] | None, renderer: Renderer, max_length: int
+) -> tuple[int, ...] | None:
     """Lengths in tokens of the rows that will be trained on, proved; None where making them takes a model."""
-    examples = examples_without_model(run, rows)
     if examples is None:
         log.info("check     the rows to train on take a model to make; the rewrite stage makes them")
         return None
