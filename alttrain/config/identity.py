@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training", "method")
 """Top-level keys that shape the trained adapter. Stages, logger, trainer hardware and folders do not."""
 
-HOW_ASKED = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s", "backoff_s", "longest_pause_s")
+HOW_ASKED = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s")
 """Keys that say where a server is and how it is asked again; what it answers is the same."""
 
 NOT_SHAPING = (
