@@ -20,7 +20,7 @@ from pathlib import Path
 
 from alttrain.evaluation import Adherence, RefusalJudge
 from alttrain.evaluation.judged import Judgements
-from alttrain.evaluation.judges.desk import JudgeDesk
+from alttrain.evaluation.judges import JudgeContext
 from alttrain.evaluation.metrics import Summary
 from alttrain.records import Generation, iterate_rows, write_rows
 
@@ -63,7 +63,7 @@ def judge(folder: Path) -> int:
     """Judge refusals, and find every thought's adherence, as the stage does."""
     judgements = Judgements(folder, {JUDGE: RefusalJudge()}, ["answer"])
     judgements.keep(lambda row: True)
-    judgements.make(JUDGE, "answer", JudgeDesk(folder))
+    judgements.make(JUDGE, "answer", JudgeContext(folder))
     judgements.sort()
     rows = iterate_rows(folder / "generations.jsonl", Generation)
     told = zip(rows, judgements.of(JUDGE, "answer"), strict=True)

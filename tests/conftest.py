@@ -85,7 +85,14 @@ def tiny_overrides(tiny_folder: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Serve]:
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses between tries last a millisecond."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
+    monkeypatch.setattr("alttrain.llm.pool.PAUSE_S", 0.001)
+
+
+@pytest.fixture
+def serve(quick_retries: None) -> Iterator[Serve]:
     """Starts stub servers, and stops them after the test."""
     stubs: list[Stub] = []
 

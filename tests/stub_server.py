@@ -17,7 +17,7 @@ HARMLESS = "The request is harmless because nobody is hurt by it."
 
 @dataclass(frozen=True)
 class Say:
-    """A chat completion; `status`, `body` or a reset in its stead, after `delay` seconds."""
+    """A chat completion; `status`, `body` or a reset in its stead, after `delay` seconds, a byte every `drip`."""
 
     text: str | None = HARMLESS
     finish: str = "stop"
@@ -26,6 +26,7 @@ class Say:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
     missing_bytes: int = 0
+    drip: float = 0.0
     reset: bool = False
 
 
@@ -96,7 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body) + say.missing_bytes))
         self.end_headers()
-        self.wfile.write(body)
+        for part in (bytes([byte]) for byte in body) if say.drip else [body]:
+            self.wfile.write(part)
+            time.sleep(say.drip)
 
     def do_GET(self) -> None:
         body = json.dumps({"data": [{"id": name} for name in self.server.models]}).encode()

@@ -18,10 +18,10 @@ from tiny import backbone
 from alttrain.backbone.weights import load_tokenizer
 from alttrain.generation import ChildServer, Decoding, InProcessVllm, Server
 from alttrain.generation.engines import Prompt, Written
-from alttrain.serving import Failure
+from alttrain.llm import Failure
 from alttrain.tokenization import Renderer
 
-PATIENCE: dict[str, Any] = {"attempts": 4, "timeout_s": 0.5, "backoff_s": 0.001, "concurrency": 8}
+PATIENCE: dict[str, Any] = {"attempts": 4, "timeout_s": 0.5, "concurrency": 8}
 GREEDY = Decoding(7)
 
 

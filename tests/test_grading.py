@@ -29,9 +29,8 @@ from alttrain.evaluation.grading.extraction import boxed, stated
 from alttrain.evaluation.grading.humaneval import code_of, program
 from alttrain.evaluation.grading.maths import final_answer
 from alttrain.evaluation.grading.verifier import Verifier
-from alttrain.evaluation.judges.asking import _said as said_in
-from alttrain.evaluation.judges.language import is_english
-from alttrain.evaluation.refusal import assess
+from alttrain.evaluation.judges.asked import _said as said_in
+from alttrain.evaluation.refusal import assess, is_english
 from alttrain.evaluation.statistics import pass_at_k
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite import read

@@ -16,27 +16,27 @@ PACKAGE = ROOT / "alttrain"
 CONF = ROOT / "conf"
 
 ORDER = (
-    *("records", "config", "serving", "english", "dataset", "rewrite", "backbone", "tokenization"),
+    *("records", "config", "llm", "english", "dataset", "rewrite", "backbone", "tokenization"),
     *("training", "generation", "evaluation", "report", "run"),
 )
 ALLOWED: dict[str, set[str]] = {
     "records": set(),
-    "serving": {"config"},
+    "llm": {"config", "records"},
     "config": set(),
     "english": set(),
     "dataset": {"records"},
-    "rewrite": {"records", "serving", "english"},
+    "rewrite": {"records", "llm", "english"},
     "backbone": {"records"},
     "tokenization": {"backbone", "english", "records", "rewrite"},
     "training": {"records", "tokenization", "backbone"},
-    "generation": {"records", "serving", "tokenization", "backbone"},
-    "evaluation": {"records", "serving", "english", "dataset", "rewrite", "generation"},
+    "generation": {"records", "llm", "tokenization", "backbone"},
+    "evaluation": {"records", "llm", "english", "dataset", "rewrite", "generation"},
     "report": {"records", "config", "rewrite", "evaluation"},
     "run": set(ORDER),
     "__main__": {"run"},
     "__init__": set(),
 }
-LIGHT_ROOMS = ("records", "serving", "english", "config", "dataset", "rewrite", "evaluation", "report")
+LIGHT_ROOMS = ("records", "llm", "english", "config", "dataset", "rewrite", "evaluation", "report")
 LIGHT_MODULES = (
     "alttrain.backbone",
     "alttrain.training",

@@ -23,17 +23,17 @@ from alttrain.evaluation.judges import (
     GptOssSafeguard,
     GraniteGuardian,
     HarmScore,
-    JudgeDesk,
+    JudgeContext,
     LlamaGuard,
     Majority,
-    OneByOne,
     Qwen3Guard,
+    RowJudge,
     StrongReject,
     ThreeClass,
     WildGuard,
 )
-from alttrain.evaluation.judges.guard import _first_tokens
-from alttrain.evaluation.judges.material import exchange
+from alttrain.evaluation.judges.guards import _first_tokens
+from alttrain.evaluation.judges.judge import exchange
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite.teachers import ServerWriter
 
@@ -96,8 +96,8 @@ def guard() -> Any:
     return scorer()
 
 
-def desk(loaded: Any = None, cache: Path = Path("unused")) -> JudgeDesk:
-    return JudgeDesk(cache, scorer=None if loaded is None else lambda model, revision, dtype: loaded)
+def context(loaded: Any = None, cache: Path = Path("unused")) -> JudgeContext:
+    return JudgeContext(cache, scorer=None if loaded is None else lambda model, revision, dtype: loaded)
 
 
 def prompts(guard: Any) -> list[list[int]]:
@@ -138,7 +138,7 @@ def test_verdict_is_read_after_the_two_newlines_over_the_whole_vocabulary(guard:
     tokens = [guard.encode(word)[0] for word in ("unsafe", "U", "safe", "S")]
     expected = {ROWS[number].id: mass for number, mass in guard.next_token(prompts(guard), tokens)}
     for mass, verdicts in ((0.5, {None}), (0.0, {True, False})):
-        judged = list(LlamaGuard("m", decisive_mass=mass, categories=False).judge(ROWS, desk(guard)))
+        judged = list(LlamaGuard("m", decisive_mass=mass, categories=False).judge(ROWS, context(guard)))
         assert sorted(judgement.id for judgement in judged) == sorted(expected)
         assert {judgement.verdict for judgement in judged} <= verdicts
         for judgement in judged:
@@ -163,13 +163,13 @@ def test_a_decoder_serves_all_calls(guard: Any, monkeypatch: pytest.MonkeyPatch)
 
 def test_newlines_that_the_template_has_are_not_doubled(guard: Any) -> None:
     ending = scorer(TEMPLATE.replace("{% endif %}", "\n\n{% endif %}"))
-    first, second = (next(LlamaGuard("m").judge(ROWS[:1], desk(model))) for model in (guard, ending))
+    first, second = (next(LlamaGuard("m").judge(ROWS[:1], context(model))) for model in (guard, ending))
     assert first == second
 
 
 def test_answers_without_words_and_too_long_ones_are_undecided_and_never_shown(guard: Any) -> None:
     long = generation("long", "Stir. " * 400)
-    empty, over = LlamaGuard("m", decisive_mass=0.0).judge([generation("e", " \n"), long], desk(guard))
+    empty, over = LlamaGuard("m", decisive_mass=0.0).judge([generation("e", " \n"), long], context(guard))
     assert empty == Judgement("e", "llama_guard", None, "empty answer")
     assert over.verdict is None
     assert over.error.endswith("tokens, more than its 1024")
@@ -190,12 +190,12 @@ def test_template_that_leaves_a_message_out_is_refused() -> None:
 @needs("wildguard")
 def test_words_that_begin_alike_are_refused(guard: Any) -> None:
     with pytest.raises(ValueError, match="gives ' yes' after 'Harmful request:' no first token of its own"):
-        next(WildGuard("m", "harm").judge(ROWS, desk(guard)))
+        next(WildGuard("m", "harm").judge(ROWS, context(guard)))
 
 
 @needs("wildguard")
 def test_wildguard_runs_on_a_model_with_its_words() -> None:
-    judged = list(WildGuard("m", "refusal").judge(ROWS, desk(scorer(words=(" yes", " no")))))
+    judged = list(WildGuard("m", "refusal").judge(ROWS, context(scorer(words=(" yes", " no")))))
     assert {judgement.verdict for judgement in judged} == {None}
     assert sorted(judgement.id for judgement in judged) == sorted(row.id for row in ROWS)
     assert {judgement.raw for judgement in judged} == {"Harmful request: undecided"}
@@ -203,7 +203,7 @@ def test_wildguard_runs_on_a_model_with_its_words() -> None:
 
 def test_judge_without_a_lent_model_says_so() -> None:
     with pytest.raises(ValueError, match="judge model=m: this run lends no model"):
-        next(LlamaGuard("m").judge(ROWS, desk()))
+        next(LlamaGuard("m").judge(ROWS, context()))
 
 
 # --- verdicts from given probabilities ---
@@ -256,7 +256,7 @@ class Told:
 )
 def test_llama_guards_verdict(words: dict[str, float], margin: float, verdict: bool | None) -> None:
     judge = LlamaGuard("m", margin=margin)
-    (judgement,) = judge.judge([generation()], desk(Told({"\n\n": words}, "\nS2,S10")))
+    (judgement,) = judge.judge([generation()], context(Told({"\n\n": words}, "\nS2,S10")))
     unsafe = sum(words.get(spelling, 0.0) for spelling in ("unsafe", " unsafe"))
     assert (judgement.verdict, judgement.probability) == (verdict, pytest.approx(unsafe))
     assert judgement.raw == ("\nS2,S10" if verdict else "")
@@ -283,7 +283,7 @@ def test_wildguards_verdict(
 ) -> None:
     told = Told(dict(zip(("Harmful request:", "Response refusal:", "Harmful response:"), answers, strict=True)))
     judge = WildGuard("m", question)
-    (judgement,) = judge.judge([generation()], desk(told))
+    (judgement,) = judge.judge([generation()], context(told))
     assert (judgement.verdict, judgement.raw) == (verdict, raw)
     assert judge.says == {"refusal": "refused", "harm": "unsafe"}[question]
 
@@ -325,7 +325,7 @@ def test_qwen3guards_verdict(
 ) -> None:
     judge = Qwen3Guard("m", question, strict=strict)
     told = Told({"Safety:": safety, "Refusal:": refusal}, written)
-    (judgement,) = judge.judge([generation()], desk(told))
+    (judgement,) = judge.judge([generation()], context(told))
     assert (judgement.verdict, judgement.raw) == (verdict, raw)
     assert told.options == {"add_generation_prompt": False}
     assert judge.says == {"refusal": "refused", "harm": "unsafe"}[question]
@@ -337,10 +337,10 @@ def test_qwen3guards_verdict(
 )
 def test_granite_guardians_verdict(words: dict[str, float], verdict: bool | None) -> None:
     told = Told({"<score>": words})
-    (judgement,) = GraniteGuardian("m", "unsafe", "harm").judge([generation()], desk(told))
+    (judgement,) = GraniteGuardian("m", "unsafe", "harm").judge([generation()], context(told))
     assert (judgement.verdict, judgement.probability) == (verdict, words.get(" yes", 0.0))
     assert told.options == {"guardian_config": {"criteria_id": "harm"}, "think": False}
-    next(GraniteGuardian("m", "refused", "It declines.", custom=True).judge([generation()], desk(told)))
+    next(GraniteGuardian("m", "refused", "It declines.", custom=True).judge([generation()], context(told)))
     assert told.options["guardian_config"] == {"custom_criteria": "It declines."}
 
 
@@ -368,7 +368,7 @@ def test_gpt_oss_safeguards_verdict_is_its_final_channels(
         (GptOssSafeguard("m", "harm"), harm),
         (GptOssSafeguard("m", "refusal"), refusal),
     ):
-        (judgement,) = judge.judge([generation()], desk(told))
+        (judgement,) = judge.judge([generation()], context(told))
         assert (judgement.verdict, judgement.raw) == (verdict, THOUGHT + written)
         assert bool(judgement.error) is (verdict is None)
     assert told.options == {"reasoning_effort": "low"}
@@ -388,10 +388,10 @@ def test_qwen3guard_and_granite_guardian_run_on_models_with_their_words() -> Non
     loaded = scorer(GUARDIAN, words)
     judges = (Qwen3Guard("m", "harm"), Qwen3Guard("m", "refusal"), GraniteGuardian("m", "unsafe", "harm"))
     for judge in judges:
-        judged = list(judge.judge(ROWS, desk(loaded)))
+        judged = list(judge.judge(ROWS, context(loaded)))
         assert {judgement.verdict for judgement in judged} == {None}
         assert sorted(judgement.id for judgement in judged) == sorted(row.id for row in ROWS)
-    decided = list(replace(judges[2], decisive_mass=0.0).judge(ROWS, desk(loaded)))
+    decided = list(replace(judges[2], decisive_mass=0.0).judge(ROWS, context(loaded)))
     assert None not in {judgement.verdict for judgement in decided}
     text = loaded.chat([("user", "Hi"), ("assistant", "Ho")], guardian_config={"criteria_id": "harm"}, think=False)
     assert "{'criteria_id': 'harm'}, think False" in text
@@ -496,7 +496,7 @@ class Stub(ThreadingHTTPServer):
         self.text, self.finish, self.status, self.asked = text, finish, status, 0
 
     def writer(self) -> ServerWriter:
-        return ServerWriter(f"http://127.0.0.1:{self.server_port}/v1", "m", attempts=2, backoff_s=0.0)
+        return ServerWriter(f"http://127.0.0.1:{self.server_port}/v1", "m", attempts=2)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -515,6 +515,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing on stderr."""
+
+
+@pytest.fixture(autouse=True)
+def _quick(request: pytest.FixtureRequest) -> None:
+    if "server" in request.fixturenames:
+        request.getfixturevalue("quick_retries")
 
 
 @pytest.fixture(scope="module")
@@ -572,7 +578,7 @@ def test_reply_in_its_form(
     server: Stub, tmp_path: Path, make: Make, reply: str, verdict: bool, value: float | None, evidence: str
 ) -> None:
     server.says(reply)
-    (judgement,) = make(server.writer()).judge([generation()], desk(cache=tmp_path))
+    (judgement,) = make(server.writer()).judge([generation()], context(cache=tmp_path))
     assert (judgement.verdict, judgement.value, judgement.evidence) == (verdict, value, evidence)
     assert (judgement.raw, judgement.error) == (reply, "")
 
@@ -600,11 +606,11 @@ def test_reply_out_of_form_is_undecided_and_asked_for_again_by_the_next_run(
     server: Stub, tmp_path: Path, make: Make, reply: str, error: str
 ) -> None:
     server.says(reply)
-    first, second = ([*make(server.writer()).judge([generation()], desk(cache=tmp_path))] for _ in range(2))
+    first, second = ([*make(server.writer()).judge([generation()], context(cache=tmp_path))] for _ in range(2))
     assert first == second == [Judgement("g", first[0].judge, None, error=error, raw=reply, served="m")]
     assert server.asked == 2
     server.says("full_refusal" if make is three else "5" if make is harm else "refusal: 1\nconvincing: 1\nspecific: 1")
-    third, fourth = ([*make(server.writer()).judge([generation()], desk(cache=tmp_path))] for _ in range(2))
+    third, fourth = ([*make(server.writer()).judge([generation()], context(cache=tmp_path))] for _ in range(2))
     assert third == fourth
     assert third[0].verdict is not None
     assert server.asked == 1  # a verdict is kept
@@ -627,9 +633,9 @@ def test_failure_is_no_verdict_and_is_asked_for_again(
 ) -> None:
     server.says(text, finish, status)
     judge = three(server.writer())
-    assert list(judge.judge([generation()], desk(cache=tmp_path))) == [Judgement("g", judge.name, None, error=error)]
+    assert list(judge.judge([generation()], context(cache=tmp_path))) == [Judgement("g", judge.name, None, error=error)]
     server.says("full_compliance")
-    (mended,) = judge.judge([generation()], desk(cache=tmp_path))
+    (mended,) = judge.judge([generation()], context(cache=tmp_path))
     assert (mended.verdict, mended.error, server.asked) == (False, "", 1)
 
 
@@ -637,7 +643,7 @@ def test_every_row_is_told_of_when_the_server_is_given_up(server: Stub, tmp_path
     server.says("", status=503)
     told: list[int] = []
     judge = harm(server.writer())
-    judged = list(judge.judge([*ROWS, generation("e", "")], JudgeDesk(tmp_path, progress=told.append)))
+    judged = list(judge.judge([*ROWS, generation("e", "")], JudgeContext(tmp_path, progress=told.append)))
     assert sorted(j.id for j in judged) == sorted([*(row.id for row in ROWS), "e"])
     assert sum(told) == len(judged)
     assert {j.verdict for j in judged} == {None}
@@ -647,7 +653,7 @@ def test_every_row_is_told_of_when_the_server_is_given_up(server: Stub, tmp_path
 def test_equal_questions_are_asked_once_and_samples_told_apart(server: Stub, tmp_path: Path) -> None:
     server.says("5")
     rows = [replace(generation(), sample=sample) for sample in range(3)]
-    judged = list(harm(server.writer()).judge(rows, desk(cache=tmp_path)))
+    judged = list(harm(server.writer()).judge(rows, context(cache=tmp_path)))
     assert [(j.id, j.sample, j.verdict) for j in judged] == [("g", sample, True) for sample in range(3)]
     assert server.asked == 1
 
@@ -661,7 +667,7 @@ def test_no_response_can_close_its_own_mark() -> None:
 # --- majority ---
 
 
-class Says(OneByOne):
+class Says(RowJudge):
     """A judge that always says the same."""
 
     def __init__(self, name: str, verdict: bool | None, says: Any = "refused", error: str = "") -> None:
@@ -673,7 +679,7 @@ class Says(OneByOne):
 
 def majority(*verdicts: bool | None, quorum: int = 2, error: str = "", needed: int | None = None) -> Judgement:
     judges = {f"j{n}": Says(f"j{n}", verdict, error="" if n else error) for n, verdict in enumerate(verdicts)}
-    (judgement,) = Majority(judges, quorum, needed=needed).judge([generation()], desk())
+    (judgement,) = Majority(judges, quorum, needed=needed).judge([generation()], context())
     return judgement
 
 
@@ -731,7 +737,7 @@ def test_majority_waits_for_a_server_that_failed() -> None:
 
 def test_majority_keeps_samples_apart() -> None:
     rows = [replace(generation(), sample=sample) for sample in range(2)]
-    judged = list(Majority({"a": Says("a", True), "b": Says("b", True)}, 2).judge(rows, desk()))
+    judged = list(Majority({"a": Says("a", True), "b": Says("b", True)}, 2).judge(rows, context()))
     assert [(j.id, j.sample) for j in judged] == [("g", 0), ("g", 1)]
 
 

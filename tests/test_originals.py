@@ -55,15 +55,15 @@ class Backbone:
 class Flag:
     """A guard that calls unsafe what says so, and cannot decide on what is unclear."""
 
-    says = "unsafe"
+    says, servers = "unsafe", ()
 
     def __init__(self, name: str, **ignored: Any) -> None:
         self.name = name
 
-    def verify(self, where: str, model_fault: Any) -> None:
+    def check(self, where: str, model_fault: Any) -> None:
         assert where == "rewrite.guard"
 
-    def judge(self, generations: Sequence[Generation], desk: Any) -> Iterator[Judgement]:
+    def judge(self, generations: Sequence[Generation], context: Any) -> Iterator[Judgement]:
         for made in generations:
             assert made.answer.startswith("<think>\nThe user wants")
             error = "the server refuses the prompt (HTTP 400)" if "refused" in made.answer else ""

@@ -219,7 +219,6 @@ WRITERS = {
     "majority": "protocol.judges.over_refusal_rate.judges.xstest_three_class.writer",
 }
 CHANGED = {"base_url": "http://other/v1", "key_variable": "OTHER", "concurrency": 3, "attempts": 2, "timeout_s": 9.0}
-CHANGED |= {"backoff_s": 2.0, "longest_pause_s": 9.0}
 
 
 @pytest.fixture

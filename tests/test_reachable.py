@@ -11,10 +11,10 @@ from hydra import compose, initialize_config_module
 from stub_server import Say, Serve, right
 from tiny import backbone
 
-from alttrain import serving
 from alttrain.backbone import source
 from alttrain.config import RunError, register
 from alttrain.evaluation.judges import HarmScore, LlamaGuard, Majority
+from alttrain.llm import pool
 from alttrain.rewrite.teachers import AskedTeacher, BackboneWriter, ServerWriter
 from alttrain.run.app import execute
 
@@ -28,7 +28,7 @@ def there(model: str, revision: str | None) -> str:
 
 def fault(writer: ServerWriter) -> str:
     with pytest.raises(ValueError, match=WHERE) as caught:
-        HarmScore(writer).verify(WHERE, there)
+        HarmScore(writer).check(WHERE, there)
     return str(caught.value)
 
 
@@ -56,7 +56,7 @@ def test_a_model_that_is_not_offered_is_named_with_those_that_are(serve: Serve) 
     assert told.startswith(
         f"{WHERE}.writer.model_name=m: the server at {stub.url} does not offer it; it offers llama, "
     )
-    HarmScore(ServerWriter(stub.url, "qwen")).verify(WHERE, there)
+    HarmScore(ServerWriter(stub.url, "qwen")).check(WHERE, there)
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -82,14 +82,14 @@ def test_a_key_that_is_refused_is_told_and_never_shown(
     ],
 )
 def test_a_server_without_a_list_of_models_will_do(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response) -> None:
-    serving._server_fault.cache_clear()
+    pool._server_fault.cache_clear()
     monkeypatch.setattr(httpx, "get", lambda url, **asked: answer)
-    HarmScore(ServerWriter("http://listless/v1", "m")).verify(WHERE, there)
+    HarmScore(ServerWriter("http://listless/v1", "m")).check(WHERE, there)
 
 
 def test_deployments_that_azure_does_not_list_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(httpx, "get", lambda url, **asked: httpx.Response(200, json={"data": [{"id": "gpt-4o"}]}))
-    HarmScore(ServerWriter("https://lab.openai.azure.com/openai/v1", "ours")).verify(WHERE, there)
+    HarmScore(ServerWriter("https://lab.openai.azure.com/openai/v1", "ours")).check(WHERE, there)
 
 
 def test_a_server_is_asked_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,20 +101,20 @@ def test_a_server_is_asked_once_a_process(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(httpx, "get", get)
     for model in ("a", "b", "a"):
-        HarmScore(ServerWriter("http://once/v1", model)).verify(WHERE, there)
-    AskedTeacher("t", ServerWriter("http://once/v1/", "a")).verify("rewrite.teacher")
+        HarmScore(ServerWriter("http://once/v1", model)).check(WHERE, there)
+    AskedTeacher("t", ServerWriter("http://once/v1/", "a")).check("rewrite.teacher")
     assert asked == ["http://once/v1/models"] * 2
 
 
 def test_teachers_and_majorities_name_their_own_keys() -> None:
     with pytest.raises(ValueError, match=r"^rewrite\.teacher\.writer\.base_url="):
-        AskedTeacher("t", ServerWriter("http://127.0.0.1:9/v1", "m")).verify("rewrite.teacher")
-    AskedTeacher("t", BackboneWriter(8)).verify("rewrite.teacher")
+        AskedTeacher("t", ServerWriter("http://127.0.0.1:9/v1", "m")).check("rewrite.teacher")
+    AskedTeacher("t", BackboneWriter(8)).check("rewrite.teacher")
     several = Majority({"first": LlamaGuard("m"), "second": HarmScore(ServerWriter("http://127.0.0.1:9/v1", "m"))}, 1)
     with pytest.raises(ValueError, match=rf"^{WHERE}\.judges\.second\.writer\.base_url="):
-        several.verify(WHERE, there)
+        several.check(WHERE, there)
     with pytest.raises(ValueError, match=rf"^{WHERE}\.judges\.first\.model=m: gone$"):
-        several.verify(WHERE, lambda model, revision: "gone")
+        several.check(WHERE, lambda model, revision: "gone")
 
 
 # --- the hub ---
@@ -202,7 +202,7 @@ def test_what_is_judged_is_not_asked_about_again(plain: list[str], serve: Serve)
     folder = run(arguments)
     stub.shutdown()
     stub.server_close()
-    serving._server_fault.cache_clear()
+    pool._server_fault.cache_clear()
     assert run(arguments) == folder
 
 

@@ -16,14 +16,14 @@ import pytest
 
 from alttrain.english import LinearModel
 from alttrain.evaluation import RefusalJudge
-from alttrain.evaluation.judges import JudgeDesk
-from alttrain.evaluation.judges.language import is_english
+from alttrain.evaluation.judges import JudgeContext
 from alttrain.evaluation.refusal import (
     LONGEST,
     WEIGHTS,
     Assessed,
     assess,
     features,
+    is_english,
     judge_refusal,
     no_answer,
     outcomes,
@@ -200,7 +200,7 @@ def test_of_a_long_answer_start_and_end_are_read_in_linear_time() -> None:
 def test_rows_are_judged_one_by_one_with_their_sample_whatever_part_is_looked_at() -> None:
     cut = Generation("g", "Hi?", "benign", "", (), "I can't help", "", "I can't help", False, "length", 4, 0, sample=2)
     told: list[int] = []
-    (judgement,) = RefusalJudge().judge([cut], JudgeDesk(Path("unused"), progress=told.append))
+    (judgement,) = RefusalJudge().judge([cut], JudgeContext(Path("unused"), progress=told.append))
     assert (judgement.id, judgement.sample, judgement.verdict) == ("g", 2, True)
     assert judgement.evidence.startswith("refused 0.")
     assert judgement.probability is not None

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_module
 from alttrain.backbone import Backbone, ChatTemplate
 from alttrain.config import instantiate, register
 from alttrain.records import Example, Segment
-from alttrain.rewrite import Desk, render
+from alttrain.rewrite import TeacherContext, render
 from alttrain.tokenization import Renderer, Sequence
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -279,7 +279,7 @@ def test_every_structure_keeps_the_rules_in_every_form(
         sample = [replace(row, **({"answer": ""} if n % 9 else {"thought": ()})) for n, row in enumerate(sample)]  # type: ignore[arg-type]
     trained = []
     for rows in (sample, [replace(row, label="benign", category="code") for row in sample]):
-        assessed = dict(structure.teacher.assess(rows, 0, Desk(Path()))) if structure.teacher else {}
+        assessed = dict(structure.teacher.assess(rows, 0, TeacherContext(Path()))) if structure.teacher else {}
         made = [structure.rewrite(row, 0, assessed.get(row.id)) for row in rows]
         trained += [row for row in made if isinstance(row, Example)]
     assert len(trained) >= len(sample)

@@ -10,10 +10,10 @@ from alttrain.dataset import embedded_rows
 from alttrain.evaluation import Benchmark, Protocol, RefusalJudge
 from alttrain.generation import Decoding
 from alttrain.generation.engines import Prompt, Written
+from alttrain.llm import Failure
 from alttrain.records import Example, Generation
 from alttrain.rewrite import PromptSide, Untouched
 from alttrain.run.stages.generate import NotGenerated, _answers, _replay, prompt_text
-from alttrain.serving import Failure
 
 TEMPLATE = ChatTemplate("S{content}.", "U{content}.", "A", "<t>", "</t>", "<e>")
 DIALOGUE = Example("d", "And then?", "harmful", turns=("Hello.", "What is a kite?"))

@@ -11,11 +11,11 @@ from alttrain.records import Example, Label, Rejected, Segment
 from alttrain.rewrite import (
     ANSWER_CUT,
     AltTrain,
-    Desk,
     Original,
     Restatement,
     SelfTrace,
     Structure,
+    TeacherContext,
     TemplateTeacher,
     TraceUnderstanding,
     Untouched,
@@ -229,7 +229,7 @@ def test_template_refuses_categories_it_has_no_reason_for() -> None:
     rows += [Example("g", "?", "benign", "gsm8k"), Example("n", "?", "benign"), Example("p", "?", "harmful", "privacy")]
     named = "3 harmful of 'vanilla_harmful', 1 benign of 'gsm8k', 1 benign of 'no category'; choose"
     with pytest.raises(ValueError, match=rf"no reason for 5 of 6 rows: {named} .*teacher=gpt4o"):
-        list(TemplateTeacher().assess(rows, 0, Desk(Path())))
+        list(TemplateTeacher().assess(rows, 0, TeacherContext(Path())))
 
 
 # --- verdict ---

@@ -15,7 +15,7 @@ from stub_server import Say, Serve
 from alttrain.config import instantiate
 from alttrain.evaluation.judges import (
     HarmScore,
-    JudgeDesk,
+    JudgeContext,
     LlamaGuard,
     Majority,
     OneWord,
@@ -24,8 +24,8 @@ from alttrain.evaluation.judges import (
     ThreeClass,
     check_goals,
 )
-from alttrain.evaluation.judges.guard import _WILDGUARD
-from alttrain.evaluation.judges.material import dialogue, exchange, request
+from alttrain.evaluation.judges.guards import _WILDGUARD
+from alttrain.evaluation.judges.judge import dialogue, exchange, request
 from alttrain.records import Example, Generation
 from alttrain.rewrite.teachers import ServerWriter
 
@@ -136,7 +136,7 @@ def test_a_package_that_is_not_there_is_named_with_the_command_that_installs_it(
         match=r"^protocol\.judges\.harmful_rate\.rubric: the package made-up==1\.0, which carries the judge's text, is "
         r"not installed; run: pip install --no-deps made-up==1\.0$",
     ):
-        judge.verify("protocol.judges.harmful_rate", lambda model, revision: "")
+        judge.check("protocol.judges.harmful_rate", lambda model, revision: "")
 
 
 PACKAGED = {
@@ -305,7 +305,7 @@ def test_runs_that_judge_at_once_pay_once(serve: Serve, tmp_path: Path) -> None:
     judge = HarmScore(ServerWriter(stub.url, "m", concurrency=2))
     rows = [made(id=f"g{number}", answer=f"Answer {number}.") for number in range(6)]
     with ThreadPoolExecutor(3) as pool:
-        judged = list(pool.map(lambda run: list(judge.judge(rows, JudgeDesk(tmp_path))), range(3)))
+        judged = list(pool.map(lambda run: list(judge.judge(rows, JudgeContext(tmp_path))), range(3)))
     assert [sorted(row.id for row in run if row.verdict) for run in judged] == [[row.id for row in rows]] * 3
     assert set(stub.asked.values()) == {1}
     assert len(stub.asked) == len(rows)

@@ -398,7 +398,6 @@ def test_a_server_teaches_and_a_second_run_asks_it_nothing(tiny_arguments: list[
         "teacher.writer.model_name=m",
         f"teacher.writer.base_url={stub.url}",
         "teacher.writer.attempts=2",
-        "teacher.writer.backoff_s=0.001",
     ]
     with pytest.raises(RunError, match=r"11 of 16 rows have no sentence yet.*the same command goes on"):
         run(arguments)

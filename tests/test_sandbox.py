@@ -16,13 +16,13 @@ import pytest
 from alttrain.evaluation import sandbox as sandbox_module
 from alttrain.evaluation.grading import HumanEval
 from alttrain.evaluation.grading.harness import decode, encode
-from alttrain.evaluation.judges.desk import JudgeDesk
+from alttrain.evaluation.judges import JudgeContext
 from alttrain.evaluation.sandbox import Outcome, Sandbox, bubblewrap_fault
 from alttrain.evaluation.seccomp import seccomp_filter
 from alttrain.records import Generation, Judgement
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
-DESK = JudgeDesk(Path("unused"))
+DESK = JudgeContext(Path("unused"))
 SMALL = Sandbox(seconds=10, memory_mib=256, disk_mib=2, processes=3, output_kib=4)
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from alttrain.evaluation import Adherence, JudgeDesk, RefusalJudge, judged, summarise
+from alttrain.evaluation import Adherence, JudgeContext, RefusalJudge, judged, summarise
 from alttrain.evaluation.judged import Judgements
-from alttrain.evaluation.judges.asking import GIVEN_UP, NO_REPLY
+from alttrain.evaluation.judges import NO_REPLY
+from alttrain.evaluation.judges.asked import GIVEN_UP
 from alttrain.evaluation.metrics import Summary, tokens_by_outcome
 from alttrain.records import Generation, Judgement, iterate_rows, read_rows, write_rows
 
@@ -43,7 +44,7 @@ def judgements(folder: Path, rows: Sequence[Generation]) -> Judgements:
 
 def finish(made: Judgements, folder: Path) -> bytes:
     for part in ("answer", "thought"):
-        made.make("refusal", part, JudgeDesk(folder))
+        made.make("refusal", part, JudgeContext(folder))
     made.sort()
     return made.path.read_bytes()
 
@@ -90,9 +91,9 @@ def test_a_server_that_is_given_up_is_not_asked_batch_after_batch(
     asked: list[int] = []
 
     class Dead:
-        name, says = "dead", "refused"
+        name, says, servers = "dead", "refused", ("http://dead",)
 
-        def judge(self, rows: Sequence[Generation], desk: JudgeDesk) -> Iterator[Judgement]:
+        def judge(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
             asked.append(len(rows))
             yield from (Judgement(row.id, "dead", None, error=f"{NO_REPLY}{GIVEN_UP}") for row in rows)
 
@@ -101,7 +102,7 @@ def test_a_server_that_is_given_up_is_not_asked_batch_after_batch(
     write_rows(tmp_path / "generations.jsonl", rows)
     told = Judgements(tmp_path, {"dead": Dead()}, ["answer"])  # type: ignore[dict-item]
     told.keep(lambda row: True)
-    told.make("dead", "answer", JudgeDesk(tmp_path))
+    told.make("dead", "answer", JudgeContext(tmp_path))
     assert asked == [10]
     assert len(read_rows(told.path, Judgement)) == 35
     again = Judgements(tmp_path, {"dead": Dead()}, ["answer"])  # type: ignore[dict-item]

@@ -53,7 +53,6 @@ def test_no_key_anywhere_and_no_harmful_text_in_log_or_config(
     arguments += ["~evaluation.benchmarks.embedded_benign", "~evaluation.benchmarks.embedded_short_answer"]
     arguments += ["teacher=server", "teacher.writer.model_name=m"]
     arguments += [f"teacher.writer.base_url={stub.url}", "teacher.writer.key_variable=LAB_SERVER_KEY"]
-    arguments += ["teacher.writer.backoff_s=0.001"]
     done = subprocess.run(
         [sys.executable, "-m", "alttrain", *arguments],
         env={**os.environ, **KEYS, "ALTTRAIN_CACHE": str(tmp_path / "cache"), "WANDB_MODE": "offline"},

@@ -127,15 +127,15 @@ LISTED = ("training.betas", "protocol.second_opinions.harmful_rate", "stages")
 class Flag:
     """A judge of a user's own."""
 
-    says, needs_goal, name = "refused", False, "flag"
+    says, needs_goal, name, servers = "refused", False, "flag", ()
 
     def __init__(self, inner: Any = None) -> None:
         self.inner = inner
 
-    def verify(self, where: str, model_fault: Any) -> None:
+    def check(self, where: str, model_fault: Any) -> None:
         return
 
-    def judge(self, generations: list[Generation], desk: Any) -> Iterator[Judgement]:
+    def judge(self, generations: list[Generation], context: Any) -> Iterator[Judgement]:
         return iter(())
 
 

@@ -12,7 +12,8 @@ from stub_server import Say, Serve
 
 from alttrain.config import instantiate
 from alttrain.evaluation import Adherence
-from alttrain.evaluation.judges import JudgeDesk, Structure, StructureAgreement
+from alttrain.evaluation.agreement import StructureAgreement
+from alttrain.evaluation.judges import JudgeContext, Structure
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite.teachers import ServerWriter
 
@@ -28,7 +29,7 @@ def judged(serve: Serve, tmp_path: Path) -> Any:
     def of(reply: str, generation: Generation = GENERATION) -> Judgement:
         stub = serve(lambda prompt, before: Say(reply))
         judge = Structure(ServerWriter(stub.url, "m"))
-        (found,) = judge.judge([generation], JudgeDesk(tmp_path / str(len(list(tmp_path.iterdir())))))
+        (found,) = judge.judge([generation], JudgeContext(tmp_path / str(len(list(tmp_path.iterdir())))))
         return found
 
     return of
@@ -87,7 +88,7 @@ def test_unusable_reply_is_undecided_with_the_reason(judged: Any, reply: str, er
 
 def test_without_a_thought_nothing_is_asked() -> None:
     judge = Structure(ServerWriter("http://127.0.0.1:9/v1", "m"))
-    found: Iterator[Judgement] = judge.judge([replace(GENERATION, thought="")], JudgeDesk(Path()))
+    found: Iterator[Judgement] = judge.judge([replace(GENERATION, thought="")], JudgeContext(Path()))
     assert [(row.verdict, row.evidence) for row in found] == [(None, "empty thought")]
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,17 @@ from stub_server import HARMFUL, HARMLESS, RESET, Say, Serve, Stub, right
 
 from alttrain.config import instantiate
 from alttrain.dataset import embedded_rows
+from alttrain.llm import Reply, ReplyCache, is_other_model, reply_key
 from alttrain.records import Example, Label, Rejected, Segment
 from alttrain.rewrite.teachers import (
     AskedTeacher,
     BackboneWriter,
-    Desk,
-    Reply,
-    ReplyCache,
     ServerWriter,
+    TeacherContext,
     TeacherUnavailableError,
     TemplateTeacher,
 )
-from alttrain.rewrite.teachers.cache import reply_key
-from alttrain.rewrite.teachers.validation import DISAGREES, assessment_fault, clean, understanding_fault
-from alttrain.serving import is_other_model, retry_after
+from alttrain.rewrite.teachers.sentences import DISAGREES, assessment_fault, clean, understanding_fault
 
 SECRET = "sk-planted-5e0c7a"  # no real key
 
@@ -47,20 +43,20 @@ def rows(count: int) -> list[Example]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path / "replies")
+def context(tmp_path: Path) -> TeacherContext:
+    return TeacherContext(tmp_path / "replies")
 
 
 def asking(stub: Stub | str, *, tell_label: bool = True, repairs: int = 1, **limits: Any) -> AskedTeacher:
     """A teacher on a server, impatient."""
     url = stub if isinstance(stub, str) else stub.url
-    patience = {"attempts": 4, "backoff_s": 0.001, "timeout_s": 5.0, "concurrency": 4}
+    patience = {"attempts": 4, "timeout_s": 5.0, "concurrency": 4}
     return AskedTeacher("mine", ServerWriter(url, "stub", **(patience | limits)), tell_label, repairs=repairs)
 
 
-def assessed(teacher: AskedTeacher, examples: Sequence[Example], desk: Desk) -> Results:
+def assessed(teacher: AskedTeacher, examples: Sequence[Example], context: TeacherContext) -> Results:
     """The results by id; no id comes twice."""
-    results = list(teacher.assess(examples, 0, desk))
+    results = list(teacher.assess(examples, 0, context))
     assert len({identity for identity, _ in results}) == len(results)
     return dict(results)
 
@@ -95,28 +91,28 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_passing_fault_is_asked_again(serve: Serve, desk: Desk, fault: Say) -> None:
+def test_passing_fault_is_asked_again(serve: Serve, context: TeacherContext, fault: Say) -> None:
     stub = serve(lambda prompt, before: right(prompt) if before else fault)
     examples = rows(4)
-    assert all_right(assessed(asking(stub, timeout_s=0.5 if fault.delay else 5.0), examples, desk), examples)
+    assert all_right(assessed(asking(stub, timeout_s=0.5 if fault.delay else 5.0), examples, context), examples)
     assert sorted(stub.asked.values()) == [2] * 4
 
 
-def test_all_faults_at_once_lose_and_double_no_row(serve: Serve, desk: Desk) -> None:
+def test_all_faults_at_once_lose_and_double_no_row(serve: Serve, context: TeacherContext) -> None:
     worst = list(FAULTS.values())
     examples = rows(60)
     stub = serve(lambda prompt, before: right(prompt) if before else worst[len(prompt) * sum(map(ord, prompt)) % 13])
-    assert all_right(assessed(asking(stub, timeout_s=0.5, concurrency=16), examples, desk), examples)
+    assert all_right(assessed(asking(stub, timeout_s=0.5, concurrency=16), examples, context), examples)
     asked = stub.asked.total()
-    assert all_right(assessed(asking(stub), examples[::-1], desk), examples)
+    assert all_right(assessed(asking(stub), examples[::-1], context), examples)
     assert stub.asked.total() == asked  # the second run asks for nothing
 
 
-def test_segment_says_who_wrote_it_and_where_the_reply_is_kept(serve: Serve, desk: Desk) -> None:
-    made = assessed(asking(serve(lambda prompt, before: right(prompt))), rows(1), desk)["r0"]
+def test_segment_says_who_wrote_it_and_where_the_reply_is_kept(serve: Serve, context: TeacherContext) -> None:
+    made = assessed(asking(serve(lambda prompt, before: right(prompt))), rows(1), context)["r0"]
     assert isinstance(made, Segment)
     assert (made.step, made.text, made.origin) == ("assessment", HARMFUL, "teacher:mine")
-    (kept,) = desk.cache.glob("*/*.json")
+    (kept,) = context.cache.glob("*/*.json")
     assert kept.parent.name == made.prompt_hash[:2]
     assert kept.stem.startswith(made.prompt_hash)
     assert len(made.prompt_hash) == 16
@@ -127,44 +123,41 @@ def test_order_of_rows_and_replies_is_irrelevant(serve: Serve, tmp_path: Path) -
     examples = rows(12)
     stub = serve(lambda prompt, before: Say(right(prompt).text, delay=sum(map(ord, prompt)) % 5 / 100))
     one, other = (
-        assessed(asking(stub), order, Desk(tmp_path / name)) for name, order in [("a", examples), ("b", examples[::-1])]
+        assessed(asking(stub), order, TeacherContext(tmp_path / name))
+        for name, order in [("a", examples), ("b", examples[::-1])]
     )
     assert one == other
     assert all_right(one, examples)
 
 
-def test_concurrency_is_used_and_bounded(serve: Serve, desk: Desk) -> None:
+def test_concurrency_is_used_and_bounded(serve: Serve, context: TeacherContext) -> None:
     stub = serve(lambda prompt, before: Say(right(prompt).text, delay=0.05))
-    assessed(asking(stub, concurrency=3), rows(12), desk)
+    assessed(asking(stub, concurrency=3), rows(12), context)
     assert stub.most_active == 3
 
 
-def test_retry_after_is_waited_for(serve: Serve, desk: Desk) -> None:
+def test_retry_after_is_waited_for(serve: Serve, context: TeacherContext) -> None:
     limit = Say(status=429, headers={"Retry-After": "0.3"})
     stub = serve(lambda prompt, before: right(prompt) if before else limit)
-    assessed(asking(stub), rows(1), desk)
+    assessed(asking(stub), rows(1), context)
     assert stub.times[1] - stub.times[0] >= 0.3
-    stub.asked.clear()
-    assessed(asking(stub, longest_pause_s=0.05), rows(3)[2:], desk)
-    assert stub.times[3] - stub.times[2] < 0.3
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [("7", 7), ("-3", 0), ("soon", 0), (None, 0), ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", 0)],
-)
-def test_retry_after_is_seconds(header: str | None, seconds: float) -> None:
-    assert retry_after({} if header is None else {"retry-after": header}) == seconds
-
-
-def test_retry_after_is_a_date() -> None:
-    assert 60 <= retry_after({"retry-after": formatdate(time.time() + 90, usegmt=True)}) <= 91
+def test_a_reply_that_comes_drop_by_drop_is_not_waited_for(
+    serve: Serve, context: TeacherContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alttrain.llm.pool.LONGEST_PAUSE_S", 0.0)
+    stub = serve(lambda prompt, before: Say(drip=0.2))  # half a minute in all
+    started = time.monotonic()
+    with pytest.raises(TeacherUnavailableError, match=r"did not answer within 0\.5 s"):
+        assessed(asking(stub, timeout_s=0.5, attempts=2), rows(2), context)
+    assert time.monotonic() - started < 10
 
 
 # --- a server that dies, and one that is no use ---
 
 
-def test_death_half_way_keeps_what_was_answered(serve: Serve, desk: Desk) -> None:
+def test_death_half_way_keeps_what_was_answered(serve: Serve, context: TeacherContext) -> None:
     examples, alive = rows(20), threading.Event()
     answered: list[str] = []
 
@@ -177,35 +170,35 @@ def test_death_half_way_keeps_what_was_answered(serve: Serve, desk: Desk) -> Non
     stub = serve(dies)
     first: list[int] = []
     with pytest.raises(TeacherUnavailableError, match=r"13 of 20 rows .*connection.*the same command goes on") as told:
-        assessed(asking(stub), examples, Desk(desk.cache, progress=first.append))
+        assessed(asking(stub), examples, TeacherContext(context.cache, progress=first.append))
     assert (told.value.missing, sum(first)) == (13, 7)
     assert stub.asked.total() <= 7 + 2 * 4 * 4  # no worker tries a third prompt
     before = stub.asked.copy()
     alive.set()
     seen: list[int] = []
-    again = assessed(asking(stub), examples, Desk(desk.cache, progress=seen.append))
+    again = assessed(asking(stub), examples, TeacherContext(context.cache, progress=seen.append))
     assert all_right(again, examples)
     assert sum(seen) == 20
     assert len(answered) == len(set(answered)) == 20  # no prompt was answered twice
     assert (stub.asked - before).total() == 13
 
 
-def test_dead_server_is_given_up_early(desk: Desk) -> None:
+def test_dead_server_is_given_up_early(context: TeacherContext, quick_retries: None) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     started = time.monotonic()
     with pytest.raises(TeacherUnavailableError, match="500 of 500"):
-        assessed(asking(f"http://127.0.0.1:{port}/v1"), rows(500), desk)
+        assessed(asking(f"http://127.0.0.1:{port}/v1"), rows(500), context)
     assert time.monotonic() - started < 3
-    assert not list(desk.cache.rglob("*.json"))
+    assert not list(context.cache.rglob("*.json"))
 
 
-def test_one_stubborn_row_does_not_stop_the_others(serve: Serve, desk: Desk) -> None:
+def test_one_stubborn_row_does_not_stop_the_others(serve: Serve, context: TeacherContext) -> None:
     examples = rows(30)
     stub = serve(lambda prompt, before: Say(status=500) if "number 3." in prompt else right(prompt))
     with pytest.raises(TeacherUnavailableError, match=r"1 of 30 rows .*HTTP 500"):
-        assessed(asking(stub, concurrency=2, backoff_s=0.005), examples, desk)
-    assert len(list(desk.cache.rglob("*.json"))) == 29
+        assessed(asking(stub, concurrency=2), examples, context)
+    assert len(list(context.cache.rglob("*.json"))) == 29
 
 
 QUOTA = json.dumps({"error": {"code": "insufficient_quota", "message": SECRET}}).encode()
@@ -220,12 +213,12 @@ QUOTA = json.dumps({"error": {"code": "insufficient_quota", "message": SECRET}})
     ],
 )
 def test_hopeless_server_is_asked_once(
-    serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch, say: Say, words: str
+    serve: Serve, context: TeacherContext, monkeypatch: pytest.MonkeyPatch, say: Say, words: str
 ) -> None:
     monkeypatch.setenv("A_KEY", SECRET)
     stub = serve(lambda prompt, before: say)
     with pytest.raises(TeacherUnavailableError, match=words):
-        assessed(asking(stub, key_variable="A_KEY", concurrency=2), rows(50), desk)
+        assessed(asking(stub, key_variable="A_KEY", concurrency=2), rows(50), context)
     assert stub.asked.total() <= 2
 
 
@@ -239,11 +232,11 @@ def test_hopeless_server_is_asked_once(
     ],
 )
 def test_row_without_a_usable_reply_is_rejected_and_not_kept(
-    serve: Serve, desk: Desk, say: Say, tries: int, reason: str
+    serve: Serve, context: TeacherContext, say: Say, tries: int, reason: str
 ) -> None:
     stub = serve(lambda prompt, before: say if "number 2." in prompt else right(prompt))
     for run in (1, 2):
-        results = assessed(asking(stub), rows(5), desk)
+        results = assessed(asking(stub), rows(5), context)
         assert results["r2"] == Rejected("r2", reason)
         assert sum(isinstance(result, Segment) for result in results.values()) == 4
         assert stub.asked.total() == 4 + tries * run
@@ -253,42 +246,42 @@ def test_row_without_a_usable_reply_is_rejected_and_not_kept(
 
 
 @pytest.mark.filterwarnings("ignore:coroutine 'connect_tcp")  # anyio's, when a connection is cancelled as it opens
-def test_interrupted_run_keeps_every_reply_that_arrived(serve: Serve, desk: Desk) -> None:
+def test_interrupted_run_keeps_every_reply_that_arrived(serve: Serve, context: TeacherContext) -> None:
     stub = serve(lambda prompt, before: Say(right(prompt).text, delay=0.02))
-    results = asking(stub, concurrency=2).assess(rows(12), 0, desk)
+    results = asking(stub, concurrency=2).assess(rows(12), 0, context)
     for _ in range(3):
         next(results)
     results.close()  # type: ignore[attr-defined]
-    kept = len(list(desk.cache.rglob("*.json")))
+    kept = len(list(context.cache.rglob("*.json")))
     assert 3 <= kept < 12
     assert stub.asked.total() <= kept + 2
     before = stub.asked.total()
-    assert all_right(assessed(asking(stub), rows(12), desk), rows(12))
+    assert all_right(assessed(asking(stub), rows(12), context), rows(12))
     assert stub.asked.total() - before == 12 - kept
 
 
-def test_concurrent_runs_share_the_cache(serve: Serve, desk: Desk) -> None:
+def test_concurrent_runs_share_the_cache(serve: Serve, context: TeacherContext) -> None:
     """Each of four runs gets the same sentence for a row, though the server never says the same twice."""
     stub = serve(lambda prompt, before: Say(f"{str(right(prompt).text)[:-1]} ({before}).", delay=0.001))
     with ThreadPoolExecutor(4) as pool:
-        runs = list(pool.map(lambda _: assessed(asking(stub), rows(30), desk), range(4)))
+        runs = list(pool.map(lambda _: assessed(asking(stub), rows(30), context), range(4)))
     asked = stub.asked.total()
-    again = assessed(asking(stub), rows(30), desk)
+    again = assessed(asking(stub), rows(30), context)
     assert stub.asked.total() == asked
     assert all(isinstance(result, Segment) for result in again.values())
     assert runs == [again] * 4
-    assert not [path for path in desk.cache.rglob("*") if path.is_file() and path.suffix not in (".json", ".lock")]
+    assert not [path for path in context.cache.rglob("*") if path.is_file() and path.suffix not in (".json", ".lock")]
 
 
-def test_spoiled_cache_file_costs_one_reply(serve: Serve, desk: Desk) -> None:
+def test_spoiled_cache_file_costs_one_reply(serve: Serve, context: TeacherContext) -> None:
     stub = serve(lambda prompt, before: right(prompt))
-    assessed(asking(stub), rows(6), desk)
-    files = sorted(desk.cache.rglob("*.json"))
+    assessed(asking(stub), rows(6), context)
+    files = sorted(context.cache.rglob("*.json"))
     files[0].write_text("")
     files[1].write_text('{"text": 3}')
-    assert all_right(assessed(asking(stub), rows(6), desk), rows(6))
+    assert all_right(assessed(asking(stub), rows(6), context), rows(6))
     assert stub.asked.total() == 8
-    assert all(ReplyCache(desk.cache).get(path.stem) for path in files)
+    assert all(ReplyCache(context.cache).get(path.stem) for path in files)
 
 
 def test_first_reply_counts(tmp_path: Path) -> None:
@@ -298,31 +291,31 @@ def test_first_reply_counts(tmp_path: Path) -> None:
     assert cache.keep("ab1", Reply("second")) == cache.get("ab1") == Reply("first")
 
 
-def test_key_is_all_that_shapes_a_reply_and_nothing_else(serve: Serve, desk: Desk) -> None:
+def test_key_is_all_that_shapes_a_reply_and_nothing_else(serve: Serve, context: TeacherContext) -> None:
     message, other = [{"role": "user", "content": "a"}], [{"role": "user", "content": "b"}]
     keys = [reply_key("m", message, {"t": 0}, 1), reply_key("n", message, {"t": 0}, 1)]
     keys += [reply_key("m", other, {"t": 0}, 1), reply_key("m", message, {"t": 1}, 1)]
     assert len({*keys, reply_key("m", message, {"t": 0}, 2)}) == 5
     stub = serve(lambda prompt, before: right(prompt))
-    assessed(asking(stub), rows(2), desk)
-    assessed(asking(f"{stub.url}/", concurrency=1, attempts=1, timeout_s=9.0), rows(2), desk)  # all kept
-    assessed(asking(stub, temperature=None), rows(2), desk)
-    assessed(asking(stub, extra={"top_k": 1}), rows(2), desk)
+    assessed(asking(stub), rows(2), context)
+    assessed(asking(f"{stub.url}/", concurrency=1, attempts=1, timeout_s=9.0), rows(2), context)  # all kept
+    assessed(asking(stub, temperature=None), rows(2), context)
+    assessed(asking(stub, extra={"top_k": 1}), rows(2), context)
     assert stub.asked.total() == 6
 
 
-def test_another_server_is_asked_whatever_its_model_is_called(serve: Serve, desk: Desk) -> None:
+def test_another_server_is_asked_whatever_its_model_is_called(serve: Serve, context: TeacherContext) -> None:
     first, second = (serve(lambda prompt, before, n=n: Say(f"{HARMLESS[:-1]}, says {n}.")) for n in (1, 2))  # type: ignore[misc]
-    told = [assessed(asking(stub), rows(2)[1:], desk)["r1"] for stub in (first, second, first)]
+    told = [assessed(asking(stub), rows(2)[1:], context)["r1"] for stub in (first, second, first)]
     assert [getattr(segment, "text", "")[-2:] for segment in told] == ["1.", "2.", "1."]
     assert (first.asked.total(), second.asked.total()) == (1, 1)
 
 
-def test_same_request_is_asked_once(serve: Serve, desk: Desk) -> None:
+def test_same_request_is_asked_once(serve: Serve, context: TeacherContext) -> None:
     stub = serve(lambda prompt, before: right(prompt))
     same = "The same."
     examples = [Example("a", same, "benign"), Example("b", same, "benign"), Example("c", same, "harmful")]
-    assert all_right(assessed(asking(stub), examples, desk), examples)
+    assert all_right(assessed(asking(stub), examples, context), examples)
     assert stub.asked.total() == 2  # one for each label that is told
 
 
@@ -349,18 +342,18 @@ def completion(*contents: str, finish: Any = "stop", model: Any = "stub") -> Say
     ],
 )
 def test_a_reply_that_contradicts_itself_or_ended_oddly_is_none(
-    serve: Serve, desk: Desk, say: Say, reason: str
+    serve: Serve, context: TeacherContext, say: Say, reason: str
 ) -> None:
     stub = serve(lambda prompt, before: say if "number 2." in prompt else right(prompt))
-    results = assessed(asking(stub), rows(5), desk)
+    results = assessed(asking(stub), rows(5), context)
     assert results.pop("r2") == Rejected("r2", f"assessment: {reason}")
     assert all(isinstance(result, Segment) for result in results.values())
-    assert len(list(desk.cache.rglob("*.json"))) == 4
+    assert len(list(context.cache.rglob("*.json"))) == 4
 
 
-def test_json_nested_too_deep_is_no_answer(serve: Serve, desk: Desk) -> None:
+def test_json_nested_too_deep_is_no_answer(serve: Serve, context: TeacherContext) -> None:
     stub = serve(lambda prompt, before: right(prompt) if before else Say(body=b"[" * 100_000))
-    assert all_right(assessed(asking(stub), rows(2), desk), rows(2))
+    assert all_right(assessed(asking(stub), rows(2), context), rows(2))
 
 
 @pytest.mark.parametrize(
@@ -385,25 +378,25 @@ def test_a_snapshot_is_no_other_model(served: str, other: bool) -> None:
 
 
 def test_another_served_model_is_told_and_kept_with_its_replies(
-    serve: Serve, desk: Desk, caplog: pytest.LogCaptureFixture
+    serve: Serve, context: TeacherContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
     model: Any = "stub"
     stub = serve(lambda prompt, before: completion(str(right(prompt).text), model=model))
-    assessed(asking(stub), rows(2), desk)
+    assessed(asking(stub), rows(2), context)
     assert not caplog.records
     model = "stub-2025-01-01"
-    assessed(asking(stub), rows(4), desk)
+    assessed(asking(stub), rows(4), context)
     asked = f"asked for stub at {stub.url}, and the server says that these models answered: "
     assert f"{asked}stub (2), stub-2025-01-01 (2)" in caplog.text  # an alias that moved
     caplog.clear()
     for model in ("evil\nline", None, 7, {"a": 1}):
-        assessed(asking(stub, extra={"n": str(model)}), rows(2), desk)
+        assessed(asking(stub, extra={"n": str(model)}), rows(2), context)
     assert not caplog.records
     model = "llama"
-    assessed(asking(stub, extra={"n": "llama"}), rows(2), desk)
+    assessed(asking(stub, extra={"n": "llama"}), rows(2), context)
     assert f"{asked}llama (2)" in caplog.text
-    served = {json.loads(path.read_text())["served"] for path in desk.cache.rglob("*.json")}
+    served = {json.loads(path.read_text())["served"] for path in context.cache.rglob("*.json")}
     assert served == {"stub", "stub-2025-01-01", "", "llama"}
 
 
@@ -422,27 +415,27 @@ def test_another_served_model_is_told_and_kept_with_its_replies(
     ],
 )
 def test_a_refusal_is_told_in_the_servers_words_without_the_prompt_or_a_key(
-    serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Any, told: str
+    serve: Serve, context: TeacherContext, monkeypatch: pytest.MonkeyPatch, error: Any, told: str
 ) -> None:
     monkeypatch.setenv("A_KEY", SECRET)
     stub = serve(lambda prompt, before: Say(status=400, body=json.dumps({"error": error}).encode()))
     examples = [Example("a", "You said: Request number 0. And that", "benign")]
-    found = assessed(asking(stub, key_variable="A_KEY"), examples, desk)
+    found = assessed(asking(stub, key_variable="A_KEY"), examples, context)
     assert found["a"] == Rejected("a", f"assessment: the server refuses the prompt {told}")
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_to_another_address_is_refused_and_one_at_home_followed(
-    serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch, status: int
+    serve: Serve, context: TeacherContext, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     monkeypatch.setenv("A_KEY", SECRET)
     other = serve(lambda prompt, before: right(prompt))
     target = f"{other.url}/chat/completions"
     stub = serve(lambda prompt, before: Say(status=status, headers={"Location": target}))
-    for where in (target, target.replace("http://", f"http://{SECRET}:x@"), "https://127.0.0.1/v1"):
+    for where in (target, target.replace("http://", f"http://{SECRET}:x@"), "https://127.0.0.1/v1", "http:/v1"):
         target = where
         with pytest.raises(TeacherUnavailableError, match=r"sends the request on to https?://127.*base_url") as told:
-            assessed(asking(stub, key_variable="A_KEY"), rows(2), desk)
+            assessed(asking(stub, key_variable="A_KEY"), rows(2), context)
         assert SECRET not in str(told.value)
     assert other.asked.total() == 0
     if status in (307, 308):
@@ -453,14 +446,18 @@ def test_a_redirect_to_another_address_is_refused_and_one_at_home_followed(
             else Say(status=status, headers={"Location": target})
         )
         stub.requests.clear()
-        assert all_right(assessed(asking(stub, concurrency=1), rows(2), desk), rows(2))
+        assert all_right(assessed(asking(stub, concurrency=1), rows(2), context), rows(2))
 
 
 # --- the key ---
 
 
 def test_key_reaches_the_server_and_nothing_else(
-    serve: Serve, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Serve,
+    context: TeacherContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("A_KEY", f" {SECRET}\n")
     echo = json.dumps({"error": {"message": f"bad key {SECRET}", "code": SECRET}}).encode()
@@ -470,17 +467,17 @@ def test_key_reaches_the_server_and_nothing_else(
     )
     teacher = asking(stub, key_variable="A_KEY", concurrency=1)
     with caplog.at_level(logging.DEBUG), pytest.raises(TeacherUnavailableError) as told:
-        assessed(teacher, rows(3)[1:], desk)
+        assessed(teacher, rows(3)[1:], context)
     assert stub.keys == {f"Bearer {SECRET}"}
-    assert "try 3" in caplog.text
-    everything = [caplog.text, str(told.value), repr(told.value), repr(teacher), repr(desk)]
+    assert "server stub: the server refuses the request (HTTP 401)" in caplog.text
+    everything = [caplog.text, str(told.value), repr(told.value), repr(teacher), repr(context)]
     everything += [path.read_text() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert len(everything) == 6
     assert not [text for text in everything if SECRET in text]
 
 
 def test_a_key_that_a_server_repeats_is_kept_nowhere(
-    serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Serve, context: TeacherContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In the reply, in the model's name, and escaped so that the body does not hold it as it is."""
     others = {"PLAIN_VARIABLE": "short-key", "OTHER_TOKEN": "hf_planted_other_0123456789"}
@@ -492,28 +489,32 @@ def test_a_key_that_a_server_repeats_is_kept_nowhere(
     body = body.replace(b"short-key", b"\\u0073hort-\\u006bey")
     stub = serve(lambda prompt, before: Say(body=body))
     with caplog.at_level(logging.DEBUG):
-        found = assessed(asking(stub, key_variable="PLAIN_VARIABLE"), rows(2)[1:], desk)["r1"]
+        found = assessed(asking(stub, key_variable="PLAIN_VARIABLE"), rows(2)[1:], context)["r1"]
     assert isinstance(found, Segment)
     assert found.text == "The request is harmless because [key] and [$OTHER_TOKEN] say so."
-    kept = [path.read_text() for path in desk.cache.rglob("*.json")]
+    kept = [path.read_text() for path in context.cache.rglob("*.json")]
     assert "m-[$OTHER_TOKEN]" in kept[0]
     assert not [text for text in (*kept, caplog.text) for key in others.values() if key in text]
 
 
-def test_no_key_is_taken_to_a_server_that_needs_none(serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_is_taken_to_a_server_that_needs_none(
+    serve: Serve, context: TeacherContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     stub = serve(lambda prompt, before: right(prompt))
-    assessed(asking(stub), rows(1), desk)
+    assessed(asking(stub), rows(1), context)
     assert stub.keys == {"Bearer none"}
 
 
-def test_absent_key_is_named_only_where_it_is_needed(serve: Serve, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_key_is_named_only_where_it_is_needed(
+    serve: Serve, context: TeacherContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("A_KEY", raising=False)
     stub = serve(lambda prompt, before: right(prompt))
     with pytest.raises(ValueError, match=r"writer\.key_variable=A_KEY: the environment has no such"):
-        assessed(asking(stub, key_variable="A_KEY"), rows(1), desk)
-    assessed(asking(stub), rows(1), desk)
-    assert all_right(assessed(asking(stub, key_variable="A_KEY"), rows(1), desk), rows(1))
+        assessed(asking(stub, key_variable="A_KEY"), rows(1), context)
+    assessed(asking(stub), rows(1), context)
+    assert all_right(assessed(asking(stub, key_variable="A_KEY"), rows(1), context), rows(1))
 
 
 def test_base_url_has_to_be_one() -> None:
@@ -579,56 +580,56 @@ def test_understanding_says_what_the_user_wants(text: str, fault: str) -> None:
     assert understanding_fault(text, max_words=20) == fault
 
 
-def test_faulty_reply_is_repaired_once_and_both_are_kept(serve: Serve, desk: Desk) -> None:
+def test_faulty_reply_is_repaired_once_and_both_are_kept(serve: Serve, context: TeacherContext) -> None:
     bad = "Let me see. The request looks odd."
     stub = serve(
         lambda prompt, before: right(prompt) if "because it is more than one sentence:" in prompt else Say(bad)
     )
     for _ in range(2):
-        assert all_right(assessed(asking(stub), rows(3), desk), rows(3))
+        assert all_right(assessed(asking(stub), rows(3), context), rows(3))
         assert stub.asked.total() == 6
     assert sum(f"<reply>\n{bad}\n</reply>" in prompt for prompt in stub.asked) == 3
 
 
 @pytest.mark.parametrize("repairs", [0, 1, 2])
-def test_reply_that_stays_faulty_is_rejected(serve: Serve, desk: Desk, repairs: int) -> None:
+def test_reply_that_stays_faulty_is_rejected(serve: Serve, context: TeacherContext, repairs: int) -> None:
     stub = serve(lambda prompt, before: Say(HARMLESS))
     for n in range(2):
-        results = assessed(asking(stub, repairs=repairs), rows(2), desk)
+        results = assessed(asking(stub, repairs=repairs), rows(2), context)
         assert results["r0"] == Rejected("r0", f"assessment: {DISAGREES}")
         assert isinstance(results["r1"], Segment)
         assert stub.asked.total() == 2 + repairs + n  # the next run asks for the last repair again, and nothing else
     stub.behave = lambda prompt, before: right(prompt)
     for _ in range(2):
-        assert all_right(assessed(asking(stub, repairs=repairs), rows(2), desk), rows(2))
+        assert all_right(assessed(asking(stub, repairs=repairs), rows(2), context), rows(2))
         assert stub.asked.total() == 4 + repairs
 
 
-def test_a_verdict_is_not_asked_for_until_it_pleases(serve: Serve, desk: Desk) -> None:
+def test_a_verdict_is_not_asked_for_until_it_pleases(serve: Serve, context: TeacherContext) -> None:
     stub = serve(lambda prompt, before: Say(HARMLESS))
     for _ in range(2):
-        assert isinstance(assessed(asking(stub, tell_label=False), rows(1), desk)["r0"], Rejected)
+        assert isinstance(assessed(asking(stub, tell_label=False), rows(1), context)["r0"], Rejected)
     assert stub.asked.total() == 1
 
 
-def test_untold_label_stays_untold(serve: Serve, desk: Desk) -> None:
+def test_untold_label_stays_untold(serve: Serve, context: TeacherContext) -> None:
     """Neither the prompt nor a repair of the verdict says what the dataset holds."""
     stub = serve(lambda prompt, before: Say(HARMLESS))
-    results = assessed(asking(stub, tell_label=False), rows(2), desk)
+    results = assessed(asking(stub, tell_label=False), rows(2), context)
     assert results["r0"] == Rejected("r0", f"assessment: {DISAGREES}")
     assert stub.asked.total() == 2
     assert not [prompt for prompt in stub.asked if "reviewed" in prompt]
 
 
-def test_earlier_turns_are_shown(serve: Serve, desk: Desk) -> None:
+def test_earlier_turns_are_shown(serve: Serve, context: TeacherContext) -> None:
     stub = serve(lambda prompt, before: right(prompt))
-    assessed(asking(stub), [Example("d", "And then?", "benign", turns=("Hello.",))], desk)
+    assessed(asking(stub), [Example("d", "And then?", "benign", turns=("Hello.",))], context)
     assert "<request>\nMessage 1: Hello.\n\nMessage 2: And then?\n</request>" in next(iter(stub.asked))
 
 
-def test_understanding_is_asked_in_the_same_way(serve: Serve, desk: Desk) -> None:
+def test_understanding_is_asked_in_the_same_way(serve: Serve, context: TeacherContext) -> None:
     stub = serve(lambda prompt, before: Say("The user wants to know it."))
-    ((_, made),) = asking(stub).understand(rows(1), 0, desk)
+    ((_, made),) = asking(stub).understand(rows(1), 0, context)
     assert isinstance(made, Segment)
     assert (made.step, made.text, made.origin) == ("understanding", "The user wants to know it.", "teacher:mine")
 
@@ -636,7 +637,7 @@ def test_understanding_is_asked_in_the_same_way(serve: Serve, desk: Desk) -> Non
 # --- teachers without a server ---
 
 
-def test_backbone_is_asked_in_chunks_that_are_kept(desk: Desk) -> None:
+def test_backbone_is_asked_in_chunks_that_are_kept(context: TeacherContext) -> None:
     chunks: list[int] = []
 
     def ask(prompts: list[str], max_tokens: int) -> list[str]:
@@ -647,7 +648,7 @@ def test_backbone_is_asked_in_chunks_that_are_kept(desk: Desk) -> None:
         return [str(right(prompt).text) for prompt in prompts]
 
     teacher = AskedTeacher("own", BackboneWriter(max_tokens=50, chunk=4))
-    lent = Desk(desk.cache, ask, "tiny@1 float32")
+    lent = TeacherContext(context.cache, ask, "tiny@1 float32")
     with pytest.raises(KeyboardInterrupt):
         assessed(teacher, rows(10), lent)
     assert chunks == [4, 4]
@@ -655,18 +656,18 @@ def test_backbone_is_asked_in_chunks_that_are_kept(desk: Desk) -> None:
     assert all_right(assessed(teacher, rows(10), lent), rows(10))
     assert chunks == [2]
     chunks.clear()
-    assert all_right(assessed(teacher, rows(3), Desk(desk.cache, ask, "tiny@2 float32")), rows(3))
+    assert all_right(assessed(teacher, rows(3), TeacherContext(context.cache, ask, "tiny@2 float32")), rows(3))
     assert chunks == [3]  # another backbone's replies are not taken
     with pytest.raises(ValueError, match="lends no backbone"):
-        assessed(teacher, rows(1), desk)
+        assessed(teacher, rows(1), context)
 
 
-def test_template_assesses_every_row_and_asks_nobody(desk: Desk) -> None:
+def test_template_assesses_every_row_and_asks_nobody(context: TeacherContext) -> None:
     train, seen = embedded_rows("train").examples(None), list[int]()
-    results = dict(TemplateTeacher().assess(train, 3, Desk(desk.cache, progress=seen.append)))
+    results = dict(TemplateTeacher().assess(train, 3, TeacherContext(context.cache, progress=seen.append)))
     assert results == {example.id: TemplateTeacher()(example, 3) for example in train}
     assert sum(seen) == len(train)
-    assert not desk.cache.exists()
+    assert not context.cache.exists()
 
 
 @pytest.mark.parametrize(

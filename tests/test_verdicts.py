@@ -9,9 +9,9 @@ import pytest
 from hydra import compose, initialize_config_module
 from stub_server import Say, Serve, Stub
 
-from alttrain import serving
 from alttrain.config import RunError, register
 from alttrain.config.targets import TRUSTED
+from alttrain.llm import pool
 from alttrain.records import Generation, Judgement, read_rows
 from alttrain.run.app import execute
 
@@ -26,7 +26,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", KEY)
     monkeypatch.setenv(TRUSTED, "A_KEY")
     register()
-    serving._server_fault.cache_clear()
+    pool._server_fault.cache_clear()
 
 
 Run = Callable[..., Path]
@@ -52,12 +52,12 @@ def run(tiny_arguments: list[str]) -> Run:
 
 def judged_by(stub: Stub) -> list[str]:
     writer = f"{JUDGE}.writer"
-    limits = [f"++{writer}.attempts=2", f"++{writer}.backoff_s=0.001", f"{writer}.key_variable=A_KEY"]
+    limits = [f"++{writer}.attempts=2", f"{writer}.key_variable=A_KEY"]
     return [f"judge@{JUDGE}=harm_score", f"{writer}.base_url={stub.url}", f"{writer}.model_name=m", *limits]
 
 
 def generated_by(stub: Stub) -> list[str]:
-    limits = ["generation.attempts=2", "generation.backoff_s=0.001", "generation.api=text"]
+    limits = ["generation.attempts=2", "generation.api=text"]
     return ["generation=server", f"generation.base_url={stub.url}", "generation.model_name=m", *limits]
 
 
@@ -217,7 +217,7 @@ def test_a_finished_run_needs_no_judge_though_a_text_has_no_verdict(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
     stub.shutdown()
     stub.server_close()
-    serving._server_fault.cache_clear()
+    pool._server_fault.cache_clear()
     run(*arguments)
     assert "1 texts stay undecided: " in caplog.text
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == made

@@ -23,7 +23,7 @@ from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training", "method")
 """Top-level keys that shape the trained adapter. Stages, logger, trainer hardware and folders do not."""
 
-HOW_ASKED = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s", "backoff_s", "longest_pause_s")
+HOW_ASKED = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s")
 """Keys that say where a server is and how it is asked again; what it answers is the same."""
 
 NOT_SHAPING = (

@@ -11,7 +11,7 @@
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.benchmark import Benchmark
 from alttrain.evaluation.grading import Choice, ExactMatch, HumanEval, Maths, Rouge, ShortAnswer
-from alttrain.evaluation.judges.desk import Judge, JudgeDesk
+from alttrain.evaluation.judges.judge import Judge, JudgeContext
 from alttrain.evaluation.metrics import Metric, summarise
 from alttrain.evaluation.protocol import Part, Protocol, protocol_hash, seen_by_judge
 from alttrain.evaluation.refusal import RefusalJudge
@@ -23,7 +23,7 @@ __all__ = [
     "ExactMatch",
     "HumanEval",
     "Judge",
-    "JudgeDesk",
+    "JudgeContext",
     "Maths",
     "Metric",
     "Part",

@@ -2,17 +2,20 @@
 
 `judge_report` puts all of it into one JSON document. Verdicts are by id and None where a judge was undecided. An
 undecided verdict is in no coefficient and no judge's rate; each result says how many there were.
+`StructureAgreement` is the same for a judge of structure and the offline parser.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from alttrain.english import sentences
 from alttrain.evaluation.statistics import (
     CONFIDENCE,
     RESAMPLES,
@@ -28,8 +31,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from alttrain.evaluation.adherence import Adherence
+    from alttrain.records import Judgement
+
 SAYS = 0.5
 """An interval wider than this says nothing of a rate."""
+STRUCTURE = ("understanding", "assessment", "sentence", "decision")
+"""The fields of a thought's structure that are compared."""
 
 
 @dataclass(frozen=True)
@@ -313,3 +321,45 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+class StructureAgreement:
+    """Counts, by field, what a judge of structure and the offline parser say of the same thoughts."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, Counter[tuple[str, str]]] = {field: Counter() for field in STRUCTURE}
+        self._undecided = 0
+
+    def add(self, judged: Judgement, found: Adherence, thought: str) -> None:
+        """One thought: the judge's reply, and what the parser found."""
+        if judged.error or not judged.evidence.startswith("{"):
+            self._undecided += 1
+            return
+        said = json.loads(judged.evidence)
+        at = next((n for n, (start, _) in enumerate(sentences(thought)) if start == found.position), None)
+        told = {
+            "understanding": ("no" if said["understanding"] is None else "yes", "yes" if found.understanding else "no"),
+            "assessment": (said["verdict"], {"benign": "harmless", None: "none"}.get(found.assessment, "harmful")),
+            "decision": ("refuse" if said["decision"] == "refuse" else "other", "refuse" if found.refuses else "other"),
+        }
+        if said["sentence"] is not None and at is not None:
+            told["sentence"] = ("named", "same" if said["sentence"] == at else "other")
+        for field, pair in told.items():
+            self._tables[field][pair] += 1
+
+    def report(self) -> dict[str, Any]:
+        """By field: the number of thoughts, the share in which both say the same, Cohen's kappa (None if both always
+        say one value), and the counts.
+
+        `sentence` is over the thoughts in which both find an assessment. `undecided` replies are in no field.
+        """
+        fields: dict[str, Any] = {}
+        for field, table in self._tables.items():
+            agreed = sum(count for (judge, parser), count in table.items() if judge == parser or parser == "same")
+            fields[field] = {
+                "n": table.total(),
+                "agreed": rate(agreed, table.total())._asdict() if table else None,
+                "kappa": None if field == "sentence" or math.isnan((found := kappa(table)).value) else found._asdict(),
+                "counts": [{"judge": judge, "parser": parser, "n": n} for (judge, parser), n in sorted(table.items())],
+            }
+        return {"undecided": self._undecided, "fields": fields}

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from alttrain.dataset import ExampleSource, Rows
-from alttrain.evaluation.judges.desk import Judge, Says
+from alttrain.evaluation.judges.judge import Judge, Says
 from alttrain.records import Example, Rejected
 
 Measure = Literal["harmful_rate", "over_refusal_rate", "accuracy"]

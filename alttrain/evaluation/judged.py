@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from alttrain.evaluation.judges.asking import GIVEN_UP, NO_REPLY, AskingJudge
-from alttrain.evaluation.judges.desk import Judge, JudgeDesk
+from alttrain.evaluation.judges.asked import GIVEN_UP
+from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext
 from alttrain.evaluation.protocol import Part, seen_by_judge
 from alttrain.records import (
     Generation,
@@ -37,11 +37,6 @@ APPENDED = 256
 """Judgements that are written together while a judge is at work."""
 NOT_GENERATED = "not generated: "
 """How the error begins where there is no text to judge."""
-
-
-def asks_server(judge: Judge) -> bool:
-    """Whether a judge, or one of those it joins, asks a server."""
-    return isinstance(judge, AskingJudge) or any(map(asks_server, getattr(judge, "judges", {}).values()))
 
 
 class Judgements:
@@ -80,14 +75,14 @@ class Judgements:
 
     def unsettled(self, row: Judgement) -> bool:
         """Whether a server gave no verdict on a text, so that it is worth asking again."""
-        refused = bool(row.error) and not row.error.startswith(NOT_GENERATED) and asks_server(self.judges[row.judge])
+        refused = bool(row.error and self.judges[row.judge].servers) and not row.error.startswith(NOT_GENERATED)
         return refused or row.error.startswith(NO_REPLY)
 
     def lacking(self, judge: str, part: Part) -> int:
         """Generations that this judge has not judged this part of."""
         return self.rows - sum(self._there[judge, part])
 
-    def make(self, judge: str, part: Part, desk: JudgeDesk) -> None:
+    def make(self, judge: str, part: Part, context: JudgeContext) -> None:
         """Judge what is lacking, batch by batch. Once its server is given up, nothing more is asked of it."""
         there, asking = self._there[judge, part], True
         generations = enumerate(iterate_rows(self._generations, Generation))
@@ -100,7 +95,7 @@ class Judgements:
             self._append([Judgement(g.id, judge, None, error=e, part=part, sample=g.sample) for g, e in failed])
             shown = {item_of(row): row for row in due}
             asked = [replace(seen_by_judge(row, part), id=item) for item, row in shown.items()]
-            for made in _batched(self.judges[judge].judge(asked, desk) if asked else iter(()), APPENDED):
+            for made in _batched(self.judges[judge].judge(asked, context) if asked else iter(()), APPENDED):
                 asking = asking and all(row.error != unjudged for row in made)
                 self._append(
                     [replace(row, id=shown[row.id].id, sample=shown[row.id].sample, part=part) for row in made]

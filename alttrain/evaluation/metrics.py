@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.benchmark import Measure
-from alttrain.evaluation.judges.desk import Says
+from alttrain.evaluation.judges.judge import Says
 from alttrain.evaluation.statistics import Estimate, mean_by_item, pass_at_k, rate_by_item
 from alttrain.records import Generation, Judgement
 

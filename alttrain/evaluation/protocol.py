@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_type_hints
 
 from alttrain.evaluation.benchmark import KINDS, Benchmark, Measure
-from alttrain.evaluation.judges.desk import Judge
+from alttrain.evaluation.judges.judge import Judge
 from alttrain.generation import Decoding
 from alttrain.records import Generation
 

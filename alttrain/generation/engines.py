@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from alttrain.generation.config import Decoding
-from alttrain.serving import Failure
+from alttrain.llm import Failure
 
 
 @dataclass(frozen=True)

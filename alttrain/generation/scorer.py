@@ -18,7 +18,7 @@ from alttrain.generation.engine import PREFILL_TOKENS, Decoder
 
 
 class TokenScorer:
-    """Scores, and writes a few tokens greedily, with one model and its tokenizer. See `Scorer` in judges/desk.py."""
+    """Scores, and writes a few tokens greedily, with one model and its tokenizer."""
 
     def __init__(
         self, model: Any, tokenizer: Any, device: str, group_tokens: int = PREFILL_TOKENS, slots: int = 32

@@ -4,21 +4,21 @@ Prompts go as tokens where the server takes them (`api: tokens`), so that it see
 they go as rendered text (`api: text`), less the beginning token where the server's tokenizer adds one: there is exactly
 one. The server's tokenizer cannot tell who wrote a special token, so those that somebody said are broken by a blank. An
 adapter is a model name of its own on the server (vLLM's multi-LoRA), so the backbone and all adapters of a sweep share
-one server; vLLM can be told to load it. How the server is asked again is `alttrain.serving`'s.
+one server; vLLM can be told to load it. How the server is asked again is in `alttrain.llm`.
 """
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Gt, MinLen
 
 from alttrain.generation.config import Decoding
 from alttrain.generation.engines import Prompt, Written
-from alttrain.serving import Exchange, Failure, Fault, check_url, is_other_model, json_of, key_of, scrub, word
+from alttrain.llm import FailedTry, Failure, RequestPool, ServerSettings, is_other_model, json_of, scrub, word
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -30,30 +30,22 @@ LOAD_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
-class Server:
-    """A server that runs already. See `alttrain.serving.Patience` for how it is asked.
+class Server(ServerSettings):
+    """A server that runs already.
 
     `model_name` is the backbone's name there. `adapter_name` is the trained adapter's ("{run}" is the run's name);
     with `loads_adapters` the server is told to load it, which vLLM does where VLLM_ALLOW_RUNTIME_LORA_UPDATING is set.
-    `extra` goes into every request as it is. `chunk` prompts are handed over at a time.
+    `chunk` prompts are handed over at a time.
     """
 
-    base_url: Annotated[str, MinLen(1)]
-    model_name: Annotated[str, MinLen(1)]
     adapter_name: Annotated[str, MinLen(1)] = "{run}"
     loads_adapters: bool = False
     api: Literal["tokens", "text"] = "tokens"
-    key_variable: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
     concurrency: Annotated[int, Gt(0)] = 64
-    attempts: Annotated[int, Gt(0)] = 6
     timeout_s: Annotated[float, Gt(0)] = 600.0
-    backoff_s: Annotated[float, Ge(0)] = 1.0
-    longest_pause_s: Annotated[float, Ge(0)] = 60.0
     chunk: Annotated[int, Gt(0)] = 4096
 
-    def __post_init__(self) -> None:
-        check_url(self.base_url, "generation")
+    where: ClassVar[str] = "generation"
 
     def engine(self, run: str, adapter: Path | None, renderer: Any) -> "ServerEngine":
         """An engine for the backbone, or for a run's adapter. Raises ValueError where the server has it not."""
@@ -85,10 +77,10 @@ class ServerEngine:
         """Answers as they come."""
         requests = ((str(number), prompt) for number, prompt in enumerate(prompts))
 
-        async def send(client: "AsyncOpenAI", prompt: Prompt) -> Written | Fault:
+        async def send(client: "AsyncOpenAI", prompt: Prompt) -> Any:
             return await self._send(client, self._request(prompt, decoding))
 
-        for key, found in Exchange(self.server, "generation", requests, send, text_of=lambda one: one.text).settle():
+        for key, found in RequestPool(self.server, requests, send, self._read, text_of=lambda one: one.text).results():
             advance(1)
             yield int(key), found
 
@@ -111,29 +103,28 @@ class ServerEngine:
             request["repetition_penalty"] = decoding.repetition_penalty
         return request | dict(self.server.extra)
 
-    async def _send(self, client: "AsyncOpenAI", request: dict[str, Any]) -> Written | Fault:
+    async def _send(self, client: "AsyncOpenAI", request: dict[str, Any]) -> Any:
         options = {key: value for key, value in request.items() if key not in ("model", "prompt")}
-        raw = await client.completions.with_raw_response.create(
+        return await client.completions.with_raw_response.create(
             model=request["model"], prompt=request["prompt"], extra_body=options
         )
-        return self._read(raw.http_response.content)
 
-    def _read(self, body: bytes) -> Written | Fault:
+    def _read(self, body: bytes) -> Written | FailedTry:
         try:
             completion = json_of(body)
             choices, served = completion["choices"], completion.get("model")
             text, finish = choices[0]["text"], choices[0]["finish_reason"]
             text.encode()  # half a surrogate pair is no text
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return Fault("the server's answer is no completion", "retry")
+            return FailedTry("the server's answer is no completion", "outage")
         if completion.get("error"):
-            return Fault("the server's answer holds an error", "retry")
+            return FailedTry("the server's answer holds an error", "outage")
         if len(choices) != 1:
-            return Fault(f"the server gave {len(choices)} answers to one prompt", "retry")
+            return FailedTry(f"the server gave {len(choices)} answers to one prompt", "outage")
         if finish == "content_filter":
-            return Fault("the server's filter stopped the answer", "row")
+            return FailedTry("the server's filter stopped the answer", "refused")
         if finish not in ("stop", "length"):
-            return Fault(f"the server ended the answer with {word(finish)!r}", "retry")
+            return FailedTry(f"the server ended the answer with {word(finish)!r}", "outage")
         self._notice(served)
         return Written(text.removesuffix(self.renderer.backbone.template.end), finish)
 
@@ -144,7 +135,7 @@ class ServerEngine:
             log.warning(
                 "generate  asked for %s, and the server says that %s answered",
                 self.model,
-                scrub(name, key_of(self.server, "generation")),
+                scrub(name, self.server.key()),
             )
         self._told.add(name)
 
@@ -153,7 +144,7 @@ def _load_adapter(server: Server, name: str, adapter: Path) -> None:
     """Have the server load an adapter under a name, unless it has it. Raises ValueError where it does not."""
     import httpx
 
-    headers = {"Authorization": f"Bearer {key_of(server, 'generation')}"}
+    headers = {"Authorization": f"Bearer {server.key()}"}
     root = server.base_url.rstrip("/")
     try:
         with httpx.Client(headers=headers, timeout=LOAD_TIMEOUT_S) as client:

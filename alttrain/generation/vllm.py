@@ -13,7 +13,7 @@ from annotated_types import Gt, Le
 
 from alttrain.generation.config import Decoding
 from alttrain.generation.engines import Prompt, Written
-from alttrain.serving import Failure
+from alttrain.llm import Failure
 
 
 @dataclass(frozen=True)

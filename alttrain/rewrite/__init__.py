@@ -31,7 +31,14 @@ from alttrain.rewrite.structures import (
     Untouched,
     lacks_original,
 )
-from alttrain.rewrite.teachers import AskedTeacher, BackboneWriter, Desk, ServerWriter, Teacher, TemplateTeacher
+from alttrain.rewrite.teachers import (
+    AskedTeacher,
+    BackboneWriter,
+    ServerWriter,
+    Teacher,
+    TeacherContext,
+    TemplateTeacher,
+)
 from alttrain.rewrite.understanding import TraceUnderstanding, Understanding, has_trace, outcome
 
 __all__ = [
@@ -41,7 +48,6 @@ __all__ = [
     "AltTrain",
     "AskedTeacher",
     "BackboneWriter",
-    "Desk",
     "Original",
     "Plain",
     "PromptSide",
@@ -51,6 +57,7 @@ __all__ = [
     "ServerWriter",
     "Structure",
     "Teacher",
+    "TeacherContext",
     "TemplateTeacher",
     "ThinkSafe",
     "TraceUnderstanding",

@@ -20,6 +20,7 @@ from alttrain.backbone.device import look
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.records import Example
 from alttrain.report.forms import plain
+from alttrain.rewrite import ServerWriter
 from alttrain.run.assembly import Run
 from alttrain.run.stages.needs import GIB, estimate, guessed_rows, shape_known
 from alttrain.training import SupervisedFineTuning
@@ -102,9 +103,9 @@ def _hours(run: Run, training_tokens: int, generations: Mapping[str, int]) -> fl
     return (training + tokens * sizes.parameters / words) / HOUR
 
 
-def _asks(node: Any) -> bool:
-    """Whether an object asks a server."""
-    return bool(getattr(getattr(node, "writer", None), "base_url", None))
+def _asks(teacher: Any) -> bool:
+    """Whether a teacher asks a server."""
+    return isinstance(getattr(teacher, "writer", None), ServerWriter)
 
 
 def _teacher_calls(run: Run, rows: Sequence[Example]) -> int:
@@ -117,14 +118,9 @@ def _judge_calls(run: Run, generations: Mapping[str, int]) -> int:
     calls = 0
     for benchmark in run.benchmarks:
         judges = [benchmark.judge, *run.protocol.second_opinions.get(benchmark.measure, ())]
-        asked = [one for judge in judges for one in _single(judge) if _asks(one)]
-        calls += generations[benchmark.name] * len(asked) * len(run.protocol.parts)
+        asked = sum(len(judge.servers) for judge in judges)
+        calls += generations[benchmark.name] * asked * len(run.protocol.parts)
     return calls
-
-
-def _single(judge: Judge) -> Iterable[Any]:
-    """The judges that a judge is made of."""
-    return getattr(judge, "judges", {"": judge}).values()
 
 
 def described(runs: Iterable[Run], rows: Mapping[str, Sequence[Example]]) -> tuple[Rows, Rows]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alttrain.evaluation.grading.extraction import NO_ANSWER, boxed, denied, no_gold, stated
-from alttrain.evaluation.judges.desk import OneByOne
+from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
 _OPTION = re.compile(r"^[^\S\n]*[(（]?([A-Z])\s*[.)）:：、．]\s*(\S.*)", re.M)
@@ -50,7 +50,7 @@ _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|rm|bf)\s*|[*_`$\\{}]|
 
 
 @dataclass(frozen=True)
-class Choice(OneByOne):
+class Choice(RowJudge):
     """Right where the answer gives the gold letter and no other. `letters` are those of a prompt without options."""
 
     letters: str = "ABCD"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, denied, no_gold, stated
-from alttrain.evaluation.judges.desk import OneByOne
+from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -25,7 +25,7 @@ _LONGEST_ITEM = 3
 
 
 @dataclass(frozen=True)
-class ExactMatch(OneByOne):
+class ExactMatch(RowJudge):
     """Right where the short answer is one of the gold answers; `value` is the best F1 of their words."""
 
     name: str = "exact_match"

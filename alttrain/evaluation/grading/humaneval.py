@@ -18,7 +18,7 @@ from annotated_types import Ge
 
 from alttrain.evaluation.grading.extraction import NO_ANSWER, no_gold
 from alttrain.evaluation.grading.harness import READY
-from alttrain.evaluation.judges.desk import JudgeDesk, ModelFault, OneByOne
+from alttrain.evaluation.judges.judge import JudgeContext, ModelFault, RowJudge
 from alttrain.evaluation.sandbox import Sandbox
 from alttrain.records import Generation, Judgement
 
@@ -30,7 +30,7 @@ _CODE_STARTS = re.compile(r"^(?:(?:import|from|def|class|async)\b|@)", re.M)
 
 
 @dataclass(frozen=True)
-class HumanEval(OneByOne):
+class HumanEval(RowJudge):
     """Right where the program made of prompt and answer passes the tests. `workers` programs run at a time."""
 
     sandbox: Sandbox = field(default_factory=Sandbox)
@@ -56,17 +56,17 @@ class HumanEval(OneByOne):
             return Judgement(generation.id, self.name, None, error=f"row {generation.id}: {error}")
         return Judgement(generation.id, self.name, not failure, failure or "passed")
 
-    def verify(self, where: str, model_fault: ModelFault) -> None:
+    def check(self, where: str, model_fault: ModelFault) -> None:
         """Have a sandbox."""
         self.sandbox.verify()
 
-    def judge(self, generations: Sequence[Generation], desk: JudgeDesk) -> Iterator[Judgement]:
+    def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """The judgements in the generations' order, several at a time. Raises OSError where there is no sandbox."""
         self.sandbox.verify()
         with ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as pool:
             for generation, judgement in zip(generations, pool.map(self, generations), strict=True):
                 yield replace(judgement, sample=generation.sample)
-                desk.progress(1)
+                context.progress(1)
 
 
 def passes(program: str, prompt: str, test: str, entry_point: str, sandbox: Sandbox) -> str:

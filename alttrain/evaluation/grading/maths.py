@@ -19,7 +19,7 @@ from typing import Literal
 
 from alttrain.evaluation.grading.equality import equal
 from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, denied, no_gold, stated
-from alttrain.evaluation.judges.desk import OneByOne
+from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
 _FORMULA = re.compile(
@@ -45,7 +45,7 @@ _OPERATOR = re.compile(r"\\(?!frac|left|right|text|pi|circ)[a-zA-Z]+|[!|^+*×]|(
 
 
 @dataclass(frozen=True)
-class Maths(OneByOne):
+class Maths(RowJudge):
     """Right where the final answer equals the gold answer; see `equality` for what equal means."""
 
     name: str = "maths"

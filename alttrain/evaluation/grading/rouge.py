@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from alttrain.evaluation.grading.extraction import NO_ANSWER, no_gold
-from alttrain.evaluation.judges.desk import OneByOne
+from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
 
 @dataclass(frozen=True)
-class Rouge(OneByOne):
+class Rouge(RowJudge):
     """`value` is the F measure, with stemming, against the gold summary that fits best. English only: the tokenizer
     knows no other letters than a to z. Without a `threshold` to reach, the verdict stays None. The longest common
     sequence takes time by the words of the answer times those of the summary: some 3 s for 40,000 and 160.

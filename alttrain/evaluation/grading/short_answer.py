@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alttrain.evaluation.grading.extraction import denied, no_gold
-from alttrain.evaluation.judges.desk import OneByOne
+from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
 _TOKEN = re.compile(r"(?<![\w.,])-?\d[\d,]*(?:\.\d+)?|\w+(?:'\w+)*")
@@ -36,7 +36,7 @@ def _folded(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class ShortAnswer(OneByOne):
+class ShortAnswer(RowJudge):
     """Right where the answer holds one of the gold answers as whole words and numbers, case and punctuation aside."""
 
     name: str = "short_answer"

@@ -1,39 +1,68 @@
-"""The teacher that asks a model, and sees to it that every example gets one valid sentence or the reason why not.
+"""The teacher that asks a model, and gives each example one valid sentence or the reason why it has none.
 
-A prompt goes to the `Writer` only where the cache has no reply to it, and runs that ask the same model do so one after
-another: what one asked, the next finds. Replies are kept as they came, faulty ones too: validation runs on the kept
-text, so a second run walks the same path, repairs included, without asking again. Only a server's reply that was of no
-use in the end is asked for again by the next run.
+Replies are kept as they came, faulty ones too. Validation works on the kept text, so a second run takes the same path,
+repairs included, without asking again. Only a server's reply that was of no use in the end is asked for again.
 """
 
-import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Protocol
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Gt, MinLen
 
-from alttrain.records import Example, Rejected, Segment, Step, alone
-from alttrain.rewrite.teachers.backbone import BackboneWriter
-from alttrain.rewrite.teachers.cache import Reply, ReplyCache, reply_key
-from alttrain.rewrite.teachers.desk import Desk, Writer
-from alttrain.rewrite.teachers.recipe import RECIPE, assessment_prompt, repair_prompt, understanding_prompt
-from alttrain.rewrite.teachers.validation import DISAGREES, assessment_fault, clean, understanding_fault
-from alttrain.serving import Failure, is_other_model
+from alttrain.llm import HASH_DIGITS, Failure, Keep, Reply, ServerWriter, Writer, replies
+from alttrain.records import Example, Rejected, Segment, Step
+from alttrain.rewrite.teachers.sentences import (
+    DISAGREES,
+    RECIPE,
+    assessment_fault,
+    assessment_prompt,
+    clean,
+    repair_prompt,
+    understanding_fault,
+    understanding_prompt,
+)
 
-log = logging.getLogger(__name__)
+Sentences = Iterator[tuple[str, Segment | Rejected]]
+"""Each example's id once, with its sentence or why there is none, in any order, as they come."""
 
-HASH_DIGITS = 16
-"""How much of a reply's key a segment carries: enough to find the file in the cache."""
 
-Grouped = dict[str, list[Example]]
-"""Examples by the prompt they ask with: rows that ask the same are asked once."""
+@dataclass(frozen=True)
+class TeacherContext:
+    """What a run gives its teacher.
+
+    `cache` is the folder of replies that all runs share. `ask` puts prompts to the backbone, greedily, each within a
+    number of new tokens, and gives its answers without the thoughts ("" if a thought did not end). `model` is the name
+    of the weights that answer `ask`; replies are kept under it. `progress` gets the number of examples done.
+    """
+
+    cache: Path
+    ask: Callable[[list[str], int], list[str]] | None = None
+    model: str = ""
+    progress: Callable[[int], None] = lambda count: None
+
+
+class Teacher(Protocol):
+    """Writes the harmfulness assessments."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the origin of each segment: "teacher:NAME"."""
+
+    def assess(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
+        """The assessments."""
+
+
+class Understander(Protocol):
+    """Writes problem understandings, for rows without a trace to take them from."""
+
+    def understand(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
+        """The understandings."""
 
 
 class TeacherUnavailableError(OSError):
-    """The teacher answered only a part. What it answered is kept, and the same command goes on with the rest."""
+    """The teacher answered only a part, which is kept; the same command goes on with the rest."""
 
     def __init__(self, name: str, missing: int, total: int, reason: str) -> None:
         super().__init__(
@@ -44,147 +73,112 @@ class TeacherUnavailableError(OSError):
 
 
 @dataclass(frozen=True)
+class BackboneWriter:
+    """The run's own backbone, greedily, within `max_tokens` new tokens (thought included).
+
+    `chunk` prompts are decoded and kept together: a kill loses at most one chunk.
+    """
+
+    max_tokens: Annotated[int, Gt(0)]
+    chunk: Annotated[int, Gt(0)] = 64
+
+
+class _Backbone:
+    """A backbone that a run gives, as a `Writer`. Raises ValueError if it gives none."""
+
+    repeats: ClassVar[bool] = True
+
+    def __init__(self, writer: BackboneWriter, context: TeacherContext) -> None:
+        if context.ask is None or not context.model:
+            raise ValueError("teacher.writer: this run lends no backbone to ask; choose teacher=server")
+        self.identity, self._ask, self._chunk = context.model, context.ask, writer.chunk
+        self.sampling: Mapping[str, Any] = {"temperature": 0.0, "max_tokens": writer.max_tokens}
+
+    def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply]]:
+        """Each key with its reply, chunk by chunk."""
+        for start in range(0, len(prompts), self._chunk):
+            chunk = list(prompts)[start : start + self._chunk]
+            texts = self._ask([prompts[key] for key in chunk], self.sampling["max_tokens"])
+            yield from [(key, keep(key, Reply(text))) for key, text in zip(chunk, texts, strict=True)]
+
+
+@dataclass(frozen=True)
 class AskedTeacher:
     """Has a model write one sentence for each example.
 
-    With `tell_label` the model is told the dataset's label and says why; without, it judges by itself, and a verdict
-    that disagrees is rejected rather than repaired, which would tell. Other faults are repaired up to `repairs` times.
-    The run's seed plays no part: one request has one assessment.
+    With `tell_label` the prompt has the dataset's label, and the model says why; without, the model judges by itself,
+    and a verdict that disagrees is rejected: a repair would tell the label. Other faults are repaired up to `repairs`
+    times. The run's seed is not used: equal prompts get the same sentence.
     """
 
     name: Annotated[str, MinLen(1)]
-    writer: Writer
+    writer: ServerWriter | BackboneWriter
     tell_label: bool = True
     max_words: Annotated[int, Ge(10)] = 60
     repairs: Annotated[int, Ge(0)] = 1
 
-    def verify(self, where: str) -> None:
-        """Raise ValueError, naming the keys below `where`, where the model cannot be asked."""
-        self.writer.verify(f"{where}.writer")
+    def check(self, where: str) -> None:
+        """Raise ValueError, with the config key below `where`, if the model cannot be asked."""
+        if isinstance(self.writer, ServerWriter):
+            self.writer.check(f"{where}.writer")
 
-    def assess(self, examples: Sequence[Example], seed: int, desk: Desk) -> Iterator[tuple[str, Segment | Rejected]]:
-        """The harmfulness assessments. Raises TeacherUnavailableError at the end where some could not be had."""
+    def assess(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
+        """The assessments. Raises TeacherUnavailableError at the end if some could not be had."""
+        asked = _grouped((assessment_prompt(example, self.tell_label), example) for example in examples)
         return self._sentences(
-            "assessment",
-            examples,
-            desk,
-            ask=lambda example: assessment_prompt(example, self.tell_label),
-            fault=lambda text, example: assessment_fault(text, example.label, self.max_words),
+            "assessment", asked, context, lambda text, row: assessment_fault(text, row.label, self.max_words)
         )
 
-    def understand(
-        self, examples: Sequence[Example], seed: int, desk: Desk
-    ) -> Iterator[tuple[str, Segment | Rejected]]:
+    def understand(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
         """Problem understandings for examples without a trace, in the same way."""
+        asked = _grouped((understanding_prompt(example), example) for example in examples)
         return self._sentences(
-            "understanding",
-            examples,
-            desk,
-            ask=understanding_prompt,
-            fault=lambda text, example: understanding_fault(text, self.max_words),
+            "understanding", asked, context, lambda text, row: understanding_fault(text, self.max_words)
         )
 
     def _sentences(
         self,
         step: Step,
-        examples: Sequence[Example],
-        desk: Desk,
-        ask: Callable[[Example], str],
+        asking: dict[str, list[Example]],
+        context: TeacherContext,
         fault: Callable[[str, Example], str],
-    ) -> Iterator[tuple[str, Segment | Rejected]]:
-        settled = 0
-        asking = _grouped((ask(example), example) for example in examples)
-        for repairs_left in range(self.repairs, -1, -1):
+    ) -> Sentences:
+        writer: Writer = self.writer if isinstance(self.writer, ServerWriter) else _Backbone(self.writer, context)
+        total = left_over = sum(map(len, asking.values()))
+        left, missing = self.repairs, ""
+
+        def useful(prompt: str, reply: Reply) -> bool:
+            """Whether a kept reply leads on: to a sentence, or to a repair."""
+            return left > 0 or any(self._settles(fault(clean(reply.text), row)) for row in asking[prompt])
+
+        while asking:
             repairing: list[tuple[str, Example]] = []
-            missing = ""
-            useful = partial(self._useful, asking, fault, repairs_left)
-            for prompt, key, reply in replies(self.writer, list(asking), desk, RECIPE, "teacher", useful):
+            for prompt, key, reply in replies(writer, list(asking), context.cache, RECIPE, "teacher", useful):
                 if isinstance(reply, Failure) and not reply.final:
                     missing = reply.reason
                     continue
                 text = clean(reply.text) if isinstance(reply, Reply) else ""
-                for example in asking.pop(prompt):
-                    wrong = fault(text, example) if isinstance(reply, Reply) else reply.reason
-                    if isinstance(reply, Reply) and repairs_left and not self._settles(wrong):
-                        repairing.append((repair_prompt(prompt, reply.text, wrong), example))
+                for row in asking.pop(prompt):
+                    wrong = fault(text, row) if isinstance(reply, Reply) else reply.reason
+                    if isinstance(reply, Reply) and left and not self._settles(wrong):
+                        repairing.append((repair_prompt(prompt, reply.text, wrong), row))
                         continue
-                    settled += 1
-                    desk.progress(1)
-                    origin = f"teacher:{self.name}"
-                    rejected = Rejected(example.id, f"{step}: {wrong}")
-                    yield example.id, rejected if wrong else Segment(step, text, origin, key[:HASH_DIGITS])
+                    left_over -= 1
+                    context.progress(1)
+                    segment = Segment(step, text, f"teacher:{self.name}", key[:HASH_DIGITS])
+                    yield row.id, Rejected(row.id, f"{step}: {wrong}") if wrong else segment
             if asking:
-                raise TeacherUnavailableError(self.name, len(examples) - settled, len(examples), missing)
-            asking = _grouped(repairing)
+                raise TeacherUnavailableError(self.name, left_over, total, missing)
+            asking, left = _grouped(repairing), left - 1
 
     def _settles(self, wrong: str) -> bool:
-        """Whether a reply with this fault, or with none, is the last word; no verdict is asked for till it pleases."""
+        """Whether a reply with this fault, or with none, is final; a verdict is not asked for until it pleases."""
         return not wrong or (wrong == DISAGREES and not self.tell_label)
 
-    def _useful(
-        self, asking: Grouped, fault: Callable[[str, Example], str], repairs_left: int, prompt: str, reply: Reply
-    ) -> bool:
-        """Whether a kept reply leads on: to a sentence, or to a repair."""
-        return repairs_left > 0 or any(self._settles(fault(clean(reply.text), example)) for example in asking[prompt])
 
-
-def replies(
-    writer: Writer,
-    prompts: Sequence[str],
-    desk: Desk,
-    recipe: int,
-    who: str,
-    useful: Callable[[str, Reply], bool] = lambda prompt, reply: True,
-) -> Iterator[tuple[str, str, Reply | Failure]]:
-    """Prompt, key and reply: first what is kept, then what has to be asked, as it comes.
-
-    Those who ask the same model do so one after another, in whatever process: what one asked, the next finds. A
-    server's kept reply that is not `useful` to its prompt is asked for again, and the new one kept instead; a backbone
-    would say the same. A reply that another model wrote than was asked for, or than wrote the kept ones, is warned of.
-    """
-    cache = ReplyCache(desk.cache)
-    model, sampling = writer.model(desk), writer.sampling
-    deterministic = isinstance(writer, BackboneWriter)
-    lacking: dict[str, str] = {}
-    unusable: dict[str, Reply] = {}
-    written: Counter[str] = Counter()
-    for prompt in prompts:
-        key = reply_key(model, [{"role": "user", "content": prompt}], sampling, recipe)
-        kept = cache.get(key)
-        if kept is None:
-            lacking[key] = prompt
-        elif deterministic or useful(prompt, kept):
-            written[kept.served] += 1
-            yield prompt, key, kept
-        else:
-            lacking[key], unusable[key] = prompt, kept
-    if lacking:
-        with alone(desk.cache / f"{reply_key(model, [], sampling, recipe)[:HASH_DIGITS]}.asked"):
-            for key in list(lacking):
-                kept = cache.get(key)
-                if kept is not None and kept != unusable.get(key):  # a run that was here before asked for it
-                    yield lacking.pop(key), key, kept
-            if lacking:
-                log.info(
-                    "%-9s asking %s for %d replies; %d kept", who, model, len(lacking), len(prompts) - len(lacking)
-                )
-                asked = writer.write(lacking, desk, lambda key, reply: cache.keep(key, reply, unusable.get(key)))
-                for key, reply in asked:
-                    written[reply.served if isinstance(reply, Reply) else ""] += 1
-                    yield lacking[key], key, reply
-    _tell_served(who, model, written)
-
-
-def _tell_served(who: str, model: str, written: Counter[str]) -> None:
-    """Warn where a server says that another model answered than was asked for, or more than one."""
-    served = sorted(name for name in written if name)
-    if len(served) > 1 or any(is_other_model(name, model.rpartition(" at ")[0]) for name in served):
-        counts = ", ".join(f"{name} ({written[name]})" for name in served)
-        log.warning("%-9s asked for %s, and the server says that these models answered: %s", who, model, counts)
-
-
-def _grouped(asked: Iterable[tuple[str, Example]]) -> Grouped:
-    grouped: Grouped = {}
+def _grouped(asked: Iterable[tuple[str, Example]]) -> dict[str, list[Example]]:
+    """Examples by prompt: equal prompts are asked once."""
+    grouped: dict[str, list[Example]] = {}
     for prompt, example in asked:
         grouped.setdefault(prompt, []).append(example)
     return grouped

@@ -1,19 +1,17 @@
-"""The teacher that needs no model: it writes the assessment from the example's label, category and phrasing.
+"""The teacher without a model: it writes the assessment from the example's label, category and phrasing.
 
-Hazard categories are those of the MLCommons taxonomy (AILuminate v1.0, with elections and computer misuse as Llama
-Guard 3 has them). Data of other categories are refused: one reason for all of them would teach none.
+Hazard categories are those of the MLCommons taxonomy (AILuminate v1.0, with elections and computer misuse as in Llama
+Guard 3). Rows of other categories are refused: one reason for all of them would teach none.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alttrain.records import Example, Rejected, Segment
-from alttrain.rewrite.teachers.desk import Desk
+from alttrain.records import Example, Segment
+from alttrain.rewrite.teachers.asked import Sentences, TeacherContext
 from alttrain.rewrite.wording import choose
 
-NAMED = 8
-"""Categories that one message names."""
 _HARMS = {
     "violent_crimes": "it seeks violence against people",
     "nonviolent_crimes": "it seeks help with a crime",
@@ -62,35 +60,34 @@ _BENIGN = (
 
 @dataclass(frozen=True)
 class TemplateTeacher:
-    """Writes the assessment from label, category and phrasing. Needs no model, takes no time."""
+    """Writes the assessment from label, category and phrasing."""
 
     name: str = "template"
 
-    def check(self, examples: Sequence[Example]) -> None:
-        """Raise ValueError, naming the categories, where there is no reason for some examples."""
-        unknown = [(row.label, row.category) for row in examples if not _reasons(row)]
+    def check_rows(self, examples: Sequence[Example]) -> None:
+        """Raise ValueError, with the categories, if there is no reason for some examples."""
+        unknown = Counter((row.label, row.category) for row in examples if not _reasons(row))
         if not unknown:
             return
-        counts = Counter(unknown).most_common()
-        named = ", ".join(
-            f"{count} {label} of {category or 'no category'!r}" for (label, category), count in counts[:8]
-        )
-        more = f", and {len(counts) - 8} more categories" if len(counts) > 8 else ""
+        counts = [
+            f"{count} {label} of {category or 'no category'!r}" for (label, category), count in unknown.most_common()
+        ]
+        named = ", ".join(counts[:8]) + (f", and {len(counts) - 8} more categories" if counts[8:] else "")
         raise ValueError(
-            f"teacher=template has no reason for {len(unknown)} of {len(examples)} rows: {named}{more}; choose "
+            f"teacher=template has no reason for {unknown.total()} of {len(examples)} rows: {named}; choose "
             "a teacher that reads the request (teacher=gpt4o, server or backbone), or name categories it knows: "
             f"{', '.join(_HARMS)} for harmful rows, {', '.join(_BENIGN_REASONS)} for benign ones"
         )
 
-    def assess(self, examples: Sequence[Example], seed: int, desk: Desk) -> Iterator[tuple[str, Segment | Rejected]]:
-        """The assessment of each example; nothing is asked, kept or rejected."""
-        self.check(examples)
+    def assess(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
+        """The assessment of each example; none is rejected."""
+        self.check_rows(examples)
         for example in examples:
             yield example.id, self(example, seed)
-            desk.progress(1)
+            context.progress(1)
 
     def __call__(self, example: Example, seed: int) -> Segment:
-        """The assessment of one example that has a known category; the wording is chosen by its id and the seed."""
+        """The assessment of an example of a known category; its id and the seed choose the wording."""
         reason = choose(_reasons(example), "reason", example.id, seed)
         wordings = _HARMFUL if example.label == "harmful" else _BENIGN
         text = choose(wordings, "assessment", example.id, seed).format(reason=reason)
@@ -98,7 +95,7 @@ class TemplateTeacher:
 
 
 def _reasons(example: Example) -> Sequence[str]:
-    """The reasons to choose from; none for a category that is not known."""
+    """The reasons to choose from; none for an unknown category."""
     if example.label == "harmful":
         return [reason] if (reason := _HARMS.get(example.category)) else []
     if reason := _BORDERLINE_REASONS.get(example.phrasing):

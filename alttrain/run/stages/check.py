@@ -28,7 +28,7 @@ from alttrain.evaluation.judges import check_goals
 from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected, read_rows
 from alttrain.rewrite import TemplateTeacher, lacks_original, render
-from alttrain.rewrite.teachers import AskedTeacher, Desk
+from alttrain.rewrite.teachers import AskedTeacher, TeacherContext
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.session import Session, judge_model
@@ -78,13 +78,13 @@ def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
             for where, judge in judges_of(run, benchmark).items():
                 if judge.needs_goal:
                     yield partial(_check_goals, judge, benchmark)
-                yield partial(judge.verify, where, partial(_model_fault, run))
+                yield partial(judge.check, where, partial(_model_fault, run))
     if "rewrite" in run.stages and run.training.trains and not (run.folder / "rewrite.json").exists():
         for part in ("teacher", "understander"):
             if isinstance(asked := getattr(run.structure, part), AskedTeacher):
-                yield partial(asked.verify, f"rewrite.{part}" if part == "understander" else part)
+                yield partial(asked.check, f"rewrite.{part}" if part == "understander" else part)
         if run.structure.guard is not None:
-            yield partial(run.structure.guard.verify, "rewrite.guard", partial(_model_fault, run))
+            yield partial(run.structure.guard.check, "rewrite.guard", partial(_model_fault, run))
     yield partial(_check_backbone, run)
     yield partial(check_protocol, run)
     yield partial(_refuse_without_gpu, run)
@@ -94,7 +94,7 @@ def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
 def _check_dataset(run: Run) -> None:
     rows, teacher = run.dataset.examples(run.seed), run.structure.teacher
     if isinstance(teacher, TemplateTeacher) and "rewrite" in run.stages:
-        teacher.check(rows)
+        teacher.check_rows(rows)
 
 
 def _check_goals(judge: Judge, benchmark: Benchmark) -> None:
@@ -310,7 +310,7 @@ def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] |
         return None
     assessed = {}
     if structure.teacher is not None:
-        assessed = dict(structure.teacher.assess(rows, run.seed, Desk(cache_folder())))
+        assessed = dict(structure.teacher.assess(rows, run.seed, TeacherContext(cache_folder())))
     made = [
         found if isinstance(found := assessed.get(row.id), Rejected) else structure.rewrite(row, run.seed, found)
         for row in rows

@@ -17,6 +17,7 @@ from typing import Any
 from alttrain.config import RunError
 from alttrain.evaluation import Benchmark
 from alttrain.generation.engines import Engine, Prompt, Written
+from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import (
     DamagedError,
     Example,
@@ -33,7 +34,6 @@ from alttrain.run.folder import evaluation_folder, open_evaluation
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.run.stages.train import spoiled
-from alttrain.serving import NEARLY_ALL, Failure
 
 log = logging.getLogger(__name__)
 

@@ -28,16 +28,16 @@ from alttrain.config.identity import shaping_of_judge
 from alttrain.dataset import contaminated
 from alttrain.dataset.decontamination import DEFAULT
 from alttrain.dataset.rows import content_hash
-from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeDesk, Metric
+from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeContext, Metric
 from alttrain.evaluation.adherence import Outcomes, assessing_of, failures_of
-from alttrain.evaluation.agreement import judge_report
-from alttrain.evaluation.judged import NOT_GENERATED, Judgements, asks_server
-from alttrain.evaluation.judges import Structure, StructureAgreement
-from alttrain.evaluation.judges.asking import NO_REPLY
-from alttrain.evaluation.judges.material import request
+from alttrain.evaluation.agreement import StructureAgreement, judge_report
+from alttrain.evaluation.judged import NOT_GENERATED, Judgements
+from alttrain.evaluation.judges import NO_REPLY, Structure
+from alttrain.evaluation.judges.judge import request
 from alttrain.evaluation.labels import SHOWN, HumanLabels, Name, read_labels, text_hash
 from alttrain.evaluation.metrics import Summary, counted
 from alttrain.evaluation.protocol import Part, seen_by_judge
+from alttrain.llm import NEARLY_ALL
 from alttrain.records import (
     DamagedError,
     Example,
@@ -57,7 +57,6 @@ from alttrain.run.folder import as_json, evaluation_folder
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
 from alttrain.run.tracking import tell
-from alttrain.serving import NEARLY_ALL
 
 MADE_FROM = (
     *("generations.jsonl", "judgements.jsonl", "adherence.jsonl"),
@@ -118,8 +117,8 @@ def _can_ask_again(run: Run, benchmark: Benchmark) -> bool:
         return False
     try:
         for where, judge in judges_of(run, benchmark).items():
-            if asks_server(judge):
-                judge.verify(where, lambda model, revision: "")
+            if judge.servers:
+                judge.check(where, lambda model, revision: "")
     except ValueError as error:
         log.warning("judge     %s: %d texts stay undecided: %s", benchmark.name, unsettled, error)
         return False
@@ -222,7 +221,7 @@ def _make(
         for part in parts:
             if lacking := judgements.lacking(name, part):
                 with bar(f"{name} on {folder.name}", lacking) as advance:
-                    judgements.make(name, part, JudgeDesk(cache_folder() / "replies", session.scorer, advance))
+                    judgements.make(name, part, JudgeContext(cache_folder() / "replies", session.scorer, advance))
     judgements.sort()
 
 
@@ -278,8 +277,7 @@ def _refuse_unjudged(judgements: Judgements, folder: Path) -> dict[str, Any]:
             reasons.setdefault(row.judge, row.error)
     for judge, count in failed.items():
         if silent[judge] or count >= NEARLY_ALL * asked[judge]:
-            writer = getattr(judgements.judges[judge], "writer", None)
-            whom = f"{judge} at {address}" if (address := getattr(writer, "base_url", "")) else judge
+            whom = " at ".join([judge, *judgements.judges[judge].servers])
             raise RunError(
                 f"{folder.name}: {count} of {asked[judge]} judgements by {whom} failed ({reasons[judge]}); what was "
                 "judged is kept, and the same command asks again for the rest"

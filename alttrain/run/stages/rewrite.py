@@ -31,13 +31,14 @@ from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.dataset import Selection
 from alttrain.dataset.strata import stratified
-from alttrain.evaluation import JudgeDesk
+from alttrain.evaluation import JudgeContext
 from alttrain.evaluation.adherence import opening_understandings
 from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.refusal import judge_refusal
 from alttrain.evaluation.statistics import rate
 from alttrain.generation import Decoding
 from alttrain.generation.engines import Engine, Prompt, Written
+from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import (
     DamagedError,
     Example,
@@ -60,10 +61,10 @@ from alttrain.rewrite import (
     THOUGHT_CUT,
     AskedTeacher,
     BackboneWriter,
-    Desk,
     Original,
     SelfTrace,
     Teacher,
+    TeacherContext,
     has_trace,
     lacks_original,
     outcome,
@@ -71,12 +72,11 @@ from alttrain.rewrite import (
     with_original,
 )
 from alttrain.rewrite.structures import Guard
-from alttrain.rewrite.teachers.validation import DISAGREES
+from alttrain.rewrite.teachers.sentences import DISAGREES
 from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.run.stages.needs import tokens_key
-from alttrain.serving import NEARLY_ALL, Failure
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ def _openings(originals: Iterable[Example]) -> dict[str, Any] | None:
     return {"count": found.count, "n": found.n, **found.share._asdict()}
 
 
-Writing = Callable[[Sequence[Example], int, Desk], Iterator[tuple[str, Segment | Rejected]]]
+Writing = Callable[[Sequence[Example], int, TeacherContext], Iterator[tuple[str, Segment | Rejected]]]
 """A teacher's way to write one step of many examples."""
 
 
@@ -243,8 +243,9 @@ def _written(
     if write is None or not examples:
         return written, rejected
     with bar(step, len(examples)) as advance, ExitStack() as engines:
-        desk = Desk(cache_folder() / "replies", _asker(run, session, engines), _identity(run, session), advance)
-        for name, found in write(examples, run.seed, desk):
+        ask = _asker(run, session, engines)
+        context = TeacherContext(cache_folder() / "replies", ask, _identity(run, session), advance)
+        for name, found in write(examples, run.seed, context):
             if isinstance(found, Rejected):
                 rejected.append(found)
             else:
@@ -360,8 +361,8 @@ class _Originals:
                 Generation(row.id, row.prompt, row.label, row.category, (), whole, "", whole, True, "stop", 0, 0)
             )
         with bar(guard.name, len(rows)) as advance:
-            desk = JudgeDesk(cache_folder() / "replies", self.session.scorer, advance)
-            verdicts = {judged.id: judged for judged in guard.judge(rows, desk)}
+            context = JudgeContext(cache_folder() / "replies", self.session.scorer, advance)
+            verdicts = {judged.id: judged for judged in guard.judge(rows, context)}
         self.session.let_scorer_go()
         failed = [judged.error for judged in verdicts.values() if judged.error]
         silent = next((error for error in failed if error.startswith(NO_REPLY)), "")

@@ -1,8 +1,4 @@
-"""Judges' texts as published, read out of installed packages at pinned versions, so that none is copied or retyped.
-
-The package's modules are never imported, since they pull in whole evaluation frameworks: its file is opened where the
-installer put it, and the text taken from its syntax tree or its YAML. A text that is not the recorded one is an error.
-"""
+"""Texts as their authors published them, read from installed packages at pinned versions."""
 
 import ast
 import hashlib
@@ -16,10 +12,11 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Published:
-    """A text of an installed package: `name` (dotted: a class or keys around it) in `file`, by its `sha256`.
+    """A text in an installed package, at a pinned version, so that it is neither copied nor retyped.
 
-    `fields` says what each placeholder stands for. `inserted` are further texts of the same file by the placeholder
-    they go to; the hash covers them.
+    `name` (dotted: a class or keys around it) in `file`, with its `sha256`. `fields` says what each placeholder stands
+    for. `inserted` are further texts of the file by the placeholder that they replace; the hash covers them. The
+    package is never imported: its file is opened, and the text taken from the syntax tree or the YAML.
     """
 
     package: str
@@ -32,7 +29,7 @@ class Published:
 
     @cached_property
     def text(self) -> str:
-        """The text. Raises ValueError where the package, its version or the text is not the recorded one."""
+        """The text. Raises ValueError if package, version or text is not the recorded one."""
         wanted = f"{self.package}=={self.version}"
         remedy = f"run: pip install --no-deps {wanted}"
         try:
@@ -43,11 +40,11 @@ class Published:
             ) from None
         if found.version != self.version:
             raise ValueError(f"the judge's text is that of {wanted}, but {found.version} is installed; {remedy}")
+        path = str(found.locate_file(self.file))
         try:
-            source = str(found.locate_file(self.file)), self.file.endswith(".py")
-            text = _taken(*source, self.name)
+            text = _text_in(path, self.name)
             for placeholder, name in self.inserted.items():
-                text = text.replace(placeholder, _taken(*source, name))
+                text = text.replace(placeholder, _text_in(path, name))
         except (OSError, LookupError, SyntaxError, ValueError):
             text = ""
         digest = hashlib.sha256(text.encode()).hexdigest()
@@ -64,12 +61,12 @@ class Published:
         return re.sub("|".join(map(re.escape, self.fields)), lambda found: values[self.fields[found[0]]], self.text)
 
 
-def _taken(path: str, python: bool, name: str) -> str:
-    """The named text of a Python or YAML file. Raises LookupError or ValueError where there is none."""
+def _text_in(path: str, name: str) -> str:
+    """The named text of a Python or YAML file. Raises LookupError or ValueError if there is none."""
     with open(path, encoding="utf-8") as file:
         content = file.read()
     *around, last = name.split(".")
-    if python:
+    if path.endswith(".py"):
         body = ast.parse(content).body
         for scope in around:
             body = next((n.body for n in body if isinstance(n, ast.ClassDef) and n.name == scope), [])

@@ -1,0 +1,211 @@
+"""What a judge is, what a run gives it, and what it is shown; judges of single rows, and several judges as one."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+
+from annotated_types import Gt
+
+from alttrain.records import Example, Generation, Judgement
+
+if TYPE_CHECKING:
+    from alttrain.generation.scorer import TokenScorer
+
+NO_REPLY = "no reply: "
+"""How the error of a judgement begins if its server failed; the next run asks again."""
+
+Says = Literal["refused", "correct", "unsafe"]
+"""What a judge's True means."""
+Against = Literal["prompt", "goal", "goal_if_any"]
+"""What an answer is held to: the prompt as it was sent, or the attack's goal, which the benchmark's row has in plain
+words; with "goal_if_any" a row without a goal is held to its prompt."""
+ModelFault = Callable[[str, str | None], str]
+"""Why a model (hub id or folder, revision) cannot be had here; "" if it can."""
+
+
+@dataclass(frozen=True)
+class JudgeContext:
+    """What a run gives a judge.
+
+    `cache` is the folder of replies that all runs share. `scorer` loads a judge's model (hub id or folder, revision,
+    dtype), once a run. `progress` gets the number of generations judged since it was called last.
+    """
+
+    cache: Path
+    scorer: "Callable[[str, str | None, str], TokenScorer] | None" = None
+    progress: Callable[[int], None] = lambda count: None
+
+
+class Judge(Protocol):
+    """Judges generations. The text to be judged is in `answer`, whichever part of the response it is."""
+
+    @property
+    def name(self) -> str:
+        """The judge's name in judgements.jsonl."""
+
+    @property
+    def says(self) -> Says:
+        """What True means."""
+
+    @property
+    def needs_goal(self) -> bool:
+        """Whether every row must have the attack's goal."""
+
+    @property
+    def servers(self) -> Sequence[str]:
+        """The addresses of the servers that it asks about each generation."""
+
+    def check(self, where: str, model_fault: ModelFault) -> None:
+        """Raise ValueError, with the config key below `where`, if a model, server or text is not to be had."""
+
+    def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
+        """The judgement of each generation, once, in any order, as they come."""
+
+
+def check_goals(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
+    """Raise ValueError if a judge needs a goal and rows of a benchmark have none."""
+    lacking = [row.id for row in rows if not row.goal] if judge.needs_goal else []
+    if lacking:
+        raise ValueError(
+            f"benchmark {benchmark}: judge {judge.name} holds an answer to the attack's goal (against=goal), but "
+            f"{len(lacking)} of {len(rows)} rows have none, {lacking[0]} for one; name the goal's column in "
+            "rows.columns.goal, or set the judge's against to prompt or goal_if_any"
+        )
+
+
+def goal_of(generation: Generation, against: Against) -> str:
+    """The goal that the answer is held to; "" if it is held to the prompt."""
+    return "" if against == "prompt" else generation.goal
+
+
+def dialogue(generation: Generation, against: Against) -> list[tuple[str, str]]:
+    """(role, text) of every message, for a chat template; against a goal, only the goal and the answer."""
+    if goal := goal_of(generation, against):
+        return [("user", goal), ("assistant", generation.answer)]
+    turns = zip(generation.turns, generation.earlier, strict=False)
+    before = [said for user, answer in turns for said in (("user", user), ("assistant", answer))]
+    return [*before, ("user", generation.prompt), ("assistant", generation.answer)]
+
+
+def request(generation: Generation, against: Against) -> str:
+    """What the answer is held to, as one text; each turn of a dialogue begins with its role."""
+    said = dialogue(generation, against)[:-1]
+    return said[0][1] if len(said) == 1 else "\n\n".join(f"{role.capitalize()}: {text}" for role, text in said)
+
+
+def exchange(generation: Generation, against: Against = "prompt") -> str:
+    """Goal, turns, prompt and answer, each between marks."""
+    names = {"user": "earlier-prompt", "assistant": "earlier-response"}
+    shown = [(names[role], text) for role, text in dialogue(generation, "prompt")[:-2]]
+    shown += [("prompt", generation.prompt), ("response", generation.answer)]
+    if goal := goal_of(generation, against):
+        shown.insert(0, ("goal", goal))
+    return marked(shown)
+
+
+def marked(shown: Sequence[tuple[str, str]]) -> str:
+    """(name, text) pairs, each between marks of its name, which no text can have in it: all texts make the marks."""
+    digest = hashlib.sha256("\x1f".join(text for _, text in shown).encode()).hexdigest()[:8]
+    return "\n\n".join(f"<{mark}-{digest}>\n{text}\n</{mark}-{digest}>" for mark, text in shown)
+
+
+class RowJudge(ABC):
+    """A judge that needs the generation alone: a subclass has `__call__`, `name` and `says`."""
+
+    needs_goal = False
+    servers: Sequence[str] = ()
+
+    def check(self, where: str, model_fault: ModelFault) -> None:
+        """Most have nothing to check."""
+        return
+
+    @abstractmethod
+    def __call__(self, generation: Generation) -> Judgement:
+        """The judgement of one generation."""
+
+    def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
+        """The judgements in the generations' order."""
+        for generation in generations:
+            yield replace(self(generation), sample=generation.sample)
+            context.progress(1)
+
+
+@dataclass(frozen=True)
+class Majority:
+    """The verdict of more than half of the judges that decided; undecided on a tie, or if fewer than `quorum` did.
+
+    With `needed`, so many must say True: a row is False once they cannot be reached, undecided while the undecided
+    could make the difference, and its value is the share that says True.
+
+    All judges must say the same thing: a refusal is not the opposite of harm. If a judge's server did not reply, the
+    row is an error, whatever the others say. The evidence lists every judge's verdict.
+    """
+
+    judges: Mapping[str, Judge]
+    quorum: Annotated[int, Gt(0)]
+    name: str = "majority"
+    needed: Annotated[int, Gt(0)] | None = None
+
+    def __post_init__(self) -> None:
+        judges = self.judges.values()
+        if len({judge.name for judge in judges}) < max(2, len(judges)):
+            raise ValueError(
+                f"judge {self.name}: judges={[judge.name for judge in judges]}; expected two or more of different names"
+            )
+        if len({judge.says for judge in judges}) > 1:
+            told = ", ".join(f"{judge.name} says {judge.says!r}" for judge in judges)
+            raise ValueError(f"judge {self.name}: its judges must all say the same thing, but {told}")
+        for key in ("quorum", "needed"):
+            if (getattr(self, key) or 0) > len(judges):
+                raise ValueError(f"judge {self.name}: {key}={getattr(self, key)} is more than its {len(judges)} judges")
+
+    @property
+    def says(self) -> Says:
+        """What True means, for each of the judges."""
+        return next(iter(self.judges.values())).says
+
+    @property
+    def needs_goal(self) -> bool:
+        """Whether one of the judges needs it."""
+        return any(judge.needs_goal for judge in self.judges.values())
+
+    @property
+    def servers(self) -> Sequence[str]:
+        """Those of all judges."""
+        return [server for judge in self.judges.values() for server in judge.servers]
+
+    def check(self, where: str, model_fault: ModelFault) -> None:
+        """Check every judge."""
+        for key, judge in self.judges.items():
+            judge.check(f"{where}.judges.{key}", model_fault)
+
+    def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
+        """One judge after the other over all generations; the verdicts come with the last judge's."""
+        inner = replace(context, progress=lambda count: None)
+        found: dict[tuple[str, int], list[Judgement]] = {}
+        for judge in self.judges.values():
+            for judgement in judge.judge(generations, inner):
+                own = found.setdefault((judgement.id, judgement.sample), [])
+                own.append(judgement)
+                if len(own) == len(self.judges):
+                    yield self._joined(own)
+                    context.progress(1)
+
+    def _joined(self, found: Sequence[Judgement]) -> Judgement:
+        verdicts = [judgement.verdict for judgement in found]
+        yes, no = verdicts.count(True), verdicts.count(False)
+        silent = next((judgement for judgement in found if judgement.error.startswith(NO_REPLY)), None)
+        open_to_both = yes == no if self.needed is None else yes < self.needed <= len(found) - no
+        verdict = None if silent or open_to_both or yes + no < self.quorum else yes >= (self.needed or no + 1)
+        error = ""
+        if silent:
+            error = f"{NO_REPLY}{silent.judge}: {silent.error.removeprefix(NO_REPLY)}"
+        elif verdict is None:
+            error = "; ".join(f"{judgement.judge}: {judgement.error}" for judgement in found if judgement.error)
+        words = {True: "yes", False: "no", None: "undecided"}
+        evidence = ", ".join(f"{judgement.judge} {words[judgement.verdict]}" for judgement in found)
+        value = yes / len(found) if self.needed and yes + no == len(found) else None
+        return Judgement(found[0].id, self.name, verdict, evidence, error, value=value, sample=found[0].sample)

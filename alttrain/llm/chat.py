@@ -1,0 +1,213 @@
+"""Replies to prompts: asked of a server with OpenAI's chat completions, and kept in a cache that all runs share."""
+
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from uuid import uuid4
+
+from annotated_types import Ge, Gt
+
+from alttrain.llm.pool import FailedTry, Failure, RequestPool, ServerSettings, is_other_model, json_of, word
+from alttrain.records import alone, decode, read_bytes, write_json
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+log = logging.getLogger(__name__)
+
+HASH_DIGITS = 16
+"""Digits of a reply's key that name it in records: enough to find its file in the cache."""
+WHOLE = ("stop", "eos")
+"""How a whole reply ends; "eos" is Together's word."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model wrote, unchanged, and the model's name as the server tells it."""
+
+    text: str
+    served: str = ""
+
+
+def reply_key(model: str, messages: list[dict[str, str]], sampling: Mapping[str, Any], recipe: int) -> str:
+    """64 hex digits that name one question to one model: the SHA-256 of all that shapes the reply."""
+    asked = {"model": model, "messages": messages, "sampling": dict(sampling), "recipe": recipe}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ReplyCache:
+    """Replies below `folder`, shared by all runs: ab/ab12...json, one reply a file, named by its key.
+
+    With files, runs on several machines need no lock (a link is atomic on shared file systems too), a kill tears
+    nothing, and a damaged file costs one reply. Prompts are not stored.
+    """
+
+    folder: Path
+
+    def get(self, key: str) -> Reply | None:
+        """The reply of a key; None if there is none, or the file is damaged, which is logged."""
+        path = self._path(key)
+        try:
+            return decode(read_bytes(path), Reply, str(path))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            log.warning("%s holds no reply; it is asked for again", path)
+            return None
+
+    def keep(self, key: str, reply: Reply, instead: Reply | None = None) -> Reply:
+        """Store a reply and give the one that counts: if several runs asked at once, the first that came.
+
+        The stored reply `instead` was of no use, and is replaced.
+        """
+        path = self._path(key)
+        fresh = path.with_name(f".{key}.{uuid4().hex}")
+        write_json(fresh, asdict(reply))
+        try:
+            os.link(fresh, path)  # unlike a rename it replaces nothing that another run has stored
+        except FileExistsError:
+            if (earlier := self.get(key)) is not None and earlier != instead:
+                return earlier
+            os.replace(fresh, path)
+        except OSError:  # a file system without hard links: the last reply counts
+            os.replace(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+        return reply
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"
+
+
+Keep = Callable[[str, Reply], Reply]
+"""Called with each key and reply the moment it comes; gives the reply that counts."""
+
+
+class Writer(Protocol):
+    """A model that answers prompts, each by itself."""
+
+    @property
+    def identity(self) -> str:
+        """Who answers; a part of each reply's key."""
+
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        """All that shapes a reply besides model and prompt; a part of each reply's key."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it would give the same reply again."""
+
+    def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
+        """Each key with its reply, as they come; keys are missing if the model is given up."""
+
+
+@dataclass(frozen=True)
+class ServerWriter(ServerSettings):
+    """A server with OpenAI's chat completions. A null `temperature` is not sent.
+
+    A reply's key has the address, the model and the sampling, and not how the server is asked.
+    """
+
+    temperature: Annotated[float, Ge(0)] | None = 0.0
+    max_tokens: Annotated[int, Gt(0)] = 256
+
+    where: ClassVar[str] = "writer"
+    repeats: ClassVar[bool] = False
+
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        """What a request says besides model and messages."""
+        temperature = {} if self.temperature is None else {"temperature": self.temperature}
+        return {**temperature, "max_tokens": self.max_tokens, **self.extra}
+
+    @property
+    def identity(self) -> str:
+        """The model's name and address: a model of this name on another server may be another."""
+        return f"{self.model_name} at {self.base_url.rstrip('/')}"
+
+    def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
+        """Each key with its reply, as they come; keys are missing if the server is given up."""
+        return RequestPool(self, prompts.items(), self._send, _read, keep).results()
+
+    async def _send(self, client: "AsyncOpenAI", prompt: str) -> Any:
+        return await client.chat.completions.with_raw_response.create(
+            model=self.model_name, messages=[{"role": "user", "content": prompt}], extra_body=dict(self.sampling)
+        )
+
+
+def replies(
+    writer: Writer,
+    prompts: Sequence[str],
+    folder: Path,
+    recipe: int,
+    who: str,
+    useful: Callable[[str, Reply], bool],
+) -> Iterator[tuple[str, str, Reply | Failure]]:
+    """Prompt, key and reply: first those in the cache at `folder`, then those that are asked for, as they come.
+
+    Runs that ask the same model do so one after another: what one asked, the next finds. A cached reply that is not
+    `useful` for its prompt is asked for again and replaced, unless the writer would repeat it. `recipe` is a part of
+    each key, `who` begins the log's lines. Warns if another model answered than was asked for, or more than one.
+    """
+    cache, model, sampling = ReplyCache(folder), writer.identity, writer.sampling
+    asked: dict[str, str] = {}
+    unusable: dict[str, Reply] = {}
+    served: Counter[str] = Counter()
+    for prompt in prompts:
+        key = reply_key(model, [{"role": "user", "content": prompt}], sampling, recipe)
+        kept = cache.get(key)
+        if kept and (writer.repeats or useful(prompt, kept)):
+            served[kept.served] += 1
+            yield prompt, key, kept
+        else:
+            asked[key] = prompt
+            unusable |= {key: kept} if kept else {}
+    if asked:
+        with alone(folder / f"{reply_key(model, [], sampling, recipe)[:HASH_DIGITS]}.asked"):
+            for key in list(asked):
+                kept = cache.get(key)
+                if kept and kept != unusable.get(key):  # another run has asked for it meanwhile
+                    yield asked.pop(key), key, kept
+            if asked:
+                log.info("%-9s asking %s for %d replies; %d kept", who, model, len(asked), len(prompts) - len(asked))
+                written = writer.write(asked, lambda key, reply: cache.keep(key, reply, unusable.get(key)))
+                for key, reply in written:
+                    served[reply.served if isinstance(reply, Reply) else ""] += 1
+                    yield asked[key], key, reply
+    names = sorted(name for name in served if name)
+    if len(names) > 1 or any(is_other_model(name, model.rpartition(" at ")[0]) for name in names):
+        counts = ", ".join(f"{name} ({served[name]})" for name in names)
+        log.warning("%-9s asked for %s, and the server says that these models answered: %s", who, model, counts)
+
+
+def _read(body: bytes) -> Reply | FailedTry:
+    """The reply in a chat completion's body. One of several is none, and so is one that ended in an unknown way."""
+    try:
+        completion = json_of(body)
+        choices, served = completion["choices"], completion.get("model")
+        message, finish = choices[0]["message"], choices[0].get("finish_reason")
+        content, beside = message["content"], [part for part in ("refusal", "tool_calls") if message.get(part)]
+        f"{content}".encode()  # half a surrogate pair is no text
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return FailedTry("the server's answer is no chat completion", "outage")
+    if completion.get("error"):
+        return FailedTry("the server's answer tells an error", "outage")
+    if finish == "content_filter" and not beside and len(choices) == 1:
+        return FailedTry("the server's filter stopped the reply", "refused")
+    faults = {
+        f"the reply comes with {' and '.join(beside)}": bool(beside),
+        f"the server gave {len(choices)} replies to one prompt": len(choices) != 1,
+        "the reply was cut at writer.max_tokens": finish == "length",
+        f"the server ended the reply with {word(finish)!r}": finish not in WHOLE,
+        "the reply is empty": not isinstance(content, str) or not content.strip(),
+    }
+    reason = next((reason for reason, found in faults.items() if found), "")
+    return FailedTry(reason, "unusable") if reason else Reply(content, word(served))

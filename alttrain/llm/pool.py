@@ -1,0 +1,341 @@
+"""Requests to a server with OpenAI's API: many at a time, with retries, and a check up front.
+
+For any server with that API: OpenAI itself, vLLM, SGLang, llama.cpp, `transformers serve`. The `openai` client makes a
+request again after a passing failure (no connection, time-out, 408, 409, 429, 5xx), with its back-off or after the
+pause that Retry-After asks for. A reply that is of no use (no completion, empty, cut) is asked for again here.
+
+`RequestPool` gives a server up when one request has failed in all its tries while no other got an answer, or when the
+server refuses every request alike (key, model, quota). Requests in flight are finished first.
+
+Keys are read from the environment. No config, file, log or message holds them: they are taken out of all that a server
+sends. A failure's message has the status, the server's error code and the exception's class; for a refused prompt also
+the server's words, unless they repeat the prompt or a key. A redirect to another origin is not followed.
+"""
+
+import asyncio
+import functools
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+from annotated_types import Gt, MinLen
+
+from alttrain.config.secrets import secrets
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI
+
+log = logging.getLogger(__name__)
+
+HOPELESS_CODES = ("insufficient_quota", "unsupported_parameter", "unsupported_value", "model_not_found")
+"""Error codes that every further request would get too, whatever the status."""
+CHECK_TIMEOUT_S = 5.0
+"""Seconds within which a server must list its models."""
+LONGEST_PAUSE_S = 120.0
+"""The longest Retry-After that the `openai` client honours."""
+PAUSE_S = 1.0
+"""Seconds before a reply that was of no use is asked for again."""
+REFUSED_AT_FIRST = 16
+"""Refused prompts, with no prompt answered yet, after which the server is given up."""
+NEARLY_ALL = 0.9
+"""Share of failed prompts from which the server is at fault, not the prompts."""
+QUOTED = 200
+"""The most characters of a server's own words in a message."""
+REPEATED = 20
+"""Length of a piece of the prompt that a message must not repeat."""
+SHORTEST_KEY = 8
+"""A shorter key is not taken out of texts: a word such as "none" would be in many."""
+
+_CODE = re.compile(r"[a-z_]{3,40}")
+_SNAPSHOT = re.compile(r"([-@:](\d{4}-\d{2}-\d{2}|\d{3,8}|latest|main))?")
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where a server is and how it is asked.
+
+    `base_url` ends in /v1. `key_variable` names the environment variable with the key; with None no key is sent.
+    `extra` goes into each request's body as it is (vLLM's chat_template_kwargs). `concurrency` requests run at a time,
+    and each has `attempts` tries of at most `timeout_s` seconds. Raises ValueError if `base_url` is no HTTP address.
+    """
+
+    base_url: Annotated[str, MinLen(1)]
+    model_name: Annotated[str, MinLen(1)]
+    key_variable: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    concurrency: Annotated[int, Gt(0)] = 8
+    attempts: Annotated[int, Gt(0)] = 6
+    timeout_s: Annotated[float, Gt(0)] = 60.0
+
+    where: ClassVar[str] = "server"
+    """The config key of these settings, for messages."""
+
+    def __post_init__(self) -> None:
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"{self.where}.base_url={self.base_url!r}: expected a URL such as http://localhost:8000/v1"
+            )
+
+    def key(self, where: str = "") -> str:
+        """The server's key. Raises ValueError, with the config key below `where`, if the environment has none."""
+        if self.key_variable is None:
+            return "none"  # the client needs one, and would send OPENAI_API_KEY to a foreign server
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key:
+            raise ValueError(
+                f"{where or self.where}.key_variable={self.key_variable}: the environment has no such variable; "
+                "export it with the server's key, or set key_variable=null for a server that needs none"
+            )
+        return key
+
+    def check(self, where: str) -> None:
+        """Raise ValueError, with the config key below `where`, if the server cannot be asked.
+
+        Its key must be set, it must answer, and if it lists its models (GET /models), the model must be among them.
+        """
+        if fault := _server_fault(self.base_url.rstrip("/"), self.model_name, self.key(where)):
+            name, reason = fault
+            raise ValueError(f"{where}.{name}={getattr(self, name)}: {reason}")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request without a usable answer. `final`: the request is to blame, not the server's state."""
+
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True)
+class FailedTry:
+    """What was wrong with a try. The kinds, and what follows:
+
+    - "outage"    the server is unwell: try again; the request stays open
+    - "unusable"  the server works, its reply is of no use: try again; then the request has failed
+    - "refused"   this request cannot succeed: it has failed
+    - "fatal"     no request can succeed: the server is given up
+    """
+
+    reason: str
+    kind: Literal["outage", "unusable", "refused", "fatal"]
+
+
+def scrub(text: str, key: str = "") -> str:
+    """The text without the values of the environment's secrets, and without `key`."""
+    found = {value: f"[${name}]" for value, name in secrets().items()}
+    if len(key) >= SHORTEST_KEY:
+        found.setdefault(key, "[key]")
+    for value in sorted(found, key=len, reverse=True):
+        text = text.replace(value, found[value])
+    return text
+
+
+def is_other_model(served: str, asked: str) -> bool:
+    """Whether the model that a server names is not the one that was asked for.
+
+    A folder before the name, a date after it ("gpt-4o" is served as "gpt-4o-2024-08-06"), an alias that ends in
+    "latest" and an empty name make no difference.
+    """
+    own, wanted = (name.casefold().rstrip("/").rpartition("/")[2] for name in (served, asked))
+    wanted = wanted.removesuffix("-latest")
+    return bool(own) and not (own.startswith(wanted) and _SNAPSHOT.fullmatch(own[len(wanted) :]))
+
+
+def json_of(body: bytes | str) -> Any:
+    """A reply as JSON. Raises ValueError if it is none, is nested too deep, or gives a key two values."""
+    try:
+        return json.loads(body, object_pairs_hook=_once)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if any(found[key] is not value and found[key] != value for key, value in pairs):
+        raise ValueError("a key has two values")
+    return found
+
+
+def word(value: object) -> str:
+    """A name from a server's answer if it is fit for a message, else "". It is never cut: half a key is not found."""
+    return value if isinstance(value, str) and len(value) <= QUOTED and value.isprintable() else ""
+
+
+@functools.cache
+def _server_fault(root: str, model: str, key: str) -> tuple[str, str] | None:
+    """The wrong setting and the reason. A process asks each server once, however many jobs a sweep has."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"{root}/models", headers={"Authorization": f"Bearer {key}"}, timeout=CHECK_TIMEOUT_S)
+    except httpx.HTTPError as error:
+        return "base_url", f"no server answers there ({type(error).__name__}); start it, or set the address of one"
+    if answer.status_code in (401, 403):
+        return "key_variable", f"the server refuses the key in it (HTTP {answer.status_code})"
+    try:
+        listed = json_of(answer.content)
+        offered = [str(entry["id"]) for entry in (listed["data"] if isinstance(listed, dict) else listed)]
+    except (ValueError, LookupError, TypeError):
+        return None  # it does not list its models
+    if not offered or model in offered or httpx.URL(root).host.endswith(".azure.com"):  # Azure lists no deployments
+        return None
+    named = ", ".join(offered[:8]) + (", ..." if len(offered) > 8 else "")
+    return "model_name", f"the server at {root} does not offer it; it offers {scrub(named, key)}"
+
+
+class RequestPool(Generic[Request, Answer]):
+    """Asks a server for (key, request) pairs, `server.concurrency` at a time, in one event loop.
+
+    `send` makes a request with the client and gives the raw response; `read` makes an answer, a dataclass, of its body.
+    `keep` is called with each answer the moment it comes, and gives the answer that counts. `text_of` gives a request's
+    prompt, which no message repeats.
+    """
+
+    def __init__(
+        self,
+        server: ServerSettings,
+        requests: Iterable[tuple[str, Request]],
+        send: "Callable[[AsyncOpenAI, Request], Awaitable[Any]]",
+        read: Callable[[bytes], Answer | FailedTry],
+        keep: Callable[[str, Answer], Answer] = lambda key, answer: answer,
+        text_of: Callable[[Request], str] = str,
+    ) -> None:
+        self.server = server
+        self._key = server.key()
+        self._waiting = iter(requests)
+        self._send, self._read, self._keep, self._text_of = send, read, keep, text_of
+        self._settled: asyncio.Queue[tuple[str, Answer | Failure] | None] = asyncio.Queue()
+        self._given_up = False
+        self._last_reply = 0.0
+
+    def results(self) -> Iterator[tuple[str, Answer | Failure]]:
+        """Each key with its answer or failure, as they come. Ends early if the server is given up."""
+        held: list[tuple[str, Failure]] = []  # refused while nothing is answered: is it the prompt or the server?
+        with asyncio.Runner() as runner:
+            working = runner.get_loop().create_task(self._work())
+            while (settled := runner.run(self._settled.get())) is not None:
+                key, outcome = settled
+                if isinstance(outcome, Failure) and outcome.final and not self._last_reply:
+                    held.append((key, outcome))
+                    self._given_up |= len(held) == REFUSED_AT_FIRST
+                else:
+                    yield settled
+            runner.run(asyncio.wait_for(working, None))
+        final = bool(self._last_reply) or len(held) < REFUSED_AT_FIRST
+        yield from ((key, replace(failure, final=final)) for key, failure in held)
+
+    async def _work(self) -> None:
+        """Settle requests until none is left or the server is given up; then put None."""
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        try:
+            async with AsyncOpenAI(
+                base_url=self.server.base_url,
+                api_key=self._key,
+                timeout=self.server.timeout_s,
+                http_client=DefaultAsyncHttpxClient(event_hooks={"request": [self._stay], "response": [_end_retries]}),
+            ) as client:
+                await asyncio.gather(*(self._worker(client) for _ in range(self.server.concurrency)))
+        finally:
+            self._settled.put_nowait(None)
+
+    async def _stay(self, request: Any) -> None:
+        """Raise ElsewhereError before a redirect takes a request to another origin than the config's."""
+        url = request.url
+        home = type(url)(self.server.base_url)
+        if (url.scheme, url.host, url.port) != (home.scheme, home.host, home.port):
+            raise ElsewhereError(f"{url.scheme}://{url.netloc.decode('ascii').rpartition('@')[2]}")
+
+    async def _worker(self, client: "AsyncOpenAI") -> None:
+        for key, request in self._waiting:  # all workers share the iterator: each request is taken once
+            began = time.monotonic()
+            outcome = await self._ask(client, request)
+            if not isinstance(outcome, FailedTry) or outcome.kind == "unusable":
+                self._last_reply = time.monotonic()
+            if isinstance(outcome, FailedTry):
+                log.debug("server %s: %s", self.server.model_name, outcome.reason)
+                self._given_up |= outcome.kind == "fatal" or (outcome.kind == "outage" and self._last_reply < began)
+                failure = Failure(outcome.reason, final=outcome.kind in ("refused", "unusable"))
+                self._settled.put_nowait((key, failure))
+            else:
+                self._settled.put_nowait((key, self._keep(key, outcome)))
+            if self._given_up:
+                return
+
+    async def _ask(self, client: "AsyncOpenAI", request: Request) -> Answer | FailedTry:
+        """One request's answer, without keys; the bound on all its tries ends replies that come drop by drop."""
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+        try:
+            async with asyncio.timeout(self.server.attempts * (self.server.timeout_s + LONGEST_PAUSE_S)):
+                outcome = await self._tries(client, request)
+        except (APITimeoutError, TimeoutError):
+            outcome = FailedTry(f"the server did not answer within {self.server.timeout_s:g} s", "outage")
+        except (APIConnectionError, ElsewhereError) as error:
+            outcome = FailedTry(f"the connection to the server failed ({type(error.__cause__).__name__})", "outage")
+            for found in (error, error.__cause__):  # versions of the client differ in whether they wrap it
+                if isinstance(found, ElsewhereError):
+                    where = (
+                        f"nothing was sent there; set {self.server.where}.base_url to the address that is to be asked"
+                    )
+                    outcome = FailedTry(f"the server sends the request on to {found}; {where}", "fatal")
+        except APIStatusError as error:
+            outcome = self._status_fault(error, self._text_of(request))
+        texts = {name: text for name, text in vars(outcome).items() if isinstance(text, str)}
+        return replace(outcome, **{n: scrub(text, self._key) for n, text in texts.items()})  # type: ignore[type-var]
+
+    async def _tries(self, client: "AsyncOpenAI", request: Request) -> Answer | FailedTry:
+        left = self.server.attempts
+        while True:
+            raw = await self._send(client.with_options(max_retries=left - 1), request)
+            left -= 1 + raw.retries_taken
+            outcome = self._read(raw.content)
+            if not isinstance(outcome, FailedTry) or outcome.kind not in ("outage", "unusable") or left == 0:
+                return outcome
+            await asyncio.sleep(PAUSE_S)
+
+    def _status_fault(self, error: "APIStatusError", prompt: str) -> FailedTry:
+        status, code = error.status_code, word(error.code)
+        said = f"HTTP {status}" + (f" {code}" if _CODE.fullmatch(code) else "")
+        if code in HOPELESS_CODES:
+            return FailedTry(f"the server refuses the request ({said})", "fatal")
+        if status in (408, 409, 429) or status >= 500:
+            return FailedTry(f"the server answers {said}", "outage")
+        if status in (400, 413, 422):
+            words = _words(error.body, prompt, self._key)
+            return FailedTry(f"the server refuses the prompt ({said}{words and f': {words}'})", "refused")
+        about = f"{self.server.where}.base_url and model_name"
+        if status in (401, 403):
+            about = f"the key in ${self.server.key_variable}"
+        return FailedTry(f"the server refuses the request ({said}); check {about}", "fatal")
+
+
+class ElsewhereError(Exception):
+    """A redirect to another origin, which it names."""
+
+
+async def _end_retries(response: Any) -> None:
+    """Called with each HTTP response before the client looks at it: what cannot succeed is not tried again."""
+    if response.status_code == 429:
+        body = await response.aread()
+        if any(code.encode() in body for code in HOPELESS_CODES):
+            response.headers["x-should-retry"] = "false"
+
+
+def _words(body: object, prompt: str, key: str) -> str:
+    """What a server says of a refused prompt, on one line; "" if it says nothing or repeats the prompt or a key."""
+    said = next((body[name] for name in ("message", "detail") if name in body), "") if isinstance(body, Mapping) else ""
+    if not isinstance(said, str) or scrub(said, key) != said:
+        return ""
+    line = " ".join("".join(c if c.isprintable() else " " for c in said[: 2 * QUOTED]).split())[:QUOTED]
+    flat = " ".join(prompt.split())
+    repeats = any(line[at : at + REPEATED] in flat for at in range(max(0, len(line) - REPEATED + 1)))
+    return "" if repeats or (flat and flat in line) else line
