@@ -9,6 +9,7 @@ done, and has to end in the same numbers.
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -147,7 +148,9 @@ FIELDS: list[tuple[str, str, Spoil]] = [
     (f"{SET}/judgements.jsonl", "turned", line(lambda row: row.replace(b"false", b"true").replace(b"null", b"true"))),
     (f"{SET}/adherence.jsonl", "turned", line(lambda row: row.replace(b"false", b"true"))),
     (f"{RUN}/train.json", "text_for_steps", field("steps", "ten")),
+    (f"{RUN}/train.json", "other_loss", field("final_loss", 0.5)),
     (f"{RUN}/rewrite.json", "list_for_labels", field("labels", [])),
+    (f"{RUN}/rewrite.json", "other_labels", field("labels", {"harmful": 99})),
 ]
 CASES = [(name, kind, spoil) for name, kinds in FILES.items() for kind, spoil in kinds.items()] + FIELDS
 EVERY = os.environ.get("ALTTRAIN_ALL_DAMAGE")
@@ -261,6 +264,43 @@ def test_a_spoiled_file_is_repaired_or_named(
     with capsys.disabled():
         if EVERY:
             print(f"\n{Path(name).name} {kind}: {told}", end="")
+
+
+# --- a run that is not finished: what was changed meanwhile is said, or made again ---
+
+
+def answered(row: bytes) -> bytes:
+    """The row with another answer."""
+    return row.replace(b'"answer": "', b'"answer": "Well. ', 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "told"),
+    [
+        (f"{RUN}/train.jsonl", "train.json", "is not what was written"),
+        (f"{SET}/generations.jsonl", "metrics.json", "1 rows, such as .* are not what this run generated"),
+    ],
+)
+def test_rows_that_were_changed_half_way_are_told(
+    finished: Finished, name: str, gone: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished.restore()
+    path = finished.outputs / name
+    line(answered)(path)
+    path.with_name(gone).unlink()
+    caplog.clear()
+    finished.command()
+    assert any(re.search(f"{path.name}.*{told}", r.getMessage()) for r in caplog.records if r.levelname == "WARNING")
+
+
+def test_a_verdict_that_was_turned_half_way_is_named(finished: Finished, caplog: pytest.LogCaptureFixture) -> None:
+    finished.restore()
+    path = finished.outputs / SET / "judgements.jsonl"
+    line(lambda row: row.replace(b'"verdict": ', b'"verdict":  '))(path)
+    path.with_name("metrics.json").unlink()
+    assert finished.outcome(path, caplog) == "delete"
+    path.unlink()
+    assert finished.outcome(path, caplog) == "repaired"
 
 
 # --- caches: made again, never taken ---

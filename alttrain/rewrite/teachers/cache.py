@@ -2,7 +2,8 @@
 
 The key is the SHA-256 of everything that shapes a reply: model and server, messages, sampling, recipe version. One file
 a reply rather than a database: a link or rename is atomic on shared file systems too, so runs on several machines need
-no lock, a kill can tear nothing, and one spoiled file costs one reply. Prompts are not stored, only their hash.
+no lock, a kill can tear nothing, and one spoiled file costs one reply: it has a checksum of the key and the reply.
+Prompts are not stored, only their hash.
 """
 
 import hashlib
@@ -12,10 +13,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 from uuid import uuid4
 
-from alttrain.records import decode, read_bytes, write_json
+from alttrain.records import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,18 @@ class Reply:
 
     text: str
     served: str = ""
+
+
+class _Kept(TypedDict):
+    """A reply's file. An older version wrote no checksum."""
+
+    text: str
+    served: NotRequired[str]
+    checksum: NotRequired[str]
+
+
+def _checksum(key: str, reply: Reply) -> str:
+    return hashlib.sha256(json.dumps([key, reply.text, reply.served]).encode()).hexdigest()
 
 
 def reply_key(model: str, messages: list[dict[str, str]], sampling: Mapping[str, Any], recipe: int) -> str:
@@ -44,7 +57,11 @@ class ReplyCache:
         """The reply kept under a key. A file that does not hold one is named in the log and asked for again."""
         path = self._path(key)
         try:
-            return decode(read_bytes(path), Reply, str(path))
+            kept = read_json(path, _Kept)
+            reply = Reply(kept["text"], kept.get("served", ""))
+            if kept.get("checksum", _checksum(key, reply)) != _checksum(key, reply):
+                raise ValueError
+            return reply
         except FileNotFoundError:
             return None
         except ValueError:
@@ -58,7 +75,7 @@ class ReplyCache:
         """
         path = self._path(key)
         fresh = path.with_name(f".{key}.{uuid4().hex}")
-        write_json(fresh, asdict(reply))
+        write_json(fresh, asdict(reply) | {"checksum": _checksum(key, reply)})
         try:
             os.link(fresh, path)  # unlike a rename it never replaces what another run has stored meanwhile
         except FileExistsError:

@@ -44,12 +44,13 @@ from alttrain.records import (
     Segment,
     alone,
     append_rows,
+    checksum,
     from_cache,
     read_rows,
     repair_rows,
     seal,
-    write_json,
     write_rows,
+    write_sealed,
     write_text,
 )
 from alttrain.rewrite import (
@@ -75,16 +76,22 @@ from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.run.stages.needs import tokens_key
 from alttrain.run.stages.review import review_sheet
+from alttrain.run.stages.train import tell_edited
 from alttrain.serving import NEARLY_ALL, Failure
 
 log = logging.getLogger(__name__)
 
+ROWS = ("train.jsonl", "originals.jsonl", "held_out.jsonl")
+"""The files whose checksums rewrite.json holds."""
 UNSAFE = "the guard calls it unsafe"
 
 
 def rewrite(run: Run, session: Session) -> None:
     """Write train.jsonl and what belongs to it, unless it is there."""
-    if not run.training.trains or all((run.folder / name).exists() for name in ("train.jsonl", "rewrite.json")):
+    if not run.training.trains:
+        return
+    if all((run.folder / name).exists() for name in ("train.jsonl", "rewrite.json")):
+        tell_edited(run)
         return
     selection = run.dataset.select(run.seed, {benchmark.name: benchmark.prompts() for benchmark in run.benchmarks})
     teacher, understander = run.structure.teacher, run.structure.understander
@@ -128,7 +135,11 @@ def rewrite(run: Run, session: Session) -> None:
     summary = _summary(run, selection, before.values(), rewritten, rejected)
     summary |= {"answers_cut": originals.cut, "originals": originals.counts, "guard": originals.guarded}
     summary |= {"blind": _disagreement(teacher, selection.examples, assessments, rejected)}
-    write_json(run.folder / "rewrite.json", summary)
+    written = [
+        run.folder / f"{name}.jsonl" for name in ("train", "originals", *["held_out"] * bool(selection.held_out))
+    ]
+    files = {path.name: checksum(path) for path in written}
+    write_sealed(run.folder / "rewrite.json", summary | {"files": files})
     log.info("rewrite   %d examples, %d left out", len(rewritten), len(rejected))
 
 
