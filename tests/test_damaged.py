@@ -26,7 +26,7 @@ from alttrain.backbone.weights import load_tokenizer
 from alttrain.config import RunError, register
 from alttrain.generation.config import Decoding
 from alttrain.generation.kept import KeptDecoder
-from alttrain.records import Example
+from alttrain.records import DamagedError, Example
 from alttrain.records.reading import REMEDY
 from alttrain.report import figures
 from alttrain.run import show, status
@@ -371,6 +371,17 @@ def test_spoiled_tokenised_examples_are_made_again(kind: str, sealed: bool, tiny
     SPOILT[kind](path)
     assert tokenised(renderer, rows, tmp_path) == first
     assert tokenised(renderer, rows, tmp_path) == first
+
+
+@pytest.mark.parametrize("spoil", [pipe, folder])
+def test_a_checkpoint_that_is_no_file_is_named(spoil: Spoil, tmp_path: Path) -> None:
+    from alttrain.training.fit import _step_of
+
+    (tmp_path / "last.ckpt").touch()
+    assert _step_of(tmp_path / "last.ckpt", "") == 0
+    spoil(tmp_path / "last.ckpt")
+    with within(SECONDS), pytest.raises(DamagedError, match=r"last\.ckpt: is no regular file; remove it"):
+        _step_of(tmp_path / "last.ckpt", "")
 
 
 @pytest.mark.parametrize("kind", ["empty", "torn", "deep", "byte_4", "null"])

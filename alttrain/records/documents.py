@@ -129,6 +129,7 @@ class Trained(TypedDict):
     precision: str
     final_loss: float | None
     files: NotRequired[dict[str, str | None]]
+    tokenizer: NotRequired[dict[str, str | None]]
 
 
 def write_sealed(path: Path, document: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ Writes, beside train.jsonl:
 - held_out.jsonl   rows set aside, where the dataset sets some aside
 - rejects.jsonl    rows that could not be used, with the reason
 - review.md        twenty rows, old against new, for a person to read
-- rewrite.json     the counts; written last, so its presence says the stage is done
+- rewrite.json     the counts, and checksums of the rows; written last, so its presence says the stage is done
 
 Traces that the dataset lacks are asked of the backbone and kept in the cache, where any run that wants the same ones
 finds them, or waits for the run that makes them. The cache key covers all prompts of the set: which prompts are decoded
@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -412,7 +413,8 @@ def _ask(run: Run, session: Session, recipe: SelfTrace, examples: Sequence[Examp
     size, mode = recipe.chunk or len(examples), run.backbone.untrained_thought
     repair_rows(path)
     kept = read_rows(path, Original)
-    done = len(kept) - len(kept) % size
+    done = sum(1 for _ in takewhile(lambda pair: pair[0].id == pair[1].id, zip(kept, examples, strict=False)))
+    done -= done % size
     write_rows(path, kept[:done])
     log.info("rewrite   asking the backbone for %d original traces and answers", len(examples) - done)
     decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p, top_k=recipe.top_k)

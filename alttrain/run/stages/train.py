@@ -6,6 +6,7 @@ Checkpoints stand in checkpoints/ until what was trained is saved.
 import json
 import logging
 import shutil
+from collections.abc import Iterable
 from typing import Any
 
 from alttrain.backbone.source import cache_folder
@@ -39,7 +40,14 @@ FILES = (
     *("train.jsonl", "adapter/adapter_config.json", "model/config.json"),
     *("adapter/*.safetensors", "model/*.safetensors"),
 )
-"""The files whose checksums train.json holds: the rows, and what was trained."""
+"""The files whose checksums train.json holds as `files`: the rows, and what was trained."""
+TOKENIZER = ("*/tokenizer*", "*/special_tokens_map.json", "*/chat_template.jinja")
+"""Those that it holds as `tokenizer`: what is saved with it."""
+
+
+def _checksums(run: Run, patterns: Iterable[str]) -> dict[str, str | None]:
+    paths = sorted(path for pattern in patterns for path in run.folder.glob(pattern))
+    return {path.relative_to(run.folder).as_posix(): checksum(path) for path in paths}
 
 
 def _rewritten(run: Run) -> dict[str, Any]:
@@ -61,6 +69,16 @@ def spoiled(run: Run) -> str:
     return next((name for name, digest in files.items() if checksum(run.folder / name) != digest), "")
 
 
+def _restore_tokenizer(run: Run, session: Session) -> None:
+    """Save the tokenizer anew where a file of it is another than train.json says."""
+    files = read_sealed(run.folder / "train.json", Trained).get("tokenizer", {})
+    if not follows() and any(checksum(run.folder / name) != digest for name, digest in files.items()):
+        from alttrain.backbone.weights import save_tokenizer
+
+        log.warning("train     the tokenizer in %s is saved again: it is not what it was", run.trained)
+        save_tokenizer(session.renderer.tokenizer, run.backbone, run.trained)
+
+
 def writer(run: Run) -> str:
     """What a finished training saved, by its checksums, and tells its generations from another's; else ""."""
     path = run.folder / "train.json"
@@ -78,6 +96,7 @@ def train(run: Run, session: Session) -> None:
         return
     if (run.folder / "train.json").exists():
         if not (name := spoiled(run)):
+            _restore_tokenizer(run, session)
             return
         log.warning("train     is done again, and what is made with it: %s is not what it was", name)
         for path in run.folder.glob("evaluation/*/generations.jsonl"):
@@ -121,8 +140,8 @@ def train(run: Run, session: Session) -> None:
         record = trained.record | {"left_out_too_long": too_long}
         record |= {"weights": session.weights.origin, "device": session.device}
         session.save(model, trained.weights, card(run.folder, record), run.trained)
-        files = {path.relative_to(run.folder).as_posix(): checksum(path) for n in FILES for path in run.folder.glob(n)}
-        write_sealed(run.folder / "train.json", record | {"files": files})
+        record |= {"files": _checksums(run, FILES), "tokenizer": _checksums(run, TOKENIZER)}
+        write_sealed(run.folder / "train.json", record)
         if tracking:
             tracking.trained(run.trained)
     finally:
