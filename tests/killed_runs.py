@@ -170,7 +170,7 @@ class Killed:
             if name.parts[0].startswith(".report."):
                 continue  # begun reports are no one process's, so none may clear them up at once
             if path.name == "train.json":
-                content = json.dumps(json.loads(content) | {"seconds": 0}).encode()
+                content = json.dumps(json.loads(content) | {"seconds": 0, "checksum": ""}).encode()
             if not any(fnmatch(part, volatile) for part in name.parts for volatile in VOLATILE):
                 found[str(name)] = hashlib.sha256(content).hexdigest()
         return found

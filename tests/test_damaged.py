@@ -9,6 +9,7 @@ done, and has to end in the same numbers.
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -25,7 +26,7 @@ from alttrain.backbone.weights import load_tokenizer
 from alttrain.config import RunError, register
 from alttrain.generation.config import Decoding
 from alttrain.generation.kept import KeptDecoder
-from alttrain.records import Example
+from alttrain.records import DamagedError, Example
 from alttrain.records.reading import REMEDY
 from alttrain.report import figures
 from alttrain.run import show, status
@@ -147,7 +148,9 @@ FIELDS: list[tuple[str, str, Spoil]] = [
     (f"{SET}/judgements.jsonl", "turned", line(lambda row: row.replace(b"false", b"true").replace(b"null", b"true"))),
     (f"{SET}/adherence.jsonl", "turned", line(lambda row: row.replace(b"false", b"true"))),
     (f"{RUN}/train.json", "text_for_steps", field("steps", "ten")),
+    (f"{RUN}/train.json", "other_loss", field("final_loss", 0.5)),
     (f"{RUN}/rewrite.json", "list_for_labels", field("labels", [])),
+    (f"{RUN}/rewrite.json", "other_labels", field("labels", {"harmful": 99})),
 ]
 CASES = [(name, kind, spoil) for name, kinds in FILES.items() for kind, spoil in kinds.items()] + FIELDS
 EVERY = os.environ.get("ALTTRAIN_ALL_DAMAGE")
@@ -263,6 +266,43 @@ def test_a_spoiled_file_is_repaired_or_named(
             print(f"\n{Path(name).name} {kind}: {told}", end="")
 
 
+# --- a run that is not finished: what was changed meanwhile is said, or made again ---
+
+
+def answered(row: bytes) -> bytes:
+    """The row with another answer."""
+    return row.replace(b'"answer": "', b'"answer": "Well. ', 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "told"),
+    [
+        (f"{RUN}/train.jsonl", "train.json", "is not what was written"),
+        (f"{SET}/generations.jsonl", "metrics.json", "1 rows, such as .* are not what this run generated"),
+    ],
+)
+def test_rows_that_were_changed_half_way_are_told(
+    finished: Finished, name: str, gone: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished.restore()
+    path = finished.outputs / name
+    line(answered)(path)
+    path.with_name(gone).unlink()
+    caplog.clear()
+    finished.command()
+    assert any(re.search(f"{path.name}.*{told}", r.getMessage()) for r in caplog.records if r.levelname == "WARNING")
+
+
+def test_a_verdict_that_was_turned_half_way_is_named(finished: Finished, caplog: pytest.LogCaptureFixture) -> None:
+    finished.restore()
+    path = finished.outputs / SET / "judgements.jsonl"
+    line(lambda row: row.replace(b'"verdict": ', b'"verdict":  '))(path)
+    path.with_name("metrics.json").unlink()
+    assert finished.outcome(path, caplog) == "delete"
+    path.unlink()
+    assert finished.outcome(path, caplog) == "repaired"
+
+
 # --- caches: made again, never taken ---
 
 SPOILT: dict[str, Spoil] = {
@@ -331,6 +371,17 @@ def test_spoiled_tokenised_examples_are_made_again(kind: str, sealed: bool, tiny
     SPOILT[kind](path)
     assert tokenised(renderer, rows, tmp_path) == first
     assert tokenised(renderer, rows, tmp_path) == first
+
+
+@pytest.mark.parametrize("spoil", [pipe, folder])
+def test_a_checkpoint_that_is_no_file_is_named(spoil: Spoil, tmp_path: Path) -> None:
+    from alttrain.training.fit import _step_of
+
+    (tmp_path / "last.ckpt").touch()
+    assert _step_of(tmp_path / "last.ckpt", "") == 0
+    spoil(tmp_path / "last.ckpt")
+    with within(SECONDS), pytest.raises(DamagedError, match=r"last\.ckpt: is no regular file; remove it"):
+        _step_of(tmp_path / "last.ckpt", "")
 
 
 @pytest.mark.parametrize("kind", ["empty", "torn", "deep", "byte_4", "null"])

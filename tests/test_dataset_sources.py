@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from alttrain.dataset import Rows
+from alttrain.dataset import Rows, columns
 from alttrain.dataset.columns import split_response
 from alttrain.records import Example, Segment
 from alttrain.rewrite import render
@@ -150,6 +150,14 @@ def test_row_that_a_pattern_misses_is_left_out_by_name(tmp_path: Path) -> None:
     reading = Rows("x", path, columns={"answer": "work"}, extract={"answer": "####(.*)"}).read(None)
     assert [row.reason for row in reading.rejected] == ["no answer where extract.answer looks for it"]
     assert [example.answer for example in reading.examples] == ["1"]
+
+
+@pytest.mark.parametrize("key", ["extract", "erase"])
+def test_pattern_that_takes_too_long_is_refused(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "PATTERN_SECONDS", 0.05)
+    path = written(tmp_path / "a.jsonl", {**ROW, "answer": "1," * 400})
+    with pytest.raises(ValueError, match=rf"a\.jsonl.*1: {key}\.answer='.*': took more than 0\.05 s on a text of 800"):
+        Rows("x", path, **{key: {"answer": "^((?:.*?,){14}P)"}}).read(None)
 
 
 @pytest.mark.parametrize(

@@ -603,6 +603,10 @@ HEDGED_NAMES = [
     *("Anything but Paris", "I doubt it is Paris.", "all except Paris", "Paris does not apply", "Is it Paris?"),
     *("Maybe Paris, maybe London.", "The wrong answer is Paris.", "Paris/London", "Paris? No."),
 ]
+DOUBTED = [
+    *("Paris? I doubt it.", "Paris?", "Paris?! Who knows.", "**Paris**? I doubt it.", "The answer is Paris? Hardly."),
+    *("Paris. I don't think so.", "Paris. But I am not sure.", r"\boxed{Paris}? I doubt that.", "Paris. That's wrong."),
+]
 CHEATS = [
     *((Maths(), "4", answer, "What is 2 + 2?") for answer in HEDGED_NUMBERS),
     *((Maths(), gold, answer, question) for question, gold, answer in QUESTIONS),
@@ -613,6 +617,7 @@ CHEATS = [
         for answer in ("one of 1, 2, ... 9", "1 2 3 4 5", "3 or 4", "It is not 4")
     ),
     (ExactMatch(), "Paris", r"\boxed{Paris}, \boxed{London}", "Which?"),
+    *((ExactMatch(), "Paris", answer, "Which?") for answer in DOUBTED),
 ]
 
 
@@ -636,6 +641,14 @@ HONEST = [
     (Choice(), "B", "It is not London. It is Paris."),
     (ExactMatch(), "Paris", "Paris\nFrance is a country whose capital it has been for long."),
     (ExactMatch(), "Paris", "**Paris**, not London."),
+    (ExactMatch(), "Paris", "Paris. I doubt it is London."),
+    (ExactMatch(), "Paris", "Paris? Yes, it has been the capital for long."),
+    (ExactMatch(), "Paris", "Paris. I am not sure why you ask."),
+    (ExactMatch(), "Paris", "Paris. Is there anything else?"),
+    (ExactMatch(), "Paris", "The capital? **Paris**. Without a doubt."),
+    (ExactMatch(), "Paris", "**Paris** is the answer. I don't think it was ever London."),
+    (ExactMatch(), "Where's Wally?", "Where's Wally?"),
+    (ExactMatch(), "Who Framed Roger Rabbit", "Who Framed Roger Rabbit? It was made in 1988."),
     (ShortAnswer(), "Paris", "It is Paris, not London."),
     (ShortAnswer(), "Paris", "It is not London but Paris."),
     (ShortAnswer(), "Paris", "There is no doubt it is Paris, one of the oldest cities."),

@@ -25,8 +25,8 @@ from alttrain.records import (
     read_rows,
     repair_rows,
     write_json,
-    write_metrics,
     write_rows,
+    write_sealed,
     write_text,
 )
 from alttrain.rewrite import Original
@@ -122,6 +122,17 @@ def test_torn_last_line_is_cut(torn: int, tmp_path: Path) -> None:
     assert repair_rows(path) == 0
     append_rows(path, [FULL])
     assert list(iterate_rows(path, Example)) == [FULL] * 3
+
+
+@pytest.mark.parametrize("row", [ROWS[5], Original("a", "Thought.", "Answer.", True)], ids=["Judgement", "Original"])
+def test_an_appended_row_that_was_changed_is_named(row: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    append_rows(path, [row])
+    write_rows(path, read_rows(path, type(row)))
+    assert read_rows(path, type(row)) == [row]
+    path.write_bytes(path.read_bytes().replace(b'"id": "', b'"id": "x'))
+    with pytest.raises(DamagedError, match=r"rows\.jsonl line 1: the row is not what was written"):
+        read_rows(path, type(row))
 
 
 @pytest.mark.parametrize("content", [b"", LINE, LINE * 3, b"\n"])
@@ -366,7 +377,7 @@ def test_old_file_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: 
 def test_metrics_that_tell_what_they_were_made_from_have_their_checksum(tmp_path: Path) -> None:
     path, counts = tmp_path / "metrics.json", {"n": 1, "undecided": 0, "truncated": 0}
     number = {"metric": "accuracy", "value": 0.0, "low": 0.0, "high": 1.0, **counts}
-    write_metrics(path, {"benchmark": "b", "metrics": [number], "made_from": {"generations.jsonl": None}})
+    write_sealed(path, {"benchmark": "b", "metrics": [number], "made_from": {"generations.jsonl": None}})
     record = read_metrics(path)
     record["metrics"][0]["value"] = 1.0
     del record["checksum"]

@@ -19,7 +19,7 @@ from made_runs import compared, make_run, no_train
 
 from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference
-from alttrain.records import Judgement, checksum, write_metrics, write_rows, write_text
+from alttrain.records import Judgement, checksum, write_rows, write_sealed, write_text
 from alttrain.report import (
     Cell,
     Compared,
@@ -609,7 +609,7 @@ def test_a_damaged_run_is_named_and_the_rest_is_reported(
     bad = make_run(mixed / "runs", sets, protocol="offline", method="plain", seed=1)
     metrics = bad / "evaluation" / "embedded_harmful.offline" / "metrics.json"
     rows = metrics.with_name("generations.jsonl")
-    write_metrics(metrics, json.loads(metrics.read_text()) | {"made_from": {rows.name: checksum(rows)}})
+    write_sealed(metrics, json.loads(metrics.read_text()) | {"made_from": {rows.name: checksum(rows)}})
     content, told = BAD[name]
     (bad / name).parent.mkdir(exist_ok=True)
     (bad / name).write_text(content)

@@ -343,25 +343,30 @@ def test_an_adapter_without_its_tensors_is_not_evaluated(tiny_arguments: list[st
     folder = run([*tiny_arguments, "stages=[rewrite,train]"])
     save_file({}, folder / "adapter" / "adapter_model.safetensors")
     record = json.loads((folder / "train.json").read_text())
-    del record["files"]  # an older version's
+    del record["files"], record["checksum"]  # an older version's
     (folder / "train.json").write_text(json.dumps(record))
     with pytest.raises(RunError, match=r"adapter_model\.safetensors holds no LoRA tensors"):
         run(tiny_arguments)
     assert not list(folder.glob("evaluation/*/generations.jsonl"))
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
-def test_a_spoiled_adapter_is_trained_again_and_its_texts_with_it(tiny_arguments: list[str], name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "model/model.safetensors"]
+)
+def test_what_was_trained_is_trained_again_where_it_is_spoiled_and_its_texts_with_it(
+    tiny_arguments: list[str], name: str
+) -> None:
     """A changed digit or bit would give other texts under the trained model's name."""
-    folder = run(tiny_arguments)
-    paths = [folder / "adapter" / name, *folder.rglob("generations.jsonl")]
+    arguments = [*tiny_arguments, *(["adapter=full"] if name.startswith("model") else [])]
+    folder = run(arguments)
+    paths = [folder / name, *folder.rglob("generations.jsonl")]
     before = [path.read_bytes() for path in paths]
     at = re.search(rb'"r": (\d)', before[0]).start(1) if name.endswith("json") else len(before[0]) - 9  # type: ignore[union-attr]
     paths[0].write_bytes(before[0][:at] + bytes([before[0][at] ^ 1]) + before[0][at + 1 :])
     paths[1].unlink()
-    with pytest.raises(RunError, match=f"adapter/{name} is not what was trained"):
-        run([*tiny_arguments, "stages=[generate]"])
-    run(tiny_arguments)
+    with pytest.raises(RunError, match=f"{name} is not what was trained"):
+        run([*arguments, "stages=[generate]"])
+    run(arguments)
     assert [path.read_bytes() for path in paths] == before
 
 

@@ -186,9 +186,14 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 
 def _describe(folder: Path, tokenizer: PreTrainedTokenizerFast, backbone: Backbone, card: str) -> None:
+    save_tokenizer(tokenizer, backbone, folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, backbone: Backbone, folder: Path) -> None:
+    """Write the tokenizer's files and the chat template."""
     tokenizer.chat_template = backbone.template.jinja(backbone.system_prompt)
     tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def beside(model: torch.nn.Module, adapter: Path) -> torch.nn.Module:

@@ -7,8 +7,11 @@ import random
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import regex
 
 from alttrain.records import Example, Label, Rejected, Shape, build, shape_of
 
@@ -22,6 +25,8 @@ list of the user's turns, of which the last is the prompt."""
 Scalar = str | int | float | bool | None
 WHOLE: tuple[Shape, ...] = ("thought_and_answer",)
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
+PATTERN_SECONDS = 10.0
+"""How long a pattern of `extract` or `erase` may look at one text; a bad one would look for ever."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ class Columns:
         for key in ("extract", "erase"):
             for field_name, pattern in getattr(self, key).items():
                 try:
-                    groups = re.compile(pattern).groups
-                except re.error as error:
+                    groups = regex.compile(pattern).groups
+                except regex.error as error:
                     raise ValueError(f"{name}: {key}.{field_name}={pattern!r}: not a pattern: {error}") from error
                 if key == "extract" and not groups:
                     raise ValueError(f"{name}: extract.{field_name}={pattern!r}: needs a group, the text to take")
@@ -117,7 +122,7 @@ class Columns:
         fields = self._fields(raw, place)
         fields["id"] = default_id if fields.get("id") is None else str(fields["id"])
         fields |= {name: text for name, text in zip(("thought", "answer"), cut, strict=True) if text}
-        rejected = self._cut(fields)
+        rejected = self._cut(fields, place)
         if "prompt" in fields and fields["prompt"] is None:
             rejected = "no prompt"  # an attack that found none, in JailbreakBench's artifacts
         if rejected:
@@ -180,20 +185,35 @@ class Columns:
         lines = [f"{letter}. {texts[i]}" for letter, i in zip(string.ascii_uppercase, order, strict=False)]
         return {"prompt": "\n".join([question, "", *lines]), **gold}
 
-    def _cut(self, fields: dict[str, Any]) -> str:
-        """Apply patterns to a row's texts; returns the reason a row cannot be used, or nothing."""
+    def _cut(self, fields: dict[str, Any], place: str) -> str:
+        """Apply patterns to a row's texts; returns the reason a row cannot be used, or nothing. Raises ValueError where
+        a pattern takes too long."""
         for name, pattern in self.extract.items():
             texts = []
             for text in _texts(fields.get(name, "")):
-                found = re.search(pattern, text, re.DOTALL)
+                with _bounded(f"{place}: extract.{name}={pattern!r}", text):
+                    found = regex.search(pattern, text, regex.DOTALL, timeout=PATTERN_SECONDS)
                 if found is None:
                     return f"no {name} where extract.{name} looks for it"
                 texts.append(found[1].strip())
             fields[name] = texts if name == "gold" else "".join(texts)
         for name, pattern in self.erase.items():
-            texts = [re.sub(pattern, "", text) for text in _texts(fields.get(name, ""))]
+            texts = []
+            for text in _texts(fields.get(name, "")):
+                with _bounded(f"{place}: erase.{name}={pattern!r}", text):
+                    texts.append(regex.sub(pattern, "", text, timeout=PATTERN_SECONDS))
             fields[name] = texts if name == "gold" else "".join(texts)
         return "the thought is empty" if "thought" in fields and not str(fields["thought"]).strip() else ""
+
+
+@contextmanager
+def _bounded(pattern: str, text: str) -> Iterator[None]:
+    """Raise ValueError, naming the pattern, where it takes longer than `PATTERN_SECONDS`."""
+    try:
+        yield
+    except TimeoutError as error:
+        told = f"took more than {PATTERN_SECONDS:g} s on a text of {len(text):,} characters"
+        raise ValueError(f"{pattern}: {told}; accepted: a pattern without nested repetitions") from error
 
 
 def split_response(

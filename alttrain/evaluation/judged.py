@@ -9,6 +9,7 @@ holds for the generation of that hash alone.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -28,8 +29,11 @@ from alttrain.records import (
     named_lines,
     repair_rows,
     sort_lines,
+    unchanged,
     write_rows,
 )
+
+log = logging.getLogger(__name__)
 
 JUDGED = 4096
 """Generations that a judge is given together."""
@@ -40,9 +44,12 @@ NOT_GENERATED = "not generated: "
 
 
 class Judgements:
-    """judgements.jsonl in a folder with generations.jsonl, for judges and parts in their order."""
+    """judgements.jsonl in a folder with generations.jsonl, for judges and parts in their order.
 
-    def __init__(self, folder: Path, judges: Mapping[str, Judge], parts: Sequence[Part]) -> None:
+    A warning says which generations are not as they were appended by `by`.
+    """
+
+    def __init__(self, folder: Path, judges: Mapping[str, Judge], parts: Sequence[Part], by: str = "") -> None:
         self.path = folder / "judgements.jsonl"
         self.judges = judges
         self._generations = folder / "generations.jsonl"
@@ -50,9 +57,14 @@ class Judgements:
         self._blocks: dict[tuple[str, str], int] = {block: number for number, block in enumerate(blocks)}
         self._places: dict[tuple[str, int], int] = {}
         self._hashes: list[str] = []
+        changed = list[str]()
         for name, line in named_lines(self._generations):
+            changed += [] if unchanged(line, by) else [name[0]]
             self._places[name] = len(self._hashes)
             self._hashes.append(hashlib.sha256(line).hexdigest()[:16])
+        if changed:
+            told = f"{len(changed)} rows, such as {changed[0]}, are not what this run generated, and judged as they are"
+            log.warning("%s: %s; delete their lines to have them generated again", self._generations, told)
         self.rows = len(self._hashes)
         self._there = {block: bytearray(self.rows) for block in self._blocks}
         self._undecided: dict[tuple[str, str, int], Judgement] = {}

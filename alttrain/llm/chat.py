@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NotRequired, Protocol, TypedDict
 from uuid import uuid4
 
 from annotated_types import Ge, Gt
 
 from alttrain.llm.pool import FailedTry, Failure, RequestPool, ServerSettings, is_other_model, json_of, word
-from alttrain.records import alone, decode, read_bytes, write_json
+from alttrain.records import alone, read_json, write_json
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -35,6 +35,18 @@ class Reply:
     served: str = ""
 
 
+class _Kept(TypedDict):
+    """A reply's file. An older version wrote no checksum."""
+
+    text: str
+    served: NotRequired[str]
+    checksum: NotRequired[str]
+
+
+def _checksum(key: str, reply: Reply) -> str:
+    return hashlib.sha256(json.dumps([key, reply.text, reply.served]).encode()).hexdigest()
+
+
 def reply_key(model: str, messages: list[dict[str, str]], sampling: Mapping[str, Any], recipe: int) -> str:
     """64 hex digits that name one question to one model: the SHA-256 of all that shapes the reply."""
     asked = {"model": model, "messages": messages, "sampling": dict(sampling), "recipe": recipe}
@@ -46,7 +58,7 @@ class ReplyCache:
     """Replies below `folder`, shared by all runs: ab/ab12...json, one reply a file, named by its key.
 
     With files, runs on several machines need no lock (a link is atomic on shared file systems too), a kill tears
-    nothing, and a damaged file costs one reply. Prompts are not stored.
+    nothing, and a damaged file, whose checksum of key and reply does not fit, costs one reply. Prompts are not stored.
     """
 
     folder: Path
@@ -55,7 +67,11 @@ class ReplyCache:
         """The reply of a key; None if there is none, or the file is damaged, which is logged."""
         path = self._path(key)
         try:
-            return decode(read_bytes(path), Reply, str(path))
+            kept = read_json(path, _Kept)
+            reply = Reply(kept["text"], kept.get("served", ""))
+            if kept.get("checksum", _checksum(key, reply)) != _checksum(key, reply):
+                raise ValueError
+            return reply
         except FileNotFoundError:
             return None
         except ValueError:
@@ -69,7 +85,7 @@ class ReplyCache:
         """
         path = self._path(key)
         fresh = path.with_name(f".{key}.{uuid4().hex}")
-        write_json(fresh, asdict(reply))
+        write_json(fresh, asdict(reply) | {"checksum": _checksum(key, reply)})
         try:
             os.link(fresh, path)  # unlike a rename it replaces nothing that another run has stored
         except FileExistsError:

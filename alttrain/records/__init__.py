@@ -11,7 +11,15 @@ by a kill is cut off by `repair_rows` before a stage goes on. Every file of a ru
 read by `reading`, which names what is damaged and what to do. No torch here.
 """
 
-from alttrain.records.documents import Names, Rewritten, Trained, read_losses, read_metrics, write_metrics
+from alttrain.records.documents import (
+    Names,
+    Rewritten,
+    Trained,
+    read_losses,
+    read_metrics,
+    read_sealed,
+    write_sealed,
+)
 from alttrain.records.files import (
     UNFINISHED,
     alone,
@@ -35,6 +43,7 @@ from alttrain.records.lines import (
     repair_rows,
     sort_lines,
     sort_rows,
+    unchanged,
     write_rows,
 )
 from alttrain.records.reading import (
@@ -98,6 +107,7 @@ __all__ = [
     "read_losses",
     "read_metrics",
     "read_rows",
+    "read_sealed",
     "read_utf8",
     "repair_rows",
     "replacing",
@@ -105,9 +115,10 @@ __all__ = [
     "shape_of",
     "sort_lines",
     "sort_rows",
+    "unchanged",
     "withholds",
     "write_json",
-    "write_metrics",
     "write_rows",
+    "write_sealed",
     "write_text",
 ]

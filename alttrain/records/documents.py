@@ -1,4 +1,8 @@
-"""What the JSON documents of a run hold, as far as somebody reads it; `read_json` checks them against these."""
+"""What the JSON documents of a run hold, as far as somebody reads it; `read_json` checks them against these.
+
+metrics.json, rewrite.json and train.json also hold a `checksum`, the SHA-256 of all the rest: `write_sealed` writes it
+and `read_sealed` checks it. An older version wrote none.
+"""
 
 import csv
 import hashlib
@@ -12,8 +16,7 @@ from msgspec import Meta
 
 from alttrain.records.files import write_json
 from alttrain.records.reading import DamagedError, read_json, read_utf8
-
-Count = Annotated[int, Meta(ge=0, lt=2**53)]
+from alttrain.records.rows import Count
 
 
 class Names(TypedDict):
@@ -94,8 +97,7 @@ class Analysis(TypedDict):
 
 
 class Judged(TypedDict):
-    """metrics.json. `made_from` has the SHA-256 of the files of rows that the numbers are of, `checksum` that of all
-    the rest."""
+    """metrics.json. `made_from` has the SHA-256 of the files of rows that the numbers are of."""
 
     benchmark: str
     metrics: Annotated[list[Number], Meta(min_length=1)]
@@ -107,11 +109,12 @@ class Judged(TypedDict):
 
 
 class Rewritten(TypedDict, total=False):
-    """rewrite.json."""
+    """rewrite.json. `files` has the SHA-256 of the files of rows that were written with it."""
 
     labels: dict[str, Count]
     origins: dict[str, Count]
     written: Count
+    files: dict[str, str]
 
 
 class Trained(TypedDict):
@@ -127,19 +130,25 @@ class Trained(TypedDict):
     final_loss: float | None
     diverged: NotRequired[bool]
     files: NotRequired[dict[str, str | None]]
+    tokenizer: NotRequired[dict[str, str | None]]
 
 
-def write_metrics(path: Path, judged: Mapping[str, Any]) -> None:
-    """Write metrics.json with its checksum."""
-    write_json(path, {**judged, "checksum": _checksum(judged)})
+def write_sealed(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON document with its checksum."""
+    write_json(path, {**document, "checksum": _checksum(document)})
+
+
+def read_sealed(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
+    """A document, and where it has a checksum what `write_sealed` wrote. Raises DamagedError where it is neither."""
+    found: dict[str, Any] = read_json(path, schema)
+    if ("checksum" in found or "made_from" in found) and found.get("checksum") != _checksum(found):
+        raise DamagedError(path, "its checksum is another: it is not what was written")
+    return found
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
     """metrics.json. Raises DamagedError, also where it is not what was written."""
-    found: dict[str, Any] = read_json(path, Judged)
-    if ("checksum" in found or "made_from" in found) and found.get("checksum") != _checksum(found):
-        raise DamagedError(path, "its checksum is another: it is not what the judge stage wrote")
-    return found
+    return read_sealed(path, Judged)
 
 
 def read_losses(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -156,6 +165,6 @@ def read_losses(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise DamagedError(path, f"not steps and losses ({error})") from error
 
 
-def _checksum(judged: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in judged.items() if key != "checksum"}
+def _checksum(document: Mapping[str, Any]) -> str:
+    rest = json.loads(json.dumps({key: value for key, value in document.items() if key != "checksum"}))
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """Rows as the lines of a JSON lines file: read, checked, appended, repaired and put in order."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import types
@@ -16,9 +17,12 @@ import msgspec
 
 from alttrain.records.files import append, replacing
 from alttrain.records.reading import NO_JSON, DamagedError, opened
+from alttrain.records.rows import Generation
 
 Row = TypeVar("Row")
 """Any frozen dataclass of JSON values, tuples and such dataclasses."""
+_SEAL = b', "checksum": "'
+"""What a row's checksum follows; no text can hold it."""
 
 
 def encode(row: Any) -> str:
@@ -93,13 +97,17 @@ def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Ro
         for number, line in enumerate(lines, 1):
             rows += bool(line.strip())
             if rows > after and line.strip():
-                yield _row(line, None if rows == after + 1 else decoder, row_type, path, number)
+                if rows == after + 1:
+                    _row(line, None, row_type, path, number)
+                yield _row(line, decoder, row_type, path, number)
 
 
 def _row(line: bytes, decoder: Any, row_type: type[Row], path: Path, number: int) -> Row:
     """The row in a file's line; without a decoder its fields are looked at one by one."""
     try:
         row: Row = decoder.decode(line) if decoder else decode(line, row_type, "")
+        if row_type not in _EDITED and not unchanged(line):
+            raise ValueError("the row is not what was written")
         return row
     except (ValueError, RecursionError) as error:
         if decoder and dataclasses.is_dataclass(row_type):
@@ -161,9 +169,27 @@ def repair_rows(path: Path) -> int:
     return size - keep
 
 
-def append_rows(path: Path, rows: Iterable[Any]) -> None:
-    """Append rows in one write of whole lines, flushed to disk; on an error, such as a full disk, none of them."""
-    append(path, "".join(encode(row) + "\n" for row in rows).encode())
+def append_rows(path: Path, rows: Iterable[Any], by: str = "") -> None:
+    """Append rows in one write of whole lines, flushed to disk; on an error, such as a full disk, none of them.
+
+    A row whose last field is `checksum` gets one, of the row and of `by`, which says who wrote it.
+    """
+    append(path, b"".join(_sealed(encode(row).encode(), by) + b"\n" for row in rows))
+
+
+def _sealed(line: bytes, by: str) -> bytes:
+    body, seal, _ = line.rpartition(_SEAL)
+    return body + seal + _sum(body, by) + b'"}' if seal else line
+
+
+def _sum(body: bytes, by: str) -> bytes:
+    return hashlib.sha256(by.encode() + body).hexdigest()[:16].encode()
+
+
+def unchanged(line: bytes, by: str = "") -> bool:
+    """Whether a line is as `append_rows` wrote it; also where it has no checksum, as an older version's."""
+    body, seal, told = line.rpartition(_SEAL)
+    return not seal or told[:1] == b'"' or told[:16] == _sum(body, by)
 
 
 def sort_rows(path: Path, places: Mapping[tuple[str, int], int]) -> None:
@@ -204,6 +230,10 @@ class _Named(msgspec.Struct):
     sample: int = 0
 
 
+_EDITED = (Generation, _Named)
+"""Rows that a person may change; whoever judges them says so."""
+
+
 def named_lines(path: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
     """(id, sample) and line of each whole row of a generations file, which another process may be writing; absent has
     none."""
@@ -221,8 +251,9 @@ def named_lines(path: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
             yield (row.id, row.sample), line
 
 
-def write_rows(path: Path, rows: Iterable[Any]) -> None:
+def write_rows(path: Path, rows: Iterable[Any], by: str = "") -> None:
     """Write a JSON lines file whole, row by row: a reader sees the old file or the new one, never half."""
     with replacing(path) as file:
         for row in rows:
-            file.write(encode(row).encode() + b"\n")
+            line = encode(row).encode()  # a number may come back in another form, as 1 and 1.0
+            file.write((line if unchanged(line, by) else _sealed(line, by)) + b"\n")

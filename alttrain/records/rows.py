@@ -1,8 +1,11 @@
 """What the rows are: frozen dataclasses of JSON values, and whose texts of them are shown."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Label = Literal["harmful", "benign"]
 Step = Literal["understanding", "assessment", "reasoning", "refusal", "primer"]
 """The steps of a thought: problem understanding (PU), harmfulness assessment (HA), and conditional reasoning (CR),
@@ -81,7 +84,7 @@ class Generation:
     not answer this prompt, for the reason in `error`: such a row is in no rate, and counts as undecided. `sample`
     counts the texts of one prompt where several are drawn; a row is known by (id, sample). `turns` are the user's
     earlier messages of a dialogue, `earlier` the model's answers to them and to the turns a defence puts before the
-    prompt, `goal` what an attack is after.
+    prompt, `goal` what an attack is after. `checksum` is that of the row, written where it is appended to a file.
     """
 
     id: str
@@ -94,13 +97,14 @@ class Generation:
     answer: str
     closed: bool
     finish: Literal["stop", "length", "error"]
-    thought_tokens: int
-    answer_tokens: int
-    sample: int = 0
+    thought_tokens: Count
+    answer_tokens: Count
+    sample: Count = 0
     earlier: tuple[str, ...] = ()
     error: str = ""
     turns: tuple[str, ...] = ()
     goal: str = ""
+    checksum: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,8 @@ class Judgement:
     rests on. `probability` is the judge's of its verdict being True, `value` a graded score of 0 to 1 (F1, ROUGE, a
     rubric), `raw` what a judge that is a model wrote, `served` the name its server gives itself; `error` says why there
     is no verdict. `part` is the text that was judged: the answer, the thought, or both. `hash` is that of the
-    generation that was judged: a verdict holds for this prompt and text, and for no other.
+    generation that was judged: a verdict holds for this prompt and text, and for no other. `checksum` is as a
+    generation's.
     """
 
     id: str
@@ -126,6 +131,7 @@ class Judgement:
     sample: int = 0
     served: str = ""
     hash: str = ""
+    checksum: str = field(default="", compare=False)
 
 
 Texts = Literal["all", "benign", "none"]

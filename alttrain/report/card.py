@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alttrain.records import Names, Rewritten, Trained, checksum, read_json, read_metrics, write_text
+from alttrain.records import Names, Rewritten, Trained, checksum, read_metrics, read_sealed, write_text
 from alttrain.report.aside import inside
 from alttrain.report.columns import MEASURES
 from alttrain.report.forms import plain
@@ -64,7 +64,7 @@ def rewrite_card(run_folder: Path, source: Path | None = None) -> bool:
 
 
 def _json(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(path, schema) if path.exists() else {}
+    found: dict[str, Any] = read_sealed(path, schema) if path.exists() else {}
     return found
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alttrain.records import Rewritten, Trained, read_json
+from alttrain.records import Rewritten, Trained, read_sealed
 from alttrain.report.runs import Evaluation, changes
 
 Made = tuple[str, str, str]
@@ -91,7 +91,7 @@ class Variant:
 
 
 def _read(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(path, schema) if path.exists() else {}
+    found: dict[str, Any] = read_sealed(path, schema) if path.exists() else {}
     return found
 
 

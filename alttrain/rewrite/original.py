@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
@@ -30,7 +30,7 @@ _FIRST_SENTENCE = re.compile(r"^(?:\d+[.)]\s+)?.*?[.!?][\"'”’)]*(?=\s|$)", r
 class Original:
     """What the backbone wrote for one prompt: its thought, its answer, and whether it ended by itself.
 
-    Where the thought is not `closed` within the cap there is no answer.
+    Where the thought is not `closed` within the cap there is no answer. `checksum` is as a generation's.
     """
 
     id: str
@@ -38,6 +38,7 @@ class Original:
     answer: str
     ended: bool
     closed: bool = True
+    checksum: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 
 from alttrain import tokenization
-from alttrain.records import replacing
+from alttrain.records import DamagedError, opened, replacing
 from alttrain.training.config import Hardware, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training, recompute_layers
 from alttrain.training.packing import BatchStream, Division
@@ -135,15 +135,21 @@ def _made_from(
 
 
 def _step_of(last: Path, made_from: str) -> int:
-    """The step to go on from: the checkpoint's, or 0 where there is none that this training can use, which is told."""
+    """The step to go on from: the checkpoint's, or 0 where there is none that this training can use, which is told.
+
+    Raises DamagedError where there is no regular file of its name.
+    """
     if not last.exists():
         return 0
     try:
-        found = torch.load(last, weights_only=True, map_location="cpu")
+        with opened(last) as file:
+            found = torch.load(file, weights_only=True, map_location="cpu")
         unspoiled = found["checksum"] == _checksum(found)
         if unspoiled and found["made_from"] == made_from:
             return int(found["global_step"])
         fault = "it is of other examples, settings or weights" if unspoiled else "its content is not what was saved"
+    except DamagedError:
+        raise
     except Exception as error:  # whatever reading spoiled bytes raises
         fault = f"it cannot be read: {type(error).__name__}"
     log.warning("training  cannot go on from %s (%s); it begins anew", last, fault)

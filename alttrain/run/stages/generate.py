@@ -33,7 +33,7 @@ from alttrain.run.assembly import Run
 from alttrain.run.folder import evaluation_folder, open_evaluation
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
-from alttrain.run.stages.train import spoiled
+from alttrain.run.stages.train import spoiled, writer
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +98,10 @@ def _generate(
     folder = open_evaluation(run, benchmark)
     path = folder / "generations.jsonl"
     repair_rows(path)
-    done, errors = _answered(path), list[NotGenerated]()
+    done, errors, by = _answered(path), list[NotGenerated](), writer(run)
     refused = {(row.id, row.sample): row for row in _rows(path) if row.finish == "error"}
     if refused:  # they are asked again; what the server does not reply to stays refused
-        write_rows(path, (row for row in _rows(path) if row.finish != "error"))
+        write_rows(path, (row for row in _rows(path) if row.finish != "error"), by)
     started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
     with bar(benchmark.name, total) as advance:
         for chunk in chunks:
@@ -118,8 +118,8 @@ def _generate(
                     tokens += found.thought_tokens + found.answer_tokens
                     rows.append(found)
                     if engine.streams:
-                        append_rows(path, [rows.pop()])
-            append_rows(path, rows)
+                        append_rows(path, [rows.pop()], by)
+            append_rows(path, rows, by)
     if engine.streams:
         ids = [(row.id, sample) for row, sample in _sampled(run, benchmark)]
         sort_rows(path, {key: place for place, key in enumerate(ids)})

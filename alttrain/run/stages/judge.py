@@ -49,13 +49,14 @@ from alttrain.records import (
     read_metrics,
     read_rows,
     write_json,
-    write_metrics,
     write_rows,
+    write_sealed,
 )
 from alttrain.run.assembly import Run
 from alttrain.run.folder import as_json, evaluation_folder
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
+from alttrain.run.stages.train import writer
 from alttrain.run.tracking import tell
 
 MADE_FROM = (
@@ -153,7 +154,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
         return False
     folder, provenance = evaluation_folder(run, benchmark), _provenance(run, benchmark)
     judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
-    judgements = Judgements(folder, judges, run.protocol.parts)
+    judgements = Judgements(folder, judges, run.protocol.parts, writer(run))
     expected = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
     if judgements.rows != expected:
         path, found = folder / "generations.jsonl", judgements.rows
@@ -173,7 +174,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
         _agreement(run, benchmark, judgements, folder)
     servers = _refuse_unjudged(judgements, folder)
     contamination = _contamination(run, benchmark)
-    write_metrics(
+    write_sealed(
         folder / "metrics.json",
         {
             "benchmark": benchmark.name,

@@ -5,7 +5,7 @@ Writes, beside train.jsonl:
 - held_out.jsonl   rows set aside, where the dataset sets some aside
 - rejects.jsonl    rows that could not be used, with the reason
 - review.md        twenty rows, old against new, for a person to read
-- rewrite.json     the counts; written last, so its presence says the stage is done
+- rewrite.json     the counts, and checksums of the rows; written last, so its presence says the stage is done
 
 Traces that the dataset lacks are asked of the backbone and kept in the cache, where any run that wants the same ones
 finds them, or waits for the run that makes them. The cache key covers all prompts of the set: which prompts are decoded
@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,13 @@ from alttrain.records import (
     Segment,
     alone,
     append_rows,
+    checksum,
     from_cache,
     read_rows,
     repair_rows,
     seal,
-    write_json,
     write_rows,
+    write_sealed,
     write_text,
 )
 from alttrain.rewrite import (
@@ -77,9 +79,12 @@ from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.run.stages.needs import tokens_key
+from alttrain.run.stages.train import tell_edited
 
 log = logging.getLogger(__name__)
 
+ROWS = ("train.jsonl", "originals.jsonl", "held_out.jsonl")
+"""The files whose checksums rewrite.json holds."""
 UNSAFE = "the guard calls it unsafe"
 REVIEWED = 20
 SHOWN = 1500
@@ -94,7 +99,10 @@ QUESTIONS = (
 
 def rewrite(run: Run, session: Session) -> None:
     """Write train.jsonl and what belongs to it, unless it is there."""
-    if not run.training.trains or all((run.folder / name).exists() for name in ("train.jsonl", "rewrite.json")):
+    if not run.training.trains:
+        return
+    if all((run.folder / name).exists() for name in ("train.jsonl", "rewrite.json")):
+        tell_edited(run)
         return
     selection = run.dataset.select(run.seed, {benchmark.name: benchmark.prompts() for benchmark in run.benchmarks})
     teacher, understander = run.structure.teacher, run.structure.understander
@@ -138,7 +146,11 @@ def rewrite(run: Run, session: Session) -> None:
     summary = _summary(run, selection, before.values(), rewritten, rejected)
     summary |= {"answers_cut": originals.cut, "originals": originals.counts, "guard": originals.guarded}
     summary |= {"blind": _disagreement(teacher, selection.examples, assessments, rejected)}
-    write_json(run.folder / "rewrite.json", summary)
+    written = [
+        run.folder / f"{name}.jsonl" for name in ("train", "originals", *["held_out"] * bool(selection.held_out))
+    ]
+    files = {path.name: checksum(path) for path in written}
+    write_sealed(run.folder / "rewrite.json", summary | {"files": files})
     log.info("rewrite   %d examples, %d left out", len(rewritten), len(rejected))
 
 
@@ -412,7 +424,8 @@ def _ask(run: Run, session: Session, recipe: SelfTrace, examples: Sequence[Examp
     size, mode = recipe.chunk or len(examples), run.backbone.untrained_thought
     repair_rows(path)
     kept = read_rows(path, Original)
-    done = len(kept) - len(kept) % size
+    done = sum(1 for _ in takewhile(lambda pair: pair[0].id == pair[1].id, zip(kept, examples, strict=False)))
+    done -= done % size
     write_rows(path, kept[:done])
     log.info("rewrite   asking the backbone for %d original traces and answers", len(examples) - done)
     decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p, top_k=recipe.top_k)

@@ -3,8 +3,11 @@
 Checkpoints stand in checkpoints/ until what was trained is saved.
 """
 
+import json
 import logging
 import shutil
+from collections.abc import Iterable
+from typing import Any
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
@@ -14,10 +17,9 @@ from alttrain.records import (
     Rewritten,
     Trained,
     checksum,
-    kept_json,
-    read_json,
     read_rows,
-    write_json,
+    read_sealed,
+    write_sealed,
 )
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
@@ -34,14 +36,54 @@ log = logging.getLogger(__name__)
 NO_KEY_SENTENCE = "training/objective=safekey: no row has a key sentence; choose dataset=safekey, or response"
 
 
-FILES = ("train.jsonl", "adapter/adapter_config.json", "adapter/adapter_model.safetensors")
-"""The files whose checksums train.json holds: the rows, and the adapter where there is one."""
+FILES = (
+    *("train.jsonl", "adapter/adapter_config.json", "model/config.json"),
+    *("adapter/*.safetensors", "model/*.safetensors"),
+)
+"""The files whose checksums train.json holds as `files`: the rows, and what was trained."""
+TOKENIZER = ("*/tokenizer*", "*/special_tokens_map.json", "*/chat_template.jinja")
+"""Those that it holds as `tokenizer`: what is saved with it."""
+
+
+def _checksums(run: Run, patterns: Iterable[str]) -> dict[str, str | None]:
+    paths = sorted(path for pattern in patterns for path in run.folder.glob(pattern))
+    return {path.relative_to(run.folder).as_posix(): checksum(path) for path in paths}
+
+
+def _rewritten(run: Run) -> dict[str, Any]:
+    """rewrite.json; empty where there is none."""
+    path = run.folder / "rewrite.json"
+    return read_sealed(path, Rewritten) if path.exists() else {}
+
+
+def tell_edited(run: Run) -> None:
+    """Warn of each file of rows that is another than the rewrite stage wrote; they are used as they are."""
+    for name, digest in _rewritten(run).get("files", {}).items():
+        if checksum(path := run.folder / name) not in (digest, None):
+            log.warning("rewrite   %s is not what was written; delete rewrite.json to have it written again", path)
 
 
 def spoiled(run: Run) -> str:
     """The first file of a finished training that is another than train.json says; "" where none is."""
-    files = read_json(run.folder / "train.json", Trained).get("files", {})  # an older version wrote none
+    files = read_sealed(run.folder / "train.json", Trained).get("files", {})  # an older version wrote none
     return next((name for name, digest in files.items() if checksum(run.folder / name) != digest), "")
+
+
+def _restore_tokenizer(run: Run, session: Session) -> None:
+    """Save the tokenizer anew where a file of it is another than train.json says."""
+    files = read_sealed(run.folder / "train.json", Trained).get("tokenizer", {})
+    if not follows() and any(checksum(run.folder / name) != digest for name, digest in files.items()):
+        from alttrain.backbone.weights import save_tokenizer
+
+        log.warning("train     the tokenizer in %s is saved again: it is not what it was", run.trained)
+        save_tokenizer(session.renderer.tokenizer, run.backbone, run.trained)
+
+
+def writer(run: Run) -> str:
+    """What a finished training saved, by its checksums, and tells its generations from another's; else ""."""
+    path = run.folder / "train.json"
+    files = read_sealed(path, Trained).get("files") if run.training.trains and path.exists() else None
+    return json.dumps(files, sort_keys=True) if files else ""
 
 
 def train(run: Run, session: Session) -> None:
@@ -54,6 +96,7 @@ def train(run: Run, session: Session) -> None:
         return
     if (run.folder / "train.json").exists():
         if not (name := spoiled(run)):
+            _restore_tokenizer(run, session)
             return
         log.warning("train     is done again, and what is made with it: %s is not what it was", name)
         for path in run.folder.glob("evaluation/*/generations.jsonl"):
@@ -64,9 +107,10 @@ def train(run: Run, session: Session) -> None:
         raise RunError(
             f"{run.folder / 'train.jsonl'} is not there; run the rewrite stage first (stages=[rewrite,train])"
         )
-    written = (kept_json(run.folder / "rewrite.json", Rewritten) or {}).get("written", len(examples))
-    if len(examples) != written:
+    if len(examples) != (written := _rewritten(run).get("written", len(examples))):
         raise DamagedError(run.folder / "train.jsonl", f"has {len(examples)} rows, and rewrite.json says {written}")
+    if "rewrite" not in run.stages:
+        tell_edited(run)
     rendered = tokenised(session.renderer, examples, cache_folder() / "tokenised")
     if isinstance(recipe.objective, SafeKeyLoss):
         rendered = session.renderer.mark(examples, rendered)
@@ -96,7 +140,8 @@ def train(run: Run, session: Session) -> None:
         record = trained.record | {"left_out_too_long": too_long}
         record |= {"weights": session.weights.origin, "device": session.device}
         session.save(model, trained.weights, card(run.folder, record), run.trained)
-        write_json(run.folder / "train.json", record | {"files": {name: checksum(run.folder / name) for name in FILES}})
+        record |= {"files": _checksums(run, FILES), "tokenizer": _checksums(run, TOKENIZER)}
+        write_sealed(run.folder / "train.json", record)
         if tracking:
             tracking.trained(run.trained)
     finally:
