@@ -3,8 +3,8 @@
 import os
 
 SETTINGS = {
-    # How long an OpenMP thread spins before it sleeps. GNU's default is 30 times this: 3 % faster on an idle machine and
-    # several times slower as soon as another process wants a core (docs/performance.md).
+    # How long an OpenMP thread spins before it sleeps. GNU's default is 30 times this: 3 % faster on an idle machine,
+    # and several times slower as soon as another process wants a core (docs/performance.md).
     "GOMP_SPINCOUNT": "10000",
     # Product shapes for which oneDNN and torch's calls of it keep compiled code. The defaults of 1,024 grow by hundreds
     # of megabytes over thousands of prompts, because every batch of prompts has another length.

@@ -1,4 +1,4 @@
-"""What a process of `alttrain` sets before torch loads, without starting again, and that the user's settings are kept."""
+"""What a process of `alttrain` sets before torch loads, and that the user's settings are kept."""
 
 import os
 import subprocess

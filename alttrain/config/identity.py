@@ -30,16 +30,20 @@ NOT_SHAPING = (
 """Keys that leave the result as it is: where a file stands (its content is hashed), how a server is asked."""
 
 
-def shaping_of_engine(generation: dict[str, Any]) -> dict[str, Any]:
-    """All of a generation config, flat, that shapes what is written: not where a server is or how it is asked again."""
+def shaping_of_engine(generation: dict[str, Any], batched: bool = False) -> dict[str, Any]:
+    """All of a generation config, flat, that shapes what is written: not where a server is or how it is asked again.
+
+    `batched`: the engine decodes a chunk's prompts together, so `chunk` shapes it too.
+    """
     flat = flatten({"generation": generation})
-    return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in NOT_SHAPING_TEXT}
+    left_out = NOT_SHAPING_TEXT - ({"chunk"} if batched else set())
+    return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in left_out}
 
 
 NOT_SHAPING_TEXT = frozenset(
     {*HOW_ASKED, "chunk", "loads_adapters", "adapter_name", "health", "start_s", "memory_share"}
 )
-"""Keys of an engine; `chunk` of the slot decoder shapes which prompts are decoded together, and is told apart there."""
+"""Keys of an engine that leave its texts as they are."""
 
 
 def shaping_of_judge(node: Any) -> Any:
