@@ -136,9 +136,9 @@ def _check_protocol(run: Run) -> None:
 
 
 def _check_engine(run: Run) -> None:
-    """The engine can start here, where there is something to generate."""
-    files = [evaluation_folder(run, benchmark) / "generations.jsonl" for benchmark in run.benchmarks]
-    if "generate" in run.stages and not all(file.exists() for file in files):
+    """The engine can start here, unless every benchmark has been generated and judged already."""
+    finished = [(evaluation_folder(run, benchmark) / "metrics.json").exists() for benchmark in run.benchmarks]
+    if "generate" in run.stages and not all(finished):
         run.generation.check(run.protocol.quantization, _on_gpu(run))
 
 
