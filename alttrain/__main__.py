@@ -1,33 +1,23 @@
-"""The console script `alttrain`, which is `python -m alttrain` too: sets its process up, and starts the app."""
+"""The console script `alttrain`, also `python -m alttrain`: sets three environment variables and starts the app."""
 
 import os
-import sys
 
-PAGES = "GLIBC_TUNABLES"
 SETTINGS = {
-    # glibc's allocator asks for huge pages: a training step on a CPU is 5 % faster
-    PAGES: "glibc.malloc.hugetlb=1",
-    # How long an OpenMP thread waits busily for its sisters. GNU's default, 30 times as long, is 3 % faster on an idle
-    # machine, and several times slower as soon as anything else wants a core; a fifth of this costs a quarter of the
-    # speed where a sleeping thread is slow to wake.
+    # How long an OpenMP thread spins before it sleeps. GNU's default is 30 times this: 3 % faster on an idle machine,
+    # and several times slower as soon as another process wants a core (docs/performance.md).
     "GOMP_SPINCOUNT": "10000",
-    # Shapes of matrix products for which oneDNN keeps its code, and torch its calls of it. Their own 1,024 fill over
-    # thousands of prompts, whose rows are all of another length, with hundreds of megabytes; more than this are of a
-    # few percent's use.
+    # Product shapes for which oneDNN and torch's calls of it keep compiled code. The defaults of 1,024 grow by hundreds
+    # of megabytes over thousands of prompts, because every batch of prompts has another length.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "LRU_CACHE_CAPACITY": "64",
 }
-"""Environment variables that torch or the allocator reads when it loads, as measured (docs/performance.md). One that is
-set already is kept."""
+"""The libraries read these when torch loads, which the app does after this module, so no restart is needed."""
 
 
 def main() -> None:
-    """Do what is asked, in a process so set; it begins again, for the allocator reads its own before all else."""
-    again = sys.platform == "linux" and PAGES not in os.environ
+    """Run the app. Variables that the user has set are kept."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    if again:
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     from alttrain.run import app
 
     app.main()

@@ -1,11 +1,11 @@
-"""Example -> ids and labels, prompt -> ids: the one renderer for training and for prompting.
+"""Example -> ids and labels, prompt -> ids: one renderer for training and for prompting.
 
-The prompt is tokenised alone and the response alone, then joined: what the model saw before its first own token in
-training is, id for id, what it is prompted with. Nothing is cut: a sequence over the limit raises or is left out by
-name, and counted. `Renderer.problems` proves this on the ids of any sequence, however it was made.
+Prompt and response are tokenised separately and joined, so the ids before the response are in training exactly those
+that the model is prompted with. Nothing is cut: a sequence over the limit raises an error, or is left out by name and
+counted. `Renderer.problems` checks the ids of any sequence for this.
 
-Only the template writes special tokens. What users, rows and models say is text: `</think>` or `<|im_end|>` there is
-spelt in ordinary tokens, in training and in prompting alike.
+Only the template writes special tokens. What users, rows and models say is text: `</think>` or `<|im_end|>` in it is
+encoded as ordinary tokens, in training and in prompting alike.
 """
 
 import json
@@ -27,7 +27,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Marks:
-    """Tokens of a response up to where its understanding, and its key sentence, end; and whether it is to harm."""
+    """Tokens of a response up to the end of its understanding and of its key sentence, and whether it is harmful."""
 
     understood: int
     key: int
@@ -89,7 +89,7 @@ class Renderer:
 
     @cached_property
     def _special(self) -> dict[str, int]:
-        """The added tokens, marked as special or not, that the tokenizer finds in a text before it splits it.
+        """Ids of the added tokens, special or not, that the tokenizer looks for before it splits a text.
 
         Runs of blanks, which some tokenizers add, are text.
         """
@@ -103,13 +103,13 @@ class Renderer:
         return re.compile("|".join(map(re.escape, names)) or "(?!)")
 
     def spelt(self, *said: str) -> str:
-        """The first special token, such as </think>, that one of these texts spells, or ""."""
+        """The first special token, such as </think>, that one of these texts contains, or ""."""
         return next((found[0] for text in said if (found := self._spelling.search(text))), "")
 
     def broken(self, text: str) -> str:
-        """A rendered text for a tokenizer that is not ours to tell who wrote what.
+        """A rendered text for a server's tokenizer, which cannot know who wrote what.
 
-        Special tokens that somebody said are broken by a blank after their first character.
+        Special tokens that the template did not write are broken by a blank after their first character.
         """
         pieces = list(_pieces(text))
         pieces[1::2] = [
@@ -118,7 +118,7 @@ class Renderer:
         return "".join(pieces)
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text, tokenised side by side."""
+        """The ids of each text, tokenised together."""
         if not texts:
             return []
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -138,17 +138,17 @@ class Renderer:
 
     @cached_property
     def _own_ids(self) -> Callable[[str], list[int]]:
-        """The special tokens in what the template wrote, which is the same few pieces in every text."""
+        """Ids of the special tokens in a piece of the template's; cached, for there are few such pieces."""
         return cache(lambda piece: [self._special[found] for found in self._spelling.findall(piece)])
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """For each special token a name that nobody can have written."""
+        """A random name for each special token, which no text can contain."""
         return {token: secrets.token_hex(16) for token in self._special}
 
     @cached_property
     def _disguised(self) -> Any:
-        """The backbone's tokenizer with its special tokens under other names: their own mean nothing to it."""
+        """The backbone's tokenizer with its special tokens renamed: the original names are ordinary text to it."""
         from tokenizers import Tokenizer
 
         state, names = json.loads(self.tokenizer.backend_tokenizer.to_str()), self._names
@@ -167,7 +167,7 @@ class Renderer:
         return made
 
     def _disguise(self, texts: list[str]) -> list[tuple[str, Any]]:
-        """Each text with the template's special tokens under other names, and its encoding by `_disguised`."""
+        """Each text with the template's special tokens renamed, and its encoding by `_disguised`."""
         if not texts:
             return []
         renamed = []
@@ -185,7 +185,7 @@ class Renderer:
         turns: Iterable[str] = (),
         answers: Iterable[str] = (),
     ) -> list[int]:
-        """Ids of a prompt. `turns` and `answers` are the dialogue before it.
+        """Ids of a prompt after the dialogue of `turns` and `answers`.
 
         `system` None is the backbone's own system prompt, "" is none.
         """
@@ -199,22 +199,22 @@ class Renderer:
         turns: Iterable[str] = (),
         answers: Iterable[str] = (),
     ) -> Rendered:
-        """The text of a prompt, the beginning token written out."""
+        """The text of a prompt, with the beginning token."""
         own = self.backbone.system_prompt if system is None else system
         return self.backbone.template.prompt(user, own, thought, turns, answers)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, none added. Special tokens are where the template wrote them, and nowhere else."""
+        """Ids of a text, without additions. Special tokens are only where the template wrote them."""
         ids = self._ids(text)
         return ids if self._holds_own(text, ids) else self._disguise([text])[0][1].ids
 
     def prompts(self, examples: Iterable[Example], thought: ThoughtMode) -> list[list[int]]:
-        """Ids of the examples' prompts, tokenised together: the backbone's own system prompt, earlier user turns."""
+        """Ids of the examples' prompts, with the backbone's own system prompt and earlier user turns."""
         template, system = self.backbone.template, self.backbone.system_prompt
         return self._batch([template.prompt(e.prompt, system, thought, e.turns) for e in examples])
 
     def sequence(self, example: Example) -> Sequence:
-        """Prompt and response of an example to train on. Raises ValueError where it has neither thought nor answer."""
+        """Prompt and response of an example to train on. Raises ValueError for one with neither thought nor answer."""
         return self.render([example])[0]
 
     def render(self, examples: Iterable[Example]) -> list[Sequence]:
@@ -262,10 +262,10 @@ class Renderer:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)  # type: ignore[no-any-return]
 
     def problems(self, sequence: Sequence, example: Example) -> list[str]:
-        """What is wrong with the ids of an example to train on; nothing, where the renderer made them.
+        """What is wrong with the ids of an example to train on; nothing where the renderer made them.
 
-        They must begin with the ids the model is prompted with, carry loss from there on and not before, hold the
-        family's beginning token once and in front, spell the whole response, close the thought once and train the end.
+        They must begin with the ids of the prompt, have loss from there on and not before, have the family's beginning
+        token once and in front, decode to the whole response, close the thought once, and train the end of the turn.
         """
         ids, trained, whole = sequence.ids, sequence.response, not example.partial
         prompt = self.prompts([example], "open")[0]
@@ -283,13 +283,13 @@ class Renderer:
         return [problem for problem, holds in rules.items() if not holds]
 
     def _begins_once(self, ids: list[int]) -> bool:
-        """One beginning token and in front where the template has one; elsewhere none that is doubled."""
+        """One beginning token, in front, where the template has one; else no doubled one."""
         if self._bos_ids:
             return ids[:1] == self._bos_ids and ids.count(self._bos_ids[0]) == 1
         return ids[:2] != [self.tokenizer.bos_token_id] * 2
 
     def _closings(self, ids: list[int], text: str) -> int:
-        """How often a thought is closed: by the delimiter's tokens, or by its text where none of them is special."""
+        """How often a thought is closed: counted by the delimiter's ids, or by its text where none is special."""
         close = self._close_ids
         if close[0] not in self._special_ids:
             return text.count(self.backbone.template.think_close.strip())
@@ -302,7 +302,7 @@ class Renderer:
 
 
 def _pieces(text: str) -> tuple[str, ...]:
-    """In turn what the template wrote and what was said; a text that no template rendered was said."""
+    """In turn what the template wrote and what others said; a text without a template is what others said."""
     return text.pieces if isinstance(text, Rendered) else ("", text)
 
 

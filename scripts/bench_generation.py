@@ -11,7 +11,7 @@ interleaved rounds, each in a process of its own; tokens that are decoded for an
 - one by one       what research scripts do; on a part of the prompts
 - batch            `generate` on batches of `--batch`, left-padded
 - continuous       transformers' continuous batching
-- alttrain         slots (`--batch` of them); on CUDA also with recorded steps, and with compiled layers besides
+- alttrain         its decoder in this process, with `--batch` slots
 
 SmolLM2's own weights are taken where they are in the cache, else random ones. The answers of alttrain in float32 are
 compared with transformers', prompt by prompt.
@@ -44,7 +44,7 @@ from alttrain.backbone.device import keep_freed_memory
 from alttrain.backbone.source import cache_folder
 from alttrain.backbone.weights import load_model
 from alttrain.generation import Decoding
-from alttrain.generation.engine import Decoder
+from alttrain.generation.decoder import Decoder
 
 NO_END = -1
 """No token: answers end where they are told to."""
@@ -158,13 +158,13 @@ class Continuous(OneByOne):
 
 
 class Ours:
-    """alttrain's slots."""
+    """alttrain's decoder."""
 
-    def __init__(self, asked: argparse.Namespace, dtype: torch.dtype, steps: Any = "eager") -> None:
+    def __init__(self, asked: argparse.Namespace, dtype: torch.dtype) -> None:
         if asked.device == "cpu":
             keep_freed_memory()
         model = model_of(asked, dtype, "packed")
-        self.decoder = Decoder(model, NO_END, asked.batch, asked.device, steps=steps)
+        self.decoder = Decoder(model, NO_END, asked.batch, asked.device)
         self.device, self.cap = asked.device, asked.cap
         self.prompts, self.caps = prompts_and_caps(asked, model.config.vocab_size)
 
@@ -182,8 +182,6 @@ MAKERS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "batch": lambda asked: Batched(asked, torch.bfloat16),
     "continuous": lambda asked: Continuous(asked, torch.bfloat16),
     "alttrain": lambda asked: Ours(asked, torch.bfloat16),
-    "alttrain, recorded": lambda asked: Ours(asked, torch.bfloat16, "recorded"),
-    "alttrain, compiled": lambda asked: Ours(asked, torch.bfloat16, "compiled"),
 }
 
 
@@ -206,8 +204,6 @@ def main() -> None:
         run_rounds(lambda: MAKERS[asked.only](asked), lambda one: one.once(), asked.rounds, asked.device)
         return
     names = [name.strip() for name in asked.contestants.split(";") if name.strip()]
-    if asked.device == "cpu":
-        names = [name for name in names if name not in ("alttrain, recorded", "alttrain, compiled")]
     options = [f"--{key}={getattr(asked, key)}" for key in ("device", "shape", "prompts", "batch", "cap", "mix")]
     figures = contest(__file__, names, options, asked.rounds, asked.device)
     prompts, caps = prompts_and_caps(asked, shape_of_option(asked.shape)["vocabulary"])
@@ -227,7 +223,7 @@ def compared(asked: argparse.Namespace) -> str:
     gc.collect()
     if asked.device == "cuda":
         torch.cuda.empty_cache()
-    ours = Ours(asked, torch.float32, "recorded" if asked.device == "cuda" else "eager").answers(count)
+    ours = Ours(asked, torch.float32).answers(count)
     return f"{sum(a == b for a, b in zip(theirs, ours, strict=True))} of {count}"
 
 

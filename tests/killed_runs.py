@@ -37,7 +37,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 import alttrain.backbone.weights
-import alttrain.generation.engine
+import alttrain.generation.decoder
 import alttrain.report.figures
 import alttrain.training.fit  # noqa: F401
 from alttrain.config import register

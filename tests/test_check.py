@@ -13,13 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from hydra import compose, initialize_config_module
 from tiny import LORA, backbone
 
-from alttrain.backbone import FullFineTuning, Shape, Weights
+from alttrain.backbone import FullFineTuning, Shape
 from alttrain.backbone.device import Device
-from alttrain.backbone.weights import load_model
 from alttrain.config import RunError, register
 from alttrain.evaluation import Protocol
 from alttrain.generation import Decoding, InProcess
@@ -233,21 +231,6 @@ def test_slots_are_what_there_is_room_for(
     needs.refuse_too_large(run, [TRACED], needs.Sizes(10))
     line = next(line for line in caplog.text.splitlines() if line.strip().startswith("generate"))
     assert float(line.split()[3]) == 2.0
-
-
-@pytest.mark.parametrize(("dtype", "native", "twice"), [("auto", True, True), ("bfloat16", True, True),
-                                                         ("bfloat16", False, False), ("float16", True, False),
-                                                         ("float32", True, False)])  # fmt: skip
-def test_weights_that_decoding_keeps_twice_are_counted(
-    dtype: Any, native: bool, twice: bool, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = a_run(tmp_path, tiny_folder, [TRACED], ["check", "generate"])
-    run.generation = InProcess(slots=2, dtype=dtype)
-    monkeypatch.setattr(needs, "cpu_has_bfloat16", lambda: native)
-    need = list(needs.estimate(run, Device("cpu", 4 * GIB), [TRACED]))[-1]
-    model = load_model(Weights(tiny_folder, "local"), torch.bfloat16, "cpu")
-    size = 2 * sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear))
-    assert need.parts.get("packed", 0) == (size if twice else 0)
 
 
 def test_rows_that_are_too_long_ask_for_smaller_passes(

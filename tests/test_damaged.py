@@ -24,8 +24,8 @@ from hydra import compose, initialize_config_module
 
 from alttrain.backbone.weights import load_tokenizer
 from alttrain.config import RunError, register
-from alttrain.generation.config import Decoding
-from alttrain.generation.kept import KeptDecoder
+from alttrain.generation import Decoding
+from alttrain.generation.in_process import KeptDecoder
 from alttrain.records import DamagedError, Example
 from alttrain.records.reading import REMEDY
 from alttrain.report import figures

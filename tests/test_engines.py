@@ -11,14 +11,17 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_module
 from processes import gone
 from stub_server import RESET, Say, Serve, Stub
 from tiny import backbone
 
 from alttrain.backbone.weights import load_tokenizer
-from alttrain.generation import ChildServer, Decoding, InProcessVllm, Server
-from alttrain.generation.engines import Prompt, Written
+from alttrain.config import register
+from alttrain.generation import Auto, ChildServer, Decoding, InProcess, InProcessVllm, Server
+from alttrain.generation.engine import Model, Prompt, Written
 from alttrain.llm import Failure
+from alttrain.run.assembly import assemble
 from alttrain.tokenization import Renderer
 
 PATIENCE: dict[str, Any] = {"attempts": 4, "timeout_s": 0.5, "concurrency": 8}
@@ -39,8 +42,18 @@ def server(stub: Stub, **fields: Any) -> Server:
     return Server(**{"base_url": stub.url, "model_name": "m", **PATIENCE, **fields})
 
 
-def write(engine: Any, asked: Sequence[Prompt], decoding: Decoding = GREEDY) -> dict[int, Any]:
-    found = list(engine.write(asked, decoding))
+def model(renderer: Any = None, **fields: Any) -> Model:
+    """The backbone of a run a-s0, or what the fields say it trained."""
+    folder = Path("model")
+    parts = {"adapter": None, "trained": None, "weights": lambda: folder, "decoder": None, "log": Path("server.log")}
+    return Model("a-s0", renderer, **{**parts, **fields})
+
+
+def write(
+    config: Any, asked: Sequence[Prompt], renderer: Any, decoding: Decoding = GREEDY, **fields: Any
+) -> dict[int, Any]:
+    with config.start(model(renderer, **fields)) as engine:
+        found = list(engine.generate(asked, decoding))
     assert len({number for number, _ in found}) == len(found)
     return dict(found)
 
@@ -48,8 +61,8 @@ def write(engine: Any, asked: Sequence[Prompt], decoding: Decoding = GREEDY) -> 
 def test_tokens_are_sent_as_they_are(serve: Serve, renderer: Renderer) -> None:
     stub = serve(lambda prompt, asked: Say("So.<|im_end|>"))
     asked = prompts(renderer, 3)
-    engine = server(stub, extra={"skip_special_tokens": False}).engine("run", None, renderer)
-    assert write(engine, asked) == dict.fromkeys(range(3), Written("So.", "stop"))
+    engine = server(stub, extra={"skip_special_tokens": False})
+    assert write(engine, asked, renderer) == dict.fromkeys(range(3), Written("So.", "stop"))
     sent = {json.dumps(request.pop("prompt")): request for request in stub.requests}
     assert sent.keys() == {json.dumps(prompt.ids) for prompt in asked}
     assert {json.dumps(request, sort_keys=True) for request in sent.values()} == {
@@ -62,9 +75,8 @@ def test_sampling_is_seeded_by_the_prompts_name(serve: Serve, renderer: Renderer
     decoding = Decoding(7, temperature=0.6, top_p=0.95, repetition_penalty=1.2, samples=2, seed=3)
     (one,) = prompts(renderer, 1)
     two = replace(one, name="p0#1")
-    engine = server(stub).engine("run", None, renderer)
     for _ in range(2):
-        assert write(engine, [one, two], decoding)[1] == Written("So.", "length")
+        assert write(server(stub), [one, two], renderer, decoding)[1] == Written("So.", "length")
     seeds = [request["seed"] for request in stub.requests]
     assert len(set(seeds)) == 2
     assert sorted(seeds[:2]) == sorted(seeds[2:])
@@ -89,9 +101,9 @@ def test_text_has_one_beginning_token(serve: Serve, renderer: Renderer, adds: bo
             return {"input_ids": [renderer.tokenizer.bos_token_id, *ids] if adds else ids}
 
     stub = serve(lambda prompt, asked: Say("So."))
-    engine = server(stub, api="text").engine("run", None, Renderer(begun.backbone, Adding()))
     text = begun.prompt_text("Hi?", "open")
-    write(engine, [Prompt(begun.encode(text), text, "p#0")])
+    asked = [Prompt(begun.encode(text), text, "p#0")]
+    write(server(stub, api="text"), asked, Renderer(begun.backbone, Adding()))
     (request,) = stub.requests
     assert request["prompt"] == (text.removeprefix("<|im_start|>") if adds else text)
 
@@ -101,18 +113,18 @@ def test_an_adapter_is_a_model_of_its_own_and_loaded_where_told(
 ) -> None:
     stub = serve(lambda prompt, asked: Say("So."))
     stub.models = ["m"]
-    write(server(stub, adapter_name="lora-{run}").engine("a-s0", tmp_path, renderer), prompts(renderer, 1))
+    write(server(stub, adapter_name="lora-{run}"), prompts(renderer, 1), renderer, adapter=tmp_path)
     assert stub.requests[0]["model"] == "lora-a-s0"
     loads: list[dict[str, Any]] = []
     stub.on_load = lambda request: loads.append(request) or 200  # type: ignore[attr-defined]
-    server(stub, loads_adapters=True).engine("a-s0", tmp_path, renderer)
+    write(server(stub, loads_adapters=True), [], renderer, adapter=tmp_path)
     assert loads == [{"lora_name": "a-s0", "lora_path": str(tmp_path)}]
     stub.models = ["m", "a-s0"]
-    server(stub, loads_adapters=True).engine("a-s0", tmp_path, renderer)
+    write(server(stub, loads_adapters=True), [], renderer, adapter=tmp_path)
     assert len(loads) == 1
     stub.models, stub.on_load = [], lambda request: 400  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"loads_adapters=true: .*HTTP 400.*VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
-        server(stub, loads_adapters=True).engine("a-s0", tmp_path, renderer)
+        write(server(stub, loads_adapters=True), [], renderer, adapter=tmp_path)
 
 
 HOSTILE: list[Say] = [
@@ -138,7 +150,7 @@ def test_a_hostile_server_loses_no_prompt(serve: Serve, renderer: Renderer) -> N
         return HOSTILE[(number * 3 + asked) % len(HOSTILE)] if asked < 2 else Say(f"So {prompt[-9:]}")
 
     stub = serve(behave)
-    found = write(server(stub).engine("run", None, renderer), prompts(renderer, count))
+    found = write(server(stub), prompts(renderer, count), renderer)
     assert sorted(found) == list(range(count))
     assert all(isinstance(answer, Written) for answer in found.values())
 
@@ -149,7 +161,7 @@ def test_what_is_not_answered_has_its_reason(serve: Serve, renderer: Renderer) -
     stub = serve(
         lambda prompt, _: Say(status=400) if prompt == refused else Say(status=500) if prompt == broken else Say("So.")
     )
-    found = write(server(stub, concurrency=2).engine("run", None, renderer), asked)
+    found = write(server(stub, concurrency=2), asked, renderer)
     assert found[2] == Failure("the server refuses the prompt (HTTP 400)", final=True)
     assert found[4] == Failure("the server answers HTTP 500", final=False)
     assert [number for number, answer in found.items() if isinstance(answer, Written)] != []
@@ -157,7 +169,7 @@ def test_what_is_not_answered_has_its_reason(serve: Serve, renderer: Renderer) -
 
 def test_a_server_that_refuses_all_is_given_up_and_no_prompt_is_settled(serve: Serve, renderer: Renderer) -> None:
     stub = serve(lambda prompt, _: Say(status=400))
-    found = write(server(stub, concurrency=4).engine("run", None, renderer), prompts(renderer, 60))
+    found = write(server(stub, concurrency=4), prompts(renderer, 60), renderer)
     assert 16 <= len(found) <= 32  # a busy machine tells of some late
     assert set(found.values()) == {Failure("the server refuses the prompt (HTTP 400)", final=False)}
 
@@ -199,44 +211,47 @@ def child_gone(output: Path) -> bool:
 
 def test_a_started_server_answers_and_ends(renderer: Renderer, tmp_path: Path) -> None:
     output = tmp_path / "server.log"
-    with child().running("a-s0", tmp_path / "model", tmp_path, output) as started:
-        found = write(started.engine("a-s0", tmp_path, renderer), prompts(renderer, 2))
+    found = write(child(), prompts(renderer, 2), renderer, adapter=tmp_path, log=output)
     assert found[1] == Written(f"a-s0={tmp_path}", "stop")
     assert child_gone(output)
-    with pytest.raises(RuntimeError, match="stage"), child().running("a", tmp_path, tmp_path, output):
+    with pytest.raises(RuntimeError, match="stage"), child().start(model(renderer, log=output)):
         raise RuntimeError("stage")
     assert child_gone(output)
 
 
-def test_a_server_that_does_not_come_up_is_told_with_its_last_lines(tmp_path: Path) -> None:
+def test_a_server_that_does_not_come_up_is_told_with_its_last_lines(renderer: Renderer, tmp_path: Path) -> None:
     output = tmp_path / "dead.log"
     with (
         pytest.raises(ValueError, match=r"(?s)ended with 1 before it was ready:.*no weights there"),
-        child("dies").running("a", tmp_path, tmp_path, output),
+        child("dies").start(model(renderer, adapter=tmp_path, log=output)),
     ):
         pass
     output = tmp_path / "hanging.log"
     with (
         pytest.raises(ValueError, match=r"start_s=1: the server was not ready"),
-        child("hangs", start_s=1.0).running("a", tmp_path, tmp_path, output),
+        child("hangs", start_s=1.0).start(model(renderer, adapter=tmp_path, log=output)),
     ):
         pass
     assert child_gone(output)
     absent = replace(child(), command=["no-such-server"])
     with (
         pytest.raises(ValueError, match=r"'no-such-server' cannot be started .*generation=server"),
-        absent.running("a", tmp_path, None, output),
+        absent.start(model(renderer, log=output)),
     ):
         pass
+    with pytest.raises(ValueError, match="'no-such-server' cannot be started"):
+        absent.check(None, gpu=False)
+    child().check(None, gpu=False)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_server_does_not_outlive_a_killed_run(tmp_path: Path, number: int) -> None:
+def test_a_server_does_not_outlive_a_killed_run(tiny_folder: Path, tmp_path: Path, number: int) -> None:
     output = tmp_path / "server.log"
     code = (
         f"import sys, time; sys.path[:0] = {sys.path!r}\n"
-        "from pathlib import Path\nfrom test_engines import child\n"
-        f"with child().running('a', Path('m'), Path('.'), Path({str(output)!r})):\n"
+        "from pathlib import Path\nfrom test_engines import backbone, child, load_tokenizer, model, Renderer\n"
+        f"folder, log = Path({str(tiny_folder)!r}), Path({str(output)!r})\n"
+        "with child().start(model(Renderer(backbone(folder), load_tokenizer(folder)), log=log)):\n"
         "    print('up', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
@@ -269,9 +284,9 @@ def test_vllm_is_given_tokens_and_the_adapter(
     lora.LoRARequest = lambda *names: names  # type: ignore[attr-defined]
     for name, module in {"vllm": vllm, "vllm.lora": ModuleType("vllm.lora"), "vllm.lora.request": lora}.items():
         monkeypatch.setitem(sys.modules, name, module)
-    engine = InProcessVllm(options={"tensor_parallel_size": 2}).engine(Path("/weights"), tmp_path, renderer)
+    engine = InProcessVllm(options={"tensor_parallel_size": 2})
     asked = prompts(renderer, 2)
-    assert write(engine, asked) == {0: Written("So.", "stop"), 1: Written("So.", "length")}
+    assert write(engine, asked, renderer, adapter=tmp_path) == {0: Written("So.", "stop"), 1: Written("So.", "length")}
     assert told["asked"] == [{"prompt_token_ids": prompt.ids} for prompt in asked]
     assert told["adapter"] == ("adapter", 1, str(tmp_path))
     assert (told["options"]["tensor_parallel_size"], told["options"]["trust_remote_code"]) == (2, False)
@@ -283,4 +298,44 @@ def test_vllm_is_given_tokens_and_the_adapter(
 def test_vllm_that_is_not_there_is_told(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ValueError, match=r"pip install 'alttrain\[vllm\]'"):
-        InProcessVllm().engine(Path("/weights"), None, renderer)
+        write(InProcessVllm(), [], renderer)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'alttrain\[vllm\]'"):
+        InProcessVllm().check(None, gpu=True)
+
+
+# --- before anything starts ---
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpu", "installed", "choice"),
+    [
+        ("auto", True, True, "vllm"),
+        ("cpu", True, True, "in_process"),
+        ("auto", False, True, "in_process"),
+        ("gpu", True, False, "in_process"),
+    ],
+)
+def test_auto_is_vllm_where_a_gpu_and_vllm_are(
+    accelerator: str, gpu: bool, installed: bool, choice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alttrain.generation.in_process.has_gpu_driver", lambda: gpu)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
+    assert Auto(InProcess(), InProcessVllm()).choice(accelerator) == choice
+
+
+def test_a_run_knows_the_engine_that_auto_takes(tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alttrain.generation.in_process.has_gpu_driver", lambda: False)
+    arguments = [one for one in tiny_arguments if not one.startswith("generation")]
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        run = assemble(compose("run", overrides=[*arguments, "generation=auto", "generation.in_process.slots=5"]))
+    assert run.generation == InProcess(slots=5)
+    assert run.config["generation"]["slots"] == 5
+    assert run.evaluation_fingerprint(run.benchmarks[0])["generation.chunk"] == 128
+
+
+def test_a_server_without_its_key_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(ValueError, match=r"generation\.key_variable=NO_SUCH_KEY"):
+        Server("http://localhost/v1", "m", key_variable="NO_SUCH_KEY").check(None, gpu=False)

@@ -1,25 +1,18 @@
 """Slot decoding against transformers' own generation, prompt by prompt, and what sampling draws."""
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tiny import backbone
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from alttrain.backbone import Weights
-from alttrain.backbone.products import PackedWeights
-from alttrain.backbone.slots import SlotCache
+from alttrain.backbone.attention import SlotCache
 from alttrain.backbone.weights import load_model
-from alttrain.generation import Decoding, InProcess, engine, steps
-from alttrain.generation.choosing import LIKELIEST, draw, likeliest
-from alttrain.generation.engine import Decoder
-from alttrain.run.session import Session
-from alttrain.training import Hardware
+from alttrain.generation import Decoding, decoder
+from alttrain.generation.decoder import Decoder
+from alttrain.generation.sampling import LIKELIEST, draw, likeliest
 
 PROMPTS = [[(7 * row + 3 * column) % 250 for column in range(1 + (row * 5) % 23)] for row in range(11)]
 NEW = 20
@@ -128,26 +121,25 @@ def tiny(tiny_folder: Path) -> Any:
     return load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")
 
 
-def test_memory_that_is_too_little_makes_slots_fewer_and_longer(tiny_folder: Path, tiny: Any) -> None:
-    """Sequences that lose their slot are prefilled again with what they wrote, and end as if nothing had been."""
+@pytest.mark.parametrize(("room", "slots"), [(8 * 43, 8), (100, 2), (10, 1)])
+def test_where_memory_is_short_there_are_fewer_slots(
+    tiny_folder: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, room: int, slots: int
+) -> None:
+    """`room` is in tokens; the longest prompt has 23, and each may have 20 new ones."""
     end = common_token(reference(tiny_folder, 257))
-    expected = reference(tiny_folder, end)
     sizes: list[tuple[int, int]] = []
 
     class Watched(SlotCache):
-        def resize(self, slots: int, length: int) -> None:
-            sizes.append((slots, length))
-            super().resize(slots, length)
+        def __init__(self, *size: int) -> None:
+            sizes.append((size[0], size[1]))
+            super().__init__(*size)
 
     each = Decoder(tiny, end, 1, "cpu").token_bytes()
     assert each == 2 * 2 * 2 * 8 * 4
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "SlotCache", Watched)
-        patch.setattr(engine, "FIRST_ROOM", 2)
-        written = Decoder(tiny, end, 8, "cpu", memory=100 * each).generate(PROMPTS, Decoding(NEW))
-    assert written == expected
-    assert sizes
-    assert all(slots * length <= 100 for slots, length in sizes)
+    monkeypatch.setattr(decoder, "SlotCache", Watched)
+    written = Decoder(tiny, end, 8, "cpu", memory=room * each).generate(PROMPTS, Decoding(NEW))
+    assert written == reference(tiny_folder, end)
+    assert sizes == [(slots, max(map(len, PROMPTS)) + NEW)]
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
@@ -157,18 +149,14 @@ def test_out_of_memory_halves_the_slots_and_changes_nothing(
     decoding = Decoding(NEW, temperature=0.9, repetition_penalty=penalty)
     names = [str(number) for number in range(len(PROMPTS))]
     expected = Decoder(tiny, 40, 8, "cpu").generate(PROMPTS, decoding, names)
-    step, forward, calls = Decoder.step, Decoder.forward, itertools.count()
+    forward, calls = Decoder.forward, itertools.count()
 
-    def fails(then: Any) -> Any:
-        def call(self: Decoder, *arguments: Any) -> Any:
-            if next(calls) in (1, 6, 9):
-                raise torch.OutOfMemoryError
-            return then(self, *arguments)
+    def fails(self: Decoder, *arguments: Any) -> Any:
+        if next(calls) in (1, 6, 9):
+            raise torch.OutOfMemoryError
+        return forward(self, *arguments)
 
-        return call
-
-    monkeypatch.setattr(Decoder, "step", fails(step))
-    monkeypatch.setattr(Decoder, "forward", fails(forward))
+    monkeypatch.setattr(Decoder, "forward", fails)
     assert Decoder(tiny, 40, 8, "cpu").generate(PROMPTS, decoding, names) == expected
     assert [record.args for record in caplog.records] == [(8,), (4,), (2,)]
 
@@ -177,7 +165,7 @@ def test_memory_that_is_not_enough_for_one_is_an_error(tiny: Any, monkeypatch: p
     def fails(*arguments: Any) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(Decoder, "step", fails)
+    monkeypatch.setattr(Decoder, "forward", fails)
     with pytest.raises(torch.OutOfMemoryError):
         Decoder(tiny, 257, 2, "cpu").generate(PROMPTS, Decoding(NEW))
 
@@ -191,9 +179,10 @@ def test_what_all_prompts_begin_with_is_computed_once(
     seen: list[int] = []
     forward = Decoder.forward
 
-    def watched(self: Decoder, ids: list[int], *arguments: Any) -> Any:
-        seen.append(len(ids))
-        return forward(self, ids, *arguments)
+    def watched(self: Decoder, ids: list[int], positions: list[int], packed: Any, *keep: Any) -> Any:
+        if packed.positions is None:
+            seen.append(len(ids))
+        return forward(self, ids, positions, packed, *keep)
 
     monkeypatch.setattr(Decoder, "forward", watched)
     assert Decoder(tiny, end, 4, "cpu").generate(prompts, Decoding(NEW)) == expected
@@ -213,173 +202,13 @@ def test_each_prompt_may_have_a_cap_of_its_own(tiny: Any) -> None:
     ]
 
 
-class Recording:
-    """Stands in for CUDA graphs: what is recorded is not run yet, and can run again only while keys and values stand
-    where they stood.
-    """
-
-    def __init__(self) -> None:
-        self.recorded = 0
-        self.replayed = 0
-
-    def __call__(self, run: Any) -> Callable[[], None]:
-        def stand() -> list[int]:
-            return [tensor.data_ptr() for pair in run.func.__self__.cache.layers.values() for tensor in pair]
-
-        self.recorded += 1
-        stood = stand()
-
-        def replay() -> None:
-            self.replayed += 1
-            assert stand() == stood
-            run()
-
-        return replay
-
-
-@pytest.fixture
-def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
-    made = Recording()
-    monkeypatch.setattr(engine, "cuda_recorder", lambda: made)
-    return made
-
-
-def test_recorded_steps_write_the_same_in_few_shapes(
-    tiny_folder: Path, tiny: Any, recording: Recording, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The model is given tensors of few shapes that stay where they are: what a graph must find as it was."""
-    monkeypatch.setattr(steps, "STRIDE", 16)
-    end = common_token(reference(tiny_folder, 257))
-    shapes: list[tuple[int, int]] = []
-    addresses: set[int] = set()
-    next_logits = Decoder._next_logits
-
-    def watched(self: Decoder, ids: torch.Tensor, positions: torch.Tensor, reach: int, **options: Any) -> torch.Tensor:
-        shapes.append((ids.shape[1], reach))
-        addresses.add(ids.data_ptr())
-        return next_logits(self, ids, positions, reach, **options)
-
-    monkeypatch.setattr(Decoder, "_next_logits", watched)
-    written = Decoder(tiny, end, 6, "cpu", steps="recorded").generate(PROMPTS, Decoding(NEW))
-    assert written == reference(tiny_folder, end)
-    assert {slots for slots, _ in shapes} == {6, 4, 2}
-    assert {reach for _, reach in shapes} <= {16, 32, max(map(len, PROMPTS)) + NEW}
-    assert len(addresses) == 1
-    assert recording.replayed == len(shapes) - len(set(shapes)) > recording.recorded > 0
-
-
-@pytest.mark.parametrize(("longest", "reach"), [(1, 128), (129, 256), (1024, 1024), (1025, 1280), (3000, 3072)])
-def test_reaches_are_few(longest: int, reach: int) -> None:
-    assert steps.few_reaches(longest, 5000) == reach
-    assert steps.few_reaches(longest, longest) == longest
-
-
-def test_what_is_recorded_goes_with_its_cache(
-    tiny_folder: Path, tiny: Any, recording: Recording, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "FIRST_ROOM", 2)
-    resized: list[int] = []
-    resize = SlotCache.resize
-    monkeypatch.setattr(SlotCache, "resize", lambda self, *size: (resized.append(size[0]), resize(self, *size))[1])
-    each = Decoder(tiny, 257, 1, "cpu").token_bytes()
-    assert each is not None
-    decoder = Decoder(tiny, 257, 8, "cpu", memory=100 * each, steps="recorded")
-    assert decoder.generate(PROMPTS, Decoding(NEW)) == reference(tiny_folder, 257)
-    once = recording.recorded
-    assert resized
-    assert once > 1
-    assert decoder.generate(PROMPTS, Decoding(NEW)) == reference(tiny_folder, 257)
-    assert recording.recorded == 2 * once
-
-
-def test_compiled_layers_are_one_program_for_all_layers_slots_and_reaches(
-    tiny_folder: Path, tmp_path: Path, recording: Recording, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As traced, without the seconds of a real compilation: what is before attention and what is after it."""
-    described = AutoConfig.from_pretrained(tiny_folder, num_hidden_layers=4)
-    AutoModelForCausalLM.from_config(described).save_pretrained(tmp_path)
-    model = load_model(Weights(tmp_path, "local"), torch.float32, "cpu")
-    caps = [*range(2, len(PROMPTS) + 1), NEW]  # from six slots in use to one
-    expected = Decoder(model, 257, 6, "cpu").generate(PROMPTS, Decoding(NEW), caps=caps)
-    programs: list[list[str]] = []
-
-    def watched(graph: Any, inputs: list[Any]) -> Any:
-        programs.append([node.name for node in graph.graph.nodes if node.op not in ("placeholder", "output")])
-        return graph
-
-    compiled = torch.compile
-    monkeypatch.setattr(
-        torch, "compile", lambda function, dynamic: compiled(function, dynamic=dynamic, backend=watched)
-    )
-    monkeypatch.setattr(steps, "STRIDE", 16)
-    written = Decoder(model, 257, 6, "cpu", steps="compiled").generate(PROMPTS, Decoding(NEW), caps=caps)
-    assert written == expected
-    assert len([program for program in programs if program]) == 4  # two norms, what attention is given, what it gave
-
-
 def test_a_decoder_gives_back_what_a_batch_left(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[None] = []
-    monkeypatch.setattr(engine, "give_back_freed_memory", lambda: given.append(None))
-    decoder = Decoder(tiny, 257, 2, "cpu")
+    monkeypatch.setattr(decoder, "give_back_freed_memory", lambda: given.append(None))
+    same = Decoder(tiny, 257, 2, "cpu")
     for batch in range(3):
         assert len(given) == batch
-        decoder.generate([[1, 2], [3]], Decoding(2))
-
-
-def packs() -> bool:
-    return bool(PackedWeights(torch.nn.Linear(8, 8).bfloat16()).size)
-
-
-@pytest.mark.skipif(not packs(), reason="this CPU or torch has no bfloat16 products of packed weights")
-def test_packed_weights_write_the_same_and_follow_a_merge(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load_model(Weights(tiny_folder, "local"), torch.bfloat16, "cpu")
-    decoder = Decoder(model, 257, 3, "cpu")
-    products: list[torch.Size] = []
-    product = torch.ops.mkldnn._linear_pointwise
-    monkeypatch.setattr(
-        torch.ops.mkldnn, "_linear_pointwise", lambda x, *rest: products.append(x.shape) or product(x, *rest)
-    )
-
-    def plain() -> list[list[int]]:
-        other = Decoder(model, 257, 3, "cpu")
-        other._packed = PackedWeights(model, most=0)
-        return other.generate(PROMPTS, Decoding(NEW))
-
-    before = plain()
-    assert not products
-    assert decoder.generate(PROMPTS, Decoding(NEW)) == before
-    assert products
-    assert not any("forward" in module.__dict__ for module in model.modules())
-    assert plain() == before
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.flip(0))
-    assert plain() != before
-    assert decoder.generate(PROMPTS, Decoding(NEW)) == plain()
-
-
-@pytest.mark.skipif(not packs(), reason="this CPU or torch has no bfloat16 products of packed weights")
-def test_packed_weights_leave_less_room_for_keys_and_values(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run: Any = SimpleNamespace(backbone=backbone(tiny_folder), hardware=Hardware(accelerator="cpu"))
-    session = Session(run)
-    monkeypatch.setattr(session, "_free_memory", lambda: 1e9)
-    rooms = [session.decoder(InProcess(dtype=dtype), None, "none").memory for dtype in ("float32", "bfloat16")]
-    size = PackedWeights(session.model("bfloat16")).size
-    assert size > 0
-    assert rooms == [int(0.8 * 1e9), int(0.8 * (1e9 - size))]
-    assert session.decoder(InProcess(dtype="bfloat16", memory_gib=0.5), None, "none").memory == 1 << 29
-
-
-def test_float32_large_models_and_others_forwards_are_left_alone() -> None:
-    assert PackedWeights(torch.nn.Linear(8, 8)).size == 0
-    hooked = torch.nn.Linear(8, 8).bfloat16()
-    hooked.forward = own = lambda x: x  # type: ignore[method-assign, assignment]
-    weights = PackedWeights(hooked)
-    assert weights.size == 0
-    with weights.used():
-        assert hooked.forward is own
-    assert hooked.forward is own
-    assert PackedWeights(torch.nn.Linear(8, 8).bfloat16(), most=2 * 8 * 8 - 1).size == 0
+        same.generate([[1, 2], [3]], Decoding(2))
 
 
 @pytest.mark.parametrize("vocabulary", [256, 259])

@@ -154,13 +154,6 @@ def test_writing_on_does_not_depend_on_the_neighbours(guard: Any) -> None:
     assert guard.write([], 6) == []
 
 
-def test_a_decoder_serves_all_calls(guard: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It keeps packed weights, which are not to be made for each."""
-    guard.write([[1, 2]], 2)
-    monkeypatch.setattr("alttrain.generation.scorer.Decoder", None)
-    guard.write([[1, 2]], 2)
-
-
 def test_newlines_that_the_template_has_are_not_doubled(guard: Any) -> None:
     ending = scorer(TEMPLATE.replace("{% endif %}", "\n\n{% endif %}"))
     first, second = (next(LlamaGuard("m").judge(ROWS[:1], context(model))) for model in (guard, ending))

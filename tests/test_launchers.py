@@ -55,7 +55,7 @@ def test_a_launcher_that_is_not_installed_is_told_in_one_line(launcher: str, ext
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize("asked", ["trainer.compiled=on", "generation.steps=recorded", "generation.steps=compiled"])
+@pytest.mark.parametrize("asked", ["trainer.compiled=on"])
 @pytest.mark.parametrize("gpu", [False, True])
 def test_what_is_for_a_gpu_is_refused_without_one_before_weights_load(
     tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, gpu: bool

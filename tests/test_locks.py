@@ -10,14 +10,14 @@ import pytest
 from stub_server import Serve, right
 
 from alttrain.generation import Decoding
-from alttrain.generation.kept import KeptDecoder
+from alttrain.generation.in_process import KeptDecoder
 from alttrain.records import alone
 
 KEPT = """
 import sys, time
 from pathlib import Path
 from alttrain.generation import Decoding
-from alttrain.generation.kept import KeptDecoder
+from alttrain.generation.in_process import KeptDecoder
 
 folder, log = Path(sys.argv[1]), Path(sys.argv[2])
 

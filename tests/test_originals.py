@@ -14,7 +14,7 @@ from stub_server import HARMLESS, Say, Serve
 
 from alttrain.config import RunError, register, shaping
 from alttrain.generation import Decoding
-from alttrain.generation.engines import Prompt, Written
+from alttrain.generation.engine import Prompt, Written
 from alttrain.records import Example, Generation, Judgement, Rejected, read_rows
 from alttrain.rewrite import render
 from alttrain.run.app import execute
@@ -40,7 +40,7 @@ class Backbone:
         self.texts: list[str] = []
         self.decoding: Decoding | None = None
 
-    def write(
+    def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None]
     ) -> Iterator[tuple[int, Written]]:
         self.decoding = decoding

@@ -11,10 +11,10 @@ import pytest
 from alttrain.records import Example, Generation, Judgement, read_rows
 
 PACKAGE = '''
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from alttrain.generation import Server
-from alttrain.generation.engines import Written
+from alttrain.generation.engine import EngineConfig, Written
 from alttrain.records import Judgement, Segment
 from alttrain.rewrite import Untouched
 
@@ -31,11 +31,14 @@ class Counted(Untouched):
 
 
 @dataclass(frozen=True)
-class Echo(Server):
+class Echo(EngineConfig):
     """An engine: it repeats the prompt's name."""
 
-    def engine(self, run, adapter, renderer):
-        return Echoing(bool(adapter))
+    chunk: int = 64
+
+    @contextmanager
+    def start(self, model):
+        yield Echoing(bool(model.adapter))
 
 
 class Echoing:
@@ -44,7 +47,7 @@ class Echoing:
     def __init__(self, adapted):
         self.adapted = adapted
 
-    def write(self, prompts, decoding, advance=lambda count: None):
+    def generate(self, prompts, decoding, advance=lambda count: None):
         for number, prompt in enumerate(prompts):
             advance(1)
             yield number, Written(f"It is {prompt.name}.\\n</think>\\n\\nAdapted: {self.adapted}.", "stop")
@@ -58,18 +61,18 @@ class Mentions:
     def __init__(self, name: str, word: str) -> None:
         self.name, self.word = name, word
 
-    def verify(self, where, model_fault):
+    def check(self, where, model_fault):
         return
 
-    def judge(self, generations, desk):
+    def judge(self, generations, context):
         for row in generations:
-            desk.progress(1)
+            context.progress(1)
             yield Judgement(row.id, self.name, self.word in row.answer, evidence=self.word, sample=row.sample)
 '''
 OPTIONS = {
     "backbone/own": "defaults:\n  - hub\nname: own\nsource: {tiny}\ncontext_length: 512\nuntrained_thought: absent\n",
     "rewrite/counted": "_target_: mypackage.Counted\nname: counted\n",
-    "generation/echo": "_target_: mypackage.Echo\nbase_url: http://127.0.0.1:9/v1\nmodel_name: echo\n",
+    "generation/echo": "_target_: mypackage.Echo\nchunk: 64\n",
     "judge/mentions": "_target_: mypackage.Mentions\nname: mentions\nword: Adapted\n",
     "dataset/own": "defaults:\n  - local\nname: own\npath: {folder}/rows.jsonl\n",
     "benchmark/own": (

@@ -19,9 +19,10 @@ from alttrain.config.targets import TRUSTED
 from alttrain.dataset import Rows, jailbreak_artifacts
 from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalJudge
 from alttrain.evaluation.benchmark import KINDS
-from alttrain.generation import Decoding, InProcess
-from alttrain.generation.choosing import draw
-from alttrain.generation.engines import LocalEngine, Prompt
+from alttrain.generation import Decoding, InProcess, Server
+from alttrain.generation.engine import Prompt
+from alttrain.generation.in_process import LocalEngine
+from alttrain.generation.sampling import draw
 from alttrain.records import Generation, Rejected, read_rows
 from alttrain.run.app import execute
 from alttrain.run.assembly import Run, assemble
@@ -347,7 +348,7 @@ def test_what_a_protocol_cannot_have_is_told_before_any_weights(
     monkeypatch.setattr("alttrain.backbone.device.BITSANDBYTES_ON_CPU", (99, 0))
     benchmark = with_rows([{"prompt": "Q?", "goal": "G"}], tmp_path)
     monkeypatch.setattr(Run, "evaluation_fingerprint", lambda self, benchmark: {})
-    parts = {"generation": SimpleNamespace()} if engine else {}
+    parts = {"generation": Server("http://localhost/v1", "m")} if engine else {}
     with pytest.raises((RunError, ValueError), match=message):
         check_light(light(tmp_path, benchmark, a_protocol(**fields), **parts))
 
@@ -431,8 +432,8 @@ def test_a_response_is_cut_where_the_context_ends() -> None:
 
     renderer = SimpleNamespace(end_id=0, decode=str)
     engine = LocalEngine(SimpleNamespace(generate=generate), renderer)
-    list(engine.write([Prompt([1], "a", "a", 3), Prompt([1], "b", "b", 30), Prompt([1], "c", "c")], decoding))
-    list(engine.write([Prompt([1], "c", "c")], decoding))
+    list(engine.generate([Prompt([1], "a", "a", 3), Prompt([1], "b", "b", 30), Prompt([1], "c", "c")], decoding))
+    list(engine.generate([Prompt([1], "c", "c")], decoding))
     assert asked == [[3, 8, 8], []]
 
 
@@ -443,7 +444,11 @@ def test_evaluated_weights_have_the_protocols_precision_and_others_the_backbones
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run: Any = SimpleNamespace(
-        name="r", output_dir=tmp_path, generation=InProcess(), backbone=SimpleNamespace(source="s", quantization="none")
+        name="r",
+        folder=tmp_path,
+        output_dir=tmp_path,
+        generation=InProcess(),
+        backbone=SimpleNamespace(source="s", quantization="none"),
     )
     session = Session(run)
     asked: list[tuple[bool, str]] = []
@@ -498,13 +503,13 @@ def test_each_benchmark_is_generated_and_judged_by_its_own_settings(
     monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
     arguments = [one for one in tiny_arguments if not one.startswith(("training", "rewrite"))]
     context, asked = 200, list[tuple[int, int, int]]()
-    write = LocalEngine.write
+    generate = LocalEngine.generate
 
     def spy(self: LocalEngine, prompts: Any, decoding: Decoding, advance: Any) -> Any:
         asked.extend((decoding.max_new_tokens, len(one.ids), one.most(decoding)) for one in prompts)
-        return write(self, prompts, decoding, advance)
+        return generate(self, prompts, decoding, advance)
 
-    monkeypatch.setattr(LocalEngine, "write", spy)
+    monkeypatch.setattr(LocalEngine, "generate", spy)
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         changed = [
             "method=no_train",

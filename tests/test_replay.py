@@ -9,7 +9,7 @@ from alttrain.backbone.template import ChatTemplate
 from alttrain.dataset import embedded_rows
 from alttrain.evaluation import Benchmark, Protocol, RefusalJudge
 from alttrain.generation import Decoding
-from alttrain.generation.engines import Prompt, Written
+from alttrain.generation.engine import Prompt, Written
 from alttrain.llm import Failure
 from alttrain.records import Example, Generation
 from alttrain.rewrite import PromptSide, Untouched
@@ -43,7 +43,7 @@ class Recorder:
         self.failure = Failure("no", final)
         self.fails = fails
 
-    def write(
+    def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Any = None
     ) -> Iterator[tuple[int, Written | Failure]]:
         assert len({prompt.name for prompt in prompts}) == len(prompts)

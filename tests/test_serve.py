@@ -15,8 +15,9 @@ from alttrain.backbone import resolve
 from alttrain.backbone.weights import load_model, load_tokenizer
 from alttrain.config import instantiate, register
 from alttrain.generation import ChildServer, Decoding
-from alttrain.generation.engine import Decoder
-from alttrain.generation.engines import LocalEngine, Prompt, Written
+from alttrain.generation.decoder import Decoder
+from alttrain.generation.engine import Model, Prompt, Written
+from alttrain.generation.in_process import LocalEngine
 from alttrain.tokenization import Renderer
 
 PROMPTS = 40
@@ -48,12 +49,13 @@ def test_transformers_serve_answers_as_this_process_does_and_ends(
     ]
     asked = [Prompt(renderer.encode(text), text, f"p{number}#0") for number, text in enumerate(texts)]
     model = load_model(resolve(tiny), torch.float32, "cpu")
-    here = dict(LocalEngine(Decoder(model, renderer.end_id, 8, "cpu"), renderer).write(asked, GREEDY))
+    here = dict(LocalEngine(Decoder(model, renderer.end_id, 8, "cpu"), renderer).generate(asked, GREEDY))
     output = tmp_path / "server.log"
-    with child.running("run", tiny_folder, None, output) as server:
+    served = Model("run", renderer, None, None, lambda: tiny_folder, lambda engine: model, output)  # type: ignore[arg-type, return-value]
+    with child.start(served) as server:
         pid = int(re.findall(r"\[(\d+)\]", output.read_text())[0])
         os.kill(pid, 0)
-        there = dict(server.engine("run", None, renderer).write(asked, GREEDY))
+        there = dict(server.generate(asked, GREEDY))
     assert sorted(there) == list(range(PROMPTS))
     assert all(isinstance(answer, Written) for answer in there.values()), there
     bare = {number: without_special(answer, renderer) for number, answer in here.items()}

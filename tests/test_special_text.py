@@ -26,7 +26,7 @@ from alttrain.backbone.source import at_hand
 from alttrain.backbone.weights import load_tokenizer
 from alttrain.config import instantiate, register
 from alttrain.generation import Decoding, Server
-from alttrain.generation.engines import Prompt
+from alttrain.generation.engine import Prompt
 from alttrain.generation.server import ServerEngine
 from alttrain.records import Example, Segment
 from alttrain.run.stages.generate import _prompt

@@ -78,7 +78,7 @@ FOREIGN = [
 WITHIN = [
     "run.app.os.system",
     "run.folder.subprocess.run",
-    "generation.child.subprocess.Popen",
+    "generation.server_process.subprocess.Popen",
     "run.sweep.shutil.rmtree",
     "training.trackers.importlib.import_module",
     "config.binding.functools.partial",

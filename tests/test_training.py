@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from alttrain import tokenization
 from alttrain.backbone import Weights, attention
-from alttrain.backbone.attention import Rows, packed_attention
+from alttrain.backbone.attention import PackedSequences, packed_attention
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.training import Hardware, SupervisedFineTuning
 from alttrain.training.fit import Trained, _Beside, _step_of, diverged, fit
@@ -410,10 +410,10 @@ def test_compiled_layers_share_whole_programs_and_train_the_same(
         assert window_size == (-1, 0)
         return varlen(q, k, v, starts, longest)  # type: ignore[no-any-return]
 
-    def cumulated(lengths: Any, device: Any, at_most: int = 0) -> Rows:
+    def on_cuda(lengths: Any, device: Any, at_most: int = 0) -> PackedSequences:
         return packed(lengths, torch.device("cuda"), at_most)
 
-    packed = Rows.packed
+    packed = PackedSequences.training
     monkeypatch.setattr(attention, "HAS_VARLEN", True)
     monkeypatch.setattr(attention, "HALF", (torch.float32,))  # so that rounding hides nothing
     monkeypatch.setattr(attention, "varlen", SimpleNamespace(varlen_attn=kernel))
@@ -428,7 +428,7 @@ def test_compiled_layers_share_whole_programs_and_train_the_same(
     sum(expected).backward()  # type: ignore[union-attr]
     plain = gradients(model)
     model.zero_grad()
-    monkeypatch.setattr(Rows, "packed", cumulated)
+    monkeypatch.setattr(PackedSequences, "training", on_cuda)
     programs: list[tuple[int, ...]] = []
 
     def watched(graph: Any, inputs: list[Any]) -> Any:
@@ -465,10 +465,10 @@ def test_rotated_queries_of_mixed_precision_are_attended_to_in_its_dtype() -> No
     """Autocast rotates queries and keys in float32 and leaves the values in bfloat16."""
     shape = (1, 2, 7, 8)
     q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
-    rows = Rows.packed([4, 3], torch.device("cpu"))
-    mixed, _ = packed_attention(None, q, k, v.bfloat16(), None, rows=rows)
+    packed = PackedSequences.training([4, 3], torch.device("cpu"))
+    mixed, _ = packed_attention(None, q, k, v.bfloat16(), None, packed=packed)
     mixed.sum().backward()
-    whole, _ = packed_attention(None, q.detach(), k.detach(), v.detach(), None, rows=Rows.packed([4, 3], q.device))
+    whole, _ = packed_attention(None, q.detach(), k.detach(), v.detach(), None, packed=packed)
     assert mixed.dtype == torch.bfloat16
     assert q.grad is not None
     torch.testing.assert_close(mixed.float(), whole, atol=0.05, rtol=0.05)

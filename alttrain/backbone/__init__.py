@@ -1,8 +1,7 @@
-"""The only room that knows AutoModel and peft: weights, adapters, tokenizers, chat templates, think delimiters.
+"""Weights, adapters, tokenizers, chat templates and attention: the only package that uses AutoModel and peft.
 
-What a config names (`Backbone`, `Shape`, `Wheel`, `ChatTemplate`, `LoRA`, ...) is light, and so are `memory`
-and `device`, which tell whether a stage fits; torch and transformers load only when weights or a tokenizer are asked
-for, in `weights`, `attention`, `head` and `lora`.
+What a config names (`Backbone`, `Shape`, `Wheel`, `ChatTemplate`, `LoRA`, ...) loads no torch, and neither do `memory`
+and `device`, which tell whether a stage fits. `weights`, `adapter`, `attention` and `fused` do.
 """
 
 from alttrain.backbone.config import Backbone, FullFineTuning, LoRA, NoAdapter

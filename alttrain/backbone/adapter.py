@@ -1,8 +1,7 @@
-"""What an adapter folder adds to a backbone's weights: read, proved to be theirs, and only then used.
+"""Read an adapter folder, and check that it is whole and belongs to the backbone before it is used.
 
-An adapter that lacks tensors, or has another backbone's, would leave weights as they are: its texts would be those of
-the backbone, under the trained model's name. Every fault is a ValueError that names the file, what is in it, and what
-would be taken.
+With tensors missing, or another backbone's, weights would stay as they are: the texts would be the backbone's, under
+the trained model's name. Every fault is a ValueError that names the file, what is in it, and what is accepted.
 """
 
 import math
@@ -27,13 +26,13 @@ NOT_PLAIN = (
     "fan_in_fan_out",
     "modules_to_save",
 )
-"""Keys of peft's that make the update another than scale B A; what else peft may add shows as other tensors' names."""
+"""peft's keys with which the update is not scale B A; what else peft may add shows as other tensors' names."""
 REMEDY = "remove the folder and train.json beside it, and train again"
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """`pairs` are A (rank, in) and B (out, rank) by their linear layer's name in the backbone; it gets scale B A."""
+    """`pairs` are A (rank, in) and B (out, rank) by the linear layer's name; the layer's update is scale B A."""
 
     folder: Path
     described: Mapping[str, Any]
@@ -45,7 +44,7 @@ class Adapter:
         return float(self.described["lora_alpha"] / self.described["r"])
 
     def fits(self, model: torch.nn.Module) -> "Adapter":
-        """Itself, proved: a pair for every layer of the model that its config names, and for no other."""
+        """Itself. Raises ValueError unless it has a pair for every layer that its config names, and for no other."""
         linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
         named = {name for name in linear if self._names(name)}
         for wrong, what in ((named - self.pairs.keys(), "lacks"), (self.pairs.keys() - named, "has")):
@@ -72,9 +71,8 @@ class Adapter:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """A plain LoRA adapter: whole pairs of its config's rank, finite, and not all without effect.
-
-    Raises ValueError otherwise. Whether it is this backbone's, `Adapter.fits` says.
+    """A plain LoRA adapter. Raises ValueError unless all pairs are whole, finite and of the config's rank, and one at
+    least is not zero. Whether it belongs to a backbone, `Adapter.fits` says.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -1,26 +1,27 @@
-"""Attention over packed rows and over slots, for every decoder that uses transformers' attention interface.
+"""Causal attention over packed sequences, for every decoder that uses transformers' attention interface.
 
-All tokens of a batch stand in one row of shape (1, tokens); no position is padding. The model is called without
-transformers' cache. A `Rows` object, passed to the model's forward, says which tokens belong together:
+All tokens of a batch form one row of shape (1, tokens), without padding. The model is called without transformers'
+cache and with `packed=PackedSequences(...)`, which says which tokens belong together:
 
-- `Rows(lengths)`                training and scoring: sequences one after another
-- `Rows(lengths, cache, slot)`   prefill: the same, their keys and values kept in a cache's slots
-- `Rows.decoding(...)`           one newest token for each slot in use
+- `PackedSequences(lengths)`                     scoring: sequences one after another
+- `PackedSequences.training(lengths, device)`    the same, ready for CUDA's kernel
+- `PackedSequences(lengths, cache, first_slot)`  prefill: keys and values are stored in the slots of a cache, too
+- `PackedSequences.decoding(cache, positions, device)`  a decode step: the newest token of each of the first slots
 
-On CUDA whole rows go through torch's variable-length FlashAttention; elsewhere, and behind a prefix, sequences of like
-length are padded to one batch (`groups`).
+On CUDA training uses torch's variable-length FlashAttention. Elsewhere sequences of like length are padded to a batch.
+Padding comes after a sequence's last token, so causality hides it. Short sequences are attended to by plain matrix
+products: torch's own kernel for the CPU takes several times as long on them, mostly in the backward pass.
 """
 
 import inspect
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
-
-from alttrain.backbone.groups import LengthGroup, attend_in_groups, group_lengths
-from alttrain.backbone.slots import Newest, Prefix, SlotCache, attend_newest
 
 try:
     from torch.nn.attention import varlen
@@ -29,48 +30,130 @@ except ImportError:  # before torch 2.10
 
 NAME = "alttrain_packed"
 HAS_VARLEN = varlen is not None and "window_size" in inspect.signature(varlen.varlen_attn).parameters
-"""Whether this torch has variable-length attention in the form that is called here (2.11 and newer)."""
+"""Whether this torch has variable-length attention with the arguments used here (2.11 and newer)."""
+SHORT = 256
+"""Tokens of the longest sequence attended to by plain products, whose memory grows with the square of the length."""
+MOST_PADDING = 0.25
+"""Largest share of padding at which neighbours form one group: a call for each sequence would cost more."""
 HALF = (torch.bfloat16, torch.float16)
 REACH = 2048
-"""Tokens: up to here sequences are of one length to compiled code, which costs the kernel blocks that end at once."""
+"""Tokens up to which compiled code sees one upper bound of the lengths, to be compiled once."""
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The shared beginning of all prompts: keys and values (kv heads, length, head size) of each layer."""
+
+    length: int
+    layers: dict[int, KeysValues]
 
 
 @dataclass
-class Rows:
-    """Which tokens of the packed row belong together.
+class SlotCache:
+    """Keys and values of the sequences being decoded, a sequence a slot.
 
-    `lengths` are the tokens of each sequence, in order, `longest` an upper bound of them; `cumulated` (sequences + 1)
-    int32, where each begins and the last ends, is for CUDA. With a `cache` the keys and values are kept, a sequence a
-    slot from `first_slot` on; `prefix` stands in front of every sequence, `becomes` is filled as one. `newest` is the
-    decode step: then there are no lengths.
+    `layers` holds keys (slots, kv heads, head size, length), transposed as the decode step's product wants them, and
+    values (slots, kv heads, length, head size). A layer is allocated on its first use, when its shapes are known.
+    """
+
+    slots: int
+    length: int
+    layers: dict[int, KeysValues] = field(default_factory=dict)
+
+    def layer(self, index: int, like: torch.Tensor) -> KeysValues:
+        """Keys and values of a layer; `like` is (1, kv heads, tokens, head size)."""
+        if index not in self.layers:
+            heads, size = like.shape[1], like.shape[3]
+            keys = like.new_zeros((self.slots, heads, size, self.length))
+            self.layers[index] = keys, like.new_zeros((self.slots, heads, self.length, size))
+        return self.layers[index]
+
+    def fill(self, index: int, key: torch.Tensor, value: torch.Tensor, packed: "PackedSequences") -> None:
+        """Store keys and values (1, kv heads, tokens, head size), a sequence a slot from `packed.first_slot` on."""
+        keys, values = self.layer(index, key)
+        start, begun, first = 0, 0, packed.first_slot
+        if packed.prefix:
+            begun, last = packed.prefix.length, first + len(packed.lengths)
+            prefix_keys, prefix_values = packed.prefix.layers[index]
+            keys[first:last, :, :, :begun] = prefix_keys.transpose(-1, -2)
+            values[first:last, :, :begun] = prefix_values
+        for slot, length in enumerate(packed.lengths, first):
+            keys[slot, :, :, begun : begun + length] = key[0, :, start : start + length].transpose(-1, -2)
+            values[slot, :, begun : begun + length] = value[0, :, start : start + length]
+            start += length
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of one slot to another."""
+        for keys, values in self.layers.values():
+            keys[target, :, :, :length] = keys[source, :, :, :length]
+            values[target, :, :length] = values[source, :, :length]
+
+    def prefix(self, length: int) -> Prefix:
+        """A copy of the first `length` positions of slot 0."""
+        return Prefix(
+            length,
+            {
+                index: (keys[0, :, :, :length].transpose(-1, -2).clone(), values[0, :, :length].clone())
+                for index, (keys, values) in self.layers.items()
+            },
+        )
+
+
+@dataclass(frozen=True)
+class LengthGroup:
+    """Neighbouring sequences of like length, attended to as one padded batch of `count` x `longest` positions.
+
+    `tokens` is their number of tokens. `padded` is the token at each position, with the sequence's last one repeated as
+    padding, `padding` the positions of padding, and `unpadded` the position of each token.
+    """
+
+    count: int
+    longest: int
+    tokens: int
+    padded: torch.Tensor
+    padding: torch.Tensor
+    unpadded: torch.Tensor
+
+
+@dataclass
+class PackedSequences:
+    """Which tokens of the row belong together.
+
+    `lengths` are the tokens of each sequence. With a `cache` their keys and values are stored, a sequence a slot from
+    `first_slot` on; `prefix` comes before every sequence. `boundaries` (sequences + 1,) int32 are where each begins and
+    the last ends, for CUDA's kernel, and `longest` is an upper bound of the lengths. A decode step has no lengths but
+    `positions` (slots,) of the newest tokens and `bias` (slots, 1, 1, longest): 0 where a token may look, else -inf.
     """
 
     lengths: Sequence[int]
     cache: SlotCache | None = None
     first_slot: int = 0
     prefix: Prefix | None = None
-    becomes: Prefix | None = None
-    cumulated: torch.Tensor | None = None
+    boundaries: torch.Tensor | None = None
     longest: int = 0
-    newest: Newest | None = None
+    positions: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
     groups: list[LengthGroup] | None = None
 
     @classmethod
-    def decoding(cls, cache: SlotCache, positions: torch.Tensor, longest: int) -> "Rows":
-        """One new token for each of the first `len(positions)` slots; `longest` is above every position."""
-        return cls([], newest=Newest.at(cache, positions, longest), longest=longest)
+    def decoding(cls, cache: SlotCache, positions: Sequence[int], device: torch.device) -> "PackedSequences":
+        """One new token for each of the first `len(positions)` slots."""
+        longest, places = max(positions) + 1, torch.tensor(positions, device=device)
+        unseen = torch.arange(longest, device=device)[None, :] > places[:, None]
+        bias = torch.zeros(unseen.shape, device=device).masked_fill_(unseen, -torch.inf)
+        return cls([], cache, positions=places, bias=bias[:, None, None, :], longest=longest)
 
     @classmethod
-    def packed(cls, lengths: Sequence[int], device: torch.device, at_most: int = 0) -> "Rows":
-        """Sequences to train on or to score; `at_most` is the number of sequences compiled code is to expect."""
-        rows = cls(lengths, longest=max(lengths))
+    def training(cls, lengths: Sequence[int], device: torch.device, at_most: int = 0) -> "PackedSequences":
+        """Sequences to train on; `at_most` is the largest number of sequences, for code that is compiled once."""
+        packed = cls(lengths, longest=max(lengths))
         if device.type == "cuda" and HAS_VARLEN:
-            empty = [0] * (at_most - len(lengths))  # so that every row has as many
-            starts = torch.tensor([0, *lengths, *empty], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-            rows.cumulated = starts.to(device, non_blocking=True)
-            # an upper bound of few values, few compiled forms: with most data one for each length of row
-            rows.longest = min(sum(lengths), max(REACH, 1 << (rows.longest - 1).bit_length()))
-        return rows
+            starts = torch.tensor([0, *lengths, *[0] * (at_most - len(lengths))], dtype=torch.int32)
+            packed.boundaries = starts.cumsum(0, dtype=torch.int32).to(device, non_blocking=True)
+            packed.longest = min(sum(lengths), max(REACH, 1 << (packed.longest - 1).bit_length()))
+        return packed
 
 
 def packed_attention(
@@ -81,58 +164,56 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    rows: Rows | None = None,
+    packed: PackedSequences | None = None,
     sliding_window: int | None = None,
     **unused: object,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each sequence. query (1, heads, tokens, size) -> (1, tokens, heads, size)."""
-    if rows is None:
-        raise ValueError("packed attention needs the model to be called with rows=")
+    """Causal attention inside each sequence: query (1, heads, tokens, size) -> (1, tokens, heads, size).
+
+    Raises ValueError without `packed`, and where a sequence is longer than the backbone's sliding window.
+    """
+    if packed is None:
+        raise ValueError("packed attention needs the model to be called with packed=")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if rows.newest is not None:
-        return _decode(module, query, key, value, rows, scale, sliding_window), None
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotated in float32 where autocast makes the products
-    if rows.cumulated is not None and query.dtype in HALF and dropout == 0.0:
-        return _variable_length(query, key, value, rows.cumulated, rows.longest, scale, sliding_window), None
-    begun = rows.prefix.length if rows.prefix else 0
-    _refuse_window(sliding_window, begun + max(rows.lengths))
-    if rows.cache is not None:
-        rows.cache.fill(module.layer_idx, key, value, list(rows.lengths), rows.first_slot, rows.prefix)
-    if rows.becomes is not None:
-        rows.becomes.layers[module.layer_idx] = (key[0], value[0])
-    if rows.groups is None:
-        rows.groups = group_lengths(rows.lengths, query.device)
-    before = rows.prefix.layers[module.layer_idx] if rows.prefix else None
-    return attend_in_groups(query, key, value, rows.groups, scale, dropout, before), None
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _decode(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    rows: Rows,
-    scale: float,
-    sliding_window: int | None,
-) -> torch.Tensor:
-    """Left out of compiled code, which would be another for each layer and for each length."""
-    assert rows.newest is not None
-    _refuse_window(sliding_window, rows.longest)
-    return attend_newest(query, key, value, rows.newest, module.layer_idx, scale)
-
-
-def _refuse_window(sliding_window: int | None, length: int) -> None:
+    if packed.boundaries is not None and query.dtype in HALF and dropout == 0.0:
+        return _attend_on_cuda(query, key, value, packed, scale, sliding_window), None
+    begun = packed.prefix.length if packed.prefix else 0
+    length = packed.longest if packed.positions is not None else begun + max(packed.lengths)
     if sliding_window is not None and length > sliding_window:
         raise ValueError(f"a sequence of {length} tokens passes this backbone's sliding window of {sliding_window}")
+    if packed.positions is not None:
+        return _attend_newest(query, key, value, packed, module.layer_idx, scale), None
+    if packed.cache is not None:
+        packed.cache.fill(module.layer_idx, key, value, packed)
+    if packed.groups is None:
+        packed.groups = group_lengths(packed.lengths, query.device)
+    before = packed.prefix.layers[module.layer_idx] if packed.prefix else None
+    return _attend_in_groups(query, key, value, packed.groups, scale, dropout, before), None
 
 
-def _variable_length(
+def _attend_newest(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: PackedSequences, layer: int, scale: float
+) -> torch.Tensor:
+    """One new token a slot: query (1, heads, slots, size) -> (1, slots, heads, size). Key heads are never repeated."""
+    assert packed.cache is not None
+    assert packed.bias is not None
+    keys, values = packed.cache.layer(layer, key)
+    active, size = query.shape[2], query.shape[3]
+    slots = torch.arange(active, device=query.device)
+    keys[slots, :, :, packed.positions] = key[0].transpose(0, 1)
+    values[slots, :, packed.positions] = value[0].transpose(0, 1)
+    grouped = query[0].transpose(0, 1).reshape(active, key.shape[1], -1, size)
+    scores = (grouped @ keys[:active, :, :, : packed.longest]).float()
+    shares = torch.add(packed.bias, scores, alpha=scale).softmax(-1).to(value.dtype)
+    return (shares @ values[:active, :, : packed.longest]).reshape(1, active, -1, size)
+
+
+def _attend_on_cuda(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    cumulated: torch.Tensor,
-    longest: int,
+    packed: PackedSequences,
     scale: float,
     sliding_window: int | None,
 ) -> torch.Tensor:
@@ -144,16 +225,135 @@ def _variable_length(
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     window = (-1 if sliding_window is None else sliding_window - 1, 0)  # and nothing after itself
-    mixed = varlen.varlen_attn(q, k, v, cumulated, cumulated, longest, longest, window_size=window)
+    starts = packed.boundaries
+    assert starts is not None
+    mixed = varlen.varlen_attn(q, k, v, starts, starts, packed.longest, packed.longest, window_size=window)
     assert isinstance(mixed, torch.Tensor)
     return mixed[None]
 
 
-def _no_mask(*arguments: object, **options: object) -> None:
-    """Packed attention makes its own masks."""
+def group_lengths(lengths: Sequence[int], device: torch.device) -> list[LengthGroup]:
+    """The sequences as groups of neighbours of like length. Lengths in sorted order give the fewest groups."""
+    batches: list[list[int]] = []
+    for length in lengths:
+        joined = [*batches[-1], length] if batches else [length]
+        if batches and sum(joined) >= (1 - MOST_PADDING) * max(joined) * len(joined):
+            batches[-1] = joined
+        else:
+            batches.append([length])
+    return [_group(batch, device) for batch in batches]
+
+
+def _group(lengths: list[int], device: torch.device) -> LengthGroup:
+    longest = max(lengths)
+    starts = [0, *itertools.accumulate(lengths)]
+    rows = list(enumerate(lengths))
+    padded = [starts[row] + min(offset, length - 1) for row, length in rows for offset in range(longest)]
+    padding = [row * longest + offset for row, length in rows for offset in range(length, longest)]
+    unpadded = [row * longest + offset for row, length in rows for offset in range(length)]
+    indices = (torch.tensor(values, dtype=torch.long, device=device) for values in (padded, padding, unpadded))
+    return LengthGroup(len(lengths), longest, sum(lengths), *indices)
+
+
+def _attend_in_groups(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    groups: Sequence[LengthGroup],
+    scale: float,
+    dropout: float,
+    before: KeysValues | None,
+) -> torch.Tensor:
+    """query (1, heads, tokens, size) -> (1, tokens, heads, size). `before` comes in front of every sequence."""
+    sizes = [group.tokens for group in groups]
+    parts = zip(*(torch.split(tensor[0].transpose(0, 1), sizes) for tensor in (query, key, value)), strict=True)
+    mixed = []
+    for group, tensors in zip(groups, parts, strict=True):
+        q, k, v = (_pad(tensor, group) for tensor in tensors)
+        if before is not None:
+            k, v = (
+                torch.cat([old.expand(len(new), -1, -1, -1), new], 2) for old, new in zip(before, (k, v), strict=True)
+            )
+        out = _attend_padded(q, k, v, scale, dropout)
+        flat = out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
+        mixed.append(_gather(flat, group.unpadded, group.padded, group.padding))
+    return torch.cat(mixed)[None]
+
+
+def _attend_padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, dropout: float) -> torch.Tensor:
+    """q (count, heads, length, size), k and v (count, kv heads, at least length, size) -> as q."""
+    length, seen = q.shape[2], k.shape[2]
+    if seen <= SHORT and dropout == 0.0:
+        bias = torch.full((length, seen), -torch.inf, device=q.device).triu_(1 + seen - length)
+        grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])
+        out: torch.Tensor = _Attention.apply(grouped, k, v, bias, scale)  # type: ignore[no-untyped-call]
+        return out.view(q.shape)
+    mask = None
+    if seen > length:
+        mask = torch.ones((length, seen), dtype=torch.bool, device=q.device).tril_(seen - length)
+    return functional.scaled_dot_product_attention(
+        *(q, k, v, mask), dropout_p=dropout, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(q k' scale + bias) v by plain products; the probabilities are kept for the gradient.
+
+    q (count, kv heads, queries a key head x length, size), k and v (count, kv heads, seen, size), bias (length, seen):
+    -inf where a position must not be seen.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        scores = (q @ k.transpose(-1, -2)).float()
+        each = scores.view(*scores.shape[:2], -1, *bias.shape)
+        torch.add(bias, each, alpha=scale, out=each)
+        probabilities = scores.softmax(-1).to(q.dtype)
+        ctx.save_for_backward(q, k, v, probabilities)
+        ctx.scale = scale
+        return probabilities @ v
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        q, k, v, probabilities = ctx.saved_tensors
+        v_gradient = probabilities.transpose(-1, -2) @ gradient
+        shares = probabilities.float()
+        errors = (gradient @ v.transpose(-1, -2)).float().mul_(shares)
+        errors.sub_(shares.mul_(errors.sum(-1, keepdim=True))).mul_(ctx.scale)
+        errors = errors.to(q.dtype)
+        return errors @ k, errors.transpose(-1, -2) @ q, v_gradient, None, None
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of a tensor by index. The gradient is a gather too, by `back`; rows in `drop` are padding and get none."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: torch.Tensor, index: torch.Tensor, back: torch.Tensor, drop: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(back, drop)
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        back, drop = ctx.saved_tensors
+        return gradient.index_select(0, back).index_fill_(0, drop, 0.0), None, None, None
+
+
+def _gather(rows: torch.Tensor, index: torch.Tensor, back: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
+    gathered: torch.Tensor = _Gather.apply(rows, index, back, drop)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+def _pad(tokens: torch.Tensor, group: LengthGroup) -> torch.Tensor:
+    """(tokens, heads, size) -> (count, heads, longest, size)."""
+    padded = _gather(tokens, group.padded, group.unpadded, group.padding[:0])
+    return padded.view(group.count, group.longest, *tokens.shape[1:]).transpose(1, 2)
 
 
 def register() -> None:
-    """Make packed attention known to transformers under `NAME`."""
+    """Make packed attention known to transformers under `NAME`; it makes its own masks."""
     AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, _no_mask)
+    AttentionMaskInterface.register(NAME, lambda *arguments, **options: None)

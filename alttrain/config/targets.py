@@ -206,7 +206,7 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
             uri,
             "MLflow would send its key and texts there: if you know that server, give it on the command line",
         )
-    if name == "alttrain.generation.child.ChildServer":
+    if name == "alttrain.generation.server_process.ChildServer":
         if not str(node.get("health", "/")).startswith("/"):
             yield f"{key}.health", node["health"], "expected a path on the server that is started, such as /health"
         command = node.get("command") or [""]

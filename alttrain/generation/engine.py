@@ -1,299 +1,150 @@
-"""Decoding with slots, greedy or sampled: no padding, no decoding for rows that ended, memory that has a bound.
+"""What an engine is: it is given prompts, as tokens and as text, and gives back what was written to each.
 
-Prompts are prefilled as one packed row straight into a slot cache; every step then decodes one token for each slot in
-use. A finished sequence gives its slot to the next prompt, so the batch stays full until the prompts run out. What all
-prompts begin with, such as a system prompt, is computed once. The result of a prompt does not depend on its neighbours
-except through the rounding of matrix products (bfloat16 shows it, float32 hardly).
-
-Keys and values take at most `memory` bytes. Where slots times the longest possible sequence would be more, the cache
-begins with shorter slots; when a sequence outgrows them they become longer and fewer, and the sequences that lose their
-slot wait and are prefilled again with what they wrote. Out of memory all the same, the number of slots is halved.
+A config describes an engine (`EngineConfig`); a stage starts it for one model and asks it (`Engine`). What could not be
+written is a `Failure` with its reason, final where asking again would not help.
 """
 
-import logging
-import random
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
-import torch
+from annotated_types import Ge, Gt, Le
 
-from alttrain.backbone.attention import Rows
-from alttrain.backbone.compiling import compile_layers
-from alttrain.backbone.device import give_back_freed_memory
-from alttrain.backbone.memory import cache_bytes, shape_of
-from alttrain.backbone.products import PackedWeights
-from alttrain.backbone.slots import Prefix, SlotCache
-from alttrain.generation.choosing import Chooser
-from alttrain.generation.config import Decoding
-from alttrain.generation.steps import Recorded, cuda_recorder
+from alttrain.backbone.device import Device
+from alttrain.backbone.memory import Quantization, Shape
+from alttrain.llm import Failure
 
-log = logging.getLogger(__name__)
-
-PREFILL_TOKENS = 4096
-"""Most prompt tokens in one prefill, which bounds its activations; a longer prompt goes alone."""
-SHARED_TOKENS = 16
-"""Least length of a common beginning that is worth a pass of its own."""
-FIRST_ROOM = 64
-"""New tokens that a slot has room for at the beginning, at least, where memory is short."""
+if TYPE_CHECKING:
+    from alttrain.generation.in_process import InProcess
 
 
-@dataclass
-class _Sequence:
-    """A prompt and what was written to it. `draws` are the uniform numbers its tokens are drawn with, its own whatever
-    else is decoded beside it. `cap` is the most tokens it may have.
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen. `max_new_tokens` caps thought and answer together.
+
+    `temperature` 0 is greedy. Otherwise a token is drawn from the `top_k` likeliest (None: all), and of these from the
+    likeliest that together reach `top_p`, `samples` times a prompt; a draw depends on `seed`, the row and the sample
+    alone, never on the batch. `repetition_penalty` is CTRL's (Keskar et al., 2019) over prompt and response, as vLLM
+    and transformers have it.
+
+    `context` is the length of prompt and response at which a response is cut, as vLLM cuts it at max_model_len;
+    "backbone" is the backbone's own. None cuts nothing: a prompt that leaves no room for `max_new_tokens` is refused.
     """
 
-    number: int
-    prompt: list[int]
-    draws: random.Random
-    cap: int
-    written: list[int] = field(default_factory=list)
+    max_new_tokens: Annotated[int, Gt(0)]
+    temperature: Annotated[float, Ge(0)] = 0.0
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    repetition_penalty: Annotated[float, Ge(1)] = 1.0
+    samples: Annotated[int, Gt(0)] = 1
+    seed: int = 0
+    top_k: Annotated[int, Gt(0)] | None = None
+    context: Annotated[int, Gt(0)] | Literal["backbone"] | None = None
 
-    @property
-    def ids(self) -> list[int]:
-        """All tokens so far."""
-        return self.prompt + self.written
+    def cut_at(self, context_length: int) -> int | None:
+        """Tokens of prompt and response at which a response is cut, for a backbone of this context."""
+        if self.context is None:
+            return None
+        return context_length if self.context == "backbone" else min(self.context, context_length)
 
-    @property
-    def position(self) -> int:
-        """Where its newest token stands."""
-        return len(self.prompt) + len(self.written) - 1
+    def __post_init__(self) -> None:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(f"samples={self.samples} with temperature=0 would be the same text; set a temperature")
+
+    def seed_of(self, name: str) -> int:
+        """The seed, below 2^31, with which a server draws the prompt of this name."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed}\x1f{name}".encode()).digest()[:4]) >> 1
 
 
-class Decoder:
-    """Decodes batches of prompts with one model.
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: its tokens, their text, and a name that tells samples apart.
 
-    `memory` are the bytes that keys and values may take (None: as many as all slots need), `steps` is how a decode step
-    is launched, "recorded" and "compiled" being for CUDA. On a CPU its weights may stand in memory twice
-    (`backbone.products`).
+    `cap` is the most new tokens it may have, where that is fewer than `Decoding.max_new_tokens`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        end_id: int,
-        slots: int,
-        device: str,
-        memory: int | None = None,
-        steps: Literal["eager", "recorded", "compiled"] = "eager",
-    ) -> None:
-        self.model = model
-        self.end_id = end_id
-        self.slots = slots
-        self.device = torch.device(device)
-        self.memory = memory
-        self.compiled = steps == "compiled"
-        self._packed = PackedWeights(model)
-        self._recorder = None if steps == "eager" else cuda_recorder()
-        self._recorded: Recorded | None = None
-        if self.compiled:
-            compile_layers(model, dynamic=True)
+    ids: list[int]
+    text: str
+    name: str
+    cap: int | None = None
 
-    @torch.inference_mode()
+    def most(self, decoding: Decoding) -> int:
+        """The most new tokens it may have."""
+        return decoding.max_new_tokens if self.cap is None else min(self.cap, decoding.max_new_tokens)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written, with its special tokens except the end of the turn, and whether it ended by itself."""
+
+    text: str
+    finish: Literal["stop", "length"]
+
+
+def unwatched(count: int) -> None:
+    """Progress that nobody watches."""
+
+
+class Engine(Protocol):
+    """A started engine."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether answers come one by one, each worth keeping at once; else a call's answers come together."""
+
     def generate(
-        self,
-        prompts: Sequence[list[int]],
-        decoding: Decoding,
-        names: Sequence[str] = (),
-        on_finished: Callable[[int], None] | None = None,
-        caps: Sequence[int] = (),
-    ) -> list[list[int]]:
-        """The tokens written for each prompt, the end token included where it came within `max_new_tokens`.
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
+    ) -> Iterator[tuple[int, Written | Failure]]:
+        """(prompt's number, what was written), each number once; those after a server was given up are left out."""
 
-        `names` tell sampled sequences apart: the same name and seed draw the same tokens from the same distribution.
-        `on_finished` is called with the number of sequences that ended, for a progress bar. `caps` are lower numbers
-        of tokens, one a prompt.
-        """
-        if not prompts:
-            return []
-        sequences = [
-            _Sequence(
-                number,
-                prompt,
-                random.Random(f"{decoding.seed}\x1f{names[number] if names else number}"),
-                min(decoding.max_new_tokens, caps[number]) if caps else decoding.max_new_tokens,
+
+@dataclass(frozen=True)
+class Model:
+    """The model that an engine is started for: a run's backbone, or what the run trained.
+
+    `adapter` and `trained` are the folders of a trained adapter and of a model that was trained whole; the other one,
+    or both for the backbone, is None. `weights` gives the folder of the weights, without the adapter, and `decoder`
+    loads model and adapter into this process as an engine there asks. `log` is the file for a server's output.
+    """
+
+    run: str
+    renderer: Any
+    adapter: Path | None
+    trained: Path | None
+    weights: Callable[[], Path]
+    decoder: Callable[["InProcess"], Any]
+    log: Path
+
+
+class EngineConfig(ABC):
+    """What a config says of an engine. `chunk` is the number of prompts that are handed over at a time."""
+
+    batched: ClassVar[bool] = False
+    """Whether `chunk` shapes what is written: prompts are decoded together."""
+    dtype: str | None = None
+    """The config's name of the dtype that a model in this process computes in."""
+
+    @property
+    @abstractmethod
+    def chunk(self) -> int: ...
+
+    def check(self, quantization: Quantization | None, gpu: bool) -> None:
+        """Raise ValueError where the engine cannot start here. `quantization` is what the protocol asks for."""
+        if quantization not in (None, "none"):
+            raise ValueError(
+                f"protocol.quantization={quantization}: a server or vLLM has its weights as it was started; set "
+                "generation=in_process, or protocol.quantization=null for weights as they are served"
             )
-            for number, prompt in enumerate(prompts)
-        ]
-        try:
-            with self._packed.used():
-                return _Batch(self, sequences, decoding).finish(on_finished)
-        finally:
-            self.forget()
-            if self.device.type == "cpu":
-                give_back_freed_memory()
 
-    def forward(self, ids: list[int], positions: list[int], rows: Rows, keep: torch.Tensor) -> torch.Tensor:
-        """Prefill: logits of the next token at the kept positions (positions, vocabulary)."""
-        # prompts come in as many lengths as there are, and would each be compiled for
-        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-            logits: torch.Tensor = self.model(
-                input_ids=torch.tensor([ids], device=self.device),
-                position_ids=torch.tensor([positions], device=self.device),
-                rows=rows,
-                use_cache=False,
-                logits_to_keep=keep.to(self.device),
-            ).logits
-        return logits[0]
+    @abstractmethod
+    def start(self, model: Model) -> AbstractContextManager[Engine]:
+        """The engine for a model, which ends with the context. Raises ValueError where it does not start."""
 
-    def step(self, ids: list[int], positions: list[int], cache: SlotCache) -> torch.Tensor:
-        """Logits after the newest token of each of the first slots: (slots in use, vocabulary)."""
-        if self._recorder is None:
-            at = torch.tensor([positions], device=self.device)
-            return self._next_logits(torch.tensor([ids], device=self.device), at, max(positions) + 1, cache)
-        if self._recorded is None:
-            forward = partial(self._next_logits, cache=cache)
-            self._recorded = Recorded(forward, cache, self.device, self._recorder)
-        return self._recorded.step(ids, positions)
-
-    def forget(self) -> None:
-        """Give up what was recorded over a cache, which is about to change or to go."""
-        self._recorded = None
-
-    def _next_logits(self, ids: torch.Tensor, positions: torch.Tensor, reach: int, cache: SlotCache) -> torch.Tensor:
-        rows = Rows.decoding(cache, positions[0], reach)
-        logits: torch.Tensor = self.model(input_ids=ids, position_ids=positions, rows=rows, use_cache=False).logits
-        return logits[0]
-
-    def token_bytes(self) -> int | None:
-        """Bytes of keys and values for one token; None for a model whose shape is not known."""
-        shape = shape_of(self.model.config.to_dict())
-        return cache_bytes(shape, self.model.dtype.itemsize, 1, 1) if shape else None
-
-
-class _Batch:
-    """One call of `Decoder.generate`: who waits, who has a slot, and the cache."""
-
-    def __init__(self, decoder: Decoder, sequences: list[_Sequence], decoding: Decoding) -> None:
-        self.decoder = decoder
-        self.decoding = decoding
-        self.written: list[list[int]] = [[] for _ in sequences]
-        # taken from the end: the longest first, so that too little memory shows at once
-        self.waiting = sorted(sequences, key=lambda sequence: len(sequence.prompt))
-        self.active: list[_Sequence] = []
-        self.longest = max(len(sequence.prompt) + sequence.cap for sequence in sequences)
-        self.prefix: Prefix | None = None
-        slots, length = self._first_size()
-        self.cache = SlotCache(slots, length)
-        self.chooser = Chooser(decoding, slots, decoder.device)
-
-    def _first_size(self) -> tuple[int, int]:
-        """(slots, length): all the room there can be need of, or as much of it as memory allows."""
-        slots = min(self.decoder.slots, len(self.waiting))
-        budget = self._budget()
-        if budget is None or slots * self.longest <= budget:
-            return slots, self.longest
-        length = min(self.longest, max(budget // slots, len(self.waiting[-1].prompt) + FIRST_ROOM))
-        return max(1, min(slots, budget // length)), length
-
-    def _budget(self) -> int | None:
-        """Tokens that the cache may hold."""
-        each = self.decoder.token_bytes()
-        return None if self.decoder.memory is None or not each else self.decoder.memory // each
-
-    def finish(self, on_finished: Callable[[int], None] | None) -> list[list[int]]:
-        """Decode until every sequence ended."""
-        self._share_prefix()
-        while self.waiting or self.active:
-            try:
-                self._advance()
-            except torch.OutOfMemoryError:
-                if self.cache.slots == 1:
-                    raise
-                log.warning("generate  out of memory with %d slots; going on with half of them", self.cache.slots)
-                self._resize(self.cache.slots // 2, self.cache.length)
-                if self.decoder.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                continue
-            if (ended := self._retire()) and on_finished:
-                on_finished(ended)
-        return self.written
-
-    def _share_prefix(self) -> None:
-        """Compute what all prompts begin with; each keeps at least one token of its own."""
-        first, last = min(row.prompt for row in self.waiting), max(row.prompt for row in self.waiting)
-        most = min(len(row.prompt) for row in self.waiting) - 1
-        same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-        if min(same, most) < SHARED_TOKENS or len(self.waiting) == 1:
-            return
-        self.prefix = Prefix(min(same, most))
-        ids = first[: self.prefix.length]
-        rows = Rows([len(ids)], becomes=self.prefix)
-        self.decoder.forward(ids, list(range(len(ids))), rows, torch.tensor([len(ids) - 1]))
-
-    def _advance(self) -> None:
-        """One prefill, if there is somebody waiting and a slot free, or else one decode step."""
-        if self.waiting and len(self.active) < self.cache.slots:
-            self._admit()
-            return
-        need = max(row.position for row in self.active) + 1
-        if need > self.cache.length:
-            self._lengthen(need)
-        ids, positions = [row.written[-1] for row in self.active], [row.position for row in self.active]
-        logits = self.decoder.step(ids, positions, self.cache)
-        for row, token in zip(self.active, self.chooser.choose(logits, self._draws(self.active), 0), strict=True):
-            row.written.append(token)
-
-    def _draws(self, rows: Sequence[_Sequence]) -> list[float]:
-        return [row.draws.random() for row in rows] if self.decoding.temperature else []
-
-    def _admit(self) -> None:
-        """Prefill as many waiting sequences as there are free slots and as the token budget allows."""
-        begun, tokens = self.prefix.length if self.prefix else 0, 0
-        group: list[_Sequence] = []
-        for row in reversed(self.waiting):
-            own = len(row.ids) - begun
-            if len(self.active) + len(group) == self.cache.slots or (group and tokens + own > PREFILL_TOKENS):
-                break
-            group.append(row)
-            tokens += own
-        lengths = [len(row.ids) - begun for row in group]
-        ids = [token for row in group for token in row.ids[begun:]]
-        positions = [begun + place for length in lengths for place in range(length)]
-        ends = torch.tensor(lengths).cumsum(0) - 1
-        first = len(self.active)
-        rows = Rows(lengths, self.cache, first, self.prefix)
-        logits = self.decoder.forward(ids, positions, rows, ends)
-        del self.waiting[len(self.waiting) - len(group) :]
-        self.active += group
-        for slot, row in enumerate(group, first):
-            self.chooser.see(slot, row.ids, logits.shape[-1])
-        for row, token in zip(group, self.chooser.choose(logits, self._draws(group), first), strict=True):
-            row.written.append(token)
-
-    def _lengthen(self, need: int) -> None:
-        """Longer slots, and fewer where the memory is spent."""
-        length, budget = min(self.longest, max(need, 2 * self.cache.length)), self._budget()
-        slots = self.cache.slots if budget is None else max(1, min(self.cache.slots, budget // length))
-        self._resize(slots, length)
-
-    def _resize(self, slots: int, length: int) -> None:
-        """Other slots; the sequences that have none any more wait, those that wrote least, for they cost least."""
-        while len(self.active) > slots:
-            place = min(range(len(self.active)), key=lambda place: len(self.active[place].ids))
-            self.waiting.append(self._leave(place))
-        self.decoder.forget()
-        self.cache.resize(slots, length)
-        self.chooser.resize(slots)
-
-    def _leave(self, place: int) -> _Sequence:
-        """Take a sequence out of its slot; the last active one moves into the gap."""
-        row, last = self.active[place], self.active.pop()
-        if last is not row:
-            self.cache.move(len(self.active), place, last.position)
-            self.chooser.move(len(self.active), place)
-            self.active[place] = last
-        return row
-
-    def _retire(self) -> int:
-        """Take ended sequences out of their slots; how many did end."""
-        ended = 0
-        for place in range(len(self.active) - 1, -1, -1):
-            row = self.active[place]
-            if row.written[-1] == self.decoder.end_id or len(row.written) >= row.cap:
-                self.written[row.number] = self._leave(place).written
-                ended += 1
-        return ended
+    def memory(
+        self, shape: Shape, device: Device, prompt: int, new_tokens: int, quantization: Quantization
+    ) -> Mapping[str, int] | None:
+        """Bytes by part that it takes of the device here, or None where its memory is not this process's."""
+        return None

@@ -1,20 +1,19 @@
-"""Next-token probabilities of many prompts under one causal language model. Heavy: imports torch.
+"""Next-token probabilities of many prompts under one causal language model, for judges. Imports torch.
 
-Prompts are packed into rows up to a token budget, the longest first, and every prompt attends to itself alone: nothing
-is padded, so no side can be padded wrongly. A prompt's probabilities do not depend on its neighbours except through the
-rounding of matrix products.
+Prompts are packed into rows of up to `group_tokens` tokens, the longest first, without padding. A prompt's
+probabilities depend on its neighbours only by the rounding of matrix products.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from alttrain.backbone import attention
-from alttrain.generation.config import Decoding
-from alttrain.generation.engine import PREFILL_TOKENS, Decoder
+from alttrain.backbone.attention import PackedSequences
+from alttrain.backbone.memory import PREFILL_TOKENS
+from alttrain.generation.decoder import Decoder
+from alttrain.generation.engine import Decoding
 
 
 class TokenScorer:
@@ -35,7 +34,7 @@ class TokenScorer:
         self._special = sorted(special, key=len, reverse=True)
 
     def chat(self, said: Sequence[tuple[str, str]], content: Literal["text", "parts"] = "text", **options: Any) -> str:
-        """(role, text) of each message in the model's own chat template, up to where it writes."""
+        """The text of (role, text) messages in the model's own chat template, up to where the model writes."""
         if self.tokenizer.chat_template is None:
             raise ValueError(f"{self.tokenizer.name_or_path}: the tokenizer has no chat template")
         plain = [(role, self.plain(text)) for role, text in said]
@@ -83,13 +82,9 @@ class TokenScorer:
 
     def write(self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False) -> list[str]:
         """What the model writes after each prompt, greedily; with its special tokens where these are `special`."""
-        written = self._decoder.generate(prompts, Decoding(max_new_tokens))
+        decoder = Decoder(self.model, self.tokenizer.eos_token_id, self.slots, self.device)
+        written = decoder.generate(prompts, Decoding(max_new_tokens))
         return [self.tokenizer.decode(ids, skip_special_tokens=not special) for ids in written]
-
-    @cached_property
-    def _decoder(self) -> Decoder:
-        """One for all calls: it keeps packed weights."""
-        return Decoder(self.model, self.tokenizer.eos_token_id, self.slots, self.device)
 
     def _groups(self, prompts: Sequence[list[int]]) -> Iterator[list[int]]:
         """Numbers of prompts that go into one row: the longest first, so that too little memory shows at once."""
@@ -113,7 +108,7 @@ class TokenScorer:
         logits: torch.Tensor = self.model(
             input_ids=torch.tensor([[token for prompt in prompts for token in prompt]], device=self.device),
             position_ids=torch.tensor([[at for length in lengths for at in range(length)]], device=self.device),
-            rows=attention.Rows(lengths),
+            packed=PackedSequences(lengths),
             use_cache=False,
             logits_to_keep=(torch.tensor(lengths).cumsum(0) - 1).to(self.device),
         ).logits
@@ -121,7 +116,7 @@ class TokenScorer:
 
 
 class WritingScorer(TokenScorer):
-    """For a model whose attention the packed kernel has not: it only writes, by transformers' own `generate`."""
+    """For a model with attention sinks (gpt-oss), which packed attention lacks: it only writes, by transformers."""
 
     def __init__(self, model: Any, tokenizer: Any, device: str, slots: int = 8) -> None:
         super().__init__(model, tokenizer, device, slots=slots)
@@ -129,7 +124,7 @@ class WritingScorer(TokenScorer):
         model.set_attn_implementation("eager")
 
     def log_probabilities(self, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Not to be had."""
+        """Raise ValueError: packed attention would leave the sinks out."""
         raise ValueError(f"{self.tokenizer.name_or_path}: this model's probabilities cannot be read, only its text")
 
     def write(self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False) -> list[str]:
@@ -159,10 +154,7 @@ LLAMA4_CHUNK = 8192
 
 
 def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:
-    """The model and tokenizer of a folder that transformers can load from. `dtype` is a config's name of one.
-
-    A model with attention sinks (gpt-oss) can only write: packed attention would leave them out.
-    """
+    """The model and tokenizer of a folder that transformers can load from. `dtype` is a config's name of one."""
     from alttrain.backbone.source import Weights
     from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer
 

@@ -7,17 +7,17 @@ adapter is a model name of its own on the server (vLLM's multi-LoRA), so the bac
 one server; vLLM can be told to load it. How the server is asked again is in `alttrain.llm`.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt, MinLen
 
-from alttrain.generation.config import Decoding
-from alttrain.generation.engines import Prompt, Written
+from alttrain.backbone.memory import Quantization
+from alttrain.generation.engine import Decoding, EngineConfig, Model, Prompt, Written, unwatched
 from alttrain.llm import FailedTry, Failure, RequestPool, ServerSettings, is_other_model, json_of, scrub, word
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ LOAD_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
-class Server(ServerSettings):
+class Server(ServerSettings, EngineConfig):
     """A server that runs already.
 
     `model_name` is the backbone's name there. `adapter_name` is the trained adapter's ("{run}" is the run's name);
@@ -47,12 +47,19 @@ class Server(ServerSettings):
 
     where: ClassVar[str] = "generation"
 
-    def engine(self, run: str, adapter: Path | None, renderer: Any) -> "ServerEngine":
-        """An engine for the backbone, or for a run's adapter. Raises ValueError where the server has it not."""
-        name = self.model_name if adapter is None else self.adapter_name.replace("{run}", run)
-        if adapter is not None and self.loads_adapters:
-            _load_adapter(self, name, adapter)
-        return ServerEngine(self, name, renderer)
+    def check(self, quantization: Quantization | None, gpu: bool) -> None:
+        """Raise ValueError where its key is not in the environment, or the protocol wants the weights quantised."""
+        super().check(quantization, gpu)
+        self.key()
+
+    @contextmanager
+    def start(self, model: Model) -> Iterator["ServerEngine"]:
+        """Ask for the backbone, or for what a run trained. Raises ValueError where the server does not have it."""
+        trained = model.adapter or model.trained
+        name = self.adapter_name.replace("{run}", model.run) if trained else self.model_name
+        if model.adapter and self.loads_adapters:
+            _load_adapter(self, name, model.adapter)
+        yield ServerEngine(self, name, model.renderer)
 
 
 class ServerEngine:
@@ -71,8 +78,8 @@ class ServerEngine:
         self._added = bos if adds and server.api == "text" else ""
         self._told: set[str] = set()
 
-    def write(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = lambda count: None
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
         """Answers as they come."""
         requests = ((str(number), prompt) for number, prompt in enumerate(prompts))
@@ -95,8 +102,7 @@ class ServerEngine:
             "temperature": decoding.temperature,
         }
         if decoding.temperature:
-            digest = hashlib.sha256(f"{decoding.seed}\x1f{prompt.name}".encode()).digest()
-            request |= {"top_p": decoding.top_p, "seed": int.from_bytes(digest[:4]) >> 1}
+            request |= {"top_p": decoding.top_p, "seed": decoding.seed_of(prompt.name)}
             if decoding.top_k is not None:
                 request["top_k"] = decoding.top_k
         if decoding.repetition_penalty != 1.0:

@@ -3,21 +3,23 @@
 The adapter stays beside the weights, as vLLM has it; results differ from merged ones by rounding.
 """
 
-import hashlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Gt, Le
 
-from alttrain.generation.config import Decoding
-from alttrain.generation.engines import Prompt, Written
+from alttrain.backbone.memory import Quantization
+from alttrain.generation.engine import Decoding, EngineConfig, Model, Prompt, Written, unwatched
 from alttrain.llm import Failure
+
+ABSENT = "generation=vllm_in_process needs vLLM: pip install 'alttrain[vllm]', or choose generation=in_process"
 
 
 @dataclass(frozen=True)
-class InProcessVllm:
+class InProcessVllm(EngineConfig):
     """`memory_share` of the GPU is vLLM's, `max_lora_rank` bounds adapters, `options` go to vllm.LLM as they are."""
 
     memory_share: Annotated[float, Gt(0), Le(1)] = 0.9
@@ -25,25 +27,30 @@ class InProcessVllm:
     chunk: Annotated[int, Gt(0)] = 4096
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def engine(self, model: Path, adapter: Path | None, renderer: Any) -> "VllmEngine":
+    def check(self, quantization: Quantization | None, gpu: bool) -> None:
+        """Raise ValueError where vLLM is not installed, or the protocol wants the weights quantised."""
+        super().check(quantization, gpu)
+        if importlib.util.find_spec("vllm") is None:
+            raise ValueError(ABSENT)
+
+    @contextmanager
+    def start(self, model: Model) -> Iterator["VllmEngine"]:
         """Load the model. Raises ValueError where vLLM is not installed."""
         try:
             from vllm import LLM
             from vllm.lora.request import LoRARequest
         except ImportError as error:
-            raise ValueError(
-                "generation=vllm_in_process needs vLLM: pip install 'alttrain[vllm]', or choose generation=in_process"
-            ) from error
+            raise ValueError(ABSENT) from error
         loaded = LLM(
-            model=str(model),
+            model=str(model.weights()),
             gpu_memory_utilization=self.memory_share,
-            enable_lora=adapter is not None,
+            enable_lora=model.adapter is not None,
             max_lora_rank=self.max_lora_rank,
             trust_remote_code=False,
             **self.options,
         )
-        request = LoRARequest("adapter", 1, str(adapter.resolve())) if adapter else None
-        return VllmEngine(loaded, request, renderer)
+        request = LoRARequest("adapter", 1, str(model.adapter.resolve())) if model.adapter else None
+        yield VllmEngine(loaded, request, model.renderer)
 
 
 @dataclass(frozen=True)
@@ -56,34 +63,30 @@ class VllmEngine:
 
     streams = False
 
-    def write(
-        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = lambda count: None
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
         """All answers, in the prompts' order."""
         from vllm import SamplingParams
 
+        sampled = decoding.temperature > 0
         sampling = [
             SamplingParams(
                 temperature=decoding.temperature,
-                top_p=decoding.top_p if decoding.temperature else 1.0,
-                top_k=(decoding.temperature and decoding.top_k) or 0,
+                top_p=decoding.top_p if sampled else 1.0,
+                top_k=decoding.top_k if sampled and decoding.top_k else 0,
                 repetition_penalty=decoding.repetition_penalty,
                 max_tokens=prompt.most(decoding),
-                seed=_seed(decoding.seed, prompt.name) if decoding.temperature else None,
+                seed=decoding.seed_of(prompt.name) if sampled else None,
                 stop_token_ids=[self.renderer.end_id],
                 skip_special_tokens=False,
             )
             for prompt in prompts
         ]
         asked = [{"prompt_token_ids": prompt.ids} for prompt in prompts]
-        for number, output in enumerate(
-            self.loaded.generate(asked, sampling, lora_request=self.adapter, use_tqdm=False)
-        ):
-            tokens = list(output.outputs[0].token_ids)
+        outputs = self.loaded.generate(asked, sampling, lora_request=self.adapter, use_tqdm=False)
+        for number, output in enumerate(outputs):
+            (answer,) = output.outputs
             advance(1)
-            finish = "length" if output.outputs[0].finish_reason == "length" else "stop"
-            yield number, Written(self.renderer.decode(tokens), finish)  # type: ignore[arg-type]
-
-
-def _seed(seed: int, name: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}\x1f{name}".encode()).digest()[:4]) >> 1
+            text = self.renderer.decode(list(answer.token_ids))
+            yield number, Written(text, "length" if answer.finish_reason == "length" else "stop")

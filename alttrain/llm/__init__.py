@@ -1,6 +1,6 @@
 """Language models on servers with OpenAI's API, as teachers, judges and the server engine ask them.
 
-- `ServerSettings`  where a server is and how it is asked; `check` says whether it can be
+- `ServerSettings`  where a server is and how it is asked; `check_server` says whether it can be
 - `RequestPool`     many requests at a time, each with retries; an answer, or a `Failure` with the reason
 - `ServerWriter`    a server's chat completions
 - `ReplyCache`      every reply that came, shared by all runs; `replies` looks there before it asks a `Writer`

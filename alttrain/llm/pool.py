@@ -96,7 +96,7 @@ class ServerSettings:
             )
         return key
 
-    def check(self, where: str) -> None:
+    def check_server(self, where: str) -> None:
         """Raise ValueError, with the config key below `where`, if the server cannot be asked.
 
         Its key must be set, it must answer, and if it lists its models (GET /models), the model must be among them.

@@ -23,7 +23,7 @@ from alttrain.config import (
 from alttrain.config.identity import shaping_of_engine, shaping_of_judge
 from alttrain.dataset import Dataset
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
-from alttrain.generation import ChildServer, InProcess, InProcessVllm, Server
+from alttrain.generation import Auto, EngineConfig
 from alttrain.rewrite import Structure
 from alttrain.training import Hardware, NoTraining, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.trackers import Tracker
@@ -55,7 +55,7 @@ class Run:
     adapter: LoRA | FullFineTuning | NoAdapter
     training: SupervisedFineTuning | NoTraining
     hardware: Hardware
-    generation: InProcess | Server | ChildServer | InProcessVllm
+    generation: EngineConfig
     protocol: Protocol
     benchmarks: tuple[Benchmark, ...]
     tracker: Tracker
@@ -83,11 +83,7 @@ class Run:
 
     def evaluation_fingerprint(self, benchmark: Benchmark) -> dict[str, Any]:
         """All that shapes a benchmark's generations, beyond the adapter."""
-        generation = self.config["generation"]
-        if isinstance(self.generation, InProcess):
-            engine = flatten({"generation": generation})
-        else:
-            engine = shaping_of_engine(generation)
+        engine = shaping_of_engine(self.config["generation"], self.generation.batched)
         return engine | flatten(self._asked(benchmark)) | self._content(benchmark)
 
     def protocol_hash(self, benchmark: Benchmark) -> str:
@@ -141,6 +137,10 @@ def assemble(config: DictConfig) -> Run:
     name = run_name(config)
     if fault := name_fault(name):
         raise RunError(f"the run's name {name!r}: {fault}; shorten tag, or the names of its parts")
+    engine, hardware = part("generation"), part("trainer")
+    if isinstance(engine, Auto):
+        choice = engine.choice(hardware.accelerator)
+        engine, plain["generation"] = getattr(engine, choice), plain["generation"][choice]
     run = Run(
         name=name,
         folder=Path(config.output_dir) / "runs" / name,
@@ -154,8 +154,8 @@ def assemble(config: DictConfig) -> Run:
         structure=part("rewrite"),
         adapter=part("adapter"),
         training=part("training"),
-        hardware=part("trainer"),
-        generation=part("generation"),
+        hardware=hardware,
+        generation=engine,
         protocol=part("protocol"),
         benchmarks=tuple(benchmarks.values()),
         tracker=part("logger"),

@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from alttrain.backbone import FullFineTuning, LoRA
-from alttrain.backbone.device import look
+from alttrain.backbone.device import GIB, look
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.records import Example
 from alttrain.report.forms import plain
 from alttrain.rewrite import ServerWriter
 from alttrain.run.assembly import Run
-from alttrain.run.stages.needs import GIB, estimate, guessed_rows, shape_known
+from alttrain.run.stages.needs import estimate, guessed_rows, shape_known
 from alttrain.training import SupervisedFineTuning
 
 RATES = {"gpu": (4.0e14, 4.6e13), "cpu": (2.7e11, 4.6e10)}

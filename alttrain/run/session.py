@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from alttrain.backbone import Backbone, FullFineTuning, LoRA, Weights, resolve
-from alttrain.backbone.device import free_system_memory, keep_freed_memory
+from alttrain.backbone.device import GIB, free_system_memory, keep_freed_memory
 from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
 from alttrain.config.identity import shaping_of_engine
-from alttrain.generation import ChildServer, InProcess, Server
-from alttrain.generation.engines import Engine, LocalEngine
-from alttrain.generation.kept import KeptDecoder
+from alttrain.generation import InProcess
+from alttrain.generation.engine import Engine, Model
+from alttrain.generation.in_process import KeptDecoder
 from alttrain.run.assembly import Run
 
 log = logging.getLogger(__name__)
-
-GIB = 1 << 30
 
 
 class Session:
@@ -110,28 +108,27 @@ class Session:
         """
         from alttrain.backbone.adapter import read_adapter
 
-        run, generation = self.run, self.run.generation
+        run = self.run
+        shrunk = quantization or run.backbone.quantization
         adapter = trained if trained and (trained / "adapter_config.json").exists() else None
-        if isinstance(generation, InProcess):
-            shrunk = quantization or run.backbone.quantization
-            decoder = self.decoder(generation, trained, shrunk) if trained else self._kept(generation, shrunk)
-            yield LocalEngine(decoder, self.renderer)
-            return
-        clear_shelf()
         if adapter:
             read_adapter(adapter)  # else a server may answer as the backbone, under the adapter's name
-        if isinstance(generation, Server):
-            if trained and not adapter:
-                generation = replace(generation, model_name=generation.adapter_name.replace("{run}", run.name))
-            yield generation.engine(run.name, adapter, self.renderer)
-            return
-        weights = trained if trained and not adapter else self.weights.folder
-        if isinstance(generation, ChildServer):
-            output = run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log"
-            with generation.running(run.name, weights, adapter, output) as server:
-                yield server.engine(run.name, adapter, self.renderer)
-        else:
-            yield generation.engine(weights, adapter, self.renderer)
+
+        def weights() -> Path:
+            clear_shelf()
+            return trained if trained and not adapter else self.weights.folder
+
+        model = Model(
+            run=run.name,
+            renderer=self.renderer,
+            adapter=adapter,
+            trained=None if adapter else trained,
+            weights=weights,
+            decoder=lambda asked: self.decoder(asked, trained, shrunk) if trained else self._kept(asked, shrunk),
+            log=run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log",
+        )
+        with run.generation.start(model) as engine:
+            yield engine
 
     def _kept(self, generation: InProcess, quantization: Quantization) -> KeptDecoder:
         """The decoder of the backbone as it is; what any run of this output folder had it write is at hand."""
@@ -150,16 +147,15 @@ class Session:
     def identity(self) -> dict[str, Any]:
         """What shapes the texts of the backbone as it is, beyond prompts and decoding; for keys of what is kept."""
         described: dict[str, Any] = {"weights": self.weights.identity, "backbone": asdict(self.run.backbone)}
-        if isinstance(self.run.generation, InProcess):
-            dtype = str(self.dtype(self.run.generation.dtype))
-            return described | {"dtype": dtype, "slots": self.run.generation.slots}
-        return described | {"generation": shaping_of_engine(self.run.config["generation"])}
+        described["generation"] = shaping_of_engine(self.run.config["generation"])
+        if (requested := self.run.generation.dtype) is not None:
+            described["dtype"] = str(self.dtype(requested))
+        return described
 
     def decoder(self, generation: InProcess, trained: Path | None, quantization: Quantization) -> Any:
         """A decoder over the backbone as it is, with an adapter merged, or over a model that was trained whole."""
-        from alttrain.backbone.products import PackedWeights
         from alttrain.backbone.weights import beside, load_model
-        from alttrain.generation.engine import Decoder
+        from alttrain.generation.decoder import Decoder
 
         adapter = trained if trained and (trained / "adapter_config.json").exists() else None
         if trained is not None and adapter is None:
@@ -171,13 +167,9 @@ class Session:
             model = beside(model, adapter) if adapter else model
         else:
             model = self._base(generation.dtype).merge(adapter)
-        free = max(0.0, self._free_memory() - PackedWeights(model).size)
-        room = generation.memory_gib * GIB if generation.memory_gib else CACHE_SHARE * free
+        room = generation.memory_gib * GIB if generation.memory_gib else CACHE_SHARE * self._free_memory()
         memory = None if math.isinf(room) else int(room)
-        steps = generation.steps
-        if steps == "auto":
-            steps = "recorded" if self.device == "cuda" else "eager"
-        return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory, steps)
+        return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
 
     def _base(self, requested: str) -> Any:
         """The backbone to merge adapters into. It stays on the shelf: jobs of one process need not reload it."""

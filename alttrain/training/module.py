@@ -9,9 +9,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy
 
-from alttrain.backbone.attention import Rows
-from alttrain.backbone.compiling import compile_layers
-from alttrain.backbone.head import response_loss
+from alttrain.backbone.attention import PackedSequences
+from alttrain.backbone.fused import response_loss
 from alttrain.training.config import SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.packing import PackedBatch
 from alttrain.training.safekey import SafetyHeads
@@ -19,6 +18,8 @@ from alttrain.training.sharding import whole
 
 ROW_MULTIPLE = 512
 """Tokens: compiled layers see rows of few lengths."""
+MOST_PROGRAMS = 64
+"""Programs that a layer's code may become, one for each length of row."""
 
 
 def causal_lm(model: Any) -> Any:
@@ -30,7 +31,9 @@ def compile_for_training(model: Any) -> None:
     """Compile every decoder layer: one program for each row length, which all layers share."""
     language_model = causal_lm(model)
     language_model.enable_input_require_grads()  # else the first layer, whose input needs none, is another program
-    compile_layers(language_model, dynamic=False)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_PROGRAMS)
+    for layer in language_model.get_decoder().layers:
+        layer.compile(dynamic=False)
 
 
 def recompute_layers(model: Any) -> None:
@@ -106,9 +109,10 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
 
     def _hidden(self, batch: PackedBatch) -> torch.Tensor:
         """The decoder's last hidden states (tokens, size)."""
-        rows = Rows.packed(batch.lengths, batch.ids.device, at_most=self.recipe.batch_size + 1)  # and the row's filling
+        most = self.recipe.batch_size + 1  # with the row's filling
+        packed = PackedSequences.training(batch.lengths, batch.ids.device, most)
         decoder = causal_lm(self.model).get_decoder()
-        made = decoder(input_ids=batch.ids, position_ids=batch.positions, rows=rows, use_cache=False)
+        made = decoder(input_ids=batch.ids, position_ids=batch.positions, packed=packed, use_cache=False)
         return made.last_hidden_state[0]  # type: ignore[no-any-return]
 
     def _response_loss(self, hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:

@@ -83,7 +83,7 @@ class AskedJudge(ABC):
                 )
         except ValueError as error:
             raise ValueError(f"{where}.rubric: {error}") from error
-        self.writer.check(f"{where}.writer")
+        self.writer.check_server(f"{where}.writer")
 
     def question(self, generation: Generation) -> str:
         """The one message that asks for a judgement."""

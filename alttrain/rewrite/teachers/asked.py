@@ -120,7 +120,7 @@ class AskedTeacher:
     def check(self, where: str) -> None:
         """Raise ValueError, with the config key below `where`, if the model cannot be asked."""
         if isinstance(self.writer, ServerWriter):
-            self.writer.check(f"{where}.writer")
+            self.writer.check_server(f"{where}.writer")
 
     def assess(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
         """The assessments. Raises TeacherUnavailableError at the end if some could not be had."""

@@ -25,12 +25,11 @@ from alttrain.config import RunError
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.evaluation.benchmark import KINDS, Measure
 from alttrain.evaluation.judges import check_goals
-from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected, read_rows
 from alttrain.rewrite import TemplateTeacher, lacks_original, render
 from alttrain.rewrite.teachers import AskedTeacher, TeacherContext
 from alttrain.run.assembly import Run
-from alttrain.run.folder import check_belongs, check_writable
+from alttrain.run.folder import check_belongs, check_writable, evaluation_folder
 from alttrain.run.session import Session, judge_model
 from alttrain.run.stages.generate import longest_prompt, refuse_too_long
 from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
@@ -87,6 +86,7 @@ def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
             yield partial(run.structure.guard.check, "rewrite.guard", partial(_model_fault, run))
     yield partial(_check_backbone, run)
     yield partial(check_protocol, run)
+    yield partial(_check_engine, run)
     yield partial(_refuse_without_gpu, run)
     yield partial(check_belongs, run)
 
@@ -116,7 +116,7 @@ def _check_backbone(run: Run) -> None:
 
 
 def check_protocol(run: Run) -> None:
-    """Refuse names that the protocol has and no benchmark, means of other measures, and weights no engine can give."""
+    """Refuse names that the protocol has and no benchmark, and means of other measures."""
     protocol, hydra = run.protocol, GlobalHydra.instance()
     own = {benchmark.name: benchmark.measure for benchmark in run.benchmarks}
     named = [(f"settings.{name}", name) for name in protocol.settings]
@@ -133,13 +133,13 @@ def check_protocol(run: Run) -> None:
         for name in names:
             if own.get(name, measure) != measure:
                 raise RunError(f"protocol.means.{measure} names {name}, whose measure is {own[name]}")
-    if protocol.quantization not in (None, "none") and "generate" in run.stages and run.benchmarks:
-        if not isinstance(run.generation, InProcess):
-            raise RunError(
-                f"protocol.quantization={protocol.quantization}: a server or vLLM has its weights as it was started; "
-                "set generation=in_process, or protocol.quantization=null for weights as they are served"
-            )
-        check_kernels(protocol.quantization, "packed", _on_gpu(run), owner="protocol")
+
+
+def _check_engine(run: Run) -> None:
+    """The engine can start here, unless every benchmark has been generated and judged already."""
+    finished = [(evaluation_folder(run, benchmark) / "metrics.json").exists() for benchmark in run.benchmarks]
+    if "generate" in run.stages and not all(finished):
+        run.generation.check(run.protocol.quantization, _on_gpu(run))
 
 
 def _model_fault(run: Run, source: str, revision: str | None) -> str:
@@ -148,19 +148,17 @@ def _model_fault(run: Run, source: str, revision: str | None) -> str:
 
 
 def _refuse_without_gpu(run: Run) -> None:
-    """Refuse settings for a GPU where there is none, or trainer.accelerator=cpu."""
-    engine, stages = run.generation, set(run.stages)
-    asked: dict[str, str] = {"trainer.compiled": run.hardware.compiled} if "train" in stages else {}
-    if isinstance(engine, InProcess) and stages & {"rewrite", "generate"}:
-        asked["generation.steps"] = engine.steps
+    """Refuse what is for a GPU where there is none, or it is not to be used."""
+    stages = set(run.stages)
     if run.hardware.accelerator == "gpu" and MODEL_STAGES & stages and not has_gpu_driver():
         raise RunError(
             "trainer.accelerator=gpu, and there is no GPU here; set trainer=auto or cpu, or look at the plan alone by "
             "'stages=[check]'"
         )
-    for key, value in asked.items():
-        if value in ("on", "recorded", "compiled") and not _on_gpu(run):
-            raise RunError(f"{key}={value} is for a GPU, and there is none, or it is not to be used; set {key}=auto")
+    if "train" in stages and run.hardware.compiled == "on" and not _on_gpu(run):
+        raise RunError(
+            "trainer.compiled=on is for a GPU, and there is none, or it is not to be used; set trainer.compiled=auto"
+        )
 
 
 def _on_gpu(run: Run) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from alttrain.config import RunError
 from alttrain.evaluation import Benchmark
-from alttrain.generation.engines import Engine, Prompt, Written
+from alttrain.generation.engine import Engine, Prompt, Written
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import (
     DamagedError,
@@ -154,7 +154,7 @@ def _answers(
         row, sample = chunk[number]
         prompts.append(_prompt(run, renderer, benchmark, row, earlier[number], f"{row.id}#{sample}"))
     answered = set(failed)
-    for place, found in engine.write(prompts, run.protocol.decoding_for(benchmark), advance):
+    for place, found in engine.generate(prompts, run.protocol.decoding_for(benchmark), advance):
         number = going[place]
         answered.add(number)
         yield number, _found(run, renderer, *chunk[number], found, earlier[number])
@@ -186,7 +186,7 @@ def _replay(
             row, sample = chunk[n]
             prompts.append(_prompt(run, renderer, benchmark, row, answers[n], f"{row.id}#{sample}@{turn}", turn))
         unanswered = set(due)
-        for place, found in engine.write(prompts, run.protocol.decoding_for(benchmark)):
+        for place, found in engine.generate(prompts, run.protocol.decoding_for(benchmark)):
             if isinstance(found, Failure):
                 failed[due[place]] = found
             else:

@@ -8,21 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from alttrain.backbone import FullFineTuning, LoRA, NoAdapter, Shape
-from alttrain.backbone.device import Device, cpu_has_bfloat16, look
+from alttrain.backbone.device import GIB, Device, look, number_bytes
 from alttrain.backbone.memory import (
-    CACHE_SHARE,
     Moments,
     Quantization,
     Strategy,
     device_bytes,
     full_training_bytes,
-    generation_bytes,
     shape_of,
     training_bytes,
 )
 from alttrain.backbone.source import at_hand
 from alttrain.config import RunError
-from alttrain.generation import InProcess
 from alttrain.records import Example, read_json
 from alttrain.rewrite import lacks_original, render
 from alttrain.run.assembly import Run
@@ -33,8 +30,6 @@ log = logging.getLogger(__name__)
 CHARACTERS_PER_TOKEN = 4
 STRUCTURE_TOKENS = 150
 """For rows that cannot be tokenised yet: English text, and what template and structure add to a row."""
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -157,28 +152,27 @@ def shape_known(run: Run) -> Shape | None:
 
 def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device: Device) -> Iterator[Need]:
     """The stages with work left for a model in this process."""
-    engine = run.generation
     if (
         isinstance(run.training, SupervisedFineTuning)
         and not isinstance(run.adapter, NoAdapter)
         and not (run.folder / "train.json").exists()
     ):
-        if isinstance(engine, InProcess) and lacks_originals(run, rows) and run.structure.original is not None:
+        if run.structure.original is not None and lacks_originals(run, rows):
             caps = {tokens_key(run): run.structure.original.tokens}
-            yield _generating(run, engine, shape, "rewrite", sizes.dataset_prompt, caps, device)
+            yield from _generating(run, shape, "rewrite", sizes.dataset_prompt, caps, device)
         yield _training(run, shape, run.training, sizes, device)
-    if run.benchmarks and isinstance(engine, InProcess):
+    if run.benchmarks:
         caps = {
             run.protocol.key_for(benchmark, "max_new_tokens"): run.protocol.decoding_for(benchmark).max_new_tokens
             for benchmark in run.benchmarks
         }
         quantization = run.protocol.quantization
-        yield _generating(run, engine, shape, "generate", sizes.benchmark_prompt, caps, device, quantization)
+        yield from _generating(run, shape, "generate", sizes.benchmark_prompt, caps, device, quantization)
 
 
 def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes, device: Device) -> Need:
     """What one device holds. SafeKey's second pass, over a short opening of each response, is not counted."""
-    width = _width(run.hardware.precision, device)
+    width = number_bytes(run.hardware.precision, device)
     longest_first = sorted(sizes.rows, reverse=True)[: recipe.batch_size]
     attention, adapter = run.backbone.attention, run.adapter
     moments: Moments = "8bit" if recipe.optimizer == "adamw_8bit" else "whole"
@@ -226,44 +220,36 @@ def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes
 
 def _generating(
     run: Run,
-    engine: InProcess,
     shape: Shape,
     stage: str,
     prompt: int,
     caps: Mapping[str, int],
     device: Device,
     quantization: Quantization | None = None,
-) -> Need:
-    """Decoding holds weights, one pass and as much of the cache as there is room for: one slot at least.
+) -> Iterator[Need]:
+    """What the engine needs, where its memory is this process's.
 
     `caps` are the most new tokens by the keys that say so; `quantization` None is the backbone's.
     """
     shrunk = "backbone.quantization" if quantization is None else "protocol.quantization"
     own = quantization or run.backbone.quantization
     most = max(caps.values())
-    width, slots, given = _width(engine.dtype, device), engine.slots, engine.memory_gib
-    packed = device.name == "cpu" and engine.dtype in ("auto", "bfloat16") and cpu_has_bfloat16()
 
-    def parts(new_tokens: int, quantization: Quantization = own) -> dict[str, int]:
-        whole = generation_bytes(shape, width, slots, prompt, new_tokens, quantization, packed)
-        one = generation_bytes(shape, width, 1, prompt, new_tokens, quantization)["cache"]
-        room = whole["cache"]
-        if given is not None:
-            room = int(given * GIB)
-        elif device.free is not None:
-            room = int(CACHE_SHARE * (device.free - sum(whole.values()) + whole["cache"]))
-        return whole | {"cache": max(one, min(whole["cache"], room))}
+    def total(new_tokens: int, quantization: Quantization = own) -> int:
+        return sum((run.generation.memory(shape, device, prompt, new_tokens, quantization) or {}).values())
 
     def remedies() -> Iterator[tuple[str, int]]:
         if device.name != "cpu":
-            yield f"{shrunk}=nf4", sum(parts(most, "nf4").values())
+            yield f"{shrunk}=nf4", total(most, "nf4")
         fewer = most // 2
         while fewer:
             lowered = (f"{key}={fewer}" for key, cap in caps.items() if cap > fewer)
-            yield " ".join(lowered), sum(parts(fewer).values())
+            yield " ".join(lowered), total(fewer)
             fewer //= 2
 
-    return Need(stage, parts(most), remedies)
+    parts = run.generation.memory(shape, device, prompt, most, own)
+    if parts is not None:
+        yield Need(stage, dict(parts), remedies)
 
 
 def tokens_key(run: Run) -> str:
@@ -271,13 +257,6 @@ def tokens_key(run: Run) -> str:
     kind = "reasoning" if run.backbone.untrained_thought == "open" else "short"
     nested = kind in (run.config["rewrite"].get("original") or {})
     return f"rewrite.original.{kind}.tokens" if nested else "rewrite.original.tokens"
-
-
-def _width(dtype: str, device: Device) -> int:
-    """Bytes a number takes in a config's dtype on this device."""
-    if dtype == "auto":
-        dtype = "bfloat16" if device.name != "cpu" or cpu_has_bfloat16() else "float32"
-    return 4 if dtype == "float32" else 2
 
 
 def _refusal(need: Need, device: Device) -> str:
@@ -304,7 +283,7 @@ def table(needs: Sequence[Need], device: Device) -> str:
     return "\n".join(lines)
 
 
-_COLUMNS = ("weights", "packed", "adapter", "gradients", "optimizer", "activations", "loss", "cache", "logits")
+_COLUMNS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "cache", "logits")
 
 
 def _gib(size: int) -> str:

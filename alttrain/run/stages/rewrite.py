@@ -38,7 +38,7 @@ from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.refusal import judge_refusal
 from alttrain.evaluation.statistics import rate
 from alttrain.generation import Decoding
-from alttrain.generation.engines import Engine, Prompt, Written
+from alttrain.generation.engine import Engine, Prompt, Written
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import (
     DamagedError,
@@ -291,7 +291,7 @@ def _write(
     """What the engine writes to each text; a draw depends on its name. Raises RunError where it does not answer one."""
     names = names or [str(number) for number in range(len(texts))]
     prompts = [Prompt(session.renderer.encode(text), text, name) for text, name in zip(texts, names, strict=True)]
-    found = dict(engine.write(prompts, decoding, advance or (lambda count: None)))
+    found = dict(engine.generate(prompts, decoding, advance or (lambda count: None)))
     written = [answer for number in range(len(prompts)) if isinstance(answer := found.get(number), Written)]
     if len(written) < len(prompts):
         failure = next((answer for answer in found.values() if isinstance(answer, Failure)), None)

@@ -1,28 +1,28 @@
-"""A next token of each sequence from its logits: the likeliest, or drawn from the nucleus."""
+"""The next token of each sequence from its logits: the likeliest, or one drawn from the nucleus."""
 
 from collections.abc import Sequence
 
 import torch
 
-from alttrain.generation.config import Decoding
+from alttrain.generation.engine import Decoding
 
 BLOCK = 128
-"""Of the vocabulary: two searches of short rows are faster than one of a long row."""
+"""Tokens of a block of the vocabulary: two searches of short rows are faster than one of a long row."""
 LIKELIEST = 128
-"""Tokens among which the nucleus is looked for, before a whole vocabulary is sorted for a row."""
+"""Tokens searched for the nucleus before a row's whole vocabulary is sorted."""
 
 
-class Chooser:
-    """Chooses each sequence's next token, and remembers what it holds where repetition is penalised."""
+class Sampler:
+    """Chooses next tokens, and remembers each slot's tokens where repetition is penalised."""
 
     def __init__(self, decoding: Decoding, slots: int, device: torch.device) -> None:
         self.decoding = decoding
         self.slots = slots
         self.device = device
-        self.seen: torch.Tensor | None = None  # (slots, vocabulary): tokens that stand in prompt or response
+        self.seen: torch.Tensor | None = None  # (slots, vocabulary): tokens of prompt and response
 
     def see(self, slot: int, ids: list[int], vocabulary: int) -> None:
-        """Note a new sequence's tokens, where repetition is penalised."""
+        """Note a new sequence's tokens."""
         if self.decoding.repetition_penalty == 1.0:
             return
         if self.seen is None:
@@ -31,20 +31,14 @@ class Chooser:
         self.seen[slot, ids] = True
 
     def move(self, source: int, target: int) -> None:
-        """A sequence changed its slot."""
+        """A sequence has changed its slot."""
         if self.seen is not None:
             self.seen[target] = self.seen[source]
 
-    def resize(self, slots: int) -> None:
-        """There are fewer slots now."""
-        self.slots = slots
-        if self.seen is not None:
-            self.seen = self.seen[:slots].clone()
+    def sample(self, logits: torch.Tensor, draws: Sequence[float], first_slot: int) -> list[int]:
+        """The next token of each row of `logits` (rows, vocabulary); row i is of slot `first_slot + i`.
 
-    def choose(self, logits: torch.Tensor, draws: Sequence[float], first_slot: int) -> list[int]:
-        """The next token of each row of `logits` (rows, vocabulary); row i stands in slot `first_slot + i`.
-
-        `draws` is a uniform number of [0, 1) for each, where tokens are drawn.
+        `draws` holds a uniform number of [0, 1) for each row, and nothing where the temperature is 0.
         """
         slots = slice(first_slot, first_slot + len(logits))
         if self.seen is not None:
@@ -63,7 +57,7 @@ class Chooser:
 
 
 def likeliest(logits: torch.Tensor) -> torch.Tensor:
-    """The first of the largest of each row, as `argmax` has it."""
+    """The first of the largest logits of each row, as `argmax` has it."""
     rows, vocabulary = logits.shape
     if vocabulary % BLOCK:
         return logits.argmax(-1)
@@ -75,32 +69,26 @@ def likeliest(logits: torch.Tensor) -> torch.Tensor:
 def draw(logits: torch.Tensor, top_p: float, draws: torch.Tensor, top_k: int | None = None) -> torch.Tensor:
     """A token of each row of `logits` (rows, vocabulary), by a uniform number of [0, 1) each.
 
-    The nucleus is the fewest likeliest tokens whose probabilities reach `top_p` (Holtzman et al., 2020); of tokens that
-    are as likely as each other the first come first. It is looked for among the `top_k` likeliest, whose probabilities
-    then add up to 1, as in vLLM and transformers. The number picks in it by the inverse of the cumulative distribution.
+    The nucleus is the fewest likeliest tokens whose probabilities reach `top_p` (Holtzman et al., 2020); among equally
+    likely tokens the first come first. It is taken from the `top_k` likeliest, whose probabilities are first scaled to
+    add up to 1, as in vLLM and transformers. The number picks by the inverse of the cumulative distribution.
     """
     probabilities = logits.softmax(-1)
-    if top_p == 1.0 and top_k is None:  # all tokens, in any order: that of the vocabulary
+    if top_p == 1.0 and top_k is None:  # all tokens, in the vocabulary's order
         tokens = torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
         return _pick(probabilities, tokens, torch.full_like(draws, logits.shape[-1], dtype=torch.long), draws)
-    ordered, tokens = _likeliest_first(probabilities, max(LIKELIEST, (top_k or 0) + 1))
+    found, tokens = probabilities.topk(min(max(LIKELIEST, (top_k or 0) + 1), logits.shape[-1]), sorted=False)
+    tokens, order = tokens.sort(-1)  # so that a stable sort leaves equally likely tokens in the vocabulary's order
+    ordered, again = found.gather(-1, order).sort(dim=-1, descending=True, stable=True)
     sizes = _nucleus_sizes(ordered, top_p, top_k)
-    picked = _pick(ordered, tokens, sizes, draws)
-    # the nucleus is whole where it ends before the last probability at hand: tokens that were left out may have that
+    picked = _pick(ordered, tokens.gather(-1, again), sizes, draws)
+    # the nucleus is whole where it ends before the last probability found: tokens that were not found may have that
     beyond = ordered.gather(-1, sizes[:, None] - 1) == ordered[:, -1:]
     if ordered.shape[-1] < logits.shape[-1] and beyond.any():
         rows = beyond[:, 0].nonzero()[:, 0]
         ordered, tokens = probabilities[rows].sort(dim=-1, descending=True, stable=True)
         picked[rows] = _pick(ordered, tokens, _nucleus_sizes(ordered, top_p, top_k), draws[rows])
     return picked
-
-
-def _likeliest_first(probabilities: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `most` largest of each row in falling order, and their tokens, which rise where probabilities are equal."""
-    found, tokens = probabilities.topk(min(most, probabilities.shape[-1]), sorted=False)
-    tokens, order = tokens.sort(-1)
-    ordered, again = found.gather(-1, order).sort(dim=-1, descending=True, stable=True)
-    return ordered, tokens.gather(-1, again)
 
 
 def _nucleus_sizes(ordered: torch.Tensor, top_p: float, top_k: int | None) -> torch.Tensor:

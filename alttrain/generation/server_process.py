@@ -1,10 +1,9 @@
-"""A server that is started for a stage, waited for, and always ended: `generation=vllm`.
+"""The engine that is a server process, started for a stage, waited for, and always ended: `generation=vllm`.
 
 Its output goes to server.log in the run's folder. It is a process group of its own, which ends with the stage, on any
 exception, and with this process, however that ends: a server that outlives its run would hold the GPU.
 """
 
-import atexit
 import ctypes
 import logging
 import os
@@ -14,30 +13,32 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Gt, MinLen
 
-from alttrain.generation.server import Server
+from alttrain.backbone.memory import Quantization
+from alttrain.generation.engine import EngineConfig, Model
+from alttrain.generation.server import Server, ServerEngine
 
 log = logging.getLogger(__name__)
 
 ENDING_S = 15.0
 """Seconds a server has to end by itself."""
 TOLD_LINES = 5
+"""Lines of its output in an error."""
 
 
 @dataclass(frozen=True)
-class ChildServer:
-    """Starts `command`, and `with_adapter` behind it where there is an adapter, and asks it as `server` says.
+class ChildServer(EngineConfig):
+    """Starts `command`, followed by `with_adapter` where there is an adapter, and asks it as `server` says.
 
-    In the words, and in the server's `model_name`, {model} is the folder of the backbone's weights, {name} what it is
+    In the words, and in the server's `model_name`, {model} is the folder of the weights, {name} what the model is
     called, {port} a free port, {run} the run's name and {adapter} its adapter's folder. `health` is the path that
     answers 200 when the server is ready, within `start_s` seconds. `environment` is added to this process's.
     """
@@ -51,29 +52,34 @@ class ChildServer:
 
     @property
     def chunk(self) -> int:
-        """Prompts that are handed over at a time."""
+        """The server's."""
         return self.server.chunk
 
+    def check(self, quantization: Quantization | None, gpu: bool) -> None:
+        """Raise ValueError where there is no such program, or the protocol wants the weights quantised."""
+        super().check(quantization, gpu)
+        if shutil.which(self._program()) is None:
+            raise ValueError(self._not_started("there is no such program"))
+
     @contextmanager
-    def running(self, run: str, model: Path, adapter: Path | None, output: Path) -> Iterator[Server]:
-        """The server's address while it runs. Raises ValueError, with the log's end, where it does not come up."""
-        if adapter and not self.with_adapter:
+    def start(self, model: Model) -> Iterator[ServerEngine]:
+        """Start the server and end it. Raises ValueError, with its log's end, where it does not come up."""
+        if model.adapter and not self.with_adapter:
             raise ValueError(
                 f"generation.with_adapter=[]: {self.command[0]} serves no adapters; choose generation=in_process, or "
                 "vllm"
             )
-        port = _free_port()
-        words = {"model": str(model), "name": self.server.model_name, "port": str(port), "run": run}
-        words["adapter"] = str(adapter.resolve()) if adapter else ""
-        command = [_filled(word, words) for word in (*self.command, *(self.with_adapter if adapter else ()))]
-        beside = Path(sys.executable).parent / command[0]  # of this environment, on the PATH or not
-        if shutil.which(command[0]) is None and beside.exists():
-            command[0] = str(beside)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("ab") as file:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        words = {"model": str(model.weights()), "name": self.server.model_name, "run": model.run}
+        words |= {"port": address.rpartition(":")[2], "adapter": str(model.adapter.resolve()) if model.adapter else ""}
+        command = [self._program(), *self.command[1:], *(self.with_adapter if model.adapter else ())]
+        model.log.parent.mkdir(parents=True, exist_ok=True)
+        with model.log.open("ab") as file:
             try:
                 child = subprocess.Popen(
-                    command,
+                    [_filled(word, words) for word in command],
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
@@ -82,18 +88,26 @@ class ChildServer:
                     env={**os.environ, **self.environment},
                 )
             except OSError as error:
-                raise ValueError(
-                    f"generation.command: {command[0]!r} cannot be started ({error.strerror}); install it, or start a "
-                    "server yourself and use generation=server"
-                ) from error
-        ending = atexit.register(end, child)
+                raise ValueError(self._not_started(str(error.strerror))) from error
         try:
-            self._await(child, f"http://127.0.0.1:{port}{self.health}", output)
+            self._await(child, address + self.health, model.log)
             name = _filled(self.server.model_name, words)
-            yield replace(self.server, base_url=f"http://127.0.0.1:{port}/v1", model_name=name)
+            server = replace(self.server, base_url=f"{address}/v1", model_name=name)
+            with server.start(replace(model, trained=None)) as engine:
+                yield engine
         finally:
             end(child)
-            atexit.unregister(ending)
+
+    def _program(self) -> str:
+        """The program as it is, or that of this environment where it is not on the PATH."""
+        own = Path(sys.executable).parent / self.command[0]
+        return str(own) if shutil.which(self.command[0]) is None and own.exists() else self.command[0]
+
+    def _not_started(self, reason: str) -> str:
+        return (
+            f"generation.command: {self.command[0]!r} cannot be started ({reason}); install it, or start a server "
+            "yourself and use generation=server"
+        )
 
     def _await(self, child: "subprocess.Popen[bytes]", address: str, output: Path) -> None:
         log.info("generate  waiting for %s; its output is in %s", self.command[0], output)
@@ -103,12 +117,9 @@ class ChildServer:
                 raise ValueError(
                     f"generation.command ended with {child.returncode} before it was ready:\n{_end_of(output)}"
                 )
-            try:
-                with urllib.request.urlopen(address, timeout=5) as answer:
-                    if answer.status == 200:
-                        return
-            except (urllib.error.URLError, OSError):
-                pass
+            with suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+                if answer.status == 200:
+                    return
             time.sleep(0.2)
         raise ValueError(f"generation.start_s={self.start_s:g}: the server was not ready in time:\n{_end_of(output)}")
 
@@ -116,14 +127,9 @@ class ChildServer:
 def end(child: "subprocess.Popen[Any]") -> None:
     """End a process group: politely, and after a while not."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(child.pid, number)
-        except ProcessLookupError:
-            break
-        try:
             child.wait(ENDING_S)
-        except subprocess.TimeoutExpired:
-            continue
     child.wait()
 
 
@@ -136,17 +142,8 @@ def _filled(word: str, words: Mapping[str, str]) -> str:
 def _end_with_parent() -> None:
     """In the child, before it becomes the server: be ended when the parent is killed (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-_PR_SET_PDEATHSIG = 1
-"""Of linux/prctl.h."""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        pr_set_pdeathsig = 1  # of linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _end_of(output: Path) -> str:
