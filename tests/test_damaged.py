@@ -25,7 +25,7 @@ from hydra import compose, initialize_config_module
 from alttrain.backbone.weights import load_tokenizer
 from alttrain.config import RunError, register
 from alttrain.generation import Decoding
-from alttrain.generation.in_process import KeptDecoder
+from alttrain.generation.in_process import CachedDecoder
 from alttrain.records import DamagedError, Example
 from alttrain.records.reading import REMEDY
 from alttrain.report import figures
@@ -331,7 +331,7 @@ class Counted:
 @pytest.mark.parametrize("kind", SPOILT)
 def test_spoiled_kept_generations_are_made_again(kind: str, tmp_path: Path) -> None:
     decoder = Counted()
-    kept = KeptDecoder(lambda: decoder, {"model": "x"}, tmp_path)
+    kept = CachedDecoder(lambda: decoder, {"model": "x"}, tmp_path)
     first = kept.generate([[1], [2], [3]], Decoding(5))
     (path,) = tmp_path.rglob("*.json")
     SPOILT[kind](path)
@@ -344,7 +344,7 @@ def test_spoiled_kept_generations_are_made_again(kind: str, tmp_path: Path) -> N
 def test_kept_generations_of_an_older_version_are_taken_where_they_can_be(tmp_path: Path) -> None:
     """They have no checksum."""
     decoder = Counted()
-    kept = KeptDecoder(lambda: decoder, {"model": "x"}, tmp_path)
+    kept = CachedDecoder(lambda: decoder, {"model": "x"}, tmp_path)
     first = kept.generate([[1], [2]], Decoding(5))
     (path,) = tmp_path.rglob("*.json")
     (seal,) = tmp_path.rglob("*.sha256")

@@ -10,14 +10,14 @@ import pytest
 from stub_server import Serve, right
 
 from alttrain.generation import Decoding
-from alttrain.generation.in_process import KeptDecoder
+from alttrain.generation.in_process import CachedDecoder
 from alttrain.records import alone
 
 KEPT = """
 import sys, time
 from pathlib import Path
 from alttrain.generation import Decoding
-from alttrain.generation.in_process import KeptDecoder
+from alttrain.generation.in_process import CachedDecoder
 
 folder, log = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -30,7 +30,7 @@ class Slow:
 
 print("ready", flush=True)
 sys.stdin.readline()
-print(KeptDecoder(Slow, {"weights": "w"}, folder).generate([[1], [2, 3]], Decoding(4)))
+print(CachedDecoder(Slow, {"weights": "w"}, folder).generate([[1], [2, 3]], Decoding(4)))
 """
 
 
@@ -76,7 +76,7 @@ def test_a_file_system_without_locks_only_costs_time(tmp_path: Path, monkeypatch
             return prompts
 
     for _ in range(2):
-        assert KeptDecoder(Decoder, {}, tmp_path).generate([[5]], Decoding(1)) == [[5]]
+        assert CachedDecoder(Decoder, {}, tmp_path).generate([[5]], Decoding(1)) == [[5]]
 
 
 def test_jobs_that_start_at_once_ask_teacher_and_backbone_once(

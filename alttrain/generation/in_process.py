@@ -66,7 +66,7 @@ class InProcess(EngineConfig):
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """Decodes by a `Decoder`, or by a `KeptDecoder` around one; `renderer` turns tokens to text."""
+    """Decodes by a `Decoder`, or by a `CachedDecoder` around one; `renderer` turns tokens to text."""
 
     decoder: Any
     renderer: Any
@@ -97,7 +97,7 @@ class Auto:
         return "vllm" if gpu and importlib.util.find_spec("vllm") is not None else "in_process"
 
 
-class KeptDecoder:
+class CachedDecoder:
     """Decodes by the decoder that `load` gives, and keeps what it wrote: the No-train runs of a sweep generate once.
 
     A file of JSON for each call, FOLDER/ab/ab12....json, holds the tokens of all its prompts: which prompts are decoded

@@ -17,7 +17,7 @@ from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
 from alttrain.config.identity import shaping_of_engine
 from alttrain.generation import InProcess
 from alttrain.generation.engine import Engine, Model
-from alttrain.generation.in_process import KeptDecoder
+from alttrain.generation.in_process import CachedDecoder
 from alttrain.run.assembly import Run
 
 log = logging.getLogger(__name__)
@@ -124,13 +124,13 @@ class Session:
             adapter=adapter,
             trained=None if adapter else trained,
             weights=weights,
-            decoder=lambda asked: self.decoder(asked, trained, shrunk) if trained else self._kept(asked, shrunk),
+            decoder=lambda asked: self.decoder(asked, trained, shrunk) if trained else self._cached(asked, shrunk),
             log=run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log",
         )
         with run.generation.start(model) as engine:
             yield engine
 
-    def _kept(self, generation: InProcess, quantization: Quantization) -> KeptDecoder:
+    def _cached(self, generation: InProcess, quantization: Quantization) -> CachedDecoder:
         """The decoder of the backbone as it is; what any run of this output folder had it write is at hand."""
         identity = {
             "source": self.run.backbone.source,
@@ -142,7 +142,7 @@ class Session:
             "end": self.renderer.end_id,
         }
         folder = self.run.output_dir / "cache" / "generations"
-        return KeptDecoder(lambda: self.decoder(generation, None, quantization), identity, folder)
+        return CachedDecoder(lambda: self.decoder(generation, None, quantization), identity, folder)
 
     def identity(self) -> dict[str, Any]:
         """What shapes the texts of the backbone as it is, beyond prompts and decoding; for keys of what is kept."""
