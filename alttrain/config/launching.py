@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alttrain.config.targets import trusted
 
-CALLBACK = "alttrain.run.callbacks.SweepReport"
+CALLBACK = "alttrain.run.sweep.SweepReport"
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
 LOGGING = ("job_logging", "hydra_logging")
 BUILT = ("callbacks.", "launcher.", "sweeper.")

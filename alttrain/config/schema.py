@@ -10,16 +10,16 @@ from alttrain.config.secrets import refuse_environment
 
 STAGES = ("check", "rewrite", "train", "generate", "judge", "report")
 """The stages of a run, in the only order they make sense in."""
-PAGE_TEXTS = ("all", "benign", "none")
-"""Whose prompts and outputs the report's page holds: all samples', those of harmless samples, or nobody's."""
+TEXTS = ("all", "benign", "none")
+"""Of which samples the report's page and the loggers get prompt and outputs: all, the harmless ones, or none."""
 
 
 @dataclass
 class RunSchema:
     """Top-level keys of `conf/run.yaml`. A key that is not here is refused while the config composes.
 
-    `page_texts` is one of `PAGE_TEXTS`. The page is a file beside the run folders and loads nothing; it covers harmful
-    texts until its reader asks for them, and with "benign" does not hold them at all.
+    `page_texts` and `logger.texts` are one of `TEXTS`. The page is a file beside the run folders and loads nothing; it
+    covers harmful texts until its reader asks for them, and with "benign" does not hold them at all.
     """
 
     stages: list[str] = field(default_factory=lambda: list(STAGES))

@@ -1,7 +1,7 @@
 """A composed config -> the typed parts of a run. Light: no part loads weights or imports torch when it is made."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from alttrain.config.names import name_fault
 from alttrain.dataset import Dataset
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
 from alttrain.generation import ChildServer, InProcess, InProcessVllm, Server
+from alttrain.records import Texts
 from alttrain.rewrite import Structure
 from alttrain.training import Hardware, NoTraining, SafeKeyLoss, SupervisedFineTuning
-from alttrain.training.trackers import Tracker
+from alttrain.training.config import Logger
 
 PLACES = ("path", "file", "data_dir", "count")
 """Arguments of a row source that say where its file is: the content's hash stands for them."""
@@ -40,7 +41,8 @@ OF_SAMPLING = tuple(f"protocol.decoding.{key}" for key in ("top_p", "top_k", "se
 class Run:
     """Everything a stage needs. `config` is plain and resolved; `folder` may not exist yet.
 
-    `changed` is what differs from the method, the protocol and the benchmarks as they are published.
+    `texts` says of whose samples the loggers get prompt, thought and answer. `changed` is what differs from the method,
+    the protocol and the benchmarks as they are published.
     """
 
     name: str
@@ -59,7 +61,8 @@ class Run:
     generation: InProcess | Server | ChildServer | InProcessVllm
     protocol: Protocol
     benchmarks: tuple[Benchmark, ...]
-    tracker: Tracker
+    loggers: Mapping[str, Logger]
+    texts: Texts
 
     @property
     def output_dir(self) -> Path:
@@ -151,8 +154,14 @@ def assemble(config: DictConfig) -> Run:
         generation=part("generation"),
         protocol=part("protocol"),
         benchmarks=tuple(benchmarks.values()),
-        tracker=part("logger"),
+        loggers={name: part(f"logger.{name}") for name in plain["logger"] if name != "texts"},
+        texts=plain["logger"].get("texts", "none"),
     )
+    if run.texts != "none" and not any("samples" in logger.holds for logger in run.loggers.values()):
+        chosen = ",".join(run.loggers)
+        raise RunError(
+            f"logger.texts={run.texts}: logger=[{chosen}] holds no samples; add wandb or mlflow, or set none"
+        )
     if run.method.name and run.backbone.published != (run.method.name == "published"):
         kind = "holds" if run.backbone.published else "does not hold"
         raise RunError(

@@ -53,10 +53,10 @@ from alttrain.records import (
 )
 from alttrain.run.assembly import Run
 from alttrain.run.folder import as_json, evaluation_folder
+from alttrain.run.loggers import log_evaluation
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
 from alttrain.run.stages.analysis import Counts
-from alttrain.run.tracking import tell
 from alttrain.serving import NEARLY_ALL
 
 MADE_FROM = (
@@ -68,10 +68,10 @@ log = logging.getLogger(__name__)
 
 
 def judge(run: Run, session: Session) -> None:
-    """Judge every benchmark that has generations and no current metrics; tell the tracker."""
+    """Judge every benchmark that has generations and no current metrics; log all of them."""
     judged = [benchmark for benchmark in run.benchmarks if _judge(run, session, benchmark)]
     if judged:
-        tell(run)
+        log_evaluation(run)
 
 
 def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:

@@ -21,13 +21,11 @@ from alttrain.records import (
 )
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
+from alttrain.run.loggers import open_loggers
 from alttrain.run.progress import on_terminal
 from alttrain.run.session import Session, free
-from alttrain.run.tracking import tracked
 from alttrain.training import SafeKeyLoss, SupervisedFineTuning
-from alttrain.training.ranks import follows
-from alttrain.training.tokenised import tokenised
-from alttrain.training.tracking import Tracking, lightning_loggers
+from alttrain.training.distributed import follows
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +65,11 @@ def train(run: Run, session: Session) -> None:
     written = (kept_json(run.folder / "rewrite.json", Rewritten) or {}).get("written", len(examples))
     if len(examples) != written:
         raise DamagedError(run.folder / "train.jsonl", f"has {len(examples)} rows, and rewrite.json says {written}")
-    rendered = tokenised(session.renderer, examples, cache_folder() / "tokenised")
+
+    from alttrain.training.data import tokenized
+    from alttrain.training.fit import fit
+
+    rendered = tokenized(session.renderer, examples, cache_folder() / "tokenised")
     if isinstance(recipe.objective, SafeKeyLoss):
         rendered = session.renderer.mark(examples, rendered)
         if all(sequence.marks is None for sequence in rendered):
@@ -79,17 +81,12 @@ def train(run: Run, session: Session) -> None:
     for name in too_long:
         log.warning("train     left out %s: longer than training.max_length=%d", name, recipe.max_length)
 
-    from alttrain.training.fit import fit
-
     bfloat16 = str(session.dtype(run.hardware.precision)) == "torch.bfloat16"
     precision = "bfloat16" if bfloat16 else "float32"
     model = session.trainable(precision)
     log.info("train     %d examples, %d steps, %s", len(sequences), recipe.steps(len(sequences)), precision)
-    leads = not follows()
-    tracking = Tracking(run.tracker, tracked(run)) if leads else None
-    loggers = lightning_loggers(tracking) if tracking else False
-    progress = leads and on_terminal()
-    try:
+    progress = not follows() and on_terminal()
+    with open_loggers(run, "training") as loggers:
         trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, progress)
         if not trained.leads:
             return
@@ -97,11 +94,6 @@ def train(run: Run, session: Session) -> None:
         record |= {"weights": session.weights.origin, "device": session.device}
         session.save(model, trained.weights, card(run.folder, record), run.trained)
         write_json(run.folder / "train.json", record | {"files": {name: checksum(run.folder / name) for name in FILES}})
-        if tracking:
-            tracking.trained(run.trained)
-    finally:
-        if tracking:
-            tracking.close()
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     log.info("train     %d steps in %.0f s, loss %s", record["steps"], record["seconds"], record["final_loss"])
     del model
