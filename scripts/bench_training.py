@@ -53,8 +53,8 @@ from alttrain.backbone import LoRA
 from alttrain.backbone.device import keep_freed_memory
 from alttrain.backbone.weights import add_lora
 from alttrain.training import SupervisedFineTuning
+from alttrain.training.data import pack
 from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training, recompute_layers
-from alttrain.training.packing import pack
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER = LoRA(16, 32, TARGETS)

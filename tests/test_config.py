@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alttrain.config import STAGES, Fault, differences, faults, flatten, preview, register, run_name
-from alttrain.config.schema import PAGE_TEXTS
+from alttrain.config.schema import TEXTS
 from alttrain.records import Texts
 from alttrain.run.assembly import assemble
 
@@ -134,15 +134,17 @@ def test_all_options_are_checked_without_torch() -> None:
     assert json.loads(done.stdout) == []
 
 
-def test_the_page_takes_what_a_tracker_takes() -> None:
-    assert get_args(Texts) == PAGE_TEXTS
+def test_the_page_and_the_loggers_take_the_same() -> None:
+    assert get_args(Texts) == TEXTS
     assert told(["page_texts=some"]) == ["page_texts='some': accepted: all, benign, none"]
+    assert told(["logger.texts=some"]) == ["logger.texts='some': accepted: all, benign, none"]
 
 
-@pytest.mark.parametrize("option", ["csv", "tensorboard"])
-def test_a_logger_that_shows_no_samples_takes_no_texts(option: str) -> None:
-    (fault,) = told([f"logger={option}", "+logger.texts=all"])
-    assert fault.startswith("logger.texts='all': ")
+@pytest.mark.parametrize("options", ["wandb", "[csv,wandb]", "[csv,tensorboard,wandb,mlflow]", "none"])
+def test_one_logger_several_or_none(options: str) -> None:
+    (config,) = preview([f"logger={options}"])[1]
+    names = [name for name in options.strip("[]").split(",") if name != "none"]
+    assert list(assemble(config).loggers) == names
 
 
 def test_values_come_through_interpolations() -> None:

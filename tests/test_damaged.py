@@ -32,7 +32,7 @@ from alttrain.report import figures
 from alttrain.run import show, status
 from alttrain.run.app import execute
 from alttrain.tokenization import Renderer
-from alttrain.training.tokenised import tokenised
+from alttrain.training.data import tokenized
 
 RUN = "runs/tiny-embedded-alttrain-demo-s0"
 SET = f"{RUN}/evaluation/embedded_harmful"
@@ -363,14 +363,14 @@ def test_kept_generations_of_an_older_version_are_taken_where_they_can_be(tmp_pa
 def test_spoiled_tokenised_examples_are_made_again(kind: str, sealed: bool, tiny_folder: Path, tmp_path: Path) -> None:
     renderer = Renderer(tiny.backbone(tiny_folder), load_tokenizer(tiny_folder))
     rows = [Example(f"p{n}", f"Prompt {n}?", "benign", answer=f"Answer {n}.") for n in range(3)]
-    first = tokenised(renderer, rows, tmp_path)
-    assert tokenised(renderer, rows, tmp_path) == first
+    first = tokenized(renderer, rows, tmp_path)
+    assert tokenized(renderer, rows, tmp_path) == first
     (path,) = tmp_path.glob("*.npz")
     if not sealed:  # zip has checksums of its own
         path.with_name(f"{path.name}.sha256").unlink()
     SPOILT[kind](path)
-    assert tokenised(renderer, rows, tmp_path) == first
-    assert tokenised(renderer, rows, tmp_path) == first
+    assert tokenized(renderer, rows, tmp_path) == first
+    assert tokenized(renderer, rows, tmp_path) == first
 
 
 @pytest.mark.parametrize("spoil", [pipe, folder])

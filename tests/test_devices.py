@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from alttrain import tokenization
 from alttrain.training import SupervisedFineTuning
-from alttrain.training.packing import BatchStream, Division
-from alttrain.training.ranks import follows, verify
+from alttrain.training.data import BatchStream, Division
+from alttrain.training.distributed import follows, verify
 
 RECIPE = SupervisedFineTuning("t", epochs=2, learning_rate=1e-2, batch_size=4, warmup_steps=2, max_length=64)
 RUN = "tiny-embedded-alttrain-demo-s0"

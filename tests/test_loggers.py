@@ -1,4 +1,4 @@
-"""Trackers on the tiny backbone: what they hold, that it is the same in all, and that none of them stops a run."""
+"""Loggers on the tiny backbone: what they hold, that it is the same in all, and that none of them stops a run."""
 
 import csv
 import importlib.util
@@ -10,23 +10,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
+from pytorch_lightning.loggers import WandbLogger
 
 from alttrain.config import RunError, register
 from alttrain.records import Example, Generation, read_rows
 from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
-from alttrain.run.tracking import COLUMNS, TEXTS, sweep
-from alttrain.training import CsvTracker, WandbTracker
-from alttrain.training.forwarding import CsvLog
-from alttrain.training.sinks import Sink, WandbSink
-from alttrain.training.trackers import Table, Tracked
-from alttrain.training.tracking import Tracking
+from alttrain.run.loggers import COLUMNS, TEXTS, logged, sweep
+from alttrain.training import Csv, LoggedRun, Wandb
+from alttrain.training.loggers import GuardedLogger
 
 RUN = "tiny-embedded-alttrain-demo-s0"
 TRAIN = "stages=[rewrite,train]"
@@ -42,7 +41,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def told() -> Iterator[list[str]]:
-    """What trackers log; a run takes the root's handlers, caplog's among them, away."""
+    """What the loggers warn of; a run takes the root's handlers, caplog's among them, away."""
     found: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
@@ -69,6 +68,14 @@ def losses(folder: Path) -> dict[int, float]:
     """Loss by step, as logs/metrics.csv has it."""
     with (folder / "logs" / "metrics.csv").open(encoding="utf-8", newline="") as file:
         return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Each scalar by step, as logs/metrics.csv has it."""
+    with (folder / "logs" / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = rows[0].keys() - {"step"}
+    return {name: {int(row["step"]): float(row[name]) for row in rows if row[name]} for name in names}
 
 
 def numbers(folder: Path) -> dict[str, float]:
@@ -100,12 +107,13 @@ def everything(folder: Path) -> bytes:
 
 def test_a_training_that_goes_on_keeps_the_losses_before(tmp_path: Path) -> None:
     """The interrupted process logged two steps more than it saved."""
-    first = CsvLog(tmp_path / "logs" / "metrics.csv")
-    for step in range(6):
-        first.log_metrics({"loss": 1.5 if step < 4 else 9.0, "epoch": 0}, step)
-    second = CsvLog(tmp_path / "logs" / "metrics.csv")
-    for step in (4, 5, 6):
-        second.log_metrics({"loss": 0.5, "epoch": 1}, step)
+    run = LoggedRun("r", "r", tmp_path, "", {})
+    with Csv().open(run) as first:
+        for step in range(6):
+            first.log_metrics({"loss": 1.5 if step < 4 else 9.0, "epoch": 0}, step)
+    with Csv().open(run) as second:
+        for step in (4, 5, 6):
+            second.log_metrics({"loss": 0.5, "epoch": 1}, step)
     before, after = [f"0,1.5,{step}" for step in range(4)], [f"1,0.5,{step}" for step in (4, 5, 6)]
     assert (tmp_path / "logs" / "metrics.csv").read_text().splitlines() == ["epoch,loss,step", *before, *after]
 
@@ -140,33 +148,82 @@ def items(update: Any) -> dict[str, Any]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in update}
 
 
-def test_a_wandb_run_goes_on_and_can_be_synced(tiny_arguments: list[str]) -> None:
-    folder = in_two(tiny_arguments, "logger=wandb", "logger.group=g", "logger.tags=[t]", "logger.adapter=true")
+def test_all_loggers_hold_the_same_scalars_of_one_run(tiny_arguments: list[str], tmp_path: Path) -> None:
+    """One process trains, another one judges."""
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    names = "logger=[csv,tensorboard,wandb,mlflow]"
+    more = ["logger.wandb.group=g", "logger.wandb.tags=[t]", "logger.mlflow.experiment=e"]
+    folder = in_two(tiny_arguments, names, *more)
+    steps = json.loads((folder / "train.json").read_text())["steps"]
+    trained = scalars(folder)
+    assert trained.keys() == {"loss", "learning_rate", "gradient_norm", "tokens_per_second", "epoch"}
+    assert all(len(points) == steps > 2 for points in trained.values())
+    assert trained["learning_rate"][0] < trained["learning_rate"][1]
+    hold_wandb(folder, trained)
+    hold_tensorboard(folder, trained)
+    hold_mlflow(folder, tmp_path / "outputs" / "mlruns", trained)
+    content = b"".join(
+        everything(one) for one in (folder / "wandb", folder / "tensorboard", folder.parents[1] / "mlruns")
+    )
+    assert not [text for text in texts(folder, "harmful") | texts(folder, "benign") if text.encode() in content]
+
+
+def hold_wandb(folder: Path, expected: dict[str, dict[int, float]]) -> None:
     first, second = sorted((folder / "wandb").glob("offline-run-*"))
     trained, judged = offline_records(first), offline_records(second)
     runs = [record.run for record in (*trained, *judged) if record.HasField("run")]
     assert {one.run_id for one in runs} == {first.name.split("-", 3)[3]} == {second.name.split("-", 3)[3]}
     assert {one.run_id.rpartition("-")[0] for one in runs} == {RUN}
     assert {(one.display_name, one.run_group, tuple(one.tags)) for one in runs} == {(RUN, "g", ("t",))}
-    config = items(runs[0].config.update)
-    assert (config["seed"], config["training"]["epochs"]) == (0, 2)
+    settings: dict[str, Any] = {}
+    for record in trained:
+        settings |= items(record.config.update) | items(record.run.config.update)
+    assert (settings["seed"], settings["training"]["epochs"]) == (0, 2)
     history = [items(record.history.item) for record in trained if record.HasField("history")]
-    assert {row["step"]: row["loss"] for row in history if "loss" in row} == pytest.approx(losses(folder))
-    summary: dict[str, Any] = {}
+    for name, points in expected.items():
+        assert {row["trainer/global_step"]: row[name] for row in history if name in row} == pytest.approx(points)
+    found: dict[str, Any] = {}
     for record in judged:
-        summary |= items(record.summary.update)
-    assert {key: summary[key] for key in numbers(folder)} == pytest.approx(numbers(folder))
+        if record.HasField("history"):
+            found |= items(record.history.item)
+    assert {key: found[key] for key in numbers(folder)} == pytest.approx(numbers(folder))
     tables = list(second.rglob("*.table.json"))
     assert {path.name.split("_")[1] for path in tables} >= {"harmful", "benign"}
     assert len(tables) == 3
     for path in tables:
         table = json.loads(path.read_text())
         assert (tuple(table["columns"]), len(table["data"])) == (COLUMNS, 4)
-    (adapter,) = [record.artifact for record in trained if record.HasField("artifact")]
-    assert "adapter_model.safetensors" in {one.path for one in adapter.manifest.contents}
-    content = everything(folder / "wandb")
-    for text in texts(folder, "harmful") | texts(folder, "benign"):
-        assert text.encode() not in content
+
+
+def hold_tensorboard(folder: Path, expected: dict[str, dict[int, float]]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    found = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    for name, points in expected.items():
+        assert found.pop(name) == pytest.approx(points)
+    assert {tag: own[0] for tag, own in found.items()} == pytest.approx(numbers(folder))
+    assert "seed: 0" in (folder / "tensorboard" / "hparams.yaml").read_text()
+
+
+def hold_mlflow(folder: Path, runs: Path, expected: dict[str, dict[int, float]]) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(str(runs))
+    experiment = client.get_experiment_by_name("e")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert (found.info.run_name, found.info.status) == (RUN, "FINISHED")
+    assert (found.data.params["training/epochs"], found.data.params["backbone/name"]) == ("2", "tiny")
+    for name, points in expected.items():
+        history = client.get_metric_history(found.info.run_id, name)
+        assert {one.step: one.value for one in history} == pytest.approx(points)
+    judged = {name: value for name, value in found.data.metrics.items() if name not in expected}
+    assert judged == pytest.approx(numbers(folder))
+    with (Path(found.info.artifact_uri.removeprefix("file://")) / "samples" / "embedded_harmful.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert (tuple(rows[0]), len(rows)) == (COLUMNS, 5)
 
 
 def test_harmful_texts_are_sent_only_when_all_are_asked_for(tiny_arguments: list[str]) -> None:
@@ -179,138 +236,92 @@ def test_harmful_texts_are_sent_only_when_all_are_asked_for(tiny_arguments: list
     assert not [text for text in texts(folder, "harmful") - texts(folder, "benign") if text.encode() in content]
 
 
-# --- TensorBoard and MLflow ---
-
-
-def test_tensorboard_holds_the_same_scalars(tiny_arguments: list[str]) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    folder = in_two(tiny_arguments, "logger=tensorboard")
-    events = EventAccumulator(str(folder / "tensorboard"))
-    events.Reload()
-    found = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
-    assert found.pop("loss") == pytest.approx(losses(folder))
-    assert {tag: own[0] for tag, own in found.items()} == pytest.approx(numbers(folder))
-    (config,) = events.Tensors("config/text_summary")
-    assert b'"seed": 0' in config.tensor_proto.string_val[0]
-    content = everything(folder / "tensorboard")
-    assert not [text for text in texts(folder, "harmful") | texts(folder, "benign") if text.encode() in content]
-
-
-def test_mlflow_holds_the_same_scalars_in_one_run(tiny_arguments: list[str], tmp_path: Path) -> None:
-    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
-    from mlflow.tracking import MlflowClient
-
-    folder = in_two(tiny_arguments, "logger=mlflow", "logger.experiment=e", "logger.adapter=true")
-    client = MlflowClient(str(tmp_path / "outputs" / "mlruns"))
-    experiment = client.get_experiment_by_name("e")
-    (found,) = client.search_runs([experiment.experiment_id])
-    assert (found.info.run_name, found.info.status) == (RUN, "FINISHED")
-    assert (found.data.params["training.epochs"], found.data.params["backbone.name"]) == ("2", "tiny")
-    history = client.get_metric_history(found.info.run_id, "loss")
-    assert {one.step: one.value for one in history} == pytest.approx(losses(folder))
-    assert {name: value for name, value in found.data.metrics.items() if name != "loss"} == pytest.approx(
-        numbers(folder)
-    )
-    kept = Path(found.info.artifact_uri.removeprefix("file://"))
-    assert (kept / "adapter" / "adapter_model.safetensors").exists()
-    with (kept / "samples" / "embedded_harmful.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    assert (tuple(rows[0]), len(rows)) == (COLUMNS, 5)
-    content = everything(tmp_path / "outputs" / "mlruns")
-    prompts = {one.prompt for path in folder.rglob("generations.jsonl") for one in read_rows(path, Generation)}
-    assert not [text for text in prompts if text.encode() in content]
-
-
 # --- what goes wrong ---
 
 
-def test_a_tracker_that_fails_is_told_once_and_stops_nothing(
+def test_a_logger_that_fails_is_told_once_and_stops_nothing(
     tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
-    asked: list[int] = []
+    asked: list[Any] = []
 
-    def scalars(self: WandbSink, values: dict[str, float], step: int) -> None:
+    def log_metrics(self: WandbLogger, metrics: dict[str, float], step: int) -> None:
         asked.append(step)
         raise ConnectionError("the server\nis gone")
 
-    monkeypatch.setattr(WandbSink, "scalars", scalars)
-    folder = run([*tiny_arguments, "trainer.log_every=1", "logger=wandb", TRAIN])
+    monkeypatch.setattr(WandbLogger, "log_metrics", log_metrics)
+    folder = run([*tiny_arguments, "trainer.log_every=1", "logger=[csv,wandb]", TRAIN])
     assert (folder / "train.json").exists()
     assert len(losses(folder)) == json.loads((folder / "train.json").read_text())["steps"]
     assert asked == [0]
-    assert told == ["tracker   failed, and the run goes on without it: the server is gone"]
+    assert told == ["logger    wandb failed, and the run goes on without it: the server is gone"]
+
+
+def test_without_a_logger_a_run_trains_and_judges(tiny_arguments: list[str]) -> None:
+    folder = run([*tiny_arguments, "logger=none"])
+    assert numbers(folder)
+    assert not {"logs", "wandb", "tensorboard"} & {path.name for path in folder.iterdir()}
 
 
 class Slow:
-    """A sink that takes its time over each call."""
+    """A logger that takes its time to open and over each call."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.calls: list[str] = []
 
-    def __getattr__(self, name: str) -> Any:
-        def call(*unused: Any) -> None:
-            time.sleep(self.seconds)
-            self.calls.append(name)
+    @contextmanager
+    def open(self) -> Iterator["Slow"]:
+        time.sleep(self.seconds)
+        yield self
+        self.calls.append("closed")
 
-        return call
-
-
-class Given(CsvTracker):
-    """A tracker with a sink made by a test."""
-
-    made: Any
-
-    def sink(self, run: Tracked) -> Sink:  # type: ignore[override]
-        return self.made  # type: ignore[no-any-return]
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        time.sleep(self.seconds)
+        self.calls.append(f"{metrics['loss']} at {step}")
 
 
-def tracking(sink: Any, patience_s: float) -> Tracking:
-    tracker = Given()
-    object.__setattr__(tracker, "made", sink)
-    return Tracking(tracker, Tracked("r", Path(), "", {}), patience_s)
-
-
-def test_a_slow_sink_holds_nothing_up(told: list[str]) -> None:
-    sink = Slow(1.0)
-    held = tracking(sink, patience_s=0.1)
+def test_a_hanging_logger_holds_nothing_up(told: list[str]) -> None:
+    slow = Slow(1.0)
+    guarded = GuardedLogger("slow", slow.open, patience_s=0.1)
     started = time.monotonic()
-    for step in range(3):
-        held.scalars({"loss": 1.0}, step)
-    held.close()
-    assert time.monotonic() - started < 2
-    assert told == ["tracker   has not ended after 0 s; the run does not wait for it"]
-    for _ in range(100):
-        if sink.calls[-1:] == ["close"]:
+    for step in range(2):
+        guarded.log_metrics({"loss": 1.5}, step)
+    guarded.close()
+    assert time.monotonic() - started < 1
+    assert told == ["logger    slow does not end; the run goes on without waiting for it"]
+    for _ in range(200):
+        if slow.calls[-1:] == ["closed"]:
             break
         time.sleep(0.05)
-    assert sink.calls == ["scalars", "scalars", "scalars", "close"]
+    assert slow.calls == ["1.5 at 0", "1.5 at 1", "closed"]
 
 
-def test_calls_come_in_order_and_are_all_made_before_the_end() -> None:
-    sink = Slow(0.0)
-    held = tracking(sink, patience_s=10)
-    held.scalars({"loss": 1.0}, 0)
-    held.judged({"x/accuracy": 0.5}, {"x": Table(("id",), [["a"]])})
-    held.trained(Path())
-    held.close()
-    assert sink.calls == ["scalars", "summary", "table", "trained", "close"]
+def test_a_logger_that_cannot_be_opened_stops_nothing(told: list[str]) -> None:
+    @contextmanager
+    def refused() -> Iterator[None]:
+        raise PermissionError
+        yield
+
+    guarded = GuardedLogger("own", refused)
+    guarded.log_metrics({"loss": 1.5}, 0)
+    guarded.close()
+    assert told == ["logger    own failed, and the run goes on without it: PermissionError"]
 
 
 ONLINE = """
 import logging, pathlib
-from alttrain.training import WandbTracker
-from alttrain.training.trackers import Tracked
-from alttrain.training.tracking import Tracking
+from functools import partial
+from alttrain.training import LoggedRun, Wandb
+from alttrain.training.loggers import GuardedLogger
+import alttrain.training.loggers as loggers
 
 logging.basicConfig()
-tracker = WandbTracker("p", "online", patience_s=1.0)
-tracker.verify()
-tracking = Tracking(tracker, Tracked("r", pathlib.Path(), "", {}))
-tracking.scalars({"loss": 1.0}, 0)
-tracking.close()
+loggers.PATIENCE_S = 1.0
+wandb = Wandb("p", "online")
+wandb.verify()
+logger = GuardedLogger("wandb", partial(wandb.open, LoggedRun("r", "r", pathlib.Path(), "", {"seed": 3})), 300)
+logger.log_metrics({"loss": 1.0}, 0)
+logger.close()
 """
 
 
@@ -339,21 +350,33 @@ def test_a_missing_package_is_told_before_anything_loads(
 
 def test_an_online_run_needs_a_key_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(ValueError, match=r"logger\.mode=online needs a key: set WANDB_API_KEY"):
-        WandbTracker("p", "online").verify()
-    for tracker in (WandbTracker("p", "offline"), CsvTracker()):
-        tracker.verify()
+    with pytest.raises(ValueError, match=r"logger\.wandb\.mode=online needs a key: set WANDB_API_KEY"):
+        Wandb("p", "online").verify()
+    for logger in (Wandb("p", "offline"), Csv()):
+        logger.verify()
+
+
+@pytest.mark.parametrize("logger", ["none", "csv", "tensorboard", "[csv,tensorboard]"])
+def test_texts_need_a_logger_that_shows_samples(logger: str) -> None:
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose("run", overrides=[f"logger={logger}", "logger.texts=benign"])
+    with pytest.raises(RunError, match=r"logger\.texts=benign: logger=\[.*\] holds no samples"):
+        assemble(config)
 
 
 # --- names ---
 
 
 def test_an_id_is_the_same_for_the_same_run_and_short_enough(tmp_path: Path) -> None:
-    one = Tracked("n" * 90, tmp_path, "", {})
-    before = one.id
-    assert (before, len(before)) == (Tracked("n" * 90, tmp_path, "another", {"a": 1}).id, 64)
-    (tmp_path / "fingerprint.json").write_text("{}")
-    assert one.id != before
+    def made(*overrides: str) -> LoggedRun:
+        with initialize_config_module("alttrain.conf", version_base="1.3"):
+            return logged(assemble(compose("run", overrides=[f"output_dir={tmp_path}", f"tag={'n' * 60}", *overrides])))
+
+    before = made()
+    assert (before.id, len(before.id)) == (made("logger=none", "trainer.devices=2").id, 64)
+    before.folder.mkdir(parents=True)
+    (before.folder / "fingerprint.json").write_text("{}")
+    assert made().id != before.id
 
 
 @pytest.mark.parametrize(

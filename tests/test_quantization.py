@@ -19,9 +19,9 @@ from alttrain.backbone import Weights
 from alttrain.backbone.device import check_kernels
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.training import Hardware
+from alttrain.training.data import pack
 from alttrain.training.fit import fit
 from alttrain.training.module import SFTModule
-from alttrain.training.packing import pack
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"

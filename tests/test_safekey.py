@@ -15,9 +15,9 @@ from alttrain.backbone.weights import add_lora, load_model, load_tokenizer
 from alttrain.records import Example, Segment
 from alttrain.tokenization import Marks, Renderer
 from alttrain.training import Hardware, ResponseLoss, SafeKeyLoss, SupervisedFineTuning
+from alttrain.training.data import BatchStream, Division, pack
 from alttrain.training.fit import fit
 from alttrain.training.module import SFTModule
-from alttrain.training.packing import BatchStream, Division, pack
 
 SAFEKEY = SafeKeyLoss(key_weight=0.2, head_weight=0.3, theta=0.4, last_epochs=2)
 RECIPE = SupervisedFineTuning("t", 3, 1e-2, batch_size=4, warmup_steps=0, max_length=64, objective=SAFEKEY)

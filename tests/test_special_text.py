@@ -31,7 +31,7 @@ from alttrain.generation.server import ServerEngine
 from alttrain.records import Example, Segment
 from alttrain.run.stages.generate import _prompt
 from alttrain.tokenization import Renderer
-from alttrain.training.tokenised import tokenised
+from alttrain.training.data import tokenized
 
 QWEN3, R1 = SHARED / "tokenizers" / "qwen3", SHARED / "tokenizers" / "r1_distill_qwen"
 FAMILIES = {"tiny": None, "smollm2": None, "r1": R1, "r1_january": R1, "qwen3": QWEN3, "chatml": QWEN3, "s1": QWEN3}
@@ -117,7 +117,7 @@ def test_a_row_is_text_wherever_it_came_from(renderer: Renderer, tmp_path: Path)
     assert renderer.problems(sequence, row) == []
     assert sequence.prompt == renderer.prompt(spelt, "open", turns=[spelt])
     assert renderer.render([plain, row, plain]) == [ordinary, sequence, ordinary]
-    assert tokenised(renderer, [row], tmp_path) == tokenised(renderer, [row], tmp_path) == [sequence]
+    assert tokenized(renderer, [row], tmp_path) == tokenized(renderer, [row], tmp_path) == [sequence]
 
 
 def test_marks_stand_where_they_should_in_such_a_row(renderer: Renderer) -> None:

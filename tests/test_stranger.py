@@ -80,7 +80,7 @@ WITHIN = [
     "run.folder.subprocess.run",
     "generation.server_process.subprocess.Popen",
     "run.sweep.shutil.rmtree",
-    "training.trackers.importlib.import_module",
+    "training.config.importlib.import_module",
     "config.binding.functools.partial",
 ]
 """Of alttrain's modules: what they import."""
@@ -103,6 +103,7 @@ OWN = [
 """Of alttrain itself, and not what the place needs."""
 PLACES = [
     "logger",
+    "logger.csv",
     "generation",
     "generation.server.extra.x",
     "rewrite.teacher",
@@ -178,29 +179,29 @@ def test_no_target_outside_the_list_is_built_anywhere(plain: dict[str, Any], pla
     "target", ["", "os", "os.", ".os", "os..system", "os.system ", ["os", "system"], {"a": "b"}, 3]
 )
 def test_what_is_no_path_is_no_target(plain: dict[str, Any], target: Any) -> None:
-    (found, *_) = target_faults(planted(plain, "logger", {"_target_": target}))
-    assert found.key == "logger._target_"
+    (found, *_) = target_faults(planted(plain, "logger.csv", {"_target_": target}))
+    assert found.key == "logger.csv._target_"
 
 
 @pytest.mark.parametrize(
     "extra", [{"_args_": [1]}, {"_convert_": "object"}, {"_recursive_": False}, {"_partial_": True}]
 )
 def test_hydras_further_keys_change_nothing(plain: dict[str, Any], extra: dict[str, Any]) -> None:
-    node = {"_target_": "alttrain.training.CsvTracker", **extra}
-    (found,) = target_faults(planted(plain, "logger", node))
-    assert found.key in ("logger._target_", *(f"logger.{key}" for key in extra))
+    node = {"_target_": "alttrain.training.Csv", **extra}
+    (found,) = target_faults(planted(plain, "logger.csv", node))
+    assert found.key in ("logger.csv._target_", *(f"logger.csv.{key}" for key in extra))
 
 
 def test_a_target_below_another_is_found(plain: dict[str, Any]) -> None:
     bad = {"_target_": "os.system", "command": "true"}
     for node in (
         {"_target_": "joblib.load", "filename": bad},
-        {"_target_": "alttrain.training.CsvTracker", "x": [{"y": bad}]},
-        {"_target_": "alttrain.training.CsvTracker", "_args_": [bad]},
-        {"_target_": "alttrain.training.CsvTracker", "_convert_": bad},
+        {"_target_": "alttrain.training.Csv", "x": [{"y": bad}]},
+        {"_target_": "alttrain.training.Csv", "_args_": [bad]},
+        {"_target_": "alttrain.training.Csv", "_convert_": bad},
         {"_target_": bad},
     ):
-        assert "os.system" in str([str(fault) for fault in target_faults(planted(plain, "logger", node))])
+        assert "os.system" in str([str(fault) for fault in target_faults(planted(plain, "logger.csv", node))])
 
 
 def test_a_place_for_a_function_takes_none_that_is_half_called(plain: dict[str, Any]) -> None:
@@ -228,8 +229,8 @@ def test_own_classes_are_built_where_the_command_line_trusts_them(
     assert f"trusted=[{__name__}]" in str(found)
     assert take_trusted(["seed=1", f"trusted=[{__name__},other]"]) == ["seed=1"]
     assert list(target_faults(planted(plain, place, {"_target_": name}))) == []
-    (found,) = target_faults(planted(plain, "logger", {"_target_": name}))
-    assert "expected what builds a Tracker" in str(found)
+    (found,) = target_faults(planted(plain, "logger.own", {"_target_": name}))
+    assert "expected what builds a Logger" in str(found)
     inner = {"_target_": "torch.optim.SGD", "_partial_": True}
     assert list(target_faults(planted(plain, place, {"_target_": name, "inner": inner}))) == []
     for other in (f"{__name__}.yaml.unsafe_load", f"{__name__}.Path", "os.system", "alttrain.records.write_text"):
@@ -318,7 +319,7 @@ def test_a_packaged_server_gets_its_own_key_alone(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("node", "argument"),
     [
-        ({"_target_": "alttrain.training.MlflowTracker", "uri": "http://evil.example"}, "uri=http://evil.example"),
+        ({"_target_": "alttrain.training.Mlflow", "uri": "http://evil.example"}, "uri=http://evil.example"),
         (
             {
                 "_target_": "alttrain.evaluation.grading.HumanEval",
@@ -327,17 +328,17 @@ def test_a_packaged_server_gets_its_own_key_alone(monkeypatch: pytest.MonkeyPatc
             "protocol.judges.x.sandbox.allow_unsandboxed=true",
         ),
     ],
-    ids=["tracker", "sandbox"],
+    ids=["logger", "sandbox"],
 )
 def test_what_lets_texts_or_code_out_is_for_the_command_line(
     node: dict[str, Any], argument: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TRUSTED, "")
-    place = "logger" if "uri" in node else "judge"
-    (found,) = target_faults({place: node})
+    place = {"logger": {"mlflow": node}} if "uri" in node else {"judge": node}
+    (found,) = target_faults(place)
     assert "give it" in str(found)
     take_trusted([f"logger.{argument}"])
-    assert list(target_faults({place: node})) == []
+    assert list(target_faults(place)) == []
 
 
 @pytest.mark.parametrize("value", ["${oc.${tag}:HOME}", "${ o${tag}.env : HOME }", "${${tag}:{_target_: os.system}}"])

@@ -20,9 +20,9 @@ from alttrain.backbone import Weights, attention
 from alttrain.backbone.attention import PackedSequences, packed_attention
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.training import Hardware, SupervisedFineTuning
-from alttrain.training.fit import Trained, _Beside, _step_of, diverged, fit
+from alttrain.training.data import BatchStream, pack
+from alttrain.training.fit import Trained, _AtomicCheckpoints, _first_step, diverged, fit
 from alttrain.training.module import SFTModule, compile_for_training, recompute_layers
-from alttrain.training.packing import BatchStream, pack
 
 RECIPE = SupervisedFineTuning("t", epochs=2, learning_rate=1e-2, batch_size=4, warmup_steps=2, max_length=64)
 
@@ -137,7 +137,7 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_uninterrupted_one(
     assert all("lora" in name for name in checkpoint["state_dict"])
     assert 0 < checkpoint["seconds"] < 1000
     slow = checkpoint | {"seconds": 1000.0}
-    _Beside(checkpoint["made_from"]).save_checkpoint(slow, tmp_path / "cut" / "checkpoints" / "last.ckpt")
+    _AtomicCheckpoints(checkpoint["made_from"]).save_checkpoint(slow, tmp_path / "cut" / "checkpoints" / "last.ckpt")
     seen: list[int] = []
 
     def watched(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
@@ -223,7 +223,7 @@ def test_a_checkpoint_that_cannot_be_trusted_is_told_and_not_gone_on_from(
         SPOILED[name](found)
         torch.save(found, last)
     elif name == "of other examples":
-        _Beside("other").save_checkpoint(torch.load(cut[0], weights_only=True), last)
+        _AtomicCheckpoints("other").save_checkpoint(torch.load(cut[0], weights_only=True), last)
     else:
         content[len(content) // 3] ^= 255
         last.write_bytes({"truncated": content[: len(content) // 2], "a flipped bit": content, "empty": b""}[name])
@@ -236,7 +236,7 @@ def test_a_checkpoint_that_cannot_be_trusted_is_told_and_not_gone_on_from(
 
 def test_a_folder_is_no_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "last.ckpt").mkdir()
-    assert _step_of(tmp_path / "last.ckpt", "made") == 0
+    assert _first_step(tmp_path / "last.ckpt", "made") == 0
     assert "cannot go on from" in caplog.text
 
 

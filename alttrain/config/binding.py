@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
-from alttrain.config.schema import PAGE_TEXTS, STAGES, RunSchema, did_you_mean, name_fault
+from alttrain.config.schema import STAGES, TEXTS, RunSchema, did_you_mean, name_fault
 from alttrain.config.secrets import exposed, masked, resolvers
 from alttrain.config.targets import ANYTHING, fits, hints_of, items, locate, program_faults
 
@@ -28,11 +28,10 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "trainer": ("alttrain.training.Hardware",),
     "generation": ("alttrain.generation.EngineConfig", "alttrain.generation.Auto"),
     "protocol": ("alttrain.evaluation.Protocol",),
-    "logger": ("alttrain.training.trackers.Tracker",),
 }
 """The nodes of a run's config that must say what to build, and the types of what they may build."""
 PLACES = {**PARTS, "teacher": ("alttrain.rewrite.Teacher",), "judge": ("alttrain.evaluation.Judge",)}
-BENCHMARK = "alttrain.evaluation.Benchmark"
+BENCHMARK, LOGGER = "alttrain.evaluation.Benchmark", "alttrain.training.config.Logger"
 BUILDING = frozenset({"_target_", "_partial_"})
 NOT_TAKEN = ("_args_", "_convert_", "_recursive_")
 """Hydra's further keys of a node to build: here arguments have their names, and what is built gets plain values."""
@@ -69,14 +68,14 @@ def faults(config: DictConfig) -> list[Fault]:
     known = RunSchema.__dataclass_fields__
     accepted = f"there is no such key; accepted: {', '.join(known)}"
     added = [Fault(str(key), value, accepted) for key, value in plain.items() if key not in known]
-    texts = plain.get("page_texts", PAGE_TEXTS[0])
-    page = [] if texts in PAGE_TEXTS else [Fault("page_texts", texts, f"accepted: {', '.join(PAGE_TEXTS)}")]
+    shown = {"page_texts": plain.get("page_texts", "all"), "logger.texts": _loggers(plain).get("texts", "none")}
+    texts = [Fault(*one, f"accepted: {', '.join(TEXTS)}") for one in shown.items() if one[1] not in TEXTS]
     names = [Fault(key, name, said) for key, name in _names(plain) if key not in absent and (said := name_fault(name))]
     stages = _stage_faults(plain.get("stages", []))
     secrets = [Fault(*one) for one in exposed(plain)]
     parts = tuple(fault.key.removesuffix("_target_") for fault in untargeted)
     built = [fault for fault in target_faults(plain) if not fault.key.startswith(parts) or fault.key in parts]
-    return [*missing, *added, *stages, *page, *names, *secrets, *untargeted, *built]
+    return [*missing, *added, *stages, *texts, *names, *secrets, *untargeted, *built]
 
 
 def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:
@@ -85,6 +84,8 @@ def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:
         place: Any = None
         if key == "evaluation":
             place = Mapping[str, Mapping[str, locate(BENCHMARK)]]  # type: ignore[misc]
+        elif key == "logger":
+            place = Mapping[str, locate(LOGGER)]  # type: ignore[misc]
         elif key in PLACES and _builds(node):
             place = functools.reduce(operator.or_, map(locate, PLACES[key]))
         yield from _walk(node, str(key), place)
@@ -111,9 +112,17 @@ def _parts(plain: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
     for key in PARTS:
         if key in plain:
             yield key, plain[key]
+    for name, node in _loggers(plain).items():
+        if name != "texts":
+            yield f"logger.{name}", node
     for name, benchmark in (plain.get("evaluation") or {}).get("benchmarks", {}).items():
         for place, node in (("", benchmark), (".rows", benchmark.get("rows")), (".judge", benchmark.get("judge"))):
             yield f"evaluation.benchmarks.{name}{place}", node
+
+
+def _loggers(plain: Mapping[Any, Any]) -> Mapping[str, Any]:
+    node = plain.get("logger")
+    return node if isinstance(node, dict) else {}
 
 
 def _stage_faults(stages: list[str]) -> Iterator[Fault]:

@@ -30,7 +30,7 @@ CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError)
 """What composing a config may raise."""
-CALLBACK = "alttrain.run.callbacks.SweepReport"
+CALLBACK = "alttrain.run.sweep.SweepReport"
 PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
 LOGGING = ("job_logging", "hydra_logging")
 BUILT = ("callbacks.", "launcher.", "sweeper.")

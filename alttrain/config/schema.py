@@ -16,8 +16,8 @@ from alttrain.config.secrets import masked, refuse_environment
 
 STAGES = ("check", "rewrite", "train", "generate", "judge", "report")
 """The stages of a run, in their order."""
-PAGE_TEXTS = ("all", "benign", "none")
-"""Whose prompts and outputs the report's page holds: those of all samples, of harmless samples, or of none."""
+TEXTS = ("all", "benign", "none")
+"""Of which samples the report's page and the loggers get prompt and outputs: all, the harmless ones, or none."""
 LONGEST = 200
 """Bytes of a name. Filesystems take 255, and a name gets a suffix or two."""
 
@@ -36,8 +36,8 @@ class RunError(CompactHydraException):
 class RunSchema:
     """Top-level keys of `conf/run.yaml`. A key that is not here is refused while the config composes.
 
-    `page_texts` is one of `PAGE_TEXTS`. The page is a file beside the run folders and loads nothing. It covers harmful
-    texts until its reader asks for them; with "benign" it does not hold them at all.
+    `page_texts` and `logger.texts` are one of `TEXTS`. The page is a file beside the run folders and loads nothing; it
+    covers harmful texts until its reader asks for them, and with "benign" does not hold them at all.
     """
 
     stages: list[str] = field(default_factory=lambda: list(STAGES))

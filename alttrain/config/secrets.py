@@ -1,4 +1,4 @@
-"""Keys belong in the environment: a resolved config is saved with its run and sent to trackers.
+"""Keys belong in the environment: a resolved config is saved with its run, and goes to its loggers.
 
 A config is refused that holds the value of an environment variable for a secret, a URL with a password or a query, a
 key where the name of its variable should stand, or an interpolation that would take an environment variable in. The

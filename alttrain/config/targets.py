@@ -200,7 +200,7 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
         )
     if node.get("allow_unsandboxed") and not said("allow_unsandboxed", "true"):
         yield f"{key}.allow_unsandboxed", True, "this is for the command line, and not for a file; give it there"
-    if name == "alttrain.training.trackers.MlflowTracker" and "://" in str(uri) and not said("uri", uri):
+    if name == "alttrain.training.config.Mlflow" and "://" in str(uri) and not said("uri", uri):
         yield (
             f"{key}.uri",
             uri,

@@ -135,7 +135,7 @@ class Judgement:
 
 
 Texts = Literal["all", "benign", "none"]
-"""Whose prompts and outputs a page or a tracker holds: all samples', those of harmless samples, or nobody's."""
+"""Whose prompts and outputs a page or a logger holds: all samples', those of harmless samples, or nobody's."""
 
 
 def withholds(texts: Texts, harmful: bool) -> bool:

@@ -37,7 +37,7 @@ from alttrain.config.overrides import CONFIG_MODULE, PRIMARY, hydra_preview
 from alttrain.config.targets import take_trusted
 from alttrain.records import full_disk
 from alttrain.run.launchers import PARENT, absent, end_with_parent
-from alttrain.training.ranks import Leader, follow, follows, verify
+from alttrain.training.distributed import Leader, follow, follows, verify
 
 if TYPE_CHECKING:
     from alttrain.run.assembly import Run

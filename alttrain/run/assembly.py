@@ -1,6 +1,7 @@
 """A composed config -> the typed parts of a run. Light: no part loads weights or imports torch when it is made."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from alttrain.config.identity import shaping_of_engine, shaping_of_judge
 from alttrain.dataset import Dataset
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
 from alttrain.generation import Auto, EngineConfig
+from alttrain.records import Texts
 from alttrain.rewrite import Structure
 from alttrain.training import Hardware, NoTraining, SafeKeyLoss, SupervisedFineTuning
-from alttrain.training.trackers import Tracker
+from alttrain.training.config import Logger
 
 PLACES = ("path", "file", "data_dir", "count")
 """Arguments of a row source that say where its file is: the content's hash stands for them."""
@@ -39,7 +41,8 @@ OF_SAMPLING = tuple(f"protocol.decoding.{key}" for key in ("top_p", "top_k", "se
 class Run:
     """Everything a stage needs. `config` is plain and resolved; `folder` may not exist yet.
 
-    `changed` is what differs from the method, the protocol and the benchmarks as they are published.
+    `texts` says of whose samples the loggers get prompt, thought and answer. `changed` is what differs from the method,
+    the protocol and the benchmarks as they are published.
     """
 
     name: str
@@ -58,7 +61,8 @@ class Run:
     generation: EngineConfig
     protocol: Protocol
     benchmarks: tuple[Benchmark, ...]
-    tracker: Tracker
+    loggers: Mapping[str, Logger]
+    texts: Texts
 
     @property
     def output_dir(self) -> Path:
@@ -158,7 +162,8 @@ def assemble(config: DictConfig) -> Run:
         generation=engine,
         protocol=part("protocol"),
         benchmarks=tuple(benchmarks.values()),
-        tracker=part("logger"),
+        loggers={name: part(f"logger.{name}") for name in plain["logger"] if name != "texts"},
+        texts=plain["logger"].get("texts", "none"),
     )
     if run.method.system_prompt is not None:
         run = replace(run, backbone=replace(run.backbone, system_prompt=run.method.system_prompt))
@@ -168,6 +173,11 @@ def assemble(config: DictConfig) -> Run:
 
 def _refuse_combinations(run: Run) -> None:
     """Raise RunError where two parts do not go together."""
+    if run.texts != "none" and not any("samples" in logger.holds for logger in run.loggers.values()):
+        chosen = ",".join(run.loggers)
+        raise RunError(
+            f"logger.texts={run.texts}: logger=[{chosen}] holds no samples; add wandb or mlflow, or set none"
+        )
     if run.method.name and run.backbone.published != (run.method.name == "published"):
         kind = "holds" if run.backbone.published else "does not hold"
         raise RunError(

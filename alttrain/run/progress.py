@@ -1,4 +1,4 @@
-"""Progress on a terminal, and nothing elsewhere."""
+"""Progress bars, shown only on a terminal."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,13 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def on_terminal() -> bool:
-    """Whether a person watches."""
+    """Whether the standard error is a terminal."""
     return sys.stderr.isatty()
 
 
 @contextmanager
 def bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar; yields the function that advances it."""
+    """A progress bar of `total` steps; yields the function that advances it by a number of steps."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

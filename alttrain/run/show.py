@@ -52,7 +52,7 @@ def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
     from alttrain.backbone import resolve
     from alttrain.backbone.source import at_hand
     from alttrain.backbone.weights import load_tokenizer
-    from alttrain.training.packing import BatchStream
+    from alttrain.training.data import BatchStream
 
     config = _config(run / "config.yaml")
     backbone, training = instantiate(config["backbone"]), instantiate(config["training"])

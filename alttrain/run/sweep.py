@@ -22,6 +22,7 @@ from typing import Any
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -35,13 +36,24 @@ from alttrain.run.plan import Job, as_json, described, job_of, markdown, totals
 from alttrain.run.progress import bar
 from alttrain.run.stages.needs import fitted
 from alttrain.run.status import ENDED, PLAN, Log, read_status
-from alttrain.training.ranks import follows
+from alttrain.training.distributed import follows
 
 log = logging.getLogger("alttrain")
 
 STOPPED = Path(".sweep") / "stopped"
 LISTED = 30
 """Jobs that the console lists; plan.json has all."""
+
+
+class SweepReport(Callback):
+    """Hydra's callback that shows the report's table once all jobs of a sweep are done."""
+
+    def on_multirun_end(self, config: DictConfig, **unused: Any) -> None:
+        """Print the report if the sweep's stages include it."""
+        if "report" in config.stages and not follows():
+            from alttrain.run.stages.report import show
+
+            show(Path(config.output_dir), config.page_texts)
 
 
 def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:

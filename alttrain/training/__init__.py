@@ -1,23 +1,35 @@
-"""Supervised fine-tuning on rewritten examples. The config's classes are here; what imports torch is in
+"""Supervised fine-tuning on rewritten examples. What a config names is here; it imports no torch.
 
-- `packing`  sequences -> packed batches in a seeded order
-- `module`   the Lightning module: the objective, AdamW, warm-up and cosine
-- `safekey`  the heads of SafeKey's objective
-- `fit`      one training: trainer, checkpoints, resume, the saved adapter
-- `trackers` csv, wandb, TensorBoard, MLflow; `sinks` and `tracking` bring numbers there without stopping a run
+- `config`       recipe, hardware and loggers, as a config names them
+- `data`         examples -> token sequences -> packed batches in a seeded order
+- `module`       the Lightning module: the objective, AdamW, warm-up and cosine
+- `fit`          one training: trainer, checkpoints, resume
+- `loggers`      Lightning's loggers in a thread, so that none stops a run
+- `distributed`  the processes of a training on several devices
 """
 
-from alttrain.training.config import Hardware, NoTraining, ResponseLoss, SafeKeyLoss, SupervisedFineTuning
-from alttrain.training.trackers import CsvTracker, MlflowTracker, TensorBoardTracker, WandbTracker
+from alttrain.training.config import (
+    Csv,
+    Hardware,
+    LoggedRun,
+    Mlflow,
+    NoTraining,
+    ResponseLoss,
+    SafeKeyLoss,
+    SupervisedFineTuning,
+    TensorBoard,
+    Wandb,
+)
 
 __all__ = [
-    "CsvTracker",
+    "Csv",
     "Hardware",
-    "MlflowTracker",
+    "LoggedRun",
+    "Mlflow",
     "NoTraining",
     "ResponseLoss",
     "SafeKeyLoss",
     "SupervisedFineTuning",
-    "TensorBoardTracker",
-    "WandbTracker",
+    "TensorBoard",
+    "Wandb",
 ]

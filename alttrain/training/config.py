@@ -1,34 +1,41 @@
-"""What a config says of training: the recipe, and the hardware it runs on."""
+"""What a config says about training: recipe, hardware and loggers. Nothing heavy is imported."""
 
-from collections.abc import Mapping, Sequence
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from math import ceil, inf
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 
 from alttrain.backbone.memory import Strategy
 from alttrain.backbone.template import ThoughtMode
 
+log = logging.getLogger(__name__)
+
 Mean = Literal["tokens", "examples"]
-"""What a step's loss is the mean over: its response tokens, or its examples, each the mean over its own tokens."""
+"""The loss of a step is the mean over its response tokens, or over its examples, each the mean over its own tokens."""
 
 
 @dataclass(frozen=True)
 class ResponseLoss:
-    """Cross-entropy of the response tokens. Over `tokens` a long response counts more than a short one."""
+    """Cross-entropy of the response tokens. With `mean_over="tokens"` a long response counts more than a short one."""
 
     mean_over: Mean = "tokens"
 
 
 @dataclass(frozen=True)
 class SafeKeyLoss:
-    """SafeKey's losses (Zhou et al., 2025) beside the response's, in the last `last_epochs` epochs.
+    """The response's loss, plus SafeKey's two losses (Zhou et al., 2025) in the last `last_epochs` epochs.
 
-    `key_weight` is of the key sentence's loss, in a second pass that does not see the request. `head_weight` is of the
-    safety heads' loss: two linear heads tell harmful from harmless requests, one by the understanding alone, which
-    counts `theta` of the two, the other by the request and the understanding. Their weights are trained beside the
-    model and are in the checkpoints; they are no part of the adapter or the model that is saved.
+    `key_weight` weights the key sentence's loss, from a second pass that does not see the request. `head_weight`
+    weights the loss of two linear heads that tell harmful from harmless requests: one sees the understanding alone and
+    counts `theta`, the other sees request and understanding and counts 1 - `theta`. The heads are in the checkpoints,
+    and not in the adapter or model that is saved.
     """
 
     key_weight: Annotated[float, Ge(0), Lt(inf)]
@@ -41,13 +48,14 @@ class SafeKeyLoss:
 
 @dataclass(frozen=True)
 class SupervisedFineTuning:
-    """AdamW with linear warm-up and a cosine to zero. A training takes `epochs` or `max_steps`, whichever is given.
+    """AdamW with linear warm-up and a cosine to zero. A training takes `epochs` or `max_steps`; give one of them.
 
-    `batch_size` is in examples, `max_length` in tokens (longer examples are left out by name), `checkpoint_every` in
-    steps between checkpoints to resume from. Warm-up is `warmup_steps`, or `warmup_share` of all steps, rounded up. The
-    schedule "cosine" begins above zero; "cosine_from_zero" is transformers', whose first warm-up step changes nothing.
-    `gradient_clip` None clips nothing. `b_ratio` is how many times faster LoRA's B learns than its A (LoRA+, Hayou et
-    al., 2024); 1 is plain LoRA. From `batch_size_of` a recipe's file takes `batch_size`, by the backbone's name.
+    `batch_size` is in examples and `max_length` in tokens; longer examples are left out and named. `checkpoint_every`
+    is in steps. Warm-up takes `warmup_steps`, or `warmup_share` of all steps, rounded up. The schedule "cosine" begins
+    above zero; "cosine_from_zero" is that of transformers, whose first warm-up step has rate 0. `gradient_clip` is the
+    largest norm; None clips nothing. `b_ratio` is the learning rate of LoRA's B over that of A (LoRA+, Hayou et al.,
+    2024); 1 is plain LoRA. `batch_size_of` maps names of backbones to batch sizes; a recipe's YAML takes its
+    `batch_size` from there.
     """
 
     name: str
@@ -91,14 +99,14 @@ class SupervisedFineTuning:
         return self.max_steps or (self.epochs or 0) * self.steps_per_epoch(examples)
 
     def warmup(self, steps: int) -> int:
-        """Of so many steps, those of the warm-up; the last step is none of them."""
+        """Warm-up steps of a training of so many steps; the last step is never one of them."""
         asked = self.warmup_steps if self.warmup_share is None else ceil(steps * self.warmup_share)
         return min(asked or 0, steps - 1)
 
 
 @dataclass(frozen=True)
 class NoTraining:
-    """The backbone as it is: the No-train baseline. `thought` is how its prompts end."""
+    """The untrained backbone: the No-train baseline. `thought` says how its prompts end."""
 
     name: str
     thought: ThoughtMode
@@ -108,19 +116,18 @@ class NoTraining:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where the models run. `threads` limits CPU threads; None leaves torch's choice.
+    """What the models run on. `threads` limits CPU threads; None leaves the number to torch.
 
     `devices` on each of `nodes` machines train together by `strategy`: "ddp" copies the backbone, "fsdp" shards it
-    (adapters only), "deepspeed_*" is DeepSpeed's. The batch is the recipe's, shared out among them; where a device's
-    share is more than `examples_per_pass` examples, they are passed one after another before the step.
+    (adapters only), "deepspeed_*" is DeepSpeed's. The recipe's batch is divided among them, and on each device into
+    passes of at most `examples_per_pass` examples (gradient accumulation).
 
-    With `memory_gib` the memory of each device is known before there is one: a plan says what fits. A training that
-    does not fit takes what it needs, in this order: activations computed anew, one example a pass, and up to
-    `most_devices` devices that shard it.
+    `memory_gib` is the memory of each device, so that a plan can say what fits before there is a device. A training
+    that does not fit takes what it needs, in this order: `recompute`, one example a pass, sharding over up to
+    `most_devices`.
 
-    `compiled` compiles each layer for training ("auto": on CUDA, where it is worth its minute; "on" needs a GPU),
-    `recompute` computes a layer's activations anew in the backward pass: a third more work, and memory for rows several
-    times as long.
+    `compiled` compiles each layer for training ("auto": on CUDA; "on" needs a GPU). `recompute` is activation
+    checkpointing: a third more work, and rows several times as long in the same memory.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -135,3 +142,140 @@ class Hardware:
     log_every: Annotated[int, Gt(0)] = 10
     memory_gib: Annotated[float, Gt(0)] | None = None
     most_devices: Annotated[int, Gt(0)] = 1
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """What a logger is told about a run. `id` is the same in every process that continues the run; `sweep` is the name
+    that the runs of a sweep share, or "".
+    """
+
+    id: str
+    name: str
+    folder: Path
+    sweep: str
+    config: Mapping[str, Any]
+
+
+class Logger:
+    """An option of conf/logger: what opens one of Lightning's loggers.
+
+    `holds` names what it gets: "training", "evaluation", the evaluation's "samples". `package` must be installed; the
+    extra of alttrain has the same name.
+    """
+
+    holds: ClassVar[Sequence[str]] = ("training", "evaluation", "samples")
+    package: ClassVar[str] = ""
+
+    def verify(self) -> None:
+        """Raise ValueError if a package or key is missing."""
+        if (name := self.package) and importlib.util.find_spec(name) is None:
+            raise ValueError(f"logger={name} needs {name}: pip install 'alttrain[{name}]', or choose logger=csv")
+
+    def open(self, run: LoggedRun) -> AbstractContextManager[Any]:
+        """Lightning's logger, closed at the end. A run that was logged before is continued."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Csv(Logger):
+    """logs/metrics.csv in the run's folder, a row every `trainer.log_every` steps. The report draws its loss curves."""
+
+    holds = ("training",)
+
+    @contextmanager
+    def open(self, run: LoggedRun) -> Iterator[Any]:
+        """Lightning's CSVLogger, which keeps the rows of an interrupted training."""
+        from alttrain.training.loggers import ContinuedCSVLogger
+
+        yield ContinuedCSVLogger(run.folder, name="", version="logs", flush_logs_every_n_steps=1)
+
+
+@dataclass(frozen=True)
+class TensorBoard(Logger):
+    """tensorboard/ in the run's folder. `tensorboard --logdir outputs/runs` shows all runs."""
+
+    holds, package = ("training", "evaluation"), "tensorboard"
+
+    @contextmanager
+    def open(self, run: LoggedRun) -> Iterator[Any]:
+        """Lightning's TensorBoardLogger; it writes the config to hparams.yaml."""
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        logger = TensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False)
+        logger.log_hyperparams(dict(run.config))
+        yield logger
+        logger.finalize("success")
+
+
+@dataclass(frozen=True)
+class Wandb(Logger):
+    """A wandb run in `project`. `mode` "offline" needs no account; "online" takes its key from WANDB_API_KEY, and logs
+    offline if the server does not answer. `group` None is the sweep's name.
+    """
+
+    project: str
+    mode: Literal["offline", "online"]
+    group: str | None = None
+    tags: Sequence[str] = ()
+
+    def verify(self) -> None:
+        """Online, a key is needed: wandb would ask for it in the middle of the training."""
+        if self.mode == "online" and not os.environ.get("WANDB_API_KEY"):
+            raise ValueError("logger.wandb.mode=online needs a key: set WANDB_API_KEY, or choose offline")
+
+    @contextmanager
+    def open(self, run: LoggedRun) -> Iterator[Any]:
+        """Lightning's WandbLogger; the run's id is ours."""
+        import wandb
+        from pytorch_lightning.loggers import WandbLogger
+
+        from alttrain.training.loggers import PATIENCE_S
+
+        settings = wandb.Settings(
+            console="off", silent=True, save_code=False, disable_git=True, reinit="create_new", init_timeout=PATIENCE_S
+        )
+        given = {"group": self.group or run.sweep or None, "tags": list(self.tags), "settings": settings}
+        for mode in (self.mode, "offline"):
+            logger = WandbLogger(run.name, run.folder, project=self.project, id=run.id, mode=mode, **given)
+            try:
+                logger.log_hyperparams(dict(run.config))
+                break
+            except Exception as error:  # of many kinds: no network, a refused key
+                if mode == "offline":
+                    raise
+                log.warning("logger    wandb cannot be reached, so this run is logged offline: %s", error)
+                wandb.teardown()  # the id would stay in use
+        try:
+            yield logger
+        finally:
+            logger.experiment.finish()
+
+
+@dataclass(frozen=True)
+class Mlflow(Logger):
+    """An MLflow run. `uri` is a folder or a server, whose key comes from MLflow's own variables. `experiment` None is
+    the sweep's name.
+    """
+
+    uri: str
+    experiment: str | None = None
+
+    package = "mlflow"
+
+    @contextmanager
+    def open(self, run: LoggedRun) -> Iterator[Any]:
+        """Lightning's MLFlowLogger. MLflow chooses a run's id, so the run is found again by a tag."""
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 wants a database otherwise
+        from mlflow.tracking import MlflowClient
+        from pytorch_lightning.loggers import MLFlowLogger
+
+        client, name, tags = MlflowClient(self.uri), self.experiment or run.sweep or "alttrain", {"alttrain_id": run.id}
+        known = client.get_experiment_by_name(name)
+        experiment = known.experiment_id if known else client.create_experiment(name)
+        found = client.search_runs([experiment], f"tags.alttrain_id = '{run.id}'", max_results=1)
+        logger = MLFlowLogger(name, run.name, self.uri, tags, run_id=found[0].info.run_id if found else None)
+        if not found:  # MLflow refuses to change a parameter, such as the stages
+            logger.log_hyperparams(dict(run.config))
+        yield logger
+        logger.finalize("success")

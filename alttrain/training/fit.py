@@ -1,7 +1,7 @@
-"""One training: model and sequences -> checkpoints to resume from, and the trained model.
+"""One training: model and sequences -> checkpoints to resume from, and the trained weights.
 
-Writes `checkpoints/last.ckpt` in the run's folder while training (adapter, optimizer, schedule, step), which the next
-call goes on from.
+While it trains, `checkpoints/last.ckpt` in the run's folder holds the trainable weights, optimizer, schedule and step;
+the next call continues from there.
 """
 
 import hashlib
@@ -20,16 +20,17 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import TorchCheckpointIO
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from alttrain import tokenization
 from alttrain.records import DamagedError, opened, replacing
 from alttrain.training.config import Hardware, SafeKeyLoss, SupervisedFineTuning
-from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training, recompute_layers
-from alttrain.training.packing import BatchStream, Division
-from alttrain.training.ranks import environment
-from alttrain.training.sharding import whole
+from alttrain.training.data import BatchStream, Division
+from alttrain.training.distributed import environment
+from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_training, recompute_layers, unsharded
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +40,8 @@ ENDS = 10
 """Steps at each end of a training whose losses are compared; of fewer than twice as many steps, half of them."""
 
 
-class _Interruption(pl.Callback):  # type: ignore[misc]
-    """On Ctrl-C, or a scheduler's SIGTERM, the step under way is finished and saved before training stops; on a second
-    one it stops at once.
-    """
+class _StopAfterStep(pl.Callback):  # type: ignore[misc]
+    """On Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop. A second signal stops at once."""
 
     def __init__(self, last: Path) -> None:
         self.last = last
@@ -50,7 +49,7 @@ class _Interruption(pl.Callback):  # type: ignore[misc]
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals over; only the main thread may."""
+        """Handle the signals; Python allows this in the main thread only."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -61,13 +60,13 @@ class _Interruption(pl.Callback):  # type: ignore[misc]
             raise KeyboardInterrupt
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the signals back, however training ended."""
+        """Restore the signals' handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the signals back, however training ended."""
+        """Restore the signals' handlers."""
         self.teardown(trainer, pl_module, "fit")
 
     def _ask(self, *unused: Any) -> None:
@@ -77,12 +76,12 @@ class _Interruption(pl.Callback):  # type: ignore[misc]
         log.info("training  stops after this step; Ctrl-C again stops it at once, and loses what is not saved")
 
 
-class _Beside(TorchCheckpointIO):  # type: ignore[misc]
-    """Writes a checkpoint beside the one it replaces, and renames it when it is whole.
+class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
+    """Writes a checkpoint to a file in the same folder and renames it when it is complete.
 
-    Lightning's own goes through the folder for temporary files. Where that is another file system it is copied into
-    place, and a kill during that leaves half a checkpoint and none before it. Each holds what it was made from, and a
-    checksum of all that it holds.
+    Lightning writes to the folder for temporary files first. If that is another file system, the file is then copied,
+    and a kill during the copy leaves no usable checkpoint. Each checkpoint holds what identifies its training, and a
+    checksum.
     """
 
     def __init__(self, made_from: str) -> None:
@@ -98,7 +97,7 @@ class _Beside(TorchCheckpointIO):  # type: ignore[misc]
 
 
 def _checksum(checkpoint: Mapping[str, Any]) -> str:
-    """SHA-256 of what a checkpoint holds, whatever devices its tensors are on. Tensors are hashed side by side."""
+    """SHA-256 of a checkpoint's content, whatever devices its tensors are on. Tensors are hashed in parallel."""
 
     def parts(state: Any, name: str) -> Iterator[tuple[str, Any]]:
         if isinstance(state, Mapping | list | tuple):
@@ -109,7 +108,7 @@ def _checksum(checkpoint: Mapping[str, Any]) -> str:
         else:
             yield name, state
 
-    def told(part: tuple[str, Any]) -> str:
+    def line(part: tuple[str, Any]) -> str:
         name, value = part
         if isinstance(value, torch.Tensor):
             content: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -117,14 +116,14 @@ def _checksum(checkpoint: Mapping[str, Any]) -> str:
         return f"{name} {value!r}\n"
 
     with ThreadPoolExecutor() as pool:
-        lines = pool.map(told, parts({key: checkpoint[key] for key in checkpoint if key != "checksum"}, ""))
+        lines = pool.map(line, parts({key: checkpoint[key] for key in checkpoint if key != "checksum"}, ""))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _made_from(
     module: SFTModule, sequences: list[tokenization.Sequence], recipe: SupervisedFineTuning, seed: int
 ) -> str:
-    """What identifies a training: its recipe, seed and examples, and the names and shapes of its weights."""
+    """A hash that identifies a training: its recipe, seed and examples, and the names and shapes of its weights."""
     digest = hashlib.sha256(f"{recipe} {seed}".encode())
     for sequence in sequences:
         digest.update(repr(sequence).encode())
@@ -134,8 +133,8 @@ def _made_from(
     return digest.hexdigest()
 
 
-def _step_of(last: Path, made_from: str) -> int:
-    """The step to go on from: the checkpoint's, or 0 where there is none that this training can use, which is told.
+def _first_step(last: Path, made_from: str) -> int:
+    """The step to continue from: the checkpoint's, or 0 if there is none, or (with a warning) if it cannot be used.
 
     Raises DamagedError where there is no regular file of its name.
     """
@@ -144,13 +143,13 @@ def _step_of(last: Path, made_from: str) -> int:
     try:
         with opened(last) as file:
             found = torch.load(file, weights_only=True, map_location="cpu")
-        unspoiled = found["checksum"] == _checksum(found)
-        if unspoiled and found["made_from"] == made_from:
+        intact = found["checksum"] == _checksum(found)
+        if intact and found["made_from"] == made_from:
             return int(found["global_step"])
-        fault = "it is of other examples, settings or weights" if unspoiled else "its content is not what was saved"
+        fault = "it is of other examples, settings or weights" if intact else "its content is not what was saved"
     except DamagedError:
         raise
-    except Exception as error:  # whatever reading spoiled bytes raises
+    except Exception as error:  # whatever reading damaged bytes raises
         fault = f"it cannot be read: {type(error).__name__}"
     log.warning("training  cannot go on from %s (%s); it begins anew", last, fault)
     return 0
@@ -158,53 +157,36 @@ def _step_of(last: Path, made_from: str) -> int:
 
 @dataclass(frozen=True)
 class Trained:
-    """What train.json records, the trained weights by name, and whether this process leads: one of several does."""
+    """What train.json records, the trained weights by name, and whether this process leads the devices."""
 
     record: dict[str, Any]
     weights: dict[str, torch.Tensor]
     leads: bool
 
 
-class Batches(pl.LightningDataModule):  # type: ignore[misc]
-    """The batches, divided among the devices once there are any."""
+class _Sharded(ModelParallelStrategy):  # type: ignore[misc]
+    """FSDP2 over all devices, for adapters of backbones that no device holds alone. Checkpoints are one file with the
+    trainable weights only, as those of one device.
+    """
 
-    def __init__(
-        self,
-        sequences: list[tokenization.Sequence],
-        recipe: SupervisedFineTuning,
-        hardware: Hardware,
-        seed: int,
-        multiple: int,
-    ) -> None:
-        super().__init__()
-        self._made = (sequences, recipe, seed)
-        self._multiple = multiple
-        self.hardware = hardware
-        self.start = 0
+    def __init__(self, devices: int) -> None:
+        super().__init__(data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
-    def stream(self, device: int = 0) -> BatchStream:
-        """The batches of one device."""
-        devices = self.hardware.devices * self.hardware.nodes
-        return BatchStream(
-            *self._made, self.start, self._multiple, Division(devices, device, self.hardware.examples_per_pass)
-        )
-
-    def train_dataloader(self) -> BatchStream:
-        """The batches of this device."""
-        return self.stream(self.trainer.global_rank)
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The trainable weights, whole, on the first device; nothing on the others."""
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        return get_model_state_dict(self.model, options=options)
 
 
-def strategy_of(hardware: Hardware, recipe: SupervisedFineTuning) -> Any:
-    """Lightning's strategy for this hardware. Raises ValueError where DeepSpeed is asked for and not installed."""
+def _strategy(hardware: Hardware, recipe: SupervisedFineTuning) -> Any:
+    """Lightning's strategy for the hardware. Raises ValueError if DeepSpeed is asked for and not installed."""
     if hardware.devices * hardware.nodes == 1:
         return "auto"
     if hardware.strategy == "ddp":
-        heads = isinstance(recipe.objective, SafeKeyLoss)  # they are unused in all epochs but the last
+        heads = isinstance(recipe.objective, SafeKeyLoss)  # unused in all epochs but the last ones
         return DDPStrategy(find_unused_parameters=heads, gradient_as_bucket_view=True)
     if hardware.strategy == "fsdp":
-        from alttrain.training.sharding import Sharded
-
-        return Sharded(hardware.devices * hardware.nodes)
+        return _Sharded(hardware.devices * hardware.nodes)
     if importlib.util.find_spec("deepspeed") is None:
         raise ValueError(
             f"trainer.strategy={hardware.strategy} needs DeepSpeed: pip install 'alttrain[deepspeed]', or choose fsdp"
@@ -219,24 +201,25 @@ def fit(
     hardware: Hardware,
     seed: int,
     folder: Path,
-    logger: Any,
+    loggers: Sequence[Logger],
     bfloat16: bool,
     progress: bool,
 ) -> Trained:
-    """Train what of `model` is to be trained, in place, from the last checkpoint if there is one.
+    """Train the weights of `model` that require gradients, in place, from the last checkpoint if there is one.
 
-    `bfloat16` says in what products are made; a model whose own weights are float32 then trains in mixed precision.
+    With `bfloat16` a model whose weights are float32 trains in mixed precision. Raises ValueError if the loss diverges,
+    and KeyboardInterrupt if the training is stopped.
     """
     on_cuda = hardware.accelerator != "cpu" and torch.cuda.is_available()
     compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
     last = folder / "checkpoints" / "last.ckpt"
-    data = Batches(sequences, recipe, hardware, seed, ROW_MULTIPLE if compiled else 1)
-    stream = data.stream()
-    steps, passes = stream.steps, stream.passes
+    devices = hardware.devices * hardware.nodes
+    steps = recipe.steps(len(sequences))
+    passes = Division(devices, 0, hardware.examples_per_pass).passes(recipe.batch_size)
     torch.manual_seed(seed)
     module = SFTModule(model, recipe, steps, passes)
     made_from = _made_from(module, sequences, recipe, seed)
-    data.start = start = _step_of(last, made_from)
+    start = _first_step(last, made_from)
     if hardware.recompute:
         recompute_layers(model)
     if compiled:
@@ -248,11 +231,14 @@ def fit(
         every_n_train_steps=recipe.checkpoint_every,
         save_last=True,
         save_top_k=0,
-        enable_version_counter=False,  # a folder that was moved goes on in the same file
+        enable_version_counter=False,  # a folder that was moved continues in the same file
     )
-    callbacks: list[pl.Callback] = [checkpoints, _Interruption(last)]
+    callbacks: list[pl.Callback] = [checkpoints, _StopAfterStep(last)]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=1))
+    plugins: list[Any] = [environment()]
+    if not hardware.strategy.startswith("deepspeed"):  # which writes its own checkpoints
+        plugins.append(_AtomicCheckpoints(made_from))
     if start:
         log.info("training goes on from step %d of %d", start, steps)
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
@@ -263,15 +249,14 @@ def fit(
             accelerator=hardware.accelerator,
             devices=hardware.devices,
             num_nodes=hardware.nodes,
-            strategy=strategy_of(hardware, recipe),
-            # DeepSpeed writes its own checkpoints
-            plugins=[environment()] + ([] if hardware.strategy.startswith("deepspeed") else [_Beside(made_from)]),
+            strategy=_strategy(hardware, recipe),
+            plugins=plugins,
             precision="bf16-mixed" if mixed else "32-true",  # an adapter computes in its backbone's own dtype
             max_steps=steps,
             max_epochs=-1,
             accumulate_grad_batches=passes,
             gradient_clip_val=recipe.gradient_clip,
-            logger=logger,
+            logger=loggers,
             callbacks=callbacks,
             log_every_n_steps=hardware.log_every,
             enable_progress_bar=progress,
@@ -279,9 +264,11 @@ def fit(
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
+        division = Division(devices, trainer.global_rank, hardware.examples_per_pass)
+        stream = BatchStream(sequences, recipe, seed, start, ROW_MULTIPLE if compiled else 1, division)
         module.train()
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=last if start else None, weights_only=True)
+            trainer.fit(module, stream, ckpt_path=last if start else None, weights_only=True)
         except SystemExit as exit_:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from exit_
     if trainer.global_step < steps:
@@ -292,7 +279,7 @@ def fit(
         "tokens": stream.tokens,
         "precision": "bfloat16" if bfloat16 else "float32",
         "seconds": round(module.seconds, 1),
-        "devices": hardware.devices * hardware.nodes,
+        "devices": devices,
         "final_loss": None if module.last_loss is None else round(float(module.last_loss), 4),
     }
     if diverged(module.losses):
@@ -302,7 +289,7 @@ def fit(
             "set tag=NAME for a run of its own",
             DIVERGED,
         )
-    weights = {name: whole(p) for name, p in module.model.named_parameters() if p.requires_grad}
+    weights = {name: unsharded(p) for name, p in module.model.named_parameters() if p.requires_grad}
     module.check_finite(weights)
     leads = trainer.global_rank == 0
     if torch.distributed.is_available() and torch.distributed.is_initialized():

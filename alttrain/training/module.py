@@ -7,37 +7,36 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DeepSpeedStrategy
+from pytorch_lightning.strategies import DeepSpeedStrategy, ModelParallelStrategy
+from torch.nn import functional
 
 from alttrain.backbone.attention import PackedSequences
 from alttrain.backbone.fused import response_loss
 from alttrain.training.config import SafeKeyLoss, SupervisedFineTuning
-from alttrain.training.packing import PackedBatch
-from alttrain.training.safekey import SafetyHeads
-from alttrain.training.sharding import whole
+from alttrain.training.data import MarkedBatch, PackedBatch
 
 ROW_MULTIPLE = 512
-"""Tokens: compiled layers see rows of few lengths."""
+"""Compiled training pads each row to a multiple of this many tokens, so that few row lengths are compiled."""
 MOST_PROGRAMS = 64
 """Programs that a layer's code may become, one for each length of row."""
 
 
 def causal_lm(model: Any) -> Any:
-    """The language model inside a peft model, or the model itself."""
+    """The language model in a peft model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def compile_for_training(model: Any) -> None:
-    """Compile every decoder layer: one program for each row length, which all layers share."""
+    """Compile every decoder layer; all layers share one program for each row length."""
     language_model = causal_lm(model)
-    language_model.enable_input_require_grads()  # else the first layer, whose input needs none, is another program
+    language_model.enable_input_require_grads()  # else the first layer's input has no gradient: another program
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_PROGRAMS)
     for layer in language_model.get_decoder().layers:
         layer.compile(dynamic=False)
 
 
 def recompute_layers(model: Any) -> None:
-    """Keep only each decoder layer's input for the backward pass, which computes the rest anew."""
+    """Activation checkpointing: keep only each decoder layer's input, and compute the rest again when it is needed."""
     language_model, options = causal_lm(model), {"use_reentrant": False}
     if hasattr(language_model, "activation_checkpointing_enable"):
         language_model.activation_checkpointing_enable(options)
@@ -45,12 +44,63 @@ def recompute_layers(model: Any) -> None:
         language_model.gradient_checkpointing_enable(options)
 
 
+def shard(language_model: Any, mesh: Any) -> None:
+    """Shard the weights of every decoder layer over the mesh (FSDP2): a layer's weights are gathered when it runs.
+
+    Embeddings, head and last norm stay whole on every device.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    decoder = language_model.get_decoder()
+    layers = {parameter for layer in decoder.layers for parameter in layer.parameters()}
+    others = {parameter for parameter in decoder.parameters() if parameter not in layers}
+    for layer in decoder.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(decoder, mesh=mesh, ignored_params=others)
+
+
+def unsharded(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole tensor on the CPU. If it is sharded it is gathered, which all devices must do together."""
+    full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full.detach().cpu()
+
+
+class SafetyHeads(torch.nn.Module):
+    """SafeKey's safety heads (Zhou et al., 2025): linear maps of the last hidden states that tell harmful requests.
+
+    `alone` sees the understanding, `whole` the request and the understanding. The biases in SafeKey's public code are
+    never trained; here there are none.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.alone = torch.nn.Linear(size, 1, bias=False)
+        self.whole = torch.nn.Linear(size, 1, bias=False)
+
+    def loss(self, hidden: torch.Tensor, marked: MarkedBatch, theta: float) -> torch.Tensor:
+        """Binary cross-entropy in nats, the mean over the marked examples. `hidden` is (tokens, size)."""
+        parts = (
+            (self.alone, theta, [(middle, end) for _, middle, end in marked.spans]),
+            (self.whole, 1 - theta, [(start, end) for start, _, end in marked.spans]),
+        )
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for head, share, spans in parts:
+                means = torch.stack([hidden[start:end].float().mean(0) for start, end in spans])
+                logits = head(means)[:, 0]
+                loss = loss + share * functional.binary_cross_entropy_with_logits(logits, marked.harmful)
+        return loss
+
+
 class SFTModule(pl.LightningModule):  # type: ignore[misc]
-    """Cross-entropy on response tokens of packed batches, through a peft model or a model that is trained whole."""
+    """Cross-entropy on the response tokens of packed batches. `model` is a peft model, or one whose weights all train.
+
+    Logs `loss` in nats, `learning_rate`, `gradient_norm` before clipping, and `tokens_per_second` of this device.
+    """
 
     def __init__(self, model: Any, recipe: SupervisedFineTuning, total_steps: int, passes: int = 1) -> None:
         super().__init__()
-        self.strict_loading = False  # checkpoints leave the frozen backbone out
+        self.strict_loading = False  # the frozen backbone is not in the checkpoints
         self.model = model
         self.recipe = recipe
         self.heads: SafetyHeads | None = None
@@ -61,55 +111,58 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         self.last_loss: Any = None  # of the last whole step, in nats
         self.losses: list[Any] = []  # of every whole step
         self._step_loss: Any = 0.0
+        self._step_tokens, self._step_began = 0, time.monotonic()
         self._sharded = False
         self._random: dict[str, torch.Tensor] | None = None
         self._before, self._began = 0.0, time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """What this training took so far, in this process and in those that it goes on from."""
+        """What this training took so far, including the processes that were interrupted."""
         return self._before + time.monotonic() - self._began
 
     def configure_model(self) -> None:
-        """Shard the backbone, where the strategy shards; Lightning calls this on every device."""
-        from alttrain.training.sharding import Sharded, shard
-
-        if isinstance(self.trainer.strategy, Sharded) and not self._sharded:
+        """Shard the backbone if the strategy shards; Lightning calls this on every device."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self._sharded:
             shard(causal_lm(self.model), self.device_mesh["data_parallel"])
             self._sharded = True
 
     def training_step(self, batch: PackedBatch, batch_index: int) -> torch.Tensor:
-        """This pass's part of the mean loss over the step's response tokens, in nats."""
+        """This pass's part of the step's mean loss, in nats."""
         loss = self.loss(batch) * batch.share
         self._step_loss += loss.detach()
+        self._step_tokens += batch.ids.numel()
         if (batch_index + 1) % self.passes == 0:
-            self.last_loss = self._whole(self._step_loss / self.passes)
+            self.last_loss = self._over_devices(self._step_loss / self.passes)
             self.losses.append(self.last_loss)
+            now = time.monotonic()
             self.log("loss", self.last_loss, prog_bar=True, batch_size=1)
-            self._step_loss = 0.0
+            self.log("learning_rate", self.recipe.learning_rate * self.factor(self.global_step), batch_size=1)
+            self.log("tokens_per_second", self._step_tokens / max(now - self._step_began, 1e-9), batch_size=1)
+            self._step_loss, self._step_tokens, self._step_began = 0.0, 0, now
         return loss
 
-    def _whole(self, loss: torch.Tensor) -> torch.Tensor:
-        """The mean over the devices, each of which has a part."""
+    def _over_devices(self, loss: torch.Tensor) -> torch.Tensor:
+        """The mean over the devices."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(loss)
             loss = loss / torch.distributed.get_world_size()
         return loss
 
     def loss(self, batch: PackedBatch) -> torch.Tensor:
-        """The mean loss of one packed batch; logits of all positions at once are never made."""
+        """The mean loss of a packed batch. The logits of all positions are never in memory at once."""
         hidden = self._hidden(batch)
         loss = self._response_loss(hidden, batch)
         objective, marked = self.recipe.objective, batch.marked
         if marked is None or self.heads is None or not isinstance(objective, SafeKeyLoss):
             return loss
-        beside = objective.key_weight * self._response_loss(self._hidden(marked.key), marked.key)
-        beside = beside + objective.head_weight * self.heads.loss(hidden, marked, objective.theta)
-        return loss + beside * marked.share
+        added = objective.key_weight * self._response_loss(self._hidden(marked.key), marked.key)
+        added = added + objective.head_weight * self.heads.loss(hidden, marked, objective.theta)
+        return loss + added * marked.share
 
     def _hidden(self, batch: PackedBatch) -> torch.Tensor:
         """The decoder's last hidden states (tokens, size)."""
-        most = self.recipe.batch_size + 1  # with the row's filling
+        most = self.recipe.batch_size + 1  # 1: padding
         packed = PackedSequences.training(batch.lengths, batch.ids.device, most)
         decoder = causal_lm(self.model).get_decoder()
         made = decoder(input_ids=batch.ids, position_ids=batch.positions, packed=packed, use_cache=False)
@@ -127,12 +180,12 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients' norm, and end the training before a step that would spoil the weights.
+        """Clip the gradients' norm. Raises ValueError where loss or norm is not finite, before the step spoils the
+        weights.
 
-        A loss or norm that is not finite is an error, whatever the precision: bfloat16 has float32's range, so unlike
-        with float16's scaled losses an overflow is no artefact to step over, and a step left out in silence would be
-        another recipe. Fairseq and Megatron-LM end a training so, too; `clip_grad_norm_` alone would make every
-        gradient NaN. Under DeepSpeed, which keeps the gradients to itself, the loss alone is looked at.
+        This holds for every precision: bfloat16 has float32's range, so an overflow is not an artefact of scaling that
+        could be skipped, as with float16. Fairseq and Megatron-LM end the training, too. DeepSpeed keeps the gradients
+        to itself: there only the loss is checked.
         """
         norm = 0.0
         if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
@@ -141,12 +194,13 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
                 total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             else:
                 total = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
-            norm = float(whole(total))
+            norm = float(unsharded(total))
+            self.log("gradient_norm", norm, batch_size=1)
         if not (math.isfinite(self.last_loss) and math.isfinite(norm)):
             raise self._diverged(self.global_step + 1, f"gradient norm {norm:.4g}")
 
     def _diverged(self, step: int, found: str) -> ValueError:
-        """The error of a training whose numbers left the finite ones in this step, from 1."""
+        """The error of a training that diverged; `step` counts from 1."""
         rate = self.recipe.learning_rate * self.factor(step - 1)
         return ValueError(
             f"the training diverged at step {step} of {self.total_steps}: loss "
@@ -156,7 +210,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         )
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW over the trainable weights, with the schedule stepped every batch."""
+        """AdamW over the trainable weights; the schedule advances with every step."""
         recipe, on_cuda = self.recipe, next(self.model.parameters()).device.type == "cuda"
         groups: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
         for name, parameter in self.named_parameters():
@@ -181,14 +235,14 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def factor(self, step: int) -> float:
-        """Learning rate of a step as a share of its peak: linear warm-up, then a cosine to zero."""
+        """The learning rate of a step as a share of its peak: linear warm-up, then a cosine to zero."""
         warmup = self.recipe.warmup(self.total_steps)
         if step < warmup:
             return step / warmup if self.recipe.schedule == "cosine_from_zero" else (step + 1) / (warmup + 1)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, self.total_steps - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trainable weights only, where dropout's random numbers stand, and loss and time for the record."""
+        """Keep the trainable weights only, the random number generators' states, and loss and time for the record."""
         trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trainable}
         self.check_finite(checkpoint["state_dict"])
@@ -200,18 +254,19 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
             checkpoint["random"]["cuda"] = torch.cuda.get_rng_state()
 
     def check_finite(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Raise ValueError where a step made weights that are not finite, which are never saved."""
+        """Raise ValueError if a weight is not finite; such weights are never saved."""
         for name, weight in weights.items():
             if not weight.isfinite().all():
                 raise self._diverged(self.global_step, f"{name} not finite")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the random numbers up where they stood, and the time."""
+        """Restore random numbers, loss and time."""
         self._random, self.last_loss = checkpoint["random"], checkpoint["loss"]
         self._before, self.losses = checkpoint["seconds"], checkpoint.get("losses", [])
 
     def on_train_start(self) -> None:
-        """Set the random numbers, after all that Lightning does before the first step."""
+        """Set the random numbers, after everything that Lightning does before the first step."""
+        self._step_began = time.monotonic()
         if self._random is not None:
             torch.set_rng_state(self._random["cpu"].cpu())
             if "cuda" in self._random and torch.cuda.is_available():

@@ -9,7 +9,7 @@ from alttrain.report.variants import Variant, label
 
 
 def curve(folder: Path) -> list[tuple[int, float]]:
-    """(step, loss) of a run, in the log's order; none where it has no log, as with another tracker."""
+    """(step, loss) of a run, in the log's order; none where it has no log, as without logger=csv."""
     path = folder / "logs" / "metrics.csv"
     if not path.exists():
         return []

@@ -65,7 +65,7 @@ def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
     """The steps of a light check, in their order."""
     yield lambda: check_writable(run.output_dir)
     if {"train", "judge"} & set(run.stages):
-        yield run.tracker.verify
+        yield from (logger.verify for logger in run.loggers.values())
     teacher = run.structure.teacher
     if run.training.trains and (data or isinstance(teacher, TemplateTeacher)):
         yield partial(_check_dataset, run)

@@ -54,10 +54,10 @@ from alttrain.records import (
 )
 from alttrain.run.assembly import Run
 from alttrain.run.folder import as_json, evaluation_folder
+from alttrain.run.loggers import log_evaluation
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
 from alttrain.run.stages.train import writer
-from alttrain.run.tracking import tell
 
 MADE_FROM = (
     *("generations.jsonl", "judgements.jsonl", "adherence.jsonl"),
@@ -69,10 +69,10 @@ OUTCOMES = {"refused": ("refused", "answered"), "unsafe": ("unsafe", "safe"), "c
 
 
 def judge(run: Run, session: Session) -> None:
-    """Judge every benchmark that has generations and no current metrics; tell the tracker."""
+    """Judge every benchmark that has generations and no current metrics; log all of them."""
     judged = [benchmark for benchmark in run.benchmarks if _judge(run, session, benchmark)]
     if judged:
-        tell(run)
+        log_evaluation(run)
 
 
 def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:

@@ -23,13 +23,11 @@ from alttrain.records import (
 )
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
+from alttrain.run.loggers import open_loggers
 from alttrain.run.progress import on_terminal
 from alttrain.run.session import Session, free
-from alttrain.run.tracking import tracked
 from alttrain.training import SafeKeyLoss, SupervisedFineTuning
-from alttrain.training.ranks import follows
-from alttrain.training.tokenised import tokenised
-from alttrain.training.tracking import Tracking, lightning_loggers
+from alttrain.training.distributed import follows
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +109,11 @@ def train(run: Run, session: Session) -> None:
         raise DamagedError(run.folder / "train.jsonl", f"has {len(examples)} rows, and rewrite.json says {written}")
     if "rewrite" not in run.stages:
         tell_edited(run)
-    rendered = tokenised(session.renderer, examples, cache_folder() / "tokenised")
+
+    from alttrain.training.data import tokenized
+    from alttrain.training.fit import fit
+
+    rendered = tokenized(session.renderer, examples, cache_folder() / "tokenised")
     if isinstance(recipe.objective, SafeKeyLoss):
         rendered = session.renderer.mark(examples, rendered)
         if all(sequence.marks is None for sequence in rendered):
@@ -123,17 +125,12 @@ def train(run: Run, session: Session) -> None:
     for name in too_long:
         log.warning("train     left out %s: longer than training.max_length=%d", name, recipe.max_length)
 
-    from alttrain.training.fit import fit
-
     bfloat16 = str(session.dtype(run.hardware.precision)) == "torch.bfloat16"
     precision = "bfloat16" if bfloat16 else "float32"
     model = session.trainable(precision)
     log.info("train     %d examples, %d steps, %s", len(sequences), recipe.steps(len(sequences)), precision)
-    leads = not follows()
-    tracking = Tracking(run.tracker, tracked(run)) if leads else None
-    loggers = lightning_loggers(tracking) if tracking else False
-    progress = leads and on_terminal()
-    try:
+    progress = not follows() and on_terminal()
+    with open_loggers(run, "training") as loggers:
         trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, progress)
         if not trained.leads:
             return
@@ -142,11 +139,6 @@ def train(run: Run, session: Session) -> None:
         session.save(model, trained.weights, card(run.folder, record), run.trained)
         record |= {"files": _checksums(run, FILES), "tokenizer": _checksums(run, TOKENIZER)}
         write_sealed(run.folder / "train.json", record)
-        if tracking:
-            tracking.trained(run.trained)
-    finally:
-        if tracking:
-            tracking.close()
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     log.info("train     %d steps in %.0f s, loss %s", record["steps"], record["seconds"], record["final_loss"])
     del model

@@ -1,9 +1,8 @@
-"""Which of a training's processes this one is, and how those that were started beside the leader follow it.
+"""The processes of a training on several devices: the leader, and those that follow it.
 
-A training on several devices has a process for each. The leader runs every stage, the others take their part in the
-training and in nothing else. On one machine the leader starts them itself, once it comes to the training. On several
-machines torchrun, Slurm or a person starts processes on each beside the leader: they meet it at MASTER_ADDR and
-MASTER_PORT, train when it does, and end when it ends, however it ends.
+Each device has a process. The leader runs every stage; the others only train. On one machine the leader starts the
+others when it trains. On several machines torchrun, Slurm or a person starts a process for each device: all meet at
+MASTER_ADDR and MASTER_PORT, train when the leader trains, and end when it ends.
 """
 
 import importlib
@@ -19,28 +18,28 @@ from typing import Any, Literal
 log = logging.getLogger(__name__)
 
 BEGIN = timedelta(minutes=10)
-"""How long a process waits for its leader to begin."""
+"""How long a process waits for its leader to start."""
 FOREVER = timedelta(days=365)
 LEAVE_S = 10.0
-"""How long the leader waits at its end until all have heard of it."""
+"""Seconds that the leader waits at its end for the others to leave."""
 NEEDED = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def started_by() -> Literal["torchrun", "slurm", "own"]:
-    """Who started this process: torchrun, srun, or a person or the leader ("own")."""
+    """What started this process: torchrun, srun, or ("own") a person or the leader."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun"
     return "slurm" if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1 else "own"
 
 
 def follows() -> bool:
-    """Whether another process leads."""
+    """Whether this process is not the leader."""
     ranks = {"torchrun": ("RANK",), "slurm": ("SLURM_PROCID",), "own": ("NODE_RANK", "LOCAL_RANK")}
     return any(int(os.environ.get(name, 0)) for name in ranks[started_by()])
 
 
 def verify(devices: int, nodes: int) -> None:
-    """Raise ValueError where the processes that were started are not those that the hardware needs."""
+    """Raise ValueError if not as many processes were started as `devices` x `nodes` need."""
     by, needed = started_by(), devices * nodes
     if by == "own" and nodes > 1 and (missing := [name for name in NEEDED if name not in os.environ]):
         raise ValueError(
@@ -57,7 +56,7 @@ def verify(devices: int, nodes: int) -> None:
 
 
 def environment() -> Any:
-    """Lightning's view of who started this process."""
+    """Lightning's cluster environment of this process."""
     from pytorch_lightning.plugins import environments
 
     by = started_by()
@@ -67,11 +66,11 @@ def environment() -> Any:
 
 
 def _store(job: str) -> Any:
-    """Where the processes of a job meet. Raises ConnectionError where the leader does not come."""
+    """The key-value store of a job's processes. Raises ConnectionError if the leader does not start."""
     distributed: Any = importlib.import_module("torch.distributed")
     at, count = environment(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
     serves = not follows() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    # the process group's own store is at the same port, and shares the leader's server
+    # multi_tenant: the process group's own store shares the port and the leader's server
     try:
         store = distributed.TCPStore(
             at.main_address, at.main_port, is_master=serves, timeout=BEGIN, wait_for_workers=False, multi_tenant=True
@@ -82,7 +81,7 @@ def _store(job: str) -> Any:
 
 
 class Leader:
-    """The leader's word to those that wait for it; to nobody where it starts the others itself."""
+    """What the leader tells the processes that wait for it. If it starts the others itself, none waits."""
 
     def __init__(self, job: str, devices: int, nodes: int) -> None:
         self._others = devices * nodes - 1
@@ -90,13 +89,13 @@ class Leader:
         self._store = _store(job) if meets else None
 
     def trains(self) -> None:
-        """All may begin to train."""
+        """Let the others train."""
         if self._store is not None:
             self._store.set("train", "now")
 
     @contextmanager
     def until_the_end(self) -> Iterator["Leader"]:
-        """Tell the others how this ends, and wait a little until they know."""
+        """Tell the others how the run ended, and wait up to `LEAVE_S` seconds until they know."""
         ended = "failed"
         try:
             yield self
@@ -112,7 +111,7 @@ class Leader:
 
 
 def follow(job: str, nodes: int, train: Callable[[], None]) -> None:
-    """Train when the leader does; return when it is done. Where it fails or is gone, this process ends at once."""
+    """Train when the leader trains, and return when it is done. If it fails or is gone, this process ends at once."""
     started_to_train = started_by() == "own" and int(os.environ.get("LOCAL_RANK", 0)) > 0
     if started_to_train and nodes == 1:
         train()
@@ -123,7 +122,7 @@ def follow(job: str, nodes: int, train: Callable[[], None]) -> None:
     if not started_to_train:
         store = _store(job)
         log.info("waiting   for the leader to train")
-        with suppress(RuntimeError):  # the leader is gone, which ends the watch and this process
+        with suppress(RuntimeError):  # the leader is gone: `_watch` ends this process
             store.wait(["train"], FOREVER)
             trains = store.get("train") == b"now"
     if trains:
@@ -132,7 +131,7 @@ def follow(job: str, nodes: int, train: Callable[[], None]) -> None:
 
 
 def _watch(store: Any) -> None:
-    """End this process where its leader ends badly: it may be waiting for it in a collective, for ever."""
+    """End this process if its leader fails: it could wait in a collective for ever."""
     try:
         store.wait(["end"], FOREVER)
         ended = store.get("end").decode()

@@ -1,0 +1,102 @@
+"""What a run logs: its training while it trains, then each benchmark's metrics and samples."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from alttrain.evaluation import Adherence, Benchmark
+from alttrain.records import Generation, Judgement, Texts, read_metrics, read_rows, withholds
+from alttrain.run.assembly import Run
+from alttrain.run.folder import evaluation_folder
+from alttrain.training import LoggedRun
+from alttrain.training.distributed import follows
+
+COLUMNS = ("id", "sample", "label", "verdict", "assessment", "finish", "thought_tokens", "answer_tokens")
+TEXTS = ("prompt", "thought", "answer")
+"""Columns of a table of samples that are there only with `logger.texts`."""
+LONGEST_ID = 64
+"""Characters of a wandb run's id."""
+
+
+@contextmanager
+def open_loggers(run: Run, held: str) -> Iterator[Sequence[Any]]:
+    """Those of the run's loggers that hold this ("training" or "evaluation"), each guarded; closed at the end."""
+    chosen = {} if follows() else {name: one for name, one in run.loggers.items() if held in one.holds}
+    if not chosen:
+        yield []
+        return
+    from alttrain.training.loggers import GuardedLogger
+
+    opened = [GuardedLogger(name, partial(one.open, logged(run))) for name, one in chosen.items()]
+    try:
+        yield opened
+    finally:
+        for logger in opened:
+            logger.close()
+
+
+def logged(run: Run) -> LoggedRun:
+    """The run as its loggers know it. The id is its name and a hash of what shapes it."""
+    path = run.folder / "fingerprint.json"
+    digest = sha256(run.name.encode() + (path.read_bytes() if path.exists() else b"")).hexdigest()[:8]
+    return LoggedRun(f"{run.name[: LONGEST_ID - 9]}-{digest}", run.name, run.folder, sweep(run), run.config)
+
+
+def sweep(run: Run) -> str:
+    """The experiment's name; in a sweep without one, that of the output folder; else ""."""
+    if not HydraConfig.initialized():
+        return ""
+    hydra = HydraConfig.get()
+    experiment = hydra.runtime.choices.get("experiment")
+    return str(experiment or (run.output_dir.name if hydra.mode == RunMode.MULTIRUN else ""))
+
+
+def log_evaluation(run: Run) -> None:
+    """Log the metrics and samples of all benchmarks."""
+    with open_loggers(run, "evaluation") as loggers:
+        if not loggers:
+            return
+        found = metrics(run)
+        tables = {benchmark.name: samples(run, benchmark, run.texts) for benchmark in run.benchmarks}
+        for logger in loggers:
+            logger.log_metrics(found, 0)
+            for name, (columns, rows) in tables.items():
+                logger.log_table(name, columns, rows)
+
+
+def metrics(run: Run) -> dict[str, float]:
+    """Every number of metrics.json, by benchmark/metric."""
+    found = {}
+    for benchmark in run.benchmarks:
+        path = evaluation_folder(run, benchmark) / "metrics.json"
+        for metric in read_metrics(path)["metrics"]:
+            if metric["value"] is not None:
+                found[f"{benchmark.name}/{metric['metric']}"] = float(metric["value"])
+    return found
+
+
+def samples(run: Run, benchmark: Benchmark, texts: Texts) -> tuple[Sequence[str], list[list[Any]]]:
+    """Columns and rows: verdict, assessment and lengths of each sample, and its texts where `texts` allows them."""
+    folder = evaluation_folder(run, benchmark)
+    decides = (benchmark.judge.name, run.protocol.judged)
+    verdicts = {
+        (row.id, row.sample): row.verdict
+        for row in read_rows(folder / "judgements.jsonl", Judgement)
+        if (row.judge, row.part) == decides
+    }
+    assessed = {(row.id, row.sample): row.assessment for row in read_rows(folder / "adherence.jsonl", Adherence)}
+    rows = []
+    for one in read_rows(folder / "generations.jsonl", Generation):
+        key = (one.id, one.sample)
+        row = [one.id, one.sample, one.label, verdicts.get(key) or "", assessed.get(key) or "", one.finish]
+        row += [one.thought_tokens, one.answer_tokens]
+        if texts != "none":
+            held = withholds(texts, one.label == "harmful" or benchmark.measure == "harmful_rate")
+            row += ["", "", ""] if held else [one.prompt, one.thought, one.answer]
+        rows.append(row)
+    return COLUMNS if texts == "none" else (*COLUMNS, *TEXTS), rows

@@ -1,0 +1,90 @@
+"""Lightning's loggers, kept from stopping or delaying a run."""
+
+import csv
+import io
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from alttrain.records import read_losses
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 30.0
+"""Seconds that a run waits for a logger to end, and that wandb waits for its server."""
+
+
+class GuardedLogger(Logger):  # type: ignore[misc]
+    """Another logger, whose calls are made one after another in a thread, so that it cannot stop or delay a run.
+
+    `open` opens it there. The first call that raises is a warning, and the logger gets no more.
+    """
+
+    name = version = ""
+
+    def __init__(
+        self, label: str, open: Callable[[], AbstractContextManager[Any]], patience_s: float = PATIENCE_S
+    ) -> None:
+        super().__init__()
+        self._label, self._open, self._patience_s = label, open, patience_s
+        self._calls: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=f"logger {label}", daemon=True)  # it may hang
+        self._thread.start()
+
+    @rank_zero_only  # type: ignore[untyped-decorator]
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers by name at an optimizer step."""
+        self._calls.put(lambda logger: logger.log_metrics(metrics, step))
+
+    def log_hyperparams(self, *unused: Any, **ignored: Any) -> None:
+        """Nothing: the config is logged when the logger is opened."""
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Log a table: wandb keeps it as one, MLflow as a CSV file."""
+
+        def call(logger: Any) -> None:
+            if isinstance(logger, WandbLogger):
+                logger.log_table(f"samples/{name}", list(columns), [list(row) for row in rows])
+            elif isinstance(logger, MLFlowLogger):
+                text = io.StringIO()
+                csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+                logger.experiment.log_text(logger.run_id, text.getvalue(), f"samples/{name}.csv")
+
+        self._calls.put(call)
+
+    def close(self) -> None:
+        """Close the logger after the calls that wait, and wait `patience_s` seconds at most."""
+        self._calls.put(None)
+        self._thread.join(self._patience_s)
+        if self._thread.is_alive():
+            log.warning("logger    %s does not end; the run goes on without waiting for it", self._label)
+
+    def _work(self) -> None:
+        try:
+            with self._open() as logger:
+                while (call := self._calls.get()) is not None:
+                    call(logger)
+        except Exception as error:  # whatever it raises
+            said = " ".join(str(error).split()) or type(error).__name__
+            log.warning("logger    %s failed, and the run goes on without it: %s", self._label, said)
+
+
+class ContinuedCSVLogger(CSVLogger):  # type: ignore[misc]
+    """Lightning's deletes metrics.csv when a training is resumed. This one keeps the steps before the first it logs."""
+
+    @rank_zero_only  # type: ignore[untyped-decorator]
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a row."""
+        if self._experiment is None:
+            path = Path(self.log_dir) / "metrics.csv"
+            kept = [row for before, row in read_losses(path) if before < (step or 0)] if path.exists() else []
+            path.unlink(missing_ok=True)
+            self.experiment.metrics = kept
+        super().log_metrics(metrics, step)
