@@ -19,6 +19,7 @@ from alttrain import tokenization
 from alttrain.backbone import Weights, attention
 from alttrain.backbone.attention import PackedSequences, packed_attention
 from alttrain.backbone.weights import add_lora, load_model
+from alttrain.records import DamagedError
 from alttrain.training import Hardware, SupervisedFineTuning
 from alttrain.training.data import BatchStream, pack
 from alttrain.training.fit import Trained, _AtomicCheckpoints, _first_step, diverged, fit
@@ -234,10 +235,10 @@ def test_a_checkpoint_that_cannot_be_trusted_is_told_and_not_gone_on_from(
     assert re.search(r"cannot go on from .*last\.ckpt \(.*\); it begins anew", told[0])
 
 
-def test_a_folder_is_no_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_in_place_of_a_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").mkdir()
-    assert _first_step(tmp_path / "last.ckpt", "made") == 0
-    assert "cannot go on from" in caplog.text
+    with pytest.raises(DamagedError, match="last.ckpt: is no regular file; remove it"):
+        _first_step(tmp_path / "last.ckpt", "made")
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])
