@@ -237,7 +237,7 @@ def test_a_checkpoint_that_cannot_be_trusted_is_told_and_not_gone_on_from(
 
 def test_a_folder_in_place_of_a_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").mkdir()
-    with pytest.raises(DamagedError, match="last.ckpt: is no regular file; remove it"):
+    with pytest.raises(DamagedError, match=r"last\.ckpt: is no regular file; remove it"):
         _first_step(tmp_path / "last.ckpt", "made")
 
 
