@@ -27,9 +27,9 @@ from alttrain.generation.config import Decoding
 from alttrain.generation.kept import KeptDecoder
 from alttrain.records import Example
 from alttrain.records.reading import REMEDY
-from alttrain.report import figures
 from alttrain.run import show, status
 from alttrain.run.app import execute
+from alttrain.run.stages import report
 from alttrain.tokenization import Renderer
 from alttrain.training.tokenised import tokenised
 
@@ -229,7 +229,8 @@ def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     register()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALTTRAIN_CACHE", str(root / "cache"))
-        patch.setattr(figures, "draw_all", lambda *unused: [])  # they take most of the time, and are not read
+        # figures take most of the time, and are not read
+        patch.setattr(sys.modules[report.__module__], "draw_all", lambda *unused: [])
         yield Finished(root, tiny_overrides(tiny_folder, root))
 
 
