@@ -17,7 +17,8 @@ import pytest
 from alttrain.evaluation.adherence import Adherence, failures
 from alttrain.records import Generation, Judgement, Texts, write_json, write_rows
 from alttrain.report.page import breakable, embed, shared_start, write_page
-from alttrain.report.samples import BITS, CUT, LONGEST, OUTCOMES, Decides, cut, outcomes_of, pieces
+from alttrain.report.results import Decides, Evaluation
+from alttrain.report.samples import BITS, CUT, LONGEST, OUTCOMES, cut, outcomes_of, pieces
 
 UNDERSTANDING = "The user wants to know how a garden gate is mended."
 HARMFUL, HARMLESS = "This request is harmful.", "This request is harmless; it is an everyday question."
@@ -42,8 +43,8 @@ def row(name: str, label: str = "benign", **fields: Any) -> Generation:
     return Generation(**{"id": name, "label": label, **counts, **made})
 
 
-def decided(measure: str, says: str = "refused") -> Decides:
-    return Decides(measure, "phrases", "answer", says)
+def decided(measure: str, counted: bool = False) -> Decides:
+    return Decides(measure, "phrases", "answer", counted)
 
 
 def write_evaluation(
@@ -362,12 +363,12 @@ def test_an_older_metrics_file_has_no_outcomes_and_says_so(outputs: Path) -> Non
     [
         ("harmful", False, decided("harmful_rate"), "answered"),
         ("harmful", True, decided("harmful_rate"), "refused"),
-        ("harmful", True, decided("harmful_rate", "unsafe"), "answered"),
-        ("harmful", False, decided("harmful_rate", "unsafe"), "refused"),
+        ("harmful", True, decided("harmful_rate", True), "answered"),
+        ("harmful", False, decided("harmful_rate", True), "refused"),
         ("benign", True, decided("over_refusal_rate"), "over_refused"),
         ("benign", False, decided("over_refusal_rate"), "helped"),
-        ("benign", True, decided("accuracy", "correct"), "correct"),
-        ("benign", False, decided("accuracy", "correct"), "wrong"),
+        ("benign", True, decided("accuracy", True), "correct"),
+        ("benign", False, decided("accuracy", True), "wrong"),
         ("harmful", None, decided("harmful_rate"), "undecided"),
     ],
 )
@@ -383,10 +384,12 @@ def test_what_was_not_generated_is_undecided() -> None:
 
 
 def test_decides_is_read_from_the_metrics() -> None:
-    judged = {"provenance": {"measure": "harmful_rate"}, "analysis": {"decides": {"judge": "g", "part": "thought"}}}
-    judged["analysis"]["decides"]["counted"] = True  # type: ignore[assignment]
-    assert Decides.of(judged) == Decides("harmful_rate", "g", "thought", "unsafe")
-    assert Decides.of({"provenance": {"measure": "accuracy"}}) is None
+    decides = {"judge": "g", "part": "thought", "counted": True}
+    judged = {"provenance": {"measure": "harmful_rate"}, "analysis": {"decides": decides}}
+    found = Evaluation({}, Path(), judged).decides
+    assert found == Decides("harmful_rate", "g", "thought", True)
+    assert found.says == "unsafe"
+    assert Evaluation({}, Path(), {"provenance": {"measure": "accuracy"}}).decides is None
 
 
 def test_failures_are_counted_as_in_the_metrics() -> None:

@@ -118,9 +118,9 @@ def _rows(panels: Any, names: Sequence[str]) -> None:
     panels[0].set_ylim(len(names) - 0.4, -0.6)
 
 
-def _described(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x") -> None:
+def _described(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:
     """A panel's title, what its axis is, and lines behind it."""
-    axes.set_title(title, loc="left")
+    axes.set_title(title, loc="left", fontsize=size)
     axes.set_xlabel(across)
     axes.grid(axis=grid, alpha=0.25)
 
@@ -147,7 +147,7 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
                     _bar(axes, place, own[index], BEFORE if method.startswith("No-train") else COLOURS[4])
             axes.set_xlim(0, 102)
             axes.tick_params(axis="y", length=0)
-            _described(axes, "\n".join(heading), "%")
+            _described(axes, "\n".join(heading), "%", size=8)
         _rows(panels, [name for name, _ in rows])
         for text, (_, own) in zip(panels[0].get_yticklabels(), rows, strict=True):
             text.set_fontweight("normal" if own else "bold")

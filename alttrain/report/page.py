@@ -126,13 +126,18 @@ def _index(
             "benchmark": benchmarks.index(one.evaluation.benchmark),
             "shown": one.shown,
             "total": one.total,
-            "decides": one.decides and one.decides._asdict(),
+            "decides": _decides(one.evaluation),
         }
         for one in blocks
     ]
     outcomes = [outcome._asdict() for outcome in OUTCOMES]
     names = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
     return {**names, "outcomes": outcomes, "blocks": listed}
+
+
+def _decides(one: Evaluation) -> dict[str, str] | None:
+    found = one.decides
+    return found and {"measure": found.measure, "judge": found.judge, "part": found.part, "says": found.says}
 
 
 # --- what is above the samples ---
@@ -173,7 +178,7 @@ def _notes(judged: Sequence[Evaluation], blocks: Sequence[Block], texts: Texts, 
             made.append(f"{len(many)} of {len(judged)} evaluations have more than 5 % of samples {why}: {few(many)}.")
     if trained := [(one, f" ({len(one.judged['contaminated'])})") for one in judged if one.judged.get("contaminated")]:
         made.append(f"Prompts that were trained on: {few(trained)}.")
-    if older := [(one.evaluation, "") for one in blocks if one.decides is None]:
+    if older := [(one.evaluation, "") for one in blocks if not one.evaluation.decides]:
         made.append(f"Judged by an older version, so without outcomes; judge again: {few(older)}.")
     protocols = sorted({one.protocol["protocol"] for one in judged})
     if len(protocols) > 1:

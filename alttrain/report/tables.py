@@ -26,6 +26,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -37,7 +38,7 @@ from alttrain.report.comparisons import LEVEL, Contrasts
 from alttrain.report.estimates import Contrast, mean, mean_of_sets, share
 from alttrain.report.measures import ASSESSING, CAUSES, MEASURES, OVERVIEW, RATES, TOKENS, TRAINING, base, called
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import LAST, Evaluation, changes
+from alttrain.report.results import LAST, Evaluation, cause_of, changes
 from alttrain.report.variants import NO_TRAIN, Column, Made, Variant, label, protocols_of
 
 NAN, NONE = math.nan, Contrast()
@@ -104,6 +105,11 @@ class Row:
 def every(found: Sequence[Variant], wanted: Callable[[Variant], Any] = lambda _: True) -> list[Row]:
     """A row for each variant that is wanted; its label tells it from all others of its backbone."""
     return [Row(v.backbone, label(v, found), v.method, v.order, v) for v in found if wanted(v)]
+
+
+def has_any(columns: Sequence[Column], variant: Variant) -> bool:
+    """Whether a variant was judged on any of these columns: others were not meant to be."""
+    return any(column.made[0] in variant.judged for column in columns)
 
 
 def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
@@ -280,7 +286,7 @@ def assessed(one: Evaluation) -> Values:
         found["recall" if harmful else "false_alarms"][text] = alarmed
         if alarmed:
             found["precision"][text] = harmful
-        failed = row.failed_by(refuses)
+        failed = cause_of(row.label, row.assessment, refuses)
         if failed is not None:
             for cause in CAUSES:
                 found[f"{'answered' if harmful else 'refused'}_{cause}"][text] = failed == cause
@@ -336,18 +342,12 @@ def _specified(found: list[Variant], protocol: str) -> list[Specified]:
     return [
         ("overview", every(found), [column for column in overview if column not in recognising]),
         ("main", methods(main, protocol), list(dict.fromkeys([*own["harmful_rate"], *short]))),
-        *((name, every(found, _having(columns)), columns) for name, columns in apart.items()),
+        *((name, every(found, partial(has_any, columns)), columns) for name, columns in apart.items()),
         *((name, listed(found, name), short) for name in VARIED),
         ("recognition", every(found, lambda variant: variant.untrained), recognising),
         ("adherence", every(found), [pools[name] for name in ASSESSING]),
         ("efficiency", every(found), [*training, *(pools[name] for name in TOKENS)]),
     ]
-
-
-def _having(columns: Sequence[Column]) -> Callable[[Variant], Any]:
-    """Whether a variant has any of these columns: others were not meant to have them."""
-    made = {column.made[0] for column in columns}
-    return lambda variant: made & variant.judged.keys()
 
 
 def _short(own: Sequence[Column], mean_: Column | None, found: Sequence[Variant]) -> list[Column]:
@@ -438,7 +438,7 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def finished(frame: pd.DataFrame, best: bool = True) -> pd.DataFrame:
-    """A table's cells with the best of each backbone's column marked, and what is told of each cell: see `marked`."""
+    """A table's cells with the best of each backbone's column marked, and the columns that `marked` adds."""
     better = frame.measure.map(lambda measure: MEASURES[base(measure)].better)
     keys = [frame[name] for name in ("protocol", "backbone", *COLUMN)]
     top = (better * frame.value).groupby(keys).transform("max")
@@ -448,7 +448,7 @@ def finished(frame: pd.DataFrame, best: bool = True) -> pd.DataFrame:
 
 
 def marked(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table, as it is in its CSV, with what is told of each cell beside the number.
+    """A table, as it is in its CSV, with columns of what a cell says besides its number.
 
     `known`: there is a number. `differs`: from No-train, at 5 % among all contrasts of the report; `tested` is over how
     many seeds. `few`: so small a difference would be missed more than one time in five. `covered`: whether the interval

@@ -105,19 +105,12 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
     for one in judged:
         grouped.setdefault(_key(one), []).append(one)
     made = [_variant(key, own) for key, own in grouped.items()]
-    return sorted(
-        made,
-        key=lambda one: (
-            one.backbone,
-            not one.untrained,
-            one.order,
-            _natural(one.title),
-            _natural(one.dataset),
-            one.training,
-            one.tag,
-            one.digest,
-        ),
-    )
+    return sorted(made, key=_place)
+
+
+def _place(one: Variant) -> tuple[Any, ...]:
+    names = _natural(one.title), _natural(one.dataset), one.training, one.tag, one.digest
+    return one.backbone, not one.untrained, one.order, *names
 
 
 def _natural(name: str) -> list[tuple[str, int]]:
