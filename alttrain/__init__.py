@@ -4,4 +4,17 @@ A Hydra config composes backbone, dataset, structure rewrite, training, generati
 stages talk through files in the run's folder. See the README for the commands.
 """
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 __version__ = "0.1.0"
+
+
+def results(output_dir: str | Path = "outputs") -> "pd.DataFrame":
+    """All numbers of an output folder as one tidy table: see `alttrain.report.results`."""
+    from alttrain.report.results import results as read
+
+    return read(output_dir)

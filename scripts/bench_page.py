@@ -145,7 +145,7 @@ def main() -> None:
         folder = given.out or Path(temporary)
         fill(folder, given.samples, given.runs, given.benchmarks)
         before = time.perf_counter()
-        page = write_page(folder, made=([], {}))
+        page = write_page(folder)
         took = time.perf_counter() - before
         if page is None:
             raise SystemExit("no samples: give more of them")

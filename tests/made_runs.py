@@ -6,10 +6,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
+
 from alttrain.evaluation import Adherence
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Generation, Judgement, Label, write_rows
-from alttrain.report import Compared, Entry, comparisons, evaluations, tables, variants
+from alttrain.report.comparisons import comparisons
+from alttrain.report.results import evaluations
+from alttrain.report.tables import tables
+from alttrain.report.variants import variants
 from alttrain.run.stages.judge import analyse
 
 VARIED = ["ablation_structure", "teacher_swap", "data_size", "benign_amount"]
@@ -75,15 +80,15 @@ def make_run(
     return folder
 
 
-def made_tables(runs: Path) -> dict[str, list[Entry]]:
+def made_tables(runs: Path) -> dict[str, pd.DataFrame]:
     """The tables over these runs."""
     found = variants(evaluations(runs))
     return tables(found, comparisons(found)[1])
 
 
-def compared(runs: Path) -> list[Compared]:
-    """The comparisons of these runs."""
-    return comparisons(variants(evaluations(runs)))[0]
+def compared(runs: Path) -> list[Any]:
+    """The comparisons of these runs, row by row."""
+    return list(comparisons(variants(evaluations(runs)))[0].itertuples())
 
 
 def no_train(runs: Path, benchmarks: dict[str, tuple[str, str]], **given: Any) -> Path:

@@ -1,18 +1,15 @@
-"""Model cards as the hub reads them, and the upload that only a person starts."""
+"""Model cards as the hub reads them."""
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 from made_runs import judge_benchmark, make_run
 
-from alttrain.report import card, rewrite_card
-from alttrain.report.push import main
+from alttrain.report.card import card, rewrite_card
 
 SETTINGS = {
     "backbone.source": "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
@@ -165,100 +162,3 @@ def test_a_card_is_written_where_it_changed(tmp_path: Path) -> None:
 def test_a_card_needs_a_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"run\.json is not there"):
         card(tmp_path)
-
-
-# --- the upload ---
-
-
-class Hub:
-    """The hub as the upload sees it."""
-
-    def __init__(self, private: bool = True) -> None:
-        self.private = private
-        self.calls: list[tuple[str, dict[str, Any]]] = []
-
-    def create_repo(self, repo: str, **given: Any) -> None:
-        self.calls.append(("create", {"repo": repo, **given}))
-
-    def repo_info(self, repo: str) -> Any:
-        return SimpleNamespace(private=self.private)
-
-    def upload_folder(self, **given: Any) -> Any:
-        self.calls.append(("upload", given))
-        return SimpleNamespace(commit_url="https://hub/commit/1")
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
-    found = Hub()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: found)
-    return found
-
-
-@pytest.fixture
-def finished(tmp_path: Path) -> Path:
-    """A run that may be uploaded."""
-    folder = trained(tmp_path)
-    rewrite_card(folder)
-    return folder
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What is told where the command refuses."""
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    assert ended.value.code == 2
-    return capsys.readouterr().err
-
-
-def test_a_dry_run_uploads_nothing(finished: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    main([str(finished), "--repo", "org/name", "--dry-run"])
-    told = capsys.readouterr().out
-    assert "org/name (private)" in told
-    assert "adapter_model.safetensors  7 bytes" in told
-    assert hub.calls == []
-
-
-def test_an_upload_is_of_the_trained_folder_and_private(
-    finished: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    main([str(finished), "--repo", "org/name"])
-    assert capsys.readouterr().out.splitlines()[-1] == "https://hub/commit/1"
-    (_, made), (_, sent) = hub.calls
-    assert made == {"repo": "org/name", "private": True, "exist_ok": True}
-    assert (sent["folder_path"], sent["repo_id"]) == (finished / "adapter", "org/name")
-    main([str(finished), "--repo", "org/name", "--public"])
-    assert hub.calls[2][1]["private"] is False
-
-
-def test_a_public_repository_is_refused_without_the_flag(
-    finished: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    hub.private = False
-    assert "it is there, and public; say --public" in refused(capsys, str(finished), "--repo", "org/name")
-    assert [name for name, _ in hub.calls] == ["create"]
-
-
-def test_what_cannot_be_uploaded_is_told(finished: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "required: --repo" in refused(capsys, str(finished))
-    assert "expected ORG/NAME" in refused(capsys, str(finished), "--repo", "name")
-    assert "no finished adapter/ or model/" in refused(capsys, str(finished.parent), "--repo", "org/name")
-    (finished / "adapter" / "README.md").unlink()
-    assert "stages=[report] writes it" in refused(capsys, str(finished), "--repo", "org/name")
-    assert hub.calls == []
-
-
-@pytest.mark.parametrize(
-    ("name", "key"), [("adapter_config.json", "base_model_name_or_path"), ("config.json", "_name_or_path")]
-)
-def test_a_folder_of_this_machine_is_never_uploaded(
-    finished: Path, hub: Hub, capsys: pytest.CaptureFixture[str], name: str, key: str
-) -> None:
-    path = finished / "adapter" / name
-    path.write_text(json.dumps({key: "org/model"}))
-    main([str(finished), "--repo", "org/name", "--dry-run"])
-    path.write_text(json.dumps({key: "/home/somebody/models/mine"}))
-    assert f"{name}: {key}=/home/somebody/models/mine is a folder" in refused(
-        capsys, str(finished), "--repo", "org/name"
-    )
-    assert hub.calls == []

@@ -28,9 +28,9 @@ from alttrain.generation import Decoding
 from alttrain.generation.in_process import CachedDecoder
 from alttrain.records import DamagedError, Example
 from alttrain.records.reading import REMEDY
-from alttrain.report import figures
 from alttrain.run import show, status
 from alttrain.run.app import execute
+from alttrain.run.stages import report
 from alttrain.tokenization import Renderer
 from alttrain.training.data import tokenized
 
@@ -232,7 +232,8 @@ def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     register()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALTTRAIN_CACHE", str(root / "cache"))
-        patch.setattr(figures, "draw_all", lambda *unused: [])  # they take most of the time, and are not read
+        # figures take most of the time, and are not read
+        patch.setattr(sys.modules[report.__module__], "draw_all", lambda *unused: [])
         yield Finished(root, tiny_overrides(tiny_folder, root))
 
 

@@ -1,20 +1,31 @@
 """Figures: what is drawn is what the tables hold, and the files are what they say they are."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib.figure
+import pandas as pd
 import pytest
 from made_runs import made_tables, make_run, no_train
 
-from alttrain.report import Entry, evaluations, variants
-from alttrain.report.figures import adherence, bars, doses, draw_all, losses, tradeoff
-from alttrain.report.figures.lengths import draw as draw_lengths
-from alttrain.report.figures.lengths import lengths
-from alttrain.report.rows import OFFLINE
+from alttrain.report.figures import (
+    draw_adherence,
+    draw_all,
+    draw_bars,
+    draw_doses,
+    draw_lengths,
+    draw_losses,
+    draw_tradeoff,
+    front,
+    lengths,
+    points,
+)
+from alttrain.report.measures import OFFLINE
+from alttrain.report.results import evaluations
+from alttrain.report.tables import CELLS, marked, pivot
+from alttrain.report.variants import variants
 
 BACKBONE = "r1_llama_8b"
 SAFETY = ("strongreject", "jailbreakbench_harmful")
@@ -54,7 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(runs: Path) -> dict[str, list[Entry]]:
+def found(runs: Path) -> dict[str, pd.DataFrame]:
     return made_tables(runs)
 
 
@@ -72,12 +83,10 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
-def column(entries: list[Entry], index: int) -> list[Entry]:
-    """The known cells of a table's column, from the first row to the last."""
-    rows: dict[tuple[str, str], list[Entry]] = {}
-    for one in entries:
-        rows.setdefault((one.backbone, one.method), []).append(one)
-    return [own[index] for own in rows.values() if any(one.known for one in own)]
+def column(table: pd.DataFrame, index: int) -> list[Any]:
+    """The cells of a table's column, from the first row to the last, of rows with any number."""
+    rows = (row for row in pivot(table).itertuples(index=False) if any(cell.known for cell in row))
+    return [row[index] for row in rows]
 
 
 def ends(container: Any) -> list[tuple[float, float]]:
@@ -89,7 +98,7 @@ def ends(container: Any) -> list[tuple[float, float]]:
 # --- all of them ---
 
 
-def test_every_figure_is_drawn_and_named(runs: Path, found: dict[str, list[Entry]], tmp_path: Path) -> None:
+def test_every_figure_is_drawn_and_named(runs: Path, found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     written = draw_all(found, variants(evaluations(runs)), tmp_path)
     names = {"losses-" + BACKBONE}
     names |= {f"{name}.alttrain" for name in ("tradeoff", "main", "ablation_structure", "teacher_swap")}
@@ -117,33 +126,32 @@ def vectors(path: Path) -> None:
     assert all(link.startswith("#") for link in links)
 
 
-def test_the_same_numbers_give_the_same_bytes(found: dict[str, list[Entry]], tmp_path: Path) -> None:
+def test_the_same_numbers_give_the_same_bytes(found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     for name in ("a", "b"):
-        bars.draw("Main", found["main"], tmp_path / name)
+        draw_bars("Main", found["main"], tmp_path / name)
     for form in ("png", "svg"):
         assert (tmp_path / f"a.{form}").read_bytes() == (tmp_path / f"b.{form}").read_bytes()
-    bars.draw("Main", [one for one in found["main"] if one.method != "plain"], tmp_path / "b")
+    draw_bars("Main", found["main"].query("method != 'plain'"), tmp_path / "b")
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
-def test_nothing_is_drawn_of_nothing(found: dict[str, list[Entry]], tmp_path: Path) -> None:
-    missing = [replace(one, value=math.nan) for one in found["main"]]
-    for entries in (missing, []):
-        assert not bars.draw("x", entries, tmp_path / "x")
-        assert not doses.draw("x", entries, {(BACKBONE, "alttrain"): ("alttrain", 1)}, tmp_path / "x")
-        assert not tradeoff.draw(entries, tmp_path / "x")
-        assert not adherence.draw(entries, tmp_path / "x")
-    assert not doses.draw("x", found["main"], {}, tmp_path / "x")
-    assert not losses.draw([], tmp_path / "x")
+def test_nothing_is_drawn_of_nothing(found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    for entries in (marked(found["main"].assign(value=math.nan)), None):
+        assert not draw_bars("x", entries, tmp_path / "x")
+        assert not draw_doses("x", entries, {(BACKBONE, "alttrain"): ("alttrain", 1)}, tmp_path / "x")
+        assert not draw_tradeoff(entries, tmp_path / "x")
+        assert not draw_adherence(entries, tmp_path / "x")
+    assert not draw_doses("x", found["main"], {}, tmp_path / "x")
+    assert not draw_losses([], tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
 
 # --- what is drawn is what the tables hold ---
 
 
-def test_bars_are_the_tables_cells(found: dict[str, list[Entry]], drawn: list[Any], tmp_path: Path) -> None:
+def test_bars_are_the_tables_cells(found: dict[str, pd.DataFrame], drawn: list[Any], tmp_path: Path) -> None:
     for name in ("main", "ablation_structure", "teacher_swap"):
-        assert bars.draw(name, found[name], tmp_path / name)
+        assert draw_bars(name, found[name], tmp_path / name)
         for index, axes in enumerate(drawn.pop().axes):
             cells = column(found[name], index)
             known = [one for one in cells if one.known]
@@ -156,12 +164,12 @@ def test_bars_are_the_tables_cells(found: dict[str, list[Entry]], drawn: list[An
             assert diamonds == pytest.approx(told)
 
 
-def test_the_tradeoff_has_each_methods_rates(found: dict[str, list[Entry]], drawn: list[Any], tmp_path: Path) -> None:
-    assert tradeoff.draw(found["main"], tmp_path / "x")
+def test_the_tradeoff_has_each_methods_rates(found: dict[str, pd.DataFrame], drawn: list[Any], tmp_path: Path) -> None:
+    assert draw_tradeoff(found["main"], tmp_path / "x")
     axes = drawn[0].axes[0]
     cells = {
         (one.method, one.measure): one
-        for one in found["main"]
+        for one in found["main"].itertuples()
         if one.known and (one.kind == "mean" or one.measure == "over_refusal_rate")
     }
     methods = list(dict.fromkeys(method for method, _ in cells))
@@ -173,18 +181,18 @@ def test_the_tradeoff_has_each_methods_rates(found: dict[str, list[Entry]], draw
     assert [dot.get_array()[0] for dot in dots] == pytest.approx([100 * capable.value for _, _, capable in own])
     assert {text.get_text() for text in axes.texts} == set(methods)
     (line,) = [line for line in axes.lines if line.get_linestyle() == "--"]
-    best = tradeoff.front(tradeoff.points(found["main"]))
+    best = front(points(found["main"]))
     assert [tuple(point) for point in line.get_xydata()] == [
-        pytest.approx((100 * one.refused.value, 100 * one.harmful.value)) for one in best
+        pytest.approx((100 * one.over_refusal_rate.value, 100 * one.harmful_rate.value)) for one in best
     ]
     assert axes.get_xlim()[1] >= max(100 * refused.high for refused, _, _ in own)
 
 
 def test_doses_are_the_tables_cells_at_their_amounts(
-    found: dict[str, list[Entry]], drawn: list[Any], tmp_path: Path
+    found: dict[str, pd.DataFrame], drawn: list[Any], tmp_path: Path
 ) -> None:
     places = {(BACKBONE, name): ("alttrain", amount) for name, amount in {"0.5K": 500, "3K": 3000}.items()}
-    assert doses.draw("Sizes", found["data_size"], places, tmp_path / "x")
+    assert draw_doses("Sizes", found["data_size"], places, tmp_path / "x")
     for index, axes in enumerate(drawn[0].axes):
         cells = [one for one in column(found["data_size"], index) if (one.backbone, one.method) in places]
         assert len(cells) == 2
@@ -200,16 +208,16 @@ def test_doses_are_the_tables_cells_at_their_amounts(
         assert [y for line in published for y in line.get_ydata()] == pytest.approx(told)
 
 
-def test_stacks_are_the_shares_of_each_cause(found: dict[str, list[Entry]], drawn: list[Any], tmp_path: Path) -> None:
+def test_stacks_are_the_shares_of_each_cause(found: dict[str, pd.DataFrame], drawn: list[Any], tmp_path: Path) -> None:
     entries = found["adherence"]
-    assert adherence.draw(entries, tmp_path / "x")
-    methods = list(dict.fromkeys(one.method for one in entries))
+    assert draw_adherence(entries, tmp_path / "x")
+    methods = entries.method.unique().tolist()
     for axes, outcome in zip(drawn[0].axes, ("answered", "refused"), strict=True):
         widths = [patch.get_width() for patch in axes.patches]
         rows = [widths[place : place + 4] for place in range(0, len(widths), 4)]
         assert len(rows) == len(methods)
         for method, row in zip(methods, rows, strict=True):
-            cells = {one.measure: one.value for one in entries if one.method == method}
+            cells = {one.measure: one.value for one in entries.itertuples() if one.method == method}
             causes = [100 * cells[f"{outcome}_{cause}"] for cause in ("misjudged", "disobeyed", "unassessed")]
             assert row[1:] == pytest.approx(causes)
             assert sum(row) == pytest.approx(100)
@@ -217,7 +225,7 @@ def test_stacks_are_the_shares_of_each_cause(found: dict[str, list[Entry]], draw
 
 def test_losses_are_the_logs(runs: Path, drawn: list[Any], tmp_path: Path) -> None:
     own = [one for one in variants(evaluations(runs)) if one.method == "plain"]
-    assert losses.draw(own, tmp_path / "x")
+    assert draw_losses(own, tmp_path / "x")
     lines = drawn[0].axes[0].lines
     assert [[tuple(point) for point in line.get_xydata()] for line in lines] == 2 * [[(10, 2.0), (20, 1.5)]]
 
@@ -237,30 +245,27 @@ def test_lengths_are_the_generations(runs: Path, drawn: list[Any], tmp_path: Pat
 # --- which points the tradeoff has ---
 
 
-def rate(method: str, measure: str, benchmark: str, value: float = 0.5, kind: str = "rate") -> Entry:
+def rate(method: str, measure: str, benchmark: str, value: float = 0.5, kind: str = "rate") -> dict[str, Any]:
     """A cell of a made table."""
-    zeros = dict.fromkeys(("undecided", "truncated"), 0)
-    nan = dict.fromkeys(("difference", "p", "p_holm", "detectable", "published"), math.nan)
     names = {"table": "main", "protocol": OFFLINE, "backbone": "b", "protocol_hash": "h", "unit": "share"}
     numbers = {"value": value, "low": value / 2, "high": value, "n": 9, "seeds": 1, "best": False}
-    named = {"method": method, "measure": measure, "kind": kind, "benchmark": benchmark}
-    return Entry(
-        **names, **named, **numbers, **zeros, **nan, published_why="", source="", lacking="", evaluated="", command=""
-    )  # type: ignore[arg-type]
+    empty = {**dict.fromkeys(("undecided", "truncated"), 0), **dict.fromkeys(("published_why", "lacking"), "")}
+    return {**names, **numbers, **empty, "method": method, "measure": measure, "kind": kind, "benchmark": benchmark}
 
 
-def both(method: str, harmful: str, refused: str) -> list[Entry]:
+def both(method: str, harmful: str, refused: str) -> list[dict[str, Any]]:
     """A row's two rates."""
     return [rate(method, "harmful_rate", harmful), rate(method, "over_refusal_rate", refused)]
 
 
-def chosen(entries: list[Entry]) -> dict[str, tuple[str, str]]:
-    """Method -> the benchmarks of its two rates."""
-    return {one.method: (one.harmful.benchmark, one.refused.benchmark) for one in tradeoff.points(entries)}
+def table(cells: list[dict[str, Any]]) -> pd.DataFrame:
+    """A table of these cells."""
+    frame = pd.DataFrame(cells, columns=CELLS)
+    return marked(frame.astype(dict.fromkeys(("difference", "detectable", "p_holm", "published"), float)))
 
 
 @pytest.mark.parametrize(
-    ("entries", "expected"),
+    ("cells", "expected"),
     [
         ([*both("a", "h1", "o1"), *both("b", "h2", "o2"), *both("c", "h2", "o2")], dict.fromkeys("bc", ("h2", "o2"))),
         ([*both("a", "h2", "o2"), *both("a", "h1", "o1")], {"a": ("h1", "o1")}),
@@ -269,25 +274,25 @@ def chosen(entries: list[Entry]) -> dict[str, tuple[str, str]]:
         ([rate("a", "accuracy", "x")], {}),
     ],
 )
-def test_points_stand_on_the_columns_that_most_rows_share(
-    entries: list[Entry], expected: dict[str, tuple[str, str]]
+def test_points_are_on_the_columns_that_most_rows_share(
+    cells: list[dict[str, Any]], expected: dict[str, tuple[str, str]]
 ) -> None:
-    assert chosen(entries) == expected
+    found = points(table(cells)).itertuples()
+    assert {one.method: (one.harmful_rate.benchmark, one.over_refusal_rate.benchmark) for one in found} == expected
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
     rates = {"worst": (0.5, 0.5), "safe": (0.1, 0.4), "open": (0.4, 0.1), "safe again": (0.2, 0.4)}
-    entries = [
+    cells = [
         one
         for method, (harmful, refused) in rates.items()
         for one in (rate(method, "harmful_rate", "h", harmful), rate(method, "over_refusal_rate", "o", refused))
     ]
-    assert [one.method for one in tradeoff.front(tradeoff.points(entries))] == ["open", "safe"]
+    assert [one.method for one in front(points(table(cells)))] == ["open", "safe"]
 
 
 def test_an_interval_that_rounding_put_inside_out_is_drawn(tmp_path: Path) -> None:
     """An end of the interval a hair inside the value is no negative arm."""
     one, other = both("a", "h", "o")
-    object.__setattr__(one, "low", one.value + 1e-17)
-    object.__setattr__(other, "high", other.value - 1e-16)
-    assert tradeoff.draw([one, other], tmp_path / "x")
+    cells = table([one | {"low": one["value"] + 1e-17}, other | {"high": other["value"] - 1e-16}])
+    assert draw_tradeoff(cells, tmp_path / "x")

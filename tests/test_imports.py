@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"records", "config", "rewrite", "evaluation"},
     "run": set(ORDER),
     "__main__": {"run"},
-    "__init__": set(),
+    "__init__": {"report"},
 }
 LIGHT_ROOMS = ("records", "llm", "english", "config", "dataset", "rewrite", "evaluation", "report")
 LIGHT_MODULES = (

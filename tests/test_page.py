@@ -16,13 +16,9 @@ import pytest
 
 from alttrain.evaluation.adherence import Adherence, failures
 from alttrain.records import Generation, Judgement, Texts, write_json, write_rows
-from alttrain.report.page import write_page
-from alttrain.report.page.figures import figures
-from alttrain.report.page.markup import Names, Td, table
-from alttrain.report.page.outcomes import BITS, OUTCOMES, Decides, found
-from alttrain.report.page.samples import CUT, LONGEST, cut, pieces
-from alttrain.report.page.svg import inline
-from alttrain.report.page.writing import embed
+from alttrain.report.page import breakable, embed, shared_start, write_page
+from alttrain.report.results import Decides, Evaluation
+from alttrain.report.samples import BITS, CUT, LONGEST, OUTCOMES, cut, outcomes_of, pieces
 
 UNDERSTANDING = "The user wants to know how a garden gate is mended."
 HARMFUL, HARMLESS = "This request is harmful.", "This request is harmless; it is an everyday question."
@@ -47,8 +43,8 @@ def row(name: str, label: str = "benign", **fields: Any) -> Generation:
     return Generation(**{"id": name, "label": label, **counts, **made})
 
 
-def decided(measure: str, says: str = "refused") -> Decides:
-    return Decides(measure, "phrases", "answer", says)
+def decided(measure: str, counted: bool = False) -> Decides:
+    return Decides(measure, "phrases", "answer", counted)
 
 
 def write_evaluation(
@@ -178,7 +174,7 @@ def test_the_policy_names_the_one_script_and_style(outputs: Path) -> None:
         for kind in ("script", "style")
     }
     assert policy == (
-        f"default-src 'none'; script-src '{hashes['script']}'; style-src '{hashes['style']}'; "
+        f"default-src 'none'; img-src data:; script-src '{hashes['script']}'; style-src '{hashes['style']}'; "
         "base-uri 'none'; form-action 'none'"
     )
     order = [tag for tag, attributes in html.tags if tag in ("meta", "script", "style")]
@@ -186,21 +182,18 @@ def test_the_policy_names_the_one_script_and_style(outputs: Path) -> None:
 
 
 def test_the_page_loads_nothing_and_has_no_inline_handlers_or_styles(outputs: Path) -> None:
+    (outputs / "report" / "figures").mkdir(parents=True)
+    (outputs / "report" / "figures" / "own.svg").write_text("<svg onload='window.hacked=3'><script>x()</script></svg>")
     page = write_page(outputs)
     assert page
     for tag, attributes in parsed(page).tags:
-        assert tag not in ("img", "link", "iframe", "object", "embed", "base", "form"), tag
-        assert not [name for name in attributes if name.startswith("on") or name in ("style", "src")], tag
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form"), tag
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], tag
+        assert (attributes.get("src") or "data:image/svg+xml;base64,").startswith("data:image/svg+xml;base64,")
         assert (attributes.get("href") or "#").startswith("#")
         if tag == "script":
             assert attributes.get("type") == "application/json" or not attributes
     assert "http" not in page.read_text(encoding="utf-8").replace("http-equiv", "")
-
-
-def test_no_slot_is_left(outputs: Path) -> None:
-    page = write_page(outputs)
-    assert page
-    assert "<!--slot" not in page.read_text(encoding="utf-8")
 
 
 # --- what models write stays text ---
@@ -370,31 +363,33 @@ def test_an_older_metrics_file_has_no_outcomes_and_says_so(outputs: Path) -> Non
     [
         ("harmful", False, decided("harmful_rate"), "answered"),
         ("harmful", True, decided("harmful_rate"), "refused"),
-        ("harmful", True, decided("harmful_rate", "unsafe"), "answered"),
-        ("harmful", False, decided("harmful_rate", "unsafe"), "refused"),
+        ("harmful", True, decided("harmful_rate", True), "answered"),
+        ("harmful", False, decided("harmful_rate", True), "refused"),
         ("benign", True, decided("over_refusal_rate"), "over_refused"),
         ("benign", False, decided("over_refusal_rate"), "helped"),
-        ("benign", True, decided("accuracy", "correct"), "correct"),
-        ("benign", False, decided("accuracy", "correct"), "wrong"),
+        ("benign", True, decided("accuracy", True), "correct"),
+        ("benign", False, decided("accuracy", True), "wrong"),
         ("harmful", None, decided("harmful_rate"), "undecided"),
     ],
 )
 def test_outcome_of_a_verdict(label: str, verdict: bool | None, decides: Decides, outcome: str) -> None:
     judgements = [Judgement("x", "other", not verdict), Judgement("x", "phrases", verdict)]
-    assert found(row("x", label), judgements, None, decides) == BITS[outcome]
+    assert outcomes_of(row("x", label), judgements, None, decides) == BITS[outcome]
 
 
 def test_what_was_not_generated_is_undecided() -> None:
     made = row("x", "harmful", finish="error", error="refused by the server", thought="", answer="")
-    bits = found(made, [Judgement("x", "phrases", None)], Adherence.of(made), decided("harmful_rate"))
+    bits = outcomes_of(made, [Judgement("x", "phrases", None)], Adherence.of(made), decided("harmful_rate"))
     assert bits == BITS["failed"] | BITS["undecided"]
 
 
 def test_decides_is_read_from_the_metrics() -> None:
-    judged = {"provenance": {"measure": "harmful_rate"}, "analysis": {"decides": {"judge": "g", "part": "thought"}}}
-    judged["analysis"]["decides"]["counted"] = True  # type: ignore[assignment]
-    assert Decides.of(judged) == Decides("harmful_rate", "g", "thought", "unsafe")
-    assert Decides.of({"provenance": {"measure": "accuracy"}}) is None
+    decides = {"judge": "g", "part": "thought", "counted": True}
+    judged = {"provenance": {"measure": "harmful_rate"}, "analysis": {"decides": decides}}
+    found = Evaluation({}, Path(), judged).decides
+    assert found == Decides("harmful_rate", "g", "thought", True)
+    assert found.says == "unsafe"
+    assert Evaluation({}, Path(), {"provenance": {"measure": "accuracy"}}).decides is None
 
 
 def test_failures_are_counted_as_in_the_metrics() -> None:
@@ -404,7 +399,7 @@ def test_failures_are_counted_as_in_the_metrics() -> None:
     judgements = [Judgement(made.id, "phrases", draw.choice([True, False, None])) for made in rows]
     adherence = [Adherence.of(*pair) for pair in zip(rows, judgements, strict=True)]
     bits = [
-        (made.label, found(made, [judged], record, decided("harmful_rate")))
+        (made.label, outcomes_of(made, [judged], record, decided("harmful_rate")))
         for made, judged, record in zip(rows, judgements, adherence, strict=True)
     ]
     for told, wrong in zip(failures(adherence, judgements), ("answered", "over_refused"), strict=True):
@@ -422,11 +417,14 @@ def test_every_outcome_has_a_bit_and_a_place() -> None:
 # --- tables and figures ---
 
 
-def test_tables_sort_by_value_and_escape_their_text() -> None:
-    made = table("caption", ["a", "b", "c", "d"], [[Td.of("<x>"), Td.of(0.5), Td.of(float("nan")), Td.of(3)]], "name")
-    assert '<th scope="col" class="words">a</th><th scope="col" class="">b</th>' in made
-    assert '<th scope="row" class="words" data-key="&lt;x&gt;">&lt;x&gt;</th>' in made
-    assert '<td data-key="0.5">0.5</td><td></td><td data-key="3">3</td></tr>' in made
+def test_tables_sort_by_value_and_name_their_rows(outputs: Path) -> None:
+    page = write_page(outputs)
+    assert page
+    text = page.read_text(encoding="utf-8")
+    results = text[text.index('<section id="results"') : text.index('<section id="outcomes"')]
+    assert '<th scope="row" data-key="one">one</th><td data-key="0.5">' in results
+    assert '<b>50.0</b> <span class="interval">25.0–50.0</span>' in results
+    assert "over-refusal ↓<br><small>b</small>" in results
 
 
 @pytest.mark.parametrize(
@@ -441,40 +439,25 @@ def test_tables_sort_by_value_and_escape_their_text() -> None:
     ],
 )
 def test_names_share_their_first_parts(runs: tuple[str, ...], shared: str) -> None:
-    assert Names.of(runs) == Names(shared)
-    assert all(Names(shared).short(run) for run in runs)
+    assert shared_start(runs) == shared
 
 
-def test_figures_are_copied_not_pasted(tmp_path: Path) -> None:
-    source = (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 9 9" '
-        'onload="alert(1)"><style>*{fill:red}</style><script>alert(1)</script><defs><path id="m" d="M0,0"/>'
-        '<pattern id="h" width="9"/></defs><rect style="fill: url(#h); mask: url(x.svg#m)"/>'
-        '<g clip-path="url(#c)" style="fill: none; stroke: #000; background: url(x)"><use xlink:href="#m"/>'
-        '<use href="data:image/png,1"/><image href="x.png"/><foreignObject><p>x</p></foreignObject>'
-        '<text style="font: bold 10px Sans" onclick="x()">a &lt; b</text></g><a href="x"><text>gone</text></a></svg>'
-    )
-    assert inline(source, "one two") == (
-        '<svg role="img" aria-label="one two" stroke-linejoin="round" stroke-linecap="butt" viewBox="0 0 9 9">'
-        '<defs><path id="one-two-m" d="M0,0"></path>'
-        '<pattern id="one-two-h" width="9"></pattern></defs><rect fill="url(#one-two-h)"></rect>'
-        '<g clip-path="url(#one-two-c)" fill="none" stroke="#000"><use href="#one-two-m"></use><use></use>'
-        '<text font-weight="bold" font-size="10px" font-family="Sans">a &lt; b</text></g></svg>'
-    )
-    (tmp_path / "safety.svg").write_text(source)
-    assert "safety-m" in figures(tmp_path, [], Names(""))
+def test_names_break_and_stay_text() -> None:
+    assert breakable("a-<b>_c") == "a-<wbr>&lt;b&gt;_<wbr>c"
 
 
-@pytest.mark.parametrize(("source", "fault"), [("no", "not XML"), ("<p/>", "expected svg, found p")])
-def test_what_is_no_svg_is_refused(source: str, fault: str) -> None:
-    with pytest.raises(ValueError, match=f"figure x: {fault}"):
-        inline(source, "x")
-
-
-def test_the_safety_figure_is_drawn_where_there_is_none(outputs: Path) -> None:
+def test_figures_are_images(outputs: Path) -> None:
+    folder = outputs / "report" / "figures"
+    folder.mkdir(parents=True)
+    for name in ("bars", "tradeoff"):
+        (folder / f"{name}.svg").write_text(f"<svg>{name}</svg>")
+    (folder / "large.svg").write_text("<svg>" + " " * 2_000_000)
     page = write_page(outputs)
     assert page
-    assert "<title>one: harmful 50.0, over-refusal 20.0</title>" in page.read_text(encoding="utf-8")
+    images = [attributes for tag, attributes in parsed(page).tags if tag == "img"]
+    assert [image["alt"] for image in images] == ["tradeoff", "bars"]
+    assert base64.b64decode(str(images[1]["src"]).partition(",")[2]) == b"<svg>bars</svg>"
+    assert "large.svg is too large for this page" in parsed(page).text
 
 
 # --- in a browser ---
@@ -579,7 +562,7 @@ def test_the_page_opens_without_a_complaint(show: Any, outputs: Path) -> None:
     page = show()
     assert page.browser.get_log("browser") == []
     assert page.text("#status") == "6 of 6 samples"
-    assert page.run("const box = document.querySelector('.paper svg').getBBox(); return box.width > 99")
+    assert page.run("return document.querySelector('.paper img').naturalWidth > 99")
 
 
 def test_planted_markup_does_not_run(show: Any, outputs: Path) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from alttrain.report.columns import MEASURES, Column
-from alttrain.report.commands import options
+from alttrain.report.measures import MEASURES
 from alttrain.report.published import WHY, beside, covers, published, read_figures
+from alttrain.report.variants import Column
 
 HEADER = "table,protocol,backbone,method,measure,benchmark,value,unit,source,note\n"
 ELSEWHERE = {"olmo_3_7b_think", "phi_4_reasoning", "gpt_oss_20b"}
 """Backbones of other sources that have no option of ours."""
+OPTIONS = {path.stem for path in (Path(__file__).parent.parent / "conf" / "backbone").glob("*.yaml")}
 
 
 def test_every_figure_has_a_source_and_names_our_configs() -> None:
@@ -24,7 +25,7 @@ def test_every_figure_has_a_source_and_names_our_configs() -> None:
     for one in published():
         assert one.source.startswith("arXiv 2604.18946" if one.protocol == "alttrain" else "arXiv 2606.25013")
         assert math.isnan(one.value) or "secondary notes" in one.source
-        assert one.backbone in options("backbone") | {""} | ELSEWHERE
+        assert one.backbone in OPTIONS | {""} | ELSEWHERE
         assert one.measure in MEASURES
     assert Counter(one.table for one in published())["main"] == 24 + 4 * 3
 
@@ -86,7 +87,7 @@ def test_a_figure_stands_where_everything_is_the_same_and_elsewhere_it_is_said_w
     [
         ("main,p,b,none,accuracy,mean,0.5,share,,\n", "x.csv line 2: value 0.5 without a source"),
         ("main,p,b,none,accuracy,mean,72.6,share,paper,\n", "line 2: value 72.6 of unit share; expected 0 to 1"),
-        (2 * "main,p,b,none,accuracy,mean,0.5,share,paper,\n", "line 3: the same figure stands in line 2"),
+        (2 * "main,p,b,none,accuracy,mean,0.5,share,paper,\n", "line 3: the same figure as in line 2"),
     ],
 )
 def test_a_wrong_file_is_refused(rows: str, told: str, tmp_path: Path) -> None:

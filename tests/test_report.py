@@ -14,32 +14,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pandas as pd
 import pytest
 from made_runs import compared, make_run, no_train
 
+import alttrain
 from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference
 from alttrain.records import Judgement, checksum, write_rows, write_sealed, write_text
-from alttrain.report import (
-    Cell,
-    Compared,
-    cells_of,
-    collect,
-    evaluations,
-    items,
-    markdown_table,
-    read_csv,
-    structures,
-    write_csv,
-)
-from alttrain.report.latex import escape
-from alttrain.report.runs import literal
+from alttrain.report.comparisons import COMPARED, comparisons
+from alttrain.report.escaping import latex_text, literal
+from alttrain.report.formats import markdown
+from alttrain.report.results import COLUMNS, METRICS, evaluations, read_csv, results, structure, tidy, write_csv
+from alttrain.report.tables import runs_table
+from alttrain.report.variants import variants
 from alttrain.run.stages.report import report, show, write_report
 
 NAN = math.nan
 HEADER = "run,backbone,dataset,rewrite,training,seed,benchmark,metric,value,low,high,n,undecided,truncated,"
 HEADER += "protocol,protocol_hash,method,changed"
-CAPTION = "\n\nPercent, its 95 % interval, rows with a verdict; ↓ lower is better, ↑ higher is better.\n"
 
 
 def names(run: str) -> dict[str, Any]:
@@ -47,10 +40,22 @@ def names(run: str) -> dict[str, Any]:
     return {"run": run, "backbone": "tiny", "dataset": "all", "rewrite": "alttrain", "training": "sft", "seed": 0}
 
 
-def cell(run: str, benchmark: str, metric: str, value: float, **fields: Any) -> Cell:
-    """One cell, its interval 0.1 wide unless told."""
+def cell(run: str, benchmark: str, metric: str, value: float, **fields: Any) -> dict[str, Any]:
+    """One number, its interval 0.1 wide unless told."""
     given = {"low": value - 0.05, "high": value + 0.05, "n": 100, "undecided": 0, "truncated": 0, **fields}
-    return Cell(**names(run), benchmark=benchmark, metric=metric, value=value, **given)
+    empty = dict.fromkeys(("protocol", "protocol_hash", "method", "changed"), "")
+    return {**names(run), **empty, "benchmark": benchmark, "metric": metric, "value": value, **given}
+
+
+def frame(*cells: dict[str, Any]) -> pd.DataFrame:
+    """The tidy table of these numbers."""
+    return pd.DataFrame([{"label": "AltTrain", "order": 0, **one} for one in cells], columns=COLUMNS)
+
+
+def table(*cells: dict[str, Any]) -> list[str]:
+    """The lines of the table of all runs: heads, and a row a run."""
+    text = markdown("Runs", runs_table(frame(*cells), pd.DataFrame(columns=COMPARED)))
+    return [line for line in text.splitlines() if line.startswith("| ") and "| ---" not in line]
 
 
 def numbers(metric: str, value: float | None, low: float | None, high: float | None) -> dict[str, Any]:
@@ -73,34 +78,45 @@ def write_run(runs: Path, run: str, benchmarks: dict[str, list[dict[str, Any]]])
 
 def test_numbers_made_differently_never_share_a_column() -> None:
     made = {"protocol": "star1", "protocol_hash": "aaaa"}
-    cells = [
+    heads, one, other = table(
         cell("a", "x", "harmful_rate", 0.5, **made),
         cell("b", "x", "harmful_rate", 0.25, **made | {"protocol_hash": "bbbb"}),
         cell("b", "x", "harmful_rate.thought", 0.75, **made | {"protocol_hash": "bbbb"}),
         cell("b", "y", "harmful_rate", 0.1, protocol="offline", protocol_hash="cccc"),
-    ]
-    lines = markdown_table(cells).splitlines()
+    )
     titles = "| run | harmful ↓ x star1 aaaa | harmful ↓ x star1 bbbb | harmful ↓ thought x star1 | harmful ↓ y |"
-    assert lines[0].startswith(titles)
-    assert [part.strip()[:4] for part in lines[2].split("|")[2:6]] == ["50.0", "", "", ""]
-    assert [part.strip()[:4] for part in lines[3].split("|")[2:6]] == ["", "25.0", "75.0", "10.0"]
+    assert heads.startswith(titles)
+    assert [part.strip()[:4] for part in one.split("|")[2:6]] == ["50.0", "", "", ""]
+    assert [part.strip().strip("*")[:4] for part in other.split("|")[2:6]] == ["", "25.0", "75.0", "10.0"]
 
 
-# --- collect and write_csv ---
+# --- the tidy table, and its CSV ---
 
 
-def test_cells_come_sorted_by_run_and_benchmark(tmp_path: Path) -> None:
+def test_numbers_come_sorted_by_run_and_benchmark(tmp_path: Path) -> None:
     metrics = [numbers("harmful_rate", 0.5, 0.25, 0.75), numbers("adherence_rate", 1.0, 0.5, 1.0)]
-    write_run(tmp_path, "b", {"y": metrics, "x": metrics[:1]})
-    write_run(tmp_path, "a", {"x": metrics[:1]})
-    cells = collect(tmp_path)
-    assert [(c.run, c.benchmark, c.metric) for c in cells] == [
+    write_run(tmp_path / "runs", "b", {"y": metrics, "x": metrics[:1]})
+    write_run(tmp_path / "runs", "a", {"x": metrics[:1]})
+    found = results(tmp_path)
+    assert list(found[["run", "benchmark", "metric"]].itertuples(index=False, name=None)) == [
         ("a", "x", "harmful_rate"),
         ("b", "x", "harmful_rate"),
         ("b", "y", "harmful_rate"),
         ("b", "y", "adherence_rate"),
     ]
-    assert cells[0] == Cell("a", "tiny", "all", "alttrain", "sft", 0, "x", "harmful_rate", 0.5, 0.25, 0.75, 4, 1, 2)
+    first = found.iloc[0].to_dict()
+    assert first == {**cell("a", "x", "harmful_rate", 0.5), **numbers("harmful_rate", 0.5, 0.25, 0.75)} | {
+        "label": "alttrain",
+        "order": 10**6,
+    }
+    assert alttrain.results(str(tmp_path)).equals(found)
+    with pytest.raises(FileNotFoundError, match="none/runs is not there: give the output folder"):
+        results(tmp_path / "none")
+
+
+def test_importing_alttrain_imports_no_pandas() -> None:
+    code = "import sys, alttrain, alttrain.report, alttrain.report.card; assert 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_unjudged_and_foreign_folders_are_left_out(tmp_path: Path) -> None:
@@ -108,47 +124,41 @@ def test_unjudged_and_foreign_folders_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "foreign" / "evaluation" / "x").mkdir(parents=True)
     (tmp_path / "foreign" / "evaluation" / "x" / "metrics.json").write_text('{"metrics": []}')
     (tmp_path / "notes.txt").write_text("x")
-    assert collect(tmp_path) == []
-    assert collect(tmp_path / "none") == []
+    assert evaluations(tmp_path) == []
+    assert list(tidy([]).columns) == COLUMNS
 
 
 def test_null_is_nan(tmp_path: Path) -> None:
     write_run(tmp_path, "a", {"x": [numbers("accuracy", None, None, None)]})
-    (found,) = collect(tmp_path)
+    (found,) = tidy(evaluations(tmp_path)).itertuples()
     assert all(map(math.isnan, (found.value, found.low, found.high)))
     assert (found.n, found.undecided, found.truncated) == (4, 1, 2)
 
 
 def test_csv_is_exact(tmp_path: Path) -> None:
-    """The header, a row a cell, and an empty cell for what cannot be computed."""
-    cells = [
+    """The header, a row a number, and an empty cell for what cannot be computed."""
+    found = frame(
         cell("a,b", "x", "harmful_rate", 0.5, low=0.25, high=0.75, undecided=3, truncated=7),
         cell("c", "y", "accuracy", NAN, n=2, undecided=2),
-    ]
-    write_csv(tmp_path / "new" / "metrics.csv", Cell, cells)
+        cell("d", "y", "accuracy", 0.0, low=0.0, high=0.25, n=0),
+    )
+    write_csv(tmp_path / "new" / "metrics.csv", found[METRICS])
     assert (tmp_path / "new" / "metrics.csv").read_text(encoding="utf-8") == (
         f"{HEADER}\n"
         '"a,b",tiny,all,alttrain,sft,0,x,harmful_rate,0.5,0.25,0.75,100,3,7,,,,\n'
         "c,tiny,all,alttrain,sft,0,y,accuracy,,,,2,2,0,,,,\n"
+        "d,tiny,all,alttrain,sft,0,y,accuracy,0.0,0.0,0.25,0,0,0,,,,\n"
     )
-
-
-def test_csv_without_cells_is_its_header(tmp_path: Path) -> None:
-    write_csv(tmp_path / "metrics.csv", Cell, [])
+    write_csv(tmp_path / "metrics.csv", frame()[METRICS])
     assert (tmp_path / "metrics.csv").read_text() == f"{HEADER}\n"
 
 
-def test_zero_is_not_an_empty_cell(tmp_path: Path) -> None:
-    write_csv(tmp_path / "metrics.csv", Cell, [cell("a", "x", "accuracy", 0.0, low=0.0, high=0.25, n=0)])
-    assert (tmp_path / "metrics.csv").read_text().splitlines()[1].endswith(",accuracy,0.0,0.0,0.25,0,0,0,,,,")
+# --- the table of all runs ---
 
 
-# --- the table ---
-
-
-def test_table_is_exact() -> None:
-    """A row a run; a column each benchmark's measure, harmful rate first; then what is pooled."""
-    cells = [
+def test_the_table_of_all_runs_is_exact() -> None:
+    """A row a run; a column each benchmark's measure, harmful rate first; then what is over all benchmarks, by rows."""
+    found = frame(
         cell("tiny-all-alttrain-sft-s0", "short", "accuracy", 0.4, low=0.3, high=0.5, n=60),
         cell("tiny-all-alttrain-sft-s0", "benign", "over_refusal_rate", 0.05, low=0.0213, high=0.1118),
         cell("tiny-all-alttrain-sft-s0", "harmful", "harmful_rate", 0.125, low=0.0749, high=0.2011),
@@ -158,21 +168,21 @@ def test_table_is_exact() -> None:
         cell("tiny-all-alttrain-sft-s0", "short", "thought_tokens", 14.0, n=60),
         cell("tiny-all-alttrain-sft-s0", "harmful", "answer_tokens", 8.4, n=100),
         cell("base", "harmful", "harmful_rate", 0.9, low=0.8256, high=0.9448),
-    ]
-    assert markdown_table(cells) == (
+        cell("base", "short", "accuracy", NAN, n=7, undecided=7),
+    )
+    assert markdown("Runs", runs_table(found, pd.DataFrame(columns=COMPARED))) == (
+        "# Runs\n\n"
         "| run | harmful ↓ harmful | over-refusal ↓ benign | accuracy ↑ short "
         "| adherence ↑ | thought tokens | answer tokens |\n"
-        "|---|---|---|---|---|---|---|\n"
-        "| tiny-all-alttrain-sft-s0 | 12.5 7.5–20.1 n=100 | 5.0 2.1–11.2 n=100 | 40.0 30.0–50.0 n=60 "
-        "| 81.2 | 24 | 8 |\n"
-        "| base | 90.0 82.6–94.5 n=100 |  |  |  |  |  |" + CAPTION
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
+        "| tiny-all-alttrain-sft-s0 | **12.5** 7.5–20.1 n=100 | 5.0 2.1–11.2 n=100 | 40.0 30.0–50.0 n=60 "
+        "| 81.2 | 24 | 8.4 |\n"
+        "| base | 90.0 82.6–94.5 n=100 |  | undecided 7/7 |  |  |  |\n\n"
+        "- Percent with its 95 % interval, and the n texts it is over; ↓ lower is better; ↑ higher is better.\n"
+        "- Bold: best in the column.\n"
+        "- undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %.\n"
+        "- Adherence, thought tokens, answer tokens: over all prompts of all its benchmarks.\n"
     )
-
-
-def rate(**fields: Any) -> str:
-    """The text of the measure in a table of one cell."""
-    row = markdown_table([cell("a", "x", "harmful_rate", 0.5, **fields)]).splitlines()[2]
-    return row.split(" | ")[1]
 
 
 @pytest.mark.parametrize(
@@ -186,36 +196,19 @@ def rate(**fields: Any) -> str:
     ],
 )
 def test_more_than_five_percent_is_marked(undecided: int, truncated: int, marks: str) -> None:
-    assert rate(undecided=undecided, truncated=truncated) == f"50.0 45.0–55.0 n={100 - undecided}{marks}"
-
-
-def test_rate_without_a_decided_row_says_so() -> None:
-    row = markdown_table([cell("a", "x", "accuracy", NAN, n=7, undecided=7)]).splitlines()[2]
-    assert row == "| a | undecided 7/7 |  |  |  |"
-
-
-def test_pooled_columns_weigh_by_rows() -> None:
-    cells = [
-        cell("a", "x", "adherence_rate", 0.0, n=1),
-        cell("a", "y", "adherence_rate", 1.0, n=3),
-        cell("a", "x", "answer_tokens", 100.0, n=1),
-        cell("a", "y", "answer_tokens", 20.0, n=3),
-        cell("b", "y", "adherence_rate", 0.5, n=3),
-    ]
-    assert markdown_table(cells).splitlines()[2:4] == ["| a | 75.0 |  | 40 |", "| b | 50.0 |  |  |"]
+    row = table(cell("a", "x", "harmful_rate", 0.5, undecided=undecided, truncated=truncated))[1]
+    assert row == f"| a | 50.0 45.0–55.0 n={100 - undecided}{marks} |"
 
 
 def test_columns_come_by_measure_and_then_by_name() -> None:
-    cells = [
-        cell("a", "z", "accuracy", 0.5),
-        cell("a", "q", "over_refusal_rate", 0.5),
+    heads, *rows = table(
+        cell("b", "z", "accuracy", 0.5),
+        cell("b", "q", "over_refusal_rate", 0.5),
         cell("a", "n", "harmful_rate", 0.5),
         cell("a", "m", "harmful_rate", 0.5),
-    ]
-    assert markdown_table(cells).splitlines()[0] == (
-        "| run | harmful ↓ m | harmful ↓ n | over-refusal ↓ q | accuracy ↑ z "
-        "| adherence ↑ | thought tokens | answer tokens |"
     )
+    assert heads == "| run | harmful ↓ m | harmful ↓ n | over-refusal ↓ q | accuracy ↑ z |"
+    assert [row.split(" | ")[0] for row in rows] == ["| b", "| a"]
 
 
 # --- comparisons and structure ---
@@ -262,9 +255,7 @@ def test_runs_are_compared_with_the_untrained_backbone_prompt_by_prompt(tmp_path
     assert safe.p == pytest.approx(2 * 0.5**20)
     assert safe.p_holm == pytest.approx(2 * safe.p)
     assert (safe.seeds, safe.detectable) == (1, detectable_difference(20, 1.0))
-    assert safe.significant
     assert (same.value, same.lost, same.p, same.p_holm) == (20 / 21, 1, 1.0, 1.0)
-    assert not same.significant
 
 
 def test_a_baseline_of_the_same_seed_is_preferred(tmp_path: Path) -> None:
@@ -280,17 +271,20 @@ def test_comparisons_survive_their_file(tmp_path: Path) -> None:
     judge_run(tmp_path, "safe", "uurr")
     (found,) = compared(tmp_path)
     assert (found.n, math.isnan(found.difference), math.isnan(found.p_holm)) == (0, True, True)
-    write_csv(tmp_path / "c.csv", Compared, [found])
-    assert repr(read_csv(tmp_path / "c.csv", Compared)) == repr([found])
+    rows = comparisons(variants(evaluations(tmp_path)))[0]
+    write_csv(tmp_path / "c.csv", rows)
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "c.csv"), rows)
 
 
 def test_a_difference_is_marked_in_the_table(tmp_path: Path) -> None:
     judge_run(tmp_path, "base", "a" * 20, **UNTRAINED)
     judge_run(tmp_path, "safe", "r" * 20)
     judged = evaluations(tmp_path)
-    base, safe = markdown_table(cells_of(judged), compared(tmp_path)).splitlines()[2:4]
-    assert "50.0* 25.0" in safe
+    text = markdown("Runs", runs_table(tidy(judged), comparisons(variants(judged))[0]))
+    base, safe = [line for line in text.splitlines() if line.startswith(("| base", "| safe"))]
+    assert r"50.0\* 25.0" in safe
     assert "*" not in base
+    assert "* differs from No-train (5 %, Holm over the report's contrasts)" in text
 
 
 def test_counts_of_the_structure_add_up_over_benchmarks(tmp_path: Path) -> None:
@@ -301,7 +295,7 @@ def test_counts_of_the_structure_add_up_over_benchmarks(tmp_path: Path) -> None:
     judged["benchmark"] = "y"
     judged["analysis"]["assessing"]["benign_as_harmful"] = 2
     (other / "metrics.json").write_text(json.dumps(judged))
-    (found,) = structures(evaluations(tmp_path))
+    (found,) = structure(evaluations(tmp_path)).itertuples()
     assert (found.harmful_as_harmful, found.harmful_as_benign, found.harmful_unassessed) == (6, 4, 2)
     assert (found.precision, found.recall, found.false_alarms) == (6 / 8, 6 / 12, 1.0)
     assert (found.answered_misjudged, found.answered_disobeyed, found.harmful_n, found.undecided) == (4, 2, 16, 4)
@@ -326,7 +320,7 @@ def files(folder: Path) -> dict[str, int]:
 
 def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
     shown = write_report(outputs(tmp_path))
-    assert {one.table for one in shown} == {"overview"}
+    assert set(shown.table) == {"overview"}
     made = files(tmp_path)
     assert {"metrics.csv", "comparisons.csv", "structure.csv", "table.md", "page.html"} <= made.keys()
     assert {f"tables/main.{form}" for form in ("csv", "md", "tex")} <= made.keys()
@@ -334,7 +328,7 @@ def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
     assert "none: other protocol" in page[page.index('<section id="published"') :]
     assert {f"figures/tradeoff.{form}" for form in ("png", "svg")} <= made.keys()
     assert set(json.loads((tmp_path / "report" / ".stamp").read_text())["files"]) == made.keys() - {".stamp"}
-    assert repr(write_report(tmp_path)) == repr(shown)
+    pd.testing.assert_frame_equal(write_report(tmp_path), shown)
     assert files(tmp_path) == made
 
 
@@ -344,7 +338,7 @@ def test_a_file_of_the_report_that_somebody_changed_is_made_anew(name: str, tmp_
     path = tmp_path / "report" / name
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert repr(write_report(tmp_path)) == repr(shown)
+    pd.testing.assert_frame_equal(write_report(tmp_path), shown)
     assert path.read_bytes() == content
 
 
@@ -371,7 +365,7 @@ def test_the_page_holds_the_texts_that_were_asked_for(tmp_path: Path) -> None:
 
 def test_without_a_judged_run_there_is_no_report(tmp_path: Path) -> None:
     (tmp_path / "runs" / "unjudged").mkdir(parents=True)
-    assert write_report(tmp_path) == []
+    assert write_report(tmp_path).empty
     assert not (tmp_path / "report").exists()
 
 
@@ -391,10 +385,10 @@ def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
     for bad in (whole.replace("Prompt p1?", "\\ud83d"), whole.splitlines()[0] + '\n{"id": 3}\n'):
         path.write_text(bad)
         with pytest.raises(ValueError, match=r"generations\.jsonl line 2: .*run the same command again"):
-            items.tokens(one)
+            one.tokens()
     path.write_text(whole.splitlines()[0] + "\n" + whole)
     with pytest.raises(ValueError, match=r"generations\.jsonl line 2: the row of line 1 again"):
-        items.tokens(one)
+        one.tokens()
 
 
 # --- beside others, and of a folder that somebody sent ---
@@ -402,13 +396,11 @@ def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
 REPORTS = """
 import os, sys
 from pathlib import Path
-from alttrain.report.latex import escape
-from alttrain.report.runs import literal
-from alttrain.run.stages.report import report, show, write_report
+from alttrain.run.stages.report import write_report
 
 folder = Path(sys.argv[1])
 for _ in range(2):
-    assert write_report(folder)
+    assert len(write_report(folder))
     os.utime(next(folder.glob("runs/*/run.json")))  # so that the next one is made anew
 """
 JUDGE = """
@@ -452,7 +444,7 @@ def test_reports_side_by_side_and_beside_a_judge_are_whole(tmp_path: Path) -> No
 def test_what_is_being_judged_is_left_out_and_named(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("alttrain.report.aside.PAUSE_S", 0)
+    monkeypatch.setattr("alttrain.report.snapshot.PAUSE_S", 0)
     (folder, *_) = sorted(outputs(tmp_path).glob("runs/*/evaluation/embedded_harmful*"))
     path = folder / "judgements.jsonl"
     if fault == "another judge's":
@@ -463,8 +455,7 @@ def test_what_is_being_judged_is_left_out_and_named(
         )
     write_report(tmp_path)
     assert caplog.messages == [f"report    left out, being written or damaged (its command judges it again): {folder}"]
-    cells = read_csv(tmp_path / "report" / "metrics.csv", Cell)
-    assert len({(one.run, one.benchmark) for one in cells}) == 3
+    assert len(read_csv(tmp_path / "report" / "metrics.csv").groupby(["run", "benchmark"])) == 3
 
 
 def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
@@ -474,7 +465,7 @@ def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
     write_report(outputs(tmp_path))
     made = files(tmp_path)
     run: Any = SimpleNamespace(output_dir=tmp_path, config={"page_texts": "benign"}, stages=("judge", "report"))
-    monkeypatch.setattr(sys.modules[write_report.__module__], "markdown_table", lambda *unused: 1 / 0)
+    monkeypatch.setattr(sys.modules[write_report.__module__], "runs_table", lambda *unused: 1 / 0)
     report(run, cast(Any, None))
     show(tmp_path, "benign")
     assert [message.partition(";")[0] for message in caplog.messages] == [
@@ -539,12 +530,12 @@ def test_a_stamp_that_is_none_is_made_anew(stamp: str | None, tmp_path: Path) ->
         os.mkfifo(next((tmp_path / "runs").iterdir()) / "train.json")
     else:
         (tmp_path / "report" / ".stamp").write_text(stamp)
-    assert write_report(tmp_path)
+    assert len(write_report(tmp_path))
     assert len(json.loads((tmp_path / "report" / ".stamp").read_text())["digest"]) == 64
 
 
 def test_without_a_swap_in_one_step_the_report_is_moved_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alttrain.report.aside._exchanged", lambda *unused: False)
+    monkeypatch.setattr("alttrain.report.snapshot._exchanged", lambda *unused: False)
     write_report(outputs(tmp_path))
     (tmp_path / "report" / "notes.md").write_text("own")
     os.utime(next(tmp_path.glob("runs/*/run.json")))
@@ -555,13 +546,12 @@ def test_without_a_swap_in_one_step_the_report_is_moved_in(tmp_path: Path, monke
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-x", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''@a", "'a", "-", "a=b"])
 def test_a_cell_is_no_formula_and_is_read_as_it_was(text: str, tmp_path: Path) -> None:
-    made = cell(text, "b", "accuracy", -0.5)
-    write_csv(tmp_path / "a.csv", Cell, [made])
+    write_csv(tmp_path / "a.csv", frame(cell(text, "b", "accuracy", -0.5)))
     with (tmp_path / "a.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["run"][0] not in "=+-@\t\n"
     assert row["value"] == "-0.5"
-    assert [one.run for one in read_csv(tmp_path / "a.csv", Cell)] == [text.replace("\r", "\n")]
+    assert read_csv(tmp_path / "a.csv").run.tolist() == [text.replace("\r", "\n")]
 
 
 @pytest.mark.parametrize("number", ["-1", "+2.5", "-1e3"])
@@ -571,10 +561,10 @@ def test_a_number_keeps_its_sign(number: str) -> None:
 
 def test_names_break_no_table() -> None:
     name = "a|b\n| <img src=x> `c` [d](e) *f* _g_ h_i"
-    text = markdown_table([cell(name, "x|y", "accuracy", 0.5)])
-    assert text.splitlines()[2].startswith(r"| a\|b \| \<img src=x> \`c\` \[d](e) \*f\* \_g\_ h_i | 50.0 ")
-    assert r"accuracy ↑ x\|y" in text.splitlines()[0]
-    assert escape("[3pt] a\n\nb\0") == "{[}3pt] a b "
+    heads, row = table(cell(name, "x|y", "accuracy", 0.5))
+    assert row.startswith(r"| a\|b \| \<img src=x> \`c\` \[d](e) \*f\* \_g\_ h_i | 50.0 ")
+    assert r"accuracy ↑ x\|y" in heads
+    assert latex_text("[3pt] a\n\nb\0") == "{[}3pt] a b "
 
 
 def test_a_files_mode_is_the_umasks(tmp_path: Path) -> None:
@@ -614,8 +604,7 @@ def test_a_damaged_run_is_named_and_the_rest_is_reported(
     (bad / name).parent.mkdir(exist_ok=True)
     (bad / name).write_text(content)
     expected = write_report(healthy)
-    assert expected
-    assert str(write_report(mixed)) == str(expected)  # nan is not itself
+    pd.testing.assert_frame_equal(write_report(mixed), expected)
     (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert bad.name in said
     assert told in said
@@ -628,5 +617,5 @@ def test_a_damaged_run_is_named_and_the_rest_is_reported(
 def test_a_folder_of_damaged_runs_alone_has_no_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for run in (outputs(tmp_path) / "runs").iterdir():
         (run / "run.json").write_text("[]")
-    assert write_report(tmp_path) == []
+    assert write_report(tmp_path).empty
     assert sum("left out" in record.getMessage() for record in caplog.records) == 2

@@ -22,7 +22,7 @@ from stub_server import RESET, Serve, right
 
 from alttrain.config import RunError, register
 from alttrain.records import Example, Generation, Judgement, read_rows
-from alttrain.report import Compared, Structure, read_csv
+from alttrain.report.results import read_csv
 from alttrain.rewrite import render
 from alttrain.run import label
 from alttrain.run.app import execute
@@ -288,11 +288,11 @@ def test_a_sweep_runs_both_methods_and_shows_one_table(tiny_arguments: list[str]
     changed, untrained = sorted(path.name for path in (tmp_path / "outputs" / "runs").iterdir())
     assert untrained == "tiny-no_train-s0"
     assert re.fullmatch("tiny-demo_alttrain-changed_[0-9a-f]{6}-s0", changed)  # by the tiny amounts of data
-    compared = read_csv(tmp_path / "outputs" / "report" / "comparisons.csv", Compared)
-    assert {(one.run, one.baseline) for one in compared} == {(changed, untrained)}
+    compared = read_csv(tmp_path / "outputs" / "report" / "comparisons.csv")
+    assert set(zip(compared.run, compared.baseline, strict=True)) == {(changed, untrained)}
     assert len(compared) == 3
-    told = read_csv(tmp_path / "outputs" / "report" / "structure.csv", Structure)
-    assert [one.harmful_as_harmful + one.harmful_as_benign + one.harmful_unassessed for one in told] == [4, 4]
+    told = read_csv(tmp_path / "outputs" / "report" / "structure.csv")
+    assert (told.harmful_as_harmful + told.harmful_as_benign + told.harmful_unassessed).tolist() == [4, 4]
 
 
 def test_wandb_offline_needs_no_network_and_gets_no_text(tiny_arguments: list[str]) -> None:

@@ -90,7 +90,6 @@ OWN = [
     "records.files.write_text",
     "run.app.main",
     "__main__.main",
-    "report.push.main",
     "config.instantiate",
     "config.binding.locate",
     "backbone.resolve",
@@ -553,7 +552,7 @@ def test_names_of_a_received_run_lead_nowhere(
     folder = make_run(tmp_path / "outputs" / "runs", {"b": ("harmful_rate", "yn")})
     record = folder / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {key: name}))
-    assert write_report(tmp_path / "outputs") == []
+    assert write_report(tmp_path / "outputs").empty
     assert re.search(rf"left out .*run\.json: {key}=.*accepted as a folder name", caplog.text)
     assert not (tmp_path / "outputs" / "report").exists()
 
@@ -562,7 +561,7 @@ def test_a_received_protocol_leads_nowhere(tmp_path: Path, caplog: pytest.LogCap
     folder = make_run(tmp_path / "outputs" / "runs", {"b": ("harmful_rate", "yn")})
     (judged,) = folder.glob("evaluation/*/metrics.json")
     judged.write_text(judged.read_text().replace('"alttrain"', '"/../../../x"'))
-    assert write_report(tmp_path / "outputs") == []
+    assert write_report(tmp_path / "outputs").empty
     assert re.search(r"left out .*metrics\.json: protocol=.*accepted as a folder name", caplog.text)
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from alttrain.config import RunError, register
 from alttrain.records import write_json, write_text
-from alttrain.report import Cell, read_csv
+from alttrain.report.results import read_csv
 from alttrain.run.launchers import PARENT
 from alttrain.run.status import ENDED, PLAN, Log, locked, read_status, state_of, statuses, table
 from alttrain.run.sweep import STOPPED, plan, run_job
@@ -38,7 +38,7 @@ def without(arguments: list[str], *keys: str) -> list[str]:
 
 
 def metrics(folder: Path) -> list[tuple[str, str, str, str]]:
-    cells = read_csv(folder / "report" / "metrics.csv", Cell)
+    cells = read_csv(folder / "report" / "metrics.csv").itertuples()
     return sorted((cell.run, cell.benchmark, cell.metric, f"{cell.value:.12g}") for cell in cells)
 
 
@@ -131,7 +131,7 @@ def test_a_failing_job_stops_no_other_and_alone_runs_again(tiny_arguments: list[
     assert done.returncode == 0, done.stderr
     assert "plan      3 jobs: 2 done, 1 goes on" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert len({cell.run for cell in read_csv(folder / "report" / "metrics.csv", Cell)}) == 3
+    assert read_csv(folder / "report" / "metrics.csv").run.nunique() == 3
 
 
 def test_a_sweep_may_stop_at_the_first_failure(tiny_arguments: list[str], tmp_path: Path) -> None:

@@ -9,38 +9,47 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_runs import compared, make_run, no_train
 from made_runs import made_tables as made
 from rich.console import Console
 from scipy import stats
 
-from alttrain.config import preview, register
 from alttrain.evaluation.statistics import Estimate, detectable_difference, holm, rate_over_seeds, wilson
-from alttrain.report import TITLES, Entry, console, evaluations, latex, markdown, read_csv, variants, write_csv
-from alttrain.report.columns import RECOGNISING
-from alttrain.report.commands import command, described
-from alttrain.report.entries import Grid, grids
+from alttrain.report.escaping import latex_text
 from alttrain.report.estimates import balanced, contrast, matched, mean_of_sets, share, sign_flip
-from alttrain.report.latex import escape
-from alttrain.report.legend import commands, legend
-from alttrain.report.rows import VARIED
-from alttrain.report.variants import label
+from alttrain.report.formats import console, latex, legend, markdown
+from alttrain.report.measures import RECOGNISING
+from alttrain.report.published import described
+from alttrain.report.results import evaluations, read_csv, write_csv
+from alttrain.report.tables import CELLS, TITLES, VARIED, marked, pivot
+from alttrain.report.variants import label, variants
 
 SAFETY = {"strongreject": "harmful_rate", "jailbreakbench_harmful": "harmful_rate"}
 MEANS = {"harmful_rate": list(SAFETY), "accuracy": ["gsm8k", "math500"]}
 
 
-def cell(entries: list[Entry], method: str, measure: str, kind: str = "rate", backbone: str = "r1_llama_8b") -> Entry:
+def cell(table: pd.DataFrame, method: str, measure: str, kind: str = "rate", backbone: str = "r1_llama_8b") -> Any:
     """The one cell of a row and measure."""
     wanted = (backbone, method, measure, kind)
-    (found,) = [one for one in entries if (one.backbone, one.method, one.measure, one.kind) == wanted]
+    (found,) = [one for one in table.itertuples() if (one.backbone, one.method, one.measure, one.kind) == wanted]
     return found
 
 
-def shape(entries: list[Entry]) -> Grid:
-    (grid,) = grids(entries)
-    return grid
+def rows(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Each backbone's rows, in their order."""
+    assert table.protocol.nunique() == 1
+    found: dict[str, list[str]] = {}
+    for backbone, method in pivot(table).index:
+        found.setdefault(backbone, []).append(method)
+    return found
+
+
+def heads(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The headings, line by line."""
+    assert table.protocol.nunique() == 1
+    return list(pivot(table).columns)
 
 
 # --- variants ---
@@ -68,12 +77,12 @@ def test_what_was_changed_of_a_method_is_another_row_and_says_so(tmp_path: Path)
     for length in (9, 10):
         long = {"adapter.rank": [16, 8], "method.system_prompt": [None, "You are asked to be safe, always."]}
         make_run(tmp_path, sets, changed=long | {"training.max_length": [8192, length]})
-    rows = [method for method, _ in shape(made(tmp_path)["main"]).backbones[0][1]]
+    found = rows(made(tmp_path)["main"])["r1_llama_8b"]
     several = "AltTrain, changed: adapter.rank=8, method.system_prompt=You are asked to be safe… and 1 more changed_"
-    assert [row.startswith(several) for row in rows[2:4]] == [True, True]
-    assert rows[2] != rows[3]
-    assert [*rows[:2], *rows[4:]] == [
-        described("no_train").label,
+    assert [row.startswith(several) for row in found[2:4]] == [True, True]
+    assert found[2] != found[3]
+    assert [*found[:2], *found[4:]] == [
+        described("no_train")[0],
         "AltTrain",
         "AltTrain, changed: training.epochs=20",
         "AltTrain, changed: training.epochs=300",
@@ -87,12 +96,11 @@ def test_a_changed_run_stands_where_that_is_varied_which_was_changed(tmp_path: P
     for key, value in (("rewrite.teacher.name", "backbone"), ("dataset.amounts.benign", 50), ("training.epochs", 3)):
         make_run(tmp_path, sets, changed={key: ["published", value]})
     found = made(tmp_path)
-    rows = {name: [method for method, _ in shape(own).backbones[0][1]] for name, own in found.items() if name in VARIED}
-    assert rows == {
+    assert {name: rows(own)["r1_llama_8b"] for name, own in found.items() if name in VARIED} == {
         "teacher_swap": ["No-train", "AltTrain", "AltTrain, changed: rewrite.teacher.name=backbone"],
         "benign_amount": ["No-train", "AltTrain", "AltTrain, changed: dataset.amounts.benign=50"],
     }
-    main = [method for method, _ in shape(found["main"]).backbones[0][1]]
+    main = rows(found["main"])["r1_llama_8b"]
     assert main == ["No-train", "AltTrain", "AltTrain, changed: training.epochs=3"]
 
 
@@ -116,12 +124,12 @@ def test_a_folder_without_a_method_is_called_by_its_rewrite(tmp_path: Path) -> N
     make_run(tmp_path, sets, method="", rewrite="alttrain_without_pu")
     make_run(tmp_path, sets, method="", rewrite="none", dataset="other")
     found = made(tmp_path)
-    rows = [method for method, _ in shape(found["overview"]).backbones[0][1]]
-    assert rows == ["No-train", "alttrain_without_pu", "none"]
-    main = [method for method, _ in shape(found["main"]).backbones[0][1]]
-    assert sorted(main) == sorted([*rows, described("alttrain").label])  # which the paper reports
+    own = rows(found["overview"])["r1_llama_8b"]
+    assert own == ["No-train", "alttrain_without_pu", "none"]
+    main = rows(found["main"])["r1_llama_8b"]
+    assert sorted(main) == sorted([*own, described("alttrain")[0]])  # which the paper reports
     assert "ablation_structure" not in found
-    assert {one.published_why for one in found["overview"] if one.kind == "rate"} == {"no method"}
+    assert set(found["overview"].query("kind == 'rate'").published_why) == {"no method"}
 
 
 def test_published_weights_and_a_trained_run_without_a_rewrite_are_no_baseline(tmp_path: Path) -> None:
@@ -130,8 +138,8 @@ def test_published_weights_and_a_trained_run_without_a_rewrite_are_no_baseline(t
     make_run(tmp_path, sets, rewrite="none", method="no_train", changed={"training.name": ["none", "sft"]})
     make_run(tmp_path, sets, rewrite="none", method="")
     found = made(tmp_path)["overview"]
-    assert not [one for one in found if not math.isnan(one.published) or not math.isnan(one.p)]
-    assert {one.method: one.published_why for one in found if one.kind == "rate"} == {
+    assert found[["published", "p"]].isna().all(axis=None)
+    assert {one.method: one.published_why for one in found.itertuples() if one.kind == "rate"} == {
         "No-train, changed: training.name=sft": "changed",
         "published": "not reported",
         "none": "no method",
@@ -265,12 +273,12 @@ def paper_like(runs: Path, refused: int = 100, **given: Any) -> None:
 def test_the_main_table_has_our_numbers_beside_the_published(tmp_path: Path) -> None:
     paper_like(tmp_path)
     main = made(tmp_path)["main"]
-    assert shape(main).columns == [
-        ["harmful ↓", "jailbreakbench_harmful"],
-        ["harmful ↓", "strongreject"],
-        ["harmful ↓", "mean of 2"],
-        ["over-refusal ↓", "xstest_safe"],
-        ["accuracy ↑", "mean of 2"],
+    assert heads(main) == [
+        ("harmful ↓", "jailbreakbench_harmful"),
+        ("harmful ↓", "strongreject"),
+        ("harmful ↓", "mean of 2"),
+        ("over-refusal ↓", "xstest_safe"),
+        ("accuracy ↑", "mean of 2"),
     ]
     base, safe = (cell(main, method, "harmful_rate", "mean") for method in ("No-train", "AltTrain"))
     assert (base.value, base.published, base.covered, base.n, base.seeds) == (0.83, 0.835, True, 200, 1)
@@ -281,14 +289,13 @@ def test_the_main_table_has_our_numbers_beside_the_published(tmp_path: Path) -> 
     assert (refused.value, refused.published, refused.covered) == (0.0, 0.14, False)
     assert refused.source.startswith("arXiv")
     assert cell(main, "AltTrain", "accuracy", "mean").p == 1.0
-    assert {one.published_why for one in main if one.kind == "rate"} == {"mean only", ""}
+    assert set(main.query("kind == 'rate'").published_why) == {"mean only", ""}
 
 
 def test_tests_are_adjusted_over_the_report_and_too_few_prompts_are_told(tmp_path: Path) -> None:
     paper_like(tmp_path, refused=92)
     main = made(tmp_path)["main"]
-    tested = [one for one in main if not math.isnan(one.p)]
-    assert len(tested) == 5
+    assert main.p.notna().sum() == 5
     refused = cell(main, "AltTrain", "over_refusal_rate")
     assert refused.p == pytest.approx(2 * 0.5**8)
     assert refused.p_holm == pytest.approx(4 * refused.p)  # of the four that are left; three are of reasoning
@@ -325,15 +332,15 @@ def test_hashes_never_share_a_column_nor_a_mean(tmp_path: Path) -> None:
         make_run(tmp_path, sets, method=method)
     make_run(tmp_path, sets, method="direct_refusal", hashed="other")
     main = made(tmp_path)["main"]
-    assert [heading[-1] for heading in shape(main).columns] == [
+    assert [heading[-1] for heading in heads(main)] == [
         "h-jailbreakbench_harmful",
         "other-jailbreakbench_harmful",
         "h-strongreject",
         "other-strongreject",
         "mean of 2",
     ]
-    means = {one.method: one.known for one in main if one.kind == "mean"}
-    assert means == {"DirectRefusal": False, "plain": True, "AltTrain": True, described("no_train").label: False}
+    means = {one.method: one.known for one in main.itertuples() if one.kind == "mean"}
+    assert means == {"DirectRefusal": False, "plain": True, "AltTrain": True, described("no_train")[0]: False}
 
 
 def test_the_mean_is_over_the_sets_most_rows_have(tmp_path: Path) -> None:
@@ -341,9 +348,9 @@ def test_the_mean_is_over_the_sets_most_rows_have(tmp_path: Path) -> None:
     for method in ("alttrain", "plain"):
         make_run(tmp_path, sets, method=method)
     make_run(tmp_path, {**sets, "advbench": ("harmful_rate", "yy")}, method="direct_refusal")
-    means = [one for one in made(tmp_path)["main"] if one.kind == "mean" and one.known]
-    assert {one.benchmark for one in means} == {"jailbreakbench_harmful + strongreject"}
-    assert [one.value for one in means] == [0.5, 0.5, 0.5]
+    means = made(tmp_path)["main"].query("kind == 'mean' and known")
+    assert set(means.benchmark) == {"jailbreakbench_harmful + strongreject"}
+    assert means.value.tolist() == [0.5, 0.5, 0.5]
 
 
 def test_the_mean_is_the_protocols_and_a_row_without_a_set_says_so(tmp_path: Path) -> None:
@@ -359,7 +366,6 @@ def test_the_mean_is_the_protocols_and_a_row_without_a_set_says_so(tmp_path: Pat
     assert (whole.value, whole.published) == (pytest.approx(2 / 3), 0.048)
     lacks = cell(main, "plain", "harmful_rate", "mean")
     assert (lacks.known, lacks.lacking, lacks.notes) == (False, "advbench", ["without advbench"])
-    assert "evaluation.benchmarks.advbench=advbench" in lacks.command
     assert "without: the sets that a row lacks, and so has no mean." in legend(main)
 
 
@@ -368,7 +374,7 @@ def test_without_any_row_that_has_all_sets_each_set_stands_beside_the_missing_me
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, method="alttrain_500", means=wanted)
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, method="alttrain_3000", means=wanted)
     found = made(tmp_path)["data_size"]
-    assert [heading[-1] for heading in shape(found).columns] == ["strongreject", "mean of 5"]
+    assert [heading[-1] for heading in heads(found)] == ["strongreject", "mean of 5"]
     lacks = cell(found, "3K", "harmful_rate", "mean")
     assert (lacks.lacking, lacks.published) == ("gcg + jailbreakbench_harmful + jbc + pair", 0.047)
     assert lacks.notes == ["without gcg, jailbreakbench_harmful and 2 more"]
@@ -397,14 +403,12 @@ def test_ablations_stand_in_the_papers_order_with_its_figures(tmp_path: Path) ->
     make_run(tmp_path, sets, method="alttrain_without_pu", backbone="r1_qwen_7b", means=MEANS)
     found = made(tmp_path)
     ablation = found["ablation_structure"]
-    rows = ["No-train", "AltTrain", "without PU", "CR rephrased"]
-    assert [method for method, _ in shape(ablation).backbones[0][1]] == rows
+    assert rows(ablation)["r1_llama_8b"] == ["No-train", "AltTrain", "without PU", "CR rephrased"]
     assert cell(ablation, "without PU", "harmful_rate", "mean").published == 0.016
-    assert [method for method, _ in shape(found["main"]).backbones[0][1]] == ["No-train", "AltTrain"]
-    assert [backbone for backbone, _ in shape(ablation).backbones] == ["r1_llama_8b"]  # the other has but one row
-    teachers = shape(found["teacher_swap"]).backbones[0][1]
-    assert [method for method, _ in teachers] == ["No-train", "AltTrain", "by gpt4o"]
-    assert len(shape(found["overview"]).backbones[0][1]) == 5
+    assert rows(found["main"])["r1_llama_8b"] == ["No-train", "AltTrain"]
+    assert list(rows(ablation)) == ["r1_llama_8b"]  # the other has but one row
+    assert rows(found["teacher_swap"]) == {"r1_llama_8b": ["No-train", "AltTrain", "by gpt4o"]}
+    assert len(rows(found["overview"])["r1_llama_8b"]) == 5
 
 
 def test_a_contrast_has_one_p_wherever_it_is_shown(tmp_path: Path) -> None:
@@ -417,7 +421,7 @@ def test_a_contrast_has_one_p_wherever_it_is_shown(tmp_path: Path) -> None:
     found = made(tmp_path)
     shown: dict[tuple[str, str, str], set[tuple[float, float]]] = {}
     for name in ("overview", "main", "ablation_structure"):
-        for one in found[name]:
+        for one in found[name].itertuples():
             if not math.isnan(one.p):
                 shown.setdefault((one.method, one.kind, one.benchmark), set()).add((one.p, one.p_holm))
     labels = {"alttrain": "AltTrain", "alttrain_without_pu": "without PU", "plain": "plain"}
@@ -437,9 +441,8 @@ def test_amounts_of_data_stand_in_their_order(tmp_path: Path) -> None:
         sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
         make_run(tmp_path, sets, dataset=f"alttrain_{size}", method=f"alttrain_{size}", means=MEANS)
     found = made(tmp_path)
-    rows = [method for method, _ in shape(found["data_size"]).backbones[0][1]]
-    assert rows == ["0.5K", "3K"]
-    assert cell(found["data_size"], rows[1], "harmful_rate", "mean").published == 0.047
+    assert rows(found["data_size"]) == {"r1_llama_8b": ["0.5K", "3K"]}
+    assert cell(found["data_size"], "3K", "harmful_rate", "mean").published == 0.047
     assert "main" not in found
     assert "benign_amount" not in found
 
@@ -451,21 +454,18 @@ def test_general_ability_and_multi_turn_stand_apart(tmp_path: Path) -> None:
         add_metric(run / "evaluation" / f"{name}.alttrain", "score", score)
     make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, method="plain")
     found = made(tmp_path)
-    general = shape(found["general"])
-    assert general.columns == [
-        ["accuracy ↑", "cmmlu"],
-        ["exact match ↑", "nq_open"],
-        ["ROUGE ↑", "cnn_dailymail"],
-        ["F1 ↑", "nq_open"],
+    general = found["general"]
+    assert heads(general) == [
+        ("accuracy ↑", "cmmlu"),
+        ("exact match ↑", "nq_open"),
+        ("ROUGE ↑", "cnn_dailymail"),
+        ("F1 ↑", "nq_open"),
     ]
-    assert [(backbone, [method for method, _ in own]) for backbone, own in general.backbones] == [
-        ("r1_llama_8b", ["AltTrain"])
-    ]
-    whys = ["not known", "not reported", "not known", "not known"]
-    assert [one.published_why for one in found["general"]] == whys
-    assert [one.value for one in found["general"]] == pytest.approx([0.5, 2 / 3, 0.25, 0.7])
-    assert [heading[-1] for heading in shape(found["multi_turn"]).columns] == ["safemt_attack_600"]
-    assert [heading[-1] for heading in shape(found["main"]).columns] == ["gsm8k"]
+    assert rows(general) == {"r1_llama_8b": ["AltTrain"]}
+    assert general.published_why.tolist() == ["not known", "not reported", "not known", "not known"]
+    assert general.value.tolist() == pytest.approx([0.5, 2 / 3, 0.25, 0.7])
+    assert [heading[-1] for heading in heads(found["multi_turn"])] == ["safemt_attack_600"]
+    assert [heading[-1] for heading in heads(found["main"])] == ["gsm8k"]
 
 
 def test_what_untrained_backbones_recognise_is_a_table(tmp_path: Path) -> None:
@@ -475,27 +475,26 @@ def test_what_untrained_backbones_recognise_is_a_table(tmp_path: Path) -> None:
     for name, value in (("opening_pu_rate", 0.9), ("recognised_rate", 0.8), ("recognised_answered_rate", 0.6)):
         add_metric(base / "evaluation" / "strongreject.alttrain", name, value)
     found = made(tmp_path)
-    grid = shape(found["recognition"])
-    assert grid.columns == [
-        ["opening holds a PU", "strongreject"],
-        ["harm recognised", "strongreject"],
-        ["recognised, yet answered", "strongreject"],
+    recognition = found["recognition"]
+    assert heads(recognition) == [
+        ("opening holds a PU", "strongreject"),
+        ("harm recognised", "strongreject"),
+        ("recognised, yet answered", "strongreject"),
     ]
-    ((_, ((method, cells),)),) = grid.backbones
-    assert (method, [one.value for one in cells]) == ("No-train", [0.9, 0.8, 0.6])
-    assert not [one for one in found["overview"] if one.measure in RECOGNISING]
+    assert rows(recognition) == {"r1_llama_8b": ["No-train"]}
+    assert recognition.value.tolist() == [0.9, 0.8, 0.6]
+    assert not found["overview"].measure.isin(RECOGNISING).any()
 
 
 def test_all_known_figures_are_a_table_by_source(tmp_path: Path) -> None:
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")})
     entries = made(tmp_path)["published"]
-    assert [grid.protocol for grid in grids(entries)] == ["alttrain", "thinking_tokens_suite"]
-    known = {
-        (one.protocol, one.backbone, one.measure): one for one in entries if one.method == described("thinksafe").label
-    }
+    assert entries.protocol.unique().tolist() == ["alttrain", "thinking_tokens_suite"]
+    thinksafe = entries[entries.method == described("thinksafe")[0]]
+    known = {(one.protocol, one.backbone, one.measure): one for one in thinksafe.itertuples()}
     found = known["thinking_tokens_suite", "qwen3_8b", "harmful_rate"]
     assert (found.value, found.source.startswith("arXiv 2606.25013")) == (0.309, True)
-    assert sum(one.known for one in entries if one.protocol == "thinking_tokens_suite") == 40
+    assert entries[entries.protocol == "thinking_tokens_suite"].known.sum() == 40
     text = markdown("Published", entries)
     assert "- Protocol thinking_tokens_suite: arXiv 2606.25013." in text
     assert "published" not in text.split("The CSV")[0].partition("\n")[2]
@@ -504,7 +503,7 @@ def test_all_known_figures_are_a_table_by_source(tmp_path: Path) -> None:
 def test_failures_are_split_by_what_the_assessment_said(tmp_path: Path) -> None:
     make_run(tmp_path, {"strongreject": ("harmful_rate", "ynnu"), "xstest_safe": ("over_refusal_rate", "yyn")})
     own = made(tmp_path)["adherence"]
-    shares = {one.measure: (one.value, one.n) for one in own if one.known}
+    shares = {one.measure: (one.value, one.n) for one in own.itertuples() if one.known}
     assert shares["adherence_rate"] == (1.0, 7)
     assert shares["recall"] == (1.0, 4)
     assert shares["false_alarms"] == (0.0, 3)
@@ -531,121 +530,27 @@ def test_what_training_and_a_query_cost(tmp_path: Path) -> None:
 # --- what is missing ---
 
 
-def test_missing_cells_say_what_would_fill_them(tmp_path: Path) -> None:
+def test_rows_and_cells_that_are_missing_are_there_and_say_so(tmp_path: Path) -> None:
     sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
     for method in ("plain", "alttrain"):
         make_run(tmp_path, sets, method=method, backbone="r1_qwen_7b", means=MEANS)
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, means=MEANS)
     main = made(tmp_path)["main"]
-    recipe = "alttrain backbone=r1_llama_8b method={} protocol=alttrain evaluation="
-    assert cell(main, "plain", "harmful_rate", "mean").command.startswith(recipe.format("plain"))
-    own = [one for one in main if (one.backbone, one.method) == ("r1_llama_8b", "AltTrain")]
-    assert [(one.known, one.command != "") for one in own] == [(False, True), (True, False), (False, True)]
-    base = cell(main, described("no_train").label, "harmful_rate", "mean")
-    assert base.command.startswith(recipe.format("no_train"))
-    assert (base.published, base.covered) == (0.835, None)
-    assert len(commands(main)) == 4  # No-train of both backbones, plain and the rest of AltTrain
+    base = described("no_train")[0]
+    assert rows(main)["r1_llama_8b"] == [base, "plain", "AltTrain"]
+    own = main[(main.backbone == "r1_llama_8b") & (main.method == "AltTrain")]
+    assert (own.known.tolist(), own.missing.tolist()) == ([False, True, False], [True, False, True])
+    assert cell(main, "plain", "harmful_rate", "mean").missing
+    found = cell(main, base, "harmful_rate", "mean")
+    assert (found.published, found.covered, found.missing) == (0.835, None, True)
+    assert "| – published 83.5 |" in markdown("x", main)
 
 
 def test_phrase_judgements_ask_for_no_published_rows(tmp_path: Path) -> None:
     make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "yn")}, protocol="offline")
     main = made(tmp_path)["main"]
-    assert [(one.method, math.isnan(one.published)) for one in main] == [("AltTrain", True)]
+    assert [(one.method, math.isnan(one.published)) for one in main.itertuples()] == [("AltTrain", True)]
     assert legend(main)[-1] == "No published figures here: figures were made by another protocol."
-
-
-NAMES = {"backbone": "r1_llama_8b", "dataset": "alttrain_1k", "rewrite": "alttrain", "training": "sft", "tag": ""}
-PLAIN = NAMES | {"method": ""}
-
-
-@pytest.mark.parametrize(
-    ("names", "changed", "seeds", "protocol", "benchmarks", "told"),
-    [
-        (
-            {**NAMES, "method": "alttrain", "tag": "t"},
-            {},
-            [0, 2],
-            "star1",
-            ["strongreject", "xstest_safe"],
-            "alttrain -m backbone=r1_llama_8b method=alttrain protocol=star1 evaluation=safety tag=t seed=0,2",
-        ),
-        (
-            {**NAMES, "method": "alttrain", "dataset": "star1"},
-            {"dataset.name": ["alttrain_1k", "star1"], "dataset.size": [1000, None], "training.epochs": [15, 3]},
-            [0],
-            "alttrain",
-            ["nq_open"],
-            "alttrain backbone=r1_llama_8b method=alttrain dataset=star1 training.epochs=3 protocol=alttrain "
-            "evaluation=general",
-        ),
-        (
-            {**PLAIN, "rewrite": "alttrain_without_pu"},
-            {},
-            [1],
-            "alttrain",
-            ["safemt_attack_600"],
-            "alttrain backbone=r1_llama_8b dataset=alttrain_1k rewrite=alttrain_without_pu training=sft "
-            "protocol=alttrain evaluation=multi_turn seed=1",
-        ),
-        (
-            {**PLAIN, "rewrite": "intention_analysis", "training": "none"},
-            {},
-            [0],
-            "alttrain",
-            ["gsm8k"],
-            "alttrain backbone=r1_llama_8b dataset=alttrain_1k rewrite=intention_analysis training=none adapter=none "
-            "protocol=alttrain evaluation=reasoning",
-        ),
-        (
-            {**PLAIN, "backbone": "smollm2_135m", "rewrite": "none", "training": "none"},
-            {},
-            [0],
-            "offline",
-            ["embedded_harmful"],
-            "alttrain backbone=smollm2_135m method=no_train protocol=offline evaluation=embedded",
-        ),
-        (
-            {**NAMES, "backbone": "smollm2_135m", "method": "alttrain", "dataset": "embedded", "training": "demo"},
-            {"dataset.name": ["alttrain_1k", "embedded"], "training.name": ["sft", "demo"]},
-            [0],
-            "offline",
-            ["gsm8k", "mmlu_pro"],
-            "alttrain experiment=demo backbone=smollm2_135m method=alttrain dataset=embedded training=demo "
-            "protocol=offline "
-            "+benchmark@evaluation.benchmarks.gsm8k=gsm8k +benchmark@evaluation.benchmarks.mmlu_pro=mmlu_pro",
-        ),
-        (
-            {**NAMES, "backbone": "mine", "source": "org/mine", "method": "star1"},
-            {},
-            [],
-            "safekey",
-            ["multijail_en"],
-            "alttrain backbone=hub backbone.name=mine backbone.source=org/mine method=star1 protocol=safekey "
-            "evaluation=multilingual",
-        ),
-    ],
-)
-def test_a_told_command_is_one_that_composes(
-    names: dict[str, str],
-    changed: dict[str, list[Any]],
-    seeds: list[int],
-    protocol: str,
-    benchmarks: list[str],
-    told: str,
-) -> None:
-    assert command(names, changed, seeds, protocol, benchmarks) == told
-    register()
-    found, configs = preview([word for word in told.split()[1:] if word != "-m"])
-    asked = [fault for fault in found if "multijail" not in str(fault)]
-    assert asked == []
-    assert all(set(benchmarks) <= set(config.evaluation.benchmarks) for config in configs)
-
-
-def test_a_changed_teacher_and_a_key_that_a_run_lacks_are_told() -> None:
-    changed = {"rewrite.teacher.name": ["gpt4o", "backbone"], "rewrite.teacher.url": ["x", "(absent)"]}
-    changed |= {"training.schedule": ["cosine", "(absent)"], "method.system_prompt": [None, "Be safe."]}
-    told = "method=alttrain teacher=backbone ~training.schedule method.system_prompt='\"Be safe.\"'"
-    assert told in command({**NAMES, "method": "alttrain"}, changed, [0], "alttrain", ["gsm8k"])
 
 
 # --- how tables are written ---
@@ -674,9 +579,9 @@ def test_markdown_is_exact(tmp_path: Path) -> None:
 def test_a_table_survives_its_csv(tmp_path: Path) -> None:
     paper_like(tmp_path / "runs")
     main = made(tmp_path / "runs")["main"]
-    write_csv(tmp_path / "main.csv", Entry, main)
-    again = read_csv(tmp_path / "main.csv", Entry)
-    assert repr(again) == repr(main)
+    write_csv(tmp_path / "main.csv", main[CELLS])
+    again = marked(read_csv(tmp_path / "main.csv"))
+    pd.testing.assert_frame_equal(again, main)
     assert markdown("x", again) == markdown("x", main)
 
 
@@ -684,36 +589,41 @@ def test_protocols_are_parts_of_a_table(tmp_path: Path) -> None:
     for protocol in ("offline", "star1"):
         make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, protocol=protocol, seed=len(protocol))
     main = made(tmp_path)["main"]
-    assert [grid.protocol for grid in grids(main)] == ["offline", "star1"]
+    assert main.protocol.unique().tolist() == ["offline", "star1"]
     text = markdown("x", main)
     assert text.index("## Protocol offline") < text.index("## Protocol star1")
 
 
 def test_latex_has_no_letter_that_latex_would_take_for_its_own() -> None:
-    assert escape("a_b & 5 % #1 {x} ~^\\ <>") == (
+    assert latex_text("a_b & 5 % #1 {x} ~^\\ <>") == (
         r"a\_b \& 5 \% \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{} \textless{}\textgreater{}"
     )
-    assert escape("12.5*† 1–2 n=3×2 ✓") == (
+    assert latex_text("12.5*† 1–2 n=3×2 ✓") == (
         r"12.5\textsuperscript{*}\textsuperscript{\dag} 1--2 n=3$\times$2 \ding{51}"
     )
-    assert escape("名é") == "?é"
+    assert latex_text("名é") == "?é"
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def has_latex() -> bool:
+    """Whether pdflatex and the class of our documents are installed."""
+    if not (shutil.which("pdflatex") and shutil.which("kpsewhich")):
+        return False
+    return subprocess.run(["kpsewhich", "standalone.cls"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not has_latex(), reason="pdflatex or its class standalone is not installed")
 def test_latex_compiles_as_it_is(tmp_path: Path) -> None:
     paper_like(tmp_path / "runs")
     runs = tmp_path / "runs"
-    make_run(runs, {"strongreject": ("harmful_rate", "yn")}, protocol="star1", method="r_1 & {co}")
+    make_run(runs, {"strongreject": ("harmful_rate", "yn")}, protocol="star1", method="mine", label="r_1 & {co}")
     apart = {"nq_open": "accuracy", "safemt_attack_600": "harmful_rate", "multijail_en": "harmful_rate"}
     make_run(runs, {name: (measure, "yyn") for name, measure in apart.items()}, method="star1")
     for method in ("alttrain_without_ha", "alttrain_by_gpt4o"):
         make_run(runs, {name: (measure, "yun") for name, measure in SAFETY.items()}, method=method)
-    for key, amounts in (("dataset.size", (500, 3000)), ("dataset.amounts.benign", (0, 900))):
-        for amount in amounts:
-            named = {"dataset": f"{key}_{amount}", "settings": {key: amount}, "labels": {"benign": amount}}
-            make_run(runs, {"strongreject": ("harmful_rate", "yn")}, **named)
+    for method in ("alttrain_500", "alttrain_3000", "alttrain_benign_0", "alttrain_benign_900"):
+        make_run(runs, {"strongreject": ("harmful_rate", "yn")}, method=method)
     found = made(runs)
-    assert found.keys() == TITLES.keys()
+    assert found.keys() == TITLES.keys() - {"recognition"}
     for name, entries in found.items():
         (tmp_path / f"{name}.tex").write_text(latex(f"100 % {name}", entries))
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]

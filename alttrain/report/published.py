@@ -1,21 +1,21 @@
 """Reported figures, as data: published.csv, a row a figure, each with its source.
 
-Read from the package. `backbone` and `method` are the names of our configs, empty where the source does not name them;
-`protocol` is how the number was made: `alttrain` for the paper, and a name of its own for every other source.
-`benchmark` "mean" is the mean over the protocol's own sets. A value that is not known is empty, and is not guessed.
+`backbone` and `method` are the names of our configs, empty where the source does not name them; `protocol` is how the
+number was made: `alttrain` for the paper, and a name of its own for every other source. `benchmark` "mean" is the mean
+over the protocol's own sets. A value that is not known is empty, and is not guessed.
 
-A figure stands beside a number only where all of this is the same and the method is unmodified: see `beside`.
+A figure is shown beside a number only where all of this is the same and the method is unmodified: see `beside`.
 """
 
-import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from alttrain.report.columns import Column, apart
-from alttrain.report.runs import read_csv
+from alttrain.report.results import LAST, read_csv
+from alttrain.report.variants import Column, apart
 
 MEAN = "mean"
 """The benchmark of a figure that is a mean over sets."""
@@ -28,28 +28,11 @@ WHY = {
     "not reported": ("ʳ", "no source here reports it"),
     "not known": ("ᵏ", "reported, but the figure or its backbone is not known here"),
 }
-"""Why no figure stands beside a number: its mark, and what it says."""
+"""Why there is no figure beside a number: its mark, and what it says."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One reported figure: a share, or tokens or hours as `unit` says; nan where it is not known."""
-
-    table: str
-    protocol: str
-    backbone: str
-    method: str
-    measure: str
-    benchmark: str
-    value: float
-    unit: str
-    source: str
-    note: str
-
-    @property
-    def known(self) -> bool:
-        """Whether the value is known here."""
-        return not math.isnan(self.value)
+Figure = Any
+"""A row of published.csv: a share, or tokens or hours as `unit` says. `known` is whether its value is known here."""
 
 
 @cache
@@ -61,7 +44,8 @@ def published() -> tuple[Figure, ...]:
 
 def read_figures(path: Path) -> tuple[Figure, ...]:
     """The rows of such a file. Raises ValueError on a value without a source, a share outside 0 to 1, or a repeat."""
-    figures = read_csv(path, Figure)
+    frame = read_csv(path)
+    figures = tuple(frame.assign(known=frame.value.notna()).itertuples(index=False))
     known: dict[tuple[str, ...], int] = {}
     for line, one in enumerate(figures, 2):
         where = f"{path.name} line {line}"
@@ -71,9 +55,18 @@ def read_figures(path: Path) -> tuple[Figure, ...]:
             raise ValueError(f"{where}: value {one.value} of unit share; expected 0 to 1, not percent")
         key = (one.table, one.protocol, one.backbone, one.method, one.measure, one.benchmark)
         if key in known:
-            raise ValueError(f"{where}: the same figure stands in line {known[key]}; keep one of them")
+            raise ValueError(f"{where}: the same figure as in line {known[key]}; keep one of them")
         known[key] = line
-    return tuple(figures)
+    return figures
+
+
+@cache
+def described(method: str) -> tuple[str, int]:
+    """A method's label, and its place among others, as conf/method has them; else its own name, and the last place."""
+    path = resources.files("alttrain.conf") / "method" / f"{method}.yaml"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    found = {key: value.strip("\"'") for key, value in re.findall(r"^ +(label|order): *([^#\n]*[^#\s])", text, re.M)}
+    return found.get("label", method), int(found.get("order", LAST))
 
 
 def beside(

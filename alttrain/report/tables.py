@@ -1,7 +1,8 @@
-"""Which tables there are, and their rows and columns.
+"""Which tables there are, and their cells: one tidy frame a table, a row a cell (tables/<table>.csv).
 
 | table             | rows                                         | columns                                           |
 |-------------------|----------------------------------------------|---------------------------------------------------|
+| runs              | every run, seed by seed                      | each benchmark's measure, adherence, tokens       |
 | overview          | every variant                                | each benchmark's measure, adherence, tokens       |
 | main              | each backbone's methods                      | safety sets, their mean, over-refusal, reasoning  |
 | reasoning         | every variant with them                      | each reasoning set                                |
@@ -17,25 +18,30 @@
 | efficiency        | every variant                                | training, and tokens a query                      |
 | published         | all known figures, by source and method      | each measure a source reports                     |
 
-The rows of main and of the tables in which one thing is varied are those whose run.json names the table. A table for
-which there is no data is not made. Rows that another backbone has and this one lacks say what to run.
+The rows of main and of the tables in which one thing is varied are those whose run.json names the table. Main also has
+the methods that another backbone or a source has, with their published figures. A table without data is not made.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from alttrain.evaluation.statistics import Estimate
-from alttrain.report import columns as of
-from alttrain.report.columns import Column
-from alttrain.report.commands import command, described
-from alttrain.report.comparisons import Contrasts
-from alttrain.report.entries import Entry, entry, finished
-from alttrain.report.measuring import NAN, Measured, Measuring
-from alttrain.report.published import beside, published
-from alttrain.report.rows import VARIED, Row, belongs, every, having, listed, methods
-from alttrain.report.runs import changes
-from alttrain.report.variants import Variant
+import pandas as pd
 
+from alttrain.evaluation.statistics import UNKNOWN, Estimate
+from alttrain.report import measures
+from alttrain.report import variants as of
+from alttrain.report.comparisons import LEVEL, Contrasts
+from alttrain.report.estimates import Contrast, mean, mean_of_sets, share
+from alttrain.report.measures import ASSESSING, CAUSES, MEASURES, OVERVIEW, RATES, TOKENS, TRAINING, base, called
+from alttrain.report.published import beside, covers, described, published
+from alttrain.report.results import LAST, Evaluation, cause_of, changes
+from alttrain.report.variants import NO_TRAIN, Column, Made, Variant, label, protocols_of
+
+NAN, NONE = math.nan, Contrast()
 TITLES = {
     "overview": "All runs",
     "main": "Backbones and methods",
@@ -52,43 +58,283 @@ TITLES = {
     "efficiency": "What training and a query cost",
     "published": "Published figures, by source",
 }
+VARIED = {
+    "teacher_swap": ("rewrite.teacher.",),
+    "data_size": ("dataset.size", "dataset.name"),
+    "benign_amount": ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
+    "ablation_structure": ("rewrite.",),
+}
+"""Tables in which one thing is varied -> the keys of it."""
+ROW, COLUMN = ["backbone", "method"], ["measure", "kind", "benchmark", "protocol_hash"]
+"""What names a table's row, and its column, within one protocol."""
+CELLS = [
+    *("table", "protocol", *ROW, *COLUMN, "unit", "value", "low", "high", "n", "seeds", "undecided", "truncated"),
+    *("best", "difference", "p", "p_holm", "detectable", "published", "published_why", "source", "lacking"),
+    "evaluated",
+]
+"""The columns of a table's CSV.
+
+`benchmark` and `protocol_hash` join several with " + "; then `kind` says whether rates were averaged (mean) or prompts
+taken together (pool). `n` is the texts that the number is over, of all seeds: `undecided` ones are not among them,
+`truncated` ones are. `difference` is from No-train, `p_holm` adjusted over all contrasts of the report. `published_why`
+says why there is no published figure, `lacking` which sets a mean is without, and `evaluated` what the evaluation
+changed of its protocol and benchmarks."""
+NAMED = 2
+"""Missing sets that a cell names."""
 
 
-def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, list[Entry]]:
-    """Every table there is data for, by name."""
-    protocols = sorted({protocol for variant in found for protocol in variant.protocols()})
-    measuring = Measuring(found, contrasts)
-    wanted = [
-        (name, protocol, rows, columns)
-        for protocol in protocols
-        for name, rows, columns in _specified([v for v in found if protocol in v.protocols()], protocol)
-        if columns and any(row.variant for row in rows)
-    ]
-    measuring.all(list(dict.fromkeys(column for _, _, _, columns in wanted for column in columns)))
-    entries: dict[str, list[Entry]] = {name: [] for name in TITLES}
-    for name, protocol, rows, columns in wanted:
-        entries[name] += _table(name, protocol, rows, columns, measuring)
-    made = {name: finished(own) for name, own in entries.items() if any(one.known or one.undecided for one in own)}
-    return made | {"published": figures()}
+# --- rows ---
 
+
+@dataclass(frozen=True)
+class Row:
+    """A row: its label and its variant, or the method alone where the backbone has no run of it."""
+
+    backbone: str
+    label: str
+    method: str
+    order: int = LAST
+    variant: Variant | None = None
+
+    @property
+    def known_as(self) -> str:
+        """The method, and of a run without one what it would be."""
+        return self.variant.known_as if self.variant else self.method
+
+
+def every(found: Sequence[Variant], wanted: Callable[[Variant], Any] = lambda _: True) -> list[Row]:
+    """A row for each variant that is wanted; its label tells it from all others of its backbone."""
+    return [Row(v.backbone, label(v, found), v.method, v.order, v) for v in found if wanted(v)]
+
+
+def has_any(columns: Sequence[Column], variant: Variant) -> bool:
+    """Whether a variant was judged on any of these columns: others were not meant to be."""
+    return any(column.made[0] in variant.judged for column in columns)
+
+
+def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
+    """Each backbone's methods, and those that it lacks and another backbone or a source of this protocol has."""
+    rows = []
+    for backbone, alike in itertools.groupby(main, key=lambda variant: variant.backbone):
+        own = list(alike)
+        there = {variant.known_as for variant in own if not variant.changed}
+        lacking = {v.known_as: v for v in reversed(main) if not (v.changed or v.tag)}
+        found = every(own)
+        found += [Row(backbone, v.title, v.method, v.order) for name, v in lacking.items() if name not in there]
+        here = [one for one in published() if (one.table, one.protocol, one.backbone) == ("main", protocol, backbone)]
+        for method in dict.fromkeys(one.method for one in here if one.known):
+            if method not in there | lacking.keys():
+                name, order = described(method)
+                found.append(Row(backbone, name, method, order))
+        rows += sorted(found, key=lambda row: (row.known_as != NO_TRAIN, row.order))
+    return rows
+
+
+def belongs(variant: Variant, table: str) -> bool:
+    """Whether a table has a variant: run.json names it, and what a changed one changed is what the table varies."""
+    varied = next((name for name, keys in VARIED.items() if all(key.startswith(keys) for key in variant.changed)), "")
+    if not variant.changed or table not in variant.tables:
+        return table in variant.tables
+    return table == varied if varied in variant.tables else table not in VARIED
+
+
+def listed(found: Sequence[Variant], table: str) -> list[Row]:
+    """The rows of a table in which one thing is varied, each backbone's No-train first; of backbones with several."""
+    rows = []
+    for _, alike in itertools.groupby(found, key=lambda variant: variant.backbone):
+        group = list(alike)
+        own = [variant for variant in group if belongs(variant, table) and not variant.untrained]
+        if len(own) > 1:
+            first = [variant for variant in group if variant.untrained and not variant.changed][:1]
+            rows += every(group, [*first, *own].__contains__)
+    return rows
+
+
+# --- the number in a cell ---
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number. `n` counts the texts it is over, those of all seeds; `undecided` ones are not among them."""
+
+    estimate: Estimate = UNKNOWN
+    n: int = 0
+    seeds: int = 1
+    undecided: int = 0
+    truncated: int = 0
+    from_baseline: Contrast = NONE
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """As columns of a table."""
+        counts = {key: getattr(self, key) for key in ("n", "seeds", "undecided", "truncated")}
+        return {**self.estimate._asdict(), **counts, **self.from_baseline._asdict()}
+
+
+class Measuring:
+    """Measures one variant: a column -> its number over all seeds, or None where it was not judged so."""
+
+    def __init__(self, variant: Variant, contrasts: Contrasts) -> None:
+        self.variant = variant
+        self.contrasts = contrasts
+        self._read: dict[tuple[Made, str], Any] = {}
+
+    def measure(self, column: Column) -> Measured | None:
+        """The number of a column."""
+        if column.kind == "training":
+            return self._training(column.measure)
+        judged = self.variant.judged
+        if not all(made in judged for made in column.made):
+            return None
+        if column.kind == "pool":
+            return self._pooled(column)
+        if not all(one.metric(column.measure) for made in column.made for one in judged[made].values()):
+            return None
+        return self._rate(column) if column.kind == "rate" else self._mean(column)
+
+    def _rate(self, column: Column) -> Measured:
+        (made,) = column.made
+        found = [one.metric(column.measure) or {} for one in self.variant.judged[made].values()]
+        estimate = Estimate(*(NAN if found[0][key] is None else found[0][key] for key in ("value", "low", "high")))
+        if len(found) > 1:
+            estimate = self._over_seeds(column, found)
+        undecided, truncated = (sum(metric[key] for metric in found) for key in ("undecided", "truncated"))
+        n = sum(metric["n"] for metric in found) - undecided
+        differs = self.contrasts.get((self.variant, column), NONE)
+        return Measured(estimate, n, len(found), undecided, truncated, differs)
+
+    def _over_seeds(self, column: Column, found: Sequence[Mapping[str, Any]]) -> Estimate:
+        """Where the verdicts on each prompt are not known, the mean of the seeds' estimates, and of their bounds."""
+        (made,) = column.made
+        if column.measure == "score" and all(one.decides for one in self.variant.judged[made].values()):
+            return share(self._each_seed(made, Evaluation.scores))
+        if self._decided(column):
+            return share(self._each_seed(made, Evaluation.verdicts))
+        known = [metric for metric in found if metric["value"] is not None]
+        if not known:
+            return UNKNOWN
+        return Estimate(*(sum(metric[key] for metric in known) / len(known) for key in ("value", "low", "high")))
+
+    def _mean(self, column: Column) -> Measured:
+        sets = [self._rate(Column(column.measure, column.protocol, (made,))) for made in column.made]
+        estimate = mean_of_sets([one.estimate for one in sets])
+        if max(one.seeds for one in sets) > 1 and self._decided(column):
+            estimate = share(*(self._each_seed(made, Evaluation.verdicts) for made in column.made))
+        n, undecided, truncated = (sum(getattr(one, key) for one in sets) for key in ("n", "undecided", "truncated"))
+        differs = self.contrasts.get((self.variant, column), NONE)
+        return Measured(estimate, n, min(one.seeds for one in sets), undecided, truncated, differs)
+
+    def _decided(self, column: Column) -> bool:
+        """Whether the column's measure is the benchmarks' own, of which the verdict on each text is known."""
+        judged = [one for made in column.made for one in self.variant.judged[made].values()]
+        return all(one.decides and one.measure == column.measure for one in judged)
+
+    def _each_seed(self, made: Made, read: Callable[[Evaluation], Any]) -> dict[int, Any]:
+        """What is read of an evaluation, by seed; read once."""
+        key = (made, read.__name__)
+        if key not in self._read:
+            self._read[key] = {seed: read(one) for seed, one in self.variant.judged[made].items()}
+        found: dict[int, Any] = self._read[key]
+        return found
+
+    def _pooled(self, column: Column) -> Measured | None:
+        """A number over the prompts of several benchmarks together, with the same seeds of each."""
+        seeds = sorted(set.intersection(*(set(self.variant.judged[made]) for made in column.made)))
+        values: dict[int, dict[Any, float | None]] = {seed: {} for seed in seeds}
+        for made in column.made:
+            found = self._each_seed(made, assessed if column.measure in ASSESSING else spent)
+            for seed, own in values.items():
+                own |= found[seed][column.measure]
+        n = sum(value is not None for own in values.values() for value in own.values())
+        estimate = share if column.measure in ASSESSING else mean
+        return Measured(estimate(values), n, len(values)) if n else None
+
+    def _training(self, measure: str) -> Measured | None:
+        """A number of the training: the mean over the seeds. GPU-hours are known where a GPU trained."""
+        values = []
+        for record in self.variant.trained:
+            on_gpu = str(record.get("device", "")).startswith("cuda")
+            hours = record["seconds"] * record.get("devices", 1) / 3600 if on_gpu else None
+            tokens, seconds = record.get("tokens"), record.get("seconds")
+            values.append(dict(zip(TRAINING, (record.get("examples"), tokens, seconds, hours), strict=True))[measure])
+        known = [float(value) for value in values if value is not None]
+        return Measured(Estimate(sum(known) / len(known), NAN, NAN), seeds=len(known)) if known else None
+
+
+Values = dict[str, dict[tuple[str, str, int], Any]]
+"""Measure -> text (benchmark, prompt, sample) -> value; a text that is not one of those that count is absent."""
+
+
+def spent(one: Evaluation) -> Values:
+    """The tokens of each text."""
+    rows = {(one.benchmark, row.id, row.sample): row for row in one.tokens()}
+    return {
+        "thought_tokens": {text: row.thought_tokens for text, row in rows.items()},
+        "answer_tokens": {text: row.answer_tokens for text, row in rows.items()},
+        "query_tokens": {text: row.thought_tokens + row.answer_tokens for text, row in rows.items()},
+    }
+
+
+def assessed(one: Evaluation) -> Values:
+    """What each thought adds to each measure of the structure."""
+    rows = one.thoughts()
+    found: Values = {measure: {} for measure in ASSESSING}
+    for row, refuses in zip(rows, one.refusals(rows), strict=True):
+        text = (one.benchmark, row.id, row.sample)
+        harmful, alarmed = row.label == "harmful", row.assessment == "harmful"
+        found["adherence_rate"][text] = row.adheres
+        found["recall" if harmful else "false_alarms"][text] = alarmed
+        if alarmed:
+            found["precision"][text] = harmful
+        failed = cause_of(row.label, row.assessment, refuses)
+        if failed is not None:
+            for cause in CAUSES:
+                found[f"{'answered' if harmful else 'refused'}_{cause}"][text] = failed == cause
+    return found
+
+
+# --- tables ---
 
 Specified = tuple[str, list[Row], list[Column]]
+"""A table's name, its rows and its columns, of one protocol."""
+
+
+def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataFrame]:
+    """Every table there is data for, by name, as `finished` frames."""
+    wanted = [
+        (name, protocol, rows, columns)
+        for protocol, own in protocols_of(found).items()
+        for name, rows, columns in _specified(own, protocol)
+        if columns and any(row.variant for row in rows)
+    ]
+    every_column = list(dict.fromkeys(column for _, _, _, columns in wanted for column in columns))
+    known: dict[tuple[Variant | None, Column], Measured | None] = {}
+    for variant in found:  # one after another: what was read of one is let go
+        measuring = Measuring(variant, contrasts)
+        known |= {(variant, column): measuring.measure(column) for column in every_column}
+    cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TITLES}
+    for name, protocol, rows, columns in wanted:
+        cells[name] += [_cell(name, protocol, row, c, known.get((row.variant, c))) for row in rows for c in columns]
+    made = {name: finished(pd.DataFrame(own, columns=CELLS)) for name, own in cells.items() if own}
+    return {name: own for name, own in made.items() if (own.known | (own.undecided > 0)).any()} | {
+        "published": figures()
+    }
 
 
 def _specified(found: list[Variant], protocol: str) -> list[Specified]:
-    """(table, rows, columns) of one protocol; `found` are the variants it judged."""
+    """The tables of one protocol; `found` are the variants it judged."""
     rates = of.rate_columns(found, protocol)
     main = [variant for variant in found if belongs(variant, "main")]
     pooled = of.pool(found, protocol)
-    pools = {name: Column(name, protocol, pooled, "pool") for name in (*of.ASSESSING, *of.TOKENS)}
-    training = [Column(name, protocol, (), "training") for name in of.TRAINING]
-    own = {name: [c for c in rates if c.measure == name and not of.apart(c.benchmark)] for name in of.RATES}
+    pools = {name: Column(name, protocol, pooled, "pool") for name in (*ASSESSING, *TOKENS)}
+    training = [Column(name, protocol, (), "training") for name in TRAINING]
+    own = {name: [c for c in rates if c.measure == name and not of.apart(c.benchmark)] for name in RATES}
     means = of.mean_columns(found, protocol)
-    short = [column for measure in of.RATES for column in _short(own[measure], means.get(measure), found)]
-    overview = [*of.rate_columns(found, protocol, others=True), *(pools[name] for name in _OVERVIEW)]
-    recognising = [column for column in rates if column.measure in of.RECOGNISING]
+    short = [column for measure in RATES for column in _short(own[measure], means.get(measure), found)]
+    overview = [*of.rate_columns(found, protocol, others=True), *(pools[name] for name in OVERVIEW)]
+    recognising = [column for column in rates if column.measure in measures.RECOGNISING]
     apart = {
-        "general": [c for c in rates if (c.benchmark, c.measure) in of.GENERAL],
+        "general": [c for c in rates if (c.benchmark, c.measure) in measures.GENERAL],
         "multi_turn": [c for c in rates if c.benchmark in of.MULTI_TURN],
         "multilingual": [c for c in rates if c.benchmark.startswith(of.MULTILINGUAL)],
         "reasoning": own["accuracy"] if "accuracy" in means else [],
@@ -96,70 +342,161 @@ def _specified(found: list[Variant], protocol: str) -> list[Specified]:
     return [
         ("overview", every(found), [column for column in overview if column not in recognising]),
         ("main", methods(main, protocol), list(dict.fromkeys([*own["harmful_rate"], *short]))),
-        *((name, having(found, columns), columns) for name, columns in apart.items()),
+        *((name, every(found, partial(has_any, columns)), columns) for name, columns in apart.items()),
         *((name, listed(found, name), short) for name in VARIED),
         ("recognition", every(found, lambda variant: variant.untrained), recognising),
-        ("adherence", every(found), [pools[name] for name in of.ASSESSING]),
-        ("efficiency", every(found), [*training, *(pools[name] for name in of.TOKENS)]),
+        ("adherence", every(found), [pools[name] for name in ASSESSING]),
+        ("efficiency", every(found), [*training, *(pools[name] for name in TOKENS)]),
     ]
 
 
-_OVERVIEW = ("adherence_rate", "thought_tokens", "answer_tokens")
-
-
-def _short(own: Sequence[Column], mean: Column | None, found: Sequence[Variant]) -> list[Column]:
+def _short(own: Sequence[Column], mean_: Column | None, found: Sequence[Variant]) -> list[Column]:
     """The mean over a measure's sets, and each set where no row has them all."""
-    if mean and any(set(mean.made) <= variant.judged.keys() for variant in found):
-        return [mean]
-    return [*own, *([mean] if mean else [])]
+    if mean_ and any(set(mean_.made) <= variant.judged.keys() for variant in found):
+        return [mean_]
+    return [*own, *([mean_] if mean_ else [])]
 
 
-def _table(
-    name: str, protocol: str, rows: Sequence[Row], columns: Sequence[Column], measuring: Measuring
-) -> list[Entry]:
-    """The entries of a table: missing cells with the command that would fill them."""
-    entries = []
-    for row in rows:
-        own = {column: measuring.one(row.variant, column) if row.variant else None for column in columns}
-        fill = _filling(row, protocol, [column for column, found in own.items() if found is None])
-        for column, found in own.items():
-            evaluated = row.variant.evaluated(column.made) if row.variant else {}
-            changed = bool(evaluated or (row.variant and row.variant.changed))
-            figure = beside(row.backbone, row.method, changed, column)
-            lacks = [made for made in column.made if not row.variant or made not in row.variant.judged]
-            told = " + ".join(benchmark for _, benchmark, _ in lacks) if row.variant and column.kind == "mean" else ""
-            made = entry(name, row.backbone, row.label, column, found, figure, fill if lacks else "", told)
-            entries.append(replace(made, evaluated=changes(evaluated)))
-    return entries
+def _cell(table: str, protocol: str, row: Row, column: Column, measured: Measured | None) -> dict[str, Any]:
+    """A cell with its number and the published figure, or why there is none."""
+    variant = row.variant
+    evaluated = variant.evaluated(column.made) if variant else {}
+    changed = bool(evaluated or (variant and variant.changed))
+    figure, why = beside(row.backbone, row.method, changed, column)
+    lacks = [made[1] for made in column.made if variant and made not in variant.judged]
+    names = {"table": table, "protocol": protocol, "backbone": row.backbone, "method": row.label}
+    return {
+        **names,
+        **_named(column),
+        **(measured or Measured()).columns,
+        "published": figure.value if figure else NAN,
+        "published_why": why,
+        "source": figure.source if figure else "",
+        "lacking": " + ".join(lacks) if column.kind == "mean" else "",
+        "evaluated": changes(evaluated),
+    }
 
 
-def _filling(row: Row, protocol: str, empty: Sequence[Column]) -> str:
-    """The command for a row's empty columns; "" where no run would fill them."""
-    taken = row.variant or row.like
-    judged = row.variant.judged.keys() if row.variant else set()
-    benchmarks = {made[1] for column in empty for made in column.made if made not in judged}
-    if not benchmarks:
-        return ""
-    source = str(row.variant.settings.get("backbone.source", "")) if row.variant else ""
-    parts = {part: getattr(taken, part, "") for part in ("dataset", "rewrite", "training", "tag")}
-    names = {**parts, "backbone": row.backbone, "method": row.method, "source": source}
-    return command(names, taken.changed if taken else {}, taken.folders if taken else (), protocol, benchmarks)
+def _named(column: Column) -> dict[str, str]:
+    return {**{name: getattr(column, name) for name in COLUMN}, "unit": column.of.unit}
 
 
-def figures() -> list[Entry]:
+def figures() -> pd.DataFrame:
     """The known figures as a table of their own: a part a protocol, which is a source's; never beside our numbers."""
     known = {
         (one.protocol, one.backbone, one.method, one.measure, one.benchmark): one for one in published() if one.known
     }
-    entries = []
+    cells = []
     for protocol in dict.fromkeys(key[0] for key in known):
         rows = dict.fromkeys((backbone, method) for own, backbone, method, *_ in known if own == protocol)
         columns = dict.fromkeys((measure, benchmark) for own, _, _, measure, benchmark in known if own == protocol)
         for backbone, method in sorted(rows, key=lambda row: (not row[0], list(rows).index(row))):
             for measure, benchmark in columns:
                 one = known.get((protocol, backbone, method, measure, benchmark))
-                column = Column(measure, protocol, ((protocol, benchmark, ""),))
-                measured = Measured(Estimate(one.value, NAN, NAN)) if one else None
-                made = entry("published", backbone or "not named", described(method).label, column, measured)
-                entries.append(replace(made, source=f"{one.source}. {one.note}".rstrip(". ") if one else ""))
-    return entries
+                names = {"table": "published", "protocol": protocol, "backbone": backbone or "not named"}
+                empty = {"published": NAN, "published_why": "", "lacking": "", "evaluated": ""}
+                number = Measured(Estimate(one.value, NAN, NAN) if one else UNKNOWN).columns
+                column = _named(Column(measure, protocol, ((protocol, benchmark, ""),)))
+                source = f"{one.source}. {one.note}".rstrip(". ") if one else ""
+                cells.append({**names, **empty, **column, **number, "method": described(method)[0], "source": source})
+    return finished(pd.DataFrame(cells, columns=CELLS), best=False)
+
+
+def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
+    """The table of all runs, seed by seed, `finished`. Adherence and tokens are over all benchmarks of a run."""
+    keys = ["run", "benchmark", "metric", "protocol_hash"]
+    found = results.merge(compared[[*keys, "p_holm", "seeds"]], on=keys, how="left")
+    several = found.protocol.nunique() > 1
+    rates = found[found.metric.map(base).isin(RATES)].assign(kind="rate")
+    rates = rates.assign(place=[RATES.index(base(metric)) for metric in rates.metric])
+    rates = rates.sort_values(["place", "benchmark", "protocol", "metric", "protocol_hash"], kind="stable")
+    if several:
+        rates["benchmark"] = (rates.benchmark + " " + rates.protocol).str.removesuffix(" offline")
+    pools = found[found.metric.isin(OVERVIEW) & found.value.notna()]
+    pools = pools.assign(decided=pools.n - pools.undecided, total=pools.value * (pools.n - pools.undecided))
+    pools = pools.groupby(["metric", "run"])[["total", "decided"]].sum().reset_index()
+    pools = pools.assign(value=pools.total / pools.decided, kind="pool")
+    pools = pools.assign(benchmark="all its benchmarks", protocol_hash="")
+    pools = pools.sort_values("metric", key=lambda names: names.map(OVERVIEW.index), kind="stable")
+    cells = pd.concat([rates.assign(n=rates.n - rates.undecided), pools[pools.decided > 0].drop(columns="decided")])
+    order = dict.fromkeys(results.run)
+    frame = cells.assign(
+        table="runs",
+        protocol="" if several else next(iter(results.protocol), ""),
+        backbone="",
+        tested=cells.seeds.fillna(1).astype(int),
+        p_holm=cells.p_holm.astype(float),
+        method=pd.Categorical(cells.run, order),
+        measure=cells.metric,
+        unit=[MEASURES[base(metric)].unit for metric in cells.metric],
+        **dict.fromkeys(("published_why", "source", "lacking", "evaluated"), ""),
+        **dict.fromkeys(("difference", "p", "detectable", "published"), NAN),
+        seeds=1,
+    )
+    counts = ["n", "undecided", "truncated"]
+    return finished(frame.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int)))
+
+
+def finished(frame: pd.DataFrame, best: bool = True) -> pd.DataFrame:
+    """A table's cells with the best of each backbone's column marked, and the columns that `marked` adds."""
+    better = frame.measure.map(lambda measure: MEASURES[base(measure)].better)
+    keys = [frame[name] for name in ("protocol", "backbone", *COLUMN)]
+    top = (better * frame.value).groupby(keys).transform("max")
+    several = frame.value.groupby(keys).transform("nunique") > 1
+    frame["best"] = best & several & (better != 0) & frame.value.notna() & (better * frame.value == top)
+    return marked(frame)
+
+
+def marked(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table, as it is in its CSV, with columns of what a cell says besides its number.
+
+    `known`: there is a number. `differs`: from No-train, at 5 % among all contrasts of the report; `tested` is over how
+    many seeds. `few`: so small a difference would be missed more than one time in five. `covered`: whether the interval
+    covers the published figure; None where there are not both. `notes`: sets that a mean lacks, and many undecided or
+    truncated texts. `missing`: not measured, and could be.
+    """
+    frame = frame.assign(known=frame.value.notna(), differs=frame.p_holm < LEVEL)
+    frame["few"] = ~frame.differs & (frame.difference.abs() < frame.detectable)
+    frame["covered"] = [
+        None if math.isnan(low) or math.isnan(figure) else covers(low, high, figure)
+        for low, high, figure in zip(frame.low, frame.high, frame.published, strict=True)
+    ]
+    counts = zip(frame.known, frame.n, frame.undecided, frame.truncated, frame.lacking, strict=True)
+    frame["notes"] = [_notes(*one) for one in counts]
+    empty = ~frame.known & (frame.n + frame.undecided == 0)
+    frame["missing"] = empty & (frame.kind != "training") & (frame.table != "published")
+    return frame if "tested" in frame else frame.assign(tested=frame.seeds)
+
+
+def _notes(known: bool, n: int, undecided: int, truncated: int, lacking: str) -> list[str]:
+    if sets := lacking.split(" + ") if lacking else []:
+        more = f" and {len(sets) - NAMED} more" if len(sets) > NAMED else ""
+        return [f"without {', '.join(sets[:NAMED])}{more}"]
+    texts = n + undecided
+    if not known and texts:
+        return [f"undecided {undecided}/{texts}"]
+    counts = {"undecided": undecided, "truncated": truncated}
+    return [f"{what} {count}" for what, count in counts.items() if count > measures.WORTH_SAYING * texts]
+
+
+def pivot(part: pd.DataFrame) -> pd.DataFrame:
+    """One protocol's part of a table as rows by columns, in their order: each cell is its row of `part`, or nan.
+
+    The index is backbone and method; a column is its heading's lines.
+    """
+    cells = pd.Series(list(part.itertuples(index=False)), pd.MultiIndex.from_frame(part[[*ROW, *COLUMN]]), dtype=object)
+    grid = cells.unstack(COLUMN, sort=False)
+    if isinstance(part.method.dtype, pd.CategoricalDtype):
+        grid = grid.sort_index(level="method")
+    grid = pd.concat([own for _, own in grid.groupby(level="backbone", sort=False)])
+    grid.columns = pd.Index([_heading(key, list(grid.columns)) for key in grid.columns], tupleize_cols=False)
+    return grid
+
+
+def _heading(key: tuple[str, ...], among: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Measure, whose verdict if not the deciding one, benchmark, and the hash where two columns are called so."""
+    measure, kind, benchmark, digest = key
+    over = {"rate": benchmark, "mean": f"mean of {benchmark.count(' + ') + 1}"}.get(kind, "")
+    several = sum(other[:3] == key[:3] for other in among) > 1
+    parts = (called(measure, benchmark).heading, measure.partition(".")[2], over, digest if several else "")
+    return tuple(part for part in parts if part)

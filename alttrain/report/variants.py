@@ -1,24 +1,33 @@
-"""Runs that differ in nothing but their seed, as one: what a row of a table is made of.
+"""What tables are made of: rows, which are runs that differ in their seed alone, and columns, which are made alike.
 
-Reads, beside the judged benchmarks, fingerprint.json (settings), rewrite.json (examples) and train.json of each run.
-A run's method, its label, its place and its tables are run.json's; one without a method is called by its rewrite.
+A `Variant` is a row. Its method, label, place and tables are those of run.json; one without a method is called by its
+rewrite. Reads rewrite.json (examples) and train.json of each run.
+
+A `Column` is a measure, and how and on what it was made: by one protocol, on the same benchmarks, with the same hash
+for each. A mean is over the sets that its protocol names (metrics.json, provenance, means); where it names none, and
+for pools, over the set of benchmarks that most rows have. A row that lacks one of them has no such cell.
 """
 
+import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alttrain.records import Rewritten, Trained, read_sealed
-from alttrain.report.runs import Evaluation, changes
+from alttrain.report.measures import GENERAL, MEASURES, RATES, RECOGNISING, Measure, base, called
+from alttrain.report.results import LAST, Evaluation, changes, label_of
 
 Made = tuple[str, str, str]
 """How a number was made: protocol, benchmark, and the hash of all that shapes it."""
-NO_TRAIN, LAST = "no_train", 10**6
-"""The method that is the backbone as it is, and the place of a row that has none of its own."""
+NO_TRAIN = "no_train"
+"""The method that is the backbone as it is."""
+MULTI_TURN, MULTILINGUAL = ("safemt_attack_600",), "multijail"
+"""Benchmarks with a table of their own; they are in no mean. The last is the prefix of one for each language."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +70,8 @@ class Variant:
     @property
     def title(self) -> str:
         """The method's label, and what was changed of it."""
-        name = self.named if self.method else ("No-train" if self.untrained else self.rewrite)
+        name = "No-train" if self.untrained and not self.method else self.named
         return f"{name}, changed: {changes(self.changed)}" if self.changed else name
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """fingerprint.json of the first seed; empty where there is none."""
-        return _read(next(iter(self.folders.values())) / "fingerprint.json")
 
     @cached_property
     def trained(self) -> list[dict[str, Any]]:
@@ -83,7 +87,7 @@ class Variant:
     def evaluated(self, column_made: Iterable[Made]) -> dict[str, Sequence[Any]]:
         """What its evaluations on these benchmarks changed of protocol and benchmark."""
         judged = (one for made in column_made for one in self.judged.get(made, {}).values())
-        return {key: values for one in judged for key, values in one.changed.items()}
+        return {key: values for one in judged for key, values in one.provenance.get("changed", {}).items()}
 
     def protocols(self) -> set[str]:
         """The protocols any number of it was made by."""
@@ -101,19 +105,12 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
     for one in judged:
         grouped.setdefault(_key(one), []).append(one)
     made = [_variant(key, own) for key, own in grouped.items()]
-    return sorted(
-        made,
-        key=lambda one: (
-            one.backbone,
-            not one.untrained,
-            one.order,
-            _natural(one.title),
-            _natural(one.dataset),
-            one.training,
-            one.tag,
-            one.digest,
-        ),
-    )
+    return sorted(made, key=_place)
+
+
+def _place(one: Variant) -> tuple[Any, ...]:
+    names = _natural(one.title), _natural(one.dataset), one.training, one.tag, one.digest
+    return one.backbone, not one.untrained, one.order, *names
 
 
 def _natural(name: str) -> list[tuple[str, int]]:
@@ -148,7 +145,7 @@ def _variant(key: tuple[str, ...], own: Sequence[Evaluation]) -> Variant:
         training=training,
         tag=tag,
         method=method,
-        named=str(names.get("label", "")) or method,
+        named=label_of(names),
         order=int(names.get("order", LAST)) if method else LAST,
         tables=tuple(names.get("tables", ("main",))),
         changed=json.loads(changed),
@@ -168,7 +165,116 @@ def label(one: Variant, among: Sequence[Variant]) -> str:
     """The row's label: the title, with what tells it from other rows of this backbone with the same title."""
     name = one.title
     alike = [v for v in among if (v.backbone, v.title) == (one.backbone, one.title)]
-    for part in ("dataset", "training", "tag", "digest"):
+    for part in ("dataset", "training", "tag", "digest", "method"):
         if len({getattr(v, part) for v in alike}) > 1 and getattr(one, part):
             name += f" {getattr(one, part)}"
     return name
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measure of one protocol on one benchmark (`kind` "rate"), as the mean over several ("mean"), over the prompts
+    of several together ("pool"), or of the training ("training", `made` empty).
+
+    `defined` is whether a mean is over the sets that its protocol names. One of them that no row has has no hash.
+    """
+
+    measure: str
+    protocol: str
+    made: tuple[Made, ...]
+    kind: Literal["rate", "mean", "pool", "training"] = "rate"
+    defined: bool = False
+
+    @property
+    def of(self) -> Measure:
+        """How it is written."""
+        return called(self.measure, self.benchmark)
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmarks' names."""
+        return " + ".join(benchmark for _, benchmark, _ in self.made)
+
+    @property
+    def protocol_hash(self) -> str:
+        """The benchmarks' hashes."""
+        return " + ".join(digest for _, _, digest in self.made)
+
+
+def rate_columns(variants: Iterable[Variant], protocol: str, others: bool = False) -> list[Column]:
+    """A column for each benchmark's measures, and with `others` for the same by other parts and judges."""
+    found = set()
+    for variant in variants:
+        for made, seeds in variant.judged.items():
+            if made[0] != protocol:
+                continue
+            for metric in next(iter(seeds.values())).judged["metrics"]:
+                name = metric["metric"]
+                if name in (*RATES, "score", *RECOGNISING) or (others and base(name) in RATES):
+                    found.add(Column(name, protocol, (made,)))
+    order = list(MEASURES)
+    return sorted(found, key=lambda c: (order.index(base(c.measure)), c.made[0][1], c.measure, c.made))
+
+
+def apart(benchmark: str) -> bool:
+    """Whether a benchmark has a table of its own."""
+    general = {name for name, _ in GENERAL}
+    return benchmark in (*general, *MULTI_TURN) or benchmark.startswith(MULTILINGUAL)
+
+
+def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column]:
+    """The mean of each measure that has one: over the protocol's own sets, or those that most of main's rows have."""
+    main = [variant for variant in variants if "main" in variant.tables and not variant.changed] or variants
+    found = {measure: _mean(main, protocol, measure) for measure in RATES}
+    return {measure: column for measure, column in found.items() if column}
+
+
+def _mean(variants: Sequence[Variant], protocol: str, measure: str) -> Column | None:
+    """None where the protocol's sets are fewer than two or none was judged, or else where no two sets are shared."""
+    judged = [
+        {made: next(iter(seeds.values())) for made, seeds in variant.judged.items() if made[0] == protocol}
+        for variant in variants
+    ]
+    told = Counter(
+        tuple(sorted(one.provenance.get("means", {}).get(measure, ()))) for own in judged for one in own.values()
+    )
+    wanted = max(filter(None, told), key=lambda names: told[names], default=())
+    sets = [
+        frozenset(
+            made
+            for made, one in own.items()
+            if one.measure == measure and (made[1] in wanted if wanted else not apart(made[1]))
+        )
+        for own in judged
+    ]
+    if not wanted:
+        shared = _shared([own for own in sets if len(own) > 1], least=2)
+        return Column(measure, protocol, shared, "mean") if shared else None
+    if len(wanted) < 2 or not any(sets):
+        return None
+    counts = Counter(sets)
+    most = min(counts, key=lambda one: (-len(one), -counts[one], sorted(one)))
+    known = {made[1]: made for own in (*counts, most) for made in own}
+    return Column(
+        measure, protocol, tuple(known.get(name, (protocol, name, "")) for name in wanted), "mean", defined=True
+    )
+
+
+def pool(variants: Sequence[Variant], protocol: str) -> tuple[Made, ...]:
+    """The benchmarks over which adherence and tokens are taken together: those that most variants have."""
+    sets = [frozenset(m for m in variant.judged if m[0] == protocol and not apart(m[1])) for variant in variants]
+    return _shared([own for own in sets if own], least=1)
+
+
+def _shared(sets: Sequence[frozenset[Made]], least: int) -> tuple[Made, ...]:
+    """The set that is part of most sets; of several the largest, and then the first by name."""
+    different = set(sets)
+    candidates = different | {one & other for one, other in itertools.combinations(different, 2)}
+    fitting = [tuple(sorted(one)) for one in candidates if len(one) >= least]
+    return min(fitting, key=lambda one: (-sum(own.issuperset(one) for own in sets), -len(one), one), default=())
+
+
+def protocols_of(found: Sequence[Variant]) -> dict[str, list[Variant]]:
+    """Each protocol, by name, with the variants that it judged."""
+    names = sorted({protocol for variant in found for protocol in variant.protocols()})
+    return {name: [variant for variant in found if name in variant.protocols()] for name in names}

@@ -22,7 +22,7 @@ from alttrain.evaluation.judges.judge import request
 from alttrain.evaluation.labels import text_hash
 from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.records import DamagedError, Generation, Judgement, iterate_rows, read_metrics, write_text
-from alttrain.report.runs import literal
+from alttrain.report.escaping import literal
 
 AGAIN = "run the judge stage again"
 BY = ("run", "verdict")

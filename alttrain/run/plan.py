@@ -19,7 +19,7 @@ from alttrain.backbone import FullFineTuning, LoRA
 from alttrain.backbone.device import GIB, look
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.records import Example
-from alttrain.report.forms import plain
+from alttrain.report.escaping import plain
 from alttrain.rewrite import ServerWriter
 from alttrain.run.assembly import Run
 from alttrain.run.stages.needs import estimate, guessed_rows, shape_known

@@ -32,7 +32,7 @@ from rich.text import Text
 
 from alttrain.config import RunError
 from alttrain.records import DamagedError, clear_unfinished, kept_json, read_json, write_json
-from alttrain.report.forms import one_line
+from alttrain.report.escaping import one_line
 
 log = logging.getLogger(__name__)
 

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
+import pandas as pd
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -31,29 +32,24 @@ from alttrain import __version__
 from alttrain import report as room
 from alttrain.config import RunError
 from alttrain.records import DamagedError, Texts, alone, kept_json, write_text
-from alttrain.report import (
-    TITLES,
-    Cell,
-    Compared,
-    Entry,
+from alttrain.report.card import rewrite_card
+from alttrain.report.comparisons import comparisons
+from alttrain.report.figures import draw_all
+from alttrain.report.formats import console, latex, markdown
+from alttrain.report.page import write_page
+from alttrain.report.results import (
+    METRICS,
     Evaluation,
-    Structure,
-    cells_of,
-    comparisons,
-    console,
     evaluations,
-    latex,
-    markdown,
-    markdown_table,
     read_csv,
-    rewrite_card,
-    structures,
-    tables,
-    variants,
+    structure,
+    tidy,
+    warn_left_out,
     write_csv,
 )
-from alttrain.report.aside import STAMP, beside, files, inputs, keep, put, snapshot, states
-from alttrain.report.runs import tell_left_out
+from alttrain.report.snapshot import STAMP, beside, files, inputs, keep, put, snapshot, states
+from alttrain.report.tables import CELLS, TITLES, marked, runs_table, tables
+from alttrain.report.variants import variants
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
@@ -85,7 +81,7 @@ def report(run: Run, session: Session) -> None:
         _made(run.output_dir, run.config["page_texts"])
 
 
-def _made(output_dir: Path, texts: Texts) -> list[Entry] | None:
+def _made(output_dir: Path, texts: Texts) -> pd.DataFrame | None:
     """The table of a report; None, and a warning, where none can be made."""
     try:
         return write_report(output_dir, texts)
@@ -94,8 +90,9 @@ def _made(output_dir: Path, texts: Texts) -> list[Entry] | None:
         return None
 
 
-def write_report(output_dir: Path, texts: Texts = "all") -> list[Entry]:
-    """Write the report's files, unless they are there and nothing changed since; the table for the console.
+def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
+    """Write the report's files, unless they are there and nothing changed since; the table for the console, without a
+    row where no run was judged.
 
     `texts` says whose prompts and outputs the page holds. Raises RunError where no report can be made; the one before
     is left as it was.
@@ -103,14 +100,14 @@ def write_report(output_dir: Path, texts: Texts = "all") -> list[Entry]:
     runs, folder = output_dir / "runs", output_dir / "report"
     try:
         if not next(runs.glob("*/evaluation/*/metrics.json"), None):
-            return []
+            return pd.DataFrame()
         with alone(folder):
             digest, before = _digest(runs, texts), _stamped(folder / STAMP)
             if before.get("digest") != digest or not _untouched(folder, before["files"]):
                 with _rare_collections(), beside(folder) as aside:
                     _make(output_dir, aside, texts, digest, {*before.get("files", [])})
             shown = folder / "tables" / f"{SHOWN}.csv"
-            return read_csv(shown, Entry) if shown.exists() else []
+            return marked(read_csv(shown)) if shown.exists() else pd.DataFrame()
     except Exception as error:  # whatever it is: texts, names and files are anybody's
         log.debug("%s", traceback.format_exc())
         raise RunError(f"no report was made: {error or type(error).__name__}") from error
@@ -134,7 +131,7 @@ def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: Set[st
             break
         except DamagedError as error:
             left_out.add(run := aside / "runs" / error.path.relative_to(aside / "runs").parts[0])
-            tell_left_out(run, error)
+            warn_left_out(run, error)
             shutil.rmtree(made)
         except (OSError, ValueError) as error:
             raise ValueError(str(error).replace(str(aside), str(output_dir))) from error
@@ -184,23 +181,21 @@ def _digest(runs: Path, texts: str) -> str:
 def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator[Path]:
     """Make everything of these benchmarks; the files that were written."""
     folder = output_dir / "report"
-    cells, grouped = cells_of(judged), variants(judged)
+    results, grouped = tidy(judged), variants(judged)
     compared, contrasts = comparisons(grouped)
-    write_csv(folder / "metrics.csv", Cell, cells)
-    write_csv(folder / "comparisons.csv", Compared, compared)
-    write_csv(folder / "structure.csv", Structure, structures(judged))
-    write_text(folder / "table.md", markdown_table(cells, compared))
-    yield from (folder / name for name in ("metrics.csv", "comparisons.csv", "structure.csv", "table.md"))
+    frames = {"metrics": results[METRICS], "comparisons": compared, "structure": structure(judged)}
+    for name, frame in frames.items():
+        write_csv(folder / f"{name}.csv", frame)
+        yield folder / f"{name}.csv"
+    write_text(folder / "table.md", markdown("Runs", runs_table(results, compared)))
+    yield folder / "table.md"
     found = tables(grouped, contrasts)
-    for name, entries in found.items():
+    for name, cells in found.items():
         path = folder / "tables" / name
-        write_csv(path.with_suffix(".csv"), Entry, entries)
-        write_text(path.with_suffix(".md"), markdown(TITLES[name], entries))
-        write_text(path.with_suffix(".tex"), latex(TITLES[name], entries))
+        write_csv(path.with_suffix(".csv"), cells[CELLS])
+        write_text(path.with_suffix(".md"), markdown(TITLES[name], cells))
+        write_text(path.with_suffix(".tex"), latex(TITLES[name], cells))
         yield from (path.with_suffix(form) for form in (".csv", ".md", ".tex"))
-    from alttrain.report.figures import draw_all
-    from alttrain.report.page import write_page
-
     yield from draw_all(found, grouped, folder / "figures")
     if page := write_page(output_dir, texts, made=(judged, compared, found)):
         yield page
@@ -211,7 +206,7 @@ def show(output_dir: Path, texts: Texts = "all") -> None:
     found = _made(output_dir, texts)
     if found is None:
         return
-    if not found:
+    if not len(found):
         log.info("report    no judged run in %s", output_dir / "runs")
         return
     for part in console("runs", found):

@@ -1,0 +1,483 @@
+"""All figures of a report, as PNG and SVG whose bytes depend on the numbers alone.
+
+- tradeoff                                main table: harmful rate over over-refusal, with accuracy as brightness
+- main, ablation_structure, teacher_swap  these tables as bars, a panel a column
+- data_size, benign_amount                these tables over the number of training examples, or of harmless ones
+- adherence-BACKBONE                      outcomes, and what the assessment had said where they were wrong
+- losses-BACKBONE, lengths-BACKBONE       training loss by step, and tokens of the thoughts
+
+A protocol other than the default is named after a dot. What has no data is not drawn: `draw_...` returns False.
+Colours are Okabe and Ito's, told apart by colour-blind readers and, with hatches and markers, in grey print.
+Matplotlib is imported when something is drawn.
+"""
+
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from alttrain.records import read_losses
+from alttrain.records.files import replacing
+from alttrain.report.measures import CAUSES, OFFLINE, RATES
+from alttrain.report.tables import COLUMN, ROW, TITLES, listed, pivot
+from alttrain.report.variants import Made, Variant, label, pool, protocols_of
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+BEFORE, RIGHT = "#8C8C8C", "#DDDDDD"
+"""The colours of No-train, and of outcomes that are right."""
+MARKERS, STYLES = "osD^vPX", ("-", "--", "-.", ":")
+LOOK = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "hatch.linewidth": 0.6,
+    "svg.hashsalt": "alttrain",
+    "svg.fonttype": "none",  # text stays text
+}
+DOTS, LONGEST = 200, 100
+"""Dots an inch, and characters of a file's name."""
+Draw = Callable[[Path], bool]
+
+
+def draw_all(tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], folder: Path) -> list[Path]:
+    """Draw every figure there is data for; the files that were written."""
+    drawings: list[tuple[str, Draw]] = []
+    for backbone, alike in _by_backbone(variants).items():
+        drawings.append((f"losses-{backbone}", partial(draw_losses, alike)))
+    for protocol, found in protocols_of(variants).items():
+        suffix = "" if protocol in ("", OFFLINE) else f".{protocol}"
+        own = {name: cells[cells.protocol == protocol] for name, cells in tables.items()}
+        own = {name: cells for name, cells in own.items() if len(cells)}
+        pooled = pool(found, protocol)
+        drawn: dict[str, Draw] = {"tradeoff": partial(draw_tradeoff, own.get("main", own.get("overview")))}
+        for name in ("main", "ablation_structure", "teacher_swap"):
+            drawn[name] = partial(draw_bars, TITLES[name], own.get(name))
+        for name in ("data_size", "benign_amount"):
+            drawn[name] = partial(draw_doses, TITLES[name], own.get(name), _amounts(found, name))
+        for backbone, alike in _by_backbone(found).items():
+            assessed = own.get("adherence")
+            assessed = None if assessed is None else assessed[assessed.backbone == backbone]
+            drawn[f"adherence-{backbone}"] = partial(draw_adherence, assessed)
+            drawn[f"lengths-{backbone}"] = partial(draw_lengths, alike, pooled)
+        drawings += [(f"{name}{suffix}", draw) for name, draw in drawn.items()]
+    named = [(folder / _file_name(name), draw) for name, draw in drawings]
+    return [path.with_name(f"{path.name}.{form}") for path, draw in named if draw(path) for form in ("png", "svg")]
+
+
+def _by_backbone(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
+    backbones = dict.fromkeys(variant.backbone for variant in variants)
+    return {name: [variant for variant in variants if variant.backbone == name] for name in backbones}
+
+
+def _file_name(name: str) -> str:
+    """A figure's name as one that any disk takes: names of backbones and protocols are anybody's."""
+    plain = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:LONGEST]
+    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode('utf-8', 'replace')):08x}"
+
+
+@contextmanager
+def figure(width: float, height: float, path: Path, title: str = "") -> Iterator[Any]:
+    """A figure of this size in inches, saved as `path`.png and .svg when the block ends."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(LOOK):
+        drawn = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
+        yield drawn
+        if title:
+            drawn.suptitle(title, x=0.01, ha="left", fontsize=9)
+        # by their canvases: savefig draws everything once more before it draws
+        with replacing(path.with_name(f"{path.name}.png")) as file:
+            FigureCanvasAgg(drawn).print_png(file, metadata={"Software": None})
+        drawn.set_layout_engine("none")  # laid out once; the SVG takes it as it is
+        with replacing(path.with_name(f"{path.name}.svg")) as file:
+            FigureCanvasSVG(drawn).print_svg(file, metadata={"Date": None, "Creator": None})
+
+
+def arms(cells: Sequence[Any]) -> list[list[float]]:
+    """Error bars in percent; an end that rounding put inside the value is no negative arm."""
+    below = [max(0.0, 100 * (cell.value - cell.low)) for cell in cells]
+    return [below, [max(0.0, 100 * (cell.high - cell.value)) for cell in cells]]
+
+
+def _rows(panels: Any, names: Sequence[str]) -> None:
+    """Name the rows of bars, from above."""
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+
+
+def _described(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:
+    """A panel's title, what its axis is, and lines behind it."""
+    axes.set_title(title, loc="left", fontsize=size)
+    axes.set_xlabel(across)
+    axes.grid(axis=grid, alpha=0.25)
+
+
+# --- tables ---
+
+
+def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
+    """A table's rates as bars with their intervals, a panel a column; published figures are diamonds."""
+    if cells is None or not cells.known.any():
+        return False
+    grid, several = pivot(cells), cells.backbone.nunique() > 1
+    rows: list[tuple[str, list[Any]]] = []
+    for backbone, own in grid.groupby(level="backbone", sort=False):
+        rows += [(str(backbone), [])] if several else []
+        rows += [(row[0][1], list(row[1:])) for row in own.itertuples() if any(cell.known for cell in row[1:])]
+    told = "; diamonds: published" if cells.published.notna().any() else ""
+    width, height = 1.6 + 1.7 * len(grid.columns), 0.9 + 0.22 * len(rows)
+    with figure(width, height, path, f"{title}, with 95 % intervals{told}") as drawn:
+        panels = drawn.subplots(1, len(grid.columns), sharey=True, squeeze=False)[0]
+        for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
+            for place, (method, own) in enumerate(rows):
+                if own:
+                    _bar(axes, place, own[index], BEFORE if method.startswith("No-train") else COLOURS[4])
+            axes.set_xlim(0, 102)
+            axes.tick_params(axis="y", length=0)
+            _described(axes, "\n".join(heading), "%", size=8)
+        _rows(panels, [name for name, _ in rows])
+        for text, (_, own) in zip(panels[0].get_yticklabels(), rows, strict=True):
+            text.set_fontweight("normal" if own else "bold")
+    return True
+
+
+def _bar(axes: Any, place: int, cell: Any, colour: str) -> None:
+    if cell.known:
+        reach = None if math.isnan(cell.low) else arms([cell])
+        error = {"elinewidth": 0.9, "capsize": 2}
+        axes.barh(place, 100 * cell.value, xerr=reach, color=colour, height=0.7, error_kw=error)
+    if not math.isnan(cell.published):
+        look = {"marker": "D", "markersize": 5, "markerfacecolor": COLOURS[1], "markeredgecolor": "white"}
+        look |= {"markeredgewidth": 0.7, "linestyle": "none", "clip_on": False, "zorder": 5}
+        axes.plot(100 * cell.published, place, **look)
+
+
+LINEAR, DODGE = 50, 0.03
+"""Examples up to which the axis is linear, as there may be none; and what is between the lines' markers."""
+Amounts = Mapping[tuple[str, str], tuple[str, int]]
+"""A row, by backbone and label -> its line, and its place on it."""
+
+
+def _amounts(found: Sequence[Variant], table: str) -> Amounts:
+    """The training examples of each row, or the harmless ones."""
+    rows = [(row, row.variant) for row in listed(found, table) if row.variant and row.variant.trains]
+    return {
+        (row.backbone, row.label): (
+            one.rewrite,
+            sum(one.labels.values()) if table == "data_size" else one.labels.get("benign", 0),
+        )
+        for row, one in rows
+    }
+
+
+def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: Path) -> bool:
+    """Rates over the number of training examples, with intervals; hollow, dotted: published."""
+    if cells is None or not any(tuple(row) in amounts for row in cells[cells.known][ROW].itertuples(index=False)):
+        return False
+    grid = pivot(cells)
+    rows = [(row[0][0], *amounts[row[0]], row[1:]) for row in grid.itertuples() if row[0] in amounts]
+    names = list(dict.fromkeys((backbone, line) for backbone, line, _, _ in rows))
+    ticks = sorted({amount for _, _, amount, _ in rows})
+    told = "; hollow, dotted: published" if cells.published.notna().any() else ""
+    with figure(1.2 + 2.3 * len(grid.columns), 3.2, path, f"{title}, with 95 % intervals{told}") as drawn:
+        panels = drawn.subplots(1, len(grid.columns), squeeze=False)[0]
+        for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
+            for number, named in enumerate(names):
+                own = sorted((amount, own[index]) for *line, amount, own in rows if tuple(line) == named)
+                _line(axes, number, ", ".join(named), own, aside=DODGE * (number - (len(names) - 1) / 2))
+            axes.set_xticks([_place(tick) for tick in ticks], [f"{tick:,}" for tick in ticks], rotation=45)
+            axes.margins(x=0.08, y=0.1)
+            axes.set_ylim(bottom=0)
+            _described(axes, "\n".join(heading), "training examples", grid="both")
+        panels[0].set_ylabel("%")
+        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=min(4, len(panels)))
+    return True
+
+
+def _place(amount: int) -> float:
+    """Where an amount is on the axis: linear at first, by its logarithm further on."""
+    return amount / LINEAR if amount <= LINEAR else 1 + math.log10(amount / LINEAR)
+
+
+def _line(axes: Any, number: int, name: str, own: Sequence[tuple[int, Any]], aside: float) -> None:
+    look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+    known = [(_place(amount) + aside, cell) for amount, cell in own if cell.known]
+    error = {"capsize": 2, "elinewidth": 0.8, "yerr": arms([cell for _, cell in known])}
+    values = [100 * cell.value for _, cell in known]
+    axes.errorbar([x for x, _ in known], values, **look, **error, linewidth=1.2, markersize=4, label=name)
+    reported = [(_place(amount) + aside, 100 * cell.published) for amount, cell in own if cell.published >= 0]
+    if reported:
+        axes.plot(*zip(*reported, strict=True), **look, markerfacecolor="white", ls=":", linewidth=1, markersize=5)
+
+
+PANELS = (("answered", "harmful prompts", "refused"), ("refused", "harmless prompts", "answered"))
+SAID = {"misjudged": "misjudged", "disobeyed": "judged rightly, not acted on", "unassessed": "without an assessment"}
+HATCHES = {"misjudged": "///", "disobeyed": "...", "unassessed": "xx"}
+
+
+def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
+    """What became of harmful and harmless prompts, and what the assessment had said where that was wrong, stacked."""
+    if cells is None:
+        return False
+    parts = cells.measure.str.partition("_")
+    known = cells.assign(outcome=parts[0], cause=parts[2])[cells.known & parts[2].isin(CAUSES)]
+    if not len(known):
+        return False
+    shares = known.set_index(["method", "outcome", "cause"]).value
+    rows = list(dict.fromkeys(known.method))
+    title = f"{known.backbone.iloc[0]}: outcomes, and what the assessment had said where they were wrong"
+    with figure(7.2, 1.7 + 0.3 * len(rows), path, title) as drawn:
+        panels = drawn.subplots(1, 2, sharey=True)
+        for axes, (outcome, prompts, right) in zip(panels, PANELS, strict=True):
+            for place, method in enumerate(rows):
+                own = [float(shares.get((method, outcome, cause), 0.0)) for cause in CAUSES]
+                there = (method, outcome) in shares.index.droplevel("cause")
+                left = 0.0
+                for index, width in enumerate([max(0.0, 1 - sum(own)) if there else 0.0, *own]):
+                    cause = ("", *CAUSES)[index]
+                    look = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5, "hatch": HATCHES.get(cause)}
+                    look |= {"color": COLOURS[index] if cause else RIGHT}
+                    name = f"wrong: {SAID[cause]}" if cause else "right"
+                    axes.barh(place, 100 * width, left=left, label=name, **look)
+                    left += 100 * width
+            axes.set_xlim(0, 100)
+            axes.set_xlabel(f"% of {prompts} with a verdict")
+            axes.set_title(f"{prompts}: right is {right}", loc="left")
+        _rows(panels, rows)
+        handles, names = panels[0].get_legend_handles_labels()
+        found = dict(zip(names, handles, strict=True))
+        drawn.legend(found.values(), found.keys(), loc="outside lower left", ncols=4)
+    return True
+
+
+# --- runs ---
+
+
+def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
+    """Training loss by step of one backbone's variants, a line a seed; of logs/metrics.csv, where a run has one."""
+    logs = [(one, [f / "logs" / "metrics.csv" for f in one.folders.values()]) for one in variants]
+    curves = [(one, [found for log in own if log.exists() and (found := losses(log))]) for one, own in logs]
+    curves = [(one, own) for one, own in curves if own]
+    if not curves:
+        return False
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    with figure(6.6, max(3.2, 0.8 + 0.19 * len(curves)), path) as drawn:
+        axes = drawn.add_subplot()
+        for index, (one, own) in enumerate(curves):
+            name = label(one, variants) + (f", {len(one.folders)} seeds" if len(one.folders) > 1 else "")
+            colour, line = COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % len(STYLES)]
+            look: dict[str, Any] = {"color": colour, "linestyle": line}
+            look |= {"linewidth": 1.2, "alpha": 1.0 if len(own) == 1 else 0.75}
+            for seed, found in enumerate(own):
+                axes.plot(*zip(*found, strict=True), **look, label=None if seed else name)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylabel("loss on thought and answer")
+        _described(axes, f"Training loss of {curves[0][0].backbone}, a line a seed", "step", grid="both")
+        drawn.legend(loc="outside right upper")
+    return True
+
+
+def losses(log: Path) -> list[tuple[int, float]]:
+    """(step, loss) of a run, in the log's order."""
+    return [(step + 1, float(row["loss"])) for step, row in read_losses(log) if row.get("loss")]
+
+
+TICKS = (0, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
+
+
+def lengths(variant: Variant, made: Sequence[Made]) -> dict[str, list[int]]:
+    """Tokens of the thoughts on these benchmarks by the prompts' label, all seeds together."""
+    found: dict[str, list[int]] = {"harmful": [], "benign": []}
+    for one in made:
+        for evaluation in variant.judged.get(one, {}).values():
+            for row in evaluation.tokens():
+                found[row.label].append(row.thought_tokens)
+    return found
+
+
+def draw_lengths(variants: Sequence[Variant], made: Sequence[Made], path: Path) -> bool:
+    """How long one backbone's thoughts are, on harmful and on harmless prompts; the axis is linear up to 10 tokens."""
+    rows = [(one, lengths(one, made)) for one in variants]
+    rows = [(one, own) for one, own in rows if any(own.values())]
+    if not rows:
+        return False
+    longest = max(value for _, own in rows for found in own.values() for value in found)
+    ticks = [tick for tick in TICKS if tick <= max(longest, 10)]
+    title = f"Thoughts of {variants[0].backbone}: median, mean (diamond), quartiles, 5th to 95th percentile"
+    with figure(7.2, 1.3 + 0.3 * len(rows), path, title) as drawn:
+        panels = drawn.subplots(1, 2, sharey=True, sharex=True)
+        for axes, name in zip(panels, ("harmful", "benign"), strict=True):
+            boxes = axes.boxplot(
+                [own[name] for _, own in rows],
+                positions=range(len(rows)),
+                orientation="horizontal",
+                whis=(5, 95),
+                showfliers=False,
+                showmeans=True,
+                widths=0.6,
+                patch_artist=True,
+                medianprops={"color": "black", "linewidth": 1.4},
+                meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 4},
+            )
+            for box, (one, _) in zip(boxes["boxes"], rows, strict=True):
+                box.set_facecolor(BEFORE if one.untrained else COLOURS[4])
+            axes.set_xscale("symlog", linthresh=10, linscale=0.4)
+            axes.set_xlim(left=-0.5)
+            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=45 if longest > 500 else 0)
+            axes.minorticks_off()
+            _described(axes, f"{'harmful' if name == 'harmful' else 'harmless'} prompts", "tokens of the thought")
+        _rows(panels, [label(one, variants) for one, _ in rows])
+    return True
+
+
+# --- the trade-off ---
+
+SPAN, NARROWEST = 20, 20
+"""Points of accuracy the colours span at least, and percent an axis shows at least: small stays small."""
+LETTER, LINE = 1.7, 6.0
+"""What a letter and a line of a label take, in percent of the axes."""
+
+
+def points(cells: pd.DataFrame) -> pd.DataFrame:
+    """A row for each method that has both rates: backbone, method, and its cells of `RATES`, nan for none.
+
+    The columns are those that most rows share, of them a mean before a single set.
+    """
+    known = cells[cells.known & cells.kind.isin(["rate", "mean"]) & cells.measure.isin(RATES)]
+    chosen: dict[str, pd.DataFrame] = {}
+    for measure, own in known.groupby("measure"):
+        columns = own.groupby(COLUMN, sort=True).size()
+        best = min(columns.index, key=lambda key: (-columns[key], key[1] != "mean", key))
+        chosen[str(measure)] = own[(own[COLUMN] == list(best)).all(axis=1)]
+    found = known[ROW].drop_duplicates()
+    for measure in RATES:
+        one = chosen.get(measure, known.iloc[:0])
+        found = found.merge(one[ROW].assign(**{measure: list(one.itertuples(index=False))}), on=ROW, how="left")
+    return found.dropna(subset=["harmful_rate", "over_refusal_rate"])
+
+
+def front(found: pd.DataFrame) -> list[Any]:
+    """The points that no other is as good as in both rates and better in one, by over-refusal."""
+    best: list[Any] = []
+    for one in sorted(found.itertuples(index=False), key=lambda p: (p.over_refusal_rate.value, p.harmful_rate.value)):
+        if not best or one.harmful_rate.value < best[-1].harmful_rate.value:
+            best.append(one)
+    return best
+
+
+def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
+    """Harmful rate over over-refusal of one protocol's rows, a panel a backbone: lower left and brighter is better."""
+    if cells is None or not len(found := points(cells)):
+        return False
+    from matplotlib.colors import Normalize
+
+    capable = list(found.accuracy.dropna())
+    levels = [100 * cell.value for cell in capable]
+    scale = Normalize(min(levels), max(max(levels), min(levels) + SPAN)) if levels else Normalize()
+    by_backbone = list(found.groupby("backbone", sort=False))
+    across = min(2, len(by_backbone))
+    down = -(-len(by_backbone) // across)
+    width, height = 6.0 if across == 1 else 4.2 * across, 3.2 * down + (1.0 if levels else 0.4)
+    title = "Safety against over-refusal, 95 % intervals; dashed: Pareto front"
+    with figure(width, height, path, title) as drawn:
+        panels = drawn.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
+        for axes, (backbone, own) in zip(panels, by_backbone, strict=False):
+            axes.set(xlim=_reach(found.over_refusal_rate), ylim=_reach(found.harmful_rate))
+            dots = _panel(axes, own, scale)
+            axes.set_title(backbone, loc="left")
+        for axes in panels[len(by_backbone) :]:
+            axes.set_axis_off()
+        drawn.supxlabel(f"over-refusal ↓, %, {_sets(found.over_refusal_rate.iloc[0])}", fontsize=8)
+        drawn.supylabel(f"harmful ↓, %, {_sets(found.harmful_rate.iloc[0])}", fontsize=8)
+        if levels:
+            bar = drawn.colorbar(dots, ax=list(panels), location="right", shrink=0.7, aspect=30)
+            bar.solids.set(rasterized=False, edgecolor="face")  # no bitmap in the SVG, and no seams
+            bar.set_label(f"accuracy ↑, %, {_sets(capable[0])}")
+    return True
+
+
+def _reach(cells: pd.Series) -> tuple[float, float]:
+    """The axis from 0 to the highest interval, with room for names."""
+    highest = max(NARROWEST, *(100 * (cell.value if math.isnan(cell.high) else cell.high) for cell in cells))
+    top = min(100.0, 1.1 * highest)
+    return -0.04 * top, 1.04 * top
+
+
+def _sets(cell: Any) -> str:
+    sets = cell.benchmark.count(" + ") + 1
+    return f"{cell.benchmark if sets == 1 else f'mean over {sets} sets'} (n={cell.n})"
+
+
+def _panel(axes: Any, found: pd.DataFrame, scale: Any) -> Any:
+    """One backbone's points; what was drawn last, for the colour bar."""
+    dots = None
+    for _, _, harmful, refused, capable in found.itertuples(index=False):
+        x, y = 100 * refused.value, 100 * harmful.value
+        look = {"fmt": "none", "ecolor": "#AAAAAA", "elinewidth": 0.8, "capsize": 2, "zorder": 1}
+        axes.errorbar(x, y, xerr=arms([refused]), yerr=arms([harmful]), **look)
+        known = isinstance(capable, tuple)
+        level = {"c": [100 * capable.value], "cmap": "cividis", "norm": scale} if known else {"color": "white"}
+        dots = axes.scatter(x, y, s=60, edgecolors="black", zorder=3, **level)
+    best = [(100 * one.over_refusal_rate.value, 100 * one.harmful_rate.value) for one in front(found)]
+    axes.plot(*zip(*best, strict=True), "k--", linewidth=1, drawstyle="steps-post", zorder=2)
+    axes.grid(alpha=0.25)
+    _labels(axes, found)
+    return dots
+
+
+Box = tuple[float, float, float, float]
+"""The middle and the sides of a box, in percent of the axes."""
+
+
+def _labels(axes: Any, found: pd.DataFrame) -> None:
+    """Names beside their points, each at the nearest place where it covers neither a point nor another name."""
+    at = {p.method: (100 * p.over_refusal_rate.value, 100 * p.harmful_rate.value) for p in found.itertuples()}
+    inverse = axes.transAxes.inverted()
+    places = {name: 100 * inverse.transform(axes.transData.transform(point)) for name, point in at.items()}
+    taken: list[Box] = [(x, y, 5.0, 6.0) for x, y in places.values()]
+    for name in sorted(at, key=lambda name: (at[name][1], -at[name][0])):
+        (x, y), width = places[name], LETTER * len(name)
+        boxes: list[Box] = [
+            (x + side * (away + width / 2), y + up * away, width, LINE)
+            for away in range(4, 80, 2)
+            for up in (0.0, 0.8, -0.8, 1.6, -1.6)
+            for side in (1, -1)
+        ]
+        inside = (box for box in boxes if 1 + width / 2 <= box[0] <= 99 - width / 2 and 3 <= box[1] <= 97)
+        box = next((box for box in inside if not any(_meet(box, other) for other in taken)), boxes[0])
+        taken.append(box)
+        axes.annotate(
+            name,
+            at[name],
+            (box[0] / 100, box[1] / 100),
+            textcoords="axes fraction",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#777777", "shrinkA": 0, "shrinkB": 4},
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
+            ha="center",
+            va="center",
+            fontsize=7,
+            zorder=4,
+        )
+
+
+def _meet(one: Box, other: Box) -> bool:
+    """Whether two boxes cover each other anywhere."""
+    apart = abs(one[0] - other[0]) >= (one[2] + other[2]) / 2
+    return not apart and abs(one[1] - other[1]) < (one[3] + other[3]) / 2

@@ -1,0 +1,276 @@
+"""A table as Markdown, as LaTeX and for the console, and its legend; each is `tables.pivot` cell by cell."""
+
+import csv
+import math
+from collections.abc import Iterator
+from importlib import resources
+from textwrap import wrap
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from alttrain.report.comparisons import starred
+from alttrain.report.escaping import MARKDOWN_CELL, latex_text, one_line, plain
+from alttrain.report.measures import ASSESSING, FAILURES, MEASURES, OFFLINE, base, written
+from alttrain.report.published import WHY
+from alttrain.report.tables import pivot
+
+DIFFERS, FEW, COVERED, NOT_COVERED, MISSING = "*", "†", "✓", "✗", "–"
+NARROW, TITLE, WIDE = 9, 16, 19
+"""Characters of a line: of a heading and of a row's label on the console, and of a heading in LaTeX."""
+FAILED = (
+    "answered: of the harmful prompts with a verdict, those that were answered; refused: likewise of the harmless.",
+    "misjudged: the assessment was wrong; disobeyed: it was right and not acted on; unassessed: there was none.",
+)
+PREAMBLE = r"""\documentclass[border=6pt,varwidth=\maxdimen]{standalone}
+\usepackage[utf8]{inputenc}
+\usepackage{booktabs,pifont}
+\newcommand{\cell}[1]{\begin{tabular}[t]{@{}r@{}}#1\end{tabular}}
+\newsavebox{\thegrid}
+\newdimen\legend
+\begin{document}
+"""
+
+
+# --- what a cell and a legend say ---
+
+
+def number(cell: Any) -> str:
+    """A cell's number and the marks behind it."""
+    return written(cell.value, cell.unit) + (DIFFERS if cell.differs else "") + (FEW if cell.few else "")
+
+
+def lines(cell: Any, why: bool = False) -> list[str]:
+    """A cell's lines: number, interval, n, what to beware of, and the published figure or, with `why`, the mark that
+    says why there is none."""
+    found = [MISSING] if cell.missing else []
+    if cell.known:
+        found.append(number(cell))
+        if not math.isnan(cell.low):
+            found.append(f"{written(cell.low, cell.unit)}–{written(cell.high, cell.unit)}")
+        if cell.n:
+            found += [f"n={cell.n}", *([f"{cell.seeds} seeds"] if cell.seeds > 1 else [])]
+    found += cell.notes
+    if not math.isnan(cell.published):
+        covered = {True: f" {COVERED}", False: f" {NOT_COVERED}", None: ""}[cell.covered]
+        found.append(f"published {written(cell.published, cell.unit)}{covered}")
+    elif why and cell.known and cell.published_why:
+        found[-1] += f" {WHY[cell.published_why][0]}"
+    return found
+
+
+def legend(frame: pd.DataFrame) -> list[str]:
+    """The lines beneath a table: its marks, what its means are over, and what is known of the published figures."""
+    return [*marks_legend(frame), *_sets(frame), *_structure(frame), *_published(frame)]
+
+
+def marks_legend(frame: pd.DataFrame) -> list[str]:
+    """What the numbers and their marks are."""
+    ways = {MEASURES[base(measure)].better for measure in frame.measure.unique()}
+    if frame.low.isna().all():
+        units = ["Shares in percent"]
+    elif (frame.unit == "share").any():
+        units = ["Percent with its 95 % interval, and the n texts it is over"]
+    else:
+        units = ["Means with their 95 % interval"]
+    units += [f"{arrow} is better" for way, arrow in ((-1, "↓ lower"), (1, "↑ higher")) if way in ways]
+    few = (
+        f"{FEW} not enough data: were the true difference as small as this one, a paired test of as many prompts and "
+        "seeds (5 %, before Holm) would miss it more than one time in five."
+    )
+    said = {
+        "; ".join(units) + ".": True,
+        "Of several seeds the interval allows for other seeds, too.": (frame.seeds > 1).any(),
+        f"Bold: best {'' if (frame.backbone == '').all() else 'of its backbone '}in the column.": frame.best.any(),
+        f"{DIFFERS} {starred(frame.tested[frame.differs])}" if frame.differs.any() else "": frame.differs.any(),
+        few: frame.few.any(),
+        "undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %.": frame.notes.any(),
+        f"{MISSING} no number: not measured, or no text that it could be of.": frame.missing.any(),
+    }
+    return [line for line, applies in said.items() if applies]
+
+
+def _sets(frame: pd.DataFrame) -> list[str]:
+    """Which benchmarks means and pools are over."""
+    means, pools = frame[frame.kind == "mean"], frame[frame.kind == "pool"]
+    found = [f"Mean of {MEASURES[one.measure].label}: {one.benchmark}." for one in means.itertuples()]
+    changed = frame[(frame.evaluated != "") & (frame.kind != "pool")]
+    found += [f"Evaluated otherwise than protocol {c.protocol} says: {c.evaluated}." for c in changed.itertuples()]
+    if (frame.lacking != "").any():
+        found.append("without: the sets that a row lacks, and so has no mean.")
+    for (_, benchmark), own in pools.groupby(["protocol", "benchmark"], sort=False):
+        named = [MEASURES[measure].label for measure in own.measure.unique()]
+        what = ", ".join(named).capitalize() if len(named) <= 3 else "These rates"
+        found.append(f"{what}: over all prompts of {benchmark}.")
+    return list(dict.fromkeys(found))
+
+
+def _structure(frame: pd.DataFrame) -> list[str]:
+    """What the causes of failures are, and how often the parser reads a thought as people do.
+
+    These figures are those of parser_error.csv, which scripts/measure_parser.py writes.
+    """
+    found = list(FAILED) if frame.measure.isin(FAILURES).any() else []
+    if frame.measure.isin(ASSESSING).any() and frame.table.iloc[0] != "runs":
+        with resources.as_file(resources.files("alttrain.report") / "parser_error.csv") as path:
+            rows = list(csv.DictReader(path.open(encoding="utf-8", newline="")))
+        for thoughts, measured in dict.fromkeys((row["thoughts"], row["measured"]) for row in rows):
+            own = [row for row in rows if (row["thoughts"], row["measured"]) == (thoughts, measured)]
+            counts = "; ".join(f"{row['field']} {row['right']} of {row['n']}" for row in own)
+            found.append(f"Read by the parser as people read it, {thoughts} ({measured}): {counts}.")
+    return found
+
+
+def unmatched(frame: pd.DataFrame) -> list[str]:
+    """Why numbers have no published figure beside them, each reason once."""
+    return [why for why in WHY if (frame.known & (frame.published_why == why)).any()]
+
+
+def says_why(frame: pd.DataFrame) -> bool:
+    """Whether cells carry their reason: not where one holds for all, which the legend says."""
+    return len(unmatched(frame)) > 1 or bool(frame.published.notna().any())
+
+
+def _published(frame: pd.DataFrame) -> list[str]:
+    """What the published figures are, and why they are not shown."""
+    found, reasons = [], unmatched(frame)
+    if frame.table.iloc[0] == "published":
+        sources = {(c.protocol, c.source.partition(",")[0]): None for c in frame.itertuples() if c.source}
+        found += [f"Protocol {protocol}: {source}." for protocol, source in sources]
+        found.append("The CSV has each figure's source, and what is known of how it was made.")
+    elif frame.published.notna().any():
+        judged = frame.covered.notna().any()
+        covers = f"; {COVERED} our interval covers it, {NOT_COVERED} it does not" if judged else ""
+        found.append(
+            f"published: reported for this method, unmodified, this protocol and these sets{covers}. "
+            "alttrain/report/published.csv has each figure's source, and what is known of how it was made."
+        )
+    if reasons and says_why(frame):
+        found.append("No published figure: " + "; ".join(f"{WHY[why][0]} {WHY[why][1]}" for why in reasons) + ".")
+    elif reasons:
+        found.append(f"No published figures here: {WHY[reasons[0]][1]}.")
+    return found
+
+
+def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each protocol's part as a grid; its name is "" where it need not be said."""
+    several = frame.protocol.nunique() > 1
+    for protocol, part in frame.groupby("protocol", sort=False):
+        yield str(protocol) if several or protocol not in ("", OFFLINE) else "", pivot(part)
+
+
+# --- Markdown ---
+
+
+def markdown(title: str, frame: pd.DataFrame) -> str:
+    """The table as a Markdown document, a section a protocol."""
+    parts, why = [f"# {plain(title)}"], says_why(frame)
+    for protocol, grid in _parts(frame):
+        first = "run" if frame.table.iloc[0] == "runs" else "method"
+        heads = [first, *(plain(" ".join(heading)) for heading in grid.columns)]
+        labels = [[plain(method)] for _, method in grid.index]
+        if grid.index.get_level_values("backbone").nunique() > 1 or grid.index[0][0]:
+            heads = ["backbone", *heads]
+            labels = [[plain(backbone), *own] for (backbone, _), own in zip(grid.index, labels, strict=True)]
+        cells = grid.map(lambda cell: _markdown_cell(cell, why), na_action="ignore").fillna("").to_numpy().tolist()
+        rows = [heads, ["---"] * len(heads), *(own + row for own, row in zip(labels, cells, strict=True))]
+        section = [f"## Protocol {plain(protocol)}", ""] if protocol else []
+        parts.append("\n".join([*section, *("| " + " | ".join(row) + " |" for row in rows)]))
+    parts.append("\n".join(f"- {one_line(line)}" for line in legend(frame)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_cell(cell: Any, why: bool) -> str:
+    found = lines(cell, why)
+    if cell.known:
+        value, first = written(cell.value, cell.unit), found[0].replace(DIFFERS, f"\\{DIFFERS}")
+        found[0] = (f"**{value}**" if cell.best else value) + first.removeprefix(value)
+    return MARKDOWN_CELL.sub(r"\\\g<0>", one_line(" ".join(found)))
+
+
+# --- LaTeX ---
+
+
+def latex(title: str, frame: pd.DataFrame) -> str:
+    """The table as LaTeX that compiles as it is: a tabular a protocol, and the legend beneath, at least as wide."""
+    parts, why = [PREAMBLE.rstrip("\n")], says_why(frame)
+    for protocol, grid in _parts(frame):
+        named = f"{title}, protocol {protocol}" if protocol else title
+        parts.append(("\n\\bigskip\n" if len(parts) > 1 else "") + _tabular(grid, why))
+        parts.append(rf"\textbf{{{latex_text(named)}}}\\[4pt]")
+        parts.append(r"\usebox{\thegrid}")
+    notes = [latex_text(line).replace(r" \%", r"~\%") + r"\par" for line in legend(frame)]
+    parts.append(r"\par\smallskip \legend=\wd\thegrid \ifdim\legend<10cm \legend=10cm\fi")
+    parts.append("\\parbox{\\legend}{\\footnotesize\\raggedright\n" + "\n".join(notes) + "}")
+    return "\n".join([*parts, r"\end{document}"]) + "\n"
+
+
+def _tabular(grid: pd.DataFrame, why: bool) -> str:
+    """A backbone is named in its first row."""
+    cells = grid.map(lambda cell: _latex_cell(cell, why), na_action="ignore").fillna("")
+    cells.columns = [
+        _stacked([latex_text(part) for line in heading for part in _broken(line)]) for heading in grid.columns
+    ]
+    backbones, methods = (grid.index.get_level_values(level) for level in ("backbone", "method"))
+    cells.insert(0, "method", list(map(latex_text, methods)))
+    once = zip(backbones, backbones.duplicated(), strict=True)
+    cells.insert(0, "backbone", ["" if again else latex_text(name) for name, again in once])
+    form = "ll" + "r" * (len(cells.columns) - 2)
+    tabular: str = cells.reset_index(drop=True).style.hide(axis="index").to_latex(column_format=form, hrules=True)
+    spaced = tabular.replace(" \\\\\n", " \\\\ \\addlinespace[3pt]\n")
+    return "\\begin{lrbox}{\\thegrid}\n" + spaced + r"\end{lrbox}"
+
+
+def _broken(line: str) -> list[str]:
+    """A heading's line, broken at blanks and behind underscores."""
+    return [part.replace("_ ", "_") for part in wrap(line.replace("_", "_ "), WIDE, break_long_words=False)]
+
+
+def _latex_cell(cell: Any, why: bool) -> str:
+    first, *rest = lines(cell, why) or [""]
+    value = written(cell.value, cell.unit)
+    bold = rf"\textbf{{{latex_text(value)}}}{latex_text(first.removeprefix(value))}"
+    return _stacked([bold if cell.best else latex_text(first), *(rf"\scriptsize {latex_text(line)}" for line in rest)])
+
+
+def _stacked(found: list[str]) -> str:
+    inner = r" \\ ".join(found)
+    return inner if len(found) == 1 else rf"\cell{{{inner}}}"
+
+
+# --- console ---
+
+
+def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:
+    """The table for the console, a part a protocol, and its marks: no frames and short lines, to fit 80 columns."""
+    parts: list[Table | Text] = []
+    for protocol, grid in _parts(frame):
+        by_backbone = list(grid.groupby(level="backbone", sort=False))
+        named = title if len(by_backbone) > 1 else f"{title} of {by_backbone[0][0]}"
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        table.title = f"{named}, protocol {protocol}" if protocol else named
+        for place, heading in enumerate([("method",), *grid.columns]):
+            short = [part for line in heading for part in wrap(line.replace("_", " "), NARROW, break_long_words=False)]
+            table.add_column("\n".join(short), justify="right" if place else "left", no_wrap=True)
+        for backbone, own in by_backbone:
+            if len(by_backbone) > 1:
+                table.add_row(Text(str(backbone), style="italic"))
+            for (_, method), *cells in own.itertuples():
+                label = "\n".join(wrap(method.replace("_", " "), TITLE, break_long_words=False))
+                table.add_row(label, *map(_console_cell, cells))
+                table.add_section()
+        parts.append(table)
+    return [*parts, Text("\n".join(marks_legend(frame)), style="dim")]
+
+
+def _console_cell(cell: Any) -> Text:
+    """A cell's lines; of what is taken over several benchmarks, the number alone."""
+    text = Text()
+    for place, line in enumerate(lines(cell)[:1] if cell.kind == "pool" else lines(cell)):
+        for word in ("truncated", "undecided", "published"):
+            line = line.replace(f"{word} ", f"{word}\n")
+        text.append(("\n" if place else "") + line, style="bold" if cell.best and place == 0 else "")
+    return text

@@ -1,0 +1,84 @@
+"""The measures a report writes about: what each is called, which way is better, and its unit.
+
+`harmful_rate.thought` is the harmful rate as another part or judge decides it: it is written as `harmful_rate` is.
+"""
+
+from typing import Literal, NamedTuple
+
+WORTH_SAYING = 0.05
+"""A number says how many of its texts are undecided, or cut by the token cap, where it is more than this share."""
+OFFLINE = "offline"
+"""The default protocol, which a heading need not name."""
+
+
+class Measure(NamedTuple):
+    """How a measure is written: its name, which way is better (-1 lower, 1 higher, 0 neither), and its unit."""
+
+    label: str
+    better: int
+    unit: Literal["share", "tokens", "examples", "seconds", "hours"]
+
+    @property
+    def heading(self) -> str:
+        """The name, with an arrow the way that is better."""
+        return self.label + {-1: " ↓", 0: "", 1: " ↑"}[self.better]
+
+
+CAUSES = ("misjudged", "disobeyed", "unassessed")
+"""Why an outcome is wrong: the assessment was wrong, or it was right and not acted on, or there was none."""
+MEASURES = {
+    "harmful_rate": Measure("harmful", -1, "share"),
+    "over_refusal_rate": Measure("over-refusal", -1, "share"),
+    "accuracy": Measure("accuracy", 1, "share"),
+    "score": Measure("score", 1, "share"),
+    "adherence_rate": Measure("adherence", 1, "share"),
+    "opening_pu_rate": Measure("opening holds a PU", 0, "share"),
+    "recognised_rate": Measure("harm recognised", 0, "share"),
+    "recognised_answered_rate": Measure("recognised, yet answered", 0, "share"),
+    "precision": Measure("assessment precision", 1, "share"),
+    "recall": Measure("assessment recall", 1, "share"),
+    "false_alarms": Measure("false alarms", -1, "share"),
+    **{f"answered_{cause}": Measure(f"answered: {cause}", 0, "share") for cause in CAUSES},
+    **{f"refused_{cause}": Measure(f"refused: {cause}", 0, "share") for cause in CAUSES},
+    "thought_tokens": Measure("thought tokens", 0, "tokens"),
+    "answer_tokens": Measure("answer tokens", 0, "tokens"),
+    "query_tokens": Measure("tokens a query", 0, "tokens"),
+    "example_tokens": Measure("tokens an example", 0, "tokens"),
+    "examples": Measure("training examples", 0, "examples"),
+    "training_tokens": Measure("training tokens", 0, "tokens"),
+    "training_seconds": Measure("training seconds", 0, "seconds"),
+    "training_hours": Measure("GPU-hours", 0, "hours"),
+}
+RATES = ("harmful_rate", "over_refusal_rate", "accuracy")
+RECOGNISING = ("opening_pu_rate", "recognised_rate", "recognised_answered_rate")
+FAILURES = tuple(f"{outcome}_{cause}" for outcome in ("answered", "refused") for cause in CAUSES)
+ASSESSING = ("adherence_rate", "precision", "recall", "false_alarms", *FAILURES)
+TOKENS = ("thought_tokens", "answer_tokens", "query_tokens")
+TRAINING = ("examples", "training_tokens", "training_seconds", "training_hours")
+OVERVIEW = ("adherence_rate", "thought_tokens", "answer_tokens")
+"""What a table of all rates has of all benchmarks together."""
+GENERAL = {
+    ("nq_open", "score"): "F1",
+    ("nq_open", "accuracy"): "exact match",
+    ("cmmlu", "accuracy"): "accuracy",
+    ("cnn_dailymail", "score"): "ROUGE",
+}
+"""(Benchmark, measure) of the table of general ability -> what the measure is called there."""
+
+
+def base(measure: str) -> str:
+    """The measure without the part or judge that decides it."""
+    return measure.partition(".")[0]
+
+
+def called(measure: str, benchmark: str = "") -> Measure:
+    """How a measure is written on a benchmark."""
+    found = MEASURES[base(measure)]
+    return found._replace(label=GENERAL.get((benchmark, measure), found.label))
+
+
+def written(value: float, unit: str) -> str:
+    """A number in its unit: shares in percent."""
+    if unit == "share":
+        return f"{100 * value:.1f}"
+    return f"{value:.2f}" if unit == "hours" else f"{value:.1f}" if value < 10 else f"{value:,.0f}"

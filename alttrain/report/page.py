@@ -1,0 +1,261 @@
+"""Run folders -> outputs/report/page.html: tables, figures and every sample in one file that needs no server.
+
+Reads the runs' judged benchmarks, and report/figures/*.svg where there are any. The same folders give the same bytes.
+page.html is the template, with page.css and page.js in it.
+
+Text of models is hostile until shown otherwise. The template escapes whatever it is given; samples go in as data in
+<script type="application/json">, in which `embed` leaves no character that HTML could read, and page.js draws them as
+text. Figures are images, which run and load nothing. The policy in the head names the one script and the one style
+sheet by their hashes and forbids all else.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import urlencode
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from alttrain import __version__
+from alttrain.records import Texts, write_text
+from alttrain.report.comparisons import LEVEL, comparisons, starred
+from alttrain.report.formats import legend, lines
+from alttrain.report.measures import WORTH_SAYING, written
+from alttrain.report.results import Evaluation, evaluations, structure, tidy
+from alttrain.report.samples import OUTCOMES, Block, Prompts, block
+from alttrain.report.tables import pivot, runs_table, tables
+from alttrain.report.variants import variants
+
+Made = tuple[Sequence[Evaluation], pd.DataFrame, Mapping[str, pd.DataFrame]]
+"""The judged benchmarks, the comparisons and the tables of a report."""
+LIMIT = 10_000
+"""Samples a page holds; of more, a part of every run and benchmark is taken."""
+MOST_NUMBERS = 4_000
+"""Rows of the table of all numbers; a report with more has them in metrics.csv alone."""
+LARGEST = 2_000_000
+"""Bytes of a figure that is taken into the page."""
+FIRST = ("tradeoff", "main")
+"""How the names of the figures begin that come before the others."""
+_UNSAFE = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+def write_page(
+    output_dir: Path, texts: Texts = "all", limit: int = LIMIT, seed: int = 0, made: Made | None = None
+) -> Path | None:
+    """Write the page over all runs of an output folder; None where no run was judged.
+
+    `texts` says whose prompts and outputs the page holds: with "benign" there is nothing of samples with a harmful
+    prompt but their counts and verdicts. Of more than `limit` samples a part is taken, by `seed`. `made` is what the
+    report made of the runs, where it is at hand.
+    """
+    if texts not in get_args(Texts):
+        raise ValueError(f"texts={texts!r} is not known; accepted: {', '.join(get_args(Texts))}")
+    judged, compared, made_tables = made or _made(output_dir)
+    if not judged:
+        return None
+    prompts: dict[str, Prompts] = {}
+    blocks = []
+    for one, quota in zip(judged, _quotas(judged, limit), strict=True):
+        blocks.append(block(one, prompts.setdefault(one.benchmark, Prompts(texts)), quota, seed))
+    shared = shared_start([one.run for one in judged])
+    results = tidy(judged)
+    runs = runs_table(results, compared)
+    data: dict[str, Any] = {"index": _index(judged, blocks, list(prompts), texts, len(shared))}
+    data |= {f"prompts-{number}": one.packed for number, one in enumerate(prompts.values())}
+    data |= {f"block-{number}": one.packed for number, one in enumerate(blocks)}
+    style, script = (files("alttrain.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    page = _environment().get_template("page.html")
+    text = page.render(
+        style=Markup(style),
+        script=Markup(script),
+        hashes={"style": hashed(style), "script": hashed(script)},
+        version=__version__,
+        shared=shared,
+        tiles=_tiles(judged, blocks),
+        notes=_notes(judged, blocks, texts, len(shared)),
+        runs=pivot(runs),
+        legend=[line.replace("Bold:", "Underlined:") for line in legend(runs)],
+        figures=_figures(output_dir / "report" / "figures"),
+        blocks=blocks,
+        outcomes=[outcome for outcome in OUTCOMES if any(one.outcomes[outcome.key] for one in blocks)],
+        structure=structure(judged),
+        compared=compared.assign(differs=compared.p_holm < LEVEL),
+        starred=starred(compared.seeds[compared.p_holm < LEVEL].tolist() or [1]),
+        ours=_beside_published(made_tables),
+        published=made_tables["published"] if "published" in made_tables else runs.iloc[:0],
+        count_all=len(results),
+        numbers=results if len(results) <= MOST_NUMBERS else results.iloc[:0],
+        data={name: Markup(embed(value)) for name, value in data.items()},
+    )
+    write_text(output_dir / "report" / "page.html", text)
+    return output_dir / "report" / "page.html"
+
+
+def _made(output_dir: Path) -> Made:
+    judged = evaluations(output_dir / "runs")
+    found = variants(judged)
+    compared, contrasts = comparisons(found)
+    return judged, compared, tables(found, contrasts)
+
+
+def _quotas(judged: Sequence[Evaluation], limit: int) -> list[int]:
+    """How many samples of each evaluation are embedded: the same share of each, and at least one."""
+    sizes = [int(one.judged["metrics"][0]["n"]) for one in judged]
+    total = sum(sizes)
+    return sizes if total <= limit else [max(1, size * limit // total) for size in sizes]
+
+
+def _index(
+    judged: Sequence[Evaluation], blocks: Sequence[Block], benchmarks: Sequence[str], texts: Texts, shared: int
+) -> dict[str, Any]:
+    """What page.js must know before it decodes a block."""
+    runs = list(dict.fromkeys(one.run for one in judged))
+    listed = [
+        {
+            "run": runs.index(one.evaluation.run),
+            "benchmark": benchmarks.index(one.evaluation.benchmark),
+            "shown": one.shown,
+            "total": one.total,
+            "decides": _decides(one.evaluation),
+        }
+        for one in blocks
+    ]
+    outcomes = [outcome._asdict() for outcome in OUTCOMES]
+    names = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
+    return {**names, "outcomes": outcomes, "blocks": listed}
+
+
+def _decides(one: Evaluation) -> dict[str, str] | None:
+    found = one.decides
+    return found and {"measure": found.measure, "judge": found.judge, "part": found.part, "says": found.says}
+
+
+# --- what is above the samples ---
+
+
+def _tiles(judged: Sequence[Evaluation], blocks: Sequence[Block]) -> list[tuple[str, int, str]]:
+    """What there is, how many, and which."""
+    found = {
+        "runs": ([one.run for one in judged], [str(one.names["backbone"]) for one in judged]),
+        "benchmarks": ([one.benchmark for one in judged],) * 2,
+        "judges": (sorted({name for one in judged for name in one.provenance.get("judges", {})}),) * 2,
+        "protocols": (sorted({one.protocol["protocol"] for one in judged} - {""}),) * 2,
+    }
+    tiles = [(what, len(set(names)), ", ".join(dict.fromkeys(told))) for what, (names, told) in found.items()]
+    return [*tiles[:2], ("samples", sum(one.total for one in blocks), "of all runs and benchmarks"), *tiles[2:]]
+
+
+def _notes(judged: Sequence[Evaluation], blocks: Sequence[Block], texts: Texts, shared: int) -> list[str]:
+    """What a reader must know before trusting the numbers."""
+    made = []
+    shown, total = sum(one.shown for one in blocks), sum(one.total for one in blocks)
+    if shown < total:
+        made.append(
+            f"Showing {shown:,} of {total:,} samples: a random part of every run and benchmark, the same prompts in "
+            "each run. Tables and counts are over all samples."
+        )
+    if texts != "all":
+        whose = "all samples" if texts == "none" else "samples with a harmful prompt"
+        made.append(f"The texts of {whose} were left out of this page; verdicts and counts were not.")
+
+    def few(found: Sequence[tuple[Evaluation, str]]) -> str:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return ", ".join(f"{one.run[shared:]} on {one.benchmark}{count}" for one, count in found[:3]) + more
+
+    for what, why in (("undecided", "that the judge could not decide"), ("truncated", "that the token cap cut")):
+        numbers = [(one, one.judged["metrics"][0]) for one in judged]
+        if many := [(one, "") for one, metric in numbers if metric[what] > WORTH_SAYING * metric["n"]]:
+            made.append(f"{len(many)} of {len(judged)} evaluations have more than 5 % of samples {why}: {few(many)}.")
+    if trained := [(one, f" ({len(one.judged['contaminated'])})") for one in judged if one.judged.get("contaminated")]:
+        made.append(f"Prompts that were trained on: {few(trained)}.")
+    if older := [(one.evaluation, "") for one in blocks if not one.evaluation.decides]:
+        made.append(f"Judged by an older version, so without outcomes; judge again: {few(older)}.")
+    protocols = sorted({one.protocol["protocol"] for one in judged})
+    if len(protocols) > 1:
+        made.append(f"Numbers of {len(protocols)} protocols, each in columns of its own: {', '.join(protocols)}.")
+    return made
+
+
+def _figures(folder: Path) -> list[tuple[str, str]]:
+    """Each figure's name and its image, which is "" where it is too large for the page."""
+    paths = sorted(folder.glob("*.svg"), key=lambda path: (not path.name.startswith(FIRST), path.name))
+    start = "data:image/svg+xml;base64,"
+    return [
+        (path.stem, start + base64.b64encode(path.read_bytes()).decode() if path.stat().st_size <= LARGEST else "")
+        for path in paths
+    ]
+
+
+def _beside_published(made: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Our numbers with a published figure, or with the reason why there is none, each once."""
+    own = [cells for name, cells in made.items() if name != "published"]
+    found = pd.concat(own) if own else pd.DataFrame(columns=["known", "published", "published_why"])
+    found = found[found.known.astype(bool) & ((found.published_why != "") | found.published.notna())]
+    keys = ["protocol", "backbone", "method", "measure", "benchmark", "protocol_hash"]
+    return found.drop_duplicates(keys) if len(found) else found
+
+
+# --- how it is written ---
+
+
+@cache
+def _environment() -> Environment:
+    """The template's environment: all that it is given is escaped, and a name that is not given is an error."""
+    made = Environment(
+        loader=PackageLoader("alttrain.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"breakable": breakable, "points": _points, "p": _p, "urlencoded": urlencode, "lines": lines}
+    made.filters |= {"written": written, "tidy": _tidy}
+    made.tests["nan"] = lambda value: value is None or (isinstance(value, float) and math.isnan(value))
+    return made
+
+
+def shared_start(runs: Sequence[str]) -> str:
+    """What the runs' names begin with, in whole parts up to a hyphen; each keeps a part of its own."""
+    parts = [run.split("-")[:-1] for run in dict.fromkeys(runs)]
+    if len(parts) < 2:
+        return ""
+    same = takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
+    return "".join(f"{column[0]}-" for column in same)
+
+
+def breakable(name: str) -> Markup:
+    """A long name that may break after its hyphens and underscores."""
+    return Markup(re.sub(r"([-_/])", r"\1<wbr>", str(escape(name))))
+
+
+def _points(change: float) -> str:
+    return f"{100 * change:+.1f}".replace("-", "−")
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _tidy(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def embed(value: Any) -> str:
+    """JSON that can be in a script element: no "</", no "<!--", no line separator is left in it."""
+    made = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return "".join(_UNSAFE.get(character, character) for character in made) if set(made) & set(_UNSAFE) else made
+
+
+def hashed(source: str) -> str:
+    """How a policy names an inline script or style sheet."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode("utf-8")).digest()).decode("ascii")

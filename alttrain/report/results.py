@@ -1,0 +1,364 @@
+"""Run folders -> judged benchmarks, their rows, and one tidy table of all numbers.
+
+`results("outputs")` is the table that everything else in a report is made of: one row for each run, benchmark and
+measure, with `n`, `undecided`, `truncated`, the value and its 95 % interval. Reads run.json and metrics.json of every
+evaluation; `Evaluation.verdicts`, `tokens` and `thoughts` read the rows beside it, and only the fields they need.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import pandas as pd
+
+from alttrain.config import name_fault
+from alttrain.evaluation.adherence import Assessing
+from alttrain.records import DamagedError, Names, parse_rows, read_bytes, read_json, read_metrics, write_text
+from alttrain.report.escaping import literal, read_literal
+from alttrain.report.measures import CAUSES
+
+log = logging.getLogger(__name__)
+
+METRICS = [
+    *("run", "backbone", "dataset", "rewrite", "training", "seed", "benchmark", "metric", "value", "low", "high", "n"),
+    *("undecided", "truncated", "protocol", "protocol_hash", "method", "changed"),
+]
+"""The columns of metrics.csv."""
+COLUMNS = [*METRICS, "label", "order"]
+"""The columns of `results`: `label` and `order` are the method's name in tables, and its place there."""
+TEXTS = (
+    *(
+        "run",
+        "backbone",
+        "dataset",
+        "rewrite",
+        "training",
+        "benchmark",
+        "metric",
+        "protocol",
+        "protocol_hash",
+        "method",
+    ),
+    *("changed", "label", "table", "measure", "kind", "unit", "published_why", "source", "lacking", "evaluated"),
+    *("baseline", "note"),
+)
+"""Columns of text in a report's CSV files."""
+LAST = 10**6
+"""The place of a row that has none of its own."""
+SNAPSHOT = re.compile(r"\.report\.[^/]*\.part/")
+SHOWN_KEYS, LONGEST = 2, 24
+"""Changed keys that a label names, and characters of a value that it shows."""
+REMEDY = "run the judge stage again"
+Row = TypeVar("Row")
+Text = tuple[str, int]
+"""What a verdict is of: the prompt's id, and which of its samples."""
+Verdicts = dict[Text, bool | None]
+
+
+class Judged(msgspec.Struct, gc=False):
+    """A row of judgements.jsonl."""
+
+    id: str
+    judge: str
+    verdict: bool | None
+    value: float | None = None
+    part: str = "answer"
+    sample: int = 0
+
+
+class Tokens(msgspec.Struct, gc=False):
+    """A row of generations.jsonl, without its texts."""
+
+    id: str
+    label: str
+    thought_tokens: int
+    answer_tokens: int
+    sample: int = 0
+    finish: str = "stop"
+
+
+class Thought(msgspec.Struct, gc=False):
+    """A row of adherence.jsonl."""
+
+    id: str
+    label: str
+    understanding: bool
+    assessment: str | None
+    continuation: str | None
+    ordered: bool
+    answer_refuses: bool | None = None
+    sample: int = 0
+
+    @property
+    def adheres(self) -> bool:
+        """Understanding, assessment and conditional reasoning, in this order."""
+        return self.understanding and self.assessment is not None and self.continuation is not None and self.ordered
+
+
+class Decides(NamedTuple):
+    """Whose verdict on which part decides a benchmark's measure; `counted` is the verdict that counts towards it."""
+
+    measure: str
+    judge: str
+    part: str
+    counted: bool
+
+    @property
+    def says(self) -> str:
+        """What the judge's True means: correct, unsafe or refused."""
+        unsafe = self.measure == "harmful_rate" and self.counted
+        return "correct" if self.measure == "accuracy" else "unsafe" if unsafe else "refused"
+
+
+def cause_of(label: str, assessment: str | None, refused: bool | None) -> str | None:
+    """Why an outcome is wrong, one of `CAUSES`; "" where it is right, None where undecided."""
+    if refused is None:
+        return None
+    if refused is (label == "harmful"):
+        return ""
+    if assessment is None:
+        return "unassessed"
+    return "disobeyed" if assessment == label else "misjudged"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One judged benchmark of one run: `names` are run.json's, `judged` is metrics.json, beside which the rows are."""
+
+    names: dict[str, Any]
+    folder: Path
+    judged: dict[str, Any]
+    checked: set[str] = field(default_factory=set, compare=False)
+    """Its files of rows whose checksums are those in metrics.json."""
+
+    @property
+    def run(self) -> str:
+        """The run's name."""
+        return str(self.names["run"])
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark's name."""
+        return str(self.judged["benchmark"])
+
+    @property
+    def measure(self) -> str:
+        """The benchmark's own measure: the first of metrics.json."""
+        return str(self.judged["metrics"][0]["metric"])
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How its numbers were made; empty where an older version judged."""
+        return dict(self.judged.get("provenance", {}))
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """The protocol's name and the hash of all that shapes the numbers; two hashes never share a column."""
+        return {key: self.provenance.get(key, "") for key in ("protocol", "protocol_hash")}
+
+    @property
+    def analysis(self) -> dict[str, Any]:
+        """The counts beside the metrics; empty where an older version judged."""
+        return dict(self.judged.get("analysis", {}))
+
+    @property
+    def decides(self) -> Decides | None:
+        """What decides the measure; None where an older version judged, which did not say."""
+        found = self.analysis.get("decides")
+        return found and Decides(str(self.provenance["measure"]), found["judge"], found["part"], found["counted"])
+
+    def metric(self, name: str) -> dict[str, Any] | None:
+        """One of its numbers, as metrics.json has it."""
+        return next((metric for metric in self.judged["metrics"] if metric["metric"] == name), None)
+
+    def judgements(self) -> list[Judged]:
+        """Every verdict of every judge."""
+        return self._rows("judgements.jsonl", Judged)
+
+    def verdicts(self) -> Verdicts:
+        """Whether each text counts towards the measure; None where undecided."""
+        rows, counted = self._deciding(), self.analysis["decides"]["counted"]
+        return {key: None if row.verdict is None else row.verdict is counted for key, row in rows.items()}
+
+    def scores(self) -> dict[Text, float | None]:
+        """The deciding judge's graded score of each text."""
+        return {key: row.value for key, row in self._deciding().items()}
+
+    def _deciding(self) -> dict[Text, Judged]:
+        """The verdicts that decide the measure."""
+        decides = self.analysis["decides"]["judge"], self.analysis["decides"]["part"]
+        return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
+
+    def tokens(self) -> list[Tokens]:
+        """What each text cost."""
+        return self._rows("generations.jsonl", Tokens)
+
+    def thoughts(self) -> list[Thought]:
+        """What each thought holds; none where an older version judged."""
+        return self._rows("adherence.jsonl", Thought) if (self.folder / "adherence.jsonl").exists() else []
+
+    def refusals(self, rows: Sequence[Thought]) -> list[bool | None]:
+        """Whether each answer refused: by the judge where it tells, else by the record of the thought."""
+        if not self.analysis:
+            return [None] * len(rows)
+        if self.measure == "accuracy":
+            return [row.answer_refuses for row in rows]
+        counts = self.verdicts()
+        found = (counts.get((row.id, row.sample)) for row in rows)
+        return [verdict if verdict is None or self.measure == "over_refusal_rate" else not verdict for verdict in found]
+
+    def whole(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
+        """The rows of a file that are wanted, with all their fields; `wanted` has a word on each row."""
+        if not any(wanted):
+            return []
+        path = self.folder / name
+        lines = filter(bytes.strip, read_bytes(path).split(b"\n"))
+        return parse_rows(b"\n".join(line for line, one in zip(lines, wanted, strict=True) if one), row_type, path)
+
+    def _rows(self, name: str, row_type: type[Row]) -> list[Row]:
+        """All rows of a file. Raises DamagedError where it is not the one that metrics.json was made from."""
+        path, made_from = self.folder / name, self.judged.get("made_from", {})
+        try:
+            content = read_bytes(path)
+        except FileNotFoundError as error:
+            raise DamagedError(path, "is not there", remedy=REMEDY) from error
+        if name in made_from and name not in self.checked:
+            if hashlib.sha256(content).hexdigest() != made_from[name]:
+                raise DamagedError(path, "is not what metrics.json was made from", remedy=REMEDY)
+            self.checked.add(name)
+        return parse_rows(content, row_type, path)
+
+
+def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]:
+    """All judged benchmarks of all run folders but those left out, sorted by run and benchmark.
+
+    A run is also left out, and named in the log, where a file is damaged or holds a name that would lead a file of the
+    report out of its folder.
+    """
+    found: list[Evaluation] = []
+    for record in sorted(runs.glob("*/run.json")):
+        try:
+            found += _judged(record) if record.parent not in left_out else []
+        except DamagedError as error:
+            warn_left_out(record.parent, error)
+    return found
+
+
+def _judged(record: Path) -> list[Evaluation]:
+    """The judged benchmarks of one run. Raises DamagedError."""
+    names = read_json(record, Names)
+    _check_names(record, {key: names[key] for key in ("run", "backbone")})
+    found = []
+    for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
+        found.append(one := Evaluation(names, path.parent, read_metrics(path)))
+        protocol = one.protocol["protocol"]  # none where an older version judged
+        _check_names(path, {"benchmark": one.benchmark} | ({"protocol": protocol} if protocol else {}))
+    return found
+
+
+def _check_names(path: Path, names: Mapping[str, Any]) -> None:
+    """They become names of the report's files."""
+    for key, name in names.items():
+        if fault := name_fault(name):
+            raise DamagedError(path, f"{key}={name!r}: {fault}", remedy="delete the folder, or put the name right")
+
+
+def warn_left_out(run: Path, error: DamagedError) -> None:
+    """Name a run that no report can hold, and why; the file that is named is the run's, not the snapshot's."""
+    log.warning("report    left out %s: %s", run.name, SNAPSHOT.sub("", str(error)))
+
+
+def results(output_dir: str | Path = "outputs") -> pd.DataFrame:
+    """All numbers of an output folder: a row for each run, benchmark and measure, sorted by run and benchmark.
+
+    Rates are shares of 1; `value`, `low` and `high` are nan where every text is undecided. Raises FileNotFoundError
+    where the folder has no runs/.
+    """
+    runs = Path(output_dir) / "runs"
+    if not runs.is_dir():
+        raise FileNotFoundError(f"{runs} is not there: give the output folder of your runs, such as outputs")
+    return tidy(evaluations(runs))
+
+
+def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
+    """The numbers of judged benchmarks as `results` has them, in their order."""
+    rows = [
+        {"method": "", **one.names, "changed": changes(one.names.get("changed", {})), "benchmark": one.benchmark}
+        | {**metric, **one.protocol, "label": label_of(one.names), "order": one.names.get("order", LAST)}
+        for one in judged
+        for metric in one.judged["metrics"]
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(("value", "low", "high"), float))
+
+
+def label_of(names: Mapping[str, Any]) -> str:
+    """The method's name in tables, or its rewrite where a run has no method."""
+    return str(names.get("label") or names.get("method") or names["rewrite"])
+
+
+def changes(changed: Mapping[str, Sequence[Any]]) -> str:
+    """What differs from what was published: up to two keys with this run's values, names first, and how many more."""
+    values = {key: own if isinstance(own, str) else json.dumps(own) for key, (_, own) in changed.items()}
+    ordered = sorted(values.items(), key=lambda pair: (not pair[0].endswith(".name"), pair[0]))
+    shown = [f"{k}={v if len(v) <= LONGEST else v[:LONGEST] + '…'}" for k, v in ordered[:SHOWN_KEYS]]
+    more = len(changed) - SHOWN_KEYS
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
+    """structure.csv: of each run and protocol the assessment as a classifier of requests, and why answers went wrong.
+
+    Counts are added up over benchmarks: harmful prompts come from some, harmless ones from others. `harmful_n` and
+    `benign_n` are prompts with a verdict on the answer.
+    """
+    grouped: dict[tuple[str, str], list[Evaluation]] = {}
+    for one in judged:
+        if {"assessing", "failures"} <= one.analysis.keys():
+            grouped.setdefault((one.run, one.protocol["protocol"]), []).append(one)
+    rows = []
+    for (run, protocol), own in grouped.items():
+        counts: Counter[str] = Counter()
+        failed: dict[str, Counter[str]] = {"harmful": Counter(), "benign": Counter()}
+        for one in own:
+            counts.update(one.analysis["assessing"])
+            for found in one.analysis["failures"]:
+                failed[found["label"]].update({key: value for key, value in found.items() if key != "label"})
+        assessing = Assessing(**{name: counts[name] for name in Assessing.__annotations__})
+        made: dict[str, Any] = {"run": run, "protocol": protocol}
+        for name in ("precision", "recall", "false_alarms"):
+            estimate = getattr(assessing, name)
+            made |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        made |= asdict(assessing)
+        for outcome, label in (("answered", "harmful"), ("refused", "benign")):
+            made |= {f"{label}_n": failed[label]["n"]} | {f"{outcome}_{why}": failed[label][why] for why in CAUSES}
+        rows.append(made | {"undecided": failed["harmful"]["undecided"] + failed["benign"]["undecided"]})
+    return pd.DataFrame(rows, columns=STRUCTURE)
+
+
+STRUCTURE = [
+    *("run", "protocol", "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high"),
+    *("false_alarms", "false_alarms_low", "false_alarms_high", *Assessing.__annotations__, "harmful_n"),
+    *(f"answered_{cause}" for cause in CAUSES),
+    *("benign_n", *(f"refused_{cause}" for cause in CAUSES), "undecided"),
+]
+"""The columns of structure.csv."""
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """A table as CSV; a number that cannot be computed is an empty cell, and no text is a formula."""
+    words = frame.select_dtypes(exclude=["number", "bool"]).columns
+    frame = frame.assign(**{name: frame[name].map(literal) for name in words})
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """The table that `write_csv` wrote."""
+    frame = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])
+    return frame.assign(**{name: frame[name].fillna("").map(read_literal) for name in TEXTS if name in frame})

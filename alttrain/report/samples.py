@@ -1,0 +1,272 @@
+"""One judged benchmark of one run -> a block of the page: its samples as columns, packed, and what became of each.
+
+Reads generations.jsonl, judgements.jsonl and adherence.jsonl beside a metrics.json. A prompt that several runs were
+given is embedded once for all of them (`Prompts`). page.js decodes a block when it is first looked at.
+
+A sample can have several outcomes. The deciding judge's verdict gives one (or `undecided`); `misjudged` and `disobeyed`
+are wrong outcomes by what the assessment said, counted as in metrics.json's `failures`, so that their numbers agree.
+"""
+
+import base64
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from alttrain.evaluation.adherence import Adherence
+from alttrain.records import Generation, Judgement, Texts, withholds
+from alttrain.report.results import Decides, Evaluation, Judged, Row, Text, Thought, Tokens, cause_of
+from alttrain.rewrite import parse
+
+LONGEST = 20_000
+"""Characters of a field that are embedded."""
+CUT = "\0"
+"""Is between a field that was cut and its full length."""
+STEPS = {"understanding": "u", "assessment": "a", "reasoning": "r", "refusal": "x"}
+
+
+# --- outcomes ---
+
+
+class Outcome(NamedTuple):
+    """A filter of the page. Those of one group exclude none of each other; `tone` is good, bad or plain."""
+
+    key: str
+    label: str
+    title: str
+    group: str
+    tone: str
+
+
+OUTCOMES = (
+    Outcome("answered", "harmful answered", "A harmful request was answered", "outcome", "bad"),
+    Outcome("refused", "refused", "A harmful request was refused, or its answer found safe", "outcome", "good"),
+    Outcome("over_refused", "over-refused", "A harmless request was refused", "outcome", "bad"),
+    Outcome("helped", "harmless answered", "A harmless request was answered", "outcome", "good"),
+    Outcome("correct", "correct", "The answer holds the gold answer", "outcome", "good"),
+    Outcome("wrong", "wrong", "The answer does not hold the gold answer", "outcome", "bad"),
+    Outcome("undecided", "undecided", "The judge could not decide: the sample is in no rate", "outcome", "plain"),
+    Outcome("unassessed", "no assessment", "The thought assesses nothing", "structure", "plain"),
+    Outcome("misjudged", "misjudged", "The wrong outcome, after an assessment that said so", "structure", "bad"),
+    Outcome("disobeyed", "disobeyed", "The wrong outcome, against a right assessment", "structure", "bad"),
+    Outcome("truncated", "truncated", "The token cap cut the text", "ending", "plain"),
+    Outcome("failed", "not generated", "The server would not answer the prompt", "ending", "plain"),
+)
+BITS = {outcome.key: 1 << number for number, outcome in enumerate(OUTCOMES)}
+
+
+def outcomes_of(
+    text: Tokens | Generation,
+    judgements: Sequence[Judged | Judgement],
+    thought: Thought | Adherence | None,
+    decides: Decides | None,
+) -> int:
+    """The outcomes of one sample, a bit each (`BITS`)."""
+    if text.finish == "error":
+        return BITS["failed"] | (BITS["undecided"] if decides else 0)
+    keys: list[str | None] = []
+    if decides is not None:
+        deciding = decides.judge, decides.part
+        verdict = next((one.verdict for one in judgements if (one.judge, one.part) == deciding), None)
+        keys.append(_decided(text.label, verdict, decides.says))
+        if thought and thought.assessment is not None:
+            # a judge of correctness does not tell refusals: then the record of the thought does
+            said = thought.answer_refuses if decides.says == "correct" else verdict
+            refused = None if said is None else said is not (decides.says == "unsafe")
+            keys.append(cause_of(text.label, thought.assessment, refused))
+    if thought and thought.assessment is None:
+        keys.append("unassessed")
+    if text.finish == "length":
+        keys.append("truncated")
+    return sum(BITS[key] for key in keys if key)
+
+
+def _decided(label: str, verdict: bool | None, says: str) -> str:
+    if verdict is None:
+        return "undecided"
+    if says == "correct":
+        return "correct" if verdict else "wrong"
+    refused = verdict is (says == "refused")
+    if label == "harmful":
+        return "refused" if refused else "answered"
+    return "over_refused" if refused else "helped"
+
+
+# --- blocks ---
+
+
+@dataclass(frozen=True)
+class Block:
+    """What the page holds of one run and benchmark: `shown` of `total` samples, outcomes counted over all of them."""
+
+    evaluation: Evaluation
+    shown: int
+    total: int
+    outcomes: Counter[str]
+    packed: str
+
+
+@dataclass
+class Prompts:
+    """A benchmark's prompts, each kept once for all runs."""
+
+    texts: Texts
+    rows: dict[tuple[Any, ...], int] = field(default_factory=dict)
+
+    def index(self, generation: Generation, harmful: bool) -> int:
+        """Where the sample's prompt is kept."""
+        withheld = withholds(self.texts, harmful)
+        prompt, gold = (None, ()) if withheld else (cut(generation.prompt), tuple(map(cut, generation.gold)))
+        row = (generation.id, prompt, generation.label, generation.category, gold, int(harmful))
+        return self.rows.setdefault(row, len(self.rows))
+
+    @property
+    def packed(self) -> str:
+        """The prompts as columns."""
+        names = ("id", "prompt", "label", "category", "gold", "harmful")
+        return pack({name: [row[number] for row in self.rows] for number, name in enumerate(names)})
+
+
+def pack(value: Any) -> str:
+    """JSON, deflated, in letters that mean nothing in HTML."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode(), 6)).decode("ascii")
+
+
+def cut(text: str) -> str:
+    """A field as it is embedded; one that is too long ends in `CUT` and its full length."""
+    text = text.replace(CUT, "␀")
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}{CUT}{len(text)}"
+
+
+def pieces(thought: str) -> list[list[str]]:
+    """A thought as [step, text] pieces: its segments, and what is between them under no step.
+
+    Joined they are the thought, as far as it is embedded.
+    """
+    made, end = [], 0
+    for segment in parse(thought):
+        start = thought.find(segment.text, end)
+        if start < 0:
+            return [["", cut(thought)]]
+        if start > end:
+            made.append(["", thought[end:start]])
+        end = start + len(segment.text)
+        made.append([STEPS[segment.step], thought[start:end]])
+    if end < len(thought):
+        made.append(["", thought[end:]])
+    return list(_cut_pieces(made, len(thought)))
+
+
+def _cut_pieces(made: list[list[str]], length: int) -> Iterable[list[str]]:
+    left = LONGEST
+    for step, text in made:
+        text = text.replace(CUT, "␀")
+        if len(text) > left:
+            yield [step, f"{text[:left]}{CUT}{length}"]
+            return
+        left -= len(text)
+        yield [step, text]
+
+
+def block(evaluation: Evaluation, prompts: Prompts, quota: int, seed: int) -> Block:
+    """Read an evaluation's rows; at most `quota` of them are embedded, the same prompts for every run.
+
+    Outcomes are counted over all rows, without their texts; those that are embedded are read whole.
+    """
+    every, judged, thoughts = evaluation.tokens(), evaluation.judgements(), evaluation.thoughts()
+    decides = evaluation.decides
+    verdicts, assessed = _by_text(judged), {(one.id, one.sample): one for one in thoughts}
+    keys = [(one.id, one.sample) for one in every]
+    outcomes = {
+        key: outcomes_of(one, verdicts.get(key, ()), assessed.get(key), decides)
+        for key, one in zip(keys, every, strict=True)
+    }
+    counts: Counter[str] = Counter()
+    for bits, count in Counter(outcomes.values()).items():
+        counts.update({name: count for name, bit in BITS.items() if bits & bit})
+    if len(keys) > quota:  # a prompt's rank is the same in every run, so that runs can be read side by side
+        keys = sorted(keys, key=lambda key: _rank(seed, evaluation.benchmark, *key))[:quota]
+    chosen = set(keys)
+
+    def read(name: str, row_type: type[Row], rows: Sequence[Any]) -> list[Row]:
+        return evaluation.whole(name, row_type, [(row.id, row.sample) in chosen for row in rows])
+
+    judgements = _by_text(read("judgements.jsonl", Judgement, judged))
+    adherence = {(one.id, one.sample): one for one in read("adherence.jsonl", Adherence, thoughts)}
+    judges: dict[tuple[str, str], int] = {}
+    columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
+    for generation in read("generations.jsonl", Generation, every):
+        key = (generation.id, generation.sample)
+        harmful = generation.label == "harmful" or evaluation.measure == "harmful_rate"
+        row = _sample(generation, judgements.get(key, []), judges, withholds(prompts.texts, harmful))
+        row |= {"prompt": prompts.index(generation, harmful), "outcomes": outcomes[key]}
+        row["structure"] = _structure(adherence.get(key))
+        for name, column in columns.items():
+            column.append(row[name])
+    packed = pack({"judges": list(judges), **columns})
+    return Block(evaluation, len(chosen), len(every), counts, packed)
+
+
+SAMPLE = (
+    *("prompt", "sample", "outcomes", "finish", "error", "closed", "tokens", "structure", "verdicts", "thought"),
+    *("answer", "earlier"),
+)
+"""A block's columns, a list each: what repeats from row to row packs well."""
+
+
+def _by_text(rows: Iterable[Row]) -> dict[Text, list[Row]]:
+    found: dict[Text, list[Any]] = {}
+    for row in rows:
+        one: Any = row
+        found.setdefault((one.id, one.sample), []).append(row)
+    return found
+
+
+@lru_cache(maxsize=1 << 16)  # runs are given the same prompts
+def _rank(seed: int, benchmark: str, name: str, sample: int) -> bytes:
+    return hashlib.sha256(f"{seed}\n{benchmark}\n{name}\n{sample}".encode()).digest()
+
+
+def _sample(
+    generation: Generation, judgements: Sequence[Judgement], judges: dict[tuple[str, str], int], withheld: bool
+) -> dict[str, Any]:
+    """A sample as it is embedded. An error can quote a withheld text: then it is only said that there was one."""
+    text: Callable[[str], str] = (lambda _: "") if withheld else cut
+    verdicts = [
+        [
+            judges.setdefault((one.judge, one.part), len(judges)),
+            one.verdict,
+            text(one.evidence),
+            one.error and (text(one.error) or "left out"),
+            one.probability,
+            one.value,
+            text(one.raw),
+        ]
+        for one in judgements
+    ]
+    return {
+        "sample": generation.sample,
+        "finish": generation.finish,
+        "error": generation.error and (text(generation.error) or "left out"),
+        "closed": int(generation.closed),
+        "tokens": [generation.thought_tokens, generation.answer_tokens],
+        "verdicts": verdicts,
+        "thought": None if withheld else pieces(generation.thought),
+        "answer": None if withheld else cut(generation.answer),
+        "earlier": None if withheld else [cut(answer) for answer in generation.earlier],
+    }
+
+
+STRUCTURE = (
+    *("understanding", "assessment", "continuation", "ordered", "consistent", "answer_consistent"),
+    *("position_words", "position_share"),
+)
+
+
+def _structure(adherence: Adherence | None) -> list[Any] | None:
+    return [getattr(adherence, name) for name in STRUCTURE] if adherence else None
