@@ -1,9 +1,10 @@
-# Two commands set everything up: `make demo` runs the main job, `make test` the tests. Each makes .venv if it is missing.
+# Each command makes .venv if it is missing: `make demo` runs the main job, `make test` lint, types and all tests, and
+# `make test-fast` the tests that are not marked slow, in a few minutes.
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-fast lint install clean
 
 install: $(STAMP)
 
@@ -18,6 +19,9 @@ demo: $(STAMP)
 
 test: $(STAMP) lint
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+test-fast: $(STAMP)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -89,13 +89,17 @@ def test_imports_go_one_way_and_are_absolute() -> None:
         for name in imported(path):
             if name.startswith(".") or (name.startswith("alttrain.") and name.split(".")[1] not in known):
                 faults.append(f"{dotted(path)} imports {name}")
-    assert faults == []
+    assert not faults, "\n".join(faults)
 
 
 def test_only_config_and_run_see_hydra() -> None:
-    others = [path for path in MODULES if room(path) not in SEE_HYDRA]
-    seen = [(dotted(path), name) for path in others for name in imported(path)]
-    assert [pair for pair in seen if pair[1].split(".")[0] in ("hydra", "omegaconf")] == []
+    faults = [
+        f"{dotted(path)} imports {name}"
+        for path in MODULES
+        for name in imported(path)
+        if room(path) not in SEE_HYDRA and name.split(".")[0] in ("hydra", "omegaconf")
+    ]
+    assert not faults, "\n".join(faults)
 
 
 def test_light_modules_import_nothing_heavy() -> None:
@@ -135,7 +139,7 @@ def test_every_data_file_is_carried(setuptools_table: dict[str, Any]) -> None:
     for package, folder in folders.items():
         for pattern in setuptools_table["package-data"][package]:
             left -= {folder / name for name in glob.glob(pattern, root_dir=folder, recursive=True)}
-    assert sorted(left) == []
+    assert not left, "\n".join(map(str, sorted(left)))
 
 
 def test_conf_is_an_empty_package() -> None:

@@ -4,6 +4,7 @@ And one rule tells a thought from its answer, in the splitter and in the templat
 """
 
 import csv
+import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -228,36 +229,31 @@ def test_what_is_spelt_is_counted(tiny_folder: Path, tmp_path: Path, caplog: pyt
 PARTS = [f"{number}." for number in range(4)]
 
 
-@pytest.mark.parametrize("closings", range(4))
-@pytest.mark.parametrize("mode", ["open", "empty", "absent"])
-@pytest.mark.parametrize("begins", ["opened", "not opened"])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_last_delimiter_ends_the_thought(
-    form: str, begins: str, mode: ThoughtMode, closings: int, tiny_folder: Path
-) -> None:
+def test_the_last_delimiter_ends_the_thought(form: str, tiny_folder: Path) -> None:
     """In the splitter, in the history of a dialogue, and in the template that others load with the adapter."""
-    own = template(form)
-    opening = own.think_open if begins == "opened" else ""
-    text = opening + own.think_close.join([*PARTS[:closings], "A"])
-    thought, answer, closed = own.split(text, mode)
-    begun = begins == "opened" or (mode == "open" and own.opened_by == "prompt")
-    if closings:
-        assert (thought, answer, closed) == (own.think_close.join(PARTS[:closings]), "A", True)
-    else:
-        assert (thought, answer, closed) == (("A", "", False) if begun else ("", "A", True))
-    messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": text}]
-    messages.append({"role": "user", "content": "R"})
-    tokenizer = load_tokenizer(tiny_folder)
-    saved = tokenizer.apply_chat_template(
-        messages, chat_template=own.jinja(), tokenize=False, add_generation_prompt=True
-    )
-    history = own.history(text, mode)
-    if closings or begins == "opened" or not begun:
-        assert saved == own.prompt("R", None, "open", ["Q"], [history])
-        assert history.strip() == answer
-    else:  # a message without delimiters is an answer, for a server gives answers alone
-        assert history == ""
-        assert saved == own.prompt("R", None, "open", ["Q"], ["A"])
+    own, tokenizer = template(form), load_tokenizer(tiny_folder)
+    modes: tuple[ThoughtMode, ...] = ("open", "empty", "absent")
+    for opened, mode, closings in itertools.product((True, False), modes, range(4)):
+        text = (own.think_open if opened else "") + own.think_close.join([*PARTS[:closings], "A"])
+        begun = opened or (mode == "open" and own.opened_by == "prompt")
+        if closings:
+            expected = (own.think_close.join(PARTS[:closings]), "A", True)
+        else:
+            expected = ("A", "", False) if begun else ("", "A", True)
+        assert own.split(text, mode) == expected, (text, mode)
+        messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": text}]
+        messages.append({"role": "user", "content": "R"})
+        saved = tokenizer.apply_chat_template(
+            messages, chat_template=own.jinja(), tokenize=False, add_generation_prompt=True
+        )
+        history = own.history(text, mode)
+        if closings or opened or not begun:
+            assert saved == own.prompt("R", None, "open", ["Q"], [history]), (text, mode)
+            assert history.strip() == expected[1], (text, mode)
+        else:  # a message without delimiters is an answer, for a server gives answers alone
+            assert history == ""
+            assert saved == own.prompt("R", None, "open", ["Q"], ["A"]), (text, mode)
 
 
 @pytest.mark.parametrize("form", FORMS)
