@@ -106,31 +106,41 @@ def test_all_groups_are_walked() -> None:
     assert not preview([])[0]
 
 
-def option_faults() -> Iterator[str]:
-    """What is wrong with options: faults, what does not resolve, and parts that are not those of their file."""
+def option_faults(group: str, option: str) -> Iterator[str]:
+    """What is wrong with an option: faults, what does not resolve, and parts that are not those of its file."""
+    config = composed(chosen(group, option))
+    found = [str(fault) for fault in faults(config)]
+    if found:
+        yield from found
+        return
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    yield from (f"holds {text!r}" for text in strings(plain) if "${" in text or text == "???")
+    if group in ("experiment", "method", "launcher"):
+        return
+    key = MOUNTED.get(group, group.replace("/", ".")).format(option)
+    raw = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
+    own = OmegaConf.select(config, key)
+    if own is None:
+        yield f"is not at {key}"
+    else:
+        said = [name for name in ("_target_", "name") if "${" not in raw.get(name, "${")]
+        yield from (f"has another {name} than its file" for name in said if own[name] != raw[name])
+
+
+def options_faults() -> Iterator[str]:
+    """What is wrong with any option; one that does not compose is told as well."""
     for group, option in OPTIONS:
-        config = composed(chosen(group, option))
-        found = [str(fault) for fault in faults(config)]
-        if not found:
-            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            found += [f"holds {text!r}" for text in strings(plain) if "${" in text or text == "???"]
-        if group not in ("experiment", "method", "launcher"):
-            key = MOUNTED.get(group, group.replace("/", ".")).format(option)
-            raw = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
-            own = OmegaConf.select(config, key)
-            if own is None:
-                found.append(f"is not at {key}")
-            else:
-                said = {name: raw[name] for name in ("_target_", "name") if "${" not in raw.get(name, "${")}
-                found += [f"has another {name} than its file" for name in said if own[name] != said[name]]
-        yield from (f"{group}={option}: {fault}" for fault in found)
+        try:
+            yield from (f"{group}={option}: {fault}" for fault in option_faults(group, option))
+        except (HydraException, OmegaConfBaseException) as error:
+            yield f"{group}={option}: {error}"
 
 
 def test_every_option_composes_without_fault_and_without_torch() -> None:
     """All in one process of their own, so that what they load is seen."""
     code = (
         "import json, sys\nimport test_config as test\ntest.register()\ntest.register_ray()\n"
-        "wrong = [*test.option_faults()]\n"
+        "wrong = [*test.options_faults()]\n"
         "heavy = {'torch', 'transformers', 'peft', 'pytorch_lightning'} & {*sys.modules}\n"
         "wrong += [f'{name} is loaded' for name in heavy]\n"
         "print(json.dumps(wrong))"
