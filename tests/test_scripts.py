@@ -16,7 +16,6 @@ TRAINING = ("bench_training.py", *SHAPE, "--examples", "2", "--batch", "2")
 GENERATION = ("bench_generation.py", *SHAPE, "--prompts", "2", "--batch", "2", "--cap", "12")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "contestant"),
     [(TRAINING, "alttrain"), (TRAINING, "peft, tuned"), (GENERATION, "alttrain"), (GENERATION, "batch")],
@@ -39,7 +38,6 @@ def test_a_contestant_of_random_weights_prints_its_figures(
     assert figures["peak"] > 0
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not FULL.is_dir(), reason="the full tokenizers are not here")
 def test_the_small_tokenizers_are_what_their_script_makes(tmp_path: Path) -> None:
     code = (

@@ -703,17 +703,15 @@ def test_latex_has_no_letter_that_latex_would_take_for_its_own() -> None:
 def test_latex_compiles_as_it_is(tmp_path: Path) -> None:
     paper_like(tmp_path / "runs")
     runs = tmp_path / "runs"
-    make_run(runs, {"strongreject": ("harmful_rate", "yn")}, protocol="star1", method="r_1 & {co}")
+    make_run(runs, {"strongreject": ("harmful_rate", "yn")}, protocol="star1", method="mine", label="r_1 & {co}")
     apart = {"nq_open": "accuracy", "safemt_attack_600": "harmful_rate", "multijail_en": "harmful_rate"}
     make_run(runs, {name: (measure, "yyn") for name, measure in apart.items()}, method="star1")
     for method in ("alttrain_without_ha", "alttrain_by_gpt4o"):
         make_run(runs, {name: (measure, "yun") for name, measure in SAFETY.items()}, method=method)
-    for key, amounts in (("dataset.size", (500, 3000)), ("dataset.amounts.benign", (0, 900))):
-        for amount in amounts:
-            named = {"dataset": f"{key}_{amount}", "settings": {key: amount}, "labels": {"benign": amount}}
-            make_run(runs, {"strongreject": ("harmful_rate", "yn")}, **named)
+    for method in ("alttrain_500", "alttrain_3000", "alttrain_benign_0", "alttrain_benign_900"):
+        make_run(runs, {"strongreject": ("harmful_rate", "yn")}, method=method)
     found = made(runs)
-    assert found.keys() == TITLES.keys()
+    assert found.keys() == TITLES.keys() - {"recognition"}
     for name, entries in found.items():
         (tmp_path / f"{name}.tex").write_text(latex(f"100 % {name}", entries))
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]
