@@ -310,6 +310,7 @@ def test_memory_is_refused_only_for_stages_to_come(
     assert ("1.0 free on cpu" in caplog.text) is not finished
 
 
+@pytest.mark.slow
 def test_every_backbone_passes_offline_without_torch(tmp_path: Path) -> None:
     """All in one process, so that the packages load once."""
     overrides = ["stages=[check]", f"data_dir={tmp_path}", f"output_dir={tmp_path / 'out'}"]

@@ -136,6 +136,7 @@ def options_faults() -> Iterator[str]:
             yield f"{group}={option}: {error}"
 
 
+@pytest.mark.slow
 def test_every_option_composes_without_fault_and_without_torch() -> None:
     """All in one process of their own, so that what they load is seen."""
     code = (
