@@ -1,9 +1,12 @@
-# Two commands set everything up: `make demo` runs the main job, `make test` the tests. Each makes .venv if it is missing.
+# Each command makes .venv if it is missing: `make demo` runs the main job, `make test` lint, types and all tests, and
+# `make test-fast` the tests that are not marked slow, in a few minutes.
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+# A file is one worker's, and files go in the order of tests/conftest.py: the longest first.
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-fast lint install clean
 
 install: $(STAMP)
 
@@ -17,7 +20,10 @@ demo: $(STAMP)
 	$(VENV)/bin/alttrain experiment=demo
 
 test: $(STAMP) lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
+
+test-fast: $(STAMP)
+	$(PYTEST) -m "not slow"
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -13,6 +13,37 @@ os.environ.setdefault("WANDB_MODE", "offline")
 
 TINY_CONTEXT = 512
 
+SLOW_FILES = {
+    *("test_bad_input", "test_damaged", "test_devices", "test_disk_full", "test_kill", "test_launchers", "test_locks"),
+    *(
+        "test_loggers",
+        "test_miniature",
+        "test_originals",
+        "test_quantization",
+        "test_run",
+        "test_sandbox",
+        "test_scale",
+    ),
+    *("test_secrets", "test_serve", "test_sweep"),
+}
+"""Files whose tests start whole runs or other processes, so that each takes seconds."""
+SLOW_FIXTURES = {"tiny_arguments", "chromium"}
+"""Fixtures by which a test makes a whole run, or opens a browser."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as slow by their file or their fixtures; others say so themselves. Slow files run first.
+
+    A file is one worker's: a long one that began last would leave the others without work.
+    """
+    if gone := [name for name in SLOW_FILES if not Path(__file__).with_name(f"{name}.py").is_file()]:
+        raise pytest.UsageError(f"tests/conftest.py: SLOW_FILES names {', '.join(gone)}, which is not there")
+    order = {name: number for number, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    for item in items:
+        if item.path.stem in order or SLOW_FIXTURES & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("slow")
+
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -398,13 +398,6 @@ def test_demo_runs_on_the_safety_sets() -> None:
     assert {benchmark.rows.data_dir for benchmark in config.evaluation.benchmarks.values()} == {"somewhere"}
 
 
-@pytest.mark.parametrize("path", [*(CONF / "benchmark").glob("*.yaml"), *(CONF / "evaluation").glob("*.yaml")])
-def test_file_is_short(path: Path) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 25
-    assert max(map(len, lines)) <= 120
-
-
 # --- forms, options, samples ---
 
 

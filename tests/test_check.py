@@ -36,7 +36,7 @@ TRACED = Example("a", "Hi?", "harmful", thought=(Segment("reasoning", "T.", "tra
 RECIPE = SupervisedFineTuning("sft", 1, 1e-4, batch_size=4, warmup_steps=0, max_length=200)
 GIB = 1 << 30
 SECONDS = 4
-"""CPU seconds of a check: it takes under two, and this machine may be busy."""
+"""CPU seconds of a first check: it takes under two, and this machine may be busy. Further ones take less than one."""
 
 
 class AsIs(AsAsked):
@@ -293,22 +293,29 @@ def test_memory_is_refused_only_for_stages_to_come(
     assert ("1.0 free on cpu" in caplog.text) is not finished
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_passes_offline_without_torch(name: str, tmp_path: Path) -> None:
-    arguments = ["stages=[check]", f"backbone={name}", f"data_dir={tmp_path}", f"output_dir={tmp_path / 'out'}"]
+@pytest.mark.slow
+def test_every_backbone_passes_offline_without_torch(tmp_path: Path) -> None:
+    """All in one process, so that the packages load once."""
+    overrides = ["stages=[check]", f"data_dir={tmp_path}", f"output_dir={tmp_path / 'out'}"]
     code = (
-        "import sys\nfrom alttrain.run.app import main\nmain()\n"
+        "import logging, sys\nfrom hydra import compose, initialize_config_module\n"
+        "from alttrain.config import register\nfrom alttrain.run.app import execute\n"
+        "register()\nlogging.basicConfig(level=logging.INFO, format='%(message)s')\n"
+        "for name in sys.argv[1].split(','):\n"
+        "    print(f'>>> {name}', file=sys.stderr, flush=True)\n"
+        "    with initialize_config_module('alttrain.conf', version_base='1.3'):\n"
+        "        execute(compose('run', overrides=[f'backbone={name}', *sys.argv[2:]]))\n"
         "print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "ALTTRAIN_CACHE": str(tmp_path)}
-    before = os.times().children_user
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, env=environment
-    )
+    before, command = os.times().children_user, [sys.executable, "-c", code, ",".join(BACKBONES), *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
-    assert "will be proved once the tokenizer is there" in done.stderr
-    assert os.times().children_user - before < SECONDS
+    told = dict(part.split("\n", 1) for part in done.stderr.split(">>> ")[1:] if "\n" in part)
+    unproved = "will be proved once the tokenizer is there"
+    assert [name for name in BACKBONES if unproved not in told.get(name, "")] == []
+    assert os.times().children_user - before < SECONDS + len(BACKBONES)
     assert not (tmp_path / "out").exists()
 
 

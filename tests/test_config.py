@@ -1,6 +1,7 @@
 """Every option composes and binds; planted mistakes are refused by key, value and what is accepted; all at once."""
 
 import functools
+import itertools
 import json
 import re
 import subprocess
@@ -24,6 +25,7 @@ from alttrain.run.assembly import assemble
 CONF = Path(__file__).parent.parent / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
 OPTIONS = [(path.parent.relative_to(CONF).as_posix(), path.stem) for path in FILES if path.parent != CONF]
+ENGINES = [option for group, option in OPTIONS if group == "generation"]
 EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
 MOUNTED = {
     "benchmark": "evaluation.benchmarks.{}",
@@ -31,7 +33,8 @@ MOUNTED = {
     "dataset/source": "dataset.sources.{}",
     "dataset/selection": "dataset",
 }
-LINES = 45
+LINES = {"benchmark": (25, 120), "evaluation": (25, 120)}
+"""The most lines and characters of a line, where a group's files have fewer than others."""
 
 RECIPE = "name, epochs, learning_rate, batch_size, warmup_steps, max_length, max_steps, warmup_share, batch_size_of, "
 RECIPE += "schedule, optimizer, weight_decay, betas, gradient_clip, b_ratio, checkpoint_every, thought, objective"
@@ -82,11 +85,16 @@ def strings(node: Any) -> Iterator[str]:
             yield child
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF).as_posix())
-def test_file_is_short(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) < LINES
-    assert isinstance(yaml.safe_load(text), dict)
+def test_every_file_is_short() -> None:
+    wrong = []
+    for path in FILES:
+        text, name = path.read_text(encoding="utf-8"), path.relative_to(CONF)
+        lines, (most, widest) = text.splitlines(), LINES.get(name.parts[0], (44, 123))
+        if len(lines) > most or max(map(len, lines)) > widest:
+            wrong.append(f"{name}: {len(lines)} lines of up to {max(map(len, lines))} characters")
+        if not isinstance(yaml.safe_load(text), dict):
+            wrong.append(f"{name} is no mapping")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_all_groups_are_walked() -> None:
@@ -96,20 +104,52 @@ def test_all_groups_are_walked() -> None:
     assert not preview([])[0]
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["/".join(pair) for pair in OPTIONS])
-def test_option_composes_without_fault_and_resolved(group: str, option: str) -> None:
+def option_faults(group: str, option: str) -> Iterator[str]:
+    """What is wrong with an option: faults, what does not resolve, and parts that are not those of its file."""
     config = composed(chosen(group, option))
-    assert [str(fault) for fault in faults(config)] == []
+    found = [str(fault) for fault in faults(config)]
+    if found:
+        yield from found
+        return
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert not [text for text in strings(plain) if "${" in text or text == "???"]
-    if group not in ("experiment", "method", "launcher"):
-        key = MOUNTED.get(group, group.replace("/", ".")).format(option)
-        raw = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
-        assert OmegaConf.select(config, key) is not None
-        if "_target_" in raw:
-            assert OmegaConf.select(config, key)["_target_"] == raw["_target_"]
-        if "name" in raw and "${" not in raw["name"]:
-            assert OmegaConf.select(config, key)["name"] == raw["name"]
+    yield from (f"holds {text!r}" for text in strings(plain) if "${" in text or text == "???")
+    if group in ("experiment", "method", "launcher"):
+        return
+    key = MOUNTED.get(group, group.replace("/", ".")).format(option)
+    raw = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
+    own = OmegaConf.select(config, key)
+    if own is None:
+        yield f"is not at {key}"
+    else:
+        said = [name for name in ("_target_", "name") if "${" not in raw.get(name, "${")]
+        yield from (f"has another {name} than its file" for name in said if own[name] != raw[name])
+
+
+def options_faults() -> Iterator[str]:
+    """What is wrong with any option; one that does not compose is told as well."""
+    for group, option in OPTIONS:
+        try:
+            yield from (f"{group}={option}: {fault}" for fault in option_faults(group, option))
+        except (HydraException, OmegaConfBaseException) as error:
+            yield f"{group}={option}: {error}"
+
+
+@pytest.mark.slow
+def test_every_option_composes_without_fault_and_without_torch() -> None:
+    """All in one process of their own, so that what they load is seen."""
+    code = (
+        "import json, sys\nimport test_config as test\ntest.register()\nimport hydra_plugins.alttrain_ray\n"
+        "wrong = [*test.options_faults()]\n"
+        "heavy = {'torch', 'transformers', 'peft', 'pytorch_lightning'} & {*sys.modules}\n"
+        "wrong += [f'{name} is loaded' for name in heavy]\n"
+        "print(json.dumps(wrong))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
+    assert done.returncode == 0, done.stderr
+    wrong = json.loads(done.stdout)
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -118,20 +158,6 @@ def test_experiment_sweeps_only_what_exists(experiment: str) -> None:
     found, configs = preview([f"experiment={experiment}", *(f"{key}={values}" for key, values in sweep.items())])
     assert [str(fault) for fault in found] == []
     assert len({run_name(config) for config in configs}) == len(configs)
-
-
-def test_all_options_are_checked_without_torch() -> None:
-    overrides = [chosen(*pair) for pair in OPTIONS]
-    code = (
-        "import json, sys\nfrom hydra import compose, initialize_config_module\n"
-        "from alttrain.config import faults, register\nregister()\nimport hydra_plugins.alttrain_ray\n"
-        "with initialize_config_module('alttrain.conf', version_base='1.3'):\n"
-        f"    for override in {overrides!r}: assert not faults(compose('run', overrides=override)), override\n"
-        "print(json.dumps([m for m in ('torch', 'transformers', 'peft', 'pytorch_lightning') if m in sys.modules]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == []
 
 
 def test_the_page_and_the_loggers_take_the_same() -> None:
@@ -155,12 +181,15 @@ def test_values_come_through_interpolations() -> None:
     assert config["training"]["thought"] == config["backbone"]["untrained_thought"] == "absent"
 
 
-@pytest.mark.parametrize("generation", [option for group, option in OPTIONS if group == "generation"])
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiment_runs_on_any_engine(experiment: str, generation: str) -> None:
-    config = composed([f"experiment={experiment}", f"generation={generation}"])
-    assert faults(config) == []
-    assert ("slots" in config.generation) == config.generation._target_.endswith("InProcess")
+def test_every_experiment_runs_on_any_engine() -> None:
+    wrong = []
+    for experiment, generation in itertools.product(EXPERIMENTS, ENGINES):
+        config = composed([f"experiment={experiment}", f"generation={generation}"])
+        found = [str(fault) for fault in faults(config)]
+        if ("slots" in config.generation) != config.generation._target_.endswith("InProcess"):
+            found.append("has the slots of another engine")
+        wrong += [f"experiment={experiment} generation={generation}: {fault}" for fault in found]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_demo_decodes_wide_in_this_process() -> None:

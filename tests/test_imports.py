@@ -2,10 +2,12 @@
 
 import ast
 import glob
+import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +17,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "alttrain"
 CONF = ROOT / "conf"
 
-ORDER = (
-    *("records", "config", "llm", "english", "dataset", "rewrite", "backbone", "tokenization"),
-    *("training", "generation", "evaluation", "report", "run"),
-)
-ALLOWED: dict[str, set[str]] = {
-    "records": set(),
-    "llm": {"config", "records"},
-    "config": set(),
-    "english": set(),
-    "dataset": {"records"},
-    "rewrite": {"records", "llm", "english"},
-    "backbone": {"records"},
-    "tokenization": {"backbone", "english", "records", "rewrite"},
-    "training": {"records", "tokenization", "backbone"},
-    "generation": {"records", "llm", "tokenization", "backbone"},
-    "evaluation": {"records", "llm", "english", "dataset", "rewrite", "generation"},
-    "report": {"records", "config", "rewrite", "evaluation"},
-    "run": set(ORDER),
-    "__main__": {"run"},
-    "__init__": {"report"},
-}
-LIGHT_ROOMS = ("records", "llm", "english", "config", "dataset", "rewrite", "evaluation", "report")
+PICTURE = ROOT / "docs" / "architecture.md"
+SEE_HYDRA = ("config", "run")
+IMPORT_TORCH = ("backbone", "tokenization", "training", "generation", "run")
+"""Rooms in which a module may import torch; all other rooms are light."""
 LIGHT_MODULES = (
     "alttrain.backbone",
     "alttrain.training",
@@ -54,8 +38,11 @@ def dotted(path: Path) -> str:
 
 
 def room(path: Path) -> str:
-    """The room a module's file stands in."""
+    """The room a module's file is in."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+ROOMS = {room(path) for path in MODULES} - {"__init__", "__main__"}
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -67,31 +54,56 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
 
 
-def test_the_table_covers_every_room() -> None:
+def uses() -> dict[str, set[str]]:
+    """Each room, and the other rooms that its modules import."""
+    found: dict[str, set[str]] = {name: set() for name in ROOMS}
+    for path in MODULES:
+        if room(path) in ROOMS:
+            found[room(path)] |= {name.split(".")[1] for name in imported(path) if name.startswith("alttrain.")}
+    return {name: others & ROOMS - {name} for name, others in found.items()}
+
+
+def pictured() -> dict[str, set[str]]:
+    """The arrows of the picture in docs/architecture.md."""
+    arrows = re.findall(r"^ +(\w+) --> ([\w &]+)$", PICTURE.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: {*others.split(" & ")} for name, others in arrows}
+
+
+def test_the_picture_shows_every_import_between_rooms_and_no_other() -> None:
+    found = {name: others for name, others in uses().items() if others}
+    arrows = [f"    {name} --> {' & '.join(sorted(others))}" for name, others in sorted(found.items())]
+    assert pictured() == found, "docs/architecture.md should show these arrows:\n" + "\n".join(arrows)
+
+
+def test_every_room_is_described() -> None:
+    described = re.findall(r"^\| `(\w+)` \|", PICTURE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(described) == sorted(ROOMS)
+
+
+def test_imports_go_one_way_and_are_absolute() -> None:
+    TopologicalSorter(uses()).prepare()  # raises CycleError with the rooms of a circle
     assert len(MODULES) > 40
-    assert {room(path) for path in MODULES} == set(ALLOWED)
-    for name in ORDER[:-1]:
-        assert all(ORDER.index(other) < ORDER.index(name) for other in ALLOWED[name]), name
+    faults = []
+    for path in MODULES:
+        known = ROOMS | {"__version__"} if path.stem != "__main__" else {"run"}
+        for name in imported(path):
+            if name.startswith(".") or (name.startswith("alttrain.") and name.split(".")[1] not in known):
+                faults.append(f"{dotted(path)} imports {name}")
+    assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=dotted)
-def test_imports_go_one_way(path: Path) -> None:
-    names = list(imported(path))
-    assert not [name for name in names if name.startswith(".")], "imports are absolute"
-    ours = {name.split(".")[1] for name in names if name.startswith("alttrain.")}
-    rooms = {name for name in ours if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()}
-    assert ours - rooms <= {"__version__"}
-    assert rooms - {room(path)} <= ALLOWED[room(path)]
-
-
-@pytest.mark.parametrize("path", MODULES, ids=dotted)
-def test_only_config_and_run_see_hydra(path: Path) -> None:
-    if room(path) not in ("config", "run"):
-        assert not [name for name in imported(path) if name.split(".")[0] in ("hydra", "omegaconf")]
+def test_only_config_and_run_see_hydra() -> None:
+    faults = [
+        f"{dotted(path)} imports {name}"
+        for path in MODULES
+        for name in imported(path)
+        if room(path) not in SEE_HYDRA and name.split(".")[0] in ("hydra", "omegaconf")
+    ]
+    assert not faults, "\n".join(faults)
 
 
 def test_light_modules_import_nothing_heavy() -> None:
-    modules = [dotted(path) for path in MODULES if room(path) in LIGHT_ROOMS] + list(LIGHT_MODULES)
+    modules = [dotted(path) for path in MODULES if room(path) in ROOMS - {*IMPORT_TORCH}] + list(LIGHT_MODULES)
     code = (
         "import importlib, json, sys\n"
         f"for name in {modules!r}:\n"
@@ -119,26 +131,16 @@ def test_every_package_is_listed(setuptools_table: dict[str, Any]) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("package", "folder"),
-    [
-        ("alttrain.conf", CONF),
-        ("alttrain.dataset", PACKAGE / "dataset"),
-        ("alttrain.english", PACKAGE / "english"),
-        ("alttrain", PACKAGE),
-    ],
-)
-def test_every_data_file_is_carried(setuptools_table: dict[str, Any], package: str, folder: Path) -> None:
-    patterns = setuptools_table["package-data"][package]
-    carried = {name for pattern in patterns for name in glob.glob(pattern, root_dir=folder, recursive=True)}
-    apart = [PACKAGE / "dataset", PACKAGE / "english"] if package == "alttrain" else []
-    present = {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc") and not any(path.is_relative_to(a) for a in apart)
-    }
-    assert present
-    assert present <= carried
+def test_every_data_file_is_carried(setuptools_table: dict[str, Any]) -> None:
+    """Each file that is not Python matches a pattern of the innermost package that has patterns."""
+    folders = {"alttrain.conf": CONF}
+    folders |= {name: ROOT / name.replace(".", "/") for name in setuptools_table["package-data"] if name not in folders}
+    left = {path for top in (CONF, PACKAGE) for path in top.rglob("*") if path.suffix not in (".py", ".pyc", "")}
+    assert len(left) > 250
+    for package, folder in folders.items():
+        for pattern in setuptools_table["package-data"][package]:
+            left -= {folder / name for name in glob.glob(pattern, root_dir=folder, recursive=True)}
+    assert not left, "\n".join(map(str, sorted(left)))
 
 
 def test_conf_is_an_empty_package() -> None:

@@ -94,12 +94,17 @@ def test_every_file_is_held_against_a_source_or_ours() -> None:
     assert {path.stem for path in (CONF / "training").glob("*.yaml")} == PUBLISHED.keys() | OURS
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_a_recipe_is_its_sources(name: str) -> None:
-    made = recipe(f"training={name}", "backbone=r1_llama_8b", "adapter=full")
-    assert made.name == name
-    assert {key: getattr(made, key) for key in PUBLISHED[name]} == PUBLISHED[name]
-    assert (made.schedule, made.b_ratio, made.thought) == ("cosine_from_zero", 1, "open")
+def test_every_recipe_is_its_sources() -> None:
+    """Every value that is another is listed."""
+    ours = {"schedule": "cosine_from_zero", "b_ratio": 1, "thought": "open"}
+    wrong = []
+    for name, published in PUBLISHED.items():
+        made = recipe(f"training={name}", "backbone=r1_llama_8b", "adapter=full")
+        expected = {"name": name, **published, **ours}
+        found = {key: getattr(made, key) for key in expected}
+        wrong += [f"training={name}: {key}={found[key]!r}, not {expected[key]!r}" for key in expected
+                  if found[key] != expected[key]]  # fmt: skip
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("name", ["r1_act", "alttrain"])
@@ -111,31 +116,33 @@ def test_r1_acts_batch_is_by_backbone_unless_given(name: str) -> None:
     assert recipe(f"training={name}", "backbone=r1_qwen_7b", given).batch_size == 12
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_an_adapter_is_its_sources(name: str) -> None:
-    made = run(f"adapter={name}", "backbone=r1_qwen_7b")
-    assert made.adapter == ADAPTERS[name]
-    assert made.backbone.quantization == ("nf4" if name == "qlora" else "none")
+def test_every_adapter_is_its_sources() -> None:
+    made = {name: run(f"adapter={name}", "backbone=r1_qwen_7b") for name in ADAPTERS}
+    assert {name: one.adapter for name, one in made.items()} == ADAPTERS
+    quantised = dict.fromkeys(ADAPTERS, "none") | {"qlora": "nf4"}
+    assert {name: one.backbone.quantization for name, one in made.items()} == quantised
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-@pytest.mark.parametrize("examples", [40, 1000])
-def test_the_schedule_is_transformers_own(name: str, examples: int) -> None:
+def test_every_schedule_is_transformers_own() -> None:
     """Step for step, the first one's factor among them: zero where there is a warm-up."""
     import torch
 
     from alttrain.training.module import SFTModule
 
-    made = recipe(f"training={name}", "adapter=full", "training/objective=response")
-    steps = made.steps(examples)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = get_cosine_schedule_with_warmup(optimizer, made.warmup(steps), steps)
-    ours = SFTModule(torch.nn.Linear(1, 1), made, steps)
-    for step in range(steps):
-        assert ours.factor(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
-        optimizer.step()
-        theirs.step()
-    assert ours.factor(0) == (0.0 if made.warmup(steps) else 1.0)
+    for name in PUBLISHED:
+        made = recipe(f"training={name}", "adapter=full", "training/objective=response")
+        for examples in (40, 1000):
+            steps = made.steps(examples)
+            optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+            theirs = get_cosine_schedule_with_warmup(optimizer, made.warmup(steps), steps)
+            ours, factors = SFTModule(torch.nn.Linear(1, 1), made, steps), []
+            for _ in range(steps):
+                factors.append(theirs.get_last_lr()[0])
+                optimizer.step()
+                theirs.step()
+            found = [ours.factor(step) for step in range(steps)]
+            assert found == pytest.approx(factors, abs=1e-12), f"training={name}, {examples} examples"
+            assert found[0] == (0.0 if made.warmup(steps) else 1.0), name
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Every rule of rendering, on the ids of real tokenizers: R1's in both template forms, and Qwen3's.
 
-Each of STAR-1's 1,000 rows is rendered in five ways; what `apply_chat_template` makes of the same rows breaks the
+All tests run on the small tokenizers of tests/fixtures, with rows of our own. Where the full tokenizers are in
+../shared they run on these too, with STAR-1's 1,000 rows. What `apply_chat_template` makes of the same rows breaks the
 rules.
 """
 
@@ -17,6 +18,7 @@ from hydra import compose, initialize_config_module
 
 from alttrain.backbone import Backbone, ChatTemplate
 from alttrain.config import instantiate, register
+from alttrain.english import sentences
 from alttrain.records import Example, Segment
 from alttrain.rewrite import TeacherContext, render
 from alttrain.tokenization import Renderer, Sequence
@@ -24,13 +26,15 @@ from alttrain.tokenization import Renderer, Sequence
 SHARED = Path(__file__).parents[2] / "shared"
 TEMPLATES = Path(__file__).parents[1] / "conf" / "backbone" / "template"
 STAR1 = SHARED / "data" / "star1" / "STAR-1.json"
+PROMPTS = Path(__file__).parents[1] / "alttrain" / "dataset" / "embedded" / "evaluation_harmful.jsonl"
+SMALL, FULL = Path(__file__).parent / "fixtures" / "tokenizers", SHARED / "tokenizers"
+NEEDS_FULL = (
+    pytest.mark.slow,
+    pytest.mark.skipif(not FULL.is_dir() or not STAR1.is_file(), reason="the full tokenizers or STAR-1 are not here"),
+)
 FOLDERS = {"r1": "r1_distill_qwen", "r1_january": "r1_distill_qwen", "qwen3": "qwen3"}
 FORMS = tuple(FOLDERS)
 LONGEST = 1 << 20
-
-pytestmark = pytest.mark.skipif(
-    not (SHARED / "tokenizers").is_dir() or not STAR1.is_file(), reason="the shared tokenizers and STAR-1 are not here"
-)
 
 
 def template(name: str) -> ChatTemplate:
@@ -41,14 +45,22 @@ def template(name: str) -> ChatTemplate:
     return replace(template(parents[0]), **fields) if parents else ChatTemplate(**fields)
 
 
+@pytest.fixture(
+    scope="module", params=[pytest.param(SMALL, id="small"), pytest.param(FULL, id="full", marks=NEEDS_FULL)]
+)
+def tokenizers(request: pytest.FixtureRequest) -> Path:
+    """The folder of the small tokenizers, then that of the full ones."""
+    folder: Path = request.param
+    return folder
+
+
 @pytest.fixture(scope="module")
-def renderers() -> dict[str, Renderer]:
+def renderers(tokenizers: Path) -> dict[str, Renderer]:
     from alttrain.backbone.weights import load_tokenizer
 
-    tokenizers = {folder: load_tokenizer(SHARED / "tokenizers" / folder) for folder in set(FOLDERS.values())}
+    loaded = {folder: load_tokenizer(tokenizers / folder) for folder in set(FOLDERS.values())}
     return {
-        form: Renderer(Backbone(form, "x", template(form), 4096), tokenizers[folder])
-        for form, folder in FOLDERS.items()
+        form: Renderer(Backbone(form, "x", template(form), 4096), loaded[folder]) for form, folder in FOLDERS.items()
     }
 
 
@@ -71,27 +83,44 @@ THOUGHTS: dict[str, Callable[[Example], Example]] = {
 }
 
 
+def own_rows() -> list[Example]:
+    """The packaged prompts with the thoughts and answers of the adherence cases that have three sentences or more."""
+    cases, prompts = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for path in (Path(__file__).parent / "adherence_cases.jsonl", PROMPTS)
+    )
+    whole = [case for case in cases if case["answer"] and case["closed"] and len([*sentences(case["thought"])]) > 2]
+    return [
+        Example(case["id"], asked["prompt"], "harmful", thought=thought(case["thought"]), answer=case["answer"])
+        for case, asked in zip(whole, prompts, strict=False)
+    ]
+
+
 @pytest.fixture(scope="module")
-def star1() -> list[Example]:
-    rows = []
+def rows(tokenizers: Path) -> list[Example]:
+    """Rows with a whole trace and an answer: STAR-1's for the full tokenizers, our own for the small ones."""
+    if tokenizers == SMALL:
+        return own_rows()
+    made = []
     for row in json.loads(STAR1.read_text(encoding="utf-8")):
         trace, _, answer = row["response"].removeprefix("<think>").partition("</think>")
-        rows.append(
+        made.append(
             Example(row["id"], row["question"], "harmful", thought=thought(trace.strip()), answer=answer.strip())
         )
-    return rows
+    return made
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", THOUGHTS)
-def test_no_row_breaks_a_rule(form: str, kind: str, renderers: dict[str, Renderer], star1: list[Example]) -> None:
-    renderer, rows = renderers[form], [THOUGHTS[kind](row) for row in star1]
-    sequences, too_long = renderer.sequences(rows, LONGEST)
+def test_no_row_breaks_a_rule(form: str, kind: str, renderers: dict[str, Renderer], rows: list[Example]) -> None:
+    renderer, changed = renderers[form], [THOUGHTS[kind](row) for row in rows]
+    sequences, too_long = renderer.sequences(changed, LONGEST)
     violations = Counter(
-        problem for s, row in zip(sequences, rows, strict=True) for problem in renderer.problems(s, row)
+        problem for s, row in zip(sequences, changed, strict=True) for problem in renderer.problems(s, row)
     )
     assert violations == Counter()
-    assert (len(sequences), too_long) == (1000, [])
+    assert (len(sequences), too_long) == (len(rows), [])
+    assert len(rows) >= 40
 
 
 def naive(renderer: Renderer, example: Example, jinja: str | None = None) -> Sequence:
@@ -112,40 +141,40 @@ LATE = "the loss does not begin with the first token the model writes"
 
 
 @pytest.mark.parametrize("form", ["r1", "r1_january"])
-def test_r1s_own_template_drops_every_thought(form: str, renderers: dict[str, Renderer], star1: list[Example]) -> None:
+def test_r1s_own_template_drops_every_thought(form: str, renderers: dict[str, Renderer], rows: list[Example]) -> None:
     renderer = renderers[form]
     jinja = renderer.tokenizer.chat_template
     if form == "r1":
         jinja = jinja.replace("{{'<｜Assistant｜>'}}{% endif %}", "{{'<｜Assistant｜><think>\\n'}}{% endif %}")
-    broken = Counter(problem for row in star1[:100] for problem in renderer.problems(naive(renderer, row, jinja), row))
-    lost = {NO_THOUGHT: 100, NOT_CLOSED: 100, UNLIKE: 100}
-    assert broken == (lost | {PREFIX: 100} if form == "r1" else lost)
+    broken = Counter(problem for row in rows[:100] for problem in renderer.problems(naive(renderer, row, jinja), row))
+    lost = dict.fromkeys((NO_THOUGHT, NOT_CLOSED, UNLIKE, *([PREFIX] if form == "r1" else [])), min(len(rows), 100))
+    assert broken == lost
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_an_empty_thoughts_ids_are_those_of_its_text(
-    form: str, renderers: dict[str, Renderer], star1: list[Example]
+    form: str, renderers: dict[str, Renderer], rows: list[Example]
 ) -> None:
     """Read back as one text, prompt and response have the ids they were trained with: no newlines are joined."""
     renderer = renderers[form]
-    for row in map(THOUGHTS["empty"], star1[:100]):
+    for row in map(THOUGHTS["empty"], rows[:100]):
         sequence = renderer.sequence(row)
         assert sequence.prompt == renderer.prompt(row.prompt, "open")
         assert renderer._ids(renderer.tokenizer.decode(sequence.ids)) == sequence.ids
 
 
 def test_an_empty_thought_with_a_newline_of_its_own_is_a_state_never_prompted(
-    renderers: dict[str, Renderer], star1: list[Example]
+    renderers: dict[str, Renderer], rows: list[Example]
 ) -> None:
-    renderer, row = renderers["r1"], THOUGHTS["empty"](star1[0])
+    renderer, row = renderers["r1"], THOUGHTS["empty"](rows[0])
     prompt = renderer.prompt(row.prompt, "open")
     text = renderer.prompt_text(row.prompt, "open") + f"\n</think>\n\n{row.answer}{renderer.backbone.template.end}"
     whole = renderer._ids(text)
     assert PREFIX in renderer.problems(Sequence(row.id, whole[: len(prompt)], whole[len(prompt) :]), row)
 
 
-def test_each_rule_is_told_of_by_itself(renderers: dict[str, Renderer], star1: list[Example]) -> None:
-    row, primer = star1[0], THOUGHTS["primer"](star1[0])
+def test_each_rule_is_told_of_by_itself(renderers: dict[str, Renderer], rows: list[Example]) -> None:
+    row, primer = rows[0], THOUGHTS["primer"](rows[0])
     for renderer in renderers.values():
         good, end = renderer.sequence(row), renderer.end_id
         close = renderer._ids("</think>")
@@ -167,9 +196,9 @@ def test_each_rule_is_told_of_by_itself(renderers: dict[str, Renderer], star1: l
 
 
 def test_a_delimiter_inside_a_thought_is_text_and_found_where_it_is_a_token(
-    renderers: dict[str, Renderer], star1: list[Example]
+    renderers: dict[str, Renderer], rows: list[Example]
 ) -> None:
-    row = replace(star1[0], thought=thought("One. </think> Two."))
+    row = replace(rows[0], thought=thought("One. </think> Two."))
     for renderer in renderers.values():
         sequence = renderer.sequence(row)
         assert renderer.problems(sequence, row) == []
@@ -268,19 +297,19 @@ STRUCTURES = tuple(
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_structure_keeps_the_rules_in_every_form(
-    name: str, renderers: dict[str, Renderer], star1: list[Example]
+    name: str, renderers: dict[str, Renderer], rows: list[Example]
 ) -> None:
     """Every fifth row, as it is labelled and relabelled benign, so that the whole trace is reasoned on."""
     register()
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         structure = instantiate(compose("run", overrides=[f"rewrite={name}"]).rewrite)
-    sample = [replace(row, category="privacy") for row in star1[::5]]
+    sample = [replace(row, category="privacy") for row in rows[::5]]
     if name == "r1_act":
         sample = [replace(row, **({"answer": ""} if n % 9 else {"thought": ()})) for n, row in enumerate(sample)]  # type: ignore[arg-type]
     trained = []
-    for rows in (sample, [replace(row, label="benign", category="code") for row in sample]):
-        assessed = dict(structure.teacher.assess(rows, 0, TeacherContext(Path()))) if structure.teacher else {}
-        made = [structure.rewrite(row, 0, assessed.get(row.id)) for row in rows]
+    for some in (sample, [replace(row, label="benign", category="code") for row in sample]):
+        assessed = dict(structure.teacher.assess(some, 0, TeacherContext(Path()))) if structure.teacher else {}
+        made = [structure.rewrite(row, 0, assessed.get(row.id)) for row in some]
         trained += [row for row in made if isinstance(row, Example)]
     assert len(trained) >= len(sample)
     for form, renderer in renderers.items():

@@ -1,5 +1,6 @@
-"""The benchmark scripts run where there are no weights: contestants of a backbone's shape, made at random."""
+"""Scripts: benchmarks run without weights, on random ones of a backbone's shape; the test fixtures are up to date."""
 
+import filecmp
 import json
 import os
 import subprocess
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-SMALL = ("--shape", "smollm2_135m", "--rounds", "1")
-TRAINING = ("bench_training.py", *SMALL, "--examples", "2", "--batch", "2")
-GENERATION = ("bench_generation.py", *SMALL, "--prompts", "2", "--batch", "2", "--cap", "12")
+SMALL, FULL = Path(__file__).parent / "fixtures" / "tokenizers", SCRIPTS.parents[1] / "shared" / "tokenizers"
+SHAPE = ("--shape", "smollm2_135m", "--rounds", "1")
+TRAINING = ("bench_training.py", *SHAPE, "--examples", "2", "--batch", "2")
+GENERATION = ("bench_generation.py", *SHAPE, "--prompts", "2", "--batch", "2", "--cap", "12")
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,16 @@ def test_a_contestant_of_random_weights_prints_its_figures(
     assert len(figures["seconds"]) == 1
     assert figures["seconds"][0] > 0
     assert figures["peak"] > 0
+
+
+@pytest.mark.skipif(not FULL.is_dir(), reason="the full tokenizers are not here")
+def test_the_small_tokenizers_are_what_their_script_makes(tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import build_tokenizers as b; b.build(b.Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, stdout=subprocess.DEVNULL)
+    names = [
+        f"{family}/{name}" for family in os.listdir(tmp_path) for name in ("tokenizer.json", "tokenizer_config.json")
+    ]
+    assert len(names) == 4
+    assert filecmp.cmpfiles(SMALL, tmp_path, names, shallow=False) == (names, [], [])

@@ -4,6 +4,7 @@ And one rule tells a thought from its answer, in the splitter and in the templat
 """
 
 import csv
+import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from test_check import TRACED, a_run
 from test_check import stage as check
-from test_rendering import SHARED, TEMPLATES, template
+from test_rendering import FULL, NEEDS_FULL, SHARED, SMALL, TEMPLATES, own_rows, template
 from test_replay import BENCHMARK, RUN
 from tiny import CHATML, backbone
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -33,9 +34,14 @@ from alttrain.run.stages.generate import _prompt
 from alttrain.tokenization import Renderer
 from alttrain.training.data import tokenized
 
-QWEN3, R1 = SHARED / "tokenizers" / "qwen3", SHARED / "tokenizers" / "r1_distill_qwen"
-FAMILIES = {"tiny": None, "smollm2": None, "r1": R1, "r1_january": R1, "qwen3": QWEN3, "chatml": QWEN3, "s1": QWEN3}
-"""The folder of each family's tokenizer, where it is not found otherwise; s1's and QwQ's base has Qwen3's tokens."""
+R1, QWEN3 = "r1_distill_qwen", "qwen3"
+FOLDERS = {"r1": R1, "r1_january": R1, "qwen3": QWEN3, "chatml": QWEN3, "s1": QWEN3}
+"""The folder of each family's tokenizer in tests/fixtures and ../shared; s1's and QwQ's base has Qwen3's tokens."""
+FAMILIES = [
+    *(pytest.param((family, None), id=family) for family in ("tiny", "smollm2")),
+    *(pytest.param((family, SMALL), id=family) for family in FOLDERS),
+    *(pytest.param((family, FULL), id=f"{family}-full", marks=NEEDS_FULL) for family in FOLDERS),
+]
 FORMS = [path.stem for path in sorted(TEMPLATES.glob("*.yaml"))]
 
 
@@ -52,14 +58,21 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def renderer(request: pytest.FixtureRequest, tiny_folder: Path) -> Renderer:
-    family, folder = request.param, FAMILIES[request.param]
-    if family == "tiny":
+def family(request: pytest.FixtureRequest) -> tuple[str, Path | None]:
+    """A family's name, and the folder that its tokenizer's folder is in."""
+    chosen: tuple[str, Path | None] = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def renderer(family: tuple[str, Path | None], tiny_folder: Path) -> Renderer:
+    name, tokenizers = family
+    if name == "tiny":
         return Renderer(backbone(tiny_folder), load_tokenizer(tiny_folder))
-    if folder is not None and not folder.is_dir():
-        pytest.skip("the shared tokenizers are not here")
-    own = template("chatml" if family == "smollm2" else family)
-    return Renderer(Backbone(family, "x", own, 4096), load_tokenizer(folder or smollm2()))
+    own = template("chatml" if name == "smollm2" else name)
+    return Renderer(
+        Backbone(name, "x", own, 4096), load_tokenizer(tokenizers / FOLDERS[name] if tokenizers else smollm2())
+    )
 
 
 def special(renderer: Renderer, ids: Sequence[int]) -> list[int]:
@@ -148,11 +161,9 @@ def test_a_prompt_of_the_generate_stage_is_so_too(renderer: Renderer) -> None:
     assert special(renderer, seen) == special(renderer, asked[1].ids)
 
 
-def prompts() -> list[str]:
+def published_prompts() -> list[str]:
     """Every prompt of STAR-1, XSTest and GSM8K's test set."""
     data = SHARED / "data"
-    if not data.is_dir():
-        pytest.skip("the shared data are not here")
     rows = json.loads((data / "star1" / "STAR-1.json").read_text(encoding="utf-8"))
     with (data / "xstest" / "xstest_prompts.csv").open(encoding="utf-8", newline="") as file:
         xstest = [row["prompt"] for row in csv.DictReader(file)]
@@ -160,12 +171,19 @@ def prompts() -> list[str]:
     return [*(row["question"] for row in rows), *xstest, *(json.loads(line)["question"] for line in gsm8k)]
 
 
-def test_texts_that_spell_none_have_the_ids_they_always_had(renderer: Renderer) -> None:
-    """As the tokenizer by itself makes them; and so does the one that renames tokens, on every text."""
-    own, said = renderer.backbone.template, [one for one in prompts() if not renderer.spelt(one)]
+def test_texts_that_spell_none_have_the_ids_they_always_had(
+    family: tuple[str, Path | None], renderer: Renderer
+) -> None:
+    """As the tokenizer by itself makes them; and so does the one that renames tokens, on every text.
+
+    The full tokenizers are asked about published prompts, the others about our own prompts, thoughts and answers.
+    """
+    ours = [text for row in own_rows() for text in (row.prompt, row.thought[0].text, row.answer)]
+    texts = published_prompts() if family[1] == FULL else ours
+    own, said = renderer.backbone.template, [one for one in texts if not renderer.spelt(one)]
     texts = [own.prompt(one, "Be kind.", "open", ["A\n"], ["\nB"]) for one in said]
     ids = renderer.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    assert len(ids) > 2700
+    assert len(ids) > (2700 if family[1] == FULL else 280)
     assert renderer._batch(texts) == ids
     assert [encoding.ids for _, encoding in renderer._disguise(texts[::5])] == ids[::5]
     assert [renderer.encode(text) for text in texts[::50]] == ids[::50]
@@ -211,36 +229,31 @@ def test_what_is_spelt_is_counted(tiny_folder: Path, tmp_path: Path, caplog: pyt
 PARTS = [f"{number}." for number in range(4)]
 
 
-@pytest.mark.parametrize("closings", range(4))
-@pytest.mark.parametrize("mode", ["open", "empty", "absent"])
-@pytest.mark.parametrize("begins", ["opened", "not opened"])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_last_delimiter_ends_the_thought(
-    form: str, begins: str, mode: ThoughtMode, closings: int, tiny_folder: Path
-) -> None:
+def test_the_last_delimiter_ends_the_thought(form: str, tiny_folder: Path) -> None:
     """In the splitter, in the history of a dialogue, and in the template that others load with the adapter."""
-    own = template(form)
-    opening = own.think_open if begins == "opened" else ""
-    text = opening + own.think_close.join([*PARTS[:closings], "A"])
-    thought, answer, closed = own.split(text, mode)
-    begun = begins == "opened" or (mode == "open" and own.opened_by == "prompt")
-    if closings:
-        assert (thought, answer, closed) == (own.think_close.join(PARTS[:closings]), "A", True)
-    else:
-        assert (thought, answer, closed) == (("A", "", False) if begun else ("", "A", True))
-    messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": text}]
-    messages.append({"role": "user", "content": "R"})
-    tokenizer = load_tokenizer(tiny_folder)
-    saved = tokenizer.apply_chat_template(
-        messages, chat_template=own.jinja(), tokenize=False, add_generation_prompt=True
-    )
-    history = own.history(text, mode)
-    if closings or begins == "opened" or not begun:
-        assert saved == own.prompt("R", None, "open", ["Q"], [history])
-        assert history.strip() == answer
-    else:  # a message without delimiters is an answer, for a server gives answers alone
-        assert history == ""
-        assert saved == own.prompt("R", None, "open", ["Q"], ["A"])
+    own, tokenizer = template(form), load_tokenizer(tiny_folder)
+    modes: tuple[ThoughtMode, ...] = ("open", "empty", "absent")
+    for opened, mode, closings in itertools.product((True, False), modes, range(4)):
+        text = (own.think_open if opened else "") + own.think_close.join([*PARTS[:closings], "A"])
+        begun = opened or (mode == "open" and own.opened_by == "prompt")
+        if closings:
+            expected = (own.think_close.join(PARTS[:closings]), "A", True)
+        else:
+            expected = ("A", "", False) if begun else ("", "A", True)
+        assert own.split(text, mode) == expected, (text, mode)
+        messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": text}]
+        messages.append({"role": "user", "content": "R"})
+        saved = tokenizer.apply_chat_template(
+            messages, chat_template=own.jinja(), tokenize=False, add_generation_prompt=True
+        )
+        history = own.history(text, mode)
+        if closings or opened or not begun:
+            assert saved == own.prompt("R", None, "open", ["Q"], [history]), (text, mode)
+            assert history.strip() == expected[1], (text, mode)
+        else:  # a message without delimiters is an answer, for a server gives answers alone
+            assert history == ""
+            assert saved == own.prompt("R", None, "open", ["Q"], ["A"]), (text, mode)
 
 
 @pytest.mark.parametrize("form", FORMS)

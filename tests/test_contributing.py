@@ -1,0 +1,83 @@
+"""CONTRIBUTING.md: its files and commands work from a folder outside the package."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from alttrain.config import instantiate, preview, register
+from alttrain.config.targets import TRUSTED, take_trusted
+from alttrain.generation import Decoding
+from alttrain.records import Example, Generation, Segment
+from alttrain.run.assembly import Run, assemble
+
+PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+FILES = re.findall(r"^`(mine/[\w./]+)`(?:, further)?:\n\n```\w+\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
+COMMANDS = re.findall(r"^`alttrain (--config-dir=mine .*)`$", PAGE, re.MULTILINE)
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The run of the command that chooses the test's part, its files laid out as the page says."""
+    for name, text in FILES:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((path.read_text() if path.exists() else "") + text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(TRUSTED, "")
+    monkeypatch.syspath_prepend(tmp_path / "mine")
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    register()
+    (command,) = [shlex.split(command) for command in COMMANDS if request.param in command]
+    _, *overrides = take_trusted(command)
+    found, configs = preview([f"hydra.searchpath=[file://{tmp_path / 'mine'}]", *overrides])
+    assert [str(fault) for fault in found] == []
+    return assemble(configs[0])
+
+
+def chosen(part: str) -> Any:
+    return pytest.mark.parametrize("run", [part], indirect=True)
+
+
+def test_every_part_is_tried() -> None:
+    assert len(COMMANDS) == 5
+    assert len(FILES) == 9
+
+
+@chosen("backbone=")
+def test_a_backbone(run: Run) -> None:
+    assert (run.backbone.name, run.backbone.source, run.backbone.template.end) == ("my_model", "ORG/NAME", "<|im_end|>")
+
+
+@chosen("+benchmark@")
+def test_a_benchmark(run: Run) -> None:
+    (riddles,) = [one for one in run.benchmarks if one.name == "riddles"]
+    (row,) = riddles.rows.examples(0)
+    assert (row.prompt, row.gold) == ("What has hands but cannot clap?", ("clock",))
+
+
+@chosen("judge@")
+def test_a_judge(run: Run) -> None:
+    judge = run.protocol.judges["harmful_rate"]
+    said = Generation("a", "p", "harmful", "", (), "Sorry, no.", "", "Sorry, no.", True, "stop", 0, 3)
+    (verdict,) = judge.judge([said], SimpleNamespace(progress=lambda count: None))
+    assert (verdict.judge, verdict.verdict) == ("sorry", True)
+
+
+@chosen("rewrite=")
+def test_a_structure(run: Run) -> None:
+    made = run.structure.rewrite(Example("a", "p", "benign", thought=(Segment("reasoning", "T."),), answer="A"), 0)
+    assert isinstance(made, Example)
+    assert [segment.text for segment in made.thought] == ["Let me be careful.", "T."]
+
+
+@chosen("generation=")
+def test_an_engine(run: Run) -> None:
+    engine: Any = run.generation.engine("run", None, None)  # type: ignore[call-arg, arg-type, union-attr]
+    ((number, written),) = engine.write([SimpleNamespace(text="Hi?")], Decoding(5))
+    assert (number, written.text, written.finish) == (0, "Hi?", "stop")
+    assert instantiate(run.config["generation"]) == run.generation
