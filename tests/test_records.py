@@ -135,6 +135,12 @@ def test_an_appended_row_that_was_changed_is_named(row: Any, tmp_path: Path) -> 
         read_rows(path, type(row))
 
 
+def test_a_folder_in_the_place_of_a_file_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    with pytest.raises(OSError, match=r"Is a directory; remove it, and run the same command again: .*place"):
+        write_text(tmp_path / "place", "")
+
+
 @pytest.mark.parametrize("content", [b"", LINE, LINE * 3, b"\n"])
 def test_intact_file_is_left_alone(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"

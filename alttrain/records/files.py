@@ -68,8 +68,9 @@ def named(error: BaseException, path: Path) -> BaseException:
     if isinstance(error, OSError):
         if not str(error.filename or UNFINISHED).endswith(UNFINISHED):
             return error
-        disk = f": the disk mounted at {_mount(path)} is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        return OSError(error.errno or errno.EIO, f"{error.strerror or error}{disk}", str(path))
+        told = f": the disk mounted at {_mount(path)} is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        told = "; remove it, and run the same command again" if error.errno == errno.EISDIR else told
+        return OSError(error.errno or errno.EIO, f"{error.strerror or error}{told}", str(path))
     if isinstance(error, Exception) and full_disk(path):  # a library's own words
         return named(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
     return error
