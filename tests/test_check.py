@@ -67,7 +67,14 @@ def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[st
         "generation": InProcess(slots=4, dtype="float32"),
         "protocol": Protocol("p", Decoding(max_new_tokens=8), judges={}),
         "benchmarks": (
-            SimpleNamespace(name="b", kind="harm", rows=source, asked=lambda row: row.prompt, left_out=lambda: [gone]),
+            SimpleNamespace(
+                name="b",
+                kind="harm",
+                rows=source,
+                examples=list(rows),
+                asked=lambda row: row.prompt,
+                left_out=lambda: [gone],
+            ),
         ),
     }
     return SimpleNamespace(**defaults | parts)
