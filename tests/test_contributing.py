@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from alttrain.config import instantiate, preview, register
+from alttrain.config import preview, register
 from alttrain.config.targets import TRUSTED, take_trusted
 from alttrain.generation import Decoding
+from alttrain.generation.engine import Prompt, Written
 from alttrain.records import Example, Generation, Segment
 from alttrain.run.assembly import Run, assemble
 
@@ -77,7 +78,8 @@ def test_a_structure(run: Run) -> None:
 
 @chosen("generation=")
 def test_an_engine(run: Run) -> None:
-    engine: Any = run.generation.engine("run", None, None)  # type: ignore[call-arg, arg-type, union-attr]
-    ((number, written),) = engine.write([SimpleNamespace(text="Hi?")], Decoding(5))
+    model: Any = SimpleNamespace(adapter=None)
+    with run.generation.start(model) as engine:
+        ((number, written),) = engine.generate([Prompt([], "Hi?", "1")], Decoding(5))
+    assert isinstance(written, Written)
     assert (number, written.text, written.finish) == (0, "Hi?", "stop")
-    assert instantiate(run.config["generation"]) == run.generation
