@@ -25,8 +25,7 @@ from alttrain.backbone.weights import load_tokenizer
 from alttrain.config import RunError, register
 from alttrain.generation.config import Decoding
 from alttrain.generation.kept import KeptDecoder
-from alttrain.records import Example
-from alttrain.records.reading import REMEDY
+from alttrain.records import REMEDY, Example
 from alttrain.report import figures
 from alttrain.run import show, status
 from alttrain.run.app import execute

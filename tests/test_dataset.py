@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from alttrain.dataset import Dataset, Rows, embedded_path, embedded_rows, near_duplicates
-from alttrain.dataset.duplicates import words
-from alttrain.dataset.rows import content_hash, read_raw
-from alttrain.dataset.strata import stratified
+from alttrain.dataset.selection import stratified
+from alttrain.dataset.similarity import words
+from alttrain.dataset.sources import content_hash, read_raw
 from alttrain.records import Example
 
 TRAIN = embedded_rows("train").examples(None)
@@ -409,7 +409,7 @@ def test_duplicate_id_names_both_places(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {**ROW, "id": "q"}, ROW, {**ROW, "id": "q"})
     with pytest.raises(ValueError, match=r".") as caught:
         Rows("x", path).examples(None)
-    assert str(caught.value) == f"{path}:3: id 'q' stands already at {path}:1; ids must be unique"
+    assert str(caught.value) == f"{path}:3: id 'q' is already at {path}:1; ids must be unique"
 
 
 def test_missing_column_is_named_with_those_there(tmp_path: Path) -> None:

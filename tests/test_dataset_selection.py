@@ -16,10 +16,9 @@ from test_dataset_sources import SHARED, needs_shared, shipped
 from test_scripts import SCRIPTS
 
 from alttrain.dataset import Dataset, Match, contaminated, local_file, near_duplicates
-from alttrain.dataset.decontamination import DEFAULT
-from alttrain.dataset.rows import read_raw
-from alttrain.dataset.sources import Reading
-from alttrain.dataset.strata import proportional
+from alttrain.dataset.selection import proportional
+from alttrain.dataset.similarity import DEFAULT
+from alttrain.dataset.sources import Reading, read_raw
 from alttrain.records import Example, Rejected
 
 sys.path.append(str(SCRIPTS))

@@ -88,7 +88,6 @@ WITHIN = [
 OWN = [
     "records.write_text",
     "records.write_json",
-    "records.files.write_text",
     "run.app.main",
     "__main__.main",
     "report.push.main",

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from alttrain.evaluation import Adherence, Benchmark
-from alttrain.evaluation.adherence import Outcomes, assessing_of, failures_of
+from alttrain.evaluation.adherence import Outcomes, assessing, failures
 from alttrain.evaluation.metrics import Summary, counted
 from alttrain.records import Generation, Judgement
 
@@ -51,8 +51,8 @@ class Counts:
         says = self._judge.says
         return {
             "decides": {"judge": self._judge.name, "part": part, "counted": counted(self._measure, says)},
-            "assessing": asdict(assessing_of(self._outcomes)),
-            "failures": [asdict(one) for one in failures_of(self._outcomes)],
+            "assessing": asdict(assessing(self._outcomes)),
+            "failures": [asdict(one) for one in failures(self._outcomes)],
             "tokens": [asdict(use) for use in self.summary.tokens(OUTCOMES[says])],
         }
 

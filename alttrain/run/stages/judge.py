@@ -26,8 +26,8 @@ from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError, flatten
 from alttrain.config.identity import shaping_of_judge
 from alttrain.dataset import contaminated
-from alttrain.dataset.decontamination import DEFAULT
-from alttrain.dataset.rows import content_hash
+from alttrain.dataset.similarity import DEFAULT
+from alttrain.dataset.sources import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeDesk, Metric
 from alttrain.evaluation.agreement import judge_report
 from alttrain.evaluation.judged import NOT_GENERATED, Judgements, asks_server

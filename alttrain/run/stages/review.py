@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 
-from alttrain.dataset.strata import stratified
+from alttrain.dataset.selection import stratified
 from alttrain.records import Example
 from alttrain.rewrite import render
 
