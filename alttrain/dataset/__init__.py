@@ -5,14 +5,13 @@
 - `embedded_rows`        a file packaged with alttrain
 - `jailbreak_artifacts`  the prompts an attack found, from a copy of JailbreakBench's artifacts
 - `local_file`           a dataset of one file of the user's own
-- `near_duplicates`      prompts that are one sentence with a slot changed
 - `contaminated`         training prompts that are also in a benchmark
 
 A source is any object with `name`, `examples(seed)` and `content()` (the hash of each file it reads).
 """
 
 from alttrain.dataset.selection import Dataset, Selection, local_file
-from alttrain.dataset.similarity import Match, contaminated, near_duplicates
+from alttrain.dataset.similarity import Match, contaminated
 from alttrain.dataset.sources import ExampleSource, Rows, embedded_path, embedded_rows, jailbreak_artifacts
 
 __all__ = [
@@ -26,5 +25,4 @@ __all__ = [
     "embedded_rows",
     "jailbreak_artifacts",
     "local_file",
-    "near_duplicates",
 ]

@@ -9,9 +9,9 @@
 - ngram: `ngram` words in a row in common (STAR-1 used 8). This also matches parts of prompts and the stock phrases of
   maths problems. Short prompts, and languages without spaces, have too few words for it
 
-`near_duplicates` finds prompts that are one sentence with a slot changed: the similarity is the longest common
-subsequence of the normalised words over the longer prompt's length, 1.0 for the same sentence and 5/6 for "What is the
-capital of France?" against "What is the capital of Spain?".
+`Distinct` skips prompts that are another one with a slot changed: the similarity is the longest common subsequence of
+the normalised words over the longer prompt's length, 1.0 for the same sentence and 5/6 for "What is the capital of
+France?" against "What is the capital of Spain?".
 
 `Lookalikes` gives each text a plain spelling: Unicode forms, look-alike letters of other alphabets, digits written for
 letters and accents are folded, invisible characters dropped. Chinese and Japanese are split into characters; Korean,
@@ -35,8 +35,6 @@ How = Literal["exact", "normalised", "similar", "ngram"]
 DEFAULT: tuple[How, ...] = ("exact", "normalised", "similar")
 Words = tuple[str, ...]
 
-NEAR_DUPLICATE = 0.65
-"""Similarity from which two prompts count as the same sentence with a slot changed."""
 ALIKE = 0.6
 """Lookalikes: share of two texts' joint weight that they have in common (Dice) if they are the same prompt."""
 INSIDE = 0.8
@@ -54,24 +52,6 @@ _ROUNDING = 1e-6  # scores are float32, and 1 - 1/3 is a little less than 2/3
 _SLACK = 0.01  # the scorer's own cut-off is not exact either
 _BLOCK = 256  # rows compared at once: the scores of a block against 40,000 rows take 40 MB
 _SURROGATES = range(0xD800, 0xE000)  # code points that are no characters
-
-
-def near_duplicates(
-    prompts: Sequence[str], against: Sequence[str] | None = None, threshold: float = NEAR_DUPLICATE
-) -> list[tuple[int, int, float]]:
-    """(i, j, similarity) of pairs at or above `threshold`, in any order of the prompts.
-
-    Without `against` the pairs are within `prompts`, i < j; with it, i indexes `prompts` and j `against`.
-    """
-    vocabulary = _Vocabulary()
-    left = [vocabulary.spell(words(prompt)) for prompt in prompts]
-    right = left if against is None else [vocabulary.spell(words(prompt)) for prompt in against]
-    found = []
-    for start in range(0, len(left), _BLOCK):
-        scores = _scores(left[start : start + _BLOCK], right, threshold)
-        pairs = [(start + int(row), int(column)) for row, column in zip(*scores.nonzero(), strict=True)]
-        found += [(i, j, float(scores[i - start, j])) for i, j in pairs if against is not None or i < j]
-    return found
 
 
 class _Vocabulary:

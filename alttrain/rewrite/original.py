@@ -23,7 +23,7 @@ CUT = "the backbone's answer did not end within the cap"
 THOUGHT_CUT = "the backbone's thought did not end within the cap"
 ANSWER_CUT = "the backbone's answer was cut after its last whole sentence within the cap"
 
-_ENDED = re.compile(r"[.!?…][\"'”’)\]*_]*")
+_ENDED = re.compile(r"[.!?…][\"'”’)\]*_]*\Z")
 _NUMBERED = re.compile(r"\W*(?:\d{1,3}|[A-Za-z])[.)]")
 
 
@@ -92,14 +92,14 @@ def original_for(untrained_thought: str, reasoning: SelfTrace, short: SelfTrace)
 
 def whole_sentences(answer: str) -> str:
     """An answer up to its last whole sentence; "" where there is none, or where a code block stays open."""
+    answer = re.sub(r"\d\.\Z", "", answer.rstrip())  # the cap may have cut a number at its point
     cut = answer[: max((end for start, end in sentences(answer) if _is_whole(answer[start:end])), default=0)].strip()
     return "" if cut.count("```") % 2 else cut
 
 
 def _is_whole(sentence: str) -> bool:
     """Whether a sentence ends with an end mark, and is more than the number of a list's item."""
-    marks = list(_ENDED.finditer(sentence))
-    return bool(marks) and marks[-1].end() == len(sentence) and not _NUMBERED.fullmatch(sentence)
+    return bool(_ENDED.search(sentence)) and not _NUMBERED.fullmatch(sentence)
 
 
 def trace_hash(example: Example) -> str:

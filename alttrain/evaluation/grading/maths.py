@@ -3,7 +3,7 @@ r"""The grader of mathematics: finds the final answer in an answer and compares 
 The final answer is, in this order:
 
 1. the last \boxed{...}; boxes with only blanks, commas, "and" or "or" between are one list
-2. the phrase after the last "the (final) answer is", "Answer:" or "####" that has a number or formula, else of all such
+2. the last phrase after "the (final) answer is", "Answer:" or "####" that has a number or formula, else the last one
 3. the last formula between dollar signs or \( \), or the last number, whichever comes later
 
 Of a phrase in 2, it is the number after a last "is" or "equals", else the last formula, else the first number after the
