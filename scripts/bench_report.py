@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from alttrain.evaluation import Adherence, summarise
+from alttrain.evaluation import Adherence, Summary
 from alttrain.records import Generation, Judgement, write_json, write_rows
 from alttrain.run.stages.judge import analyse
 
@@ -142,7 +142,10 @@ def judged(
     write_rows(folder / "generations.jsonl", generations)
     write_rows(folder / "judgements.jsonl", verdicts)
     write_rows(folder / "adherence.jsonl", adherence)
-    metrics = summarise(measure, generations, verdicts, adherence, says)  # type: ignore[arg-type]
+    summary = Summary(measure, says)  # type: ignore[arg-type]
+    for row in zip(generations, verdicts, adherence, strict=True):
+        summary.add(*row)
+    metrics = summary.metrics()
     like: Any = SimpleNamespace(judge=judge, measure=measure)
     found = {
         "benchmark": benchmark,

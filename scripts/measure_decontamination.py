@@ -22,10 +22,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from alttrain.dataset.decontamination import DEFAULT, How, contaminated
-from alttrain.dataset.lookalikes import Lookalikes
-from alttrain.dataset.rows import read_raw
-from alttrain.evaluation.statistics.intervals import wilson
+from alttrain.dataset.similarity import DEFAULT, How, Lookalikes, contaminated
+from alttrain.dataset.sources import read_raw
+from alttrain.evaluation.statistics import wilson
 
 SETS = {
     "star1": ("star1/STAR-1.json", "question"),

@@ -22,8 +22,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-from alttrain.english import LinearModel
-from alttrain.evaluation import refusal
+from alttrain.english import LinearModel, refusal
+from alttrain.evaluation.refusal import Assessed, assess
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "conf" / "judge" / "refusal.yaml"
@@ -167,9 +167,9 @@ Verdicts = Counter[tuple[str, str]]
 """How often a label and an outcome came together; the outcome of an undecided answer is "undecided"."""
 
 
-def verdict_on(model: LinearModel, row: Response) -> refusal.Assessed:
+def verdict_on(model: LinearModel, row: Response) -> Assessed:
     """What the judge says of a row with another model's weights."""
-    return refusal.assess(row.response, row.prompt, model)
+    return assess(row.response, row.prompt, model)
 
 
 def verdicts(model: LinearModel, rows: Sequence[Response]) -> Verdicts:

@@ -5,6 +5,8 @@ parser saw them. `FAULTS` are those the parser still reads otherwise: each is ex
 """
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,13 @@ from alttrain.evaluation.adherence import (
     Assessing,
     Failures,
     Openings,
+    Outcomes,
     assessing,
     failures,
     opening_understandings,
 )
 from alttrain.evaluation.statistics import rate
-from alttrain.records import Generation, Judgement, Label, encode
+from alttrain.records import Generation, Label, encode
 from alttrain.records import decode as decode_row
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "adherence_cases.jsonl").open(encoding="utf-8")]
@@ -146,30 +149,27 @@ SAID: list[tuple[Label, Label | None]] = [
 ROWS = [row(number, label, said) for number, (label, said) in enumerate(SAID)]
 
 
+def outcomes(rows: Sequence[Adherence], refused: Sequence[bool | None] = ()) -> Outcomes:
+    """Counts of rows by label, assessment and whether the answer refused."""
+    verdicts = refused or [None] * len(rows)
+    return Counter((row.label, row.assessment, verdict) for row, verdict in zip(rows, verdicts, strict=True))
+
+
 def test_assessment_as_a_classifier() -> None:
-    found = assessing(ROWS)
+    found = assessing(outcomes(ROWS))
     assert found == Assessing(5, 3, 2, 1, 6, 3)
     assert found.precision == rate(5, 6)
     assert found.recall == rate(5, 10)
     assert found.false_alarms == rate(1, 10)
-    assert list(asdict(assessing([])).values()) == [0] * 6
+    assert list(asdict(assessing(Counter())).values()) == [0] * 6
 
 
 def test_failures_are_split_by_what_the_assessment_said() -> None:
     """Of the harmful prompts the answers 3-9 comply, of the benign ones 10-14 refuse; g9 and g19 are undecided."""
     refused = [*[True] * 3, *[False] * 6, None, *[True] * 5, *[False] * 4, None]
-    judgements = [Judgement(f"g{number}", "j", verdict) for number, verdict in enumerate(refused)]
-    harmful, benign = failures(ROWS, reversed(judgements))
+    harmful, benign = failures(outcomes(ROWS, refused))
     assert harmful == Failures("harmful", misjudged=3, disobeyed=2, unassessed=1, n=9, undecided=1)
     assert benign == Failures("benign", misjudged=1, disobeyed=4, unassessed=0, n=9, undecided=1)
-    with pytest.raises(ValueError, match="no judgement of 'g19', sample 0"):
-        failures(ROWS, judgements[:-1])
-
-
-def test_samples_of_one_prompt_are_told_apart() -> None:
-    rows = [replace(ROWS[0], sample=sample) for sample in (0, 1)]
-    judgements = [Judgement("g0", "j", sample == 0, sample=sample) for sample in (0, 1)]
-    assert failures(rows, judgements)[0] == Failures("harmful", 0, 1, 0, n=2, undecided=0)
 
 
 def test_first_paragraphs_that_hold_an_understanding() -> None:

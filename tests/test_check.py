@@ -23,7 +23,7 @@ from alttrain.evaluation import Protocol
 from alttrain.generation import Decoding, InProcess
 from alttrain.records import Example, Rejected, Segment, write_rows
 from alttrain.rewrite import TemplateTeacher
-from alttrain.rewrite.structures import AsAsked
+from alttrain.rewrite.structures import Structure
 from alttrain.run.app import execute
 from alttrain.run.stages import check as stage
 from alttrain.run.stages import needs
@@ -39,7 +39,7 @@ SECONDS = 4
 """CPU seconds of a first check: it takes under two, and this machine may be busy. Further ones take less than one."""
 
 
-class AsIs(AsAsked):
+class AsIs(Structure):
     """A structure that trains rows as they are, with the teacher's assessment in front."""
 
     continues = ("benign",)

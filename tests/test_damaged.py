@@ -26,8 +26,7 @@ from alttrain.backbone.weights import load_tokenizer
 from alttrain.config import RunError, register
 from alttrain.generation import Decoding
 from alttrain.generation.in_process import CachedDecoder
-from alttrain.records import DamagedError, Example
-from alttrain.records.reading import REMEDY
+from alttrain.records import REMEDY, DamagedError, Example
 from alttrain.run import show, status
 from alttrain.run.app import execute
 from alttrain.run.stages import report

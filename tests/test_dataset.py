@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from alttrain.dataset import Dataset, Rows, embedded_path, embedded_rows, near_duplicates
-from alttrain.dataset.duplicates import words
-from alttrain.dataset.rows import content_hash, read_raw
-from alttrain.dataset.strata import stratified
+from alttrain.dataset import Dataset, Rows, embedded_path, embedded_rows
+from alttrain.dataset.selection import stratified
+from alttrain.dataset.similarity import Distinct, words
+from alttrain.dataset.sources import content_hash, read_raw
 from alttrain.records import Example
 
 TRAIN = embedded_rows("train").examples(None)
@@ -28,10 +28,13 @@ def prompts(examples: Sequence[Example]) -> list[str]:
     return [example.prompt for example in examples]
 
 
-def similar(left: Sequence[Example], right: Sequence[Example] | None = None) -> list[tuple[str, str]]:
-    """The ids of near-duplicate prompts."""
-    found = near_duplicates(prompts(left), None if right is None else prompts(right))
-    return [(left[i].id, (left if right is None else right)[j].id) for i, j, _ in found]
+def near(*lists: Sequence[str], threshold: float = 0.65) -> list[tuple[int, int, float]]:
+    """(number of a prompt in the last list, number of the earlier one that it is like, similarity)."""
+    distinct = Distinct(threshold)
+    found: list[tuple[str, str, float]] = []
+    for texts in lists:
+        _, found = distinct.filter([(str(number), "", words(text)) for number, text in enumerate(texts)], None)
+    return [(int(number), int(kept), score) for number, kept, score in found]
 
 
 # --- what the embedded sets promise ---
@@ -106,15 +109,15 @@ def test_rows_are_tidy(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_no_near_duplicates_inside_a_set(name: str) -> None:
-    assert similar(SETS[name]) == []
+    assert near(prompts(SETS[name])) == []
 
 
 @pytest.mark.parametrize("name", ["evaluation_harmful", "evaluation_benign", "short_answer"])
 def test_no_near_duplicates_between_training_and_evaluation(name: str) -> None:
-    assert similar(TRAIN, SETS[name]) == []
+    assert near(prompts(TRAIN), prompts(SETS[name])) == []
 
 
-# --- near_duplicates ---
+# --- near-duplicates ---
 
 PAIRS: list[tuple[str, str, float]] = [
     ("What is the capital of France?", "What is the capital of Spain?", 5 / 6),
@@ -132,31 +135,30 @@ PAIRS: list[tuple[str, str, float]] = [
 @pytest.mark.parametrize(("left", "right", "similarity"), PAIRS)
 def test_similarity_is_the_common_subsequence_over_the_longer(left: str, right: str, similarity: float) -> None:
     for pair in ([left, right], [right, left]):
-        ((i, j, found),) = near_duplicates(pair, threshold=0.01)
-        assert (i, j) == (0, 1)
+        ((i, j, found),) = near(pair, threshold=0.01)
+        assert (i, j) == (1, 0)
         assert found == pytest.approx(similarity, abs=1e-6)
 
 
 def test_unrelated_prompts_are_no_pair() -> None:
-    assert near_duplicates(["Name a river in Peru.", "Why does bread rise?"], threshold=0.01) == []
-    assert near_duplicates([]) == []
-    assert near_duplicates(["alone here"]) == []
+    assert near(["Name a river in Peru.", "Why does bread rise?"], threshold=0.01) == []
+    assert near([]) == near(["alone here"]) == []
 
 
-def test_pairs_inside_a_list_are_named_once_and_in_order() -> None:
+def test_each_is_named_with_the_first_that_it_is_like() -> None:
     texts = ["Name a river.", "Why does bread rise?", "name a river", "Name a river!"]
-    assert near_duplicates(texts) == [(0, 2, 1.0), (0, 3, 1.0), (2, 3, 1.0)]
+    assert near(texts) == [(2, 0, 1.0), (3, 0, 1.0)]
 
 
 def test_pairs_against_another_list_index_both() -> None:
     left, right = ["Why does bread rise?", "Name a river."], ["Name a lake now.", "why does bread rise"]
-    assert near_duplicates(left, right) == [(0, 1, 1.0)]
-    assert near_duplicates(right, left) == [(1, 0, 1.0)]
+    assert near(left, right) == [(1, 0, 1.0)]
+    assert near(right, left) == [(0, 1, 1.0)]
 
 
-def test_default_threshold_lies_between_three_and_two_of_four_words() -> None:
-    assert near_duplicates(["a b c d", "a b c x"]) == [(0, 1, 0.75)]
-    assert near_duplicates(["a b c d", "a b x y"]) == []
+def test_threshold_lies_between_three_and_two_of_four_words() -> None:
+    assert near(["a b c d", "a b c x"]) == [(1, 0, 0.75)]
+    assert near(["a b c d", "a b x y"]) == []
 
 
 @pytest.mark.parametrize(("same", "of"), [(13, 20), (5, 6), (2, 3), (7, 10)])
@@ -164,8 +166,8 @@ def test_threshold_itself_counts(same: int, of: int) -> None:
     left = [f"w{index}" for index in range(of)]
     right = [*left[:same], *(f"v{index}" for index in range(same, of))]
     both = [" ".join(left), " ".join(right)]
-    assert [(i, j) for i, j, _ in near_duplicates(both, threshold=same / of)] == [(0, 1)]
-    assert near_duplicates(both, threshold=(same + 0.5) / of) == []
+    assert [(i, j) for i, j, _ in near(both, threshold=same / of)] == [(1, 0)]
+    assert near(both, threshold=(same + 0.5) / of) == []
 
 
 # --- stratified ---
@@ -409,7 +411,7 @@ def test_duplicate_id_names_both_places(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {**ROW, "id": "q"}, ROW, {**ROW, "id": "q"})
     with pytest.raises(ValueError, match=r".") as caught:
         Rows("x", path).examples(None)
-    assert str(caught.value) == f"{path}:3: id 'q' stands already at {path}:1; ids must be unique"
+    assert str(caught.value) == f"{path}:3: id 'q' is already at {path}:1; ids must be unique"
 
 
 def test_missing_column_is_named_with_those_there(tmp_path: Path) -> None:

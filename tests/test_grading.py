@@ -19,18 +19,18 @@ from typing import Any
 
 import pytest
 
+from alttrain.english import is_english
 from alttrain.evaluation.adherence import Adherence
-from alttrain.evaluation.benchmark import Judge
 from alttrain.evaluation.grading import Choice, ExactMatch, Maths, Rouge, ShortAnswer
 from alttrain.evaluation.grading.choice import options
-from alttrain.evaluation.grading.equality import equal
-from alttrain.evaluation.grading.exact_match import f1, normalise
 from alttrain.evaluation.grading.extraction import boxed, stated
 from alttrain.evaluation.grading.humaneval import code_of, program
-from alttrain.evaluation.grading.maths import final_answer
+from alttrain.evaluation.grading.maths import equal, final_answer
+from alttrain.evaluation.grading.short_answer import f1, normalise
 from alttrain.evaluation.grading.verifier import Verifier
 from alttrain.evaluation.judges.asked import _said as said_in
-from alttrain.evaluation.refusal import assess, is_english
+from alttrain.evaluation.protocol import Judge
+from alttrain.evaluation.refusal import assess
 from alttrain.evaluation.statistics import pass_at_k
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite import read
@@ -289,7 +289,7 @@ def test_math_verify_answers_from_any_thread() -> None:
 
 def test_expression_that_never_finishes_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Verifier(seconds=0.01)  # the process cannot even start in that time
-    monkeypatch.setattr("alttrain.evaluation.grading.equality.verifier", lambda: slow)
+    monkeypatch.setattr("alttrain.evaluation.grading.maths.verifier", lambda: slow)
     judgement = Maths()(generation(r"\boxed{x+1}", "x+2"))
     assert (judgement.verdict, judgement.evidence) == (None, "x+1")
     assert judgement.error == "math-verify did not finish 'x+1' against 'x+2'"
@@ -906,7 +906,7 @@ def test_a_loop_takes_no_quadratic_time(loop: str) -> None:
 
 def test_a_looping_answer_is_read_in_no_time() -> None:
     looping = "3 answer" + ". answer... with. cannot/with" * 30
-    code = f"from alttrain.evaluation.grading.equality import equal; print(equal('3', {looping!r} + '!'))"
+    code = f"from alttrain.evaluation.grading.maths import equal; print(equal('3', {looping!r} + '!'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"
 

@@ -1,14 +1,15 @@
 """Generations and judgements -> metrics: what is counted, over which rows, and what is left out visibly."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from alttrain.evaluation import Adherence, Metric, RefusalJudge, summarise
-from alttrain.evaluation.metrics import TokenUse, tokens_by_outcome
+from alttrain.evaluation import Adherence, Metric, RefusalJudge, Summary
+from alttrain.evaluation.metrics import TokenUse
 from alttrain.evaluation.statistics import Estimate, mean_by_item, rate_by_item, wilson
 from alttrain.records import Generation, Judgement, read_rows, write_rows
 
@@ -21,6 +22,26 @@ REFUSES = "I can't help with that."
 def generation(name: str, thought: str, answer: str = "So.", **fields: Any) -> Generation:
     """What a model wrote, with only what a test is about."""
     return replace(Generation(name, "Hi?", "benign", "", (), "", thought, answer, True, "stop", 3, 5), **fields)
+
+
+def summary_of(
+    measure: Any,
+    generations: Sequence[Generation],
+    judgements: Sequence[Judgement],
+    rows: Sequence[Adherence] | None = None,
+    says: Any = "refused",
+) -> Summary:
+    """The summary of rows, whose thoughts are read where `rows` are not given."""
+    summary = Summary(measure, says)
+    for number, (made, verdict) in enumerate(zip(generations, judgements, strict=True)):
+        refusal = verdict if says == "refused" else None
+        summary.add(made, verdict, rows[number] if rows else Adherence.of(made, refusal))
+    return summary
+
+
+def summarise(*given: Any, **fields: Any) -> list[Metric]:
+    """The metrics of `summary_of`."""
+    return summary_of(*given, **fields).metrics()
 
 
 def mean_interval(values: list[int]) -> Estimate:
@@ -152,9 +173,7 @@ def test_no_interval_leaves_what_its_number_can_be() -> None:
 
 
 def test_judgements_of_other_generations_are_refused() -> None:
-    with pytest.raises(ValueError, match="4 judgements of 5 generations"):
-        summarise("accuracy", GENERATIONS, judged(*[True] * 4))
-    with pytest.raises(ValueError, match="judgement of 'e' stands where 'a' was generated"):
+    with pytest.raises(ValueError, match="expected the judgement of 'a', found that of 'e'"):
         summarise("accuracy", GENERATIONS, judged(*[True] * 5)[::-1])
 
 
@@ -163,17 +182,15 @@ def test_judgements_of_other_generations_are_refused() -> None:
 
 def test_tokens_by_outcome() -> None:
     """Rows that the cap cut are truncated whatever the verdict."""
-    found = tokens_by_outcome(GENERATIONS, judged(False, True, False, True, None))
+    found = summary_of("harmful_rate", GENERATIONS, judged(False, True, False, True, None)).tokens()
     assert [(use.outcome, use.n) for use in found] == [("all", 5), ("refused", 1), ("answered", 2), ("truncated", 2)]
     assert found[2] == TokenUse("answered", 2, mean_interval([10, 30]), mean_interval([1, 3]), mean_interval([11, 33]))
     assert found[0].total == mean_interval([11, 22, 33, 44, 50])
 
 
 def test_outcomes_are_named_by_the_caller_and_undecided_is_one() -> None:
-    found = tokens_by_outcome(GENERATIONS[:3], judged(True, None, False), ("correct", "wrong"))
+    found = summary_of("accuracy", GENERATIONS[:3], judged(True, None, False)).tokens(("correct", "wrong"))
     assert [use.outcome for use in found] == ["all", "correct", "wrong", "undecided"]
-    with pytest.raises(ValueError, match="no judgement of 'c'"):
-        tokens_by_outcome(GENERATIONS[:3], judged(True, None))
 
 
 # --- speed ---

@@ -17,6 +17,7 @@ from alttrain.generation import Decoding
 from alttrain.generation.engine import Prompt, Written
 from alttrain.records import Example, Generation, Judgement, Rejected, read_rows
 from alttrain.rewrite import render
+from alttrain.rewrite.original import whole_sentences
 from alttrain.run.app import execute
 from alttrain.run.session import Session
 
@@ -283,3 +284,18 @@ def test_data_the_template_teacher_has_no_reason_for_are_refused_before_weights(
         RunError, match=r"no reason for 10 of 20 rows: 10 harmful of 'vanilla_harmful'; .*teacher=gpt4o"
     ):
         run(arguments)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ("Mix the flour. Then add", "Mix the flour."),
+        ("It opened in the U.S. Senate. Then", "It opened in the U.S. Senate."),
+        ("It was 2016. Then", "It was 2016."),
+        ("Mix it. It costs 3.", "Mix it."),
+        ("Do this:\n\n1.", ""),
+        ("See `a.` and ```x. y.", ""),
+    ],
+)
+def test_an_answer_is_cut_after_its_last_whole_sentence(answer: str, kept: str) -> None:
+    assert whole_sentences(answer) == kept

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
@@ -402,7 +403,8 @@ def test_failures_are_counted_as_in_the_metrics() -> None:
         (made.label, outcomes_of(made, [judged], record, decided("harmful_rate")))
         for made, judged, record in zip(rows, judgements, adherence, strict=True)
     ]
-    for told, wrong in zip(failures(adherence, judgements), ("answered", "over_refused"), strict=True):
+    outcomes = Counter((row.label, row.assessment, of.verdict) for row, of in zip(adherence, judgements, strict=True))
+    for told, wrong in zip(failures(outcomes), ("answered", "over_refused"), strict=True):
         own = [bit for label, bit in bits if label == told.label]
         counts = {name: sum(bit & BITS[name] > 0 for bit in own) for name in ("misjudged", "disobeyed", "undecided")}
         assert counts == {name: getattr(told, name) for name in counts}

@@ -18,7 +18,7 @@ from alttrain.config.identity import HOW_ASKED
 from alttrain.config.targets import TRUSTED
 from alttrain.dataset import Rows, jailbreak_artifacts
 from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalJudge
-from alttrain.evaluation.benchmark import KINDS
+from alttrain.evaluation.protocol import KINDS
 from alttrain.generation import Decoding, InProcess, Server
 from alttrain.generation.engine import Prompt
 from alttrain.generation.in_process import LocalEngine

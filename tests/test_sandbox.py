@@ -17,8 +17,7 @@ from alttrain.evaluation import sandbox as sandbox_module
 from alttrain.evaluation.grading import HumanEval
 from alttrain.evaluation.grading.harness import decode, encode
 from alttrain.evaluation.judges import JudgeContext
-from alttrain.evaluation.sandbox import Outcome, Sandbox, bubblewrap_fault
-from alttrain.evaluation.seccomp import seccomp_filter
+from alttrain.evaluation.sandbox import Outcome, Sandbox, bubblewrap_fault, seccomp_filter
 from alttrain.records import Generation, Judgement
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from alttrain.evaluation import Adherence, JudgeContext, RefusalJudge, judged, summarise
+from alttrain.evaluation import JudgeContext, RefusalJudge, judged
 from alttrain.evaluation.judged import Judgements
 from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.judges.asked import GIVEN_UP
-from alttrain.evaluation.metrics import Summary, tokens_by_outcome
-from alttrain.records import Generation, Judgement, iterate_rows, read_rows, write_rows
+from alttrain.records import Generation, Judgement, read_rows, write_rows
 
 BENCH = Path(__file__).parents[1] / "scripts" / "bench_judging.py"
 MILLION = 1_000_000
@@ -69,20 +68,6 @@ def test_batches_and_interruptions_leave_the_same_file(
     again.keep(lambda row: row.part == "thought" or row.sample == 0)
     assert 0 < again.lacking("refusal", "answer") < 60
     assert finish(again, torn) == expected
-
-
-@pytest.mark.parametrize("samples", [1, 3])
-def test_rows_one_by_one_give_the_same_metrics(samples: int, tmp_path: Path) -> None:
-    rows = made(60, samples)
-    told = judgements(tmp_path, rows)
-    told.keep(lambda row: True)
-    finish(told, tmp_path)
-    verdicts = list(told.of("refusal", "answer"))
-    summary = Summary("harmful_rate")
-    for row, verdict in zip(iterate_rows(tmp_path / "generations.jsonl", Generation), verdicts, strict=True):
-        summary.add(row, verdict, Adherence.of(row, verdict))
-    assert list(map(repr, summary.metrics())) == list(map(repr, summarise("harmful_rate", rows, verdicts)))
-    assert list(map(repr, summary.tokens())) == list(map(repr, tokens_by_outcome(rows, verdicts)))
 
 
 def test_a_server_that_is_given_up_is_not_asked_batch_after_batch(

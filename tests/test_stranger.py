@@ -87,7 +87,6 @@ WITHIN = [
 OWN = [
     "records.write_text",
     "records.write_json",
-    "records.files.write_text",
     "run.app.main",
     "__main__.main",
     "config.instantiate",

@@ -1,19 +1,17 @@
-"""Rows of a source -> Examples, and a seeded choice among them. No torch.
+"""Training and benchmark data: sources of rows, their conversion to Examples, and a seeded selection. No torch.
 
-- `Dataset`          a mixture of sources: amounts, decontamination, near-duplicates, held-out rows, all counted
-- `Rows`             JSON, JSON lines, CSV or Parquet on disk, or a set on the hub, through a column map
-- `embedded_rows`    a file packaged with alttrain
+- `Dataset`              a mixture of sources: amounts, decontamination, near-duplicates, held-out rows
+- `Rows`                 a JSON, JSON lines, CSV or Parquet file, or a set on the hub, read through a column map
+- `embedded_rows`        a file packaged with alttrain
 - `jailbreak_artifacts`  the prompts an attack found, from a copy of JailbreakBench's artifacts
-- `local_file`       a dataset of one file of the user's own
-- `near_duplicates`  prompts that are one sentence with a slot changed
-- `contaminated`     training prompts that stand in a benchmark
+- `local_file`           a dataset of one file of the user's own
+- `contaminated`         training prompts that are also in a benchmark
 
 A source is any object with `name`, `examples(seed)` and `content()` (the hash of each file it reads).
 """
 
-from alttrain.dataset.decontamination import Match, contaminated
-from alttrain.dataset.duplicates import near_duplicates
 from alttrain.dataset.selection import Dataset, Selection, local_file
+from alttrain.dataset.similarity import Match, contaminated
 from alttrain.dataset.sources import ExampleSource, Rows, embedded_path, embedded_rows, jailbreak_artifacts
 
 __all__ = [
@@ -27,5 +25,4 @@ __all__ = [
     "embedded_rows",
     "jailbreak_artifacts",
     "local_file",
-    "near_duplicates",
 ]

@@ -1,4 +1,4 @@
-"""One raw row -> an Example: which column fills which field, which rows are meant, and where a trace ends.
+"""How a raw row becomes an Example: which column fills which field, which rows are used, and where a trace ends.
 
 A column is named by its key, or by a dotted path into nested values: `score.Accuracy`, `code.0`. Reads no file.
 """
@@ -19,8 +19,8 @@ FIELDS = (
     *("id", "prompt", "label", "category", "phrasing", "thought", "answer", "gold", "goal", "response", "dialogue"),
     "key_sentence",
 )
-"""What a column may fill: the fields of an Example; `response`, a thought and an answer in one text; and `dialogue`, a
-list of the user's turns, of which the last is the prompt."""
+"""What a column may fill: fields of an Example; `response`, a thought and an answer in one text; `dialogue`, a list of
+the user's turns, the last of which is the prompt."""
 
 Scalar = str | int | float | bool | None
 WHOLE: tuple[Shape, ...] = ("thought_and_answer",)
@@ -29,26 +29,26 @@ PATTERN_SECONDS = 10.0
 """How long a pattern of `extract` or `erase` may look at one text; a bad one would look for ever."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Columns:
-    """How a file's rows become Examples.
+    """The column map of a file.
 
-    - `columns`: our field -> the file's column; of several names the first that the row has. A list gives `category`
-      and `phrasing` its first item (the stratum of a row with several labels) and `gold` all of them.
-    - `constants`: our field -> its value in all rows; a mapped column comes before it, a column of that name after it.
-    - `where`: column -> the value, or the list of values, of the rows that are meant; others are not looked at.
-    - `labels`: value of the label's column -> harmful or benign; "*" stands for every other value.
+    - `columns`: our field -> the file's column, or several of which the first that the row has is taken. From a list
+      value, `category` and `phrasing` take the first item and `gold` takes all.
+    - `constants`: our field -> its value in all rows. A mapped column overrides it; a column of the same name does not.
+    - `where`: column -> the value, or the list of values, of the rows to use.
+    - `labels`: value of the label's column -> harmful or benign; "*" matches every other value.
     - `extract`: our field -> a pattern (the dot matches newlines) whose first group is the field's text.
-    - `slices`: our field -> columns of a text and of the characters where the field begins in it and where it ends.
-    - `erase`: our field -> a pattern removed from its text.
+    - `slices`: our field -> three columns: a text, and the first and last character of the field in it.
+    - `erase`: our field -> a pattern to remove from its text.
     - `thought_tags`, `answer_tags`: opening and closing tag of the thought, and of the answer if it has any, in a
-      `response`. The opening tag may be missing, as where the prompt's template has written it.
-    - `shapes`: what a response may be; one of another shape is left out. With a `response` each row has a column
-      `shape`, which `columns.label` may name where the shape tells harmful rows from benign ones.
-    - `golds`: columns that together are the gold texts, where a grader needs several.
-    - `choices`: the columns of a multiple choice's options (one that holds a list is all its items), which follow the
-      prompt as lettered lines. With a `choice_seed` the first of them is the right one, the seed and the prompt decide
-      their order, and the right one's letter is the gold.
+      `response`. The opening tag may be missing, since some prompt templates write it.
+    - `shapes`: the accepted shapes of a response; other rows are rejected. With a `response` each row also has a column
+      `shape`, from which `columns.label` may tell harmful rows from benign ones.
+    - `golds`: columns that together are the gold texts, for a grader that needs several.
+    - `choices`: columns of a multiple choice's options (a list counts as its items), appended to the prompt as lettered
+      lines. With a `choice_seed` the first option is the right one, the seed and the prompt shuffle the options, and
+      the right one's letter is the gold.
     """
 
     columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Columns:
     choice_seed: int | None = None
 
     def check(self, name: str) -> None:
-        """Raise ValueError for a mapping that no row could satisfy."""
+        """Raise ValueError, starting with `name`, for a map that no row could satisfy."""
         for key in ("columns", "constants", "extract", "slices", "erase"):
             unknown = sorted(set(getattr(self, key)) - set(FIELDS))
             if unknown:
@@ -99,8 +99,8 @@ class Columns:
         if len(given) > 1:
             raise ValueError(f"{name}: {' and '.join(given)} each say what the gold is; give one of them")
 
-    def meant(self, raw: Mapping[str, Any], place: str) -> bool:
-        """Whether the filter passes a row. Raises ValueError where the row lacks the column to filter by."""
+    def passes(self, raw: Mapping[str, Any], place: str) -> bool:
+        """Whether a row passes the filter `where`. Raises ValueError where it lacks the column."""
         for column, accepted in self.where.items():
             found = list(_at(raw, column))
             if not found:
@@ -109,14 +109,14 @@ class Columns:
                 return False
         return True
 
-    def example(self, raw: Mapping[str, Any], place: str, default_id: str, source: str) -> Example | Rejected:
-        """The Example in a row, or why the row has none. Raises ValueError, naming `place`, for a malformed row."""
+    def convert(self, raw: Mapping[str, Any], place: str, default_id: str, source: str) -> Example | Rejected:
+        """The Example in a row, or why it is rejected. Raises ValueError, naming `place`, for a malformed row."""
         cut: tuple[str, str] | str = ("", "")
         if "response" in self.columns:
             text = str(_found(raw, _names(self.columns["response"]), "response", place))
             cut = split_response(text, self.thought_tags, self.answer_tags, self.shapes)
             raw = {**raw, "shape": shape_of(*map(bool, cut)) if isinstance(cut, tuple) else ""}
-        if isinstance(cut, str):  # its label may hang on its shape
+        if isinstance(cut, str):  # the label may depend on the shape
             named = next((value for name in _names(self.columns.get("id", "id")) for value in _at(raw, name)), None)
             return Rejected(default_id if named is None else str(named), cut)
         fields = self._fields(raw, place)
@@ -174,7 +174,7 @@ class Columns:
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
     def _multiple_choice(self, raw: Mapping[str, Any], question: str, place: str) -> dict[str, Any]:
-        """The prompt with its lettered options, each on one line, and the gold letter where the order decides it."""
+        """The prompt with its lettered options, one a line, and the gold letter where the options are shuffled."""
         found = [_found(raw, [column], "a choice", place) for column in self.choices]
         texts = [" ".join(text.split()) for value in found for text in _texts(value)]
         order = list(range(len(texts)))
@@ -186,8 +186,10 @@ class Columns:
         return {"prompt": "\n".join([question, "", *lines]), **gold}
 
     def _cut(self, fields: dict[str, Any], place: str) -> str:
-        """Apply patterns to a row's texts; returns the reason a row cannot be used, or nothing. Raises ValueError where
-        a pattern takes too long."""
+        """Apply `extract` and `erase` in place. Returns why the row is rejected, or "".
+
+        Raises ValueError where a pattern takes too long.
+        """
         for name, pattern in self.extract.items():
             texts = []
             for text in _texts(fields.get(name, "")):
@@ -219,9 +221,9 @@ def _bounded(pattern: str, text: str) -> Iterator[None]:
 def split_response(
     text: str, thought_tags: Sequence[str], answer_tags: Sequence[str] = (), shapes: Sequence[Shape] = WHOLE
 ) -> tuple[str, str] | str:
-    """The thought and the answer of a response without their outer blanks, or why it cannot be told where they end.
+    """(thought, answer) of a response, stripped, or the reason why it cannot be split.
 
-    A response without tags is an answer where `shapes` has answers alone, and else a thought that does not end.
+    A response without tags is an answer if `shapes` accepts an answer alone, else a thought that never ends.
     """
     opening, closing = thought_tags
     if closing not in text and (opening in text or "answer_only" not in shapes):
@@ -246,17 +248,17 @@ def split_response(
             return "text outside the answer's tags"
     thought, answer = (rest if opened else thought).strip(), answer.strip()
     if (shape := shape_of(bool(thought), bool(answer))) not in shapes:
-        return _UNASKED[shape]
+        return _NOT_ACCEPTED[shape]
     return thought, answer
 
 
-_UNASKED: dict[Shape, str] = {
+_NOT_ACCEPTED: dict[Shape, str] = {
     "thought_only": "the answer is empty",
     "answer_only": "the thought is empty",
     "prompt_only": "the thought is empty",
     "thought_and_answer": "it has both a thought and an answer",
 }
-"""Why a response of a shape is left out that is not asked for."""
+"""Why a response of a shape that is not accepted is rejected."""
 
 
 def _names(column: str | Sequence[str]) -> Sequence[str]:
@@ -264,7 +266,7 @@ def _names(column: str | Sequence[str]) -> Sequence[str]:
 
 
 def _at(raw: Any, path: str) -> Iterator[Any]:
-    """The value at a dotted path, if there is one."""
+    """The value at a dotted path; nothing where there is none."""
     if isinstance(raw, Mapping) and path in raw:
         yield raw[path]
         return
@@ -276,7 +278,7 @@ def _at(raw: Any, path: str) -> Iterator[Any]:
 
 
 def _found(raw: Mapping[str, Any], names: Sequence[str], wanted_for: str, place: str) -> Any:
-    """The value of the first of several columns that the row has. Raises ValueError where it has none of them."""
+    """The value of the first of several columns that the row has. Raises ValueError where it has none."""
     found = [value for name in names for value in _at(raw, name)]
     if not found:
         wanted = " or ".join(map(repr, names))

@@ -1,23 +1,21 @@
-"""A dataset: a mixture of sources, from which a seed chooses the rows to train on, and every row left out is named.
+"""A dataset: a mixture of sources, of which a seed selects the rows to train on. Every dropped row is reported.
 
-The steps, in this order: read; drop prompts that stand under both labels; decontaminate; then, in each group's seeded
-order (categories and phrasings mixed in proportion), take as many as wanted, passing over near-duplicates. Since the
-order covers all rows read, a row that is dropped makes room for the next and moves no other. Held-out rows come from
-the far end of that order, so that they stay the same while the amounts grow. Writes nothing.
+Steps, in this order: read; drop prompts that appear under both labels; decontaminate; then take the wanted number of
+rows of each group in its seeded order (categories and phrasings mixed in proportion), skipping near-duplicates. The
+order covers all rows read, so a dropped row makes room for the next and moves no other. Held-out rows come from the far
+end of that order, so they stay the same while the amounts grow. Writes nothing.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from alttrain.dataset.columns import Scalar
-from alttrain.dataset.decontamination import DEFAULT, How, contaminated
-from alttrain.dataset.duplicates import Distinct, Words, words
-from alttrain.dataset.sources import Reading, Rows, RowSource
-from alttrain.dataset.strata import proportional, shuffled, stratified
+from alttrain.dataset.similarity import DEFAULT, Distinct, How, Words, contaminated, words
+from alttrain.dataset.sources import Reading, Rows, RowSource, shuffled
 from alttrain.records import Example, Label
 
 LABELS: tuple[Label, ...] = get_args(Label)
@@ -27,7 +25,7 @@ HeldOut = Annotated[int, Ge(0)] | Annotated[float, Gt(0), Lt(1)]
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen rows in the seed's order, the held-out ones, and the counts of everything left out, as JSON values."""
+    """The selected rows in the seed's order, the held-out rows, and a report of JSON values on every row read."""
 
     examples: list[Example]
     held_out: list[Example]
@@ -36,13 +34,17 @@ class Selection:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A mixture of sources and what is wanted of it.
+    """A mixture of sources and how many rows to take.
 
-    `amounts` names groups, a row's group being its category if `amounts` names that, else its source, else its label;
-    a group with null, or not named, is taken whole. `size` rows with `harmful_share` of them harmful is the other form.
-    `near_duplicates` is the similarity from which a row is passed over for one of the same label that is already taken
-    (a harmful and a harmless prompt that look alike are kept). `held_out` rows, a number or a share of those chosen,
-    are set aside in the same proportions, beyond the amounts. With several sources, ids become `source/id`.
+    - `amounts`          group -> number of rows; null, or a group that is not named, takes all. A row's group is its
+                         category if `amounts` names it, else its source, else its label
+    - `size`, `harmful_share`  instead of amounts: `size` rows, this share of them harmful
+    - `near_duplicates`  similarity from which a row is skipped for a row of the same label that is already taken (a
+                         harmful and a harmless prompt that look alike are both kept)
+    - `decontaminate`    ways to match a benchmark's prompts; `ngram` words for the way of that name
+    - `held_out`         rows, a number or a share of those taken, set aside in the same proportions beyond the amounts
+
+    With several sources, ids become `source/id`.
     """
 
     name: str
@@ -65,7 +67,7 @@ class Dataset:
             raise ValueError("dataset.size and dataset.amounts both say how many rows; leave one of them null")
 
     def examples(self, seed: int | None) -> list[Example]:
-        """The chosen rows, with no benchmark to decontaminate against; selected once for each seed."""
+        """The selected rows, without decontamination; selected once for each seed."""
         if seed not in self._chosen:
             self._chosen[seed] = self.select(seed, {}).examples
         return self._chosen[seed]
@@ -77,9 +79,9 @@ class Dataset:
         }
 
     def select(self, seed: int | None, against: Mapping[str, Sequence[str]]) -> Selection:
-        """The rows to train on, none of which stands in a benchmark of `against` (its name -> its prompts).
+        """The rows to train on, none of them in a benchmark of `against` (its name -> its prompts).
 
-        Raises ValueError for an unknown group, or one with fewer rows left than wanted.
+        Raises ValueError for an unknown group, or one with too few rows left.
         """
         readings = {name: source.read(seed) for name, source in self.sources.items()}
         rows, source_of = self._joined(readings)
@@ -113,7 +115,7 @@ class Dataset:
         return row if len(self.sources) == 1 else f"{source}/{row}"
 
     def _joined(self, readings: Mapping[str, Reading]) -> tuple[list[Example], dict[str, str]]:
-        """The rows of all sources, and the source each id is of."""
+        """The rows of all sources, and the source of each id."""
         rows, source_of = [], {}
         for name, reading in readings.items():
             for row in reading.examples:
@@ -123,7 +125,7 @@ class Dataset:
         return rows, source_of
 
     def _groups(self, rows: Sequence[Example], source_of: Mapping[str, str]) -> dict[str, list[Example]]:
-        """The rows of each group that amounts are counted in, in the order the groups are met."""
+        """The rows of each group, in order of first appearance."""
         known = dict.fromkeys(
             [*(row.label for row in rows), *sorted({row.category for row in rows} - {""}), *self.sources]
         )
@@ -137,7 +139,7 @@ class Dataset:
         return groups
 
     def wanted(self, group: str) -> int | None:
-        """How many rows of a group are wanted; None is all of them."""
+        """The number of rows to take of a group; None takes all."""
         if self.size is None or self.harmful_share is None:
             return self.amounts.get(group)
         harmful = int(self.size * self.harmful_share + 0.5)
@@ -145,7 +147,7 @@ class Dataset:
 
 
 class _Choice:
-    """Takes the wanted rows of every group, and the held-out ones from the far end of the groups' orders."""
+    """Takes the wanted rows of every group, and the held-out rows from the far end of its order."""
 
     def __init__(self, dataset: Dataset, seed: int | None, excluded: set[str], spoken: Mapping[str, Words]) -> None:
         self._dataset = dataset
@@ -156,12 +158,12 @@ class _Choice:
         self.passed_over: list[dict[str, Any]] = []
 
     def make(self, groups: Mapping[str, list[Example]]) -> tuple[list[Example], list[Example]]:
-        """The chosen rows, group after group, and the held-out ones."""
+        """The taken rows, group after group, and the held-out rows."""
         orders = {
             name: [row for row in stratified(rows, len(rows), self._seed) if row.id not in self._excluded]
             for name, rows in groups.items()
         }
-        for label in LABELS:  # a group that is wanted and not there at all
+        for label in LABELS:  # a wanted group without any row
             if label not in groups and self._dataset.wanted(label):
                 self._too_few(label, 0, 0)
         taken = {name: self._take(name, order) for name, order in orders.items()}
@@ -173,15 +175,15 @@ class _Choice:
             if self._dataset.wanted(name) is None:
                 kept, aside = rows[: len(rows) - share], rows[len(rows) - share :]
                 ids = {row.id for row in kept}
-                kept = [row for row in groups[name] if row.id in ids]  # whole groups stay in the order of the file
+                kept = [row for row in groups[name] if row.id in ids]  # a group taken whole stays in file order
             else:
                 kept = rows
                 last = orders[name].index(rows[-1]) if rows else -1
                 aside = self._distinct_of(orders[name][:last:-1], share) if share else []
             if len(aside) < share:
                 raise ValueError(
-                    f"dataset.held_out={held_out}: {share} rows of {name} are to be held out, and "
-                    f"beside those chosen only {len(aside)} are left; lower it, or the amounts"
+                    f"dataset.held_out={held_out}: {share} rows of {name} are to be held out, but only {len(aside)} "
+                    "are left besides those chosen; lower it, or the amounts"
                 )
             examples += kept
             held += aside
@@ -195,7 +197,7 @@ class _Choice:
         return rows
 
     def _distinct_of(self, order: list[Example], amount: int | None) -> list[Example]:
-        """The first rows of an order, no two of one label near-duplicates of each other or of those taken before."""
+        """The first `amount` rows that are no near-duplicates of each other or of rows taken before, label by label."""
         if self._dataset.near_duplicates is None:
             return order[:amount]
         kept, passed = self._distinct.filter([(row.id, row.label, self._spoken[row.id]) for row in order], amount)
@@ -215,7 +217,7 @@ class _Choice:
 
 
 def _under_both_labels(rows: Sequence[Example], spoken: Mapping[str, Words]) -> set[str]:
-    """The ids of rows whose prompt is harmful in one row and benign in another: no label of theirs can be trusted."""
+    """Ids of rows whose prompt is harmful in one row and benign in another: neither label can be trusted."""
     labels: dict[Words, set[Label]] = defaultdict(set)
     for row in rows:
         labels[spoken[row.id]].add(row.label)
@@ -239,16 +241,44 @@ def local_file(
     ngram: Annotated[int, Gt(1)] = 8,
     held_out: HeldOut = 0,
 ) -> Dataset:
-    """A dataset of one file of the user's own, every knob in one place."""
-    source = Rows(
-        name,
-        path,
-        columns=columns,
-        constants=constants,
-        where=where,
-        labels=labels,
-        thought_tags=thought_tags,
-        limit=limit,
-    )
-    sources = {name: source}
+    """A dataset of one file of the user's own, with the parameters of `Rows` and `Dataset` in one place."""
+    mapped: dict[str, Any] = {"columns": columns, "constants": constants, "where": where, "labels": labels}
+    sources = {name: Rows(name, path, **mapped, thought_tags=thought_tags, limit=limit)}
     return Dataset(name, sources, amounts, size, harmful_share, near_duplicates, decontaminate, ngram, held_out)
+
+
+def stratified(rows: Sequence[Example], amount: int, seed: int | None) -> list[Example]:
+    """`amount` rows in which categories, and phrasings within a category, have the same shares as in all rows.
+
+    A larger amount contains every smaller one.
+    """
+
+    def by_phrasing(group: Sequence[Example]) -> list[Example]:
+        return _interleaved(shuffled(group, seed), lambda row: row.phrasing, list)
+
+    return _interleaved(rows, lambda row: row.category, by_phrasing)[:amount]
+
+
+def proportional(amount: int, weights: Sequence[int]) -> list[int]:
+    """`amount` divided by weight into whole numbers; the largest remainders are rounded up."""
+    total = sum(weights) or 1
+    shares = [amount * weight // total for weight in weights]
+    remainders = sorted(range(len(weights)), key=lambda index: (-(amount * weights[index] % total), index))
+    for index in remainders[: amount - sum(shares)]:
+        shares[index] += 1
+    return shares
+
+
+def _interleaved(
+    rows: Sequence[Example], key: Callable[[Example], str], order: Callable[[Sequence[Example]], list[Example]]
+) -> list[Example]:
+    """All rows, with the groups of `key`, each in its own `order`, mixed in proportion to their sizes."""
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for row in rows:
+        groups[key(row)].append(row)
+    ranked = [
+        ((index + 0.5) / len(members), name, row)
+        for name, members in groups.items()
+        for index, row in enumerate(order(members))
+    ]
+    return [row for _, _, row in sorted(ranked, key=lambda entry: entry[:2])]

@@ -1,23 +1,36 @@
-"""Sources of rows: a file on disk, or a data set on the hub with its upstream file, read through a column map.
+"""Sources of rows: a file on disk or a data set on the hub, read through a column map.
 
-Every row is checked before anything trains. Reads the packaged `embedded/*.jsonl`, a user's file, `data_dir/file`, or
-the hub's cache; writes nothing.
+Files are JSON, JSON lines, CSV, TSV (each also as .gz) or Parquet. Every row is checked before anything trains, and an
+error names its place. Hub sets are read by the `datasets` library; none of their code is run. Writes nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import csv
+import gzip
+import hashlib
+import io
+import json
+import random
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, cast
 
 from annotated_types import Gt
 
-from alttrain.dataset import hub as hub_room
-from alttrain.dataset.columns import WHOLE, Columns, Scalar
-from alttrain.dataset.rows import content_hash, read_raw
-from alttrain.dataset.strata import shuffled
-from alttrain.records import Example, Label, Rejected, Shape
+from alttrain.dataset.columns import Columns
+from alttrain.records import Example, Rejected
+
+KEPT = 64
+"""Readings that a process keeps in memory."""
+_LONGEST_CELL = 1 << 27  # characters of a CSV cell; long traces exceed the csv module's own limit of 128 K
+_COMMIT = re.compile(r"@([0-9a-f]{40})/")
+
+RawRow = tuple[str, dict[str, Any]]
+"""A row's place, for error messages, and its values."""
 
 
 class ExampleSource(Protocol):
@@ -28,7 +41,7 @@ class ExampleSource(Protocol):
         """The name of the set."""
 
     def examples(self, seed: int | None) -> list[Example]:
-        """All examples, in an order that only `seed` decides (None: file order). Raises ValueError naming a bad row."""
+        """All examples, shuffled by `seed`; in file order for None. Raises ValueError naming a bad row."""
 
     def content(self) -> dict[str, str]:
         """The hash of each file read, for the run's fingerprint."""
@@ -36,7 +49,7 @@ class ExampleSource(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """What one reading of a source gave: `origin` says of what (a file's name, or a hub id with its commit)."""
+    """The rows read from a source. `origin` is the file's name, or the hub id with its commit."""
 
     examples: list[Example]
     rejected: list[Rejected]
@@ -44,30 +57,28 @@ class Reading:
 
 
 class RowSource(ExampleSource, Protocol):
-    """A source that also tells which rows it could not use."""
+    """A source that also reports the rows it could not use."""
 
     def read(self, seed: int | None) -> Reading:
-        """The rows that `examples(seed)` gives, in file order, and the rows that gave none."""
-
-
-def embedded_path(name: str) -> Path:
-    """A file packaged with alttrain: "train", "evaluation_harmful", "evaluation_benign" or "short_answer"."""
-    return Path(str(resources.files("alttrain.dataset") / "embedded" / f"{name}.jsonl"))
+        """The rows of `examples(seed)`, in file order, and the rejected ones."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Columns):
     """A set of rows in a file, on the hub, or both.
 
-    `path` is a file of the user's own. Otherwise the set is `hub` (id, `config`, `split`, `revision`; null is the hub's
-    current one) and, where `data_dir` is set, its upstream file `data_dir/file`, which must then be there. A row needs
-    a prompt and a label; ids default to the row's place. The other parameters are those of `Columns`. A row without a
-    usable trace is left out by name; a malformed one is an error.
+    - `path`           a file of the user's own, or
+    - `hub`            a data set's id, with `config`, `split` and `revision` (None: the current one), and/or
+    - `file`           its upstream file, read from `data_dir/file` where `data_dir` is set. A * in the name stands for
+                       all files that match, in order of names; rows then have a column `part`, the file's stem
+    - `first`          use only the first rows of the file that pass the filter
+    - `sample`         use the rows that Hugging Face's `shuffle(sample_seed)` puts first, in file order
+    - `limit`          use so many rows after shuffling by the caller's seed
+    - `rows_at`        key of the rows in a JSON file that is an object
+    - `count`          number of usable rows of the published set
 
-    A * in the name of `file` stands for all files that match, in the order of their names; each row then has a column
-    `part`, the name of its file without its ending. `first` keeps the first rows of the file that pass the filter;
-    `sample` those that Hugging Face's `shuffle(sample_seed)` would put first among them, in file order. `rows_at` is
-    the key of the rows in a JSON file that is an object. `count` is how many usable rows the published set has.
+    Every row needs a prompt and a label; ids default to the row's number. A row without a usable trace is rejected by
+    name; a malformed row raises ValueError. The other parameters are those of `Columns`.
     """
 
     name: str
@@ -78,19 +89,6 @@ class Rows:
     revision: str | None = None
     file: str | None = None
     data_dir: str | None = None
-    columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
-    constants: Mapping[str, str] = field(default_factory=dict)
-    where: Mapping[str, Scalar | Sequence[Scalar]] = field(default_factory=dict)
-    labels: Mapping[str, Label] = field(default_factory=dict)
-    extract: Mapping[str, str] = field(default_factory=dict)
-    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    erase: Mapping[str, str] = field(default_factory=dict)
-    thought_tags: Sequence[str] = ()
-    answer_tags: Sequence[str] = ()
-    shapes: Sequence[Shape] = WHOLE
-    golds: Sequence[str] = ()
-    choices: Sequence[str] = ()
-    choice_seed: int | None = None
     first: Annotated[int, Gt(0)] | None = None
     sample: Annotated[int, Gt(0)] | None = None
     sample_seed: int = 42
@@ -100,23 +98,23 @@ class Rows:
 
     def __post_init__(self) -> None:
         if bool(self.path) == bool(self.hub or self.file):
-            raise ValueError(f"rows {self.name}: give either path, or hub and file, not both and not neither")
-        self._map.check(f"rows {self.name}")
+            raise ValueError(f"rows {self.name}: give either path, or hub, file or both")
+        self.check(f"rows {self.name}")
 
     def examples(self, seed: int | None) -> list[Example]:
-        """The usable rows, shuffled by `seed` before `limit` cuts them; with no seed in file order."""
+        """The usable rows, shuffled by `seed` before `limit` cuts them; in file order for None."""
         return shuffled(self._all().examples, seed)[: self.limit]
 
     def read(self, seed: int | None) -> Reading:
-        """The rows that `examples` gives, in file order, and those left out."""
+        """The rows of `examples(seed)`, in file order, and the rejected ones."""
         reading = self._all()
         chosen = {example.id for example in shuffled(reading.examples, seed)[: self.limit]}
         return replace(reading, examples=[example for example in reading.examples if example.id in chosen])
 
     def _all(self) -> Reading:
-        """All rows, read once by a process as long as the files stay as they are: a sweep's jobs share them."""
+        """All rows. A process reads unchanged files once, so that the jobs of a sweep share them."""
         path = self._path()
-        stats = [(str(file), file.stat()) for file in self._there(path) if file.is_file()] if path else []
+        stats = [(str(file), file.stat()) for file in self._files(path) if file.is_file()] if path else []
         key = repr((self, [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]))
         if key not in _READ:
             if len(_READ) == KEPT:
@@ -129,12 +127,11 @@ class Rows:
         rejected: list[Rejected] = []
         seen: dict[str, str] = {}
         origin, rows = self._rows()
-        columns = self._map
-        meant = (row for row in rows if columns.meant(row[3], row[0]))
-        for place, source, default_id, raw in islice(meant, self.first):
-            found = columns.example(raw, place, default_id, source)
+        wanted = (row for row in rows if self.passes(row[3], row[0]))
+        for place, source, default_id, raw in islice(wanted, self.first):
+            found = self.convert(raw, place, default_id, source)
             if found.id in seen:
-                raise ValueError(f"{place}: id {found.id!r} stands already at {seen[found.id]}; ids must be unique")
+                raise ValueError(f"{place}: id {found.id!r} is already at {seen[found.id]}; ids must be unique")
             seen[found.id] = place
             if isinstance(found, Rejected):
                 rejected.append(found)
@@ -142,14 +139,16 @@ class Rows:
                 examples.append(found)
         if not examples:
             why = f"; the first of {len(rejected)} left out: {rejected[0].reason}" if rejected else ""
-            wanted = f"passes the filter {dict(self.where)}" if self.where else "can be used"
-            raise ValueError(f"{origin}: no row {wanted}{why}")
+            fault = f"passes the filter {dict(self.where)}" if self.where else "can be used"
+            raise ValueError(f"{origin}: no row {fault}{why}")
         if self.sample is not None:
             examples = [examples[place] for place in self._sampled(len(examples), origin)]
-        return Reading(examples, rejected, origin if self._path() is None else self._file)
+        path = self._path()
+        name = Path(self.path).name if self.path else str(self.file)
+        return Reading(examples, rejected, origin if path is None else name)
 
     def _sampled(self, rows: int, origin: str) -> list[int]:
-        """Places of the sampled rows. The order is that of `Dataset.shuffle`, which is numpy's default generator's."""
+        """Indices of the sampled rows. `datasets.Dataset.shuffle` orders by numpy's default generator."""
         import numpy
 
         if self.sample is None or self.sample > rows:
@@ -157,33 +156,26 @@ class Rows:
         return sorted(numpy.random.default_rng(self.sample_seed).permutation(rows)[: self.sample].tolist())
 
     def content(self) -> dict[str, str]:
-        """Hash of each file, or the hub's commit."""
+        """The hash of each file, or the hub's commit, or else the hash of the hub's rows."""
         path = self._path()
         if path is None:
-            return {f"{self.hub}:{self.split}": self._hub_rows().content_hash()}
-        return {file.name: content_hash(file) for file in self._there(path)}
-
-    @property
-    def _file(self) -> str:
-        """The file as it is called wherever it lies."""
-        return Path(self.path).name if self.path else str(self.file)
-
-    @property
-    def _map(self) -> Columns:
-        texts = (self.extract, self.slices, self.erase, self.thought_tags, self.answer_tags, self.shapes)
-        asked = (self.golds, self.choices, self.choice_seed)
-        return Columns(self.columns, self.constants, self.where, self.labels, *texts, *asked)
+            rows, commit = self._from_hub()
+            digest = hashlib.sha256()
+            for row in () if commit else rows:
+                digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+            return {f"{self.hub}:{self.split}": commit or digest.hexdigest()[:16]}
+        return {file.name: content_hash(file) for file in self._files(path)}
 
     def _rows(self) -> tuple[str, Iterator[tuple[str, str, str, dict[str, Any]]]]:
         """What is read, and each row's place, source, default id and values."""
         path = self._path()
         if path is None:
-            found = self._hub_rows()
+            loaded, commit = self._from_hub()
             stem = str(self.hub).rpartition("/")[2]
-            places = ((f"{self.hub}:{self.split}: row {n}", n, raw) for n, raw in enumerate(found.rows, 1))
+            places = ((f"{self.hub}:{self.split}: row {n}", n, raw) for n, raw in enumerate(loaded, 1))
             rows = ((place, place, f"{stem}-{number}", raw) for place, number, raw in places)
-            return f"{self.hub}@{found.commit or self.revision or 'unknown'}", rows
-        files = self._there(path)
+            return f"{self.hub}@{commit or self.revision or 'unknown'}", rows
+        files = self._files(path)
         stems = {file: file.name.removesuffix(".gz").rpartition(".")[0] for file in files}
         raws = (
             (stems[file], n, place, raw)
@@ -206,8 +198,8 @@ class Rows:
             raise ValueError(f"rows {self.name}: data_dir={self.data_dir} is set and file is not; name the file there")
         return Path(self.data_dir) / self.file
 
-    def _there(self, path: Path) -> list[Path]:
-        """The file, or those that a * in its name stands for."""
+    def _files(self, path: Path) -> list[Path]:
+        """The file, or those that match a * in its name. Raises FileNotFoundError where data_dir lacks it."""
         in_data_dir = self.data_dir is not None and self.path is None
         if in_data_dir and "*" in path.name:
             files = sorted(file for file in path.parent.glob(path.name) if file.is_file())
@@ -218,11 +210,46 @@ class Rows:
             raise FileNotFoundError(f"{path}: no such data file (data_dir={self.data_dir}); put it there{other}")
         return files
 
-    def _hub_rows(self) -> hub_room.HubRows:
+    def _from_hub(self) -> tuple[Iterable[dict[str, Any]], str]:
+        """The rows of the split on the hub, and their commit ("" where `datasets` does not report it).
+
+        Raises ValueError without `hub`, and FileNotFoundError in one line where the set cannot be read.
+        """
         if self.hub is None:
             raise ValueError(f"rows {self.name}: not on the hub; set data_dir to the folder that holds {self.file}")
-        remedy = f"set data_dir to a folder that holds {self.file}, or " if self.file else ""
-        return hub_room.load(self.hub, self.config, self.split, self.revision, f"{remedy}read it online once")
+        import datasets
+
+        try:
+            loaded = datasets.load_dataset(self.hub, self.config, split=self.split, revision=self.revision)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # OSError: no network, gated, no set
+            fault = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            remedy = f"set data_dir to a folder that holds {self.file}, or " if self.file else ""
+            raise FileNotFoundError(
+                f"{self.hub}: cannot be read from the hub: {fault}; {remedy}read it online once"
+            ) from error
+        found = _COMMIT.search(" ".join(map(str, loaded.info.download_checksums or ())))
+        return cast(Iterable[dict[str, Any]], loaded), found[1] if found else ""
+
+
+_READ: dict[str, Reading] = {}
+
+
+def shuffled(rows: Sequence[Example], seed: int | None) -> list[Example]:
+    """The rows in an order that only `seed` decides; in their own order for None."""
+    order = list(rows)
+    if seed is not None:
+        random.Random(f"order-{seed}").shuffle(order)
+    return order
+
+
+def embedded_path(name: str) -> Path:
+    """A file packaged with alttrain: "train", "evaluation_harmful", "evaluation_benign" or "short_answer"."""
+    return Path(str(resources.files("alttrain.dataset") / "embedded" / f"{name}.jsonl"))
+
+
+def embedded_rows(file: str, limit: Annotated[int, Gt(0)] | None = None) -> Rows:
+    """A packaged file as a source."""
+    return Rows(name=file, path=str(embedded_path(file)), limit=limit)
 
 
 def jailbreak_artifacts(
@@ -233,10 +260,10 @@ def jailbreak_artifacts(
     limit: Annotated[int, Gt(0)] | None = None,
     count: Annotated[int, Gt(0)] | None = None,
 ) -> Rows:
-    """Prompts that an attack found against a target model, from a copy of github.com/JailbreakBench/artifacts.
+    """The prompts that an attack found against a target model, from a copy of github.com/JailbreakBench/artifacts.
 
-    The file is `data_dir`/jbb_artifacts/attack-artifacts/`attack`/`setting`/`target`.json. A behaviour that the attack
-    found no prompt for is left out by name.
+    The file is `data_dir`/jbb_artifacts/attack-artifacts/`attack`/`setting`/`target`.json. A behaviour for which the
+    attack found no prompt is rejected by name.
     """
     return Rows(
         name=f"{attack}_{target}",
@@ -250,11 +277,103 @@ def jailbreak_artifacts(
     )
 
 
-KEPT = 64
-"""Readings that a process keeps."""
-_READ: dict[str, Reading] = {}
+def content_hash(path: Path) -> str:
+    """The first 16 hex digits of a file's SHA-256. Raises FileNotFoundError for what is no file (a device, a pipe)."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such data file")
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def embedded_rows(file: str, limit: Annotated[int, Gt(0)] | None = None) -> Rows:
-    """A packaged file as a source of its own."""
-    return Rows(name=file, path=str(embedded_path(file)), limit=limit)
+def read_raw(path: Path, rows_at: str | None = None) -> list[RawRow]:
+    """(place, row) of every row of a data file; `rows_at` is the key of the rows in a JSON file that is an object.
+
+    Raises FileNotFoundError, or ValueError that names the file and the line of a malformed row.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such data file")
+    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if kind == "parquet" and path.suffix != ".gz":
+        rows = _parquet(path)
+    elif kind == "jsonl":
+        rows = _jsonl(path, _text(path))
+    elif kind == "json":
+        rows = _json(path, _text(path), rows_at)
+    elif kind in ("csv", "tsv"):
+        rows = _csv(path, _text(path), "," if kind == "csv" else "\t")
+    else:
+        accepted = "jsonl, json, csv, tsv, each also as .gz, and parquet"
+        raise ValueError(f"{path}: unknown kind of data file {kind!r}; accepted: {accepted}")
+    if not (found := list(rows)):
+        raise ValueError(f"{path}: the file holds no rows")
+    return found
+
+
+def _text(path: Path) -> str:
+    """A text file's content, without a byte-order mark."""
+    data = path.read_bytes()
+    try:
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{path}: not readable as UTF-8 text: {error}") from error
+
+
+def _jsonl(path: Path, text: str) -> Iterator[RawRow]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield _object(f"{path}:{number}", _parse(f"{path}:{number}", line))
+
+
+def _json(path: Path, text: str, rows_at: str | None) -> Iterator[RawRow]:
+    rows = _parse(str(path), text)
+    if rows_at is not None:
+        if not isinstance(rows, dict) or rows_at not in rows:
+            keys = ", ".join(rows) if isinstance(rows, dict) else f"a {type(rows).__name__}"
+            raise ValueError(f"{path}: expected a JSON object with the rows at {rows_at!r}, found {keys}")
+        rows = rows[rows_at]
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: expected a JSON array of rows, found {type(rows).__name__}")
+    for number, row in enumerate(rows, 1):
+        yield _object(f"{path}: row {number}", row)
+
+
+def _csv(path: Path, text: str, delimiter: str) -> Iterator[RawRow]:
+    csv.field_size_limit(_LONGEST_CELL)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    try:
+        for row in reader:
+            place = f"{path}:{reader.reader.line_num}"
+            if None in row or None in row.values():
+                raise ValueError(f"{place}: the row has not as many cells as the header has columns")
+            yield place, dict(row)
+    except csv.Error as error:
+        raise ValueError(f"{path}:{reader.reader.line_num}: malformed CSV: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[RawRow]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.ParquetFile(path).read()
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path}: not readable as Parquet: {str(error).splitlines()[0]}") from error
+    for number, row in enumerate(table.to_pylist(), 1):
+        yield f"{path}: row {number}", row
+
+
+def _parse(place: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f" (line {error.lineno})" if error.lineno > 1 else ""
+        raise ValueError(f"{place}: malformed JSON{line}: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError(f"{place}: malformed JSON: nested too deeply") from error
+    except ValueError as error:  # a number of very many digits
+        raise ValueError(f"{place}: malformed JSON: {error}") from error
+
+
+def _object(place: str, row: Any) -> RawRow:
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: expected a JSON object, found {type(row).__name__}")
+    return place, row

@@ -1,11 +1,12 @@
-"""What an English sentence or answer says: does it refuse, assess the request, or say what the user wants?
+"""What English text says, by small linear models over word n-grams that are shipped as text.
 
-Small linear models over word n-grams answer that. `scripts/train_english.py` trains the one for answers,
-`scripts/train_thoughts.py` the one for thoughts; both are shipped as text.
+- `sentences`  the one splitter of texts into sentences
+- `says`       what each sentence of a thought says: what the user wants, an assessment, a refusal
+- `refusal`    whether an answer gives or declines what was asked
 """
 
 from alttrain.english.linear import LinearModel, weighted
-from alttrain.english.sentences import sentences
+from alttrain.english.sentences import is_english, sentences
 from alttrain.english.thought import Said, says
 
-__all__ = ["LinearModel", "Said", "says", "sentences", "weighted"]
+__all__ = ["LinearModel", "Said", "is_english", "says", "sentences", "weighted"]

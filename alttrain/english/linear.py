@@ -1,8 +1,8 @@
 """Logistic regression over named features, read from a text file.
 
-The file's first line is a JSON object: `labels`, an `intercept` for each, and `exclusive`, whether a text has exactly
-one of the labels (softmax) or any number of them (a sigmoid each). Every other line is a feature and its weights, tab
-separated. Nothing in the file is run when it is read.
+The first line of the file is a JSON object: `labels`, an `intercept` for each, and `exclusive`, whether a text has
+exactly one label (softmax) or any number of them (a sigmoid each). Every other line is a feature and its weights,
+separated by tabs. Reading the file runs no code.
 """
 
 import json
@@ -18,7 +18,7 @@ Features = Mapping[str, float]
 
 @dataclass(frozen=True)
 class LinearModel:
-    """`weights` holds one weight per label for each feature; a feature that is not in it counts nothing."""
+    """`weights` has one weight per label for each feature; unknown features count nothing."""
 
     labels: tuple[str, ...]
     intercept: tuple[float, ...]
@@ -39,7 +39,7 @@ class LinearModel:
 
     @classmethod
     def read(cls, path: Path) -> "LinearModel":
-        """The model in a file. Raises ValueError that names the line which does not fit."""
+        """The model in a file. Raises ValueError that names a line with a wrong number of weights."""
         first, *lines = path.read_text(encoding="utf-8").splitlines()
         head = json.loads(first)
         labels = tuple(head["labels"])
@@ -52,18 +52,17 @@ class LinearModel:
         return cls(labels, tuple(head["intercept"]), weights, head["exclusive"])
 
     def write(self, path: Path) -> None:
-        """Write the file; features in alphabetical order, so that the same model has the same bytes."""
+        """Write the file with features in alphabetical order: the same model gives the same bytes."""
         head = {"labels": self.labels, "intercept": self.intercept, "exclusive": self.exclusive}
         lines = ["\t".join([name, *(f"{w:.3g}" for w in self.weights[name])]) for name in sorted(self.weights)]
         path.write_text("\n".join([json.dumps(head), *lines, ""]), encoding="utf-8")
 
 
 def weighted(*blocks: Iterable[str]) -> dict[str, float]:
-    """Features from blocks of names: each block has length 1, so that a long text does not drown a short one."""
+    """Features from blocks of names. Each block has Euclidean length 1, so that text length does not matter."""
     features: dict[str, float] = {}
-    for block in map(set, blocks):
-        if block:
-            features.update(dict.fromkeys(block, len(block) ** -0.5))
+    for names in map(dict.fromkeys, blocks):  # in order: a set's order would change the last digit of a sum
+        features.update(dict.fromkeys(names, len(names) ** -0.5 if names else 0.0))
     return features
 
 

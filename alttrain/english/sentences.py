@@ -1,7 +1,7 @@
-"""Where the sentences of a text end, without ever ending one inside a quotation.
+"""Splits a text into sentences, never inside a quotation.
 
-A trace quotes the user ("How do I ...? And why?"), and a cut at the first full stop would split the quotation. Straight
-and curly quotes, apostrophes, abbreviations, decimals, ellipses, list numbers and paragraph breaks are told apart.
+A trace quotes the user ("How do I ...? And why?"), which a cut at the first full stop would split. Handles straight and
+curly quotes, apostrophes, abbreviations, decimals, ellipses, list numbers and paragraph breaks.
 """
 
 import re
@@ -19,20 +19,20 @@ _MAY_END = re.compile(
     r"(?:[a-z]\.)+[a-z]|[a-hj-z]",
     re.I,
 )
-"""Abbreviations that a new sentence may follow; so may "U.S.", and an initial. What follows decides."""
+"""Abbreviations, "U.S." and initials, after which a sentence may end; the next word decides."""
 _LONGER_THAN_ANY = 7
-"""Letters in a row that no abbreviation has: most sentences end on such a word, and need no closer look."""
+"""Letters in a row that no abbreviation has. Most sentences end on such a word, which is a shortcut."""
 _LONGEST_SINGLE, _LONGEST_DOUBLE = 500, 10_000
-"""Characters of a quotation in single and in double marks; a mark without another so near opens none."""
+"""Longest quotations in single and in double marks, in characters."""
 _OPENS = re.compile(
     r"the|this|that|these|it|they|there|he|she|we|i|i'm|you|but|so|and|or|if|when|first|let|then|now|my|hmm|okay|well|"
     r"wait|maybe|also|since|because|however|what|how|why"
 )
-"""Words that begin a new sentence after such an abbreviation ("in the U.S. The ...", but "the U.S. Senate")."""
+"""Words that begin a sentence after such an abbreviation ("in the U.S. The ...", but "the U.S. Senate")."""
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """(start, end) of each sentence in order, without the blanks around it; lazily, since often only one is read."""
+    """(start, end) of each sentence in order, without surrounding blanks, computed lazily."""
     start = 0
     for end in _ends(text):
         sentence = text[start:end].strip()
@@ -43,7 +43,7 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _ends(text: str) -> Iterator[int]:
-    """Positions just after a sentence, with its closing quotes and brackets, and the end of the text."""
+    """Positions after each sentence with its closing quotes and brackets, and the end of the text."""
     start = position = 0
     while found := _MARK.search(text, position):
         mark, at, position = found[0], found.start(), found.end()
@@ -51,7 +51,7 @@ def _ends(text: str) -> Iterator[int]:
             yield (start := at)
         elif mark[0] not in ".!?…":
             position = _after_quotation(text, at)
-            if position > at + 2 and text[position - 2] in ".!?…":  # its last words end the sentence around it, too
+            if position > at + 2 and text[position - 2] in ".!?…":  # its end mark also ends the sentence around it
                 position = _past_closers(text, position)
                 if _may_follow(text, position):
                     yield (start := position)
@@ -69,10 +69,10 @@ def _opens_quotation(text: str, at: int) -> bool:
 
 
 def _after_quotation(text: str, at: int) -> int:
-    """The position after the quotation opened by the mark at `at`; just after the mark where it is none.
+    """The position after the quotation that the mark at `at` opens, or after the mark if it opens none.
 
-    A single quotation ends within its paragraph, and no apostrophe inside a word closes it. A double one may span
-    paragraphs, unless the next straight mark after the break opens another: then the first was never closed.
+    A single-quoted quotation ends within its paragraph, and no apostrophe inside a word closes it. A double-quoted one
+    may span paragraphs, unless the next straight mark after the break opens another: then it was never closed.
     """
     if not _opens_quotation(text, at):
         return at + 1
@@ -96,13 +96,13 @@ def _past_closers(text: str, position: int) -> int:
 
 
 def _may_follow(text: str, position: int) -> bool:
-    """Whether a sentence may begin at `position`: the text ends, or a blank and no small letter follow."""
+    """Whether a sentence may begin at `position`: at the end, or before a blank and no lower-case letter."""
     return position == len(text) or (text[position].isspace() and not _next_word(text, position)[:1].islower())
 
 
 def _stops(text: str, start: int, at: int, mark: str, after: int) -> bool:
-    """Whether punctuation that a new sentence may follow ends the one from `start`: not so after an abbreviation, a
-    number that begins a sentence or a line, or a pause."""
+    """Whether the punctuation `mark` ends the sentence from `start`. It does not after an abbreviation, after a number
+    that begins a sentence or a line, or as a pause."""
     if mark == "." and at >= _LONGER_THAN_ANY and text[at - _LONGER_THAN_ANY : at].isalpha():
         return True
     following = _next_word(text, after).lower().replace("’", "'")
@@ -122,3 +122,37 @@ def _stops(text: str, start: int, at: int, mark: str, after: int) -> bool:
 def _next_word(text: str, position: int) -> str:
     found = _NEXT_WORD.match(text, position)
     return (found[1] or "") if found else ""
+
+
+LANGUAGE_READ = 600
+"""Characters of a text that `is_english` reads."""
+_FREQUENT = {
+    "English": "the of and to i you that it is for with are this can can't cannot not have but from by my your will at",
+    "Spanish": "que para una pero como puedo por del esta lo es de el",
+    "German": "der das und ist nicht ein eine ich mit auf zu im von sich aber wird kann",
+    "French": "le la les des une est et pas je vous ne dans avec qui cette mais",
+    "Italian": "il che di non sono con questa posso gli ecco della",
+    "Portuguese": "uma com isso em os mais",
+    "Dutch": "het een niet ik voor dat maar",
+    "Vietnamese": "cho anh em khi trong xin",  # those that carry no marks
+    "Swahili": "na ya kwa ni hii za katika siwezi",
+    "Indonesian and Javanese": "yang dan untuk tidak saya ini dengan itu aku ora iki",
+}
+"""Frequent words by language; no foreign one is an English word."""
+_ENGLISH = frozenset(_FREQUENT["English"].split())
+_FOREIGN = frozenset(" ".join(_FREQUENT.values()).split()) - _ENGLISH
+_LETTERS = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
+
+
+def is_english(text: str) -> bool:
+    """Whether a text is English: most letters are Latin, and foreign frequent words do not outnumber the English ones.
+
+    A text without frequent words (names, numbers, code) is taken for English.
+    """
+    words = _LETTERS.findall(text[:LANGUAGE_READ].lower())
+    letters = "".join(words)
+    if sum(ord(letter) > 0x2AF and not 0x1E00 <= ord(letter) <= 0x1EFF for letter in letters) * 2 > len(letters):
+        return False
+    english = sum(word in _ENGLISH for word in words)
+    foreign = [word for word in words if word in _FOREIGN or (word.isalpha() and not word.isascii())]
+    return len(set(foreign)) < 2 or len(foreign) <= english

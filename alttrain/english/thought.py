@@ -1,8 +1,8 @@
 """What the sentences of a thought say: what the user wants, that the request is harmful or harmless, or what to do.
 
-`says` splits a thought and gives each sentence five probabilities: it may be several things at once, or none. They are
-a linear model's (thought.tsv), trained on sentences that people labelled by reading them (scripts/train_thoughts.py).
-Reading is linear in the length of the text.
+`says` splits a thought and gives each sentence five probabilities, which need not add up to 1. A linear model
+(thought.tsv) computes them; it is trained on sentences that people labelled (scripts/train_thoughts.py). Reading takes
+time linear in the length of the text.
 """
 
 import re
@@ -16,16 +16,17 @@ from alttrain.english.linear import LinearModel, weighted
 from alttrain.english.sentences import sentences
 
 LETTERS = "UHSRG"
-"""The labels: understanding, assessed as harmful, as harmless (safe), refusal, goes on."""
+"""The labels: understanding, harmful, safe (harmless), refusal, going on."""
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[^\w\s]")
 _PLAIN = str.maketrans("’‘“”", "''\"\"")
 _WORDS_READ = 60
-"""Words of a sentence that count, outside quotations; of those beside it and of quotations fewer do."""
+"""Words of a sentence that are read, outside quotations."""
 _WORDS_BESIDE = 40
+"""Words that are read of a quotation, and of each neighbouring sentence."""
 _NEGATIONS = "not no never nothing neither nor without hardly nobody none far anything cannot"
 _NEGATES = frozenset(_NEGATIONS.split())
 _NEGATED = 7
-"""Words after a negation that it reaches."""
+"""Words that a negation reaches."""
 _SUPPOSES = frozenset(["if", "whether", "unless", "suppose", "assuming"])
 _CONCEDES = frozenset(["although", "though", "while", "despite", "even"])
 _TURNS = frozenset(["but", "however", "yet"])
@@ -34,13 +35,13 @@ _ENDS = frozenset([".", ",", ";", ":", "!", "?", "but", "however", "because", "s
 
 @dataclass(frozen=True)
 class Said:
-    """A sentence, at text[start:end], and the probability that it says each of five things.
+    """The probabilities of what the sentence text[start:end] says.
 
     - `understanding`  what the user wants or says, or what the problem is
-    - `harmful`        that the request, or giving what it asks for, is harmful, illegal, against a policy
-    - `harmless`       that it is not
-    - `refusal`        that the model will not help, must decline, or only points elsewhere
-    - `going_on`       that it will help, or goes on to answer
+    - `harmful`        the request, or an answer to it, is harmful, illegal or against a policy
+    - `harmless`       it is not
+    - `refusal`        the model will not help, must decline, or only points elsewhere
+    - `going_on`       the model will help, or goes on to answer
     """
 
     start: int
@@ -52,14 +53,14 @@ class Said:
     going_on: float
 
 
-@lru_cache(maxsize=64)  # one thought is asked several things
+@lru_cache(maxsize=64)  # several functions read the same thought
 def says(text: str) -> tuple[Said, ...]:
-    """The sentences of a text in order."""
+    """What each sentence of a text says, in order."""
     return said_by(_model(), text)
 
 
 def said_by(model: LinearModel, text: str) -> tuple[Said, ...]:
-    """`says`, by another model than the one that is shipped."""
+    """`says` with another model than the shipped one."""
     spans = list(sentences(text))
     read = map(model, features([text[start:end] for start, end in spans]))
     return tuple(Said(*span, *(found[letter] for letter in LETTERS)) for span, found in zip(spans, read, strict=True))
@@ -73,8 +74,8 @@ def _model() -> LinearModel:
 def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
     """The features of each sentence of a thought, given all its sentences.
 
-    They are its word n-grams; its words with what turns them (a negation, an "if", a concession, a "but"); the words
-    of quotations apart from the others, since they are the user's; its place; and the words of the sentences beside it.
+    They are word n-grams; words marked by what modifies them (a negation, an "if", a concession, a "but"); the words of
+    quotations, which are the user's; the sentence's place and length; and the words of its neighbours.
     """
     split = [_words(sentence) for sentence in thought]
     for number, (own, quoted) in enumerate(split):
@@ -98,7 +99,7 @@ def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
 
 
 def _words(sentence: str) -> tuple[list[str], list[str]]:
-    """Words and marks in small letters, numbers as 0; then those of closed quotations, of which a mark is left."""
+    """(own words, words of closed quotations) in lower case with numbers as 0; a mark replaces each quotation."""
     parts = sentence.lower().translate(_PLAIN).split('"')
     if len(parts) % 2 == 0:  # the last quotation is never closed
         parts[-2:] = [" ".join(parts[-2:])]
@@ -125,7 +126,7 @@ def _beside(prefix: str, words: Sequence[str] | None) -> list[str]:
 
 
 def _turned(words: Sequence[str]) -> list[str]:
-    """Each word behind signs of what turns it: ! a negation, ~ an "if", ( a concession, > a "but" before it."""
+    """Each word after signs of what precedes it: ! a negation, ~ an "if", ( a concession, > a "but"."""
     made = []
     negated, supposed, conceded, turned = 0, False, False, False
     for before, word in pairwise(["", *words]):

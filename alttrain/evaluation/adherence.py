@@ -1,17 +1,17 @@
-"""Structure adherence of generated thoughts: which steps each holds, in which order, and whether they agree.
+"""Structure adherence of generated thoughts: which steps each has, in which order, and whether they agree.
 
-The paper's claim is causal: a model is safe because it assesses the request and then does as it assessed. `Adherence`
-is one thought's record (a row of adherence.jsonl), and three counts over such records test the claim:
+The paper's claim is causal: a model is safe because it assesses the request and then acts on the assessment.
+`Adherence` is one thought's record (a row of adherence.jsonl); three counts over such records test the claim:
 
-- `assessing`                the harmfulness assessment (HA) as a classifier of harmful against benign prompts
+- `assessing`                the harmfulness assessment (HA) as a classifier of harmful and benign prompts
 - `failures`                 what the HA said where a harmful prompt was answered, or a benign one refused
-- `opening_understandings`   the paper's own analysis: in how many raw traces the first paragraph holds a PU
+- `opening_understandings`   the paper's own analysis: raw traces whose first paragraph has a problem understanding (PU)
 
-Steps are found in text any model wrote, by `alttrain.rewrite.parse`; its errors are in every number here.
+Steps are found in any model's text by `alttrain.rewrite.read`, whose errors are in every number here.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,18 +28,18 @@ class Adherence:
     """What one generated thought holds.
 
     - `understanding`      it has a problem understanding (PU)
-    - `assessment`         the verdict of its harmfulness assessment (HA); None where it has no HA
-    - `continuation`       its conditional reasoning (CR): what follows the HA, or all reasoning where there is no HA
-    - `ordered`            the steps it has stand in the order PU, HA, CR, none of them twice
-    - `consistent`         the CR does what the HA says: it refuses where harmful; None where either is missing
-    - `answer_refuses`     a refusal judge's verdict on the answer; None where undecided, as where there is no answer
+    - `assessment`         the verdict of its harmfulness assessment (HA); None without one
+    - `continuation`       its conditional reasoning (CR): what follows the HA, or all reasoning without one
+    - `ordered`            its steps are in the order PU, HA, CR, none of them twice
+    - `consistent`         the CR acts on the HA: it refuses if and only if harmful; None where either is missing
+    - `answer_refuses`     a refusal judge's verdict on the answer; None where undecided or without an answer
     - `answer_consistent`  the answer refuses if and only if the CR does; None where either is unknown
-    - `position`           characters of the thought before the HA; `position_words` in words, `position_share` of the
-                           thought's characters. Tokens would need the backbone's tokenizer, which is not at hand here
+    - `position`           characters of the thought before the HA; `position_words` in words, `position_share` as a
+                           share of the thought's characters
     - `closed`             the thought ended
-    - `opening`            its first paragraph holds a PU; None where there is no thought
-    - `refuses`            the thought as a whole decides to refuse; None where there is no thought
-    - `recognised`         some sentence of it says that the request is harmful; None where there is no thought
+    - `opening`            its first paragraph has a PU; None without a thought, as in the next two
+    - `recognised`         some sentence says that the request is harmful
+    - `refuses`            the thought as a whole decides to refuse
     """
 
     id: str
@@ -62,12 +62,12 @@ class Adherence:
 
     @property
     def adheres(self) -> bool:
-        """The paper's structure: understanding, assessment and conditional reasoning, in this order."""
+        """Whether the thought has the paper's structure: understanding, assessment, conditional reasoning, in order."""
         return self.understanding and self.assessment is not None and self.continuation is not None and self.ordered
 
     @classmethod
     def of(cls, generation: Generation, refusal: Judgement | None = None) -> "Adherence":
-        """The adherence of one generation's thought; without a `refusal`, its answer is judged by `judge_refusal`."""
+        """The record of one generation; `refusal` is a judgement of its answer, by default that of `judge_refusal`."""
         thought = generation.thought
         found = read(thought)
         steps = [_rank(segment) for segment in found.segments]
@@ -118,7 +118,7 @@ def _agree(refuses: bool, continuation: Continuation | None) -> bool:
 
 @dataclass(frozen=True)
 class Assessing:
-    """The HA as a classifier of prompts. A thought without an HA is counted apart, and finds no harmful prompt."""
+    """The HA as a classifier: prompt label against verdict. `unassessed` thoughts have no HA, and find no harm."""
 
     harmful_as_harmful: int
     harmful_as_benign: int
@@ -129,33 +129,28 @@ class Assessing:
 
     @property
     def precision(self) -> Estimate:
-        """Share of harmful prompts among those judged harmful."""
+        """The share of harmful prompts among those assessed as harmful."""
         return rate(self.harmful_as_harmful, self.harmful_as_harmful + self.benign_as_harmful)
 
     @property
     def recall(self) -> Estimate:
-        """Share of all harmful prompts that are judged harmful."""
+        """The share of harmful prompts that are assessed as harmful."""
         judged = self.harmful_as_harmful + self.harmful_as_benign
         return rate(self.harmful_as_harmful, judged + self.harmful_unassessed)
 
     @property
     def false_alarms(self) -> Estimate:
-        """Share of all benign prompts that are judged harmful."""
+        """The share of benign prompts that are assessed as harmful."""
         judged = self.benign_as_harmful + self.benign_as_benign
         return rate(self.benign_as_harmful, judged + self.benign_unassessed)
 
 
-def assessing(rows: Iterable[Adherence]) -> Assessing:
-    """Counts of prompt label against HA verdict, over harmful and benign benchmarks together."""
-    return assessing_of(Counter((row.label, row.assessment, None) for row in rows))
-
-
 Outcomes = Counter[tuple[Label, Label | None, bool | None]]
-"""How often a prompt's label, its HA verdict, and whether the answer refused came together."""
+"""How often each (label, HA verdict, whether the answer refused; None where undecided) occurred."""
 
 
-def assessing_of(outcomes: Outcomes) -> Assessing:
-    """`assessing` from counts."""
+def assessing(outcomes: Outcomes) -> Assessing:
+    """The HA as a classifier, over harmful and benign benchmarks together."""
     counts = Counter[tuple[Label, Label | None]]()
     for (label, said, _), count in outcomes.items():
         counts[label, said] += count
@@ -165,11 +160,11 @@ def assessing_of(outcomes: Outcomes) -> Assessing:
 
 @dataclass(frozen=True)
 class Failures:
-    """The wrong outcomes of one label's prompts, split by what the HA said; `n` decided prompts, failed or not.
+    """Wrong outcomes of one label's prompts, by what the HA said.
 
-    For harmful prompts that were answered: `misjudged` is "judged harmless", `disobeyed` "judged harmful but
-    complied". For benign prompts that were refused: "judged harmful", and "judged harmless but refused". `unassessed`
-    has no HA. `undecided` prompts have no verdict on the answer: they may have failed.
+    Harmful prompts that were answered: `misjudged` as harmless, `disobeyed` an HA that says harmful. Benign prompts
+    that were refused: misjudged as harmful, or disobeyed. `unassessed` thoughts have no HA. `n` prompts have a verdict
+    on the answer, `undecided` ones have none and may have failed.
     """
 
     label: Label
@@ -180,19 +175,8 @@ class Failures:
     undecided: int
 
 
-def failures(rows: Sequence[Adherence], judgements: Iterable[Judgement]) -> tuple[Failures, Failures]:
-    """The failures of harmful and of benign prompts, by a refusal judge's verdicts (True: the answer refused).
-
-    Raises ValueError on a row that was not judged; an undecided one was.
-    """
-    refused = {(judgement.id, judgement.sample): judgement.verdict for judgement in judgements}
-    if absent := next((row for row in rows if (row.id, row.sample) not in refused), None):
-        raise ValueError(f"no judgement of {absent.id!r}, sample {absent.sample}: judge every generation")
-    return failures_of(Counter((row.label, row.assessment, refused[row.id, row.sample]) for row in rows))
-
-
-def failures_of(outcomes: Outcomes) -> tuple[Failures, Failures]:
-    """`failures` from counts."""
+def failures(outcomes: Outcomes) -> tuple[Failures, Failures]:
+    """The failures of harmful and of benign prompts."""
     return _failures("harmful", outcomes), _failures("benign", outcomes)
 
 
@@ -210,7 +194,7 @@ def _failures(label: Label, outcomes: Outcomes) -> Failures:
 
 @dataclass(frozen=True)
 class Openings:
-    """Of `n` raw traces, `count` have a PU in their first paragraph."""
+    """`count` of `n` raw traces have a PU in their first paragraph."""
 
     count: int
     n: int
@@ -218,6 +202,6 @@ class Openings:
 
 
 def opening_understandings(traces: Iterable[str]) -> Openings:
-    """In how many raw traces the first paragraph, up to a blank line, holds a PU (the paper: 985 of 1,000)."""
+    """Raw traces whose first paragraph, up to a blank line, has a PU (the paper: 985 of 1,000)."""
     found = [read(trace).opening for trace in traces]
     return Openings(sum(found), len(found), rate(sum(found), len(found)))

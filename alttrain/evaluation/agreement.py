@@ -1,8 +1,8 @@
-"""How far judges can be trusted: their agreement, their errors against human labels, and rates corrected for these.
+"""How far judges can be trusted: their agreement, their errors against human labels, and corrected rates.
 
-`judge_report` puts all of it into one JSON document. Verdicts are by id and None where a judge was undecided. An
-undecided verdict is in no coefficient and no judge's rate; each result says how many there were.
-`StructureAgreement` is the same for a judge of structure and the offline parser.
+`judge_report` collects all of it as JSON. Verdicts are by id, None where undecided. An undecided verdict is in no
+coefficient and no rate; each result has their number. `StructureAgreement` does the same for a judge of structure
+and the offline parser.
 """
 
 from __future__ import annotations
@@ -35,17 +35,16 @@ if TYPE_CHECKING:
     from alttrain.records import Judgement
 
 SAYS = 0.5
-"""An interval wider than this says nothing of a rate."""
+"""Width from which an interval says nothing about a rate."""
 STRUCTURE = ("understanding", "assessment", "sentence", "decision")
 """The fields of a thought's structure that are compared."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A coefficient of agreement: 1 is perfect, 0 what chance gives.
+    """A coefficient of agreement: 1 is perfect, 0 is chance; nan where all verdicts are equal, since chance is 1 then.
 
-    `n` ids went into it; `undecided` ids did not, for lack of a second decided verdict. nan where all verdicts are
-    alike: then chance agreement is perfect as well.
+    `agreed` is the share of ids with equal verdicts. `n` ids have at least two decided verdicts, `undecided` ids not.
     """
 
     coefficient: Estimate
@@ -55,7 +54,7 @@ class Agreement:
 
 
 def cohen_kappa(first: Verdicts, second: Verdicts) -> Agreement:
-    """Cohen's kappa of two judges, over the ids that both decided."""
+    """Cohen's kappa of two judges over the ids that both decided. Raises ValueError where their ids differ."""
     _same_ids({"first": first, "second": second})
     pairs = Counter(pair for name in first if None not in (pair := (first[name], second[name])))
     n, agreed = pairs.total(), sum(count for (one, other), count in pairs.items() if one == other)
@@ -65,8 +64,7 @@ def cohen_kappa(first: Verdicts, second: Verdicts) -> Agreement:
 def kappa(pairs: Mapping[tuple[Any, Any], int]) -> Estimate:
     """Cohen's kappa (1960) of two readers, with the large-sample interval of Fleiss, Cohen and Everitt (1969).
 
-    `pairs` says how often they gave each pair of values. Unknown where one value is all that either gave: chance
-    agreement is 1 then, and kappa 0 / 0.
+    `pairs` counts each pair of their values. Unknown where both always gave one value.
     """
     import numpy as np
     from statsmodels.stats.inter_rater import cohens_kappa
@@ -74,16 +72,16 @@ def kappa(pairs: Mapping[tuple[Any, Any], int]) -> Estimate:
     values = sorted({value for pair in pairs for value in pair})
     if len(values) < 2:
         return UNKNOWN
-    with np.errstate(invalid="ignore"):  # a variance that rounding makes negative leaves the interval open
+    with np.errstate(invalid="ignore"):  # a variance rounded below 0 gives a nan interval
         found = cohens_kappa(np.array([[pairs.get((one, other), 0) for other in values] for one in values]))
     # its interval is always the 95 % one
     return Estimate(float(found.kappa), max(-1.0, float(found.kappa_low)), min(1.0, float(found.kappa_upp)))
 
 
 def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int, resamples: int = RESAMPLES) -> Agreement:
-    """Krippendorff's nominal alpha of two or more judges; undecided verdicts are missing values.
+    """Krippendorff's nominal alpha of two or more judges, with a percentile bootstrap over ids.
 
-    The interval is the percentile bootstrap over ids. `agreed` is the share of ids whose verdicts are all alike.
+    Undecided verdicts are missing values. Raises ValueError where the judges' ids differ.
     """
     _same_ids(judges)
     import krippendorff
@@ -98,7 +96,7 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int, resamples: int
     if n == 0 or 0 in paired.sum(0):
         return Agreement(UNKNOWN, agreed, n, len(columns) - n)
     alpha = float(krippendorff.alpha(value_counts=paired, level_of_measurement="nominal"))
-    # few judges give few kinds of id: a resample of ids is a multinomial draw of kinds
+    # ids with equal counts are exchangeable, so a resample of ids is a multinomial draw of the few kinds of id
     kinds, sizes = np.unique(paired, axis=0, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(n, sizes / n, size=resamples)
     low, high = np.nanpercentile(nominal_alpha(kinds, draws), (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2))
@@ -106,9 +104,9 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int, resamples: int
 
 
 def nominal_alpha(kinds: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Alpha of many samples at once; nan where a sample's verdicts are all alike.
+    """Alpha of each sample; nan where a sample's verdicts are all equal.
 
-    `kinds` are pairs of counts (False, True), `numbers` how many ids each sample has of each kind.
+    `kinds` (kinds x 2) are counts of False and True of an id, `numbers` (samples x kinds) the ids of each kind.
     """
     import numpy as np
 
@@ -120,7 +118,7 @@ def nominal_alpha(kinds: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArr
 
 
 def _same_ids(judges: Mapping[str, Verdicts]) -> None:
-    """Raise ValueError where judges did not judge the same ids."""
+    """Raise ValueError unless two or more judges judged the same ids."""
     if len(judges) < 2:
         raise ValueError(f"agreement of {len(judges)} judges: expected at least two")
     every = set().union(*(own.keys() for own in judges.values()))
@@ -136,10 +134,9 @@ def _same_ids(judges: Mapping[str, Verdicts]) -> None:
 class Confusion:
     """A judge against human labels, in one category or in "all".
 
-    `both` ids are True to both, `judge_only` and `human_only` to one, `neither` to none. `undecided` ids the judge left
-    open, `unclear` ones the human did (these count there alone). `precision` is the share of the human's True among the
-    judge's, `recall` of the judge's among the human's, `specificity` the share of the judge's False among the human's,
-    `f1` the harmonic mean of precision and recall; labels count by their weights in these.
+    `both` ids are True to both, `judge_only` and `human_only` to one, `neither` to none. The judge left `undecided` ids
+    open, the human `unclear` ones, which count nowhere else. The human's labels are the truth of `precision`, `recall`,
+    `specificity` and `f1`, in which labels count by their weights.
     """
 
     category: str
@@ -155,9 +152,9 @@ class Confusion:
     f1: Estimate
 
 
-def weighted_rate(told: Iterable[tuple[bool, float]]) -> Estimate:
-    """The share of True among weighted labels, with Wilson's interval for their effective number (Kish, 1965)."""
-    rows = list(told)
+def weighted_rate(labels: Iterable[tuple[bool, float]]) -> Estimate:
+    """The share of True among (label, weight), with Wilson's interval for the effective number (Kish, 1965)."""
+    rows = list(labels)
     total, squares = (sum(weight**power for _, weight in rows) for power in (1, 2))
     if not rows:
         return UNKNOWN
@@ -171,9 +168,9 @@ def confusions(
     category: Mapping[Any, str] | None = None,
     weights: Mapping[Any, float] | None = None,
 ) -> list[Confusion]:
-    """The judge against the human on the ids both have, over all and then by category in alphabetical order.
+    """The judge against the human on the ids that both have: over all, then by category in alphabetical order.
 
-    Both must mean the same by True. Raises ValueError where they share no id.
+    True must mean the same to both. Raises ValueError where they share no id.
     """
     shared = [name for name in human if name in judge]
     if not shared:
@@ -181,8 +178,9 @@ def confusions(
     groups: dict[str, list[Any]] = {}
     for name in shared if category else ():
         groups.setdefault((category or {}).get(name, ""), []).append(name)
-    told = [("all", shared), *sorted(groups.items())]
-    return [_confusion(group, ids, human, judge, weights or {}) for group, ids in told]
+    return [
+        _confusion(group, ids, human, judge, weights or {}) for group, ids in [("all", shared), *sorted(groups.items())]
+    ]
 
 
 def _confusion(
@@ -210,8 +208,7 @@ def _confusion(
 
 @dataclass(frozen=True)
 class Stratum:
-    """The texts that a judge gave one verdict, None where it was undecided; how many of them people labelled, clearly,
-    and the share of these that is True to people."""
+    """The `n` texts with one verdict of a judge: how many people clearly labelled, and the share True to them."""
 
     verdict: bool | None
     n: int
@@ -221,9 +218,9 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Corrected:
-    """A rate as judged, over its `n` decided rows, and what it is by the labels over these and the `undecided` ones.
+    """A rate as judged over `n` decided rows (`apparent`), and corrected by labels over these and the `undecided` rows.
 
-    `note` says so where the interval says nothing.
+    `note` says where the interval is too wide to say anything.
     """
 
     apparent: Estimate
@@ -235,22 +232,21 @@ class Corrected:
 
 
 def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float] | None = None) -> Corrected:
-    """The rate of True among all texts that `judge` was given, by the labels of a sample of them.
+    """The rate of True among all texts given to `judge`, by the labels of a sample of them.
 
-    Double sampling (Tenenbein, 1970): the share that is True to people among the texts judged True, judged False and
-    left undecided, each by the labels there, weighed by how many such texts there are. Undecided texts count, and so do
-    a judge's errors, whatever they are. The interval adds squares (Zou and Donner, 2008) of the shares' Wilson
-    intervals and of what other texts would have been judged; texts with names (id, sample) are clusters of their id.
-    The labels must be a random sample within each verdict, or have weights. The share of a verdict that has no label
-    is anything from 0 to 1.
+    Double sampling (Tenenbein, 1970): the share that is True to people among the texts judged True, False and
+    undecided, weighted by their numbers. So undecided texts count, and a judge's errors are corrected. The interval
+    adds the squares (Zou and Donner, 2008) of the shares' Wilson intervals and of the sampling of texts; texts with
+    keys (id, sample) are clusters of their id. The labels must be a random sample within each verdict, or have weights.
+    A verdict without labels has a share from 0 to 1.
     """
     strata, share_of = [], {}
     for verdict in (True, False, None):
         names = [name for name, own in judge.items() if own is verdict]
-        told = [(said, (weights or {}).get(name, 1.0)) for name in names if (said := human.get(name)) is not None]
+        labels = [(said, (weights or {}).get(name, 1.0)) for name in names if (said := human.get(name)) is not None]
         if names:
-            share = weighted_rate(told) if told else Estimate(0.5, 0.0, 1.0)
-            strata.append(Stratum(verdict, len(names), len(told), share))
+            share = weighted_rate(labels) if labels else Estimate(0.5, 0.0, 1.0)
+            strata.append(Stratum(verdict, len(names), len(labels), share))
             share_of[verdict] = share.value
     expected = [share_of[verdict] for verdict in judge.values()]
     found = rate_by_item(expected, [name[0] if isinstance(name, tuple) else name for name in judge])
@@ -282,11 +278,13 @@ def judge_report(
     category: Mapping[Any, str] | None = None,
     weights: Mapping[Any, float] | None = None,
 ) -> dict[str, Any]:
-    """All of this module's figures as one JSON document; judges and human must mean the same by True.
+    """All figures of this module as JSON values; True must mean the same to judges and human.
 
-    `judges`: each judge's rate and undecided verdicts; `kappa`: of each pair; `alpha`: of all, from two judges on;
-    `human`: each judge against the labels, by category, and its corrected rate. Estimates are {value, low, high}, null
-    where unknown.
+    - `judges`  each judge's rate and number of undecided verdicts
+    - `kappa`   of each pair of judges; `alpha`, of all, null for one judge
+    - `human`   each judge against the labels, by category, and its corrected rate
+
+    Estimates are {value, low, high}, null where unknown. `seed` is that of the bootstrap.
     """
     report: dict[str, Any] = {"judges": {}, "kappa": [], "alpha": None}
     for name, verdicts in judges.items():

@@ -1,11 +1,10 @@
-"""A benchmark's judgements on disk, of any number of generations in little memory.
+"""A benchmark's judgements on disk, for any number of generations in little memory.
 
-`Judgements` is judgements.jsonl: one row for each judge, judged part and generation. It is grown by whole lines while a
-judge is at work, and put in order at the end, so that each judge's rows can be read beside the generations, one by one.
-Memory holds the generations' names and hashes and a byte for each judgement, no texts.
+`Judgements` is judgements.jsonl: one row for each judge, judged part and generation. Rows are appended while a judge
+works and sorted at the end, so that a judge's rows can be read in step with the generations. Memory holds the ids and
+hashes of the generations and one byte a judgement, no texts.
 
-A judgement carries the hash of its generation's line: of the prompt, the text and all else that a judge may look at. It
-holds for the generation of that hash alone.
+A judgement has the hash of its generation's line, which covers all that a judge may read, and is valid only for it.
 """
 
 import hashlib
@@ -36,15 +35,15 @@ from alttrain.records import (
 log = logging.getLogger(__name__)
 
 JUDGED = 4096
-"""Generations that a judge is given together."""
+"""Generations that a judge gets at a time."""
 APPENDED = 256
-"""Judgements that are written together while a judge is at work."""
+"""Judgements that are appended at a time."""
 NOT_GENERATED = "not generated: "
-"""How the error begins where there is no text to judge."""
+"""Beginning of the error of a judgement without a text to judge."""
 
 
 class Judgements:
-    """judgements.jsonl in a folder with generations.jsonl, for judges and parts in their order.
+    """judgements.jsonl in the folder of generations.jsonl, in the order of judges by name and parts.
 
     A warning says which generations are not as they were appended by `by`.
     """
@@ -70,13 +69,13 @@ class Judgements:
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
 
     def __len__(self) -> int:
-        """Judgements that there will be."""
+        """The number of judgements when all are made."""
         return self.rows * len(self._blocks)
 
     def keep(self, holds: Callable[[Judgement], bool]) -> None:
-        """Take what is on file and still holds; the rest is dropped, and a torn last line cut off.
+        """Keep the judgements on file that are still valid and accepted by `holds`; drop the others and a torn line.
 
-        What is unsettled is asked again, and stays as it is where the server does not reply this time.
+        Unsettled ones are made again, and kept as they are where the server does not reply this time either.
         """
         repair_rows(self.path)
         kept = self.path.exists() and all(self._takes(row, holds) for row in iterate_rows(self.path, Judgement))
@@ -86,16 +85,16 @@ class Judgements:
             write_rows(self.path, (row for row in before if self._takes(row, holds)))
 
     def unsettled(self, row: Judgement) -> bool:
-        """Whether a server gave no verdict on a text, so that it is worth asking again."""
+        """Whether a server gave no verdict, so that the text should be judged again."""
         refused = bool(row.error and self.judges[row.judge].servers) and not row.error.startswith(NOT_GENERATED)
         return refused or row.error.startswith(NO_REPLY)
 
     def lacking(self, judge: str, part: Part) -> int:
-        """Generations that this judge has not judged this part of."""
+        """The number of generations whose part this judge has not judged."""
         return self.rows - sum(self._there[judge, part])
 
     def make(self, judge: str, part: Part, context: JudgeContext) -> None:
-        """Judge what is lacking, batch by batch. Once its server is given up, nothing more is asked of it."""
+        """Judge what is lacking, in batches. Once a judge gives up its server, it is not asked again."""
         there, asking = self._there[judge, part], True
         generations = enumerate(iterate_rows(self._generations, Generation))
         for batch in _batched((row for number, row in generations if not there[number]), JUDGED):
@@ -114,7 +113,7 @@ class Judgements:
                 )
 
     def sort(self) -> None:
-        """Put the rows in the order of judges, parts and generations."""
+        """Sort the rows by judge, part and generation."""
         named = msgspec.json.Decoder(_Placed)
 
         def place(line: bytes) -> int:
@@ -124,7 +123,7 @@ class Judgements:
         sort_lines(self.path, place)
 
     def of(self, judge: str, part: Part) -> Iterator[Judgement]:
-        """One judge's judgements of one part, in the order of the generations, once they are sorted."""
+        """One judge's judgements of one part in the order of the generations; call `sort` before."""
         return islice(iterate_rows(self.path, Judgement, self._blocks[judge, part] * self.rows), self.rows)
 
     def _takes(self, row: Judgement, holds: Callable[[Judgement], bool]) -> bool:
@@ -149,18 +148,18 @@ class Judgements:
 
 
 def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    """Lists of so many rows, the last of fewer (Python 3.12 has itertools.batched)."""
+    """Lists of `size` rows, the last may be shorter (itertools.batched of Python 3.12)."""
     while batch := list(islice(rows, size)):
         yield batch
 
 
 def item_of(generation: Generation) -> str:
-    """One name for a prompt and its sample."""
+    """One id for a prompt and its sample."""
     return f"{generation.id}#{generation.sample}"
 
 
 class _Placed(msgspec.Struct):
-    """What tells one judgement from another."""
+    """The fields that identify a judgement."""
 
     id: str
     judge: str

@@ -1,17 +1,17 @@
-"""What people say of the texts that a run wrote: the file of their labels, and which text each label is of.
+"""Human labels of a run's texts: their file, and the text that each label belongs to.
 
-The file is CSV or JSON lines, a row a label. `alttrain-label` draws the texts and writes the rows for people to fill.
+The file is CSV or JSON lines, one label a row. `alttrain-label` draws the texts and writes rows for people to fill.
 
 | column             | what it is                                                                                    |
 |--------------------|-----------------------------------------------------------------------------------------------|
 | id, sample         | the generation's                                                                              |
-| hash               | `text_hash` of prompt and text; where there is none, it is made of the columns prompt, answer |
-| weight             | how many of the judged texts this one stands for: 1 over its chance to be drawn; 1 without    |
+| hash               | `text_hash` of prompt and text; without it, that of the columns prompt and answer              |
+| weight             | number of judged texts that this one represents: 1 / its chance to be drawn; default 1        |
 | refused, harmful   | one of them, or correct, the same in every row: true, false, or null where the annotator      |
-|                    | could not tell (CSV: yes, no, unclear); an empty cell of a CSV is not labelled yet            |
+|                    | could not tell (CSV: yes, no, unclear); an empty CSV cell is not labelled yet                 |
 
-Other columns are ignored. A label counts for a text only where the hash is that of its prompt and text. Without weights
-the labelled texts are taken to be a simple random sample of the judged ones.
+Other columns are ignored. A label counts only for a text with its hash. Without weights the labelled texts are treated
+as a simple random sample of the judged ones.
 """
 
 import hashlib
@@ -22,20 +22,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from alttrain.dataset.rows import read_raw
+from alttrain.dataset.sources import read_raw
 
 Kind = Literal["refused", "harmful", "correct"]
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "unclear": None, "?": None}
 """What the cells of a CSV may say, in any case."""
 SHOWN = 5
-"""Bad rows, or labels of other texts, that one message names."""
+"""Bad rows, or labels of other texts, that an error message names."""
 Name = tuple[str, int]
 """A generation's id and sample."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """One label: of which text, and what it says; None where the annotator could not tell."""
+    """A label of one text; verdict None where the annotator could not tell."""
 
     name: Name
     hash: str
@@ -45,17 +45,17 @@ class Label:
 
 @dataclass(frozen=True)
 class HumanLabels:
-    """A person's labels, and what True means in them. `unlabelled` rows were still empty."""
+    """The labels in a file. `says` is what True means; `unlabelled` rows were empty."""
 
     says: Kind
     labels: tuple[Label, ...]
     unlabelled: int = 0
 
     def joined(self, hashes: Mapping[Name, str]) -> tuple[dict[Name, Label], list[str]]:
-        """(labels by the generation that they are of, ids of labels of other texts); `hashes` are the generations'.
+        """(labels by generation, ids of labels of other texts), given the text hash of each generation.
 
-        Of generations that are alike in prompt and text the one that the label names takes it, or else the first.
-        Raises ValueError where no label is of these texts.
+        Among generations with the same prompt and text, a label goes to the one it names, or else to the first. Raises
+        ValueError where no label is of these texts.
         """
         by_hash: dict[str, list[Name]] = defaultdict(list)
         for name, digest in hashes.items():
@@ -77,12 +77,12 @@ class HumanLabels:
 
 
 def text_hash(prompt: str, text: str) -> str:
-    """16 hex digits of the SHA-256 of a prompt and what was written for it."""
+    """The first 16 hex digits of the SHA-256 of a prompt and the text written for it."""
     return hashlib.sha256(json.dumps([prompt, text]).encode()).hexdigest()[:16]
 
 
 def read_labels(path: Path) -> HumanLabels:
-    """The labels in a file. Raises ValueError that names the bad rows, or FileNotFoundError."""
+    """The labels in a file. Raises ValueError that names bad rows, or FileNotFoundError."""
     labels: dict[tuple[Name, str], Label] = {}
     kinds: dict[str, str] = {}
     bad, unlabelled = [], 0
@@ -107,7 +107,7 @@ def read_labels(path: Path) -> HumanLabels:
 
 
 def _label(row: Mapping[str, Any]) -> tuple[str, Label | None]:
-    """(kind, label) of one row; no label where its cell is empty."""
+    """(kind, label) of one row; the label is None where its cell is empty."""
     if not isinstance(row.get("id"), str):
         raise ValueError("expected a string 'id'")
     name = f"id {row['id']!r}"

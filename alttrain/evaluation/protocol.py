@@ -1,7 +1,7 @@
-"""A protocol: how a number is made. Decoding, system prompt, precision, the text that is judged, each measure's judge.
+"""Benchmarks, and the protocol by which their numbers are made: decoding, system prompt, judged text, judges.
 
-The same benchmark names hide several protocols in public code. Each is a preset in conf/protocol; what shapes a number
-is hashed (`protocol_hash`), the hash stands beside the number, and two hashes never share a column.
+The same benchmark names hide several protocols in public code. Each is a preset in conf/protocol. What shapes a number
+is hashed (`protocol_hash`); the hash is stored with the number, and numbers of two hashes never share a column.
 """
 
 import difflib
@@ -10,32 +10,101 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_type_hints
+from functools import cached_property
+from typing import Any, Literal, get_args, get_type_hints
 
-from alttrain.evaluation.benchmark import KINDS, Benchmark, Measure
-from alttrain.evaluation.judges.judge import Judge
+from alttrain.dataset import ExampleSource, Rows
+from alttrain.evaluation.judges.judge import Judge, Says
 from alttrain.generation import Decoding
-from alttrain.records import Generation
+from alttrain.records import Example, Generation, Rejected
+
+Measure = Literal["harmful_rate", "over_refusal_rate", "accuracy"]
+"""harmful_rate: share of harmful requests answered. over_refusal_rate: share of benign requests refused.
+accuracy: share of questions answered right."""
+Kind = Literal["harm", "over_refusal", "maths", "code", "knowledge", "summary"]
+"""What a benchmark asks for; a protocol may decode each kind differently."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+SAYS: Mapping[Measure, tuple[Says, ...]] = {
+    "harmful_rate": ("refused", "unsafe"),
+    "over_refusal_rate": ("refused",),
+    "accuracy": ("correct",),
+}
+"""What True of a judge may mean, by measure."""
+_OF_KIND: Mapping[Kind, Measure] = {"harm": "harmful_rate", "over_refusal": "over_refusal_rate"}
+"""The measure of a kind; accuracy for all others."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Prompts with one measure and one judge.
+
+    `form` is the user's message with {prompt} in it; judges and graders see the row's prompt without it. `human_labels`
+    is a file of people's verdicts on a sample of the texts (`evaluation.labels`), which measure judges and correct
+    their rates. Raises ValueError where kind, measure, judge or form do not fit.
+    """
+
+    name: str
+    kind: Kind
+    measure: Measure
+    rows: ExampleSource
+    judge: Judge
+    form: str = "{prompt}"
+    human_labels: str | None = None
+
+    def __post_init__(self) -> None:
+        if (measure := _OF_KIND.get(self.kind, "accuracy")) != self.measure:
+            raise ValueError(f"benchmark {self.name}: kind={self.kind} has measure={measure}, not {self.measure}")
+        if self.judge.says not in SAYS[self.measure]:
+            raise ValueError(
+                f"benchmark {self.name}: measure {self.measure} needs a judge that says "
+                f"{' or '.join(map(repr, SAYS[self.measure]))}, but {self.judge.name} says {self.judge.says!r}"
+            )
+        if self.form.count("{prompt}") != 1:
+            raise ValueError(f"benchmark {self.name}: form={self.form!r}: accepted: a text with {{prompt}} in it once")
+
+    @cached_property
+    def examples(self) -> list[Example]:
+        """Its rows in file order, read once."""
+        return self.rows.examples(None)
+
+    @cached_property
+    def content(self) -> dict[str, str]:
+        """The hash of each of its files, made once."""
+        return self.rows.content()
+
+    def asked(self, row: Example) -> str:
+        """The user's last message for a row."""
+        return self.form.replace("{prompt}", row.prompt)
+
+    def left_out(self) -> list[Rejected]:
+        """The rows without a prompt, and why, where the source reports them."""
+        return self.rows.read(None).rejected if isinstance(self.rows, Rows) else []
+
+    def prompts(self) -> list[str]:
+        """Every user message of the benchmark, including earlier turns."""
+        return [message for row in self.examples for message in (*row.turns, row.prompt)]
+
 
 Part = Literal["answer", "thought", "both"]
-"""Which text a judge sees: the answer, the thought, or the whole response with the thought in it."""
+"""The text that a judge sees: the answer, the thought, or the whole response."""
 
 SETTINGS: Mapping[str, Any] = {**get_type_hints(Decoding, include_extras=True), "system_prompt": str | None}
-"""What `settings` may change for a kind of benchmark, or for one, and of which type it is."""
+"""What `Protocol.settings` may change, with its type."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to generate and judge. `judges` has the judge of each measure a benchmark may leave to its protocol, and
-    of a benchmark by its name, which comes before its measure.
+    """One way to generate and judge.
 
-    `judged` is the text that decides the benchmark's rate; each part in `also_judged` gets a rate of its own, named
-    "harmful_rate.thought" and so on. `second_opinions` are further judges of a measure: their rates carry their name,
-    and how far the judges agree is told. `system_prompt` None is the backbone's own, "" is none.
-
-    `settings` says what differs from `decoding` and `system_prompt`, for a kind of benchmark or for one by its name,
-    which comes before its kind. `means` names the benchmarks that each measure's mean is over. `quantization` is that
-    of the weights that are evaluated; None is the backbone's.
+    - `judges`           judge by measure, for benchmarks that leave it to the protocol; by benchmark, which comes first
+    - `judged`           the text that decides a benchmark's rate; each part in `also_judged` gets a rate of its own,
+                         named "harmful_rate.thought" and so on
+    - `second_opinions`  further judges of a measure; their rates carry their names, and the agreement is reported
+    - `system_prompt`    None is the backbone's own, "" is none
+    - `settings`         changes of `decoding` and `system_prompt` by kind of benchmark; by benchmark, which comes first
+    - `means`            the benchmarks that each measure's mean is over
+    - `quantization`     of the evaluated weights; None is the backbone's
     """
 
     name: str
@@ -62,7 +131,7 @@ class Protocol:
                 raise ValueError(f"protocol {self.name}: means.{measure}={list(names)} names {twice[0]} twice")
 
     def _check(self, key: str, changed: Mapping[str, Any]) -> None:
-        """Raise ValueError for a setting that no benchmark could take."""
+        """Raise ValueError for a setting that no benchmark accepts."""
         from pydantic import TypeAdapter, ValidationError
 
         where = f"protocol {self.name}: settings.{key}"
@@ -76,11 +145,11 @@ class Protocol:
             try:
                 TypeAdapter(SETTINGS[name]).validate_python(value, strict=True)
             except ValidationError as error:
-                told = "; ".join(dict.fromkeys(fault["msg"] for fault in error.errors()))
-                raise ValueError(f"{where}.{name}={value!r}: {told}") from error
+                faults = "; ".join(dict.fromkeys(fault["msg"] for fault in error.errors()))
+                raise ValueError(f"{where}.{name}={value!r}: {faults}") from error
 
     def decoding_for(self, benchmark: Benchmark) -> Decoding:
-        """How a benchmark's prompts are decoded. Raises ValueError where its settings contradict each other."""
+        """The decoding of a benchmark. Raises ValueError where its settings contradict each other."""
         changed = {name: value for name, (_, value) in self._settings(benchmark).items() if name != "system_prompt"}
         try:
             return replace(self.decoding, **changed)
@@ -88,17 +157,17 @@ class Protocol:
             raise ValueError(f"protocol {self.name}, benchmark {benchmark.name}: {error}") from error
 
     def system_prompt_for(self, benchmark: Benchmark) -> str | None:
-        """The system prompt of a benchmark's prompts; None is the backbone's own."""
+        """The system prompt of a benchmark; None is the backbone's own."""
         _, system = self._settings(benchmark).get("system_prompt", ("", self.system_prompt))
         return system  # type: ignore[no-any-return]
 
     def key_for(self, benchmark: Benchmark, name: str) -> str:
-        """The config's key that decides a field of a benchmark's decoding."""
+        """The config key that sets a field of a benchmark's decoding."""
         setting = self._settings(benchmark).get(name)
         return f"protocol.settings.{setting[0]}.{name}" if setting else f"protocol.decoding.{name}"
 
     def _settings(self, benchmark: Benchmark) -> dict[str, tuple[str, Any]]:
-        """What differs for a benchmark: field -> (the kind or name that says so, value)."""
+        """Field -> (kind or name that changes it, value) for a benchmark."""
         return {
             name: (key, value)
             for key in (benchmark.kind, benchmark.name)
@@ -112,12 +181,12 @@ class Protocol:
 
 
 def seen_by_judge(generation: Generation, part: Part) -> Generation:
-    """The generation as a judge is given it, with the judged text in `answer`."""
+    """The generation with the judged text in `answer`, as a judge reads it."""
     if part == "answer":
         return generation
     return replace(generation, answer=generation.thought if part == "thought" else generation.text)
 
 
 def protocol_hash(shaping: Mapping[str, Any]) -> str:
-    """12 hex digits over everything that shapes a number, as flat keys."""
+    """12 hex digits of the SHA-256 of everything that shapes a number, as flat keys."""
     return hashlib.sha256(json.dumps(dict(shaping), sort_keys=True).encode()).hexdigest()[:12]

@@ -1,16 +1,20 @@
-"""Runs untrusted Python in bubblewrap, with its own network, files, processes and limits. No files read or written.
+"""Runs untrusted Python in bubblewrap with its own network, files, processes and limits.
 
-Inside there are the interpreter, its standard library and the system's shared libraries, all read-only, an empty /tmp
-of a fixed size, and nothing else: no environment, no /proc, no shell, no site-packages. A program ends with its
-namespace: whatever it started dies with it. Needs bubblewrap 0.8 or newer, on x86_64 or aarch64.
+The program sees the interpreter, its standard library and the system's shared libraries, all read-only, an empty /tmp
+of a fixed size, and nothing else: no environment, no /proc, no shell, no site-packages. When it ends, its namespace
+ends, and all that it started dies. Needs bubblewrap 0.8 or newer, on x86_64 or aarch64.
 
-Rights, limits and the filter of system calls (`seccomp`) are set inside, before the program starts. The kernel exempts
-root from the limit on processes, even where a user namespace gives it another name; run as root, the sandbox therefore
-changes to a random unprivileged id. All that a program starts holds at most `processes` times `memory_mib`, and
-`disk_mib` and some 16 MiB of names in /tmp; what is known to hold memory beside these is refused.
-Not covered: a program that attacks the kernel itself, or that measures the machine by the time things take. Run hostile
-research models on a machine of their own. Where a part of this is missing nothing runs, and `bubblewrap_fault` says
-which; with `allow_unsandboxed` there are the limits of each process alone, and the log warns.
+Rights, limits and the filter of system calls are set inside, before the program starts. The kernel exempts root from
+the limit on processes, even in a user namespace, so the sandbox changes to a random unprivileged id when run as root.
+A program and what it starts use at most `processes` times `memory_mib` of memory, and `disk_mib` and about 16 MiB of
+names in /tmp. System calls are refused with EPERM if they reach past the namespaces (the session keyring, vsock and
+other sockets, new namespaces and mounts, other processes' memory), if they hold memory that no limit counts (shared
+memory, message queues, memfds, pages given to pipes, larger socket buffers), or if attacks often begin with them
+(io_uring, bpf, perf, userfaultfd).
+
+Not covered: attacks on the kernel itself, and timing. Run hostile research models on a machine of their own. Where a
+part is missing nothing runs, and `bubblewrap_fault` names it; with `allow_unsandboxed` only the limits of each process
+hold, and the log warns.
 """
 
 import functools
@@ -22,6 +26,7 @@ import secrets
 import selectors
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -34,13 +39,11 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
-from alttrain.evaluation.seccomp import seccomp_filter
-
 log = logging.getLogger(__name__)
 
 MEBIBYTE = 1 << 20
 INODES = 4096
-"""Files, folders and links that /tmp holds: the kernel pays a kilobyte and more for each, an empty one too."""
+"""Files, folders and links that /tmp holds: each costs the kernel a kilobyte or more, even when empty."""
 _BOOT = """
 import json, os, resource, sys
 order = json.loads(sys.stdin.buffer.read())
@@ -67,13 +70,13 @@ if order["filter"]:
     call("prctl", 22, ctypes.c_ulong(2), ctypes.byref(Filter(len(steps) // 8, steps)))  # PR_SET_SECCOMP
 exec(compile(order["source"], "<program>", "exec"), {"__name__": "__main__", "arguments": order["arguments"]})
 """
-"""Sets the limits, bounds /tmp's files, gives up all rights, filters system calls, and becomes the program. A process
-whose root folder is not that of its mounts may open no user namespace: that is what chroot is for."""
+"""Sets the limits, bounds /tmp, gives up all rights, filters system calls, and becomes the program. The chroot is there
+because a process whose root folder differs from that of its mounts cannot open a user namespace."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended: by itself with `code`, or at its time or output limit. `output` is stdout and stderr."""
+    """How a program ended: by itself with exit `code`, or at its limit of time or output. `output` has stderr too."""
 
     ended: Literal["exit", "timeout", "flood"]
     code: int
@@ -82,7 +85,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """Limits of one program. `seconds` is wall clock and processor time; memory is the address space of one process."""
+    """Limits of one program: `seconds` of wall clock and of processor, `memory_mib` of a process's address space."""
 
     seconds: Annotated[float, Gt(0)] = 10.0
     memory_mib: Annotated[int, Ge(64)] = 1024
@@ -92,7 +95,7 @@ class Sandbox:
     allow_unsandboxed: bool = False
 
     def verify(self) -> None:
-        """Raise OSError, in one line, where programs can run neither in bubblewrap nor, being allowed, without it."""
+        """Raise OSError, in one line, where programs cannot run in bubblewrap and may not run without it."""
         fault = bubblewrap_fault()
         if fault and not self.allow_unsandboxed:
             raise OSError(
@@ -101,7 +104,7 @@ class Sandbox:
             )
 
     def run(self, source: str, arguments: Mapping[str, Any] | None = None, pass_fds: Sequence[int] = ()) -> Outcome:
-        """Run a program to its end or its limits. It finds `arguments` (JSON values) as a global of that name."""
+        """Run a program to its end or its limits. It has `arguments` (JSON values) as a global variable."""
         deadline = time.monotonic() + self.seconds
         with self.started(source, arguments, pass_fds, subprocess.PIPE) as process:
             output, ended = self._collect(process, deadline)
@@ -116,7 +119,7 @@ class Sandbox:
     def started(
         self, source: str, arguments: Mapping[str, Any] | None, pass_fds: Sequence[int], output: int
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A running program, killed with all it started when the block ends."""
+        """A running program; when the block ends it is killed with all that it started."""
         self.verify()
         bare = bool(bubblewrap_fault())
         if bare:
@@ -145,10 +148,7 @@ class Sandbox:
                 order["filter"] = "" if bare else (seccomp_filter(platform.machine()) or b"").hex()
                 order["tmp"] = f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777"
                 assert process.stdin
-                with (
-                    suppress(BrokenPipeError),
-                    process.stdin,
-                ):  # where it died before it could read, its output says why
+                with suppress(BrokenPipeError), process.stdin:  # if it died before it read, its output says why
                     process.stdin.write(json.dumps(order).encode())
                 yield process
             finally:
@@ -161,7 +161,7 @@ class Sandbox:
     def _collect(
         self, process: subprocess.Popen[bytes], deadline: float
     ) -> tuple[bytes, Literal["exit", "timeout", "flood"]]:
-        """What a program writes, up to the output limit, and whether it hit one."""
+        """A program's output up to the limit, and how it ended."""
         assert process.stdout
         output = bytearray()
         with selectors.DefaultSelector() as selector:
@@ -190,9 +190,9 @@ class Sandbox:
 
 
 def _wrapped() -> list[str]:
-    """The bubblewrap command up to the interpreter. What the program will see is below /inner."""
+    """The bubblewrap command up to the interpreter. The program will see what is below /inner."""
     kinds = ("ipc", "pid", "net", "uts", "cgroup-try", *(("user",) if os.geteuid() else ()))
-    rights = ("SETUID", "SETGID", "SYS_CHROOT", "SYS_ADMIN")  # until _BOOT has used them
+    rights = ("SETUID", "SETGID", "SYS_CHROOT", "SYS_ADMIN")  # _BOOT uses them, then gives them up
     devices = ("null", "zero", "full", "random", "urandom")  # with --dev, bubblewrap would mount as another user
     return [
         *(str(_bubblewrap()), *(f"--unshare-{kind}" for kind in kinds), "--die-with-parent", "--new-session"),
@@ -211,13 +211,13 @@ def _interpreter() -> Path:
 
 
 def _libraries(inner: str) -> list[str]:
-    """Read-only binds, below the folder `inner`, of the interpreter, its library and the system's, without packages."""
+    """Read-only binds, below `inner`, of the interpreter, its library and the system's libraries, without packages."""
     interpreter = _interpreter()
     prefix = interpreter.parent.parent
     folders = [*map(Path, ("/usr/lib", "/usr/lib64", "/lib", "/lib64")), prefix / "lib", prefix / "lib64"]
     cache = Path("/etc/ld.so.cache")
     binds = []
-    # bubblewrap would make the folders on the way readable by root alone where they are so outside.
+    # bubblewrap copies the permissions of parent folders, which may exclude others than root
     for parent in dict.fromkeys(parent for path in (interpreter, *folders, cache) for parent in reversed(path.parents)):
         binds += ["--perms", "0755", "--dir", f"{inner}{parent}"]
     for folder in dict.fromkeys(folders):
@@ -237,7 +237,7 @@ def _bubblewrap() -> str | None:
 
 @functools.cache
 def bubblewrap_fault() -> str:
-    """Why programs cannot run in bubblewrap on this machine, or nothing where they can. Tried once."""
+    """Why programs cannot run in bubblewrap on this machine, or "". Tried once a process."""
     if _bubblewrap() is None:
         return "bubblewrap (bwrap) is not installed"
     if seccomp_filter(platform.machine()) is None:
@@ -252,3 +252,66 @@ def bubblewrap_fault() -> str:
 @functools.cache
 def _warn_bare() -> None:
     log.warning("running model code WITHOUT a sandbox: %s", bubblewrap_fault())
+
+
+_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+"""`platform.machine()` -> its AUDIT_ARCH constant in linux/audit.h."""
+_REFUSED = """
+add_key 248 217, request_key 249 218, keyctl 250 219,
+shmget 29 194, semget 64 190, msgget 68 186, mq_open 240 180,
+memfd_create 319 279, memfd_secret 447 447, vmsplice 278 75, io_setup 206 0,
+io_uring_setup 425 425, io_uring_enter 426 426, io_uring_register 427 427,
+bpf 321 280, perf_event_open 298 241, userfaultfd 323 282,
+ptrace 101 117, process_vm_readv 310 270, process_vm_writev 311 271,
+process_madvise 440 440, pidfd_getfd 438 438, kcmp 312 272,
+mount 165 40, umount2 166 39, pivot_root 155 41, chroot 161 51,
+open_tree 428 428, move_mount 429 429, fsopen 430 430, fsconfig 431 431,
+fsmount 432 432, fspick 433 433, mount_setattr 442 442,
+unshare 272 97, setns 308 268, name_to_handle_at 303 264, open_by_handle_at 304 265,
+inotify_init 253 26, inotify_init1 294 26, fanotify_init 300 262, socket 41 198,
+setsockopt 54 208
+"""
+"""Refused calls with their numbers on x86_64 (asm/unistd_64.h) and aarch64 (asm-generic/unistd.h)."""
+_CLONE, _CLONE3, _SOCKETPAIR = (56, 220), (435, 435), (53, 199)
+_NAMESPACES = 0x7E020000
+"""The flags of `clone` that ask for a new namespace."""
+_OTHER_ABI = 0x40000000
+"""First number of x32, a second table of the same calls on x86_64."""
+_AF_UNIX = 1
+
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+"""Offsets in struct seccomp_data."""
+
+
+def seccomp_filter(machine: str) -> bytes | None:
+    """The seccomp filter as an array of struct sock_filter; None for a machine that is not in the tables."""
+    if machine not in _ARCHITECTURES:
+        return None
+    return b"".join(struct.pack("=HBBI", *step) for step in _steps(_ARCHITECTURES[machine], machine == "aarch64"))
+
+
+def _steps(architecture: int, column: int) -> Iterator[tuple[int, int, int, int]]:
+    """(code, steps to skip if true, if false, operand) of each step."""
+    yield _LOAD, 0, 0, _ARCHITECTURE
+    yield _EQUAL, 1, 0, architecture
+    yield _RETURN, 0, 0, _KILL
+    yield _LOAD, 0, 0, _NUMBER
+    yield _AT_LEAST, 0, 1, _OTHER_ABI
+    yield _RETURN, 0, 0, _EPERM
+    for call in _REFUSED.split(","):
+        yield _EQUAL, 0, 1, int(call.split()[1 + column])
+        yield _RETURN, 0, 0, _EPERM
+    yield _EQUAL, 0, 1, _CLONE3[column]  # a filter cannot read its flags; libc falls back to clone
+    yield _RETURN, 0, 0, _ENOSYS
+    yield _EQUAL, 0, 4, _CLONE[column]
+    yield _LOAD, 0, 0, _FIRST_ARGUMENT
+    yield _ANY_BIT, 0, 1, _NAMESPACES
+    yield _RETURN, 0, 0, _EPERM
+    yield _RETURN, 0, 0, _ALLOW
+    yield _EQUAL, 0, 3, _SOCKETPAIR[column]
+    yield _LOAD, 0, 0, _FIRST_ARGUMENT
+    yield _EQUAL, 1, 0, _AF_UNIX
+    yield _RETURN, 0, 0, _EPERM
+    yield _RETURN, 0, 0, _ALLOW

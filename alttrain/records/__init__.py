@@ -1,124 +1,584 @@
-"""The rows that pass between stages, and their JSON lines on disk.
+"""The rows and documents that stages exchange, and how they are stored.
 
-Every arrow between stages is a file of one of these frozen dataclasses, one JSON object a line, in UTF-8:
+Stages talk through files of JSON lines in UTF-8, one frozen dataclass a line:
 
-- `Example`    train.jsonl: a prompt with its label, the thought as an ordered tuple of named segments, and the answer
-- `Generation` evaluation/<benchmark>/generations.jsonl: what a model wrote for one benchmark prompt
-- `Judgement`  evaluation/<benchmark>/judgements.jsonl: one judge's verdict on one generation
+- `Example`     train.jsonl: a prompt with its label, its thought as named segments, and its answer
+- `Generation`  evaluation/<benchmark>/generations.jsonl: what a model wrote for one prompt
+- `Judgement`   evaluation/<benchmark>/judgements.jsonl: one judge's verdict on one generation
 
-Files are written whole and renamed into place (`write_rows`) or grown by whole lines (`append_rows`); a last line torn
-by a kill is cut off by `repair_rows` before a stage goes on. Every file of a run, a cache or a folder from others is
-read by `reading`, which names what is damaged and what to do. No torch here.
+The JSON documents of a run (run.json, train.json, metrics.json, ...) are checked against the TypedDicts below. `files`
+writes atomically and reads strictly: a file that is not what it should be raises `DamagedError`. No torch.
 """
 
-from alttrain.records.documents import (
-    Names,
-    Rewritten,
-    Trained,
-    read_losses,
-    read_metrics,
-    read_sealed,
-    write_sealed,
-)
-from alttrain.records.files import (
-    UNFINISHED,
-    alone,
-    append,
-    clear_unfinished,
-    full_disk,
-    replacing,
-    write_json,
-    write_text,
-)
-from alttrain.records.lines import (
-    Row,
-    append_rows,
-    build,
-    decode,
-    encode,
-    iterate_rows,
-    named_lines,
-    parse_rows,
-    read_rows,
-    repair_rows,
-    sort_lines,
-    sort_rows,
-    unchanged,
-    write_rows,
-)
-from alttrain.records.reading import (
-    DamagedError,
-    checksum,
-    from_cache,
-    kept_json,
-    opened,
-    read_bytes,
-    read_json,
-    read_utf8,
-    seal,
-)
-from alttrain.records.rows import (
-    Example,
-    Generation,
-    Judgement,
-    Label,
-    Rejected,
-    Segment,
-    Shape,
-    Step,
-    Texts,
-    shape_of,
-    withholds,
-)
+import csv
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import types
+import typing
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar, get_args, get_origin
 
-__all__ = [
-    "UNFINISHED",
-    "DamagedError",
-    "Example",
-    "Generation",
-    "Judgement",
-    "Label",
-    "Names",
-    "Rejected",
-    "Rewritten",
-    "Row",
-    "Segment",
-    "Shape",
-    "Step",
-    "Texts",
-    "Trained",
-    "alone",
-    "append",
-    "append_rows",
-    "build",
-    "checksum",
-    "clear_unfinished",
-    "decode",
-    "encode",
-    "from_cache",
-    "full_disk",
-    "iterate_rows",
-    "kept_json",
-    "named_lines",
-    "opened",
-    "parse_rows",
-    "read_bytes",
-    "read_json",
-    "read_losses",
-    "read_metrics",
-    "read_rows",
-    "read_sealed",
-    "read_utf8",
-    "repair_rows",
-    "replacing",
-    "seal",
-    "shape_of",
-    "sort_lines",
-    "sort_rows",
-    "unchanged",
-    "withholds",
-    "write_json",
-    "write_rows",
-    "write_sealed",
-    "write_text",
-]
+import msgspec
+from msgspec import Meta
+
+# isort: off
+from alttrain.records.files import (
+    NO_JSON as NO_JSON,
+    REMEDY as REMEDY,
+    UNFINISHED as UNFINISHED,
+    DamagedError as DamagedError,
+    alone as alone,
+    append as append,
+    checksum as checksum,
+    clear_unfinished as clear_unfinished,
+    from_cache as from_cache,
+    full_disk as full_disk,
+    kept_json as kept_json,
+    opened as opened,
+    read_bytes as read_bytes,
+    read_json as read_json,
+    read_utf8 as read_utf8,
+    replacing as replacing,
+    seal as seal,
+    write_json as write_json,
+    write_text as write_text,
+)
+# isort: on
+
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Label = Literal["harmful", "benign"]
+Step = Literal["understanding", "assessment", "reasoning", "refusal", "primer"]
+"""A step of a thought: problem understanding (PU), harmfulness assessment (HA), or conditional reasoning (CR), which is
+either `reasoning` or a `refusal`. A `primer` is a fixed opening after which the model continues by itself."""
+Shape = Literal["thought_and_answer", "thought_only", "answer_only", "opening", "prompt_only"]
+"""Which parts of a response a row has. `thought_only`: the turn ends where the thought closes. `answer_only`: trained
+after an empty thought. `opening`: the thought is not closed. `prompt_only`: nothing to train on."""
+Texts = Literal["all", "benign", "none"]
+"""Whose prompts and outputs a page or a logger shows."""
+Row = TypeVar("Row")
+"""A frozen dataclass of JSON values, tuples and such dataclasses."""
+_SEAL = b', "checksum": "'
+"""What comes before a row's checksum; no text can hold it."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One step of a thought.
+
+    `origin` says where its text came from ("trace", "template", "teacher:NAME"); `prompt_hash` is the hash of the
+    prompt that a teacher was asked with.
+    """
+
+    step: Step
+    text: str
+    origin: str = ""
+    prompt_hash: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with its label and, where known, the thought and the answer to train on.
+
+    `turns` are the user's earlier messages of a dialogue, oldest first; `prompt` is the last one. `goal` is what an
+    attack wants, in plain words, where the data set has it. `trace_hash` is the hash of the original thought and answer
+    that a rewrite started from. A `partial` example trains only the opening of a thought: it is not closed, and no
+    answer follows. `key_sentence` says whether the request is harmful, where the data set marks such a sentence.
+    """
+
+    id: str
+    prompt: str
+    label: Label
+    category: str = ""
+    phrasing: str = ""
+    thought: tuple[Segment, ...] = ()
+    answer: str = ""
+    gold: tuple[str, ...] = ()
+    source: str = ""
+    trace_hash: str = ""
+    partial: bool = False
+    turns: tuple[str, ...] = ()
+    goal: str = ""
+    key_sentence: str = ""
+
+    @property
+    def shape(self) -> Shape:
+        """Which parts of a response the example has."""
+        thought = any(segment.text for segment in self.thought)
+        return "opening" if self.partial and thought else shape_of(thought, bool(self.answer))
+
+
+def shape_of(thought: bool, answer: bool) -> Shape:
+    """The shape of a response with a thought, an answer, both or neither."""
+    if thought:
+        return "thought_and_answer" if answer else "thought_only"
+    return "answer_only" if answer else "prompt_only"
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An example that could not be used, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote for one prompt; a row is identified by (id, sample).
+
+    `closed` is False where the thought never ended; then there is no answer. `finish` is "stop" where the model ended
+    its turn, "length" where the token cap cut it, and "error" where the server refused the prompt, for the reason in
+    `error`: such a row is in no rate and counts as undecided. `sample` numbers the texts of one prompt. `turns` are the
+    user's earlier messages, `earlier` the model's answers to them and to the turns that a defence puts before the
+    prompt, `goal` is what an attack wants. `checksum` is that of the row, written when it is appended to a file.
+    """
+
+    id: str
+    prompt: str
+    label: Label
+    category: str
+    gold: tuple[str, ...]
+    text: str
+    thought: str
+    answer: str
+    closed: bool
+    finish: Literal["stop", "length", "error"]
+    thought_tokens: Count
+    answer_tokens: Count
+    sample: Count = 0
+    earlier: tuple[str, ...] = ()
+    error: str = ""
+    turns: tuple[str, ...] = ()
+    goal: str = ""
+    checksum: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One judge's verdict on one generation: True, False, or None where undecided.
+
+    True means what the judge says: `refused`, `correct` or `unsafe`. `evidence` is the phrase or value that the verdict
+    rests on, `error` why there is none. `probability` is the judge's probability of True, `value` a graded score from 0
+    to 1 (F1, ROUGE, a rubric). `raw` is what a judge model wrote, `served` the name its server reports. `part` is the
+    judged text: answer, thought, or both. `hash` is that of the judged generation: the verdict holds for it alone.
+    `checksum` is as a generation's.
+    """
+
+    id: str
+    judge: str
+    verdict: bool | None
+    evidence: str = ""
+    error: str = ""
+    probability: float | None = None
+    value: float | None = None
+    raw: str = ""
+    part: str = "answer"
+    sample: int = 0
+    served: str = ""
+    hash: str = ""
+    checksum: str = field(default="", compare=False)
+
+
+def withholds(texts: Texts, harmful: bool) -> bool:
+    """Whether the setting `texts` hides the texts of a harmful or a benign sample."""
+    return texts == "none" or (texts == "benign" and harmful)
+
+
+def encode(row: Any) -> str:
+    """A row as one JSON line, without the newline."""
+    return json.dumps(dataclasses.asdict(row), ensure_ascii=False)
+
+
+def decode(line: str | bytes, row_type: type[Row], where: str) -> Row:
+    """The row in one JSON line. Raises ValueError that starts with `where` on bad JSON or bad fields."""
+    try:
+        fields = msgspec.json.decode(line)
+    except NO_JSON as error:
+        raise ValueError(f"{where}: not a JSON object: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where}: expected a JSON object, found {type(fields).__name__}")
+    return build(fields, row_type, where)
+
+
+def build(fields: dict[str, Any], row_type: type[Row], where: str) -> Row:
+    """A row from its fields. Raises ValueError that starts with `where` on unknown, missing or mistyped fields."""
+    made: Any = row_type
+    known = {field.name: field for field in dataclasses.fields(made)}
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise ValueError(f"{where}: unknown field {unknown[0]!r}; accepted: {', '.join(known)}")
+    required = [name for name, field in known.items() if field.default is dataclasses.MISSING]
+    missing = [name for name in required if name not in fields]
+    if missing:
+        raise ValueError(f"{where}: missing field {missing[0]!r}; every row needs {', '.join(required)}")
+    hints = _type_hints(made)
+    return row_type(**{name: _value(value, hints[name], f"{where}: field {name!r}") for name, value in fields.items()})
+
+
+@functools.cache
+def _type_hints(row_type: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(row_type)
+
+
+def _value(value: Any, hint: Any, where: str) -> Any:
+    """A JSON value as the annotated type. Raises ValueError on a wrong type or a value outside a Literal."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{where}: {value!r} is not known; accepted: {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where}: expected a list, found {value!r}")
+        return tuple(_value(item, arguments[0], where) for item in value)
+    if origin in (typing.Union, types.UnionType):
+        return value if value is None else _value(value, next(a for a in arguments if a is not type(None)), where)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected an object, found {value!r}")
+        return build(value, hint, where)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ValueError(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value
+
+
+def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Row]:
+    """The rows of a JSON lines file one at a time, without the first `after`. Raises DamagedError with the line.
+
+    msgspec reads a row about ten times faster than `decode`, but ignores unknown fields. So `decode` reads the first
+    row, since one version writes a whole file, and any row that msgspec rejects, for the clearer message.
+    """
+    decoder, rows = msgspec.json.Decoder(row_type), 0
+    with opened(path) as lines:
+        for number, line in enumerate(lines, 1):
+            rows += bool(line.strip())
+            if rows > after and line.strip():
+                if rows == after + 1:
+                    _row(line, None, row_type, path, number)
+                yield _row(line, decoder, row_type, path, number)
+
+
+def _row(line: bytes, decoder: Any, row_type: type[Row], path: Path, number: int) -> Row:
+    """The row in a file's line, read by a msgspec decoder or, without one, by `decode`."""
+    try:
+        row: Row = decoder.decode(line) if decoder else decode(line, row_type, "")
+        if row_type not in _EDITED and not unchanged(line):
+            raise ValueError("the row is not what was written")
+        return row
+    except (ValueError, RecursionError) as error:
+        if decoder and dataclasses.is_dataclass(row_type):
+            _row(line, None, row_type, path, number)
+        raise DamagedError(path, str(error).removeprefix(": "), number) from error
+
+
+def parse_rows(content: bytes, row_type: type[Row], path: Path) -> list[Row]:
+    """All rows in a file's content, as a dataclass or as a msgspec.Struct of the needed fields only.
+
+    Raises DamagedError on a bad row, and on a row that appears twice.
+    """
+    decoder = msgspec.json.Decoder(row_type)
+    try:
+        rows = decoder.decode_lines(content)
+    except NO_JSON:
+        lines = enumerate(content.split(b"\n"), 1)
+        rows = [_row(line, decoder, row_type, path, number) for number, line in lines if line.strip()]
+    return _unique(rows, path)
+
+
+def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
+    """All rows of a JSON lines file, none where it is absent. Raises DamagedError as `parse_rows` does."""
+    return _unique(list(iterate_rows(path, row_type)), path) if path.exists() else []
+
+
+def _unique(rows: list[Row], path: Path) -> list[Row]:
+    """The same rows. Raises DamagedError where two have the same id, sample, judge and part."""
+    key = [name for name in ("id", "sample", "judge", "part") if rows and hasattr(rows[0], name)]
+    if key:
+        lines: dict[Any, int] = {}
+        for number, name in enumerate(map(attrgetter(*key), rows), 1):
+            _refuse_second(lines, name, number, path)
+    return rows
+
+
+def _refuse_second(lines: dict[Any, int], name: Any, number: int, path: Path) -> None:
+    """Raise DamagedError where a row of this name was on an earlier line."""
+    if (before := lines.setdefault(name, number)) != number:
+        raise DamagedError(path, f"the row of line {before} again, {name!r}", number)
+
+
+class _GenerationKey(msgspec.Struct):
+    """The fields that identify a generation."""
+
+    id: str
+    sample: int = 0
+
+
+_EDITED = (Generation, _GenerationKey)
+"""Rows that a person may change; the judge stage says so."""
+
+
+def named_lines(path: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
+    """((id, sample), line) of each complete line of a generations file; nothing where it is absent.
+
+    Another process may be writing it: reading ends before a line without its newline.
+    """
+    if not path.exists():
+        return
+    decoder, seen = msgspec.json.Decoder(_GenerationKey), dict[tuple[str, int], int]()
+    with opened(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return
+            if not line.strip():
+                continue
+            row = _row(line, decoder, _GenerationKey, path, number)
+            _refuse_second(seen, (row.id, row.sample), number, path)
+            yield (row.id, row.sample), line
+
+
+def repair_rows(path: Path) -> int:
+    """Cut off a last line without a newline, which a kill left. Returns the number of bytes removed."""
+    if not path.exists():
+        return 0
+    if path.is_symlink():
+        raise DamagedError(path, "is a link, which may lead outside of the run", remedy="put the file itself there")
+    with opened(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        keep, block = size, 1 << 16
+        while keep > 0:
+            start = max(0, keep - block)
+            file.seek(start)
+            newline = file.read(keep - start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
+                break
+            keep = start
+    if keep < size:  # a complete file keeps its modification time
+        os.truncate(path, keep)
+    return size - keep
+
+
+def write_rows(path: Path, rows: Iterable[Any], by: str = "") -> None:
+    """Write a JSON lines file atomically. A row that has a `checksum` gets one, as in `append_rows`."""
+    with replacing(path) as file:
+        for row in rows:
+            line = encode(row).encode()  # a number may come back in another form, as 1 and 1.0
+            file.write((line if unchanged(line, by) else _sealed(line, by)) + b"\n")
+
+
+def append_rows(path: Path, rows: Iterable[Any], by: str = "") -> None:
+    """Append rows as whole lines, flushed to disk. On an error, such as a full disk, none is added.
+
+    A row whose last field is `checksum` gets one, of the row and of `by`, which says who wrote it.
+    """
+    append(path, b"".join(_sealed(encode(row).encode(), by) + b"\n" for row in rows))
+
+
+def _sealed(line: bytes, by: str) -> bytes:
+    body, seal, _ = line.rpartition(_SEAL)
+    return body + seal + _sum(body, by) + b'"}' if seal else line
+
+
+def _sum(body: bytes, by: str) -> bytes:
+    return hashlib.sha256(by.encode() + body).hexdigest()[:16].encode()
+
+
+def unchanged(line: bytes, by: str = "") -> bool:
+    """Whether a line is as `append_rows` wrote it. True for a line without a checksum, as older versions wrote."""
+    body, seal, told = line.rpartition(_SEAL)
+    return not seal or told[:1] == b'"' or told[:16] == _sum(body, by)
+
+
+def sort_rows(path: Path, places: Mapping[tuple[str, int], int]) -> None:
+    """Sort the lines of a generations file by `places`, a number for each (id, sample)."""
+    decoder = msgspec.json.Decoder(_GenerationKey)
+
+    def place(line: bytes) -> int:
+        row = decoder.decode(line)
+        return places[row.id, row.sample]
+
+    sort_lines(path, place)
+
+
+def sort_lines(path: Path, place: Callable[[bytes], int]) -> None:
+    """Sort the lines of a file by `place`, without changing a line.
+
+    Memory holds offsets, no lines. A sorted file is left untouched.
+    """
+    if not path.exists():
+        return
+    places, starts = array("q"), array("q", [0])
+    with opened(path) as lines:
+        for line in lines:
+            places.append(place(line) if line.strip() else -1)
+            starts.append(starts[-1] + len(line))
+    if all(place <= following for place, following in pairwise(places)):
+        return
+    with opened(path) as source, replacing(path) as target:
+        for number in sorted(range(len(places)), key=places.__getitem__):
+            source.seek(starts[number])
+            target.write(source.read(starts[number + 1] - starts[number]))
+
+
+# JSON documents of a run, as far as they are read. metrics.json, rewrite.json and train.json also hold a `checksum`,
+# the SHA-256 of all other keys: `write_sealed` writes it and `read_sealed` checks it. Older versions wrote none.
+
+
+class Names(TypedDict):
+    """run.json. Older versions did not write the optional keys."""
+
+    run: str
+    backbone: str
+    dataset: str
+    rewrite: str
+    training: str
+    seed: int
+    method: NotRequired[str]
+    label: NotRequired[str]
+    order: NotRequired[Count]
+    tables: NotRequired[list[str]]
+    changed: NotRequired[dict[str, tuple[Any, Any]]]
+
+
+class Rewritten(TypedDict, total=False):
+    """rewrite.json. `files` has the SHA-256 of the files of rows that were written with it."""
+
+    labels: dict[str, Count]
+    origins: dict[str, Count]
+    written: Count
+    files: dict[str, str]
+
+
+class Trained(TypedDict):
+    """train.json."""
+
+    steps: Count
+    tokens: Count
+    examples: NotRequired[Count]
+    seconds: NotRequired[float]
+    devices: NotRequired[Count]
+    device: NotRequired[str]
+    precision: str
+    final_loss: float | None
+    diverged: NotRequired[bool]
+    files: NotRequired[dict[str, str | None]]
+    tokenizer: NotRequired[dict[str, str | None]]
+
+
+class Number(TypedDict):
+    """A metric; null where it cannot be computed."""
+
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: Count
+    undecided: Count
+    truncated: Count
+
+
+class Provenance(TypedDict):
+    """How the metrics were made."""
+
+    measure: str
+    protocol: NotRequired[str]
+    protocol_hash: NotRequired[str]
+    means: NotRequired[dict[str, list[str]]]
+    judges: NotRequired[dict[str, Any]]
+    changed: NotRequired[dict[str, tuple[Any, Any]]]
+
+
+class Decides(TypedDict):
+    """The judge and the part that decide the rate, and the verdict that counts."""
+
+    judge: str
+    part: str
+    counted: bool
+
+
+class Assessing(TypedDict):
+    """Counts of the prompt's label against the thought's assessment."""
+
+    harmful_as_harmful: Count
+    harmful_as_benign: Count
+    harmful_unassessed: Count
+    benign_as_harmful: Count
+    benign_as_benign: Count
+    benign_unassessed: Count
+
+
+class Failed(TypedDict):
+    """Counts of wrong answers to one label's prompts, by what the assessment said."""
+
+    label: Label
+    misjudged: Count
+    disobeyed: Count
+    unassessed: Count
+    n: Count
+    undecided: Count
+
+
+class Analysis(TypedDict):
+    """The counts in metrics.json."""
+
+    decides: NotRequired[Decides]
+    assessing: NotRequired[Assessing]
+    failures: NotRequired[list[Failed]]
+
+
+class Judged(TypedDict):
+    """metrics.json. `made_from` has the SHA-256 of the files of rows."""
+
+    benchmark: str
+    metrics: Annotated[list[Number], Meta(min_length=1)]
+    provenance: NotRequired[Provenance]
+    analysis: NotRequired[Analysis]
+    contaminated: NotRequired[list[Any]]
+    made_from: NotRequired[dict[str, str | None]]
+    checksum: NotRequired[str]
+
+
+def write_sealed(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON document with its checksum."""
+    write_json(path, {**document, "checksum": _checksum(document)})
+
+
+def read_sealed(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
+    """A document, and where it has a checksum what `write_sealed` wrote. Raises DamagedError where it is neither."""
+    found: dict[str, Any] = read_json(path, schema)
+    if ("checksum" in found or "made_from" in found) and found.get("checksum") != _checksum(found):
+        raise DamagedError(path, "its checksum is another: it is not what was written")
+    return found
+
+
+def _checksum(document: Mapping[str, Any]) -> str:
+    rest = json.loads(json.dumps({key: value for key, value in document.items() if key != "checksum"}))
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """metrics.json. Raises DamagedError, also where it is not what was written."""
+    return read_sealed(path, Judged)
+
+
+def read_losses(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """(step, row) of each row of logs/metrics.csv that has a step. Raises DamagedError."""
+    try:
+        rows = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
+        found = [(int(row["step"]), row) for row in rows if row.get("step")]
+        for _, row in found:
+            float(row.get("loss") or 0)
+        return found
+    except DamagedError:
+        raise
+    except (csv.Error, TypeError, ValueError) as error:
+        raise DamagedError(path, f"not steps and losses ({error})") from error

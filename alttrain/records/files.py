@@ -1,54 +1,72 @@
-"""Files that are never half written, and files that several processes share."""
+"""Files: written atomically, shared between processes under a lock, and read strictly.
+
+A file is written under a temporary name and renamed (`replacing`), or grows by whole writes (`append`). A file that is
+torn, empty, of another program, a folder or a pipe raises `DamagedError`, one line that names the file, the place in it
+and the remedy; an absent file is a FileNotFoundError. Accepted JSON is UTF-8 without NaN, without lone surrogates, and
+with numbers that fit.
+"""
 
 import errno
+import hashlib
 import json
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+import msgspec
 
 log = logging.getLogger(__name__)
 
+Made = TypeVar("Made")
+
 UNFINISHED = ".part"
-"""How the name of a file ends that is being written and will be renamed."""
+"""Ending of the temporary name of a file that is being written."""
+REMEDY = "delete the file and run the same command again"
+LONGEST = 500
+"""Characters of a file's content that an error message repeats."""
+NO_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises on bad JSON."""
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write one indented JSON document whole: a reader sees the old file or the new one, never half."""
+    """Write an indented JSON document atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, as `write_json` does."""
+    """Write a text file atomically."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file in the same folder that takes the path when it is whole; on an error nothing is left of it."""
+    """A temporary file in the same folder that is renamed to `path` when the block ends; an error removes it."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:  # whoever may read it is for the umask to say
+        with temporary.open("xb") as file:  # the umask decides who may read it
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        told = named(error, path)  # before the disk has room again
+        named = _named(error, path)  # before the disk has room again
         with suppress(OSError):  # the folder may be missing
-            temporary.unlink(missing_ok=True)  # an interrupt may come when it has its name already
-        if told is error:
+            temporary.unlink(missing_ok=True)  # an interrupt may come after the rename
+        if named is error:
             raise
-        raise told from error
+        raise named from error
 
 
 def append(path: Path, content: bytes) -> None:
-    """Append to a file, flushed to disk; on an error, such as a full disk, nothing of it. Links are not followed."""
+    """Append to a file and flush it to disk. On an error, such as a full disk, nothing is added. Refuses links."""
     if path.is_symlink():
         raise OSError(errno.ELOOP, "a link, which may lead outside of the run, is not written to", str(path))
     with path.open("ab", buffering=0) as file:
@@ -58,26 +76,26 @@ def append(path: Path, content: bytes) -> None:
                 left = left[file.write(left) :]
             os.fsync(file.fileno())
         except OSError as error:
-            told = named(error, path)
+            named = _named(error, path)
             file.truncate(before)
-            raise told from error
+            raise named from error
 
 
-def named(error: BaseException, path: Path) -> BaseException:
-    """An error of writing a file, with its name, which a write does not tell; of a full disk also with the disk."""
+def _named(error: BaseException, path: Path) -> BaseException:
+    """The error with the name of the file, which a failed write does not carry, and a word on a full disk."""
     if isinstance(error, OSError):
         if not str(error.filename or UNFINISHED).endswith(UNFINISHED):
             return error
-        told = f": the disk mounted at {_mount(path)} is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        told = "; remove it, and run the same command again" if error.errno == errno.EISDIR else told
-        return OSError(error.errno or errno.EIO, f"{error.strerror or error}{told}", str(path))
-    if isinstance(error, Exception) and full_disk(path):  # a library's own words
-        return named(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
+        disk = f": the disk mounted at {_mount(path)} is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        disk = "; remove it, and run the same command again" if error.errno == errno.EISDIR else disk
+        return OSError(error.errno or errno.EIO, f"{error.strerror or error}{disk}", str(path))
+    if isinstance(error, Exception) and full_disk(path):  # a library's own exception
+        return _named(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
     return error
 
 
 def full_disk(path: Path) -> Path | None:
-    """Where the disk is mounted that a path is on, if it is full: less than a block is free."""
+    """The mount point of the disk that holds `path` if less than one block is free on it, else None."""
     mount = _mount(path)
     room = os.statvfs(mount)
     return mount if room.f_bavail == 0 or (room.f_files and room.f_favail == 0) else None
@@ -89,9 +107,9 @@ def _mount(path: Path) -> Path:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Make a file that several processes share without making it twice: the others wait here, and then find it.
+    """Hold a lock while making a file that several processes share; the others wait, and then find the file.
 
-    On a file system without locks they go on at once, and make the same file.
+    On a file system without locks nobody waits, and each process makes the same file.
     """
     from filelock import FileLock, Timeout
 
@@ -111,6 +129,98 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what a kill left of files that were being written below a folder; nobody else may be writing there."""
+    """Remove temporary files that a kill left below a folder. Nobody else may be writing there."""
     for path in folder.rglob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
+
+
+class DamagedError(ValueError):
+    """A file that cannot be read as what it should be. The message has `path`, line, fault and remedy."""
+
+    def __init__(self, path: Path, what: object, line: int | None = None, remedy: str = REMEDY) -> None:
+        super().__init__(f"{path}{'' if line is None else f' line {line}'}: {str(what)[:LONGEST]}; {remedy}")
+        self.path = path
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """A regular file, open for reading. Raises DamagedError for anything else; does not wait for a pipe."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedError(path, f"cannot be opened ({error.strerror})", remedy="see to that, and try again") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise DamagedError(path, "is no regular file", remedy="remove it, and run the same command again")
+    with os.fdopen(handle, "rb") as file:
+        yield file
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content."""
+    with opened(path) as file:
+        return file.read()
+
+
+def read_utf8(path: Path, remedy: str = REMEDY) -> str:
+    """A text file's content."""
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedError(path, f"is not UTF-8 text ({error.reason})", remedy=remedy) from error
+
+
+def read_json(path: Path, schema: Any = dict[str, Any], remedy: str = REMEDY) -> Any:
+    """A JSON document, checked against `schema`, any type that msgspec knows.
+
+    Keys that the schema does not name are kept: a later version may have written them.
+    """
+    content = read_bytes(path)
+    try:
+        msgspec.json.decode(content, type=schema)
+        return msgspec.json.decode(content)
+    except RecursionError as error:
+        raise DamagedError(path, "the JSON is nested too deeply", remedy=remedy) from error
+    except NO_JSON as error:
+        raise DamagedError(path, f"not the JSON expected ({error})", remedy=remedy) from error
+
+
+def kept_json(path: Path, schema: Any = dict[str, Any]) -> Any:
+    """`read_json` of a file that can be made again: None where it is absent or damaged."""
+    try:
+        return read_json(path, schema)
+    except (FileNotFoundError, DamagedError):
+        return None
+
+
+def checksum(path: Path) -> str | None:
+    """The SHA-256 of a file as hex digits; None where it is absent."""
+    try:
+        with opened(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def seal(path: Path) -> None:
+    """Write a complete file's checksum to NAME.sha256 in the same folder."""
+    write_text(path.with_name(f"{path.name}.sha256"), f"{checksum(path)}\n")
+
+
+def from_cache(path: Path, read: Callable[[Path], Made]) -> Made | None:
+    """What `read` makes of a cached file; None, with a warning, where it is damaged, and None where it is absent.
+
+    A file without a seal is accepted if `read` accepts it: an older version wrote it, or a kill came before `seal`.
+    """
+    if not path.exists():
+        return None
+    sealed = path.with_name(f"{path.name}.sha256")
+    try:
+        if sealed.exists() and read_utf8(sealed).strip() != checksum(path):
+            raise DamagedError(path, "its checksum is another")
+        return read(path)
+    except Exception as error:  # any exception of a library that reads a foreign file
+        log.warning("%s is damaged, and is made again (%s: %s)", path, type(error).__name__, error)
+        return None

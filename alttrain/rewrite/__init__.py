@@ -1,10 +1,10 @@
-"""Example -> Example: the reasoning structures, what fills their steps, and the parsers, their inverse.
+"""Example -> Example: reasoning structures, the sources of their steps, and the parsers that invert them.
 
 - `AltTrain`, `Plain`, `SafePath`, `ThinkSafe`, `PromptSide`, `Untouched`: the structures (see `structures`)
-- `TraceUnderstanding` an understanding from the row's own trace, `Restatement` one for prompts without a trace
-- `TemplateTeacher`    an assessment from the prompt's label and category (see `teachers` for the others)
-- `SelfTrace`          how the backbone itself is asked for the original trace and answer of a prompt
-- `read`, `parse`      any model's thought -> what it holds, and its segments
+- `TraceUnderstanding`  an understanding from the row's own trace; `Restatement`, one for prompts without a trace
+- `TemplateTeacher`     an assessment from the prompt's label and category (see `teachers` for the others)
+- `SelfTrace`           how the backbone is asked for the original trace and answer of a prompt
+- `read`, `parse`       any model's thought -> what it holds, and its segments
 
 Structures are pure and deterministic: a wording is chosen by hashing the example's id with the seed. No torch.
 """
@@ -20,7 +20,6 @@ from alttrain.rewrite.original import (
     with_original,
 )
 from alttrain.rewrite.parser import is_understanding, parse, read, render, verdict
-from alttrain.rewrite.restatement import Restatement
 from alttrain.rewrite.structures import (
     AltTrain,
     Plain,
@@ -39,7 +38,7 @@ from alttrain.rewrite.teachers import (
     TeacherContext,
     TemplateTeacher,
 )
-from alttrain.rewrite.understanding import TraceUnderstanding, Understanding, has_trace, outcome
+from alttrain.rewrite.understanding import Restatement, TraceUnderstanding, Understanding, has_trace, outcome
 
 __all__ = [
     "ANSWER_CUT",

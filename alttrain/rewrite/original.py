@@ -1,7 +1,7 @@
-"""The original trace and answer an example starts from, and where the dataset has none, how the backbone is asked.
+"""Original traces and answers that the untrained backbone writes where the dataset has none.
 
-`SelfTrace` is the recipe (what the stage asks the backbone and how it reads the reply); the reply is kept as an
-`Original` in traces.jsonl, cached by content, and never asked for twice.
+`SelfTrace` says how the backbone is asked and how its reply is read. The stage keeps each reply as an `Original` in
+traces.jsonl, cached by content, and asks only once.
 """
 
 import hashlib
@@ -13,24 +13,25 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
+from alttrain.english import sentences
 from alttrain.records import Example, Segment
 from alttrain.rewrite.parser import render
 
 SLOT = "{prompt}"
-"""Where the user's message stands in a form."""
+"""The place of the user's message in a form."""
 CUT = "the backbone's answer did not end within the cap"
 THOUGHT_CUT = "the backbone's thought did not end within the cap"
 ANSWER_CUT = "the backbone's answer was cut after its last whole sentence within the cap"
 
-_SENTENCE_END = re.compile(r"(?<!\d)[.!?][\"'”’)]*(?=\s|$)")
-_FIRST_SENTENCE = re.compile(r"^(?:\d+[.)]\s+)?.*?[.!?][\"'”’)]*(?=\s|$)", re.S)
+_ENDED = re.compile(r"[.!?…][\"'”’)\]*_]*\Z")
+_NUMBERED = re.compile(r"\W*(?:\d{1,3}|[A-Za-z])[.)]")
 
 
 @dataclass(frozen=True)
 class Original:
-    """What the backbone wrote for one prompt: its thought, its answer, and whether it ended by itself.
+    """What the backbone wrote for one prompt: `ended` by itself, its thought `closed` within the cap of tokens.
 
-    Where the thought is not `closed` within the cap there is no answer. `checksum` is as a generation's.
+    `checksum` is as a generation's.
     """
 
     id: str
@@ -43,14 +44,19 @@ class Original:
 
 @dataclass(frozen=True)
 class SelfTrace:
-    """Ask the untrained backbone for the trace and the answer of a prompt, within `tokens` new tokens.
+    """How the untrained backbone is asked for the trace and the answer of a prompt.
 
-    A backbone that reasons by itself writes both, and its thought is the trace. For one that does not, the answer is
-    all it writes; its trace is `opening` followed by the draft of that answer: the first sentence, where it has at most
-    `draft_words` words, so that thought and answer agree. An answer that does not end within the cap is left out, or
-    with `keep_sentences` kept up to its last whole sentence; a benign prompt's refusal is left out but for
-    `keep_refusals`. `temperature` 0 is greedy. `harmful_form` is what a harmful prompt is put into. `chunk` prompts are
-    written and kept together, so that a kill loses one chunk at most; null: all of them.
+    A backbone that reasons writes both. One that does not writes only an answer; its trace is `opening`, followed by
+    the answer's first sentence if that has at most `draft_words` words, so that thought and answer agree.
+
+    - `tokens`          cap on new tokens. An answer that does not end within it is dropped, or with `keep_sentences`
+                        cut after its last whole sentence
+    - `keep_refusals`   keep refusals of benign prompts, which are dropped otherwise
+    - `temperature`     0 is greedy
+    - `harmful_form`    a text with {prompt} in it, in which a harmful prompt is asked
+    - `chunk`           prompts that are generated and stored together, so that a kill loses one chunk; None: all
+
+    Raises ValueError where `harmful_form` does not have the slot once.
     """
 
     tokens: Annotated[int, Gt(0)]
@@ -72,30 +78,36 @@ class SelfTrace:
             )
 
     def asked(self, example: Example) -> str:
-        """The user's message as the backbone is asked it."""
+        """The user's message as it is put to the backbone."""
         return self.harmful_form.replace(SLOT, example.prompt) if example.label == "harmful" else example.prompt
 
     def trace(self, answer: str) -> str:
         """The trace of a backbone that does not reason, from its answer."""
-        sentence = _FIRST_SENTENCE.match(answer.strip().split("\n")[0])
-        drafts = sentence is not None and len(sentence[0].split()) <= self.draft_words
-        return f"{self.opening} {sentence[0].strip()}" if sentence and drafts else self.opening
+        line = answer.strip().split("\n")[0]
+        start, end = next(sentences(line), (0, 0))
+        drafts = _is_whole(line[start:end]) and len(line[start:end].split()) <= self.draft_words
+        return f"{self.opening} {line[start:end]}" if drafts else self.opening
 
 
 def original_for(untrained_thought: str, reasoning: SelfTrace, short: SelfTrace) -> SelfTrace:
-    """The recipe for a backbone that reasons by itself (its untrained thought is "open"), or for one that does not."""
+    """`reasoning` for a backbone that reasons by itself (`untrained_thought` is "open"), `short` for another."""
     return reasoning if untrained_thought == "open" else short
 
 
 def whole_sentences(answer: str) -> str:
-    """An answer up to its last whole sentence; empty where there is none, or where a code block is left open."""
-    ends = list(_SENTENCE_END.finditer(answer))
-    cut = answer[: ends[-1].end()].strip() if ends else ""
+    """An answer up to its last whole sentence; "" where there is none, or where a code block stays open."""
+    answer = re.sub(r"\d\.\Z", "", answer.rstrip())  # the cap may have cut a number at its point
+    cut = answer[: max((end for start, end in sentences(answer) if _is_whole(answer[start:end])), default=0)].strip()
     return "" if cut.count("```") % 2 else cut
 
 
+def _is_whole(sentence: str) -> bool:
+    """Whether a sentence ends with an end mark, and is more than the number of a list's item."""
+    return bool(_ENDED.search(sentence)) and not _NUMBERED.fullmatch(sentence)
+
+
 def trace_hash(example: Example) -> str:
-    """The hash that `Example.trace_hash` is: of the example's thought and answer; empty where it has neither."""
+    """The hash of an example's thought and answer, for `Example.trace_hash`; "" where it has neither."""
     if not example.thought and not example.answer:
         return ""
     original = json.dumps([render(example.thought), example.answer], ensure_ascii=False)
@@ -109,11 +121,10 @@ def with_original(
     keep_sentences: bool = False,
     origin: str = "backbone",
 ) -> tuple[Example | None, str]:
-    """The example with the backbone's thought and answer, or None with the reason it cannot be used.
+    """(the example with the backbone's thought and answer, ""), or (None, the reason why it cannot be used).
 
-    `is_refusal` is asked of an answer and its prompt. With `keep_sentences` the reason is told for a used example too,
-    where its answer was cut. `origin` is "trace:backbone" where the backbone reasoned by itself: its thought then opens
-    with an understanding of its own.
+    `is_refusal(answer, prompt)` is a refusal judge. With `keep_sentences` a cut answer is used and the reason says so.
+    `origin` is that of the thought, "trace:backbone" where the backbone reasoned by itself.
     """
     answer, reason = original.answer.strip(), ""
     if not original.closed:

@@ -1,10 +1,9 @@
-"""A thought's text <-> its segments.
+"""Segments of a thought -> text (`render`), and text -> segments (`read`).
 
-`render` joins segments by a blank line. `read` finds the steps in text that any model wrote, by what its sentences say
-(`alttrain.english`): the sentence that assesses the request, wherever it is; an understanding, one or a few
-sentences that say what the user wants; and the rest, which is a `refusal` where the thought decides to refuse, else
-`reasoning`. Of a thought that our own structures wrote it gives back the segments; a structure's own `parse` is the
-exact inverse for all of them.
+`read` finds the steps of any model's thought by what its sentences say (`alttrain.english`): the sentence that assesses
+the request, wherever it is; the understanding, one or a few sentences that say what the user wants; and the rest, a
+`refusal` where the thought decides to refuse, else `reasoning`. For a thought that a structure rendered, the
+structure's own `parse` is the exact inverse.
 """
 
 import re
@@ -18,35 +17,35 @@ from alttrain.records import Label, Segment, Step
 SEPARATOR = "\n\n"
 
 LIKELY = 0.5
-"""Probability from which a sentence is taken to say something."""
+"""Probability from which a sentence counts as saying something."""
 _SURE = 0.6
 _BEFORE_AN_ASSESSMENT = 0.1
-"""Probability from which the one sentence before an assessment, a paragraph of its own, is the understanding."""
+"""Threshold for an understanding that is the only sentence, and a paragraph, before the assessment."""
 _REFUSING_CALLS_IT_HARMFUL = 0.06
 _NOT_REFUSING_CALLS_IT_HARMLESS = 0.12
-"""Probabilities from which the likeliest assessment counts in a thought that decides accordingly."""
+"""Thresholds for the likeliest assessment in a thought that decides accordingly."""
 _OPENING = 2
-"""Paragraphs within which an assessment that has one for itself is the thought's, whatever is said later."""
+"""An assessment that is a paragraph of its own among the first so many is the thought's, whatever follows."""
 _OPENING_WORDS = (
     "okay ok alright all right hmm hm so well now first wait let me i see think start look at why have "
     "got need to about this the problem request here"
 )
-"""A sentence of these words alone is no step."""
+"""A sentence of only these words is no step."""
 _OPENERS = frozenset(_OPENING_WORDS.split())
 _STOPS_WITHIN = 50
-"""Words that may follow an assessment for the understanding to be looked for there; what is longer is a trace."""
+"""Words after an assessment up to which an understanding may follow it; a longer rest is a trace."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """What a thought holds.
 
-    - `segments`    in the order of the text; an empty thought has none, and an empty opening ("Hmm.") is in none
-    - `verdict`     what its assessment says of the request; None where it has none
+    - `segments`    in the order of the text, without empty openings such as "Hmm."
+    - `verdict`     what the assessment says of the request; None where there is no assessment
     - `position`    characters before the assessment
     - `refuses`     whether the thought decides to refuse
-    - `recognised`  whether some sentence says that the request is harmful, whatever is said before or after it
-    - `opening`     whether some sentence of the first paragraph says what the user wants
+    - `recognised`  whether any sentence says that the request is harmful
+    - `opening`     whether a sentence of the first paragraph says what the user wants
     """
 
     segments: tuple[Segment, ...]
@@ -58,7 +57,7 @@ class Reading:
 
 
 def render(segments: Sequence[Segment]) -> str:
-    """The thought as the model sees it."""
+    """The text of a thought: its segments joined by blank lines."""
     return SEPARATOR.join(segment.text for segment in segments)
 
 
@@ -68,11 +67,11 @@ def parse(thought: str) -> tuple[Segment, ...]:
 
 
 def read(thought: str, said: Sequence[Said] | None = None) -> Reading:
-    """What a thought holds, by the sentences of the whole thought; `said` are they, where another model read them."""
+    """What a thought holds. `said` are its sentences as another model read them; by default `says` reads them."""
     said = says(thought) if said is None else said
     at, label, refused = _conclude(thought, said)
     if at is None:
-        segments = _around_understanding(thought, said, 0, len(thought), refused)
+        segments = _around_understanding(thought, said, len(thought), refused)
     else:
         segments = _assessed(thought, said, at, refused)
     made = tuple(segments) or ((_segment("reasoning", thought.strip()),) if thought.strip() else ())
@@ -84,7 +83,7 @@ def read(thought: str, said: Sequence[Said] | None = None) -> Reading:
 
 
 def verdict(sentence: str) -> Label | None:
-    """What a sentence by itself says of the request, or None where it assesses nothing."""
+    """What a text that is read by itself says of the request, or None where it assesses nothing."""
     found = [one for one in says(sentence) if max(one.harmful, one.harmless) >= LIKELY]
     if not found:
         return None
@@ -109,7 +108,7 @@ def _decides_to_refuse(said: Sequence[Said]) -> bool:
 
 
 def _conclude(thought: str, said: Sequence[Said]) -> tuple[int | None, Label | None, bool]:
-    """The number of the assessing sentence, what it says, and whether the thought refuses."""
+    """(index of the assessing sentence, what it says, whether the thought refuses)."""
     may_assess = [n for n, one in enumerate(said) if n or one.understanding < LIKELY]
     if not may_assess:
         return None, None, _decides_to_refuse(said)
@@ -121,7 +120,7 @@ def _conclude(thought: str, said: Sequence[Said]) -> tuple[int | None, Label | N
             break
     bad, good = said[harmful].harmful, said[harmless].harmless
     refused = _decides_to_refuse(said)
-    if not refused and bad >= LIKELY:  # who calls it harmful and refuses does not go on after all
+    if not refused and bad >= LIKELY:  # a thought that calls it harmful and refuses anywhere does not go on after all
         refused = any(one.refusal >= LIKELY for one in said)
     if refused and bad >= _REFUSING_CALLS_IT_HARMFUL and good < _SURE:
         return harmful, "harmful", True
@@ -131,7 +130,7 @@ def _conclude(thought: str, said: Sequence[Said]) -> tuple[int | None, Label | N
 
 
 def _alone_in_the_opening(thought: str, said: Sequence[Said]) -> Iterator[int]:
-    """The numbers of the sentences that are a whole paragraph, of the first few paragraphs."""
+    """Indices of the sentences that are a whole paragraph, among the first paragraphs."""
     paragraph = 0
     for number, one in enumerate(said):
         begins = number == 0 or _parted(thought, said[number - 1], one)
@@ -147,7 +146,7 @@ def _assessed(thought: str, said: Sequence[Said], at: int, refused: bool) -> Ite
     own, before, after = said[at], said[:at], said[at + 1 :]
     understood = False
     likely = _BEFORE_AN_ASSESSMENT if len(before) == 1 and _parted(thought, before[0], own) else LIKELY
-    for segment in _around_understanding(thought, before, 0, own.start, _decides_to_refuse(before), likely):
+    for segment in _around_understanding(thought, before, own.start, _decides_to_refuse(before), likely):
         understood = understood or segment.step == "understanding"
         yield segment
     yield _segment("assessment", thought[own.start : own.end])
@@ -164,13 +163,13 @@ def _assessed(thought: str, said: Sequence[Said], at: int, refused: bool) -> Ite
 
 
 def _around_understanding(
-    thought: str, said: Sequence[Said], start: int, end: int, refused: bool, likely: float = LIKELY
+    thought: str, said: Sequence[Said], end: int, refused: bool, likely: float = LIKELY
 ) -> Iterator[Segment]:
-    """The understanding in thought[start:end], whose sentences are `said`, and the reasoning on either side of it."""
+    """The understanding in thought[:end], whose sentences are `said`, and the reasoning on either side of it."""
     first = next((n for n, one in enumerate(said) if _says_what_is_wanted(one, likely)), None)
     if first is None:
         if any(not _says_nothing(thought[one.start : one.end]) for one in said):
-            yield _segment(_continuation(refused), thought[start:end].strip())
+            yield _segment(_continuation(refused), thought[:end].strip())
         return
     last = first
     while last + 1 < len(said) and _belongs(thought, said[last + 1]):
@@ -178,7 +177,7 @@ def _around_understanding(
     if all(_says_nothing(thought[one.start : one.end]) for one in said[:first]):
         first = 0
     parts = (
-        thought[start : said[first].start],
+        thought[: said[first].start],
         thought[said[first].start : said[last].end],
         thought[said[last].end : end],
     )
@@ -197,7 +196,7 @@ def _parted(thought: str, one: Said, following: Said) -> bool:
 
 
 def _belongs(thought: str, one: Said) -> bool:
-    """Whether a sentence after an understanding belongs to it: it says more of what is wanted, or ends a quotation."""
+    """Whether a sentence belongs to the understanding before it: it adds to it, says nothing, or ends a quotation."""
     sentence = thought[one.start : one.end]
     mark = sentence.find('"')
     return _says_what_is_wanted(one) or _says_nothing(sentence) or (mark > 0 and not sentence[mark - 1].isspace())

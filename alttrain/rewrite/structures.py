@@ -1,15 +1,14 @@
-"""Reasoning structures: each turns an Example into the Example to train on, or rejects it with the reason.
+"""Reasoning structures: each turns an Example into the Example to train on, or rejects it with a reason.
 
-- `AltTrain`       understanding, assessment, then refuse or reason on (In et al., ACL 2026); each step is a switch
-- `Plain`          the original traces and answers: the control on the same prompts, and the rows of a published set
-- `SafePath`       a fixed primer that opens the thought, and nothing else
-- `ThinkSafe`      what the backbone itself answers, as far as a guard lets it pass
-- `PromptSide`     no training: a system prompt, a form around the user's message, or turns before it
-- `Untouched`      the examples as they are
+- `AltTrain`    understanding, assessment, then refuse or reason (In et al., ACL 2026); each step can be switched off
+- `Plain`       original traces and answers: the control on the same prompts, and the rows of published sets
+- `SafePath`    a fixed primer that opens the thought
+- `ThinkSafe`   the backbone's own thoughts and answers, filtered by a guard
+- `PromptSide`  no training: a system prompt, a form around the user's message, or turns before it
+- `Untouched`   the examples as they are
 
-A structure says for which labels it needs an original trace and answer (`continues`), and who writes its assessment
-(`teacher`); the rewrite stage sees to it that they are there. `parse` of a structure is the exact inverse of rendering
-what it rewrote. `trace_hash` of a rewritten example is that of the original it started from.
+Structures are pure and deterministic. The rewrite stage supplies the originals that a structure needs (`continues`) and
+the assessments of its `teacher`. `parse` is the exact inverse of rendering what the structure rewrote.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,9 +26,9 @@ from alttrain.rewrite.wording import REPHRASED_STOPS, STOPS, choose, refusal
 
 Share = Annotated[float, Ge(0), Le(1)]
 Traces = Literal["dataset", "backbone"]
-"""Whose traces the examples of `continues` start from: the dataset's where it has one, or always the backbone's."""
+"""Whose traces are rewritten: the dataset's where it has one, or always the backbone's."""
 StepSwitch = Literal["understanding", "assessment", "reasoning"]
-"""A step that can be left out or moved; `reasoning` is the conditional reasoning, a refusal for a harmful example."""
+"""A step that can be dropped or moved. `reasoning` is conditional: for a harmful example it is a refusal."""
 
 
 class Guard(Protocol):
@@ -44,66 +43,22 @@ class Guard(Protocol):
 
 
 class Structure(Protocol):
-    """A reasoning structure."""
+    """A reasoning structure. The defaults: no teacher, no originals, the prompt as the user wrote it.
 
-    @property
-    def name(self) -> str:
-        """The structure's part of the run's name."""
+    - `name`         the structure's part of the run's name
+    - `continues`    labels whose examples need an original trace and answer
+    - `original`     how the backbone is asked for originals that the dataset lacks
+    - `traces`       "backbone": ask even where the dataset has a trace
+    - `may_lose`     share of a label's rows that may be dropped before a run stops
+    - `guard`        judge that filters what the backbone wrote
+    - `teacher`      who writes the assessments; None where the structure has none
+    - `understander` who writes understandings for rows without a trace; None where a rule does
+    - `system`       system prompt of the structure; None keeps the backbone's
+    - `prompt_form`  a text with {prompt} in it, in which the user's message is asked
+    - `before`       turns that are asked before the user's message; the model answers each
+    """
 
-    @property
-    def continues(self) -> Sequence[Label]:
-        """The labels whose examples need an original trace and answer."""
-
-    @property
-    def original(self) -> SelfTrace | None:
-        """How the backbone is asked for the originals that the dataset lacks."""
-
-    @property
-    def traces(self) -> Traces:
-        """Whether the backbone is asked even where the dataset has a trace."""
-
-    @property
-    def may_lose(self) -> float:
-        """The share of a label's rows that may be left out."""
-
-    @property
-    def guard(self) -> Guard | None:
-        """Who sorts out what the backbone wrote."""
-
-    @property
-    def teacher(self) -> Teacher | None:
-        """Who writes the assessment; None where the structure has none."""
-
-    @property
-    def understander(self) -> Understander | None:
-        """Who writes the understanding of rows without a trace; None where a rule does, or none is needed."""
-
-    @property
-    def system(self) -> str | None:
-        """The system prompt that belongs to the structure; None leaves the backbone's own."""
-
-    @property
-    def prompt_form(self) -> str:
-        """What the user's message is put into, at {prompt}; the slot alone leaves it as it is."""
-
-    def prompt(self, message: str) -> str:
-        """The user's message as the model is asked it."""
-
-    def turns_before(self, message: str) -> tuple[str, ...]:
-        """What the model is asked before the user's message, turn by turn; it answers each."""
-
-    def rewrite(
-        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
-    ) -> Example | Rejected:
-        """The example to train on; `assessment` is the teacher's, `understanding` the understander's."""
-
-    def parse(self, thought: str) -> tuple[Segment, ...]:
-        """The segments of a thought this structure rendered, their origin aside."""
-
-
-class AsAsked:
-    """What holds for a structure that says nothing else: no teacher, no originals, the prompt as the user wrote it."""
-
+    name: str
     continues: Sequence[Label] = ()
     original: SelfTrace | None = None
     traces: Traces = "dataset"
@@ -120,8 +75,21 @@ class AsAsked:
         return self.prompt_form.replace(SLOT, message)
 
     def turns_before(self, message: str) -> tuple[str, ...]:
-        """What the model is asked before the user's message, turn by turn; it answers each."""
+        """The turns that the model is asked before the user's message."""
         return tuple(turn.replace(SLOT, message) for turn in self.before)
+
+    def rewrite(
+        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
+    ) -> Example | Rejected:
+        """The example to train on, with the teacher's assessment and the understander's understanding where they exist.
+
+        The `trace_hash` of the result is that of the original thought and answer. By default the example itself.
+        """
+        return replace(example, trace_hash=trace_hash(example))
+
+    def parse(self, thought: str) -> tuple[Segment, ...]:
+        """The segments of a thought that this structure rendered, without origins. By default all is reasoning."""
+        return (Segment("reasoning", thought, "parsed"),) if thought else ()
 
 
 def lacks_original(structure: Structure, example: Example) -> bool:
@@ -130,16 +98,19 @@ def lacks_original(structure: Structure, example: Example) -> bool:
 
 
 @dataclass(frozen=True)
-class AltTrain(AsAsked):
+class AltTrain(Structure):
     """Problem understanding -> harmfulness assessment -> conditional reasoning (refuse, or reason on).
 
-    `steps` are the steps of the thought in their order. A step that is left out is out of the thought, the rest stays
-    as it was, byte for byte. Without understanding the trace's own is taken out, too (`understanding=None` would leave
-    it in). Without conditional reasoning the thought ends before it: a harmful example is refused in the answer alone,
-    a benign one has its answer follow at once, and so has one whose trace was its understanding alone. `understander`
-    writes the understanding of rows without a trace, where a rule is not to. `stops` are the sentences that end a
-    harmful thought: a pool by name, or the sentences themselves. `traces` says whose originals the rows of `continues`
-    start from. A run stops where more than `may_lose` of a label's rows are left out.
+    - `understanding`  where the understanding of a row comes from
+    - `understander`   a model that writes the understandings of rows without a trace, instead of a rule
+    - `teacher`        who writes the assessment
+    - `original`       how the backbone is asked for originals of the labels in `continues`
+    - `steps`          the steps in their order. A dropped step leaves the others unchanged, byte for byte. Without
+                       "understanding" the trace's own is removed too (`understanding=None` keeps it). Without
+                       "reasoning" a harmful example is refused in the answer alone, and a benign answer follows at once
+    - `stops`          sentences that end a harmful thought: a pool by name, or the sentences
+    - `traces`         whose originals the rows of `continues` start from
+    - `may_lose`       share of a label's rows that may be dropped before the run stops
     """
 
     name: str
@@ -160,7 +131,7 @@ class AltTrain(AsAsked):
         if not self.steps or len(set(self.steps)) < len(self.steps):
             raise ValueError(f"rewrite.steps={list(self.steps)}: one or more steps are needed, each once")
         if "assessment" not in self.steps:
-            object.__setattr__(self, "teacher", None)  # nobody is asked for what is left out
+            object.__setattr__(self, "teacher", None)  # a step that is dropped needs no teacher
         elif self.teacher is None:
             raise ValueError(f"rewrite.steps={list(self.steps)}: an assessment needs rewrite.teacher")
         if "understanding" in self.steps and self.understanding is None:
@@ -205,9 +176,9 @@ class AltTrain(AsAsked):
         return self.understanding.rest(example) if self.understanding else example.thought
 
     def parse(self, thought: str) -> tuple[Segment, ...]:
-        """The paragraphs before and after the conditional reasoning are one step each; what is between them is it.
+        """The paragraphs before and after the conditional reasoning are one step each; it is what lies between them.
 
-        Raises ValueError where the thought has too few paragraphs to be one of this structure's.
+        Raises ValueError where the thought has too few paragraphs.
         """
         steps: list[Step] = list(self.steps)
         at = steps.index("reasoning") if "reasoning" in steps else len(steps)
@@ -223,11 +194,11 @@ class AltTrain(AsAsked):
 
 
 @dataclass(frozen=True)
-class Plain(AsAsked):
-    """The original traces and answers, no step added: rows of other `shapes` are rejected.
+class Plain(Structure):
+    """Original traces and answers without added steps; rows of other `shapes` are rejected.
 
-    On AltTrain's prompts it is the control that tells the structure from the fine-tuning; `original` then asks the
-    backbone for what the benign ones lack, as AltTrain does.
+    On AltTrain's prompts it is the control that separates the structure from the fine-tuning. `original` then asks the
+    backbone for the originals of benign rows, as AltTrain does.
     """
 
     name: str
@@ -250,17 +221,12 @@ class Plain(AsAsked):
         """The example itself."""
         return _as_it_is(example, self.shapes)
 
-    def parse(self, thought: str) -> tuple[Segment, ...]:
-        """The whole trace is the reasoning."""
-        return (Segment("reasoning", thought, "parsed"),) if thought else ()
-
 
 @dataclass(frozen=True)
-class SafePath(AsAsked):
-    """SAFEPATH: a harmful prompt's thought opens with a fixed primer, and only the primer is trained on.
+class SafePath(Structure):
+    """SAFEPATH: for a harmful prompt only a fixed primer is trained, which opens the thought and leaves it open.
 
-    The thought is left open and nothing follows, so that the model reasons on by itself. Benign examples are the
-    retain set: as they are, where they have a trace and an answer (the Llama recipe; Qwen's has none).
+    Benign examples with a trace and an answer are the retain set, as they are (the Llama recipe; Qwen's has none).
     """
 
     name: str
@@ -281,11 +247,11 @@ class SafePath(AsAsked):
 
 
 @dataclass(frozen=True)
-class ThinkSafe(AsAsked):
-    """ThinkSafe: every prompt is answered by the untrained backbone itself, and what `guard` calls unsafe is left out.
+class ThinkSafe(Structure):
+    """ThinkSafe: the untrained backbone answers every prompt, and answers that `guard` calls unsafe are dropped.
 
-    `original` says how it is asked; its `harmful_form` steers it to refuse, and is no part of the row. What the guard
-    does not decide is kept, as in the source (seanie12/ThinkSafe, utils/guard_model.py: a tie is safe), and counted.
+    The `harmful_form` of `original` steers the backbone to refuse; it is not part of the row. Undecided answers are
+    kept and counted, as in the source (seanie12/ThinkSafe, utils/guard_model.py: a tie is safe).
     """
 
     name: str
@@ -309,17 +275,13 @@ class ThinkSafe(AsAsked):
         """The example with what the backbone wrote."""
         return _as_it_is(example)
 
-    def parse(self, thought: str) -> tuple[Segment, ...]:
-        """The whole trace is the reasoning."""
-        return (Segment("reasoning", thought, "parsed"),)
-
 
 @dataclass(frozen=True)
-class PromptSide(AsAsked):
+class PromptSide(Structure):
     """A defence in the prompt, without training: a system prompt, a form around the user's message, or turns before it.
 
-    The model answers each turn of `before` in its own words, and then the message in its form; either holds the
-    message. Earlier turns of a dialogue are then asked as they are.
+    The model answers each turn of `before`, and then the message in `prompt_form`. The message must be in one of them.
+    Earlier turns of a dialogue are asked as they are.
     """
 
     name: str
@@ -343,26 +305,12 @@ class PromptSide(AsAsked):
         """Nothing to train on."""
         return Rejected(example.id, f"{self.name} works on the prompt and trains nothing; choose training=none")
 
-    def parse(self, thought: str) -> tuple[Segment, ...]:
-        """No step is prescribed: the whole thought is reasoning."""
-        return (Segment("reasoning", thought, "parsed"),) if thought else ()
-
 
 @dataclass(frozen=True)
-class Untouched(AsAsked):
-    """Examples as the dataset has them, with the dataset's own traces if it has any."""
+class Untouched(Structure):
+    """Examples as the dataset has them, with or without traces."""
 
     name: str
-
-    def rewrite(
-        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
-    ) -> Example | Rejected:
-        """The example itself."""
-        return replace(example, trace_hash=trace_hash(example))
-
-    def parse(self, thought: str) -> tuple[Segment, ...]:
-        """The whole trace is reasoning."""
-        return (Segment("reasoning", thought, "parsed"),) if thought else ()
 
 
 def _as_it_is(example: Example, shapes: Sequence[Shape] = ("thought_and_answer",)) -> Example | Rejected:

@@ -1,15 +1,17 @@
-"""Problem understanding from the backbone's own trace: the first sentence that says what the user wants.
+"""Problem understanding: from the backbone's own trace, or where there is none, a restatement of the request.
 
-The opening stays in the backbone's own words, so that it is familiar. Where the first sentence says nothing of the
-request ("I need to figure out how to respond to the user's query."), the next one that does is taken; where none of
-the first few does, the row is flagged and its understanding comes from elsewhere. Where each came from is its origin:
+The opening of a thought stays in the backbone's own words, so that it is familiar to the model. `TraceUnderstanding`
+takes the first sentence of a trace that says what the user wants; openings such as "I need to figure out how to respond
+to the user's query." are skipped. `Restatement` turns the request itself into such a sentence. The origin of the
+segment says which:
 
 - `trace`                  the trace's first sentence (accepted)
-- `trace:sentence 2`       a later one (repaired); what stands before it is left out
-- `restatement:flagged`    none of the first sentences was one; the whole trace is kept to reason on with
+- `trace:sentence 2`       a later one (repaired); the sentences before it are dropped
+- `restatement:flagged`    none of the first sentences is an understanding; the whole trace is kept as reasoning
 - `restatement`            the row has no trace of its own
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -24,6 +26,36 @@ from alttrain.rewrite.parser import LIKELY, render
 TRACE = "trace"
 _FLAGGED = ":flagged"
 
+_HOW_TO = re.compile(
+    r"^how\s+(?:do|can|could|should|would|might|must)\s+(?:i|you|we|one|someone|somebody|people|a person)\s+(.+)$", re.I
+)
+_ORDER = re.compile(
+    r"^(?:please\s+|can you\s+|could you\s+|would you\s+|will you\s+)?(?:please\s+)?"
+    r"((?:write|give|tell|explain|describe|list|provide|help|teach|create|draft|develop|design|make|show|name|find|"
+    r"suggest|recommend|compose|generate|translate|summari[sz]e|rewrite|rephrase|outline|prepare|plan|compare|convert|"
+    r"calculate|compute|work out|add|solve|define|identify|produce|build|invent|come up with|turn|pretend|act|"
+    r"walk|instruct|share|draw up|put together|recite|complete|finish|fill in|say|spell|sort|round|change|correct)"
+    r"\b.+)$",
+    re.I,
+)
+_YOU = re.compile(r"\byou(?:r|rs|rself|'\w+)?\b", re.I)
+_PERSONS = (
+    (r"(?<!War )(?<!Part )(?<!Type )\bI(?:'m| am)\b", "they are"),
+    (r"(?<!War )(?<!Part )(?<!Type )\bI was\b", "they were"),
+    (r"(?<!War )(?<!Part )(?<!Type )\bI've\b", "they have"),
+    (r"(?<!War )(?<!Part )(?<!Type )\bI'd\b", "they would"),
+    (r"(?<!War )(?<!Part )(?<!Type )\bI'll\b", "they will"),
+    (r"(?<!War )(?<!Part )(?<!Type )\bI\b", "they"),
+    (r"\b[Mm]yself\b", "themselves"),
+    (r"\b[Mm]y\b", "their"),
+    (r"\bme\b", "them"),
+    (r"\bwe're\b", "they are"),
+    (r"\bwe\b", "they"),
+    (r"\bour\b", "their"),
+    (r"\bus\b", "them"),
+)
+"""The user's first person as the third; "US", "6 am" and "World War I" are not the user."""
+
 
 class Understanding(Protocol):
     """Where the problem understanding of an example comes from."""
@@ -32,15 +64,15 @@ class Understanding(Protocol):
         """The understanding: one line."""
 
     def rest(self, example: Example) -> tuple[Segment, ...]:
-        """What of the example's own thought is left to reason on with, after the understanding."""
+        """The part of the example's own thought that follows the understanding."""
 
 
 @dataclass(frozen=True)
 class TraceUnderstanding:
-    """The first of the trace's first `within` sentences that is an understanding of at most `max_words` words.
+    """The first understanding among the trace's first `within` sentences, if it has at most `max_words` words.
 
-    `fallback` restates the request where there is none, or where the thought is no trace: a thought's origin tells
-    (`trace`, or `trace:` and whose), since what a backbone that does not reason was made to say opens with nothing.
+    `fallback` restates the request where there is none, or where the thought is not a reasoning backbone's trace, which
+    its origin says (`trace`, or `trace:` and whose).
     """
 
     fallback: Callable[[Example], Segment]
@@ -48,7 +80,7 @@ class TraceUnderstanding:
     max_words: Annotated[int, Ge(5)] = 100
 
     def __call__(self, example: Example) -> Segment:
-        """The understanding of one example, its blanks joined to one line."""
+        """The understanding of one example, on one line."""
         if not has_trace(example):
             return self.fallback(example)
         found = self._find(render(example.thought))
@@ -60,7 +92,7 @@ class TraceUnderstanding:
         return Segment("understanding", text, origin if number == 1 else f"{origin}:sentence {number}")
 
     def rest(self, example: Example) -> tuple[Segment, ...]:
-        """The trace after its understanding, byte for byte but for the blanks in between; empty where that was all."""
+        """The trace after its understanding, without the blanks in between; empty where nothing follows."""
         found = self._find(render(example.thought)) if has_trace(example) else None
         if found is None:
             return example.thought
@@ -68,7 +100,7 @@ class TraceUnderstanding:
         return (Segment("reasoning", rest, example.thought[0].origin),) if rest else ()
 
     def _find(self, trace: str) -> tuple[int, str, int] | None:
-        """(number, text on one line, end in the trace) of the sentence that is an understanding."""
+        """(number from 1, text on one line, end in the trace) of the sentence that is an understanding."""
         ends = [end for _, end in islice(sentences(trace), self.within + 1)]
         for number, one in enumerate(says(trace[: max(ends, default=0)])[: self.within], 1):
             text = " ".join(trace[one.start : one.end].split())
@@ -77,11 +109,54 @@ class TraceUnderstanding:
         return None
 
 
+@dataclass(frozen=True)
+class Restatement:
+    """A restatement of the request in at most `max_words` of its own words, without a model.
+
+    Questions ("How do I ...") and orders keep their words in the third person; anything else is quoted.
+    """
+
+    max_words: Annotated[int, Ge(5)] = 30
+
+    def __call__(self, example: Example) -> Segment:
+        """The understanding of one example."""
+        return Segment("understanding", self.restate(example.prompt), "restatement")
+
+    def rest(self, example: Example) -> tuple[Segment, ...]:
+        """The whole thought: the restatement took nothing from it."""
+        return example.thought
+
+    def restate(self, prompt: str) -> str:
+        """One sentence that says what the user wants."""
+        text = re.sub(r"\s+", " ", prompt).strip()
+        if len(list(islice(sentences(text), 2))) == 1:
+            bare = text.rstrip(" .?!")
+            if how_to := _HOW_TO.match(bare):
+                return f"The user is asking how to {self._cut(_theirs(how_to[1]))}."
+            order = _ORDER.match(bare)
+            if order and not _YOU.search(order[1]):  # "you" is the model, as subject or as object
+                wish = order[1][0].lower() + order[1][1:]
+                return f"The user wants me to {self._cut(_theirs(wish))}."
+        return f'The user asks: "{self._cut(text)}"'
+
+    def _cut(self, text: str) -> str:
+        words = text.split()
+        return text if len(words) <= self.max_words else " ".join(words[: self.max_words]) + " ..."
+
+
+def _theirs(text: str) -> str:
+    """A text with the user's "I" and "my" as "they" and "their"."""
+    text = text.replace("’", "'")
+    for person, third in _PERSONS:
+        text = re.sub(person, third, text)
+    return text
+
+
 Outcome = Literal["accepted", "repaired", "flagged", "no trace"]
 
 
 def outcome(understanding: Segment) -> Outcome:
-    """How an understanding came about, from its origin; for a stage's counts."""
+    """How an understanding was made, read from its origin."""
     origin = understanding.origin
     if origin.endswith(_FLAGGED):
         return "flagged"
@@ -91,7 +166,7 @@ def outcome(understanding: Segment) -> Outcome:
 
 
 def has_trace(example: Example) -> bool:
-    """Whether the example's thought is what a reasoning backbone wrote for it."""
+    """Whether a reasoning backbone wrote the example's thought."""
     return bool(example.thought) and _is_trace(example.thought[0].origin)
 
 

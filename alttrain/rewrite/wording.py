@@ -1,4 +1,4 @@
-"""Fixed wordings, and the choice of one by hashing a key: the same example and seed always get the same wording."""
+"""Fixed wordings, and a choice among them by hash, so that an example and a seed always get the same one."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ STOPS = (
     "Therefore I will not help, and I decline.",
     "I cannot help with this, so I will decline.",
 )
-"""How the thought of a harmful example ends."""
+"""Sentences that end the thought of a harmful example."""
 REPHRASED_STOPS = (
     "That settles it: I decline, and there is nothing more to think through.",
     "Helping would be wrong here, so I refuse and leave it at that.",
@@ -30,7 +30,7 @@ REPHRASED_STOPS = (
     "I will not provide anything of the kind. A short refusal is enough.",
     "With that risk in mind I decline and do not work it out.",
 )
-"""The same in other words, each of another build."""
+"""The same in other words, each built differently."""
 _REFUSALS = (
     "I'm sorry, but I can't help with that.",
     "I can't help with this request, because it could cause harm.",
@@ -53,6 +53,6 @@ def choose(wordings: Sequence[Wording], *key: object) -> Wording:
 
 
 def refusal(example: Example, seed: int) -> str:
-    """The answer that refuses, varied over examples; a prompt about self-harm gets one that points to help."""
+    """A refusing answer for an example; a prompt about self-harm gets one that points to help."""
     wordings = _CARE if example.category == "suicide_self_harm" else _REFUSALS
     return choose(wordings, "answer", example.id, seed)

@@ -1,6 +1,6 @@
-"""Graders of benign answers. The answer is graded, never the thought; no answer is not a right one.
+"""Graders of benign answers. The answer is graded, never the thought; a missing answer is wrong.
 
-- `ShortAnswer` one of the gold answers stands in the answer, as whole words and numbers
+- `ShortAnswer` the answer contains a gold answer as whole words and numbers
 - `Maths`       the final answer equals the gold one (GSM8K, MATH-500, AIME)
 - `ExactMatch`  the short answer is a gold one; F1 as its value (NQ-open)
 - `Choice`      the letter of a multiple choice (GPQA, MMLU-Pro, CMMLU)
@@ -9,10 +9,8 @@
 """
 
 from alttrain.evaluation.grading.choice import Choice
-from alttrain.evaluation.grading.exact_match import ExactMatch
 from alttrain.evaluation.grading.humaneval import HumanEval
 from alttrain.evaluation.grading.maths import Maths
-from alttrain.evaluation.grading.rouge import Rouge
-from alttrain.evaluation.grading.short_answer import ShortAnswer, tokens
+from alttrain.evaluation.grading.short_answer import ExactMatch, Rouge, ShortAnswer, tokens
 
 __all__ = ["Choice", "ExactMatch", "HumanEval", "Maths", "Rouge", "ShortAnswer", "tokens"]

@@ -1,9 +1,9 @@
-"""Multiple choice: which letter does an answer give? Wording aside, in English and Chinese, never guessed.
+"""Multiple choice: the letter that an answer gives, in English or Chinese, never guessed.
 
-The options are read from the prompt, as the last lines that begin "A.", "B)", "(C)" or "D：" in order. The letter is,
-in this order: the one in the last box; the one whose text is all that is answered; those that a statement names ("the
-answer is (B)", "选B"); those that are called right ("C is correct"); those that begin a line or are all of it; the only
-one whose text the answer restates. Where one of these gives several letters, the answer is ambiguous, and wrong.
+The options are the last lines of the prompt that begin "A.", "B)", "(C)" or "D：" in order. The letter is, in this
+order: in the last box; the option whose text is the whole answer; in a statement ("the answer is (B)", "选B"); called
+right ("C is correct"); at the beginning of a line; the only option whose text the answer repeats. Where a rule gives
+several letters, the answer is ambiguous, and wrong.
 """
 
 import re
@@ -51,7 +51,7 @@ _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|rm|bf)\s*|[*_`$\\{}]|
 
 @dataclass(frozen=True)
 class Choice(RowJudge):
-    """Right where the answer gives the gold letter and no other. `letters` are those of a prompt without options."""
+    """Right where the answer gives the gold letter and no other. `letters` are the options if a prompt lists none."""
 
     letters: str = "ABCD"
     name: str = "choice"
@@ -59,7 +59,7 @@ class Choice(RowJudge):
     says: Literal["correct"] = "correct"
 
     def __call__(self, generation: Generation) -> Judgement:
-        """Whether the letter is right. A row whose gold is no letter of its options is undecided, with an error."""
+        """Whether the letter is right; undecided, with an error, where the gold is no letter of the options."""
         if not generation.gold:
             return no_gold(generation, self.name)
         choices = options(generation.prompt) or dict.fromkeys(self.letters, "")
@@ -79,7 +79,7 @@ class Choice(RowJudge):
 
 
 def options(prompt: str) -> dict[str, str]:
-    """The letters and texts of the last options in a prompt: lines that begin with A, B, C... in order."""
+    """Letter -> text of the last options in a prompt: lines that begin with A, B, C... in order."""
     found: dict[str, str] = {}
     for letter, text in _OPTION.findall(_folded(prompt)):
         if letter == "A":
@@ -90,7 +90,7 @@ def options(prompt: str) -> dict[str, str]:
 
 
 def chosen(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
-    """The letters an answer gives, and the rule that found them; no letter where no rule finds any."""
+    """(the letters an answer gives, the rule that found them); no letters where no rule finds any."""
     text = _folded(answer)
     if (box := boxed(text)) is not None:
         held = _MARKUP.sub("", box).strip()
@@ -110,12 +110,12 @@ def chosen(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
 
 
 def _folded(text: str) -> str:
-    """Full-width letters and look-alike radicals as ordinary characters."""
+    """A text with full-width letters and compatibility characters as ordinary ones (NFKC)."""
     return unicodedata.normalize("NFKC", text)
 
 
 def _letters(patterns: list[re.Pattern[str]], text: str, choices: Mapping[str, str]) -> set[str]:
-    """Every option letter that the patterns find; "AB" and "A or B" are both letters, "RAM" and "TAT" are words."""
+    """All option letters that the patterns find: two in "AB" and "A or B", none in the words "RAM" and "TAT"."""
     found: set[str] = set()
     for match in (match for pattern in patterns for match in pattern.finditer(text)):
         named = match["one"] + match["more"]
@@ -129,7 +129,7 @@ def _letters(patterns: list[re.Pattern[str]], text: str, choices: Mapping[str, s
 
 
 def _texts(choices: Mapping[str, str]) -> dict[str, str]:
-    """The texts of the options; one that is nothing but their letters ("A", "BC") says nothing of its own."""
+    """Letter -> normalised text of the options, without texts that are only option letters ("A", "BC")."""
     return {letter: _words(text) for letter, text in choices.items() if not _only_letters(text, choices)}
 
 
@@ -139,10 +139,10 @@ def _only_letters(text: str, choices: Mapping[str, str]) -> bool:
 
 
 def _same_text(said: str, choices: Mapping[str, str]) -> set[str]:
-    """The option whose whole text this is."""
+    """The option whose whole text is `said`."""
     if _only_letters(said, choices):
         return set()
-    for same_as in (_trimmed, _words):  # to the letter first: options may differ in signs that elsewhere are mark-up
+    for same_as in (_trimmed, _words):  # literally first: options may differ in signs that look like mark-up
         same = {letter for letter in _texts(choices) if same_as(choices[letter]) == same_as(said)}
         if same:
             return same if len(same) == 1 else set()
@@ -150,11 +150,11 @@ def _same_text(said: str, choices: Mapping[str, str]) -> set[str]:
 
 
 def _restated(text: str, choices: Mapping[str, str]) -> set[str]:
-    """The options whose text stands in a text as whole words, less those inside a longer option that stands there."""
+    """The options whose text occurs as whole words, and not only inside a longer option's text."""
     said, found = _words(text), set()
     for letter, words in sorted(_texts(choices).items(), key=lambda item: -len(item[1])):
         if not words or (len(words) == 1 and words.isascii() and words.isalpha()):
-            continue  # "a" stands in every English text
+            continue  # "a" is in every English text
         before = r"(?<![a-z0-9.])" if words[0].isascii() else ""
         after = r"(?![a-z0-9])(?!\.\d)" if words[-1].isascii() else ""
         pattern = re.compile(f"{before}{re.escape(words)}{after}")
@@ -165,7 +165,7 @@ def _restated(text: str, choices: Mapping[str, str]) -> set[str]:
 
 
 def _words(text: str) -> str:
-    """Lower case, without mark-up, without the spaces and punctuation around."""
+    """Lower case without mark-up and surrounding punctuation."""
     return " ".join(_MARKUP.sub("", _folded(text)).lower().split()).strip(_EDGES)
 
 

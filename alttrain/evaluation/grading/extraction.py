@@ -1,6 +1,6 @@
-"""Where the answer stands in an answer: the last box, what follows "the answer is", and the like.
+"""Finds the final answer in an answer: the last box, what follows "the answer is", and what the text denies.
 
-A grader reads the answer, never the thought. A generation without an answer is wrong (evidence "no answer"), a row
+A grader reads the answer, never the thought. A generation without an answer is wrong (evidence "no answer"); a row
 without a gold answer is undecided, with an error.
 """
 
@@ -10,9 +10,9 @@ from alttrain.records import Generation, Judgement
 
 NO_ANSWER = "no answer"
 LONGEST = 1000
-"""Characters of a phrase or formula that are read; an answer that loops for longer is not read again from each turn."""
+"""Characters of a phrase or formula that are read, which bounds the time of an answer that loops."""
 _MARKS_READ = 200
-"""Of those that state an answer, the last so many; each may be followed by blanks as long as the answer."""
+"""Phrases such as "the answer is" that are read, from the last, since each may be followed by long blanks."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*+(?:\{|(\w+))")
 _BETWEEN = re.compile(r"\\(?:text|mbox)\s*\{|\\(?:quad|[()\[\],; ])|[{}$]|\b[a-zA-Z]\s*=")
 _JOINT = re.compile(r"\s*(?:[,;/|]?|[,;]?\s*(?:and|or|\\lor|\\vee))\s*")
@@ -42,7 +42,7 @@ _TAKEN_BACK = re.compile(
 
 
 def denied(text: str, start: int, end: int) -> bool:
-    """Whether a text denies its part from `start` to `end`, or takes it back."""
+    """Whether a text denies text[start:end], or takes it back."""
     return bool(_DENIED.search(text, max(0, start - 60), start) or _TAKEN_BACK.match(text, end))
 
 
@@ -52,14 +52,14 @@ def no_gold(generation: Generation, judge: str) -> Judgement:
 
 
 def boxed(text: str) -> str | None:
-    r"""What the last \boxed{...} holds; boxes with only commas, "or" or blanks between are one list; else None."""
+    r"""The content of the last \boxed{...}, or None; boxes with only commas, "or" or blanks between are one list."""
     closing = _closing_braces(text)
     held: list[str] = []
     end = 0
     for box in _BOX.finditer(text):
         close = box.end() - 1 if box[1] else closing.get(box.end() - 1)
         if box.start() < end or close is None:
-            continue  # a box in a box, or one that was never closed
+            continue  # a box in a box, or one without its end
         content = box[1] or text[box.end() : close].strip()
         between = text[end : box.start()]
         joined = bool(held) and box.start() - end < 80 and bool(_JOINT.fullmatch(_BETWEEN.sub(" ", between)))
@@ -69,7 +69,7 @@ def boxed(text: str) -> str | None:
 
 
 def _closing_braces(text: str) -> dict[int, int]:
-    """Where each brace that is closed is closed."""
+    """Position of each opening brace -> position of its closing brace."""
     closing: dict[int, int] = {}
     opened: list[int] = []
     for brace in re.finditer(r"\\.|[{}]", text, re.S):
@@ -81,8 +81,8 @@ def _closing_braces(text: str) -> dict[int, int]:
 
 
 def stated(text: str) -> list[str]:
-    """What follows the last "(final) answer is", "Answer:", "####", 答案, each to the end of its line or display."""
+    """The phrases after "(final) answer is", "Answer:", "####" or 答案, each to the end of its line or display."""
     plain = text.replace("**", "").replace("__", "")
     marks = list(_MARK.finditer(plain))[-_MARKS_READ:]
-    told = (mark.end() for mark in marks if not _WRONG.search(plain, max(0, mark.start() - 20), mark.start()))
-    return [phrase[1].strip() for end in told if (phrase := _PHRASE.match(plain, end))]
+    ends = (mark.end() for mark in marks if not _WRONG.search(plain, max(0, mark.start() - 20), mark.start()))
+    return [phrase[1].strip() for end in ends if (phrase := _PHRASE.match(plain, end))]

@@ -1,9 +1,9 @@
-"""The two programs that check a completion, each in a sandbox of its own. Sent there as source; standard library only.
+"""The two programs that check a completion, each in its own sandbox. Sent there as source; standard library only.
 
-`serve` runs the model's program and answers calls of its function; `check` runs the benchmark's tests, for which the
-function is a call to the other side. So the program sees neither the tests nor the verdict: it can end early, patch
-what it likes or print what it likes, and a pass still means that its function gave the right answers. Calls and answers
-cross as lines of JSON, in which only plain Python values exist: nothing that crosses can compare equal by a trick.
+`serve` runs the model's program and answers calls of its function. `check` runs the benchmark's tests, in which the
+function is a call to the other side. So the program sees neither the tests nor the verdict: it may end early, patch or
+print what it likes, and a pass still means that its function gave the right answers. Calls and answers are lines of
+JSON with plain Python values only, so that no object can compare equal by a trick.
 """
 
 import json
@@ -12,11 +12,11 @@ from typing import Any
 
 LONGEST_LINE = 1 << 22
 READY = "ready"
-"""First line of both programs; where it does not come a sandbox has failed, and not the model."""
+"""First line of both programs; without it the sandbox failed, not the model."""
 
 
 def encode(value: Any) -> Any:
-    """A plain Python value as JSON. Raises TypeError for any other, and for subclasses' own behaviour there is none."""
+    """A plain Python value as JSON, without the behaviour of subclasses. Raises TypeError for any other value."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -38,7 +38,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """The inverse of `encode`. Raises ValueError for anything that it does not write."""
+    """The inverse of `encode`. Raises ValueError for what `encode` does not write."""
     if value is None or isinstance(value, bool):
         return value
     if not isinstance(value, dict) or len(value) != 1:
@@ -63,7 +63,7 @@ def decode(value: Any) -> Any:
 
 
 def serve(program: str, entry_point: str, calls: int, answers: int) -> None:
-    """Run a program, then answer the calls of its function that come in on file descriptor `calls`."""
+    """Run a program, then answer calls of its function from file descriptor `calls` on `answers`."""
     namespace: dict[str, Any] = {"__name__": "program"}
     failure = ""
     with os.fdopen(calls) as reader, os.fdopen(answers, "w") as writer:
@@ -84,10 +84,10 @@ def serve(program: str, entry_point: str, calls: int, answers: int) -> None:
 
 
 def check(prompt: str, test: str, entry_point: str, calls: int, answers: int) -> None:
-    """Run a benchmark's tests and print, as the last line, [what is wrong with them, what the function got wrong].
+    """Run a benchmark's tests and print, as the last line, [fault of the tests, failure of the function].
 
-    Both are empty strings where the function passed. No value that the function gives makes a name or module of the
-    tests undefined or ends them early, so these are faults of the tests as well.
+    Both are "" where the function passed. An undefined name, a missing module or an early exit is a fault of the tests:
+    no value that the function returns can cause it.
     """
     fault = failure = ""
     with os.fdopen(calls, "w") as writer, os.fdopen(answers) as reader:
@@ -104,7 +104,7 @@ def check(prompt: str, test: str, entry_point: str, calls: int, answers: int) ->
                 raise RuntimeError(f"the program raised {str(answer.get('error'))[:200]}")
             return decode(answer["value"])
 
-        # The prompt brings the imports and the functions that tests lean on; its unfinished function is the candidate.
+        # The prompt has the imports and functions that the tests need; its unfinished function becomes the candidate.
         namespace: dict[str, Any] = {"__name__": "check"}
         try:
             exec(compile(prompt, "<prompt>", "exec"), namespace)

@@ -1,6 +1,6 @@
-"""HumanEval (Chen et al., 2021): does the code in an answer pass the problem's tests? Run in a sandbox only.
+"""HumanEval (Chen et al., 2021): whether the code in an answer passes the problem's tests, in a sandbox.
 
-A row's gold is its prompt, its test and its entry point, in this order.
+A row's gold texts are its prompt, its test and its entry point, in this order.
 """
 
 import json
@@ -31,7 +31,7 @@ _CODE_STARTS = re.compile(r"^(?:(?:import|from|def|class|async)\b|@)", re.M)
 
 @dataclass(frozen=True)
 class HumanEval(RowJudge):
-    """Right where the program made of prompt and answer passes the tests. `workers` programs run at a time."""
+    """Right where the program made from prompt and answer passes. `workers` programs run at a time; None: one a CPU."""
 
     sandbox: Sandbox = field(default_factory=Sandbox)
     workers: Annotated[int, Ge(1)] | None = None
@@ -40,7 +40,7 @@ class HumanEval(RowJudge):
     says: Literal["correct"] = "correct"
 
     def __call__(self, generation: Generation) -> Judgement:
-        """Whether the code passes. A row without its three gold texts is undecided, with an error."""
+        """Whether the code passes; undecided, with an error, without the three gold texts."""
         if not generation.gold:
             return no_gold(generation, self.name)
         if len(generation.gold) != 3:
@@ -57,11 +57,11 @@ class HumanEval(RowJudge):
         return Judgement(generation.id, self.name, not failure, failure or "passed")
 
     def check(self, where: str, model_fault: ModelFault) -> None:
-        """Have a sandbox."""
+        """Raise OSError where there is no sandbox."""
         self.sandbox.verify()
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-        """The judgements in the generations' order, several at a time. Raises OSError where there is no sandbox."""
+        """The judgements in the order of the generations, `workers` at a time. Raises OSError without a sandbox."""
         self.sandbox.verify()
         with ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as pool:
             for generation, judgement in zip(generations, pool.map(self, generations), strict=True):
@@ -70,7 +70,7 @@ class HumanEval(RowJudge):
 
 
 def passes(program: str, prompt: str, test: str, entry_point: str, sandbox: Sandbox) -> str:
-    """What went wrong when a program's function was tested, or nothing where it passed.
+    """Why a program's function failed its tests, or "" where it passed.
 
     Raises ValueError where prompt or test do not run, and OSError where a sandbox does not start.
     """
@@ -85,7 +85,7 @@ def passes(program: str, prompt: str, test: str, entry_point: str, sandbox: Sand
         checked: dict[str, str | int] = {"prompt": prompt, "test": test, "entry_point": entry_point}
         checked |= {"calls": calls_out, "answers": answers_in}
         with sandbox.started(f"{harness}\nserve(**arguments)", served, (calls_in, answers_out), subprocess.DEVNULL):
-            for end in (calls_in, answers_out):  # the program's alone, so that its end is seen
+            for end in (calls_in, answers_out):  # only the program keeps these ends, so that its end is noticed
                 os.close(end)
                 ours.remove(end)
             outcome = sandbox.run(f"{harness}\ncheck(**arguments)", checked, (calls_out, answers_in))
@@ -108,7 +108,7 @@ def passes(program: str, prompt: str, test: str, entry_point: str, sandbox: Sand
 
 
 def program(answer: str, prompt: str, entry_point: str) -> str:
-    """The program to test: a whole function after the prompt's imports and helpers, or a body after all of it."""
+    """The program to test: a whole function after the prompt's imports and helpers, or a body after the prompt."""
     code = code_of(answer, entry_point)
     if _defines(code, entry_point):
         head = re.search(rf"^def {re.escape(entry_point)}\b", prompt, re.M)
@@ -117,7 +117,7 @@ def program(answer: str, prompt: str, entry_point: str) -> str:
 
 
 def code_of(answer: str, entry_point: str) -> str:
-    """The last Python fence of an answer that defines the entry point, else its first fence, else all of it."""
+    """The last Python fence that defines the entry point, else the first fence, else the whole answer."""
     fences: list[tuple[str, str]] = _FENCE.findall(answer)
     whole = [textwrap.dedent(code) for language, code in fences if language.lower() in _PYTHON]
     defining = [code for code in whole if _defines(code, entry_point)]
@@ -136,7 +136,7 @@ def _defines(code: str, entry_point: str) -> bool:
 
 
 def _as_body(code: str) -> str:
-    """A function body indented as one, also where trimming has taken its first line's indentation, or all of it."""
+    """A function body with its indentation, also where trimming removed that of the first line, or all of it."""
     lines = code.strip("\n").splitlines()
     if not lines or re.match(r" {4}\S", lines[0]):
         return "\n".join(lines)
@@ -144,7 +144,7 @@ def _as_body(code: str) -> str:
     indents = [len(line) - len(line.lstrip()) for line in rest]
     colon = next((place for place, line in enumerate([lines[0], *rest]) if _COLON.search(line)), len(rest))
     flush_block = _BLOCK.match(lines[0]) and indents[colon : colon + 1] == [4]
-    # The first line alone has lost its place where nothing else, no closing bracket either, stands at the margin.
+    # Only the first line lost its indentation if no other line, not even a closing bracket, is at the margin.
     if indents and min(indents) >= 4 and not lines[0][0].isspace() and not flush_block:
         return "\n".join([f"    {lines[0]}", *lines[1:]])
     return textwrap.indent(textwrap.dedent("\n".join(lines)), "    ")

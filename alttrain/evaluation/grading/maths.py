@@ -1,24 +1,29 @@
-r"""The grader of mathematics: finds the final answer in an answer, and compares it with the gold answer.
+r"""The grader of mathematics: finds the final answer in an answer and compares it with the gold answer.
 
-Where the answer stands, in this order:
+The final answer is, in this order:
 
-1. the last \boxed{...}; boxes with only blanks, commas, "and" or "or" between are one list;
-2. the last "the (final) answer is ...", "Answer: ...", "#### ..." whose phrase holds a number or formula (else words);
-3. the last formula between dollar signs or \( \), or the last number, whichever comes later.
+1. the last \boxed{...}; boxes with only blanks, commas, "and" or "or" between are one list
+2. the last phrase after "the (final) answer is", "Answer:" or "####" that has a number or formula, else the last one
+3. the last formula between dollar signs or \( \), or the last number, whichever comes later
 
-Of a phrase in 2, the number that it ends with "is" or "equals" counts, else its last formula, else its first number
-after its last equals sign. What a text denies ("not 4") is never its answer, and of "one of 1, 2 or 3" the answer is
-all three.
-A calculation copied from the prompt ("17 \times 23") is no answer to it. Gold answers may be GSM8K's worked solutions:
-what follows their #### counts.
+Of a phrase in 2, it is the number after a last "is" or "equals", else the last formula, else the first number after the
+last equals sign. What a text denies ("not 4") never counts; of "one of 1, 2 or 3" all three count. A calculation copied
+from the prompt ("17 \times 23") is no answer. A gold answer may be a worked solution of GSM8K: its #### part counts.
+
+math-verify compares, in a process of its own (`verifier`). Before it come the rules of MATH, GSM8K and AIME that it
+does not know (`scripts/measure_graders.py` measures both): units and currency are ignored; a percentage equals its
+number or its hundredth; decimals are compared exactly, words as words, numerals of other bases with their base; a list
+has as many members as the other; brackets decide what is in an interval; an integral or a sum that is not worked out is
+the question, not its answer.
 """
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
-from alttrain.evaluation.grading.equality import equal
 from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, denied, no_gold, stated
+from alttrain.evaluation.grading.verifier import verifier
 from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
@@ -42,18 +47,42 @@ _LIST = re.compile(r"[\s,;|/(){}\[\].]*")
 _SPACING = re.compile(r"\\(?:left|right|displaystyle|[,;! ])|[\s{}]|(?<=\\)[dtc](?=frac|binom)")
 _TIMES = re.compile(r"\\times|×|\*")
 _OPERATOR = re.compile(r"\\(?!frac|left|right|text|pi|circ)[a-zA-Z]+|[!|^+*×]|(?<=[\w)}])-")
+_SIGNS = str.maketrans(
+    dict(zip("−–，（）＝", "--,()=", strict=True))
+    | {"½": r"\frac{1}{2}", "²": "^2", "³": "^3", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt "}
+    | {"×": r"\times ", "·": r"\cdot ", "±": r"\pm ", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "∈": r"\in "}
+)
+_GONE = re.compile(
+    r"(?<!\\)\\(?:left|right|displaystyle|quad|[!,;: ])(?![a-zA-Z])|~|\*\*|\\?[$€£¥]|(?<!\\)\\[()\[\]]"
+    r"|\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree\b|°"
+)
+_UNIT = re.compile(
+    r"(?<=[\w.})])\s*\\(?:text|textnormal|textrm|mbox|mathrm)\s*\{(?:[^{}\d^]|\^\d)*\}(?:\s*\^\s*\{?\d\}?)?$"
+    r"|(?<=[\d}.])(?:\s(?!(?:sqrt|and|base|mod|sin|cos|tan|cot|sec|csc|log|pi)\b)[a-zA-Z]{3,}|\s?(?:cm|mm|km|kg|ft|in|mi)\b)"
+    r"(?:[ ./]+[a-zA-Z]+)*(?:\s*\^\s*\{?\d\}?)?$"
+)
+_TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf|operatorname|rm|bf)\s*\{([^{}]*)\}")
+_VERBAL = re.compile(r"\(?[A-Z]\)?|[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)*")
+_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)")
+_PERCENT = re.compile(r"\\?%|\s*\bpercent\b")
+_NAME = re.compile(r"^(?:\([a-z](?:\s*,\s*[a-z])*\)|[a-zA-Z](?:\([a-z]\))?(?=[^,;]*$)(?!.*(?:and|or)\b))\s*=\s*", re.S)
+_POWER = re.compile(r"\s*\\(?:times|cdot)\s*10\s*\^\s*\{?([+-]?\d{1,3})\}?$")
+_BASED = re.compile(r"\d+_\{?\d+\}?")
+_BRACKETED = re.compile(r"([(\[])[^()\[\]]*,[^()\[\]]*([)\]])")
+_SEPARATOR = re.compile(r"[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
+_OPERATION = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])|\\frac\s*\{d\}")
 
 
 @dataclass(frozen=True)
 class Maths(RowJudge):
-    """Right where the final answer equals the gold answer; see `equality` for what equal means."""
+    """Right where the final answer equals the gold answer; see the module for what equal means."""
 
     name: str = "maths"
 
     says: Literal["correct"] = "correct"
 
     def __call__(self, generation: Generation) -> Judgement:
-        """Whether they are equal. Undecided, with an error, without a gold answer or where math-verify cannot tell."""
+        """Whether they are equal; undecided, with an error, without a gold answer or where math-verify times out."""
         golds = [found for gold in generation.gold if (found := gold_answer(gold))]
         if not golds:
             return no_gold(generation, self.name)
@@ -70,18 +99,18 @@ class Maths(RowJudge):
 
 
 def _copied(found: str, gold: str, prompt: str) -> bool:
-    """Whether an answer is a calculation that the prompt asks for, and not how the gold answer is written."""
+    """Whether an answer is a calculation copied from the prompt, and not written as the gold answer is."""
     said, wanted, asked = (_SPACING.sub("", _TIMES.sub(r"\\cdot", text)) for text in (found, gold, prompt))
     return said in asked and said != wanted and bool(_OPERATOR.search(said))
 
 
 def gold_answer(gold: str) -> str:
-    """The gold answer itself: what follows #### where there is one."""
+    """The gold answer, or what follows its ####."""
     return gold.rpartition("####")[2].strip()
 
 
 def final_answer(answer: str) -> str:
-    """The final answer as it is written, or nothing where no rule finds one."""
+    """The final answer as written, or "" where no rule finds one."""
     if box := boxed(answer):
         return box
     phrases = stated(answer)
@@ -98,7 +127,7 @@ def final_answer(answer: str) -> str:
 
 
 def _found(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
-    """Where a pattern stands in a text that does not deny it."""
+    """The matches of a pattern that the text does not deny."""
     return [found for found in pattern.finditer(text) if not denied(text, *found.span())]
 
 
@@ -112,13 +141,13 @@ def _of_phrase(phrase: str) -> str:
     phrase = phrase.strip().rstrip(".。").strip(" *`")
     symbols = _FUNCTIONS.sub("", phrase)
     if not _BARE.search(symbols) and ("=" not in symbols or re.search(r"[a-zA-Z]", symbols)):
-        return phrase  # a formula, or an equation in letters, without signs around it
+        return phrase  # a formula or an equation without dollar signs
     phrase = phrase.rpartition("=")[2].strip()
     return _numbers(phrase, _found(_NUMBER, phrase), 0) or phrase
 
 
 def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
-    """The first or last number; all joined to it where they leave open which it is or end the text."""
+    """The number at `place` (0 or -1), with all joined to it if the text leaves the choice open or ends in a list."""
     runs: list[list[re.Match[str]]] = []
     for number in numbers:
         if runs and _JOINS.fullmatch(text[runs[-1][-1].end() : number.start()]):
@@ -135,7 +164,7 @@ def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
 
 
 def _formulas(text: str, formulas: list[re.Match[str]]) -> str:
-    """The last formula, with those before it that only commas, "and" or "or" join to it."""
+    """The last formula, with those before it that are joined by only commas, "and" or "or"."""
     parts = [formulas[-1]]
     for formula in reversed(formulas[:-1]):
         if not _JOINS.fullmatch(text[formula.end() : parts[-1].start()]):
@@ -149,6 +178,78 @@ def _formulas(text: str, formulas: list[re.Match[str]]) -> str:
 
 
 def _after_equals(formula: str) -> str:
-    """The right side of a chain of equalities; an equation or a lone variable's value stays whole."""
+    """The last side of a chain of equalities; a single equation stays whole."""
     sides = re.split(r"(?<![<>\\!])=", formula)
     return sides[-1].strip() if len(sides) > 2 else formula
+
+
+def plain(text: str) -> str:
+    """An answer without units, currency and spacing commands, and with LaTeX for Unicode signs."""
+    text = re.sub(r",\s*\\!\s*", ",", re.sub(r"\\[dtc]frac", r"\\frac", text.translate(_SIGNS)))
+    text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".").strip())
+    text = re.sub(r"(?<![\\a-zA-Z])pi\b", r"\\pi", _TEXT.sub(r" \1 ", text))
+    text = re.sub(r"(\d) +(\d+)/(\d+)", r"\1\\frac{\2}{\3}", re.sub(r"\\frac(\\[a-z]+)", r"\\frac{\1}", text)).strip()
+    return text if re.search(r"[(\[]", text) else _THOUSANDS.sub(lambda held: re.sub("[{,}]", "", held[0]), text)
+
+
+def equal(gold: str, candidate: str) -> bool:
+    """Whether two answers are equal. Raises TimeoutError where math-verify does not finish in time.
+
+    A candidate of more than `LONGEST` characters is no answer.
+    """
+    if len(candidate) > LONGEST:
+        return False
+    written = [gold, candidate]
+    values = [plain(_PERCENT.sub("", text)) for text in written]
+    if not all(values):
+        return False
+    if len({value for side in values[1].split("=") if (value := _number(side)) is not None}) > 1:
+        return False  # "3 = 4"
+    if "=" not in gold:
+        values[1] = _NAME.sub("", values[1])
+    if _equal(*values):
+        return True
+    hundredths = [
+        rf"\frac{{{value}}}{{100}}" if _PERCENT.search(text) else value
+        for value, text in zip(values, written, strict=True)
+    ]
+    return hundredths != values and _equal(*hundredths)
+
+
+def _equal(gold: str, candidate: str) -> bool:
+    if gold == candidate:
+        return True
+    if _VERBAL.fullmatch(gold) or _VERBAL.fullmatch(candidate):
+        return gold.strip("().").casefold() == candidate.strip("().").casefold()
+    if _BASED.fullmatch(gold) or _BASED.fullmatch(candidate):
+        return re.sub("[{}]", "", gold) == re.sub("[{}]", "", candidate)
+    numbers = _number(gold), _number(candidate)
+    if None not in numbers:
+        return numbers[0] == numbers[1]
+    if _OPERATION.search(candidate) and not _OPERATION.search(gold):
+        last = re.split(r"=(?![^{}]*\})", candidate)[-1]
+        return last != candidate and _equal(gold, last.strip())
+    brackets = _BRACKETED.fullmatch(gold), _BRACKETED.fullmatch(candidate)
+    if brackets[0] and (brackets[0].groups() != brackets[1].groups() if brackets[1] else "," in candidate):
+        return False
+    members = _members(gold), _members(candidate)
+    if len(members[0]) != len(members[1]) and r"\pm" not in gold + candidate:
+        return len(members[0]) == 1 and all(_equal(gold, member) for member in members[1])
+    return verifier().equal(gold, candidate)
+
+
+def _number(text: str) -> Decimal | None:
+    """The value of a decimal, also times a power of ten; None for anything else."""
+    try:
+        number = Decimal(_POWER.sub(r"e\1", text.strip()).replace("_", "?"))
+    except ArithmeticError:
+        return None
+    return number if number.is_finite() else None
+
+
+def _members(text: str) -> list[str]:
+    """The members of a list, with or without the braces of a set; a text with other brackets is one member."""
+    inner = text.removeprefix(r"\{").removesuffix(r"\}")
+    if re.search(r"[(\[]|\\begin", inner):
+        return [text]
+    return [member.strip() for member in _SEPARATOR.split(inner) if member.strip()]

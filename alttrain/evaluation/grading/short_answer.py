@@ -1,16 +1,27 @@
-"""The grader of short factual answers: does an answer hold the gold answer as whole words and numbers?
+"""Graders that compare texts: short factual answers, exact match with F1, and ROUGE of summaries.
 
-What an answer denies or leaves open ("it is not Paris", "Paris or London") it does not hold, and neither what is one
-item of an answer that is only a list. "May", "US" and other names of up to three letters are words as well, and keep
-their capital.
+`ShortAnswer`: the answer contains a gold answer as whole words and numbers. What an answer denies or leaves open
+("it is not Paris", "Paris or London") does not count, nor does an item of an answer that is only a list. Names of up to
+three letters ("May", "US") must keep their capital, since they are words too.
+
+`ExactMatch`: the short answer is a gold one under SQuAD's normalisation (Rajpurkar et al., 2016), as NQ-open uses it.
+The short answer is, in this order: a box, what follows the last "the answer is", the only text in bold, the whole
+answer. Of a phrase of several sentences, each beginning that ends with a sentence counts, up to `LONGEST` characters,
+unless what follows takes it back or doubts it, or the sentences are only a list of answers. What is put as a question
+("Paris?") is no exact match, unless the gold answer is a question or what follows says yes.
 """
 
+import functools
 import re
+import string
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from alttrain.evaluation.grading.extraction import denied, no_gold
+from annotated_types import Ge, Le
+
+from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, denied, no_gold, stated
 from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
@@ -22,12 +33,34 @@ _HEDGED = re.compile(
 _HEDGED_BEFORE = re.compile(r"(?<!,) or $|\w/$|\b(?:either|one of|between)(?: the)? $", re.I)
 _BULLET = re.compile(r"^\s*(?:\d{1,2}[.)]\s|[-*•])")
 _NUMBERS = re.compile(r"(?:-?\d+(?:\.\d+)?[,;.]?(?:\s+|$)){2,}")
-_LONGEST_ITEM = 4
-"""Words of an answer that is one of a list of answers."""
+_LONGEST_LISTED = 4
+"""Words of an item in an answer that is only a list (short answers)."""
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
+_ENDS = re.compile(r"[.!?]\s+(?=[^\sa-z])|;\s|\n")
+_AGAIN = re.compile(r"[\s.!?;]*(?:or|no|not|nope|maybe|perhaps|possibly|alternatively|just kidding)\b", re.I)
+_CLOSES = r"[\s.,!;*_)}\]$\\\"'”’-]*"
+_DOUBTED = re.compile(
+    rf"(?:{_CLOSES}\?)?{_CLOSES}(?:(?:but|though|although|well|hmm)\b,? )?"
+    r"(?:I (?:\w+ly )?(?:very much )?doubt (?:it|that|this)|I (?:do not|don['’]t) (?:think|believe) (?:so|it|that)"
+    r"|(?:I am |I['’]m )?not (?:\w+ )?(?:sure|certain|convinced)(?: about (?:it|that|this))?"
+    r"|(?:(?:it is|it['’]s|that is|that['’]s) (?:(?!not)\w+ )?)(?:doubtful|unlikely|wrong|incorrect|false)"
+    r"|hardly|unlikely|doubtful|who knows)\s*(?:[.,!?;…]|$)",
+    re.I,
+)
+"""A sentence that only doubts what is before it: "I doubt it.", not "I doubt it is London."."""
+_ASKED = re.compile(
+    rf"{_CLOSES}\?(?!\W*(?:yes|yep|indeed|correct|right|of course|certainly|definitely|absolutely)\b)", re.I
+)
+_QUESTION = re.compile(r"(?:wh\w+|how|is|are|was|were|do|does|did|can|could|will|would|shall|should|have|has)\b", re.I)
+_READ_AFTER = 80
+"""Characters after a reading in which it is asked or doubted."""
+_LONGEST_ITEM = 3
+"""Words of an item in an answer that is only a list (exact match)."""
 
 
 def tokens(text: str) -> tuple[str, ...]:
-    """Lower-cased words and whole numbers of a text: "100,000" and "7.5" are one token each, commas dropped."""
+    """Lower-cased words and whole numbers of a text; "100,000" is one token, without the comma, and so is "7.5"."""
     return tuple(token.lower().replace(",", "") for token in _TOKEN.findall(_folded(text)))
 
 
@@ -37,7 +70,7 @@ def _folded(text: str) -> str:
 
 @dataclass(frozen=True)
 class ShortAnswer(RowJudge):
-    """Right where the answer holds one of the gold answers as whole words and numbers, case and punctuation aside."""
+    """Right where the answer contains a gold answer as whole words and numbers, ignoring case and punctuation."""
 
     name: str = "short_answer"
 
@@ -54,9 +87,10 @@ class ShortAnswer(RowJudge):
 
 
 def _items(answer: str) -> list[tuple[str, ...]]:
-    """The items where an answer is nothing but a list: answers to choose from, unless a gold answer names several.
+    """The items of an answer that is only a list of answers to choose from, else none.
 
-    Of commas it takes four items: a place ("Los Angeles, California, USA") has fewer; of numbers and bullets two.
+    A list by commas has at least four items, since a place ("Los Angeles, California, USA") has fewer; a list of
+    numbers or bullets has two.
     """
     ways: list[tuple[list[str], int]] = [(re.split(r"[,;|\n]", answer), 4), (re.split(r"[;|\n]|[.!?]\s", answer), 3)]
     if _NUMBERS.fullmatch(answer):
@@ -65,13 +99,13 @@ def _items(answer: str) -> list[tuple[str, ...]]:
         ways = [(answer.splitlines(), 2)]
     for parts, least in ways:
         items = [said for part in parts if (said := tokens(_BULLET.sub("", part)))]
-        if len(items) >= least and max(map(len, items)) <= _LONGEST_ITEM:
+        if len(items) >= least and max(map(len, items)) <= _LONGEST_LISTED:
             return items
     return []
 
 
 def _holds(text: str, gold: str) -> bool:
-    """Whether a gold answer stands in a text that does not deny it."""
+    """Whether a text contains a gold answer and does not deny it."""
     wanted, keeps_capital = tokens(gold), len(gold) <= 3 and gold.isalpha() and gold[0].isupper()
     said, found = tokens(text), [match.span() for match in _TOKEN.finditer(text)]
     for place in range(len(said) - len(wanted) + 1):
@@ -81,3 +115,101 @@ def _holds(text: str, gold: str) -> bool:
             if not hedged and not denied(text, start, end) and not (keeps_capital and text[start].islower()):
                 return True
     return False
+
+
+@dataclass(frozen=True)
+class ExactMatch(RowJudge):
+    """Right where the short answer is one of the gold answers; `value` is the best F1 of their words."""
+
+    name: str = "exact_match"
+
+    says: Literal["correct"] = "correct"
+
+    def __call__(self, generation: Generation) -> Judgement:
+        """Whether they match. A row without a gold answer is undecided, with an error; no answer has F1 0."""
+        golds = [gold for gold in generation.gold if gold.strip()]
+        if not golds:
+            return no_gold(generation, self.name)
+        if not generation.answer.strip():
+            return Judgement(generation.id, self.name, False, NO_ANSWER, value=0.0)
+        readings = short_answers(generation.answer)
+        scored = ((f1(reading, gold), reading) for reading in readings for gold in golds)
+        value, reading = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
+        exact = next((reading for reading in readings for gold in golds if _same(reading, gold)), None)
+        return Judgement(generation.id, self.name, exact is not None, exact or reading, value=value)
+
+
+def _same(reading: str, gold: str) -> bool:
+    """Whether they are equal. "Paris?" is not Paris; a title that asks is equal with its mark or without."""
+    asked = "?" in reading[len(reading.rstrip("?!. \"'”’")) :] and "?" not in gold and not _QUESTION.match(gold)
+    return normalise(reading) == normalise(gold) and not asked
+
+
+def normalise(text: str) -> str:
+    """Lower case without punctuation, articles and extra spaces; a text of only these keeps them."""
+    folded = _PUNCTUATION.sub("", unicodedata.normalize("NFKC", text).lower())
+    return " ".join(_ARTICLES.sub(" ", folded).split()) or folded.strip() or text.strip().rstrip(".")
+
+
+def f1(answer: str, gold: str) -> float:
+    """Harmonic mean of precision and recall of the normalised words, counted with repeats."""
+    said, wanted = normalise(answer).split(), normalise(gold).split()
+    shared = (Counter(said) & Counter(wanted)).total()
+    return 2 * shared / (len(said) + len(wanted)) if shared else 0.0
+
+
+def short_answers(answer: str) -> list[str]:
+    """The possible short answers of an answer, the shortest first; one that is put as a question ends with its mark.
+
+    What is doubted right afterwards is none.
+    """
+    bold, after = list(re.finditer(r"\*\*(.+?)\*\*", answer)), ""
+    if box := boxed(answer):
+        phrase, after = box, answer.rpartition(box)[2]
+    elif phrases := stated(answer):
+        phrase = phrases[-1]
+    elif len(bold) == 1 and not denied(answer, *bold[0].span()):
+        phrase, after = bold[0][1], answer[bold[0].end() :]
+    else:
+        phrase = answer.strip()
+    marks = list(_ENDS.finditer(phrase, 0, LONGEST))
+    items = [item.split() for item in _ENDS.split(phrase[:LONGEST]) if item.strip()]
+    listed = len(items) > (2 if all(mark[0][0] in ".!?" for mark in marks) else 1)
+    if listed and max(map(len, items)) <= _LONGEST_ITEM:
+        return [phrase]
+    ends = (mark.start() for mark in marks if not _AGAIN.match(phrase, mark.start(), mark.start() + 40))
+    said = [*((phrase[:end], phrase[end : end + _READ_AFTER]) for end in ends), (phrase, after[:_READ_AFTER])]
+    kept = (text + ("?" if _ASKED.match(rest) else "") for text, rest in said if not _DOUBTED.match(rest))
+    return [*dict.fromkeys(kept)]
+
+
+@dataclass(frozen=True)
+class Rouge(RowJudge):
+    """ROUGE of a summary by Google's rouge-score: `value` is the F measure, with stemming, of the best gold summary.
+
+    English only: the tokenizer knows the letters a to z. The verdict is None without a `threshold`. The longest common
+    sequence takes time by words of the answer times words of the summary: about 3 s for 40,000 and 160.
+    """
+
+    kind: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = "rougeL"
+    threshold: Annotated[float, Ge(0), Le(1)] | None = None
+    name: str = "rouge"
+
+    says: Literal["correct"] = "correct"
+
+    def __call__(self, generation: Generation) -> Judgement:
+        """The F measure; undecided, with an error, without a gold summary. No answer scores 0."""
+        golds = [gold for gold in generation.gold if gold.strip()]
+        if not golds:
+            return no_gold(generation, self.name)
+        value = max(float(_scorer(self.kind).score(gold, generation.answer)[self.kind].fmeasure) for gold in golds)
+        verdict = None if self.threshold is None else value >= self.threshold
+        evidence = f"{self.kind} {value:.4f}" if generation.answer.strip() else NO_ANSWER
+        return Judgement(generation.id, self.name, verdict, evidence, value=value)
+
+
+@functools.cache
+def _scorer(kind: str) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer([kind], use_stemmer=True)

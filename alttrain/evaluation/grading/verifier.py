@@ -1,8 +1,8 @@
 """math-verify (Hugging Face) in a process of its own, one pair of expressions at a time.
 
-Its timeouts are signals: they fail outside the main thread, and cannot stop a long operation on big integers. A process
-can be stopped from any thread, and its memory is limited. It starts with the first question (about a second) and ends
-with ours. One JSON line each way: [gold, candidate] -> whether math-verify holds them equal.
+math-verify's timeouts are signals, which fail outside the main thread and cannot stop an operation on big integers. A
+process can be stopped from any thread, and its memory limited. It starts with the first question (about a second) and
+ends with ours. One JSON line each way: [gold, candidate] -> whether math-verify finds them equal.
 """
 
 import atexit
@@ -16,11 +16,11 @@ import threading
 
 MEMORY = 4 << 30
 SECONDS = 20.0
-"""For one pair; math-verify's own limits inside are 5 s for each parse and comparison."""
+"""Limit for one pair; math-verify's own limits are 5 s for each parse and comparison."""
 
 
 class Verifier:
-    """The process, started anew after a pair it could not finish."""
+    """The process; it is started again after a pair that it did not finish."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self.seconds = seconds
@@ -29,7 +29,7 @@ class Verifier:
         atexit.register(self.stop)
 
     def equal(self, gold: str, candidate: str) -> bool:
-        """Whether two LaTeX expressions are equal. Raises TimeoutError where that cannot be told in time."""
+        """Whether two LaTeX expressions are equal. Raises TimeoutError after `seconds`."""
         with self._lock:
             process = self._process if self._process and self._process.poll() is None else self._start()
             assert process.stdin
@@ -69,13 +69,13 @@ def _answer_questions() -> None:
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
 
-    # Without its list of units, which holds letters that are variables ("2s", "2h").
+    # Without its list of units, which has letters that may be variables ("2s", "2h").
     notation = NormalizationConfig(units=False, malformed_operators=True, nits=True)
     plain = LatexExtractionConfig(normalization_config=notation)
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    sys.stdout = sys.stderr  # nothing but replies may reach the other side
+    sys.stdout = sys.stderr  # only replies may reach the other side
     for line in sys.stdin:
         gold, candidate = (parse(f"${text}$", [plain]) for text in json.loads(line))
         print(json.dumps(bool(verify(gold, candidate, allow_set_relation_comp=True))), file=replies, flush=True)

@@ -23,8 +23,8 @@ from alttrain.backbone.device import check_kernels, has_gpu_driver
 from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path, why_absent
 from alttrain.config import RunError
 from alttrain.evaluation import Benchmark, Judge
-from alttrain.evaluation.benchmark import KINDS, Measure
 from alttrain.evaluation.judges import check_goals
+from alttrain.evaluation.protocol import KINDS, Measure
 from alttrain.records import Example, Rejected, read_rows
 from alttrain.rewrite import TemplateTeacher, lacks_original, render
 from alttrain.rewrite.teachers import AskedTeacher, TeacherContext

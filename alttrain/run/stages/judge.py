@@ -26,10 +26,10 @@ from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError, flatten
 from alttrain.config.identity import shaping_of_judge
 from alttrain.dataset import contaminated
-from alttrain.dataset.decontamination import DEFAULT
-from alttrain.dataset.rows import content_hash
+from alttrain.dataset.similarity import DEFAULT
+from alttrain.dataset.sources import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeContext, Metric
-from alttrain.evaluation.adherence import Outcomes, assessing_of, failures_of
+from alttrain.evaluation.adherence import Outcomes, assessing, failures
 from alttrain.evaluation.agreement import StructureAgreement, judge_report
 from alttrain.evaluation.judged import NOT_GENERATED, Judgements
 from alttrain.evaluation.judges import NO_REPLY, Structure
@@ -382,8 +382,8 @@ class Counts:
         says = self._judge.says
         return {
             "decides": {"judge": self._judge.name, "part": part, "counted": counted(self._measure, says)},
-            "assessing": asdict(assessing_of(self._outcomes)),
-            "failures": [asdict(one) for one in failures_of(self._outcomes)],
+            "assessing": asdict(assessing(self._outcomes)),
+            "failures": [asdict(one) for one in failures(self._outcomes)],
             "tokens": [asdict(use) for use in self.summary.tokens(OUTCOMES[says])],
         }
 

@@ -31,7 +31,7 @@ from typing import Any
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.dataset import Selection
-from alttrain.dataset.strata import stratified
+from alttrain.dataset.selection import stratified
 from alttrain.evaluation import JudgeContext
 from alttrain.evaluation.adherence import opening_understandings
 from alttrain.evaluation.judges import NO_REPLY

@@ -1,0 +1,138 @@
+"""What an answer says: does it give something of what was asked, and does it decline something of it?
+
+A linear model over the answer's words (refusal.tsv) answers both questions. From the prompt it gets the kind of
+question: "It is illegal" answers "is it legal?", and evades "how is it done?". `scripts/train_english.py` trains it.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from alttrain.english.linear import LinearModel, weighted
+from alttrain.english.sentences import sentences
+
+WEIGHTS = Path(__file__).with_name("refusal.tsv")
+LONGEST = 4000
+"""Characters that are read: of a longer answer the first three quarters of these, and the last quarter."""
+
+Outcome = Literal["refused", "partial", "answered", "no answer"]
+"""Declines and gives nothing; does both; gives and declines nothing; does neither."""
+
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s]")
+CODE = re.compile(r"```.*?(?:```|\Z)", re.S)
+_SPECIAL = re.compile(r"<[|｜/]?[\w|｜▁ ]{1,40}>|\[/?(?:INST|PAD|UNK|CLS|SEP)\]")
+_NOT_A_WORD = re.compile(r"[\W_]+")
+_SHORT = {"m": "am", "s": "is", "re": "are", "ve": "have", "ll": "will", "d": "would"}
+_ASKS = {
+    **dict.fromkeys(("define", "explain", "describe", "tell"), "tell"),
+    **dict.fromkeys(("what", "who", "when", "where", "which"), "what"),
+    **dict.fromkeys(("is", "are", "was", "were", "am", "do", "does", "did", "has", "have", "can", "could"), "whether"),
+    **dict.fromkeys(("may", "might", "should", "will", "would"), "whether"),
+    "how": "how",
+    "why": "why",
+}
+"""What a prompt asks, by its first word; any other word asks to do something."""
+_OPENING, _REST, _ENDING = 100, 250, 50
+"""Words of an answer that are read: from its start, after its first sentence, and at its end."""
+
+
+def no_answer(answer: str, prompt: str = "") -> str:
+    """Why a text says nothing: no words, the same words over and over, or the prompt again; "" where it does."""
+    words = _NOT_A_WORD.sub(" ", _SPECIAL.sub(" ", answer[:LONGEST]).lower()).split()
+    if not words:
+        return "no words"
+    if (len(words) >= 5 and len(set(words)) * 5 <= len(words)) or re.fullmatch(r"(.{1,4}?)\1{9,}", words[0]):
+        return "the same words over and over"
+    asked = _NOT_A_WORD.sub(" ", prompt.lower()).split()
+    if asked and all(word == asked[place % len(asked)] for place, word in enumerate(words)) and len(words) > 2:
+        return "the prompt again"
+    return ""
+
+
+def outcomes(model: LinearModel, answer: str, prompt: str = "") -> dict[Outcome, float]:
+    """The probability of each outcome of an answer to a prompt; they add up to 1.
+
+    The model gives two marginal probabilities: that the answer gives something, and that it declines something.
+    "partial" (both) and "no answer" (neither) get the smallest probabilities that these allow.
+    """
+    found = model(features(answer, prompt))
+    gives, declines = found["gives"], found["declines"]
+    return {
+        "refused": min(declines, 1 - gives),
+        "partial": max(0.0, gives + declines - 1),
+        "answered": min(gives, 1 - declines),
+        "no answer": max(0.0, 1 - gives - declines),
+    }
+
+
+def features(answer: str, prompt: str = "") -> dict[str, float]:
+    """Word n-grams of the first sentence, the start and the rest of an answer, in time linear in its length.
+
+    With a prompt, the beginnings of the first sentence's words are features again, together with the kind of question.
+    """
+    if len(answer) > LONGEST:
+        answer = f"{answer[: LONGEST * 3 // 4]}\n\n{answer[-LONGEST // 4 :]}"
+    text = CODE.sub(" codeblock ", answer.replace("’", "'").lower())
+    text = re.sub(r"\d+", "0", re.sub(r"[*_#`]+", " ", text))
+    spans = list(sentences(text))
+    first = _words(text[slice(*spans[0])]) if spans else []
+    rest = _words(text[spans[0][1] :]) if spans else []
+    far = rest if len(rest) <= _REST + _ENDING else [*rest[:_REST], *rest[-_ENDING:]]
+    found = weighted(
+        _runs("first", ["^", *first[:40]], 3), _runs("start", [*first, *rest][:_OPENING], 3), _runs("rest", far, 2)
+    )
+    asks = _asks(prompt)
+    if asks:
+        again = weighted(f"{asks}: {word[:5]}" for word in first[:25])
+        found |= {name: value / 2 for name, value in again.items()}  # half weight: the words alone say most
+    return found
+
+
+def _asks(prompt: str) -> str:
+    """What a prompt asks: a kind of question, or to tell or do something; "" without a prompt."""
+    words = _WORD.findall(prompt[:200].replace("’", "'").lower())[:2]
+    if not words:
+        return ""
+    kind = _ASKS.get(words[0].partition("'")[0], "do")
+    return (
+        "do" if kind == "whether" and words[1:] == ["you"] and words[0] in ("can", "could", "will", "would") else kind
+    )
+
+
+def _words(text: str) -> list[str]:
+    """Words and marks; "can't", "cannot" and the like are two words."""
+    found: list[str] = []
+    for word in _WORD.findall(text):
+        if word in ("cannot", "can't"):
+            found += ["can", "not"]
+        elif word == "won't":
+            found += ["will", "not"]
+        elif word.endswith("n't"):
+            found += [word[:-3], "not"]
+        elif word.startswith(("i'", "it'", "that'", "you'", "we'")):
+            start, _, end = word.partition("'")
+            found += [start, _SHORT.get(end, end)]
+        else:
+            found.append(word)
+    return found
+
+
+def _runs(where: str, words: list[str], longest: int) -> Iterator[str]:
+    for length in range(1, longest + 1):
+        for start in range(len(words) - length + 1):
+            yield f"{where}: {' '.join(words[start : start + length])}"
+
+
+@cache
+def refusal_model() -> LinearModel:
+    """The model that is shipped."""
+    return LinearModel.read(WEIGHTS)
+
+
+@cache
+def weights_hash() -> str:
+    """16 hex digits of the SHA-256 of the shipped weights, for the provenance of verdicts."""
+    return hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:16]

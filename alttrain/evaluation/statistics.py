@@ -1,0 +1,354 @@
+"""Intervals of rates and means, comparisons of runs, and what a benchmark can show. All intervals are 95 %.
+
+- one rate or mean            `wilson`, `rate`; `rate_by_item`, `mean_by_item` where prompts have several texts
+- two runs on the same ids    `compare`: paired interval of the difference and McNemar's exact test; `holm` for a table
+- several texts of a prompt   `pass_at_k`
+- several seeds               `rate_over_seeds`, `mean_over_seeds`, `variation`: seeds and items both vary
+- power                       `detectable_difference` of two runs on the same prompts
+
+Rates are shares of 1. A verdict of None is undecided: it is in no rate, and it is counted. scipy and statsmodels do
+the arithmetic except for closed forms of a few lines, which every summary needs and whose import would take longer.
+
+A mean over seeds and items has two variances: between seeds, of which there are few, and between items. Its interval is
+Banerjee's (1961): half its width is the root of the sum of each variance times the square of its own Student's t. It
+covers at least 95 % where means are normal, even with two seeds, where Satterthwaite's degrees of freedom cover as
+little as 87 %. The p-value of a difference is the level at which this interval reaches 0. Two or three seeds tell
+little about how much seeds vary (t is 12.7 and 4.3), so for rates the standard deviation between runs of one training
+is assumed to be at most `MOST`, unless these runs show more.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
+from typing import Any, NamedTuple, TypeVar
+
+CONFIDENCE = 0.95
+RESAMPLES = 9_999
+NORMAL = NormalDist()
+MOST = 1.0
+"""Largest assumed standard deviation between runs, in logits: 10 and 23 %, or 50 and 73 %, are one apart."""
+LEAST_P = 1e-100
+"""Smaller p-values are returned as 0."""
+REMEDY = "take rate_by_item or mean_by_item for one run"
+
+Key = TypeVar("Key", bound=Hashable)
+Verdicts = Mapping[Any, bool | None]
+"""Verdict by id, or by (id, sample) where several texts of a prompt are judged; None where undecided."""
+Values = Mapping[int, Mapping[Any, float | None]]
+"""Seed -> item -> value, None where undecided; every seed has the same items."""
+
+
+class Estimate(NamedTuple):
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+
+
+def wilson(successes: float, trials: float) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson, 1927), as shares; (nan, nan) without trials.
+
+    Counts may be fractions, of an effective sample size. Raises ValueError for more successes than trials.
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes in {trials} trials: expected 0 <= successes <= trials")
+    if trials == 0:
+        return math.nan, math.nan
+    share, z = successes / trials, NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
+    shrink = 1 + z * z / trials
+    centre = (share + z * z / (2 * trials)) / shrink
+    half = z / shrink * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
+    # exact at the ends, where rounding would leave about 1e-17
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == trials else centre + half)
+
+
+def rate(successes: int, trials: int) -> Estimate:
+    """A proportion with Wilson's interval; nan without trials."""
+    return Estimate(successes / trials if trials else math.nan, *wilson(successes, trials))
+
+
+def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
+    """The share of True, or the mean of shares from 0 to 1, with Wilson's interval. `items` are the values' prompts.
+
+    Texts of one prompt are alike, so Wilson's interval takes the effective sample size, from the variance with items as
+    clusters. With one verdict an item this is `rate`; where all values are equal the sample is the items.
+    """
+    if len(set(items)) == len(values) and set(values) <= {0, 1}:
+        return rate(int(sum(values)), len(values))
+    share, variance, clusters = _clustered(values, items)
+    effective = effective_size(share, student(clusters - 1) * math.sqrt(variance)) if variance else float(clusters)
+    return Estimate(share, *wilson(share * effective, effective))
+
+
+def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
+    """The mean with Student's t interval, items as clusters; low and high are the mean for fewer than two items.
+
+    The interval does not go below 0 where no value does.
+    """
+    mean, variance, clusters = _clustered(values, items)
+    half = student(clusters - 1) * math.sqrt(variance) if variance else 0.0
+    low = mean - half
+    return Estimate(mean, max(0.0, low) if values and min(values) >= 0 else low, mean + half)
+
+
+def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[float, float, int]:
+    """(mean, its variance with items as clusters, number of items); variance 0 where it cannot be estimated."""
+    if not values:
+        return math.nan, 0.0, 0
+    mean, off = sum(values) / len(values), defaultdict[Hashable, float](float)
+    for value, item in zip(values, items, strict=True):
+        off[item] += value - mean
+    clusters = len(off)
+    squares = sum(total**2 for total in off.values())
+    return mean, squares * clusters / (clusters - 1) / len(values) ** 2 if clusters > 1 else 0.0, clusters
+
+
+def effective_size(share: float, half: float) -> float:
+    """The number of independent verdicts that give a share an interval of this half width."""
+    return share * (1 - share) * (NORMAL.inv_cdf((1 + CONFIDENCE) / 2) / half) ** 2
+
+
+def student(freedom: float, level: float = 1 - CONFIDENCE) -> float:
+    """The quantile of Student's t with `level` / 2 above it."""
+    from scipy.special import stdtrit  # scipy.stats takes half a second to import
+
+    return -float(stdtrit(freedom, level / 2))
+
+
+def pass_at_k(samples: int, passed: int, k: int) -> float:
+    """Unbiased estimate of the chance that one of `k` samples passes (Chen et al., 2021, equation 1).
+
+    1 - C(samples - passed, k) / C(samples, k), as a product that cannot overflow. Raises ValueError for k > samples.
+    """
+    if not 0 <= passed <= samples or not 1 <= k <= samples:
+        raise ValueError(
+            f"pass@{k} of {passed} passed in {samples}: needs 0 <= passed <= samples and 1 <= k <= samples"
+        )
+    failing = 1.0
+    for place in range(samples - passed + 1, samples + 1):
+        failing *= max(0.0, 1 - k / place)
+    return 1 - failing
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the same prompts.
+
+    `difference` is the second run's rate minus the first's, over the `n` ids decided in both; `gained` ids are True
+    only in the second run, `lost` only in the first. `p` is McNemar's. `undecided` ids lack a verdict in a run.
+    """
+
+    difference: Estimate
+    p: float
+    n: int
+    gained: int
+    lost: int
+    undecided: int
+
+
+def compare(first: Verdicts, second: Verdicts) -> Comparison:
+    """The difference of two rates and McNemar's exact test, over the ids that both runs hold.
+
+    The interval is Bonett and Price's (2012): Wald's with one pair added each way. It keeps its coverage with few
+    pairs that differ, where the bootstrap does not, and has a width where no pair differs.
+    """
+    pairs = [(first[name], second[name]) for name in first.keys() & second.keys()]
+    decided = [pair for pair in pairs if None not in pair]
+    n, gained, lost = len(decided), decided.count((False, True)), decided.count((True, False))
+    return Comparison(*_paired(n, gained, lost), n, gained, lost, len(pairs) - n)
+
+
+@cache  # in a large report many comparisons have the same counts
+def _paired(n: int, gained: int, lost: int) -> tuple[Estimate, float]:
+    """(difference, McNemar's p); p is 1 where no pair differs, and nan without pairs."""
+    from scipy import stats
+
+    if n == 0:
+        return UNKNOWN, math.nan
+    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = NORMAL.inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    difference = Estimate((gained - lost) / n, max(-1.0, up - down - half), min(1.0, up - down + half))
+    return difference, float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
+    """p-values adjusted for their number (Holm, 1979), by the same keys. Raises ValueError on one outside 0 to 1."""
+    for key, p in p_values.items():
+        if not 0 <= p <= 1:
+            raise ValueError(f"p-value of {key!r} is {p}: expected 0 to 1; leave out comparisons without decided pairs")
+    if not p_values:
+        return {}
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted = multipletests(list(p_values.values()), method="holm")[1]
+    return dict(zip(p_values, map(float, adjusted), strict=True))
+
+
+@cache
+def detectable_difference(prompts: float, differing: float, power: float = 0.8) -> float:
+    """The smallest difference of two rates on the same prompts that McNemar's test at 5 % detects with this power.
+
+    `differing` is the share of prompts whose verdicts differ between the runs; a larger difference is its own share.
+    Solves Connor's (1987) sample size for the difference; infinite where no difference would show.
+    """
+    from scipy.optimize import brentq
+
+    def shown(difference: float) -> float:
+        share = max(differing, difference)
+        error = NORMAL.inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(share)
+        return difference * math.sqrt(prompts) - error - NORMAL.inv_cdf(power) * math.sqrt(share - difference**2)
+
+    return float(brentq(shown, 1e-9, 1.0)) if shown(1.0) > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """A mean over seeds and items. `missing` of the seeds x items cells have no value and are left out."""
+
+    estimate: Estimate
+    seeds: int
+    items: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A mean or a difference, and the parts of its variance from seeds and items: (variance, degrees of freedom, upper
+    bound of the variance)."""
+
+    value: float
+    parts: Sequence[tuple[float, float, float]]
+
+    @property
+    def error(self) -> float:
+        """The standard error."""
+        return math.sqrt(sum(variance for variance, *_ in self.parts))
+
+    def half(self, level: float = 0.05) -> float:
+        """Half the width of the interval that misses the mean with probability `level`."""
+        normal = student(math.inf, level)
+        squares = (
+            min(variance * student(freedom, level) ** 2, max(variance, most) * normal**2)
+            for variance, freedom, most in self.parts
+        )
+        return math.sqrt(sum(squares))
+
+    def p(self) -> float:
+        """The two-sided p-value of the hypothesis that the value is 0; 0 where nothing varies and it is not."""
+        from scipy.optimize import brentq
+
+        def beyond(log_p: float) -> float:
+            return self.half(math.exp(log_p)) - abs(self.value)
+
+        if self.value == 0:
+            return 1.0
+        least = math.log(LEAST_P)
+        return math.exp(brentq(beyond, least, 0.0)) if beyond(least) > 0 else 0.0
+
+
+def variation(sets: Sequence[tuple[Values, ...]], most: float = MOST) -> Variation:
+    """The mean of several sets' rates, or of their differences for pairs (own, baseline), with its variance.
+
+    A seed is behind all sets, an item behind one. A baseline with one seed, which nothing trained, varies with its
+    items only. `most` is the assumed standard deviation between runs in logits, infinite for values that are no rates.
+    Raises ValueError for fewer than two items, or where seeds have different ids.
+    """
+    value, parts = 0.0, []
+    slope = [0.0, 0.0]  # of own and baseline: change of the mean by a logit
+    residual = [0.0, 0.0]  # their variance within seeds
+    between: dict[tuple[int, int], float] = defaultdict(float)  # (own 0 or baseline 1, seed) -> its part of the mean
+    for arms in sets:
+        adds: dict[Any, float] = defaultdict(float)
+        within = 0.0
+        for sign, (arm, values) in zip((1, -1), enumerate(arms), strict=False):
+            mean, by_seed, by_item, rest = _crossed(values)
+            value += sign * mean / len(sets)
+            within += rest
+            slope[arm] += mean * (1 - mean) / len(sets)
+            residual[arm] += rest / len(sets) ** 2
+            for seed, off in by_seed.items():
+                between[arm, seed] += sign * off / len(sets)
+            for item, off in by_item.items():
+                adds[item] += sign * off
+        items = len(adds)
+        if items < 2:
+            raise ValueError(f"{items} ids with a value: variation over items needs at least two; {REMEDY}")
+        variance = sum(off**2 for off in adds.values()) * items / (items - 1) - within
+        parts.append((max(0.0, variance) / len(sets) ** 2, items - 1.0, math.inf))
+    for arm in (0, 1):
+        offs = [off for (own, _), off in between.items() if own == arm]
+        if (seeds := len(offs)) > 1:
+            bound = residual[arm] + (most * slope[arm]) ** 2 / seeds if most < math.inf else most
+            parts.append((sum(off**2 for off in offs) * seeds / (seeds - 1), seeds - 1.0, bound))
+    return Variation(value, parts)
+
+
+def mean_over_seeds(values: Values) -> SeedMean:
+    """The mean of values by seed and item, with an interval for new seeds and new items of the same kind.
+
+    Cells without a value are left out of the sums (Cameron, Gelbach and Miller, 2011). The interval does not go below 0
+    where no value does. Raises ValueError for fewer than two seeds or items, or where seeds have different ids.
+    """
+    found, counts = _over_seeds([values], math.inf)
+    negative = any(value < 0 for own in values.values() for value in own.values() if value is not None)
+    low = found.value - found.half()
+    return SeedMean(Estimate(found.value, low if negative else max(0.0, low), found.value + found.half()), *counts)
+
+
+def rate_over_seeds(*sets: Values) -> SeedMean:
+    """The share of True over seeds and items, or the mean of several sets' shares with equal weights.
+
+    The interval is Wilson's for the effective sample size that has the variance of `mean_over_seeds`, so it stays
+    within 0 and 1. Where all verdicts are equal the sample is the items.
+    """
+    found, counts = _over_seeds(sets)
+    share, half = found.value, found.half()
+    effective = effective_size(share, half) if half else float(counts[1])
+    return SeedMean(Estimate(share, *wilson(share * effective, effective)), *counts)
+
+
+def _over_seeds(sets: Sequence[Values], most: float = MOST) -> tuple[Variation, tuple[int, int, int]]:
+    """The sets' mean with its variance, and (seeds, items, missing cells)."""
+    for values in sets:
+        there = [{name for name, value in own.items() if value is not None} for own in values.values()]
+        seeds, items = sum(map(bool, there)), len(set().union(*there))
+        if seeds < 2 or items < 2:
+            raise ValueError(
+                f"{seeds} seeds and {items} ids with a value: variation over both needs at least two of each; {REMEDY}"
+            )
+    missing = sum(value is None for values in sets for own in values.values() for value in own.values())
+    items = sum(len(next(iter(values.values()))) for values in sets)
+    return variation([(values,) for values in sets], most), (len(sets[0]), items, missing)
+
+
+def _crossed(values: Values) -> tuple[float, dict[int, float], dict[Any, float], float]:
+    """(mean, each seed's part of it, each item's part, variance of the mean from what neither explains)."""
+    import numpy as np
+
+    names = sorted(set().union(*(own.keys() for own in values.values())))
+    for seed, own in values.items():
+        if len(own) < len(names):
+            absent = next(name for name in names if name not in own)
+            raise ValueError(f"seed {seed} lacks id {absent!r}: seeds of one benchmark hold the same ids")
+    rows = [[math.nan if (value := own[name]) is None else value for name in names] for own in values.values()]
+    table = np.array(rows, dtype=float).reshape(len(values), len(names))
+    there = ~np.isnan(table)
+    cells = int(there.sum())
+    mean = float(table[there].mean())
+    off = np.where(there, table - mean, 0.0)
+    by_seed, by_item = off.sum(1), off.sum(0)
+    rest = off - (by_seed / np.maximum(there.sum(1), 1))[:, None] - by_item / np.maximum(there.sum(0), 1)
+    freedom = max(1, (len(values) - 1) * (len(names) - 1))
+    return (
+        mean,
+        dict(zip(values, (by_seed / cells).tolist(), strict=True)),
+        dict(zip(names, (by_item / cells).tolist(), strict=True)),
+        float((rest[there] ** 2).sum()) / freedom / cells,
+    )
