@@ -51,7 +51,7 @@ def test_transformers_serve_answers_as_this_process_does_and_ends(
     model = load_model(resolve(tiny), torch.float32, "cpu")
     here = dict(LocalEngine(Decoder(model, renderer.end_id, 8, "cpu"), renderer).generate(asked, GREEDY))
     output = tmp_path / "server.log"
-    served = Model("run", renderer, None, None, lambda: tiny_folder, lambda engine: model, output)  # type: ignore[arg-type, return-value]
+    served = Model("run", renderer, None, None, lambda: tiny_folder, lambda engine: model, output)
     with child.start(served) as server:
         pid = int(re.findall(r"\[(\d+)\]", output.read_text())[0])
         os.kill(pid, 0)
