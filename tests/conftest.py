@@ -13,19 +13,11 @@ os.environ.setdefault("WANDB_MODE", "offline")
 
 TINY_CONTEXT = 512
 
-SLOW_FILES = {
-    *("test_bad_input", "test_damaged", "test_devices", "test_disk_full", "test_kill", "test_launchers", "test_locks"),
-    *(
-        "test_loggers",
-        "test_miniature",
-        "test_originals",
-        "test_quantization",
-        "test_run",
-        "test_sandbox",
-        "test_scale",
-    ),
-    *("test_secrets", "test_serve", "test_sweep"),
-}
+SLOW_FILES = (
+    *("test_kill", "test_miniature", "test_sweep", "test_run", "test_launchers", "test_damaged", "test_bad_input"),
+    *("test_originals", "test_scale", "test_sandbox", "test_devices", "test_disk_full", "test_locks", "test_loggers"),
+    *("test_quantization", "test_secrets", "test_serve"),
+)
 """Files whose tests start whole runs or other processes, so that each takes seconds."""
 SLOW_FIXTURES = {"tiny_arguments", "chromium"}
 """Fixtures by which a test makes a whole run, or opens a browser."""
