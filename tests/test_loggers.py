@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning.loggers import WandbLogger
 
 from alttrain.config import RunError, register
-from alttrain.records import Example, Generation, read_rows
+from alttrain.records import Example, Generation, Judgement, read_rows
 from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
 from alttrain.run.loggers import COLUMNS, TEXTS, logged, sweep
@@ -191,9 +191,14 @@ def hold_wandb(folder: Path, expected: dict[str, dict[int, float]]) -> None:
     tables = list(second.rglob("*.table.json"))
     assert {path.name.split("_")[1] for path in tables} >= {"harmful", "benign"}
     assert len(tables) == 3
+    verdicts = {}
     for path in tables:
         table = json.loads(path.read_text())
         assert (tuple(table["columns"]), len(table["data"])) == (COLUMNS, 4)
+        verdicts |= {row[0]: row[COLUMNS.index("verdict")] for row in table["data"]}
+    judged_rows = [row for path in folder.rglob("judgements.jsonl") for row in read_rows(path, Judgement)]
+    assert verdicts == {row.id: row.verdict for row in judged_rows}
+    assert {False, None} <= set(verdicts.values())  # an undecided verdict is not a negative one
 
 
 def hold_tensorboard(folder: Path, expected: dict[str, dict[int, float]]) -> None:

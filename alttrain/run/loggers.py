@@ -93,7 +93,7 @@ def samples(run: Run, benchmark: Benchmark, texts: Texts) -> tuple[Sequence[str]
     rows = []
     for one in read_rows(folder / "generations.jsonl", Generation):
         key = (one.id, one.sample)
-        row = [one.id, one.sample, one.label, verdicts.get(key) or "", assessed.get(key) or "", one.finish]
+        row = [one.id, one.sample, one.label, verdicts.get(key), assessed.get(key), one.finish]
         row += [one.thought_tokens, one.answer_tokens]
         if texts != "none":
             held = withholds(texts, one.label == "harmful" or benchmark.measure == "harmful_rate")
