@@ -375,13 +375,13 @@ def test_spoiled_tokenised_examples_are_made_again(kind: str, sealed: bool, tiny
 
 @pytest.mark.parametrize("spoil", [pipe, folder])
 def test_a_checkpoint_that_is_no_file_is_named(spoil: Spoil, tmp_path: Path) -> None:
-    from alttrain.training.fit import _step_of
+    from alttrain.training.fit import _first_step
 
     (tmp_path / "last.ckpt").touch()
-    assert _step_of(tmp_path / "last.ckpt", "") == 0
+    assert _first_step(tmp_path / "last.ckpt", "") == 0
     spoil(tmp_path / "last.ckpt")
     with within(SECONDS), pytest.raises(DamagedError, match=r"last\.ckpt: is no regular file; remove it"):
-        _step_of(tmp_path / "last.ckpt", "")
+        _first_step(tmp_path / "last.ckpt", "")
 
 
 @pytest.mark.parametrize("kind", ["empty", "torn", "deep", "byte_4", "null"])
