@@ -106,9 +106,7 @@ def _without_hydra(config: DictConfig, arguments: Iterable[str], keep: bool = Fa
 
 
 def _accepted(overrides: list[str], found: list[Fault]) -> list[str]:
-    """Return the overrides that compose, tried together and then one by one. Appends the faults of the others to
-    `found`.
-    """
+    """Return the overrides that compose, tried together and then one by one. Faults of the others go to `found`."""
     try:
         compose(config_name=PRIMARY, overrides=overrides)
         return overrides

@@ -59,9 +59,7 @@ def masked(text: str) -> str:
 
 
 def resolvers(config: Any) -> Iterator[tuple[str, str, str]]:
-    """Yield (key, value, what is accepted) for each interpolation of a plain, unresolved config that uses a refused
-    resolver.
-    """
+    """Yield (key, value, what is accepted) for each interpolation of a plain, unresolved config that is refused."""
     for key, value in _texts(config, ""):
         for name in INTERPOLATION.findall(value):
             if name.startswith("oc.env"):

@@ -5,8 +5,9 @@ A `_target_` names a class of alttrain, a class in `NAMED`, or a class of a pack
 built object must have the type of its place (`fits`).
 
 A config may start the servers of the packaged options, exactly as written there. Other commands, another environment
-for them, and vLLM options that import code need `trusted`. Two settings need `trusted` or must be on the command line
-themselves: an API key for another server, and running model-written code outside the sandbox.
+for them, and vLLM options that import code need `trusted`. The address of another server that gets an API key must be
+on the command line, or the key's variable in `trusted`. Only the command line may set an MLflow server's address or let
+model-written code run outside the sandbox.
 """
 
 import functools
@@ -51,7 +52,7 @@ QUOTES = " '\"/"
 """Characters stripped from a command-line value. An address is the same with and without its last slash."""
 
 ANYTHING = object()
-"""The place of an argument without annotation of a trusted class."""
+"""The place of an argument that has no annotation, in a trusted class."""
 
 
 def take_trusted(arguments: Sequence[str]) -> list[str]:
@@ -193,9 +194,7 @@ KEYS = {"https://api.openai.com/v1": "OPENAI_API_KEY", "https://api.together.xyz
 
 
 def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -> Iterator[tuple[str, Any, str]]:
-    """Yield (key, value, what is accepted) for each part of a node that starts or loads what is not packaged or
-    trusted.
-    """
+    """Yield (key, value, what is accepted) for what a node starts or loads that is not packaged or trusted."""
     name = f"{target.__module__}.{target.__qualname__}"
     url, variable, uri = (node.get(part) for part in ("base_url", "key_variable", "uri"))
     if variable and url and not (KEYS.get(str(url)) == variable or variable in trusted() or said("base_url", url)):

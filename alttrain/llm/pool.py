@@ -93,9 +93,7 @@ class ServerSettings:
             )
 
     def key(self, where: str = "") -> str:
-        """Return the server's API key. Raises ValueError, naming the config key below `where`, if the variable is not
-        set.
-        """
+        """Return the server's API key. Raises ValueError, naming the config key below `where`, if it is not set."""
         if self.key_variable is None:
             return "none"  # without a key, the client would send OPENAI_API_KEY to this server
         key = os.environ.get(self.key_variable, "").strip()
@@ -288,8 +286,9 @@ class RequestPool(Generic[Request, Answer]):
                 return
 
     async def _ask(self, client: "AsyncOpenAI", request: Request) -> Answer | FailedTry:
-        """Return one request's answer, with API keys removed. A limit on all its tries ends replies that arrive too
-        slowly.
+        """Return one request's answer, with API keys removed.
+
+        The time of all its tries together is limited, which ends replies that arrive too slowly.
         """
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
@@ -350,9 +349,7 @@ async def _end_retries(response: Any) -> None:
 
 
 def _words(body: object, prompt: str, key: str) -> str:
-    """Return a server's words on a refused prompt, on one line; "" if there are none or they repeat the prompt or a
-    key.
-    """
+    """Return a server's words on a refused prompt, on one line; "" if there are none or they repeat prompt or key."""
     said = next((body[name] for name in ("message", "detail") if name in body), "") if isinstance(body, Mapping) else ""
     if not isinstance(said, str) or scrub(said, key) != said:
         return ""

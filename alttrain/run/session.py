@@ -94,8 +94,9 @@ class Session:
         return self.model(precision if half else "float32", kernel).requires_grad_(True)
 
     def save(self, model: Any, weights: Mapping[str, Any], card: str, folder: Path) -> None:
-        """Save the trained weights with tokenizer, template and model card. The folder appears only when it is
-        complete.
+        """Save the trained weights with tokenizer, template and model card.
+
+        The folder appears only when it is complete.
         """
         from alttrain.backbone.weights import save_adapter, save_model
 
@@ -175,8 +176,9 @@ class Session:
         return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
 
     def _base(self, requested: str) -> Any:
-        """Return the backbone to merge adapters into. It stays on the shelf, so that jobs of one process do not reload
-        it.
+        """Return the backbone to merge adapters into.
+
+        It stays on the shelf, so that jobs of one process do not reload it.
         """
         from alttrain.backbone.weights import Base
 
@@ -228,7 +230,7 @@ def clear_shelf() -> None:
 
 
 def free() -> None:
-    """Free unused memory, so that the next stage can load a model."""
+    """Collect garbage and empty torch's GPU cache, so that the next stage can load a model."""
     gc.collect()
     import torch
 

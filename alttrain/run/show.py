@@ -124,8 +124,9 @@ def _row(path: Path, name: str) -> Example | None:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """Return the parts of a run's config that determine its batches, as plain values. Raises ValueError if they are
-    refused.
+    """Return the parts of a run's config that determine its batches, as plain values.
+
+    Raises ValueError if they may not be built.
     """
     try:
         whole = yaml.safe_load(read_utf8(_present(path)))

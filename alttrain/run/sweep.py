@@ -77,8 +77,9 @@ def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
 
 
 def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str:
-    """Return the output of `--cfg job` for a sweep: its first job's config, and all jobs as comments. "" for a single
-    run.
+    """Return the output of `--cfg job` for a sweep: its first job's config, and all jobs as comments.
+
+    Returns "" for a single run.
     """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         batch = overrides_of(arguments, multirun)

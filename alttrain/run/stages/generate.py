@@ -246,8 +246,9 @@ def prompt_text(
 
 
 def longest_prompt(run: Run, renderer: Any, benchmark: Benchmark) -> int:
-    """Return the tokens of a benchmark's longest prompt. Raises RunError if the context cannot hold a prompt and its
-    answer.
+    """Return the tokens of a benchmark's longest prompt.
+
+    Raises RunError if the context cannot hold a prompt and its answer.
     """
     rows, where = benchmark.examples, f"benchmark {benchmark.name}"
     lengths = [len(renderer.encode(prompt_text(run, renderer, benchmark, row))) for row in rows]

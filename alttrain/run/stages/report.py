@@ -117,10 +117,9 @@ def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
 
 
 def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: Set[str]) -> None:
-    """Make the report from a snapshot, then replace the last one. Errors name the original files, not those of the
-    snapshot.
+    """Make the report from a snapshot, then replace the last one.
 
-    A run with a damaged file is logged and left out.
+    Errors name the original files, not those of the snapshot. A run with a damaged file is logged and left out.
     """
     runs, folder, made = output_dir / "runs", output_dir / "report", aside / "report"
     snapshot(runs, aside / "runs")
