@@ -44,8 +44,7 @@ KEY = re.compile(r"\$\{(\w[\w.]*)\}")
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
     """Return the faults of command-line overrides and of the configs they compose, and those configs.
 
-    Each value of a sweep is tried alone. The configs are therefore not the sweep's jobs, but cover every value of every
-    key.
+    Each value of a sweep is tried alone. The configs are not the sweep's jobs, but cover every value of every key.
     """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         found: list[Fault] = []
@@ -87,8 +86,8 @@ def hydra_preview(arguments: list[str]) -> list[Fault]:
 def composed(overrides: list[str], arguments: Iterable[str], keep: bool = False) -> DictConfig:
     """Compose overrides to a config, without Hydra's own node unless `keep` is set.
 
-    `arguments` is the command line, which may set Hydra keys that a file may not. Raises RunError if Hydra's node has a
-    fault.
+    `arguments` is the command line, which may set Hydra keys that a file may not. Raises RunError for faults in Hydra's
+    node.
     """
     config = compose(config_name=PRIMARY, overrides=overrides, return_hydra_config=True)
     if found := _without_hydra(config, arguments, keep):

@@ -334,8 +334,7 @@ class _Originals:
         self.guarded: dict[str, dict[str, int]] | None = None
 
     def fill(self, examples: list[Example]) -> list[Example]:
-        """Return the examples, with originals where the structure needs them. Those without a usable one are left out.
-        """
+        """Return the examples, with originals where the structure needs them. Drops those without a usable one."""
         run, structure = self.run, self.run.structure
         lacking = [example for example in examples if lacks_original(structure, example)]
         if not lacking:
