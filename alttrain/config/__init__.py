@@ -1,13 +1,13 @@
-"""What a run's config may hold, and its check before anything loads.
+"""The config of a run and its validation before anything loads.
 
-- `schema`    the closed root: a top-level key that is no field there is refused when the config composes
-- `binding`   every `_target_` held against its signature, every value against its annotation; all faults collected
-- `targets`   which classes a config may name, what it may start, and whether a class has the type of its place
-- `secrets`   keys and environment variables, which no config may hold
-- `overrides` command-line overrides tried one by one, and what a config may say to Hydra itself
+- `schema`    the closed root: an unknown top-level key is refused when the config composes
+- `binding`   checks each `_target_` against its signature and each value against its annotation; collects all faults
+- `targets`   the classes a config may name, the programs it may start, and type checks for what it builds
+- `secrets`   API keys and environment variables, which no config may hold
+- `overrides` tries command-line overrides one by one, and checks Hydra's own settings
 - `identity`  the fingerprint of everything that shapes a result, the method, and the run's name
 
-No torch here, and nothing of the other rooms: targets are imported by the name the config gives.
+This package imports neither torch nor other rooms. It imports targets by the names that the config gives.
 """
 
 from alttrain.config.binding import Fault, faults, instantiate

@@ -1,7 +1,7 @@
-"""Bind every `_target_` of a composed config against the signature it names, without calling it.
+"""Check every `_target_` of a composed config against its signature, without calling it.
 
-A misspelt argument, a missing one or a value of the wrong type would otherwise surface only after slow loads. The walk
-visits every node, nested and listed ones included, and collects all faults.
+The check finds misspelt or missing arguments and values of the wrong type, which would otherwise fail only after slow
+loads. It visits every node, including nested and listed ones, and collects all faults.
 """
 
 import functools
@@ -29,19 +29,19 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "generation": ("alttrain.generation.EngineConfig", "alttrain.generation.Auto"),
     "protocol": ("alttrain.evaluation.Protocol",),
 }
-"""The nodes of a run's config that must say what to build, and the types of what they may build."""
+"""Nodes of a run's config that need a `_target_`, and the types they may build."""
 PLACES = {**PARTS, "teacher": ("alttrain.rewrite.Teacher",), "judge": ("alttrain.evaluation.Judge",)}
 BENCHMARK, LOGGER = "alttrain.evaluation.Benchmark", "alttrain.training.config.Logger"
 BUILDING = frozenset({"_target_", "_partial_"})
 NOT_TAKEN = ("_args_", "_convert_", "_recursive_")
-"""Hydra's further keys of a node to build: here arguments have their names, and what is built gets plain values."""
+"""Hydra's other keys of a buildable node, which are refused: arguments go by name, and objects get plain values."""
 SEEDS = 1 << 32
-"""How many seeds there are: numpy takes no others."""
+"""Number of valid seeds. numpy accepts 0 to 2**32 - 1."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with a config: its key, the value found there, and what would be accepted."""
+    """One error in a config: its key, the value found there, and what is accepted."""
 
     key: str
     value: Any
@@ -53,9 +53,12 @@ class Fault:
 
 
 def faults(config: DictConfig) -> list[Fault]:
-    """All faults of a composed config, in the order of its keys. Imports the targets' modules and nothing heavier."""
+    """Return all faults of a composed config, grouped by kind. If it uses a refused resolver, only that is reported.
+
+    Imports the modules of the targets and nothing heavier.
+    """
     if found := [Fault(*one) for one in resolvers(OmegaConf.to_container(config, resolve=False))]:
-        return found  # and nothing is resolved
+        return found  # resolving could run a refused resolver
     absent = sorted(OmegaConf.missing_keys(config))
     missing = [Fault(key, MISSING, "a value is needed here") for key in absent]
     plain = OmegaConf.to_container(config, resolve=True)
@@ -79,7 +82,7 @@ def faults(config: DictConfig) -> list[Fault]:
 
 
 def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:
-    """What is wrong with each `_target_` of a plain config, at any depth, and with the arguments it gets."""
+    """Yield the faults of each `_target_` of a plain config, at any depth, and of its arguments."""
     for key, node in plain.items():
         place: Any = None
         if key == "evaluation":
@@ -96,7 +99,7 @@ def _builds(node: Any) -> bool:
 
 
 def _names(plain: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """What becomes a part of a path."""
+    """Yield (key, value) for each value that becomes part of a path."""
     if plain.get("tag"):
         yield "tag", plain["tag"]
     for part in ("backbone", "dataset", "rewrite", "training", "protocol", "method"):
@@ -108,7 +111,7 @@ def _names(plain: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _parts(plain: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """The nodes of a run's config that must say what to build."""
+    """Yield (key, node) for each node that needs a `_target_`."""
     for key in PARTS:
         if key in plain:
             yield key, plain[key]
@@ -134,7 +137,7 @@ def _stage_faults(stages: list[str]) -> Iterator[Fault]:
 
 
 def _walk(node: Any, key: str, place: Any) -> Iterator[Fault]:
-    """`place` is the annotation of what may be built here; see `targets.fits`."""
+    """Yield the faults at and below `node`. `place` is the annotation of what may be built here; see `targets.fits`."""
     if _builds(node):
         yield from _target_faults(node, key, place)
     elif isinstance(node, dict):
@@ -197,7 +200,7 @@ def _adapter(hint: Any) -> Any:
 
 
 def _type_faults(value: Any, hint: Any, key: str) -> Iterator[Fault]:
-    """Where `value` does not fit `hint`, down to the item of a mapping or list, and what would be accepted there."""
+    """Yield a fault for each place where `value` does not match `hint`, down to single items of a mapping or list."""
     from pydantic import PydanticSchemaGenerationError, ValidationError
 
     if hint is Any or value == MISSING:
@@ -209,7 +212,7 @@ def _type_faults(value: Any, hint: Any, key: str) -> Iterator[Fault]:
     try:
         adapter = _adapter(hint)
     except (PydanticSchemaGenerationError, TypeError):
-        return  # a Protocol or a class of our own: the node that fills it is checked by itself
+        return  # a Protocol or a class of our own: the node that builds it is checked separately
     try:
         adapter.validate_python(value, strict=True)
     except ValidationError as error:
@@ -227,10 +230,10 @@ def _type_faults(value: Any, hint: Any, key: str) -> Iterator[Fault]:
 
 
 def instantiate(node: Any) -> Any:
-    """The object a config node describes, built of plain values. Its targets are those that a config may name; that
-    each has the type of its place is `target_faults`' to say before.
+    """Build the object that a config node describes, from plain values.
 
-    Nothing is resolved between check and building, as Hydra's own would: a text that was checked stays a text.
+    Each target must be one that a config may name. Whether its type suits its place is checked by `target_faults`,
+    before. Unlike Hydra's own function, this one resolves nothing, so a text that was checked stays as it is.
     """
     if isinstance(node, DictConfig):
         node = OmegaConf.to_container(node, resolve=True)

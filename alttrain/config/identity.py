@@ -1,8 +1,8 @@
-"""What makes two runs the same: the fingerprint of all that shapes a result, the method, and the run's name.
+"""The identity of a run: the fingerprint of everything that shapes a result, the method, and the run's name.
 
-A fingerprint is a flat mapping of config keys to values, kept as JSON, so that a difference is named key by key.
-`conf/method/NAME.yaml` chooses the dataset, rewrite, teacher, recipe, adapter, quantisation and system prompt of the
-method's source. A run that overrides one of them shows it in its name, its folder and every table.
+A fingerprint is a flat mapping of config keys to values, stored as JSON so that differences can be named key by key.
+`conf/method/NAME.yaml` selects the dataset, rewrite, teacher, recipe, adapter, quantisation and system prompt that the
+method's source uses. A run that overrides one of them shows this in its name, its folder and every table.
 """
 
 import functools
@@ -21,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 
 SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training", "method")
-"""Top-level keys that shape the trained adapter. Stages, logger, trainer hardware and folders do not."""
+"""Top-level keys that shape the trained adapter. Stages, loggers, trainer hardware and folders do not."""
 
 HOW_ASKED = ("base_url", "key_variable", "concurrency", "attempts", "timeout_s")
-"""Keys that say where a server is and how it is asked again; what it answers is the same."""
+"""Keys for a server's address, key variable, concurrency and retries. They do not change its replies."""
 
 NOT_SHAPING = (
     "backbone.attention",
@@ -39,14 +39,14 @@ NOT_SHAPING = (
     *(f"rewrite.*.{key}" for key in HOW_ASKED),
     "rewrite.may_lose",
 )
-"""Keys that do not change the result: the place of a file (its content is hashed), how a server is asked."""
+"""Keys that do not change the result, such as a file's path (its content is hashed) and server settings."""
 NOT_SHAPING_TEXT = frozenset(
     {*HOW_ASKED, "chunk", "loads_adapters", "adapter_name", "health", "start_s", "memory_share"}
 )
-"""Keys of an engine; `chunk` of the slot decoder shapes which prompts are decoded together; there it is kept."""
+"""Keys of an engine that do not change its text. `chunk` does if the engine decodes a chunk's prompts together."""
 ABSENT = "(absent)"
 OF_BACKBONE = ("backbone.quantization", "backbone.system_prompt", "backbone.template")
-"""Keys of the backbone that are a part of the treatment; its weights' place and its kernels are not."""
+"""Keys of the backbone that belong to the treatment. The path of its weights and its kernels do not."""
 NOT_TREATMENT = ("seed", "training.checkpoint_every")
 NOT_ASKED = NOT_SHAPING_TEXT | {"path", "file", "data_dir", "human_labels"}
 CHANGED_DIGITS = 6
@@ -54,11 +54,16 @@ CHANGED_DIGITS = 6
 
 @dataclass(frozen=True)
 class Method:
-    """A method's name, its place in tables, and its system prompt.
+    """A method's name, its place in tables, and its system prompts.
 
-    `name` is part of the run's name ("" for a free composition), `label` a table's row, `order` the row's place,
-    `tables` the tables it is a row of. `system_prompt` is given in training and `evaluation_prompt` in evaluation,
-    whatever the protocol says; None leaves it to protocol and backbone, "" is none.
+    Args:
+        name: Part of the run's name; "" for a free composition.
+        label: The row's label in tables.
+        order: The row's position in tables.
+        tables: The tables that show the method.
+        system_prompt: System prompt in training. None uses the backbone's, "" uses none.
+        evaluation_prompt: System prompt in evaluation, which overrides the protocol's. None uses the protocol's or the
+            backbone's, "" uses none.
     """
 
     name: str
@@ -71,10 +76,11 @@ class Method:
 
 @dataclass(frozen=True)
 class Changes:
-    """What differs from the published form, as key -> (published value, this run's), and nothing where nothing does.
+    """Differences from the published form, as key -> (published value, this run's value).
 
-    `treatment` is what the method fixes, `evaluation` what protocol and benchmark fix, by the benchmark's name, and
-    where the backbone's weights are from.
+    Args:
+        treatment: Changes of what the method fixes.
+        evaluation: By benchmark name, changes of what protocol and benchmark fix, and of the source of the weights.
     """
 
     treatment: Mapping[str, tuple[Any, Any]]
@@ -82,7 +88,7 @@ class Changes:
 
 
 def changes(config: DictConfig) -> Changes:
-    """What a composed config changes of its method, its protocol and its benchmarks."""
+    """Return how a composed config differs from its published method, protocol and benchmarks."""
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     method, backbone = plain["method"]["name"], plain["backbone"]["name"]
     treatment = {}
@@ -103,10 +109,10 @@ def changes(config: DictConfig) -> Changes:
 
 
 def treatment_of(plain: Mapping[str, Any], known: bool = True) -> dict[str, Any]:
-    """The flat keys of a plain config that are the treatment: what the method does to any backbone.
+    """Return the flat keys of a plain config that make up the treatment: what the method does to any backbone.
 
-    Where nothing is trained, data and adapter are no part of it. Of a backbone that has no option of its own (`known`
-    is False) only the quantisation is: its other keys are the user's to say.
+    If nothing is trained, dataset and adapter are not part of it. If the backbone has no config option of its own
+    (`known` is False), only its quantisation is part of it, since its other keys are the user's choice.
     """
     trains = plain["training"].get("_target_") != "alttrain.training.NoTraining"
     parts = ("rewrite.", "training.", "method.", *(("dataset.", "adapter.") if trains else ()))
@@ -116,13 +122,16 @@ def treatment_of(plain: Mapping[str, Any], known: bool = True) -> dict[str, Any]
 
 
 def run_name(config: DictConfig, seed: int | None = None, treatment: Mapping[str, Sequence[Any]] | None = None) -> str:
-    """The name of a run's folder: backbone, method, seed and tag; another `seed`'s where that is given.
+    """Return the name of a run's folder: backbone, method, seed and tag.
 
-    `treatment` are the changes of it, where they are known already.
+    A changed treatment adds `changed_` and a hash of its changes after the method. A free composition has dataset,
+    rewrite and training instead of a method. The name has no time stamp, so ranks, resumed jobs and repeated sweeps
+    share a folder.
 
-    A changed treatment has `changed_` and a hash of its changes behind the method; a free composition has its dataset,
-    rewrite and training in place of a method. There is no time stamp: ranks, resumed jobs and a repeated sweep meet in
-    the same folder.
+    Args:
+        config: The composed config.
+        seed: Replaces the config's seed.
+        treatment: The changes of the treatment, if already known. None computes them.
     """
     method = config.method.name
     parts = [method] if method else [config.dataset.name, config.rewrite.name, config.training.name]
@@ -139,7 +148,7 @@ def _differences(published: Mapping[str, Any], own: Mapping[str, Any]) -> dict[s
 
 
 def _applied(protocol: Mapping[str, Any], name: str, benchmark: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a protocol that apply to a benchmark, flat, without the judge, which the benchmark has."""
+    """Return the keys of a protocol that apply to a benchmark, flat. The judge is left out: the benchmark has it."""
     parts = {"settings": (name, benchmark["kind"]), "means": (benchmark["measure"],)}
     own = {key: protocol.get(key) for key in ("decoding", "judged", "system_prompt", "quantization")}
     for part, names in parts.items():
@@ -148,13 +157,13 @@ def _applied(protocol: Mapping[str, Any], name: str, benchmark: Mapping[str, Any
 
 
 def _asked(part: str, node: Any) -> dict[str, Any]:
-    """A protocol or benchmark as flat keys, without where its files are and how its servers are asked."""
+    """Return a protocol or benchmark as flat keys, without file paths and server settings."""
     flat = flatten({part: node})
     return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in NOT_ASKED}
 
 
 def _published(*choices: str) -> dict[str, Any]:
-    """The config that these options alone compose, plain and resolved; one that there is not is passed over."""
+    """Compose these options alone; return the plain, resolved config. Options that do not exist are skipped."""
     if not GlobalHydra().is_initialized():
         with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
             return _composed(*choices)
@@ -170,9 +179,9 @@ def _composed(*choices: str) -> dict[str, Any]:
 
 
 def shaping_of_engine(generation: dict[str, Any], batched: bool = False) -> dict[str, Any]:
-    """All of a generation config, flat, that shapes what is written: not where a server is or how it is asked again.
+    """Return the flat keys of a generation config that shape the text, without addresses and retries of servers.
 
-    `batched`: the engine decodes a chunk's prompts together, so `chunk` shapes it too.
+    `batched` means that the engine decodes the prompts of a chunk together, so that `chunk` shapes the text too.
     """
     flat = flatten({"generation": generation})
     left_out = NOT_SHAPING_TEXT - ({"chunk"} if batched else set())
@@ -180,8 +189,10 @@ def shaping_of_engine(generation: dict[str, Any], batched: bool = False) -> dict
 
 
 def shaping_of_judge(node: Any) -> Any:
-    """A judge's config without what leaves its verdicts as they are: how servers are asked, at any depth, and how many
-    programs run at once."""
+    """Return a judge's config without keys that leave its verdicts unchanged.
+
+    Those are server settings, at any depth, and the number of programs run in parallel.
+    """
     if isinstance(node, dict):
         kept = {key: value for key, value in node.items() if key not in (*HOW_ASKED, "workers")}
         return {key: shaping_of_judge(value) for key, value in kept.items()}
@@ -189,13 +200,13 @@ def shaping_of_judge(node: Any) -> Any:
 
 
 def shaping(config: dict[str, Any]) -> dict[str, Any]:
-    """All keys of a plain config that shape the trained adapter, flat."""
+    """Return all keys of a plain config that shape the trained adapter, flat."""
     flat = flatten({key: config[key] for key in SHAPING})
     return {key: value for key, value in flat.items() if not any(fnmatch(key, pattern) for pattern in NOT_SHAPING)}
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested config as dotted keys to leaf values."""
+    """Flatten a nested config to a mapping of dotted keys to leaf values."""
     if isinstance(node, DictConfig):
         node = OmegaConf.to_container(node, resolve=True)
     if isinstance(node, dict):
@@ -204,7 +215,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Each key whose value differs between two flat mappings, as "key: old -> new"."""
+    """Return each key whose value differs between two flat mappings, as "key: old -> new"."""
     return [
         f"{key}: {old.get(key, ABSENT)!r} -> {new.get(key, ABSENT)!r}"
         for key in sorted(old.keys() | new.keys())

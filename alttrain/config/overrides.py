@@ -1,6 +1,6 @@
-"""All faults of a command line at once, and of what a config says to Hydra itself.
+"""Find all faults of a command line at once, and check what a config sets in Hydra's own node.
 
-Hydra alone stops at the first override that it cannot apply.
+Hydra by itself stops at the first override that it cannot apply.
 """
 
 import re
@@ -29,22 +29,22 @@ from alttrain.config.targets import trusted
 CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError)
-"""What composing a config may raise."""
+"""Exceptions that composing a config may raise."""
 CALLBACK = "alttrain.run.sweep.SweepReport"
 PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
 LOGGING = ("job_logging", "hydra_logging")
 BUILT = ("callbacks.", "launcher.", "sweeper.")
 GIVEN = re.compile(r"job\.env_set\..+|launcher\.(setup|python|srun_args|additional_parameters|address)(\.|$).*")
-"""What runs commands, changes the environment, or sends jobs elsewhere."""
+"""Hydra keys that run commands, change the environment, or send jobs to other machines."""
 PLACED = {"output_subdir": None, "run.dir": ".", "sweep.dir": "${output_dir}/.sweep", "sweep.subdir": "."}
-"""Where Hydra writes files of its own, as conf/run.yaml has it: elsewhere they could replace others."""
+"""Where Hydra writes its own files, as in conf/run.yaml. Other places are refused: files there could be overwritten."""
 KEY = re.compile(r"\$\{(\w[\w.]*)\}")
 
 
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
-    """Faults of command-line overrides and of the configs they compose, and those configs.
+    """Return the faults of command-line overrides and of the configs they compose, and those configs.
 
-    A sweep's values are each tried alone: the configs are not the sweep's jobs, but hold every value of every key.
+    Each value of a sweep is tried alone. The configs are not the sweep's jobs, but cover every value of every key.
     """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         found: list[Fault] = []
@@ -74,19 +74,20 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
 
 
 def hydra_preview(arguments: list[str]) -> list[Fault]:
-    """Faults of Hydra's own node alone: Hydra sets its logging up even where it only answers a question."""
+    """Return the faults of Hydra's own node. Hydra configures logging from it even for a question such as `--cfg`."""
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         try:
             return _without_hydra(compose(PRIMARY, overrides=arguments, return_hydra_config=True), arguments)
-        except COMPOSING:  # a sweep, whose values are tried one by one, or a fault that Hydra will name
+        except COMPOSING:  # a sweep, whose values are tried one by one, or a fault that Hydra itself reports
             pass
     return [fault for fault in preview(arguments)[0] if fault.key.startswith("hydra.")]
 
 
 def composed(overrides: list[str], arguments: Iterable[str], keep: bool = False) -> DictConfig:
-    """The config of overrides, without Hydra's own node unless `keep`. Raises RunError where that holds a fault.
+    """Compose overrides to a config, without Hydra's own node unless `keep` is set.
 
-    `arguments` are the command line, which may say to Hydra what a file may not.
+    `arguments` is the command line, which may set Hydra keys that a file may not. Raises RunError for faults in Hydra's
+    node.
     """
     config = compose(config_name=PRIMARY, overrides=overrides, return_hydra_config=True)
     if found := _without_hydra(config, arguments, keep):
@@ -95,7 +96,7 @@ def composed(overrides: list[str], arguments: Iterable[str], keep: bool = False)
 
 
 def _without_hydra(config: DictConfig, arguments: Iterable[str], keep: bool = False) -> list[Fault]:
-    """Take Hydra's own node out of a composed config; its faults."""
+    """Return the faults of Hydra's own node, and remove the node from the config unless `keep` is set."""
     found = list(hydra_faults(config, {_key(argument) for argument in arguments}))
     if not keep:
         with open_dict(config):
@@ -104,7 +105,7 @@ def _without_hydra(config: DictConfig, arguments: Iterable[str], keep: bool = Fa
 
 
 def _accepted(overrides: list[str], found: list[Fault]) -> list[str]:
-    """The overrides that compose: all at once where there is no fault, else one by one; faults go into `found`."""
+    """Return the overrides that compose, tried together and then one by one. Faults of the others go to `found`."""
     try:
         compose(config_name=PRIMARY, overrides=overrides)
         return overrides
@@ -121,7 +122,7 @@ def _accepted(overrides: list[str], found: list[Fault]) -> list[str]:
 
 
 def _order(argument: str) -> int:
-    """Hydra's own keys first, which may add config folders; then group choices; then the keys inside them."""
+    """Sort key: Hydra's own keys, which may add config folders; then group choices; then keys inside groups."""
     key = _key(argument)
     return 0 if key.startswith("hydra.") else 1 + ("." in key)
 
@@ -131,7 +132,7 @@ def _loader() -> ConfigLoader:
 
 
 def _values(argument: str, found: list[Fault]) -> list[str]:
-    """The single-valued overrides an argument stands for: itself, or one for each value of a simple sweep."""
+    """Split an argument into overrides with one value each: itself, or one for each value of a simple sweep."""
     try:
         override = OverridesParser.create(config_loader=_loader()).parse_override(argument)
     except HydraException as error:
@@ -147,7 +148,7 @@ def _key(argument: str) -> str:
 
 
 def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
-    """A Hydra composition error as a fault with what would be accepted there."""
+    """Turn a composition error of Hydra into a fault that says what is accepted."""
     key, _, value = argument.partition("=")
     key = key.lstrip("+~")
     group = key.partition("@")[0]
@@ -163,7 +164,7 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
 
 
 def _known_keys(key: str, accepted: list[str]) -> list[str] | None:
-    """The keys beside `key` in the composed config, or None where `key` itself is one of them."""
+    """Return the sibling keys of `key` in the composed config, or None if `key` itself exists."""
     node: object = compose(config_name=PRIMARY, overrides=accepted)
     *parents, last = key.split(".")
     for parent in parents:
@@ -181,9 +182,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def hydra_faults(config: DictConfig, given: Collection[str]) -> Iterator[Fault]:
-    """Each fault in the `hydra` node of a composed config: its launcher, sweeper, callbacks and logging are code that
-    Hydra builds. Nothing of the node is resolved. `given` are the keys of the command line, which may say what a file
-    may not.
+    """Yield each fault in the `hydra` node of a composed config. Nothing of the node is resolved.
+
+    Hydra builds its launcher, sweeper, callbacks and logging from this node, so they can run code. `given` holds the
+    keys of the command line, which may set what a file may not.
     """
     plain: Any = OmegaConf.to_container(config.hydra, resolve=False)
     for name in LOGGING:
@@ -215,7 +217,7 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _of_plain_values(config: DictConfig, text: str) -> bool:
-    """Whether a text interpolates keys alone, and none of them holds a node, which could have a target."""
+    """Return whether a text interpolates only keys, none of which holds a node (a node could have a target)."""
     try:
         found = [OmegaConf.select(config, key) for key in KEY.findall(text)]
     except OmegaConfBaseException:

@@ -1,6 +1,6 @@
-"""The closed root schema of a run, what a name may be, and the error that a user's mistake ends in.
+"""The closed root schema of a run, the rules for names, and the error for a user's mistakes.
 
-Group nodes are open here: `binding` checks their `_target_`.
+Group nodes are open here; `binding` checks their `_target_`.
 """
 
 import difflib
@@ -15,15 +15,15 @@ from omegaconf import MISSING, OmegaConf
 from alttrain.config.secrets import masked, refuse_environment
 
 STAGES = ("check", "rewrite", "train", "generate", "judge", "report")
-"""The stages of a run, in their order."""
+"""The stages of a run, in order."""
 TEXTS = ("all", "benign", "none")
-"""Of which samples the report's page and the loggers get prompt and outputs: all, the harmless ones, or none."""
+"""Which samples show their prompt and output on the report's page and in the loggers."""
 LONGEST = 200
-"""Bytes of a name. Filesystems take 255, and a name gets a suffix or two."""
+"""Maximum bytes of a name. File systems allow 255, and suffixes are added to a name."""
 
 
 class RunError(CompactHydraException):
-    """A run cannot go on; the message names the key or file, the value and the remedy. What looks like a key is masked.
+    """A run cannot continue. The message names the key or file, the value and the remedy; API keys in it are masked.
 
     Hydra prints it without a stack trace.
     """
@@ -34,10 +34,10 @@ class RunError(CompactHydraException):
 
 @dataclass
 class RunSchema:
-    """Top-level keys of `conf/run.yaml`. A key that is not here is refused while the config composes.
+    """Top-level keys of `conf/run.yaml`. An unknown key is refused when the config composes.
 
-    `page_texts` and `logger.texts` are one of `TEXTS`. The page is a file beside the run folders and loads nothing; it
-    covers harmful texts until its reader asks for them, and with "benign" does not hold them at all.
+    `page_texts` and `logger.texts` are each one of `TEXTS`. The report's page is one file that loads nothing else. It
+    covers harmful texts until the reader uncovers them; with "benign" it does not contain them.
     """
 
     stages: list[str] = field(default_factory=lambda: list(STAGES))
@@ -62,16 +62,16 @@ class RunSchema:
 
 
 def register() -> None:
-    """Register the schema with Hydra under the name that the primary config starts with, and refuse `oc.env`."""
+    """Register the schema under the name that the primary config uses, and disable the resolver `oc.env`."""
     OmegaConf.register_new_resolver("oc.env", refuse_environment, replace=True)
     ConfigStore.instance().store(name="run_schema", node=RunSchema)
 
 
 def name_fault(name: object) -> str:
-    """What is accepted, where a name that becomes a path is not a plain one; "" where it is.
+    """Return what is accepted, if `name` is not a valid folder name; "" if it is.
 
-    Runs, tags, backbones, protocols, benchmarks and methods have such names. A config or a run's folder may be a
-    stranger's: its names must not lead outside their folder.
+    This applies to runs, tags, backbones, protocols, benchmarks and methods. A config or run folder may come from a
+    stranger, and its names must not lead outside their folder.
     """
     if not isinstance(name, str):
         return "accepted: a name as text"
@@ -82,6 +82,6 @@ def name_fault(name: object) -> str:
 
 
 def did_you_mean(word: object, accepted: Iterable[str]) -> str:
-    """The accepted word nearest to a mistyped one, as the end of a message; "" where none is near."""
+    """Return the accepted word closest to a mistyped one, as the end of a message; "" if none is close."""
     close = difflib.get_close_matches(str(word), list(accepted), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,8 +1,8 @@
-"""Keys belong in the environment: a resolved config is saved with its run, and goes to its loggers.
+"""Keep secrets out of configs: a resolved config is saved with its run and sent to its loggers.
 
-A config is refused that holds the value of an environment variable for a secret, a URL with a password or a query, a
-key where the name of its variable should stand, or an interpolation that would take an environment variable in. The
-messages name the config's key, never its value; in other messages what looks like a key is masked.
+A config is refused if it holds the value of a secret environment variable, a URL with a password or a query, an API key
+in place of its variable's name, or an interpolation that reads the environment. These messages name the config's key,
+never its value. In other messages, what looks like an API key is masked.
 """
 
 import os
@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)S?$")
-"""Environment variables that hold what nobody else may know."""
+"""Names of environment variables that hold secrets."""
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 SHORTEST = 16
-"""Characters of the shortest value that is taken for a secret."""
+"""Minimum characters of a value that counts as a secret."""
 LOOKS = re.compile(
     r"""(?ix) (?: (?<![a-z0-9]) (?-i: (?= (?: sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[a-z]|npm|nvapi|gsk|r8 ) [-_]
                 | AKIA | AIza | eyJ ) )
@@ -25,12 +25,14 @@ LOOKS = re.compile(
         | :// [^/\s@:]* : (?= [^/\s]*@ ) )
         ( [^\s'",}\])@]{8,} )"""
 )
-"""A key in a text: by how such keys begin, by the word before it, as a long value of a key, or as a URL's password."""
+"""Matches an API key in a text: by its prefix, by the word before it, as a long value of a key, or as a URL's password.
+"""
 MASK = "***"
 INTERPOLATION = re.compile(r"\$\{\s*([\w.]+|[^}:]*\$[^:]*)\s*:")
-"""The name of a resolver; one that is put together by an interpolation could be any."""
+"""Matches a resolver's name. A name that itself contains an interpolation matches too, since it could be any resolver.
+"""
 TAKEN = ("oc.select",)
-"""Resolvers that a config may use: they give the same at every reading, and of the config alone."""
+"""Resolvers that a config may use. They depend on the config alone, so each reading gives the same value."""
 ENVIRONMENT = (
     "an environment variable would be saved with the run; a server's key is named by its key_variable, and for a path "
     "let the shell fill it in: KEY=$NAME on the command line"
@@ -38,26 +40,26 @@ ENVIRONMENT = (
 
 
 def exposed(config: Any) -> list[tuple[str, None, str]]:
-    """Key and what is wrong, for each place of a plain, resolved config that holds a secret."""
+    """Return (key, None, fault) for each value of a plain, resolved config that holds a secret."""
     known = secrets()
     return [(key, None, fault) for key, value in _texts(config, "") if (fault := _fault(key, value, known))]
 
 
 def secrets() -> dict[str, str]:
-    """The environment's secrets: value -> the variable's name."""
+    """Return the secrets of the environment, as value -> name of the variable."""
     found = {value.strip(): name for name, value in os.environ.items() if SECRET.search(name)}
     return {value: name for value, name in found.items() if len(value) >= SHORTEST}
 
 
 def masked(text: str) -> str:
-    """A message without what looks like a key."""
+    """Return the text with secrets, and what looks like an API key, replaced by `MASK`."""
     for value in secrets():
         text = text.replace(value, MASK)
     return LOOKS.sub(lambda found: found[0].removesuffix(found[1]) + MASK, text)
 
 
 def resolvers(config: Any) -> Iterator[tuple[str, str, str]]:
-    """Key, value and what is accepted, for each interpolation of a plain, unresolved config that is not `TAKEN`."""
+    """Yield (key, value, what is accepted) for each interpolation of a plain, unresolved config that is refused."""
     for key, value in _texts(config, ""):
         for name in INTERPOLATION.findall(value):
             if name.startswith("oc.env"):
@@ -67,7 +69,7 @@ def resolvers(config: Any) -> Iterator[tuple[str, str, str]]:
 
 
 def refuse_environment(*unused: object) -> None:
-    """In place of OmegaConf's `oc.env`, wherever a config or its defaults use it. Raises ValueError."""
+    """Replace OmegaConf's resolver `oc.env`. Always raises ValueError."""
     raise ValueError(ENVIRONMENT)
 
 

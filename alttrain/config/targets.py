@@ -1,12 +1,13 @@
-"""What a config may build and start. A config may be a stranger's, and to build a class is to run its code.
+"""What a config may build and start. A config may come from a stranger, and building a class runs its code.
 
-A `_target_` is one of alttrain's own, one of `NAMED`, or of a package the user trusts: `trusted=[mypackage]`, which
-counts on the command line alone. A name is checked before its module is imported. What it builds must have the type
-of its place (`fits`).
+A `_target_` names a class of alttrain, a class in `NAMED`, or a class of a package that the user trusts with
+`trusted=[mypackage]`, which is read from the command line only. A name is checked before its module is imported. The
+built object must have the type of its place (`fits`).
 
-A config may start the servers of the packaged options, as they are written there. Another command, its environment, or
-what vLLM would import needs `trusted`. So does a key for another server, and model-written code outside the sandbox,
-unless the command line itself says so.
+A config may start the servers of the packaged options, exactly as written there. Other commands, another environment
+for them, and vLLM options that import code need `trusted`. The address of another server that gets an API key must be
+on the command line, or the key's variable in `trusted`. Only the command line may set an MLflow server's address or let
+model-written code run outside the sandbox.
 """
 
 import functools
@@ -23,7 +24,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import yaml
 
 TRUSTED = "ALTTRAIN_TRUSTED"
-"""The environment variable that hands `trusted` on to the processes a command starts."""
+"""Environment variable that passes `trusted` on to child processes."""
 
 NAMED = frozenset(
     f"{module}.{name}"
@@ -37,10 +38,10 @@ NAMED = frozenset(
     }.items()
     for name in names.split()
 )
-"""Classes of Lightning's and torch's, for the parts of a user's own classes."""
+"""Classes of Lightning and torch that a user's own classes may take as parts."""
 
 SAID = ("base_url", "uri", "allow_unsandboxed")
-"""Arguments by which keys, texts or model-written code get out: what the command line says of them is trusted, too."""
+"""Arguments through which keys, texts or model-written code can get out. Their command-line values are trusted too."""
 
 REFUSED = (
     "a config builds classes of alttrain, and of packages that the command line trusts; if you know what it runs: "
@@ -48,16 +49,16 @@ REFUSED = (
 )
 
 QUOTES = " '\"/"
-"""What may surround a value of the command line; an address is the same with and without its last slash."""
+"""Characters stripped from a command-line value. An address is the same with and without its last slash."""
 
 ANYTHING = object()
-"""The place of a trusted class's argument that has no annotation."""
+"""The place of an argument that has no annotation, in a trusted class."""
 
 
 def take_trusted(arguments: Sequence[str]) -> list[str]:
-    """The arguments without `trusted=[NAME,...]`, whose packages this process and those it starts then build from.
+    """Return the arguments without `trusted=[NAME,...]`, and trust those packages in this process and its children.
 
-    Raises ValueError where it names no package.
+    Raises ValueError if a name is not the name of a package.
     """
     rest = [argument for argument in arguments if not argument.startswith("trusted=")]
     asked = [argument.partition("=")[2] for argument in arguments if argument not in rest]
@@ -73,18 +74,20 @@ def take_trusted(arguments: Sequence[str]) -> list[str]:
 
 
 def trusted() -> tuple[str, ...]:
-    """The packages, and programs, that the user trusts."""
+    """Return the packages and programs that the user trusts."""
     return tuple(filter(None, os.environ.get(TRUSTED, "").split(",")))
 
 
 def said(key: str, value: object) -> bool:
-    """Whether the command line gives this value to an argument of this name."""
+    """Return whether the command line gives `value` to an argument named `key`."""
     return f"{key}={str(value).strip(QUOTES)}" in trusted()
 
 
 def locate(path: object) -> Callable[..., Any]:
-    """The class or function a dotted path names. Raises ImportError, AttributeError, or PermissionError where a config
-    may not name it, and ValueError where it is no path to one.
+    """Import the class or function that a dotted path names.
+
+    Raises ValueError if it is not such a path, PermissionError if a config may not name it, and ImportError or
+    AttributeError if it does not exist.
     """
     if not isinstance(path, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", path):
         raise ValueError("expected a dotted path to a class or function")
@@ -115,9 +118,9 @@ def locate(path: object) -> Callable[..., Any]:
 
 
 def fits(target: Callable[..., Any], place: Any, partial: bool) -> str:
-    """Why what a target builds has no type of its place; "" where it has.
+    """Return why what `target` builds does not have the type of its place; "" if it has.
 
-    `place` is an annotation, None where nothing is to be built, or `ANYTHING`.
+    `place` is an annotation, None if nothing may be built there, or `ANYTHING`.
     """
     if place is ANYTHING:
         ours = target.__module__.startswith("alttrain.")
@@ -136,7 +139,7 @@ def fits(target: Callable[..., Any], place: Any, partial: bool) -> str:
 
 
 def classes(hint: Any) -> list[Any]:
-    """The classes, protocols and Callable of an annotation that a node with a target may fill."""
+    """Return the classes, protocols and Callable in an annotation that a node with a target can satisfy."""
     origin = get_origin(hint)
     if origin is Annotated:
         return classes(get_args(hint)[0])
@@ -149,7 +152,7 @@ def classes(hint: Any) -> list[Any]:
 
 
 def items(hint: Any) -> Any:
-    """The annotation of what a mapping or sequence holds; None where it is neither, or of plain values."""
+    """Return the annotation of the items of a mapping or sequence; None for other annotations."""
     if hint is ANYTHING:
         return hint
     origin, parts = get_origin(hint), get_args(hint)
@@ -163,16 +166,19 @@ def items(hint: Any) -> Any:
 
 
 def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations of a class's arguments, or of a function's and what it returns."""
+    """Return the annotations of a class's arguments, or of a function's arguments and return value."""
     constructor = target.__init__ if inspect.isclass(target) else target
     try:
         return get_type_hints(constructor, include_extras=True)
     except (NameError, TypeError):
-        return {}  # annotations of a third-party target that name types it imports only for a checker
+        return {}  # a third-party target whose annotations name types that it imports for type checkers only
 
 
 def _is(made: Any, wanted: Any) -> bool:
-    """Whether a class is of a type; of a protocol where it has its methods; other members may come later."""
+    """Return whether `made` is a `wanted`: a subclass, or, for a protocol, a class with all its methods.
+
+    Other members of a protocol are not checked, since an instance may set them later.
+    """
     if wanted is Callable:
         return any("__call__" in vars(base) for base in made.__mro__)
     if not getattr(wanted, "_is_protocol", False):
@@ -184,11 +190,11 @@ def _is(made: Any, wanted: Any) -> bool:
 
 
 KEYS = {"https://api.openai.com/v1": "OPENAI_API_KEY", "https://api.together.xyz/v1": "TOGETHER_API_KEY"}
-"""The packaged options' servers, and the variable with each one's key."""
+"""The servers of the packaged options, and the environment variable with each server's API key."""
 
 
 def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -> Iterator[tuple[str, Any, str]]:
-    """Key, value and what is accepted, where a node would start or load what is not packaged and not trusted."""
+    """Yield (key, value, what is accepted) for what a node starts or loads that is not packaged or trusted."""
     name = f"{target.__module__}.{target.__qualname__}"
     url, variable, uri = (node.get(part) for part in ("base_url", "key_variable", "uri"))
     if variable and url and not (KEYS.get(str(url)) == variable or variable in trusted() or said("base_url", url)):
@@ -236,7 +242,10 @@ def _packaged() -> tuple[dict[str, Any], ...]:
 
 
 def _same(node: dict[str, Any], option: dict[str, Any]) -> bool:
-    """Whether a node starts what an option does; words that the option interpolates are checked where they are from."""
+    """Return whether a node starts what a packaged option starts.
+
+    Words that the option interpolates are skipped: they are checked where they come from.
+    """
     command, own = node.get("command") or [], option["command"]
     words = all(word == packaged or packaged.startswith("${") for word, packaged in zip(command, own, strict=False))
     alike = len(command) == len(own) and words

@@ -1,9 +1,9 @@
-"""Language models on servers with OpenAI's API, as teachers, judges and the server engine ask them.
+"""Language models behind servers with OpenAI's API, used by teachers, judges and the server engine.
 
-- `ServerSettings`  where a server is and how it is asked; `check_server` says whether it can be
-- `RequestPool`     many requests at a time, each with retries; an answer, or a `Failure` with the reason
-- `ServerWriter`    a server's chat completions
-- `ReplyCache`      every reply that came, shared by all runs; `replies` looks there before it asks a `Writer`
+- `ServerSettings`  address and request settings of a server; its `check_server` tests that it can be used
+- `RequestPool`     runs many requests concurrently with retries; gives an answer or a `Failure` for each
+- `ServerWriter`    gets chat completions from a server
+- `ReplyCache`      stores every reply for all runs; `replies` reads it before it asks a `Writer`
 """
 
 from alttrain.llm.chat import HASH_DIGITS, Keep, Reply, ReplyCache, ServerWriter, Writer, replies, reply_key

@@ -1,4 +1,4 @@
-"""Replies to prompts: asked of a server with OpenAI's chat completions, and kept in a cache that all runs share."""
+"""Replies to prompts: requested as OpenAI chat completions, and stored in a cache that all runs share."""
 
 import hashlib
 import json
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HASH_DIGITS = 16
-"""Digits of a reply's key that name it in records: enough to find its file in the cache."""
+"""Number of digits of a reply's key that records store, enough to find its file in the cache."""
 WHOLE = ("stop", "eos")
-"""How a whole reply ends; "eos" is Together's word."""
+"""Finish reasons of a complete reply; "eos" is Together's."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model wrote, unchanged, and the model's name as the server tells it."""
+    """The unchanged text of a reply, and the model's name as the server reports it."""
 
     text: str
     served: str = ""
 
 
 class _Kept(TypedDict):
-    """A reply's file. An older version wrote no checksum."""
+    """A reply's file in the cache. Older versions wrote no checksum."""
 
     text: str
     served: NotRequired[str]
@@ -48,23 +48,24 @@ def _checksum(key: str, reply: Reply) -> str:
 
 
 def reply_key(model: str, messages: list[dict[str, str]], sampling: Mapping[str, Any], recipe: int) -> str:
-    """64 hex digits that name one question to one model: the SHA-256 of all that shapes the reply."""
+    """Return the SHA-256, 64 hex digits, of everything that shapes a reply."""
     asked = {"model": model, "messages": messages, "sampling": dict(sampling), "recipe": recipe}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class ReplyCache:
-    """Replies below `folder`, shared by all runs: ab/ab12...json, one reply a file, named by its key.
+    """Replies stored below `folder` and shared by all runs. Each is one file, ab/ab12...json, named by its key.
 
-    With files, runs on several machines need no lock (a link is atomic on shared file systems too), a kill tears
-    nothing, and a damaged file, whose checksum of key and reply does not fit, costs one reply. Prompts are not stored.
+    Separate files need no lock between runs on several machines, since creating a link is atomic on shared file systems
+    too. An interrupted write leaves no partial reply. A damaged file fails its checksum and costs one reply. Prompts
+    are not stored.
     """
 
     folder: Path
 
     def get(self, key: str) -> Reply | None:
-        """The reply of a key; None if there is none, or the file is damaged, which is logged."""
+        """Return the reply of a key; None if there is none or its file is damaged, which is logged."""
         path = self._path(key)
         try:
             kept = read_json(path, _Kept)
@@ -79,20 +80,20 @@ class ReplyCache:
             return None
 
     def keep(self, key: str, reply: Reply, instead: Reply | None = None) -> Reply:
-        """Store a reply and give the one that counts: if several runs asked at once, the first that came.
+        """Store a reply and return the valid one: if several runs asked at once, the first that was stored.
 
-        The stored reply `instead` was of no use, and is replaced.
+        `instead` is a stored reply that was not useful; it is replaced.
         """
         path = self._path(key)
         fresh = path.with_name(f".{key}.{uuid4().hex}")
         write_json(fresh, asdict(reply) | {"checksum": _checksum(key, reply)})
         try:
-            os.link(fresh, path)  # unlike a rename it replaces nothing that another run has stored
+            os.link(fresh, path)  # unlike a rename, a link does not replace what another run stored
         except FileExistsError:
             if (earlier := self.get(key)) is not None and earlier != instead:
                 return earlier
             os.replace(fresh, path)
-        except OSError:  # a file system without hard links: the last reply counts
+        except OSError:  # the file system has no hard links: the last reply counts
             os.replace(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)
@@ -103,33 +104,33 @@ class ReplyCache:
 
 
 Keep = Callable[[str, Reply], Reply]
-"""Called with each key and reply the moment it comes; gives the reply that counts."""
+"""Called with each key and reply on arrival; returns the reply that counts."""
 
 
 class Writer(Protocol):
-    """A model that answers prompts, each by itself."""
+    """A model that answers prompts independently of each other."""
 
     @property
     def identity(self) -> str:
-        """Who answers; a part of each reply's key."""
+        """The model's identity; part of each reply's key."""
 
     @property
     def sampling(self) -> Mapping[str, Any]:
-        """All that shapes a reply besides model and prompt; a part of each reply's key."""
+        """Everything besides model and prompt that shapes a reply; part of each reply's key."""
 
     @property
     def repeats(self) -> bool:
-        """Whether it would give the same reply again."""
+        """Whether the model gives the same reply when asked again."""
 
     def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
-        """Each key with its reply, as they come; keys are missing if the model is given up."""
+        """Yield each key with its reply or failure, in order of arrival. Keys are missing if the model is given up."""
 
 
 @dataclass(frozen=True)
 class ServerWriter(ServerSettings):
-    """A server with OpenAI's chat completions. A null `temperature` is not sent.
+    """A writer that requests chat completions from a server with OpenAI's API. A `temperature` of None is not sent.
 
-    A reply's key has the address, the model and the sampling, and not how the server is asked.
+    A reply's key includes address, model and sampling, but not concurrency, retries or time-outs.
     """
 
     temperature: Annotated[float, Ge(0)] | None = 0.0
@@ -140,17 +141,17 @@ class ServerWriter(ServerSettings):
 
     @property
     def sampling(self) -> Mapping[str, Any]:
-        """What a request says besides model and messages."""
+        """Fields of a request besides model and messages."""
         temperature = {} if self.temperature is None else {"temperature": self.temperature}
         return {**temperature, "max_tokens": self.max_tokens, **self.extra}
 
     @property
     def identity(self) -> str:
-        """The model's name and address: a model of this name on another server may be another."""
+        """The model's name and the server's address, since servers may use one name for different models."""
         return f"{self.model_name} at {self.base_url.rstrip('/')}"
 
     def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
-        """Each key with its reply, as they come; keys are missing if the server is given up."""
+        """Yield each key with its reply or failure, in order of arrival. Keys are missing if the server is given up."""
         return RequestPool(self, prompts.items(), self._send, _read, keep).results()
 
     async def _send(self, client: "AsyncOpenAI", prompt: str) -> Any:
@@ -167,11 +168,19 @@ def replies(
     who: str,
     useful: Callable[[str, Reply], bool],
 ) -> Iterator[tuple[str, str, Reply | Failure]]:
-    """Prompt, key and reply: first those in the cache at `folder`, then those that are asked for, as they come.
+    """Yield (prompt, key, reply): cached replies first, then requested ones in order of arrival.
 
-    Runs that ask the same model do so one after another: what one asked, the next finds. A cached reply that is not
-    `useful` for its prompt is asked for again and replaced, unless the writer would repeat it. `recipe` is a part of
-    each key, `who` begins the log's lines. Warns if another model answered than was asked for, or more than one.
+    A lock makes runs that ask the same model take turns, so that each finds the replies of the one before. Warns if a
+    model other than the requested one answered, or more than one.
+
+    Args:
+        writer: The model to ask.
+        prompts: The prompts.
+        folder: The cache's folder.
+        recipe: A version number, part of each key.
+        who: Prefix of log lines.
+        useful: Whether a cached reply is useful for its prompt. If not, it is requested again and replaced, unless the
+            writer would repeat it.
     """
     cache, model, sampling = ReplyCache(folder), writer.identity, writer.sampling
     asked: dict[str, str] = {}
@@ -190,7 +199,7 @@ def replies(
         with alone(folder / f"{reply_key(model, [], sampling, recipe)[:HASH_DIGITS]}.asked"):
             for key in list(asked):
                 kept = cache.get(key)
-                if kept and kept != unusable.get(key):  # another run has asked for it meanwhile
+                if kept and kept != unusable.get(key):  # another run stored it meanwhile
                     yield asked.pop(key), key, kept
             if asked:
                 log.info("%-9s asking %s for %d replies; %d kept", who, model, len(asked), len(prompts) - len(asked))
@@ -205,13 +214,13 @@ def replies(
 
 
 def _read(body: bytes) -> Reply | FailedTry:
-    """The reply in a chat completion's body. One of several is none, and so is one that ended in an unknown way."""
+    """Parse the body of a chat completion. Several replies, or an unknown finish reason, count as a failed try."""
     try:
         completion = json_of(body)
         choices, served = completion["choices"], completion.get("model")
         message, finish = choices[0]["message"], choices[0].get("finish_reason")
         content, beside = message["content"], [part for part in ("refusal", "tool_calls") if message.get(part)]
-        f"{content}".encode()  # half a surrogate pair is no text
+        f"{content}".encode()  # an unpaired surrogate cannot be encoded
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return FailedTry("the server's answer is no chat completion", "outage")
     if completion.get("error"):

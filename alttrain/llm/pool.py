@@ -1,15 +1,16 @@
-"""Requests to a server with OpenAI's API: many at a time, with retries, and a check up front.
+"""Concurrent requests to a server with OpenAI's API, with retries and a check before the run.
 
-For any server with that API: OpenAI itself, vLLM, SGLang, llama.cpp, `transformers serve`. The `openai` client makes a
-request again after a passing failure (no connection, time-out, 408, 409, 429, 5xx), with its back-off or after the
-pause that Retry-After asks for. A reply that is of no use (no completion, empty, cut) is asked for again here.
+This works with any such server: OpenAI, vLLM, SGLang, llama.cpp, `transformers serve`. The `openai` client retries
+transient failures (no connection, time-out, 408, 409, 429, 5xx) with its back-off, or after the server's Retry-After.
+Replies that are not usable (no completion, empty, cut) are requested again here.
 
-`RequestPool` gives a server up when one request has failed in all its tries while no other got an answer, or when the
-server refuses every request alike (key, model, quota). Requests in flight are finished first.
+`RequestPool` gives a server up when one request fails in all its tries while no other request is answered, or when the
+server refuses every request for the same cause (key, model, quota). Requests in flight finish first.
 
-Keys are read from the environment. No config, file, log or message holds them: they are taken out of all that a server
-sends. A failure's message has the status, the server's error code and the exception's class; for a refused prompt also
-the server's words, unless they repeat the prompt or a key. A redirect to another origin is not followed.
+API keys are read from the environment. No config, file, log or message contains them: they are removed from everything
+that a server sends. The message of a failure has the status, the server's error code and the exception's class. For a
+refused prompt it also has the server's words, unless they repeat the prompt or a key. Redirects to another origin are
+not followed.
 """
 
 import asyncio
@@ -33,23 +34,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOPELESS_CODES = ("insufficient_quota", "unsupported_parameter", "unsupported_value", "model_not_found")
-"""Error codes that every further request would get too, whatever the status."""
+"""Error codes that every further request would get too, whatever its status."""
 CHECK_TIMEOUT_S = 5.0
 """Seconds within which a server must list its models."""
 LONGEST_PAUSE_S = 120.0
-"""The longest Retry-After that the `openai` client honours."""
+"""The longest Retry-After, in seconds, that the `openai` client follows."""
 PAUSE_S = 1.0
-"""Seconds before a reply that was of no use is asked for again."""
+"""Seconds before an unusable reply is requested again."""
 REFUSED_AT_FIRST = 16
-"""Refused prompts, with no prompt answered yet, after which the server is given up."""
+"""Number of refused prompts after which a server is given up that has answered none."""
 NEARLY_ALL = 0.9
-"""Share of failed prompts from which the server is at fault, not the prompts."""
+"""Share of failed prompts from which the server, not the prompts, is the cause."""
 QUOTED = 200
-"""The most characters of a server's own words in a message."""
+"""Maximum characters of a server's own words in a message."""
 REPEATED = 20
-"""Length of a piece of the prompt that a message must not repeat."""
+"""Length in characters of a piece of the prompt that a message must not repeat."""
 SHORTEST_KEY = 8
-"""A shorter key is not taken out of texts: a word such as "none" would be in many."""
+"""Minimum characters of a key to remove from texts. Shorter ones, such as "none", occur as ordinary words."""
 
 _CODE = re.compile(r"[a-z_]{3,40}")
 _SNAPSHOT = re.compile(r"([-@:](\d{4}-\d{2}-\d{2}|\d{3,8}|latest|main))?")
@@ -60,11 +61,18 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Where a server is and how it is asked.
+    """Address and request settings of a server.
 
-    `base_url` ends in /v1. `key_variable` names the environment variable with the key; with None no key is sent.
-    `extra` goes into each request's body as it is (vLLM's chat_template_kwargs). `concurrency` requests run at a time,
-    and each has `attempts` tries of at most `timeout_s` seconds. Raises ValueError if `base_url` is no HTTP address.
+    Args:
+        base_url: The API's address, which ends in /v1.
+        model_name: The model's name on the server.
+        key_variable: The environment variable with the API key; None for a server without one.
+        extra: Fields added to each request's body, such as vLLM's chat_template_kwargs.
+        concurrency: Requests in flight at a time.
+        attempts: Tries of each request.
+        timeout_s: Seconds that each try may take.
+
+    Raises ValueError if `base_url` is not an HTTP address.
     """
 
     base_url: Annotated[str, MinLen(1)]
@@ -85,9 +93,9 @@ class ServerSettings:
             )
 
     def key(self, where: str = "") -> str:
-        """The server's key. Raises ValueError, with the config key below `where`, if the environment has none."""
+        """Return the server's API key. Raises ValueError, naming the config key below `where`, if it is not set."""
         if self.key_variable is None:
-            return "none"  # the client needs one, and would send OPENAI_API_KEY to a foreign server
+            return "none"  # without a key, the client would send OPENAI_API_KEY to this server
         key = os.environ.get(self.key_variable, "").strip()
         if not key:
             raise ValueError(
@@ -97,9 +105,9 @@ class ServerSettings:
         return key
 
     def check_server(self, where: str) -> None:
-        """Raise ValueError, with the config key below `where`, if the server cannot be asked.
+        """Raise ValueError, naming the config key below `where`, if the server cannot be used.
 
-        Its key must be set, it must answer, and if it lists its models (GET /models), the model must be among them.
+        Its API key must be set and it must answer. If it lists its models (GET /models), the model must be among them.
         """
         if fault := _server_fault(self.base_url.rstrip("/"), self.model_name, self.key(where)):
             name, reason = fault
@@ -108,7 +116,7 @@ class ServerSettings:
 
 @dataclass(frozen=True)
 class Failure:
-    """A request without a usable answer. `final`: the request is to blame, not the server's state."""
+    """A request without a usable answer. If `final`, the request is the cause; otherwise the server's state is."""
 
     reason: str
     final: bool
@@ -116,10 +124,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class FailedTry:
-    """What was wrong with a try. The kinds, and what follows:
+    """A failed try and its kind:
 
-    - "outage"    the server is unwell: try again; the request stays open
-    - "unusable"  the server works, its reply is of no use: try again; then the request has failed
+    - "outage"    the server has a problem: retry; if all tries fail, the request stays open
+    - "unusable"  the server works, but the reply is not usable: retry; if all tries fail, the request has failed
     - "refused"   this request cannot succeed: it has failed
     - "fatal"     no request can succeed: the server is given up
     """
@@ -129,7 +137,7 @@ class FailedTry:
 
 
 def scrub(text: str, key: str = "") -> str:
-    """The text without the values of the environment's secrets, and without `key`."""
+    """Return the text without `key` and without the values of the environment's secrets."""
     found = {value: f"[${name}]" for value, name in secrets().items()}
     if len(key) >= SHORTEST_KEY:
         found.setdefault(key, "[key]")
@@ -139,10 +147,10 @@ def scrub(text: str, key: str = "") -> str:
 
 
 def is_other_model(served: str, asked: str) -> bool:
-    """Whether the model that a server names is not the one that was asked for.
+    """Return whether the server reports a model other than the requested one.
 
-    A folder before the name, a date after it ("gpt-4o" is served as "gpt-4o-2024-08-06"), an alias that ends in
-    "latest" and an empty name make no difference.
+    Ignored are a folder before the name, a date after it ("gpt-4o" is served as "gpt-4o-2024-08-06"), an alias that
+    ends in "latest", and an empty name.
     """
     own, wanted = (name.casefold().rstrip("/").rpartition("/")[2] for name in (served, asked))
     wanted = wanted.removesuffix("-latest")
@@ -150,7 +158,7 @@ def is_other_model(served: str, asked: str) -> bool:
 
 
 def json_of(body: bytes | str) -> Any:
-    """A reply as JSON. Raises ValueError if it is none, is nested too deep, or gives a key two values."""
+    """Parse JSON. Raises ValueError if it is invalid, nested too deep, or gives one key different values."""
     try:
         return json.loads(body, object_pairs_hook=_once)
     except RecursionError as error:
@@ -165,13 +173,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def word(value: object) -> str:
-    """A name from a server's answer if it is fit for a message, else "". It is never cut: half a key is not found."""
+    """Return a name from a server's answer if it fits in a message, else "".
+
+    A name is never cut, since half an API key would not be recognised.
+    """
     return value if isinstance(value, str) and len(value) <= QUOTED and value.isprintable() else ""
 
 
 @functools.cache
 def _server_fault(root: str, model: str, key: str) -> tuple[str, str] | None:
-    """The wrong setting and the reason. A process asks each server once, however many jobs a sweep has."""
+    """Return (wrong setting, reason), or None. Cached, so that the jobs of a sweep ask each server once."""
     import httpx
 
     try:
@@ -184,7 +195,7 @@ def _server_fault(root: str, model: str, key: str) -> tuple[str, str] | None:
         listed = json_of(answer.content)
         offered = [str(entry["id"]) for entry in (listed["data"] if isinstance(listed, dict) else listed)]
     except (ValueError, LookupError, TypeError):
-        return None  # it does not list its models
+        return None  # the server does not list its models
     if not offered or model in offered or httpx.URL(root).host.endswith(".azure.com"):  # Azure lists no deployments
         return None
     named = ", ".join(offered[:8]) + (", ..." if len(offered) > 8 else "")
@@ -192,11 +203,15 @@ def _server_fault(root: str, model: str, key: str) -> tuple[str, str] | None:
 
 
 class RequestPool(Generic[Request, Answer]):
-    """Asks a server for (key, request) pairs, `server.concurrency` at a time, in one event loop.
+    """Sends (key, request) pairs to a server, `server.concurrency` at a time, in one event loop.
 
-    `send` makes a request with the client and gives the raw response; `read` makes an answer, a dataclass, of its body.
-    `keep` is called with each answer the moment it comes, and gives the answer that counts. `text_of` gives a request's
-    prompt, which no message repeats.
+    Args:
+        server: The server's settings.
+        requests: Pairs of a key and a request.
+        send: Sends a request with the client; returns the raw response.
+        read: Parses a response's body to an answer, which must be a dataclass.
+        keep: Called with each key and answer on arrival; returns the answer that counts.
+        text_of: Returns a request's prompt, which no message may repeat.
     """
 
     def __init__(
@@ -217,8 +232,8 @@ class RequestPool(Generic[Request, Answer]):
         self._last_reply = 0.0
 
     def results(self) -> Iterator[tuple[str, Answer | Failure]]:
-        """Each key with its answer or failure, as they come. Ends early if the server is given up."""
-        held: list[tuple[str, Failure]] = []  # refused while nothing is answered: is it the prompt or the server?
+        """Yield each key with its answer or failure, in order of arrival. Ends early if the server is given up."""
+        held: list[tuple[str, Failure]] = []  # refused before any answer: the cause may be the prompt or the server
         with asyncio.Runner() as runner:
             working = runner.get_loop().create_task(self._work())
             while (settled := runner.run(self._settled.get())) is not None:
@@ -233,7 +248,7 @@ class RequestPool(Generic[Request, Answer]):
         yield from ((key, replace(failure, final=final)) for key, failure in held)
 
     async def _work(self) -> None:
-        """Settle requests until none is left or the server is given up; then put None."""
+        """Process requests until none is left or the server is given up, then put None in the queue."""
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         try:
@@ -248,14 +263,14 @@ class RequestPool(Generic[Request, Answer]):
             self._settled.put_nowait(None)
 
     async def _stay(self, request: Any) -> None:
-        """Raise ElsewhereError before a redirect takes a request to another origin than the config's."""
+        """Raise ElsewhereError before a redirect sends a request to another origin than the config's."""
         url = request.url
         home = type(url)(self.server.base_url)
         if (url.scheme, url.host, url.port) != (home.scheme, home.host, home.port):
             raise ElsewhereError(f"{url.scheme}://{url.netloc.decode('ascii').rpartition('@')[2]}")
 
     async def _worker(self, client: "AsyncOpenAI") -> None:
-        for key, request in self._waiting:  # all workers share the iterator: each request is taken once
+        for key, request in self._waiting:  # all workers share the iterator, so each request is taken once
             began = time.monotonic()
             outcome = await self._ask(client, request)
             if not isinstance(outcome, FailedTry) or outcome.kind == "unusable":
@@ -271,7 +286,10 @@ class RequestPool(Generic[Request, Answer]):
                 return
 
     async def _ask(self, client: "AsyncOpenAI", request: Request) -> Answer | FailedTry:
-        """One request's answer, without keys; the bound on all its tries ends replies that come drop by drop."""
+        """Return one request's answer, with API keys removed.
+
+        The time of all its tries together is limited, which ends replies that arrive too slowly.
+        """
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         try:
@@ -281,7 +299,7 @@ class RequestPool(Generic[Request, Answer]):
             outcome = FailedTry(f"the server did not answer within {self.server.timeout_s:g} s", "outage")
         except (APIConnectionError, ElsewhereError) as error:
             outcome = FailedTry(f"the connection to the server failed ({type(error.__cause__).__name__})", "outage")
-            for found in (error, error.__cause__):  # versions of the client differ in whether they wrap it
+            for found in (error, error.__cause__):  # some versions of the client wrap it, others do not
                 if isinstance(found, ElsewhereError):
                     where = (
                         f"nothing was sent there; set {self.server.where}.base_url to the address that is to be asked"
@@ -319,11 +337,11 @@ class RequestPool(Generic[Request, Answer]):
 
 
 class ElsewhereError(Exception):
-    """A redirect to another origin, which it names."""
+    """A redirect to another origin. The message is that origin."""
 
 
 async def _end_retries(response: Any) -> None:
-    """Called with each HTTP response before the client looks at it: what cannot succeed is not tried again."""
+    """HTTP response hook that stops the client from retrying what cannot succeed."""
     if response.status_code == 429:
         body = await response.aread()
         if any(code.encode() in body for code in HOPELESS_CODES):
@@ -331,7 +349,7 @@ async def _end_retries(response: Any) -> None:
 
 
 def _words(body: object, prompt: str, key: str) -> str:
-    """What a server says of a refused prompt, on one line; "" if it says nothing or repeats the prompt or a key."""
+    """Return a server's words on a refused prompt, on one line; "" if there are none or they repeat prompt or key."""
     said = next((body[name] for name in ("message", "detail") if name in body), "") if isinstance(body, Mapping) else ""
     if not isinstance(said, str) or scrub(said, key) != said:
         return ""

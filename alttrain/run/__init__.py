@@ -1,5 +1,5 @@
 """The Hydra app and its stages: check, rewrite, train, generate, judge, report.
 
-With `config` the only room that sees a DictConfig. A stage reads files of earlier stages, writes its own, skips what
-is finished, and imports torch only when there is work for a model.
+Only this package and `config` use DictConfig. Each stage reads files of earlier stages, writes its own, skips finished
+work, and imports torch only if a model has work to do.
 """

@@ -1,7 +1,7 @@
-"""The console script `alttrain`: a Hydra app over conf/run.yaml.
+"""The console script `alttrain`: a Hydra app for conf/run.yaml.
 
-The command line is composed and checked before Hydra runs anything, so that one message tells every fault and nothing
-heavy is imported for it. `--cfg` and Hydra's other questions go straight to Hydra.
+The command line is composed and checked before Hydra runs anything. One message then reports every fault, and nothing
+heavy has been imported. `--cfg` and Hydra's other queries go to Hydra.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 
-# Hydra has no public parser of its own flags, and one of ours could read a command line otherwise than Hydra does
+# Hydra has no public parser of its flags, and our own parser could read a command line differently
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -63,18 +63,18 @@ GROUP=OPTION chooses a part, KEY=VALUE sets anything in it, -m sweeps over comma
 """
 
 _checked: "Run | None" = None
-"""The run of this process's command line, once it is checked."""
+"""The run of this process's command line, after its check."""
 
 
 def main() -> None:
-    """What the console script does. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted."""
+    """Entry point of the console script. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted."""
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(help_text())
         return
     end_with_parent()
     register()
-    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's: end as Ctrl-C does, so that nothing started stays
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))  # torch's own is below /tmp
+    signal.signal(signal.SIGTERM, _interrupt)  # sent by schedulers: end like Ctrl-C, which stops child processes
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))  # torch's default is below /tmp
     swept = None
     try:
         sys.argv[1:] = take_trusted(sys.argv[1:])
@@ -96,7 +96,7 @@ def main() -> None:
                 print(shown)
                 return
         _app()
-    except HydraException as error:  # of a question, which Hydra answers outside its own error handling
+    except HydraException as error:  # from a query such as --info, which Hydra answers without its error handling
         print(f"alttrain cannot run this: {error}", file=sys.stderr)
         sys.exit(2)
     except SystemExit:
@@ -113,8 +113,9 @@ def _interrupt(*unused: object) -> None:
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
-    """Hydra's reading of a command line. Raises ValueError where Hydra would compose another config than is checked
-    here, or lacks the package of a launcher.
+    """Parse a command line as Hydra does.
+
+    Raises ValueError if Hydra would compose another config than the checked one, or a launcher's package is missing.
     """
     flags = get_args_parser().parse_args(arguments)
     for flag in ("config_name", "config_path", "experimental_rerun"):
@@ -128,12 +129,12 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     if any(override.startswith("launcher=ray") for override in flags.overrides):
         from hydra_plugins.alttrain_ray import RayLauncher
 
-        Plugins.instance().register(RayLauncher)  # Hydra does not find it by itself in an editable install
+        Plugins.instance().register(RayLauncher)  # Hydra does not find it in an editable install
     return flags
 
 
 def _config_dir(flags: argparse.Namespace) -> list[str]:
-    """The override that does what --config-dir does."""
+    """Return the override that is equivalent to --config-dir."""
     return [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
 
 
@@ -143,9 +144,9 @@ def _refuse(found: Sequence[Fault]) -> NoReturn:
 
 
 def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
-    """Exit with every fault of the command line and of the configs it composes, before anything loads or is written.
+    """Exit with every fault of the command line and its configs, before anything loads.
 
-    Returns the sweep, where it is one; a single run is kept for `_app`.
+    Returns the sweep, or None for a single run, which is kept for `_app`. Exits with the plan if a sweep only checks.
     """
     global _checked
     found, configs = preview(overrides)
@@ -164,7 +165,7 @@ def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
                 print((swept.output_dir / PLAN).with_suffix(".md").read_text(encoding="utf-8"))
                 sys.exit(0)
             return swept
-        for config in configs:  # one, unless -m was forgotten, which Hydra will say
+        for config in configs:  # one, unless -m is missing, which Hydra reports
             check_light(_checked := fitted(assemble(config)))
             verify(*_processes(_checked))
     except (RunError, ValueError, OSError) as error:
@@ -190,9 +191,9 @@ def _app(config: DictConfig) -> None:
 
 
 def execute(config: DictConfig, reports: bool = True, checked: "Run | None" = None) -> "Run":
-    """Run the stages of one composed config. Raises RunError where the run cannot go on.
+    """Run the stages of one composed config. Raises RunError if the run cannot continue.
 
-    `checked` is the config's run where it was assembled and checked already, before Hydra knew all groups of options.
+    `checked` is the config's run, if it was already assembled and checked, before Hydra knew all config groups.
     """
     from alttrain.run.assembly import assemble
     from alttrain.run.session import Session
@@ -222,7 +223,7 @@ def execute(config: DictConfig, reports: bool = True, checked: "Run | None" = No
     except (ValueError, OSError) as error:
         log.debug("%s", traceback.format_exc())
         raise RunError(str(error)) from error
-    except Exception as error:  # a library's own of writing a file
+    except Exception as error:  # a library's own error on a full disk
         if isinstance(error, RunError) or (disk := full_disk(run.folder)) is None:
             raise
         raise RunError(f"{run.folder} cannot be written: the disk mounted at {disk} is full ({error})") from error
@@ -230,12 +231,12 @@ def execute(config: DictConfig, reports: bool = True, checked: "Run | None" = No
 
 
 def _processes(run: "Run") -> tuple[int, int]:
-    """How many processes on how many nodes this run takes: all other stages are one process's."""
+    """Return (devices, nodes): the processes that the run needs. Stages other than `train` need one process."""
     return (run.hardware.devices, run.hardware.nodes) if "train" in run.stages else (1, 1)
 
 
 def _stages(run: "Run", reports: bool, leader: "Leader") -> None:
-    """Run the stages in their order, in a folder that is this process's alone."""
+    """Run the stages in order, with the run's folder locked."""
     from alttrain.run.folder import open_folder
     from alttrain.run.session import Session
     from alttrain.run.stages.check import bound
@@ -277,7 +278,7 @@ def _stage(name: str, run: "Run", session: object) -> None:
 
 
 def _has_work(run: "Run") -> bool:
-    """Whether a stage that loads the backbone has work left. Needs no torch."""
+    """Return whether a stage that loads the backbone has work left. Does not import torch."""
     from alttrain.run.stages.generate import missing
 
     trains = run.training.trains and not (run.folder / "train.json").exists()
@@ -288,12 +289,12 @@ def _log_to_console() -> None:
     root = logging.getLogger()
     if not any(isinstance(handler, _Console) for handler in root.handlers):
         root.handlers = [_Console()]
-        root.setLevel(logging.WARNING)  # libraries speak when something is wrong
+        root.setLevel(logging.WARNING)  # of libraries, show only warnings and errors
         logging.getLogger("alttrain").setLevel(logging.DEBUG)
 
 
 class _Fallible(logging.StreamHandler):  # type: ignore[type-arg]
-    """Where nothing can be written any more, as on a full disk, nothing more is, and nobody need hear of it twice."""
+    """A handler that removes itself, with one warning, when it cannot write, as on a full disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
         if not isinstance(error := sys.exc_info()[1], OSError):
@@ -306,7 +307,7 @@ class _Fallible(logging.StreamHandler):  # type: ignore[type-arg]
 
 class _File(_Fallible, logging.FileHandler):
     def close(self) -> None:
-        with suppress(OSError):  # what could not be written is still in its buffer
+        with suppress(OSError):  # closing flushes the buffer, which fails again
             super().close()
 
 
@@ -325,7 +326,7 @@ def _log_to_file(path: Path) -> logging.Handler:
 
 
 def help_text() -> str:
-    """The help, with the options of every config group."""
+    """Return the help, with the options of every config group."""
     root = resources.files("alttrain.conf")
     options: dict[str, list[str]] = {}
 

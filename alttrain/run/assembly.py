@@ -1,4 +1,4 @@
-"""A composed config -> the typed parts of a run. Light: no part loads weights or imports torch when it is made."""
+"""Turn a composed config into the typed parts of a run. No part loads weights or imports torch when it is created."""
 
 import functools
 from collections.abc import Mapping
@@ -31,18 +31,18 @@ from alttrain.training import Hardware, NoTraining, SafeKeyLoss, SupervisedFineT
 from alttrain.training.config import Logger
 
 PLACES = ("path", "file", "data_dir", "count")
-"""Arguments of a row source that say where its file is: the content's hash stands for them."""
+"""Arguments of a row source that fingerprints leave out, since they contain the hash of its content."""
 
 OF_SAMPLING = tuple(f"protocol.decoding.{key}" for key in ("top_p", "top_k", "seed"))
-"""What greedy decoding does not look at."""
+"""Keys that greedy decoding does not use."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a stage needs. `config` is plain and resolved; `folder` may not exist yet.
+    """Everything that a stage needs.
 
-    `texts` says of whose samples the loggers get prompt, thought and answer. `changed` is what differs from the method,
-    the protocol and the benchmarks as they are published.
+    `config` is plain and resolved. `folder` may not exist yet. `texts` selects the samples whose prompt, thought and
+    answer go to the loggers. `changed` holds the differences from the published method, protocol and benchmarks.
     """
 
     name: str
@@ -71,14 +71,14 @@ class Run:
 
     @property
     def trained(self) -> Path:
-        """The folder of what was trained: an adapter, or the whole model."""
+        """The folder of the trained adapter or model."""
         return self.folder / ("model" if isinstance(self.adapter, FullFineTuning) else "adapter")
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """All that shapes the trained adapter, as flat keys: the config's shaping parts and the data's content.
+        """Everything that shapes the trained adapter, as flat keys: the config's shaping parts and hashes of the data.
 
-        Where nothing is trained, neither the data nor an adapter shapes anything.
+        If nothing is trained, data and adapter are left out.
         """
         shapes = shaping(self.config)
         if not self.training.trains:
@@ -86,25 +86,28 @@ class Run:
         return shapes | {f"dataset content.{file}": digest for file, digest in self.dataset.content().items()}
 
     def evaluation_fingerprint(self, benchmark: Benchmark) -> dict[str, Any]:
-        """All that shapes a benchmark's generations, beyond the adapter."""
+        """Return everything that shapes a benchmark's generations, except the adapter."""
         engine = shaping_of_engine(self.config["generation"], self.generation.batched)
         return engine | flatten(self._asked(benchmark)) | self._content(benchmark)
 
     def protocol_hash(self, benchmark: Benchmark) -> str:
-        """The hash of all that shapes a benchmark's number, beyond the model: two hashes never share a column."""
+        """Return the hash of everything that shapes a benchmark's number, except the model.
+
+        Numbers with different hashes never share a column of a table.
+        """
         judge = shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.name]["judge"])
         judged = {"part": self.protocol.judged, "judge": judge}
         asked = flatten({"judged": judged, **self._asked(benchmark)})
         if self.backbone.identity and asked["protocol.system_prompt"] == self.backbone.identity:
-            asked["protocol.system_prompt"] = "the backbone's identity"  # one way to ask, whichever backbone it is
+            asked["protocol.system_prompt"] = "the backbone's identity"  # one column for all backbones
         if asked["protocol.system_prompt"] == self.backbone.identity:
-            asked["protocol.system_prompt"] = "the backbone's identity"  # of one column, whoever the backbone is
+            asked["protocol.system_prompt"] = "the backbone's identity"  # also if neither is set
         if self.protocol.decoding_for(benchmark).temperature == 0:
             asked = {key: value for key, value in asked.items() if key not in OF_SAMPLING}
         return protocol_hash(asked | self._content(benchmark))
 
     def _asked(self, benchmark: Benchmark) -> dict[str, Any]:
-        """What the model is asked and how, without the places of files."""
+        """Return what the model is asked and how, without file paths."""
         decoding = self.config["protocol"]["decoding"] | asdict(self.protocol.decoding_for(benchmark))
         protocol = {
             "decoding": {key: value for key, value in decoding.items() if value is not None},
@@ -131,7 +134,7 @@ def assemble(config: DictConfig) -> Run:
         node = functools.reduce(lambda node, name: node[name], key.split("."), plain)
         try:
             return instantiate(node)
-        except Exception as error:  # whatever a class of the user's raises
+        except Exception as error:  # a user's class may raise anything
             raise RunError(f"{key}: {' '.join(str(error).split())}") from error
 
     benchmarks = {name: part(f"evaluation.benchmarks.{name}") for name in config.evaluation.benchmarks}
@@ -172,7 +175,7 @@ def assemble(config: DictConfig) -> Run:
 
 
 def _refuse_combinations(run: Run) -> None:
-    """Raise RunError where two parts do not go together."""
+    """Raise RunError if two parts are incompatible."""
     if run.texts != "none" and not any("samples" in logger.holds for logger in run.loggers.values()):
         chosen = ",".join(run.loggers)
         raise RunError(

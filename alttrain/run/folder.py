@@ -1,7 +1,8 @@
 """The run's folder, which no other run may use.
 
-Writes config.yaml (resolved), run.json (the names the report groups by) and fingerprint.json; each evaluation folder
-has its own fingerprint.json. A folder with another fingerprint is refused; the message names the keys and the remedy.
+Each run folder has config.yaml (resolved), run.json (the names that the report groups by), environment.json (versions)
+and fingerprint.json. Each evaluation folder has its own fingerprint.json. A folder with another fingerprint is refused
+with a message that names the differing keys and the remedy.
 """
 
 import json
@@ -23,13 +24,13 @@ from alttrain.run.assembly import Run
 log = logging.getLogger(__name__)
 
 DEFAULT_PROTOCOL = "offline"
-"""The protocol whose evaluation folders carry the benchmark's name alone."""
+"""The protocol whose evaluation folders have only the benchmark's name."""
 
 PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers", "numpy")
 
 
 def check_writable(output_dir: Path) -> None:
-    """Raise RunError where the output folder, or the nearest one above it that exists, cannot be written to."""
+    """Raise RunError if the output folder, or its nearest existing parent, is not writable."""
     existing = output_dir.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -44,7 +45,7 @@ def check_writable(output_dir: Path) -> None:
 
 
 def check_belongs(run: Run) -> None:
-    """Raise RunError where the folder holds another run, or evaluations made under other settings."""
+    """Raise RunError if the folder holds another run, or evaluations made with other settings."""
     _compare(run.folder / "fingerprint.json", run.fingerprint, f"tag=NAME for a new run, or delete {run.folder}")
     for benchmark in run.benchmarks:
         folder = evaluation_folder(run, benchmark)
@@ -53,7 +54,7 @@ def check_belongs(run: Run) -> None:
 
 
 def evaluation_folder(run: Run, benchmark: Benchmark) -> Path:
-    """The folder of a benchmark's generations, judgements and metrics; each protocol has its own."""
+    """Return the folder of a benchmark's generations, judgements and metrics. Each protocol has its own."""
     protocol = "" if run.protocol.name == DEFAULT_PROTOCOL else f".{run.protocol.name}"
     return run.folder / "evaluation" / f"{benchmark.name}{protocol}"
 
@@ -65,12 +66,12 @@ def _compare(path: Path, current: dict[str, Any], remedy: str) -> None:
 
 
 def as_json(value: Any) -> Any:
-    """A value as it comes back from JSON, so that a tuple equals the list it was saved as."""
+    """Return a value as JSON would give it back, so that a tuple equals the list it was saved as."""
     return json.loads(json.dumps(value))
 
 
 def open_folder(run: Run) -> None:
-    """Make the run's folder, if it is new, with what describes it."""
+    """Create the run's folder and the files that describe it. Raises RunError if it is not writable."""
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         new = not (run.folder / "fingerprint.json").exists()
@@ -87,7 +88,7 @@ def open_folder(run: Run) -> None:
 
 
 def described(run: Run) -> dict[str, Any]:
-    """What run.json says: the names the report groups by, the method, and what the run changes of it."""
+    """Return the contents of run.json: the names that the report groups by, the method, and the run's changes of it."""
     method = run.method
     return {
         "run": run.name,
@@ -105,7 +106,7 @@ def described(run: Run) -> dict[str, Any]:
 
 
 def open_evaluation(run: Run, benchmark: Benchmark) -> Path:
-    """Make a benchmark's folder, if it is new, with its fingerprint."""
+    """Create a benchmark's folder with its fingerprint, if it is new, and return it."""
     folder = evaluation_folder(run, benchmark)
     if not (folder / "fingerprint.json").exists():
         write_json(folder / "fingerprint.json", run.evaluation_fingerprint(benchmark))
@@ -113,7 +114,7 @@ def open_evaluation(run: Run, benchmark: Benchmark) -> Path:
 
 
 def environment() -> dict[str, Any]:
-    """Versions a result may depend on, and the commit of a source checkout."""
+    """Return the versions that a result may depend on, and the commit of a source checkout."""
     versions = {}
     for package in PACKAGES:
         try:

@@ -1,11 +1,11 @@
-"""The console script `alttrain-label`: draw the texts that people label, to measure judges and correct their rates.
+"""The console script `alttrain-label`: draw texts for people to label, to measure judges and correct their rates.
 
-    alttrain-label sample RUN_FOLDER ... --n 200                texts of these runs, each as likely as any other
-    alttrain-label sample RUN_FOLDER ... --n 200 --by verdict   as many that the judge called true, false, and undecided
-    alttrain-label sample RUN_FOLDER ... --n 200 --by run       as many of each run
+    alttrain-label sample RUN_FOLDER ... --n 200                texts of these runs, each with equal probability
+    alttrain-label sample RUN_FOLDER ... --n 200 --by verdict   equally many judged true, false and undecided
+    alttrain-label sample RUN_FOLDER ... --n 200 --by run       equally many of each run
 
-Writes a CSV in random order, without the judge's verdicts: people fill its last column. `weight` is 1 over a text's
-chance to be drawn. Given as `evaluation.benchmarks.NAME.human_labels` the file is read back by the judge stage.
+It writes a CSV in random order, without the judge's verdicts; people fill in its last column. `weight` is the inverse
+of a text's probability to be drawn. The judge stage reads the file from `evaluation.benchmarks.NAME.human_labels`.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def sample(runs: Sequence[Path], n: int, by: Sequence[str], benchmark: str | None, seed: int, out: Path) -> str:
-    """Write the CSV; what is to be done with it. Raises ValueError or FileNotFoundError where nothing can be drawn."""
+    """Write the CSV and return instructions for it. Raises ValueError or FileNotFoundError if nothing can be drawn."""
     if out.exists():
         raise ValueError(f"--out {out}: it is there, perhaps with labels; choose another name")
     strata: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
@@ -86,7 +86,7 @@ def sample(runs: Sequence[Path], n: int, by: Sequence[str], benchmark: str | Non
 
 
 def _texts(run: Path, benchmark: str | None) -> tuple[str, str, list[tuple[bool | None, Row]]]:
-    """(benchmark, the column to fill, each text with the deciding judge's verdict) of a run."""
+    """Return (benchmark, the column to fill, [(verdict of the deciding judge, text)]) of a run."""
     found = {
         str(read_metrics(path)["benchmark"]): path.parent for path in sorted(run.glob("evaluation/*/metrics.json"))
     }

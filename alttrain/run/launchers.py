@@ -1,5 +1,8 @@
-"""What all launchers share: a message for a package that is not installed, before Hydra looks for it, and the end of
-the processes that a sweep started on its machine, however it ends. Ray ends its own; jobs on Slurm go on."""
+"""Shared code of the launchers: a message for a missing package, and the end of child processes.
+
+The processes that a sweep started on its own machine end with it, however it ends. Ray ends its own processes. Jobs on
+Slurm keep running.
+"""
 
 import importlib.util
 import os
@@ -15,16 +18,16 @@ PACKAGES = {
     "slurm": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
     "ray": ("ray", "ray"),
 }
-"""Each option of conf/launcher: the package it needs, and the extra that brings it."""
+"""For each option of conf/launcher, the package it needs and the extra that installs it."""
 
 PARENT = "ALTTRAIN_PARENT"
-"""The environment variable with a process's number: the processes that it started end when it ends."""
+"""Environment variable with a process id. The processes started by that process end when it ends."""
 LOOK_S = 1.0
-"""Seconds between two looks at a process, on systems without process file descriptors."""
+"""Seconds between two checks of a process, on systems without process file descriptors."""
 
 
 def end_with_parent() -> None:
-    """End this process, which holds the lock of a run's folder, once the one that `PARENT` names is gone."""
+    """End this process, which may hold the lock of a run's folder, when the process in `PARENT` ends."""
     parent = int(os.environ.get(PARENT, os.getpid()))
     if parent != os.getpid():
         _end_with(parent)
@@ -32,11 +35,14 @@ def end_with_parent() -> None:
 
 @cache
 def _end_with(process: int) -> None:
-    """Watch a process, once for all jobs of this one. A signal at the parent's death would come at its thread's."""
+    """Watch a process from a thread, started once for all jobs of this process.
+
+    A parent-death signal cannot replace it, since it is sent when the parent's thread ends, not its process.
+    """
 
     def watch() -> None:
         _await_end(process)
-        os._exit(1)  # as a kill: nothing is lost, and the same command goes on
+        os._exit(1)  # like a kill: no result is lost, and the same command resumes
 
     threading.Thread(target=watch, daemon=True, name="parent").start()
 
@@ -49,14 +55,14 @@ def _await_end(process: int) -> None:
         return
     except ProcessLookupError:
         return
-    except (AttributeError, OSError):  # not on this system
+    except (AttributeError, OSError):  # not available on this system
         pass
     while _is_there(process):
         time.sleep(LOOK_S)
 
 
 def _is_there(process: int) -> bool:
-    if os.name == "nt":  # where asking would end it
+    if os.name == "nt":  # on Windows, os.kill would end the process
         return True
     try:
         os.kill(process, 0)
@@ -68,7 +74,7 @@ def _is_there(process: int) -> bool:
 
 
 def absent(arguments: Sequence[str]) -> str:
-    """What to install for the launcher that a command line asks for; nothing where nothing is lacking."""
+    """Return what to install for the launcher in a command line; "" if nothing is missing."""
     for argument in arguments:
         key, _, launcher = argument.partition("=")
         if key == "launcher" and launcher in PACKAGES and not _found(PACKAGES[launcher][0]):
@@ -83,5 +89,5 @@ def absent(arguments: Sequence[str]) -> str:
 def _found(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except (ImportError, ValueError):  # its namespace is not there either, or it was blocked
+    except (ImportError, ValueError):  # its namespace package is missing too, or its import is blocked
         return False

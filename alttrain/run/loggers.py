@@ -1,4 +1,4 @@
-"""What a run logs: its training while it trains, then each benchmark's metrics and samples."""
+"""Log a run: its training as it proceeds, then the metrics and samples of each benchmark."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +18,17 @@ from alttrain.training.distributed import follows
 
 COLUMNS = ("id", "sample", "label", "verdict", "assessment", "finish", "thought_tokens", "answer_tokens")
 TEXTS = ("prompt", "thought", "answer")
-"""Columns of a table of samples that are there only with `logger.texts`."""
+"""Columns of the samples' table that need `logger.texts`."""
 LONGEST_ID = 64
-"""Characters of a wandb run's id."""
+"""Maximum characters of a wandb run id."""
 
 
 @contextmanager
 def open_loggers(run: Run, held: str) -> Iterator[Sequence[Any]]:
-    """Those of the run's loggers that hold this ("training" or "evaluation"), each guarded; closed at the end."""
+    """Open the run's loggers that hold `held` ("training" or "evaluation"), and close them at the end.
+
+    Each is guarded, so that its failure does not stop the run. Yields none in processes other than the leader.
+    """
     chosen = {} if follows() else {name: one for name, one in run.loggers.items() if held in one.holds}
     if not chosen:
         yield []
@@ -41,14 +44,14 @@ def open_loggers(run: Run, held: str) -> Iterator[Sequence[Any]]:
 
 
 def logged(run: Run) -> LoggedRun:
-    """The run as its loggers know it. The id is its name and a hash of what shapes it."""
+    """Return the description of a run for its loggers. Its id is the run's name and a hash of name and fingerprint."""
     path = run.folder / "fingerprint.json"
     digest = sha256(run.name.encode() + (path.read_bytes() if path.exists() else b"")).hexdigest()[:8]
     return LoggedRun(f"{run.name[: LONGEST_ID - 9]}-{digest}", run.name, run.folder, sweep(run), run.config)
 
 
 def sweep(run: Run) -> str:
-    """The experiment's name; in a sweep without one, that of the output folder; else ""."""
+    """Return the name of the experiment; in a sweep without one, the output folder's name; otherwise ""."""
     if not HydraConfig.initialized():
         return ""
     hydra = HydraConfig.get()
@@ -70,7 +73,7 @@ def log_evaluation(run: Run) -> None:
 
 
 def metrics(run: Run) -> dict[str, float]:
-    """Every number of metrics.json, by benchmark/metric."""
+    """Return every number of metrics.json, keyed by benchmark/metric."""
     found = {}
     for benchmark in run.benchmarks:
         path = evaluation_folder(run, benchmark) / "metrics.json"
@@ -81,7 +84,7 @@ def metrics(run: Run) -> dict[str, float]:
 
 
 def samples(run: Run, benchmark: Benchmark, texts: Texts) -> tuple[Sequence[str], list[list[Any]]]:
-    """Columns and rows: verdict, assessment and lengths of each sample, and its texts where `texts` allows them."""
+    """Return columns and rows: verdict, assessment and lengths of each sample, and its texts if `texts` permits."""
     folder = evaluation_folder(run, benchmark)
     decides = (benchmark.judge.name, run.protocol.judged)
     verdicts = {

@@ -1,12 +1,12 @@
-"""The plan of a sweep: its treatments, how each number is made, and what its jobs take.
+"""The plan of a sweep: its treatments, its benchmarks, and the cost of its jobs.
 
-Writes OUTPUT_DIR/.sweep/plan.json, from which `alttrain-status` knows what is pending, and plan.md, three tables:
+Writes OUTPUT_DIR/.sweep/plan.json, which tells `alttrain-status` what is pending, and plan.md with three tables:
 
-- methods     data, rewrite, teacher, recipe, adapter, system prompt: a row for each treatment
-- benchmarks  prompts, decoding, system prompt, judge: a row for each protocol and benchmark
-- jobs        state, memory, training tokens, generations, hours, calls to teachers' and judges' servers
+- methods     data, rewrite, teacher, recipe, adapter, system prompt: one row for each treatment
+- benchmarks  prompts, decoding, system prompt, judge: one row for each protocol and benchmark
+- jobs        state, memory, training tokens, generations, hours, requests to teachers' and judges' servers
 
-Hours are estimates from measured rates (`RATES`); tokens of answers that nobody has seen yet are assumed (`TYPICAL`).
+Hours are estimated from measured rates (`RATES`). Lengths of answers are assumed (`TYPICAL`).
 """
 
 import json
@@ -26,13 +26,13 @@ from alttrain.run.stages.needs import estimate, guessed_rows, shape_known
 from alttrain.training import SupervisedFineTuning
 
 RATES = {"gpu": (4.0e14, 4.6e13), "cpu": (2.7e11, 4.6e10)}
-"""By device: training's useful FLOP a second, and generation's tokens a second times the backbone's parameters.
+"""By device, (training's useful FLOP per second, generation's tokens per second times the backbone's parameters).
 
-Of an H100 with an 8B backbone (12,355 tok/s of LoRA, 5,808 tok/s of answers), and of two CPU cores with one of 135M
-(500 and 340 tok/s).
+Measured on an H100 with an 8B backbone (12,355 tok/s of LoRA training, 5,808 tok/s of generation), and on two CPU cores
+with a 135M backbone (500 and 340 tok/s).
 """
 TYPICAL = {"harm": 600, "over_refusal": 600, "maths": 3000, "code": 3000, "knowledge": 1000, "summary": 800}
-"""Tokens assumed of an answer, thought included, by the benchmark's kind; the protocol's cap is never passed."""
+"""Assumed tokens of an answer with its thought, by the benchmark's kind. The protocol's limit still applies."""
 HOUR = 3600.0
 Rows = Sequence[Mapping[str, str]]
 """Rows of a table, by column."""
@@ -40,7 +40,7 @@ Rows = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Calls:
-    """Requests to servers: a teacher's sentences, judges' verdicts. What is in the cache is not asked again."""
+    """Requests to teachers' and judges' servers, without repairs, if no reply is cached."""
 
     teacher: int
     judge: int
@@ -48,10 +48,19 @@ class Calls:
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep: its run, what it takes, and its state: "new", "goes on" or "done".
+    """One job of a sweep.
 
-    `gib` is the memory of the stage that needs most, on each device, and `fits` says whether there is as much; None
-    where one of the two is not known. Hours are of all devices together.
+    Args:
+        run: The run's name.
+        overrides: The job's overrides.
+        state: "new", "goes on" or "done".
+        gib: Memory of the stage that needs most, in GiB per device; None if unknown.
+        fits: Whether that much memory is free; None if unknown.
+        devices: Devices of the training, over all nodes.
+        training_tokens: Tokens of all training steps.
+        generations: Answers to generate.
+        hours: Device-hours; None if the backbone's size is unknown.
+        calls: Requests to servers.
     """
 
     run: str
@@ -67,7 +76,7 @@ class Job:
 
 
 def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Example]) -> Job:
-    """What one run takes; `rows` are its training rows before the rewrite, none where it trains nothing."""
+    """Estimate the cost of one run. `rows` are its training rows before the rewrite, empty if it trains nothing."""
     device = look(run.hardware.accelerator, run.hardware.memory_gib)
     most = max((need.total for need in estimate(run, device, rows)), default=None)
     recipe, tokens = run.training, 0
@@ -90,12 +99,12 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
 
 
 def _hours(run: Run, training_tokens: int, generations: Mapping[str, int]) -> float | None:
-    """Device-hours of training and generation; None where the backbone's size is not known."""
+    """Estimate the device-hours of training and generation. Returns None if the backbone's size is unknown."""
     sizes = shape_known(run)
     if sizes is None:
         return None
     flops, words = RATES["cpu" if run.hardware.accelerator == "cpu" else "gpu"]
-    passes = 6 if isinstance(run.adapter, FullFineTuning) else 4  # a frozen weight has no gradient of its own
+    passes = 6 if isinstance(run.adapter, FullFineTuning) else 4  # frozen weights need no weight gradients
     training = passes * sizes.parameters * training_tokens / flops
     tokens = 0
     for one in run.benchmarks:
@@ -104,7 +113,7 @@ def _hours(run: Run, training_tokens: int, generations: Mapping[str, int]) -> fl
 
 
 def _asks(teacher: Any) -> bool:
-    """Whether a teacher asks a server."""
+    """Return whether a teacher sends requests to a server."""
     return isinstance(getattr(teacher, "writer", None), ServerWriter)
 
 
@@ -124,7 +133,10 @@ def _judge_calls(run: Run, generations: Mapping[str, int]) -> int:
 
 
 def described(runs: Iterable[Run], rows: Mapping[str, Sequence[Example]]) -> tuple[Rows, Rows]:
-    """The tables of methods and of benchmarks, each row once, with the backbones it holds for where it is not all."""
+    """Return the tables of methods and of benchmarks, without duplicate rows.
+
+    A method's row names its backbones if it does not apply to all of them.
+    """
     methods: dict[str, tuple[dict[str, str], list[str]]] = {}
     benchmarks: dict[str, dict[str, str]] = {}
     every = set()
@@ -143,7 +155,7 @@ def described(runs: Iterable[Run], rows: Mapping[str, Sequence[Example]]) -> tup
 
 
 def treatment(run: Run, rows: Sequence[Example]) -> dict[str, str]:
-    """A method as it is done to a backbone, in words; the columns of the table of methods."""
+    """Describe a method in words: one row of the table of methods."""
     labels = ", ".join(f"{count:,} {label}" for label, count in sorted(Counter(row.label for row in rows).items()))
     teacher = run.structure.teacher
     model = getattr(getattr(teacher, "writer", None), "model_name", "")
@@ -185,7 +197,7 @@ def _system(prompt: str | None, otherwise: str = "the protocol's") -> str:
 
 
 def made(run: Run, benchmark: Benchmark) -> dict[str, str]:
-    """How a benchmark's number is made; the columns of the table of benchmarks."""
+    """Describe how a benchmark's number is made: one row of the table of benchmarks."""
     protocol, decoding = run.protocol, run.protocol.decoding_for(benchmark)
     judges = [benchmark.judge, *protocol.second_opinions.get(benchmark.measure, ())]
     own = protocol.system_prompt_for(benchmark)
@@ -215,7 +227,7 @@ def _judge(judge: Judge) -> str:
 
 
 def markdown(jobs: Sequence[Job], treatments: Rows, benchmarks: Rows) -> str:
-    """plan.md."""
+    """Return the text of plan.md."""
     parts = ["# Methods", _table(treatments), "# Benchmarks", _table(benchmarks), "# Jobs"]
     shown = []
     for job in jobs:
@@ -228,7 +240,7 @@ def markdown(jobs: Sequence[Job], treatments: Rows, benchmarks: Rows) -> str:
 
 
 def totals(jobs: Sequence[Job]) -> str:
-    """What all jobs that are not done take together, in a sentence."""
+    """Return a sentence with the total cost of all jobs that are not done."""
     due = [job for job in jobs if job.state != "done"]
     hours = sum(job.hours or 0.0 for job in due)
     calls = sum(job.calls.teacher + job.calls.judge for job in due)
@@ -242,12 +254,12 @@ def totals(jobs: Sequence[Job]) -> str:
 
 
 def _table(rows: Rows) -> str:
-    """Markdown; a column without a value is left out."""
+    """Return rows as a Markdown table, without empty columns."""
     heads = [head for head in (rows[0] if rows else ()) if any(row[head] for row in rows)]
     lines = [heads, ["---"] * len(heads), *([plain(row[head]) for head in heads] for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) if heads else "none"
 
 
 def as_json(jobs: Sequence[Job]) -> dict[str, Any]:
-    """plan.json."""
+    """Return the contents of plan.json."""
     return {"jobs": [asdict(job) for job in jobs]}

@@ -9,13 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def on_terminal() -> bool:
-    """Whether the standard error is a terminal."""
+    """Return whether the standard error is a terminal."""
     return sys.stderr.isatty()
 
 
 @contextmanager
 def bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar of `total` steps; yields the function that advances it by a number of steps."""
+    """Show a progress bar of `total` steps. Yields a function that advances it by a number of steps."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

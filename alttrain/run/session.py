@@ -1,4 +1,4 @@
-"""The loaded backbone of a run, shared by its stages and loaded only when one needs it."""
+"""The loaded backbone of a run. Its stages share it, and it loads when a stage first needs it."""
 
 import gc
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Session:
-    """Weights, tokenizer and models of one run. The heavy imports happen in here."""
+    """Weights, tokenizer and models of one run. Its methods import torch when they are called."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -32,12 +32,12 @@ class Session:
 
     @cached_property
     def weights(self) -> Weights:
-        """Where the backbone's weights are, fetched if need be."""
+        """The location of the backbone's weights, which are downloaded if needed."""
         return resolve(self.run.backbone)
 
     @cached_property
     def renderer(self) -> Any:
-        """The backbone's tokenizer and template."""
+        """The renderer of the backbone's tokenizer and template."""
         from alttrain.backbone.weights import load_tokenizer
         from alttrain.tokenization import Renderer
 
@@ -45,7 +45,7 @@ class Session:
 
     @cached_property
     def device(self) -> str:
-        """ "cpu" or "cuda"."""
+        """The device of this run: "cpu" or "cuda"."""
         import torch
 
         from alttrain.backbone.weights import choose_device
@@ -58,7 +58,7 @@ class Session:
         return device
 
     def dtype(self, requested: str) -> Any:
-        """The torch dtype a config's name stands for on this machine."""
+        """Return the torch dtype for a config's name on this machine."""
         from alttrain.backbone.weights import choose_dtype
 
         return choose_dtype(requested, self.device)
@@ -70,9 +70,10 @@ class Session:
         device: str | None = None,
         quantization: Quantization | None = None,
     ) -> Any:
-        """The bare backbone, quantised as it says where nothing else is asked for.
+        """Load the backbone without adapter.
 
-        The slot decoder needs the packed kernel; training takes the backbone's.
+        The slot decoder needs the kernel "packed"; training uses the backbone's. A `quantization` of None is the
+        backbone's.
         """
         from alttrain.backbone.weights import load_model
 
@@ -81,19 +82,22 @@ class Session:
         return load_model(self.weights, self.dtype(requested), device or self.device, kernel, shrunk)
 
     def trainable(self, precision: str) -> Any:
-        """The backbone with what is to be trained: a fresh adapter, or all weights."""
+        """Load the backbone for training: with a new adapter, or with all weights trainable."""
         from alttrain.backbone.weights import add_lora
 
         kernel, hardware = self.run.backbone.attention, self.run.hardware
         sharded = hardware.strategy == "fsdp" and hardware.devices * hardware.nodes > 1
-        device = "cpu" if sharded else None  # it is moved layer by layer, since no device may hold it whole
+        device = "cpu" if sharded else None  # FSDP moves it layer by layer: one device may not hold it whole
         if isinstance(self.run.adapter, LoRA):
             return add_lora(self.model(precision, kernel, device), self.run.adapter, self.run.seed)
         half = isinstance(self.run.adapter, FullFineTuning) and self.run.adapter.weights == "bfloat16"
         return self.model(precision if half else "float32", kernel).requires_grad_(True)
 
     def save(self, model: Any, weights: Mapping[str, Any], card: str, folder: Path) -> None:
-        """Write what was trained, with tokenizer, template and model card; the folder appears when it is whole."""
+        """Save the trained weights with tokenizer, template and model card.
+
+        The folder appears only when it is complete.
+        """
         from alttrain.backbone.weights import save_adapter, save_model
 
         shutil.rmtree(folder, ignore_errors=True)
@@ -102,9 +106,9 @@ class Session:
 
     @contextmanager
     def engine(self, trained: Path | None, quantization: Quantization | None = None) -> Iterator[Engine]:
-        """What writes: for the backbone as it is, or with what a run trained. A server that was started is ended.
+        """Start the engine for the backbone as it is, or for what was trained. Stops a server that it started.
 
-        `quantization` is that of weights in this process; None is the backbone's.
+        `quantization` applies to weights in this process; None is the backbone's.
         """
         from alttrain.backbone.adapter import read_adapter
 
@@ -112,7 +116,7 @@ class Session:
         shrunk = quantization or run.backbone.quantization
         adapter = trained if trained and (trained / "adapter_config.json").exists() else None
         if adapter:
-            read_adapter(adapter)  # else a server may answer as the backbone, under the adapter's name
+            read_adapter(adapter)  # without this check, a server may answer as the bare backbone
 
         def weights() -> Path:
             clear_shelf()
@@ -131,7 +135,7 @@ class Session:
             yield engine
 
     def _cached(self, generation: InProcess, quantization: Quantization) -> CachedDecoder:
-        """The decoder of the backbone as it is; what any run of this output folder had it write is at hand."""
+        """Return a decoder of the backbone as it is, whose texts are cached for all runs of the output folder."""
         identity = {
             "source": self.run.backbone.source,
             "weights": self.weights.identity,
@@ -145,7 +149,7 @@ class Session:
         return CachedDecoder(lambda: self.decoder(generation, None, quantization), identity, folder)
 
     def identity(self) -> dict[str, Any]:
-        """What shapes the texts of the backbone as it is, beyond prompts and decoding; for keys of what is kept."""
+        """Return what shapes texts of the backbone as it is, besides prompts and decoding. Cache keys contain it."""
         described: dict[str, Any] = {"weights": self.weights.identity, "backbone": asdict(self.run.backbone)}
         described["generation"] = shaping_of_engine(self.run.config["generation"])
         if (requested := self.run.generation.dtype) is not None:
@@ -153,7 +157,7 @@ class Session:
         return described
 
     def decoder(self, generation: InProcess, trained: Path | None, quantization: Quantization) -> Any:
-        """A decoder over the backbone as it is, with an adapter merged, or over a model that was trained whole."""
+        """Return a decoder of the backbone as it is, of the backbone with an adapter, or of a fully trained model."""
         from alttrain.backbone.weights import beside, load_model
         from alttrain.generation.decoder import Decoder
 
@@ -172,7 +176,10 @@ class Session:
         return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
 
     def _base(self, requested: str) -> Any:
-        """The backbone to merge adapters into. It stays on the shelf: jobs of one process need not reload it."""
+        """Return the backbone to merge adapters into.
+
+        It stays on the shelf, so that jobs of one process do not reload it.
+        """
         from alttrain.backbone.weights import Base
 
         key = (self.weights.identity, str(self.weights.folder), str(self.dtype(requested)), self.device)
@@ -181,7 +188,7 @@ class Session:
         return _SHELF[key]
 
     def _free_memory(self) -> float:
-        """Bytes free on the device; where the system does not say, no bound."""
+        """Return the free bytes of the device; infinity if the system does not report them."""
         import torch
 
         if self.device == "cuda":
@@ -190,7 +197,7 @@ class Session:
         return math.inf if free is None else float(free)
 
     def scorer(self, source: str, revision: str | None, dtype: str) -> Any:
-        """A judge's model, loaded once; another one takes its place."""
+        """Return a judge's model. The last one stays loaded; another one replaces it."""
         from alttrain.generation.scorer import load_scorer
 
         asked = (source, revision, dtype)
@@ -202,28 +209,28 @@ class Session:
         return self._scorer[1]
 
     def let_scorer_go(self) -> None:
-        """Give up the judge's model, before something else loads."""
+        """Release the judge's model before another model loads."""
         self._scorer = None
         free()
 
 
 def judge_model(run: Run, source: str, revision: str | None) -> Backbone:
-    """A judge's model as a backbone, to be fetched as one."""
+    """Return a judge's model as a backbone, so that it can be fetched as one."""
     return replace(run.backbone, name="judge", source=source, revision=revision, wheel=None)
 
 
 _SHELF: dict[tuple[str, ...], Any] = {}
-"""The backbone that generated last, in this process."""
+"""The last backbone used for generation in this process."""
 
 
 def clear_shelf() -> None:
-    """Give up the backbone on the shelf, before something else loads."""
+    """Release the backbone on the shelf before another model loads."""
     _SHELF.clear()
     free()
 
 
 def free() -> None:
-    """Give a finished stage's memory back before the next loads a model."""
+    """Collect garbage and empty torch's GPU cache, so that the next stage can load a model."""
     gc.collect()
     import torch
 

@@ -1,11 +1,11 @@
 """The console script `alttrain-show`: look at what a run trains on.
 
-    alttrain-show RUN_FOLDER --batch [STEP]   one batch as the model sees it, the supervised tokens marked
-    alttrain-show RUN_FOLDER --row ID         a row's original thought against the one it was rewritten to
+    alttrain-show RUN_FOLDER --batch [STEP]   one batch as the model sees it, with supervised tokens marked
+    alttrain-show RUN_FOLDER --row ID         a row's original thought and the rewritten one
 
-Reads the run's config.yaml, train.jsonl and, for a row, originals.jsonl (the examples before the rewrite). On a
-terminal supervised text is green and the rest dim; elsewhere it stands between [[ and ]]. A run with your own classes
-needs `trusted=[mypackage]` here, too.
+It reads the run's config.yaml, train.jsonl and, for a row, originals.jsonl (the examples before the rewrite). On a
+terminal, supervised text is green and the rest is dim; elsewhere, [[ and ]] enclose it. Runs with classes of your own
+need `trusted=[mypackage]` here too.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
-    """The examples of a step's batch, in the order they were drawn."""
+    """Yield the examples of one step's batch, in the order they were drawn."""
     from alttrain.backbone import resolve
     from alttrain.backbone.source import at_hand
     from alttrain.backbone.weights import load_tokenizer
@@ -74,7 +74,7 @@ def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
 
 
 def marked(sequence: Sequence, renderer: Renderer, styled: bool) -> Text:
-    """The text of a sequence, special tokens included, with every run of supervised tokens marked."""
+    """Return the text of a sequence with special tokens, and with each span of supervised tokens marked."""
     text = Text()
     pairs = zip(sequence.ids, sequence.labels, strict=True)
     for supervised, run in itertools.groupby(pairs, key=lambda pair: pair[1] != IGNORED):
@@ -85,7 +85,7 @@ def marked(sequence: Sequence, renderer: Renderer, styled: bool) -> Text:
 
 
 def show_row(run: Path, name: str) -> Iterator[Text]:
-    """A row's old thought, and its new one segment by segment with the origin of each."""
+    """Yield a row's old thought, and its new thought by segment with the origin of each."""
     new, old = _row(run / "train.jsonl", name), _row(run / "originals.jsonl", name)
     if new is None:
         raise ValueError(f"{run / 'train.jsonl'} has no row with id {name!r}")
@@ -124,7 +124,10 @@ def _row(path: Path, name: str) -> Example | None:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """What of a run's config makes its batches, read as plain values. Raises ValueError where it may not be built."""
+    """Return the parts of a run's config that determine its batches, as plain values.
+
+    Raises ValueError if they may not be built.
+    """
     try:
         whole = yaml.safe_load(read_utf8(_present(path)))
         config = {key: whole[key] for key in ("seed", "backbone", "training")}

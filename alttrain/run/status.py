@@ -1,10 +1,10 @@
-"""The state of runs: status.json and the lock in each folder, and the console script that shows them all.
+"""The states of runs: status.json and a lock in each folder, and the console script that shows them.
 
     alttrain-status [OUTPUT_DIR] [--watch SECONDS]
 
-status.json holds state (running, done or failed), stage, process, host, when it began and changed, and the last line of
-the error. A run that says it is running while nobody holds its lock was killed: it is shown as stopped. A run is
-pending when a sweep planned it and nobody began it, or has another evaluation of it to make; the plan is in
+status.json holds state (running, done, failed or stopped), stage, process, host, start and last change, and the last
+line of the error. A run whose status says running, but whose lock is free, was killed and is shown as stopped. A run is
+pending if a sweep planned it and it has not begun, or if it has planned evaluations left. The plan is in
 OUTPUT_DIR/.sweep/plan.json.
 """
 
@@ -45,15 +45,15 @@ COLOURS: dict[State, str] = {
     "pending": "dim",
 }
 PROBED_S = 0.5
-"""A view of the states holds the lock of a run that was killed for less than this."""
+"""Seconds to wait for a run's lock. `state_of` may hold the lock of a killed run for a shorter time."""
 PLAN = Path(".sweep") / "plan.json"
 ENDED = Path(".sweep") / "ended"
-"""A file for each job of the last sweep that ended, RUN.HASH; it holds the error of one that failed."""
+"""One file, RUN.HASH, for each finished job of the last sweep. It holds the error if the job failed."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """One run's state; times are UTC, ISO 8601."""
+    """The state of one run. Times are UTC, ISO 8601."""
 
     state: State
     stage: str = ""
@@ -71,7 +71,7 @@ class _Planned(TypedDict):
 
 
 class _Plan(TypedDict):
-    """plan.json."""
+    """The contents of plan.json."""
 
     jobs: list[_Planned]
 
@@ -81,24 +81,24 @@ def _now() -> str:
 
 
 def read_status(folder: Path) -> Status | None:
-    """A run's status as it was written; None where it never was, or is no such file."""
+    """Return a run's status as written; None if the file is missing or damaged."""
     found = kept_json(folder / "status.json", Status)
     return msgspec.convert(found, Status) if found else None
 
 
 class Log:
-    """Writes one run's status as it goes on."""
+    """Writes the status of one run as it proceeds."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._status = Status("running", "", os.getpid(), platform.node(), _now(), _now())
 
     def stage(self, name: str) -> None:
-        """A stage begins."""
+        """Record that a stage begins."""
         self._write(replace(self._status, stage=name))
 
     def ended(self, error: BaseException | None) -> None:
-        """The run ended, well or with an error."""
+        """Record that the run ended, successfully or with an error."""
         if error is None:
             self._write(replace(self._status, state="done", stage=""))
             return
@@ -107,7 +107,7 @@ class Log:
         self._write(replace(self._status, state=state, error=lines[-1][:500]))
 
     def _write(self, status: Status) -> None:
-        """Write the status. On a full disk it replaces the text of the old file, which no longer holds."""
+        """Write the status. On a full disk, overwrite the outdated file in place, or delete it."""
         self._status, path = replace(status, changed=_now()), self.folder / "status.json"
         try:
             write_json(path, asdict(self._status))
@@ -123,8 +123,10 @@ class Log:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Have a run's folder for this process alone, rid of half-written files. Raises RunError, naming who has it, where
-    another process does."""
+    """Lock a run's folder for this process, and remove half-written files from it.
+
+    Raises RunError if another process holds the lock, and names that process.
+    """
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=PROBED_S)
@@ -142,21 +144,21 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def state_of(folder: Path) -> Status:
-    """A run's state now."""
+    """Return a run's current state."""
     status = read_status(folder) or Status("stopped")
     if status.state != "running":
         return status
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
-    except (OSError, NotImplementedError):  # somebody has it, or nobody can: a folder that is not ours to write in
+    except (OSError, NotImplementedError):  # another process holds it, or the folder is not writable
         return status
     lock.release()
     return replace(status, state="stopped")
 
 
 def statuses(output_dir: Path) -> dict[str, Status]:
-    """The state of every run of an output folder, those that were planned and not begun last."""
+    """Return the state of every run of an output folder. Planned runs that have not begun come last."""
     folders = sorted(path.parent for path in (output_dir / "runs").glob("*/run.json"))
     found = {folder.name: state_of(folder) for folder in folders}
     plan = output_dir / PLAN
@@ -175,7 +177,7 @@ def statuses(output_dir: Path) -> dict[str, Status]:
 
 
 def table(found: dict[str, Status]) -> Table:
-    """The states for the console."""
+    """Return the states as a table for the console."""
     counts = Counter(status.state for status in found.values())
     title = ", ".join(f"{counts[state]} {state}" for state in COLOURS if counts[state])
     shown = Table(title=title or "no runs", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -189,7 +191,7 @@ def table(found: dict[str, Status]) -> Table:
 
 
 def main() -> None:
-    """Entry point of the console script. Exit codes: 0, or 1 where a run failed, 2 where there is no such folder."""
+    """Entry point of the console script. Exit codes: 0 shown, 1 if a run failed, 2 if the folder does not exist."""
     parser = argparse.ArgumentParser(prog="alttrain-status", description="The state of every run of an output folder.")
     parser.add_argument("output_dir", type=Path, nargs="?", default=Path("outputs"))
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again")

@@ -1,7 +1,7 @@
-"""Sweeps: their jobs are listed, checked and planned before one starts, and then run one by one or side by side.
+"""Sweeps: all jobs are checked and planned before the first starts, and run one after another or in parallel.
 
-A job that fails does not stop the others, unless keep_going=false: the file `stopped` then keeps jobs from starting,
-wherever they run.
+A failed job does not stop the others, unless keep_going=false. In that case the file `stopped` keeps further jobs from
+starting, on any machine.
 """
 
 import hashlib
@@ -42,11 +42,11 @@ log = logging.getLogger("alttrain")
 
 STOPPED = Path(".sweep") / "stopped"
 LISTED = 30
-"""Jobs that the console lists; plan.json has all."""
+"""Number of jobs shown on the console; plan.json has all."""
 
 
 class SweepReport(Callback):
-    """Hydra's callback that shows the report's table once all jobs of a sweep are done."""
+    """Hydra callback that shows the report's table after the last job of a sweep."""
 
     def on_multirun_end(self, config: DictConfig, **unused: Any) -> None:
         """Print the report if the sweep's stages include it."""
@@ -57,7 +57,7 @@ class SweepReport(Callback):
 
 
 def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
-    """Each job's overrides, as Hydra's basic sweeper makes them; none for a single run. Needs an initialised Hydra."""
+    """Return the overrides of each job, as Hydra's basic sweeper does; [] for a single run. Needs Hydra initialised."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     own = [str(one.input_line) for one in parser.parse_overrides(list(arguments)) if not one.is_sweep_override()]
     whole = composed(own, arguments, keep=True)
@@ -77,7 +77,10 @@ def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
 
 
 def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str:
-    """What `--cfg job` means for a sweep: its first job's config, and all jobs as comments; "" for a single run."""
+    """Return the output of `--cfg job` for a sweep: its first job's config, and all jobs as comments.
+
+    Returns "" for a single run.
+    """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         batch = overrides_of(arguments, multirun)
         if not batch:
@@ -88,9 +91,9 @@ def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str
 
 
 def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], DictConfig, int]]:
-    """Each job's overrides, config and seed; none for a single run.
+    """Return the (overrides, config, seed) of each job; [] for a single run.
 
-    Jobs that differ in their seed alone share one config, that of the first of them.
+    Jobs that differ only in their seed share the config of the first of them.
     """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         batch, found = overrides_of(arguments, multirun), []
@@ -109,7 +112,7 @@ def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], D
 
 @dataclass(frozen=True)
 class Sweep:
-    """The jobs of a sweep and where they write. `checked`: they were to be checked alone, and the plan did that."""
+    """The jobs of a sweep and their output folder. `checked`: `check` is the only stage, and the plan has done it."""
 
     jobs: tuple[Job, ...]
     output_dir: Path
@@ -117,7 +120,7 @@ class Sweep:
     checked: bool
 
     def show_failed(self) -> None:
-        """Show the table of all runs, and each job that failed with the last line of its error."""
+        """Show the table of all runs, and the last line of the error of each failed job."""
         from alttrain.run.stages.report import show
 
         show(self.output_dir, self.page_texts)
@@ -128,7 +131,7 @@ class Sweep:
 
 
 def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
-    """Check every job of a sweep, write the plan and show it; None for a single run.
+    """Check every job of a sweep, write the plan and show it. Returns None for a single run.
 
     Raises RunError with the faults of all jobs, before anything runs.
     """
@@ -136,7 +139,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
 
     jobs = jobs_of(arguments, multirun)
     faults: dict[str, list[str]] = {}
-    rows: dict[str, Sequence[Example]] = {}  # of each dataset and evaluation that was read
+    rows: dict[str, Sequence[Example]] = {}  # by dataset and evaluation, each read once
     made: list[Job] = []
     runs: dict[str, list[Run]] = {}
     alike: dict[int, Run] = {}
@@ -174,7 +177,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
 
 
 def _assembled(config: DictConfig, seed: int, alike: dict[int, Run]) -> Run:
-    """The run of a job. Jobs that share a config share its parts, and differ in their seed."""
+    """Return the run of a job. Jobs with the same config share its parts and differ only in their seed."""
     if id(config) not in alike:
         alike[id(config)] = assemble(config)
     like = alike[id(config)]
@@ -183,7 +186,10 @@ def _assembled(config: DictConfig, seed: int, alike: dict[int, Run]) -> Run:
 
 
 def _clash(several: Sequence[Run]) -> str:
-    """Why jobs of one name cannot share a training and write an evaluation each; "" where they can."""
+    """Return why jobs with the same run name are refused; "" if they are not.
+
+    They must share one training, and no two may write one evaluation in different ways.
+    """
     first, *others = several
     if any(run.fingerprint != first.fingerprint or run.hardware != first.hardware for run in others):
         return f"{len(several)} jobs would be one run, {first.name}; give them tags"
@@ -199,16 +205,16 @@ def _clash(several: Sequence[Run]) -> str:
 
 
 def searched(hydra: Any) -> list[str]:
-    """The override by which another process finds the configs of a --config-dir, too; `hydra` is Hydra's own node."""
+    """Return the override that makes another process find the configs of --config-dir. `hydra` is Hydra's own node."""
     own = [source.path for source in hydra.runtime.config_sources if "command-line" in source.provider]
     quoted = ",".join(f"'file://{Path(path).absolute()}'" for path in own)
     return [f"hydra.searchpath=[{quoted}]"] if own else []
 
 
 def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Run one job of a sweep, in this process, or in one of its own where it takes several devices.
+    """Run one job of a sweep, in a separate process if it needs several devices.
 
-    Raises RunError where it fails, or where another one failed and the sweep is not to go on.
+    Raises RunError if it fails, or if another job failed and keep_going=false.
     """
     from alttrain.run.app import execute
 
@@ -218,7 +224,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     if not config.keep_going and stopped.exists():
         raise RunError(f"not started, because {read_utf8(stopped)} failed and keep_going=false")
     try:
-        # of one run's evaluations the first trains, and the others wait
+        # jobs that share a training wait for the first of them, which trains
         with alone(output_dir / ".sweep" / name) if leads else nullcontext():
             if _several_devices(config):
                 _in_own_process(config, overrides)
@@ -244,7 +250,7 @@ def _several_devices(config: DictConfig) -> bool:
 
 
 def _in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Run a job on several devices as its own command, since its leader starts that command again for each device."""
+    """Run a job on several devices as a separate command, since its leader restarts that command for each device."""
     own = [override for override in overrides if not override.startswith("stages=")]
     stages = ",".join(stage for stage in config.stages if stage != "report")
     command = [sys.executable, "-m", "alttrain", *own, "hydra.mode=RUN", f"stages=[{stages}]"]
@@ -254,7 +260,7 @@ def _in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _state(run: Run) -> str:
-    """ "new", "goes on", or "done": nothing is left of the stages this job has."""
+    """Return "new", "goes on", or "done" if no work is left for the job's stages."""
     from alttrain.run.stages.generate import missing
 
     if not run.folder.exists():

@@ -1,10 +1,10 @@
-"""A Hydra launcher over Ray (`launcher=ray`): a job leases the GPUs it needs, and is a process of its own.
+"""A Hydra launcher over Ray (`launcher=ray`): each job leases the GPUs it needs and runs in its own process.
 
-Ray does the leasing: a job asks for `trainer.devices` GPUs where there are any, waits until they are free, and sees no
-others (CUDA_VISIBLE_DEVICES). A worker ends with its job, so that nothing of it stays in memory.
+Ray assigns the GPUs: a job requests `trainer.devices` of them if the machine has any, waits until they are free, and
+sees no others (CUDA_VISIBLE_DEVICES). A worker ends with its job, which frees its memory.
 
-Hydra takes launchers of the package `hydra_plugins` only, and imports each one it finds there at every start: all else
-is imported where it is used.
+Hydra accepts launchers only from the package `hydra_plugins`, and imports them all at every start. This module
+therefore imports everything else where it is used.
 """
 
 from collections.abc import Sequence
@@ -37,11 +37,11 @@ class RayLauncher(Launcher):
         self.cpus = cpus
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra gives a launcher."""
+        """Store what Hydra passes to a launcher."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; every one has its return, failed ones their error."""
+        """Run the jobs and return one result for each. The result of a failed job holds its error."""
         import ray
 
         from alttrain.config import RunError
@@ -68,14 +68,14 @@ class RayLauncher(Launcher):
 
 
 def gpus_of(config: DictConfig) -> int:
-    """GPUs that a job leases: those its training runs on, where this machine has any."""
+    """Return the number of GPUs that a job leases: `trainer.devices`, or 0 on the CPU."""
     from alttrain.backbone.device import has_gpu_driver
 
     return int(config.trainer.devices) if config.trainer.accelerator != "cpu" and has_gpu_driver() else 0
 
 
 def work(overrides: list[str]) -> str:
-    """Run one job in the worker; the message of its error, or ""."""
+    """Run one job in the worker. Returns its error message, or "" if it succeeds."""
     from hydra import compose, initialize_config_module
 
     from alttrain.config import register

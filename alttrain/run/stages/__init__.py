@@ -1,4 +1,4 @@
-"""The stages of a run, each a function of the run and its session. Each skips what is finished."""
+"""The stages of a run. Each is a function of the run and its session, and skips finished work."""
 
 from alttrain.run.stages.check import check
 from alttrain.run.stages.generate import generate

@@ -1,12 +1,13 @@
-"""Stage check: refuses a run that is known to fail, before any weights load. Writes nothing.
+"""Stage check: refuse a run that will fail, before any weights load. Writes nothing.
 
-`check_light` always runs first. It reads the data files and looks for the backbone's folder, the packages it needs, and
-the keys, servers, models and goals of the teacher and judges that have work left. The stage `check` proves the
-rendering on the ids of every row, refuses prompts that the context cannot hold, and estimates each stage's memory.
+`check_light` always runs first. It reads the data files and looks for the backbone's folder and the packages it needs.
+For the teacher and judges that have work left, it checks API keys, servers, models and goals. The stage `check`
+validates the rendering of every row's token ids, refuses prompts that exceed the context, and estimates the memory of
+each stage.
 
-The tokenizer is local or comes from the hub without the weights. Where there is none, a run that loads the model
-fetches both and proves the rendering then; a check by itself reports what it left open. Memory is refused only for
-stages of this run; for others the need is reported.
+The tokenizer is local or comes from the hub without the weights. If neither is possible, a run that loads the model
+fetches both and validates the rendering then; a run of `check` alone reports that it did not. Too little memory refuses
+a run only for its own stages; for other stages it is reported.
 """
 
 import difflib
@@ -43,13 +44,13 @@ log = logging.getLogger(__name__)
 
 MODEL_STAGES = frozenset({"rewrite", "train", "generate"})
 NAMED = 5
-"""Rows named in one message; the rest are counted."""
+"""Number of rows named in one message; the others are counted."""
 
 
 def check_light(run: Run, data: bool = True) -> None:
-    """Read every data file, look at the backbone's folder and the output folder. Raises RunError with all faults.
+    """Read every data file, and check the backbone's folder and the output folder. Raises RunError with all faults.
 
-    Without `data` the files are not read: another job of a sweep had the same ones read.
+    With `data` False the files are not read, because another job of the sweep read the same ones.
     """
     faults = []
     for due in _due(run, data):
@@ -62,7 +63,7 @@ def check_light(run: Run, data: bool = True) -> None:
 
 
 def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
-    """The steps of a light check, in their order."""
+    """Yield the steps of `check_light`, in order."""
     yield lambda: check_writable(run.output_dir)
     if {"train", "judge"} & set(run.stages):
         yield from (logger.verify for logger in run.loggers.values())
@@ -102,7 +103,7 @@ def _check_goals(judge: Judge, benchmark: Benchmark) -> None:
 
 
 def _check_backbone(run: Run) -> None:
-    """Refuse a folder that is absent, and kernels without their packages or hardware."""
+    """Raise RunError if the folder does not exist, or the kernels lack their packages or hardware."""
     source = run.backbone.source
     if is_path(source) and not Path(source).expanduser().is_dir():
         raise RunError(
@@ -116,7 +117,7 @@ def _check_backbone(run: Run) -> None:
 
 
 def check_protocol(run: Run) -> None:
-    """Refuse names that the protocol has and no benchmark, and means of other measures."""
+    """Raise RunError if the protocol names an unknown benchmark, or averages benchmarks of another measure."""
     protocol, hydra = run.protocol, GlobalHydra.instance()
     own = {benchmark.name: benchmark.measure for benchmark in run.benchmarks}
     named = [(f"settings.{name}", name) for name in protocol.settings]
@@ -136,19 +137,19 @@ def check_protocol(run: Run) -> None:
 
 
 def _check_engine(run: Run) -> None:
-    """The engine can start here, unless every benchmark has been generated and judged already."""
+    """Check that the engine can start here, unless every benchmark is already generated and judged."""
     finished = [(evaluation_folder(run, benchmark) / "metrics.json").exists() for benchmark in run.benchmarks]
     if "generate" in run.stages and not all(finished):
         run.generation.check(run.protocol.quantization, _on_gpu(run))
 
 
 def _model_fault(run: Run, source: str, revision: str | None) -> str:
-    """Why a judge's model cannot be loaded here; "" where it can."""
+    """Return why a judge's model cannot load here; "" if it can."""
     return why_absent(judge_model(run, source, revision))
 
 
 def _refuse_without_gpu(run: Run) -> None:
-    """Refuse what is for a GPU where there is none, or it is not to be used."""
+    """Raise RunError for settings that need a GPU, if there is none or it is not to be used."""
     stages = set(run.stages)
     if run.hardware.accelerator == "gpu" and MODEL_STAGES & stages and not has_gpu_driver():
         raise RunError(
@@ -166,7 +167,7 @@ def _on_gpu(run: Run) -> bool:
 
 
 def check(run: Run, session: Session) -> None:
-    """Prove the rendering of every row and estimate the memory. Raises RunError, naming rows or keys."""
+    """Validate the rendering of every row and estimate the memory. Raises RunError that names rows or keys."""
     rows = run.dataset.examples(run.seed) if run.training.trains else []
     for benchmark in run.benchmarks:
         if left_out := benchmark.left_out():
@@ -176,7 +177,7 @@ def check(run: Run, session: Session) -> None:
             log.warning(
                 "check     %s: the published set has %d rows, and here are %d", benchmark.name, *lacking["rows"]
             )
-    made = examples_without_model(run, rows)  # refuses a label that loses too many rows, before anything is fetched
+    made = examples_without_model(run, rows)  # before anything is fetched: this may refuse the run
     renderer, missing = _tokenizer_alone(run)
     refuse_too_large(run, rows, prove(run, rows, made, renderer) if renderer else guess(run, rows))
     if renderer is None and MODEL_STAGES & set(run.stages):
@@ -186,7 +187,7 @@ def check(run: Run, session: Session) -> None:
 
 
 def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
-    """A renderer that needs no weights, or why there is none."""
+    """Return (renderer, "") without loading weights, or (None, the reason)."""
     try:
         folder = fetch_tokenizer(run.backbone)
     except OSError as error:
@@ -197,9 +198,10 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
 
 
 def prove(run: Run, rows: Sequence[Example], made: Sequence[Example] | None, renderer: Renderer) -> Sizes:
-    """Every prompt fits the context, and the rows to train on keep the rules of `Renderer.problems`.
+    """Check that every prompt fits the context, and that the training rows satisfy `Renderer.problems`.
 
-    `rows` are the dataset's, `made` those rewritten, where that takes no model. Raises RunError.
+    `rows` are the dataset's rows. `made` are the rewritten rows, or None if rewriting needs a model. Returns the sizes
+    in tokens. Raises RunError.
     """
     _compare_templates(run, renderer)
     for benchmark in run.benchmarks:
@@ -215,16 +217,16 @@ def prove(run: Run, rows: Sequence[Example], made: Sequence[Example] | None, ren
 
 
 def bound(run: Run, session: Session) -> None:
-    """In place of this stage: refuse prompts that the context cannot hold. Raises RunError."""
+    """Check only that prompts fit the context, for a run without the stage `check`. Raises RunError."""
     rewrites = run.training.trains and "rewrite" in run.stages and not (run.folder / "rewrite.json").exists()
     rows = run.dataset.examples(run.seed) if rewrites else []
     fits_context(run, rows, _tokenizer_alone(run)[0] or session.renderer)
 
 
 def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple[int, int]:
-    """Tokens of the longest prompt of the benchmarks and of the dataset.
+    """Return the tokens of the longest prompt of the benchmarks and of the dataset.
 
-    Raises RunError where the context cannot hold one with what is to be written to it.
+    Raises RunError if the context cannot hold a prompt and its response.
     """
     asked = run.benchmarks if {"check", "generate"} & set(run.stages) else ()
     longest = max([0, *(longest_prompt(run, renderer, benchmark) for benchmark in asked)])
@@ -240,7 +242,7 @@ def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple
 
 
 def _compare_templates(run: Run, renderer: Renderer) -> None:
-    """Warn where the tokenizer's own chat template prompts a reasoning backbone otherwise than ours."""
+    """Warn if the tokenizer's own chat template renders the prompt of a reasoning backbone differently from ours."""
     backbone = run.backbone
     if not renderer.tokenizer.chat_template or backbone.untrained_thought != "open":
         return
@@ -253,7 +255,7 @@ def _compare_templates(run: Run, renderer: Renderer) -> None:
 
 
 def _tell_spelt(where: str, kind: str, said: Iterable[tuple[str, ...]], renderer: Renderer) -> None:
-    """Count the texts in which a special token is spelt out."""
+    """Log the number of texts that spell out a special token."""
     spelt = [renderer.spelt(*texts) for texts in said]
     if found := list(filter(None, spelt)):
         log.info(
@@ -265,13 +267,17 @@ def _tell_spelt(where: str, kind: str, said: Iterable[tuple[str, ...]], renderer
 def _prove_rows(
     run: Run, examples: Sequence[Example] | None, renderer: Renderer, max_length: int
 ) -> tuple[int, ...] | None:
-    """Lengths in tokens of the rows that will be trained on, proved; None where making them takes a model."""
+    """Validate the rows to train on; return their lengths in tokens.
+
+    Returns None if making the rows needs a model, or if none can be trained on. Raises RunError that names invalid
+    rows.
+    """
     if examples is None:
         log.info("check     the rows to train on take a model to make; the rewrite stage makes them")
         return None
     trainable = [example for example in examples if example.shape != "prompt_only"]
     if not trainable:
-        return None  # the rewrite stage says what is missing
+        return None  # the rewrite stage reports what is missing
     kept, too_long = renderer.sequences(trainable, max_length)
     by_id = {example.id: example for example in trainable}
     wrong = [(s.id, problems[0]) for s in kept if (problems := renderer.problems(s, by_id[s.id]))]
@@ -296,9 +302,10 @@ def _prove_rows(
 
 
 def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] | None:
-    """The rows to train on: train.jsonl where it is, else rewritten here if neither originals nor teacher take a model.
+    """Return the rows to train on: train.jsonl if it exists, otherwise rows rewritten here.
 
-    None where they do.
+    Returns None if the rewrite needs a model for its originals or its teacher. Raises RunError if too many rows are
+    lost.
     """
     if written := read_rows(run.folder / "train.jsonl", Example):
         return written

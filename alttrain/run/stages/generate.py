@@ -1,10 +1,12 @@
-"""Stage generate: benchmark prompts -> evaluation/<benchmark>/generations.jsonl, append-only.
+"""Stage generate: benchmark prompts -> evaluation/<benchmark>/generations.jsonl.
 
-Prompts go to the engine chunk by chunk. An engine in this process decodes a chunk together, and it is written whole: a
-chunk that was cut short is decoded again, and only the rows that are missing are appended, so an interrupted run ends
-with the bytes of an uninterrupted one. A server's answers are written as they come, and put in order at the end. What
-it did not answer stands in generation_errors.jsonl, and what it refused among the answers, as an error; the same
-command asks for both again. A server that refuses nearly all prompts fails the run.
+Prompts go to the engine in chunks. An engine in this process decodes a chunk together, and each chunk is written whole.
+After an interruption, an incomplete chunk is decoded again and only its missing rows are appended, so the file has the
+same bytes as without the interruption.
+
+A server's answers are written as they arrive, and sorted at the end. Prompts without an answer are in
+generation_errors.jsonl. Prompts that the server refused are among the generations, as errors. The same command asks for
+both again. If the server refuses almost all prompts, the run fails.
 """
 
 import logging
@@ -38,12 +40,12 @@ from alttrain.run.stages.train import spoiled, writer
 log = logging.getLogger(__name__)
 
 Sampled = tuple[Example, int]
-"""A prompt, and which of its samples."""
+"""A prompt and the number of its sample."""
 
 
 @dataclass(frozen=True)
 class NotGenerated:
-    """A prompt that has no answer yet, and why; a row of generation_errors.jsonl."""
+    """A prompt without an answer yet, and the reason; a row of generation_errors.jsonl."""
 
     id: str
     sample: int
@@ -51,7 +53,7 @@ class NotGenerated:
 
 
 def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
-    """The chunks of a benchmark that are not all generated. Changes no file: the run may be another process's."""
+    """Return the chunks of a benchmark that are incomplete. Changes no file, since another process may use the run."""
     path, rows = evaluation_folder(run, benchmark) / "generations.jsonl", _sampled(run, benchmark)
     done = _answered(path)
     if strange := done - {(row.id, sample) for row, sample in rows}:
@@ -62,8 +64,8 @@ def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
 
 
 def _answered(path: Path) -> set[tuple[str, int]]:
-    """The prompts that have an answer. Those that a server refused have none."""
-    refused = b'"finish": "error"'  # no text can hold it: quotes in a text follow a backslash
+    """Return the (id, sample) of answered prompts. Refused ones do not count."""
+    refused = b'"finish": "error"'  # no text can contain it: JSON escapes quotes in a text
     return {name for name, line in named_lines(path) if refused not in line}
 
 
@@ -72,7 +74,7 @@ def _rows(path: Path) -> Iterator[Generation]:
 
 
 def generate(run: Run, session: Session) -> None:
-    """Generate what is missing, with one engine for all benchmarks. Raises RunError where a part could not be had."""
+    """Generate what is missing, with one engine for all benchmarks. Raises RunError if a part has no answers."""
     work = {benchmark.name: chunks for benchmark in run.benchmarks if (chunks := missing(run, benchmark))}
     if not work:
         return
@@ -94,13 +96,13 @@ def generate(run: Run, session: Session) -> None:
 def _generate(
     run: Run, session: Session, engine: Engine, benchmark: Benchmark, chunks: list[list[Sampled]]
 ) -> list[str]:
-    """Generate a benchmark's missing answers; a line on the prompts that have none yet, or no line."""
+    """Generate the missing answers of a benchmark. Returns a line about prompts without an answer, if there are any."""
     folder = open_evaluation(run, benchmark)
     path = folder / "generations.jsonl"
     repair_rows(path)
     done, errors, by = _answered(path), list[NotGenerated](), writer(run)
     refused = {(row.id, row.sample): row for row in _rows(path) if row.finish == "error"}
-    if refused:  # they are asked again; what the server does not reply to stays refused
+    if refused:  # ask again; without a reply, the old refusal stays
         write_rows(path, (row for row in _rows(path) if row.finish != "error"), by)
     started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
     with bar(benchmark.name, total) as advance:
@@ -138,7 +140,7 @@ def _generate(
 
 
 def _sampled(run: Run, benchmark: Benchmark) -> list[Sampled]:
-    """Every prompt of a benchmark as often as the protocol samples it."""
+    """Return every prompt of a benchmark once for each sample of the protocol."""
     samples = range(run.protocol.decoding_for(benchmark).samples)
     return [(row, sample) for row in benchmark.examples for sample in samples]
 
@@ -146,7 +148,10 @@ def _sampled(run: Run, benchmark: Benchmark) -> list[Sampled]:
 def _answers(
     run: Run, renderer: Any, engine: Engine, benchmark: Benchmark, chunk: Sequence[Sampled], advance: Any
 ) -> Iterator[tuple[int, Generation | NotGenerated]]:
-    """Each prompt of a chunk by number, with what was written to it after its earlier turns, or why there is none."""
+    """Yield (number, result) for each prompt of a chunk: a generation, or the reason why there is none.
+
+    The model answers the earlier turns of a dialogue first.
+    """
     earlier, failed = _replay(run, renderer, engine, benchmark, chunk)
     going = [number for number in range(len(chunk)) if number not in failed]
     prompts = []
@@ -175,7 +180,7 @@ def _found(
 def _replay(
     run: Run, renderer: Any, engine: Engine, benchmark: Benchmark, chunk: Sequence[Sampled]
 ) -> tuple[list[tuple[str, ...]], dict[int, Failure]]:
-    """The model's own answers to the turns before each prompt, turn by turn, and the rows where one failed."""
+    """Return the model's own answers to the turns before each prompt, and the failures by row number."""
     answers: list[tuple[str, ...]] = [() for _ in chunk]
     failed: dict[int, Failure] = {}
     earlier = [len(_turns(run, benchmark, row)) - 1 for row, _ in chunk]
@@ -212,7 +217,7 @@ def _prompt(
 
 
 def _turns(run: Run, benchmark: Benchmark, row: Example) -> tuple[str, ...]:
-    """The user's turns: those of the row's dialogue, those the structure puts before the prompt, and the prompt."""
+    """Return the user's turns: those of the row's dialogue, those that the structure inserts, and the prompt."""
     message = benchmark.asked(row)
     return (*row.turns, *run.structure.turns_before(message), run.structure.prompt(message))
 
@@ -225,9 +230,9 @@ def prompt_text(
     answers: tuple[str, ...] = (),
     turn: int | None = None,
 ) -> str:
-    """A benchmark's prompt as this run puts it: the benchmark's form, the structure's, and a system prompt.
+    """Render a benchmark's prompt with the benchmark's form, the structure's form and a system prompt.
 
-    `answers` are the model's to the turns before; with `turn` one of those is asked, and not the prompt.
+    `answers` are the model's answers to earlier turns. `turn` renders that earlier turn instead of the prompt.
     """
     systems = (run.structure.system, run.method.evaluation_prompt, run.protocol.system_prompt_for(benchmark))
     system = next((one for one in systems if one is not None), None)
@@ -241,7 +246,10 @@ def prompt_text(
 
 
 def longest_prompt(run: Run, renderer: Any, benchmark: Benchmark) -> int:
-    """Tokens of a benchmark's longest prompt. Raises RunError where the context cannot hold it and its answer."""
+    """Return the tokens of a benchmark's longest prompt.
+
+    Raises RunError if the context cannot hold a prompt and its answer.
+    """
     rows, where = benchmark.examples, f"benchmark {benchmark.name}"
     lengths = [len(renderer.encode(prompt_text(run, renderer, benchmark, row))) for row in rows]
     decoding, key = run.protocol.decoding_for(benchmark), run.protocol.key_for(benchmark, "max_new_tokens")
@@ -264,9 +272,9 @@ def refuse_too_long(
     context: tuple[str, int] | None = None,
     remedy: str = "",
 ) -> None:
-    """Raise RunError, naming the first row, where a prompt and so many tokens more pass the context.
+    """Raise RunError, naming the first row, if a prompt and `room` more tokens exceed the context.
 
-    `context` is the limit and its key, where it is not the backbone's.
+    `context` is (config key, limit in tokens); None uses the backbone's.
     """
     key, limit = context or ("backbone.context_length", run.backbone.context_length)
     long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length + room > limit]
@@ -282,7 +290,7 @@ def refuse_too_long(
 def to_generation(
     run: Run, renderer: Any, row: Example, sample: int, found: Written | Failure, earlier: tuple[str, ...]
 ) -> Generation:
-    """What was written as a record: thought and answer split once, for every judge."""
+    """Return the engine's output as a record. Thought and answer are split once, for all judges."""
     failed = isinstance(found, Failure)
     text = "" if isinstance(found, Failure) else found.text
     thought, answer, closed = run.backbone.template.split(text, run.training.thought)

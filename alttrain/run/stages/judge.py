@@ -1,15 +1,14 @@
 """Stage judge: generations.jsonl -> judgements.jsonl, adherence.jsonl, judges.json and metrics.json.
 
-It never generates. A judgement is kept as long as its generation and its judge's config are what they were, so a new
-judge, or a changed one, judges alone; what a server gave no verdict on is asked for again by the next run. Judgements
-are appended as they come. metrics.json holds the hashes of the files it was made from, and is made again where one of
-them is another.
+It generates no text. A judgement is kept as long as its generation and its judge's config are unchanged, so only new or
+changed judges run. If a server gave no verdict on a text, the next run asks again. Judgements are appended as they
+arrive. metrics.json holds the hashes of its input files, and is computed again if one of them changes.
 
-- judgements.jsonl  one row for each generation, judge and judged part, in the order of the generations
-- adherence.jsonl   what each thought holds
-- judges.json       how each judge was configured
-- agreement.json    with two judges or with human labels: how far they agree, and rates corrected for their errors
-- structure.json    with a judge of structure: how far it and the offline parser agree, by field
+- judgements.jsonl  one row for each judge, judged part and generation, sorted in this order
+- adherence.jsonl   what each thought contains
+- judges.json       the config of each judge
+- agreement.json    with two judges or with human labels: their agreement, and rates corrected for judges' errors
+- structure.json    with a judge of structure: its agreement with the offline parser, by field
 - metrics.json      the numbers, with the protocol's hash
 """
 
@@ -63,20 +62,20 @@ MADE_FROM = (
     *("generations.jsonl", "judgements.jsonl", "adherence.jsonl"),
     *("judges.json", "agreement.json", "structure.json"),
 )
-"""The files whose checksums metrics.json holds; it is made again where one differs."""
+"""Files whose checksums metrics.json holds. It is computed again if one of them changes."""
 log = logging.getLogger(__name__)
 OUTCOMES = {"refused": ("refused", "answered"), "unsafe": ("unsafe", "safe"), "correct": ("correct", "wrong")}
 
 
 def judge(run: Run, session: Session) -> None:
-    """Judge every benchmark that has generations and no current metrics; log all of them."""
+    """Judge every benchmark whose metrics are missing or outdated. If there was one, log the results of all."""
     judged = [benchmark for benchmark in run.benchmarks if _judge(run, session, benchmark)]
     if judged:
         log_evaluation(run)
 
 
 def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
-    """A benchmark's judges by the key of the config that each is set at."""
+    """Return a benchmark's judges, keyed by the config key of each."""
     measure = benchmark.measure
     shared = (key for key in (benchmark.name, measure) if run.protocol.judges.get(key) == benchmark.judge)
     main = next((f"protocol.judges.{key}" for key in shared), f"evaluation.benchmarks.{benchmark.name}.judge")
@@ -85,13 +84,13 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
 
 
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
-    """Whether the metrics are there, of these judges, protocol, labels and files."""
+    """Return whether current metrics exist, from these judges, protocol, labels and files."""
     judged = _judged(run, benchmark)
     return bool(judged) and judged.get("provenance") == _provenance(run, benchmark) and not _changed(run, benchmark)
 
 
 def _judged(run: Run, benchmark: Benchmark) -> dict[str, Any]:
-    """metrics.json; empty where it is absent or damaged."""
+    """Return metrics.json; {} if it is missing or damaged."""
     try:
         return read_metrics(evaluation_folder(run, benchmark) / "metrics.json")
     except (FileNotFoundError, DamagedError):
@@ -99,21 +98,21 @@ def _judged(run: Run, benchmark: Benchmark) -> dict[str, Any]:
 
 
 def _changed(run: Run, benchmark: Benchmark) -> list[str]:
-    """The files that differ from those that metrics.json was made from."""
+    """Return the files that changed since metrics.json was computed."""
     judged = _judged(run, benchmark)
     current, before = _made_from(run, benchmark), judged.get("made_from", {})
     return [name for name in current if judged and current[name] != before.get(name)]
 
 
 def _made_from(run: Run, benchmark: Benchmark) -> dict[str, str | None]:
-    """The SHA-256 of each file that the metrics depend on, and of those made with them; None where one is absent."""
+    """Return the SHA-256 of each file in `MADE_FROM` and of train.jsonl; None if a file is missing."""
     folder = evaluation_folder(run, benchmark)
     paths = (*(folder / name for name in MADE_FROM), run.folder / "train.jsonl")
     return {path.name: checksum(path) for path in paths}
 
 
 def _can_ask_again(run: Run, benchmark: Benchmark) -> bool:
-    """Whether judged texts have no verdict because of a server, and the judges can be asked now."""
+    """Return whether texts have no verdict because of a server, and that server can be asked now."""
     if not (unsettled := _judged(run, benchmark).get("unsettled", 0)):
         return False
     try:
@@ -127,7 +126,7 @@ def _can_ask_again(run: Run, benchmark: Benchmark) -> bool:
 
 
 def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
-    """What metrics.json says of how its numbers were made."""
+    """Return the provenance of the numbers, for metrics.json."""
     return {
         "alttrain": __version__,
         "kind": benchmark.kind,
@@ -143,13 +142,13 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
 
 
 def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
-    """(rows of the published set, rows here), where they differ."""
+    """Return {"rows": (rows of the published set, rows here)} if they differ, else {}."""
     published, found = getattr(benchmark.rows, "count", None), len(benchmark.examples)
     return {"rows": (published, found)} if published not in (None, found) else {}
 
 
 def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
-    """Whether there was anything to judge."""
+    """Judge one benchmark. Returns whether there was work to do."""
     if is_judged(run, benchmark) and not _can_ask_again(run, benchmark):
         return False
     folder, provenance = evaluation_folder(run, benchmark), _provenance(run, benchmark)
@@ -161,12 +160,12 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
         if found > expected:
             raise DamagedError(path, f"has {found} generations, and the benchmark asks for {expected}")
         raise FileNotFoundError(f"{path} has {found} of {expected} generations; run the generate stage first")
-    if changed := _changed(run, benchmark):  # a report would show the old numbers if judging failed
+    if changed := _changed(run, benchmark):  # if judging fails now, a report must not show the old numbers
         log.warning("judge     %s is judged again: its metrics are of other %s", folder.name, ", ".join(changed))
         if provenance == _judged(run, benchmark)["provenance"] and "judgements.jsonl" in changed:
-            judgements.path.unlink(missing_ok=True)  # whoever changed it: it is not what the judges said
+            judgements.path.unlink(missing_ok=True)  # it was edited, so it is not what the judges said
         (folder / "metrics.json").unlink()
-    for name in ("agreement.json", "structure.json"):  # made below, where there is still one to make
+    for name in ("agreement.json", "structure.json"):  # written again below, if they still apply
         (folder / name).unlink(missing_ok=True)
     _make(session, judgements, provenance["judges"], folder, run.protocol.parts)
     counts, metrics = _measure(run, benchmark, judgements, folder)
@@ -195,7 +194,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
 
 
 def _configured(run: Run, benchmark: Benchmark) -> dict[str, Any]:
-    """How each judge of a benchmark is configured, by its name, with its servers but not how they are asked."""
+    """Return the config of each judge of a benchmark, by name. Of its server settings, only the address is included."""
     nodes = [run.config["evaluation"]["benchmarks"][benchmark.name]["judge"]]
     nodes += run.config["protocol"]["second_opinions"].get(benchmark.measure, [])
     judges = judges_of(run, benchmark).values()
@@ -213,7 +212,7 @@ def _configured(run: Run, benchmark: Benchmark) -> dict[str, Any]:
 def _make(
     session: Session, judgements: Judgements, configured: dict[str, Any], folder: Path, parts: Sequence[Part]
 ) -> None:
-    """Keep the judgements that still hold, and judge what is missing."""
+    """Keep the judgements that are still valid, and judge what is missing."""
     record = folder / "judges.json"
     before = kept_json(record) or {}
     judgements.keep(lambda row: before.get(row.judge) == configured[row.judge])
@@ -227,7 +226,11 @@ def _make(
 
 
 def _measure(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Path) -> tuple["Counts", list[Metric]]:
-    """Write adherence.jsonl; the counts of the deciding judgements, and the metrics: theirs, then the others' rates."""
+    """Write adherence.jsonl and, with a judge of structure, structure.json.
+
+    Returns the counts of the deciding judgements, and the metrics: those of the deciding judge, then rates of the
+    others.
+    """
     main = (benchmark.judge.name, run.protocol.judged)
     blocks = [(name, part) for name in judgements.judges for part in run.protocol.parts]
     counts = Counts(benchmark)
@@ -259,9 +262,9 @@ def _measure(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Pat
 
 
 def _refuse_unjudged(judgements: Judgements, folder: Path) -> dict[str, Any]:
-    """For metrics.json: how many texts have no verdict because of a judge's server, and the models that answered.
+    """Return for metrics.json the number of texts without a verdict because of a server, and the models that answered.
 
-    Raises RunError where a server did not reply, or gave no reply of use to nearly all that it was asked.
+    Raises RunError if a server did not reply, or gave usable replies to almost none of its requests.
     """
     silent, asked, failed = Counter[str](), Counter[str](), Counter[str]()
     reasons: dict[str, str] = {}
@@ -287,9 +290,9 @@ def _refuse_unjudged(judgements: Judgements, folder: Path) -> dict[str, Any]:
 
 
 def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Path) -> None:
-    """Write how far judges agree with each other and with the human labels, and what the rate is by these.
+    """Write agreement.json: agreement among judges and with human labels, and rates corrected by the labels.
 
-    Verdicts are turned to one meaning: "unsafe" is compared as not refused.
+    Verdicts are converted to one meaning: "unsafe" counts as not refused.
     """
     refused = benchmark.judge.says != "unsafe"
 
@@ -333,7 +336,7 @@ def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: P
 
 
 def _labels(benchmark: Benchmark) -> HumanLabels:
-    """The human labels. Raises ValueError where they are of another question than the judge's."""
+    """Return the human labels. Raises ValueError if they answer another question than the judge."""
     labels = read_labels(Path(str(benchmark.human_labels)))
     if (labels.says == "correct") != (benchmark.judge.says == "correct"):
         accepted = "correct" if benchmark.judge.says == "correct" else "refused or harmful"
@@ -342,7 +345,7 @@ def _labels(benchmark: Benchmark) -> HumanLabels:
 
 
 def _contamination(run: Run, benchmark: Benchmark) -> list[dict[str, Any]]:
-    """The benchmark's prompts that the run was trained on."""
+    """Return the benchmark's prompts that the run was trained on."""
     trained = read_rows(run.folder / "train.jsonl", Example)
     if not trained:
         return []
@@ -351,19 +354,19 @@ def _contamination(run: Run, benchmark: Benchmark) -> list[dict[str, Any]]:
 
 
 def _plain(metric: Metric) -> dict[str, Any]:
-    """A metric as JSON, which has no nan."""
+    """Return a metric for JSON, with None in place of nan."""
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(metric).items()}
 
 
 class Counts:
-    """The analysis of a benchmark by its deciding judgements, row by row: what metrics.json holds beside the metrics.
+    """Row-by-row analysis of a benchmark by its deciding judgements, for metrics.json.
 
-    - `decides`                whose verdict on which part decides the measure, and which verdict counts towards it
-    - `assessing`, `failures`  prompt label against the assessment's verdict, and wrong outcomes by what it said; counts
-                               add up over a run's benchmarks, harmful and benign
-    - `tokens`                 tokens a query by outcome
+    - `decides`    the judge and the part whose verdict decides the measure, and which verdict counts
+    - `assessing`  counts of the prompts' labels against the verdicts of the assessments
+    - `failures`   counts of wrong outcomes by the assessment's verdict
+    - `tokens`     tokens per query, by outcome
 
-    `summary` has the metrics.
+    Counts add up over the benchmarks of a run, harmful and benign. `summary` has the metrics.
     """
 
     def __init__(self, benchmark: Benchmark) -> None:
@@ -373,12 +376,12 @@ class Counts:
         self._outcomes: Outcomes = Counter()
 
     def add(self, made: Generation, judged: Judgement, row: Adherence) -> None:
-        """One row: its deciding judgement, and what its thought holds."""
+        """Add one row: its generation, deciding judgement and adherence."""
         self.summary.add(made, judged, row)
         self._outcomes[row.label, row.assessment, self._refused(judged, row)] += 1
 
     def analysis(self, part: str) -> dict[str, Any]:
-        """The analysis in metrics.json; `part` was judged."""
+        """Return the analysis for metrics.json. `part` is the judged part."""
         says = self._judge.says
         return {
             "decides": {"judge": self._judge.name, "part": part, "counted": counted(self._measure, says)},
@@ -388,7 +391,7 @@ class Counts:
         }
 
     def _refused(self, judged: Judgement, row: Adherence) -> bool | None:
-        """Whether the answer refused. A judge of correctness does not tell: then the record of the thought does."""
+        """Return whether the answer refused. For a judge of correctness, the adherence record decides."""
         if self._judge.says == "unsafe":
             return None if judged.verdict is None else not judged.verdict
         return judged.verdict if self._judge.says == "refused" else row.answer_refuses
@@ -400,7 +403,7 @@ def analyse(
     judgements: Sequence[Judgement],
     rows: Sequence[Adherence],
 ) -> dict[str, Any]:
-    """The analysis of one benchmark; `judgements` are the deciding ones."""
+    """Return the analysis of one benchmark. `judgements` are the deciding ones."""
     counts = Counts(benchmark)
     for made, judged, row in zip(generations, judgements, rows, strict=True):
         counts.add(made, judged, row)

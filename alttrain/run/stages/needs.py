@@ -1,6 +1,6 @@
-"""The memory that each stage needs, and what to set where it needs too much. Writes no file.
+"""The memory that each stage needs, and settings that reduce it. Writes no file.
 
-Lengths are counted in tokens where there is a tokenizer, and else guessed by the characters of the rows.
+Lengths are counted in tokens if there is a tokenizer, and otherwise estimated from characters.
 """
 
 import logging
@@ -29,12 +29,19 @@ log = logging.getLogger(__name__)
 
 CHARACTERS_PER_TOKEN = 4
 STRUCTURE_TOKENS = 150
-"""For rows that cannot be tokenised yet: English text, and what template and structure add to a row."""
+"""Estimates without a tokenizer: characters per token of English, and tokens that template and structure add."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Tokens: the longest prompt of the benchmarks and of the dataset, and each row to train on, counted or guessed."""
+    """Lengths in tokens.
+
+    Args:
+        benchmark_prompt: The longest prompt of the benchmarks.
+        dataset_prompt: The longest prompt of the dataset.
+        rows: Each row to train on.
+        counted: Whether `rows` is counted or estimated.
+    """
 
     benchmark_prompt: int
     dataset_prompt: int = 0
@@ -44,9 +51,13 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Need:
-    """The memory one stage needs, in bytes by part, and the overrides that would make it need less, mildest first.
+    """The memory that one stage needs.
 
-    `certain` is False where the rows' lengths, and so the activations, are guessed.
+    Args:
+        stage: The stage's name.
+        parts: Bytes by part, such as weights and activations.
+        remedies: Yields (override, total bytes with it) for settings that need less memory, least intrusive first.
+        certain: False if the lengths of rows, and therefore the activations, are estimated.
     """
 
     stage: str
@@ -61,12 +72,12 @@ class Need:
 
     @property
     def least(self) -> int:
-        """Bytes that it needs however short the rows are."""
+        """Bytes that the stage needs at any row length."""
         return self.total if self.certain else self.total - self.parts["activations"]
 
 
 def guess(run: Run, rows: Sequence[Example]) -> Sizes:
-    """Sizes by the characters of the prompts, where there is no tokenizer to count tokens."""
+    """Estimate sizes from the characters of the prompts, without a tokenizer."""
 
     def longest(rows: Sequence[Example]) -> int:
         return max((len(row.prompt) for row in rows), default=0) // CHARACTERS_PER_TOKEN
@@ -83,12 +94,12 @@ def guessed_rows(rows: Sequence[Example], max_length: int) -> tuple[int, ...]:
 
 
 def lacks_originals(run: Run, rows: Sequence[Example]) -> bool:
-    """Whether the backbone must be asked for traces and answers before the rewrite."""
+    """Return whether the backbone must generate traces and answers before the rewrite."""
     return any(lacks_original(run.structure, row) for row in rows)
 
 
 def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
-    """Log what each stage needs against what is free; RunError where a stage of this run cannot fit."""
+    """Log the memory that each stage needs and the free memory. Raises RunError if a stage of this run cannot fit."""
     shape = shape_known(run)
     if shape is None:
         log.info("check     no memory estimate: no backbone.shape, and no config.json of a plain decoder at hand")
@@ -103,15 +114,15 @@ def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
 
 
 def estimate(run: Run, device: Device, rows: Sequence[Example]) -> list[Need]:
-    """What each stage that has work left would need, guessed by the characters of the rows."""
+    """Estimate the memory of each stage with work left, from the characters of the rows."""
     shape = shape_known(run)
     return list(_needs(run, rows, shape, guess(run, rows), device)) if shape else []
 
 
 def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
-    """The run on as much hardware as its training needs: the first of `_larger` that fits, or the largest.
+    """Return the run with the hardware settings its training needs: the first of `_larger` that fits, or the last.
 
-    `rows` are its training rows before the rewrite, read here where they are not given.
+    `rows` are its training rows before the rewrite; None reads them.
     """
     hardware, recipe = run.hardware, run.training
     due = {"check", "train"} & set(run.stages) and not (run.folder / "train.json").exists()
@@ -130,7 +141,7 @@ def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
 
 
 def _larger(hardware: Hardware, lora: bool) -> Iterator[Hardware]:
-    """The hardware as configured; then slower and smaller settings; then more devices."""
+    """Yield the configured hardware, then slower settings that need less memory, then more devices."""
     yield hardware
     yield replace(hardware, recompute=True)
     one = replace(hardware, recompute=True, examples_per_pass=1)
@@ -145,13 +156,13 @@ def _larger(hardware: Hardware, lora: bool) -> Iterator[Hardware]:
 
 
 def shape_known(run: Run) -> Shape | None:
-    """The backbone's dimensions: its config.json's where that is at hand, else as its config says."""
+    """Return the backbone's dimensions, from a local config.json or else from the run's config; None if unknown."""
     path = at_hand(run.backbone, "config.json")
     return shape_of(read_json(path, remedy="fetch the backbone again")) if path else run.backbone.shape
 
 
 def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device: Device) -> Iterator[Need]:
-    """The stages with work left for a model in this process."""
+    """Yield the memory needs of stages that have work left for a model in this process."""
     if (
         isinstance(run.training, SupervisedFineTuning)
         and not isinstance(run.adapter, NoAdapter)
@@ -171,7 +182,10 @@ def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device
 
 
 def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes, device: Device) -> Need:
-    """What one device holds. SafeKey's second pass, over a short opening of each response, is not counted."""
+    """Return the memory that training needs on one device.
+
+    SafeKey's second pass, over a short prefix of each response, is not counted.
+    """
     width = number_bytes(run.hardware.precision, device)
     longest_first = sorted(sizes.rows, reverse=True)[: recipe.batch_size]
     attention, adapter = run.backbone.attention, run.adapter
@@ -195,7 +209,7 @@ def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes
         return device_bytes(whole, shape, hardware.strategy, devices)
 
     def remedies() -> Iterator[tuple[str, int]]:
-        """What leaves the recipe as it is, and then, on a GPU, 4 bits or several devices."""
+        """Yield settings that do not change the recipe and then, on a GPU, 4-bit weights or several devices."""
         own, recomputed = run.hardware, replace(run.hardware, recompute=True)
         yield "trainer.recompute=true", sum(parts(recomputed).values())
         fewer = -(-recipe.batch_size // (own.devices * own.nodes)) // 2
@@ -227,9 +241,9 @@ def _generating(
     device: Device,
     quantization: Quantization | None = None,
 ) -> Iterator[Need]:
-    """What the engine needs, where its memory is this process's.
+    """Yield the engine's memory need, if it uses this process's memory.
 
-    `caps` are the most new tokens by the keys that say so; `quantization` None is the backbone's.
+    `caps` maps config keys to their maximum of new tokens. A `quantization` of None is the backbone's.
     """
     shrunk = "backbone.quantization" if quantization is None else "protocol.quantization"
     own = quantization or run.backbone.quantization
@@ -253,7 +267,7 @@ def _generating(
 
 
 def tokens_key(run: Run) -> str:
-    """The key that caps what the backbone writes when it is asked for originals."""
+    """Return the config key of the maximum tokens of an original that the backbone generates."""
     kind = "reasoning" if run.backbone.untrained_thought == "open" else "short"
     nested = kind in (run.config["rewrite"].get("original") or {})
     return f"rewrite.original.{kind}.tokens" if nested else "rewrite.original.tokens"
@@ -271,7 +285,7 @@ def _refusal(need: Need, device: Device) -> str:
 
 
 def table(needs: Sequence[Need], device: Device) -> str:
-    """The needs as aligned columns in GiB; a guess is marked with "~"."""
+    """Return the needs as aligned columns in GiB. Estimates are marked with "~"."""
     names = [name for name in _COLUMNS if any(name in need.parts for need in needs)]
     free = "unknown" if device.free is None else _gib(device.free)
     lines = [f"check     memory in GiB, {free} free on {device.name}"]

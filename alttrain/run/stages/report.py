@@ -1,15 +1,15 @@
-"""Stage report: every run folder -> the files of report/, and the table shown.
+"""Stage report: from all run folders, write the files of report/ and show a table.
 
-- metrics.csv      every number, tidy
-- comparisons.csv  every run against its backbone's No-train run, prompt by prompt
-- structure.csv    the assessment as a classifier, and why answers went wrong
-- table.md         a row a run, seed by seed
-- tables/          over the seeds, each as Markdown, LaTeX and CSV
+- metrics.csv      every number, in tidy form
+- comparisons.csv  every run against the No-train run of its backbone, prompt by prompt
+- structure.csv    the assessment as a classifier, and the causes of wrong answers
+- table.md         one row for each run and seed
+- tables/          aggregated over seeds; each as Markdown, LaTeX and CSV
 - figures/         each as PNG and SVG
-- page.html        all of it and every sample, in one file
+- page.html        everything, with every sample, in one file
 
-A trained run's model card is written anew where its results changed it. The report is made from a snapshot, aside, and
-takes its folder's place when it is whole (`report.aside`); a run does not fail for it.
+A trained run's model card is rewritten if its results changed. The report is made from a snapshot in a temporary
+folder, which replaces report/ when it is complete (`report.snapshot`). A failed report does not fail the run.
 """
 
 import gc
@@ -56,15 +56,18 @@ from alttrain.run.session import Session
 log = logging.getLogger(__name__)
 
 WIDEST = 10_000
-"""Columns a table may take."""
+"""Maximum width of a table on the console, in characters."""
 OBJECTS = 100_000
-"""New objects after which Python looks for garbage while a report is made."""
+"""New objects after which Python collects garbage while a report is made."""
 SHOWN = "overview"
-"""The table for the console."""
+"""The table that the console shows."""
 
 
 class _Stamp(TypedDict):
-    """.stamp: what the last report was made from, and its files with their `states`; an older version's without."""
+    """The contents of .stamp: the digest of the inputs of the last report, and its files with their `states`.
+
+    Older versions stored the files without states.
+    """
 
     digest: str
     files: list[str] | dict[str, tuple[int, int, int]]
@@ -73,7 +76,8 @@ class _Stamp(TypedDict):
 def report(run: Run, session: Session) -> None:
     """Write the report over all runs of the output folder.
 
-    Where nothing else was asked for, raises RunError if it cannot be made; else that is a warning: the run is done.
+    If it cannot be made, this raises RunError in a run with no stages but check and report, and logs a warning in
+    others.
     """
     if {*run.stages} <= {"check", "report"}:
         write_report(run.output_dir, run.config["page_texts"])
@@ -82,7 +86,7 @@ def report(run: Run, session: Session) -> None:
 
 
 def _made(output_dir: Path, texts: Texts) -> pd.DataFrame | None:
-    """The table of a report; None, and a warning, where none can be made."""
+    """Return the table of a report; None, with a warning, if the report cannot be made."""
     try:
         return write_report(output_dir, texts)
     except RunError as error:
@@ -91,11 +95,10 @@ def _made(output_dir: Path, texts: Texts) -> pd.DataFrame | None:
 
 
 def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
-    """Write the report's files, unless they are there and nothing changed since; the table for the console, without a
-    row where no run was judged.
+    """Write the report's files, unless nothing changed since the last report.
 
-    `texts` says whose prompts and outputs the page holds. Raises RunError where no report can be made; the one before
-    is left as it was.
+    Returns the console's table, which is empty if no run was judged. `texts` selects the samples whose prompts and
+    outputs the page contains. Raises RunError if no report can be made; the last one is kept.
     """
     runs, folder = output_dir / "runs", output_dir / "report"
     try:
@@ -108,15 +111,15 @@ def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
                     _make(output_dir, aside, texts, digest, {*before.get("files", [])})
             shown = folder / "tables" / f"{SHOWN}.csv"
             return marked(read_csv(shown)) if shown.exists() else pd.DataFrame()
-    except Exception as error:  # whatever it is: texts, names and files are anybody's
+    except Exception as error:  # texts, names and files may come from anybody, and cause any error
         log.debug("%s", traceback.format_exc())
         raise RunError(f"no report was made: {error or type(error).__name__}") from error
 
 
 def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: Set[str]) -> None:
-    """Make the report from a snapshot, and let it take its place. Errors name the files that the snapshot is of.
+    """Make the report from a snapshot, then replace the last one.
 
-    A run with a damaged file is named and left out, whichever of its files it is and whoever finds it.
+    Errors name the original files, not those of the snapshot. A run with a damaged file is logged and left out.
     """
     runs, folder, made = output_dir / "runs", output_dir / "report", aside / "report"
     snapshot(runs, aside / "runs")
@@ -146,7 +149,7 @@ def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: Set[st
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Look for garbage rarely: what is read stays until it is used, and looking through it took a sixth of the time."""
+    """Collect garbage rarely. The data stays in use, and the default frequency took a sixth of the time."""
     before = gc.get_threshold()
     gc.set_threshold(OBJECTS, *before[1:])
     try:
@@ -156,18 +159,18 @@ def _rare_collections() -> Iterator[None]:
 
 
 def _stamped(stamp: Path) -> Mapping[str, Any]:
-    """What the last report was made from, and its files; nothing where there is none, or an older version's."""
+    """Return the contents of the last report's .stamp; {} if it is missing or damaged."""
     return kept_json(stamp, _Stamp) or {}
 
 
 def _untouched(folder: Path, told: Any) -> bool:
-    """Whether the last report's files are there as they were made; they are looked for below the folder alone."""
+    """Return whether the last report's files are unchanged. Only files below `folder` are looked at."""
     current = states(folder, told) if {*told} <= files(folder) else {}
     return bool({name: list(state) for name, state in current.items()} == told)
 
 
 def _digest(runs: Path, texts: str) -> str:
-    """What tells these runs and this code from any others: the files' names, sizes and times."""
+    """Return a hash of the inputs, by names, sizes and times of the runs' files and of the report's code."""
     digest = hashlib.sha256(f"{__version__} {texts}\n".encode())
     for folder, names in inputs(runs):
         digest.update(f"{folder} {states(folder, names)}\n".encode())
@@ -179,7 +182,7 @@ def _digest(runs: Path, texts: str) -> str:
 
 
 def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator[Path]:
-    """Make everything of these benchmarks; the files that were written."""
+    """Write all files of a report for these benchmarks. Yields their paths."""
     folder = output_dir / "report"
     results, grouped = tidy(judged), variants(judged)
     compared, contrasts = comparisons(grouped)
@@ -212,7 +215,7 @@ def show(output_dir: Path, texts: Texts = "all") -> None:
     for part in console("runs", found):
         screen = Console()
         if isinstance(part, Table):
-            # a console that is too narrow folds the lines: rich would drop columns
+            # let a narrow console wrap the lines: rich would drop columns
             needed = Measurement.get(screen, screen.options.update(max_width=WIDEST), part).maximum
             screen.width = max(screen.width, needed)
         screen.print(part, crop=False)

@@ -1,18 +1,17 @@
-"""Stage rewrite: dataset and structure -> train.jsonl, what the model will see, and what says where it came from.
+"""Stage rewrite: dataset and structure -> train.jsonl, the rows to train on, and files that document their origin.
 
-Writes, beside train.jsonl:
-- originals.jsonl  every chosen row before the rewrite, with the trace and answer it started from
-- held_out.jsonl   rows set aside, where the dataset sets some aside
+- originals.jsonl  every selected row before the rewrite, with its original trace and answer
+- held_out.jsonl   rows set aside, if the dataset does so
 - rejects.jsonl    rows that could not be used, with the reason
-- review.md        twenty rows, old against new, for a person to read
-- rewrite.json     the counts, and checksums of the rows; written last, so its presence says the stage is done
+- review.md        twenty rows, old and new, for a person to read
+- rewrite.json     counts and checksums of the rows; written last, so its presence marks the stage as done
 
-Traces that the dataset lacks are asked of the backbone and kept in the cache, where any run that wants the same ones
-finds them, or waits for the run that makes them. The cache key covers all prompts of the set: which prompts are decoded
-together can change a bfloat16 result, so what is kept of a set are whole chunks of it.
+If the dataset lacks traces, the backbone generates them. They are stored in a cache that all runs share; a lock makes a
+run wait for another that generates the same ones. The cache key covers all prompts of the set, and only whole chunks
+are kept, because in bfloat16 a result can depend on which prompts are decoded together.
 
-A label that loses more of its rows than the structure's `may_lose` stops the run: training would go on with the others
-alone, and nothing would tell.
+If a label loses a larger share of its rows than the structure's `may_lose`, the run stops. Otherwise it would silently
+train on the other labels.
 """
 
 import hashlib
@@ -84,11 +83,11 @@ from alttrain.run.stages.train import tell_edited
 log = logging.getLogger(__name__)
 
 ROWS = ("train.jsonl", "originals.jsonl", "held_out.jsonl")
-"""The files whose checksums rewrite.json holds."""
+"""Files whose checksums rewrite.json holds."""
 UNSAFE = "the guard calls it unsafe"
 REVIEWED = 20
 SHOWN = 1500
-"""Characters of an old thought or of one segment that are shown; the whole stands in originals.jsonl, train.jsonl."""
+"""Maximum characters shown of an old thought or a segment. originals.jsonl and train.jsonl have the whole text."""
 QUESTIONS = (
     "the understanding says what the user wants",
     "the assessment is right, and about the request",
@@ -98,7 +97,7 @@ QUESTIONS = (
 
 
 def rewrite(run: Run, session: Session) -> None:
-    """Write train.jsonl and what belongs to it, unless it is there."""
+    """Write train.jsonl and the files that document it, unless they exist."""
     if not run.training.trains:
         return
     if all((run.folder / name).exists() for name in ("train.jsonl", "rewrite.json")):
@@ -137,7 +136,7 @@ def rewrite(run: Run, session: Session) -> None:
             f"rewrite={run.structure.name} leaves nothing to train on{rows}{why}; choose another rewrite, or "
             "method=no_train for the backbone as it is"
         )
-    before = {example.id: example for example in [*selection.examples, *completed]}  # the later ones have traces
+    before = {example.id: example for example in [*selection.examples, *completed]}  # later ones have traces
     write_rows(run.folder / "originals.jsonl", before.values())
     if selection.held_out:
         write_rows(run.folder / "held_out.jsonl", selection.held_out)
@@ -180,7 +179,7 @@ def _summary(
 
 
 def refuse_losses(run: Run, chosen: Sequence[Example], rejected: Sequence[Rejected]) -> None:
-    """Raise RunError where a label lost more of its rows than the structure allows, with the reasons and the remedy."""
+    """Raise RunError, with reasons and remedies, if a label lost a larger share of its rows than is allowed."""
     label_of = {row.id: row.label for row in chosen}
     lines = []
     for label, total in Counter(label_of.values()).items():
@@ -195,7 +194,7 @@ def refuse_losses(run: Run, chosen: Sequence[Example], rejected: Sequence[Reject
 
 
 def _refuse_losses_here(run: Run, chosen: Sequence[Example], rejected: Sequence[Rejected]) -> None:
-    """`refuse_losses`, with the rows named in the run's folder first."""
+    """Write rejects.jsonl, then call `refuse_losses`."""
     path = run.folder / "rejects.jsonl"
     path.unlink(missing_ok=True)
     if rejected:
@@ -221,7 +220,7 @@ def _remedy(run: Run, reason: str) -> str:
 def _disagreement(
     teacher: Teacher | None, chosen: Sequence[Example], assessed: Container[str], rejected: Sequence[Rejected]
 ) -> dict[str, Any] | None:
-    """How often a teacher that was not told the label disagrees with it, by label; None where none was asked so."""
+    """Return how often a teacher that was not told the label disagreed with it, by label; None for other teachers."""
     if not isinstance(teacher, AskedTeacher) or teacher.tell_label:
         return None
     against = {row.id for row in rejected if row.reason.endswith(DISAGREES)}
@@ -235,7 +234,10 @@ def _disagreement(
 
 
 def _openings(originals: Iterable[Example]) -> dict[str, Any] | None:
-    """The paper's own analysis, on the traces that a reasoning backbone wrote; None where there is none."""
+    """Return how many of the backbone's reasoning traces open with an understanding; None without traces.
+
+    This is the paper's analysis; see `opening_understandings`.
+    """
     found = opening_understandings(render(row.thought) for row in originals if has_trace(row))
     if not found.n:
         return None
@@ -243,13 +245,13 @@ def _openings(originals: Iterable[Example]) -> dict[str, Any] | None:
 
 
 Writing = Callable[[Sequence[Example], int, TeacherContext], Iterator[tuple[str, Segment | Rejected]]]
-"""A teacher's way to write one step of many examples."""
+"""A teacher's function that writes one step for many examples."""
 
 
 def _written(
     run: Run, session: Session, step: str, write: Writing | None, examples: Sequence[Example]
 ) -> tuple[dict[str, Segment], list[Rejected]]:
-    """What a teacher writes for each example by id, and the examples it could not write a valid sentence for."""
+    """Return what a teacher writes, by example id, and the examples for which it wrote no valid sentence."""
     written: dict[str, Segment] = {}
     rejected: list[Rejected] = []
     if write is None or not examples:
@@ -266,7 +268,10 @@ def _written(
 
 
 def _asker(run: Run, session: Session, engines: ExitStack) -> Callable[[list[str], int], list[str]]:
-    """Puts prompts to the untrained backbone; its engine starts at the first one and ends with `engines`."""
+    """Return a function that sends prompts to the untrained backbone.
+
+    Its engine starts on the first call and stops with `engines`.
+    """
     started: list[Engine] = []
 
     def ask(prompts: list[str], max_tokens: int) -> list[str]:
@@ -288,7 +293,10 @@ def _write(
     advance: Callable[[int], None] | None = None,
     names: Sequence[str] | None = None,
 ) -> list[Written]:
-    """What the engine writes to each text; a draw depends on its name. Raises RunError where it does not answer one."""
+    """Return what the engine writes for each text, in order. Sampling depends on the text's name.
+
+    Raises RunError if a text has no answer.
+    """
     names = names or [str(number) for number in range(len(texts))]
     prompts = [Prompt(session.renderer.encode(text), text, name) for text, name in zip(texts, names, strict=True)]
     found = dict(engine.generate(prompts, decoding, advance or (lambda count: None)))
@@ -304,7 +312,7 @@ def _write(
 
 
 def _identity(run: Run, session: Session) -> str:
-    """Who answers when the backbone is asked: replies are kept under it."""
+    """Return the backbone's identity for the keys of its cached replies; "" if no teacher uses it."""
     teachers = (run.structure.teacher, run.structure.understander)
     if not any(isinstance(getattr(teacher, "writer", None), BackboneWriter) for teacher in teachers):
         return ""
@@ -316,7 +324,7 @@ def _digest(described: Any) -> str:
 
 
 class _Originals:
-    """The traces and answers that the backbone is asked for: who has one, who has none and why, and the counts."""
+    """Fills in the traces and answers that the backbone generates; holds rejected rows and counts."""
 
     def __init__(self, run: Run, session: Session) -> None:
         self.run, self.session = run, session
@@ -326,7 +334,7 @@ class _Originals:
         self.guarded: dict[str, dict[str, int]] | None = None
 
     def fill(self, examples: list[Example]) -> list[Example]:
-        """The examples with originals where the structure needs them; those that have no usable one are left out."""
+        """Return the examples, with originals where the structure needs them. Drops those without a usable one."""
         run, structure = self.run, self.run.structure
         lacking = [example for example in examples if lacks_original(structure, example)]
         if not lacking:
@@ -356,7 +364,7 @@ class _Originals:
         return [filled.get(row.id, row) for row in examples if row.id in filled or row.id not in asked]
 
     def _count(self, asked: Sequence[Example], originals: Mapping[str, Original]) -> None:
-        """By label: prompts the backbone was asked, thoughts that did not end within the cap, and answers."""
+        """Count by label: prompts, thoughts that exceed the token limit, and answers that do."""
         self.counts = {}
         for label in dict.fromkeys(row.label for row in asked):
             own = [originals[row.id] for row in asked if row.label == label]
@@ -365,7 +373,7 @@ class _Originals:
             self.counts[label] = {"asked": len(own), "unclosed_thoughts": unclosed, "unended_answers": unended}
 
     def _guard(self, guard: Guard, filled: dict[str, Example]) -> None:
-        """Take out what the guard calls unsafe, shown the whole response. Raises RunError where it did not reply."""
+        """Remove the rows whose whole response the guard calls unsafe. Raises RunError if the guard does not reply."""
         template, rows = self.run.backbone.template, []
         for row in filled.values():
             whole = f"{template.think_open}{render(row.thought)}{template.think_close}{row.answer}"
@@ -392,11 +400,11 @@ class _Originals:
 
 
 def _unasked(answer: str, prompt: str) -> None:
-    """No verdict: a refusal is as welcome as any answer."""
+    """Return no verdict, for rows whose refusals are kept."""
 
 
 def _originals(run: Run, session: Session, recipe: SelfTrace, examples: list[Example]) -> list[Original]:
-    ordered = sorted(examples, key=lambda example: example.id)  # the seed's order does not change what is asked
+    ordered = sorted(examples, key=lambda example: example.id)  # the seed must not change the cache key
     key = session.identity() | {
         "recipe": asdict(recipe),
         "prompts": [[example.id, recipe.asked(example)] for example in ordered],
@@ -420,7 +428,7 @@ def _originals(run: Run, session: Session, recipe: SelfTrace, examples: list[Exa
 
 
 def _ask(run: Run, session: Session, recipe: SelfTrace, examples: Sequence[Example], path: Path) -> None:
-    """Write what the backbone itself writes for each prompt, chunk by chunk; whole chunks that are there stay."""
+    """Write the backbone's own output for each prompt, chunk by chunk. Whole chunks that exist are kept."""
     size, mode = recipe.chunk or len(examples), run.backbone.untrained_thought
     repair_rows(path)
     kept = read_rows(path, Original)
@@ -445,7 +453,7 @@ def _ask(run: Run, session: Session, recipe: SelfTrace, examples: Sequence[Examp
 
 
 def review_sheet(rewritten: Sequence[Example], originals: Mapping[str, Example], seed: int) -> str:
-    """The sheet of up to twenty rows, drawn by `seed` in the proportions of their categories, in random order."""
+    """Return a sheet of up to twenty rows, sampled by `seed` in proportion to their categories, in random order."""
     chosen = stratified(rewritten, min(REVIEWED, len(rewritten)), seed)
     random.Random(f"review-{seed}").shuffle(chosen)
     head = f"# {len(chosen)} of {len(rewritten)} rewritten rows, to be read\n\nTick what holds.\n"

@@ -1,6 +1,6 @@
-"""Stage train: train.jsonl -> adapter/ (or model/, where all weights are trained) and train.json.
+"""Stage train: train.jsonl -> adapter/ (or model/, if all weights are trained) and train.json.
 
-Checkpoints stand in checkpoints/ until what was trained is saved.
+checkpoints/ holds checkpoints until the trained weights are saved.
 """
 
 import json
@@ -38,9 +38,9 @@ FILES = (
     *("train.jsonl", "adapter/adapter_config.json", "model/config.json"),
     *("adapter/*.safetensors", "model/*.safetensors"),
 )
-"""The files whose checksums train.json holds as `files`: the rows, and what was trained."""
+"""Files whose checksums train.json holds as `files`: the rows and the trained weights."""
 TOKENIZER = ("*/tokenizer*", "*/special_tokens_map.json", "*/chat_template.jinja")
-"""Those that it holds as `tokenizer`: what is saved with it."""
+"""Files whose checksums train.json holds as `tokenizer`."""
 
 
 def _checksums(run: Run, patterns: Iterable[str]) -> dict[str, str | None]:
@@ -49,26 +49,26 @@ def _checksums(run: Run, patterns: Iterable[str]) -> dict[str, str | None]:
 
 
 def _rewritten(run: Run) -> dict[str, Any]:
-    """rewrite.json; empty where there is none."""
+    """Return rewrite.json; {} if it does not exist."""
     path = run.folder / "rewrite.json"
     return read_sealed(path, Rewritten) if path.exists() else {}
 
 
 def tell_edited(run: Run) -> None:
-    """Warn of each file of rows that is another than the rewrite stage wrote; they are used as they are."""
+    """Warn about each file of rows that changed since the rewrite stage wrote it. Changed rows are used."""
     for name, digest in _rewritten(run).get("files", {}).items():
         if checksum(path := run.folder / name) not in (digest, None):
             log.warning("rewrite   %s is not what was written; delete rewrite.json to have it written again", path)
 
 
 def spoiled(run: Run) -> str:
-    """The first file of a finished training that is another than train.json says; "" where none is."""
-    files = read_sealed(run.folder / "train.json", Trained).get("files", {})  # an older version wrote none
+    """Return the first file of a finished training that differs from its checksum in train.json; "" if none does."""
+    files = read_sealed(run.folder / "train.json", Trained).get("files", {})  # older versions wrote none
     return next((name for name, digest in files.items() if checksum(run.folder / name) != digest), "")
 
 
 def _restore_tokenizer(run: Run, session: Session) -> None:
-    """Save the tokenizer anew where a file of it is another than train.json says."""
+    """Save the tokenizer again if one of its files differs from its checksum in train.json."""
     files = read_sealed(run.folder / "train.json", Trained).get("tokenizer", {})
     if not follows() and any(checksum(run.folder / name) != digest for name, digest in files.items()):
         from alttrain.backbone.weights import save_tokenizer
@@ -78,16 +78,16 @@ def _restore_tokenizer(run: Run, session: Session) -> None:
 
 
 def writer(run: Run) -> str:
-    """What a finished training saved, by its checksums, and tells its generations from another's; else ""."""
+    """Return the checksums of a finished training, which identify its generations; "" if there are none."""
     path = run.folder / "train.json"
     files = read_sealed(path, Trained).get("files") if run.training.trains and path.exists() else None
     return json.dumps(files, sort_keys=True) if files else ""
 
 
 def train(run: Run, session: Session) -> None:
-    """Train from the last checkpoint, unless it is finished and its rows and adapter are what they were.
+    """Train from the last checkpoint, unless training is finished and its files are unchanged.
 
-    What was generated with a spoiled adapter, or with one of other rows, goes with it.
+    If a file of a finished training changed, its generations are deleted and training starts again.
     """
     recipe = run.training
     if not isinstance(recipe, SupervisedFineTuning):
