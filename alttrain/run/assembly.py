@@ -98,8 +98,6 @@ class Run:
         judge = shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.name]["judge"])
         judged = {"part": self.protocol.judged, "judge": judge}
         asked = flatten({"judged": judged, **self._asked(benchmark)})
-        if self.backbone.identity and asked["protocol.system_prompt"] == self.backbone.identity:
-            asked["protocol.system_prompt"] = "the backbone's identity"  # one column for all backbones
         if asked["protocol.system_prompt"] == self.backbone.identity:
             asked["protocol.system_prompt"] = "the backbone's identity"  # also if neither is set
         if self.protocol.decoding_for(benchmark).temperature == 0:

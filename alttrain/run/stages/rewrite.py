@@ -82,8 +82,6 @@ from alttrain.run.stages.train import tell_edited
 
 log = logging.getLogger(__name__)
 
-ROWS = ("train.jsonl", "originals.jsonl", "held_out.jsonl")
-"""Files whose checksums rewrite.json holds."""
 UNSAFE = "the guard calls it unsafe"
 REVIEWED = 20
 SHOWN = 1500
