@@ -289,8 +289,9 @@ class Renderer:
         return [problem for problem, holds in rules.items() if not holds]
 
     def _begins_once(self, ids: list[int]) -> bool:
-        """Return whether the beginning token is in front and only there. If the template has none, it may not be
-        doubled.
+        """Return whether the beginning token is in front and only there.
+
+        If the template has none, return whether the tokenizer's is not doubled.
         """
         if self._bos_ids:
             return ids[:1] == self._bos_ids and ids.count(self._bos_ids[0]) == 1

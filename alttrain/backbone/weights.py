@@ -92,7 +92,10 @@ def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
 
 
 def choose_dtype(requested: str, device: str) -> torch.dtype:
-    """Return the torch dtype of a config's name. "auto" is bfloat16 if the device multiplies it natively."""
+    """Return the torch dtype of a config's name.
+
+    "auto" is bfloat16 if the device multiplies it natively, else float32.
+    """
     if requested != "auto":
         return getattr(torch, requested)  # type: ignore[no-any-return]
     on_cuda = device.startswith("cuda")

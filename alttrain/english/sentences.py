@@ -149,11 +149,10 @@ _LETTERS = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 
 
 def is_english(text: str) -> bool:
-    """Return whether a text is English: most letters are Latin, and foreign words do not outnumber frequent English
-    ones.
+    """Return whether a text is English: most letters are Latin, and foreign words do not outnumber English ones.
 
-    Foreign are frequent foreign words and words with non-ASCII letters. A text with at most one distinct foreign word
-    counts as English, such as names, numbers or code.
+    Only frequent English words count as English. Frequent foreign words and words with non-ASCII letters count as
+    foreign. A text with at most one distinct foreign word is English, such as names, numbers or code.
     """
     words = _LETTERS.findall(text[:LANGUAGE_READ].lower())
     letters = "".join(words)

@@ -1,4 +1,4 @@
-"""Text generation: prompts in, generated texts out. Config classes are light; torch loads only when an engine starts.
+"""Text generation: prompts in, generated texts out. Importing it is cheap; torch loads only when an engine starts.
 
 - `Decoding`       how the next token is chosen
 - `InProcess`      continuous batching in this process (`decoder`)
