@@ -1,11 +1,11 @@
-"""Example -> ids and labels, prompt -> ids: one renderer for training and for prompting.
+"""Example -> ids and labels, prompt -> ids. One renderer serves training and generation.
 
-Prompt and response are tokenised separately and joined, so the ids before the response are in training exactly those
-that the model is prompted with. Nothing is cut: a sequence over the limit raises an error, or is left out by name and
-counted. `Renderer.problems` checks the ids of any sequence for this.
+Prompt and response are tokenized separately and concatenated, so the ids before the response are the same in training
+and in generation. Nothing is truncated: a sequence over the limit raises an error, or is left out, listed and counted.
+`Renderer.problems` checks the ids of a sequence against these rules.
 
-Only the template writes special tokens. What users, rows and models say is text: `</think>` or `<|im_end|>` in it is
-encoded as ordinary tokens, in training and in prompting alike.
+Only the template writes special tokens. Text from users, rows and models stays text: `</think>` or `<|im_end|>` in it
+is encoded as ordinary tokens, in training and in generation.
 """
 
 import json
@@ -22,12 +22,15 @@ from alttrain.records import Example
 from alttrain.rewrite import render
 
 IGNORED = -100
-"""The label of a position without loss, as in torch's cross-entropy."""
+"""The label of positions without loss, as in torch's cross-entropy."""
 
 
 @dataclass(frozen=True)
 class Marks:
-    """Tokens of a response up to the end of its understanding and of its key sentence, and whether it is harmful."""
+    """Number of response tokens up to the end of the understanding (`understood`) and of the key sentence (`key`).
+
+    `harmful` is whether the example is labelled harmful.
+    """
 
     understood: int
     key: int
@@ -36,7 +39,7 @@ class Marks:
 
 @dataclass(frozen=True)
 class Sequence:
-    """Token ids of prompt and response; the loss is on the response only. `marks` are for SafeKey's losses."""
+    """Token ids of prompt and response. Only the response has loss. `marks` are for SafeKey's losses."""
 
     id: str
     prompt: list[int]
@@ -45,12 +48,12 @@ class Sequence:
 
     @property
     def ids(self) -> list[int]:
-        """All ids, in order."""
+        """Prompt ids followed by response ids."""
         return self.prompt + self.response
 
     @property
     def labels(self) -> list[int]:
-        """The ids with the prompt ignored, not shifted."""
+        """The ids with `IGNORED` for the prompt, not shifted."""
         return [IGNORED] * len(self.prompt) + self.response
 
     def __len__(self) -> int:
@@ -59,7 +62,10 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Renderer:
-    """Renders through a backbone's template and tokenizer (any fast tokenizer of transformers)."""
+    """Renders and tokenizes with a backbone's template and tokenizer (any fast tokenizer of transformers).
+
+    Raises ValueError if the template's end or beginning token is not one token of the tokenizer.
+    """
 
     backbone: Backbone
     tokenizer: Any
@@ -89,27 +95,27 @@ class Renderer:
 
     @cached_property
     def _special(self) -> dict[str, int]:
-        """Ids of the added tokens, special or not, that the tokenizer looks for before it splits a text.
+        """Ids of the tokenizer's added tokens, which it matches before it splits a text. Not all are marked as special.
 
-        Runs of blanks, which some tokenizers add, are text.
+        Whitespace tokens, which some tokenizers add, are left out because they are ordinary text.
         """
         added = self.tokenizer.added_tokens_decoder.items()
         return {str(token): number for number, token in added if str(token).strip()}
 
     @cached_property
     def _spelling(self) -> re.Pattern[str]:
-        """Finds special tokens as the tokenizer does: the leftmost, and there the longest."""
+        """Matches special tokens as the tokenizer does: the leftmost, and the longest at that place."""
         names = sorted(self._special, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, names)) or "(?!)")
 
     def spelt(self, *said: str) -> str:
-        """The first special token, such as </think>, that one of these texts contains, or ""."""
+        """Return the first special token, such as </think>, that one of the texts contains, or ""."""
         return next((found[0] for text in said if (found := self._spelling.search(text))), "")
 
     def broken(self, text: str) -> str:
-        """A rendered text for a server's tokenizer, which cannot know who wrote what.
+        """Return a rendered text for a server's tokenizer, which cannot know who wrote what.
 
-        Special tokens that the template did not write are broken by a blank after their first character.
+        Special tokens outside the template's pieces are disabled by a space after their first character.
         """
         pieces = list(_pieces(text))
         pieces[1::2] = [
@@ -118,7 +124,7 @@ class Renderer:
         return "".join(pieces)
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text, tokenised together."""
+        """Tokenize texts together, and return the ids of each."""
         if not texts:
             return []
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -128,7 +134,7 @@ class Renderer:
         return ids
 
     def _holds_own(self, text: str, ids: list[int]) -> bool:
-        """Whether the ids that the tokenizer makes of a text hold the template's special tokens and no others."""
+        """Return whether the ids of a text contain exactly the special tokens that the template wrote."""
         own = [token for piece in _pieces(text)[::2] for token in self._own_ids(piece)]
         return list(filter(self._special_ids.__contains__, ids)) == own
 
@@ -138,7 +144,7 @@ class Renderer:
 
     @cached_property
     def _own_ids(self) -> Callable[[str], list[int]]:
-        """Ids of the special tokens in a piece of the template's; cached, for there are few such pieces."""
+        """Return the ids of the special tokens in a template piece. Cached, because there are few such pieces."""
         return cache(lambda piece: [self._special[found] for found in self._spelling.findall(piece)])
 
     @cached_property
@@ -148,7 +154,7 @@ class Renderer:
 
     @cached_property
     def _disguised(self) -> Any:
-        """The backbone's tokenizer with its special tokens renamed: the original names are ordinary text to it."""
+        """The tokenizer with its special tokens renamed, so that their original names are ordinary text to it."""
         from tokenizers import Tokenizer
 
         state, names = json.loads(self.tokenizer.backend_tokenizer.to_str()), self._names
@@ -167,7 +173,7 @@ class Renderer:
         return made
 
     def _disguise(self, texts: list[str]) -> list[tuple[str, Any]]:
-        """Each text with the template's special tokens renamed, and its encoding by `_disguised`."""
+        """Return each text with the template's special tokens renamed, and its encoding by `_disguised`."""
         if not texts:
             return []
         renamed = []
@@ -185,9 +191,9 @@ class Renderer:
         turns: Iterable[str] = (),
         answers: Iterable[str] = (),
     ) -> list[int]:
-        """Ids of a prompt after the dialogue of `turns` and `answers`.
+        """Return the ids of a prompt that follows the dialogue of `turns` and `answers`.
 
-        `system` None is the backbone's own system prompt, "" is none.
+        `system` None uses the backbone's system prompt; "" means none.
         """
         return self.encode(self.prompt_text(user, thought, system, turns, answers))
 
@@ -199,26 +205,26 @@ class Renderer:
         turns: Iterable[str] = (),
         answers: Iterable[str] = (),
     ) -> Rendered:
-        """The text of a prompt, with the beginning token."""
+        """Return the text of a prompt, including the beginning token."""
         own = self.backbone.system_prompt if system is None else system
         return self.backbone.template.prompt(user, own, thought, turns, answers)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without additions. Special tokens are only where the template wrote them."""
+        """Return the ids of a text, adding nothing. Only the template's pieces yield special tokens."""
         ids = self._ids(text)
         return ids if self._holds_own(text, ids) else self._disguise([text])[0][1].ids
 
     def prompts(self, examples: Iterable[Example], thought: ThoughtMode) -> list[list[int]]:
-        """Ids of the examples' prompts, with the backbone's own system prompt and earlier user turns."""
+        """Return the ids of the examples' prompts, with the backbone's system prompt and earlier user turns."""
         template, system = self.backbone.template, self.backbone.system_prompt
         return self._batch([template.prompt(e.prompt, system, thought, e.turns) for e in examples])
 
     def sequence(self, example: Example) -> Sequence:
-        """Prompt and response of an example to train on. Raises ValueError for one with neither thought nor answer."""
+        """Return prompt and response of a training example. Raises ValueError if it has neither thought nor answer."""
         return self.render([example])[0]
 
     def render(self, examples: Iterable[Example]) -> list[Sequence]:
-        """`sequence` of each example, tokenised together."""
+        """Return the `sequence` of each example, tokenized together."""
         examples = list(examples)
         responses = self._batch([self._response_text(example) for example in examples])
         prompts = self.prompts(examples, "open")
@@ -230,12 +236,12 @@ class Renderer:
         return self.backbone.template.response(render(example.thought), None if example.partial else example.answer)
 
     def sequences(self, examples: Iterable[Example], max_length: int) -> tuple[list[Sequence], list[str]]:
-        """Sequences of at most `max_length` tokens, and the ids of the examples left out for being longer."""
+        """Return (sequences of at most `max_length` tokens, ids of the examples that are longer)."""
         rendered = self.render(examples)
         return [s for s in rendered if len(s) <= max_length], [s.id for s in rendered if len(s) > max_length]
 
     def mark(self, examples: Iterable[Example], sequences: Iterable[Sequence]) -> list[Sequence]:
-        """The examples' sequences, with marks where the thought has a key sentence after its understanding."""
+        """Return the sequences with marks where the thought has a key sentence after its understanding."""
         examples = list(examples)
         texts = [self._response_text(example) for example in examples]
         placed = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -255,17 +261,17 @@ class Renderer:
         return marked
 
     def decode(self, ids: list[int]) -> str:
-        """Text of generated ids, special tokens kept except the end of the turn."""
+        """Decode generated ids, keeping special tokens except a final end token."""
         return self._text(ids[:-1] if ids and ids[-1] == self.end_id else ids)
 
     def _text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)  # type: ignore[no-any-return]
 
     def problems(self, sequence: Sequence, example: Example) -> list[str]:
-        """What is wrong with the ids of an example to train on; nothing where the renderer made them.
+        """Return what is wrong with the ids of a training example. The list is empty for ids that this renderer made.
 
-        They must begin with the ids of the prompt, have loss from there on and not before, have the family's beginning
-        token once and in front, decode to the whole response, close the thought once, and train the end of the turn.
+        The ids must start with the prompt's ids and have loss from there on only, contain the beginning token once and
+        in front, decode to the complete response, close the thought once, and train the end token.
         """
         ids, trained, whole = sequence.ids, sequence.response, not example.partial
         prompt = self.prompts([example], "open")[0]
@@ -283,33 +289,36 @@ class Renderer:
         return [problem for problem, holds in rules.items() if not holds]
 
     def _begins_once(self, ids: list[int]) -> bool:
-        """One beginning token, in front, where the template has one; else no doubled one."""
+        """Return whether the beginning token is in front and only there.
+
+        If the template has none, return whether the tokenizer's is not doubled.
+        """
         if self._bos_ids:
             return ids[:1] == self._bos_ids and ids.count(self._bos_ids[0]) == 1
         return ids[:2] != [self.tokenizer.bos_token_id] * 2
 
     def _closings(self, ids: list[int], text: str) -> int:
-        """How often a thought is closed: counted by the delimiter's ids, or by its text where none is special."""
+        """Count the closing delimiters, by their ids or, if they are not special tokens, by their text."""
         close = self._close_ids
         if close[0] not in self._special_ids:
             return text.count(self.backbone.template.think_close.strip())
         return sum(ids[start : start + len(close)] == close for start, token in enumerate(ids) if token == close[0])
 
     def _normal(self, text: str) -> str:
-        """The text as the tokenizer's own normalisation (Unicode's NFC in Qwen's) leaves it."""
+        """Normalise a text as the tokenizer does (Unicode's NFC in Qwen's)."""
         normalizer = self.tokenizer.backend_tokenizer.normalizer
         return normalizer.normalize_str(text) if normalizer else text
 
 
 def _pieces(text: str) -> tuple[str, ...]:
-    """In turn what the template wrote and what others said; a text without a template is what others said."""
+    """Return the alternating pieces of the template and of others. A plain str is a single piece of others."""
     return text.pieces if isinstance(text, Rendered) else ("", text)
 
 
 def _key_sentence(example: Example, response: str) -> tuple[int, int]:
-    """Characters of the response where the key sentence begins and ends; (0, 0) where it has none.
+    """Return where the key sentence starts and ends in the response, in characters; (0, 0) if there is none.
 
-    It is the example's own, where the data marks one, or the first after the thought's segment of understanding.
+    It is the example's own key sentence, or else the first sentence after the thought's understanding.
     """
     start = response.find(example.key_sentence) if example.key_sentence else -1
     if start >= 0:

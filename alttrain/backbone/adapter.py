@@ -1,7 +1,7 @@
-"""Read an adapter folder, and check that it is whole and belongs to the backbone before it is used.
+"""Reads a LoRA adapter and checks that it is complete and fits the backbone before it is used.
 
-With tensors missing, or another backbone's, weights would stay as they are: the texts would be the backbone's, under
-the trained model's name. Every fault is a ValueError that names the file, what is in it, and what is accepted.
+With missing or wrong tensors some weights would stay unchanged, and the backbone's own texts would be reported as the
+trained model's. Every fault raises ValueError naming the file, what was found and what is accepted.
 """
 
 import math
@@ -26,13 +26,13 @@ NOT_PLAIN = (
     "fan_in_fan_out",
     "modules_to_save",
 )
-"""peft's keys with which the update is not scale B A; what else peft may add shows as other tensors' names."""
+"""Options of peft with which the update is not scale B A. Other variants show up as differently named tensors."""
 REMEDY = "remove the folder and train.json beside it, and train again"
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """`pairs` are A (rank, in) and B (out, rank) by the linear layer's name; the layer's update is scale B A."""
+    """A LoRA adapter. `pairs` maps linear layers to A (rank, in) and B (out, rank); a layer's update is scale B A."""
 
     folder: Path
     described: Mapping[str, Any]
@@ -40,11 +40,14 @@ class Adapter:
 
     @property
     def scale(self) -> float:
-        """Alpha over the rank."""
+        """Alpha divided by the rank."""
         return float(self.described["lora_alpha"] / self.described["r"])
 
     def fits(self, model: torch.nn.Module) -> "Adapter":
-        """Itself. Raises ValueError unless it has a pair for every layer that its config names, and for no other."""
+        """Return the adapter itself if it fits `model`.
+
+        Raises ValueError unless exactly the layers that the config targets have pairs, each of the right shape.
+        """
         linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
         named = {name for name in linear if self._names(name)}
         for wrong, what in ((named - self.pairs.keys(), "lacks"), (self.pairs.keys() - named, "has")):
@@ -60,19 +63,21 @@ class Adapter:
         return self
 
     def fault(self, found: str) -> ValueError:
-        """The error that says what was found in the tensors' file."""
+        """Return an error about the tensor file."""
         return ValueError(f"{self.folder / TENSORS} {found}; {REMEDY}")
 
     def _names(self, layer: str) -> bool:
-        """Whether the config names this layer, as peft reads it."""
+        """Return whether the config targets this layer, by peft's rules."""
         layers, number = self.described.get("layers_to_transform"), re.search(r"\.(\d+)\.", layer)
         within = layers is None or (number is not None and int(number[1]) in layers)
         return within and any(f".{layer}".endswith(f".{target}") for target in self.described["target_modules"])
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """A plain LoRA adapter. Raises ValueError unless all pairs are whole, finite and of the config's rank, and one at
-    least is not zero. Whether it belongs to a backbone, `Adapter.fits` says.
+    """Read a plain LoRA adapter.
+
+    Raises ValueError unless all pairs are complete, finite and of the config's rank, and at least one update is not
+    zero. `Adapter.fits` checks whether it fits a backbone.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -110,7 +115,7 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    """The config of a plain LoRA adapter."""
+    """Read and check the config of a plain LoRA adapter."""
     try:
         found: dict[str, Any] = read_json(path, remedy=REMEDY)
     except FileNotFoundError as error:
@@ -131,5 +136,5 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _some(names: set[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """Return the first name and the number of the others."""
     return min(names) + (f" and {len(names) - 1} more" if len(names) > 1 else "")

@@ -1,16 +1,16 @@
-"""Causal attention over packed sequences, for every decoder that uses transformers' attention interface.
+"""Causal attention over packed sequences, for all decoders that use transformers' attention interface.
 
-All tokens of a batch form one row of shape (1, tokens), without padding. The model is called without transformers'
-cache and with `packed=PackedSequences(...)`, which says which tokens belong together:
+A batch is one row of shape (1, tokens) without padding. The model is called without transformers' cache and with
+`packed=PackedSequences(...)`, which says which tokens belong together:
 
-- `PackedSequences(lengths)`                     scoring: sequences one after another
-- `PackedSequences.training(lengths, device)`    the same, ready for CUDA's kernel
-- `PackedSequences(lengths, cache, first_slot)`  prefill: keys and values are stored in the slots of a cache, too
+- `PackedSequences(lengths)`                     scoring: sequences in a row
+- `PackedSequences.training(lengths, device)`    the same, prepared for the CUDA kernel
+- `PackedSequences(lengths, cache, first_slot)`  prefill: keys and values are also stored in cache slots
 - `PackedSequences.decoding(cache, positions, device)`  a decode step: the newest token of each of the first slots
 
-On CUDA training uses torch's variable-length FlashAttention. Elsewhere sequences of like length are padded to a batch.
-Padding comes after a sequence's last token, so causality hides it. Short sequences are attended to by plain matrix
-products: torch's own kernel for the CPU takes several times as long on them, mostly in the backward pass.
+Training on CUDA uses torch's variable-length FlashAttention. Everywhere else, sequences of similar length are padded to
+a batch; padding follows the last token, so the causal mask hides it. Short sequences use plain matrix products, because
+torch's CPU kernel is several times slower on them, mainly in the backward pass.
 """
 
 import inspect
@@ -30,21 +30,21 @@ except ImportError:  # before torch 2.10
 
 NAME = "alttrain_packed"
 HAS_VARLEN = varlen is not None and "window_size" in inspect.signature(varlen.varlen_attn).parameters
-"""Whether this torch has variable-length attention with the arguments used here (2.11 and newer)."""
+"""Whether torch has variable-length attention with the arguments used here (2.11 and newer)."""
 SHORT = 256
-"""Tokens of the longest sequence attended to by plain products, whose memory grows with the square of the length."""
+"""Longest sequence, in tokens, for plain matrix products. Their memory grows with the square of the length."""
 MOST_PADDING = 0.25
-"""Largest share of padding at which neighbours form one group: a call for each sequence would cost more."""
+"""Maximum fraction of padding in a group of neighbouring sequences. A call per sequence would be slower."""
 HALF = (torch.bfloat16, torch.float16)
 REACH = 2048
-"""Tokens up to which compiled code sees one upper bound of the lengths, to be compiled once."""
+"""Up to this many tokens, compiled code gets the same upper bound of the lengths, so that it is compiled once."""
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The shared beginning of all prompts: keys and values (kv heads, length, head size) of each layer."""
+    """The prefix shared by all prompts: keys and values (kv heads, length, head size) per layer."""
 
     length: int
     layers: dict[int, KeysValues]
@@ -52,10 +52,10 @@ class Prefix:
 
 @dataclass
 class SlotCache:
-    """Keys and values of the sequences being decoded, a sequence a slot.
+    """Keys and values of the sequences being decoded, one sequence per slot.
 
-    `layers` holds keys (slots, kv heads, head size, length), transposed as the decode step's product wants them, and
-    values (slots, kv heads, length, head size). A layer is allocated on its first use, when its shapes are known.
+    `layers` holds keys (slots, kv heads, head size, length), transposed for the decode step's matrix product, and
+    values (slots, kv heads, length, head size). A layer is allocated on first use, when its shape is known.
     """
 
     slots: int
@@ -63,7 +63,7 @@ class SlotCache:
     layers: dict[int, KeysValues] = field(default_factory=dict)
 
     def layer(self, index: int, like: torch.Tensor) -> KeysValues:
-        """Keys and values of a layer; `like` is (1, kv heads, tokens, head size)."""
+        """Return a layer's keys and values. `like` is (1, kv heads, tokens, head size) and sets shape and dtype."""
         if index not in self.layers:
             heads, size = like.shape[1], like.shape[3]
             keys = like.new_zeros((self.slots, heads, size, self.length))
@@ -71,7 +71,7 @@ class SlotCache:
         return self.layers[index]
 
     def fill(self, index: int, key: torch.Tensor, value: torch.Tensor, packed: "PackedSequences") -> None:
-        """Store keys and values (1, kv heads, tokens, head size), a sequence a slot from `packed.first_slot` on."""
+        """Store keys and values (1, kv heads, tokens, head size), one sequence per slot from `packed.first_slot`."""
         keys, values = self.layer(index, key)
         start, begun, first = 0, 0, packed.first_slot
         if packed.prefix:
@@ -85,13 +85,13 @@ class SlotCache:
             start += length
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of one slot to another."""
+        """Copy the first `length` positions of slot `source` to slot `target`."""
         for keys, values in self.layers.values():
             keys[target, :, :, :length] = keys[source, :, :, :length]
             values[target, :, :length] = values[source, :, :length]
 
     def prefix(self, length: int) -> Prefix:
-        """A copy of the first `length` positions of slot 0."""
+        """Return a copy of the first `length` positions of slot 0."""
         return Prefix(
             length,
             {
@@ -103,10 +103,10 @@ class SlotCache:
 
 @dataclass(frozen=True)
 class LengthGroup:
-    """Neighbouring sequences of like length, attended to as one padded batch of `count` x `longest` positions.
+    """Neighbouring sequences of similar length, attended to as one padded batch of `count` x `longest` positions.
 
-    `tokens` is their number of tokens. `padded` is the token at each position, with the sequence's last one repeated as
-    padding, `padding` the positions of padding, and `unpadded` the position of each token.
+    `tokens` is the number of tokens without padding. `padded` is the index of the token at each position, repeating a
+    sequence's last token as padding. `padding` lists the padding positions. `unpadded` is the position of each token.
     """
 
     count: int
@@ -121,10 +121,11 @@ class LengthGroup:
 class PackedSequences:
     """Which tokens of the row belong together.
 
-    `lengths` are the tokens of each sequence. With a `cache` their keys and values are stored, a sequence a slot from
-    `first_slot` on; `prefix` comes before every sequence. `boundaries` (sequences + 1,) int32 are where each begins and
-    the last ends, for CUDA's kernel, and `longest` is an upper bound of the lengths. A decode step has no lengths but
-    `positions` (slots,) of the newest tokens and `bias` (slots, 1, 1, longest): 0 where a token may look, else -inf.
+    `lengths` are the tokens of each sequence. With a `cache`, keys and values are stored one sequence per slot from
+    `first_slot` on, and `prefix` precedes every sequence. `boundaries` (sequences + 1,) int32 are the start of each
+    sequence and the end of the last, for the CUDA kernel; `longest` is an upper bound of the lengths. A decode step has
+    no lengths. It has `positions` (slots,) of the newest tokens, and `bias` (slots, 1, 1, longest), 0 for visible
+    tokens and -inf for others.
     """
 
     lengths: Sequence[int]
@@ -139,7 +140,7 @@ class PackedSequences:
 
     @classmethod
     def decoding(cls, cache: SlotCache, positions: Sequence[int], device: torch.device) -> "PackedSequences":
-        """One new token for each of the first `len(positions)` slots."""
+        """Describe a decode step: one new token in each of the first `len(positions)` slots."""
         longest, places = max(positions) + 1, torch.tensor(positions, device=device)
         unseen = torch.arange(longest, device=device)[None, :] > places[:, None]
         bias = torch.zeros(unseen.shape, device=device).masked_fill_(unseen, -torch.inf)
@@ -147,7 +148,7 @@ class PackedSequences:
 
     @classmethod
     def training(cls, lengths: Sequence[int], device: torch.device, at_most: int = 0) -> "PackedSequences":
-        """Sequences to train on; `at_most` is the largest number of sequences, for code that is compiled once."""
+        """Describe sequences to train on. `at_most` is their maximum number, so that code is compiled once."""
         packed = cls(lengths, longest=max(lengths))
         if device.type == "cuda" and HAS_VARLEN:
             starts = torch.tensor([0, *lengths, *[0] * (at_most - len(lengths))], dtype=torch.int32)
@@ -168,14 +169,15 @@ def packed_attention(
     sliding_window: int | None = None,
     **unused: object,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each sequence: query (1, heads, tokens, size) -> (1, tokens, heads, size).
+    """Causal attention within each sequence: query (1, heads, tokens, size) -> (1, tokens, heads, size).
 
-    Raises ValueError without `packed`, and where a sequence is longer than the backbone's sliding window.
+    Raises ValueError without `packed`. Except in the CUDA kernel, it also raises ValueError for a sequence longer than
+    the backbone's sliding window.
     """
     if packed is None:
         raise ValueError("packed attention needs the model to be called with packed=")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    query, key = query.to(value.dtype), key.to(value.dtype)  # rotated in float32 where autocast makes the products
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings return float32
     if packed.boundaries is not None and query.dtype in HALF and dropout == 0.0:
         return _attend_on_cuda(query, key, value, packed, scale, sliding_window), None
     begun = packed.prefix.length if packed.prefix else 0
@@ -195,7 +197,7 @@ def packed_attention(
 def _attend_newest(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: PackedSequences, layer: int, scale: float
 ) -> torch.Tensor:
-    """One new token a slot: query (1, heads, slots, size) -> (1, slots, heads, size). Key heads are never repeated."""
+    """One new token per slot: query (1, heads, slots, size) -> (1, slots, heads, size). Key heads are not repeated."""
     assert packed.cache is not None
     assert packed.bias is not None
     keys, values = packed.cache.layer(layer, key)
@@ -217,14 +219,14 @@ def _attend_on_cuda(
     scale: float,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    """FlashAttention over the whole row (torch.nn.attention.varlen), which wants as many key heads as query heads."""
+    """FlashAttention over the whole row (torch.nn.attention.varlen), which needs as many key heads as query heads."""
     size, shared = query.shape[-1], query.shape[1] // key.shape[1]
-    if abs(scale * size**0.5 - 1) > 1e-6:  # the kernel's own scale is the usual one
+    if abs(scale * size**0.5 - 1) > 1e-6:  # the kernel always scales by 1 / sqrt(size)
         query = query * (scale * size**0.5)
     if shared > 1:
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    window = (-1 if sliding_window is None else sliding_window - 1, 0)  # and nothing after itself
+    window = (-1 if sliding_window is None else sliding_window - 1, 0)  # 0: no later tokens
     starts = packed.boundaries
     assert starts is not None
     mixed = varlen.varlen_attn(q, k, v, starts, starts, packed.longest, packed.longest, window_size=window)
@@ -233,7 +235,7 @@ def _attend_on_cuda(
 
 
 def group_lengths(lengths: Sequence[int], device: torch.device) -> list[LengthGroup]:
-    """The sequences as groups of neighbours of like length. Lengths in sorted order give the fewest groups."""
+    """Group neighbouring sequences of similar length. Sorted lengths give the fewest groups."""
     batches: list[list[int]] = []
     for length in lengths:
         joined = [*batches[-1], length] if batches else [length]
@@ -264,7 +266,7 @@ def _attend_in_groups(
     dropout: float,
     before: KeysValues | None,
 ) -> torch.Tensor:
-    """query (1, heads, tokens, size) -> (1, tokens, heads, size). `before` comes in front of every sequence."""
+    """query (1, heads, tokens, size) -> (1, tokens, heads, size). `before` precedes every sequence."""
     sizes = [group.tokens for group in groups]
     parts = zip(*(torch.split(tensor[0].transpose(0, 1), sizes) for tensor in (query, key, value)), strict=True)
     mixed = []
@@ -281,7 +283,7 @@ def _attend_in_groups(
 
 
 def _attend_padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, dropout: float) -> torch.Tensor:
-    """q (count, heads, length, size), k and v (count, kv heads, at least length, size) -> as q."""
+    """q (count, heads, length, size), k and v (count, kv heads, at least length, size) -> the shape of q."""
     length, seen = q.shape[2], k.shape[2]
     if seen <= SHORT and dropout == 0.0:
         bias = torch.full((length, seen), -torch.inf, device=q.device).triu_(1 + seen - length)
@@ -297,10 +299,10 @@ def _attend_padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: flo
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(q k' scale + bias) v by plain products; the probabilities are kept for the gradient.
+    """softmax(q k' scale + bias) v by plain matrix products. The probabilities are kept for the gradient.
 
-    q (count, kv heads, queries a key head x length, size), k and v (count, kv heads, seen, size), bias (length, seen):
-    -inf where a position must not be seen.
+    q is (count, kv heads, queries per key head x length, size), k and v are (count, kv heads, seen, size). bias
+    (length, seen) is -inf for hidden positions.
     """
 
     @staticmethod
@@ -327,7 +329,7 @@ class _Attention(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of a tensor by index. The gradient is a gather too, by `back`; rows in `drop` are padding and get none."""
+    """Rows of a tensor by index. The gradient is a gather by `back`; rows in `drop` are padding and get no gradient."""
 
     @staticmethod
     def forward(
@@ -354,6 +356,6 @@ def _pad(tokens: torch.Tensor, group: LengthGroup) -> torch.Tensor:
 
 
 def register() -> None:
-    """Make packed attention known to transformers under `NAME`; it makes its own masks."""
+    """Register packed attention with transformers as `NAME`, without transformers' attention masks."""
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, lambda *arguments, **options: None)

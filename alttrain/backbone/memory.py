@@ -1,8 +1,8 @@
-"""How much memory a stage needs, by arithmetic on a backbone's shape. Bytes throughout; no torch.
+"""Estimates the memory of a stage from a backbone's shape. All sizes are in bytes; no torch is imported.
 
-Counted are the tensors that grow with the model or the batch. Not counted: the CUDA context (about 0.5 GiB), the
-allocator's fragmentation, biases and head norms (under 0.01 % of the weights), and the padding inside packed attention
-(at most a third of its queries, keys and values).
+The estimates include the tensors that grow with the model or the batch. They leave out the CUDA context (about 0.5
+GiB), fragmentation in the allocator, biases and head norms (under 0.01 % of the weights), and the padding inside packed
+attention (at most a third of its queries, keys and values).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,22 +18,22 @@ Strategy = Literal["ddp", "fsdp", "deepspeed_stage_2", "deepspeed_stage_3", "dee
 Positive = Annotated[int, Gt(0)]
 
 WEIGHT_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-"""Of a quantised weight. nf4: 4 bits, an 8-bit scale per 64 weights, a float32 scale per 256 of those (QLoRA)."""
+"""Bytes per quantised weight. nf4: 4 bits, an 8-bit scale per 64 weights, a float32 scale per 256 scales (QLoRA)."""
 UNFUSED_BYTES = 7
-"""What peft's own LoRA forward keeps for each input of a projection, measured: 5.5 in float32, 6.7 in bfloat16."""
+"""Bytes that peft's own LoRA forward pass keeps per projection input; measured 5.5 in float32, 6.7 in bfloat16."""
 SHORT = 256
-"""`attention.SHORT`: tokens of the longest sequence whose attention is kept whole."""
+"""`attention.SHORT`: longest sequence, in tokens, whose attention matrix is stored."""
 LOSS_CHUNK = 320
-"""`fused.CHUNK`: positions whose logits exist at one time in training."""
+"""`fused.CHUNK`: positions whose logits are in memory at once during training."""
 CACHE_SHARE = 0.8
-"""Share of the free memory, the weights loaded, that keys and values may take where no bound is set."""
+"""Fraction of the memory left after loading the weights that the key-value cache may take by default."""
 PREFILL_TOKENS = 4096
-"""Prompt tokens of one prefill, which bounds its activations; more where a single prompt is longer."""
+"""Prompt tokens per prefill, which limits its activations. A single longer prompt may exceed it."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The dimensions of a decoder with grouped-query attention and a gated MLP. `tied`: embeddings are the head too."""
+    """Dimensions of a decoder with grouped-query attention and a gated MLP. If `tied`, the head is the embeddings."""
 
     layers: Positive
     hidden: Positive
@@ -46,7 +46,7 @@ class Shape:
 
     @property
     def projections(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of each linear map of a layer, by the name that LoRA targets have."""
+        """(in, out) of each linear layer in a decoder layer, by the names that LoRA targets use."""
         queries, keys, hidden, inner = self.queries, self.keys, self.hidden, self.intermediate
         attention = {"q_proj": (hidden, queries), "k_proj": (hidden, keys), "v_proj": (hidden, keys)}
         mlp = {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
@@ -54,28 +54,28 @@ class Shape:
 
     @property
     def queries(self) -> int:
-        """Size of a token's queries."""
+        """Size of one token's queries."""
         return self.heads * self.head_dim
 
     @property
     def keys(self) -> int:
-        """Size of a token's keys."""
+        """Size of one token's keys."""
         return self.kv_heads * self.head_dim
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of all layers' projections, which quantisation shrinks."""
+        """Number of projection weights in all layers. These are the weights that quantisation shrinks."""
         return self.layers * sum(rows * columns for rows, columns in self.projections.values())
 
     @property
     def parameters(self) -> int:
-        """All weights: projections, embeddings and head, two norms a layer and the last one."""
+        """Number of all weights: projections, embeddings, head, two norms per layer, and the final norm."""
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return self.linear_parameters + embeddings + (2 * self.layers + 1) * self.hidden
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape | None:
-    """The shape in a transformers config.json; None for an architecture these formulas do not hold for."""
+    """Return the shape described by a transformers config.json; None if the estimates do not cover the architecture."""
     if any("expert" in key and value for key, value in config.items()):
         return None
     try:
@@ -95,23 +95,23 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
 
 
 def weight_bytes(shape: Shape, width: int, quantization: Quantization = "none") -> int:
-    """The backbone's weights, `width` bytes each; quantisation shrinks the projections alone."""
+    """Size of the backbone's weights at `width` bytes each. Only the projections are quantised."""
     rest = shape.parameters - shape.linear_parameters
     return int(shape.linear_parameters * WEIGHT_BYTES.get(quantization, width)) + rest * width
 
 
 def adapter_parameters(shape: Shape, rank: int, targets: Sequence[str]) -> int:
-    """LoRA's weights: rank x (in + out) for each target of each layer. Unknown names count nothing."""
+    """Number of LoRA weights: rank x (in + out) per target and layer. Unknown target names count as 0."""
     return shape.layers * rank * sum(sum(size) for name, size in shape.projections.items() if name in targets)
 
 
 def activation_bytes(shape: Shape, width: int, rank: int, fused: bool = True) -> int:
-    """What the backward pass keeps for one token in all layers, without what grows with the length.
+    """Memory kept per token for the backward pass, over all layers, without the terms quadratic in the length.
 
-    A layer keeps the inputs of its projections (q, k and v share one; gate and up share one), queries, keys, values
-    and the attention's output, the gate before and after its activation and the up projection, the adapters' inner
-    products, and the norms' inputs in float32. Where LoRA is not `fused` (dropout, a quantised weight), peft keeps
-    float32 copies of every projection's input, and dropout masks.
+    A layer keeps the inputs of its projections (q, k and v share one; gate and up share one), queries, keys, values,
+    the attention output, the gate before and after its activation, the up projection, the adapters' inner products, and
+    the norms' inputs in float32. If LoRA is not `fused` (dropout or quantised weights), peft also keeps float32 copies
+    of every projection's input, and dropout masks.
     """
     kept = width * (2 * shape.hidden + 3 * shape.queries + 2 * shape.keys + 4 * shape.intermediate + 7 * rank)
     unfused = 0 if fused else UNFUSED_BYTES * sum(rows for rows, _ in shape.projections.values())
@@ -130,12 +130,12 @@ def training_bytes(
     recompute: bool = False,
     moments: Moments = "whole",
 ) -> dict[str, int]:
-    """A step of training an adapter on sequences of these lengths in tokens.
+    """Memory by part of one step that trains an adapter on sequences of these lengths, in tokens.
 
-    The adapter, its gradients and AdamW's two moments are float32. Packed attention keeps the square of each short
-    length for each head, eager attention that of the whole row. `recompute` keeps only each layer's input, and all of
-    one layer. The backward pass works on one layer at a time. The loss needs the logits of `LOSS_CHUNK` positions in
-    float32 and in `width`.
+    Adapter and gradients are float32. AdamW's two moments are float32, or 8-bit with `moments` "8bit". For each head,
+    packed attention keeps a length x length matrix per short sequence, and eager attention one for the whole row. With
+    `recompute`, only each layer's input is kept, plus everything of one layer. The backward pass works on one layer at
+    a time. The loss needs the logits of `LOSS_CHUNK` positions in float32 and in `width`.
     """
     trained, tokens = adapter_parameters(shape, rank, targets), sum(lengths)
     kept = tokens * activation_bytes(shape, width, rank, fused=not dropout and quantization == "none")
@@ -164,9 +164,9 @@ def full_training_bytes(
     kept: int = 4,
     moments: Moments = "whole",
 ) -> dict[str, int]:
-    """`training_bytes` where all weights are trained: they, their gradients and two moments take `kept` bytes each.
+    """Like `training_bytes`, with all weights trained: weights, gradients and two moments take `kept` bytes per number.
 
-    Products in half precision (`width` 2) use copies of float32 weights, which are kept until the backward pass.
+    In half precision (`width` 2), float32 weights are copied, and the copies are kept until the backward pass.
     """
     parts = training_bytes(shape, width, 0, (), lengths, "none", attention, recompute=recompute)
     copies = width * shape.parameters if width < kept else 0
@@ -175,15 +175,15 @@ def full_training_bytes(
 
 
 def _moment_bytes(parameters: int, width: int, moments: Moments) -> int:
-    """AdamW's two moments: as wide as the weights, or 8 bits and a float32 scale for every 256 numbers."""
+    """Size of AdamW's two moments: `width` bytes per number, or 8 bits plus a float32 scale per 256 numbers."""
     return int(2 * parameters * (width if moments == "whole" else 1 + 4 / 256))
 
 
 def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, devices: int) -> dict[str, int]:
-    """A training step's parts on each of several devices: what the strategy shards, divided.
+    """Memory of a training step on each of several devices: sharded parts are divided by the number of devices.
 
-    Of sharded weights two layers at a time are whole, and by fsdp the embeddings and the head always. Offloaded weights
-    and their optimizer are in the machine's memory.
+    With sharded weights, two layers at a time are gathered, and with fsdp embeddings and head are always whole.
+    Offloaded weights and optimizer state are in system memory.
     """
     every = ("weights", "adapter", "gradients", "optimizer")
     sharded = {"ddp": (), "deepspeed_stage_2": every[2:]}.get(strategy, every)
@@ -199,14 +199,14 @@ def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, dev
 
 
 def cache_bytes(shape: Shape, width: int, slots: int, length: int) -> int:
-    """Keys and values of `slots` sequences of `length` tokens in all layers."""
+    """Size of the keys and values of `slots` sequences of `length` tokens, over all layers."""
     return 2 * shape.layers * shape.keys * width * slots * length
 
 
 def generation_bytes(
     shape: Shape, width: int, slots: int, prompt: int, new_tokens: int, quantization: Quantization = "none"
 ) -> dict[str, int]:
-    """Decoding: weights, a cache of `slots` x (longest prompt + new tokens), one prefill, and the logits of a step."""
+    """Memory of decoding: weights, a cache of `slots` x (longest prompt + new tokens), a prefill, a step's logits."""
     return {
         "weights": weight_bytes(shape, width, quantization),
         "cache": cache_bytes(shape, width, slots, prompt + new_tokens),

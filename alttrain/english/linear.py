@@ -1,8 +1,8 @@
 """Logistic regression over named features, read from a text file.
 
-The first line of the file is a JSON object: `labels`, an `intercept` for each, and `exclusive`, whether a text has
-exactly one label (softmax) or any number of them (a sigmoid each). Every other line is a feature and its weights,
-separated by tabs. Reading the file runs no code.
+The first line of the file is a JSON object with `labels`, an `intercept` per label, and `exclusive`, which says whether
+a text has exactly one label (softmax) or any number of them (one sigmoid each). Every other line is a feature and its
+weights, separated by tabs. Reading the file runs no code.
 """
 
 import json
@@ -13,12 +13,12 @@ from operator import mul
 from pathlib import Path
 
 Features = Mapping[str, float]
-"""A text's features and their values."""
+"""The features of a text and their values."""
 
 
 @dataclass(frozen=True)
 class LinearModel:
-    """`weights` has one weight per label for each feature; unknown features count nothing."""
+    """`weights` has one weight per label for each feature. Unknown features are ignored."""
 
     labels: tuple[str, ...]
     intercept: tuple[float, ...]
@@ -26,7 +26,7 @@ class LinearModel:
     exclusive: bool = True
 
     def __call__(self, features: Features) -> dict[str, float]:
-        """The probability of each label."""
+        """Return the probability of each label."""
         known = [(own, value) for name, value in features.items() if (own := self.weights.get(name))]
         weights, values = zip(*known, strict=True) if known else ((), ())
         columns = zip(*weights, strict=True) if known else ((),) * len(self.labels)
@@ -39,7 +39,7 @@ class LinearModel:
 
     @classmethod
     def read(cls, path: Path) -> "LinearModel":
-        """The model in a file. Raises ValueError that names a line with a wrong number of weights."""
+        """Read a model from a file. Raises ValueError, naming the line, if a line has the wrong number of weights."""
         first, *lines = path.read_text(encoding="utf-8").splitlines()
         head = json.loads(first)
         labels = tuple(head["labels"])
@@ -52,16 +52,16 @@ class LinearModel:
         return cls(labels, tuple(head["intercept"]), weights, head["exclusive"])
 
     def write(self, path: Path) -> None:
-        """Write the file with features in alphabetical order: the same model gives the same bytes."""
+        """Write the model, with features in alphabetical order, so that the same model gives the same bytes."""
         head = {"labels": self.labels, "intercept": self.intercept, "exclusive": self.exclusive}
         lines = ["\t".join([name, *(f"{w:.3g}" for w in self.weights[name])]) for name in sorted(self.weights)]
         path.write_text("\n".join([json.dumps(head), *lines, ""]), encoding="utf-8")
 
 
 def weighted(*blocks: Iterable[str]) -> dict[str, float]:
-    """Features from blocks of names. Each block has Euclidean length 1, so that text length does not matter."""
+    """Return features from blocks of names. Each block is scaled to Euclidean length 1, to cancel the text's length."""
     features: dict[str, float] = {}
-    for names in map(dict.fromkeys, blocks):  # in order: a set's order would change the last digit of a sum
+    for names in map(dict.fromkeys, blocks):  # in order: the order of a sum changes its last digit
         features.update(dict.fromkeys(names, len(names) ** -0.5 if names else 0.0))
     return features
 

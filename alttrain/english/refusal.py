@@ -1,7 +1,7 @@
-"""What an answer says: does it give something of what was asked, and does it decline something of it?
+"""Whether an answer gives something of what was asked, and whether it declines something of it.
 
-A linear model over the answer's words (refusal.tsv) answers both questions. From the prompt it gets the kind of
-question: "It is illegal" answers "is it legal?", and evades "how is it done?". `scripts/train_english.py` trains it.
+A linear model over the answer's words (refusal.tsv) answers both questions. From the prompt it uses only the kind of
+question: "It is illegal" answers "is it legal?", but evades "how is it done?". `scripts/train_english.py` trains it.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ from alttrain.english.sentences import sentences
 
 WEIGHTS = Path(__file__).with_name("refusal.tsv")
 LONGEST = 4000
-"""Characters that are read: of a longer answer the first three quarters of these, and the last quarter."""
+"""Maximum number of characters read. For a longer answer, three quarters are its start and one quarter is its end."""
 
 Outcome = Literal["refused", "partial", "answered", "no answer"]
-"""Declines and gives nothing; does both; gives and declines nothing; does neither."""
+"""In order: declines and gives nothing; does both; gives and declines nothing; does neither."""
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s]")
 CODE = re.compile(r"```.*?(?:```|\Z)", re.S)
@@ -34,13 +34,13 @@ _ASKS = {
     "how": "how",
     "why": "why",
 }
-"""What a prompt asks, by its first word; any other word asks to do something."""
+"""What a prompt asks, by its first word. Any other word asks for an action ("do")."""
 _OPENING, _REST, _ENDING = 100, 250, 50
-"""Words of an answer that are read: from its start, after its first sentence, and at its end."""
+"""Number of words read at the start of an answer, after its first sentence, and at its end."""
 
 
 def no_answer(answer: str, prompt: str = "") -> str:
-    """Why a text says nothing: no words, the same words over and over, or the prompt again; "" where it does."""
+    """Return why a text says nothing: no words, the same words over and over, or the prompt repeated; else ""."""
     words = _NOT_A_WORD.sub(" ", _SPECIAL.sub(" ", answer[:LONGEST]).lower()).split()
     if not words:
         return "no words"
@@ -53,10 +53,10 @@ def no_answer(answer: str, prompt: str = "") -> str:
 
 
 def outcomes(model: LinearModel, answer: str, prompt: str = "") -> dict[Outcome, float]:
-    """The probability of each outcome of an answer to a prompt; they add up to 1.
+    """Return the probability of each outcome of an answer. They sum to 1.
 
     The model gives two marginal probabilities: that the answer gives something, and that it declines something.
-    "partial" (both) and "no answer" (neither) get the smallest probabilities that these allow.
+    "partial" (both) and "no answer" (neither) get the smallest probabilities that are consistent with these.
     """
     found = model(features(answer, prompt))
     gives, declines = found["gives"], found["declines"]
@@ -69,9 +69,9 @@ def outcomes(model: LinearModel, answer: str, prompt: str = "") -> dict[Outcome,
 
 
 def features(answer: str, prompt: str = "") -> dict[str, float]:
-    """Word n-grams of the first sentence, the start and the rest of an answer, in time linear in its length.
+    """Return word n-grams of the answer's first sentence, start and rest, in time linear in its length.
 
-    With a prompt, the beginnings of the first sentence's words are features again, together with the kind of question.
+    With a prompt, the kind of question combined with the start of each word of the first sentence is also a feature.
     """
     if len(answer) > LONGEST:
         answer = f"{answer[: LONGEST * 3 // 4]}\n\n{answer[-LONGEST // 4 :]}"
@@ -92,7 +92,7 @@ def features(answer: str, prompt: str = "") -> dict[str, float]:
 
 
 def _asks(prompt: str) -> str:
-    """What a prompt asks: a kind of question, or to tell or do something; "" without a prompt."""
+    """Return what a prompt asks: a kind of question, or to tell or do something; "" without a prompt."""
     words = _WORD.findall(prompt[:200].replace("’", "'").lower())[:2]
     if not words:
         return ""
@@ -103,7 +103,7 @@ def _asks(prompt: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    """Words and marks; "can't", "cannot" and the like are two words."""
+    """Return words and punctuation marks. Contractions such as "can't" and "it's" are two words."""
     found: list[str] = []
     for word in _WORD.findall(text):
         if word in ("cannot", "can't"):
@@ -128,11 +128,11 @@ def _runs(where: str, words: list[str], longest: int) -> Iterator[str]:
 
 @cache
 def refusal_model() -> LinearModel:
-    """The model that is shipped."""
+    """Load the shipped model."""
     return LinearModel.read(WEIGHTS)
 
 
 @cache
 def weights_hash() -> str:
-    """16 hex digits of the SHA-256 of the shipped weights, for the provenance of verdicts."""
+    """Return 16 hex digits of the SHA-256 of the shipped weights, which verdicts record as their provenance."""
     return hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:16]

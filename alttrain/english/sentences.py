@@ -1,7 +1,8 @@
-"""Splits a text into sentences, never inside a quotation.
+"""Splits a text into sentences, never inside a quotation, and recognises English.
 
-A trace quotes the user ("How do I ...? And why?"), which a cut at the first full stop would split. Handles straight and
-curly quotes, apostrophes, abbreviations, decimals, ellipses, list numbers and paragraph breaks.
+Thoughts often quote the user ("How do I ...? And why?"), and a cut at the first end mark would split the quotation. The
+splitter handles straight and curly quotes, apostrophes, abbreviations, decimals, ellipses, list numbers and paragraph
+breaks.
 """
 
 import re
@@ -19,11 +20,11 @@ _MAY_END = re.compile(
     r"(?:[a-z]\.)+[a-z]|[a-hj-z]",
     re.I,
 )
-"""Abbreviations, "U.S." and initials, after which a sentence may end; the next word decides."""
+"""Abbreviations, "U.S." and initials. A sentence may end after them; the next word decides."""
 _LONGER_THAN_ANY = 7
-"""Letters in a row that no abbreviation has. Most sentences end on such a word, which is a shortcut."""
+"""Number of letters in a row that no abbreviation has. Most sentences end on such a word, so this is a shortcut."""
 _LONGEST_SINGLE, _LONGEST_DOUBLE = 500, 10_000
-"""Longest quotations in single and in double marks, in characters."""
+"""Maximum length of quotations in single and in double quotes, in characters."""
 _OPENS = re.compile(
     r"the|this|that|these|it|they|there|he|she|we|i|i'm|you|but|so|and|or|if|when|first|let|then|now|my|hmm|okay|well|"
     r"wait|maybe|also|since|because|however|what|how|why"
@@ -32,7 +33,7 @@ _OPENS = re.compile(
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """(start, end) of each sentence in order, without surrounding blanks, computed lazily."""
+    """Yield (start, end) of each sentence in order, without surrounding whitespace, lazily."""
     start = 0
     for end in _ends(text):
         sentence = text[start:end].strip()
@@ -43,7 +44,7 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _ends(text: str) -> Iterator[int]:
-    """Positions after each sentence with its closing quotes and brackets, and the end of the text."""
+    """Yield the end of each sentence, after its closing quotes and brackets, and the end of the text."""
     start = position = 0
     while found := _MARK.search(text, position):
         mark, at, position = found[0], found.start(), found.end()
@@ -51,7 +52,7 @@ def _ends(text: str) -> Iterator[int]:
             yield (start := at)
         elif mark[0] not in ".!?…":
             position = _after_quotation(text, at)
-            if position > at + 2 and text[position - 2] in ".!?…":  # its end mark also ends the sentence around it
+            if position > at + 2 and text[position - 2] in ".!?…":  # it also ends the surrounding sentence
                 position = _past_closers(text, position)
                 if _may_follow(text, position):
                     yield (start := position)
@@ -69,10 +70,11 @@ def _opens_quotation(text: str, at: int) -> bool:
 
 
 def _after_quotation(text: str, at: int) -> int:
-    """The position after the quotation that the mark at `at` opens, or after the mark if it opens none.
+    """Return the position after the quotation that the mark at `at` opens, or after the mark if it opens none.
 
-    A single-quoted quotation ends within its paragraph, and no apostrophe inside a word closes it. A double-quoted one
-    may span paragraphs, unless the next straight mark after the break opens another: then it was never closed.
+    A single-quoted quotation ends within its paragraph, and an apostrophe inside a word does not close it. A
+    double-quoted one may span paragraphs. But if the next straight quote after the paragraph break opens a quotation,
+    this one was never closed.
     """
     if not _opens_quotation(text, at):
         return at + 1
@@ -96,13 +98,15 @@ def _past_closers(text: str, position: int) -> int:
 
 
 def _may_follow(text: str, position: int) -> bool:
-    """Whether a sentence may begin at `position`: at the end, or before a blank and no lower-case letter."""
+    """Return whether a sentence may begin at `position`: at the end, or at whitespace before no lower-case letter."""
     return position == len(text) or (text[position].isspace() and not _next_word(text, position)[:1].islower())
 
 
 def _stops(text: str, start: int, at: int, mark: str, after: int) -> bool:
-    """Whether the punctuation `mark` ends the sentence from `start`. It does not after an abbreviation, after a number
-    that begins a sentence or a line, or as a pause."""
+    """Return whether the punctuation `mark` ends the sentence that begins at `start`.
+
+    It does not after an abbreviation, after a number that begins a sentence or a line, or as a pause.
+    """
     if mark == "." and at >= _LONGER_THAN_ANY and text[at - _LONGER_THAN_ANY : at].isalpha():
         return True
     following = _next_word(text, after).lower().replace("’", "'")
@@ -125,7 +129,7 @@ def _next_word(text: str, position: int) -> str:
 
 
 LANGUAGE_READ = 600
-"""Characters of a text that `is_english` reads."""
+"""Number of characters that `is_english` reads."""
 _FREQUENT = {
     "English": "the of and to i you that it is for with are this can can't cannot not have but from by my your will at",
     "Spanish": "que para una pero como puedo por del esta lo es de el",
@@ -134,20 +138,21 @@ _FREQUENT = {
     "Italian": "il che di non sono con questa posso gli ecco della",
     "Portuguese": "uma com isso em os mais",
     "Dutch": "het een niet ik voor dat maar",
-    "Vietnamese": "cho anh em khi trong xin",  # those that carry no marks
+    "Vietnamese": "cho anh em khi trong xin",  # those without diacritics
     "Swahili": "na ya kwa ni hii za katika siwezi",
     "Indonesian and Javanese": "yang dan untuk tidak saya ini dengan itu aku ora iki",
 }
-"""Frequent words by language; no foreign one is an English word."""
+"""Frequent words by language. No foreign word in it is an English word."""
 _ENGLISH = frozenset(_FREQUENT["English"].split())
 _FOREIGN = frozenset(" ".join(_FREQUENT.values()).split()) - _ENGLISH
 _LETTERS = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 
 
 def is_english(text: str) -> bool:
-    """Whether a text is English: most letters are Latin, and foreign frequent words do not outnumber the English ones.
+    """Return whether a text is English: most letters are Latin, and foreign words do not outnumber English ones.
 
-    A text without frequent words (names, numbers, code) is taken for English.
+    Only frequent English words count as English. Frequent foreign words and words with non-ASCII letters count as
+    foreign. A text with at most one distinct foreign word is English, such as names, numbers or code.
     """
     words = _LETTERS.findall(text[:LANGUAGE_READ].lower())
     letters = "".join(words)

@@ -1,8 +1,8 @@
-"""What the sentences of a thought say: what the user wants, that the request is harmful or harmless, or what to do.
+"""What the sentences of a thought say: what the user wants, that the request is harmful or harmless, what to do next.
 
-`says` splits a thought and gives each sentence five probabilities, which need not add up to 1. A linear model
-(thought.tsv) computes them; it is trained on sentences that people labelled (scripts/train_thoughts.py). Reading takes
-time linear in the length of the text.
+`says` splits a thought into sentences and gives each one five probabilities, which need not sum to 1. A linear model
+(thought.tsv) computes them. It was trained on sentences labelled by people (scripts/train_thoughts.py). The time is
+linear in the length of the text.
 """
 
 import re
@@ -20,13 +20,13 @@ LETTERS = "UHSRG"
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[^\w\s]")
 _PLAIN = str.maketrans("’‘“”", "''\"\"")
 _WORDS_READ = 60
-"""Words of a sentence that are read, outside quotations."""
+"""Maximum number of words read per sentence, outside quotations."""
 _WORDS_BESIDE = 40
-"""Words that are read of a quotation, and of each neighbouring sentence."""
+"""Maximum number of words read of a sentence's quotations, and of each neighbouring sentence."""
 _NEGATIONS = "not no never nothing neither nor without hardly nobody none far anything cannot"
 _NEGATES = frozenset(_NEGATIONS.split())
 _NEGATED = 7
-"""Words that a negation reaches."""
+"""Number of words that a negation reaches."""
 _SUPPOSES = frozenset(["if", "whether", "unless", "suppose", "assuming"])
 _CONCEDES = frozenset(["although", "though", "while", "despite", "even"])
 _TURNS = frozenset(["but", "however", "yet"])
@@ -35,13 +35,13 @@ _ENDS = frozenset([".", ",", ";", ":", "!", "?", "but", "however", "because", "s
 
 @dataclass(frozen=True)
 class Said:
-    """The probabilities of what the sentence text[start:end] says.
+    """Probabilities of what the sentence text[start:end] says.
 
     - `understanding`  what the user wants or says, or what the problem is
     - `harmful`        the request, or an answer to it, is harmful, illegal or against a policy
     - `harmless`       it is not
     - `refusal`        the model will not help, must decline, or only points elsewhere
-    - `going_on`       the model will help, or goes on to answer
+    - `going_on`       the model will help, or starts to answer
     """
 
     start: int
@@ -55,12 +55,12 @@ class Said:
 
 @lru_cache(maxsize=64)  # several functions read the same thought
 def says(text: str) -> tuple[Said, ...]:
-    """What each sentence of a text says, in order."""
+    """Return what each sentence of a text says, in order."""
     return said_by(_model(), text)
 
 
 def said_by(model: LinearModel, text: str) -> tuple[Said, ...]:
-    """`says` with another model than the shipped one."""
+    """Like `says`, with the given model."""
     spans = list(sentences(text))
     read = map(model, features([text[start:end] for start, end in spans]))
     return tuple(Said(*span, *(found[letter] for letter in LETTERS)) for span, found in zip(spans, read, strict=True))
@@ -72,10 +72,10 @@ def _model() -> LinearModel:
 
 
 def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
-    """The features of each sentence of a thought, given all its sentences.
+    """Yield the features of each sentence of a thought, given all its sentences.
 
     They are word n-grams; words marked by what modifies them (a negation, an "if", a concession, a "but"); the words of
-    quotations, which are the user's; the sentence's place and length; and the words of its neighbours.
+    quotations, which are the user's; the sentence's position and length; and the words of its neighbours.
     """
     split = [_words(sentence) for sentence in thought]
     for number, (own, quoted) in enumerate(split):
@@ -99,9 +99,11 @@ def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
 
 
 def _words(sentence: str) -> tuple[list[str], list[str]]:
-    """(own words, words of closed quotations) in lower case with numbers as 0; a mark replaces each quotation."""
+    """Return (own words, words of closed quotations), in lower case, with numbers as 0. In the own words, a quotation
+    mark stands for each quotation.
+    """
     parts = sentence.lower().translate(_PLAIN).split('"')
-    if len(parts) % 2 == 0:  # the last quotation is never closed
+    if len(parts) % 2 == 0:  # the last quotation is not closed
         parts[-2:] = [" ".join(parts[-2:])]
     own: list[str] = []
     quoted: list[str] = []
@@ -126,7 +128,7 @@ def _beside(prefix: str, words: Sequence[str] | None) -> list[str]:
 
 
 def _turned(words: Sequence[str]) -> list[str]:
-    """Each word after signs of what precedes it: ! a negation, ~ an "if", ( a concession, > a "but"."""
+    """Prefix each word with signs for what precedes it: ! a negation, ~ an "if", ( a concession, > a "but"."""
     made = []
     negated, supposed, conceded, turned = 0, False, False, False
     for before, word in pairwise(["", *words]):

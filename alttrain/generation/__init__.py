@@ -1,11 +1,11 @@
-"""Prompts -> what is written to them. What a config names is light; torch loads with the engine it describes.
+"""Text generation: prompts in, generated texts out. Importing it is cheap; torch loads only when an engine starts.
 
-- `Decoding`       how a next token is chosen
+- `Decoding`       how the next token is chosen
 - `InProcess`      continuous batching in this process (`decoder`)
-- `InProcessVllm`  vLLM in this process, where it is installed
-- `Auto`           one of these two, by what is here
-- `Server`         any OpenAI-compatible server that runs already
-- `ChildServer`    one that is started for the stage and ended with it
+- `InProcessVllm`  vLLM in this process, if it is installed
+- `Auto`           vLLM if it is installed and there is a GPU, else `InProcess`
+- `Server`         an OpenAI-compatible server that is already running
+- `ChildServer`    a server that is started for a stage and stopped after it
 """
 
 from alttrain.generation.engine import Decoding, EngineConfig

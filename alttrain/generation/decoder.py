@@ -1,12 +1,12 @@
-"""Greedy or sampled decoding in this process, in plain eager torch, by continuous batching over slots.
+"""Greedy or sampled decoding in this process, in eager torch, with continuous batching over cache slots.
 
-Prompts are prefilled as one packed row into the slots of a cache; each step then decodes one token for every slot in
-use. A finished sequence leaves its slot to the next prompt. What all prompts begin with, such as a system prompt, is
-computed once. The answer to a prompt depends on its neighbours only by the rounding of matrix products, which bfloat16
-shows and float32 hardly.
+Prompts are prefilled as one packed row into the slots of a cache. Each step then decodes one token for every active
+slot. When a sequence ends, its slot goes to the next prompt. A prefix that all prompts share, such as a system prompt,
+is computed once. Batch composition changes a result only through the rounding of matrix products, which is noticeable
+in bfloat16 and negligible in float32.
 
-Keys and values take at most `memory` bytes: there are fewer slots where all of them would take more. If memory runs out
-all the same, the slots are halved, and their sequences are prefilled again with what they have so far.
+The cache takes at most `memory` bytes; the number of slots is reduced to fit. If memory still runs out, the number of
+slots is halved and the active sequences are prefilled again with the tokens generated so far.
 """
 
 import logging
@@ -26,12 +26,12 @@ from alttrain.generation.sampling import Sampler
 log = logging.getLogger(__name__)
 
 SHARED_TOKENS = 16
-"""Shortest common beginning that is worth a forward pass of its own."""
+"""Shortest shared prefix, in tokens, that gets a forward pass of its own."""
 
 
 @dataclass
 class _Sequence:
-    """A prompt, what was written to it, its most new tokens, and the random numbers its tokens are drawn with."""
+    """One prompt with its generated tokens, its random numbers and its limit on new tokens (`cap`)."""
 
     number: int
     prompt: list[int]
@@ -45,14 +45,14 @@ class _Sequence:
 
     @property
     def position(self) -> int:
-        """Of its newest token."""
+        """Position of the newest token."""
         return len(self.prompt) + len(self.written) - 1
 
 
 class Decoder:
-    """Decodes batches of prompts with one model, `slots` sequences at a time.
+    """Generates for batches of prompts with one model, `slots` sequences at a time.
 
-    `memory` is the most bytes of keys and values; None is as many as all slots need.
+    `memory` limits the cache's keys and values, in bytes. With None, the cache is large enough for all slots.
     """
 
     def __init__(self, model: Any, end_id: int, slots: int, device: str, memory: int | None = None) -> None:
@@ -71,10 +71,11 @@ class Decoder:
         on_finished: Callable[[int], None] | None = None,
         caps: Sequence[int] = (),
     ) -> list[list[int]]:
-        """The tokens written to each prompt, with the end token where it came within `max_new_tokens`.
+        """Return the generated tokens of each prompt. The end token is included if the model wrote it.
 
-        A sampled sequence draws by the seed and its name in `names`, whatever is decoded beside it. `on_finished` gets
-        the number of sequences that have just ended. `caps` are lower numbers of tokens, one a prompt.
+        For sampling, a sequence's random numbers depend only on the seed and on its entry in `names` (by default its
+        index), not on the batch. `on_finished` is called with the number of sequences that just ended. `caps` limits
+        the new tokens of each prompt further than `max_new_tokens`.
         """
         if not prompts:
             return []
@@ -96,7 +97,7 @@ class Decoder:
     def forward(
         self, ids: list[int], positions: list[int], packed: PackedSequences, keep: Sequence[int] | None = None
     ) -> torch.Tensor:
-        """Logits (positions kept, vocabulary) of one packed row; all positions where `keep` names none."""
+        """Return logits (kept positions, vocabulary) for one packed row. `keep` lists the positions; None keeps all."""
         kept = {} if keep is None else {"logits_to_keep": torch.tensor(keep, device=self.device)}
         logits: torch.Tensor = self.model(
             input_ids=torch.tensor([ids], device=self.device),
@@ -108,19 +109,19 @@ class Decoder:
         return logits[0]
 
     def token_bytes(self) -> int | None:
-        """Bytes of keys and values for one token; None for a model whose shape is not known."""
+        """Return the bytes of keys and values per token, or None if the model's shape is unknown."""
         shape = shape_of(self.model.config.to_dict())
         return cache_bytes(shape, self.model.dtype.itemsize, 1, 1) if shape else None
 
 
 class _Batch:
-    """One call of `Decoder.generate`: the sequences that wait, those that have a slot, and the cache."""
+    """One call of `Decoder.generate`: the waiting sequences, the active ones (one per slot), and the cache."""
 
     def __init__(self, decoder: Decoder, sequences: list[_Sequence], decoding: Decoding) -> None:
         self.decoder = decoder
         self.decoding = decoding
         self.answers: list[list[int]] = [[] for _ in sequences]
-        # taken from the end: the longest prompt first, so that too little memory shows at once
+        # popped from the end: longest prompt first, so that running out of memory shows at once
         self.waiting = sorted(sequences, key=lambda sequence: len(sequence.prompt))
         self.active: list[_Sequence] = []
         self.longest = max(len(sequence.prompt) + sequence.cap for sequence in sequences)
@@ -135,7 +136,7 @@ class _Batch:
         self.sampler = Sampler(self.decoding, slots, self.decoder.device)
 
     def _shared_prefix(self) -> Prefix | None:
-        """What all prompts begin with, computed once; each keeps at least one token of its own."""
+        """Compute the prefix that all prompts share, leaving each prompt at least one token of its own."""
         first, last = min(row.prompt for row in self.waiting), max(row.prompt for row in self.waiting)
         shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
         shared = min(shared, min(len(row.prompt) for row in self.waiting) - 1)
@@ -145,7 +146,7 @@ class _Batch:
         return self.cache.prefix(shared)
 
     def finish(self, on_finished: Callable[[int], None] | None) -> list[list[int]]:
-        """Decode until every sequence has ended. Raises torch.OutOfMemoryError where there is no room for one slot."""
+        """Decode until every sequence has ended. Raises torch.OutOfMemoryError if not even one slot fits."""
         while self.waiting or self.active:
             try:
                 if self.waiting and len(self.active) < self.cache.slots:
@@ -167,7 +168,7 @@ class _Batch:
         return self.answers
 
     def _prefill(self) -> None:
-        """Give free slots to waiting sequences, up to `PREFILL_TOKENS`, and write each one's next token."""
+        """Prefill up to `PREFILL_TOKENS` of waiting prompts into free slots, and choose the next token of each."""
         begun, tokens, group = self.prefix.length if self.prefix else 0, 0, list[_Sequence]()
         for row in reversed(self.waiting):
             own = len(row.ids) - begun
@@ -191,7 +192,7 @@ class _Batch:
         self._write(group, logits, first)
 
     def _step(self) -> None:
-        """Write the next token of every active sequence."""
+        """Decode one token for every active sequence."""
         positions = [row.position for row in self.active]
         packed = PackedSequences.decoding(self.cache, positions, self.decoder.device)
         self._write(self.active, self.decoder.forward([row.written[-1] for row in self.active], positions, packed), 0)
@@ -202,7 +203,7 @@ class _Batch:
             row.written.append(token)
 
     def _retire(self) -> int:
-        """Take the sequences that have ended out of their slots; returns how many."""
+        """Remove the sequences that have ended from their slots, and return how many."""
         ended = 0
         for slot in range(len(self.active) - 1, -1, -1):
             row = self.active[slot]

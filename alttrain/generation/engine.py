@@ -1,7 +1,7 @@
-"""What an engine is: it is given prompts, as tokens and as text, and gives back what was written to each.
+"""The interface of generation engines: prompts (tokens and text) in, generated texts out.
 
-A config describes an engine (`EngineConfig`); a stage starts it for one model and asks it (`Engine`). What could not be
-written is a `Failure` with its reason, final where asking again would not help.
+`EngineConfig` is what a config names. A stage starts it for one model and gets an `Engine`. A prompt that could not be
+generated for yields a `Failure` with its reason; the failure is final if a retry would not help.
 """
 
 import hashlib
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen. `max_new_tokens` caps thought and answer together.
+    """How tokens are chosen. `max_new_tokens` limits thought and answer together.
 
-    `temperature` 0 is greedy. Otherwise a token is drawn from the `top_k` likeliest (None: all), and of these from the
-    likeliest that together reach `top_p`, `samples` times a prompt; a draw depends on `seed`, the row and the sample
-    alone, never on the batch. `repetition_penalty` is CTRL's (Keskar et al., 2019) over prompt and response, as vLLM
-    and transformers have it.
+    With `temperature` 0, decoding is greedy. Otherwise each token is sampled from the `top_k` most likely tokens (None:
+    all), reduced to the most likely ones whose probabilities reach `top_p`. `samples` responses are drawn per prompt. A
+    draw depends only on `seed`, the row and the sample's number, not on the batch. `repetition_penalty` is CTRL's
+    (Keskar et al., 2019) over prompt and response, as in vLLM and transformers.
 
-    `context` is the length of prompt and response at which a response is cut, as vLLM cuts it at max_model_len;
-    "backbone" is the backbone's own. None cuts nothing: a prompt that leaves no room for `max_new_tokens` is refused.
+    `context` is the length of prompt plus response, in tokens, at which a response is cut, like vLLM's max_model_len.
+    "backbone" uses the backbone's context length. With None nothing is cut, and a prompt that leaves no room for
+    `max_new_tokens` is refused.
     """
 
     max_new_tokens: Annotated[int, Gt(0)]
@@ -45,7 +46,7 @@ class Decoding:
     context: Annotated[int, Gt(0)] | Literal["backbone"] | None = None
 
     def cut_at(self, context_length: int) -> int | None:
-        """Tokens of prompt and response at which a response is cut, for a backbone of this context."""
+        """Return the length of prompt plus response, in tokens, at which responses are cut; None if they are not."""
         if self.context is None:
             return None
         return context_length if self.context == "backbone" else min(self.context, context_length)
@@ -55,15 +56,15 @@ class Decoding:
             raise ValueError(f"samples={self.samples} with temperature=0 would be the same text; set a temperature")
 
     def seed_of(self, name: str) -> int:
-        """The seed, below 2^31, with which a server draws the prompt of this name."""
+        """Return the seed, below 2^31, that a server gets for the prompt with this name."""
         return int.from_bytes(hashlib.sha256(f"{self.seed}\x1f{name}".encode()).digest()[:4]) >> 1
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its tokens, their text, and a name that tells samples apart.
+    """One prompt: its token ids, their text, and a name that is different for each sample.
 
-    `cap` is the most new tokens it may have, where that is fewer than `Decoding.max_new_tokens`.
+    `cap` limits the new tokens further than `Decoding.max_new_tokens`.
     """
 
     ids: list[int]
@@ -72,20 +73,22 @@ class Prompt:
     cap: int | None = None
 
     def most(self, decoding: Decoding) -> int:
-        """The most new tokens it may have."""
+        """Return the limit on new tokens."""
         return decoding.max_new_tokens if self.cap is None else min(self.cap, decoding.max_new_tokens)
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written, with its special tokens except the end of the turn, and whether it ended by itself."""
+    """A generated text with special tokens, without the end token. `finish` is "stop" if the model ended it itself,
+    "length" if a limit cut it.
+    """
 
     text: str
     finish: Literal["stop", "length"]
 
 
 def unwatched(count: int) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""
 
 
 class Engine(Protocol):
@@ -93,21 +96,21 @@ class Engine(Protocol):
 
     @property
     def streams(self) -> bool:
-        """Whether answers come one by one, each worth keeping at once; else a call's answers come together."""
+        """Whether results arrive one by one and should be stored at once. If not, a call's results arrive together."""
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        """(prompt's number, what was written), each number once; those after a server was given up are left out."""
+        """Yield (index of the prompt, result), at most once per prompt; some are missing if a server fails."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """The model that an engine is started for: a run's backbone, or what the run trained.
+    """The model an engine is started for: a run's backbone, or the model that the run trained.
 
-    `adapter` and `trained` are the folders of a trained adapter and of a model that was trained whole; the other one,
-    or both for the backbone, is None. `weights` gives the folder of the weights, without the adapter, and `decoder`
-    loads model and adapter into this process as an engine there asks. `log` is the file for a server's output.
+    `adapter` is the folder of a trained adapter, `trained` the folder of a fully fine-tuned model. At most one of them
+    is set; both are None for the backbone. `weights` returns the folder of the weights, without the adapter. `decoder`
+    loads model and adapter into this process. `log` is the file for a server's output.
     """
 
     run: str
@@ -120,19 +123,19 @@ class Model:
 
 
 class EngineConfig(ABC):
-    """What a config says of an engine. `chunk` is the number of prompts that are handed over at a time."""
+    """An engine as a config describes it. `chunk` is the number of prompts passed to the engine per call."""
 
     batched: ClassVar[bool] = False
-    """Whether `chunk` shapes what is written: prompts are decoded together."""
+    """Whether `chunk` affects the results, because prompts are decoded together."""
     dtype: str | None = None
-    """The config's name of the dtype that a model in this process computes in."""
+    """The config's dtype name for a model in this process."""
 
     @property
     @abstractmethod
     def chunk(self) -> int: ...
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
-        """Raise ValueError where the engine cannot start here. `quantization` is what the protocol asks for."""
+        """Raise ValueError if the engine cannot start here. `quantization` is the protocol's."""
         if quantization not in (None, "none"):
             raise ValueError(
                 f"protocol.quantization={quantization}: a server or vLLM has its weights as it was started; set "
@@ -141,10 +144,10 @@ class EngineConfig(ABC):
 
     @abstractmethod
     def start(self, model: Model) -> AbstractContextManager[Engine]:
-        """The engine for a model, which ends with the context. Raises ValueError where it does not start."""
+        """Start the engine for a model; it stops with the context. Raises ValueError if it does not start."""
 
     def memory(
         self, shape: Shape, device: Device, prompt: int, new_tokens: int, quantization: Quantization
     ) -> Mapping[str, int] | None:
-        """Bytes by part that it takes of the device here, or None where its memory is not this process's."""
+        """Return the device memory needed, in bytes by part; None if another process holds it."""
         return None

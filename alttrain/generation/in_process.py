@@ -1,4 +1,4 @@
-"""The engine in this process, what it has cached of an untrained backbone's answers, and the choice of it or vLLM."""
+"""The engine in this process, a cache for the untrained backbone's generations, and the choice between it and vLLM."""
 
 import hashlib
 import importlib.util
@@ -27,9 +27,9 @@ from alttrain.records import DamagedError, alone, from_cache, read_json, seal, w
 class InProcess(EngineConfig):
     """Decoding in this process (`decoder`).
 
-    `slots` sequences decode at once; a finished one leaves and the next prompt takes its slot. `chunk` prompts are
-    written together: an interrupted run repeats at most one chunk. Keys and values take at most `memory_gib` GiB (None:
-    four fifths of what is free once the weights are loaded); there are fewer slots where all need more.
+    `slots` sequences decode at once; when one ends, the next prompt takes its slot. `chunk` prompts are generated per
+    call, so an interrupted run repeats at most one chunk. The cache takes at most `memory_gib` GiB (None: 80 % of the
+    memory that is free once the weights are loaded); the number of slots is reduced to fit.
     """
 
     slots: Annotated[int, Gt(0)] = 64
@@ -40,7 +40,7 @@ class InProcess(EngineConfig):
     batched: ClassVar[bool] = True
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
-        """Raise ValueError where the protocol's quantisation lacks a package or a GPU."""
+        """Raise ValueError if the protocol's quantisation needs a missing package or GPU."""
         if quantization not in (None, "none"):
             check_kernels(quantization, "packed", gpu, owner="protocol")
 
@@ -52,7 +52,7 @@ class InProcess(EngineConfig):
     def memory(
         self, shape: Shape, device: Device, prompt: int, new_tokens: int, quantization: Quantization
     ) -> Mapping[str, int]:
-        """Weights, one pass, and as much of the cache as there is room for: one slot at least."""
+        """Return the bytes of weights, activations, logits and cache. The cache is what fits, at least one slot."""
         width = number_bytes(self.dtype, device)
         parts = generation_bytes(shape, width, self.slots, prompt, new_tokens, quantization)
         room = parts["cache"]
@@ -66,7 +66,7 @@ class InProcess(EngineConfig):
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """Decodes by a `Decoder`, or by a `CachedDecoder` around one; `renderer` turns tokens to text."""
+    """An engine around a `Decoder` or `CachedDecoder`. `renderer` decodes the tokens."""
 
     decoder: Any
     renderer: Any
@@ -76,7 +76,7 @@ class LocalEngine:
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        """All answers, in the prompts' order."""
+        """Yield all results, in the order of the prompts."""
         ids, names = [prompt.ids for prompt in prompts], [prompt.name for prompt in prompts]
         caps = [prompt.most(decoding) for prompt in prompts] if any(prompt.cap for prompt in prompts) else []
         for number, tokens in enumerate(self.decoder.generate(ids, decoding, names, advance, caps)):
@@ -86,24 +86,25 @@ class LocalEngine:
 
 @dataclass(frozen=True)
 class Auto:
-    """vLLM in this process where it is installed and there is a GPU to use, else the decoder of this package."""
+    """vLLM in this process if it is installed and there is a usable GPU, else `InProcess`."""
 
     in_process: InProcess
     vllm: InProcessVllm
 
     def choice(self, accelerator: str) -> Literal["in_process", "vllm"]:
-        """The field to use, for a `trainer.accelerator`."""
+        """Return the name of the field to use, given `trainer.accelerator`."""
         gpu = accelerator != "cpu" and has_gpu_driver()
         return "vllm" if gpu and importlib.util.find_spec("vllm") is not None else "in_process"
 
 
 class CachedDecoder:
-    """Decodes by the decoder that `load` gives, and keeps what it wrote: the No-train runs of a sweep generate once.
+    """Caches a decoder's results on disk, so that the No-train runs of a sweep generate only once.
 
-    A file of JSON for each call, FOLDER/ab/ab12....json, holds the tokens of all its prompts: which prompts are decoded
-    together can change a bfloat16 result, so a call is taken whole or made anew. Its name is the SHA-256 of all that
-    shapes them, of which `identity` is the model and how it decodes, without the `Decoding`. A file appears whole, with
-    a checksum; a damaged one is made again. Jobs that want the same one wait for the first to write it.
+    Each call has one JSON file, FOLDER/ab/ab12....json, with the tokens of all its prompts. A call is reused as a whole
+    or repeated, because batch composition can change a bfloat16 result. The file name is the SHA-256 of everything that
+    affects the result; `identity` describes the model and the engine's settings, without the `Decoding`. Files are
+    written atomically with a checksum, and a damaged file is made again. Concurrent jobs with the same call wait for
+    the first one.
     """
 
     def __init__(self, load: Callable[[], Any], identity: Mapping[str, Any], folder: Path) -> None:
@@ -113,7 +114,7 @@ class CachedDecoder:
 
     @cached_property
     def decoder(self) -> Any:
-        """The decoder, loaded for what is not kept yet."""
+        """The decoder, loaded only when a call is not in the cache."""
         return self._load()
 
     def generate(
@@ -124,7 +125,7 @@ class CachedDecoder:
         on_finished: Callable[[int], None] | None = None,
         caps: Sequence[int] = (),
     ) -> list[list[int]]:
-        """The tokens written to each prompt; see `Decoder.generate`."""
+        """Return the generated tokens of each prompt; see `Decoder.generate`."""
         chosen = {key: value for key, value in asdict(decoding).items() if value is not None}
         asked = {"alttrain": __version__, **self.identity, "decoding": chosen, "prompts": list(prompts)}
         if decoding.temperature:

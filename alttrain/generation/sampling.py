@@ -1,4 +1,4 @@
-"""The next token of each sequence from its logits: the likeliest, or one drawn from the nucleus."""
+"""Choose the next token of each sequence from its logits, greedily or by nucleus sampling."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ import torch
 from alttrain.generation.engine import Decoding
 
 BLOCK = 128
-"""Tokens of a block of the vocabulary: two searches of short rows are faster than one of a long row."""
+"""Vocabulary block size in tokens. Two searches over short rows are faster than one over a long row."""
 LIKELIEST = 128
-"""Tokens searched for the nucleus before a row's whole vocabulary is sorted."""
+"""Tokens searched for the nucleus before the whole vocabulary of a row is sorted."""
 
 
 class Sampler:
-    """Chooses next tokens, and remembers each slot's tokens where repetition is penalised."""
+    """Chooses next tokens. With a repetition penalty it also tracks the tokens of each slot."""
 
     def __init__(self, decoding: Decoding, slots: int, device: torch.device) -> None:
         self.decoding = decoding
@@ -22,7 +22,7 @@ class Sampler:
         self.seen: torch.Tensor | None = None  # (slots, vocabulary): tokens of prompt and response
 
     def see(self, slot: int, ids: list[int], vocabulary: int) -> None:
-        """Note a new sequence's tokens."""
+        """Register the tokens of a new sequence."""
         if self.decoding.repetition_penalty == 1.0:
             return
         if self.seen is None:
@@ -31,14 +31,14 @@ class Sampler:
         self.seen[slot, ids] = True
 
     def move(self, source: int, target: int) -> None:
-        """A sequence has changed its slot."""
+        """Move a sequence from slot `source` to slot `target`."""
         if self.seen is not None:
             self.seen[target] = self.seen[source]
 
     def sample(self, logits: torch.Tensor, draws: Sequence[float], first_slot: int) -> list[int]:
-        """The next token of each row of `logits` (rows, vocabulary); row i is of slot `first_slot + i`.
+        """Return the next token of each row of `logits` (rows, vocabulary). Row i belongs to slot `first_slot + i`.
 
-        `draws` holds a uniform number of [0, 1) for each row, and nothing where the temperature is 0.
+        `draws` holds a uniform number in [0, 1) per row; it is empty if the temperature is 0.
         """
         slots = slice(first_slot, first_slot + len(logits))
         if self.seen is not None:
@@ -57,7 +57,7 @@ class Sampler:
 
 
 def likeliest(logits: torch.Tensor) -> torch.Tensor:
-    """The first of the largest logits of each row, as `argmax` has it."""
+    """Return the index of each row's largest logit, the first one in a tie, like `argmax`."""
     rows, vocabulary = logits.shape
     if vocabulary % BLOCK:
         return logits.argmax(-1)
@@ -67,22 +67,23 @@ def likeliest(logits: torch.Tensor) -> torch.Tensor:
 
 
 def draw(logits: torch.Tensor, top_p: float, draws: torch.Tensor, top_k: int | None = None) -> torch.Tensor:
-    """A token of each row of `logits` (rows, vocabulary), by a uniform number of [0, 1) each.
+    """Sample one token per row of `logits` (rows, vocabulary), from a uniform number in [0, 1) per row (`draws`).
 
-    The nucleus is the fewest likeliest tokens whose probabilities reach `top_p` (Holtzman et al., 2020); among equally
-    likely tokens the first come first. It is taken from the `top_k` likeliest, whose probabilities are first scaled to
-    add up to 1, as in vLLM and transformers. The number picks by the inverse of the cumulative distribution.
+    The nucleus is the smallest set of most likely tokens whose probabilities reach `top_p` (Holtzman et al., 2020); in
+    a tie the lower token id comes first. With `top_k`, the nucleus is taken from the `top_k` most likely tokens after
+    their probabilities are rescaled to sum to 1, as in vLLM and transformers. Tokens are picked by the inverse
+    cumulative distribution.
     """
     probabilities = logits.softmax(-1)
     if top_p == 1.0 and top_k is None:  # all tokens, in the vocabulary's order
         tokens = torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
         return _pick(probabilities, tokens, torch.full_like(draws, logits.shape[-1], dtype=torch.long), draws)
     found, tokens = probabilities.topk(min(max(LIKELIEST, (top_k or 0) + 1), logits.shape[-1]), sorted=False)
-    tokens, order = tokens.sort(-1)  # so that a stable sort leaves equally likely tokens in the vocabulary's order
+    tokens, order = tokens.sort(-1)  # a stable sort then keeps ties in the order of token ids
     ordered, again = found.gather(-1, order).sort(dim=-1, descending=True, stable=True)
     sizes = _nucleus_sizes(ordered, top_p, top_k)
     picked = _pick(ordered, tokens.gather(-1, again), sizes, draws)
-    # the nucleus is whole where it ends before the last probability found: tokens that were not found may have that
+    # a nucleus that reaches the last probability found may be incomplete: other tokens may have the same one
     beyond = ordered.gather(-1, sizes[:, None] - 1) == ordered[:, -1:]
     if ordered.shape[-1] < logits.shape[-1] and beyond.any():
         rows = beyond[:, 0].nonzero()[:, 0]
@@ -100,7 +101,7 @@ def _nucleus_sizes(ordered: torch.Tensor, top_p: float, top_k: int | None) -> to
 
 
 def _pick(ordered: torch.Tensor, tokens: torch.Tensor, sizes: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """One of the first `sizes` tokens of each row, by their probabilities."""
+    """Return one of the first `sizes` tokens of each row, in proportion to their probabilities."""
     reached, last = ordered.cumsum(-1), sizes[:, None] - 1
     place = torch.searchsorted(reached, draws[:, None] * reached.gather(-1, last), right=True).minimum(last)
     return tokens.gather(-1, place)[:, 0]

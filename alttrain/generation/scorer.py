@@ -1,7 +1,7 @@
 """Next-token probabilities of many prompts under one causal language model, for judges. Imports torch.
 
-Prompts are packed into rows of up to `group_tokens` tokens, the longest first, without padding. A prompt's
-probabilities depend on its neighbours only by the rounding of matrix products.
+Prompts are packed into rows of up to `group_tokens` tokens, longest first, without padding. Batch composition changes a
+result only through the rounding of matrix products.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from alttrain.generation.engine import Decoding
 
 
 class TokenScorer:
-    """Scores, and writes a few tokens greedily, with one model and its tokenizer."""
+    """Computes next-token probabilities, and generates short texts greedily, with one model and its tokenizer."""
 
     def __init__(
         self, model: Any, tokenizer: Any, device: str, group_tokens: int = PREFILL_TOKENS, slots: int = 32
@@ -34,7 +34,11 @@ class TokenScorer:
         self._special = sorted(special, key=len, reverse=True)
 
     def chat(self, said: Sequence[tuple[str, str]], content: Literal["text", "parts"] = "text", **options: Any) -> str:
-        """The text of (role, text) messages in the model's own chat template, up to where the model writes."""
+        """Return the (role, text) messages rendered in the model's chat template, up to where the model's turn begins.
+
+        `content` says whether the template takes a message as a string ("text") or as a list of parts ("parts"). Raises
+        ValueError if there is no chat template, or if it leaves out a message.
+        """
         if self.tokenizer.chat_template is None:
             raise ValueError(f"{self.tokenizer.name_or_path}: the tokenizer has no chat template")
         plain = [(role, self.plain(text)) for role, text in said]
@@ -53,41 +57,44 @@ class TokenScorer:
         return rendered
 
     def plain(self, text: str) -> str:
-        """The text with special tokens broken up by a blank after their first character."""
+        """Return the text with every special token disabled by a space after its first character."""
         for token in self._special:
             if token in text:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text that already holds its special tokens."""
+        """Return the token ids of a text that already contains its special tokens."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def first_token(self, before: str, answer: str) -> int | None:
-        """The token that `answer` begins with after `before`; None where tokens cross the seam."""
+        """Return the first token of `answer` when it follows `before`, or None if a token spans the two."""
         start, whole = self.encode(before), self.encode(before + answer)
         return whole[len(start)] if whole[: len(start)] == start and len(whole) > len(start) else None
 
     def log_probabilities(self, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """(numbers of a group of prompts, their next tokens' log-probabilities (prompts, vocabulary) in float32)."""
+        """Yield (indices of a group of prompts, next-token log-probabilities (prompts, vocabulary) in float32)."""
         for group in self._groups(prompts):
             yield group, self._forward([prompts[number] for number in group])
 
     def next_token(self, prompts: Sequence[list[int]], tokens: Sequence[int]) -> Iterator[tuple[int, list[float]]]:
-        """(prompt's number, the probability of each of `tokens`), group by group."""
+        """Yield (index of a prompt, the probabilities of `tokens` as its next token), group by group."""
         for group, logs in self.log_probabilities(prompts):
             chosen = logs[:, list(tokens)].exp().tolist()
             yield from zip(group, chosen, strict=True)
 
     def write(self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False) -> list[str]:
-        """What the model writes after each prompt, greedily; with its special tokens where these are `special`."""
+        """Return the greedy continuation of each prompt. Special tokens are kept if `special` is set."""
         decoder = Decoder(self.model, self.tokenizer.eos_token_id, self.slots, self.device)
         written = decoder.generate(prompts, Decoding(max_new_tokens))
         return [self.tokenizer.decode(ids, skip_special_tokens=not special) for ids in written]
 
     def _groups(self, prompts: Sequence[list[int]]) -> Iterator[list[int]]:
-        """Numbers of prompts that go into one row: the longest first, so that too little memory shows at once."""
+        """Yield the indices of the prompts of each row, longest first, so that running out of memory shows at once.
+
+        Raises ValueError if a prompt is empty or longer than the model's context.
+        """
         group: list[int] = []
         tokens = 0
         for number in sorted(range(len(prompts)), key=lambda number: -len(prompts[number])):
@@ -116,7 +123,10 @@ class TokenScorer:
 
 
 class WritingScorer(TokenScorer):
-    """For a model with attention sinks (gpt-oss), which packed attention lacks: it only writes, by transformers."""
+    """A scorer that only generates, through transformers, for models with attention sinks (gpt-oss).
+
+    Packed attention does not support sinks.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, device: str, slots: int = 8) -> None:
         super().__init__(model, tokenizer, device, slots=slots)
@@ -124,11 +134,11 @@ class WritingScorer(TokenScorer):
         model.set_attn_implementation("eager")
 
     def log_probabilities(self, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Raise ValueError: packed attention would leave the sinks out."""
+        """Raise ValueError: packed attention would ignore the sinks."""
         raise ValueError(f"{self.tokenizer.name_or_path}: this model's probabilities cannot be read, only its text")
 
     def write(self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False) -> list[str]:
-        """What the model writes after each prompt, greedily, batch by batch with the padding on the left."""
+        """Return the greedy continuation of each prompt, in left-padded batches of `slots` prompts."""
         written = []
         for start in range(0, len(prompts), self.slots):
             batch = prompts[start : start + self.slots]
@@ -150,11 +160,11 @@ class WritingScorer(TokenScorer):
 
 
 LLAMA4_CHUNK = 8192
-"""Tokens that Llama 4's layers see at once, which Llama Guard 4's config leaves out (Llama 4's own have it)."""
+"""Attention chunk size of Llama 4, in tokens. Llama Guard 4's config omits it; Llama 4's own configs have it."""
 
 
 def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:
-    """The model and tokenizer of a folder that transformers can load from. `dtype` is a config's name of one."""
+    """Load the model and tokenizer from a folder in transformers' format. `dtype` is a config's dtype name."""
     from alttrain.backbone.source import Weights
     from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer
 

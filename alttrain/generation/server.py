@@ -1,10 +1,10 @@
-"""The engine that is a server with OpenAI's completions: vLLM, SGLang, llama.cpp, `transformers serve`.
+"""The engine for a server with OpenAI's completions API: vLLM, SGLang, llama.cpp, `transformers serve`.
 
-Prompts go as tokens where the server takes them (`api: tokens`), so that it sees, id for id, what was trained on. Else
-they go as rendered text (`api: text`), less the beginning token where the server's tokenizer adds one: there is exactly
-one. The server's tokenizer cannot tell who wrote a special token, so those that somebody said are broken by a blank. An
-adapter is a model name of its own on the server (vLLM's multi-LoRA), so the backbone and all adapters of a sweep share
-one server; vLLM can be told to load it. How the server is asked again is in `alttrain.llm`.
+With `api: tokens`, prompts are sent as token ids, so the model sees exactly the ids used in training. With `api: text`,
+they are sent as rendered text, without the beginning token if the server's tokenizer adds it. The server's tokenizer
+cannot tell the template's special tokens from those in a user's text, so the latter are disabled by a space. An adapter
+is a separate model name on the server (vLLM's multi-LoRA), so one server serves the backbone and all adapters of a
+sweep; vLLM can load an adapter on request. `alttrain.llm` implements retries.
 """
 
 import logging
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOAD_TIMEOUT_S = 300.0
-"""Seconds that loading an adapter may take the server."""
+"""Seconds a server may take to load an adapter."""
 
 
 @dataclass(frozen=True)
 class Server(ServerSettings, EngineConfig):
-    """A server that runs already.
+    """A server that is already running.
 
-    `model_name` is the backbone's name there. `adapter_name` is the trained adapter's ("{run}" is the run's name);
-    with `loads_adapters` the server is told to load it, which vLLM does where VLLM_ALLOW_RUNTIME_LORA_UPDATING is set.
-    `chunk` prompts are handed over at a time.
+    `model_name` is the backbone's name on the server, `adapter_name` the trained adapter's ("{run}" is the run's name).
+    With `loads_adapters` the server is asked to load the adapter; vLLM must run with VLLM_ALLOW_RUNTIME_LORA_UPDATING
+    set. `chunk` is the number of prompts passed to the engine per call.
     """
 
     adapter_name: Annotated[str, MinLen(1)] = "{run}"
@@ -48,13 +48,16 @@ class Server(ServerSettings, EngineConfig):
     where: ClassVar[str] = "generation"
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
-        """Raise ValueError where its key is not in the environment, or the protocol wants the weights quantised."""
+        """Raise ValueError if the API key is not in the environment or the protocol asks for quantised weights."""
         super().check(quantization, gpu)
         self.key()
 
     @contextmanager
     def start(self, model: Model) -> Iterator["ServerEngine"]:
-        """Ask for the backbone, or for what a run trained. Raises ValueError where the server does not have it."""
+        """Yield an engine for the backbone or the trained model. With `loads_adapters` the adapter is loaded first.
+
+        Raises ValueError if the server does not load it.
+        """
         trained = model.adapter or model.trained
         name = self.adapter_name.replace("{run}", model.run) if trained else self.model_name
         if model.adapter and self.loads_adapters:
@@ -63,7 +66,7 @@ class Server(ServerSettings, EngineConfig):
 
 
 class ServerEngine:
-    """Asks one model of a server."""
+    """Generates with one model of a server."""
 
     streams = True
 
@@ -81,7 +84,7 @@ class ServerEngine:
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        """Answers as they come."""
+        """Yield results as they arrive."""
         requests = ((str(number), prompt) for number, prompt in enumerate(prompts))
 
         async def send(client: "AsyncOpenAI", prompt: Prompt) -> Any:
@@ -120,7 +123,7 @@ class ServerEngine:
             completion = json_of(body)
             choices, served = completion["choices"], completion.get("model")
             text, finish = choices[0]["text"], choices[0]["finish_reason"]
-            text.encode()  # half a surrogate pair is no text
+            text.encode()  # fails on a lone surrogate
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return FailedTry("the server's answer is no completion", "outage")
         if completion.get("error"):
@@ -135,7 +138,7 @@ class ServerEngine:
         return Written(text.removesuffix(self.renderer.backbone.template.end), finish)
 
     def _notice(self, served: object) -> None:
-        """Warn once of each other model than was asked for, such as a backbone without its adapter."""
+        """Warn, once per name, if another model than requested answers, such as the backbone without its adapter."""
         name = word(served)
         if name not in self._told and is_other_model(name, self.model):
             log.warning(
@@ -147,7 +150,7 @@ class ServerEngine:
 
 
 def _load_adapter(server: Server, name: str, adapter: Path) -> None:
-    """Have the server load an adapter under a name, unless it has it. Raises ValueError where it does not."""
+    """Ask the server to load an adapter under `name`, unless it already has it. Raises ValueError on failure."""
     import httpx
 
     headers = {"Authorization": f"Bearer {server.key()}"}

@@ -1,7 +1,7 @@
-"""The engine that is a server process, started for a stage, waited for, and always ended: `generation=vllm`.
+"""The engine that starts a server process for a stage and always stops it: `generation=vllm`.
 
-Its output goes to server.log in the run's folder. It is a process group of its own, which ends with the stage, on any
-exception, and with this process, however that ends: a server that outlives its run would hold the GPU.
+The server writes to server.log in the run's folder. It runs in its own process group and is stopped with the stage, on
+any exception, and when this process is killed (on Linux), since a leftover server would keep holding the GPU.
 """
 
 import ctypes
@@ -29,18 +29,19 @@ from alttrain.generation.server import Server, ServerEngine
 log = logging.getLogger(__name__)
 
 ENDING_S = 15.0
-"""Seconds a server has to end by itself."""
+"""Seconds a server has to stop after SIGTERM."""
 TOLD_LINES = 5
-"""Lines of its output in an error."""
+"""Lines of the server's output shown in an error."""
 
 
 @dataclass(frozen=True)
 class ChildServer(EngineConfig):
-    """Starts `command`, followed by `with_adapter` where there is an adapter, and asks it as `server` says.
+    """Starts `command`, plus `with_adapter` if there is an adapter, and sends it requests as `server` says.
 
-    In the words, and in the server's `model_name`, {model} is the folder of the weights, {name} what the model is
-    called, {port} a free port, {run} the run's name and {adapter} its adapter's folder. `health` is the path that
-    answers 200 when the server is ready, within `start_s` seconds. `environment` is added to this process's.
+    In these and in the server's `model_name`, {model} is the folder of the weights, {name} the model's name, {port} a
+    free port, {run} the run's name and {adapter} the adapter's folder. `health` is the path that answers 200 once the
+    server is ready, which must be within `start_s` seconds. `environment` is added to this process's environment
+    variables.
     """
 
     server: Server
@@ -52,18 +53,18 @@ class ChildServer(EngineConfig):
 
     @property
     def chunk(self) -> int:
-        """The server's."""
+        """The `chunk` of `server`."""
         return self.server.chunk
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
-        """Raise ValueError where there is no such program, or the protocol wants the weights quantised."""
+        """Raise ValueError if the program is missing or the protocol asks for quantised weights."""
         super().check(quantization, gpu)
         if shutil.which(self._program()) is None:
             raise ValueError(self._not_started("there is no such program"))
 
     @contextmanager
     def start(self, model: Model) -> Iterator[ServerEngine]:
-        """Start the server and end it. Raises ValueError, with its log's end, where it does not come up."""
+        """Start the server; it stops with the context. Raises ValueError with the end of its log on failure."""
         if model.adapter and not self.with_adapter:
             raise ValueError(
                 f"generation.with_adapter=[]: {self.command[0]} serves no adapters; choose generation=in_process, or "
@@ -99,7 +100,7 @@ class ChildServer(EngineConfig):
             end(child)
 
     def _program(self) -> str:
-        """The program as it is, or that of this environment where it is not on the PATH."""
+        """Return the program's name; if it is not on the PATH, its path in this Python environment."""
         own = Path(sys.executable).parent / self.command[0]
         return str(own) if shutil.which(self.command[0]) is None and own.exists() else self.command[0]
 
@@ -125,7 +126,7 @@ class ChildServer(EngineConfig):
 
 
 def end(child: "subprocess.Popen[Any]") -> None:
-    """End a process group: politely, and after a while not."""
+    """Stop a process group with SIGTERM, and with SIGKILL if that takes longer than `ENDING_S` seconds."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(child.pid, number)
@@ -140,7 +141,7 @@ def _filled(word: str, words: Mapping[str, str]) -> str:
 
 
 def _end_with_parent() -> None:
-    """In the child, before it becomes the server: be ended when the parent is killed (Linux)."""
+    """Run in the child before exec: have the kernel send SIGTERM to it when the parent dies (Linux only)."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # of linux/prctl.h
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -1,6 +1,6 @@
-"""The engine that is vLLM in this process, where it is installed: continuous batching and paged memory on a GPU.
+"""The engine that runs vLLM in this process, if it is installed: continuous batching and paged memory on a GPU.
 
-The adapter stays beside the weights, as vLLM has it; results differ from merged ones by rounding.
+vLLM applies the adapter separately from the weights. Results differ from those of merged weights by rounding.
 """
 
 import importlib.util
@@ -20,7 +20,10 @@ ABSENT = "generation=vllm_in_process needs vLLM: pip install 'alttrain[vllm]', o
 
 @dataclass(frozen=True)
 class InProcessVllm(EngineConfig):
-    """`memory_share` of the GPU is vLLM's, `max_lora_rank` bounds adapters, `options` go to vllm.LLM as they are."""
+    """vLLM may use the share `memory_share` of the GPU's memory. `max_lora_rank` limits an adapter's rank.
+
+    `options` are passed to vllm.LLM unchanged.
+    """
 
     memory_share: Annotated[float, Gt(0), Le(1)] = 0.9
     max_lora_rank: Annotated[int, Gt(0)] = 64
@@ -28,14 +31,14 @@ class InProcessVllm(EngineConfig):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
-        """Raise ValueError where vLLM is not installed, or the protocol wants the weights quantised."""
+        """Raise ValueError if vLLM is not installed or the protocol asks for quantised weights."""
         super().check(quantization, gpu)
         if importlib.util.find_spec("vllm") is None:
             raise ValueError(ABSENT)
 
     @contextmanager
     def start(self, model: Model) -> Iterator["VllmEngine"]:
-        """Load the model. Raises ValueError where vLLM is not installed."""
+        """Load the model. Raises ValueError if vLLM is not installed."""
         try:
             from vllm import LLM
             from vllm.lora.request import LoRARequest
@@ -55,7 +58,7 @@ class InProcessVllm(EngineConfig):
 
 @dataclass(frozen=True)
 class VllmEngine:
-    """Writes through a loaded vllm.LLM."""
+    """An engine around a loaded vllm.LLM."""
 
     loaded: Any
     adapter: Any
@@ -66,7 +69,7 @@ class VllmEngine:
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        """All answers, in the prompts' order."""
+        """Yield all results, in the order of the prompts."""
         from vllm import SamplingParams
 
         sampled = decoding.temperature > 0

@@ -1,12 +1,12 @@
-"""Example -> Example: reasoning structures, the sources of their steps, and the parsers that invert them.
+"""Rewrites training examples into reasoning structures, and parses thoughts back into steps.
 
 - `AltTrain`, `Plain`, `SafePath`, `ThinkSafe`, `PromptSide`, `Untouched`: the structures (see `structures`)
-- `TraceUnderstanding`  an understanding from the row's own trace; `Restatement`, one for prompts without a trace
-- `TemplateTeacher`     an assessment from the prompt's label and category (see `teachers` for the others)
+- `TraceUnderstanding`  takes an understanding from the row's trace; `Restatement` restates prompts without a trace
+- `TemplateTeacher`     writes assessments from the prompt's label and category (see `teachers` for the others)
 - `SelfTrace`           how the backbone is asked for the original trace and answer of a prompt
-- `read`, `parse`       any model's thought -> what it holds, and its segments
+- `read`, `parse`       split any model's thought into steps
 
-Structures are pure and deterministic: a wording is chosen by hashing the example's id with the seed. No torch.
+Structures are pure and deterministic: wordings are chosen by hashing the example's id with the seed. No torch.
 """
 
 from alttrain.rewrite.original import (

@@ -1,7 +1,7 @@
-"""Original traces and answers that the untrained backbone writes where the dataset has none.
+"""Original traces and answers, written by the untrained backbone where the dataset has none.
 
-`SelfTrace` says how the backbone is asked and how its reply is read. The stage keeps each reply as an `Original` in
-traces.jsonl, cached by content, and asks only once.
+`SelfTrace` configures how the backbone is asked and how its reply is used. The rewrite stage stores each reply as an
+`Original` in traces.jsonl, cached by content, so that each prompt is asked only once.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from alttrain.records import Example, Segment
 from alttrain.rewrite.parser import render
 
 SLOT = "{prompt}"
-"""The place of the user's message in a form."""
+"""The placeholder for the user's message in a form."""
 CUT = "the backbone's answer did not end within the cap"
 THOUGHT_CUT = "the backbone's thought did not end within the cap"
 ANSWER_CUT = "the backbone's answer was cut after its last whole sentence within the cap"
@@ -29,9 +29,10 @@ _NUMBERED = re.compile(r"\W*(?:\d{1,3}|[A-Za-z])[.)]")
 
 @dataclass(frozen=True)
 class Original:
-    """What the backbone wrote for one prompt: `ended` by itself, its thought `closed` within the cap of tokens.
+    """The backbone's reply to one prompt.
 
-    `checksum` is as a generation's.
+    `ended` says whether it stopped by itself, `closed` whether its thought closed within the token limit. `checksum` is
+    computed as for a generation.
     """
 
     id: str
@@ -44,19 +45,19 @@ class Original:
 
 @dataclass(frozen=True)
 class SelfTrace:
-    """How the untrained backbone is asked for the trace and the answer of a prompt.
+    """How the untrained backbone is asked for the trace and answer of a prompt.
 
-    A backbone that reasons writes both. One that does not writes only an answer; its trace is `opening`, followed by
-    the answer's first sentence if that has at most `draft_words` words, so that thought and answer agree.
+    A reasoning backbone writes both. A backbone without reasoning writes only an answer. Its trace is then `opening`,
+    followed by the answer's first sentence if that has at most `draft_words` words, so that thought and answer agree.
 
-    - `tokens`          cap on new tokens. An answer that does not end within it is dropped, or with `keep_sentences`
-                        cut after its last whole sentence
-    - `keep_refusals`   keep refusals of benign prompts, which are dropped otherwise
+    - `tokens`          limit on new tokens. A longer answer is dropped, or with `keep_sentences` cut after its last
+                        complete sentence
+    - `keep_refusals`   keep refusals of benign prompts, which are otherwise dropped
     - `temperature`     0 is greedy
-    - `harmful_form`    a text with {prompt} in it, in which a harmful prompt is asked
-    - `chunk`           prompts that are generated and stored together, so that a kill loses one chunk; None: all
+    - `harmful_form`    a text containing {prompt}, in which harmful prompts are asked
+    - `chunk`           prompts generated and stored together, so that a kill loses one chunk; None: all
 
-    Raises ValueError where `harmful_form` does not have the slot once.
+    Raises ValueError unless `harmful_form` contains the placeholder exactly once.
     """
 
     tokens: Annotated[int, Gt(0)]
@@ -78,11 +79,11 @@ class SelfTrace:
             )
 
     def asked(self, example: Example) -> str:
-        """The user's message as it is put to the backbone."""
+        """Return the user's message as it is sent to the backbone."""
         return self.harmful_form.replace(SLOT, example.prompt) if example.label == "harmful" else example.prompt
 
     def trace(self, answer: str) -> str:
-        """The trace of a backbone that does not reason, from its answer."""
+        """Return the trace of a backbone without reasoning, given its answer."""
         line = answer.strip().split("\n")[0]
         start, end = next(sentences(line), (0, 0))
         drafts = _is_whole(line[start:end]) and len(line[start:end].split()) <= self.draft_words
@@ -90,24 +91,24 @@ class SelfTrace:
 
 
 def original_for(untrained_thought: str, reasoning: SelfTrace, short: SelfTrace) -> SelfTrace:
-    """`reasoning` for a backbone that reasons by itself (`untrained_thought` is "open"), `short` for another."""
+    """Return `reasoning` if the backbone reasons by itself (`untrained_thought` is "open"), otherwise `short`."""
     return reasoning if untrained_thought == "open" else short
 
 
 def whole_sentences(answer: str) -> str:
-    """An answer up to its last whole sentence; "" where there is none, or where a code block stays open."""
-    answer = re.sub(r"\d\.\Z", "", answer.rstrip())  # the cap may have cut a number at its point
+    """Return an answer up to its last complete sentence; "" if there is none, or if a code block stays open."""
+    answer = re.sub(r"\d\.\Z", "", answer.rstrip())  # the limit may have cut a decimal number at its point
     cut = answer[: max((end for start, end in sentences(answer) if _is_whole(answer[start:end])), default=0)].strip()
     return "" if cut.count("```") % 2 else cut
 
 
 def _is_whole(sentence: str) -> bool:
-    """Whether a sentence ends with an end mark, and is more than the number of a list's item."""
+    """Return whether a sentence ends with an end mark and is more than a list number."""
     return bool(_ENDED.search(sentence)) and not _NUMBERED.fullmatch(sentence)
 
 
 def trace_hash(example: Example) -> str:
-    """The hash of an example's thought and answer, for `Example.trace_hash`; "" where it has neither."""
+    """Return the hash of an example's thought and answer, for `Example.trace_hash`; "" if it has neither."""
     if not example.thought and not example.answer:
         return ""
     original = json.dumps([render(example.thought), example.answer], ensure_ascii=False)
@@ -121,10 +122,10 @@ def with_original(
     keep_sentences: bool = False,
     origin: str = "backbone",
 ) -> tuple[Example | None, str]:
-    """(the example with the backbone's thought and answer, ""), or (None, the reason why it cannot be used).
+    """Return (the example with the backbone's thought and answer, ""), or (None, the reason it cannot be used).
 
-    `is_refusal(answer, prompt)` is a refusal judge. With `keep_sentences` a cut answer is used and the reason says so.
-    `origin` is that of the thought, "trace:backbone" where the backbone reasoned by itself.
+    `is_refusal(answer, prompt)` is a refusal judge. With `keep_sentences` a cut answer is used, and the reason says so.
+    `origin` is the origin of the thought; it is "trace:backbone" if the backbone reasoned by itself.
     """
     answer, reason = original.answer.strip(), ""
     if not original.closed:

@@ -1,9 +1,9 @@
 """Segments of a thought -> text (`render`), and text -> segments (`read`).
 
-`read` finds the steps of any model's thought by what its sentences say (`alttrain.english`): the sentence that assesses
-the request, wherever it is; the understanding, one or a few sentences that say what the user wants; and the rest, a
-`refusal` where the thought decides to refuse, else `reasoning`. For a thought that a structure rendered, the
-structure's own `parse` is the exact inverse.
+`read` finds the steps in any model's thought from what its sentences say (`alttrain.english`): the assessment, which is
+one sentence anywhere; the understanding, one or a few sentences that say what the user wants; and the rest, a `refusal`
+if the thought decides to refuse, else `reasoning`. For a thought that a structure rendered, the structure's own `parse`
+is the exact inverse.
 """
 
 import re
@@ -20,29 +20,29 @@ LIKELY = 0.5
 """Probability from which a sentence counts as saying something."""
 _SURE = 0.6
 _BEFORE_AN_ASSESSMENT = 0.1
-"""Threshold for an understanding that is the only sentence, and a paragraph, before the assessment."""
+"""Threshold for an understanding that is the only sentence before the assessment and a paragraph of its own."""
 _REFUSING_CALLS_IT_HARMFUL = 0.06
 _NOT_REFUSING_CALLS_IT_HARMLESS = 0.12
-"""Thresholds for the likeliest assessment in a thought that decides accordingly."""
+"""Thresholds for the most likely assessment in a thought whose decision agrees with it."""
 _OPENING = 2
-"""An assessment that is a paragraph of its own among the first so many is the thought's, whatever follows."""
+"""An assessment that is a paragraph of its own within this many first paragraphs is the thought's, whatever follows."""
 _OPENING_WORDS = (
     "okay ok alright all right hmm hm so well now first wait let me i see think start look at why have "
     "got need to about this the problem request here"
 )
-"""A sentence of only these words is no step."""
+"""A sentence with only these words is not a step."""
 _OPENERS = frozenset(_OPENING_WORDS.split())
 _STOPS_WITHIN = 50
-"""Words after an assessment up to which an understanding may follow it; a longer rest is a trace."""
+"""An understanding may follow an assessment if at most this many words follow it; a longer rest is a trace."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a thought holds.
+    """What a thought contains.
 
-    - `segments`    in the order of the text, without empty openings such as "Hmm."
-    - `verdict`     what the assessment says of the request; None where there is no assessment
-    - `position`    characters before the assessment
+    - `segments`    in text order, without empty openings such as "Hmm."
+    - `verdict`     the assessment's verdict on the request; None without an assessment
+    - `position`    number of characters before the assessment
     - `refuses`     whether the thought decides to refuse
     - `recognised`  whether any sentence says that the request is harmful
     - `opening`     whether a sentence of the first paragraph says what the user wants
@@ -57,17 +57,17 @@ class Reading:
 
 
 def render(segments: Sequence[Segment]) -> str:
-    """The text of a thought: its segments joined by blank lines."""
+    """Return the text of a thought: its segments joined by blank lines."""
     return SEPARATOR.join(segment.text for segment in segments)
 
 
 def parse(thought: str) -> tuple[Segment, ...]:
-    """The segments of a thought in the order of the text."""
+    """Return the segments of a thought in text order."""
     return read(thought).segments
 
 
 def read(thought: str, said: Sequence[Said] | None = None) -> Reading:
-    """What a thought holds. `said` are its sentences as another model read them; by default `says` reads them."""
+    """Return what a thought contains. `said` are its sentences as read by another model; the default is `says`."""
     said = says(thought) if said is None else said
     at, label, refused = _conclude(thought, said)
     if at is None:
@@ -83,7 +83,7 @@ def read(thought: str, said: Sequence[Said] | None = None) -> Reading:
 
 
 def verdict(sentence: str) -> Label | None:
-    """What a text that is read by itself says of the request, or None where it assesses nothing."""
+    """Return the verdict of a single text on the request, or None if it assesses nothing."""
     found = [one for one in says(sentence) if max(one.harmful, one.harmless) >= LIKELY]
     if not found:
         return None
@@ -92,23 +92,23 @@ def verdict(sentence: str) -> Label | None:
 
 
 def is_understanding(text: str) -> bool:
-    """Whether some sentence of a text says what the user wants or what the problem asks."""
+    """Return whether a sentence of a text says what the user wants or what the problem asks."""
     return any(one.understanding >= LIKELY for one in says(text))
 
 
 def refuses(text: str) -> bool:
-    """Whether a text decides to refuse."""
+    """Return whether a text decides to refuse."""
     return _decides_to_refuse(says(text))
 
 
 def _decides_to_refuse(said: Sequence[Said]) -> bool:
-    """Whether the last sentence that decides anything refuses."""
+    """Return whether the last sentence that decides anything refuses."""
     deciding = [one for one in said if max(one.refusal, one.going_on) >= LIKELY]
     return bool(deciding) and deciding[-1].refusal >= deciding[-1].going_on
 
 
 def _conclude(thought: str, said: Sequence[Said]) -> tuple[int | None, Label | None, bool]:
-    """(index of the assessing sentence, what it says, whether the thought refuses)."""
+    """Return (index of the assessing sentence, its verdict, whether the thought refuses)."""
     may_assess = [n for n, one in enumerate(said) if n or one.understanding < LIKELY]
     if not may_assess:
         return None, None, _decides_to_refuse(said)
@@ -120,7 +120,7 @@ def _conclude(thought: str, said: Sequence[Said]) -> tuple[int | None, Label | N
             break
     bad, good = said[harmful].harmful, said[harmless].harmless
     refused = _decides_to_refuse(said)
-    if not refused and bad >= LIKELY:  # a thought that calls it harmful and refuses anywhere does not go on after all
+    if not refused and bad >= LIKELY:  # calling it harmful and refusing anywhere counts as refusing
         refused = any(one.refusal >= LIKELY for one in said)
     if refused and bad >= _REFUSING_CALLS_IT_HARMFUL and good < _SURE:
         return harmful, "harmful", True
@@ -130,7 +130,7 @@ def _conclude(thought: str, said: Sequence[Said]) -> tuple[int | None, Label | N
 
 
 def _alone_in_the_opening(thought: str, said: Sequence[Said]) -> Iterator[int]:
-    """Indices of the sentences that are a whole paragraph, among the first paragraphs."""
+    """Yield the indices of sentences that are a whole paragraph, within the first `_OPENING` paragraphs."""
     paragraph = 0
     for number, one in enumerate(said):
         begins = number == 0 or _parted(thought, said[number - 1], one)
@@ -142,7 +142,7 @@ def _alone_in_the_opening(thought: str, said: Sequence[Said]) -> Iterator[int]:
 
 
 def _assessed(thought: str, said: Sequence[Said], at: int, refused: bool) -> Iterator[Segment]:
-    """The segments of a thought with an assessing sentence."""
+    """Yield the segments of a thought with an assessment, which is sentence `at`."""
     own, before, after = said[at], said[:at], said[at + 1 :]
     understood = False
     likely = _BEFORE_AN_ASSESSMENT if len(before) == 1 and _parted(thought, before[0], own) else LIKELY
@@ -165,7 +165,7 @@ def _assessed(thought: str, said: Sequence[Said], at: int, refused: bool) -> Ite
 def _around_understanding(
     thought: str, said: Sequence[Said], end: int, refused: bool, likely: float = LIKELY
 ) -> Iterator[Segment]:
-    """The understanding in thought[:end], whose sentences are `said`, and the reasoning on either side of it."""
+    """Yield the understanding in thought[:end], whose sentences are `said`, and the text before and after it."""
     first = next((n for n, one in enumerate(said) if _says_what_is_wanted(one, likely)), None)
     if first is None:
         if any(not _says_nothing(thought[one.start : one.end]) for one in said):
@@ -191,19 +191,19 @@ def _says_what_is_wanted(one: Said, likely: float = LIKELY) -> bool:
 
 
 def _parted(thought: str, one: Said, following: Said) -> bool:
-    """Whether a blank line is between two sentences."""
+    """Return whether there is a blank line between two sentences."""
     return SEPARATOR in thought[one.end : following.start]
 
 
 def _belongs(thought: str, one: Said) -> bool:
-    """Whether a sentence belongs to the understanding before it: it adds to it, says nothing, or ends a quotation."""
+    """Return whether a sentence continues the understanding: it adds to it, says nothing, or ends a quotation."""
     sentence = thought[one.start : one.end]
     mark = sentence.find('"')
     return _says_what_is_wanted(one) or _says_nothing(sentence) or (mark > 0 and not sentence[mark - 1].isspace())
 
 
 def _says_nothing(sentence: str) -> bool:
-    """Whether a sentence only opens a thought ("Hmm.", "Let me see.")."""
+    """Return whether a sentence only opens a thought ("Hmm.", "Let me see.")."""
     return _OPENERS.issuperset(re.findall(r"\w+", sentence.lower()))
 
 

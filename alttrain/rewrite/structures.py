@@ -1,14 +1,14 @@
-"""Reasoning structures: each turns an Example into the Example to train on, or rejects it with a reason.
+"""Reasoning structures. Each turns an example into the example to train on, or rejects it with a reason.
 
 - `AltTrain`    understanding, assessment, then refuse or reason (In et al., ACL 2026); each step can be switched off
 - `Plain`       original traces and answers: the control on the same prompts, and the rows of published sets
 - `SafePath`    a fixed primer that opens the thought
 - `ThinkSafe`   the backbone's own thoughts and answers, filtered by a guard
 - `PromptSide`  no training: a system prompt, a form around the user's message, or turns before it
-- `Untouched`   the examples as they are
+- `Untouched`   the examples unchanged
 
-Structures are pure and deterministic. The rewrite stage supplies the originals that a structure needs (`continues`) and
-the assessments of its `teacher`. `parse` is the exact inverse of rendering what the structure rewrote.
+Structures are pure and deterministic. The rewrite stage supplies the originals of the labels in `continues`, and the
+assessments of the `teacher`. `parse` is the exact inverse of rendering what the structure wrote.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,9 +26,9 @@ from alttrain.rewrite.wording import REPHRASED_STOPS, STOPS, choose, refusal
 
 Share = Annotated[float, Ge(0), Le(1)]
 Traces = Literal["dataset", "backbone"]
-"""Whose traces are rewritten: the dataset's where it has one, or always the backbone's."""
+"""Which traces are rewritten: the dataset's if it has one, or always the backbone's."""
 StepSwitch = Literal["understanding", "assessment", "reasoning"]
-"""A step that can be dropped or moved. `reasoning` is conditional: for a harmful example it is a refusal."""
+"""A step that can be dropped or moved. For a harmful example, `reasoning` is a refusal."""
 
 
 class Guard(Protocol):
@@ -43,19 +43,19 @@ class Guard(Protocol):
 
 
 class Structure(Protocol):
-    """A reasoning structure. The defaults: no teacher, no originals, the prompt as the user wrote it.
+    """A reasoning structure. By default it has no teacher and no originals, and leaves the prompt unchanged.
 
     - `name`         the structure's part of the run's name
     - `continues`    labels whose examples need an original trace and answer
     - `original`     how the backbone is asked for originals that the dataset lacks
-    - `traces`       "backbone": ask even where the dataset has a trace
-    - `may_lose`     share of a label's rows that may be dropped before a run stops
-    - `guard`        judge that filters what the backbone wrote
-    - `teacher`      who writes the assessments; None where the structure has none
-    - `understander` who writes understandings for rows without a trace; None where a rule does
-    - `system`       system prompt of the structure; None keeps the backbone's
-    - `prompt_form`  a text with {prompt} in it, in which the user's message is asked
-    - `before`       turns that are asked before the user's message; the model answers each
+    - `traces`       "backbone": ask even if the dataset has a trace
+    - `may_lose`     maximum share of a label's rows that may be dropped before a run stops
+    - `guard`        judge that filters the backbone's originals
+    - `teacher`      writes the assessments; None if the structure has none
+    - `understander` writes understandings for rows without a trace; None uses a rule
+    - `system`       the structure's system prompt; None keeps the backbone's
+    - `prompt_form`  a text containing {prompt}, in which the user's message is asked
+    - `before`       turns asked before the user's message; the model answers each
     """
 
     name: str
@@ -71,29 +71,33 @@ class Structure(Protocol):
     before: Sequence[str] = ()
 
     def prompt(self, message: str) -> str:
-        """The user's message as the model is asked it."""
+        """Return the user's message as the model gets it."""
         return self.prompt_form.replace(SLOT, message)
 
     def turns_before(self, message: str) -> tuple[str, ...]:
-        """The turns that the model is asked before the user's message."""
+        """Return the turns that the model gets before the user's message."""
         return tuple(turn.replace(SLOT, message) for turn in self.before)
 
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """The example to train on, with the teacher's assessment and the understander's understanding where they exist.
+        """Return the example to train on; by default the example itself.
 
-        The `trace_hash` of the result is that of the original thought and answer. By default the example itself.
+        `assessment` is the teacher's and `understanding` the understander's, if there is one. The result's `trace_hash`
+        is that of the original thought and answer.
         """
         return replace(example, trace_hash=trace_hash(example))
 
     def parse(self, thought: str) -> tuple[Segment, ...]:
-        """The segments of a thought that this structure rendered, without origins. By default all is reasoning."""
+        """Return the segments of a thought that this structure rendered, with origin "parsed".
+
+        By default all is reasoning.
+        """
         return (Segment("reasoning", thought, "parsed"),) if thought else ()
 
 
 def lacks_original(structure: Structure, example: Example) -> bool:
-    """Whether the backbone is asked for this example's trace and answer."""
+    """Return whether the backbone is asked for this example's trace and answer."""
     return example.label in structure.continues and (structure.traces == "backbone" or not example.thought)
 
 
@@ -103,14 +107,14 @@ class AltTrain(Structure):
 
     - `understanding`  where the understanding of a row comes from
     - `understander`   a model that writes the understandings of rows without a trace, instead of a rule
-    - `teacher`        who writes the assessment
+    - `teacher`        writes the assessment
     - `original`       how the backbone is asked for originals of the labels in `continues`
-    - `steps`          the steps in their order. A dropped step leaves the others unchanged, byte for byte. Without
-                       "understanding" the trace's own is removed too (`understanding=None` keeps it). Without
-                       "reasoning" a harmful example is refused in the answer alone, and a benign answer follows at once
-    - `stops`          sentences that end a harmful thought: a pool by name, or the sentences
-    - `traces`         whose originals the rows of `continues` start from
-    - `may_lose`       share of a label's rows that may be dropped before the run stops
+    - `steps`          the steps in order. Dropping a step leaves the others unchanged, byte for byte. Without
+                       "understanding", the trace's own is also removed (`understanding=None` keeps it). Without
+                       "reasoning", a harmful example is refused only in the answer, and a benign answer follows at once
+    - `stops`          sentences that end a harmful thought: the name of a pool, or the sentences themselves
+    - `traces`         which originals the rows of `continues` start from
+    - `may_lose`       maximum share of a label's rows that may be dropped before the run stops
     """
 
     name: str
@@ -131,7 +135,7 @@ class AltTrain(Structure):
         if not self.steps or len(set(self.steps)) < len(self.steps):
             raise ValueError(f"rewrite.steps={list(self.steps)}: one or more steps are needed, each once")
         if "assessment" not in self.steps:
-            object.__setattr__(self, "teacher", None)  # a step that is dropped needs no teacher
+            object.__setattr__(self, "teacher", None)  # a dropped step needs no teacher
         elif self.teacher is None:
             raise ValueError(f"rewrite.steps={list(self.steps)}: an assessment needs rewrite.teacher")
         if "understanding" in self.steps and self.understanding is None:
@@ -148,7 +152,10 @@ class AltTrain(Structure):
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """The example with its thought rewritten, and for a harmful one its answer."""
+        """Return the example with its thought rewritten, and with a refusal as the answer if it is harmful.
+
+        Raises ValueError if the structure has an assessment and none is given.
+        """
         if "assessment" in self.steps:
             if assessment is None:
                 raise ValueError(f"{example.id}: rewrite={self.name} needs the teacher's assessment")
@@ -176,9 +183,9 @@ class AltTrain(Structure):
         return self.understanding.rest(example) if self.understanding else example.thought
 
     def parse(self, thought: str) -> tuple[Segment, ...]:
-        """The paragraphs before and after the conditional reasoning are one step each; it is what lies between them.
+        """Split a thought into its steps: one paragraph each, except the conditional reasoning, which is what remains.
 
-        Raises ValueError where the thought has too few paragraphs.
+        Raises ValueError if the thought has too few paragraphs.
         """
         steps: list[Step] = list(self.steps)
         at = steps.index("reasoning") if "reasoning" in steps else len(steps)
@@ -195,10 +202,10 @@ class AltTrain(Structure):
 
 @dataclass(frozen=True)
 class Plain(Structure):
-    """Original traces and answers without added steps; rows of other `shapes` are rejected.
+    """Original traces and answers without added steps. Rows with a shape not in `shapes` are rejected.
 
-    On AltTrain's prompts it is the control that separates the structure from the fine-tuning. `original` then asks the
-    backbone for the originals of benign rows, as AltTrain does.
+    On AltTrain's prompts this is the control that separates the structure's effect from fine-tuning's. `original` then
+    asks the backbone for the originals of benign rows, as AltTrain does.
     """
 
     name: str
@@ -212,21 +219,21 @@ class Plain(Structure):
 
     @property
     def continues(self) -> Sequence[Label]:  # type: ignore[override]
-        """Benign examples, where the backbone is asked at all."""
+        """Benign examples if the backbone is asked for originals, otherwise none."""
         return ("benign",) if self.original else ()
 
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """The example itself."""
+        """Return the example itself."""
         return _as_it_is(example, self.shapes)
 
 
 @dataclass(frozen=True)
 class SafePath(Structure):
-    """SAFEPATH: for a harmful prompt only a fixed primer is trained, which opens the thought and leaves it open.
+    """SAFEPATH: for a harmful prompt, only a fixed primer is trained, which opens the thought and does not close it.
 
-    Benign examples with a trace and an answer are the retain set, as they are (the Llama recipe; Qwen's has none).
+    Benign examples with a trace and an answer form the retain set, unchanged (the Llama recipe; Qwen's has none).
     """
 
     name: str
@@ -235,14 +242,14 @@ class SafePath(Structure):
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """The primer for a harmful example, the example itself for a benign one."""
+        """Return the primer for a harmful example, and a benign example itself."""
         if example.label == "benign":
             return _as_it_is(example)
         thought = (Segment("primer", self.primer, "template"),)
         return replace(example, thought=thought, answer="", partial=True, trace_hash=trace_hash(example))
 
     def parse(self, thought: str) -> tuple[Segment, ...]:
-        """The primer, or a whole trace."""
+        """Return the primer, or a whole trace."""
         return (Segment("primer" if thought == self.primer else "reasoning", thought, "parsed"),)
 
 
@@ -250,7 +257,7 @@ class SafePath(Structure):
 class ThinkSafe(Structure):
     """ThinkSafe: the untrained backbone answers every prompt, and answers that `guard` calls unsafe are dropped.
 
-    The `harmful_form` of `original` steers the backbone to refuse; it is not part of the row. Undecided answers are
+    The `harmful_form` of `original` steers the backbone to refuse and is not part of the row. Undecided answers are
     kept and counted, as in the source (seanie12/ThinkSafe, utils/guard_model.py: a tie is safe).
     """
 
@@ -272,7 +279,7 @@ class ThinkSafe(Structure):
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """The example with what the backbone wrote."""
+        """Return the example with the backbone's thought and answer."""
         return _as_it_is(example)
 
 
@@ -280,8 +287,8 @@ class ThinkSafe(Structure):
 class PromptSide(Structure):
     """A defence in the prompt, without training: a system prompt, a form around the user's message, or turns before it.
 
-    The model answers each turn of `before`, and then the message in `prompt_form`. The message must be in one of them.
-    Earlier turns of a dialogue are asked as they are.
+    The model answers each turn of `before`, then the message in `prompt_form`. At least one of them must contain the
+    message. Earlier turns of a dialogue stay unchanged.
     """
 
     name: str
@@ -302,13 +309,13 @@ class PromptSide(Structure):
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """Nothing to train on."""
+        """Reject the example: there is nothing to train on."""
         return Rejected(example.id, f"{self.name} works on the prompt and trains nothing; choose training=none")
 
 
 @dataclass(frozen=True)
 class Untouched(Structure):
-    """Examples as the dataset has them, with or without traces."""
+    """Examples unchanged, with or without traces."""
 
     name: str
 

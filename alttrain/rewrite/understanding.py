@@ -1,13 +1,12 @@
-"""Problem understanding: from the backbone's own trace, or where there is none, a restatement of the request.
+"""The problem understanding, from the backbone's own trace or, without a trace, a restatement of the request.
 
-The opening of a thought stays in the backbone's own words, so that it is familiar to the model. `TraceUnderstanding`
-takes the first sentence of a trace that says what the user wants; openings such as "I need to figure out how to respond
-to the user's query." are skipped. `Restatement` turns the request itself into such a sentence. The origin of the
-segment says which:
+A thought should open in the backbone's own words, which are familiar to the model. `TraceUnderstanding` takes the first
+sentence of a trace that says what the user wants, skipping openings such as "I need to figure out how to respond to the
+user's query." `Restatement` turns the request itself into such a sentence. The segment's origin records the source:
 
 - `trace`                  the trace's first sentence (accepted)
-- `trace:sentence 2`       a later one (repaired); the sentences before it are dropped
-- `restatement:flagged`    none of the first sentences is an understanding; the whole trace is kept as reasoning
+- `trace:sentence 2`       a later sentence (repaired); the sentences before it are dropped
+- `restatement:flagged`    no understanding in the first sentences; the whole trace is kept as reasoning
 - `restatement`            the row has no trace of its own
 """
 
@@ -54,25 +53,25 @@ _PERSONS = (
     (r"\bour\b", "their"),
     (r"\bus\b", "them"),
 )
-"""The user's first person as the third; "US", "6 am" and "World War I" are not the user."""
+"""Replacements of the user's first person by the third. "US", "6 am" and "World War I" are not the user."""
 
 
 class Understanding(Protocol):
-    """Where the problem understanding of an example comes from."""
+    """A source of problem understandings."""
 
     def __call__(self, example: Example) -> Segment:
-        """The understanding: one line."""
+        """Return the understanding of an example, on one line."""
 
     def rest(self, example: Example) -> tuple[Segment, ...]:
-        """The part of the example's own thought that follows the understanding."""
+        """Return the part of the example's own thought that follows the understanding."""
 
 
 @dataclass(frozen=True)
 class TraceUnderstanding:
-    """The first understanding among the trace's first `within` sentences, if it has at most `max_words` words.
+    """The first understanding among the trace's first `within` sentences, of at most `max_words` words.
 
-    `fallback` restates the request where there is none, or where the thought is not a reasoning backbone's trace, which
-    its origin says (`trace`, or `trace:` and whose).
+    `fallback` restates the request if there is none, or if the thought is not the trace of a reasoning backbone, whose
+    origin is `trace` or `trace:` and a name.
     """
 
     fallback: Callable[[Example], Segment]
@@ -80,7 +79,7 @@ class TraceUnderstanding:
     max_words: Annotated[int, Ge(5)] = 100
 
     def __call__(self, example: Example) -> Segment:
-        """The understanding of one example, on one line."""
+        """Return the understanding of an example, on one line."""
         if not has_trace(example):
             return self.fallback(example)
         found = self._find(render(example.thought))
@@ -92,7 +91,7 @@ class TraceUnderstanding:
         return Segment("understanding", text, origin if number == 1 else f"{origin}:sentence {number}")
 
     def rest(self, example: Example) -> tuple[Segment, ...]:
-        """The trace after its understanding, without the blanks in between; empty where nothing follows."""
+        """Return the trace after its understanding, without whitespace between them; empty if nothing follows."""
         found = self._find(render(example.thought)) if has_trace(example) else None
         if found is None:
             return example.thought
@@ -100,7 +99,7 @@ class TraceUnderstanding:
         return (Segment("reasoning", rest, example.thought[0].origin),) if rest else ()
 
     def _find(self, trace: str) -> tuple[int, str, int] | None:
-        """(number from 1, text on one line, end in the trace) of the sentence that is an understanding."""
+        """Find the understanding: (sentence number from 1, text on one line, end in the trace), or None."""
         ends = [end for _, end in islice(sentences(trace), self.within + 1)]
         for number, one in enumerate(says(trace[: max(ends, default=0)])[: self.within], 1):
             text = " ".join(trace[one.start : one.end].split())
@@ -111,23 +110,23 @@ class TraceUnderstanding:
 
 @dataclass(frozen=True)
 class Restatement:
-    """A restatement of the request in at most `max_words` of its own words, without a model.
+    """Restates the request, without a model, in at most `max_words` of its own words.
 
-    Questions ("How do I ...") and orders keep their words in the third person; anything else is quoted.
+    Questions ("How do I ...") and orders are put in the third person; anything else is quoted.
     """
 
     max_words: Annotated[int, Ge(5)] = 30
 
     def __call__(self, example: Example) -> Segment:
-        """The understanding of one example."""
+        """Return the understanding of an example."""
         return Segment("understanding", self.restate(example.prompt), "restatement")
 
     def rest(self, example: Example) -> tuple[Segment, ...]:
-        """The whole thought: the restatement took nothing from it."""
+        """Return the whole thought, since the restatement took nothing from it."""
         return example.thought
 
     def restate(self, prompt: str) -> str:
-        """One sentence that says what the user wants."""
+        """Return one sentence that says what the user wants."""
         text = re.sub(r"\s+", " ", prompt).strip()
         if len(list(islice(sentences(text), 2))) == 1:
             bare = text.rstrip(" .?!")
@@ -145,7 +144,7 @@ class Restatement:
 
 
 def _theirs(text: str) -> str:
-    """A text with the user's "I" and "my" as "they" and "their"."""
+    """Replace the user's "I" and "my" in a text by "they" and "their"."""
     text = text.replace("’", "'")
     for person, third in _PERSONS:
         text = re.sub(person, third, text)
@@ -156,7 +155,7 @@ Outcome = Literal["accepted", "repaired", "flagged", "no trace"]
 
 
 def outcome(understanding: Segment) -> Outcome:
-    """How an understanding was made, read from its origin."""
+    """Return how an understanding was made, from its origin."""
     origin = understanding.origin
     if origin.endswith(_FLAGGED):
         return "flagged"
@@ -166,7 +165,7 @@ def outcome(understanding: Segment) -> Outcome:
 
 
 def has_trace(example: Example) -> bool:
-    """Whether a reasoning backbone wrote the example's thought."""
+    """Return whether a reasoning backbone wrote the example's thought."""
     return bool(example.thought) and _is_trace(example.thought[0].origin)
 
 

@@ -1,4 +1,4 @@
-"""Fixed wordings, and a choice among them by hash, so that an example and a seed always get the same one."""
+"""Fixed wordings, chosen by hash, so that the same example and seed always get the same one."""
 
 import hashlib
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ REPHRASED_STOPS = (
     "I will not provide anything of the kind. A short refusal is enough.",
     "With that risk in mind I decline and do not work it out.",
 )
-"""The same in other words, each built differently."""
+"""Paraphrases of `STOPS`, each built differently."""
 _REFUSALS = (
     "I'm sorry, but I can't help with that.",
     "I can't help with this request, because it could cause harm.",
@@ -47,12 +47,12 @@ _CARE = (
 
 
 def choose(wordings: Sequence[Wording], *key: object) -> Wording:
-    """One of `wordings`, decided by `key` alone."""
+    """Return one of `wordings`, determined only by `key`."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
     return wordings[int.from_bytes(digest[:8], "big") % len(wordings)]
 
 
 def refusal(example: Example, seed: int) -> str:
-    """A refusing answer for an example; a prompt about self-harm gets one that points to help."""
+    """Return a refusing answer for an example. For a prompt about self-harm it points to help."""
     wordings = _CARE if example.category == "suicide_self_harm" else _REFUSALS
     return choose(wordings, "answer", example.id, seed)

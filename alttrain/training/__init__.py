@@ -1,11 +1,11 @@
-"""Supervised fine-tuning on rewritten examples. What a config names is here; it imports no torch.
+"""Supervised fine-tuning on rewritten examples. This module exports the config classes and imports no torch.
 
 - `config`       recipe, hardware and loggers, as a config names them
 - `data`         examples -> token sequences -> packed batches in a seeded order
-- `module`       the Lightning module: the objective, AdamW, warm-up and cosine
-- `fit`          one training: trainer, checkpoints, resume
-- `loggers`      Lightning's loggers in a thread, so that none stops a run
-- `distributed`  the processes of a training on several devices
+- `module`       the Lightning module: objective, AdamW, warm-up and cosine schedule
+- `fit`          one training: trainer, checkpoints, resuming
+- `loggers`      runs Lightning's loggers in a thread, so that none can stop a run
+- `distributed`  coordinates the processes of a training on several devices
 """
 
 from alttrain.training.config import (

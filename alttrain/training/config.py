@@ -1,4 +1,4 @@
-"""What a config says about training: recipe, hardware and loggers. Nothing heavy is imported."""
+"""Config classes for training: recipe, hardware and loggers. Imports nothing heavy."""
 
 import importlib.util
 import logging
@@ -18,24 +18,24 @@ from alttrain.backbone.template import ThoughtMode
 log = logging.getLogger(__name__)
 
 Mean = Literal["tokens", "examples"]
-"""The loss of a step is the mean over its response tokens, or over its examples, each the mean over its own tokens."""
+"""The loss of a step is the mean over its response tokens, or over its examples' mean losses."""
 
 
 @dataclass(frozen=True)
 class ResponseLoss:
-    """Cross-entropy of the response tokens. With `mean_over="tokens"` a long response counts more than a short one."""
+    """Cross-entropy of the response tokens. With `mean_over="tokens"`, long responses weigh more than short ones."""
 
     mean_over: Mean = "tokens"
 
 
 @dataclass(frozen=True)
 class SafeKeyLoss:
-    """The response's loss, plus SafeKey's two losses (Zhou et al., 2025) in the last `last_epochs` epochs.
+    """The response loss, plus SafeKey's two losses (Zhou et al., 2025) in the last `last_epochs` epochs.
 
-    `key_weight` weights the key sentence's loss, from a second pass that does not see the request. `head_weight`
-    weights the loss of two linear heads that tell harmful from harmless requests: one sees the understanding alone and
-    counts `theta`, the other sees request and understanding and counts 1 - `theta`. The heads are in the checkpoints,
-    and not in the adapter or model that is saved.
+    `key_weight` weights the loss of the key sentence, computed in a second pass that does not see the request.
+    `head_weight` weights the loss of two linear heads that classify requests as harmful or harmless. One head sees only
+    the understanding and has weight `theta`; the other sees request and understanding and has weight 1 - `theta`. The
+    heads are stored in checkpoints, not in the saved adapter or model.
     """
 
     key_weight: Annotated[float, Ge(0), Lt(inf)]
@@ -48,14 +48,14 @@ class SafeKeyLoss:
 
 @dataclass(frozen=True)
 class SupervisedFineTuning:
-    """AdamW with linear warm-up and a cosine to zero. A training takes `epochs` or `max_steps`; give one of them.
+    """AdamW with linear warm-up and cosine decay to zero. Exactly one of `epochs` and `max_steps` must be given.
 
-    `batch_size` is in examples and `max_length` in tokens; longer examples are left out and named. `checkpoint_every`
-    is in steps. Warm-up takes `warmup_steps`, or `warmup_share` of all steps, rounded up. The schedule "cosine" begins
-    above zero; "cosine_from_zero" is that of transformers, whose first warm-up step has rate 0. `gradient_clip` is the
-    largest norm; None clips nothing. `b_ratio` is the learning rate of LoRA's B over that of A (LoRA+, Hayou et al.,
-    2024); 1 is plain LoRA. `batch_size_of` maps names of backbones to batch sizes; a recipe's YAML takes its
-    `batch_size` from there.
+    `batch_size` is in examples, `max_length` in tokens; longer examples are left out and reported. `checkpoint_every`
+    is in steps. Warm-up takes `warmup_steps`, or the share `warmup_share` of all steps, rounded up. With schedule
+    "cosine" the first warm-up step has a rate above zero; "cosine_from_zero" is transformers' schedule, which starts at
+    0. `gradient_clip` is the maximum gradient norm; None disables clipping. `b_ratio` is the learning rate of LoRA's B
+    relative to A (LoRA+, Hayou et al., 2024); 1 is plain LoRA. `batch_size_of` maps backbone names to batch sizes; a
+    recipe's YAML sets `batch_size` from it.
     """
 
     name: str
@@ -91,22 +91,22 @@ class SupervisedFineTuning:
             raise ValueError("training.objective counts from the last epoch: give training.epochs, not max_steps")
 
     def steps_per_epoch(self, examples: int) -> int:
-        """Batches in one epoch; the last may be smaller."""
+        """Return the number of batches per epoch. The last batch may be smaller."""
         return -(-examples // self.batch_size)
 
     def steps(self, examples: int) -> int:
-        """Optimizer steps of a training on so many examples."""
+        """Return the number of optimizer steps for this number of examples."""
         return self.max_steps or (self.epochs or 0) * self.steps_per_epoch(examples)
 
     def warmup(self, steps: int) -> int:
-        """Warm-up steps of a training of so many steps; the last step is never one of them."""
+        """Return the number of warm-up steps in a training of `steps` steps, at most `steps` - 1."""
         asked = self.warmup_steps if self.warmup_share is None else ceil(steps * self.warmup_share)
         return min(asked or 0, steps - 1)
 
 
 @dataclass(frozen=True)
 class NoTraining:
-    """The untrained backbone: the No-train baseline. `thought` says how its prompts end."""
+    """The untrained backbone, as the No-train baseline. `thought` says how its prompts end."""
 
     name: str
     thought: ThoughtMode
@@ -116,18 +116,18 @@ class NoTraining:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the models run on. `threads` limits CPU threads; None leaves the number to torch.
+    """The devices that models run on. `threads` limits the CPU threads; None leaves the number to torch.
 
-    `devices` on each of `nodes` machines train together by `strategy`: "ddp" copies the backbone, "fsdp" shards it
-    (adapters only), "deepspeed_*" is DeepSpeed's. The recipe's batch is divided among them, and on each device into
-    passes of at most `examples_per_pass` examples (gradient accumulation).
+    `devices` on each of `nodes` machines train together. With `strategy` "ddp" each device has a copy of the backbone,
+    "fsdp" shards it (adapters only), and "deepspeed_*" uses DeepSpeed. The recipe's batch is split over the devices,
+    and on each device into passes of at most `examples_per_pass` examples (gradient accumulation).
 
-    `memory_gib` is the memory of each device, so that a plan can say what fits before there is a device. A training
-    that does not fit takes what it needs, in this order: `recompute`, one example a pass, sharding over up to
+    `memory_gib` is the memory per device, so that a run can be planned on a machine without one. If a training does not
+    fit, these are applied in order until it does: `recompute`, one example per pass, sharding over up to
     `most_devices`.
 
     `compiled` compiles each layer for training ("auto": on CUDA; "on" needs a GPU). `recompute` is activation
-    checkpointing: a third more work, and rows several times as long in the same memory.
+    checkpointing: a third more computation, for rows several times as long in the same memory.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -146,9 +146,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """What a logger is told about a run. `id` is the same in every process that continues the run; `sweep` is the name
-    that the runs of a sweep share, or "".
-    """
+    """The run that a logger gets. `id` stays the same when the run is resumed. `sweep` is the sweep's name, or ""."""
 
     id: str
     name: str
@@ -158,34 +156,37 @@ class LoggedRun:
 
 
 class Logger:
-    """An option of conf/logger: what opens one of Lightning's loggers.
+    """An option of conf/logger, which opens one of Lightning's loggers.
 
-    `holds` names what it gets: "training", "evaluation", the evaluation's "samples". `package` must be installed; the
-    extra of alttrain has the same name.
+    `holds` lists what is logged: "training" metrics, "evaluation" metrics, the evaluation's "samples". `package` is the
+    package that must be installed, and the name of alttrain's extra that installs it.
     """
 
     holds: ClassVar[Sequence[str]] = ("training", "evaluation", "samples")
     package: ClassVar[str] = ""
 
     def verify(self) -> None:
-        """Raise ValueError if a package or key is missing."""
+        """Raise ValueError if a package or API key is missing."""
         if (name := self.package) and importlib.util.find_spec(name) is None:
             raise ValueError(f"logger={name} needs {name}: pip install 'alttrain[{name}]', or choose logger=csv")
 
     def open(self, run: LoggedRun) -> AbstractContextManager[Any]:
-        """Lightning's logger, closed at the end. A run that was logged before is continued."""
+        """Open Lightning's logger; it closes with the context. A run that was logged before is continued."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Csv(Logger):
-    """logs/metrics.csv in the run's folder, a row every `trainer.log_every` steps. The report draws its loss curves."""
+    """Writes logs/metrics.csv in the run's folder, a row every `trainer.log_every` steps.
+
+    The report plots its losses.
+    """
 
     holds = ("training",)
 
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
-        """Lightning's CSVLogger, which keeps the rows of an interrupted training."""
+        """Open a CSVLogger that keeps the rows of an interrupted training."""
         from alttrain.training.loggers import ContinuedCSVLogger
 
         yield ContinuedCSVLogger(run.folder, name="", version="logs", flush_logs_every_n_steps=1)
@@ -193,13 +194,13 @@ class Csv(Logger):
 
 @dataclass(frozen=True)
 class TensorBoard(Logger):
-    """tensorboard/ in the run's folder. `tensorboard --logdir outputs/runs` shows all runs."""
+    """Writes to tensorboard/ in the run's folder. `tensorboard --logdir outputs/runs` shows all runs."""
 
     holds, package = ("training", "evaluation"), "tensorboard"
 
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
-        """Lightning's TensorBoardLogger; it writes the config to hparams.yaml."""
+        """Open Lightning's TensorBoardLogger. The config is written to hparams.yaml."""
         from pytorch_lightning.loggers import TensorBoardLogger
 
         logger = TensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False)
@@ -210,8 +211,10 @@ class TensorBoard(Logger):
 
 @dataclass(frozen=True)
 class Wandb(Logger):
-    """A wandb run in `project`. `mode` "offline" needs no account; "online" takes its key from WANDB_API_KEY, and logs
-    offline if the server does not answer. `group` None is the sweep's name.
+    """A wandb run in `project`. `group` None uses the sweep's name.
+
+    With `mode` "offline" no account is needed. "online" reads the API key from WANDB_API_KEY, and logs offline if the
+    server does not answer.
     """
 
     project: str
@@ -220,13 +223,13 @@ class Wandb(Logger):
     tags: Sequence[str] = ()
 
     def verify(self) -> None:
-        """Online, a key is needed: wandb would ask for it in the middle of the training."""
+        """Raise ValueError if online mode has no API key. Wandb would ask for it in the middle of the training."""
         if self.mode == "online" and not os.environ.get("WANDB_API_KEY"):
             raise ValueError("logger.wandb.mode=online needs a key: set WANDB_API_KEY, or choose offline")
 
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
-        """Lightning's WandbLogger; the run's id is ours."""
+        """Open Lightning's WandbLogger with the run's id."""
         import wandb
         from pytorch_lightning.loggers import WandbLogger
 
@@ -241,11 +244,11 @@ class Wandb(Logger):
             try:
                 logger.log_hyperparams(dict(run.config))
                 break
-            except Exception as error:  # of many kinds: no network, a refused key
+            except Exception as error:  # no network, a rejected key, and others
                 if mode == "offline":
                     raise
                 log.warning("logger    wandb cannot be reached, so this run is logged offline: %s", error)
-                wandb.teardown()  # the id would stay in use
+                wandb.teardown()  # otherwise the id stays in use
         try:
             yield logger
         finally:
@@ -254,8 +257,9 @@ class Wandb(Logger):
 
 @dataclass(frozen=True)
 class Mlflow(Logger):
-    """An MLflow run. `uri` is a folder or a server, whose key comes from MLflow's own variables. `experiment` None is
-    the sweep's name.
+    """An MLflow run. `uri` is a folder or a server, whose credentials are read from MLflow's environment variables.
+
+    `experiment` None uses the sweep's name.
     """
 
     uri: str
@@ -265,8 +269,8 @@ class Mlflow(Logger):
 
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
-        """Lightning's MLFlowLogger. MLflow chooses a run's id, so the run is found again by a tag."""
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 wants a database otherwise
+        """Open Lightning's MLFlowLogger. MLflow assigns run ids itself, so a resumed run is found by a tag."""
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # otherwise MLflow 3 requires a database
         from mlflow.tracking import MlflowClient
         from pytorch_lightning.loggers import MLFlowLogger
 
@@ -275,7 +279,7 @@ class Mlflow(Logger):
         experiment = known.experiment_id if known else client.create_experiment(name)
         found = client.search_runs([experiment], f"tags.alttrain_id = '{run.id}'", max_results=1)
         logger = MLFlowLogger(name, run.name, self.uri, tags, run_id=found[0].info.run_id if found else None)
-        if not found:  # MLflow refuses to change a parameter, such as the stages
+        if not found:  # MLflow rejects a changed parameter, such as the stages
             logger.log_hyperparams(dict(run.config))
         yield logger
         logger.finalize("success")

@@ -1,8 +1,7 @@
-"""Training data: examples -> token sequences, kept in a cache -> packed batches in a seeded order.
+"""Training data: examples -> token sequences (cached) -> packed batches in a seeded order.
 
-A batch is the `batch_size` examples that a padded loader would give, joined in one row. The order of an epoch is a
-permutation that depends on the seed and the epoch alone, so a resumed training sees the batches that it would have
-seen.
+A batch holds the same `batch_size` examples as a padded batch would, concatenated into one row. Each epoch's order is a
+permutation that depends only on the seed and the epoch, so a resumed training continues with the same batches.
 """
 
 import hashlib
@@ -24,10 +23,11 @@ from alttrain.training.config import Mean, SafeKeyLoss, SupervisedFineTuning
 
 
 def tokenized(renderer: Renderer, examples: Sequence[Example], folder: Path) -> list[tokenization.Sequence]:
-    """What `renderer.render` gives, read from the folder if it was made before: long thoughts take minutes to tokenize.
+    """Return `renderer.render(examples)`, cached in `folder` because tokenizing long thoughts takes minutes.
 
-    FOLDER/KEY.npz holds `tokens` (the ids of all examples, one after another) and `lengths` (examples, 2), the tokens
-    of each prompt and response. KEY is a hash of tokenizer, template and examples. A damaged file is made again.
+    FOLDER/KEY.npz holds `tokens`, the concatenated ids of all examples, and `lengths` (examples, 2), the number of
+    prompt and response tokens of each. KEY hashes the tokenizer, the template, the system prompt, the package version
+    and the examples. A damaged file is made again.
     """
     path = folder / f"{_key(renderer, examples)}.npz"
     if (kept := from_cache(path, lambda path: _read(path, examples))) is not None:
@@ -65,22 +65,22 @@ def _read(path: Path, examples: Sequence[Example]) -> list[tokenization.Sequence
 
 
 class _Movable:
-    """A dataclass whose tensors can be moved together."""
+    """Base of dataclasses whose tensors move between devices together."""
 
     def to(self, device: Any) -> Self:
-        """A copy with all tensors on the device; Lightning calls this."""
+        """Return a copy with all tensors on `device`. Lightning calls this."""
         tensors = {name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")}
         return replace(self, **tensors)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
 class PackedBatch(_Movable):
-    """Examples of one optimizer step, joined in a row.
+    """Examples of one pass, concatenated into one row.
 
-    `ids` and `positions` are (1, tokens); `lengths` are the tokens of each sequence. `keep` (predicted,) are the
-    positions whose logits predict a response token, `targets` (predicted,) those tokens. `relative` (predicted,) is the
-    weight of each token, with mean one; None where all count the same. The batch's mean loss times `share`, averaged
-    over the passes and devices of the step, is the step's mean loss. `marked` is for SafeKey's losses.
+    `ids` and `positions` are (1, tokens); `lengths` holds the tokens of each sequence. `keep` (predicted,) are the
+    positions whose logits predict a response token, and `targets` (predicted,) are those tokens. `relative`
+    (predicted,) holds token weights with mean 1; None weights all tokens equally. The batch's mean loss times `share`,
+    averaged over the step's passes and devices, is the step's mean loss. `marked` holds the data of SafeKey's losses.
     """
 
     ids: torch.Tensor
@@ -95,11 +95,11 @@ class PackedBatch(_Movable):
 
 @dataclass(frozen=True)
 class MarkedBatch(_Movable):
-    """What SafeKey's losses need. `key` packs the understandings and key sentences, without the requests before them.
+    """Data for SafeKey's losses. `key` packs the understandings and key sentences, without the requests before them.
 
-    `spans` holds for each marked example three positions of the whole row: where the example begins, where its response
-    begins, and where its understanding ends. `harmful` (spans,) is 1 or 0. `share` is the marked examples' share of
-    all; if none is marked, the first example stands in and `share` is 0, so that every device makes the same passes.
+    `spans` has three positions in the whole row per marked example: the start of the example, the start of its
+    response, and the end of its understanding. `harmful` (spans,) is 1 or 0. `share` is the fraction of examples that
+    are marked. If none is, one example takes their place with `share` 0, so that every device runs the same passes.
     """
 
     key: PackedBatch
@@ -109,7 +109,7 @@ class MarkedBatch(_Movable):
 
 
 class _Part(NamedTuple):
-    """One sequence of a row: its tokens, the position of the first, and the index of the first that is predicted."""
+    """One sequence of a row: its tokens, its first position id, and the index of the first token with loss."""
 
     ids: list[int]
     position: int
@@ -123,10 +123,10 @@ def pack(
     mean_over: Mean = "tokens",
     marks: bool = False,
 ) -> PackedBatch:
-    """Join sequences into one row, longest first; position ids restart with each.
+    """Concatenate sequences into one row, longest first. Position ids restart with each sequence.
 
-    The row is padded to a `multiple` of tokens by a last sequence in which nothing is predicted: compiled code then
-    sees few lengths. `marks` adds what SafeKey's losses need.
+    A last sequence without loss pads the row to a `multiple` of tokens, so that compiled code sees few row lengths.
+    `marks` adds the data of SafeKey's losses.
     """
     sequences = sorted(sequences, key=len, reverse=True)
     batch = _joined([_Part(s.ids, 0, len(s.prompt)) for s in sequences], multiple, mean_over)
@@ -176,8 +176,9 @@ def _marked(sequences: Sequence[tokenization.Sequence], multiple: int) -> Marked
 
 @dataclass(frozen=True)
 class Division:
-    """How the examples of a step are divided: among `devices`, of which this is number `device`, and on each device
-    into passes of at most `per_pass` examples.
+    """Splits a step's examples over `devices`, then on each device into passes of at most `per_pass` examples.
+
+    `device` is the index of this device.
     """
 
     devices: int = 1
@@ -185,15 +186,15 @@ class Division:
     per_pass: int | None = None
 
     def passes(self, batch_size: int) -> int:
-        """Passes of a device in each step; the same number on every device and in every step."""
+        """Return the passes per step on each device. The number is the same for every device and step."""
         own = -(-batch_size // self.devices)
         return -(-own // (self.per_pass or own))
 
 
 class BatchStream:
-    """All batches of a training, epoch after epoch, from step `start` on: iterating once is the whole training.
+    """All batches of a training from step `start` on. One iteration is the whole training, over all epochs.
 
-    If the steps are divided, it yields this device's passes of each step, one after another.
+    With several devices or passes, it yields this device's passes of each step in turn.
     """
 
     def __init__(
@@ -218,7 +219,7 @@ class BatchStream:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all steps."""
+        """Total tokens of all steps."""
         epochs, rest = divmod(self.steps, self.steps_per_epoch)
         begun = [index for step in range(self.steps - rest, self.steps) for index in self.members(step)]
         return epochs * sum(map(len, self.sequences)) + sum(len(self.sequences[index]) for index in begun)
@@ -235,8 +236,9 @@ class BatchStream:
             yield from self._divided([self.sequences[index] for index in self.members(step)], step >= marked_from)
 
     def _divided(self, examples: list[tokenization.Sequence], marks: bool) -> Iterator[PackedBatch]:
-        """This device's passes over the examples of a step. The devices wait for each other, so a pass without an
-        example takes the shortest one, with a share of 0.
+        """Yield this device's passes over the examples of a step.
+
+        Devices wait for each other, so a pass without examples runs the shortest one with a share of 0.
         """
         mean_over = self.recipe.objective.mean_over
         if self.passes == self.division.devices == 1:
@@ -254,7 +256,7 @@ class BatchStream:
             yield pack(own or ordered[-1:], self.multiple, share, mean_over, marks)
 
     def members(self, step: int) -> list[int]:
-        """Indices of the sequences in the batch of a step."""
+        """Return the indices of the sequences in the batch of a step."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             order = list(range(len(self.sequences)))

@@ -1,8 +1,8 @@
-"""The processes of a training on several devices: the leader, and those that follow it.
+"""Coordinates the processes of a training on several devices: one leader and its followers.
 
-Each device has a process. The leader runs every stage; the others only train. On one machine the leader starts the
-others when it trains. On several machines torchrun, Slurm or a person starts a process for each device: all meet at
-MASTER_ADDR and MASTER_PORT, train when the leader trains, and end when it ends.
+There is one process per device. The leader runs every stage; followers only train. On one machine the leader starts the
+followers when training begins. On several machines torchrun, Slurm or the user starts one process per device. They
+connect at MASTER_ADDR and MASTER_PORT, train when the leader trains, and exit when it exits.
 """
 
 import importlib
@@ -18,28 +18,28 @@ from typing import Any, Literal
 log = logging.getLogger(__name__)
 
 BEGIN = timedelta(minutes=10)
-"""How long a process waits for its leader to start."""
+"""How long a follower waits for the leader to start."""
 FOREVER = timedelta(days=365)
 LEAVE_S = 10.0
-"""Seconds that the leader waits at its end for the others to leave."""
+"""Seconds the leader waits at the end of a run for followers to exit."""
 NEEDED = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def started_by() -> Literal["torchrun", "slurm", "own"]:
-    """What started this process: torchrun, srun, or ("own") a person or the leader."""
+    """Return what started this process: torchrun, srun ("slurm"), or the user or the leader ("own")."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun"
     return "slurm" if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1 else "own"
 
 
 def follows() -> bool:
-    """Whether this process is not the leader."""
+    """Return whether this process is a follower."""
     ranks = {"torchrun": ("RANK",), "slurm": ("SLURM_PROCID",), "own": ("NODE_RANK", "LOCAL_RANK")}
     return any(int(os.environ.get(name, 0)) for name in ranks[started_by()])
 
 
 def verify(devices: int, nodes: int) -> None:
-    """Raise ValueError if not as many processes were started as `devices` x `nodes` need."""
+    """Raise ValueError if the number of started processes is not `devices` x `nodes`."""
     by, needed = started_by(), devices * nodes
     if by == "own" and nodes > 1 and (missing := [name for name in NEEDED if name not in os.environ]):
         raise ValueError(
@@ -56,7 +56,7 @@ def verify(devices: int, nodes: int) -> None:
 
 
 def environment() -> Any:
-    """Lightning's cluster environment of this process."""
+    """Return Lightning's cluster environment for this process."""
     from pytorch_lightning.plugins import environments
 
     by = started_by()
@@ -66,11 +66,11 @@ def environment() -> Any:
 
 
 def _store(job: str) -> Any:
-    """The key-value store of a job's processes. Raises ConnectionError if the leader does not start."""
+    """Return the key-value store shared by a job's processes. Raises ConnectionError if the leader does not start."""
     distributed: Any = importlib.import_module("torch.distributed")
     at, count = environment(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
     serves = not follows() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    # multi_tenant: the process group's own store shares the port and the leader's server
+    # multi_tenant: the process group's store uses the same port and server
     try:
         store = distributed.TCPStore(
             at.main_address, at.main_port, is_master=serves, timeout=BEGIN, wait_for_workers=False, multi_tenant=True
@@ -81,7 +81,7 @@ def _store(job: str) -> Any:
 
 
 class Leader:
-    """What the leader tells the processes that wait for it. If it starts the others itself, none waits."""
+    """The leader's side of the communication with waiting followers. Followers that it starts itself do not wait."""
 
     def __init__(self, job: str, devices: int, nodes: int) -> None:
         self._others = devices * nodes - 1
@@ -89,13 +89,13 @@ class Leader:
         self._store = _store(job) if meets else None
 
     def trains(self) -> None:
-        """Let the others train."""
+        """Tell the followers to train."""
         if self._store is not None:
             self._store.set("train", "now")
 
     @contextmanager
     def until_the_end(self) -> Iterator["Leader"]:
-        """Tell the others how the run ended, and wait up to `LEAVE_S` seconds until they know."""
+        """Tell the followers how the run ended, and wait up to `LEAVE_S` seconds for them to acknowledge it."""
         ended = "failed"
         try:
             yield self
@@ -111,7 +111,7 @@ class Leader:
 
 
 def follow(job: str, nodes: int, train: Callable[[], None]) -> None:
-    """Train when the leader trains, and return when it is done. If it fails or is gone, this process ends at once."""
+    """Train when the leader trains, and return when it is done. If the leader fails, this process exits at once."""
     started_to_train = started_by() == "own" and int(os.environ.get("LOCAL_RANK", 0)) > 0
     if started_to_train and nodes == 1:
         train()
@@ -122,7 +122,7 @@ def follow(job: str, nodes: int, train: Callable[[], None]) -> None:
     if not started_to_train:
         store = _store(job)
         log.info("waiting   for the leader to train")
-        with suppress(RuntimeError):  # the leader is gone: `_watch` ends this process
+        with suppress(RuntimeError):  # the leader is gone, and `_watch` exits this process
             store.wait(["train"], FOREVER)
             trains = store.get("train") == b"now"
     if trains:
@@ -131,7 +131,7 @@ def follow(job: str, nodes: int, train: Callable[[], None]) -> None:
 
 
 def _watch(store: Any) -> None:
-    """End this process if its leader fails: it could wait in a collective for ever."""
+    """Exit this process if the leader fails; otherwise it could hang in a collective."""
     try:
         store.wait(["end"], FOREVER)
         ended = store.get("end").decode()

@@ -1,7 +1,7 @@
-"""One training: model and sequences -> checkpoints to resume from, and the trained weights.
+"""One training: model and sequences in, checkpoints and trained weights out.
 
-While it trains, `checkpoints/last.ckpt` in the run's folder holds the trainable weights, optimizer, schedule and step;
-the next call continues from there.
+During training, `checkpoints/last.ckpt` in the run's folder holds the trainable weights, optimizer, schedule and step.
+The next call resumes from it.
 """
 
 import hashlib
@@ -35,9 +35,9 @@ from alttrain.training.module import ROW_MULTIPLE, SFTModule, compile_for_traini
 log = logging.getLogger(__name__)
 
 DIVERGED = 1.5
-"""A training diverged if its last losses have a mean above that of its first losses times this."""
+"""A training diverged if the mean of its last losses exceeds this factor times the mean of its first losses."""
 ENDS = 10
-"""Steps at each end of a training whose losses are compared; of fewer than twice as many steps, half of them."""
+"""Number of steps compared at each end of a training; with fewer than twice as many steps, half of them."""
 
 
 class _StopAfterStep(pl.Callback):  # type: ignore[misc]
@@ -49,24 +49,24 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Handle the signals; Python allows this in the main thread only."""
+        """Install the signal handlers. Python allows this only in the main thread."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
-        """Save and stop if asked to."""
+        """Save a checkpoint and stop if a signal arrived."""
         if self.asked:
             trainer.save_checkpoint(self.last)
             raise KeyboardInterrupt
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Restore the signals' handlers."""
+        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Restore the signals' handlers."""
+        """Restore the previous signal handlers."""
         self.teardown(trainer, pl_module, "fit")
 
     def _ask(self, *unused: Any) -> None:
@@ -77,11 +77,11 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
-    """Writes a checkpoint to a file in the same folder and renames it when it is complete.
+    """Writes each checkpoint to a temporary file in the same folder, and renames it when it is complete.
 
-    Lightning writes to the folder for temporary files first. If that is another file system, the file is then copied,
-    and a kill during the copy leaves no usable checkpoint. Each checkpoint holds what identifies its training, and a
-    checksum.
+    Lightning writes to the system's temporary folder first. If that is on another file system, the file is copied, and
+    a kill during the copy leaves no usable checkpoint. Each checkpoint also stores a hash that identifies its training
+    (`made_from`) and a checksum.
     """
 
     def __init__(self, made_from: str) -> None:
@@ -89,7 +89,7 @@ class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
         self.made_from = made_from
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save what `torch.load` reads."""
+        """Save a checkpoint that `torch.load` can read."""
         checkpoint = checkpoint | {"made_from": self.made_from}
         checkpoint["checksum"] = _checksum(checkpoint)
         with replacing(Path(path)) as file:
@@ -97,7 +97,7 @@ class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
 
 
 def _checksum(checkpoint: Mapping[str, Any]) -> str:
-    """SHA-256 of a checkpoint's content, whatever devices its tensors are on. Tensors are hashed in parallel."""
+    """Return the SHA-256 of a checkpoint's content, whatever devices its tensors are on. Threads hash the tensors."""
 
     def parts(state: Any, name: str) -> Iterator[tuple[str, Any]]:
         if isinstance(state, Mapping | list | tuple):
@@ -123,7 +123,7 @@ def _checksum(checkpoint: Mapping[str, Any]) -> str:
 def _made_from(
     module: SFTModule, sequences: list[tokenization.Sequence], recipe: SupervisedFineTuning, seed: int
 ) -> str:
-    """A hash that identifies a training: its recipe, seed and examples, and the names and shapes of its weights."""
+    """Hash what identifies a training: its recipe, seed and examples, and the names and shapes of its weights."""
     digest = hashlib.sha256(f"{recipe} {seed}".encode())
     for sequence in sequences:
         digest.update(repr(sequence).encode())
@@ -134,9 +134,9 @@ def _made_from(
 
 
 def _first_step(last: Path, made_from: str) -> int:
-    """The step to continue from: the checkpoint's, or 0 if there is none, or (with a warning) if it cannot be used.
+    """Return the step to resume from: the checkpoint's, or 0 if there is none or it is unusable (with a warning).
 
-    Raises DamagedError where there is no regular file of its name.
+    Raises DamagedError if the path is not a regular file.
     """
     if not last.exists():
         return 0
@@ -149,7 +149,7 @@ def _first_step(last: Path, made_from: str) -> int:
         fault = "it is of other examples, settings or weights" if intact else "its content is not what was saved"
     except DamagedError:
         raise
-    except Exception as error:  # whatever reading damaged bytes raises
+    except Exception as error:  # reading damaged bytes can raise anything
         fault = f"it cannot be read: {type(error).__name__}"
     log.warning("training  cannot go on from %s (%s); it begins anew", last, fault)
     return 0
@@ -157,7 +157,7 @@ def _first_step(last: Path, made_from: str) -> int:
 
 @dataclass(frozen=True)
 class Trained:
-    """What train.json records, the trained weights by name, and whether this process leads the devices."""
+    """The record for train.json, the trained weights by name, and whether this process leads the devices."""
 
     record: dict[str, Any]
     weights: dict[str, torch.Tensor]
@@ -165,25 +165,26 @@ class Trained:
 
 
 class _Sharded(ModelParallelStrategy):  # type: ignore[misc]
-    """FSDP2 over all devices, for adapters of backbones that no device holds alone. Checkpoints are one file with the
-    trainable weights only, as those of one device.
+    """FSDP2 over all devices, for adapters of backbones too large for one device.
+
+    A checkpoint is one file with only the trainable weights, as on a single device.
     """
 
     def __init__(self, devices: int) -> None:
         super().__init__(data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The trainable weights, whole, on the first device; nothing on the others."""
+        """Return the trainable weights, unsharded, on the first device; an empty dict on the others."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         return get_model_state_dict(self.model, options=options)
 
 
 def _strategy(hardware: Hardware, recipe: SupervisedFineTuning) -> Any:
-    """Lightning's strategy for the hardware. Raises ValueError if DeepSpeed is asked for and not installed."""
+    """Return Lightning's strategy for the hardware. Raises ValueError if DeepSpeed is requested but not installed."""
     if hardware.devices * hardware.nodes == 1:
         return "auto"
     if hardware.strategy == "ddp":
-        heads = isinstance(recipe.objective, SafeKeyLoss)  # unused in all epochs but the last ones
+        heads = isinstance(recipe.objective, SafeKeyLoss)  # unused except in the last epochs
         return DDPStrategy(find_unused_parameters=heads, gradient_as_bucket_view=True)
     if hardware.strategy == "fsdp":
         return _Sharded(hardware.devices * hardware.nodes)
@@ -205,10 +206,11 @@ def fit(
     bfloat16: bool,
     progress: bool,
 ) -> Trained:
-    """Train the weights of `model` that require gradients, in place, from the last checkpoint if there is one.
+    """Train in place the weights of `model` that require gradients, resuming from the last checkpoint if there is one.
 
-    With `bfloat16` a model whose weights are float32 trains in mixed precision. Raises ValueError if the loss diverges,
-    and KeyboardInterrupt if the training is stopped.
+    With `bfloat16`, a model with float32 weights trains in mixed precision. Raises ValueError if loss, gradients or
+    weights are not finite, and KeyboardInterrupt if the training is stopped. A training whose losses end higher than
+    they began is recorded as diverged, with a warning.
     """
     on_cuda = hardware.accelerator != "cpu" and torch.cuda.is_available()
     compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
@@ -231,13 +233,13 @@ def fit(
         every_n_train_steps=recipe.checkpoint_every,
         save_last=True,
         save_top_k=0,
-        enable_version_counter=False,  # a folder that was moved continues in the same file
+        enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
     )
     callbacks: list[pl.Callback] = [checkpoints, _StopAfterStep(last)]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=1))
     plugins: list[Any] = [environment()]
-    if not hardware.strategy.startswith("deepspeed"):  # which writes its own checkpoints
+    if not hardware.strategy.startswith("deepspeed"):  # DeepSpeed writes its own checkpoints
         plugins.append(_AtomicCheckpoints(made_from))
     if start:
         log.info("training goes on from step %d of %d", start, steps)
@@ -251,7 +253,7 @@ def fit(
             num_nodes=hardware.nodes,
             strategy=_strategy(hardware, recipe),
             plugins=plugins,
-            precision="bf16-mixed" if mixed else "32-true",  # an adapter computes in its backbone's own dtype
+            precision="bf16-mixed" if mixed else "32-true",  # adapters compute in the backbone's dtype
             max_steps=steps,
             max_epochs=-1,
             accumulate_grad_batches=passes,
@@ -269,7 +271,7 @@ def fit(
         module.train()
         try:
             trainer.fit(module, stream, ckpt_path=last if start else None, weights_only=True)
-        except SystemExit as exit_:  # what Lightning makes of Ctrl-C
+        except SystemExit as exit_:  # Lightning turns Ctrl-C into SystemExit
             raise KeyboardInterrupt from exit_
     if trainer.global_step < steps:
         raise KeyboardInterrupt(f"training stopped at step {trainer.global_step} of {steps}")
@@ -298,6 +300,6 @@ def fit(
 
 
 def diverged(losses: Sequence[Any]) -> bool:
-    """Whether the losses of all steps, each finite, end higher than they began; see `DIVERGED`."""
+    """Return whether the step losses end higher than they began; see `DIVERGED`."""
     ends = min(ENDS, len(losses) // 2)
     return ends > 0 and math.fsum(map(float, losses[-ends:])) > DIVERGED * math.fsum(map(float, losses[:ends]))

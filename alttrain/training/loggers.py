@@ -1,4 +1,4 @@
-"""Lightning's loggers, kept from stopping or delaying a run."""
+"""Wrappers that keep Lightning's loggers from stopping or delaying a run."""
 
 import csv
 import io
@@ -18,13 +18,13 @@ from alttrain.records import read_losses
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 30.0
-"""Seconds that a run waits for a logger to end, and that wandb waits for its server."""
+"""Seconds that a run waits for a logger to close, and that wandb waits for its server."""
 
 
 class GuardedLogger(Logger):  # type: ignore[misc]
-    """Another logger, whose calls are made one after another in a thread, so that it cannot stop or delay a run.
+    """Runs another logger's calls in a background thread, in order, so that it cannot stop or delay a run.
 
-    `open` opens it there. The first call that raises is a warning, and the logger gets no more.
+    `open` is called in that thread. If a call raises, a warning is logged and all further calls are dropped.
     """
 
     name = version = ""
@@ -40,14 +40,14 @@ class GuardedLogger(Logger):  # type: ignore[misc]
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers by name at an optimizer step."""
+        """Log metrics by name at an optimizer step."""
         self._calls.put(lambda logger: logger.log_metrics(metrics, step))
 
     def log_hyperparams(self, *unused: Any, **ignored: Any) -> None:
-        """Nothing: the config is logged when the logger is opened."""
+        """Do nothing: the config is logged when the logger is opened."""
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Log a table: wandb keeps it as one, MLflow as a CSV file."""
+        """Log a table, as a table in wandb and as a CSV file in MLflow."""
 
         def call(logger: Any) -> None:
             if isinstance(logger, WandbLogger):
@@ -60,7 +60,7 @@ class GuardedLogger(Logger):  # type: ignore[misc]
         self._calls.put(call)
 
     def close(self) -> None:
-        """Close the logger after the calls that wait, and wait `patience_s` seconds at most."""
+        """Close the logger after the queued calls, waiting at most `patience_s` seconds."""
         self._calls.put(None)
         self._thread.join(self._patience_s)
         if self._thread.is_alive():
@@ -71,17 +71,17 @@ class GuardedLogger(Logger):  # type: ignore[misc]
             with self._open() as logger:
                 while (call := self._calls.get()) is not None:
                     call(logger)
-        except Exception as error:  # whatever it raises
+        except Exception as error:  # a logger can raise anything
             said = " ".join(str(error).split()) or type(error).__name__
             log.warning("logger    %s failed, and the run goes on without it: %s", self._label, said)
 
 
 class ContinuedCSVLogger(CSVLogger):  # type: ignore[misc]
-    """Lightning's deletes metrics.csv when a training is resumed. This one keeps the steps before the first it logs."""
+    """A CSVLogger that keeps the earlier rows when a training resumes. Lightning's own deletes metrics.csv."""
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row."""
+        """Append a row. The first call drops earlier rows from its own step on."""
         if self._experiment is None:
             path = Path(self.log_dir) / "metrics.csv"
             kept = [row for before, row in read_losses(path) if before < (step or 0)] if path.exists() else []

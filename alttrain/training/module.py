@@ -1,4 +1,4 @@
-"""The Lightning module of supervised fine-tuning. Its checkpoints hold the trainable weights only."""
+"""The Lightning module of supervised fine-tuning. Its checkpoints hold only the trainable weights."""
 
 import math
 import time
@@ -18,36 +18,36 @@ from alttrain.training.data import MarkedBatch, PackedBatch
 ROW_MULTIPLE = 512
 """Compiled training pads each row to a multiple of this many tokens, so that few row lengths are compiled."""
 MOST_PROGRAMS = 64
-"""Programs that a layer's code may become, one for each length of row."""
+"""Maximum number of compiled programs per layer, one for each row length."""
 
 
 def causal_lm(model: Any) -> Any:
-    """The language model in a peft model, or the model itself."""
+    """Return the language model inside a peft model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def compile_for_training(model: Any) -> None:
-    """Compile every decoder layer; all layers share one program for each row length."""
+    """Compile every decoder layer. All layers share one program per row length."""
     language_model = causal_lm(model)
-    language_model.enable_input_require_grads()  # else the first layer's input has no gradient: another program
+    language_model.enable_input_require_grads()  # without it the first layer needs a second program
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_PROGRAMS)
     for layer in language_model.get_decoder().layers:
         layer.compile(dynamic=False)
 
 
 def recompute_layers(model: Any) -> None:
-    """Activation checkpointing: keep only each decoder layer's input, and compute the rest again when it is needed."""
+    """Enable activation checkpointing: keep only each decoder layer's input, and recompute the rest when needed."""
     language_model, options = causal_lm(model), {"use_reentrant": False}
     if hasattr(language_model, "activation_checkpointing_enable"):
         language_model.activation_checkpointing_enable(options)
-    else:  # transformers before 5.20
+    else:  # before transformers 5.20
         language_model.gradient_checkpointing_enable(options)
 
 
 def shard(language_model: Any, mesh: Any) -> None:
-    """Shard the weights of every decoder layer over the mesh (FSDP2): a layer's weights are gathered when it runs.
+    """Shard the weights of every decoder layer over the mesh (FSDP2). A layer's weights are gathered when it runs.
 
-    Embeddings, head and last norm stay whole on every device.
+    Embeddings, head and final norm are replicated on every device.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -60,16 +60,16 @@ def shard(language_model: Any, mesh: Any) -> None:
 
 
 def unsharded(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole tensor on the CPU. If it is sharded it is gathered, which all devices must do together."""
+    """Return the full tensor on the CPU. Gathering a sharded tensor is a collective: all devices must call this."""
     full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full.detach().cpu()
 
 
 class SafetyHeads(torch.nn.Module):
-    """SafeKey's safety heads (Zhou et al., 2025): linear maps of the last hidden states that tell harmful requests.
+    """SafeKey's safety heads (Zhou et al., 2025): linear classifiers of harmful requests on the last hidden states.
 
-    `alone` sees the understanding, `whole` the request and the understanding. The biases in SafeKey's public code are
-    never trained; here there are none.
+    `alone` sees only the understanding, `whole` the request and the understanding. The heads have no bias: the biases
+    in SafeKey's public code are never trained.
     """
 
     def __init__(self, size: int) -> None:
@@ -78,7 +78,10 @@ class SafetyHeads(torch.nn.Module):
         self.whole = torch.nn.Linear(size, 1, bias=False)
 
     def loss(self, hidden: torch.Tensor, marked: MarkedBatch, theta: float) -> torch.Tensor:
-        """Binary cross-entropy in nats, the mean over the marked examples. `hidden` is (tokens, size)."""
+        """Return the weighted binary cross-entropy of the two heads in nats, averaged over marked examples.
+
+        `hidden` is (tokens, size). `theta` weights `alone`, 1 - `theta` weights `whole`.
+        """
         parts = (
             (self.alone, theta, [(middle, end) for _, middle, end in marked.spans]),
             (self.whole, 1 - theta, [(start, end) for start, _, end in marked.spans]),
@@ -93,7 +96,7 @@ class SafetyHeads(torch.nn.Module):
 
 
 class SFTModule(pl.LightningModule):  # type: ignore[misc]
-    """Cross-entropy on the response tokens of packed batches. `model` is a peft model, or one whose weights all train.
+    """Trains on the response tokens of packed batches. `model` is a peft model, or one whose weights are all trained.
 
     Logs `loss` in nats, `learning_rate`, `gradient_norm` before clipping, and `tokens_per_second` of this device.
     """
@@ -108,8 +111,8 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
             self.heads = SafetyHeads(causal_lm(model).config.hidden_size)
         self.total_steps = total_steps
         self.passes = passes
-        self.last_loss: Any = None  # of the last whole step, in nats
-        self.losses: list[Any] = []  # of every whole step
+        self.last_loss: Any = None  # of the last complete step, in nats
+        self.losses: list[Any] = []  # of every complete step
         self._step_loss: Any = 0.0
         self._step_tokens, self._step_began = 0, time.monotonic()
         self._sharded = False
@@ -118,17 +121,17 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
 
     @property
     def seconds(self) -> float:
-        """What this training took so far, including the processes that were interrupted."""
+        """Duration of the training so far, in seconds, including runs that were interrupted."""
         return self._before + time.monotonic() - self._began
 
     def configure_model(self) -> None:
-        """Shard the backbone if the strategy shards; Lightning calls this on every device."""
+        """Shard the backbone if the strategy requires it. Lightning calls this on every device."""
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self._sharded:
             shard(causal_lm(self.model), self.device_mesh["data_parallel"])
             self._sharded = True
 
     def training_step(self, batch: PackedBatch, batch_index: int) -> torch.Tensor:
-        """This pass's part of the step's mean loss, in nats."""
+        """Return this pass's contribution to the step's mean loss, in nats."""
         loss = self.loss(batch) * batch.share
         self._step_loss += loss.detach()
         self._step_tokens += batch.ids.numel()
@@ -143,14 +146,14 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         return loss
 
     def _over_devices(self, loss: torch.Tensor) -> torch.Tensor:
-        """The mean over the devices."""
+        """Average a loss over the devices."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(loss)
             loss = loss / torch.distributed.get_world_size()
         return loss
 
     def loss(self, batch: PackedBatch) -> torch.Tensor:
-        """The mean loss of a packed batch. The logits of all positions are never in memory at once."""
+        """Return the mean loss of a packed batch. The full logits are never in memory at once."""
         hidden = self._hidden(batch)
         loss = self._response_loss(hidden, batch)
         objective, marked = self.recipe.objective, batch.marked
@@ -161,8 +164,8 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         return loss + added * marked.share
 
     def _hidden(self, batch: PackedBatch) -> torch.Tensor:
-        """The decoder's last hidden states (tokens, size)."""
-        most = self.recipe.batch_size + 1  # 1: padding
+        """Return the decoder's last hidden states (tokens, size)."""
+        most = self.recipe.batch_size + 1  # one more for the padding
         packed = PackedSequences.training(batch.lengths, batch.ids.device, most)
         decoder = causal_lm(self.model).get_decoder()
         made = decoder(input_ids=batch.ids, position_ids=batch.positions, packed=packed, use_cache=False)
@@ -180,12 +183,11 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients' norm. Raises ValueError where loss or norm is not finite, before the step spoils the
-        weights.
+        """Clip the gradient norm. Raises ValueError if loss or norm is not finite, before the weights are updated.
 
-        This holds for every precision: bfloat16 has float32's range, so an overflow is not an artefact of scaling that
-        could be skipped, as with float16. Fairseq and Megatron-LM end the training, too. DeepSpeed keeps the gradients
-        to itself: there only the loss is checked.
+        This applies to every precision. bfloat16 has float32's range, so unlike with float16 an overflow is not an
+        artefact of loss scaling that could be skipped. Fairseq and Megatron-LM also stop the training. With DeepSpeed
+        only the loss is checked, because DeepSpeed does not expose the gradients.
         """
         norm = 0.0
         if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
@@ -200,7 +202,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
             raise self._diverged(self.global_step + 1, f"gradient norm {norm:.4g}")
 
     def _diverged(self, step: int, found: str) -> ValueError:
-        """The error of a training that diverged; `step` counts from 1."""
+        """Return the error for a training that diverged. `step` counts from 1."""
         rate = self.recipe.learning_rate * self.factor(step - 1)
         return ValueError(
             f"the training diverged at step {step} of {self.total_steps}: loss "
@@ -210,7 +212,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         )
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW over the trainable weights; the schedule advances with every step."""
+        """Return AdamW over the trainable weights, and the learning-rate schedule, which advances every step."""
         recipe, on_cuda = self.recipe, next(self.model.parameters()).device.type == "cuda"
         groups: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
         for name, parameter in self.named_parameters():
@@ -235,14 +237,17 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def factor(self, step: int) -> float:
-        """The learning rate of a step as a share of its peak: linear warm-up, then a cosine to zero."""
+        """Return a step's learning rate as a fraction of the peak: linear warm-up, then cosine decay to zero."""
         warmup = self.recipe.warmup(self.total_steps)
         if step < warmup:
             return step / warmup if self.recipe.schedule == "cosine_from_zero" else (step + 1) / (warmup + 1)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, self.total_steps - warmup))))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trainable weights only, the random number generators' states, and loss and time for the record."""
+        """Keep only the trainable weights, and add the random generators' states, the losses and the elapsed time.
+
+        Raises ValueError if a weight is not finite.
+        """
         trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trainable}
         self.check_finite(checkpoint["state_dict"])
@@ -254,18 +259,18 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
             checkpoint["random"]["cuda"] = torch.cuda.get_rng_state()
 
     def check_finite(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Raise ValueError if a weight is not finite; such weights are never saved."""
+        """Raise ValueError if a weight is not finite, so that such weights are never saved."""
         for name, weight in weights.items():
             if not weight.isfinite().all():
                 raise self._diverged(self.global_step, f"{name} not finite")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore random numbers, loss and time."""
+        """Restore losses and elapsed time. The random generators' states are restored in `on_train_start`."""
         self._random, self.last_loss = checkpoint["random"], checkpoint["loss"]
         self._before, self.losses = checkpoint["seconds"], checkpoint.get("losses", [])
 
     def on_train_start(self) -> None:
-        """Set the random numbers, after everything that Lightning does before the first step."""
+        """Restore the random generators' states. Lightning draws random numbers before this hook."""
         self._step_began = time.monotonic()
         if self._random is not None:
             torch.set_rng_state(self._random["cpu"].cpu())

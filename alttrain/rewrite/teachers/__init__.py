@@ -1,8 +1,8 @@
-"""Teachers: who writes an example's harmfulness assessment, one sentence with a verdict and the reason.
+"""Teachers write an example's harmfulness assessment: one sentence with a verdict and the reason.
 
-- `TemplateTeacher`  from label and category, without a model
-- `AskedTeacher`     asks a model, validates the reply, has it repaired, and rejects what stays wrong
-- `BackboneWriter`, `ServerWriter`  the models it may ask: the backbone itself, or one on a server
+- `TemplateTeacher`  writes it from label and category, without a model
+- `AskedTeacher`     asks a model, validates the reply, asks for repairs, and rejects what stays invalid
+- `BackboneWriter`, `ServerWriter`  the models it can ask: the run's backbone, or a model on a server
 """
 
 from alttrain.llm import ServerWriter

@@ -1,7 +1,7 @@
-"""The teacher that asks a model, and gives each example one valid sentence or the reason why it has none.
+"""The teacher that asks a model. Each example gets one valid sentence, or a reason why it has none.
 
-Replies are kept as they came, faulty ones too. Validation works on the kept text, so a second run takes the same path,
-repairs included, without asking again. Only a server's reply that was of no use in the end is asked for again.
+Replies are stored unchanged, including faulty ones. Validation works on the stored text, so a second run takes the same
+path, including repairs, without asking again. Only a server's reply that led to no sentence is requested again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,16 +25,16 @@ from alttrain.rewrite.teachers.sentences import (
 )
 
 Sentences = Iterator[tuple[str, Segment | Rejected]]
-"""Each example's id once, with its sentence or why there is none, in any order, as they come."""
+"""(example id, sentence or rejection), once per example, in any order, as they arrive."""
 
 
 @dataclass(frozen=True)
 class TeacherContext:
-    """What a run gives its teacher.
+    """What a run provides to its teacher.
 
-    `cache` is the folder of replies that all runs share. `ask` puts prompts to the backbone, greedily, each within a
-    number of new tokens, and gives its answers without the thoughts ("" if a thought did not end). `model` is the name
-    of the weights that answer `ask`; replies are kept under it. `progress` gets the number of examples done.
+    `cache` is the folder of replies shared by all runs. `ask` takes prompts and a limit on new tokens, and returns the
+    backbone's greedy answers without thoughts ("" if a thought did not end). `model` names the weights behind `ask` and
+    is part of the replies' cache keys. `progress` is called with the number of examples just done.
     """
 
     cache: Path
@@ -48,21 +48,21 @@ class Teacher(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name in the origin of each segment: "teacher:NAME"."""
+        """The teacher's name, used in each segment's origin: "teacher:NAME"."""
 
     def assess(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
-        """The assessments."""
+        """Yield the assessments."""
 
 
 class Understander(Protocol):
-    """Writes problem understandings, for rows without a trace to take them from."""
+    """Writes problem understandings for rows without a trace."""
 
     def understand(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
-        """The understandings."""
+        """Yield the understandings."""
 
 
 class TeacherUnavailableError(OSError):
-    """The teacher answered only a part, which is kept; the same command goes on with the rest."""
+    """Some rows have no sentence yet. Replies so far are stored, and the same command continues with the rest."""
 
     def __init__(self, name: str, missing: int, total: int, reason: str) -> None:
         super().__init__(
@@ -74,9 +74,9 @@ class TeacherUnavailableError(OSError):
 
 @dataclass(frozen=True)
 class BackboneWriter:
-    """The run's own backbone, greedily, within `max_tokens` new tokens (thought included).
+    """The run's own backbone, decoding greedily, with at most `max_tokens` new tokens (thought included).
 
-    `chunk` prompts are decoded and kept together: a kill loses at most one chunk.
+    `chunk` prompts are decoded and stored together, so that a kill loses at most one chunk.
     """
 
     max_tokens: Annotated[int, Gt(0)]
@@ -84,7 +84,7 @@ class BackboneWriter:
 
 
 class _Backbone:
-    """A backbone that a run gives, as a `Writer`. Raises ValueError if it gives none."""
+    """The run's backbone as a `Writer`. Raises ValueError if the run provides none."""
 
     repeats: ClassVar[bool] = True
 
@@ -95,7 +95,7 @@ class _Backbone:
         self.sampling: Mapping[str, Any] = {"temperature": 0.0, "max_tokens": writer.max_tokens}
 
     def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply]]:
-        """Each key with its reply, chunk by chunk."""
+        """Yield each key with its reply, chunk by chunk."""
         for start in range(0, len(prompts), self._chunk):
             chunk = list(prompts)[start : start + self._chunk]
             texts = self._ask([prompts[key] for key in chunk], self.sampling["max_tokens"])
@@ -104,11 +104,11 @@ class _Backbone:
 
 @dataclass(frozen=True)
 class AskedTeacher:
-    """Has a model write one sentence for each example.
+    """Asks a model for one sentence per example.
 
-    With `tell_label` the prompt has the dataset's label, and the model says why; without, the model judges by itself,
-    and a verdict that disagrees is rejected: a repair would tell the label. Other faults are repaired up to `repairs`
-    times. The run's seed is not used: equal prompts get the same sentence.
+    With `tell_label` the prompt contains the dataset's label, and the model only gives the reason. Without it the model
+    judges by itself, and a verdict that disagrees with the label is rejected, because a repair would reveal the label.
+    Other faults are repaired up to `repairs` times. The run's seed is not used: equal prompts get the same sentence.
     """
 
     name: Annotated[str, MinLen(1)]
@@ -118,19 +118,19 @@ class AskedTeacher:
     repairs: Annotated[int, Ge(0)] = 1
 
     def check(self, where: str) -> None:
-        """Raise ValueError, with the config key below `where`, if the model cannot be asked."""
+        """Raise ValueError, naming the config key under `where`, if the model cannot be asked."""
         if isinstance(self.writer, ServerWriter):
             self.writer.check_server(f"{where}.writer")
 
     def assess(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
-        """The assessments. Raises TeacherUnavailableError at the end if some could not be had."""
+        """Yield the assessments. Raises TeacherUnavailableError at the end if some are missing."""
         asked = _grouped((assessment_prompt(example, self.tell_label), example) for example in examples)
         return self._sentences(
             "assessment", asked, context, lambda text, row: assessment_fault(text, row.label, self.max_words)
         )
 
     def understand(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
-        """Problem understandings for examples without a trace, in the same way."""
+        """Yield understandings for examples without a trace. Raises TeacherUnavailableError like `assess`."""
         asked = _grouped((understanding_prompt(example), example) for example in examples)
         return self._sentences(
             "understanding", asked, context, lambda text, row: understanding_fault(text, self.max_words)
@@ -172,12 +172,12 @@ class AskedTeacher:
             asking, left = _grouped(repairing), left - 1
 
     def _settles(self, wrong: str) -> bool:
-        """Whether a reply with this fault, or with none, is final; a verdict is not asked for until it pleases."""
+        """Return whether a reply with this fault is final. Without `tell_label`, a disagreeing verdict is."""
         return not wrong or (wrong == DISAGREES and not self.tell_label)
 
 
 def _grouped(asked: Iterable[tuple[str, Example]]) -> dict[str, list[Example]]:
-    """Examples by prompt: equal prompts are asked once."""
+    """Group examples by prompt, so that equal prompts are asked once."""
     grouped: dict[str, list[Example]] = {}
     for prompt, example in asked:
         grouped.setdefault(prompt, []).append(example)

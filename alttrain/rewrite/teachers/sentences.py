@@ -1,8 +1,8 @@
-"""A teacher's sentences: the prompts that ask for them, and what makes a reply a valid sentence.
+"""The prompts that ask for a teacher's sentence, and the rules for a valid reply.
 
-Each prompt is one user message, which every chat template accepts. The request is between marks, so that a model judges
-it and does not answer it. A fault is a phrase for the repair prompt and for the count of rejects: it quotes neither the
-reply nor the request.
+Each prompt is one user message, which every chat template accepts. The request is enclosed in tags, so that the model
+judges it instead of answering it. A fault is a phrase used in the repair prompt and in the count of rejections. It
+quotes neither the reply nor the request.
 """
 
 import re
@@ -12,9 +12,9 @@ from alttrain.records import Example, Label
 from alttrain.rewrite.parser import is_understanding, refuses, verdict
 
 RECIPE = 1
-"""A part of every reply's key: raise it to ask the same prompts anew."""
+"""Part of every reply's cache key. Increase it to ask the same prompts again."""
 LONGEST_QUOTE = 600
-"""Characters of a faulty reply that the repair shows."""
+"""Maximum number of characters of a faulty reply in the repair prompt."""
 DISAGREES = "its verdict disagrees with the label"
 FEWEST_WORDS = 4
 
@@ -66,22 +66,22 @@ Write the sentence anew."""
 
 
 def assessment_prompt(example: Example, tell_label: bool) -> str:
-    """Ask whether a request is harmful and why; with `tell_label` only why."""
+    """Return a prompt that asks whether a request is harmful and why; with `tell_label`, only why."""
     return _ASSESS.format(request=_request(example), told=_TOLD[example.label] if tell_label else "")
 
 
 def understanding_prompt(example: Example) -> str:
-    """Ask what the user wants."""
+    """Return a prompt that asks what the user wants."""
     return _UNDERSTAND.format(request=_request(example))
 
 
 def repair_prompt(prompt: str, reply: str, fault: str) -> str:
-    """Ask again, with the faulty reply and what is wrong with it."""
+    """Return a prompt that asks again, with the faulty reply and its fault."""
     return _REPAIR.format(prompt=prompt, fault=fault, reply=reply[:LONGEST_QUOTE])
 
 
 def _request(example: Example) -> str:
-    """The prompt, after the earlier messages of a dialogue."""
+    """Return the prompt, preceded by the earlier messages of a dialogue."""
     if not example.turns:
         return example.prompt
     messages = (*example.turns, example.prompt)
@@ -89,7 +89,7 @@ def _request(example: Example) -> str:
 
 
 def clean(reply: str) -> str:
-    """The reply without a closed thought, surrounding quotes and markdown; single line breaks become blanks."""
+    """Return the reply without a closed thought, surrounding quotes and markdown. Line breaks become spaces."""
     text = reply.rpartition("</think>")[2].strip()
     text = _EMPHASIS.sub(r"\2", _MARKS.sub("", text))
     closing = _QUOTES.get(text[:1])
@@ -99,7 +99,7 @@ def clean(reply: str) -> str:
 
 
 def assessment_fault(text: str, label: Label, max_words: int) -> str:
-    """Why a cleaned text is no assessment of a request with this label; "" if it is one."""
+    """Return why a cleaned text is not a valid assessment of a request with this label; "" if it is."""
     stated = verdict(text)
     if text and stated is None and refuses(text):
         return "it refuses instead of judging"
@@ -111,7 +111,7 @@ def assessment_fault(text: str, label: Label, max_words: int) -> str:
 
 
 def understanding_fault(text: str, max_words: int) -> str:
-    """Why a cleaned text does not say what the user wants; "" if it does."""
+    """Return why a cleaned text does not say what the user wants; "" if it does."""
     if fault := _sentence_fault(text, max_words):
         return fault
     if verdict(text) is not None:

@@ -1,7 +1,7 @@
-"""The teacher without a model: it writes the assessment from the example's label, category and phrasing.
+"""The teacher without a model. It writes the assessment from the example's label, category and phrasing.
 
 Hazard categories are those of the MLCommons taxonomy (AILuminate v1.0, with elections and computer misuse as in Llama
-Guard 3). Rows of other categories are refused: one reason for all of them would teach none.
+Guard 3). Rows of other categories raise an error, because one generic reason would teach nothing.
 """
 
 from collections import Counter
@@ -65,7 +65,7 @@ class TemplateTeacher:
     name: str = "template"
 
     def check_rows(self, examples: Sequence[Example]) -> None:
-        """Raise ValueError, with the categories, if there is no reason for some examples."""
+        """Raise ValueError, listing the categories, if some examples have no known reason."""
         unknown = Counter((row.label, row.category) for row in examples if not _reasons(row))
         if not unknown:
             return
@@ -80,14 +80,14 @@ class TemplateTeacher:
         )
 
     def assess(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
-        """The assessment of each example; none is rejected."""
+        """Yield the assessment of each example. None is rejected. Raises ValueError as `check_rows` does."""
         self.check_rows(examples)
         for example in examples:
             yield example.id, self(example, seed)
             context.progress(1)
 
     def __call__(self, example: Example, seed: int) -> Segment:
-        """The assessment of an example of a known category; its id and the seed choose the wording."""
+        """Return the assessment of an example of a known category. Its id and the seed determine the wording."""
         reason = choose(_reasons(example), "reason", example.id, seed)
         wordings = _HARMFUL if example.label == "harmful" else _BENIGN
         text = choose(wordings, "assessment", example.id, seed).format(reason=reason)
@@ -95,7 +95,7 @@ class TemplateTeacher:
 
 
 def _reasons(example: Example) -> Sequence[str]:
-    """The reasons to choose from; none for an unknown category."""
+    """Return the reasons to choose from; none for an unknown category."""
     if example.label == "harmful":
         return [reason] if (reason := _HARMS.get(example.category)) else []
     if reason := _BORDERLINE_REASONS.get(example.phrasing):
