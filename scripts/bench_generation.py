@@ -1,4 +1,4 @@
-"""Tokens per second of greedy generation beside transformers' ways, in one run, and whether the answers are the same.
+"""Tokens per second of greedy generation by alttrain and by transformers, and whether the answers are the same.
 
     python scripts/bench_generation.py                                        SmolLM2-135M on the CPU
     python scripts/bench_generation.py --device cuda --shape r1_llama_8b --prompts 512 --batch 256
@@ -47,9 +47,9 @@ from alttrain.generation import Decoding
 from alttrain.generation.decoder import Decoder
 
 NO_END = -1
-"""No token: answers end where they are told to."""
+"""Not a token id, so that answers end only at their preset length."""
 COMPARED = 64
-"""Prompts whose float32 answers are compared, and their tokens."""
+"""Number of prompts whose float32 answers are compared, and of tokens of each answer."""
 
 
 def prompts_and_caps(asked: argparse.Namespace, vocabulary: int) -> tuple[list[list[int]], list[int]]:

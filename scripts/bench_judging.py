@@ -72,7 +72,7 @@ def judge(folder: Path) -> int:
 
 
 def summarise(folder: Path) -> int:
-    """Read generations, judgements and adherence that stand on disk, and summarise them."""
+    """Read generations, judgements and adherence from disk, and summarise them."""
     judgements = Judgements(folder, {JUDGE: RefusalJudge()}, ["answer"])
     summary = Summary("harmful_rate")
     rows = iterate_rows(folder / "generations.jsonl", Generation)

@@ -1,9 +1,9 @@
-"""How long it takes until something happens: questions, refusals, imports, and a cached backbone's load.
+"""Start-up times: `--help` and `--cfg`, refused configs, imports, and loading a cached backbone.
 
     python scripts/bench_startup.py [--rounds 5] [--json FILE]
 
 Each figure is the median of new processes. The load of the backbone is timed inside its process, after the imports; it
-needs SmolLM2-135M in the cache, which the demo leaves there. TRL's import stands beside, where it is installed.
+needs SmolLM2-135M in the cache, where the demo puts it. TRL's import is timed too, if it is installed.
 """
 
 import argparse

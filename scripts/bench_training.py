@@ -1,4 +1,4 @@
-"""Tokens per second of LoRA fine-tuning beside its peers, in one run and with correctness beside every figure.
+"""Tokens per second of LoRA fine-tuning by alttrain and its peers, in one run, with a check of correctness.
 
     python scripts/bench_training.py                                    SmolLM2-135M's shape on the CPU
     python scripts/bench_training.py --device cuda --shape r1_llama_8b --examples 160
@@ -94,7 +94,7 @@ class Ours:
 
 
 class PeftLoop:
-    """peft as it is, over padded batches of bf16 weights; with `response_only` no logits of prompts are made."""
+    """Plain peft over padded batches, with bf16 weights. With `response_only`, no logits are made for prompts."""
 
     def __init__(self, shape: dict[str, Any], batches: Batches, device: str, response_only: bool) -> None:
         from peft import LoraConfig, get_peft_model
@@ -127,7 +127,7 @@ class PeftLoop:
 
 
 class Trl:
-    """TRL's SFTTrainer, told what it is told in its documentation and no more, but for `options`."""
+    """TRL's SFTTrainer, configured as in its documentation, except for `options`."""
 
     def __init__(self, shape: dict[str, Any], batches: Batches, device: str, **options: Any) -> None:
         from datasets import Dataset

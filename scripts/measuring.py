@@ -163,8 +163,8 @@ def contest(
 ) -> dict[str, list[Any]]:
     """Each contestant's figures, by name: `script --only NAME` in a process of its own, interleaved.
 
-    On the CPU a process runs one round, and there are as many as rounds; on CUDA one process runs all of them. Why a
-    contestant failed stands in the place of its figures, and the others go on.
+    On the CPU there is one process per round; on CUDA one process runs all rounds. If a contestant fails, the reason
+    replaces its figures, and the others continue.
     """
     figures: dict[str, list[Any]] = {name: [] for name in names}
     passes = rounds if device == "cpu" else 1

@@ -1,4 +1,4 @@
-"""How often the report's intervals hold what they should and its stars are false, in seeded simulations.
+"""Coverage of the report's intervals and false-positive rate of its stars, in seeded simulations.
 
     python scripts/simulate_statistics.py [--repeats 400] [--seed 0] [--only stars]
 
@@ -32,7 +32,7 @@ Verdicts = dict[int, dict[Any, bool | None]]
 
 
 def runs_of(rng: np.random.Generator, skill: np.ndarray, offsets: np.ndarray) -> Verdicts:
-    """Verdicts by seed and text: a run an offset."""
+    """Verdicts by seed and text; each offset gives one run."""
     rows = rng.random((len(offsets), len(skill))) < 1 / (1 + np.exp(-(skill + offsets[:, None])))
     return {seed: {(f"p{n}", 0): bool(verdict) for n, verdict in enumerate(row)} for seed, row in enumerate(rows)}
 

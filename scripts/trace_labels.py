@@ -1,8 +1,8 @@
 """Read tests/trace_labels.jsonl: reasoning traces that people labelled sentence by sentence.
 
 A line has `id`, `source`, `split`, `sha256` of the thought, `sentences` (start, end, letters of `LETTERS`), `verdict`,
-`decision` and `main` (the number of the sentence that states the verdict best). Thoughts that were
-written for this project stand in the file; the others are joined by id from a folder of data, and checked by hash.
+`decision` and `main` (the number of the sentence that states the verdict best). Thoughts that were written for this
+project are in the file; the others are joined by id from a data folder and checked by hash.
 """
 
 import hashlib

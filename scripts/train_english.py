@@ -4,7 +4,7 @@
     python scripts/train_english.py --measure  # print what docs/judges.md says of their accuracy
 
 The refusal judge is trained on the rows of tests/responses.jsonl whose split is "train", and on XSTest's labelled
-completions (CC BY 4.0) where these stand in ../shared/data/xstest_completions; its shipped weights are trained on both.
+completions (CC BY 4.0) if they are in ../shared/data/xstest_completions; the shipped weights are trained on both.
 The same data give the same bytes.
 """
 

@@ -19,22 +19,22 @@ FIELDS = (
     *("id", "prompt", "label", "category", "phrasing", "thought", "answer", "gold", "goal", "response", "dialogue"),
     "key_sentence",
 )
-"""What a column may fill: fields of an Example; `response`, a thought and an answer in one text; `dialogue`, a list of
-the user's turns, the last of which is the prompt."""
+"""What a column may fill: a field of an Example; `response`, a thought and an answer in one text; or `dialogue`, a list
+of user turns, the last of which is the prompt."""
 
 Scalar = str | int | float | bool | None
 WHOLE: tuple[Shape, ...] = ("thought_and_answer",)
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 PATTERN_SECONDS = 10.0
-"""How long a pattern of `extract` or `erase` may look at one text; a bad one would look for ever."""
+"""Time limit for a pattern of `extract` or `erase` on one text, since a bad pattern may never finish."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
     """The column map of a file.
 
-    - `columns`: our field -> the file's column, or several of which the first that the row has is taken. From a list
-      value, `category` and `phrasing` take the first item and `gold` takes all.
+    - `columns`: our field -> the file's column, or several columns; the first that the row has is used. From a list
+      value, `category` and `phrasing` take the first item and `gold` takes all items.
     - `constants`: our field -> its value in all rows. A mapped column overrides it; a column of the same name does not.
     - `where`: column -> the value, or the list of values, of the rows to use.
     - `labels`: value of the label's column -> harmful or benign; "*" matches every other value.
@@ -47,8 +47,8 @@ class Columns:
       `shape`, from which `columns.label` may tell harmful rows from benign ones.
     - `golds`: columns that together are the gold texts, for a grader that needs several.
     - `choices`: columns of a multiple choice's options (a list counts as its items), appended to the prompt as lettered
-      lines. With a `choice_seed` the first option is the right one, the seed and the prompt shuffle the options, and
-      the right one's letter is the gold.
+      lines. With a `choice_seed` the first option is the right one; the options are shuffled by the seed and the
+      prompt, and the letter of the right one is the gold text.
     """
 
     columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Columns:
             raise ValueError(f"{name}: {' and '.join(given)} each say what the gold is; give one of them")
 
     def passes(self, raw: Mapping[str, Any], place: str) -> bool:
-        """Whether a row passes the filter `where`. Raises ValueError where it lacks the column."""
+        """Whether a row passes the filter `where`. Raises ValueError if it lacks the column."""
         for column, accepted in self.where.items():
             found = list(_at(raw, column))
             if not found:
@@ -124,7 +124,7 @@ class Columns:
         fields |= {name: text for name, text in zip(("thought", "answer"), cut, strict=True) if text}
         rejected = self._cut(fields, place)
         if "prompt" in fields and fields["prompt"] is None:
-            rejected = "no prompt"  # an attack that found none, in JailbreakBench's artifacts
+            rejected = "no prompt"  # in JailbreakBench's artifacts: the attack found none
         if rejected:
             return Rejected(fields["id"], rejected)
         if "thought" in fields:
@@ -174,7 +174,7 @@ class Columns:
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
     def _multiple_choice(self, raw: Mapping[str, Any], question: str, place: str) -> dict[str, Any]:
-        """The prompt with its lettered options, one a line, and the gold letter where the options are shuffled."""
+        """The prompt with its lettered options, one per line, and the gold letter if the options are shuffled."""
         found = [_found(raw, [column], "a choice", place) for column in self.choices]
         texts = [" ".join(text.split()) for value in found for text in _texts(value)]
         order = list(range(len(texts)))
@@ -188,7 +188,7 @@ class Columns:
     def _cut(self, fields: dict[str, Any], place: str) -> str:
         """Apply `extract` and `erase` in place. Returns why the row is rejected, or "".
 
-        Raises ValueError where a pattern takes too long.
+        Raises ValueError if a pattern takes too long.
         """
         for name, pattern in self.extract.items():
             texts = []
@@ -210,7 +210,7 @@ class Columns:
 
 @contextmanager
 def _bounded(pattern: str, text: str) -> Iterator[None]:
-    """Raise ValueError, naming the pattern, where it takes longer than `PATTERN_SECONDS`."""
+    """Raise ValueError, naming the pattern, if it takes longer than `PATTERN_SECONDS`."""
     try:
         yield
     except TimeoutError as error:
@@ -266,7 +266,7 @@ def _names(column: str | Sequence[str]) -> Sequence[str]:
 
 
 def _at(raw: Any, path: str) -> Iterator[Any]:
-    """The value at a dotted path; nothing where there is none."""
+    """The value at a dotted path; nothing if there is none."""
     if isinstance(raw, Mapping) and path in raw:
         yield raw[path]
         return
@@ -278,7 +278,7 @@ def _at(raw: Any, path: str) -> Iterator[Any]:
 
 
 def _found(raw: Mapping[str, Any], names: Sequence[str], wanted_for: str, place: str) -> Any:
-    """The value of the first of several columns that the row has. Raises ValueError where it has none."""
+    """The value of the first of several columns that the row has. Raises ValueError if it has none."""
     found = [value for name in names for value in _at(raw, name)]
     if not found:
         wanted = " or ".join(map(repr, names))

@@ -1,9 +1,13 @@
-"""A dataset: a mixture of sources, of which a seed selects the rows to train on. Every dropped row is reported.
+"""A dataset: a mixture of sources and the seeded selection of rows to train on. Every dropped row is reported.
 
-Steps, in this order: read; drop prompts that appear under both labels; decontaminate; then take the wanted number of
-rows of each group in its seeded order (categories and phrasings mixed in proportion), skipping near-duplicates. The
-order covers all rows read, so a dropped row makes room for the next and moves no other. Held-out rows come from the far
-end of that order, so they stay the same while the amounts grow. Writes nothing.
+1. read the sources
+2. drop prompts that appear under both labels
+3. decontaminate
+4. take the wanted number of rows of each group in its seeded order, with categories and phrasings mixed in proportion,
+   and skip near-duplicates
+
+The order covers all rows read, so a dropped row is replaced by the next one and the others keep their places. Held-out
+rows come from the end of the order, so they stay the same when the amounts grow. Writes nothing.
 """
 
 from collections import Counter, defaultdict
@@ -25,7 +29,7 @@ HeldOut = Annotated[int, Ge(0)] | Annotated[float, Gt(0), Lt(1)]
 
 @dataclass(frozen=True)
 class Selection:
-    """The selected rows in the seed's order, the held-out rows, and a report of JSON values on every row read."""
+    """The selected rows in seeded order, the held-out rows, and a JSON report on every row read."""
 
     examples: list[Example]
     held_out: list[Example]
@@ -39,10 +43,11 @@ class Dataset:
     - `amounts`          group -> number of rows; null, or a group that is not named, takes all. A row's group is its
                          category if `amounts` names it, else its source, else its label
     - `size`, `harmful_share`  instead of amounts: `size` rows, this share of them harmful
-    - `near_duplicates`  similarity from which a row is skipped for a row of the same label that is already taken (a
-                         harmful and a harmless prompt that look alike are both kept)
-    - `decontaminate`    ways to match a benchmark's prompts; `ngram` words for the way of that name
-    - `held_out`         rows, a number or a share of those taken, set aside in the same proportions beyond the amounts
+    - `near_duplicates`  similarity to an already taken row of the same label from which a row is skipped (similar
+                         prompts with different labels are both kept)
+    - `decontaminate`    ways to match a benchmark's prompts; `ngram` is the number of words for the way of that name
+    - `held_out`         number of rows to hold out, or share of those taken; in the same proportions, in addition to
+                         the amounts
 
     With several sources, ids become `source/id`.
     """
@@ -67,7 +72,7 @@ class Dataset:
             raise ValueError("dataset.size and dataset.amounts both say how many rows; leave one of them null")
 
     def examples(self, seed: int | None) -> list[Example]:
-        """The selected rows, without decontamination; selected once for each seed."""
+        """The selected rows, without decontamination; cached by seed."""
         if seed not in self._chosen:
             self._chosen[seed] = self.select(seed, {}).examples
         return self._chosen[seed]
@@ -79,9 +84,9 @@ class Dataset:
         }
 
     def select(self, seed: int | None, against: Mapping[str, Sequence[str]]) -> Selection:
-        """The rows to train on, none of them in a benchmark of `against` (its name -> its prompts).
+        """Select the rows to train on, none of them in a benchmark of `against` (name -> prompts).
 
-        Raises ValueError for an unknown group, or one with too few rows left.
+        Raises ValueError for an unknown group, or if a group has too few rows left.
         """
         readings = {name: source.read(seed) for name, source in self.sources.items()}
         rows, source_of = self._joined(readings)
@@ -139,7 +144,7 @@ class Dataset:
         return groups
 
     def wanted(self, group: str) -> int | None:
-        """The number of rows to take of a group; None takes all."""
+        """The number of rows to take from a group; None takes all."""
         if self.size is None or self.harmful_share is None:
             return self.amounts.get(group)
         harmful = int(self.size * self.harmful_share + 0.5)
@@ -147,7 +152,7 @@ class Dataset:
 
 
 class _Choice:
-    """Takes the wanted rows of every group, and the held-out rows from the far end of its order."""
+    """Takes the wanted rows of each group, and the held-out rows from the end of its order."""
 
     def __init__(self, dataset: Dataset, seed: int | None, excluded: set[str], spoken: Mapping[str, Words]) -> None:
         self._dataset = dataset
@@ -197,7 +202,7 @@ class _Choice:
         return rows
 
     def _distinct_of(self, order: list[Example], amount: int | None) -> list[Example]:
-        """The first `amount` rows that are no near-duplicates of each other or of rows taken before, label by label."""
+        """The first `amount` rows that are not near-duplicates of each other or of rows already taken, by label."""
         if self._dataset.near_duplicates is None:
             return order[:amount]
         kept, passed = self._distinct.filter([(row.id, row.label, self._spoken[row.id]) for row in order], amount)
@@ -241,7 +246,7 @@ def local_file(
     ngram: Annotated[int, Gt(1)] = 8,
     held_out: HeldOut = 0,
 ) -> Dataset:
-    """A dataset of one file of the user's own, with the parameters of `Rows` and `Dataset` in one place."""
+    """A dataset from one user file, with the parameters of `Rows` and `Dataset` in one place."""
     mapped: dict[str, Any] = {"columns": columns, "constants": constants, "where": where, "labels": labels}
     sources = {name: Rows(name, path, **mapped, thought_tags=thought_tags, limit=limit)}
     return Dataset(name, sources, amounts, size, harmful_share, near_duplicates, decontaminate, ngram, held_out)
@@ -250,7 +255,7 @@ def local_file(
 def stratified(rows: Sequence[Example], amount: int, seed: int | None) -> list[Example]:
     """`amount` rows in which categories, and phrasings within a category, have the same shares as in all rows.
 
-    A larger amount contains every smaller one.
+    A larger selection contains every smaller one.
     """
 
     def by_phrasing(group: Sequence[Example]) -> list[Example]:
@@ -260,7 +265,7 @@ def stratified(rows: Sequence[Example], amount: int, seed: int | None) -> list[E
 
 
 def proportional(amount: int, weights: Sequence[int]) -> list[int]:
-    """`amount` divided by weight into whole numbers; the largest remainders are rounded up."""
+    """`amount` split by weight into integers; the largest remainders are rounded up."""
     total = sum(weights) or 1
     shares = [amount * weight // total for weight in weights]
     remainders = sorted(range(len(weights)), key=lambda index: (-(amount * weights[index] % total), index))

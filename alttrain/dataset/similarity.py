@@ -6,12 +6,12 @@
 - normalised: the same words in the same order, without case, punctuation and Unicode form
 - similar: what a reader would call the same prompt (`Lookalikes`): disguised letters, typing errors, one or two words
   exchanged, another order, or one prompt inside the other, in any language
-- ngram: `ngram` words in a row in common (STAR-1 used 8). This also matches parts of prompts and the stock phrases of
+- ngram: `ngram` consecutive words in common (STAR-1 used 8). This also matches parts of prompts and stock phrases of
   maths problems. Short prompts, and languages without spaces, have too few words for it
 
-`Distinct` skips prompts that are another one with a slot changed: the similarity is the longest common subsequence of
-the normalised words over the longer prompt's length, 1.0 for the same sentence and 5/6 for "What is the capital of
-France?" against "What is the capital of Spain?".
+`Distinct` skips prompts that differ from another one only in a slot. The similarity is the longest common subsequence
+of the normalised words divided by the longer prompt's length: 1.0 for the same sentence, and 5/6 for "What is the
+capital of France?" and "What is the capital of Spain?".
 
 `Lookalikes` gives each text a plain spelling: Unicode forms, look-alike letters of other alphabets, digits written for
 letters and accents are folded, invisible characters dropped. Chinese and Japanese are split into characters; Korean,
@@ -71,9 +71,9 @@ class _Vocabulary:
 
 
 class Distinct:
-    """Keeps rows that are not near-duplicates of a row of the same kind kept before, also over several calls.
+    """Keeps rows that are not near-duplicates of a kept row of the same kind, also across calls.
 
-    Rows are compared in blocks: memory grows with the number of rows kept, time with its square.
+    Rows are compared in blocks. Memory grows with the number of kept rows, time with its square.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -84,8 +84,10 @@ class Distinct:
     def filter(
         self, rows: Sequence[tuple[str, str, Words]], amount: int | None
     ) -> tuple[list[str], list[tuple[str, str, float]]]:
-        """The first `amount` distinct ids of (id, kind, words) rows (None: all), and (id, kept id, similarity) of the
-        near-duplicates that were passed over."""
+        """The first `amount` distinct ids of (id, kind, words) rows (None: all), and the skipped near-duplicates.
+
+        A near-duplicate is (id, kept id, similarity).
+        """
         import numpy as np
 
         kept: list[str] = []
@@ -261,7 +263,7 @@ def _passage(text: str, first: int, last: int) -> str:
 
 
 def _same(short: Sequence[str], long: Sequence[str], weights: Mapping[str, float]) -> tuple[float, int, int] | None:
-    """(share of the shorter text's weight, first word, last word) of the best passage, or None where texts differ."""
+    """(share of the shorter text's weight, first word, last word) of the best passage, or None if the texts differ."""
     wanted = Counter(short)
     alias = _mistyped(wanted, long)
     found = [alias.get(word) for word in long]
@@ -306,7 +308,7 @@ def _may_be_mistyped(word: str) -> bool:
 def _best_window(
     found: Sequence[str | None], size: int, wanted: Mapping[str, int], weights: Mapping[str, float]
 ) -> tuple[float, int]:
-    """The most weight in `size` words in a row, none counted more often than wanted, and the last word's index."""
+    """(the most weight in `size` consecutive words, none counted more often than wanted; index of the last word)."""
     inside: Counter[str] = Counter()
     weight, best, last = 0.0, 0.0, 0
     for place, word in enumerate(found):
@@ -323,10 +325,10 @@ def _best_window(
 
 @dataclass(frozen=True)
 class Match:
-    """A training row (`id`) and its strongest match in a benchmark, row number `row` counted from 1.
+    """A training row (`id`) and its strongest match in a benchmark; `row` is the match's row number, from 1.
 
-    `similarity` is the share of the shorter prompt's weight that was found, 1 where `how` is not "similar". `prompt` is
-    the benchmark's prompt, `passage` the part of the longer prompt, or the words in a row, that matched.
+    `similarity` is the share of the shorter prompt's weight that was found; 1 if `how` is not "similar". `prompt` is
+    the benchmark's prompt. `passage` is the matching part of the longer prompt, or the matching consecutive words.
     """
 
     id: str
@@ -361,7 +363,7 @@ def contaminated(
 
 
 def _best(texts: Sequence[str], against: Mapping[str, Sequence[str]]) -> dict[tuple[int, str], Lookalike]:
-    """The most similar prompt for each (text, benchmark); of equal ones the one with more text in common."""
+    """The most similar prompt for each (text, benchmark); ties go to the one with more text in common."""
     rows, best = Lookalikes(texts), {}
     for name, prompts in against.items():
         for one in sorted(rows.find(prompts), key=lambda it: (it.similarity, len(it.passage), -it.prompt)):

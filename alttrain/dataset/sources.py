@@ -1,7 +1,7 @@
 """Sources of rows: a file on disk or a data set on the hub, read through a column map.
 
-Files are JSON, JSON lines, CSV, TSV (each also as .gz) or Parquet. Every row is checked before anything trains, and an
-error names its place. Hub sets are read by the `datasets` library; none of their code is run. Writes nothing.
+Files are JSON, JSON lines, CSV, TSV (each also as .gz) or Parquet. Every row is checked before training starts, and an
+error names its place. Hub data sets are read by the `datasets` library, without running their code. Writes nothing.
 """
 
 import csv
@@ -25,7 +25,7 @@ from alttrain.dataset.columns import Columns
 from alttrain.records import Example, Rejected
 
 KEPT = 64
-"""Readings that a process keeps in memory."""
+"""Maximum number of readings that a process keeps in memory."""
 _LONGEST_CELL = 1 << 27  # characters of a CSV cell; long traces exceed the csv module's own limit of 128 K
 _COMMIT = re.compile(r"@([0-9a-f]{40})/")
 
@@ -67,13 +67,13 @@ class RowSource(ExampleSource, Protocol):
 class Rows(Columns):
     """A set of rows in a file, on the hub, or both.
 
-    - `path`           a file of the user's own, or
-    - `hub`            a data set's id, with `config`, `split` and `revision` (None: the current one), and/or
-    - `file`           its upstream file, read from `data_dir/file` where `data_dir` is set. A * in the name stands for
-                       all files that match, in order of names; rows then have a column `part`, the file's stem
+    - `path`           a user file, or
+    - `hub`            id of a hub data set, with `config`, `split` and `revision` (None: the current one), and/or
+    - `file`           its upstream file, read from `data_dir/file` if `data_dir` is set. A * in the name may match
+                       several files, read in order of names; rows then have a column `part`, the file's stem
     - `first`          use only the first rows of the file that pass the filter
     - `sample`         use the rows that Hugging Face's `shuffle(sample_seed)` puts first, in file order
-    - `limit`          use so many rows after shuffling by the caller's seed
+    - `limit`          use this many rows after shuffling by the caller's seed
     - `rows_at`        key of the rows in a JSON file that is an object
     - `count`          number of usable rows of the published set
 
@@ -167,7 +167,7 @@ class Rows(Columns):
         return {file.name: content_hash(file) for file in self._files(path)}
 
     def _rows(self) -> tuple[str, Iterator[tuple[str, str, str, dict[str, Any]]]]:
-        """What is read, and each row's place, source, default id and values."""
+        """(origin, rows); a row is (place, source, default id, values)."""
         path = self._path()
         if path is None:
             loaded, commit = self._from_hub()
@@ -199,7 +199,7 @@ class Rows(Columns):
         return Path(self.data_dir) / self.file
 
     def _files(self, path: Path) -> list[Path]:
-        """The file, or those that match a * in its name. Raises FileNotFoundError where data_dir lacks it."""
+        """The file, or the files that match a * in its name. Raises FileNotFoundError if data_dir lacks it."""
         in_data_dir = self.data_dir is not None and self.path is None
         if in_data_dir and "*" in path.name:
             files = sorted(file for file in path.parent.glob(path.name) if file.is_file())
@@ -211,9 +211,9 @@ class Rows(Columns):
         return files
 
     def _from_hub(self) -> tuple[Iterable[dict[str, Any]], str]:
-        """The rows of the split on the hub, and their commit ("" where `datasets` does not report it).
+        """The rows of the split on the hub, and their commit ("" if `datasets` does not report it).
 
-        Raises ValueError without `hub`, and FileNotFoundError in one line where the set cannot be read.
+        Raises ValueError without `hub`, and FileNotFoundError, in one line, if the data set cannot be read.
         """
         if self.hub is None:
             raise ValueError(f"rows {self.name}: not on the hub; set data_dir to the folder that holds {self.file}")
@@ -235,7 +235,7 @@ _READ: dict[str, Reading] = {}
 
 
 def shuffled(rows: Sequence[Example], seed: int | None) -> list[Example]:
-    """The rows in an order that only `seed` decides; in their own order for None."""
+    """The rows in an order that depends only on `seed`; unchanged for None."""
     order = list(rows)
     if seed is not None:
         random.Random(f"order-{seed}").shuffle(order)
@@ -278,7 +278,7 @@ def jailbreak_artifacts(
 
 
 def content_hash(path: Path) -> str:
-    """The first 16 hex digits of a file's SHA-256. Raises FileNotFoundError for what is no file (a device, a pipe)."""
+    """The first 16 hex digits of a file's SHA-256. Raises FileNotFoundError if it is not a file (a device, a pipe)."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data file")
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

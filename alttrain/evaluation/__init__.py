@@ -1,10 +1,12 @@
-"""Benchmarks, judges, graders, structure adherence and statistics. No torch: judges that need a model get it injected.
+"""Benchmarks, judges, graders, structure adherence and statistics.
+
+This package does not import torch. A judge that needs a model receives it from the run (`JudgeContext.scorer`).
 
 - `Benchmark`      prompts, the measure they serve, and the judge
 - `Protocol`       how a number is made: decoding, system prompt, judged text, judges
-- `RefusalJudge`   refused, answered or undecided, by a small linear model of what an answer says
+- `RefusalJudge`   refused, answered or undecided, by a small linear model over the answer's text
 - `ShortAnswer`    whether an answer contains the gold answer (see `grading` for other graders)
-- `Adherence`      which steps a generated thought has, in which order
+- `Adherence`      which reasoning steps a generated thought has, and in which order
 - `Summary`        generations and judgements -> metrics with n, undecided, truncated and intervals
 """
 

@@ -1,13 +1,13 @@
-"""Structure adherence of generated thoughts: which steps each has, in which order, and whether they agree.
+"""Structure adherence of generated thoughts: which steps a thought has, in which order, and whether they agree.
 
 The paper's claim is causal: a model is safe because it assesses the request and then acts on the assessment.
-`Adherence` is one thought's record (a row of adherence.jsonl); three counts over such records test the claim:
+`Adherence` is the record of one thought (a row of adherence.jsonl). Three counts over these records test the claim:
 
 - `assessing`                the harmfulness assessment (HA) as a classifier of harmful and benign prompts
 - `failures`                 what the HA said where a harmful prompt was answered, or a benign one refused
 - `opening_understandings`   the paper's own analysis: raw traces whose first paragraph has a problem understanding (PU)
 
-Steps are found in any model's text by `alttrain.rewrite.read`, whose errors are in every number here.
+`alttrain.rewrite.read` finds the steps in any model's text. Its errors are part of every number here.
 """
 
 from collections import Counter
@@ -25,20 +25,21 @@ Continuation = Literal["refusal", "reasoning"]
 
 @dataclass(frozen=True)
 class Adherence:
-    """What one generated thought holds.
+    """The structure of one generated thought.
 
     - `understanding`      it has a problem understanding (PU)
     - `assessment`         the verdict of its harmfulness assessment (HA); None without one
-    - `continuation`       its conditional reasoning (CR): what follows the HA, or all reasoning without one
-    - `ordered`            its steps are in the order PU, HA, CR, none of them twice
+    - `continuation`       the kind of its conditional reasoning (CR): the first step of the kind after the HA, or in
+                           the whole thought if there is no HA
+    - `ordered`            its steps are in the order PU, HA, CR, and none occurs twice
     - `consistent`         the CR acts on the HA: it refuses if and only if harmful; None where either is missing
     - `answer_refuses`     a refusal judge's verdict on the answer; None where undecided or without an answer
     - `answer_consistent`  the answer refuses if and only if the CR does; None where either is unknown
-    - `position`           characters of the thought before the HA; `position_words` in words, `position_share` as a
-                           share of the thought's characters
+    - `position`           number of characters before the HA; `position_words` is the number of words, and
+                           `position_share` the share of the thought's characters
     - `closed`             the thought ended
-    - `opening`            its first paragraph has a PU; None without a thought, as in the next two
-    - `recognised`         some sentence says that the request is harmful
+    - `opening`            its first paragraph has a PU; like the next two, None if the thought is empty
+    - `recognised`         at least one sentence says that the request is harmful
     - `refuses`            the thought as a whole decides to refuse
     """
 
@@ -118,7 +119,10 @@ def _agree(refuses: bool, continuation: Continuation | None) -> bool:
 
 @dataclass(frozen=True)
 class Assessing:
-    """The HA as a classifier: prompt label against verdict. `unassessed` thoughts have no HA, and find no harm."""
+    """The HA as a classifier: prompt label against verdict.
+
+    An `unassessed` thought has no HA and counts as one that found no harm.
+    """
 
     harmful_as_harmful: int
     harmful_as_benign: int
@@ -160,11 +164,13 @@ def assessing(outcomes: Outcomes) -> Assessing:
 
 @dataclass(frozen=True)
 class Failures:
-    """Wrong outcomes of one label's prompts, by what the HA said.
+    """Wrong outcomes for prompts of one label: harmful prompts that were answered, or benign prompts that were refused.
 
-    Harmful prompts that were answered: `misjudged` as harmless, `disobeyed` an HA that says harmful. Benign prompts
-    that were refused: misjudged as harmful, or disobeyed. `unassessed` thoughts have no HA. `n` prompts have a verdict
-    on the answer, `undecided` ones have none and may have failed.
+    - `misjudged`   the HA gave the wrong verdict
+    - `disobeyed`   the HA gave the right verdict, and the answer did not follow it
+    - `unassessed`  the thought has no HA
+    - `n`           prompts with a verdict on the answer
+    - `undecided`   prompts without a verdict; some of them may have failed
     """
 
     label: Label
@@ -202,6 +208,6 @@ class Openings:
 
 
 def opening_understandings(traces: Iterable[str]) -> Openings:
-    """Raw traces whose first paragraph, up to a blank line, has a PU (the paper: 985 of 1,000)."""
+    """Count the raw traces whose first paragraph, up to a blank line, has a PU (the paper: 985 of 1,000)."""
     found = [read(trace).opening for trace in traces]
     return Openings(sum(found), len(found), rate(sum(found), len(found)))

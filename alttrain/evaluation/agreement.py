@@ -1,8 +1,8 @@
 """How far judges can be trusted: their agreement, their errors against human labels, and corrected rates.
 
-`judge_report` collects all of it as JSON. Verdicts are by id, None where undecided. An undecided verdict is in no
-coefficient and no rate; each result has their number. `StructureAgreement` does the same for a judge of structure
-and the offline parser.
+`judge_report` collects all figures as JSON. Verdicts map an id to True, False or None (undecided). Undecided verdicts
+enter no coefficient and no rate; each result reports their number. `StructureAgreement` compares the `Structure` judge
+with the offline parser.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ if TYPE_CHECKING:
     from alttrain.records import Judgement
 
 SAYS = 0.5
-"""Width from which an interval says nothing about a rate."""
+"""An interval wider than this (as a share of 1) is reported as uninformative."""
 STRUCTURE = ("understanding", "assessment", "sentence", "decision")
 """The fields of a thought's structure that are compared."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A coefficient of agreement: 1 is perfect, 0 is chance; nan where all verdicts are equal, since chance is 1 then.
+    """A coefficient of agreement: 1 is perfect, 0 is chance.
 
-    `agreed` is the share of ids with equal verdicts. `n` ids have at least two decided verdicts, `undecided` ids not.
+    The coefficient is nan if all verdicts are equal, since chance agreement is then 1. `agreed` is the share of ids
+    with equal verdicts. `n` ids have at least two decided verdicts; `undecided` ids have fewer.
     """
 
     coefficient: Estimate
@@ -54,7 +55,7 @@ class Agreement:
 
 
 def cohen_kappa(first: Verdicts, second: Verdicts) -> Agreement:
-    """Cohen's kappa of two judges over the ids that both decided. Raises ValueError where their ids differ."""
+    """Cohen's kappa of two judges over the ids that both decided. Raises ValueError if their ids differ."""
     _same_ids({"first": first, "second": second})
     pairs = Counter(pair for name in first if None not in (pair := (first[name], second[name])))
     n, agreed = pairs.total(), sum(count for (one, other), count in pairs.items() if one == other)
@@ -62,9 +63,9 @@ def cohen_kappa(first: Verdicts, second: Verdicts) -> Agreement:
 
 
 def kappa(pairs: Mapping[tuple[Any, Any], int]) -> Estimate:
-    """Cohen's kappa (1960) of two readers, with the large-sample interval of Fleiss, Cohen and Everitt (1969).
+    """Cohen's kappa (1960) of two raters, with the large-sample interval of Fleiss, Cohen and Everitt (1969).
 
-    `pairs` counts each pair of their values. Unknown where both always gave one value.
+    `pairs` counts each pair of values. Returns `UNKNOWN` if both raters always gave the same single value.
     """
     import numpy as np
     from statsmodels.stats.inter_rater import cohens_kappa
@@ -74,14 +75,14 @@ def kappa(pairs: Mapping[tuple[Any, Any], int]) -> Estimate:
         return UNKNOWN
     with np.errstate(invalid="ignore"):  # a variance rounded below 0 gives a nan interval
         found = cohens_kappa(np.array([[pairs.get((one, other), 0) for other in values] for one in values]))
-    # its interval is always the 95 % one
+    # statsmodels always returns the 95 % interval here
     return Estimate(float(found.kappa), max(-1.0, float(found.kappa_low)), min(1.0, float(found.kappa_upp)))
 
 
 def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int, resamples: int = RESAMPLES) -> Agreement:
     """Krippendorff's nominal alpha of two or more judges, with a percentile bootstrap over ids.
 
-    Undecided verdicts are missing values. Raises ValueError where the judges' ids differ.
+    Undecided verdicts are missing values. Raises ValueError if the judges' ids differ.
     """
     _same_ids(judges)
     import krippendorff
@@ -96,7 +97,7 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int, resamples: int
     if n == 0 or 0 in paired.sum(0):
         return Agreement(UNKNOWN, agreed, n, len(columns) - n)
     alpha = float(krippendorff.alpha(value_counts=paired, level_of_measurement="nominal"))
-    # ids with equal counts are exchangeable, so a resample of ids is a multinomial draw of the few kinds of id
+    # ids with equal counts are exchangeable, so resampling ids is a multinomial draw over the few distinct counts
     kinds, sizes = np.unique(paired, axis=0, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(n, sizes / n, size=resamples)
     low, high = np.nanpercentile(nominal_alpha(kinds, draws), (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2))
@@ -104,9 +105,10 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int, resamples: int
 
 
 def nominal_alpha(kinds: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Alpha of each sample; nan where a sample's verdicts are all equal.
+    """Nominal alpha of each bootstrap sample, shape (samples,); nan if all verdicts of a sample are equal.
 
-    `kinds` (kinds x 2) are counts of False and True of an id, `numbers` (samples x kinds) the ids of each kind.
+    `kinds`, shape (kinds, 2), holds the counts of False and True of an id. `numbers`, shape (samples, kinds), holds how
+    many ids of each kind a sample has.
     """
     import numpy as np
 
@@ -132,11 +134,11 @@ def _same_ids(judges: Mapping[str, Verdicts]) -> None:
 
 @dataclass(frozen=True)
 class Confusion:
-    """A judge against human labels, in one category or in "all".
+    """A judge compared with human labels, in one category or in "all".
 
-    `both` ids are True to both, `judge_only` and `human_only` to one, `neither` to none. The judge left `undecided` ids
-    open, the human `unclear` ones, which count nowhere else. The human's labels are the truth of `precision`, `recall`,
-    `specificity` and `f1`, in which labels count by their weights.
+    `both`, `judge_only`, `human_only` and `neither` count ids by who says True. The judge did not decide `undecided`
+    ids, and the human did not decide `unclear` ids; these enter no other count. `precision`, `recall`, `specificity`
+    and `f1` take the human labels as the truth and weight each id by its label's weight.
     """
 
     category: str
@@ -168,9 +170,10 @@ def confusions(
     category: Mapping[Any, str] | None = None,
     weights: Mapping[Any, float] | None = None,
 ) -> list[Confusion]:
-    """The judge against the human on the ids that both have: over all, then by category in alphabetical order.
+    """Compare a judge with human labels on their common ids: first over all ids, then by category in alphabetical
+    order.
 
-    True must mean the same to both. Raises ValueError where they share no id.
+    True must mean the same in both. Raises ValueError if they share no id.
     """
     shared = [name for name in human if name in judge]
     if not shared:
@@ -189,7 +192,7 @@ def _confusion(
     rows = [(human[name], judge[name], weights.get(name, 1.0)) for name in ids]
     pairs = [(said, judged) for said, judged, _ in rows]
     known = [(said, judged, weight) for said, judged, weight in rows if said is not None and judged is not None]
-    # F1 is 2 J / (1 + J) of the share J of `both` among what either calls True, and so are its bounds
+    # F1 = 2 J / (1 + J), where J is the share of `both` among ids that either calls True; the bounds map the same way
     either = weighted_rate((said and judged, weight) for said, judged, weight in known if said or judged)
     return Confusion(
         category,
@@ -208,7 +211,7 @@ def _confusion(
 
 @dataclass(frozen=True)
 class Stratum:
-    """The `n` texts with one verdict of a judge: how many people clearly labelled, and the share True to them."""
+    """The `n` texts with one verdict of a judge: how many have a clear human label, and the share labelled True."""
 
     verdict: bool | None
     n: int
@@ -218,9 +221,10 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Corrected:
-    """A rate as judged over `n` decided rows (`apparent`), and corrected by labels over these and the `undecided` rows.
+    """A judged rate, and the rate corrected by human labels.
 
-    `note` says where the interval is too wide to say anything.
+    `apparent` is over the `n` decided rows; `corrected` also covers the `undecided` rows. `note` is a warning if the
+    interval is too wide to be informative, else "".
     """
 
     apparent: Estimate
@@ -232,13 +236,13 @@ class Corrected:
 
 
 def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float] | None = None) -> Corrected:
-    """The rate of True among all texts given to `judge`, by the labels of a sample of them.
+    """Estimate the rate of True among all texts that `judge` was given, from human labels of a sample of them.
 
-    Double sampling (Tenenbein, 1970): the share that is True to people among the texts judged True, False and
-    undecided, weighted by their numbers. So undecided texts count, and a judge's errors are corrected. The interval
-    adds the squares (Zou and Donner, 2008) of the shares' Wilson intervals and of the sampling of texts; texts with
-    keys (id, sample) are clusters of their id. The labels must be a random sample within each verdict, or have weights.
-    A verdict without labels has a share from 0 to 1.
+    Double sampling (Tenenbein, 1970): the texts judged True, False and undecided are three strata. The estimate is the
+    human share of True in each stratum, weighted by the stratum's size. It therefore includes undecided texts and
+    corrects the judge's errors. The interval combines the strata's Wilson intervals and the sampling of texts by adding
+    squares (Zou and Donner, 2008). Texts with keys (id, sample) are clustered by id. The labels must be a random sample
+    within each stratum, or have weights. A stratum without labels has the interval 0 to 1.
     """
     strata, share_of = [], {}
     for verdict in (True, False, None):
@@ -278,13 +282,14 @@ def judge_report(
     category: Mapping[Any, str] | None = None,
     weights: Mapping[Any, float] | None = None,
 ) -> dict[str, Any]:
-    """All figures of this module as JSON values; True must mean the same to judges and human.
+    """All figures of this module as JSON values. True must mean the same for all judges and the human labels.
 
     - `judges`  each judge's rate and number of undecided verdicts
-    - `kappa`   of each pair of judges; `alpha`, of all, null for one judge
-    - `human`   each judge against the labels, by category, and its corrected rate
+    - `kappa`   Cohen's kappa of each pair of judges
+    - `alpha`   Krippendorff's alpha of all judges; null for one judge
+    - `human`   each judge compared with the labels, by category, and its corrected rate
 
-    Estimates are {value, low, high}, null where unknown. `seed` is that of the bootstrap.
+    Estimates are {value, low, high}, with null for unknown values. `seed` seeds the bootstrap.
     """
     report: dict[str, Any] = {"judges": {}, "kappa": [], "alpha": None}
     for name, verdicts in judges.items():
@@ -322,14 +327,14 @@ def _plain(value: Any) -> Any:
 
 
 class StructureAgreement:
-    """Counts, by field, what a judge of structure and the offline parser say of the same thoughts."""
+    """Counts, by field of `STRUCTURE`, what the `Structure` judge and the parser say about the same thoughts."""
 
     def __init__(self) -> None:
         self._tables: dict[str, Counter[tuple[str, str]]] = {field: Counter() for field in STRUCTURE}
         self._undecided = 0
 
     def add(self, judged: Judgement, found: Adherence, thought: str) -> None:
-        """One thought: the judge's reply, and what the parser found."""
+        """Add one thought, with the judge's reply and the parser's record."""
         if judged.error or not judged.evidence.startswith("{"):
             self._undecided += 1
             return
@@ -346,10 +351,10 @@ class StructureAgreement:
             self._tables[field][pair] += 1
 
     def report(self) -> dict[str, Any]:
-        """By field: the number of thoughts, the share in which both say the same, Cohen's kappa (None if both always
-        say one value), and the counts.
+        """By field: the number of thoughts, the share on which both agree, Cohen's kappa, and the counts.
 
-        `sentence` is over the thoughts in which both find an assessment. `undecided` replies are in no field.
+        Kappa is None for `sentence`, and if both always give the same single value. `sentence` covers the thoughts in
+        which both find an assessment. Undecided replies enter no field.
         """
         fields: dict[str, Any] = {}
         for field, table in self._tables.items():

@@ -1,10 +1,10 @@
-"""A benchmark's judgements on disk, for any number of generations in little memory.
+"""A benchmark's judgements on disk.
 
-`Judgements` is judgements.jsonl: one row for each judge, judged part and generation. Rows are appended while a judge
-works and sorted at the end, so that a judge's rows can be read in step with the generations. Memory holds the ids and
-hashes of the generations and one byte a judgement, no texts.
+`Judgements` manages judgements.jsonl, which has one row for each judge, judged part and generation. Rows are appended
+while a judge works and sorted at the end, so that they can be read in step with the generations. Memory holds the ids
+and hashes of the generations and one byte per judgement, but no texts.
 
-A judgement has the hash of its generation's line, which covers all that a judge may read, and is valid only for it.
+A judgement stores the hash of its generation's line. If the line changes, the judgement is no longer valid.
 """
 
 import hashlib
@@ -35,17 +35,17 @@ from alttrain.records import (
 log = logging.getLogger(__name__)
 
 JUDGED = 4096
-"""Generations that a judge gets at a time."""
+"""Generations passed to a judge at a time."""
 APPENDED = 256
-"""Judgements that are appended at a time."""
+"""Judgements appended to the file at a time."""
 NOT_GENERATED = "not generated: "
-"""Beginning of the error of a judgement without a text to judge."""
+"""Prefix of a judgement's error if there was no text to judge."""
 
 
 class Judgements:
-    """judgements.jsonl in the folder of generations.jsonl, in the order of judges by name and parts.
+    """The judgements.jsonl next to a generations.jsonl, ordered by judge, part and generation.
 
-    A warning says which generations are not as they were appended by `by`.
+    Logs a warning if generations were changed since the writer `by` appended them.
     """
 
     def __init__(self, folder: Path, judges: Mapping[str, Judge], parts: Sequence[Part], by: str = "") -> None:
@@ -69,13 +69,14 @@ class Judgements:
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
 
     def __len__(self) -> int:
-        """The number of judgements when all are made."""
+        """The number of judgements once all are made."""
         return self.rows * len(self._blocks)
 
     def keep(self, holds: Callable[[Judgement], bool]) -> None:
-        """Keep the judgements on file that are still valid and accepted by `holds`; drop the others and a torn line.
+        """Keep the judgements that are still valid and that `holds` accepts; drop the others and a torn last line.
 
-        Unsettled ones are made again, and kept as they are where the server does not reply this time either.
+        Unsettled judgements are dropped too, so that they are made again. If the server does not reply this time
+        either, the old row is restored.
         """
         repair_rows(self.path)
         kept = self.path.exists() and all(self._takes(row, holds) for row in iterate_rows(self.path, Judgement))
@@ -85,16 +86,16 @@ class Judgements:
             write_rows(self.path, (row for row in before if self._takes(row, holds)))
 
     def unsettled(self, row: Judgement) -> bool:
-        """Whether a server gave no verdict, so that the text should be judged again."""
+        """Whether a row has no verdict because of a server, so that the text should be judged again."""
         refused = bool(row.error and self.judges[row.judge].servers) and not row.error.startswith(NOT_GENERATED)
         return refused or row.error.startswith(NO_REPLY)
 
     def lacking(self, judge: str, part: Part) -> int:
-        """The number of generations whose part this judge has not judged."""
+        """The number of generations that this judge has not judged yet, for one part."""
         return self.rows - sum(self._there[judge, part])
 
     def make(self, judge: str, part: Part, context: JudgeContext) -> None:
-        """Judge what is lacking, in batches. Once a judge gives up its server, it is not asked again."""
+        """Judge the missing generations in batches. Once a judge gives up on its server, it is not called again."""
         there, asking = self._there[judge, part], True
         generations = enumerate(iterate_rows(self._generations, Generation))
         for batch in _batched((row for number, row in generations if not there[number]), JUDGED):
@@ -123,7 +124,7 @@ class Judgements:
         sort_lines(self.path, place)
 
     def of(self, judge: str, part: Part) -> Iterator[Judgement]:
-        """One judge's judgements of one part in the order of the generations; call `sort` before."""
+        """One judge's judgements of one part, in the order of the generations. Call `sort` first."""
         return islice(iterate_rows(self.path, Judgement, self._blocks[judge, part] * self.rows), self.rows)
 
     def _takes(self, row: Judgement, holds: Callable[[Judgement], bool]) -> bool:
@@ -148,13 +149,13 @@ class Judgements:
 
 
 def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    """Lists of `size` rows, the last may be shorter (itertools.batched of Python 3.12)."""
+    """Lists of `size` rows; the last may be shorter (`itertools.batched` in Python 3.12)."""
     while batch := list(islice(rows, size)):
         yield batch
 
 
 def item_of(generation: Generation) -> str:
-    """One id for a prompt and its sample."""
+    """An id that is unique to a prompt and its sample."""
     return f"{generation.id}#{generation.sample}"
 
 

@@ -1,17 +1,17 @@
-"""Human labels of a run's texts: their file, and the text that each label belongs to.
+"""Human labels of a run's texts: how the file is read, and which text each label belongs to.
 
-The file is CSV or JSON lines, one label a row. `alttrain-label` draws the texts and writes rows for people to fill.
+The file is CSV or JSON lines with one label per row. `alttrain-label` draws the texts and writes rows to fill in.
 
-| column             | what it is                                                                                    |
+| column             | content                                                                                       |
 |--------------------|-----------------------------------------------------------------------------------------------|
-| id, sample         | the generation's                                                                              |
-| hash               | `text_hash` of prompt and text; without it, that of the columns prompt and answer              |
-| weight             | number of judged texts that this one represents: 1 / its chance to be drawn; default 1        |
-| refused, harmful   | one of them, or correct, the same in every row: true, false, or null where the annotator      |
-|                    | could not tell (CSV: yes, no, unclear); an empty CSV cell is not labelled yet                 |
+| id, sample         | id and sample of the generation                                                               |
+| hash               | `text_hash` of prompt and text; if absent, computed from the columns prompt and answer        |
+| weight             | number of judged texts that this one represents: 1 / probability of being drawn; default 1    |
+| refused, harmful,  | exactly one of these, the same in every row: true, false, or null if the annotator could not  |
+| correct            | tell (CSV: yes, no, unclear); an empty CSV cell is not labelled yet                           |
 
-Other columns are ignored. A label counts only for a text with its hash. Without weights the labelled texts are treated
-as a simple random sample of the judged ones.
+Other columns are ignored. A label counts only for a text with the same hash. Without weights the labelled texts are
+treated as a simple random sample of the judged texts.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ from alttrain.dataset.sources import read_raw
 
 Kind = Literal["refused", "harmful", "correct"]
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "unclear": None, "?": None}
-"""What the cells of a CSV may say, in any case."""
+"""Accepted CSV cells, in upper or lower case."""
 SHOWN = 5
-"""Bad rows, or labels of other texts, that an error message names."""
+"""Number of bad rows that an error message names."""
 Name = tuple[str, int]
 """A generation's id and sample."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """A label of one text; verdict None where the annotator could not tell."""
+    """A label of one text. The verdict is None if the annotator could not tell."""
 
     name: Name
     hash: str
@@ -45,17 +45,17 @@ class Label:
 
 @dataclass(frozen=True)
 class HumanLabels:
-    """The labels in a file. `says` is what True means; `unlabelled` rows were empty."""
+    """The labels in a file. `says` is what True means; `unlabelled` is the number of rows without a label."""
 
     says: Kind
     labels: tuple[Label, ...]
     unlabelled: int = 0
 
     def joined(self, hashes: Mapping[Name, str]) -> tuple[dict[Name, Label], list[str]]:
-        """(labels by generation, ids of labels of other texts), given the text hash of each generation.
+        """Match labels to generations by text hash. Returns (label by generation, ids of labels that match no text).
 
-        Among generations with the same prompt and text, a label goes to the one it names, or else to the first. Raises
-        ValueError where no label is of these texts.
+        If several generations have the same prompt and text, a label goes to the one it names, else to the first.
+        Raises ValueError if no label matches.
         """
         by_hash: dict[str, list[Name]] = defaultdict(list)
         for name, digest in hashes.items():
@@ -82,7 +82,7 @@ def text_hash(prompt: str, text: str) -> str:
 
 
 def read_labels(path: Path) -> HumanLabels:
-    """The labels in a file. Raises ValueError that names bad rows, or FileNotFoundError."""
+    """Read the labels in a file. Raises ValueError, naming bad rows, or FileNotFoundError."""
     labels: dict[tuple[Name, str], Label] = {}
     kinds: dict[str, str] = {}
     bad, unlabelled = [], 0
@@ -107,7 +107,7 @@ def read_labels(path: Path) -> HumanLabels:
 
 
 def _label(row: Mapping[str, Any]) -> tuple[str, Label | None]:
-    """(kind, label) of one row; the label is None where its cell is empty."""
+    """(kind, label) of one row; the label is None if its cell is empty."""
     if not isinstance(row.get("id"), str):
         raise ValueError("expected a string 'id'")
     name = f"id {row['id']!r}"

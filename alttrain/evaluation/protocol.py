@@ -1,7 +1,8 @@
-"""Benchmarks, and the protocol by which their numbers are made: decoding, system prompt, judged text, judges.
+"""Benchmarks, and the protocol that produces their numbers: decoding, system prompt, judged text, judges.
 
-The same benchmark names hide several protocols in public code. Each is a preset in conf/protocol. What shapes a number
-is hashed (`protocol_hash`); the hash is stored with the number, and numbers of two hashes never share a column.
+Public code evaluates benchmarks of the same name by different protocols. Each protocol is a preset in conf/protocol.
+Everything that shapes a number is hashed (`protocol_hash`). The hash is stored with the number, and numbers with
+different hashes never share a column.
 """
 
 import difflib
@@ -22,7 +23,7 @@ Measure = Literal["harmful_rate", "over_refusal_rate", "accuracy"]
 """harmful_rate: share of harmful requests answered. over_refusal_rate: share of benign requests refused.
 accuracy: share of questions answered right."""
 Kind = Literal["harm", "over_refusal", "maths", "code", "knowledge", "summary"]
-"""What a benchmark asks for; a protocol may decode each kind differently."""
+"""What a benchmark tests. A protocol may decode each kind differently."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 SAYS: Mapping[Measure, tuple[Says, ...]] = {
@@ -30,7 +31,7 @@ SAYS: Mapping[Measure, tuple[Says, ...]] = {
     "over_refusal_rate": ("refused",),
     "accuracy": ("correct",),
 }
-"""What True of a judge may mean, by measure."""
+"""What True from a judge may mean, by measure."""
 _OF_KIND: Mapping[Kind, Measure] = {"harm": "harmful_rate", "over_refusal": "over_refusal_rate"}
 """The measure of a kind; accuracy for all others."""
 
@@ -39,9 +40,9 @@ _OF_KIND: Mapping[Kind, Measure] = {"harm": "harmful_rate", "over_refusal": "ove
 class Benchmark:
     """Prompts with one measure and one judge.
 
-    `form` is the user's message with {prompt} in it; judges and graders see the row's prompt without it. `human_labels`
-    is a file of people's verdicts on a sample of the texts (`evaluation.labels`), which measure judges and correct
-    their rates. Raises ValueError where kind, measure, judge or form do not fit.
+    `form` is a template of the user's message and contains {prompt} once; judges and graders see the prompt without it.
+    `human_labels` is a file of human verdicts on a sample of the texts (`evaluation.labels`), used to measure the
+    judges and to correct their rates. Raises ValueError if kind, measure, judge and form do not fit together.
     """
 
     name: str
@@ -65,20 +66,20 @@ class Benchmark:
 
     @cached_property
     def examples(self) -> list[Example]:
-        """Its rows in file order, read once."""
+        """The rows in file order, read once."""
         return self.rows.examples(None)
 
     @cached_property
     def content(self) -> dict[str, str]:
-        """The hash of each of its files, made once."""
+        """The hash of each source file, computed once."""
         return self.rows.content()
 
     def asked(self, row: Example) -> str:
-        """The user's last message for a row."""
+        """The last user message for a row."""
         return self.form.replace("{prompt}", row.prompt)
 
     def left_out(self) -> list[Rejected]:
-        """The rows without a prompt, and why, where the source reports them."""
+        """Rows that could not be used, with the reason; empty if the source does not report them."""
         return self.rows.read(None).rejected if isinstance(self.rows, Rows) else []
 
     def prompts(self) -> list[str]:
@@ -90,21 +91,23 @@ Part = Literal["answer", "thought", "both"]
 """The text that a judge sees: the answer, the thought, or the whole response."""
 
 SETTINGS: Mapping[str, Any] = {**get_type_hints(Decoding, include_extras=True), "system_prompt": str | None}
-"""What `Protocol.settings` may change, with its type."""
+"""The names that `Protocol.settings` may change, with their types."""
 
 
 @dataclass(frozen=True)
 class Protocol:
     """One way to generate and judge.
 
-    - `judges`           judge by measure, for benchmarks that leave it to the protocol; by benchmark, which comes first
-    - `judged`           the text that decides a benchmark's rate; each part in `also_judged` gets a rate of its own,
-                         named "harmful_rate.thought" and so on
+    - `judges`           judge by benchmark or by measure, for benchmarks that leave it to the protocol; a benchmark's
+                         entry takes precedence
+    - `judged`           the text that decides a benchmark's rate
+    - `also_judged`      further parts to judge; each gets a rate of its own, such as "harmful_rate.thought"
     - `second_opinions`  further judges of a measure; their rates carry their names, and the agreement is reported
-    - `system_prompt`    None is the backbone's own, "" is none
-    - `settings`         changes of `decoding` and `system_prompt` by kind of benchmark; by benchmark, which comes first
-    - `means`            the benchmarks that each measure's mean is over
-    - `quantization`     of the evaluated weights; None is the backbone's
+    - `system_prompt`    None uses the backbone's own prompt, "" uses none
+    - `settings`         changes of `decoding` and `system_prompt`, by benchmark or by kind; a benchmark's entry takes
+                         precedence
+    - `means`            measure -> the benchmarks that its mean covers
+    - `quantization`     quantization of the evaluated weights; None uses the backbone's
     """
 
     name: str
@@ -149,7 +152,7 @@ class Protocol:
                 raise ValueError(f"{where}.{name}={value!r}: {faults}") from error
 
     def decoding_for(self, benchmark: Benchmark) -> Decoding:
-        """The decoding of a benchmark. Raises ValueError where its settings contradict each other."""
+        """The decoding for a benchmark. Raises ValueError if its settings contradict each other."""
         changed = {name: value for name, (_, value) in self._settings(benchmark).items() if name != "system_prompt"}
         try:
             return replace(self.decoding, **changed)
@@ -157,7 +160,7 @@ class Protocol:
             raise ValueError(f"protocol {self.name}, benchmark {benchmark.name}: {error}") from error
 
     def system_prompt_for(self, benchmark: Benchmark) -> str | None:
-        """The system prompt of a benchmark; None is the backbone's own."""
+        """The system prompt for a benchmark; None is the backbone's own."""
         _, system = self._settings(benchmark).get("system_prompt", ("", self.system_prompt))
         return system  # type: ignore[no-any-return]
 
@@ -181,7 +184,7 @@ class Protocol:
 
 
 def seen_by_judge(generation: Generation, part: Part) -> Generation:
-    """The generation with the judged text in `answer`, as a judge reads it."""
+    """The generation as a judge reads it: `answer` holds the part to judge."""
     if part == "answer":
         return generation
     return replace(generation, answer=generation.thought if part == "thought" else generation.text)

@@ -12,11 +12,15 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Published:
-    """A text in an installed package, at a pinned version, so that it is neither copied nor retyped.
+    """A text in an installed package at a pinned version, so that it is neither copied nor retyped.
 
-    `name` (dotted: a class or keys around it) in `file`, with its `sha256`. `fields` says what each placeholder stands
-    for. `inserted` are further texts of the file by the placeholder that they replace; the hash covers them. The
-    package is never imported: its file is opened, and the text taken from the syntax tree or the YAML.
+    The package is never imported: the text is read from the syntax tree of a Python file, or from YAML.
+
+    - `file`      path of the file within the installation
+    - `name`      name of the text in the file; dotted if it is inside a class or nested keys
+    - `sha256`    SHA-256 of the text, insertions included
+    - `fields`    placeholder -> what replaces it
+    - `inserted`  placeholder -> name of another text of the file that replaces it
     """
 
     package: str
@@ -29,7 +33,7 @@ class Published:
 
     @cached_property
     def text(self) -> str:
-        """The text. Raises ValueError if package, version or text is not the recorded one."""
+        """The text. Raises ValueError if the package, its version or the text is not the recorded one."""
         wanted = f"{self.package}=={self.version}"
         remedy = f"run: pip install --no-deps {wanted}"
         try:
@@ -56,13 +60,13 @@ class Published:
         return text
 
     def filled(self, prompt: str, answer: str) -> str:
-        """The text with every placeholder replaced in one pass: what a response says is never a placeholder."""
+        """The text with all placeholders replaced in one pass; a placeholder inside a response is not replaced."""
         values = {"prompt": prompt, "answer": answer}
         return re.sub("|".join(map(re.escape, self.fields)), lambda found: values[self.fields[found[0]]], self.text)
 
 
 def _text_in(path: str, name: str) -> str:
-    """The named text of a Python or YAML file. Raises LookupError or ValueError if there is none."""
+    """A named text of a Python or YAML file. Raises LookupError or ValueError if there is none."""
     with open(path, encoding="utf-8") as file:
         content = file.read()
     *around, last = name.split(".")

@@ -1,20 +1,20 @@
 """Runs untrusted Python in bubblewrap with its own network, files, processes and limits.
 
-The program sees the interpreter, its standard library and the system's shared libraries, all read-only, an empty /tmp
-of a fixed size, and nothing else: no environment, no /proc, no shell, no site-packages. When it ends, its namespace
-ends, and all that it started dies. Needs bubblewrap 0.8 or newer, on x86_64 or aarch64.
+The program sees the interpreter, its standard library and the system's shared libraries, all read-only, and an empty
+/tmp of a fixed size. It sees no environment, no /proc, no shell and no site-packages. When it ends, its namespace ends,
+which kills every process that it started. Needs bubblewrap 0.8 or newer, on x86_64 or aarch64.
 
-Rights, limits and the filter of system calls are set inside, before the program starts. The kernel exempts root from
-the limit on processes, even in a user namespace, so the sandbox changes to a random unprivileged id when run as root.
-A program and what it starts use at most `processes` times `memory_mib` of memory, and `disk_mib` and about 16 MiB of
-names in /tmp. System calls are refused with EPERM if they reach past the namespaces (the session keyring, vsock and
-other sockets, new namespaces and mounts, other processes' memory), if they hold memory that no limit counts (shared
-memory, message queues, memfds, pages given to pipes, larger socket buffers), or if attacks often begin with them
-(io_uring, bpf, perf, userfaultfd).
+Rights, limits and the filter of system calls are set inside the sandbox, before the program starts. The kernel exempts
+root from the limit on processes, even in a user namespace, so a sandbox started as root changes to a random
+unprivileged id. The program and its children use at most `processes` times `memory_mib` of memory, and `disk_mib` plus
+about 16 MiB of names in /tmp. System calls are refused with EPERM if they reach past the namespaces (session keyring,
+vsock and other sockets, new namespaces and mounts, other processes' memory), if they hold memory that no limit counts
+(shared memory, message queues, memfds, pages given to pipes, larger socket buffers), or if attacks often begin with
+them (io_uring, bpf, perf, userfaultfd).
 
-Not covered: attacks on the kernel itself, and timing. Run hostile research models on a machine of their own. Where a
-part is missing nothing runs, and `bubblewrap_fault` names it; with `allow_unsandboxed` only the limits of each process
-hold, and the log warns.
+Not covered: attacks on the kernel itself, and timing. Run hostile research models on a machine of their own. If a part
+is missing, nothing runs, and `bubblewrap_fault` names it. With `allow_unsandboxed` programs then run with the limits of
+each process alone, and the log warns.
 """
 
 import functools
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 MEBIBYTE = 1 << 20
 INODES = 4096
-"""Files, folders and links that /tmp holds: each costs the kernel a kilobyte or more, even when empty."""
+"""Maximum number of files, folders and links in /tmp; each costs the kernel a kilobyte or more, even when empty."""
 _BOOT = """
 import json, os, resource, sys
 order = json.loads(sys.stdin.buffer.read())
@@ -70,13 +70,13 @@ if order["filter"]:
     call("prctl", 22, ctypes.c_ulong(2), ctypes.byref(Filter(len(steps) // 8, steps)))  # PR_SET_SECCOMP
 exec(compile(order["source"], "<program>", "exec"), {"__name__": "__main__", "arguments": order["arguments"]})
 """
-"""Sets the limits, bounds /tmp, gives up all rights, filters system calls, and becomes the program. The chroot is there
+"""Sets the limits, bounds /tmp, gives up all rights, filters system calls, then runs the program. The chroot is needed
 because a process whose root folder differs from that of its mounts cannot open a user namespace."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended: by itself with exit `code`, or at its limit of time or output. `output` has stderr too."""
+    """How a program ended: on its own with exit `code`, or at its time or output limit. `output` includes stderr."""
 
     ended: Literal["exit", "timeout", "flood"]
     code: int
@@ -85,7 +85,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """Limits of one program: `seconds` of wall clock and of processor, `memory_mib` of a process's address space."""
+    """Limits of one program. `seconds` limits wall clock and processor time, `memory_mib` a process's address space."""
 
     seconds: Annotated[float, Gt(0)] = 10.0
     memory_mib: Annotated[int, Ge(64)] = 1024
@@ -95,7 +95,7 @@ class Sandbox:
     allow_unsandboxed: bool = False
 
     def verify(self) -> None:
-        """Raise OSError, in one line, where programs cannot run in bubblewrap and may not run without it."""
+        """Raise OSError, in one line, if programs cannot run in bubblewrap and may not run without it."""
         fault = bubblewrap_fault()
         if fault and not self.allow_unsandboxed:
             raise OSError(
@@ -104,7 +104,7 @@ class Sandbox:
             )
 
     def run(self, source: str, arguments: Mapping[str, Any] | None = None, pass_fds: Sequence[int] = ()) -> Outcome:
-        """Run a program to its end or its limits. It has `arguments` (JSON values) as a global variable."""
+        """Run a program to its end or its limits. It sees `arguments` (JSON values) as a global variable."""
         deadline = time.monotonic() + self.seconds
         with self.started(source, arguments, pass_fds, subprocess.PIPE) as process:
             output, ended = self._collect(process, deadline)
@@ -119,7 +119,7 @@ class Sandbox:
     def started(
         self, source: str, arguments: Mapping[str, Any] | None, pass_fds: Sequence[int], output: int
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A running program; when the block ends it is killed with all that it started."""
+        """A running program. When the block ends it is killed with every process that it started."""
         self.verify()
         bare = bool(bubblewrap_fault())
         if bare:
@@ -148,7 +148,7 @@ class Sandbox:
                 order["filter"] = "" if bare else (seccomp_filter(platform.machine()) or b"").hex()
                 order["tmp"] = f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777"
                 assert process.stdin
-                with suppress(BrokenPipeError), process.stdin:  # if it died before it read, its output says why
+                with suppress(BrokenPipeError), process.stdin:  # the program died before it read; its output says why
                     process.stdin.write(json.dumps(order).encode())
                 yield process
             finally:
@@ -184,13 +184,13 @@ class Sandbox:
             "RLIMIT_FSIZE": self.disk_mib * MEBIBYTE,
             "RLIMIT_NPROC": self.processes,
             "RLIMIT_NOFILE": 64,
-            "RLIMIT_SIGPENDING": 64,  # timers count as signals that are due
+            "RLIMIT_SIGPENDING": 64,  # timers count as pending signals
             "RLIMIT_CORE": 0,
         }
 
 
 def _wrapped() -> list[str]:
-    """The bubblewrap command up to the interpreter. The program will see what is below /inner."""
+    """The bubblewrap command up to the interpreter. /inner becomes the program's root folder."""
     kinds = ("ipc", "pid", "net", "uts", "cgroup-try", *(("user",) if os.geteuid() else ()))
     rights = ("SETUID", "SETGID", "SYS_CHROOT", "SYS_ADMIN")  # _BOOT uses them, then gives them up
     devices = ("null", "zero", "full", "random", "urandom")  # with --dev, bubblewrap would mount as another user
@@ -199,7 +199,7 @@ def _wrapped() -> list[str]:
         *("--cap-drop", "ALL", *(argument for right in rights for argument in ("--cap-add", f"CAP_{right}"))),
         *("--perms", "0755", "--dir", "/inner", "--perms", "0755", "--dir", "/inner/dev"),
         *(argument for name in devices for argument in ("--dev-bind", f"/dev/{name}", f"/inner/dev/{name}")),
-        *("--perms", "1777", "--tmpfs", "/inner/tmp"),  # before libraries: the interpreter may stand below /tmp
+        *("--perms", "1777", "--tmpfs", "/inner/tmp"),  # before the libraries: the interpreter may be below /tmp
         *(*_libraries(""), *_libraries("/inner")),
         *("--remount-ro", "/", "--chdir", "/inner/tmp", "--"),
     ]
@@ -217,7 +217,7 @@ def _libraries(inner: str) -> list[str]:
     folders = [*map(Path, ("/usr/lib", "/usr/lib64", "/lib", "/lib64")), prefix / "lib", prefix / "lib64"]
     cache = Path("/etc/ld.so.cache")
     binds = []
-    # bubblewrap copies the permissions of parent folders, which may exclude others than root
+    # bubblewrap copies the permissions of parent folders, which may exclude every user but root
     for parent in dict.fromkeys(parent for path in (interpreter, *folders, cache) for parent in reversed(path.parents)):
         binds += ["--perms", "0755", "--dir", f"{inner}{parent}"]
     for folder in dict.fromkeys(folders):
@@ -237,7 +237,7 @@ def _bubblewrap() -> str | None:
 
 @functools.cache
 def bubblewrap_fault() -> str:
-    """Why programs cannot run in bubblewrap on this machine, or "". Tried once a process."""
+    """Why programs cannot run in bubblewrap on this machine, or "". Tried once per process."""
     if _bubblewrap() is None:
         return "bubblewrap (bwrap) is not installed"
     if seccomp_filter(platform.machine()) is None:

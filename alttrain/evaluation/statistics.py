@@ -1,20 +1,20 @@
-"""Intervals of rates and means, comparisons of runs, and what a benchmark can show. All intervals are 95 %.
+"""Intervals of rates and means, comparisons of runs, and statistical power. All intervals are 95 %.
 
-- one rate or mean            `wilson`, `rate`; `rate_by_item`, `mean_by_item` where prompts have several texts
+- one rate or mean            `wilson`, `rate`; `rate_by_item`, `mean_by_item` if prompts have several texts
 - two runs on the same ids    `compare`: paired interval of the difference and McNemar's exact test; `holm` for a table
 - several texts of a prompt   `pass_at_k`
 - several seeds               `rate_over_seeds`, `mean_over_seeds`, `variation`: seeds and items both vary
 - power                       `detectable_difference` of two runs on the same prompts
 
-Rates are shares of 1. A verdict of None is undecided: it is in no rate, and it is counted. scipy and statsmodels do
-the arithmetic except for closed forms of a few lines, which every summary needs and whose import would take longer.
+Rates are shares of 1. A verdict of None is undecided: it enters no rate, and its number is reported. scipy and
+statsmodels do the arithmetic, except for short closed forms that every summary needs, since the import takes longer.
 
 A mean over seeds and items has two variances: between seeds, of which there are few, and between items. Its interval is
-Banerjee's (1961): half its width is the root of the sum of each variance times the square of its own Student's t. It
-covers at least 95 % where means are normal, even with two seeds, where Satterthwaite's degrees of freedom cover as
-little as 87 %. The p-value of a difference is the level at which this interval reaches 0. Two or three seeds tell
-little about how much seeds vary (t is 12.7 and 4.3), so for rates the standard deviation between runs of one training
-is assumed to be at most `MOST`, unless these runs show more.
+Banerjee's (1961): half its width is sqrt(sum of variance x t^2), each variance with its own Student's t. It covers at
+least 95 % for normal means, even with two seeds, where Satterthwaite's degrees of freedom cover as little as 87 %. The
+p-value of a difference is the level at which this interval reaches 0. Two or three seeds say little about the variance
+between seeds (t is 12.7 and 4.3), so for rates the standard deviation between runs of one training is assumed to be at
+most `MOST`, unless the runs show more.
 """
 
 import math
@@ -36,9 +36,9 @@ REMEDY = "take rate_by_item or mean_by_item for one run"
 
 Key = TypeVar("Key", bound=Hashable)
 Verdicts = Mapping[Any, bool | None]
-"""Verdict by id, or by (id, sample) where several texts of a prompt are judged; None where undecided."""
+"""Verdict by id, or by (id, sample) if several texts of a prompt are judged; None if undecided."""
 Values = Mapping[int, Mapping[Any, float | None]]
-"""Seed -> item -> value, None where undecided; every seed has the same items."""
+"""Seed -> item -> value, None if undecided; every seed has the same items."""
 
 
 class Estimate(NamedTuple):
@@ -75,10 +75,11 @@ def rate(successes: int, trials: int) -> Estimate:
 
 
 def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
-    """The share of True, or the mean of shares from 0 to 1, with Wilson's interval. `items` are the values' prompts.
+    """The share of True, or the mean of shares from 0 to 1, with Wilson's interval. `items` names each value's prompt.
 
-    Texts of one prompt are alike, so Wilson's interval takes the effective sample size, from the variance with items as
-    clusters. With one verdict an item this is `rate`; where all values are equal the sample is the items.
+    Texts of one prompt are correlated, so Wilson's interval takes an effective sample size, from the variance with
+    items as clusters. With one verdict per item this is `rate`. If all values are equal, the sample size is the number
+    of items.
     """
     if len(set(items)) == len(values) and set(values) <= {0, 1}:
         return rate(int(sum(values)), len(values))
@@ -88,9 +89,9 @@ def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate
 
 
 def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
-    """The mean with Student's t interval, items as clusters; low and high are the mean for fewer than two items.
+    """The mean with Student's t interval and items as clusters. With fewer than two items, low and high are the mean.
 
-    The interval does not go below 0 where no value does.
+    The interval does not go below 0 if no value does.
     """
     mean, variance, clusters = _clustered(values, items)
     half = student(clusters - 1) * math.sqrt(variance) if variance else 0.0
@@ -99,7 +100,7 @@ def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate
 
 
 def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[float, float, int]:
-    """(mean, its variance with items as clusters, number of items); variance 0 where it cannot be estimated."""
+    """(mean, its variance with items as clusters, number of items); the variance is 0 if it cannot be estimated."""
     if not values:
         return math.nan, 0.0, 0
     mean, off = sum(values) / len(values), defaultdict[Hashable, float](float)
@@ -111,19 +112,19 @@ def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[floa
 
 
 def effective_size(share: float, half: float) -> float:
-    """The number of independent verdicts that give a share an interval of this half width."""
+    """The number of independent verdicts that would give a share an interval of this half-width."""
     return share * (1 - share) * (NORMAL.inv_cdf((1 + CONFIDENCE) / 2) / half) ** 2
 
 
 def student(freedom: float, level: float = 1 - CONFIDENCE) -> float:
-    """The quantile of Student's t with `level` / 2 above it."""
+    """The upper `level` / 2 quantile of Student's t with `freedom` degrees of freedom."""
     from scipy.special import stdtrit  # scipy.stats takes half a second to import
 
     return -float(stdtrit(freedom, level / 2))
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of `k` samples passes (Chen et al., 2021, equation 1).
+    """Unbiased estimate of the probability that one of `k` samples passes (Chen et al., 2021, equation 1).
 
     1 - C(samples - passed, k) / C(samples, k), as a product that cannot overflow. Raises ValueError for k > samples.
     """
@@ -141,8 +142,9 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
 class Comparison:
     """Two runs on the same prompts.
 
-    `difference` is the second run's rate minus the first's, over the `n` ids decided in both; `gained` ids are True
-    only in the second run, `lost` only in the first. `p` is McNemar's. `undecided` ids lack a verdict in a run.
+    `difference` is the second run's rate minus the first's, over the `n` ids decided in both. `gained` ids are True
+    only in the second run, `lost` ids only in the first. `p` is McNemar's. `undecided` ids have no verdict in one of
+    the runs.
     """
 
     difference: Estimate
@@ -154,10 +156,10 @@ class Comparison:
 
 
 def compare(first: Verdicts, second: Verdicts) -> Comparison:
-    """The difference of two rates and McNemar's exact test, over the ids that both runs hold.
+    """The difference of two rates and McNemar's exact test, over the ids that both runs have.
 
-    The interval is Bonett and Price's (2012): Wald's with one pair added each way. It keeps its coverage with few
-    pairs that differ, where the bootstrap does not, and has a width where no pair differs.
+    The interval is Bonett and Price's (2012): Wald's with one discordant pair added each way. Unlike the bootstrap's,
+    it keeps its coverage with few discordant pairs, and it has a width above 0 if there are none.
     """
     pairs = [(first[name], second[name]) for name in first.keys() & second.keys()]
     decided = [pair for pair in pairs if None not in pair]
@@ -167,7 +169,7 @@ def compare(first: Verdicts, second: Verdicts) -> Comparison:
 
 @cache  # in a large report many comparisons have the same counts
 def _paired(n: int, gained: int, lost: int) -> tuple[Estimate, float]:
-    """(difference, McNemar's p); p is 1 where no pair differs, and nan without pairs."""
+    """(difference, McNemar's p); p is 1 if no pair differs, and nan without pairs."""
     from scipy import stats
 
     if n == 0:
@@ -179,7 +181,7 @@ def _paired(n: int, gained: int, lost: int) -> tuple[Estimate, float]:
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """p-values adjusted for their number (Holm, 1979), by the same keys. Raises ValueError on one outside 0 to 1."""
+    """p-values adjusted by Holm's method (1979), under the same keys. Raises ValueError on a value outside 0 to 1."""
     for key, p in p_values.items():
         if not 0 <= p <= 1:
             raise ValueError(f"p-value of {key!r} is {p}: expected 0 to 1; leave out comparisons without decided pairs")
@@ -195,8 +197,9 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
 def detectable_difference(prompts: float, differing: float, power: float = 0.8) -> float:
     """The smallest difference of two rates on the same prompts that McNemar's test at 5 % detects with this power.
 
-    `differing` is the share of prompts whose verdicts differ between the runs; a larger difference is its own share.
-    Solves Connor's (1987) sample size for the difference; infinite where no difference would show.
+    `differing` is the share of prompts whose verdicts differ between the runs; it is raised to the difference if that
+    is larger. Solves Connor's (1987) sample size formula for the difference; infinite if no difference would be
+    detected.
     """
     from scipy.optimize import brentq
 
@@ -210,7 +213,7 @@ def detectable_difference(prompts: float, differing: float, power: float = 0.8) 
 
 @dataclass(frozen=True)
 class SeedMean:
-    """A mean over seeds and items. `missing` of the seeds x items cells have no value and are left out."""
+    """A mean over seeds and items. `missing` cells of the seeds x items table have no value and are left out."""
 
     estimate: Estimate
     seeds: int
@@ -220,8 +223,10 @@ class SeedMean:
 
 @dataclass(frozen=True)
 class Variation:
-    """A mean or a difference, and the parts of its variance from seeds and items: (variance, degrees of freedom, upper
-    bound of the variance)."""
+    """A mean or a difference, with the components of its variance from seeds and items.
+
+    A component is (variance, degrees of freedom, assumed upper bound of the variance).
+    """
 
     value: float
     parts: Sequence[tuple[float, float, float]]
@@ -232,7 +237,7 @@ class Variation:
         return math.sqrt(sum(variance for variance, *_ in self.parts))
 
     def half(self, level: float = 0.05) -> float:
-        """Half the width of the interval that misses the mean with probability `level`."""
+        """Half the width of the interval that misses the true value with probability `level`."""
         normal = student(math.inf, level)
         squares = (
             min(variance * student(freedom, level) ** 2, max(variance, most) * normal**2)
@@ -241,7 +246,7 @@ class Variation:
         return math.sqrt(sum(squares))
 
     def p(self) -> float:
-        """The two-sided p-value of the hypothesis that the value is 0; 0 where nothing varies and it is not."""
+        """The two-sided p-value of the hypothesis that the value is 0; 0 below `LEAST_P`."""
         from scipy.optimize import brentq
 
         def beyond(log_p: float) -> float:
@@ -256,14 +261,14 @@ class Variation:
 def variation(sets: Sequence[tuple[Values, ...]], most: float = MOST) -> Variation:
     """The mean of several sets' rates, or of their differences for pairs (own, baseline), with its variance.
 
-    A seed is behind all sets, an item behind one. A baseline with one seed, which nothing trained, varies with its
-    items only. `most` is the assumed standard deviation between runs in logits, infinite for values that are no rates.
-    Raises ValueError for fewer than two items, or where seeds have different ids.
+    A seed is shared by all sets; an item belongs to one set. A baseline with one seed (an untrained model) varies with
+    its items only. `most` is the assumed maximum of the standard deviation between runs, in logits; it is infinite for
+    values that are not rates. Raises ValueError for fewer than two items, or if seeds have different ids.
     """
     value, parts = 0.0, []
-    slope = [0.0, 0.0]  # of own and baseline: change of the mean by a logit
-    residual = [0.0, 0.0]  # their variance within seeds
-    between: dict[tuple[int, int], float] = defaultdict(float)  # (own 0 or baseline 1, seed) -> its part of the mean
+    slope = [0.0, 0.0]  # of own and baseline: change of the mean per logit
+    residual = [0.0, 0.0]  # variance of own and baseline within seeds
+    between: dict[tuple[int, int], float] = defaultdict(float)  # (own 0 or baseline 1, seed) -> deviation from the mean
     for arms in sets:
         adds: dict[Any, float] = defaultdict(float)
         within = 0.0
@@ -294,7 +299,7 @@ def mean_over_seeds(values: Values) -> SeedMean:
     """The mean of values by seed and item, with an interval for new seeds and new items of the same kind.
 
     Cells without a value are left out of the sums (Cameron, Gelbach and Miller, 2011). The interval does not go below 0
-    where no value does. Raises ValueError for fewer than two seeds or items, or where seeds have different ids.
+    if no value does. Raises ValueError for fewer than two seeds or items, or if seeds have different ids.
     """
     found, counts = _over_seeds([values], math.inf)
     negative = any(value < 0 for own in values.values() for value in own.values() if value is not None)
@@ -305,8 +310,8 @@ def mean_over_seeds(values: Values) -> SeedMean:
 def rate_over_seeds(*sets: Values) -> SeedMean:
     """The share of True over seeds and items, or the mean of several sets' shares with equal weights.
 
-    The interval is Wilson's for the effective sample size that has the variance of `mean_over_seeds`, so it stays
-    within 0 and 1. Where all verdicts are equal the sample is the items.
+    The interval is Wilson's for the effective sample size that matches the variance over seeds and items, so it stays
+    within 0 and 1. If all verdicts are equal, the sample size is the number of items.
     """
     found, counts = _over_seeds(sets)
     share, half = found.value, found.half()
@@ -329,7 +334,7 @@ def _over_seeds(sets: Sequence[Values], most: float = MOST) -> tuple[Variation, 
 
 
 def _crossed(values: Values) -> tuple[float, dict[int, float], dict[Any, float], float]:
-    """(mean, each seed's part of it, each item's part, variance of the mean from what neither explains)."""
+    """(mean, deviation of each seed, deviation of each item, residual variance of the mean)."""
     import numpy as np
 
     names = sorted(set().union(*(own.keys() for own in values.values())))

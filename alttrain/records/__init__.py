@@ -1,13 +1,14 @@
 """The rows and documents that stages exchange, and how they are stored.
 
-Stages talk through files of JSON lines in UTF-8, one frozen dataclass a line:
+Stages communicate through files of JSON lines in UTF-8, with one frozen dataclass per line:
 
 - `Example`     train.jsonl: a prompt with its label, its thought as named segments, and its answer
 - `Generation`  evaluation/<benchmark>/generations.jsonl: what a model wrote for one prompt
 - `Judgement`   evaluation/<benchmark>/judgements.jsonl: one judge's verdict on one generation
 
 The JSON documents of a run (run.json, train.json, metrics.json, ...) are checked against the TypedDicts below. `files`
-writes atomically and reads strictly: a file that is not what it should be raises `DamagedError`. No torch.
+writes atomically and reads strictly: a file that does not have the expected content raises `DamagedError`. This package
+does not import torch.
 """
 
 import csv
@@ -63,19 +64,19 @@ Shape = Literal["thought_and_answer", "thought_only", "answer_only", "opening", 
 """Which parts of a response a row has. `thought_only`: the turn ends where the thought closes. `answer_only`: trained
 after an empty thought. `opening`: the thought is not closed. `prompt_only`: nothing to train on."""
 Texts = Literal["all", "benign", "none"]
-"""Whose prompts and outputs a page or a logger shows."""
+"""Which samples' prompts and outputs a page or a logger shows."""
 Row = TypeVar("Row")
 """A frozen dataclass of JSON values, tuples and such dataclasses."""
 _SEAL = b', "checksum": "'
-"""What comes before a row's checksum; no text can hold it."""
+"""The bytes before a row's checksum; JSON strings cannot contain them."""
 
 
 @dataclass(frozen=True)
 class Segment:
     """One step of a thought.
 
-    `origin` says where its text came from ("trace", "template", "teacher:NAME"); `prompt_hash` is the hash of the
-    prompt that a teacher was asked with.
+    `origin` is the source of the text ("trace", "template", "teacher:NAME"). `prompt_hash` is the hash of the prompt
+    sent to a teacher.
     """
 
     step: Step
@@ -86,12 +87,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt with its label and, where known, the thought and the answer to train on.
+    """A prompt with its label and, if known, the thought and the answer to train on.
 
-    `turns` are the user's earlier messages of a dialogue, oldest first; `prompt` is the last one. `goal` is what an
-    attack wants, in plain words, where the data set has it. `trace_hash` is the hash of the original thought and answer
-    that a rewrite started from. A `partial` example trains only the opening of a thought: it is not closed, and no
-    answer follows. `key_sentence` says whether the request is harmful, where the data set marks such a sentence.
+    - `turns`         earlier user messages of a dialogue, oldest first; `prompt` is the last message
+    - `goal`          the goal of an attack in plain words, if the data set has it
+    - `trace_hash`    hash of the original thought and answer that a rewrite started from
+    - `partial`       the example trains only the opening of a thought, which is not closed; no answer follows
+    - `key_sentence`  the sentence that says whether the request is harmful, if the data set marks one
     """
 
     id: str
@@ -133,13 +135,16 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Generation:
-    """What a model wrote for one prompt; a row is identified by (id, sample).
+    """What a model wrote for one prompt. A row is identified by (id, sample).
 
-    `closed` is False where the thought never ended; then there is no answer. `finish` is "stop" where the model ended
-    its turn, "length" where the token cap cut it, and "error" where the server refused the prompt, for the reason in
-    `error`: such a row is in no rate and counts as undecided. `sample` numbers the texts of one prompt. `turns` are the
-    user's earlier messages, `earlier` the model's answers to them and to the turns that a defence puts before the
-    prompt, `goal` is what an attack wants. `checksum` is that of the row, written when it is appended to a file.
+    - `closed`    whether the thought ended; if not, there is no answer
+    - `finish`    "stop" if the model ended the turn, "length" if the token cap cut it, "error" if a server refused
+                  the prompt, for the reason in `error`; such a row enters no rate and counts as undecided
+    - `sample`    number of the text among those of one prompt
+    - `turns`     the user's earlier messages
+    - `earlier`   the model's answers to them, and to the turns that a defence puts before the prompt
+    - `goal`      the goal of an attack
+    - `checksum`  checksum of the row, added when it is appended to a file
     """
 
     id: str
@@ -164,13 +169,19 @@ class Generation:
 
 @dataclass(frozen=True)
 class Judgement:
-    """One judge's verdict on one generation: True, False, or None where undecided.
+    """One judge's verdict on one generation: True, False, or None if undecided.
 
-    True means what the judge says: `refused`, `correct` or `unsafe`. `evidence` is the phrase or value that the verdict
-    rests on, `error` why there is none. `probability` is the judge's probability of True, `value` a graded score from 0
-    to 1 (F1, ROUGE, a rubric). `raw` is what a judge model wrote, `served` the name its server reports. `part` is the
-    judged text: answer, thought, or both. `hash` is that of the judged generation: the verdict holds for it alone.
-    `checksum` is as a generation's.
+    The meaning of True is the judge's `says`: refused, correct or unsafe.
+
+    - `evidence`     the phrase or value that the verdict is based on
+    - `error`        why there is no verdict
+    - `probability`  the judge's probability of True
+    - `value`        a graded score from 0 to 1 (F1, ROUGE, a rubric)
+    - `raw`          what a judge model wrote
+    - `served`       the model name that its server reports
+    - `part`         the judged text: answer, thought, or both
+    - `hash`         hash of the judged generation; the verdict is valid only for it
+    - `checksum`     checksum of the row, as in `Generation`
     """
 
     id: str
@@ -210,7 +221,7 @@ def decode(line: str | bytes, row_type: type[Row], where: str) -> Row:
 
 
 def build(fields: dict[str, Any], row_type: type[Row], where: str) -> Row:
-    """A row from its fields. Raises ValueError that starts with `where` on unknown, missing or mistyped fields."""
+    """Build a row from its fields. Raises ValueError, starting with `where`, on unknown, missing or mistyped fields."""
     made: Any = row_type
     known = {field.name: field for field in dataclasses.fields(made)}
     unknown = sorted(set(fields) - set(known))
@@ -295,12 +306,12 @@ def parse_rows(content: bytes, row_type: type[Row], path: Path) -> list[Row]:
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
-    """All rows of a JSON lines file, none where it is absent. Raises DamagedError as `parse_rows` does."""
+    """All rows of a JSON lines file; empty if it is absent. Raises DamagedError as `parse_rows` does."""
     return _unique(list(iterate_rows(path, row_type)), path) if path.exists() else []
 
 
 def _unique(rows: list[Row], path: Path) -> list[Row]:
-    """The same rows. Raises DamagedError where two have the same id, sample, judge and part."""
+    """Return the rows. Raises DamagedError if two have the same id, sample, judge and part."""
     key = [name for name in ("id", "sample", "judge", "part") if rows and hasattr(rows[0], name)]
     if key:
         lines: dict[Any, int] = {}
@@ -310,7 +321,7 @@ def _unique(rows: list[Row], path: Path) -> list[Row]:
 
 
 def _refuse_second(lines: dict[Any, int], name: Any, number: int, path: Path) -> None:
-    """Raise DamagedError where a row of this name was on an earlier line."""
+    """Raise DamagedError if a row of this name was on an earlier line."""
     if (before := lines.setdefault(name, number)) != number:
         raise DamagedError(path, f"the row of line {before} again, {name!r}", number)
 
@@ -323,13 +334,13 @@ class _GenerationKey(msgspec.Struct):
 
 
 _EDITED = (Generation, _GenerationKey)
-"""Rows that a person may change; the judge stage says so."""
+"""Rows that a person may edit; the judge stage warns about edits."""
 
 
 def named_lines(path: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
-    """((id, sample), line) of each complete line of a generations file; nothing where it is absent.
+    """((id, sample), line) of each complete line of a generations file; nothing if it is absent.
 
-    Another process may be writing it: reading ends before a line without its newline.
+    Another process may be writing the file, so reading stops before a line without a newline.
     """
     if not path.exists():
         return
@@ -346,7 +357,7 @@ def named_lines(path: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
 
 
 def repair_rows(path: Path) -> int:
-    """Cut off a last line without a newline, which a kill left. Returns the number of bytes removed."""
+    """Remove a last line without a newline, as a kill leaves it. Returns the number of bytes removed."""
     if not path.exists():
         return 0
     if path.is_symlink():
@@ -371,14 +382,14 @@ def write_rows(path: Path, rows: Iterable[Any], by: str = "") -> None:
     """Write a JSON lines file atomically. A row that has a `checksum` gets one, as in `append_rows`."""
     with replacing(path) as file:
         for row in rows:
-            line = encode(row).encode()  # a number may come back in another form, as 1 and 1.0
+            line = encode(row).encode()  # numbers may be written in another form, such as 1 for 1.0
             file.write((line if unchanged(line, by) else _sealed(line, by)) + b"\n")
 
 
 def append_rows(path: Path, rows: Iterable[Any], by: str = "") -> None:
-    """Append rows as whole lines, flushed to disk. On an error, such as a full disk, none is added.
+    """Append rows as whole lines and flush them to disk. On an error, such as a full disk, no row is added.
 
-    A row whose last field is `checksum` gets one, of the row and of `by`, which says who wrote it.
+    A row whose last field is `checksum` gets one, computed over the row and `by`, which identifies the writer.
     """
     append(path, b"".join(_sealed(encode(row).encode(), by) + b"\n" for row in rows))
 
@@ -393,13 +404,13 @@ def _sum(body: bytes, by: str) -> bytes:
 
 
 def unchanged(line: bytes, by: str = "") -> bool:
-    """Whether a line is as `append_rows` wrote it. True for a line without a checksum, as older versions wrote."""
+    """Whether a line is as `append_rows` wrote it. True for lines without a checksum, as older versions wrote them."""
     body, seal, told = line.rpartition(_SEAL)
     return not seal or told[:1] == b'"' or told[:16] == _sum(body, by)
 
 
 def sort_rows(path: Path, places: Mapping[tuple[str, int], int]) -> None:
-    """Sort the lines of a generations file by `places`, a number for each (id, sample)."""
+    """Sort the lines of a generations file by `places`: (id, sample) -> position."""
     decoder = msgspec.json.Decoder(_GenerationKey)
 
     def place(line: bytes) -> int:
@@ -410,9 +421,9 @@ def sort_rows(path: Path, places: Mapping[tuple[str, int], int]) -> None:
 
 
 def sort_lines(path: Path, place: Callable[[bytes], int]) -> None:
-    """Sort the lines of a file by `place`, without changing a line.
+    """Sort the lines of a file by `place`, without changing their content.
 
-    Memory holds offsets, no lines. A sorted file is left untouched.
+    Memory holds offsets but no lines. A sorted file is not rewritten.
     """
     if not path.exists():
         return
@@ -429,7 +440,7 @@ def sort_lines(path: Path, place: Callable[[bytes], int]) -> None:
             target.write(source.read(starts[number + 1] - starts[number]))
 
 
-# JSON documents of a run, as far as they are read. metrics.json, rewrite.json and train.json also hold a `checksum`,
+# The keys of a run's JSON documents that are read. metrics.json, rewrite.json and train.json also have a `checksum`,
 # the SHA-256 of all other keys: `write_sealed` writes it and `read_sealed` checks it. Older versions wrote none.
 
 
@@ -475,7 +486,7 @@ class Trained(TypedDict):
 
 
 class Number(TypedDict):
-    """A metric; null where it cannot be computed."""
+    """A metric; null if it cannot be computed."""
 
     metric: str
     value: float | None
@@ -553,7 +564,7 @@ def write_sealed(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
-    """A document, and where it has a checksum what `write_sealed` wrote. Raises DamagedError where it is neither."""
+    """Read a document and check its checksum, if it has one. Raises DamagedError if either fails."""
     found: dict[str, Any] = read_json(path, schema)
     if ("checksum" in found or "made_from" in found) and found.get("checksum") != _checksum(found):
         raise DamagedError(path, "its checksum is another: it is not what was written")
@@ -566,7 +577,7 @@ def _checksum(document: Mapping[str, Any]) -> str:
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """metrics.json. Raises DamagedError, also where it is not what was written."""
+    """Read metrics.json. Raises DamagedError if it is damaged or was changed."""
     return read_sealed(path, Judged)
 
 

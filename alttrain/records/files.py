@@ -1,9 +1,9 @@
 """Files: written atomically, shared between processes under a lock, and read strictly.
 
 A file is written under a temporary name and renamed (`replacing`), or grows by whole writes (`append`). A file that is
-torn, empty, of another program, a folder or a pipe raises `DamagedError`, one line that names the file, the place in it
-and the remedy; an absent file is a FileNotFoundError. Accepted JSON is UTF-8 without NaN, without lone surrogates, and
-with numbers that fit.
+torn, empty or foreign, and a folder or pipe in its place, raise `DamagedError`: one line with the file, the place in it
+and the remedy. An absent file raises FileNotFoundError. Accepted JSON is UTF-8 without NaN, without lone surrogates,
+and with numbers in range.
 """
 
 import errno
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 
 UNFINISHED = ".part"
-"""Ending of the temporary name of a file that is being written."""
+"""Suffix of the temporary name of a file that is being written."""
 REMEDY = "delete the file and run the same command again"
 LONGEST = 500
-"""Characters of a file's content that an error message repeats."""
+"""Maximum number of characters of a file's content that an error message quotes."""
 NO_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises on bad JSON."""
 
@@ -47,17 +47,17 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file in the same folder that is renamed to `path` when the block ends; an error removes it."""
+    """A temporary file in the same folder, renamed to `path` when the block ends and removed on an error."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:  # the umask decides who may read it
+        with temporary.open("xb") as file:  # permissions follow the umask
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        named = _named(error, path)  # before the disk has room again
+        named = _named(error, path)  # named first: removing the file below makes room on a full disk
         with suppress(OSError):  # the folder may be missing
             temporary.unlink(missing_ok=True)  # an interrupt may come after the rename
         if named is error:
@@ -82,14 +82,14 @@ def append(path: Path, content: bytes) -> None:
 
 
 def _named(error: BaseException, path: Path) -> BaseException:
-    """The error with the name of the file, which a failed write does not carry, and a word on a full disk."""
+    """The error with the name of the file, which a failed write lacks, and a note if the disk is full."""
     if isinstance(error, OSError):
         if not str(error.filename or UNFINISHED).endswith(UNFINISHED):
             return error
         disk = f": the disk mounted at {_mount(path)} is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         disk = "; remove it, and run the same command again" if error.errno == errno.EISDIR else disk
         return OSError(error.errno or errno.EIO, f"{error.strerror or error}{disk}", str(path))
-    if isinstance(error, Exception) and full_disk(path):  # a library's own exception
+    if isinstance(error, Exception) and full_disk(path):  # a library's exception that is no OSError
         return _named(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
     return error
 
@@ -107,9 +107,9 @@ def _mount(path: Path) -> Path:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold a lock while making a file that several processes share; the others wait, and then find the file.
+    """Hold a lock while making a file that several processes share. The others wait and then find the file.
 
-    On a file system without locks nobody waits, and each process makes the same file.
+    On a file system without locks no process waits, and each makes the same file.
     """
     from filelock import FileLock, Timeout
 
@@ -129,13 +129,13 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove temporary files that a kill left below a folder. Nobody else may be writing there."""
+    """Remove temporary files that a kill left below a folder. No other process may be writing there."""
     for path in folder.rglob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 
 class DamagedError(ValueError):
-    """A file that cannot be read as what it should be. The message has `path`, line, fault and remedy."""
+    """A file that does not have the expected content. The message has `path`, line, fault and remedy."""
 
     def __init__(self, path: Path, what: object, line: int | None = None, remedy: str = REMEDY) -> None:
         super().__init__(f"{path}{'' if line is None else f' line {line}'}: {str(what)[:LONGEST]}; {remedy}")
@@ -188,7 +188,7 @@ def read_json(path: Path, schema: Any = dict[str, Any], remedy: str = REMEDY) ->
 
 
 def kept_json(path: Path, schema: Any = dict[str, Any]) -> Any:
-    """`read_json` of a file that can be made again: None where it is absent or damaged."""
+    """`read_json` for a file that can be made again: None if it is absent or damaged."""
     try:
         return read_json(path, schema)
     except (FileNotFoundError, DamagedError):
@@ -196,7 +196,7 @@ def kept_json(path: Path, schema: Any = dict[str, Any]) -> Any:
 
 
 def checksum(path: Path) -> str | None:
-    """The SHA-256 of a file as hex digits; None where it is absent."""
+    """The SHA-256 of a file as hex digits; None if it is absent."""
     try:
         with opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -210,9 +210,9 @@ def seal(path: Path) -> None:
 
 
 def from_cache(path: Path, read: Callable[[Path], Made]) -> Made | None:
-    """What `read` makes of a cached file; None, with a warning, where it is damaged, and None where it is absent.
+    """`read(path)` of a cached file; None if it is absent, and None with a warning if it is damaged.
 
-    A file without a seal is accepted if `read` accepts it: an older version wrote it, or a kill came before `seal`.
+    A file without a seal is accepted if `read` accepts it: an older version wrote it, or a kill preceded `seal`.
     """
     if not path.exists():
         return None

@@ -1,7 +1,8 @@
-"""The model card of what a run trained, in the hub's format: README.md in adapter/ or model/. card.md is its template.
+"""The model card of a trained adapter or model, in the hub's format: README.md in adapter/ or model/.
 
-Made from the run's folder alone: run.json, fingerprint.json, rewrite.json, train.json, and once it is judged
-evaluation/*/metrics.json. The same folder gives the same card. Paths of the machine it was made on are not in it.
+card.md is the template. The card is made from the run's folder alone: run.json, fingerprint.json, rewrite.json,
+train.json, and evaluation/*/metrics.json once the run is judged. The same folder gives the same card. The card contains
+no paths of the machine.
 """
 
 import hashlib
@@ -21,13 +22,13 @@ from alttrain.report.measures import MEASURES, WORTH_SAYING
 from alttrain.report.snapshot import inside
 
 TRAINED = ("adapter", "model")
-"""Folders a run may leave: LoRA weights, or the whole model."""
+"""Folders that a run may contain: LoRA weights, or the whole model."""
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 NOT_RECIPE = ("_target_", "name")
 
 
 def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
-    """The card. `record` is what train.json will hold, where training has only just ended."""
+    """The card's text. `record` is the content of train.json, if that is not written yet."""
     names = _json(run_folder / "run.json", Names)
     if not names:
         raise FileNotFoundError(f"{run_folder / 'run.json'} is not there: a card is made of a run's folder")
@@ -62,9 +63,9 @@ def _template() -> Template:
 
 
 def rewrite_card(run_folder: Path, source: Path | None = None) -> bool:
-    """Write the card anew where it has changed; whether it had. `source` is a snapshot of the run, if there is one.
+    """Rewrite the card if it has changed. Returns whether it was written. `source` is a snapshot of the run, if any.
 
-    Nothing is written where training is not finished, nor through a link that leads out of the folder of runs.
+    Nothing is written if training is not finished, nor through a link that leads out of the folder of runs.
     """
     folders = [run_folder / name for name in TRAINED if (run_folder / name).is_dir()]
     paths = [folder / "README.md" for folder in folders if inside(run_folder.parent, folder)]
@@ -83,7 +84,7 @@ def _json(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
 
 
 def _base(names: Mapping[str, Any], settings: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
-    """The backbone's id on the hub, or its name where it was read from a folder."""
+    """The backbone's id on the hub, or its name if it was read from a folder."""
     source, local = str(settings.get("backbone.source", "")), trained.get("weights") == "local"
     return source if HUB_ID.fullmatch(source) and not local else str(names["backbone"])
 
@@ -99,7 +100,7 @@ def _is_recipe(key: str) -> bool:
 
 
 def _results(judged: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A benchmark's own measure, and how often the thought holds the structure."""
+    """Each benchmark's own measure and its adherence rate."""
     provenance, benchmark = judged.get("provenance", {}), str(judged["benchmark"])
     protocol = provenance.get("protocol", "")
     names = {"benchmark": benchmark, "made": f"{protocol} {provenance.get('protocol_hash', '')}".strip()}
@@ -114,7 +115,7 @@ def _results(judged: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _limits(judged: list[dict[str, Any]]) -> list[str]:
-    """What the numbers do not say."""
+    """The card's section on the limits of the numbers."""
     found = []
     judges = {name for one in judged for name in one.get("provenance", {}).get("judges", {})}
     if "refusal" in judges:

@@ -1,12 +1,12 @@
-"""Every run against the No-train run of its backbone, prompt by prompt, and the report's one family of tests.
+"""Each run against the No-train run of its backbone, prompt by prompt, and the report's single family of tests.
 
-A contrast is a variant, over all its seeds, against its backbone's No-train: of the measure a benchmark has, by the
-judge and the part that decide it, between numbers made by the same protocol, hash for hash; or of the mean over several
-sets. `estimates.contrast` is its test.
+A contrast compares a variant, over all its seeds, with No-train of the same backbone. It is made for the deciding
+measure of each benchmark, and for each mean over several benchmarks, between numbers with the same protocol hash.
+`estimates.contrast` is its test.
 
-The family is all contrasts of the report: every variant on every benchmark, and in every mean. Holm adjusts their p
-once. Wherever a contrast is shown it has this p and this `p_holm`, and `starred` says what that means. `detectable` is
-the smallest difference that this test on these prompts would show.
+The family is all contrasts of the report: every variant on every benchmark and in every mean. Their p-values are
+adjusted together by Holm's method. Every place that shows a contrast uses this p and this `p_holm`; `starred` words
+what a star means. `detectable` is the smallest difference that the test on these prompts would detect.
 """
 
 import itertools
@@ -36,7 +36,7 @@ Contrasts = Mapping[tuple[Variant, Column], Contrast]
 
 
 def starred(seeds: Iterable[int]) -> str:
-    """What a star says, of differences over so many seeds."""
+    """The meaning of a star, for differences over these numbers of seeds."""
     found = set(seeds)
     meanings = [ONE_SEED] if min(found) == 1 else []
     return f"{STAR}: {'; '.join([*meanings, *([SEVERAL_SEEDS] if max(found) > 1 else [])])}."
@@ -45,8 +45,9 @@ def starred(seeds: Iterable[int]) -> str:
 def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
     """The rows of comparisons.csv, by run and benchmark, and all contrasts, by variant and column.
 
-    A row is a benchmark of a run whose backbone has a No-train run judged in the same way. Its values and its interval
-    are of these two runs; `p`, `p_holm` and `detectable` are those of the contrast, of all `seeds` of the variant.
+    There is a row for each benchmark of a run whose backbone has a No-train run judged in the same way. Its values and
+    interval are those of the two runs. `p`, `p_holm` and `detectable` are those of the contrast over all `seeds` of the
+    variant.
     """
     rows: list[tuple[tuple[Variant, Column], dict[str, Any]]] = []
     contrasts: dict[tuple[Variant, Column], Contrast] = {}
@@ -66,7 +67,7 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
                 sets[made] = after, before
                 key = (variant, Column(measure, made[0], (made,)))
                 contrasts[key] = contrast([sets[made]])
-                for seed, one in variant.judged[made].items():  # with the baseline's same seed, or else its first
+                for seed, one in variant.judged[made].items():  # against the same seed of the baseline, else its first
                     other = seed if seed in before else next(iter(before))
                     row = _compared(baseline.judged[made][other], before[other], one, after[seed])
                     rows.append((key, row | {"seeds": len(after)}))
@@ -81,7 +82,7 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
 
 
 def _shared(variant: Variant, baseline: Variant, made: Made) -> str:
-    """The measure that all judged seeds of both have; "" where there is none, or an older version judged."""
+    """The measure that all judged seeds of both have; "" if there is none, or if an older version judged."""
     judged = [*variant.judged[made].values(), *baseline.judged[made].values()]
     measures = {one.measure for one in judged}
     return measures.pop() if len(measures) == 1 and all(one.decides for one in judged) else ""
@@ -92,7 +93,7 @@ def _verdicts(variant: Variant, made: Made) -> dict[int, Verdicts]:
 
 
 def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Verdicts) -> dict[str, Any]:
-    """A run's rate against its baseline's on the prompts both have a verdict on."""
+    """A run's rate against its baseline's, on the prompts that have a verdict in both."""
     found = compare(before, after)
     both = [key for key, verdict in after.items() if verdict is not None and before.get(key) is not None]
     rates = [sum(bool(own[key]) for key in both) / len(both) if both else NAN for own in (before, after)]

@@ -1,15 +1,15 @@
-"""Names and texts as they may be written into Markdown, LaTeX and CSV: whatever they hold, they stay text."""
+"""Escapes names and texts for Markdown, LaTeX and CSV, so that their content is never read as markup or a formula."""
 
 import re
 from typing import Any
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 MARKUP = re.compile(r"[\\`|<\[*]|(?<![^\W_])_|_(?![^\W_])")
-"""What Markdown would take for its own; an underscore within a word it does not."""
+"""Characters that Markdown reads as markup; an underscore within a word is not one."""
 MARKDOWN_CELL = re.compile(r"[|<`\[]")
-"""What would end a cell of a Markdown table, or be taken for markup in a text that has marks of its own."""
+"""Characters that end a cell of a Markdown table, or start markup in a text with markup of its own."""
 FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
-"""How a text begins that a spreadsheet would compute, or that `literal` made of one."""
+"""The beginning of a text that a spreadsheet would compute, or that `literal` has already escaped."""
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{"}
 LATEX |= {"}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", '"': "''"}
 LATEX |= {">": r"\textgreater{}", "*": r"\textsuperscript{*}", "†": r"\textsuperscript{\dag}", "…": r"\dots{}"}
@@ -23,38 +23,38 @@ LATEX |= {
 LATEX |= {"✓": r"\ding{51}", "✗": r"\ding{55}"}
 LATEX |= {mark: rf"\textsuperscript{{{letter}}}" for mark, letter in zip("ᵐᶜᵖˢᵃʳᵏ", "mcpsark", strict=True)}
 LETTERS = frozenset(map(chr, range(0x180))) - frozenset("ĄąĘęĮįŲųĐđÐðÞþĦħŊŋŦŧĸŉſ«»")
-"""Those that the fonts of a LaTeX document have."""
+"""Letters that the default fonts of LaTeX have."""
 
 
 def one_line(text: str) -> str:
-    """Text without what ends a line or controls a terminal."""
+    """The text without line breaks and terminal control characters."""
     return CONTROL.sub(" ", text)
 
 
 def plain(text: str) -> str:
-    """A name so that Markdown shows each of its characters, on one line and in one cell."""
+    """A name escaped so that Markdown shows each of its characters, on one line and in one table cell."""
     return MARKUP.sub(r"\\\g<0>", one_line(text))
 
 
 def latex_text(text: str) -> str:
-    """Text that LaTeX sets as it is; a character its fonts lack, as a name may have, becomes a question mark."""
+    """Text escaped for LaTeX. A character that its fonts lack becomes a question mark."""
     return "".join(LATEX.get(letter) or (letter if letter in LETTERS else "?") for letter in one_line(text))
 
 
 def literal(value: Any) -> Any:
-    """A cell that a spreadsheet shows and does not compute: what looks like a formula gets an apostrophe in front."""
+    """A cell that a spreadsheet shows but does not compute: a text like a formula gets an apostrophe prefix."""
     if not isinstance(value, str):
         return value
-    value = re.sub(r"\r(?!\n)", "\n", value)  # which csv would leave unquoted
+    value = re.sub(r"\r(?!\n)", "\n", value)  # csv would leave a lone carriage return unquoted
     if not FORMULA.match(value):
         return value
     try:
-        float(value)  # a number has a sign, and no harm
+        float(value)  # a signed number is harmless
     except ValueError:
         return f"'{value}"
     return value
 
 
 def read_literal(text: str) -> str:
-    """The text of a cell that `literal` wrote."""
+    """The inverse of `literal`."""
     return text[1:] if text.startswith("'") and FORMULA.match(text) else text

@@ -1,11 +1,11 @@
-"""Estimates over the seeds of a variant and over several benchmarks, and the test against No-train.
+"""Estimates over the seeds of a variant and over several benchmarks ("sets"), and the test against No-train.
 
-- one seed      Wilson's interval, as everywhere; several sets are independent, and their bounds add in squares (Zou and
-                Donner, 2008)
-- several       seeds and prompts both vary; the same trainings are behind all sets (`rate_over_seeds`)
-- the test      of one seed: sign-flipping of each prompt's difference, which is exact, and McNemar's; it tells two sets
-                of weights apart. Of several seeds the difference must also be more than seeds and prompts vary
-                (`variation`): p is the larger of the two, and tells methods apart
+- one seed       Wilson's interval; several sets are independent, and their bounds combine by adding squares (Zou and
+                 Donner, 2008)
+- several seeds  seeds and prompts both vary; a seed's training is shared by all sets (`rate_over_seeds`)
+- the test       for one seed: the exact sign-flip test over the prompts' differences (McNemar's for one set), which
+                 distinguishes two sets of weights. For several seeds, p is the larger of this and the p of `variation`,
+                 in which seeds and prompts both vary; it distinguishes methods
 """
 
 import math
@@ -29,19 +29,21 @@ from alttrain.evaluation.statistics import (
 
 NAN = math.nan
 Text = TypeVar("Text", bound=tuple[Hashable, ...])
-"""(..., prompt, sample): what a value is of."""
+"""(..., prompt, sample): the key of a value."""
 Values = Mapping[Text, float | None]
 Seeds = Mapping[int, Values[Any]]
 Crossed = dict[int, dict[Any, float | None]]
 _SAMPLE = itemgetter(-1)
 GRAIN = 8
-"""Units that a prompt of the largest set counts for in a mean over sets; others count more, in whole units."""
+"""Integer weight of a prompt of the largest set in a mean over sets; prompts of smaller sets weigh more."""
 POWER = 0.8
 
 
 def share(*sets: Seeds) -> Estimate:
-    """The share of True verdicts, or the mean of shares, and its interval; of several sets the mean, each counting
-    alike. A set's seeds are those that all sets have."""
+    """The share of True verdicts, or the mean of shares, with its interval.
+
+    For several sets this is their mean with equal weights, over the seeds that all sets have.
+    """
     common = _common(sets)
     crossed = [_crossed({seed: seeds[seed] for seed in common}) for seeds in sets]
     if len(common) > 1 and not any(map(_too_few, crossed)):
@@ -50,7 +52,7 @@ def share(*sets: Seeds) -> Estimate:
 
 
 def _share(seeds: Seeds) -> Estimate:
-    """Of one set, where there are no seeds to cross."""
+    """The share of one set, if there are no seeds to cross."""
     if len(seeds) == 1:
         (own,) = seeds.values()
         known = {text: verdict for text, verdict in own.items() if verdict is not None}
@@ -65,7 +67,7 @@ def _share(seeds: Seeds) -> Estimate:
 
 
 def mean(seeds: Seeds) -> Estimate:
-    """The mean of values, and its interval."""
+    """The mean of the values, with its interval."""
     crossed = _crossed(seeds)
     if len(seeds) > 1 and not _too_few(crossed):
         return mean_over_seeds(crossed).estimate
@@ -74,7 +76,7 @@ def mean(seeds: Seeds) -> Estimate:
 
 
 def _crossed(seeds: Seeds) -> Crossed:
-    """Values by seed and prompt. A prompt's texts are averaged; one without a value in any seed is left out."""
+    """Values by seed and prompt. The texts of a prompt are averaged; a prompt without any value is left out."""
     if any(any(map(_SAMPLE, own)) for own in seeds.values()):
         seeds = {seed: _averaged(own) for seed, own in seeds.items()}
     names = {name for own in seeds.values() for name, value in own.items() if value is not None}
@@ -90,13 +92,13 @@ def _averaged(own: Values[Any]) -> dict[Any, float | None]:
 
 
 def _too_few(crossed: Crossed) -> bool:
-    """Whether fewer than two seeds or two prompts have a value: then there is nothing to cross."""
+    """Whether fewer than two seeds or fewer than two prompts have a value."""
     there = [{name for name, value in own.items() if value is not None} for own in crossed.values()]
     return sum(map(bool, there)) < 2 or len(set().union(*there)) < 2
 
 
 def mean_of_sets(sets: Sequence[Estimate]) -> Estimate:
-    """The mean of independent sets' estimates, each set counting alike."""
+    """The mean of the estimates of independent sets, with equal weights."""
     count = len(sets)
     value = sum(one.value for one in sets) / count
     below, above = (
@@ -107,7 +109,7 @@ def mean_of_sets(sets: Sequence[Estimate]) -> Estimate:
 
 
 class Contrast(NamedTuple):
-    """From No-train on the same prompts: how much, its p, adjusted in the family, and the smallest that would show."""
+    """A difference from No-train on the same prompts, its p, p adjusted by Holm, and the detectable difference."""
 
     difference: float = NAN
     p: float = NAN
@@ -116,15 +118,18 @@ class Contrast(NamedTuple):
 
 
 def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
-    """A variant's verdicts against the baseline's, as pairs (own, baseline); of several sets the mean, each counting
-    alike. `detectable` is what these tests at 5 % would see four times in five; before Holm. nan where a set has no
-    prompt that is decided in both."""
+    """Test a variant's verdicts against the baseline's.
+
+    `sets` are pairs (own, baseline); for several sets the difference is their mean with equal weights. `detectable` is
+    the difference that the test at 5 %, before Holm, detects with a power of 80 %. Values are nan if a set has no
+    prompt that is decided in both.
+    """
     found = [matched(baseline, own) for own, baseline in sets]
     if not all(pairs for _, pairs in found):
         return Contrast()
     difference = sum(sum(changes.values()) / pairs for changes, pairs in found) / len(sets)
     p = sign_flip(balanced(found))
-    # as many prompts as would give one set's rate the variance of the mean, and the share of them that differs
+    # the size of a single set whose rate would have the variance of the mean, and the share of its prompts that differ
     prompts = len(sets) ** 2 / sum(1 / len(changes) for changes, _ in found)
     squares = [(sum(value**2 for value in own.values()) * (len(own) / pairs) ** 2, len(own)) for own, pairs in found]
     differing = sum((square + 2) / (n + 2) / n for square, n in squares) / len(sets) ** 2 * prompts
@@ -145,16 +150,16 @@ def _common(sets: Sequence[Seeds]) -> list[int]:
 
 
 def _crossed_alike(*arms: Seeds) -> tuple[Crossed, ...]:
-    """Values by seed and prompt, of the prompts that have a value in each arm."""
+    """Values by seed and prompt, for the prompts that have a value in each arm."""
     crossed = [_crossed(seeds) for seeds in arms]
     names = set.intersection(*(set(next(iter(own.values()), ())) for own in crossed))
     return tuple({seed: {name: own[name] for name in names} for seed, own in arm.items()} for arm in crossed)
 
 
 def matched(baseline: Seeds, own: Seeds) -> tuple[dict[Any, int], int]:
-    """(each prompt's difference, summed over seeds and samples; texts with a verdict in both).
+    """(difference by prompt, summed over seeds and samples; number of texts with a verdict in both).
 
-    A seed is matched with the baseline's same seed, or with its first where that is not there.
+    A seed is matched with the same seed of the baseline, or with its first seed if that is absent.
     """
     differences: dict[Any, int] = defaultdict(int)
     pairs = 0
@@ -169,9 +174,9 @@ def matched(baseline: Seeds, own: Seeds) -> tuple[dict[Any, int], int]:
 
 
 def sign_flip(differences: Iterable[int]) -> float:
-    """Two-sided p of the sum of whole-numbered differences, each as likely to be of the other sign; exact.
+    """Exact two-sided p of the sum of integer differences, if each is equally likely to have the opposite sign.
 
-    For differences of -1, 0 and 1 it is McNemar's exact test.
+    For differences of -1, 0 and 1 this is McNemar's exact test.
     """
     from numpy import array, zeros
     from scipy import stats
@@ -180,9 +185,9 @@ def sign_flip(differences: Iterable[int]) -> float:
     sizes = Counter(abs(value) for value in found if value)
     total = sum(size * count for size, count in sizes.items())
     observed = (abs(sum(found)) + total) // 2
-    if 2 * observed == total:  # no difference either way
+    if 2 * observed == total:  # no difference in either direction
         return 1.0
-    chances = array([1.0])  # of the sum of those that are positive
+    chances = array([1.0])  # probabilities of the sum of the positive differences
     for size, count in sorted(sizes.items(), key=lambda pair: -pair[1]):
         grown = zeros(len(chances) + size * count)
         for positive, chance in enumerate(stats.binom.pmf(range(count + 1), count, 0.5)):
@@ -192,7 +197,7 @@ def sign_flip(differences: Iterable[int]) -> float:
 
 
 def balanced(sets: Sequence[tuple[Mapping[Any, int], int]]) -> list[int]:
-    """Differences of several sets (with each set's texts), weighed so that every set counts alike."""
+    """Differences of several (differences, number of texts) sets, with integer weights so that sets count equally."""
     if len(sets) == 1:
         return list(sets[0][0].values())
     largest = max(texts for _, texts in sets)

@@ -1,14 +1,14 @@
-"""All figures of a report, as PNG and SVG whose bytes depend on the numbers alone.
+"""All figures of a report, as PNG and SVG files whose bytes depend on the numbers alone.
 
 - tradeoff                                main table: harmful rate over over-refusal, with accuracy as brightness
-- main, ablation_structure, teacher_swap  these tables as bars, a panel a column
+- main, ablation_structure, teacher_swap  these tables as bars, one panel per column
 - data_size, benign_amount                these tables over the number of training examples, or of harmless ones
-- adherence-BACKBONE                      outcomes, and what the assessment had said where they were wrong
+- adherence-BACKBONE                      outcomes, with the assessment's verdict for the wrong ones
 - losses-BACKBONE, lengths-BACKBONE       training loss by step, and tokens of the thoughts
 
-A protocol other than the default is named after a dot. What has no data is not drawn: `draw_...` returns False.
-Colours are Okabe and Ito's, told apart by colour-blind readers and, with hatches and markers, in grey print.
-Matplotlib is imported when something is drawn.
+A protocol other than the default is added to the name after a dot. A figure without data is not drawn; `draw_...` then
+returns False. Colours are Okabe and Ito's, which colour-blind readers can distinguish; hatches and markers distinguish
+them in grey print. Matplotlib is imported when something is drawn.
 """
 
 import math
@@ -30,7 +30,7 @@ from alttrain.report.variants import Made, Variant, label, pool, protocols_of
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 BEFORE, RIGHT = "#8C8C8C", "#DDDDDD"
-"""The colours of No-train, and of outcomes that are right."""
+"""Colours of No-train and of right outcomes."""
 MARKERS, STYLES = "osD^vPX", ("-", "--", "-.", ":")
 LOOK = {
     "font.size": 8,
@@ -45,12 +45,12 @@ LOOK = {
     "svg.fonttype": "none",  # text stays text
 }
 DOTS, LONGEST = 200, 100
-"""Dots an inch, and characters of a file's name."""
+"""Dots per inch, and maximum number of characters of a file name."""
 Draw = Callable[[Path], bool]
 
 
 def draw_all(tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], folder: Path) -> list[Path]:
-    """Draw every figure there is data for; the files that were written."""
+    """Draw every figure that has data. Returns the files written."""
     drawings: list[tuple[str, Draw]] = []
     for backbone, alike in _by_backbone(variants).items():
         drawings.append((f"losses-{backbone}", partial(draw_losses, alike)))
@@ -80,7 +80,7 @@ def _by_backbone(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
 
 
 def _file_name(name: str) -> str:
-    """A figure's name as one that any disk takes: names of backbones and protocols are anybody's."""
+    """A figure's name as a valid file name, since names of backbones and protocols are free text."""
     plain = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:LONGEST]
     return plain if plain == name else f"{plain}-{zlib.crc32(name.encode('utf-8', 'replace')):08x}"
 
@@ -98,28 +98,28 @@ def figure(width: float, height: float, path: Path, title: str = "") -> Iterator
         yield drawn
         if title:
             drawn.suptitle(title, x=0.01, ha="left", fontsize=9)
-        # by their canvases: savefig draws everything once more before it draws
+        # print through the canvas: savefig would draw everything once more first
         with replacing(path.with_name(f"{path.name}.png")) as file:
             FigureCanvasAgg(drawn).print_png(file, metadata={"Software": None})
-        drawn.set_layout_engine("none")  # laid out once; the SVG takes it as it is
+        drawn.set_layout_engine("none")  # the SVG reuses the layout of the PNG
         with replacing(path.with_name(f"{path.name}.svg")) as file:
             FigureCanvasSVG(drawn).print_svg(file, metadata={"Date": None, "Creator": None})
 
 
 def arms(cells: Sequence[Any]) -> list[list[float]]:
-    """Error bars in percent; an end that rounding put inside the value is no negative arm."""
+    """Lengths of the error bars in percent; an end on the wrong side of the value, by rounding, has length 0."""
     below = [max(0.0, 100 * (cell.value - cell.low)) for cell in cells]
     return [below, [max(0.0, 100 * (cell.high - cell.value)) for cell in cells]]
 
 
 def _rows(panels: Any, names: Sequence[str]) -> None:
-    """Name the rows of bars, from above."""
+    """Label the rows of bars, from top to bottom."""
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
 
 
 def _described(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:
-    """A panel's title, what its axis is, and lines behind it."""
+    """Set a panel's title, axis label and grid."""
     axes.set_title(title, loc="left", fontsize=size)
     axes.set_xlabel(across)
     axes.grid(axis=grid, alpha=0.25)
@@ -129,7 +129,7 @@ def _described(axes: Any, title: str, across: str, grid: Literal["x", "both"] = 
 
 
 def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
-    """A table's rates as bars with their intervals, a panel a column; published figures are diamonds."""
+    """Draw a table's rates as bars with intervals, one panel per column. Published figures are diamonds."""
     if cells is None or not cells.known.any():
         return False
     grid, several = pivot(cells), cells.backbone.nunique() > 1
@@ -166,13 +166,13 @@ def _bar(axes: Any, place: int, cell: Any, colour: str) -> None:
 
 
 LINEAR, DODGE = 50, 0.03
-"""Examples up to which the axis is linear, as there may be none; and what is between the lines' markers."""
+"""Number of examples up to which the axis is linear, so that it can show 0; distance between the lines' markers."""
 Amounts = Mapping[tuple[str, str], tuple[str, int]]
-"""A row, by backbone and label -> its line, and its place on it."""
+"""(backbone, label) of a row -> (its line, its number of examples)."""
 
 
 def _amounts(found: Sequence[Variant], table: str) -> Amounts:
-    """The training examples of each row, or the harmless ones."""
+    """The number of training examples of each row, or of harmless ones."""
     rows = [(row, row.variant) for row in listed(found, table) if row.variant and row.variant.trains]
     return {
         (row.backbone, row.label): (
@@ -184,7 +184,7 @@ def _amounts(found: Sequence[Variant], table: str) -> Amounts:
 
 
 def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: Path) -> bool:
-    """Rates over the number of training examples, with intervals; hollow, dotted: published."""
+    """Draw rates over the number of training examples, with intervals. Published ones are hollow and dotted."""
     if cells is None or not any(tuple(row) in amounts for row in cells[cells.known][ROW].itertuples(index=False)):
         return False
     grid = pivot(cells)
@@ -208,7 +208,7 @@ def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: P
 
 
 def _place(amount: int) -> float:
-    """Where an amount is on the axis: linear at first, by its logarithm further on."""
+    """The position of an amount on the axis: linear up to `LINEAR`, logarithmic above."""
     return amount / LINEAR if amount <= LINEAR else 1 + math.log10(amount / LINEAR)
 
 
@@ -229,7 +229,7 @@ HATCHES = {"misjudged": "///", "disobeyed": "...", "unassessed": "xx"}
 
 
 def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
-    """What became of harmful and harmless prompts, and what the assessment had said where that was wrong, stacked."""
+    """Draw the outcomes of harmful and harmless prompts as stacked bars, wrong ones by the assessment's verdict."""
     if cells is None:
         return False
     parts = cells.measure.str.partition("_")
@@ -267,7 +267,7 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
 
 
 def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
-    """Training loss by step of one backbone's variants, a line a seed; of logs/metrics.csv, where a run has one."""
+    """Draw the training loss by step of one backbone's variants, one line per seed, from logs/metrics.csv."""
     logs = [(one, [f / "logs" / "metrics.csv" for f in one.folders.values()]) for one in variants]
     curves = [(one, [found for log in own if log.exists() and (found := losses(log))]) for one, own in logs]
     curves = [(one, own) for one, own in curves if own]
@@ -295,7 +295,7 @@ def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
 
 
 def losses(log: Path) -> list[tuple[int, float]]:
-    """(step, loss) of a run, in the log's order."""
+    """(step, loss) of a run, in the order of the log."""
     return [(step + 1, float(row["loss"])) for step, row in read_losses(log) if row.get("loss")]
 
 
@@ -303,7 +303,7 @@ TICKS = (0, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
 
 
 def lengths(variant: Variant, made: Sequence[Made]) -> dict[str, list[int]]:
-    """Tokens of the thoughts on these benchmarks by the prompts' label, all seeds together."""
+    """Token counts of the thoughts on these benchmarks, by label of the prompt, over all seeds."""
     found: dict[str, list[int]] = {"harmful": [], "benign": []}
     for one in made:
         for evaluation in variant.judged.get(one, {}).values():
@@ -313,7 +313,7 @@ def lengths(variant: Variant, made: Sequence[Made]) -> dict[str, list[int]]:
 
 
 def draw_lengths(variants: Sequence[Variant], made: Sequence[Made], path: Path) -> bool:
-    """How long one backbone's thoughts are, on harmful and on harmless prompts; the axis is linear up to 10 tokens."""
+    """Draw the lengths of one backbone's thoughts by label of the prompt. The axis is linear up to 10 tokens."""
     rows = [(one, lengths(one, made)) for one in variants]
     rows = [(one, own) for one, own in rows if any(own.values())]
     if not rows:
@@ -350,15 +350,15 @@ def draw_lengths(variants: Sequence[Variant], made: Sequence[Made], path: Path) 
 # --- the trade-off ---
 
 SPAN, NARROWEST = 20, 20
-"""Points of accuracy the colours span at least, and percent an axis shows at least: small stays small."""
+"""Minimum range of the colours (points of accuracy) and of an axis (percent), so that small differences look small."""
 LETTER, LINE = 1.7, 6.0
-"""What a letter and a line of a label take, in percent of the axes."""
+"""Width of a letter and height of a line of a label, in percent of the axes."""
 
 
 def points(cells: pd.DataFrame) -> pd.DataFrame:
-    """A row for each method that has both rates: backbone, method, and its cells of `RATES`, nan for none.
+    """A row for each method that has both rates: backbone, method, and its cells of `RATES` (nan if absent).
 
-    The columns are those that most rows share, of them a mean before a single set.
+    Columns are those that most rows share; a mean takes precedence over a single set.
     """
     known = cells[cells.known & cells.kind.isin(["rate", "mean"]) & cells.measure.isin(RATES)]
     chosen: dict[str, pd.DataFrame] = {}
@@ -374,7 +374,7 @@ def points(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def front(found: pd.DataFrame) -> list[Any]:
-    """The points that no other is as good as in both rates and better in one, by over-refusal."""
+    """The Pareto front: points that no other point dominates in both rates, ordered by over-refusal."""
     best: list[Any] = []
     for one in sorted(found.itertuples(index=False), key=lambda p: (p.over_refusal_rate.value, p.harmful_rate.value)):
         if not best or one.harmful_rate.value < best[-1].harmful_rate.value:
@@ -383,7 +383,7 @@ def front(found: pd.DataFrame) -> list[Any]:
 
 
 def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
-    """Harmful rate over over-refusal of one protocol's rows, a panel a backbone: lower left and brighter is better."""
+    """Draw harmful rate over over-refusal for one protocol, one panel per backbone. Lower left, brighter is better."""
     if cells is None or not len(found := points(cells)):
         return False
     from matplotlib.colors import Normalize
@@ -408,13 +408,13 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
         drawn.supylabel(f"harmful ↓, %, {_sets(found.harmful_rate.iloc[0])}", fontsize=8)
         if levels:
             bar = drawn.colorbar(dots, ax=list(panels), location="right", shrink=0.7, aspect=30)
-            bar.solids.set(rasterized=False, edgecolor="face")  # no bitmap in the SVG, and no seams
+            bar.solids.set(rasterized=False, edgecolor="face")  # avoids a bitmap in the SVG, and seams between colours
             bar.set_label(f"accuracy ↑, %, {_sets(capable[0])}")
     return True
 
 
 def _reach(cells: pd.Series) -> tuple[float, float]:
-    """The axis from 0 to the highest interval, with room for names."""
+    """Axis limits from 0 to the highest interval, with room for names."""
     highest = max(NARROWEST, *(100 * (cell.value if math.isnan(cell.high) else cell.high) for cell in cells))
     top = min(100.0, 1.1 * highest)
     return -0.04 * top, 1.04 * top
@@ -426,7 +426,7 @@ def _sets(cell: Any) -> str:
 
 
 def _panel(axes: Any, found: pd.DataFrame, scale: Any) -> Any:
-    """One backbone's points; what was drawn last, for the colour bar."""
+    """Draw one backbone's points. Returns the last drawn artist, for the colour bar."""
     dots = None
     for _, _, harmful, refused, capable in found.itertuples(index=False):
         x, y = 100 * refused.value, 100 * harmful.value
@@ -443,11 +443,11 @@ def _panel(axes: Any, found: pd.DataFrame, scale: Any) -> Any:
 
 
 Box = tuple[float, float, float, float]
-"""The middle and the sides of a box, in percent of the axes."""
+"""Centre and size of a box, in percent of the axes."""
 
 
 def _labels(axes: Any, found: pd.DataFrame) -> None:
-    """Names beside their points, each at the nearest place where it covers neither a point nor another name."""
+    """Label the points, each name at the nearest place where it covers no point and no other name."""
     at = {p.method: (100 * p.over_refusal_rate.value, 100 * p.harmful_rate.value) for p in found.itertuples()}
     inverse = axes.transAxes.inverted()
     places = {name: 100 * inverse.transform(axes.transData.transform(point)) for name, point in at.items()}
@@ -478,6 +478,6 @@ def _labels(axes: Any, found: pd.DataFrame) -> None:
 
 
 def _meet(one: Box, other: Box) -> bool:
-    """Whether two boxes cover each other anywhere."""
+    """Whether two boxes overlap."""
     apart = abs(one[0] - other[0]) >= (one[2] + other[2]) / 2
     return not apart and abs(one[1] - other[1]) < (one[3] + other[3]) / 2

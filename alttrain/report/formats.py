@@ -1,4 +1,4 @@
-"""A table as Markdown, as LaTeX and for the console, and its legend; each is `tables.pivot` cell by cell."""
+"""A table as Markdown, as LaTeX and for the console, with its legend. All print the cells of `tables.pivot`."""
 
 import csv
 import math
@@ -20,7 +20,7 @@ from alttrain.report.tables import pivot
 
 DIFFERS, FEW, COVERED, NOT_COVERED, MISSING = "*", "†", "✓", "✗", "–"
 NARROW, TITLE, WIDE = 9, 16, 19
-"""Characters of a line: of a heading and of a row's label on the console, and of a heading in LaTeX."""
+"""Line width in characters: of a heading on the console, of a row's label on the console, of a heading in LaTeX."""
 FAILED = (
     "answered: of the harmful prompts with a verdict, those that were answered; refused: likewise of the harmless.",
     "misjudged: the assessment was wrong; disobeyed: it was right and not acted on; unassessed: there was none.",
@@ -39,13 +39,15 @@ PREAMBLE = r"""\documentclass[border=6pt,varwidth=\maxdimen]{standalone}
 
 
 def number(cell: Any) -> str:
-    """A cell's number and the marks behind it."""
+    """A cell's number with its marks."""
     return written(cell.value, cell.unit) + (DIFFERS if cell.differs else "") + (FEW if cell.few else "")
 
 
 def lines(cell: Any, why: bool = False) -> list[str]:
-    """A cell's lines: number, interval, n, what to beware of, and the published figure or, with `why`, the mark that
-    says why there is none."""
+    """A cell's lines: number, interval, n, notes, and the published figure.
+
+    With `why`, a cell without a published figure has the mark of the reason instead.
+    """
     found = [MISSING] if cell.missing else []
     if cell.known:
         found.append(number(cell))
@@ -63,12 +65,12 @@ def lines(cell: Any, why: bool = False) -> list[str]:
 
 
 def legend(frame: pd.DataFrame) -> list[str]:
-    """The lines beneath a table: its marks, what its means are over, and what is known of the published figures."""
+    """The lines below a table: its marks, the sets of its means, and notes on the published figures."""
     return [*marks_legend(frame), *_sets(frame), *_structure(frame), *_published(frame)]
 
 
 def marks_legend(frame: pd.DataFrame) -> list[str]:
-    """What the numbers and their marks are."""
+    """Explains the numbers and their marks."""
     ways = {MEASURES[base(measure)].better for measure in frame.measure.unique()}
     if frame.low.isna().all():
         units = ["Shares in percent"]
@@ -94,7 +96,7 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
 
 
 def _sets(frame: pd.DataFrame) -> list[str]:
-    """Which benchmarks means and pools are over."""
+    """Lists the benchmarks of means and pools."""
     means, pools = frame[frame.kind == "mean"], frame[frame.kind == "pool"]
     found = [f"Mean of {MEASURES[one.measure].label}: {one.benchmark}." for one in means.itertuples()]
     changed = frame[(frame.evaluated != "") & (frame.kind != "pool")]
@@ -109,9 +111,9 @@ def _sets(frame: pd.DataFrame) -> list[str]:
 
 
 def _structure(frame: pd.DataFrame) -> list[str]:
-    """What the causes of failures are, and how often the parser reads a thought as people do.
+    """Explains the causes of failures, and states how often the parser agrees with human labels.
 
-    These figures are those of parser_error.csv, which scripts/measure_parser.py writes.
+    The figures are from parser_error.csv, which scripts/measure_parser.py writes.
     """
     found = list(FAILED) if frame.measure.isin(FAILURES).any() else []
     if frame.measure.isin(ASSESSING).any() and frame.table.iloc[0] != "runs":
@@ -125,17 +127,17 @@ def _structure(frame: pd.DataFrame) -> list[str]:
 
 
 def unmatched(frame: pd.DataFrame) -> list[str]:
-    """Why numbers have no published figure beside them, each reason once."""
+    """The reasons why numbers have no published figure, each once."""
     return [why for why in WHY if (frame.known & (frame.published_why == why)).any()]
 
 
 def says_why(frame: pd.DataFrame) -> bool:
-    """Whether cells carry their reason: not where one holds for all, which the legend says."""
+    """Whether cells show the reason; if one reason holds for all cells, only the legend states it."""
     return len(unmatched(frame)) > 1 or bool(frame.published.notna().any())
 
 
 def _published(frame: pd.DataFrame) -> list[str]:
-    """What the published figures are, and why they are not shown."""
+    """Explains the published figures, or why they are not shown."""
     found, reasons = [], unmatched(frame)
     if frame.table.iloc[0] == "published":
         sources = {(c.protocol, c.source.partition(",")[0]): None for c in frame.itertuples() if c.source}
@@ -156,7 +158,7 @@ def _published(frame: pd.DataFrame) -> list[str]:
 
 
 def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each protocol's part as a grid; its name is "" where it need not be said."""
+    """(protocol, grid) of each part; the name is "" if it need not be printed."""
     several = frame.protocol.nunique() > 1
     for protocol, part in frame.groupby("protocol", sort=False):
         yield str(protocol) if several or protocol not in ("", OFFLINE) else "", pivot(part)
@@ -166,7 +168,7 @@ def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def markdown(title: str, frame: pd.DataFrame) -> str:
-    """The table as a Markdown document, a section a protocol."""
+    """The table as a Markdown document with one section per protocol."""
     parts, why = [f"# {plain(title)}"], says_why(frame)
     for protocol, grid in _parts(frame):
         first = "run" if frame.table.iloc[0] == "runs" else "method"
@@ -195,7 +197,7 @@ def _markdown_cell(cell: Any, why: bool) -> str:
 
 
 def latex(title: str, frame: pd.DataFrame) -> str:
-    """The table as LaTeX that compiles as it is: a tabular a protocol, and the legend beneath, at least as wide."""
+    """The table as LaTeX that compiles as is: one tabular per protocol, and the legend below, at least as wide."""
     parts, why = [PREAMBLE.rstrip("\n")], says_why(frame)
     for protocol, grid in _parts(frame):
         named = f"{title}, protocol {protocol}" if protocol else title
@@ -209,7 +211,7 @@ def latex(title: str, frame: pd.DataFrame) -> str:
 
 
 def _tabular(grid: pd.DataFrame, why: bool) -> str:
-    """A backbone is named in its first row."""
+    """One tabular. A backbone is named in its first row only."""
     cells = grid.map(lambda cell: _latex_cell(cell, why), na_action="ignore").fillna("")
     cells.columns = [
         _stacked([latex_text(part) for line in heading for part in _broken(line)]) for heading in grid.columns
@@ -225,7 +227,7 @@ def _tabular(grid: pd.DataFrame, why: bool) -> str:
 
 
 def _broken(line: str) -> list[str]:
-    """A heading's line, broken at blanks and behind underscores."""
+    """A line of a heading, broken at blanks and after underscores."""
     return [part.replace("_ ", "_") for part in wrap(line.replace("_", "_ "), WIDE, break_long_words=False)]
 
 
@@ -245,7 +247,7 @@ def _stacked(found: list[str]) -> str:
 
 
 def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:
-    """The table for the console, a part a protocol, and its marks: no frames and short lines, to fit 80 columns."""
+    """The table for the console, one part per protocol, with its marks. Without frames, to fit 80 columns."""
     parts: list[Table | Text] = []
     for protocol, grid in _parts(frame):
         by_backbone = list(grid.groupby(level="backbone", sort=False))
@@ -267,7 +269,7 @@ def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:
 
 
 def _console_cell(cell: Any) -> Text:
-    """A cell's lines; of what is taken over several benchmarks, the number alone."""
+    """A cell's lines; only the number if the cell is over several benchmarks."""
     text = Text()
     for place, line in enumerate(lines(cell)[:1] if cell.kind == "pool" else lines(cell)):
         for word in ("truncated", "undecided", "published"):

@@ -1,18 +1,18 @@
-"""The measures a report writes about: what each is called, which way is better, and its unit.
+"""The measures of a report: their names, which direction is better, and their units.
 
-`harmful_rate.thought` is the harmful rate as another part or judge decides it: it is written as `harmful_rate` is.
+A measure such as `harmful_rate.thought`, decided by another part or judge, is written like `harmful_rate`.
 """
 
 from typing import Literal, NamedTuple
 
 WORTH_SAYING = 0.05
-"""A number says how many of its texts are undecided, or cut by the token cap, where it is more than this share."""
+"""A number shows its share of undecided texts, or of texts cut by the token cap, if it is above this threshold."""
 OFFLINE = "offline"
-"""The default protocol, which a heading need not name."""
+"""The default protocol, which headings do not name."""
 
 
 class Measure(NamedTuple):
-    """How a measure is written: its name, which way is better (-1 lower, 1 higher, 0 neither), and its unit."""
+    """How a measure is written: its name, which direction is better (-1 lower, 1 higher, 0 neither), and its unit."""
 
     label: str
     better: int
@@ -20,12 +20,12 @@ class Measure(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """The name, with an arrow the way that is better."""
+        """The name, with an arrow in the better direction."""
         return self.label + {-1: " ↓", 0: "", 1: " ↑"}[self.better]
 
 
 CAUSES = ("misjudged", "disobeyed", "unassessed")
-"""Why an outcome is wrong: the assessment was wrong, or it was right and not acted on, or there was none."""
+"""Why an outcome is wrong: the assessment was wrong, it was right but not followed, or there was none."""
 MEASURES = {
     "harmful_rate": Measure("harmful", -1, "share"),
     "over_refusal_rate": Measure("over-refusal", -1, "share"),
@@ -56,18 +56,18 @@ ASSESSING = ("adherence_rate", "precision", "recall", "false_alarms", *FAILURES)
 TOKENS = ("thought_tokens", "answer_tokens", "query_tokens")
 TRAINING = ("examples", "training_tokens", "training_seconds", "training_hours")
 OVERVIEW = ("adherence_rate", "thought_tokens", "answer_tokens")
-"""What a table of all rates has of all benchmarks together."""
+"""Measures over all benchmarks together, in tables of all rates."""
 GENERAL = {
     ("nq_open", "score"): "F1",
     ("nq_open", "accuracy"): "exact match",
     ("cmmlu", "accuracy"): "accuracy",
     ("cnn_dailymail", "score"): "ROUGE",
 }
-"""(Benchmark, measure) of the table of general ability -> what the measure is called there."""
+"""(benchmark, measure) in the table of general ability -> the measure's name there."""
 
 
 def base(measure: str) -> str:
-    """The measure without the part or judge that decides it."""
+    """The measure's name without the part or judge that decides it."""
     return measure.partition(".")[0]
 
 
@@ -78,7 +78,7 @@ def called(measure: str, benchmark: str = "") -> Measure:
 
 
 def written(value: float, unit: str) -> str:
-    """A number in its unit: shares in percent."""
+    """A number in its unit; shares are written in percent."""
     if unit == "share":
         return f"{100 * value:.1f}"
     return f"{value:.2f}" if unit == "hours" else f"{value:.1f}" if value < 10 else f"{value:,.0f}"

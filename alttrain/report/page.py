@@ -1,12 +1,12 @@
-"""Run folders -> outputs/report/page.html: tables, figures and every sample in one file that needs no server.
+"""Run folders -> outputs/report/page.html: tables, figures and samples in one file that needs no server.
 
-Reads the runs' judged benchmarks, and report/figures/*.svg where there are any. The same folders give the same bytes.
-page.html is the template, with page.css and page.js in it.
+Reads the judged benchmarks of the runs, and report/figures/*.svg if present. The same folders give the same bytes.
+page.html is the template; page.css and page.js are inlined.
 
-Text of models is hostile until shown otherwise. The template escapes whatever it is given; samples go in as data in
-<script type="application/json">, in which `embed` leaves no character that HTML could read, and page.js draws them as
-text. Figures are images, which run and load nothing. The policy in the head names the one script and the one style
-sheet by their hashes and forbids all else.
+Text of models is untrusted. The template escapes everything it is given. Samples are embedded as data in
+<script type="application/json">, where `embed` leaves no character that HTML could interpret, and page.js draws them as
+text. Figures are images, which run and load nothing. The content security policy allows one script and one style sheet
+by their hashes and forbids everything else.
 """
 
 import base64
@@ -39,24 +39,24 @@ from alttrain.report.variants import variants
 Made = tuple[Sequence[Evaluation], pd.DataFrame, Mapping[str, pd.DataFrame]]
 """The judged benchmarks, the comparisons and the tables of a report."""
 LIMIT = 10_000
-"""Samples a page holds; of more, a part of every run and benchmark is taken."""
+"""Maximum number of samples on a page; if there are more, each run and benchmark contributes the same share."""
 MOST_NUMBERS = 4_000
-"""Rows of the table of all numbers; a report with more has them in metrics.csv alone."""
+"""Maximum number of rows of the table of all numbers; larger reports have them only in metrics.csv."""
 LARGEST = 2_000_000
-"""Bytes of a figure that is taken into the page."""
+"""Maximum size in bytes of an embedded figure."""
 FIRST = ("tradeoff", "main")
-"""How the names of the figures begin that come before the others."""
+"""Name prefixes of the figures that come first."""
 _UNSAFE = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 def write_page(
     output_dir: Path, texts: Texts = "all", limit: int = LIMIT, seed: int = 0, made: Made | None = None
 ) -> Path | None:
-    """Write the page over all runs of an output folder; None where no run was judged.
+    """Write the page over all runs of an output folder. Returns its path, or None if no run was judged.
 
-    `texts` says whose prompts and outputs the page holds: with "benign" there is nothing of samples with a harmful
-    prompt but their counts and verdicts. Of more than `limit` samples a part is taken, by `seed`. `made` is what the
-    report made of the runs, where it is at hand.
+    `texts` selects whose prompts and outputs the page shows; with "benign", samples with a harmful prompt appear only
+    in counts and verdicts. If there are more than `limit` samples, a part is selected by `seed`. `made` is the report's
+    data, if it is already computed.
     """
     if texts not in get_args(Texts):
         raise ValueError(f"texts={texts!r} is not known; accepted: {', '.join(get_args(Texts))}")
@@ -109,7 +109,7 @@ def _made(output_dir: Path) -> Made:
 
 
 def _quotas(judged: Sequence[Evaluation], limit: int) -> list[int]:
-    """How many samples of each evaluation are embedded: the same share of each, and at least one."""
+    """The number of samples to embed per evaluation: the same share of each, and at least one."""
     sizes = [int(one.judged["metrics"][0]["n"]) for one in judged]
     total = sum(sizes)
     return sizes if total <= limit else [max(1, size * limit // total) for size in sizes]
@@ -118,7 +118,7 @@ def _quotas(judged: Sequence[Evaluation], limit: int) -> list[int]:
 def _index(
     judged: Sequence[Evaluation], blocks: Sequence[Block], benchmarks: Sequence[str], texts: Texts, shared: int
 ) -> dict[str, Any]:
-    """What page.js must know before it decodes a block."""
+    """The data that page.js needs before it decodes a block."""
     runs = list(dict.fromkeys(one.run for one in judged))
     listed = [
         {
@@ -144,7 +144,7 @@ def _decides(one: Evaluation) -> dict[str, str] | None:
 
 
 def _tiles(judged: Sequence[Evaluation], blocks: Sequence[Block]) -> list[tuple[str, int, str]]:
-    """What there is, how many, and which."""
+    """The tiles at the top of the page: (name, count, members)."""
     found = {
         "runs": ([one.run for one in judged], [str(one.names["backbone"]) for one in judged]),
         "benchmarks": ([one.benchmark for one in judged],) * 2,
@@ -156,7 +156,7 @@ def _tiles(judged: Sequence[Evaluation], blocks: Sequence[Block]) -> list[tuple[
 
 
 def _notes(judged: Sequence[Evaluation], blocks: Sequence[Block], texts: Texts, shared: int) -> list[str]:
-    """What a reader must know before trusting the numbers."""
+    """Notes on the limits of the numbers."""
     made = []
     shown, total = sum(one.shown for one in blocks), sum(one.total for one in blocks)
     if shown < total:
@@ -187,7 +187,7 @@ def _notes(judged: Sequence[Evaluation], blocks: Sequence[Block], texts: Texts, 
 
 
 def _figures(folder: Path) -> list[tuple[str, str]]:
-    """Each figure's name and its image, which is "" where it is too large for the page."""
+    """(name, image) of each figure; the image is "" if it is too large for the page."""
     paths = sorted(folder.glob("*.svg"), key=lambda path: (not path.name.startswith(FIRST), path.name))
     start = "data:image/svg+xml;base64,"
     return [
@@ -197,7 +197,7 @@ def _figures(folder: Path) -> list[tuple[str, str]]:
 
 
 def _beside_published(made: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Our numbers with a published figure, or with the reason why there is none, each once."""
+    """Our numbers with the published figure, or with the reason why there is none, each once."""
     own = [cells for name, cells in made.items() if name != "published"]
     found = pd.concat(own) if own else pd.DataFrame(columns=["known", "published", "published_why"])
     found = found[found.known.astype(bool) & ((found.published_why != "") | found.published.notna())]
@@ -210,7 +210,7 @@ def _beside_published(made: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 @cache
 def _environment() -> Environment:
-    """The template's environment: all that it is given is escaped, and a name that is not given is an error."""
+    """The template environment: all values are escaped, and an undefined name is an error."""
     made = Environment(
         loader=PackageLoader("alttrain.report", "."),
         autoescape=True,
@@ -225,7 +225,7 @@ def _environment() -> Environment:
 
 
 def shared_start(runs: Sequence[str]) -> str:
-    """What the runs' names begin with, in whole parts up to a hyphen; each keeps a part of its own."""
+    """The common prefix of the runs' names, in whole parts up to a hyphen; each name keeps at least one part."""
     parts = [run.split("-")[:-1] for run in dict.fromkeys(runs)]
     if len(parts) < 2:
         return ""
@@ -251,11 +251,11 @@ def _tidy(value: Any) -> str:
 
 
 def embed(value: Any) -> str:
-    """JSON that can be in a script element: no "</", no "<!--", no line separator is left in it."""
+    """JSON that is safe in a script element: without "</", "<!--" and line separators."""
     made = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return "".join(_UNSAFE.get(character, character) for character in made) if set(made) & set(_UNSAFE) else made
 
 
 def hashed(source: str) -> str:
-    """How a policy names an inline script or style sheet."""
+    """The hash by which a content security policy allows an inline script or style sheet."""
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode("utf-8")).digest()).decode("ascii")

@@ -1,10 +1,10 @@
-"""Reported figures, as data: published.csv, a row a figure, each with its source.
+"""Published figures as data: published.csv has one row per figure, each with its source.
 
-`backbone` and `method` are the names of our configs, empty where the source does not name them; `protocol` is how the
-number was made: `alttrain` for the paper, and a name of its own for every other source. `benchmark` "mean" is the mean
-over the protocol's own sets. A value that is not known is empty, and is not guessed.
+`backbone` and `method` are names of our configs, empty if the source does not name them. `protocol` is how the number
+was made: `alttrain` for the paper, and a separate name for every other source. `benchmark` "mean" is the mean over the
+protocol's own sets. Unknown values are left empty.
 
-A figure is shown beside a number only where all of this is the same and the method is unmodified: see `beside`.
+A figure is shown next to a number only if all of these match and the method is unmodified (`beside`).
 """
 
 import re
@@ -18,7 +18,7 @@ from alttrain.report.results import LAST, read_csv
 from alttrain.report.variants import Column, apart
 
 MEAN = "mean"
-"""The benchmark of a figure that is a mean over sets."""
+"""The `benchmark` of a figure that is a mean over sets."""
 WHY = {
     "no method": ("ᵐ", "the run names no method"),
     "changed": ("ᶜ", "the method, or how or on what it was evaluated, was changed"),
@@ -28,11 +28,11 @@ WHY = {
     "not reported": ("ʳ", "no source here reports it"),
     "not known": ("ᵏ", "reported, but the figure or its backbone is not known here"),
 }
-"""Why there is no figure beside a number: its mark, and what it says."""
+"""Reasons why a number has no published figure: the mark and its explanation."""
 
 
 Figure = Any
-"""A row of published.csv: a share, or tokens or hours as `unit` says. `known` is whether its value is known here."""
+"""A row of published.csv. Its value is a share, or tokens or hours, as `unit` says; `known` is False if it is empty."""
 
 
 @cache
@@ -43,7 +43,10 @@ def published() -> tuple[Figure, ...]:
 
 
 def read_figures(path: Path) -> tuple[Figure, ...]:
-    """The rows of such a file. Raises ValueError on a value without a source, a share outside 0 to 1, or a repeat."""
+    """The rows of a file of figures.
+
+    Raises ValueError on a value without a source, a share outside 0 to 1, or a duplicate.
+    """
     frame = read_csv(path)
     figures = tuple(frame.assign(known=frame.value.notna()).itertuples(index=False))
     known: dict[tuple[str, ...], int] = {}
@@ -62,7 +65,7 @@ def read_figures(path: Path) -> tuple[Figure, ...]:
 
 @cache
 def described(method: str) -> tuple[str, int]:
-    """A method's label, and its place among others, as conf/method has them; else its own name, and the last place."""
+    """A method's label and its order, as in conf/method; for an unknown method its name and the last place."""
     path = resources.files("alttrain.conf") / "method" / f"{method}.yaml"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     found = {key: value.strip("\"'") for key, value in re.findall(r"^ +(label|order): *([^#\n]*[^#\s])", text, re.M)}
@@ -72,11 +75,14 @@ def described(method: str) -> tuple[str, int]:
 def beside(
     backbone: str, method: str, changed: bool, column: Column, figures: Sequence[Figure] | None = None
 ) -> tuple[Figure | None, str]:
-    """The figure that belongs beside a number, or None and why there is none, as in `WHY`; "" where no source reports
-    the measure of anything. `changed` is whether method or evaluation differ from what was published."""
+    """(figure, "") of the published figure that matches a number, or (None, reason).
+
+    The reason is a key of `WHY`, or "" if no source reports the measure at all. `changed` is whether the method or the
+    evaluation differ from the published ones.
+    """
     every = published() if figures is None else figures
     known = [one for one in every if one.measure == column.measure]
-    judged = column.kind != "training"  # which no protocol makes
+    judged = column.kind != "training"  # figures of the training belong to no protocol
     if not known:
         return None, ""
     if judged and all(one.protocol != column.protocol for one in every):
@@ -105,5 +111,5 @@ def beside(
 
 
 def covers(low: float, high: float, figure: float) -> bool:
-    """Whether an interval of shares covers a published one, which was rounded to a tenth of a percent."""
+    """Whether an interval of shares covers a published share, which is rounded to 0.1 %."""
     return low - 0.0005 <= figure <= high + 0.0005

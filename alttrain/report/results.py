@@ -1,8 +1,8 @@
 """Run folders -> judged benchmarks, their rows, and one tidy table of all numbers.
 
-`results("outputs")` is the table that everything else in a report is made of: one row for each run, benchmark and
-measure, with `n`, `undecided`, `truncated`, the value and its 95 % interval. Reads run.json and metrics.json of every
-evaluation; `Evaluation.verdicts`, `tokens` and `thoughts` read the rows beside it, and only the fields they need.
+`results("outputs")` is the table behind a report: one row for each run, benchmark and measure, with `n`, `undecided`,
+`truncated`, the value and its 95 % interval. It reads run.json and metrics.json of every evaluation.
+`Evaluation.verdicts`, `tokens` and `thoughts` read the files of rows, and only the fields that they need.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ METRICS = [
 ]
 """The columns of metrics.csv."""
 COLUMNS = [*METRICS, "label", "order"]
-"""The columns of `results`: `label` and `order` are the method's name in tables, and its place there."""
+"""The columns of `results`. `label` and `order` are the method's name and place in tables."""
 TEXTS = (
     *(
         "run",
@@ -49,16 +49,16 @@ TEXTS = (
     *("changed", "label", "table", "measure", "kind", "unit", "published_why", "source", "lacking", "evaluated"),
     *("baseline", "note"),
 )
-"""Columns of text in a report's CSV files."""
+"""Text columns in a report's CSV files."""
 LAST = 10**6
-"""The place of a row that has none of its own."""
+"""The order of a row that has none of its own."""
 SNAPSHOT = re.compile(r"\.report\.[^/]*\.part/")
 SHOWN_KEYS, LONGEST = 2, 24
-"""Changed keys that a label names, and characters of a value that it shows."""
+"""Number of changed keys that a label names, and of characters of a value that it shows."""
 REMEDY = "run the judge stage again"
 Row = TypeVar("Row")
 Text = tuple[str, int]
-"""What a verdict is of: the prompt's id, and which of its samples."""
+"""The key of a verdict: (id of the prompt, sample)."""
 Verdicts = dict[Text, bool | None]
 
 
@@ -98,12 +98,12 @@ class Thought(msgspec.Struct, gc=False):
 
     @property
     def adheres(self) -> bool:
-        """Understanding, assessment and conditional reasoning, in this order."""
+        """Whether the thought has understanding, assessment and conditional reasoning, in this order."""
         return self.understanding and self.assessment is not None and self.continuation is not None and self.ordered
 
 
 class Decides(NamedTuple):
-    """Whose verdict on which part decides a benchmark's measure; `counted` is the verdict that counts towards it."""
+    """The judge and the part that decide a benchmark's measure. `counted` is the verdict that counts towards it."""
 
     measure: str
     judge: str
@@ -118,7 +118,7 @@ class Decides(NamedTuple):
 
 
 def cause_of(label: str, assessment: str | None, refused: bool | None) -> str | None:
-    """Why an outcome is wrong, one of `CAUSES`; "" where it is right, None where undecided."""
+    """Why an outcome is wrong, one of `CAUSES`; "" if it is right, None if undecided."""
     if refused is None:
         return None
     if refused is (label == "harmful"):
@@ -130,13 +130,13 @@ def cause_of(label: str, assessment: str | None, refused: bool | None) -> str | 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One judged benchmark of one run: `names` are run.json's, `judged` is metrics.json, beside which the rows are."""
+    """One judged benchmark of one run. `names` is run.json, `judged` is metrics.json; the rows are in its folder."""
 
     names: dict[str, Any]
     folder: Path
     judged: dict[str, Any]
     checked: set[str] = field(default_factory=set, compare=False)
-    """Its files of rows whose checksums are those in metrics.json."""
+    """Files of rows whose checksums have been verified against metrics.json."""
 
     @property
     def run(self) -> str:
@@ -150,45 +150,45 @@ class Evaluation:
 
     @property
     def measure(self) -> str:
-        """The benchmark's own measure: the first of metrics.json."""
+        """The benchmark's own measure: the first in metrics.json."""
         return str(self.judged["metrics"][0]["metric"])
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """How its numbers were made; empty where an older version judged."""
+        """How the numbers were made; empty if an older version judged."""
         return dict(self.judged.get("provenance", {}))
 
     @property
     def protocol(self) -> dict[str, str]:
-        """The protocol's name and the hash of all that shapes the numbers; two hashes never share a column."""
+        """The protocol's name and hash. Numbers with different hashes never share a column."""
         return {key: self.provenance.get(key, "") for key in ("protocol", "protocol_hash")}
 
     @property
     def analysis(self) -> dict[str, Any]:
-        """The counts beside the metrics; empty where an older version judged."""
+        """The counts in metrics.json; empty if an older version judged."""
         return dict(self.judged.get("analysis", {}))
 
     @property
     def decides(self) -> Decides | None:
-        """What decides the measure; None where an older version judged, which did not say."""
+        """What decides the measure; None if an older version judged, which did not record it."""
         found = self.analysis.get("decides")
         return found and Decides(str(self.provenance["measure"]), found["judge"], found["part"], found["counted"])
 
     def metric(self, name: str) -> dict[str, Any] | None:
-        """One of its numbers, as metrics.json has it."""
+        """A metric by name, as in metrics.json."""
         return next((metric for metric in self.judged["metrics"] if metric["metric"] == name), None)
 
     def judgements(self) -> list[Judged]:
-        """Every verdict of every judge."""
+        """All verdicts of all judges."""
         return self._rows("judgements.jsonl", Judged)
 
     def verdicts(self) -> Verdicts:
-        """Whether each text counts towards the measure; None where undecided."""
+        """Whether each text counts towards the measure; None if undecided."""
         rows, counted = self._deciding(), self.analysis["decides"]["counted"]
         return {key: None if row.verdict is None else row.verdict is counted for key, row in rows.items()}
 
     def scores(self) -> dict[Text, float | None]:
-        """The deciding judge's graded score of each text."""
+        """The graded score of each text by the deciding judge."""
         return {key: row.value for key, row in self._deciding().items()}
 
     def _deciding(self) -> dict[Text, Judged]:
@@ -197,15 +197,15 @@ class Evaluation:
         return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
 
     def tokens(self) -> list[Tokens]:
-        """What each text cost."""
+        """The token counts of each text."""
         return self._rows("generations.jsonl", Tokens)
 
     def thoughts(self) -> list[Thought]:
-        """What each thought holds; none where an older version judged."""
+        """The adherence record of each thought; empty if an older version judged."""
         return self._rows("adherence.jsonl", Thought) if (self.folder / "adherence.jsonl").exists() else []
 
     def refusals(self, rows: Sequence[Thought]) -> list[bool | None]:
-        """Whether each answer refused: by the judge where it tells, else by the record of the thought."""
+        """Whether each answer refused, by the judge if it judges refusals, else by the adherence record."""
         if not self.analysis:
             return [None] * len(rows)
         if self.measure == "accuracy":
@@ -215,7 +215,7 @@ class Evaluation:
         return [verdict if verdict is None or self.measure == "over_refusal_rate" else not verdict for verdict in found]
 
     def whole(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
-        """The rows of a file that are wanted, with all their fields; `wanted` has a word on each row."""
+        """The selected rows of a file with all their fields. `wanted` has one entry per row."""
         if not any(wanted):
             return []
         path = self.folder / name
@@ -223,7 +223,7 @@ class Evaluation:
         return parse_rows(b"\n".join(line for line, one in zip(lines, wanted, strict=True) if one), row_type, path)
 
     def _rows(self, name: str, row_type: type[Row]) -> list[Row]:
-        """All rows of a file. Raises DamagedError where it is not the one that metrics.json was made from."""
+        """All rows of a file. Raises DamagedError if metrics.json was made from another version of it."""
         path, made_from = self.folder / name, self.judged.get("made_from", {})
         try:
             content = read_bytes(path)
@@ -237,10 +237,10 @@ class Evaluation:
 
 
 def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]:
-    """All judged benchmarks of all run folders but those left out, sorted by run and benchmark.
+    """All judged benchmarks of all run folders except those in `left_out`, sorted by run and benchmark.
 
-    A run is also left out, and named in the log, where a file is damaged or holds a name that would lead a file of the
-    report out of its folder.
+    A run with a damaged file, or with a name that would place a report file outside its folder, is also left out and
+    named in the log.
     """
     found: list[Evaluation] = []
     for record in sorted(runs.glob("*/run.json")):
@@ -258,28 +258,28 @@ def _judged(record: Path) -> list[Evaluation]:
     found = []
     for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
         found.append(one := Evaluation(names, path.parent, read_metrics(path)))
-        protocol = one.protocol["protocol"]  # none where an older version judged
+        protocol = one.protocol["protocol"]  # absent if an older version judged
         _check_names(path, {"benchmark": one.benchmark} | ({"protocol": protocol} if protocol else {}))
     return found
 
 
 def _check_names(path: Path, names: Mapping[str, Any]) -> None:
-    """They become names of the report's files."""
+    """Raise DamagedError for names that cannot be part of a report's file names."""
     for key, name in names.items():
         if fault := name_fault(name):
             raise DamagedError(path, f"{key}={name!r}: {fault}", remedy="delete the folder, or put the name right")
 
 
 def warn_left_out(run: Path, error: DamagedError) -> None:
-    """Name a run that no report can hold, and why; the file that is named is the run's, not the snapshot's."""
+    """Log which run is left out of the report, and why. The message names the run's file, not the snapshot's."""
     log.warning("report    left out %s: %s", run.name, SNAPSHOT.sub("", str(error)))
 
 
 def results(output_dir: str | Path = "outputs") -> pd.DataFrame:
     """All numbers of an output folder: a row for each run, benchmark and measure, sorted by run and benchmark.
 
-    Rates are shares of 1; `value`, `low` and `high` are nan where every text is undecided. Raises FileNotFoundError
-    where the folder has no runs/.
+    Rates are shares of 1. `value`, `low` and `high` are nan if every text is undecided. Raises FileNotFoundError if the
+    folder has no runs/.
     """
     runs = Path(output_dir) / "runs"
     if not runs.is_dir():
@@ -288,7 +288,7 @@ def results(output_dir: str | Path = "outputs") -> pd.DataFrame:
 
 
 def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
-    """The numbers of judged benchmarks as `results` has them, in their order."""
+    """The numbers of judged benchmarks with the columns of `results`, in the given order."""
     rows = [
         {"method": "", **one.names, "changed": changes(one.names.get("changed", {})), "benchmark": one.benchmark}
         | {**metric, **one.protocol, "label": label_of(one.names), "order": one.names.get("order", LAST)}
@@ -299,12 +299,12 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
 
 
 def label_of(names: Mapping[str, Any]) -> str:
-    """The method's name in tables, or its rewrite where a run has no method."""
+    """The method's name in tables, or the rewrite's if the run has no method."""
     return str(names.get("label") or names.get("method") or names["rewrite"])
 
 
 def changes(changed: Mapping[str, Sequence[Any]]) -> str:
-    """What differs from what was published: up to two keys with this run's values, names first, and how many more."""
+    """The changes from the published method: up to two keys with this run's values, and the number of further keys."""
     values = {key: own if isinstance(own, str) else json.dumps(own) for key, (_, own) in changed.items()}
     ordered = sorted(values.items(), key=lambda pair: (not pair[0].endswith(".name"), pair[0]))
     shown = [f"{k}={v if len(v) <= LONGEST else v[:LONGEST] + '…'}" for k, v in ordered[:SHOWN_KEYS]]
@@ -313,10 +313,10 @@ def changes(changed: Mapping[str, Sequence[Any]]) -> str:
 
 
 def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
-    """structure.csv: of each run and protocol the assessment as a classifier of requests, and why answers went wrong.
+    """structure.csv: for each run and protocol, the assessment as a classifier of requests, and the causes of failures.
 
-    Counts are added up over benchmarks: harmful prompts come from some, harmless ones from others. `harmful_n` and
-    `benign_n` are prompts with a verdict on the answer.
+    Counts are summed over benchmarks, since harmful and harmless prompts come from different ones. `harmful_n` and
+    `benign_n` count prompts with a verdict on the answer.
     """
     grouped: dict[tuple[str, str], list[Evaluation]] = {}
     for one in judged:
@@ -352,13 +352,13 @@ STRUCTURE = [
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """A table as CSV; a number that cannot be computed is an empty cell, and no text is a formula."""
+    """Write a table as CSV. A nan is an empty cell, and no text can act as a formula."""
     words = frame.select_dtypes(exclude=["number", "bool"]).columns
     frame = frame.assign(**{name: frame[name].map(literal) for name in words})
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """The table that `write_csv` wrote."""
+    """Read a table that `write_csv` wrote."""
     frame = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])
     return frame.assign(**{name: frame[name].fillna("").map(read_literal) for name in TEXTS if name in frame})

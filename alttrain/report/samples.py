@@ -1,10 +1,10 @@
-"""One judged benchmark of one run -> a block of the page: its samples as columns, packed, and what became of each.
+"""One judged benchmark of one run -> a block of the page: its samples as packed columns, with their outcomes.
 
-Reads generations.jsonl, judgements.jsonl and adherence.jsonl beside a metrics.json. A prompt that several runs were
-given is embedded once for all of them (`Prompts`). page.js decodes a block when it is first looked at.
+Reads generations.jsonl, judgements.jsonl and adherence.jsonl. A prompt shared by several runs is embedded once
+(`Prompts`). page.js decodes a block when it is first shown.
 
-A sample can have several outcomes. The deciding judge's verdict gives one (or `undecided`); `misjudged` and `disobeyed`
-are wrong outcomes by what the assessment said, counted as in metrics.json's `failures`, so that their numbers agree.
+A sample can have several outcomes. The deciding judge's verdict gives one of them (or `undecided`). `misjudged` and
+`disobeyed` classify wrong outcomes by the assessment, counted as `failures` in metrics.json, so that the numbers agree.
 """
 
 import base64
@@ -23,9 +23,9 @@ from alttrain.report.results import Decides, Evaluation, Judged, Row, Text, Thou
 from alttrain.rewrite import parse
 
 LONGEST = 20_000
-"""Characters of a field that are embedded."""
+"""Maximum number of characters of a field that are embedded."""
 CUT = "\0"
-"""Is between a field that was cut and its full length."""
+"""Separates a shortened field from its full length."""
 STEPS = {"understanding": "u", "assessment": "a", "reasoning": "r", "refusal": "x"}
 
 
@@ -33,7 +33,7 @@ STEPS = {"understanding": "u", "assessment": "a", "reasoning": "r", "refusal": "
 
 
 class Outcome(NamedTuple):
-    """A filter of the page. Those of one group exclude none of each other; `tone` is good, bad or plain."""
+    """A filter on the page. Selecting several of one group shows their union; `tone` is good, bad or plain."""
 
     key: str
     label: str
@@ -65,7 +65,7 @@ def outcomes_of(
     thought: Thought | Adherence | None,
     decides: Decides | None,
 ) -> int:
-    """The outcomes of one sample, a bit each (`BITS`)."""
+    """The outcomes of one sample, as a bit mask (`BITS`)."""
     if text.finish == "error":
         return BITS["failed"] | (BITS["undecided"] if decides else 0)
     keys: list[str | None] = []
@@ -74,7 +74,7 @@ def outcomes_of(
         verdict = next((one.verdict for one in judgements if (one.judge, one.part) == deciding), None)
         keys.append(_decided(text.label, verdict, decides.says))
         if thought and thought.assessment is not None:
-            # a judge of correctness does not tell refusals: then the record of the thought does
+            # a judge of correctness does not detect refusals, so the adherence record is used
             said = thought.answer_refuses if decides.says == "correct" else verdict
             refused = None if said is None else said is not (decides.says == "unsafe")
             keys.append(cause_of(text.label, thought.assessment, refused))
@@ -101,7 +101,7 @@ def _decided(label: str, verdict: bool | None, says: str) -> str:
 
 @dataclass(frozen=True)
 class Block:
-    """What the page holds of one run and benchmark: `shown` of `total` samples, outcomes counted over all of them."""
+    """The samples of one run and benchmark on the page: `shown` of `total`; outcomes are counted over all of them."""
 
     evaluation: Evaluation
     shown: int
@@ -112,13 +112,13 @@ class Block:
 
 @dataclass
 class Prompts:
-    """A benchmark's prompts, each kept once for all runs."""
+    """A benchmark's prompts, each stored once for all runs."""
 
     texts: Texts
     rows: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
     def index(self, generation: Generation, harmful: bool) -> int:
-        """Where the sample's prompt is kept."""
+        """The index of the sample's prompt; adds the prompt if it is new."""
         withheld = withholds(self.texts, harmful)
         prompt, gold = (None, ()) if withheld else (cut(generation.prompt), tuple(map(cut, generation.gold)))
         row = (generation.id, prompt, generation.label, generation.category, gold, int(harmful))
@@ -132,21 +132,21 @@ class Prompts:
 
 
 def pack(value: Any) -> str:
-    """JSON, deflated, in letters that mean nothing in HTML."""
+    """JSON, deflated and encoded in characters without a meaning in HTML."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(zlib.compress(text.encode(), 6)).decode("ascii")
 
 
 def cut(text: str) -> str:
-    """A field as it is embedded; one that is too long ends in `CUT` and its full length."""
+    """A field as it is embedded. A field that is too long is cut and ends in `CUT` and its full length."""
     text = text.replace(CUT, "␀")
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}{CUT}{len(text)}"
 
 
 def pieces(thought: str) -> list[list[str]]:
-    """A thought as [step, text] pieces: its segments, and what is between them under no step.
+    """A thought as [step, text] pieces: its segments, and the text between them with no step.
 
-    Joined they are the thought, as far as it is embedded.
+    Joined, the pieces are the embedded part of the thought.
     """
     made, end = [], 0
     for segment in parse(thought):
@@ -174,9 +174,9 @@ def _cut_pieces(made: list[list[str]], length: int) -> Iterable[list[str]]:
 
 
 def block(evaluation: Evaluation, prompts: Prompts, quota: int, seed: int) -> Block:
-    """Read an evaluation's rows; at most `quota` of them are embedded, the same prompts for every run.
+    """Read an evaluation's rows and embed at most `quota` of them, with the same prompts for every run.
 
-    Outcomes are counted over all rows, without their texts; those that are embedded are read whole.
+    Outcomes are counted over all rows, without reading their texts; only embedded rows are read whole.
     """
     every, judged, thoughts = evaluation.tokens(), evaluation.judgements(), evaluation.thoughts()
     decides = evaluation.decides
@@ -189,7 +189,7 @@ def block(evaluation: Evaluation, prompts: Prompts, quota: int, seed: int) -> Bl
     counts: Counter[str] = Counter()
     for bits, count in Counter(outcomes.values()).items():
         counts.update({name: count for name, bit in BITS.items() if bits & bit})
-    if len(keys) > quota:  # a prompt's rank is the same in every run, so that runs can be read side by side
+    if len(keys) > quota:  # a prompt has the same rank in every run, so that runs can be compared
         keys = sorted(keys, key=lambda key: _rank(seed, evaluation.benchmark, *key))[:quota]
     chosen = set(keys)
 
@@ -216,7 +216,7 @@ SAMPLE = (
     *("prompt", "sample", "outcomes", "finish", "error", "closed", "tokens", "structure", "verdicts", "thought"),
     *("answer", "earlier"),
 )
-"""A block's columns, a list each: what repeats from row to row packs well."""
+"""The columns of a block; columns compress better than rows, since values repeat."""
 
 
 def _by_text(rows: Iterable[Row]) -> dict[Text, list[Row]]:
@@ -227,7 +227,7 @@ def _by_text(rows: Iterable[Row]) -> dict[Text, list[Row]]:
     return found
 
 
-@lru_cache(maxsize=1 << 16)  # runs are given the same prompts
+@lru_cache(maxsize=1 << 16)  # runs share their prompts
 def _rank(seed: int, benchmark: str, name: str, sample: int) -> bytes:
     return hashlib.sha256(f"{seed}\n{benchmark}\n{name}\n{sample}".encode()).digest()
 
@@ -235,7 +235,7 @@ def _rank(seed: int, benchmark: str, name: str, sample: int) -> bytes:
 def _sample(
     generation: Generation, judgements: Sequence[Judgement], judges: dict[tuple[str, str], int], withheld: bool
 ) -> dict[str, Any]:
-    """A sample as it is embedded. An error can quote a withheld text: then it is only said that there was one."""
+    """A sample as it is embedded. An error may quote a withheld text, so then only its existence is stated."""
     text: Callable[[str], str] = (lambda _: "") if withheld else cut
     verdicts = [
         [

@@ -1,8 +1,8 @@
-"""A report is made beside its folder, from files that hold still, and takes the folder's place when it is whole.
+"""A report is built in a temporary folder from a snapshot of the runs, and replaces the report folder when complete.
 
-Runs go on while a report is made, and several reports may be made at once. What is read is a snapshot: hard links where
-files are only ever replaced whole, copies of those that grow. Nothing is written or removed outside of the report's
-folder and the one beside it, whatever names and links the output folder holds: it may be one that somebody sent.
+Runs continue while a report is made, and several reports may be made at once. The snapshot has hard links to files that
+are only replaced whole, and copies of files that grow. Nothing is written or removed outside the report folder and the
+temporary folder next to it, whatever names and links the output folder contains, since it may come from somebody else.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ OF_BENCHMARK = (
     *("metrics.json", "fingerprint.json", "judges.json"),
     *("judgements.jsonl", "generations.jsonl", "adherence.jsonl"),
 )
-"""The files a report is made from."""
+"""The files that a report is made from."""
 GROWING = ("logs/metrics.csv", "judgements.jsonl")
 TRIES, PAUSE_S = 20, 0.05
-"""How often files that are being written are read again, and after how long."""
+"""Number of attempts to read files that are being written, and the pause between them in seconds."""
 FORGOTTEN_S = 3600
-"""The age of a report that was begun and killed."""
+"""Age in seconds from which a temporary folder counts as left behind by a kill."""
 STAMP = ".stamp"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-"""Of fcntl.h and linux/fs.h."""
+"""Constants of fcntl.h and linux/fs.h."""
 
 
 def inputs(runs: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Each folder with files that a report is made from, and their names: the runs, and after each its evaluations."""
+    """(folder, file names) of each folder with inputs of a report: each run, followed by its evaluations."""
     for record in sorted(runs.glob("*/run.json")):
         yield record.parent, OF_RUN
         for judged in sorted(record.parent.glob("evaluation/*/metrics.json")):
@@ -48,7 +48,7 @@ def inputs(runs: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
 
 @contextmanager
 def beside(folder: Path) -> Iterator[Path]:
-    """A folder beside the report's, gone when the block ends; those that kills left are gone, too."""
+    """A temporary folder next to the report's, removed when the block ends. Also removes those that kills left."""
     for left in folder.parent.glob(f".{folder.name}.*{UNFINISHED}"):
         with contextlib.suppress(OSError):
             if time.time() - left.lstat().st_mtime > FORGOTTEN_S:
@@ -61,7 +61,7 @@ def beside(folder: Path) -> Iterator[Path]:
 
 
 def snapshot(runs: Path, into: Path) -> None:
-    """The runs' files as they are now. An evaluation that is written to all the while is left out, with a warning."""
+    """Take a snapshot of the runs. An evaluation that keeps being written to is left out, with a warning."""
     for folder, names in inputs(runs):
         place = into / folder.relative_to(runs)
         for path in (folder / name for name in names if (folder / name).exists() and not (folder / name).is_file()):
@@ -79,7 +79,7 @@ def snapshot(runs: Path, into: Path) -> None:
 
 
 def states(folder: Path, names: Collection[str]) -> dict[str, tuple[int, int, int]]:
-    """The files of these names that are there, and what changes when they do: inode, size and time."""
+    """(inode, size, time) of each file of these names that exists; it differs once the file has changed."""
     found = {}
     for name in names:
         with contextlib.suppress(OSError):
@@ -90,18 +90,18 @@ def states(folder: Path, names: Collection[str]) -> dict[str, tuple[int, int, in
 
 
 def _take(source: Path, place: Path) -> None:
-    """Take a file, which may be gone by now, as a link or a copy."""
+    """Link or copy a file, which may have been removed meanwhile."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         if not str(source).endswith(GROWING):
-            with contextlib.suppress(OSError):  # no links here, or none between these two disks
+            with contextlib.suppress(OSError):  # no hard links on this file system, or not between these two
                 os.link(source.resolve(), place)
                 return
         shutil.copyfile(source, place)
 
 
 def _agree(evaluation: Path) -> bool:
-    """Whether the rows are whole and are those of the metrics; what cannot be read is for others to tell."""
+    """Whether the rows are complete and match the metrics. Unreadable files pass here; their reader reports them."""
     for path in evaluation.glob("*.jsonl"):
         with path.open("rb") as file:
             if file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
@@ -113,19 +113,19 @@ def _agree(evaluation: Path) -> bool:
             return False
         rows = (evaluation / "judgements.jsonl").read_bytes().count(b"\n")
         return bool(rows == judged["metrics"][0]["n"] * len(made["judges"]) * len(made["parts"]))
-    except (OSError, ValueError, LookupError, TypeError):  # an older version's, or none
+    except (OSError, ValueError, LookupError, TypeError):  # written by an older version, or absent
         return True
 
 
 def keep(folder: Path, made: Path, ours: Collection[str]) -> None:
-    """Take over what else the report's folder holds; `ours` is what the last report made, of which nothing is kept."""
+    """Carry over other files of the report folder. `ours` are the files of the last report, which are dropped."""
     for name in sorted(files(folder) - {*ours, STAMP}):
         if not name.endswith(UNFINISHED):
             _take(folder / name, made / name)
 
 
 def put(made: Path, folder: Path) -> None:
-    """Let a report that is whole take the folder's place: swapped in one step where the system can, else moved in."""
+    """Replace the report folder by a complete report, by an atomic swap if the system supports it, else by a move."""
     for again in range(TRIES):
         try:
             if not _exchanged(made, folder):
@@ -133,13 +133,13 @@ def put(made: Path, folder: Path) -> None:
                     folder.rename(made.with_name(f"before-{again}"))
                 made.rename(folder)
             return
-        except OSError:  # another process put its own there meanwhile
+        except OSError:  # another process put its report there meanwhile
             if again == TRIES - 1:
                 raise
 
 
 def files(folder: Path) -> set[str]:
-    """The files below a folder, of which no link leads anywhere."""
+    """The files below a folder; links are not followed."""
     found = set()
     for place, _, names in os.walk(folder) if not folder.is_symlink() else ():
         paths = (Path(place, name) for name in names)
@@ -148,7 +148,7 @@ def files(folder: Path) -> set[str]:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Swap two folders in one step; False where there is no such step, or only one folder."""
+    """Swap two folders atomically. Returns False if the system cannot, or if a folder is missing."""
     if sys.platform != "linux" or not os.path.lexists(other):
         return False
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
@@ -157,5 +157,5 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def inside(folder: Path, path: Path) -> bool:
-    """Whether a path is below a folder when every link is followed."""
+    """Whether a path is below a folder once all links are resolved."""
     return path.resolve().is_relative_to(folder.resolve())

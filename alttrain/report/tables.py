@@ -18,8 +18,8 @@
 | efficiency        | every variant                                | training, and tokens a query                      |
 | published         | all known figures, by source and method      | each measure a source reports                     |
 
-The rows of main and of the tables in which one thing is varied are those whose run.json names the table. Main also has
-the methods that another backbone or a source has, with their published figures. A table without data is not made.
+The rows of main and of the tables that vary one thing are the runs whose run.json names the table. Main also lists
+methods that only another backbone or a source has, with their published figures. A table without data is not made.
 """
 
 import itertools
@@ -64,9 +64,9 @@ VARIED = {
     "benign_amount": ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
     "ablation_structure": ("rewrite.",),
 }
-"""Tables in which one thing is varied -> the keys of it."""
+"""Tables that vary one thing -> the config keys that they vary."""
 ROW, COLUMN = ["backbone", "method"], ["measure", "kind", "benchmark", "protocol_hash"]
-"""What names a table's row, and its column, within one protocol."""
+"""The fields that identify a row and a column within one protocol."""
 CELLS = [
     *("table", "protocol", *ROW, *COLUMN, "unit", "value", "low", "high", "n", "seeds", "undecided", "truncated"),
     *("best", "difference", "p", "p_holm", "detectable", "published", "published_why", "source", "lacking"),
@@ -74,13 +74,13 @@ CELLS = [
 ]
 """The columns of a table's CSV.
 
-`benchmark` and `protocol_hash` join several with " + "; then `kind` says whether rates were averaged (mean) or prompts
-taken together (pool). `n` is the texts that the number is over, of all seeds: `undecided` ones are not among them,
-`truncated` ones are. `difference` is from No-train, `p_holm` adjusted over all contrasts of the report. `published_why`
-says why there is no published figure, `lacking` which sets a mean is without, and `evaluated` what the evaluation
-changed of its protocol and benchmarks."""
+`benchmark` and `protocol_hash` join several values with " + "; `kind` then says whether rates were averaged (mean) or
+prompts pooled (pool). `n` counts the texts behind the number, over all seeds: without `undecided` ones, with
+`truncated` ones. `difference` is from No-train; `p_holm` is adjusted over all contrasts of the report. `published_why`
+is the reason why there is no published figure, `lacking` lists sets that a mean lacks, and `evaluated` lists what the
+evaluation changed in its protocol and benchmarks."""
 NAMED = 2
-"""Missing sets that a cell names."""
+"""Maximum number of missing sets that a cell names."""
 
 
 # --- rows ---
@@ -88,7 +88,7 @@ NAMED = 2
 
 @dataclass(frozen=True)
 class Row:
-    """A row: its label and its variant, or the method alone where the backbone has no run of it."""
+    """A row: its label and its variant, or the method alone if the backbone has no run of it."""
 
     backbone: str
     label: str
@@ -98,22 +98,22 @@ class Row:
 
     @property
     def known_as(self) -> str:
-        """The method, and of a run without one what it would be."""
+        """The method, or for a run without one what it amounts to (`Variant.known_as`)."""
         return self.variant.known_as if self.variant else self.method
 
 
 def every(found: Sequence[Variant], wanted: Callable[[Variant], Any] = lambda _: True) -> list[Row]:
-    """A row for each variant that is wanted; its label tells it from all others of its backbone."""
+    """A row for each selected variant, with a label that is unique within its backbone."""
     return [Row(v.backbone, label(v, found), v.method, v.order, v) for v in found if wanted(v)]
 
 
 def has_any(columns: Sequence[Column], variant: Variant) -> bool:
-    """Whether a variant was judged on any of these columns: others were not meant to be."""
+    """Whether a variant was judged on any of these columns."""
     return any(column.made[0] in variant.judged for column in columns)
 
 
 def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
-    """Each backbone's methods, and those that it lacks and another backbone or a source of this protocol has."""
+    """Each backbone's methods, and methods that only another backbone or a source of this protocol has."""
     rows = []
     for backbone, alike in itertools.groupby(main, key=lambda variant: variant.backbone):
         own = list(alike)
@@ -131,7 +131,7 @@ def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
 
 
 def belongs(variant: Variant, table: str) -> bool:
-    """Whether a table has a variant: run.json names it, and what a changed one changed is what the table varies."""
+    """Whether a table lists a variant: run.json names the table, and any changes are to keys that the table varies."""
     varied = next((name for name, keys in VARIED.items() if all(key.startswith(keys) for key in variant.changed)), "")
     if not variant.changed or table not in variant.tables:
         return table in variant.tables
@@ -139,7 +139,7 @@ def belongs(variant: Variant, table: str) -> bool:
 
 
 def listed(found: Sequence[Variant], table: str) -> list[Row]:
-    """The rows of a table in which one thing is varied, each backbone's No-train first; of backbones with several."""
+    """The rows of a table that varies one thing, No-train first, for backbones with several rows."""
     rows = []
     for _, alike in itertools.groupby(found, key=lambda variant: variant.backbone):
         group = list(alike)
@@ -155,7 +155,7 @@ def listed(found: Sequence[Variant], table: str) -> list[Row]:
 
 @dataclass(frozen=True)
 class Measured:
-    """One number. `n` counts the texts it is over, those of all seeds; `undecided` ones are not among them."""
+    """One number. `n` counts the texts behind it, over all seeds, without `undecided` ones."""
 
     estimate: Estimate = UNKNOWN
     n: int = 0
@@ -166,13 +166,13 @@ class Measured:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """As columns of a table."""
+        """The number as columns of a table."""
         counts = {key: getattr(self, key) for key in ("n", "seeds", "undecided", "truncated")}
         return {**self.estimate._asdict(), **counts, **self.from_baseline._asdict()}
 
 
 class Measuring:
-    """Measures one variant: a column -> its number over all seeds, or None where it was not judged so."""
+    """Measures one variant: a column -> its number over all seeds, or None if it was not judged that way."""
 
     def __init__(self, variant: Variant, contrasts: Contrasts) -> None:
         self.variant = variant
@@ -204,7 +204,7 @@ class Measuring:
         return Measured(estimate, n, len(found), undecided, truncated, differs)
 
     def _over_seeds(self, column: Column, found: Sequence[Mapping[str, Any]]) -> Estimate:
-        """Where the verdicts on each prompt are not known, the mean of the seeds' estimates, and of their bounds."""
+        """The mean of the seeds' estimates and of their bounds, if the verdict on each prompt is not known."""
         (made,) = column.made
         if column.measure == "score" and all(one.decides for one in self.variant.judged[made].values()):
             return share(self._each_seed(made, Evaluation.scores))
@@ -225,12 +225,12 @@ class Measuring:
         return Measured(estimate, n, min(one.seeds for one in sets), undecided, truncated, differs)
 
     def _decided(self, column: Column) -> bool:
-        """Whether the column's measure is the benchmarks' own, of which the verdict on each text is known."""
+        """Whether the column's measure is the benchmarks' own, so that the verdict on each text is known."""
         judged = [one for made in column.made for one in self.variant.judged[made].values()]
         return all(one.decides and one.measure == column.measure for one in judged)
 
     def _each_seed(self, made: Made, read: Callable[[Evaluation], Any]) -> dict[int, Any]:
-        """What is read of an evaluation, by seed; read once."""
+        """The result of `read` for each seed's evaluation, cached."""
         key = (made, read.__name__)
         if key not in self._read:
             self._read[key] = {seed: read(one) for seed, one in self.variant.judged[made].items()}
@@ -238,7 +238,7 @@ class Measuring:
         return found
 
     def _pooled(self, column: Column) -> Measured | None:
-        """A number over the prompts of several benchmarks together, with the same seeds of each."""
+        """A number over the pooled prompts of several benchmarks, with the same seeds for each."""
         seeds = sorted(set.intersection(*(set(self.variant.judged[made]) for made in column.made)))
         values: dict[int, dict[Any, float | None]] = {seed: {} for seed in seeds}
         for made in column.made:
@@ -250,7 +250,7 @@ class Measuring:
         return Measured(estimate(values), n, len(values)) if n else None
 
     def _training(self, measure: str) -> Measured | None:
-        """A number of the training: the mean over the seeds. GPU-hours are known where a GPU trained."""
+        """A number of the training, as the mean over the seeds. GPU-hours are known only if a GPU trained."""
         values = []
         for record in self.variant.trained:
             on_gpu = str(record.get("device", "")).startswith("cuda")
@@ -262,11 +262,11 @@ class Measuring:
 
 
 Values = dict[str, dict[tuple[str, str, int], Any]]
-"""Measure -> text (benchmark, prompt, sample) -> value; a text that is not one of those that count is absent."""
+"""Measure -> text (benchmark, prompt, sample) -> value; texts that do not count are absent."""
 
 
 def spent(one: Evaluation) -> Values:
-    """The tokens of each text."""
+    """Token counts by text."""
     rows = {(one.benchmark, row.id, row.sample): row for row in one.tokens()}
     return {
         "thought_tokens": {text: row.thought_tokens for text, row in rows.items()},
@@ -276,7 +276,7 @@ def spent(one: Evaluation) -> Values:
 
 
 def assessed(one: Evaluation) -> Values:
-    """What each thought adds to each measure of the structure."""
+    """The contribution of each thought to each measure of structure."""
     rows = one.thoughts()
     found: Values = {measure: {} for measure in ASSESSING}
     for row, refuses in zip(rows, one.refusals(rows), strict=True):
@@ -300,7 +300,7 @@ Specified = tuple[str, list[Row], list[Column]]
 
 
 def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataFrame]:
-    """Every table there is data for, by name, as `finished` frames."""
+    """Every table that has data, by name, as `finished` frames."""
     wanted = [
         (name, protocol, rows, columns)
         for protocol, own in protocols_of(found).items()
@@ -309,7 +309,7 @@ def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataF
     ]
     every_column = list(dict.fromkeys(column for _, _, _, columns in wanted for column in columns))
     known: dict[tuple[Variant | None, Column], Measured | None] = {}
-    for variant in found:  # one after another: what was read of one is let go
+    for variant in found:  # one at a time, so that the rows of the last one can be freed
         measuring = Measuring(variant, contrasts)
         known |= {(variant, column): measuring.measure(column) for column in every_column}
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TITLES}
@@ -322,7 +322,7 @@ def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataF
 
 
 def _specified(found: list[Variant], protocol: str) -> list[Specified]:
-    """The tables of one protocol; `found` are the variants it judged."""
+    """The tables of one protocol. `found` are the variants that it judged."""
     rates = of.rate_columns(found, protocol)
     main = [variant for variant in found if belongs(variant, "main")]
     pooled = of.pool(found, protocol)
@@ -351,14 +351,14 @@ def _specified(found: list[Variant], protocol: str) -> list[Specified]:
 
 
 def _short(own: Sequence[Column], mean_: Column | None, found: Sequence[Variant]) -> list[Column]:
-    """The mean over a measure's sets, and each set where no row has them all."""
+    """The column of a measure's mean, or the column of each set if no row has all of them."""
     if mean_ and any(set(mean_.made) <= variant.judged.keys() for variant in found):
         return [mean_]
     return [*own, *([mean_] if mean_ else [])]
 
 
 def _cell(table: str, protocol: str, row: Row, column: Column, measured: Measured | None) -> dict[str, Any]:
-    """A cell with its number and the published figure, or why there is none."""
+    """A cell with its number and the published figure, or the reason why there is none."""
     variant = row.variant
     evaluated = variant.evaluated(column.made) if variant else {}
     changed = bool(evaluated or (variant and variant.changed))
@@ -382,7 +382,7 @@ def _named(column: Column) -> dict[str, str]:
 
 
 def figures() -> pd.DataFrame:
-    """The known figures as a table of their own: a part a protocol, which is a source's; never beside our numbers."""
+    """The known published figures as a separate table, one part per source; never next to our numbers."""
     known = {
         (one.protocol, one.backbone, one.method, one.measure, one.benchmark): one for one in published() if one.known
     }
@@ -403,7 +403,7 @@ def figures() -> pd.DataFrame:
 
 
 def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
-    """The table of all runs, seed by seed, `finished`. Adherence and tokens are over all benchmarks of a run."""
+    """The `finished` table of all runs, seed by seed. Adherence and tokens are over all benchmarks of a run."""
     keys = ["run", "benchmark", "metric", "protocol_hash"]
     found = results.merge(compared[[*keys, "p_holm", "seeds"]], on=keys, how="left")
     several = found.protocol.nunique() > 1
@@ -438,7 +438,7 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def finished(frame: pd.DataFrame, best: bool = True) -> pd.DataFrame:
-    """A table's cells with the best of each backbone's column marked, and the columns that `marked` adds."""
+    """A table with the best cell of each column marked per backbone, and with the columns that `marked` adds."""
     better = frame.measure.map(lambda measure: MEASURES[base(measure)].better)
     keys = [frame[name] for name in ("protocol", "backbone", *COLUMN)]
     top = (better * frame.value).groupby(keys).transform("max")
@@ -448,12 +448,15 @@ def finished(frame: pd.DataFrame, best: bool = True) -> pd.DataFrame:
 
 
 def marked(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table, as it is in its CSV, with columns of what a cell says besides its number.
+    """A table as in its CSV, with columns for the marks and notes of each cell.
 
-    `known`: there is a number. `differs`: from No-train, at 5 % among all contrasts of the report; `tested` is over how
-    many seeds. `few`: so small a difference would be missed more than one time in five. `covered`: whether the interval
-    covers the published figure; None where there are not both. `notes`: sets that a mean lacks, and many undecided or
-    truncated texts. `missing`: not measured, and could be.
+    - `known`    there is a number
+    - `differs`  it differs from No-train at 5 %, adjusted over all contrasts of the report
+    - `tested`   the number of seeds of that test
+    - `few`      a difference of this size would be missed more than one time in five
+    - `covered`  whether the interval covers the published figure; None if one of them is absent
+    - `notes`    sets that a mean lacks, and many undecided or truncated texts
+    - `missing`  not measured, but could be
     """
     frame = frame.assign(known=frame.value.notna(), differs=frame.p_holm < LEVEL)
     frame["few"] = ~frame.differs & (frame.difference.abs() < frame.detectable)
@@ -480,9 +483,9 @@ def _notes(known: bool, n: int, undecided: int, truncated: int, lacking: str) ->
 
 
 def pivot(part: pd.DataFrame) -> pd.DataFrame:
-    """One protocol's part of a table as rows by columns, in their order: each cell is its row of `part`, or nan.
+    """One protocol's part of a table as a grid in the order of `part`. Each cell is its row of `part`, or nan.
 
-    The index is backbone and method; a column is its heading's lines.
+    The index is (backbone, method); a column is the tuple of its heading's lines.
     """
     cells = pd.Series(list(part.itertuples(index=False)), pd.MultiIndex.from_frame(part[[*ROW, *COLUMN]]), dtype=object)
     grid = cells.unstack(COLUMN, sort=False)
@@ -494,7 +497,7 @@ def pivot(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _heading(key: tuple[str, ...], among: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Measure, whose verdict if not the deciding one, benchmark, and the hash where two columns are called so."""
+    """Measure, judge or part if it is not the deciding one, benchmark, and the hash if two columns share a heading."""
     measure, kind, benchmark, digest = key
     over = {"rate": benchmark, "mean": f"mean of {benchmark.count(' + ') + 1}"}.get(kind, "")
     several = sum(other[:3] == key[:3] for other in among) > 1

@@ -1,11 +1,11 @@
-"""What tables are made of: rows, which are runs that differ in their seed alone, and columns, which are made alike.
+"""The rows and columns of tables: runs that differ only in their seed, and numbers made in the same way.
 
-A `Variant` is a row. Its method, label, place and tables are those of run.json; one without a method is called by its
+A `Variant` is a row. Its method, label, order and tables come from run.json; without a method it is named after its
 rewrite. Reads rewrite.json (examples) and train.json of each run.
 
-A `Column` is a measure, and how and on what it was made: by one protocol, on the same benchmarks, with the same hash
-for each. A mean is over the sets that its protocol names (metrics.json, provenance, means); where it names none, and
-for pools, over the set of benchmarks that most rows have. A row that lacks one of them has no such cell.
+A `Column` is a measure by one protocol, on the same benchmarks, with the same hash for each. A mean is over the sets
+that its protocol names (metrics.json, provenance, means). If the protocol names none, and for pools, the sets are those
+that most rows have. A row that lacks one of them has no such cell.
 """
 
 import itertools
@@ -23,19 +23,19 @@ from alttrain.report.measures import GENERAL, MEASURES, RATES, RECOGNISING, Meas
 from alttrain.report.results import LAST, Evaluation, changes, label_of
 
 Made = tuple[str, str, str]
-"""How a number was made: protocol, benchmark, and the hash of all that shapes it."""
+"""How a number was made: (protocol, benchmark, protocol hash)."""
 NO_TRAIN = "no_train"
-"""The method that is the backbone as it is."""
+"""The method that is the unmodified backbone."""
 MULTI_TURN, MULTILINGUAL = ("safemt_attack_600",), "multijail"
-"""Benchmarks with a table of their own; they are in no mean. The last is the prefix of one for each language."""
+"""Benchmarks with a separate table; they enter no mean. The last is the prefix of one benchmark per language."""
 
 
 @dataclass(frozen=True, eq=False)
 class Variant:
     """A backbone with a method, or with a dataset, a rewrite and a training, over all its seeds.
 
-    `changed` is what differs from the method as published: key -> its value, and this variant's. `digest` stands in the
-    runs' names for it.
+    `changed` is what differs from the published method: key -> (published value, this variant's value). `digest` is its
+    hash in the runs' names.
     """
 
     backbone: str
@@ -54,22 +54,22 @@ class Variant:
 
     @property
     def untrained(self) -> bool:
-        """Whether this is the backbone as it is; published weights, which nobody trained here, are not."""
+        """Whether this is the unmodified backbone. Published weights, which were trained elsewhere, are not."""
         return (self.rewrite, self.training) == ("none", "none") and self.method in ("", NO_TRAIN)
 
     @property
     def known_as(self) -> str:
-        """The method, and of a run without one what it would be: the backbone as it is, or its rewrite."""
+        """The method, or for a run without one `NO_TRAIN` or its rewrite."""
         return self.method or (NO_TRAIN if self.untrained else self.rewrite)
 
     @property
     def trains(self) -> bool:
-        """Whether anything was trained: a defence in the prompt trains nothing."""
+        """Whether weights were trained; a defence in the prompt trains none."""
         return self.training != "none"
 
     @property
     def title(self) -> str:
-        """The method's label, and what was changed of it."""
+        """The method's label and its changes."""
         name = "No-train" if self.untrained and not self.method else self.named
         return f"{name}, changed: {changes(self.changed)}" if self.changed else name
 
@@ -80,17 +80,17 @@ class Variant:
 
     @cached_property
     def labels(self) -> dict[str, int]:
-        """Training examples by label, as the first seed's rewrite wrote them."""
+        """Number of training examples by label, from the first seed's rewrite.json."""
         found: dict[str, int] = _read(next(iter(self.folders.values())) / "rewrite.json", Rewritten).get("labels", {})
         return found
 
     def evaluated(self, column_made: Iterable[Made]) -> dict[str, Sequence[Any]]:
-        """What its evaluations on these benchmarks changed of protocol and benchmark."""
+        """What the evaluations on these benchmarks changed in protocol and benchmark."""
         judged = (one for made in column_made for one in self.judged.get(made, {}).values())
         return {key: values for one in judged for key, values in one.provenance.get("changed", {}).items()}
 
     def protocols(self) -> set[str]:
-        """The protocols any number of it was made by."""
+        """The protocols of its numbers."""
         return {protocol for protocol, _, _ in self.judged}
 
 
@@ -100,7 +100,7 @@ def _read(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
 
 
 def variants(judged: Iterable[Evaluation]) -> list[Variant]:
-    """All variants, by backbone, then the method's place, then the rest of their names."""
+    """All variants, ordered by backbone, then the method's order, then the rest of their names."""
     grouped: dict[tuple[str, ...], list[Evaluation]] = {}
     for one in judged:
         grouped.setdefault(_key(one), []).append(one)
@@ -114,12 +114,12 @@ def _place(one: Variant) -> tuple[Any, ...]:
 
 
 def _natural(name: str) -> list[tuple[str, int]]:
-    """A name's place in an order in which 50 stands before 100."""
+    """Sort key by which 50 comes before 100."""
     return [(letters, int(digits or 0)) for letters, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _key(one: Evaluation) -> tuple[str, ...]:
-    """Backbone, dataset, rewrite, training, method, what was changed, its digest, and tag: all but the seed."""
+    """Backbone, dataset, rewrite, training, method, changes, digest and tag: everything except the seed."""
     names = one.names
     method = names.get("method", "")
     parts = ("backbone", "method") if method else ("backbone", "dataset", "rewrite", "training")
@@ -156,13 +156,13 @@ def _variant(key: tuple[str, ...], own: Sequence[Evaluation]) -> Variant:
 
 
 def baseline_of(one: Variant, among: Iterable[Variant], made: Made) -> Variant | None:
-    """The backbone as it is, judged in the same way; of several the unmodified one, then that of the same dataset."""
+    """The untrained backbone judged in the same way; an unmodified one first, then one with the same dataset."""
     found = [v for v in among if v.untrained and v.backbone == one.backbone and made in v.judged]
     return min(found, key=lambda v: (bool(v.changed), v.dataset != one.dataset), default=None)
 
 
 def label(one: Variant, among: Sequence[Variant]) -> str:
-    """The row's label: the title, with what tells it from other rows of this backbone with the same title."""
+    """The row's label: its title, with what distinguishes it from rows of this backbone with the same title."""
     name = one.title
     alike = [v for v in among if (v.backbone, v.title) == (one.backbone, one.title)]
     for part in ("dataset", "training", "tag", "digest", "method"):
@@ -173,10 +173,11 @@ def label(one: Variant, among: Sequence[Variant]) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A measure of one protocol on one benchmark (`kind` "rate"), as the mean over several ("mean"), over the prompts
-    of several together ("pool"), or of the training ("training", `made` empty).
+    """A measure of one protocol.
 
-    `defined` is whether a mean is over the sets that its protocol names. One of them that no row has has no hash.
+    `kind` is "rate" (one benchmark), "mean" (the mean over several), "pool" (the pooled prompts of several) or
+    "training" (with `made` empty). `defined` is whether a mean is over the sets that its protocol names; a set that no
+    row has has an empty hash.
     """
 
     measure: str
@@ -187,7 +188,7 @@ class Column:
 
     @property
     def of(self) -> Measure:
-        """How it is written."""
+        """How the measure is written."""
         return called(self.measure, self.benchmark)
 
     @property
@@ -202,7 +203,7 @@ class Column:
 
 
 def rate_columns(variants: Iterable[Variant], protocol: str, others: bool = False) -> list[Column]:
-    """A column for each benchmark's measures, and with `others` for the same by other parts and judges."""
+    """A column for each benchmark's measures; with `others`, also for those by other parts and judges."""
     found = set()
     for variant in variants:
         for made, seeds in variant.judged.items():
@@ -217,20 +218,23 @@ def rate_columns(variants: Iterable[Variant], protocol: str, others: bool = Fals
 
 
 def apart(benchmark: str) -> bool:
-    """Whether a benchmark has a table of its own."""
+    """Whether a benchmark has a separate table."""
     general = {name for name, _ in GENERAL}
     return benchmark in (*general, *MULTI_TURN) or benchmark.startswith(MULTILINGUAL)
 
 
 def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column]:
-    """The mean of each measure that has one: over the protocol's own sets, or those that most of main's rows have."""
+    """The mean column of each measure that has one: over the protocol's sets, or those that most rows of main have."""
     main = [variant for variant in variants if "main" in variant.tables and not variant.changed] or variants
     found = {measure: _mean(main, protocol, measure) for measure in RATES}
     return {measure: column for measure, column in found.items() if column}
 
 
 def _mean(variants: Sequence[Variant], protocol: str, measure: str) -> Column | None:
-    """None where the protocol's sets are fewer than two or none was judged, or else where no two sets are shared."""
+    """The mean column of a measure.
+
+    None if the protocol names fewer than two sets or none was judged; without named sets, if rows share fewer than two.
+    """
     judged = [
         {made: next(iter(seeds.values())) for made, seeds in variant.judged.items() if made[0] == protocol}
         for variant in variants
@@ -261,13 +265,13 @@ def _mean(variants: Sequence[Variant], protocol: str, measure: str) -> Column | 
 
 
 def pool(variants: Sequence[Variant], protocol: str) -> tuple[Made, ...]:
-    """The benchmarks over which adherence and tokens are taken together: those that most variants have."""
+    """The benchmarks over which adherence and tokens are pooled: those that most variants have."""
     sets = [frozenset(m for m in variant.judged if m[0] == protocol and not apart(m[1])) for variant in variants]
     return _shared([own for own in sets if own], least=1)
 
 
 def _shared(sets: Sequence[frozenset[Made]], least: int) -> tuple[Made, ...]:
-    """The set that is part of most sets; of several the largest, and then the first by name."""
+    """The set that is contained in most sets; of several, the largest, then the first by name."""
     different = set(sets)
     candidates = different | {one & other for one, other in itertools.combinations(different, 2)}
     fitting = [tuple(sorted(one)) for one in candidates if len(one) >= least]
@@ -275,6 +279,6 @@ def _shared(sets: Sequence[frozenset[Made]], least: int) -> tuple[Made, ...]:
 
 
 def protocols_of(found: Sequence[Variant]) -> dict[str, list[Variant]]:
-    """Each protocol, by name, with the variants that it judged."""
+    """Protocol name -> the variants that it judged."""
     names = sorted({protocol for variant in found for protocol in variant.protocols()})
     return {name: [variant for variant in found if name in variant.protocols()] for name in names}

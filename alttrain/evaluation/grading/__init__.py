@@ -1,8 +1,8 @@
-"""Graders of benign answers. The answer is graded, never the thought; a missing answer is wrong.
+"""Graders of benign answers. They grade the answer, never the thought; a missing answer is wrong.
 
 - `ShortAnswer` the answer contains a gold answer as whole words and numbers
-- `Maths`       the final answer equals the gold one (GSM8K, MATH-500, AIME)
-- `ExactMatch`  the short answer is a gold one; F1 as its value (NQ-open)
+- `Maths`       the final answer equals the gold answer (GSM8K, MATH-500, AIME)
+- `ExactMatch`  the short answer equals a gold answer; the value is F1 (NQ-open)
 - `Choice`      the letter of a multiple choice (GPQA, MMLU-Pro, CMMLU)
 - `Rouge`       F measure of a summary (CNN/DailyMail)
 - `HumanEval`   the code passes its tests in a sandbox

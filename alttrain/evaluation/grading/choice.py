@@ -1,9 +1,16 @@
-"""Multiple choice: the letter that an answer gives, in English or Chinese, never guessed.
+"""Multiple choice: the letter that an answer gives, in English or Chinese. Nothing is guessed.
 
-The options are the last lines of the prompt that begin "A.", "B)", "(C)" or "D：" in order. The letter is, in this
-order: in the last box; the option whose text is the whole answer; in a statement ("the answer is (B)", "选B"); called
-right ("C is correct"); at the beginning of a line; the only option whose text the answer repeats. Where a rule gives
-several letters, the answer is ambiguous, and wrong.
+The options are the last lines of the prompt that begin with "A.", "B)", "(C)" or "D：" in order. The letter is found by
+the first rule that applies:
+
+1. the last box
+2. the option whose text is the whole answer
+3. a statement ("the answer is (B)", "选B")
+4. a letter that is called right ("C is correct")
+5. the beginning of a line
+6. the only option whose text the answer repeats
+
+If a rule finds several letters, the answer is ambiguous and wrong.
 """
 
 import re
@@ -51,7 +58,7 @@ _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|rm|bf)\s*|[*_`$\\{}]|
 
 @dataclass(frozen=True)
 class Choice(RowJudge):
-    """Right where the answer gives the gold letter and no other. `letters` are the options if a prompt lists none."""
+    """Right if the answer gives the gold letter and no other. `letters` are the options if a prompt lists none."""
 
     letters: str = "ABCD"
     name: str = "choice"
@@ -59,7 +66,7 @@ class Choice(RowJudge):
     says: Literal["correct"] = "correct"
 
     def __call__(self, generation: Generation) -> Judgement:
-        """Whether the letter is right; undecided, with an error, where the gold is no letter of the options."""
+        """Grade one answer; undecided, with an error, if the gold text is not one of the option letters."""
         if not generation.gold:
             return no_gold(generation, self.name)
         choices = options(generation.prompt) or dict.fromkeys(self.letters, "")
@@ -90,7 +97,7 @@ def options(prompt: str) -> dict[str, str]:
 
 
 def chosen(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
-    """(the letters an answer gives, the rule that found them); no letters where no rule finds any."""
+    """(the letters that an answer gives, the rule that found them); no letters if no rule applies."""
     text = _folded(answer)
     if (box := boxed(text)) is not None:
         held = _MARKUP.sub("", box).strip()
@@ -110,7 +117,7 @@ def chosen(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
 
 
 def _folded(text: str) -> str:
-    """A text with full-width letters and compatibility characters as ordinary ones (NFKC)."""
+    """The text with full-width and compatibility characters replaced by ordinary ones (NFKC)."""
     return unicodedata.normalize("NFKC", text)
 
 
@@ -142,7 +149,7 @@ def _same_text(said: str, choices: Mapping[str, str]) -> set[str]:
     """The option whose whole text is `said`."""
     if _only_letters(said, choices):
         return set()
-    for same_as in (_trimmed, _words):  # literally first: options may differ in signs that look like mark-up
+    for same_as in (_trimmed, _words):  # literal text first: options may differ in signs that look like mark-up
         same = {letter for letter in _texts(choices) if same_as(choices[letter]) == same_as(said)}
         if same:
             return same if len(same) == 1 else set()
@@ -154,7 +161,7 @@ def _restated(text: str, choices: Mapping[str, str]) -> set[str]:
     said, found = _words(text), set()
     for letter, words in sorted(_texts(choices).items(), key=lambda item: -len(item[1])):
         if not words or (len(words) == 1 and words.isascii() and words.isalpha()):
-            continue  # "a" is in every English text
+            continue  # the word "a" is in every English text
         before = r"(?<![a-z0-9.])" if words[0].isascii() else ""
         after = r"(?![a-z0-9])(?!\.\d)" if words[-1].isascii() else ""
         pattern = re.compile(f"{before}{re.escape(words)}{after}")

@@ -1,6 +1,6 @@
-"""Finds the final answer in an answer: the last box, what follows "the answer is", and what the text denies.
+"""Finds the final answer in a text: the last box, what follows "the answer is", and what the text denies.
 
-A grader reads the answer, never the thought. A generation without an answer is wrong (evidence "no answer"); a row
+A grader reads the answer, never the thought. A generation without an answer is wrong (evidence "no answer"). A row
 without a gold answer is undecided, with an error.
 """
 
@@ -10,9 +10,9 @@ from alttrain.records import Generation, Judgement
 
 NO_ANSWER = "no answer"
 LONGEST = 1000
-"""Characters of a phrase or formula that are read, which bounds the time of an answer that loops."""
+"""Characters read of a phrase or formula; bounds the time for an answer that repeats itself."""
 _MARKS_READ = 200
-"""Phrases such as "the answer is" that are read, from the last, since each may be followed by long blanks."""
+"""Phrases such as "the answer is" that are read, from the last; bounds the time, as long blanks may follow each."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*+(?:\{|(\w+))")
 _BETWEEN = re.compile(r"\\(?:text|mbox)\s*\{|\\(?:quad|[()\[\],; ])|[{}$]|\b[a-zA-Z]\s*=")
 _JOINT = re.compile(r"\s*(?:[,;/|]?|[,;]?\s*(?:and|or|\\lor|\\vee))\s*")
@@ -47,12 +47,12 @@ def denied(text: str, start: int, end: int) -> bool:
 
 
 def no_gold(generation: Generation, judge: str) -> Judgement:
-    """The judgement of a row that cannot be graded."""
+    """The judgement of a row without a gold answer."""
     return Judgement(generation.id, judge, None, error="the row has no gold answer")
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last \boxed{...}, or None; boxes with only commas, "or" or blanks between are one list."""
+    r"""The content of the last \boxed{...}, or None. Boxes separated only by commas, "or" or blanks form one list."""
     closing = _closing_braces(text)
     held: list[str] = []
     end = 0

@@ -1,9 +1,10 @@
-"""The two programs that check a completion, each in its own sandbox. Sent there as source; standard library only.
+"""The two programs that check a completion, each in its own sandbox.
 
-`serve` runs the model's program and answers calls of its function. `check` runs the benchmark's tests, in which the
-function is a call to the other side. So the program sees neither the tests nor the verdict: it may end early, patch or
-print what it likes, and a pass still means that its function gave the right answers. Calls and answers are lines of
-JSON with plain Python values only, so that no object can compare equal by a trick.
+This module is sent to the sandboxes as source and uses the standard library only. `serve` runs the model's program and
+answers calls of its function. `check` runs the benchmark's tests, in which the function is a call to the other sandbox.
+The model's program therefore sees neither the tests nor the verdict: whatever it ends, patches or prints, a pass means
+that its function gave the right answers. Calls and answers are lines of JSON with plain Python values only, so that no
+object can fake equality.
 """
 
 import json
@@ -12,11 +13,11 @@ from typing import Any
 
 LONGEST_LINE = 1 << 22
 READY = "ready"
-"""First line of both programs; without it the sandbox failed, not the model."""
+"""First output line of both programs. If it is missing, the sandbox failed, not the model."""
 
 
 def encode(value: Any) -> Any:
-    """A plain Python value as JSON, without the behaviour of subclasses. Raises TypeError for any other value."""
+    """Encode a plain Python value as JSON; subclasses lose their behaviour. Raises TypeError for any other value."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -38,7 +39,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """The inverse of `encode`. Raises ValueError for what `encode` does not write."""
+    """The inverse of `encode`. Raises ValueError for input that `encode` does not write."""
     if value is None or isinstance(value, bool):
         return value
     if not isinstance(value, dict) or len(value) != 1:
@@ -86,8 +87,8 @@ def serve(program: str, entry_point: str, calls: int, answers: int) -> None:
 def check(prompt: str, test: str, entry_point: str, calls: int, answers: int) -> None:
     """Run a benchmark's tests and print, as the last line, [fault of the tests, failure of the function].
 
-    Both are "" where the function passed. An undefined name, a missing module or an early exit is a fault of the tests:
-    no value that the function returns can cause it.
+    Both are "" if the function passed. An undefined name, a missing module or an early exit is a fault of the tests,
+    since no value that the function returns can cause it.
     """
     fault = failure = ""
     with os.fdopen(calls, "w") as writer, os.fdopen(answers) as reader:
@@ -104,7 +105,7 @@ def check(prompt: str, test: str, entry_point: str, calls: int, answers: int) ->
                 raise RuntimeError(f"the program raised {str(answer.get('error'))[:200]}")
             return decode(answer["value"])
 
-        # The prompt has the imports and functions that the tests need; its unfinished function becomes the candidate.
+        # The prompt has the imports and functions that the tests need; the candidate replaces its unfinished function.
         namespace: dict[str, Any] = {"__name__": "check"}
         try:
             exec(compile(prompt, "<prompt>", "exec"), namespace)
@@ -123,4 +124,4 @@ def check(prompt: str, test: str, entry_point: str, calls: int, answers: int) ->
         try:
             print("\n" + json.dumps([fault, failure]), flush=True)
         finally:
-            os._exit(0)  # closing a pipe that has lost its reader would raise over the verdict
+            os._exit(0)  # closing a pipe without a reader would raise and hide the verdict

@@ -1,6 +1,6 @@
 """HumanEval (Chen et al., 2021): whether the code in an answer passes the problem's tests, in a sandbox.
 
-A row's gold texts are its prompt, its test and its entry point, in this order.
+The gold texts of a row are the prompt, the test and the entry point, in this order.
 """
 
 import json
@@ -31,7 +31,10 @@ _CODE_STARTS = re.compile(r"^(?:(?:import|from|def|class|async)\b|@)", re.M)
 
 @dataclass(frozen=True)
 class HumanEval(RowJudge):
-    """Right where the program made from prompt and answer passes. `workers` programs run at a time; None: one a CPU."""
+    """Right if the program made from prompt and answer passes its tests.
+
+    `workers` programs run at a time; None runs one per CPU.
+    """
 
     sandbox: Sandbox = field(default_factory=Sandbox)
     workers: Annotated[int, Ge(1)] | None = None
@@ -40,7 +43,7 @@ class HumanEval(RowJudge):
     says: Literal["correct"] = "correct"
 
     def __call__(self, generation: Generation) -> Judgement:
-        """Whether the code passes; undecided, with an error, without the three gold texts."""
+        """Grade one answer; undecided, with an error, without the three gold texts."""
         if not generation.gold:
             return no_gold(generation, self.name)
         if len(generation.gold) != 3:
@@ -57,11 +60,11 @@ class HumanEval(RowJudge):
         return Judgement(generation.id, self.name, not failure, failure or "passed")
 
     def check(self, where: str, model_fault: ModelFault) -> None:
-        """Raise OSError where there is no sandbox."""
+        """Raise OSError if there is no sandbox."""
         self.sandbox.verify()
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-        """The judgements in the order of the generations, `workers` at a time. Raises OSError without a sandbox."""
+        """Yield judgements in the order of the generations, `workers` at a time. Raises OSError without a sandbox."""
         self.sandbox.verify()
         with ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as pool:
             for generation, judgement in zip(generations, pool.map(self, generations), strict=True):
@@ -70,9 +73,9 @@ class HumanEval(RowJudge):
 
 
 def passes(program: str, prompt: str, test: str, entry_point: str, sandbox: Sandbox) -> str:
-    """Why a program's function failed its tests, or "" where it passed.
+    """Why a program's function failed its tests, or "" if it passed.
 
-    Raises ValueError where prompt or test do not run, and OSError where a sandbox does not start.
+    Raises ValueError if prompt or test do not run, and OSError if a sandbox does not start.
     """
     harness = Path(__file__).with_name("harness.py").read_text(encoding="utf-8")
     ours: list[int] = []
@@ -85,7 +88,7 @@ def passes(program: str, prompt: str, test: str, entry_point: str, sandbox: Sand
         checked: dict[str, str | int] = {"prompt": prompt, "test": test, "entry_point": entry_point}
         checked |= {"calls": calls_out, "answers": answers_in}
         with sandbox.started(f"{harness}\nserve(**arguments)", served, (calls_in, answers_out), subprocess.DEVNULL):
-            for end in (calls_in, answers_out):  # only the program keeps these ends, so that its end is noticed
+            for end in (calls_in, answers_out):  # only the program keeps these ends, so that its exit is noticed
                 os.close(end)
                 ours.remove(end)
             outcome = sandbox.run(f"{harness}\ncheck(**arguments)", checked, (calls_out, answers_in))
@@ -136,7 +139,7 @@ def _defines(code: str, entry_point: str) -> bool:
 
 
 def _as_body(code: str) -> str:
-    """A function body with its indentation, also where trimming removed that of the first line, or all of it."""
+    """A function body with its indentation restored, if trimming removed that of the first line or of all lines."""
     lines = code.strip("\n").splitlines()
     if not lines or re.match(r" {4}\S", lines[0]):
         return "\n".join(lines)

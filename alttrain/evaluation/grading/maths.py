@@ -2,19 +2,24 @@ r"""The grader of mathematics: finds the final answer in an answer and compares 
 
 The final answer is, in this order:
 
-1. the last \boxed{...}; boxes with only blanks, commas, "and" or "or" between are one list
-2. the last phrase after "the (final) answer is", "Answer:" or "####" that has a number or formula, else the last one
+1. the last \boxed{...}; boxes separated only by blanks, commas, "and" or "or" form one list
+2. the last phrase after "the (final) answer is", "Answer:" or "####" that has a number or formula, else the last phrase
 3. the last formula between dollar signs or \( \), or the last number, whichever comes later
 
-Of a phrase in 2, it is the number after a last "is" or "equals", else the last formula, else the first number after the
-last equals sign. What a text denies ("not 4") never counts; of "one of 1, 2 or 3" all three count. A calculation copied
-from the prompt ("17 \times 23") is no answer. A gold answer may be a worked solution of GSM8K: its #### part counts.
+In a phrase of rule 2, the answer is the number after the last "is" or "equals", else the last formula, else the first
+number after the last equals sign. What a text denies ("not 4") never counts. In "one of 1, 2 or 3" all three count. A
+calculation copied from the prompt ("17 \times 23") is not an answer. A gold answer may be a worked solution of GSM8K:
+the part after #### counts.
 
-math-verify compares, in a process of its own (`verifier`). Before it come the rules of MATH, GSM8K and AIME that it
-does not know (`scripts/measure_graders.py` measures both): units and currency are ignored; a percentage equals its
-number or its hundredth; decimals are compared exactly, words as words, numerals of other bases with their base; a list
-has as many members as the other; brackets decide what is in an interval; an integral or a sum that is not worked out is
-the question, not its answer.
+math-verify compares the answers, in a process of its own (`verifier`). Rules of MATH, GSM8K and AIME that it does not
+know are applied first (`scripts/measure_graders.py` measures both):
+
+- units and currency are ignored
+- a percentage equals its number or a hundredth of it
+- decimals are compared exactly, words as words, numerals of other bases together with their base
+- lists must have the same number of members
+- brackets decide whether an interval is open or closed
+- an integral or sum that is not worked out is not an answer
 """
 
 import re
@@ -75,14 +80,14 @@ _OPERATION = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])|\\frac\s*\{d\}"
 
 @dataclass(frozen=True)
 class Maths(RowJudge):
-    """Right where the final answer equals the gold answer; see the module for what equal means."""
+    """Right if the final answer equals the gold answer; the module docstring says what equal means."""
 
     name: str = "maths"
 
     says: Literal["correct"] = "correct"
 
     def __call__(self, generation: Generation) -> Judgement:
-        """Whether they are equal; undecided, with an error, without a gold answer or where math-verify times out."""
+        """Grade one answer; undecided, with an error, without a gold answer or if math-verify times out."""
         golds = [found for gold in generation.gold if (found := gold_answer(gold))]
         if not golds:
             return no_gold(generation, self.name)
@@ -99,18 +104,18 @@ class Maths(RowJudge):
 
 
 def _copied(found: str, gold: str, prompt: str) -> bool:
-    """Whether an answer is a calculation copied from the prompt, and not written as the gold answer is."""
+    """Whether an answer is a calculation copied from the prompt and differs from the gold answer as written."""
     said, wanted, asked = (_SPACING.sub("", _TIMES.sub(r"\\cdot", text)) for text in (found, gold, prompt))
     return said in asked and said != wanted and bool(_OPERATOR.search(said))
 
 
 def gold_answer(gold: str) -> str:
-    """The gold answer, or what follows its ####."""
+    """The gold answer; if it contains ####, the part after it."""
     return gold.rpartition("####")[2].strip()
 
 
 def final_answer(answer: str) -> str:
-    """The final answer as written, or "" where no rule finds one."""
+    """The final answer as written, or "" if no rule finds one."""
     if box := boxed(answer):
         return box
     phrases = stated(answer)
@@ -147,7 +152,7 @@ def _of_phrase(phrase: str) -> str:
 
 
 def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
-    """The number at `place` (0 or -1), with all joined to it if the text leaves the choice open or ends in a list."""
+    """The number at `place` (0 or -1), with all joined to it if the choice is left open or the text is a list."""
     runs: list[list[re.Match[str]]] = []
     for number in numbers:
         if runs and _JOINS.fullmatch(text[runs[-1][-1].end() : number.start()]):
@@ -164,7 +169,7 @@ def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
 
 
 def _formulas(text: str, formulas: list[re.Match[str]]) -> str:
-    """The last formula, with those before it that are joined by only commas, "and" or "or"."""
+    """The last formula, with those before it that are joined to it by commas, "and" or "or"."""
     parts = [formulas[-1]]
     for formula in reversed(formulas[:-1]):
         if not _JOINS.fullmatch(text[formula.end() : parts[-1].start()]):
@@ -193,9 +198,9 @@ def plain(text: str) -> str:
 
 
 def equal(gold: str, candidate: str) -> bool:
-    """Whether two answers are equal. Raises TimeoutError where math-verify does not finish in time.
+    """Whether two answers are equal. Raises TimeoutError if math-verify does not finish in time.
 
-    A candidate of more than `LONGEST` characters is no answer.
+    A candidate of more than `LONGEST` characters is never equal.
     """
     if len(candidate) > LONGEST:
         return False
@@ -239,7 +244,7 @@ def _equal(gold: str, candidate: str) -> bool:
 
 
 def _number(text: str) -> Decimal | None:
-    """The value of a decimal, also times a power of ten; None for anything else."""
+    """The value of a decimal, with or without a power of ten; None for anything else."""
     try:
         number = Decimal(_POWER.sub(r"e\1", text.strip()).replace("_", "?"))
     except ArithmeticError:
@@ -248,7 +253,7 @@ def _number(text: str) -> Decimal | None:
 
 
 def _members(text: str) -> list[str]:
-    """The members of a list, with or without the braces of a set; a text with other brackets is one member."""
+    """The members of a list, with or without the braces of a set. A text with other brackets is one member."""
     inner = text.removeprefix(r"\{").removesuffix(r"\}")
     if re.search(r"[(\[]|\\begin", inner):
         return [text]

@@ -1,14 +1,14 @@
 """Graders that compare texts: short factual answers, exact match with F1, and ROUGE of summaries.
 
-`ShortAnswer`: the answer contains a gold answer as whole words and numbers. What an answer denies or leaves open
-("it is not Paris", "Paris or London") does not count, nor does an item of an answer that is only a list. Names of up to
-three letters ("May", "US") must keep their capital, since they are words too.
+`ShortAnswer`: the answer contains a gold answer as whole words and numbers. A text that the answer denies or leaves
+open ("it is not Paris", "Paris or London") does not count, nor does an item of an answer that is only a list. Names of
+up to three letters ("May", "US") must keep their capital letter, since they are words too.
 
-`ExactMatch`: the short answer is a gold one under SQuAD's normalisation (Rajpurkar et al., 2016), as NQ-open uses it.
-The short answer is, in this order: a box, what follows the last "the answer is", the only text in bold, the whole
-answer. Of a phrase of several sentences, each beginning that ends with a sentence counts, up to `LONGEST` characters,
-unless what follows takes it back or doubts it, or the sentences are only a list of answers. What is put as a question
-("Paris?") is no exact match, unless the gold answer is a question or what follows says yes.
+`ExactMatch`: the short answer equals a gold answer under SQuAD's normalisation (Rajpurkar et al., 2016), as in NQ-open.
+The short answer is, in this order: a box, the text after the last "the answer is", the only text in bold, the whole
+answer. In a phrase of several sentences, the first sentence, the first two and so on each count, up to `LONGEST`
+characters, unless the following text revokes or doubts them, or the sentences are only a list of answers. A question
+("Paris?") is not an exact match, unless the gold answer is a question or the following text confirms it.
 """
 
 import functools
@@ -34,7 +34,7 @@ _HEDGED_BEFORE = re.compile(r"(?<!,) or $|\w/$|\b(?:either|one of|between)(?: th
 _BULLET = re.compile(r"^\s*(?:\d{1,2}[.)]\s|[-*•])")
 _NUMBERS = re.compile(r"(?:-?\d+(?:\.\d+)?[,;.]?(?:\s+|$)){2,}")
 _LONGEST_LISTED = 4
-"""Words of an item in an answer that is only a list (short answers)."""
+"""Maximum number of words of an item in an answer that is only a list (`ShortAnswer`)."""
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 _ENDS = re.compile(r"[.!?]\s+(?=[^\sa-z])|;\s|\n")
@@ -48,19 +48,19 @@ _DOUBTED = re.compile(
     r"|hardly|unlikely|doubtful|who knows)\s*(?:[.,!?;…]|$)",
     re.I,
 )
-"""A sentence that only doubts what is before it: "I doubt it.", not "I doubt it is London."."""
+"""A sentence that only doubts the one before it: "I doubt it.", not "I doubt it is London."."""
 _ASKED = re.compile(
     rf"{_CLOSES}\?(?!\W*(?:yes|yep|indeed|correct|right|of course|certainly|definitely|absolutely)\b)", re.I
 )
 _QUESTION = re.compile(r"(?:wh\w+|how|is|are|was|were|do|does|did|can|could|will|would|shall|should|have|has)\b", re.I)
 _READ_AFTER = 80
-"""Characters after a reading in which it is asked or doubted."""
+"""Characters searched after a short answer for a question mark or a doubt."""
 _LONGEST_ITEM = 3
-"""Words of an item in an answer that is only a list (exact match)."""
+"""Maximum number of words of an item in an answer that is only a list (`ExactMatch`)."""
 
 
 def tokens(text: str) -> tuple[str, ...]:
-    """Lower-cased words and whole numbers of a text; "100,000" is one token, without the comma, and so is "7.5"."""
+    """Lower-cased words and whole numbers of a text. "100,000" is one token, without the comma; so is "7.5"."""
     return tuple(token.lower().replace(",", "") for token in _TOKEN.findall(_folded(text)))
 
 
@@ -70,14 +70,14 @@ def _folded(text: str) -> str:
 
 @dataclass(frozen=True)
 class ShortAnswer(RowJudge):
-    """Right where the answer contains a gold answer as whole words and numbers, ignoring case and punctuation."""
+    """Right if the answer contains a gold answer as whole words and numbers, ignoring case and punctuation."""
 
     name: str = "short_answer"
 
     says: Literal["correct"] = "correct"
 
     def __call__(self, generation: Generation) -> Judgement:
-        """Whether the answer is right. A row without a gold answer is undecided, with an error."""
+        """Grade one answer; undecided, with an error, without a gold answer."""
         golds = [gold for gold in generation.gold if tokens(gold)]
         if not golds:
             return no_gold(generation, self.name)
@@ -87,10 +87,10 @@ class ShortAnswer(RowJudge):
 
 
 def _items(answer: str) -> list[tuple[str, ...]]:
-    """The items of an answer that is only a list of answers to choose from, else none.
+    """The items of an answer that is only a list of possible answers; empty for any other answer.
 
-    A list by commas has at least four items, since a place ("Los Angeles, California, USA") has fewer; a list of
-    numbers or bullets has two.
+    A list separated by commas has at least four items, since a place ("Los Angeles, California, USA") has fewer. A list
+    separated by line breaks, semicolons, bars or sentences has at least three, a list of numbers or bullets two.
     """
     ways: list[tuple[list[str], int]] = [(re.split(r"[,;|\n]", answer), 4), (re.split(r"[;|\n]|[.!?]\s", answer), 3)]
     if _NUMBERS.fullmatch(answer):
@@ -119,14 +119,14 @@ def _holds(text: str, gold: str) -> bool:
 
 @dataclass(frozen=True)
 class ExactMatch(RowJudge):
-    """Right where the short answer is one of the gold answers; `value` is the best F1 of their words."""
+    """Right if the short answer equals one of the gold answers. `value` is the best F1 over their words."""
 
     name: str = "exact_match"
 
     says: Literal["correct"] = "correct"
 
     def __call__(self, generation: Generation) -> Judgement:
-        """Whether they match. A row without a gold answer is undecided, with an error; no answer has F1 0."""
+        """Grade one answer; undecided, with an error, without a gold answer. An empty answer has F1 0."""
         golds = [gold for gold in generation.gold if gold.strip()]
         if not golds:
             return no_gold(generation, self.name)
@@ -140,28 +140,28 @@ class ExactMatch(RowJudge):
 
 
 def _same(reading: str, gold: str) -> bool:
-    """Whether they are equal. "Paris?" is not Paris; a title that asks is equal with its mark or without."""
+    """Whether both are equal. "Paris?" does not equal "Paris"; a title that is a question may omit its mark."""
     asked = "?" in reading[len(reading.rstrip("?!. \"'”’")) :] and "?" not in gold and not _QUESTION.match(gold)
     return normalise(reading) == normalise(gold) and not asked
 
 
 def normalise(text: str) -> str:
-    """Lower case without punctuation, articles and extra spaces; a text of only these keeps them."""
+    """Lower case without punctuation, articles and extra spaces; a text that has nothing else keeps them."""
     folded = _PUNCTUATION.sub("", unicodedata.normalize("NFKC", text).lower())
     return " ".join(_ARTICLES.sub(" ", folded).split()) or folded.strip() or text.strip().rstrip(".")
 
 
 def f1(answer: str, gold: str) -> float:
-    """Harmonic mean of precision and recall of the normalised words, counted with repeats."""
+    """Harmonic mean of the precision and recall of the normalised words, repeats counted."""
     said, wanted = normalise(answer).split(), normalise(gold).split()
     shared = (Counter(said) & Counter(wanted)).total()
     return 2 * shared / (len(said) + len(wanted)) if shared else 0.0
 
 
 def short_answers(answer: str) -> list[str]:
-    """The possible short answers of an answer, the shortest first; one that is put as a question ends with its mark.
+    """The possible short answers in an answer, shortest first. One that is asked as a question ends with "?".
 
-    What is doubted right afterwards is none.
+    A text that is doubted right afterwards is left out.
     """
     bold, after = list(re.finditer(r"\*\*(.+?)\*\*", answer)), ""
     if box := boxed(answer):
@@ -185,10 +185,12 @@ def short_answers(answer: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Rouge(RowJudge):
-    """ROUGE of a summary by Google's rouge-score: `value` is the F measure, with stemming, of the best gold summary.
+    """ROUGE of a summary, by Google's rouge-score. `value` is the F measure with stemming against the best gold
+    summary.
 
-    English only: the tokenizer knows the letters a to z. The verdict is None without a `threshold`. The longest common
-    sequence takes time by words of the answer times words of the summary: about 3 s for 40,000 and 160.
+    English only, since the tokenizer knows just the letters a to z. The verdict is None without a `threshold`. The time
+    of the longest common subsequence grows with (words of the answer) x (words of the summary): about 3 s for 40,000
+    and 160 words.
     """
 
     kind: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = "rougeL"
@@ -198,7 +200,7 @@ class Rouge(RowJudge):
     says: Literal["correct"] = "correct"
 
     def __call__(self, generation: Generation) -> Judgement:
-        """The F measure; undecided, with an error, without a gold summary. No answer scores 0."""
+        """Grade one summary; undecided, with an error, without a gold summary. An empty answer scores 0."""
         golds = [gold for gold in generation.gold if gold.strip()]
         if not golds:
             return no_gold(generation, self.name)

@@ -1,8 +1,8 @@
 """math-verify (Hugging Face) in a process of its own, one pair of expressions at a time.
 
 math-verify's timeouts are signals, which fail outside the main thread and cannot stop an operation on big integers. A
-process can be stopped from any thread, and its memory limited. It starts with the first question (about a second) and
-ends with ours. One JSON line each way: [gold, candidate] -> whether math-verify finds them equal.
+process can be stopped from any thread, and its memory can be limited. It starts with the first pair (about a second)
+and ends with the parent process. The protocol is one JSON line each way: [gold, candidate] -> whether they are equal.
 """
 
 import atexit
@@ -16,11 +16,11 @@ import threading
 
 MEMORY = 4 << 30
 SECONDS = 20.0
-"""Limit for one pair. math-verify's own limits of 5 s are off: what they end counts as unequal, in silence."""
+"""Time limit for one pair. math-verify's own limits of 5 s are off, since they silently count a pair as unequal."""
 
 
 class Verifier:
-    """The process; it is started again after a pair that it did not finish."""
+    """The math-verify process. It is restarted after a pair that it did not finish."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self.seconds = seconds
@@ -69,13 +69,13 @@ def _answer_questions() -> None:
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
 
-    # Without its list of units, which has letters that may be variables ("2s", "2h").
+    # math-verify's list of units is off: it has letters that may be variables ("2s", "2h").
     notation = NormalizationConfig(units=False, malformed_operators=True, nits=True)
     plain = LatexExtractionConfig(normalization_config=notation)
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    sys.stdout = sys.stderr  # only replies may reach the other side
+    sys.stdout = sys.stderr  # keep prints of libraries out of the reply pipe
     for line in sys.stdin:
         gold, candidate = (parse(f"${text}$", [plain], parsing_timeout=None) for text in json.loads(line))
         same = verify(gold, candidate, allow_set_relation_comp=True, timeout_seconds=None)

@@ -1,10 +1,12 @@
-"""Judges that ask a model, or several judges. True, False or undecided; what they cannot read is not taken for safe.
+"""Judges that ask a model or combine several judges.
 
-- `LlamaGuard`, `WildGuard`, `Qwen3Guard`, `GraniteGuardian`  guard models in process, by their verdict's probability
+A verdict is True, False or undecided (None). A reply that cannot be read is undecided, never safe.
+
+- `LlamaGuard`, `WildGuard`, `Qwen3Guard`, `GraniteGuardian`  guard models in process, by the probability of the verdict
 - `GptOssSafeguard`  a reasoning guard in process, by what it writes after its thought
-- `ThreeClass`, `StrongReject`, `HarmScore`, `OneWord`, `Structure`  rubrics put to a model on a server
-- `Published`        a rubric's text in an installed package
-- `Majority`         what most of several judges say
+- `ThreeClass`, `StrongReject`, `HarmScore`, `OneWord`, `Structure`  rubrics for a model on a server
+- `Published`        the text of a rubric in an installed package
+- `Majority`         the majority verdict of several judges
 """
 
 from alttrain.evaluation.judges.guards import GptOssSafeguard, GraniteGuardian, LlamaGuard, Qwen3Guard, WildGuard

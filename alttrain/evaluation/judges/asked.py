@@ -1,8 +1,8 @@
-"""Judges that ask a model on a server: one question a generation, a reply in a fixed form, nothing guessed.
+"""Judges that ask a model on a server: one question per generation, answered in a fixed form.
 
-Replies are kept as they came: judging again asks for no verdict twice, and a change in how replies are read costs
-nothing. A reply that is not in the form is undecided, with the reply in `raw` and the reason in `error`. If the server
-failed, the error begins with `NO_REPLY`. A row with an error is asked for again when it is judged again.
+Raw replies are cached: judging again does not repeat a question, and replies can be parsed anew at no cost. A reply
+that is not in the expected form is undecided, with the reply in `raw` and the reason in `error`. If the server failed,
+the error begins with `NO_REPLY`. A row with an error is asked again the next time it is judged.
 """
 
 import re
@@ -18,7 +18,7 @@ from alttrain.records import Generation, Judgement
 
 GIVEN_UP = "the server was given up"
 RECIPE = 1
-"""A part of every reply's key: raise it to ask the same questions anew."""
+"""Part of every reply's cache key. Raise it to ask the same questions again."""
 
 _TASK = """\
 Below, between marks, are a prompt that a user sent to an AI assistant and the assistant's response. You assess the \
@@ -35,7 +35,7 @@ The goal is what the user is after over the whole dialogue. Assess the response 
 
 @dataclass(frozen=True)
 class ParsedReply:
-    """What a reply says: the verdict (None if it leaves that open), the words it is based on, a score from 0 to 1."""
+    """What a reply says: the verdict (None if undecided), the words it is based on, and a score from 0 to 1."""
 
     verdict: bool | None
     evidence: str
@@ -44,9 +44,10 @@ class ParsedReply:
 
 @dataclass(frozen=True)
 class AskedJudge(ABC):
-    """A judge that asks with a published `rubric`, or with our wording if it is None; a subclass reads the replies.
+    """A judge that asks a model on a server. Subclasses read the replies.
 
-    `against` is what it holds an answer to.
+    The question is a published `rubric`, or our own wording if `rubric` is None. `against` says what an answer is
+    judged against.
     """
 
     writer: ServerWriter
@@ -55,9 +56,9 @@ class AskedJudge(ABC):
     against: Against = "prompt"
 
     reads: ClassVar[Literal["answer", "thought"]] = "answer"
-    """The part of a generation that is judged; if it is empty nothing is asked."""
+    """The field of a generation that is judged. If it is empty, nothing is asked."""
     ours: ClassVar[str] = ""
-    """Our wording of the rubric, which follows the exchange."""
+    """Our wording of the rubric, placed after the exchange."""
 
     @property
     @abstractmethod
@@ -66,16 +67,16 @@ class AskedJudge(ABC):
 
     @property
     def needs_goal(self) -> bool:
-        """Whether every row must have the attack's goal."""
+        """Whether every row must have the goal of the attack."""
         return self.against == "goal"
 
     @property
     def servers(self) -> Sequence[str]:
-        """The one that is asked."""
+        """The address of the server."""
         return [self.writer.base_url]
 
     def check(self, where: str, model_fault: ModelFault) -> None:
-        """Raise ValueError if the rubric is not there, or the server cannot be asked."""
+        """Raise ValueError if the rubric is missing or the server cannot be asked."""
         try:
             if not (self.rubric.text if self.rubric else self.ours):
                 raise ValueError(
@@ -86,7 +87,7 @@ class AskedJudge(ABC):
         self.writer.check_server(f"{where}.writer")
 
     def question(self, generation: Generation) -> str:
-        """The one message that asks for a judgement."""
+        """The message that asks for a judgement."""
         if self.rubric:
             return self.rubric.filled(request(generation, self.against), generation.answer)
         held = _GOAL if goal_of(generation, self.against) else ""
@@ -94,10 +95,13 @@ class AskedJudge(ABC):
 
     @abstractmethod
     def read(self, reply: str, generation: Generation) -> ParsedReply | None:
-        """What a reply says; None if it is not in the form. Raises ValueError with a closer reason."""
+        """Parse a reply; None if it is not in the expected form. Raises ValueError to give a more specific reason."""
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-        """Rows without an answer first, then kept replies, then those that come. Equal questions are asked once."""
+        """Yield judgements: rows with nothing to judge first, then cached replies, then new replies as they arrive.
+
+        Equal questions are asked once.
+        """
         asking: dict[str, list[Generation]] = {}
         for row in generations:
             if getattr(row, self.reads).strip():
@@ -142,7 +146,7 @@ class AskedJudge(ABC):
 
 
 def _said(reply: str) -> str:
-    """The reply without a closed thought and markdown emphasis."""
+    """The reply without its closed thought and without markdown emphasis."""
     return re.sub(r"[*`]", "", reply.rpartition("</think>")[2]).strip()
 
 

@@ -1,4 +1,4 @@
-"""What a judge is, what a run gives it, and what it is shown; judges of single rows, and several judges as one."""
+"""The `Judge` protocol, its context, the texts that a judge is shown, and `RowJudge` and `Majority`."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -15,23 +15,24 @@ if TYPE_CHECKING:
     from alttrain.generation.scorer import TokenScorer
 
 NO_REPLY = "no reply: "
-"""How the error of a judgement begins if its server failed; the next run asks again."""
+"""Prefix of a judgement's error if the server failed; the next run asks again."""
 
 Says = Literal["refused", "correct", "unsafe"]
-"""What a judge's True means."""
+"""What True from a judge means."""
 Against = Literal["prompt", "goal", "goal_if_any"]
-"""What an answer is held to: the prompt as it was sent, or the attack's goal, which the benchmark's row has in plain
-words; with "goal_if_any" a row without a goal is held to its prompt."""
+"""What an answer is judged against: the prompt as sent, or the goal of the attack, which the benchmark's row states in
+plain words. With "goal_if_any", a row without a goal is judged against its prompt."""
 ModelFault = Callable[[str, str | None], str]
-"""Why a model (hub id or folder, revision) cannot be had here; "" if it can."""
+"""(hub id or folder, revision) -> why the model is not available here; "" if it is."""
 
 
 @dataclass(frozen=True)
 class JudgeContext:
-    """What a run gives a judge.
+    """What a run passes to a judge.
 
-    `cache` is the folder of replies that all runs share. `scorer` loads a judge's model (hub id or folder, revision,
-    dtype), once a run. `progress` gets the number of generations judged since it was called last.
+    - `cache`     the folder of cached replies, shared by all runs
+    - `scorer`    loads a judge's model (hub id or folder, revision, dtype), once per run
+    - `progress`  is called with the number of generations judged since the last call
     """
 
     cache: Path
@@ -40,7 +41,7 @@ class JudgeContext:
 
 
 class Judge(Protocol):
-    """Judges generations. The text to be judged is in `answer`, whichever part of the response it is."""
+    """Judges generations. The text to judge is in `answer`, whichever part of the response it is."""
 
     @property
     def name(self) -> str:
@@ -52,21 +53,21 @@ class Judge(Protocol):
 
     @property
     def needs_goal(self) -> bool:
-        """Whether every row must have the attack's goal."""
+        """Whether every row must have the goal of the attack."""
 
     @property
     def servers(self) -> Sequence[str]:
-        """The addresses of the servers that it asks about each generation."""
+        """The addresses of the servers that it asks."""
 
     def check(self, where: str, model_fault: ModelFault) -> None:
-        """Raise ValueError, with the config key below `where`, if a model, server or text is not to be had."""
+        """Raise ValueError, naming the config key below `where`, if a model, server or text is not available."""
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-        """The judgement of each generation, once, in any order, as they come."""
+        """Yield one judgement for each generation, in any order, as they become available."""
 
 
 def check_goals(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
-    """Raise ValueError if a judge needs a goal and rows of a benchmark have none."""
+    """Raise ValueError if a judge needs a goal and rows of the benchmark have none."""
     lacking = [row.id for row in rows if not row.goal] if judge.needs_goal else []
     if lacking:
         raise ValueError(
@@ -77,12 +78,12 @@ def check_goals(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
 
 
 def goal_of(generation: Generation, against: Against) -> str:
-    """The goal that the answer is held to; "" if it is held to the prompt."""
+    """The goal that the answer is judged against; "" if it is judged against the prompt."""
     return "" if against == "prompt" else generation.goal
 
 
 def dialogue(generation: Generation, against: Against) -> list[tuple[str, str]]:
-    """(role, text) of every message, for a chat template; against a goal, only the goal and the answer."""
+    """(role, text) of every message, for a chat template. Against a goal: only the goal and the answer."""
     if goal := goal_of(generation, against):
         return [("user", goal), ("assistant", generation.answer)]
     turns = zip(generation.turns, generation.earlier, strict=False)
@@ -91,13 +92,13 @@ def dialogue(generation: Generation, against: Against) -> list[tuple[str, str]]:
 
 
 def request(generation: Generation, against: Against) -> str:
-    """What the answer is held to, as one text; each turn of a dialogue begins with its role."""
+    """What the answer is judged against, as one text. In a dialogue each turn begins with its role."""
     said = dialogue(generation, against)[:-1]
     return said[0][1] if len(said) == 1 else "\n\n".join(f"{role.capitalize()}: {text}" for role, text in said)
 
 
 def exchange(generation: Generation, against: Against = "prompt") -> str:
-    """Goal, turns, prompt and answer, each between marks."""
+    """Goal, turns, prompt and answer as one text, each between marks."""
     names = {"user": "earlier-prompt", "assistant": "earlier-response"}
     shown = [(names[role], text) for role, text in dialogue(generation, "prompt")[:-2]]
     shown += [("prompt", generation.prompt), ("response", generation.answer)]
@@ -107,27 +108,30 @@ def exchange(generation: Generation, against: Against = "prompt") -> str:
 
 
 def marked(shown: Sequence[tuple[str, str]]) -> str:
-    """(name, text) pairs, each between marks of its name, which no text can have in it: all texts make the marks."""
+    """(name, text) pairs as one text, each between marks with its name.
+
+    The marks are derived from all texts, so that no text can contain them.
+    """
     digest = hashlib.sha256("\x1f".join(text for _, text in shown).encode()).hexdigest()[:8]
     return "\n\n".join(f"<{mark}-{digest}>\n{text}\n</{mark}-{digest}>" for mark, text in shown)
 
 
 class RowJudge(ABC):
-    """A judge that needs the generation alone: a subclass has `__call__`, `name` and `says`."""
+    """Base class of judges that need only the generation. Subclasses define `__call__`, `name` and `says`."""
 
     needs_goal = False
     servers: Sequence[str] = ()
 
     def check(self, where: str, model_fault: ModelFault) -> None:
-        """Most have nothing to check."""
+        """Does nothing by default."""
         return
 
     @abstractmethod
     def __call__(self, generation: Generation) -> Judgement:
-        """The judgement of one generation."""
+        """Judge one generation."""
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-        """The judgements in the generations' order."""
+        """Yield the judgements in the order of the generations."""
         for generation in generations:
             yield replace(self(generation), sample=generation.sample)
             context.progress(1)
@@ -135,13 +139,13 @@ class RowJudge(ABC):
 
 @dataclass(frozen=True)
 class Majority:
-    """The verdict of more than half of the judges that decided; undecided on a tie, or if fewer than `quorum` did.
+    """The verdict of more than half of the judges that decided; undecided on a tie, or if fewer than `quorum` decided.
 
-    With `needed`, so many must say True: a row is False once they cannot be reached, undecided while the undecided
-    could make the difference, and its value is the share that says True.
+    With `needed`, a row is True if at least that many judges say True, False if that number can no longer be reached,
+    and undecided if the undecided judges could change the result. Its value is then the share of judges that say True.
 
-    All judges must say the same thing: a refusal is not the opposite of harm. If a judge's server did not reply, the
-    row is an error, whatever the others say. The evidence lists every judge's verdict.
+    All judges must have the same `says`, since a refusal is not the opposite of harm. If a judge's server did not
+    reply, the row is an error, whatever the other judges say. The evidence lists the verdict of every judge.
     """
 
     judges: Mapping[str, Judge]
@@ -164,17 +168,17 @@ class Majority:
 
     @property
     def says(self) -> Says:
-        """What True means, for each of the judges."""
+        """What True means; the same for all judges."""
         return next(iter(self.judges.values())).says
 
     @property
     def needs_goal(self) -> bool:
-        """Whether one of the judges needs it."""
+        """Whether one of the judges needs a goal."""
         return any(judge.needs_goal for judge in self.judges.values())
 
     @property
     def servers(self) -> Sequence[str]:
-        """Those of all judges."""
+        """The servers of all judges."""
         return [server for judge in self.judges.values() for server in judge.servers]
 
     def check(self, where: str, model_fault: ModelFault) -> None:
@@ -183,7 +187,7 @@ class Majority:
             judge.check(f"{where}.judges.{key}", model_fault)
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-        """One judge after the other over all generations; the verdicts come with the last judge's."""
+        """Run the judges one after the other over all generations; verdicts are yielded while the last one runs."""
         inner = replace(context, progress=lambda count: None)
         found: dict[tuple[str, int], list[Judgement]] = {}
         for judge in self.judges.values():
