@@ -3,18 +3,18 @@
     python scripts/bench_generation.py                                        SmolLM2-135M on the CPU
     python scripts/bench_generation.py --device cuda --shape r1_llama_8b --prompts 512 --batch 256
 
-Every contestant writes the same numbers of tokens to the same prompts: with `--mix realistic` most answers are short
-and some run to the cap, as refusals and long answers do; with `--mix even` all run to it. Where each answer ends is set
-beforehand, so that all work on the same tokens whatever their rounding makes of the text. Figures are medians of
-interleaved rounds, each in a process of its own; tokens that are decoded for answers that ended count for nothing.
+Every contestant answers the same prompts with the same numbers of tokens. With `--mix realistic` most answers are short
+and some reach the cap, like refusals and long answers; with `--mix even` all reach it. The length of each answer is set
+beforehand, so that all contestants do the same work even if rounding changes their text. Figures are medians of
+interleaved rounds, each in its own process. Tokens decoded after the end of an answer do not count.
 
-- one by one       what research scripts do; on a part of the prompts
+- one by one       as research scripts do; on a part of the prompts
 - batch            `generate` on batches of `--batch`, left-padded
 - continuous       transformers' continuous batching
 - alttrain         its decoder in this process, with `--batch` slots
 
-SmolLM2's own weights are taken where they are in the cache, else random ones. The answers of alttrain in float32 are
-compared with transformers', prompt by prompt.
+The weights are SmolLM2's own if they are in the cache, else random. alttrain's answers in float32 are compared with
+transformers', prompt by prompt.
 """
 
 import argparse
@@ -53,7 +53,7 @@ COMPARED = 64
 
 
 def prompts_and_caps(asked: argparse.Namespace, vocabulary: int) -> tuple[list[list[int]], list[int]]:
-    """Random prompts near 45 tokens, and how many tokens each is answered with."""
+    """Random prompts near 45 tokens, and the number of tokens of each answer."""
     draw = random.Random(0)
     prompts = [
         [draw.randrange(3, vocabulary) for _ in range(max(12, round(draw.gauss(45, 12))))] for _ in range(asked.prompts)
@@ -65,7 +65,7 @@ def prompts_and_caps(asked: argparse.Namespace, vocabulary: int) -> tuple[list[l
 
 
 def model_of(asked: argparse.Namespace, dtype: torch.dtype, kernel: str) -> Any:
-    """The backbone's own weights where they are at hand, else random ones of its shape."""
+    """A model with the backbone's own weights if they are in the cache, else with random ones of its shape."""
     found = sorted(cache_folder().glob(f"backbones/{asked.shape}-*/config.json"))
     if found:
         return load_model(Weights(found[0].parent, "cache"), dtype, asked.device, kernel)  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def model_of(asked: argparse.Namespace, dtype: torch.dtype, kernel: str) -> Any:
 
 
 class OneByOne:
-    """A prompt at a time, on an eighth of the prompts; seconds are scaled to all by tokens."""
+    """One prompt at a time, on an eighth of the prompts; seconds are scaled to all prompts by their tokens."""
 
     def __init__(self, asked: argparse.Namespace, dtype: torch.dtype) -> None:
         self.model = model_of(asked, dtype, "sdpa")
@@ -94,18 +94,18 @@ class OneByOne:
         return out[0, len(prompt) :].tolist()  # type: ignore[no-any-return]
 
     def once(self) -> float:
-        """Seconds for all prompts, from those for a part."""
+        """Seconds for all prompts, scaled up from those for a part."""
         seconds = timed(lambda: self.answers(self.part), self.device)
         return seconds * sum(self.caps) / sum(self.caps[: self.part])
 
 
 def no_end() -> dict[str, Any]:
-    """Options with which nothing ends by itself."""
+    """Options with which no answer ends by itself."""
     return {"eos_token_id": None, "pad_token_id": 0}
 
 
 class Batched(OneByOne):
-    """`generate` on batches, finished rows padded until the last one ends."""
+    """`generate` on batches; finished rows are padded until the last one ends."""
 
     def __init__(self, asked: argparse.Namespace, dtype: torch.dtype) -> None:
         super().__init__(asked, dtype)
@@ -116,7 +116,7 @@ class Batched(OneByOne):
         return timed(self.everything, self.device)
 
     def everything(self) -> None:
-        """All batches in the prompts' order."""
+        """Generate all batches, in the order of the prompts."""
         for start in range(0, len(self.prompts), self.size):
             prompts, caps = self.prompts[start : start + self.size], self.caps[start : start + self.size]
             longest, due = max(map(len, prompts)), torch.tensor(caps, device=self.device)
@@ -144,7 +144,7 @@ class Continuous(OneByOne):
         return timed(self.everything, self.device)
 
     def everything(self) -> None:
-        """All prompts through one manager."""
+        """Generate for all prompts with one manager."""
         from transformers import GenerationConfig
 
         config = GenerationConfig(max_new_tokens=max(self.caps), do_sample=False, **no_end())
@@ -217,7 +217,7 @@ def main() -> None:
 
 
 def compared(asked: argparse.Namespace) -> str:
-    """How many of the first prompts are answered alike in float32."""
+    """How many of the first prompts have equal answers in float32."""
     count = min(COMPARED, asked.prompts)
     theirs = OneByOne(asked, torch.float32).answers(count)
     gc.collect()

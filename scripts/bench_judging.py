@@ -2,9 +2,9 @@
 
     python scripts/bench_judging.py [--rows 10000] [--samples 1]
 
-Makes generations of realistic lengths (an understanding, an assessment, reasoning; English text) in a temporary folder,
-and times, each in a process of its own and row by row as the stage does: judging refusals with the adherence of every
-thought, and summarising the three files. Prints one line of JSON for each, with the peak memory of that process.
+Makes generations of realistic lengths (an understanding, an assessment, reasoning; English text) in a temporary folder.
+Then times two tasks, each in its own process and row by row, as the stage does: judging refusals together with the
+adherence of every thought, and summarising the three files. Prints one line of JSON per task, with its peak memory.
 `--rows 1000000` takes 4 GB of disk.
 """
 
@@ -33,7 +33,7 @@ JUDGE = "refusal"
 
 
 def generations(count: int, samples: int = 1) -> Iterator[Generation]:
-    """Rows whose thoughts hold 20 to 300 words after understanding and assessment."""
+    """Rows whose thoughts have 20 to 300 words after the understanding and the assessment."""
     draw = random.Random(0)
     for number in range(count):
         kind = number % 2
@@ -60,7 +60,7 @@ def generations(count: int, samples: int = 1) -> Iterator[Generation]:
 
 
 def judge(folder: Path) -> int:
-    """Judge refusals, and find every thought's adherence, as the stage does."""
+    """Judge refusals and find every thought's adherence, as the stage does."""
     judgements = Judgements(folder, {JUDGE: RefusalJudge()}, ["answer"])
     judgements.keep(lambda row: True)
     judgements.make(JUDGE, "answer", JudgeContext(folder))
@@ -88,13 +88,13 @@ TASKS = {"judge": judge, "summarise": summarise}
 
 
 def peak_mb() -> int:
-    """The most memory this process held. Linux's own figure: getrusage's counts the parent's, before exec, too."""
+    """This process's peak memory, from Linux. getrusage would also count the parent's memory before exec."""
     status = Path("/proc/self/status").read_text()
     return round(int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024)
 
 
 def main() -> None:
-    """Make the file, then time each task in a process of its own."""
+    """Make the file, then time each task in its own process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--samples", type=int, default=1, help="texts of each prompt")

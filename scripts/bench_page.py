@@ -2,11 +2,11 @@
 
     python scripts/bench_page.py [--samples 10000] [--runs 4] [--benchmarks 5] [--out FOLDER]
 
-Makes run folders of `samples` samples in all, of some 1,500 characters each, in a temporary folder or in `out`, writes
-the page, and opens it from disk in Chromium five times. Prints one line of JSON; times are in seconds, medians of the
-five. `open` is from navigation to samples that can be used, `all` until the samples of all runs are decoded and listed,
-`search` and `search_again` until a word is found in them, `key` what a press on the arrow key takes. Needs the extra
-"browser", and Chromium with its driver.
+Makes run folders with `samples` samples in all, of about 1,500 characters each, in a temporary folder or in `out`.
+Writes the page, and opens it from disk in Chromium five times. Prints one line of JSON; times are in seconds, medians
+of the five. `open` is the time from navigation to usable samples, `all` the time until the samples of all runs are
+decoded and listed, `search` and `search_again` the time until a word is found in them, `key` the time of one press of
+the arrow key. Needs the extra "browser", and Chromium with its driver.
 """
 
 import argparse
@@ -37,7 +37,7 @@ REPEATS = 5
 
 
 def sample(draw: random.Random, number: int, harmful: bool) -> Generation:
-    """A thought with understanding, assessment and reasoning, and an answer, of some 1,500 characters together."""
+    """A thought with understanding, assessment and reasoning, and an answer: about 1,500 characters together."""
 
     def prose(words: int) -> str:
         return " ".join(draw.choices(WORDS, k=words)).capitalize() + "."
@@ -54,7 +54,7 @@ def sample(draw: random.Random, number: int, harmful: bool) -> Generation:
 
 
 def fill(folder: Path, samples: int, runs: int, benchmarks: int) -> None:
-    """Judged run folders of that many samples in all."""
+    """Make judged run folders with this many samples in all."""
     each = samples // (runs * benchmarks)
     for run in range(runs):
         name = f"small-{('none', 'plain', 'direct', 'alttrain')[run % 4]}-s{run // 4}"
@@ -106,7 +106,7 @@ return (performance.now() - before) / 100000;"""
 
 
 def opened(page: Path) -> dict[str, float]:
-    """Open the page once, in a browser of its own, and use it."""
+    """Open the page once, in a new browser, and use it."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
@@ -115,7 +115,7 @@ def opened(page: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as profile:
         for flag in (*FLAGS.split(), f"--user-data-dir={profile}"):
             options.add_argument(flag)
-        # named, so that selenium looks for none on the network
+        # an explicit path, so that selenium does not search the network for a driver
         driver = Service(shutil.which("chromedriver"))
         options.binary_location = next(filter(None, map(shutil.which, BROWSERS)), "")
         browser = webdriver.Chrome(options=options, service=driver)
@@ -135,7 +135,7 @@ def opened(page: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Make the folders, write the page, open it."""
+    """Make the folders, write the page and open it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("samples", 10_000), ("runs", 4), ("benchmarks", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)

@@ -1,11 +1,11 @@
-"""How long a report over many runs takes: tables, figures, page and the console, in a process of its own.
+"""How long a report over many runs takes, with tables, figures, page and console, in its own process.
 
     python scripts/bench_report.py [--runs 200] [--rows 100] [--keep FOLDER]
 
 Makes run folders with ten judged benchmarks each (methods, ablations, teachers and amounts of data on four backbones,
-three seeds), with rows of realistic size, and times the report made anew, and again with nothing changed. Prints a line
-of JSON for each, with the peak memory of its process. With `--keep` the folders are made in FOLDER and left there, and
-made folders are taken as they are.
+three seeds), with rows of realistic size. Times a new report, and a second one with nothing changed. Prints one line of
+JSON for each, with the peak memory of its process. With `--keep` the folders are made in FOLDER and kept; folders that
+exist already are reused.
 """
 
 import argparse
@@ -55,7 +55,7 @@ SENTENCE = (
 
 
 def recipes() -> Iterator[dict[str, Any]]:
-    """What each variant is: names, and its training examples by label."""
+    """Each variant's names, and its training examples by label."""
     for backbone in BACKBONES:
         for rewrite in METHODS:
             yield {"backbone": backbone, "dataset": "alttrain_1k", "rewrite": rewrite, "size": 1000, "benign": None}
@@ -99,7 +99,7 @@ def make(folder: Path, runs: int, rows: int) -> None:
 
 
 def describe(folder: Path, names: dict[str, Any], recipe: dict[str, Any], trains: bool, draw: random.Random) -> None:
-    """The run's own files, run.json last: it says that the folder is whole."""
+    """The run's own files, run.json last: it marks the folder as complete."""
     benign = recipe["size"] // 10 if recipe["size"] else recipe["benign"]
     labels = {"benign": benign, "harmful": recipe["size"] - benign if recipe["size"] else 900}
     settings = {"dataset.size": recipe["size"], "dataset.amounts.benign": recipe["benign"], "seed": names["seed"]}
@@ -116,7 +116,7 @@ def describe(folder: Path, names: dict[str, Any], recipe: dict[str, Any], trains
         write_json(folder / "train.json", record)
         losses = "".join(f"{step // 125},{0.1 + 1 / (1 + step / 50)},{step}\n" for step in range(9, 1875, 10))
         (folder / "logs").mkdir()
-        (folder / "adapter").mkdir()  # the card goes in here
+        (folder / "adapter").mkdir()  # for the model card
         (folder / "logs" / "metrics.csv").write_text(f"epoch,loss,step\n{losses}")
     write_json(folder / "run.json", names)
 
@@ -162,7 +162,7 @@ def judged(
 
 
 def hash_of(name: str) -> int:
-    """The same number for the same name, in every process."""
+    """A number that depends on the name only, the same in every process."""
     return int.from_bytes(name.encode()[:6].ljust(6, b"-"), "big")
 
 

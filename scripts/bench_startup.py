@@ -3,7 +3,7 @@
     python scripts/bench_startup.py [--rounds 5] [--json FILE]
 
 Each figure is the median of new processes. The load of the backbone is timed inside its process, after the imports; it
-needs SmolLM2-135M in the cache, where the demo puts it. TRL's import is timed too, if it is installed.
+needs SmolLM2-135M in the cache, where the demo puts it. TRL's import is also timed if TRL is installed.
 """
 
 import argparse
@@ -42,7 +42,7 @@ TASKS = {
 
 
 def seconds(command: list[str]) -> float | None:
-    """Seconds of one new process, or those it prints; None where it cannot run here."""
+    """Seconds of one new process, or the seconds that it prints; None if it cannot run here."""
     began = time.perf_counter()
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}

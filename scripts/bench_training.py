@@ -4,23 +4,22 @@
     python scripts/bench_training.py --device cuda --shape r1_llama_8b --examples 160
     python scripts/bench_training.py --device cuda --shape r1_qwen_32b --recompute --contestants alttrain
 
-Weights are random, so no hub is needed; the extra `bench` (TRL) is. Every contestant sees the same examples (random
-tokens, AltTrain's lengths), 8 a step but where it says so, and trains LoRA r=16 on the seven projections. Rounds are
-interleaved; a round is one pass over all examples, and the figure is the median. Tokens are real ones: padding counts
-for nothing.
+Needs the extra `bench` (TRL), but no hub, because weights are random. Every contestant sees the same examples (random
+tokens, AltTrain's lengths), 8 per step unless noted, and trains LoRA r=16 on the seven projections. Rounds are
+interleaved. A round is one pass over all examples, and the figure is the median. Only real tokens count, not padding.
 
-- TRL, defaults       SFTTrainer as it comes: padded, bf16 autocast, activations recomputed
-- TRL, fastest        the same without recomputing, rows grouped by length (another composition of batches)
-- peft, bucketed      a plain loop over bf16 weights, rows grouped by length (another composition of batches)
-- peft, tuned         the same, and the head on response tokens only
-- alttrain            the batches of the first, packed
+- TRL, defaults       SFTTrainer with its defaults: padded, bf16 autocast, activations recomputed
+- TRL, fastest        the same without recomputing, rows grouped by length (so batches have other rows)
+- peft, bucketed      a plain loop over bf16 weights, rows grouped by length (so batches have other rows)
+- peft, tuned         the same, with the head on response tokens only
+- alttrain            the same batches as TRL with defaults, packed
 
-Each contestant runs in a process of its own, on the CPU a new one each round, on CUDA one for all rounds.
+Each contestant runs in its own process: on the CPU a new one per round, on CUDA one for all rounds.
 
 MFU is useful FLOP (4 for each weight and token: forward, and the backward pass through frozen weights; the head for
-response tokens only) over the fastest product of the shape measured here. "All in" is 1,000 examples times 15 epochs
-with what comes first: the model made, and whatever the first pass compiles. Correctness is that of four layers where
-the whole shape in float32 would be too large.
+response tokens only) over the fastest product of the shape measured here. "All in" is 1,000 examples times 15 epochs,
+with making the model and whatever the first pass compiles. If the whole shape would be too large in float32, four
+layers are checked for correctness.
 """
 
 import argparse
@@ -60,12 +59,12 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 ADAPTER = LoRA(16, 32, TARGETS)
 RATE = 1e-4
 LARGE = 3e9
-"""Weights of all layers from which four of them are compared."""
+"""Number of weights from which only four layers are compared."""
 Batches = list[list[tokenization.Sequence]]
 
 
 def recipe(batch: int) -> SupervisedFineTuning:
-    """A recipe for the module; only its optimizer's settings matter here."""
+    """A recipe for the module; only the optimizer's settings matter here."""
     return SupervisedFineTuning("bench", 1, RATE, batch_size=batch, warmup_steps=0, max_length=1 << 20)
 
 
@@ -94,7 +93,7 @@ class Ours:
 
 
 class PeftLoop:
-    """Plain peft over padded batches, with bf16 weights. With `response_only`, no logits are made for prompts."""
+    """Plain peft over padded batches, with bf16 weights. `response_only` computes no logits for prompts."""
 
     def __init__(self, shape: dict[str, Any], batches: Batches, device: str, response_only: bool) -> None:
         from peft import LoraConfig, get_peft_model
@@ -180,13 +179,13 @@ class Trl:
             torch.cuda.synchronize()
 
     def epoch(self) -> float:
-        """One pass; its seconds, without what the trainer does around it."""
+        """One pass; returns its seconds, without what the trainer does before and after."""
         self.trainer.train()
         return self.seconds
 
 
 def tiny_tokenizer(kind: Any) -> Any:
-    """A tokenizer that TRL can hold; the rows are tokens already."""
+    """A tokenizer for TRL to accept; the rows are already tokens."""
     from tokenizers import Tokenizer, models
 
     words = {"<pad>": 0, "<s>": 1, "</s>": 2}
@@ -213,7 +212,7 @@ def padded(batch: Sequence[tokenization.Sequence]) -> dict[str, torch.Tensor]:
 def correctness(
     shape: dict[str, Any], layers: int, batch: Sequence[tokenization.Sequence], device: str
 ) -> dict[str, str]:
-    """The packed step against the padded reference in float32: loss, every gradient; and the bf16 gradient's error."""
+    """Compare the packed step's loss and gradients with the padded float32 reference, and give the bf16 error."""
 
     def lora_model(dtype: torch.dtype, kernel: str) -> Any:
         model = add_lora(random_model(shape, dtype, device, kernel, layers), ADAPTER, 0).train()
@@ -266,7 +265,7 @@ MAKERS: dict[str, Maker] = {
 
 
 def split(rows: Sequence[tokenization.Sequence], size: int) -> Batches:
-    """Rows in batches of this size."""
+    """The rows in batches of this size."""
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
@@ -285,20 +284,20 @@ def child(asked: argparse.Namespace) -> None:
 
 
 def examples(asked: argparse.Namespace) -> tuple[dict[str, Any], list[tokenization.Sequence]]:
-    """The shape, and the rows that everybody trains on."""
+    """The shape, and the rows that all contestants train on."""
     shape = shape_of_option(asked.shape)
     return shape, random_sequences(alttrain_lengths(asked.examples), shape["vocabulary"])
 
 
 def round_of(contestant: Any, device: str) -> float:
-    """Seconds of one pass; TRL's own where it is TRL."""
+    """Seconds of one pass; for TRL, those that it measures itself."""
     own: list[float | None] = []
     seconds = timed(lambda: own.append(contestant.epoch()), device)
     return own[0] if own[0] is not None else seconds
 
 
 def layer_weights(shape: dict[str, Any]) -> int:
-    """Weights of one layer's seven projections."""
+    """The number of weights in one layer's seven projections."""
     queries, keys = shape["heads"] * shape["head_dim"], shape["kv_heads"] * shape["head_dim"]
     return shape["hidden"] * (2 * queries + 2 * keys + 3 * shape["intermediate"])  # type: ignore[no-any-return]
 

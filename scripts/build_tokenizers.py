@@ -3,8 +3,8 @@
     python scripts/build_tokenizers.py
 
 A small tokenizer keeps every added token, the chat template, the normaliser, the pre-tokenizer and the decoder. Of the
-vocabulary it keeps the 256 bytes, the tokens that our own texts need, and short runs of punctuation and blanks, each
-with the merges that lead to it. Ids stay those of the full tokenizer, so our own texts have the same ids in both.
+vocabulary it keeps the 256 bytes, the tokens that our own texts need, and short runs of punctuation and blanks, with
+all merges that produce them. Ids are those of the full tokenizer, so our own texts have the same ids in both.
 """
 
 import json
@@ -53,7 +53,7 @@ def cut(full: dict[str, Any], said: list[str]) -> dict[str, Any]:
             kept.add(token)
             wanted += parts[token]
     added = {token["content"]: token["id"] for token in full["added_tokens"]}
-    vocabulary = {token: model["vocab"][token] for token in kept} | added  # an added token keeps its id by being in it
+    vocabulary = {token: model["vocab"][token] for token in kept} | added  # added tokens keep their ids by being in it
     merges = [pair for pair in model["merges"] if "".join(pair) in kept]
     ordered = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
     small = full | {"model": model | {"vocab": ordered, "merges": merges}}

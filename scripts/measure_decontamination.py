@@ -2,14 +2,14 @@
 
     python scripts/measure_decontamination.py DATA [--ways similar] [--choose] [--read] [--seed 0]
 
-DATA is a folder with the public sets named in SETS. Each prompt of a set is disguised in one kind after the other and
-planted among STAR-1's rows; it is found if it matches the prompt it was made of, whatever else it matches. False hits
-are rows of one set that match any prompt of another (or, within a set, of its other half). Intervals are Wilson's, at
-95 %. `--choose` takes the sets on which thresholds were chosen instead of those that are reported, and `--read` prints
-every false hit.
+DATA is a folder with the public sets named in SETS. Each prompt of a set is disguised in every kind in turn and
+planted among STAR-1's rows. It is found if it matches the prompt from which it was made, whatever else it matches.
+False hits are rows of one set that match any prompt of another set (or of the other half of the same set). Intervals
+are Wilson's, at 95 %. `--choose` uses the sets on which thresholds were chosen instead of the reported ones. `--read`
+prints every false hit.
 
-Synonyms are those of tests/synonyms.tsv; `exchanged` puts words of other prompts in the place of any, which is harder
-and works in every language.
+Synonyms come from tests/synonyms.tsv. `exchanged` replaces any words with words of other prompts, which is harder and
+works in every language.
 """
 
 import argparse
@@ -77,7 +77,7 @@ Kind = Callable[[str, random.Random], str | None]
 
 
 def _replaced(text: str, dice: random.Random, count: int, shortest: int, by: Callable[[str], str | None]) -> str | None:
-    """The text with `count` words replaced, None where it has too few; unspaced languages by two or four characters."""
+    """The text with `count` words replaced (in unspaced languages two or four characters); None if it has too few."""
     places = [m for m in _WORD.finditer(text) if (len(m[0]) >= shortest or not m[0].isascii()) and by(m[0]) is not None]
     if len(places) < count:
         return None
@@ -112,7 +112,7 @@ def _reordered(text: str) -> str | None:
 
 
 def kinds(others: Sequence[str], spoken: Sequence[str]) -> dict[str, Kind]:
-    """The kinds of disguise; `others` are put around a prompt, and words of the texts in `spoken` into it."""
+    """The kinds of disguise. `others` are put around a prompt, and words of the texts in `spoken` into it."""
     synonyms = dict(line.split("\t") for line in SYNONYMS.read_text(encoding="utf-8").splitlines())
     pool = [word for text in spoken for word in _WORD.findall(text) if len(word) >= 4 or not word.isascii()]
 
@@ -153,7 +153,7 @@ def kinds(others: Sequence[str], spoken: Sequence[str]) -> dict[str, Kind]:
 
 
 def found(rows: Sequence[tuple[str, str]], prompts: Sequence[str], ways: Sequence[How]) -> set[str]:
-    """The ids of rows that match the prompt of that number, whatever other prompts they match better."""
+    """The ids of rows that match the prompt with this number, even if they match another one better."""
     other = [way for way in ways if way != "similar"]
     matched = {match.id for match in contaminated(rows, {"": prompts}, other) if match.id == str(match.row)}
     if "similar" in ways:
@@ -183,7 +183,7 @@ def main() -> None:
     table = Table("set", "kind", "n", "found", title=f"planted copies that are found: {', '.join(options.ways)}")
     for name in CHOSEN_ON if options.choose else REPORTED:
         prompts = sets[name]
-        if options.choose:  # as short as XSTest's
+        if options.choose:  # prompts as short as XSTest's
             prompts = [
                 text for text in prompts if 3 <= len(text.split()) <= 14 or (name == "cmmlu" and len(text) < 30)
             ][:400]
@@ -192,14 +192,14 @@ def main() -> None:
         for kind, disguise in kinds(sets["falsereject"], prompts if foreign else sets["falsereject"]).items():
             made = [disguise(text, random.Random(f"{options.seed}{kind}{at}")) for at, text in enumerate(prompts, 1)]
             rows = [(str(at), text) for at, text in enumerate(made, 1) if text and text != prompts[at - 1]]
-            if len(rows) < 50:  # no such letters, or no such words, in this language
+            if len(rows) < 50:  # the disguise does not apply to this language
                 continue
             matched = found([*rows, *background], prompts, options.ways)
             table.add_row(name, kind, str(len(rows)), _share(len(matched), len(rows)))
     console.print(table)
     table = Table("rows", "benchmark", "n", "hit", "share", title="rows of unrelated sets that are hit")
     for one, other in UNRELATED_CHOSEN_ON if options.choose else UNRELATED:
-        if one == other:  # every row against the set without itself
+        if one == other:  # compare each row with the rest of its own set
             halves = [(sets[one][start::2], sets[one][1 - start :: 2]) for start in (0, 1)]
         else:
             halves = [(sets[one], sets[other])]

@@ -1,10 +1,11 @@
-r"""How often is the grader of mathematics right, and what do its own lines add to math-verify?
+r"""How often the grader of mathematics is right, and what its own code adds to math-verify.
 
     python scripts/measure_graders.py                        # written variants, the development half
     python scripts/measure_graders.py --half held_back       # look once, at the end
-    python scripts/measure_graders.py --data ../shared/data  # MATH-500 and GSM8K as well, each gold in many wordings
+    python scripts/measure_graders.py --data ../shared/data  # also MATH-500 and GSM8K, each gold in many wordings
 
-Three graders: ours; math-verify alone comparing what ours found; math-verify alone, which also finds the answer.
+Three graders are compared: ours; math-verify comparing the answer that ours found; math-verify, which also finds the
+answer itself.
 """
 
 import argparse
@@ -48,7 +49,7 @@ NOTATIONS: tuple[Callable[[str], str], ...] = (
 
 
 def written(gold: str) -> Iterator[Case]:
-    """A gold answer in every notation and wording; wrong ones near it, each of its numbers changed, and its sign."""
+    """A gold answer in every notation and wording, and wrong ones near it: each number changed, and the sign."""
     for form in dict.fromkeys(notation(gold) for notation in NOTATIONS):
         yield from ((gold, wording.replace("%s", form), True) for wording in WORDINGS)
     near = [gold[: m.start()] + str(int(m[0]) + 1) + gold[m.end() :] for m in re.finditer(r"(?<!\}\^)\d+", gold)]
@@ -59,7 +60,7 @@ def written(gold: str) -> Iterator[Case]:
 
 
 def cases(half: str, data: Path | None) -> dict[str, list[Case]]:
-    """What is graded, by where it comes from."""
+    """The answers to grade, by source."""
     rows = [json.loads(line) for line in VARIANTS.read_text(encoding="utf-8").splitlines()]
     found = {f"written, {half}": [(r["gold"], r["answer"], r["right"]) for r in rows if r["half"] == half]}
     if data:
@@ -71,17 +72,17 @@ def cases(half: str, data: Path | None) -> dict[str, list[Case]]:
 
 
 def ours(gold: str, answer: str) -> bool:
-    """As benchmarks are graded."""
+    """Our grader, as benchmarks use it."""
     return Maths()(Generation("g", "", "benign", "", (gold,), answer, "", answer, True, "stop", 1, 1)).verdict is True
 
 
 def compared_by_math_verify(gold: str, answer: str) -> bool:
-    """We find the answer, math-verify compares it."""
+    """We find the answer, and math-verify compares it."""
     return bool(math_verify.verify(*(math_verify.parse(f"${text}$") for text in (gold, final_answer(answer)))))
 
 
 def math_verify_alone(gold: str, answer: str) -> bool:
-    """math-verify finds the answer too."""
+    """math-verify finds the answer and compares it."""
     return bool(math_verify.verify(math_verify.parse(f"${gold}$"), math_verify.parse(answer)))
 
 

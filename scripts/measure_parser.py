@@ -1,12 +1,12 @@
 """Measure how well the offline parser reads thoughts, against labels given by reading them.
 
-    python scripts/measure_parser.py                    # of the weights that are shipped, on the traces marked `held`
-    python scripts/measure_parser.py --folds 5          # on those marked `dev`, by models that did not see them
+    python scripts/measure_parser.py                    # the shipped weights, on the traces marked `held`
+    python scripts/measure_parser.py --folds 5          # models that did not see them, on the traces marked `dev`
     python scripts/measure_parser.py --write            # also write alttrain/report/parser_error.csv, for the report
 
 Three kinds of thoughts are measured: raw traces of reasoning models (tests/trace_labels.jsonl), thoughts as a model
-trained on the template writes them (the packaged evaluation prompts, rewritten), and such in other words, written and
-read by hand (tests/adherence_cases.jsonl). Written labels only train and are not measured.
+trained on the template writes them (the packaged evaluation prompts, rewritten), and thoughts in other words, written
+and labelled by hand (tests/adherence_cases.jsonl). Traces that were written for this project are only trained on.
 """
 
 import argparse
@@ -36,7 +36,7 @@ FIELDS = ("understanding", "verdict", "sentence named", "refusals found", "no fa
 
 @dataclass(frozen=True)
 class Compared:
-    """A thought: what a reader says of it and what the parser says. `named` is None where there is no assessment."""
+    """A thought as a reader labelled it and as the parser reads it. `named` is None if there is no assessment."""
 
     group: str
     understanding: tuple[bool, bool]
@@ -45,7 +45,7 @@ class Compared:
     refuses: tuple[bool, bool] | None
 
     def right(self) -> Iterator[tuple[str, bool]]:
-        """(field, whether it is right), for the fields that this thought tells of."""
+        """(field, whether it is right), for the fields that apply to this thought."""
         yield "understanding", self.understanding[0] == self.understanding[1]
         yield "verdict", self.verdict[0] == self.verdict[1]
         if self.named is not None:
@@ -63,7 +63,7 @@ def _understood(reading: Reading) -> bool:
 
 
 def compare(trace: LabelledTrace, reading: Reading) -> Compared:
-    """A labelled trace. The sentence is named right where it carries an assessment, which need not be the best one."""
+    """Compare a labelled trace. The named sentence is right if it holds an assessment, even if not the best one."""
     assessing = {
         start for (start, _), letters in zip(trace.spans, trace.letters, strict=True) if set("HS") & set(letters)
     }
@@ -77,7 +77,7 @@ def compare(trace: LabelledTrace, reading: Reading) -> Compared:
 
 
 def templates() -> Iterator[Compared]:
-    """The packaged evaluation prompts, rewritten with the wordings that are trained on and with others."""
+    """The packaged evaluation prompts, rewritten with the trained wordings and with others."""
     trace = (Segment("reasoning", "I can help with this. Let me think it through step by step.", "backbone"),)
     rows = [row for name in ("harmful", "benign") for row in embedded_rows(f"evaluation_{name}").examples(None)]
     stops: Literal["template", "rephrased"]
@@ -101,7 +101,7 @@ def templates() -> Iterator[Compared]:
 
 
 def cases(path: Path = CASES) -> Iterator[Compared]:
-    """The hand-read thoughts."""
+    """The thoughts labelled by hand."""
     for case in map(json.loads, path.open(encoding="utf-8")):
         reading = read(case["thought"])
         then = case["continuation"]
@@ -115,7 +115,7 @@ def cases(path: Path = CASES) -> Iterator[Compared]:
 
 
 def raw(traces: Sequence[LabelledTrace], folds: int) -> Iterator[Compared]:
-    """The held traces; with `folds` the others, each by a model that did not see it."""
+    """The held traces; with `folds`, the others, each read by a model that did not see it."""
     if not folds:
         yield from (compare(trace, read(trace.thought)) for trace in traces if trace.split == "held")
         return
@@ -125,7 +125,7 @@ def raw(traces: Sequence[LabelledTrace], folds: int) -> Iterator[Compared]:
 
 
 def table(groups: dict[str, list[Compared]]) -> Iterator[str]:
-    """Right of all, by group and field, as Markdown; then the confusion matrices."""
+    """How many are right, by group and field, as Markdown; then the confusion matrices."""
     yield "| thoughts | n | " + " | ".join(FIELDS) + " |"
     yield "|---" * (len(FIELDS) + 2) + "|"
     for name, rows in groups.items():

@@ -61,7 +61,7 @@ def random_model(shape: dict[str, Any], dtype: torch.dtype, device: str, kernel:
 
 
 def alttrain_lengths(count: int, seed: int = 0) -> list[tuple[int, int]]:
-    """(prompt, response) in tokens as AltTrain-1K has them: nine in ten responses near 90, one in ten near 860."""
+    """(prompt, response) lengths in tokens as in AltTrain-1K: nine in ten responses near 90, one in ten near 860."""
     draw = random.Random(seed)
     lengths = []
     for number in range(count):
@@ -72,7 +72,7 @@ def alttrain_lengths(count: int, seed: int = 0) -> list[tuple[int, int]]:
 
 
 def random_sequences(lengths: Sequence[tuple[int, int]], vocabulary: int) -> list[tokenization.Sequence]:
-    """Sequences of random tokens with these lengths of prompt and response."""
+    """Sequences of random tokens with these prompt and response lengths."""
     draw = random.Random(1)
 
     def tokens(count: int) -> list[int]:
@@ -85,7 +85,7 @@ def random_sequences(lengths: Sequence[tuple[int, int]], vocabulary: int) -> lis
 
 
 def synchronise(device: str) -> None:
-    """Wait for the device, so that what is timed is done."""
+    """Wait until the device has finished, before reading the clock."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -118,7 +118,7 @@ def matmul_ceiling(shape: dict[str, Any], dtype: torch.dtype, device: str, rows:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Where this ran."""
+    """The machine and software that this ran on."""
     import peft
     import transformers
 
@@ -134,7 +134,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def report(title: str, rows: Sequence[dict[str, Any]], about: dict[str, Any], path: Path | None) -> None:
-    """Print the rows as a table, and write them with what they are about as JSON."""
+    """Print the rows as a table, and write them as JSON with their description."""
     table = Table(title=title)
     for column in rows[0]:
         table.add_column(column, justify="left" if column == next(iter(rows[0])) else "right")
@@ -161,7 +161,7 @@ OUT_OF_MEMORY = "out of memory"
 def contest(
     script: str, names: Sequence[str], options: Sequence[str], rounds: int, device: str
 ) -> dict[str, list[Any]]:
-    """Each contestant's figures, by name: `script --only NAME` in a process of its own, interleaved.
+    """Each contestant's figures, by name: `script --only NAME` in its own process, interleaved.
 
     On the CPU there is one process per round; on CUDA one process runs all rounds. If a contestant fails, the reason
     replaces its figures, and the others continue.
@@ -212,7 +212,7 @@ def run_rounds(make: Callable[[], Any], once: Callable[[Any], float], rounds: in
 
 
 def peak_gib() -> float:
-    """The most memory this process held (Linux)."""
+    """This process's peak memory (Linux)."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 2**20
 

@@ -1,7 +1,7 @@
 """Where the time of a training step goes: torch's profiler over packed steps, and how cost grows.
 
     python scripts/profile_training.py                       operators of a step, SmolLM2-135M's shape on the CPU
-    python scripts/profile_training.py --trace trace.json    and a trace for chrome://tracing or Perfetto
+    python scripts/profile_training.py --trace trace.json    also a trace for chrome://tracing or Perfetto
     python scripts/profile_training.py --growth              seconds as examples, length and layers grow
     python scripts/profile_training.py --device cuda --shape r1_llama_8b --compiled
 
@@ -32,7 +32,7 @@ LONG = 4096
 
 
 class Step:
-    """A model with its optimizer, and batches to step over."""
+    """A model with its optimizer, and batches to train on."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Step:
         self.batches = [pack(group, ROW_MULTIPLE if compiled else 1).to(device) for group in groups]
 
     def steps(self, most: int | None = None) -> None:
-        """One pass over the batches, or the first of them."""
+        """One pass over the batches, or over the first of them."""
         for batch in self.batches[:most]:
             self.optimizer.zero_grad()
             self.module.loss(batch).backward()
@@ -61,12 +61,12 @@ class Step:
 
 
 def growth(name: str, device: str) -> Iterator[dict[str, Any]]:
-    """Seconds as one thing grows and the others stay."""
+    """Seconds as one size grows and the others are fixed."""
     shape = shape_of_option(name)
     vocabulary = shape["vocabulary"]
 
     def row(what: str, step: Step, tokens: int) -> dict[str, Any]:
-        if step.batches[0].ids.numel() < LONG:  # the first pass of a small one is not like the others
+        if step.batches[0].ids.numel() < LONG:  # the first pass of a small batch is unlike later ones
             step.steps(1)
         seconds = timed(step.steps, device)
         if seconds < SHORT_S:
@@ -82,7 +82,7 @@ def growth(name: str, device: str) -> Iterator[dict[str, Any]]:
     for layers in (2, 8, 16, 32):
         rows = random_sequences(alttrain_lengths(16), vocabulary)
         yield row(f"{layers} layers", Step(shape, rows, 8, device, layers=layers), sum(map(len, rows)))
-    for examples in (100, 1_000, 10_000):  # what does not depend on the model: order and packing
+    for examples in (100, 1_000, 10_000):  # order and packing do not depend on the model
         rows = random_sequences(alttrain_lengths(examples), vocabulary)
         began = time.perf_counter()
         for start in range(0, examples, 8):

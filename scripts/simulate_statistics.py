@@ -2,16 +2,16 @@
 
     python scripts/simulate_statistics.py [--repeats 400] [--seed 0] [--only stars]
 
-Prompts differ in difficulty (1.5 logits), and the runs of one procedure by `runs` logits. Each line is a setting and
-what came of `--repeats` experiments; a share of 400 has a standard error of about 1 point.
+Prompts differ in difficulty (1.5 logits), and the runs of one procedure by `runs` logits. Each line has a setting and
+the results of `--repeats` experiments. A share of 400 has a standard error of about 1 point.
 
-- stars       two procedures: how many get a star at 5 %, with equal ones (wanted: at most 6 %) and with one 1 logit
-              apart; by the test of prompts alone, and by the report's
-- means       the 95 % interval of a rate over seeds and of the mean of six sets: how many hold the truth, how wide
-- pairs       the interval of a paired difference where few prompts differ: how many hold the truth
+- stars       two procedures: how many get a star at 5 %, if they are equal (wanted: at most 6 %) and if they are 1
+              logit apart; by the test over prompts only, and by the report's test
+- means       the 95 % interval of a rate over seeds and of the mean of six sets: how many contain the truth, how wide
+- pairs       the interval of a paired difference where few prompts differ: how many contain the truth
 - detectable  how often McNemar's test sees a difference of the size that the dagger calls detectable (wanted: 80 %)
 - corrected   rates corrected by 100 labels of 313 texts whose undecided ones depend on the truth: the bias, and how
-              many intervals hold
+              many intervals contain the truth
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 A line has `id`, `source`, `split`, `sha256` of the thought, `sentences` (start, end, letters of `LETTERS`), `verdict`,
 `decision` and `main` (the number of the sentence that states the verdict best). Thoughts that were written for this
-project are in the file; the others are joined by id from a data folder and checked by hash.
+project are in the file. The others are read from a data folder by id and checked by hash.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class LabelledTrace:
 
 
 def labelled_traces(path: Path = LABELS, shared: Path = SHARED) -> list[LabelledTrace]:
-    """The traces of a file of labels. Raises ValueError on a thought that is absent or is not the one that was read."""
+    """The traces of a file of labels. Raises ValueError if a thought is absent or has another hash."""
     rows = [json.loads(line) for line in path.open(encoding="utf-8")]
     texts = {} if all("thought" in row for row in rows) else shared_thoughts(shared)
     return [_joined(row, texts) for row in rows]
@@ -61,7 +61,7 @@ def _joined(row: dict[str, Any], texts: dict[str, str]) -> LabelledTrace:
 
 
 def shared_thoughts(shared: Path) -> dict[str, str]:
-    """Thoughts by id: STAR-1's, Sky-T1's on maths, and a tool caller's."""
+    """Thoughts by id: those of STAR-1, of Sky-T1 on maths, and of a tool caller."""
     found = {}
     star1 = json.loads((shared / "star1" / "STAR-1.json").read_text(encoding="utf-8"))
     for row in star1:

@@ -1,7 +1,7 @@
 """Train the linear models of alttrain/english, and measure them.
 
     python scripts/train_english.py            # write the weights
-    python scripts/train_english.py --measure  # print what docs/judges.md says of their accuracy
+    python scripts/train_english.py --measure  # print the accuracy figures of docs/judges.md
 
 The refusal judge is trained on the rows of tests/responses.jsonl whose split is "train", and on XSTest's labelled
 completions (CC BY 4.0) if they are in ../shared/data/xstest_completions; the shipped weights are trained on both.
@@ -52,7 +52,7 @@ class Response:
 
 
 def responses(split: str) -> list[Response]:
-    """The labelled responses of one split, but for those in other languages."""
+    """The labelled English responses of one split."""
     rows = map(json.loads, RESPONSES.read_text(encoding="utf-8").splitlines())
     return [
         Response(row["prompt"], row["response"], row["label"], row["kind"], row["source"])
@@ -62,7 +62,7 @@ def responses(split: str) -> list[Response]:
 
 
 def xstest(model: str, folder: Path = XSTEST) -> list[Response]:
-    """A model's completions of XSTest with the label of two people; none where they are not at hand."""
+    """A model's completions of XSTest with the labels of two people; none if the files are absent."""
     path = folder / f"xstest_v2_completions_{model}.csv"
     if not path.exists():
         return []
@@ -99,7 +99,7 @@ def fit_linear(features: Sequence[dict[str, float]], labels: dict[str, np.ndarra
 def _fit(
     features: Sequence[dict[str, float]], labels: dict[str, np.ndarray]
 ) -> tuple[dict[str, int], dict[str, LogisticRegression]]:
-    """The features that weigh most, and a logistic regression on them for each label."""
+    """The features with the largest weights, and a logistic regression on them for each label."""
     counts = Counter(name for row in features for name in row)
     names = {name: at for at, name in enumerate(sorted(name for name, count in counts.items() if count > 1))}
     matrix = _matrix(features, names)
@@ -145,7 +145,7 @@ def fold_of(text: str) -> int:
 
 
 def fit_refusal(rows: Sequence[Response]) -> LinearModel:
-    """The refusal judge's model, from rows that hold words."""
+    """The refusal judge's model, trained on the rows that contain words."""
     rows = [row for row in rows if not refusal.no_answer(row.response, row.prompt)]
     labels = np.array([row.label for row in rows])
     return fit_linear(
@@ -156,7 +156,7 @@ def fit_refusal(rows: Sequence[Response]) -> LinearModel:
 
 
 def train_refusal(folder: Path = XSTEST) -> LinearModel:
-    """The model that is shipped, where XSTest's completions are in the folder."""
+    """The shipped model, if XSTest's completions are in the folder."""
     return fit_refusal([*responses("train"), *(row for model in MODELS for row in xstest(model, folder))])
 
 
@@ -168,12 +168,12 @@ Verdicts = Counter[tuple[str, str]]
 
 
 def verdict_on(model: LinearModel, row: Response) -> Assessed:
-    """What the judge says of a row with another model's weights."""
+    """The judge's verdict on a row, with another model's weights."""
     return assess(row.response, row.prompt, model)
 
 
 def verdicts(model: LinearModel, rows: Sequence[Response]) -> Verdicts:
-    """Labels against outcomes."""
+    """The confusion matrix of labels and outcomes."""
     names = {True: "refused", False: "answered"}
     found = Verdicts()
     for row in rows:
@@ -184,7 +184,7 @@ def verdicts(model: LinearModel, rows: Sequence[Response]) -> Verdicts:
 
 
 def precision_and_recall(found: Verdicts) -> tuple[float, float]:
-    """Of "refused", where rows labelled partial are left out; an undecided refusal is a missed one."""
+    """Precision and recall of "refused", without rows labelled partial; an undecided refusal counts as missed."""
     right = found["refused", "refused"]
     called = right + found["answered", "refused"] + found["no_answer", "refused"]
     return right / called, right / sum(count for (label, _), count in found.items() if label == "refused")

@@ -5,12 +5,12 @@
 Four sources, none of them a test set:
 
 - traces that people labelled by reading (tests/trace_labels.jsonl), without those marked `held`
-- thoughts as our own rewrite makes them of the packaged training prompts: each segment has its step
-- sentences built from the wordings below, which turn a verdict by negation, condition, question and concession
-- the same sentences in the place of a step
+- thoughts that our own rewrite makes from the packaged training prompts; each segment has a known step
+- sentences built from the wordings below, which reverse a verdict by negation, condition, question and concession
+- the same sentences in place of a step
 
-A logistic regression per label, on the features that at least two sentences have; of these the `KEPT` with the largest
-weights are kept, and fitted again. Seeded: the same data give the same file.
+There is one logistic regression per label, on the features that at least two sentences have. The `KEPT` features with
+the largest weights are kept and fitted again. It is seeded: the same data give the same file.
 """
 
 # ruff: noqa: E501 - the wordings are lists
@@ -224,7 +224,7 @@ _REASONS = (
 
 
 def built(rng: random.Random, each: int) -> Iterator[tuple[str, str]]:
-    """(sentence, letters): `each` of every kind, then every fixed one."""
+    """(sentence, letters): `each` sentences of every kind, then all fixed ones."""
 
     def fill(forms: str, letters: str, **lists: str) -> Iterator[tuple[str, str]]:
         options = forms.split("|")
@@ -261,7 +261,7 @@ def built(rng: random.Random, each: int) -> Iterator[tuple[str, str]]:
 
 
 def built_thoughts(seed: int, each: int) -> list[Thought]:
-    """The built sentences, each alone and some in the place of a step; they begin with a capital letter."""
+    """The built sentences, each by itself and some in place of a step. They begin with a capital letter."""
     rng = random.Random(seed)
     pool = [(text[0].upper() + text[1:], letters) for text, letters in built(rng, each)]
     alone: list[Thought] = [([text], [letters], BUILT_WEIGHT) for text, letters in pool]
@@ -282,9 +282,9 @@ def built_thoughts(seed: int, each: int) -> list[Thought]:
 
 
 def structured(seed: int, count: int, going_on: Sequence[tuple[str, str]]) -> Iterator[Thought]:
-    """Thoughts as our own rewrite makes them of packaged training prompts.
+    """Thoughts that our own rewrite makes from the packaged training prompts.
 
-    A benign one reasons on with some of `going_on`, a sentence and its letters each.
+    A benign one goes on with some of `going_on`, which are pairs of a sentence and its letters.
     """
     rng = random.Random(seed)
     rows = embedded_rows("train").examples(None)
@@ -332,7 +332,7 @@ def structured(seed: int, count: int, going_on: Sequence[tuple[str, str]]) -> It
 
 
 def training_thoughts(traces: Iterable[LabelledTrace], seed: int = 0) -> list[Thought]:
-    """Everything the model learns from, given the labelled traces it may see."""
+    """All training data of the model, given the labelled traces that it may see."""
     read: list[Thought] = [(trace.texts, list(trace.letters), 1.0) for trace in traces]
     going_on = [
         (" ".join(text.split()), letters)
@@ -345,7 +345,7 @@ def training_thoughts(traces: Iterable[LabelledTrace], seed: int = 0) -> list[Th
 
 
 def fit(thoughts: Sequence[Thought], kept: int = KEPT) -> LinearModel:
-    """The model of these thoughts."""
+    """The model fitted to these thoughts."""
     rows = [found for texts, *_ in thoughts for found in features(texts)]
     labels = np.array([[letter in own for letter in LETTERS] for _, letters, _ in thoughts for own in letters])
     counted = np.array([weight for texts, _, weight in thoughts for _ in texts])
@@ -388,7 +388,7 @@ def _regressions(
 def cross_validated(
     traces: Sequence[LabelledTrace], folds: int, measured: Callable[[LabelledTrace], bool]
 ) -> Iterator[tuple[LinearModel, list[LabelledTrace]]]:
-    """For each fold the model that saw none of it, and the fold's traces that are `measured`."""
+    """For each fold, the model that did not see it, and the fold's traces that are `measured`."""
     order = random.Random(0).sample(range(len(traces)), len(traces))
     for fold in range(folds):
         chosen = set(order[fold::folds])
@@ -398,7 +398,7 @@ def cross_validated(
 
 
 def main() -> None:
-    """Train on all that may be trained on, and write the weights."""
+    """Train on all data that may be used, and write the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=Path, default=LABELS)
     parser.add_argument("--shared", type=Path, default=SHARED, help="data that the labels are joined with")

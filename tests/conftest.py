@@ -1,4 +1,4 @@
-"""A random two-layer backbone with a byte tokenizer: everything a real one has, in a few hundred kilobytes."""
+"""A random two-layer backbone with a byte tokenizer: all parts of a real one, in a few hundred kilobytes."""
 
 import os
 import threading
@@ -24,9 +24,9 @@ SLOW_FIXTURES = {"tiny_arguments", "chromium"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as slow by their file or their fixtures; others say so themselves. Slow files run first.
+    """Mark tests as slow by their file or fixtures; other slow tests mark themselves. Slow files run first.
 
-    A file is one worker's: a long one that began last would leave the others without work.
+    One worker runs a whole file. If a long file started last, the other workers would be idle.
     """
     if gone := [name for name in SLOW_FILES if not Path(__file__).with_name(f"{name}.py").is_file()]:
         raise pytest.UsageError(f"tests/conftest.py: SLOW_FILES names {', '.join(gone)}, which is not there")
@@ -74,12 +74,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_arguments(tiny_folder: Path, tmp_path: Path) -> list[str]:
-    """Overrides that make any config a run of seconds on the tiny backbone, in a folder of its own."""
+    """Overrides that make any config run in seconds on the tiny backbone, in its own folder."""
     return tiny_overrides(tiny_folder, tmp_path)
 
 
 def tiny_overrides(tiny_folder: Path, tmp_path: Path) -> list[str]:
-    """What `tiny_arguments` gives, for a folder that several tests share."""
+    """The same as `tiny_arguments`, for a folder that several tests share."""
     (tmp_path / "cache").mkdir()
     return [
         f"backbone.source={tiny_folder}",
@@ -102,21 +102,21 @@ def tiny_overrides(tiny_folder: Path, tmp_path: Path) -> list[str]:
         "dataset.amounts.borderline=2",
         "dataset.amounts.benign=2",
         "rewrite.original.short.tokens=4",
-        "rewrite.may_lose=1",  # a random backbone answers nothing of use
+        "rewrite.may_lose=1",  # a random backbone writes no usable answers
         *(f"evaluation.benchmarks.embedded_{name}.rows.limit=4" for name in ("harmful", "benign", "short_answer")),
     ]
 
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pauses between tries last a millisecond."""
+    """Shorten the pauses between tries to a millisecond."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
     monkeypatch.setattr("alttrain.llm.pool.PAUSE_S", 0.001)
 
 
 @pytest.fixture
 def serve(quick_retries: None) -> Iterator[Serve]:
-    """Starts stub servers, and stops them after the test."""
+    """A function that starts stub servers; they stop after the test."""
     stubs: list[Stub] = []
 
     def start(behave: Callable[[str, int], Say]) -> Stub:

@@ -1,4 +1,4 @@
-"""Judged run folders made by hand: a verdict a letter, and the files a report reads."""
+"""Judged run folders made by hand: one letter per verdict, and the files that a report reads."""
 
 import json
 import zlib
@@ -36,7 +36,7 @@ METHODS: dict[str, tuple[str, int, list[str]]] = {
 }
 """Label, place and tables of the methods of made runs, as run.json has them."""
 TOLD = {"y": True, "n": False, "u": None}
-"""A letter as whether the text counts towards the measure; u is undecided."""
+"""Whether a text counts towards the measure, by letter; u is undecided."""
 
 
 def make_run(
@@ -54,9 +54,9 @@ def make_run(
     means: dict[str, list[str]] | None = None,
     **names: Any,
 ) -> Path:
-    """A run judged on these benchmarks: name -> (measure, a letter a prompt). A harmful rate's judge says "unsafe".
+    """A run judged on these benchmarks: name -> (measure, one letter per prompt). A harmful rate's judge says "unsafe".
 
-    Without a method its folder is an older version's. `means` are the protocol's sets.
+    Without a method, the folder is like an older version's. `means` are the protocol's sets.
     """
     full = {"backbone": "r1_llama_8b", "dataset": "alttrain_1k", "rewrite": method, "training": "sft", "seed": 0}
     parts = ("backbone", "method") if method else ("backbone", "dataset", "rewrite", "training")
@@ -87,12 +87,12 @@ def made_tables(runs: Path) -> dict[str, pd.DataFrame]:
 
 
 def compared(runs: Path) -> list[Any]:
-    """The comparisons of these runs, row by row."""
+    """The comparisons of these runs, as rows."""
     return list(comparisons(variants(evaluations(runs)))[0].itertuples())
 
 
 def no_train(runs: Path, benchmarks: dict[str, tuple[str, str]], **given: Any) -> Path:
-    """A run of the backbone as it is."""
+    """A run of the untrained backbone."""
     return make_run(runs, benchmarks, **{"method": "no_train", "rewrite": "none", "training": "none", **given})
 
 
@@ -106,7 +106,7 @@ def judge_benchmark(
     thought_tokens: int,
     means: dict[str, list[str]] | None = None,
 ) -> None:
-    """One judged benchmark: thoughts that all assess rightly, and answers of 5 tokens."""
+    """One judged benchmark, in which all thoughts assess correctly and answers have 5 tokens."""
     folder.mkdir(parents=True)
     label: Label = "harmful" if measure == "harmful_rate" else "benign"
     ids = [f"p{number}" for number in range(len(letters))]

@@ -2,7 +2,7 @@
 
 `build(folder, tokenizer)` lays out FOLDER/data as `data_dir` expects it, and FOLDER/hub as a hub cache that holds the
 backbones and guards under their own ids, so that configs load them unmodified and offline. All texts are harmless
-stand-ins: a request is "harmful" by its label alone.
+placeholders: a request is "harmful" only by its label.
 """
 
 import csv
@@ -28,7 +28,7 @@ GUARD_TEMPLATE = (
 
 
 def request(number: int) -> str:
-    """A request that shares no eight words in a row with another one."""
+    """A request that has no eight consecutive words in common with another one."""
     thing, act = THINGS[number % 8], ACTS[number // 8 % 10]
     return f"For case {number} {act} the {thing} of {number} {PLACES[number // 80 % 6]}."
 
@@ -52,7 +52,7 @@ def responded(number: int, opened: bool) -> str:
 
 
 def data(folder: Path, harmful: int = 24, benign: int = 12, asked: int = 2) -> None:
-    """Training sets with so many rows of a label, and benchmarks of so many prompts."""
+    """Training sets with this many rows per label, and benchmarks with this many prompts."""
     kinds = ["vanilla_harmful", "adversarial_harmful", "vanilla_benign", "adversarial_benign"]
     labels = [kinds[n % 2] for n in range(harmful)] + [kinds[2 + n % 2] for n in range(benign)]
     safechain = [
@@ -90,7 +90,7 @@ def data(folder: Path, harmful: int = 24, benign: int = 12, asked: int = 2) -> N
 
 
 def benchmarks(folder: Path, count: int) -> None:
-    """The paper's sets, each a few prompts of its upstream file."""
+    """The paper's sets, each with a few prompts in the form of its upstream file."""
     numbers = iter(range(10_000, 20_000))
 
     def some() -> list[int]:
@@ -138,7 +138,7 @@ def benchmarks(folder: Path, count: int) -> None:
 
 
 def hub(cache: Path, tokenizer: Path, names: Sequence[str] = BACKBONES, hidden: int = 32) -> None:
-    """A hub cache with random two-layer backbones and a guard that has decided opinions."""
+    """A hub cache with random two-layer backbones, and a guard with clear verdicts."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -182,25 +182,25 @@ def hub(cache: Path, tokenizer: Path, names: Sequence[str] = BACKBONES, hidden: 
 
 
 def build(folder: Path, tokenizer: Path, **amounts: int) -> tuple[Path, Path]:
-    """(data folder, hub cache), both made."""
+    """Make the data folder and the hub cache; return both paths."""
     data(folder / "data", **amounts)
     hub(folder / "hub", tokenizer)
     return folder / "data", folder / "hub"
 
 
 def write(path: Path, text: str) -> None:
-    """A file and its folders."""
+    """Write a file and make its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
 
 def lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """JSON lines."""
+    """Write JSON lines."""
     write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """CSV."""
+    """Write CSV."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -209,7 +209,7 @@ def table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Parquet."""
+    """Write Parquet."""
     import pyarrow as pa
     from pyarrow import parquet as pq
 

@@ -1,4 +1,4 @@
-"""A server with OpenAI's chat and plain completions that does as it is told: late, with errors, garbage, or dead."""
+"""A server with OpenAI's chat and plain completions that can be late, send errors or garbage, or hang up."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ HARMLESS = "The request is harmless because nobody is hurt by it."
 
 @dataclass(frozen=True)
 class Say:
-    """A chat completion; `status`, `body` or a reset in its stead, after `delay` seconds, a byte every `drip`."""
+    """A reply after `delay` seconds: a chat completion, or `status`, `body` or a reset. `drip` is seconds per byte."""
 
     text: str | None = HARMLESS
     finish: str = "stop"
@@ -38,7 +38,7 @@ def right(prompt: str) -> Say:
 
 
 class Stub(ThreadingHTTPServer):
-    """Answers with `behave(prompt, how often this prompt was asked before)`, and counts."""
+    """Answers with `behave(prompt, number of earlier requests with this prompt)`, and counts requests."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -57,7 +57,7 @@ class Stub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is part of the test."""
+        """Ignore clients that disconnect; tests do this on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on stderr."""
+        """Write nothing to stderr."""
 
 
 Serve = Callable[[Callable[[str, int], Say]], Stub]

@@ -1,4 +1,4 @@
-"""Parts around the tiny backbone that several tests build."""
+"""Helpers for the tiny backbone that several tests use."""
 
 from pathlib import Path
 
@@ -17,5 +17,5 @@ LORA = LoRA(rank=4, alpha=8, target_modules=PROJECTIONS)
 
 
 def backbone(folder: Path) -> Backbone:
-    """The tiny backbone as a config would give it."""
+    """The tiny backbone as a config would build it."""
     return Backbone("tiny", str(folder), CHATML, context_length=512, untrained_thought="absent")

@@ -4,7 +4,7 @@
 
 - exact: the same characters
 - normalised: the same words in the same order, without case, punctuation and Unicode form
-- similar: what a reader would call the same prompt (`Lookalikes`): disguised letters, typing errors, one or two words
+- similar: prompts that a reader would call the same (`Lookalikes`): disguised letters, typing errors, one or two words
   exchanged, another order, or one prompt inside the other, in any language
 - ngram: `ngram` consecutive words in common (STAR-1 used 8). This also matches parts of prompts and stock phrases of
   maths problems. Short prompts, and languages without spaces, have too few words for it
@@ -51,7 +51,7 @@ def words(text: str) -> Words:
 _ROUNDING = 1e-6  # scores are float32, and 1 - 1/3 is a little less than 2/3
 _SLACK = 0.01  # the scorer's own cut-off is not exact either
 _BLOCK = 256  # rows compared at once: the scores of a block against 40,000 rows take 40 MB
-_SURROGATES = range(0xD800, 0xE000)  # code points that are no characters
+_SURROGATES = range(0xD800, 0xE000)  # code points that are not characters
 
 
 class _Vocabulary:
@@ -124,8 +124,8 @@ def _scores(left: Sequence[str], right: Sequence[str], threshold: float) -> Any:
     return scores
 
 
-_FEW = 1000  # texts: fewer tell too little about how common a word is
-_SHORTEST = 3  # words of a text to look for inside others
+_FEW = 1000  # texts; with fewer, word frequencies are too uncertain
+_SHORTEST = 3  # fewest words of a text that is searched for inside others
 _LOOSE = 5  # words from which a passage may be half as long again as the text it contains
 _COMMON = 0.1  # share of texts from which a run of letters is too common to suggest a pair, unless texts are few
 _SUGGESTS = 0.35, 0.5  # shared weight of letter runs (alike, inside) from which a pair is compared

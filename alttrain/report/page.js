@@ -1,6 +1,6 @@
 "use strict";
-// Makes the tables sortable, and shows the samples: a list of which only what is in sight is drawn, and one sample, or
-// the same prompt of two runs, beside it. What a model wrote reaches the document as text nodes only.
+// Makes the tables sortable, and shows the samples: a list, of which only the visible part is drawn, and next to it one
+// sample, or the samples of two runs for one prompt. Model output enters the document only as text nodes.
 
 const byId = (id) => document.getElementById(id);
 const index = JSON.parse(byId("index").textContent);
@@ -44,14 +44,14 @@ function sort(table, heads, column) {
   const numeric = keyed.every(([key]) => key === undefined || !Number.isNaN(Number(key)));
   const order = numeric ? (a, b) => a - b : new Intl.Collator("en", { numeric: true }).compare;
   keyed.sort(([a], [b]) => {
-    // what has no value stands last in either direction
+    // cells without a value come last in either direction
     if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);
     return sign * order(a, b);
   });
   body.append(...keyed.map(([, row]) => row));
 }
 
-// --- data: blocks of samples, decoded when they are first looked at ---
+// --- data: blocks of samples, decoded when first needed ---
 
 const parts = new Map();
 
@@ -67,7 +67,7 @@ async function inflated(letters) {
   return JSON.parse(await new Response(stream).text());
 }
 
-/** A run's name without what all runs' names begin with, and the whole one with that part faint. */
+/** A run's name without the common prefix of all runs, and the whole name with that prefix faint. */
 const short = (run) => run.slice(index.shared);
 const whole = (run) => [make("span", { class: "shared" }, run.slice(0, index.shared)), short(run)];
 
@@ -91,7 +91,7 @@ const verdicts = (ref) => outcomesOf(ref).filter((outcome) => outcome.group === 
 const withheld = (ref) => asked(ref, "prompt") === null;
 const outcomesOf = (ref) => index.outcomes.filter((_, bit) => field(ref, "outcomes") & (1 << bit));
 
-/** All a sample says, in small letters; made when it is first searched. */
+/** All text of a sample, in lower case; made at its first search. */
 function searched({ block, row }) {
   if (block.texts[row] === undefined) {
     const ref = { block, row }, thought = (field(ref, "thought") ?? []).map(([, text]) => text).join("");
@@ -110,14 +110,14 @@ function paired(ref, others) {
   return row === undefined ? null : { block, row };
 }
 
-// --- what is looked at ---
+// --- the current choice ---
 
 const GROUPS = [...new Set(index.outcomes.map((outcome) => outcome.group))];
 const BITS = Object.fromEntries(index.outcomes.map((outcome, bit) => [outcome.key, 1 << bit]));
 const mask = (keep) => index.outcomes.reduce((sum, outcome) => (keep(outcome) ? sum | BITS[outcome.key] : sum), 0);
 const DECIDED = mask((outcome) => outcome.group === "outcome");
 const state = { run: "", benchmark: "", other: "", query: "", outcomes: new Set(), differs: false };
-// never stored: after a reload everything harmful is covered again
+// never stored: after a reload all harmful texts are hidden again
 const shown = { all: false, samples: new Set() };
 let refs = [], at = -1, turn = 0, height = 0; // height of a row of the list in pixels, as in page.css
 
@@ -128,7 +128,7 @@ async function refresh(wanted = null) {
     (run === "" || index.runs[block.run] === run) && (benchmark === "" || index.benchmarks[block.benchmark] === benchmark));
   const own = await Promise.all(of(state.run, state.benchmark).filter((b) => index.runs[b.run] !== state.other).map(load));
   const beside = state.other === "" ? [] : await Promise.all(of(state.other, state.benchmark).map(load));
-  if (mine !== turn) return; // another choice was made while these were decoded
+  if (mine !== turn) return; // the choice changed while these were decoded
   const others = new Map(beside.map((block) => [block.benchmark, block]));
   let all = own.flatMap((block) => block.data.prompt.map((_, row) => ({ block, row, pair: null })));
   const present = all.reduce((sum, ref) => sum | field(ref, "outcomes"), 0), total = all.length;
@@ -159,7 +159,7 @@ function select(row) {
   if (at * height < list.scrollTop) list.scrollTop = at * height;
   else if ((at + 1) * height > list.scrollTop + list.clientHeight) list.scrollTop = (at + 1) * height - list.clientHeight;
   drawRows();
-  requestAnimationFrame(drawDetail); // a key held down draws no more samples than there are frames
+  requestAnimationFrame(drawDetail); // while a key is held down, draw at most one sample per frame
   remember();
 }
 
@@ -176,7 +176,7 @@ function leave() {
   drawRows();
 }
 
-/** The choice, in the address: it can be kept and shared. What is uncovered is no part of it. */
+/** Write the choice to the address, so that it can be kept and shared. What is uncovered is not part of it. */
 function remember() {
   const ref = refs[at], pairs = [["run", state.run], ["benchmark", state.benchmark], ["other", state.other],
     ["outcome", [...state.outcomes].join(" ")], ["differs", state.differs ? "1" : ""], ["q", state.query],
@@ -185,7 +185,7 @@ function remember() {
   try { history.replaceState(null, "", `#${told}`); } catch { /* an embedding frame may forbid it */ }
 }
 
-/** Take the choice from the address, if it holds one. */
+/** Read the choice from the address, if it has one. */
 function recall() {
   const told = new URLSearchParams(location.hash.slice(1));
   if (!told.has("run") && !told.has("benchmark")) return false;
@@ -276,7 +276,7 @@ function side(ref, hidden) {
     make("ul", { class: "verdicts" }, ...field(ref, "verdicts").map((verdict) => judged(ref, verdict, bare))));
 }
 
-/** A text, or why it is not to be seen: then it is nowhere in the document. */
+/** A text, or the reason why it is hidden; a hidden text is nowhere in the document. */
 function texted(ref, hidden, text = "") {
   if (withheld(ref)) return make("p", { class: "cover" }, "Left out of this page.");
   return hidden ? make("p", { class: "cover" }, "Covered: the prompt is harmful.") : prose(text);
@@ -288,7 +288,7 @@ function prose(text) {
     cut ? make("p", { class: "cut" }, `Cut here: ${(Number(cut[1]) - own.length).toLocaleString("en")} more characters are in generations.jsonl or judgements.jsonl.`) : null);
 }
 
-/** A text with what was searched for marked in it. */
+/** A text with the search matches marked. */
 function marked(text) {
   const query = state.query.trim();
   if (!query) return [text];
@@ -338,7 +338,7 @@ function drawFilters(all, present) {
   const differs = make("div", { role: "group", "aria-label": "Filter by difference" },
     chip("differs", "outcomes differ", null, "Only prompts on which the two runs come to different outcomes", "plain"));
   byId("filters").replaceChildren(...groups.filter((group) => group.childElementCount), ...(state.other ? [differs] : []));
-  // the chip that was pressed is a new one now: it keeps the focus
+  // the pressed chip was replaced by a new one, which gets the focus
   if (focused) byId("filters").querySelector(`[data-filter="${focused}"]`)?.focus();
 }
 
@@ -357,7 +357,7 @@ function changed() {
   refresh().then(remember);
 }
 
-/** Show or cover the sample in sight. */
+/** Show or cover the current sample. */
 function toggle() {
   const ref = refs[at];
   if (!ref || !asked(ref, "harmful")) return;
@@ -419,7 +419,7 @@ function start() {
   addEventListener("resize", drawRows);
   section.addEventListener("keydown", pressed);
   addEventListener("hashchange", arrive);
-  addEventListener("pageshow", (event) => { if (event.persisted) cover(false); }); // the page came back from the history
+  addEventListener("pageshow", (event) => { if (event.persisted) cover(false); }); // the page was restored from the history
   addEventListener("unhandledrejection", (event) => { byId("status").textContent = `The samples cannot be read: ${event.reason}`; });
   state.run = index.runs[index.blocks[0].run];
   state.benchmark = index.benchmarks[index.blocks[0].benchmark];
