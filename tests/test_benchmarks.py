@@ -28,6 +28,8 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no shared data a
 CONF = Path(__file__).parents[1] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "benchmark").glob("*.yaml"))
 EMBEDDED = ["embedded_benign", "embedded_harmful", "embedded_short_answer"]
+DEVELOPMENT = ["development_benign", "development_harmful", "development_short_answer"]
+PACKAGED = [*EMBEDDED, *DEVELOPMENT]
 LANGUAGES = ["en", "zh", "it", "vi", "ar", "ko", "th", "bn", "sw", "jv"]
 
 
@@ -48,7 +50,7 @@ def composed(*overrides: str) -> Any:
 def shipped(name: str, data_dir: Path | None = SHARED, **rows: Any) -> Benchmark:
     """The benchmark that conf/benchmark/NAME.yaml builds, with changes to its rows."""
     places = {each: f"evaluation.benchmarks.{each}" for each in NAMES}
-    config = copy.deepcopy(composed(*(f"+benchmark@{places[each]}={each}" for each in NAMES if each not in EMBEDDED)))
+    config = copy.deepcopy(composed(*(f"+benchmark@{places[each]}={each}" for each in NAMES if each not in PACKAGED)))
     config.data_dir = str(data_dir) if data_dir else None
     config.evaluation.benchmarks[name].rows.update(rows)
     built = instantiate(OmegaConf.select(config, places[name]))
@@ -341,10 +343,10 @@ def test_sample_of_wildjailbreak_is_that_of_the_datasets_library(tmp_path: Path)
 
 
 def test_every_benchmark_is_tested_here() -> None:
-    assert set(NAMES) == {*UPSTREAM, *ELSEWHERE, *EMBEDDED, "gpqa_diamond", "wildjailbreak_star1"}
+    assert set(NAMES) == {*UPSTREAM, *ELSEWHERE, *PACKAGED, "gpqa_diamond", "wildjailbreak_star1"}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in EMBEDDED])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PACKAGED])
 def test_without_file_or_hub_there_is_one_clear_line(name: str, tmp_path: Path) -> None:
     told = []
     for data_dir in (tmp_path, None):
@@ -367,6 +369,7 @@ def test_without_file_or_hub_there_is_one_clear_line(name: str, tmp_path: Path) 
 
 EVALUATIONS = {
     "embedded": EMBEDDED,
+    "development": DEVELOPMENT,
     "safety": ["jailbreakbench_harmful", "strongreject", "wildjailbreak_safechain", "xstest_safe", "xstest_unsafe"],
     "reasoning": ["aime_2024", "gsm8k", "humaneval", "math500"],
     "over_refusal": ["coconot", "falsereject", "jailbreakbench_benign", "or_bench_hard", "xstest_safe"],

@@ -20,7 +20,12 @@ TRAIN = embedded_rows("train").examples(None)
 HARMFUL = embedded_rows("evaluation_harmful").examples(None)
 BENIGN = embedded_rows("evaluation_benign").examples(None)
 SHORT = embedded_rows("short_answer").examples(None)
-SETS = {"train": TRAIN, "evaluation_harmful": HARMFUL, "evaluation_benign": BENIGN, "short_answer": SHORT}
+DEVELOPMENT = {
+    name: embedded_rows(name).examples(None)
+    for name in ("development_harmful", "development_benign", "development_short_answer")
+}
+EVALUATION = {"evaluation_harmful": HARMFUL, "evaluation_benign": BENIGN, "short_answer": SHORT}
+SETS = {"train": TRAIN, **EVALUATION, **DEVELOPMENT}
 
 
 def prompts(examples: Sequence[Example]) -> list[str]:
@@ -104,7 +109,7 @@ def test_rows_are_tidy(name: str) -> None:
     for example in SETS[name]:
         assert example.prompt == " ".join(example.prompt.split()), example.id
         assert example.category, example.id
-        assert bool(example.gold) == (name == "short_answer"), example.id
+        assert bool(example.gold) == name.endswith("short_answer"), example.id
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -112,9 +117,21 @@ def test_no_near_duplicates_inside_a_set(name: str) -> None:
     assert near(prompts(SETS[name])) == []
 
 
-@pytest.mark.parametrize("name", ["evaluation_harmful", "evaluation_benign", "short_answer"])
+@pytest.mark.parametrize("name", [*EVALUATION, *DEVELOPMENT])
 def test_no_near_duplicates_between_training_and_evaluation(name: str) -> None:
     assert near(prompts(TRAIN), prompts(SETS[name])) == []
+
+
+@pytest.mark.parametrize("name", DEVELOPMENT)
+def test_no_near_duplicates_between_development_and_evaluation(name: str) -> None:
+    evaluation = [prompt for examples in EVALUATION.values() for prompt in prompts(examples)]
+    assert near(evaluation, prompts(SETS[name])) == []
+
+
+def test_development_covers_the_categories_of_training() -> None:
+    found = Counter(example.category for name in DEVELOPMENT for example in SETS[name] if not example.gold)
+    assert set(found) == {example.category for example in TRAIN}
+    assert min(found.values()) >= 12
 
 
 # --- near-duplicates ---
@@ -241,7 +258,7 @@ def test_embedded_prompts_without_amounts_are_all() -> None:
 
 def test_embedded_prompts_that_ask_what_an_embedded_benchmark_asks_are_not_trained_on() -> None:
     """None stands in one word for word; a few are the same question in other words, and are left out."""
-    benchmarks = {name: prompts(rows) for name, rows in SETS.items() if name != "train"}
+    benchmarks = {name: prompts(rows) for name, rows in EVALUATION.items()}
     selection = embedded().select(0, benchmarks)
     matches = selection.report["decontamination"]
     assert Counter((match["benchmark"], match["how"]) for match in matches) == {

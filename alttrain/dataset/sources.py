@@ -243,7 +243,7 @@ def shuffled(rows: Sequence[Example], seed: int | None) -> list[Example]:
 
 
 def embedded_path(name: str) -> Path:
-    """A file packaged with alttrain: "train", "evaluation_harmful", "evaluation_benign" or "short_answer"."""
+    """A packaged file: "train", "evaluation_harmful", "evaluation_benign", "short_answer", or a "development_" one."""
     return Path(str(resources.files("alttrain.dataset") / "embedded" / f"{name}.jsonl"))
 
 
