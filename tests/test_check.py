@@ -25,8 +25,8 @@ from alttrain.records import Example, Rejected, Segment, write_rows
 from alttrain.rewrite import TemplateTeacher
 from alttrain.rewrite.structures import Structure
 from alttrain.run.app import execute
-from alttrain.run.stages import check as stage
 from alttrain.run.stages import needs
+from alttrain.run.stages.check import check as stage
 from alttrain.training import Hardware, SafeKeyLoss, SupervisedFineTuning
 
 check_module = sys.modules["alttrain.run.stages.check"]

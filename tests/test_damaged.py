@@ -232,7 +232,7 @@ def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALTTRAIN_CACHE", str(root / "cache"))
         # figures take most of the time, and are not read
-        patch.setattr(sys.modules[report.__module__], "draw_all", lambda *unused: [])
+        patch.setattr(report, "draw_all", lambda *unused: [])
         yield Finished(root, tiny_overrides(tiny_folder, root))
 
 

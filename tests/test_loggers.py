@@ -323,7 +323,7 @@ import alttrain.training.loggers as loggers
 logging.basicConfig()
 loggers.PATIENCE_S = 1.0
 wandb = Wandb("p", "online")
-wandb.verify()
+wandb.check()
 logger = GuardedLogger("wandb", partial(wandb.open, LoggedRun("r", "r", pathlib.Path(), "", {"seed": 3})), 300)
 logger.log_metrics({"loss": 1.0}, 0)
 logger.close()
@@ -356,9 +356,9 @@ def test_a_missing_package_is_told_before_anything_loads(
 def test_an_online_run_needs_a_key_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(ValueError, match=r"logger\.wandb\.mode=online needs a key: set WANDB_API_KEY"):
-        Wandb("p", "online").verify()
+        Wandb("p", "online").check()
     for logger in (Wandb("p", "offline"), Csv()):
-        logger.verify()
+        logger.check()
 
 
 @pytest.mark.parametrize("logger", ["none", "csv", "tensorboard", "[csv,tensorboard]"])

@@ -94,7 +94,7 @@ class Sandbox:
     output_kib: Annotated[int, Ge(1)] = 64
     allow_unsandboxed: bool = False
 
-    def verify(self) -> None:
+    def check(self) -> None:
         """Raise OSError, in one line, if programs cannot run in bubblewrap and may not run without it."""
         fault = bubblewrap_fault()
         if fault and not self.allow_unsandboxed:
@@ -120,7 +120,7 @@ class Sandbox:
         self, source: str, arguments: Mapping[str, Any] | None, pass_fds: Sequence[int], output: int
     ) -> Iterator[subprocess.Popen[bytes]]:
         """A running program. When the block ends it is killed with every process that it started."""
-        self.verify()
+        self.check()
         bare = bool(bubblewrap_fault())
         if bare:
             _warn_bare()

@@ -6,6 +6,7 @@ heavy has been imported. `--cfg` and Hydra's other queries go to Hydra.
 
 import argparse
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -272,9 +273,7 @@ def _stages(run: "Run", reports: bool, leader: "Leader") -> None:
 
 
 def _stage(name: str, run: "Run", session: object) -> None:
-    from alttrain.run import stages
-
-    getattr(stages, name)(run, session)
+    getattr(importlib.import_module(f"alttrain.run.stages.{name}"), name)(run, session)
 
 
 def _has_work(run: "Run") -> bool:

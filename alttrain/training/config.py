@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -155,7 +156,7 @@ class LoggedRun:
     config: Mapping[str, Any]
 
 
-class Logger:
+class Logger(ABC):
     """An option of conf/logger, which opens one of Lightning's loggers.
 
     `holds` lists what is logged: "training" metrics, "evaluation" metrics, the evaluation's "samples". `package` is the
@@ -165,14 +166,14 @@ class Logger:
     holds: ClassVar[Sequence[str]] = ("training", "evaluation", "samples")
     package: ClassVar[str] = ""
 
-    def verify(self) -> None:
+    def check(self) -> None:
         """Raise ValueError if a package or API key is missing."""
         if (name := self.package) and importlib.util.find_spec(name) is None:
             raise ValueError(f"logger={name} needs {name}: pip install 'alttrain[{name}]', or choose logger=csv")
 
+    @abstractmethod
     def open(self, run: LoggedRun) -> AbstractContextManager[Any]:
         """Open Lightning's logger; it closes with the context. A run that was logged before is continued."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class Wandb(Logger):
     group: str | None = None
     tags: Sequence[str] = ()
 
-    def verify(self) -> None:
+    def check(self) -> None:
         """Raise ValueError if online mode has no API key. Wandb would ask for it in the middle of the training."""
         if self.mode == "online" and not os.environ.get("WANDB_API_KEY"):
             raise ValueError("logger.wandb.mode=online needs a key: set WANDB_API_KEY, or choose offline")

@@ -61,11 +61,11 @@ class HumanEval(RowJudge):
 
     def check(self, where: str, model_fault: ModelFault) -> None:
         """Raise OSError if there is no sandbox."""
-        self.sandbox.verify()
+        self.sandbox.check()
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Yield judgements in the order of the generations, `workers` at a time. Raises OSError without a sandbox."""
-        self.sandbox.verify()
+        self.sandbox.check()
         with ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as pool:
             for generation, judgement in zip(generations, pool.map(self, generations), strict=True):
                 yield replace(judgement, sample=generation.sample)

@@ -66,7 +66,7 @@ def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
     """Yield the steps of `check_light`, in order."""
     yield lambda: check_writable(run.output_dir)
     if {"train", "judge"} & set(run.stages):
-        yield from (logger.verify for logger in run.loggers.values())
+        yield from (logger.check for logger in run.loggers.values())
     teacher = run.structure.teacher
     if run.training.trains and (data or isinstance(teacher, TemplateTeacher)):
         yield partial(_check_dataset, run)
