@@ -287,6 +287,19 @@ def test_math_verify_answers_from_any_thread() -> None:
     assert sorted(results) == [False, True]
 
 
+def test_only_our_limit_ends_a_comparison() -> None:
+    """math-verify's own limits count a slow pair as unequal, so that a busy machine would change verdicts."""
+    code = (
+        "import runpy, signal\n"
+        "def alarm(seconds):\n    raise SystemExit(f'an alarm of {seconds} s')\n"
+        "signal.alarm = alarm\n"
+        "runpy.run_module('alttrain.evaluation.grading.verifier', run_name='__main__')"
+    )
+    pairs = '["\\\\frac{1}{2}", "0.5"]\n["(1,2]", "(1,3]"]\n'
+    done = subprocess.run([sys.executable, "-c", code], input=pairs, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["true", "false"], done.stderr
+
+
 def test_expression_that_never_finishes_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Verifier(seconds=0.01)  # the process cannot even start in that time
     monkeypatch.setattr("alttrain.evaluation.grading.maths.verifier", lambda: slow)
