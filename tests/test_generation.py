@@ -161,6 +161,23 @@ def test_out_of_memory_halves_the_slots_and_changes_nothing(
     assert [record.args for record in caplog.records] == [(8,), (4,), (2,)]
 
 
+def test_a_cache_that_does_not_fit_is_halved_also_behind_a_shared_prefix(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts = [[*range(50, 90), *prompt] for prompt in PROMPTS]
+    expected = Decoder(tiny, 40, 8, "cpu").generate(prompts, Decoding(NEW))
+    layer = SlotCache.layer
+
+    def full(self: SlotCache, *arguments: Any) -> Any:
+        if self.slots > 2:
+            raise torch.OutOfMemoryError
+        return layer(self, *arguments)
+
+    monkeypatch.setattr(SlotCache, "layer", full)
+    assert Decoder(tiny, 40, 8, "cpu").generate(prompts, Decoding(NEW)) == expected
+    assert [record.args for record in caplog.records] == [(8,), (4,)]
+
+
 def test_memory_that_is_not_enough_for_one_is_an_error(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*arguments: Any) -> None:
         raise torch.OutOfMemoryError

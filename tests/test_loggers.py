@@ -1,6 +1,7 @@
 """Loggers on the tiny backbone: what they hold, that it is the same in all, and that none of them stops a run."""
 
 import csv
+import errno
 import importlib.util
 import json
 import logging
@@ -8,10 +9,12 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +27,7 @@ from alttrain.records import Example, Generation, Judgement, read_rows
 from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
 from alttrain.run.loggers import COLUMNS, TEXTS, logged, sweep
-from alttrain.training import Csv, LoggedRun, Wandb
+from alttrain.training import Csv, LoggedRun, Mlflow, TensorBoard, Wandb
 from alttrain.training.loggers import GuardedLogger
 
 RUN = "tiny-embedded-alttrain-demo-s0"
@@ -116,6 +119,81 @@ def test_a_training_that_goes_on_keeps_the_losses_before(tmp_path: Path) -> None
             second.log_metrics({"loss": 0.5, "epoch": 1}, step)
     before, after = [f"0,1.5,{step}" for step in range(4)], [f"1,0.5,{step}" for step in (4, 5, 6)]
     assert (tmp_path / "logs" / "metrics.csv").read_text().splitlines() == ["epoch,loss,step", *before, *after]
+
+
+def test_a_resumed_training_whose_first_row_cannot_be_written_loses_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = LoggedRun("r", "r", tmp_path, "", {})
+    with Csv().open(run) as first:
+        for step in range(3):
+            first.log_metrics({"loss": 1.5}, step)
+
+    def full(*unused: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pytorch_lightning.loggers.csv_logs.ExperimentWriter.save", full)
+        with Csv().open(run) as second, pytest.raises(OSError, match="No space"):
+            second.log_metrics({"loss": 0.5}, 3)
+    with Csv().open(run) as third:
+        third.log_metrics({"loss": 0.25}, 3)
+    assert losses(tmp_path) == {0: 1.5, 1: 1.5, 2: 1.5, 3: 0.25}
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["metrics.csv"]
+
+
+def test_a_logger_that_does_not_keep_up_gets_no_more(monkeypatch: pytest.MonkeyPatch, told: list[str]) -> None:
+    monkeypatch.setattr("alttrain.training.loggers.MOST_WAITING", 3)
+    free = threading.Event()
+
+    @contextmanager
+    def slow() -> Iterator[Any]:
+        free.wait(60)
+        yield SimpleNamespace(log_metrics=lambda metrics, step: None)
+
+    logger = GuardedLogger("slow", slow)
+    for step in range(9):
+        logger.log_metrics({"loss": 1.0}, step)
+    free.set()
+    logger.close()
+    assert told == ["logger    slow does not keep up, and gets no more"]
+
+
+def test_tensorboard_has_each_step_of_a_resumed_training_once(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = LoggedRun("r", "r", tmp_path, "", {})
+    for steps, loss in ((range(6), 1.0), (range(4, 8), 0.5)):
+        with TensorBoard().open(run) as logger:
+            for step in steps:
+                logger.log_metrics({"loss": loss}, step)
+    with TensorBoard().open(run) as logger:
+        logger.log_metrics({"set/accuracy": 0.5}, 0)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+        *((step, 1.0) for step in range(4)),
+        *((step, 0.5) for step in range(4, 8)),
+    ]
+
+
+def test_an_mlflow_run_ends_whatever_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    from mlflow.tracking import MlflowClient
+
+    run, uri = LoggedRun("r", "r", tmp_path, "s", {"long": "x" * 600}), str(tmp_path / "mlruns")
+    client = MlflowClient(uri)
+    for fails in (False, True):
+        with suppress(ZeroDivisionError), Mlflow(uri).open(run) as logger:
+            (found,) = client.search_runs([client.get_experiment_by_name("s").experiment_id])
+            assert found.info.status == "RUNNING"
+            logger.log_metrics({"loss": 1 / 0 if fails else 1.0}, 0)
+    (found,) = client.search_runs([client.get_experiment_by_name("s").experiment_id])
+    assert (found.info.status, found.data.tags["sweep"]) == ("FINISHED", "s")
+    config = Path(found.info.artifact_uri.removeprefix("file://")) / "config.json"
+    assert json.loads(config.read_text()) == run.config
 
 
 # --- wandb ---

@@ -23,6 +23,8 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from alttrain.backbone.memory import SHORT
+
 try:
     from torch.nn.attention import varlen
 except ImportError:  # before torch 2.10
@@ -31,8 +33,6 @@ except ImportError:  # before torch 2.10
 NAME = "alttrain_packed"
 HAS_VARLEN = varlen is not None and "window_size" in inspect.signature(varlen.varlen_attn).parameters
 """Whether torch has variable-length attention with the arguments used here (2.11 and newer)."""
-SHORT = 256
-"""Longest sequence, in tokens, for plain matrix products. Their memory grows with the square of the length."""
 MOST_PADDING = 0.25
 """Maximum fraction of padding in a group of neighbouring sequences. A call per sequence would be slower."""
 HALF = (torch.bfloat16, torch.float16)

@@ -75,7 +75,7 @@ def cpu_has_bfloat16() -> bool:
 
 
 def number_bytes(dtype: str, device: Device) -> int:
-    """Return the bytes per number in a config's dtype. "auto" is bfloat16 on devices that multiply it natively."""
+    """Return the bytes per number in a config's dtype. "auto" is bfloat16 on a GPU, and on a CPU that multiplies it."""
     if dtype == "auto":
         dtype = "bfloat16" if device.name != "cpu" or cpu_has_bfloat16() else "float32"
     return 4 if dtype == "float32" else 2

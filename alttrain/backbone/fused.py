@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import Linear
 
-CHUNK = 320
-"""Positions whose logits are in memory at once."""
+from alttrain.backbone.memory import CHUNK
+
 BLOCK = 16
 """Positions per chunk whose probabilities are in memory at once on a CPU, so that they stay in its cache."""
 

@@ -22,9 +22,9 @@ WEIGHT_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 UNFUSED_BYTES = 7
 """Bytes that peft's own LoRA forward pass keeps per projection input; measured 5.5 in float32, 6.7 in bfloat16."""
 SHORT = 256
-"""`attention.SHORT`: longest sequence, in tokens, whose attention matrix is stored."""
-LOSS_CHUNK = 320
-"""`fused.CHUNK`: positions whose logits are in memory at once during training."""
+"""Longest sequence, in tokens, that is attended to by plain products, whose memory grows with its square."""
+CHUNK = 320
+"""Positions whose logits are in memory at once during training."""
 CACHE_SHARE = 0.8
 """Fraction of the memory left after loading the weights that the key-value cache may take by default."""
 PREFILL_TOKENS = 4096
@@ -135,7 +135,7 @@ def training_bytes(
     Adapter and gradients are float32. AdamW's two moments are float32, or 8-bit with `moments` "8bit". For each head,
     packed attention keeps a length x length matrix per short sequence, and eager attention one for the whole row. With
     `recompute`, only each layer's input is kept, plus everything of one layer. The backward pass works on one layer at
-    a time. The loss needs the logits of `LOSS_CHUNK` positions in float32 and in `width`.
+    a time. The loss needs the logits of `CHUNK` positions in float32 and in `width`.
     """
     trained, tokens = adapter_parameters(shape, rank, targets), sum(lengths)
     kept = tokens * activation_bytes(shape, width, rank, fused=not dropout and quantization == "none")
@@ -151,7 +151,7 @@ def training_bytes(
         "gradients": 4 * trained,
         "optimizer": _moment_bytes(trained, 4, moments),
         "activations": kept + tokens * width * (3 * shape.intermediate + 4 * shape.hidden),
-        "loss": LOSS_CHUNK * shape.vocabulary * (4 + width),
+        "loss": CHUNK * shape.vocabulary * (4 + width),
     }
 
 

@@ -292,7 +292,9 @@ def _fault(folder: Path) -> str:
     try:
         made = dict(read_json(folder / "source.json")["files"])
         found = _sums(folder)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except KeyError:
+        return "source.json has no checksums"
+    except (OSError, ValueError, TypeError) as error:
         return f"source.json cannot be read ({type(error).__name__})"
     wrong = sorted(name for name in found.keys() | made if found.get(name) != made.get(name))
     return f"{', '.join(wrong)} not as converted" if wrong else ""

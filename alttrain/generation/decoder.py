@@ -142,8 +142,9 @@ class _Batch:
         shared = min(shared, min(len(row.prompt) for row in self.waiting) - 1)
         if shared < SHARED_TOKENS or len(self.waiting) == 1:
             return None
-        self.decoder.forward(first[:shared], list(range(shared)), PackedSequences([shared], self.cache), [shared - 1])
-        return self.cache.prefix(shared)
+        alone = SlotCache(1, shared)  # the whole cache is allocated where running out of memory is handled
+        self.decoder.forward(first[:shared], list(range(shared)), PackedSequences([shared], alone), [shared - 1])
+        return alone.prefix(shared)
 
     def finish(self, on_finished: Callable[[int], None] | None) -> list[list[int]]:
         """Decode until every sequence has ended. Raises torch.OutOfMemoryError if not even one slot fits."""

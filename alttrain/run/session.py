@@ -151,7 +151,8 @@ class Session:
     def identity(self) -> dict[str, Any]:
         """Return what shapes texts of the backbone as it is, besides prompts and decoding. Cache keys contain it."""
         described: dict[str, Any] = {"weights": self.weights.identity, "backbone": asdict(self.run.backbone)}
-        described["generation"] = shaping_of_engine(self.run.config["generation"])
+        shaping = shaping_of_engine(self.run.config["generation"], self.run.generation.batched)
+        described["generation"] = {key: value for key, value in shaping.items() if not key.endswith(".memory_gib")}
         if (requested := self.run.generation.dtype) is not None:
             described["dtype"] = str(self.dtype(requested))
         return described

@@ -202,9 +202,9 @@ class TensorBoard(Logger):
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
         """Open Lightning's TensorBoardLogger. The config is written to hparams.yaml."""
-        from pytorch_lightning.loggers import TensorBoardLogger
+        from alttrain.training.loggers import ContinuedTensorBoardLogger
 
-        logger = TensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False)
+        logger = ContinuedTensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False)
         logger.log_hyperparams(dict(run.config))
         yield logger
         logger.finalize("success")
@@ -237,7 +237,13 @@ class Wandb(Logger):
         from alttrain.training.loggers import PATIENCE_S
 
         settings = wandb.Settings(
-            console="off", silent=True, save_code=False, disable_git=True, reinit="create_new", init_timeout=PATIENCE_S
+            console="off",
+            silent=True,
+            save_code=False,
+            disable_git=True,
+            reinit="create_new",  # jobs of a sweep may follow each other in one process
+            init_timeout=PATIENCE_S,
+            finish_timeout=PATIENCE_S,  # also bounds what wandb does when the process exits
         )
         given = {"group": self.group or run.sweep or None, "tags": list(self.tags), "settings": settings}
         for mode in (self.mode, "offline"):
@@ -275,12 +281,19 @@ class Mlflow(Logger):
         from mlflow.tracking import MlflowClient
         from pytorch_lightning.loggers import MLFlowLogger
 
-        client, name, tags = MlflowClient(self.uri), self.experiment or run.sweep or "alttrain", {"alttrain_id": run.id}
+        client, name = MlflowClient(self.uri), self.experiment or run.sweep or "alttrain"
+        tags = {"alttrain_id": run.id, "sweep": run.sweep}
         known = client.get_experiment_by_name(name)
         experiment = known.experiment_id if known else client.create_experiment(name)
         found = client.search_runs([experiment], f"tags.alttrain_id = '{run.id}'", max_results=1)
         logger = MLFlowLogger(name, run.name, self.uri, tags, run_id=found[0].info.run_id if found else None)
-        if not found:  # MLflow rejects a changed parameter, such as the stages
-            logger.log_hyperparams(dict(run.config))
-        yield logger
+        try:
+            client.log_dict(logger.run_id, dict(run.config), "config.json")  # parameters are cut at 250 characters
+            if found:
+                client.update_run(logger.run_id, status="RUNNING")
+            else:  # MLflow rejects a changed parameter, such as the stages
+                logger.log_hyperparams(dict(run.config))
+            yield logger
+        finally:
+            logger.finalize("success")
         logger.finalize("success")

@@ -3,14 +3,16 @@
 import csv
 import io
 import logging
+import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from alttrain.records import read_losses
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 30.0
 """Seconds that a run waits for a logger to close, and that wandb waits for its server."""
+MOST_WAITING = 10_000
+"""Calls that may wait for a slow logger; with more of them it has failed."""
 
 
 class GuardedLogger(Logger):  # type: ignore[misc]
@@ -34,14 +38,15 @@ class GuardedLogger(Logger):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._label, self._open, self._patience_s = label, open, patience_s
-        self._calls: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
+        self._calls: queue.Queue[Callable[[Any], object] | None] = queue.Queue(MOST_WAITING)
+        self._failed = False
         self._thread = threading.Thread(target=self._work, name=f"logger {label}", daemon=True)  # it may hang
         self._thread.start()
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics by name at an optimizer step."""
-        self._calls.put(lambda logger: logger.log_metrics(metrics, step))
+        self._put(lambda logger: logger.log_metrics(metrics, step))
 
     def log_hyperparams(self, *unused: Any, **ignored: Any) -> None:
         """Do nothing: the config is logged when the logger is opened."""
@@ -57,14 +62,25 @@ class GuardedLogger(Logger):  # type: ignore[misc]
                 csv.writer(text, lineterminator="\n").writerows([columns, *rows])
                 logger.experiment.log_text(logger.run_id, text.getvalue(), f"samples/{name}.csv")
 
-        self._calls.put(call)
+        self._put(call)
 
     def close(self) -> None:
         """Close the logger after the queued calls, waiting at most `patience_s` seconds."""
-        self._calls.put(None)
-        self._thread.join(self._patience_s)
+        until = time.monotonic() + self._patience_s
+        with suppress(queue.Full):
+            self._calls.put(None, self._thread.is_alive(), self._patience_s)
+        self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
             log.warning("logger    %s does not end; the run goes on without waiting for it", self._label)
+
+    def _put(self, call: Callable[[Any], object]) -> None:
+        if self._failed:
+            return
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            self._failed = True
+            log.warning("logger    %s does not keep up, and gets no more", self._label)
 
     def _work(self) -> None:
         try:
@@ -72,19 +88,40 @@ class GuardedLogger(Logger):  # type: ignore[misc]
                 while (call := self._calls.get()) is not None:
                     call(logger)
         except Exception as error:  # a logger can raise anything
+            self._failed = True
             said = " ".join(str(error).split()) or type(error).__name__
             log.warning("logger    %s failed, and the run goes on without it: %s", self._label, said)
 
 
 class ContinuedCSVLogger(CSVLogger):  # type: ignore[misc]
-    """A CSVLogger that keeps the earlier rows when a training resumes. Lightning's own deletes metrics.csv."""
+    """A CSVLogger that keeps the earlier rows when a training resumes. Lightning's own deletes metrics.csv.
+
+    The earlier file is moved aside until its rows are written again, so that a full disk or a kill loses none.
+    """
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append a row. The first call drops earlier rows from its own step on."""
         if self._experiment is None:
             path = Path(self.log_dir) / "metrics.csv"
-            kept = [row for before, row in read_losses(path) if before < (step or 0)] if path.exists() else []
-            path.unlink(missing_ok=True)
-            self.experiment.metrics = kept
+            aside = path.with_name("metrics.before.csv")
+            if path.exists() and not aside.exists():
+                os.replace(path, aside)
+            if aside.exists():
+                path.unlink(missing_ok=True)
+                self.experiment.metrics = [row for before, row in read_losses(aside) if before < (step or 0)]
+            super().log_metrics(metrics, step)
+            aside.unlink(missing_ok=True)
+        else:
+            super().log_metrics(metrics, step)
+
+
+class ContinuedTensorBoardLogger(TensorBoardLogger):  # type: ignore[misc]
+    """Lightning's shows the steps twice that an interrupted training did not save. This one replaces them."""
+
+    @rank_zero_only  # type: ignore[untyped-decorator]
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers at a step. Step 0 may be an evaluation's, which replaces nothing."""
+        if self._experiment is None and step:
+            self._kwargs["purge_step"] = step
         super().log_metrics(metrics, step)
