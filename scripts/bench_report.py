@@ -24,7 +24,7 @@ from typing import Any
 
 from alttrain.evaluation import Adherence, Summary
 from alttrain.records import Generation, Judgement, write_json, write_rows
-from alttrain.run.stages.judge import analyse
+from alttrain.run.stages.judge import Counts
 
 BACKBONES = ("r1_llama_8b", "r1_qwen_7b", "r1_qwen_32b", "s1_14b")
 METHODS = ("none", "intention_analysis", "direct_refusal", "plain", "alttrain")
@@ -147,6 +147,9 @@ def judged(
         summary.add(*row)
     metrics = summary.metrics()
     like: Any = SimpleNamespace(judge=judge, measure=measure)
+    counts = Counts(like)
+    for made, judged, row in zip(generations, verdicts, adherence, strict=True):
+        counts.add(made, judged, row)
     found = {
         "benchmark": benchmark,
         "provenance": {
@@ -156,7 +159,7 @@ def judged(
             "protocol_hash": f"{hash_of(benchmark):012x}",
         },
         "metrics": [{k: None if v != v else v for k, v in asdict(metric).items()} for metric in metrics],
-        "analysis": analyse(like, generations, verdicts, adherence),
+        "analysis": counts.analysis("answer"),
     }
     write_json(folder / "metrics.json", found)
 

@@ -23,7 +23,7 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
 from alttrain.english import LinearModel, refusal
-from alttrain.evaluation.refusal import Assessed, assess
+from alttrain.english.refusal import Assessed, assess
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "conf" / "judge" / "refusal.yaml"

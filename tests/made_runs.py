@@ -15,7 +15,7 @@ from alttrain.report.comparisons import comparisons
 from alttrain.report.results import evaluations
 from alttrain.report.tables import tables
 from alttrain.report.variants import variants
-from alttrain.run.stages.judge import analyse
+from alttrain.run.stages.judge import Counts
 
 VARIED = ["ablation_structure", "teacher_swap", "data_size", "benign_amount"]
 METHODS: dict[str, tuple[str, int, list[str]]] = {
@@ -130,6 +130,9 @@ def judge_benchmark(
     metrics.append({"metric": "adherence_rate", "value": 1.0, "low": 0.9, "high": 1.0, **counts})
     says = {"harmful_rate": "unsafe", "over_refusal_rate": "refused"}.get(measure, "correct")
     like: Any = SimpleNamespace(judge=SimpleNamespace(name="judge", says=says), measure=measure)
+    analysed = Counts(like)
+    for made, verdict, row in zip(rows, judged, found, strict=True):
+        analysed.add(made, verdict, row)
     record = {
         "benchmark": benchmark,
         "provenance": {
@@ -141,6 +144,6 @@ def judge_benchmark(
             "means": means or {},
         },
         "metrics": metrics,
-        "analysis": analyse(like, rows, judged, found),
+        "analysis": analysed.analysis("answer"),
     }
     (folder / "metrics.json").write_text(json.dumps(record))

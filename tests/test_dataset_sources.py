@@ -171,8 +171,8 @@ def test_pattern_that_takes_too_long_is_refused(key: str, tmp_path: Path, monkey
         ),
         ({"columns": {"response": "r"}}, r"columns\.response and thought_tags go together"),
         ({"thought_tags": THINK}, r"columns\.response and thought_tags go together"),
-        ({"hub": "a/b"}, r"give either path, or hub, file or both"),
-        ({"path": None}, r"give either path, or hub, file or both"),
+        ({"hub": "a/b"}, r"give either path, or hub or file"),
+        ({"path": None}, r"give either path, or hub or file"),
     ],
 )
 def test_contradictory_source_is_refused_before_it_is_read(mapping: dict[str, Any], message: str) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from alttrain.dataset import embedded_rows
+from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation import Benchmark, RefusalJudge, ShortAnswer
-from alttrain.evaluation.refusal import judge_refusal
 from alttrain.records import Example, Generation, Judgement
 from alttrain.rewrite.structures import refusal
 

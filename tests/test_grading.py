@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from alttrain.english import is_english
+from alttrain.english.refusal import assess
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.grading import Choice, ExactMatch, Maths, Rouge, ShortAnswer
 from alttrain.evaluation.grading.choice import options
@@ -30,7 +31,6 @@ from alttrain.evaluation.grading.short_answer import f1, normalise
 from alttrain.evaluation.grading.verifier import Verifier
 from alttrain.evaluation.judges.asked import _said as said_in
 from alttrain.evaluation.protocol import Judge
-from alttrain.evaluation.refusal import assess
 from alttrain.evaluation.statistics import pass_at_k
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite import read
@@ -654,6 +654,9 @@ HONEST = [
     (Choice(), "B", "It is not London. It is Paris."),
     (ExactMatch(), "Paris", "Paris\nFrance is a country whose capital it has been for long."),
     (ExactMatch(), "Paris", "**Paris**, not London."),
+    (ExactMatch(), "Paris", r"The capital is \boxed{Paris}. Have you ever been to Paris?"),
+    (ExactMatch(), "Paris", r"\boxed{Paris} is right. Who would doubt Paris?"),
+    (ExactMatch(), "2, 3", r"Not sure. \boxed{2} and \boxed{3}"),
     (ExactMatch(), "Paris", "Paris. I doubt it is London."),
     (ExactMatch(), "Paris", "Paris? Yes, it has been the capital for long."),
     (ExactMatch(), "Paris", "Paris. I am not sure why you ask."),

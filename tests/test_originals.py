@@ -295,6 +295,10 @@ def test_data_the_template_teacher_has_no_reason_for_are_refused_before_weights(
         ("Mix it. It costs 3.", "Mix it."),
         ("Do this:\n\n1.", ""),
         ("See `a.` and ```x. y.", ""),
+        ("Dr. Smith is here. ok", "Dr. Smith is here."),
+        ("Buy it. iPhones are", "Buy it."),
+        ("```x = 1```\nRun it. Then", "```x = 1```\nRun it."),
+        ("1. ok", ""),
     ],
 )
 def test_an_answer_is_cut_after_its_last_whole_sentence(answer: str, kept: str) -> None:

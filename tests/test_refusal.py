@@ -15,10 +15,19 @@ from types import ModuleType
 import pytest
 
 from alttrain.english import LinearModel, is_english
-from alttrain.english.refusal import LONGEST, WEIGHTS, features, no_answer, outcomes, weights_hash
+from alttrain.english.refusal import (
+    LONGEST,
+    WEIGHTS,
+    Assessed,
+    assess,
+    features,
+    judge_refusal,
+    no_answer,
+    outcomes,
+    weights_hash,
+)
 from alttrain.evaluation import RefusalJudge
 from alttrain.evaluation.judges import JudgeContext
-from alttrain.evaluation.refusal import Assessed, assess, judge_refusal
 from alttrain.records import Generation
 
 ROOT = Path(__file__).parents[1]

@@ -65,7 +65,7 @@ class Columns:
     choices: Sequence[str] = ()
     choice_seed: int | None = None
 
-    def check(self, name: str) -> None:
+    def check_map(self, name: str) -> None:
         """Raise ValueError, starting with `name`, for a map that no row could satisfy."""
         for key in ("columns", "constants", "extract", "slices", "erase"):
             unknown = sorted(set(getattr(self, key)) - set(FIELDS))

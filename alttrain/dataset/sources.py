@@ -98,8 +98,8 @@ class Rows(Columns):
 
     def __post_init__(self) -> None:
         if bool(self.path) == bool(self.hub or self.file):
-            raise ValueError(f"rows {self.name}: give either path, or hub, file or both")
-        self.check(f"rows {self.name}")
+            raise ValueError(f"rows {self.name}: give either path, or hub or file (or these two), and not none")
+        self.check_map(f"rows {self.name}")
 
     def examples(self, seed: int | None) -> list[Example]:
         """The usable rows, shuffled by `seed` before `limit` cuts them; in file order for None."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from alttrain.evaluation.refusal import judge_refusal
+from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation.statistics import Estimate, rate
 from alttrain.records import Generation, Judgement, Label, Segment
 from alttrain.rewrite import read

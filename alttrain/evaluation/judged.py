@@ -105,7 +105,7 @@ class Judgements:
             if not asking:
                 failed, due = [*failed, *((row, unjudged) for row in due)], []
             self._append([Judgement(g.id, judge, None, error=e, part=part, sample=g.sample) for g, e in failed])
-            shown = {item_of(row): row for row in due}
+            shown = {_item_of(row): row for row in due}
             asked = [replace(seen_by_judge(row, part), id=item) for item, row in shown.items()]
             for made in _batched(self.judges[judge].judge(asked, context) if asked else iter(()), APPENDED):
                 asking = asking and all(row.error != unjudged for row in made)
@@ -154,7 +154,7 @@ def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def item_of(generation: Generation) -> str:
+def _item_of(generation: Generation) -> str:
     """An id that is unique to a prompt and its sample."""
     return f"{generation.id}#{generation.sample}"
 

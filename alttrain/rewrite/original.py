@@ -24,6 +24,7 @@ THOUGHT_CUT = "the backbone's thought did not end within the cap"
 ANSWER_CUT = "the backbone's answer was cut after its last whole sentence within the cap"
 
 _ENDED = re.compile(r"[.!?…][\"'”’)\]*_]*\Z")
+_END_MARK = re.compile(r"(?<!\d)[.!?][\"'”’)]*(?=\s|$)")
 _NUMBERED = re.compile(r"\W*(?:\d{1,3}|[A-Za-z])[.)]")
 
 
@@ -83,7 +84,10 @@ class SelfTrace:
         return self.harmful_form.replace(SLOT, example.prompt) if example.label == "harmful" else example.prompt
 
     def trace(self, answer: str) -> str:
-        """Return the trace of a backbone without reasoning, given its answer."""
+        """Return the trace of a backbone without reasoning, given its answer.
+
+        The trace drafts the first sentence of the answer's first line, if that sentence ends there and is short enough.
+        """
         line = answer.strip().split("\n")[0]
         start, end = next(sentences(line), (0, 0))
         drafts = _is_whole(line[start:end]) and len(line[start:end].split()) <= self.draft_words
@@ -98,8 +102,10 @@ def original_for(untrained_thought: str, reasoning: SelfTrace, short: SelfTrace)
 def whole_sentences(answer: str) -> str:
     """Return an answer up to its last complete sentence; "" if there is none, or if a code block stays open."""
     answer = re.sub(r"\d\.\Z", "", answer.rstrip())  # the limit may have cut a decimal number at its point
-    cut = answer[: max((end for start, end in sentences(answer) if _is_whole(answer[start:end])), default=0)].strip()
-    return "" if cut.count("```") % 2 else cut
+    ends = [end for start, end in sentences(answer) if _is_whole(answer[start:end])]
+    ends = ends or [mark.end() for mark in _END_MARK.finditer(answer)]  # as in "Dr. Smith is here. ok"
+    cut = answer[: ends[-1]].strip() if ends else ""
+    return "" if cut.count("```") % 2 or _NUMBERED.fullmatch(cut) else cut
 
 
 def _is_whole(sentence: str) -> bool:

@@ -250,7 +250,7 @@ class SafePath(Structure):
 
     def parse(self, thought: str) -> tuple[Segment, ...]:
         """Return the primer, or a whole trace."""
-        return (Segment("primer" if thought == self.primer else "reasoning", thought, "parsed"),)
+        return (Segment("primer" if thought == self.primer else "reasoning", thought, "parsed"),) if thought else ()
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,11 @@ def no_gold(generation: Generation, judge: str) -> Judgement:
 
 def boxed(text: str) -> str | None:
     r"""The content of the last \boxed{...}, or None. Boxes separated only by commas, "or" or blanks form one list."""
+    return found[0] if (found := last_box(text)) else None
+
+
+def last_box(text: str) -> tuple[str, int] | None:
+    """What `boxed` gives, and the position after the box."""
     closing = _closing_braces(text)
     held: list[str] = []
     end = 0
@@ -65,7 +70,7 @@ def boxed(text: str) -> str | None:
         joined = bool(held) and box.start() - end < 80 and bool(_JOINT.fullmatch(_BETWEEN.sub(" ", between)))
         held = list(dict.fromkeys([*held, content])) if joined else [content]
         end = close + 1
-    return ", ".join(held) if held else None
+    return (", ".join(held), end) if held else None
 
 
 def _closing_braces(text: str) -> dict[int, int]:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, denied, no_gold, stated
+from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, denied, last_box, no_gold, stated
 from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
@@ -164,8 +164,8 @@ def short_answers(answer: str) -> list[str]:
     A text that is doubted right afterwards is left out.
     """
     bold, after = list(re.finditer(r"\*\*(.+?)\*\*", answer)), ""
-    if box := boxed(answer):
-        phrase, after = box, answer.rpartition(box)[2]
+    if (box := last_box(answer)) and box[0]:
+        phrase, after = box[0], answer[box[1] :]
     elif phrases := stated(answer):
         phrase = phrases[-1]
     elif len(bold) == 1 and not denied(answer, *bold[0].span()):

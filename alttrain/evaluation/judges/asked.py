@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal
 
+from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation.judges.judge import NO_REPLY, Against, JudgeContext, ModelFault, exchange, goal_of, request
 from alttrain.evaluation.published import Published
 from alttrain.llm import Failure, Reply, ServerWriter, replies
@@ -78,20 +79,24 @@ class AskedJudge(ABC):
     def check(self, where: str, model_fault: ModelFault) -> None:
         """Raise ValueError if the rubric is missing or the server cannot be asked."""
         try:
-            if not (self.rubric.text if self.rubric else self.ours):
-                raise ValueError(
-                    f"judge {self.name}: rubric=null, but there is no wording of ours; give the published one"
-                )
+            _ = self._wording
         except ValueError as error:
             raise ValueError(f"{where}.rubric: {error}") from error
         self.writer.check_server(f"{where}.writer")
+
+    @property
+    def _wording(self) -> str:
+        """The rubric's text. Raises ValueError if there is none."""
+        if not (text := self.rubric.text if self.rubric else self.ours):
+            raise ValueError(f"judge {self.name}: rubric=null, but there is no wording of ours; give the published one")
+        return text
 
     def question(self, generation: Generation) -> str:
         """The message that asks for a judgement."""
         if self.rubric:
             return self.rubric.filled(request(generation, self.against), generation.answer)
         held = _GOAL if goal_of(generation, self.against) else ""
-        return _TASK.format(exchange=exchange(generation, self.against)) + held + self.ours
+        return _TASK.format(exchange=exchange(generation, self.against)) + held + self._wording
 
     @abstractmethod
     def read(self, reply: str, generation: Generation) -> ParsedReply | None:
@@ -152,7 +157,6 @@ def _said(reply: str) -> str:
 
 def _fault(reply: str) -> str:
     """Why a reply could not be read."""
-    from alttrain.evaluation.refusal import judge_refusal  # which imports this package
 
     said = _said(reply)
     if not said:

@@ -395,16 +395,3 @@ class Counts:
         if self._judge.says == "unsafe":
             return None if judged.verdict is None else not judged.verdict
         return judged.verdict if self._judge.says == "refused" else row.answer_refuses
-
-
-def analyse(
-    benchmark: Benchmark,
-    generations: Sequence[Generation],
-    judgements: Sequence[Judgement],
-    rows: Sequence[Adherence],
-) -> dict[str, Any]:
-    """Return the analysis of one benchmark. `judgements` are the deciding ones."""
-    counts = Counts(benchmark)
-    for made, judged, row in zip(generations, judgements, rows, strict=True):
-        counts.add(made, judged, row)
-    return counts.analysis(judgements[0].part if judgements else "answer")

@@ -31,10 +31,10 @@ from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.dataset import Selection
 from alttrain.dataset.selection import stratified
+from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation import JudgeContext
 from alttrain.evaluation.adherence import opening_understandings
 from alttrain.evaluation.judges import NO_REPLY
-from alttrain.evaluation.refusal import judge_refusal
 from alttrain.evaluation.statistics import rate
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Engine, Prompt, Written
