@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 SHOWN = ("GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 SHOW = f"""
@@ -28,3 +29,16 @@ def test_threads_and_products_are_set_before_torch_loads() -> None:
 def test_own_settings_are_kept() -> None:
     own = dict(zip(SHOWN, ("7", "8", "9"), strict=True))
     assert shown(own) == "begun\n['--cfg', 'job'] 7 8 9 False\n"
+
+
+def test_an_interrupt_while_a_class_is_made_exits_with_130(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(
+        "import sys\n"
+        "from alttrain.run import app\n"
+        "app._app = lambda: exec('raise KeyboardInterrupt')  # as in dataclasses, whose code is text\n"
+        "sys.argv[1:] = ['--hydra-help']\n"
+        "app.main()\n"
+    )
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on from here\n")

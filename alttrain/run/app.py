@@ -106,6 +106,9 @@ def main() -> None:
         raise
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
+        exec(
+            ""
+        )  # else CPython, if it was interrupted in an exec() of text, ends with SIGINT and not with our exit code
         sys.exit(INTERRUPTED)
 
 
