@@ -106,9 +106,7 @@ def main() -> None:
         raise
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        exec(
-            ""
-        )  # else CPython, if it was interrupted in an exec() of text, ends with SIGINT and not with our exit code
+        exec("")  # without it, CPython ends by SIGINT if the interrupt came while a string was executed
         sys.exit(INTERRUPTED)
 
 
