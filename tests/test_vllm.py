@@ -1,0 +1,230 @@
+"""vLLM itself, on a CPU: its greedy answers are the decoder's, with and without adapters, and no server is left over.
+
+`make test-vllm` installs vLLM in an environment of its own and runs this file. Elsewhere the tests skip.
+"""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from alttrain.config import register
+from alttrain.dataset.sources import embedded_path
+from alttrain.generation import ChildServer, Decoding, InProcessVllm, Server
+from alttrain.generation.engine import Model, Prompt, Written
+from alttrain.llm import Failure
+from alttrain.run.assembly import assemble
+from alttrain.run.session import Session
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+
+SERVED = ["--dtype", "float32", "--max-model-len", "1024", "--enforce-eager"]
+CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+GREEDY = Decoding(48)
+PROMPTS = 12
+"""Prompts whose answers are compared. One may differ: two tokens can be equally likely within float32's rounding."""
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    register()
+    arguments = ["experiment=demo", "method=demo_alttrain", "hydra.mode=RUN", "generation.dtype=float32"]
+    arguments.append(f"output_dir={tmp_path_factory.mktemp('outputs')}")
+    with initialize_config_module(config_module="alttrain.conf", version_base="1.3"):
+        return Session(assemble(compose("run", overrides=arguments)))
+
+
+@pytest.fixture(scope="module")
+def prompts(session: Session) -> list[Prompt]:
+    lines = embedded_path("evaluation_benign").read_text(encoding="utf-8").splitlines()[:PROMPTS]
+    texts = [session.renderer.prompt_text(json.loads(line)["prompt"], "open") for line in lines]
+    return [Prompt(session.renderer.encode(text), text, f"p{n}#0") for n, text in enumerate(texts)]
+
+
+def adapter(session: Session, folder: Path, seed: int) -> Path:
+    """Save an adapter with random weights, large enough to change most answers."""
+    import torch
+
+    model = session.trainable("float32")
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, weight in weights.items():
+        if "lora_B" in name:
+            weight.normal_(std=0.003, generator=generator)
+    session.save(model, weights, "A card.", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapters(session: Session, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [adapter(session, tmp_path_factory.mktemp("adapters") / str(seed), seed) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def expected(session: Session, prompts: list[Prompt], adapters: list[Path]) -> dict[Path | None, dict[int, Any]]:
+    """The decoder's greedy answers, of the backbone (None) and of each adapter."""
+    found: dict[Path | None, dict[int, Any]] = {}
+    for trained in (None, *adapters):
+        with session.engine(trained) as engine:
+            found[trained] = dict(engine.generate(prompts, GREEDY))
+    assert len({str(answers) for answers in found.values()}) == 3
+    return found
+
+
+def child(**fields: Any) -> ChildServer:
+    with initialize_config_module(config_module="alttrain.conf", version_base="1.3"):
+        arguments = ["experiment=demo", "method=no_train", "hydra.mode=RUN", "generation=vllm"]
+        engine = assemble(compose("run", overrides=arguments)).generation
+    assert isinstance(engine, ChildServer)
+    return replace(engine, command=[*engine.command, *SERVED], environment=CPU, **fields)
+
+
+def described(session: Session, trained: Path | None, log: Path, name: str = "a-s0") -> Model:
+    return Model(name, session.renderer, trained, None, lambda: session.weights.folder, lambda asked: None, log)
+
+
+def same(found: dict[int, Any], expected: dict[int, Any]) -> bool:
+    assert found.keys() == expected.keys()
+    return len([number for number, answer in expected.items() if found[number] != answer]) <= 1
+
+
+@pytest.mark.parametrize("place", [None, 0])
+def test_a_started_server_answers_as_the_decoder(
+    session: Session,
+    prompts: list[Prompt],
+    adapters: list[Path],
+    expected: dict[Path | None, dict[int, Any]],
+    tmp_path: Path,
+    place: int | None,
+) -> None:
+    trained = None if place is None else adapters[place]
+    with child().start(described(session, trained, tmp_path / "server.log")) as engine:
+        assert same(dict(engine.generate(prompts, GREEDY)), expected[trained])
+    assert not processes("vllm serve")
+
+
+def test_vllm_in_this_process_answers_as_the_decoder(
+    session: Session,
+    prompts: list[Prompt],
+    adapters: list[Path],
+    expected: dict[Path | None, dict[int, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in CPU.items():
+        monkeypatch.setenv(name, value)
+    config = InProcessVllm(options={"dtype": "float32", "max_model_len": 1024, "enforce_eager": True})
+    with config.start(described(session, adapters[0], tmp_path / "server.log")) as engine:
+        assert same(dict(engine.generate(prompts, GREEDY)), expected[adapters[0]])
+
+
+@pytest.fixture(scope="module")
+def served(session: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that loads adapters when asked, as a user would start it by hand."""
+    log = tmp_path_factory.mktemp("served") / "server.log"
+    started = child(with_adapter=["--enable-lora", "--max-lora-rank", "64", "--max-loras", "2"])
+    started = replace(started, command=[*started.command, *started.with_adapter])
+    with started.start(described(session, None, log)) as engine:
+        yield replace(engine.server, loads_adapters=True)
+
+
+def test_one_server_serves_the_backbone_and_several_adapters(
+    session: Session,
+    served: Server,
+    prompts: list[Prompt],
+    adapters: list[Path],
+    expected: dict[Path | None, dict[int, Any]],
+    tmp_path: Path,
+) -> None:
+    for trained in (*adapters, None, adapters[0]):
+        model = described(session, trained, tmp_path / "log", f"run-{trained and trained.name}")
+        with served.start(model) as engine:
+            assert same(dict(engine.generate(prompts, GREEDY)), expected[trained])
+
+
+def test_samples_depend_on_the_seed_and_the_sample_alone(
+    session: Session, served: Server, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    decoding = Decoding(24, temperature=1.0, top_p=0.95, top_k=50, samples=2, seed=3)
+    asked = [replace(prompts[0], name=f"p0#{sample}") for sample in range(4)]
+    with served.start(described(session, None, tmp_path / "log")) as engine:
+        first: dict[int, Any] = dict(engine.generate(asked, decoding))
+        again = dict(engine.generate(asked[::-1], decoding))
+        other = dict(engine.generate(asked, replace(decoding, seed=4)))
+    assert len({answer.text for answer in first.values()}) > 1
+    assert [again[3 - number] for number in range(4)] == [first[number] for number in range(4)]
+    assert first != other
+
+
+def test_an_answer_ends_with_the_familys_end_or_at_the_cap(
+    session: Session, served: Server, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    with served.start(described(session, None, tmp_path / "log")) as engine:
+        answers: dict[int, Any] = dict(engine.generate([*prompts, replace(prompts[0], cap=3)], Decoding(200)))
+    assert answers[len(prompts)].finish == "length"
+    ended = [answer for answer in answers.values() if answer.finish == "stop"]
+    assert ended
+    assert not any("<|im_end|>" in answer.text for answer in answers.values())
+
+
+def test_a_server_that_dies_loses_no_prompt_and_invents_none(
+    session: Session, prompts: list[Prompt], expected: dict[Path | None, dict[int, Any]], tmp_path: Path
+) -> None:
+    config = child()
+    config = replace(config, server=replace(config.server, attempts=2, concurrency=2))
+    found: dict[int, Any] = {}
+    with config.start(described(session, None, tmp_path / "server.log")) as engine:
+        for number, answer in engine.generate(prompts, GREEDY):
+            found[number] = answer
+            for pid in processes("vllm serve"):
+                os.kill(pid, signal.SIGKILL)
+    written = {number: answer for number, answer in found.items() if isinstance(answer, Written)}
+    failed = [answer for answer in found.values() if isinstance(answer, Failure)]
+    assert written
+    assert len(written) < len(prompts)
+    assert all(answer == expected[None][number] for number, answer in written.items())
+    assert not any(answer.final for answer in failed)
+
+
+def test_no_server_outlives_a_killed_run(tmp_path: Path) -> None:
+    output = tmp_path / "outputs"
+    environment = {**os.environ, **CPU}
+    program = [sys.executable, "-m", "alttrain", "experiment=demo", "hydra.mode=RUN", "method=no_train"]
+    words = ["vllm", "serve", "{model}", "--port", "{port}", "--served-model-name", "{name}", *SERVED]
+    command = ",".join(f"'{word}'" for word in words)
+    program += ["generation=vllm", f"generation.command=[{command}]", "trusted=[vllm]", f"output_dir={output}"]
+    with subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        until = time.monotonic() + 300
+        while time.monotonic() < until and not list(output.glob("runs/*/evaluation/*/generations.jsonl")):
+            assert run.poll() is None
+            time.sleep(0.2)
+        assert processes("vllm serve")
+        run.kill()
+    until = time.monotonic() + 30
+    while time.monotonic() < until and (left := processes("vllm serve") + processes("VLLM::")):
+        time.sleep(0.2)
+    assert not left
+
+
+def processes(part: str) -> list[int]:
+    """Return the ids of running processes whose command line has `part`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            state = path.with_name("stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if part in line and state != "Z":
+            found.append(int(path.parent.name))
+    return found
