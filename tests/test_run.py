@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from stub_server import RESET, Serve, right
 
 from alttrain.config import RunError, register
-from alttrain.records import Example, Generation, Judgement, read_rows
+from alttrain.records import Example, Generation, Judgement, read_metrics, read_rows
 from alttrain.report.results import read_csv
 from alttrain.rewrite import render
 from alttrain.run import label
@@ -233,6 +233,13 @@ def test_changed_generation_is_refused_and_a_new_judge_is_not(tiny_arguments: li
     assert generations.read_bytes() == before
     judgements = read_rows(folder / "evaluation/embedded_benign/judgements.jsonl", Judgement)
     assert {judgement.judge for judgement in judgements} == {"other"}
+
+
+def test_limit_takes_so_many_prompts_of_every_benchmark_and_says_so(tiny_arguments: list[str]) -> None:
+    folder = run([*without(no_train(tiny_arguments), "evaluation.benchmarks"), "limit=2"])
+    found = [read_metrics(path) for path in sorted(folder.glob("evaluation/*/metrics.json"))]
+    assert [metrics["metrics"][0]["n"] for metrics in found] == [2, 2, 2]
+    assert all(metrics["provenance"]["changed"]["benchmark.rows.limit"] == [None, 2] for metrics in found)
 
 
 def test_rows_lost_and_torn_are_made_again_the_same(tiny_arguments: list[str]) -> None:

@@ -188,6 +188,27 @@ def test_faults_of_all_jobs_are_told_before_any_runs(tiny_arguments: list[str], 
     assert not (tmp_path / "outputs").exists()
 
 
+def test_keys_of_a_training_change_only_the_jobs_that_train(tmp_path: Path) -> None:
+    arguments = ["experiment=demo", "method=no_train,demo_alttrain", "training.epochs=2,3", "adapter.rank=8"]
+    done = sweep(arguments, tmp_path / "outputs", "stages=[check]")
+    assert done.returncode == 0, done.stderr
+    planned = json.loads((tmp_path / "outputs" / PLAN).read_text())["jobs"]
+    own = [[one for one in job["overrides"] if one.startswith(("method", "training", "adapter"))] for job in planned]
+    assert own == [
+        ["method=no_train"],
+        ["method=demo_alttrain", "training.epochs=2", "adapter.rank=8"],
+        ["method=demo_alttrain", "training.epochs=3", "adapter.rank=8"],
+    ]
+    told = "training.epochs=2,3 adapter.rank=8: not for smollm2_135m-no_train-s0, which trains nothing"
+    assert told in done.stderr
+
+
+def test_a_sweep_without_a_training_refuses_its_keys(tmp_path: Path) -> None:
+    done = sweep(["experiment=demo", "method=no_train", "training.epochs=2"], tmp_path / "outputs", "stages=[check]")
+    assert done.returncode == 2
+    assert "training.epochs='2': there is no such key; accepted: name, thought; the method trains" in done.stderr
+
+
 def test_jobs_that_would_be_one_run_are_refused(tiny_arguments: list[str], tmp_path: Path) -> None:
     register()
     arguments = [*tiny_arguments, "training.learning_rate=0.001,0.002"]

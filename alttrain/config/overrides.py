@@ -39,6 +39,8 @@ GIVEN = re.compile(r"job\.env_set\..+|launcher\.(setup|python|srun_args|addition
 PLACED = {"output_subdir": None, "run.dir": ".", "sweep.dir": "${output_dir}/.sweep", "sweep.subdir": "."}
 """Where Hydra writes its own files, as in conf/run.yaml. Other places are refused: files there could be overwritten."""
 KEY = re.compile(r"\$\{(\w[\w.]*)\}")
+OF_TRAINING = ("training", "adapter", "rewrite", "teacher")
+"""Groups whose overrides a job without training does not take; see `applicable`."""
 
 
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
@@ -50,11 +52,14 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         found: list[Fault] = []
         ordered = sorted(arguments, key=_order)  # group choices before the keys inside them
         values = {argument: _values(argument, found) for argument in ordered}
+        for own in values.values():  # a method that trains comes first, so that keys of its training are known
+            if len(own) > 1 and _key(own[0]) == "method":
+                own.sort(key=lambda method: not _trains([method]))
         accepted = _accepted([own[0] for own in values.values() if own], found)
         variants = [accepted]
         for argument, own in values.items():
             others = [override for override in accepted if _key(override) != _key(argument)]
-            variants += [[*others, single] for single in own[1:]]
+            variants += [applicable([*others, single]) for single in own[1:]]
         configs = []
         for variant in variants:
             try:
@@ -71,6 +76,30 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
             configs.append(config)
             found += [fault for fault in composed if fault not in found]
         return found, configs
+
+
+def applicable(overrides: list[str]) -> list[str]:
+    """Return a sweep job's overrides without those of a training, if the job's method trains nothing.
+
+    So `method=no_train,alttrain training.epochs=1` changes the training of the method that has one. Needs Hydra
+    initialised.
+    """
+    rest = [override for override in overrides if not of_training(override)]
+    chosen = any(_key(override) == "method" for override in rest)
+    return rest if chosen and len(rest) < len(overrides) and not _trains(rest) else overrides
+
+
+def of_training(override: str) -> bool:
+    """Return whether an override is of a group that only training uses."""
+    return re.split(r"[.@]", _key(override))[0] in OF_TRAINING
+
+
+def _trains(overrides: list[str]) -> bool:
+    """Return whether the composed config trains; True if it does not compose, which is reported elsewhere."""
+    try:
+        return bool(compose(config_name=PRIMARY, overrides=overrides).training.name != "none")
+    except COMPOSING:
+        return True
 
 
 def hydra_preview(arguments: list[str]) -> list[Fault]:
@@ -159,6 +188,8 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
     if known is not None:
         hint = did_you_mean(key.rpartition(".")[2], known)
         settable = [name for name in known if not name.startswith("_")]
+        if of_training(argument) and not _trains(accepted):
+            hint = "; the method trains nothing"
         return Fault(key, value, f"there is no such key; accepted: {', '.join(settable)}{hint}")
     return Fault(key, value, _first_line(error.__cause__ or error))
 
@@ -227,6 +258,7 @@ def _of_plain_values(config: DictConfig, text: str) -> bool:
 
 def _known(key: str, target: str) -> bool:
     if kind := PLUGINS.get(key):
-        return target in (f"{plugin.__module__}.{plugin.__name__}" for plugin in Plugins.instance().discover(kind))
+        plugins = (f"{plugin.__module__}.{plugin.__name__}" for plugin in Plugins.instance().discover(kind))
+        return target in plugins
     mine = target.startswith(tuple(f"{package}." for package in trusted()))
     return re.fullmatch(r"callbacks\.[^.]+\._target_", key) is not None and (target == CALLBACK or mine)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
 from omegaconf import MISSING, OmegaConf
 
@@ -45,6 +46,7 @@ class RunSchema:
     tag: str = MISSING
     keep_going: bool = MISSING
     output_dir: str = MISSING
+    limit: int | None = MISSING
     data_dir: str | None = MISSING
     page_texts: str = MISSING
     backbone: dict[str, Any] = MISSING
@@ -62,7 +64,10 @@ class RunSchema:
 
 
 def register() -> None:
-    """Register the schema under the name that the primary config uses, and disable the resolver `oc.env`."""
+    """Register the schema and the sweeper that the primary config uses, and disable the resolver `oc.env`."""
+    from hydra_plugins.alttrain_jobs import JobSweeper
+
+    Plugins.instance().register(JobSweeper)  # Hydra does not find it in an editable install
     OmegaConf.register_new_resolver("oc.env", refuse_environment, replace=True)
     ConfigStore.instance().store(name="run_schema", node=RunSchema)
 

@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.config import RunError, run_name
-from alttrain.config.overrides import CONFIG_MODULE, composed
+from alttrain.config.overrides import CONFIG_MODULE, applicable, composed, of_training
 from alttrain.records import Example, Texts, alone, read_utf8, write_json, write_text
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
@@ -57,7 +57,7 @@ class SweepReport(Callback):
 
 
 def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
-    """Return the overrides of each job, as Hydra's basic sweeper does; [] for a single run. Needs Hydra initialised."""
+    """Return the overrides of each job of a sweep; [] for a single run. Needs Hydra initialised."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     own = [str(one.input_line) for one in parser.parse_overrides(list(arguments)) if not one.is_sweep_override()]
     whole = composed(own, arguments, keep=True)
@@ -73,7 +73,8 @@ def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
             choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             raise RunError(f"{override.input_line}: an interval is no list of jobs; accepted: values, or range(...)")
-    return [list(job) for job in product(*choices.values())]
+    jobs = (tuple(applicable(list(job))) for job in product(*choices.values()))
+    return [list(job) for job in dict.fromkeys(jobs)]
 
 
 def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str:
@@ -173,6 +174,9 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         write_json(output_dir / PLAN, as_json(made))
         write_text(output_dir / PLAN.with_suffix(".md"), markdown(made, *described(alike.values(), rows)))
     _show(made)
+    given = [argument for argument in arguments if of_training(argument)]
+    if untrained := [name for name, several in runs.items() if given and not several[0].training.trains]:
+        log.info("          %s: not for %s, which trains nothing", " ".join(given), ", ".join(untrained))
     return Sweep(tuple(made), output_dir, jobs[0][1].page_texts, checked=first.stages == ("check",))
 
 
