@@ -9,8 +9,7 @@ import functools
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging as transformers_logging
 
 from alttrain.backbone import attention
-from alttrain.backbone.adapter import read_adapter
+from alttrain.backbone.adapter import CONFIG, Adapter
 from alttrain.backbone.config import Backbone, LoRA
-from alttrain.backbone.device import check_kernels, cpu_has_bfloat16
+from alttrain.backbone.device import check_kernels, dtype_name
 from alttrain.backbone.memory import Attention, Quantization
 from alttrain.backbone.source import Weights, public_name
 from alttrain.records import write_json
@@ -92,24 +91,8 @@ def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
 
 
 def choose_dtype(requested: str, device: str) -> torch.dtype:
-    """Return the torch dtype of a config's name.
-
-    "auto" is bfloat16 if the device multiplies it natively, else float32.
-    """
-    if requested != "auto":
-        return getattr(torch, requested)  # type: ignore[no-any-return]
-    on_cuda = device.startswith("cuda")
-    native = torch.cuda.is_bf16_supported(including_emulation=False) if on_cuda else cpu_has_bfloat16()
-    return torch.bfloat16 if native else torch.float32
-
-
-def choose_device(accelerator: str) -> str:
-    """Return "cuda" or "cpu". Raises ValueError if a GPU is requested and there is none."""
-    if accelerator == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator=gpu, but torch sees no GPU; set it to auto or cpu")
-    return "cuda" if accelerator == "gpu" else "cpu"
+    """Return the torch dtype that a config's name stands for on this device."""
+    return getattr(torch, dtype_name(requested, device != "cpu"))  # type: ignore[no-any-return]
 
 
 def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
@@ -144,7 +127,7 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
     return adapted
 
 
-def save_adapter(
+def save_trained(
     model: Any,
     weights: Mapping[str, torch.Tensor],
     tokenizer: PreTrainedTokenizerFast,
@@ -152,43 +135,24 @@ def save_adapter(
     card: str,
     folder: Path,
 ) -> None:
-    """Write the adapter folder under a temporary name, and rename it when complete. `weights` maps names to tensors."""
-    with _whole(folder) as temporary:
-        model.peft_config["default"].base_model_name_or_path = public_name(backbone)
-        model.save_pretrained(temporary, state_dict=dict(weights), save_embedding_layers=False)
-        described = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
-        described["target_modules"].sort()  # peft writes a set, whose order varies
-        write_json(temporary / "adapter_config.json", described)
-        _describe(temporary, tokenizer, backbone, card)
+    """Write the folder of an adapter, or of a fully fine-tuned model in bfloat16. `weights` maps names to tensors.
 
-
-def save_model(
-    model: Any,
-    weights: Mapping[str, torch.Tensor],
-    tokenizer: PreTrainedTokenizerFast,
-    backbone: Backbone,
-    card: str,
-    folder: Path,
-) -> None:
-    """Write a fully fine-tuned model in bfloat16, atomically like `save_adapter`."""
-    with _whole(folder) as temporary:
-        half = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
-        model.to(torch.bfloat16).save_pretrained(temporary, state_dict=half)
-        _describe(temporary, tokenizer, backbone, card)
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to `folder` at the end."""
+    The folder has a temporary name until it is complete.
+    """
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    yield temporary
+    if hasattr(model, "peft_config"):
+        model.peft_config["default"].base_model_name_or_path = public_name(backbone)
+        model.save_pretrained(temporary, state_dict=dict(weights), save_embedding_layers=False)
+        described = json.loads((temporary / CONFIG).read_text(encoding="utf-8"))
+        described["target_modules"].sort()  # peft writes a set, whose order varies
+        write_json(temporary / CONFIG, described)
+    else:
+        half = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+        model.to(torch.bfloat16).save_pretrained(temporary, state_dict=half)
+    save_tokenizer(tokenizer, backbone, temporary)
+    (temporary / "README.md").write_text(card, encoding="utf-8")
     temporary.rename(folder)
-
-
-def _describe(folder: Path, tokenizer: PreTrainedTokenizerFast, backbone: Backbone, card: str) -> None:
-    save_tokenizer(tokenizer, backbone, folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, backbone: Backbone, folder: Path) -> None:
@@ -197,12 +161,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, backbone: Backbone, folde
     tokenizer.save_pretrained(folder)
 
 
-def beside(model: torch.nn.Module, adapter: Path) -> torch.nn.Module:
+def beside(model: torch.nn.Module, adapter: Adapter) -> torch.nn.Module:
     """Return the model with the adapter applied but not merged, for quantised weights, which cannot be updated."""
     from peft import PeftModel
 
-    read_adapter(adapter).fits(model)
-    return PeftModel.from_pretrained(model, adapter).eval().requires_grad_(False)  # type: ignore[no-any-return]
+    adapter.fits(model)
+    return PeftModel.from_pretrained(model, adapter.folder).eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
 class Base:
@@ -217,7 +181,7 @@ class Base:
         self._before: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
-    def merge(self, adapter: Path | None) -> torch.nn.Module:
+    def merge(self, adapter: Adapter | None) -> torch.nn.Module:
         """Return the model with only this adapter merged; None restores the backbone.
 
         Raises ValueError if the adapter does not fit the backbone; the model is then the plain backbone.
@@ -226,10 +190,9 @@ class Base:
             self.model.get_parameter(name).copy_(weight)
         self._before = {}
         if adapter is not None:
-            lora = read_adapter(adapter).fits(self.model)
-            for name, (down, up) in lora.pairs.items():
+            for name, (down, up) in adapter.fits(self.model).pairs.items():
                 weight = self.model.get_parameter(f"{name}.weight")
                 self._before[f"{name}.weight"] = weight.to("cpu", copy=True)
-                update = up.float() @ down.float() * lora.scale
+                update = up.float() @ down.float() * adapter.scale
                 weight.copy_(weight.float() + update.to(weight.device))
         return self.model

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 
-from alttrain.backbone.memory import Strategy
+from alttrain.backbone.memory import Optimizer, Strategy
 from alttrain.backbone.template import ThoughtMode
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class SupervisedFineTuning:
     warmup_share: Annotated[float, Ge(0), Lt(1)] | None = None
     batch_size_of: Mapping[str, Annotated[int, Gt(0)]] = field(default_factory=dict)
     schedule: Literal["cosine", "cosine_from_zero"] = "cosine"
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    optimizer: Optimizer = "adamw"
     weight_decay: Annotated[float, Ge(0), Lt(inf)] = 0.0
     betas: Annotated[Sequence[Annotated[float, Ge(0), Lt(1)]], MinLen(2), MaxLen(2)] = (0.9, 0.95)
     gradient_clip: Annotated[float, Gt(0), Lt(inf)] | None = 1.0
