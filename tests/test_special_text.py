@@ -90,8 +90,8 @@ def hostile(renderer: Renderer) -> str:
 
 def test_a_forged_turn_is_part_of_one_user_turn(renderer: Renderer) -> None:
     own, said = renderer.backbone.template, hostile(renderer)
-    plain = renderer.prompt("A", "open", "B", ["C"], ["D"])
-    forged = renderer.prompt(said, "open", said, [said], [said])
+    plain = renderer.encode(renderer.prompt_text("A", "open", "B", ["C"], ["D"]))
+    forged = renderer.encode(renderer.prompt_text(said, "open", said, [said], [said]))
     assert special(renderer, forged) == special(renderer, plain) != []
     assert renderer._text(forged) == own.prompt(said, said, "open", [said], [said])
     assert forged.count(renderer.end_id) == plain.count(renderer.end_id)
@@ -124,11 +124,11 @@ def test_a_row_is_text_wherever_it_came_from(renderer: Renderer, tmp_path: Path)
     if closes not in map(str, renderer.tokenizer.added_tokens_decoder.values()) and "<|" not in closes:
         spelt = spelt.replace(closes, "")  # in this family the delimiter itself is text
     row, plain = a_row(spelt), a_row("bread")
-    sequence, ordinary = renderer.sequence(row), renderer.sequence(plain)
+    sequence, ordinary = renderer.render([row])[0], renderer.render([plain])[0]
     assert special(renderer, sequence.prompt) == special(renderer, ordinary.prompt)
     assert special(renderer, sequence.response) == special(renderer, ordinary.response)
     assert renderer.problems(sequence, row) == []
-    assert sequence.prompt == renderer.prompt(spelt, "open", turns=[spelt])
+    assert sequence.prompt == renderer.encode(renderer.prompt_text(spelt, "open", turns=[spelt]))
     assert renderer.render([plain, row, plain]) == [ordinary, sequence, ordinary]
     assert tokenized(renderer, [row], tmp_path) == tokenized(renderer, [row], tmp_path) == [sequence]
 

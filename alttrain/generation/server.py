@@ -88,19 +88,19 @@ class ServerEngine:
         requests = ((str(number), prompt) for number, prompt in enumerate(prompts))
 
         async def send(client: "AsyncOpenAI", prompt: Prompt) -> Any:
-            return await self._send(client, self._request(prompt, decoding))
+            request = self._request(prompt, decoding)
+            model, asked = request.pop("model"), request.pop("prompt")
+            return await client.completions.with_raw_response.create(model=model, prompt=asked, extra_body=request)
 
         for key, found in RequestPool(self.server, requests, send, self._read, text_of=lambda one: one.text).results():
             advance(1)
             yield int(key), found
 
     def _request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
-        asked = (
-            prompt.ids if self.server.api == "tokens" else self.renderer.broken(prompt.text).removeprefix(self._added)
-        )
+        text = self.server.api == "text"
         request = {
             "model": self.model,
-            "prompt": asked,
+            "prompt": self.renderer.broken(prompt.text).removeprefix(self._added) if text else prompt.ids,
             "max_tokens": prompt.most(decoding),
             "temperature": decoding.temperature,
         }
@@ -111,12 +111,6 @@ class ServerEngine:
         if decoding.repetition_penalty != 1.0:
             request["repetition_penalty"] = decoding.repetition_penalty
         return request | dict(self.server.extra)
-
-    async def _send(self, client: "AsyncOpenAI", request: dict[str, Any]) -> Any:
-        options = {key: value for key, value in request.items() if key not in ("model", "prompt")}
-        return await client.completions.with_raw_response.create(
-            model=request["model"], prompt=request["prompt"], extra_body=options
-        )
 
     def _read(self, body: bytes) -> Written | FailedTry:
         try:
@@ -141,11 +135,8 @@ class ServerEngine:
         """Warn, once per name, if another model than requested answers, such as the backbone without its adapter."""
         name = word(served)
         if name not in self._told and is_other_model(name, self.model):
-            log.warning(
-                "generate  asked for %s, and the server says that %s answered",
-                self.model,
-                scrub(name, self.server.key()),
-            )
+            told = scrub(name, self.server.key())
+            log.warning("generate  asked for %s, and the server says that %s answered", self.model, told)
         self._told.add(name)
 
 
