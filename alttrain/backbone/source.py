@@ -136,17 +136,17 @@ def _cached(backbone: "Backbone") -> Weights | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = _snapshot(backbone, HUB_PATTERNS, local_files_only=True)
+        folder = _snapshot(backbone, HUB_PATTERNS, local=True)
     except LocalEntryNotFoundError:
         return None
     return Weights(folder, f"hub@{folder.name}") if _is_whole(folder) else None
 
 
-def _snapshot(backbone: "Backbone", patterns: list[str], local_files_only: bool = False) -> Path:
+def _snapshot(backbone: "Backbone", patterns: list[str], local: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
-    options = {"allow_patterns": patterns, "local_files_only": local_files_only}
-    return Path(snapshot_download(backbone.source, revision=backbone.revision, **options))
+    revision = backbone.revision
+    return Path(snapshot_download(backbone.source, revision=revision, allow_patterns=patterns, local_files_only=local))
 
 
 def _is_whole(folder: Path) -> bool:

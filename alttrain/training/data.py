@@ -19,7 +19,7 @@ import torch
 from alttrain import __version__, tokenization
 from alttrain.records import DamagedError, Example, from_cache, read_bytes, replacing, seal
 from alttrain.tokenization import Renderer
-from alttrain.training.config import Mean, SafeKeyLoss, SupervisedFineTuning
+from alttrain.training.config import Mean, SupervisedFineTuning
 
 
 def tokenized(renderer: Renderer, examples: Sequence[Example], folder: Path) -> list[tokenization.Sequence]:
@@ -29,7 +29,13 @@ def tokenized(renderer: Renderer, examples: Sequence[Example], folder: Path) -> 
     prompt and response tokens of each. KEY hashes the tokenizer, the template, the system prompt, the package version
     and the examples. A damaged file is made again.
     """
-    path = folder / f"{_key(renderer, examples)}.npz"
+    template, system = asdict(renderer.backbone.template), renderer.backbone.system_prompt
+    shaping = {"alttrain": __version__, "said": "text", "template": template, "system": system}
+    digest = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode())
+    digest.update(renderer.tokenizer.backend_tokenizer.to_str().encode())
+    for example in examples:
+        digest.update(repr(example).encode())
+    path = folder / f"{digest.hexdigest()[:32]}.npz"
     if (kept := from_cache(path, lambda path: _read(path, examples))) is not None:
         return kept
     sequences = renderer.render(examples)
@@ -39,16 +45,6 @@ def tokenized(renderer: Renderer, examples: Sequence[Example], folder: Path) -> 
         np.savez(file, tokens=tokens, lengths=lengths)
     seal(path)
     return sequences
-
-
-def _key(renderer: Renderer, examples: Sequence[Example]) -> str:
-    template, system = asdict(renderer.backbone.template), renderer.backbone.system_prompt
-    shaping = {"alttrain": __version__, "said": "text", "template": template, "system": system}
-    digest = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode())
-    digest.update(renderer.tokenizer.backend_tokenizer.to_str().encode())
-    for example in examples:
-        digest.update(repr(example).encode())
-    return digest.hexdigest()[:32]
 
 
 def _read(path: Path, examples: Sequence[Example]) -> list[tokenization.Sequence]:
@@ -136,9 +132,7 @@ def pack(
 def _joined(parts: Sequence[_Part], multiple: int, mean_over: Mean) -> PackedBatch:
     padding = -sum(len(part.ids) for part in parts) % multiple
     padded = [*parts, _Part([0] * padding, 0, padding)] if padding else parts
-    keep: list[int] = []
-    counts: list[int] = []
-    start = 0
+    keep, counts, start = list[int](), list[int](), 0
     for part in parts:
         first = start + part.trained - 1  # the position that predicts the first response token
         counts.append(len(part.ids) - part.trained)
@@ -228,10 +222,7 @@ class BatchStream:
         return self.steps * self.passes
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        objective = self.recipe.objective
-        marked_from = self.steps
-        if isinstance(objective, SafeKeyLoss):
-            marked_from -= objective.last_epochs * self.steps_per_epoch
+        marked_from = self.steps - self.recipe.objective.last_epochs * self.steps_per_epoch
         for step in range(self.start, self.steps):
             yield from self._divided([self.sequences[index] for index in self.members(step)], step >= marked_from)
 

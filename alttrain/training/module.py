@@ -136,20 +136,16 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         self._step_loss += loss.detach()
         self._step_tokens += batch.ids.numel()
         if (batch_index + 1) % self.passes == 0:
-            self.last_loss = self._over_devices(self._step_loss / self.passes)
+            self.last_loss = self._step_loss / self.passes
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(self.last_loss)
+                self.last_loss = self.last_loss / torch.distributed.get_world_size()
             self.losses.append(self.last_loss)
             now = time.monotonic()
             self.log("loss", self.last_loss, prog_bar=True, batch_size=1)
             self.log("learning_rate", self.recipe.learning_rate * self.factor(self.global_step), batch_size=1)
             self.log("tokens_per_second", self._step_tokens / max(now - self._step_began, 1e-9), batch_size=1)
             self._step_loss, self._step_tokens, self._step_began = 0.0, 0, now
-        return loss
-
-    def _over_devices(self, loss: torch.Tensor) -> torch.Tensor:
-        """Average a loss over the devices."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(loss)
-            loss = loss / torch.distributed.get_world_size()
         return loss
 
     def loss(self, batch: PackedBatch) -> torch.Tensor:
@@ -178,16 +174,12 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         return response_loss(hidden[batch.keep], head, batch.targets, batch.relative)
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip the gradient norm. Raises ValueError if loss or norm is not finite, before the weights are updated.
 
-        This applies to every precision. bfloat16 has float32's range, so unlike with float16 an overflow is not an
-        artefact of loss scaling that could be skipped. Fairseq and Megatron-LM also stop the training. With DeepSpeed
-        only the loss is checked, because DeepSpeed does not expose the gradients.
+        bfloat16 has float32's range, so an overflow is no artefact of loss scaling that could be skipped. Fairseq and
+        Megatron-LM also stop the training. DeepSpeed does not expose the gradients: there only the loss is checked.
         """
         norm = 0.0
         if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
@@ -218,15 +210,9 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 groups["lora_B" in name].append(parameter)
-        given = [
-            {"params": groups[False], "lr": recipe.learning_rate},
-            {"params": groups[True], "lr": recipe.learning_rate * recipe.b_ratio},
-        ]
-        settings: dict[str, Any] = {
-            "lr": recipe.learning_rate,
-            "betas": (recipe.betas[0], recipe.betas[1]),
-            "weight_decay": recipe.weight_decay,
-        }
+        rate, betas = recipe.learning_rate, (recipe.betas[0], recipe.betas[1])
+        given = [{"params": groups[False], "lr": rate}, {"params": groups[True], "lr": rate * recipe.b_ratio}]
+        settings: dict[str, Any] = {"lr": rate, "betas": betas, "weight_decay": recipe.weight_decay}
         if recipe.optimizer == "adamw_8bit":
             from bitsandbytes.optim import AdamW8bit
 
