@@ -17,10 +17,11 @@ from stub_server import RESET, Say, Serve, Stub
 from tiny import backbone
 
 from alttrain.backbone.weights import load_tokenizer
-from alttrain.config import register
+from alttrain.config import RunError, register
 from alttrain.generation import Auto, ChildServer, Decoding, InProcess, InProcessVllm, Server
 from alttrain.generation.engine import Model, Prompt, Written
 from alttrain.llm import Failure
+from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
 from alttrain.tokenization import Renderer
 
@@ -114,7 +115,9 @@ def test_an_adapter_is_a_model_of_its_own_and_loaded_where_told(
     stub = serve(lambda prompt, asked: Say("So."))
     stub.models = ["m"]
     write(server(stub, adapter_name="lora-{run}"), prompts(renderer, 1), renderer, adapter=tmp_path)
-    assert stub.requests[0]["model"] == "lora-a-s0"
+    write(server(stub, adapter_name="lora-{run}"), prompts(renderer, 1), renderer, trained=tmp_path)
+    write(server(stub, adapter_name="lora-{run}"), prompts(renderer, 1), renderer)
+    assert [request["model"] for request in stub.requests] == ["lora-a-s0", "lora-a-s0", "m"]
     loads: list[dict[str, Any]] = []
     stub.on_load = lambda request: loads.append(request) or 200  # type: ignore[attr-defined]
     write(server(stub, loads_adapters=True), [], renderer, adapter=tmp_path)
@@ -184,9 +187,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers()
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = " ".join(sys.argv[2:])
+        served = {"m": "the backbone"} | dict(word.split("=", 1) for word in sys.argv[2:] if "=" in word)
+        text = served.get(request["model"])
         body = json.dumps({"choices": [{"text": text, "finish_reason": "stop"}]}).encode()
-        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
+        self.send_response(200 if text else 404); self.send_header("Content-Length", str(len(body))); self.end_headers()
         self.wfile.write(body)
     def log_message(self, *a): pass
 
@@ -212,8 +216,11 @@ def child_gone(output: Path) -> bool:
 def test_a_started_server_answers_and_ends(renderer: Renderer, tmp_path: Path) -> None:
     output = tmp_path / "server.log"
     found = write(child(), prompts(renderer, 2), renderer, adapter=tmp_path, log=output)
-    assert found[1] == Written(f"a-s0={tmp_path}", "stop")
+    assert found == dict.fromkeys(range(2), Written(str(tmp_path), "stop"))  # what serves the adapter's name
     assert child_gone(output)
+    for trained in (None, tmp_path):  # a trained model has the backbone's name on a server of its own
+        found = write(child(), prompts(renderer, 1), renderer, trained=trained, log=output)
+        assert found == {0: Written("the backbone", "stop")}
     with pytest.raises(RuntimeError, match="stage"), child().start(model(renderer, log=output)):
         raise RuntimeError("stage")
     assert child_gone(output)
@@ -305,6 +312,24 @@ def test_vllm_that_is_not_there_is_told(renderer: Renderer, monkeypatch: pytest.
 
 
 # --- before anything starts ---
+
+
+NO_ORIGINALS = ("dataset.amounts.benign=0", "dataset.amounts.borderline=0")
+
+
+@pytest.mark.parametrize("more", [[], [*NO_ORIGINALS, "teacher=backbone"]], ids=["originals", "teacher"])
+def test_an_engine_that_the_rewrite_needs_is_refused_before_weights_load(
+    more: list[str], tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alttrain.run.session.resolve", lambda backbone: pytest.fail("weights were fetched"))
+    monkeypatch.setattr(ChildServer, "_program", lambda self: "no-such-server")
+    arguments = [one for one in tiny_arguments if not one.startswith("generation")]
+    arguments += ["generation=vllm", "stages=[rewrite]", *more]
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose("run", overrides=arguments)
+        with pytest.raises(RunError, match=r"generation\.command: 'vllm' cannot be started"):
+            execute(config)
 
 
 @pytest.mark.parametrize(
