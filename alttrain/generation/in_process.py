@@ -46,7 +46,6 @@ class InProcess(EngineConfig):
 
     @contextmanager
     def start(self, model: Model) -> Iterator["LocalEngine"]:
-        """Load the model."""
         yield LocalEngine(model.decoder(self), model.renderer)
 
     def memory(
@@ -76,7 +75,6 @@ class LocalEngine:
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        """Yield all results, in the order of the prompts."""
         ids, names = [prompt.ids for prompt in prompts], [prompt.name for prompt in prompts]
         caps = [prompt.most(decoding) for prompt in prompts] if any(prompt.cap for prompt in prompts) else []
         for number, tokens in enumerate(self.decoder.generate(ids, decoding, names, advance, caps)):
@@ -108,9 +106,7 @@ class CachedDecoder:
     """
 
     def __init__(self, load: Callable[[], Any], identity: Mapping[str, Any], folder: Path) -> None:
-        self._load = load
-        self.identity = identity
-        self.folder = folder
+        self._load, self.identity, self.folder = load, identity, folder
 
     @cached_property
     def decoder(self) -> Any:
@@ -128,26 +124,23 @@ class CachedDecoder:
         """Return the generated tokens of each prompt; see `Decoder.generate`."""
         chosen = {key: value for key, value in asdict(decoding).items() if value is not None}
         asked = {"alttrain": __version__, **self.identity, "decoding": chosen, "prompts": list(prompts)}
-        if decoding.temperature:
-            asked["names"] = list(names)
-        if caps:
-            asked["caps"] = list(caps)
+        asked |= {"names": list(names)} if decoding.temperature else {}
+        asked |= {"caps": list(caps)} if caps else {}
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         path = self.folder / key[:2] / f"{key}.json"
+
+        def read(path: Path) -> list[list[int]]:
+            kept: list[list[int]] = read_json(path, list[list[Annotated[int, Meta(ge=0, lt=2**31)]]])
+            if len(kept) != len(prompts):
+                raise DamagedError(path, f"has the tokens of {len(kept)} prompts, not of {len(prompts)}")
+            return kept
+
         with alone(path):
-            kept: list[list[int]] | None = from_cache(path, lambda path: _read(path, len(prompts)))
-            if kept is not None:
-                if on_finished:
-                    on_finished(len(prompts))
-                return kept
-            written: list[list[int]] = self.decoder.generate(prompts, decoding, names, on_finished, caps)
-            write_text(path, json.dumps(written))
-            seal(path)
-            return written
-
-
-def _read(path: Path, prompts: int) -> list[list[int]]:
-    written: list[list[int]] = read_json(path, list[list[Annotated[int, Meta(ge=0, lt=2**31)]]])
-    if len(written) != prompts:
-        raise DamagedError(path, f"has the tokens of {len(written)} prompts, not of {prompts}")
-    return written
+            written: list[list[int]] | None = from_cache(path, read)
+            if written is None:
+                written = self.decoder.generate(prompts, decoding, names, on_finished, caps)
+                write_text(path, json.dumps(written))
+                seal(path)
+            elif on_finished:
+                on_finished(len(prompts))
+        return written

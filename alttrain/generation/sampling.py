@@ -16,9 +16,7 @@ class Sampler:
     """Chooses next tokens. With a repetition penalty it also tracks the tokens of each slot."""
 
     def __init__(self, decoding: Decoding, slots: int, device: torch.device) -> None:
-        self.decoding = decoding
-        self.slots = slots
-        self.device = device
+        self.decoding, self.slots, self.device = decoding, slots, device
         self.seen: torch.Tensor | None = None  # (slots, vocabulary): tokens of prompt and response
 
     def see(self, slot: int, ids: list[int], vocabulary: int) -> None:

@@ -22,11 +22,8 @@ class TokenScorer:
     def __init__(
         self, model: Any, tokenizer: Any, device: str, group_tokens: int = PREFILL_TOKENS, slots: int = 32
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.device = device
-        self.group_tokens = group_tokens
-        self.slots = slots
+        self.model, self.tokenizer, self.device = model, tokenizer, device
+        self.group_tokens, self.slots = group_tokens, slots
         self._decoder = Decoder(model, tokenizer.eos_token_id, slots, device)
         windows = [model.config.max_position_embeddings]
         windows += [getattr(model.config, name, None) for name in ("sliding_window", "attention_chunk_size")]

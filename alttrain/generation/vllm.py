@@ -38,7 +38,6 @@ class InProcessVllm(EngineConfig):
 
     @contextmanager
     def start(self, model: Model) -> Iterator["VllmEngine"]:
-        """Load the model. Raises ValueError if vLLM is not installed."""
         try:
             from vllm import LLM
             from vllm.lora.request import LoRARequest
@@ -69,7 +68,6 @@ class VllmEngine:
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        """Yield all results, in the order of the prompts."""
         from vllm import SamplingParams
 
         sampled = decoding.temperature > 0

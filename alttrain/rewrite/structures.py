@@ -145,9 +145,8 @@ class AltTrain(Structure):
 
     @property
     def _stops(self) -> Sequence[str]:
-        return (
-            {"template": STOPS, "rephrased": REPHRASED_STOPS}[self.stops] if isinstance(self.stops, str) else self.stops
-        )
+        pools = {"template": STOPS, "rephrased": REPHRASED_STOPS}
+        return pools[self.stops] if isinstance(self.stops, str) else self.stops
 
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
@@ -170,17 +169,14 @@ class AltTrain(Structure):
                 thought.append(understanding or self.understanding(example))
             elif step == "assessment" and assessment is not None:
                 thought.append(assessment)
+            elif step == "reasoning" and example.label == "harmful":
+                thought.append(Segment("refusal", choose(self._stops, "stop", example.id, seed), "template"))
             elif step == "reasoning":
-                thought += self._reason(example, seed)
+                thought += self.understanding.rest(example) if self.understanding else example.thought
         if not thought:
             return Rejected(example.id, "the trace holds nothing but its understanding")
         answer = refusal(example, seed) if example.label == "harmful" else example.answer
         return replace(example, thought=tuple(thought), answer=answer, trace_hash=trace_hash(example))
-
-    def _reason(self, example: Example, seed: int) -> tuple[Segment, ...]:
-        if example.label == "harmful":
-            return (Segment("refusal", choose(self._stops, "stop", example.id, seed), "template"),)
-        return self.understanding.rest(example) if self.understanding else example.thought
 
     def parse(self, thought: str) -> tuple[Segment, ...]:
         """Split a thought into its steps: one paragraph each, except the conditional reasoning, which is what remains.
@@ -225,7 +221,6 @@ class Plain(Structure):
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """Return the example itself."""
         return _as_it_is(example, self.shapes)
 
 
@@ -242,14 +237,12 @@ class SafePath(Structure):
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """Return the primer for a harmful example, and a benign example itself."""
         if example.label == "benign":
             return _as_it_is(example)
         thought = (Segment("primer", self.primer, "template"),)
         return replace(example, thought=thought, answer="", partial=True, trace_hash=trace_hash(example))
 
     def parse(self, thought: str) -> tuple[Segment, ...]:
-        """Return the primer, or a whole trace."""
         return (Segment("primer" if thought == self.primer else "reasoning", thought, "parsed"),) if thought else ()
 
 
@@ -279,7 +272,6 @@ class ThinkSafe(Structure):
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """Return the example with the backbone's thought and answer."""
         return _as_it_is(example)
 
 
@@ -309,7 +301,6 @@ class PromptSide(Structure):
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """Reject the example: there is nothing to train on."""
         return Rejected(example.id, f"{self.name} works on the prompt and trains nothing; choose training=none")
 
 
@@ -318,12 +309,6 @@ class Untouched(Structure):
     """Examples unchanged, with or without traces."""
 
     name: str
-
-
-def _as_it_is(example: Example, shapes: Sequence[Shape] = ("thought_and_answer",)) -> Example | Rejected:
-    if example.shape not in shapes:
-        return Rejected(example.id, f"the example is {_SHAPES[example.shape]}, and {_asked_for(shapes)} is asked for")
-    return replace(example, trace_hash=trace_hash(example))
 
 
 _SHAPES: dict[Shape, str] = {
@@ -335,8 +320,11 @@ _SHAPES: dict[Shape, str] = {
 }
 
 
-def _asked_for(shapes: Sequence[Shape]) -> str:
-    return " or ".join(_SHAPES[shape] for shape in shapes)
+def _as_it_is(example: Example, shapes: Sequence[Shape] = ("thought_and_answer",)) -> Example | Rejected:
+    if example.shape in shapes:
+        return replace(example, trace_hash=trace_hash(example))
+    accepted = " or ".join(_SHAPES[shape] for shape in shapes)
+    return Rejected(example.id, f"the example is {_SHAPES[example.shape]}, and {accepted} is asked for")
 
 
 def _check_traces(structure: AltTrain | Plain) -> None:

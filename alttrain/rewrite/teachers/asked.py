@@ -95,7 +95,6 @@ class _Backbone:
         self.sampling: Mapping[str, Any] = {"temperature": 0.0, "max_tokens": writer.max_tokens}
 
     def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply]]:
-        """Yield each key with its reply, chunk by chunk."""
         for start in range(0, len(prompts), self._chunk):
             chunk = list(prompts)[start : start + self._chunk]
             texts = self._ask([prompts[key] for key in chunk], self.sampling["max_tokens"])
