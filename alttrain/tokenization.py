@@ -253,34 +253,28 @@ class Renderer:
         ids, trained, whole = sequence.ids, sequence.response, not example.partial
         prompt = self.prompts([example], "open")[0]
         spelt, due = self._text(trained), self._normal(self._response_text(example))
+        if bos := self._ids(self.backbone.template.bos):
+            begins_once = ids[:1] == bos and ids.count(bos[0]) == 1
+        else:  # then the tokenizer's own is not doubled
+            begins_once = ids[:2] != [self.tokenizer.bos_token_id] * 2
+        delimiter = self.backbone.template.think_close.strip()
+        close = self._ids(delimiter)
+        if close[0] in self._special_ids:
+            starts = [at for at, token in enumerate(trained) if token == close[0]]
+            closings = sum(trained[at : at + len(close)] == close for at in starts)
+        else:
+            closings = spelt.count(delimiter)
         rules = {
             "the prompt of generation is not a prefix": ids[: len(prompt)] == prompt,
             "the loss does not begin with the first token the model writes": len(sequence.prompt) == len(prompt),
             "the thought carries no loss": self._normal(render(example.thought)) in spelt,
-            "the beginning token is absent, doubled or not in front": self._begins_once(ids),
+            "the beginning token is absent, doubled or not in front": begins_once,
             "the end of the turn is not trained": trained[-1:] == [self.end_id] or not whole,
             "the turn ends more than once, or where it should go on": trained.count(self.end_id) == whole,
-            "the thought is not closed exactly once": self._closings(trained, spelt) == whole,
+            "the thought is not closed exactly once": closings == whole,
             "the response is not the text it should be": spelt == due,
         }
         return [problem for problem, holds in rules.items() if not holds]
-
-    def _begins_once(self, ids: list[int]) -> bool:
-        """Return whether the beginning token is in front and only there.
-
-        If the template has none, return whether the tokenizer's is not doubled.
-        """
-        if bos := self._ids(self.backbone.template.bos):
-            return ids[:1] == bos and ids.count(bos[0]) == 1
-        return ids[:2] != [self.tokenizer.bos_token_id] * 2
-
-    def _closings(self, ids: list[int], text: str) -> int:
-        """Count the closing delimiters, by their ids or, if they are not special tokens, by their text."""
-        delimiter = self.backbone.template.think_close.strip()
-        close = self._ids(delimiter)
-        if close[0] not in self._special_ids:
-            return text.count(delimiter)
-        return sum(ids[start : start + len(close)] == close for start, token in enumerate(ids) if token == close[0])
 
     def _normal(self, text: str) -> str:
         """Normalise a text as the tokenizer does (Unicode's NFC in Qwen's)."""

@@ -18,7 +18,7 @@ from tiny import CHATML, LORA, backbone
 from alttrain.backbone import Shape, Weights, Wheel, resolve, source
 from alttrain.backbone.adapter import read_adapter
 from alttrain.backbone.attention import SHORT, PackedSequences, group_lengths
-from alttrain.backbone.device import check_kernels, free_system_memory
+from alttrain.backbone.device import Device, check_kernels, free_system_memory, number_bytes
 from alttrain.backbone.fused import CHUNK, response_loss
 from alttrain.backbone.memory import (
     activation_bytes,
@@ -30,7 +30,7 @@ from alttrain.backbone.memory import (
     weight_bytes,
 )
 from alttrain.backbone.source import public_name
-from alttrain.backbone.weights import Base, add_lora, beside, load_model, load_tokenizer, save_trained
+from alttrain.backbone.weights import Base, add_lora, beside, choose_dtype, load_model, load_tokenizer, save_trained
 
 
 def test_split_is_the_inverse_of_response() -> None:
@@ -340,6 +340,21 @@ def test_what_is_missing_for_a_kernel_is_told(
     with pytest.raises(ValueError, match=message):
         check_kernels(*arguments)
     check_kernels("none", "sdpa", cuda=False)
+
+
+@pytest.mark.parametrize(
+    ("driver", "native", "name"), [(True, False, "float32"), (True, True, "bfloat16"), (False, False, "bfloat16")]
+)
+def test_the_estimate_has_the_dtype_that_the_gpu_computes_in(
+    driver: bool, native: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a driver, the GPU is only planned."""
+    monkeypatch.setattr("alttrain.backbone.device.has_gpu_driver", lambda: driver)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert number_bytes("auto", Device("a GPU", None)) == (4 if name == "float32" else 2)
+    assert choose_dtype("auto", "cuda") == getattr(torch, name)
+    assert choose_dtype("float16", "cuda") == torch.float16
 
 
 def test_free_memory_is_what_system_and_control_group_leave(tmp_path: Path) -> None:

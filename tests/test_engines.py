@@ -11,19 +11,24 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from hydra import compose, initialize_config_module
 from processes import gone
 from stub_server import RESET, Say, Serve, Stub
-from tiny import backbone
+from tiny import LORA, backbone
 
-from alttrain.backbone.weights import load_tokenizer
+from alttrain.backbone import Weights
+from alttrain.backbone.weights import add_lora, load_model, load_tokenizer
 from alttrain.config import RunError, register
 from alttrain.generation import Auto, ChildServer, Decoding, InProcess, InProcessVllm, Server
 from alttrain.generation.engine import Model, Prompt, Written
 from alttrain.llm import Failure
 from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
+from alttrain.run.session import Session
 from alttrain.tokenization import Renderer
+from alttrain.training import Hardware
 
 PATIENCE: dict[str, Any] = {"attempts": 4, "timeout_s": 0.5, "concurrency": 8}
 GREEDY = Decoding(7)
@@ -266,6 +271,29 @@ def test_a_server_does_not_outlive_a_killed_run(tiny_folder: Path, tmp_path: Pat
         assert process.stdout.readline() == "up\n"
         process.send_signal(number)
     assert child_gone(output)
+
+
+# --- in this process ---
+
+
+def test_an_adapter_is_read_once_and_shapes_what_is_written(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapted = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), LORA, seed=0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    adapted.save_pretrained(tmp_path / "adapter")
+    read, load = list[Path](), safetensors.torch.load_file
+    monkeypatch.setattr("safetensors.torch.load_file", lambda path, *more: read.append(Path(path)) or load(path, *more))
+    parts = {"name": "a-s0", "folder": tmp_path, "output_dir": tmp_path, "hardware": Hardware(accelerator="cpu")}
+    session = Session(SimpleNamespace(**parts, generation=InProcess(dtype="float32"), backbone=backbone(tiny_folder)))  # type: ignore[arg-type]
+    written = []
+    for trained in (None, tmp_path / "adapter"):
+        with session.engine(trained) as engine:
+            written.append(dict(engine.generate(prompts(session.renderer, 2), GREEDY)))
+    assert written[0] != written[1]
+    assert read.count(tmp_path / "adapter" / "adapter_model.safetensors") == 1
 
 
 # --- vLLM in this process ---

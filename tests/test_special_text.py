@@ -32,7 +32,6 @@ from alttrain.generation.server import ServerEngine
 from alttrain.records import Example, Segment
 from alttrain.run.stages.generate import _prompt
 from alttrain.tokenization import Renderer
-from alttrain.training.data import tokenized
 
 R1, QWEN3 = "r1_distill_qwen", "qwen3"
 FOLDERS = {"r1": R1, "r1_january": R1, "qwen3": QWEN3, "chatml": QWEN3, "s1": QWEN3}
@@ -117,7 +116,7 @@ def a_row(said: str, **fields: Any) -> Example:
     return replace(Example("x", said, "harmful", thought=thought, answer=f"No. {said}", turns=(said,)), **fields)
 
 
-def test_a_row_is_text_wherever_it_came_from(renderer: Renderer, tmp_path: Path) -> None:
+def test_a_row_is_text_wherever_it_came_from(renderer: Renderer) -> None:
     """Prompt, earlier turn, thought and answer: only the template's tokens are special, and the thought closes once."""
     closes = renderer.backbone.template.think_close.strip()
     spelt = hostile(renderer)
@@ -130,7 +129,6 @@ def test_a_row_is_text_wherever_it_came_from(renderer: Renderer, tmp_path: Path)
     assert renderer.problems(sequence, row) == []
     assert sequence.prompt == renderer.encode(renderer.prompt_text(spelt, "open", turns=[spelt]))
     assert renderer.render([plain, row, plain]) == [ordinary, sequence, ordinary]
-    assert tokenized(renderer, [row], tmp_path) == tokenized(renderer, [row], tmp_path) == [sequence]
 
 
 def test_marks_stand_where_they_should_in_such_a_row(renderer: Renderer) -> None:

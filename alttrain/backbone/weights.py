@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from alttrain.backbone import attention
@@ -36,22 +36,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def load_model(
-    weights: Weights,
-    dtype: torch.dtype,
-    device: str,
-    kernel: Attention = "packed",
-    quantization: Quantization = "none",
+    weights: Weights, dtype: torch.dtype, device: str, kernel: Attention = "packed", quantization: Quantization = "none"
 ) -> torch.nn.Module:
     """Load a causal language model in evaluation mode, with frozen weights.
 
-    `kernel` is the attention kernel; the slot decoder needs "packed". A quantised model computes in `dtype`. Raises
-    ValueError if a package or GPU for the kernel or quantisation is missing, or if the files lack weights.
+    `kernel` is the attention kernel; the slot decoder needs "packed". A quantised model computes in `dtype`; its head
+    is not quantised. Raises ValueError if a package or GPU is missing, or if the files lack weights.
     """
     check_kernels(quantization, kernel, device.startswith("cuda"))
     if quantization != "none" and device == "cpu":
         _tell_slow(quantization)
     transformers_logging.disable_progress_bar()
-    shrunk = {"quantization_config": _bitsandbytes(quantization, dtype), "device_map": {"": device}}
+    options: dict[str, Any] = {"load_in_8bit": True} if quantization == "int8" else {}
+    if quantization == "nf4":  # QLoRA's settings, which R1-Act's backbones also use
+        options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        options["bnb_4bit_compute_dtype"] = dtype
+    shrunk = {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}} if options else {}
     model, loading = AutoModelForCausalLM.from_pretrained(
         weights.folder,
         output_loading_info=True,
@@ -59,7 +59,7 @@ def load_model(
         attn_implementation=attention.NAME if kernel == "packed" else kernel,
         use_safetensors=True,
         trust_remote_code=False,
-        **({} if quantization == "none" else shrunk),
+        **shrunk,
     )
     if absent := loading["missing_keys"]:  # transformers only warns, and initialises them randomly
         raise ValueError(
@@ -74,20 +74,6 @@ def load_model(
 @functools.cache
 def _tell_slow(quantization: Quantization) -> None:
     log.info("backbone  %s weights are slow on a CPU: they save memory, not time", quantization)
-
-
-def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
-    """Return QLoRA's 4-bit settings, which R1-Act's backbones also use, or LLM.int8's. The head is not quantised."""
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
 
 
 def choose_dtype(requested: str, device: str) -> torch.dtype:
@@ -139,9 +125,11 @@ def save_trained(
 
     The folder has a temporary name until it is complete.
     """
+    from peft import PeftModel
+
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    if hasattr(model, "peft_config"):
+    if isinstance(model, PeftModel):
         model.peft_config["default"].base_model_name_or_path = public_name(backbone)
         model.save_pretrained(temporary, state_dict=dict(weights), save_embedding_layers=False)
         described = json.loads((temporary / CONFIG).read_text(encoding="utf-8"))
@@ -172,8 +160,8 @@ def beside(model: torch.nn.Module, adapter: Adapter) -> torch.nn.Module:
 class Base:
     """A loaded backbone into which adapters are merged, one at a time.
 
-    Sums are computed in float32, so a backbone in bfloat16 gets the same weights as one that was merged in float32 and
-    then rounded. The original weights are kept in system memory, so that the next adapter needs no reloading.
+    Sums are in float32, so a backbone in bfloat16 gets the weights of one that was merged in float32 and then rounded.
+    The original weights are kept in system memory, so that the next adapter needs no reloading.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:

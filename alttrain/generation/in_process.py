@@ -40,9 +40,7 @@ class InProcess(EngineConfig):
     batched: ClassVar[bool] = True
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
-        """Raise ValueError if the protocol's quantisation needs a missing package or GPU."""
-        if quantization not in (None, "none"):
-            check_kernels(quantization, "packed", gpu, owner="protocol")
+        check_kernels(quantization or "none", "packed", gpu, owner="protocol")
 
     @contextmanager
     def start(self, model: Model) -> Iterator["LocalEngine"]:
@@ -124,8 +122,10 @@ class CachedDecoder:
         """Return the generated tokens of each prompt; see `Decoder.generate`."""
         chosen = {key: value for key, value in asdict(decoding).items() if value is not None}
         asked = {"alttrain": __version__, **self.identity, "decoding": chosen, "prompts": list(prompts)}
-        asked |= {"names": list(names)} if decoding.temperature else {}
-        asked |= {"caps": list(caps)} if caps else {}
+        if decoding.temperature:
+            asked["names"] = list(names)
+        if caps:
+            asked["caps"] = list(caps)
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         path = self.folder / key[:2] / f"{key}.json"
 

@@ -56,7 +56,6 @@ class ChildServer(EngineConfig):
         return self.server.chunk
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
-        """Raise ValueError if the program is missing or the protocol asks for quantised weights."""
         super().check(quantization, gpu)
         if shutil.which(self._program()) is None:
             raise ValueError(self._not_started("there is no such program"))

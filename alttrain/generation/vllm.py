@@ -31,7 +31,6 @@ class InProcessVllm(EngineConfig):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
-        """Raise ValueError if vLLM is not installed or the protocol asks for quantised weights."""
         super().check(quantization, gpu)
         if importlib.util.find_spec("vllm") is None:
             raise ValueError(ABSENT)

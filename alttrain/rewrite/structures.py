@@ -31,6 +31,15 @@ StepSwitch = Literal["understanding", "assessment", "reasoning"]
 """A step that can be dropped or moved. For a harmful example, `reasoning` is a refusal."""
 
 
+_SHAPES: dict[Shape, str] = {
+    "thought_and_answer": "a thought and an answer",
+    "thought_only": "a thought without an answer",
+    "answer_only": "an answer without a thought",
+    "opening": "the opening of a thought",
+    "prompt_only": "a prompt alone",
+}
+
+
 class Guard(Protocol):
     """A judge that says which responses are unsafe."""
 
@@ -56,6 +65,7 @@ class Structure(Protocol):
     - `system`       the structure's system prompt; None keeps the backbone's
     - `prompt_form`  a text containing {prompt}, in which the user's message is asked
     - `before`       turns asked before the user's message; the model answers each
+    - `shapes`       shapes of the rows that are trained as they are; others are rejected. Empty: all shapes
     """
 
     name: str
@@ -69,6 +79,7 @@ class Structure(Protocol):
     system: str | None = None
     prompt_form: str = SLOT
     before: Sequence[str] = ()
+    shapes: Sequence[Shape] = ()
 
     def prompt(self, message: str) -> str:
         """Return the user's message as the model gets it."""
@@ -81,11 +92,14 @@ class Structure(Protocol):
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """Return the example to train on; by default the example itself.
+        """Return the example to train on; by default the example itself, if it has one of the structure's shapes.
 
         `assessment` is the teacher's and `understanding` the understander's, if there is one. The result's `trace_hash`
         is that of the original thought and answer.
         """
+        if self.shapes and example.shape not in self.shapes:
+            asked_for = " or ".join(_SHAPES[shape] for shape in self.shapes)
+            return Rejected(example.id, f"the example is {_SHAPES[example.shape]}, and {asked_for} is asked for")
         return replace(example, trace_hash=trace_hash(example))
 
     def parse(self, thought: str) -> tuple[Segment, ...]:
@@ -106,15 +120,10 @@ class AltTrain(Structure):
     """Problem understanding -> harmfulness assessment -> conditional reasoning (refuse, or reason on).
 
     - `understanding`  where the understanding of a row comes from
-    - `understander`   a model that writes the understandings of rows without a trace, instead of a rule
-    - `teacher`        writes the assessment
-    - `original`       how the backbone is asked for originals of the labels in `continues`
     - `steps`          the steps in order. Dropping a step leaves the others unchanged, byte for byte. Without
                        "understanding", the trace's own is also removed (`understanding=None` keeps it). Without
                        "reasoning", a harmful example is refused only in the answer, and a benign answer follows at once
     - `stops`          sentences that end a harmful thought: the name of a pool, or the sentences themselves
-    - `traces`         which originals the rows of `continues` start from
-    - `may_lose`       maximum share of a label's rows that may be dropped before the run stops
     """
 
     name: str
@@ -218,11 +227,6 @@ class Plain(Structure):
         """Benign examples if the backbone is asked for originals, otherwise none."""
         return ("benign",) if self.original else ()
 
-    def rewrite(
-        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
-    ) -> Example | Rejected:
-        return _as_it_is(example, self.shapes)
-
 
 @dataclass(frozen=True)
 class SafePath(Structure):
@@ -234,11 +238,13 @@ class SafePath(Structure):
     name: str
     primer: str
 
+    shapes = ("thought_and_answer",)
+
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
         if example.label == "benign":
-            return _as_it_is(example)
+            return super().rewrite(example, seed)
         thought = (Segment("primer", self.primer, "template"),)
         return replace(example, thought=thought, answer="", partial=True, trace_hash=trace_hash(example))
 
@@ -262,17 +268,14 @@ class ThinkSafe(Structure):
 
     traces: Literal["backbone"] = "backbone"
 
+    shapes = ("thought_and_answer",)
+
     def __post_init__(self) -> None:
         if self.guard.says != "unsafe":
             raise ValueError(
                 f"rewrite.guard={self.guard.name}: says {self.guard.says!r}; accepted: a judge that says 'unsafe', "
                 "such as judge@rewrite.guard=llama_guard_3"
             )
-
-    def rewrite(
-        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
-    ) -> Example | Rejected:
-        return _as_it_is(example)
 
 
 @dataclass(frozen=True)
@@ -309,22 +312,6 @@ class Untouched(Structure):
     """Examples unchanged, with or without traces."""
 
     name: str
-
-
-_SHAPES: dict[Shape, str] = {
-    "thought_and_answer": "a thought and an answer",
-    "thought_only": "a thought without an answer",
-    "answer_only": "an answer without a thought",
-    "opening": "the opening of a thought",
-    "prompt_only": "a prompt alone",
-}
-
-
-def _as_it_is(example: Example, shapes: Sequence[Shape] = ("thought_and_answer",)) -> Example | Rejected:
-    if example.shape in shapes:
-        return replace(example, trace_hash=trace_hash(example))
-    accepted = " or ".join(_SHAPES[shape] for shape in shapes)
-    return Rejected(example.id, f"the example is {_SHAPES[example.shape]}, and {accepted} is asked for")
 
 
 def _check_traces(structure: AltTrain | Plain) -> None:

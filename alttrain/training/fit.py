@@ -44,8 +44,7 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
     """On Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop. A second signal stops at once."""
 
     def __init__(self, last: Path) -> None:
-        self.last = last
-        self.asked = False
+        self.last, self.asked = last, False
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, *unused: Any) -> None:
@@ -220,9 +219,12 @@ def fit(
         save_top_k=0,
         enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
     )
-    callbacks = [checkpoints, _StopAfterStep(last), *[TQDMProgressBar(refresh_rate=1)] * progress]
-    own_format = hardware.strategy.startswith("deepspeed")
-    plugins = [environment(), *([] if own_format else [_AtomicCheckpoints(made_from)])]
+    callbacks = [checkpoints, _StopAfterStep(last)]
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=1))
+    plugins = [environment()]
+    if not hardware.strategy.startswith("deepspeed"):  # DeepSpeed writes its own checkpoints
+        plugins.append(_AtomicCheckpoints(made_from))
     if start:
         log.info("training goes on from step %d of %d", start, steps)
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
