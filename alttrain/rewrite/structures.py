@@ -8,7 +8,7 @@
 - `Untouched`   the examples unchanged
 
 Structures are pure and deterministic. The rewrite stage supplies the originals of the labels in `continues`, and the
-assessments of the `teacher`. `parse` is the exact inverse of rendering what the structure wrote.
+assessments of the `teacher`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from annotated_types import Ge, Le
 
-from alttrain.records import Example, Generation, Judgement, Label, Rejected, Segment, Shape, Step
+from alttrain.records import Example, Generation, Judgement, Label, Rejected, Segment, Shape
 from alttrain.rewrite.original import SLOT, SelfTrace, trace_hash
 from alttrain.rewrite.parser import SEPARATOR
 from alttrain.rewrite.teachers import Teacher, TemplateTeacher, Understander
@@ -102,13 +102,6 @@ class Structure(Protocol):
             return Rejected(example.id, f"the example is {_SHAPES[example.shape]}, and {asked_for} is asked for")
         return replace(example, trace_hash=trace_hash(example))
 
-    def parse(self, thought: str) -> tuple[Segment, ...]:
-        """Return the segments of a thought that this structure rendered, with origin "parsed".
-
-        By default all is reasoning.
-        """
-        return (Segment("reasoning", thought, "parsed"),) if thought else ()
-
 
 def lacks_original(structure: Structure, example: Example) -> bool:
     """Return whether the backbone is asked for this example's trace and answer."""
@@ -187,23 +180,6 @@ class AltTrain(Structure):
         answer = refusal(example, seed) if example.label == "harmful" else example.answer
         return replace(example, thought=tuple(thought), answer=answer, trace_hash=trace_hash(example))
 
-    def parse(self, thought: str) -> tuple[Segment, ...]:
-        """Split a thought into its steps: one paragraph each, except the conditional reasoning, which is what remains.
-
-        Raises ValueError if the thought has too few paragraphs.
-        """
-        steps: list[Step] = list(self.steps)
-        at = steps.index("reasoning") if "reasoning" in steps else len(steps)
-        before, after = steps[:at], steps[at + 1 :]
-        texts = thought.split(SEPARATOR, len(before))
-        if len(texts) > len(before):
-            texts[-1:] = texts[-1].rsplit(SEPARATOR, len(after))
-        if len(texts) == len(steps) and at < len(steps):
-            before.append("refusal" if texts[at] in self._stops else "reasoning")
-        if len(texts) < len(before + after):
-            raise ValueError(f"rewrite={self.name} did not write a thought of {len(texts)} paragraphs")
-        return tuple(Segment(step, text, "parsed") for step, text in zip(before + after, texts, strict=True))
-
 
 @dataclass(frozen=True)
 class Plain(Structure):
@@ -247,9 +223,6 @@ class SafePath(Structure):
             return super().rewrite(example, seed)
         thought = (Segment("primer", self.primer, "template"),)
         return replace(example, thought=thought, answer="", partial=True, trace_hash=trace_hash(example))
-
-    def parse(self, thought: str) -> tuple[Segment, ...]:
-        return (Segment("primer" if thought == self.primer else "reasoning", thought, "parsed"),) if thought else ()
 
 
 @dataclass(frozen=True)
