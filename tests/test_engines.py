@@ -226,6 +226,9 @@ def test_a_started_server_answers_and_ends(renderer: Renderer, tmp_path: Path) -
     for trained in (None, tmp_path):  # a trained model has the backbone's name on a server of its own
         found = write(child(), prompts(renderer, 1), renderer, trained=trained, log=output)
         assert found == {0: Written("the backbone", "stop")}
+    named = replace(child(), server=Server("http://unused", "{model}", **PATIENCE))
+    named = replace(named, command=[*named.command, "{name}=named"])
+    assert write(named, prompts(renderer, 1), renderer, log=output) == {0: Written("named", "stop")}
     with pytest.raises(RuntimeError, match="stage"), child().start(model(renderer, log=output)):
         raise RuntimeError("stage")
     assert child_gone(output)

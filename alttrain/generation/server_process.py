@@ -71,7 +71,8 @@ class ChildServer(EngineConfig):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        words = {"model": str(model.weights()), "name": self.server.model_name, "run": model.run}
+        # the model's name is first, since it may contain the others
+        words = {"name": self.server.model_name, "model": str(model.weights()), "run": model.run}
         words |= {"port": address.rpartition(":")[2], "adapter": str(model.adapter.resolve()) if model.adapter else ""}
 
         def filled(text: str) -> str:
