@@ -45,17 +45,10 @@ class Shape:
     tied: bool
 
     @property
-    def queries(self) -> int:  # numbers per token, as `keys`
-        return self.heads * self.head_dim
-
-    @property
-    def keys(self) -> int:
-        return self.kv_heads * self.head_dim
-
-    @property
     def projections(self) -> dict[str, tuple[int, int]]:
         """(in, out) of each linear layer in a decoder layer, by the names that LoRA targets use."""
-        queries, keys, hidden, inner = self.queries, self.keys, self.hidden, self.intermediate
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        hidden, inner = self.hidden, self.intermediate
         attention = {"q_proj": (hidden, queries), "k_proj": (hidden, keys), "v_proj": (hidden, keys)}
         mlp = {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
         return attention | {"o_proj": (queries, hidden)} | mlp
@@ -111,7 +104,8 @@ def activation_bytes(shape: Shape, width: int, rank: int, fused: bool = True) ->
     the norms' inputs in float32. If LoRA is not `fused` (dropout or quantised weights), peft also keeps float32 copies
     of every projection's input, and dropout masks.
     """
-    kept = width * (2 * shape.hidden + 3 * shape.queries + 2 * shape.keys + 4 * shape.intermediate + 7 * rank)
+    heads = shape.head_dim * (3 * shape.heads + 2 * shape.kv_heads)
+    kept = width * (2 * shape.hidden + heads + 4 * shape.intermediate + 7 * rank)
     unfused = 0 if fused else UNFUSED_BYTES * sum(rows for rows, _ in shape.projections.values())
     return shape.layers * (kept + 2 * 4 * shape.hidden + unfused)
 
@@ -179,7 +173,7 @@ def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, dev
 
 def cache_bytes(shape: Shape, width: int, slots: int, length: int) -> int:
     """Size of the keys and values of `slots` sequences of `length` tokens, over all layers."""
-    return 2 * shape.layers * shape.keys * width * slots * length
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * width * slots * length
 
 
 def generation_bytes(
