@@ -82,14 +82,6 @@ class Renderer:
         """The id of the token that ends a turn."""
         return self._ids(self.backbone.template.end)[-1]
 
-    @cached_property
-    def _bos_ids(self) -> list[int]:
-        return self._ids(self.backbone.template.bos)
-
-    @cached_property
-    def _close_ids(self) -> list[int]:
-        return self._ids(self.backbone.template.think_close.strip())
-
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)  # type: ignore[no-any-return]
 
@@ -183,20 +175,6 @@ class Renderer:
             renamed.append("".join(pieces))
         return list(zip(renamed, self._disguised.encode_batch(renamed, add_special_tokens=False), strict=True))
 
-    def prompt(
-        self,
-        user: str,
-        thought: ThoughtMode,
-        system: str | None = None,
-        turns: Iterable[str] = (),
-        answers: Iterable[str] = (),
-    ) -> list[int]:
-        """Return the ids of a prompt that follows the dialogue of `turns` and `answers`.
-
-        `system` None uses the backbone's system prompt; "" means none.
-        """
-        return self.encode(self.prompt_text(user, thought, system, turns, answers))
-
     def prompt_text(
         self,
         user: str,
@@ -205,7 +183,10 @@ class Renderer:
         turns: Iterable[str] = (),
         answers: Iterable[str] = (),
     ) -> Rendered:
-        """Return the text of a prompt, including the beginning token."""
+        """Return the text of a prompt after the dialogue of `turns` and `answers`, including the beginning token.
+
+        `system` None uses the backbone's system prompt; "" means none.
+        """
         own = self.backbone.system_prompt if system is None else system
         return self.backbone.template.prompt(user, own, thought, turns, answers)
 
@@ -219,12 +200,8 @@ class Renderer:
         template, system = self.backbone.template, self.backbone.system_prompt
         return self._batch([template.prompt(e.prompt, system, thought, e.turns) for e in examples])
 
-    def sequence(self, example: Example) -> Sequence:
-        """Return prompt and response of a training example. Raises ValueError if it has neither thought nor answer."""
-        return self.render([example])[0]
-
     def render(self, examples: Iterable[Example]) -> list[Sequence]:
-        """Return the `sequence` of each example, tokenized together."""
+        """Return prompt and response of each example. Raises ValueError if one has neither thought nor answer."""
         examples = list(examples)
         responses = self._batch([self._response_text(example) for example in examples])
         prompts = self.prompts(examples, "open")
@@ -276,33 +253,28 @@ class Renderer:
         ids, trained, whole = sequence.ids, sequence.response, not example.partial
         prompt = self.prompts([example], "open")[0]
         spelt, due = self._text(trained), self._normal(self._response_text(example))
+        if bos := self._ids(self.backbone.template.bos):
+            begins_once = ids[:1] == bos and ids.count(bos[0]) == 1
+        else:  # then the tokenizer's own is not doubled
+            begins_once = ids[:2] != [self.tokenizer.bos_token_id] * 2
+        delimiter = self.backbone.template.think_close.strip()
+        close = self._ids(delimiter)
+        if close[0] in self._special_ids:
+            starts = [at for at, token in enumerate(trained) if token == close[0]]
+            closings = sum(trained[at : at + len(close)] == close for at in starts)
+        else:
+            closings = spelt.count(delimiter)
         rules = {
             "the prompt of generation is not a prefix": ids[: len(prompt)] == prompt,
             "the loss does not begin with the first token the model writes": len(sequence.prompt) == len(prompt),
             "the thought carries no loss": self._normal(render(example.thought)) in spelt,
-            "the beginning token is absent, doubled or not in front": self._begins_once(ids),
+            "the beginning token is absent, doubled or not in front": begins_once,
             "the end of the turn is not trained": trained[-1:] == [self.end_id] or not whole,
             "the turn ends more than once, or where it should go on": trained.count(self.end_id) == whole,
-            "the thought is not closed exactly once": self._closings(trained, spelt) == whole,
+            "the thought is not closed exactly once": closings == whole,
             "the response is not the text it should be": spelt == due,
         }
         return [problem for problem, holds in rules.items() if not holds]
-
-    def _begins_once(self, ids: list[int]) -> bool:
-        """Return whether the beginning token is in front and only there.
-
-        If the template has none, return whether the tokenizer's is not doubled.
-        """
-        if self._bos_ids:
-            return ids[:1] == self._bos_ids and ids.count(self._bos_ids[0]) == 1
-        return ids[:2] != [self.tokenizer.bos_token_id] * 2
-
-    def _closings(self, ids: list[int], text: str) -> int:
-        """Count the closing delimiters, by their ids or, if they are not special tokens, by their text."""
-        close = self._close_ids
-        if close[0] not in self._special_ids:
-            return text.count(self.backbone.template.think_close.strip())
-        return sum(ids[start : start + len(close)] == close for start, token in enumerate(ids) if token == close[0])
 
     def _normal(self, text: str) -> str:
         """Normalise a text as the tokenizer does (Unicode's NFC in Qwen's)."""

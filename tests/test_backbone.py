@@ -18,20 +18,19 @@ from tiny import CHATML, LORA, backbone
 from alttrain.backbone import Shape, Weights, Wheel, resolve, source
 from alttrain.backbone.adapter import read_adapter
 from alttrain.backbone.attention import SHORT, PackedSequences, group_lengths
-from alttrain.backbone.device import check_kernels, free_system_memory
+from alttrain.backbone.device import Device, check_kernels, free_system_memory, number_bytes
 from alttrain.backbone.fused import CHUNK, response_loss
 from alttrain.backbone.memory import (
     activation_bytes,
     adapter_parameters,
     device_bytes,
-    full_training_bytes,
     generation_bytes,
     shape_of,
     training_bytes,
     weight_bytes,
 )
 from alttrain.backbone.source import public_name
-from alttrain.backbone.weights import Base, add_lora, beside, load_model, load_tokenizer, save_adapter
+from alttrain.backbone.weights import Base, add_lora, beside, choose_dtype, load_model, load_tokenizer, save_trained
 
 
 def test_split_is_the_inverse_of_response() -> None:
@@ -343,6 +342,21 @@ def test_what_is_missing_for_a_kernel_is_told(
     check_kernels("none", "sdpa", cuda=False)
 
 
+@pytest.mark.parametrize(
+    ("driver", "native", "name"), [(True, False, "float32"), (True, True, "bfloat16"), (False, False, "bfloat16")]
+)
+def test_the_estimate_has_the_dtype_that_the_gpu_computes_in(
+    driver: bool, native: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a driver, the GPU is only planned."""
+    monkeypatch.setattr("alttrain.backbone.device.has_gpu_driver", lambda: driver)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert number_bytes("auto", Device("a GPU", None)) == (4 if name == "float32" else 2)
+    assert choose_dtype("auto", "cuda") == getattr(torch, name)
+    assert choose_dtype("float16", "cuda") == torch.float16
+
+
 def test_free_memory_is_what_system_and_control_group_leave(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 900 kB\nMemAvailable: 500 kB\n")
@@ -369,12 +383,12 @@ def test_merged_adapter_equals_the_adapter_beside(tiny_folder: Path, tmp_path: P
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     weights_ = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    save_adapter(model, weights_, load_tokenizer(tiny_folder), backbone(tiny_folder), "card", tmp_path / "adapter")
+    save_trained(model, weights_, load_tokenizer(tiny_folder), backbone(tiny_folder), "card", tmp_path / "adapter")
     files = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"} <= files
     assert {"chat_template.jinja", "tokenizer_config.json"} <= files
     base = Base(load_model(weights, torch.float32, "cpu"))
-    merged = base.merge(tmp_path / "adapter")
+    merged = base.merge(read_adapter(tmp_path / "adapter"))
     ids = torch.arange(3, 20)[None]
     call = {
         "input_ids": ids,
@@ -389,7 +403,7 @@ def test_merged_adapter_equals_the_adapter_beside(tiny_folder: Path, tmp_path: P
     assert (bare - alone).abs().max() > 0.01
     for one, other in zip(base.merge(None).parameters(), untrained.parameters(), strict=True):
         assert torch.equal(one, other)
-    again = base.merge(tmp_path / "adapter")(**call).logits
+    again = base.merge(read_adapter(tmp_path / "adapter"))(**call).logits
     assert torch.equal(again, alone)
 
 
@@ -399,7 +413,7 @@ def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("trained") / "adapter"
     model = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), LORA, seed=0)
     weights = {name: p.detach() + 0.1 for name, p in model.named_parameters() if p.requires_grad}
-    save_adapter(model, weights, load_tokenizer(tiny_folder), backbone(tiny_folder), "card", folder)
+    save_trained(model, weights, load_tokenizer(tiny_folder), backbone(tiny_folder), "card", folder)
     return folder
 
 
@@ -448,9 +462,9 @@ def test_tensors_that_are_not_the_adapters_are_never_merged(
     save_file(make(load_file(adapter / "adapter_model.safetensors")), tmp_path / "adapter_model.safetensors")
     model = load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    for use in (Base(model).merge, lambda folder: beside(model, folder)):
+    for use in (Base(model).merge, lambda adapter: beside(model, adapter)):
         with pytest.raises(ValueError, match=rf"adapter_model\.safetensors .*{told}.*; remove the folder and train"):
-            use(tmp_path)
+            use(read_adapter(tmp_path))
     assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
 
 
@@ -498,7 +512,7 @@ def test_merging_into_bfloat16_is_merging_in_float32_and_rounding(tiny_folder: P
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(tmp_path / "adapter")
     exact, direct = (
-        Base(load_model(Weights(half, "local"), dtype, "cpu")).merge(tmp_path / "adapter")
+        Base(load_model(Weights(half, "local"), dtype, "cpu")).merge(read_adapter(tmp_path / "adapter"))
         for dtype in (torch.float32, torch.bfloat16)
     )
     for (name, one), two in zip(exact.named_parameters(), direct.parameters(), strict=True):
@@ -511,13 +525,15 @@ def test_merging_is_what_peft_does(tiny_folder: Path, tmp_path: Path) -> None:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(tmp_path / "adapter")
-    ours = Base(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")).merge(tmp_path / "adapter")
+    ours = Base(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")).merge(
+        read_adapter(tmp_path / "adapter")
+    )
     theirs = model.merge_and_unload()
     for (name, one), two in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-6), name
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "IA3"}')
     with pytest.raises(ValueError, match="only plain LoRA"):
-        Base(theirs).merge(tmp_path / "adapter")
+        Base(theirs).merge(read_adapter(tmp_path / "adapter"))
 
 
 def test_fresh_adapters_are_decided_by_the_seed(tiny_folder: Path) -> None:
@@ -584,13 +600,16 @@ def test_training_by_hand() -> None:
     assert parts["activations"] == 10 * 628 + 10 * 2 * (30 + 32) + 2 * 4 * 2 * (36 + 16)
     few = training_bytes(BY_HAND, 2, rank=3, targets=["q_proj"], lengths=[6, 4], recompute=True)
     assert few["activations"] == (10 * 628 + 2 * 4 * 2 * 52) // 2 + 2 * 10 * 8 * 2 + 10 * 2 * (30 + 32)
-    whole = full_training_bytes(BY_HAND, 2, lengths=[6, 4])
+    whole = training_bytes(BY_HAND, 2, 0, (), [6, 4])
     assert (whole["weights"], whole["gradients"], whole["optimizer"]) == (6 * 1496, 4 * 1496, 8 * 1496)
-    assert full_training_bytes(BY_HAND, 4, lengths=[6, 4])["weights"] == 4 * 1496
-    half = full_training_bytes(BY_HAND, 2, lengths=[6, 4], kept=2)
+    assert training_bytes(BY_HAND, 4, 0, (), [6, 4])["weights"] == 4 * 1496
+    half = training_bytes(BY_HAND, 2, 0, (), [6, 4], kept=2)
     assert (half["weights"], half["gradients"], half["optimizer"]) == (2 * 1496, 2 * 1496, 4 * 1496)
-    assert full_training_bytes(BY_HAND, 2, [6, 4], moments="8bit")["optimizer"] == int(2 * 1496 * (1 + 1 / 64))
-    assert training_bytes(BY_HAND, 2, 3, ["q_proj"], [6, 4], moments="8bit")["optimizer"] == int(240 * (1 + 1 / 64))
+    assert training_bytes(BY_HAND, 2, 0, (), [6, 4], optimizer="adamw_8bit")["optimizer"] == int(
+        2 * 1496 * (1 + 1 / 64)
+    )
+    small = training_bytes(BY_HAND, 2, 3, ["q_proj"], [6, 4], optimizer="adamw_8bit")
+    assert small["optimizer"] == int(240 * (1 + 1 / 64))
     long = training_bytes(BY_HAND, 2, rank=3, targets=["q_proj"], lengths=[SHORT + 1])
     assert long["activations"] == (SHORT + 1) * (628 + 2 * (30 + 32))
     assert (parts["adapter"], parts["gradients"], parts["optimizer"]) == (480, 480, 960)

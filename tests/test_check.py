@@ -272,13 +272,14 @@ def test_a_step_is_divided_among_devices_and_passes(
         run.hardware = replace(Hardware(accelerator="cpu", precision="bfloat16"), **hardware)
         assert need().parts == needs.training_bytes(LARGE, 2, LORA.rank, LORA.target_modules, rows)
     run.hardware = Hardware(precision="bfloat16")
-    for adapter, optimizer, kept, moments in (
-        (FullFineTuning("float32"), "adamw", 4, "whole"),
-        (FullFineTuning("bfloat16"), "adamw_8bit", 2, "8bit"),
+    for adapter, optimizer, kept in (
+        (FullFineTuning("float32"), "adamw", 4),
+        (FullFineTuning("bfloat16"), "adamw_8bit", 2),
     ):
         run.adapter, run.training = adapter, replace(RECIPE, optimizer=optimizer)
         rows = [1000, 900, 800, 700]
-        assert need().parts == needs.full_training_bytes(LARGE, 2, rows, kept=kept, moments=moments)  # type: ignore[arg-type]
+        whole = needs.training_bytes(LARGE, 2, 0, (), rows, optimizer=optimizer, kept=kept)  # type: ignore[arg-type]
+        assert need().parts == whole
     run.adapter, run.training = FullFineTuning("float32"), RECIPE
     free(monkeypatch, 60, "GPU")
     remedy = r"set trainer\.devices=4 trainer\.strategy=deepspeed_stage_3 trainer\.recompute=true"

@@ -18,20 +18,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import tiny
 from conftest import tiny_overrides
 from hydra import compose, initialize_config_module
 
-from alttrain.backbone.weights import load_tokenizer
 from alttrain.config import RunError, register
 from alttrain.generation import Decoding
 from alttrain.generation.in_process import CachedDecoder
-from alttrain.records import REMEDY, DamagedError, Example
+from alttrain.records import REMEDY, DamagedError
 from alttrain.run import show, status
 from alttrain.run.app import execute
 from alttrain.run.stages import report
-from alttrain.tokenization import Renderer
-from alttrain.training.data import tokenized
 
 RUN = "runs/tiny-embedded-alttrain-demo-s0"
 SET = f"{RUN}/evaluation/embedded_harmful"
@@ -356,21 +352,6 @@ def test_kept_generations_of_an_older_version_are_taken_where_they_can_be(tmp_pa
         seal.unlink(missing_ok=True)
         assert kept.generate([[1], [2]], Decoding(5)) == first
     assert decoder.asked == 6
-
-
-@pytest.mark.parametrize("kind", SPOILT)
-@pytest.mark.parametrize("sealed", [True, False])
-def test_spoiled_tokenised_examples_are_made_again(kind: str, sealed: bool, tiny_folder: Path, tmp_path: Path) -> None:
-    renderer = Renderer(tiny.backbone(tiny_folder), load_tokenizer(tiny_folder))
-    rows = [Example(f"p{n}", f"Prompt {n}?", "benign", answer=f"Answer {n}.") for n in range(3)]
-    first = tokenized(renderer, rows, tmp_path)
-    assert tokenized(renderer, rows, tmp_path) == first
-    (path,) = tmp_path.glob("*.npz")
-    if not sealed:  # zip has checksums of its own
-        path.with_name(f"{path.name}.sha256").unlink()
-    SPOILT[kind](path)
-    assert tokenized(renderer, rows, tmp_path) == first
-    assert tokenized(renderer, rows, tmp_path) == first
 
 
 @pytest.mark.parametrize("spoil", [pipe, folder])

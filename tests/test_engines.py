@@ -11,18 +11,24 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from hydra import compose, initialize_config_module
 from processes import gone
 from stub_server import RESET, Say, Serve, Stub
-from tiny import backbone
+from tiny import LORA, backbone
 
-from alttrain.backbone.weights import load_tokenizer
-from alttrain.config import register
+from alttrain.backbone import Weights
+from alttrain.backbone.weights import add_lora, load_model, load_tokenizer
+from alttrain.config import RunError, register
 from alttrain.generation import Auto, ChildServer, Decoding, InProcess, InProcessVllm, Server
 from alttrain.generation.engine import Model, Prompt, Written
 from alttrain.llm import Failure
+from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
+from alttrain.run.session import Session
 from alttrain.tokenization import Renderer
+from alttrain.training import Hardware
 
 PATIENCE: dict[str, Any] = {"attempts": 4, "timeout_s": 0.5, "concurrency": 8}
 GREEDY = Decoding(7)
@@ -114,7 +120,9 @@ def test_an_adapter_is_a_model_of_its_own_and_loaded_where_told(
     stub = serve(lambda prompt, asked: Say("So."))
     stub.models = ["m"]
     write(server(stub, adapter_name="lora-{run}"), prompts(renderer, 1), renderer, adapter=tmp_path)
-    assert stub.requests[0]["model"] == "lora-a-s0"
+    write(server(stub, adapter_name="lora-{run}"), prompts(renderer, 1), renderer, trained=tmp_path)
+    write(server(stub, adapter_name="lora-{run}"), prompts(renderer, 1), renderer)
+    assert [request["model"] for request in stub.requests] == ["lora-a-s0", "lora-a-s0", "m"]
     loads: list[dict[str, Any]] = []
     stub.on_load = lambda request: loads.append(request) or 200  # type: ignore[attr-defined]
     write(server(stub, loads_adapters=True), [], renderer, adapter=tmp_path)
@@ -184,9 +192,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers()
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = " ".join(sys.argv[2:])
+        served = {"m": "the backbone"} | dict(word.split("=", 1) for word in sys.argv[2:] if "=" in word)
+        text = served.get(request["model"])
         body = json.dumps({"choices": [{"text": text, "finish_reason": "stop"}]}).encode()
-        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
+        self.send_response(200 if text else 404); self.send_header("Content-Length", str(len(body))); self.end_headers()
         self.wfile.write(body)
     def log_message(self, *a): pass
 
@@ -212,8 +221,14 @@ def child_gone(output: Path) -> bool:
 def test_a_started_server_answers_and_ends(renderer: Renderer, tmp_path: Path) -> None:
     output = tmp_path / "server.log"
     found = write(child(), prompts(renderer, 2), renderer, adapter=tmp_path, log=output)
-    assert found[1] == Written(f"a-s0={tmp_path}", "stop")
+    assert found == dict.fromkeys(range(2), Written(str(tmp_path), "stop"))  # what serves the adapter's name
     assert child_gone(output)
+    for trained in (None, tmp_path):  # a trained model has the backbone's name on a server of its own
+        found = write(child(), prompts(renderer, 1), renderer, trained=trained, log=output)
+        assert found == {0: Written("the backbone", "stop")}
+    named = replace(child(), server=Server("http://unused", "{model}", **PATIENCE))
+    named = replace(named, command=[*named.command, "{name}=named"])
+    assert write(named, prompts(renderer, 1), renderer, log=output) == {0: Written("named", "stop")}
     with pytest.raises(RuntimeError, match="stage"), child().start(model(renderer, log=output)):
         raise RuntimeError("stage")
     assert child_gone(output)
@@ -261,6 +276,29 @@ def test_a_server_does_not_outlive_a_killed_run(tiny_folder: Path, tmp_path: Pat
     assert child_gone(output)
 
 
+# --- in this process ---
+
+
+def test_an_adapter_is_read_once_and_shapes_what_is_written(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapted = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), LORA, seed=0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    adapted.save_pretrained(tmp_path / "adapter")
+    read, load = list[Path](), safetensors.torch.load_file
+    monkeypatch.setattr("safetensors.torch.load_file", lambda path, *more: read.append(Path(path)) or load(path, *more))
+    parts = {"name": "a-s0", "folder": tmp_path, "output_dir": tmp_path, "hardware": Hardware(accelerator="cpu")}
+    session = Session(SimpleNamespace(**parts, generation=InProcess(dtype="float32"), backbone=backbone(tiny_folder)))  # type: ignore[arg-type]
+    written = []
+    for trained in (None, tmp_path / "adapter"):
+        with session.engine(trained) as engine:
+            written.append(dict(engine.generate(prompts(session.renderer, 2), GREEDY)))
+    assert written[0] != written[1]
+    assert read.count(tmp_path / "adapter" / "adapter_model.safetensors") == 1
+
+
 # --- vLLM in this process ---
 
 
@@ -305,6 +343,24 @@ def test_vllm_that_is_not_there_is_told(renderer: Renderer, monkeypatch: pytest.
 
 
 # --- before anything starts ---
+
+
+NO_ORIGINALS = ("dataset.amounts.benign=0", "dataset.amounts.borderline=0")
+
+
+@pytest.mark.parametrize("more", [[], [*NO_ORIGINALS, "teacher=backbone"]], ids=["originals", "teacher"])
+def test_an_engine_that_the_rewrite_needs_is_refused_before_weights_load(
+    more: list[str], tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alttrain.run.session.resolve", lambda backbone: pytest.fail("weights were fetched"))
+    monkeypatch.setattr(ChildServer, "_program", lambda self: "no-such-server")
+    arguments = [one for one in tiny_arguments if not one.startswith("generation")]
+    arguments += ["generation=vllm", "stages=[rewrite]", *more]
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose("run", overrides=arguments)
+        with pytest.raises(RunError, match=r"generation\.command: 'vllm' cannot be started"):
+            execute(config)
 
 
 @pytest.mark.parametrize(

@@ -158,8 +158,8 @@ def test_an_empty_thoughts_ids_are_those_of_its_text(
     """Read back as one text, prompt and response have the ids they were trained with: no newlines are joined."""
     renderer = renderers[form]
     for row in map(THOUGHTS["empty"], rows[:100]):
-        sequence = renderer.sequence(row)
-        assert sequence.prompt == renderer.prompt(row.prompt, "open")
+        sequence = renderer.render([row])[0]
+        assert sequence.prompt == renderer.encode(renderer.prompt_text(row.prompt, "open"))
         assert renderer._ids(renderer.tokenizer.decode(sequence.ids)) == sequence.ids
 
 
@@ -167,7 +167,7 @@ def test_an_empty_thought_with_a_newline_of_its_own_is_a_state_never_prompted(
     renderers: dict[str, Renderer], rows: list[Example]
 ) -> None:
     renderer, row = renderers["r1"], THOUGHTS["empty"](rows[0])
-    prompt = renderer.prompt(row.prompt, "open")
+    prompt = renderer.encode(renderer.prompt_text(row.prompt, "open"))
     text = renderer.prompt_text(row.prompt, "open") + f"\n</think>\n\n{row.answer}{renderer.backbone.template.end}"
     whole = renderer._ids(text)
     assert PREFIX in renderer.problems(Sequence(row.id, whole[: len(prompt)], whole[len(prompt) :]), row)
@@ -176,7 +176,7 @@ def test_an_empty_thought_with_a_newline_of_its_own_is_a_state_never_prompted(
 def test_each_rule_is_told_of_by_itself(renderers: dict[str, Renderer], rows: list[Example]) -> None:
     row, primer = rows[0], THOUGHTS["primer"](rows[0])
     for renderer in renderers.values():
-        good, end = renderer.sequence(row), renderer.end_id
+        good, end = renderer.render([row])[0], renderer.end_id
         close = renderer._ids("</think>")
         assert renderer.problems(good, row) == []
         unended = replace(good, response=good.response[:-1])
@@ -185,12 +185,12 @@ def test_each_rule_is_told_of_by_itself(renderers: dict[str, Renderer], rows: li
         late = Sequence(row.id, good.prompt + good.response[:9], good.response[9:])
         assert LATE in renderer.problems(late, row)
         assert NOT_CLOSED in renderer.problems(replace(good, response=close + good.response), row)
-        stopped = renderer.sequence(primer)
+        stopped = renderer.render([primer])[0]
         stopped = replace(stopped, response=[*stopped.response, end])
         assert "the turn ends more than once, or where it should go on" in renderer.problems(stopped, primer)
     twice = renderers["r1"]
     begin = twice._ids(twice.backbone.template.bos)
-    doubled = twice.sequence(row)
+    doubled = twice.render([row])[0]
     doubled = replace(doubled, prompt=begin + doubled.prompt)
     assert "the beginning token is absent, doubled or not in front" in twice.problems(doubled, row)
 
@@ -200,7 +200,7 @@ def test_a_delimiter_inside_a_thought_is_text_and_found_where_it_is_a_token(
 ) -> None:
     row = replace(rows[0], thought=thought("One. </think> Two."))
     for renderer in renderers.values():
-        sequence = renderer.sequence(row)
+        sequence = renderer.render([row])[0]
         assert renderer.problems(sequence, row) == []
         joined = replace(sequence, response=renderer._ids(renderer._response_text(row)))
         assert renderer.problems(joined, row) == [NOT_CLOSED]
@@ -230,7 +230,7 @@ def test_prompt_is_that_of_the_familys_own_template(form: str, dialogue: str, re
     assert ours == theirs + ("<think>\n" if form == "r1" else "")
     saved = renderer.backbone.template.jinja()
     assert renderer.tokenizer.apply_chat_template(messages, chat_template=saved, **options) == ours
-    ids = renderer.prompt(user, "open", system=system, turns=turns, answers=says["assistant"])
+    ids = renderer.encode(renderer.prompt_text(user, "open", system=system, turns=turns, answers=says["assistant"]))
     if form != "r1":
         assert ids == renderer.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
 
@@ -269,16 +269,18 @@ def test_qwen3s_empty_thought_is_its_own(renderers: dict[str, Renderer]) -> None
     renderer = renderers["qwen3"]
     options = {"add_generation_prompt": True, "enable_thinking": False, "return_dict": False}
     asked = [{"role": "user", "content": "Why?"}]
-    assert renderer.prompt("Why?", "empty") == renderer.tokenizer.apply_chat_template(asked, **options)
+    assert renderer.encode(renderer.prompt_text("Why?", "empty")) == renderer.tokenizer.apply_chat_template(
+        asked, **options
+    )
 
 
 def test_delimiters_are_the_single_tokens_they_should_be(renderers: dict[str, Renderer]) -> None:
-    assert {form: renderer.prompt("", "open")[-2:] for form, renderer in renderers.items()} == {
+    assert {form: renderer.encode(renderer.prompt_text("", "open"))[-2:] for form, renderer in renderers.items()} == {
         "r1": [151648, 198],
         "r1_january": [151644, 151645],
         "qwen3": [77091, 198],
     }
-    assert {form: renderer.sequence(EMPTY).response for form, renderer in renderers.items()} == {
+    assert {form: renderer.render([EMPTY])[0].response for form, renderer in renderers.items()} == {
         "r1": [151649, 271, 32, 151643],
         "r1_january": [151648, 271, 151649, 271, 32, 151643],
         "qwen3": [151667, 271, 151668, 271, 32, 151645],

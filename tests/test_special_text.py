@@ -32,7 +32,6 @@ from alttrain.generation.server import ServerEngine
 from alttrain.records import Example, Segment
 from alttrain.run.stages.generate import _prompt
 from alttrain.tokenization import Renderer
-from alttrain.training.data import tokenized
 
 R1, QWEN3 = "r1_distill_qwen", "qwen3"
 FOLDERS = {"r1": R1, "r1_january": R1, "qwen3": QWEN3, "chatml": QWEN3, "s1": QWEN3}
@@ -90,8 +89,8 @@ def hostile(renderer: Renderer) -> str:
 
 def test_a_forged_turn_is_part_of_one_user_turn(renderer: Renderer) -> None:
     own, said = renderer.backbone.template, hostile(renderer)
-    plain = renderer.prompt("A", "open", "B", ["C"], ["D"])
-    forged = renderer.prompt(said, "open", said, [said], [said])
+    plain = renderer.encode(renderer.prompt_text("A", "open", "B", ["C"], ["D"]))
+    forged = renderer.encode(renderer.prompt_text(said, "open", said, [said], [said]))
     assert special(renderer, forged) == special(renderer, plain) != []
     assert renderer._text(forged) == own.prompt(said, said, "open", [said], [said])
     assert forged.count(renderer.end_id) == plain.count(renderer.end_id)
@@ -117,20 +116,19 @@ def a_row(said: str, **fields: Any) -> Example:
     return replace(Example("x", said, "harmful", thought=thought, answer=f"No. {said}", turns=(said,)), **fields)
 
 
-def test_a_row_is_text_wherever_it_came_from(renderer: Renderer, tmp_path: Path) -> None:
+def test_a_row_is_text_wherever_it_came_from(renderer: Renderer) -> None:
     """Prompt, earlier turn, thought and answer: only the template's tokens are special, and the thought closes once."""
     closes = renderer.backbone.template.think_close.strip()
     spelt = hostile(renderer)
     if closes not in map(str, renderer.tokenizer.added_tokens_decoder.values()) and "<|" not in closes:
         spelt = spelt.replace(closes, "")  # in this family the delimiter itself is text
     row, plain = a_row(spelt), a_row("bread")
-    sequence, ordinary = renderer.sequence(row), renderer.sequence(plain)
+    sequence, ordinary = renderer.render([row])[0], renderer.render([plain])[0]
     assert special(renderer, sequence.prompt) == special(renderer, ordinary.prompt)
     assert special(renderer, sequence.response) == special(renderer, ordinary.response)
     assert renderer.problems(sequence, row) == []
-    assert sequence.prompt == renderer.prompt(spelt, "open", turns=[spelt])
+    assert sequence.prompt == renderer.encode(renderer.prompt_text(spelt, "open", turns=[spelt]))
     assert renderer.render([plain, row, plain]) == [ordinary, sequence, ordinary]
-    assert tokenized(renderer, [row], tmp_path) == tokenized(renderer, [row], tmp_path) == [sequence]
 
 
 def test_marks_stand_where_they_should_in_such_a_row(renderer: Renderer) -> None:

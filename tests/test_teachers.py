@@ -169,9 +169,9 @@ def test_death_half_way_keeps_what_was_answered(serve: Serve, context: TeacherCo
 
     stub = serve(dies)
     first: list[int] = []
-    with pytest.raises(TeacherUnavailableError, match=r"13 of 20 rows .*connection.*the same command goes on") as told:
+    with pytest.raises(TeacherUnavailableError, match=r"13 of 20 rows .*connection.*the same command goes on"):
         assessed(asking(stub), examples, TeacherContext(context.cache, progress=first.append))
-    assert (told.value.missing, sum(first)) == (13, 7)
+    assert sum(first) == 7
     assert stub.asked.total() <= 7 + 2 * 4 * 4  # no worker tries a third prompt
     before = stub.asked.copy()
     alive.set()

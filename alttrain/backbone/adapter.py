@@ -18,13 +18,8 @@ from alttrain.records import read_json
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 NOT_PLAIN = (
-    "use_dora",
-    "use_rslora",
-    "use_qalora",
-    "rank_pattern",
-    "alpha_pattern",
-    "fan_in_fan_out",
-    "modules_to_save",
+    *("use_dora", "use_rslora", "use_qalora"),
+    *("rank_pattern", "alpha_pattern", "fan_in_fan_out", "modules_to_save"),
 )
 """Options of peft with which the update is not scale B A. Other variants show up as differently named tensors."""
 REMEDY = "remove the folder and train.json beside it, and train again"
@@ -40,7 +35,6 @@ class Adapter:
 
     @property
     def scale(self) -> float:
-        """Alpha divided by the rank."""
         return float(self.described["lora_alpha"] / self.described["r"])
 
     def fits(self, model: torch.nn.Module) -> "Adapter":
@@ -49,7 +43,12 @@ class Adapter:
         Raises ValueError unless exactly the layers that the config targets have pairs, each of the right shape.
         """
         linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-        named = {name for name in linear if self._names(name)}
+        layers, named = self.described.get("layers_to_transform"), set()
+        for name in linear:  # by peft's rules
+            number = re.search(r"\.(\d+)\.", name)
+            within = layers is None or (number is not None and int(number[1]) in layers)
+            if within and any(f".{name}".endswith(f".{target}") for target in self.described["target_modules"]):
+                named.add(name)
         for wrong, what in ((named - self.pairs.keys(), "lacks"), (self.pairs.keys() - named, "has")):
             if wrong:
                 raise self.fault(
@@ -65,12 +64,6 @@ class Adapter:
     def fault(self, found: str) -> ValueError:
         """Return an error about the tensor file."""
         return ValueError(f"{self.folder / TENSORS} {found}; {REMEDY}")
-
-    def _names(self, layer: str) -> bool:
-        """Return whether the config targets this layer, by peft's rules."""
-        layers, number = self.described.get("layers_to_transform"), re.search(r"\.(\d+)\.", layer)
-        within = layers is None or (number is not None and int(number[1]) in layers)
-        return within and any(f".{layer}".endswith(f".{target}") for target in self.described["target_modules"])
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -102,9 +95,8 @@ def read_adapter(folder: Path) -> Adapter:
         if not (down.is_floating_point() and up.is_floating_point() and down.ndim == up.ndim == 2):
             raise adapter.fault(f"holds tensors for {name} that are no matrices of floating-point numbers")
         if (down.shape[0], up.shape[1]) != (rank, rank):
-            raise adapter.fault(
-                f"holds A {tuple(down.shape)} and B {tuple(up.shape)} for {name}, and {CONFIG} says rank {rank}"
-            )
+            sizes = f"A {tuple(down.shape)} and B {tuple(up.shape)}"
+            raise adapter.fault(f"holds {sizes} for {name}, and {CONFIG} says rank {rank}")
         if not (down.isfinite().all() and up.isfinite().all()):
             raise adapter.fault(
                 f"holds numbers for {name} that are not finite: the training diverged, or it is spoiled"

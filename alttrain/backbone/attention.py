@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -39,7 +40,7 @@ HALF = (torch.bfloat16, torch.float16)
 REACH = 2048
 """Up to this many tokens, compiled code gets the same upper bound of the lengths, so that it is compiled once."""
 
-KeysValues = tuple[torch.Tensor, torch.Tensor]
+KeysValues = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class SlotCache:
     length: int
     layers: dict[int, KeysValues] = field(default_factory=dict)
 
-    def layer(self, index: int, like: torch.Tensor) -> KeysValues:
+    def layer(self, index: int, like: Tensor) -> KeysValues:
         """Return a layer's keys and values. `like` is (1, kv heads, tokens, head size) and sets shape and dtype."""
         if index not in self.layers:
             heads, size = like.shape[1], like.shape[3]
@@ -70,7 +71,7 @@ class SlotCache:
             self.layers[index] = keys, like.new_zeros((self.slots, heads, self.length, size))
         return self.layers[index]
 
-    def fill(self, index: int, key: torch.Tensor, value: torch.Tensor, packed: "PackedSequences") -> None:
+    def fill(self, index: int, key: Tensor, value: Tensor, packed: "PackedSequences") -> None:
         """Store keys and values (1, kv heads, tokens, head size), one sequence per slot from `packed.first_slot`."""
         keys, values = self.layer(index, key)
         start, begun, first = 0, 0, packed.first_slot
@@ -112,9 +113,9 @@ class LengthGroup:
     count: int
     longest: int
     tokens: int
-    padded: torch.Tensor
-    padding: torch.Tensor
-    unpadded: torch.Tensor
+    padded: Tensor
+    padding: Tensor
+    unpadded: Tensor
 
 
 @dataclass
@@ -132,10 +133,10 @@ class PackedSequences:
     cache: SlotCache | None = None
     first_slot: int = 0
     prefix: Prefix | None = None
-    boundaries: torch.Tensor | None = None
+    boundaries: Tensor | None = None
     longest: int = 0
-    positions: torch.Tensor | None = None
-    bias: torch.Tensor | None = None
+    positions: Tensor | None = None
+    bias: Tensor | None = None
     groups: list[LengthGroup] | None = None
 
     @classmethod
@@ -159,16 +160,16 @@ class PackedSequences:
 
 def packed_attention(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     packed: PackedSequences | None = None,
     sliding_window: int | None = None,
     **unused: object,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """Causal attention within each sequence: query (1, heads, tokens, size) -> (1, tokens, heads, size).
 
     Raises ValueError without `packed`. Except in the CUDA kernel, it also raises ValueError for a sequence longer than
@@ -195,8 +196,8 @@ def packed_attention(
 
 
 def _attend_newest(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: PackedSequences, layer: int, scale: float
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, layer: int, scale: float
+) -> Tensor:
     """One new token per slot: query (1, heads, slots, size) -> (1, slots, heads, size). Key heads are not repeated."""
     assert packed.cache is not None
     assert packed.bias is not None
@@ -212,13 +213,8 @@ def _attend_newest(
 
 
 def _attend_on_cuda(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    packed: PackedSequences,
-    scale: float,
-    sliding_window: int | None,
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float, sliding_window: int | None
+) -> Tensor:
     """FlashAttention over the whole row (torch.nn.attention.varlen), which needs as many key heads as query heads."""
     size, shared = query.shape[-1], query.shape[1] // key.shape[1]
     if abs(scale * size**0.5 - 1) > 1e-6:  # the kernel always scales by 1 / sqrt(size)
@@ -230,7 +226,7 @@ def _attend_on_cuda(
     starts = packed.boundaries
     assert starts is not None
     mixed = varlen.varlen_attn(q, k, v, starts, starts, packed.longest, packed.longest, window_size=window)
-    assert isinstance(mixed, torch.Tensor)
+    assert isinstance(mixed, Tensor)
     return mixed[None]
 
 
@@ -243,29 +239,26 @@ def group_lengths(lengths: Sequence[int], device: torch.device) -> list[LengthGr
             batches[-1] = joined
         else:
             batches.append([length])
-    return [_group(batch, device) for batch in batches]
-
-
-def _group(lengths: list[int], device: torch.device) -> LengthGroup:
-    longest = max(lengths)
-    starts = [0, *itertools.accumulate(lengths)]
-    rows = list(enumerate(lengths))
-    padded = [starts[row] + min(offset, length - 1) for row, length in rows for offset in range(longest)]
-    padding = [row * longest + offset for row, length in rows for offset in range(length, longest)]
-    unpadded = [row * longest + offset for row, length in rows for offset in range(length)]
-    indices = (torch.tensor(values, dtype=torch.long, device=device) for values in (padded, padding, unpadded))
-    return LengthGroup(len(lengths), longest, sum(lengths), *indices)
+    groups = []
+    for batch in batches:
+        longest, starts, rows = max(batch), [0, *itertools.accumulate(batch)], list(enumerate(batch))
+        padded = [starts[row] + min(offset, length - 1) for row, length in rows for offset in range(longest)]
+        padding = [row * longest + offset for row, length in rows for offset in range(length, longest)]
+        unpadded = [row * longest + offset for row, length in rows for offset in range(length)]
+        indices = (torch.tensor(values, dtype=torch.long, device=device) for values in (padded, padding, unpadded))
+        groups.append(LengthGroup(len(batch), longest, sum(batch), *indices))
+    return groups
 
 
 def _attend_in_groups(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     groups: Sequence[LengthGroup],
     scale: float,
     dropout: float,
     before: KeysValues | None,
-) -> torch.Tensor:
+) -> Tensor:
     """query (1, heads, tokens, size) -> (1, tokens, heads, size). `before` precedes every sequence."""
     sizes = [group.tokens for group in groups]
     parts = zip(*(torch.split(tensor[0].transpose(0, 1), sizes) for tensor in (query, key, value)), strict=True)
@@ -282,13 +275,13 @@ def _attend_in_groups(
     return torch.cat(mixed)[None]
 
 
-def _attend_padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, dropout: float) -> torch.Tensor:
+def _attend_padded(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float) -> Tensor:
     """q (count, heads, length, size), k and v (count, kv heads, at least length, size) -> the shape of q."""
     length, seen = q.shape[2], k.shape[2]
     if seen <= SHORT and dropout == 0.0:
         bias = torch.full((length, seen), -torch.inf, device=q.device).triu_(1 + seen - length)
         grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])
-        out: torch.Tensor = _Attention.apply(grouped, k, v, bias, scale)  # type: ignore[no-untyped-call]
+        out: Tensor = _Attention.apply(grouped, k, v, bias, scale)  # type: ignore[no-untyped-call]
         return out.view(q.shape)
     mask = None
     if seen > length:
@@ -306,9 +299,7 @@ class _Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, scale: float
-    ) -> torch.Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
         scores = (q @ k.transpose(-1, -2)).float()
         each = scores.view(*scores.shape[:2], -1, *bias.shape)
         torch.add(bias, each, alpha=scale, out=each)
@@ -318,7 +309,7 @@ class _Attention(torch.autograd.Function):
         return probabilities @ v
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, probabilities = ctx.saved_tensors
         v_gradient = probabilities.transpose(-1, -2) @ gradient
         shares = probabilities.float()
@@ -332,24 +323,22 @@ class _Gather(torch.autograd.Function):
     """Rows of a tensor by index. The gradient is a gather by `back`; rows in `drop` are padding and get no gradient."""
 
     @staticmethod
-    def forward(
-        ctx: Any, rows: torch.Tensor, index: torch.Tensor, back: torch.Tensor, drop: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(ctx: Any, rows: Tensor, index: Tensor, back: Tensor, drop: Tensor) -> Tensor:
         ctx.save_for_backward(back, drop)
         return rows.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         back, drop = ctx.saved_tensors
         return gradient.index_select(0, back).index_fill_(0, drop, 0.0), None, None, None
 
 
-def _gather(rows: torch.Tensor, index: torch.Tensor, back: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
-    gathered: torch.Tensor = _Gather.apply(rows, index, back, drop)  # type: ignore[no-untyped-call]
+def _gather(rows: Tensor, index: Tensor, back: Tensor, drop: Tensor) -> Tensor:
+    gathered: Tensor = _Gather.apply(rows, index, back, drop)  # type: ignore[no-untyped-call]
     return gathered
 
 
-def _pad(tokens: torch.Tensor, group: LengthGroup) -> torch.Tensor:
+def _pad(tokens: Tensor, group: LengthGroup) -> Tensor:
     """(tokens, heads, size) -> (count, heads, longest, size)."""
     padded = _gather(tokens, group.padded, group.unpadded, group.padding[:0])
     return padded.view(group.count, group.longest, *tokens.shape[1:]).transpose(1, 2)

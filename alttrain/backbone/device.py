@@ -74,11 +74,24 @@ def cpu_has_bfloat16() -> bool:
     return flags.exists() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
 
 
-def number_bytes(dtype: str, device: Device) -> int:
-    """Return the bytes per number in a config's dtype. "auto" is bfloat16 on a GPU, and on a CPU that multiplies it."""
-    if dtype == "auto":
-        dtype = "bfloat16" if device.name != "cpu" or cpu_has_bfloat16() else "float32"
-    return 4 if dtype == "float32" else 2
+def dtype_name(requested: str, on_gpu: bool) -> str:
+    """Return the name of a config's dtype in torch. "auto" is bfloat16 if the device multiplies it, else float32.
+
+    A GPU that is only planned is taken to multiply it.
+    """
+    if requested != "auto":
+        return requested
+    native = on_gpu or cpu_has_bfloat16()
+    if on_gpu and has_gpu_driver():
+        import torch
+
+        native = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if native else "float32"
+
+
+def number_bytes(requested: str, device: Device) -> int:
+    """Return the bytes per number in a config's dtype."""
+    return 4 if dtype_name(requested, device.name != "cpu") == "float32" else 2
 
 
 def keep_freed_memory() -> None:
@@ -126,12 +139,8 @@ def check_kernels(
                 f"installed; set {key}={without}"
             )
     if attention == "flash_attention_2":
-        if not cuda:
-            raise ValueError(
-                f"backbone.attention={attention} needs a CUDA GPU, and torch sees none; set backbone.attention=packed"
-            )
-        if importlib.util.find_spec("flash_attn") is None:
-            raise ValueError(
-                f"backbone.attention={attention} needs the package flash_attn: pip install flash-attn, or set "
-                "backbone.attention=packed"
-            )
+        lacks = "" if cuda else "a CUDA GPU, and torch sees none;"
+        if cuda and importlib.util.find_spec("flash_attn") is None:
+            lacks = "the package flash_attn: pip install flash-attn, or"
+        if lacks:
+            raise ValueError(f"backbone.attention={attention} needs {lacks} set backbone.attention=packed")

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear
+from torch import Tensor
 
 from alttrain.backbone.memory import CHUNK
 
@@ -25,14 +26,8 @@ class _LoRAProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        down: torch.Tensor,
-        up: torch.Tensor,
-        scale: float,
-    ) -> torch.Tensor:
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+    ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
         down, up = down.to(weight.dtype), up.to(weight.dtype)
         inner = rows @ down.t()
@@ -43,7 +38,7 @@ class _LoRAProduct(torch.autograd.Function):
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, inner, weight, down, up = ctx.saved_tensors
         flat = gradient.reshape(-1, gradient.shape[-1])
         inner_gradient = (flat @ up).mul_(ctx.scale)
@@ -61,42 +56,27 @@ class FusedLinear(Linear):  # type: ignore[misc]
     This is a class and not a method set on each layer, so that compiled code is shared by all layers of a kind.
     """
 
-    def forward(self, x: torch.Tensor, *unused: Any, **options: Any) -> torch.Tensor:
+    def forward(self, x: Tensor, *unused: Any, **options: Any) -> Tensor:
         """x (..., in) -> (..., out)."""
         name = self.active_adapters[0]
         base = self.get_base_layer()
-        out: torch.Tensor = _LoRAProduct.apply(  # type: ignore[no-untyped-call]
+        out: Tensor = _LoRAProduct.apply(  # type: ignore[no-untyped-call]
             x, base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
         )
         return out
 
 
-def fuse(model: torch.nn.Module) -> int:
-    """Use the fused forward pass in every plain LoRA layer of a peft model. Returns the number of these layers."""
-    fused = [module for module in model.modules() if type(module) is Linear and _plain(module)]
-    for module in fused:
-        module.__class__ = FusedLinear
-    return len(fused)
-
-
-def _plain(layer: Any) -> bool:
-    name = layer.active_adapters[0]
-    return (
-        len(layer.active_adapters) == 1
-        and type(layer.get_base_layer()) is torch.nn.Linear
-        and not layer.merged
-        and not layer.use_dora[name]
-        and isinstance(layer.lora_dropout[name], torch.nn.Identity)
-        and layer.lora_A[name].bias is None
-        and layer.lora_B[name].bias is None
-    )
+def fuse(model: Any) -> None:
+    """Use the fused forward pass in a new peft model's LoRA layers that have no dropout and an unquantised weight."""
+    for module in model.modules():
+        plain = type(module) is Linear and type(module.get_base_layer()) is torch.nn.Linear
+        if plain and all(isinstance(dropout, torch.nn.Identity) for dropout in module.lora_dropout.values()):
+            module.__class__ = FusedLinear
 
 
 class _ResponseLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, relative: torch.Tensor | None
-    ) -> torch.Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, relative: Tensor | None) -> Tensor:
         count = len(targets)
         block = BLOCK if hidden.device.type == "cpu" else CHUNK
         losses = hidden.new_empty(count, dtype=torch.float32)
@@ -125,14 +105,14 @@ class _ResponseLoss(torch.autograd.Function):
         return losses.sum() / count
 
     @staticmethod
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         gradient, weight_gradient = ctx.saved_tensors
         if weight_gradient is not None:
             weight_gradient = (weight_gradient * (scale / ctx.count)).to(ctx.weight_dtype)
         return gradient * scale.to(gradient.dtype), weight_gradient, None, None
 
 
-def _errors(logits: torch.Tensor, shifted: torch.Tensor, targets: torch.Tensor, losses: torch.Tensor) -> None:
+def _errors(logits: Tensor, shifted: Tensor, targets: Tensor, losses: Tensor) -> None:
     """Write the losses (n,), and replace the logits (n, vocabulary) by the gradient of their summed loss.
 
     `shifted` is a float32 buffer with the shape of `logits`.
@@ -147,14 +127,12 @@ def _errors(logits: torch.Tensor, shifted: torch.Tensor, targets: torch.Tensor, 
     logits.copy_(probabilities)
 
 
-def response_loss(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, relative: torch.Tensor | None = None
-) -> torch.Tensor:
+def response_loss(hidden: Tensor, weight: Tensor, targets: Tensor, relative: Tensor | None = None) -> Tensor:
     """Return the mean cross-entropy of `targets` (n,) in nats.
 
     `hidden` is (n, size) and the head's `weight` (vocabulary, size). `relative` (n,) weights the targets and must have
     mean 1. The loss is float32; products use the dtype of `weight`.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        loss: torch.Tensor = _ResponseLoss.apply(hidden, weight, targets, relative)  # type: ignore[no-untyped-call]
+        loss: Tensor = _ResponseLoss.apply(hidden, weight, targets, relative)  # type: ignore[no-untyped-call]
     return loss

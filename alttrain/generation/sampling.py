@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from alttrain.generation.engine import Decoding
 
@@ -16,10 +17,8 @@ class Sampler:
     """Chooses next tokens. With a repetition penalty it also tracks the tokens of each slot."""
 
     def __init__(self, decoding: Decoding, slots: int, device: torch.device) -> None:
-        self.decoding = decoding
-        self.slots = slots
-        self.device = device
-        self.seen: torch.Tensor | None = None  # (slots, vocabulary): tokens of prompt and response
+        self.decoding, self.slots, self.device = decoding, slots, device
+        self.seen: Tensor | None = None  # (slots, vocabulary): tokens of prompt and response
 
     def see(self, slot: int, ids: list[int], vocabulary: int) -> None:
         """Register the tokens of a new sequence."""
@@ -35,7 +34,7 @@ class Sampler:
         if self.seen is not None:
             self.seen[target] = self.seen[source]
 
-    def sample(self, logits: torch.Tensor, draws: Sequence[float], first_slot: int) -> list[int]:
+    def sample(self, logits: Tensor, draws: Sequence[float], first_slot: int) -> list[int]:
         """Return the next token of each row of `logits` (rows, vocabulary). Row i belongs to slot `first_slot + i`.
 
         `draws` holds a uniform number in [0, 1) per row; it is empty if the temperature is 0.
@@ -56,7 +55,7 @@ class Sampler:
         return chosen.tolist()
 
 
-def likeliest(logits: torch.Tensor) -> torch.Tensor:
+def likeliest(logits: Tensor) -> Tensor:
     """Return the index of each row's largest logit, the first one in a tie, like `argmax`."""
     rows, vocabulary = logits.shape
     if vocabulary % BLOCK:
@@ -66,7 +65,7 @@ def likeliest(logits: torch.Tensor) -> torch.Tensor:
     return best * BLOCK + blocks[torch.arange(rows, device=logits.device), best].argmax(-1)
 
 
-def draw(logits: torch.Tensor, top_p: float, draws: torch.Tensor, top_k: int | None = None) -> torch.Tensor:
+def draw(logits: Tensor, top_p: float, draws: Tensor, top_k: int | None = None) -> Tensor:
     """Sample one token per row of `logits` (rows, vocabulary), from a uniform number in [0, 1) per row (`draws`).
 
     The nucleus is the smallest set of most likely tokens whose probabilities reach `top_p` (Holtzman et al., 2020); in
@@ -92,7 +91,7 @@ def draw(logits: torch.Tensor, top_p: float, draws: torch.Tensor, top_k: int | N
     return picked
 
 
-def _nucleus_sizes(ordered: torch.Tensor, top_p: float, top_k: int | None) -> torch.Tensor:
+def _nucleus_sizes(ordered: Tensor, top_p: float, top_k: int | None) -> Tensor:
     if top_k is not None:
         ordered = ordered[:, :top_k] / ordered[:, :top_k].sum(-1, keepdim=True)
     if top_p == 1.0:
@@ -100,7 +99,7 @@ def _nucleus_sizes(ordered: torch.Tensor, top_p: float, top_k: int | None) -> to
     return (ordered.cumsum(-1) - ordered < top_p).sum(-1)
 
 
-def _pick(ordered: torch.Tensor, tokens: torch.Tensor, sizes: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+def _pick(ordered: Tensor, tokens: Tensor, sizes: Tensor, draws: Tensor) -> Tensor:
     """Return one of the first `sizes` tokens of each row, in proportion to their probabilities."""
     reached, last = ordered.cumsum(-1), sizes[:, None] - 1
     place = torch.searchsorted(reached, draws[:, None] * reached.gather(-1, last), right=True).minimum(last)

@@ -22,11 +22,9 @@ class TokenScorer:
     def __init__(
         self, model: Any, tokenizer: Any, device: str, group_tokens: int = PREFILL_TOKENS, slots: int = 32
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.device = device
-        self.group_tokens = group_tokens
-        self.slots = slots
+        self.model, self.tokenizer, self.device = model, tokenizer, device
+        self.group_tokens, self.slots = group_tokens, slots
+        self._decoder = Decoder(model, tokenizer.eos_token_id, slots, device)
         windows = [model.config.max_position_embeddings]
         windows += [getattr(model.config, name, None) for name in ("sliding_window", "attention_chunk_size")]
         self.longest: int = min(window for window in windows if window)
@@ -86,8 +84,7 @@ class TokenScorer:
 
     def write(self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False) -> list[str]:
         """Return the greedy continuation of each prompt. Special tokens are kept if `special` is set."""
-        decoder = Decoder(self.model, self.tokenizer.eos_token_id, self.slots, self.device)
-        written = decoder.generate(prompts, Decoding(max_new_tokens))
+        written = self._decoder.generate(prompts, Decoding(max_new_tokens))
         return [self.tokenizer.decode(ids, skip_special_tokens=not special) for ids in written]
 
     def _groups(self, prompts: Sequence[list[int]]) -> Iterator[list[int]]:
@@ -95,8 +92,7 @@ class TokenScorer:
 
         Raises ValueError if a prompt is empty or longer than the model's context.
         """
-        group: list[int] = []
-        tokens = 0
+        group, tokens = list[int](), 0
         for number in sorted(range(len(prompts)), key=lambda number: -len(prompts[number])):
             length = len(prompts[number])
             if not 0 < length <= self.longest:
@@ -112,14 +108,10 @@ class TokenScorer:
     @torch.inference_mode()
     def _forward(self, prompts: Sequence[list[int]]) -> torch.Tensor:
         lengths = [len(prompt) for prompt in prompts]
-        logits: torch.Tensor = self.model(
-            input_ids=torch.tensor([[token for prompt in prompts for token in prompt]], device=self.device),
-            position_ids=torch.tensor([[at for length in lengths for at in range(length)]], device=self.device),
-            packed=PackedSequences(lengths),
-            use_cache=False,
-            logits_to_keep=(torch.tensor(lengths).cumsum(0) - 1).to(self.device),
-        ).logits
-        return logits[0].float().log_softmax(-1)
+        tokens = [token for prompt in prompts for token in prompt]
+        positions = [at for length in lengths for at in range(length)]
+        ends = (torch.tensor(lengths).cumsum(0) - 1).tolist()
+        return self._decoder.forward(tokens, positions, PackedSequences(lengths), ends).float().log_softmax(-1)
 
 
 class WritingScorer(TokenScorer):

@@ -48,16 +48,11 @@ class Server(ServerSettings, EngineConfig):
     where: ClassVar[str] = "generation"
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
-        """Raise ValueError if the API key is not in the environment or the protocol asks for quantised weights."""
         super().check(quantization, gpu)
         self.key()
 
     @contextmanager
     def start(self, model: Model) -> Iterator["ServerEngine"]:
-        """Yield an engine for the backbone or the trained model. With `loads_adapters` the adapter is loaded first.
-
-        Raises ValueError if the server does not load it.
-        """
         trained = model.adapter or model.trained
         name = self.adapter_name.replace("{run}", model.run) if trained else self.model_name
         if model.adapter and self.loads_adapters:
@@ -71,9 +66,7 @@ class ServerEngine:
     streams = True
 
     def __init__(self, server: Server, model: str, renderer: Any) -> None:
-        self.server = server
-        self.model = model
-        self.renderer = renderer
+        self.server, self.model, self.renderer = server, model, renderer
         bos = renderer.backbone.template.bos
         adds = bool(bos) and renderer.tokenizer("a")["input_ids"][:1] == renderer.tokenizer.encode(
             bos, add_special_tokens=False
@@ -84,23 +77,22 @@ class ServerEngine:
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        """Yield results as they arrive."""
         requests = ((str(number), prompt) for number, prompt in enumerate(prompts))
 
         async def send(client: "AsyncOpenAI", prompt: Prompt) -> Any:
-            return await self._send(client, self._request(prompt, decoding))
+            request = self._request(prompt, decoding)
+            model, asked = request.pop("model"), request.pop("prompt")
+            return await client.completions.with_raw_response.create(model=model, prompt=asked, extra_body=request)
 
         for key, found in RequestPool(self.server, requests, send, self._read, text_of=lambda one: one.text).results():
             advance(1)
             yield int(key), found
 
     def _request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
-        asked = (
-            prompt.ids if self.server.api == "tokens" else self.renderer.broken(prompt.text).removeprefix(self._added)
-        )
+        text = self.server.api == "text"
         request = {
             "model": self.model,
-            "prompt": asked,
+            "prompt": self.renderer.broken(prompt.text).removeprefix(self._added) if text else prompt.ids,
             "max_tokens": prompt.most(decoding),
             "temperature": decoding.temperature,
         }
@@ -111,12 +103,6 @@ class ServerEngine:
         if decoding.repetition_penalty != 1.0:
             request["repetition_penalty"] = decoding.repetition_penalty
         return request | dict(self.server.extra)
-
-    async def _send(self, client: "AsyncOpenAI", request: dict[str, Any]) -> Any:
-        options = {key: value for key, value in request.items() if key not in ("model", "prompt")}
-        return await client.completions.with_raw_response.create(
-            model=request["model"], prompt=request["prompt"], extra_body=options
-        )
 
     def _read(self, body: bytes) -> Written | FailedTry:
         try:
@@ -134,19 +120,12 @@ class ServerEngine:
             return FailedTry("the server's filter stopped the answer", "refused")
         if finish not in ("stop", "length"):
             return FailedTry(f"the server ended the answer with {word(finish)!r}", "outage")
-        self._notice(served)
-        return Written(text.removesuffix(self.renderer.backbone.template.end), finish)
-
-    def _notice(self, served: object) -> None:
-        """Warn, once per name, if another model than requested answers, such as the backbone without its adapter."""
         name = word(served)
-        if name not in self._told and is_other_model(name, self.model):
-            log.warning(
-                "generate  asked for %s, and the server says that %s answered",
-                self.model,
-                scrub(name, self.server.key()),
-            )
+        if name not in self._told and is_other_model(name, self.model):  # such as the backbone without its adapter
+            told = scrub(name, self.server.key())
+            log.warning("generate  asked for %s, and the server says that %s answered", self.model, told)
         self._told.add(name)
+        return Written(text.removesuffix(self.renderer.backbone.template.end), finish)
 
 
 def _load_adapter(server: Server, name: str, adapter: Path) -> None:

@@ -53,11 +53,9 @@ class ChildServer(EngineConfig):
 
     @property
     def chunk(self) -> int:
-        """The `chunk` of `server`."""
         return self.server.chunk
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
-        """Raise ValueError if the program is missing or the protocol asks for quantised weights."""
         super().check(quantization, gpu)
         if shutil.which(self._program()) is None:
             raise ValueError(self._not_started("there is no such program"))
@@ -66,21 +64,28 @@ class ChildServer(EngineConfig):
     def start(self, model: Model) -> Iterator[ServerEngine]:
         """Start the server; it stops with the context. Raises ValueError with the end of its log on failure."""
         if model.adapter and not self.with_adapter:
+            program = self.command[0]
             raise ValueError(
-                f"generation.with_adapter=[]: {self.command[0]} serves no adapters; choose generation=in_process, or "
-                "vllm"
+                f"generation.with_adapter=[]: {program} serves no adapters; choose generation=in_process, or vllm"
             )
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        words = {"model": str(model.weights()), "name": self.server.model_name, "run": model.run}
+        # the model's name is first, since it may contain the others
+        words = {"name": self.server.model_name, "model": str(model.weights()), "run": model.run}
         words |= {"port": address.rpartition(":")[2], "adapter": str(model.adapter.resolve()) if model.adapter else ""}
+
+        def filled(text: str) -> str:
+            for word, value in words.items():
+                text = text.replace(f"{{{word}}}", value)
+            return text
+
         command = [self._program(), *self.command[1:], *(self.with_adapter if model.adapter else ())]
         model.log.parent.mkdir(parents=True, exist_ok=True)
         with model.log.open("ab") as file:
             try:
                 child = subprocess.Popen(
-                    [_filled(word, words) for word in command],
+                    [filled(word) for word in command],
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
@@ -92,8 +97,7 @@ class ChildServer(EngineConfig):
                 raise ValueError(self._not_started(str(error.strerror))) from error
         try:
             self._await(child, address + self.health, model.log)
-            name = _filled(self.server.model_name, words)
-            server = replace(self.server, base_url=f"{address}/v1", model_name=name)
+            server = replace(self.server, base_url=f"{address}/v1", model_name=filled(self.server.model_name))
             with server.start(replace(model, trained=None)) as engine:
                 yield engine
         finally:
@@ -132,12 +136,6 @@ def end(child: "subprocess.Popen[Any]") -> None:
             os.killpg(child.pid, number)
             child.wait(ENDING_S)
     child.wait()
-
-
-def _filled(word: str, words: Mapping[str, str]) -> str:
-    for name, value in words.items():
-        word = word.replace(f"{{{name}}}", value)
-    return word
 
 
 def _end_with_parent() -> None:

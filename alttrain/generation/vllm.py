@@ -31,14 +31,12 @@ class InProcessVllm(EngineConfig):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
-        """Raise ValueError if vLLM is not installed or the protocol asks for quantised weights."""
         super().check(quantization, gpu)
         if importlib.util.find_spec("vllm") is None:
             raise ValueError(ABSENT)
 
     @contextmanager
     def start(self, model: Model) -> Iterator["VllmEngine"]:
-        """Load the model. Raises ValueError if vLLM is not installed."""
         try:
             from vllm import LLM
             from vllm.lora.request import LoRARequest
@@ -69,7 +67,6 @@ class VllmEngine:
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        """Yield all results, in the order of the prompts."""
         from vllm import SamplingParams
 
         sampled = decoding.temperature > 0

@@ -139,8 +139,7 @@ def with_original(
     if not answer:
         return None, "the backbone's answer is empty"
     if not original.ended:
-        answer = whole_sentences(answer) if keep_sentences else ""
-        reason = ANSWER_CUT
+        answer, reason = whole_sentences(answer) if keep_sentences else "", ANSWER_CUT
         if not answer:
             return None, CUT
     if not original.thought.strip():

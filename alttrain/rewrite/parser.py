@@ -2,8 +2,7 @@
 
 `read` finds the steps in any model's thought from what its sentences say (`alttrain.english`): the assessment, which is
 one sentence anywhere; the understanding, one or a few sentences that say what the user wants; and the rest, a `refusal`
-if the thought decides to refuse, else `reasoning`. For a thought that a structure rendered, the structure's own `parse`
-is the exact inverse.
+if the thought decides to refuse, else `reasoning`.
 """
 
 import re

@@ -8,7 +8,7 @@
 - `Untouched`   the examples unchanged
 
 Structures are pure and deterministic. The rewrite stage supplies the originals of the labels in `continues`, and the
-assessments of the `teacher`. `parse` is the exact inverse of rendering what the structure wrote.
+assessments of the `teacher`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from annotated_types import Ge, Le
 
-from alttrain.records import Example, Generation, Judgement, Label, Rejected, Segment, Shape, Step
+from alttrain.records import Example, Generation, Judgement, Label, Rejected, Segment, Shape
 from alttrain.rewrite.original import SLOT, SelfTrace, trace_hash
 from alttrain.rewrite.parser import SEPARATOR
 from alttrain.rewrite.teachers import Teacher, TemplateTeacher, Understander
@@ -29,6 +29,15 @@ Traces = Literal["dataset", "backbone"]
 """Which traces are rewritten: the dataset's if it has one, or always the backbone's."""
 StepSwitch = Literal["understanding", "assessment", "reasoning"]
 """A step that can be dropped or moved. For a harmful example, `reasoning` is a refusal."""
+
+
+_SHAPES: dict[Shape, str] = {
+    "thought_and_answer": "a thought and an answer",
+    "thought_only": "a thought without an answer",
+    "answer_only": "an answer without a thought",
+    "opening": "the opening of a thought",
+    "prompt_only": "a prompt alone",
+}
 
 
 class Guard(Protocol):
@@ -56,6 +65,7 @@ class Structure(Protocol):
     - `system`       the structure's system prompt; None keeps the backbone's
     - `prompt_form`  a text containing {prompt}, in which the user's message is asked
     - `before`       turns asked before the user's message; the model answers each
+    - `shapes`       shapes of the rows that are trained as they are; others are rejected. Empty: all shapes
     """
 
     name: str
@@ -69,6 +79,7 @@ class Structure(Protocol):
     system: str | None = None
     prompt_form: str = SLOT
     before: Sequence[str] = ()
+    shapes: Sequence[Shape] = ()
 
     def prompt(self, message: str) -> str:
         """Return the user's message as the model gets it."""
@@ -81,19 +92,15 @@ class Structure(Protocol):
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """Return the example to train on; by default the example itself.
+        """Return the example to train on; by default the example itself, if it has one of the structure's shapes.
 
         `assessment` is the teacher's and `understanding` the understander's, if there is one. The result's `trace_hash`
         is that of the original thought and answer.
         """
+        if self.shapes and example.shape not in self.shapes:
+            asked_for = " or ".join(_SHAPES[shape] for shape in self.shapes)
+            return Rejected(example.id, f"the example is {_SHAPES[example.shape]}, and {asked_for} is asked for")
         return replace(example, trace_hash=trace_hash(example))
-
-    def parse(self, thought: str) -> tuple[Segment, ...]:
-        """Return the segments of a thought that this structure rendered, with origin "parsed".
-
-        By default all is reasoning.
-        """
-        return (Segment("reasoning", thought, "parsed"),) if thought else ()
 
 
 def lacks_original(structure: Structure, example: Example) -> bool:
@@ -106,15 +113,10 @@ class AltTrain(Structure):
     """Problem understanding -> harmfulness assessment -> conditional reasoning (refuse, or reason on).
 
     - `understanding`  where the understanding of a row comes from
-    - `understander`   a model that writes the understandings of rows without a trace, instead of a rule
-    - `teacher`        writes the assessment
-    - `original`       how the backbone is asked for originals of the labels in `continues`
     - `steps`          the steps in order. Dropping a step leaves the others unchanged, byte for byte. Without
                        "understanding", the trace's own is also removed (`understanding=None` keeps it). Without
                        "reasoning", a harmful example is refused only in the answer, and a benign answer follows at once
     - `stops`          sentences that end a harmful thought: the name of a pool, or the sentences themselves
-    - `traces`         which originals the rows of `continues` start from
-    - `may_lose`       maximum share of a label's rows that may be dropped before the run stops
     """
 
     name: str
@@ -145,9 +147,8 @@ class AltTrain(Structure):
 
     @property
     def _stops(self) -> Sequence[str]:
-        return (
-            {"template": STOPS, "rephrased": REPHRASED_STOPS}[self.stops] if isinstance(self.stops, str) else self.stops
-        )
+        pools = {"template": STOPS, "rephrased": REPHRASED_STOPS}
+        return pools[self.stops] if isinstance(self.stops, str) else self.stops
 
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
@@ -170,34 +171,14 @@ class AltTrain(Structure):
                 thought.append(understanding or self.understanding(example))
             elif step == "assessment" and assessment is not None:
                 thought.append(assessment)
+            elif step == "reasoning" and example.label == "harmful":
+                thought.append(Segment("refusal", choose(self._stops, "stop", example.id, seed), "template"))
             elif step == "reasoning":
-                thought += self._reason(example, seed)
+                thought += self.understanding.rest(example) if self.understanding else example.thought
         if not thought:
             return Rejected(example.id, "the trace holds nothing but its understanding")
         answer = refusal(example, seed) if example.label == "harmful" else example.answer
         return replace(example, thought=tuple(thought), answer=answer, trace_hash=trace_hash(example))
-
-    def _reason(self, example: Example, seed: int) -> tuple[Segment, ...]:
-        if example.label == "harmful":
-            return (Segment("refusal", choose(self._stops, "stop", example.id, seed), "template"),)
-        return self.understanding.rest(example) if self.understanding else example.thought
-
-    def parse(self, thought: str) -> tuple[Segment, ...]:
-        """Split a thought into its steps: one paragraph each, except the conditional reasoning, which is what remains.
-
-        Raises ValueError if the thought has too few paragraphs.
-        """
-        steps: list[Step] = list(self.steps)
-        at = steps.index("reasoning") if "reasoning" in steps else len(steps)
-        before, after = steps[:at], steps[at + 1 :]
-        texts = thought.split(SEPARATOR, len(before))
-        if len(texts) > len(before):
-            texts[-1:] = texts[-1].rsplit(SEPARATOR, len(after))
-        if len(texts) == len(steps) and at < len(steps):
-            before.append("refusal" if texts[at] in self._stops else "reasoning")
-        if len(texts) < len(before + after):
-            raise ValueError(f"rewrite={self.name} did not write a thought of {len(texts)} paragraphs")
-        return tuple(Segment(step, text, "parsed") for step, text in zip(before + after, texts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -222,12 +203,6 @@ class Plain(Structure):
         """Benign examples if the backbone is asked for originals, otherwise none."""
         return ("benign",) if self.original else ()
 
-    def rewrite(
-        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
-    ) -> Example | Rejected:
-        """Return the example itself."""
-        return _as_it_is(example, self.shapes)
-
 
 @dataclass(frozen=True)
 class SafePath(Structure):
@@ -239,18 +214,15 @@ class SafePath(Structure):
     name: str
     primer: str
 
+    shapes = ("thought_and_answer",)
+
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """Return the primer for a harmful example, and a benign example itself."""
         if example.label == "benign":
-            return _as_it_is(example)
+            return super().rewrite(example, seed)
         thought = (Segment("primer", self.primer, "template"),)
         return replace(example, thought=thought, answer="", partial=True, trace_hash=trace_hash(example))
-
-    def parse(self, thought: str) -> tuple[Segment, ...]:
-        """Return the primer, or a whole trace."""
-        return (Segment("primer" if thought == self.primer else "reasoning", thought, "parsed"),) if thought else ()
 
 
 @dataclass(frozen=True)
@@ -269,18 +241,14 @@ class ThinkSafe(Structure):
 
     traces: Literal["backbone"] = "backbone"
 
+    shapes = ("thought_and_answer",)
+
     def __post_init__(self) -> None:
         if self.guard.says != "unsafe":
             raise ValueError(
                 f"rewrite.guard={self.guard.name}: says {self.guard.says!r}; accepted: a judge that says 'unsafe', "
                 "such as judge@rewrite.guard=llama_guard_3"
             )
-
-    def rewrite(
-        self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
-    ) -> Example | Rejected:
-        """Return the example with the backbone's thought and answer."""
-        return _as_it_is(example)
 
 
 @dataclass(frozen=True)
@@ -309,7 +277,6 @@ class PromptSide(Structure):
     def rewrite(
         self, example: Example, seed: int, assessment: Segment | None = None, understanding: Segment | None = None
     ) -> Example | Rejected:
-        """Reject the example: there is nothing to train on."""
         return Rejected(example.id, f"{self.name} works on the prompt and trains nothing; choose training=none")
 
 
@@ -318,25 +285,6 @@ class Untouched(Structure):
     """Examples unchanged, with or without traces."""
 
     name: str
-
-
-def _as_it_is(example: Example, shapes: Sequence[Shape] = ("thought_and_answer",)) -> Example | Rejected:
-    if example.shape not in shapes:
-        return Rejected(example.id, f"the example is {_SHAPES[example.shape]}, and {_asked_for(shapes)} is asked for")
-    return replace(example, trace_hash=trace_hash(example))
-
-
-_SHAPES: dict[Shape, str] = {
-    "thought_and_answer": "a thought and an answer",
-    "thought_only": "a thought without an answer",
-    "answer_only": "an answer without a thought",
-    "opening": "the opening of a thought",
-    "prompt_only": "a prompt alone",
-}
-
-
-def _asked_for(shapes: Sequence[Shape]) -> str:
-    return " or ".join(_SHAPES[shape] for shape in shapes)
 
 
 def _check_traces(structure: AltTrain | Plain) -> None:

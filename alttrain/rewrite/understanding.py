@@ -63,7 +63,7 @@ class Understanding(Protocol):
         """Return the understanding of an example, on one line."""
 
     def rest(self, example: Example) -> tuple[Segment, ...]:
-        """Return the part of the example's own thought that follows the understanding."""
+        """Return the part of the example's own thought that follows the understanding; empty if nothing does."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,6 @@ class TraceUnderstanding:
     max_words: Annotated[int, Ge(5)] = 100
 
     def __call__(self, example: Example) -> Segment:
-        """Return the understanding of an example, on one line."""
         if not has_trace(example):
             return self.fallback(example)
         found = self._find(render(example.thought))
@@ -91,7 +90,6 @@ class TraceUnderstanding:
         return Segment("understanding", text, origin if number == 1 else f"{origin}:sentence {number}")
 
     def rest(self, example: Example) -> tuple[Segment, ...]:
-        """Return the trace after its understanding, without whitespace between them; empty if nothing follows."""
         found = self._find(render(example.thought)) if has_trace(example) else None
         if found is None:
             return example.thought
@@ -118,12 +116,10 @@ class Restatement:
     max_words: Annotated[int, Ge(5)] = 30
 
     def __call__(self, example: Example) -> Segment:
-        """Return the understanding of an example."""
         return Segment("understanding", self.restate(example.prompt), "restatement")
 
     def rest(self, example: Example) -> tuple[Segment, ...]:
-        """Return the whole thought, since the restatement took nothing from it."""
-        return example.thought
+        return example.thought  # the restatement took nothing from it
 
     def restate(self, prompt: str) -> str:
         """Return one sentence that says what the user wants."""
@@ -159,15 +155,11 @@ def outcome(understanding: Segment) -> Outcome:
     origin = understanding.origin
     if origin.endswith(_FLAGGED):
         return "flagged"
-    if not _is_trace(origin):
+    if origin.partition(":")[0] != TRACE:
         return "no trace"
     return "repaired" if ":sentence " in origin else "accepted"
 
 
 def has_trace(example: Example) -> bool:
     """Return whether a reasoning backbone wrote the example's thought."""
-    return bool(example.thought) and _is_trace(example.thought[0].origin)
-
-
-def _is_trace(origin: str) -> bool:
-    return origin == TRACE or origin.startswith(f"{TRACE}:")
+    return bool(example.thought) and example.thought[0].origin.partition(":")[0] == TRACE

@@ -2,23 +2,25 @@
 
 import gc
 import logging
-import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alttrain.backbone import Backbone, FullFineTuning, LoRA, Weights, resolve
-from alttrain.backbone.device import GIB, free_system_memory, keep_freed_memory
+from alttrain.backbone.device import GIB, keep_freed_memory, look
 from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
 from alttrain.config.identity import shaping_of_engine
 from alttrain.generation import InProcess
 from alttrain.generation.engine import Engine, Model
 from alttrain.generation.in_process import CachedDecoder
 from alttrain.run.assembly import Run
+
+if TYPE_CHECKING:
+    from alttrain.backbone.adapter import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +50,12 @@ class Session:
         """The device of this run: "cpu" or "cuda"."""
         import torch
 
-        from alttrain.backbone.weights import choose_device
-
         if self.run.hardware.threads:
             torch.set_num_threads(self.run.hardware.threads)
-        device = choose_device(self.run.hardware.accelerator)
-        if device == "cpu":
-            keep_freed_memory()
-        return device
+        if look(self.run.hardware.accelerator).name != "cpu":
+            return "cuda"
+        keep_freed_memory()
+        return "cpu"
 
     def dtype(self, requested: str) -> Any:
         """Return the torch dtype for a config's name on this machine."""
@@ -98,11 +98,10 @@ class Session:
 
         The folder appears only when it is complete.
         """
-        from alttrain.backbone.weights import save_adapter, save_model
+        from alttrain.backbone.weights import save_trained
 
         shutil.rmtree(folder, ignore_errors=True)
-        save = save_adapter if isinstance(self.run.adapter, LoRA) else save_model
-        save(model, weights, self.renderer.tokenizer, self.run.backbone, card, folder)
+        save_trained(model, weights, self.renderer.tokenizer, self.run.backbone, card, folder)
 
     @contextmanager
     def engine(self, trained: Path | None, quantization: Quantization | None = None) -> Iterator[Engine]:
@@ -110,13 +109,13 @@ class Session:
 
         `quantization` applies to weights in this process; None is the backbone's.
         """
-        from alttrain.backbone.adapter import read_adapter
+        from alttrain.backbone.adapter import CONFIG, read_adapter
 
         run = self.run
         shrunk = quantization or run.backbone.quantization
-        adapter = trained if trained and (trained / "adapter_config.json").exists() else None
-        if adapter:
-            read_adapter(adapter)  # without this check, a server may answer as the bare backbone
+        adapter = None
+        if trained and (trained / CONFIG).exists():
+            adapter = read_adapter(trained)  # without this check, a server may answer as the bare backbone
 
         def weights() -> Path:
             clear_shelf()
@@ -125,10 +124,12 @@ class Session:
         model = Model(
             run=run.name,
             renderer=self.renderer,
-            adapter=adapter,
+            adapter=adapter.folder if adapter else None,
             trained=None if adapter else trained,
             weights=weights,
-            decoder=lambda asked: self.decoder(asked, trained, shrunk) if trained else self._cached(asked, shrunk),
+            decoder=lambda asked: (
+                self.decoder(asked, adapter or trained, shrunk) if trained else self._cached(asked, shrunk)
+            ),
             log=run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log",
         )
         with run.generation.start(model) as engine:
@@ -157,23 +158,24 @@ class Session:
             described["dtype"] = str(self.dtype(requested))
         return described
 
-    def decoder(self, generation: InProcess, trained: Path | None, quantization: Quantization) -> Any:
-        """Return a decoder of the backbone as it is, of the backbone with an adapter, or of a fully trained model."""
+    def decoder(self, generation: InProcess, trained: "Adapter | Path | None", quantization: Quantization) -> Any:
+        """Return a decoder of the backbone as it is, with an `Adapter`, or of a fully trained model in a folder."""
         from alttrain.backbone.weights import beside, load_model
         from alttrain.generation.decoder import Decoder
 
-        adapter = trained if trained and (trained / "adapter_config.json").exists() else None
-        if trained is not None and adapter is None:
+        if isinstance(trained, Path):
             clear_shelf()
             weights = Weights(trained, "trained")
             model = load_model(weights, self.dtype(generation.dtype), self.device, "packed", quantization)
         elif quantization != "none":
             model = self.model(generation.dtype, "packed", None, quantization)
-            model = beside(model, adapter) if adapter else model
+            model = beside(model, trained) if trained else model
         else:
-            model = self._base(generation.dtype).merge(adapter)
-        room = generation.memory_gib * GIB if generation.memory_gib else CACHE_SHARE * self._free_memory()
-        memory = None if math.isinf(room) else int(room)
+            model = self._base(generation.dtype).merge(trained)
+        free_bytes = look(self.run.hardware.accelerator).free
+        memory = int(generation.memory_gib * GIB) if generation.memory_gib else None
+        if memory is None and free_bytes is not None:
+            memory = int(CACHE_SHARE * free_bytes)
         return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
 
     def _base(self, requested: str) -> Any:
@@ -187,15 +189,6 @@ class Session:
         if key not in _SHELF:
             _SHELF[key] = Base(self.model(requested, "packed", None, "none"))
         return _SHELF[key]
-
-    def _free_memory(self) -> float:
-        """Return the free bytes of the device; infinity if the system does not report them."""
-        import torch
-
-        if self.device == "cuda":
-            return float(torch.cuda.mem_get_info()[0])
-        free = free_system_memory()
-        return math.inf if free is None else float(free)
 
     def scorer(self, source: str, revision: str | None, dtype: str) -> Any:
         """Return a judge's model. The last one stays loaded; another one replaces it."""

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on rewritten examples. This module exports the config classes and imports no torch.
 
 - `config`       recipe, hardware and loggers, as a config names them
-- `data`         examples -> token sequences -> packed batches in a seeded order
+- `data`         token sequences -> packed batches in a seeded order
 - `module`       the Lightning module: objective, AdamW, warm-up and cosine schedule
 - `fit`          one training: trainer, checkpoints, resuming
 - `loggers`      runs Lightning's loggers in a thread, so that none can stop a run

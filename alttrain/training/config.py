@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 
-from alttrain.backbone.memory import Strategy
+from alttrain.backbone.memory import Optimizer, Strategy
 from alttrain.backbone.template import ThoughtMode
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ class ResponseLoss:
     """Cross-entropy of the response tokens. With `mean_over="tokens"`, long responses weigh more than short ones."""
 
     mean_over: Mean = "tokens"
+
+    last_epochs: ClassVar[int] = 0
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,14 @@ class SafeKeyLoss:
 
 @dataclass(frozen=True)
 class SupervisedFineTuning:
-    """AdamW with linear warm-up and cosine decay to zero. Exactly one of `epochs` and `max_steps` must be given.
+    """AdamW with linear warm-up and cosine decay to zero, for either `epochs` or `max_steps`.
 
     `batch_size` is in examples, `max_length` in tokens; longer examples are left out and reported. `checkpoint_every`
     is in steps. Warm-up takes `warmup_steps`, or the share `warmup_share` of all steps, rounded up. With schedule
     "cosine" the first warm-up step has a rate above zero; "cosine_from_zero" is transformers' schedule, which starts at
     0. `gradient_clip` is the maximum gradient norm; None disables clipping. `b_ratio` is the learning rate of LoRA's B
-    relative to A (LoRA+, Hayou et al., 2024); 1 is plain LoRA. `batch_size_of` maps backbone names to batch sizes; a
-    recipe's YAML sets `batch_size` from it.
+    relative to A (LoRA+, Hayou et al., 2024). `batch_size_of` maps backbone names to batch sizes; a recipe's YAML sets
+    `batch_size` from it.
     """
 
     name: str
@@ -69,7 +71,7 @@ class SupervisedFineTuning:
     warmup_share: Annotated[float, Ge(0), Lt(1)] | None = None
     batch_size_of: Mapping[str, Annotated[int, Gt(0)]] = field(default_factory=dict)
     schedule: Literal["cosine", "cosine_from_zero"] = "cosine"
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    optimizer: Optimizer = "adamw"
     weight_decay: Annotated[float, Ge(0), Lt(inf)] = 0.0
     betas: Annotated[Sequence[Annotated[float, Ge(0), Lt(1)]], MinLen(2), MaxLen(2)] = (0.9, 0.95)
     gradient_clip: Annotated[float, Gt(0), Lt(inf)] | None = 1.0
@@ -178,16 +180,12 @@ class Logger(ABC):
 
 @dataclass(frozen=True)
 class Csv(Logger):
-    """Writes logs/metrics.csv in the run's folder, a row every `trainer.log_every` steps.
-
-    The report plots its losses.
-    """
+    """Writes logs/metrics.csv in the run's folder, a row every `trainer.log_every` steps, which the report plots."""
 
     holds = ("training",)
 
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
-        """Open a CSVLogger that keeps the rows of an interrupted training."""
         from alttrain.training.loggers import ContinuedCSVLogger
 
         yield ContinuedCSVLogger(run.folder, name="", version="logs", flush_logs_every_n_steps=1)
@@ -195,13 +193,15 @@ class Csv(Logger):
 
 @dataclass(frozen=True)
 class TensorBoard(Logger):
-    """Writes to tensorboard/ in the run's folder. `tensorboard --logdir outputs/runs` shows all runs."""
+    """Writes to tensorboard/ in the run's folder, with the config in hparams.yaml.
+
+    `tensorboard --logdir outputs/runs` shows all runs.
+    """
 
     holds, package = ("training", "evaluation"), "tensorboard"
 
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
-        """Open Lightning's TensorBoardLogger. The config is written to hparams.yaml."""
         from alttrain.training.loggers import ContinuedTensorBoardLogger
 
         logger = ContinuedTensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False)
@@ -214,8 +214,8 @@ class TensorBoard(Logger):
 class Wandb(Logger):
     """A wandb run in `project`. `group` None uses the sweep's name.
 
-    With `mode` "offline" no account is needed. "online" reads the API key from WANDB_API_KEY, and logs offline if the
-    server does not answer.
+    With `mode` "offline" no account is needed. "online" reads the API key from WANDB_API_KEY, without which wandb would
+    ask for one in the middle of the training, and logs offline if the server does not answer.
     """
 
     project: str
@@ -224,13 +224,11 @@ class Wandb(Logger):
     tags: Sequence[str] = ()
 
     def check(self) -> None:
-        """Raise ValueError if online mode has no API key. Wandb would ask for it in the middle of the training."""
         if self.mode == "online" and not os.environ.get("WANDB_API_KEY"):
             raise ValueError("logger.wandb.mode=online needs a key: set WANDB_API_KEY, or choose offline")
 
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
-        """Open Lightning's WandbLogger with the run's id."""
         import wandb
         from pytorch_lightning.loggers import WandbLogger
 
@@ -266,7 +264,7 @@ class Wandb(Logger):
 class Mlflow(Logger):
     """An MLflow run. `uri` is a folder or a server, whose credentials are read from MLflow's environment variables.
 
-    `experiment` None uses the sweep's name.
+    `experiment` None uses the sweep's name. MLflow assigns run ids itself, so a resumed run is found by a tag.
     """
 
     uri: str
@@ -276,7 +274,6 @@ class Mlflow(Logger):
 
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
-        """Open Lightning's MLFlowLogger. MLflow assigns run ids itself, so a resumed run is found by a tag."""
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # otherwise MLflow 3 requires a database
         from mlflow.tracking import MlflowClient
         from pytorch_lightning.loggers import MLFlowLogger
@@ -296,4 +293,3 @@ class Mlflow(Logger):
             yield logger
         finally:
             logger.finalize("success")
-        logger.finalize("success")

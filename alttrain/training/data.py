@@ -1,67 +1,19 @@
-"""Training data: examples -> token sequences (cached) -> packed batches in a seeded order.
+"""Training data: token sequences -> packed batches in a seeded order.
 
 A batch holds the same `batch_size` examples as a padded batch would, concatenated into one row. Each epoch's order is a
 permutation that depends only on the seed and the epoch, so a resumed training continues with the same batches.
 """
 
-import hashlib
-import io
-import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from alttrain import __version__, tokenization
-from alttrain.records import DamagedError, Example, from_cache, read_bytes, replacing, seal
-from alttrain.tokenization import Renderer
-from alttrain.training.config import Mean, SafeKeyLoss, SupervisedFineTuning
-
-
-def tokenized(renderer: Renderer, examples: Sequence[Example], folder: Path) -> list[tokenization.Sequence]:
-    """Return `renderer.render(examples)`, cached in `folder` because tokenizing long thoughts takes minutes.
-
-    FOLDER/KEY.npz holds `tokens`, the concatenated ids of all examples, and `lengths` (examples, 2), the number of
-    prompt and response tokens of each. KEY hashes the tokenizer, the template, the system prompt, the package version
-    and the examples. A damaged file is made again.
-    """
-    path = folder / f"{_key(renderer, examples)}.npz"
-    if (kept := from_cache(path, lambda path: _read(path, examples))) is not None:
-        return kept
-    sequences = renderer.render(examples)
-    tokens = np.array([token for sequence in sequences for token in sequence.ids], dtype=np.int32)
-    lengths = np.array([(len(s.prompt), len(s.response)) for s in sequences], dtype=np.int64).reshape(-1, 2)
-    with replacing(path) as file:
-        np.savez(file, tokens=tokens, lengths=lengths)
-    seal(path)
-    return sequences
-
-
-def _key(renderer: Renderer, examples: Sequence[Example]) -> str:
-    template, system = asdict(renderer.backbone.template), renderer.backbone.system_prompt
-    shaping = {"alttrain": __version__, "said": "text", "template": template, "system": system}
-    digest = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode())
-    digest.update(renderer.tokenizer.backend_tokenizer.to_str().encode())
-    for example in examples:
-        digest.update(repr(example).encode())
-    return digest.hexdigest()[:32]
-
-
-def _read(path: Path, examples: Sequence[Example]) -> list[tokenization.Sequence]:
-    with np.load(io.BytesIO(read_bytes(path))) as arrays:
-        tokens, lengths = arrays["tokens"].tolist(), arrays["lengths"].tolist()
-    if sum(map(sum, lengths)) != len(tokens):
-        raise DamagedError(path, "the number of tokens is not the sum of the lengths")
-    sequences, start = [], 0
-    for example, (prompt, response) in zip(examples, lengths, strict=True):
-        middle, end = start + prompt, start + prompt + response
-        sequences.append(tokenization.Sequence(example.id, tokens[start:middle], tokens[middle:end]))
-        start = end
-    return sequences
+from alttrain import tokenization
+from alttrain.training.config import Mean, SupervisedFineTuning
 
 
 class _Movable:
@@ -83,13 +35,13 @@ class PackedBatch(_Movable):
     averaged over the step's passes and devices, is the step's mean loss. `marked` holds the data of SafeKey's losses.
     """
 
-    ids: torch.Tensor
-    positions: torch.Tensor
+    ids: Tensor
+    positions: Tensor
     lengths: list[int]
-    keep: torch.Tensor
-    targets: torch.Tensor
+    keep: Tensor
+    targets: Tensor
     share: float = 1.0
-    relative: torch.Tensor | None = None
+    relative: Tensor | None = None
     marked: "MarkedBatch | None" = None
 
 
@@ -104,7 +56,7 @@ class MarkedBatch(_Movable):
 
     key: PackedBatch
     spans: list[tuple[int, int, int]]
-    harmful: torch.Tensor
+    harmful: Tensor
     share: float
 
 
@@ -136,9 +88,7 @@ def pack(
 def _joined(parts: Sequence[_Part], multiple: int, mean_over: Mean) -> PackedBatch:
     padding = -sum(len(part.ids) for part in parts) % multiple
     padded = [*parts, _Part([0] * padding, 0, padding)] if padding else parts
-    keep: list[int] = []
-    counts: list[int] = []
-    start = 0
+    keep, counts, start = list[int](), list[int](), 0
     for part in parts:
         first = start + part.trained - 1  # the position that predicts the first response token
         counts.append(len(part.ids) - part.trained)
@@ -206,12 +156,8 @@ class BatchStream:
         multiple: int = 1,
         division: Division = Division(),
     ) -> None:
-        self.sequences = sequences
-        self.recipe = recipe
-        self.seed = seed
-        self.start = start
-        self.multiple = multiple
-        self.division = division
+        self.sequences, self.recipe, self.seed, self.start = sequences, recipe, seed, start
+        self.multiple, self.division = multiple, division
         self.steps_per_epoch = recipe.steps_per_epoch(len(sequences))
         self.steps = recipe.steps(len(sequences))
         self.passes = division.passes(recipe.batch_size)
@@ -220,40 +166,26 @@ class BatchStream:
     @property
     def tokens(self) -> int:
         """Total tokens of all steps."""
-        epochs, rest = divmod(self.steps, self.steps_per_epoch)
-        begun = [index for step in range(self.steps - rest, self.steps) for index in self.members(step)]
-        return epochs * sum(map(len, self.sequences)) + sum(len(self.sequences[index]) for index in begun)
+        return sum(len(self.sequences[index]) for step in range(self.steps) for index in self.members(step))
 
     def __len__(self) -> int:
         return self.steps * self.passes
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        objective = self.recipe.objective
-        marked_from = self.steps
-        if isinstance(objective, SafeKeyLoss):
-            marked_from -= objective.last_epochs * self.steps_per_epoch
-        for step in range(self.start, self.steps):
-            yield from self._divided([self.sequences[index] for index in self.members(step)], step >= marked_from)
-
-    def _divided(self, examples: list[tokenization.Sequence], marks: bool) -> Iterator[PackedBatch]:
-        """Yield this device's passes over the examples of a step.
-
-        Devices wait for each other, so a pass without examples runs the shortest one with a share of 0.
-        """
-        mean_over = self.recipe.objective.mean_over
-        if self.passes == self.division.devices == 1:
-            yield pack(examples, self.multiple, 1.0, mean_over, marks)
-            return
+        mean_over, devices = self.recipe.objective.mean_over, self.division.devices
+        parts = self.passes * devices
+        marked_from = self.steps - self.recipe.objective.last_epochs * self.steps_per_epoch
 
         def weight(part: Sequence[tokenization.Sequence]) -> int:
             return len(part) if mean_over == "examples" else sum(len(example.response) for example in part)
 
-        parts = self.passes * self.division.devices
-        ordered = sorted(examples, key=len, reverse=True)
-        for number in range(self.passes):
-            own = ordered[number * self.division.devices + self.division.device :: parts]
-            share = weight(own) / weight(examples) * parts
-            yield pack(own or ordered[-1:], self.multiple, share, mean_over, marks)
+        for step in range(self.start, self.steps):
+            ordered = sorted((self.sequences[index] for index in self.members(step)), key=len, reverse=True)
+            for number in range(self.passes):
+                own = ordered[number * devices + self.division.device :: parts]
+                share = weight(own) / weight(ordered) * parts
+                # devices wait for each other: a pass without examples runs the shortest one, with a share of 0
+                yield pack(own or ordered[-1:], self.multiple, share, mean_over, step >= marked_from)
 
     def members(self, step: int) -> list[int]:
         """Return the indices of the sequences in the batch of a step."""

@@ -44,30 +44,25 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
     """On Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop. A second signal stops at once."""
 
     def __init__(self, last: Path) -> None:
-        self.last = last
-        self.asked = False
+        self.last, self.asked = last, False
         self._before: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Install the signal handlers. Python allows this only in the main thread."""
-        if threading.current_thread() is threading.main_thread():
+    def on_train_start(self, *unused: Any) -> None:
+        if threading.current_thread() is threading.main_thread():  # Python sets handlers only there
             self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
-        """Save a checkpoint and stop if a signal arrived."""
         if self.asked:
             trainer.save_checkpoint(self.last)
             raise KeyboardInterrupt
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, *unused: Any, **ignored: Any) -> None:
         """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Restore the previous signal handlers."""
-        self.teardown(trainer, pl_module, "fit")
+    on_exception = teardown
 
     def _ask(self, *unused: Any) -> None:
         if self.asked:
@@ -79,9 +74,8 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
 class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
     """Writes each checkpoint to a temporary file in the same folder, and renames it when it is complete.
 
-    Lightning writes to the system's temporary folder first. If that is on another file system, the file is copied, and
-    a kill during the copy leaves no usable checkpoint. Each checkpoint also stores a hash that identifies its training
-    (`made_from`) and a checksum.
+    Lightning writes to the system's temporary folder and may copy the file from there; a kill during the copy leaves no
+    usable checkpoint. Each checkpoint also stores a hash that identifies its training (`made_from`) and a checksum.
     """
 
     def __init__(self, made_from: str) -> None:
@@ -89,7 +83,6 @@ class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
         self.made_from = made_from
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save a checkpoint that `torch.load` can read."""
         checkpoint = checkpoint | {"made_from": self.made_from}
         checkpoint["checksum"] = _checksum(checkpoint)
         with replacing(Path(path)) as file:
@@ -118,19 +111,6 @@ def _checksum(checkpoint: Mapping[str, Any]) -> str:
     with ThreadPoolExecutor() as pool:
         lines = pool.map(line, parts({key: checkpoint[key] for key in checkpoint if key != "checksum"}, ""))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _made_from(
-    module: SFTModule, sequences: list[tokenization.Sequence], recipe: SupervisedFineTuning, seed: int
-) -> str:
-    """Hash what identifies a training: its recipe, seed and examples, and the names and shapes of its weights."""
-    digest = hashlib.sha256(f"{recipe} {seed}".encode())
-    for sequence in sequences:
-        digest.update(repr(sequence).encode())
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            digest.update(f"{name} {tuple(parameter.shape)}".encode())
-    return digest.hexdigest()
 
 
 def _first_step(last: Path, made_from: str) -> int:
@@ -170,9 +150,6 @@ class _Sharded(ModelParallelStrategy):  # type: ignore[misc]
     A checkpoint is one file with only the trainable weights, as on a single device.
     """
 
-    def __init__(self, devices: int) -> None:
-        super().__init__(data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
-
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Return the trainable weights, unsharded, on the first device; an empty dict on the others."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -187,7 +164,8 @@ def _strategy(hardware: Hardware, recipe: SupervisedFineTuning) -> Any:
         heads = isinstance(recipe.objective, SafeKeyLoss)  # unused except in the last epochs
         return DDPStrategy(find_unused_parameters=heads, gradient_as_bucket_view=True)
     if hardware.strategy == "fsdp":
-        return _Sharded(hardware.devices * hardware.nodes)
+        devices = hardware.devices * hardware.nodes
+        return _Sharded(data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
     if importlib.util.find_spec("deepspeed") is None:
         raise ValueError(
             f"trainer.strategy={hardware.strategy} needs DeepSpeed: pip install 'alttrain[deepspeed]', or choose fsdp"
@@ -220,7 +198,13 @@ def fit(
     passes = Division(devices, 0, hardware.examples_per_pass).passes(recipe.batch_size)
     torch.manual_seed(seed)
     module = SFTModule(model, recipe, steps, passes)
-    made_from = _made_from(module, sequences, recipe, seed)
+    digest = hashlib.sha256(f"{recipe} {seed}".encode())  # of what identifies this training
+    for sequence in sequences:
+        digest.update(repr(sequence).encode())
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            digest.update(f"{name} {tuple(parameter.shape)}".encode())
+    made_from = digest.hexdigest()
     start = _first_step(last, made_from)
     if hardware.recompute:
         recompute_layers(model)
@@ -235,10 +219,10 @@ def fit(
         save_top_k=0,
         enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
     )
-    callbacks: list[pl.Callback] = [checkpoints, _StopAfterStep(last)]
+    callbacks = [checkpoints, _StopAfterStep(last)]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=1))
-    plugins: list[Any] = [environment()]
+    plugins = [environment()]
     if not hardware.strategy.startswith("deepspeed"):  # DeepSpeed writes its own checkpoints
         plugins.append(_AtomicCheckpoints(made_from))
     if start:

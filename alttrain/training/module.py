@@ -8,6 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy, ModelParallelStrategy
+from torch import Tensor
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 
 from alttrain.backbone.attention import PackedSequences
@@ -44,22 +46,7 @@ def recompute_layers(model: Any) -> None:
         language_model.gradient_checkpointing_enable(options)
 
 
-def shard(language_model: Any, mesh: Any) -> None:
-    """Shard the weights of every decoder layer over the mesh (FSDP2). A layer's weights are gathered when it runs.
-
-    Embeddings, head and final norm are replicated on every device.
-    """
-    from torch.distributed.fsdp import fully_shard
-
-    decoder = language_model.get_decoder()
-    layers = {parameter for layer in decoder.layers for parameter in layer.parameters()}
-    others = {parameter for parameter in decoder.parameters() if parameter not in layers}
-    for layer in decoder.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(decoder, mesh=mesh, ignored_params=others)
-
-
-def unsharded(tensor: torch.Tensor) -> torch.Tensor:
+def unsharded(tensor: Tensor) -> Tensor:
     """Return the full tensor on the CPU. Gathering a sharded tensor is a collective: all devices must call this."""
     full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full.detach().cpu()
@@ -77,7 +64,7 @@ class SafetyHeads(torch.nn.Module):
         self.alone = torch.nn.Linear(size, 1, bias=False)
         self.whole = torch.nn.Linear(size, 1, bias=False)
 
-    def loss(self, hidden: torch.Tensor, marked: MarkedBatch, theta: float) -> torch.Tensor:
+    def loss(self, hidden: Tensor, marked: MarkedBatch, theta: float) -> Tensor:
         """Return the weighted binary cross-entropy of the two heads in nats, averaged over marked examples.
 
         `hidden` is (tokens, size). `theta` weights `alone`, 1 - `theta` weights `whole`.
@@ -104,39 +91,48 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
     def __init__(self, model: Any, recipe: SupervisedFineTuning, total_steps: int, passes: int = 1) -> None:
         super().__init__()
         self.strict_loading = False  # the frozen backbone is not in the checkpoints
-        self.model = model
-        self.recipe = recipe
+        self.model, self.recipe, self.total_steps, self.passes = model, recipe, total_steps, passes
         self.heads: SafetyHeads | None = None
         if isinstance(recipe.objective, SafeKeyLoss):
             self.heads = SafetyHeads(causal_lm(model).config.hidden_size)
-        self.total_steps = total_steps
-        self.passes = passes
         self.last_loss: Any = None  # of the last complete step, in nats
         self.losses: list[Any] = []  # of every complete step
         self._step_loss: Any = 0.0
         self._step_tokens, self._step_began = 0, time.monotonic()
         self._sharded = False
-        self._random: dict[str, torch.Tensor] | None = None
+        self._random: dict[str, Tensor] | None = None
         self._before, self._began = 0.0, time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Duration of the training so far, in seconds, including runs that were interrupted."""
+        """Seconds of training so far, including runs that were interrupted."""
         return self._before + time.monotonic() - self._began
 
     def configure_model(self) -> None:
-        """Shard the backbone if the strategy requires it. Lightning calls this on every device."""
-        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self._sharded:
-            shard(causal_lm(self.model), self.device_mesh["data_parallel"])
-            self._sharded = True
+        """Shard every decoder layer's weights over the devices if the strategy does (FSDP2).
 
-    def training_step(self, batch: PackedBatch, batch_index: int) -> torch.Tensor:
+        A layer's weights are gathered when it runs. Embeddings, head and final norm are whole on every device.
+        """
+        if not isinstance(self.trainer.strategy, ModelParallelStrategy) or self._sharded:
+            return
+        mesh, decoder = self.device_mesh["data_parallel"], causal_lm(self.model).get_decoder()
+        layers = {parameter for layer in decoder.layers for parameter in layer.parameters()}
+        others = {parameter for parameter in decoder.parameters() if parameter not in layers}
+        for layer in decoder.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(decoder, mesh=mesh, ignored_params=others)
+        self._sharded = True
+
+    def training_step(self, batch: PackedBatch, batch_index: int) -> Tensor:
         """Return this pass's contribution to the step's mean loss, in nats."""
         loss = self.loss(batch) * batch.share
         self._step_loss += loss.detach()
         self._step_tokens += batch.ids.numel()
         if (batch_index + 1) % self.passes == 0:
-            self.last_loss = self._over_devices(self._step_loss / self.passes)
+            self.last_loss = self._step_loss / self.passes
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(self.last_loss)
+                self.last_loss = self.last_loss / torch.distributed.get_world_size()
             self.losses.append(self.last_loss)
             now = time.monotonic()
             self.log("loss", self.last_loss, prog_bar=True, batch_size=1)
@@ -145,14 +141,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
             self._step_loss, self._step_tokens, self._step_began = 0.0, 0, now
         return loss
 
-    def _over_devices(self, loss: torch.Tensor) -> torch.Tensor:
-        """Average a loss over the devices."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(loss)
-            loss = loss / torch.distributed.get_world_size()
-        return loss
-
-    def loss(self, batch: PackedBatch) -> torch.Tensor:
+    def loss(self, batch: PackedBatch) -> Tensor:
         """Return the mean loss of a packed batch. The full logits are never in memory at once."""
         hidden = self._hidden(batch)
         loss = self._response_loss(hidden, batch)
@@ -163,7 +152,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         added = added + objective.head_weight * self.heads.loss(hidden, marked, objective.theta)
         return loss + added * marked.share
 
-    def _hidden(self, batch: PackedBatch) -> torch.Tensor:
+    def _hidden(self, batch: PackedBatch) -> Tensor:
         """Return the decoder's last hidden states (tokens, size)."""
         most = self.recipe.batch_size + 1  # one more for the padding
         packed = PackedSequences.training(batch.lengths, batch.ids.device, most)
@@ -171,23 +160,19 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         made = decoder(input_ids=batch.ids, position_ids=batch.positions, packed=packed, use_cache=False)
         return made.last_hidden_state[0]  # type: ignore[no-any-return]
 
-    def _response_loss(self, hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+    def _response_loss(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         head = causal_lm(self.model).get_output_embeddings().weight
         if head.requires_grad and torch.is_autocast_enabled(hidden.device.type):
             head = head.to(torch.get_autocast_dtype(hidden.device.type))
         return response_loss(hidden[batch.keep], head, batch.targets, batch.relative)
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip the gradient norm. Raises ValueError if loss or norm is not finite, before the weights are updated.
 
-        This applies to every precision. bfloat16 has float32's range, so unlike with float16 an overflow is not an
-        artefact of loss scaling that could be skipped. Fairseq and Megatron-LM also stop the training. With DeepSpeed
-        only the loss is checked, because DeepSpeed does not expose the gradients.
+        bfloat16 has float32's range, so an overflow is no artefact of loss scaling that could be skipped. Fairseq and
+        Megatron-LM also stop the training. DeepSpeed does not expose the gradients: there only the loss is checked.
         """
         norm = 0.0
         if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
@@ -218,15 +203,9 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 groups["lora_B" in name].append(parameter)
-        given = [
-            {"params": groups[False], "lr": recipe.learning_rate},
-            {"params": groups[True], "lr": recipe.learning_rate * recipe.b_ratio},
-        ]
-        settings: dict[str, Any] = {
-            "lr": recipe.learning_rate,
-            "betas": (recipe.betas[0], recipe.betas[1]),
-            "weight_decay": recipe.weight_decay,
-        }
+        rate, betas = recipe.learning_rate, (recipe.betas[0], recipe.betas[1])
+        given = [{"params": groups[False], "lr": rate}, {"params": groups[True], "lr": rate * recipe.b_ratio}]
+        settings: dict[str, Any] = {"lr": rate, "betas": betas, "weight_decay": recipe.weight_decay}
         if recipe.optimizer == "adamw_8bit":
             from bitsandbytes.optim import AdamW8bit
 
@@ -258,7 +237,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         if torch.cuda.is_available():
             checkpoint["random"]["cuda"] = torch.cuda.get_rng_state()
 
-    def check_finite(self, weights: Mapping[str, torch.Tensor]) -> None:
+    def check_finite(self, weights: Mapping[str, Tensor]) -> None:
         """Raise ValueError if a weight is not finite, so that such weights are never saved."""
         for name, weight in weights.items():
             if not weight.isfinite().all():

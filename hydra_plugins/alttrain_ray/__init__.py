@@ -33,12 +33,10 @@ class RayLauncher(Launcher):
     """Runs each job of a batch as a Ray task."""
 
     def __init__(self, address: str | None, cpus: float) -> None:
-        self.address = address
-        self.cpus = cpus
+        self.address, self.cpus = address, cpus
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Store what Hydra passes to a launcher."""
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs and return one result for each. The result of a failed job holds its error."""

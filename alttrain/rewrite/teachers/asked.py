@@ -64,13 +64,6 @@ class Understander(Protocol):
 class TeacherUnavailableError(OSError):
     """Some rows have no sentence yet. Replies so far are stored, and the same command continues with the rest."""
 
-    def __init__(self, name: str, missing: int, total: int, reason: str) -> None:
-        super().__init__(
-            f"teacher={name}: {missing} of {total} rows have no sentence yet, because {reason}; every reply "
-            "that came is kept, and the same command goes on with the rest"
-        )
-        self.missing = missing
-
 
 @dataclass(frozen=True)
 class BackboneWriter:
@@ -95,7 +88,6 @@ class _Backbone:
         self.sampling: Mapping[str, Any] = {"temperature": 0.0, "max_tokens": writer.max_tokens}
 
     def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply]]:
-        """Yield each key with its reply, chunk by chunk."""
         for start in range(0, len(prompts), self._chunk):
             chunk = list(prompts)[start : start + self._chunk]
             texts = self._ask([prompts[key] for key in chunk], self.sampling["max_tokens"])
@@ -168,7 +160,10 @@ class AskedTeacher:
                     segment = Segment(step, text, f"teacher:{self.name}", key[:HASH_DIGITS])
                     yield row.id, Rejected(row.id, f"{step}: {wrong}") if wrong else segment
             if asking:
-                raise TeacherUnavailableError(self.name, left_over, total, missing)
+                raise TeacherUnavailableError(
+                    f"teacher={self.name}: {left_over} of {total} rows have no sentence yet, because {missing}; every "
+                    "reply that came is kept, and the same command goes on with the rest"
+                )
             asking, left = _grouped(repairing), left - 1
 
     def _settles(self, wrong: str) -> bool:

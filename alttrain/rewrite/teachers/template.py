@@ -69,9 +69,7 @@ class TemplateTeacher:
         unknown = Counter((row.label, row.category) for row in examples if not _reasons(row))
         if not unknown:
             return
-        counts = [
-            f"{count} {label} of {category or 'no category'!r}" for (label, category), count in unknown.most_common()
-        ]
+        counts = [f"{n} {label} of {category or 'no category'!r}" for (label, category), n in unknown.most_common()]
         named = ", ".join(counts[:8]) + (f", and {len(counts) - 8} more categories" if counts[8:] else "")
         raise ValueError(
             f"teacher=template has no reason for {unknown.total()} of {len(examples)} rows: {named}; choose "

@@ -27,7 +27,7 @@ from alttrain.evaluation import Benchmark, Judge
 from alttrain.evaluation.judges import check_goals
 from alttrain.evaluation.protocol import KINDS, Measure
 from alttrain.records import Example, Rejected, read_rows
-from alttrain.rewrite import TemplateTeacher, lacks_original, render
+from alttrain.rewrite import BackboneWriter, TemplateTeacher, lacks_original, render
 from alttrain.rewrite.teachers import AskedTeacher, TeacherContext
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable, evaluation_folder
@@ -79,7 +79,7 @@ def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
                 if judge.needs_goal:
                     yield partial(_check_goals, judge, benchmark)
                 yield partial(judge.check, where, partial(_model_fault, run))
-    if "rewrite" in run.stages and run.training.trains and not (run.folder / "rewrite.json").exists():
+    if _rewrites(run):
         for part in ("teacher", "understander"):
             if isinstance(asked := getattr(run.structure, part), AskedTeacher):
                 yield partial(asked.check, f"rewrite.{part}" if part == "understander" else part)
@@ -87,7 +87,7 @@ def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
             yield partial(run.structure.guard.check, "rewrite.guard", partial(_model_fault, run))
     yield partial(_check_backbone, run)
     yield partial(check_protocol, run)
-    yield partial(_check_engine, run)
+    yield partial(_check_engine, run, data)
     yield partial(_refuse_without_gpu, run)
     yield partial(check_belongs, run)
 
@@ -136,11 +136,25 @@ def check_protocol(run: Run) -> None:
                 raise RunError(f"protocol.means.{measure} names {name}, whose measure is {own[name]}")
 
 
-def _check_engine(run: Run) -> None:
-    """Check that the engine can start here, unless every benchmark is already generated and judged."""
+def _check_engine(run: Run, data: bool) -> None:
+    """Check that the engine can start here, unless every benchmark is judged and the rewrite does not use it.
+
+    The rewrite uses it if the backbone writes a teacher's sentences or, which only the data tell, originals.
+    """
+    structure, gpu = run.structure, _on_gpu(run)
+    if _rewrites(run):
+        writers = [getattr(part, "writer", None) for part in (structure.teacher, structure.understander)]
+        asks = data and structure.original is not None and lacks_originals(run, run.dataset.examples(run.seed))
+        if asks or any(isinstance(writer, BackboneWriter) for writer in writers):
+            run.generation.check(None, gpu)
     finished = [(evaluation_folder(run, benchmark) / "metrics.json").exists() for benchmark in run.benchmarks]
     if "generate" in run.stages and not all(finished):
-        run.generation.check(run.protocol.quantization, _on_gpu(run))
+        run.generation.check(run.protocol.quantization, gpu)
+
+
+def _rewrites(run: Run) -> bool:
+    """Return whether this run has rows to rewrite."""
+    return run.training.trains and "rewrite" in run.stages and not (run.folder / "rewrite.json").exists()
 
 
 def _model_fault(run: Run, source: str, revision: str | None) -> str:
@@ -218,8 +232,7 @@ def prove(run: Run, rows: Sequence[Example], made: Sequence[Example] | None, ren
 
 def bound(run: Run, session: Session) -> None:
     """Check only that prompts fit the context, for a run without the stage `check`. Raises RunError."""
-    rewrites = run.training.trains and "rewrite" in run.stages and not (run.folder / "rewrite.json").exists()
-    rows = run.dataset.examples(run.seed) if rewrites else []
+    rows = run.dataset.examples(run.seed) if _rewrites(run) else []
     fits_context(run, rows, _tokenizer_alone(run)[0] or session.renderer)
 
 

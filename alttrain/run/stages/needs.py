@@ -9,15 +9,7 @@ from dataclasses import dataclass, replace
 
 from alttrain.backbone import FullFineTuning, LoRA, NoAdapter, Shape
 from alttrain.backbone.device import GIB, Device, look, number_bytes
-from alttrain.backbone.memory import (
-    Moments,
-    Quantization,
-    Strategy,
-    device_bytes,
-    full_training_bytes,
-    shape_of,
-    training_bytes,
-)
+from alttrain.backbone.memory import Quantization, Strategy, device_bytes, shape_of, training_bytes
 from alttrain.backbone.source import at_hand
 from alttrain.config import RunError
 from alttrain.records import Example, read_json
@@ -189,23 +181,29 @@ def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes
     width = number_bytes(run.hardware.precision, device)
     longest_first = sorted(sizes.rows, reverse=True)[: recipe.batch_size]
     attention, adapter = run.backbone.attention, run.adapter
-    moments: Moments = "8bit" if recipe.optimizer == "adamw_8bit" else "whole"
+    lora = adapter if isinstance(adapter, LoRA) else None
+    kept = width if isinstance(adapter, FullFineTuning) and adapter.weights == "bfloat16" else 4
 
     def parts(hardware: Hardware, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
         devices = hardware.devices * hardware.nodes
         share = -(-recipe.batch_size // devices)
         passes = -(-share // (hardware.examples_per_pass or share))
         rows = longest_first[:: devices * passes]
-        if isinstance(adapter, LoRA):
-            dropout, targets = adapter.dropout > 0, adapter.target_modules
-            whole = training_bytes(
-                *(shape, width, adapter.rank, targets, rows, quantization, attention, dropout),
-                recompute=hardware.recompute,
-                moments=moments,
-            )
-        else:
-            kept = width if isinstance(adapter, FullFineTuning) and adapter.weights == "bfloat16" else 4
-            whole = full_training_bytes(shape, width, rows, attention, hardware.recompute, kept, moments)
+        whole = training_bytes(
+            *(
+                shape,
+                width,
+                lora.rank if lora else 0,
+                lora.target_modules if lora else (),
+                rows,
+                quantization,
+                attention,
+            ),
+            dropout=bool(lora and lora.dropout),
+            recompute=hardware.recompute,
+            optimizer=recipe.optimizer,
+            kept=kept,
+        )
         return device_bytes(whole, shape, hardware.strategy, devices)
 
     def remedies() -> Iterator[tuple[str, int]]:
@@ -220,10 +218,10 @@ def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes
         yield "trainer.recompute=true trainer.examples_per_pass=1", sum(parts(one).values())
         if device.name == "cpu":
             return
-        if isinstance(adapter, LoRA):
+        if lora:
             yield "backbone.quantization=nf4", sum(parts(own, "nf4").values())
             yield "backbone.quantization=nf4 trainer.recompute=true", sum(parts(recomputed, "nf4").values())
-        strategy: Strategy = "fsdp" if isinstance(adapter, LoRA) else "deepspeed_stage_3"
+        strategy: Strategy = "fsdp" if lora else "deepspeed_stage_3"
         for devices in (2, 4, 8):
             several = replace(one, devices=devices, strategy=strategy)
             changes = f"trainer.devices={devices} trainer.strategy={strategy}"

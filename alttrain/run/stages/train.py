@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterable
 from typing import Any
 
-from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.records import (
     DamagedError,
@@ -110,10 +109,9 @@ def train(run: Run, session: Session) -> None:
     if "rewrite" not in run.stages:
         tell_edited(run)
 
-    from alttrain.training.data import tokenized
     from alttrain.training.fit import fit
 
-    rendered = tokenized(session.renderer, examples, cache_folder() / "tokenised")
+    rendered = session.renderer.render(examples)
     if isinstance(recipe.objective, SafeKeyLoss):
         rendered = session.renderer.mark(examples, rendered)
         if all(sequence.marks is None for sequence in rendered):
