@@ -28,6 +28,7 @@ from alttrain.records import (
     iterate_rows,
     named_lines,
     repair_rows,
+    replacing,
     sort_rows,
     write_rows,
 )
@@ -103,7 +104,8 @@ def _generate(
     done, errors, by = _answered(path), list[NotGenerated](), writer(run)
     refused = {(row.id, row.sample): row for row in _rows(path) if row.finish == "error"}
     if refused:  # ask again; without a reply, the old refusal stays
-        write_rows(path, (row for row in _rows(path) if row.finish != "error"), by)
+        with replacing(path) as file:
+            file.writelines(line for name, line in named_lines(path) if name not in refused)
     started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
     with bar(benchmark.name, total) as advance:
         for chunk in chunks:
