@@ -24,13 +24,13 @@ from annotated_types import Gt
 from alttrain.dataset.columns import Columns
 from alttrain.records import Example, Rejected
 
-KEPT = 64
-"""Maximum number of readings that a process keeps in memory."""
 _LONGEST_CELL = 1 << 27  # characters of a CSV cell; long traces exceed the csv module's own limit of 128 K
 _COMMIT = re.compile(r"@([0-9a-f]{40})/")
 
 RawRow = tuple[str, dict[str, Any]]
 """A row's place, for error messages, and its values."""
+_Row = tuple[str, str, str, dict[str, Any]]
+"""A row's place, its source as an Example tells it, its id if it has none of its own, and its values."""
 
 
 class ExampleSource(Protocol):
@@ -107,8 +107,7 @@ class Rows(Columns):
 
     def read(self, seed: int | None) -> Reading:
         """The rows of `examples(seed)`, in file order, and the rejected ones."""
-        reading = self._all()
-        chosen = {example.id for example in shuffled(reading.examples, seed)[: self.limit]}
+        reading, chosen = self._all(), {example.id for example in self.examples(seed)}
         return replace(reading, examples=[example for example in reading.examples if example.id in chosen])
 
     def _all(self) -> Reading:
@@ -117,8 +116,6 @@ class Rows(Columns):
         stats = [(str(file), file.stat()) for file in self._files(path) if file.is_file()] if path else []
         key = repr((self, [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]))
         if key not in _READ:
-            if len(_READ) == KEPT:
-                del _READ[next(iter(_READ))]
             _READ[key] = self._read()
         return _READ[key]
 
@@ -126,7 +123,12 @@ class Rows(Columns):
         examples: list[Example] = []
         rejected: list[Rejected] = []
         seen: dict[str, str] = {}
-        origin, rows = self._rows()
+        path = self._path()
+        if path is None:
+            loaded, commit = self._from_hub()
+            rows, where = self._hub_rows(loaded), f"{self.hub}@{commit or self.revision or 'unknown'}"
+        else:
+            rows, where = self._file_rows(path), str(path)
         wanted = (row for row in rows if self.passes(row[3], row[0]))
         for place, source, default_id, raw in islice(wanted, self.first):
             found = self.convert(raw, place, default_id, source)
@@ -140,20 +142,17 @@ class Rows(Columns):
         if not examples:
             why = f"; the first of {len(rejected)} left out: {rejected[0].reason}" if rejected else ""
             fault = f"passes the filter {dict(self.where)}" if self.where else "can be used"
-            raise ValueError(f"{origin}: no row {fault}{why}")
+            raise ValueError(f"{where}: no row {fault}{why}")
         if self.sample is not None:
-            examples = [examples[place] for place in self._sampled(len(examples), origin)]
-        path = self._path()
-        name = Path(self.path).name if self.path else str(self.file)
-        return Reading(examples, rejected, origin if path is None else name)
+            if self.sample > len(examples):
+                accepted = f"accepted: up to the {len(examples)} rows of {where}"
+                raise ValueError(f"rows {self.name}: sample={self.sample}: {accepted}")
+            import numpy  # whose default generator orders `datasets.Dataset.shuffle`
 
-    def _sampled(self, rows: int, origin: str) -> list[int]:
-        """Indices of the sampled rows. `datasets.Dataset.shuffle` orders by numpy's default generator."""
-        import numpy
-
-        if self.sample is None or self.sample > rows:
-            raise ValueError(f"rows {self.name}: sample={self.sample}: accepted: up to the {rows} rows of {origin}")
-        return sorted(numpy.random.default_rng(self.sample_seed).permutation(rows)[: self.sample].tolist())
+            order = numpy.random.default_rng(self.sample_seed).permutation(len(examples))
+            examples = [examples[place] for place in sorted(order[: self.sample].tolist())]
+        origin = where if path is None else str(self.file or path.name)
+        return Reading(examples, rejected, origin)
 
     def content(self) -> dict[str, str]:
         """The hash of each file, or the hub's commit, or else the hash of the hub's rows."""
@@ -166,27 +165,17 @@ class Rows(Columns):
             return {f"{self.hub}:{self.split}": commit or digest.hexdigest()[:16]}
         return {file.name: content_hash(file) for file in self._files(path)}
 
-    def _rows(self) -> tuple[str, Iterator[tuple[str, str, str, dict[str, Any]]]]:
-        """(origin, rows); a row is (place, source, default id, values)."""
-        path = self._path()
-        if path is None:
-            loaded, commit = self._from_hub()
-            stem = str(self.hub).rpartition("/")[2]
-            places = ((f"{self.hub}:{self.split}: row {n}", n, raw) for n, raw in enumerate(loaded, 1))
-            rows = ((place, place, f"{stem}-{number}", raw) for place, number, raw in places)
-            return f"{self.hub}@{commit or self.revision or 'unknown'}", rows
-        files = self._files(path)
-        stems = {file: file.name.removesuffix(".gz").rpartition(".")[0] for file in files}
-        raws = (
-            (stems[file], n, place, raw)
-            for file in files
-            for n, (place, raw) in enumerate(read_raw(file, self.rows_at), 1)
-        )
-        below, parts = f"{path.parent}/", "*" in path.name
-        return str(path), (
-            (place, place.removeprefix(below), f"{stem}-{n}", {**raw, "part": stem} if parts else raw)
-            for stem, n, place, raw in raws
-        )
+    def _hub_rows(self, loaded: Iterable[dict[str, Any]]) -> Iterator[_Row]:
+        for number, raw in enumerate(loaded, 1):
+            place = f"{self.hub}:{self.split}: row {number}"
+            yield place, place, f"{str(self.hub).rpartition('/')[2]}-{number}", raw
+
+    def _file_rows(self, path: Path) -> Iterator[_Row]:
+        for file in self._files(path):
+            stem = file.name.removesuffix(".gz").rpartition(".")[0]
+            for number, (place, raw) in enumerate(read_raw(file, self.rows_at), 1):
+                values = {**raw, "part": stem} if "*" in path.name else raw
+                yield place, place.removeprefix(f"{path.parent}/"), f"{stem}-{number}", values
 
     def _path(self) -> Path | None:
         """The file to read, or None for the hub."""
@@ -232,6 +221,7 @@ class Rows(Columns):
 
 
 _READ: dict[str, Reading] = {}
+"""What this process has read, by the source and the state of its files."""
 
 
 def shuffled(rows: Sequence[Example], seed: int | None) -> list[Example]:
