@@ -146,9 +146,11 @@ def test_patterns_take_and_erase(tmp_path: Path) -> None:
 
 
 def test_row_that_a_pattern_misses_is_left_out_by_name(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.jsonl", {**ROW, "work": "a #### 1"}, {**ROW, "work": "none"})
-    reading = Rows("x", path, columns={"answer": "work"}, extract={"answer": "####(.*)"}).read(None)
-    assert [row.reason for row in reading.rejected] == ["no answer where extract.answer looks for it"]
+    works = [{**ROW, "work": work} for work in ("a #### 1", "none", "nothing")]
+    reading = Rows(
+        "x", written(tmp_path / "a.jsonl", *works), columns={"answer": "work"}, extract={"answer": "####(.*)|thing"}
+    ).read(None)
+    assert [row.reason for row in reading.rejected] == ["no answer where extract.answer looks for it"] * 2
     assert [example.answer for example in reading.examples] == ["1"]
 
 

@@ -209,7 +209,7 @@ class RequestPool(Generic[Request, Answer]):
         server: The server's settings.
         requests: Pairs of a key and a request.
         send: Sends a request with the client; returns the raw response.
-        read: Parses a response's body to an answer, which must be a dataclass.
+        read: Parses a response's body to an answer, which must be a dataclass. Its `FailedTry` is never "fatal".
         keep: Called with each key and answer on arrival; returns the answer that counts.
         text_of: Returns a request's prompt, which no message may repeat.
     """
@@ -278,8 +278,7 @@ class RequestPool(Generic[Request, Answer]):
             if isinstance(outcome, FailedTry):
                 log.debug("server %s: %s", self.server.model_name, outcome.reason)
                 self._given_up |= outcome.kind == "fatal" or (outcome.kind == "outage" and self._last_reply < began)
-                failure = Failure(outcome.reason, final=outcome.kind in ("refused", "unusable"))
-                self._settled.put_nowait((key, failure))
+                self._settled.put_nowait((key, Failure(outcome.reason, outcome.kind in ("refused", "unusable"))))
             else:
                 self._settled.put_nowait((key, self._keep(key, outcome)))
             if self._given_up:
@@ -292,33 +291,28 @@ class RequestPool(Generic[Request, Answer]):
         """
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
+        left = self.server.attempts
         try:
-            async with asyncio.timeout(self.server.attempts * (self.server.timeout_s + LONGEST_PAUSE_S)):
-                outcome = await self._tries(client, request)
+            async with asyncio.timeout(left * (self.server.timeout_s + LONGEST_PAUSE_S)):
+                while True:
+                    raw = await self._send(client.with_options(max_retries=left - 1), request)
+                    left -= 1 + raw.retries_taken
+                    outcome = self._read(raw.content)
+                    if not isinstance(outcome, FailedTry) or outcome.kind == "refused" or left == 0:
+                        break
+                    await asyncio.sleep(PAUSE_S)
         except (APITimeoutError, TimeoutError):
             outcome = FailedTry(f"the server did not answer within {self.server.timeout_s:g} s", "outage")
         except (APIConnectionError, ElsewhereError) as error:
-            outcome = FailedTry(f"the connection to the server failed ({type(error.__cause__).__name__})", "outage")
-            for found in (error, error.__cause__):  # some versions of the client wrap it, others do not
-                if isinstance(found, ElsewhereError):
-                    where = (
-                        f"nothing was sent there; set {self.server.where}.base_url to the address that is to be asked"
-                    )
-                    outcome = FailedTry(f"the server sends the request on to {found}; {where}", "fatal")
+            moved = error if isinstance(error, ElsewhereError) else error.__cause__  # not all versions wrap it
+            outcome = FailedTry(f"the connection to the server failed ({type(moved).__name__})", "outage")
+            if isinstance(moved, ElsewhereError):
+                where = f"nothing was sent there; set {self.server.where}.base_url to the address that is to be asked"
+                outcome = FailedTry(f"the server sends the request on to {moved}; {where}", "fatal")
         except APIStatusError as error:
             outcome = self._status_fault(error, self._text_of(request))
         texts = {name: text for name, text in vars(outcome).items() if isinstance(text, str)}
         return replace(outcome, **{n: scrub(text, self._key) for n, text in texts.items()})  # type: ignore[type-var]
-
-    async def _tries(self, client: "AsyncOpenAI", request: Request) -> Answer | FailedTry:
-        left = self.server.attempts
-        while True:
-            raw = await self._send(client.with_options(max_retries=left - 1), request)
-            left -= 1 + raw.retries_taken
-            outcome = self._read(raw.content)
-            if not isinstance(outcome, FailedTry) or outcome.kind not in ("outage", "unusable") or left == 0:
-                return outcome
-            await asyncio.sleep(PAUSE_S)
 
     def _status_fault(self, error: "APIStatusError", prompt: str) -> FailedTry:
         status, code = error.status_code, word(error.code)
