@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alttrain.config.binding import Fault, faults
 from alttrain.config.schema import RunError, did_you_mean
+from alttrain.config.secrets import leaves
 from alttrain.config.targets import trusted
 
 CONFIG_MODULE = "alttrain.conf"
@@ -193,7 +194,7 @@ def hydra_faults(config: DictConfig, given: Collection[str]) -> Iterator[Fault]:
         if plain.pop(name) not in [yaml.safe_load(file.read_text(encoding="utf-8")) for file in options]:
             names = ", ".join(sorted(file.name.removesuffix(".yaml") for file in options))
             yield Fault(f"hydra.{name}", None, f"a log's handlers are code that runs; accepted: hydra/{name}={names}")
-    for key, value in _leaves(plain, ""):
+    for key, value in leaves(plain):
         own, part = f"hydra.{key}", key.rpartition(".")[2]
         if key.startswith(BUILT) and "${" in str(value) and not _of_plain_values(config, str(value)):
             yield Fault(own, value, "accepted here: plain values, and ${key} of one")
@@ -206,14 +207,6 @@ def hydra_faults(config: DictConfig, given: Collection[str]) -> Iterator[Fault]:
             r"(\.\d+)+$", "", own
         ) not in given:
             yield Fault(own, value, "this is for the command line, and not for a file; give it there, or leave it out")
-
-
-def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict | list):
-        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _leaves(child, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, node
 
 
 def _of_plain_values(config: DictConfig, text: str) -> bool:

@@ -42,7 +42,8 @@ ENVIRONMENT = (
 def exposed(config: Any) -> list[tuple[str, None, str]]:
     """Return (key, None, fault) for each value of a plain, resolved config that holds a secret."""
     known = secrets()
-    return [(key, None, fault) for key, value in _texts(config, "") if (fault := _fault(key, value, known))]
+    texts = ((key, value) for key, value in leaves(config) if isinstance(value, str))
+    return [(key, None, fault) for key, value in texts if (fault := _fault(key, value, known))]
 
 
 def secrets() -> dict[str, str]:
@@ -60,8 +61,8 @@ def masked(text: str) -> str:
 
 def resolvers(config: Any) -> Iterator[tuple[str, str, str]]:
     """Yield (key, value, what is accepted) for each interpolation of a plain, unresolved config that is refused."""
-    for key, value in _texts(config, ""):
-        for name in INTERPOLATION.findall(value):
+    for key, value in leaves(config):
+        for name in INTERPOLATION.findall(value) if isinstance(value, str) else ():
             if name.startswith("oc.env"):
                 yield key, value, ENVIRONMENT
             elif name not in TAKEN:
@@ -85,12 +86,10 @@ def _fault(key: str, value: str, known: Mapping[str, str]) -> str:
     return ""
 
 
-def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _texts(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _texts(item, f"{key}.{number}")
-    elif isinstance(value, str):
-        yield key, value
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) for each value of a nested plain config, with the places in lists as keys."""
+    if isinstance(node, dict | list):
+        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from leaves(child, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node

@@ -271,7 +271,8 @@ def content_hash(path: Path) -> str:
     """The first 16 hex digits of a file's SHA-256. Raises FileNotFoundError if it is not a file (a device, a pipe)."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data file")
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def read_raw(path: Path, rows_at: str | None = None) -> list[RawRow]:
@@ -293,7 +294,12 @@ def read_raw(path: Path, rows_at: str | None = None) -> list[RawRow]:
     else:
         accepted = "jsonl, json, csv, tsv, each also as .gz, and parquet"
         raise ValueError(f"{path}: unknown kind of data file {kind!r}; accepted: {accepted}")
-    if not (found := list(rows)):
+    found = []
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{place}: expected a JSON object, found {type(row).__name__}")
+        found.append((place, row))
+    if not found:
         raise ValueError(f"{path}: the file holds no rows")
     return found
 
@@ -307,13 +313,13 @@ def _text(path: Path) -> str:
         raise ValueError(f"{path}: not readable as UTF-8 text: {error}") from error
 
 
-def _jsonl(path: Path, text: str) -> Iterator[RawRow]:
+def _jsonl(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield _object(f"{path}:{number}", _parse(f"{path}:{number}", line))
+            yield f"{path}:{number}", _parse(f"{path}:{number}", line)
 
 
-def _json(path: Path, text: str, rows_at: str | None) -> Iterator[RawRow]:
+def _json(path: Path, text: str, rows_at: str | None) -> Iterator[tuple[str, Any]]:
     rows = _parse(str(path), text)
     if rows_at is not None:
         if not isinstance(rows, dict) or rows_at not in rows:
@@ -323,7 +329,7 @@ def _json(path: Path, text: str, rows_at: str | None) -> Iterator[RawRow]:
     if not isinstance(rows, list):
         raise ValueError(f"{path}: expected a JSON array of rows, found {type(rows).__name__}")
     for number, row in enumerate(rows, 1):
-        yield _object(f"{path}: row {number}", row)
+        yield f"{path}: row {number}", row
 
 
 def _csv(path: Path, text: str, delimiter: str) -> Iterator[RawRow]:
@@ -357,13 +363,6 @@ def _parse(place: str, text: str) -> Any:
     except json.JSONDecodeError as error:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
         raise ValueError(f"{place}: malformed JSON{line}: {error.msg}") from error
-    except RecursionError as error:
-        raise ValueError(f"{place}: malformed JSON: nested too deeply") from error
-    except ValueError as error:  # a number of very many digits
-        raise ValueError(f"{place}: malformed JSON: {error}") from error
-
-
-def _object(place: str, row: Any) -> RawRow:
-    if not isinstance(row, dict):
-        raise ValueError(f"{place}: expected a JSON object, found {type(row).__name__}")
-    return place, row
+    except (RecursionError, ValueError) as error:  # ValueError: a number of very many digits
+        fault = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{place}: malformed JSON: {fault}") from error
