@@ -35,8 +35,7 @@ BENCHMARK, LOGGER = "alttrain.evaluation.Benchmark", "alttrain.training.config.L
 BUILDING = frozenset({"_target_", "_partial_"})
 NOT_TAKEN = ("_args_", "_convert_", "_recursive_")
 """Hydra's other keys of a buildable node, which are refused: arguments go by name, and objects get plain values."""
-SEEDS = 1 << 32
-"""Number of valid seeds. numpy accepts 0 to 2**32 - 1."""
+SEEDS = 1 << 32  # number of valid seeds: numpy accepts 0 to 2**32 - 1
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,7 @@ from alttrain.config.targets import trusted
 
 CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
-COMPOSING = (HydraException, OmegaConfBaseException, ValueError)
-"""Exceptions that composing a config may raise."""
+COMPOSING = (HydraException, OmegaConfBaseException, ValueError)  # what composing a config may raise
 CALLBACK = "alttrain.run.sweep.SweepReport"
 PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
 LOGGING = ("job_logging", "hydra_logging")

@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)S?$")
-"""Names of environment variables that hold secrets."""
+SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)S?$")  # names of environment variables that hold secrets
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-SHORTEST = 16
-"""Minimum characters of a value that counts as a secret."""
+SHORTEST = 16  # characters of a value that counts as a secret
 LOOKS = re.compile(
     r"""(?ix) (?: (?<![a-z0-9]) (?-i: (?= (?: sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[a-z]|npm|nvapi|gsk|r8 ) [-_]
                 | AKIA | AIza | eyJ ) )

@@ -23,8 +23,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-TRUSTED = "ALTTRAIN_TRUSTED"
-"""Environment variable that passes `trusted` on to child processes."""
+TRUSTED = "ALTTRAIN_TRUSTED"  # environment variable that passes `trusted` on to child processes
 
 NAMED = frozenset(
     f"{module}.{name}"
@@ -48,11 +47,9 @@ REFUSED = (
     "trusted=[{package}]"
 )
 
-QUOTES = " '\"/"
-"""Characters stripped from a command-line value. An address is the same with and without its last slash."""
+QUOTES = " '\"/"  # stripped from a command-line value; an address is the same with and without its last slash
 
-ANYTHING = object()
-"""The place of an argument that has no annotation, in a trusted class."""
+ANYTHING = object()  # the place of an argument that has no annotation, in a trusted class
 
 
 def take_trusted(arguments: Sequence[str]) -> list[str]:

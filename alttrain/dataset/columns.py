@@ -25,8 +25,7 @@ of user turns, the last of which is the prompt."""
 Scalar = str | int | float | bool | None
 WHOLE: tuple[Shape, ...] = ("thought_and_answer",)
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
-PATTERN_SECONDS = 10.0
-"""Time limit for a pattern of `extract` or `erase` on one text, since a bad pattern may never finish."""
+PATTERN_SECONDS = 10.0  # for a pattern of `extract` or `erase` on one text, since a bad one may never finish
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ class Dataset:
 
     - `amounts`          group -> number of rows; null, or a group that is not named, takes all. A row's group is its
                          category if `amounts` names it, else its source, else its label
-    - `size`, `harmful_share`  instead of amounts: `size` rows, this share of them harmful
+    - `size`, `harmful_share`  instead of amounts: `size` rows, this share of them harmful; groups are then the labels
     - `near_duplicates`  similarity to an already taken row of the same label from which a row is skipped (similar
                          prompts with different labels are both kept)
     - `decontaminate`    ways to match a benchmark's prompts; `ngram` is the number of words for the way of that name
@@ -129,9 +129,9 @@ class Dataset:
             if group not in known and (amount or group not in LABELS):
                 raise ValueError(f"dataset.amounts.{group}: no such group; accepted: {', '.join(known)}")
         groups: dict[str, list[Example]] = defaultdict(list)
+        named = self.amounts if self.size is None else {}
         for row in rows:
-            keys = (row.category, source_of[row.id])
-            groups[next((key for key in keys if key in self.amounts), row.label)].append(row)
+            groups[next((key for key in (row.category, source_of[row.id]) if key in named), row.label)].append(row)
         return groups
 
     def wanted(self, group: str) -> int | None:

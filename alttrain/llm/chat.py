@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HASH_DIGITS = 16
-"""Number of digits of a reply's key that records store, enough to find its file in the cache."""
-WHOLE = ("stop", "eos")
-"""Finish reasons of a complete reply; "eos" is Together's."""
+HASH_DIGITS = 16  # of a reply's key that records store, enough to find its file in the cache
+WHOLE = ("stop", "eos")  # finish reasons of a complete reply; "eos" is Together's
 
 
 @dataclass(frozen=True)

@@ -35,22 +35,14 @@ log = logging.getLogger(__name__)
 
 HOPELESS_CODES = ("insufficient_quota", "unsupported_parameter", "unsupported_value", "model_not_found")
 """Error codes that every further request would get too, whatever its status."""
-CHECK_TIMEOUT_S = 5.0
-"""Seconds within which a server must list its models."""
-LONGEST_PAUSE_S = 120.0
-"""The longest Retry-After, in seconds, that the `openai` client follows."""
-PAUSE_S = 1.0
-"""Seconds before an unusable reply is requested again."""
-REFUSED_AT_FIRST = 16
-"""Number of refused prompts after which a server is given up that has answered none."""
-NEARLY_ALL = 0.9
-"""Share of failed prompts from which the server, not the prompts, is the cause."""
-QUOTED = 200
-"""Maximum characters of a server's own words in a message."""
-REPEATED = 20
-"""Length in characters of a piece of the prompt that a message must not repeat."""
-SHORTEST_KEY = 8
-"""Minimum characters of a key to remove from texts. Shorter ones, such as "none", occur as ordinary words."""
+CHECK_TIMEOUT_S = 5.0  # within which a server must list its models
+LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the `openai` client follows
+PAUSE_S = 1.0  # before an unusable reply is requested again
+REFUSED_AT_FIRST = 16  # refused prompts after which a server is given up that has answered none
+NEARLY_ALL = 0.9  # share of failed prompts from which the server, not the prompts, is the cause
+QUOTED = 200  # most characters of a server's own words in a message
+REPEATED = 20  # characters of a piece of the prompt that a message must not repeat
+SHORTEST_KEY = 8  # characters of a key that is removed from texts; shorter ones ("none") occur as ordinary words
 
 _CODE = re.compile(r"[a-z_]{3,40}")
 _SNAPSHOT = re.compile(r"([-@:](\d{4}-\d{2}-\d{2}|\d{3,8}|latest|main))?")
