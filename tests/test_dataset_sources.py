@@ -384,9 +384,10 @@ def test_safekeys_key_sentence_is_the_slice_its_data_names(tmp_path: Path) -> No
     written(tmp_path / "a.jsonl", {**row, **at})
     (example,) = shipped("safekey", data_dir=str(tmp_path), file="a.jsonl").examples(None)
     assert example.key_sentence == "That would hurt people."
-    written(tmp_path / "a.jsonl", {**row, **at, "next_sentence_end_idx": 4})
-    with pytest.raises(ValueError, match=r"summary_end_idx=26, next_sentence_end_idx=4: not characters of response"):
-        shipped("safekey", data_dir=str(tmp_path), file="a.jsonl").examples(None)
+    for end in (4, 999):
+        written(tmp_path / "a.jsonl", {**row, **at, "next_sentence_end_idx": end})
+        with pytest.raises(ValueError, match=rf"=26, next_sentence_end_idx={end}: not characters of response"):
+            shipped("safekey", data_dir=str(tmp_path), file="a.jsonl").examples(None)
     with pytest.raises(ValueError, match=r"slices\.key_sentence=\['response'\]: accepted: columns of text, start, end"):
         Rows("r", path="x", slices={"key_sentence": ["response"]})
 

@@ -173,18 +173,14 @@ def _target_faults(node: dict[str, Any], key: str, place: Any) -> Iterator[Fault
             yield Fault(f"{key}.{name}", value, "give each argument by its name; what is built gets plain values")
         elif name not in parameters:
             if not takes_any:
-                yield Fault(
-                    f"{key}.{name}", value, f"accepted: {', '.join(parameters)}{did_you_mean(name, parameters)}"
-                )
+                accepted = f"accepted: {', '.join(parameters)}{did_you_mean(name, parameters)}"
+                yield Fault(f"{key}.{name}", value, accepted)
         elif not _builds(value):
             yield from _type_faults(value, hint, f"{key}.{name}")
     if not node.get("_partial_"):
         for name, parameter in parameters.items():
-            required = parameter.default is inspect.Parameter.empty and parameter.kind not in (
-                inspect.Parameter.VAR_KEYWORD,
-                inspect.Parameter.VAR_POSITIONAL,
-            )
-            if required and name not in arguments:
+            several = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+            if name not in arguments and parameter.default is parameter.empty and not several:
                 yield Fault(f"{key}.{name}", None, f"missing; {node['_target_']} needs it")
 
 

@@ -195,16 +195,14 @@ def hydra_faults(config: DictConfig, given: Collection[str]) -> Iterator[Fault]:
             yield Fault(f"hydra.{name}", None, f"a log's handlers are code that runs; accepted: hydra/{name}={names}")
     for key, value in leaves(plain):
         own, part = f"hydra.{key}", key.rpartition(".")[2]
+        filed = re.sub(r"(\.\d+)+$", "", own) not in given
         if key.startswith(BUILT) and "${" in str(value) and not _of_plain_values(config, str(value)):
             yield Fault(own, value, "accepted here: plain values, and ${key} of one")
         elif part == "_target_" and not _known(key, str(value)):
             package = str(value).partition(".")[0]
-            yield Fault(
-                own, value, f"Hydra would build it; if you know what it runs: trusted=[{package}] on the command line"
-            )
-        elif ((GIVEN.fullmatch(key) and value is not None) or (key in PLACED and value != PLACED[key])) and re.sub(
-            r"(\.\d+)+$", "", own
-        ) not in given:
+            remedy = f"if you know what it runs: trusted=[{package}] on the command line"
+            yield Fault(own, value, f"Hydra would build it; {remedy}")
+        elif filed and ((GIVEN.fullmatch(key) and value is not None) or (key in PLACED and value != PLACED[key])):
             yield Fault(own, value, "this is for the command line, and not for a file; give it there, or leave it out")
 
 

@@ -179,7 +179,7 @@ def _server_fault(root: str, model: str, key: str) -> tuple[str, str] | None:
 
     try:
         answer = httpx.get(f"{root}/models", headers={"Authorization": f"Bearer {key}"}, timeout=CHECK_TIMEOUT_S)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name
         return "base_url", f"no server answers there ({type(error).__name__}); start it, or set the address of one"
     if answer.status_code in (401, 403):
         return "key_variable", f"the server refuses the key in it (HTTP {answer.status_code})"
