@@ -189,12 +189,11 @@ class Rows(Columns):
 
     def _files(self, path: Path) -> list[Path]:
         """The file, or the files that match a * in its name. Raises FileNotFoundError if data_dir lacks it."""
-        in_data_dir = self.data_dir is not None and self.path is None
-        if in_data_dir and "*" in path.name:
-            files = sorted(file for file in path.parent.glob(path.name) if file.is_file())
-        else:
-            files = [path]
-        if in_data_dir and not (files and files[0].is_file()):
+        if self.path:
+            return [path]
+        named = path.parent.glob(path.name) if "*" in path.name else [path]
+        files = sorted(file for file in named if file.is_file())
+        if not files:
             other = f", or set data_dir=null to read {self.hub} from the hub" if self.hub else ""
             raise FileNotFoundError(f"{path}: no such data file (data_dir={self.data_dir}); put it there{other}")
         return files

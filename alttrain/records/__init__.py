@@ -19,7 +19,7 @@ import os
 import types
 import typing
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import attrgetter
@@ -337,7 +337,7 @@ def _refuse_second(lines: dict[Any, int], name: Any, number: int, path: Path) ->
         raise DamagedError(path, f"the row of line {before} again, {name!r}", number)
 
 
-class _GenerationKey(msgspec.Struct):
+class GenerationKey(msgspec.Struct):
     """The fields that identify a generation."""
 
     id: str
@@ -351,7 +351,7 @@ def named_lines(path: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
     """
     if not path.exists():
         return
-    decoder, seen = msgspec.json.Decoder(_GenerationKey), dict[tuple[str, int], int]()
+    decoder, seen = msgspec.json.Decoder(GenerationKey), dict[tuple[str, int], int]()
     with opened(path) as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
@@ -410,28 +410,17 @@ def unchanged(line: bytes, by: str = "") -> bool:
     return not seal or told[:1] == b'"' or told[:16] == _sum(body, by)
 
 
-def sort_rows(path: Path, places: Mapping[tuple[str, int], int]) -> None:
-    """Sort the lines of a generations file by `places`: (id, sample) -> position."""
-    decoder = msgspec.json.Decoder(_GenerationKey)
-
-    def place(line: bytes) -> int:
-        row = decoder.decode(line)
-        return places[row.id, row.sample]
-
-    sort_lines(path, place)
-
-
-def sort_lines(path: Path, place: Callable[[bytes], int]) -> None:
-    """Sort the lines of a file by `place`, without changing their content.
+def sort_rows(path: Path, key_type: type[Row], place: Callable[[Row], int]) -> None:
+    """Sort the lines of a file by the `place` of each row, read as `key_type`. The lines stay as they are.
 
     Memory holds offsets but no lines. A sorted file is not rewritten.
     """
     if not path.exists():
         return
-    places, starts = array("q"), array("q", [0])
+    decoder, places, starts = msgspec.json.Decoder(key_type), array("q"), array("q", [0])
     with opened(path) as lines:
         for line in lines:
-            places.append(place(line) if line.strip() else -1)
+            places.append(place(decoder.decode(line)) if line.strip() else -1)
             starts.append(starts[-1] + len(line))
     if all(place <= following for place, following in pairwise(places)):
         return

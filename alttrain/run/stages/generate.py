@@ -24,6 +24,7 @@ from alttrain.records import (
     DamagedError,
     Example,
     Generation,
+    GenerationKey,
     append_rows,
     iterate_rows,
     named_lines,
@@ -125,8 +126,8 @@ def _generate(
                         append_rows(path, [rows.pop()], by)
             append_rows(path, rows, by)
     if engine.streams:
-        ids = [(row.id, sample) for row, sample in _sampled(run, benchmark)]
-        sort_rows(path, {key: place for place, key in enumerate(ids)})
+        places = {(row.id, sample): place for place, (row, sample) in enumerate(_sampled(run, benchmark))}
+        sort_rows(path, GenerationKey, lambda row: places[row.id, row.sample])
     errors_path = folder / "generation_errors.jsonl"
     errors_path.unlink(missing_ok=True)
     log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, time.monotonic() - started)
