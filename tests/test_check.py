@@ -58,7 +58,7 @@ def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[st
         "seed": 0,
         "stages": stages,
         "backbone": backbone(tiny),
-        "dataset": source,
+        "examples": list(rows),
         "structure": AsIs(),
         "method": SimpleNamespace(system_prompt=None, evaluation_prompt=None),
         "adapter": LORA,

@@ -1,5 +1,6 @@
 """Rows: what the embedded sets promise, near-duplicates, stratified subsets, and files row by row."""
 
+import csv
 import gzip
 import json
 from collections import Counter
@@ -338,6 +339,13 @@ def test_json_array_is_read(tmp_path: Path) -> None:
         ("a-1", "Hi?", "a.json: row 1"),
         ("a-2", "Two?", "a.json: row 2"),
     ]
+
+
+def test_csv_holds_a_trace_longer_than_the_csv_module_takes(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"prompt,label\n{'x' * 200_000},benign\n", encoding="utf-8")
+    csv.field_size_limit(1 << 17)
+    assert [len(example.prompt) for example in Rows("x", str(path)).examples(None)] == [200_000]
 
 
 def test_csv_keeps_quoted_newlines_and_skips_the_byte_order_mark(tmp_path: Path) -> None:

@@ -79,6 +79,10 @@ def dataset(rows: Sequence[Example] = POOL, **options: Any) -> Dataset:
         ({"amounts": {"one": 10}}, {"harmful": 6, "benign": 4}),
         ({"size": 20, "harmful_share": 0.9}, {"harmful": 18, "benign": 2}),
         ({"size": 40, "harmful_share": 0.0}, {"benign": 40}),
+        (
+            {"size": 20, "harmful_share": 0.9, "amounts": {"harmful": None, "a": None, "x": None}},
+            {"harmful": 18, "benign": 2},
+        ),
     ],
 )
 def test_amounts_count_categories_sources_and_labels(options: dict[str, Any], labels: dict[str, int]) -> None:

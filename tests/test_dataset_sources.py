@@ -146,9 +146,11 @@ def test_patterns_take_and_erase(tmp_path: Path) -> None:
 
 
 def test_row_that_a_pattern_misses_is_left_out_by_name(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.jsonl", {**ROW, "work": "a #### 1"}, {**ROW, "work": "none"})
-    reading = Rows("x", path, columns={"answer": "work"}, extract={"answer": "####(.*)"}).read(None)
-    assert [row.reason for row in reading.rejected] == ["no answer where extract.answer looks for it"]
+    works = [{**ROW, "work": work} for work in ("a #### 1", "none", "nothing")]
+    reading = Rows(
+        "x", written(tmp_path / "a.jsonl", *works), columns={"answer": "work"}, extract={"answer": "####(.*)|thing"}
+    ).read(None)
+    assert [row.reason for row in reading.rejected] == ["no answer where extract.answer looks for it"] * 2
     assert [example.answer for example in reading.examples] == ["1"]
 
 
@@ -382,9 +384,10 @@ def test_safekeys_key_sentence_is_the_slice_its_data_names(tmp_path: Path) -> No
     written(tmp_path / "a.jsonl", {**row, **at})
     (example,) = shipped("safekey", data_dir=str(tmp_path), file="a.jsonl").examples(None)
     assert example.key_sentence == "That would hurt people."
-    written(tmp_path / "a.jsonl", {**row, **at, "next_sentence_end_idx": 4})
-    with pytest.raises(ValueError, match=r"summary_end_idx=26, next_sentence_end_idx=4: not characters of response"):
-        shipped("safekey", data_dir=str(tmp_path), file="a.jsonl").examples(None)
+    for end in (4, 999):
+        written(tmp_path / "a.jsonl", {**row, **at, "next_sentence_end_idx": end})
+        with pytest.raises(ValueError, match=rf"=26, next_sentence_end_idx={end}: not characters of response"):
+            shipped("safekey", data_dir=str(tmp_path), file="a.jsonl").examples(None)
     with pytest.raises(ValueError, match=r"slices\.key_sentence=\['response'\]: accepted: columns of text, start, end"):
         Rows("r", path="x", slices={"key_sentence": ["response"]})
 

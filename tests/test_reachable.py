@@ -42,6 +42,12 @@ def test_a_key_that_is_not_set_is_named_with_its_config_key(monkeypatch: pytest.
     )
 
 
+@pytest.mark.parametrize("url", ["http://localhost:port/v1", "http://[::1/v1", "http://.../v1"])
+def test_an_address_that_is_none_is_named(url: str) -> None:
+    told = fault(ServerWriter(url, "m"))
+    assert told.startswith(f"{WHERE}.writer.base_url={url}: no server answers there (")
+
+
 def test_a_server_that_does_not_answer_is_named_with_its_address() -> None:
     assert fault(ServerWriter("http://127.0.0.1:9/v1", "m")) == (
         f"{WHERE}.writer.base_url=http://127.0.0.1:9/v1: no server answers there (ConnectError); start it, or set the "

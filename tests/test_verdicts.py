@@ -275,6 +275,24 @@ def test_a_single_refused_prompt_is_undecided_and_asked_again_by_the_next_run(ru
     assert stub.asked == before
 
 
+def test_an_edited_generation_is_still_told_after_a_refused_prompt_was_asked_again(
+    run: Run, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    first: list[str] = []
+
+    def behave(prompt: str, asked: int) -> Say:
+        first.append(prompt)
+        return Say(status=400) if prompt == first[0] else write()
+
+    stub = serve(behave)
+    path = run(*generated_by(stub)) / "generations.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"answer": "No."', b'"answer": "Yes."', 1))
+    stub.behave = lambda prompt, asked: write()
+    run(*generated_by(stub))
+    assert "1 rows, such as " in caplog.text
+    assert "are not what this run generated" in caplog.text
+
+
 def test_a_writing_server_cannot_have_a_key_kept_or_prompts_sent_on(
     run: Run, serve: Serve, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

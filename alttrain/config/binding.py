@@ -35,8 +35,7 @@ BENCHMARK, LOGGER = "alttrain.evaluation.Benchmark", "alttrain.training.config.L
 BUILDING = frozenset({"_target_", "_partial_"})
 NOT_TAKEN = ("_args_", "_convert_", "_recursive_")
 """Hydra's other keys of a buildable node, which are refused: arguments go by name, and objects get plain values."""
-SEEDS = 1 << 32
-"""Number of valid seeds. numpy accepts 0 to 2**32 - 1."""
+SEEDS = 1 << 32  # number of valid seeds: numpy accepts 0 to 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -60,25 +59,22 @@ def faults(config: DictConfig) -> list[Fault]:
     if found := [Fault(*one) for one in resolvers(OmegaConf.to_container(config, resolve=False))]:
         return found  # resolving could run a refused resolver
     absent = sorted(OmegaConf.missing_keys(config))
-    missing = [Fault(key, MISSING, "a value is needed here") for key in absent]
+    found = [Fault(key, MISSING, "a value is needed here") for key in absent]
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    untargeted = [
-        Fault(f"{key}._target_", None, "missing; choose an option of the group, or name the class to build")
-        for key, node in _parts(plain)
-        if key not in absent and not (isinstance(node, dict) and "_target_" in node)
-    ]
     known = RunSchema.__dataclass_fields__
     accepted = f"there is no such key; accepted: {', '.join(known)}"
-    added = [Fault(str(key), value, accepted) for key, value in plain.items() if key not in known]
-    shown = {"page_texts": plain.get("page_texts", "all"), "logger.texts": _loggers(plain).get("texts", "none")}
-    texts = [Fault(*one, f"accepted: {', '.join(TEXTS)}") for one in shown.items() if one[1] not in TEXTS]
-    names = [Fault(key, name, said) for key, name in _names(plain) if key not in absent and (said := name_fault(name))]
-    stages = _stage_faults(plain.get("stages", []))
-    secrets = [Fault(*one) for one in exposed(plain)]
-    parts = tuple(fault.key.removesuffix("_target_") for fault in untargeted)
-    built = [fault for fault in target_faults(plain) if not fault.key.startswith(parts) or fault.key in parts]
-    return [*missing, *added, *stages, *texts, *names, *secrets, *untargeted, *built]
+    found += [Fault(str(key), value, accepted) for key, value in plain.items() if key not in known]
+    found += _stage_faults(plain.get("stages", []))
+    texts = {"page_texts": plain.get("page_texts", "all"), "logger.texts": _loggers(plain).get("texts", "none")}
+    found += [Fault(*one, f"accepted: {', '.join(TEXTS)}") for one in texts.items() if one[1] not in TEXTS]
+    found += [Fault(key, name, said) for key, name in _names(plain) if key not in absent and (said := name_fault(name))]
+    found += [Fault(*one) for one in exposed(plain)]
+    parts = [key for key, node in _parts(plain) if key not in absent and not _builds(node)]
+    untold = "missing; choose an option of the group, or name the class to build"
+    found += [Fault(f"{key}._target_", None, untold) for key in parts]
+    below = tuple(f"{key}." for key in parts)
+    return [*found, *(fault for fault in target_faults(plain) if not fault.key.startswith(below))]
 
 
 def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:
@@ -177,18 +173,14 @@ def _target_faults(node: dict[str, Any], key: str, place: Any) -> Iterator[Fault
             yield Fault(f"{key}.{name}", value, "give each argument by its name; what is built gets plain values")
         elif name not in parameters:
             if not takes_any:
-                yield Fault(
-                    f"{key}.{name}", value, f"accepted: {', '.join(parameters)}{did_you_mean(name, parameters)}"
-                )
+                accepted = f"accepted: {', '.join(parameters)}{did_you_mean(name, parameters)}"
+                yield Fault(f"{key}.{name}", value, accepted)
         elif not _builds(value):
             yield from _type_faults(value, hint, f"{key}.{name}")
     if not node.get("_partial_"):
         for name, parameter in parameters.items():
-            required = parameter.default is inspect.Parameter.empty and parameter.kind not in (
-                inspect.Parameter.VAR_KEYWORD,
-                inspect.Parameter.VAR_POSITIONAL,
-            )
-            if required and name not in arguments:
+            several = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+            if name not in arguments and parameter.default is parameter.empty and not several:
                 yield Fault(f"{key}.{name}", None, f"missing; {node['_target_']} needs it")
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -142,11 +143,6 @@ def run_name(config: DictConfig, seed: int | None = None, treatment: Mapping[str
     return "-".join(map(str, [*parts, *filter(None, [config.tag])]))
 
 
-def _differences(published: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    different = [line.partition(":")[0] for line in differences(dict(published), dict(own))]
-    return {key: (published.get(key, ABSENT), own.get(key, ABSENT)) for key in different}
-
-
 def _applied(protocol: Mapping[str, Any], name: str, benchmark: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a protocol that apply to a benchmark, flat. The judge is left out: the benchmark has it."""
     parts = {"settings": (name, benchmark["kind"]), "means": (benchmark["measure"],)}
@@ -164,10 +160,9 @@ def _asked(part: str, node: Any) -> dict[str, Any]:
 
 def _published(*choices: str) -> dict[str, Any]:
     """Compose these options alone; return the plain, resolved config. Options that do not exist are skipped."""
-    if not GlobalHydra().is_initialized():
-        with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-            return _composed(*choices)
-    return _composed(*choices)
+    ready = GlobalHydra().is_initialized()
+    with nullcontext() if ready else initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+        return _composed(*choices)
 
 
 @functools.cache
@@ -214,10 +209,12 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.removesuffix("."): node}
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return each key whose value differs between two flat mappings, as "key: old -> new"."""
-    return [
-        f"{key}: {old.get(key, ABSENT)!r} -> {new.get(key, ABSENT)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, ABSENT) != new.get(key, ABSENT)
-    ]
+    return [f"{key}: {before!r} -> {after!r}" for key, (before, after) in _differences(old, new).items()]
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return key -> (old value, new value), sorted, for each key whose value differs."""
+    pairs = {key: (old.get(key, ABSENT), new.get(key, ABSENT)) for key in sorted(old.keys() | new.keys())}
+    return {key: (before, after) for key, (before, after) in pairs.items() if before != after}

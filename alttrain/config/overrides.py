@@ -24,12 +24,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alttrain.config.binding import Fault, faults
 from alttrain.config.schema import RunError, did_you_mean
+from alttrain.config.secrets import leaves
 from alttrain.config.targets import trusted
 
 CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
-COMPOSING = (HydraException, OmegaConfBaseException, ValueError)
-"""Exceptions that composing a config may raise."""
+COMPOSING = (HydraException, OmegaConfBaseException, ValueError)  # what composing a config may raise
 CALLBACK = "alttrain.run.sweep.SweepReport"
 PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
 LOGGING = ("job_logging", "hydra_logging")
@@ -224,27 +224,17 @@ def hydra_faults(config: DictConfig, given: Collection[str]) -> Iterator[Fault]:
         if plain.pop(name) not in [yaml.safe_load(file.read_text(encoding="utf-8")) for file in options]:
             names = ", ".join(sorted(file.name.removesuffix(".yaml") for file in options))
             yield Fault(f"hydra.{name}", None, f"a log's handlers are code that runs; accepted: hydra/{name}={names}")
-    for key, value in _leaves(plain, ""):
+    for key, value in leaves(plain):
         own, part = f"hydra.{key}", key.rpartition(".")[2]
+        filed = re.sub(r"(\.\d+)+$", "", own) not in given
         if key.startswith(BUILT) and "${" in str(value) and not _of_plain_values(config, str(value)):
             yield Fault(own, value, "accepted here: plain values, and ${key} of one")
         elif part == "_target_" and not _known(key, str(value)):
             package = str(value).partition(".")[0]
-            yield Fault(
-                own, value, f"Hydra would build it; if you know what it runs: trusted=[{package}] on the command line"
-            )
-        elif ((GIVEN.fullmatch(key) and value is not None) or (key in PLACED and value != PLACED[key])) and re.sub(
-            r"(\.\d+)+$", "", own
-        ) not in given:
+            remedy = f"if you know what it runs: trusted=[{package}] on the command line"
+            yield Fault(own, value, f"Hydra would build it; {remedy}")
+        elif filed and ((GIVEN.fullmatch(key) and value is not None) or (key in PLACED and value != PLACED[key])):
             yield Fault(own, value, "this is for the command line, and not for a file; give it there, or leave it out")
-
-
-def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict | list):
-        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _leaves(child, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, node
 
 
 def _of_plain_values(config: DictConfig, text: str) -> bool:

@@ -15,12 +15,9 @@ from omegaconf import MISSING, OmegaConf
 
 from alttrain.config.secrets import masked, refuse_environment
 
-STAGES = ("check", "rewrite", "train", "generate", "judge", "report")
-"""The stages of a run, in order."""
-TEXTS = ("all", "benign", "none")
-"""Which samples show their prompt and output on the report's page and in the loggers."""
-LONGEST = 200
-"""Maximum bytes of a name. File systems allow 255, and suffixes are added to a name."""
+STAGES = ("check", "rewrite", "train", "generate", "judge", "report")  # the stages of a run, in order
+TEXTS = ("all", "benign", "none")  # which samples show their prompt and output on the page and in the loggers
+LONGEST = 200  # bytes of a name; file systems allow 255, and suffixes are added
 
 
 class RunError(CompactHydraException):

@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)S?$")
-"""Names of environment variables that hold secrets."""
+SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)S?$")  # names of environment variables that hold secrets
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-SHORTEST = 16
-"""Minimum characters of a value that counts as a secret."""
+SHORTEST = 16  # characters of a value that counts as a secret
 LOOKS = re.compile(
     r"""(?ix) (?: (?<![a-z0-9]) (?-i: (?= (?: sk|pk|rk|hf|gh[oprsu]|github_pat|glpat|xox[a-z]|npm|nvapi|gsk|r8 ) [-_]
                 | AKIA | AIza | eyJ ) )
@@ -42,7 +40,8 @@ ENVIRONMENT = (
 def exposed(config: Any) -> list[tuple[str, None, str]]:
     """Return (key, None, fault) for each value of a plain, resolved config that holds a secret."""
     known = secrets()
-    return [(key, None, fault) for key, value in _texts(config, "") if (fault := _fault(key, value, known))]
+    texts = ((key, value) for key, value in leaves(config) if isinstance(value, str))
+    return [(key, None, fault) for key, value in texts if (fault := _fault(key, value, known))]
 
 
 def secrets() -> dict[str, str]:
@@ -60,8 +59,8 @@ def masked(text: str) -> str:
 
 def resolvers(config: Any) -> Iterator[tuple[str, str, str]]:
     """Yield (key, value, what is accepted) for each interpolation of a plain, unresolved config that is refused."""
-    for key, value in _texts(config, ""):
-        for name in INTERPOLATION.findall(value):
+    for key, value in leaves(config):
+        for name in INTERPOLATION.findall(value) if isinstance(value, str) else ():
             if name.startswith("oc.env"):
                 yield key, value, ENVIRONMENT
             elif name not in TAKEN:
@@ -85,12 +84,10 @@ def _fault(key: str, value: str, known: Mapping[str, str]) -> str:
     return ""
 
 
-def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _texts(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _texts(item, f"{key}.{number}")
-    elif isinstance(value, str):
-        yield key, value
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) for each value of a nested plain config, with the places in lists as keys."""
+    if isinstance(node, dict | list):
+        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from leaves(child, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node

@@ -23,8 +23,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-TRUSTED = "ALTTRAIN_TRUSTED"
-"""Environment variable that passes `trusted` on to child processes."""
+TRUSTED = "ALTTRAIN_TRUSTED"  # environment variable that passes `trusted` on to child processes
 
 NAMED = frozenset(
     f"{module}.{name}"
@@ -48,11 +47,9 @@ REFUSED = (
     "trusted=[{package}]"
 )
 
-QUOTES = " '\"/"
-"""Characters stripped from a command-line value. An address is the same with and without its last slash."""
+QUOTES = " '\"/"  # stripped from a command-line value; an address is the same with and without its last slash
 
-ANYTHING = object()
-"""The place of an argument that has no annotation, in a trusted class."""
+ANYTHING = object()  # the place of an argument that has no annotation, in a trusted class
 
 
 def take_trusted(arguments: Sequence[str]) -> list[str]:
@@ -198,40 +195,27 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
     name = f"{target.__module__}.{target.__qualname__}"
     url, variable, uri = (node.get(part) for part in ("base_url", "key_variable", "uri"))
     if variable and url and not (KEYS.get(str(url)) == variable or variable in trusted() or said("base_url", url)):
-        yield (
-            f"{key}.key_variable",
-            variable,
-            f"the key would be sent to {url}: if you know that server, give its base_url on the command line, or "
-            f"trusted=[{variable}]",
-        )
+        remedy = f"if you know that server, give its base_url on the command line, or trusted=[{variable}]"
+        yield f"{key}.key_variable", variable, f"the key would be sent to {url}: {remedy}"
     if node.get("allow_unsandboxed") and not said("allow_unsandboxed", "true"):
         yield f"{key}.allow_unsandboxed", True, "this is for the command line, and not for a file; give it there"
     if name == "alttrain.training.config.Mlflow" and "://" in str(uri) and not said("uri", uri):
-        yield (
-            f"{key}.uri",
-            uri,
-            "MLflow would send its key and texts there: if you know that server, give it on the command line",
-        )
+        remedy = "if you know that server, give it on the command line"
+        yield f"{key}.uri", uri, f"MLflow would send its key and texts there: {remedy}"
     if name == "alttrain.generation.server_process.ChildServer":
         if not str(node.get("health", "/")).startswith("/"):
             yield f"{key}.health", node["health"], "expected a path on the server that is started, such as /health"
         command = node.get("command") or [""]
         if command[0] not in trusted() and not any(_same(node, one) for one in _packaged()):
-            yield (
-                f"{key}.command",
-                command,
-                "it, with_adapter and environment are not as packaged, and would run as they are written: if you know "
-                f"what it runs, trusted=[{command[0]}] on the command line",
-            )
+            fault = "it, with_adapter and environment are not as packaged, and would run as they are written"
+            remedy = f"if you know what it runs, trusted=[{command[0]}] on the command line"
+            yield f"{key}.command", command, f"{fault}: {remedy}"
     elif name == "alttrain.generation.vllm.InProcessVllm" and "vllm" not in trusted():
         for option, value in (node.get("options") or {}).items():
             plain = isinstance(value, int | float) or (isinstance(value, str) and value.replace("_", "").isalnum())
             if not plain or "trust" in str(option):
-                yield (
-                    f"{key}.options.{option}",
-                    value,
-                    "vLLM may load code by it: if you know what it runs, trusted=[vllm] on the command line",
-                )
+                remedy = "if you know what it runs, trusted=[vllm] on the command line"
+                yield f"{key}.options.{option}", value, f"vLLM may load code by it: {remedy}"
 
 
 @functools.cache

@@ -7,7 +7,8 @@
 - `local_file`           a dataset from one user file
 - `contaminated`         training prompts that are also in a benchmark
 
-A source is any object with `name`, `examples(seed)` and `content()` (the hash of each file it reads).
+A source is any object with `name`, `examples(seed)` and `content()` (the hash of each file it reads). A source of a
+`Dataset` also has `read(seed)`, which reports the rows that cannot be used.
 """
 
 from alttrain.dataset.selection import Dataset, Selection, local_file

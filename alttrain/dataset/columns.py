@@ -6,9 +6,9 @@ A column is named by its key, or by a dotted path into nested values: `score.Acc
 import random
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import regex
@@ -25,8 +25,7 @@ of user turns, the last of which is the prompt."""
 Scalar = str | int | float | bool | None
 WHOLE: tuple[Shape, ...] = ("thought_and_answer",)
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
-PATTERN_SECONDS = 10.0
-"""Time limit for a pattern of `extract` or `erase` on one text, since a bad pattern may never finish."""
+PATTERN_SECONDS = 10.0  # for a pattern of `extract` or `erase` on one text, since a bad one may never finish
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,28 +190,23 @@ class Columns:
         Raises ValueError if a pattern takes too long.
         """
         for name, pattern in self.extract.items():
-            texts = []
-            for text in _texts(fields.get(name, "")):
-                with _bounded(f"{place}: extract.{name}={pattern!r}", text):
-                    found = regex.search(pattern, text, regex.DOTALL, timeout=PATTERN_SECONDS)
-                if found is None:
-                    return f"no {name} where extract.{name} looks for it"
-                texts.append(found[1].strip())
-            fields[name] = texts if name == "gold" else "".join(texts)
+            texts, search = _texts(fields.get(name, "")), regex.compile(pattern, regex.DOTALL).search
+            found = [_timed(search, text, f"{place}: extract.{name}={pattern!r}") for text in texts]
+            groups = [match[1].strip() for match in found if match and match[1] is not None]
+            if len(groups) < len(texts):
+                return f"no {name} where extract.{name} looks for it"
+            fields[name] = groups if name == "gold" else "".join(groups)
         for name, pattern in self.erase.items():
-            texts = []
-            for text in _texts(fields.get(name, "")):
-                with _bounded(f"{place}: erase.{name}={pattern!r}", text):
-                    texts.append(regex.sub(pattern, "", text, timeout=PATTERN_SECONDS))
+            texts, erase = _texts(fields.get(name, "")), partial(regex.compile(pattern).sub, "")
+            texts = [_timed(erase, text, f"{place}: erase.{name}={pattern!r}") for text in texts]
             fields[name] = texts if name == "gold" else "".join(texts)
         return "the thought is empty" if "thought" in fields and not str(fields["thought"]).strip() else ""
 
 
-@contextmanager
-def _bounded(pattern: str, text: str) -> Iterator[None]:
-    """Raise ValueError, naming the pattern, if it takes longer than `PATTERN_SECONDS`."""
+def _timed(apply: Callable[..., Any], text: str, pattern: str) -> Any:
+    """What a pattern finds in a text. Raises ValueError, naming the pattern, after `PATTERN_SECONDS`."""
     try:
-        yield
+        return apply(text, timeout=PATTERN_SECONDS)
     except TimeoutError as error:
         told = f"took more than {PATTERN_SECONDS:g} s on a text of {len(text):,} characters"
         raise ValueError(f"{pattern}: {told}; accepted: a pattern without nested repetitions") from error

@@ -19,7 +19,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from alttrain.dataset.columns import Scalar
 from alttrain.dataset.similarity import DEFAULT, Distinct, How, Words, contaminated, words
-from alttrain.dataset.sources import Reading, Rows, RowSource, shuffled
+from alttrain.dataset.sources import Rows, RowSource, shuffled
 from alttrain.records import Example, Label
 
 LABELS: tuple[Label, ...] = get_args(Label)
@@ -42,7 +42,7 @@ class Dataset:
 
     - `amounts`          group -> number of rows; null, or a group that is not named, takes all. A row's group is its
                          category if `amounts` names it, else its source, else its label
-    - `size`, `harmful_share`  instead of amounts: `size` rows, this share of them harmful
+    - `size`, `harmful_share`  instead of amounts: `size` rows, this share of them harmful; groups are then the labels
     - `near_duplicates`  similarity to an already taken row of the same label from which a row is skipped (similar
                          prompts with different labels are both kept)
     - `decontaminate`    ways to match a benchmark's prompts; `ngram` is the number of words for the way of that name
@@ -61,7 +61,6 @@ class Dataset:
     decontaminate: Sequence[How] = DEFAULT
     ngram: Annotated[int, Gt(1)] = 8
     held_out: HeldOut = 0
-    _chosen: dict[int | None, list[Example]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -72,10 +71,8 @@ class Dataset:
             raise ValueError("dataset.size and dataset.amounts both say how many rows; leave one of them null")
 
     def examples(self, seed: int | None) -> list[Example]:
-        """The selected rows, without decontamination; cached by seed."""
-        if seed not in self._chosen:
-            self._chosen[seed] = self.select(seed, {}).examples
-        return self._chosen[seed]
+        """The selected rows, without decontamination."""
+        return self.select(seed, {}).examples
 
     def content(self) -> dict[str, str]:
         """The hash of each source's file, or its commit."""
@@ -89,7 +86,12 @@ class Dataset:
         Raises ValueError for an unknown group, or if a group has too few rows left.
         """
         readings = {name: source.read(seed) for name, source in self.sources.items()}
-        rows, source_of = self._joined(readings)
+        rows: list[Example] = []
+        source_of: dict[str, str] = {}
+        for name, reading in readings.items():
+            own = [replace(row, id=self._id(name, row.id)) for row in reading.examples]
+            rows += own
+            source_of |= dict.fromkeys((row.id for row in own), name)
         spoken = {row.id: words(row.prompt) for row in rows}
         conflicting = _under_both_labels(rows, spoken)
         matches = contaminated([(row.id, row.prompt) for row in rows], against, self.decontaminate, self.ngram)
@@ -119,28 +121,17 @@ class Dataset:
     def _id(self, source: str, row: str) -> str:
         return row if len(self.sources) == 1 else f"{source}/{row}"
 
-    def _joined(self, readings: Mapping[str, Reading]) -> tuple[list[Example], dict[str, str]]:
-        """The rows of all sources, and the source of each id."""
-        rows, source_of = [], {}
-        for name, reading in readings.items():
-            for row in reading.examples:
-                named = row if len(self.sources) == 1 else replace(row, id=self._id(name, row.id))
-                rows.append(named)
-                source_of[named.id] = name
-        return rows, source_of
-
     def _groups(self, rows: Sequence[Example], source_of: Mapping[str, str]) -> dict[str, list[Example]]:
         """The rows of each group, in order of first appearance."""
-        known = dict.fromkeys(
-            [*(row.label for row in rows), *sorted({row.category for row in rows} - {""}), *self.sources]
-        )
+        categories = sorted({row.category for row in rows} - {""})
+        known = dict.fromkeys([*(row.label for row in rows), *categories, *self.sources])
         for group, amount in self.amounts.items():
             if group not in known and (amount or group not in LABELS):
                 raise ValueError(f"dataset.amounts.{group}: no such group; accepted: {', '.join(known)}")
         groups: dict[str, list[Example]] = defaultdict(list)
+        named = self.amounts if self.size is None else {}
         for row in rows:
-            keys = (row.category, source_of[row.id])
-            groups[next((key for key in keys if key in self.amounts), row.label)].append(row)
+            groups[next((key for key in (row.category, source_of[row.id]) if key in named), row.label)].append(row)
         return groups
 
     def wanted(self, group: str) -> int | None:
@@ -164,25 +155,29 @@ class _Choice:
 
     def make(self, groups: Mapping[str, list[Example]]) -> tuple[list[Example], list[Example]]:
         """The taken rows, group after group, and the held-out rows."""
+        for label in LABELS:
+            if label not in groups and self._dataset.wanted(label):
+                self._refuse(label, 0, 0)
         orders = {
             name: [row for row in stratified(rows, len(rows), self._seed) if row.id not in self._excluded]
             for name, rows in groups.items()
         }
-        for label in LABELS:  # a wanted group without any row
-            if label not in groups and self._dataset.wanted(label):
-                self._too_few(label, 0, 0)
-        taken = {name: self._take(name, order) for name, order in orders.items()}
+        taken: dict[str, list[Example]] = {}
+        for name, order in orders.items():
+            wanted = self._dataset.wanted(name)
+            taken[name] = self._distinct_of(order, wanted)
+            if wanted is not None and len(taken[name]) < wanted:
+                self._refuse(name, len(taken[name]), len(order) - len(taken[name]))
         weights = [len(rows) for rows in taken.values()]
         held_out = self._dataset.held_out
         amount = held_out if isinstance(held_out, int) else int(held_out * sum(weights) + 0.5)
         examples, held = [], []
         for (name, rows), share in zip(taken.items(), proportional(amount, weights), strict=True):
             if self._dataset.wanted(name) is None:
-                kept, aside = rows[: len(rows) - share], rows[len(rows) - share :]
-                ids = {row.id for row in kept}
-                kept = [row for row in groups[name] if row.id in ids]  # a group taken whole stays in file order
+                aside = rows[len(rows) - share :]
+                ids = {row.id for row in rows[: len(rows) - share]}
+                rows = [row for row in groups[name] if row.id in ids]  # a group taken whole stays in file order
             else:
-                kept = rows
                 last = orders[name].index(rows[-1]) if rows else -1
                 aside = self._distinct_of(orders[name][:last:-1], share) if share else []
             if len(aside) < share:
@@ -190,16 +185,9 @@ class _Choice:
                     f"dataset.held_out={held_out}: {share} rows of {name} are to be held out, but only {len(aside)} "
                     "are left besides those chosen; lower it, or the amounts"
                 )
-            examples += kept
+            examples += rows
             held += aside
         return examples, held
-
-    def _take(self, name: str, order: list[Example]) -> list[Example]:
-        wanted = self._dataset.wanted(name)
-        rows = self._distinct_of(order, wanted)
-        if wanted is not None and len(rows) < wanted:
-            self._too_few(name, len(rows), len(order) - len(rows))
-        return rows
 
     def _distinct_of(self, order: list[Example], amount: int | None) -> list[Example]:
         """The first `amount` rows that are not near-duplicates of each other or of rows already taken, by label."""
@@ -210,15 +198,15 @@ class _Choice:
         chosen = set(kept)
         return [row for row in order if row.id in chosen]
 
-    def _too_few(self, group: str, count: int, near: int) -> None:
-        dataset, wanted = self._dataset, self._dataset.wanted(group)
-        key = f"dataset.amounts.{group}={wanted}" if dataset.size is None else f"dataset.size={dataset.size}"
+    def _refuse(self, group: str, count: int, near: int) -> None:
+        """Raise ValueError for a group with too few rows."""
+        size, wanted = self._dataset.size, self._dataset.wanted(group)
         beside = [f"{len(self._excluded)} rows decontaminated"] if self._excluded else []
         beside += [f"{near} near-duplicates passed over"] if near else []
         left = f" ({', '.join(beside)})" if beside else ""
-        wants = "" if dataset.size is None else f" and {wanted} are wanted"
-        subject = "the group" if dataset.size is None else group
-        raise ValueError(f"{key}: {subject} has only {count} prompts{wants}{left}")
+        if size is None:
+            raise ValueError(f"dataset.amounts.{group}={wanted}: the group has only {count} prompts{left}")
+        raise ValueError(f"dataset.size={size}: {group} has only {count} prompts and {wanted} are wanted{left}")
 
 
 def _under_both_labels(rows: Sequence[Example], spoken: Mapping[str, Words]) -> set[str]:

@@ -26,14 +26,15 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 How = Literal["exact", "normalised", "similar", "ngram"]
 DEFAULT: tuple[How, ...] = ("exact", "normalised", "similar")
 Words = tuple[str, ...]
+Key = TypeVar("Key")
 
 ALIKE = 0.6
 """Lookalikes: share of two texts' joint weight that they have in common (Dice) if they are the same prompt."""
@@ -51,23 +52,6 @@ def words(text: str) -> Words:
 _ROUNDING = 1e-6  # scores are float32, and 1 - 1/3 is a little less than 2/3
 _SLACK = 0.01  # the scorer's own cut-off is not exact either
 _BLOCK = 256  # rows compared at once: the scores of a block against 40,000 rows take 40 MB
-_SURROGATES = range(0xD800, 0xE000)  # code points that are not characters
-
-
-class _Vocabulary:
-    """Maps words to single characters: rapidfuzz compares short strings fastest."""
-
-    def __init__(self) -> None:
-        self._letters: dict[str, str] = {}
-
-    def spell(self, text: Words) -> str:
-        return "".join([self._letters.get(word) or self._add(word) for word in text])
-
-    def _add(self, word: str) -> str:
-        number = len(self._letters)
-        letter = chr(number if number < _SURROGATES.start else number + len(_SURROGATES))
-        self._letters[word] = letter
-        return letter
 
 
 class Distinct:
@@ -78,8 +62,7 @@ class Distinct:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._vocabulary = _Vocabulary()
-        self._kept: list[tuple[str, str, str]] = []  # id, kind, spelling
+        self._kept: list[tuple[str, str, Words]] = []
 
     def filter(
         self, rows: Sequence[tuple[str, str, Words]], amount: int | None
@@ -89,16 +72,24 @@ class Distinct:
         A near-duplicate is (id, kept id, similarity).
         """
         import numpy as np
+        from rapidfuzz import process
+        from rapidfuzz.distance import LCSseq
 
         kept: list[str] = []
         passed: list[tuple[str, str, float]] = []
         for start in range(0, len(rows), _BLOCK):
-            block = [(name, kind, self._vocabulary.spell(text)) for name, kind, text in rows[start : start + _BLOCK]]
+            block, first = rows[start : start + _BLOCK], len(self._kept)
             columns = [*self._kept, *block]
-            scores = _scores([text for _, _, text in block], [text for _, _, text in columns], self._threshold)
+            scores: Any = process.cdist(
+                [text for _, _, text in block],
+                [text for _, _, text in columns],
+                scorer=LCSseq.normalized_similarity,
+                score_cutoff=max(self._threshold - _SLACK, 0),
+                workers=-1,
+            )
+            scores[scores < self._threshold - _ROUNDING] = 0
             kinds = np.array([kind for _, kind, _ in columns])
-            alive = np.arange(len(columns)) < len(self._kept)
-            first = len(self._kept)
+            alive = np.arange(len(columns)) < first
             for index, row in enumerate(block):
                 if len(kept) == amount:
                     return kept, passed
@@ -106,22 +97,11 @@ class Distinct:
                 best = int(near.argmax())
                 if near[best]:
                     passed.append((row[0], columns[best][0], float(near[best])))
-                    continue
-                alive[first + index] = True
-                kept.append(row[0])
-                self._kept.append(row)
+                else:
+                    alive[first + index] = True
+                    kept.append(row[0])
+                    self._kept.append(row)
         return kept, passed
-
-
-def _scores(left: Sequence[str], right: Sequence[str], threshold: float) -> Any:
-    """Matrix of similarities, 0 below the threshold."""
-    from rapidfuzz import process
-    from rapidfuzz.distance import LCSseq
-
-    cutoff = max(threshold - _SLACK, 0)
-    scores = process.cdist(left, right, scorer=LCSseq.normalized_similarity, score_cutoff=cutoff, workers=-1)
-    scores[scores < threshold - _ROUNDING] = 0
-    return scores
 
 
 _FEW = 1000  # texts; with fewer, word frequencies are too uncertain
@@ -347,61 +327,42 @@ def contaminated(
 
     `ways` are the kinds of match to look for, `ngram` the number of words of an "ngram" match.
     """
-    if not ways:
+    if not ways or not against:
         return []
-    texts = [prompt for _, prompt in rows]
-    spoken = [words(text) for text in texts] if {"normalised", "ngram"} & set(ways) else [()] * len(rows)
-    alike = _best(texts, against) if "similar" in ways else {}
-    indexes = {name: _Index(prompts, ways, ngram) for name, prompts in against.items()}
-    found = []
-    for number, (row, text) in enumerate(rows):
-        for name, index in indexes.items():
-            if match := index.find(text, spoken[number], alike.get((number, name))):
-                place, how, similarity, passage = match
-                found.append(Match(row, name, place, how, similarity, against[name][place - 1], passage))
-    return found
-
-
-def _best(texts: Sequence[str], against: Mapping[str, Sequence[str]]) -> dict[tuple[int, str], Lookalike]:
-    """The most similar prompt for each (text, benchmark); ties go to the one with more text in common."""
-    rows, best = Lookalikes(texts), {}
+    texts = [text for _, text in rows]
+    spoken = [words(text) for text in texts]
+    lookalikes = Lookalikes(texts) if "similar" in ways else None
+    found: list[tuple[int, Match]] = []
     for name, prompts in against.items():
-        for one in sorted(rows.find(prompts), key=lambda it: (it.similarity, len(it.passage), -it.prompt)):
-            best[one.row, name] = one
-    return best
+        said = [words(prompt) for prompt in prompts]
+        exact = _first((prompt, n) for n, prompt in enumerate(prompts, 1) if "exact" in ways)
+        normalised = _first((own, n) for n, own in enumerate(said, 1) if own and "normalised" in ways)
+        runs = _first((run, n) for n, own in enumerate(said, 1) if "ngram" in ways for run in _runs(own, ngram))
+        similar = lookalikes.find(prompts) if lookalikes else ()
+        alike = {it.row: it for it in sorted(similar, key=lambda it: (it.similarity, len(it.passage), -it.prompt))}
+        for at, (row, text) in enumerate(rows):
+            if text in exact:
+                hit: tuple[int, How, float, str] = exact[text], "exact", 1.0, text
+            elif spoken[at] in normalised:
+                hit = normalised[spoken[at]], "normalised", 1.0, text
+            elif one := alike.get(at):
+                hit = one.prompt + 1, "similar", round(one.similarity, 3), one.passage
+            elif shared := [run for run in _runs(spoken[at], ngram) if run in runs] if runs else []:
+                run = min(shared, key=runs.__getitem__)
+                hit = runs[run], "ngram", 1.0, " ".join(run)
+            else:
+                continue
+            number, how, similarity, passage = hit
+            found.append((at, Match(row, name, number, how, similarity, prompts[number - 1], passage)))
+    return [match for _, match in sorted(found, key=lambda it: it[0])]
 
 
-class _Index:
-    """A benchmark's prompts by text, by words and by runs of words; values are row numbers."""
-
-    def __init__(self, prompts: Sequence[str], ways: Collection[How], ngram: int) -> None:
-        self._ngram = ngram
-        self._exact: dict[str, int] = {}
-        self._normalised: dict[Words, int] = {}
-        self._runs: dict[Words, int] = {}
-        for number, prompt in enumerate(prompts, 1):
-            spoken = words(prompt) if {"normalised", "ngram"} & set(ways) else ()
-            if "exact" in ways:
-                self._exact.setdefault(prompt, number)
-            if "normalised" in ways and spoken:
-                self._normalised.setdefault(spoken, number)
-            if "ngram" in ways:
-                for run in _runs(spoken, ngram):
-                    self._runs.setdefault(run, number)
-
-    def find(self, prompt: str, spoken: Words, alike: Lookalike | None) -> tuple[int, How, float, str] | None:
-        if prompt in self._exact:
-            return self._exact[prompt], "exact", 1.0, prompt
-        if spoken in self._normalised:
-            return self._normalised[spoken], "normalised", 1.0, prompt
-        if alike:
-            return alike.prompt + 1, "similar", round(alike.similarity, 3), alike.passage
-        if self._runs:
-            runs = [(self._runs[run], run) for run in _runs(spoken, self._ngram) if run in self._runs]
-            if runs:
-                number, run = min(runs, key=lambda it: it[0])
-                return number, "ngram", 1.0, " ".join(run)
-        return None
+def _first(numbered: Iterable[tuple[Key, int]]) -> dict[Key, int]:
+    """The first number of each key."""
+    found: dict[Key, int] = {}
+    for key, number in numbered:
+        found.setdefault(key, number)
+    return found
 
 
 def _runs(spoken: Words, length: int) -> list[Words]:

@@ -24,13 +24,13 @@ from annotated_types import Gt
 from alttrain.dataset.columns import Columns
 from alttrain.records import Example, Rejected
 
-KEPT = 64
-"""Maximum number of readings that a process keeps in memory."""
 _LONGEST_CELL = 1 << 27  # characters of a CSV cell; long traces exceed the csv module's own limit of 128 K
 _COMMIT = re.compile(r"@([0-9a-f]{40})/")
 
 RawRow = tuple[str, dict[str, Any]]
 """A row's place, for error messages, and its values."""
+_Row = tuple[str, str, str, dict[str, Any]]
+"""A row's place, its source as an Example tells it, its id if it has none of its own, and its values."""
 
 
 class ExampleSource(Protocol):
@@ -107,8 +107,7 @@ class Rows(Columns):
 
     def read(self, seed: int | None) -> Reading:
         """The rows of `examples(seed)`, in file order, and the rejected ones."""
-        reading = self._all()
-        chosen = {example.id for example in shuffled(reading.examples, seed)[: self.limit]}
+        reading, chosen = self._all(), {example.id for example in self.examples(seed)}
         return replace(reading, examples=[example for example in reading.examples if example.id in chosen])
 
     def _all(self) -> Reading:
@@ -117,8 +116,6 @@ class Rows(Columns):
         stats = [(str(file), file.stat()) for file in self._files(path) if file.is_file()] if path else []
         key = repr((self, [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]))
         if key not in _READ:
-            if len(_READ) == KEPT:
-                del _READ[next(iter(_READ))]
             _READ[key] = self._read()
         return _READ[key]
 
@@ -126,7 +123,12 @@ class Rows(Columns):
         examples: list[Example] = []
         rejected: list[Rejected] = []
         seen: dict[str, str] = {}
-        origin, rows = self._rows()
+        path = self._path()
+        if path is None:
+            loaded, commit = self._from_hub()
+            rows, where = self._hub_rows(loaded), f"{self.hub}@{commit or self.revision or 'unknown'}"
+        else:
+            rows, where = self._file_rows(path), str(path)
         wanted = (row for row in rows if self.passes(row[3], row[0]))
         for place, source, default_id, raw in islice(wanted, self.first):
             found = self.convert(raw, place, default_id, source)
@@ -140,20 +142,17 @@ class Rows(Columns):
         if not examples:
             why = f"; the first of {len(rejected)} left out: {rejected[0].reason}" if rejected else ""
             fault = f"passes the filter {dict(self.where)}" if self.where else "can be used"
-            raise ValueError(f"{origin}: no row {fault}{why}")
+            raise ValueError(f"{where}: no row {fault}{why}")
         if self.sample is not None:
-            examples = [examples[place] for place in self._sampled(len(examples), origin)]
-        path = self._path()
-        name = Path(self.path).name if self.path else str(self.file)
-        return Reading(examples, rejected, origin if path is None else name)
+            if self.sample > len(examples):
+                accepted = f"accepted: up to the {len(examples)} rows of {where}"
+                raise ValueError(f"rows {self.name}: sample={self.sample}: {accepted}")
+            import numpy  # whose default generator orders `datasets.Dataset.shuffle`
 
-    def _sampled(self, rows: int, origin: str) -> list[int]:
-        """Indices of the sampled rows. `datasets.Dataset.shuffle` orders by numpy's default generator."""
-        import numpy
-
-        if self.sample is None or self.sample > rows:
-            raise ValueError(f"rows {self.name}: sample={self.sample}: accepted: up to the {rows} rows of {origin}")
-        return sorted(numpy.random.default_rng(self.sample_seed).permutation(rows)[: self.sample].tolist())
+            order = numpy.random.default_rng(self.sample_seed).permutation(len(examples))
+            examples = [examples[place] for place in sorted(order[: self.sample].tolist())]
+        origin = where if path is None else str(self.file or path.name)
+        return Reading(examples, rejected, origin)
 
     def content(self) -> dict[str, str]:
         """The hash of each file, or the hub's commit, or else the hash of the hub's rows."""
@@ -166,27 +165,17 @@ class Rows(Columns):
             return {f"{self.hub}:{self.split}": commit or digest.hexdigest()[:16]}
         return {file.name: content_hash(file) for file in self._files(path)}
 
-    def _rows(self) -> tuple[str, Iterator[tuple[str, str, str, dict[str, Any]]]]:
-        """(origin, rows); a row is (place, source, default id, values)."""
-        path = self._path()
-        if path is None:
-            loaded, commit = self._from_hub()
-            stem = str(self.hub).rpartition("/")[2]
-            places = ((f"{self.hub}:{self.split}: row {n}", n, raw) for n, raw in enumerate(loaded, 1))
-            rows = ((place, place, f"{stem}-{number}", raw) for place, number, raw in places)
-            return f"{self.hub}@{commit or self.revision or 'unknown'}", rows
-        files = self._files(path)
-        stems = {file: file.name.removesuffix(".gz").rpartition(".")[0] for file in files}
-        raws = (
-            (stems[file], n, place, raw)
-            for file in files
-            for n, (place, raw) in enumerate(read_raw(file, self.rows_at), 1)
-        )
-        below, parts = f"{path.parent}/", "*" in path.name
-        return str(path), (
-            (place, place.removeprefix(below), f"{stem}-{n}", {**raw, "part": stem} if parts else raw)
-            for stem, n, place, raw in raws
-        )
+    def _hub_rows(self, loaded: Iterable[dict[str, Any]]) -> Iterator[_Row]:
+        for number, raw in enumerate(loaded, 1):
+            place = f"{self.hub}:{self.split}: row {number}"
+            yield place, place, f"{str(self.hub).rpartition('/')[2]}-{number}", raw
+
+    def _file_rows(self, path: Path) -> Iterator[_Row]:
+        for file in self._files(path):
+            stem = file.name.removesuffix(".gz").rpartition(".")[0]
+            for number, (place, raw) in enumerate(read_raw(file, self.rows_at), 1):
+                values = {**raw, "part": stem} if "*" in path.name else raw
+                yield place, place.removeprefix(f"{path.parent}/"), f"{stem}-{number}", values
 
     def _path(self) -> Path | None:
         """The file to read, or None for the hub."""
@@ -200,12 +189,11 @@ class Rows(Columns):
 
     def _files(self, path: Path) -> list[Path]:
         """The file, or the files that match a * in its name. Raises FileNotFoundError if data_dir lacks it."""
-        in_data_dir = self.data_dir is not None and self.path is None
-        if in_data_dir and "*" in path.name:
-            files = sorted(file for file in path.parent.glob(path.name) if file.is_file())
-        else:
-            files = [path]
-        if in_data_dir and not (files and files[0].is_file()):
+        if self.path:
+            return [path]
+        named = path.parent.glob(path.name) if "*" in path.name else [path]
+        files = sorted(file for file in named if file.is_file())
+        if not files:
             other = f", or set data_dir=null to read {self.hub} from the hub" if self.hub else ""
             raise FileNotFoundError(f"{path}: no such data file (data_dir={self.data_dir}); put it there{other}")
         return files
@@ -232,6 +220,7 @@ class Rows(Columns):
 
 
 _READ: dict[str, Reading] = {}
+"""What this process has read, by the source and the state of its files."""
 
 
 def shuffled(rows: Sequence[Example], seed: int | None) -> list[Example]:
@@ -281,7 +270,8 @@ def content_hash(path: Path) -> str:
     """The first 16 hex digits of a file's SHA-256. Raises FileNotFoundError if it is not a file (a device, a pipe)."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data file")
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def read_raw(path: Path, rows_at: str | None = None) -> list[RawRow]:
@@ -303,7 +293,12 @@ def read_raw(path: Path, rows_at: str | None = None) -> list[RawRow]:
     else:
         accepted = "jsonl, json, csv, tsv, each also as .gz, and parquet"
         raise ValueError(f"{path}: unknown kind of data file {kind!r}; accepted: {accepted}")
-    if not (found := list(rows)):
+    found = []
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{place}: expected a JSON object, found {type(row).__name__}")
+        found.append((place, row))
+    if not found:
         raise ValueError(f"{path}: the file holds no rows")
     return found
 
@@ -317,13 +312,13 @@ def _text(path: Path) -> str:
         raise ValueError(f"{path}: not readable as UTF-8 text: {error}") from error
 
 
-def _jsonl(path: Path, text: str) -> Iterator[RawRow]:
+def _jsonl(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield _object(f"{path}:{number}", _parse(f"{path}:{number}", line))
+            yield f"{path}:{number}", _parse(f"{path}:{number}", line)
 
 
-def _json(path: Path, text: str, rows_at: str | None) -> Iterator[RawRow]:
+def _json(path: Path, text: str, rows_at: str | None) -> Iterator[tuple[str, Any]]:
     rows = _parse(str(path), text)
     if rows_at is not None:
         if not isinstance(rows, dict) or rows_at not in rows:
@@ -333,7 +328,7 @@ def _json(path: Path, text: str, rows_at: str | None) -> Iterator[RawRow]:
     if not isinstance(rows, list):
         raise ValueError(f"{path}: expected a JSON array of rows, found {type(rows).__name__}")
     for number, row in enumerate(rows, 1):
-        yield _object(f"{path}: row {number}", row)
+        yield f"{path}: row {number}", row
 
 
 def _csv(path: Path, text: str, delimiter: str) -> Iterator[RawRow]:
@@ -367,13 +362,6 @@ def _parse(place: str, text: str) -> Any:
     except json.JSONDecodeError as error:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
         raise ValueError(f"{place}: malformed JSON{line}: {error.msg}") from error
-    except RecursionError as error:
-        raise ValueError(f"{place}: malformed JSON: nested too deeply") from error
-    except ValueError as error:  # a number of very many digits
-        raise ValueError(f"{place}: malformed JSON: {error}") from error
-
-
-def _object(place: str, row: Any) -> RawRow:
-    if not isinstance(row, dict):
-        raise ValueError(f"{place}: expected a JSON object, found {type(row).__name__}")
-    return place, row
+    except (RecursionError, ValueError) as error:  # ValueError: a number of very many digits
+        fault = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{place}: malformed JSON: {fault}") from error

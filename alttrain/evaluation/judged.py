@@ -27,7 +27,7 @@ from alttrain.records import (
     iterate_rows,
     named_lines,
     repair_rows,
-    sort_lines,
+    sort_rows,
     unchanged,
     write_rows,
 )
@@ -115,13 +115,11 @@ class Judgements:
 
     def sort(self) -> None:
         """Sort the rows by judge, part and generation."""
-        named = msgspec.json.Decoder(_Placed)
 
-        def place(line: bytes) -> int:
-            row = named.decode(line)
+        def place(row: _Placed) -> int:
             return self._blocks[row.judge, row.part] * self.rows + self._places[row.id, row.sample]
 
-        sort_lines(self.path, place)
+        sort_rows(self.path, _Placed, place)
 
     def of(self, judge: str, part: Part) -> Iterator[Judgement]:
         """One judge's judgements of one part, in the order of the generations. Call `sort` first."""

@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HASH_DIGITS = 16
-"""Number of digits of a reply's key that records store, enough to find its file in the cache."""
-WHOLE = ("stop", "eos")
-"""Finish reasons of a complete reply; "eos" is Together's."""
+HASH_DIGITS = 16  # of a reply's key that records store, enough to find its file in the cache
+WHOLE = ("stop", "eos")  # finish reasons of a complete reply; "eos" is Together's
 
 
 @dataclass(frozen=True)
@@ -171,16 +169,9 @@ def replies(
     """Yield (prompt, key, reply): cached replies first, then requested ones in order of arrival.
 
     A lock makes runs that ask the same model take turns, so that each finds the replies of the one before. Warns if a
-    model other than the requested one answered, or more than one.
-
-    Args:
-        writer: The model to ask.
-        prompts: The prompts.
-        folder: The cache's folder.
-        recipe: A version number, part of each key.
-        who: Prefix of log lines.
-        useful: Whether a cached reply is useful for its prompt. If not, it is requested again and replaced, unless the
-            writer would repeat it.
+    model other than the requested one answered, or more than one. `folder` is the cache's, `recipe` a version number in
+    each key, and `who` the prefix of log lines. A cached reply that is not `useful` for its prompt is requested again
+    and replaced, unless the writer would repeat it.
     """
     cache, model, sampling = ReplyCache(folder), writer.identity, writer.sampling
     asked: dict[str, str] = {}

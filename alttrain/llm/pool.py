@@ -35,22 +35,14 @@ log = logging.getLogger(__name__)
 
 HOPELESS_CODES = ("insufficient_quota", "unsupported_parameter", "unsupported_value", "model_not_found")
 """Error codes that every further request would get too, whatever its status."""
-CHECK_TIMEOUT_S = 5.0
-"""Seconds within which a server must list its models."""
-LONGEST_PAUSE_S = 120.0
-"""The longest Retry-After, in seconds, that the `openai` client follows."""
-PAUSE_S = 1.0
-"""Seconds before an unusable reply is requested again."""
-REFUSED_AT_FIRST = 16
-"""Number of refused prompts after which a server is given up that has answered none."""
-NEARLY_ALL = 0.9
-"""Share of failed prompts from which the server, not the prompts, is the cause."""
-QUOTED = 200
-"""Maximum characters of a server's own words in a message."""
-REPEATED = 20
-"""Length in characters of a piece of the prompt that a message must not repeat."""
-SHORTEST_KEY = 8
-"""Minimum characters of a key to remove from texts. Shorter ones, such as "none", occur as ordinary words."""
+CHECK_TIMEOUT_S = 5.0  # within which a server must list its models
+LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the `openai` client follows
+PAUSE_S = 1.0  # before an unusable reply is requested again
+REFUSED_AT_FIRST = 16  # refused prompts after which a server is given up that has answered none
+NEARLY_ALL = 0.9  # share of failed prompts from which the server, not the prompts, is the cause
+QUOTED = 200  # most characters of a server's own words in a message
+REPEATED = 20  # characters of a piece of the prompt that a message must not repeat
+SHORTEST_KEY = 8  # characters of a key that is removed from texts; shorter ones ("none") occur as ordinary words
 
 _CODE = re.compile(r"[a-z_]{3,40}")
 _SNAPSHOT = re.compile(r"([-@:](\d{4}-\d{2}-\d{2}|\d{3,8}|latest|main))?")
@@ -187,7 +179,7 @@ def _server_fault(root: str, model: str, key: str) -> tuple[str, str] | None:
 
     try:
         answer = httpx.get(f"{root}/models", headers={"Authorization": f"Bearer {key}"}, timeout=CHECK_TIMEOUT_S)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name
         return "base_url", f"no server answers there ({type(error).__name__}); start it, or set the address of one"
     if answer.status_code in (401, 403):
         return "key_variable", f"the server refuses the key in it (HTTP {answer.status_code})"
@@ -209,7 +201,7 @@ class RequestPool(Generic[Request, Answer]):
         server: The server's settings.
         requests: Pairs of a key and a request.
         send: Sends a request with the client; returns the raw response.
-        read: Parses a response's body to an answer, which must be a dataclass.
+        read: Parses a response's body to an answer, which must be a dataclass. Its `FailedTry` is never "fatal".
         keep: Called with each key and answer on arrival; returns the answer that counts.
         text_of: Returns a request's prompt, which no message may repeat.
     """
@@ -278,8 +270,7 @@ class RequestPool(Generic[Request, Answer]):
             if isinstance(outcome, FailedTry):
                 log.debug("server %s: %s", self.server.model_name, outcome.reason)
                 self._given_up |= outcome.kind == "fatal" or (outcome.kind == "outage" and self._last_reply < began)
-                failure = Failure(outcome.reason, final=outcome.kind in ("refused", "unusable"))
-                self._settled.put_nowait((key, failure))
+                self._settled.put_nowait((key, Failure(outcome.reason, outcome.kind in ("refused", "unusable"))))
             else:
                 self._settled.put_nowait((key, self._keep(key, outcome)))
             if self._given_up:
@@ -292,33 +283,28 @@ class RequestPool(Generic[Request, Answer]):
         """
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
+        left = self.server.attempts
         try:
-            async with asyncio.timeout(self.server.attempts * (self.server.timeout_s + LONGEST_PAUSE_S)):
-                outcome = await self._tries(client, request)
+            async with asyncio.timeout(left * (self.server.timeout_s + LONGEST_PAUSE_S)):
+                while True:
+                    raw = await self._send(client.with_options(max_retries=left - 1), request)
+                    left -= 1 + raw.retries_taken
+                    outcome = self._read(raw.content)
+                    if not isinstance(outcome, FailedTry) or outcome.kind == "refused" or left == 0:
+                        break
+                    await asyncio.sleep(PAUSE_S)
         except (APITimeoutError, TimeoutError):
             outcome = FailedTry(f"the server did not answer within {self.server.timeout_s:g} s", "outage")
         except (APIConnectionError, ElsewhereError) as error:
-            outcome = FailedTry(f"the connection to the server failed ({type(error.__cause__).__name__})", "outage")
-            for found in (error, error.__cause__):  # some versions of the client wrap it, others do not
-                if isinstance(found, ElsewhereError):
-                    where = (
-                        f"nothing was sent there; set {self.server.where}.base_url to the address that is to be asked"
-                    )
-                    outcome = FailedTry(f"the server sends the request on to {found}; {where}", "fatal")
+            moved = error if isinstance(error, ElsewhereError) else error.__cause__  # not all versions wrap it
+            outcome = FailedTry(f"the connection to the server failed ({type(moved).__name__})", "outage")
+            if isinstance(moved, ElsewhereError):
+                where = f"nothing was sent there; set {self.server.where}.base_url to the address that is to be asked"
+                outcome = FailedTry(f"the server sends the request on to {moved}; {where}", "fatal")
         except APIStatusError as error:
             outcome = self._status_fault(error, self._text_of(request))
         texts = {name: text for name, text in vars(outcome).items() if isinstance(text, str)}
         return replace(outcome, **{n: scrub(text, self._key) for n, text in texts.items()})  # type: ignore[type-var]
-
-    async def _tries(self, client: "AsyncOpenAI", request: Request) -> Answer | FailedTry:
-        left = self.server.attempts
-        while True:
-            raw = await self._send(client.with_options(max_retries=left - 1), request)
-            left -= 1 + raw.retries_taken
-            outcome = self._read(raw.content)
-            if not isinstance(outcome, FailedTry) or outcome.kind not in ("outage", "unusable") or left == 0:
-                return outcome
-            await asyncio.sleep(PAUSE_S)
 
     def _status_fault(self, error: "APIStatusError", prompt: str) -> FailedTry:
         status, code = error.status_code, word(error.code)

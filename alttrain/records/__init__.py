@@ -6,32 +6,41 @@ Stages communicate through files of JSON lines in UTF-8, with one frozen datacla
 - `Generation`  evaluation/<benchmark>/generations.jsonl: what a model wrote for one prompt
 - `Judgement`   evaluation/<benchmark>/judgements.jsonl: one judge's verdict on one generation
 
-The JSON documents of a run (run.json, train.json, metrics.json, ...) are checked against the TypedDicts below. `files`
-writes atomically and reads strictly: a file that does not have the expected content raises `DamagedError`. This package
-does not import torch.
+`documents` has the schemas of a run's JSON documents (run.json, train.json, metrics.json). `files` writes atomically
+and reads strictly: a file that does not have the expected content raises `DamagedError`. No torch is imported.
 """
 
-import csv
 import dataclasses
 import functools
 import hashlib
-import io
 import json
+import mmap
 import os
 import types
 import typing
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
-from msgspec import Meta
 
 # isort: off
+from alttrain.records.documents import (
+    Count as Count,
+    Judged as Judged,
+    Label as Label,
+    Names as Names,
+    Rewritten as Rewritten,
+    Trained as Trained,
+    read_losses as read_losses,
+    read_metrics as read_metrics,
+    read_sealed as read_sealed,
+    write_sealed as write_sealed,
+)
 from alttrain.records.files import (
     NO_JSON as NO_JSON,
     REMEDY as REMEDY,
@@ -55,8 +64,6 @@ from alttrain.records.files import (
 )
 # isort: on
 
-Count = Annotated[int, Meta(ge=0, lt=2**53)]
-Label = Literal["harmful", "benign"]
 Step = Literal["understanding", "assessment", "reasoning", "refusal", "primer"]
 """A step of a thought: problem understanding (PU), harmfulness assessment (HA), or conditional reasoning (CR), which is
 either `reasoning` or a `refusal`. A `primer` is a fixed opening after which the model continues by itself."""
@@ -235,9 +242,7 @@ def build(fields: dict[str, Any], row_type: type[Row], where: str) -> Row:
     return row_type(**{name: _value(value, hints[name], f"{where}: field {name!r}") for name, value in fields.items()})
 
 
-@functools.cache
-def _type_hints(row_type: type[Any]) -> dict[str, Any]:
-    return typing.get_type_hints(row_type)
+_type_hints = functools.cache(typing.get_type_hints)
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:
@@ -265,8 +270,8 @@ def _value(value: Any, hint: Any, where: str) -> Any:
 def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Row]:
     """The rows of a JSON lines file one at a time, without the first `after`. Raises DamagedError with the line.
 
-    msgspec reads a row about ten times faster than `decode`, but ignores unknown fields. So `decode` reads the first
-    row, since one version writes a whole file, and any row that msgspec rejects, for the clearer message.
+    msgspec reads a row about ten times faster than `decode`, but ignores unknown fields. So `decode` also reads the
+    first row, since one version writes a whole file. A person may edit generations; the judge stage warns about that.
     """
     decoder, rows = msgspec.json.Decoder(row_type), 0
     with opened(path) as lines:
@@ -274,20 +279,27 @@ def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Ro
             rows += bool(line.strip())
             if rows > after and line.strip():
                 if rows == after + 1:
-                    _row(line, None, row_type, path, number)
-                yield _row(line, decoder, row_type, path, number)
+                    _check_row(line, row_type, path, number)
+                row = _row(line, decoder, path, number)
+                if row_type is not Generation and not unchanged(line):
+                    raise DamagedError(path, "the row is not what was written", number)
+                yield row
 
 
-def _row(line: bytes, decoder: Any, row_type: type[Row], path: Path, number: int) -> Row:
-    """The row in a file's line, read by a msgspec decoder or, without one, by `decode`."""
+def _row(line: bytes, decoder: msgspec.json.Decoder[Row], path: Path, number: int) -> Row:
+    """The row in a file's line. Raises DamagedError, if possible with the clearer message of `decode`."""
     try:
-        row: Row = decoder.decode(line) if decoder else decode(line, row_type, "")
-        if row_type not in _EDITED and not unchanged(line):
-            raise ValueError("the row is not what was written")
-        return row
-    except (ValueError, RecursionError) as error:
-        if decoder and dataclasses.is_dataclass(row_type):
-            _row(line, None, row_type, path, number)
+        return decoder.decode(line)
+    except NO_JSON as error:
+        if dataclasses.is_dataclass(decoder.type):
+            _check_row(line, decoder.type, path, number)
+        raise DamagedError(path, error, number) from error
+
+
+def _check_row(line: bytes, row_type: type[Any], path: Path, number: int) -> None:
+    try:
+        decode(line, row_type, "")
+    except ValueError as error:
         raise DamagedError(path, str(error).removeprefix(": "), number) from error
 
 
@@ -301,7 +313,7 @@ def parse_rows(content: bytes, row_type: type[Row], path: Path) -> list[Row]:
         rows = decoder.decode_lines(content)
     except NO_JSON:
         lines = enumerate(content.split(b"\n"), 1)
-        rows = [_row(line, decoder, row_type, path, number) for number, line in lines if line.strip()]
+        rows = [_row(line, decoder, path, number) for number, line in lines if line.strip()]
     return _unique(rows, path)
 
 
@@ -312,8 +324,7 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
 
 def _unique(rows: list[Row], path: Path) -> list[Row]:
     """Return the rows. Raises DamagedError if two have the same id, sample, judge and part."""
-    key = [name for name in ("id", "sample", "judge", "part") if rows and hasattr(rows[0], name)]
-    if key:
+    if key := [name for name in ("id", "sample", "judge", "part") if rows and hasattr(rows[0], name)]:
         lines: dict[Any, int] = {}
         for number, name in enumerate(map(attrgetter(*key), rows), 1):
             _refuse_second(lines, name, number, path)
@@ -326,15 +337,11 @@ def _refuse_second(lines: dict[Any, int], name: Any, number: int, path: Path) ->
         raise DamagedError(path, f"the row of line {before} again, {name!r}", number)
 
 
-class _GenerationKey(msgspec.Struct):
+class GenerationKey(msgspec.Struct):
     """The fields that identify a generation."""
 
     id: str
     sample: int = 0
-
-
-_EDITED = (Generation, _GenerationKey)
-"""Rows that a person may edit; the judge stage warns about edits."""
 
 
 def named_lines(path: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
@@ -344,14 +351,14 @@ def named_lines(path: Path) -> Iterator[tuple[tuple[str, int], bytes]]:
     """
     if not path.exists():
         return
-    decoder, seen = msgspec.json.Decoder(_GenerationKey), dict[tuple[str, int], int]()
+    decoder, seen = msgspec.json.Decoder(GenerationKey), dict[tuple[str, int], int]()
     with opened(path) as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
                 return
             if not line.strip():
                 continue
-            row = _row(line, decoder, _GenerationKey, path, number)
+            row = _row(line, decoder, path, number)
             _refuse_second(seen, (row.id, row.sample), number, path)
             yield (row.id, row.sample), line
 
@@ -363,27 +370,21 @@ def repair_rows(path: Path) -> int:
     if path.is_symlink():
         raise DamagedError(path, "is a link, which may lead outside of the run", remedy="put the file itself there")
     with opened(path) as file:
-        size = file.seek(0, os.SEEK_END)
-        keep, block = size, 1 << 16
-        while keep > 0:
-            start = max(0, keep - block)
-            file.seek(start)
-            newline = file.read(keep - start).rfind(b"\n")
-            if newline >= 0:
-                keep = start + newline + 1
-                break
-            keep = start
+        size = keep = file.seek(0, os.SEEK_END)
+        if size:  # an empty file cannot be mapped
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                keep = content.rfind(b"\n") + 1
     if keep < size:  # a complete file keeps its modification time
         os.truncate(path, keep)
     return size - keep
 
 
-def write_rows(path: Path, rows: Iterable[Any], by: str = "") -> None:
-    """Write a JSON lines file atomically. A row that has a `checksum` gets one, as in `append_rows`."""
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Write a JSON lines file atomically. A checksum is renewed if a row's numbers are in another form, 1.0 for 1."""
     with replacing(path) as file:
         for row in rows:
-            line = encode(row).encode()  # numbers may be written in another form, such as 1 for 1.0
-            file.write((line if unchanged(line, by) else _sealed(line, by)) + b"\n")
+            line = encode(row).encode()
+            file.write((line if unchanged(line) else _sealed(line)) + b"\n")
 
 
 def append_rows(path: Path, rows: Iterable[Any], by: str = "") -> None:
@@ -394,7 +395,7 @@ def append_rows(path: Path, rows: Iterable[Any], by: str = "") -> None:
     append(path, b"".join(_sealed(encode(row).encode(), by) + b"\n" for row in rows))
 
 
-def _sealed(line: bytes, by: str) -> bytes:
+def _sealed(line: bytes, by: str = "") -> bytes:
     body, seal, _ = line.rpartition(_SEAL)
     return body + seal + _sum(body, by) + b'"}' if seal else line
 
@@ -409,28 +410,17 @@ def unchanged(line: bytes, by: str = "") -> bool:
     return not seal or told[:1] == b'"' or told[:16] == _sum(body, by)
 
 
-def sort_rows(path: Path, places: Mapping[tuple[str, int], int]) -> None:
-    """Sort the lines of a generations file by `places`: (id, sample) -> position."""
-    decoder = msgspec.json.Decoder(_GenerationKey)
-
-    def place(line: bytes) -> int:
-        row = decoder.decode(line)
-        return places[row.id, row.sample]
-
-    sort_lines(path, place)
-
-
-def sort_lines(path: Path, place: Callable[[bytes], int]) -> None:
-    """Sort the lines of a file by `place`, without changing their content.
+def sort_rows(path: Path, key_type: type[Row], place: Callable[[Row], int]) -> None:
+    """Sort the lines of a file by the `place` of each row, read as `key_type`. The lines stay as they are.
 
     Memory holds offsets but no lines. A sorted file is not rewritten.
     """
     if not path.exists():
         return
-    places, starts = array("q"), array("q", [0])
+    decoder, places, starts = msgspec.json.Decoder(key_type), array("q"), array("q", [0])
     with opened(path) as lines:
         for line in lines:
-            places.append(place(line) if line.strip() else -1)
+            places.append(place(decoder.decode(line)) if line.strip() else -1)
             starts.append(starts[-1] + len(line))
     if all(place <= following for place, following in pairwise(places)):
         return
@@ -438,158 +428,3 @@ def sort_lines(path: Path, place: Callable[[bytes], int]) -> None:
         for number in sorted(range(len(places)), key=places.__getitem__):
             source.seek(starts[number])
             target.write(source.read(starts[number + 1] - starts[number]))
-
-
-# The keys of a run's JSON documents that are read. metrics.json, rewrite.json and train.json also have a `checksum`,
-# the SHA-256 of all other keys: `write_sealed` writes it and `read_sealed` checks it. Older versions wrote none.
-
-
-class Names(TypedDict):
-    """run.json. Older versions did not write the optional keys."""
-
-    run: str
-    backbone: str
-    dataset: str
-    rewrite: str
-    training: str
-    seed: int
-    method: NotRequired[str]
-    label: NotRequired[str]
-    order: NotRequired[Count]
-    tables: NotRequired[list[str]]
-    changed: NotRequired[dict[str, tuple[Any, Any]]]
-
-
-class Rewritten(TypedDict, total=False):
-    """rewrite.json. `files` has the SHA-256 of the files of rows that were written with it."""
-
-    labels: dict[str, Count]
-    origins: dict[str, Count]
-    written: Count
-    files: dict[str, str]
-
-
-class Trained(TypedDict):
-    """train.json."""
-
-    steps: Count
-    tokens: Count
-    examples: NotRequired[Count]
-    seconds: NotRequired[float]
-    devices: NotRequired[Count]
-    device: NotRequired[str]
-    precision: str
-    final_loss: float | None
-    diverged: NotRequired[bool]
-    files: NotRequired[dict[str, str | None]]
-    tokenizer: NotRequired[dict[str, str | None]]
-
-
-class Number(TypedDict):
-    """A metric; null if it cannot be computed."""
-
-    metric: str
-    value: float | None
-    low: float | None
-    high: float | None
-    n: Count
-    undecided: Count
-    truncated: Count
-
-
-class Provenance(TypedDict):
-    """How the metrics were made."""
-
-    measure: str
-    protocol: NotRequired[str]
-    protocol_hash: NotRequired[str]
-    means: NotRequired[dict[str, list[str]]]
-    judges: NotRequired[dict[str, Any]]
-    changed: NotRequired[dict[str, tuple[Any, Any]]]
-
-
-class Decides(TypedDict):
-    """The judge and the part that decide the rate, and the verdict that counts."""
-
-    judge: str
-    part: str
-    counted: bool
-
-
-class Assessing(TypedDict):
-    """Counts of the prompt's label against the thought's assessment."""
-
-    harmful_as_harmful: Count
-    harmful_as_benign: Count
-    harmful_unassessed: Count
-    benign_as_harmful: Count
-    benign_as_benign: Count
-    benign_unassessed: Count
-
-
-class Failed(TypedDict):
-    """Counts of wrong answers to one label's prompts, by what the assessment said."""
-
-    label: Label
-    misjudged: Count
-    disobeyed: Count
-    unassessed: Count
-    n: Count
-    undecided: Count
-
-
-class Analysis(TypedDict):
-    """The counts in metrics.json."""
-
-    decides: NotRequired[Decides]
-    assessing: NotRequired[Assessing]
-    failures: NotRequired[list[Failed]]
-
-
-class Judged(TypedDict):
-    """metrics.json. `made_from` has the SHA-256 of the files of rows."""
-
-    benchmark: str
-    metrics: Annotated[list[Number], Meta(min_length=1)]
-    provenance: NotRequired[Provenance]
-    analysis: NotRequired[Analysis]
-    contaminated: NotRequired[list[Any]]
-    made_from: NotRequired[dict[str, str | None]]
-    checksum: NotRequired[str]
-
-
-def write_sealed(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON document with its checksum."""
-    write_json(path, {**document, "checksum": _checksum(document)})
-
-
-def read_sealed(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
-    """Read a document and check its checksum, if it has one. Raises DamagedError if either fails."""
-    found: dict[str, Any] = read_json(path, schema)
-    if ("checksum" in found or "made_from" in found) and found.get("checksum") != _checksum(found):
-        raise DamagedError(path, "its checksum is another: it is not what was written")
-    return found
-
-
-def _checksum(document: Mapping[str, Any]) -> str:
-    rest = json.loads(json.dumps({key: value for key, value in document.items() if key != "checksum"}))
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    """Read metrics.json. Raises DamagedError if it is damaged or was changed."""
-    return read_sealed(path, Judged)
-
-
-def read_losses(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """(step, row) of each row of logs/metrics.csv that has a step. Raises DamagedError."""
-    try:
-        rows = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
-        found = [(int(row["step"]), row) for row in rows if row.get("step")]
-        for _, row in found:
-            float(row.get("loss") or 0)
-        return found
-    except DamagedError:
-        raise
-    except (csv.Error, TypeError, ValueError) as error:
-        raise DamagedError(path, f"not steps and losses ({error})") from error

@@ -25,13 +25,10 @@ log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 
-UNFINISHED = ".part"
-"""Suffix of the temporary name of a file that is being written."""
+UNFINISHED = ".part"  # suffix of the temporary name of a file that is being written
 REMEDY = "delete the file and run the same command again"
-LONGEST = 500
-"""Maximum number of characters of a file's content that an error message quotes."""
-NO_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises on bad JSON."""
+LONGEST = 500  # most characters of a fault in an error message
+NO_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises on bad JSON
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -25,7 +25,7 @@ from alttrain.config.identity import shaping_of_engine, shaping_of_judge
 from alttrain.dataset import Dataset
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
 from alttrain.generation import Auto, EngineConfig
-from alttrain.records import Texts
+from alttrain.records import Example, Texts
 from alttrain.rewrite import Structure
 from alttrain.training import Hardware, NoTraining, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.config import Logger
@@ -73,6 +73,11 @@ class Run:
     def trained(self) -> Path:
         """The folder of the trained adapter or model."""
         return self.folder / ("model" if isinstance(self.adapter, FullFineTuning) else "adapter")
+
+    @functools.cached_property
+    def examples(self) -> list[Example]:
+        """The rows of the data set for the run's seed, selected once, without decontamination."""
+        return self.dataset.examples(self.seed)
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:

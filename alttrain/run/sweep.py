@@ -152,7 +152,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 asked = json.dumps([run.config[key] for key in ("dataset", "evaluation", "data_dir")])
                 check_light(run, data=asked not in rows)
                 if asked not in rows:
-                    rows[asked] = run.dataset.examples(run.seed) if run.training.trains else []
+                    rows[asked] = run.examples if run.training.trains else []
                 run = fitted(run, rows[asked])
                 made.append(job_of(run, overrides, _state(run), rows[asked]))
                 runs.setdefault(run.name, []).append(run)

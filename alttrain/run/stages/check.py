@@ -93,7 +93,7 @@ def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
 
 
 def _check_dataset(run: Run) -> None:
-    rows, teacher = run.dataset.examples(run.seed), run.structure.teacher
+    rows, teacher = run.examples, run.structure.teacher
     if isinstance(teacher, TemplateTeacher) and "rewrite" in run.stages:
         teacher.check_rows(rows)
 
@@ -182,7 +182,7 @@ def _on_gpu(run: Run) -> bool:
 
 def check(run: Run, session: Session) -> None:
     """Validate the rendering of every row and estimate the memory. Raises RunError that names rows or keys."""
-    rows = run.dataset.examples(run.seed) if run.training.trains else []
+    rows = run.examples if run.training.trains else []
     for benchmark in run.benchmarks:
         if left_out := benchmark.left_out():
             named = "; ".join(f"{row.id}: {row.reason}" for row in left_out)
@@ -232,7 +232,7 @@ def prove(run: Run, rows: Sequence[Example], made: Sequence[Example] | None, ren
 
 def bound(run: Run, session: Session) -> None:
     """Check only that prompts fit the context, for a run without the stage `check`. Raises RunError."""
-    rows = run.dataset.examples(run.seed) if _rewrites(run) else []
+    rows = run.examples if _rewrites(run) else []
     fits_context(run, rows, _tokenizer_alone(run)[0] or session.renderer)
 
 

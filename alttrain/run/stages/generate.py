@@ -24,10 +24,12 @@ from alttrain.records import (
     DamagedError,
     Example,
     Generation,
+    GenerationKey,
     append_rows,
     iterate_rows,
     named_lines,
     repair_rows,
+    replacing,
     sort_rows,
     write_rows,
 )
@@ -103,7 +105,8 @@ def _generate(
     done, errors, by = _answered(path), list[NotGenerated](), writer(run)
     refused = {(row.id, row.sample): row for row in _rows(path) if row.finish == "error"}
     if refused:  # ask again; without a reply, the old refusal stays
-        write_rows(path, (row for row in _rows(path) if row.finish != "error"), by)
+        with replacing(path) as file:
+            file.writelines(line for name, line in named_lines(path) if name not in refused)
     started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
     with bar(benchmark.name, total) as advance:
         for chunk in chunks:
@@ -123,8 +126,8 @@ def _generate(
                         append_rows(path, [rows.pop()], by)
             append_rows(path, rows, by)
     if engine.streams:
-        ids = [(row.id, sample) for row, sample in _sampled(run, benchmark)]
-        sort_rows(path, {key: place for place, key in enumerate(ids)})
+        places = {(row.id, sample): place for place, (row, sample) in enumerate(_sampled(run, benchmark))}
+        sort_rows(path, GenerationKey, lambda row: places[row.id, row.sample])
     errors_path = folder / "generation_errors.jsonl"
     errors_path.unlink(missing_ok=True)
     log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, time.monotonic() - started)

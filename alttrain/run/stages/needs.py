@@ -122,7 +122,7 @@ def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
     if shape is None or not isinstance(recipe, SupervisedFineTuning):
         return run
     device = look(hardware.accelerator, hardware.memory_gib)
-    rows = run.dataset.examples(run.seed) if rows is None else rows
+    rows = run.examples if rows is None else rows
     lengths = Sizes(0, rows=guessed_rows(rows, recipe.max_length))
     for larger in _larger(hardware, isinstance(run.adapter, LoRA)):
         run = replace(run, hardware=larger)

@@ -1,0 +1,169 @@
+"""The JSON documents of a run, checked against the TypedDicts below when they are read.
+
+The types name the keys that are read. metrics.json, rewrite.json and train.json also have a `checksum`, the SHA-256 of
+all other keys: `write_sealed` writes it and `read_sealed` checks it. Older versions wrote none.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from alttrain.records.files import DamagedError, read_json, read_utf8, write_json
+
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Label = Literal["harmful", "benign"]
+
+
+class Names(TypedDict):
+    """run.json. Older versions did not write the optional keys."""
+
+    run: str
+    backbone: str
+    dataset: str
+    rewrite: str
+    training: str
+    seed: int
+    method: NotRequired[str]
+    label: NotRequired[str]
+    order: NotRequired[Count]
+    tables: NotRequired[list[str]]
+    changed: NotRequired[dict[str, tuple[Any, Any]]]
+
+
+class Rewritten(TypedDict, total=False):
+    """rewrite.json. `files` has the SHA-256 of the files of rows that were written with it."""
+
+    labels: dict[str, Count]
+    origins: dict[str, Count]
+    written: Count
+    files: dict[str, str]
+
+
+class Trained(TypedDict):
+    """train.json."""
+
+    steps: Count
+    tokens: Count
+    examples: NotRequired[Count]
+    seconds: NotRequired[float]
+    devices: NotRequired[Count]
+    device: NotRequired[str]
+    precision: str
+    final_loss: float | None
+    diverged: NotRequired[bool]
+    files: NotRequired[dict[str, str | None]]
+    tokenizer: NotRequired[dict[str, str | None]]
+
+
+class Number(TypedDict):
+    """A metric; null if it cannot be computed."""
+
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: Count
+    undecided: Count
+    truncated: Count
+
+
+class Provenance(TypedDict):
+    measure: str
+    protocol: NotRequired[str]
+    protocol_hash: NotRequired[str]
+    means: NotRequired[dict[str, list[str]]]
+    judges: NotRequired[dict[str, Any]]
+    changed: NotRequired[dict[str, tuple[Any, Any]]]
+
+
+class Decides(TypedDict):
+    """The judge and the part that decide the rate, and the verdict that counts."""
+
+    judge: str
+    part: str
+    counted: bool
+
+
+class Assessing(TypedDict):
+    """Counts of the prompt's label against the thought's assessment."""
+
+    harmful_as_harmful: Count
+    harmful_as_benign: Count
+    harmful_unassessed: Count
+    benign_as_harmful: Count
+    benign_as_benign: Count
+    benign_unassessed: Count
+
+
+class Failed(TypedDict):
+    """Counts of wrong answers to one label's prompts, by what the assessment said."""
+
+    label: Label
+    misjudged: Count
+    disobeyed: Count
+    unassessed: Count
+    n: Count
+    undecided: Count
+
+
+class Analysis(TypedDict):
+    """The counts in metrics.json."""
+
+    decides: NotRequired[Decides]
+    assessing: NotRequired[Assessing]
+    failures: NotRequired[list[Failed]]
+
+
+class Judged(TypedDict):
+    """metrics.json. `made_from` has the SHA-256 of the files of rows."""
+
+    benchmark: str
+    metrics: Annotated[list[Number], Meta(min_length=1)]
+    provenance: NotRequired[Provenance]
+    analysis: NotRequired[Analysis]
+    contaminated: NotRequired[list[Any]]
+    made_from: NotRequired[dict[str, str | None]]
+    checksum: NotRequired[str]
+
+
+def write_sealed(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON document with its checksum."""
+    write_json(path, {**document, "checksum": _checksum(document)})
+
+
+def read_sealed(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
+    """Read a document and check its checksum, if it has one. Raises DamagedError if either fails."""
+    found: dict[str, Any] = read_json(path, schema)
+    if ("checksum" in found or "made_from" in found) and found.get("checksum") != _checksum(found):
+        raise DamagedError(path, "its checksum is another: it is not what was written")
+    return found
+
+
+def _checksum(document: Mapping[str, Any]) -> str:
+    rest = json.loads(json.dumps({key: value for key, value in document.items() if key != "checksum"}))
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Read metrics.json, as `read_sealed` does."""
+    return read_sealed(path, Judged)
+
+
+def read_losses(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """(step, row) of each row of logs/metrics.csv that has a step. Raises DamagedError."""
+    try:
+        rows = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
+        found = [(int(row["step"]), row) for row in rows if row.get("step")]
+        for _, row in found:
+            float(row.get("loss") or 0)
+        return found
+    except DamagedError:
+        raise
+    except (csv.Error, TypeError, ValueError) as error:
+        raise DamagedError(path, f"not steps and losses ({error})") from error
