@@ -16,8 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from alttrain.evaluation.judges.asked import GIVEN_UP
-from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext
+from alttrain.evaluation.judges.judge import GIVEN_UP, NO_REPLY, Judge, JudgeContext
 from alttrain.evaluation.protocol import Part, seen_by_judge
 from alttrain.records import (
     Generation,

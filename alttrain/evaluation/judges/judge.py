@@ -1,11 +1,11 @@
-"""The `Judge` protocol, its context, the texts that a judge is shown, and `RowJudge` and `Majority`."""
+"""The `Judge` protocol, what a judge is shown, the base classes `RowJudge` and `ModelJudge`, and `Majority`."""
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from annotated_types import Gt
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 NO_REPLY = "no reply: "
 """Prefix of a judgement's error if the server failed; the next run asks again."""
+GIVEN_UP = "the server was given up"
+"""The reason, after `NO_REPLY`, of texts that were not sent because requests before them failed."""
 
 Says = Literal["refused", "correct", "unsafe"]
 """What True from a judge means."""
@@ -63,7 +65,7 @@ class Judge(Protocol):
         """Raise ValueError, naming the config key below `where`, if a model, server or text is not available."""
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-        """Yield one judgement for each generation, in any order, as they become available."""
+        """Yield one judgement for each generation, in any order, as they become available. All ids differ."""
 
 
 def check_goals(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
@@ -133,8 +135,45 @@ class RowJudge(ABC):
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Yield the judgements in the order of the generations."""
         for generation in generations:
-            yield replace(self(generation), sample=generation.sample)
+            yield self(generation)
             context.progress(1)
+
+
+@dataclass(frozen=True)
+class ModelJudge(ABC):
+    """Base class of judges that ask a model. `against` says what an answer is judged against.
+
+    Subclasses define `says`, `check` and `ask`.
+    """
+
+    _: KW_ONLY
+    name: str
+    against: Against = "prompt"
+
+    reads: ClassVar[Literal["answer", "thought"]] = "answer"
+    """The field of a generation that is judged. If it is empty, the model is not asked."""
+
+    @property
+    def needs_goal(self) -> bool:
+        """Whether every row must have the goal of the attack."""
+        return self.against == "goal"
+
+    @abstractmethod
+    def ask(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
+        """Judge rows that have something to judge."""
+
+    def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
+        """Yield judgements: rows with nothing to judge first, then the others as they are judged."""
+        asked = []
+        for row in generations:
+            if getattr(row, self.reads).strip():
+                asked.append(row)
+            else:
+                context.progress(1)
+                yield Judgement(row.id, self.name, None, f"empty {self.reads}")
+        for judgement in self.ask(asked, context):
+            context.progress(1)
+            yield judgement
 
 
 @dataclass(frozen=True)
@@ -189,10 +228,10 @@ class Majority:
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Run the judges one after the other over all generations; verdicts are yielded while the last one runs."""
         inner = replace(context, progress=lambda count: None)
-        found: dict[tuple[str, int], list[Judgement]] = {}
+        found: dict[str, list[Judgement]] = {}
         for judge in self.judges.values():
             for judgement in judge.judge(generations, inner):
-                own = found.setdefault((judgement.id, judgement.sample), [])
+                own = found.setdefault(judgement.id, [])
                 own.append(judgement)
                 if len(own) == len(self.judges):
                     yield self._joined(own)
@@ -212,4 +251,4 @@ class Majority:
         words = {True: "yes", False: "no", None: "undecided"}
         evidence = ", ".join(f"{judgement.judge} {words[judgement.verdict]}" for judgement in found)
         value = yes / len(found) if self.needed and yes + no == len(found) else None
-        return Judgement(found[0].id, self.name, verdict, evidence, error, value=value, sample=found[0].sample)
+        return Judgement(found[0].id, self.name, verdict, evidence, error, value=value)
