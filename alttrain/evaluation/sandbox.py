@@ -75,7 +75,7 @@ because a process whose root folder differs from that of its mounts cannot open 
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Execution:
     """How a program ended: on its own with exit `code`, or at its time or output limit. `output` includes stderr."""
 
     ended: Literal["exit", "timeout", "flood"]
@@ -103,7 +103,7 @@ class Sandbox:
                 "code on this machine with resource limits only"
             )
 
-    def run(self, source: str, arguments: Mapping[str, Any] | None = None, pass_fds: Sequence[int] = ()) -> Outcome:
+    def run(self, source: str, arguments: Mapping[str, Any] | None = None, pass_fds: Sequence[int] = ()) -> Execution:
         """Run a program to its end or its limits. It sees `arguments` (JSON values) as a global variable."""
         deadline = time.monotonic() + self.seconds
         with self.started(source, arguments, pass_fds, subprocess.PIPE) as process:
@@ -113,7 +113,7 @@ class Sandbox:
                     process.wait(max(0.0, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
                     ended = "timeout"
-        return Outcome(ended, process.returncode, output.decode("utf-8", "replace"))
+        return Execution(ended, process.returncode, output.decode("utf-8", "replace"))
 
     @contextmanager
     def started(

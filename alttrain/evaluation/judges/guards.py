@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Le
 
-from alttrain.evaluation.judges.judge import JudgeContext, ModelFault, ModelJudge, Says, dialogue, exchange, request
+from alttrain.evaluation.judges.judge import (
+    YES_NO,
+    JudgeContext,
+    ModelFault,
+    ModelJudge,
+    Says,
+    dialogue,
+    exchange,
+    request,
+)
 from alttrain.evaluation.published import Published
 from alttrain.llm import json_of
 from alttrain.records import Generation, Judgement
@@ -154,7 +163,6 @@ class _QuestionedGuard(GuardModel):
 
     @property
     def says(self) -> Says:
-        """What True means for the selected question."""
         return "refused" if self.question == "refusal" else "unsafe"
 
 
@@ -196,7 +204,6 @@ _WILDGUARD = Published(
     {"{prompt}": "prompt", "{response}": "answer"},
 )
 """The input format that WildGuard was trained on."""
-_SAID = {True: "yes", False: "no", None: "undecided"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +229,7 @@ class WildGuard(_QuestionedGuard):
         for question in ("Harmful request", "Response refusal", "Harmful response"):
             yes, no = yield Ask(text + lines, f"{question}:", (" yes", " no"))
             verdict = self.verdict((yes, no))
-            lines += f"{question}: {_SAID[verdict]}"
+            lines += f"{question}: {YES_NO[verdict]}"
             if verdict is None or question == last:
                 break
             lines += "\n"
@@ -267,7 +274,7 @@ class Qwen3Guard(_QuestionedGuard):
         lines += categories[1] or ""
         yes, no = yield Ask(text + lines, "Refusal:", (" Yes", " No"))
         verdict = self.verdict((yes, no))
-        evidence, lines = f"refusal: yes {yes:.4f}, no {no:.4f}", f"{lines}Refusal: {_SAID[verdict]}"
+        evidence, lines = f"refusal: yes {yes:.4f}, no {no:.4f}", f"{lines}Refusal: {YES_NO[verdict]}"
         return Judgement(row.id, self.name, verdict, evidence, probability=yes, raw=lines)
 
 

@@ -19,6 +19,7 @@ NO_REPLY = "no reply: "
 GIVEN_UP = "the server was given up"
 """The reason, after `NO_REPLY`, of texts that were not sent because requests before them failed."""
 
+YES_NO = {True: "yes", False: "no", None: "undecided"}
 Says = Literal["refused", "correct", "unsafe"]
 """What True from a judge means."""
 Against = Literal["prompt", "goal", "goal_if_any"]
@@ -43,23 +44,22 @@ class JudgeContext:
 
 
 class Judge(Protocol):
-    """Judges generations. The text to judge is in `answer`, whichever part of the response it is."""
+    """Judges generations. The text to judge is in `answer`, whichever part of the response it is.
+
+    - `name`        the judge's name in judgements.jsonl
+    - `says`        what True means
+    - `needs_goal`  every row must have the goal of the attack
+    - `servers`     the addresses of the servers that it asks
+    """
 
     @property
-    def name(self) -> str:
-        """The judge's name in judgements.jsonl."""
-
+    def name(self) -> str: ...
     @property
-    def says(self) -> Says:
-        """What True means."""
-
+    def says(self) -> Says: ...
     @property
-    def needs_goal(self) -> bool:
-        """Whether every row must have the goal of the attack."""
-
+    def needs_goal(self) -> bool: ...
     @property
-    def servers(self) -> Sequence[str]:
-        """The addresses of the servers that it asks."""
+    def servers(self) -> Sequence[str]: ...
 
     def check(self, where: str, model_fault: ModelFault) -> None:
         """Raise ValueError, naming the config key below `where`, if a model, server or text is not available."""
@@ -80,7 +80,7 @@ def check_goals(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
 
 
 def goal_of(generation: Generation, against: Against) -> str:
-    """The goal that the answer is judged against; "" if it is judged against the prompt."""
+    """The goal that the answer is judged against; "" if that is the prompt."""
     return "" if against == "prompt" else generation.goal
 
 
@@ -125,7 +125,7 @@ class RowJudge(ABC):
     servers: Sequence[str] = ()
 
     def check(self, where: str, model_fault: ModelFault) -> None:
-        """Does nothing by default."""
+        """Do nothing, by default."""
         return
 
     @abstractmethod
@@ -155,7 +155,6 @@ class ModelJudge(ABC):
 
     @property
     def needs_goal(self) -> bool:
-        """Whether every row must have the goal of the attack."""
         return self.against == "goal"
 
     @abstractmethod
@@ -207,21 +206,17 @@ class Majority:
 
     @property
     def says(self) -> Says:
-        """What True means; the same for all judges."""
         return next(iter(self.judges.values())).says
 
     @property
     def needs_goal(self) -> bool:
-        """Whether one of the judges needs a goal."""
         return any(judge.needs_goal for judge in self.judges.values())
 
     @property
     def servers(self) -> Sequence[str]:
-        """The servers of all judges."""
         return [server for judge in self.judges.values() for server in judge.servers]
 
     def check(self, where: str, model_fault: ModelFault) -> None:
-        """Check every judge."""
         for key, judge in self.judges.items():
             judge.check(f"{where}.judges.{key}", model_fault)
 
@@ -248,7 +243,6 @@ class Majority:
             error = f"{NO_REPLY}{silent.judge}: {silent.error.removeprefix(NO_REPLY)}"
         elif verdict is None:
             error = "; ".join(f"{judgement.judge}: {judgement.error}" for judgement in found if judgement.error)
-        words = {True: "yes", False: "no", None: "undecided"}
-        evidence = ", ".join(f"{judgement.judge} {words[judgement.verdict]}" for judgement in found)
+        evidence = ", ".join(f"{judgement.judge} {YES_NO[judgement.verdict]}" for judgement in found)
         value = yes / len(found) if self.needed and yes + no == len(found) else None
         return Judgement(found[0].id, self.name, verdict, evidence, error, value=value)

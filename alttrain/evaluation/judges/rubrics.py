@@ -161,7 +161,6 @@ class RubricJudge(ModelJudge):
 
     @property
     def servers(self) -> Sequence[str]:
-        """The address of the server."""
         return [self.writer.base_url]
 
     def check(self, where: str, model_fault: ModelFault) -> None:
@@ -344,14 +343,14 @@ class Structure(RubricJudge):
             return None
         if not isinstance(found, dict) or set(found) != {"understanding", "verdict", "sentence", "decision"}:
             return None
-        for field, accepted in (("verdict", _VERDICTS), ("decision", _DECISIONS)):
-            if found[field] not in tuple(accepted):
-                raise ValueError(f"the judge's {field} is none of {', '.join(accepted)}")
+        for key, accepted in (("verdict", _VERDICTS), ("decision", _DECISIONS)):
+            if found[key] not in tuple(accepted):
+                raise ValueError(f"the judge's {key} is none of {', '.join(accepted)}")
         count = sum(1 for _ in sentences(generation.thought))
-        for field in ("understanding", "sentence"):
-            number = found[field]
+        for key in ("understanding", "sentence"):
+            number = found[key]
             if number is not None and (type(number) is not int or not 0 <= number < count):
-                raise ValueError(f"the judge's {field} is not the number of a sentence, 0 to {count - 1}")
+                raise ValueError(f"the judge's {key} is not the number of a sentence, 0 to {count - 1}")
         if (found["sentence"] is None) != (found["verdict"] == "none"):
             raise ValueError("the judge names a verdict without its sentence, or a sentence without a verdict")
         return ParsedReply(_DECISIONS[found["decision"]], json.dumps(found))
