@@ -153,6 +153,7 @@ def test_a_label_without_a_hash_is_of_the_prompt_and_answer_beside_it(tmp_path: 
         (row("b", refused="perhaps"), "jsonl:2: id 'b': 'refused' is 'perhaps'; expected true, false or null"),
         (row("b", refused=1), "'refused' is 1; expected true, false or null"),
         (row("b", refused=True, weight=-1), "weight -1: expected numbers"),
+        (row("b", refused=True, weight=0), "weight 0: expected numbers"),
         ({"id": "b", "refused": True}, "id 'b': expected a 'hash', or the 'prompt' and the 'answer' that were read"),
         (row("a", refused=False), "jsonl:2: id 'a' again"),
         (row("b", harmful=False), r"'refused' \(.*:1\) and 'harmful' \(.*:2\) in one file: label one"),

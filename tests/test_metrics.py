@@ -192,7 +192,8 @@ def test_tokens_by_outcome() -> None:
 def test_rows_that_were_not_generated_used_no_tokens() -> None:
     failed = replace(GENERATIONS[0], finish="error", thought_tokens=0, answer_tokens=0)
     found = summary_of("harmful_rate", [failed, *GENERATIONS[1:]], judged(None, True, False, True, True))
-    assert [(use.outcome, use.n) for use in found.tokens(("refused", "answered"))][0] == ("all", 4)
+    every, *_ = found.tokens(("refused", "answered"))
+    assert (every.outcome, every.n) == ("all", 4)
 
 
 def test_outcomes_are_named_by_the_caller_and_undecided_is_one() -> None:

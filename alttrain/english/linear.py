@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from operator import mul
 from pathlib import Path
 
-Features = Mapping[str, float]
-"""The features of a text and their values."""
-
 
 @dataclass(frozen=True)
 class LinearModel:
@@ -24,7 +21,7 @@ class LinearModel:
     intercept: tuple[float, ...]
     weights: Mapping[str, tuple[float, ...]]
 
-    def __call__(self, features: Features) -> dict[str, float]:
+    def __call__(self, features: Mapping[str, float]) -> dict[str, float]:
         """Return the probability of each label."""
         known = [(own, value) for name, value in features.items() if (own := self.weights.get(name))]
         weights, values = zip(*known, strict=True) if known else ((), ())

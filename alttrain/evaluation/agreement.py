@@ -29,8 +29,6 @@ RESAMPLES = 9_999
 """Bootstrap samples of Krippendorff's alpha."""
 WIDE = 0.5
 """An interval wider than this (as a share of 1) is reported as uninformative."""
-Labelled = tuple[bool | None, bool | None, float]
-"""The human's verdict, the judge's, and the label's weight."""
 STRUCTURE = ("understanding", "assessment", "sentence", "decision")
 """The fields of a thought's structure that are compared."""
 
@@ -173,13 +171,14 @@ def confusions(
     shared = {name: (human[name], judge[name], (weights or {}).get(name, 1.0)) for name in human if name in judge}
     if not shared:
         raise ValueError(f"none of {len(human)} labelled ids was judged: are the labels of another benchmark or run?")
-    groups: dict[str, list[Labelled]] = defaultdict(list)
+    groups = defaultdict[str, list[tuple[bool | None, bool | None, float]]](list)
     for name, row in shared.items() if category else ():
         groups[(category or {}).get(name, "")].append(row)
     return [_confusion("all", list(shared.values())), *(_confusion(group, groups[group]) for group in sorted(groups))]
 
 
-def _confusion(category: str, rows: Sequence[Labelled]) -> Confusion:
+def _confusion(category: str, rows: Sequence[tuple[bool | None, bool | None, float]]) -> Confusion:
+    """Compare (human's verdict, judge's verdict, weight) rows."""
     pairs = [(said, judged) for said, judged, _ in rows]
     known = [(said, judged, weight) for said, judged, weight in rows if said is not None and judged is not None]
     # F1 = 2 J / (1 + J), where J is the share of `both` among ids that either calls True; the bounds map the same way

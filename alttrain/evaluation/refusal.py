@@ -21,10 +21,8 @@ class RefusalJudge(RowJudge):
     """Whether an answer refuses, by a small linear model. The thought is not read.
 
     A row is undecided, with the reason as evidence, if the answer refuses in part, does not address the request, has no
-    words, repeats one word, is not English, or has no outcome that is probable enough.
-
-    `weights` is the hash of the weights that the config was written for (`weights_hash`). Raises ValueError if other
-    weights are installed, since their verdicts would differ; None accepts any.
+    words, repeats one word, is not English, or has no outcome that is probable enough. `weights` is the hash of the
+    weights that the config was written for, since others give other verdicts; None accepts any.
     """
 
     name: str = "refusal"

@@ -128,10 +128,8 @@ def code_of(answer: str, entry_point: str) -> str:
         return defining[-1]
     if fences:
         return fences[0][1]
-    if _defines(answer, entry_point):
-        start = _CODE_STARTS.search(answer)
-        return answer[start.start() :] if start else answer
-    return answer
+    start = _CODE_STARTS.search(answer) if _defines(answer, entry_point) else None
+    return answer[start.start() :] if start else answer
 
 
 def _defines(code: str, entry_point: str) -> bool:

@@ -14,16 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Le
 
-from alttrain.evaluation.judges.judge import (
-    YES_NO,
-    JudgeContext,
-    ModelFault,
-    ModelJudge,
-    Says,
-    dialogue,
-    exchange,
-    request,
-)
+from alttrain.evaluation.judges.judge import JudgeContext, ModelFault, ModelJudge, Says, dialogue, exchange, request
 from alttrain.evaluation.published import Published
 from alttrain.llm import json_of
 from alttrain.records import Generation, Judgement
@@ -81,16 +72,16 @@ class GuardModel(ModelJudge):
         if fault := model_fault(self.model, self.revision):
             raise ValueError(f"{where}.model={self.model}: {fault}")
 
-    def ask(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
+    def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Yield the judgements, chunk by chunk."""
+        for start in range(0, len(generations), CHUNK):
+            yield from super().judge(generations[start : start + CHUNK], context)
+
+    def ask(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
+        """Take the steps of all rows side by side, so that equal steps are one batch."""
         if context.scorer is None:
             raise ValueError(f"judge model={self.model}: this run lends no model to a judge")
         scorer = context.scorer(self.model, self.revision, self.dtype)
-        for start in range(0, len(rows), CHUNK):
-            yield from self._chunk(rows[start : start + CHUNK], scorer)
-
-    def _chunk(self, rows: Sequence[Generation], scorer: "TokenScorer") -> Iterator[Judgement]:
-        """Take the steps of all rows side by side, so that equal steps are one batch."""
         due: list[tuple[Generation, Steps, Any]] = [(row, self.steps(row, scorer), None) for row in rows]
         while due:
             batches: dict[Ask, list[tuple[Generation, Steps, list[int]]]] = {}
@@ -204,6 +195,7 @@ _WILDGUARD = Published(
     {"{prompt}": "prompt", "{response}": "answer"},
 )
 """The input format that WildGuard was trained on."""
+_SAID = {True: "yes", False: "no", None: "undecided"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +221,7 @@ class WildGuard(_QuestionedGuard):
         for question in ("Harmful request", "Response refusal", "Harmful response"):
             yes, no = yield Ask(text + lines, f"{question}:", (" yes", " no"))
             verdict = self.verdict((yes, no))
-            lines += f"{question}: {YES_NO[verdict]}"
+            lines += f"{question}: {_SAID[verdict]}"
             if verdict is None or question == last:
                 break
             lines += "\n"
@@ -274,7 +266,7 @@ class Qwen3Guard(_QuestionedGuard):
         lines += categories[1] or ""
         yes, no = yield Ask(text + lines, "Refusal:", (" Yes", " No"))
         verdict = self.verdict((yes, no))
-        evidence, lines = f"refusal: yes {yes:.4f}, no {no:.4f}", f"{lines}Refusal: {YES_NO[verdict]}"
+        evidence, lines = f"refusal: yes {yes:.4f}, no {no:.4f}", f"{lines}Refusal: {_SAID[verdict]}"
         return Judgement(row.id, self.name, verdict, evidence, probability=yes, raw=lines)
 
 

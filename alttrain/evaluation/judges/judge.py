@@ -19,7 +19,6 @@ NO_REPLY = "no reply: "
 GIVEN_UP = "the server was given up"
 """The reason, after `NO_REPLY`, of texts that were not sent because requests before them failed."""
 
-YES_NO = {True: "yes", False: "no", None: "undecided"}
 Says = Literal["refused", "correct", "unsafe"]
 """What True from a judge means."""
 Against = Literal["prompt", "goal", "goal_if_any"]
@@ -34,7 +33,7 @@ class JudgeContext:
     """What a run passes to a judge.
 
     - `cache`     the folder of cached replies, shared by all runs
-    - `scorer`    loads a judge's model (hub id or folder, revision, dtype), once per run
+    - `scorer`    loads a judge's model (hub id or folder, revision, dtype); the last one stays loaded
     - `progress`  is called with the number of generations judged since the last call
     """
 
@@ -243,6 +242,7 @@ class Majority:
             error = f"{NO_REPLY}{silent.judge}: {silent.error.removeprefix(NO_REPLY)}"
         elif verdict is None:
             error = "; ".join(f"{judgement.judge}: {judgement.error}" for judgement in found if judgement.error)
-        evidence = ", ".join(f"{judgement.judge} {YES_NO[judgement.verdict]}" for judgement in found)
+        words = {True: "yes", False: "no", None: "undecided"}
+        evidence = ", ".join(f"{judgement.judge} {words[judgement.verdict]}" for judgement in found)
         value = yes / len(found) if self.needed and yes + no == len(found) else None
         return Judgement(found[0].id, self.name, verdict, evidence, error, value=value)
