@@ -20,8 +20,10 @@ from alttrain.config import instantiate
 from alttrain.config.binding import target_faults
 from alttrain.evaluation.judges import (
     NO_REPLY,
+    Ask,
     GptOssSafeguard,
     GraniteGuardian,
+    GuardModel,
     HarmScore,
     JudgeContext,
     LlamaGuard,
@@ -257,6 +259,28 @@ def test_llama_guards_verdict(words: dict[str, float], margin: float, verdict: b
 
 
 YES, NO, UNSURE = {" yes": 0.9, " no": 0.1}, {" yes": 0.2, " no": 0.7}, {" yes": 0.1, " N": 0.9}
+
+
+class Own(GuardModel):
+    """A guard whose steps differ from row to row."""
+
+    says = "unsafe"
+
+    def steps(self, row: Generation, scorer: Any) -> Any:
+        if row.id == "written":
+            raw = yield Ask(row.answer, tokens=4)
+            return Judgement(row.id, self.name, raw == "S2")
+        verdict = None
+        for _ in range(len(row.id)):
+            verdict = self.verdict((yield Ask(row.answer, "?", (" yes", " no"))))
+        return Judgement(row.id, self.name, verdict)
+
+
+def test_each_row_of_a_guard_gets_the_answers_to_its_own_steps() -> None:
+    told = Told({"Flour?": YES, "Salt?": NO, "Sand?": UNSURE}, "S2")
+    rows = [generation("written"), generation("aa", "Flour"), generation("b", "Salt"), generation("ccc", "Sand")]
+    judged = Own("m", name="own").judge(rows, context(told))
+    assert {row.id: row.verdict for row in judged} == {"written": True, "aa": True, "b": False, "ccc": None}
 
 
 @needs("wildguard")

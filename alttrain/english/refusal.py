@@ -9,7 +9,6 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 from alttrain.english.linear import LinearModel, ngrams, weighted
 from alttrain.english.sentences import is_english, sentences
@@ -19,9 +18,6 @@ LONGEST = 4000
 """Maximum number of characters read. For a longer answer, three quarters are its start and one quarter is its end."""
 DECIDED = 0.4
 """Minimum probability of the likeliest outcome; below it the answer is undecided."""
-
-Outcome = Literal["refused", "partial", "answered", "no answer"]
-"""In order: declines and gives nothing; does both; gives and declines nothing; does neither."""
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s]")
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.S)
@@ -54,8 +50,8 @@ def no_answer(answer: str, prompt: str = "") -> str:
     return ""
 
 
-def outcomes(model: LinearModel, answer: str, prompt: str = "") -> dict[Outcome, float]:
-    """Return the probability of each outcome of an answer. They sum to 1.
+def outcomes(model: LinearModel, answer: str, prompt: str = "") -> dict[str, float]:
+    """Return the probabilities that an answer only declines, does both, only gives, or does neither. They sum to 1.
 
     The model gives two marginal probabilities: that the answer gives something, and that it declines something.
     "partial" (both) and "no answer" (neither) get the smallest probabilities that are consistent with these.

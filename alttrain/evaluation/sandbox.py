@@ -12,9 +12,8 @@ vsock and other sockets, new namespaces and mounts, other processes' memory), if
 (shared memory, message queues, memfds, pages given to pipes, larger socket buffers), or if attacks often begin with
 them (io_uring, bpf, perf, userfaultfd).
 
-Not covered: attacks on the kernel itself, and timing. Run hostile research models on a machine of their own. If a part
-is missing, nothing runs, and `bubblewrap_fault` names it. With `allow_unsandboxed` programs then run with the limits of
-each process alone, and the log warns.
+If a part is missing, nothing runs, and `bubblewrap_fault` names it. With `allow_unsandboxed` programs then run with the
+limits of each process alone, and the log warns. docs/security.md says what is not covered.
 """
 
 import functools
