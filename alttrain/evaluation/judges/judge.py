@@ -65,7 +65,10 @@ class Judge(Protocol):
         """Raise ValueError, naming the config key below `where`, if a model, server or text is not available."""
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-        """Yield one judgement for each generation, in any order, as they become available. All ids differ."""
+        """Yield one judgement for each generation, in any order, as they become available.
+
+        The ids of the generations differ, also between texts of one prompt.
+        """
 
 
 def check_goals(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
