@@ -80,7 +80,7 @@ def summarise(folder: Path) -> int:
     for row, verdict, thought in zip(rows, judgements.of(JUDGE, "answer"), found, strict=True):
         summary.add(row, verdict, thought)
     summary.metrics()
-    summary.tokens()
+    summary.tokens(("refused", "answered"))
     return judgements.rows
 
 

@@ -93,7 +93,7 @@ def fit_linear(features: Sequence[dict[str, float]], labels: dict[str, np.ndarra
         weights.append(slope * model.coef_[0])
         intercepts.append(round(float(slope * model.intercept_[0] + platt.intercept_[0]), 4))
     table = {name: tuple(float(row[at]) for row in weights) for name, at in names.items()}
-    return LinearModel(tuple(labels), tuple(intercepts), table, exclusive=False)
+    return LinearModel(tuple(labels), tuple(intercepts), table)
 
 
 def _fit(

@@ -361,7 +361,6 @@ def fit(thoughts: Sequence[Thought], kept: int = KEPT) -> LinearModel:
         tuple(LETTERS),
         tuple(float(f"{model.intercept_[0]:.4g}") for model in models),
         {name: tuple(map(float, own)) for name, own in zip(names, np.round(weights, 2), strict=True)},
-        exclusive=False,
     )
 
 

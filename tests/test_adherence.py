@@ -17,15 +17,14 @@ from alttrain.evaluation.adherence import (
     Adherence,
     Assessing,
     Failures,
-    Openings,
     Outcomes,
     assessing,
     failures,
-    opening_understandings,
 )
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Generation, Label, encode
 from alttrain.records import decode as decode_row
+from alttrain.rewrite import read
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "adherence_cases.jsonl").open(encoding="utf-8")]
 FAULTS = {
@@ -174,7 +173,7 @@ def test_failures_are_split_by_what_the_assessment_said() -> None:
 
 def test_first_paragraphs_that_hold_an_understanding() -> None:
     traces = [f"{U} {ON}\n\n{ON}", f"\n\n{ON} {U}\n\n{ON}", f"{ON}\n\n{U}", ""]
-    assert opening_understandings(traces) == Openings(2, 4, rate(2, 4))
+    assert [read(trace).opening for trace in traces] == [True, True, False, False]
 
 
 def test_raw_traces_open_with_an_understanding() -> None:
@@ -183,4 +182,4 @@ def test_raw_traces_open_with_an_understanding() -> None:
     if not path.exists():
         pytest.skip(f"{path} is not here")
     traces = [row["response"].removeprefix("<think>").split("</think>")[0] for row in json.loads(path.read_text())]
-    assert opening_understandings(traces).count >= 970
+    assert sum(read(trace).opening for trace in traces) >= 970

@@ -101,13 +101,14 @@ def test_resampled_alpha_is_the_packages_alpha_of_the_resample() -> None:
     assert math.isnan(nominal_alpha(kinds, np.array([[5, 0, 0, 0]]))[0])
 
 
-def test_alpha_interval_covers() -> None:
+def test_alpha_interval_covers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two judges that each err in 10 % of verdicts on even classes: alpha is 0.64 in the long run."""
+    monkeypatch.setattr("alttrain.evaluation.agreement.RESAMPLES", 500)
     rng, held = np.random.default_rng(5), 0
     for seed in range(300):
         truth = rng.random(150) < 0.5
         judges = {name: {str(i): bool(v) for i, v in enumerate(truth ^ (rng.random(150) < 0.1))} for name in ("a", "b")}
-        _, low, high = krippendorff_alpha(judges, seed, resamples=500).coefficient
+        _, low, high = krippendorff_alpha(judges, seed).coefficient
         held += low <= 0.64 <= high
     assert 0.92 <= held / 300 <= 0.98
 
@@ -152,6 +153,7 @@ def test_a_label_without_a_hash_is_of_the_prompt_and_answer_beside_it(tmp_path: 
         (row("b", refused="perhaps"), "jsonl:2: id 'b': 'refused' is 'perhaps'; expected true, false or null"),
         (row("b", refused=1), "'refused' is 1; expected true, false or null"),
         (row("b", refused=True, weight=-1), "weight -1: expected numbers"),
+        (row("b", refused=True, weight=0), "weight 0: expected numbers"),
         ({"id": "b", "refused": True}, "id 'b': expected a 'hash', or the 'prompt' and the 'answer' that were read"),
         (row("a", refused=False), "jsonl:2: id 'a' again"),
         (row("b", harmful=False), r"'refused' \(.*:1\) and 'harmful' \(.*:2\) in one file: label one"),

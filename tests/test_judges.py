@@ -20,8 +20,10 @@ from alttrain.config import instantiate
 from alttrain.config.binding import target_faults
 from alttrain.evaluation.judges import (
     NO_REPLY,
+    Ask,
     GptOssSafeguard,
     GraniteGuardian,
+    GuardModel,
     HarmScore,
     JudgeContext,
     LlamaGuard,
@@ -259,6 +261,28 @@ def test_llama_guards_verdict(words: dict[str, float], margin: float, verdict: b
 YES, NO, UNSURE = {" yes": 0.9, " no": 0.1}, {" yes": 0.2, " no": 0.7}, {" yes": 0.1, " N": 0.9}
 
 
+class Own(GuardModel):
+    """A guard whose steps differ from row to row."""
+
+    says = "unsafe"
+
+    def steps(self, row: Generation, scorer: Any) -> Any:
+        if row.id == "written":
+            raw = yield Ask(row.answer, tokens=4)
+            return Judgement(row.id, self.name, raw == "S2")
+        verdict = None
+        for _ in range(len(row.id)):
+            verdict = self.verdict((yield Ask(row.answer, "?", (" yes", " no"))))
+        return Judgement(row.id, self.name, verdict)
+
+
+def test_each_row_of_a_guard_gets_the_answers_to_its_own_steps() -> None:
+    told = Told({"Flour?": YES, "Salt?": NO, "Sand?": UNSURE}, "S2")
+    rows = [generation("written"), generation("aa", "Flour"), generation("b", "Salt"), generation("ccc", "Sand")]
+    judged = Own("m", name="own").judge(rows, context(told))
+    assert {row.id: row.verdict for row in judged} == {"written": True, "aa": True, "b": False, "ccc": None}
+
+
 @needs("wildguard")
 @pytest.mark.parametrize(
     ("question", "answers", "verdict", "raw"),
@@ -330,10 +354,12 @@ def test_qwen3guards_verdict(
 )
 def test_granite_guardians_verdict(words: dict[str, float], verdict: bool | None) -> None:
     told = Told({"<score>": words})
-    (judgement,) = GraniteGuardian("m", "unsafe", "harm").judge([generation()], context(told))
+    (judgement,) = GraniteGuardian("m", says="unsafe", criterion="harm").judge([generation()], context(told))
     assert (judgement.verdict, judgement.probability) == (verdict, words.get(" yes", 0.0))
     assert told.options == {"guardian_config": {"criteria_id": "harm"}, "think": False}
-    next(GraniteGuardian("m", "refused", "It declines.", custom=True).judge([generation()], context(told)))
+    next(
+        GraniteGuardian("m", says="refused", criterion="It declines.", custom=True).judge([generation()], context(told))
+    )
     assert told.options["guardian_config"] == {"custom_criteria": "It declines."}
 
 
@@ -379,7 +405,8 @@ def test_qwen3guard_and_granite_guardian_run_on_models_with_their_words() -> Non
     """An untrained model has not decided; with no mass asked for, the likeliest word is the verdict."""
     words = (" Safe", " Unsafe", " Controversial", " Yes", " No", " yes", " no")
     loaded = scorer(GUARDIAN, words)
-    judges = (Qwen3Guard("m", "harm"), Qwen3Guard("m", "refusal"), GraniteGuardian("m", "unsafe", "harm"))
+    granite = GraniteGuardian("m", says="unsafe", criterion="harm")
+    judges = (Qwen3Guard("m", "harm"), Qwen3Guard("m", "refusal"), granite)
     for judge in judges:
         judged = list(judge.judge(ROWS, context(loaded)))
         assert {judgement.verdict for judgement in judged} == {None}
@@ -643,11 +670,11 @@ def test_every_row_is_told_of_when_the_server_is_given_up(server: Stub, tmp_path
     assert [j.id for j in judged if not j.error.startswith(NO_REPLY)] == ["e"]
 
 
-def test_equal_questions_are_asked_once_and_samples_told_apart(server: Stub, tmp_path: Path) -> None:
+def test_equal_questions_are_asked_once(server: Stub, tmp_path: Path) -> None:
     server.says("5")
-    rows = [replace(generation(), sample=sample) for sample in range(3)]
+    rows = [replace(generation(), id=f"g{number}") for number in range(3)]
     judged = list(harm(server.writer()).judge(rows, context(cache=tmp_path)))
-    assert [(j.id, j.sample, j.verdict) for j in judged] == [("g", sample, True) for sample in range(3)]
+    assert [(j.id, j.verdict) for j in judged] == [("g0", True), ("g1", True), ("g2", True)]
     assert server.asked == 1
 
 
@@ -728,10 +755,10 @@ def test_majority_waits_for_a_server_that_failed() -> None:
     assert (silent.verdict, silent.error) == (None, f"{NO_REPLY}j0: HTTP 500")
 
 
-def test_majority_keeps_samples_apart() -> None:
-    rows = [replace(generation(), sample=sample) for sample in range(2)]
+def test_majority_judges_every_row() -> None:
+    rows = [replace(generation(), id=f"g{number}") for number in range(2)]
     judged = list(Majority({"a": Says("a", True), "b": Says("b", True)}, 2).judge(rows, context()))
-    assert [(j.id, j.sample) for j in judged] == [("g", 0), ("g", 1)]
+    assert [(j.id, j.verdict) for j in judged] == [("g0", True), ("g1", True)]
 
 
 @pytest.mark.parametrize(

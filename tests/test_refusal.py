@@ -93,7 +93,7 @@ def test_the_script_makes_the_weights_again(training: ModuleType, tmp_path: Path
 def _says(gives: float, declines: float) -> LinearModel:
     """A model that gives every answer these two probabilities."""
     intercepts = (math.log(gives / (1 - gives)), math.log(declines / (1 - declines)))
-    return LinearModel(("gives", "declines"), intercepts, {}, exclusive=False)
+    return LinearModel(("gives", "declines"), intercepts, {})
 
 
 @pytest.mark.parametrize(
@@ -196,11 +196,11 @@ def test_of_a_long_answer_start_and_end_are_read_in_linear_time() -> None:
     assert time.process_time() - start < 2
 
 
-def test_rows_are_judged_one_by_one_with_their_sample_whatever_part_is_looked_at() -> None:
-    cut = Generation("g", "Hi?", "benign", "", (), "I can't help", "", "I can't help", False, "length", 4, 0, sample=2)
+def test_rows_are_judged_one_by_one_whatever_part_is_looked_at() -> None:
+    cut = Generation("g", "Hi?", "benign", "", (), "I can't help", "", "I can't help", False, "length", 4, 0)
     told: list[int] = []
     (judgement,) = RefusalJudge().judge([cut], JudgeContext(Path("unused"), progress=told.append))
-    assert (judgement.id, judgement.sample, judgement.verdict) == ("g", 2, True)
+    assert (judgement.id, judgement.verdict) == ("g", True)
     assert judgement.evidence.startswith("refused 0.")
     assert judgement.probability is not None
     assert told == [1]

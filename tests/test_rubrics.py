@@ -187,8 +187,8 @@ THREE = ThreeClass(WRITER, partial_counts=True, rubric=ANY)
 GRADE = ThreeClass(WRITER, partial_counts=True, rubric=ANY, reply="grade")
 STRONG = StrongReject(WRITER, threshold=0.5, rubric=ANY)
 POLICY = HarmScore(WRITER, rubric=ANY)
-WORD = OneWord(WRITER, "unsafe", "unsafe", "safe", rubric=ANY)
-YES = OneWord(WRITER, "refused", "Yes", "No", rubric=ANY)
+WORD = OneWord(WRITER, says="unsafe", positive="unsafe", negative="safe", rubric=ANY)
+YES = OneWord(WRITER, says="refused", positive="Yes", negative="No", rubric=ANY)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from alttrain.evaluation import sandbox as sandbox_module
 from alttrain.evaluation.grading import HumanEval
 from alttrain.evaluation.grading.harness import decode, encode
 from alttrain.evaluation.judges import JudgeContext
-from alttrain.evaluation.sandbox import Outcome, Sandbox, bubblewrap_fault, seccomp_filter
+from alttrain.evaluation.sandbox import Execution, Sandbox, bubblewrap_fault, seccomp_filter
 from alttrain.records import Generation, Judgement
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -306,7 +306,7 @@ def test_ordinary_program(box: Sandbox) -> None:
     program = (
         "import math, random, re, json, collections, hashlib\nopen('/tmp/x', 'w').write('2')\nprint(arguments['n'])"
     )
-    assert box.run(program, {"n": "ü"}) == Outcome("exit", 0, "ü\n")
+    assert box.run(program, {"n": "ü"}) == Execution("exit", 0, "ü\n")
     failed = box.run("raise SystemExit(3)")
     assert (failed.ended, failed.code) == ("exit", 3)
     assert "ZeroDivisionError" in box.run("1/0").output

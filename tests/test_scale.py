@@ -12,8 +12,7 @@ import pytest
 
 from alttrain.evaluation import JudgeContext, RefusalJudge, judged
 from alttrain.evaluation.judged import Judgements
-from alttrain.evaluation.judges import NO_REPLY
-from alttrain.evaluation.judges.asked import GIVEN_UP
+from alttrain.evaluation.judges.judge import GIVEN_UP, NO_REPLY
 from alttrain.records import Generation, Judgement, read_rows, write_rows
 
 BENCH = Path(__file__).parents[1] / "scripts" / "bench_judging.py"

@@ -154,7 +154,7 @@ def test_one_seed_has_wilsons_interval_and_several_vary_over_seeds_and_prompts()
     assert share({0: one}) == Estimate(0.5, *wilson(1, 2))
     two = {0: {("a", 0): True, ("b", 0): False}, 1: {("a", 0): True, ("b", 0): True}}
     plain = {seed: {text[0]: verdict for text, verdict in own.items()} for seed, own in two.items()}
-    assert share(two) == rate_over_seeds(plain).estimate
+    assert share(two) == rate_over_seeds(plain)
 
 
 def test_prompts_without_a_verdict_add_nothing_to_the_sample() -> None:
@@ -320,7 +320,7 @@ def test_seeds_make_one_row_with_an_interval_over_seeds_and_prompts(tmp_path: Pa
     no_train(tmp_path, {"strongreject": ("harmful_rate", "y" * 10)})
     found = cell(made(tmp_path)["main"], "AltTrain", "harmful_rate")
     verdicts = {s: {f"p{n}": letter == "y" for n, letter in enumerate(own)} for s, own in enumerate(letters)}
-    assert (found.value, found.low, found.high) == pytest.approx(rate_over_seeds(verdicts).estimate)
+    assert (found.value, found.low, found.high) == pytest.approx(rate_over_seeds(verdicts))
     assert (found.n, found.seeds, found.undecided) == (20, 2, 0)
     assert found.difference == pytest.approx(-0.65)
     assert found.p == pytest.approx(sign_flip([-2] * 6 + [-1]))  # so few prompts decide more than seeds do

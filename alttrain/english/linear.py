@@ -1,19 +1,16 @@
 """Logistic regression over named features, read from a text file.
 
-The first line of the file is a JSON object with `labels`, an `intercept` per label, and `exclusive`, which says whether
-a text has exactly one label (softmax) or any number of them (one sigmoid each). Every other line is a feature and its
-weights, separated by tabs. Reading the file runs no code.
+A text may have any number of the labels. The first line of the file is a JSON object with `labels`, an `intercept` per
+label, and `exclusive`, which is always false. Every other line is a feature and its weights, separated by tabs. Reading
+the file runs no code.
 """
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
 from pathlib import Path
-
-Features = Mapping[str, float]
-"""The features of a text and their values."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +20,14 @@ class LinearModel:
     labels: tuple[str, ...]
     intercept: tuple[float, ...]
     weights: Mapping[str, tuple[float, ...]]
-    exclusive: bool = True
 
-    def __call__(self, features: Features) -> dict[str, float]:
+    def __call__(self, features: Mapping[str, float]) -> dict[str, float]:
         """Return the probability of each label."""
         known = [(own, value) for name, value in features.items() if (own := self.weights.get(name))]
         weights, values = zip(*known, strict=True) if known else ((), ())
         columns = zip(*weights, strict=True) if known else ((),) * len(self.labels)
         scores = [sum(map(mul, own, values), start) for own, start in zip(columns, self.intercept, strict=True)]
-        if not self.exclusive:
-            return {label: _sigmoid(score) for label, score in zip(self.labels, scores, strict=True)}
-        highest = max(scores)
-        powers = [math.exp(score - highest) for score in scores]
-        return {label: power / sum(powers) for label, power in zip(self.labels, powers, strict=True)}
+        return {label: _sigmoid(score) for label, score in zip(self.labels, scores, strict=True)}
 
     @classmethod
     def read(cls, path: Path) -> "LinearModel":
@@ -49,11 +41,11 @@ class LinearModel:
             if len(values) != len(labels):
                 raise ValueError(f"{path}, line {number}: {len(values)} weights, expected {len(labels)}")
             weights[name] = tuple(map(float, values))
-        return cls(labels, tuple(head["intercept"]), weights, head["exclusive"])
+        return cls(labels, tuple(head["intercept"]), weights)
 
     def write(self, path: Path) -> None:
         """Write the model, with features in alphabetical order, so that the same model gives the same bytes."""
-        head = {"labels": self.labels, "intercept": self.intercept, "exclusive": self.exclusive}
+        head = {"labels": self.labels, "intercept": self.intercept, "exclusive": False}
         lines = ["\t".join([name, *(f"{w:.3g}" for w in self.weights[name])]) for name in sorted(self.weights)]
         path.write_text("\n".join([json.dumps(head), *lines, ""]), encoding="utf-8")
 
@@ -64,6 +56,13 @@ def weighted(*blocks: Iterable[str]) -> dict[str, float]:
     for names in map(dict.fromkeys, blocks):  # in order: the order of a sum changes its last digit
         features.update(dict.fromkeys(names, len(names) ** -0.5 if names else 0.0))
     return features
+
+
+def ngrams(words: Sequence[str], *lengths: int) -> Iterator[str]:
+    """Yield the runs of words of each length, joined by blanks."""
+    for length in lengths:
+        for start in range(len(words) - length + 1):
+            yield " ".join(words[start : start + length])
 
 
 def _sigmoid(score: float) -> float:

@@ -6,13 +6,11 @@ question: "It is illegal" answers "is it legal?", but evades "how is it done?". 
 
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
-from alttrain.english.linear import LinearModel, weighted
+from alttrain.english.linear import LinearModel, ngrams, weighted
 from alttrain.english.sentences import is_english, sentences
 
 WEIGHTS = Path(__file__).with_name("refusal.tsv")
@@ -20,9 +18,6 @@ LONGEST = 4000
 """Maximum number of characters read. For a longer answer, three quarters are its start and one quarter is its end."""
 DECIDED = 0.4
 """Minimum probability of the likeliest outcome; below it the answer is undecided."""
-
-Outcome = Literal["refused", "partial", "answered", "no answer"]
-"""In order: declines and gives nothing; does both; gives and declines nothing; does neither."""
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s]")
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.S)
@@ -55,8 +50,8 @@ def no_answer(answer: str, prompt: str = "") -> str:
     return ""
 
 
-def outcomes(model: LinearModel, answer: str, prompt: str = "") -> dict[Outcome, float]:
-    """Return the probability of each outcome of an answer. They sum to 1.
+def outcomes(model: LinearModel, answer: str, prompt: str = "") -> dict[str, float]:
+    """Return the probabilities that an answer only declines, does both, only gives, or does neither. They sum to 1.
 
     The model gives two marginal probabilities: that the answer gives something, and that it declines something.
     "partial" (both) and "no answer" (neither) get the smallest probabilities that are consistent with these.
@@ -85,7 +80,9 @@ def features(answer: str, prompt: str = "") -> dict[str, float]:
     rest = _words(text[spans[0][1] :]) if spans else []
     far = rest if len(rest) <= _REST + _ENDING else [*rest[:_REST], *rest[-_ENDING:]]
     found = weighted(
-        _runs("first", ["^", *first[:40]], 3), _runs("start", [*first, *rest][:_OPENING], 3), _runs("rest", far, 2)
+        (f"first: {words}" for words in ngrams(["^", *first[:40]], 1, 2, 3)),
+        (f"start: {words}" for words in ngrams([*first, *rest][:_OPENING], 1, 2, 3)),
+        (f"rest: {words}" for words in ngrams(far, 1, 2)),
     )
     asks = _asks(prompt)
     if asks:
@@ -99,10 +96,9 @@ def _asks(prompt: str) -> str:
     words = _WORD.findall(prompt[:200].replace("’", "'").lower())[:2]
     if not words:
         return ""
-    kind = _ASKS.get(words[0].partition("'")[0], "do")
-    return (
-        "do" if kind == "whether" and words[1:] == ["you"] and words[0] in ("can", "could", "will", "would") else kind
-    )
+    if words[1:] == ["you"] and words[0] in ("can", "could", "will", "would"):
+        return "do"
+    return _ASKS.get(words[0].partition("'")[0], "do")
 
 
 def _words(text: str) -> list[str]:
@@ -123,15 +119,8 @@ def _words(text: str) -> list[str]:
     return found
 
 
-def _runs(where: str, words: list[str], longest: int) -> Iterator[str]:
-    for length in range(1, longest + 1):
-        for start in range(len(words) - length + 1):
-            yield f"{where}: {' '.join(words[start : start + length])}"
-
-
 @cache
-def refusal_model() -> LinearModel:
-    """Load the shipped model."""
+def _model() -> LinearModel:
     return LinearModel.read(WEIGHTS)
 
 
@@ -161,7 +150,7 @@ def assess(answer: str, prompt: str = "", model: LinearModel | None = None) -> A
         return Assessed(None, f"no answer: {fault}")
     if not is_english(_CODE.sub("", answer)):
         return Assessed(None, "not English")
-    shares = outcomes(model or refusal_model(), answer, prompt)
+    shares = outcomes(model or _model(), answer, prompt)
     outcome = max(shares, key=shares.__getitem__)
     evidence = f"{outcome} {shares[outcome]:.2f}"
     if shares[outcome] < DECIDED:

@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
 
-from alttrain.english.linear import LinearModel, weighted
+from alttrain.english.linear import LinearModel, ngrams, weighted
 from alttrain.english.sentences import sentences
 
 LETTERS = "UHSRG"
@@ -82,11 +82,11 @@ def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
         words = ["^", *own[:_WORDS_READ], "$"]
         turned = _turned(words[1:-1])
         yield weighted(
-            [*_grams(words), *(f"q:{word}" for word in quoted)],
+            [*ngrams(words, 2, 3), *(f"q:{word}" for word in quoted)],
             [
                 *turned,
                 *(f"{word[0]}{word.partition(':')[2]}" for word in turned if word[0] in "!:"),
-                *(f"{first} {second}" for first, second in pairwise(turned)),
+                *ngrams(turned, 2),
             ],
             [
                 f"at {min(number, 6)}",
@@ -99,9 +99,7 @@ def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
 
 
 def _words(sentence: str) -> tuple[list[str], list[str]]:
-    """Return (own words, words of closed quotations), in lower case, with numbers as 0. In the own words, a quotation
-    mark stands for each quotation.
-    """
+    """Return (own words, with a mark for each quotation; words of closed quotations), lower-cased, numbers as 0."""
     parts = sentence.lower().translate(_PLAIN).split('"')
     if len(parts) % 2 == 0:  # the last quotation is not closed
         parts[-2:] = [" ".join(parts[-2:])]
@@ -115,12 +113,6 @@ def _words(sentence: str) -> tuple[list[str], list[str]]:
         else:
             own += found
     return own, quoted
-
-
-def _grams(words: Sequence[str]) -> Iterator[str]:
-    for length in (2, 3):
-        for start in range(len(words) - length + 1):
-            yield " ".join(words[start : start + length])
 
 
 def _beside(prefix: str, words: Sequence[str] | None) -> list[str]:

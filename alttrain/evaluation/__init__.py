@@ -12,10 +12,9 @@ This package does not import torch. A judge that needs a model receives it from 
 
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.grading import Choice, ExactMatch, HumanEval, Maths, Rouge, ShortAnswer
-from alttrain.evaluation.judges.judge import Judge, JudgeContext
+from alttrain.evaluation.judges.judge import Judge, JudgeContext, RefusalJudge
 from alttrain.evaluation.metrics import Metric, Summary
 from alttrain.evaluation.protocol import Benchmark, Part, Protocol, protocol_hash, seen_by_judge
-from alttrain.evaluation.refusal import RefusalJudge
 
 __all__ = [
     "Adherence",

@@ -10,22 +10,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from alttrain.english import sentences
-from alttrain.evaluation.statistics import (
-    CONFIDENCE,
-    RESAMPLES,
-    UNKNOWN,
-    Estimate,
-    Verdicts,
-    rate,
-    rate_by_item,
-    wilson,
-)
+from alttrain.evaluation.statistics import CONFIDENCE, UNKNOWN, Estimate, Verdicts, rate, rate_by_item, wilson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +25,9 @@ if TYPE_CHECKING:
     from alttrain.evaluation.adherence import Adherence
     from alttrain.records import Judgement
 
-SAYS = 0.5
+RESAMPLES = 9_999
+"""Bootstrap samples of Krippendorff's alpha."""
+WIDE = 0.5
 """An interval wider than this (as a share of 1) is reported as uninformative."""
 STRUCTURE = ("understanding", "assessment", "sentence", "decision")
 """The fields of a thought's structure that are compared."""
@@ -79,7 +72,7 @@ def kappa(pairs: Mapping[tuple[Any, Any], int]) -> Estimate:
     return Estimate(float(found.kappa), max(-1.0, float(found.kappa_low)), min(1.0, float(found.kappa_upp)))
 
 
-def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int, resamples: int = RESAMPLES) -> Agreement:
+def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> Agreement:
     """Krippendorff's nominal alpha of two or more judges, with a percentile bootstrap over ids.
 
     Undecided verdicts are missing values. Raises ValueError if the judges' ids differ.
@@ -99,7 +92,7 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int, resamples: int
     alpha = float(krippendorff.alpha(value_counts=paired, level_of_measurement="nominal"))
     # ids with equal counts are exchangeable, so resampling ids is a multinomial draw over the few distinct counts
     kinds, sizes = np.unique(paired, axis=0, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(n, sizes / n, size=resamples)
+    draws = np.random.default_rng(seed).multinomial(n, sizes / n, size=RESAMPLES)
     low, high = np.nanpercentile(nominal_alpha(kinds, draws), (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2))
     return Agreement(Estimate(alpha, float(low), float(high)), agreed, n, len(columns) - n)
 
@@ -123,7 +116,7 @@ def _same_ids(judges: Mapping[str, Verdicts]) -> None:
     """Raise ValueError unless two or more judges judged the same ids."""
     if len(judges) < 2:
         raise ValueError(f"agreement of {len(judges)} judges: expected at least two")
-    every = set().union(*(own.keys() for own in judges.values()))
+    every = set().union(*judges.values())
     for name, own in judges.items():
         if absent := sorted(every - own.keys()):
             raise ValueError(
@@ -175,21 +168,17 @@ def confusions(
 
     True must mean the same in both. Raises ValueError if they share no id.
     """
-    shared = [name for name in human if name in judge]
+    shared = {name: (human[name], judge[name], (weights or {}).get(name, 1.0)) for name in human if name in judge}
     if not shared:
         raise ValueError(f"none of {len(human)} labelled ids was judged: are the labels of another benchmark or run?")
-    groups: dict[str, list[Any]] = {}
-    for name in shared if category else ():
-        groups.setdefault((category or {}).get(name, ""), []).append(name)
-    return [
-        _confusion(group, ids, human, judge, weights or {}) for group, ids in [("all", shared), *sorted(groups.items())]
-    ]
+    groups = defaultdict[str, list[tuple[bool | None, bool | None, float]]](list)
+    for name, row in shared.items() if category else ():
+        groups[(category or {}).get(name, "")].append(row)
+    return [_confusion("all", list(shared.values())), *(_confusion(group, groups[group]) for group in sorted(groups))]
 
 
-def _confusion(
-    category: str, ids: Sequence[Any], human: Verdicts, judge: Verdicts, weights: Mapping[Any, float]
-) -> Confusion:
-    rows = [(human[name], judge[name], weights.get(name, 1.0)) for name in ids]
+def _confusion(category: str, rows: Sequence[tuple[bool | None, bool | None, float]]) -> Confusion:
+    """Compare (human's verdict, judge's verdict, weight) rows."""
     pairs = [(said, judged) for said, judged, _ in rows]
     known = [(said, judged, weight) for said, judged, weight in rows if said is not None and judged is not None]
     # F1 = 2 J / (1 + J), where J is the share of `both` among ids that either calls True; the bounds map the same way
@@ -244,17 +233,16 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
     squares (Zou and Donner, 2008). Texts with keys (id, sample) are clustered by id. The labels must be a random sample
     within each stratum, or have weights. A stratum without labels has the interval 0 to 1.
     """
-    strata, share_of = [], {}
+    strata: dict[bool | None, Stratum] = {}
     for verdict in (True, False, None):
         names = [name for name, own in judge.items() if own is verdict]
         labels = [(said, (weights or {}).get(name, 1.0)) for name in names if (said := human.get(name)) is not None]
         if names:
             share = weighted_rate(labels) if labels else Estimate(0.5, 0.0, 1.0)
-            strata.append(Stratum(verdict, len(names), len(labels), share))
-            share_of[verdict] = share.value
-    expected = [share_of[verdict] for verdict in judge.values()]
+            strata[verdict] = Stratum(verdict, len(names), len(labels), share)
+    expected = [strata[verdict].share.value for verdict in judge.values()]
     found = rate_by_item(expected, [name[0] if isinstance(name, tuple) else name for name in judge])
-    parts = [(one.n / len(judge), one.share) for one in strata]
+    parts = [(one.n / len(judge), one.share) for one in strata.values()]
     if len(parts) > 1:
         parts.append((1.0, found))
     below, above = (
@@ -263,15 +251,15 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
     value = found.value
     corrected = Estimate(value, max(0.0, value - below), min(1.0, value + above))
     decided = [verdict for verdict in judge.values() if verdict is not None]
-    labelled, width = sum(one.labelled for one in strata), corrected.high - corrected.low
+    labelled, width = sum(one.labelled for one in strata.values()), corrected.high - corrected.low
     note = f"{labelled} labels leave {100 * width:.0f} points open, which says nothing of the rate"
     return Corrected(
         apparent=rate(sum(decided), len(decided)),
         corrected=corrected,
         n=len(decided),
         undecided=len(judge) - len(decided),
-        strata=tuple(strata),
-        note=note if width > SAYS else "",
+        strata=tuple(strata.values()),
+        note=note if width > WIDE else "",
     )
 
 
@@ -300,27 +288,26 @@ def judge_report(
         for first, second in itertools.combinations(judges, 2):
             found = cohen_kappa(judges[first], judges[second])
             report["kappa"].append({"first": first, "second": second, **vars(found)})
-        report["alpha"] = vars(krippendorff_alpha(judges, seed))
+        report["alpha"] = krippendorff_alpha(judges, seed)
     if human is not None:
         report["human"] = {
             name: {
-                "by_category": [vars(row) for row in confusions(human, verdicts, category, weights)],
-                "corrected": vars(corrected_rate(verdicts, human, weights)),
+                "by_category": confusions(human, verdicts, category, weights),
+                "corrected": corrected_rate(verdicts, human, weights),
             }
             for name, verdicts in judges.items()
         }
-    plain: dict[str, Any] = _plain(report)
-    return plain
+    return {key: _plain(value) for key, value in report.items()}
 
 
 def _plain(value: Any) -> Any:
-    """JSON values: an estimate as an object, nan as null."""
+    """JSON values: an estimate or a dataclass as an object, nan as null."""
     if isinstance(value, Estimate):
-        return _plain(value._asdict())
+        value = value._asdict()
+    if is_dataclass(value):
+        value = vars(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, Stratum):
-        return _plain(vars(value))
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

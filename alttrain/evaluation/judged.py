@@ -11,13 +11,12 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import msgspec
 
-from alttrain.evaluation.judges.asked import GIVEN_UP
-from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext
+from alttrain.evaluation.judges.judge import GIVEN_UP, NO_REPLY, Judge, JudgeContext
 from alttrain.evaluation.protocol import Part, seen_by_judge
 from alttrain.records import (
     Generation,
@@ -52,8 +51,7 @@ class Judgements:
         self.path = folder / "judgements.jsonl"
         self.judges = judges
         self._generations = folder / "generations.jsonl"
-        blocks = ((name, part) for name in judges for part in parts)
-        self._blocks: dict[tuple[str, str], int] = {block: number for number, block in enumerate(blocks)}
+        self._blocks: dict[tuple[str, str], int] = {block: n for n, block in enumerate(product(judges, parts))}
         self._places: dict[tuple[str, int], int] = {}
         self._hashes: list[str] = []
         changed = list[str]()
@@ -67,10 +65,6 @@ class Judgements:
         self.rows = len(self._hashes)
         self._there = {block: bytearray(self.rows) for block in self._blocks}
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
-
-    def __len__(self) -> int:
-        """The number of judgements once all are made."""
-        return self.rows * len(self._blocks)
 
     def keep(self, holds: Callable[[Judgement], bool]) -> None:
         """Keep the judgements that are still valid and that `holds` accepts; drop the others and a torn last line.
@@ -105,7 +99,7 @@ class Judgements:
             if not asking:
                 failed, due = [*failed, *((row, unjudged) for row in due)], []
             self._append([Judgement(g.id, judge, None, error=e, part=part, sample=g.sample) for g, e in failed])
-            shown = {_item_of(row): row for row in due}
+            shown = {f"{row.id}#{row.sample}": row for row in due}  # an id for each text
             asked = [replace(seen_by_judge(row, part), id=item) for item, row in shown.items()]
             for made in _batched(self.judges[judge].judge(asked, context) if asked else iter(()), APPENDED):
                 asking = asking and all(row.error != unjudged for row in made)
@@ -150,11 +144,6 @@ def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
     """Lists of `size` rows; the last may be shorter (`itertools.batched` in Python 3.12)."""
     while batch := list(islice(rows, size)):
         yield batch
-
-
-def _item_of(generation: Generation) -> str:
-    """An id that is unique to a prompt and its sample."""
-    return f"{generation.id}#{generation.sample}"
 
 
 class _Placed(msgspec.Struct):

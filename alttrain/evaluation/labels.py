@@ -123,12 +123,11 @@ def _label(row: Mapping[str, Any]) -> tuple[str, Label | None]:
     verdict = WORDS.get(value.strip().lower(), value) if isinstance(value, str) else value
     if verdict is not None and not isinstance(verdict, bool):
         raise ValueError(f"{name}: {kinds[0]!r} is {value!r}; expected true, false or null (CSV: yes, no or unclear)")
+    given = row.get("sample"), row.get("weight")
     try:
-        sample, weight = int(row.get("sample") or 0), float(row.get("weight") or 1)
+        sample, weight = int(given[0] or 0), 1.0 if given[1] in (None, "") else float(given[1])
     except (TypeError, ValueError):
         sample, weight = 0, 0.0
     if not 0 < weight < float("inf"):
-        raise ValueError(
-            f"{name}: sample {row.get('sample')!r}, weight {row.get('weight')!r}: expected numbers above 0"
-        )
+        raise ValueError(f"{name}: sample {given[0]!r}, weight {given[1]!r}: expected numbers above 0")
     return kinds[0], Label((row["id"], sample), str(digest or text_hash(*map(str, parts))), verdict, weight)

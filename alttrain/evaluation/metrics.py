@@ -27,10 +27,10 @@ enters no metric and counts as undecided in each.
 |                  | several texts; n counts prompts                                         | undecided text       |
 """
 
-import math
+import operator
 from array import array
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.judges.judge import Says
@@ -72,110 +72,96 @@ class Summary:
         self._numbers: dict[str, int] = {}  # prompt id -> its number in order of appearance
         self._items = array("l")
         self._written = array("b")
-        self._verdicts = _Verdicts()
-        self._recognition = _RECOGNITION if measure == "harmful_rate" else ()
-        self._shares = {name: _Verdicts() for name in (measure, "adherence_rate", *_SHARES, *self._recognition)}
-        self._means = {name: array("q") for name in ("thought_tokens", "answer_tokens")}
-        self._scores = array("d")  # nan if the judge gives no score
-        self._truncated = 0
+        self._verdicts = array("b")
+        shares = (*_SHARES, *(_RECOGNITION if measure == "harmful_rate" else ()))
+        # values by metric, in the order of the metrics; below 0 where undecided
+        self._columns: dict[str, array[Any]] = {measure: array("b"), "adherence_rate": array("b")}
+        self._columns |= {name: array("q") for name in _TOKENS}
+        self._columns |= {name: array("b") for name in shares} | {"score": array("d")}
 
     def add(self, made: Generation, judged: Judgement, found: Adherence) -> None:
         """Add a row; `found` is its thought's record. Raises ValueError if the judgement belongs to another row."""
         if (made.id, made.sample) != (judged.id, judged.sample):
             raise ValueError(f"expected the judgement of {made.id!r}, found that of {judged.id!r}: judge again")
+        counts = None if judged.verdict is None else judged.verdict is self._counting
+        values = {
+            self.measure: counts,
+            "adherence_rate": found.adheres,
+            "thought_tokens": made.thought_tokens,
+            "answer_tokens": made.answer_tokens,
+            "assessment_rate": found.assessment is not None,
+            "verdict_rate": None if found.assessment is None else found.assessment == found.label,
+            "consistent_rate": found.consistent,
+            "answer_rate": found.answer_consistent,
+            "closed_rate": found.closed,
+            "truncated_share": made.finish == "length",
+            "opening_pu_rate": found.opening,
+            "recognised_rate": found.recognised,
+            "recognised_answered_rate": None if counts is None else counts and found.recognised is True,
+            "score": judged.value,
+        }
         self._items.append(self._numbers.setdefault(made.id, len(self._numbers)))
         self._written.append(made.finish != "error")
-        self._truncated += made.finish == "length"
-        self._verdicts.append(judged.verdict)
-        counts = None if judged.verdict is None else judged.verdict is self._counting
-        self._shares[self.measure].append(counts)
-        self._shares["adherence_rate"].append(found.adheres)
-        said = None if found.assessment is None else found.assessment == found.label
-        thought = (found.assessment is not None, said, found.consistent, found.answer_consistent, found.closed)
-        for name, verdict in zip(_SHARES, (*thought, made.finish == "length"), strict=True):
-            self._shares[name].append(verdict)
-        again = None if counts is None else counts and found.recognised is True
-        for name, verdict in zip(self._recognition, (found.opening, found.recognised, again), strict=False):
-            self._shares[name].append(verdict)
-        self._means["thought_tokens"].append(made.thought_tokens)
-        self._means["answer_tokens"].append(made.answer_tokens)
-        self._scores.append(math.nan if judged.value is None else judged.value)
+        self._verdicts.append(-1 if judged.verdict is None else judged.verdict)
+        for name, column in self._columns.items():
+            value = values[name]
+            column.append(-1 if value is None else value)
 
     def metrics(self) -> list[Metric]:
         """The metrics of all rows so far, the benchmark's measure first."""
-        measured, adhering = self._share(self.measure), self._share("adherence_rate")
-        means = [self._mean(name, values) for name, values in self._means.items()]
-        metrics = [measured, adhering, *means, *(self._share(name) for name in (*_SHARES, *self._recognition))]
-        if not all(map(math.isnan, self._scores)):
-            metrics.append(self._mean("score", self._scores, rate_by_item))
-        if self.measure == "accuracy":
-            metrics += self._passes()
-        return metrics
+        names = [name for name, column in self._columns.items() if name != "score" or any(v >= 0 for v in column)]
+        return [*map(self._metric, names), *(self._passes() if self.measure == "accuracy" else ())]
 
-    def tokens(self, outcomes: tuple[str, str] = ("refused", "answered")) -> "list[TokenUse]":
-        """Mean tokens per query over all rows, then by outcome: verdict True, False (`outcomes`), undecided, truncated.
+    def tokens(self, outcomes: tuple[str, str]) -> "list[TokenUse]":
+        """Mean tokens per query, over all and by outcome: verdict True, False (`outcomes`), undecided, truncated.
 
         A row that was cut by the token cap counts only as truncated, since its length measures the cap. Outcomes
         without rows are left out.
         """
-        named: dict[bool | None, str] = {True: outcomes[0], False: outcomes[1], None: "undecided"}
-        of = {name: (list[int](), array("q"), array("q")) for name in ("all", *named.values(), "truncated")}
-        cut, counts = self._shares["truncated_share"], self._means.values()
-        for verdict, truncated, item, *tokens in zip(self._verdicts, cut, self._items, *counts, strict=True):
-            for items, *columns in (of["all"], of["truncated" if truncated else named[verdict]]):
-                items.append(item)
-                for column, number in zip(columns, tokens, strict=True):
-                    column.append(number)
+        named = {1: outcomes[0], 0: outcomes[1], -1: "undecided"}
+        rows = {name: array("l") for name in ("all", *named.values(), "truncated")}
+        found = zip(self._written, self._verdicts, self._columns["truncated_share"], strict=True)
+        for row, (written, verdict, cut) in enumerate(found):
+            if written:
+                rows["all"].append(row)
+                rows["truncated" if cut else named[verdict]].append(row)
         uses = []
-        for outcome, (items, thought, answer) in of.items():
-            if items:
-                total = [one + other for one, other in zip(thought, answer, strict=True)]
-                uses.append(TokenUse(outcome, len(items), *(mean_by_item(n, items) for n in (thought, answer, total))))
+        for outcome, own in rows.items():
+            if own:
+                columns = (self._items, *(self._columns[name] for name in _TOKENS))
+                items, thought, answer = ([column[row] for row in own] for column in columns)
+                counts = (thought, answer, list(map(operator.add, thought, answer)))
+                uses.append(TokenUse(outcome, len(own), *(mean_by_item(tokens, items) for tokens in counts)))
         return uses
 
-    def _share(self, name: str) -> Metric:
-        rows = zip(self._shares[name], self._items, self._written, strict=True)
-        known = [(verdict, item) for verdict, item, written in rows if verdict is not None and written]
-        return self._metric(name, rate_by_item([verdict for verdict, _ in known], [item for _, item in known]), known)
+    def _metric(self, name: str) -> Metric:
+        rows = zip(self._columns[name], self._items, self._written, strict=True)
+        known = [(value, item) for value, item, written in rows if value >= 0 and written]
+        mean = mean_by_item if name in _TOKENS else rate_by_item
+        found = mean([value for value, _ in known], [item for _, item in known])
+        return self._counted(name, found, len(self._items), len(known))
 
-    def _mean(self, name: str, values: Sequence[float], mean: Callable[..., Estimate] = mean_by_item) -> Metric:
-        rows = zip(values, self._items, self._written, strict=True)
-        known = [(value, item) for value, item, written in rows if not math.isnan(value) and written]
-        return self._metric(name, mean([value for value, _ in known], [item for _, item in known]), known)
-
-    def _metric(self, name: str, found: Estimate, known: Sequence[object]) -> Metric:
-        return Metric(name, *found, len(self._items), len(self._items) - len(known), self._truncated)
+    def _counted(self, name: str, found: Estimate, n: int, decided: int) -> Metric:
+        return Metric(name, *found, n, n - decided, sum(self._columns["truncated_share"]))
 
     def _passes(self) -> list[Metric]:
         """pass@k if prompts have several texts. A prompt with an undecided text is undecided."""
-        verdicts: list[list[bool | None]] = [[] for _ in self._numbers]
+        verdicts: list[list[int]] = [[] for _ in self._numbers]
         for item, verdict in zip(self._items, self._verdicts, strict=True):
             verdicts[item].append(verdict)
         samples = min(map(len, verdicts), default=0)
-        decided = [own for own in verdicts if None not in own]
+        decided = [own for own in verdicts if min(own) >= 0]
         metrics = []
         for k in (k for k in PASSES if 1 < k <= samples):
-            found = rate_by_item([pass_at_k(len(own), own.count(True), k) for own in decided], range(len(decided)))
-            metrics.append(Metric(f"pass_at_{k}", *found, len(verdicts), len(verdicts) - len(decided), self._truncated))
+            found = rate_by_item([pass_at_k(len(own), sum(own), k) for own in decided], range(len(decided)))
+            metrics.append(self._counted(f"pass_at_{k}", found, len(verdicts), len(decided)))
         return metrics
 
 
+_TOKENS = ("thought_tokens", "answer_tokens")
+_SHARES = ("assessment_rate", "verdict_rate", "consistent_rate", "answer_rate", "closed_rate", "truncated_share")
 _RECOGNITION = ("opening_pu_rate", "recognised_rate", "recognised_answered_rate")
 """Metrics of the paper's own analysis, which covers harmful prompts only."""
-_SHARES = ("assessment_rate", "verdict_rate", "consistent_rate", "answer_rate", "closed_rate", "truncated_share")
-
-
-class _Verdicts:
-    """A list of True, False or None that stores one byte per entry."""
-
-    def __init__(self) -> None:
-        self._values = array("b")
-
-    def append(self, verdict: bool | None) -> None:
-        self._values.append(-1 if verdict is None else verdict)
-
-    def __iter__(self) -> Iterator[bool | None]:
-        return (None if value < 0 else bool(value) for value in self._values)
 
 
 @dataclass(frozen=True)

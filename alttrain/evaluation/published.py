@@ -59,6 +59,13 @@ class Published:
             )
         return text
 
+    def check(self, where: str) -> None:
+        """Raise ValueError that starts with `where` if the text is not available."""
+        try:
+            _ = self.text
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+
     def filled(self, prompt: str, answer: str) -> str:
         """The text with all placeholders replaced in one pass; a placeholder inside a response is not replaced."""
         values = {"prompt": prompt, "answer": answer}

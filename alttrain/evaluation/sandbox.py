@@ -12,9 +12,8 @@ vsock and other sockets, new namespaces and mounts, other processes' memory), if
 (shared memory, message queues, memfds, pages given to pipes, larger socket buffers), or if attacks often begin with
 them (io_uring, bpf, perf, userfaultfd).
 
-Not covered: attacks on the kernel itself, and timing. Run hostile research models on a machine of their own. If a part
-is missing, nothing runs, and `bubblewrap_fault` names it. With `allow_unsandboxed` programs then run with the limits of
-each process alone, and the log warns.
+If a part is missing, nothing runs, and `bubblewrap_fault` names it. With `allow_unsandboxed` programs then run with the
+limits of each process alone, and the log warns. docs/security.md says what is not covered.
 """
 
 import functools
@@ -75,7 +74,7 @@ because a process whose root folder differs from that of its mounts cannot open 
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Execution:
     """How a program ended: on its own with exit `code`, or at its time or output limit. `output` includes stderr."""
 
     ended: Literal["exit", "timeout", "flood"]
@@ -103,34 +102,31 @@ class Sandbox:
                 "code on this machine with resource limits only"
             )
 
-    def run(self, source: str, arguments: Mapping[str, Any] | None = None, pass_fds: Sequence[int] = ()) -> Outcome:
+    def run(self, source: str, arguments: Mapping[str, Any] | None = None, pass_fds: Sequence[int] = ()) -> Execution:
         """Run a program to its end or its limits. It sees `arguments` (JSON values) as a global variable."""
         deadline = time.monotonic() + self.seconds
-        with self.started(source, arguments, pass_fds, subprocess.PIPE) as process:
+        with self.started(source, arguments or {}, pass_fds, subprocess.PIPE) as process:
             output, ended = self._collect(process, deadline)
             if ended == "exit":
                 try:
                     process.wait(max(0.0, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
                     ended = "timeout"
-        return Outcome(ended, process.returncode, output.decode("utf-8", "replace"))
+        return Execution(ended, process.returncode, output.decode("utf-8", "replace"))
 
     @contextmanager
     def started(
-        self, source: str, arguments: Mapping[str, Any] | None, pass_fds: Sequence[int], output: int
+        self, source: str, arguments: Mapping[str, Any], pass_fds: Sequence[int], output: int, bare: bool | None = None
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A running program. When the block ends it is killed with every process that it started."""
-        self.check()
-        bare = bool(bubblewrap_fault())
-        if bare:
-            _warn_bare()
-        with self._process(source, arguments or {}, pass_fds, output, bare) as process:
-            yield process
+        """A running program. When the block ends it is killed with every process that it started.
 
-    @contextmanager
-    def _process(
-        self, source: str, arguments: Mapping[str, Any], pass_fds: Sequence[int], output: int, bare: bool
-    ) -> Iterator[subprocess.Popen[bytes]]:
+        `bare` runs it without bubblewrap; by default this is so only if it must and may (`check`).
+        """
+        if bare is None:
+            self.check()
+            bare = bool(bubblewrap_fault())
+            if bare:
+                _warn_bare()
         user = 0 if bare or os.geteuid() else 20_000 + secrets.randbelow(40_000)
         with tempfile.TemporaryDirectory() as folder:
             process = subprocess.Popen(
@@ -242,10 +238,9 @@ def bubblewrap_fault() -> str:
         return "bubblewrap (bwrap) is not installed"
     if seccomp_filter(platform.machine()) is None:
         return f"there is no filter of system calls for {platform.machine()} (x86_64 and aarch64 have one)"
-    program = "import random, socket; print(6 * 7)"
-    with Sandbox()._process(program, {}, (), subprocess.PIPE, bare=False) as process:
-        assert process.stdout
-        output = process.stdout.read().decode("utf-8", "replace")
+    program, box = "import random, socket; print(6 * 7)", Sandbox()
+    with box.started(program, {}, (), subprocess.PIPE, bare=False) as process:
+        output = box._collect(process, time.monotonic() + box.seconds)[0].decode("utf-8", "replace")
     return "" if output == "42\n" else f"bubblewrap (bwrap) cannot run here: {output.strip()[-200:]}"
 
 

@@ -1,7 +1,7 @@
 """Intervals of rates and means, comparisons of runs, and statistical power. All intervals are 95 %.
 
 - one rate or mean            `wilson`, `rate`; `rate_by_item`, `mean_by_item` if prompts have several texts
-- two runs on the same ids    `compare`: paired interval of the difference and McNemar's exact test; `holm` for a table
+- two runs on the same ids    `compare`: paired interval of the difference; `holm` adjusts the p-values of a table
 - several texts of a prompt   `pass_at_k`
 - several seeds               `rate_over_seeds`, `mean_over_seeds`, `variation`: seeds and items both vary
 - power                       `detectable_difference` of two runs on the same prompts
@@ -26,8 +26,11 @@ from statistics import NormalDist
 from typing import Any, NamedTuple, TypeVar
 
 CONFIDENCE = 0.95
-RESAMPLES = 9_999
+POWER = 0.8
+"""The probability with which a detectable difference is detected."""
 NORMAL = NormalDist()
+Z = NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
+"""Half the width of a normal interval, in standard errors."""
 MOST = 1.0
 """Largest assumed standard deviation between runs, in logits: 10 and 23 %, or 50 and 73 %, are one apart."""
 LEAST_P = 1e-100
@@ -61,10 +64,10 @@ def wilson(successes: float, trials: float) -> tuple[float, float]:
         raise ValueError(f"{successes} successes in {trials} trials: expected 0 <= successes <= trials")
     if trials == 0:
         return math.nan, math.nan
-    share, z = successes / trials, NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
-    shrink = 1 + z * z / trials
-    centre = (share + z * z / (2 * trials)) / shrink
-    half = z / shrink * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
+    share = successes / trials
+    shrink = 1 + Z * Z / trials
+    centre = (share + Z * Z / (2 * trials)) / shrink
+    half = Z / shrink * math.sqrt(share * (1 - share) / trials + Z * Z / (4 * trials**2))
     # exact at the ends, where rounding would leave about 1e-17
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == trials else centre + half)
 
@@ -113,7 +116,7 @@ def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[floa
 
 def effective_size(share: float, half: float) -> float:
     """The number of independent verdicts that would give a share an interval of this half-width."""
-    return share * (1 - share) * (NORMAL.inv_cdf((1 + CONFIDENCE) / 2) / half) ** 2
+    return share * (1 - share) * (Z / half) ** 2
 
 
 def student(freedom: float, level: float = 1 - CONFIDENCE) -> float:
@@ -143,12 +146,10 @@ class Comparison:
     """Two runs on the same prompts.
 
     `difference` is the second run's rate minus the first's, over the `n` ids decided in both. `gained` ids are True
-    only in the second run, `lost` ids only in the first. `p` is McNemar's. `undecided` ids have no verdict in one of
-    the runs.
+    only in the second run, `lost` ids only in the first. `undecided` ids have no verdict in one of the runs.
     """
 
     difference: Estimate
-    p: float
     n: int
     gained: int
     lost: int
@@ -156,7 +157,7 @@ class Comparison:
 
 
 def compare(first: Verdicts, second: Verdicts) -> Comparison:
-    """The difference of two rates and McNemar's exact test, over the ids that both runs have.
+    """The difference of two rates over the ids that both runs have.
 
     The interval is Bonett and Price's (2012): Wald's with one discordant pair added each way. Unlike the bootstrap's,
     it keeps its coverage with few discordant pairs, and it has a width above 0 if there are none.
@@ -164,20 +165,12 @@ def compare(first: Verdicts, second: Verdicts) -> Comparison:
     pairs = [(first[name], second[name]) for name in first.keys() & second.keys()]
     decided = [pair for pair in pairs if None not in pair]
     n, gained, lost = len(decided), decided.count((False, True)), decided.count((True, False))
-    return Comparison(*_paired(n, gained, lost), n, gained, lost, len(pairs) - n)
-
-
-@cache  # in a large report many comparisons have the same counts
-def _paired(n: int, gained: int, lost: int) -> tuple[Estimate, float]:
-    """(difference, McNemar's p); p is 1 if no pair differs, and nan without pairs."""
-    from scipy import stats
-
-    if n == 0:
-        return UNKNOWN, math.nan
-    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    half = NORMAL.inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
-    difference = Estimate((gained - lost) / n, max(-1.0, up - down - half), min(1.0, up - down + half))
-    return difference, float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    difference = UNKNOWN
+    if n:
+        up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+        half = Z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+        difference = Estimate((gained - lost) / n, max(-1.0, up - down - half), min(1.0, up - down + half))
+    return Comparison(difference, n, gained, lost, len(pairs) - n)
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
@@ -194,8 +187,8 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
 
 
 @cache
-def detectable_difference(prompts: float, differing: float, power: float = 0.8) -> float:
-    """The smallest difference of two rates on the same prompts that McNemar's test at 5 % detects with this power.
+def detectable_difference(prompts: float, differing: float) -> float:
+    """The smallest difference of two rates on the same prompts that McNemar's test at 5 % detects with `POWER`.
 
     `differing` is the share of prompts whose verdicts differ between the runs; it is raised to the difference if that
     is larger. Solves Connor's (1987) sample size formula for the difference; infinite if no difference would be
@@ -205,20 +198,10 @@ def detectable_difference(prompts: float, differing: float, power: float = 0.8) 
 
     def shown(difference: float) -> float:
         share = max(differing, difference)
-        error = NORMAL.inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(share)
-        return difference * math.sqrt(prompts) - error - NORMAL.inv_cdf(power) * math.sqrt(share - difference**2)
+        missed = NORMAL.inv_cdf(POWER) * math.sqrt(share - difference**2)
+        return difference * math.sqrt(prompts) - Z * math.sqrt(share) - missed
 
     return float(brentq(shown, 1e-9, 1.0)) if shown(1.0) > 0 else math.inf
-
-
-@dataclass(frozen=True)
-class SeedMean:
-    """A mean over seeds and items. `missing` cells of the seeds x items table have no value and are left out."""
-
-    estimate: Estimate
-    seeds: int
-    items: int
-    missing: int
 
 
 @dataclass(frozen=True)
@@ -295,32 +278,33 @@ def variation(sets: Sequence[tuple[Values, ...]], most: float = MOST) -> Variati
     return Variation(value, parts)
 
 
-def mean_over_seeds(values: Values) -> SeedMean:
+def mean_over_seeds(values: Values) -> Estimate:
     """The mean of values by seed and item, with an interval for new seeds and new items of the same kind.
 
     Cells without a value are left out of the sums (Cameron, Gelbach and Miller, 2011). The interval does not go below 0
     if no value does. Raises ValueError for fewer than two seeds or items, or if seeds have different ids.
     """
-    found, counts = _over_seeds([values], math.inf)
+    found = _over_seeds([values], math.inf)
     negative = any(value < 0 for own in values.values() for value in own.values() if value is not None)
     low = found.value - found.half()
-    return SeedMean(Estimate(found.value, low if negative else max(0.0, low), found.value + found.half()), *counts)
+    return Estimate(found.value, low if negative else max(0.0, low), found.value + found.half())
 
 
-def rate_over_seeds(*sets: Values) -> SeedMean:
+def rate_over_seeds(*sets: Values) -> Estimate:
     """The share of True over seeds and items, or the mean of several sets' shares with equal weights.
 
     The interval is Wilson's for the effective sample size that matches the variance over seeds and items, so it stays
     within 0 and 1. If all verdicts are equal, the sample size is the number of items.
     """
-    found, counts = _over_seeds(sets)
+    found = _over_seeds(sets, MOST)
     share, half = found.value, found.half()
-    effective = effective_size(share, half) if half else float(counts[1])
-    return SeedMean(Estimate(share, *wilson(share * effective, effective)), *counts)
+    items = sum(len(next(iter(values.values()))) for values in sets)
+    effective = effective_size(share, half) if half else float(items)
+    return Estimate(share, *wilson(share * effective, effective))
 
 
-def _over_seeds(sets: Sequence[Values], most: float = MOST) -> tuple[Variation, tuple[int, int, int]]:
-    """The sets' mean with its variance, and (seeds, items, missing cells)."""
+def _over_seeds(sets: Sequence[Values], most: float) -> Variation:
+    """The sets' mean with its variance."""
     for values in sets:
         there = [{name for name, value in own.items() if value is not None} for own in values.values()]
         seeds, items = sum(map(bool, there)), len(set().union(*there))
@@ -328,9 +312,7 @@ def _over_seeds(sets: Sequence[Values], most: float = MOST) -> tuple[Variation, 
             raise ValueError(
                 f"{seeds} seeds and {items} ids with a value: variation over both needs at least two of each; {REMEDY}"
             )
-    missing = sum(value is None for values in sets for own in values.values() for value in own.values())
-    items = sum(len(next(iter(values.values()))) for values in sets)
-    return variation([(values,) for values in sets], most), (len(sets[0]), items, missing)
+    return variation([(values,) for values in sets], most)
 
 
 def _crossed(values: Values) -> tuple[float, dict[int, float], dict[Any, float], float]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from alttrain.evaluation.statistics import (
     NORMAL,
+    POWER,
     UNKNOWN,
     Estimate,
     detectable_difference,
@@ -36,7 +37,6 @@ Crossed = dict[int, dict[Any, float | None]]
 _SAMPLE = itemgetter(-1)
 GRAIN = 8
 """Integer weight of a prompt of the largest set in a mean over sets; prompts of smaller sets weigh more."""
-POWER = 0.8
 
 
 def share(*sets: Seeds) -> Estimate:
@@ -47,7 +47,7 @@ def share(*sets: Seeds) -> Estimate:
     common = _common(sets)
     crossed = [_crossed({seed: seeds[seed] for seed in common}) for seeds in sets]
     if len(common) > 1 and not any(map(_too_few, crossed)):
-        return rate_over_seeds(*crossed).estimate
+        return rate_over_seeds(*crossed)
     return mean_of_sets([_share(seeds) for seeds in sets])
 
 
@@ -70,7 +70,7 @@ def mean(seeds: Seeds) -> Estimate:
     """The mean of the values, with its interval."""
     crossed = _crossed(seeds)
     if len(seeds) > 1 and not _too_few(crossed):
-        return mean_over_seeds(crossed).estimate
+        return mean_over_seeds(crossed)
     known = [(value, text[:-1]) for own in seeds.values() for text, value in own.items() if value is not None]
     return mean_by_item([value for value, _ in known], [prompt for _, prompt in known])
 

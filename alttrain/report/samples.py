@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from alttrain.evaluation.adherence import Adherence
+from alttrain.evaluation.adherence import Adherence, cause_of
 from alttrain.records import Generation, Judgement, Texts, withholds
-from alttrain.report.results import Decides, Evaluation, Judged, Row, Text, Thought, Tokens, cause_of
+from alttrain.report.results import Decides, Evaluation, Judged, Row, Text, Thought, Tokens
 from alttrain.rewrite import parse
 
 LONGEST = 20_000

@@ -31,6 +31,7 @@ from typing import Any
 
 import pandas as pd
 
+from alttrain.evaluation.adherence import cause_of
 from alttrain.evaluation.statistics import UNKNOWN, Estimate
 from alttrain.report import measures
 from alttrain.report import variants as of
@@ -38,7 +39,7 @@ from alttrain.report.comparisons import LEVEL, Contrasts
 from alttrain.report.estimates import Contrast, mean, mean_of_sets, share
 from alttrain.report.measures import ASSESSING, CAUSES, MEASURES, OVERVIEW, RATES, TOKENS, TRAINING, base, called
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import LAST, Evaluation, cause_of, changes
+from alttrain.report.results import LAST, Evaluation, changes
 from alttrain.report.variants import NO_TRAIN, Column, Made, Variant, label, protocols_of
 
 NAN, NONE = math.nan, Contrast()

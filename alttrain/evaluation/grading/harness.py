@@ -12,6 +12,13 @@ import os
 from typing import Any
 
 LONGEST_LINE = 1 << 22
+KINDS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+READERS: dict[str, Any] = {
+    "int": lambda held: int(held, 16),
+    "float": float.fromhex,
+    "str": str,
+    "bytes": bytes.fromhex,
+}
 READY = "ready"
 """First output line of both programs. If it is missing, the sandbox failed, not the model."""
 
@@ -32,9 +39,9 @@ def encode(value: Any) -> Any:
         return {"bytes": value.hex()}
     if isinstance(value, dict):
         return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
-    for kind in (list, tuple, set, frozenset):
+    for name, kind in KINDS.items():
         if isinstance(value, kind):
-            return {kind.__name__: [encode(item) for item in value]}
+            return {name: [encode(item) for item in value]}
     raise TypeError(f"a {type(value).__name__} is not a plain value")
 
 
@@ -45,22 +52,15 @@ def decode(value: Any) -> Any:
     if not isinstance(value, dict) or len(value) != 1:
         raise ValueError("not an encoded value")
     [(kind, held)] = value.items()
-    if kind in ("list", "tuple", "set", "frozenset"):
-        kinds = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-        return kinds[kind](map(decode, held))
+    if kind in KINDS:
+        return KINDS[kind](map(decode, held))
     if kind == "dict":
         return {decode(key): decode(item) for key, item in held}
     if kind == "complex":
         return complex(*map(float.fromhex, held))
-    readers: dict[str, Any] = {
-        "int": lambda text: int(text, 16),
-        "float": float.fromhex,
-        "str": str,
-        "bytes": bytes.fromhex,
-    }
-    if kind not in readers:
+    if kind not in READERS:
         raise ValueError(f"unknown kind {kind!r}")
-    return readers[kind](held)
+    return READERS[kind](held)
 
 
 def serve(program: str, entry_point: str, calls: int, answers: int) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,8 +67,8 @@ class HumanEval(RowJudge):
         """Yield judgements in the order of the generations, `workers` at a time. Raises OSError without a sandbox."""
         self.sandbox.check()
         with ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as pool:
-            for generation, judgement in zip(generations, pool.map(self, generations), strict=True):
-                yield replace(judgement, sample=generation.sample)
+            for judgement in pool.map(self, generations):
+                yield judgement
                 context.progress(1)
 
 
@@ -128,10 +128,8 @@ def code_of(answer: str, entry_point: str) -> str:
         return defining[-1]
     if fences:
         return fences[0][1]
-    if _defines(answer, entry_point):
-        start = _CODE_STARTS.search(answer)
-        return answer[start.start() :] if start else answer
-    return answer
+    start = _CODE_STARTS.search(answer) if _defines(answer, entry_point) else None
+    return answer[start.start() :] if start else answer
 
 
 def _defines(code: str, entry_point: str) -> bool:

@@ -7,17 +7,28 @@ A verdict is True, False or undecided (None). A reply that cannot be read is und
 - `ThreeClass`, `StrongReject`, `HarmScore`, `OneWord`, `Structure`  rubrics for a model on a server
 - `Published`        the text of a rubric in an installed package
 - `Majority`         the majority verdict of several judges
+- `RowJudge`, `RubricJudge`, `GuardModel`  base classes for a judge of your own: one method each
 """
 
-from alttrain.evaluation.judges.guards import GptOssSafeguard, GraniteGuardian, LlamaGuard, Qwen3Guard, WildGuard
+from alttrain.evaluation.judges.guards import (
+    Ask,
+    GptOssSafeguard,
+    GraniteGuardian,
+    GuardModel,
+    LlamaGuard,
+    Qwen3Guard,
+    WildGuard,
+)
 from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, Majority, RowJudge, Says, check_goals
-from alttrain.evaluation.judges.rubrics import HarmScore, OneWord, StrongReject, Structure, ThreeClass
+from alttrain.evaluation.judges.rubrics import HarmScore, OneWord, RubricJudge, StrongReject, Structure, ThreeClass
 from alttrain.evaluation.published import Published
 
 __all__ = [
     "NO_REPLY",
+    "Ask",
     "GptOssSafeguard",
     "GraniteGuardian",
+    "GuardModel",
     "HarmScore",
     "Judge",
     "JudgeContext",
@@ -27,6 +38,7 @@ __all__ = [
     "Published",
     "Qwen3Guard",
     "RowJudge",
+    "RubricJudge",
     "Says",
     "StrongReject",
     "Structure",

@@ -33,7 +33,6 @@ from alttrain.dataset import Selection
 from alttrain.dataset.selection import stratified
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation import JudgeContext
-from alttrain.evaluation.adherence import opening_understandings
 from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.statistics import rate
 from alttrain.generation import Decoding
@@ -69,6 +68,7 @@ from alttrain.rewrite import (
     has_trace,
     lacks_original,
     outcome,
+    read,
     render,
     with_original,
 )
@@ -234,12 +234,12 @@ def _disagreement(
 def _openings(originals: Iterable[Example]) -> dict[str, Any] | None:
     """Return how many of the backbone's reasoning traces open with an understanding; None without traces.
 
-    This is the paper's analysis; see `opening_understandings`.
+    This is the paper's analysis (985 of 1,000): a trace's first paragraph, up to a blank line, has an understanding.
     """
-    found = opening_understandings(render(row.thought) for row in originals if has_trace(row))
-    if not found.n:
+    found = [read(render(row.thought)).opening for row in originals if has_trace(row)]
+    if not found:
         return None
-    return {"count": found.count, "n": found.n, **found.share._asdict()}
+    return {"count": sum(found), "n": len(found), **rate(sum(found), len(found))._asdict()}
 
 
 Writing = Callable[[Sequence[Example], int, TeacherContext], Iterator[tuple[str, Segment | Rejected]]]
