@@ -247,7 +247,14 @@ def test_lengths_are_the_generations(runs: Path, drawn: list[Any], tmp_path: Pat
 
 def rate(method: str, measure: str, benchmark: str, value: float = 0.5, kind: str = "rate") -> dict[str, Any]:
     """A cell of a made table."""
-    names = {"table": "main", "protocol": OFFLINE, "backbone": "b", "protocol_hash": "h", "unit": "share"}
+    names = {
+        "table": "main",
+        "protocol": OFFLINE,
+        "backbone": "b",
+        "protocol_hash": "h",
+        "unit": "share",
+        "called": measure,
+    }
     numbers = {"value": value, "low": value / 2, "high": value, "n": 9, "seeds": 1, "best": False}
     empty = {**dict.fromkeys(("undecided", "truncated"), 0), **dict.fromkeys(("published_why", "lacking"), "")}
     return {**names, **numbers, **empty, "method": method, "measure": measure, "kind": kind, "benchmark": benchmark}

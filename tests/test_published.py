@@ -41,9 +41,11 @@ def mean(measure: str = "harmful_rate", protocol: str = "alttrain", defined: boo
     return Column(measure, protocol, ((protocol, "a", "h"), (protocol, "b", "h")), "mean", defined)
 
 
-def on(benchmark: str, measure: str = "harmful_rate", protocol: str = "alttrain") -> Column:
+def on(
+    benchmark: str, measure: str = "harmful_rate", protocol: str = "alttrain", tables: tuple[str, ...] = ("main",)
+) -> Column:
     """A measure on one benchmark."""
-    return Column(measure, protocol, ((protocol, benchmark, "h"),))
+    return Column(measure, protocol, ((protocol, benchmark, "h"),), tables=tables)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def on(benchmark: str, measure: str = "harmful_rate", protocol: str = "alttrain"
         ("r1_qwen_7b", "alttrain_without_pu", False, mean("accuracy"), "not known"),
         ("r1_llama_8b", "star1", False, mean(), "not known"),
         ("r1_llama_8b", "alttrain", False, on("nq_open", "score"), "not known"),
-        ("r1_llama_8b", "alttrain", False, on("nq_open", "accuracy"), "not reported"),
+        ("r1_llama_8b", "alttrain", False, on("nq_open", "accuracy", tables=("general",)), "not reported"),
         ("qwen3_8b", "safekey", False, mean(), "other protocol"),
         ("r1_llama_8b", "alttrain", False, on("strongreject", "harmful_rate.thought"), ""),
         ("r1_llama_8b", "alttrain", False, Column("training_hours", "offline", (), "training"), 1.0),

@@ -18,8 +18,8 @@ import pandas as pd
 
 from alttrain.evaluation.statistics import compare, holm
 from alttrain.report.estimates import Contrast, contrast
-from alttrain.report.results import Evaluation, Verdicts
-from alttrain.report.variants import Column, Made, Variant, baseline_of, mean_columns, protocols_of
+from alttrain.report.results import Evaluation, Made, Verdicts
+from alttrain.report.variants import Column, Variant, baseline_of, mean_columns, protocols_of
 
 NAN = math.nan
 LEVEL = 0.05
@@ -71,7 +71,7 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
                     other = seed if seed in before else next(iter(before))
                     row = _compared(baseline.judged[made][other], before[other], one, after[seed])
                     rows.append((key, row | {"seeds": len(after)}))
-            for column in (column for protocol in variant.protocols() for column in means[protocol]):
+            for column in (column for name in {made[0] for made in variant.judged} for column in means[name]):
                 if all(made in sets for made in column.made):
                     contrasts[variant, column] = contrast([sets[made] for made in column.made])
     adjusted = holm({key: one.p for key, one in contrasts.items() if not math.isnan(one.p)})

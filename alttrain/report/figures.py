@@ -25,8 +25,9 @@ import pandas as pd
 from alttrain.records import read_losses
 from alttrain.records.files import replacing
 from alttrain.report.measures import CAUSES, OFFLINE, RATES
+from alttrain.report.results import Made
 from alttrain.report.tables import COLUMN, ROW, TITLES, listed, pivot
-from alttrain.report.variants import Made, Variant, label, pool, protocols_of
+from alttrain.report.variants import Variant, label, pool, protocols_of
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 BEFORE, RIGHT = "#8C8C8C", "#DDDDDD"
@@ -173,7 +174,7 @@ Amounts = Mapping[tuple[str, str], tuple[str, int]]
 
 def _amounts(found: Sequence[Variant], table: str) -> Amounts:
     """The number of training examples of each row, or of harmless ones."""
-    rows = [(row, row.variant) for row in listed(found, table) if row.variant and row.variant.trains]
+    rows = [(row, row.variant) for row in listed(found, table) if row.variant and row.variant.training != "none"]
     return {
         (row.backbone, row.label): (
             one.rewrite,

@@ -7,15 +7,16 @@ protocol's own sets. Unknown values are left empty.
 A figure is shown next to a number only if all of these match and the method is unmodified (`beside`).
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from alttrain.report.results import LAST, read_csv
-from alttrain.report.variants import Column, apart
+from alttrain.report.variants import Column
 
 MEAN = "mean"
 """The `benchmark` of a figure that is a mean over sets."""
@@ -64,12 +65,16 @@ def read_figures(path: Path) -> tuple[Figure, ...]:
 
 
 @cache
+def option(group: str, name: str) -> Mapping[str, Any]:
+    """The content of an option of our configs; {} if there is none of this name."""
+    path = resources.files("alttrain.conf") / group / f"{name}.yaml"
+    return yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
+
+
 def described(method: str) -> tuple[str, int]:
     """A method's label and its order, as in conf/method; for an unknown method its name and the last place."""
-    path = resources.files("alttrain.conf") / "method" / f"{method}.yaml"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    found = {key: value.strip("\"'") for key, value in re.findall(r"^ +(label|order): *([^#\n]*[^#\s])", text, re.M)}
-    return found.get("label", method), int(found.get("order", LAST))
+    found = option("method", method).get("method", {})
+    return found.get("label", method), found.get("order", LAST)
 
 
 def beside(
@@ -102,7 +107,7 @@ def beside(
     if not found and column.kind == "mean":
         return None, "other sets"
     if not found:
-        of_several = any(one.known and one.benchmark == MEAN for one in alike) and not apart(column.benchmark)
+        of_several = any(one.known and one.benchmark == MEAN for one in alike) and "main" in column.tables
         return None, "mean only" if of_several else "not reported"
     if column.kind == "mean" and not column.defined:
         return None, "other sets"

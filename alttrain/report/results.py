@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from alttrain.config import name_fault
 from alttrain.evaluation.adherence import Assessing
 from alttrain.records import DamagedError, Names, parse_rows, read_bytes, read_json, read_metrics, write_text
 from alttrain.report.escaping import literal, read_literal
-from alttrain.report.measures import CAUSES
+from alttrain.report.measures import CAUSES, MEASURES, base
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +30,10 @@ METRICS = [
     *("undecided", "truncated", "protocol", "protocol_hash", "method", "changed"),
 ]
 """The columns of metrics.csv."""
-COLUMNS = [*METRICS, "label", "order"]
-"""The columns of `results`. `label` and `order` are the method's name and place in tables."""
-TEXTS = (
+COLUMNS = [*METRICS, "label", "order", "called"]
+"""The columns of `results`. In tables, `label` and `order` are the method's name and place, and `called` the measure's
+name."""
+TEXTS = [
     *(
         "run",
         "backbone",
@@ -46,9 +46,9 @@ TEXTS = (
         "protocol_hash",
         "method",
     ),
-    *("changed", "label", "table", "measure", "kind", "unit", "published_why", "source", "lacking", "evaluated"),
+    *("changed", "table", "measure", "kind", "unit", "called", "published_why", "source", "lacking", "evaluated"),
     *("baseline", "note"),
-)
+]
 """Text columns in a report's CSV files."""
 LAST = 10**6
 """The order of a row that has none of its own."""
@@ -57,6 +57,8 @@ SHOWN_KEYS, LONGEST = 2, 24
 """Number of changed keys that a label names, and of characters of a value that it shows."""
 REMEDY = "run the judge stage again"
 Row = TypeVar("Row")
+Made = tuple[str, str, str]
+"""How a number was made: (protocol, benchmark, protocol hash)."""
 Text = tuple[str, int]
 """The key of a verdict: (id of the prompt, sample)."""
 Verdicts = dict[Text, bool | None]
@@ -164,6 +166,25 @@ class Evaluation:
         return {key: self.provenance.get(key, "") for key in ("protocol", "protocol_hash")}
 
     @property
+    def made(self) -> Made:
+        """How the benchmark's numbers were made."""
+        return self.protocol["protocol"], self.benchmark, self.protocol["protocol_hash"]
+
+    @property
+    def tables(self) -> Sequence[str]:
+        """The tables that show the benchmark."""
+        return self.provenance.get("tables", ("main",))  # type: ignore[no-any-return]
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The measures that tables show and their names there, if the benchmark says so."""
+        return self.provenance.get("labels", {})  # type: ignore[no-any-return]
+
+    def called(self, measure: str) -> str:
+        """A measure's name in tables."""
+        return self.labels.get(measure) or MEASURES[base(measure)].label if base(measure) in MEASURES else measure
+
+    @property
     def analysis(self) -> dict[str, Any]:
         """The counts in metrics.json; empty if an older version judged."""
         return dict(self.judged.get("analysis", {}))
@@ -172,7 +193,7 @@ class Evaluation:
     def decides(self) -> Decides | None:
         """What decides the measure; None if an older version judged, which did not record it."""
         found = self.analysis.get("decides")
-        return found and Decides(str(self.provenance["measure"]), found["judge"], found["part"], found["counted"])
+        return found and Decides(self.measure, found["judge"], found["part"], found["counted"])
 
     def metric(self, name: str) -> dict[str, Any] | None:
         """A metric by name, as in metrics.json."""
@@ -184,8 +205,8 @@ class Evaluation:
 
     def verdicts(self) -> Verdicts:
         """Whether each text counts towards the measure; None if undecided."""
-        rows, counted = self._deciding(), self.analysis["decides"]["counted"]
-        return {key: None if row.verdict is None else row.verdict is counted for key, row in rows.items()}
+        counted = self.analysis["decides"]["counted"]
+        return {key: None if row.verdict is None else row.verdict is counted for key, row in self._deciding().items()}
 
     def scores(self) -> dict[Text, float | None]:
         """The graded score of each text by the deciding judge."""
@@ -193,8 +214,9 @@ class Evaluation:
 
     def _deciding(self) -> dict[Text, Judged]:
         """The verdicts that decide the measure."""
-        decides = self.analysis["decides"]["judge"], self.analysis["decides"]["part"]
-        return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
+        decides = self.analysis["decides"]
+        deciding = decides["judge"], decides["part"]
+        return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == deciding}
 
     def tokens(self) -> list[Tokens]:
         """The token counts of each text."""
@@ -292,6 +314,7 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
     rows = [
         {"method": "", **one.names, "changed": changes(one.names.get("changed", {})), "benchmark": one.benchmark}
         | {**metric, **one.protocol, "label": label_of(one.names), "order": one.names.get("order", LAST)}
+        | {"called": one.called(metric["metric"])}
         for one in judged
         for metric in one.judged["metrics"]
     ]
@@ -318,27 +341,24 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
     Counts are summed over benchmarks, since harmful and harmless prompts come from different ones. `harmful_n` and
     `benign_n` count prompts with a verdict on the answer.
     """
-    grouped: dict[tuple[str, str], list[Evaluation]] = {}
+    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for one in judged:
         if {"assessing", "failures"} <= one.analysis.keys():
-            grouped.setdefault((one.run, one.protocol["protocol"]), []).append(one)
+            grouped.setdefault((one.run, one.protocol["protocol"]), []).append(one.analysis)
     rows = []
     for (run, protocol), own in grouped.items():
-        counts: Counter[str] = Counter()
-        failed: dict[str, Counter[str]] = {"harmful": Counter(), "benign": Counter()}
-        for one in own:
-            counts.update(one.analysis["assessing"])
-            for found in one.analysis["failures"]:
-                failed[found["label"]].update({key: value for key, value in found.items() if key != "label"})
-        assessing = Assessing(**{name: counts[name] for name in Assessing.__annotations__})
-        made: dict[str, Any] = {"run": run, "protocol": protocol}
+        assessing = Assessing(
+            **{name: sum(one["assessing"][name] for one in own) for name in Assessing.__annotations__}
+        )
+        row: dict[str, Any] = {"run": run, "protocol": protocol, **asdict(assessing), "undecided": 0}
         for name in ("precision", "recall", "false_alarms"):
-            estimate = getattr(assessing, name)
-            made |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-        made |= asdict(assessing)
+            row |= zip((name, f"{name}_low", f"{name}_high"), getattr(assessing, name), strict=True)
         for outcome, label in (("answered", "harmful"), ("refused", "benign")):
-            made |= {f"{label}_n": failed[label]["n"]} | {f"{outcome}_{why}": failed[label][why] for why in CAUSES}
-        rows.append(made | {"undecided": failed["harmful"]["undecided"] + failed["benign"]["undecided"]})
+            failed = [found for one in own for found in one["failures"] if found["label"] == label]
+            row |= {f"{outcome}_{cause}": sum(found[cause] for found in failed) for cause in CAUSES}
+            row[f"{label}_n"] = sum(found["n"] for found in failed)
+            row["undecided"] += sum(found["undecided"] for found in failed)
+        rows.append(row)
     return pd.DataFrame(rows, columns=STRUCTURE)
 
 
