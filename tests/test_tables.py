@@ -25,7 +25,7 @@ from alttrain.report.formats import console, latex, legend, markdown
 from alttrain.report.measures import RECOGNISING
 from alttrain.report.published import described
 from alttrain.report.results import evaluations, read_csv, tidy, write_csv
-from alttrain.report.tables import CELLS, TITLES, VARIED, marked, pivot, runs_table
+from alttrain.report.tables import CELLS, TABLES, VARIED, marked, pivot, runs_table
 from alttrain.report.variants import label, variants
 
 SAFETY = {"strongreject": "harmful_rate", "jailbreakbench_harmful": "harmful_rate"}
@@ -659,7 +659,7 @@ def test_latex_compiles_as_it_is(tmp_path: Path) -> None:
     for method in ("alttrain_500", "alttrain_3000", "alttrain_benign_0", "alttrain_benign_900"):
         make_run(runs, {"strongreject": ("harmful_rate", "yn")}, method=method)
     found = made(runs)
-    assert found.keys() == TITLES.keys() - {"recognition"}
+    assert found.keys() == TABLES.keys() - {"recognition"}
     for name, entries in found.items():
         (tmp_path / f"{name}.tex").write_text(latex(f"100 % {name}", entries))
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]

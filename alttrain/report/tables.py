@@ -27,7 +27,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -51,29 +51,38 @@ from alttrain.report.results import LAST, changes
 from alttrain.report.variants import NO_TRAIN, Column, Variant, label, mean_columns, pool, protocols_of, rate_columns
 
 NAN = math.nan
-TITLES = {
-    "overview": "All runs",
-    "main": "Backbones and methods",
-    "reasoning": "Reasoning",
-    "ablation_structure": "The structure without each of its steps",
-    "teacher_swap": "Assessments by another teacher",
-    "data_size": "Amount of training data",
-    "benign_amount": "Amount of harmless training data",
-    "general": "General ability",
-    "multi_turn": "Multi-turn attacks",
-    "multilingual": "Harmful requests by language",
-    "recognition": "Harm that untrained backbones recognise",
-    "adherence": "Adherence to the structure, and failures by what the assessment said",
-    "efficiency": "What training and a query cost",
-    "published": "Published figures, by source",
+
+
+class Table(NamedTuple):
+    """A table's title, the config keys that it varies (if it varies one thing), and the kind of its figure, if any."""
+
+    title: str
+    varies: tuple[str, ...] = ()
+    figure: Literal["bars", "doses", ""] = ""
+
+
+TABLES = {
+    "overview": Table("All runs"),
+    "main": Table("Backbones and methods", figure="bars"),
+    "reasoning": Table("Reasoning"),
+    "ablation_structure": Table("The structure without each of its steps", ("rewrite.",), "bars"),
+    "teacher_swap": Table("Assessments by another teacher", ("rewrite.teacher.",), "bars"),
+    "data_size": Table("Amount of training data", ("dataset.size", "dataset.name"), "doses"),
+    "benign_amount": Table(
+        "Amount of harmless training data",
+        ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
+        "doses",
+    ),
+    "general": Table("General ability"),
+    "multi_turn": Table("Multi-turn attacks"),
+    "multilingual": Table("Harmful requests by language"),
+    "recognition": Table("Harm that untrained backbones recognise"),
+    "adherence": Table("Adherence to the structure, and failures by what the assessment said"),
+    "efficiency": Table("What training and a query cost"),
+    "published": Table("Published figures, by source"),
 }
-VARIED = {
-    "teacher_swap": ("rewrite.teacher.",),
-    "data_size": ("dataset.size", "dataset.name"),
-    "benign_amount": ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
-    "ablation_structure": ("rewrite.",),
-}
-"""Tables that vary one thing -> the config keys that they vary."""
+VARIED = ("teacher_swap", "data_size", "benign_amount", "ablation_structure")
+"""Tables that vary one thing, the narrower before the wider."""
 ROW, COLUMN = ["backbone", "method"], ["measure", "kind", "benchmark", "protocol_hash"]
 """The fields that identify a row and a column within one protocol."""
 CELLS = [
@@ -141,7 +150,8 @@ def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
 
 def belongs(variant: Variant, table: str) -> bool:
     """Whether a table lists a variant: run.json names the table, and any changes are to keys that the table varies."""
-    varied = next((name for name, keys in VARIED.items() if all(key.startswith(keys) for key in variant.changed)), "")
+    keys = variant.changed
+    varied = next((name for name in VARIED if all(key.startswith(TABLES[name].varies) for key in keys)), "")
     if not variant.changed or table not in variant.tables:
         return table in variant.tables
     return table == varied if varied in variant.tables else table not in VARIED
@@ -178,7 +188,7 @@ def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataF
     for variant in found:  # one at a time, so that the rows of the last one can be freed
         measuring = Measuring(variant)
         known |= {(variant, column): measuring.measure(column) for column in every_column}
-    cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TITLES}
+    cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
     for name, rows, columns in wanted:
         cells[name] += [_cell(name, row, c, known.get((row.variant, c)), contrasts) for row in rows for c in columns]
     made = {name: finished(pd.DataFrame(own, columns=CELLS)) for name, own in cells.items() if own}

@@ -48,7 +48,7 @@ from alttrain.report.results import (
     write_csv,
 )
 from alttrain.report.snapshot import STAMP, beside, files, inputs, keep, put, snapshot, states
-from alttrain.report.tables import CELLS, TITLES, marked, runs_table, tables
+from alttrain.report.tables import CELLS, TABLES, marked, runs_table, tables
 from alttrain.report.variants import variants
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
@@ -196,8 +196,8 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator
     for name, cells in found.items():
         path = folder / "tables" / name
         write_csv(path.with_suffix(".csv"), cells[CELLS])
-        write_text(path.with_suffix(".md"), markdown(TITLES[name], cells))
-        write_text(path.with_suffix(".tex"), latex(TITLES[name], cells))
+        write_text(path.with_suffix(".md"), markdown(TABLES[name].title, cells))
+        write_text(path.with_suffix(".tex"), latex(TABLES[name].title, cells))
         yield from (path.with_suffix(form) for form in (".csv", ".md", ".tex"))
     yield from draw_all(found, grouped, folder / "figures")
     if page := write_page(output_dir, texts, made=(judged, compared, found)):
