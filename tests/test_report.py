@@ -469,7 +469,7 @@ def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
     write_report(outputs(tmp_path))
     made = files(tmp_path)
     run: Any = SimpleNamespace(output_dir=tmp_path, config={"page_texts": "benign"}, stages=("judge", "report"))
-    monkeypatch.setattr(sys.modules[write_report.__module__], "runs_table", lambda *unused: 1 / 0)
+    monkeypatch.setattr("alttrain.report.frames.runs_table", lambda *unused: 1 / 0)
     report(run, cast(Any, None))
     show(tmp_path, "benign")
     assert [message.partition(";")[0] for message in caplog.messages] == [

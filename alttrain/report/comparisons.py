@@ -100,4 +100,5 @@ def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Ve
     names = {"run": one.run, "baseline": baseline.run, "benchmark": one.benchmark, "metric": one.measure}
     counts = {key: getattr(found, key) for key in ("n", "gained", "lost", "undecided")}
     values = {"baseline_value": rates[0], "value": rates[1], "difference": found.difference.value}
-    return {**names, **values, **counts, **one.protocol, "low": found.difference.low, "high": found.difference.high}
+    made = {"protocol": one.protocol, "protocol_hash": one.made[2]}
+    return {**names, **values, **counts, **made, "low": found.difference.low, "high": found.difference.high}

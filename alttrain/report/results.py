@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -130,70 +130,34 @@ def cause_of(label: str, assessment: str | None, refused: bool | None) -> str | 
     return "disobeyed" if assessment == label else "misjudged"
 
 
-@dataclass(frozen=True)
 class Evaluation:
-    """One judged benchmark of one run. `names` is run.json, `judged` is metrics.json; the rows are in its folder."""
+    """One judged benchmark of one run, whose rows are in `folder`.
 
-    names: dict[str, Any]
-    folder: Path
-    judged: dict[str, Any]
-    checked: set[str] = field(default_factory=set, compare=False)
-    """Files of rows whose checksums have been verified against metrics.json."""
+    - `names`                   run.json; `run` is the run's name, and `seed` its seed
+    - `judged`                  metrics.json; `measure` is the benchmark's own measure, the first in it
+    - `made`                    how the numbers were made; numbers made in different ways never share a column
+    - `provenance`, `analysis`  of metrics.json; empty if an older version judged
+    - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if given
+    - `decides`                 what decides the measure; None if an older version judged, which did not record it
+    """
 
-    @property
-    def run(self) -> str:
-        """The run's name."""
-        return str(self.names["run"])
-
-    @property
-    def benchmark(self) -> str:
-        """The benchmark's name."""
-        return str(self.judged["benchmark"])
-
-    @property
-    def measure(self) -> str:
-        """The benchmark's own measure: the first in metrics.json."""
-        return str(self.judged["metrics"][0]["metric"])
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """How the numbers were made; empty if an older version judged."""
-        return dict(self.judged.get("provenance", {}))
-
-    @property
-    def protocol(self) -> dict[str, str]:
-        """The protocol's name and hash. Numbers with different hashes never share a column."""
-        return {key: self.provenance.get(key, "") for key in ("protocol", "protocol_hash")}
-
-    @property
-    def made(self) -> Made:
-        """How the benchmark's numbers were made."""
-        return self.protocol["protocol"], self.benchmark, self.protocol["protocol_hash"]
-
-    @property
-    def tables(self) -> Sequence[str]:
-        """The tables that show the benchmark."""
-        return self.provenance.get("tables", ("main",))  # type: ignore[no-any-return]
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """The measures that tables show and their names there, if the benchmark says so."""
-        return self.provenance.get("labels", {})  # type: ignore[no-any-return]
+    def __init__(self, names: dict[str, Any], folder: Path, judged: dict[str, Any]) -> None:
+        self.names, self.folder, self.judged = names, folder, judged
+        self.run, self.seed = str(names["run"]), int(names["seed"])
+        self.benchmark, self.measure = str(judged["benchmark"]), str(judged["metrics"][0]["metric"])
+        self.provenance: dict[str, Any] = judged.get("provenance", {})
+        self.analysis: dict[str, Any] = judged.get("analysis", {})
+        self.protocol, digest = (str(self.provenance.get(key, "")) for key in ("protocol", "protocol_hash"))
+        self.made: Made = self.protocol, self.benchmark, digest
+        self.tables: Sequence[str] = self.provenance.get("tables", ("main",))
+        self.labels: Mapping[str, str] = self.provenance.get("labels", {})
+        found = self.analysis.get("decides")
+        self.decides = Decides(self.measure, found["judge"], found["part"], found["counted"]) if found else None
+        self._checked: set[str] = set()  # files of rows whose checksums have been verified against metrics.json
 
     def called(self, measure: str) -> str:
         """A measure's name in tables."""
         return self.labels.get(measure) or MEASURES[base(measure)].label if base(measure) in MEASURES else measure
-
-    @property
-    def analysis(self) -> dict[str, Any]:
-        """The counts in metrics.json; empty if an older version judged."""
-        return dict(self.judged.get("analysis", {}))
-
-    @property
-    def decides(self) -> Decides | None:
-        """What decides the measure; None if an older version judged, which did not record it."""
-        found = self.analysis.get("decides")
-        return found and Decides(self.measure, found["judge"], found["part"], found["counted"])
 
     def metric(self, name: str) -> dict[str, Any] | None:
         """A metric by name, as in metrics.json."""
@@ -203,20 +167,23 @@ class Evaluation:
         """All verdicts of all judges."""
         return self._rows("judgements.jsonl", Judged)
 
+    def deciding(self) -> dict[Text, Judged]:
+        """The judgement of each text that decides the measure."""
+        decides = self.decides
+        return {
+            (row.id, row.sample): row
+            for row in self.judgements()
+            if decides and (row.judge, row.part) == (decides.judge, decides.part)
+        }
+
     def verdicts(self) -> Verdicts:
         """Whether each text counts towards the measure; None if undecided."""
-        counted = self.analysis["decides"]["counted"]
-        return {key: None if row.verdict is None else row.verdict is counted for key, row in self._deciding().items()}
+        counted = self.decides and self.decides.counted
+        return {text: None if row.verdict is None else row.verdict is counted for text, row in self.deciding().items()}
 
     def scores(self) -> dict[Text, float | None]:
         """The graded score of each text by the deciding judge."""
-        return {key: row.value for key, row in self._deciding().items()}
-
-    def _deciding(self) -> dict[Text, Judged]:
-        """The verdicts that decide the measure."""
-        decides = self.analysis["decides"]
-        deciding = decides["judge"], decides["part"]
-        return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == deciding}
+        return {text: row.value for text, row in self.deciding().items()}
 
     def tokens(self) -> list[Tokens]:
         """The token counts of each text."""
@@ -251,10 +218,10 @@ class Evaluation:
             content = read_bytes(path)
         except FileNotFoundError as error:
             raise DamagedError(path, "is not there", remedy=REMEDY) from error
-        if name in made_from and name not in self.checked:
+        if name in made_from and name not in self._checked:
             if hashlib.sha256(content).hexdigest() != made_from[name]:
                 raise DamagedError(path, "is not what metrics.json was made from", remedy=REMEDY)
-            self.checked.add(name)
+            self._checked.add(name)
         return parse_rows(content, row_type, path)
 
 
@@ -280,8 +247,7 @@ def _judged(record: Path) -> list[Evaluation]:
     found = []
     for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
         found.append(one := Evaluation(names, path.parent, read_metrics(path)))
-        protocol = one.protocol["protocol"]  # absent if an older version judged
-        _check_names(path, {"benchmark": one.benchmark} | ({"protocol": protocol} if protocol else {}))
+        _check_names(path, {"benchmark": one.benchmark} | ({"protocol": one.protocol} if one.protocol else {}))
     return found
 
 
@@ -313,7 +279,13 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
     """The numbers of judged benchmarks with the columns of `results`, in the given order."""
     rows = [
         {"method": "", **one.names, "changed": changes(one.names.get("changed", {})), "benchmark": one.benchmark}
-        | {**metric, **one.protocol, "label": label_of(one.names), "order": one.names.get("order", LAST)}
+        | {
+            **metric,
+            "protocol": one.protocol,
+            "protocol_hash": one.made[2],
+            "label": label_of(one.names),
+            "order": one.names.get("order", LAST),
+        }
         | {"called": one.called(metric["metric"])}
         for one in judged
         for metric in one.judged["metrics"]
@@ -344,7 +316,7 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for one in judged:
         if {"assessing", "failures"} <= one.analysis.keys():
-            grouped.setdefault((one.run, one.protocol["protocol"]), []).append(one.analysis)
+            grouped.setdefault((one.run, one.protocol), []).append(one.analysis)
     rows = []
     for (run, protocol), own in grouped.items():
         assessing = Assessing(

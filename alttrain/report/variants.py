@@ -93,20 +93,20 @@ _Key = tuple[str, str, str, str, str, str, str]
 def variants(judged: Iterable[Evaluation]) -> list[Variant]:
     """All variants, ordered by backbone, then the method's order, then the rest of their names."""
     grouped: dict[tuple[_Key, str], list[Evaluation]] = {}
-    for one in sorted(judged, key=lambda one: int(one.names["seed"])):
+    for one in sorted(judged, key=lambda one: one.seed):
         grouped.setdefault((_key(one), json.dumps(one.names.get("changed", {}), sort_keys=True)), []).append(one)
     made = []
     for (key, _), own in grouped.items():
         names, by_made = own[0].names, dict[Made, dict[int, Evaluation]]()
         for one in own:
-            by_made.setdefault(one.made, {})[int(one.names["seed"])] = one
+            by_made.setdefault(one.made, {})[one.seed] = one
         variant = Variant(
             *key,
             named=label_of(names),
             order=int(names.get("order", LAST)) if names.get("method") else LAST,
             tables=names.get("tables", ("main",)),
             changed=names.get("changed", {}),
-            folders={int(one.names["seed"]): one.folder.parent.parent for one in own},
+            folders={one.seed: one.folder.parent.parent for one in own},
             judged=by_made,
         )
         made.append(variant)
@@ -114,7 +114,7 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
 
 
 def _key(one: Evaluation) -> _Key:
-    names, seed = one.names, one.names["seed"]
+    names, seed = one.names, one.seed
     method = names.get("method", "")
     own = [str(names[part]) for part in ("backbone", "dataset", "rewrite", "training")]
     start = "-".join([own[0], method] if method else own)
