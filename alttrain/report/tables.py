@@ -1,25 +1,8 @@
 """Which tables there are, and their cells: one tidy frame a table, a row a cell (tables/<table>.csv).
 
-| table             | rows                                         | columns                                           |
-|-------------------|----------------------------------------------|---------------------------------------------------|
-| runs              | every run, seed by seed                      | each benchmark's measure, adherence, tokens       |
-| overview          | every variant                                | each benchmark's measure, adherence, tokens       |
-| main              | each backbone's methods                      | safety sets, their mean, over-refusal, reasoning  |
-| reasoning         | every variant with them                      | each reasoning set                                |
-| ablation_structure| the structure without each step              | harmful and reasoning means, over-refusal         |
-| teacher_swap      | the structure by each teacher                | as ablation_structure                             |
-| data_size         | a recipe with more and fewer examples        | as ablation_structure                             |
-| benign_amount     | a recipe with more and fewer harmless ones   | as ablation_structure                             |
-| general           | every variant with them                      | short answers, Chinese knowledge, summaries       |
-| multi_turn        | every variant with them                      | multi-turn attacks                                |
-| multilingual      | every variant with them                      | each language                                     |
-| recognition       | untrained backbones                          | what thoughts hold of harmful requests            |
-| adherence         | every variant                                | the assessment as a classifier, failures by cause |
-| efficiency        | every variant                                | training, and tokens a query                      |
-| published         | all known figures, by source and method      | each measure a source reports                     |
-
 The rows of main and of the tables that vary one thing are the runs whose run.json names the table. Main also lists
-methods that only another backbone or a source has, with their published figures. A table without data is not made.
+methods that only another backbone or a source has, with their published figures. The benchmarks of main, general,
+multi_turn and multilingual are those whose metrics.json names the table. A table without data is not made.
 """
 
 import itertools
@@ -62,9 +45,14 @@ class Table(NamedTuple):
 
 
 TABLES = {
+    # every variant: each benchmark's measure, adherence, tokens
     "overview": Table("All runs"),
+    # each backbone's methods: safety sets, their mean, over-refusal, reasoning
     "main": Table("Backbones and methods", figure="bars"),
+    # every variant that has them: each reasoning set
     "reasoning": Table("Reasoning"),
+    # the structure without each step, by each teacher, with more and fewer examples, and with more and fewer harmless
+    # ones: harmful and reasoning means, over-refusal
     "ablation_structure": Table("The structure without each of its steps", ("rewrite.",), "bars"),
     "teacher_swap": Table("Assessments by another teacher", ("rewrite.teacher.",), "bars"),
     "data_size": Table("Amount of training data", ("dataset.size", "dataset.name"), "doses"),
@@ -73,12 +61,17 @@ TABLES = {
         ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
         "doses",
     ),
+    # every variant that has them: short answers, knowledge and summaries; attacks; each language
     "general": Table("General ability"),
     "multi_turn": Table("Multi-turn attacks"),
     "multilingual": Table("Harmful requests by language"),
+    # untrained backbones: what thoughts hold of harmful requests
     "recognition": Table("Harm that untrained backbones recognise"),
+    # every variant: the assessment as a classifier, failures by cause
     "adherence": Table("Adherence to the structure, and failures by what the assessment said"),
+    # every variant: training, and tokens a query
     "efficiency": Table("What training and a query cost"),
+    # all known figures, by source and method: each measure that a source reports
     "published": Table("Published figures, by source"),
 }
 VARIED = ("teacher_swap", "data_size", "benign_amount", "ablation_structure")
@@ -206,7 +199,11 @@ def _specified(found: list[Variant], protocol: str) -> list[Specified]:
     training = [Column(name, protocol, (), "training") for name in TRAINING]
     own = {name: [c for c in rates if c.measure == name and "main" in c.tables] for name in RATES}
     means = mean_columns(found, protocol)
-    short = [column for measure in RATES for column in _short(own[measure], means.get(measure), found)]
+    short = []  # each measure's mean, or also each of its sets if no row has all of them
+    for measure in RATES:
+        mean = means.get(measure)
+        whole = mean and any(set(mean.made) <= variant.judged.keys() for variant in found)
+        short += [*([] if whole else own[measure]), *([mean] if mean else [])]
     overview = [*rate_columns(found, protocol, others=True), *(pools[name] for name in OVERVIEW)]
     recognising = [column for column in rates if column.measure in RECOGNISING]
     apart = {name: [c for c in rates if name in c.tables] for name in ("general", "multi_turn", "multilingual")}
@@ -220,13 +217,6 @@ def _specified(found: list[Variant], protocol: str) -> list[Specified]:
         ("adherence", every(found), [pools[name] for name in ASSESSING]),
         ("efficiency", every(found), [*training, *(pools[name] for name in TOKENS)]),
     ]
-
-
-def _short(own: Sequence[Column], mean_: Column | None, found: Sequence[Variant]) -> list[Column]:
-    """The column of a measure's mean, or the column of each set if no row has all of them."""
-    if mean_ and any(set(mean_.made) <= variant.judged.keys() for variant in found):
-        return [mean_]
-    return [*own, *([mean_] if mean_ else [])]
 
 
 def _cell(table: str, row: Row, column: Column, number: Number | None, contrasts: Contrasts) -> dict[str, Any]:
@@ -254,10 +244,8 @@ def _cell(table: str, row: Row, column: Column, number: Number | None, contrasts
 
 def _named(column: Column) -> dict[str, str]:
     measure = MEASURES[base(column.measure)]
-    return {name: getattr(column, name) for name in COLUMN} | {
-        "called": column.called or measure.label,
-        "unit": measure.unit,
-    }
+    names = {name: getattr(column, name) for name in COLUMN}
+    return {**names, "unit": measure.unit, "called": column.called or measure.label}
 
 
 def figures() -> pd.DataFrame:
@@ -285,6 +273,7 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     """The `finished` table of all runs, seed by seed. Adherence and tokens are over all benchmarks of a run."""
     keys = ["run", "benchmark", "metric", "protocol_hash"]
     found = results.merge(compared[[*keys, "p_holm", "seeds"]], on=keys, how="left")
+    found = found.assign(n=found.n - found.undecided)
     several = found.protocol.nunique() > 1
     rates = found[found.metric.map(base).isin(RATES)].assign(kind="rate")
     rates = rates.assign(place=[RATES.index(base(metric)) for metric in rates.metric])
@@ -292,28 +281,28 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     if several:
         rates["benchmark"] = (rates.benchmark + " " + rates.protocol).str.removesuffix(" offline")
     pools = found[found.metric.isin(OVERVIEW) & found.value.notna()]
-    pools = pools.assign(decided=pools.n - pools.undecided, total=pools.value * (pools.n - pools.undecided))
-    pools = pools.groupby(["metric", "called", "run"])[["total", "decided"]].sum().reset_index()
-    pools = pools.assign(value=pools.total / pools.decided, kind="pool")
-    pools = pools.assign(benchmark="all its benchmarks", protocol_hash="")
-    pools = pools.sort_values("metric", key=lambda names: names.map(OVERVIEW.index), kind="stable")
-    cells = pd.concat([rates.assign(n=rates.n - rates.undecided), pools[pools.decided > 0].drop(columns="decided")])
-    order = dict.fromkeys(results.run)
+    pools = pools.assign(total=pools.value * pools.n).groupby(["metric", "run"])[["total", "n"]].sum()
+    pools = pools[pools.n > 0].reset_index().sort_values("metric", key=lambda s: s.map(OVERVIEW.index), kind="stable")
+    pools = pools.assign(
+        value=pools.total / pools.n, n=0, kind="pool", benchmark="all its benchmarks", protocol_hash=""
+    )
+    pools = pools.assign(called=[MEASURES[metric].label for metric in pools.metric])
+    cells = pd.concat([rates, pools])
     frame = cells.assign(
         table="runs",
         protocol="" if several else next(iter(results.protocol), ""),
         backbone="",
         tested=cells.seeds.fillna(1).astype(int),
         p_holm=cells.p_holm.astype(float),
-        method=pd.Categorical(cells.run, order),
+        method=pd.Categorical(cells.run, dict.fromkeys(results.run)),
         measure=cells.metric,
         unit=[MEASURES[base(metric)].unit for metric in cells.metric],
         **dict.fromkeys(("published_why", "source", "lacking", "evaluated"), ""),
         **dict.fromkeys(("difference", "p", "detectable", "published"), NAN),
+        **{name: cells[name].fillna(0).astype(int) for name in ("n", "undecided", "truncated")},
         seeds=1,
     )
-    counts = ["n", "undecided", "truncated"]
-    return finished(frame.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int)))
+    return finished(frame)
 
 
 def finished(frame: pd.DataFrame, best: bool = True) -> pd.DataFrame:
@@ -372,15 +361,12 @@ def pivot(part: pd.DataFrame) -> pd.DataFrame:
     if isinstance(part.method.dtype, pd.CategoricalDtype):
         grid = grid.sort_index(level="method")
     grid = pd.concat([own for _, own in grid.groupby(level="backbone", sort=False)])
-    names, keys = (
-        dict(zip(zip(part.measure, part.benchmark, strict=True), part.called, strict=True)),
-        list(grid.columns),
-    )
-    headings = []
+    called = part.set_index(["measure", "benchmark"]).called.to_dict()
+    keys, headings = list(grid.columns), []
     for measure, kind, benchmark, digest in keys:
         over = {"rate": benchmark, "mean": f"mean of {benchmark.count(' + ') + 1}"}.get(kind, "")
         several = sum(other[:3] == (measure, kind, benchmark) for other in keys) > 1
-        name = names[measure, benchmark] + ARROWS[MEASURES[base(measure)].better]
+        name = called[measure, benchmark] + ARROWS[MEASURES[base(measure)].better]
         lines = (name, measure.partition(".")[2], over, digest if several else "")
         headings.append(tuple(line for line in lines if line))
     grid.columns = pd.Index(headings, tupleize_cols=False)
