@@ -62,8 +62,9 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
                 if variant.untrained or baseline is None or not (measure := _shared(variant, baseline, made)):
                     continue
                 if (baseline, made) not in known:
-                    known[baseline, made] = _verdicts(baseline, made)
-                before, after = known[baseline, made], _verdicts(variant, made)
+                    known[baseline, made] = {seed: one.verdicts() for seed, one in baseline.judged[made].items()}
+                before = known[baseline, made]
+                after = {seed: one.verdicts() for seed, one in variant.judged[made].items()}
                 sets[made] = after, before
                 key = (variant, Column(measure, made[0], (made,)))
                 contrasts[key] = contrast([sets[made]])
@@ -86,10 +87,6 @@ def _shared(variant: Variant, baseline: Variant, made: Made) -> str:
     judged = [*variant.judged[made].values(), *baseline.judged[made].values()]
     measures = {one.measure for one in judged}
     return measures.pop() if len(measures) == 1 and all(one.decides for one in judged) else ""
-
-
-def _verdicts(variant: Variant, made: Made) -> dict[int, Verdicts]:
-    return {seed: one.verdicts() for seed, one in variant.judged[made].items()}
 
 
 def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Verdicts) -> dict[str, Any]:

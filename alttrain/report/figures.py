@@ -88,8 +88,15 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
         panels = drawn.subplots(1, len(grid.columns), sharey=True, squeeze=False)[0]
         for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
             for place, (method, own) in enumerate(rows):
-                if own:
-                    _bar(axes, place, own[index], BEFORE if method.startswith("No-train") else COLOURS[4])
+                if own and (cell := own[index]).known:
+                    look = {"color": BEFORE if method.startswith("No-train") else COLOURS[4], "height": 0.7}
+                    reach = None if math.isnan(cell.low) else arms([cell])
+                    error = {"elinewidth": 0.9, "capsize": 2}
+                    axes.barh(place, 100 * cell.value, xerr=reach, error_kw=error, **look)
+                if own and not math.isnan(own[index].published):
+                    look = {"marker": "D", "markersize": 5, "markerfacecolor": COLOURS[1], "markeredgecolor": "white"}
+                    look |= {"markeredgewidth": 0.7, "linestyle": "none", "clip_on": False, "zorder": 5}
+                    axes.plot(100 * own[index].published, place, **look)
             axes.set_xlim(0, 102)
             axes.tick_params(axis="y", length=0)
             describe(axes, "\n".join(heading), "%", size=8)
@@ -97,17 +104,6 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
         for text, (_, own) in zip(panels[0].get_yticklabels(), rows, strict=True):
             text.set_fontweight("normal" if own else "bold")
     return True
-
-
-def _bar(axes: Any, place: int, cell: Any, colour: str) -> None:
-    if cell.known:
-        reach = None if math.isnan(cell.low) else arms([cell])
-        error = {"elinewidth": 0.9, "capsize": 2}
-        axes.barh(place, 100 * cell.value, xerr=reach, color=colour, height=0.7, error_kw=error)
-    if not math.isnan(cell.published):
-        look = {"marker": "D", "markersize": 5, "markerfacecolor": COLOURS[1], "markeredgecolor": "white"}
-        look |= {"markeredgewidth": 0.7, "linestyle": "none", "clip_on": False, "zorder": 5}
-        axes.plot(100 * cell.published, place, **look)
 
 
 LINEAR, DODGE = 50, 0.03
@@ -213,9 +209,16 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
 
 def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
     """Draw the training loss by step of one backbone's variants, one line per seed, from logs/metrics.csv."""
-    logs = [(one, [f / "logs" / "metrics.csv" for f in one.folders.values()]) for one in variants]
-    curves = [(one, [found for log in own if log.exists() and (found := losses(log))]) for one, own in logs]
-    curves = [(one, own) for one, own in curves if own]
+    curves: list[tuple[Variant, list[list[tuple[int, float]]]]] = []
+    for one in variants:
+        logs = (folder / "logs" / "metrics.csv" for folder in one.folders.values())
+        read = (
+            [(step + 1, float(row["loss"])) for step, row in read_losses(log) if row.get("loss")]
+            for log in logs
+            if log.exists()
+        )
+        if own := list(filter(None, read)):
+            curves.append((one, own))
     if not curves:
         return False
     from matplotlib.ticker import LogLocator, NullFormatter
@@ -237,11 +240,6 @@ def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
         describe(axes, f"Training loss of {curves[0][0].backbone}, a line a seed", "step", grid="both")
         drawn.legend(loc="outside right upper")
     return True
-
-
-def losses(log: Path) -> list[tuple[int, float]]:
-    """(step, loss) of a run, in the order of the log."""
-    return [(step + 1, float(row["loss"])) for step, row in read_losses(log) if row.get("loss")]
 
 
 TICKS = (0, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)

@@ -120,18 +120,14 @@ def _index(
             "benchmark": benchmarks.index(one.evaluation.benchmark),
             "shown": one.shown,
             "total": one.total,
-            "decides": _decides(one.evaluation),
+            "decides": decides and {name: getattr(decides, name) for name in ("measure", "judge", "part", "says")},
         }
         for one in blocks
+        for decides in [one.evaluation.decides]
     ]
     outcomes = [outcome._asdict() for outcome in OUTCOMES]
     names = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
     return {**names, "outcomes": outcomes, "blocks": listed}
-
-
-def _decides(one: Evaluation) -> dict[str, str] | None:
-    found = one.decides
-    return found and {"measure": found.measure, "judge": found.judge, "part": found.part, "says": found.says}
 
 
 # --- what is above the samples ---
@@ -210,8 +206,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"breakable": breakable, "points": _points, "p": _p, "urlencoded": urlencode}
-    made.filters |= {"written": written, "tidy": _tidy}
+    made.filters |= {"breakable": breakable, "urlencoded": urlencode, "written": written}
+    made.filters["points"] = lambda change: f"{100 * change:+.1f}".replace("-", "−")
+    made.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+    made.filters["tidy"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
     made.tests["nan"] = lambda value: value is None or (isinstance(value, float) and math.isnan(value))
     return made
 
@@ -228,18 +226,6 @@ def shared_start(runs: Sequence[str]) -> str:
 def breakable(name: str) -> Markup:
     """A long name that may break after its hyphens and underscores."""
     return Markup(re.sub(r"([-_/])", r"\1<wbr>", str(escape(name))))
-
-
-def _points(change: float) -> str:
-    return f"{100 * change:+.1f}".replace("-", "−")
-
-
-def _p(value: float) -> str:
-    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
-
-
-def _tidy(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def embed(value: Any) -> str:

@@ -34,20 +34,9 @@ COLUMNS = [*METRICS, "label", "order", "called"]
 """The columns of `results`. In tables, `label` and `order` are the method's name and place, and `called` the measure's
 name."""
 TEXTS = [
-    *(
-        "run",
-        "backbone",
-        "dataset",
-        "rewrite",
-        "training",
-        "benchmark",
-        "metric",
-        "protocol",
-        "protocol_hash",
-        "method",
-    ),
-    *("changed", "table", "measure", "kind", "unit", "called", "published_why", "source", "lacking", "evaluated"),
-    *("baseline", "note"),
+    *("run", "backbone", "dataset", "rewrite", "training", "benchmark", "metric", "method", "changed", "baseline"),
+    *("protocol", "protocol_hash", "table", "measure", "called", "kind", "unit", "published_why", "source", "note"),
+    *("lacking", "evaluated"),
 ]
 """Text columns in a report's CSV files."""
 LAST = 10**6
