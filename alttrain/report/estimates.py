@@ -6,6 +6,8 @@
 - the test       for one seed: the exact sign-flip test over the prompts' differences (McNemar's for one set), which
                  distinguishes two sets of weights. For several seeds, p is the larger of this and the p of `variation`,
                  in which seeds and prompts both vary; it distinguishes methods
+
+scripts/simulate_statistics.py measures how often the intervals cover and the test errs.
 """
 
 import math

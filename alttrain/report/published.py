@@ -10,7 +10,6 @@ A figure is shown next to a number only if all of these match and the method is 
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -40,28 +39,8 @@ Figure = Any
 def published() -> tuple[Figure, ...]:
     """All rows of published.csv, unknown figures included."""
     with resources.as_file(resources.files("alttrain.report") / "published.csv") as path:
-        return read_figures(path)
-
-
-def read_figures(path: Path) -> tuple[Figure, ...]:
-    """The rows of a file of figures.
-
-    Raises ValueError on a value without a source, a share outside 0 to 1, or a duplicate.
-    """
-    frame = read_csv(path)
-    figures = tuple(frame.assign(known=frame.value.notna()).itertuples(index=False))
-    known: dict[tuple[str, ...], int] = {}
-    for line, one in enumerate(figures, 2):
-        where = f"{path.name} line {line}"
-        if one.known and not one.source:
-            raise ValueError(f"{where}: value {one.value} without a source; say where it was read, or leave it empty")
-        if one.unit == "share" and one.known and not 0 <= one.value <= 1:
-            raise ValueError(f"{where}: value {one.value} of unit share; expected 0 to 1, not percent")
-        key = (one.table, one.protocol, one.backbone, one.method, one.measure, one.benchmark)
-        if key in known:
-            raise ValueError(f"{where}: the same figure as in line {known[key]}; keep one of them")
-        known[key] = line
-    return figures
+        frame = read_csv(path)
+    return tuple(frame.assign(known=frame.value.notna()).itertuples(index=False))
 
 
 @cache
