@@ -31,7 +31,7 @@ from alttrain.records import Texts, write_text
 from alttrain.report.comparisons import LEVEL, starred
 from alttrain.report.formats import legend
 from alttrain.report.frames import Report, report_of
-from alttrain.report.measures import WORTH_SAYING, written
+from alttrain.report.measures import CAUSES, WORTH_SAYING, written
 from alttrain.report.results import Evaluation, evaluations
 from alttrain.report.samples import OUTCOMES, Block, Prompts, block
 from alttrain.report.tables import pivot
@@ -89,6 +89,7 @@ def write_page(
             blocks=blocks,
             outcomes=[outcome for outcome in OUTCOMES if any(one.outcomes[outcome.key] for one in blocks)],
             structure=made.structure,
+            causes=CAUSES,
             compared=compared,
             starred=starred(compared.seeds[compared.differs].tolist() or [1]),
             ours=_beside_published(made.tables),
