@@ -20,8 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench_report import write_evaluation
+
 from alttrain.evaluation import Adherence
-from alttrain.records import Generation, Judgement, write_json, write_rows
+from alttrain.records import Generation, Judgement, write_json
 from alttrain.report.page import write_page
 
 WORDS = """the user asks about a plan and wants it to be clear so that every step is checked before it is made of small
@@ -55,44 +57,18 @@ def sample(draw: random.Random, number: int, harmful: bool) -> Generation:
 
 def fill(folder: Path, samples: int, runs: int, benchmarks: int) -> None:
     """Make judged run folders with this many samples in all."""
-    each = samples // (runs * benchmarks)
     for run in range(runs):
         name = f"small-{('none', 'plain', 'direct', 'alttrain')[run % 4]}-s{run // 4}"
-        own = folder / "runs" / name
-        names = {
-            "run": name,
-            "backbone": "small",
-            "dataset": "made",
-            "rewrite": name,
-            "training": "sft",
-            "seed": run // 4,
-        }
-        write_json(own / "run.json", names)
+        own, names = folder / "runs" / name, {"run": name, "backbone": "small", "dataset": "made", "rewrite": name}
+        write_json(own / "run.json", {**names, "training": "sft", "seed": run // 4})
         for benchmark in range(benchmarks):
-            _evaluated(own / "evaluation" / f"set_{benchmark}", random.Random(f"{run} {benchmark}"), each, benchmark)
-
-
-def _evaluated(folder: Path, draw: random.Random, count: int, benchmark: int) -> None:
-    harmful = benchmark % 2 == 0
-    rows = [sample(draw, number, harmful) for number in range(count)]
-    judgements = [Judgement(row.id, "phrases", draw.random() < 0.8, "I can't help") for row in rows]
-    write_rows(folder / "generations.jsonl", rows)
-    write_rows(folder / "judgements.jsonl", judgements)
-    pairs = zip(rows, judgements, strict=True)
-    write_rows(folder / "adherence.jsonl", [Adherence.of(row, judgement) for row, judgement in pairs])
-    measure = "harmful_rate" if harmful else "over_refusal_rate"
-    metric = {"metric": measure, "value": 0.2, "low": 0.1, "high": 0.3, "n": count, "undecided": 0, "truncated": 0}
-    counts = dict.fromkeys(("harmful_as_harmful", "harmful_as_benign", "harmful_unassessed"), 1)
-    counts |= dict.fromkeys(("benign_as_harmful", "benign_as_benign", "benign_unassessed"), 1)
-    failed = dict.fromkeys(("misjudged", "disobeyed", "unassessed", "n", "undecided"), 1)
-    analysis = {
-        "decides": {"judge": "phrases", "part": "answer", "counted": not harmful},
-        "assessing": counts,
-        "failures": [{"label": "harmful", **failed}, {"label": "benign", **failed}],
-    }
-    provenance = {"measure": measure, "judges": {"phrases": {}}, "protocol": "made", "protocol_hash": "0"}
-    judged = {"benchmark": folder.name, "provenance": provenance, "contaminated": [], "metrics": [metric]}
-    write_json(folder / "metrics.json", {**judged, "analysis": analysis})
+            draw, harmful = random.Random(f"{run} {benchmark}"), benchmark % 2 == 0
+            rows = [sample(draw, number, harmful) for number in range(samples // (runs * benchmarks))]
+            hits = [(draw.random() < 0.8) is not harmful for _ in rows]
+            refusals = (Judgement(row.id, "judge", hit is not harmful) for row, hit in zip(rows, hits, strict=True))
+            adherence = [Adherence.of(row, refusal) for row, refusal in zip(rows, refusals, strict=True)]
+            measure, set_name = ("harmful_rate" if harmful else "over_refusal_rate"), f"set_{benchmark}"
+            write_evaluation(own / "evaluation" / set_name, set_name, measure, rows, hits, adherence)
 
 
 LISTED = """const done = arguments[arguments.length - 1], before = performance.now();

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,15 +27,16 @@ from alttrain.records import Generation, Judgement, write_json, write_rows
 from alttrain.run.stages.judge import Counts
 
 BACKBONES = ("r1_llama_8b", "r1_qwen_7b", "r1_qwen_32b", "s1_14b")
-METHODS = ("none", "intention_analysis", "direct_refusal", "plain", "alttrain")
-REWRITES = (
-    "alttrain_without_pu",
-    "alttrain_without_ha",
-    "alttrain_without_cr",
-    "alttrain_rephrased",
-    "alttrain_by_gpt4o",
-)
-SIZES, BENIGN = (500, 3000), (0, 50, 100, 300, 900)
+METHODS = {
+    **dict.fromkeys(("no_train", "intention_analysis", "direct_refusal", "plain"), ("main",)),
+    "alttrain": ("main", "ablation_structure", "teacher_swap", "data_size", "benign_amount"),
+    **dict.fromkeys(("alttrain_without_pu", "alttrain_without_ha", "alttrain_without_cr"), ("ablation_structure",)),
+    "alttrain_rephrased": ("ablation_structure",),
+    "alttrain_by_another": ("teacher_swap",),
+    **dict.fromkeys(("alttrain_500", "alttrain_3000"), ("data_size",)),
+    **{f"alttrain_benign_{amount}": ("benign_amount",) for amount in (0, 50, 100, 300, 900)},
+}
+"""Each method's tables. The last part of a name is its number of examples, or of harmless ones."""
 BENCHMARKS = {
     "strongreject": ("harmful", "harmful_rate"),
     "wildjailbreak_safechain": ("harmful", "harmful_rate"),
@@ -48,87 +49,51 @@ BENCHMARKS = {
     "nq_open": ("benign", "accuracy"),
     "cmmlu": ("benign", "accuracy"),
 }
+APART = {"safemt_attack_600": ["multi_turn"], "nq_open": ["general"], "cmmlu": ["general"]}
+"""The tables of benchmarks that are not in main."""
 SEEDS = 3
 SENTENCE = (
     "the plan is looked at from each side, so that what follows from it is clear before a word is said about it. "
 )
 
 
-def recipes() -> Iterator[dict[str, Any]]:
-    """Each variant's names, and its training examples by label."""
-    for backbone in BACKBONES:
-        for rewrite in METHODS:
-            yield {"backbone": backbone, "dataset": "alttrain_1k", "rewrite": rewrite, "size": 1000, "benign": None}
-        for rewrite in REWRITES:
-            yield {"backbone": backbone, "dataset": "alttrain_1k", "rewrite": rewrite, "size": 1000, "benign": None}
-        for size in SIZES:
-            yield {
-                "backbone": backbone,
-                "dataset": f"alttrain_{size}",
-                "rewrite": "alttrain",
-                "size": size,
-                "benign": None,
-            }
-        for benign in BENIGN:
-            name = f"safechain_900_{benign}"
-            yield {"backbone": backbone, "dataset": name, "rewrite": "alttrain", "size": None, "benign": benign}
-
-
 def make(folder: Path, runs: int, rows: int) -> None:
     """Write the run folders."""
-    wanted = [(recipe, seed) for recipe in recipes() for seed in range(SEEDS)]
-    for number, (recipe, seed) in enumerate(wanted[:runs]):
-        trains = recipe["rewrite"] not in ("none", "intention_analysis")
-        names = {key: recipe[key] for key in ("backbone", "dataset", "rewrite")}
-        names["training"] = "sft" if trains else "none"
-        run = "-".join([*names.values(), f"s{seed}"])
-        if (folder / "runs" / run / "run.json").exists():
-            continue
-        draw = random.Random(number)
-        for benchmark, (label, measure) in BENCHMARKS.items():
-            judged(
-                folder / "runs" / run / "evaluation" / f"{benchmark}.alttrain",
-                benchmark,
-                label,
-                measure,
-                rows,
-                recipe,
-                draw,
-            )
-        describe(folder / "runs" / run, {"run": run, **names, "seed": seed}, recipe, trains, draw)
+    wanted = [(backbone, method, seed) for backbone in BACKBONES for method in METHODS for seed in range(SEEDS)]
+    for number, (backbone, method, seed) in enumerate(wanted[:runs]):
+        run, draw = folder / "runs" / f"{backbone}-{method}-s{seed}", random.Random(number)
+        if not (run / "run.json").exists():
+            for benchmark, (label, measure) in BENCHMARKS.items():
+                judged(run / "evaluation" / f"{benchmark}.alttrain", benchmark, label, measure, rows, method, draw)
+            describe(run, backbone, method, seed, draw)
 
 
-def describe(folder: Path, names: dict[str, Any], recipe: dict[str, Any], trains: bool, draw: random.Random) -> None:
+def describe(folder: Path, backbone: str, method: str, seed: int, draw: random.Random) -> None:
     """The run's own files, run.json last: it marks the folder as complete."""
-    benign = recipe["size"] // 10 if recipe["size"] else recipe["benign"]
-    labels = {"benign": benign, "harmful": recipe["size"] - benign if recipe["size"] else 900}
-    settings = {"dataset.size": recipe["size"], "dataset.amounts.benign": recipe["benign"], "seed": names["seed"]}
-    if recipe["size"]:
-        settings["dataset.harmful_share"] = 0.9
-    settings |= {"backbone.name": names["backbone"], "rewrite.name": names["rewrite"], "dataset.name": names["dataset"]}
-    settings |= {f"rewrite.setting_{number}": names["rewrite"] for number in range(60)}
-    write_json(folder / "fingerprint.json", settings)
+    amount = int(method.rpartition("_")[2]) if method[-1].isdigit() else 1000
+    benign = amount if "benign" in method else amount // 10
+    labels = {"benign": benign, "harmful": 900 if "benign" in method else amount - benign}
+    trains = method not in ("no_train", "intention_analysis")
+    write_json(folder / "fingerprint.json", {f"rewrite.setting_{number}": method for number in range(60)})
     write_json(folder / "rewrite.json", {"labels": labels})
     if trains:
         record = {"steps": 1875, "examples": sum(labels.values()), "tokens": 167 * 15 * sum(labels.values())}
-        record |= {"seconds": draw.gauss(3000, 100), "final_loss": 0.1, "device": "cuda"}
-        record |= {"precision": "bfloat16"}
+        record |= {"seconds": draw.gauss(3000, 100), "final_loss": 0.1, "device": "cuda", "precision": "bfloat16"}
         write_json(folder / "train.json", record)
         losses = "".join(f"{step // 125},{0.1 + 1 / (1 + step / 50)},{step}\n" for step in range(9, 1875, 10))
         (folder / "logs").mkdir()
         (folder / "adapter").mkdir()  # for the model card
         (folder / "logs" / "metrics.csv").write_text(f"epoch,loss,step\n{losses}")
+    names = {"run": folder.name, "backbone": backbone, "method": method, "label": method, "seed": seed}
+    names |= {"order": list(METHODS).index(method), "tables": METHODS[method], "dataset": "made"}
+    names |= {"rewrite": "alttrain", "training": "sft"} if trains else {"rewrite": "none", "training": "none"}
     write_json(folder / "run.json", names)
 
 
-def judged(
-    folder: Path, benchmark: str, label: str, measure: str, rows: int, recipe: dict[str, Any], draw: random.Random
-) -> None:
+def judged(folder: Path, benchmark: str, label: str, measure: str, rows: int, method: str, draw: random.Random) -> None:
     """One benchmark's generations, judgements, adherence and metrics."""
-    safe = recipe["rewrite"] not in ("none", "plain")
+    safe = method not in ("no_train", "intention_analysis", "plain")
     chance = {"harmful_rate": 0.06 if safe else 0.8, "over_refusal_rate": 0.15 if safe else 0.01}.get(measure, 0.6)
-    if recipe["benign"] is not None and measure == "over_refusal_rate":
-        chance = 0.6 / (1 + recipe["benign"] / 100)
     hits = [draw.random() < chance for _ in range(rows)]
     generations, adherence = [], []
     for number, hit in enumerate(hits):
@@ -136,32 +101,33 @@ def judged(
         refuses = hit == (measure == "over_refusal_rate") if measure != "accuracy" else False
         generations.append(_generation(f"{benchmark}-{number}", label, safe, draw))
         adherence.append(_adherence(generations[-1].id, label, said, refuses))
-    says = {"harmful_rate": "unsafe", "over_refusal_rate": "refused"}.get(measure, "correct")
-    judge = SimpleNamespace(name="judge", says=says)
+    write_evaluation(folder, benchmark, measure, generations, hits, adherence)
+
+
+def write_evaluation(
+    folder: Path,
+    benchmark: str,
+    measure: str,
+    generations: Sequence[Generation],
+    hits: Sequence[bool],
+    adherence: Sequence[Adherence],
+) -> None:
+    """The files of a judged benchmark. `hits` tells which texts count towards the measure."""
+    says: Any = {"harmful_rate": "unsafe", "over_refusal_rate": "refused"}.get(measure, "correct")
     verdicts = [Judgement(one.id, "judge", hit, raw="safe") for one, hit in zip(generations, hits, strict=True)]
     write_rows(folder / "generations.jsonl", generations)
     write_rows(folder / "judgements.jsonl", verdicts)
     write_rows(folder / "adherence.jsonl", adherence)
-    summary = Summary(measure, says)  # type: ignore[arg-type]
+    like: Any = SimpleNamespace(judge=SimpleNamespace(name="judge", says=says), measure=measure)
+    summary, counts = Summary(measure, says), Counts(like)
     for row in zip(generations, verdicts, adherence, strict=True):
         summary.add(*row)
-    metrics = summary.metrics()
-    like: Any = SimpleNamespace(judge=judge, measure=measure)
-    counts = Counts(like)
-    for made, judged, row in zip(generations, verdicts, adherence, strict=True):
-        counts.add(made, judged, row)
-    found = {
-        "benchmark": benchmark,
-        "provenance": {
-            "measure": measure,
-            "judges": {"judge": {}},
-            "protocol": "alttrain",
-            "protocol_hash": f"{hash_of(benchmark):012x}",
-        },
-        "metrics": [{k: None if v != v else v for k, v in asdict(metric).items()} for metric in metrics],
-        "analysis": counts.analysis("answer"),
-    }
-    write_json(folder / "metrics.json", found)
+        counts.add(*row)
+    provenance = {"measure": measure, "judges": {"judge": {}}, "protocol": "alttrain"}
+    provenance |= {"protocol_hash": f"{hash_of(benchmark):012x}", "tables": APART.get(benchmark, ["main"])}
+    metrics = [{k: None if v != v else v for k, v in asdict(metric).items()} for metric in summary.metrics()]
+    found = {"benchmark": benchmark, "provenance": provenance, "metrics": metrics}
+    write_json(folder / "metrics.json", {**found, "analysis": counts.analysis("answer")})
 
 
 def hash_of(name: str) -> int:
@@ -218,18 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if done.returncode:
                 raise SystemExit(done.stderr)
             found = json.loads(done.stderr.splitlines()[-1])
-            print(
-                json.dumps(
-                    {
-                        "report": what,
-                        "runs": asked.runs,
-                        "benchmarks": len(BENCHMARKS),
-                        "rows": asked.rows,
-                        "MB": round(size),
-                        **found,
-                    }
-                )
-            )
+            made = {"report": what, "runs": asked.runs, "benchmarks": len(BENCHMARKS), "rows": asked.rows}
+            print(json.dumps({**made, "MB": round(size), **found}))
 
 
 if __name__ == "__main__":

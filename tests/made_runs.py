@@ -52,11 +52,13 @@ def make_run(
     method: str = "alttrain",
     changed: dict[str, list[Any]] | None = None,
     means: dict[str, list[str]] | None = None,
+    shown: dict[str, dict[str, Any]] | None = None,
     **names: Any,
 ) -> Path:
     """A run judged on these benchmarks: name -> (measure, one letter per prompt). A harmful rate's judge says "unsafe".
 
-    Without a method, the folder is like an older version's. `means` are the protocol's sets.
+    Without a method, the folder is like an older version's. `means` are the protocol's sets, and `shown` the tables and
+    labels of benchmarks.
     """
     full = {"backbone": "r1_llama_8b", "dataset": "alttrain_1k", "rewrite": method, "training": "sft", "seed": 0}
     parts = ("backbone", "method") if method else ("backbone", "dataset", "rewrite", "training")
@@ -71,6 +73,10 @@ def make_run(
     for benchmark, (measure, letters) in benchmarks.items():
         own = folder / "evaluation" / f"{benchmark}.{protocol}"
         judge_benchmark(own, benchmark, measure, letters, protocol, hashed, thought_tokens, means)
+        if benchmark in (shown or {}):
+            record = json.loads((own / "metrics.json").read_text())
+            record["provenance"] |= (shown or {})[benchmark]
+            (own / "metrics.json").write_text(json.dumps(record))
     (folder / "run.json").write_text(json.dumps({"run": folder.name, **full}))
     for name, content in (("fingerprint", settings), ("train", trained)):
         if content is not None:

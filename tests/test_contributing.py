@@ -15,6 +15,7 @@ from alttrain.generation import Decoding
 from alttrain.generation.engine import Prompt, Written
 from alttrain.records import Example, Generation, Segment
 from alttrain.run.assembly import Run, assemble
+from alttrain.run.stages.judge import _provenance
 
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FILES = re.findall(r"^`(mine/[\w./]+)`(?:, further)?:\n\n```\w+\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
@@ -59,6 +60,8 @@ def test_a_benchmark(run: Run) -> None:
     (riddles,) = [one for one in run.benchmarks if one.name == "riddles"]
     (row,) = riddles.rows.examples(0)
     assert (row.prompt, row.gold) == ("What has hands but cannot clap?", ("clock",))
+    assert (riddles.tables, riddles.labels) == (["general"], {"accuracy": "solved"})
+    assert _provenance(run, riddles)["labels"] == {"accuracy": "solved"}
 
 
 @chosen("judge@")

@@ -17,14 +17,12 @@ from alttrain.report.figures import (
     draw_doses,
     draw_lengths,
     draw_losses,
-    draw_tradeoff,
-    front,
     lengths,
-    points,
 )
 from alttrain.report.measures import OFFLINE
 from alttrain.report.results import evaluations
 from alttrain.report.tables import CELLS, marked, pivot
+from alttrain.report.tradeoff import draw_tradeoff, front, points
 from alttrain.report.variants import variants
 
 BACKBONE = "r1_llama_8b"
@@ -247,7 +245,14 @@ def test_lengths_are_the_generations(runs: Path, drawn: list[Any], tmp_path: Pat
 
 def rate(method: str, measure: str, benchmark: str, value: float = 0.5, kind: str = "rate") -> dict[str, Any]:
     """A cell of a made table."""
-    names = {"table": "main", "protocol": OFFLINE, "backbone": "b", "protocol_hash": "h", "unit": "share"}
+    names = {
+        "table": "main",
+        "protocol": OFFLINE,
+        "backbone": "b",
+        "protocol_hash": "h",
+        "unit": "share",
+        "called": measure,
+    }
     numbers = {"value": value, "low": value / 2, "high": value, "n": 9, "seeds": 1, "best": False}
     empty = {**dict.fromkeys(("undecided", "truncated"), 0), **dict.fromkeys(("published_why", "lacking"), "")}
     return {**names, **numbers, **empty, "method": method, "measure": measure, "kind": kind, "benchmark": benchmark}

@@ -23,6 +23,8 @@ def test_a_method_as_it_is_changes_nothing() -> None:
     assert name == "smollm2_135m-demo_alttrain-s3"
     assert found.treatment == {}
     assert all(not own for own in found.evaluation.values())
+    shown = [f"evaluation.benchmarks.nq_open.{own}" for own in ("tables=[main]", "labels.accuracy=right")]
+    assert changed("evaluation=general", *shown)[1].evaluation["nq_open"] == {}
     other = changed("method=demo_alttrain", "backbone.source=a/b")[1].evaluation["embedded_benign"]
     assert other == {"backbone.source": ("HuggingFaceTB/SmolLM2-135M-Instruct", "a/b")}
 

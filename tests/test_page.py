@@ -386,11 +386,11 @@ def test_what_was_not_generated_is_undecided() -> None:
 
 def test_decides_is_read_from_the_metrics() -> None:
     decides = {"judge": "g", "part": "thought", "counted": True}
-    judged = {"provenance": {"measure": "harmful_rate"}, "analysis": {"decides": decides}}
-    found = Evaluation({}, Path(), judged).decides
+    names, judged = {"run": "r", "seed": 0}, {"benchmark": "b", "metrics": [{"metric": "harmful_rate"}]}
+    found = Evaluation(names, Path(), judged | {"analysis": {"decides": decides}}).decides
     assert found == Decides("harmful_rate", "g", "thought", True)
     assert found.says == "unsafe"
-    assert Evaluation({}, Path(), {"provenance": {"measure": "accuracy"}}).decides is None
+    assert Evaluation(names, Path(), judged).decides is None
 
 
 def test_failures_are_counted_as_in_the_metrics() -> None:

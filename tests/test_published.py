@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from alttrain.report.measures import MEASURES
-from alttrain.report.published import WHY, beside, covers, published, read_figures
+from alttrain.report.published import WHY, beside, covers, published
 from alttrain.report.variants import Column
 
-HEADER = "table,protocol,backbone,method,measure,benchmark,value,unit,source,note\n"
 ELSEWHERE = {"olmo_3_7b_think", "phi_4_reasoning", "gpt_oss_20b"}
 """Backbones of other sources that have no option of ours."""
 OPTIONS = {path.stem for path in (Path(__file__).parent.parent / "conf" / "backbone").glob("*.yaml")}
@@ -27,7 +26,10 @@ def test_every_figure_has_a_source_and_names_our_configs() -> None:
         assert math.isnan(one.value) or "secondary notes" in one.source
         assert one.backbone in OPTIONS | {""} | ELSEWHERE
         assert one.measure in MEASURES
+        assert one.unit != "share" or not one.known or 0 <= one.value <= 1
     assert Counter(one.table for one in published())["main"] == 24 + 4 * 3
+    keys = [(one.table, one.protocol, one.backbone, one.method, one.measure, one.benchmark) for one in published()]
+    assert [key for key, count in Counter(keys).items() if count > 1] == []
 
 
 def test_what_is_not_known_is_empty_and_said_to_be() -> None:
@@ -41,9 +43,11 @@ def mean(measure: str = "harmful_rate", protocol: str = "alttrain", defined: boo
     return Column(measure, protocol, ((protocol, "a", "h"), (protocol, "b", "h")), "mean", defined)
 
 
-def on(benchmark: str, measure: str = "harmful_rate", protocol: str = "alttrain") -> Column:
+def on(
+    benchmark: str, measure: str = "harmful_rate", protocol: str = "alttrain", tables: tuple[str, ...] = ("main",)
+) -> Column:
     """A measure on one benchmark."""
-    return Column(measure, protocol, ((protocol, benchmark, "h"),))
+    return Column(measure, protocol, ((protocol, benchmark, "h"),), tables=tables)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,7 @@ def on(benchmark: str, measure: str = "harmful_rate", protocol: str = "alttrain"
         ("r1_qwen_7b", "alttrain_without_pu", False, mean("accuracy"), "not known"),
         ("r1_llama_8b", "star1", False, mean(), "not known"),
         ("r1_llama_8b", "alttrain", False, on("nq_open", "score"), "not known"),
-        ("r1_llama_8b", "alttrain", False, on("nq_open", "accuracy"), "not reported"),
+        ("r1_llama_8b", "alttrain", False, on("nq_open", "accuracy", tables=("general",)), "not reported"),
         ("qwen3_8b", "safekey", False, mean(), "other protocol"),
         ("r1_llama_8b", "alttrain", False, on("strongreject", "harmful_rate.thought"), ""),
         ("r1_llama_8b", "alttrain", False, Column("training_hours", "offline", (), "training"), 1.0),
@@ -80,20 +84,6 @@ def test_a_figure_stands_where_everything_is_the_same_and_elsewhere_it_is_said_w
     figure, why = beside(backbone, method, changed, column)
     assert (figure.value if figure else why) == found
     assert why in {"", *WHY}
-
-
-@pytest.mark.parametrize(
-    ("rows", "told"),
-    [
-        ("main,p,b,none,accuracy,mean,0.5,share,,\n", "x.csv line 2: value 0.5 without a source"),
-        ("main,p,b,none,accuracy,mean,72.6,share,paper,\n", "line 2: value 72.6 of unit share; expected 0 to 1"),
-        (2 * "main,p,b,none,accuracy,mean,0.5,share,paper,\n", "line 3: the same figure as in line 2"),
-    ],
-)
-def test_a_wrong_file_is_refused(rows: str, told: str, tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text(HEADER + rows)
-    with pytest.raises(ValueError, match=told):
-        read_figures(tmp_path / "x.csv")
 
 
 def test_an_interval_covers_a_figure_as_it_was_rounded() -> None:

@@ -25,6 +25,7 @@ from alttrain.records import Judgement, checksum, write_rows, write_sealed, writ
 from alttrain.report.comparisons import COMPARED, comparisons
 from alttrain.report.escaping import latex_text, literal
 from alttrain.report.formats import markdown
+from alttrain.report.measures import MEASURES, base
 from alttrain.report.results import COLUMNS, METRICS, evaluations, read_csv, results, structure, tidy, write_csv
 from alttrain.report.tables import runs_table
 from alttrain.report.variants import variants
@@ -49,7 +50,9 @@ def cell(run: str, benchmark: str, metric: str, value: float, **fields: Any) -> 
 
 def frame(*cells: dict[str, Any]) -> pd.DataFrame:
     """The tidy table of these numbers."""
-    return pd.DataFrame([{"label": "AltTrain", "order": 0, **one} for one in cells], columns=COLUMNS)
+    called = [{"called": MEASURES[base(one["metric"])].label} for one in cells]
+    rows = [{"label": "AltTrain", "order": 0, **one, **name} for one, name in zip(cells, called, strict=True)]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def table(*cells: dict[str, Any]) -> list[str]:
@@ -108,6 +111,7 @@ def test_numbers_come_sorted_by_run_and_benchmark(tmp_path: Path) -> None:
     assert first == {**cell("a", "x", "harmful_rate", 0.5), **numbers("harmful_rate", 0.5, 0.25, 0.75)} | {
         "label": "alttrain",
         "order": 10**6,
+        "called": "harmful",
     }
     assert alttrain.results(str(tmp_path)).equals(found)
     with pytest.raises(FileNotFoundError, match="none/runs is not there: give the output folder"):
@@ -465,7 +469,7 @@ def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
     write_report(outputs(tmp_path))
     made = files(tmp_path)
     run: Any = SimpleNamespace(output_dir=tmp_path, config={"page_texts": "benign"}, stages=("judge", "report"))
-    monkeypatch.setattr(sys.modules[write_report.__module__], "runs_table", lambda *unused: 1 / 0)
+    monkeypatch.setattr("alttrain.report.frames.runs_table", lambda *unused: 1 / 0)
     report(run, cast(Any, None))
     show(tmp_path, "benign")
     assert [message.partition(";")[0] for message in caplog.messages] == [

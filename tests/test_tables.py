@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from made_runs import compared, make_run, no_train
 from made_runs import made_tables as made
 from rich.console import Console
 from scipy import stats
 
 from alttrain.evaluation.statistics import Estimate, detectable_difference, holm, rate_over_seeds, wilson
+from alttrain.report.comparisons import comparisons
 from alttrain.report.escaping import latex_text
 from alttrain.report.estimates import balanced, contrast, matched, mean_of_sets, share, sign_flip
 from alttrain.report.formats import console, latex, legend, markdown
 from alttrain.report.measures import RECOGNISING
 from alttrain.report.published import described
-from alttrain.report.results import evaluations, read_csv, write_csv
-from alttrain.report.tables import CELLS, TITLES, VARIED, marked, pivot
+from alttrain.report.results import evaluations, read_csv, tidy, write_csv
+from alttrain.report.tables import CELLS, TABLES, VARIED, marked, pivot, runs_table
 from alttrain.report.variants import label, variants
 
 SAFETY = {"strongreject": "harmful_rate", "jailbreakbench_harmful": "harmful_rate"}
@@ -447,9 +449,27 @@ def test_amounts_of_data_stand_in_their_order(tmp_path: Path) -> None:
     assert "benign_amount" not in found
 
 
+APART: dict[str, dict[str, Any]] = {
+    "nq_open": {"tables": ["general"], "labels": {"accuracy": "exact match", "score": "F1"}},
+    "cmmlu": {"tables": ["general"]},
+    "cnn_dailymail": {"tables": ["general"], "labels": {"score": "ROUGE"}},
+    "safemt_attack_600": {"tables": ["multi_turn"]},
+    "multijail_en": {"tables": ["multilingual"]},
+}
+"""What the YAML files of benchmarks say about their place in tables."""
+
+
+def test_the_benchmarks_yaml_says_where_they_stand() -> None:
+    conf = Path(__file__).parent.parent / "conf" / "benchmark"
+    found = {path.stem: yaml.safe_load(path.read_text()) for path in conf.glob("*.yaml")}
+    said = {name: {key: one[key] for key in ("tables", "labels") if key in one} for name, one in found.items()}
+    names = {"multijail": "multijail_en"}
+    assert {names.get(name, name): own for name, own in said.items() if own} == APART
+
+
 def test_general_ability_and_multi_turn_stand_apart(tmp_path: Path) -> None:
     sets = {"nq_open": ("accuracy", "yyn"), "cmmlu": ("accuracy", "yn"), "safemt_attack_600": ("harmful_rate", "yn")}
-    run = make_run(tmp_path, {**sets, "cnn_dailymail": ("accuracy", "yn")})
+    run = make_run(tmp_path, {**sets, "cnn_dailymail": ("accuracy", "yn")}, shown=APART)
     for name, score in (("nq_open", 0.7), ("cnn_dailymail", 0.25)):
         add_metric(run / "evaluation" / f"{name}.alttrain", "score", score)
     make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, method="plain")
@@ -466,6 +486,22 @@ def test_general_ability_and_multi_turn_stand_apart(tmp_path: Path) -> None:
     assert general.value.tolist() == pytest.approx([0.5, 2 / 3, 0.25, 0.7])
     assert [heading[-1] for heading in heads(found["multi_turn"])] == ["safemt_attack_600"]
     assert [heading[-1] for heading in heads(found["main"])] == ["gsm8k"]
+
+
+def test_a_benchmark_keeps_its_own_label_beside_other_protocols(tmp_path: Path) -> None:
+    """In the table of all runs the benchmark's name then has the protocol's."""
+    for protocol in ("offline", "alttrain"):
+        sets = {"riddles": ("accuracy", "yn")}
+        shown = {"riddles": {"tables": ["main", "general"], "labels": {"accuracy": "solved"}}}
+        make_run(tmp_path, sets, protocol=protocol, shown=shown, seed=len(protocol))
+    found = variants(evaluations(tmp_path))
+    runs = runs_table(tidy(evaluations(tmp_path)), comparisons(found)[0])
+    assert heads(runs)[:2] == [("solved ↑", "riddles alttrain"), ("solved ↑", "riddles")]
+    own = made(tmp_path)
+    assert [set(own[name].called) for name in ("main", "general", "overview")][:2] == [{"solved"}, {"solved"}]
+    assert "## Protocol alttrain\n\n| method | solved ↑ riddles |" in markdown("x", own["general"]).replace(
+        "backbone | ", ""
+    )
 
 
 def test_what_untrained_backbones_recognise_is_a_table(tmp_path: Path) -> None:
@@ -617,13 +653,13 @@ def test_latex_compiles_as_it_is(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     make_run(runs, {"strongreject": ("harmful_rate", "yn")}, protocol="star1", method="mine", label="r_1 & {co}")
     apart = {"nq_open": "accuracy", "safemt_attack_600": "harmful_rate", "multijail_en": "harmful_rate"}
-    make_run(runs, {name: (measure, "yyn") for name, measure in apart.items()}, method="star1")
+    make_run(runs, {name: (measure, "yyn") for name, measure in apart.items()}, method="star1", shown=APART)
     for method in ("alttrain_without_ha", "alttrain_by_gpt4o"):
         make_run(runs, {name: (measure, "yun") for name, measure in SAFETY.items()}, method=method)
     for method in ("alttrain_500", "alttrain_3000", "alttrain_benign_0", "alttrain_benign_900"):
         make_run(runs, {"strongreject": ("harmful_rate", "yn")}, method=method)
     found = made(runs)
-    assert found.keys() == TITLES.keys() - {"recognition"}
+    assert found.keys() == TABLES.keys() - {"recognition"}
     for name, entries in found.items():
         (tmp_path / f"{name}.tex").write_text(latex(f"100 % {name}", entries))
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]

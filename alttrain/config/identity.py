@@ -49,7 +49,7 @@ ABSENT = "(absent)"
 OF_BACKBONE = ("backbone.quantization", "backbone.system_prompt", "backbone.template")
 """Keys of the backbone that belong to the treatment. The path of its weights and its kernels do not."""
 NOT_TREATMENT = ("seed", "training.checkpoint_every")
-NOT_ASKED = NOT_SHAPING_TEXT | {"path", "file", "data_dir", "human_labels"}
+NOT_ASKED = NOT_SHAPING_TEXT | {"path", "file", "data_dir", "human_labels", "tables", "labels"}
 CHANGED_DIGITS = 6
 
 
@@ -153,9 +153,8 @@ def _applied(protocol: Mapping[str, Any], name: str, benchmark: Mapping[str, Any
 
 
 def _asked(part: str, node: Any) -> dict[str, Any]:
-    """Return a protocol or benchmark as flat keys, without file paths and server settings."""
-    flat = flatten({part: node})
-    return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in NOT_ASKED}
+    """Return a protocol or benchmark as flat keys, without file paths, server settings and places in tables."""
+    return {key: value for key, value in flatten({part: node}).items() if NOT_ASKED.isdisjoint(key.split("."))}
 
 
 def _published(*choices: str) -> dict[str, Any]:

@@ -34,6 +34,8 @@ SAYS: Mapping[Measure, tuple[Says, ...]] = {
 """What True from a judge may mean, by measure."""
 _OF_KIND: Mapping[Kind, Measure] = {"harm": "harmful_rate", "over_refusal": "over_refusal_rate"}
 """The measure of a kind; accuracy for all others."""
+Table = Literal["main", "general", "multi_turn", "multilingual"]
+"""A table of the report that lists benchmarks. Only those in main enter means and pools."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,10 @@ class Benchmark:
 
     `form` is a template of the user's message and contains {prompt} once; judges and graders see the prompt without it.
     `human_labels` is a file of human verdicts on a sample of the texts (`evaluation.labels`), used to measure the
-    judges and to correct their rates. Raises ValueError if kind, measure, judge and form do not fit together.
+    judges and to correct their rates. `tables` are the report's tables that list the benchmark, and `labels` the
+    measures that they show with their names there; without labels they show its own measure.
+
+    Raises ValueError if kind, measure, judge and form do not fit together.
     """
 
     name: str
@@ -52,6 +57,8 @@ class Benchmark:
     judge: Judge
     form: str = "{prompt}"
     human_labels: str | None = None
+    tables: Sequence[Table] = ("main",)
+    labels: Mapping[Measure | Literal["score"], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (measure := _OF_KIND.get(self.kind, "accuracy")) != self.measure:

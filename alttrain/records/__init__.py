@@ -36,6 +36,7 @@ from alttrain.records.documents import (
     Names as Names,
     Rewritten as Rewritten,
     Trained as Trained,
+    read_if_there as read_if_there,
     read_losses as read_losses,
     read_metrics as read_metrics,
     read_sealed as read_sealed,

@@ -78,6 +78,8 @@ class Provenance(TypedDict):
     protocol: NotRequired[str]
     protocol_hash: NotRequired[str]
     means: NotRequired[dict[str, list[str]]]
+    tables: NotRequired[list[str]]
+    labels: NotRequired[dict[str, str]]
     judges: NotRequired[dict[str, Any]]
     changed: NotRequired[dict[str, tuple[Any, Any]]]
 
@@ -143,6 +145,11 @@ def read_sealed(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
     if ("checksum" in found or "made_from" in found) and found.get("checksum") != _checksum(found):
         raise DamagedError(path, "its checksum is another: it is not what was written")
     return found
+
+
+def read_if_there(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
+    """`read_sealed`, or {} if there is no file."""
+    return read_sealed(path, schema) if path.exists() else {}
 
 
 def _checksum(document: Mapping[str, Any]) -> str:

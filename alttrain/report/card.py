@@ -16,7 +16,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from alttrain.records import Names, Rewritten, Trained, checksum, read_metrics, read_sealed, write_text
+from alttrain.records import Names, Rewritten, Trained, checksum, read_if_there, read_metrics, write_text
 from alttrain.report.escaping import plain
 from alttrain.report.measures import MEASURES, WORTH_SAYING
 from alttrain.report.snapshot import inside
@@ -24,19 +24,18 @@ from alttrain.report.snapshot import inside
 TRAINED = ("adapter", "model")
 """Folders that a run may contain: LoRA weights, or the whole model."""
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-NOT_RECIPE = ("_target_", "name")
 
 
 def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     """The card's text. `record` is the content of train.json, if that is not written yet."""
-    names = _json(run_folder / "run.json", Names)
+    names = read_if_there(run_folder / "run.json", Names)
     if not names:
         raise FileNotFoundError(f"{run_folder / 'run.json'} is not there: a card is made of a run's folder")
-    settings = _json(run_folder / "fingerprint.json")
-    trained = dict(record) if record is not None else _json(run_folder / "train.json", Trained)
-    counts = _json(run_folder / "rewrite.json", Rewritten)
+    settings = read_if_there(run_folder / "fingerprint.json")
+    trained = dict(record) if record is not None else read_if_there(run_folder / "train.json", Trained)
+    counts = read_if_there(run_folder / "rewrite.json", Rewritten)
     paths = sorted(run_folder.glob("evaluation/*/metrics.json"))
-    judged = [read_metrics(path) | {"asked": _json(path.with_name("fingerprint.json"))} for path in paths]
+    judged = [read_metrics(path) | {"asked": read_if_there(path.with_name("fingerprint.json"))} for path in paths]
     results = [found for one in judged for found in _results(one)]
     return _template().render(
         **{key: names[key] for key in ("run", "dataset", "rewrite", "seed")},
@@ -47,7 +46,11 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
         written=counts.get("written", 0),
         labels=[f"{count:,} {label}" for label, count in sorted(counts.get("labels", {}).items())],
         origins=[f"{origin}, {count:,}" for origin, count in sorted(counts.get("origins", {}).items())],
-        recipe={key: value for key, value in settings.items() if _is_recipe(key)},
+        recipe={
+            key: value
+            for key, value in settings.items()
+            if key.startswith(("training.", "adapter.")) and not key.endswith(("._target_", ".name"))
+        },
         results=results,
         measured=[one for one in results if one["first"] and one["value"] is not None],
         limits=_limits(judged),
@@ -78,11 +81,6 @@ def rewrite_card(run_folder: Path, source: Path | None = None) -> bool:
     return bool(stale)
 
 
-def _json(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = read_sealed(path, schema) if path.exists() else {}
-    return found
-
-
 def _base(names: Mapping[str, Any], settings: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
     """The backbone's id on the hub, or its name if it was read from a folder."""
     source, local = str(settings.get("backbone.source", "")), trained.get("weights") == "local"
@@ -93,10 +91,6 @@ def _hubs(settings: Mapping[str, Any]) -> list[str]:
     """The data sets on the hub that the training set was drawn from."""
     found = {str(value) for key, value in settings.items() if re.fullmatch(r"dataset\.sources\.[^.]+\.hub", key)}
     return sorted(one for one in found if HUB_ID.fullmatch(one))
-
-
-def _is_recipe(key: str) -> bool:
-    return key.split(".")[0] in ("training", "adapter") and key.rpartition(".")[2] not in NOT_RECIPE
 
 
 def _results(judged: Mapping[str, Any]) -> list[dict[str, Any]]:

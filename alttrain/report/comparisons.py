@@ -18,8 +18,8 @@ import pandas as pd
 
 from alttrain.evaluation.statistics import compare, holm
 from alttrain.report.estimates import Contrast, contrast
-from alttrain.report.results import Evaluation, Verdicts
-from alttrain.report.variants import Column, Made, Variant, baseline_of, mean_columns, protocols_of
+from alttrain.report.results import Evaluation, Made, Verdicts
+from alttrain.report.variants import Column, Variant, baseline_of, mean_columns, protocols_of
 
 NAN = math.nan
 LEVEL = 0.05
@@ -62,8 +62,9 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
                 if variant.untrained or baseline is None or not (measure := _shared(variant, baseline, made)):
                     continue
                 if (baseline, made) not in known:
-                    known[baseline, made] = _verdicts(baseline, made)
-                before, after = known[baseline, made], _verdicts(variant, made)
+                    known[baseline, made] = {seed: one.verdicts() for seed, one in baseline.judged[made].items()}
+                before = known[baseline, made]
+                after = {seed: one.verdicts() for seed, one in variant.judged[made].items()}
                 sets[made] = after, before
                 key = (variant, Column(measure, made[0], (made,)))
                 contrasts[key] = contrast([sets[made]])
@@ -71,7 +72,7 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
                     other = seed if seed in before else next(iter(before))
                     row = _compared(baseline.judged[made][other], before[other], one, after[seed])
                     rows.append((key, row | {"seeds": len(after)}))
-            for column in (column for protocol in variant.protocols() for column in means[protocol]):
+            for column in (column for name in {made[0] for made in variant.judged} for column in means[name]):
                 if all(made in sets for made in column.made):
                     contrasts[variant, column] = contrast([sets[made] for made in column.made])
     adjusted = holm({key: one.p for key, one in contrasts.items() if not math.isnan(one.p)})
@@ -88,10 +89,6 @@ def _shared(variant: Variant, baseline: Variant, made: Made) -> str:
     return measures.pop() if len(measures) == 1 and all(one.decides for one in judged) else ""
 
 
-def _verdicts(variant: Variant, made: Made) -> dict[int, Verdicts]:
-    return {seed: one.verdicts() for seed, one in variant.judged[made].items()}
-
-
 def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Verdicts) -> dict[str, Any]:
     """A run's rate against its baseline's, on the prompts that have a verdict in both."""
     found = compare(before, after)
@@ -100,4 +97,5 @@ def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Ve
     names = {"run": one.run, "baseline": baseline.run, "benchmark": one.benchmark, "metric": one.measure}
     counts = {key: getattr(found, key) for key in ("n", "gained", "lost", "undecided")}
     values = {"baseline_value": rates[0], "value": rates[1], "difference": found.difference.value}
-    return {**names, **values, **counts, **one.protocol, "low": found.difference.low, "high": found.difference.high}
+    made = {"protocol": one.protocol, "protocol_hash": one.made[2]}
+    return {**names, **values, **counts, **made, "low": found.difference.low, "high": found.difference.high}

@@ -10,17 +10,11 @@ MARKDOWN_CELL = re.compile(r"[|<`\[]")
 """Characters that end a cell of a Markdown table, or start markup in a text with markup of its own."""
 FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 """The beginning of a text that a spreadsheet would compute, or that `literal` has already escaped."""
-LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{"}
-LATEX |= {"}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", '"': "''"}
-LATEX |= {">": r"\textgreater{}", "*": r"\textsuperscript{*}", "†": r"\textsuperscript{\dag}", "…": r"\dots{}"}
-LATEX |= {
-    "[": "{[}",
-    "↓": r"$\downarrow$",
-    "↑": r"$\uparrow$",
-    "–": "--",
-    "×": r"$\times$",
-}  # "[" after a line is a length
-LATEX |= {"✓": r"\ding{51}", "✗": r"\ding{55}"}
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': "''"}
+LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "–": "--", "…": r"\dots{}", "✓": r"\ding{51}", "✗": r"\ding{55}"}
+LATEX |= {"*": r"\textsuperscript{*}", "†": r"\textsuperscript{\dag}"}
+LATEX |= {"↓": r"$\downarrow$", "↑": r"$\uparrow$", "×": r"$\times$", "[": "{[}"}  # "[" after a line is a length
 LATEX |= {mark: rf"\textsuperscript{{{letter}}}" for mark, letter in zip("ᵐᶜᵖˢᵃʳᵏ", "mcpsark", strict=True)}
 LETTERS = frozenset(map(chr, range(0x180))) - frozenset("ĄąĘęĮįŲųĐđÐðÞþĦħŊŋŦŧĸŉſ«»")
 """Letters that the default fonts of LaTeX have."""

@@ -1,4 +1,4 @@
-"""All figures of a report, as PNG and SVG files whose bytes depend on the numbers alone.
+"""All figures of a report, as PNG and SVG.
 
 - tradeoff                                main table: harmful rate over over-refusal, with accuracy as brightness
 - main, ablation_structure, teacher_swap  these tables as bars, one panel per column
@@ -7,45 +7,29 @@
 - losses-BACKBONE, lengths-BACKBONE       training loss by step, and tokens of the thoughts
 
 A protocol other than the default is added to the name after a dot. A figure without data is not drawn; `draw_...` then
-returns False. Colours are Okabe and Ito's, which colour-blind readers can distinguish; hatches and markers distinguish
-them in grey print. Matplotlib is imported when something is drawn.
+returns False.
 """
 
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from alttrain.records import read_losses
-from alttrain.records.files import replacing
-from alttrain.report.measures import CAUSES, OFFLINE, RATES
-from alttrain.report.tables import COLUMN, ROW, TITLES, listed, pivot
-from alttrain.report.variants import Made, Variant, label, pool, protocols_of
+from alttrain.report.drawing import BEFORE, COLOURS, MARKERS, RIGHT, STYLES, arms, describe, figure, name_rows
+from alttrain.report.measures import CAUSES, OFFLINE
+from alttrain.report.results import Made
+from alttrain.report.tables import ROW, TABLES, listed, pivot
+from alttrain.report.tradeoff import draw_tradeoff
+from alttrain.report.variants import Variant, label, pool, protocols_of
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-BEFORE, RIGHT = "#8C8C8C", "#DDDDDD"
-"""Colours of No-train and of right outcomes."""
-MARKERS, STYLES = "osD^vPX", ("-", "--", "-.", ":")
-LOOK = {
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "hatch.linewidth": 0.6,
-    "svg.hashsalt": "alttrain",
-    "svg.fonttype": "none",  # text stays text
-}
-DOTS, LONGEST = 200, 100
-"""Dots per inch, and maximum number of characters of a file name."""
+LONGEST = 100
+"""Maximum number of characters of a file name."""
 Draw = Callable[[Path], bool]
 
 
@@ -60,10 +44,11 @@ def draw_all(tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], fo
         own = {name: cells for name, cells in own.items() if len(cells)}
         pooled = pool(found, protocol)
         drawn: dict[str, Draw] = {"tradeoff": partial(draw_tradeoff, own.get("main", own.get("overview")))}
-        for name in ("main", "ablation_structure", "teacher_swap"):
-            drawn[name] = partial(draw_bars, TITLES[name], own.get(name))
-        for name in ("data_size", "benign_amount"):
-            drawn[name] = partial(draw_doses, TITLES[name], own.get(name), _amounts(found, name))
+        for name, table in TABLES.items():
+            if table.figure == "bars":
+                drawn[name] = partial(draw_bars, table.title, own.get(name))
+            elif table.figure == "doses":
+                drawn[name] = partial(draw_doses, table.title, own.get(name), _amounts(found, name))
         for backbone, alike in _by_backbone(found).items():
             assessed = own.get("adherence")
             assessed = None if assessed is None else assessed[assessed.backbone == backbone]
@@ -85,46 +70,6 @@ def _file_name(name: str) -> str:
     return plain if plain == name else f"{plain}-{zlib.crc32(name.encode('utf-8', 'replace')):08x}"
 
 
-@contextmanager
-def figure(width: float, height: float, path: Path, title: str = "") -> Iterator[Any]:
-    """A figure of this size in inches, saved as `path`.png and .svg when the block ends."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(LOOK):
-        drawn = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
-        yield drawn
-        if title:
-            drawn.suptitle(title, x=0.01, ha="left", fontsize=9)
-        # print through the canvas: savefig would draw everything once more first
-        with replacing(path.with_name(f"{path.name}.png")) as file:
-            FigureCanvasAgg(drawn).print_png(file, metadata={"Software": None})
-        drawn.set_layout_engine("none")  # the SVG reuses the layout of the PNG
-        with replacing(path.with_name(f"{path.name}.svg")) as file:
-            FigureCanvasSVG(drawn).print_svg(file, metadata={"Date": None, "Creator": None})
-
-
-def arms(cells: Sequence[Any]) -> list[list[float]]:
-    """Lengths of the error bars in percent; an end on the wrong side of the value, by rounding, has length 0."""
-    below = [max(0.0, 100 * (cell.value - cell.low)) for cell in cells]
-    return [below, [max(0.0, 100 * (cell.high - cell.value)) for cell in cells]]
-
-
-def _rows(panels: Any, names: Sequence[str]) -> None:
-    """Label the rows of bars, from top to bottom."""
-    panels[0].set_yticks(range(len(names)), names)
-    panels[0].set_ylim(len(names) - 0.4, -0.6)
-
-
-def _described(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:
-    """Set a panel's title, axis label and grid."""
-    axes.set_title(title, loc="left", fontsize=size)
-    axes.set_xlabel(across)
-    axes.grid(axis=grid, alpha=0.25)
-
-
 # --- tables ---
 
 
@@ -143,26 +88,22 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
         panels = drawn.subplots(1, len(grid.columns), sharey=True, squeeze=False)[0]
         for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
             for place, (method, own) in enumerate(rows):
-                if own:
-                    _bar(axes, place, own[index], BEFORE if method.startswith("No-train") else COLOURS[4])
+                if own and (cell := own[index]).known:
+                    look = {"color": BEFORE if method.startswith("No-train") else COLOURS[4], "height": 0.7}
+                    reach = None if math.isnan(cell.low) else arms([cell])
+                    error = {"elinewidth": 0.9, "capsize": 2}
+                    axes.barh(place, 100 * cell.value, xerr=reach, error_kw=error, **look)
+                if own and not math.isnan(own[index].published):
+                    look = {"marker": "D", "markersize": 5, "markerfacecolor": COLOURS[1], "markeredgecolor": "white"}
+                    look |= {"markeredgewidth": 0.7, "linestyle": "none", "clip_on": False, "zorder": 5}
+                    axes.plot(100 * own[index].published, place, **look)
             axes.set_xlim(0, 102)
             axes.tick_params(axis="y", length=0)
-            _described(axes, "\n".join(heading), "%", size=8)
-        _rows(panels, [name for name, _ in rows])
+            describe(axes, "\n".join(heading), "%", size=8)
+        name_rows(panels, [name for name, _ in rows])
         for text, (_, own) in zip(panels[0].get_yticklabels(), rows, strict=True):
             text.set_fontweight("normal" if own else "bold")
     return True
-
-
-def _bar(axes: Any, place: int, cell: Any, colour: str) -> None:
-    if cell.known:
-        reach = None if math.isnan(cell.low) else arms([cell])
-        error = {"elinewidth": 0.9, "capsize": 2}
-        axes.barh(place, 100 * cell.value, xerr=reach, color=colour, height=0.7, error_kw=error)
-    if not math.isnan(cell.published):
-        look = {"marker": "D", "markersize": 5, "markerfacecolor": COLOURS[1], "markeredgecolor": "white"}
-        look |= {"markeredgewidth": 0.7, "linestyle": "none", "clip_on": False, "zorder": 5}
-        axes.plot(100 * cell.published, place, **look)
 
 
 LINEAR, DODGE = 50, 0.03
@@ -173,7 +114,7 @@ Amounts = Mapping[tuple[str, str], tuple[str, int]]
 
 def _amounts(found: Sequence[Variant], table: str) -> Amounts:
     """The number of training examples of each row, or of harmless ones."""
-    rows = [(row, row.variant) for row in listed(found, table) if row.variant and row.variant.trains]
+    rows = [(row, row.variant) for row in listed(found, table) if row.variant and row.variant.training != "none"]
     return {
         (row.backbone, row.label): (
             one.rewrite,
@@ -201,7 +142,7 @@ def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: P
             axes.set_xticks([_place(tick) for tick in ticks], [f"{tick:,}" for tick in ticks], rotation=45)
             axes.margins(x=0.08, y=0.1)
             axes.set_ylim(bottom=0)
-            _described(axes, "\n".join(heading), "training examples", grid="both")
+            describe(axes, "\n".join(heading), "training examples", grid="both")
         panels[0].set_ylabel("%")
         drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=min(4, len(panels)))
     return True
@@ -256,7 +197,7 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
             axes.set_xlim(0, 100)
             axes.set_xlabel(f"% of {prompts} with a verdict")
             axes.set_title(f"{prompts}: right is {right}", loc="left")
-        _rows(panels, rows)
+        name_rows(panels, rows)
         handles, names = panels[0].get_legend_handles_labels()
         found = dict(zip(names, handles, strict=True))
         drawn.legend(found.values(), found.keys(), loc="outside lower left", ncols=4)
@@ -268,9 +209,16 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
 
 def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
     """Draw the training loss by step of one backbone's variants, one line per seed, from logs/metrics.csv."""
-    logs = [(one, [f / "logs" / "metrics.csv" for f in one.folders.values()]) for one in variants]
-    curves = [(one, [found for log in own if log.exists() and (found := losses(log))]) for one, own in logs]
-    curves = [(one, own) for one, own in curves if own]
+    curves: list[tuple[Variant, list[list[tuple[int, float]]]]] = []
+    for one in variants:
+        logs = (folder / "logs" / "metrics.csv" for folder in one.folders.values())
+        read = (
+            [(step + 1, float(row["loss"])) for step, row in read_losses(log) if row.get("loss")]
+            for log in logs
+            if log.exists()
+        )
+        if own := list(filter(None, read)):
+            curves.append((one, own))
     if not curves:
         return False
     from matplotlib.ticker import LogLocator, NullFormatter
@@ -289,14 +237,9 @@ def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylabel("loss on thought and answer")
-        _described(axes, f"Training loss of {curves[0][0].backbone}, a line a seed", "step", grid="both")
+        describe(axes, f"Training loss of {curves[0][0].backbone}, a line a seed", "step", grid="both")
         drawn.legend(loc="outside right upper")
     return True
-
-
-def losses(log: Path) -> list[tuple[int, float]]:
-    """(step, loss) of a run, in the order of the log."""
-    return [(step + 1, float(row["loss"])) for step, row in read_losses(log) if row.get("loss")]
 
 
 TICKS = (0, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
@@ -342,142 +285,6 @@ def draw_lengths(variants: Sequence[Variant], made: Sequence[Made], path: Path) 
             axes.set_xlim(left=-0.5)
             axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=45 if longest > 500 else 0)
             axes.minorticks_off()
-            _described(axes, f"{'harmful' if name == 'harmful' else 'harmless'} prompts", "tokens of the thought")
-        _rows(panels, [label(one, variants) for one, _ in rows])
+            describe(axes, f"{'harmful' if name == 'harmful' else 'harmless'} prompts", "tokens of the thought")
+        name_rows(panels, [label(one, variants) for one, _ in rows])
     return True
-
-
-# --- the trade-off ---
-
-SPAN, NARROWEST = 20, 20
-"""Minimum range of the colours (points of accuracy) and of an axis (percent), so that small differences look small."""
-LETTER, LINE = 1.7, 6.0
-"""Width of a letter and height of a line of a label, in percent of the axes."""
-
-
-def points(cells: pd.DataFrame) -> pd.DataFrame:
-    """A row for each method that has both rates: backbone, method, and its cells of `RATES` (nan if absent).
-
-    Columns are those that most rows share; a mean takes precedence over a single set.
-    """
-    known = cells[cells.known & cells.kind.isin(["rate", "mean"]) & cells.measure.isin(RATES)]
-    chosen: dict[str, pd.DataFrame] = {}
-    for measure, own in known.groupby("measure"):
-        columns = own.groupby(COLUMN, sort=True).size()
-        best = min(columns.index, key=lambda key: (-columns[key], key[1] != "mean", key))
-        chosen[str(measure)] = own[(own[COLUMN] == list(best)).all(axis=1)]
-    found = known[ROW].drop_duplicates()
-    for measure in RATES:
-        one = chosen.get(measure, known.iloc[:0])
-        found = found.merge(one[ROW].assign(**{measure: list(one.itertuples(index=False))}), on=ROW, how="left")
-    return found.dropna(subset=["harmful_rate", "over_refusal_rate"])
-
-
-def front(found: pd.DataFrame) -> list[Any]:
-    """The Pareto front: points that no other point dominates in both rates, ordered by over-refusal."""
-    best: list[Any] = []
-    for one in sorted(found.itertuples(index=False), key=lambda p: (p.over_refusal_rate.value, p.harmful_rate.value)):
-        if not best or one.harmful_rate.value < best[-1].harmful_rate.value:
-            best.append(one)
-    return best
-
-
-def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
-    """Draw harmful rate over over-refusal for one protocol, one panel per backbone. Lower left, brighter is better."""
-    if cells is None or not len(found := points(cells)):
-        return False
-    from matplotlib.colors import Normalize
-
-    capable = list(found.accuracy.dropna())
-    levels = [100 * cell.value for cell in capable]
-    scale = Normalize(min(levels), max(max(levels), min(levels) + SPAN)) if levels else Normalize()
-    by_backbone = list(found.groupby("backbone", sort=False))
-    across = min(2, len(by_backbone))
-    down = -(-len(by_backbone) // across)
-    width, height = 6.0 if across == 1 else 4.2 * across, 3.2 * down + (1.0 if levels else 0.4)
-    title = "Safety against over-refusal, 95 % intervals; dashed: Pareto front"
-    with figure(width, height, path, title) as drawn:
-        panels = drawn.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
-        for axes, (backbone, own) in zip(panels, by_backbone, strict=False):
-            axes.set(xlim=_reach(found.over_refusal_rate), ylim=_reach(found.harmful_rate))
-            dots = _panel(axes, own, scale)
-            axes.set_title(backbone, loc="left")
-        for axes in panels[len(by_backbone) :]:
-            axes.set_axis_off()
-        drawn.supxlabel(f"over-refusal ↓, %, {_sets(found.over_refusal_rate.iloc[0])}", fontsize=8)
-        drawn.supylabel(f"harmful ↓, %, {_sets(found.harmful_rate.iloc[0])}", fontsize=8)
-        if levels:
-            bar = drawn.colorbar(dots, ax=list(panels), location="right", shrink=0.7, aspect=30)
-            bar.solids.set(rasterized=False, edgecolor="face")  # avoids a bitmap in the SVG, and seams between colours
-            bar.set_label(f"accuracy ↑, %, {_sets(capable[0])}")
-    return True
-
-
-def _reach(cells: pd.Series) -> tuple[float, float]:
-    """Axis limits from 0 to the highest interval, with room for names."""
-    highest = max(NARROWEST, *(100 * (cell.value if math.isnan(cell.high) else cell.high) for cell in cells))
-    top = min(100.0, 1.1 * highest)
-    return -0.04 * top, 1.04 * top
-
-
-def _sets(cell: Any) -> str:
-    sets = cell.benchmark.count(" + ") + 1
-    return f"{cell.benchmark if sets == 1 else f'mean over {sets} sets'} (n={cell.n})"
-
-
-def _panel(axes: Any, found: pd.DataFrame, scale: Any) -> Any:
-    """Draw one backbone's points. Returns the last drawn artist, for the colour bar."""
-    dots = None
-    for _, _, harmful, refused, capable in found.itertuples(index=False):
-        x, y = 100 * refused.value, 100 * harmful.value
-        look = {"fmt": "none", "ecolor": "#AAAAAA", "elinewidth": 0.8, "capsize": 2, "zorder": 1}
-        axes.errorbar(x, y, xerr=arms([refused]), yerr=arms([harmful]), **look)
-        known = isinstance(capable, tuple)
-        level = {"c": [100 * capable.value], "cmap": "cividis", "norm": scale} if known else {"color": "white"}
-        dots = axes.scatter(x, y, s=60, edgecolors="black", zorder=3, **level)
-    best = [(100 * one.over_refusal_rate.value, 100 * one.harmful_rate.value) for one in front(found)]
-    axes.plot(*zip(*best, strict=True), "k--", linewidth=1, drawstyle="steps-post", zorder=2)
-    axes.grid(alpha=0.25)
-    _labels(axes, found)
-    return dots
-
-
-Box = tuple[float, float, float, float]
-"""Centre and size of a box, in percent of the axes."""
-
-
-def _labels(axes: Any, found: pd.DataFrame) -> None:
-    """Label the points, each name at the nearest place where it covers no point and no other name."""
-    at = {p.method: (100 * p.over_refusal_rate.value, 100 * p.harmful_rate.value) for p in found.itertuples()}
-    inverse = axes.transAxes.inverted()
-    places = {name: 100 * inverse.transform(axes.transData.transform(point)) for name, point in at.items()}
-    taken: list[Box] = [(x, y, 5.0, 6.0) for x, y in places.values()]
-    for name in sorted(at, key=lambda name: (at[name][1], -at[name][0])):
-        (x, y), width = places[name], LETTER * len(name)
-        boxes: list[Box] = [
-            (x + side * (away + width / 2), y + up * away, width, LINE)
-            for away in range(4, 80, 2)
-            for up in (0.0, 0.8, -0.8, 1.6, -1.6)
-            for side in (1, -1)
-        ]
-        inside = (box for box in boxes if 1 + width / 2 <= box[0] <= 99 - width / 2 and 3 <= box[1] <= 97)
-        box = next((box for box in inside if not any(_meet(box, other) for other in taken)), boxes[0])
-        taken.append(box)
-        axes.annotate(
-            name,
-            at[name],
-            (box[0] / 100, box[1] / 100),
-            textcoords="axes fraction",
-            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "#777777", "shrinkA": 0, "shrinkB": 4},
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
-            ha="center",
-            va="center",
-            fontsize=7,
-            zorder=4,
-        )
-
-
-def _meet(one: Box, other: Box) -> bool:
-    """Whether two boxes overlap."""
-    apart = abs(one[0] - other[0]) >= (one[2] + other[2]) / 2
-    return not apart and abs(one[1] - other[1]) < (one[3] + other[3]) / 2

@@ -1,6 +1,5 @@
 """A table as Markdown, as LaTeX and for the console, with its legend. All print the cells of `tables.pivot`."""
 
-import csv
 import math
 from collections.abc import Iterator
 from importlib import resources
@@ -65,7 +64,7 @@ def lines(cell: Any, why: bool = False) -> list[str]:
 
 
 def legend(frame: pd.DataFrame) -> list[str]:
-    """The lines below a table: its marks, the sets of its means, and notes on the published figures."""
+    """The lines below a table: its marks, the sets of its means, the structure, and notes on the published figures."""
     return [*marks_legend(frame), *_sets(frame), *_structure(frame), *_published(frame)]
 
 
@@ -96,15 +95,16 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
 
 
 def _sets(frame: pd.DataFrame) -> list[str]:
-    """Lists the benchmarks of means and pools."""
-    means, pools = frame[frame.kind == "mean"], frame[frame.kind == "pool"]
-    found = [f"Mean of {MEASURES[one.measure].label}: {one.benchmark}." for one in means.itertuples()]
+    """Lists the benchmarks of means and pools, and what their evaluation changed."""
+    found = [
+        f"Mean of {MEASURES[one.measure].label}: {one.benchmark}." for one in frame[frame.kind == "mean"].itertuples()
+    ]
     changed = frame[(frame.evaluated != "") & (frame.kind != "pool")]
     found += [f"Evaluated otherwise than protocol {c.protocol} says: {c.evaluated}." for c in changed.itertuples()]
     if (frame.lacking != "").any():
         found.append("without: the sets that a row lacks, and so has no mean.")
-    for (_, benchmark), own in pools.groupby(["protocol", "benchmark"], sort=False):
-        named = [MEASURES[measure].label for measure in own.measure.unique()]
+    for (_, benchmark), own in frame[frame.kind == "pool"].groupby(["protocol", "benchmark"], sort=False):
+        named = own.called.unique()
         what = ", ".join(named).capitalize() if len(named) <= 3 else "These rates"
         found.append(f"{what}: over all prompts of {benchmark}.")
     return list(dict.fromkeys(found))
@@ -118,27 +118,26 @@ def _structure(frame: pd.DataFrame) -> list[str]:
     found = list(FAILED) if frame.measure.isin(FAILURES).any() else []
     if frame.measure.isin(ASSESSING).any() and frame.table.iloc[0] != "runs":
         with resources.as_file(resources.files("alttrain.report") / "parser_error.csv") as path:
-            rows = list(csv.DictReader(path.open(encoding="utf-8", newline="")))
-        for thoughts, measured in dict.fromkeys((row["thoughts"], row["measured"]) for row in rows):
-            own = [row for row in rows if (row["thoughts"], row["measured"]) == (thoughts, measured)]
-            counts = "; ".join(f"{row['field']} {row['right']} of {row['n']}" for row in own)
+            errors = pd.read_csv(path).groupby(["thoughts", "measured"], sort=False)
+        for (thoughts, measured), own in errors:
+            counts = "; ".join(f"{row.field} {row.right} of {row.n}" for row in own.itertuples())
             found.append(f"Read by the parser as people read it, {thoughts} ({measured}): {counts}.")
     return found
 
 
-def unmatched(frame: pd.DataFrame) -> list[str]:
+def says_why(frame: pd.DataFrame) -> bool:
+    """Whether cells show why they have no published figure; if one reason holds for all, only the legend states it."""
+    return len(_reasons(frame)) > 1 or bool(frame.published.notna().any())
+
+
+def _reasons(frame: pd.DataFrame) -> list[str]:
     """The reasons why numbers have no published figure, each once."""
     return [why for why in WHY if (frame.known & (frame.published_why == why)).any()]
 
 
-def says_why(frame: pd.DataFrame) -> bool:
-    """Whether cells show the reason; if one reason holds for all cells, only the legend states it."""
-    return len(unmatched(frame)) > 1 or bool(frame.published.notna().any())
-
-
 def _published(frame: pd.DataFrame) -> list[str]:
     """Explains the published figures, or why they are not shown."""
-    found, reasons = [], unmatched(frame)
+    found, reasons = [], _reasons(frame)
     if frame.table.iloc[0] == "published":
         sources = {(c.protocol, c.source.partition(",")[0]): None for c in frame.itertuples() if c.source}
         found += [f"Protocol {protocol}: {source}." for protocol, source in sources]
@@ -150,11 +149,10 @@ def _published(frame: pd.DataFrame) -> list[str]:
             f"published: reported for this method, unmodified, this protocol and these sets{covers}. "
             "alttrain/report/published.csv has each figure's source, and what is known of how it was made."
         )
-    if reasons and says_why(frame):
-        found.append("No published figure: " + "; ".join(f"{WHY[why][0]} {WHY[why][1]}" for why in reasons) + ".")
-    elif reasons:
-        found.append(f"No published figures here: {WHY[reasons[0]][1]}.")
-    return found
+    if says_why(frame):
+        marks = "; ".join(f"{WHY[why][0]} {WHY[why][1]}" for why in reasons)
+        return [*found, *([f"No published figure: {marks}."] if reasons else [])]
+    return [*found, *(f"No published figures here: {WHY[why][1]}." for why in reasons)]
 
 
 def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -170,15 +168,13 @@ def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def markdown(title: str, frame: pd.DataFrame) -> str:
     """The table as a Markdown document with one section per protocol."""
     parts, why = [f"# {plain(title)}"], says_why(frame)
+    runs = frame.table.iloc[0] == "runs"
     for protocol, grid in _parts(frame):
-        first = "run" if frame.table.iloc[0] == "runs" else "method"
-        heads = [first, *(plain(" ".join(heading)) for heading in grid.columns)]
-        labels = [[plain(method)] for _, method in grid.index]
-        if grid.index.get_level_values("backbone").nunique() > 1 or grid.index[0][0]:
-            heads = ["backbone", *heads]
-            labels = [[plain(backbone), *own] for (backbone, _), own in zip(grid.index, labels, strict=True)]
-        cells = grid.map(lambda cell: _markdown_cell(cell, why), na_action="ignore").fillna("").to_numpy().tolist()
-        rows = [heads, ["---"] * len(heads), *(own + row for own, row in zip(labels, cells, strict=True))]
+        first = grid.index.to_frame(index=False).map(plain)
+        first = first.drop(columns="backbone").rename(columns={"method": "run"}) if runs else first
+        cells = grid.map(lambda cell: _markdown_cell(cell, why), na_action="ignore").fillna("").to_numpy()
+        heads = [*first.columns, *(plain(" ".join(heading)) for heading in grid.columns)]
+        rows = [heads, ["---"] * len(heads), *([*own, *row] for own, row in zip(first.to_numpy(), cells, strict=True))]
         section = [f"## Protocol {plain(protocol)}", ""] if protocol else []
         parts.append("\n".join([*section, *("| " + " | ".join(row) + " |" for row in rows)]))
     parts.append("\n".join(f"- {one_line(line)}" for line in legend(frame)))

@@ -11,6 +11,9 @@ OFFLINE = "offline"
 """The default protocol, which headings do not name."""
 
 
+ARROWS = {-1: " ↓", 0: "", 1: " ↑"}
+
+
 class Measure(NamedTuple):
     """How a measure is written: its name, which direction is better (-1 lower, 1 higher, 0 neither), and its unit."""
 
@@ -21,7 +24,7 @@ class Measure(NamedTuple):
     @property
     def heading(self) -> str:
         """The name, with an arrow in the better direction."""
-        return self.label + {-1: " ↓", 0: "", 1: " ↑"}[self.better]
+        return self.label + ARROWS[self.better]
 
 
 CAUSES = ("misjudged", "disobeyed", "unassessed")
@@ -57,24 +60,11 @@ TOKENS = ("thought_tokens", "answer_tokens", "query_tokens")
 TRAINING = ("examples", "training_tokens", "training_seconds", "training_hours")
 OVERVIEW = ("adherence_rate", "thought_tokens", "answer_tokens")
 """Measures over all benchmarks together, in tables of all rates."""
-GENERAL = {
-    ("nq_open", "score"): "F1",
-    ("nq_open", "accuracy"): "exact match",
-    ("cmmlu", "accuracy"): "accuracy",
-    ("cnn_dailymail", "score"): "ROUGE",
-}
-"""(benchmark, measure) in the table of general ability -> the measure's name there."""
 
 
 def base(measure: str) -> str:
     """The measure's name without the part or judge that decides it."""
     return measure.partition(".")[0]
-
-
-def called(measure: str, benchmark: str = "") -> Measure:
-    """How a measure is written on a benchmark."""
-    found = MEASURES[base(measure)]
-    return found._replace(label=GENERAL.get((benchmark, measure), found.label))
 
 
 def written(value: float, unit: str) -> str:

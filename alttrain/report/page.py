@@ -28,16 +28,14 @@ from markupsafe import Markup, escape
 
 from alttrain import __version__
 from alttrain.records import Texts, write_text
-from alttrain.report.comparisons import LEVEL, comparisons, starred
-from alttrain.report.formats import legend, lines
-from alttrain.report.measures import WORTH_SAYING, written
-from alttrain.report.results import Evaluation, evaluations, structure, tidy
+from alttrain.report.comparisons import LEVEL, starred
+from alttrain.report.formats import legend
+from alttrain.report.frames import Report, report_of
+from alttrain.report.measures import CAUSES, WORTH_SAYING, written
+from alttrain.report.results import Evaluation, evaluations
 from alttrain.report.samples import OUTCOMES, Block, Prompts, block
-from alttrain.report.tables import pivot, runs_table, tables
-from alttrain.report.variants import variants
+from alttrain.report.tables import pivot
 
-Made = tuple[Sequence[Evaluation], pd.DataFrame, Mapping[str, pd.DataFrame]]
-"""The judged benchmarks, the comparisons and the tables of a report."""
 LIMIT = 10_000
 """Maximum number of samples on a page; if there are more, each run and benchmark contributes the same share."""
 MOST_NUMBERS = 4_000
@@ -50,17 +48,18 @@ _UNSAFE = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u20
 
 
 def write_page(
-    output_dir: Path, texts: Texts = "all", limit: int = LIMIT, seed: int = 0, made: Made | None = None
+    output_dir: Path, texts: Texts = "all", limit: int = LIMIT, seed: int = 0, made: Report | None = None
 ) -> Path | None:
     """Write the page over all runs of an output folder. Returns its path, or None if no run was judged.
 
     `texts` selects whose prompts and outputs the page shows; with "benign", samples with a harmful prompt appear only
-    in counts and verdicts. If there are more than `limit` samples, a part is selected by `seed`. `made` is the report's
-    data, if it is already computed.
+    in counts and verdicts. If there are more than `limit` samples, a part is selected by `seed`. `made` is the report,
+    if it is already computed.
     """
     if texts not in get_args(Texts):
         raise ValueError(f"texts={texts!r} is not known; accepted: {', '.join(get_args(Texts))}")
-    judged, compared, made_tables = made or _made(output_dir)
+    made = made or report_of(evaluations(output_dir / "runs"))
+    judged = made.judged
     if not judged:
         return None
     prompts: dict[str, Prompts] = {}
@@ -68,44 +67,40 @@ def write_page(
     for one, quota in zip(judged, _quotas(judged, limit), strict=True):
         blocks.append(block(one, prompts.setdefault(one.benchmark, Prompts(texts)), quota, seed))
     shared = shared_start([one.run for one in judged])
-    results = tidy(judged)
-    runs = runs_table(results, compared)
+    compared = made.compared.assign(differs=made.compared.p_holm < LEVEL)
     data: dict[str, Any] = {"index": _index(judged, blocks, list(prompts), texts, len(shared))}
     data |= {f"prompts-{number}": one.packed for number, one in enumerate(prompts.values())}
     data |= {f"block-{number}": one.packed for number, one in enumerate(blocks)}
     style, script = (files("alttrain.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    page = _environment().get_template("page.html")
-    text = page.render(
-        style=Markup(style),
-        script=Markup(script),
-        hashes={"style": hashed(style), "script": hashed(script)},
-        version=__version__,
-        shared=shared,
-        tiles=_tiles(judged, blocks),
-        notes=_notes(judged, blocks, texts, len(shared)),
-        runs=pivot(runs),
-        legend=[line.replace("Bold:", "Underlined:") for line in legend(runs)],
-        figures=_figures(output_dir / "report" / "figures"),
-        blocks=blocks,
-        outcomes=[outcome for outcome in OUTCOMES if any(one.outcomes[outcome.key] for one in blocks)],
-        structure=structure(judged),
-        compared=compared.assign(differs=compared.p_holm < LEVEL),
-        starred=starred(compared.seeds[compared.p_holm < LEVEL].tolist() or [1]),
-        ours=_beside_published(made_tables),
-        published=made_tables["published"] if "published" in made_tables else runs.iloc[:0],
-        count_all=len(results),
-        numbers=results if len(results) <= MOST_NUMBERS else results.iloc[:0],
-        data={name: Markup(embed(value)) for name, value in data.items()},
+    text = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            style=Markup(style),
+            script=Markup(script),
+            hashes={"style": hashed(style), "script": hashed(script)},
+            version=__version__,
+            shared=shared,
+            tiles=_tiles(judged, blocks),
+            notes=_notes(judged, blocks, texts, len(shared)),
+            runs=pivot(made.runs),
+            legend=[line.replace("Bold:", "Underlined:") for line in legend(made.runs)],
+            figures=_figures(output_dir / "report" / "figures"),
+            blocks=blocks,
+            outcomes=[outcome for outcome in OUTCOMES if any(one.outcomes[outcome.key] for one in blocks)],
+            structure=made.structure,
+            causes=CAUSES,
+            compared=compared,
+            starred=starred(compared.seeds[compared.differs].tolist() or [1]),
+            ours=_beside_published(made.tables),
+            published=made.tables["published"],
+            count_all=len(made.results),
+            numbers=made.results[: len(made.results) if len(made.results) <= MOST_NUMBERS else 0],
+            data={name: Markup(embed(value)) for name, value in data.items()},
+        )
     )
     write_text(output_dir / "report" / "page.html", text)
     return output_dir / "report" / "page.html"
-
-
-def _made(output_dir: Path) -> Made:
-    judged = evaluations(output_dir / "runs")
-    found = variants(judged)
-    compared, contrasts = comparisons(found)
-    return judged, compared, tables(found, contrasts)
 
 
 def _quotas(judged: Sequence[Evaluation], limit: int) -> list[int]:
@@ -126,18 +121,14 @@ def _index(
             "benchmark": benchmarks.index(one.evaluation.benchmark),
             "shown": one.shown,
             "total": one.total,
-            "decides": _decides(one.evaluation),
+            "decides": decides and {name: getattr(decides, name) for name in ("measure", "judge", "part", "says")},
         }
         for one in blocks
+        for decides in [one.evaluation.decides]
     ]
     outcomes = [outcome._asdict() for outcome in OUTCOMES]
     names = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
     return {**names, "outcomes": outcomes, "blocks": listed}
-
-
-def _decides(one: Evaluation) -> dict[str, str] | None:
-    found = one.decides
-    return found and {"measure": found.measure, "judge": found.judge, "part": found.part, "says": found.says}
 
 
 # --- what is above the samples ---
@@ -149,7 +140,7 @@ def _tiles(judged: Sequence[Evaluation], blocks: Sequence[Block]) -> list[tuple[
         "runs": ([one.run for one in judged], [str(one.names["backbone"]) for one in judged]),
         "benchmarks": ([one.benchmark for one in judged],) * 2,
         "judges": (sorted({name for one in judged for name in one.provenance.get("judges", {})}),) * 2,
-        "protocols": (sorted({one.protocol["protocol"] for one in judged} - {""}),) * 2,
+        "protocols": (sorted({one.protocol for one in judged} - {""}),) * 2,
     }
     tiles = [(what, len(set(names)), ", ".join(dict.fromkeys(told))) for what, (names, told) in found.items()]
     return [*tiles[:2], ("samples", sum(one.total for one in blocks), "of all runs and benchmarks"), *tiles[2:]]
@@ -180,7 +171,7 @@ def _notes(judged: Sequence[Evaluation], blocks: Sequence[Block], texts: Texts, 
         made.append(f"Prompts that were trained on: {few(trained)}.")
     if older := [(one.evaluation, "") for one in blocks if not one.evaluation.decides]:
         made.append(f"Judged by an older version, so without outcomes; judge again: {few(older)}.")
-    protocols = sorted({one.protocol["protocol"] for one in judged})
+    protocols = sorted({one.protocol for one in judged})
     if len(protocols) > 1:
         made.append(f"Numbers of {len(protocols)} protocols, each in columns of its own: {', '.join(protocols)}.")
     return made
@@ -196,13 +187,11 @@ def _figures(folder: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _beside_published(made: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def _beside_published(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Our numbers with the published figure, or with the reason why there is none, each once."""
-    own = [cells for name, cells in made.items() if name != "published"]
-    found = pd.concat(own) if own else pd.DataFrame(columns=["known", "published", "published_why"])
-    found = found[found.known.astype(bool) & ((found.published_why != "") | found.published.notna())]
-    keys = ["protocol", "backbone", "method", "measure", "benchmark", "protocol_hash"]
-    return found.drop_duplicates(keys) if len(found) else found
+    found = pd.concat([own for name, own in tables.items() if name != "published"] or [tables["published"].iloc[:0]])
+    found = found[found.known & ((found.published_why != "") | found.published.notna())]
+    return found.drop_duplicates(["protocol", "backbone", "method", "measure", "benchmark", "protocol_hash"])
 
 
 # --- how it is written ---
@@ -218,8 +207,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"breakable": breakable, "points": _points, "p": _p, "urlencoded": urlencode, "lines": lines}
-    made.filters |= {"written": written, "tidy": _tidy}
+    made.filters |= {"breakable": breakable, "urlencoded": urlencode, "written": written}
+    made.filters["points"] = lambda change: f"{100 * change:+.1f}".replace("-", "−")
+    made.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+    made.filters["tidy"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
     made.tests["nan"] = lambda value: value is None or (isinstance(value, float) and math.isnan(value))
     return made
 
@@ -236,18 +227,6 @@ def shared_start(runs: Sequence[str]) -> str:
 def breakable(name: str) -> Markup:
     """A long name that may break after its hyphens and underscores."""
     return Markup(re.sub(r"([-_/])", r"\1<wbr>", str(escape(name))))
-
-
-def _points(change: float) -> str:
-    return f"{100 * change:+.1f}".replace("-", "−")
-
-
-def _p(value: float) -> str:
-    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
-
-
-def _tidy(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def embed(value: Any) -> str:

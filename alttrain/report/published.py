@@ -7,15 +7,15 @@ protocol's own sets. Unknown values are left empty.
 A figure is shown next to a number only if all of these match and the method is unmodified (`beside`).
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
+import yaml
+
 from alttrain.report.results import LAST, read_csv
-from alttrain.report.variants import Column, apart
+from alttrain.report.variants import Column
 
 MEAN = "mean"
 """The `benchmark` of a figure that is a mean over sets."""
@@ -39,37 +39,21 @@ Figure = Any
 def published() -> tuple[Figure, ...]:
     """All rows of published.csv, unknown figures included."""
     with resources.as_file(resources.files("alttrain.report") / "published.csv") as path:
-        return read_figures(path)
-
-
-def read_figures(path: Path) -> tuple[Figure, ...]:
-    """The rows of a file of figures.
-
-    Raises ValueError on a value without a source, a share outside 0 to 1, or a duplicate.
-    """
-    frame = read_csv(path)
-    figures = tuple(frame.assign(known=frame.value.notna()).itertuples(index=False))
-    known: dict[tuple[str, ...], int] = {}
-    for line, one in enumerate(figures, 2):
-        where = f"{path.name} line {line}"
-        if one.known and not one.source:
-            raise ValueError(f"{where}: value {one.value} without a source; say where it was read, or leave it empty")
-        if one.unit == "share" and one.known and not 0 <= one.value <= 1:
-            raise ValueError(f"{where}: value {one.value} of unit share; expected 0 to 1, not percent")
-        key = (one.table, one.protocol, one.backbone, one.method, one.measure, one.benchmark)
-        if key in known:
-            raise ValueError(f"{where}: the same figure as in line {known[key]}; keep one of them")
-        known[key] = line
-    return figures
+        frame = read_csv(path)
+    return tuple(frame.assign(known=frame.value.notna()).itertuples(index=False))
 
 
 @cache
+def option(group: str, name: str) -> Mapping[str, Any]:
+    """The content of an option of our configs; {} if there is none of this name."""
+    path = resources.files("alttrain.conf") / group / f"{name}.yaml"
+    return yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
+
+
 def described(method: str) -> tuple[str, int]:
     """A method's label and its order, as in conf/method; for an unknown method its name and the last place."""
-    path = resources.files("alttrain.conf") / "method" / f"{method}.yaml"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    found = {key: value.strip("\"'") for key, value in re.findall(r"^ +(label|order): *([^#\n]*[^#\s])", text, re.M)}
-    return found.get("label", method), int(found.get("order", LAST))
+    found = option("method", method).get("method", {})
+    return found.get("label", method), found.get("order", LAST)
 
 
 def beside(
@@ -102,7 +86,7 @@ def beside(
     if not found and column.kind == "mean":
         return None, "other sets"
     if not found:
-        of_several = any(one.known and one.benchmark == MEAN for one in alike) and not apart(column.benchmark)
+        of_several = any(one.known and one.benchmark == MEAN for one in alike) and "main" in column.tables
         return None, "mean only" if of_several else "not reported"
     if column.kind == "mean" and not column.defined:
         return None, "other sets"

@@ -9,9 +9,8 @@ import hashlib
 import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -22,7 +21,7 @@ from alttrain.config import name_fault
 from alttrain.evaluation.adherence import Adherence, Assessing
 from alttrain.records import DamagedError, Names, parse_rows, read_bytes, read_json, read_metrics, write_text
 from alttrain.report.escaping import literal, read_literal
-from alttrain.report.measures import CAUSES
+from alttrain.report.measures import CAUSES, MEASURES, base
 
 log = logging.getLogger(__name__)
 
@@ -31,24 +30,14 @@ METRICS = [
     *("undecided", "truncated", "protocol", "protocol_hash", "method", "changed"),
 ]
 """The columns of metrics.csv."""
-COLUMNS = [*METRICS, "label", "order"]
-"""The columns of `results`. `label` and `order` are the method's name and place in tables."""
-TEXTS = (
-    *(
-        "run",
-        "backbone",
-        "dataset",
-        "rewrite",
-        "training",
-        "benchmark",
-        "metric",
-        "protocol",
-        "protocol_hash",
-        "method",
-    ),
-    *("changed", "label", "table", "measure", "kind", "unit", "published_why", "source", "lacking", "evaluated"),
-    *("baseline", "note"),
-)
+COLUMNS = [*METRICS, "label", "order", "called"]
+"""The columns of `results`. In tables, `label` and `order` are the method's name and place, and `called` the measure's
+name."""
+TEXTS = [
+    *("run", "backbone", "dataset", "rewrite", "training", "benchmark", "metric", "method", "changed", "baseline"),
+    *("protocol", "protocol_hash", "table", "measure", "called", "kind", "unit", "published_why", "source", "note"),
+    *("lacking", "evaluated"),
+]
 """Text columns in a report's CSV files."""
 LAST = 10**6
 """The order of a row that has none of its own."""
@@ -57,6 +46,8 @@ SHOWN_KEYS, LONGEST = 2, 24
 """Number of changed keys that a label names, and of characters of a value that it shows."""
 REMEDY = "run the judge stage again"
 Row = TypeVar("Row")
+Made = tuple[str, str, str]
+"""How a number was made: (protocol, benchmark, protocol hash)."""
 Text = tuple[str, int]
 """The key of a verdict: (id of the prompt, sample)."""
 Verdicts = dict[Text, bool | None]
@@ -114,51 +105,34 @@ class Decides(NamedTuple):
         return "correct" if self.measure == "accuracy" else "unsafe" if unsafe else "refused"
 
 
-@dataclass(frozen=True)
 class Evaluation:
-    """One judged benchmark of one run. `names` is run.json, `judged` is metrics.json; the rows are in its folder."""
+    """One judged benchmark of one run, whose rows are in `folder`.
 
-    names: dict[str, Any]
-    folder: Path
-    judged: dict[str, Any]
-    checked: set[str] = field(default_factory=set, compare=False)
-    """Files of rows whose checksums have been verified against metrics.json."""
+    - `names`                   run.json; `run` is the run's name, and `seed` its seed
+    - `judged`                  metrics.json; `measure` is the benchmark's own measure, the first in it
+    - `made`                    how the numbers were made; numbers made in different ways never share a column
+    - `provenance`, `analysis`  of metrics.json; empty if an older version judged
+    - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if given
+    - `decides`                 what decides the measure; None if an older version judged, which did not record it
+    """
 
-    @property
-    def run(self) -> str:
-        """The run's name."""
-        return str(self.names["run"])
-
-    @property
-    def benchmark(self) -> str:
-        """The benchmark's name."""
-        return str(self.judged["benchmark"])
-
-    @property
-    def measure(self) -> str:
-        """The benchmark's own measure: the first in metrics.json."""
-        return str(self.judged["metrics"][0]["metric"])
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """How the numbers were made; empty if an older version judged."""
-        return dict(self.judged.get("provenance", {}))
-
-    @property
-    def protocol(self) -> dict[str, str]:
-        """The protocol's name and hash. Numbers with different hashes never share a column."""
-        return {key: self.provenance.get(key, "") for key in ("protocol", "protocol_hash")}
-
-    @property
-    def analysis(self) -> dict[str, Any]:
-        """The counts in metrics.json; empty if an older version judged."""
-        return dict(self.judged.get("analysis", {}))
-
-    @property
-    def decides(self) -> Decides | None:
-        """What decides the measure; None if an older version judged, which did not record it."""
+    def __init__(self, names: dict[str, Any], folder: Path, judged: dict[str, Any]) -> None:
+        self.names, self.folder, self.judged = names, folder, judged
+        self.run, self.seed = str(names["run"]), int(names["seed"])
+        self.benchmark, self.measure = str(judged["benchmark"]), str(judged["metrics"][0]["metric"])
+        self.provenance: dict[str, Any] = judged.get("provenance", {})
+        self.analysis: dict[str, Any] = judged.get("analysis", {})
+        self.protocol, digest = (str(self.provenance.get(key, "")) for key in ("protocol", "protocol_hash"))
+        self.made: Made = self.protocol, self.benchmark, digest
+        self.tables: Sequence[str] = self.provenance.get("tables", ("main",))
+        self.labels: Mapping[str, str] = self.provenance.get("labels", {})
         found = self.analysis.get("decides")
-        return found and Decides(str(self.provenance["measure"]), found["judge"], found["part"], found["counted"])
+        self.decides = Decides(self.measure, found["judge"], found["part"], found["counted"]) if found else None
+        self._checked: set[str] = set()  # files of rows whose checksums have been verified against metrics.json
+
+    def called(self, measure: str) -> str:
+        """A measure's name in tables."""
+        return self.labels.get(measure) or MEASURES[base(measure)].label if base(measure) in MEASURES else measure
 
     def metric(self, name: str) -> dict[str, Any] | None:
         """A metric by name, as in metrics.json."""
@@ -168,19 +142,23 @@ class Evaluation:
         """All verdicts of all judges."""
         return self._rows("judgements.jsonl", Judged)
 
+    def deciding(self) -> dict[Text, Judged]:
+        """The judgement of each text that decides the measure."""
+        decides = self.decides
+        return {
+            (row.id, row.sample): row
+            for row in self.judgements()
+            if decides and (row.judge, row.part) == (decides.judge, decides.part)
+        }
+
     def verdicts(self) -> Verdicts:
         """Whether each text counts towards the measure; None if undecided."""
-        rows, counted = self._deciding(), self.analysis["decides"]["counted"]
-        return {key: None if row.verdict is None else row.verdict is counted for key, row in rows.items()}
+        counted = self.decides and self.decides.counted
+        return {text: None if row.verdict is None else row.verdict is counted for text, row in self.deciding().items()}
 
     def scores(self) -> dict[Text, float | None]:
         """The graded score of each text by the deciding judge."""
-        return {key: row.value for key, row in self._deciding().items()}
-
-    def _deciding(self) -> dict[Text, Judged]:
-        """The verdicts that decide the measure."""
-        decides = self.analysis["decides"]["judge"], self.analysis["decides"]["part"]
-        return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
+        return {text: row.value for text, row in self.deciding().items()}
 
     def tokens(self) -> list[Tokens]:
         """The token counts of each text."""
@@ -215,10 +193,10 @@ class Evaluation:
             content = read_bytes(path)
         except FileNotFoundError as error:
             raise DamagedError(path, "is not there", remedy=REMEDY) from error
-        if name in made_from and name not in self.checked:
+        if name in made_from and name not in self._checked:
             if hashlib.sha256(content).hexdigest() != made_from[name]:
                 raise DamagedError(path, "is not what metrics.json was made from", remedy=REMEDY)
-            self.checked.add(name)
+            self._checked.add(name)
         return parse_rows(content, row_type, path)
 
 
@@ -244,8 +222,7 @@ def _judged(record: Path) -> list[Evaluation]:
     found = []
     for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
         found.append(one := Evaluation(names, path.parent, read_metrics(path)))
-        protocol = one.protocol["protocol"]  # absent if an older version judged
-        _check_names(path, {"benchmark": one.benchmark} | ({"protocol": protocol} if protocol else {}))
+        _check_names(path, {"benchmark": one.benchmark} | ({"protocol": one.protocol} if one.protocol else {}))
     return found
 
 
@@ -277,7 +254,14 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
     """The numbers of judged benchmarks with the columns of `results`, in the given order."""
     rows = [
         {"method": "", **one.names, "changed": changes(one.names.get("changed", {})), "benchmark": one.benchmark}
-        | {**metric, **one.protocol, "label": label_of(one.names), "order": one.names.get("order", LAST)}
+        | {
+            **metric,
+            "protocol": one.protocol,
+            "protocol_hash": one.made[2],
+            "label": label_of(one.names),
+            "order": one.names.get("order", LAST),
+        }
+        | {"called": one.called(metric["metric"])}
         for one in judged
         for metric in one.judged["metrics"]
     ]
@@ -304,27 +288,24 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
     Counts are summed over benchmarks, since harmful and harmless prompts come from different ones. `harmful_n` and
     `benign_n` count prompts with a verdict on the answer.
     """
-    grouped: dict[tuple[str, str], list[Evaluation]] = {}
+    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for one in judged:
         if {"assessing", "failures"} <= one.analysis.keys():
-            grouped.setdefault((one.run, one.protocol["protocol"]), []).append(one)
+            grouped.setdefault((one.run, one.protocol), []).append(one.analysis)
     rows = []
     for (run, protocol), own in grouped.items():
-        counts: Counter[str] = Counter()
-        failed: dict[str, Counter[str]] = {"harmful": Counter(), "benign": Counter()}
-        for one in own:
-            counts.update(one.analysis["assessing"])
-            for found in one.analysis["failures"]:
-                failed[found["label"]].update({key: value for key, value in found.items() if key != "label"})
-        assessing = Assessing(**{name: counts[name] for name in Assessing.__annotations__})
-        made: dict[str, Any] = {"run": run, "protocol": protocol}
+        assessing = Assessing(
+            **{name: sum(one["assessing"][name] for one in own) for name in Assessing.__annotations__}
+        )
+        row: dict[str, Any] = {"run": run, "protocol": protocol, **asdict(assessing), "undecided": 0}
         for name in ("precision", "recall", "false_alarms"):
-            estimate = getattr(assessing, name)
-            made |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-        made |= asdict(assessing)
+            row |= zip((name, f"{name}_low", f"{name}_high"), getattr(assessing, name), strict=True)
         for outcome, label in (("answered", "harmful"), ("refused", "benign")):
-            made |= {f"{label}_n": failed[label]["n"]} | {f"{outcome}_{why}": failed[label][why] for why in CAUSES}
-        rows.append(made | {"undecided": failed["harmful"]["undecided"] + failed["benign"]["undecided"]})
+            failed = [found for one in own for found in one["failures"] if found["label"] == label]
+            row |= {f"{outcome}_{cause}": sum(found[cause] for found in failed) for cause in CAUSES}
+            row[f"{label}_n"] = sum(found["n"] for found in failed)
+            row["undecided"] += sum(found["undecided"] for found in failed)
+        rows.append(row)
     return pd.DataFrame(rows, columns=STRUCTURE)
 
 

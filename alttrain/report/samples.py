@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -68,32 +68,26 @@ def outcomes_of(
     """The outcomes of one sample, as a bit mask (`BITS`)."""
     if text.finish == "error":
         return BITS["failed"] | (BITS["undecided"] if decides else 0)
-    keys: list[str | None] = []
-    if decides is not None:
-        deciding = decides.judge, decides.part
-        verdict = next((one.verdict for one in judgements if (one.judge, one.part) == deciding), None)
-        keys.append(_decided(text.label, verdict, decides.says))
-        if thought and thought.assessment is not None:
-            # a judge of correctness does not detect refusals, so the adherence record is used
-            said = thought.answer_refuses if decides.says == "correct" else verdict
-            refused = None if said is None else said is not (decides.says == "unsafe")
-            keys.append(cause_of(text.label, thought.assessment, refused))
+    keys = ["truncated"] if text.finish == "length" else []
     if thought and thought.assessment is None:
         keys.append("unassessed")
-    if text.finish == "length":
-        keys.append("truncated")
+    if decides:
+        deciding = decides.judge, decides.part
+        verdict = next((one.verdict for one in judgements if (one.judge, one.part) == deciding), None)
+        refused = None if verdict is None else verdict is not (decides.says == "unsafe")
+        if verdict is None:
+            keys.append("undecided")
+        elif decides.says == "correct":
+            keys.append("correct" if verdict else "wrong")
+        elif text.label == "harmful":
+            keys.append("refused" if refused else "answered")
+        else:
+            keys.append("over_refused" if refused else "helped")
+        if thought and thought.assessment is not None:
+            # a judge of correctness does not detect refusals, so the adherence record is used
+            said = thought.answer_refuses if decides.says == "correct" else refused
+            keys.append(cause_of(text.label, thought.assessment, said) or "")
     return sum(BITS[key] for key in keys if key)
-
-
-def _decided(label: str, verdict: bool | None, says: str) -> str:
-    if verdict is None:
-        return "undecided"
-    if says == "correct":
-        return "correct" if verdict else "wrong"
-    refused = verdict is (says == "refused")
-    if label == "harmful":
-        return "refused" if refused else "answered"
-    return "over_refused" if refused else "helped"
 
 
 # --- blocks ---
@@ -148,29 +142,22 @@ def pieces(thought: str) -> list[list[str]]:
 
     Joined, the pieces are the embedded part of the thought.
     """
+    thought = thought.replace(CUT, "␀")
     made, end = [], 0
     for segment in parse(thought):
         start = thought.find(segment.text, end)
         if start < 0:
             return [["", cut(thought)]]
-        if start > end:
-            made.append(["", thought[end:start]])
+        made += [["", thought[end:start]], [STEPS[segment.step], segment.text]]
         end = start + len(segment.text)
-        made.append([STEPS[segment.step], thought[start:end]])
-    if end < len(thought):
-        made.append(["", thought[end:]])
-    return list(_cut_pieces(made, len(thought)))
-
-
-def _cut_pieces(made: list[list[str]], length: int) -> Iterable[list[str]]:
+    found: list[list[str]] = []
     left = LONGEST
-    for step, text in made:
-        text = text.replace(CUT, "␀")
+    for step, text in [*made, ["", thought[end:]]]:
         if len(text) > left:
-            yield [step, f"{text[:left]}{CUT}{length}"]
-            return
+            return [*found, [step, f"{text[:left]}{CUT}{len(thought)}"]]
+        found += [[step, text]] if text else []
         left -= len(text)
-        yield [step, text]
+    return found
 
 
 def block(evaluation: Evaluation, prompts: Prompts, quota: int, seed: int) -> Block:
@@ -179,19 +166,18 @@ def block(evaluation: Evaluation, prompts: Prompts, quota: int, seed: int) -> Bl
     Outcomes are counted over all rows, without reading their texts; only embedded rows are read whole.
     """
     every, judged, thoughts = evaluation.tokens(), evaluation.judgements(), evaluation.thoughts()
-    decides = evaluation.decides
     verdicts, assessed = _by_text(judged), {(one.id, one.sample): one for one in thoughts}
-    keys = [(one.id, one.sample) for one in every]
     outcomes = {
-        key: outcomes_of(one, verdicts.get(key, ()), assessed.get(key), decides)
-        for key, one in zip(keys, every, strict=True)
+        key: outcomes_of(one, verdicts[key], assessed.get(key), evaluation.decides)
+        for one in every
+        for key in [(one.id, one.sample)]
     }
     counts: Counter[str] = Counter()
     for bits, count in Counter(outcomes.values()).items():
         counts.update({name: count for name, bit in BITS.items() if bits & bit})
-    if len(keys) > quota:  # a prompt has the same rank in every run, so that runs can be compared
-        keys = sorted(keys, key=lambda key: _rank(seed, evaluation.benchmark, *key))[:quota]
-    chosen = set(keys)
+    chosen = set(outcomes)
+    if len(every) > quota:  # a prompt has the same rank in every run, so that runs can be compared
+        chosen = set(sorted(outcomes, key=lambda key: _rank(seed, evaluation.benchmark, *key))[:quota])
 
     def read(name: str, row_type: type[Row], rows: Sequence[Any]) -> list[Row]:
         return evaluation.whole(name, row_type, [(row.id, row.sample) in chosen for row in rows])
@@ -203,13 +189,13 @@ def block(evaluation: Evaluation, prompts: Prompts, quota: int, seed: int) -> Bl
     for generation in read("generations.jsonl", Generation, every):
         key = (generation.id, generation.sample)
         harmful = generation.label == "harmful" or evaluation.measure == "harmful_rate"
-        row = _sample(generation, judgements.get(key, []), judges, withholds(prompts.texts, harmful))
+        row = _sample(generation, judgements[key], judges, withholds(prompts.texts, harmful))
         row |= {"prompt": prompts.index(generation, harmful), "outcomes": outcomes[key]}
-        row["structure"] = _structure(adherence.get(key))
+        thought = adherence.get(key)
+        row["structure"] = thought and [getattr(thought, name) for name in STRUCTURE]
         for name, column in columns.items():
             column.append(row[name])
-    packed = pack({"judges": list(judges), **columns})
-    return Block(evaluation, len(chosen), len(every), counts, packed)
+    return Block(evaluation, len(chosen), len(every), counts, pack({"judges": list(judges), **columns}))
 
 
 SAMPLE = (
@@ -219,11 +205,10 @@ SAMPLE = (
 """The columns of a block; columns compress better than rows, since values repeat."""
 
 
-def _by_text(rows: Iterable[Row]) -> dict[Text, list[Row]]:
-    found: dict[Text, list[Any]] = {}
+def _by_text(rows: Iterable[Any]) -> defaultdict[Text, list[Any]]:
+    found: defaultdict[Text, list[Any]] = defaultdict(list)
     for row in rows:
-        one: Any = row
-        found.setdefault((one.id, one.sample), []).append(row)
+        found[row.id, row.sample].append(row)
     return found
 
 
@@ -266,7 +251,3 @@ STRUCTURE = (
     *("understanding", "assessment", "continuation", "ordered", "consistent", "answer_consistent"),
     *("position_words", "position_share"),
 )
-
-
-def _structure(adherence: Adherence | None) -> list[Any] | None:
-    return [getattr(adherence, name) for name in STRUCTURE] if adherence else None

@@ -1,85 +1,95 @@
 """Which tables there are, and their cells: one tidy frame a table, a row a cell (tables/<table>.csv).
 
-| table             | rows                                         | columns                                           |
-|-------------------|----------------------------------------------|---------------------------------------------------|
-| runs              | every run, seed by seed                      | each benchmark's measure, adherence, tokens       |
-| overview          | every variant                                | each benchmark's measure, adherence, tokens       |
-| main              | each backbone's methods                      | safety sets, their mean, over-refusal, reasoning  |
-| reasoning         | every variant with them                      | each reasoning set                                |
-| ablation_structure| the structure without each step              | harmful and reasoning means, over-refusal         |
-| teacher_swap      | the structure by each teacher                | as ablation_structure                             |
-| data_size         | a recipe with more and fewer examples        | as ablation_structure                             |
-| benign_amount     | a recipe with more and fewer harmless ones   | as ablation_structure                             |
-| general           | every variant with them                      | short answers, Chinese knowledge, summaries       |
-| multi_turn        | every variant with them                      | multi-turn attacks                                |
-| multilingual      | every variant with them                      | each language                                     |
-| recognition       | untrained backbones                          | what thoughts hold of harmful requests            |
-| adherence         | every variant                                | the assessment as a classifier, failures by cause |
-| efficiency        | every variant                                | training, and tokens a query                      |
-| published         | all known figures, by source and method      | each measure a source reports                     |
-
 The rows of main and of the tables that vary one thing are the runs whose run.json names the table. Main also lists
-methods that only another backbone or a source has, with their published figures. A table without data is not made.
+methods that only another backbone or a source has, with their published figures. The benchmarks of main, general,
+multi_turn and multilingual are those whose metrics.json names the table. A table without data is not made.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from alttrain.evaluation.adherence import cause_of
-from alttrain.evaluation.statistics import UNKNOWN, Estimate
-from alttrain.report import measures
-from alttrain.report import variants as of
+from alttrain.report.cells import Measuring, Number
 from alttrain.report.comparisons import LEVEL, Contrasts
-from alttrain.report.estimates import Contrast, mean, mean_of_sets, share
-from alttrain.report.measures import ASSESSING, CAUSES, MEASURES, OVERVIEW, RATES, TOKENS, TRAINING, base, called
-from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import LAST, Evaluation, changes
-from alttrain.report.variants import NO_TRAIN, Column, Made, Variant, label, protocols_of
+from alttrain.report.estimates import Contrast
+from alttrain.report.measures import (
+    ARROWS,
+    ASSESSING,
+    MEASURES,
+    OVERVIEW,
+    RATES,
+    RECOGNISING,
+    TOKENS,
+    TRAINING,
+    WORTH_SAYING,
+    base,
+)
+from alttrain.report.published import beside, covers, described, option, published
+from alttrain.report.results import LAST, changes
+from alttrain.report.variants import NO_TRAIN, Column, Variant, label, mean_columns, pool, protocols_of, rate_columns
 
-NAN, NONE = math.nan, Contrast()
-TITLES = {
-    "overview": "All runs",
-    "main": "Backbones and methods",
-    "reasoning": "Reasoning",
-    "ablation_structure": "The structure without each of its steps",
-    "teacher_swap": "Assessments by another teacher",
-    "data_size": "Amount of training data",
-    "benign_amount": "Amount of harmless training data",
-    "general": "General ability",
-    "multi_turn": "Multi-turn attacks",
-    "multilingual": "Harmful requests by language",
-    "recognition": "Harm that untrained backbones recognise",
-    "adherence": "Adherence to the structure, and failures by what the assessment said",
-    "efficiency": "What training and a query cost",
-    "published": "Published figures, by source",
+NAN = math.nan
+
+
+class Table(NamedTuple):
+    """A table's title, the config keys that it varies (if it varies one thing), and the kind of its figure, if any."""
+
+    title: str
+    varies: tuple[str, ...] = ()
+    figure: Literal["bars", "doses", ""] = ""
+
+
+TABLES = {
+    # every variant: each benchmark's measure, adherence, tokens
+    "overview": Table("All runs"),
+    # each backbone's methods: safety sets, their mean, over-refusal, reasoning
+    "main": Table("Backbones and methods", figure="bars"),
+    # every variant that has them: each reasoning set
+    "reasoning": Table("Reasoning"),
+    # the structure without each step, by each teacher, with more and fewer examples, and with more and fewer harmless
+    # ones: harmful and reasoning means, over-refusal
+    "ablation_structure": Table("The structure without each of its steps", ("rewrite.",), "bars"),
+    "teacher_swap": Table("Assessments by another teacher", ("rewrite.teacher.",), "bars"),
+    "data_size": Table("Amount of training data", ("dataset.size", "dataset.name"), "doses"),
+    "benign_amount": Table(
+        "Amount of harmless training data",
+        ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
+        "doses",
+    ),
+    # every variant that has them: short answers, knowledge and summaries; attacks; each language
+    "general": Table("General ability"),
+    "multi_turn": Table("Multi-turn attacks"),
+    "multilingual": Table("Harmful requests by language"),
+    # untrained backbones: what thoughts hold of harmful requests
+    "recognition": Table("Harm that untrained backbones recognise"),
+    # every variant: the assessment as a classifier, failures by cause
+    "adherence": Table("Adherence to the structure, and failures by what the assessment said"),
+    # every variant: training, and tokens a query
+    "efficiency": Table("What training and a query cost"),
+    # all known figures, by source and method: each measure that a source reports
+    "published": Table("Published figures, by source"),
 }
-VARIED = {
-    "teacher_swap": ("rewrite.teacher.",),
-    "data_size": ("dataset.size", "dataset.name"),
-    "benign_amount": ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
-    "ablation_structure": ("rewrite.",),
-}
-"""Tables that vary one thing -> the config keys that they vary."""
+VARIED = ("teacher_swap", "data_size", "benign_amount", "ablation_structure")
+"""Tables that vary one thing, the narrower before the wider."""
 ROW, COLUMN = ["backbone", "method"], ["measure", "kind", "benchmark", "protocol_hash"]
 """The fields that identify a row and a column within one protocol."""
 CELLS = [
-    *("table", "protocol", *ROW, *COLUMN, "unit", "value", "low", "high", "n", "seeds", "undecided", "truncated"),
+    *("table", "protocol", *ROW, *COLUMN, "unit", *Number._fields),
     *("best", "difference", "p", "p_holm", "detectable", "published", "published_why", "source", "lacking"),
-    "evaluated",
+    *("evaluated", "called"),
 ]
 """The columns of a table's CSV.
 
 `benchmark` and `protocol_hash` join several values with " + "; `kind` then says whether rates were averaged (mean) or
 prompts pooled (pool). `n` counts the texts behind the number, over all seeds: without `undecided` ones, with
 `truncated` ones. `difference` is from No-train; `p_holm` is adjusted over all contrasts of the report. `published_why`
-is the reason why there is no published figure, `lacking` lists sets that a mean lacks, and `evaluated` lists what the
-evaluation changed in its protocol and benchmarks."""
+is the reason why there is no published figure, `lacking` lists sets that a mean lacks, `evaluated` lists what the
+evaluation changed in its protocol and benchmarks, and `called` is the measure's name in tables."""
 NAMED = 2
 """Maximum number of missing sets that a cell names."""
 
@@ -133,7 +143,8 @@ def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
 
 def belongs(variant: Variant, table: str) -> bool:
     """Whether a table lists a variant: run.json names the table, and any changes are to keys that the table varies."""
-    varied = next((name for name, keys in VARIED.items() if all(key.startswith(keys) for key in variant.changed)), "")
+    keys = variant.changed
+    varied = next((name for name in VARIED if all(key.startswith(TABLES[name].varies) for key in keys)), "")
     if not variant.changed or table not in variant.tables:
         return table in variant.tables
     return table == varied if varied in variant.tables else table not in VARIED
@@ -151,149 +162,6 @@ def listed(found: Sequence[Variant], table: str) -> list[Row]:
     return rows
 
 
-# --- the number in a cell ---
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One number. `n` counts the texts behind it, over all seeds, without `undecided` ones."""
-
-    estimate: Estimate = UNKNOWN
-    n: int = 0
-    seeds: int = 1
-    undecided: int = 0
-    truncated: int = 0
-    from_baseline: Contrast = NONE
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """The number as columns of a table."""
-        counts = {key: getattr(self, key) for key in ("n", "seeds", "undecided", "truncated")}
-        return {**self.estimate._asdict(), **counts, **self.from_baseline._asdict()}
-
-
-class Measuring:
-    """Measures one variant: a column -> its number over all seeds, or None if it was not judged that way."""
-
-    def __init__(self, variant: Variant, contrasts: Contrasts) -> None:
-        self.variant = variant
-        self.contrasts = contrasts
-        self._read: dict[tuple[Made, str], Any] = {}
-
-    def measure(self, column: Column) -> Measured | None:
-        """The number of a column."""
-        if column.kind == "training":
-            return self._training(column.measure)
-        judged = self.variant.judged
-        if not all(made in judged for made in column.made):
-            return None
-        if column.kind == "pool":
-            return self._pooled(column)
-        if not all(one.metric(column.measure) for made in column.made for one in judged[made].values()):
-            return None
-        return self._rate(column) if column.kind == "rate" else self._mean(column)
-
-    def _rate(self, column: Column) -> Measured:
-        (made,) = column.made
-        found = [one.metric(column.measure) or {} for one in self.variant.judged[made].values()]
-        estimate = Estimate(*(NAN if found[0][key] is None else found[0][key] for key in ("value", "low", "high")))
-        if len(found) > 1:
-            estimate = self._over_seeds(column, found)
-        undecided, truncated = (sum(metric[key] for metric in found) for key in ("undecided", "truncated"))
-        n = sum(metric["n"] for metric in found) - undecided
-        differs = self.contrasts.get((self.variant, column), NONE)
-        return Measured(estimate, n, len(found), undecided, truncated, differs)
-
-    def _over_seeds(self, column: Column, found: Sequence[Mapping[str, Any]]) -> Estimate:
-        """The mean of the seeds' estimates and of their bounds, if the verdict on each prompt is not known."""
-        (made,) = column.made
-        if column.measure == "score" and all(one.decides for one in self.variant.judged[made].values()):
-            return share(self._each_seed(made, Evaluation.scores))
-        if self._decided(column):
-            return share(self._each_seed(made, Evaluation.verdicts))
-        known = [metric for metric in found if metric["value"] is not None]
-        if not known:
-            return UNKNOWN
-        return Estimate(*(sum(metric[key] for metric in known) / len(known) for key in ("value", "low", "high")))
-
-    def _mean(self, column: Column) -> Measured:
-        sets = [self._rate(Column(column.measure, column.protocol, (made,))) for made in column.made]
-        estimate = mean_of_sets([one.estimate for one in sets])
-        if max(one.seeds for one in sets) > 1 and self._decided(column):
-            estimate = share(*(self._each_seed(made, Evaluation.verdicts) for made in column.made))
-        n, undecided, truncated = (sum(getattr(one, key) for one in sets) for key in ("n", "undecided", "truncated"))
-        differs = self.contrasts.get((self.variant, column), NONE)
-        return Measured(estimate, n, min(one.seeds for one in sets), undecided, truncated, differs)
-
-    def _decided(self, column: Column) -> bool:
-        """Whether the column's measure is the benchmarks' own, so that the verdict on each text is known."""
-        judged = [one for made in column.made for one in self.variant.judged[made].values()]
-        return all(one.decides and one.measure == column.measure for one in judged)
-
-    def _each_seed(self, made: Made, read: Callable[[Evaluation], Any]) -> dict[int, Any]:
-        """The result of `read` for each seed's evaluation, cached."""
-        key = (made, read.__name__)
-        if key not in self._read:
-            self._read[key] = {seed: read(one) for seed, one in self.variant.judged[made].items()}
-        found: dict[int, Any] = self._read[key]
-        return found
-
-    def _pooled(self, column: Column) -> Measured | None:
-        """A number over the pooled prompts of several benchmarks, with the same seeds for each."""
-        seeds = sorted(set.intersection(*(set(self.variant.judged[made]) for made in column.made)))
-        values: dict[int, dict[Any, float | None]] = {seed: {} for seed in seeds}
-        for made in column.made:
-            found = self._each_seed(made, assessed if column.measure in ASSESSING else spent)
-            for seed, own in values.items():
-                own |= found[seed][column.measure]
-        n = sum(value is not None for own in values.values() for value in own.values())
-        estimate = share if column.measure in ASSESSING else mean
-        return Measured(estimate(values), n, len(values)) if n else None
-
-    def _training(self, measure: str) -> Measured | None:
-        """A number of the training, as the mean over the seeds. GPU-hours are known only if a GPU trained."""
-        values = []
-        for record in self.variant.trained:
-            on_gpu = str(record.get("device", "")).startswith("cuda")
-            hours = record["seconds"] * record.get("devices", 1) / 3600 if on_gpu else None
-            tokens, seconds = record.get("tokens"), record.get("seconds")
-            values.append(dict(zip(TRAINING, (record.get("examples"), tokens, seconds, hours), strict=True))[measure])
-        known = [float(value) for value in values if value is not None]
-        return Measured(Estimate(sum(known) / len(known), NAN, NAN), seeds=len(known)) if known else None
-
-
-Values = dict[str, dict[tuple[str, str, int], Any]]
-"""Measure -> text (benchmark, prompt, sample) -> value; texts that do not count are absent."""
-
-
-def spent(one: Evaluation) -> Values:
-    """Token counts by text."""
-    rows = {(one.benchmark, row.id, row.sample): row for row in one.tokens()}
-    return {
-        "thought_tokens": {text: row.thought_tokens for text, row in rows.items()},
-        "answer_tokens": {text: row.answer_tokens for text, row in rows.items()},
-        "query_tokens": {text: row.thought_tokens + row.answer_tokens for text, row in rows.items()},
-    }
-
-
-def assessed(one: Evaluation) -> Values:
-    """The contribution of each thought to each measure of structure."""
-    rows = one.thoughts()
-    found: Values = {measure: {} for measure in ASSESSING}
-    for row, refuses in zip(rows, one.refusals(rows), strict=True):
-        text = (one.benchmark, row.id, row.sample)
-        harmful, alarmed = row.label == "harmful", row.assessment == "harmful"
-        found["adherence_rate"][text] = row.adheres
-        found["recall" if harmful else "false_alarms"][text] = alarmed
-        if alarmed:
-            found["precision"][text] = harmful
-        failed = cause_of(row.label, row.assessment, refuses)
-        if failed is not None:
-            for cause in CAUSES:
-                found[f"{'answered' if harmful else 'refused'}_{cause}"][text] = failed == cause
-    return found
-
-
 # --- tables ---
 
 Specified = tuple[str, list[Row], list[Column]]
@@ -303,19 +171,19 @@ Specified = tuple[str, list[Row], list[Column]]
 def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataFrame]:
     """Every table that has data, by name, as `finished` frames."""
     wanted = [
-        (name, protocol, rows, columns)
+        (name, rows, columns)
         for protocol, own in protocols_of(found).items()
         for name, rows, columns in _specified(own, protocol)
         if columns and any(row.variant for row in rows)
     ]
-    every_column = list(dict.fromkeys(column for _, _, _, columns in wanted for column in columns))
-    known: dict[tuple[Variant | None, Column], Measured | None] = {}
+    every_column = list(dict.fromkeys(column for _, _, columns in wanted for column in columns))
+    known: dict[tuple[Variant | None, Column], Number | None] = {}
     for variant in found:  # one at a time, so that the rows of the last one can be freed
-        measuring = Measuring(variant, contrasts)
+        measuring = Measuring(variant)
         known |= {(variant, column): measuring.measure(column) for column in every_column}
-    cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TITLES}
-    for name, protocol, rows, columns in wanted:
-        cells[name] += [_cell(name, protocol, row, c, known.get((row.variant, c))) for row in rows for c in columns]
+    cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
+    for name, rows, columns in wanted:
+        cells[name] += [_cell(name, row, c, known.get((row.variant, c)), contrasts) for row in rows for c in columns]
     made = {name: finished(pd.DataFrame(own, columns=CELLS)) for name, own in cells.items() if own}
     return {name: own for name, own in made.items() if (own.known | (own.undecided > 0)).any()} | {
         "published": figures()
@@ -324,22 +192,22 @@ def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataF
 
 def _specified(found: list[Variant], protocol: str) -> list[Specified]:
     """The tables of one protocol. `found` are the variants that it judged."""
-    rates = of.rate_columns(found, protocol)
+    rates = rate_columns(found, protocol)
     main = [variant for variant in found if belongs(variant, "main")]
-    pooled = of.pool(found, protocol)
+    pooled = pool(found, protocol)
     pools = {name: Column(name, protocol, pooled, "pool") for name in (*ASSESSING, *TOKENS)}
     training = [Column(name, protocol, (), "training") for name in TRAINING]
-    own = {name: [c for c in rates if c.measure == name and not of.apart(c.benchmark)] for name in RATES}
-    means = of.mean_columns(found, protocol)
-    short = [column for measure in RATES for column in _short(own[measure], means.get(measure), found)]
-    overview = [*of.rate_columns(found, protocol, others=True), *(pools[name] for name in OVERVIEW)]
-    recognising = [column for column in rates if column.measure in measures.RECOGNISING]
-    apart = {
-        "general": [c for c in rates if (c.benchmark, c.measure) in measures.GENERAL],
-        "multi_turn": [c for c in rates if c.benchmark in of.MULTI_TURN],
-        "multilingual": [c for c in rates if c.benchmark.startswith(of.MULTILINGUAL)],
-        "reasoning": own["accuracy"] if "accuracy" in means else [],
-    }
+    own = {name: [c for c in rates if c.measure == name and "main" in c.tables] for name in RATES}
+    means = mean_columns(found, protocol)
+    short = []  # each measure's mean, or also each of its sets if no row has all of them
+    for measure in RATES:
+        mean = means.get(measure)
+        whole = mean and any(set(mean.made) <= variant.judged.keys() for variant in found)
+        short += [*([] if whole else own[measure]), *([mean] if mean else [])]
+    overview = [*rate_columns(found, protocol, others=True), *(pools[name] for name in OVERVIEW)]
+    recognising = [column for column in rates if column.measure in RECOGNISING]
+    apart = {name: [c for c in rates if name in c.tables] for name in ("general", "multi_turn", "multilingual")}
+    apart["reasoning"] = own["accuracy"] if "accuracy" in means else []
     return [
         ("overview", every(found), [column for column in overview if column not in recognising]),
         ("main", methods(main, protocol), list(dict.fromkeys([*own["harmful_rate"], *short]))),
@@ -351,25 +219,21 @@ def _specified(found: list[Variant], protocol: str) -> list[Specified]:
     ]
 
 
-def _short(own: Sequence[Column], mean_: Column | None, found: Sequence[Variant]) -> list[Column]:
-    """The column of a measure's mean, or the column of each set if no row has all of them."""
-    if mean_ and any(set(mean_.made) <= variant.judged.keys() for variant in found):
-        return [mean_]
-    return [*own, *([mean_] if mean_ else [])]
-
-
-def _cell(table: str, protocol: str, row: Row, column: Column, measured: Measured | None) -> dict[str, Any]:
+def _cell(table: str, row: Row, column: Column, number: Number | None, contrasts: Contrasts) -> dict[str, Any]:
     """A cell with its number and the published figure, or the reason why there is none."""
     variant = row.variant
     evaluated = variant.evaluated(column.made) if variant else {}
-    changed = bool(evaluated or (variant and variant.changed))
-    figure, why = beside(row.backbone, row.method, changed, column)
+    figure, why = beside(row.backbone, row.method, bool(evaluated or (variant and variant.changed)), column)
     lacks = [made[1] for made in column.made if variant and made not in variant.judged]
-    names = {"table": table, "protocol": protocol, "backbone": row.backbone, "method": row.label}
+    tested = contrasts.get((variant, column)) if variant else None
     return {
-        **names,
+        "table": table,
+        "protocol": column.protocol,
+        "backbone": row.backbone,
+        "method": row.label,
         **_named(column),
-        **(measured or Measured()).columns,
+        **(number or Number())._asdict(),
+        **(tested or Contrast())._asdict(),
         "published": figure.value if figure else NAN,
         "published_why": why,
         "source": figure.source if figure else "",
@@ -379,27 +243,29 @@ def _cell(table: str, protocol: str, row: Row, column: Column, measured: Measure
 
 
 def _named(column: Column) -> dict[str, str]:
-    return {**{name: getattr(column, name) for name in COLUMN}, "unit": column.of.unit}
+    measure = MEASURES[base(column.measure)]
+    names = {name: getattr(column, name) for name in COLUMN}
+    return {**names, "unit": measure.unit, "called": column.called or measure.label}
 
 
 def figures() -> pd.DataFrame:
     """The known published figures as a separate table, one part per source; never next to our numbers."""
-    known = {
-        (one.protocol, one.backbone, one.method, one.measure, one.benchmark): one for one in published() if one.known
-    }
+    figures = [one for one in published() if one.known]
+    known = {(one.protocol, one.backbone, one.method, one.measure, one.benchmark): one for one in figures}
+    empty = {"table": "published", **dict.fromkeys(("published_why", "lacking", "evaluated"), ""), "published": NAN}
     cells = []
-    for protocol in dict.fromkeys(key[0] for key in known):
-        rows = dict.fromkeys((backbone, method) for own, backbone, method, *_ in known if own == protocol)
-        columns = dict.fromkeys((measure, benchmark) for own, _, _, measure, benchmark in known if own == protocol)
-        for backbone, method in sorted(rows, key=lambda row: (not row[0], list(rows).index(row))):
-            for measure, benchmark in columns:
+    for protocol in dict.fromkeys(one.protocol for one in figures):
+        own = [one for one in figures if one.protocol == protocol]
+        rows = sorted(dict.fromkeys((one.backbone, one.method) for one in own), key=lambda row: not row[0])
+        for backbone, method in rows:
+            for measure, benchmark in dict.fromkeys((one.measure, one.benchmark) for one in own):
+                called = option("benchmark", benchmark).get("labels", {}).get(measure, "")
+                column = Column(measure, protocol, ((protocol, benchmark, ""),), called=called)
                 one = known.get((protocol, backbone, method, measure, benchmark))
-                names = {"table": "published", "protocol": protocol, "backbone": backbone or "not named"}
-                empty = {"published": NAN, "published_why": "", "lacking": "", "evaluated": ""}
-                number = Measured(Estimate(one.value, NAN, NAN) if one else UNKNOWN).columns
-                column = _named(Column(measure, protocol, ((protocol, benchmark, ""),)))
+                names = {"protocol": protocol, "backbone": backbone or "not named", "method": described(method)[0]}
                 source = f"{one.source}. {one.note}".rstrip(". ") if one else ""
-                cells.append({**names, **empty, **column, **number, "method": described(method)[0], "source": source})
+                number = Number(one.value) if one else Number()
+                cells.append({**empty, **names, **_named(column), **number._asdict(), "source": source})
     return finished(pd.DataFrame(cells, columns=CELLS), best=False)
 
 
@@ -407,6 +273,7 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     """The `finished` table of all runs, seed by seed. Adherence and tokens are over all benchmarks of a run."""
     keys = ["run", "benchmark", "metric", "protocol_hash"]
     found = results.merge(compared[[*keys, "p_holm", "seeds"]], on=keys, how="left")
+    found = found.assign(n=found.n - found.undecided)
     several = found.protocol.nunique() > 1
     rates = found[found.metric.map(base).isin(RATES)].assign(kind="rate")
     rates = rates.assign(place=[RATES.index(base(metric)) for metric in rates.metric])
@@ -414,28 +281,28 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     if several:
         rates["benchmark"] = (rates.benchmark + " " + rates.protocol).str.removesuffix(" offline")
     pools = found[found.metric.isin(OVERVIEW) & found.value.notna()]
-    pools = pools.assign(decided=pools.n - pools.undecided, total=pools.value * (pools.n - pools.undecided))
-    pools = pools.groupby(["metric", "run"])[["total", "decided"]].sum().reset_index()
-    pools = pools.assign(value=pools.total / pools.decided, kind="pool")
-    pools = pools.assign(benchmark="all its benchmarks", protocol_hash="")
-    pools = pools.sort_values("metric", key=lambda names: names.map(OVERVIEW.index), kind="stable")
-    cells = pd.concat([rates.assign(n=rates.n - rates.undecided), pools[pools.decided > 0].drop(columns="decided")])
-    order = dict.fromkeys(results.run)
+    pools = pools.assign(total=pools.value * pools.n).groupby(["metric", "run"])[["total", "n"]].sum()
+    pools = pools[pools.n > 0].reset_index().sort_values("metric", key=lambda s: s.map(OVERVIEW.index), kind="stable")
+    pools = pools.assign(
+        value=pools.total / pools.n, n=0, kind="pool", benchmark="all its benchmarks", protocol_hash=""
+    )
+    pools = pools.assign(called=[MEASURES[metric].label for metric in pools.metric])
+    cells = pd.concat([rates, pools])
     frame = cells.assign(
         table="runs",
         protocol="" if several else next(iter(results.protocol), ""),
         backbone="",
         tested=cells.seeds.fillna(1).astype(int),
         p_holm=cells.p_holm.astype(float),
-        method=pd.Categorical(cells.run, order),
+        method=pd.Categorical(cells.run, dict.fromkeys(results.run)),
         measure=cells.metric,
         unit=[MEASURES[base(metric)].unit for metric in cells.metric],
         **dict.fromkeys(("published_why", "source", "lacking", "evaluated"), ""),
         **dict.fromkeys(("difference", "p", "detectable", "published"), NAN),
+        **{name: cells[name].fillna(0).astype(int) for name in ("n", "undecided", "truncated")},
         seeds=1,
     )
-    counts = ["n", "undecided", "truncated"]
-    return finished(frame.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int)))
+    return finished(frame)
 
 
 def finished(frame: pd.DataFrame, best: bool = True) -> pd.DataFrame:
@@ -480,27 +347,27 @@ def _notes(known: bool, n: int, undecided: int, truncated: int, lacking: str) ->
     if not known and texts:
         return [f"undecided {undecided}/{texts}"]
     counts = {"undecided": undecided, "truncated": truncated}
-    return [f"{what} {count}" for what, count in counts.items() if count > measures.WORTH_SAYING * texts]
+    return [f"{what} {count}" for what, count in counts.items() if count > WORTH_SAYING * texts]
 
 
 def pivot(part: pd.DataFrame) -> pd.DataFrame:
     """One protocol's part of a table as a grid in the order of `part`. Each cell is its row of `part`, or nan.
 
-    The index is (backbone, method); a column is the tuple of its heading's lines.
+    The index is (backbone, method); a column is the tuple of its heading's lines: measure, judge or part if it is not
+    the deciding one, benchmark, and the hash if two columns share a heading.
     """
     cells = pd.Series(list(part.itertuples(index=False)), pd.MultiIndex.from_frame(part[[*ROW, *COLUMN]]), dtype=object)
     grid = cells.unstack(COLUMN, sort=False)
     if isinstance(part.method.dtype, pd.CategoricalDtype):
         grid = grid.sort_index(level="method")
     grid = pd.concat([own for _, own in grid.groupby(level="backbone", sort=False)])
-    grid.columns = pd.Index([_heading(key, list(grid.columns)) for key in grid.columns], tupleize_cols=False)
+    called = part.set_index(["measure", "benchmark"]).called.to_dict()
+    keys, headings = list(grid.columns), []
+    for measure, kind, benchmark, digest in keys:
+        over = {"rate": benchmark, "mean": f"mean of {benchmark.count(' + ') + 1}"}.get(kind, "")
+        several = sum(other[:3] == (measure, kind, benchmark) for other in keys) > 1
+        name = called[measure, benchmark] + ARROWS[MEASURES[base(measure)].better]
+        lines = (name, measure.partition(".")[2], over, digest if several else "")
+        headings.append(tuple(line for line in lines if line))
+    grid.columns = pd.Index(headings, tupleize_cols=False)
     return grid
-
-
-def _heading(key: tuple[str, ...], among: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Measure, judge or part if it is not the deciding one, benchmark, and the hash if two columns share a heading."""
-    measure, kind, benchmark, digest = key
-    over = {"rate": benchmark, "mean": f"mean of {benchmark.count(' + ') + 1}"}.get(kind, "")
-    several = sum(other[:3] == key[:3] for other in among) > 1
-    parts = (called(measure, benchmark).heading, measure.partition(".")[2], over, digest if several else "")
-    return tuple(part for part in parts if part)

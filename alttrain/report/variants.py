@@ -5,7 +5,7 @@ rewrite. Reads rewrite.json (examples) and train.json of each run.
 
 A `Column` is a measure by one protocol, on the same benchmarks, with the same hash for each. A mean is over the sets
 that its protocol names (metrics.json, provenance, means). If the protocol names none, and for pools, the sets are those
-that most rows have. A row that lacks one of them has no such cell.
+of main that most rows have. A row that lacks one of them has no such cell.
 """
 
 import itertools
@@ -13,21 +13,17 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from alttrain.records import Rewritten, Trained, read_sealed
-from alttrain.report.measures import GENERAL, MEASURES, RATES, RECOGNISING, Measure, base, called
-from alttrain.report.results import LAST, Evaluation, changes, label_of
+from alttrain.records import Rewritten, Trained, read_if_there
+from alttrain.report.measures import MEASURES, RATES, RECOGNISING, base
+from alttrain.report.results import LAST, Evaluation, Made, changes, label_of
 
-Made = tuple[str, str, str]
-"""How a number was made: (protocol, benchmark, protocol hash)."""
 NO_TRAIN = "no_train"
 """The method that is the unmodified backbone."""
-MULTI_TURN, MULTILINGUAL = ("safemt_attack_600",), "multijail"
-"""Benchmarks with a separate table; they enter no mean. The last is the prefix of one benchmark per language."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +38,13 @@ class Variant:
     dataset: str
     rewrite: str
     training: str
-    tag: str
     method: str
+    tag: str
+    digest: str
     named: str
     order: int
-    tables: tuple[str, ...]
+    tables: Sequence[str]
     changed: Mapping[str, Sequence[Any]]
-    digest: str
     folders: Mapping[int, Path]
     judged: Mapping[Made, Mapping[int, Evaluation]]
 
@@ -63,11 +59,6 @@ class Variant:
         return self.method or (NO_TRAIN if self.untrained else self.rewrite)
 
     @property
-    def trains(self) -> bool:
-        """Whether weights were trained; a defence in the prompt trains none."""
-        return self.training != "none"
-
-    @property
     def title(self) -> str:
         """The method's label and its changes."""
         name = "No-train" if self.untrained and not self.method else self.named
@@ -76,36 +67,60 @@ class Variant:
     @cached_property
     def trained(self) -> list[dict[str, Any]]:
         """train.json of each seed that has one."""
-        return [found for folder in self.folders.values() if (found := _read(folder / "train.json", Trained))]
+        found = (read_if_there(folder / "train.json", Trained) for folder in self.folders.values())
+        return [record for record in found if record]
 
     @cached_property
     def labels(self) -> dict[str, int]:
         """Number of training examples by label, from the first seed's rewrite.json."""
-        found: dict[str, int] = _read(next(iter(self.folders.values())) / "rewrite.json", Rewritten).get("labels", {})
-        return found
+        found = read_if_there(next(iter(self.folders.values())) / "rewrite.json", Rewritten)
+        return dict(found.get("labels", {}))
 
     def evaluated(self, column_made: Iterable[Made]) -> dict[str, Sequence[Any]]:
         """What the evaluations on these benchmarks changed in protocol and benchmark."""
         judged = (one for made in column_made for one in self.judged.get(made, {}).values())
         return {key: values for one in judged for key, values in one.provenance.get("changed", {}).items()}
 
-    def protocols(self) -> set[str]:
-        """The protocols of its numbers."""
-        return {protocol for protocol, _, _ in self.judged}
+    def firsts(self, protocol: str) -> dict[Made, Evaluation]:
+        """The first seed's evaluations by a protocol."""
+        return {made: next(iter(seeds.values())) for made, seeds in self.judged.items() if made[0] == protocol}
 
 
-def _read(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = read_sealed(path, schema) if path.exists() else {}
-    return found
+_Key = tuple[str, str, str, str, str, str, str]
+"""The first fields of a Variant: all that is equal for its seeds, except for `changed`."""
 
 
 def variants(judged: Iterable[Evaluation]) -> list[Variant]:
     """All variants, ordered by backbone, then the method's order, then the rest of their names."""
-    grouped: dict[tuple[str, ...], list[Evaluation]] = {}
-    for one in judged:
-        grouped.setdefault(_key(one), []).append(one)
-    made = [_variant(key, own) for key, own in grouped.items()]
+    grouped: dict[tuple[_Key, str], list[Evaluation]] = {}
+    for one in sorted(judged, key=lambda one: one.seed):
+        grouped.setdefault((_key(one), json.dumps(one.names.get("changed", {}), sort_keys=True)), []).append(one)
+    made = []
+    for (key, _), own in grouped.items():
+        names, by_made = own[0].names, dict[Made, dict[int, Evaluation]]()
+        for one in own:
+            by_made.setdefault(one.made, {})[one.seed] = one
+        variant = Variant(
+            *key,
+            named=label_of(names),
+            order=int(names.get("order", LAST)) if names.get("method") else LAST,
+            tables=names.get("tables", ("main",)),
+            changed=names.get("changed", {}),
+            folders={one.seed: one.folder.parent.parent for one in own},
+            judged=by_made,
+        )
+        made.append(variant)
     return sorted(made, key=_place)
+
+
+def _key(one: Evaluation) -> _Key:
+    names, seed = one.names, one.seed
+    method = names.get("method", "")
+    own = [str(names[part]) for part in ("backbone", "dataset", "rewrite", "training")]
+    start = "-".join([own[0], method] if method else own)
+    found = re.fullmatch(rf"{re.escape(start)}(?:-(changed_[0-9a-f]+))?-s{seed}(?:-(.*))?", one.run)
+    digest, tag = (found[1] or "", found[2] or "") if found else ("", one.run.replace(f"-s{seed}", ""))
+    return own[0], own[1], own[2], own[3], method, tag, digest
 
 
 def _place(one: Variant) -> tuple[Any, ...]:
@@ -118,41 +133,10 @@ def _natural(name: str) -> list[tuple[str, int]]:
     return [(letters, int(digits or 0)) for letters, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
-def _key(one: Evaluation) -> tuple[str, ...]:
-    """Backbone, dataset, rewrite, training, method, changes, digest and tag: everything except the seed."""
-    names = one.names
-    method = names.get("method", "")
-    parts = ("backbone", "method") if method else ("backbone", "dataset", "rewrite", "training")
-    start = "-".join(str(names[part]) for part in parts)
-    found = re.fullmatch(rf"{re.escape(start)}(?:-(changed_[0-9a-f]+))?-s{names['seed']}(?:-(.*))?", one.run)
-    digest, tag = (found[1] or "", found[2] or "") if found else ("", one.run.replace(f"-s{names['seed']}", ""))
-    own = (str(names[part]) for part in ("backbone", "dataset", "rewrite", "training"))
-    return (*own, method, json.dumps(names.get("changed", {}), sort_keys=True), digest, tag)
-
-
-def _variant(key: tuple[str, ...], own: Sequence[Evaluation]) -> Variant:
-    by_seed = sorted(own, key=lambda one: int(one.names["seed"]))
-    judged: dict[Made, dict[int, Evaluation]] = {}
-    for one in by_seed:
-        made = (one.protocol["protocol"], one.benchmark, one.protocol["protocol_hash"])
-        judged.setdefault(made, {})[int(one.names["seed"])] = one
-    backbone, dataset, rewrite, training, method, changed, digest, tag = key
-    names = by_seed[0].names
-    return Variant(
-        backbone=backbone,
-        dataset=dataset,
-        rewrite=rewrite,
-        training=training,
-        tag=tag,
-        method=method,
-        named=label_of(names),
-        order=int(names.get("order", LAST)) if method else LAST,
-        tables=tuple(names.get("tables", ("main",))),
-        changed=json.loads(changed),
-        digest=digest,
-        folders={int(one.names["seed"]): one.folder.parent.parent for one in by_seed},
-        judged=judged,
-    )
+def protocols_of(found: Sequence[Variant]) -> dict[str, list[Variant]]:
+    """Protocol name -> the variants that it judged."""
+    names = sorted({made[0] for variant in found for made in variant.judged})
+    return {name: [variant for variant in found if variant.firsts(name)] for name in names}
 
 
 def baseline_of(one: Variant, among: Iterable[Variant], made: Made) -> Variant | None:
@@ -177,7 +161,7 @@ class Column:
 
     `kind` is "rate" (one benchmark), "mean" (the mean over several), "pool" (the pooled prompts of several) or
     "training" (with `made` empty). `defined` is whether a mean is over the sets that its protocol names; a set that no
-    row has has an empty hash.
+    row has has an empty hash. `tables` show the column of a benchmark under the name `called`.
     """
 
     measure: str
@@ -185,11 +169,8 @@ class Column:
     made: tuple[Made, ...]
     kind: Literal["rate", "mean", "pool", "training"] = "rate"
     defined: bool = False
-
-    @property
-    def of(self) -> Measure:
-        """How the measure is written."""
-        return called(self.measure, self.benchmark)
+    tables: Sequence[str] = field(default=("main",), compare=False)
+    called: str = field(default="", compare=False)
 
     @property
     def benchmark(self) -> str:
@@ -204,69 +185,51 @@ class Column:
 
 def rate_columns(variants: Iterable[Variant], protocol: str, others: bool = False) -> list[Column]:
     """A column for each benchmark's measures; with `others`, also for those by other parts and judges."""
-    found = set()
-    for variant in variants:
-        for made, seeds in variant.judged.items():
-            if made[0] != protocol:
-                continue
-            for metric in next(iter(seeds.values())).judged["metrics"]:
-                name = metric["metric"]
-                if name in (*RATES, "score", *RECOGNISING) or (others and base(name) in RATES):
-                    found.add(Column(name, protocol, (made,)))
+    found: dict[Column, None] = {}
+    for made, one in ((made, one) for variant in variants for made, one in variant.firsts(protocol).items()):
+        for name in (metric["metric"] for metric in one.judged["metrics"]):
+            if name in (*RATES, "score", *RECOGNISING) or (others and base(name) in RATES):
+                tables = one.tables if name in (one.labels or (one.measure,)) else ()
+                found.setdefault(Column(name, protocol, (made,), tables=tables, called=one.called(name)))
     order = list(MEASURES)
     return sorted(found, key=lambda c: (order.index(base(c.measure)), c.made[0][1], c.measure, c.made))
-
-
-def apart(benchmark: str) -> bool:
-    """Whether a benchmark has a separate table."""
-    general = {name for name, _ in GENERAL}
-    return benchmark in (*general, *MULTI_TURN) or benchmark.startswith(MULTILINGUAL)
 
 
 def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column]:
     """The mean column of each measure that has one: over the protocol's sets, or those that most rows of main have."""
     main = [variant for variant in variants if "main" in variant.tables and not variant.changed] or variants
-    found = {measure: _mean(main, protocol, measure) for measure in RATES}
+    judged = [variant.firsts(protocol) for variant in main]
+    found = {measure: _mean(judged, protocol, measure) for measure in RATES}
     return {measure: column for measure, column in found.items() if column}
 
 
-def _mean(variants: Sequence[Variant], protocol: str, measure: str) -> Column | None:
+def _mean(judged: Sequence[Mapping[Made, Evaluation]], protocol: str, measure: str) -> Column | None:
     """The mean column of a measure.
 
     None if the protocol names fewer than two sets or none was judged; without named sets, if rows share fewer than two.
     """
-    judged = [
-        {made: next(iter(seeds.values())) for made, seeds in variant.judged.items() if made[0] == protocol}
-        for variant in variants
-    ]
     told = Counter(
         tuple(sorted(one.provenance.get("means", {}).get(measure, ()))) for own in judged for one in own.values()
     )
-    wanted = max(filter(None, told), key=lambda names: told[names], default=())
-    sets = [
-        frozenset(
-            made
-            for made, one in own.items()
-            if one.measure == measure and (made[1] in wanted if wanted else not apart(made[1]))
-        )
-        for own in judged
-    ]
+    wanted = max(filter(None, told), key=told.__getitem__, default=())
+    alike = [{made: one for made, one in own.items() if one.measure == measure} for own in judged]
     if not wanted:
+        sets = [frozenset(made for made, one in own.items() if "main" in one.tables) for own in alike]
         shared = _shared([own for own in sets if len(own) > 1], least=2)
         return Column(measure, protocol, shared, "mean") if shared else None
-    if len(wanted) < 2 or not any(sets):
+    counts = Counter(frozenset(made for made in own if made[1] in wanted) for own in alike)
+    if len(wanted) < 2 or not any(counts):
         return None
-    counts = Counter(sets)
     most = min(counts, key=lambda one: (-len(one), -counts[one], sorted(one)))
     known = {made[1]: made for own in (*counts, most) for made in own}
-    return Column(
-        measure, protocol, tuple(known.get(name, (protocol, name, "")) for name in wanted), "mean", defined=True
-    )
+    made = tuple(known.get(name, (protocol, name, "")) for name in wanted)
+    return Column(measure, protocol, made, "mean", defined=True)
 
 
 def pool(variants: Sequence[Variant], protocol: str) -> tuple[Made, ...]:
-    """The benchmarks over which adherence and tokens are pooled: those that most variants have."""
-    sets = [frozenset(m for m in variant.judged if m[0] == protocol and not apart(m[1])) for variant in variants]
+    """The benchmarks over which adherence and tokens are pooled: those of main that most variants have."""
+    firsts = (variant.firsts(protocol).items() for variant in variants)
+    sets = [frozenset(made for made, one in own if "main" in one.tables) for own in firsts]
     return _shared([own for own in sets if own], least=1)
 
 
@@ -276,9 +239,3 @@ def _shared(sets: Sequence[frozenset[Made]], least: int) -> tuple[Made, ...]:
     candidates = different | {one & other for one, other in itertools.combinations(different, 2)}
     fitting = [tuple(sorted(one)) for one in candidates if len(one) >= least]
     return min(fitting, key=lambda one: (-sum(own.issuperset(one) for own in sets), -len(one), one), default=())
-
-
-def protocols_of(found: Sequence[Variant]) -> dict[str, list[Variant]]:
-    """Protocol name -> the variants that it judged."""
-    names = sorted({protocol for variant in found for protocol in variant.protocols()})
-    return {name: [variant for variant in found if name in variant.protocols()] for name in names}

@@ -127,11 +127,13 @@ def _can_ask_again(run: Run, benchmark: Benchmark) -> bool:
 
 def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     """Return the provenance of the numbers, for metrics.json."""
+    shown = {"tables": list(benchmark.tables), "labels": dict(benchmark.labels)}
     return {
         "alttrain": __version__,
         "kind": benchmark.kind,
         "measure": benchmark.measure,
         "means": {measure: list(names) for measure, names in run.protocol.means.items()},
+        **({} if shown == {"tables": ["main"], "labels": {}} else shown),
         "judges": as_json(_configured(run, benchmark)),
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,

@@ -33,23 +33,13 @@ from alttrain import report as room
 from alttrain.config import RunError
 from alttrain.records import DamagedError, Texts, alone, kept_json, write_text
 from alttrain.report.card import rewrite_card
-from alttrain.report.comparisons import comparisons
 from alttrain.report.figures import draw_all
 from alttrain.report.formats import console, latex, markdown
+from alttrain.report.frames import report_of
 from alttrain.report.page import write_page
-from alttrain.report.results import (
-    METRICS,
-    Evaluation,
-    evaluations,
-    read_csv,
-    structure,
-    tidy,
-    warn_left_out,
-    write_csv,
-)
+from alttrain.report.results import METRICS, Evaluation, evaluations, read_csv, warn_left_out, write_csv
 from alttrain.report.snapshot import STAMP, beside, files, inputs, keep, put, snapshot, states
-from alttrain.report.tables import CELLS, TITLES, marked, runs_table, tables
-from alttrain.report.variants import variants
+from alttrain.report.tables import CELLS, TABLES, marked
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
@@ -183,24 +173,21 @@ def _digest(runs: Path, texts: str) -> str:
 
 def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator[Path]:
     """Write all files of a report for these benchmarks. Yields their paths."""
-    folder = output_dir / "report"
-    results, grouped = tidy(judged), variants(judged)
-    compared, contrasts = comparisons(grouped)
-    frames = {"metrics": results[METRICS], "comparisons": compared, "structure": structure(judged)}
+    folder, made = output_dir / "report", report_of(judged)
+    frames = {"metrics": made.results[METRICS], "comparisons": made.compared, "structure": made.structure}
     for name, frame in frames.items():
         write_csv(folder / f"{name}.csv", frame)
         yield folder / f"{name}.csv"
-    write_text(folder / "table.md", markdown("Runs", runs_table(results, compared)))
+    write_text(folder / "table.md", markdown("Runs", made.runs))
     yield folder / "table.md"
-    found = tables(grouped, contrasts)
-    for name, cells in found.items():
+    for name, cells in made.tables.items():
         path = folder / "tables" / name
         write_csv(path.with_suffix(".csv"), cells[CELLS])
-        write_text(path.with_suffix(".md"), markdown(TITLES[name], cells))
-        write_text(path.with_suffix(".tex"), latex(TITLES[name], cells))
+        write_text(path.with_suffix(".md"), markdown(TABLES[name].title, cells))
+        write_text(path.with_suffix(".tex"), latex(TABLES[name].title, cells))
         yield from (path.with_suffix(form) for form in (".csv", ".md", ".tex"))
-    yield from draw_all(found, grouped, folder / "figures")
-    if page := write_page(output_dir, texts, made=(judged, compared, found)):
+    yield from draw_all(made.tables, made.variants, folder / "figures")
+    if page := write_page(output_dir, texts, made=made):
         yield page
 
 
