@@ -8,7 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from alttrain.backbone import Backbone, FullFineTuning, LoRA, NoAdapter
+from alttrain.backbone import Backbone
+from alttrain.backbone.config import Trainable
 from alttrain.config import (
     Changes,
     Method,
@@ -27,7 +28,7 @@ from alttrain.evaluation import Benchmark, Protocol, protocol_hash
 from alttrain.generation import Auto, EngineConfig
 from alttrain.records import Texts
 from alttrain.rewrite import Structure
-from alttrain.training import Hardware, NoTraining, SafeKeyLoss, SupervisedFineTuning
+from alttrain.training import Hardware, NoTraining, SupervisedFineTuning
 from alttrain.training.config import Logger
 
 PLACES = ("path", "file", "data_dir", "count")
@@ -55,7 +56,7 @@ class Run:
     backbone: Backbone
     dataset: Dataset
     structure: Structure
-    adapter: LoRA | FullFineTuning | NoAdapter
+    adapter: Trainable
     training: SupervisedFineTuning | NoTraining
     hardware: Hardware
     generation: EngineConfig
@@ -72,7 +73,7 @@ class Run:
     @property
     def trained(self) -> Path:
         """The folder of the trained adapter or model."""
-        return self.folder / ("model" if isinstance(self.adapter, FullFineTuning) else "adapter")
+        return self.folder / self.adapter.folder
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -185,20 +186,21 @@ def _refuse_combinations(run: Run) -> None:
             f"method={run.method.name} with backbone={run.backbone.name}, which {kind} weights that a method's authors "
             "trained: method=published goes with those, and with no others"
         )
-    if isinstance(run.training, SupervisedFineTuning) and isinstance(run.adapter, NoAdapter):
+    if not run.training.trains:
+        return
+    if not run.adapter.trains:
         raise RunError("adapter=none with training that trains: choose adapter=lora, or training=none")
-    several = run.hardware.devices * run.hardware.nodes > 1
-    if several and run.hardware.strategy == "fsdp" and not isinstance(run.adapter, LoRA):
+    if run.hardware.sharded and not run.adapter.freezes:
         raise RunError("trainer.strategy=fsdp shards a frozen backbone: choose adapter=lora, or a deepspeed strategy")
-    if several and run.hardware.strategy == "fsdp" and isinstance(run.training, SupervisedFineTuning):
+    if run.hardware.sharded:
         for key, value, asked in (
             ("training.optimizer", "adamw_8bit", run.training.optimizer == "adamw_8bit"),
-            ("training/objective", "safekey", isinstance(run.training.objective, SafeKeyLoss)),
+            ("training/objective", "safekey", run.training.objective.needs_key_sentence),
             ("backbone.quantization", run.backbone.quantization, run.backbone.quantization != "none"),
         ):
             if asked:
                 raise RunError(f"{key}={value} does not train shards: choose another, or trainer.strategy=ddp")
-    if isinstance(run.adapter, FullFineTuning) and run.backbone.quantization != "none":
+    if not run.adapter.freezes and run.backbone.quantization != "none":
         raise RunError(
             f"adapter=full with backbone.quantization={run.backbone.quantization}: quantised weights cannot be "
             "trained; set backbone.quantization=none, or choose adapter=lora"

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from alttrain.backbone import FullFineTuning, LoRA
 from alttrain.backbone.device import GIB, look
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.records import Example
@@ -80,7 +79,7 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
     device = look(run.hardware.accelerator, run.hardware.memory_gib)
     most = max((need.total for need in estimate(run, device, rows)), default=None)
     recipe, tokens = run.training, 0
-    if isinstance(recipe, SupervisedFineTuning) and rows:
+    if recipe.trains and rows:
         lengths = guessed_rows(rows, recipe.max_length)
         tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
     generations = {one.name: len(one.examples) * run.protocol.decoding_for(one).samples for one in run.benchmarks}
@@ -90,7 +89,7 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
         state,
         None if most is None else round(most / GIB, 2),
         None if most is None or device.free is None else most <= device.free,
-        run.hardware.devices * run.hardware.nodes,
+        run.hardware.world_size,
         tokens,
         sum(generations.values()),
         _hours(run, tokens, generations),
@@ -104,7 +103,7 @@ def _hours(run: Run, training_tokens: int, generations: Mapping[str, int]) -> fl
     if sizes is None:
         return None
     flops, words = RATES["cpu" if run.hardware.accelerator == "cpu" else "gpu"]
-    passes = 6 if isinstance(run.adapter, FullFineTuning) else 4  # frozen weights need no weight gradients
+    passes = 4 if run.adapter.freezes else 6  # frozen weights need no weight gradients
     training = passes * sizes.parameters * training_tokens / flops
     tokens = 0
     for one in run.benchmarks:
@@ -157,7 +156,8 @@ def described(runs: Iterable[Run], rows: Mapping[str, Sequence[Example]]) -> tup
 def treatment(run: Run, rows: Sequence[Example]) -> dict[str, str]:
     """Describe a method in words: one row of the table of methods."""
     labels = ", ".join(f"{count:,} {label}" for label, count in sorted(Counter(row.label for row in rows).items()))
-    teacher = run.structure.teacher
+    teacher, quantization = run.structure.teacher, run.backbone.quantization
+    shrunk = f" on {quantization} weights" if run.adapter.trains and quantization != "none" else ""
     model = getattr(getattr(teacher, "writer", None), "model_name", "")
     return {
         "method": run.method.name or run.structure.name,
@@ -165,8 +165,8 @@ def treatment(run: Run, rows: Sequence[Example]) -> dict[str, str]:
         "data": f"{run.dataset.name}: {labels}" if run.training.trains else "",
         "rewrite": run.structure.name,
         "teacher": " ".join(filter(None, [teacher.name, model])) if teacher else "",
-        "recipe": _recipe(run.training) if isinstance(run.training, SupervisedFineTuning) else "",
-        "adapter": _adapter(run),
+        "recipe": _recipe(run.training) if run.training.trains else "",
+        "adapter": f"{run.adapter}{shrunk}",
         "system prompt": _system(run.method.evaluation_prompt if run.method.name else run.backbone.system_prompt),
         "trained with": "" if not run.training.trains else run.backbone.system_prompt or "none",
         "prompt": "" if run.structure.prompt_form == "{prompt}" and not run.structure.system else "its own form",
@@ -181,15 +181,6 @@ def _recipe(recipe: SupervisedFineTuning) -> str:
     parts += [f"weight decay {recipe.weight_decay:g}", f"clip {recipe.gradient_clip}", f"length {recipe.max_length:,}"]
     objective = type(recipe.objective).__name__
     return "; ".join([recipe.name, *parts, *([] if objective == "ResponseLoss" else [objective])])
-
-
-def _adapter(run: Run) -> str:
-    quantization = run.backbone.quantization
-    shrunk = "" if quantization == "none" else f" on {quantization} weights"
-    if isinstance(run.adapter, LoRA):
-        targets = ",".join(name.removesuffix("_proj") for name in run.adapter.target_modules)
-        return f"LoRA r{run.adapter.rank} a{run.adapter.alpha:g} dropout {run.adapter.dropout:g} on {targets}{shrunk}"
-    return "all weights" if isinstance(run.adapter, FullFineTuning) else ""
 
 
 def _system(prompt: str | None, otherwise: str = "the protocol's") -> str:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alttrain.backbone import Backbone, FullFineTuning, LoRA, Weights, resolve
+from alttrain.backbone import Backbone, Weights, resolve
 from alttrain.backbone.device import GIB, free_system_memory, keep_freed_memory
 from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
 from alttrain.config.identity import shaping_of_engine
@@ -83,26 +83,18 @@ class Session:
 
     def trainable(self, precision: str) -> Any:
         """Load the backbone for training: with a new adapter, or with all weights trainable."""
-        from alttrain.backbone.weights import add_lora
-
-        kernel, hardware = self.run.backbone.attention, self.run.hardware
-        sharded = hardware.strategy == "fsdp" and hardware.devices * hardware.nodes > 1
-        device = "cpu" if sharded else None  # FSDP moves it layer by layer: one device may not hold it whole
-        if isinstance(self.run.adapter, LoRA):
-            return add_lora(self.model(precision, kernel, device), self.run.adapter, self.run.seed)
-        half = isinstance(self.run.adapter, FullFineTuning) and self.run.adapter.weights == "bfloat16"
-        return self.model(precision if half else "float32", kernel).requires_grad_(True)
+        run = self.run
+        device = "cpu" if run.hardware.sharded else None  # FSDP moves it by layers: one device may not hold it whole
+        model = self.model(run.adapter.precision(precision), run.backbone.attention, device)
+        return run.adapter.attach(model, run.seed)
 
     def save(self, model: Any, weights: Mapping[str, Any], card: str, folder: Path) -> None:
         """Save the trained weights with tokenizer, template and model card.
 
         The folder appears only when it is complete.
         """
-        from alttrain.backbone.weights import save_adapter, save_model
-
         shutil.rmtree(folder, ignore_errors=True)
-        save = save_adapter if isinstance(self.run.adapter, LoRA) else save_model
-        save(model, weights, self.renderer.tokenizer, self.run.backbone, card, folder)
+        self.run.adapter.save(model, weights, self.renderer.tokenizer, self.run.backbone, card, folder)
 
     @contextmanager
     def engine(self, trained: Path | None, quantization: Quantization | None = None) -> Iterator[Engine]:

@@ -38,7 +38,6 @@ from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_original
 from alttrain.run.stages.rewrite import refuse_losses
 from alttrain.run.stages.train import NO_KEY_SENTENCE
 from alttrain.tokenization import Renderer
-from alttrain.training import SafeKeyLoss, SupervisedFineTuning
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +110,7 @@ def _check_backbone(run: Run) -> None:
         )
     if MODEL_STAGES & set(run.stages):
         optimizer = "adamw"
-        if isinstance(run.training, SupervisedFineTuning) and "train" in run.stages:
+        if run.training.trains and "train" in run.stages:
             optimizer = run.training.optimizer
         check_kernels(run.backbone.quantization, run.backbone.attention, _on_gpu(run), optimizer)
 
@@ -209,7 +208,7 @@ def prove(run: Run, rows: Sequence[Example], made: Sequence[Example] | None, ren
         _tell_spelt(benchmark.name, "prompts", said, renderer)
     _tell_spelt("dataset", "rows", ((r.prompt, *r.turns, render(r.thought), r.answer) for r in rows), renderer)
     longest, prompt = fits_context(run, rows, renderer)
-    if not isinstance(run.training, SupervisedFineTuning):
+    if not run.training.trains:
         return Sizes(longest)
     trained = _prove_rows(run, made, renderer, run.training.max_length)
     rendered = trained or guessed_rows(rows, run.training.max_length)
@@ -289,7 +288,7 @@ def _prove_rows(
         raise RunError("\n".join([head, *lines, *more, remedy]))
     if not kept:
         raise RunError(f"training.max_length={max_length}: every example is longer; raise it")
-    if isinstance(run.training, SupervisedFineTuning) and isinstance(run.training.objective, SafeKeyLoss):
+    if run.training.trains and run.training.objective.needs_key_sentence:
         marked = sum(s.marks is not None for s in renderer.mark([by_id[s.id] for s in kept], kept))
         if not marked:
             raise RunError(NO_KEY_SENTENCE)

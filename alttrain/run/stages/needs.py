@@ -7,17 +7,10 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from alttrain.backbone import FullFineTuning, LoRA, NoAdapter, Shape
+from alttrain.backbone import Shape
+from alttrain.backbone.config import Trainable
 from alttrain.backbone.device import GIB, Device, look, number_bytes
-from alttrain.backbone.memory import (
-    Moments,
-    Quantization,
-    Strategy,
-    device_bytes,
-    full_training_bytes,
-    shape_of,
-    training_bytes,
-)
+from alttrain.backbone.memory import Quantization, device_bytes, shape_of
 from alttrain.backbone.source import at_hand
 from alttrain.config import RunError
 from alttrain.records import Example, read_json
@@ -83,7 +76,7 @@ def guess(run: Run, rows: Sequence[Example]) -> Sizes:
         return max((len(row.prompt) for row in rows), default=0) // CHARACTERS_PER_TOKEN
 
     prompts = [longest(benchmark.examples) for benchmark in run.benchmarks]
-    if not isinstance(run.training, SupervisedFineTuning):
+    if not run.training.trains:
         return Sizes(max(prompts, default=0))
     return Sizes(max(prompts, default=0), longest(rows), guessed_rows(rows, run.training.max_length))
 
@@ -127,12 +120,12 @@ def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
     hardware, recipe = run.hardware, run.training
     due = {"check", "train"} & set(run.stages) and not (run.folder / "train.json").exists()
     shape = shape_known(run) if hardware.memory_gib is not None and due else None
-    if shape is None or not isinstance(recipe, SupervisedFineTuning):
+    if shape is None or not recipe.trains:
         return run
     device = look(hardware.accelerator, hardware.memory_gib)
     rows = run.dataset.examples(run.seed) if rows is None else rows
     lengths = Sizes(0, rows=guessed_rows(rows, recipe.max_length))
-    for larger in _larger(hardware, isinstance(run.adapter, LoRA)):
+    for larger in _larger(hardware, run.adapter):
         run = replace(run, hardware=larger)
         need = _training(run, shape, recipe, lengths, device)
         if device.free is None or need.total <= device.free:
@@ -140,18 +133,17 @@ def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
     return run
 
 
-def _larger(hardware: Hardware, lora: bool) -> Iterator[Hardware]:
+def _larger(hardware: Hardware, adapter: Trainable) -> Iterator[Hardware]:
     """Yield the configured hardware, then slower settings that need less memory, then more devices."""
     yield hardware
     yield replace(hardware, recompute=True)
     one = replace(hardware, recompute=True, examples_per_pass=1)
     yield one
-    strategy: Strategy = "fsdp" if lora else "deepspeed_stage_3"
     devices = 2
     while devices <= hardware.most_devices:
-        yield replace(one, devices=devices, strategy=strategy)
+        yield replace(one, devices=devices, strategy=adapter.sharding)
         devices *= 2
-    if not lora and hardware.most_devices > 1:
+    if not adapter.freezes and hardware.most_devices > 1:
         yield replace(one, devices=hardware.most_devices, strategy="deepspeed_stage_3_offload")
 
 
@@ -163,11 +155,7 @@ def shape_known(run: Run) -> Shape | None:
 
 def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device: Device) -> Iterator[Need]:
     """Yield the memory needs of stages that have work left for a model in this process."""
-    if (
-        isinstance(run.training, SupervisedFineTuning)
-        and not isinstance(run.adapter, NoAdapter)
-        and not (run.folder / "train.json").exists()
-    ):
+    if run.training.trains and run.adapter.trains and not (run.folder / "train.json").exists():
         if run.structure.original is not None and lacks_originals(run, rows):
             caps = {tokens_key(run): run.structure.original.tokens}
             yield from _generating(run, shape, "rewrite", sizes.dataset_prompt, caps, device)
@@ -188,31 +176,21 @@ def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes
     """
     width = number_bytes(run.hardware.precision, device)
     longest_first = sorted(sizes.rows, reverse=True)[: recipe.batch_size]
-    attention, adapter = run.backbone.attention, run.adapter
-    moments: Moments = "8bit" if recipe.optimizer == "adamw_8bit" else "whole"
+    adapter = run.adapter
+    how = {"attention": run.backbone.attention, "moments": "8bit" if recipe.optimizer == "adamw_8bit" else "whole"}
 
     def parts(hardware: Hardware, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
-        devices = hardware.devices * hardware.nodes
-        share = -(-recipe.batch_size // devices)
+        share = -(-recipe.batch_size // hardware.world_size)
         passes = -(-share // (hardware.examples_per_pass or share))
-        rows = longest_first[:: devices * passes]
-        if isinstance(adapter, LoRA):
-            dropout, targets = adapter.dropout > 0, adapter.target_modules
-            whole = training_bytes(
-                *(shape, width, adapter.rank, targets, rows, quantization, attention, dropout),
-                recompute=hardware.recompute,
-                moments=moments,
-            )
-        else:
-            kept = width if isinstance(adapter, FullFineTuning) and adapter.weights == "bfloat16" else 4
-            whole = full_training_bytes(shape, width, rows, attention, hardware.recompute, kept, moments)
-        return device_bytes(whole, shape, hardware.strategy, devices)
+        rows = longest_first[:: hardware.world_size * passes]
+        whole = adapter.memory(shape, width, rows, quantization, recompute=hardware.recompute, **how)
+        return device_bytes(whole, shape, hardware.strategy, hardware.world_size)
 
     def remedies() -> Iterator[tuple[str, int]]:
         """Yield settings that do not change the recipe and then, on a GPU, 4-bit weights or several devices."""
         own, recomputed = run.hardware, replace(run.hardware, recompute=True)
         yield "trainer.recompute=true", sum(parts(recomputed).values())
-        fewer = -(-recipe.batch_size // (own.devices * own.nodes)) // 2
+        fewer = -(-recipe.batch_size // own.world_size) // 2
         while fewer:
             yield f"trainer.examples_per_pass={fewer}", sum(parts(replace(own, examples_per_pass=fewer)).values())
             fewer //= 2
@@ -220,13 +198,12 @@ def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes
         yield "trainer.recompute=true trainer.examples_per_pass=1", sum(parts(one).values())
         if device.name == "cpu":
             return
-        if isinstance(adapter, LoRA):
+        if adapter.freezes:
             yield "backbone.quantization=nf4", sum(parts(own, "nf4").values())
             yield "backbone.quantization=nf4 trainer.recompute=true", sum(parts(recomputed, "nf4").values())
-        strategy: Strategy = "fsdp" if isinstance(adapter, LoRA) else "deepspeed_stage_3"
         for devices in (2, 4, 8):
-            several = replace(one, devices=devices, strategy=strategy)
-            changes = f"trainer.devices={devices} trainer.strategy={strategy}"
+            several = replace(one, devices=devices, strategy=adapter.sharding)
+            changes = f"trainer.devices={devices} trainer.strategy={adapter.sharding}"
             yield f"{changes} trainer.recompute=true trainer.examples_per_pass=1", sum(parts(several).values())
 
     return Need("train", parts(run.hardware), remedies, certain=sizes.counted)
