@@ -59,7 +59,7 @@ def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[st
         "seed": 0,
         "stages": stages,
         "backbone": backbone(tiny),
-        "dataset": source,
+        "rows": list(rows),
         "structure": AsIs(),
         "method": SimpleNamespace(system_prompt=None, evaluation_prompt=None),
         "adapter": LORA,
@@ -141,7 +141,7 @@ def test_rows_are_rewritten_where_it_takes_no_model(tiny_folder: Path, tmp_path:
     assert [segment.step for segment in made[0].thought] == ["assessment", "reasoning"]
     run = a_run(tmp_path, tiny_folder, [TRACED])
     assert check_module.examples_without_model(run, [TRACED, untraced]) is None
-    asks = a_run(tmp_path, tiny_folder, [TRACED], structure=AsIs(teacher=SimpleNamespace()))
+    asks = a_run(tmp_path, tiny_folder, [TRACED], structure=AsIs(teacher=SimpleNamespace(offline=False)))
     assert check_module.examples_without_model(asks, [TRACED]) is None
 
 

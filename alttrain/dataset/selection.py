@@ -61,7 +61,7 @@ class Dataset:
     decontaminate: Sequence[How] = DEFAULT
     ngram: Annotated[int, Gt(1)] = 8
     held_out: HeldOut = 0
-    _chosen: dict[int | None, list[Example]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _selected: dict[Any, Selection] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -72,10 +72,8 @@ class Dataset:
             raise ValueError("dataset.size and dataset.amounts both say how many rows; leave one of them null")
 
     def examples(self, seed: int | None) -> list[Example]:
-        """The selected rows, without decontamination; cached by seed."""
-        if seed not in self._chosen:
-            self._chosen[seed] = self.select(seed, {}).examples
-        return self._chosen[seed]
+        """The selected rows, without decontamination."""
+        return self.select(seed, {}).examples
 
     def content(self) -> dict[str, str]:
         """The hash of each source's file, or its commit."""
@@ -84,10 +82,16 @@ class Dataset:
         }
 
     def select(self, seed: int | None, against: Mapping[str, Sequence[str]]) -> Selection:
-        """Select the rows to train on, none of them in a benchmark of `against` (name -> prompts).
+        """Select the rows to train on, none of them in a benchmark of `against` (name -> prompts), once for each.
 
         Raises ValueError for an unknown group, or if a group has too few rows left.
         """
+        key = (seed, *((name, *prompts) for name, prompts in against.items()))
+        if key not in self._selected:
+            self._selected[key] = self._select(seed, against)
+        return self._selected[key]
+
+    def _select(self, seed: int | None, against: Mapping[str, Sequence[str]]) -> Selection:
         readings = {name: source.read(seed) for name, source in self.sources.items()}
         rows, source_of = self._joined(readings)
         spoken = {row.id: words(row.prompt) for row in rows}

@@ -1,6 +1,7 @@
 """Turn a composed config into the typed parts of a run. No part loads weights or imports torch when it is created."""
 
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,10 +24,10 @@ from alttrain.config import (
     shaping,
 )
 from alttrain.config.identity import shaping_of_engine, shaping_of_judge
-from alttrain.dataset import Dataset
+from alttrain.dataset import Dataset, Selection
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
-from alttrain.generation import Auto, EngineConfig
-from alttrain.records import Texts
+from alttrain.generation import EngineConfig
+from alttrain.records import Example, Texts
 from alttrain.rewrite import Structure
 from alttrain.training import Hardware, NoTraining, SupervisedFineTuning
 from alttrain.training.config import Logger
@@ -74,6 +75,30 @@ class Run:
     def trained(self) -> Path:
         """The folder of the trained adapter or model."""
         return self.folder / self.adapter.folder
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether the rewrite stage is done."""
+        return all((self.folder / name).exists() for name in ("train.jsonl", "rewrite.json"))
+
+    @property
+    def selection(self) -> Selection:
+        """The rows to train on before the rewrite, none of them in a benchmark, and a report on all that were read.
+
+        A benchmark that is added once the rewrite is done changes nothing.
+        """
+        benchmarks = () if self.rewritten else self.benchmarks
+        return self.dataset.select(self.seed, {benchmark.name: benchmark.prompts() for benchmark in benchmarks})
+
+    @property
+    def data(self) -> str:
+        """What decides which rows are read, apart from the seed."""
+        return json.dumps([self.training.trains, *(self.config[key] for key in ("dataset", "evaluation", "data_dir"))])
+
+    @property
+    def rows(self) -> list[Example]:
+        """The rows to train on before the rewrite; none if nothing is trained."""
+        return self.selection.examples if self.training.trains else []
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -144,8 +169,7 @@ def assemble(config: DictConfig) -> Run:
     if fault := name_fault(name):
         raise RunError(f"the run's name {name!r}: {fault}; shorten tag, or the names of its parts")
     engine, hardware = part("generation"), part("trainer")
-    if isinstance(engine, Auto):
-        choice = engine.choice(hardware.accelerator)
+    if choice := engine.choice(hardware.accelerator):
         engine, plain["generation"] = getattr(engine, choice), plain["generation"][choice]
     run = Run(
         name=name,

@@ -1,8 +1,6 @@
 """The loaded backbone of a run. Its stages share it, and it loads when a stage first needs it."""
 
 import gc
-import logging
-import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +17,6 @@ from alttrain.generation import InProcess
 from alttrain.generation.engine import Engine, Model
 from alttrain.generation.in_process import CachedDecoder
 from alttrain.run.assembly import Run
-
-log = logging.getLogger(__name__)
 
 
 class Session:
@@ -70,10 +66,9 @@ class Session:
         device: str | None = None,
         quantization: Quantization | None = None,
     ) -> Any:
-        """Load the backbone without adapter.
+        """Load the backbone without adapter. A `quantization` of None is the backbone's.
 
-        The slot decoder needs the kernel "packed"; training uses the backbone's. A `quantization` of None is the
-        backbone's.
+        The slot decoder needs the kernel "packed"; training uses the backbone's.
         """
         from alttrain.backbone.weights import load_model
 
@@ -107,20 +102,24 @@ class Session:
         run = self.run
         shrunk = quantization or run.backbone.quantization
         adapter = trained if trained and (trained / "adapter_config.json").exists() else None
+        whole = None if adapter else trained
         if adapter:
             read_adapter(adapter)  # without this check, a server may answer as the bare backbone
 
         def weights() -> Path:
             clear_shelf()
-            return trained if trained and not adapter else self.weights.folder
+            return whole or self.weights.folder
+
+        def decoder(asked: InProcess) -> Any:
+            return self.decoder(asked, adapter, whole, shrunk) if trained else self._cached(asked, shrunk)
 
         model = Model(
             run=run.name,
             renderer=self.renderer,
             adapter=adapter,
-            trained=None if adapter else trained,
+            trained=whole,
             weights=weights,
-            decoder=lambda asked: self.decoder(asked, trained, shrunk) if trained else self._cached(asked, shrunk),
+            decoder=decoder,
             log=run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log",
         )
         with run.generation.start(model) as engine:
@@ -138,7 +137,7 @@ class Session:
             "end": self.renderer.end_id,
         }
         folder = self.run.output_dir / "cache" / "generations"
-        return CachedDecoder(lambda: self.decoder(generation, None, quantization), identity, folder)
+        return CachedDecoder(lambda: self.decoder(generation, None, None, quantization), identity, folder)
 
     def identity(self) -> dict[str, Any]:
         """Return what shapes texts of the backbone as it is, besides prompts and decoding. Cache keys contain it."""
@@ -149,45 +148,36 @@ class Session:
             described["dtype"] = str(self.dtype(requested))
         return described
 
-    def decoder(self, generation: InProcess, trained: Path | None, quantization: Quantization) -> Any:
-        """Return a decoder of the backbone as it is, of the backbone with an adapter, or of a fully trained model."""
-        from alttrain.backbone.weights import beside, load_model
-        from alttrain.generation.decoder import Decoder
+    def decoder(
+        self, generation: InProcess, adapter: Path | None, whole: Path | None, quantization: Quantization
+    ) -> Any:
+        """Return a decoder of the backbone as it is, of the backbone with an adapter, or of a `whole` trained model.
 
-        adapter = trained if trained and (trained / "adapter_config.json").exists() else None
-        if trained is not None and adapter is None:
-            clear_shelf()
-            weights = Weights(trained, "trained")
-            model = load_model(weights, self.dtype(generation.dtype), self.device, "packed", quantization)
-        elif quantization != "none":
-            model = self.model(generation.dtype, "packed", None, quantization)
-            model = beside(model, adapter) if adapter else model
-        else:
-            model = self._base(generation.dtype).merge(adapter)
-        room = generation.memory_gib * GIB if generation.memory_gib else CACHE_SHARE * self._free_memory()
-        memory = None if math.isinf(room) else int(room)
-        return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
-
-    def _base(self, requested: str) -> Any:
-        """Return the backbone to merge adapters into.
-
-        It stays on the shelf, so that jobs of one process do not reload it.
+        The backbone that adapters are merged into stays on the shelf, so that jobs of one process do not reload it.
         """
-        from alttrain.backbone.weights import Base
-
-        key = (self.weights.identity, str(self.weights.folder), str(self.dtype(requested)), self.device)
-        if key not in _SHELF:
-            _SHELF[key] = Base(self.model(requested, "packed", None, "none"))
-        return _SHELF[key]
-
-    def _free_memory(self) -> float:
-        """Return the free bytes of the device; infinity if the system does not report them."""
         import torch
 
-        if self.device == "cuda":
-            return float(torch.cuda.mem_get_info()[0])
-        free = free_system_memory()
-        return math.inf if free is None else float(free)
+        from alttrain.backbone.weights import Base, beside, load_model
+        from alttrain.generation.decoder import Decoder
+
+        dtype = self.dtype(generation.dtype)
+        if whole is not None:
+            clear_shelf()
+            model = load_model(Weights(whole, "trained"), dtype, self.device, "packed", quantization)
+        elif quantization != "none":
+            model = self.model(generation.dtype, quantization=quantization)
+            model = beside(model, adapter) if adapter else model
+        else:
+            key = (self.weights.identity, str(self.weights.folder), str(dtype), self.device)
+            if key not in _SHELF:
+                _SHELF[key] = Base(self.model(generation.dtype, quantization="none"))
+            model = _SHELF[key].merge(adapter)
+        if generation.memory_gib:
+            memory: int | None = int(generation.memory_gib * GIB)
+        else:
+            free = torch.cuda.mem_get_info()[0] if self.device == "cuda" else free_system_memory()
+            memory = None if free is None else int(CACHE_SHARE * free)
+        return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
 
     def scorer(self, source: str, revision: str | None, dtype: str) -> Any:
         """Return a judge's model. The last one stays loaded; another one replaces it."""

@@ -6,6 +6,7 @@ Lengths are counted in tokens if there is a tokenizer, and otherwise estimated f
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from alttrain.backbone import Shape
 from alttrain.backbone.config import Trainable
@@ -27,14 +28,7 @@ STRUCTURE_TOKENS = 150
 
 @dataclass(frozen=True)
 class Sizes:
-    """Lengths in tokens.
-
-    Args:
-        benchmark_prompt: The longest prompt of the benchmarks.
-        dataset_prompt: The longest prompt of the dataset.
-        rows: Each row to train on.
-        counted: Whether `rows` is counted or estimated.
-    """
+    """Lengths in tokens: of the longest prompts, and of each row to train on, which are `counted` or estimated."""
 
     benchmark_prompt: int
     dataset_prompt: int = 0
@@ -44,13 +38,10 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Need:
-    """The memory that one stage needs.
+    """The memory that one stage needs, in bytes by part.
 
-    Args:
-        stage: The stage's name.
-        parts: Bytes by part, such as weights and activations.
-        remedies: Yields (override, total bytes with it) for settings that need less memory, least intrusive first.
-        certain: False if the lengths of rows, and therefore the activations, are estimated.
+    `remedies` yields (override, total bytes with it) for settings that need less memory, least intrusive first.
+    `certain` is False if the lengths of rows, and therefore the activations, are estimated.
     """
 
     stage: str
@@ -75,10 +66,9 @@ def guess(run: Run, rows: Sequence[Example]) -> Sizes:
     def longest(rows: Sequence[Example]) -> int:
         return max((len(row.prompt) for row in rows), default=0) // CHARACTERS_PER_TOKEN
 
-    prompts = [longest(benchmark.examples) for benchmark in run.benchmarks]
-    if not run.training.trains:
-        return Sizes(max(prompts, default=0))
-    return Sizes(max(prompts, default=0), longest(rows), guessed_rows(rows, run.training.max_length))
+    asked = max((longest(benchmark.examples) for benchmark in run.benchmarks), default=0)
+    recipe = run.training
+    return Sizes(asked, longest(rows), guessed_rows(rows, recipe.max_length)) if recipe.trains else Sizes(asked)
 
 
 def guessed_rows(rows: Sequence[Example], max_length: int) -> tuple[int, ...]:
@@ -123,8 +113,7 @@ def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
     if shape is None or not recipe.trains:
         return run
     device = look(hardware.accelerator, hardware.memory_gib)
-    rows = run.dataset.examples(run.seed) if rows is None else rows
-    lengths = Sizes(0, rows=guessed_rows(rows, recipe.max_length))
+    lengths = Sizes(0, rows=guessed_rows(run.rows if rows is None else rows, recipe.max_length))
     for larger in _larger(hardware, run.adapter):
         run = replace(run, hardware=larger)
         need = _training(run, shape, recipe, lengths, device)
@@ -165,8 +154,7 @@ def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device
             run.protocol.key_for(benchmark, "max_new_tokens"): run.protocol.decoding_for(benchmark).max_new_tokens
             for benchmark in run.benchmarks
         }
-        quantization = run.protocol.quantization
-        yield from _generating(run, shape, "generate", sizes.benchmark_prompt, caps, device, quantization)
+        yield from _generating(run, shape, "generate", sizes.benchmark_prompt, caps, device)
 
 
 def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes, device: Device) -> Need:
@@ -186,45 +174,41 @@ def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes
         whole = adapter.memory(shape, width, rows, quantization, recompute=hardware.recompute, **how)
         return device_bytes(whole, shape, hardware.strategy, hardware.world_size)
 
+    def less(quantization: Quantization | None = None, **changes: Any) -> tuple[str, int]:
+        words = [f"trainer.{key}={str(value).lower()}" for key, value in changes.items()]
+        words = [f"backbone.quantization={quantization}", *words] if quantization else words
+        shrunk = parts(replace(run.hardware, **changes), quantization or run.backbone.quantization)
+        return " ".join(words), sum(shrunk.values())
+
     def remedies() -> Iterator[tuple[str, int]]:
         """Yield settings that do not change the recipe and then, on a GPU, 4-bit weights or several devices."""
-        own, recomputed = run.hardware, replace(run.hardware, recompute=True)
-        yield "trainer.recompute=true", sum(parts(recomputed).values())
-        fewer = -(-recipe.batch_size // own.world_size) // 2
+        yield less(recompute=True)
+        fewer = -(-recipe.batch_size // run.hardware.world_size) // 2
         while fewer:
-            yield f"trainer.examples_per_pass={fewer}", sum(parts(replace(own, examples_per_pass=fewer)).values())
+            yield less(examples_per_pass=fewer)
             fewer //= 2
-        one = replace(recomputed, examples_per_pass=1)
-        yield "trainer.recompute=true trainer.examples_per_pass=1", sum(parts(one).values())
+        yield less(recompute=True, examples_per_pass=1)
         if device.name == "cpu":
             return
         if adapter.freezes:
-            yield "backbone.quantization=nf4", sum(parts(own, "nf4").values())
-            yield "backbone.quantization=nf4 trainer.recompute=true", sum(parts(recomputed, "nf4").values())
+            yield less("nf4")
+            yield less("nf4", recompute=True)
         for devices in (2, 4, 8):
-            several = replace(one, devices=devices, strategy=adapter.sharding)
-            changes = f"trainer.devices={devices} trainer.strategy={adapter.sharding}"
-            yield f"{changes} trainer.recompute=true trainer.examples_per_pass=1", sum(parts(several).values())
+            yield less(devices=devices, strategy=adapter.sharding, recompute=True, examples_per_pass=1)
 
     return Need("train", parts(run.hardware), remedies, certain=sizes.counted)
 
 
 def _generating(
-    run: Run,
-    shape: Shape,
-    stage: str,
-    prompt: int,
-    caps: Mapping[str, int],
-    device: Device,
-    quantization: Quantization | None = None,
+    run: Run, shape: Shape, stage: str, prompt: int, caps: Mapping[str, int], device: Device
 ) -> Iterator[Need]:
     """Yield the engine's memory need, if it uses this process's memory.
 
-    `caps` maps config keys to their maximum of new tokens. A `quantization` of None is the backbone's.
+    `caps` maps config keys to their maximum of new tokens.
     """
-    shrunk = "backbone.quantization" if quantization is None else "protocol.quantization"
-    own = quantization or run.backbone.quantization
-    most = max(caps.values())
+    of_protocol = run.protocol.quantization if stage == "generate" else None
+    shrunk = "backbone.quantization" if of_protocol is None else "protocol.quantization"
+    own, most = of_protocol or run.backbone.quantization, max(caps.values())
 
     def total(new_tokens: int, quantization: Quantization = own) -> int:
         return sum((run.generation.memory(shape, device, prompt, new_tokens, quantization) or {}).values())
@@ -253,12 +237,10 @@ def tokens_key(run: Run) -> str:
 def _refusal(need: Need, device: Device) -> str:
     assert device.free is not None
     parts = ", ".join(f"{name} {_gib(size)}" for name, size in need.parts.items() if size >= GIB // 20)
-    fitting = next((override for override, total in need.remedies() if total <= device.free), None)
-    remedy = f"set {fitting}" if fitting else "choose a smaller backbone, or a device with more memory"
-    return (
-        f"{need.stage} needs about {_gib(need.total)} GiB ({parts}), and {device.name} has {_gib(device.free)} free: "
-        f"{remedy}"
-    )
+    fitting = (f"set {override}" for override, total in need.remedies() if total <= device.free)
+    remedy = next(fitting, "choose a smaller backbone, or a device with more memory")
+    told = f"{need.stage} needs about {_gib(need.total)} GiB ({parts})"
+    return f"{told}, and {device.name} has {_gib(device.free)} free: {remedy}"
 
 
 def table(needs: Sequence[Need], device: Device) -> str:
