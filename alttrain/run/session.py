@@ -165,12 +165,12 @@ class Session:
             clear_shelf()
             model = load_model(Weights(whole, "trained"), dtype, self.device, "packed", quantization)
         elif quantization != "none":
-            model = self.model(generation.dtype, quantization=quantization)
+            model = self.model(generation.dtype, "packed", None, quantization)
             model = beside(model, adapter) if adapter else model
         else:
             key = (self.weights.identity, str(self.weights.folder), str(dtype), self.device)
             if key not in _SHELF:
-                _SHELF[key] = Base(self.model(generation.dtype, quantization="none"))
+                _SHELF[key] = Base(self.model(generation.dtype, "packed", None, "none"))
             model = _SHELF[key].merge(adapter)
         if generation.memory_gib:
             memory: int | None = int(generation.memory_gib * GIB)

@@ -43,7 +43,7 @@ class TeacherContext:
     progress: Callable[[int], None] = lambda count: None
 
 
-class Asked(Protocol):
+class SegmentWriter(Protocol):
     """What teachers and understanders have in common. Each segment's origin holds the `name`: "teacher:NAME"."""
 
     name: str
@@ -60,7 +60,7 @@ class Asked(Protocol):
         """Raise ValueError, naming the config key under `where`, if a model cannot be asked; by default none is."""
 
 
-class Teacher(Asked, Protocol):
+class Teacher(SegmentWriter, Protocol):
     """Writes the harmfulness assessments. `offline` ones ask no model, and the check makes the training rows by them.
 
     `blind` ones are not told the label, and reject a row with the reason `DISAGREES` if their verdict is another.
@@ -80,7 +80,7 @@ class Teacher(Asked, Protocol):
         """Yield the assessments."""
 
 
-class Understander(Asked, Protocol):
+class Understander(SegmentWriter, Protocol):
     """Writes problem understandings for rows without a trace."""
 
     def understand(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:

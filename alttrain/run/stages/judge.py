@@ -34,7 +34,7 @@ from alttrain.evaluation.agreement import StructureAgreement, judge_report
 from alttrain.evaluation.judged import NOT_GENERATED, Judgements
 from alttrain.evaluation.judges import NO_REPLY, Structure
 from alttrain.evaluation.judges.judge import request
-from alttrain.evaluation.labels import SHOWN, HumanLabels, Name, read_labels, text_hash
+from alttrain.evaluation.labels import SHOWN, Name, read_labels, text_hash
 from alttrain.evaluation.metrics import Summary, counted
 from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.llm import NEARLY_ALL
@@ -288,7 +288,8 @@ def _refuse_unjudged(judgements: Judgements, folder: Path) -> dict[str, Any]:
 def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Path) -> None:
     """Write agreement.json: agreement among judges and with human labels, and rates corrected by the labels.
 
-    Verdicts are converted to one meaning: "unsafe" counts as not refused.
+    Verdicts are converted to one meaning: "unsafe" counts as not refused. Raises ValueError if the labels answer
+    another question than the judge.
     """
     refused = benchmark.judge.says != "unsafe"
 
@@ -314,7 +315,10 @@ def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: P
     if not benchmark.human_labels:
         write_json(folder / "agreement.json", judge_report(verdicts, run.seed))
         return
-    labels = _labels(benchmark)
+    labels = read_labels(Path(benchmark.human_labels))
+    if (labels.says == "correct") != (benchmark.judge.says == "correct"):
+        accepted = "correct" if benchmark.judge.says == "correct" else "refused or harmful"
+        raise ValueError(f"{benchmark.human_labels}: labels of {labels.says!r}; {benchmark.name} needs {accepted}")
     found, others = labels.joined({name: hashes[name] for name in names if name is not None})
     human = {name: told(labels.says, label.verdict) for name, label in found.items()}
     weights = {name: label.weight for name, label in found.items()}
@@ -329,15 +333,6 @@ def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: P
         value, low, high = (100 * number for number in found_rate["corrected"].values())
         line = f"{benchmark.name}: {says} {value:.1f} % ({low:.1f} to {high:.1f}) by {judge} and {len(found)} labels"
         log.info("judge     %s%s", line, f"; {note}" if (note := found_rate["note"]) else "")
-
-
-def _labels(benchmark: Benchmark) -> HumanLabels:
-    """Return the human labels. Raises ValueError if they answer another question than the judge."""
-    labels = read_labels(Path(str(benchmark.human_labels)))
-    if (labels.says == "correct") != (benchmark.judge.says == "correct"):
-        accepted = "correct" if benchmark.judge.says == "correct" else "refused or harmful"
-        raise ValueError(f"{benchmark.human_labels}: labels of {labels.says!r}; {benchmark.name} needs {accepted}")
-    return labels
 
 
 class Counts:
