@@ -18,6 +18,7 @@ from tiny import LORA, backbone
 
 from alttrain.backbone import FullFineTuning, Shape
 from alttrain.backbone.device import Device
+from alttrain.backbone.memory import training_bytes
 from alttrain.config import RunError, register
 from alttrain.evaluation import Protocol
 from alttrain.generation import Decoding, InProcess
@@ -58,7 +59,7 @@ def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[st
         "seed": 0,
         "stages": stages,
         "backbone": backbone(tiny),
-        "examples": list(rows),
+        "rows": list(rows),
         "structure": AsIs(),
         "method": SimpleNamespace(system_prompt=None, evaluation_prompt=None),
         "adapter": LORA,
@@ -140,7 +141,7 @@ def test_rows_are_rewritten_where_it_takes_no_model(tiny_folder: Path, tmp_path:
     assert [segment.step for segment in made[0].thought] == ["assessment", "reasoning"]
     run = a_run(tmp_path, tiny_folder, [TRACED])
     assert check_module.examples_without_model(run, [TRACED, untraced]) is None
-    asks = a_run(tmp_path, tiny_folder, [TRACED], structure=AsIs(teacher=SimpleNamespace()))
+    asks = a_run(tmp_path, tiny_folder, [TRACED], structure=AsIs(teacher=SimpleNamespace(offline=False)))
     assert check_module.examples_without_model(asks, [TRACED]) is None
 
 
@@ -245,12 +246,12 @@ def test_rows_that_are_too_long_ask_for_smaller_passes(
 ) -> None:
     sizes = needs.Sizes(10, 10, rows=(1000, 900, 800, 700), counted=True)
     run = a_run(tmp_path, tiny_folder, [TRACED], ["train"], backbone=large(tiny_folder))
-    shape_bytes = needs.training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1900])
+    shape_bytes = training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1900])
     free(monkeypatch, sum(shape_bytes.values()) / GIB + 0.01)
     with pytest.raises(RunError, match=r"train needs .* set trainer\.recompute=true"):
         needs.refuse_too_large(run, [TRACED], sizes)
     run.hardware = replace(run.hardware, recompute=True)
-    recomputed = needs.training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1800], recompute=True)
+    recomputed = training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1800], recompute=True)
     assert sum(recomputed.values()) < sum(shape_bytes.values())
     free(monkeypatch, sum(recomputed.values()) / GIB + 0.01)
     with pytest.raises(RunError, match=r"train needs .* set trainer\.examples_per_pass=2"):
@@ -270,7 +271,7 @@ def test_a_step_is_divided_among_devices_and_passes(
         ({"examples_per_pass": 3}, [1000, 800]),
     ):
         run.hardware = replace(Hardware(accelerator="cpu", precision="bfloat16"), **hardware)
-        assert need().parts == needs.training_bytes(LARGE, 2, LORA.rank, LORA.target_modules, rows)
+        assert need().parts == training_bytes(LARGE, 2, LORA.rank, LORA.target_modules, rows)
     run.hardware = Hardware(precision="bfloat16")
     for adapter, optimizer, kept in (
         (FullFineTuning("float32"), "adamw", 4),
@@ -278,7 +279,7 @@ def test_a_step_is_divided_among_devices_and_passes(
     ):
         run.adapter, run.training = adapter, replace(RECIPE, optimizer=optimizer)
         rows = [1000, 900, 800, 700]
-        whole = needs.training_bytes(LARGE, 2, 0, (), rows, optimizer=optimizer, kept=kept)  # type: ignore[arg-type]
+        whole = training_bytes(LARGE, 2, 0, (), rows, optimizer=optimizer, kept=kept)  # type: ignore[arg-type]
         assert need().parts == whole
     run.adapter, run.training = FullFineTuning("float32"), RECIPE
     free(monkeypatch, 60, "GPU")

@@ -16,7 +16,7 @@ import pytest
 from alttrain.config import RunError
 from alttrain.records import Example, Generation, append_rows, iterate_rows, read_rows, write_rows
 from alttrain.run import status
-from alttrain.run.app import _log_to_file
+from alttrain.run.app import _logged_to
 
 ROW = Example("a", "Why is the sky blue? " * 50, "benign")
 
@@ -122,13 +122,9 @@ def test_status_says_that_a_run_failed_on_a_full_disk(
 def test_a_log_that_cannot_be_written_is_told_of_once(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    handler = _log_to_file(Path("/dev/full"))
-    try:
+    with _logged_to(Path("/dev/full")):
         for number in range(3):
             logging.getLogger("alttrain").warning("line %d", number)
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
     assert "Logging error" not in capsys.readouterr().err
     assert [record.getMessage() for record in caplog.records if "/dev/full" in record.getMessage()] == [
         "this is not logged any more in /dev/full: [Errno 28] No space left on device"

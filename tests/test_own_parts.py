@@ -16,18 +16,30 @@ from dataclasses import dataclass, replace
 
 from alttrain.generation.engine import EngineConfig, Written
 from alttrain.records import Judgement, Segment
-from alttrain.rewrite import Untouched
+from alttrain.rewrite import Teacher, Untouched
 
 
 @dataclass(frozen=True)
 class Counted(Untouched):
-    """A structure: the thought counts the request's words."""
+    """A structure: the thought counts the request's words, and the teacher assesses them."""
 
     answer: str = "So be it."
+    teacher: Teacher | None = None
 
     def rewrite(self, example, seed, assessment=None, understanding=None):
-        thought = (Segment("reasoning", f"The request has {len(example.prompt.split())} words.", "counted"),)
-        return replace(super().rewrite(example, seed), thought=thought, answer=self.answer)
+        counted = Segment("reasoning", f"The request has {len(example.prompt.split())} words.", "counted")
+        return replace(super().rewrite(example, seed), thought=(counted, assessment), answer=self.answer)
+
+
+class Terse(Teacher):
+    """A teacher: it says the label."""
+
+    name = "terse"
+
+    def assess(self, examples, seed, context):
+        for row in examples:
+            context.progress(1)
+            yield row.id, Segment("assessment", f"It is {row.label}.", f"teacher:{self.name}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class Mentions:
 '''
 OPTIONS = {
     "backbone/own": "defaults:\n  - hub\nname: own\nsource: {tiny}\ncontext_length: 512\nuntrained_thought: absent\n",
-    "rewrite/counted": "_target_: mypackage.Counted\nname: counted\n",
+    "rewrite/counted": "_target_: mypackage.Counted\nname: counted\nteacher:\n  _target_: mypackage.Terse\n",
     "generation/echo": "_target_: mypackage.Echo\nchunk: 64\n",
     "judge/mentions": "_target_: mypackage.Mentions\nname: mentions\nword: Adapted\n",
     "dataset/own": "defaults:\n  - local\nname: own\npath: {folder}/rows.jsonl\n",
@@ -119,7 +131,9 @@ def test_a_part_of_each_kind_from_outside_runs_end_to_end(own: Path) -> None:
     folder = own / "outputs" / "runs" / "own-own-counted-demo-s0"
     trained = read_rows(folder / "train.jsonl", Example)
     assert sorted(row.id for row in trained) == [f"kettle{n}" for n in range(6)]
-    assert {(row.thought[0].text, row.answer) for row in trained} == {("The request has 4 words.", "So be it.")}
+    assert {(*(segment.text for segment in row.thought), row.answer) for row in trained} == {
+        ("The request has 4 words.", "It is benign.", "So be it.")
+    }
     assert json.loads((folder / "train.json").read_text())["examples"] == 6
     made = read_rows(folder / "evaluation" / "own" / "generations.jsonl", Generation)
     assert [(row.thought, row.answer) for row in made] == [(f"It is violin{n}#0.", "Adapted: True.") for n in range(3)]

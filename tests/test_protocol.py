@@ -16,14 +16,14 @@ from omegaconf import DictConfig
 from alttrain.config import RunError, register
 from alttrain.config.identity import HOW_ASKED
 from alttrain.config.targets import TRUSTED
-from alttrain.dataset import Rows, jailbreak_artifacts
+from alttrain.dataset import Rows, embedded_rows, jailbreak_artifacts
 from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalJudge
 from alttrain.evaluation.protocol import KINDS
 from alttrain.generation import Decoding, InProcess, Server
 from alttrain.generation.engine import Prompt
 from alttrain.generation.in_process import LocalEngine
 from alttrain.generation.sampling import draw
-from alttrain.records import Generation, Rejected, read_rows
+from alttrain.records import Generation, Rejected, read_rows, write_text
 from alttrain.run.app import execute
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.session import Session
@@ -332,6 +332,16 @@ def test_rows_without_a_prompt_are_left_out_by_name(tmp_path: Path) -> None:
     )
 
 
+def test_the_checked_rows_are_the_trained_ones_and_a_later_benchmark_changes_none(tmp_path: Path) -> None:
+    prompt = embedded_rows("train").examples(None)[0].prompt
+    run = light(tmp_path, with_rows([{"prompt": prompt}], tmp_path), a_protocol())
+    assert prompt not in [row.prompt for row in run.rows]
+    assert run.selection is replace(run, stages=()).selection  # selected once
+    for name in ("train.jsonl", "rewrite.json"):
+        write_text(run.folder / name, "")
+    assert prompt in [row.prompt for row in run.rows]
+
+
 @pytest.mark.parametrize(
     ("fields", "engine", "message"),
     [
@@ -456,9 +466,7 @@ def test_evaluated_weights_have_the_protocols_precision_and_others_the_backbones
     monkeypatch.setattr(Session, "weights", SimpleNamespace(identity="w"))
     monkeypatch.setattr(Session, "device", "cpu")
     monkeypatch.setattr(Session, "dtype", lambda self, name: name)
-    monkeypatch.setattr(
-        Session, "decoder", lambda self, generation, trained, shrunk: asked.append((trained is not None, shrunk))
-    )
+    monkeypatch.setattr(Session, "decoder", lambda *given: asked.append((given[-2] is not None, given[-1])))
     kept = []
     for quantization in (None, "nf4"):
         with session.engine(tmp_path, quantization):  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from alttrain.generation.engine import Prompt, Written
 from alttrain.llm import Failure
 from alttrain.records import Example, Generation
 from alttrain.rewrite import PromptSide, Untouched
-from alttrain.run.stages.generate import NotGenerated, _answers, _replay, prompt_text
+from alttrain.run.stages.generate import NotGenerated, _answers
 
 TEMPLATE = ChatTemplate("S{content}.", "U{content}.", "A", "<t>", "</t>", "<e>")
 DIALOGUE = Example("d", "And then?", "harmful", turns=("Hello.", "What is a kite?"))
@@ -57,15 +57,14 @@ class Recorder:
 
 def test_turns_are_answered_in_order_with_what_was_answered_before() -> None:
     recorder = Recorder()
-    answers, failed = _replay(RUN, RENDERER, recorder, BENCHMARK, [(ALONE, 0), (DIALOGUE, 0)])
-    assert (answers, failed) == ([(), ("reply 1", "reply 2")], {})
+    found = dict(_answers(RUN, RENDERER, recorder, BENCHMARK, [(ALONE, 0), (DIALOGUE, 0)], None))
+    assert [getattr(found[number], "earlier", None) for number in (0, 1)] == [(), ("reply 1", "reply 2")]
     assert recorder.asked == [
         "SBe kind.UHello..A<t>",
         "SBe kind.UHello..Areply 1<e>UWhat is a kite?.A<t>",
+        "SBe kind.UPlease: Alone..A<t>",
+        "SBe kind.UHello..Areply 1<e>UWhat is a kite?.Areply 2<e>UPlease: And then?.A<t>",
     ]
-    assert prompt_text(RUN, RENDERER, BENCHMARK, DIALOGUE, answers[1]) == (
-        "SBe kind.UHello..Areply 1<e>UWhat is a kite?.Areply 2<e>UPlease: And then?.A<t>"
-    )
 
 
 def test_a_defence_asks_before_the_prompt_and_keeps_the_answer() -> None:

@@ -146,7 +146,7 @@ def test_a_prompt_of_the_generate_stage_is_so_too(renderer: Renderer) -> None:
     run = SimpleNamespace(**{**vars(RUN), "backbone": renderer.backbone})
     row = Example("d", said, "harmful", turns=(said,))
     asked: list[Prompt] = [
-        _prompt(run, renderer, BENCHMARK, one, answers, "d#0")
+        _prompt(run, renderer, BENCHMARK, one, 0, answers)
         for one, answers in ((row, (said,)), (replace(row, prompt="Hi?", turns=("Hm?",)), ("So.",)))
     ]
     assert special(renderer, asked[0].ids) == special(renderer, asked[1].ids)

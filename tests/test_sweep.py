@@ -297,6 +297,9 @@ def test_a_plan_says_what_is_left_and_what_it_takes(tiny_arguments: list[str]) -
     assert {status.state for status in statuses(swept.output_dir).values()} == {"pending"}
     assert plan(tiny_arguments, multirun=False) is None
     assert plan([*tiny_arguments[:3], "experiment=demo"], multirun=False) is not None
+    both = plan([*without(tiny_arguments, "training"), "training=none,demo"], multirun=True)
+    assert both is not None
+    assert [bool(job.training_tokens) for job in both.jobs] == [False, True]  # of the same data set
 
 
 # --- the lock and the status ---

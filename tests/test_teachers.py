@@ -660,7 +660,7 @@ def test_backbone_is_asked_in_chunks_that_are_kept(context: TeacherContext) -> N
         return [str(right(prompt).text) for prompt in prompts]
 
     teacher = AskedTeacher("own", BackboneWriter(max_tokens=50, chunk=4))
-    lent = TeacherContext(context.cache, ask, "tiny@1 float32")
+    lent = TeacherContext(context.cache, ask, lambda: "tiny@1 float32")
     with pytest.raises(KeyboardInterrupt):
         assessed(teacher, rows(10), lent)
     assert chunks == [4, 4]
@@ -668,7 +668,7 @@ def test_backbone_is_asked_in_chunks_that_are_kept(context: TeacherContext) -> N
     assert all_right(assessed(teacher, rows(10), lent), rows(10))
     assert chunks == [2]
     chunks.clear()
-    assert all_right(assessed(teacher, rows(3), TeacherContext(context.cache, ask, "tiny@2 float32")), rows(3))
+    assert all_right(assessed(teacher, rows(3), TeacherContext(context.cache, ask, lambda: "tiny@2 float32")), rows(3))
     assert chunks == [3]  # another backbone's replies are not taken
     with pytest.raises(ValueError, match="lends no backbone"):
         assessed(teacher, rows(1), context)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from alttrain.backbone.memory import Attention, Quantization, Shape
+from alttrain.backbone.memory import Attention, Quantization, Shape, Strategy, training_bytes
 from alttrain.backbone.source import Wheel
 from alttrain.backbone.template import ChatTemplate, ThoughtMode
 
@@ -45,8 +45,40 @@ class Backbone:
     shape: Shape | None = None
 
 
+class Trainable:
+    """What is trained of a backbone; by default nothing.
+
+    - `trains`    whether anything is
+    - `folder`    the run's folder of the trained weights
+    - `freezes`   whether the backbone's own weights stay as they are
+    - `sharding`  the strategy that shards a training over several devices
+    """
+
+    trains: ClassVar[bool] = True
+    folder: ClassVar[str] = "adapter"
+    freezes: ClassVar[bool] = True
+    sharding: ClassVar[Strategy] = "fsdp"
+
+    def __str__(self) -> str:
+        return ""
+
+    def precision(self, trainer: str) -> str:
+        """Return the dtype of the loaded backbone, given the trainer's."""
+        return trainer
+
+    def attach(self, model: Any, seed: int) -> Any:
+        """Return the loaded backbone with what is trained, and nothing else, requiring gradients."""
+        return model
+
+    def memory(
+        self, shape: Shape, width: int, lengths: Sequence[int], quantization: Quantization, **how: Any
+    ) -> dict[str, int]:
+        """Return the bytes of a training step by part, for sequences of these lengths (`training_bytes`)."""
+        return {}
+
+
 @dataclass(frozen=True)
-class LoRA:
+class LoRA(Trainable):
     """Low-rank adapters (Hu et al., 2021) on the projections in `target_modules`, scaled by `alpha / rank`.
 
     `layers_from` is the fraction of layers, from the bottom, without adapters: 0 adapts all layers, 0.5 the upper half.
@@ -58,9 +90,26 @@ class LoRA:
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     layers_from: Annotated[float, Ge(0), Lt(1)] = 0.0
 
+    def __str__(self) -> str:
+        targets = ",".join(name.removesuffix("_proj") for name in self.target_modules)
+        return f"LoRA r{self.rank} a{self.alpha:g} dropout {self.dropout:g} on {targets}"
+
+    def attach(self, model: Any, seed: int) -> Any:
+        """Return the backbone with new adapters."""
+        from alttrain.backbone.weights import add_lora
+
+        return add_lora(model, self, seed)
+
+    def memory(
+        self, shape: Shape, width: int, lengths: Sequence[int], quantization: Quantization, **how: Any
+    ) -> dict[str, int]:
+        """Return the bytes of a training step by part."""
+        lora = (self.rank, self.target_modules)
+        return training_bytes(shape, width, *lora, lengths, quantization, dropout=self.dropout > 0, **how)
+
 
 @dataclass(frozen=True)
-class FullFineTuning:
+class FullFineTuning(Trainable):
     """No adapter: all weights are trained, and the whole model is saved in bfloat16.
 
     `weights` "float32" keeps float32 weights, and multiplies in bfloat16 on devices that do this natively. On these
@@ -69,7 +118,31 @@ class FullFineTuning:
 
     weights: Literal["float32", "bfloat16"] = "float32"
 
+    folder: ClassVar[str] = "model"
+    freezes: ClassVar[bool] = False
+    sharding: ClassVar[Strategy] = "deepspeed_stage_3"
+
+    def __str__(self) -> str:
+        return "all weights"
+
+    def precision(self, trainer: str) -> str:
+        """Return "float32", unless `weights` follow the trainer."""
+        return trainer if self.weights == "bfloat16" else "float32"
+
+    def attach(self, model: Any, seed: int) -> Any:
+        """Return the backbone with all weights requiring gradients."""
+        return model.requires_grad_(True)
+
+    def memory(
+        self, shape: Shape, width: int, lengths: Sequence[int], quantization: Quantization, **how: Any
+    ) -> dict[str, int]:
+        """Return the bytes of a training step by part."""
+        kept = width if self.weights == "bfloat16" else 4
+        return training_bytes(shape, width, 0, (), lengths, quantization, kept=kept, **how)
+
 
 @dataclass(frozen=True)
-class NoAdapter:
+class NoAdapter(Trainable):
     """No adapter, for runs without training."""
+
+    trains = False

@@ -61,6 +61,7 @@ class Dataset:
     decontaminate: Sequence[How] = DEFAULT
     ngram: Annotated[int, Gt(1)] = 8
     held_out: HeldOut = 0
+    _selected: dict[Any, Selection] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -81,10 +82,16 @@ class Dataset:
         }
 
     def select(self, seed: int | None, against: Mapping[str, Sequence[str]]) -> Selection:
-        """Select the rows to train on, none of them in a benchmark of `against` (name -> prompts).
+        """Select the rows to train on, none of them in a benchmark of `against` (name -> prompts), once for each.
 
         Raises ValueError for an unknown group, or if a group has too few rows left.
         """
+        key = (seed, *((name, *prompts) for name, prompts in against.items()))
+        if key not in self._selected:
+            self._selected[key] = self._select(seed, against)
+        return self._selected[key]
+
+    def _select(self, seed: int | None, against: Mapping[str, Sequence[str]]) -> Selection:
         readings = {name: source.read(seed) for name, source in self.sources.items()}
         rows: list[Example] = []
         source_of: dict[str, str] = {}

@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -270,6 +271,12 @@ def content_hash(path: Path) -> str:
     """The first 16 hex digits of a file's SHA-256. Raises FileNotFoundError if it is not a file (a device, a pipe)."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data file")
+    return _content_hash(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+@cache
+def _content_hash(path: Path, *state: int) -> str:
+    """The hash of a file, computed once in a process unless the file changes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -15,8 +15,8 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from textwrap import fill
@@ -84,7 +84,8 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     try:
-        asked = ([*_config_dir(flags), *flags.overrides], flags.multirun)
+        searched = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
+        asked = ([*searched, *flags.overrides], flags.multirun)
         if not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion):
             swept = _refuse_faults(*asked)
             os.environ[PARENT] = str(os.getpid())
@@ -133,11 +134,6 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
 
         Plugins.instance().register(RayLauncher)  # Hydra does not find it in an editable install
     return flags
-
-
-def _config_dir(flags: argparse.Namespace) -> list[str]:
-    """Return the override that is equivalent to --config-dir."""
-    return [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
 
 
 def _refuse(found: Sequence[Fault]) -> NoReturn:
@@ -245,32 +241,23 @@ def _stages(run: "Run", reports: bool, leader: "Leader") -> None:
     from alttrain.run.status import Log, locked
 
     session = Session(run)
-    if "check" in run.stages and _has_work(run):
-        _stage("check", run, session)
-    elif {"rewrite", "generate"} & set(run.stages) and _has_work(run):
-        bound(run, session)
+    if {"check", "rewrite", "generate"} & set(run.stages) and _has_work(run):
+        if "check" in run.stages:
+            _stage("check", run, session)
+        else:
+            bound(run, session)
     due = [stage for stage in STAGES[1:] if stage in run.stages and (reports or stage != "report")]
     if set(due) <= {"report"}:
         for stage in due:
             _stage(stage, run, session)
         return
     open_folder(run)
-    with locked(run.folder):
-        handler, status = _log_to_file(run.folder / "run.log"), Log(run.folder)
-        ended: BaseException | None = None
-        try:
-            for stage in due:
-                status.stage(stage)
-                if stage == "train":
-                    leader.trains()
-                _stage(stage, run, session)
-        except BaseException as error:
-            ended = error
-            raise
-        finally:
-            status.ended(ended)
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with locked(run.folder), _logged_to(run.folder / "run.log"), Log(run.folder) as status:
+        for stage in due:
+            status.stage(stage)
+            if stage == "train":
+                leader.trains()
+            _stage(stage, run, session)
 
 
 def _stage(name: str, run: "Run", session: object) -> None:
@@ -287,10 +274,26 @@ def _has_work(run: "Run") -> bool:
 
 def _log_to_console() -> None:
     root = logging.getLogger()
-    if not any(isinstance(handler, _Console) for handler in root.handlers):
-        root.handlers = [_Console()]
+    if not any(handler.name == "console" for handler in root.handlers):
+        console = _Fallible(sys.stderr)
+        console.name = "console"
+        console.setLevel(logging.INFO)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        root.handlers = [console]
         root.setLevel(logging.WARNING)  # of libraries, show only warnings and errors
         logging.getLogger("alttrain").setLevel(logging.DEBUG)
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    handler = _File(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 class _Fallible(logging.StreamHandler):  # type: ignore[type-arg]
@@ -311,33 +314,12 @@ class _File(_Fallible, logging.FileHandler):
             super().close()
 
 
-class _Console(_Fallible):
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-        self.setLevel(logging.INFO)
-        self.setFormatter(logging.Formatter("%(message)s"))
-
-
-def _log_to_file(path: Path) -> logging.Handler:
-    handler = _File(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    return handler
-
-
 def help_text() -> str:
     """Return the help, with the options of every config group."""
-    root = resources.files("alttrain.conf")
+    root = Path(str(resources.files("alttrain.conf")))
     options: dict[str, list[str]] = {}
-
-    def walk(folder: object, group: str) -> None:
-        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):  # type: ignore[attr-defined]
-            if entry.is_dir() and entry.name != "__pycache__":
-                walk(entry, f"{group}/{entry.name}" if group else entry.name)
-            elif group and entry.name.endswith(".yaml"):
-                options.setdefault(group, []).append(entry.name.removesuffix(".yaml"))
-
-    walk(root, "")
+    for path in sorted(root.glob("*/**/*.yaml")):
+        options.setdefault(path.parent.relative_to(root).as_posix(), []).append(path.stem)
     width = max(map(len, options)) + 2
     lines = [
         fill(f"  {group:<{width}}{' '.join(options[group])}", 118, subsequent_indent=" " * (width + 2))

@@ -1,6 +1,7 @@
 """Turn a composed config into the typed parts of a run. No part loads weights or imports torch when it is created."""
 
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from alttrain.backbone import Backbone, FullFineTuning, LoRA, NoAdapter
+from alttrain.backbone import Backbone
+from alttrain.backbone.config import Trainable
 from alttrain.config import (
     Changes,
     Method,
@@ -22,12 +24,12 @@ from alttrain.config import (
     shaping,
 )
 from alttrain.config.identity import shaping_of_engine, shaping_of_judge
-from alttrain.dataset import Dataset
+from alttrain.dataset import Dataset, Selection
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
-from alttrain.generation import Auto, EngineConfig
+from alttrain.generation import EngineConfig
 from alttrain.records import Example, Texts
 from alttrain.rewrite import Structure
-from alttrain.training import Hardware, NoTraining, SafeKeyLoss, SupervisedFineTuning
+from alttrain.training import Hardware, NoTraining, SupervisedFineTuning
 from alttrain.training.config import Logger
 
 PLACES = ("path", "file", "data_dir", "count")
@@ -55,7 +57,7 @@ class Run:
     backbone: Backbone
     dataset: Dataset
     structure: Structure
-    adapter: LoRA | FullFineTuning | NoAdapter
+    adapter: Trainable
     training: SupervisedFineTuning | NoTraining
     hardware: Hardware
     generation: EngineConfig
@@ -72,12 +74,31 @@ class Run:
     @property
     def trained(self) -> Path:
         """The folder of the trained adapter or model."""
-        return self.folder / ("model" if isinstance(self.adapter, FullFineTuning) else "adapter")
+        return self.folder / self.adapter.folder
 
-    @functools.cached_property
-    def examples(self) -> list[Example]:
-        """The rows of the data set for the run's seed, selected once, without decontamination."""
-        return self.dataset.examples(self.seed)
+    @property
+    def rewritten(self) -> bool:
+        """Whether the rewrite stage is done."""
+        return all((self.folder / name).exists() for name in ("train.jsonl", "rewrite.json"))
+
+    @property
+    def selection(self) -> Selection:
+        """The rows to train on before the rewrite, none of them in a benchmark, and a report on all that were read.
+
+        A benchmark that is added once the rewrite is done changes nothing.
+        """
+        benchmarks = () if self.rewritten else self.benchmarks
+        return self.dataset.select(self.seed, {benchmark.name: benchmark.prompts() for benchmark in benchmarks})
+
+    @property
+    def data(self) -> str:
+        """What decides which rows are read, apart from the seed."""
+        return json.dumps([self.training.trains, *(self.config[key] for key in ("dataset", "evaluation", "data_dir"))])
+
+    @property
+    def rows(self) -> list[Example]:
+        """The rows to train on before the rewrite; none if nothing is trained."""
+        return self.selection.examples if self.training.trains else []
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -148,8 +169,7 @@ def assemble(config: DictConfig) -> Run:
     if fault := name_fault(name):
         raise RunError(f"the run's name {name!r}: {fault}; shorten tag, or the names of its parts")
     engine, hardware = part("generation"), part("trainer")
-    if isinstance(engine, Auto):
-        choice = engine.choice(hardware.accelerator)
+    if choice := engine.choice(hardware.accelerator):
         engine, plain["generation"] = getattr(engine, choice), plain["generation"][choice]
     run = Run(
         name=name,
@@ -190,20 +210,21 @@ def _refuse_combinations(run: Run) -> None:
             f"method={run.method.name} with backbone={run.backbone.name}, which {kind} weights that a method's authors "
             "trained: method=published goes with those, and with no others"
         )
-    if isinstance(run.training, SupervisedFineTuning) and isinstance(run.adapter, NoAdapter):
+    if not run.training.trains:
+        return
+    if not run.adapter.trains:
         raise RunError("adapter=none with training that trains: choose adapter=lora, or training=none")
-    several = run.hardware.devices * run.hardware.nodes > 1
-    if several and run.hardware.strategy == "fsdp" and not isinstance(run.adapter, LoRA):
+    if run.hardware.sharded and not run.adapter.freezes:
         raise RunError("trainer.strategy=fsdp shards a frozen backbone: choose adapter=lora, or a deepspeed strategy")
-    if several and run.hardware.strategy == "fsdp" and isinstance(run.training, SupervisedFineTuning):
+    if run.hardware.sharded:
         for key, value, asked in (
             ("training.optimizer", "adamw_8bit", run.training.optimizer == "adamw_8bit"),
-            ("training/objective", "safekey", isinstance(run.training.objective, SafeKeyLoss)),
+            ("training/objective", "safekey", run.training.objective.needs_key_sentence),
             ("backbone.quantization", run.backbone.quantization, run.backbone.quantization != "none"),
         ):
             if asked:
                 raise RunError(f"{key}={value} does not train shards: choose another, or trainer.strategy=ddp")
-    if isinstance(run.adapter, FullFineTuning) and run.backbone.quantization != "none":
+    if not run.adapter.freezes and run.backbone.quantization != "none":
         raise RunError(
             f"adapter=full with backbone.quantization={run.backbone.quantization}: quantised weights cannot be "
             "trained; set backbone.quantization=none, or choose adapter=lora"

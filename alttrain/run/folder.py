@@ -34,14 +34,9 @@ def check_writable(output_dir: Path) -> None:
     existing = output_dir.absolute()
     while not existing.exists():
         existing = existing.parent
-    if not existing.is_dir():
-        raise RunError(
-            f"output_dir={output_dir}: {existing} is not a folder; set output_dir to a folder you may write to"
-        )
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise RunError(
-            f"output_dir={output_dir}: {existing} is not writable; set output_dir to a folder you may write to"
-        )
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        fault = f"{existing} is not {'writable' if existing.is_dir() else 'a folder'}"
+        raise RunError(f"output_dir={output_dir}: {fault}; set output_dir to a folder you may write to")
 
 
 def check_belongs(run: Run) -> None:
@@ -105,14 +100,6 @@ def described(run: Run) -> dict[str, Any]:
     }
 
 
-def open_evaluation(run: Run, benchmark: Benchmark) -> Path:
-    """Create a benchmark's folder with its fingerprint, if it is new, and return it."""
-    folder = evaluation_folder(run, benchmark)
-    if not (folder / "fingerprint.json").exists():
-        write_json(folder / "fingerprint.json", run.evaluation_fingerprint(benchmark))
-    return folder
-
-
 def environment() -> dict[str, Any]:
     """Return the versions that a result may depend on, and the commit of a source checkout."""
     versions = {}
@@ -121,13 +108,7 @@ def environment() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "absent"
-    source = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "-C", str(source), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "packages": versions,
-        "commit": commit.stdout.strip() or None,
-    }
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or None
+    own = {"python": platform.python_version(), "machine": platform.machine()}
+    return {**own, "packages": versions, "commit": commit}

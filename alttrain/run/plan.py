@@ -12,16 +12,14 @@ Hours are estimated from measured rates (`RATES`). Lengths of answers are assume
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from alttrain.backbone import FullFineTuning, LoRA
 from alttrain.backbone.device import GIB, look
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.records import Example
 from alttrain.report.escaping import plain
-from alttrain.rewrite import ServerWriter
 from alttrain.run.assembly import Run
+from alttrain.run.stages.judge import judges_of
 from alttrain.run.stages.needs import estimate, guessed_rows, shape_known
 from alttrain.training import SupervisedFineTuning
 
@@ -50,17 +48,13 @@ class Calls:
 class Job:
     """One job of a sweep.
 
-    Args:
-        run: The run's name.
-        overrides: The job's overrides.
-        state: "new", "goes on" or "done".
-        gib: Memory of the stage that needs most, in GiB per device; None if unknown.
-        fits: Whether that much memory is free; None if unknown.
-        devices: Devices of the training, over all nodes.
-        training_tokens: Tokens of all training steps.
-        generations: Answers to generate.
-        hours: Device-hours; None if the backbone's size is unknown.
-        calls: Requests to servers.
+    - `state`            "new", "goes on" or "done"
+    - `gib`              memory of the stage that needs most, in GiB per device; None if unknown
+    - `fits`             whether that much is free; None if unknown
+    - `devices`          devices of the training, over all nodes
+    - `training_tokens`  tokens of all training steps
+    - `generations`      answers to generate
+    - `hours`            device-hours; None if the backbone's size is unknown
     """
 
     run: str
@@ -79,57 +73,39 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
     """Estimate the cost of one run. `rows` are its training rows before the rewrite, empty if it trains nothing."""
     device = look(run.hardware.accelerator, run.hardware.memory_gib)
     most = max((need.total for need in estimate(run, device, rows)), default=None)
-    recipe, tokens = run.training, 0
-    if isinstance(recipe, SupervisedFineTuning) and rows:
+    recipe, training_tokens = run.training, 0
+    if recipe.trains and rows:
         lengths = guessed_rows(rows, recipe.max_length)
-        tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
-    generations = {one.name: len(one.examples) * run.protocol.decoding_for(one).samples for one in run.benchmarks}
+        training_tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
+    generations = generated_tokens = judge_calls = 0
+    for benchmark in run.benchmarks:
+        decoding = run.protocol.decoding_for(benchmark)
+        asked = len(benchmark.examples) * decoding.samples
+        generations += asked
+        generated_tokens += asked * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
+        servers = sum(len(judge.servers) for judge in judges_of(run, benchmark).values())
+        judge_calls += asked * servers * len(run.protocol.parts)
+    hours = None
+    if shape := shape_known(run):
+        flops, words = RATES["cpu" if run.hardware.accelerator == "cpu" else "gpu"]
+        passes = 4 if run.adapter.freezes else 6  # frozen weights need no weight gradients
+        training = passes * shape.parameters * training_tokens / flops
+        hours = (training + generated_tokens * shape.parameters / words) / HOUR
+    teacher, understander = run.structure.teacher, run.structure.understander
+    teacher_calls = len(rows) if teacher and teacher.servers else 0
+    teacher_calls += sum(not row.thought for row in rows) if understander and understander.servers else 0
     return Job(
         run.name,
         tuple(overrides),
         state,
         None if most is None else round(most / GIB, 2),
         None if most is None or device.free is None else most <= device.free,
-        run.hardware.devices * run.hardware.nodes,
-        tokens,
-        sum(generations.values()),
-        _hours(run, tokens, generations),
-        Calls(_teacher_calls(run, rows), _judge_calls(run, generations)),
+        run.hardware.world_size,
+        training_tokens,
+        generations,
+        hours,
+        Calls(teacher_calls, judge_calls),
     )
-
-
-def _hours(run: Run, training_tokens: int, generations: Mapping[str, int]) -> float | None:
-    """Estimate the device-hours of training and generation. Returns None if the backbone's size is unknown."""
-    sizes = shape_known(run)
-    if sizes is None:
-        return None
-    flops, words = RATES["cpu" if run.hardware.accelerator == "cpu" else "gpu"]
-    passes = 6 if isinstance(run.adapter, FullFineTuning) else 4  # frozen weights need no weight gradients
-    training = passes * sizes.parameters * training_tokens / flops
-    tokens = 0
-    for one in run.benchmarks:
-        tokens += generations[one.name] * min(TYPICAL[one.kind], run.protocol.decoding_for(one).max_new_tokens)
-    return (training + tokens * sizes.parameters / words) / HOUR
-
-
-def _asks(teacher: Any) -> bool:
-    """Return whether a teacher sends requests to a server."""
-    return isinstance(getattr(teacher, "writer", None), ServerWriter)
-
-
-def _teacher_calls(run: Run, rows: Sequence[Example]) -> int:
-    teacher, understander = run.structure.teacher, run.structure.understander
-    traceless = sum(not row.thought for row in rows)
-    return len(rows) * _asks(teacher) + traceless * _asks(understander)
-
-
-def _judge_calls(run: Run, generations: Mapping[str, int]) -> int:
-    calls = 0
-    for benchmark in run.benchmarks:
-        judges = [benchmark.judge, *run.protocol.second_opinions.get(benchmark.measure, ())]
-        asked = sum(len(judge.servers) for judge in judges)
-        calls += generations[benchmark.name] * asked * len(run.protocol.parts)
-    return calls
 
 
 def described(runs: Iterable[Run], rows: Mapping[str, Sequence[Example]]) -> tuple[Rows, Rows]:
@@ -141,32 +117,30 @@ def described(runs: Iterable[Run], rows: Mapping[str, Sequence[Example]]) -> tup
     benchmarks: dict[str, dict[str, str]] = {}
     every = set()
     for run in runs:
-        asked = json.dumps([run.config[key] for key in ("dataset", "evaluation", "data_dir")])
-        own = treatment(run, rows.get(asked, ()))
+        own = treatment(run, rows.get(run.data, ()))
         methods.setdefault(json.dumps(own), (own, []))[1].append(run.backbone.name)
         every.add(run.backbone.name)
         for benchmark in run.benchmarks:
             one = made(run, benchmark)
             benchmarks.setdefault(json.dumps(one), one)
-    told = [
-        own | {"backbones": "" if set(of) == every else ", ".join(dict.fromkeys(of))} for own, of in methods.values()
-    ]
-    return told, list(benchmarks.values())
+    for own, of in methods.values():
+        own["backbones"] = "" if set(of) == every else ", ".join(dict.fromkeys(of))
+    return [own for own, _ in methods.values()], list(benchmarks.values())
 
 
 def treatment(run: Run, rows: Sequence[Example]) -> dict[str, str]:
     """Describe a method in words: one row of the table of methods."""
     labels = ", ".join(f"{count:,} {label}" for label, count in sorted(Counter(row.label for row in rows).items()))
-    teacher = run.structure.teacher
-    model = getattr(getattr(teacher, "writer", None), "model_name", "")
+    teacher, quantization = run.structure.teacher, run.backbone.quantization
+    shrunk = f" on {quantization} weights" if run.adapter.trains and quantization != "none" else ""
     return {
         "method": run.method.name or run.structure.name,
         "changed": ", ".join(run.changed.treatment),
         "data": f"{run.dataset.name}: {labels}" if run.training.trains else "",
         "rewrite": run.structure.name,
-        "teacher": " ".join(filter(None, [teacher.name, model])) if teacher else "",
-        "recipe": _recipe(run.training) if isinstance(run.training, SupervisedFineTuning) else "",
-        "adapter": _adapter(run),
+        "teacher": str(teacher or ""),
+        "recipe": _recipe(run.training) if run.training.trains else "",
+        "adapter": f"{run.adapter}{shrunk}",
         "system prompt": _system(run.method.evaluation_prompt if run.method.name else run.backbone.system_prompt),
         "trained with": "" if not run.training.trains else run.backbone.system_prompt or "none",
         "prompt": "" if run.structure.prompt_form == "{prompt}" and not run.structure.system else "its own form",
@@ -183,15 +157,6 @@ def _recipe(recipe: SupervisedFineTuning) -> str:
     return "; ".join([recipe.name, *parts, *([] if objective == "ResponseLoss" else [objective])])
 
 
-def _adapter(run: Run) -> str:
-    quantization = run.backbone.quantization
-    shrunk = "" if quantization == "none" else f" on {quantization} weights"
-    if isinstance(run.adapter, LoRA):
-        targets = ",".join(name.removesuffix("_proj") for name in run.adapter.target_modules)
-        return f"LoRA r{run.adapter.rank} a{run.adapter.alpha:g} dropout {run.adapter.dropout:g} on {targets}{shrunk}"
-    return "all weights" if isinstance(run.adapter, FullFineTuning) else ""
-
-
 def _system(prompt: str | None, otherwise: str = "the protocol's") -> str:
     return otherwise if prompt is None else prompt or "none"
 
@@ -199,7 +164,6 @@ def _system(prompt: str | None, otherwise: str = "the protocol's") -> str:
 def made(run: Run, benchmark: Benchmark) -> dict[str, str]:
     """Describe how a benchmark's number is made: one row of the table of benchmarks."""
     protocol, decoding = run.protocol, run.protocol.decoding_for(benchmark)
-    judges = [benchmark.judge, *protocol.second_opinions.get(benchmark.measure, ())]
     own = protocol.system_prompt_for(benchmark)
     identity, precision = own is not None and own == run.backbone.identity, protocol.quantization
     return {
@@ -216,7 +180,7 @@ def made(run: Run, benchmark: Benchmark) -> dict[str, str]:
         "system prompt": "the backbone's identity" if identity else _system(own, "the backbone's"),
         "weights": {None: "the backbone's", "none": "not quantised"}.get(precision) or str(precision),
         "judged": protocol.judged,
-        "judge": ", ".join(_judge(judge) for judge in judges),
+        "judge": ", ".join(_judge(judge) for judge in judges_of(run, benchmark).values()),
         "hash": run.protocol_hash(benchmark),
     }
 
@@ -229,13 +193,21 @@ def _judge(judge: Judge) -> str:
 def markdown(jobs: Sequence[Job], treatments: Rows, benchmarks: Rows) -> str:
     """Return the text of plan.md."""
     parts = ["# Methods", _table(treatments), "# Benchmarks", _table(benchmarks), "# Jobs"]
-    shown = []
-    for job in jobs:
-        own = {"run": job.run, "state": job.state, "GiB a device": "" if job.gib is None else f"{job.gib:.1f}"}
-        own |= {"fits": {True: "yes", False: "no", None: ""}[job.fits], "devices": str(job.devices)}
-        own |= {"training tokens": f"{job.training_tokens:,}"}
-        own |= {"generations": f"{job.generations:,}", "device-hours": "" if job.hours is None else f"{job.hours:.1f}"}
-        shown.append(own | {"teacher calls": f"{job.calls.teacher:,}", "judge calls": f"{job.calls.judge:,}"})
+    shown = [
+        {
+            "run": job.run,
+            "state": job.state,
+            "GiB a device": "" if job.gib is None else f"{job.gib:.1f}",
+            "fits": {True: "yes", False: "no", None: ""}[job.fits],
+            "devices": str(job.devices),
+            "training tokens": f"{job.training_tokens:,}",
+            "generations": f"{job.generations:,}",
+            "device-hours": "" if job.hours is None else f"{job.hours:.1f}",
+            "teacher calls": f"{job.calls.teacher:,}",
+            "judge calls": f"{job.calls.judge:,}",
+        }
+        for job in jobs
+    ]
     return "\n\n".join([*parts, _table(shown), totals(jobs)]) + "\n"
 
 
@@ -258,8 +230,3 @@ def _table(rows: Rows) -> str:
     heads = [head for head in (rows[0] if rows else ()) if any(row[head] for row in rows)]
     lines = [heads, ["---"] * len(heads), *([plain(row[head]) for head in heads] for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) if heads else "none"
-
-
-def as_json(jobs: Sequence[Job]) -> dict[str, Any]:
-    """Return the contents of plan.json."""
-    return {"jobs": [asdict(job) for job in jobs]}

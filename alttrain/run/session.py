@@ -1,7 +1,6 @@
 """The loaded backbone of a run. Its stages share it, and it loads when a stage first needs it."""
 
 import gc
-import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alttrain.backbone import Backbone, FullFineTuning, LoRA, Weights, resolve
+from alttrain.backbone import Backbone, Weights, resolve
 from alttrain.backbone.device import GIB, keep_freed_memory, look
 from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
 from alttrain.config.identity import shaping_of_engine
@@ -21,8 +20,6 @@ from alttrain.run.assembly import Run
 
 if TYPE_CHECKING:
     from alttrain.backbone.adapter import Adapter
-
-log = logging.getLogger(__name__)
 
 
 class Session:
@@ -70,10 +67,9 @@ class Session:
         device: str | None = None,
         quantization: Quantization | None = None,
     ) -> Any:
-        """Load the backbone without adapter.
+        """Load the backbone without adapter. A `quantization` of None is the backbone's.
 
-        The slot decoder needs the kernel "packed"; training uses the backbone's. A `quantization` of None is the
-        backbone's.
+        The slot decoder needs the kernel "packed"; training uses the backbone's.
         """
         from alttrain.backbone.weights import load_model
 
@@ -83,15 +79,10 @@ class Session:
 
     def trainable(self, precision: str) -> Any:
         """Load the backbone for training: with a new adapter, or with all weights trainable."""
-        from alttrain.backbone.weights import add_lora
-
-        kernel, hardware = self.run.backbone.attention, self.run.hardware
-        sharded = hardware.strategy == "fsdp" and hardware.devices * hardware.nodes > 1
-        device = "cpu" if sharded else None  # FSDP moves it layer by layer: one device may not hold it whole
-        if isinstance(self.run.adapter, LoRA):
-            return add_lora(self.model(precision, kernel, device), self.run.adapter, self.run.seed)
-        half = isinstance(self.run.adapter, FullFineTuning) and self.run.adapter.weights == "bfloat16"
-        return self.model(precision if half else "float32", kernel).requires_grad_(True)
+        run = self.run
+        device = "cpu" if run.hardware.sharded else None  # FSDP moves it by layers: one device may not hold it whole
+        model = self.model(run.adapter.precision(precision), run.backbone.attention, device)
+        return run.adapter.attach(model, run.seed)
 
     def save(self, model: Any, weights: Mapping[str, Any], card: str, folder: Path) -> None:
         """Save the trained weights with tokenizer, template and model card.
@@ -116,20 +107,22 @@ class Session:
         adapter = None
         if trained and (trained / CONFIG).exists():
             adapter = read_adapter(trained)  # without this check, a server may answer as the bare backbone
+        whole = None if adapter else trained
 
         def weights() -> Path:
             clear_shelf()
-            return trained if trained and not adapter else self.weights.folder
+            return whole or self.weights.folder
+
+        def decoder(asked: InProcess) -> Any:
+            return self.decoder(asked, adapter, whole, shrunk) if trained else self._cached(asked, shrunk)
 
         model = Model(
             run=run.name,
             renderer=self.renderer,
             adapter=adapter.folder if adapter else None,
-            trained=None if adapter else trained,
+            trained=whole,
             weights=weights,
-            decoder=lambda asked: (
-                self.decoder(asked, adapter or trained, shrunk) if trained else self._cached(asked, shrunk)
-            ),
+            decoder=decoder,
             log=run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log",
         )
         with run.generation.start(model) as engine:
@@ -147,7 +140,7 @@ class Session:
             "end": self.renderer.end_id,
         }
         folder = self.run.output_dir / "cache" / "generations"
-        return CachedDecoder(lambda: self.decoder(generation, None, quantization), identity, folder)
+        return CachedDecoder(lambda: self.decoder(generation, None, None, quantization), identity, folder)
 
     def identity(self) -> dict[str, Any]:
         """Return what shapes texts of the backbone as it is, besides prompts and decoding. Cache keys contain it."""
@@ -158,37 +151,33 @@ class Session:
             described["dtype"] = str(self.dtype(requested))
         return described
 
-    def decoder(self, generation: InProcess, trained: "Adapter | Path | None", quantization: Quantization) -> Any:
-        """Return a decoder of the backbone as it is, with an `Adapter`, or of a fully trained model in a folder."""
-        from alttrain.backbone.weights import beside, load_model
+    def decoder(
+        self, generation: InProcess, adapter: "Adapter | None", whole: Path | None, quantization: Quantization
+    ) -> Any:
+        """Return a decoder of the backbone as it is, of the backbone with an adapter, or of a `whole` trained model.
+
+        The backbone that adapters are merged into stays on the shelf, so that jobs of one process do not reload it.
+        """
+        from alttrain.backbone.weights import Base, beside, load_model
         from alttrain.generation.decoder import Decoder
 
-        if isinstance(trained, Path):
+        dtype = self.dtype(generation.dtype)
+        if whole is not None:
             clear_shelf()
-            weights = Weights(trained, "trained")
-            model = load_model(weights, self.dtype(generation.dtype), self.device, "packed", quantization)
+            model = load_model(Weights(whole, "trained"), dtype, self.device, "packed", quantization)
         elif quantization != "none":
             model = self.model(generation.dtype, "packed", None, quantization)
-            model = beside(model, trained) if trained else model
+            model = beside(model, adapter) if adapter else model
         else:
-            model = self._base(generation.dtype).merge(trained)
+            key = (self.weights.identity, str(self.weights.folder), str(dtype), self.device)
+            if key not in _SHELF:
+                _SHELF[key] = Base(self.model(generation.dtype, "packed", None, "none"))
+            model = _SHELF[key].merge(adapter)
         free_bytes = look(self.run.hardware.accelerator).free
         memory = int(generation.memory_gib * GIB) if generation.memory_gib else None
         if memory is None and free_bytes is not None:
             memory = int(CACHE_SHARE * free_bytes)
         return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
-
-    def _base(self, requested: str) -> Any:
-        """Return the backbone to merge adapters into.
-
-        It stays on the shelf, so that jobs of one process do not reload it.
-        """
-        from alttrain.backbone.weights import Base
-
-        key = (self.weights.identity, str(self.weights.folder), str(self.dtype(requested)), self.device)
-        if key not in _SHELF:
-            _SHELF[key] = Base(self.model(requested, "packed", None, "none"))
-        return _SHELF[key]
 
     def scorer(self, source: str, revision: str | None, dtype: str) -> Any:
         """Return a judge's model. The last one stays loaded; another one replaces it."""

@@ -37,13 +37,7 @@ from alttrain.report.escaping import one_line
 log = logging.getLogger(__name__)
 
 State = Literal["running", "done", "failed", "stopped", "pending"]
-COLOURS: dict[State, str] = {
-    "running": "cyan",
-    "done": "green",
-    "failed": "red",
-    "stopped": "yellow",
-    "pending": "dim",
-}
+COLOURS: dict[State, str] = {"running": "cyan", "done": "green", "failed": "red", "stopped": "yellow", "pending": "dim"}
 PROBED_S = 0.5
 """Seconds to wait for a run's lock. `state_of` may hold the lock of a killed run for a shorter time."""
 PLAN = Path(".sweep") / "plan.json"
@@ -65,13 +59,11 @@ class Status:
 
 
 class _Planned(TypedDict):
-    """A job of plan.json."""
-
     run: str
 
 
 class _Plan(TypedDict):
-    """The contents of plan.json."""
+    """The contents of plan.json that are read."""
 
     jobs: list[_Planned]
 
@@ -92,6 +84,12 @@ class Log:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._status = Status("running", "", os.getpid(), platform.node(), _now(), _now())
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.ended(error)
 
     def stage(self, name: str) -> None:
         """Record that a stage begins."""

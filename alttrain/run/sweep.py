@@ -5,7 +5,6 @@ starting, on any machine.
 """
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -14,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,10 @@ from alttrain.records import Example, Texts, alone, read_utf8, write_json, write
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.launchers import PARENT
-from alttrain.run.plan import Job, as_json, described, job_of, markdown, totals
+from alttrain.run.plan import Job, described, job_of, markdown, totals
 from alttrain.run.progress import bar
+from alttrain.run.stages.check import check_light
+from alttrain.run.stages.generate import missing
 from alttrain.run.stages.needs import fitted
 from alttrain.run.status import ENDED, PLAN, Log, read_status
 from alttrain.training.distributed import follows
@@ -105,8 +106,8 @@ def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], D
                 rest = tuple(override for override in job if override not in seeds)
                 if rest not in alike:
                     alike[rest] = composed(job, arguments)
-                config = alike[rest]
-                found.append((job, config, int(seeds[-1].partition("=")[2]) if seeds else config.seed))
+                seed = int(seeds[-1].partition("=")[2]) if seeds else alike[rest].seed
+                found.append((job, alike[rest], seed))
                 advance(1)
         return found
 
@@ -136,11 +137,9 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
 
     Raises RunError with the faults of all jobs, before anything runs.
     """
-    from alttrain.run.stages.check import check_light
-
     jobs = jobs_of(arguments, multirun)
     faults: dict[str, list[str]] = {}
-    rows: dict[str, Sequence[Example]] = {}  # by dataset and evaluation, each read once
+    rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
     made: list[Job] = []
     runs: dict[str, list[Run]] = {}
     alike: dict[int, Run] = {}
@@ -149,12 +148,11 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
             advance(1)
             try:
                 run = _assembled(config, seed, alike)
-                asked = json.dumps([run.config[key] for key in ("dataset", "evaluation", "data_dir")])
-                check_light(run, data=asked not in rows)
-                if asked not in rows:
-                    rows[asked] = run.examples if run.training.trains else []
-                run = fitted(run, rows[asked])
-                made.append(job_of(run, overrides, _state(run), rows[asked]))
+                check_light(run, rows.get(run.data))
+                if run.data not in rows:
+                    rows[run.data] = run.rows
+                run = fitted(run, rows[run.data])
+                made.append(job_of(run, overrides, _state(run), rows[run.data]))
                 runs.setdefault(run.name, []).append(run)
             except (RunError, ValueError, OSError) as error:
                 faults.setdefault(str(error), []).append(" ".join(overrides))
@@ -171,7 +169,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     if not follows():
         (output_dir / STOPPED).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
-        write_json(output_dir / PLAN, as_json(made))
+        write_json(output_dir / PLAN, {"jobs": [asdict(job) for job in made]})
         write_text(output_dir / PLAN.with_suffix(".md"), markdown(made, *described(alike.values(), rows)))
     _show(made)
     given = [argument for argument in arguments if of_training(argument)]
@@ -230,17 +228,17 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     try:
         # jobs that share a training wait for the first of them, which trains
         with alone(output_dir / ".sweep" / name) if leads else nullcontext():
-            if _several_devices(config):
-                _in_own_process(config, overrides)
+            if fitted(assemble(config)).hardware.world_size > 1:
+                _run_in_own_process(config, overrides)
             else:
                 execute(config, reports=False)
-    except RunError as error:
+    except (RunError, ValueError, OSError) as error:
         log.error("failed    %s: %s", name, error)
         if leads:
             write_text(ended, str(error))
             if not config.keep_going:
                 write_text(stopped, name)
-        raise
+        raise RunError(str(error)) from error
     if leads:
         write_text(ended, "")
         told = [read_utf8(path) for path in ended.parent.iterdir() if path.stem == name]
@@ -248,12 +246,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
             Log(output_dir / "runs" / name).ended(RunError(failed))
 
 
-def _several_devices(config: DictConfig) -> bool:
-    hardware = fitted(assemble(config)).hardware if config.trainer.most_devices > 1 else config.trainer
-    return bool(hardware.devices * hardware.nodes > 1)
-
-
-def _in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
+def _run_in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     """Run a job on several devices as a separate command, since its leader restarts that command for each device."""
     own = [override for override in overrides if not override.startswith("stages=")]
     stages = ",".join(stage for stage in config.stages if stage != "report")
@@ -265,8 +258,6 @@ def _in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
 
 def _state(run: Run) -> str:
     """Return "new", "goes on", or "done" if no work is left for the job's stages."""
-    from alttrain.run.stages.generate import missing
-
     if not run.folder.exists():
         return "new"
     trained = not run.training.trains or (run.folder / "train.json").exists()
@@ -276,13 +267,12 @@ def _state(run: Run) -> str:
 
 
 def _show(jobs: Sequence[Job]) -> None:
-    counts = Counter(job.state for job in jobs)
     runs: dict[str, list[Job]] = {}
     for job in jobs:
         runs.setdefault(job.run, []).append(job)
     several = "" if len(runs) == len(jobs) else f"{len(runs)} training{'s' if len(runs) > 1 else ''}, "
-    told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    log.info("plan      %s%d jobs: %s", several, len(jobs), told)
+    states = ", ".join(f"{count} {state}" for state, count in Counter(job.state for job in jobs).items())
+    log.info("plan      %s%d jobs: %s", several, len(jobs), states)
     for run, own in list(runs.items())[:LISTED]:
         gib = max((job.gib for job in own if job.gib is not None and job.state != "done"), default=None)
         log.info("          %-8s %s%s", own[0].state, run, "" if gib is None else f"  ~{gib:g} GiB")

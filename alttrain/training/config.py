@@ -29,6 +29,7 @@ class ResponseLoss:
     mean_over: Mean = "tokens"
 
     last_epochs: ClassVar[int] = 0
+    needs_key_sentence: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class SafeKeyLoss:
     last_epochs: Annotated[int, Gt(0)]
 
     mean_over: ClassVar[Mean] = "examples"
+    needs_key_sentence: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class SupervisedFineTuning:
     thought: ThoughtMode = "open"
     objective: ResponseLoss | SafeKeyLoss = ResponseLoss()
 
-    trains = True
+    trains: ClassVar[Literal[True]] = True
 
     def __post_init__(self) -> None:
         for one, other in (("epochs", "max_steps"), ("warmup_steps", "warmup_share")):
@@ -114,7 +116,7 @@ class NoTraining:
     name: str
     thought: ThoughtMode
 
-    trains = False
+    trains: ClassVar[Literal[False]] = False
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,16 @@ class Hardware:
     log_every: Annotated[int, Gt(0)] = 10
     memory_gib: Annotated[float, Gt(0)] | None = None
     most_devices: Annotated[int, Gt(0)] = 1
+
+    @property
+    def world_size(self) -> int:
+        """Devices that train together, over all nodes."""
+        return self.devices * self.nodes
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP shards the backbone over several devices."""
+        return self.strategy == "fsdp" and self.world_size > 1
 
 
 @dataclass(frozen=True)

@@ -158,13 +158,13 @@ class _Sharded(ModelParallelStrategy):  # type: ignore[misc]
 
 def _strategy(hardware: Hardware, recipe: SupervisedFineTuning) -> Any:
     """Return Lightning's strategy for the hardware. Raises ValueError if DeepSpeed is requested but not installed."""
-    if hardware.devices * hardware.nodes == 1:
+    if hardware.world_size == 1:
         return "auto"
     if hardware.strategy == "ddp":
         heads = isinstance(recipe.objective, SafeKeyLoss)  # unused except in the last epochs
         return DDPStrategy(find_unused_parameters=heads, gradient_as_bucket_view=True)
     if hardware.strategy == "fsdp":
-        devices = hardware.devices * hardware.nodes
+        devices = hardware.world_size
         return _Sharded(data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
     if importlib.util.find_spec("deepspeed") is None:
         raise ValueError(
@@ -193,7 +193,7 @@ def fit(
     on_cuda = hardware.accelerator != "cpu" and torch.cuda.is_available()
     compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
     last = folder / "checkpoints" / "last.ckpt"
-    devices = hardware.devices * hardware.nodes
+    devices = hardware.world_size
     steps = recipe.steps(len(sequences))
     passes = Division(devices, 0, hardware.examples_per_pass).passes(recipe.batch_size)
     torch.manual_seed(seed)

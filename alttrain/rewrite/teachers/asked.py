@@ -33,28 +33,59 @@ class TeacherContext:
     """What a run provides to its teacher.
 
     `cache` is the folder of replies shared by all runs. `ask` takes prompts and a limit on new tokens, and returns the
-    backbone's greedy answers without thoughts ("" if a thought did not end). `model` names the weights behind `ask` and
-    is part of the replies' cache keys. `progress` is called with the number of examples just done.
+    backbone's greedy answers without thoughts ("" if a thought did not end). `model` returns the name of the weights
+    behind `ask`, a part of the replies' cache keys. `progress` is called with the number of examples just done.
     """
 
     cache: Path
     ask: Callable[[list[str], int], list[str]] | None = None
-    model: str = ""
+    model: Callable[[], str] = lambda: ""
     progress: Callable[[int], None] = lambda count: None
 
 
-class Teacher(Protocol):
-    """Writes the harmfulness assessments."""
+class SegmentWriter(Protocol):
+    """What teachers and understanders have in common. Each segment's origin holds the `name`: "teacher:NAME"."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
 
     @property
-    def name(self) -> str:
-        """The teacher's name, used in each segment's origin: "teacher:NAME"."""
+    def servers(self) -> Sequence[str]:
+        """The addresses of the servers that it asks; by default none."""
+        return ()
+
+    @property
+    def asks_backbone(self) -> bool:
+        """Whether it asks the run's own backbone; by default it does not."""
+        return False
+
+    def check(self, where: str) -> None:
+        """Raise ValueError, naming the config key under `where`, if a model cannot be asked; by default none is."""
+
+
+class Teacher(SegmentWriter, Protocol):
+    """Writes the harmfulness assessments. `offline` ones ask no model, and the check makes the training rows by them.
+
+    `blind` ones are not told the label, and reject a row with the reason `DISAGREES` if their verdict is another.
+    """
+
+    offline: ClassVar[bool] = False
+
+    @property
+    def blind(self) -> bool:
+        """Whether the label is not told; by default it is."""
+        return False
+
+    def check_rows(self, examples: Sequence[Example]) -> None:
+        """Raise ValueError if some of the rows cannot be assessed; by default all can."""
 
     def assess(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
         """Yield the assessments."""
 
 
-class Understander(Protocol):
+class Understander(SegmentWriter, Protocol):
     """Writes problem understandings for rows without a trace."""
 
     def understand(self, examples: Sequence[Example], seed: int, context: TeacherContext) -> Sentences:
@@ -82,9 +113,9 @@ class _Backbone:
     repeats: ClassVar[bool] = True
 
     def __init__(self, writer: BackboneWriter, context: TeacherContext) -> None:
-        if context.ask is None or not context.model:
+        if context.ask is None or not (identity := context.model()):
             raise ValueError("teacher.writer: this run lends no backbone to ask; choose teacher=server")
-        self.identity, self._ask, self._chunk = context.model, context.ask, writer.chunk
+        self.identity, self._ask, self._chunk = identity, context.ask, writer.chunk
         self.sampling: Mapping[str, Any] = {"temperature": 0.0, "max_tokens": writer.max_tokens}
 
     def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply]]:
@@ -95,7 +126,7 @@ class _Backbone:
 
 
 @dataclass(frozen=True)
-class AskedTeacher:
+class AskedTeacher(Teacher, Understander):
     """Asks a model for one sentence per example.
 
     With `tell_label` the prompt contains the dataset's label, and the model only gives the reason. Without it the model
@@ -108,6 +139,24 @@ class AskedTeacher:
     tell_label: bool = True
     max_words: Annotated[int, Ge(10)] = 60
     repairs: Annotated[int, Ge(0)] = 1
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.writer.model_name}" if isinstance(self.writer, ServerWriter) else self.name
+
+    @property
+    def servers(self) -> Sequence[str]:
+        """The writer's server, unless the run's backbone writes."""
+        return (self.writer.base_url,) if isinstance(self.writer, ServerWriter) else ()
+
+    @property
+    def asks_backbone(self) -> bool:
+        """Whether the run's backbone writes."""
+        return isinstance(self.writer, BackboneWriter)
+
+    @property
+    def blind(self) -> bool:
+        """Whether the label is not told."""
+        return not self.tell_label
 
     def check(self, where: str) -> None:
         """Raise ValueError, naming the config key under `where`, if the model cannot be asked."""

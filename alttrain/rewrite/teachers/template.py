@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alttrain.records import Example, Segment
-from alttrain.rewrite.teachers.asked import Sentences, TeacherContext
+from alttrain.rewrite.teachers.asked import Sentences, Teacher, TeacherContext
 from alttrain.rewrite.wording import choose
 
 _HARMS = {
@@ -59,10 +59,12 @@ _BENIGN = (
 
 
 @dataclass(frozen=True)
-class TemplateTeacher:
+class TemplateTeacher(Teacher):
     """Writes the assessment from label, category and phrasing."""
 
     name: str = "template"
+
+    offline = True
 
     def check_rows(self, examples: Sequence[Example]) -> None:
         """Raise ValueError, listing the categories, if some examples have no known reason."""

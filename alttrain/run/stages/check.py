@@ -12,8 +12,8 @@ a run only for its own stages; for other stages it is reported.
 
 import difflib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import compress
 from pathlib import Path
 from typing import get_args
@@ -23,12 +23,11 @@ from hydra.core.global_hydra import GlobalHydra
 from alttrain.backbone.device import check_kernels, has_gpu_driver
 from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path, why_absent
 from alttrain.config import RunError
-from alttrain.evaluation import Benchmark, Judge
+from alttrain.evaluation import Judge
 from alttrain.evaluation.judges import check_goals
 from alttrain.evaluation.protocol import KINDS, Measure
 from alttrain.records import Example, Rejected, read_rows
-from alttrain.rewrite import BackboneWriter, TemplateTeacher, lacks_original, render
-from alttrain.rewrite.teachers import AskedTeacher, TeacherContext
+from alttrain.rewrite import TeacherContext, lacks_original, render
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable, evaluation_folder
 from alttrain.run.session import Session, judge_model
@@ -38,7 +37,6 @@ from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_original
 from alttrain.run.stages.rewrite import refuse_losses
 from alttrain.run.stages.train import NO_KEY_SENTENCE
 from alttrain.tokenization import Renderer
-from alttrain.training import SafeKeyLoss, SupervisedFineTuning
 
 log = logging.getLogger(__name__)
 
@@ -47,59 +45,85 @@ NAMED = 5
 """Number of rows named in one message; the others are counted."""
 
 
-def check_light(run: Run, data: bool = True) -> None:
-    """Read every data file, and check the backbone's folder and the output folder. Raises RunError with all faults.
+def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
+    """Read every data file, and check all parts and the output folder. Raises RunError with all faults.
 
-    With `data` False the files are not read, because another job of the sweep read the same ones.
+    `rows` are the rows to train on if another job of the sweep has read the same data; its files are not read again.
     """
-    faults = []
-    for due in _due(run, data):
+    faults: list[str] = []
+    stages, structure, reads = set(run.stages), run.structure, rows is None
+
+    @contextmanager
+    def step() -> Iterator[None]:
         try:
-            due()
+            yield
         except (RunError, ValueError, OSError) as error:
-            faults += [line for line in (str(error),) if line not in faults]
+            faults.extend(line for line in (str(error),) if line not in faults)
+
+    def model_fault(source: str, revision: str | None) -> str:
+        return why_absent(judge_model(run, source, revision))
+
+    with step():
+        check_writable(run.output_dir)
+    for logger in run.loggers.values() if {"train", "judge"} & stages else ():
+        with step():
+            logger.check()
+    if run.training.trains:
+        with step():
+            for source in run.dataset.sources.values() if reads else ():
+                source.read(run.seed)  # first, so that its fault is told even if a benchmark cannot be read
+            rows = run.rows if rows is None else rows
+            if structure.teacher is not None and "rewrite" in stages:
+                structure.teacher.check_rows(rows)
+    for benchmark in run.benchmarks:
+        judges: Mapping[str, Judge] = {}
+        with step():
+            run.protocol.decoding_for(benchmark)
+        with step():
+            if reads:
+                benchmark.prompts()
+            if "judge" in stages and not is_judged(run, benchmark):
+                judges = judges_of(run, benchmark)
+        for where, judge in judges.items():
+            with step():
+                if judge.needs_goal:
+                    check_goals(judge, benchmark.name, benchmark.examples)
+            with step():
+                judge.check(where, model_fault)
+    rewrites = "rewrite" in stages and run.training.trains and not run.rewritten
+    if rewrites:
+        for key, asked in (("teacher", structure.teacher), ("rewrite.understander", structure.understander)):
+            with step():
+                if asked is not None:
+                    asked.check(key)
+        with step():
+            if structure.guard is not None:
+                structure.guard.check("rewrite.guard", model_fault)
+    with step():
+        _check_backbone(run)
+    with step():
+        check_protocol(run)
+    with step():
+        if rewrites and _asks_backbone(run, rows or ()):
+            run.generation.check(None, _on_gpu(run))
+        finished = [(evaluation_folder(run, benchmark) / "metrics.json").exists() for benchmark in run.benchmarks]
+        if "generate" in stages and not all(finished):
+            run.generation.check(run.protocol.quantization, _on_gpu(run))
+    with step():
+        _refuse_without_gpu(run)
+    with step():
+        check_belongs(run)
     if faults:
         raise RunError("\n".join(faults))
 
 
-def _due(run: Run, data: bool) -> Iterator[Callable[[], object]]:
-    """Yield the steps of `check_light`, in order."""
-    yield lambda: check_writable(run.output_dir)
-    if {"train", "judge"} & set(run.stages):
-        yield from (logger.check for logger in run.loggers.values())
-    teacher = run.structure.teacher
-    if run.training.trains and (data or isinstance(teacher, TemplateTeacher)):
-        yield partial(_check_dataset, run)
-    for benchmark in run.benchmarks:
-        yield partial(run.protocol.decoding_for, benchmark)
-        if data:
-            yield partial(getattr, benchmark, "examples")
-        if "judge" in run.stages and not is_judged(run, benchmark):
-            for where, judge in judges_of(run, benchmark).items():
-                if judge.needs_goal:
-                    yield partial(_check_goals, judge, benchmark)
-                yield partial(judge.check, where, partial(_model_fault, run))
-    if _rewrites(run):
-        for part in ("teacher", "understander"):
-            if isinstance(asked := getattr(run.structure, part), AskedTeacher):
-                yield partial(asked.check, f"rewrite.{part}" if part == "understander" else part)
-        if run.structure.guard is not None:
-            yield partial(run.structure.guard.check, "rewrite.guard", partial(_model_fault, run))
-    yield partial(_check_backbone, run)
-    yield partial(check_protocol, run)
-    yield partial(_check_engine, run, data)
-    yield partial(_refuse_without_gpu, run)
-    yield partial(check_belongs, run)
-
-
-def _check_dataset(run: Run) -> None:
-    rows, teacher = run.examples, run.structure.teacher
-    if isinstance(teacher, TemplateTeacher) and "rewrite" in run.stages:
-        teacher.check_rows(rows)
-
-
-def _check_goals(judge: Judge, benchmark: Benchmark) -> None:
-    check_goals(judge, benchmark.name, benchmark.examples)
+def _asks_backbone(run: Run, rows: Sequence[Example]) -> bool:
+    """Return whether the rewrite needs texts of the backbone: a teacher's sentences, or originals of these rows."""
+    structure = run.structure
+    writers = (structure.teacher, structure.understander)
+    if any(writer is not None and writer.asks_backbone for writer in writers):
+        return True
+    return structure.original is not None and lacks_originals(run, rows)
 
 
 def _check_backbone(run: Run) -> None:
@@ -110,9 +134,7 @@ def _check_backbone(run: Run) -> None:
             f"backbone.source={source}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B"
         )
     if MODEL_STAGES & set(run.stages):
-        optimizer = "adamw"
-        if isinstance(run.training, SupervisedFineTuning) and "train" in run.stages:
-            optimizer = run.training.optimizer
+        optimizer = run.training.optimizer if run.training.trains and "train" in run.stages else "adamw"
         check_kernels(run.backbone.quantization, run.backbone.attention, _on_gpu(run), optimizer)
 
 
@@ -136,32 +158,6 @@ def check_protocol(run: Run) -> None:
                 raise RunError(f"protocol.means.{measure} names {name}, whose measure is {own[name]}")
 
 
-def _check_engine(run: Run, data: bool) -> None:
-    """Check that the engine can start here, unless every benchmark is judged and the rewrite does not use it.
-
-    The rewrite uses it if the backbone writes a teacher's sentences or, which only the data tell, originals.
-    """
-    structure, gpu = run.structure, _on_gpu(run)
-    if _rewrites(run):
-        writers = [getattr(part, "writer", None) for part in (structure.teacher, structure.understander)]
-        asks = data and structure.original is not None and lacks_originals(run, run.dataset.examples(run.seed))
-        if asks or any(isinstance(writer, BackboneWriter) for writer in writers):
-            run.generation.check(None, gpu)
-    finished = [(evaluation_folder(run, benchmark) / "metrics.json").exists() for benchmark in run.benchmarks]
-    if "generate" in run.stages and not all(finished):
-        run.generation.check(run.protocol.quantization, gpu)
-
-
-def _rewrites(run: Run) -> bool:
-    """Return whether this run has rows to rewrite."""
-    return run.training.trains and "rewrite" in run.stages and not (run.folder / "rewrite.json").exists()
-
-
-def _model_fault(run: Run, source: str, revision: str | None) -> str:
-    """Return why a judge's model cannot load here; "" if it can."""
-    return why_absent(judge_model(run, source, revision))
-
-
 def _refuse_without_gpu(run: Run) -> None:
     """Raise RunError for settings that need a GPU, if there is none or it is not to be used."""
     stages = set(run.stages)
@@ -182,15 +178,14 @@ def _on_gpu(run: Run) -> bool:
 
 def check(run: Run, session: Session) -> None:
     """Validate the rendering of every row and estimate the memory. Raises RunError that names rows or keys."""
-    rows = run.examples if run.training.trains else []
+    rows = run.rows
     for benchmark in run.benchmarks:
         if left_out := benchmark.left_out():
             named = "; ".join(f"{row.id}: {row.reason}" for row in left_out)
             log.info("check     %s: %d rows left out (%s)", benchmark.name, len(left_out), named)
         if lacking := lacking_rows(benchmark):
-            log.warning(
-                "check     %s: the published set has %d rows, and here are %d", benchmark.name, *lacking["rows"]
-            )
+            told = "check     %s: the published set has %d rows, and here are %d"
+            log.warning(told, benchmark.name, *lacking["rows"])
     made = examples_without_model(run, rows)  # before anything is fetched: this may refuse the run
     renderer, missing = _tokenizer_alone(run)
     refuse_too_large(run, rows, prove(run, rows, made, renderer) if renderer else guess(run, rows))
@@ -223,7 +218,7 @@ def prove(run: Run, rows: Sequence[Example], made: Sequence[Example] | None, ren
         _tell_spelt(benchmark.name, "prompts", said, renderer)
     _tell_spelt("dataset", "rows", ((r.prompt, *r.turns, render(r.thought), r.answer) for r in rows), renderer)
     longest, prompt = fits_context(run, rows, renderer)
-    if not isinstance(run.training, SupervisedFineTuning):
+    if not run.training.trains:
         return Sizes(longest)
     trained = _prove_rows(run, made, renderer, run.training.max_length)
     rendered = trained or guessed_rows(rows, run.training.max_length)
@@ -232,8 +227,8 @@ def prove(run: Run, rows: Sequence[Example], made: Sequence[Example] | None, ren
 
 def bound(run: Run, session: Session) -> None:
     """Check only that prompts fit the context, for a run without the stage `check`. Raises RunError."""
-    rows = run.examples if _rewrites(run) else []
-    fits_context(run, rows, _tokenizer_alone(run)[0] or session.renderer)
+    rewrites = run.training.trains and "rewrite" in run.stages and not run.rewritten
+    fits_context(run, run.rows if rewrites else [], _tokenizer_alone(run)[0] or session.renderer)
 
 
 def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple[int, int]:
@@ -302,7 +297,7 @@ def _prove_rows(
         raise RunError("\n".join([head, *lines, *more, remedy]))
     if not kept:
         raise RunError(f"training.max_length={max_length}: every example is longer; raise it")
-    if isinstance(run.training, SupervisedFineTuning) and isinstance(run.training.objective, SafeKeyLoss):
+    if run.training.trains and run.training.objective.needs_key_sentence:
         marked = sum(s.marks is not None for s in renderer.mark([by_id[s.id] for s in kept], kept))
         if not marked:
             raise RunError(NO_KEY_SENTENCE)
@@ -323,15 +318,13 @@ def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] |
     if written := read_rows(run.folder / "train.jsonl", Example):
         return written
     structure = run.structure
-    asked = structure.understander is not None or not isinstance(structure.teacher, TemplateTeacher | None)
-    if asked or lacks_originals(run, rows):
+    teacher = structure.teacher
+    if structure.understander or (teacher and not teacher.offline) or lacks_originals(run, rows):
         return None
-    assessed = {}
-    if structure.teacher is not None:
-        assessed = dict(structure.teacher.assess(rows, run.seed, TeacherContext(cache_folder())))
+    assessed = dict(teacher.assess(rows, run.seed, TeacherContext(cache_folder()))) if teacher else {}
     made = [
         found if isinstance(found := assessed.get(row.id), Rejected) else structure.rewrite(row, run.seed, found)
         for row in rows
     ]
-    refuse_losses(run, rows, [row for row in made if isinstance(row, Rejected)])
+    refuse_losses(run, [row for row in made if isinstance(row, Rejected)])
     return [row for row in made if isinstance(row, Example)]

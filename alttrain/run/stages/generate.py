@@ -13,12 +13,13 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alttrain.config import RunError
 from alttrain.evaluation import Benchmark
-from alttrain.generation.engine import Engine, Prompt, Written
+from alttrain.generation.engine import Engine, Prompt, Written, unwatched
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import (
     DamagedError,
@@ -31,10 +32,11 @@ from alttrain.records import (
     repair_rows,
     replacing,
     sort_rows,
+    write_json,
     write_rows,
 )
 from alttrain.run.assembly import Run
-from alttrain.run.folder import evaluation_folder, open_evaluation
+from alttrain.run.folder import evaluation_folder
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.run.stages.train import spoiled, writer
@@ -77,7 +79,7 @@ def _rows(path: Path) -> Iterator[Generation]:
 
 def generate(run: Run, session: Session) -> None:
     """Generate what is missing, with one engine for all benchmarks. Raises RunError if a part has no answers."""
-    work = {benchmark.name: chunks for benchmark in run.benchmarks if (chunks := missing(run, benchmark))}
+    work = [(benchmark, chunks) for benchmark in run.benchmarks if (chunks := missing(run, benchmark))]
     if not work:
         return
     trained = run.trained if run.training.trains else None
@@ -87,9 +89,8 @@ def generate(run: Run, session: Session) -> None:
         raise RunError(f"{run.folder / name} is not what was trained; the train stage trains again (stages=[train])")
     lacking: list[str] = []
     with session.engine(trained, run.protocol.quantization) as engine:
-        for benchmark in run.benchmarks:
-            if benchmark.name in work:
-                lacking += _generate(run, session, engine, benchmark, work[benchmark.name])
+        for benchmark, chunks in work:
+            lacking += _generate(run, session, engine, benchmark, chunks)
     free()
     if lacking:
         raise RunError("\n".join([*lacking, "what was answered is kept; the same command asks for the rest"]))
@@ -99,7 +100,9 @@ def _generate(
     run: Run, session: Session, engine: Engine, benchmark: Benchmark, chunks: list[list[Sampled]]
 ) -> list[str]:
     """Generate the missing answers of a benchmark. Returns a line about prompts without an answer, if there are any."""
-    folder = open_evaluation(run, benchmark)
+    folder = evaluation_folder(run, benchmark)
+    if not (folder / "fingerprint.json").exists():
+        write_json(folder / "fingerprint.json", run.evaluation_fingerprint(benchmark))
     path = folder / "generations.jsonl"
     repair_rows(path)
     done, errors, by = _answered(path), list[NotGenerated](), writer(run)
@@ -155,68 +158,72 @@ def _answers(
 
     The model answers the earlier turns of a dialogue first.
     """
-    earlier, failed = _replay(run, renderer, engine, benchmark, chunk)
+    earlier: list[tuple[str, ...]] = [() for _ in chunk]
+    failed: dict[int, Failure] = {}
+
+    def ask(due: list[int], advance: Any = unwatched) -> Iterator[tuple[int, Written | Failure]]:
+        """Yield the answer to the next turn of each of these rows."""
+        prompts = [_prompt(run, renderer, benchmark, *chunk[number], earlier[number]) for number in due]
+        left = dict.fromkeys(due, Failure("the server was given up", final=False))
+        for place, found in engine.generate(prompts, run.protocol.decoding_for(benchmark), advance):
+            left.pop(due[place], None)
+            yield due[place], found
+        yield from left.items()
+
+    before = [len(_turns(run, benchmark, row)) - 1 for row, _ in chunk]
+    for turn in range(max(before, default=0)):
+        for number, found in ask([n for n in range(len(chunk)) if turn < before[n] and n not in failed]):
+            if isinstance(found, Failure):
+                failed[number] = found
+            else:
+                earlier[number] += (run.backbone.template.history(found.text, run.training.thought),)
     going = [number for number in range(len(chunk)) if number not in failed]
-    prompts = []
-    for number in going:
-        row, sample = chunk[number]
-        prompts.append(_prompt(run, renderer, benchmark, row, earlier[number], f"{row.id}#{sample}"))
-    answered = set(failed)
-    for place, found in engine.generate(prompts, run.protocol.decoding_for(benchmark), advance):
-        number = going[place]
-        answered.add(number)
-        yield number, _found(run, renderer, *chunk[number], found, earlier[number])
-    for number, failure in failed.items():
-        yield number, _found(run, renderer, *chunk[number], failure, earlier[number])
-    for number in sorted(set(range(len(chunk))) - answered):
-        yield number, _found(run, renderer, *chunk[number], Failure("the server was given up", final=False), ())
+    for number, found in chain(ask(going, advance), failed.items()):
+        yield number, _record(run, renderer, *chunk[number], found, earlier[number])
 
 
-def _found(
+def _record(
     run: Run, renderer: Any, row: Example, sample: int, found: Written | Failure, earlier: tuple[str, ...]
 ) -> Generation | NotGenerated:
-    if isinstance(found, Failure) and not found.final:
+    """Return the engine's output as a record. Thought and answer are split once, for all judges."""
+    finish: Literal["stop", "length", "error"]
+    if not isinstance(found, Failure):
+        text, finish, error = found.text, found.finish, ""
+    elif found.final:
+        text, finish, error = "", "error", found.reason
+    else:
         return NotGenerated(row.id, sample, found.reason)
-    return to_generation(run, renderer, row, sample, found, earlier)
-
-
-def _replay(
-    run: Run, renderer: Any, engine: Engine, benchmark: Benchmark, chunk: Sequence[Sampled]
-) -> tuple[list[tuple[str, ...]], dict[int, Failure]]:
-    """Return the model's own answers to the turns before each prompt, and the failures by row number."""
-    answers: list[tuple[str, ...]] = [() for _ in chunk]
-    failed: dict[int, Failure] = {}
-    earlier = [len(_turns(run, benchmark, row)) - 1 for row, _ in chunk]
-    for turn in range(max(earlier, default=0)):
-        due = [n for n in range(len(chunk)) if turn < earlier[n] and n not in failed]
-        prompts = []
-        for n in due:
-            row, sample = chunk[n]
-            prompts.append(_prompt(run, renderer, benchmark, row, answers[n], f"{row.id}#{sample}@{turn}", turn))
-        unanswered = set(due)
-        for place, found in engine.generate(prompts, run.protocol.decoding_for(benchmark)):
-            if isinstance(found, Failure):
-                failed[due[place]] = found
-            else:
-                answers[due[place]] += (run.backbone.template.history(found.text, run.training.thought),)
-            unanswered.discard(due[place])
-        failed |= {n: Failure("the server was given up", final=False) for n in unanswered}
-    return answers, failed
+    thought, answer, closed = run.backbone.template.split(text, run.training.thought)
+    return Generation(
+        id=row.id,
+        prompt=row.prompt,
+        label=row.label,
+        category=row.category,
+        gold=row.gold,
+        text=text,
+        thought=thought,
+        answer=answer,
+        closed=closed and finish != "error",
+        finish=finish,
+        thought_tokens=len(renderer.encode(thought)) if thought else 0,
+        answer_tokens=len(renderer.encode(answer)) if answer else 0,
+        sample=sample,
+        earlier=tuple(answer.strip() for answer in earlier),
+        error=error,
+        turns=row.turns,
+        goal=row.goal,
+    )
 
 
 def _prompt(
-    run: Run,
-    renderer: Any,
-    benchmark: Benchmark,
-    row: Example,
-    answers: tuple[str, ...],
-    name: str,
-    turn: int | None = None,
+    run: Run, renderer: Any, benchmark: Benchmark, row: Example, sample: int, answers: tuple[str, ...]
 ) -> Prompt:
-    text = prompt_text(run, renderer, benchmark, row, answers, turn)
+    """Return the prompt of the turn that follows these answers."""
+    text = prompt_text(run, renderer, benchmark, row, answers)
     ids = renderer.encode(text)
+    turn = "" if len(answers) == len(_turns(run, benchmark, row)) - 1 else f"@{len(answers)}"
     cut_at = run.protocol.decoding_for(benchmark).cut_at(run.backbone.context_length)
-    return Prompt(ids, text, name, None if cut_at is None else max(1, cut_at - len(ids)))
+    return Prompt(ids, text, f"{row.id}#{sample}{turn}", None if cut_at is None else max(1, cut_at - len(ids)))
 
 
 def _turns(run: Run, benchmark: Benchmark, row: Example) -> tuple[str, ...]:
@@ -226,25 +233,20 @@ def _turns(run: Run, benchmark: Benchmark, row: Example) -> tuple[str, ...]:
 
 
 def prompt_text(
-    run: Run,
-    renderer: Any,
-    benchmark: Benchmark,
-    row: Example,
-    answers: tuple[str, ...] = (),
-    turn: int | None = None,
+    run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...] | None = None
 ) -> str:
     """Render a benchmark's prompt with the benchmark's form, the structure's form and a system prompt.
 
-    `answers` are the model's answers to earlier turns. `turn` renders that earlier turn instead of the prompt.
+    `answers` are the model's answers to the turns before. None renders the last turn without any.
     """
     systems = (run.structure.system, run.method.evaluation_prompt, run.protocol.system_prompt_for(benchmark))
     system = next((one for one in systems if one is not None), None)
     turns = _turns(run, benchmark, row)
-    at = len(turns) - 1 if turn is None else turn
+    at = len(turns) - 1 if answers is None else len(answers)
     in_form = at < len(row.turns) and not run.structure.turns_before("")
     user = run.structure.prompt(turns[at]) if in_form else turns[at]
     return renderer.prompt_text(  # type: ignore[no-any-return]
-        user, run.training.thought, system=system, turns=turns[:at], answers=answers
+        user, run.training.thought, system=system, turns=turns[:at], answers=answers or ()
     )
 
 
@@ -288,31 +290,3 @@ def refuse_too_long(
             f"{where}, row {row.id} ({row.source}): the prompt has {length} tokens, and with {room} more "
             f"({room_name}) it passes {key}={limit}; shorten or leave out the row{others}{remedy}"
         )
-
-
-def to_generation(
-    run: Run, renderer: Any, row: Example, sample: int, found: Written | Failure, earlier: tuple[str, ...]
-) -> Generation:
-    """Return the engine's output as a record. Thought and answer are split once, for all judges."""
-    failed = isinstance(found, Failure)
-    text = "" if isinstance(found, Failure) else found.text
-    thought, answer, closed = run.backbone.template.split(text, run.training.thought)
-    return Generation(
-        id=row.id,
-        prompt=row.prompt,
-        label=row.label,
-        category=row.category,
-        gold=row.gold,
-        text=text,
-        thought=thought,
-        answer=answer,
-        closed=closed and not failed,
-        finish="error" if isinstance(found, Failure) else found.finish,
-        thought_tokens=len(renderer.encode(thought)) if thought else 0,
-        answer_tokens=len(renderer.encode(answer)) if answer else 0,
-        sample=sample,
-        earlier=tuple(answer.strip() for answer in earlier),
-        error=found.reason if isinstance(found, Failure) else "",
-        turns=row.turns,
-        goal=row.goal,
-    )

@@ -15,8 +15,9 @@ arrive. metrics.json holds the hashes of its input files, and is computed again 
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ from alttrain.evaluation.agreement import StructureAgreement, judge_report
 from alttrain.evaluation.judged import NOT_GENERATED, Judgements
 from alttrain.evaluation.judges import NO_REPLY, Structure
 from alttrain.evaluation.judges.judge import request
-from alttrain.evaluation.labels import SHOWN, HumanLabels, Name, read_labels, text_hash
+from alttrain.evaluation.labels import SHOWN, Name, read_labels, text_hash
 from alttrain.evaluation.metrics import Summary, counted
-from alttrain.evaluation.protocol import Part, seen_by_judge
+from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.llm import NEARLY_ALL
 from alttrain.records import (
     DamagedError,
@@ -85,23 +86,22 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
 
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
     """Return whether current metrics exist, from these judges, protocol, labels and files."""
-    judged = _judged(run, benchmark)
-    return bool(judged) and judged.get("provenance") == _provenance(run, benchmark) and not _changed(run, benchmark)
+    _, same, changed = _judged(run, benchmark)
+    return same and not changed
 
 
-def _judged(run: Run, benchmark: Benchmark) -> dict[str, Any]:
-    """Return metrics.json; {} if it is missing or damaged."""
+def _judged(run: Run, benchmark: Benchmark) -> tuple[dict[str, Any], bool, list[str]]:
+    """Return metrics.json, whether it is of this provenance, and the files that changed since it was computed.
+
+    A file that is missing or damaged is ({}, False, []).
+    """
     try:
-        return read_metrics(evaluation_folder(run, benchmark) / "metrics.json")
+        judged = read_metrics(evaluation_folder(run, benchmark) / "metrics.json")
     except (FileNotFoundError, DamagedError):
-        return {}
-
-
-def _changed(run: Run, benchmark: Benchmark) -> list[str]:
-    """Return the files that changed since metrics.json was computed."""
-    judged = _judged(run, benchmark)
-    current, before = _made_from(run, benchmark), judged.get("made_from", {})
-    return [name for name in current if judged and current[name] != before.get(name)]
+        return {}, False, []
+    before = judged.get("made_from", {})
+    changed = [name for name, digest in _made_from(run, benchmark).items() if digest != before.get(name)]
+    return judged, judged.get("provenance") == _provenance(run, benchmark), changed
 
 
 def _made_from(run: Run, benchmark: Benchmark) -> dict[str, str | None]:
@@ -111,9 +111,9 @@ def _made_from(run: Run, benchmark: Benchmark) -> dict[str, str | None]:
     return {path.name: checksum(path) for path in paths}
 
 
-def _can_ask_again(run: Run, benchmark: Benchmark) -> bool:
+def _can_ask_again(run: Run, benchmark: Benchmark, unsettled: int) -> bool:
     """Return whether texts have no verdict because of a server, and that server can be asked now."""
-    if not (unsettled := _judged(run, benchmark).get("unsettled", 0)):
+    if not unsettled:
         return False
     try:
         for where, judge in judges_of(run, benchmark).items():
@@ -151,7 +151,8 @@ def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
 
 def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     """Judge one benchmark. Returns whether there was work to do."""
-    if is_judged(run, benchmark) and not _can_ask_again(run, benchmark):
+    judged, same, changed = _judged(run, benchmark)
+    if same and not changed and not _can_ask_again(run, benchmark, judged.get("unsettled", 0)):
         return False
     folder, provenance = evaluation_folder(run, benchmark), _provenance(run, benchmark)
     judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
@@ -162,19 +163,27 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
         if found > expected:
             raise DamagedError(path, f"has {found} generations, and the benchmark asks for {expected}")
         raise FileNotFoundError(f"{path} has {found} of {expected} generations; run the generate stage first")
-    if changed := _changed(run, benchmark):  # if judging fails now, a report must not show the old numbers
+    if changed:  # if judging fails now, a report must not show the old numbers
         log.warning("judge     %s is judged again: its metrics are of other %s", folder.name, ", ".join(changed))
-        if provenance == _judged(run, benchmark)["provenance"] and "judgements.jsonl" in changed:
+        if same and "judgements.jsonl" in changed:
             judgements.path.unlink(missing_ok=True)  # it was edited, so it is not what the judges said
         (folder / "metrics.json").unlink()
     for name in ("agreement.json", "structure.json"):  # written again below, if they still apply
         (folder / name).unlink(missing_ok=True)
-    _make(session, judgements, provenance["judges"], folder, run.protocol.parts)
+    configured, before = provenance["judges"], kept_json(folder / "judges.json") or {}
+    judgements.keep(lambda row: before.get(row.judge) == configured[row.judge])
+    write_json(folder / "judges.json", configured)
+    for name, part in product(judges, run.protocol.parts):
+        if lacking := judgements.lacking(name, part):
+            with bar(f"{name} on {folder.name}", lacking) as advance:
+                judgements.make(name, part, JudgeContext(cache_folder() / "replies", session.scorer, advance))
+    judgements.sort()
     counts, metrics = _measure(run, benchmark, judgements, folder)
     if len(judges) > 1 or benchmark.human_labels:
         _agreement(run, benchmark, judgements, folder)
     servers = _refuse_unjudged(judgements, folder)
-    contamination = _contamination(run, benchmark)
+    trained = [(row.id, row.prompt) for row in read_rows(run.folder / "train.jsonl", Example)]
+    contamination = contaminated(trained, {benchmark.name: benchmark.prompts()}, DEFAULT) if trained else []
     write_sealed(
         folder / "metrics.json",
         {
@@ -182,9 +191,12 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
             "provenance": provenance,
             "made_from": _made_from(run, benchmark),
             **servers,
-            "contaminated": contamination,
+            "contaminated": [asdict(match) for match in contamination],
             "left_out": [asdict(row) for row in benchmark.left_out()],
-            "metrics": [_plain(metric) for metric in metrics],
+            "metrics": [
+                {key: None if isinstance(n, float) and math.isnan(n) else n for key, n in asdict(metric).items()}
+                for metric in metrics
+            ],
             "analysis": counts.analysis(run.protocol.judged),
         },
     )
@@ -211,22 +223,6 @@ def _configured(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def _make(
-    session: Session, judgements: Judgements, configured: dict[str, Any], folder: Path, parts: Sequence[Part]
-) -> None:
-    """Keep the judgements that are still valid, and judge what is missing."""
-    record = folder / "judges.json"
-    before = kept_json(record) or {}
-    judgements.keep(lambda row: before.get(row.judge) == configured[row.judge])
-    write_json(record, configured)
-    for name in judgements.judges:
-        for part in parts:
-            if lacking := judgements.lacking(name, part):
-                with bar(f"{name} on {folder.name}", lacking) as advance:
-                    judgements.make(name, part, JudgeContext(cache_folder() / "replies", session.scorer, advance))
-    judgements.sort()
-
-
 def _measure(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Path) -> tuple["Counts", list[Metric]]:
     """Write adherence.jsonl and, with a judge of structure, structure.json.
 
@@ -234,7 +230,7 @@ def _measure(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Pat
     others.
     """
     main = (benchmark.judge.name, run.protocol.judged)
-    blocks = [(name, part) for name in judgements.judges for part in run.protocol.parts]
+    blocks = list(product(judgements.judges, run.protocol.parts))
     counts = Counts(benchmark)
     others = {block: Summary(benchmark.measure, judgements.judges[block[0]].says) for block in blocks if block != main}
     readers = {n: StructureAgreement() for n, judge in judgements.judges.items() if isinstance(judge, Structure)}
@@ -294,7 +290,8 @@ def _refuse_unjudged(judgements: Judgements, folder: Path) -> dict[str, Any]:
 def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Path) -> None:
     """Write agreement.json: agreement among judges and with human labels, and rates corrected by the labels.
 
-    Verdicts are converted to one meaning: "unsafe" counts as not refused.
+    Verdicts are converted to one meaning: "unsafe" counts as not refused. Raises ValueError if the labels answer
+    another question than the judge.
     """
     refused = benchmark.judge.says != "unsafe"
 
@@ -320,7 +317,10 @@ def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: P
     if not benchmark.human_labels:
         write_json(folder / "agreement.json", judge_report(verdicts, run.seed))
         return
-    labels = _labels(benchmark)
+    labels = read_labels(Path(benchmark.human_labels))
+    if (labels.says == "correct") != (benchmark.judge.says == "correct"):
+        accepted = "correct" if benchmark.judge.says == "correct" else "refused or harmful"
+        raise ValueError(f"{benchmark.human_labels}: labels of {labels.says!r}; {benchmark.name} needs {accepted}")
     found, others = labels.joined({name: hashes[name] for name in names if name is not None})
     human = {name: told(labels.says, label.verdict) for name, label in found.items()}
     weights = {name: label.weight for name, label in found.items()}
@@ -335,29 +335,6 @@ def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: P
         value, low, high = (100 * number for number in found_rate["corrected"].values())
         line = f"{benchmark.name}: {says} {value:.1f} % ({low:.1f} to {high:.1f}) by {judge} and {len(found)} labels"
         log.info("judge     %s%s", line, f"; {note}" if (note := found_rate["note"]) else "")
-
-
-def _labels(benchmark: Benchmark) -> HumanLabels:
-    """Return the human labels. Raises ValueError if they answer another question than the judge."""
-    labels = read_labels(Path(str(benchmark.human_labels)))
-    if (labels.says == "correct") != (benchmark.judge.says == "correct"):
-        accepted = "correct" if benchmark.judge.says == "correct" else "refused or harmful"
-        raise ValueError(f"{benchmark.human_labels}: labels of {labels.says!r}; {benchmark.name} needs {accepted}")
-    return labels
-
-
-def _contamination(run: Run, benchmark: Benchmark) -> list[dict[str, Any]]:
-    """Return the benchmark's prompts that the run was trained on."""
-    trained = read_rows(run.folder / "train.jsonl", Example)
-    if not trained:
-        return []
-    rows = [(row.id, row.prompt) for row in trained]
-    return [asdict(match) for match in contaminated(rows, {benchmark.name: benchmark.prompts()}, DEFAULT)]
-
-
-def _plain(metric: Metric) -> dict[str, Any]:
-    """Return a metric for JSON, with None in place of nan."""
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(metric).items()}
 
 
 class Counts:

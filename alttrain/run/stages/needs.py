@@ -6,10 +6,12 @@ Lengths are counted in tokens if there is a tokenizer, and otherwise estimated f
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from alttrain.backbone import FullFineTuning, LoRA, NoAdapter, Shape
+from alttrain.backbone import Shape
+from alttrain.backbone.config import Trainable
 from alttrain.backbone.device import GIB, Device, look, number_bytes
-from alttrain.backbone.memory import Quantization, Strategy, device_bytes, shape_of, training_bytes
+from alttrain.backbone.memory import Quantization, device_bytes, shape_of
 from alttrain.backbone.source import at_hand
 from alttrain.config import RunError
 from alttrain.records import Example, read_json
@@ -26,14 +28,7 @@ STRUCTURE_TOKENS = 150
 
 @dataclass(frozen=True)
 class Sizes:
-    """Lengths in tokens.
-
-    Args:
-        benchmark_prompt: The longest prompt of the benchmarks.
-        dataset_prompt: The longest prompt of the dataset.
-        rows: Each row to train on.
-        counted: Whether `rows` is counted or estimated.
-    """
+    """Lengths in tokens: of the longest prompts, and of each row to train on, which are `counted` or estimated."""
 
     benchmark_prompt: int
     dataset_prompt: int = 0
@@ -43,13 +38,10 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Need:
-    """The memory that one stage needs.
+    """The memory that one stage needs, in bytes by part.
 
-    Args:
-        stage: The stage's name.
-        parts: Bytes by part, such as weights and activations.
-        remedies: Yields (override, total bytes with it) for settings that need less memory, least intrusive first.
-        certain: False if the lengths of rows, and therefore the activations, are estimated.
+    `remedies` yields (override, total bytes with it) for settings that need less memory, least intrusive first.
+    `certain` is False if the lengths of rows, and therefore the activations, are estimated.
     """
 
     stage: str
@@ -74,10 +66,9 @@ def guess(run: Run, rows: Sequence[Example]) -> Sizes:
     def longest(rows: Sequence[Example]) -> int:
         return max((len(row.prompt) for row in rows), default=0) // CHARACTERS_PER_TOKEN
 
-    prompts = [longest(benchmark.examples) for benchmark in run.benchmarks]
-    if not isinstance(run.training, SupervisedFineTuning):
-        return Sizes(max(prompts, default=0))
-    return Sizes(max(prompts, default=0), longest(rows), guessed_rows(rows, run.training.max_length))
+    asked = max((longest(benchmark.examples) for benchmark in run.benchmarks), default=0)
+    recipe = run.training
+    return Sizes(asked, longest(rows), guessed_rows(rows, recipe.max_length)) if recipe.trains else Sizes(asked)
 
 
 def guessed_rows(rows: Sequence[Example], max_length: int) -> tuple[int, ...]:
@@ -119,12 +110,11 @@ def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
     hardware, recipe = run.hardware, run.training
     due = {"check", "train"} & set(run.stages) and not (run.folder / "train.json").exists()
     shape = shape_known(run) if hardware.memory_gib is not None and due else None
-    if shape is None or not isinstance(recipe, SupervisedFineTuning):
+    if shape is None or not recipe.trains:
         return run
     device = look(hardware.accelerator, hardware.memory_gib)
-    rows = run.examples if rows is None else rows
-    lengths = Sizes(0, rows=guessed_rows(rows, recipe.max_length))
-    for larger in _larger(hardware, isinstance(run.adapter, LoRA)):
+    lengths = Sizes(0, rows=guessed_rows(run.rows if rows is None else rows, recipe.max_length))
+    for larger in _larger(hardware, run.adapter):
         run = replace(run, hardware=larger)
         need = _training(run, shape, recipe, lengths, device)
         if device.free is None or need.total <= device.free:
@@ -132,18 +122,17 @@ def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
     return run
 
 
-def _larger(hardware: Hardware, lora: bool) -> Iterator[Hardware]:
+def _larger(hardware: Hardware, adapter: Trainable) -> Iterator[Hardware]:
     """Yield the configured hardware, then slower settings that need less memory, then more devices."""
     yield hardware
     yield replace(hardware, recompute=True)
     one = replace(hardware, recompute=True, examples_per_pass=1)
     yield one
-    strategy: Strategy = "fsdp" if lora else "deepspeed_stage_3"
     devices = 2
     while devices <= hardware.most_devices:
-        yield replace(one, devices=devices, strategy=strategy)
+        yield replace(one, devices=devices, strategy=adapter.sharding)
         devices *= 2
-    if not lora and hardware.most_devices > 1:
+    if not adapter.freezes and hardware.most_devices > 1:
         yield replace(one, devices=hardware.most_devices, strategy="deepspeed_stage_3_offload")
 
 
@@ -155,11 +144,7 @@ def shape_known(run: Run) -> Shape | None:
 
 def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device: Device) -> Iterator[Need]:
     """Yield the memory needs of stages that have work left for a model in this process."""
-    if (
-        isinstance(run.training, SupervisedFineTuning)
-        and not isinstance(run.adapter, NoAdapter)
-        and not (run.folder / "train.json").exists()
-    ):
+    if run.training.trains and run.adapter.trains and not (run.folder / "train.json").exists():
         if run.structure.original is not None and lacks_originals(run, rows):
             caps = {tokens_key(run): run.structure.original.tokens}
             yield from _generating(run, shape, "rewrite", sizes.dataset_prompt, caps, device)
@@ -169,8 +154,7 @@ def _needs(run: Run, rows: Sequence[Example], shape: Shape, sizes: Sizes, device
             run.protocol.key_for(benchmark, "max_new_tokens"): run.protocol.decoding_for(benchmark).max_new_tokens
             for benchmark in run.benchmarks
         }
-        quantization = run.protocol.quantization
-        yield from _generating(run, shape, "generate", sizes.benchmark_prompt, caps, device, quantization)
+        yield from _generating(run, shape, "generate", sizes.benchmark_prompt, caps, device)
 
 
 def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes, device: Device) -> Need:
@@ -180,72 +164,51 @@ def _training(run: Run, shape: Shape, recipe: SupervisedFineTuning, sizes: Sizes
     """
     width = number_bytes(run.hardware.precision, device)
     longest_first = sorted(sizes.rows, reverse=True)[: recipe.batch_size]
-    attention, adapter = run.backbone.attention, run.adapter
-    lora = adapter if isinstance(adapter, LoRA) else None
-    kept = width if isinstance(adapter, FullFineTuning) and adapter.weights == "bfloat16" else 4
+    adapter = run.adapter
+    how = {"attention": run.backbone.attention, "optimizer": recipe.optimizer}
 
     def parts(hardware: Hardware, quantization: Quantization = run.backbone.quantization) -> dict[str, int]:
-        devices = hardware.devices * hardware.nodes
-        share = -(-recipe.batch_size // devices)
+        share = -(-recipe.batch_size // hardware.world_size)
         passes = -(-share // (hardware.examples_per_pass or share))
-        rows = longest_first[:: devices * passes]
-        whole = training_bytes(
-            *(
-                shape,
-                width,
-                lora.rank if lora else 0,
-                lora.target_modules if lora else (),
-                rows,
-                quantization,
-                attention,
-            ),
-            dropout=bool(lora and lora.dropout),
-            recompute=hardware.recompute,
-            optimizer=recipe.optimizer,
-            kept=kept,
-        )
-        return device_bytes(whole, shape, hardware.strategy, devices)
+        rows = longest_first[:: hardware.world_size * passes]
+        whole = adapter.memory(shape, width, rows, quantization, recompute=hardware.recompute, **how)
+        return device_bytes(whole, shape, hardware.strategy, hardware.world_size)
+
+    def less(quantization: Quantization | None = None, **changes: Any) -> tuple[str, int]:
+        words = [f"trainer.{key}={str(value).lower()}" for key, value in changes.items()]
+        words = [f"backbone.quantization={quantization}", *words] if quantization else words
+        shrunk = parts(replace(run.hardware, **changes), quantization or run.backbone.quantization)
+        return " ".join(words), sum(shrunk.values())
 
     def remedies() -> Iterator[tuple[str, int]]:
         """Yield settings that do not change the recipe and then, on a GPU, 4-bit weights or several devices."""
-        own, recomputed = run.hardware, replace(run.hardware, recompute=True)
-        yield "trainer.recompute=true", sum(parts(recomputed).values())
-        fewer = -(-recipe.batch_size // (own.devices * own.nodes)) // 2
+        yield less(recompute=True)
+        fewer = -(-recipe.batch_size // run.hardware.world_size) // 2
         while fewer:
-            yield f"trainer.examples_per_pass={fewer}", sum(parts(replace(own, examples_per_pass=fewer)).values())
+            yield less(examples_per_pass=fewer)
             fewer //= 2
-        one = replace(recomputed, examples_per_pass=1)
-        yield "trainer.recompute=true trainer.examples_per_pass=1", sum(parts(one).values())
+        yield less(recompute=True, examples_per_pass=1)
         if device.name == "cpu":
             return
-        if lora:
-            yield "backbone.quantization=nf4", sum(parts(own, "nf4").values())
-            yield "backbone.quantization=nf4 trainer.recompute=true", sum(parts(recomputed, "nf4").values())
-        strategy: Strategy = "fsdp" if lora else "deepspeed_stage_3"
+        if adapter.freezes:
+            yield less("nf4")
+            yield less("nf4", recompute=True)
         for devices in (2, 4, 8):
-            several = replace(one, devices=devices, strategy=strategy)
-            changes = f"trainer.devices={devices} trainer.strategy={strategy}"
-            yield f"{changes} trainer.recompute=true trainer.examples_per_pass=1", sum(parts(several).values())
+            yield less(devices=devices, strategy=adapter.sharding, recompute=True, examples_per_pass=1)
 
     return Need("train", parts(run.hardware), remedies, certain=sizes.counted)
 
 
 def _generating(
-    run: Run,
-    shape: Shape,
-    stage: str,
-    prompt: int,
-    caps: Mapping[str, int],
-    device: Device,
-    quantization: Quantization | None = None,
+    run: Run, shape: Shape, stage: str, prompt: int, caps: Mapping[str, int], device: Device
 ) -> Iterator[Need]:
     """Yield the engine's memory need, if it uses this process's memory.
 
-    `caps` maps config keys to their maximum of new tokens. A `quantization` of None is the backbone's.
+    `caps` maps config keys to their maximum of new tokens.
     """
-    shrunk = "backbone.quantization" if quantization is None else "protocol.quantization"
-    own = quantization or run.backbone.quantization
-    most = max(caps.values())
+    of_protocol = run.protocol.quantization if stage == "generate" else None
+    shrunk = "backbone.quantization" if of_protocol is None else "protocol.quantization"
+    own, most = of_protocol or run.backbone.quantization, max(caps.values())
 
     def total(new_tokens: int, quantization: Quantization = own) -> int:
         return sum((run.generation.memory(shape, device, prompt, new_tokens, quantization) or {}).values())
@@ -274,12 +237,10 @@ def tokens_key(run: Run) -> str:
 def _refusal(need: Need, device: Device) -> str:
     assert device.free is not None
     parts = ", ".join(f"{name} {_gib(size)}" for name, size in need.parts.items() if size >= GIB // 20)
-    fitting = next((override for override, total in need.remedies() if total <= device.free), None)
-    remedy = f"set {fitting}" if fitting else "choose a smaller backbone, or a device with more memory"
-    return (
-        f"{need.stage} needs about {_gib(need.total)} GiB ({parts}), and {device.name} has {_gib(device.free)} free: "
-        f"{remedy}"
-    )
+    fitting = (f"set {override}" for override, total in need.remedies() if total <= device.free)
+    remedy = next(fitting, "choose a smaller backbone, or a device with more memory")
+    told = f"{need.stage} needs about {_gib(need.total)} GiB ({parts})"
+    return f"{told}, and {device.name} has {_gib(device.free)} free: {remedy}"
 
 
 def table(needs: Sequence[Need], device: Device) -> str:

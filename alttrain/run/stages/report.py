@@ -18,7 +18,7 @@ import json
 import logging
 import shutil
 import traceback
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
@@ -69,10 +69,8 @@ def report(run: Run, session: Session) -> None:
     If it cannot be made, this raises RunError in a run with no stages but check and report, and logs a warning in
     others.
     """
-    if {*run.stages} <= {"check", "report"}:
-        write_report(run.output_dir, run.config["page_texts"])
-    else:
-        _made(run.output_dir, run.config["page_texts"])
+    made = write_report if {*run.stages} <= {"check", "report"} else _made
+    made(run.output_dir, run.config["page_texts"])
 
 
 def _made(output_dir: Path, texts: Texts) -> pd.DataFrame | None:
@@ -95,7 +93,7 @@ def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
         if not next(runs.glob("*/evaluation/*/metrics.json"), None):
             return pd.DataFrame()
         with alone(folder):
-            digest, before = _digest(runs, texts), _stamped(folder / STAMP)
+            digest, before = _digest(runs, texts), kept_json(folder / STAMP, _Stamp) or {}
             if before.get("digest") != digest or not _untouched(folder, before["files"]):
                 with _rare_collections(), beside(folder) as aside:
                     _make(output_dir, aside, texts, digest, {*before.get("files", [])})
@@ -148,11 +146,6 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _stamped(stamp: Path) -> Mapping[str, Any]:
-    """Return the contents of the last report's .stamp; {} if it is missing or damaged."""
-    return kept_json(stamp, _Stamp) or {}
-
-
 def _untouched(folder: Path, told: Any) -> bool:
     """Return whether the last report's files are unchanged. Only files below `folder` are looked at."""
     current = states(folder, told) if {*told} <= files(folder) else {}
@@ -166,8 +159,7 @@ def _digest(runs: Path, texts: str) -> str:
         digest.update(f"{folder} {states(folder, names)}\n".encode())
     for path in sorted(Path(room.__file__).parent.rglob("*.*")):
         if path.suffix != ".pyc":
-            state = path.stat()
-            digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
+            digest.update(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

@@ -25,7 +25,6 @@ from alttrain.run.assembly import Run
 from alttrain.run.loggers import open_loggers
 from alttrain.run.progress import on_terminal
 from alttrain.run.session import Session, free
-from alttrain.training import SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.distributed import follows
 
 log = logging.getLogger(__name__)
@@ -89,7 +88,7 @@ def train(run: Run, session: Session) -> None:
     If a file of a finished training changed, its generations are deleted and training starts again.
     """
     recipe = run.training
-    if not isinstance(recipe, SupervisedFineTuning):
+    if not recipe.trains:
         return
     if (run.folder / "train.json").exists():
         if not (name := spoiled(run)):
@@ -112,7 +111,7 @@ def train(run: Run, session: Session) -> None:
     from alttrain.training.fit import fit
 
     rendered = session.renderer.render(examples)
-    if isinstance(recipe.objective, SafeKeyLoss):
+    if recipe.objective.needs_key_sentence:
         rendered = session.renderer.mark(examples, rendered)
         if all(sequence.marks is None for sequence in rendered):
             raise RunError(NO_KEY_SENTENCE)
