@@ -127,6 +127,7 @@ def test_every_package_is_listed(setuptools_table: dict[str, Any]) -> None:
     assert setuptools_table["package-dir"] == {"alttrain": "alttrain", "alttrain.conf": "conf"}
     assert set(setuptools_table["packages"]) == {dotted(folder / "__init__.py") for folder in folders} | {
         "alttrain.conf",
+        "hydra_plugins.alttrain_jobs",
         "hydra_plugins.alttrain_ray",
     }
 

@@ -188,7 +188,7 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
     if known is not None:
         hint = did_you_mean(key.rpartition(".")[2], known)
         settable = [name for name in known if not name.startswith("_")]
-        if of_training(argument) and not _trains(accepted):
+        if of_training(argument) and "method" in map(_key, accepted) and not _trains(accepted):
             hint = "; the method trains nothing"
         return Fault(key, value, f"there is no such key; accepted: {', '.join(settable)}{hint}")
     return Fault(key, value, _first_line(error.__cause__ or error))
