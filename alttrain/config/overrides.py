@@ -31,6 +31,7 @@ CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError)  # what composing a config may raise
 CALLBACK = "alttrain.run.sweep.SweepReport"
+SWEEPER = "hydra_plugins.alttrain_jobs.JobSweeper"
 PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
 LOGGING = ("job_logging", "hydra_logging")
 BUILT = ("callbacks.", "launcher.", "sweeper.")
@@ -249,6 +250,6 @@ def _of_plain_values(config: DictConfig, text: str) -> bool:
 def _known(key: str, target: str) -> bool:
     if kind := PLUGINS.get(key):
         plugins = (f"{plugin.__module__}.{plugin.__name__}" for plugin in Plugins.instance().discover(kind))
-        return target in plugins
+        return target == SWEEPER or target in plugins
     mine = target.startswith(tuple(f"{package}." for package in trusted()))
     return re.fullmatch(r"callbacks\.[^.]+\._target_", key) is not None and (target == CALLBACK or mine)

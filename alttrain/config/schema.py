@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
 from omegaconf import MISSING, OmegaConf
 
@@ -62,9 +61,8 @@ class RunSchema:
 
 def register() -> None:
     """Register the schema and the sweeper that the primary config uses, and disable the resolver `oc.env`."""
-    from hydra_plugins.alttrain_jobs import JobSweeper
+    import hydra_plugins.alttrain_jobs  # noqa: F401  stores the sweeper's config
 
-    Plugins.instance().register(JobSweeper)  # Hydra does not find it in an editable install
     OmegaConf.register_new_resolver("oc.env", refuse_environment, replace=True)
     ConfigStore.instance().store(name="run_schema", node=RunSchema)
 

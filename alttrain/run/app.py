@@ -129,10 +129,13 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
             )
     if lacking := absent(flags.overrides):
         raise ValueError(lacking)
+    from hydra_plugins.alttrain_jobs import JobSweeper
+
+    Plugins.instance().register(JobSweeper)  # Hydra does not find it in an editable install
     if any(override.startswith("launcher=ray") for override in flags.overrides):
         from hydra_plugins.alttrain_ray import RayLauncher
 
-        Plugins.instance().register(RayLauncher)  # Hydra does not find it in an editable install
+        Plugins.instance().register(RayLauncher)
     return flags
 
 
