@@ -58,6 +58,12 @@ def shipped(name: str, data_dir: Path | None = SHARED, **rows: Any) -> Benchmark
     return built
 
 
+def test_limit_is_every_benchmarks() -> None:
+    places = {each: f"evaluation.benchmarks.{each}" for each in NAMES}
+    config = composed("limit=3", *(f"+benchmark@{places[each]}={each}" for each in NAMES if each not in EMBEDDED))
+    assert {each: OmegaConf.select(config, f"{places[each]}.rows.limit") for each in NAMES} == dict.fromkeys(NAMES, 3)
+
+
 def generation(row: Example, answer: str) -> Generation:
     return Generation(row.id, row.prompt, row.label, "", row.gold, answer, "", answer, True, "stop", 0, 1)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -19,8 +20,10 @@ from alttrain.config import RunError, register
 from alttrain.records import write_json, write_text
 from alttrain.report.results import read_csv
 from alttrain.run.launchers import PARENT
+from alttrain.run.plan import Calls, Job, totals
 from alttrain.run.status import ENDED, PLAN, Log, locked, read_status, state_of, statuses, table
 from alttrain.run.sweep import STOPPED, plan, run_job
+from hydra_plugins.alttrain_jobs import JobSweeper
 
 LAUNCHERS = {"basic": "", "joblib": "hydra_plugins.hydra_joblib_launcher", "ray": "ray"}
 LAUNCHERS |= {"submitit": "hydra_plugins.hydra_submitit_launcher"}
@@ -300,6 +303,28 @@ def test_a_plan_says_what_is_left_and_what_it_takes(tiny_arguments: list[str]) -
     both = plan([*without(tiny_arguments, "training"), "training=none,demo"], multirun=True)
     assert both is not None
     assert [bool(job.training_tokens) for job in both.jobs] == [False, True]  # of the same data set
+
+
+@pytest.mark.parametrize(("hours", "said"), [(0.25, "about 15 device-minutes,"), (1.5, "about 1.5 device-hours,")])
+def test_a_plans_total_is_in_minutes_or_hours(hours: float, said: str) -> None:
+    assert said in totals([Job("r", (), "new", None, None, 1, 0, 0, hours, Calls(0, 0))])
+
+
+@pytest.mark.parametrize(("size", "batches"), [(None, [3]), (2, [2, 1])])
+def test_the_sweeper_launches_batches(size: int | None, batches: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs, launched = [["seed=0"], ["seed=1"], ["seed=2"]], []
+    monkeypatch.setattr("alttrain.run.sweep.overrides_of", lambda arguments, multirun: jobs)
+
+    class Launcher:
+        def launch(self, batch: list[list[str]], initial_job_idx: int) -> list[SimpleNamespace]:
+            launched.append((initial_job_idx, batch))
+            return [SimpleNamespace(return_value=None) for _ in batch]
+
+    sweeper = JobSweeper(size, None)
+    sweeper.launcher = Launcher()  # type: ignore[assignment]
+    assert list(map(len, sweeper.sweep([]))) == batches
+    assert [job for _, batch in launched for job in batch] == jobs
+    assert [first for first, _ in launched] == [0, 2][: len(batches)]
 
 
 # --- the lock and the status ---
