@@ -122,8 +122,8 @@ class ServerEngine:
             return FailedTry(f"the server ended the answer with {word(finish)!r}", "outage")
         name = word(served)
         if name not in self._told and is_other_model(name, self.model):  # such as the backbone without its adapter
-            told = scrub(name, self.server.key())
-            log.warning("generate  asked for %s, and the server says that %s answered", self.model, told)
+            shown = scrub(name, self.server.key())
+            log.warning("generate  asked for %s, and the server says that %s answered", self.model, shown)
         self._told.add(name)
         return Written(text.removesuffix(self.renderer.backbone.template.end), finish)
 

@@ -71,7 +71,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
     if run.training.trains:
         with step():
             for source in run.dataset.sources.values() if reads else ():
-                source.read(run.seed)  # first, so that its fault is told even if a benchmark cannot be read
+                source.read(run.seed)  # first: its fault is reported even if a benchmark cannot be read
             rows = run.rows if rows is None else rows
             if structure.teacher is not None and "rewrite" in stages:
                 structure.teacher.check_rows(rows)
@@ -184,8 +184,8 @@ def check(run: Run, session: Session) -> None:
             named = "; ".join(f"{row.id}: {row.reason}" for row in left_out)
             log.info("check     %s: %d rows left out (%s)", benchmark.name, len(left_out), named)
         if lacking := lacking_rows(benchmark):
-            told = "check     %s: the published set has %d rows, and here are %d"
-            log.warning(told, benchmark.name, *lacking["rows"])
+            message = "check     %s: the published set has %d rows, and here are %d"
+            log.warning(message, benchmark.name, *lacking["rows"])
     made = examples_without_model(run, rows)  # before anything is fetched: this may refuse the run
     renderer, missing = _tokenizer_alone(run)
     refuse_too_large(run, rows, prove(run, rows, made, renderer) if renderer else guess(run, rows))

@@ -239,8 +239,8 @@ def _refusal(need: Need, device: Device) -> str:
     parts = ", ".join(f"{name} {_gib(size)}" for name, size in need.parts.items() if size >= GIB // 20)
     fitting = (f"set {override}" for override, total in need.remedies() if total <= device.free)
     remedy = next(fitting, "choose a smaller backbone, or a device with more memory")
-    told = f"{need.stage} needs about {_gib(need.total)} GiB ({parts})"
-    return f"{told}, and {device.name} has {_gib(device.free)} free: {remedy}"
+    needed = f"{need.stage} needs about {_gib(need.total)} GiB ({parts})"
+    return f"{needed}, and {device.name} has {_gib(device.free)} free: {remedy}"
 
 
 def table(needs: Sequence[Need], device: Device) -> str:

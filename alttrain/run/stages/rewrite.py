@@ -116,12 +116,12 @@ def rewrite(run: Run, session: Session) -> None:
     _reject(run, rejected)
     untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
     if untrainable or not rewritten:
-        told = f"rewrite={structure.name} leaves nothing to train on"
+        message = f"rewrite={structure.name} leaves nothing to train on"
         if untrainable:
-            told += f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
+            message += f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
         for reason, count in Counter(row.reason for row in rejected).items():
-            told += f"; {count} rows: {reason}"
-        raise RunError(f"{told}; choose another rewrite, or method=no_train for the backbone as it is")
+            message += f"; {count} rows: {reason}"
+        raise RunError(f"{message}; choose another rewrite, or method=no_train for the backbone as it is")
     before = {row.id: row for row in [*chosen, *completed]}  # the latter have traces
     rows = {"originals": before.values(), "held_out": selection.held_out, "train": rewritten}
     for name, written in rows.items():
@@ -200,13 +200,13 @@ def _remedy(run: Run, reason: str) -> str:
 def _disagreement(chosen: Sequence[Example], assessed: Container[str], rejected: Sequence[Rejected]) -> dict[str, Any]:
     """Return how often a teacher that was not told the label disagreed with it, by label."""
     against = {row.id for row in rejected if row.reason.endswith(DISAGREES)}
-    told: dict[str, Any] = {}
+    by_label: dict[str, Any] = {}
     for label in dict.fromkeys(row.label for row in chosen):
         asked = [row.id for row in chosen if row.label == label]
         disagreed, agreed = len(against.intersection(asked)), sum(name in assessed for name in asked)
         share = rate(disagreed, disagreed + agreed)._asdict() if disagreed + agreed else None
-        told[label] = {"asked": len(asked), "agreed": agreed, "disagreed": disagreed, "disagreement": share}
-    return told
+        by_label[label] = {"asked": len(asked), "agreed": agreed, "disagreed": disagreed, "disagreement": share}
+    return by_label
 
 
 def _written(
@@ -270,8 +270,8 @@ def _completed(run: Run, session: Session, rows: list[Example]) -> tuple[list[Ex
     if not lacking:
         return rows, [], report
     if recipe is None:
-        told = f"{len(lacking)} examples have no trace and rewrite.original is not set"
-        raise RunError(f"rewrite={structure.name}: {told}")
+        message = f"{len(lacking)} examples have no trace and rewrite.original is not set"
+        raise RunError(f"rewrite={structure.name}: {message}")
     originals = _originals(run, session, recipe, lacking)
     report["originals"] = {
         label: {
@@ -318,8 +318,8 @@ def _guarded(run: Run, session: Session, guard: Guard, rows: Collection[Example]
     failed = [judged.error for judged in verdicts.values() if judged.error]
     silent = next((error for error in failed if error.startswith(NO_REPLY)), "")
     if silent or (failed and len(failed) >= NEARLY_ALL * len(verdicts)):
-        told = f"{len(failed)} of {len(verdicts)} judgements failed ({silent or failed[0]})"
-        raise RunError(f"rewrite.guard={guard.name}: {told}; the same command asks again")
+        message = f"{len(failed)} of {len(verdicts)} judgements failed ({silent or failed[0]})"
+        raise RunError(f"rewrite.guard={guard.name}: {message}; the same command asks again")
     counts: dict[str, Any] = {row.label: {"kept": 0, "unsafe": 0, "undecided": 0} for row in rows}
     for row in rows:
         verdict = verdicts[row.id].verdict
