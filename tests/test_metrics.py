@@ -220,3 +220,9 @@ def test_ten_thousand_generations_are_judged_again_and_summarised(tmp_path: Path
     metrics = summarise("harmful_rate", generations, [judge(generation) for generation in generations])
     assert (metrics[0].value, metrics[0].n, metrics[0].undecided) == (0.5, 10_000, 0)
     assert {metric.n for metric in metrics} == {10_000}
+
+
+def test_a_score_below_zero_is_refused_by_its_judge_and_row() -> None:
+    judged = [Judgement("a", "mine", None, value=-0.5)]
+    with pytest.raises(ValueError, match=r"judge mine: value -0\.5 for 'a'; accepted: 0 to 1"):
+        summarise("accuracy", [generation("a", "So.")], judged, says="correct")

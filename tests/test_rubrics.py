@@ -309,3 +309,11 @@ def test_runs_that_judge_at_once_pay_once(serve: Serve, tmp_path: Path) -> None:
     assert [sorted(row.id for row in run if row.verdict) for run in judged] == [[row.id for row in rows]] * 3
     assert set(stub.asked.values()) == {1}
     assert len(stub.asked) == len(rows)
+
+
+def test_a_judge_without_rubric_and_wording_asks_nothing() -> None:
+    wordless = replace(WORD, rubric=None)
+    with pytest.raises(ValueError, match=r"j\.rubric: judge .*: rubric=null, but there is no wording of ours"):
+        wordless.check("j", lambda source, revision: "")
+    with pytest.raises(ValueError, match="rubric=null, but there is no wording of ours"):
+        wordless.question(made())

@@ -13,16 +13,20 @@ from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.types import RunMode
 from processes import gone
 from rich.console import Console
 
 from alttrain.config import RunError, register
+from alttrain.config.overrides import applicable
 from alttrain.records import write_json, write_text
 from alttrain.report.results import read_csv
 from alttrain.run.launchers import PARENT
 from alttrain.run.plan import Calls, Job, totals
 from alttrain.run.status import ENDED, PLAN, Log, locked, read_status, state_of, statuses, table
-from alttrain.run.sweep import STOPPED, plan, run_job
+from alttrain.run.sweep import STOPPED, jobs_of, plan, run_job
 from hydra_plugins.alttrain_jobs import JobSweeper
 
 LAUNCHERS = {"basic": "", "joblib": "hydra_plugins.hydra_joblib_launcher", "ray": "ray"}
@@ -305,9 +309,55 @@ def test_a_plan_says_what_is_left_and_what_it_takes(tiny_arguments: list[str]) -
     assert [bool(job.training_tokens) for job in both.jobs] == [False, True]  # of the same data set
 
 
-@pytest.mark.parametrize(("hours", "said"), [(0.25, "about 15 device-minutes,"), (1.5, "about 1.5 device-hours,")])
-def test_a_plans_total_is_in_minutes_or_hours(hours: float, said: str) -> None:
+@pytest.mark.parametrize(
+    ("hours", "said"),
+    [(0.25, "about 15 device-minutes,"), (1.5, "about 1.5 device-hours,"), (None, "an unknown time,")],
+)
+def test_a_plans_total_is_in_minutes_or_hours(hours: float | None, said: str) -> None:
     assert said in totals([Job("r", (), "new", None, None, 1, 0, 0, hours, Calls(0, 0))])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["experiment=demo", "hydra.sweeper.params.method=no_train"],
+        ["hydra.searchpath=[file://{folder}]", "experiment=mine", "tag=a,b"],
+        ["experiment=demo", "training.epochs=2,3"],
+    ],
+)
+def test_the_jobs_that_run_are_those_of_the_plan(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {method: 'no_train,demo_alttrain'}}}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    register()
+    given = [argument.format(folder=tmp_path) for argument in arguments]
+    planned = [overrides for overrides, _, _ in jobs_of(given, multirun=True)]
+    launched: list[list[str]] = []
+
+    class Launcher:
+        def launch(self, batch: list[list[str]], initial_job_idx: int) -> list[SimpleNamespace]:
+            launched.extend(batch)
+            return []
+
+    with initialize_config_module(config_module="alttrain.conf", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("run", [one for one in given if "," not in one], RunMode.MULTIRUN)
+        sweeper = JobSweeper(None, None)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Plugins, "instantiate_launcher", lambda self, **unused: Launcher())
+            sweeper.setup(hydra_context=None, task_function=None, config=config)  # type: ignore[arg-type]
+        sweeper.sweep([one for one in given if not one.startswith("hydra.")])
+    assert launched == [[one for one in job if not one.startswith("hydra.")] for job in planned]
+
+
+def test_a_method_on_the_prompts_side_keeps_keys_of_its_rewrite() -> None:
+    register()
+    form = "rewrite.prompt_form=x{prompt}"
+    with initialize_config_module(config_module="alttrain.conf", version_base="1.3"):
+        own = ["method=intention_analysis", form, "adapter.rank=8"]
+        assert applicable(own, {}) == ["method=intention_analysis", form]
+        own = ["method=no_train", "training/objective=safekey", "judge@rewrite.guard=llama_guard_3", "seed=1"]
+        assert applicable(own, {}) == ["method=no_train", "seed=1"]
 
 
 @pytest.mark.parametrize(("size", "batches"), [(None, [3]), (2, [2, 1])])
@@ -321,7 +371,7 @@ def test_the_sweeper_launches_batches(size: int | None, batches: list[int], monk
             return [SimpleNamespace(return_value=None) for _ in batch]
 
     sweeper = JobSweeper(size, None)
-    sweeper.launcher = Launcher()  # type: ignore[assignment]
+    sweeper.launcher, sweeper.hydra = Launcher(), []  # type: ignore[assignment]
     assert list(map(len, sweeper.sweep([]))) == batches
     assert [job for _, batch in launched for job in batch] == jobs
     assert [first for first, _ in launched] == [0, 2][: len(batches)]

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from rich.console import Console
 from scipy import stats
 
 from alttrain.evaluation.statistics import Estimate, detectable_difference, holm, rate_over_seeds, wilson
+from alttrain.report import cells
 from alttrain.report.comparisons import comparisons
 from alttrain.report.escaping import latex_text
 from alttrain.report.estimates import balanced, contrast, matched, mean_of_sets, share, sign_flip
@@ -465,6 +467,30 @@ def test_the_benchmarks_yaml_says_where_they_stand() -> None:
     said = {name: {key: one[key] for key in ("tables", "labels") if key in one} for name, one in found.items()}
     names = {"multijail": "multijail_en"}
     assert {names.get(name, name): own for name, own in said.items() if own} == APART
+
+
+def test_sets_judged_by_an_older_version_are_in_the_tables_of_their_yaml(tmp_path: Path) -> None:
+    sets = {"nq_open": ("accuracy", "yyn"), "gsm8k": ("accuracy", "yn"), "multijail_de": ("harmful_rate", "yn")}
+    make_run(tmp_path, sets)
+    found = {one.benchmark: (list(one.tables), dict(one.labels)) for one in evaluations(tmp_path)}
+    assert found == {
+        "nq_open": (["general"], {"accuracy": "exact match", "score": "F1"}),
+        "gsm8k": (["main"], {}),
+        "multijail_de": (["multilingual"], {}),
+    }
+
+
+def test_what_was_not_generated_spends_no_tokens_and_assesses_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path, {"strongreject": ("harmful_rate", "yyn")})
+    (one,) = evaluations(tmp_path)
+    texts = {(one.benchmark, row.id, row.sample) for row in one.tokens()}
+    first = one.tokens()[0]
+    gone = msgspec.structs.replace(first, finish="error", thought_tokens=0, answer_tokens=0)
+    one.tokens = lambda: [gone]  # type: ignore[method-assign]
+    assert all(not values for values in cells.spent(one).values())
+    text = (one.benchmark, first.id, first.sample)
+    assert text in texts
+    assert all(text not in values for values in cells.assessed(one).values())
 
 
 def test_general_ability_and_multi_turn_stand_apart(tmp_path: Path) -> None:

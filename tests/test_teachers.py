@@ -670,7 +670,7 @@ def test_backbone_is_asked_in_chunks_that_are_kept(context: TeacherContext) -> N
     chunks.clear()
     assert all_right(assessed(teacher, rows(3), TeacherContext(context.cache, ask, lambda: "tiny@2 float32")), rows(3))
     assert chunks == [3]  # another backbone's replies are not taken
-    with pytest.raises(ValueError, match="lends no backbone"):
+    with pytest.raises(ValueError, match="provides no backbone"):
         assessed(teacher, rows(1), context)
 
 

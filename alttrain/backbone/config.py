@@ -54,7 +54,7 @@ class Trainable:
     - `sharding`  the strategy that shards a training over several devices
     """
 
-    trains: ClassVar[bool] = True
+    trains: ClassVar[bool] = False
     folder: ClassVar[str] = "adapter"
     freezes: ClassVar[bool] = True
     sharding: ClassVar[Strategy] = "fsdp"
@@ -90,9 +90,12 @@ class LoRA(Trainable):
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     layers_from: Annotated[float, Ge(0), Lt(1)] = 0.0
 
+    trains: ClassVar[bool] = True
+
     def __str__(self) -> str:
         targets = ",".join(name.removesuffix("_proj") for name in self.target_modules)
-        return f"LoRA r{self.rank} a{self.alpha:g} dropout {self.dropout:g} on {targets}"
+        upper = f" from layer share {self.layers_from:g}" if self.layers_from else ""
+        return f"LoRA r{self.rank} a{self.alpha:g} dropout {self.dropout:g} on {targets}{upper}"
 
     def attach(self, model: Any, seed: int) -> Any:
         """Return the backbone with new adapters."""
@@ -118,6 +121,7 @@ class FullFineTuning(Trainable):
 
     weights: Literal["float32", "bfloat16"] = "float32"
 
+    trains: ClassVar[bool] = True
     folder: ClassVar[str] = "model"
     freezes: ClassVar[bool] = False
     sharding: ClassVar[Strategy] = "deepspeed_stage_3"
@@ -144,5 +148,3 @@ class FullFineTuning(Trainable):
 @dataclass(frozen=True)
 class NoAdapter(Trainable):
     """No adapter, for runs without training."""
-
-    trains = False

@@ -71,8 +71,8 @@ def faults(config: DictConfig) -> list[Fault]:
     found += [Fault(key, name, said) for key, name in _names(plain) if key not in absent and (said := name_fault(name))]
     found += [Fault(*one) for one in exposed(plain)]
     parts = [key for key, node in _parts(plain) if key not in absent and not _builds(node)]
-    untold = "missing; choose an option of the group, or name the class to build"
-    found += [Fault(f"{key}._target_", None, untold) for key in parts]
+    lacks_target = "missing; choose an option of the group, or name the class to build"
+    found += [Fault(f"{key}._target_", None, lacks_target) for key in parts]
     below = tuple(f"{key}." for key in parts)
     return [*found, *(fault for fault in target_faults(plain) if not fault.key.startswith(below))]
 

@@ -20,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
+from alttrain.config.schema import trains
 
 SHAPING = ("seed", "backbone", "dataset", "rewrite", "adapter", "training", "method")
 """Top-level keys that shape the trained adapter. Stages, loggers, trainer hardware and folders do not."""
@@ -115,8 +116,7 @@ def treatment_of(plain: Mapping[str, Any], known: bool = True) -> dict[str, Any]
     If nothing is trained, dataset and adapter are not part of it. If the backbone has no config option of its own
     (`known` is False), only its quantisation is part of it, since its other keys are the user's choice.
     """
-    trains = plain["training"].get("_target_") != "alttrain.training.NoTraining"
-    parts = ("rewrite.", "training.", "method.", *(("dataset.", "adapter.") if trains else ()))
+    parts = ("rewrite.", "training.", "method.", *(("dataset.", "adapter.") if trains(plain) else ()))
     found = {key: value for key, value in shaping(dict(plain)).items() if key not in NOT_TREATMENT}
     of_backbone = OF_BACKBONE if known else OF_BACKBONE[:1]
     return {key: value for key, value in found.items() if key.startswith((*parts, *of_backbone))}
@@ -154,7 +154,12 @@ def _applied(protocol: Mapping[str, Any], name: str, benchmark: Mapping[str, Any
 
 def _asked(part: str, node: Any) -> dict[str, Any]:
     """Return a protocol or benchmark as flat keys, without file paths, server settings and places in tables."""
-    return {key: value for key, value in flatten({part: node}).items() if NOT_ASKED.isdisjoint(key.split("."))}
+    shown = (f"{part}.labels.", f"{part}.tables.")
+    return {
+        key: value
+        for key, value in flatten({part: node}).items()
+        if key.rpartition(".")[2] not in NOT_ASKED and not key.startswith(shown)
+    }
 
 
 def _published(*choices: str) -> dict[str, Any]:

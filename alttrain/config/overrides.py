@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from alttrain.config.binding import Fault, faults
-from alttrain.config.schema import RunError, did_you_mean
+from alttrain.config.schema import SWEEPER, RunError, did_you_mean, trains
 from alttrain.config.secrets import leaves
 from alttrain.config.targets import trusted
 
@@ -31,7 +31,6 @@ CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError)  # what composing a config may raise
 CALLBACK = "alttrain.run.sweep.SweepReport"
-SWEEPER = "hydra_plugins.alttrain_jobs.JobSweeper"
 PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
 LOGGING = ("job_logging", "hydra_logging")
 BUILT = ("callbacks.", "launcher.", "sweeper.")
@@ -55,12 +54,12 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         values = {argument: _values(argument, found) for argument in ordered}
         for own in values.values():  # a method that trains comes first, so that keys of its training are known
             if len(own) > 1 and _key(own[0]) == "method":
-                own.sort(key=lambda method: not _trains([method]))
+                own.sort(key=lambda method: bool(_unused([method])))
         accepted = _accepted([own[0] for own in values.values() if own], found)
         variants = [accepted]
         for argument, own in values.items():
             others = [override for override in accepted if _key(override) != _key(argument)]
-            variants += [applicable([*others, single]) for single in own[1:]]
+            variants += [applicable([*others, single], {}) for single in own[1:]]
         configs = []
         for variant in variants:
             try:
@@ -79,28 +78,38 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         return found, configs
 
 
-def applicable(overrides: list[str]) -> list[str]:
+def applicable(overrides: list[str], decided: dict[tuple[str, ...], Collection[str]]) -> list[str]:
     """Return a sweep job's overrides without those of a training, if the job's method trains nothing.
 
-    So `method=no_train,alttrain training.epochs=1` changes the training of the method that has one. Needs Hydra
-    initialised.
+    So `method=no_train,alttrain training.epochs=1` changes the training of the method that has one. `decided` keeps
+    what was found for a method, so that it is composed once. Needs Hydra initialised.
     """
-    rest = [override for override in overrides if not of_training(override)]
-    chosen = any(_key(override) == "method" for override in rest)
-    return rest if chosen and len(rest) < len(overrides) and not _trains(rest) else overrides
+    decisive = tuple(one for one in overrides if _key(one) in ("method", "experiment") or _key(one).startswith("hydra"))
+    if "method" not in map(_key, decisive) or not any(map(of_training, overrides)):
+        return overrides
+    if decisive not in decided:
+        decided[decisive] = _unused(decisive)
+    return [override for override in overrides if _group(override) not in decided[decisive]]
 
 
 def of_training(override: str) -> bool:
-    """Return whether an override is of a group that only training uses."""
-    return re.split(r"[.@]", _key(override))[0] in OF_TRAINING
+    """Return whether an override is of a group that only training uses, except for methods that change the prompt."""
+    return _group(override) in OF_TRAINING
 
 
-def _trains(overrides: list[str]) -> bool:
-    """Return whether the composed config trains; True if it does not compose, which is reported elsewhere."""
+def _group(override: str) -> str:
+    group, _, package = _key(override).partition("@")
+    return re.split(r"[./]", package or group)[0]
+
+
+def _unused(overrides: Iterable[str]) -> Collection[str]:
+    """Return the groups of `OF_TRAINING` that a composed config does not use; none if it does not compose."""
     try:
-        return bool(compose(config_name=PRIMARY, overrides=overrides).training.name != "none")
-    except COMPOSING:
-        return True
+        config = compose(config_name=PRIMARY, overrides=list(overrides))
+    except COMPOSING:  # reported elsewhere
+        return ()
+    changes_prompt = config.rewrite.name != "none"  # by its rewrite
+    return () if trains(config) else [group for group in OF_TRAINING if group != "rewrite" or not changes_prompt]
 
 
 def hydra_preview(arguments: list[str]) -> list[Fault]:
@@ -189,7 +198,7 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
     if known is not None:
         hint = did_you_mean(key.rpartition(".")[2], known)
         settable = [name for name in known if not name.startswith("_")]
-        if of_training(argument) and "method" in map(_key, accepted) and not _trains(accepted):
+        if "method" in map(_key, accepted) and _group(argument) in _unused(accepted):
             hint = "; the method trains nothing"
         return Fault(key, value, f"there is no such key; accepted: {', '.join(settable)}{hint}")
     return Fault(key, value, _first_line(error.__cause__ or error))
@@ -250,6 +259,6 @@ def _of_plain_values(config: DictConfig, text: str) -> bool:
 def _known(key: str, target: str) -> bool:
     if kind := PLUGINS.get(key):
         plugins = (f"{plugin.__module__}.{plugin.__name__}" for plugin in Plugins.instance().discover(kind))
-        return target == SWEEPER or target in plugins
+        return (key == "sweeper._target_" and target == SWEEPER) or target in plugins
     mine = target.startswith(tuple(f"{package}." for package in trusted()))
     return re.fullmatch(r"callbacks\.[^.]+\._target_", key) is not None and (target == CALLBACK or mine)

@@ -4,7 +4,7 @@ Group nodes are open here; `binding` checks their `_target_`.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from alttrain.config.secrets import masked, refuse_environment
 
 STAGES = ("check", "rewrite", "train", "generate", "judge", "report")  # the stages of a run, in order
 TEXTS = ("all", "benign", "none")  # which samples show their prompt and output on the page and in the loggers
+SWEEPER = "hydra_plugins.alttrain_jobs.JobSweeper"
 LONGEST = 200  # bytes of a name; file systems allow 255, and suffixes are added
 
 
@@ -61,10 +62,15 @@ class RunSchema:
 
 def register() -> None:
     """Register the schema and the sweeper that the primary config uses, and disable the resolver `oc.env`."""
-    import hydra_plugins.alttrain_jobs  # noqa: F401  stores the sweeper's config
-
     OmegaConf.register_new_resolver("oc.env", refuse_environment, replace=True)
     ConfigStore.instance().store(name="run_schema", node=RunSchema)
+    jobs = {"_target_": SWEEPER, "max_batch_size": None, "params": None}
+    ConfigStore.instance().store(group="hydra/sweeper", name="jobs", node=jobs, provider="alttrain")
+
+
+def trains(config: Mapping[str, Any]) -> bool:
+    """Return whether a composed config trains."""
+    return bool(config["training"].get("_target_") != "alttrain.training.NoTraining")
 
 
 def name_fault(name: object) -> str:

@@ -203,13 +203,16 @@ class Columns:
         return "the thought is empty" if "thought" in fields and not str(fields["thought"]).strip() else ""
 
 
-def _timed(apply: Callable[..., Any], text: str, pattern: str) -> Any:
-    """What a pattern finds in a text. Raises ValueError, naming the pattern, after `PATTERN_SECONDS`."""
+def _timed(apply: Callable[..., Any], text: str, named: str) -> Any:
+    """Apply a pattern's search or substitution to a text. Raises ValueError after `PATTERN_SECONDS`.
+
+    `named` names the pattern and its place.
+    """
     try:
         return apply(text, timeout=PATTERN_SECONDS)
     except TimeoutError as error:
-        told = f"took more than {PATTERN_SECONDS:g} s on a text of {len(text):,} characters"
-        raise ValueError(f"{pattern}: {told}; accepted: a pattern without nested repetitions") from error
+        fault = f"took more than {PATTERN_SECONDS:g} s on a text of {len(text):,} characters"
+        raise ValueError(f"{named}: {fault}; accepted: a pattern without nested repetitions") from error
 
 
 def split_response(

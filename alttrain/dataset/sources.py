@@ -23,15 +23,17 @@ from typing import Annotated, Any, Protocol, cast
 from annotated_types import Gt
 
 from alttrain.dataset.columns import Columns
-from alttrain.records import Example, Rejected
+from alttrain.records import Example, Rejected, checksum
 
+KEPT = 64
+"""Maximum number of readings that a process keeps in memory."""
 _LONGEST_CELL = 1 << 27  # characters of a CSV cell; long traces exceed the csv module's own limit of 128 K
 _COMMIT = re.compile(r"@([0-9a-f]{40})/")
 
 RawRow = tuple[str, dict[str, Any]]
 """A row's place, for error messages, and its values."""
 _Row = tuple[str, str, str, dict[str, Any]]
-"""A row's place, its source as an Example tells it, its id if it has none of its own, and its values."""
+"""A row's place, its `Example.source`, its id if it has none of its own, and its values."""
 
 
 class ExampleSource(Protocol):
@@ -117,6 +119,8 @@ class Rows(Columns):
         stats = [(str(file), file.stat()) for file in self._files(path) if file.is_file()] if path else []
         key = repr((self, [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]))
         if key not in _READ:
+            if len(_READ) == KEPT:
+                del _READ[next(iter(_READ))]
             _READ[key] = self._read()
         return _READ[key]
 
@@ -277,8 +281,7 @@ def content_hash(path: Path) -> str:
 @cache
 def _content_hash(path: Path, *state: int) -> str:
     """The hash of a file, computed once in a process unless the file changes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return str(checksum(path))[:16]
 
 
 def read_raw(path: Path, rows_at: str | None = None) -> list[RawRow]:

@@ -34,6 +34,8 @@ class LinearModel:
         """Read a model from a file. Raises ValueError, naming the line, if a line has the wrong number of weights."""
         first, *lines = path.read_text(encoding="utf-8").splitlines()
         head = json.loads(first)
+        if head["exclusive"]:
+            raise ValueError(f"{path}: exclusive is true; only models with a sigmoid for each label are read")
         labels = tuple(head["labels"])
         weights: dict[str, tuple[float, ...]] = {}
         for number, line in enumerate(lines, 2):

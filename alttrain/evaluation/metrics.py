@@ -100,6 +100,8 @@ class Summary:
             "recognised_answered_rate": None if counts is None else counts and found.recognised is True,
             "score": judged.value,
         }
+        if judged.value is not None and judged.value < 0:
+            raise ValueError(f"judge {judged.judge}: value {judged.value:g} for {judged.id!r}; accepted: 0 to 1")
         self._items.append(self._numbers.setdefault(made.id, len(self._numbers)))
         self._written.append(made.finish != "error")
         self._verdicts.append(-1 if judged.verdict is None else judged.verdict)

@@ -35,7 +35,9 @@ SAYS: Mapping[Measure, tuple[Says, ...]] = {
 _OF_KIND: Mapping[Kind, Measure] = {"harm": "harmful_rate", "over_refusal": "over_refusal_rate"}
 """The measure of a kind; accuracy for all others."""
 Table = Literal["main", "general", "multi_turn", "multilingual"]
-"""A table of the report that lists benchmarks. Only those in main enter means and pools."""
+"""A table of the report that lists benchmarks. Pools are over the benchmarks of main, and so are means
+for which the protocol names no sets.
+"""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,9 @@ class Benchmark:
         return self.rows.read(None).rejected if isinstance(self.rows, Rows) else []
 
     def prompts(self) -> list[str]:
-        """Every user message of the benchmark, including earlier turns."""
-        return [message for row in self.examples for message in (*row.turns, row.prompt)]
+        """Every user message of the benchmark, including earlier turns, and the rows that `limit` leaves out."""
+        whole = replace(self.rows, limit=None).examples(None) if isinstance(self.rows, Rows) else self.examples
+        return [message for row in whole for message in (*row.turns, row.prompt)]
 
 
 Part = Literal["answer", "thought", "both"]

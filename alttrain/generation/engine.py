@@ -74,7 +74,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Written:
-    """A generated text with special tokens, without the end token. It ended itself ("stop"), or a limit cut it."""
+    """A generated text with special tokens, without the end token.
+
+    `finish` is "stop" if the model ended the text, "length" if a limit cut it.
+    """
 
     text: str
     finish: Literal["stop", "length"]

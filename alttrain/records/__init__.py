@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import mmap
 import os
 import types
 import typing
@@ -371,10 +370,16 @@ def repair_rows(path: Path) -> int:
     if path.is_symlink():
         raise DamagedError(path, "is a link, which may lead outside of the run", remedy="put the file itself there")
     with opened(path) as file:
-        size = keep = file.seek(0, os.SEEK_END)
-        if size:  # an empty file cannot be mapped
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                keep = content.rfind(b"\n") + 1
+        size = file.seek(0, os.SEEK_END)
+        keep, block = size, 1 << 16
+        while keep > 0:
+            start = max(0, keep - block)
+            file.seek(start)
+            newline = file.read(keep - start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
+                break
+            keep = start
     if keep < size:  # a complete file keeps its modification time
         os.truncate(path, keep)
     return size - keep

@@ -109,8 +109,9 @@ Values = dict[str, dict[tuple[str, str, int], Any]]
 
 
 def spent(one: Evaluation) -> Values:
-    """Token counts by text."""
-    counts = {(one.benchmark, row.id, row.sample): (row.thought_tokens, row.answer_tokens) for row in one.tokens()}
+    """Token counts by text, of the texts that were generated."""
+    made = [row for row in one.tokens() if row.finish != "error"]
+    counts = {(one.benchmark, row.id, row.sample): (row.thought_tokens, row.answer_tokens) for row in made}
     return {
         "thought_tokens": {text: thought for text, (thought, _) in counts.items()},
         "answer_tokens": {text: answer for text, (_, answer) in counts.items()},
@@ -119,10 +120,13 @@ def spent(one: Evaluation) -> Values:
 
 
 def assessed(one: Evaluation) -> Values:
-    """The contribution of each thought to each measure of structure."""
+    """The contribution of each generated thought to each measure of structure."""
     rows = one.thoughts()
     found: Values = {measure: {} for measure in ASSESSING}
+    absent = {(row.id, row.sample) for row in one.tokens() if row.finish == "error"}
     for row, refuses in zip(rows, one.refusals(rows), strict=True):
+        if (row.id, row.sample) in absent:
+            continue
         text = (one.benchmark, row.id, row.sample)
         harmful, alarmed = row.label == "harmful", row.assessment == "harmful"
         found["adherence_rate"][text] = row.adheres

@@ -7,14 +7,12 @@ protocol's own sets. Unknown values are left empty.
 A figure is shown next to a number only if all of these match and the method is unmodified (`beside`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
 
-import yaml
-
-from alttrain.report.results import LAST, read_csv
+from alttrain.report.results import LAST, option, read_csv
 from alttrain.report.variants import Column
 
 MEAN = "mean"
@@ -41,13 +39,6 @@ def published() -> tuple[Figure, ...]:
     with resources.as_file(resources.files("alttrain.report") / "published.csv") as path:
         frame = read_csv(path)
     return tuple(frame.assign(known=frame.value.notna()).itertuples(index=False))
-
-
-@cache
-def option(group: str, name: str) -> Mapping[str, Any]:
-    """The content of an option of our configs; {} if there is none of this name."""
-    path = resources.files("alttrain.conf") / group / f"{name}.yaml"
-    return yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
 
 
 def described(method: str) -> tuple[str, int]:

@@ -11,11 +11,14 @@ import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import msgspec
 import pandas as pd
+import yaml
 
 from alttrain.config import name_fault
 from alttrain.evaluation.adherence import Adherence, Assessing
@@ -105,6 +108,13 @@ class Decides(NamedTuple):
         return "correct" if self.measure == "accuracy" else "unsafe" if unsafe else "refused"
 
 
+@cache
+def option(group: str, name: str) -> Mapping[str, Any]:
+    """The content of an option of our configs; {} if there is none of this name."""
+    path = resources.files("alttrain.conf") / group / f"{name}.yaml"
+    return yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
+
+
 class Evaluation:
     """One judged benchmark of one run, whose rows are in `folder`.
 
@@ -124,8 +134,10 @@ class Evaluation:
         self.analysis: dict[str, Any] = judged.get("analysis", {})
         self.protocol, digest = (str(self.provenance.get(key, "")) for key in ("protocol", "protocol_hash"))
         self.made: Made = self.protocol, self.benchmark, digest
-        self.tables: Sequence[str] = self.provenance.get("tables", ("main",))
-        self.labels: Mapping[str, str] = self.provenance.get("labels", {})
+        named = {"tables", "labels"} & self.provenance.keys()
+        shown = self.provenance if named else option("benchmark", re.sub("^multijail_.*", "multijail", self.benchmark))
+        self.tables: Sequence[str] = shown.get("tables", ("main",))  # older versions did not record these two
+        self.labels: Mapping[str, str] = shown.get("labels", {})
         found = self.analysis.get("decides")
         self.decides = Decides(self.measure, found["judge"], found["part"], found["counted"]) if found else None
         self._checked: set[str] = set()  # files of rows whose checksums have been verified against metrics.json

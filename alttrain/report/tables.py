@@ -29,8 +29,8 @@ from alttrain.report.measures import (
     WORTH_SAYING,
     base,
 )
-from alttrain.report.published import beside, covers, described, option, published
-from alttrain.report.results import LAST, changes
+from alttrain.report.published import beside, covers, described, published
+from alttrain.report.results import LAST, changes, option
 from alttrain.report.variants import NO_TRAIN, Column, Variant, label, mean_columns, pool, protocols_of, rate_columns
 
 NAN = math.nan

@@ -189,7 +189,7 @@ def rate_columns(variants: Iterable[Variant], protocol: str, others: bool = Fals
     for made, one in ((made, one) for variant in variants for made, one in variant.firsts(protocol).items()):
         for name in (metric["metric"] for metric in one.judged["metrics"]):
             if name in (*RATES, "score", *RECOGNISING) or (others and base(name) in RATES):
-                tables = one.tables if name in (one.labels or (one.measure,)) else ()
+                tables = one.tables if name in (one.labels or (one.measure, "score")) else ()
                 found.setdefault(Column(name, protocol, (made,), tables=tables, called=one.called(name)))
     order = list(MEASURES)
     return sorted(found, key=lambda c: (order.index(base(c.measure)), c.made[0][1], c.measure, c.made))

@@ -215,13 +215,15 @@ def totals(jobs: Sequence[Job]) -> str:
     """Return a sentence with the total cost of all jobs that are not done."""
     due = [job for job in jobs if job.state != "done"]
     hours = sum(job.hours or 0.0 for job in due)
-    time = f"{hours:,.1f} device-hours" if hours >= 1 else f"{60 * hours:.0f} device-minutes"
+    time = f"about {hours:,.1f} device-hours" if hours >= 1 else f"about {60 * hours:.0f} device-minutes"
+    if due and all(job.hours is None for job in due):
+        time = "an unknown time"
     calls = sum(job.calls.teacher + job.calls.judge for job in due)
     generations = sum(job.generations for job in due)
     large = sum(job.fits is False for job in due)
     unfit = f" {large} need more memory than there is." if large else ""
     return (
-        f"{len(due)} of {len(jobs)} jobs are left: about {time}, {generations:,} generations, and "
+        f"{len(due)} of {len(jobs)} jobs are left: {time}, {generations:,} generations, and "
         f"at most {calls:,} calls to teachers' and judges' servers.{unfit}"
     )
 

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -74,7 +74,8 @@ def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
             choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             raise RunError(f"{override.input_line}: an interval is no list of jobs; accepted: values, or range(...)")
-    jobs = (tuple(applicable(list(job))) for job in product(*choices.values()))
+    decided: dict[tuple[str, ...], Collection[str]] = {}
+    jobs = (tuple(applicable(list(job), decided)) for job in product(*choices.values()))
     return [list(job) for job in dict.fromkeys(jobs)]
 
 
@@ -173,7 +174,8 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         write_text(output_dir / PLAN.with_suffix(".md"), markdown(made, *described(alike.values(), rows)))
     _show(made)
     given = [argument for argument in arguments if of_training(argument)]
-    if untrained := [name for name, several in runs.items() if given and not several[0].training.trains]:
+    taken = {job.run for job in made if any(map(of_training, job.overrides))}
+    if untrained := [name for name in runs if given and name not in taken]:
         log.info("          %s: not for %s, which trains nothing", " ".join(given), ", ".join(untrained))
     return Sweep(tuple(made), output_dir, jobs[0][1].page_texts, checked=first.stages == ("check",))
 
@@ -228,7 +230,8 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     try:
         # jobs that share a training wait for the first of them, which trains
         with alone(output_dir / ".sweep" / name) if leads else nullcontext():
-            if fitted(assemble(config)).hardware.world_size > 1:
+            hardware = fitted(assemble(config)).hardware if config.trainer.most_devices > 1 else config.trainer
+            if hardware.devices * hardware.nodes > 1:
                 _run_in_own_process(config, overrides)
             else:
                 execute(config, reports=False)

@@ -26,6 +26,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from alttrain import tokenization
+from alttrain.backbone.device import look
 from alttrain.records import DamagedError, opened, replacing
 from alttrain.training.config import Hardware, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.data import BatchStream, Division
@@ -190,7 +191,7 @@ def fit(
     weights are not finite, and KeyboardInterrupt if the training is stopped. A training whose losses end higher than
     they began is recorded as diverged, with a warning.
     """
-    on_cuda = hardware.accelerator != "cpu" and torch.cuda.is_available()
+    on_cuda = look(hardware.accelerator).name != "cpu"
     compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
     last = folder / "checkpoints" / "last.ckpt"
     devices = hardware.world_size

@@ -68,14 +68,14 @@ class SegmentWriter(Protocol):
 class Teacher(SegmentWriter, Protocol):
     """Writes the harmfulness assessments. `offline` ones ask no model, and the check makes the training rows by them.
 
-    `blind` ones are not told the label, and reject a row with the reason `DISAGREES` if their verdict is another.
+    `blind` ones do not see the label, and reject a row with the reason `DISAGREES` if their verdict is another.
     """
 
     offline: ClassVar[bool] = False
 
     @property
     def blind(self) -> bool:
-        """Whether the label is not told; by default it is."""
+        """Whether the model does not see the label; by default it does."""
         return False
 
     def check_rows(self, examples: Sequence[Example]) -> None:
@@ -114,7 +114,7 @@ class _Backbone:
 
     def __init__(self, writer: BackboneWriter, context: TeacherContext) -> None:
         if context.ask is None or not (identity := context.model()):
-            raise ValueError("teacher.writer: this run lends no backbone to ask; choose teacher=server")
+            raise ValueError("teacher.writer: this run provides no backbone to ask; choose teacher=server")
         self.identity, self._ask, self._chunk = identity, context.ask, writer.chunk
         self.sampling: Mapping[str, Any] = {"temperature": 0.0, "max_tokens": writer.max_tokens}
 
@@ -155,7 +155,7 @@ class AskedTeacher(Teacher, Understander):
 
     @property
     def blind(self) -> bool:
-        """Whether the label is not told."""
+        """Whether the model does not see the label."""
         return not self.tell_label
 
     def check(self, where: str) -> None:

@@ -74,7 +74,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
                 source.read(run.seed)  # first: its fault is reported even if a benchmark cannot be read
             rows = run.rows if rows is None else rows
             if structure.teacher is not None and "rewrite" in stages:
-                structure.teacher.check_rows(rows)
+                structure.teacher.check_rows(run.rows if structure.teacher.offline else rows)  # of this seed
     for benchmark in run.benchmarks:
         judges: Mapping[str, Judge] = {}
         with step():

@@ -357,7 +357,8 @@ class Counts:
     def add(self, made: Generation, judged: Judgement, row: Adherence) -> None:
         """Add one row: its generation, deciding judgement and adherence."""
         self.summary.add(made, judged, row)
-        self._outcomes[row.label, row.assessment, self._refused(judged, row)] += 1
+        if made.finish != "error":  # what was not generated assesses nothing
+            self._outcomes[row.label, row.assessment, self._refused(judged, row)] += 1
 
     def analysis(self, part: str) -> dict[str, Any]:
         """Return the analysis for metrics.json. `part` is the judged part."""

@@ -297,7 +297,8 @@ def _completed(run: Run, session: Session, rows: list[Example]) -> tuple[list[Ex
     if structure.guard is not None:
         unsafe, report["guard"] = _guarded(run, session, structure.guard, filled.values())
         rejected += [Rejected(name, UNSAFE) for name in unsafe]
-        filled = {name: row for name, row in filled.items() if name not in unsafe}
+        dropped = set(unsafe)
+        filled = {name: row for name, row in filled.items() if name not in dropped}
     kept = [filled.get(row.id, row) for row in rows if row.id in filled or row.id not in originals]
     return kept, rejected, report
 
