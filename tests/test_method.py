@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from alttrain.backbone import FullFineTuning, LoRA
-from alttrain.config import Changes, RunError, changes, register, run_name
+from alttrain.config import Changes, RunError, changes, identity, register, run_name
 from alttrain.run.assembly import Run, assemble
 
 
@@ -27,6 +27,12 @@ def test_a_method_as_it_is_changes_nothing() -> None:
     assert changed("evaluation=general", *shown)[1].evaluation["nq_open"] == {}
     other = changed("method=demo_alttrain", "backbone.source=a/b")[1].evaluation["embedded_benign"]
     assert other == {"backbone.source": ("HuggingFaceTB/SmolLM2-135M-Instruct", "a/b")}
+
+
+def test_a_setting_of_a_benchmark_with_a_keys_name_is_a_change() -> None:
+    protocol = {"settings": {"health": {"max_new_tokens": 5}}}
+    found = identity._applied(protocol, "health", {"kind": "harm", "measure": "harmful_rate"})
+    assert found["protocol.settings.health.max_new_tokens"] == 5
 
 
 @pytest.mark.parametrize(

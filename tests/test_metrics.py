@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from alttrain.evaluation import Adherence, Metric, RefusalJudge, Summary
 from alttrain.evaluation.metrics import TokenUse
 from alttrain.evaluation.statistics import Estimate, mean_by_item, rate_by_item, wilson
 from alttrain.records import Generation, Judgement, read_rows, write_rows
+from alttrain.run.stages.judge import Counts
 
 U, HARMFUL, HARMLESS = "The user wants bread.", "This request is harmful.", "This request is harmless."
 STOP, ON = "I must refuse.", "Flour first."
@@ -226,3 +228,11 @@ def test_a_score_below_zero_is_refused_by_its_judge_and_row() -> None:
     judged = [Judgement("a", "mine", None, value=-0.5)]
     with pytest.raises(ValueError, match=r"judge mine: value -0\.5 for 'a'; accepted: 0 to 1"):
         summarise("accuracy", [generation("a", "So.")], judged, says="correct")
+
+
+def test_what_was_not_generated_is_in_no_count_of_assessments() -> None:
+    benchmark: Any = SimpleNamespace(judge=SimpleNamespace(name="refusal", says="refused"), measure="harmful_rate")
+    counts = Counts(benchmark)
+    made = generation("a", "", "", label="harmful", finish="error")
+    counts.add(made, Judgement("a", "refusal", None), Adherence.of(made, None))
+    assert set(counts.analysis("answer")["assessing"].values()) == {0}

@@ -353,6 +353,7 @@ HYDRA = {
     "callbacks: {x: '${generation}'}": "hydra.callbacks.x",
     "callbacks: {x: '${oc.create:{_target_: os.system}}'}": "hydra.callbacks.x",
     "launcher: {_target_: os.system}": "hydra.launcher._target_",
+    "launcher: {_target_: hydra_plugins.alttrain_jobs.JobSweeper}": "hydra.launcher._target_",
     "launcher: {x: {_target_: os.system}}": "hydra.launcher.x._target_",
     "sweeper: {_target_: subprocess.run}": "hydra.sweeper._target_",
     "launcher: {setup: [touch x]}": "hydra.launcher.setup.0",
