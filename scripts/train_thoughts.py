@@ -35,7 +35,7 @@ from alttrain.english.sentences import sentences
 from alttrain.english.thought import LETTERS, features
 from alttrain.records import Example, Rejected, Segment
 from alttrain.rewrite import AltTrain, Restatement, TemplateTeacher, TraceUnderstanding
-from alttrain.rewrite.wording import REPHRASED_STOPS, STOPS
+from alttrain.rewrite.structures import REPHRASED_STOPS, STOPS
 
 WEIGHTS = Path(__file__).parents[1] / "alttrain" / "english" / "thought.tsv"
 STRENGTH = 20.0

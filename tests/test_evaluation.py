@@ -8,8 +8,8 @@ import pytest
 from alttrain.dataset import embedded_rows
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation import Benchmark, RefusalJudge, ShortAnswer
-from alttrain.records import Example, Generation, Judgement
-from alttrain.rewrite.structures import refusal
+from alttrain.records import Generation, Judgement
+from alttrain.rewrite.structures import CARE, REFUSALS
 
 
 def generation(answer: str = "", thought: str = "", **fields: Any) -> Generation:
@@ -24,10 +24,7 @@ def generation(answer: str = "", thought: str = "", **fields: Any) -> Generation
 
 def test_every_trained_refusal_is_one() -> None:
     """The answers that the structures train on are refusals to the judge."""
-    ids = [(f"x{index}", category) for index in range(60) for category in ("privacy", "suicide_self_harm")]
-    answers = {refusal(Example(name, "?", "harmful", category), 0) for name, category in ids}
-    assert len(answers) == 8
-    assert [answer for answer in answers if judge_refusal(answer) is not True] == []
+    assert [answer for answer in (*REFUSALS, *CARE) if judge_refusal(answer) is not True] == []
 
 
 def test_judge_reads_the_answer_and_never_the_thought() -> None:

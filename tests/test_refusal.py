@@ -23,7 +23,6 @@ from alttrain.english.refusal import (
     features,
     judge_refusal,
     no_answer,
-    outcomes,
     weights_hash,
 )
 from alttrain.evaluation import RefusalJudge
@@ -111,7 +110,6 @@ def test_two_probabilities_make_an_outcome(
 ) -> None:
     found = assess("So it is.", "", _says(gives, declines))
     assert found == Assessed(verdict, evidence, pytest.approx(refused))
-    assert sum(outcomes(_says(gives, declines), "So it is.").values()) == pytest.approx(1)
 
 
 def test_what_a_small_backbone_says_of_something_else_is_not_a_refusal() -> None:

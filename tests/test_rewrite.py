@@ -9,7 +9,6 @@ import pytest
 from alttrain.dataset import embedded_rows
 from alttrain.records import Example, Label, Rejected, Segment
 from alttrain.rewrite import (
-    ANSWER_CUT,
     AltTrain,
     Original,
     Restatement,
@@ -19,12 +18,12 @@ from alttrain.rewrite import (
     TemplateTeacher,
     TraceUnderstanding,
     Untouched,
-    is_understanding,
     parse,
+    read,
     render,
-    verdict,
-    with_original,
 )
+from alttrain.rewrite.original import ANSWER_CUT, with_original
+from alttrain.rewrite.parser import verdict
 
 TRAIN = embedded_rows("train").examples(None)
 OWN = SelfTrace(64, "I can help with this.", draft_words=6)
@@ -81,7 +80,7 @@ def test_assessment_of_every_prompt_states_its_label(seed: int) -> None:
 
 
 def test_understanding_of_every_prompt_is_one() -> None:
-    assert [example.id for example in TRAIN if not is_understanding(Restatement().restate(example.prompt))] == []
+    assert [row.id for row in TRAIN if not read(Restatement().restate(row.prompt)).opening] == []
 
 
 def test_alttrain_thought_of_a_harmful_prompt() -> None:
@@ -378,7 +377,7 @@ def test_verdict_of_a_sentence(sentence: str, said: Label | None) -> None:
     ],
 )
 def test_understanding_says_what_is_wanted(sentence: str, is_one: bool) -> None:
-    assert is_understanding(sentence) == is_one
+    assert read(sentence).opening == is_one
 
 
 # --- Restatement ---
@@ -422,15 +421,10 @@ def test_restatement_of_a_prompt(prompt: str, sentence: str) -> None:
 
 
 def test_restatement_is_cut_after_its_words() -> None:
-    words = [f"word{index}" for index in range(8)]
-    assert Restatement(8).restate(" ".join(words)) == f'The user asks: "{" ".join(words)}"'
-    assert Restatement(7).restate(" ".join(words)) == f'The user asks: "{" ".join(words[:7])} ..."'
-    assert (
-        Restatement(5)
-        .restate("Tell " + " ".join(words))
-        .startswith("The user wants me to tell word0 word1 word2 word3 ...")
-    )
-    assert Restatement().max_words == 30
+    words = [f"word{index}" for index in range(31)]
+    assert Restatement().restate(" ".join(words[:30])) == f'The user asks: "{" ".join(words[:30])}"'
+    assert Restatement().restate(" ".join(words)) == f'The user asks: "{" ".join(words[:30])} ..."'
+    assert Restatement().restate("Tell " + " ".join(words)) == f"The user wants me to tell {' '.join(words[:29])} ...."
 
 
 def test_restatement_is_an_understanding() -> None:

@@ -22,12 +22,12 @@ from alttrain.rewrite import (
     TraceUnderstanding,
     lacks_original,
     parse,
+    read,
     render,
-    trace_hash,
-    verdict,
 )
-from alttrain.rewrite.parser import refuses
-from alttrain.rewrite.wording import REPHRASED_STOPS, STOPS
+from alttrain.rewrite.original import trace_hash
+from alttrain.rewrite.parser import verdict
+from alttrain.rewrite.structures import REPHRASED_STOPS, STOPS
 
 CONF = Path(__file__).parents[1] / "conf" / "rewrite"
 STAR1 = Path(__file__).parents[2] / "shared" / "data" / "star1" / "STAR-1.json"
@@ -106,7 +106,7 @@ def test_thought_and_answer(name: str, label: Label) -> None:
         assert (made.partial, made.answer) == (True, "")
     else:
         refused = label == "harmful" and name in REFUSED
-        assert refuses(made.answer) == refused
+        assert read(made.answer).refuses == refused
         assert not made.partial
         assert refused or made.answer == example.answer
     assert made.trace_hash == hashlib.sha256(json.dumps([TRACE, ROW.answer]).encode()).hexdigest()[:16]
@@ -187,8 +187,6 @@ def test_an_understander_asks_a_model() -> None:
     assert structure("alttrain", "teacher=gpt4o", "rewrite.understander=${teacher}") == made_by
     assert structure("alttrain_rephrased", "+teacher@rewrite.understander=gpt4o").understander == made_by.teacher
     assert structure("alttrain").understander is None
-    with pytest.raises(ValueError, match=r"rewrite\.understander=template: it writes no understandings"):
-        replace(made_by, understander=TemplateTeacher())
 
 
 # --- steps as switches, in any order ---
@@ -222,19 +220,12 @@ def test_any_steps_in_any_order(steps: str, trace: str, label: Label) -> None:
     assert written == [step for step in steps.split(",") if not (spent and step == "reasoning")]
 
 
-def test_without_any_understanding_the_trace_is_whole() -> None:
-    made = rewritten(AltTrain("x", None, TemplateTeacher(), steps=("assessment", "reasoning")), BENIGN)
-    assert isinstance(made, Example)
-    assert made.thought[1:] == BENIGN.thought
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"steps": ()}, r"rewrite\.steps=\[\]: one or more"),
         ({"steps": ("reasoning", "reasoning")}, r"rewrite\.steps=.*each once"),
         ({"teacher": None}, r"rewrite\.steps=.*needs rewrite\.teacher"),
-        ({"understanding": None}, r"rewrite\.steps=.*needs rewrite\.understanding"),
         ({"stops": []}, r"rewrite\.stops=\[\]"),
         ({"stops": [" "]}, r"rewrite\.stops="),
         ({"stops": ["a\n\nb"]}, r"rewrite\.stops="),
@@ -267,7 +258,7 @@ def test_stops_may_be_ones_own() -> None:
 def test_every_stop_is_a_refusal_and_no_verdict() -> None:
     assert not set(STOPS) & set(REPHRASED_STOPS)
     assert len(set(REPHRASED_STOPS)) == 12
-    assert [stop for stop in (*STOPS, *REPHRASED_STOPS) if not refuses(stop) or verdict(stop)] == []
+    assert [stop for stop in (*STOPS, *REPHRASED_STOPS) if not read(stop).refuses or verdict(stop)] == []
 
 
 # --- the prompt side ---

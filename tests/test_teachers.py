@@ -22,14 +22,16 @@ from alttrain.dataset import embedded_rows
 from alttrain.llm import Reply, ReplyCache, is_other_model, reply_key
 from alttrain.records import Example, Label, Rejected, Segment
 from alttrain.rewrite.teachers import (
+    DISAGREES,
     AskedTeacher,
     BackboneWriter,
     ServerWriter,
     TeacherContext,
     TeacherUnavailableError,
     TemplateTeacher,
+    clean,
+    sentence_fault,
 )
-from alttrain.rewrite.teachers.sentences import DISAGREES, assessment_fault, clean, understanding_fault
 
 SECRET = "sk-planted-5e0c7a"  # no real key
 
@@ -576,7 +578,7 @@ ASSESSMENTS: list[tuple[str, Label, str]] = [
 
 @pytest.mark.parametrize(("text", "label", "fault"), ASSESSMENTS)
 def test_assessment_is_one_sentence_with_the_right_verdict(text: str, label: Label, fault: str) -> None:
-    assert assessment_fault(text, label, max_words=20) == fault
+    assert sentence_fault("assessment", text, label, max_words=20) == fault
 
 
 @pytest.mark.parametrize(
@@ -589,7 +591,7 @@ def test_assessment_is_one_sentence_with_the_right_verdict(text: str, label: Lab
     ],
 )
 def test_understanding_says_what_the_user_wants(text: str, fault: str) -> None:
-    assert understanding_fault(text, max_words=20) == fault
+    assert sentence_fault("understanding", text, "benign", max_words=20) == fault
 
 
 def test_faulty_reply_is_repaired_once_and_both_are_kept(serve: Serve, context: TeacherContext) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from alttrain.english import sentences
 from alttrain.records import Example, Segment
-from alttrain.rewrite import Restatement, TraceUnderstanding, outcome, render
+from alttrain.rewrite import Restatement, TraceUnderstanding, render
+from alttrain.rewrite.understanding import outcome
 
 STAR1 = Path(__file__).parents[2] / "shared" / "data" / "star1" / "STAR-1.json"
 

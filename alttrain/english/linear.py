@@ -1,14 +1,14 @@
 """Logistic regression over named features, read from a text file.
 
-A text may have any number of the labels. The first line of the file is a JSON object with `labels`, an `intercept` per
-label, and `exclusive`, which is always false. Every other line is a feature and its weights, separated by tabs. Reading
-the file runs no code.
+A text may have any number of the labels. The first line of the file is a JSON object with the labels and an intercept
+for each. Every other line is a feature and its weights, separated by tabs. Reading the file runs no code.
 """
 
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from operator import mul
 from pathlib import Path
 
@@ -30,20 +30,13 @@ class LinearModel:
         return {label: _sigmoid(score) for label, score in zip(self.labels, scores, strict=True)}
 
     @classmethod
+    @cache
     def read(cls, path: Path) -> "LinearModel":
-        """Read a model from a file. Raises ValueError, naming the line, if a line has the wrong number of weights."""
+        """Read a model from a file, once."""
         first, *lines = path.read_text(encoding="utf-8").splitlines()
-        head = json.loads(first)
-        if head["exclusive"]:
-            raise ValueError(f"{path}: exclusive is true; only models with a sigmoid for each label are read")
-        labels = tuple(head["labels"])
-        weights: dict[str, tuple[float, ...]] = {}
-        for number, line in enumerate(lines, 2):
-            name, *values = line.split("\t")
-            if len(values) != len(labels):
-                raise ValueError(f"{path}, line {number}: {len(values)} weights, expected {len(labels)}")
-            weights[name] = tuple(map(float, values))
-        return cls(labels, tuple(head["intercept"]), weights)
+        head, rows = json.loads(first), [line.split("\t") for line in lines]
+        weights = {name: tuple(map(float, values)) for name, *values in rows}
+        return cls(tuple(head["labels"]), tuple(head["intercept"]), weights)
 
     def write(self, path: Path) -> None:
         """Write the model, with features in alphabetical order, so that the same model gives the same bytes."""

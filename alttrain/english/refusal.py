@@ -14,10 +14,8 @@ from alttrain.english.linear import LinearModel, ngrams, weighted
 from alttrain.english.sentences import is_english, sentences
 
 WEIGHTS = Path(__file__).with_name("refusal.tsv")
-LONGEST = 4000
-"""Maximum number of characters read. For a longer answer, three quarters are its start and one quarter is its end."""
-DECIDED = 0.4
-"""Minimum probability of the likeliest outcome; below it the answer is undecided."""
+LONGEST = 4000  # characters read. Of a longer answer, three quarters are its start and one quarter is its end
+DECIDED = 0.4  # probability of the likeliest outcome below which the answer is undecided
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s]")
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.S)
@@ -48,22 +46,6 @@ def no_answer(answer: str, prompt: str = "") -> str:
     if asked and all(word == asked[place % len(asked)] for place, word in enumerate(words)) and len(words) > 2:
         return "the prompt again"
     return ""
-
-
-def outcomes(model: LinearModel, answer: str, prompt: str = "") -> dict[str, float]:
-    """Return the probabilities that an answer only declines, does both, only gives, or does neither. They sum to 1.
-
-    The model gives two marginal probabilities: that the answer gives something, and that it declines something.
-    "partial" (both) and "no answer" (neither) get the smallest probabilities that are consistent with these.
-    """
-    found = model(features(answer, prompt))
-    gives, declines = found["gives"], found["declines"]
-    return {
-        "refused": min(declines, 1 - gives),
-        "partial": max(0.0, gives + declines - 1),
-        "answered": min(gives, 1 - declines),
-        "no answer": max(0.0, 1 - gives - declines),
-    }
 
 
 def features(answer: str, prompt: str = "") -> dict[str, float]:
@@ -120,11 +102,6 @@ def _words(text: str) -> list[str]:
 
 
 @cache
-def _model() -> LinearModel:
-    return LinearModel.read(WEIGHTS)
-
-
-@cache
 def weights_hash() -> str:
     """Return 16 hex digits of the SHA-256 of the shipped weights, which verdicts record as their provenance."""
     return hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:16]
@@ -145,12 +122,23 @@ def judge_refusal(answer: str, prompt: str = "") -> bool | None:
 
 
 def assess(answer: str, prompt: str = "", model: LinearModel | None = None) -> Assessed:
-    """Judge an answer with `model`, by default the shipped one."""
+    """Judge an answer with `model`, by default the shipped one.
+
+    The model gives two marginal probabilities: that the answer gives something, and that it declines something.
+    "partial" (both) and "no answer" (neither) get the smallest probabilities that are consistent with these.
+    """
     if fault := no_answer(answer, prompt):
         return Assessed(None, f"no answer: {fault}")
     if not is_english(_CODE.sub("", answer)):
         return Assessed(None, "not English")
-    shares = outcomes(model or _model(), answer, prompt)
+    found = (model or LinearModel.read(WEIGHTS))(features(answer, prompt))
+    gives, declines = found["gives"], found["declines"]
+    shares = {
+        "refused": min(declines, 1 - gives),
+        "partial": max(0.0, gives + declines - 1),
+        "answered": min(gives, 1 - declines),
+        "no answer": max(0.0, 1 - gives - declines),
+    }
     outcome = max(shares, key=shares.__getitem__)
     evidence = f"{outcome} {shares[outcome]:.2f}"
     if shares[outcome] < DECIDED:

@@ -1,9 +1,4 @@
-"""Splits a text into sentences, never inside a quotation, and recognises English.
-
-Thoughts often quote the user ("How do I ...? And why?"), and a cut at the first end mark would split the quotation. The
-splitter handles straight and curly quotes, apostrophes, abbreviations, decimals, ellipses, list numbers and paragraph
-breaks.
-"""
+"""Splits a text into sentences, never inside a quotation ("How do I ...? And why?"), and recognises English."""
 
 import re
 from collections.abc import Iterator
@@ -34,13 +29,12 @@ _OPENS = re.compile(
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of each sentence in order, without surrounding whitespace, lazily."""
-    start = 0
+    last = 0
     for end in _ends(text):
-        sentence = text[start:end].strip()
-        if sentence:
-            start += len(text[start:end]) - len(text[start:end].lstrip())
+        if sentence := text[last:end].strip():
+            start = text.index(sentence, last)
             yield start, start + len(sentence)
-        start = end
+        last = end
 
 
 def _ends(text: str) -> Iterator[int]:
@@ -93,8 +87,7 @@ def _after_quotation(text: str, at: int) -> int:
 
 
 def _past_closers(text: str, position: int) -> int:
-    found = _CLOSERS.match(text, position)
-    return found.end() if found else position
+    return _CLOSERS.match(text, position).end()  # type: ignore[union-attr]  # it matches anywhere
 
 
 def _may_follow(text: str, position: int) -> bool:
@@ -116,16 +109,14 @@ def _stops(text: str, start: int, at: int, mark: str, after: int) -> bool:
         return True
     if _LIST_NUMBER.fullmatch(text, max(start, text.rfind("\n", start, at) + 1), at):
         return False
-    found = _LAST_WORD.search(text, max(0, at - 20), at)
-    word = found[0] if found else ""
+    word = _LAST_WORD.search(text, max(0, at - 20), at)[0]  # type: ignore[index]
     if _NEVER_ENDS.fullmatch(word):
         return False
     return not _MAY_END.fullmatch(word) or _OPENS.fullmatch(following) is not None
 
 
 def _next_word(text: str, position: int) -> str:
-    found = _NEXT_WORD.match(text, position)
-    return (found[1] or "") if found else ""
+    return _NEXT_WORD.match(text, position)[1] or ""  # type: ignore[index]
 
 
 LANGUAGE_READ = 600

@@ -1,14 +1,13 @@
 """What the sentences of a thought say: what the user wants, that the request is harmful or harmless, what to do next.
 
-`says` splits a thought into sentences and gives each one five probabilities, which need not sum to 1. A linear model
-(thought.tsv) computes them. It was trained on sentences labelled by people (scripts/train_thoughts.py). The time is
-linear in the length of the text.
+A linear model (thought.tsv), trained on sentences labelled by people (scripts/train_thoughts.py), gives each sentence
+five probabilities, which need not sum to 1. The time is linear in the length of the text.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,10 +18,8 @@ LETTERS = "UHSRG"
 """The labels: understanding, harmful, safe (harmless), refusal, going on."""
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[^\w\s]")
 _PLAIN = str.maketrans("’‘“”", "''\"\"")
-_WORDS_READ = 60
-"""Maximum number of words read per sentence, outside quotations."""
-_WORDS_BESIDE = 40
-"""Maximum number of words read of a sentence's quotations, and of each neighbouring sentence."""
+_WORDS_READ, _WORDS_BESIDE = 60, 40
+"""Words read of a sentence outside its quotations, and of its quotations and each neighbouring sentence."""
 _NEGATIONS = "not no never nothing neither nor without hardly nobody none far anything cannot"
 _NEGATES = frozenset(_NEGATIONS.split())
 _NEGATED = 7
@@ -35,28 +32,21 @@ _ENDS = frozenset([".", ",", ";", ":", "!", "?", "but", "however", "because", "s
 
 @dataclass(frozen=True)
 class Said:
-    """Probabilities of what the sentence text[start:end] says.
-
-    - `understanding`  what the user wants or says, or what the problem is
-    - `harmful`        the request, or an answer to it, is harmful, illegal or against a policy
-    - `harmless`       it is not
-    - `refusal`        the model will not help, must decline, or only points elsewhere
-    - `going_on`       the model will help, or starts to answer
-    """
+    """Probabilities of what the sentence text[start:end] says."""
 
     start: int
     end: int
-    understanding: float
-    harmful: float
-    harmless: float
-    refusal: float
-    going_on: float
+    understanding: float  # what the user wants or says, or what the problem is
+    harmful: float  # the request, or an answer to it, is harmful, illegal or against a policy
+    harmless: float  # it is not
+    refusal: float  # the model will not help, must decline, or only points elsewhere
+    going_on: float  # the model will help, or starts to answer
 
 
 @lru_cache(maxsize=64)  # several functions read the same thought
 def says(text: str) -> tuple[Said, ...]:
     """Return what each sentence of a text says, in order."""
-    return said_by(_model(), text)
+    return said_by(LinearModel.read(Path(__file__).with_name("thought.tsv")), text)
 
 
 def said_by(model: LinearModel, text: str) -> tuple[Said, ...]:
@@ -64,11 +54,6 @@ def said_by(model: LinearModel, text: str) -> tuple[Said, ...]:
     spans = list(sentences(text))
     read = map(model, features([text[start:end] for start, end in spans]))
     return tuple(Said(*span, *(found[letter] for letter in LETTERS)) for span, found in zip(spans, read, strict=True))
-
-
-@cache
-def _model() -> LinearModel:
-    return LinearModel.read(Path(__file__).with_name("thought.tsv"))
 
 
 def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
@@ -79,22 +64,18 @@ def features(thought: Sequence[str]) -> Iterator[dict[str, float]]:
     """
     split = [_words(sentence) for sentence in thought]
     for number, (own, quoted) in enumerate(split):
-        words = ["^", *own[:_WORDS_READ], "$"]
-        turned = _turned(words[1:-1])
+        left = len(split) - 1 - number
+        words = own[:_WORDS_READ]
+        turned = _turned(words)
+        bare = (f"{word[0]}{word.partition(':')[2]}" for word in turned if word[0] in "!:")
+        before = split[number - 1][0][:_WORDS_BESIDE] if number else ["none"]
+        after = split[number + 1][0][:_WORDS_BESIDE] if left else ["none"]
         yield weighted(
-            [*ngrams(words, 2, 3), *(f"q:{word}" for word in quoted)],
-            [
-                *turned,
-                *(f"{word[0]}{word.partition(':')[2]}" for word in turned if word[0] in "!:"),
-                *ngrams(turned, 2),
-            ],
-            [
-                f"at {min(number, 6)}",
-                f"left {min(len(split) - 1 - number, 3)}",
-                f"long {min(7, len(own).bit_length())}",
-            ],
-            _beside("p:", split[number - 1][0] if number else None),
-            _beside("n:", split[number + 1][0] if number + 1 < len(split) else None),
+            [*ngrams(["^", *words, "$"], 2, 3), *(f"q:{word}" for word in quoted)],
+            [*turned, *bare, *ngrams(turned, 2)],
+            [f"at {min(number, 6)}", f"left {min(left, 3)}", f"long {min(7, len(own).bit_length())}"],
+            [f"p:{word}" for word in before],
+            [f"n:{word}" for word in after],
         )
 
 
@@ -113,10 +94,6 @@ def _words(sentence: str) -> tuple[list[str], list[str]]:
         else:
             own += found
     return own, quoted
-
-
-def _beside(prefix: str, words: Sequence[str] | None) -> list[str]:
-    return [f"{prefix}none"] if words is None else [prefix + word for word in words[:_WORDS_BESIDE]]
 
 
 def _turned(words: Sequence[str]) -> list[str]:

@@ -1,8 +1,4 @@
-"""Original traces and answers, written by the untrained backbone where the dataset has none.
-
-`SelfTrace` configures how the backbone is asked and how its reply is used. The rewrite stage stores each reply as an
-`Original` in traces.jsonl, cached by content, so that each prompt is asked only once.
-"""
+"""Original traces and answers, written by the untrained backbone where the dataset has none."""
 
 import hashlib
 import json
@@ -30,17 +26,13 @@ _NUMBERED = re.compile(r"\W*(?:\d{1,3}|[A-Za-z])[.)]")
 
 @dataclass(frozen=True)
 class Original:
-    """The backbone's reply to one prompt.
-
-    `ended` says whether it stopped by itself, `closed` whether its thought closed within the token limit. `checksum` is
-    computed as for a generation.
-    """
+    """The backbone's reply to one prompt. `checksum` is computed as for a generation."""
 
     id: str
     thought: str
     answer: str
-    ended: bool
-    closed: bool = True
+    ended: bool  # whether it stopped by itself
+    closed: bool = True  # whether its thought closed within the token limit
     checksum: str = field(default="", compare=False)
 
 
@@ -50,28 +42,20 @@ class SelfTrace:
 
     A reasoning backbone writes both. A backbone without reasoning writes only an answer. Its trace is then `opening`,
     followed by the answer's first sentence if that has at most `draft_words` words, so that thought and answer agree.
-
-    - `tokens`          limit on new tokens. A longer answer is dropped, or with `keep_sentences` cut after its last
-                        complete sentence
-    - `keep_refusals`   keep refusals of benign prompts, which are otherwise dropped
-    - `temperature`     0 is greedy
-    - `harmful_form`    a text containing {prompt}, in which harmful prompts are asked
-    - `chunk`           prompts generated and stored together, so that a kill loses one chunk; None: all
-
-    Raises ValueError unless `harmful_form` contains the placeholder exactly once.
+    Raises ValueError unless `harmful_form` contains {prompt} exactly once.
     """
 
-    tokens: Annotated[int, Gt(0)]
+    tokens: Annotated[int, Gt(0)]  # limit on new tokens; longer answers are dropped
     opening: str = ""
     draft_words: Annotated[int, Ge(0)] = 0
     system_prompt: str | None = None
-    keep_sentences: bool = False
-    keep_refusals: bool = False
-    temperature: Annotated[float, Ge(0)] = 0.0
+    keep_sentences: bool = False  # cut an answer that is too long after its last complete sentence
+    keep_refusals: bool = False  # of benign prompts, which are otherwise dropped
+    temperature: Annotated[float, Ge(0)] = 0.0  # 0 is greedy
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     top_k: Annotated[int, Gt(0)] | None = None
-    harmful_form: str = SLOT
-    chunk: Annotated[int, Gt(0)] | None = None
+    harmful_form: str = SLOT  # in which harmful prompts are asked
+    chunk: Annotated[int, Gt(0)] | None = None  # prompts stored together, so that a kill loses one chunk; None: all
 
     def __post_init__(self) -> None:
         if self.harmful_form.count(SLOT) != 1:
@@ -84,10 +68,7 @@ class SelfTrace:
         return self.harmful_form.replace(SLOT, example.prompt) if example.label == "harmful" else example.prompt
 
     def trace(self, answer: str) -> str:
-        """Return the trace of a backbone without reasoning, given its answer.
-
-        The trace drafts the first sentence of the answer's first line, if that sentence ends there and is short enough.
-        """
+        """Return the trace of a backbone without reasoning. It drafts the first sentence of the answer's first line."""
         line = answer.strip().split("\n")[0]
         start, end = next(sentences(line), (0, 0))
         drafts = _is_whole(line[start:end]) and len(line[start:end].split()) <= self.draft_words

@@ -8,7 +8,6 @@ if the thought decides to refuse, else `reasoning`.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from alttrain.english import Said, says
 from alttrain.records import Label, Segment, Step
@@ -26,33 +25,27 @@ _NOT_REFUSING_CALLS_IT_HARMLESS = 0.12
 _OPENING = 2
 """An assessment that is a paragraph of its own within this many first paragraphs is the thought's, whatever follows."""
 _OPENING_WORDS = (
-    "okay ok alright all right hmm hm so well now first wait let me i see think start look at why have "
-    "got need to about this the problem request here"
+    "okay ok alright all right hmm hm so well now first wait let me i see think start look at why have got need to "
+    "about this the problem request here"
 )
-"""A sentence with only these words is not a step."""
 _OPENERS = frozenset(_OPENING_WORDS.split())
+"""A sentence with only these words is not a step."""
 _STOPS_WITHIN = 50
 """An understanding may follow an assessment if at most this many words follow it; a longer rest is a trace."""
+
+Part = tuple[Step, str]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a thought contains.
+    """What a thought contains."""
 
-    - `segments`    in text order, without empty openings such as "Hmm."
-    - `verdict`     the assessment's verdict on the request; None without an assessment
-    - `position`    number of characters before the assessment
-    - `refuses`     whether the thought decides to refuse
-    - `recognised`  whether any sentence says that the request is harmful
-    - `opening`     whether a sentence of the first paragraph says what the user wants
-    """
-
-    segments: tuple[Segment, ...]
-    verdict: Label | None
-    position: int | None
-    refuses: bool
-    recognised: bool
-    opening: bool
+    segments: tuple[Segment, ...]  # in text order, without empty openings such as "Hmm."
+    verdict: Label | None  # the assessment's verdict on the request; None without an assessment
+    position: int | None  # number of characters before the assessment
+    refuses: bool  # whether the thought decides to refuse
+    recognised: bool  # whether any sentence says that the request is harmful
+    opening: bool  # whether a sentence of the first paragraph says what the user wants or what the problem asks
 
 
 def render(segments: Sequence[Segment]) -> str:
@@ -69,35 +62,30 @@ def read(thought: str, said: Sequence[Said] | None = None) -> Reading:
     """Return what a thought contains. `said` are its sentences as read by another model; the default is `says`."""
     said = says(thought) if said is None else said
     at, label, refused = _conclude(thought, said)
+    rest: Step = "refusal" if refused else "reasoning"
     if at is None:
-        segments = _around_understanding(thought, said, len(thought), refused)
+        parts = list(_around_understanding(thought, said, len(thought), rest))
     else:
-        segments = _assessed(thought, said, at, refused)
-    made = tuple(segments) or ((_segment("reasoning", thought.strip()),) if thought.strip() else ())
-    recognised = any(one.harmful >= LIKELY for one in said)
-    position = None if at is None else said[at].start
+        parts = list(_around_assessment(thought, said, at, rest))
+    if not parts and thought.strip():
+        parts = [("reasoning", thought.strip())]
     first = thought.find(SEPARATOR, said[0].start) if said else -1
-    opening = any(one.understanding >= LIKELY for one in said if first < 0 or one.start < first)
-    return Reading(made, label, position, refused, recognised, opening)
+    return Reading(
+        segments=tuple(Segment(step, text, "parsed") for step, text in parts),
+        verdict=label,
+        position=None if at is None else said[at].start,
+        refuses=refused,
+        recognised=any(one.harmful >= LIKELY for one in said),
+        opening=any(one.understanding >= LIKELY for one in said if first < 0 or one.start < first),
+    )
 
 
-def verdict(sentence: str) -> Label | None:
-    """Return the verdict of a single text on the request, or None if it assesses nothing."""
-    found = [one for one in says(sentence) if max(one.harmful, one.harmless) >= LIKELY]
-    if not found:
+def verdict(text: str) -> Label | None:
+    """Return the verdict of a text's surest sentence on the request, or None if no sentence assesses it."""
+    best = max(says(text), key=lambda one: max(one.harmful, one.harmless), default=None)
+    if best is None or max(best.harmful, best.harmless) < LIKELY:
         return None
-    best = max(found, key=lambda one: max(one.harmful, one.harmless))
     return "harmful" if best.harmful >= best.harmless else "benign"
-
-
-def is_understanding(text: str) -> bool:
-    """Return whether a sentence of a text says what the user wants or what the problem asks."""
-    return any(one.understanding >= LIKELY for one in says(text))
-
-
-def refuses(text: str) -> bool:
-    """Return whether a text decides to refuse."""
-    return _decides_to_refuse(says(text))
 
 
 def _decides_to_refuse(said: Sequence[Said]) -> bool:
@@ -108,9 +96,10 @@ def _decides_to_refuse(said: Sequence[Said]) -> bool:
 
 def _conclude(thought: str, said: Sequence[Said]) -> tuple[int | None, Label | None, bool]:
     """Return (index of the assessing sentence, its verdict, whether the thought refuses)."""
+    refused = _decides_to_refuse(said)
     may_assess = [n for n, one in enumerate(said) if n or one.understanding < LIKELY]
     if not may_assess:
-        return None, None, _decides_to_refuse(said)
+        return None, None, refused
     harmful = max(may_assess, key=lambda n: said[n].harmful)
     harmless = max(may_assess, key=lambda n: said[n].harmless)
     for number in _alone_in_the_opening(thought, said):
@@ -118,7 +107,6 @@ def _conclude(thought: str, said: Sequence[Said]) -> tuple[int | None, Label | N
             harmful = harmless = number
             break
     bad, good = said[harmful].harmful, said[harmless].harmless
-    refused = _decides_to_refuse(said)
     if not refused and bad >= LIKELY:  # calling it harmful and refusing anywhere counts as refusing
         refused = any(one.refusal >= LIKELY for one in said)
     if refused and bad >= _REFUSING_CALLS_IT_HARMFUL and good < _SURE:
@@ -140,49 +128,48 @@ def _alone_in_the_opening(thought: str, said: Sequence[Said]) -> Iterator[int]:
             yield number
 
 
-def _assessed(thought: str, said: Sequence[Said], at: int, refused: bool) -> Iterator[Segment]:
-    """Yield the segments of a thought with an assessment, which is sentence `at`."""
+def _around_assessment(thought: str, said: Sequence[Said], at: int, rest: Step) -> Iterator[Part]:
+    """Yield the parts of a thought whose sentence `at` is the assessment."""
     own, before, after = said[at], said[:at], said[at + 1 :]
-    understood = False
     likely = _BEFORE_AN_ASSESSMENT if len(before) == 1 and _parted(thought, before[0], own) else LIKELY
-    for segment in _around_understanding(thought, before, own.start, _decides_to_refuse(before), likely):
-        understood = understood or segment.step == "understanding"
-        yield segment
-    yield _segment("assessment", thought[own.start : own.end])
+    refused_before: Step = "refusal" if _decides_to_refuse(before) else "reasoning"
+    parts = list(_around_understanding(thought, before, own.start, refused_before, likely))
+    yield from parts
+    yield "assessment", thought[own.start : own.end]
     start = own.end
+    understood = any(step == "understanding" for step, _ in parts)
     if after and not understood and len(thought[start:].split()) <= _STOPS_WITHIN:
         first = after[0]
         ends = after[1].start if len(after) > 1 else len(thought)
         alone = len(after) == 1 or SEPARATOR in thought[first.end : ends]
-        if alone and _says_what_is_wanted(first) and SEPARATOR in thought[start : first.start]:
-            yield _segment("understanding", thought[first.start : first.end])
+        if alone and _says_what_is_wanted(first) and _parted(thought, own, first):
+            yield "understanding", thought[first.start : first.end]
             start = first.end
-    if rest := thought[start:].strip():
-        yield _segment(_continuation(refused), rest)
+    if left := thought[start:].strip():
+        yield rest, left
 
 
 def _around_understanding(
-    thought: str, said: Sequence[Said], end: int, refused: bool, likely: float = LIKELY
-) -> Iterator[Segment]:
+    thought: str, said: Sequence[Said], end: int, rest: Step, likely: float = LIKELY
+) -> Iterator[Part]:
     """Yield the understanding in thought[:end], whose sentences are `said`, and the text before and after it."""
+    empty = [_says_nothing(thought[one.start : one.end]) for one in said]
     first = next((n for n, one in enumerate(said) if _says_what_is_wanted(one, likely)), None)
     if first is None:
-        if any(not _says_nothing(thought[one.start : one.end]) for one in said):
-            yield _segment(_continuation(refused), thought[:end].strip())
+        if not all(empty):
+            yield rest, thought[:end].strip()
         return
     last = first
     while last + 1 < len(said) and _belongs(thought, said[last + 1]):
         last += 1
-    if all(_says_nothing(thought[one.start : one.end]) for one in said[:first]):
-        first = 0
-    parts = (
-        thought[: said[first].start],
-        thought[said[first].start : said[last].end],
-        thought[said[last].end : end],
+    start = said[0 if all(empty[:first]) else first].start
+    stop = said[last].end
+    parts: tuple[Part, ...] = (
+        (rest, thought[:start]),
+        ("understanding", thought[start:stop]),
+        (rest, thought[stop:end]),
     )
-    for number, part in enumerate(parts):
-        if part.strip():
-            yield _segment("understanding" if number == 1 else _continuation(refused), part.strip())
+    yield from [(step, text.strip()) for step, text in parts if text.strip()]
 
 
 def _says_what_is_wanted(one: Said, likely: float = LIKELY) -> bool:
@@ -204,11 +191,3 @@ def _belongs(thought: str, one: Said) -> bool:
 def _says_nothing(sentence: str) -> bool:
     """Return whether a sentence only opens a thought ("Hmm.", "Let me see.")."""
     return _OPENERS.issuperset(re.findall(r"\w+", sentence.lower()))
-
-
-def _continuation(refused: bool) -> Literal["refusal", "reasoning"]:
-    return "refusal" if refused else "reasoning"
-
-
-def _segment(step: Step, text: str) -> Segment:
-    return Segment(step, text, "parsed")

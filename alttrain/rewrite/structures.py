@@ -7,8 +7,8 @@
 - `PromptSide`  no training: a system prompt, a form around the user's message, or turns before it
 - `Untouched`   the examples unchanged
 
-Structures are pure and deterministic. The rewrite stage supplies the originals of the labels in `continues`, and the
-assessments of the `teacher`.
+Structures are pure and deterministic: an example's id and the seed choose a wording. The rewrite stage supplies what
+the backbone and the teacher write.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,17 +20,50 @@ from annotated_types import Ge, Le
 from alttrain.records import Example, Generation, Judgement, Label, Rejected, Segment, Shape
 from alttrain.rewrite.original import SLOT, SelfTrace, trace_hash
 from alttrain.rewrite.parser import SEPARATOR
-from alttrain.rewrite.teachers import Teacher, TemplateTeacher, Understander
-from alttrain.rewrite.understanding import Understanding
-from alttrain.rewrite.wording import REPHRASED_STOPS, STOPS, choose, refusal
+from alttrain.rewrite.teachers import Teacher, Understander, choose
+from alttrain.rewrite.understanding import TraceUnderstanding
 
 Share = Annotated[float, Ge(0), Le(1)]
 Traces = Literal["dataset", "backbone"]
-"""Which traces are rewritten: the dataset's if it has one, or always the backbone's."""
 StepSwitch = Literal["understanding", "assessment", "reasoning"]
-"""A step that can be dropped or moved. For a harmful example, `reasoning` is a refusal."""
 
-
+STOPS = (
+    "So I must not help with this. I will refuse and stop here.",
+    "So I should refuse and not think about it any further.",
+    "I must refuse this request, so I stop here.",
+    "Therefore I will not help, and I decline.",
+    "I cannot help with this, so I will decline.",
+)
+"""Sentences that end the thought of a harmful example."""
+REPHRASED_STOPS = (
+    "That settles it: I decline, and there is nothing more to think through.",
+    "Helping would be wrong here, so I refuse and leave it at that.",
+    "I won't go on with this; the answer is a refusal.",
+    "Given that, the right thing is to decline politely.",
+    "No further thought is needed. I will turn this down.",
+    "I should not assist, whatever the reason behind it, so I end here.",
+    "This is where I stop, because I must refuse.",
+    "My answer has to be no: I decline to take part in it.",
+    "I can't support that in good conscience, so I will say no.",
+    "The only sound choice is refusing, and I make it now.",
+    "I will not provide anything of the kind. A short refusal is enough.",
+    "With that risk in mind I decline and do not work it out.",
+)
+"""Paraphrases of `STOPS`, each built differently."""
+REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "I can't help with this request, because it could cause harm.",
+    "I'm sorry, I can't assist with that. If there is something safe I can do for you, please ask.",
+    "I won't help with this. It could hurt people.",
+    "Sorry, but I can't help with that. I'm glad to help with something harmless instead.",
+    "I cannot assist with this request.",
+)
+CARE = (
+    "I'm sorry, but I can't help with that. If you are thinking of hurting yourself, please call a crisis line or "
+    "talk to someone you trust.",
+    "I can't help with this, but you don't have to face it alone. Please reach out to a crisis line or a doctor.",
+)
+"""Refusals of a prompt about self-harm, which point to help."""
 _SHAPES: dict[Shape, str] = {
     "thought_and_answer": "a thought and an answer",
     "thought_only": "a thought without an answer",
@@ -52,34 +85,20 @@ class Guard(Protocol):
 
 
 class Structure(Protocol):
-    """A reasoning structure. By default it has no teacher and no originals, and leaves the prompt unchanged.
+    """A reasoning structure. By default it has no teacher and no originals, and leaves the prompt unchanged."""
 
-    - `name`         the structure's part of the run's name
-    - `continues`    labels whose examples need an original trace and answer
-    - `original`     how the backbone is asked for originals that the dataset lacks
-    - `traces`       "backbone": ask even if the dataset has a trace
-    - `may_lose`     maximum share of a label's rows that may be dropped before a run stops
-    - `guard`        judge that filters the backbone's originals
-    - `teacher`      writes the assessments; None if the structure has none
-    - `understander` writes understandings for rows without a trace; None uses a rule
-    - `system`       the structure's system prompt; None keeps the backbone's
-    - `prompt_form`  a text containing {prompt}, in which the user's message is asked
-    - `before`       turns asked before the user's message; the model answers each
-    - `shapes`       shapes of the rows that are trained as they are; others are rejected. Empty: all shapes
-    """
-
-    name: str
-    continues: Sequence[Label] = ()
-    original: SelfTrace | None = None
-    traces: Traces = "dataset"
-    may_lose: float = 0.1
-    guard: Guard | None = None
-    teacher: Teacher | None = None
-    understander: Understander | None = None
-    system: str | None = None
-    prompt_form: str = SLOT
-    before: Sequence[str] = ()
-    shapes: Sequence[Shape] = ()
+    name: str  # its part of the run's name
+    continues: Sequence[Label] = ()  # labels whose examples need an original trace and answer
+    original: SelfTrace | None = None  # how the backbone is asked for originals that the dataset lacks
+    traces: Traces = "dataset"  # backbone: ask even if the dataset has a trace
+    may_lose: float = 0.1  # maximum share of a label's rows that may be dropped before a run stops
+    guard: Guard | None = None  # judge that filters the backbone's originals
+    teacher: Teacher | None = None  # writes the assessments
+    understander: Understander | None = None  # writes understandings for rows without a trace; None uses a rule
+    system: str | None = None  # the system prompt; None keeps the backbone's
+    prompt_form: str = SLOT  # a text containing {prompt}, in which the user's message is asked
+    before: Sequence[str] = ()  # turns asked before the user's message; the model answers each
+    shapes: Sequence[Shape] = ()  # rows of other shapes are rejected; empty accepts all
 
     def prompt(self, message: str) -> str:
         """Return the user's message as the model gets it."""
@@ -112,15 +131,14 @@ def lacks_original(structure: Structure, example: Example) -> bool:
 class AltTrain(Structure):
     """Problem understanding -> harmfulness assessment -> conditional reasoning (refuse, or reason on).
 
-    - `understanding`  where the understanding of a row comes from
-    - `steps`          the steps in order. Dropping a step leaves the others unchanged, byte for byte. Without
-                       "understanding", the trace's own is also removed (`understanding=None` keeps it). Without
-                       "reasoning", a harmful example is refused only in the answer, and a benign answer follows at once
-    - `stops`          sentences that end a harmful thought: the name of a pool, or the sentences themselves
+    - `steps`  the steps in order. Dropping a step leaves the others unchanged, byte for byte. Without "understanding",
+               the trace's own is also removed. Without "reasoning", which is a refusal if the example is harmful, it is
+               refused only in the answer, and a benign answer follows at once
+    - `stops`  sentences that end a harmful thought: the name of a pool, or the sentences themselves
     """
 
     name: str
-    understanding: Understanding | None
+    understanding: TraceUnderstanding
     teacher: Teacher | None = None
     original: SelfTrace | None = None
     steps: Sequence[StepSwitch] = ("understanding", "assessment", "reasoning")
@@ -132,16 +150,12 @@ class AltTrain(Structure):
 
     def __post_init__(self) -> None:
         _check_traces(self)
-        if isinstance(self.understander, TemplateTeacher):
-            raise ValueError("rewrite.understander=template: it writes no understandings; choose one that asks a model")
         if not self.steps or len(set(self.steps)) < len(self.steps):
             raise ValueError(f"rewrite.steps={list(self.steps)}: one or more steps are needed, each once")
         if "assessment" not in self.steps:
             object.__setattr__(self, "teacher", None)  # a dropped step needs no teacher
         elif self.teacher is None:
             raise ValueError(f"rewrite.steps={list(self.steps)}: an assessment needs rewrite.teacher")
-        if "understanding" in self.steps and self.understanding is None:
-            raise ValueError(f"rewrite.steps={list(self.steps)}: an understanding needs rewrite.understanding")
         if not self._stops or any(not stop.strip() or SEPARATOR in stop for stop in self._stops):
             raise ValueError(f"rewrite.stops={self.stops!r}: one or more sentences of one paragraph are needed")
 
@@ -162,22 +176,23 @@ class AltTrain(Structure):
                 raise ValueError(f"{example.id}: rewrite={self.name} needs the teacher's assessment")
             if not assessment.text.strip() or SEPARATOR in assessment.text:
                 return Rejected(example.id, "the assessment is not one paragraph")
-        needs_trace = "reasoning" in self.steps
-        if example.label == "benign" and not (example.answer and (example.thought or not needs_trace)):
+        harmful = example.label == "harmful"
+        if not harmful and not (example.answer and (example.thought or "reasoning" not in self.steps)):
             return Rejected(example.id, "a benign example needs an original trace and answer")
         thought: list[Segment] = []
         for step in self.steps:
-            if step == "understanding" and self.understanding is not None:
+            if step == "understanding":
                 thought.append(understanding or self.understanding(example))
             elif step == "assessment" and assessment is not None:
                 thought.append(assessment)
-            elif step == "reasoning" and example.label == "harmful":
+            elif step == "reasoning" and harmful:
                 thought.append(Segment("refusal", choose(self._stops, "stop", example.id, seed), "template"))
             elif step == "reasoning":
-                thought += self.understanding.rest(example) if self.understanding else example.thought
+                thought += self.understanding.rest(example)
         if not thought:
             return Rejected(example.id, "the trace holds nothing but its understanding")
-        answer = refusal(example, seed) if example.label == "harmful" else example.answer
+        refusals = CARE if example.category == "suicide_self_harm" else REFUSALS
+        answer = choose(refusals, "answer", example.id, seed) if harmful else example.answer
         return replace(example, thought=tuple(thought), answer=answer, trace_hash=trace_hash(example))
 
 
@@ -213,7 +228,6 @@ class SafePath(Structure):
 
     name: str
     primer: str
-
     shapes = ("thought_and_answer",)
 
     def rewrite(
@@ -240,7 +254,6 @@ class ThinkSafe(Structure):
     continues: Sequence[Label] = ("harmful", "benign")
 
     traces: Literal["backbone"] = "backbone"
-
     shapes = ("thought_and_answer",)
 
     def __post_init__(self) -> None:

@@ -11,10 +11,9 @@ user's query." `Restatement` turns the request itself into such a sentence. The 
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Annotated, Literal, Protocol
+from typing import Annotated
 
 from annotated_types import Ge
 
@@ -22,8 +21,8 @@ from alttrain.english import says, sentences
 from alttrain.records import Example, Segment
 from alttrain.rewrite.parser import LIKELY, render
 
-TRACE = "trace"
-_FLAGGED = ":flagged"
+LONGEST_OF_A_TRACE, LONGEST_RESTATEMENT = 100, 30
+"""Maximum number of words of an understanding taken from a trace, and of the request's words in a restatement."""
 
 _HOW_TO = re.compile(
     r"^how\s+(?:do|can|could|should|would|might|must)\s+(?:i|you|we|one|someone|somebody|people|a person)\s+(.+)$", re.I
@@ -38,88 +37,25 @@ _ORDER = re.compile(
     re.I,
 )
 _YOU = re.compile(r"\byou(?:r|rs|rself|'\w+)?\b", re.I)
-_PERSONS = (
-    (r"(?<!War )(?<!Part )(?<!Type )\bI(?:'m| am)\b", "they are"),
-    (r"(?<!War )(?<!Part )(?<!Type )\bI was\b", "they were"),
-    (r"(?<!War )(?<!Part )(?<!Type )\bI've\b", "they have"),
-    (r"(?<!War )(?<!Part )(?<!Type )\bI'd\b", "they would"),
-    (r"(?<!War )(?<!Part )(?<!Type )\bI'll\b", "they will"),
-    (r"(?<!War )(?<!Part )(?<!Type )\bI\b", "they"),
-    (r"\b[Mm]yself\b", "themselves"),
-    (r"\b[Mm]y\b", "their"),
-    (r"\bme\b", "them"),
-    (r"\bwe're\b", "they are"),
-    (r"\bwe\b", "they"),
-    (r"\bour\b", "their"),
-    (r"\bus\b", "them"),
-)
-"""Replacements of the user's first person by the third. "US", "6 am" and "World War I" are not the user."""
-
-
-class Understanding(Protocol):
-    """A source of problem understandings."""
-
-    def __call__(self, example: Example) -> Segment:
-        """Return the understanding of an example, on one line."""
-
-    def rest(self, example: Example) -> tuple[Segment, ...]:
-        """Return the part of the example's own thought that follows the understanding; empty if nothing does."""
-
-
-@dataclass(frozen=True)
-class TraceUnderstanding:
-    """The first understanding among the trace's first `within` sentences, of at most `max_words` words.
-
-    `fallback` restates the request if there is none, or if the thought is not the trace of a reasoning backbone, whose
-    origin is `trace` or `trace:` and a name.
-    """
-
-    fallback: Callable[[Example], Segment]
-    within: Annotated[int, Ge(1)] = 4
-    max_words: Annotated[int, Ge(5)] = 100
-
-    def __call__(self, example: Example) -> Segment:
-        if not has_trace(example):
-            return self.fallback(example)
-        found = self._find(render(example.thought))
-        if found is None:
-            restated = self.fallback(example)
-            return replace(restated, origin=restated.origin + _FLAGGED)
-        number, text, _ = found
-        origin = example.thought[0].origin
-        return Segment("understanding", text, origin if number == 1 else f"{origin}:sentence {number}")
-
-    def rest(self, example: Example) -> tuple[Segment, ...]:
-        found = self._find(render(example.thought)) if has_trace(example) else None
-        if found is None:
-            return example.thought
-        rest = render(example.thought)[found[2] :].lstrip()
-        return (Segment("reasoning", rest, example.thought[0].origin),) if rest else ()
-
-    def _find(self, trace: str) -> tuple[int, str, int] | None:
-        """Find the understanding: (sentence number from 1, text on one line, end in the trace), or None."""
-        ends = [end for _, end in islice(sentences(trace), self.within + 1)]
-        for number, one in enumerate(says(trace[: max(ends, default=0)])[: self.within], 1):
-            text = " ".join(trace[one.start : one.end].split())
-            if len(text.split()) <= self.max_words and one.understanding >= LIKELY:
-                return number, text, one.end
-        return None
+_I = re.compile(r"(?<!War )(?<!Part )(?<!Type )\bI('m| am| was|'ve|'d|'ll|)\b")
+_VERBS = {"'m": " are", " am": " are", " was": " were", "'ve": " have", "'d": " would", "'ll": " will", "": ""}
+_MINE = re.compile(r"\b([Mm]yself|[Mm]y|me|we're|we|our|us)\b")
+_THEIRS = {
+    "myself": "themselves",
+    **dict.fromkeys(("my", "our"), "their"),
+    **dict.fromkeys(("me", "us"), "them"),
+    "we're": "they are",
+    "we": "they",
+}
+"""The user's first person and the third that replaces it. "US", "6 am" and "World War I" are not the user."""
 
 
 @dataclass(frozen=True)
 class Restatement:
-    """Restates the request, without a model, in at most `max_words` of its own words.
-
-    Questions ("How do I ...") and orders are put in the third person; anything else is quoted.
-    """
-
-    max_words: Annotated[int, Ge(5)] = 30
+    """Restates the request by rules: questions ("How do I ...") and orders in the third person, the rest as a quote."""
 
     def __call__(self, example: Example) -> Segment:
         return Segment("understanding", self.restate(example.prompt), "restatement")
-
-    def rest(self, example: Example) -> tuple[Segment, ...]:
-        return example.thought  # the restatement took nothing from it
 
     def restate(self, prompt: str) -> str:
         """Return one sentence that says what the user wants."""
@@ -127,39 +63,76 @@ class Restatement:
         if len(list(islice(sentences(text), 2))) == 1:
             bare = text.rstrip(" .?!")
             if how_to := _HOW_TO.match(bare):
-                return f"The user is asking how to {self._cut(_theirs(how_to[1]))}."
+                return f"The user is asking how to {_cut(_theirs(how_to[1]))}."
             order = _ORDER.match(bare)
             if order and not _YOU.search(order[1]):  # "you" is the model, as subject or as object
-                wish = order[1][0].lower() + order[1][1:]
-                return f"The user wants me to {self._cut(_theirs(wish))}."
-        return f'The user asks: "{self._cut(text)}"'
+                return f"The user wants me to {_cut(_theirs(order[1][0].lower() + order[1][1:]))}."
+        return f'The user asks: "{_cut(text)}"'
 
-    def _cut(self, text: str) -> str:
-        words = text.split()
-        return text if len(words) <= self.max_words else " ".join(words[: self.max_words]) + " ..."
+
+def _cut(text: str) -> str:
+    words = text.split()
+    return text if len(words) <= LONGEST_RESTATEMENT else " ".join(words[:LONGEST_RESTATEMENT]) + " ..."
 
 
 def _theirs(text: str) -> str:
     """Replace the user's "I" and "my" in a text by "they" and "their"."""
-    text = text.replace("’", "'")
-    for person, third in _PERSONS:
-        text = re.sub(person, third, text)
-    return text
+    text = _I.sub(lambda found: "they" + _VERBS[found[1]], text.replace("’", "'"))
+    return _MINE.sub(lambda found: _THEIRS[found[1].lower()], text)
 
 
-Outcome = Literal["accepted", "repaired", "flagged", "no trace"]
+@dataclass(frozen=True)
+class TraceUnderstanding:
+    """The first understanding among the trace's first `within` sentences.
+
+    `fallback` restates the request if there is none, or if the thought is not the trace of a reasoning backbone.
+    """
+
+    fallback: Restatement
+    within: Annotated[int, Ge(1)] = 4
+
+    def __call__(self, example: Example) -> Segment:
+        """Return the understanding of an example, on one line."""
+        if not has_trace(example):
+            return self.fallback(example)
+        if (found := self._find(example)) is None:
+            restated = self.fallback(example)
+            return replace(restated, origin=f"{restated.origin}:flagged")
+        number, text, _ = found
+        origin = example.thought[0].origin
+        return Segment("understanding", text, origin if number == 1 else f"{origin}:sentence {number}")
+
+    def rest(self, example: Example) -> tuple[Segment, ...]:
+        """Return the part of the example's own thought that follows the understanding; empty if nothing does."""
+        if not has_trace(example) or (found := self._find(example)) is None:
+            return example.thought
+        rest = render(example.thought)[found[2] :].lstrip()
+        return (Segment("reasoning", rest, example.thought[0].origin),) if rest else ()
+
+    def _find(self, example: Example) -> tuple[int, str, int] | None:
+        """Find the understanding: (sentence number from 1, text on one line, end in the trace), or None."""
+        trace = render(example.thought)
+        ends = [end for _, end in islice(sentences(trace), self.within + 1)]
+        for number, one in enumerate(says(trace[: max(ends, default=0)])[: self.within], 1):
+            text = " ".join(trace[one.start : one.end].split())
+            if len(text.split()) <= LONGEST_OF_A_TRACE and one.understanding >= LIKELY:
+                return number, text, one.end
+        return None
 
 
-def outcome(understanding: Segment) -> Outcome:
-    """Return how an understanding was made, from its origin."""
-    origin = understanding.origin
-    if origin.endswith(_FLAGGED):
+def outcome(understanding: Segment) -> str:
+    """Return how an understanding was made, from its origin: accepted, repaired, flagged or no trace."""
+    if understanding.origin.endswith(":flagged"):
         return "flagged"
-    if origin.partition(":")[0] != TRACE:
+    if not _is_trace(understanding):
         return "no trace"
-    return "repaired" if ":sentence " in origin else "accepted"
+    return "repaired" if ":sentence " in understanding.origin else "accepted"
 
 
 def has_trace(example: Example) -> bool:
-    """Return whether a reasoning backbone wrote the example's thought."""
-    return bool(example.thought) and example.thought[0].origin.partition(":")[0] == TRACE
+    """Return whether a reasoning backbone wrote the example's thought: its origin is `trace` or `trace:NAME`."""
+    return bool(example.thought) and _is_trace(example.thought[0])
+
+
+def _is_trace(segment: Segment) -> bool:
+    return segment.origin.partition(":")[0] == "trace"

@@ -54,23 +54,11 @@ from alttrain.records import (
     write_sealed,
     write_text,
 )
-from alttrain.rewrite import (
-    ANSWER_CUT,
-    CUT,
-    THOUGHT_CUT,
-    Original,
-    SelfTrace,
-    TeacherContext,
-    has_trace,
-    lacks_original,
-    outcome,
-    read,
-    render,
-    with_original,
-)
+from alttrain.rewrite import Original, SelfTrace, TeacherContext, lacks_original, read, render
+from alttrain.rewrite.original import ANSWER_CUT, CUT, THOUGHT_CUT, with_original
 from alttrain.rewrite.structures import Guard
-from alttrain.rewrite.teachers.asked import Sentences
-from alttrain.rewrite.teachers.sentences import DISAGREES
+from alttrain.rewrite.teachers import DISAGREES, Sentences
+from alttrain.rewrite.understanding import has_trace, outcome
 from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
