@@ -16,24 +16,25 @@ TINY_CONTEXT = 512
 SLOW_FILES = (
     *("test_kill", "test_miniature", "test_sweep", "test_run", "test_launchers", "test_damaged", "test_bad_input"),
     *("test_originals", "test_scale", "test_sandbox", "test_devices", "test_disk_full", "test_locks", "test_loggers"),
-    *("test_quantization", "test_secrets", "test_serve"),
+    *("test_quantization", "test_secrets", "test_serve", "test_own_parts", "test_scripts"),
 )
 """Files whose tests start whole runs or other processes, so that each takes seconds."""
-SLOW_FIXTURES = {"tiny_arguments", "chromium"}
-"""Fixtures by which a test makes a whole run, or opens a browser."""
+SLOW_FIXTURES = {"tiny_arguments", "chromium", "star1", "traces"}
+"""Fixtures by which a test makes a whole run, opens a browser, or reads a thousand traces of ../shared."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as slow by their file or fixtures; other slow tests mark themselves. Slow files run first.
+    """Mark tests as slow by their file, their fixtures, or their need of ../shared; other slow tests mark themselves.
 
-    One worker runs a whole file. If a long file started last, the other workers would be idle.
+    Slow files run first. One worker runs a whole file. If a long file started last, the other workers would be idle.
     """
     if gone := [name for name in SLOW_FILES if not Path(__file__).with_name(f"{name}.py").is_file()]:
         raise pytest.UsageError(f"tests/conftest.py: SLOW_FILES names {', '.join(gone)}, which is not there")
     order = {name: number for number, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     for item in items:
-        if item.path.stem in order or SLOW_FIXTURES & {*getattr(item, "fixturenames", ())}:
+        reads_shared = any("shared" in mark.kwargs.get("reason", "") for mark in item.iter_markers("skipif"))
+        if item.path.stem in order or SLOW_FIXTURES & {*getattr(item, "fixturenames", ())} or reads_shared:
             item.add_marker("slow")
 
 

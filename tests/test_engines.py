@@ -259,6 +259,7 @@ def test_a_server_that_does_not_come_up_is_told_with_its_last_lines(renderer: Re
     child().check(None, gpu=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_server_does_not_outlive_a_killed_run(tiny_folder: Path, tmp_path: Path, number: int) -> None:
     output = tmp_path / "server.log"

@@ -426,6 +426,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_reports_side_by_side_and_beside_a_judge_are_whole(tmp_path: Path) -> None:
     outputs(tmp_path)
     with subprocess.Popen([sys.executable, "-c", JUDGE, str(tmp_path)], stdout=subprocess.PIPE) as judge:

@@ -673,6 +673,7 @@ def has_latex() -> bool:
     return subprocess.run(["kpsewhich", "standalone.cls"], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_latex(), reason="pdflatex or its class standalone is not installed")
 def test_latex_compiles_as_it_is(tmp_path: Path) -> None:
     paper_like(tmp_path / "runs")

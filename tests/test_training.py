@@ -402,6 +402,7 @@ def _back(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
 varlen.register_autograd(_back, setup_context=_save)
 
 
+@pytest.mark.slow
 def test_compiled_layers_share_whole_programs_and_train_the_same(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
