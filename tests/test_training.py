@@ -182,9 +182,11 @@ def test_ctrl_c_saves_the_step_under_way_and_gives_the_signal_back(
 
 
 @pytest.fixture(scope="module")
-def cut(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of step 2, of a training that was killed in step 4."""
-    folder, step = tmp_path_factory.mktemp("cut"), SFTModule.training_step
+def cut(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The checkpoint of a training that was killed, and what the training makes where it is not."""
+    recipe, folder = replace(RECIPE, checkpoint_every=2), tmp_path_factory.mktemp("cut")
+    whole = adapter_of(trained(tiny_folder, folder / "whole", recipe))
+    step = SFTModule.training_step
 
     def interrupted(self: SFTModule, batch: Any, index: int) -> torch.Tensor:
         if self.global_step == 3:
@@ -194,8 +196,8 @@ def cut(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SFTModule, "training_step", interrupted)
         with pytest.raises(RuntimeError, match="killed"):
-            trained(tiny_folder, folder, replace(RECIPE, checkpoint_every=2))
-    return folder / "checkpoints" / "last.ckpt"
+            trained(tiny_folder, folder / "killed", recipe)
+    return folder / "killed" / "checkpoints" / "last.ckpt", whole
 
 
 def with_nan(found: dict[str, Any]) -> None:
@@ -217,34 +219,24 @@ SPOILED: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", [*SPOILED, "truncated", "a flipped bit", "empty", "of other examples"])
 def test_a_checkpoint_that_cannot_be_trusted_is_told_and_not_gone_on_from(
-    name: str, cut: Path, tmp_path: Path, caplog: Any
+    name: str, cut: tuple[Path, dict[str, torch.Tensor]], tiny_folder: Path, tmp_path: Path, caplog: Any
 ) -> None:
-    last, found, content = tmp_path / "last.ckpt", torch.load(cut, weights_only=True), bytearray(cut.read_bytes())
-    made_from = found["made_from"]
-    assert _first_step(cut, made_from) == 2
+    last, content = tmp_path / "checkpoints" / "last.ckpt", bytearray(cut[0].read_bytes())
+    last.parent.mkdir()
     if name in SPOILED:
+        found = torch.load(cut[0], weights_only=True)
         SPOILED[name](found)
         torch.save(found, last)
     elif name == "of other examples":
-        _AtomicCheckpoints("other").save_checkpoint(found, last)
+        _AtomicCheckpoints("other").save_checkpoint(torch.load(cut[0], weights_only=True), last)
     else:
         content[len(content) // 3] ^= 255
         last.write_bytes({"truncated": content[: len(content) // 2], "a flipped bit": content, "empty": b""}[name])
-    assert _first_step(last, made_from) == 0
+    model = trained(tiny_folder, tmp_path, replace(RECIPE, checkpoint_every=2))
+    assert all(torch.equal(cut[1][name], weight) for name, weight in adapter_of(model).items())
     told = [record.message for record in caplog.records if record.name == "alttrain.training.fit"]
     assert len(told) == 1
     assert re.search(r"cannot go on from .*last\.ckpt \(.*\); it begins anew", told[0])
-
-
-def test_a_training_with_a_spoiled_checkpoint_begins_anew(
-    whole: dict[str, torch.Tensor], cut: Path, tiny_folder: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    found = torch.load(cut, weights_only=True)
-    with_nan(found)
-    torch.save(found, tmp_path / "checkpoints" / "last.ckpt")
-    model = trained(tiny_folder, tmp_path, replace(RECIPE, checkpoint_every=2))
-    assert all(torch.equal(whole[name], weight) for name, weight in adapter_of(model).items())
 
 
 def test_a_folder_in_place_of_a_checkpoint_is_named(tmp_path: Path) -> None:
