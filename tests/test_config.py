@@ -13,6 +13,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -186,8 +187,10 @@ def test_values_come_through_interpolations() -> None:
 
 
 def test_every_experiment_runs_on_any_engine() -> None:
+    choosing = [name for name in EXPERIMENTS if "generation" in (CONF / "experiment" / f"{name}.yaml").read_text()]
+    assert choosing == ["demo"]  # all others leave the engine alone alike, so that one of them is tried with each
     wrong = []
-    for experiment, generation in itertools.product(EXPERIMENTS, ENGINES):
+    for experiment, generation in {*itertools.product(["demo", "main"], ENGINES), *((e, "vllm") for e in EXPERIMENTS)}:
         config = composed([f"experiment={experiment}", f"generation={generation}"])
         found = [str(fault) for fault in faults(config)]
         if ("slots" in config.generation) != config.generation._target_.endswith("InProcess"):
@@ -225,29 +228,6 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
             r"rewrite\.original\.short\.openin='x': there is no such key; .*'opening'\?",
         ),
         (["dataset.amounts.harmfull=1"], r"dataset\.amounts\.harmfull='1': .* accepted: harmful, .*'harmful'\?"),
-        (["training.epochs=x"], r"training\.epochs='x': .*integer"),
-        (["training.epochs=2.0"], r"training\.epochs=2\.0: .*integer"),
-        (["training.epochs=true"], r"training\.epochs=True: .*integer"),
-        (["training.batch_size=null"], r"training\.batch_size.*integer"),
-        (["training.optimizer=sgd"], r"training\.optimizer='sgd': .*'adamw' or 'adamw_8bit'"),
-        (["training.schedule=step"], r"training\.schedule='step': .*'cosine' or 'cosine_from_zero'"),
-        (["training.warmup_share=1"], r"training\.warmup_share=1: .*less than 1.*"),
-        (["+training.batch_size_of.a=x"], r"training\.batch_size_of\.a='x': .*integer"),
-        (["training.epochs=-1"], r"training\.epochs=-1: .*greater than 0"),
-        (["training.learning_rate=0"], r"training\.learning_rate=0: .*greater than 0"),
-        (["training.learning_rate=nan"], r"training\.learning_rate=nan: .*(greater|less) than .*"),
-        (["training.learning_rate=inf"], r"training\.learning_rate=inf: .*less than inf"),
-        (["training.betas=[0.9]"], r"training\.betas=\[0\.9\]: .*at least 2 items.*"),
-        (["training.betas=[0.9,1.0]"], r"training\.betas\[1\]=1\.0: .*less than 1"),
-        (["adapter.dropout=1"], r"adapter\.dropout=1: .*less than 1"),
-        (["adapter.target_modules=q_proj"], r"adapter\.target_modules='q_proj': .*Sequence.*"),
-        (["rewrite.original.short.tokens=-1"], r"rewrite\.original\.short\.tokens=-1: .*greater than 0"),
-        (["trainer.accelerator=tpu"], r"trainer\.accelerator='tpu': .*'auto', 'cpu' or 'gpu'"),
-        (["generation.dtype=int4"], r"generation\.dtype='int4': .*'auto', 'bfloat16', 'float16' or 'float32'"),
-        (
-            ["evaluation.benchmarks.embedded_harmful.measure=asr"],
-            r"evaluation\.benchmarks\.embedded_harmful\.measure='asr': .*'harmful_rate', .*'accuracy'",
-        ),
         (["training._target_=alttrain.training.SFT"], r"training\._target_='alttrain\.training\.SFT': cannot be imp.*"),
         (["training._target_=alttrain.nope.X"], r"training\._target_='alttrain\.nope\.X': cannot be imported.*nope.*"),
         (["training._target_=sft"], r"training\._target_='sft': cannot be imported: expected a dotted path .*"),
@@ -269,6 +249,43 @@ def test_mistake_is_told_by_key_value_and_remedy(overrides: list[str], message: 
     found = told(overrides)
     assert len(found) == 1
     assert re.fullmatch(message, found[0]), found[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epochs=x", r"training\.epochs='x': .*integer"),
+        ("training.epochs=2.0", r"training\.epochs=2\.0: .*integer"),
+        ("training.epochs=true", r"training\.epochs=True: .*integer"),
+        ("training.batch_size=null", r"training\.batch_size.*integer"),
+        ("training.optimizer=sgd", r"training\.optimizer='sgd': .*'adamw' or 'adamw_8bit'"),
+        ("training.schedule=step", r"training\.schedule='step': .*'cosine' or 'cosine_from_zero'"),
+        ("training.warmup_share=1", r"training\.warmup_share=1: .*less than 1.*"),
+        ("+training.batch_size_of.a=x", r"training\.batch_size_of\.a='x': .*integer"),
+        ("training.epochs=-1", r"training\.epochs=-1: .*greater than 0"),
+        ("training.learning_rate=0", r"training\.learning_rate=0: .*greater than 0"),
+        ("training.learning_rate=nan", r"training\.learning_rate=nan: .*(greater|less) than .*"),
+        ("training.learning_rate=inf", r"training\.learning_rate=inf: .*less than inf"),
+        ("training.betas=[0.9]", r"training\.betas=\[0\.9\]: .*at least 2 items.*"),
+        ("training.betas=[0.9,1.0]", r"training\.betas\[1\]=1\.0: .*less than 1"),
+        ("adapter.dropout=1", r"adapter\.dropout=1: .*less than 1"),
+        ("adapter.target_modules=q_proj", r"adapter\.target_modules='q_proj': .*Sequence.*"),
+        ("rewrite.original.short.tokens=-1", r"rewrite\.original\.short\.tokens=-1: .*greater than 0"),
+        ("trainer.accelerator=tpu", r"trainer\.accelerator='tpu': .*'auto', 'cpu' or 'gpu'"),
+        ("generation.dtype=int4", r"generation\.dtype='int4': .*'auto', 'bfloat16', 'float16' or 'float32'"),
+        (
+            "evaluation.benchmarks.embedded_harmful.measure=asr",
+            r"evaluation\.benchmarks\.embedded_harmful\.measure='asr': .*'harmful_rate', .*'accuracy'",
+        ),
+    ],
+)
+def test_wrong_value_is_told_by_key_and_value(override: str, message: str) -> None:
+    """Without a search for what else may be wrong with the command line."""
+    given = OverridesParser.create().parse_override(override)
+    config = composed([]).copy()
+    OmegaConf.update(config, given.key_or_group, given.value(), force_add=True)
+    (found,) = faults(config)
+    assert re.fullmatch(message, str(found)), found
 
 
 @pytest.mark.parametrize(
