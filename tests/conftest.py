@@ -19,6 +19,16 @@ SLOW_FILES = (
     *("test_quantization", "test_secrets", "test_serve", "test_own_parts", "test_scripts"),
 )
 """Files whose tests start whole runs or other processes, so that each takes seconds."""
+LONG_FILES = (
+    "test_training",
+    "test_config",
+    "test_report",
+    "test_page",
+    "test_tables",
+    "test_protocol",
+    "test_teachers",
+)
+"""Files that take longest without their slow tests."""
 SLOW_FIXTURES = {"tiny_arguments", "chromium", "star1", "traces"}
 """Fixtures by which a test makes a whole run, opens a browser, or reads a thousand traces of ../shared."""
 
@@ -26,15 +36,15 @@ SLOW_FIXTURES = {"tiny_arguments", "chromium", "star1", "traces"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests as slow by their file, their fixtures, or their need of ../shared; other slow tests mark themselves.
 
-    Slow files run first. One worker runs a whole file. If a long file started last, the other workers would be idle.
+    Slow and long files run first. One worker runs a whole file. If a long file started last, the others would be idle.
     """
-    if gone := [name for name in SLOW_FILES if not Path(__file__).with_name(f"{name}.py").is_file()]:
-        raise pytest.UsageError(f"tests/conftest.py: SLOW_FILES names {', '.join(gone)}, which is not there")
-    order = {name: number for number, name in enumerate(SLOW_FILES)}
+    order = {name: number for number, name in enumerate((*SLOW_FILES, *LONG_FILES))}
+    if gone := [name for name in order if not Path(__file__).with_name(f"{name}.py").is_file()]:
+        raise pytest.UsageError(f"tests/conftest.py names {', '.join(gone)}, which is not there")
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     for item in items:
         reads_shared = any("shared" in mark.kwargs.get("reason", "") for mark in item.iter_markers("skipif"))
-        if item.path.stem in order or SLOW_FIXTURES & {*getattr(item, "fixturenames", ())} or reads_shared:
+        if item.path.stem in SLOW_FILES or SLOW_FIXTURES & {*getattr(item, "fixturenames", ())} or reads_shared:
             item.add_marker("slow")
 
 

@@ -333,6 +333,7 @@ def test_gpqa_is_read_from_the_hub_alone_and_its_letters_are_decided_by_the_seed
     assert set(letters) == set("ABCD")
 
 
+@pytest.mark.slow
 def test_sample_of_wildjailbreak_is_that_of_the_datasets_library(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     kinds = ("adversarial_harmful", "adversarial_benign", "adversarial_harmful")
