@@ -19,15 +19,7 @@ SLOW_FILES = (
     *("test_quantization", "test_secrets", "test_serve", "test_own_parts", "test_scripts"),
 )
 """Files whose tests start whole runs or other processes, so that each takes seconds."""
-LONG_FILES = (
-    "test_training",
-    "test_config",
-    "test_report",
-    "test_page",
-    "test_tables",
-    "test_protocol",
-    "test_teachers",
-)
+LONG_FILES = ("test_training", "test_config", "test_protocol", "test_grading", "test_backbone", "test_benchmarks")
 """Files that take longest without their slow tests."""
 SLOW_FIXTURES = {"tiny_arguments", "chromium", "star1", "traces"}
 """Fixtures by which a test makes a whole run, opens a browser, or reads a thousand traces of ../shared."""

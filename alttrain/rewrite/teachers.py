@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol
 
 from annotated_types import Ge, Gt, MinLen
 
@@ -22,8 +22,6 @@ from alttrain.llm import HASH_DIGITS, Failure, Keep, Reply, ServerWriter, Writer
 from alttrain.records import Example, Label, Rejected, Segment, Step
 from alttrain.rewrite.parser import read, verdict
 
-__all__ = ["AskedTeacher", "BackboneWriter", "ServerWriter", "TemplateTeacher"]
-
 RECIPE = 1  # part of every reply's cache key; increase it to ask the same prompts again
 LONGEST_QUOTE = 600  # characters of a faulty reply in the repair prompt
 DISAGREES = "its verdict disagrees with the label"
@@ -31,7 +29,6 @@ FEWEST_WORDS = 4
 
 Sentences = Iterator[tuple[str, Segment | Rejected]]
 """(example id, sentence or rejection), once per example, in any order, as they arrive."""
-Wording = TypeVar("Wording")
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ WORDINGS = (
 )
 
 
-def choose(wordings: Sequence[Wording], *key: object) -> Wording:
+def choose(wordings: Sequence[str], *key: object) -> str:
     """Return one of `wordings`, determined only by `key`."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
     return wordings[int.from_bytes(digest[:8], "big") % len(wordings)]
