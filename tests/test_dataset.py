@@ -37,10 +37,14 @@ def prompts(examples: Sequence[Example]) -> list[str]:
 def near(*lists: Sequence[str], threshold: float = 0.65) -> list[tuple[int, int, float]]:
     """(number of a prompt in the last list, number of the earlier one that it is like, similarity)."""
     distinct = Distinct(threshold)
-    found: list[tuple[str, str, float]] = []
+    found: list[tuple[int, int, float]] = []
     for name, texts in enumerate(lists):
-        _, found = distinct.filter([(f"{name}/{number}", "", words(text)) for number, text in enumerate(texts)], None)
-    return [(int(row.partition("/")[2]), int(kept.partition("/")[2]), score) for row, kept, score in found]
+        found = []
+        for number, text in enumerate(texts):
+            like = distinct.add(f"{name}/{number}", "", words(text))
+            if like:
+                found.append((number, int(like[0].partition("/")[2]), like[1]))
+    return found
 
 
 # --- what the embedded sets promise ---

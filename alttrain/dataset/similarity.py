@@ -9,7 +9,7 @@
 - ngram: `ngram` consecutive words in common (STAR-1 used 8). This also matches parts of prompts and stock phrases of
   maths problems. Short prompts, and languages without spaces, have too few words for it
 
-`Distinct` skips prompts that differ from another one only in a slot. The similarity is the longest common subsequence
+`Distinct` finds prompts that differ from another one only in a slot. The similarity is the longest common subsequence
 of the normalised words divided by the longer prompt's length: 1.0 for the same sentence, and 5/6 for "What is the
 capital of France?" and "What is the capital of Spain?".
 
@@ -49,42 +49,27 @@ def words(text: str) -> Words:
 
 
 class Distinct:
-    """Keeps rows that are not near-duplicates of a kept row of the same kind, also across calls.
-
-    Time grows with the square of the number of kept rows.
-    """
+    """Rows of which none is a near-duplicate of another one of its kind. Time grows with the square of their number."""
 
     def __init__(self, threshold: float) -> None:
         self._least = threshold - 1e-6  # a similarity is rounded
         self._letters: dict[str, str] = {}
         self._kept: dict[str, dict[str, str]] = {}
 
-    def filter(
-        self, rows: Sequence[tuple[str, str, Words]], amount: int | None
-    ) -> tuple[list[str], list[tuple[str, str, float]]]:
-        """The first `amount` distinct ids of (id, kind, words) rows (None: all), and the skipped near-duplicates.
-
-        A near-duplicate is (id, kept id, similarity).
-        """
+    def add(self, name: str, kind: str, spoken: Words) -> tuple[str, float] | None:
+        """Add a row and return None, or return id and similarity of the most similar row if it is a near-duplicate."""
         from rapidfuzz import process
         from rapidfuzz.distance import LCSseq
 
-        kept: list[str] = []
-        passed: list[tuple[str, str, float]] = []
-        for name, kind, spoken in rows:
-            if len(kept) == amount:
-                break
-            # a letter for each word: rapidfuzz compares texts much faster than lists
-            text = "".join(self._letters.setdefault(word, chr(len(self._letters))) for word in spoken)
-            before = self._kept.setdefault(kind, {})
-            near = process.extractOne(text, before, scorer=LCSseq.normalized_similarity, score_cutoff=self._least)
-            if near:
-                _, similarity, of = near
-                passed.append((name, of, similarity))
-            else:
-                before[name] = text
-                kept.append(name)
-        return kept, passed
+        # a letter for each word: rapidfuzz compares texts much faster than lists
+        text = "".join(self._letters.setdefault(word, chr(len(self._letters))) for word in spoken)
+        kept = self._kept.setdefault(kind, {})
+        near = process.extractOne(text, kept, scorer=LCSseq.normalized_similarity, score_cutoff=self._least)
+        if near is None:
+            kept[name] = text
+            return None
+        _, similarity, other = near
+        return other, similarity
 
 
 _FEW = 1000  # texts; with fewer, word frequencies are too uncertain
