@@ -25,8 +25,6 @@ from annotated_types import Gt
 from alttrain.dataset.columns import Columns
 from alttrain.records import Example, Rejected, checksum
 
-KEPT = 64
-"""Maximum number of readings that a process keeps in memory."""
 _LONGEST_CELL = 1 << 27  # characters of a CSV cell; long traces exceed the csv module's own limit of 128 K
 _COMMIT = re.compile(r"@([0-9a-f]{40})/")
 
@@ -129,8 +127,6 @@ class Rows(Columns):
         stats = [(str(file), file.stat()) for file in self._files() if file.is_file()]
         key = repr((self, [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]))
         if key not in _READ:
-            if len(_READ) == KEPT:
-                del _READ[next(iter(_READ))]
             _READ[key] = self._read()
         return _READ[key]
 
@@ -299,11 +295,10 @@ def read_raw(path: Path, rows_at: str | None = None) -> list[RawRow]:
     else:
         accepted = "jsonl, json, csv, tsv, each also as .gz, and parquet"
         raise ValueError(f"{path}: unknown kind of data file {kind!r}; accepted: {accepted}")
-    found = []
-    for place, row in rows:
+    found = list(rows)
+    for place, row in found:
         if not isinstance(row, dict):
             raise ValueError(f"{place}: expected a JSON object, found {type(row).__name__}")
-        found.append((place, row))
     if not found:
         raise ValueError(f"{path}: the file holds no rows")
     return found

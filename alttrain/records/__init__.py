@@ -263,16 +263,17 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
 
 def _unique(rows: list[Row], path: Path) -> list[Row]:
     """Return the rows. Raises DamagedError if two have the same id, sample, judge and part."""
-    if key := [name for name in ("id", "sample", "judge", "part") if rows and hasattr(rows[0], name)]:
-        lines: dict[Any, int] = {}
-        for number, name in enumerate(map(attrgetter(*key), rows), 1):
-            _refuse_second(lines, name, number, path)
+    key = [name for name in ("id", "sample", "judge", "part") if rows and hasattr(rows[0], name)]
+    lines: dict[Any, int] = {}
+    for number, name in enumerate(map(attrgetter(*key), rows) if key else (), 1):
+        _refuse_second(lines, name, number, path)
     return rows
 
 
 def _refuse_second(lines: dict[Any, int], name: Any, number: int, path: Path) -> None:
     """Raise DamagedError if a row of this name was on an earlier line."""
-    if (before := lines.setdefault(name, number)) != number:
+    before = lines.setdefault(name, number)
+    if before != number:
         raise DamagedError(path, f"the row of line {before} again, {name!r}", number)
 
 
