@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from alttrain.evaluation.adherence import (
@@ -23,7 +24,6 @@ from alttrain.evaluation.adherence import (
 )
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Generation, Label, encode
-from alttrain.records import decode as decode_row
 from alttrain.rewrite import read
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "adherence_cases.jsonl").open(encoding="utf-8")]
@@ -126,7 +126,7 @@ def test_thought_that_never_ended_has_no_answer_to_compare() -> None:
 def test_record_is_a_row() -> None:
     for thought in (f"{U}\n\n{HARMFUL}\n\n{STOP}", ""):
         found = Adherence.of(generation(thought))
-        assert decode_row(encode(found), Adherence, "here") == found
+        assert msgspec.json.decode(encode(found), type=Adherence) == found
 
 
 # --- counts ---

@@ -37,10 +37,14 @@ def prompts(examples: Sequence[Example]) -> list[str]:
 def near(*lists: Sequence[str], threshold: float = 0.65) -> list[tuple[int, int, float]]:
     """(number of a prompt in the last list, number of the earlier one that it is like, similarity)."""
     distinct = Distinct(threshold)
-    found: list[tuple[str, str, float]] = []
-    for texts in lists:
-        _, found = distinct.filter([(str(number), "", words(text)) for number, text in enumerate(texts)], None)
-    return [(int(number), int(kept), score) for number, kept, score in found]
+    found: list[tuple[int, int, float]] = []
+    for name, texts in enumerate(lists):
+        found = []
+        for number, text in enumerate(texts):
+            like = distinct.add(f"{name}/{number}", "", words(text))
+            if like:
+                found.append((number, int(like[0].partition("/")[2]), like[1]))
+    return found
 
 
 # --- what the embedded sets promise ---
@@ -299,7 +303,7 @@ def test_unknown_group_is_refused() -> None:
 def test_too_large_amount_is_refused() -> None:
     count = sum(group(example) == "borderline" for example in TRAIN)
     assert len(embedded(borderline=count, harmful=0, benign=0).examples(0)) == count
-    with pytest.raises(ValueError, match=rf"amounts\.borderline={count + 1}: the group has only {count} prompts"):
+    with pytest.raises(ValueError, match=rf"amounts\.borderline={count + 1}: borderline has only {count} prompts"):
         embedded(borderline=count + 1).examples(0)
 
 
@@ -415,12 +419,12 @@ def test_limit_cuts_after_the_shuffle(tmp_path: Path) -> None:
 BAD_LINES: list[tuple[Any, str]] = [
     ("{broken", ":2: malformed JSON: "),
     ("[1]", ":2: expected a JSON object, found list"),
-    ({"label": "benign"}, ":2: missing field 'prompt'; every row needs id, prompt, label"),
-    ({"prompt": "Hi?"}, ":2: missing field 'label'; every row needs id, prompt, label"),
-    ({**ROW, "label": "bad"}, ":2: field 'label': 'bad' is not known; accepted: harmful, benign"),
-    ({**ROW, "prompt": 5}, ":2: field 'prompt': expected str, found 5"),
+    ({"label": "benign"}, ":2: Object missing required field `prompt`"),
+    ({"prompt": "Hi?"}, ":2: Object missing required field `label`"),
+    ({**ROW, "label": "bad"}, ":2: field 'label': Invalid enum value 'bad'; accepted: harmful, benign"),
+    ({**ROW, "prompt": 5}, ":2: field 'prompt': Expected `str`, got `int`"),
     ({**ROW, "prompt": " \n"}, ":2: the prompt is empty"),
-    ({**ROW, "gold": 5}, ":2: field 'gold': expected a list, found 5"),
+    ({**ROW, "gold": 5}, ":2: field 'gold': Expected `array`, got `int`"),
 ]
 
 
@@ -473,7 +477,7 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("a.json", b'{"prompt": "Hi?"}', ": expected a JSON array of rows, found dict"),
     ("a.json", b'[{"a": 1}, 3]', ": row 2: expected a JSON object, found int"),
     ("a.json", b'[\n{"a": 1},\n{"a" 1}\n]', ": malformed JSON (line 3): "),
-    ("a.json", b"[" * 100_000, ": malformed JSON: nested too deeply"),
+    ("a.json", b"[" * 100_000, ": malformed JSON: maximum recursion depth exceeded"),
     ("a.jsonl", b'{"a": ' + b"9" * 6000 + b"}", ":1: malformed JSON: Exceeds the limit"),
     ("a.csv", b"prompt,label\nHi?,benign\nHi?\n", ":3: the row has not as many cells as the header has columns"),
     ("a.csv", b"prompt,label\nHi?,benign,x\n", ":2: the row has not as many cells as the header has columns"),

@@ -116,12 +116,12 @@ def test_the_seed_alone_decides() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"amounts": {"harmful": 61}}, r"dataset\.amounts\.harmful=61: the group has only 60 prompts"),
+        ({"amounts": {"harmful": 61}}, r"dataset\.amounts\.harmful=61: harmful has only 60 prompts, 61 are wanted"),
         (
             {"amounts": {"odd": None}},
             r"dataset\.amounts\.odd: no such group; accepted: harmful, benign, a, b, c, x, y, one",
         ),
-        ({"size": 70, "harmful_share": 0.9}, r"dataset\.size=70: harmful has only 60 prompts and 63 are wanted"),
+        ({"size": 70, "harmful_share": 0.9}, r"dataset\.size=70: harmful has only 60 prompts, 63 are wanted"),
         ({"size": 50}, r"dataset\.size and dataset\.harmful_share go together"),
         ({"size": 5, "harmful_share": 0.5, "amounts": {"harmful": 3}}, r"dataset\.size and dataset\.amounts both say"),
         ({"amounts": {"harmful": 58, "benign": 2}, "held_out": 4}, r"held_out=4: 4 rows of harmful .* only 2 are left"),
@@ -133,7 +133,7 @@ def test_too_few_rows_and_contradictions_are_refused(options: dict[str, Any], me
 
 
 def test_size_that_needs_an_absent_label_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"dataset\.size=10: benign has only 0 prompts and 5 are wanted"):
+    with pytest.raises(ValueError, match=r"dataset\.size=10: benign has only 0 prompts, 5 are wanted"):
         dataset(POOL[:60], size=10, harmful_share=0.5).examples(0)
 
 
@@ -369,7 +369,7 @@ def test_amount_is_filled_past_near_duplicates() -> None:
     chosen = dataset(rows, amounts={"harmful": 50}, near_duplicates=1.0, held_out=10).select(3, {})
     assert len({row.prompt for row in [*chosen.examples, *chosen.held_out]}) == 60
     with pytest.raises(
-        ValueError, match=r"harmful=61: the group has only 60 prompts \(60 near-duplicates passed over\)"
+        ValueError, match=r"harmful=61: harmful has only 60 prompts, 61 are wanted; 60 rows are near-duplicates"
     ):
         dataset(rows, amounts={"harmful": 61}, near_duplicates=1.0).examples(0)
 

@@ -15,7 +15,7 @@ from alttrain.backbone.weights import add_lora, load_model, load_tokenizer
 from alttrain.records import Example, Segment
 from alttrain.tokenization import Marks, Renderer
 from alttrain.training import Hardware, ResponseLoss, SafeKeyLoss, SupervisedFineTuning
-from alttrain.training.data import BatchStream, Division, pack
+from alttrain.training.data import BatchStream, pack
 from alttrain.training.fit import fit
 from alttrain.training.module import SFTModule
 
@@ -117,7 +117,7 @@ def test_a_divided_step_is_the_whole_one(tiny_folder: Path, objective: Any) -> N
     parts = [
         part
         for device in range(2)
-        for part in list(BatchStream(rows(), recipe, seed=0, division=Division(2, device, 2)))[:3]
+        for part in list(BatchStream(rows(), recipe, seed=0, devices=2, device=device, passes=3))[:3]
     ]
     assert len(parts) == 6
     divided = sum(module.loss(part).item() * part.share for part in parts) / len(parts)

@@ -80,7 +80,7 @@ WITHIN = [
     "run.folder.subprocess.run",
     "generation.server_process.subprocess.Popen",
     "run.sweep.shutil.rmtree",
-    "training.config.importlib.import_module",
+    "training.importlib.import_module",
     "config.binding.functools.partial",
 ]
 """Of alttrain's modules: what they import."""

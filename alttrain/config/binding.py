@@ -31,7 +31,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 }
 """Nodes of a run's config that need a `_target_`, and the types they may build."""
 PLACES = {**PARTS, "teacher": ("alttrain.rewrite.Teacher",), "judge": ("alttrain.evaluation.Judge",)}
-BENCHMARK, LOGGER = "alttrain.evaluation.Benchmark", "alttrain.training.config.Logger"
+BENCHMARK, LOGGER = "alttrain.evaluation.Benchmark", "alttrain.training.Logger"
 BUILDING = frozenset({"_target_", "_partial_"})
 NOT_TAKEN = ("_args_", "_convert_", "_recursive_")
 """Hydra's other keys of a buildable node, which are refused: arguments go by name, and objects get plain values."""

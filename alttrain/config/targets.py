@@ -199,7 +199,7 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
         yield f"{key}.key_variable", variable, f"the key would be sent to {url}: {remedy}"
     if node.get("allow_unsandboxed") and not said("allow_unsandboxed", "true"):
         yield f"{key}.allow_unsandboxed", True, "this is for the command line, and not for a file; give it there"
-    if name == "alttrain.training.config.Mlflow" and "://" in str(uri) and not said("uri", uri):
+    if name == "alttrain.training.Mlflow" and "://" in str(uri) and not said("uri", uri):
         remedy = "if you know that server, give it on the command line"
         yield f"{key}.uri", uri, f"MLflow would send its key and texts there: {remedy}"
     if name == "alttrain.generation.server_process.ChildServer":

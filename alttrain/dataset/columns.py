@@ -28,6 +28,10 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 PATTERN_SECONDS = 10.0  # for a pattern of `extract` or `erase` on one text, since a bad one may never finish
 
 
+class Unusable(Exception):  # noqa: N818
+    """Why a row is rejected."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Columns:
     """The column map of a file.
@@ -87,16 +91,13 @@ class Columns:
                 raise ValueError(f"{name}: {key}={list(tags)!r}: accepted: an opening and a closing tag, or none")
         if ("response" in self.columns) != bool(self.thought_tags):
             raise ValueError(f"{name}: columns.response and thought_tags go together; one of them is missing")
-        if self.choice_seed is not None and not self.choices:
+        shuffles = self.choice_seed is not None
+        if shuffles and not self.choices:
             raise ValueError(f"{name}: choice_seed={self.choice_seed}: there are no choices to put in order")
-        golds = {
-            "columns.gold": "gold" in self.columns,
-            "golds": self.golds,
-            "choice_seed": self.choice_seed is not None,
-        }
-        given = [key for key, value in golds.items() if value]
-        if len(given) > 1:
-            raise ValueError(f"{name}: {' and '.join(given)} each say what the gold is; give one of them")
+        golds = {"columns.gold": "gold" in self.columns, "golds": bool(self.golds), "choice_seed": shuffles}
+        if sum(golds.values()) > 1:
+            given = " and ".join(key for key, value in golds.items() if value)
+            raise ValueError(f"{name}: {given} each say what the gold is; give one of them")
 
     def passes(self, raw: Mapping[str, Any], place: str) -> bool:
         """Whether a row passes the filter `where`. Raises ValueError if it lacks the column."""
@@ -110,25 +111,26 @@ class Columns:
 
     def convert(self, raw: Mapping[str, Any], place: str, default_id: str, source: str) -> Example | Rejected:
         """The Example in a row, or why it is rejected. Raises ValueError, naming `place`, for a malformed row."""
-        cut: tuple[str, str] | str = ("", "")
-        if "response" in self.columns:
-            text = str(_found(raw, _names(self.columns["response"]), "response", place))
-            cut = split_response(text, self.thought_tags, self.answer_tags, self.shapes)
-            raw = {**raw, "shape": shape_of(*map(bool, cut)) if isinstance(cut, tuple) else ""}
-        if isinstance(cut, str):  # the label may depend on the shape
-            named = next((value for name in _names(self.columns.get("id", "id")) for value in _at(raw, name)), None)
-            return Rejected(default_id if named is None else str(named), cut)
-        fields = self._fields(raw, place)
-        fields["id"] = default_id if fields.get("id") is None else str(fields["id"])
-        fields |= {name: text for name, text in zip(("thought", "answer"), cut, strict=True) if text}
-        rejected = self._cut(fields, place)
-        if "prompt" in fields and fields["prompt"] is None:
-            rejected = "no prompt"  # in JailbreakBench's artifacts: the attack found none
-        if rejected:
-            return Rejected(fields["id"], rejected)
+        named = next((value for name in _names(self.columns.get("id", "id")) for value in _at(raw, name)), None)
+        row_id = default_id if named is None else str(named)
+        try:
+            response = {}
+            if "response" in self.columns:
+                text = str(_found(raw, _names(self.columns["response"]), "response", place))
+                thought, answer = split_response(text, self.thought_tags, self.answer_tags, self.shapes)
+                raw = {**raw, "shape": shape_of(bool(thought), bool(answer))}  # the label may depend on it
+                response = {name: text for name, text in (("thought", thought), ("answer", answer)) if text}
+            fields = self._fields(raw, place) | response | {"id": row_id, "source": source}
+            if fields.get("prompt", "") is None:
+                raise Unusable("no prompt")  # in JailbreakBench's artifacts: the attack found none
+            self._cut(fields, place)
+            if "thought" in fields and not str(fields["thought"]).strip():
+                raise Unusable("the thought is empty")
+        except Unusable as reason:
+            return Rejected(row_id, str(reason))
         if "thought" in fields:
             fields["thought"] = [{"step": "reasoning", "text": fields["thought"], "origin": "trace"}]
-        example = build({**fields, "source": source}, Example, place)
+        example = build(fields, Example, place)
         if not example.prompt.strip():
             raise ValueError(f"{place}: the prompt is empty")
         if _HALF_PAIR.search(example.prompt):
@@ -146,17 +148,14 @@ class Columns:
             if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(str(text))):
                 raise ValueError(f"{place}: {wanted[1]}={start!r}, {wanted[2]}={end!r}: not characters of {wanted[0]}")
             fields[name] = str(text)[start:end].strip()
-        if self.golds:
-            fields["gold"] = [str(_found(raw, [column], "gold", place)) for column in self.golds]
         for name in ("category", "phrasing"):
-            if isinstance(fields.get(name), list | tuple):
-                fields[name] = next(iter(fields[name]), "")
-            if isinstance(fields.get(name), int | float):
-                fields[name] = str(fields[name])
-        if isinstance(fields.get("gold"), int | float) and "gold" in self.columns:
-            fields["gold"] = str(fields["gold"])
-        if isinstance(fields.get("gold"), str):
-            fields["gold"] = [fields["gold"]] if fields["gold"] else []
+            value = fields.get(name)
+            first = next(iter(value), "") if isinstance(value, list | tuple) else value
+            fields[name] = str(first) if isinstance(first, int | float) else first
+        gold = [str(_found(raw, [column], "gold", place)) for column in self.golds] or fields.get("gold")
+        if isinstance(gold, int | float) and "gold" in self.columns:
+            gold = str(gold)
+        fields["gold"] = [gold] * bool(gold) if isinstance(gold, str) else gold
         if "dialogue" in fields:
             turns = fields.pop("dialogue")
             if not isinstance(turns, list | tuple) or not turns:
@@ -184,23 +183,19 @@ class Columns:
         lines = [f"{letter}. {texts[i]}" for letter, i in zip(string.ascii_uppercase, order, strict=False)]
         return {"prompt": "\n".join([question, "", *lines]), **gold}
 
-    def _cut(self, fields: dict[str, Any], place: str) -> str:
-        """Apply `extract` and `erase` in place. Returns why the row is rejected, or "".
-
-        Raises ValueError if a pattern takes too long.
-        """
+    def _cut(self, fields: dict[str, Any], place: str) -> None:
+        """Apply `extract` and `erase` in place. Raises Unusable, or ValueError if a pattern takes too long."""
         for name, pattern in self.extract.items():
             texts, search = _texts(fields.get(name, "")), regex.compile(pattern, regex.DOTALL).search
             found = [_timed(search, text, f"{place}: extract.{name}={pattern!r}") for text in texts]
             groups = [match[1].strip() for match in found if match and match[1] is not None]
             if len(groups) < len(texts):
-                return f"no {name} where extract.{name} looks for it"
+                raise Unusable(f"no {name} where extract.{name} looks for it")
             fields[name] = groups if name == "gold" else "".join(groups)
         for name, pattern in self.erase.items():
             texts, erase = _texts(fields.get(name, "")), partial(regex.compile(pattern).sub, "")
             texts = [_timed(erase, text, f"{place}: erase.{name}={pattern!r}") for text in texts]
             fields[name] = texts if name == "gold" else "".join(texts)
-        return "the thought is empty" if "thought" in fields and not str(fields["thought"]).strip() else ""
 
 
 def _timed(apply: Callable[..., Any], text: str, named: str) -> Any:
@@ -217,45 +212,35 @@ def _timed(apply: Callable[..., Any], text: str, named: str) -> Any:
 
 def split_response(
     text: str, thought_tags: Sequence[str], answer_tags: Sequence[str] = (), shapes: Sequence[Shape] = WHOLE
-) -> tuple[str, str] | str:
-    """(thought, answer) of a response, stripped, or the reason why it cannot be split.
+) -> tuple[str, str]:
+    """(thought, answer) of a response, stripped. Raises Unusable if it cannot be split, or has another shape.
 
     A response without tags is an answer if `shapes` accepts an answer alone, else a thought that never ends.
     """
     opening, closing = thought_tags
     if closing not in text and (opening in text or "answer_only" not in shapes):
-        return "the thought is not closed"
+        raise Unusable("the thought is not closed")
     if text.count(closing) > 1 or text.count(opening) > 1:
-        return "several thoughts"
-    thought, closed, answer = text.partition(closing)
-    if not closed:
-        thought, answer = "", text
+        raise Unusable("several thoughts")
+    thought, answer = text.split(closing) if closing in text else ("", text)
     before, opened, rest = thought.partition(opening)
     if opened and before.strip():
-        return "text before the thought"
+        raise Unusable("text before the thought")
     if opening in answer:
-        return "the thought is closed before it is opened"
+        raise Unusable("the thought is closed before it is opened")
     if answer_tags and answer.strip():
         start, end = (answer.find(tag) for tag in answer_tags)
         if any(answer.count(tag) != 1 for tag in answer_tags) or start > end:
-            return "the answer is not closed, or there are several"
-        before, _, answer = answer.partition(answer_tags[0])
-        answer, _, after = answer.partition(answer_tags[1])
-        if before.strip() or after.strip():
-            return "text outside the answer's tags"
+            raise Unusable("the answer is not closed, or there are several")
+        if answer[:start].strip() or answer[end + len(answer_tags[1]) :].strip():
+            raise Unusable("text outside the answer's tags")
+        answer = answer[start + len(answer_tags[0]) : end]
     thought, answer = (rest if opened else thought).strip(), answer.strip()
-    if (shape := shape_of(bool(thought), bool(answer))) not in shapes:
-        return _NOT_ACCEPTED[shape]
+    shape = shape_of(bool(thought), bool(answer))
+    if shape not in shapes:
+        both = "it has both a thought and an answer"
+        raise Unusable(both if thought and answer else "the answer is empty" if thought else "the thought is empty")
     return thought, answer
-
-
-_NOT_ACCEPTED: dict[Shape, str] = {
-    "thought_only": "the answer is empty",
-    "answer_only": "the thought is empty",
-    "prompt_only": "the thought is empty",
-    "thought_and_answer": "it has both a thought and an answer",
-}
-"""Why a response of a shape that is not accepted is rejected."""
 
 
 def _names(column: str | Sequence[str]) -> Sequence[str]:

@@ -95,28 +95,81 @@ class Dataset:
         readings = {name: source.read(seed) for name, source in self.sources.items()}
         rows: list[Example] = []
         source_of: dict[str, str] = {}
+        dropped: dict[str, list[str]] = defaultdict(list)
         for name, reading in readings.items():
-            own = [replace(row, id=self._id(name, row.id)) for row in reading.examples]
+            prefix = "" if len(self.sources) == 1 else f"{name}/"
+            own = [replace(row, id=prefix + row.id) for row in reading.examples]
             rows += own
             source_of |= dict.fromkeys((row.id for row in own), name)
+            for rejected in reading.rejected:
+                dropped[rejected.reason].append(prefix + rejected.id)
         spoken = {row.id: words(row.prompt) for row in rows}
-        conflicting = _under_both_labels(rows, spoken)
-        matches = contaminated([(row.id, row.prompt) for row in rows], against, self.decontaminate, self.ngram)
-        excluded = conflicting | {match.id for match in matches}
-        choice = _Choice(self, seed, excluded, spoken)
-        examples, held_out = choice.make(self._groups(rows, source_of))
-        dropped = defaultdict(list)
-        for name, reading in readings.items():
-            for row in reading.rejected:
-                dropped[row.reason].append(self._id(name, row.id))
+        labels: dict[Words, set[Label]] = defaultdict(set)
+        for row in rows:
+            labels[spoken[row.id]].add(row.label)
+        conflicting = [row.id for row in rows if len(labels[spoken[row.id]]) > 1]  # neither label can be trusted
         if conflicting:
-            dropped["the prompt stands under both labels"] = [row.id for row in rows if row.id in conflicting]
+            dropped["the prompt stands under both labels"] = conflicting
+        matches = contaminated([(row.id, row.prompt) for row in rows], against, self.decontaminate, self.ngram)
+        excluded = {*conflicting, *(match.id for match in matches)}
+
+        distinct = Distinct(self.near_duplicates or 1)
+        near: list[dict[str, Any]] = []
+
+        def first(order: list[Example], amount: int | None) -> list[Example]:
+            """The first `amount` rows that are not near-duplicates of each other or of rows already taken, by label."""
+            if self.near_duplicates is None:
+                return order[:amount]
+            chosen: list[Example] = []
+            for row in order:
+                if len(chosen) == amount:
+                    break
+                like = distinct.add(row.id, row.label, spoken[row.id])
+                if like is None:
+                    chosen.append(row)
+                else:
+                    near.append({"id": row.id, "of": like[0], "similarity": round(like[1], 3)})
+            return chosen
+
+        groups = self._groups(rows, source_of)
+        orders: dict[str, list[Example]] = {}
+        taken: dict[str, list[Example]] = {}
+        for name, group in groups.items():
+            orders[name] = [row for row in stratified(group, len(group), seed) if row.id not in excluded]
+            wanted, taken[name] = self.wanted(name), first(orders[name], self.wanted(name))
+            if wanted is not None and len(taken[name]) < wanted:
+                asked = f"amounts.{name}={wanted}" if self.size is None else f"size={self.size}"
+                beside = {"decontaminated": len(excluded), "near-duplicates": len(orders[name]) - len(taken[name])}
+                note = "".join(f"; {count} rows are {why}" for why, count in beside.items() if count)
+                raise ValueError(
+                    f"dataset.{asked}: {name} has only {len(taken[name])} prompts, {wanted} are wanted{note}"
+                )
+
+        total = sum(map(len, taken.values()))
+        amount = self.held_out if isinstance(self.held_out, int) else int(self.held_out * total + 0.5)
+        examples: list[Example] = []
+        held_out: list[Example] = []
+        for (name, own), share in zip(taken.items(), proportional(amount, [*map(len, taken.values())]), strict=True):
+            if self.wanted(name) is None:
+                aside = own[len(own) - share :]
+                ids = {row.id for row in own[: len(own) - share]}
+                own = [row for row in groups[name] if row.id in ids]  # a group taken whole stays in file order
+            else:
+                last = orders[name].index(own[-1]) if own else -1
+                aside = first(orders[name][:last:-1], share) if share else []
+            if len(aside) < share:
+                raise ValueError(
+                    f"dataset.held_out={self.held_out}: {share} rows of {name} are to be held out, but only "
+                    f"{len(aside)} are left besides those chosen; lower it, or the amounts"
+                )
+            examples += own
+            held_out += aside
         report = {
             "read": {name: len(reading.examples) + len(reading.rejected) for name, reading in readings.items()},
             "origin": {name: reading.origin for name, reading in readings.items()},
             "dropped": dict(dropped),
             "decontamination": [asdict(match) for match in matches],
-            "near_duplicates": choice.passed_over,
+            "near_duplicates": near,
             "written": len(examples),
             "labels": dict(Counter(row.label for row in examples)),
             "categories": dict(sorted(Counter(row.category for row in examples).items())),
@@ -124,9 +177,6 @@ class Dataset:
             "held_out": [row.id for row in held_out],
         }
         return Selection(shuffled(examples, seed), held_out, report)
-
-    def _id(self, source: str, row: str) -> str:
-        return row if len(self.sources) == 1 else f"{source}/{row}"
 
     def _groups(self, rows: Sequence[Example], source_of: Mapping[str, str]) -> dict[str, list[Example]]:
         """The rows of each group, in order of first appearance."""
@@ -139,6 +189,9 @@ class Dataset:
         named = self.amounts if self.size is None else {}
         for row in rows:
             groups[next((key for key in (row.category, source_of[row.id]) if key in named), row.label)].append(row)
+        for label in LABELS:
+            if self.wanted(label):
+                groups.setdefault(label, [])  # so that a lack of it is told
         return groups
 
     def wanted(self, group: str) -> int | None:
@@ -147,81 +200,6 @@ class Dataset:
             return self.amounts.get(group)
         harmful = int(self.size * self.harmful_share + 0.5)
         return harmful if group == "harmful" else self.size - harmful
-
-
-class _Choice:
-    """Takes the wanted rows of each group, and the held-out rows from the end of its order."""
-
-    def __init__(self, dataset: Dataset, seed: int | None, excluded: set[str], spoken: Mapping[str, Words]) -> None:
-        self._dataset = dataset
-        self._seed = seed
-        self._excluded = excluded
-        self._spoken = spoken
-        self._distinct = Distinct(dataset.near_duplicates or 1)
-        self.passed_over: list[dict[str, Any]] = []
-
-    def make(self, groups: Mapping[str, list[Example]]) -> tuple[list[Example], list[Example]]:
-        """The taken rows, group after group, and the held-out rows."""
-        for label in LABELS:
-            if label not in groups and self._dataset.wanted(label):
-                self._refuse(label, 0, 0)
-        orders = {
-            name: [row for row in stratified(rows, len(rows), self._seed) if row.id not in self._excluded]
-            for name, rows in groups.items()
-        }
-        taken: dict[str, list[Example]] = {}
-        for name, order in orders.items():
-            wanted = self._dataset.wanted(name)
-            taken[name] = self._distinct_of(order, wanted)
-            if wanted is not None and len(taken[name]) < wanted:
-                self._refuse(name, len(taken[name]), len(order) - len(taken[name]))
-        weights = [len(rows) for rows in taken.values()]
-        held_out = self._dataset.held_out
-        amount = held_out if isinstance(held_out, int) else int(held_out * sum(weights) + 0.5)
-        examples, held = [], []
-        for (name, rows), share in zip(taken.items(), proportional(amount, weights), strict=True):
-            if self._dataset.wanted(name) is None:
-                aside = rows[len(rows) - share :]
-                ids = {row.id for row in rows[: len(rows) - share]}
-                rows = [row for row in groups[name] if row.id in ids]  # a group taken whole stays in file order
-            else:
-                last = orders[name].index(rows[-1]) if rows else -1
-                aside = self._distinct_of(orders[name][:last:-1], share) if share else []
-            if len(aside) < share:
-                raise ValueError(
-                    f"dataset.held_out={held_out}: {share} rows of {name} are to be held out, but only {len(aside)} "
-                    "are left besides those chosen; lower it, or the amounts"
-                )
-            examples += rows
-            held += aside
-        return examples, held
-
-    def _distinct_of(self, order: list[Example], amount: int | None) -> list[Example]:
-        """The first `amount` rows that are not near-duplicates of each other or of rows already taken, by label."""
-        if self._dataset.near_duplicates is None:
-            return order[:amount]
-        kept, passed = self._distinct.filter([(row.id, row.label, self._spoken[row.id]) for row in order], amount)
-        self.passed_over += [{"id": name, "of": of, "similarity": round(score, 3)} for name, of, score in passed]
-        chosen = set(kept)
-        return [row for row in order if row.id in chosen]
-
-    def _refuse(self, group: str, count: int, near: int) -> None:
-        """Raise ValueError for a group with too few rows."""
-        size, wanted = self._dataset.size, self._dataset.wanted(group)
-        beside = [f"{len(self._excluded)} rows decontaminated"] if self._excluded else []
-        beside += [f"{near} near-duplicates passed over"] if near else []
-        left = f" ({', '.join(beside)})" if beside else ""
-        if size is None:
-            raise ValueError(f"dataset.amounts.{group}={wanted}: the group has only {count} prompts{left}")
-        raise ValueError(f"dataset.size={size}: {group} has only {count} prompts and {wanted} are wanted{left}")
-
-
-def _under_both_labels(rows: Sequence[Example], spoken: Mapping[str, Words]) -> set[str]:
-    """Ids of rows whose prompt is harmful in one row and benign in another: neither label can be trusted."""
-    labels: dict[Words, set[Label]] = defaultdict(set)
-    for row in rows:
-        labels[spoken[row.id]].add(row.label)
-    return {row.id for row in rows if len(labels[spoken[row.id]]) > 1}
 
 
 def local_file(

@@ -9,7 +9,7 @@
 - ngram: `ngram` consecutive words in common (STAR-1 used 8). This also matches parts of prompts and stock phrases of
   maths problems. Short prompts, and languages without spaces, have too few words for it
 
-`Distinct` skips prompts that differ from another one only in a slot. The similarity is the longest common subsequence
+`Distinct` finds prompts that differ from another one only in a slot. The similarity is the longest common subsequence
 of the normalised words divided by the longer prompt's length: 1.0 for the same sentence, and 5/6 for "What is the
 capital of France?" and "What is the capital of Spain?".
 
@@ -26,15 +26,14 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 How = Literal["exact", "normalised", "similar", "ngram"]
 DEFAULT: tuple[How, ...] = ("exact", "normalised", "similar")
 Words = tuple[str, ...]
-Key = TypeVar("Key")
 
 ALIKE = 0.6
 """Lookalikes: share of two texts' joint weight that they have in common (Dice) if they are the same prompt."""
@@ -49,59 +48,28 @@ def words(text: str) -> Words:
     return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).lower().replace("’", "'")))
 
 
-_ROUNDING = 1e-6  # scores are float32, and 1 - 1/3 is a little less than 2/3
-_SLACK = 0.01  # the scorer's own cut-off is not exact either
-_BLOCK = 256  # rows compared at once: the scores of a block against 40,000 rows take 40 MB
-
-
 class Distinct:
-    """Keeps rows that are not near-duplicates of a kept row of the same kind, also across calls.
-
-    Rows are compared in blocks. Memory grows with the number of kept rows, time with its square.
-    """
+    """Rows of which none is a near-duplicate of another one of its kind. Time grows with the square of their number."""
 
     def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
-        self._kept: list[tuple[str, str, Words]] = []
+        self._least = threshold - 1e-6  # a similarity is rounded
+        self._letters: dict[str, str] = {}
+        self._kept: dict[str, dict[str, str]] = {}
 
-    def filter(
-        self, rows: Sequence[tuple[str, str, Words]], amount: int | None
-    ) -> tuple[list[str], list[tuple[str, str, float]]]:
-        """The first `amount` distinct ids of (id, kind, words) rows (None: all), and the skipped near-duplicates.
-
-        A near-duplicate is (id, kept id, similarity).
-        """
-        import numpy as np
+    def add(self, name: str, kind: str, spoken: Words) -> tuple[str, float] | None:
+        """Add a row and return None, or return id and similarity of the most similar row if it is a near-duplicate."""
         from rapidfuzz import process
         from rapidfuzz.distance import LCSseq
 
-        kept: list[str] = []
-        passed: list[tuple[str, str, float]] = []
-        for start in range(0, len(rows), _BLOCK):
-            block, first = rows[start : start + _BLOCK], len(self._kept)
-            columns = [*self._kept, *block]
-            scores: Any = process.cdist(
-                [text for _, _, text in block],
-                [text for _, _, text in columns],
-                scorer=LCSseq.normalized_similarity,
-                score_cutoff=max(self._threshold - _SLACK, 0),
-                workers=-1,
-            )
-            scores[scores < self._threshold - _ROUNDING] = 0
-            kinds = np.array([kind for _, kind, _ in columns])
-            alive = np.arange(len(columns)) < first
-            for index, row in enumerate(block):
-                if len(kept) == amount:
-                    return kept, passed
-                near = np.where(alive & (kinds == row[1]), scores[index], 0)
-                best = int(near.argmax())
-                if near[best]:
-                    passed.append((row[0], columns[best][0], float(near[best])))
-                else:
-                    alive[first + index] = True
-                    kept.append(row[0])
-                    self._kept.append(row)
-        return kept, passed
+        # a letter for each word: rapidfuzz compares texts much faster than lists
+        text = "".join(self._letters.setdefault(word, chr(len(self._letters))) for word in spoken)
+        kept = self._kept.setdefault(kind, {})
+        near = process.extractOne(text, kept, scorer=LCSseq.normalized_similarity, score_cutoff=self._least)
+        if near is None:
+            kept[name] = text
+            return None
+        _, similarity, other = near
+        return other, similarity
 
 
 _FEW = 1000  # texts; with fewer, word frequencies are too uncertain
@@ -334,35 +302,31 @@ def contaminated(
     lookalikes = Lookalikes(texts) if "similar" in ways else None
     found: list[tuple[int, Match]] = []
     for name, prompts in against.items():
-        said = [words(prompt) for prompt in prompts]
-        exact = _first((prompt, n) for n, prompt in enumerate(prompts, 1) if "exact" in ways)
-        normalised = _first((own, n) for n, own in enumerate(said, 1) if own and "normalised" in ways)
-        runs = _first((run, n) for n, own in enumerate(said, 1) if "ngram" in ways for run in _runs(own, ngram))
+        numbered = [*enumerate(prompts)][::-1]  # from the last one, so that the first of equal ones is found
+        said = [(number, words(prompt)) for number, prompt in numbered]
+        exact = {prompt: number for number, prompt in numbered if "exact" in ways}
+        normalised = {own: number for number, own in said if own and "normalised" in ways}
+        runs = {run: number for number, own in said if "ngram" in ways for run in _runs(own, ngram)}
         similar = lookalikes.find(prompts) if lookalikes else ()
         alike = {it.row: it for it in sorted(similar, key=lambda it: (it.similarity, len(it.passage), -it.prompt))}
         for at, (row, text) in enumerate(rows):
+            how: How
+            similarity, passage = 1.0, text
+            shared = [run for run in _runs(spoken[at], ngram) if run in runs] if runs else []
             if text in exact:
-                hit: tuple[int, How, float, str] = exact[text], "exact", 1.0, text
+                how, number = "exact", exact[text]
             elif spoken[at] in normalised:
-                hit = normalised[spoken[at]], "normalised", 1.0, text
-            elif one := alike.get(at):
-                hit = one.prompt + 1, "similar", round(one.similarity, 3), one.passage
-            elif shared := [run for run in _runs(spoken[at], ngram) if run in runs] if runs else []:
+                how, number = "normalised", normalised[spoken[at]]
+            elif at in alike:
+                _, number, similarity, passage = alike[at]
+                how, similarity = "similar", round(similarity, 3)
+            elif shared:
                 run = min(shared, key=runs.__getitem__)
-                hit = runs[run], "ngram", 1.0, " ".join(run)
+                how, number, passage = "ngram", runs[run], " ".join(run)
             else:
                 continue
-            number, how, similarity, passage = hit
-            found.append((at, Match(row, name, number, how, similarity, prompts[number - 1], passage)))
+            found.append((at, Match(row, name, number + 1, how, similarity, prompts[number], passage)))
     return [match for _, match in sorted(found, key=lambda it: it[0])]
-
-
-def _first(numbered: Iterable[tuple[Key, int]]) -> dict[Key, int]:
-    """The first number of each key."""
-    found: dict[Key, int] = {}
-    for key, number in numbered:
-        found.setdefault(key, number)
-    return found
 
 
 def _runs(spoken: Words, length: int) -> list[Words]:

@@ -25,15 +25,13 @@ from annotated_types import Gt
 from alttrain.dataset.columns import Columns
 from alttrain.records import Example, Rejected, checksum
 
-KEPT = 64
-"""Maximum number of readings that a process keeps in memory."""
 _LONGEST_CELL = 1 << 27  # characters of a CSV cell; long traces exceed the csv module's own limit of 128 K
 _COMMIT = re.compile(r"@([0-9a-f]{40})/")
 
 RawRow = tuple[str, dict[str, Any]]
 """A row's place, for error messages, and its values."""
-_Row = tuple[str, str, str, dict[str, Any]]
-"""A row's place, its `Example.source`, its id if it has none of its own, and its values."""
+_Row = tuple[str, str, dict[str, Any]]
+"""A row's place, its id if it has none of its own, and its values."""
 
 
 class ExampleSource(Protocol):
@@ -113,14 +111,22 @@ class Rows(Columns):
         reading, chosen = self._all(), {example.id for example in self.examples(seed)}
         return replace(reading, examples=[example for example in reading.examples if example.id in chosen])
 
+    def content(self) -> dict[str, str]:
+        """The hash of each file, or the hub's commit, or else the hash of the hub's rows."""
+        files = self._files()
+        if files:
+            return {file.name: content_hash(file) for file in files}
+        rows, commit = self._from_hub()
+        digest = hashlib.sha256()
+        for row in () if commit else rows:
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+        return {f"{self.hub}:{self.split}": commit or digest.hexdigest()[:16]}
+
     def _all(self) -> Reading:
         """All rows. A process reads unchanged files once, so that the jobs of a sweep share them."""
-        path = self._path()
-        stats = [(str(file), file.stat()) for file in self._files(path) if file.is_file()] if path else []
+        stats = [(str(file), file.stat()) for file in self._files() if file.is_file()]
         key = repr((self, [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]))
         if key not in _READ:
-            if len(_READ) == KEPT:
-                del _READ[next(iter(_READ))]
             _READ[key] = self._read()
         return _READ[key]
 
@@ -128,15 +134,18 @@ class Rows(Columns):
         examples: list[Example] = []
         rejected: list[Rejected] = []
         seen: dict[str, str] = {}
-        path = self._path()
-        if path is None:
-            loaded, commit = self._from_hub()
-            rows, where = self._hub_rows(loaded), f"{self.hub}@{commit or self.revision or 'unknown'}"
+        files = self._files()
+        rows: Iterable[_Row]
+        if files:
+            rows, folder = self._file_rows(files), f"{files[0].parent}/"
+            where = self.path or f"{self.data_dir}/{self.file}"
         else:
-            rows, where = self._file_rows(path), str(path)
-        wanted = (row for row in rows if self.passes(row[3], row[0]))
-        for place, source, default_id, raw in islice(wanted, self.first):
-            found = self.convert(raw, place, default_id, source)
+            loaded, commit = self._from_hub()
+            where, folder, stem = f"{self.hub}@{commit or self.revision or 'unknown'}", "", str(self.hub).split("/")[-1]
+            rows = ((f"{self.hub}:{self.split}: row {n}", f"{stem}-{n}", raw) for n, raw in enumerate(loaded, 1))
+        wanted = (row for row in rows if self.passes(row[2], row[0]))
+        for place, default_id, raw in islice(wanted, self.first):
+            found = self.convert(raw, place, default_id, place.removeprefix(folder))
             if found.id in seen:
                 raise ValueError(f"{place}: id {found.id!r} is already at {seen[found.id]}; ids must be unique")
             seen[found.id] = place
@@ -156,46 +165,27 @@ class Rows(Columns):
 
             order = numpy.random.default_rng(self.sample_seed).permutation(len(examples))
             examples = [examples[place] for place in sorted(order[: self.sample].tolist())]
-        origin = where if path is None else str(self.file or path.name)
-        return Reading(examples, rejected, origin)
+        return Reading(examples, rejected, str(self.file or Path(where).name) if files else where)
 
-    def content(self) -> dict[str, str]:
-        """The hash of each file, or the hub's commit, or else the hash of the hub's rows."""
-        path = self._path()
-        if path is None:
-            rows, commit = self._from_hub()
-            digest = hashlib.sha256()
-            for row in () if commit else rows:
-                digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-            return {f"{self.hub}:{self.split}": commit or digest.hexdigest()[:16]}
-        return {file.name: content_hash(file) for file in self._files(path)}
-
-    def _hub_rows(self, loaded: Iterable[dict[str, Any]]) -> Iterator[_Row]:
-        for number, raw in enumerate(loaded, 1):
-            place = f"{self.hub}:{self.split}: row {number}"
-            yield place, place, f"{str(self.hub).rpartition('/')[2]}-{number}", raw
-
-    def _file_rows(self, path: Path) -> Iterator[_Row]:
-        for file in self._files(path):
+    def _file_rows(self, files: Sequence[Path]) -> Iterator[_Row]:
+        for file in files:
             stem = file.name.removesuffix(".gz").rpartition(".")[0]
+            part = {"part": stem} if "*" in str(self.file) else {}
             for number, (place, raw) in enumerate(read_raw(file, self.rows_at), 1):
-                values = {**raw, "part": stem} if "*" in path.name else raw
-                yield place, place.removeprefix(f"{path.parent}/"), f"{stem}-{number}", values
+                yield place, f"{stem}-{number}", raw | part
 
-    def _path(self) -> Path | None:
-        """The file to read, or None for the hub."""
+    def _files(self) -> list[Path]:
+        """The file, or the files that match a * in its name; none for the hub.
+
+        Raises FileNotFoundError if data_dir lacks it.
+        """
         if self.path:
-            return Path(self.path)
+            return [Path(self.path)]
         if self.data_dir is None:
-            return None
+            return []
         if self.file is None:
             raise ValueError(f"rows {self.name}: data_dir={self.data_dir} is set and file is not; name the file there")
-        return Path(self.data_dir) / self.file
-
-    def _files(self, path: Path) -> list[Path]:
-        """The file, or the files that match a * in its name. Raises FileNotFoundError if data_dir lacks it."""
-        if self.path:
-            return [path]
+        path = Path(self.data_dir) / self.file
         named = path.parent.glob(path.name) if "*" in path.name else [path]
         files = sorted(file for file in named if file.is_file())
         if not files:
@@ -292,10 +282,12 @@ def read_raw(path: Path, rows_at: str | None = None) -> list[RawRow]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data file")
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    rows: Iterable[tuple[str, Any]]
     if kind == "parquet" and path.suffix != ".gz":
         rows = _parquet(path)
     elif kind == "jsonl":
-        rows = _jsonl(path, _text(path))
+        lines = enumerate(_text(path).split("\n"), 1)
+        rows = ((f"{path}:{number}", _parse(f"{path}:{number}", line)) for number, line in lines if line.strip())
     elif kind == "json":
         rows = _json(path, _text(path), rows_at)
     elif kind in ("csv", "tsv"):
@@ -303,11 +295,10 @@ def read_raw(path: Path, rows_at: str | None = None) -> list[RawRow]:
     else:
         accepted = "jsonl, json, csv, tsv, each also as .gz, and parquet"
         raise ValueError(f"{path}: unknown kind of data file {kind!r}; accepted: {accepted}")
-    found = []
-    for place, row in rows:
+    found = list(rows)
+    for place, row in found:
         if not isinstance(row, dict):
             raise ValueError(f"{place}: expected a JSON object, found {type(row).__name__}")
-        found.append((place, row))
     if not found:
         raise ValueError(f"{path}: the file holds no rows")
     return found
@@ -322,13 +313,7 @@ def _text(path: Path) -> str:
         raise ValueError(f"{path}: not readable as UTF-8 text: {error}") from error
 
 
-def _jsonl(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"{path}:{number}", _parse(f"{path}:{number}", line)
-
-
-def _json(path: Path, text: str, rows_at: str | None) -> Iterator[tuple[str, Any]]:
+def _json(path: Path, text: str, rows_at: str | None) -> list[tuple[str, Any]]:
     rows = _parse(str(path), text)
     if rows_at is not None:
         if not isinstance(rows, dict) or rows_at not in rows:
@@ -337,8 +322,7 @@ def _json(path: Path, text: str, rows_at: str | None) -> Iterator[tuple[str, Any
         rows = rows[rows_at]
     if not isinstance(rows, list):
         raise ValueError(f"{path}: expected a JSON array of rows, found {type(rows).__name__}")
-    for number, row in enumerate(rows, 1):
-        yield f"{path}: row {number}", row
+    return [(f"{path}: row {number}", row) for number, row in enumerate(rows, 1)]
 
 
 def _csv(path: Path, text: str, delimiter: str) -> Iterator[RawRow]:
@@ -354,7 +338,7 @@ def _csv(path: Path, text: str, delimiter: str) -> Iterator[RawRow]:
         raise ValueError(f"{path}:{reader.reader.line_num}: malformed CSV: {error}") from error
 
 
-def _parquet(path: Path) -> Iterator[RawRow]:
+def _parquet(path: Path) -> list[RawRow]:
     import pyarrow
     from pyarrow import parquet
 
@@ -362,16 +346,13 @@ def _parquet(path: Path) -> Iterator[RawRow]:
         table = parquet.ParquetFile(path).read()
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path}: not readable as Parquet: {str(error).splitlines()[0]}") from error
-    for number, row in enumerate(table.to_pylist(), 1):
-        yield f"{path}: row {number}", row
+    return [(f"{path}: row {number}", row) for number, row in enumerate(table.to_pylist(), 1)]
 
 
 def _parse(place: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = f" (line {error.lineno})" if error.lineno > 1 else ""
-        raise ValueError(f"{place}: malformed JSON{line}: {error.msg}") from error
-    except (RecursionError, ValueError) as error:  # ValueError: a number of very many digits
-        fault = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise ValueError(f"{place}: malformed JSON: {fault}") from error
+    except (ValueError, RecursionError) as error:  # also a number of very many digits
+        line = getattr(error, "lineno", 1)
+        fault = getattr(error, "msg", error)
+        raise ValueError(f"{place}: malformed JSON{f' (line {line})' if line > 1 else ''}: {fault}") from error

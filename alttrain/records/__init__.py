@@ -10,12 +10,14 @@ Stages communicate through files of JSON lines in UTF-8, with one frozen datacla
 and reads strictly: a file that does not have the expected content raises `DamagedError`. No torch is imported.
 """
 
+# mypy: implicit-reexport
+# ruff: noqa: F401
+
 import dataclasses
-import functools
 import hashlib
 import json
+import mmap
 import os
-import types
 import typing
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -28,40 +30,11 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import msgspec
 
 # isort: off
-from alttrain.records.documents import (
-    Count as Count,
-    Judged as Judged,
-    Label as Label,
-    Names as Names,
-    Rewritten as Rewritten,
-    Trained as Trained,
-    read_if_there as read_if_there,
-    read_losses as read_losses,
-    read_metrics as read_metrics,
-    read_sealed as read_sealed,
-    write_sealed as write_sealed,
-)
-from alttrain.records.files import (
-    NO_JSON as NO_JSON,
-    REMEDY as REMEDY,
-    UNFINISHED as UNFINISHED,
-    DamagedError as DamagedError,
-    alone as alone,
-    append as append,
-    checksum as checksum,
-    clear_unfinished as clear_unfinished,
-    from_cache as from_cache,
-    full_disk as full_disk,
-    kept_json as kept_json,
-    opened as opened,
-    read_bytes as read_bytes,
-    read_json as read_json,
-    read_utf8 as read_utf8,
-    replacing as replacing,
-    seal as seal,
-    write_json as write_json,
-    write_text as write_text,
-)
+from alttrain.records.documents import Count, Judged, Label, Names, Rewritten, Trained, read_if_there, read_losses
+from alttrain.records.documents import read_metrics, read_sealed, write_sealed
+from alttrain.records.files import NO_JSON, REMEDY, UNFINISHED, DamagedError, alone, append, checksum, clear_unfinished
+from alttrain.records.files import from_cache, full_disk, kept_json, opened, read_bytes, read_json, read_utf8, replacing
+from alttrain.records.files import seal, write_json, write_text
 # isort: on
 
 Step = Literal["understanding", "assessment", "reasoning", "refusal", "primer"]
@@ -216,91 +189,57 @@ def encode(row: Any) -> str:
     return json.dumps(dataclasses.asdict(row), ensure_ascii=False)
 
 
-def decode(line: str | bytes, row_type: type[Row], where: str) -> Row:
-    """The row in one JSON line. Raises ValueError that starts with `where` on bad JSON or bad fields."""
-    try:
-        fields = msgspec.json.decode(line)
-    except NO_JSON as error:
-        raise ValueError(f"{where}: not a JSON object: {error}") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{where}: expected a JSON object, found {type(fields).__name__}")
-    return build(fields, row_type, where)
-
-
 def build(fields: dict[str, Any], row_type: type[Row], where: str) -> Row:
-    """Build a row from its fields. Raises ValueError, starting with `where`, on unknown, missing or mistyped fields."""
-    made: Any = row_type
-    known = {field.name: field for field in dataclasses.fields(made)}
+    """A row from its fields. Raises ValueError, starting with `where`, on unknown, missing or mistyped fields."""
+    if unknown := _unknown(fields, row_type):
+        raise ValueError(f"{where}: {unknown}")
+    try:
+        return msgspec.convert(fields, row_type)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{where}: {_fault(error, row_type)}") from error
+
+
+def _unknown(fields: Iterable[str], row_type: Any) -> str:
+    """What is wrong if a field is none of the row's; msgspec ignores such fields in a dataclass."""
+    known = [field.name for field in dataclasses.fields(row_type)]
     unknown = sorted(set(fields) - set(known))
-    if unknown:
-        raise ValueError(f"{where}: unknown field {unknown[0]!r}; accepted: {', '.join(known)}")
-    required = [name for name, field in known.items() if field.default is dataclasses.MISSING]
-    missing = [name for name in required if name not in fields]
-    if missing:
-        raise ValueError(f"{where}: missing field {missing[0]!r}; every row needs {', '.join(required)}")
-    hints = _type_hints(made)
-    return row_type(**{name: _value(value, hints[name], f"{where}: field {name!r}") for name, value in fields.items()})
+    return f"unknown field {unknown[0]!r}; accepted: {', '.join(known)}" if unknown else ""
 
 
-_type_hints = functools.cache(typing.get_type_hints)
-
-
-def _value(value: Any, hint: Any, where: str) -> Any:
-    """A JSON value as the annotated type. Raises ValueError on a wrong type or a value outside a Literal."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        if value not in arguments:
-            raise ValueError(f"{where}: {value!r} is not known; accepted: {', '.join(map(str, arguments))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{where}: expected a list, found {value!r}")
-        return tuple(_value(item, arguments[0], where) for item in value)
-    if origin in (typing.Union, types.UnionType):
-        return value if value is None else _value(value, next(a for a in arguments if a is not type(None)), where)
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where}: expected an object, found {value!r}")
-        return build(value, hint, where)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ValueError(f"{where}: expected {hint.__name__}, found {value!r}")
-    return value
+def _fault(error: Exception, row_type: Any) -> str:
+    """msgspec's message, with the field first, and with the accepted values if they are listed, which it leaves out."""
+    fault, _, path = str(error).partition(" - at `$")
+    place = path.strip(".`")
+    hint = (typing.get_type_hints(Segment) | typing.get_type_hints(row_type)).get(place.rpartition(".")[2])
+    accepted = f"; accepted: {', '.join(get_args(hint))}" if get_origin(hint) is Literal else ""
+    return f"field {place!r}: {fault}{accepted}" if place else fault
 
 
 def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Row]:
     """The rows of a JSON lines file one at a time, without the first `after`. Raises DamagedError with the line.
 
-    msgspec reads a row about ten times faster than `decode`, but ignores unknown fields. So `decode` also reads the
-    first row, since one version writes a whole file. A person may edit generations; the judge stage warns about that.
+    Unknown fields are looked for in the first row only, since one version writes a whole file. A person may edit
+    generations; the judge stage warns about that.
     """
     decoder, rows = msgspec.json.Decoder(row_type), 0
     with opened(path) as lines:
         for number, line in enumerate(lines, 1):
             rows += bool(line.strip())
             if rows > after and line.strip():
-                if rows == after + 1:
-                    _check_row(line, row_type, path, number)
                 row = _row(line, decoder, path, number)
+                if rows == after + 1 and (unknown := _unknown(msgspec.json.decode(line), row_type)):
+                    raise DamagedError(path, unknown, number)
                 if row_type is not Generation and not unchanged(line):
                     raise DamagedError(path, "the row is not what was written", number)
                 yield row
 
 
 def _row(line: bytes, decoder: msgspec.json.Decoder[Row], path: Path, number: int) -> Row:
-    """The row in a file's line. Raises DamagedError, if possible with the clearer message of `decode`."""
+    """The row in a file's line. Raises DamagedError."""
     try:
         return decoder.decode(line)
     except NO_JSON as error:
-        if dataclasses.is_dataclass(decoder.type):
-            _check_row(line, decoder.type, path, number)
-        raise DamagedError(path, error, number) from error
-
-
-def _check_row(line: bytes, row_type: type[Any], path: Path, number: int) -> None:
-    try:
-        decode(line, row_type, "")
-    except ValueError as error:
-        raise DamagedError(path, str(error).removeprefix(": "), number) from error
+        raise DamagedError(path, _fault(error, decoder.type), number) from error
 
 
 def parse_rows(content: bytes, row_type: type[Row], path: Path) -> list[Row]:
@@ -324,16 +263,17 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
 
 def _unique(rows: list[Row], path: Path) -> list[Row]:
     """Return the rows. Raises DamagedError if two have the same id, sample, judge and part."""
-    if key := [name for name in ("id", "sample", "judge", "part") if rows and hasattr(rows[0], name)]:
-        lines: dict[Any, int] = {}
-        for number, name in enumerate(map(attrgetter(*key), rows), 1):
-            _refuse_second(lines, name, number, path)
+    key = [name for name in ("id", "sample", "judge", "part") if rows and hasattr(rows[0], name)]
+    lines: dict[Any, int] = {}
+    for number, name in enumerate(map(attrgetter(*key), rows) if key else (), 1):
+        _refuse_second(lines, name, number, path)
     return rows
 
 
 def _refuse_second(lines: dict[Any, int], name: Any, number: int, path: Path) -> None:
     """Raise DamagedError if a row of this name was on an earlier line."""
-    if (before := lines.setdefault(name, number)) != number:
+    before = lines.setdefault(name, number)
+    if before != number:
         raise DamagedError(path, f"the row of line {before} again, {name!r}", number)
 
 
@@ -370,16 +310,10 @@ def repair_rows(path: Path) -> int:
     if path.is_symlink():
         raise DamagedError(path, "is a link, which may lead outside of the run", remedy="put the file itself there")
     with opened(path) as file:
-        size = file.seek(0, os.SEEK_END)
-        keep, block = size, 1 << 16
-        while keep > 0:
-            start = max(0, keep - block)
-            file.seek(start)
-            newline = file.read(keep - start).rfind(b"\n")
-            if newline >= 0:
-                keep = start + newline + 1
-                break
-            keep = start
+        size = keep = os.fstat(file.fileno()).st_size
+        if size:
+            with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+                keep = content.rfind(b"\n") + 1
     if keep < size:  # a complete file keeps its modification time
         os.truncate(path, keep)
     return size - keep
@@ -402,8 +336,8 @@ def append_rows(path: Path, rows: Iterable[Any], by: str = "") -> None:
 
 
 def _sealed(line: bytes, by: str = "") -> bytes:
-    body, seal, _ = line.rpartition(_SEAL)
-    return body + seal + _sum(body, by) + b'"}' if seal else line
+    body, sealed, _ = line.rpartition(_SEAL)
+    return body + sealed + _sum(body, by) + b'"}' if sealed else line
 
 
 def _sum(body: bytes, by: str) -> bytes:
@@ -412,8 +346,8 @@ def _sum(body: bytes, by: str) -> bytes:
 
 def unchanged(line: bytes, by: str = "") -> bool:
     """Whether a line is as `append_rows` wrote it. True for lines without a checksum, as older versions wrote them."""
-    body, seal, told = line.rpartition(_SEAL)
-    return not seal or told[:1] == b'"' or told[:16] == _sum(body, by)
+    body, sealed, told = line.rpartition(_SEAL)
+    return not sealed or told[:1] == b'"' or told[:16] == _sum(body, by)
 
 
 def sort_rows(path: Path, key_type: type[Row], place: Callable[[Row], int]) -> None:

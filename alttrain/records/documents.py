@@ -164,13 +164,11 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 def read_losses(path: Path) -> list[tuple[int, dict[str, str]]]:
     """(step, row) of each row of logs/metrics.csv that has a step. Raises DamagedError."""
+    rows = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
     try:
-        rows = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
         found = [(int(row["step"]), row) for row in rows if row.get("step")]
         for _, row in found:
             float(row.get("loss") or 0)
         return found
-    except DamagedError:
-        raise
     except (csv.Error, TypeError, ValueError) as error:
         raise DamagedError(path, f"not steps and losses ({error})") from error

@@ -178,8 +178,6 @@ def read_json(path: Path, schema: Any = dict[str, Any], remedy: str = REMEDY) ->
     try:
         msgspec.json.decode(content, type=schema)
         return msgspec.json.decode(content)
-    except RecursionError as error:
-        raise DamagedError(path, "the JSON is nested too deeply", remedy=remedy) from error
     except NO_JSON as error:
         raise DamagedError(path, f"not the JSON expected ({error})", remedy=remedy) from error
 

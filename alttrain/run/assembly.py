@@ -29,8 +29,7 @@ from alttrain.evaluation import Benchmark, Protocol, protocol_hash
 from alttrain.generation import EngineConfig
 from alttrain.records import Example, Texts
 from alttrain.rewrite import Structure
-from alttrain.training import Hardware, NoTraining, SupervisedFineTuning
-from alttrain.training.config import Logger
+from alttrain.training import Hardware, Logger, NoTraining, SupervisedFineTuning
 
 PLACES = ("path", "file", "data_dir", "count")
 """Arguments of a row source that fingerprints leave out, since they contain the hash of its content."""

@@ -1,6 +1,5 @@
-"""Supervised fine-tuning on rewritten examples. This module exports the config classes and imports no torch.
+"""Supervised fine-tuning on rewritten examples. Here are the config classes: recipe, hardware and loggers. No torch.
 
-- `config`       recipe, hardware and loggers, as a config names them
 - `data`         token sequences -> packed batches in a seeded order
 - `module`       the Lightning module: objective, AdamW, warm-up and cosine schedule
 - `fit`          one training: trainer, checkpoints, resuming
@@ -8,28 +7,306 @@
 - `distributed`  coordinates the processes of a training on several devices
 """
 
-from alttrain.training.config import (
-    Csv,
-    Hardware,
-    LoggedRun,
-    Mlflow,
-    NoTraining,
-    ResponseLoss,
-    SafeKeyLoss,
-    SupervisedFineTuning,
-    TensorBoard,
-    Wandb,
-)
+import importlib.util
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from math import ceil, inf
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-__all__ = [
-    "Csv",
-    "Hardware",
-    "LoggedRun",
-    "Mlflow",
-    "NoTraining",
-    "ResponseLoss",
-    "SafeKeyLoss",
-    "SupervisedFineTuning",
-    "TensorBoard",
-    "Wandb",
-]
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+
+from alttrain.backbone.memory import Optimizer, Strategy
+from alttrain.backbone.template import ThoughtMode
+
+log = logging.getLogger(__name__)
+
+Mean = Literal["tokens", "examples"]
+"""The loss of a step is the mean over its response tokens, or over its examples' mean losses."""
+
+
+@dataclass(frozen=True)
+class ResponseLoss:
+    """Cross-entropy of the response tokens. With `mean_over="tokens"`, long responses weigh more than short ones."""
+
+    mean_over: Mean = "tokens"
+
+    last_epochs: ClassVar[int] = 0
+    needs_key_sentence: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class SafeKeyLoss:
+    """The response loss, plus SafeKey's two losses (Zhou et al., 2025) in the last `last_epochs` epochs.
+
+    `key_weight` weights the loss of the key sentence, computed in a second pass that does not see the request.
+    `head_weight` weights the loss of two linear heads that classify requests as harmful or harmless. One head sees only
+    the understanding and has weight `theta`; the other sees request and understanding and has weight 1 - `theta`. The
+    heads are stored in checkpoints, not in the saved adapter or model.
+    """
+
+    key_weight: Annotated[float, Ge(0), Lt(inf)]
+    head_weight: Annotated[float, Ge(0), Lt(inf)]
+    theta: Annotated[float, Ge(0), Le(1)]
+    last_epochs: Annotated[int, Gt(0)]
+
+    mean_over: ClassVar[Mean] = "examples"
+    needs_key_sentence: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class SupervisedFineTuning:
+    """AdamW with linear warm-up and cosine decay to zero, for either `epochs` or `max_steps`.
+
+    `batch_size` is in examples, `max_length` in tokens; longer examples are left out and reported. `checkpoint_every`
+    is in steps. Warm-up takes `warmup_steps`, or the share `warmup_share` of all steps, rounded up. With schedule
+    "cosine" the first warm-up step has a rate above zero; "cosine_from_zero" is transformers' schedule, which starts at
+    0. `gradient_clip` is the maximum gradient norm; None disables clipping. `b_ratio` is the learning rate of LoRA's B
+    relative to A (LoRA+, Hayou et al., 2024). `batch_size_of` maps backbone names to batch sizes; a recipe's YAML sets
+    `batch_size` from it.
+    """
+
+    name: str
+    epochs: Annotated[int, Gt(0)] | None
+    learning_rate: Annotated[float, Gt(0), Lt(inf)]
+    batch_size: Annotated[int, Gt(0)]
+    warmup_steps: Annotated[int, Ge(0)] | None
+    max_length: Annotated[int, Gt(0)]
+    max_steps: Annotated[int, Gt(0)] | None = None
+    warmup_share: Annotated[float, Ge(0), Lt(1)] | None = None
+    batch_size_of: Mapping[str, Annotated[int, Gt(0)]] = field(default_factory=dict)
+    schedule: Literal["cosine", "cosine_from_zero"] = "cosine"
+    optimizer: Optimizer = "adamw"
+    weight_decay: Annotated[float, Ge(0), Lt(inf)] = 0.0
+    betas: Annotated[Sequence[Annotated[float, Ge(0), Lt(1)]], MinLen(2), MaxLen(2)] = (0.9, 0.95)
+    gradient_clip: Annotated[float, Gt(0), Lt(inf)] | None = 1.0
+    b_ratio: Annotated[float, Gt(0), Lt(inf)] = 1.0
+    checkpoint_every: Annotated[int, Gt(0)] = 50
+    thought: ThoughtMode = "open"
+    objective: ResponseLoss | SafeKeyLoss = ResponseLoss()
+
+    trains: ClassVar[Literal[True]] = True
+
+    def __post_init__(self) -> None:
+        for one, other in (("epochs", "max_steps"), ("warmup_steps", "warmup_share")):
+            a, b = getattr(self, one), getattr(self, other)
+            if (a is None) == (b is None):
+                fault = "give one of them, and set the other to null"
+                raise ValueError(f"training.{one}={a} and training.{other}={b}: {fault}")
+        if isinstance(self.objective, SafeKeyLoss) and self.epochs is None:
+            raise ValueError("training.objective counts from the last epoch: give training.epochs, not max_steps")
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Return the number of batches per epoch. The last batch may be smaller."""
+        return -(-examples // self.batch_size)
+
+    def steps(self, examples: int) -> int:
+        """Return the number of optimizer steps for this number of examples."""
+        return self.max_steps or (self.epochs or 0) * self.steps_per_epoch(examples)
+
+    def warmup(self, steps: int) -> int:
+        """Return the number of warm-up steps in a training of `steps` steps, at most `steps` - 1."""
+        asked = self.warmup_steps if self.warmup_share is None else ceil(steps * self.warmup_share)
+        return min(asked or 0, steps - 1)
+
+
+@dataclass(frozen=True)
+class NoTraining:
+    """The untrained backbone, as the No-train baseline. `thought` says how its prompts end."""
+
+    name: str
+    thought: ThoughtMode
+
+    trains: ClassVar[Literal[False]] = False
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The devices that models run on. `threads` limits the CPU threads; None leaves the number to torch.
+
+    `devices` on each of `nodes` machines train together. With `strategy` "ddp" each device has a copy of the backbone,
+    "fsdp" shards it (adapters only), and "deepspeed_*" uses DeepSpeed. The recipe's batch is split over the devices,
+    and on each device into passes of at most `examples_per_pass` examples (gradient accumulation).
+
+    `memory_gib` is the memory per device, so that a run can be planned on a machine without one. If a training does not
+    fit, these are applied in order until it does: `recompute`, one example per pass, sharding over up to
+    `most_devices`.
+
+    `compiled` compiles each layer for training ("auto": on CUDA; "on" needs a GPU). `recompute` is activation
+    checkpointing: a third more computation, for rows several times as long in the same memory.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    devices: Annotated[int, Gt(0)] = 1
+    nodes: Annotated[int, Gt(0)] = 1
+    strategy: Strategy = "ddp"
+    examples_per_pass: Annotated[int, Gt(0)] | None = None
+    compiled: Literal["auto", "on", "off"] = "auto"
+    recompute: bool = False
+    threads: Annotated[int, Gt(0), Le(1024)] | None = None
+    log_every: Annotated[int, Gt(0)] = 10
+    memory_gib: Annotated[float, Gt(0)] | None = None
+    most_devices: Annotated[int, Gt(0)] = 1
+
+    @property
+    def world_size(self) -> int:
+        """Devices that train together, over all nodes."""
+        return self.devices * self.nodes
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP shards the backbone over several devices."""
+        return self.strategy == "fsdp" and self.world_size > 1
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """The run that a logger gets. `id` stays the same when the run is resumed. `sweep` is the sweep's name, or ""."""
+
+    id: str
+    name: str
+    folder: Path
+    sweep: str
+    config: Mapping[str, Any]
+
+
+class Logger(ABC):
+    """An option of conf/logger, which opens one of Lightning's loggers.
+
+    `holds` lists what is logged: "training" metrics, "evaluation" metrics, the evaluation's "samples". `package` is the
+    package that must be installed, and the name of alttrain's extra that installs it.
+    """
+
+    holds: ClassVar[Sequence[str]] = ("training", "evaluation", "samples")
+    package: ClassVar[str] = ""
+
+    def check(self) -> None:
+        """Raise ValueError if a package or API key is missing."""
+        if (name := self.package) and importlib.util.find_spec(name) is None:
+            raise ValueError(f"logger={name} needs {name}: pip install 'alttrain[{name}]', or choose logger=csv")
+
+    @abstractmethod
+    def open(self, run: LoggedRun) -> AbstractContextManager[Any]:
+        """Open Lightning's logger; it closes with the context. A run that was logged before is continued."""
+
+
+@dataclass(frozen=True)
+class Csv(Logger):
+    """Writes logs/metrics.csv in the run's folder, a row every `trainer.log_every` steps, which the report plots."""
+
+    holds = ("training",)
+
+    @contextmanager
+    def open(self, run: LoggedRun) -> Iterator[Any]:
+        from alttrain.training.loggers import ContinuedCSVLogger
+
+        yield ContinuedCSVLogger(run.folder, name="", version="logs", flush_logs_every_n_steps=1)
+
+
+@dataclass(frozen=True)
+class TensorBoard(Logger):
+    """Writes to tensorboard/ in the run's folder, with the config in hparams.yaml.
+
+    `tensorboard --logdir outputs/runs` shows all runs.
+    """
+
+    holds, package = ("training", "evaluation"), "tensorboard"
+
+    @contextmanager
+    def open(self, run: LoggedRun) -> Iterator[Any]:
+        from alttrain.training.loggers import ContinuedTensorBoardLogger
+
+        logger = ContinuedTensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False)
+        logger.log_hyperparams(dict(run.config))
+        yield logger
+        logger.finalize("success")
+
+
+@dataclass(frozen=True)
+class Wandb(Logger):
+    """A wandb run in `project`. `group` None uses the sweep's name.
+
+    With `mode` "offline" no account is needed. "online" reads the API key from WANDB_API_KEY, without which wandb would
+    ask for one in the middle of the training, and logs offline if the server does not answer.
+    """
+
+    project: str
+    mode: Literal["offline", "online"]
+    group: str | None = None
+    tags: Sequence[str] = ()
+
+    def check(self) -> None:
+        if self.mode == "online" and not os.environ.get("WANDB_API_KEY"):
+            raise ValueError("logger.wandb.mode=online needs a key: set WANDB_API_KEY, or choose offline")
+
+    @contextmanager
+    def open(self, run: LoggedRun) -> Iterator[Any]:
+        import wandb
+        from pytorch_lightning.loggers import WandbLogger
+
+        from alttrain.training.loggers import PATIENCE_S
+
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            save_code=False,
+            disable_git=True,
+            reinit="create_new",  # jobs of a sweep may follow each other in one process
+            init_timeout=PATIENCE_S,
+            finish_timeout=PATIENCE_S,  # also bounds what wandb does when the process exits
+        )
+        given = {"group": self.group or run.sweep or None, "tags": list(self.tags), "settings": settings}
+        for mode in (self.mode, "offline"):
+            logger = WandbLogger(run.name, run.folder, project=self.project, id=run.id, mode=mode, **given)
+            try:
+                logger.log_hyperparams(dict(run.config))
+                break
+            except Exception as error:  # no network, a rejected key, and others
+                if mode == "offline":
+                    raise
+                log.warning("logger    wandb cannot be reached, so this run is logged offline: %s", error)
+                wandb.teardown()  # otherwise the id stays in use
+        try:
+            yield logger
+        finally:
+            logger.experiment.finish()
+
+
+@dataclass(frozen=True)
+class Mlflow(Logger):
+    """An MLflow run. `uri` is a folder or a server, whose credentials are read from MLflow's environment variables.
+
+    `experiment` None uses the sweep's name. MLflow assigns run ids itself, so a resumed run is found by a tag.
+    """
+
+    uri: str
+    experiment: str | None = None
+
+    package = "mlflow"
+
+    @contextmanager
+    def open(self, run: LoggedRun) -> Iterator[Any]:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # otherwise MLflow 3 requires a database
+        from mlflow.tracking import MlflowClient
+        from pytorch_lightning.loggers import MLFlowLogger
+
+        client, name = MlflowClient(self.uri), self.experiment or run.sweep or "alttrain"
+        tags = {"alttrain_id": run.id, "sweep": run.sweep}
+        known = client.get_experiment_by_name(name)
+        experiment = known.experiment_id if known else client.create_experiment(name)
+        found = client.search_runs([experiment], f"tags.alttrain_id = '{run.id}'", max_results=1)
+        logger = MLFlowLogger(name, run.name, self.uri, tags, run_id=found[0].info.run_id if found else None)
+        try:
+            client.log_dict(logger.run_id, dict(run.config), "config.json")  # parameters are cut at 250 characters
+            if found:
+                client.update_run(logger.run_id, status="RUNNING")
+            else:  # MLflow rejects a changed parameter, such as the stages
+                logger.log_hyperparams(dict(run.config))
+            yield logger
+        finally:
+            logger.finalize("success")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from alttrain import tokenization
-from alttrain.training.config import Mean, SupervisedFineTuning
+from alttrain.training import Mean, SupervisedFineTuning
 
 
 class _Movable:
@@ -124,27 +124,11 @@ def _marked(sequences: Sequence[tokenization.Sequence], multiple: int) -> Marked
     return MarkedBatch(key, spans, torch.tensor(harmful), share)
 
 
-@dataclass(frozen=True)
-class Division:
-    """Splits a step's examples over `devices`, then on each device into passes of at most `per_pass` examples.
-
-    `device` is the index of this device.
-    """
-
-    devices: int = 1
-    device: int = 0
-    per_pass: int | None = None
-
-    def passes(self, batch_size: int) -> int:
-        """Return the passes per step on each device. The number is the same for every device and step."""
-        own = -(-batch_size // self.devices)
-        return -(-own // (self.per_pass or own))
-
-
 class BatchStream:
     """All batches of a training from step `start` on. One iteration is the whole training, over all epochs.
 
-    With several devices or passes, it yields this device's passes of each step in turn.
+    It yields the passes of each step in turn: each step's batch is split over `devices`, of which this is number
+    `device`, and on each device into `passes`.
     """
 
     def __init__(
@@ -154,13 +138,14 @@ class BatchStream:
         seed: int,
         start: int = 0,
         multiple: int = 1,
-        division: Division = Division(),
+        devices: int = 1,
+        device: int = 0,
+        passes: int = 1,
     ) -> None:
-        self.sequences, self.recipe, self.seed, self.start = sequences, recipe, seed, start
-        self.multiple, self.division = multiple, division
+        self.sequences, self.recipe, self.seed, self.start, self.multiple = sequences, recipe, seed, start, multiple
+        self.devices, self.device, self.passes = devices, device, passes
         self.steps_per_epoch = recipe.steps_per_epoch(len(sequences))
         self.steps = recipe.steps(len(sequences))
-        self.passes = division.passes(recipe.batch_size)
         self._order: tuple[int, list[int]] = (-1, [])
 
     @property
@@ -172,8 +157,7 @@ class BatchStream:
         return self.steps * self.passes
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        mean_over, devices = self.recipe.objective.mean_over, self.division.devices
-        parts = self.passes * devices
+        mean_over, parts = self.recipe.objective.mean_over, self.passes * self.devices
         marked_from = self.steps - self.recipe.objective.last_epochs * self.steps_per_epoch
 
         def weight(part: Sequence[tokenization.Sequence]) -> int:
@@ -182,7 +166,7 @@ class BatchStream:
         for step in range(self.start, self.steps):
             ordered = sorted((self.sequences[index] for index in self.members(step)), key=len, reverse=True)
             for number in range(self.passes):
-                own = ordered[number * devices + self.division.device :: parts]
+                own = ordered[number * self.devices + self.device :: parts]
                 share = weight(own) / weight(ordered) * parts
                 # devices wait for each other: a pass without examples runs the shortest one, with a share of 0
                 yield pack(own or ordered[-1:], self.multiple, share, mean_over, step >= marked_from)

@@ -6,9 +6,8 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,12 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 30.0
 """Seconds that a run waits for a logger to close, and that wandb waits for its server."""
-MOST_WAITING = 10_000
-"""Calls that may wait for a slow logger; with more of them it has failed."""
 
 
 class GuardedLogger(Logger):  # type: ignore[misc]
     """Runs another logger's calls in a background thread, in order, so that it cannot stop or delay a run.
 
-    `open` is called in that thread. If a call raises, a warning is logged and all further calls are dropped.
+    `open` is called in that thread. If a call raises, a warning is logged and no further call is made.
     """
 
     name = version = ""
@@ -38,15 +35,14 @@ class GuardedLogger(Logger):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._label, self._open, self._patience_s = label, open, patience_s
-        self._calls: queue.Queue[Callable[[Any], object] | None] = queue.Queue(MOST_WAITING)
-        self._failed = False
+        self._calls: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"logger {label}", daemon=True)  # it may hang
         self._thread.start()
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics by name at an optimizer step."""
-        self._put(lambda logger: logger.log_metrics(metrics, step))
+        self._calls.put(lambda logger: logger.log_metrics(metrics, step))
 
     def log_hyperparams(self, *unused: Any, **ignored: Any) -> None:
         """Do nothing: the config is logged when the logger is opened."""
@@ -62,25 +58,14 @@ class GuardedLogger(Logger):  # type: ignore[misc]
                 csv.writer(text, lineterminator="\n").writerows([columns, *rows])
                 logger.experiment.log_text(logger.run_id, text.getvalue(), f"samples/{name}.csv")
 
-        self._put(call)
+        self._calls.put(call)
 
     def close(self) -> None:
         """Close the logger after the queued calls, waiting at most `patience_s` seconds."""
-        until = time.monotonic() + self._patience_s
-        with suppress(queue.Full):
-            self._calls.put(None, self._thread.is_alive(), self._patience_s)
-        self._thread.join(max(0.0, until - time.monotonic()))
+        self._calls.put(None)
+        self._thread.join(self._patience_s)
         if self._thread.is_alive():
             log.warning("logger    %s does not end; the run goes on without waiting for it", self._label)
-
-    def _put(self, call: Callable[[Any], object]) -> None:
-        if self._failed:
-            return
-        try:
-            self._calls.put_nowait(call)
-        except queue.Full:
-            self._failed = True
-            log.warning("logger    %s does not keep up, and gets no more", self._label)
 
     def _work(self) -> None:
         try:
@@ -88,7 +73,6 @@ class GuardedLogger(Logger):  # type: ignore[misc]
                 while (call := self._calls.get()) is not None:
                     call(logger)
         except Exception as error:  # a logger can raise anything
-            self._failed = True
             said = " ".join(str(error).split()) or type(error).__name__
             log.warning("logger    %s failed, and the run goes on without it: %s", self._label, said)
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from alttrain.backbone.attention import PackedSequences
 from alttrain.backbone.fused import response_loss
-from alttrain.training.config import SafeKeyLoss, SupervisedFineTuning
+from alttrain.training import SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.data import MarkedBatch, PackedBatch
 
 ROW_MULTIPLE = 512
@@ -95,8 +95,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         self.heads: SafetyHeads | None = None
         if isinstance(recipe.objective, SafeKeyLoss):
             self.heads = SafetyHeads(causal_lm(model).config.hidden_size)
-        self.last_loss: Any = None  # of the last complete step, in nats
-        self.losses: list[Any] = []  # of every complete step
+        self.losses: list[Any] = []  # of every complete step, in nats
         self._step_loss: Any = 0.0
         self._step_tokens, self._step_began = 0, time.monotonic()
         self._sharded = False
@@ -129,13 +128,13 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         self._step_loss += loss.detach()
         self._step_tokens += batch.ids.numel()
         if (batch_index + 1) % self.passes == 0:
-            self.last_loss = self._step_loss / self.passes
+            step_loss = self._step_loss / self.passes
             if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.all_reduce(self.last_loss)
-                self.last_loss = self.last_loss / torch.distributed.get_world_size()
-            self.losses.append(self.last_loss)
+                torch.distributed.all_reduce(step_loss)
+                step_loss = step_loss / torch.distributed.get_world_size()
+            self.losses.append(step_loss)
             now = time.monotonic()
-            self.log("loss", self.last_loss, prog_bar=True, batch_size=1)
+            self.log("loss", step_loss, prog_bar=True, batch_size=1)
             self.log("learning_rate", self.recipe.learning_rate * self.factor(self.global_step), batch_size=1)
             self.log("tokens_per_second", self._step_tokens / max(now - self._step_began, 1e-9), batch_size=1)
             self._step_loss, self._step_tokens, self._step_began = 0.0, 0, now
@@ -183,7 +182,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
                 total = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
             norm = float(unsharded(total))
             self.log("gradient_norm", norm, batch_size=1)
-        if not (math.isfinite(self.last_loss) and math.isfinite(norm)):
+        if not (math.isfinite(self.losses[-1]) and math.isfinite(norm)):
             raise self._diverged(self.global_step + 1, f"gradient norm {norm:.4g}")
 
     def _diverged(self, step: int, found: str) -> ValueError:
@@ -191,7 +190,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         rate = self.recipe.learning_rate * self.factor(step - 1)
         return ValueError(
             f"the training diverged at step {step} of {self.total_steps}: loss "
-            f"{float(self.last_loss):.4g}, {found}, learning rate {rate:.4g}; nothing of it is saved, and there is no "
+            f"{float(self.losses[-1]):.4g}, {found}, learning rate {rate:.4g}; nothing of it is saved, and there is no "
             f"adapter to evaluate. Set training.learning_rate below {self.recipe.learning_rate:g}, more warm-up steps, "
             "a lower training.gradient_clip, or trainer.precision=float32, and tag=NAME for a run of its own"
         )
@@ -231,7 +230,6 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trainable}
         self.check_finite(checkpoint["state_dict"])
         checkpoint["seconds"] = self.seconds
-        checkpoint["loss"] = None if self.last_loss is None else float(self.last_loss)
         checkpoint["losses"] = self.losses = list(map(float, self.losses))
         checkpoint["random"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
@@ -245,8 +243,7 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore losses and elapsed time. The random generators' states are restored in `on_train_start`."""
-        self._random, self.last_loss = checkpoint["random"], checkpoint["loss"]
-        self._before, self.losses = checkpoint["seconds"], checkpoint.get("losses", [])
+        self._random, self._before, self.losses = checkpoint["random"], checkpoint["seconds"], checkpoint["losses"]
 
     def on_train_start(self) -> None:
         """Restore the random generators' states. Lightning draws random numbers before this hook."""
