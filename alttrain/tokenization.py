@@ -95,6 +95,10 @@ class Renderer:
         return {str(token): number for number, token in added if str(token).strip()}
 
     @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(self._special.values())
+
+    @cached_property
     def _spelling(self) -> re.Pattern[str]:
         """Matches special tokens as the tokenizer does: the leftmost, and the longest at that place."""
         names = sorted(self._special, key=len, reverse=True)
@@ -110,34 +114,37 @@ class Renderer:
         Special tokens outside the template's pieces are disabled by a space after their first character.
         """
         pieces = list(_pieces(text))
-        pieces[1::2] = [
-            self._spelling.sub(lambda found: f"{found[0][0]} {found[0][1:]}", said) for said in pieces[1::2]
-        ]
+        pieces[1::2] = [self._spelling.sub(lambda spelt: f"{spelt[0][0]} {spelt[0][1:]}", p) for p in pieces[1::2]]
         return "".join(pieces)
-
-    def _batch(self, texts: list[str]) -> list[list[int]]:
-        """Tokenize texts together, and return the ids of each."""
-        if not texts:
-            return []
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        forged = [number for number, text in enumerate(texts) if not self._holds_own(text, ids[number])]
-        for number, (_, encoding) in zip(forged, self._disguise([texts[number] for number in forged]), strict=True):
-            ids[number] = encoding.ids
-        return ids
-
-    def _holds_own(self, text: str, ids: list[int]) -> bool:
-        """Return whether the ids of a text contain exactly the special tokens that the template wrote."""
-        own = [token for piece in _pieces(text)[::2] for token in self._own_ids(piece)]
-        return list(filter(self._special_ids.__contains__, ids)) == own
-
-    @cached_property
-    def _special_ids(self) -> frozenset[int]:
-        return frozenset(self._special.values())
 
     @cached_property
     def _own_ids(self) -> Callable[[str], list[int]]:
         """Return the ids of the special tokens in a template piece. Cached, because there are few such pieces."""
         return cache(lambda piece: [self._special[found] for found in self._spelling.findall(piece)])
+
+    def _encodings(self, texts: list[str]) -> list[tuple[str, Any]]:
+        """Return each text as it was encoded, and its encoding. Only the template's pieces yield special tokens.
+
+        If another piece spells one, the text is encoded again with the template's tokens renamed, by `_disguised`.
+        """
+        if not texts:
+            return []
+        encodings = self.tokenizer(texts, add_special_tokens=False, verbose=False).encodings
+        found: list[tuple[str, Any]] = []
+        for text, encoding in zip(texts, encodings, strict=True):
+            own = [token for piece in _pieces(text)[::2] for token in self._own_ids(piece)]
+            if list(filter(self._special_ids.__contains__, encoding.ids)) == own:
+                found.append((text, encoding))
+            else:
+                found.append(self._disguise(text))
+        return found
+
+    def _disguise(self, text: str) -> tuple[str, Any]:
+        """Return a text with the template's special tokens renamed, and its encoding by `_disguised`."""
+        pieces = list(_pieces(text))
+        pieces[::2] = [self._spelling.sub(lambda spelt: self._names[spelt[0]], own) for own in pieces[::2]]
+        renamed = "".join(pieces)
+        return renamed, self._disguised.encode(renamed, add_special_tokens=False)
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -164,17 +171,6 @@ class Renderer:
             raise ValueError(f"backbone.source: this tokenizer has not one id for {wrong[0]!r}; use its newer files")
         return made
 
-    def _disguise(self, texts: list[str]) -> list[tuple[str, Any]]:
-        """Return each text with the template's special tokens renamed, and its encoding by `_disguised`."""
-        if not texts:
-            return []
-        renamed = []
-        for text in texts:
-            pieces = list(_pieces(text))
-            pieces[::2] = [self._spelling.sub(lambda found: self._names[found[0]], own) for own in pieces[::2]]
-            renamed.append("".join(pieces))
-        return list(zip(renamed, self._disguised.encode_batch(renamed, add_special_tokens=False), strict=True))
-
     def prompt_text(
         self,
         user: str,
@@ -192,13 +188,14 @@ class Renderer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, adding nothing. Only the template's pieces yield special tokens."""
-        ids = self._ids(text)
-        return ids if self._holds_own(text, ids) else self._disguise([text])[0][1].ids
+        return self._batch([text])[0]
+
+    def _batch(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for _, encoding in self._encodings(texts)]
 
     def prompts(self, examples: Iterable[Example], thought: ThoughtMode) -> list[list[int]]:
         """Return the ids of the examples' prompts, with the backbone's system prompt and earlier user turns."""
-        template, system = self.backbone.template, self.backbone.system_prompt
-        return self._batch([template.prompt(e.prompt, system, thought, e.turns) for e in examples])
+        return self._batch([self.prompt_text(e.prompt, thought, turns=e.turns) for e in examples])
 
     def render(self, examples: Iterable[Example]) -> list[Sequence]:
         """Return prompt and response of each example. Raises ValueError if one has neither thought nor answer."""
@@ -219,22 +216,14 @@ class Renderer:
 
     def mark(self, examples: Iterable[Example], sequences: Iterable[Sequence]) -> list[Sequence]:
         """Return the sequences with marks where the thought has a key sentence after its understanding."""
-        examples = list(examples)
-        texts = [self._response_text(example) for example in examples]
-        placed = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        marked = []
-        for example, sequence, text, ids, places in zip(
-            examples, sequences, texts, placed["input_ids"], placed["offset_mapping"], strict=True
-        ):
-            response: str = text
-            if not self._holds_own(text, ids):
-                ((response, encoding),) = self._disguise([text])
-                places = encoding.offsets
+        examples, marked = list(examples), []
+        encoded = self._encodings([self._response_text(example) for example in examples])
+        for example, sequence, (response, encoding) in zip(examples, sequences, encoded, strict=True):
             start, end = _key_sentence(example, response)
-            understood = sum(stop <= start for _, stop in places)
-            key = sum(begin < end for begin, _ in places)
-            has = 0 < understood < key
-            marked.append(replace(sequence, marks=Marks(understood, key, example.label == "harmful") if has else None))
+            understood = sum(stop <= start for _, stop in encoding.offsets)
+            key = sum(begin < end for begin, _ in encoding.offsets)
+            marks = Marks(understood, key, example.label == "harmful") if 0 < understood < key else None
+            marked.append(replace(sequence, marks=marks))
         return marked
 
     def decode(self, ids: list[int]) -> str:

@@ -17,10 +17,7 @@ from alttrain.records import read_json
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-NOT_PLAIN = (
-    *("use_dora", "use_rslora", "use_qalora"),
-    *("rank_pattern", "alpha_pattern", "fan_in_fan_out", "modules_to_save"),
-)
+NOT_PLAIN = ("use_dora", "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "modules_to_save")
 """Options of peft with which the update is not scale B A. Other variants show up as differently named tensors."""
 REMEDY = "remove the folder and train.json beside it, and train again"
 
@@ -80,9 +77,8 @@ def read_adapter(folder: Path) -> Adapter:
         tensors = load_file(folder / TENSORS)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / TENSORS}: {error}; it holds no adapter; {REMEDY}") from error
-    modules = {name.rpartition(".lora_")[0] for name in tensors}
     pairs, odd = {}, set(tensors)
-    for module in sorted(modules):
+    for module in sorted({name.rpartition(".lora_")[0] for name in tensors}):
         both = (f"{module}.lora_A.weight", f"{module}.lora_B.weight")
         if module.startswith(PREFIX) and tensors.keys() >= set(both):
             pairs[module.removeprefix(PREFIX)] = (tensors[both[0]], tensors[both[1]])
@@ -98,16 +94,13 @@ def read_adapter(folder: Path) -> Adapter:
             sizes = f"A {tuple(down.shape)} and B {tuple(up.shape)}"
             raise adapter.fault(f"holds {sizes} for {name}, and {CONFIG} says rank {rank}")
         if not (down.isfinite().all() and up.isfinite().all()):
-            raise adapter.fault(
-                f"holds numbers for {name} that are not finite: the training diverged, or it is spoiled"
-            )
+            raise adapter.fault(f"holds numbers for {name} that are not finite: training diverged, or it is spoiled")
     if not any(down.any() and up.any() for down, up in pairs.values()):
         raise adapter.fault("holds an update of zero for every layer, as before any training: it would change nothing")
     return adapter
 
 
 def _described(path: Path) -> dict[str, Any]:
-    """Read and check the config of a plain LoRA adapter."""
     try:
         found: dict[str, Any] = read_json(path, remedy=REMEDY)
     except FileNotFoundError as error:

@@ -14,7 +14,6 @@ torch's CPU kernel is several times slower on them, mainly in the backward pass.
 """
 
 import inspect
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,14 +42,6 @@ REACH = 2048
 KeysValues = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """The prefix shared by all prompts: keys and values (kv heads, length, head size) per layer."""
-
-    length: int
-    layers: dict[int, KeysValues]
-
-
 @dataclass
 class SlotCache:
     """Keys and values of the sequences being decoded, one sequence per slot.
@@ -77,9 +68,7 @@ class SlotCache:
         start, begun, first = 0, 0, packed.first_slot
         if packed.prefix:
             begun, last = packed.prefix.length, first + len(packed.lengths)
-            prefix_keys, prefix_values = packed.prefix.layers[index]
-            keys[first:last, :, :, :begun] = prefix_keys.transpose(-1, -2)
-            values[first:last, :, :begun] = prefix_values
+            keys[first:last, :, :, :begun], values[first:last, :, :begun] = packed.prefix.layers[index]
         for slot, length in enumerate(packed.lengths, first):
             keys[slot, :, :, begun : begun + length] = key[0, :, start : start + length].transpose(-1, -2)
             values[slot, :, begun : begun + length] = value[0, :, start : start + length]
@@ -90,16 +79,6 @@ class SlotCache:
         for keys, values in self.layers.values():
             keys[target, :, :, :length] = keys[source, :, :, :length]
             values[target, :, :length] = values[source, :, :length]
-
-    def prefix(self, length: int) -> Prefix:
-        """Return a copy of the first `length` positions of slot 0."""
-        return Prefix(
-            length,
-            {
-                index: (keys[0, :, :, :length].transpose(-1, -2).clone(), values[0, :, :length].clone())
-                for index, (keys, values) in self.layers.items()
-            },
-        )
 
 
 @dataclass(frozen=True)
@@ -123,16 +102,16 @@ class PackedSequences:
     """Which tokens of the row belong together.
 
     `lengths` are the tokens of each sequence. With a `cache`, keys and values are stored one sequence per slot from
-    `first_slot` on, and `prefix` precedes every sequence. `boundaries` (sequences + 1,) int32 are the start of each
-    sequence and the end of the last, for the CUDA kernel; `longest` is an upper bound of the lengths. A decode step has
-    no lengths. It has `positions` (slots,) of the newest tokens, and `bias` (slots, 1, 1, longest), 0 for visible
-    tokens and -inf for others.
+    `first_slot` on, and the one slot of `prefix` precedes every sequence. `boundaries` (sequences + 1,) int32 are the
+    start of each sequence and the end of the last, for the CUDA kernel; `longest` is an upper bound of the lengths. A
+    decode step has no lengths, but the `positions` (slots,) of the newest tokens, and a `bias` (slots, 1, 1, longest)
+    that is -inf for hidden tokens.
     """
 
     lengths: Sequence[int]
     cache: SlotCache | None = None
     first_slot: int = 0
-    prefix: Prefix | None = None
+    prefix: SlotCache | None = None
     boundaries: Tensor | None = None
     longest: int = 0
     positions: Tensor | None = None
@@ -166,17 +145,15 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    packed: PackedSequences | None = None,
+    *,
+    packed: PackedSequences,
     sliding_window: int | None = None,
     **unused: object,
 ) -> tuple[Tensor, None]:
     """Causal attention within each sequence: query (1, heads, tokens, size) -> (1, tokens, heads, size).
 
-    Raises ValueError without `packed`. Except in the CUDA kernel, it also raises ValueError for a sequence longer than
-    the backbone's sliding window.
+    Except in the CUDA kernel, raises ValueError for a sequence longer than the backbone's sliding window.
     """
-    if packed is None:
-        raise ValueError("packed attention needs the model to be called with packed=")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings return float32
     if packed.boundaries is not None and query.dtype in HALF and dropout == 0.0:
@@ -186,22 +163,18 @@ def packed_attention(
     if sliding_window is not None and length > sliding_window:
         raise ValueError(f"a sequence of {length} tokens passes this backbone's sliding window of {sliding_window}")
     if packed.positions is not None:
-        return _attend_newest(query, key, value, packed, module.layer_idx, scale), None
+        return _attend_newest(module, query, key, value, packed, scale), None
     if packed.cache is not None:
         packed.cache.fill(module.layer_idx, key, value, packed)
-    if packed.groups is None:
-        packed.groups = group_lengths(packed.lengths, query.device)
-    before = packed.prefix.layers[module.layer_idx] if packed.prefix else None
-    return _attend_in_groups(query, key, value, packed.groups, scale, dropout, before), None
+    return _attend_in_groups(module, query, key, value, packed, scale, dropout), None
 
 
 def _attend_newest(
-    query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, layer: int, scale: float
+    module: Any, query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float
 ) -> Tensor:
     """One new token per slot: query (1, heads, slots, size) -> (1, slots, heads, size). Key heads are not repeated."""
-    assert packed.cache is not None
-    assert packed.bias is not None
-    keys, values = packed.cache.layer(layer, key)
+    assert packed.cache is not None and packed.bias is not None
+    keys, values = packed.cache.layer(module.layer_idx, key)
     active, size = query.shape[2], query.shape[3]
     slots = torch.arange(active, device=query.device)
     keys[slots, :, :, packed.positions] = key[0].transpose(0, 1)
@@ -241,37 +214,32 @@ def group_lengths(lengths: Sequence[int], device: torch.device) -> list[LengthGr
             batches.append([length])
     groups = []
     for batch in batches:
-        longest, starts, rows = max(batch), [0, *itertools.accumulate(batch)], list(enumerate(batch))
-        padded = [starts[row] + min(offset, length - 1) for row, length in rows for offset in range(longest)]
-        padding = [row * longest + offset for row, length in rows for offset in range(length, longest)]
-        unpadded = [row * longest + offset for row, length in rows for offset in range(length)]
-        indices = (torch.tensor(values, dtype=torch.long, device=device) for values in (padded, padding, unpadded))
-        groups.append(LengthGroup(len(batch), longest, sum(batch), *indices))
+        counts, places = torch.tensor(batch)[:, None], torch.arange(max(batch))
+        padded = counts.cumsum(0) - counts + places.minimum(counts - 1)
+        real = (places < counts).flatten()
+        indices = (padded.flatten(), (~real).nonzero()[:, 0], real.nonzero()[:, 0])
+        groups.append(LengthGroup(len(batch), max(batch), sum(batch), *(index.to(device) for index in indices)))
     return groups
 
 
 def _attend_in_groups(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    groups: Sequence[LengthGroup],
-    scale: float,
-    dropout: float,
-    before: KeysValues | None,
+    module: Any, query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float, dropout: float
 ) -> Tensor:
-    """query (1, heads, tokens, size) -> (1, tokens, heads, size). `before` precedes every sequence."""
-    sizes = [group.tokens for group in groups]
+    """query (1, heads, tokens, size) -> (1, tokens, heads, size)."""
+    if packed.groups is None:
+        packed.groups = group_lengths(packed.lengths, query.device)
+    sizes = [group.tokens for group in packed.groups]
     parts = zip(*(torch.split(tensor[0].transpose(0, 1), sizes) for tensor in (query, key, value)), strict=True)
     mixed = []
-    for group, tensors in zip(groups, parts, strict=True):
+    for group, tensors in zip(packed.groups, parts, strict=True):
         q, k, v = (_pad(tensor, group) for tensor in tensors)
-        if before is not None:
-            k, v = (
-                torch.cat([old.expand(len(new), -1, -1, -1), new], 2) for old, new in zip(before, (k, v), strict=True)
-            )
+        if packed.prefix is not None:
+            keys, values = packed.prefix.layers[module.layer_idx]
+            k = torch.cat([keys.transpose(-1, -2).expand(group.count, -1, -1, -1), k], 2)
+            v = torch.cat([values.expand(group.count, -1, -1, -1), v], 2)
         out = _attend_padded(q, k, v, scale, dropout)
         flat = out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
-        mixed.append(_gather(flat, group.unpadded, group.padded, group.padding))
+        mixed.append(_Gather.apply(flat, group.unpadded, group.padded, group.padding))  # type: ignore[no-untyped-call]
     return torch.cat(mixed)[None]
 
 
@@ -286,8 +254,9 @@ def _attend_padded(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float
     mask = None
     if seen > length:
         mask = torch.ones((length, seen), dtype=torch.bool, device=q.device).tril_(seen - length)
+    grouped_heads = q.shape[1] != k.shape[1]
     return functional.scaled_dot_product_attention(
-        *(q, k, v, mask), dropout_p=dropout, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        q, k, v, mask, dropout_p=dropout, is_causal=mask is None, scale=scale, enable_gqa=grouped_heads
     )
 
 
@@ -333,14 +302,9 @@ class _Gather(torch.autograd.Function):
         return gradient.index_select(0, back).index_fill_(0, drop, 0.0), None, None, None
 
 
-def _gather(rows: Tensor, index: Tensor, back: Tensor, drop: Tensor) -> Tensor:
-    gathered: Tensor = _Gather.apply(rows, index, back, drop)  # type: ignore[no-untyped-call]
-    return gathered
-
-
 def _pad(tokens: Tensor, group: LengthGroup) -> Tensor:
     """(tokens, heads, size) -> (count, heads, longest, size)."""
-    padded = _gather(tokens, group.padded, group.unpadded, group.padding[:0])
+    padded: Tensor = _Gather.apply(tokens, group.padded, group.unpadded, group.padding[:0])  # type: ignore[no-untyped-call]
     return padded.view(group.count, group.longest, *tokens.shape[1:]).transpose(1, 2)
 
 

@@ -23,10 +23,9 @@ class Backbone:
     prompts end for the untrained backbone: "open" if it reasons by itself, "absent" if it does not know think
     delimiters. `system_prompt` is used for every prompt without its own; None and "" mean none. `identity` is the
     system prompt for methods and protocols that tell a backbone who it is (R1-Act's, AltTrain's). `published` marks
-    weights that a method's authors trained.
-
-    `attention` is the attention kernel for training; generation always uses the packed one. `quantization` is how
-    bitsandbytes quantises the frozen weights. `shape` gives the dimensions for memory estimates without a config.json.
+    weights that a method's authors trained. `quantization` is how bitsandbytes quantises the frozen weights.
+    `attention` is the kernel for training; generation always uses the packed one. `shape` is for memory estimates
+    without a config.json.
     """
 
     name: str
@@ -70,10 +69,8 @@ class Trainable:
         """Return the loaded backbone with what is trained, and nothing else, requiring gradients."""
         return model
 
-    def memory(
-        self, shape: Shape, width: int, lengths: Sequence[int], quantization: Quantization, **how: Any
-    ) -> dict[str, int]:
-        """Return the bytes of a training step by part, for sequences of these lengths (`training_bytes`)."""
+    def memory(self, shape: Shape, width: int, lengths: Sequence[int], *step: Any, **how: Any) -> dict[str, int]:
+        """Return the bytes of a training step by part. `step` and `how` are arguments of `training_bytes`."""
         return {}
 
 
@@ -98,17 +95,13 @@ class LoRA(Trainable):
         return f"LoRA r{self.rank} a{self.alpha:g} dropout {self.dropout:g} on {targets}{upper}"
 
     def attach(self, model: Any, seed: int) -> Any:
-        """Return the backbone with new adapters."""
         from alttrain.backbone.weights import add_lora
 
         return add_lora(model, self, seed)
 
-    def memory(
-        self, shape: Shape, width: int, lengths: Sequence[int], quantization: Quantization, **how: Any
-    ) -> dict[str, int]:
-        """Return the bytes of a training step by part."""
-        lora = (self.rank, self.target_modules)
-        return training_bytes(shape, width, *lora, lengths, quantization, dropout=self.dropout > 0, **how)
+    def memory(self, shape: Shape, width: int, lengths: Sequence[int], *step: Any, **how: Any) -> dict[str, int]:
+        how["dropout"] = self.dropout > 0
+        return training_bytes(shape, width, self.rank, self.target_modules, lengths, *step, **how)
 
 
 @dataclass(frozen=True)
@@ -130,19 +123,14 @@ class FullFineTuning(Trainable):
         return "all weights"
 
     def precision(self, trainer: str) -> str:
-        """Return "float32", unless `weights` follow the trainer."""
         return trainer if self.weights == "bfloat16" else "float32"
 
     def attach(self, model: Any, seed: int) -> Any:
-        """Return the backbone with all weights requiring gradients."""
         return model.requires_grad_(True)
 
-    def memory(
-        self, shape: Shape, width: int, lengths: Sequence[int], quantization: Quantization, **how: Any
-    ) -> dict[str, int]:
-        """Return the bytes of a training step by part."""
-        kept = width if self.weights == "bfloat16" else 4
-        return training_bytes(shape, width, 0, (), lengths, quantization, kept=kept, **how)
+    def memory(self, shape: Shape, width: int, lengths: Sequence[int], *step: Any, **how: Any) -> dict[str, int]:
+        how["kept"] = width if self.weights == "bfloat16" else 4
+        return training_bytes(shape, width, 0, (), lengths, *step, **how)
 
 
 @dataclass(frozen=True)

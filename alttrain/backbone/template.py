@@ -25,8 +25,7 @@ class Rendered(str):
 
     pieces: tuple[str, ...]
 
-    def __new__(cls, pieces: Iterable[str]) -> "Rendered":
-        pieces = tuple(pieces)
+    def __new__(cls, *pieces: str) -> "Rendered":
         text = super().__new__(cls, "".join(pieces))
         text.pieces = pieces
         return text
@@ -63,18 +62,12 @@ class ChatTemplate:
             raise ValueError("template.opened_by=model needs a template.think_open that the model can write")
 
     def prompt(
-        self,
-        user: str,
-        system: str | None,
-        thought: ThoughtMode,
-        turns: Iterable[str] = (),
-        answers: Iterable[str] = (),
+        self, user: str, system: str | None, thought: ThoughtMode, turns: Iterable[str] = (), answers: Iterable[str] = ()
     ) -> Rendered:
         """Render a prompt, up to the first character that the model writes.
 
         Without a `system` text there is no system message. `turns` are the user's earlier messages. `answers` are the
-        responses to them as `history` returns them; a message with an empty answer is followed directly by the next
-        message.
+        responses to them as `history` returns them; a message with an empty answer is followed by the next message.
         """
         answered = self.assistant + _SLOT + self.end + self._after_end()
         said = [(self.system, system)] if system else []
@@ -86,7 +79,7 @@ class ChatTemplate:
             pieces[-1] += before
             pieces += [content, after]
         pieces[-1] += self.assistant + self._thought_start(thought)
-        return Rendered(pieces)
+        return Rendered(*pieces)
 
     def _thought_start(self, thought: ThoughtMode) -> str:
         if thought == "empty":
@@ -102,12 +95,12 @@ class ChatTemplate:
         """
         opening = self.think_open if self.opened_by == "model" else ""
         if answer is None:
-            return Rendered((opening, thought))
+            return Rendered(opening, thought)
         close = self.think_close if opening + thought else self.think_close.lstrip()
         if not answer:
-            return Rendered((opening, thought, close.rstrip() + self.end))
+            return Rendered(opening, thought, close.rstrip() + self.end)
         prefix = "" if self.answer_prefix.strip() in answer else self.answer_prefix
-        return Rendered((opening, thought, close + prefix, answer, self.end))
+        return Rendered(opening, thought, close + prefix, answer, self.end)
 
     def split(self, text: str, mode: ThoughtMode) -> tuple[str, str, bool]:
         """Split a generated text into (thought, answer, closed). The answer is what follows the last closing delimiter.
@@ -136,30 +129,26 @@ class ChatTemplate:
         Earlier assistant turns lose their thought, as in `history`. A message without delimiters counts as an answer,
         because servers return answers without thoughts. `system_prompt` is used if the dialogue has no system message.
         """
-        close, cut = self.think_close.strip(), ".lstrip('\\n')" if self.history_gap == "cut" else ""
-        opening = self.think_open.strip()
+        close, opening, default = self.think_close.strip(), self.think_open.strip(), ""
+        if system_prompt:
+            system = _literal(self.system.replace(_SLOT, system_prompt))
+            default = f"{{%- if messages[0]['role'] != 'system' -%}}{system}{{%- endif -%}}"
+        cut = ".lstrip('\\n')" if self.history_gap == "cut" else ""
         unclosed = f"{{%- elif said.lstrip().startswith({opening!r}) -%}}{{%- set said = '' -%}}" if opening else ""
-        system, user = (_jinja_message(getattr(self, name)) for name in ("system", "user"))
-        default = self.system.replace(_SLOT, system_prompt) if system_prompt else ""
         return (
-            _literal(self.bos)
-            + (f"{{%- if messages[0]['role'] != 'system' -%}}{_literal(default)}{{%- endif -%}}" if default else "")
-            + "{%- for message in messages -%}"
+            f"{_literal(self.bos)}{default}"
+            "{%- for message in messages -%}"
             "{%- if message['role'] == 'system' -%}"
-            "{%- if message['content'] -%}" + system + "{%- endif -%}"
-            "{%- elif message['role'] == 'user' -%}" + user + "{%- else -%}{%- set said = message['content'] -%}"
+            f"{{%- if message['content'] -%}}{_jinja_message(self.system)}{{%- endif -%}}"
+            f"{{%- elif message['role'] == 'user' -%}}{_jinja_message(self.user)}"
+            "{%- else -%}{%- set said = message['content'] -%}"
             "{%- if loop.last -%}"
             f"{{%- elif {close!r} in said -%}}{{%- set said = said.split({close!r})[-1]{cut} -%}}"
-            + unclosed
-            + "{%- endif -%}"
+            f"{unclosed}{{%- endif -%}}"
             "{%- if loop.last or said.strip() -%}"
-            + _literal(self.assistant)
-            + "{{- said -}}"
-            + _literal(self.end + self._after_end())
-            + "{%- endif -%}{%- endif -%}{%- endfor -%}"
-            "{%- if add_generation_prompt -%}"
-            + _literal(self.assistant + self._thought_start("open"))
-            + "{%- endif -%}"
+            f"{_literal(self.assistant)}{{{{- said -}}}}{_literal(self.end + self._after_end())}"
+            "{%- endif -%}{%- endif -%}{%- endfor -%}"
+            f"{{%- if add_generation_prompt -%}}{_literal(self.assistant + self._thought_start('open'))}{{%- endif -%}}"
         )
 
     def _after_end(self) -> str:

@@ -95,8 +95,7 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
     if absent:
         linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise ValueError(f"adapter.target_modules names {absent[0]!r}, which this backbone has not; it has {linear}")
-    described: Any = model.config
-    depth = described.num_hidden_layers
+    depth = model.config.num_hidden_layers  # type: ignore[union-attr]
     first = round(lora.layers_from * depth)
     config = LoraConfig(
         r=lora.rank,

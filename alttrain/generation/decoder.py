@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from alttrain.backbone.attention import PackedSequences, Prefix, SlotCache
+from alttrain.backbone.attention import PackedSequences, SlotCache
 from alttrain.backbone.device import give_back_freed_memory
 from alttrain.backbone.memory import PREFILL_TOKENS, cache_bytes, shape_of
-from alttrain.generation.engine import Decoding
+from alttrain.generation.engine import Decoding, Prompt, unwatched
 from alttrain.generation.sampling import Sampler
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ SHARED_TOKENS = 16
 
 @dataclass
 class _Sequence:
-    """One prompt with its generated tokens, its random numbers and its limit on new tokens (`cap`)."""
+    """One prompt with its random numbers, its limit on new tokens (`cap`) and its generated tokens."""
 
     number: int
     prompt: list[int]
@@ -61,31 +61,18 @@ class Decoder:
 
     @torch.inference_mode()
     def generate(
-        self,
-        prompts: Sequence[list[int]],
-        decoding: Decoding,
-        names: Sequence[str] = (),
-        on_finished: Callable[[int], None] | None = None,
-        caps: Sequence[int] = (),
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> list[list[int]]:
         """Return the generated tokens of each prompt. The end token is included if the model wrote it.
 
-        For sampling, a sequence's random numbers depend only on the seed and on its entry in `names` (by default its
-        index), not on the batch. `on_finished` is called with the number of sequences that just ended. `caps` limits
-        the new tokens of each prompt further than `max_new_tokens`.
+        For sampling, a sequence's random numbers depend only on the seed and on its prompt's name, not on the batch.
+        `advance` is called with the number of sequences that just ended.
         """
-        if not prompts:
-            return []
         sequences = [
-            _Sequence(
-                number,
-                prompt,
-                random.Random(f"{decoding.seed}\x1f{names[number] if names else number}"),
-                min(decoding.max_new_tokens, caps[number]) if caps else decoding.max_new_tokens,
-            )
-            for number, prompt in enumerate(prompts)
+            _Sequence(number, one.ids, random.Random(f"{decoding.seed}\x1f{one.name}"), one.most(decoding))
+            for number, one in enumerate(prompts)
         ]
-        written = _Batch(self, sequences, decoding).finish(on_finished)
+        written = _Batch(self, sequences, decoding).finish(advance) if sequences else []
         give_back_freed_memory()
         return written
 
@@ -102,6 +89,20 @@ class Decoder:
             **kept,
         ).logits
         return logits[0]
+
+    def prefill(
+        self,
+        rows: Sequence[Sequence[int]],
+        cache: SlotCache | None = None,
+        first_slot: int = 0,
+        prefix: SlotCache | None = None,
+    ) -> torch.Tensor:
+        """Return the next token's logits (rows, vocabulary) after each row, which follows `prefix` if there is one."""
+        lengths, begun = [len(row) for row in rows], prefix.length if prefix else 0
+        ids = [token for row in rows for token in row]
+        positions = [begun + place for length in lengths for place in range(length)]
+        ends = (torch.tensor(lengths).cumsum(0) - 1).tolist()
+        return self.forward(ids, positions, PackedSequences(lengths, cache, first_slot, prefix), ends)
 
     def token_bytes(self) -> int | None:
         """Return the bytes of keys and values per token, or None if the model's shape is unknown."""
@@ -130,7 +131,7 @@ class _Batch:
         self.cache = SlotCache(slots, self.longest)
         self.sampler = Sampler(self.decoding, slots, self.decoder.device)
 
-    def _shared_prefix(self) -> Prefix | None:
+    def _shared_prefix(self) -> SlotCache | None:
         """Compute the prefix that all prompts share, leaving each prompt at least one token of its own."""
         first, last = min(row.prompt for row in self.waiting), max(row.prompt for row in self.waiting)
         shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
@@ -138,10 +139,10 @@ class _Batch:
         if shared < SHARED_TOKENS or len(self.waiting) == 1:
             return None
         alone = SlotCache(1, shared)  # the whole cache is allocated where running out of memory is handled
-        self.decoder.forward(first[:shared], list(range(shared)), PackedSequences([shared], alone), [shared - 1])
-        return alone.prefix(shared)
+        self.decoder.prefill([first[:shared]], alone)
+        return alone
 
-    def finish(self, on_finished: Callable[[int], None] | None) -> list[list[int]]:
+    def finish(self, advance: Callable[[int], None]) -> list[list[int]]:
         """Decode until every sequence has ended. Raises torch.OutOfMemoryError if not even one slot fits."""
         while self.waiting or self.active:
             try:
@@ -159,8 +160,8 @@ class _Batch:
                 if self.decoder.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
-            if (ended := self._retire()) and on_finished:
-                on_finished(ended)
+            if ended := self._retire():
+                advance(ended)
         return self.answers
 
     def _prefill(self) -> None:
@@ -172,15 +173,8 @@ class _Batch:
                 break
             group.append(row)
             tokens += own
-        lengths = [len(row.ids) - begun for row in group]
-        ends = torch.tensor(lengths).cumsum(0) - 1
         first = len(self.active)
-        logits = self.decoder.forward(
-            [token for row in group for token in row.ids[begun:]],
-            [begun + place for length in lengths for place in range(length)],
-            PackedSequences(lengths, self.cache, first, self.prefix),
-            ends.tolist(),
-        )
+        logits = self.decoder.prefill([row.ids[begun:] for row in group], self.cache, first, self.prefix)
         del self.waiting[len(self.waiting) - len(group) :]
         self.active += group
         for slot, row in enumerate(group, first):

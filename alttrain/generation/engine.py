@@ -10,16 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le
 
 from alttrain.backbone.device import Device
 from alttrain.backbone.memory import Quantization, Shape
 from alttrain.llm import Failure
-
-if TYPE_CHECKING:
-    from alttrain.generation.in_process import InProcess
 
 
 @dataclass(frozen=True)
@@ -43,15 +40,15 @@ class Decoding:
     top_k: Annotated[int, Gt(0)] | None = None
     context: Annotated[int, Gt(0)] | Literal["backbone"] | None = None
 
+    def __post_init__(self) -> None:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(f"samples={self.samples} with temperature=0 would be the same text; set a temperature")
+
     def cut_at(self, context_length: int) -> int | None:
         """Return the length of prompt plus response, in tokens, at which responses are cut; None if they are not."""
         if self.context is None:
             return None
         return context_length if self.context == "backbone" else min(self.context, context_length)
-
-    def __post_init__(self) -> None:
-        if self.temperature == 0 and self.samples > 1:
-            raise ValueError(f"samples={self.samples} with temperature=0 would be the same text; set a temperature")
 
     def seed_of(self, name: str) -> int:
         """Return the seed, below 2^31, that a server gets for the prompt with this name."""
@@ -74,10 +71,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Written:
-    """A generated text with special tokens, without the end token.
-
-    `finish` is "stop" if the model ended the text, "length" if a limit cut it.
-    """
+    """A generated text with special tokens, without the end token. `finish` is "length" if a limit cut it."""
 
     text: str
     finish: Literal["stop", "length"]
@@ -97,7 +91,10 @@ class Engine(Protocol):
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        """Yield (index of the prompt, result), at most once per prompt; some are missing if a server fails."""
+        """Yield (index of the prompt, result), at most once per prompt; some are missing if a server fails.
+
+        `advance` is called with the number of prompts that have just ended.
+        """
 
 
 @dataclass(frozen=True)
@@ -105,8 +102,8 @@ class Model:
     """The model an engine is started for: a run's backbone, or the model that the run trained.
 
     `adapter` is the folder of a trained adapter, `trained` that of a fully fine-tuned model; both are None for the
-    backbone. `weights` returns the folder of the weights, without the adapter. `decoder` loads model and adapter into
-    this process. `log` is the file for a server's output.
+    backbone. `weights` returns the folder of the weights, without the adapter. `decoder` takes an `InProcess`, and loads
+    model and adapter into this process. `log` is the file for a server's output.
     """
 
     run: str
@@ -114,7 +111,7 @@ class Model:
     adapter: Path | None
     trained: Path | None
     weights: Callable[[], Path]
-    decoder: Callable[["InProcess"], Any]
+    decoder: Callable[[Any], Any]
     log: Path
 
 
