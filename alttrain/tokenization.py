@@ -1,19 +1,17 @@
 """Example -> ids and labels, prompt -> ids. One renderer serves training and generation.
 
 Prompt and response are tokenized separately and concatenated, so the ids before the response are the same in training
-and in generation. Nothing is truncated: a sequence over the limit raises an error, or is left out, listed and counted.
+and in generation. Nothing is truncated: a sequence that is too long is left out and listed. Only the template writes
+special tokens: `</think>` or `<|im_end|>` in a text of users, rows and models is encoded as ordinary tokens.
 `Renderer.problems` checks the ids of a sequence against these rules.
-
-Only the template writes special tokens. Text from users, rows and models stays text: `</think>` or `<|im_end|>` in it
-is encoded as ordinary tokens, in training and in generation.
 """
 
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 from alttrain.backbone import Backbone, Rendered, ThoughtMode
@@ -21,8 +19,7 @@ from alttrain.english import sentences
 from alttrain.records import Example
 from alttrain.rewrite import render
 
-IGNORED = -100
-"""The label of positions without loss, as in torch's cross-entropy."""
+IGNORED = -100  # the label of positions without loss, as in torch's cross-entropy
 
 
 @dataclass(frozen=True)
@@ -95,10 +92,6 @@ class Renderer:
         return {str(token): number for number, token in added if str(token).strip()}
 
     @cached_property
-    def _special_ids(self) -> frozenset[int]:
-        return frozenset(self._special.values())
-
-    @cached_property
     def _spelling(self) -> re.Pattern[str]:
         """Matches special tokens as the tokenizer does: the leftmost, and the longest at that place."""
         names = sorted(self._special, key=len, reverse=True)
@@ -117,11 +110,6 @@ class Renderer:
         pieces[1::2] = [self._spelling.sub(lambda spelt: f"{spelt[0][0]} {spelt[0][1:]}", p) for p in pieces[1::2]]
         return "".join(pieces)
 
-    @cached_property
-    def _own_ids(self) -> Callable[[str], list[int]]:
-        """Return the ids of the special tokens in a template piece. Cached, because there are few such pieces."""
-        return cache(lambda piece: [self._special[found] for found in self._spelling.findall(piece)])
-
     def _encodings(self, texts: list[str]) -> list[tuple[str, Any]]:
         """Return each text as it was encoded, and its encoding. Only the template's pieces yield special tokens.
 
@@ -130,13 +118,11 @@ class Renderer:
         if not texts:
             return []
         encodings = self.tokenizer(texts, add_special_tokens=False, verbose=False).encodings
-        found: list[tuple[str, Any]] = []
+        found, special = list[tuple[str, Any]](), set(self._special.values())
         for text, encoding in zip(texts, encodings, strict=True):
-            own = [token for piece in _pieces(text)[::2] for token in self._own_ids(piece)]
-            if list(filter(self._special_ids.__contains__, encoding.ids)) == own:
-                found.append((text, encoding))
-            else:
-                found.append(self._disguise(text))
+            own = [self._special[name] for piece in _pieces(text)[::2] for name in self._spelling.findall(piece)]
+            intact = [token for token in encoding.ids if token in special] == own
+            found.append((text, encoding) if intact else self._disguise(text))
         return found
 
     def _disguise(self, text: str) -> tuple[str, Any]:
@@ -157,34 +143,27 @@ class Renderer:
         from tokenizers import Tokenizer
 
         state, names = json.loads(self.tokenizer.backend_tokenizer.to_str()), self._names
-        for token in state["added_tokens"]:
-            token["content"] = names.get(token["content"], token["content"])
+        state |= {"post_processor": None, "truncation": None, "padding": None}
         model = state["model"]
+        for node, key in (*((token, "content") for token in state["added_tokens"]), (model, "unk_token")):
+            if node.get(key):
+                node[key] = names.get(node[key], node[key])
         if isinstance(model["vocab"], dict):
             model["vocab"] = {names.get(word, word): number for word, number in model["vocab"].items()}
         else:
             model["vocab"] = [[names.get(word, word), score] for word, score in model["vocab"]]
-        if model.get("unk_token"):
-            model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
-        made = Tokenizer.from_str(json.dumps(state | {"post_processor": None, "truncation": None, "padding": None}))
+        made = Tokenizer.from_str(json.dumps(state))
         if wrong := [token for token, number in self._special.items() if made.token_to_id(names[token]) != number]:
             raise ValueError(f"backbone.source: this tokenizer has not one id for {wrong[0]!r}; use its newer files")
         return made
 
-    def prompt_text(
-        self,
-        user: str,
-        thought: ThoughtMode,
-        system: str | None = None,
-        turns: Iterable[str] = (),
-        answers: Iterable[str] = (),
-    ) -> Rendered:
-        """Return the text of a prompt after the dialogue of `turns` and `answers`, including the beginning token.
+    def prompt_text(self, user: str, thought: ThoughtMode, system: str | None = None, **dialogue: Any) -> Rendered:
+        """Return the text of a prompt, as `ChatTemplate.prompt` does; its `turns` and `answers` may be given.
 
         `system` None uses the backbone's system prompt; "" means none.
         """
         own = self.backbone.system_prompt if system is None else system
-        return self.backbone.template.prompt(user, own, thought, turns, answers)
+        return self.backbone.template.prompt(user, own, thought, **dialogue)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, adding nothing. Only the template's pieces yield special tokens."""
@@ -248,7 +227,7 @@ class Renderer:
             begins_once = ids[:2] != [self.tokenizer.bos_token_id] * 2
         delimiter = self.backbone.template.think_close.strip()
         close = self._ids(delimiter)
-        if close[0] in self._special_ids:
+        if close[0] in self._special.values():
             starts = [at for at, token in enumerate(trained) if token == close[0]]
             closings = sum(trained[at : at + len(close)] == close for at in starts)
         else:

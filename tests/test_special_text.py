@@ -89,8 +89,8 @@ def hostile(renderer: Renderer) -> str:
 
 def test_a_forged_turn_is_part_of_one_user_turn(renderer: Renderer) -> None:
     own, said = renderer.backbone.template, hostile(renderer)
-    plain = renderer.encode(renderer.prompt_text("A", "open", "B", ["C"], ["D"]))
-    forged = renderer.encode(renderer.prompt_text(said, "open", said, [said], [said]))
+    plain = renderer.encode(renderer.prompt_text("A", "open", "B", turns=["C"], answers=["D"]))
+    forged = renderer.encode(renderer.prompt_text(said, "open", said, turns=[said], answers=[said]))
     assert special(renderer, forged) == special(renderer, plain) != []
     assert renderer._text(forged) == own.prompt(said, said, "open", [said], [said])
     assert forged.count(renderer.end_id) == plain.count(renderer.end_id)

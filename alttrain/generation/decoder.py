@@ -25,8 +25,7 @@ from alttrain.generation.sampling import Sampler
 
 log = logging.getLogger(__name__)
 
-SHARED_TOKENS = 16
-"""Shortest shared prefix, in tokens, that gets a forward pass of its own."""
+SHARED_TOKENS = 16  # of the shortest shared prefix that gets a forward pass of its own
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The engines in this process: our decoder and vLLM, the choice between them, and a cache for the untrained backbone."""
+"""The engines in this process: our decoder, with a cache for the untrained backbone's texts, and vLLM."""
 
 import hashlib
 import importlib.util
@@ -26,17 +26,12 @@ NO_VLLM = "generation=vllm_in_process needs vLLM: pip install 'alttrain[vllm]', 
 
 @dataclass(frozen=True)
 class InProcess(EngineConfig):
-    """Decoding in this process (`decoder`).
+    """Decoding in this process (`decoder`)."""
 
-    `slots` sequences decode at once; when one ends, the next prompt takes its slot. `chunk` prompts are generated per
-    call, so an interrupted run repeats at most one chunk. The cache takes at most `memory_gib` GiB (None: 80 % of the
-    memory that is free once the weights are loaded); the number of slots is reduced to fit.
-    """
-
-    slots: Annotated[int, Gt(0)] = 64
-    chunk: Annotated[int, Gt(0)] = 128
+    slots: Annotated[int, Gt(0)] = 64  # sequences decoded at once; there are fewer where the memory is short
+    chunk: Annotated[int, Gt(0)] = 128  # prompts per call: an interrupted run repeats at most these
     dtype: Dtype = "auto"
-    memory_gib: Annotated[float, Gt(0)] | None = None
+    memory_gib: Annotated[float, Gt(0)] | None = None  # of the cache; None is 80 % of what the weights leave free
 
     batched: ClassVar[bool] = True
 
@@ -82,10 +77,9 @@ class LocalEngine:
 class CachedDecoder:
     """Caches a decoder's results on disk, so that the No-train runs of a sweep generate only once.
 
-    Each call has one JSON file, FOLDER/ab/ab12....json, with the tokens of all its prompts. A call is reused as a whole
-    or repeated, because batch composition can change a bfloat16 result. The file name is the SHA-256 of everything that
-    affects the result; `identity` describes the model and the engine's settings, without the `Decoding`. A damaged file
-    is made again. Concurrent jobs with the same call wait for the first one.
+    Each call has one JSON file, FOLDER/ab/ab12....json, with the tokens of all its prompts: batch composition can
+    change a bfloat16 result. The file name is the SHA-256 of everything that affects it; `identity` describes model and
+    engine. A damaged file is made again. Concurrent jobs with the same call wait for the first one.
     """
 
     def __init__(self, load: Callable[[], Any], identity: Mapping[str, Any], folder: Path) -> None:
@@ -93,13 +87,12 @@ class CachedDecoder:
 
     @cached_property
     def decoder(self) -> Any:
-        """The decoder, loaded only when a call is not in the cache."""
         return self._load()
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> list[list[int]]:
-        """Return the generated tokens of each prompt; see `Decoder.generate`."""
+        """Return the generated tokens of each prompt; see `Decoder.generate`. Only a call not in the cache loads it."""
         chosen = {key: value for key, value in asdict(decoding).items() if value is not None}
         ids = [prompt.ids for prompt in prompts]
         asked = {"alttrain": __version__, **self.identity, "decoding": chosen, "prompts": ids}
@@ -129,17 +122,12 @@ class CachedDecoder:
 
 @dataclass(frozen=True)
 class InProcessVllm(EngineConfig):
-    """vLLM in this process, if it is installed: continuous batching and paged memory on a GPU.
+    """vLLM in this process, on a GPU. It applies the adapter apart from the weights, which differs by rounding."""
 
-    vLLM may use the share `memory_share` of the GPU's memory. `max_lora_rank` limits an adapter's rank. `options` are
-    passed to vllm.LLM unchanged. The adapter is applied apart from the weights, so results differ from those of merged
-    weights by rounding.
-    """
-
-    memory_share: Annotated[float, Gt(0), Le(1)] = 0.9
+    memory_share: Annotated[float, Gt(0), Le(1)] = 0.9  # of the GPU's memory
     max_lora_rank: Annotated[int, Gt(0)] = 64
     chunk: Annotated[int, Gt(0)] = 4096
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of vllm.LLM
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
         super().check(quantization, gpu)
@@ -181,19 +169,18 @@ class VllmEngine:
         from vllm import SamplingParams
 
         sampled = decoding.temperature > 0
-        sampling = [
-            SamplingParams(
-                temperature=decoding.temperature,
-                top_p=decoding.top_p if sampled else 1.0,
-                top_k=decoding.top_k if sampled and decoding.top_k else 0,
-                repetition_penalty=decoding.repetition_penalty,
-                max_tokens=prompt.most(decoding),
-                seed=decoding.seed_of(prompt.name) if sampled else None,
-                stop_token_ids=[self.renderer.end_id],
-                skip_special_tokens=False,
-            )
-            for prompt in prompts
-        ]
+        common = {
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p if sampled else 1.0,
+            "top_k": decoding.top_k if sampled and decoding.top_k else 0,
+            "repetition_penalty": decoding.repetition_penalty,
+            "stop_token_ids": [self.renderer.end_id],
+            "skip_special_tokens": False,
+        }
+        sampling = []
+        for prompt in prompts:
+            seed = decoding.seed_of(prompt.name) if sampled else None
+            sampling.append(SamplingParams(max_tokens=prompt.most(decoding), seed=seed, **common))
         asked = [{"prompt_token_ids": prompt.ids} for prompt in prompts]
         outputs = self.loaded.generate(asked, sampling, lora_request=self.adapter, use_tqdm=False)
         for number, output in enumerate(outputs):

@@ -7,10 +7,8 @@ from torch import Tensor
 
 from alttrain.generation.engine import Decoding
 
-BLOCK = 128
-"""Vocabulary block size in tokens. Two searches over short rows are faster than one over a long row."""
-LIKELIEST = 128
-"""Tokens searched for the nucleus before the whole vocabulary of a row is sorted."""
+BLOCK = 128  # tokens of the vocabulary; two searches over short rows are faster than one over a long row
+LIKELIEST = 128  # tokens searched for the nucleus before the whole vocabulary of a row is sorted
 
 
 class Sampler:
@@ -100,7 +98,6 @@ def _nucleus_sizes(ordered: Tensor, top_p: float, top_k: int | None) -> Tensor:
 
 
 def _pick(ordered: Tensor, tokens: Tensor, sizes: Tensor, draws: Tensor) -> Tensor:
-    """Return one of the first `sizes` tokens of each row, in proportion to their probabilities."""
     reached, last = ordered.cumsum(-1), sizes[:, None] - 1
     place = torch.searchsorted(reached, draws[:, None] * reached.gather(-1, last), right=True).minimum(last)
     return tokens.gather(-1, place)[:, 0]

@@ -16,8 +16,7 @@ from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer
 from alttrain.generation.decoder import Decoder
 from alttrain.generation.engine import Decoding, Prompt
 
-LLAMA4_CHUNK = 8192
-"""Attention chunk size of Llama 4, in tokens. Llama Guard 4's config omits it; Llama 4's own configs have it."""
+LLAMA4_CHUNK = 8192  # tokens of Llama 4's attention chunk, which Llama Guard 4's config omits
 
 
 class TokenScorer:

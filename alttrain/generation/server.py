@@ -37,25 +37,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOAD_TIMEOUT_S = 300.0
-"""Seconds a server may take to load an adapter."""
-ENDING_S = 15.0
-"""Seconds a server has to stop after SIGTERM."""
-TOLD_LINES = 5
-"""Lines of the server's output shown in an error."""
+LOAD_TIMEOUT_S = 300.0  # that a server may take to load an adapter
+ENDING_S = 15.0  # that a server has to stop after SIGTERM
+TOLD_LINES = 5  # of the server's output in an error
 
 
 @dataclass(frozen=True)
 class Server(ServerSettings, EngineConfig):
-    """A server that is already running.
+    """A server that is already running. `model_name` is the backbone's name on it."""
 
-    `model_name` is the backbone's name on the server, `adapter_name` the trained adapter's ("{run}" is the run's name).
-    With `loads_adapters` the server is asked to load the adapter; vLLM must run with VLLM_ALLOW_RUNTIME_LORA_UPDATING
-    set. `chunk` is the number of prompts passed to the engine per call.
-    """
-
-    adapter_name: Annotated[str, MinLen(1)] = "{run}"
-    loads_adapters: bool = False
+    adapter_name: Annotated[str, MinLen(1)] = "{run}"  # of the trained adapter; "{run}" is the run's name
+    loads_adapters: bool = False  # ask it to load the adapter; vLLM needs VLLM_ALLOW_RUNTIME_LORA_UPDATING set
     api: Literal["tokens", "text"] = "tokens"
     concurrency: Annotated[int, Gt(0)] = 64
     timeout_s: Annotated[float, Gt(0)] = 600.0
@@ -167,20 +159,18 @@ def _load_adapter(server: Server, name: str, adapter: Path) -> None:
 
 @dataclass(frozen=True)
 class ChildServer(EngineConfig):
-    """Starts `command`, plus `with_adapter` if there is an adapter, and sends it requests as `server` says.
+    """Starts a server for a stage.
 
-    In these and in the server's `model_name`, {model} is the folder of the weights, {name} the model's name, {port} a
-    free port, {run} the run's name and {adapter} the adapter's folder. `health` is the path that answers 200 once the
-    server is ready, which must be within `start_s` seconds. `environment` is added to this process's environment
-    variables.
+    In its command and `model_name`, {model} is the folder of the weights, {name} the model's name, {port} a free port,
+    {run} the run's name and {adapter} the adapter's folder.
     """
 
-    server: Server
+    server: Server  # how it is asked
     command: Annotated[Sequence[str], MinLen(1)]
-    with_adapter: Sequence[str] = ()
-    health: str = "/health"
-    start_s: Annotated[float, Gt(0)] = 900.0
-    environment: Mapping[str, str] = field(default_factory=dict)
+    with_adapter: Sequence[str] = ()  # added to the command if there is an adapter
+    health: str = "/health"  # the path that answers 200 once the server is ready
+    start_s: Annotated[float, Gt(0)] = 900.0  # seconds within which it must be
+    environment: Mapping[str, str] = field(default_factory=dict)  # added to this process's
 
     @property
     def chunk(self) -> int:
@@ -206,8 +196,8 @@ class ChildServer(EngineConfig):
         words["{adapter}"] = str(model.adapter.resolve()) if model.adapter else ""
 
         def filled(text: str) -> str:
-            for word, value in words.items():
-                text = text.replace(word, value)
+            for name, value in words.items():
+                text = text.replace(name, value)
             return text
 
         command = [self._program(), *self.command[1:], *(self.with_adapter if model.adapter else ())]
@@ -259,7 +249,7 @@ class ChildServer(EngineConfig):
 
 
 def _end(child: "subprocess.Popen[Any]") -> None:
-    """Stop a process group with SIGTERM, and with SIGKILL if that takes longer than `ENDING_S` seconds."""
+    """Stop a process group with SIGTERM, and with SIGKILL if that takes too long."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(child.pid, number)
