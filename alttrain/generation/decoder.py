@@ -113,8 +113,7 @@ class _Batch:
     """One call of `Decoder.generate`: the waiting sequences, the active ones (one per slot), and the cache."""
 
     def __init__(self, decoder: Decoder, sequences: list[_Sequence], decoding: Decoding) -> None:
-        self.decoder = decoder
-        self.decoding = decoding
+        self.decoder, self.decoding = decoder, decoding
         self.answers: list[list[int]] = [[] for _ in sequences]
         # popped from the end: longest prompt first, so that running out of memory shows at once
         self.waiting = sorted(sequences, key=lambda sequence: len(sequence.prompt))
@@ -132,13 +131,13 @@ class _Batch:
 
     def _shared_prefix(self) -> SlotCache | None:
         """Compute the prefix that all prompts share, leaving each prompt at least one token of its own."""
-        first, last = min(row.prompt for row in self.waiting), max(row.prompt for row in self.waiting)
-        shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-        shared = min(shared, min(len(row.prompt) for row in self.waiting) - 1)
-        if shared < SHARED_TOKENS or len(self.waiting) == 1:
+        prompts = [row.prompt for row in self.waiting]
+        pairs = enumerate(zip(min(prompts), max(prompts), strict=False))
+        shared = min(next((n for n, (a, b) in pairs if a != b), len(min(prompts))), min(map(len, prompts)) - 1)
+        if shared < SHARED_TOKENS or len(prompts) == 1:
             return None
         alone = SlotCache(1, shared)  # the whole cache is allocated where running out of memory is handled
-        self.decoder.prefill([first[:shared]], alone)
+        self.decoder.prefill([prompts[0][:shared]], alone)
         return alone
 
     def finish(self, advance: Callable[[int], None]) -> list[list[int]]:

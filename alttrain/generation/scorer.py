@@ -59,8 +59,7 @@ class TokenScorer:
     def plain(self, text: str) -> str:
         """Return the text with every special token disabled by a space after its first character."""
         for token in self._special:
-            if token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")
+            text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 
     def encode(self, text: str) -> list[int]:

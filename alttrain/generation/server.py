@@ -75,11 +75,9 @@ class ServerEngine:
 
     def __init__(self, server: Server, model: str, renderer: Any) -> None:
         self.server, self.model, self.renderer = server, model, renderer
-        bos = renderer.backbone.template.bos
-        adds = bool(bos) and renderer.tokenizer("a")["input_ids"][:1] == renderer.tokenizer.encode(
-            bos, add_special_tokens=False
-        )
-        self._added = bos if adds and server.api == "text" else ""
+        bos, tokenizer = renderer.backbone.template.bos, renderer.tokenizer
+        begins = tokenizer("a")["input_ids"][:1] == tokenizer.encode(bos, add_special_tokens=False)
+        self._added = bos if begins and server.api == "text" else ""  # by the server's tokenizer too
         self._told: set[str] = set()
 
     def generate(
@@ -136,12 +134,11 @@ def _load_adapter(server: Server, name: str, adapter: Path) -> None:
     """Ask the server to load an adapter under `name`, unless it already has it. Raises ValueError on failure."""
     import httpx
 
-    headers = {"Authorization": f"Bearer {server.key()}"}
-    root = server.base_url.rstrip("/")
+    headers, root = {"Authorization": f"Bearer {server.key()}"}, server.base_url.rstrip("/")
     try:
         with httpx.Client(headers=headers, timeout=LOAD_TIMEOUT_S) as client:
-            known = {model["id"] for model in client.get(f"{root}/models").raise_for_status().json()["data"]}
-            if name in known:
+            models = client.get(f"{root}/models").raise_for_status().json()["data"]
+            if name in {model["id"] for model in models}:
                 return
             asked = {"lora_name": name, "lora_path": str(adapter.resolve())}
             done = client.post(f"{root}/load_lora_adapter", json=asked)
@@ -205,7 +202,7 @@ class ChildServer(EngineConfig):
         with model.log.open("ab") as file:
             try:
                 child = subprocess.Popen(
-                    [filled(word) for word in command],
+                    [filled(part) for part in command],
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
