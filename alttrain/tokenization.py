@@ -24,14 +24,11 @@ IGNORED = -100  # the label of positions without loss, as in torch's cross-entro
 
 @dataclass(frozen=True)
 class Marks:
-    """Number of response tokens up to the end of the understanding (`understood`) and of the key sentence (`key`).
+    """What SafeKey's losses look at, in tokens from the start of the response."""
 
-    `harmful` is whether the example is labelled harmful.
-    """
-
-    understood: int
-    key: int
-    harmful: bool
+    understood: int  # up to the end of the understanding
+    key: int  # up to the end of the key sentence
+    harmful: bool  # the example's label
 
 
 @dataclass(frozen=True)

@@ -142,8 +142,7 @@ def test_where_memory_is_short_there_are_fewer_slots(
             sizes.append((size[0], size[1]))
             super().__init__(*size)
 
-    each = Decoder(tiny, end, 1, "cpu").token_bytes()
-    assert each == 2 * 2 * 2 * 8 * 4
+    each = 2 * 2 * 2 * 8 * 4  # keys and values of a token: 2 layers, 2 heads of 8 float32
     monkeypatch.setattr(decoder, "SlotCache", Watched)
     written = Decoder(tiny, end, 8, "cpu", memory=room * each).generate(asked(), Decoding(NEW))
     assert written == reference(tiny_folder, end)

@@ -60,16 +60,13 @@ class Trainable:
 
 @dataclass(frozen=True)
 class LoRA(Trainable):
-    """Low-rank adapters (Hu et al., 2021) on the projections in `target_modules`, scaled by `alpha / rank`.
-
-    `layers_from` is the fraction of layers, from the bottom, without adapters: 0 adapts all layers, 0.5 the upper half.
-    """
+    """Low-rank adapters (Hu et al., 2021) on the projections in `target_modules`, scaled by `alpha / rank`."""
 
     rank: Annotated[int, Gt(0)]
     alpha: Annotated[float, Gt(0), Lt(inf)]
     target_modules: Sequence[str]
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    layers_from: Annotated[float, Ge(0), Lt(1)] = 0.0
+    layers_from: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of the depth, from the bottom, without adapters
 
     trains: ClassVar[bool] = True
 
@@ -92,8 +89,8 @@ class LoRA(Trainable):
 class FullFineTuning(Trainable):
     """No adapter: all weights are trained, and the whole model is saved in bfloat16.
 
-    `weights` "float32" keeps float32 weights, and multiplies in bfloat16 on devices that do this natively. On these
-    devices "bfloat16" also keeps weights, gradients and moments in bfloat16, which takes half the memory.
+    Devices that multiply in bfloat16 do so; with `weights` "bfloat16" they also keep weights, gradients and moments in
+    it, which takes half the memory.
     """
 
     weights: Literal["float32", "bfloat16"] = "float32"

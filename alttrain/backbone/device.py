@@ -112,10 +112,7 @@ def give_back_freed_memory() -> None:
 def check_kernels(
     quantization: str, attention: str, cuda: bool, optimizer: str = "adamw", owner: str = "backbone"
 ) -> None:
-    """Raise ValueError if the config needs a GPU that is missing, or a package that is missing or too old.
-
-    `owner` is the part of the config that sets the quantisation.
-    """
+    """Raise ValueError if a GPU or package is missing. `owner` is the part of the config with the quantisation."""
     shrunk = ((f"{owner}.quantization", quantization, "none"), ("training.optimizer", optimizer, "adamw"))
     for key, value, without in shrunk:
         if value == without:

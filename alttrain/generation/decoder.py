@@ -103,11 +103,6 @@ class Decoder:
         ends = (torch.tensor(lengths).cumsum(0) - 1).tolist()
         return self.forward(ids, positions, PackedSequences(lengths, cache, first_slot, prefix), ends)
 
-    def token_bytes(self) -> int | None:
-        """Return the bytes of keys and values per token, or None if the model's shape is unknown."""
-        shape = shape_of(self.model.config.to_dict())
-        return cache_bytes(shape, self.model.dtype.itemsize, 1, 1) if shape else None
-
 
 class _Batch:
     """One call of `Decoder.generate`: the waiting sequences, the active ones (one per slot), and the cache."""
@@ -119,9 +114,10 @@ class _Batch:
         self.waiting = sorted(sequences, key=lambda sequence: len(sequence.prompt))
         self.active: list[_Sequence] = []
         self.longest = max(len(sequence.prompt) + sequence.cap for sequence in sequences)
-        slots, each = min(decoder.slots, len(sequences)), decoder.token_bytes()
-        if decoder.memory is not None and each:
-            slots = max(1, min(slots, decoder.memory // (each * self.longest)))
+        slots, shape = min(decoder.slots, len(sequences)), shape_of(decoder.model.config.to_dict())
+        if decoder.memory is not None and shape:
+            each = cache_bytes(shape, decoder.model.dtype.itemsize, 1, self.longest)
+            slots = max(1, min(slots, decoder.memory // each))
         self._allocate(slots)
         self.prefix = self._shared_prefix()
 

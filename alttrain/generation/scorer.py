@@ -73,11 +73,9 @@ class TokenScorer:
         return whole[len(start)] if whole[: len(start)] == start and len(whole) > len(start) else None
 
     def log_probabilities(self, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Yield (indices of a row's prompts, next-token log-probabilities (prompts, vocabulary) in float32).
-
-        The longest prompts come first, so that running out of memory shows at once.
-        """
+        """Yield (indices of a row's prompts, next-token log-probabilities (prompts, vocabulary) in float32)."""
         groups, tokens = list[list[int]](), 0
+        # longest first, so that running out of memory shows at once
         for number in sorted(range(len(prompts)), key=lambda number: -len(prompts[number])):
             if not groups or tokens + len(prompts[number]) > self.group_tokens:
                 groups.append([])
@@ -101,10 +99,7 @@ class TokenScorer:
 
 
 class WritingScorer(TokenScorer):
-    """A scorer that only generates, through transformers, for models with attention sinks (gpt-oss).
-
-    Packed attention does not support sinks.
-    """
+    """Only generates, through transformers, for models with attention sinks (gpt-oss): packed attention has none."""
 
     slots = 8
 
@@ -114,7 +109,6 @@ class WritingScorer(TokenScorer):
         model.set_attn_implementation("eager")
 
     def log_probabilities(self, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Raise ValueError: packed attention would ignore the sinks."""
         raise ValueError(f"{self.tokenizer.name_or_path}: this model's probabilities cannot be read, only its text")
 
     def write(self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False) -> list[str]:
