@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from tiny import CHATML, LORA, backbone
 
 from alttrain.backbone import Shape, Weights, Wheel, resolve, source
-from alttrain.backbone.adapter import read_adapter
 from alttrain.backbone.attention import SHORT, PackedSequences, group_lengths
 from alttrain.backbone.device import Device, check_kernels, free_system_memory, number_bytes
 from alttrain.backbone.fused import CHUNK, response_loss
@@ -28,7 +27,16 @@ from alttrain.backbone.memory import (
     weight_bytes,
 )
 from alttrain.backbone.source import public_name
-from alttrain.backbone.weights import Base, add_lora, beside, choose_dtype, load_model, load_tokenizer, save_trained
+from alttrain.backbone.weights import (
+    Base,
+    add_lora,
+    beside,
+    choose_dtype,
+    load_model,
+    load_tokenizer,
+    read_adapter,
+    save_trained,
+)
 
 
 def test_split_is_the_inverse_of_response() -> None:

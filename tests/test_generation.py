@@ -12,9 +12,8 @@ from alttrain.backbone import Weights
 from alttrain.backbone.attention import SlotCache
 from alttrain.backbone.weights import load_model
 from alttrain.generation import Decoding, decoder
-from alttrain.generation.decoder import Decoder
+from alttrain.generation.decoder import LIKELIEST, Decoder, draw, likeliest
 from alttrain.generation.engine import Prompt
-from alttrain.generation.sampling import LIKELIEST, draw, likeliest
 
 PROMPTS = [[(7 * row + 3 * column) % 250 for column in range(1 + (row * 5) % 23)] for row in range(11)]
 NEW = 20
