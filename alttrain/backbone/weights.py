@@ -33,13 +33,8 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # options of peft with which the update is not scale B A; other variants show up as differently named tensors
 NOT_PLAIN = (
-    "use_dora",
-    "use_rslora",
-    "use_qalora",
-    "rank_pattern",
-    "alpha_pattern",
-    "fan_in_fan_out",
-    "modules_to_save",
+    *("use_dora", "use_rslora", "use_qalora"),
+    *("rank_pattern", "alpha_pattern", "fan_in_fan_out", "modules_to_save"),
 )
 REMEDY = "remove the folder and train.json beside it, and train again"
 
