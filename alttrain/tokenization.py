@@ -142,7 +142,8 @@ class Renderer:
         state, names = json.loads(self.tokenizer.backend_tokenizer.to_str()), self._names
         state |= {"post_processor": None, "truncation": None, "padding": None}
         model = state["model"]
-        for node, key in (*((token, "content") for token in state["added_tokens"]), (model, "unk_token")):
+        named = [(token, "content") for token in state["added_tokens"]] + [(model, "unk_token")]
+        for node, key in named:
             if node.get(key):
                 node[key] = names.get(node[key], node[key])
         if isinstance(model["vocab"], dict):

@@ -246,8 +246,9 @@ def _described(path: Path) -> dict[str, Any]:
         "target_modules": isinstance(found.get("target_modules"), list),
         "layers_to_transform": isinstance(found.get("layers_to_transform"), list | None),
     }
-    for key in (key for key, right in wanted.items() if not right):
-        raise ValueError(f"{path}: {key}={found.get(key)!r}; accepted is what peft writes for a LoRA; {REMEDY}")
+    for key, right in wanted.items():
+        if not right:
+            raise ValueError(f"{path}: {key}={found.get(key)!r}; accepted is what peft writes for a LoRA; {REMEDY}")
     return found
 
 

@@ -130,12 +130,13 @@ class _Batch:
     def _shared_prefix(self) -> SlotCache | None:
         """Compute the prefix that all prompts share, leaving each prompt at least one token of its own."""
         prompts = [row.prompt for row in self.waiting]
-        pairs = enumerate(zip(min(prompts), max(prompts), strict=False))
-        shared = min(next((n for n, (a, b) in pairs if a != b), len(min(prompts))), min(map(len, prompts)) - 1)
+        first, last = min(prompts), max(prompts)
+        shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        shared = min(shared, min(map(len, prompts)) - 1)
         if shared < SHARED_TOKENS or len(prompts) == 1:
             return None
         alone = SlotCache(1, shared)  # the whole cache is allocated where running out of memory is handled
-        self.decoder.prefill([prompts[0][:shared]], alone)
+        self.decoder.prefill([first[:shared]], alone)
         return alone
 
     def finish(self, advance: Callable[[int], None]) -> list[list[int]]:
