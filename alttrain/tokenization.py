@@ -1,19 +1,17 @@
 """Example -> ids and labels, prompt -> ids. One renderer serves training and generation.
 
 Prompt and response are tokenized separately and concatenated, so the ids before the response are the same in training
-and in generation. Nothing is truncated: a sequence over the limit raises an error, or is left out, listed and counted.
+and in generation. Nothing is truncated: a sequence that is too long is left out and listed. Only the template writes
+special tokens: `</think>` or `<|im_end|>` in a text of users, rows and models is encoded as ordinary tokens.
 `Renderer.problems` checks the ids of a sequence against these rules.
-
-Only the template writes special tokens. Text from users, rows and models stays text: `</think>` or `<|im_end|>` in it
-is encoded as ordinary tokens, in training and in generation.
 """
 
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 from alttrain.backbone import Backbone, Rendered, ThoughtMode
@@ -21,20 +19,16 @@ from alttrain.english import sentences
 from alttrain.records import Example
 from alttrain.rewrite import render
 
-IGNORED = -100
-"""The label of positions without loss, as in torch's cross-entropy."""
+IGNORED = -100  # the label of positions without loss, as in torch's cross-entropy
 
 
 @dataclass(frozen=True)
 class Marks:
-    """Number of response tokens up to the end of the understanding (`understood`) and of the key sentence (`key`).
+    """What SafeKey's losses look at, in tokens from the start of the response."""
 
-    `harmful` is whether the example is labelled harmful.
-    """
-
-    understood: int
-    key: int
-    harmful: bool
+    understood: int  # up to the end of the understanding
+    key: int  # up to the end of the key sentence
+    harmful: bool  # the example's label
 
 
 @dataclass(frozen=True)
@@ -110,34 +104,30 @@ class Renderer:
         Special tokens outside the template's pieces are disabled by a space after their first character.
         """
         pieces = list(_pieces(text))
-        pieces[1::2] = [
-            self._spelling.sub(lambda found: f"{found[0][0]} {found[0][1:]}", said) for said in pieces[1::2]
-        ]
+        pieces[1::2] = [self._spelling.sub(lambda spelt: f"{spelt[0][0]} {spelt[0][1:]}", p) for p in pieces[1::2]]
         return "".join(pieces)
 
-    def _batch(self, texts: list[str]) -> list[list[int]]:
-        """Tokenize texts together, and return the ids of each."""
+    def _encodings(self, texts: list[str]) -> list[tuple[str, Any]]:
+        """Return each text as it was encoded, and its encoding. Only the template's pieces yield special tokens.
+
+        If another piece spells one, the text is encoded again with the template's tokens renamed, by `_disguised`.
+        """
         if not texts:
             return []
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        forged = [number for number, text in enumerate(texts) if not self._holds_own(text, ids[number])]
-        for number, (_, encoding) in zip(forged, self._disguise([texts[number] for number in forged]), strict=True):
-            ids[number] = encoding.ids
-        return ids
+        encodings = self.tokenizer(texts, add_special_tokens=False, verbose=False).encodings
+        found, special = list[tuple[str, Any]](), set(self._special.values())
+        for text, encoding in zip(texts, encodings, strict=True):
+            own = [self._special[name] for piece in _pieces(text)[::2] for name in self._spelling.findall(piece)]
+            intact = [token for token in encoding.ids if token in special] == own
+            found.append((text, encoding) if intact else self._disguise(text))
+        return found
 
-    def _holds_own(self, text: str, ids: list[int]) -> bool:
-        """Return whether the ids of a text contain exactly the special tokens that the template wrote."""
-        own = [token for piece in _pieces(text)[::2] for token in self._own_ids(piece)]
-        return list(filter(self._special_ids.__contains__, ids)) == own
-
-    @cached_property
-    def _special_ids(self) -> frozenset[int]:
-        return frozenset(self._special.values())
-
-    @cached_property
-    def _own_ids(self) -> Callable[[str], list[int]]:
-        """Return the ids of the special tokens in a template piece. Cached, because there are few such pieces."""
-        return cache(lambda piece: [self._special[found] for found in self._spelling.findall(piece)])
+    def _disguise(self, text: str) -> tuple[str, Any]:
+        """Return a text with the template's special tokens renamed, and its encoding by `_disguised`."""
+        pieces = list(_pieces(text))
+        pieces[::2] = [self._spelling.sub(lambda spelt: self._names[spelt[0]], own) for own in pieces[::2]]
+        renamed = "".join(pieces)
+        return renamed, self._disguised.encode(renamed, add_special_tokens=False)
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -150,55 +140,39 @@ class Renderer:
         from tokenizers import Tokenizer
 
         state, names = json.loads(self.tokenizer.backend_tokenizer.to_str()), self._names
-        for token in state["added_tokens"]:
-            token["content"] = names.get(token["content"], token["content"])
+        state |= {"post_processor": None, "truncation": None, "padding": None}
         model = state["model"]
+        named = [(token, "content") for token in state["added_tokens"]] + [(model, "unk_token")]
+        for node, key in named:
+            if node.get(key):
+                node[key] = names.get(node[key], node[key])
         if isinstance(model["vocab"], dict):
             model["vocab"] = {names.get(word, word): number for word, number in model["vocab"].items()}
         else:
             model["vocab"] = [[names.get(word, word), score] for word, score in model["vocab"]]
-        if model.get("unk_token"):
-            model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
-        made = Tokenizer.from_str(json.dumps(state | {"post_processor": None, "truncation": None, "padding": None}))
+        made = Tokenizer.from_str(json.dumps(state))
         if wrong := [token for token, number in self._special.items() if made.token_to_id(names[token]) != number]:
             raise ValueError(f"backbone.source: this tokenizer has not one id for {wrong[0]!r}; use its newer files")
         return made
 
-    def _disguise(self, texts: list[str]) -> list[tuple[str, Any]]:
-        """Return each text with the template's special tokens renamed, and its encoding by `_disguised`."""
-        if not texts:
-            return []
-        renamed = []
-        for text in texts:
-            pieces = list(_pieces(text))
-            pieces[::2] = [self._spelling.sub(lambda found: self._names[found[0]], own) for own in pieces[::2]]
-            renamed.append("".join(pieces))
-        return list(zip(renamed, self._disguised.encode_batch(renamed, add_special_tokens=False), strict=True))
-
-    def prompt_text(
-        self,
-        user: str,
-        thought: ThoughtMode,
-        system: str | None = None,
-        turns: Iterable[str] = (),
-        answers: Iterable[str] = (),
-    ) -> Rendered:
-        """Return the text of a prompt after the dialogue of `turns` and `answers`, including the beginning token.
+    def prompt_text(self, user: str, thought: ThoughtMode, system: str | None = None, **dialogue: Any) -> Rendered:
+        """Return the text of a prompt, as `ChatTemplate.prompt` does; its `turns` and `answers` may be given.
 
         `system` None uses the backbone's system prompt; "" means none.
         """
         own = self.backbone.system_prompt if system is None else system
-        return self.backbone.template.prompt(user, own, thought, turns, answers)
+        return self.backbone.template.prompt(user, own, thought, **dialogue)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, adding nothing. Only the template's pieces yield special tokens."""
-        ids = self._ids(text)
-        return ids if self._holds_own(text, ids) else self._disguise([text])[0][1].ids
+        return self._batch([text])[0]
+
+    def _batch(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for _, encoding in self._encodings(texts)]
 
     def prompts(self, examples: Iterable[Example], thought: ThoughtMode) -> list[list[int]]:
         """Return the ids of the examples' prompts, with the backbone's system prompt and earlier user turns."""
-        template, system = self.backbone.template, self.backbone.system_prompt
-        return self._batch([template.prompt(e.prompt, system, thought, e.turns) for e in examples])
+        return self._batch([self.prompt_text(e.prompt, thought, turns=e.turns) for e in examples])
 
     def render(self, examples: Iterable[Example]) -> list[Sequence]:
         """Return prompt and response of each example. Raises ValueError if one has neither thought nor answer."""
@@ -219,22 +193,14 @@ class Renderer:
 
     def mark(self, examples: Iterable[Example], sequences: Iterable[Sequence]) -> list[Sequence]:
         """Return the sequences with marks where the thought has a key sentence after its understanding."""
-        examples = list(examples)
-        texts = [self._response_text(example) for example in examples]
-        placed = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        marked = []
-        for example, sequence, text, ids, places in zip(
-            examples, sequences, texts, placed["input_ids"], placed["offset_mapping"], strict=True
-        ):
-            response: str = text
-            if not self._holds_own(text, ids):
-                ((response, encoding),) = self._disguise([text])
-                places = encoding.offsets
+        examples, marked = list(examples), []
+        encoded = self._encodings([self._response_text(example) for example in examples])
+        for example, sequence, (response, encoding) in zip(examples, sequences, encoded, strict=True):
             start, end = _key_sentence(example, response)
-            understood = sum(stop <= start for _, stop in places)
-            key = sum(begin < end for begin, _ in places)
-            has = 0 < understood < key
-            marked.append(replace(sequence, marks=Marks(understood, key, example.label == "harmful") if has else None))
+            understood = sum(stop <= start for _, stop in encoding.offsets)
+            key = sum(begin < end for begin, _ in encoding.offsets)
+            marks = Marks(understood, key, example.label == "harmful") if 0 < understood < key else None
+            marked.append(replace(sequence, marks=marks))
         return marked
 
     def decode(self, ids: list[int]) -> str:
@@ -259,7 +225,7 @@ class Renderer:
             begins_once = ids[:2] != [self.tokenizer.bos_token_id] * 2
         delimiter = self.backbone.template.think_close.strip()
         close = self._ids(delimiter)
-        if close[0] in self._special_ids:
+        if close[0] in self._special.values():
             starts = [at for at, token in enumerate(trained) if token == close[0]]
             closings = sum(trained[at : at + len(close)] == close for at in starts)
         else:

@@ -45,6 +45,7 @@ from alttrain.backbone.source import cache_folder
 from alttrain.backbone.weights import load_model
 from alttrain.generation import Decoding
 from alttrain.generation.decoder import Decoder
+from alttrain.generation.engine import Prompt
 
 NO_END = -1
 """Not a token id, so that answers end only at their preset length."""
@@ -170,7 +171,8 @@ class Ours:
 
     def answers(self, count: int) -> list[list[int]]:
         """What it writes to the first prompts."""
-        return self.decoder.generate(self.prompts[:count], Decoding(self.cap), caps=self.caps[:count])
+        due = zip(self.prompts[:count], self.caps, strict=False)
+        return self.decoder.generate([Prompt(ids, "", "", cap) for ids, cap in due], Decoding(self.cap))
 
     def once(self) -> float:
         """Seconds for all prompts."""

@@ -23,6 +23,7 @@ from hydra import compose, initialize_config_module
 
 from alttrain.config import RunError, register
 from alttrain.generation import Decoding
+from alttrain.generation.engine import Prompt
 from alttrain.generation.in_process import CachedDecoder
 from alttrain.records import REMEDY, DamagedError
 from alttrain.run import show, status
@@ -319,21 +320,24 @@ class Counted:
 
     asked = 0
 
-    def generate(self, prompts: list[list[int]], *unused: object) -> list[list[int]]:
+    def generate(self, prompts: list[Prompt], *unused: object) -> list[list[int]]:
         self.asked += 1
         return [[number * 11, 17, 42] for number in range(len(prompts))]
+
+
+ASKED = [Prompt([number], "text", f"row {number}") for number in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("kind", SPOILT)
 def test_spoiled_kept_generations_are_made_again(kind: str, tmp_path: Path) -> None:
     decoder = Counted()
     kept = CachedDecoder(lambda: decoder, {"model": "x"}, tmp_path)
-    first = kept.generate([[1], [2], [3]], Decoding(5))
+    first = kept.generate(ASKED, Decoding(5))
     (path,) = tmp_path.rglob("*.json")
     SPOILT[kind](path)
-    assert kept.generate([[1], [2], [3]], Decoding(5)) == first
+    assert kept.generate(ASKED, Decoding(5)) == first
     assert decoder.asked == 2
-    assert kept.generate([[1], [2], [3]], Decoding(5)) == first
+    assert kept.generate(ASKED, Decoding(5)) == first
     assert decoder.asked == 2
 
 
@@ -341,16 +345,16 @@ def test_kept_generations_of_an_older_version_are_taken_where_they_can_be(tmp_pa
     """They have no checksum."""
     decoder = Counted()
     kept = CachedDecoder(lambda: decoder, {"model": "x"}, tmp_path)
-    first = kept.generate([[1], [2]], Decoding(5))
+    first = kept.generate(ASKED[:2], Decoding(5))
     (path,) = tmp_path.rglob("*.json")
     (seal,) = tmp_path.rglob("*.sha256")
     seal.unlink()
-    assert kept.generate([[1], [2]], Decoding(5)) == first
+    assert kept.generate(ASKED[:2], Decoding(5)) == first
     assert decoder.asked == 1
     for content in ("[[1]]", '[[1], ["2"]]', "[[1], [-2]]", "[1, 2]", "{}"):
         path.write_text(content)
         seal.unlink(missing_ok=True)
-        assert kept.generate([[1], [2]], Decoding(5)) == first
+        assert kept.generate(ASKED[:2], Decoding(5)) == first
     assert decoder.asked == 6
 
 

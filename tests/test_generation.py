@@ -1,6 +1,7 @@
 """Slot decoding against transformers' own generation, prompt by prompt, and what sampling draws."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from alttrain.backbone import Weights
 from alttrain.backbone.attention import SlotCache
 from alttrain.backbone.weights import load_model
 from alttrain.generation import Decoding, decoder
-from alttrain.generation.decoder import Decoder
-from alttrain.generation.sampling import LIKELIEST, draw, likeliest
+from alttrain.generation.decoder import LIKELIEST, Decoder, draw, likeliest
+from alttrain.generation.engine import Prompt
 
 PROMPTS = [[(7 * row + 3 * column) % 250 for column in range(1 + (row * 5) % 23)] for row in range(11)]
 NEW = 20
@@ -39,6 +40,12 @@ def reference(
     return written
 
 
+def asked(prompts: Sequence[list[int]] = PROMPTS, names: Sequence[str] = (), caps: Sequence[int] = ()) -> list[Prompt]:
+    """Prompts of these tokens, named by their index unless there are names."""
+    each = itertools.zip_longest(prompts, names, caps)
+    return [Prompt(ids, "", str(number) if name is None else name, cap) for number, (ids, name, cap) in enumerate(each)]
+
+
 def common_token(written: list[list[int]]) -> int:
     """A token the model writes often, to stand for the end: then rows end at different times."""
     tokens = list(itertools.chain(*(row[2:] for row in written)))
@@ -54,7 +61,7 @@ def test_equals_transformers_one_by_one(tiny_folder: Path, slots: int, penalty: 
     model = load_model(Weights(tiny_folder, "local"), torch.float32, "cpu")
     ended: list[int] = []
     decoding = Decoding(NEW, repetition_penalty=penalty)
-    written = Decoder(model, end, slots, "cpu").generate(PROMPTS, decoding, on_finished=ended.append)
+    written = Decoder(model, end, slots, "cpu").generate(asked(), decoding, ended.append)
     assert written == expected
     assert sum(ended) == len(PROMPTS)
 
@@ -73,7 +80,7 @@ def test_what_is_drawn_depends_on_seed_and_name_alone(tiny_folder: Path) -> None
         decoding = Decoding(NEW, temperature=0.9, top_p=0.95, repetition_penalty=1.1, seed=seed)
         chosen = [names[index] for index in order]
         end = 40  # a token that is drawn now and then, so that rows end at different times
-        written = Decoder(model, end, slots, "cpu").generate([PROMPTS[i] for i in order], decoding, chosen)
+        written = Decoder(model, end, slots, "cpu").generate(asked([PROMPTS[i] for i in order], chosen), decoding)
         return dict(zip(chosen, written, strict=True))
 
     everything = list(range(len(PROMPTS)))
@@ -81,7 +88,7 @@ def test_what_is_drawn_depends_on_seed_and_name_alone(tiny_folder: Path) -> None
     assert sampled(2, everything[::-1]) == whole
     assert sampled(1, [4]) == {"row 4": whole["row 4"]}
     assert sampled(64, everything, seed=1) != whole
-    same = Decoder(model, 257, 64, "cpu").generate([PROMPTS[0]] * 2, Decoding(NEW, temperature=0.9), ["a", "b"])
+    same = Decoder(model, 257, 64, "cpu").generate(asked([PROMPTS[0]] * 2), Decoding(NEW, temperature=0.9))
     assert same[0] != same[1]
 
 
@@ -134,10 +141,9 @@ def test_where_memory_is_short_there_are_fewer_slots(
             sizes.append((size[0], size[1]))
             super().__init__(*size)
 
-    each = Decoder(tiny, end, 1, "cpu").token_bytes()
-    assert each == 2 * 2 * 2 * 8 * 4
+    each = 2 * 2 * 2 * 8 * 4  # keys and values of a token: 2 layers, 2 heads of 8 float32
     monkeypatch.setattr(decoder, "SlotCache", Watched)
-    written = Decoder(tiny, end, 8, "cpu", memory=room * each).generate(PROMPTS, Decoding(NEW))
+    written = Decoder(tiny, end, 8, "cpu", memory=room * each).generate(asked(), Decoding(NEW))
     assert written == reference(tiny_folder, end)
     assert sizes == [(slots, max(map(len, PROMPTS)) + NEW)]
 
@@ -147,8 +153,7 @@ def test_out_of_memory_halves_the_slots_and_changes_nothing(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, penalty: float
 ) -> None:
     decoding = Decoding(NEW, temperature=0.9, repetition_penalty=penalty)
-    names = [str(number) for number in range(len(PROMPTS))]
-    expected = Decoder(tiny, 40, 8, "cpu").generate(PROMPTS, decoding, names)
+    expected = Decoder(tiny, 40, 8, "cpu").generate(asked(), decoding)
     forward, calls = Decoder.forward, itertools.count()
 
     def fails(self: Decoder, *arguments: Any) -> Any:
@@ -157,7 +162,7 @@ def test_out_of_memory_halves_the_slots_and_changes_nothing(
         return forward(self, *arguments)
 
     monkeypatch.setattr(Decoder, "forward", fails)
-    assert Decoder(tiny, 40, 8, "cpu").generate(PROMPTS, decoding, names) == expected
+    assert Decoder(tiny, 40, 8, "cpu").generate(asked(), decoding) == expected
     assert [record.args for record in caplog.records] == [(8,), (4,), (2,)]
 
 
@@ -165,7 +170,7 @@ def test_a_cache_that_does_not_fit_is_halved_also_behind_a_shared_prefix(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     prompts = [[*range(50, 90), *prompt] for prompt in PROMPTS]
-    expected = Decoder(tiny, 40, 8, "cpu").generate(prompts, Decoding(NEW))
+    expected = Decoder(tiny, 40, 8, "cpu").generate(asked(prompts), Decoding(NEW))
     layer = SlotCache.layer
 
     def full(self: SlotCache, *arguments: Any) -> Any:
@@ -174,7 +179,7 @@ def test_a_cache_that_does_not_fit_is_halved_also_behind_a_shared_prefix(
         return layer(self, *arguments)
 
     monkeypatch.setattr(SlotCache, "layer", full)
-    assert Decoder(tiny, 40, 8, "cpu").generate(prompts, Decoding(NEW)) == expected
+    assert Decoder(tiny, 40, 8, "cpu").generate(asked(prompts), Decoding(NEW)) == expected
     assert [record.args for record in caplog.records] == [(8,), (4,)]
 
 
@@ -184,7 +189,7 @@ def test_memory_that_is_not_enough_for_one_is_an_error(tiny: Any, monkeypatch: p
 
     monkeypatch.setattr(Decoder, "forward", fails)
     with pytest.raises(torch.OutOfMemoryError):
-        Decoder(tiny, 257, 2, "cpu").generate(PROMPTS, Decoding(NEW))
+        Decoder(tiny, 257, 2, "cpu").generate(asked(), Decoding(NEW))
 
 
 def test_what_all_prompts_begin_with_is_computed_once(
@@ -202,19 +207,19 @@ def test_what_all_prompts_begin_with_is_computed_once(
         return forward(self, ids, positions, packed, *keep)
 
     monkeypatch.setattr(Decoder, "forward", watched)
-    assert Decoder(tiny, end, 4, "cpu").generate(prompts, Decoding(NEW)) == expected
+    assert Decoder(tiny, end, 4, "cpu").generate(asked(prompts), Decoding(NEW)) == expected
     assert seen[0] == 40
     assert sum(seen) == 40 + sum(map(len, PROMPTS)) + 1
     long = [[*range(250), *range(80), number] for number in (3, 5)]  # past what is attended to by plain products
-    assert Decoder(tiny, 257, 4, "cpu").generate(long, Decoding(NEW)) == reference(tiny_folder, 257, 1.0, long)
+    assert Decoder(tiny, 257, 4, "cpu").generate(asked(long), Decoding(NEW)) == reference(tiny_folder, 257, 1.0, long)
     only = [[*range(50, 90)]] * 2  # one token of their own is left
-    assert Decoder(tiny, 257, 4, "cpu").generate(only, Decoding(NEW)) == reference(tiny_folder, 257, 1.0, only)
+    assert Decoder(tiny, 257, 4, "cpu").generate(asked(only), Decoding(NEW)) == reference(tiny_folder, 257, 1.0, only)
 
 
 def test_each_prompt_may_have_a_cap_of_its_own(tiny: Any) -> None:
     caps = [1 + number % 5 for number in range(len(PROMPTS))]
-    whole = Decoder(tiny, 257, 3, "cpu").generate(PROMPTS, Decoding(NEW))
-    assert Decoder(tiny, 257, 3, "cpu").generate(PROMPTS, Decoding(NEW), caps=caps) == [
+    whole = Decoder(tiny, 257, 3, "cpu").generate(asked(), Decoding(NEW))
+    assert Decoder(tiny, 257, 3, "cpu").generate(asked(caps=caps), Decoding(NEW)) == [
         row[:cap] for row, cap in zip(whole, caps, strict=True)
     ]
 
@@ -225,7 +230,7 @@ def test_a_decoder_gives_back_what_a_batch_left(tiny: Any, monkeypatch: pytest.M
     same = Decoder(tiny, 257, 2, "cpu")
     for batch in range(3):
         assert len(given) == batch
-        same.generate([[1, 2], [3]], Decoding(2))
+        same.generate(asked([[1, 2], [3]]), Decoding(2))
 
 
 @pytest.mark.parametrize("vocabulary", [256, 259])

@@ -10,6 +10,7 @@ import pytest
 from stub_server import Serve, right
 
 from alttrain.generation import Decoding
+from alttrain.generation.engine import Prompt
 from alttrain.generation.in_process import CachedDecoder
 from alttrain.records import alone
 
@@ -17,6 +18,7 @@ KEPT = """
 import sys, time
 from pathlib import Path
 from alttrain.generation import Decoding
+from alttrain.generation.engine import Prompt
 from alttrain.generation.in_process import CachedDecoder
 
 folder, log = Path(sys.argv[1]), Path(sys.argv[2])
@@ -26,11 +28,12 @@ class Slow:
         with log.open("a") as file:
             file.write("decoded\\n")
         time.sleep(0.5)
-        return [[*prompt, 7] for prompt in prompts]
+        return [[*prompt.ids, 7] for prompt in prompts]
 
 print("ready", flush=True)
 sys.stdin.readline()
-print(CachedDecoder(Slow, {"weights": "w"}, folder).generate([[1], [2, 3]], Decoding(4)))
+prompts = [Prompt([1], "a", "a"), Prompt([2, 3], "b", "b")]
+print(CachedDecoder(Slow, {"weights": "w"}, folder).generate(prompts, Decoding(4)))
 """
 
 
@@ -72,11 +75,11 @@ def test_a_file_system_without_locks_only_costs_time(tmp_path: Path, monkeypatch
     monkeypatch.setattr("filelock.FileLock.acquire", unable)
 
     class Decoder:
-        def generate(self, prompts: list[list[int]], *unused: object) -> list[list[int]]:
-            return prompts
+        def generate(self, prompts: list[Prompt], *unused: object) -> list[list[int]]:
+            return [prompt.ids for prompt in prompts]
 
     for _ in range(2):
-        assert CachedDecoder(Decoder, {}, tmp_path).generate([[5]], Decoding(1)) == [[5]]
+        assert CachedDecoder(Decoder, {}, tmp_path).generate([Prompt([5], "a", "a")], Decoding(1)) == [[5]]
 
 
 def test_jobs_that_start_at_once_ask_teacher_and_backbone_once(

@@ -20,9 +20,9 @@ from alttrain.dataset import Rows, embedded_rows, jailbreak_artifacts
 from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalJudge
 from alttrain.evaluation.protocol import KINDS
 from alttrain.generation import Decoding, InProcess, Server
+from alttrain.generation.decoder import draw
 from alttrain.generation.engine import Prompt
 from alttrain.generation.in_process import LocalEngine
-from alttrain.generation.sampling import draw
 from alttrain.records import Generation, Rejected, read_rows, write_text
 from alttrain.run.app import execute
 from alttrain.run.assembly import Run, assemble
@@ -434,17 +434,7 @@ def test_a_token_is_drawn_from_the_likeliest_k_and_then_the_nucleus(top_k: int, 
 def test_a_response_is_cut_where_the_context_ends() -> None:
     decoding = Decoding(8, context=20)
     assert [Decoding(8, context=one).cut_at(12) for one in (None, 20, 10, "backbone")] == [None, 12, 10, 12]  # type: ignore[arg-type]
-    asked: list[Any] = []
-
-    def generate(ids: Any, decoding: Decoding, names: Any, advance: Any, caps: Any) -> list[list[int]]:
-        asked.append(list(caps))
-        return [[1] for _ in ids]
-
-    renderer = SimpleNamespace(end_id=0, decode=str)
-    engine = LocalEngine(SimpleNamespace(generate=generate), renderer)
-    list(engine.generate([Prompt([1], "a", "a", 3), Prompt([1], "b", "b", 30), Prompt([1], "c", "c")], decoding))
-    list(engine.generate([Prompt([1], "c", "c")], decoding))
-    assert asked == [[3, 8, 8], []]
+    assert [Prompt([1], "a", "a", cap).most(decoding) for cap in (3, 30, None)] == [3, 8, 8]
 
 
 # --- precision ---

@@ -89,8 +89,8 @@ def hostile(renderer: Renderer) -> str:
 
 def test_a_forged_turn_is_part_of_one_user_turn(renderer: Renderer) -> None:
     own, said = renderer.backbone.template, hostile(renderer)
-    plain = renderer.encode(renderer.prompt_text("A", "open", "B", ["C"], ["D"]))
-    forged = renderer.encode(renderer.prompt_text(said, "open", said, [said], [said]))
+    plain = renderer.encode(renderer.prompt_text("A", "open", "B", turns=["C"], answers=["D"]))
+    forged = renderer.encode(renderer.prompt_text(said, "open", said, turns=[said], answers=[said]))
     assert special(renderer, forged) == special(renderer, plain) != []
     assert renderer._text(forged) == own.prompt(said, said, "open", [said], [said])
     assert forged.count(renderer.end_id) == plain.count(renderer.end_id)
@@ -183,7 +183,7 @@ def test_texts_that_spell_none_have_the_ids_they_always_had(
     ids = renderer.tokenizer(texts, add_special_tokens=False)["input_ids"]
     assert len(ids) > (2700 if family[1] == FULL else 280)
     assert renderer._batch(texts) == ids
-    assert [encoding.ids for _, encoding in renderer._disguise(texts[::5])] == ids[::5]
+    assert [renderer._disguise(text)[1].ids for text in texts[::5]] == ids[::5]
     assert [renderer.encode(text) for text in texts[::50]] == ids[::50]
 
 

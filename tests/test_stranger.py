@@ -78,7 +78,7 @@ FOREIGN = [
 WITHIN = [
     "run.app.os.system",
     "run.folder.subprocess.run",
-    "generation.server_process.subprocess.Popen",
+    "generation.server.subprocess.Popen",
     "run.sweep.shutil.rmtree",
     "training.importlib.import_module",
     "config.binding.functools.partial",

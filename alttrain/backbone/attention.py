@@ -32,23 +32,10 @@ except ImportError:  # before torch 2.10
     varlen = None  # type: ignore[assignment]
 
 NAME = "alttrain_packed"
-HAS_VARLEN = varlen is not None and "window_size" in inspect.signature(varlen.varlen_attn).parameters
-"""Whether torch has variable-length attention with the arguments used here (2.11 and newer)."""
-MOST_PADDING = 0.25
-"""Maximum fraction of padding in a group of neighbouring sequences. A call per sequence would be slower."""
-HALF = (torch.bfloat16, torch.float16)
-REACH = 2048
-"""Up to this many tokens, compiled code gets the same upper bound of the lengths, so that it is compiled once."""
-
+HAS_VARLEN = varlen is not None and "window_size" in inspect.signature(varlen.varlen_attn).parameters  # torch 2.11
+MOST_PADDING = 0.25  # of the positions in a group of neighbouring sequences; a call per sequence would be slower
+REACH = 2048  # up to this many tokens, compiled code gets the same upper bound of the lengths: it is compiled once
 KeysValues = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The prefix shared by all prompts: keys and values (kv heads, length, head size) per layer."""
-
-    length: int
-    layers: dict[int, KeysValues]
 
 
 @dataclass
@@ -77,9 +64,7 @@ class SlotCache:
         start, begun, first = 0, 0, packed.first_slot
         if packed.prefix:
             begun, last = packed.prefix.length, first + len(packed.lengths)
-            prefix_keys, prefix_values = packed.prefix.layers[index]
-            keys[first:last, :, :, :begun] = prefix_keys.transpose(-1, -2)
-            values[first:last, :, :begun] = prefix_values
+            keys[first:last, :, :, :begun], values[first:last, :, :begun] = packed.prefix.layers[index]
         for slot, length in enumerate(packed.lengths, first):
             keys[slot, :, :, begun : begun + length] = key[0, :, start : start + length].transpose(-1, -2)
             values[slot, :, begun : begun + length] = value[0, :, start : start + length]
@@ -91,52 +76,31 @@ class SlotCache:
             keys[target, :, :, :length] = keys[source, :, :, :length]
             values[target, :, :length] = values[source, :, :length]
 
-    def prefix(self, length: int) -> Prefix:
-        """Return a copy of the first `length` positions of slot 0."""
-        return Prefix(
-            length,
-            {
-                index: (keys[0, :, :, :length].transpose(-1, -2).clone(), values[0, :, :length].clone())
-                for index, (keys, values) in self.layers.items()
-            },
-        )
-
 
 @dataclass(frozen=True)
 class LengthGroup:
-    """Neighbouring sequences of similar length, attended to as one padded batch of `count` x `longest` positions.
-
-    `tokens` is the number of tokens without padding. `padded` is the index of the token at each position, repeating a
-    sequence's last token as padding. `padding` lists the padding positions. `unpadded` is the position of each token.
-    """
+    """Neighbouring sequences of similar length, attended to as one padded batch of `count` x `longest` positions."""
 
     count: int
     longest: int
-    tokens: int
-    padded: Tensor
-    padding: Tensor
-    unpadded: Tensor
+    tokens: int  # without padding
+    padded: Tensor  # the index of the token at each position; padding repeats a sequence's last token
+    padding: Tensor  # the positions that are padding
+    unpadded: Tensor  # the position of each token
 
 
 @dataclass
 class PackedSequences:
-    """Which tokens of the row belong together.
+    """Which tokens of the row belong together. A decode step has no `lengths`, but `positions` and a `bias`."""
 
-    `lengths` are the tokens of each sequence. With a `cache`, keys and values are stored one sequence per slot from
-    `first_slot` on, and `prefix` precedes every sequence. `boundaries` (sequences + 1,) int32 are the start of each
-    sequence and the end of the last, for the CUDA kernel; `longest` is an upper bound of the lengths. A decode step has
-    no lengths. It has `positions` (slots,) of the newest tokens, and `bias` (slots, 1, 1, longest), 0 for visible
-    tokens and -inf for others.
-    """
-
-    lengths: Sequence[int]
-    cache: SlotCache | None = None
+    lengths: Sequence[int]  # tokens of each sequence
+    cache: SlotCache | None = None  # where keys and values are stored, one sequence per slot from `first_slot` on
     first_slot: int = 0
-    prefix: Prefix | None = None
-    boundaries: Tensor | None = None
-    longest: int = 0
-    positions: Tensor | None = None
-    bias: Tensor | None = None
+    prefix: SlotCache | None = None  # one slot, which precedes every sequence
+    boundaries: Tensor | None = None  # (sequences + 1,) int32: each start and the last end, for the CUDA kernel
+    longest: int = 0  # an upper bound of the lengths
+    positions: Tensor | None = None  # (slots,) of the newest tokens
+    bias: Tensor | None = None  # (slots, 1, 1, longest), -inf for hidden tokens
     groups: list[LengthGroup] | None = None
 
     @classmethod
@@ -166,42 +130,37 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    packed: PackedSequences | None = None,
+    *,
+    packed: PackedSequences,
     sliding_window: int | None = None,
     **unused: object,
 ) -> tuple[Tensor, None]:
     """Causal attention within each sequence: query (1, heads, tokens, size) -> (1, tokens, heads, size).
 
-    Raises ValueError without `packed`. Except in the CUDA kernel, it also raises ValueError for a sequence longer than
-    the backbone's sliding window.
+    Except in the CUDA kernel, raises ValueError for a sequence longer than the backbone's sliding window.
     """
-    if packed is None:
-        raise ValueError("packed attention needs the model to be called with packed=")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings return float32
-    if packed.boundaries is not None and query.dtype in HALF and dropout == 0.0:
+    if packed.boundaries is not None and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0:
         return _attend_on_cuda(query, key, value, packed, scale, sliding_window), None
     begun = packed.prefix.length if packed.prefix else 0
     length = packed.longest if packed.positions is not None else begun + max(packed.lengths)
     if sliding_window is not None and length > sliding_window:
         raise ValueError(f"a sequence of {length} tokens passes this backbone's sliding window of {sliding_window}")
     if packed.positions is not None:
-        return _attend_newest(query, key, value, packed, module.layer_idx, scale), None
+        return _attend_newest(module, query, key, value, packed, scale), None
     if packed.cache is not None:
         packed.cache.fill(module.layer_idx, key, value, packed)
-    if packed.groups is None:
-        packed.groups = group_lengths(packed.lengths, query.device)
-    before = packed.prefix.layers[module.layer_idx] if packed.prefix else None
-    return _attend_in_groups(query, key, value, packed.groups, scale, dropout, before), None
+    return _attend_in_groups(module, query, key, value, packed, scale, dropout), None
 
 
 def _attend_newest(
-    query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, layer: int, scale: float
+    module: Any, query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float
 ) -> Tensor:
-    """One new token per slot: query (1, heads, slots, size) -> (1, slots, heads, size). Key heads are not repeated."""
+    """One new token per slot: query (1, heads, slots, size) -> (1, slots, heads, size)."""
     assert packed.cache is not None
     assert packed.bias is not None
-    keys, values = packed.cache.layer(layer, key)
+    keys, values = packed.cache.layer(module.layer_idx, key)
     active, size = query.shape[2], query.shape[3]
     slots = torch.arange(active, device=query.device)
     keys[slots, :, :, packed.positions] = key[0].transpose(0, 1)
@@ -251,27 +210,23 @@ def group_lengths(lengths: Sequence[int], device: torch.device) -> list[LengthGr
 
 
 def _attend_in_groups(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    groups: Sequence[LengthGroup],
-    scale: float,
-    dropout: float,
-    before: KeysValues | None,
+    module: Any, query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float, dropout: float
 ) -> Tensor:
-    """query (1, heads, tokens, size) -> (1, tokens, heads, size). `before` precedes every sequence."""
-    sizes = [group.tokens for group in groups]
+    """query (1, heads, tokens, size) -> (1, tokens, heads, size)."""
+    if packed.groups is None:
+        packed.groups = group_lengths(packed.lengths, query.device)
+    sizes = [group.tokens for group in packed.groups]
     parts = zip(*(torch.split(tensor[0].transpose(0, 1), sizes) for tensor in (query, key, value)), strict=True)
     mixed = []
-    for group, tensors in zip(groups, parts, strict=True):
+    for group, tensors in zip(packed.groups, parts, strict=True):
         q, k, v = (_pad(tensor, group) for tensor in tensors)
-        if before is not None:
-            k, v = (
-                torch.cat([old.expand(len(new), -1, -1, -1), new], 2) for old, new in zip(before, (k, v), strict=True)
-            )
+        if packed.prefix is not None:
+            keys, values = packed.prefix.layers[module.layer_idx]
+            k = torch.cat([keys.transpose(-1, -2).expand(group.count, -1, -1, -1), k], 2)
+            v = torch.cat([values.expand(group.count, -1, -1, -1), v], 2)
         out = _attend_padded(q, k, v, scale, dropout)
         flat = out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
-        mixed.append(_gather(flat, group.unpadded, group.padded, group.padding))
+        mixed.append(_Gather.apply(flat, group.unpadded, group.padded, group.padding))  # type: ignore[no-untyped-call]
     return torch.cat(mixed)[None]
 
 
@@ -286,8 +241,9 @@ def _attend_padded(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float
     mask = None
     if seen > length:
         mask = torch.ones((length, seen), dtype=torch.bool, device=q.device).tril_(seen - length)
+    grouped_heads = q.shape[1] != k.shape[1]
     return functional.scaled_dot_product_attention(
-        *(q, k, v, mask), dropout_p=dropout, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        q, k, v, mask, dropout_p=dropout, is_causal=mask is None, scale=scale, enable_gqa=grouped_heads
     )
 
 
@@ -333,14 +289,9 @@ class _Gather(torch.autograd.Function):
         return gradient.index_select(0, back).index_fill_(0, drop, 0.0), None, None, None
 
 
-def _gather(rows: Tensor, index: Tensor, back: Tensor, drop: Tensor) -> Tensor:
-    gathered: Tensor = _Gather.apply(rows, index, back, drop)  # type: ignore[no-untyped-call]
-    return gathered
-
-
 def _pad(tokens: Tensor, group: LengthGroup) -> Tensor:
     """(tokens, heads, size) -> (count, heads, longest, size)."""
-    padded = _gather(tokens, group.padded, group.unpadded, group.padding[:0])
+    padded: Tensor = _Gather.apply(tokens, group.padded, group.unpadded, group.padding[:0])  # type: ignore[no-untyped-call]
     return padded.view(group.count, group.longest, *tokens.shape[1:]).transpose(1, 2)
 
 

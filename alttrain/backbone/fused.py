@@ -1,12 +1,10 @@
 """Fused operations for training: the LoRA layer, and the language-model head with its cross-entropy.
 
-`fuse` replaces the forward pass of peft's linear layers in the plain case: one adapter, no dropout, an unquantised
-frozen weight. peft's layers, names and files stay the same; its sequence of casts, products, scaling and addition
-becomes one operation. Products use the weight's dtype; adapters and their gradients stay in float32.
+`fuse` makes one operation of the casts, products, scaling and addition in peft's linear layers, whose names and files
+stay. Products use the weight's dtype; adapters and their gradients stay in float32.
 
-`response_loss` computes the logits of `CHUNK` positions at a time, because a whole batch's logits over a vocabulary of
-50,000 to 150,000 are the largest tensor of a training step. Gradients are computed in the forward pass, while the
-logits exist, so the backward pass only scales them.
+`response_loss` has the logits of `CHUNK` positions at a time, because a whole batch's logits are the largest tensor of
+a training step. Gradients are computed in the forward pass, while the logits exist.
 """
 
 from typing import Any
@@ -17,17 +15,14 @@ from torch import Tensor
 
 from alttrain.backbone.memory import CHUNK
 
-BLOCK = 16
-"""Positions per chunk whose probabilities are in memory at once on a CPU, so that they stay in its cache."""
+BLOCK = 16  # positions whose probabilities are in memory at once on a CPU, so that they stay in its cache
 
 
 class _LoRAProduct(torch.autograd.Function):
     """x W' + b + scale (x A') B' for x (..., in), W (out, in), A (rank, in), B (out, rank). W and b are frozen."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Any, down: Tensor, up: Tensor, scale: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
         down, up = down.to(weight.dtype), up.to(weight.dtype)
         inner = rows @ down.t()
@@ -51,18 +46,13 @@ class _LoRAProduct(torch.autograd.Function):
 
 
 class FusedLinear(Linear):  # type: ignore[misc]
-    """peft's linear LoRA layer with the fused forward pass.
-
-    This is a class and not a method set on each layer, so that compiled code is shared by all layers of a kind.
-    """
+    """peft's linear LoRA layer with the fused forward pass; a class, so that all layers share their compiled code."""
 
     def forward(self, x: Tensor, *unused: Any, **options: Any) -> Tensor:
         """x (..., in) -> (..., out)."""
-        name = self.active_adapters[0]
-        base = self.get_base_layer()
-        out: Tensor = _LoRAProduct.apply(  # type: ignore[no-untyped-call]
-            x, base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
-        )
+        base, name = self.get_base_layer(), self.active_adapters[0]
+        down, up, scale = self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+        out: Tensor = _LoRAProduct.apply(x, base.weight, base.bias, down, up, scale)  # type: ignore[no-untyped-call]
         return out
 
 

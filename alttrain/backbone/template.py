@@ -1,8 +1,8 @@
 """A chat template as data: the text around system prompt, user message, thought and answer.
 
-`ChatTemplate` renders training examples and prompts, splits generated text into thought and answer, and writes the
-Jinja template saved with an adapter, so that a server renders the same text. Everywhere the answer starts after the
-last closing delimiter, as in R1's and Qwen3's own templates. A thought may therefore mention its delimiter.
+`ChatTemplate` renders examples and prompts, splits generated text, and writes the Jinja template saved with an adapter.
+Everywhere the answer starts after the last closing delimiter, as in R1's and Qwen3's own templates. A thought may
+therefore mention its delimiter.
 """
 
 import itertools
@@ -25,8 +25,7 @@ class Rendered(str):
 
     pieces: tuple[str, ...]
 
-    def __new__(cls, pieces: Iterable[str]) -> "Rendered":
-        pieces = tuple(pieces)
+    def __new__(cls, *pieces: str) -> "Rendered":
         text = super().__new__(cls, "".join(pieces))
         text.pieces = pieces
         return text
@@ -34,24 +33,18 @@ class Rendered(str):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The delimiters of a model family. In `system` and `user`, `{content}` is the message.
-
-    `think_open` and `think_close` enclose the thought; `end` is the token that ends a turn. `opened_by` says whether
-    `think_open` is the end of the prompt or the start of the model's response. `answer_prefix` is put before answers
-    that do not contain it. `history_gap` says whether an earlier turn keeps the newlines between its (removed) thought
-    and its answer: R1's own template keeps them, Qwen3's cuts them.
-    """
+    """The delimiters of a model family. In `system` and `user`, `{content}` is the message."""
 
     system: str
     user: str
     assistant: str
     think_open: str
     think_close: str
-    end: str
+    end: str  # the token that ends a turn
     bos: str = ""
-    opened_by: Literal["prompt", "model"] = "prompt"
-    answer_prefix: str = ""
-    history_gap: Literal["cut", "kept"] = "cut"
+    opened_by: Literal["prompt", "model"] = "prompt"  # whose text `think_open` is part of
+    answer_prefix: str = ""  # put before answers that do not contain it
+    history_gap: Literal["cut", "kept"] = "cut"  # the newlines before an earlier answer: Qwen3 cuts them, R1 does not
 
     def __post_init__(self) -> None:
         for name in ("system", "user"):
@@ -73,8 +66,7 @@ class ChatTemplate:
         """Render a prompt, up to the first character that the model writes.
 
         Without a `system` text there is no system message. `turns` are the user's earlier messages. `answers` are the
-        responses to them as `history` returns them; a message with an empty answer is followed directly by the next
-        message.
+        responses to them as `history` returns them; a message with an empty answer is followed by the next message.
         """
         answered = self.assistant + _SLOT + self.end + self._after_end()
         said = [(self.system, system)] if system else []
@@ -86,7 +78,7 @@ class ChatTemplate:
             pieces[-1] += before
             pieces += [content, after]
         pieces[-1] += self.assistant + self._thought_start(thought)
-        return Rendered(pieces)
+        return Rendered(*pieces)
 
     def _thought_start(self, thought: ThoughtMode) -> str:
         if thought == "empty":
@@ -102,12 +94,12 @@ class ChatTemplate:
         """
         opening = self.think_open if self.opened_by == "model" else ""
         if answer is None:
-            return Rendered((opening, thought))
+            return Rendered(opening, thought)
         close = self.think_close if opening + thought else self.think_close.lstrip()
         if not answer:
-            return Rendered((opening, thought, close.rstrip() + self.end))
+            return Rendered(opening, thought, close.rstrip() + self.end)
         prefix = "" if self.answer_prefix.strip() in answer else self.answer_prefix
-        return Rendered((opening, thought, close + prefix, answer, self.end))
+        return Rendered(opening, thought, close + prefix, answer, self.end)
 
     def split(self, text: str, mode: ThoughtMode) -> tuple[str, str, bool]:
         """Split a generated text into (thought, answer, closed). The answer is what follows the last closing delimiter.
@@ -136,30 +128,26 @@ class ChatTemplate:
         Earlier assistant turns lose their thought, as in `history`. A message without delimiters counts as an answer,
         because servers return answers without thoughts. `system_prompt` is used if the dialogue has no system message.
         """
-        close, cut = self.think_close.strip(), ".lstrip('\\n')" if self.history_gap == "cut" else ""
-        opening = self.think_open.strip()
+        close, opening, default = self.think_close.strip(), self.think_open.strip(), ""
+        if system_prompt:
+            system = _literal(self.system.replace(_SLOT, system_prompt))
+            default = f"{{%- if messages[0]['role'] != 'system' -%}}{system}{{%- endif -%}}"
+        cut = ".lstrip('\\n')" if self.history_gap == "cut" else ""
         unclosed = f"{{%- elif said.lstrip().startswith({opening!r}) -%}}{{%- set said = '' -%}}" if opening else ""
-        system, user = (_jinja_message(getattr(self, name)) for name in ("system", "user"))
-        default = self.system.replace(_SLOT, system_prompt) if system_prompt else ""
         return (
-            _literal(self.bos)
-            + (f"{{%- if messages[0]['role'] != 'system' -%}}{_literal(default)}{{%- endif -%}}" if default else "")
-            + "{%- for message in messages -%}"
+            f"{_literal(self.bos)}{default}"
+            "{%- for message in messages -%}"
             "{%- if message['role'] == 'system' -%}"
-            "{%- if message['content'] -%}" + system + "{%- endif -%}"
-            "{%- elif message['role'] == 'user' -%}" + user + "{%- else -%}{%- set said = message['content'] -%}"
+            f"{{%- if message['content'] -%}}{_jinja_message(self.system)}{{%- endif -%}}"
+            f"{{%- elif message['role'] == 'user' -%}}{_jinja_message(self.user)}"
+            "{%- else -%}{%- set said = message['content'] -%}"
             "{%- if loop.last -%}"
             f"{{%- elif {close!r} in said -%}}{{%- set said = said.split({close!r})[-1]{cut} -%}}"
-            + unclosed
-            + "{%- endif -%}"
+            f"{unclosed}{{%- endif -%}}"
             "{%- if loop.last or said.strip() -%}"
-            + _literal(self.assistant)
-            + "{{- said -}}"
-            + _literal(self.end + self._after_end())
-            + "{%- endif -%}{%- endif -%}{%- endfor -%}"
-            "{%- if add_generation_prompt -%}"
-            + _literal(self.assistant + self._thought_start("open"))
-            + "{%- endif -%}"
+            f"{_literal(self.assistant)}{{{{- said -}}}}{_literal(self.end + self._after_end())}"
+            "{%- endif -%}{%- endif -%}{%- endfor -%}"
+            f"{{%- if add_generation_prompt -%}}{_literal(self.assistant + self._thought_start('open'))}{{%- endif -%}}"
         )
 
     def _after_end(self) -> str:
@@ -172,5 +160,4 @@ def _literal(text: str) -> str:
 
 
 def _jinja_message(form: str) -> str:
-    before, after = form.split(_SLOT)
-    return _literal(before) + "{{- message['content'] -}}" + _literal(after)
+    return "{{- message['content'] -}}".join(map(_literal, form.split(_SLOT)))

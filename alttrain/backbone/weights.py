@@ -1,15 +1,20 @@
 """Loads tokenizers and models, and adds, saves and merges adapters. Imports torch and transformers.
 
 An adapter folder has adapter_model.safetensors, adapter_config.json, the tokenizer with our chat template, and a model
-card. Together with the backbone's name this is all that is needed to use the adapter elsewhere. It contains no local
-path: a backbone from a local folder is recorded by its name.
+card. It contains no local path: a backbone from a local folder is recorded by its name.
+
+An adapter is checked before it is used: with missing or wrong tensors, the backbone's own texts would be reported as
+the trained model's. Every fault raises ValueError naming the file, what was found and what is accepted.
 """
 
 import functools
 import json
 import logging
+import math
+import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +23,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from alttrain.backbone import attention
-from alttrain.backbone.adapter import CONFIG, Adapter
 from alttrain.backbone.config import Backbone, LoRA
 from alttrain.backbone.device import check_kernels, dtype_name
 from alttrain.backbone.memory import Attention, Quantization
 from alttrain.backbone.source import Weights, public_name
-from alttrain.records import write_json
+from alttrain.records import read_json, write_json
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+# options of peft with which the update is not scale B A; other variants show up as differently named tensors
+NOT_PLAIN = (
+    *("use_dora", "use_rslora", "use_qalora"),
+    *("rank_pattern", "alpha_pattern", "fan_in_fan_out", "modules_to_save"),
+)
+REMEDY = "remove the folder and train.json beside it, and train again"
 
 attention.register()
 log = logging.getLogger(__name__)
@@ -47,11 +60,11 @@ def load_model(
     if quantization != "none" and device == "cpu":
         _tell_slow(quantization)
     transformers_logging.disable_progress_bar()
-    options: dict[str, Any] = {"load_in_8bit": True} if quantization == "int8" else {}
-    if quantization == "nf4":  # QLoRA's settings, which R1-Act's backbones also use
-        options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-        options["bnb_4bit_compute_dtype"] = dtype
-    shrunk = {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}} if options else {}
+    shrunk: dict[str, Any] = {}
+    if quantization != "none":  # nf4 with QLoRA's settings, which R1-Act's backbones also use
+        nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+        options = {"load_in_8bit": True} if quantization == "int8" else {"load_in_4bit": True, **nf4}
+        shrunk = {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}}
     model, loading = AutoModelForCausalLM.from_pretrained(
         weights.folder,
         output_loading_info=True,
@@ -66,8 +79,7 @@ def load_model(
             f"{weights.folder}: its safetensors lack {len(absent)} weights that its config.json has, "
             f"such as {min(absent)}; give the whole model of that config"
         )
-    if quantization == "none":
-        model = model.to(device)
+    model = model.to(device) if quantization == "none" else model
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
@@ -90,13 +102,11 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
 
     from alttrain.backbone.fused import fuse
 
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    absent = [name for name in lora.target_modules if name not in names]
-    if absent:
-        linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+    kinds = {name.rpartition(".")[2]: type(module) for name, module in model.named_modules()}
+    if absent := [name for name in lora.target_modules if name not in kinds]:
+        linear = sorted(name for name, kind in kinds.items() if issubclass(kind, torch.nn.Linear))
         raise ValueError(f"adapter.target_modules names {absent[0]!r}, which this backbone has not; it has {linear}")
-    described: Any = model.config
-    depth = described.num_hidden_layers
+    depth: int = model.config.num_hidden_layers  # type: ignore[union-attr, assignment]
     first = round(lora.layers_from * depth)
     config = LoraConfig(
         r=lora.rank,
@@ -114,17 +124,9 @@ def add_lora(model: torch.nn.Module, lora: LoRA, seed: int) -> Any:
 
 
 def save_trained(
-    model: Any,
-    weights: Mapping[str, torch.Tensor],
-    tokenizer: PreTrainedTokenizerFast,
-    backbone: Backbone,
-    card: str,
-    folder: Path,
+    model: Any, weights: Mapping[str, torch.Tensor], tokenizer: Any, backbone: Backbone, card: str, folder: Path
 ) -> None:
-    """Write the folder of an adapter, or of a fully fine-tuned model in bfloat16. `weights` maps names to tensors.
-
-    The folder has a temporary name until it is complete.
-    """
+    """Write the folder of an adapter, or of a whole model in bfloat16. It has a temporary name until it is complete."""
     from peft import PeftModel
 
     temporary = folder.with_name(f".{folder.name}.partial")
@@ -147,6 +149,112 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, backbone: Backbone, folde
     """Write the tokenizer's files and the chat template."""
     tokenizer.chat_template = backbone.template.jinja(backbone.system_prompt)
     tokenizer.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter. `pairs` maps linear layers to A (rank, in) and B (out, rank); a layer's update is scale B A."""
+
+    folder: Path
+    described: Mapping[str, Any]
+    pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+    @property
+    def scale(self) -> float:
+        return float(self.described["lora_alpha"] / self.described["r"])
+
+    def fits(self, model: torch.nn.Module) -> "Adapter":
+        """Return the adapter itself if it fits `model`.
+
+        Raises ValueError unless exactly the layers that the config targets have pairs, each of the right shape.
+        """
+        linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        layers, named = self.described.get("layers_to_transform"), set()
+        for name in linear:  # by peft's rules
+            number = re.search(r"\.(\d+)\.", name)
+            within = layers is None or (number is not None and int(number[1]) in layers)
+            if within and any(f".{name}".endswith(f".{target}") for target in self.described["target_modules"]):
+                named.add(name)
+        for wrong, what in ((named - self.pairs.keys(), "lacks"), (self.pairs.keys() - named, "has")):
+            if wrong:
+                raise self.fault(
+                    f"{what} tensors for {_some(wrong)}; {CONFIG} names {len(named)} layers of this backbone, and each "
+                    "must have lora_A and lora_B, and no other may"
+                )
+        for name, (down, up) in self.pairs.items():
+            shape, wanted = (up.shape[0], down.shape[1]), (linear[name].out_features, linear[name].in_features)
+            if shape != wanted:
+                raise self.fault(f"is another backbone's: its B A for {name} is {shape}, and the weight is {wanted}")
+        return self
+
+    def fault(self, found: str) -> ValueError:
+        """Return an error about the tensor file."""
+        return ValueError(f"{self.folder / TENSORS} {found}; {REMEDY}")
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read a plain LoRA adapter.
+
+    Raises ValueError unless all pairs are complete, finite and of the config's rank, and at least one update is not
+    zero. `Adapter.fits` checks whether it fits a backbone.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    described = _described(folder / CONFIG)
+    try:
+        tensors = load_file(folder / TENSORS)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / TENSORS}: {error}; it holds no adapter; {REMEDY}") from error
+    pairs, odd = {}, set(tensors)
+    for module in sorted({name.rpartition(".lora_")[0] for name in tensors}):
+        both = (f"{module}.lora_A.weight", f"{module}.lora_B.weight")
+        if module.startswith(PREFIX) and tensors.keys() >= set(both):
+            pairs[module.removeprefix(PREFIX)] = (tensors[both[0]], tensors[both[1]])
+            odd -= set(both)
+    adapter, rank = Adapter(folder, described, pairs), described["r"]
+    if odd or not pairs:
+        found = f"{_some(odd)} without the other of its pair" if odd else "no LoRA tensors"
+        raise adapter.fault(f"holds {found}; it must hold NAME.lora_A.weight and NAME.lora_B.weight for each layer")
+    for name, (down, up) in pairs.items():
+        wrong = ""
+        if not (down.is_floating_point() and up.is_floating_point() and down.ndim == up.ndim == 2):
+            wrong = f"tensors for {name} that are no matrices of floating-point numbers"
+        elif (down.shape[0], up.shape[1]) != (rank, rank):
+            wrong = f"A {tuple(down.shape)} and B {tuple(up.shape)} for {name}, and {CONFIG} says rank {rank}"
+        elif not (down.isfinite().all() and up.isfinite().all()):
+            wrong = f"numbers for {name} that are not finite: the training diverged, or it is spoiled"
+        if wrong:
+            raise adapter.fault(f"holds {wrong}")
+    if not any(down.any() and up.any() for down, up in pairs.values()):
+        raise adapter.fault("holds an update of zero for every layer, as before any training: it would change nothing")
+    return adapter
+
+
+def _described(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = read_json(path, remedy=REMEDY)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is not there; {REMEDY}") from error
+    is_lora = found.get("peft_type") == "LORA"
+    if not is_lora or any(map(found.get, NOT_PLAIN)):
+        what = ", ".join(f"{key}={found[key]!r}" for key in NOT_PLAIN if found.get(key)) if is_lora else "no LoRA"
+        raise ValueError(f"{path}: only plain LoRA adapters can be used here, and this is {what}")
+    wanted = {
+        "r": type(found.get("r")) is int and found["r"] > 0,
+        "lora_alpha": type(found.get("lora_alpha")) in (int, float) and 0 < found["lora_alpha"] < math.inf,
+        "target_modules": isinstance(found.get("target_modules"), list),
+        "layers_to_transform": isinstance(found.get("layers_to_transform"), list | None),
+    }
+    for key, right in wanted.items():
+        if not right:
+            raise ValueError(f"{path}: {key}={found.get(key)!r}; accepted is what peft writes for a LoRA; {REMEDY}")
+    return found
+
+
+def _some(names: set[str]) -> str:
+    """Return the first name and the number of the others."""
+    return min(names) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def beside(model: torch.nn.Module, adapter: Adapter) -> torch.nn.Module:

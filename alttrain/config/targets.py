@@ -202,7 +202,7 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
     if name == "alttrain.training.Mlflow" and "://" in str(uri) and not said("uri", uri):
         remedy = "if you know that server, give it on the command line"
         yield f"{key}.uri", uri, f"MLflow would send its key and texts there: {remedy}"
-    if name == "alttrain.generation.server_process.ChildServer":
+    if name == "alttrain.generation.server.ChildServer":
         if not str(node.get("health", "/")).startswith("/"):
             yield f"{key}.health", node["health"], "expected a path on the server that is started, such as /health"
         command = node.get("command") or [""]
@@ -210,7 +210,7 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
             fault = "it, with_adapter and environment are not as packaged, and would run as they are written"
             remedy = f"if you know what it runs, trusted=[{command[0]}] on the command line"
             yield f"{key}.command", command, f"{fault}: {remedy}"
-    elif name == "alttrain.generation.vllm.InProcessVllm" and "vllm" not in trusted():
+    elif name == "alttrain.generation.in_process.InProcessVllm" and "vllm" not in trusted():
         for option, value in (node.get("options") or {}).items():
             plain = isinstance(value, int | float) or (isinstance(value, str) and value.replace("_", "").isalnum())
             if not plain or "trust" in str(option):

@@ -9,9 +9,7 @@
 """
 
 from alttrain.generation.engine import Decoding, EngineConfig
-from alttrain.generation.in_process import Auto, InProcess
-from alttrain.generation.server import Server
-from alttrain.generation.server_process import ChildServer
-from alttrain.generation.vllm import InProcessVllm
+from alttrain.generation.in_process import Auto, InProcess, InProcessVllm
+from alttrain.generation.server import ChildServer, Server
 
 __all__ = ["Auto", "ChildServer", "Decoding", "EngineConfig", "InProcess", "InProcessVllm", "Server"]

@@ -16,22 +16,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from alttrain.backbone.attention import PackedSequences, Prefix, SlotCache
+from alttrain.backbone.attention import PackedSequences, SlotCache
 from alttrain.backbone.device import give_back_freed_memory
 from alttrain.backbone.memory import PREFILL_TOKENS, cache_bytes, shape_of
-from alttrain.generation.engine import Decoding
-from alttrain.generation.sampling import Sampler
+from alttrain.generation.engine import Decoding, Prompt, unwatched
 
 log = logging.getLogger(__name__)
 
-SHARED_TOKENS = 16
-"""Shortest shared prefix, in tokens, that gets a forward pass of its own."""
+SHARED_TOKENS = 16  # of the shortest shared prefix that gets a forward pass of its own
+BLOCK = 128  # tokens of the vocabulary; two searches over short rows are faster than one over a long row
+LIKELIEST = 128  # tokens searched for the nucleus before the whole vocabulary of a row is sorted
 
 
 @dataclass
 class _Sequence:
-    """One prompt with its generated tokens, its random numbers and its limit on new tokens (`cap`)."""
+    """One prompt with its random numbers, its limit on new tokens (`cap`) and its generated tokens."""
 
     number: int
     prompt: list[int]
@@ -61,40 +62,27 @@ class Decoder:
 
     @torch.inference_mode()
     def generate(
-        self,
-        prompts: Sequence[list[int]],
-        decoding: Decoding,
-        names: Sequence[str] = (),
-        on_finished: Callable[[int], None] | None = None,
-        caps: Sequence[int] = (),
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> list[list[int]]:
         """Return the generated tokens of each prompt. The end token is included if the model wrote it.
 
-        For sampling, a sequence's random numbers depend only on the seed and on its entry in `names` (by default its
-        index), not on the batch. `on_finished` is called with the number of sequences that just ended. `caps` limits
-        the new tokens of each prompt further than `max_new_tokens`.
+        For sampling, a sequence's random numbers depend only on the seed and on its prompt's name, not on the batch.
+        `advance` is called with the number of sequences that just ended.
         """
-        if not prompts:
-            return []
         sequences = [
-            _Sequence(
-                number,
-                prompt,
-                random.Random(f"{decoding.seed}\x1f{names[number] if names else number}"),
-                min(decoding.max_new_tokens, caps[number]) if caps else decoding.max_new_tokens,
-            )
-            for number, prompt in enumerate(prompts)
+            _Sequence(number, one.ids, random.Random(f"{decoding.seed}\x1f{one.name}"), one.most(decoding))
+            for number, one in enumerate(prompts)
         ]
-        written = _Batch(self, sequences, decoding).finish(on_finished)
+        written = _Batch(self, sequences, decoding).finish(advance) if sequences else []
         give_back_freed_memory()
         return written
 
     def forward(
         self, ids: list[int], positions: list[int], packed: PackedSequences, keep: Sequence[int] | None = None
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return logits (kept positions, vocabulary) for one packed row. `keep` lists the positions; None keeps all."""
         kept = {} if keep is None else {"logits_to_keep": torch.tensor(keep, device=self.device)}
-        logits: torch.Tensor = self.model(
+        logits: Tensor = self.model(
             input_ids=torch.tensor([ids], device=self.device),
             position_ids=torch.tensor([positions], device=self.device),
             packed=packed,
@@ -103,26 +91,35 @@ class Decoder:
         ).logits
         return logits[0]
 
-    def token_bytes(self) -> int | None:
-        """Return the bytes of keys and values per token, or None if the model's shape is unknown."""
-        shape = shape_of(self.model.config.to_dict())
-        return cache_bytes(shape, self.model.dtype.itemsize, 1, 1) if shape else None
+    def prefill(
+        self,
+        rows: Sequence[Sequence[int]],
+        cache: SlotCache | None = None,
+        first_slot: int = 0,
+        prefix: SlotCache | None = None,
+    ) -> Tensor:
+        """Return the next token's logits (rows, vocabulary) after each row, which follows `prefix` if there is one."""
+        lengths, begun = [len(row) for row in rows], prefix.length if prefix else 0
+        ids = [token for row in rows for token in row]
+        positions = [begun + place for length in lengths for place in range(length)]
+        ends = (torch.tensor(lengths).cumsum(0) - 1).tolist()
+        return self.forward(ids, positions, PackedSequences(lengths, cache, first_slot, prefix), ends)
 
 
 class _Batch:
     """One call of `Decoder.generate`: the waiting sequences, the active ones (one per slot), and the cache."""
 
     def __init__(self, decoder: Decoder, sequences: list[_Sequence], decoding: Decoding) -> None:
-        self.decoder = decoder
-        self.decoding = decoding
+        self.decoder, self.decoding = decoder, decoding
         self.answers: list[list[int]] = [[] for _ in sequences]
         # popped from the end: longest prompt first, so that running out of memory shows at once
         self.waiting = sorted(sequences, key=lambda sequence: len(sequence.prompt))
         self.active: list[_Sequence] = []
         self.longest = max(len(sequence.prompt) + sequence.cap for sequence in sequences)
-        slots, each = min(decoder.slots, len(sequences)), decoder.token_bytes()
-        if decoder.memory is not None and each:
-            slots = max(1, min(slots, decoder.memory // (each * self.longest)))
+        slots, shape = min(decoder.slots, len(sequences)), shape_of(decoder.model.config.to_dict())
+        if decoder.memory is not None and shape:
+            each = cache_bytes(shape, decoder.model.dtype.itemsize, 1, self.longest)
+            slots = max(1, min(slots, decoder.memory // each))
         self._allocate(slots)
         self.prefix = self._shared_prefix()
 
@@ -130,18 +127,19 @@ class _Batch:
         self.cache = SlotCache(slots, self.longest)
         self.sampler = Sampler(self.decoding, slots, self.decoder.device)
 
-    def _shared_prefix(self) -> Prefix | None:
+    def _shared_prefix(self) -> SlotCache | None:
         """Compute the prefix that all prompts share, leaving each prompt at least one token of its own."""
-        first, last = min(row.prompt for row in self.waiting), max(row.prompt for row in self.waiting)
+        prompts = [row.prompt for row in self.waiting]
+        first, last = min(prompts), max(prompts)
         shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-        shared = min(shared, min(len(row.prompt) for row in self.waiting) - 1)
-        if shared < SHARED_TOKENS or len(self.waiting) == 1:
+        shared = min(shared, min(map(len, prompts)) - 1)
+        if shared < SHARED_TOKENS or len(prompts) == 1:
             return None
         alone = SlotCache(1, shared)  # the whole cache is allocated where running out of memory is handled
-        self.decoder.forward(first[:shared], list(range(shared)), PackedSequences([shared], alone), [shared - 1])
-        return alone.prefix(shared)
+        self.decoder.prefill([first[:shared]], alone)
+        return alone
 
-    def finish(self, on_finished: Callable[[int], None] | None) -> list[list[int]]:
+    def finish(self, advance: Callable[[int], None]) -> list[list[int]]:
         """Decode until every sequence has ended. Raises torch.OutOfMemoryError if not even one slot fits."""
         while self.waiting or self.active:
             try:
@@ -159,8 +157,8 @@ class _Batch:
                 if self.decoder.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
-            if (ended := self._retire()) and on_finished:
-                on_finished(ended)
+            if ended := self._retire():
+                advance(ended)
         return self.answers
 
     def _prefill(self) -> None:
@@ -172,15 +170,8 @@ class _Batch:
                 break
             group.append(row)
             tokens += own
-        lengths = [len(row.ids) - begun for row in group]
-        ends = torch.tensor(lengths).cumsum(0) - 1
         first = len(self.active)
-        logits = self.decoder.forward(
-            [token for row in group for token in row.ids[begun:]],
-            [begun + place for length in lengths for place in range(length)],
-            PackedSequences(lengths, self.cache, first, self.prefix),
-            ends.tolist(),
-        )
+        logits = self.decoder.prefill([row.ids[begun:] for row in group], self.cache, first, self.prefix)
         del self.waiting[len(self.waiting) - len(group) :]
         self.active += group
         for slot, row in enumerate(group, first):
@@ -193,7 +184,7 @@ class _Batch:
         packed = PackedSequences.decoding(self.cache, positions, self.decoder.device)
         self._write(self.active, self.decoder.forward([row.written[-1] for row in self.active], positions, packed), 0)
 
-    def _write(self, rows: Sequence[_Sequence], logits: torch.Tensor, first_slot: int) -> None:
+    def _write(self, rows: Sequence[_Sequence], logits: Tensor, first_slot: int) -> None:
         draws = [row.draws.random() for row in rows] if self.decoding.temperature else []
         for row, token in zip(rows, self.sampler.sample(logits, draws, first_slot), strict=True):
             row.written.append(token)
@@ -213,3 +204,95 @@ class _Batch:
                 self.active[slot] = last
             ended += 1
         return ended
+
+
+class Sampler:
+    """Chooses next tokens. With a repetition penalty it also tracks the tokens of each slot."""
+
+    def __init__(self, decoding: Decoding, slots: int, device: torch.device) -> None:
+        self.decoding, self.slots, self.device = decoding, slots, device
+        self.seen: Tensor | None = None  # (slots, vocabulary): tokens of prompt and response
+
+    def see(self, slot: int, ids: list[int], vocabulary: int) -> None:
+        """Register the tokens of a new sequence."""
+        if self.decoding.repetition_penalty == 1.0:
+            return
+        if self.seen is None:
+            self.seen = torch.zeros(self.slots, vocabulary, dtype=torch.bool, device=self.device)
+        self.seen[slot] = False
+        self.seen[slot, ids] = True
+
+    def move(self, source: int, target: int) -> None:
+        """Move a sequence from slot `source` to slot `target`."""
+        if self.seen is not None:
+            self.seen[target] = self.seen[source]
+
+    def sample(self, logits: Tensor, draws: Sequence[float], first_slot: int) -> list[int]:
+        """Return the next token of each row of `logits` (rows, vocabulary). Row i belongs to slot `first_slot + i`.
+
+        `draws` holds a uniform number in [0, 1) per row; it is empty if the temperature is 0.
+        """
+        slots = slice(first_slot, first_slot + len(logits))
+        if self.seen is not None:
+            logits = logits.float()
+            penalty = self.decoding.repetition_penalty
+            lowered = torch.where(logits > 0, logits / penalty, logits * penalty)
+            logits = torch.where(self.seen[slots], lowered, logits)
+        if self.decoding.temperature == 0:
+            chosen = likeliest(logits)
+        else:
+            numbers = torch.tensor(draws, device=logits.device)
+            chosen = draw(logits.float() / self.decoding.temperature, self.decoding.top_p, numbers, self.decoding.top_k)
+        if self.seen is not None:
+            self.seen[slots].scatter_(1, chosen[:, None], True)
+        return chosen.tolist()
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """Return the index of each row's largest logit, the first one in a tie, like `argmax`."""
+    rows, vocabulary = logits.shape
+    if vocabulary % BLOCK:
+        return logits.argmax(-1)
+    blocks = logits.view(rows, -1, BLOCK)
+    best = blocks.amax(-1).argmax(-1)
+    return best * BLOCK + blocks[torch.arange(rows, device=logits.device), best].argmax(-1)
+
+
+def draw(logits: Tensor, top_p: float, draws: Tensor, top_k: int | None = None) -> Tensor:
+    """Sample one token per row of `logits` (rows, vocabulary), from a uniform number in [0, 1) per row (`draws`).
+
+    The nucleus is the smallest set of most likely tokens whose probabilities reach `top_p` (Holtzman et al., 2020); in
+    a tie the lower token id comes first. With `top_k`, the nucleus is taken from the `top_k` most likely tokens after
+    their probabilities are rescaled to sum to 1, as in vLLM and transformers. Tokens are picked by the inverse
+    cumulative distribution.
+    """
+    probabilities = logits.softmax(-1)
+    if top_p == 1.0 and top_k is None:  # all tokens, in the vocabulary's order
+        tokens = torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
+        return _pick(probabilities, tokens, torch.full_like(draws, logits.shape[-1], dtype=torch.long), draws)
+    found, tokens = probabilities.topk(min(max(LIKELIEST, (top_k or 0) + 1), logits.shape[-1]), sorted=False)
+    tokens, order = tokens.sort(-1)  # a stable sort then keeps ties in the order of token ids
+    ordered, again = found.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    sizes = _nucleus_sizes(ordered, top_p, top_k)
+    picked = _pick(ordered, tokens.gather(-1, again), sizes, draws)
+    # a nucleus that reaches the last probability found may be incomplete: other tokens may have the same one
+    beyond = ordered.gather(-1, sizes[:, None] - 1) == ordered[:, -1:]
+    if ordered.shape[-1] < logits.shape[-1] and beyond.any():
+        rows = beyond[:, 0].nonzero()[:, 0]
+        ordered, tokens = probabilities[rows].sort(dim=-1, descending=True, stable=True)
+        picked[rows] = _pick(ordered, tokens, _nucleus_sizes(ordered, top_p, top_k), draws[rows])
+    return picked
+
+
+def _nucleus_sizes(ordered: Tensor, top_p: float, top_k: int | None) -> Tensor:
+    if top_k is not None:
+        ordered = ordered[:, :top_k] / ordered[:, :top_k].sum(-1, keepdim=True)
+    if top_p == 1.0:
+        return torch.full_like(ordered[:, 0], ordered.shape[-1], dtype=torch.long)
+    return (ordered.cumsum(-1) - ordered < top_p).sum(-1)
+
+
+def _pick(ordered: Tensor, tokens: Tensor, sizes: Tensor, draws: Tensor) -> Tensor:
+    reached, last = ordered.cumsum(-1), sizes[:, None] - 1
+    place = torch.searchsorted(reached, draws[:, None] * reached.gather(-1, last), right=True).minimum(last)
+    return tokens.gather(-1, place)[:, 0]

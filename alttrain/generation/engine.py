@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le
 
@@ -18,40 +18,34 @@ from alttrain.backbone.device import Device
 from alttrain.backbone.memory import Quantization, Shape
 from alttrain.llm import Failure
 
-if TYPE_CHECKING:
-    from alttrain.generation.in_process import InProcess
-
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen. `max_new_tokens` limits thought and answer together.
+    """How tokens are chosen: greedily if `temperature` is 0, else at random.
 
-    With `temperature` 0, decoding is greedy. Otherwise each token is sampled from the `top_k` most likely tokens (None:
-    all), reduced to the most likely ones whose probabilities reach `top_p`. `samples` responses are drawn per prompt. A
-    draw depends only on `seed`, the row and the sample's number, not on the batch. `repetition_penalty` is CTRL's
-    (Keskar et al., 2019) over prompt and response, as in vLLM and transformers. `context` is the length of prompt plus
-    response, in tokens, at which a response is cut, like vLLM's max_model_len ("backbone": its context length). With
-    None nothing is cut, and a prompt that leaves no room for `max_new_tokens` is refused.
+    A draw depends only on `seed`, the row and the sample's number, not on the batch. Without a `context`, a prompt that
+    leaves no room for `max_new_tokens` is refused.
     """
 
-    max_new_tokens: Annotated[int, Gt(0)]
+    max_new_tokens: Annotated[int, Gt(0)]  # thought and answer together
     temperature: Annotated[float, Ge(0)] = 0.0
-    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
-    repetition_penalty: Annotated[float, Ge(1)] = 1.0
-    samples: Annotated[int, Gt(0)] = 1
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0  # of the probability of the `top_k` most likely tokens
+    repetition_penalty: Annotated[float, Ge(1)] = 1.0  # CTRL's (Keskar et al., 2019), over prompt and response
+    samples: Annotated[int, Gt(0)] = 1  # responses per prompt
     seed: int = 0
-    top_k: Annotated[int, Gt(0)] | None = None
+    top_k: Annotated[int, Gt(0)] | None = None  # None: all
+    # tokens of prompt plus response at which a response is cut, like vLLM's max_model_len; "backbone": its context
     context: Annotated[int, Gt(0)] | Literal["backbone"] | None = None
-
-    def cut_at(self, context_length: int) -> int | None:
-        """Return the length of prompt plus response, in tokens, at which responses are cut; None if they are not."""
-        if self.context is None:
-            return None
-        return context_length if self.context == "backbone" else min(self.context, context_length)
 
     def __post_init__(self) -> None:
         if self.temperature == 0 and self.samples > 1:
             raise ValueError(f"samples={self.samples} with temperature=0 would be the same text; set a temperature")
+
+    def cut_at(self, context_length: int) -> int | None:
+        """Return the tokens of prompt plus response at which responses are cut; None if they are not."""
+        if self.context is None:
+            return None
+        return context_length if self.context == "backbone" else min(self.context, context_length)
 
     def seed_of(self, name: str) -> int:
         """Return the seed, below 2^31, that a server gets for the prompt with this name."""
@@ -74,10 +68,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Written:
-    """A generated text with special tokens, without the end token.
-
-    `finish` is "stop" if the model ended the text, "length" if a limit cut it.
-    """
+    """A generated text with special tokens, without the end token. `finish` is "length" if a limit cut it."""
 
     text: str
     finish: Literal["stop", "length"]
@@ -92,39 +83,35 @@ class Engine(Protocol):
 
     @property
     def streams(self) -> bool:
-        """Whether results arrive one by one and should be stored at once. If not, a call's results arrive together."""
+        """Whether results arrive one by one, to be stored at once. If not, a call's results arrive together."""
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        """Yield (index of the prompt, result), at most once per prompt; some are missing if a server fails."""
+        """Yield (index of the prompt, result), at most once per prompt; some are missing if a server fails.
+
+        `advance` is called with the number of prompts that have just ended.
+        """
 
 
 @dataclass(frozen=True)
 class Model:
-    """The model an engine is started for: a run's backbone, or the model that the run trained.
+    """The model an engine is started for: a run's backbone, or the model that the run trained."""
 
-    `adapter` is the folder of a trained adapter, `trained` that of a fully fine-tuned model; both are None for the
-    backbone. `weights` returns the folder of the weights, without the adapter. `decoder` loads model and adapter into
-    this process. `log` is the file for a server's output.
-    """
-
-    run: str
+    run: str  # the run's name
     renderer: Any
-    adapter: Path | None
-    trained: Path | None
-    weights: Callable[[], Path]
-    decoder: Callable[["InProcess"], Any]
-    log: Path
+    adapter: Path | None  # the folder of a trained adapter
+    trained: Path | None  # the folder of a fully fine-tuned model
+    weights: Callable[[], Path]  # returns the folder of the weights, without the adapter
+    decoder: Callable[[Any], Any]  # takes an `InProcess`, and loads model and adapter into this process
+    log: Path  # the file for a server's output
 
 
 class EngineConfig(ABC):
     """An engine as a config describes it. `chunk` is the number of prompts passed to the engine per call."""
 
-    batched: ClassVar[bool] = False
-    """Whether `chunk` affects the results, because prompts are decoded together."""
-    dtype: str | None = None
-    """The config's dtype name for a model in this process."""
+    batched: ClassVar[bool] = False  # whether `chunk` affects the results, because prompts are decoded together
+    dtype: str | None = None  # the config's dtype name for a model in this process
 
     @property
     @abstractmethod

@@ -1,16 +1,16 @@
-"""The engine in this process, a cache for the untrained backbone's generations, and the choice between it and vLLM."""
+"""The engines in this process: our decoder, with a cache for the untrained backbone's texts, and vLLM."""
 
 import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Gt
+from annotated_types import Gt, Le
 from msgspec import Meta
 
 from alttrain import __version__
@@ -18,24 +18,20 @@ from alttrain.backbone.config import Dtype
 from alttrain.backbone.device import GIB, Device, check_kernels, has_gpu_driver, number_bytes
 from alttrain.backbone.memory import CACHE_SHARE, Quantization, Shape, cache_bytes, generation_bytes
 from alttrain.generation.engine import Decoding, EngineConfig, Model, Prompt, Written, unwatched
-from alttrain.generation.vllm import InProcessVllm
 from alttrain.llm import Failure
 from alttrain.records import DamagedError, alone, from_cache, read_json, seal, write_text
+
+NO_VLLM = "generation=vllm_in_process needs vLLM: pip install 'alttrain[vllm]', or choose generation=in_process"
 
 
 @dataclass(frozen=True)
 class InProcess(EngineConfig):
-    """Decoding in this process (`decoder`).
+    """Decoding in this process (`decoder`)."""
 
-    `slots` sequences decode at once; when one ends, the next prompt takes its slot. `chunk` prompts are generated per
-    call, so an interrupted run repeats at most one chunk. The cache takes at most `memory_gib` GiB (None: 80 % of the
-    memory that is free once the weights are loaded); the number of slots is reduced to fit.
-    """
-
-    slots: Annotated[int, Gt(0)] = 64
-    chunk: Annotated[int, Gt(0)] = 128
+    slots: Annotated[int, Gt(0)] = 64  # sequences decoded at once; there are fewer where the memory is short
+    chunk: Annotated[int, Gt(0)] = 128  # prompts per call: an interrupted run repeats at most these
     dtype: Dtype = "auto"
-    memory_gib: Annotated[float, Gt(0)] | None = None
+    memory_gib: Annotated[float, Gt(0)] | None = None  # of the cache; None is 80 % of what the weights leave free
 
     batched: ClassVar[bool] = True
 
@@ -73,11 +69,125 @@ class LocalEngine:
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
     ) -> Iterator[tuple[int, Written | Failure]]:
-        ids, names = [prompt.ids for prompt in prompts], [prompt.name for prompt in prompts]
-        caps = [prompt.most(decoding) for prompt in prompts] if any(prompt.cap for prompt in prompts) else []
-        for number, tokens in enumerate(self.decoder.generate(ids, decoding, names, advance, caps)):
+        for number, tokens in enumerate(self.decoder.generate(prompts, decoding, advance)):
             ended = bool(tokens) and tokens[-1] == self.renderer.end_id
             yield number, Written(self.renderer.decode(tokens), "stop" if ended else "length")
+
+
+class CachedDecoder:
+    """Caches a decoder's results on disk, so that the No-train runs of a sweep generate only once.
+
+    Each call has one JSON file, FOLDER/ab/ab12....json, with the tokens of all its prompts: batch composition can
+    change a bfloat16 result. The file name is the SHA-256 of everything that affects it; `identity` describes model and
+    engine. A damaged file is made again. Concurrent jobs with the same call wait for the first one.
+    """
+
+    def __init__(self, load: Callable[[], Any], identity: Mapping[str, Any], folder: Path) -> None:
+        self._load, self.identity, self.folder = load, identity, folder
+
+    @cached_property
+    def decoder(self) -> Any:
+        return self._load()
+
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
+    ) -> list[list[int]]:
+        """Return the generated tokens of each prompt; see `Decoder.generate`. Only a call not in the cache loads it."""
+        chosen = {key: value for key, value in asdict(decoding).items() if value is not None}
+        ids = [prompt.ids for prompt in prompts]
+        asked = {"alttrain": __version__, **self.identity, "decoding": chosen, "prompts": ids}
+        if decoding.temperature:
+            asked["names"] = [prompt.name for prompt in prompts]
+        if any(prompt.cap for prompt in prompts):
+            asked["caps"] = [prompt.most(decoding) for prompt in prompts]
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        path = self.folder / key[:2] / f"{key}.json"
+
+        def read(path: Path) -> list[list[int]]:
+            kept: list[list[int]] = read_json(path, list[list[Annotated[int, Meta(ge=0, lt=2**31)]]])
+            if len(kept) != len(prompts):
+                raise DamagedError(path, f"has the tokens of {len(kept)} prompts, not of {len(prompts)}")
+            return kept
+
+        with alone(path):
+            written: list[list[int]] | None = from_cache(path, read)
+            if written is None:
+                written = self.decoder.generate(prompts, decoding, advance)
+                write_text(path, json.dumps(written))
+                seal(path)
+            else:
+                advance(len(prompts))
+        return written
+
+
+@dataclass(frozen=True)
+class InProcessVllm(EngineConfig):
+    """vLLM in this process, on a GPU. It applies the adapter apart from the weights, which differs by rounding."""
+
+    memory_share: Annotated[float, Gt(0), Le(1)] = 0.9  # of the GPU's memory
+    max_lora_rank: Annotated[int, Gt(0)] = 64
+    chunk: Annotated[int, Gt(0)] = 4096
+    options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of vllm.LLM
+
+    def check(self, quantization: Quantization | None, gpu: bool) -> None:
+        super().check(quantization, gpu)
+        if importlib.util.find_spec("vllm") is None:
+            raise ValueError(NO_VLLM)
+
+    @contextmanager
+    def start(self, model: Model) -> Iterator["VllmEngine"]:
+        try:
+            from vllm import LLM
+            from vllm.lora.request import LoRARequest
+        except ImportError as error:
+            raise ValueError(NO_VLLM) from error
+        loaded = LLM(
+            model=str(model.weights()),
+            gpu_memory_utilization=self.memory_share,
+            enable_lora=model.adapter is not None,
+            max_lora_rank=self.max_lora_rank,
+            trust_remote_code=False,
+            **self.options,
+        )
+        request = LoRARequest("adapter", 1, str(model.adapter.resolve())) if model.adapter else None
+        yield VllmEngine(loaded, request, model.renderer)
+
+
+@dataclass(frozen=True)
+class VllmEngine:
+    """An engine around a loaded vllm.LLM."""
+
+    loaded: Any
+    adapter: Any
+    renderer: Any
+
+    streams = False
+
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, advance: Callable[[int], None] = unwatched
+    ) -> Iterator[tuple[int, Written | Failure]]:
+        from vllm import SamplingParams
+
+        sampled = decoding.temperature > 0
+        common = {
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p if sampled else 1.0,
+            "top_k": decoding.top_k if sampled and decoding.top_k else 0,
+            "repetition_penalty": decoding.repetition_penalty,
+            "stop_token_ids": [self.renderer.end_id],
+            "skip_special_tokens": False,
+        }
+        sampling = []
+        for prompt in prompts:
+            seed = decoding.seed_of(prompt.name) if sampled else None
+            sampling.append(SamplingParams(max_tokens=prompt.most(decoding), seed=seed, **common))
+        asked = [{"prompt_token_ids": prompt.ids} for prompt in prompts]
+        outputs = self.loaded.generate(asked, sampling, lora_request=self.adapter, use_tqdm=False)
+        for number, output in enumerate(outputs):
+            (answer,) = output.outputs
+            advance(1)
+            text = self.renderer.decode(list(answer.token_ids))
+            yield number, Written(text, "length" if answer.finish_reason == "length" else "stop")
 
 
 @dataclass(frozen=True)
@@ -91,56 +201,3 @@ class Auto:
         """Return the name of the field to use, given `trainer.accelerator`."""
         gpu = accelerator != "cpu" and has_gpu_driver()
         return "vllm" if gpu and importlib.util.find_spec("vllm") is not None else "in_process"
-
-
-class CachedDecoder:
-    """Caches a decoder's results on disk, so that the No-train runs of a sweep generate only once.
-
-    Each call has one JSON file, FOLDER/ab/ab12....json, with the tokens of all its prompts. A call is reused as a whole
-    or repeated, because batch composition can change a bfloat16 result. The file name is the SHA-256 of everything that
-    affects the result; `identity` describes the model and the engine's settings, without the `Decoding`. Files are
-    written atomically with a checksum, and a damaged file is made again. Concurrent jobs with the same call wait for
-    the first one.
-    """
-
-    def __init__(self, load: Callable[[], Any], identity: Mapping[str, Any], folder: Path) -> None:
-        self._load, self.identity, self.folder = load, identity, folder
-
-    @cached_property
-    def decoder(self) -> Any:
-        """The decoder, loaded only when a call is not in the cache."""
-        return self._load()
-
-    def generate(
-        self,
-        prompts: Sequence[list[int]],
-        decoding: Decoding,
-        names: Sequence[str] = (),
-        on_finished: Callable[[int], None] | None = None,
-        caps: Sequence[int] = (),
-    ) -> list[list[int]]:
-        """Return the generated tokens of each prompt; see `Decoder.generate`."""
-        chosen = {key: value for key, value in asdict(decoding).items() if value is not None}
-        asked = {"alttrain": __version__, **self.identity, "decoding": chosen, "prompts": list(prompts)}
-        if decoding.temperature:
-            asked["names"] = list(names)
-        if caps:
-            asked["caps"] = list(caps)
-        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-        path = self.folder / key[:2] / f"{key}.json"
-
-        def read(path: Path) -> list[list[int]]:
-            kept: list[list[int]] = read_json(path, list[list[Annotated[int, Meta(ge=0, lt=2**31)]]])
-            if len(kept) != len(prompts):
-                raise DamagedError(path, f"has the tokens of {len(kept)} prompts, not of {len(prompts)}")
-            return kept
-
-        with alone(path):
-            written: list[list[int]] | None = from_cache(path, read)
-            if written is None:
-                written = self.decoder.generate(prompts, decoding, names, on_finished, caps)
-                write_text(path, json.dumps(written))
-                seal(path)
-            elif on_finished:
-                on_finished(len(prompts))
-        return written

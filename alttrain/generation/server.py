@@ -1,16 +1,28 @@
-"""The engine for a server with OpenAI's completions API: vLLM, SGLang, llama.cpp, `transformers serve`.
+"""The engines for a server with OpenAI's completions API: vLLM, SGLang, llama.cpp, `transformers serve`.
 
 With `api: tokens`, prompts are sent as token ids, so the model sees exactly the ids used in training. With `api: text`,
 they are sent as rendered text, without the beginning token if the server's tokenizer adds it. The server's tokenizer
 cannot tell the template's special tokens from those in a user's text, so the latter are disabled by a space. An adapter
 is a separate model name on the server (vLLM's multi-LoRA), so one server serves the backbone and all adapters of a
 sweep; vLLM can load an adapter on request. `alttrain.llm` implements retries.
+
+A server that is started for a stage writes to server.log in the run's folder. It has a process group of its own and is
+stopped with the stage, on any exception, and when this process is killed (on Linux): a leftover server holds the GPU.
 """
 
+import ctypes
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -25,21 +37,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOAD_TIMEOUT_S = 300.0
-"""Seconds a server may take to load an adapter."""
+LOAD_TIMEOUT_S = 300.0  # that a server may take to load an adapter
+ENDING_S = 15.0  # that a server has to stop after SIGTERM
+TOLD_LINES = 5  # of the server's output in an error
 
 
 @dataclass(frozen=True)
 class Server(ServerSettings, EngineConfig):
-    """A server that is already running.
+    """A server that is already running. `model_name` is the backbone's name on it."""
 
-    `model_name` is the backbone's name on the server, `adapter_name` the trained adapter's ("{run}" is the run's name).
-    With `loads_adapters` the server is asked to load the adapter; vLLM must run with VLLM_ALLOW_RUNTIME_LORA_UPDATING
-    set. `chunk` is the number of prompts passed to the engine per call.
-    """
-
-    adapter_name: Annotated[str, MinLen(1)] = "{run}"
-    loads_adapters: bool = False
+    adapter_name: Annotated[str, MinLen(1)] = "{run}"  # of the trained adapter; "{run}" is the run's name
+    loads_adapters: bool = False  # ask it to load the adapter; vLLM needs VLLM_ALLOW_RUNTIME_LORA_UPDATING set
     api: Literal["tokens", "text"] = "tokens"
     concurrency: Annotated[int, Gt(0)] = 64
     timeout_s: Annotated[float, Gt(0)] = 600.0
@@ -67,11 +75,9 @@ class ServerEngine:
 
     def __init__(self, server: Server, model: str, renderer: Any) -> None:
         self.server, self.model, self.renderer = server, model, renderer
-        bos = renderer.backbone.template.bos
-        adds = bool(bos) and renderer.tokenizer("a")["input_ids"][:1] == renderer.tokenizer.encode(
-            bos, add_special_tokens=False
-        )
-        self._added = bos if adds and server.api == "text" else ""
+        bos, tokenizer = renderer.backbone.template.bos, renderer.tokenizer
+        begins = tokenizer("a")["input_ids"][:1] == tokenizer.encode(bos, add_special_tokens=False)
+        self._added = bos if begins and server.api == "text" else ""  # by the server's tokenizer too
         self._told: set[str] = set()
 
     def generate(
@@ -90,12 +96,9 @@ class ServerEngine:
 
     def _request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
         text = self.server.api == "text"
-        request = {
-            "model": self.model,
-            "prompt": self.renderer.broken(prompt.text).removeprefix(self._added) if text else prompt.ids,
-            "max_tokens": prompt.most(decoding),
-            "temperature": decoding.temperature,
-        }
+        asked = self.renderer.broken(prompt.text).removeprefix(self._added) if text else prompt.ids
+        request = {"model": self.model, "prompt": asked}
+        request |= {"max_tokens": prompt.most(decoding), "temperature": decoding.temperature}
         if decoding.temperature:
             request |= {"top_p": decoding.top_p, "seed": decoding.seed_of(prompt.name)}
             if decoding.top_k is not None:
@@ -107,7 +110,7 @@ class ServerEngine:
     def _read(self, body: bytes) -> Written | FailedTry:
         try:
             completion = json_of(body)
-            choices, served = completion["choices"], completion.get("model")
+            choices, name = completion["choices"], word(completion.get("model"))
             text, finish = choices[0]["text"], choices[0]["finish_reason"]
             text.encode()  # fails on a lone surrogate
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -120,7 +123,6 @@ class ServerEngine:
             return FailedTry("the server's filter stopped the answer", "refused")
         if finish not in ("stop", "length"):
             return FailedTry(f"the server ended the answer with {word(finish)!r}", "outage")
-        name = word(served)
         if name not in self._told and is_other_model(name, self.model):  # such as the backbone without its adapter
             shown = scrub(name, self.server.key())
             log.warning("generate  asked for %s, and the server says that %s answered", self.model, shown)
@@ -132,12 +134,11 @@ def _load_adapter(server: Server, name: str, adapter: Path) -> None:
     """Ask the server to load an adapter under `name`, unless it already has it. Raises ValueError on failure."""
     import httpx
 
-    headers = {"Authorization": f"Bearer {server.key()}"}
-    root = server.base_url.rstrip("/")
+    headers, root = {"Authorization": f"Bearer {server.key()}"}, server.base_url.rstrip("/")
     try:
         with httpx.Client(headers=headers, timeout=LOAD_TIMEOUT_S) as client:
-            known = {model["id"] for model in client.get(f"{root}/models").raise_for_status().json()["data"]}
-            if name in known:
+            models = client.get(f"{root}/models").raise_for_status().json()["data"]
+            if name in {model["id"] for model in models}:
                 return
             asked = {"lora_name": name, "lora_path": str(adapter.resolve())}
             done = client.post(f"{root}/load_lora_adapter", json=asked)
@@ -151,3 +152,115 @@ def _load_adapter(server: Server, name: str, adapter: Path) -> None:
             "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora, or name the adapter when starting "
             "it and set loads_adapters=false"
         )
+
+
+@dataclass(frozen=True)
+class ChildServer(EngineConfig):
+    """Starts a server for a stage.
+
+    In its command and `model_name`, {model} is the folder of the weights, {name} the model's name, {port} a free port,
+    {run} the run's name and {adapter} the adapter's folder.
+    """
+
+    server: Server  # how it is asked
+    command: Annotated[Sequence[str], MinLen(1)]
+    with_adapter: Sequence[str] = ()  # added to the command if there is an adapter
+    health: str = "/health"  # the path that answers 200 once the server is ready
+    start_s: Annotated[float, Gt(0)] = 900.0  # seconds within which it must be
+    environment: Mapping[str, str] = field(default_factory=dict)  # added to this process's
+
+    @property
+    def chunk(self) -> int:
+        return self.server.chunk
+
+    def check(self, quantization: Quantization | None, gpu: bool) -> None:
+        super().check(quantization, gpu)
+        if shutil.which(self._program()) is None:
+            raise self._not_started("there is no such program")
+
+    @contextmanager
+    def start(self, model: Model) -> Iterator[ServerEngine]:
+        """Start the server; it stops with the context. Raises ValueError with the end of its log on failure."""
+        if model.adapter and not self.with_adapter:
+            remedy = f"{self.command[0]} serves no adapters; choose generation=in_process, or vllm"
+            raise ValueError(f"generation.with_adapter=[]: {remedy}")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        # the model's name is first, since it may contain the others
+        words = {"{name}": self.server.model_name, "{model}": str(model.weights()), "{run}": model.run}
+        words["{port}"] = address.rpartition(":")[2]
+        words["{adapter}"] = str(model.adapter.resolve()) if model.adapter else ""
+
+        def filled(text: str) -> str:
+            for name, value in words.items():
+                text = text.replace(name, value)
+            return text
+
+        command = [self._program(), *self.command[1:], *(self.with_adapter if model.adapter else ())]
+        model.log.parent.mkdir(parents=True, exist_ok=True)
+        with model.log.open("ab") as file:
+            try:
+                child = subprocess.Popen(
+                    [filled(part) for part in command],
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                    preexec_fn=_end_with_parent,
+                    env={**os.environ, **self.environment},
+                )
+            except OSError as error:
+                raise self._not_started(str(error.strerror)) from error
+        try:
+            self._await(child, address + self.health, model.log)
+            server = replace(self.server, base_url=f"{address}/v1", model_name=filled(self.server.model_name))
+            with server.start(replace(model, trained=None)) as engine:
+                yield engine
+        finally:
+            _end(child)
+
+    def _program(self) -> str:
+        """Return the program's name; if it is not on the PATH, its path in this Python environment."""
+        own = Path(sys.executable).parent / self.command[0]
+        return str(own) if shutil.which(self.command[0]) is None and own.exists() else self.command[0]
+
+    def _not_started(self, reason: str) -> ValueError:
+        return ValueError(
+            f"generation.command: {self.command[0]!r} cannot be started ({reason}); install it, or start a server "
+            "yourself and use generation=server"
+        )
+
+    def _await(self, child: "subprocess.Popen[bytes]", address: str, output: Path) -> None:
+        log.info("generate  waiting for %s; its output is in %s", self.command[0], output)
+        until = time.monotonic() + self.start_s
+        while time.monotonic() < until:
+            if child.poll() is not None:
+                ended = f"generation.command ended with {child.returncode} before it was ready"
+                raise ValueError(f"{ended}:\n{_end_of(output)}")
+            with suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+                if answer.status == 200:
+                    return
+            time.sleep(0.2)
+        raise ValueError(f"generation.start_s={self.start_s:g}: the server was not ready in time:\n{_end_of(output)}")
+
+
+def _end(child: "subprocess.Popen[Any]") -> None:
+    """Stop a process group with SIGTERM, and with SIGKILL if that takes too long."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(child.pid, number)
+            child.wait(ENDING_S)
+    child.wait()
+
+
+def _end_with_parent() -> None:
+    """Run in the child before exec: have the kernel send SIGTERM to it when the parent dies (Linux only)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # of linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _end_of(output: Path) -> str:
+    lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(f"  {line[:200]}" for line in lines[-TOLD_LINES:])

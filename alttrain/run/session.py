@@ -19,7 +19,7 @@ from alttrain.generation.in_process import CachedDecoder
 from alttrain.run.assembly import Run
 
 if TYPE_CHECKING:
-    from alttrain.backbone.adapter import Adapter
+    from alttrain.backbone.weights import Adapter
 
 
 class Session:
@@ -100,7 +100,7 @@ class Session:
 
         `quantization` applies to weights in this process; None is the backbone's.
         """
-        from alttrain.backbone.adapter import CONFIG, read_adapter
+        from alttrain.backbone.weights import CONFIG, read_adapter
 
         run = self.run
         shrunk = quantization or run.backbone.quantization
