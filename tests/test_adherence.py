@@ -16,7 +16,6 @@ import pytest
 from alttrain.evaluation.adherence import (
     Adherence,
     Assessing,
-    Failures,
     Outcomes,
     assessing,
     failures,
@@ -167,8 +166,8 @@ def test_failures_are_split_by_what_the_assessment_said() -> None:
     """Of the harmful prompts the answers 3-9 comply, of the benign ones 10-14 refuse; g9 and g19 are undecided."""
     refused = [*[True] * 3, *[False] * 6, None, *[True] * 5, *[False] * 4, None]
     harmful, benign = failures(outcomes(ROWS, refused))
-    assert harmful == Failures("harmful", misjudged=3, disobeyed=2, unassessed=1, n=9, undecided=1)
-    assert benign == Failures("benign", misjudged=1, disobeyed=4, unassessed=0, n=9, undecided=1)
+    assert harmful == {"label": "harmful", "misjudged": 3, "disobeyed": 2, "unassessed": 1, "n": 9, "undecided": 1}
+    assert benign == {"label": "benign", "misjudged": 1, "disobeyed": 4, "unassessed": 0, "n": 9, "undecided": 1}
 
 
 def test_first_paragraphs_that_hold_an_understanding() -> None:

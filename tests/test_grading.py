@@ -25,7 +25,8 @@ from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.grading import Choice, ExactMatch, Maths, Rouge, ShortAnswer
 from alttrain.evaluation.grading.choice import options
 from alttrain.evaluation.grading.extraction import boxed, stated
-from alttrain.evaluation.grading.humaneval import code_of, program
+from alttrain.evaluation.grading.harness import compiled
+from alttrain.evaluation.grading.humaneval import code_of, programs
 from alttrain.evaluation.grading.maths import equal, final_answer
 from alttrain.evaluation.grading.short_answer import f1, normalise
 from alttrain.evaluation.grading.verifier import Verifier
@@ -735,7 +736,7 @@ BODIES += ["if r:\n      return half(r)\n    return 0", "    return half(r)"]
 def test_program_of_a_body_or_a_function(body: str) -> None:
     """Bodies that lost their first line's indentation, or all of it, still follow the prompt."""
     namespace: dict[str, Any] = {}
-    exec(program(body, PROMPT, "area"), namespace)
+    exec(compiled(programs(body, PROMPT, "area")), namespace)
     assert namespace["area"](4) == 2.0
 
 
@@ -752,12 +753,6 @@ def test_pass_at_k_is_unbiased() -> None:
     outcomes = [True, False, False, True, False, False]
     sets = list(combinations(outcomes, 3))
     assert pass_at_k(6, 2, 3) == pytest.approx(sum(map(any, sets)) / len(sets))
-
-
-@pytest.mark.parametrize(("samples", "passed", "k"), [(3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)])
-def test_pass_at_k_of_impossible_counts(samples: int, passed: int, k: int) -> None:
-    with pytest.raises(ValueError, match=f"pass@{k} of {passed} passed in {samples}"):
-        pass_at_k(samples, passed, k)
 
 
 # --- time ---
@@ -895,7 +890,7 @@ def offline(text: str) -> dict[str, Callable[[], object]]:
     return readers | {
         "choice": lambda: Choice()(replace(row, gold=("B",))),
         "options": lambda: options(text),
-        "program": lambda: program(text, PROMPT, "area"),
+        "program": lambda: programs(text, PROMPT, "area"),
         "refusal": lambda: assess(text, text),
         "english": lambda: is_english(text),
         "reply": lambda: said_in(text),

@@ -4,13 +4,10 @@ The program sees the interpreter, its standard library and the system's shared l
 /tmp of a fixed size. It sees no environment, no /proc, no shell and no site-packages. When it ends, its namespace ends,
 which kills every process that it started. Needs bubblewrap 0.8 or newer, on x86_64 or aarch64.
 
-Rights, limits and the filter of system calls are set inside the sandbox, before the program starts. The kernel exempts
-root from the limit on processes, even in a user namespace, so a sandbox started as root changes to a random
-unprivileged id. The program and its children use at most `processes` times `memory_mib` of memory, and `disk_mib` plus
-about 16 MiB of names in /tmp. System calls are refused with EPERM if they reach past the namespaces (session keyring,
-vsock and other sockets, new namespaces and mounts, other processes' memory), if they hold memory that no limit counts
-(shared memory, message queues, memfds, pages given to pipes, larger socket buffers), or if attacks often begin with
-them (io_uring, bpf, perf, userfaultfd).
+Rights, limits and the filter of system calls are set inside the sandbox, before the program starts. The program and its
+children use at most `processes` times `memory_mib` of memory, and `disk_mib` plus about 16 MiB of names in /tmp. System
+calls are refused with EPERM if they reach past the namespaces, if they hold memory that no limit counts (shared memory,
+message queues, memfds, pages given to pipes, larger socket buffers), or if attacks often begin with them.
 
 If a part is missing, nothing runs, and `bubblewrap_fault` names it. With `allow_unsandboxed` programs then run with the
 limits of each process alone, and the log warns. docs/security.md says what is not covered.
@@ -102,17 +99,35 @@ class Sandbox:
                 "code on this machine with resource limits only"
             )
 
-    def run(self, source: str, arguments: Mapping[str, Any] | None = None, pass_fds: Sequence[int] = ()) -> Execution:
+    def run(
+        self,
+        source: str,
+        arguments: Mapping[str, Any] | None = None,
+        pass_fds: Sequence[int] = (),
+        bare: bool | None = None,
+    ) -> Execution:
         """Run a program to its end or its limits. It sees `arguments` (JSON values) as a global variable."""
         deadline = time.monotonic() + self.seconds
-        with self.started(source, arguments or {}, pass_fds, subprocess.PIPE) as process:
-            output, ended = self._collect(process, deadline)
+        output, most = b"", self.output_kib * 1024
+        ended: Literal["exit", "timeout", "flood"] = "timeout"
+        with (
+            self.started(source, arguments or {}, pass_fds, subprocess.PIPE, bare) as process,
+            selectors.DefaultSelector() as selector,
+        ):
+            assert process.stdout
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while selector.select(max(0.0, deadline - time.monotonic())):
+                chunk = os.read(process.stdout.fileno(), 1 << 16)
+                output += chunk
+                if not chunk or len(output) > most:
+                    ended = "flood" if chunk else "exit"
+                    break
             if ended == "exit":
                 try:
                     process.wait(max(0.0, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
                     ended = "timeout"
-        return Execution(ended, process.returncode, output.decode("utf-8", "replace"))
+        return Execution(ended, process.returncode, output[:most].decode("utf-8", "replace"))
 
     @contextmanager
     def started(
@@ -124,9 +139,9 @@ class Sandbox:
         """
         if bare is None:
             self.check()
-            bare = bool(bubblewrap_fault())
-            if bare:
+            if bare := bool(bubblewrap_fault()):
                 _warn_bare()
+        # The kernel exempts root from the limit on processes, even in a user namespace: a random unprivileged id.
         user = 0 if bare or os.geteuid() else 20_000 + secrets.randbelow(40_000)
         with tempfile.TemporaryDirectory() as folder:
             process = subprocess.Popen(
@@ -154,25 +169,6 @@ class Sandbox:
                 if process.stdout:
                     process.stdout.close()
 
-    def _collect(
-        self, process: subprocess.Popen[bytes], deadline: float
-    ) -> tuple[bytes, Literal["exit", "timeout", "flood"]]:
-        """A program's output up to the limit, and how it ended."""
-        assert process.stdout
-        output = bytearray()
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while (left := deadline - time.monotonic()) > 0:
-                if not selector.select(left):
-                    break
-                chunk = os.read(process.stdout.fileno(), 1 << 16)
-                if not chunk:
-                    return bytes(output), "exit"
-                output += chunk
-                if len(output) > self.output_kib * 1024:
-                    return bytes(output[: self.output_kib * 1024]), "flood"
-        return bytes(output), "timeout"
-
     def _limits(self) -> dict[str, int]:
         return {
             "RLIMIT_CPU": max(1, round(self.seconds)),
@@ -191,7 +187,7 @@ def _wrapped() -> list[str]:
     rights = ("SETUID", "SETGID", "SYS_CHROOT", "SYS_ADMIN")  # _BOOT uses them, then gives them up
     devices = ("null", "zero", "full", "random", "urandom")  # with --dev, bubblewrap would mount as another user
     return [
-        *(str(_bubblewrap()), *(f"--unshare-{kind}" for kind in kinds), "--die-with-parent", "--new-session"),
+        *(str(shutil.which("bwrap")), *(f"--unshare-{kind}" for kind in kinds), "--die-with-parent", "--new-session"),
         *("--cap-drop", "ALL", *(argument for right in rights for argument in ("--cap-add", f"CAP_{right}"))),
         *("--perms", "0755", "--dir", "/inner", "--perms", "0755", "--dir", "/inner/dev"),
         *(argument for name in devices for argument in ("--dev-bind", f"/dev/{name}", f"/inner/dev/{name}")),
@@ -227,20 +223,14 @@ def _libraries(inner: str) -> list[str]:
     return [*binds, "--ro-bind-try", str(cache), f"{inner}{cache}"]
 
 
-def _bubblewrap() -> str | None:
-    return shutil.which("bwrap")
-
-
 @functools.cache
 def bubblewrap_fault() -> str:
     """Why programs cannot run in bubblewrap on this machine, or "". Tried once per process."""
-    if _bubblewrap() is None:
+    if shutil.which("bwrap") is None:
         return "bubblewrap (bwrap) is not installed"
     if seccomp_filter(platform.machine()) is None:
         return f"there is no filter of system calls for {platform.machine()} (x86_64 and aarch64 have one)"
-    program, box = "import random, socket; print(6 * 7)", Sandbox()
-    with box.started(program, {}, (), subprocess.PIPE, bare=False) as process:
-        output = box._collect(process, time.monotonic() + box.seconds)[0].decode("utf-8", "replace")
+    output = Sandbox().run("import random, socket; print(6 * 7)", bare=False).output
     return "" if output == "42\n" else f"bubblewrap (bwrap) cannot run here: {output.strip()[-200:]}"
 
 
@@ -284,29 +274,18 @@ def seccomp_filter(machine: str) -> bytes | None:
     """The seccomp filter as an array of struct sock_filter; None for a machine that is not in the tables."""
     if machine not in _ARCHITECTURES:
         return None
-    return b"".join(struct.pack("=HBBI", *step) for step in _steps(_ARCHITECTURES[machine], machine == "aarch64"))
-
-
-def _steps(architecture: int, column: int) -> Iterator[tuple[int, int, int, int]]:
-    """(code, steps to skip if true, if false, operand) of each step."""
-    yield _LOAD, 0, 0, _ARCHITECTURE
-    yield _EQUAL, 1, 0, architecture
-    yield _RETURN, 0, 0, _KILL
-    yield _LOAD, 0, 0, _NUMBER
-    yield _AT_LEAST, 0, 1, _OTHER_ABI
-    yield _RETURN, 0, 0, _EPERM
+    column = [*_ARCHITECTURES].index(machine)
+    allow, refuse = (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _EPERM)
+    steps = [  # (code, steps to skip if true, if false, operand)
+        *((_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, _ARCHITECTURES[machine]), (_RETURN, 0, 0, _KILL)),
+        *((_LOAD, 0, 0, _NUMBER), (_AT_LEAST, 0, 1, _OTHER_ABI), refuse),
+    ]
     for call in _REFUSED.split(","):
-        yield _EQUAL, 0, 1, int(call.split()[1 + column])
-        yield _RETURN, 0, 0, _EPERM
-    yield _EQUAL, 0, 1, _CLONE3[column]  # a filter cannot read its flags; libc falls back to clone
-    yield _RETURN, 0, 0, _ENOSYS
-    yield _EQUAL, 0, 4, _CLONE[column]
-    yield _LOAD, 0, 0, _FIRST_ARGUMENT
-    yield _ANY_BIT, 0, 1, _NAMESPACES
-    yield _RETURN, 0, 0, _EPERM
-    yield _RETURN, 0, 0, _ALLOW
-    yield _EQUAL, 0, 3, _SOCKETPAIR[column]
-    yield _LOAD, 0, 0, _FIRST_ARGUMENT
-    yield _EQUAL, 1, 0, _AF_UNIX
-    yield _RETURN, 0, 0, _EPERM
-    yield _RETURN, 0, 0, _ALLOW
+        steps += [(_EQUAL, 0, 1, int(call.split()[1 + column])), refuse]
+    steps += [
+        # a filter cannot read the flags of clone3; libc falls back to clone
+        *((_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _ENOSYS)),
+        *((_EQUAL, 0, 4, _CLONE[column]), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_ANY_BIT, 0, 1, _NAMESPACES), refuse, allow),
+        *((_EQUAL, 0, 3, _SOCKETPAIR[column]), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_EQUAL, 1, 0, _AF_UNIX), refuse, allow),
+    ]
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)

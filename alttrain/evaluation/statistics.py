@@ -23,7 +23,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -35,9 +35,7 @@ MOST = 1.0
 """Largest assumed standard deviation between runs, in logits: 10 and 23 %, or 50 and 73 %, are one apart."""
 LEAST_P = 1e-100
 """Smaller p-values are returned as 0."""
-REMEDY = "take rate_by_item or mean_by_item for one run"
 
-Key = TypeVar("Key", bound=Hashable)
 Verdicts = Mapping[Any, bool | None]
 """Verdict by id, or by (id, sample) if several texts of a prompt are judged; None if undecided."""
 Values = Mapping[int, Mapping[Any, float | None]]
@@ -129,12 +127,8 @@ def student(freedom: float, level: float = 1 - CONFIDENCE) -> float:
 def pass_at_k(samples: int, passed: int, k: int) -> float:
     """Unbiased estimate of the probability that one of `k` samples passes (Chen et al., 2021, equation 1).
 
-    1 - C(samples - passed, k) / C(samples, k), as a product that cannot overflow. Raises ValueError for k > samples.
+    1 - C(samples - passed, k) / C(samples, k), as a product that cannot overflow; k is at most `samples`.
     """
-    if not 0 <= passed <= samples or not 1 <= k <= samples:
-        raise ValueError(
-            f"pass@{k} of {passed} passed in {samples}: needs 0 <= passed <= samples and 1 <= k <= samples"
-        )
     failing = 1.0
     for place in range(samples - passed + 1, samples + 1):
         failing *= max(0.0, 1 - k / place)
@@ -173,17 +167,13 @@ def compare(first: Verdicts, second: Verdicts) -> Comparison:
     return Comparison(difference, n, gained, lost, len(pairs) - n)
 
 
-def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """p-values adjusted by Holm's method (1979), under the same keys. Raises ValueError on a value outside 0 to 1."""
-    for key, p in p_values.items():
-        if not 0 <= p <= 1:
-            raise ValueError(f"p-value of {key!r} is {p}: expected 0 to 1; leave out comparisons without decided pairs")
+def holm(p_values: Mapping[Any, float]) -> dict[Any, float]:
+    """p-values adjusted by Holm's method (1979), under the same keys."""
     if not p_values:
         return {}
     from statsmodels.stats.multitest import multipletests
 
-    adjusted = multipletests(list(p_values.values()), method="holm")[1]
-    return dict(zip(p_values, map(float, adjusted), strict=True))
+    return dict(zip(p_values, map(float, multipletests(list(p_values.values()), method="holm")[1]), strict=True))
 
 
 @cache
@@ -244,47 +234,59 @@ class Variation:
 def variation(sets: Sequence[tuple[Values, ...]], most: float = MOST) -> Variation:
     """The mean of several sets' rates, or of their differences for pairs (own, baseline), with its variance.
 
-    A seed is shared by all sets; an item belongs to one set. A baseline with one seed (an untrained model) varies with
-    its items only. `most` is the assumed maximum of the standard deviation between runs, in logits; it is infinite for
-    values that are not rates. Raises ValueError for fewer than two items, or if seeds have different ids.
+    A seed is shared by all sets; an item belongs to one set, which has two or more. A baseline with one seed
+    (an untrained model) varies with its items only. `most` is the assumed maximum of the standard deviation between
+    runs, in logits; it is infinite for values that are not rates.
     """
     value, parts = 0.0, []
     slope = [0.0, 0.0]  # of own and baseline: change of the mean per logit
     residual = [0.0, 0.0]  # variance of own and baseline within seeds
-    between: dict[tuple[int, int], float] = defaultdict(float)  # (own 0 or baseline 1, seed) -> deviation from the mean
+    between: tuple[dict[int, float], ...] = (defaultdict(float), defaultdict(float))  # deviation of each seed's mean
     for arms in sets:
-        adds: dict[Any, float] = defaultdict(float)
+        by_item: Any = 0.0
         within = 0.0
         for sign, (arm, values) in zip((1, -1), enumerate(arms), strict=False):
-            mean, by_seed, by_item, rest = _crossed(values)
+            mean, seeds_off, items_off, rest = _crossed(values)
             value += sign * mean / len(sets)
             within += rest
             slope[arm] += mean * (1 - mean) / len(sets)
             residual[arm] += rest / len(sets) ** 2
-            for seed, off in by_seed.items():
-                between[arm, seed] += sign * off / len(sets)
-            for item, off in by_item.items():
-                adds[item] += sign * off
-        items = len(adds)
-        if items < 2:
-            raise ValueError(f"{items} ids with a value: variation over items needs at least two; {REMEDY}")
-        variance = sum(off**2 for off in adds.values()) * items / (items - 1) - within
+            for seed, off in zip(values, seeds_off, strict=True):
+                between[arm][seed] += sign * float(off) / len(sets)
+            by_item = by_item + sign * items_off
+        items = len(by_item)
+        variance = sum(off**2 for off in by_item.tolist()) * items / (items - 1) - within
         parts.append((max(0.0, variance) / len(sets) ** 2, items - 1.0, math.inf))
-    for arm in (0, 1):
-        offs = [off for (own, _), off in between.items() if own == arm]
-        if (seeds := len(offs)) > 1:
+    for arm, by_seed in enumerate(between):
+        if (seeds := len(by_seed)) > 1:
             bound = residual[arm] + (most * slope[arm]) ** 2 / seeds if most < math.inf else most
-            parts.append((sum(off**2 for off in offs) * seeds / (seeds - 1), seeds - 1.0, bound))
+            parts.append((sum(off**2 for off in by_seed.values()) * seeds / (seeds - 1), seeds - 1.0, bound))
     return Variation(value, parts)
+
+
+def _crossed(values: Values) -> tuple[float, Any, Any, float]:
+    """(mean, deviation of each seed, deviation of each item in sorted order, residual variance of the mean)."""
+    import numpy as np
+
+    names = sorted(next(iter(values.values())))
+    table = np.array([[own[name] for name in names] for own in values.values()], dtype=float)  # None becomes nan
+    there = ~np.isnan(table)
+    cells = int(there.sum())
+    mean = float(table[there].mean())
+    off = np.where(there, table - mean, 0.0)
+    by_seed, by_item = off.sum(1), off.sum(0)
+    rest = off - (by_seed / np.maximum(there.sum(1), 1))[:, None] - by_item / np.maximum(there.sum(0), 1)
+    freedom = max(1, (len(values) - 1) * (len(names) - 1))
+    return mean, by_seed / cells, by_item / cells, float((rest[there] ** 2).sum()) / freedom / cells
 
 
 def mean_over_seeds(values: Values) -> Estimate:
     """The mean of values by seed and item, with an interval for new seeds and new items of the same kind.
 
     Cells without a value are left out of the sums (Cameron, Gelbach and Miller, 2011). The interval does not go below 0
-    if no value does. Raises ValueError for fewer than two seeds or items, or if seeds have different ids.
+    if no value does.
     """
-    found = _over_seeds([values], math.inf)
+    found = variation([(values,)], math.inf)
     negative = any(value < 0 for own in values.values() for value in own.values() if value is not None)
     low = found.value - found.half()
     return Estimate(found.value, low if negative else max(0.0, low), found.value + found.half())
@@ -296,46 +298,8 @@ def rate_over_seeds(*sets: Values) -> Estimate:
     The interval is Wilson's for the effective sample size that matches the variance over seeds and items, so it stays
     within 0 and 1. If all verdicts are equal, the sample size is the number of items.
     """
-    found = _over_seeds(sets, MOST)
+    found = variation([(values,) for values in sets])
     share, half = found.value, found.half()
     items = sum(len(next(iter(values.values()))) for values in sets)
     effective = effective_size(share, half) if half else float(items)
     return Estimate(share, *wilson(share * effective, effective))
-
-
-def _over_seeds(sets: Sequence[Values], most: float) -> Variation:
-    """The sets' mean with its variance."""
-    for values in sets:
-        there = [{name for name, value in own.items() if value is not None} for own in values.values()]
-        seeds, items = sum(map(bool, there)), len(set().union(*there))
-        if seeds < 2 or items < 2:
-            raise ValueError(
-                f"{seeds} seeds and {items} ids with a value: variation over both needs at least two of each; {REMEDY}"
-            )
-    return variation([(values,) for values in sets], most)
-
-
-def _crossed(values: Values) -> tuple[float, dict[int, float], dict[Any, float], float]:
-    """(mean, deviation of each seed, deviation of each item, residual variance of the mean)."""
-    import numpy as np
-
-    names = sorted(set().union(*(own.keys() for own in values.values())))
-    for seed, own in values.items():
-        if len(own) < len(names):
-            absent = next(name for name in names if name not in own)
-            raise ValueError(f"seed {seed} lacks id {absent!r}: seeds of one benchmark hold the same ids")
-    rows = [[math.nan if (value := own[name]) is None else value for name in names] for own in values.values()]
-    table = np.array(rows, dtype=float).reshape(len(values), len(names))
-    there = ~np.isnan(table)
-    cells = int(there.sum())
-    mean = float(table[there].mean())
-    off = np.where(there, table - mean, 0.0)
-    by_seed, by_item = off.sum(1), off.sum(0)
-    rest = off - (by_seed / np.maximum(there.sum(1), 1))[:, None] - by_item / np.maximum(there.sum(0), 1)
-    freedom = max(1, (len(values) - 1) * (len(names) - 1))
-    return (
-        mean,
-        dict(zip(values, (by_seed / cells).tolist(), strict=True)),
-        dict(zip(names, (by_item / cells).tolist(), strict=True)),
-        float((rest[there] ** 2).sum()) / freedom / cells,
-    )

@@ -366,7 +366,7 @@ class Counts:
         return {
             "decides": {"judge": self._judge.name, "part": part, "counted": counted(self._measure, says)},
             "assessing": asdict(assessing(self._outcomes)),
-            "failures": [asdict(one) for one in failures(self._outcomes)],
+            "failures": failures(self._outcomes),
             "tokens": [asdict(use) for use in self.summary.tokens(OUTCOMES[says])],
         }
 
