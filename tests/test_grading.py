@@ -22,14 +22,13 @@ import pytest
 from alttrain.english import is_english
 from alttrain.english.refusal import assess
 from alttrain.evaluation.adherence import Adherence
-from alttrain.evaluation.grading import Choice, ExactMatch, Maths, Rouge, ShortAnswer
+from alttrain.evaluation.grading import Choice, ExactMatch, Maths, Rouge, ShortAnswer, verifier
 from alttrain.evaluation.grading.choice import options
 from alttrain.evaluation.grading.extraction import boxed, stated
 from alttrain.evaluation.grading.harness import compiled
 from alttrain.evaluation.grading.humaneval import code_of, programs
 from alttrain.evaluation.grading.maths import equal, final_answer
 from alttrain.evaluation.grading.short_answer import f1, normalise
-from alttrain.evaluation.grading.verifier import Verifier
 from alttrain.evaluation.judges.rubrics import _said as said_in
 from alttrain.evaluation.protocol import Judge
 from alttrain.evaluation.statistics import pass_at_k
@@ -302,14 +301,13 @@ def test_only_our_limit_ends_a_comparison() -> None:
 
 
 def test_expression_that_never_finishes_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = Verifier(seconds=0.01)  # the process cannot even start in that time
-    monkeypatch.setattr("alttrain.evaluation.grading.maths.verifier", lambda: slow)
+    monkeypatch.setattr(verifier, "SECONDS", 0.01)
+    verifier._process.cache_clear()  # a process cannot even start in that time
     judgement = Maths()(generation(r"\boxed{x+1}", "x+2"))
     assert (judgement.verdict, judgement.evidence) == (None, "x+1")
     assert judgement.error == "math-verify did not finish 'x+1' against 'x+2'"
-    slow.seconds = 60
-    assert slow.equal("x+1", "1+x") is True  # a new process took its place
-    slow.stop()
+    monkeypatch.setattr(verifier, "SECONDS", 60)
+    assert verifier.verified("x+1", "1+x") is True  # a new process took its place
 
 
 # --- maths on whole data sets ---
@@ -618,8 +616,8 @@ HEDGED_NAMES = [
     *("Maybe Paris, maybe London.", "The wrong answer is Paris.", "Paris/London", "Paris? No."),
 ]
 DOUBTED = [
-    *("Paris? I doubt it.", "Paris?", "Paris?! Who knows.", "**Paris**? I doubt it.", "The answer is Paris? Hardly."),
-    *("Paris. I don't think so.", "Paris. But I am not sure.", r"\boxed{Paris}? I doubt that.", "Paris. That's wrong."),
+    *("Paris? I doubt it.", "Paris?! Who knows.", "The answer is Paris? Hardly."),
+    *("Paris. I don't think so.", "Paris. But I am not sure.", "Paris. That's wrong."),
 ]
 CHEATS = [
     *((Maths(), "4", answer, "What is 2 + 2?") for answer in HEDGED_NUMBERS),

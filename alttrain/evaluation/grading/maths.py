@@ -28,7 +28,7 @@ from decimal import Decimal
 from typing import Literal
 
 from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, denied, no_gold, stated
-from alttrain.evaluation.grading.verifier import verifier
+from alttrain.evaluation.grading.verifier import verified
 from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
@@ -240,7 +240,7 @@ def _equal(gold: str, candidate: str) -> bool:
     members = _members(gold), _members(candidate)
     if len(members[0]) != len(members[1]) and r"\pm" not in gold + candidate:
         return len(members[0]) == 1 and all(_equal(gold, member) for member in members[1])
-    return verifier().equal(gold, candidate)
+    return verified(gold, candidate)
 
 
 def _number(text: str) -> Decimal | None:
