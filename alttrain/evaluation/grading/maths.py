@@ -48,10 +48,7 @@ _FUNCTIONS = re.compile(
 )
 _JOINS = re.compile(r"\s*(?:(?:,|;|\band|\bor|\.\.\.|…|maybe|perhaps|possibly|it is|\.(?=\s+[Oo]r)|Or)\s*){1,5}")
 _OPEN = re.compile(r"\b(?:or|one of|either|between|maybe|perhaps|possibly)\b|\.\.\.|…", re.I)
-_LIST = re.compile(r"[\s,;|/(){}\[\].]*")
 _SPACING = re.compile(r"\\(?:left|right|displaystyle|[,;! ])|[\s{}]|(?<=\\)[dtc](?=frac|binom)")
-_TIMES = re.compile(r"\\times|×|\*")
-_OPERATOR = re.compile(r"\\(?!frac|left|right|text|pi|circ)[a-zA-Z]+|[!|^+*×]|(?<=[\w)}])-")
 _SIGNS = str.maketrans(
     dict(zip("−–，（）＝", "--,()=", strict=True))
     | {"½": r"\frac{1}{2}", "²": "^2", "³": "^3", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt "}
@@ -71,7 +68,6 @@ _VERBAL = re.compile(r"\(?[A-Z]\)?|[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)*")
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)")
 _PERCENT = re.compile(r"\\?%|\s*\bpercent\b")
 _NAME = re.compile(r"^(?:\([a-z](?:\s*,\s*[a-z])*\)|[a-zA-Z](?:\([a-z]\))?(?=[^,;]*$)(?!.*(?:and|or)\b))\s*=\s*", re.S)
-_POWER = re.compile(r"\s*\\(?:times|cdot)\s*10\s*\^\s*\{?([+-]?\d{1,3})\}?$")
 _BASED = re.compile(r"\d+_\{?\d+\}?")
 _BRACKETED = re.compile(r"([(\[])[^()\[\]]*,[^()\[\]]*([)\]])")
 _SEPARATOR = re.compile(r"[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
@@ -94,10 +90,9 @@ class Maths(RowJudge):
         if not generation.answer.strip():
             return Judgement(generation.id, self.name, False, NO_ANSWER)
         found = final_answer(generation.answer)
+        tried = [gold for gold in golds if found and not _copied(found, gold, generation.prompt)]
         try:
-            right = bool(found) and any(
-                equal(gold, found) for gold in golds if not _copied(found, gold, generation.prompt)
-            )
+            right = any(equal(gold, found) for gold in tried)
         except TimeoutError as error:
             return Judgement(generation.id, self.name, None, found, error=str(error))
         return Judgement(generation.id, self.name, right, found or "no final answer found")
@@ -105,8 +100,9 @@ class Maths(RowJudge):
 
 def _copied(found: str, gold: str, prompt: str) -> bool:
     """Whether an answer is a calculation copied from the prompt and differs from the gold answer as written."""
-    said, wanted, asked = (_SPACING.sub("", _TIMES.sub(r"\\cdot", text)) for text in (found, gold, prompt))
-    return said in asked and said != wanted and bool(_OPERATOR.search(said))
+    said, wanted, asked = (_SPACING.sub("", re.sub(r"\\times|×|\*", r"\\cdot", text)) for text in (found, gold, prompt))
+    operator = re.search(r"\\(?!frac|left|right|text|pi|circ)[a-zA-Z]+|[!|^+*×]|(?<=[\w)}])-", said)
+    return operator is not None and said in asked and said != wanted
 
 
 def gold_answer(gold: str) -> str:
@@ -118,13 +114,12 @@ def final_answer(answer: str) -> str:
     """The final answer as written, or "" if no rule finds one."""
     if box := boxed(answer):
         return box
-    phrases = stated(answer)
-    if phrases:
+    if phrases := stated(answer):
         telling = [phrase for phrase in phrases if re.search(r"[\d$\\]", phrase)]
         return _of_phrase((telling or phrases)[-1])
     plain = answer.replace("**", "")
     formulas, numbers = _found(_FORMULA, plain), _found(_NUMBER, plain)
-    if len(numbers) > 1 and not formulas and _LIST.fullmatch(_NUMBER.sub("", plain)):
+    if len(numbers) > 1 and not formulas and re.fullmatch(r"[\s,;|/(){}\[\].]*", _NUMBER.sub("", plain)):
         return plain.strip() if re.search(r"[(\[]", plain) else ", ".join(number[0].strip() for number in numbers)
     if formulas and (not numbers or formulas[-1].end() >= numbers[-1].end()):
         return _formulas(plain, formulas)
@@ -138,10 +133,8 @@ def _found(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
 
 def _of_phrase(phrase: str) -> str:
     """The answer in a phrase."""
-    formulas = _found(_FORMULA, phrase)
-    if formulas:
-        rest = phrase[formulas[-1].end() :]
-        named = _NAMED.search(rest)
+    if formulas := _found(_FORMULA, phrase):
+        named = _NAMED.search(phrase, formulas[-1].end())
         return named[1].strip() if named else _formulas(phrase, formulas)
     phrase = phrase.strip().rstrip(".。").strip(" *`")
     symbols = _FUNCTIONS.sub("", phrase)
@@ -153,14 +146,14 @@ def _of_phrase(phrase: str) -> str:
 
 def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
     """The number at `place` (0 or -1), with all joined to it if the choice is left open or the text is a list."""
+    if not numbers:
+        return ""
     runs: list[list[re.Match[str]]] = []
     for number in numbers:
         if runs and _JOINS.fullmatch(text[runs[-1][-1].end() : number.start()]):
             runs[-1].append(number)
         else:
             runs.append([number])
-    if not runs:
-        return ""
     run = runs[place]
     around = text[max(0, run[0].start() - 30) : run[-1].start()]
     listed = re.search(r"\band\b", around) and not text[run[-1].end() :].strip(" .!\n")
@@ -170,22 +163,17 @@ def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
 
 def _formulas(text: str, formulas: list[re.Match[str]]) -> str:
     """The last formula, with those before it that are joined to it by commas, "and" or "or"."""
-    parts = [formulas[-1]]
-    for formula in reversed(formulas[:-1]):
-        if not _JOINS.fullmatch(text[formula.end() : parts[-1].start()]):
-            break
-        parts.append(formula)
-    held = ", ".join(next(group for group in part.groups() if group).strip() for part in reversed(parts))
-    if len(parts) > 1:
-        return held
-    percent = re.match(r"\s*(?:\\?%|percent\b)", text[parts[0].end() : parts[0].end() + 20])
-    return f"{_after_equals(held)}\\%" if percent else _after_equals(held)
-
-
-def _after_equals(formula: str) -> str:
-    """The last side of a chain of equalities; a single equation stays whole."""
-    sides = re.split(r"(?<![<>\\!])=", formula)
-    return sides[-1].strip() if len(sides) > 2 else formula
+    *before, last = formulas
+    start, end = last.span()
+    held = [next(filter(None, last.groups())).strip()]
+    while before and _JOINS.fullmatch(text[before[-1].end() : start]):
+        start = before[-1].start()
+        held.insert(0, next(filter(None, before.pop().groups())).strip())
+    if len(held) > 1:
+        return ", ".join(held)
+    sides = re.split(r"(?<![<>\\!])=", held[0])
+    value = sides[-1].strip() if len(sides) > 2 else held[0]  # a single equation stays whole
+    return rf"{value}\%" if re.match(r"\s*(?:\\?%|percent\b)", text[end : end + 20]) else value
 
 
 def plain(text: str) -> str:
@@ -245,8 +233,9 @@ def _equal(gold: str, candidate: str) -> bool:
 
 def _number(text: str) -> Decimal | None:
     """The value of a decimal, with or without a power of ten; None for anything else."""
+    power = re.compile(r"\s*\\(?:times|cdot)\s*10\s*\^\s*\{?([+-]?\d{1,3})\}?$")
     try:
-        number = Decimal(_POWER.sub(r"e\1", text.strip()).replace("_", "?"))
+        number = Decimal(power.sub(r"e\1", text.strip()).replace("_", "?"))
     except ArithmeticError:
         return None
     return number if number.is_finite() else None
