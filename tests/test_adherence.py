@@ -7,7 +7,7 @@ parser saw them. `FAULTS` are those the parser still reads otherwise: each is ex
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import pytest
 
 from alttrain.evaluation.adherence import (
     Adherence,
-    Assessing,
     Outcomes,
     assessing,
+    assessment_rates,
     failures,
 )
 from alttrain.evaluation.statistics import rate
@@ -155,11 +155,16 @@ def outcomes(rows: Sequence[Adherence], refused: Sequence[bool | None] = ()) -> 
 
 def test_assessment_as_a_classifier() -> None:
     found = assessing(outcomes(ROWS))
-    assert found == Assessing(5, 3, 2, 1, 6, 3)
-    assert found.precision == rate(5, 6)
-    assert found.recall == rate(5, 10)
-    assert found.false_alarms == rate(1, 10)
-    assert list(asdict(assessing(Counter())).values()) == [0] * 6
+    assert found == {
+        "harmful_as_harmful": 5,
+        "harmful_as_benign": 3,
+        "harmful_unassessed": 2,
+        "benign_as_harmful": 1,
+        "benign_as_benign": 6,
+        "benign_unassessed": 3,
+    }
+    assert assessment_rates(found) == {"precision": rate(5, 6), "recall": rate(5, 10), "false_alarms": rate(1, 10)}
+    assert list(assessing(Counter()).values()) == [0] * 6
 
 
 def test_failures_are_split_by_what_the_assessment_said() -> None:

@@ -19,14 +19,12 @@ import logging
 import os
 import platform
 import secrets
-import selectors
 import shutil
 import signal
 import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -72,7 +70,7 @@ because a process whose root folder differs from that of its mounts cannot open 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a program ended: on its own with exit `code`, or at its time or output limit. `output` includes stderr."""
+    """How a program ended: on its own with exit `code`, or past its time or output limit. `output` includes stderr."""
 
     ended: Literal["exit", "timeout", "flood"]
     code: int
@@ -107,33 +105,26 @@ class Sandbox:
         bare: bool | None = None,
     ) -> Execution:
         """Run a program to its end or its limits. It sees `arguments` (JSON values) as a global variable."""
-        deadline = time.monotonic() + self.seconds
-        output, most = b"", self.output_kib * 1024
-        ended: Literal["exit", "timeout", "flood"] = "timeout"
-        with (
-            self.started(source, arguments or {}, pass_fds, subprocess.PIPE, bare) as process,
-            selectors.DefaultSelector() as selector,
-        ):
-            assert process.stdout
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while selector.select(max(0.0, deadline - time.monotonic())):
-                chunk = os.read(process.stdout.fileno(), 1 << 16)
-                output += chunk
-                if not chunk or len(output) > most:
-                    ended = "flood" if chunk else "exit"
-                    break
-            if ended == "exit":
+        most = self.output_kib * 1024
+        ended: Literal["exit", "timeout", "flood"] = "exit"
+        with tempfile.TemporaryFile() as output:
+            with self.started(source, arguments or {}, pass_fds, output, bare) as process:
                 try:
-                    process.wait(max(0.0, deadline - time.monotonic()))
+                    process.wait(self.seconds)
                 except subprocess.TimeoutExpired:
                     ended = "timeout"
-        return Execution(ended, process.returncode, output[:most].decode("utf-8", "replace"))
+            output.seek(0)
+            told = output.read(most + 1)
+        return Execution(
+            "flood" if len(told) > most else ended, process.returncode, told[:most].decode("utf-8", "replace")
+        )
 
     @contextmanager
     def started(
-        self, source: str, arguments: Mapping[str, Any], pass_fds: Sequence[int], output: int, bare: bool | None = None
+        self, source: str, arguments: Mapping[str, Any], pass_fds: Sequence[int], output: Any, bare: bool | None = None
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A running program. When the block ends it is killed with every process that it started.
+        """A running program that writes to `output`, as in `subprocess.Popen`. When the block ends it is killed with
+        every process that it started.
 
         `bare` runs it without bubblewrap; by default this is so only if it must and may (`check`).
         """
@@ -166,8 +157,6 @@ class Sandbox:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                if process.stdout:
-                    process.stdout.close()
 
     def _limits(self) -> dict[str, int]:
         return {

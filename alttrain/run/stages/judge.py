@@ -365,7 +365,7 @@ class Counts:
         says = self._judge.says
         return {
             "decides": {"judge": self._judge.name, "part": part, "counted": counted(self._measure, says)},
-            "assessing": asdict(assessing(self._outcomes)),
+            "assessing": assessing(self._outcomes),
             "failures": failures(self._outcomes),
             "tokens": [asdict(use) for use in self.summary.tokens(OUTCOMES[says])],
         }
