@@ -17,8 +17,6 @@ know are applied first (`scripts/measure_graders.py` measures both):
 - units and currency are ignored
 - a percentage equals its number or a hundredth of it
 - decimals are compared exactly, words as words, numerals of other bases together with their base
-- lists must have the same number of members
-- brackets decide whether an interval is open or closed
 - an integral or sum that is not worked out is not an answer
 """
 
@@ -69,8 +67,6 @@ _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)")
 _PERCENT = re.compile(r"\\?%|\s*\bpercent\b")
 _NAME = re.compile(r"^(?:\([a-z](?:\s*,\s*[a-z])*\)|[a-zA-Z](?:\([a-z]\))?(?=[^,;]*$)(?!.*(?:and|or)\b))\s*=\s*", re.S)
 _BASED = re.compile(r"\d+_\{?\d+\}?")
-_BRACKETED = re.compile(r"([(\[])[^()\[\]]*,[^()\[\]]*([)\]])")
-_SEPARATOR = re.compile(r"[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 _OPERATION = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])|\\frac\s*\{d\}")
 
 
@@ -148,13 +144,7 @@ def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
     """The number at `place` (0 or -1), with all joined to it if the choice is left open or the text is a list."""
     if not numbers:
         return ""
-    runs: list[list[re.Match[str]]] = []
-    for number in numbers:
-        if runs and _JOINS.fullmatch(text[runs[-1][-1].end() : number.start()]):
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    run = runs[place]
+    run = _joined(text, numbers)[place]
     around = text[max(0, run[0].start() - 30) : run[-1].start()]
     listed = re.search(r"\band\b", around) and not text[run[-1].end() :].strip(" .!\n")
     held = run if listed or _OPEN.search(around) else [run[place]]
@@ -162,18 +152,19 @@ def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
 
 
 def _formulas(text: str, formulas: list[re.Match[str]]) -> str:
-    """The last formula, with those before it that are joined to it by commas, "and" or "or"."""
-    *before, last = formulas
-    start, end = last.span()
-    held = [next(filter(None, last.groups())).strip()]
-    while before and _JOINS.fullmatch(text[before[-1].end() : start]):
-        start = before[-1].start()
-        held.insert(0, next(filter(None, before.pop().groups())).strip())
-    if len(held) > 1:
-        return ", ".join(held)
-    sides = re.split(r"(?<![<>\\!])=", held[0])
-    value = sides[-1].strip() if len(sides) > 2 else held[0]  # a single equation stays whole
-    return rf"{value}\%" if re.match(r"\s*(?:\\?%|percent\b)", text[end : end + 20]) else value
+    """The last formula, with those that are joined to it."""
+    return ", ".join(next(filter(None, part.groups())).strip() for part in _joined(text, formulas)[-1])
+
+
+def _joined(text: str, found: list[re.Match[str]]) -> list[list[re.Match[str]]]:
+    """The matches, in groups between which there is more than a comma, "and" or "or"."""
+    runs: list[list[re.Match[str]]] = []
+    for match in found:
+        if runs and _JOINS.fullmatch(text[runs[-1][-1].end() : match.start()]):
+            runs[-1].append(match)
+        else:
+            runs.append([match])
+    return runs
 
 
 def plain(text: str) -> str:
@@ -200,13 +191,9 @@ def equal(gold: str, candidate: str) -> bool:
         return False  # "3 = 4"
     if "=" not in gold:
         values[1] = _NAME.sub("", values[1])
-    if _equal(*values):
-        return True
-    hundredths = [
-        rf"\frac{{{value}}}{{100}}" if _PERCENT.search(text) else value
-        for value, text in zip(values, written, strict=True)
-    ]
-    return hundredths != values and _equal(*hundredths)
+    pairs = zip(values, written, strict=True)
+    hundredths = [rf"\frac{{{value}}}{{100}}" if _PERCENT.search(text) else value for value, text in pairs]
+    return _equal(*values) or (hundredths != values and _equal(*hundredths))
 
 
 def _equal(gold: str, candidate: str) -> bool:
@@ -222,12 +209,6 @@ def _equal(gold: str, candidate: str) -> bool:
     if _OPERATION.search(candidate) and not _OPERATION.search(gold):
         last = re.split(r"=(?![^{}]*\})", candidate)[-1]
         return last != candidate and _equal(gold, last.strip())
-    brackets = _BRACKETED.fullmatch(gold), _BRACKETED.fullmatch(candidate)
-    if brackets[0] and (brackets[0].groups() != brackets[1].groups() if brackets[1] else "," in candidate):
-        return False
-    members = _members(gold), _members(candidate)
-    if len(members[0]) != len(members[1]) and r"\pm" not in gold + candidate:
-        return len(members[0]) == 1 and all(_equal(gold, member) for member in members[1])
     return verified(gold, candidate)
 
 
@@ -239,11 +220,3 @@ def _number(text: str) -> Decimal | None:
     except ArithmeticError:
         return None
     return number if number.is_finite() else None
-
-
-def _members(text: str) -> list[str]:
-    """The members of a list, with or without the braces of a set. A text with other brackets is one member."""
-    inner = text.removeprefix(r"\{").removesuffix(r"\}")
-    if re.search(r"[(\[]|\\begin", inner):
-        return [text]
-    return [member.strip() for member in _SEPARATOR.split(inner) if member.strip()]
