@@ -119,9 +119,15 @@ class Summary:
 
     def metrics(self) -> list[Metric]:
         """The metrics of all rows so far, the benchmark's measure first."""
-        scored = not all(map(math.isnan, self._columns["score"]))
-        names = [name for name in self._columns if name != "score" or scored]
-        return [*map(self._metric, names), *(self._passes() if self.measure == "accuracy" else ())]
+        found = []
+        for name, column in self._columns.items():
+            rows = zip(column, self._items, self._written, strict=True)
+            known = [(value, item) for value, item, written in rows if written and not math.isnan(value)]
+            if known or name != "score":
+                values, items = [value for value, _ in known], [item for _, item in known]
+                mean = mean_by_item if name in TOKENS else rate_by_item
+                found.append(self._metric(name, mean(values, items), len(self._items), len(known)))
+        return [*found, *(self._passes() if self.measure == "accuracy" else ())]
 
     def tokens(self, outcomes: tuple[str, str]) -> list[TokenUse]:
         """Mean tokens per query, over all and by outcome: verdict True, False (`outcomes`), undecided, truncated.
@@ -145,14 +151,7 @@ class Summary:
                 uses.append(TokenUse(outcome, len(own), *(mean_by_item(tokens, items) for tokens in counts)))
         return uses
 
-    def _metric(self, name: str) -> Metric:
-        rows = zip(self._columns[name], self._items, self._written, strict=True)
-        known = [(value, item) for value, item, written in rows if written and not math.isnan(value)]
-        mean = mean_by_item if name in TOKENS else rate_by_item
-        found = mean([value for value, _ in known], [item for _, item in known])
-        return self._counted(name, found, len(self._items), len(known))
-
-    def _counted(self, name: str, found: Estimate, n: int, decided: int) -> Metric:
+    def _metric(self, name: str, found: Estimate, n: int, decided: int) -> Metric:
         return Metric(name, *found, n, n - decided, int(sum(self._columns["truncated_share"])))
 
     def _passes(self) -> list[Metric]:
@@ -165,5 +164,5 @@ class Summary:
         metrics = []
         for k in (k for k in PASSES if 1 < k <= samples):
             found = rate_by_item([pass_at_k(len(own), int(sum(own)), k) for own in decided], range(len(decided)))
-            metrics.append(self._counted(f"pass_at_{k}", found, len(verdicts), len(decided)))
+            metrics.append(self._metric(f"pass_at_{k}", found, len(verdicts), len(decided)))
         return metrics

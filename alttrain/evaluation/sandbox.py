@@ -115,9 +115,9 @@ class Sandbox:
                     ended = "timeout"
             output.seek(0)
             told = output.read(most + 1)
-        return Execution(
-            "flood" if len(told) > most else ended, process.returncode, told[:most].decode("utf-8", "replace")
-        )
+        if len(told) > most:
+            ended = "flood"
+        return Execution(ended, process.returncode, told[:most].decode("utf-8", "replace"))
 
     @contextmanager
     def started(
@@ -145,10 +145,19 @@ class Sandbox:
                 pass_fds=pass_fds,
                 start_new_session=True,
             )
+            limits = {
+                "RLIMIT_CPU": max(1, round(self.seconds)),
+                "RLIMIT_AS": self.memory_mib * MEBIBYTE,
+                "RLIMIT_FSIZE": self.disk_mib * MEBIBYTE,
+                "RLIMIT_NPROC": self.processes,
+                "RLIMIT_NOFILE": 64,
+                "RLIMIT_SIGPENDING": 64,  # timers count as pending signals
+                "RLIMIT_CORE": 0,
+            }
+            order = {"limits": limits, "user": user, "source": source, "arguments": arguments}
+            order["filter"] = "" if bare else (seccomp_filter(platform.machine()) or b"").hex()
+            order["tmp"] = f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777"
             try:
-                order = {"limits": self._limits(), "user": user, "source": source, "arguments": arguments}
-                order["filter"] = "" if bare else (seccomp_filter(platform.machine()) or b"").hex()
-                order["tmp"] = f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777"
                 assert process.stdin
                 with suppress(BrokenPipeError), process.stdin:  # the program died before it read; its output says why
                     process.stdin.write(json.dumps(order).encode())
@@ -157,17 +166,6 @@ class Sandbox:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-
-    def _limits(self) -> dict[str, int]:
-        return {
-            "RLIMIT_CPU": max(1, round(self.seconds)),
-            "RLIMIT_AS": self.memory_mib * MEBIBYTE,
-            "RLIMIT_FSIZE": self.disk_mib * MEBIBYTE,
-            "RLIMIT_NPROC": self.processes,
-            "RLIMIT_NOFILE": 64,
-            "RLIMIT_SIGPENDING": 64,  # timers count as pending signals
-            "RLIMIT_CORE": 0,
-        }
 
 
 def _wrapped() -> list[str]:

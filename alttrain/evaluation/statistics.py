@@ -1,11 +1,5 @@
 """Intervals of rates and means, comparisons of runs, and statistical power. All intervals are 95 %.
 
-- one rate or mean            `wilson`, `rate`; `rate_by_item`, `mean_by_item` if prompts have several texts
-- two runs on the same ids    `compare`: paired interval of the difference; `holm` adjusts the p-values of a table
-- several texts of a prompt   `pass_at_k`
-- several seeds               `rate_over_seeds`, `mean_over_seeds`, `variation`: seeds and items both vary
-- power                       `detectable_difference` of two runs on the same prompts
-
 Rates are shares of 1. A verdict of None is undecided: it enters no rate, and its number is reported. scipy and
 statsmodels do the arithmetic, except for short closed forms that every summary needs, since the import takes longer.
 
@@ -76,11 +70,10 @@ def rate(successes: int, trials: int) -> Estimate:
 
 
 def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
-    """The share of True, or the mean of shares from 0 to 1, with Wilson's interval. `items` names each value's prompt.
+    """The share of True, or the mean of shares, with Wilson's interval. `items` names each value's prompt.
 
     Texts of one prompt are correlated, so Wilson's interval takes an effective sample size, from the variance with
-    items as clusters. With one verdict per item this is `rate`. If all values are equal, the sample size is the number
-    of items.
+    items as clusters; if all values are equal, it is the number of items. With one verdict per item this is `rate`.
     """
     if len(set(items)) == len(values) and set(values) <= {0, 1}:
         return rate(int(sum(values)), len(values))
@@ -107,8 +100,7 @@ def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[floa
     mean, off = sum(values) / len(values), defaultdict[Hashable, float](float)
     for value, item in zip(values, items, strict=True):
         off[item] += value - mean
-    clusters = len(off)
-    squares = sum(total**2 for total in off.values())
+    squares, clusters = sum(total**2 for total in off.values()), len(off)
     return mean, squares * clusters / (clusters - 1) / len(values) ** 2 if clusters > 1 else 0.0, clusters
 
 
@@ -125,11 +117,8 @@ def student(freedom: float, level: float = 1 - CONFIDENCE) -> float:
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """Unbiased estimate of the probability that one of `k` samples passes (Chen et al., 2021, equation 1).
-
-    1 - C(samples - passed, k) / C(samples, k), as a product that cannot overflow; k is at most `samples`.
-    """
-    failing = 1.0
+    """Unbiased estimate of the probability that one of `k` samples passes (Chen et al., 2021, equation 1)."""
+    failing = 1.0  # C(samples - passed, k) / C(samples, k), as a product that cannot overflow
     for place in range(samples - passed + 1, samples + 1):
         failing *= max(0.0, 1 - k / place)
     return 1 - failing
