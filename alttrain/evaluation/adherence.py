@@ -19,6 +19,12 @@ from alttrain.rewrite import read
 
 Continuation = Literal["refusal", "reasoning"]
 LABELS: tuple[Label, ...] = ("harmful", "benign")
+_ORDER = {"understanding": 0, "assessment": 1}
+"""The place of a step; all others are the conditional reasoning and come after these."""
+Outcomes = Counter[tuple[Label, Label | None, bool | None]]
+"""How often each (label, HA verdict, whether the answer refused; None where undecided) occurred."""
+ASSESSED = tuple(f"{label}_{how}" for label in LABELS for how in ("as_harmful", "as_benign", "unassessed"))
+"""Names of counts: the prompt's label against the verdict of the harmfulness assessment."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +73,14 @@ class Adherence:
     @classmethod
     def of(cls, generation: Generation, refusal: Judgement | None = None) -> "Adherence":
         """The record of one generation; `refusal` is a judgement of its answer, by default that of `judge_refusal`."""
-        thought = generation.thought
-        found = read(thought)
+        thought, found = generation.thought, read(generation.thought)
+        assessed, position = found.verdict, found.position
         steps = [segment.step for segment in found.segments]
         order = [_ORDER.get(step, len(_ORDER)) for step in steps]
         after = steps.index("assessment") + 1 if "assessment" in steps else 0
         continuation = next((step for step in steps[after:] if step == "refusal" or step == "reasoning"), None)
-        refused = judge_refusal(generation.answer, generation.prompt) if refusal is None else refusal.verdict
-        assessed, position = found.verdict, found.position
         ends_in_refusal = None if continuation is None else continuation == "refusal"
+        refused = judge_refusal(generation.answer, generation.prompt) if refusal is None else refusal.verdict
         return cls(
             id=generation.id,
             label=generation.label,
@@ -95,16 +100,6 @@ class Adherence:
             recognised=found.recognised if thought else None,
             refuses=found.refuses if thought else None,
         )
-
-
-_ORDER = {"understanding": 0, "assessment": 1}
-"""The place of a step; all others are the conditional reasoning and come after these."""
-
-
-Outcomes = Counter[tuple[Label, Label | None, bool | None]]
-"""How often each (label, HA verdict, whether the answer refused; None where undecided) occurred."""
-ASSESSED = tuple(f"{label}_{how}" for label in LABELS for how in ("as_harmful", "as_benign", "unassessed"))
-"""Names of counts: the prompt's label against the verdict of the harmfulness assessment."""
 
 
 def assessing(outcomes: Outcomes) -> dict[str, int]:

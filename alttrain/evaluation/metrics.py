@@ -32,6 +32,7 @@ import operator
 from array import array
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.judges.judge import Says
@@ -55,17 +56,6 @@ class Metric:
     n: int
     undecided: int
     truncated: int
-
-
-@dataclass(frozen=True)
-class TokenUse:
-    """Mean tokens of the thought, the answer and both, over `n` queries with one outcome, with Student's t interval."""
-
-    outcome: str
-    n: int
-    thought: Estimate
-    answer: Estimate
-    total: Estimate
 
 
 def counted(measure: Measure, says: Says) -> bool:
@@ -129,11 +119,11 @@ class Summary:
                 found.append(self._metric(name, mean(values, items), len(self._items), len(known)))
         return [*found, *(self._passes() if self.measure == "accuracy" else ())]
 
-    def tokens(self, outcomes: tuple[str, str]) -> list[TokenUse]:
+    def tokens(self, outcomes: tuple[str, str]) -> list[dict[str, Any]]:
         """Mean tokens per query, over all and by outcome: verdict True, False (`outcomes`), undecided, truncated.
 
-        A row that was cut by the token cap counts only as truncated, since its length measures the cap. Outcomes
-        without rows are left out.
+        Each is {outcome, n, thought, answer, total}, with Student's t intervals of the means. A row that was cut by the
+        token cap counts only as truncated, since its length measures the cap. Outcomes without rows are left out.
         """
         rows = {name: array("l") for name in ("all", *outcomes, "undecided", "truncated")}
         found = zip(self._written, self._verdicts, self._columns["truncated_share"], strict=True)
@@ -142,13 +132,14 @@ class Summary:
                 outcome = "undecided" if math.isnan(verdict) else outcomes[0 if verdict else 1]
                 rows["all"].append(row)
                 rows["truncated" if cut else outcome].append(row)
-        uses = []
+        uses: list[dict[str, Any]] = []
         for outcome, own in rows.items():
             if own:
                 columns = (self._items, *(self._columns[name] for name in TOKENS))
                 items, thought, answer = ([column[row] for row in own] for column in columns)
-                counts = (thought, answer, list(map(operator.add, thought, answer)))
-                uses.append(TokenUse(outcome, len(own), *(mean_by_item(tokens, items) for tokens in counts)))
+                counts = {"thought": thought, "answer": answer, "total": list(map(operator.add, thought, answer))}
+                means = {name: mean_by_item(tokens, items) for name, tokens in counts.items()}
+                uses.append({"outcome": outcome, "n": len(own), **means})
         return uses
 
     def _metric(self, name: str, found: Estimate, n: int, decided: int) -> Metric:

@@ -64,8 +64,8 @@ if order["filter"]:
     call("prctl", 22, ctypes.c_ulong(2), ctypes.byref(Filter(len(steps) // 8, steps)))  # PR_SET_SECCOMP
 exec(compile(order["source"], "<program>", "exec"), {"__name__": "__main__", "arguments": order["arguments"]})
 """
-"""Sets the limits, bounds /tmp, gives up all rights, filters system calls, then runs the program. The chroot is needed
-because a process whose root folder differs from that of its mounts cannot open a user namespace."""
+"""Sets the limits, bounds /tmp, gives up all rights, filters system calls, then runs the program. After the chroot, no
+user namespace can be opened."""
 
 
 @dataclass(frozen=True)

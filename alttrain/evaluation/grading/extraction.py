@@ -1,8 +1,4 @@
-"""Finds the final answer in a text: the last box, what follows "the answer is", and what the text denies.
-
-A grader reads the answer, never the thought. A generation without an answer is wrong (evidence "no answer"). A row
-without a gold answer is undecided, with an error.
-"""
+"""Finds the final answer in a text: the last box, what follows "the answer is", and what the text denies."""
 
 import re
 

@@ -20,10 +20,7 @@ READY = "ready"
 
 
 def plain(value: Any) -> Any:
-    """The value as a literal can write it: subclasses of containers lose their behaviour.
-
-    Raises TypeError for a value that is neither a container nor of a built-in type.
-    """
+    """The value as a literal can write it; subclasses of containers become plain. Raises TypeError for other types."""
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
     for kind in (list, tuple, set):

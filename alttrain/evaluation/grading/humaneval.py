@@ -1,7 +1,4 @@
-"""HumanEval (Chen et al., 2021): whether the code in an answer passes the problem's tests, in a sandbox.
-
-The gold texts of a row are the prompt, the test and the entry point, in this order.
-"""
+"""HumanEval (Chen et al., 2021): whether the code in an answer passes the problem's tests, in a sandbox."""
 
 import json
 import os
@@ -31,7 +28,8 @@ _CODE_STARTS = re.compile(r"^(?:(?:import|from|def|class|async)\b|@)", re.M)
 class HumanEval(RowJudge):
     """Right if the program made from prompt and answer passes its tests.
 
-    `workers` programs run at a time; None runs one per CPU.
+    The gold texts of a row are the prompt, the test and the entry point. `workers` programs run at a time; None runs
+    one per CPU.
     """
 
     sandbox: Sandbox = field(default_factory=Sandbox)

@@ -1,14 +1,4 @@
-"""Graders that compare texts: short factual answers, exact match with F1, and ROUGE of summaries.
-
-`ShortAnswer`: the answer contains a gold answer as whole words and numbers. A text that the answer denies or leaves
-open ("it is not Paris", "Paris or London") does not count, nor does an item of an answer that is only a list. Names of
-up to three letters ("May", "US") must keep their capital letter, since they are words too.
-
-`ExactMatch`: the short answer equals a gold answer under SQuAD's normalisation (Rajpurkar et al., 2016), as in NQ-open.
-The short answer is, in this order: a box, the text after the last "the answer is", the only text in bold, the whole
-answer. In a phrase of several sentences, the first sentence, the first two and so on each count, up to `LONGEST`
-characters, unless the following text revokes them, or the sentences are only a list of answers.
-"""
+"""Graders that compare texts: short factual answers, exact match with F1, and ROUGE of summaries."""
 
 import functools
 import re
@@ -43,7 +33,11 @@ _REVOKED = re.compile(
 
 @dataclass(frozen=True)
 class ShortAnswer(RowJudge):
-    """Right if the answer contains a gold answer as whole words and numbers, ignoring case and punctuation."""
+    """Right if the answer contains a gold answer as whole words and numbers, ignoring case and punctuation.
+
+    A text that the answer denies or leaves open ("it is not Paris", "Paris or London") does not count, nor does an item
+    of an answer that is only a list. Names of up to three letters ("May", "US") must keep their capital letter.
+    """
 
     name: str = "short_answer"
 
@@ -101,7 +95,13 @@ def _holds(text: str, gold: str) -> bool:
 
 @dataclass(frozen=True)
 class ExactMatch(RowJudge):
-    """Right if the short answer equals one of the gold answers. `value` is the best F1 over their words."""
+    """Right if the short answer equals a gold answer under SQuAD's normalisation (Rajpurkar et al., 2016), as in
+    NQ-open. `value` is the best F1 over their words.
+
+    The short answer is, in this order: a box, the text after the last "the answer is", the only text in bold, the whole
+    answer. In a phrase of several sentences, the first sentence, the first two and so on each count, up to `LONGEST`
+    characters, unless the following text revokes them, or the sentences are only a list of answers.
+    """
 
     name: str = "exact_match"
 
@@ -160,8 +160,7 @@ class Rouge(RowJudge):
     summary.
 
     English only, since the tokenizer knows just the letters a to z. The verdict is None without a `threshold`. The time
-    of the longest common subsequence grows with (words of the answer) x (words of the summary): about 3 s for 40,000
-    and 160 words.
+    grows with (words of the answer) x (words of the summary): about 3 s for 40,000 and 160 words.
     """
 
     kind: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = "rougeL"

@@ -367,7 +367,7 @@ class Counts:
             "decides": {"judge": self._judge.name, "part": part, "counted": counted(self._measure, says)},
             "assessing": assessing(self._outcomes),
             "failures": failures(self._outcomes),
-            "tokens": [asdict(use) for use in self.summary.tokens(OUTCOMES[says])],
+            "tokens": self.summary.tokens(OUTCOMES[says]),
         }
 
     def _refused(self, judged: Judgement, row: Adherence) -> bool | None:
