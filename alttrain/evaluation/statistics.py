@@ -77,9 +77,8 @@ def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate
     """
     if len(set(items)) == len(values) and set(values) <= {0, 1}:
         return rate(int(sum(values)), len(values))
-    share, variance, clusters = _clustered(values, items)
-    effective = effective_size(share, student(clusters - 1) * math.sqrt(variance)) if variance else float(clusters)
-    return Estimate(share, *wilson(share * effective, effective))
+    share, half, clusters = _clustered(values, items)
+    return _share(share, half, clusters)
 
 
 def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
@@ -87,26 +86,26 @@ def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate
 
     The interval does not go below 0 if no value does.
     """
-    mean, variance, clusters = _clustered(values, items)
-    half = student(clusters - 1) * math.sqrt(variance) if variance else 0.0
-    low = mean - half
-    return Estimate(mean, max(0.0, low) if values and min(values) >= 0 else low, mean + half)
+    mean, half, _ = _clustered(values, items)
+    return Estimate(mean, max(0.0, mean - half) if values and min(values) >= 0 else mean - half, mean + half)
 
 
 def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[float, float, int]:
-    """(mean, its variance with items as clusters, number of items); the variance is 0 if it cannot be estimated."""
+    """(mean, half the width of its t interval with items as clusters, number of items); half is 0 if unknown."""
     if not values:
         return math.nan, 0.0, 0
     mean, off = sum(values) / len(values), defaultdict[Hashable, float](float)
     for value, item in zip(values, items, strict=True):
         off[item] += value - mean
     squares, clusters = sum(total**2 for total in off.values()), len(off)
-    return mean, squares * clusters / (clusters - 1) / len(values) ** 2 if clusters > 1 else 0.0, clusters
+    variance = squares * clusters / (clusters - 1) / len(values) ** 2 if clusters > 1 else 0.0
+    return mean, student(clusters - 1) * math.sqrt(variance) if variance else 0.0, clusters
 
 
-def effective_size(share: float, half: float) -> float:
-    """The number of independent verdicts that would give a share an interval of this half-width."""
-    return share * (1 - share) * (Z / half) ** 2
+def _share(share: float, half: float, items: int) -> Estimate:
+    """Wilson's interval for the number of verdicts that would give this half-width; for `items` verdicts if it is 0."""
+    effective = share * (1 - share) * (Z / half) ** 2 if half else float(items)
+    return Estimate(share, *wilson(share * effective, effective))
 
 
 def student(freedom: float, level: float = 1 - CONFIDENCE) -> float:
@@ -276,9 +275,9 @@ def mean_over_seeds(values: Values) -> Estimate:
     if no value does.
     """
     found = variation([(values,)], math.inf)
+    low, high = found.value - found.half(), found.value + found.half()
     negative = any(value < 0 for own in values.values() for value in own.values() if value is not None)
-    low = found.value - found.half()
-    return Estimate(found.value, low if negative else max(0.0, low), found.value + found.half())
+    return Estimate(found.value, low if negative else max(0.0, low), high)
 
 
 def rate_over_seeds(*sets: Values) -> Estimate:
@@ -288,7 +287,4 @@ def rate_over_seeds(*sets: Values) -> Estimate:
     within 0 and 1. If all verdicts are equal, the sample size is the number of items.
     """
     found = variation([(values,) for values in sets])
-    share, half = found.value, found.half()
-    items = sum(len(next(iter(values.values()))) for values in sets)
-    effective = effective_size(share, half) if half else float(items)
-    return Estimate(share, *wilson(share * effective, effective))
+    return _share(found.value, found.half(), sum(len(next(iter(values.values()))) for values in sets))
