@@ -591,13 +591,6 @@ QUESTIONS = [
     (r"Compute $\int_0^1 x^3\,dx$.", r"\frac{1}{4}", r"\boxed{\int_{0}^{1} t^3 \, dt}"),
     (r"Compute $\int_0^1 x^3\,dx$.", r"\frac{1}{4}", r"\boxed{x = \int_0^1 x^3\,dx}"),
     (r"Find $\sum_{k=1}^{100} k$.", "5050", r"\boxed{\sum_{i=1}^{100} i}"),
-    (r"Compute $\binom{10}{3}$.", "120", r"\boxed{\dbinom{10}{3}}"),
-    (r"Compute $7!$", "5040", r"\boxed{7!}"),
-    (r"Compute $17\cdot 23$.", "391", r"\boxed{17 \times 23}"),
-    (r"Compute $2^{10}$.", "1024", r"The answer is $2^{10}$."),
-    (r"Compute $\log_2 8$.", "3", r"\boxed{\log_2 8}"),
-    (r"Simplify $\sqrt{8}$.", r"2\sqrt{2}", r"\boxed{\sqrt{8}}"),
-    (r"Compute $|{-5}|$.", "5", r"\boxed{|-5|}"),
 ]
 HEDGED_LETTERS = [
     *("A or B", "ABCD", "The answer is B (or C).", "The answer is B. Or maybe C.", "The answer: B or else C", "A\nB"),

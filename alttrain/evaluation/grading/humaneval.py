@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from alttrain.evaluation.grading.extraction import NO_ANSWER, no_gold
+from alttrain.evaluation.grading.extraction import NO_ANSWER
 from alttrain.evaluation.grading.harness import READY
 from alttrain.evaluation.judges.judge import JudgeContext, ModelFault, RowJudge
 from alttrain.evaluation.sandbox import Sandbox
@@ -40,8 +40,6 @@ class HumanEval(RowJudge):
 
     def __call__(self, generation: Generation) -> Judgement:
         """Grade one answer; undecided, with an error, without the three gold texts."""
-        if not generation.gold:
-            return no_gold(generation, self.name)
         if len(generation.gold) != 3:
             error = f"the row has {len(generation.gold)} gold texts; expected prompt, test and entry point"
             return Judgement(generation.id, self.name, None, error=error)
