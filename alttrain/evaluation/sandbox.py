@@ -134,6 +134,18 @@ class Sandbox:
                 _warn_bare()
         # The kernel exempts root from the limit on processes, even in a user namespace: a random unprivileged id.
         user = 0 if bare or os.geteuid() else 20_000 + secrets.randbelow(40_000)
+        limits = {
+            "RLIMIT_CPU": max(1, round(self.seconds)),
+            "RLIMIT_AS": self.memory_mib * MEBIBYTE,
+            "RLIMIT_FSIZE": self.disk_mib * MEBIBYTE,
+            "RLIMIT_NPROC": self.processes,
+            "RLIMIT_NOFILE": 64,
+            "RLIMIT_SIGPENDING": 64,  # timers count as pending signals
+            "RLIMIT_CORE": 0,
+        }
+        order = {"limits": limits, "user": user, "source": source, "arguments": arguments}
+        order["filter"] = "" if bare else (seccomp_filter(platform.machine()) or b"").hex()
+        order["tmp"] = f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777"
         with tempfile.TemporaryDirectory() as folder:
             process = subprocess.Popen(
                 [*([] if bare else _wrapped()), str(_interpreter()), *("-I", "-S", "-B"), "-c", _BOOT],
@@ -145,18 +157,6 @@ class Sandbox:
                 pass_fds=pass_fds,
                 start_new_session=True,
             )
-            limits = {
-                "RLIMIT_CPU": max(1, round(self.seconds)),
-                "RLIMIT_AS": self.memory_mib * MEBIBYTE,
-                "RLIMIT_FSIZE": self.disk_mib * MEBIBYTE,
-                "RLIMIT_NPROC": self.processes,
-                "RLIMIT_NOFILE": 64,
-                "RLIMIT_SIGPENDING": 64,  # timers count as pending signals
-                "RLIMIT_CORE": 0,
-            }
-            order = {"limits": limits, "user": user, "source": source, "arguments": arguments}
-            order["filter"] = "" if bare else (seccomp_filter(platform.machine()) or b"").hex()
-            order["tmp"] = f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777"
             try:
                 assert process.stdin
                 with suppress(BrokenPipeError), process.stdin:  # the program died before it read; its output says why
