@@ -77,8 +77,7 @@ def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate
     """
     if len(set(items)) == len(values) and set(values) <= {0, 1}:
         return rate(int(sum(values)), len(values))
-    share, half, clusters = _clustered(values, items)
-    return _share(share, half, clusters)
+    return _share(*_clustered(values, items))
 
 
 def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
@@ -168,9 +167,8 @@ def holm(p_values: Mapping[Any, float]) -> dict[Any, float]:
 def detectable_difference(prompts: float, differing: float) -> float:
     """The smallest difference of two rates on the same prompts that McNemar's test at 5 % detects with `POWER`.
 
-    `differing` is the share of prompts whose verdicts differ between the runs; it is raised to the difference if that
-    is larger. Solves Connor's (1987) sample size formula for the difference; infinite if no difference would be
-    detected.
+    `differing` is the share of prompts whose verdicts differ between the runs, raised to the difference if that is
+    larger. Solves Connor's (1987) sample size formula; infinite if no difference would be detected.
     """
     from scipy.optimize import brentq
 
@@ -184,9 +182,8 @@ def detectable_difference(prompts: float, differing: float) -> float:
 
 @dataclass(frozen=True)
 class Variation:
-    """A mean or a difference, with the components of its variance from seeds and items.
-
-    A component is (variance, degrees of freedom, assumed upper bound of the variance).
+    """A mean or a difference. `parts` are the components of its variance, from seeds and items: (variance, degrees of
+    freedom, assumed upper bound of the variance).
     """
 
     value: float
@@ -222,9 +219,8 @@ class Variation:
 def variation(sets: Sequence[tuple[Values, ...]], most: float = MOST) -> Variation:
     """The mean of several sets' rates, or of their differences for pairs (own, baseline), with its variance.
 
-    A seed is shared by all sets; an item belongs to one set, which has two or more. A baseline with one seed
-    (an untrained model) varies with its items only. `most` is the assumed maximum of the standard deviation between
-    runs, in logits; it is infinite for values that are not rates.
+    A seed is shared by all sets; an item belongs to one set, which has two or more. A baseline with one seed (an
+    untrained model) varies with its items only. `most` is `MOST`, or infinite for values that are not rates.
     """
     value, parts = 0.0, []
     slope = [0.0, 0.0]  # of own and baseline: change of the mean per logit
@@ -283,8 +279,7 @@ def mean_over_seeds(values: Values) -> Estimate:
 def rate_over_seeds(*sets: Values) -> Estimate:
     """The share of True over seeds and items, or the mean of several sets' shares with equal weights.
 
-    The interval is Wilson's for the effective sample size that matches the variance over seeds and items, so it stays
-    within 0 and 1. If all verdicts are equal, the sample size is the number of items.
+    The interval is Wilson's for the sample size that matches the variance over seeds and items.
     """
     found = variation([(values,) for values in sets])
     return _share(found.value, found.half(), sum(len(next(iter(values.values()))) for values in sets))
