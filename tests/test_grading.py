@@ -575,7 +575,7 @@ HEDGED_NUMBERS = [
     *("The answer is 3 or 4.", "The answer is one of the following: 4, 5", "Answer: maybe 4, maybe 5", "#### 3 or 4"),
     *(r"\boxed{3}\boxed{4}", r"\boxed{3} \boxed{4}", r"\boxed{3} / \boxed{4}", r"\boxed{3} | \boxed{4}"),
     *(r"\boxed{3} \lor \boxed{4}", r"\boxed{4} or \boxed{5}", r"\boxed{3 or 4}", r"\boxed{\{1,2,3,4\}}"),
-    *(r"\boxed{5=4}", r"\boxed{3 = 4}", r"\boxed{}", r"\boxed{?} 4", r"\boxed{x}", r"\boxed{\neq 4}", r"\boxed{\pm 4}"),
+    *(r"\boxed{}", r"\boxed{?} 4", r"\boxed{x}", r"\boxed{\neq 4}", r"\boxed{\pm 4}"),
     *(
         "It is not 4",
         "Not 4.",

@@ -29,6 +29,7 @@ enters no metric and counts as undecided in each.
 
 import math
 import operator
+import sys
 from array import array
 from collections import defaultdict
 from dataclasses import dataclass
@@ -72,8 +73,7 @@ class Summary:
     def __init__(self, measure: Measure, says: Says = "refused") -> None:
         self.measure = measure
         self._counting = counted(measure, says)
-        self._numbers: dict[str, int] = {}  # prompt id -> its number in order of appearance
-        self._items = array("l")
+        self._items: list[str] = []  # the prompt's id
         self._written = array("b")
         self._verdicts = array("d")
         self._columns: dict[str, array[float]] = defaultdict(lambda: array("d"))  # by metric; nan where undecided
@@ -85,7 +85,7 @@ class Summary:
         if judged.value is not None and judged.value < 0:
             raise ValueError(f"judge {judged.judge}: value {judged.value:g} for {judged.id!r}; accepted: 0 to 1")
         counts = None if judged.verdict is None else judged.verdict is self._counting
-        values = {
+        values: dict[str, float | None] = {
             self.measure: counts,
             "adherence_rate": found.adheres,
             "thought_tokens": made.thought_tokens,
@@ -101,7 +101,7 @@ class Summary:
             values["opening_pu_rate"] = found.opening
             values["recognised_rate"] = found.recognised
             values["recognised_answered_rate"] = None if counts is None else counts and found.recognised is True
-        self._items.append(self._numbers.setdefault(made.id, len(self._numbers)))
+        self._items.append(sys.intern(made.id))
         self._written.append(made.finish != "error")
         self._verdicts.append(math.nan if judged.verdict is None else judged.verdict)
         for name, value in {**values, "score": judged.value}.items():
@@ -135,8 +135,8 @@ class Summary:
         uses: list[dict[str, Any]] = []
         for outcome, own in rows.items():
             if own:
-                columns = (self._items, *(self._columns[name] for name in TOKENS))
-                items, thought, answer = ([column[row] for row in own] for column in columns)
+                items = [self._items[row] for row in own]
+                thought, answer = ([self._columns[name][row] for row in own] for name in TOKENS)
                 counts = {"thought": thought, "answer": answer, "total": list(map(operator.add, thought, answer))}
                 means = {name: mean_by_item(tokens, items) for name, tokens in counts.items()}
                 uses.append({"outcome": outcome, "n": len(own), **means})
@@ -147,11 +147,11 @@ class Summary:
 
     def _passes(self) -> list[Metric]:
         """pass@k if prompts have several texts. A prompt with an undecided text is undecided."""
-        verdicts: list[list[float]] = [[] for _ in self._numbers]
+        verdicts = defaultdict[str, list[float]](list)
         for item, verdict in zip(self._items, self._verdicts, strict=True):
             verdicts[item].append(verdict)
-        samples = min(map(len, verdicts), default=0)
-        decided = [own for own in verdicts if not any(map(math.isnan, own))]
+        samples = min(map(len, verdicts.values()), default=0)
+        decided = [own for own in verdicts.values() if not any(map(math.isnan, own))]
         metrics = []
         for k in (k for k in PASSES if 1 < k <= samples):
             found = rate_by_item([pass_at_k(len(own), int(sum(own)), k) for own in decided], range(len(decided)))

@@ -131,7 +131,8 @@ def _same_text(said: str, choices: Mapping[str, str]) -> set[str]:
     """The option whose whole text is `said`."""
     if _only_letters(said, choices):
         return set()
-    for same_as in (_trimmed, _words):  # literal text first: options may differ in signs that look like mark-up
+    # the literal text first: options may differ in signs that look like mark-up
+    for same_as in (lambda text: text.strip(_EDGES).split(), _words):
         same = {letter for letter, text in _texts(choices).items() if same_as(text) == same_as(said)}
         if same:
             return same if len(same) == 1 else set()
@@ -157,7 +158,3 @@ def _restated(text: str, choices: Mapping[str, str]) -> set[str]:
 def _words(text: str) -> str:
     """Lower case without mark-up and surrounding punctuation."""
     return " ".join(_MARKUP.sub("", text).lower().split()).strip(_EDGES)
-
-
-def _trimmed(text: str) -> list[str]:
-    return text.strip(_EDGES).split()
