@@ -122,36 +122,22 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
     return 1 - failing
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two runs on the same prompts.
+def compare(first: Verdicts, second: Verdicts) -> tuple[Estimate, dict[str, int]]:
+    """The second run's rate minus the first's, and the counts, over the ids that both runs have.
 
-    `difference` is the second run's rate minus the first's, over the `n` ids decided in both. `gained` ids are True
-    only in the second run, `lost` ids only in the first. `undecided` ids have no verdict in one of the runs.
-    """
-
-    difference: Estimate
-    n: int
-    gained: int
-    lost: int
-    undecided: int
-
-
-def compare(first: Verdicts, second: Verdicts) -> Comparison:
-    """The difference of two rates over the ids that both runs have.
-
-    The interval is Bonett and Price's (2012): Wald's with one discordant pair added each way. Unlike the bootstrap's,
-    it keeps its coverage with few discordant pairs, and it has a width above 0 if there are none.
+    `n` ids are decided in both; `gained` are True only in the second run, `lost` only in the first. `undecided` ids
+    have no verdict in one of the runs. The interval is Bonett and Price's (2012): Wald's with one discordant pair added
+    each way. Unlike the bootstrap's, it keeps its coverage with few discordant pairs, or none.
     """
     pairs = [(first[name], second[name]) for name in first.keys() & second.keys()]
     decided = [pair for pair in pairs if None not in pair]
     n, gained, lost = len(decided), decided.count((False, True)), decided.count((True, False))
-    difference = UNKNOWN
-    if n:
-        up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-        half = Z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
-        difference = Estimate((gained - lost) / n, max(-1.0, up - down - half), min(1.0, up - down + half))
-    return Comparison(difference, n, gained, lost, len(pairs) - n)
+    counts = {"n": n, "gained": gained, "lost": lost, "undecided": len(pairs) - n}
+    if not n:
+        return UNKNOWN, counts
+    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = Z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    return Estimate((gained - lost) / n, max(-1.0, up - down - half), min(1.0, up - down + half)), counts
 
 
 def holm(p_values: Mapping[Any, float]) -> dict[Any, float]:
