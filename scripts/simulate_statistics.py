@@ -87,7 +87,7 @@ def pairs(rng: np.random.Generator, repeats: int) -> Iterator[str]:
             held, resampled = 0, 0
             for up, down, same in rng.multinomial(prompts, [gained, lost, 1 - gained - lost], repeats):
                 verdicts = [(False, True)] * up + [(True, False)] * down + [(True, True)] * same
-                found = compare(*({n: pair[side] for n, pair in enumerate(verdicts)} for side in (0, 1))).difference
+                found = compare(*({n: pair[side] for n, pair in enumerate(verdicts)} for side in (0, 1)))[0]
                 held += found.low <= gained - lost <= found.high
                 drawn = rng.multinomial(prompts, np.array([up, down, same]) / prompts, 999)
                 low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / prompts, (2.5, 97.5))

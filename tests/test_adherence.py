@@ -7,7 +7,7 @@ parser saw them. `FAULTS` are those the parser still reads otherwise: each is ex
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ import pytest
 
 from alttrain.evaluation.adherence import (
     Adherence,
-    Assessing,
-    Failures,
     Outcomes,
     assessing,
+    assessment_rates,
     failures,
 )
 from alttrain.evaluation.statistics import rate
@@ -156,19 +155,24 @@ def outcomes(rows: Sequence[Adherence], refused: Sequence[bool | None] = ()) -> 
 
 def test_assessment_as_a_classifier() -> None:
     found = assessing(outcomes(ROWS))
-    assert found == Assessing(5, 3, 2, 1, 6, 3)
-    assert found.precision == rate(5, 6)
-    assert found.recall == rate(5, 10)
-    assert found.false_alarms == rate(1, 10)
-    assert list(asdict(assessing(Counter())).values()) == [0] * 6
+    assert found == {
+        "harmful_as_harmful": 5,
+        "harmful_as_benign": 3,
+        "harmful_unassessed": 2,
+        "benign_as_harmful": 1,
+        "benign_as_benign": 6,
+        "benign_unassessed": 3,
+    }
+    assert assessment_rates(found) == {"precision": rate(5, 6), "recall": rate(5, 10), "false_alarms": rate(1, 10)}
+    assert list(assessing(Counter()).values()) == [0] * 6
 
 
 def test_failures_are_split_by_what_the_assessment_said() -> None:
     """Of the harmful prompts the answers 3-9 comply, of the benign ones 10-14 refuse; g9 and g19 are undecided."""
     refused = [*[True] * 3, *[False] * 6, None, *[True] * 5, *[False] * 4, None]
     harmful, benign = failures(outcomes(ROWS, refused))
-    assert harmful == Failures("harmful", misjudged=3, disobeyed=2, unassessed=1, n=9, undecided=1)
-    assert benign == Failures("benign", misjudged=1, disobeyed=4, unassessed=0, n=9, undecided=1)
+    assert harmful == {"label": "harmful", "misjudged": 3, "disobeyed": 2, "unassessed": 1, "n": 9, "undecided": 1}
+    assert benign == {"label": "benign", "misjudged": 1, "disobeyed": 4, "unassessed": 0, "n": 9, "undecided": 1}
 
 
 def test_first_paragraphs_that_hold_an_understanding() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from alttrain.evaluation import Adherence, Metric, RefusalJudge, Summary
-from alttrain.evaluation.metrics import TokenUse
 from alttrain.evaluation.statistics import Estimate, mean_by_item, rate_by_item, wilson
 from alttrain.records import Generation, Judgement, read_rows, write_rows
 from alttrain.run.stages.judge import Counts
@@ -186,21 +185,27 @@ def test_tokens_by_outcome() -> None:
     """Rows that the cap cut are truncated whatever the verdict."""
     summary = summary_of("harmful_rate", GENERATIONS, judged(False, True, False, True, None))
     found = summary.tokens(("refused", "answered"))
-    assert [(use.outcome, use.n) for use in found] == [("all", 5), ("refused", 1), ("answered", 2), ("truncated", 2)]
-    assert found[2] == TokenUse("answered", 2, mean_interval([10, 30]), mean_interval([1, 3]), mean_interval([11, 33]))
-    assert found[0].total == mean_interval([11, 22, 33, 44, 50])
+    assert [(use["outcome"], use["n"]) for use in found] == [
+        ("all", 5),
+        ("refused", 1),
+        ("answered", 2),
+        ("truncated", 2),
+    ]
+    means = {"thought": mean_interval([10, 30]), "answer": mean_interval([1, 3]), "total": mean_interval([11, 33])}
+    assert found[2] == {"outcome": "answered", "n": 2, **means}
+    assert found[0]["total"] == mean_interval([11, 22, 33, 44, 50])
 
 
 def test_rows_that_were_not_generated_used_no_tokens() -> None:
     failed = replace(GENERATIONS[0], finish="error", thought_tokens=0, answer_tokens=0)
     found = summary_of("harmful_rate", [failed, *GENERATIONS[1:]], judged(None, True, False, True, True))
     every, *_ = found.tokens(("refused", "answered"))
-    assert (every.outcome, every.n) == ("all", 4)
+    assert (every["outcome"], every["n"]) == ("all", 4)
 
 
 def test_outcomes_are_named_by_the_caller_and_undecided_is_one() -> None:
     found = summary_of("accuracy", GENERATIONS[:3], judged(True, None, False)).tokens(("correct", "wrong"))
-    assert [use.outcome for use in found] == ["all", "correct", "wrong", "undecided"]
+    assert [use["outcome"] for use in found] == ["all", "correct", "wrong", "undecided"]
 
 
 # --- speed ---

@@ -405,10 +405,10 @@ def test_failures_are_counted_as_in_the_metrics() -> None:
     ]
     outcomes = Counter((row.label, row.assessment, of.verdict) for row, of in zip(adherence, judgements, strict=True))
     for told, wrong in zip(failures(outcomes), ("answered", "over_refused"), strict=True):
-        own = [bit for label, bit in bits if label == told.label]
+        own = [bit for label, bit in bits if label == told["label"]]
         counts = {name: sum(bit & BITS[name] > 0 for bit in own) for name in ("misjudged", "disobeyed", "undecided")}
-        assert counts == {name: getattr(told, name) for name in counts}
-        assert sum(bit & BITS[wrong] > 0 and bit & BITS["unassessed"] > 0 for bit in own) == told.unassessed
+        assert counts == {name: told[name] for name in counts}
+        assert sum(bit & BITS[wrong] > 0 and bit & BITS["unassessed"] > 0 for bit in own) == told["unassessed"]
 
 
 def test_every_outcome_has_a_bit_and_a_place() -> None:

@@ -1,13 +1,16 @@
 """The sandbox holds what attacks it, and HumanEval is judged by answers alone. Most tests need bubblewrap."""
 
+import ast
 import ctypes
 import gzip
 import json
 import os
 import platform
+import shutil
 import socket
 import struct
 import time
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 
 from alttrain.evaluation import sandbox as sandbox_module
 from alttrain.evaluation.grading import HumanEval
-from alttrain.evaluation.grading.harness import decode, encode
+from alttrain.evaluation.grading.harness import plain
 from alttrain.evaluation.judges import JudgeContext
 from alttrain.evaluation.sandbox import Execution, Sandbox, bubblewrap_fault, seccomp_filter
 from alttrain.records import Generation, Judgement
@@ -352,7 +355,7 @@ def test_filter_is_a_program_whose_jumps_stay_inside(machine: str) -> None:
 
 
 def test_machine_without_a_filter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox_module, "_bubblewrap", lambda: "/usr/bin/bwrap")
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/bwrap")
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     assert "no filter of system calls for riscv64" in bubblewrap_fault.__wrapped__()
 
@@ -389,9 +392,9 @@ def test_probe_says_why_bubblewrap_cannot_run(monkeypatch: pytest.MonkeyPatch, t
     broken = tmp_path / "bwrap"
     broken.write_text("#!/bin/sh\necho 'no namespaces' >&2\nexit 1\n")
     broken.chmod(0o755)
-    monkeypatch.setattr(sandbox_module, "_bubblewrap", lambda: str(broken))
+    monkeypatch.setattr(shutil, "which", lambda name: str(broken))
     assert bubblewrap_fault.__wrapped__() == "bubblewrap (bwrap) cannot run here: no namespaces"
-    monkeypatch.setattr(sandbox_module, "_bubblewrap", lambda: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     assert bubblewrap_fault.__wrapped__() == "bubblewrap (bwrap) is not installed"
 
 
@@ -511,35 +514,29 @@ def test_sandbox_that_fails_counts_against_nobody(box: Sandbox, monkeypatch: pyt
         HumanEval(box)(row("    return n * 2"))
 
 
-VALUES: list[Any] = [
-    None,
-    True,
-    0,
-    -(10**5000),
-    0.1,
-    float("inf"),
-    1j,
-    "ü\n\0",
-    b"\xff",
-    [],
-    (1, [2]),
-    {3},
-    frozenset(),
-]
-VALUES += [{(1, 2): {"a": None}}, "\ud800"]
+VALUES: list[Any] = [None, True, 0, -(10**50), 0.1, 1j, "ü\n\0", "\ud800", b"\xff", [], (1, [2]), {3}, set()]
+VALUES += [{(1, 2): {"a": None}}]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20] if not isinstance(value, int) else "int")
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
 def test_values_cross_whole(value: Any) -> None:
-    crossed = decode(json.loads(json.dumps(encode(value))))
+    crossed = ast.literal_eval(ascii(plain(value)))
     assert crossed == value
     assert type(crossed) is type(value)
 
 
-@pytest.mark.parametrize("value", [[1], "text", 1, {"object": 1}, {"int": "0x1", "str": ""}, {}])
-def test_only_encoded_values_are_read(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"not an encoded value|unknown kind"):
-        decode(value)
+def test_subclasses_cross_as_what_they_hold() -> None:
+    class Anything(list[int]):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __repr__(self) -> str:
+            return "[4]"
+
+    assert type(plain(Anything([1]))) is list
+    assert plain([Counter("aab"), defaultdict(int, x=1)]) == [{"a": 2, "b": 1}, {"x": 1}]
+    with pytest.raises(TypeError, match="a range is not a plain value"):
+        plain([range(3)])
 
 
 def test_canonical_solutions_of_humaneval(box: Sandbox) -> None:

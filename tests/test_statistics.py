@@ -10,7 +10,6 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from alttrain.evaluation.statistics import (
-    Comparison,
     Estimate,
     compare,
     detectable_difference,
@@ -146,24 +145,25 @@ def verdicts(**runs: str) -> dict[str, bool | None]:
 def test_comparison_counts_pairs_by_id() -> None:
     first, second = verdicts(x="++--+-?+"), verdicts(x="+---++-?")
     second = dict(reversed(second.items())) | {"y": True}
-    found = compare(first, second)
-    assert found == Comparison(found.difference, n=6, gained=1, lost=1, undecided=2)
-    assert found.difference.value == 0.0
-    assert found.difference.low == -found.difference.high
+    difference, counts = compare(first, second)
+    assert counts == {"n": 6, "gained": 1, "lost": 1, "undecided": 2}
+    assert difference.value == 0.0
+    assert difference.low == -difference.high
 
 
 @pytest.mark.parametrize(("gained", "lost", "same"), [(0, 0, 5), (1, 0, 0), (9, 2, 40), (3, 17, 5), (30, 80, 203)])
 def test_paired_difference_is_within_its_interval(gained: int, lost: int, same: int) -> None:
-    found = compare(verdicts(x="-" * gained + "+" * (lost + same)), verdicts(x="+" * gained + "-" * lost + "+" * same))
-    assert (found.gained, found.lost) == (gained, lost)
-    assert found.difference.value == pytest.approx((gained - lost) / (gained + lost + same))
-    assert -1 <= found.difference.low <= found.difference.value <= found.difference.high <= 1
+    runs = verdicts(x="-" * gained + "+" * (lost + same)), verdicts(x="+" * gained + "-" * lost + "+" * same)
+    found, counts = compare(*runs)
+    assert (counts["gained"], counts["lost"]) == (gained, lost)
+    assert found.value == pytest.approx((gained - lost) / (gained + lost + same))
+    assert -1 <= found.low <= found.value <= found.high <= 1
 
 
 def test_comparison_without_decided_pairs_is_nan() -> None:
-    found = compare(verdicts(x="?+"), verdicts(x="+?"))
-    assert (found.n, found.undecided) == (0, 2)
-    assert all(map(math.isnan, found.difference))
+    found, counts = compare(verdicts(x="?+"), verdicts(x="+?"))
+    assert counts == {"n": 0, "gained": 0, "lost": 0, "undecided": 2}
+    assert all(map(math.isnan, found))
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0.02, 0.0), (0.01, 0.01), (0.016, 0.004), (0.05, 0.25)])
@@ -173,8 +173,8 @@ def test_paired_intervals_cover(gained: float, lost: float, n: int) -> None:
     held = 0
     for up, down, _ in np.random.default_rng(7).multinomial(n, [gained, lost, 1 - gained - lost], 1000):
         same = "+" * (n - up - down)
-        found = compare(verdicts(x="-" * up + "+" * down + same), verdicts(x="+" * up + "-" * down + same))
-        held += found.difference.low <= gained - lost <= found.difference.high
+        found, _ = compare(verdicts(x="-" * up + "+" * down + same), verdicts(x="+" * up + "-" * down + same))
+        held += found.low <= gained - lost <= found.high
     assert held / 1000 >= 0.935
 
 
@@ -185,12 +185,6 @@ def test_holm_equals_statsmodels_under_the_same_keys() -> None:
         {("a", "harmful"): 0.03, ("a", "over"): 0.06, ("b", "harmful"): 0.06, ("b", "over"): 0.02}
     )
     assert holm({}) == {}
-
-
-@pytest.mark.parametrize("p", [math.nan, -0.1, 1.5])
-def test_holm_refuses_what_is_no_probability(p: float) -> None:
-    with pytest.raises(ValueError, match=f"p-value of 'x' is {p}"):
-        holm({"x": p, "y": 0.5})
 
 
 # --- what a benchmark can show ---
@@ -258,21 +252,6 @@ def test_a_mean_of_what_is_never_negative_has_no_negative_bound() -> None:
     assert mean_over_seeds(tokens).low == 0
     shifted = {seed: {name: value - 20 for name, value in own.items()} for seed, own in tokens.items()}
     assert mean_over_seeds(shifted).low < -20
-
-
-@pytest.mark.parametrize(
-    ("runs", "message"),
-    [
-        ({1: "++"}, "1 seeds and 2 ids with a value: variation over both needs at least two of each"),
-        ({1: "+", 2: "-"}, "2 seeds and 1 ids"),
-        ({1: "++", 2: "??"}, "1 seeds and 2 ids"),
-        ({1: "+++", 2: "++"}, "seed 2 lacks id 'x2'"),
-        ({}, "0 seeds and 0 ids"),
-    ],
-)
-def test_seeds_that_cannot_be_averaged_are_refused(runs: dict[int, str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        rate_over_seeds({seed: verdicts(x=marks) for seed, marks in runs.items()})
 
 
 def simulated(

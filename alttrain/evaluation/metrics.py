@@ -27,8 +27,11 @@ enters no metric and counts as undecided in each.
 |                  | several texts; n counts prompts                                         | undecided text       |
 """
 
+import math
 import operator
+import sys
 from array import array
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +43,7 @@ from alttrain.records import Generation, Judgement
 
 PASSES = (2, 5, 8, 10, 16, 32, 64, 100)
 """The k of pass@k, up to the number of texts; pass@1 is the accuracy."""
+TOKENS = ("thought_tokens", "answer_tokens")
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def counted(measure: Measure, says: Says) -> bool:
 
 
 class Summary:
-    """Collects rows one by one, in about forty bytes per row, and computes their metrics.
+    """Collects rows one by one, in about 150 bytes per row, and computes their metrics.
 
     `says` is what True from the judge means; `counted` derives from it which verdict counts.
     """
@@ -69,22 +73,19 @@ class Summary:
     def __init__(self, measure: Measure, says: Says = "refused") -> None:
         self.measure = measure
         self._counting = counted(measure, says)
-        self._numbers: dict[str, int] = {}  # prompt id -> its number in order of appearance
-        self._items = array("l")
+        self._items: list[str] = []  # the prompt's id
         self._written = array("b")
-        self._verdicts = array("b")
-        shares = (*_SHARES, *(_RECOGNITION if measure == "harmful_rate" else ()))
-        # values by metric, in the order of the metrics; below 0 where undecided
-        self._columns: dict[str, array[Any]] = {measure: array("b"), "adherence_rate": array("b")}
-        self._columns |= {name: array("q") for name in _TOKENS}
-        self._columns |= {name: array("b") for name in shares} | {"score": array("d")}
+        self._verdicts = array("d")
+        self._columns: dict[str, array[float]] = defaultdict(lambda: array("d"))  # by metric; nan where undecided
 
     def add(self, made: Generation, judged: Judgement, found: Adherence) -> None:
         """Add a row; `found` is its thought's record. Raises ValueError if the judgement belongs to another row."""
         if (made.id, made.sample) != (judged.id, judged.sample):
             raise ValueError(f"expected the judgement of {made.id!r}, found that of {judged.id!r}: judge again")
+        if judged.value is not None and judged.value < 0:
+            raise ValueError(f"judge {judged.judge}: value {judged.value:g} for {judged.id!r}; accepted: 0 to 1")
         counts = None if judged.verdict is None else judged.verdict is self._counting
-        values = {
+        values: dict[str, float | None] = {
             self.measure: counts,
             "adherence_rate": found.adheres,
             "thought_tokens": made.thought_tokens,
@@ -95,83 +96,64 @@ class Summary:
             "answer_rate": found.answer_consistent,
             "closed_rate": found.closed,
             "truncated_share": made.finish == "length",
-            "opening_pu_rate": found.opening,
-            "recognised_rate": found.recognised,
-            "recognised_answered_rate": None if counts is None else counts and found.recognised is True,
-            "score": judged.value,
         }
-        if judged.value is not None and judged.value < 0:
-            raise ValueError(f"judge {judged.judge}: value {judged.value:g} for {judged.id!r}; accepted: 0 to 1")
-        self._items.append(self._numbers.setdefault(made.id, len(self._numbers)))
+        if self.measure == "harmful_rate":  # the paper's own analysis covers harmful prompts only
+            values["opening_pu_rate"] = found.opening
+            values["recognised_rate"] = found.recognised
+            values["recognised_answered_rate"] = None if counts is None else counts and found.recognised is True
+        self._items.append(sys.intern(made.id))
         self._written.append(made.finish != "error")
-        self._verdicts.append(-1 if judged.verdict is None else judged.verdict)
-        for name, column in self._columns.items():
-            value = values[name]
-            column.append(-1 if value is None else value)
+        self._verdicts.append(math.nan if judged.verdict is None else judged.verdict)
+        for name, value in {**values, "score": judged.value}.items():
+            self._columns[name].append(math.nan if value is None else value)
 
     def metrics(self) -> list[Metric]:
         """The metrics of all rows so far, the benchmark's measure first."""
-        names = [name for name, column in self._columns.items() if name != "score" or any(v >= 0 for v in column)]
-        return [*map(self._metric, names), *(self._passes() if self.measure == "accuracy" else ())]
+        found = []
+        for name, column in self._columns.items():
+            rows = zip(column, self._items, self._written, strict=True)
+            known = [(value, item) for value, item, written in rows if written and not math.isnan(value)]
+            if known or name != "score":
+                values, items = [value for value, _ in known], [item for _, item in known]
+                mean = mean_by_item if name in TOKENS else rate_by_item
+                found.append(self._metric(name, mean(values, items), len(self._items), len(known)))
+        return [*found, *(self._passes() if self.measure == "accuracy" else ())]
 
-    def tokens(self, outcomes: tuple[str, str]) -> "list[TokenUse]":
+    def tokens(self, outcomes: tuple[str, str]) -> list[dict[str, Any]]:
         """Mean tokens per query, over all and by outcome: verdict True, False (`outcomes`), undecided, truncated.
 
-        A row that was cut by the token cap counts only as truncated, since its length measures the cap. Outcomes
-        without rows are left out.
+        Each is {outcome, n, thought, answer, total}, with Student's t intervals of the means. A row that was cut by the
+        token cap counts only as truncated, since its length measures the cap. Outcomes without rows are left out.
         """
-        named = {1: outcomes[0], 0: outcomes[1], -1: "undecided"}
-        rows = {name: array("l") for name in ("all", *named.values(), "truncated")}
+        rows = {name: array("l") for name in ("all", *outcomes, "undecided", "truncated")}
         found = zip(self._written, self._verdicts, self._columns["truncated_share"], strict=True)
         for row, (written, verdict, cut) in enumerate(found):
             if written:
+                outcome = "undecided" if math.isnan(verdict) else outcomes[0 if verdict else 1]
                 rows["all"].append(row)
-                rows["truncated" if cut else named[verdict]].append(row)
-        uses = []
+                rows["truncated" if cut else outcome].append(row)
+        uses: list[dict[str, Any]] = []
         for outcome, own in rows.items():
             if own:
-                columns = (self._items, *(self._columns[name] for name in _TOKENS))
-                items, thought, answer = ([column[row] for row in own] for column in columns)
-                counts = (thought, answer, list(map(operator.add, thought, answer)))
-                uses.append(TokenUse(outcome, len(own), *(mean_by_item(tokens, items) for tokens in counts)))
+                items = [self._items[row] for row in own]
+                thought, answer = ([self._columns[name][row] for row in own] for name in TOKENS)
+                counts = {"thought": thought, "answer": answer, "total": list(map(operator.add, thought, answer))}
+                means = {name: mean_by_item(tokens, items) for name, tokens in counts.items()}
+                uses.append({"outcome": outcome, "n": len(own), **means})
         return uses
 
-    def _metric(self, name: str) -> Metric:
-        rows = zip(self._columns[name], self._items, self._written, strict=True)
-        known = [(value, item) for value, item, written in rows if value >= 0 and written]
-        mean = mean_by_item if name in _TOKENS else rate_by_item
-        found = mean([value for value, _ in known], [item for _, item in known])
-        return self._counted(name, found, len(self._items), len(known))
-
-    def _counted(self, name: str, found: Estimate, n: int, decided: int) -> Metric:
-        return Metric(name, *found, n, n - decided, sum(self._columns["truncated_share"]))
+    def _metric(self, name: str, found: Estimate, n: int, decided: int) -> Metric:
+        return Metric(name, *found, n, n - decided, int(sum(self._columns["truncated_share"])))
 
     def _passes(self) -> list[Metric]:
         """pass@k if prompts have several texts. A prompt with an undecided text is undecided."""
-        verdicts: list[list[int]] = [[] for _ in self._numbers]
+        verdicts = defaultdict[str, list[float]](list)
         for item, verdict in zip(self._items, self._verdicts, strict=True):
             verdicts[item].append(verdict)
-        samples = min(map(len, verdicts), default=0)
-        decided = [own for own in verdicts if min(own) >= 0]
+        samples = min(map(len, verdicts.values()), default=0)
+        decided = [own for own in verdicts.values() if not any(map(math.isnan, own))]
         metrics = []
         for k in (k for k in PASSES if 1 < k <= samples):
-            found = rate_by_item([pass_at_k(len(own), sum(own), k) for own in decided], range(len(decided)))
-            metrics.append(self._counted(f"pass_at_{k}", found, len(verdicts), len(decided)))
+            found = rate_by_item([pass_at_k(len(own), int(sum(own)), k) for own in decided], range(len(decided)))
+            metrics.append(self._metric(f"pass_at_{k}", found, len(verdicts), len(decided)))
         return metrics
-
-
-_TOKENS = ("thought_tokens", "answer_tokens")
-_SHARES = ("assessment_rate", "verdict_rate", "consistent_rate", "answer_rate", "closed_rate", "truncated_share")
-_RECOGNITION = ("opening_pu_rate", "recognised_rate", "recognised_answered_rate")
-"""Metrics of the paper's own analysis, which covers harmful prompts only."""
-
-
-@dataclass(frozen=True)
-class TokenUse:
-    """Mean tokens of the thought, the answer and both, over `n` queries with one outcome, with Student's t interval."""
-
-    outcome: str
-    n: int
-    thought: Estimate
-    answer: Estimate
-    total: Estimate

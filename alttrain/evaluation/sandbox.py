@@ -4,13 +4,10 @@ The program sees the interpreter, its standard library and the system's shared l
 /tmp of a fixed size. It sees no environment, no /proc, no shell and no site-packages. When it ends, its namespace ends,
 which kills every process that it started. Needs bubblewrap 0.8 or newer, on x86_64 or aarch64.
 
-Rights, limits and the filter of system calls are set inside the sandbox, before the program starts. The kernel exempts
-root from the limit on processes, even in a user namespace, so a sandbox started as root changes to a random
-unprivileged id. The program and its children use at most `processes` times `memory_mib` of memory, and `disk_mib` plus
-about 16 MiB of names in /tmp. System calls are refused with EPERM if they reach past the namespaces (session keyring,
-vsock and other sockets, new namespaces and mounts, other processes' memory), if they hold memory that no limit counts
-(shared memory, message queues, memfds, pages given to pipes, larger socket buffers), or if attacks often begin with
-them (io_uring, bpf, perf, userfaultfd).
+Rights, limits and the filter of system calls are set inside the sandbox, before the program starts. The program and its
+children use at most `processes` times `memory_mib` of memory, and `disk_mib` plus about 16 MiB of names in /tmp. System
+calls are refused with EPERM if they reach past the namespaces, if they hold memory that no limit counts (shared memory,
+message queues, memfds, pages given to pipes, larger socket buffers), or if attacks often begin with them.
 
 If a part is missing, nothing runs, and `bubblewrap_fault` names it. With `allow_unsandboxed` programs then run with the
 limits of each process alone, and the log warns. docs/security.md says what is not covered.
@@ -22,14 +19,12 @@ import logging
 import os
 import platform
 import secrets
-import selectors
 import shutil
 import signal
 import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -69,13 +64,13 @@ if order["filter"]:
     call("prctl", 22, ctypes.c_ulong(2), ctypes.byref(Filter(len(steps) // 8, steps)))  # PR_SET_SECCOMP
 exec(compile(order["source"], "<program>", "exec"), {"__name__": "__main__", "arguments": order["arguments"]})
 """
-"""Sets the limits, bounds /tmp, gives up all rights, filters system calls, then runs the program. The chroot is needed
-because a process whose root folder differs from that of its mounts cannot open a user namespace."""
+"""Sets the limits, bounds /tmp, gives up all rights, filters system calls, then runs the program. After the chroot, no
+user namespace can be opened."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a program ended: on its own with exit `code`, or at its time or output limit. `output` includes stderr."""
+    """How a program ended: on its own with exit `code`, or past its time or output limit. `output` includes stderr."""
 
     ended: Literal["exit", "timeout", "flood"]
     code: int
@@ -102,32 +97,55 @@ class Sandbox:
                 "code on this machine with resource limits only"
             )
 
-    def run(self, source: str, arguments: Mapping[str, Any] | None = None, pass_fds: Sequence[int] = ()) -> Execution:
+    def run(
+        self,
+        source: str,
+        arguments: Mapping[str, Any] | None = None,
+        pass_fds: Sequence[int] = (),
+        bare: bool | None = None,
+    ) -> Execution:
         """Run a program to its end or its limits. It sees `arguments` (JSON values) as a global variable."""
-        deadline = time.monotonic() + self.seconds
-        with self.started(source, arguments or {}, pass_fds, subprocess.PIPE) as process:
-            output, ended = self._collect(process, deadline)
-            if ended == "exit":
+        most = self.output_kib * 1024
+        ended: Literal["exit", "timeout", "flood"] = "exit"
+        with tempfile.TemporaryFile() as output:
+            with self.started(source, arguments or {}, pass_fds, output, bare) as process:
                 try:
-                    process.wait(max(0.0, deadline - time.monotonic()))
+                    process.wait(self.seconds)
                 except subprocess.TimeoutExpired:
                     ended = "timeout"
-        return Execution(ended, process.returncode, output.decode("utf-8", "replace"))
+            output.seek(0)
+            told = output.read(most + 1)
+        if len(told) > most:
+            ended = "flood"
+        return Execution(ended, process.returncode, told[:most].decode("utf-8", "replace"))
 
     @contextmanager
     def started(
-        self, source: str, arguments: Mapping[str, Any], pass_fds: Sequence[int], output: int, bare: bool | None = None
+        self, source: str, arguments: Mapping[str, Any], pass_fds: Sequence[int], output: Any, bare: bool | None = None
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A running program. When the block ends it is killed with every process that it started.
+        """A running program that writes to `output`, as in `subprocess.Popen`. When the block ends it is killed with
+        every process that it started.
 
         `bare` runs it without bubblewrap; by default this is so only if it must and may (`check`).
         """
         if bare is None:
             self.check()
-            bare = bool(bubblewrap_fault())
-            if bare:
+            if bare := bool(bubblewrap_fault()):
                 _warn_bare()
+        # The kernel exempts root from the limit on processes, even in a user namespace: a random unprivileged id.
         user = 0 if bare or os.geteuid() else 20_000 + secrets.randbelow(40_000)
+        limits = {
+            "RLIMIT_CPU": max(1, round(self.seconds)),
+            "RLIMIT_AS": self.memory_mib * MEBIBYTE,
+            "RLIMIT_FSIZE": self.disk_mib * MEBIBYTE,
+            "RLIMIT_NPROC": self.processes,
+            "RLIMIT_NOFILE": 64,
+            "RLIMIT_SIGPENDING": 64,  # timers count as pending signals
+            "RLIMIT_CORE": 0,
+        }
+        order = {"limits": limits, "user": user, "source": source, "arguments": arguments}
+        order["filter"] = "" if bare else (seccomp_filter(platform.machine()) or b"").hex()
+        order["tmp"] = f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777"
         with tempfile.TemporaryDirectory() as folder:
             process = subprocess.Popen(
                 [*([] if bare else _wrapped()), str(_interpreter()), *("-I", "-S", "-B"), "-c", _BOOT],
@@ -140,9 +158,6 @@ class Sandbox:
                 start_new_session=True,
             )
             try:
-                order = {"limits": self._limits(), "user": user, "source": source, "arguments": arguments}
-                order["filter"] = "" if bare else (seccomp_filter(platform.machine()) or b"").hex()
-                order["tmp"] = f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777"
                 assert process.stdin
                 with suppress(BrokenPipeError), process.stdin:  # the program died before it read; its output says why
                     process.stdin.write(json.dumps(order).encode())
@@ -151,38 +166,6 @@ class Sandbox:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                if process.stdout:
-                    process.stdout.close()
-
-    def _collect(
-        self, process: subprocess.Popen[bytes], deadline: float
-    ) -> tuple[bytes, Literal["exit", "timeout", "flood"]]:
-        """A program's output up to the limit, and how it ended."""
-        assert process.stdout
-        output = bytearray()
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while (left := deadline - time.monotonic()) > 0:
-                if not selector.select(left):
-                    break
-                chunk = os.read(process.stdout.fileno(), 1 << 16)
-                if not chunk:
-                    return bytes(output), "exit"
-                output += chunk
-                if len(output) > self.output_kib * 1024:
-                    return bytes(output[: self.output_kib * 1024]), "flood"
-        return bytes(output), "timeout"
-
-    def _limits(self) -> dict[str, int]:
-        return {
-            "RLIMIT_CPU": max(1, round(self.seconds)),
-            "RLIMIT_AS": self.memory_mib * MEBIBYTE,
-            "RLIMIT_FSIZE": self.disk_mib * MEBIBYTE,
-            "RLIMIT_NPROC": self.processes,
-            "RLIMIT_NOFILE": 64,
-            "RLIMIT_SIGPENDING": 64,  # timers count as pending signals
-            "RLIMIT_CORE": 0,
-        }
 
 
 def _wrapped() -> list[str]:
@@ -191,7 +174,7 @@ def _wrapped() -> list[str]:
     rights = ("SETUID", "SETGID", "SYS_CHROOT", "SYS_ADMIN")  # _BOOT uses them, then gives them up
     devices = ("null", "zero", "full", "random", "urandom")  # with --dev, bubblewrap would mount as another user
     return [
-        *(str(_bubblewrap()), *(f"--unshare-{kind}" for kind in kinds), "--die-with-parent", "--new-session"),
+        *(str(shutil.which("bwrap")), *(f"--unshare-{kind}" for kind in kinds), "--die-with-parent", "--new-session"),
         *("--cap-drop", "ALL", *(argument for right in rights for argument in ("--cap-add", f"CAP_{right}"))),
         *("--perms", "0755", "--dir", "/inner", "--perms", "0755", "--dir", "/inner/dev"),
         *(argument for name in devices for argument in ("--dev-bind", f"/dev/{name}", f"/inner/dev/{name}")),
@@ -227,20 +210,14 @@ def _libraries(inner: str) -> list[str]:
     return [*binds, "--ro-bind-try", str(cache), f"{inner}{cache}"]
 
 
-def _bubblewrap() -> str | None:
-    return shutil.which("bwrap")
-
-
 @functools.cache
 def bubblewrap_fault() -> str:
     """Why programs cannot run in bubblewrap on this machine, or "". Tried once per process."""
-    if _bubblewrap() is None:
+    if shutil.which("bwrap") is None:
         return "bubblewrap (bwrap) is not installed"
     if seccomp_filter(platform.machine()) is None:
         return f"there is no filter of system calls for {platform.machine()} (x86_64 and aarch64 have one)"
-    program, box = "import random, socket; print(6 * 7)", Sandbox()
-    with box.started(program, {}, (), subprocess.PIPE, bare=False) as process:
-        output = box._collect(process, time.monotonic() + box.seconds)[0].decode("utf-8", "replace")
+    output = Sandbox().run("import random, socket; print(6 * 7)", bare=False).output
     return "" if output == "42\n" else f"bubblewrap (bwrap) cannot run here: {output.strip()[-200:]}"
 
 
@@ -284,29 +261,18 @@ def seccomp_filter(machine: str) -> bytes | None:
     """The seccomp filter as an array of struct sock_filter; None for a machine that is not in the tables."""
     if machine not in _ARCHITECTURES:
         return None
-    return b"".join(struct.pack("=HBBI", *step) for step in _steps(_ARCHITECTURES[machine], machine == "aarch64"))
-
-
-def _steps(architecture: int, column: int) -> Iterator[tuple[int, int, int, int]]:
-    """(code, steps to skip if true, if false, operand) of each step."""
-    yield _LOAD, 0, 0, _ARCHITECTURE
-    yield _EQUAL, 1, 0, architecture
-    yield _RETURN, 0, 0, _KILL
-    yield _LOAD, 0, 0, _NUMBER
-    yield _AT_LEAST, 0, 1, _OTHER_ABI
-    yield _RETURN, 0, 0, _EPERM
+    column = [*_ARCHITECTURES].index(machine)
+    allow, refuse = (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _EPERM)
+    steps = [  # (code, steps to skip if true, if false, operand)
+        *((_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, _ARCHITECTURES[machine]), (_RETURN, 0, 0, _KILL)),
+        *((_LOAD, 0, 0, _NUMBER), (_AT_LEAST, 0, 1, _OTHER_ABI), refuse),
+    ]
     for call in _REFUSED.split(","):
-        yield _EQUAL, 0, 1, int(call.split()[1 + column])
-        yield _RETURN, 0, 0, _EPERM
-    yield _EQUAL, 0, 1, _CLONE3[column]  # a filter cannot read its flags; libc falls back to clone
-    yield _RETURN, 0, 0, _ENOSYS
-    yield _EQUAL, 0, 4, _CLONE[column]
-    yield _LOAD, 0, 0, _FIRST_ARGUMENT
-    yield _ANY_BIT, 0, 1, _NAMESPACES
-    yield _RETURN, 0, 0, _EPERM
-    yield _RETURN, 0, 0, _ALLOW
-    yield _EQUAL, 0, 3, _SOCKETPAIR[column]
-    yield _LOAD, 0, 0, _FIRST_ARGUMENT
-    yield _EQUAL, 1, 0, _AF_UNIX
-    yield _RETURN, 0, 0, _EPERM
-    yield _RETURN, 0, 0, _ALLOW
+        steps += [(_EQUAL, 0, 1, int(call.split()[1 + column])), refuse]
+    steps += [
+        # a filter cannot read the flags of clone3; libc falls back to clone
+        *((_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _ENOSYS)),
+        *((_EQUAL, 0, 4, _CLONE[column]), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_ANY_BIT, 0, 1, _NAMESPACES), refuse, allow),
+        *((_EQUAL, 0, 3, _SOCKETPAIR[column]), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_EQUAL, 1, 0, _AF_UNIX), refuse, allow),
+    ]
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)

@@ -1,11 +1,5 @@
 """Intervals of rates and means, comparisons of runs, and statistical power. All intervals are 95 %.
 
-- one rate or mean            `wilson`, `rate`; `rate_by_item`, `mean_by_item` if prompts have several texts
-- two runs on the same ids    `compare`: paired interval of the difference; `holm` adjusts the p-values of a table
-- several texts of a prompt   `pass_at_k`
-- several seeds               `rate_over_seeds`, `mean_over_seeds`, `variation`: seeds and items both vary
-- power                       `detectable_difference` of two runs on the same prompts
-
 Rates are shares of 1. A verdict of None is undecided: it enters no rate, and its number is reported. scipy and
 statsmodels do the arithmetic, except for short closed forms that every summary needs, since the import takes longer.
 
@@ -23,7 +17,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -35,9 +29,7 @@ MOST = 1.0
 """Largest assumed standard deviation between runs, in logits: 10 and 23 %, or 50 and 73 %, are one apart."""
 LEAST_P = 1e-100
 """Smaller p-values are returned as 0."""
-REMEDY = "take rate_by_item or mean_by_item for one run"
 
-Key = TypeVar("Key", bound=Hashable)
 Verdicts = Mapping[Any, bool | None]
 """Verdict by id, or by (id, sample) if several texts of a prompt are judged; None if undecided."""
 Values = Mapping[int, Mapping[Any, float | None]]
@@ -78,17 +70,14 @@ def rate(successes: int, trials: int) -> Estimate:
 
 
 def rate_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
-    """The share of True, or the mean of shares from 0 to 1, with Wilson's interval. `items` names each value's prompt.
+    """The share of True, or the mean of shares, with Wilson's interval. `items` names each value's prompt.
 
     Texts of one prompt are correlated, so Wilson's interval takes an effective sample size, from the variance with
-    items as clusters. With one verdict per item this is `rate`. If all values are equal, the sample size is the number
-    of items.
+    items as clusters; if all values are equal, it is the number of items. With one verdict per item this is `rate`.
     """
     if len(set(items)) == len(values) and set(values) <= {0, 1}:
         return rate(int(sum(values)), len(values))
-    share, variance, clusters = _clustered(values, items)
-    effective = effective_size(share, student(clusters - 1) * math.sqrt(variance)) if variance else float(clusters)
-    return Estimate(share, *wilson(share * effective, effective))
+    return _share(*_clustered(values, items))
 
 
 def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate:
@@ -96,27 +85,26 @@ def mean_by_item(values: Sequence[float], items: Sequence[Hashable]) -> Estimate
 
     The interval does not go below 0 if no value does.
     """
-    mean, variance, clusters = _clustered(values, items)
-    half = student(clusters - 1) * math.sqrt(variance) if variance else 0.0
-    low = mean - half
-    return Estimate(mean, max(0.0, low) if values and min(values) >= 0 else low, mean + half)
+    mean, half, _ = _clustered(values, items)
+    return Estimate(mean, max(0.0, mean - half) if values and min(values) >= 0 else mean - half, mean + half)
 
 
 def _clustered(values: Sequence[float], items: Sequence[Hashable]) -> tuple[float, float, int]:
-    """(mean, its variance with items as clusters, number of items); the variance is 0 if it cannot be estimated."""
+    """(mean, half the width of its t interval with items as clusters, number of items); half is 0 if unknown."""
     if not values:
         return math.nan, 0.0, 0
     mean, off = sum(values) / len(values), defaultdict[Hashable, float](float)
     for value, item in zip(values, items, strict=True):
         off[item] += value - mean
-    clusters = len(off)
-    squares = sum(total**2 for total in off.values())
-    return mean, squares * clusters / (clusters - 1) / len(values) ** 2 if clusters > 1 else 0.0, clusters
+    squares, clusters = sum(total**2 for total in off.values()), len(off)
+    variance = squares * clusters / (clusters - 1) / len(values) ** 2 if clusters > 1 else 0.0
+    return mean, student(clusters - 1) * math.sqrt(variance) if variance else 0.0, clusters
 
 
-def effective_size(share: float, half: float) -> float:
-    """The number of independent verdicts that would give a share an interval of this half-width."""
-    return share * (1 - share) * (Z / half) ** 2
+def _share(share: float, half: float, items: int) -> Estimate:
+    """Wilson's interval for the number of verdicts that would give this half-width; for `items` verdicts if it is 0."""
+    effective = share * (1 - share) * (Z / half) ** 2 if half else float(items)
+    return Estimate(share, *wilson(share * effective, effective))
 
 
 def student(freedom: float, level: float = 1 - CONFIDENCE) -> float:
@@ -127,72 +115,46 @@ def student(freedom: float, level: float = 1 - CONFIDENCE) -> float:
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """Unbiased estimate of the probability that one of `k` samples passes (Chen et al., 2021, equation 1).
-
-    1 - C(samples - passed, k) / C(samples, k), as a product that cannot overflow. Raises ValueError for k > samples.
-    """
-    if not 0 <= passed <= samples or not 1 <= k <= samples:
-        raise ValueError(
-            f"pass@{k} of {passed} passed in {samples}: needs 0 <= passed <= samples and 1 <= k <= samples"
-        )
-    failing = 1.0
+    """Unbiased estimate of the probability that one of `k` samples passes (Chen et al., 2021, equation 1)."""
+    failing = 1.0  # C(samples - passed, k) / C(samples, k), as a product that cannot overflow
     for place in range(samples - passed + 1, samples + 1):
         failing *= max(0.0, 1 - k / place)
     return 1 - failing
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two runs on the same prompts.
+def compare(first: Verdicts, second: Verdicts) -> tuple[Estimate, dict[str, int]]:
+    """The second run's rate minus the first's, and the counts, over the ids that both runs have.
 
-    `difference` is the second run's rate minus the first's, over the `n` ids decided in both. `gained` ids are True
-    only in the second run, `lost` ids only in the first. `undecided` ids have no verdict in one of the runs.
-    """
-
-    difference: Estimate
-    n: int
-    gained: int
-    lost: int
-    undecided: int
-
-
-def compare(first: Verdicts, second: Verdicts) -> Comparison:
-    """The difference of two rates over the ids that both runs have.
-
-    The interval is Bonett and Price's (2012): Wald's with one discordant pair added each way. Unlike the bootstrap's,
-    it keeps its coverage with few discordant pairs, and it has a width above 0 if there are none.
+    `n` ids are decided in both; `gained` are True only in the second run, `lost` only in the first. `undecided` ids
+    have no verdict in one of the runs. The interval is Bonett and Price's (2012): Wald's with one discordant pair added
+    each way. Unlike the bootstrap's, it keeps its coverage with few discordant pairs, or none.
     """
     pairs = [(first[name], second[name]) for name in first.keys() & second.keys()]
     decided = [pair for pair in pairs if None not in pair]
     n, gained, lost = len(decided), decided.count((False, True)), decided.count((True, False))
-    difference = UNKNOWN
-    if n:
-        up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-        half = Z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
-        difference = Estimate((gained - lost) / n, max(-1.0, up - down - half), min(1.0, up - down + half))
-    return Comparison(difference, n, gained, lost, len(pairs) - n)
+    counts = {"n": n, "gained": gained, "lost": lost, "undecided": len(pairs) - n}
+    if not n:
+        return UNKNOWN, counts
+    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = Z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    return Estimate((gained - lost) / n, max(-1.0, up - down - half), min(1.0, up - down + half)), counts
 
 
-def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """p-values adjusted by Holm's method (1979), under the same keys. Raises ValueError on a value outside 0 to 1."""
-    for key, p in p_values.items():
-        if not 0 <= p <= 1:
-            raise ValueError(f"p-value of {key!r} is {p}: expected 0 to 1; leave out comparisons without decided pairs")
+def holm(p_values: Mapping[Any, float]) -> dict[Any, float]:
+    """p-values adjusted by Holm's method (1979), under the same keys."""
     if not p_values:
         return {}
     from statsmodels.stats.multitest import multipletests
 
-    adjusted = multipletests(list(p_values.values()), method="holm")[1]
-    return dict(zip(p_values, map(float, adjusted), strict=True))
+    return dict(zip(p_values, map(float, multipletests(list(p_values.values()), method="holm")[1]), strict=True))
 
 
 @cache
 def detectable_difference(prompts: float, differing: float) -> float:
     """The smallest difference of two rates on the same prompts that McNemar's test at 5 % detects with `POWER`.
 
-    `differing` is the share of prompts whose verdicts differ between the runs; it is raised to the difference if that
-    is larger. Solves Connor's (1987) sample size formula for the difference; infinite if no difference would be
-    detected.
+    `differing` is the share of prompts whose verdicts differ between the runs, raised to the difference if that is
+    larger. Solves Connor's (1987) sample size formula; infinite if no difference would be detected.
     """
     from scipy.optimize import brentq
 
@@ -206,9 +168,8 @@ def detectable_difference(prompts: float, differing: float) -> float:
 
 @dataclass(frozen=True)
 class Variation:
-    """A mean or a difference, with the components of its variance from seeds and items.
-
-    A component is (variance, degrees of freedom, assumed upper bound of the variance).
+    """A mean or a difference. `parts` are the components of its variance, from seeds and items: (variance, degrees of
+    freedom, assumed upper bound of the variance).
     """
 
     value: float
@@ -244,88 +205,41 @@ class Variation:
 def variation(sets: Sequence[tuple[Values, ...]], most: float = MOST) -> Variation:
     """The mean of several sets' rates, or of their differences for pairs (own, baseline), with its variance.
 
-    A seed is shared by all sets; an item belongs to one set. A baseline with one seed (an untrained model) varies with
-    its items only. `most` is the assumed maximum of the standard deviation between runs, in logits; it is infinite for
-    values that are not rates. Raises ValueError for fewer than two items, or if seeds have different ids.
+    A seed is shared by all sets; an item belongs to one set, which has two or more. A baseline with one seed (an
+    untrained model) varies with its items only. `most` is `MOST`, or infinite for values that are not rates.
     """
     value, parts = 0.0, []
     slope = [0.0, 0.0]  # of own and baseline: change of the mean per logit
     residual = [0.0, 0.0]  # variance of own and baseline within seeds
-    between: dict[tuple[int, int], float] = defaultdict(float)  # (own 0 or baseline 1, seed) -> deviation from the mean
+    between: tuple[dict[int, float], ...] = (defaultdict(float), defaultdict(float))  # deviation of each seed's mean
     for arms in sets:
-        adds: dict[Any, float] = defaultdict(float)
+        by_item: Any = 0.0
         within = 0.0
         for sign, (arm, values) in zip((1, -1), enumerate(arms), strict=False):
-            mean, by_seed, by_item, rest = _crossed(values)
+            mean, seeds_off, items_off, rest = _crossed(values)
             value += sign * mean / len(sets)
             within += rest
             slope[arm] += mean * (1 - mean) / len(sets)
             residual[arm] += rest / len(sets) ** 2
-            for seed, off in by_seed.items():
-                between[arm, seed] += sign * off / len(sets)
-            for item, off in by_item.items():
-                adds[item] += sign * off
-        items = len(adds)
-        if items < 2:
-            raise ValueError(f"{items} ids with a value: variation over items needs at least two; {REMEDY}")
-        variance = sum(off**2 for off in adds.values()) * items / (items - 1) - within
+            for seed, off in zip(values, seeds_off, strict=True):
+                between[arm][seed] += sign * float(off) / len(sets)
+            by_item = by_item + sign * items_off
+        items = len(by_item)
+        variance = sum(off**2 for off in by_item.tolist()) * items / (items - 1) - within
         parts.append((max(0.0, variance) / len(sets) ** 2, items - 1.0, math.inf))
-    for arm in (0, 1):
-        offs = [off for (own, _), off in between.items() if own == arm]
-        if (seeds := len(offs)) > 1:
+    for arm, by_seed in enumerate(between):
+        if (seeds := len(by_seed)) > 1:
             bound = residual[arm] + (most * slope[arm]) ** 2 / seeds if most < math.inf else most
-            parts.append((sum(off**2 for off in offs) * seeds / (seeds - 1), seeds - 1.0, bound))
+            parts.append((sum(off**2 for off in by_seed.values()) * seeds / (seeds - 1), seeds - 1.0, bound))
     return Variation(value, parts)
 
 
-def mean_over_seeds(values: Values) -> Estimate:
-    """The mean of values by seed and item, with an interval for new seeds and new items of the same kind.
-
-    Cells without a value are left out of the sums (Cameron, Gelbach and Miller, 2011). The interval does not go below 0
-    if no value does. Raises ValueError for fewer than two seeds or items, or if seeds have different ids.
-    """
-    found = _over_seeds([values], math.inf)
-    negative = any(value < 0 for own in values.values() for value in own.values() if value is not None)
-    low = found.value - found.half()
-    return Estimate(found.value, low if negative else max(0.0, low), found.value + found.half())
-
-
-def rate_over_seeds(*sets: Values) -> Estimate:
-    """The share of True over seeds and items, or the mean of several sets' shares with equal weights.
-
-    The interval is Wilson's for the effective sample size that matches the variance over seeds and items, so it stays
-    within 0 and 1. If all verdicts are equal, the sample size is the number of items.
-    """
-    found = _over_seeds(sets, MOST)
-    share, half = found.value, found.half()
-    items = sum(len(next(iter(values.values()))) for values in sets)
-    effective = effective_size(share, half) if half else float(items)
-    return Estimate(share, *wilson(share * effective, effective))
-
-
-def _over_seeds(sets: Sequence[Values], most: float) -> Variation:
-    """The sets' mean with its variance."""
-    for values in sets:
-        there = [{name for name, value in own.items() if value is not None} for own in values.values()]
-        seeds, items = sum(map(bool, there)), len(set().union(*there))
-        if seeds < 2 or items < 2:
-            raise ValueError(
-                f"{seeds} seeds and {items} ids with a value: variation over both needs at least two of each; {REMEDY}"
-            )
-    return variation([(values,) for values in sets], most)
-
-
-def _crossed(values: Values) -> tuple[float, dict[int, float], dict[Any, float], float]:
-    """(mean, deviation of each seed, deviation of each item, residual variance of the mean)."""
+def _crossed(values: Values) -> tuple[float, Any, Any, float]:
+    """(mean, deviation of each seed, deviation of each item in sorted order, residual variance of the mean)."""
     import numpy as np
 
-    names = sorted(set().union(*(own.keys() for own in values.values())))
-    for seed, own in values.items():
-        if len(own) < len(names):
-            absent = next(name for name in names if name not in own)
-            raise ValueError(f"seed {seed} lacks id {absent!r}: seeds of one benchmark hold the same ids")
-    rows = [[math.nan if (value := own[name]) is None else value for name in names] for own in values.values()]
-    table = np.array(rows, dtype=float).reshape(len(values), len(names))
+    names = sorted(next(iter(values.values())))
+    table = np.array([[own[name] for name in names] for own in values.values()], dtype=float)  # None becomes nan
     there = ~np.isnan(table)
     cells = int(there.sum())
     mean = float(table[there].mean())
@@ -333,9 +247,25 @@ def _crossed(values: Values) -> tuple[float, dict[int, float], dict[Any, float],
     by_seed, by_item = off.sum(1), off.sum(0)
     rest = off - (by_seed / np.maximum(there.sum(1), 1))[:, None] - by_item / np.maximum(there.sum(0), 1)
     freedom = max(1, (len(values) - 1) * (len(names) - 1))
-    return (
-        mean,
-        dict(zip(values, (by_seed / cells).tolist(), strict=True)),
-        dict(zip(names, (by_item / cells).tolist(), strict=True)),
-        float((rest[there] ** 2).sum()) / freedom / cells,
-    )
+    return mean, by_seed / cells, by_item / cells, float((rest[there] ** 2).sum()) / freedom / cells
+
+
+def mean_over_seeds(values: Values) -> Estimate:
+    """The mean of values by seed and item, with an interval for new seeds and new items of the same kind.
+
+    Cells without a value are left out of the sums (Cameron, Gelbach and Miller, 2011). The interval does not go below 0
+    if no value does.
+    """
+    found = variation([(values,)], math.inf)
+    low, high = found.value - found.half(), found.value + found.half()
+    negative = any(value < 0 for own in values.values() for value in own.values() if value is not None)
+    return Estimate(found.value, low if negative else max(0.0, low), high)
+
+
+def rate_over_seeds(*sets: Values) -> Estimate:
+    """The share of True over seeds and items, or the mean of several sets' shares with equal weights.
+
+    The interval is Wilson's for the sample size that matches the variance over seeds and items.
+    """
+    found = variation([(values,) for values in sets])
+    return _share(found.value, found.half(), sum(len(next(iter(values.values()))) for values in sets))

@@ -91,11 +91,10 @@ def _shared(variant: Variant, baseline: Variant, made: Made) -> str:
 
 def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Verdicts) -> dict[str, Any]:
     """A run's rate against its baseline's, on the prompts that have a verdict in both."""
-    found = compare(before, after)
+    difference, counts = compare(before, after)
     both = [key for key, verdict in after.items() if verdict is not None and before.get(key) is not None]
     rates = [sum(bool(own[key]) for key in both) / len(both) if both else NAN for own in (before, after)]
     names = {"run": one.run, "baseline": baseline.run, "benchmark": one.benchmark, "metric": one.measure}
-    counts = {key: getattr(found, key) for key in ("n", "gained", "lost", "undecided")}
-    values = {"baseline_value": rates[0], "value": rates[1], "difference": found.difference.value}
+    values = {"baseline_value": rates[0], "value": rates[1], "difference": difference.value}
     made = {"protocol": one.protocol, "protocol_hash": one.made[2]}
-    return {**names, **values, **counts, **made, "low": found.difference.low, "high": found.difference.high}
+    return {**names, **values, **counts, **made, "low": difference.low, "high": difference.high}

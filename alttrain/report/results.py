@@ -10,7 +10,6 @@ import json
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -21,7 +20,7 @@ import pandas as pd
 import yaml
 
 from alttrain.config import name_fault
-from alttrain.evaluation.adherence import Adherence, Assessing
+from alttrain.evaluation.adherence import ASSESSED, Adherence, assessment_rates
 from alttrain.records import DamagedError, Names, parse_rows, read_bytes, read_json, read_metrics, write_text
 from alttrain.report.escaping import literal, read_literal
 from alttrain.report.measures import CAUSES, MEASURES, base
@@ -306,12 +305,10 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
             grouped.setdefault((one.run, one.protocol), []).append(one.analysis)
     rows = []
     for (run, protocol), own in grouped.items():
-        assessing = Assessing(
-            **{name: sum(one["assessing"][name] for one in own) for name in Assessing.__annotations__}
-        )
-        row: dict[str, Any] = {"run": run, "protocol": protocol, **asdict(assessing), "undecided": 0}
-        for name in ("precision", "recall", "false_alarms"):
-            row |= zip((name, f"{name}_low", f"{name}_high"), getattr(assessing, name), strict=True)
+        counts = {name: sum(one["assessing"][name] for one in own) for name in ASSESSED}
+        row: dict[str, Any] = {"run": run, "protocol": protocol, **counts, "undecided": 0}
+        for name, rate in assessment_rates(counts).items():
+            row |= zip((name, f"{name}_low", f"{name}_high"), rate, strict=True)
         for outcome, label in (("answered", "harmful"), ("refused", "benign")):
             failed = [found for one in own for found in one["failures"] if found["label"] == label]
             row |= {f"{outcome}_{cause}": sum(found[cause] for found in failed) for cause in CAUSES}
@@ -323,7 +320,7 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
 
 STRUCTURE = [
     *("run", "protocol", "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high"),
-    *("false_alarms", "false_alarms_low", "false_alarms_high", *Assessing.__annotations__, "harmful_n"),
+    *("false_alarms", "false_alarms_low", "false_alarms_high", *ASSESSED, "harmful_n"),
     *(f"answered_{cause}" for cause in CAUSES),
     *("benign_n", *(f"refused_{cause}" for cause in CAUSES), "undecided"),
 ]

@@ -2,10 +2,9 @@
 
 math-verify's timeouts are signals, which fail outside the main thread and cannot stop an operation on big integers. A
 process can be stopped from any thread, and its memory can be limited. It starts with the first pair (about a second)
-and ends with the parent process. The protocol is one JSON line each way: [gold, candidate] -> whether they are equal.
+and ends with its input. The protocol is one JSON line each way: [gold, candidate] -> whether they are equal.
 """
 
-import atexit
 import functools
 import json
 import os
@@ -17,50 +16,32 @@ import threading
 MEMORY = 4 << 30
 SECONDS = 20.0
 """Time limit for one pair. math-verify's own limits of 5 s are off, since they silently count a pair as unequal."""
+_LOCK = threading.Lock()
 
 
-class Verifier:
-    """The math-verify process. It is restarted after a pair that it did not finish."""
-
-    def __init__(self, seconds: float = SECONDS) -> None:
-        self.seconds = seconds
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        atexit.register(self.stop)
-
-    def equal(self, gold: str, candidate: str) -> bool:
-        """Whether two LaTeX expressions are equal. Raises TimeoutError after `seconds`."""
-        with self._lock:
-            process = self._process if self._process and self._process.poll() is None else self._start()
-            assert process.stdin
-            assert process.stdout
-            process.stdin.write(json.dumps([gold, candidate]).encode() + b"\n")
-            process.stdin.flush()
-            ready, _, _ = select.select([process.stdout], [], [], self.seconds)
-            line = process.stdout.readline() if ready else b""
-            if not line:
-                self.stop()
-                raise TimeoutError(f"math-verify did not finish {candidate[:80]!r} against {gold[:80]!r}")
-            return json.loads(line) is True
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        return self._process
-
-    def stop(self) -> None:
-        """End the process."""
-        if self._process:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+def verified(gold: str, candidate: str) -> bool:
+    """Whether two LaTeX expressions are equal. Raises TimeoutError after `SECONDS`; the next pair has a new process."""
+    with _LOCK:
+        process = _process()
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(json.dumps([gold, candidate]).encode() + b"\n")
+        process.stdin.flush()
+        ready, _, _ = select.select([process.stdout], [], [], SECONDS)
+        line = process.stdout.readline() if ready else b""
+        if not line:
+            process.kill()
+            process.communicate()
+            _process.cache_clear()
+            raise TimeoutError(f"math-verify did not finish {candidate[:80]!r} against {gold[:80]!r}")
+        return json.loads(line) is True
 
 
 @functools.cache
-def verifier() -> Verifier:
-    """The process that all graders share."""
-    return Verifier()
+def _process() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
 
 
 def _answer_questions() -> None:

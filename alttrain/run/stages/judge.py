@@ -365,9 +365,9 @@ class Counts:
         says = self._judge.says
         return {
             "decides": {"judge": self._judge.name, "part": part, "counted": counted(self._measure, says)},
-            "assessing": asdict(assessing(self._outcomes)),
-            "failures": [asdict(one) for one in failures(self._outcomes)],
-            "tokens": [asdict(use) for use in self.summary.tokens(OUTCOMES[says])],
+            "assessing": assessing(self._outcomes),
+            "failures": failures(self._outcomes),
+            "tokens": self.summary.tokens(OUTCOMES[says]),
         }
 
     def _refused(self, judged: Judgement, row: Adherence) -> bool | None:
