@@ -1,32 +1,40 @@
-"""Concurrent requests to a server with OpenAI's API, with retries and a check before the run.
+"""Language models behind servers with OpenAI's API, used by teachers, judges and the server engine.
+
+- `ServerSettings`  address and request settings of a server; its `check_server` tests that it can be used
+- `RequestPool`     sends many requests concurrently, with retries; gives an answer or a `Failure` for each
+- `ServerWriter`    gets chat completions from a server
+- `ReplyCache`      stores every reply for all runs; `replies` reads it before it asks a `Writer`
 
 This works with any such server: OpenAI, vLLM, SGLang, llama.cpp, `transformers serve`. The `openai` client retries
 transient failures (no connection, time-out, 408, 409, 429, 5xx) with its back-off, or after the server's Retry-After.
-Replies that are not usable (no completion, empty, cut) are requested again here.
-
-`RequestPool` gives a server up when one request fails in all its tries while no other request is answered, or when the
-server refuses every request for the same cause (key, model, quota). Requests in flight finish first.
+Replies that are not usable (no completion, empty, cut) are requested again here. A server is given up when one request
+fails in all its tries while no other is answered, or when it refuses every request for the same cause (key, model,
+quota). Requests in flight finish first.
 
 API keys are read from the environment. No config, file, log or message contains them: they are removed from everything
 that a server sends. The message of a failure has the status, the server's error code and the exception's class. For a
-refused prompt it also has the server's words, unless they repeat the prompt or a key. Redirects to another origin are
-not followed.
+refused prompt it also has the server's words, unless they repeat the prompt or a key. Redirects are not followed.
 """
 
 import asyncio
 import functools
+import hashlib
 import json
 import logging
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, NotRequired, Protocol, TypedDict, TypeVar
 
-from annotated_types import Gt, MinLen
+from annotated_types import Ge, Gt, MinLen
 
 from alttrain.config.secrets import secrets
+from alttrain.records import alone, read_json, write_json
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -35,6 +43,8 @@ log = logging.getLogger(__name__)
 
 HOPELESS_CODES = ("insufficient_quota", "unsupported_parameter", "unsupported_value", "model_not_found")
 """Error codes that every further request would get too, whatever its status."""
+HASH_DIGITS = 16  # of a reply's key that records store, enough to find its file in the cache
+WHOLE = ("stop", "eos")  # finish reasons of a complete reply; "eos" is Together's
 CHECK_TIMEOUT_S = 5.0  # within which a server must list its models
 LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the `openai` client follows
 PAUSE_S = 1.0  # before an unusable reply is requested again
@@ -53,18 +63,13 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Address and request settings of a server.
+    """Address and request settings of a server. Raises ValueError if `base_url` is not an HTTP address.
 
-    Args:
-        base_url: The API's address, which ends in /v1.
-        model_name: The model's name on the server.
-        key_variable: The environment variable with the API key; None for a server without one.
-        extra: Fields added to each request's body, such as vLLM's chat_template_kwargs.
-        concurrency: Requests in flight at a time.
-        attempts: Tries of each request.
-        timeout_s: Seconds that each try may take.
-
-    Raises ValueError if `base_url` is not an HTTP address.
+    - `base_url`      the API's address, which ends in /v1
+    - `key_variable`  the environment variable with the API key; None for a server without one
+    - `extra`         fields added to each request's body, such as vLLM's chat_template_kwargs
+    - `concurrency`   requests in flight at a time
+    - `attempts`      tries of each request, of `timeout_s` seconds each
     """
 
     base_url: Annotated[str, MinLen(1)]
@@ -197,13 +202,10 @@ def _server_fault(root: str, model: str, key: str) -> tuple[str, str] | None:
 class RequestPool(Generic[Request, Answer]):
     """Sends (key, request) pairs to a server, `server.concurrency` at a time, in one event loop.
 
-    Args:
-        server: The server's settings.
-        requests: Pairs of a key and a request.
-        send: Sends a request with the client; returns the raw response.
-        read: Parses a response's body to an answer, which must be a dataclass. Its `FailedTry` is never "fatal".
-        keep: Called with each key and answer on arrival; returns the answer that counts.
-        text_of: Returns a request's prompt, which no message may repeat.
+    - `send`     sends a request with the client; returns the raw response
+    - `read`     parses a response's body to an answer, which must be a dataclass; its `FailedTry` is never "fatal"
+    - `keep`     is called with each key and answer on arrival; returns the answer that counts
+    - `text_of`  returns a request's prompt, which no message may repeat
     """
 
     def __init__(
@@ -243,23 +245,15 @@ class RequestPool(Generic[Request, Answer]):
         """Process requests until none is left or the server is given up, then put None in the queue."""
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+        http = DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_end_retries]})
+        server = self.server
         try:
             async with AsyncOpenAI(
-                base_url=self.server.base_url,
-                api_key=self._key,
-                timeout=self.server.timeout_s,
-                http_client=DefaultAsyncHttpxClient(event_hooks={"request": [self._stay], "response": [_end_retries]}),
+                base_url=server.base_url, api_key=self._key, timeout=server.timeout_s, http_client=http
             ) as client:
-                await asyncio.gather(*(self._worker(client) for _ in range(self.server.concurrency)))
+                await asyncio.gather(*(self._worker(client) for _ in range(server.concurrency)))
         finally:
             self._settled.put_nowait(None)
-
-    async def _stay(self, request: Any) -> None:
-        """Raise ElsewhereError before a redirect sends a request to another origin than the config's."""
-        url = request.url
-        home = type(url)(self.server.base_url)
-        if (url.scheme, url.host, url.port) != (home.scheme, home.host, home.port):
-            raise ElsewhereError(f"{url.scheme}://{url.netloc.decode('ascii').rpartition('@')[2]}")
 
     async def _worker(self, client: "AsyncOpenAI") -> None:
         for key, request in self._waiting:  # all workers share the iterator, so each request is taken once
@@ -295,20 +289,20 @@ class RequestPool(Generic[Request, Answer]):
                     await asyncio.sleep(PAUSE_S)
         except (APITimeoutError, TimeoutError):
             outcome = FailedTry(f"the server did not answer within {self.server.timeout_s:g} s", "outage")
-        except (APIConnectionError, ElsewhereError) as error:
-            moved = error if isinstance(error, ElsewhereError) else error.__cause__  # not all versions wrap it
-            outcome = FailedTry(f"the connection to the server failed ({type(moved).__name__})", "outage")
-            if isinstance(moved, ElsewhereError):
-                where = f"nothing was sent there; set {self.server.where}.base_url to the address that is to be asked"
-                outcome = FailedTry(f"the server sends the request on to {moved}; {where}", "fatal")
+        except APIConnectionError as error:
+            outcome = FailedTry(f"the connection to the server failed ({type(error.__cause__).__name__})", "outage")
         except APIStatusError as error:
             outcome = self._status_fault(error, self._text_of(request))
         texts = {name: text for name, text in vars(outcome).items() if isinstance(text, str)}
         return replace(outcome, **{n: scrub(text, self._key) for n, text in texts.items()})  # type: ignore[type-var]
 
     def _status_fault(self, error: "APIStatusError", prompt: str) -> FailedTry:
-        status, code = error.status_code, word(error.code)
+        status, code, where = error.status_code, word(error.code), self.server.where
         said = f"HTTP {status}" + (f" {code}" if _CODE.fullmatch(code) else "")
+        if moved := error.response.next_request:
+            place = f"{moved.url.scheme}://{moved.url.netloc.decode()}"
+            remedy = f"nothing was sent there; set {where}.base_url to the address that is to be asked"
+            return FailedTry(f"the server sends the request on to {place}; {remedy}", "fatal")
         if code in HOPELESS_CODES:
             return FailedTry(f"the server refuses the request ({said})", "fatal")
         if status in (408, 409, 429) or status >= 500:
@@ -316,14 +310,10 @@ class RequestPool(Generic[Request, Answer]):
         if status in (400, 413, 422):
             words = _words(error.body, prompt, self._key)
             return FailedTry(f"the server refuses the prompt ({said}{words and f': {words}'})", "refused")
-        about = f"{self.server.where}.base_url and model_name"
-        if status in (401, 403):
-            about = f"the key in ${self.server.key_variable}"
+        about = (
+            f"the key in ${self.server.key_variable}" if status in (401, 403) else f"{where}.base_url and model_name"
+        )
         return FailedTry(f"the server refuses the request ({said}); check {about}", "fatal")
-
-
-class ElsewhereError(Exception):
-    """A redirect to another origin. The message is that origin."""
 
 
 async def _end_retries(response: Any) -> None:
@@ -343,3 +333,192 @@ def _words(body: object, prompt: str, key: str) -> str:
     flat = " ".join(prompt.split())
     repeats = any(line[at : at + REPEATED] in flat for at in range(max(0, len(line) - REPEATED + 1)))
     return "" if repeats or (flat and flat in line) else line
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The unchanged text of a reply, and the model's name as the server reports it."""
+
+    text: str
+    served: str = ""
+
+
+class _Kept(TypedDict):
+    """A reply's file in the cache. Older versions wrote no checksum."""
+
+    text: str
+    served: NotRequired[str]
+    checksum: NotRequired[str]
+
+
+def _checksum(key: str, reply: Reply) -> str:
+    return hashlib.sha256(json.dumps([key, reply.text, reply.served]).encode()).hexdigest()
+
+
+def reply_key(model: str, messages: list[dict[str, str]], sampling: Mapping[str, Any], recipe: int) -> str:
+    """Return the SHA-256, 64 hex digits, of everything that shapes a reply."""
+    asked = {"model": model, "messages": messages, "sampling": dict(sampling), "recipe": recipe}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ReplyCache:
+    """Replies stored below `folder` and shared by all runs. Each is one file, ab/ab12...json, named by its key.
+
+    A damaged file fails its checksum and costs one reply. Prompts are not stored.
+    """
+
+    folder: Path
+
+    def get(self, key: str) -> Reply | None:
+        """Return the reply of a key; None if there is none or its file is damaged, which is logged."""
+        path = self._path(key)
+        if not path.exists():
+            return None
+        with suppress(ValueError):
+            kept = read_json(path, _Kept)
+            reply = Reply(kept["text"], kept.get("served", ""))
+            if kept.get("checksum") in (None, _checksum(key, reply)):
+                return reply
+        log.warning("%s holds no reply; it is asked for again", path)
+        return None
+
+    def keep(self, key: str, reply: Reply, instead: Reply | None = None) -> Reply:
+        """Store a reply and return the valid one: if another run has stored one meanwhile, that one.
+
+        `instead` is a stored reply that was not useful; it is replaced.
+        """
+        earlier = self.get(key)
+        if earlier is not None and earlier != instead:
+            return earlier
+        write_json(self._path(key), asdict(reply) | {"checksum": _checksum(key, reply)})
+        return reply
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"
+
+
+Keep = Callable[[str, Reply], Reply]
+"""Called with each key and reply on arrival; returns the reply that counts."""
+
+
+class Writer(Protocol):
+    """A model that answers prompts independently of each other.
+
+    - `identity`  the model, a part of each reply's key
+    - `sampling`  everything besides model and prompt that shapes a reply, a part of the key too
+    - `repeats`   whether the model gives the same reply when asked again
+    """
+
+    @property
+    def identity(self) -> str: ...
+    @property
+    def sampling(self) -> Mapping[str, Any]: ...
+    @property
+    def repeats(self) -> bool: ...
+
+    def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
+        """Yield each key with its reply or failure, in order of arrival. Keys are missing if the model is given up."""
+
+
+@dataclass(frozen=True)
+class ServerWriter(ServerSettings):
+    """A writer that requests chat completions from a server with OpenAI's API. A `temperature` of None is not sent.
+
+    A reply's key includes address, model and sampling, but not concurrency, retries or time-outs.
+    """
+
+    temperature: Annotated[float, Ge(0)] | None = 0.0
+    max_tokens: Annotated[int, Gt(0)] = 256
+
+    where: ClassVar[str] = "writer"
+    repeats: ClassVar[bool] = False
+
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        temperature = {} if self.temperature is None else {"temperature": self.temperature}
+        return {**temperature, "max_tokens": self.max_tokens, **self.extra}
+
+    @property
+    def identity(self) -> str:
+        """The model's name and the server's address, since servers may use one name for different models."""
+        return f"{self.model_name} at {self.base_url.rstrip('/')}"
+
+    def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
+        return RequestPool(self, prompts.items(), self._send, _read, keep).results()
+
+    async def _send(self, client: "AsyncOpenAI", prompt: str) -> Any:
+        return await client.chat.completions.with_raw_response.create(
+            model=self.model_name, messages=[{"role": "user", "content": prompt}], extra_body=dict(self.sampling)
+        )
+
+
+def replies(
+    writer: Writer,
+    prompts: Sequence[str],
+    folder: Path,
+    recipe: int,
+    who: str,
+    useful: Callable[[str, Reply], bool],
+) -> Iterator[tuple[str, str, Reply | Failure]]:
+    """Yield (prompt, key, reply): cached replies first, then requested ones in order of arrival.
+
+    A lock makes runs that ask the same model take turns, so that each finds the replies of the one before. Warns if a
+    model other than the requested one answered, or more than one. `folder` is the cache's, `recipe` a version number in
+    each key, and `who` the prefix of log lines. A cached reply that is not `useful` for its prompt is requested again
+    and replaced, unless the writer would repeat it.
+    """
+    cache, model, sampling = ReplyCache(folder), writer.identity, writer.sampling
+    asked: dict[str, str] = {}
+    unusable: dict[str, Reply] = {}
+    served: Counter[str] = Counter()
+    for prompt in prompts:
+        key = reply_key(model, [{"role": "user", "content": prompt}], sampling, recipe)
+        kept = cache.get(key)
+        if kept and (writer.repeats or useful(prompt, kept)):
+            served[kept.served] += 1
+            yield prompt, key, kept
+        else:
+            asked[key] = prompt
+            unusable |= {key: kept} if kept else {}
+    if asked:
+        with alone(folder / f"{reply_key(model, [], sampling, recipe)[:HASH_DIGITS]}.asked"):
+            for key in list(asked):
+                kept = cache.get(key)
+                if kept and kept != unusable.get(key):  # another run stored it meanwhile
+                    yield asked.pop(key), key, kept
+            if asked:
+                log.info("%-9s asking %s for %d replies; %d kept", who, model, len(asked), len(prompts) - len(asked))
+                written = writer.write(asked, lambda key, reply: cache.keep(key, reply, unusable.get(key)))
+                for key, reply in written:
+                    served[reply.served if isinstance(reply, Reply) else ""] += 1
+                    yield asked[key], key, reply
+    names = sorted(name for name in served if name)
+    if len(names) > 1 or any(is_other_model(name, model.rpartition(" at ")[0]) for name in names):
+        counts = ", ".join(f"{name} ({served[name]})" for name in names)
+        log.warning("%-9s asked for %s, and the server says that these models answered: %s", who, model, counts)
+
+
+def _read(body: bytes) -> Reply | FailedTry:
+    """Parse the body of a chat completion. Several replies, or an unknown finish reason, count as a failed try."""
+    try:
+        completion = json_of(body)
+        choices, served = completion["choices"], completion.get("model")
+        message, finish = choices[0]["message"], choices[0].get("finish_reason")
+        content, beside = message["content"], [part for part in ("refusal", "tool_calls") if message.get(part)]
+        f"{content}".encode()  # an unpaired surrogate cannot be encoded
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return FailedTry("the server's answer is no chat completion", "outage")
+    if completion.get("error"):
+        return FailedTry("the server's answer tells an error", "outage")
+    if finish == "content_filter" and not beside and len(choices) == 1:
+        return FailedTry("the server's filter stopped the reply", "refused")
+    faults = {
+        f"the reply comes with {' and '.join(beside)}": bool(beside),
+        f"the server gave {len(choices)} replies to one prompt": len(choices) != 1,
+        "the reply was cut at writer.max_tokens": finish == "length",
+        f"the server ended the reply with {word(finish)!r}": finish not in WHOLE,
+        "the reply is empty": not isinstance(content, str) or not content.strip(),
+    }
+    reason = next((reason for reason, found in faults.items() if found), "")
+    return FailedTry(reason, "unusable") if reason else Reply(content, word(served))
