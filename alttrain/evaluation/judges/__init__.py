@@ -10,39 +10,29 @@ A verdict is True, False or undecided (None). A reply that cannot be read is und
 - `RowJudge`, `RubricJudge`, `GuardModel`  base classes for a judge of your own: one method each
 """
 
+# isort: off
 from alttrain.evaluation.judges.guards import (
-    Ask,
-    GptOssSafeguard,
-    GraniteGuardian,
-    GuardModel,
-    LlamaGuard,
-    Qwen3Guard,
-    WildGuard,
+    Ask as Ask,
+    GptOssSafeguard as GptOssSafeguard,
+    GraniteGuardian as GraniteGuardian,
+    GuardModel as GuardModel,
+    LlamaGuard as LlamaGuard,
+    Qwen3Guard as Qwen3Guard,
+    WildGuard as WildGuard,
 )
-from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, Majority, RowJudge, Says, check_goals
-from alttrain.evaluation.judges.rubrics import HarmScore, OneWord, RubricJudge, StrongReject, Structure, ThreeClass
-from alttrain.evaluation.published import Published
-
-__all__ = [
-    "NO_REPLY",
-    "Ask",
-    "GptOssSafeguard",
-    "GraniteGuardian",
-    "GuardModel",
-    "HarmScore",
-    "Judge",
-    "JudgeContext",
-    "LlamaGuard",
-    "Majority",
-    "OneWord",
-    "Published",
-    "Qwen3Guard",
-    "RowJudge",
-    "RubricJudge",
-    "Says",
-    "StrongReject",
-    "Structure",
-    "ThreeClass",
-    "WildGuard",
-    "check_goals",
-]
+from alttrain.evaluation.judges.judge import (
+    NO_REPLY as NO_REPLY,
+    JudgeContext as JudgeContext,
+    Majority as Majority,
+    RowJudge as RowJudge,
+    check_goals as check_goals,
+)
+from alttrain.evaluation.judges.rubrics import (
+    HarmScore as HarmScore,
+    OneWord as OneWord,
+    RubricJudge as RubricJudge,
+    StrongReject as StrongReject,
+    ThreeClass as ThreeClass,
+)
+from alttrain.evaluation.judges.structure import Structure as Structure
+from alttrain.evaluation.published import Published as Published

@@ -19,6 +19,9 @@ NO_REPLY = "no reply: "
 """Prefix of a judgement's error if the server failed; the next run asks again."""
 GIVEN_UP = "the server was given up"
 """The reason, after `NO_REPLY`, of texts that were not sent because requests before them failed."""
+NO_FORM = "the judge's reply is not in the form asked for"
+SAID = {True: "yes", False: "no", None: "undecided"}
+"""A verdict in the evidence."""
 
 Says = Literal["refused", "correct", "unsafe"]
 """What True from a judge means."""
@@ -65,10 +68,7 @@ class Judge(Protocol):
         """Raise ValueError, naming the config key below `where`, if a model, server or text is not available."""
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-        """Yield one judgement for each generation, in any order, as they become available.
-
-        The ids of the generations differ, also between texts of one prompt.
-        """
+        """Yield one judgement for each generation, in any order, as they become available. Ids differ."""
 
 
 def check_goals(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
@@ -128,7 +128,6 @@ class RowJudge(ABC):
     servers: Sequence[str] = ()
 
     def check(self, where: str, model_fault: ModelFault) -> None:
-        """Do nothing, by default."""
         return
 
     @abstractmethod
@@ -136,7 +135,6 @@ class RowJudge(ABC):
         """Judge one generation."""
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-        """Yield the judgements in the order of the generations."""
         for generation in generations:
             yield self(generation)
             context.progress(1)
@@ -174,10 +172,7 @@ class RefusalJudge(RowJudge):
 
 @dataclass(frozen=True)
 class ModelJudge(ABC):
-    """Base class of judges that ask a model. `against` says what an answer is judged against.
-
-    Subclasses define `says`, `check` and `ask`.
-    """
+    """Base class of judges that ask a model. Subclasses define `says`, `check` and `ask`."""
 
     _: KW_ONLY
     name: str
@@ -225,17 +220,16 @@ class Majority:
     needed: Annotated[int, Gt(0)] | None = None
 
     def __post_init__(self) -> None:
-        judges = self.judges.values()
-        if len({judge.name for judge in judges}) < max(2, len(judges)):
-            raise ValueError(
-                f"judge {self.name}: judges={[judge.name for judge in judges]}; expected two or more of different names"
-            )
-        if len({judge.says for judge in judges}) > 1:
-            told = ", ".join(f"{judge.name} says {judge.says!r}" for judge in judges)
-            raise ValueError(f"judge {self.name}: its judges must all say the same thing, but {told}")
+        told = {judge.name: judge.says for judge in self.judges.values()}
+        if len(told) < max(2, len(self.judges)):
+            names = [judge.name for judge in self.judges.values()]
+            raise ValueError(f"judge {self.name}: judges={names}; expected two or more of different names")
+        if len(set(told.values())) > 1:
+            each = ", ".join(f"{name} says {says!r}" for name, says in told.items())
+            raise ValueError(f"judge {self.name}: its judges must all say the same thing, but {each}")
         for key in ("quorum", "needed"):
-            if (getattr(self, key) or 0) > len(judges):
-                raise ValueError(f"judge {self.name}: {key}={getattr(self, key)} is more than its {len(judges)} judges")
+            if (getattr(self, key) or 0) > len(told):
+                raise ValueError(f"judge {self.name}: {key}={getattr(self, key)} is more than its {len(told)} judges")
 
     @property
     def says(self) -> Says:
@@ -266,17 +260,14 @@ class Majority:
                     context.progress(1)
 
     def _joined(self, found: Sequence[Judgement]) -> Judgement:
-        verdicts = [judgement.verdict for judgement in found]
+        verdicts = [one.verdict for one in found]
         yes, no = verdicts.count(True), verdicts.count(False)
-        silent = next((judgement for judgement in found if judgement.error.startswith(NO_REPLY)), None)
-        open_to_both = yes == no if self.needed is None else yes < self.needed <= len(found) - no
-        verdict = None if silent or open_to_both or yes + no < self.quorum else yes >= (self.needed or no + 1)
-        error = ""
+        evidence = ", ".join(f"{one.judge} {SAID[one.verdict]}" for one in found)
+        silent = [f"{one.judge}: {one.error.removeprefix(NO_REPLY)}" for one in found if one.error.startswith(NO_REPLY)]
         if silent:
-            error = f"{NO_REPLY}{silent.judge}: {silent.error.removeprefix(NO_REPLY)}"
-        elif verdict is None:
-            error = "; ".join(f"{judgement.judge}: {judgement.error}" for judgement in found if judgement.error)
-        words = {True: "yes", False: "no", None: "undecided"}
-        evidence = ", ".join(f"{judgement.judge} {words[judgement.verdict]}" for judgement in found)
+            return Judgement(found[0].id, self.name, None, evidence, f"{NO_REPLY}{silent[0]}")
+        open_to_both = yes == no if self.needed is None else yes < self.needed <= len(found) - no
+        verdict = None if open_to_both or yes + no < self.quorum else yes >= (self.needed or no + 1)
+        errors = "; ".join(f"{one.judge}: {one.error}" for one in found if one.error)
         value = yes / len(found) if self.needed and yes + no == len(found) else None
-        return Judgement(found[0].id, self.name, verdict, evidence, error, value=value)
+        return Judgement(found[0].id, self.name, verdict, evidence, errors if verdict is None else "", value=value)
