@@ -5,15 +5,13 @@
 - `ServerWriter`    gets chat completions from a server
 - `ReplyCache`      stores every reply for all runs; `replies` reads it before it asks a `Writer`
 
-This works with any such server: OpenAI, vLLM, SGLang, llama.cpp, `transformers serve`. The `openai` client retries
-transient failures (no connection, time-out, 408, 409, 429, 5xx) with its back-off, or after the server's Retry-After.
-Replies that are not usable (no completion, empty, cut) are requested again here. A server is given up when one request
-fails in all its tries while no other is answered, or when it refuses every request for the same cause (key, model,
-quota). Requests in flight finish first.
+The `openai` client retries transient failures (no connection, time-out, 408, 409, 429, 5xx) with its back-off, or after
+the server's Retry-After. Replies that are not usable (no completion, empty, cut) are requested again here. A server is
+given up when one request fails in all its tries while no other is answered, or when it refuses every request for the
+same cause (key, model, quota). Requests in flight finish first. Redirects are not followed.
 
-API keys are read from the environment. No config, file, log or message contains them: they are removed from everything
-that a server sends. The message of a failure has the status, the server's error code and the exception's class. For a
-refused prompt it also has the server's words, unless they repeat the prompt or a key. Redirects are not followed.
+API keys are read from the environment and removed from everything that a server sends, so that no config, file, log or
+message contains them. A refused prompt's message quotes the server unless that repeats the prompt or a key.
 """
 
 import asyncio
@@ -29,7 +27,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, NotRequired, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from annotated_types import Ge, Gt, MinLen
 
@@ -90,7 +88,7 @@ class ServerSettings:
             )
 
     def key(self, where: str = "") -> str:
-        """Return the server's API key. Raises ValueError, naming the config key below `where`, if it is not set."""
+        """The server's API key. Raises ValueError, naming the config key below `where`, if it is not set."""
         if self.key_variable is None:
             return "none"  # without a key, the client would send OPENAI_API_KEY to this server
         key = os.environ.get(self.key_variable, "").strip()
@@ -102,13 +100,13 @@ class ServerSettings:
         return key
 
     def check_server(self, where: str) -> None:
-        """Raise ValueError, naming the config key below `where`, if the server cannot be used.
+        """Raise ValueError, naming the config key below `where`, if the key is not set or the server does not answer.
 
-        Its API key must be set and it must answer. If it lists its models (GET /models), the model must be among them.
+        If it lists its models (GET /models), the model must be among them.
         """
-        if fault := _server_fault(self.base_url.rstrip("/"), self.model_name, self.key(where)):
-            name, reason = fault
-            raise ValueError(f"{where}.{name}={getattr(self, name)}: {reason}")
+        fault, reason = _server_fault(self.base_url.rstrip("/"), self.model_name, self.key(where))
+        if fault:
+            raise ValueError(f"{where}.{fault}={getattr(self, fault)}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -121,11 +119,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class FailedTry:
-    """A failed try and its kind:
+    """A failed try. "outage" and "unusable" are tried again.
 
-    - "outage"    the server has a problem: retry; if all tries fail, the request stays open
-    - "unusable"  the server works, but the reply is not usable: retry; if all tries fail, the request has failed
-    - "refused"   this request cannot succeed: it has failed
+    - "outage"    the server has a problem; if all tries fail, the request stays open
+    - "unusable"  the server works, but the reply is not usable; if all tries fail, the request has failed
+    - "refused"   this request cannot succeed
     - "fatal"     no request can succeed: the server is given up
     """
 
@@ -134,7 +132,7 @@ class FailedTry:
 
 
 def scrub(text: str, key: str = "") -> str:
-    """Return the text without `key` and without the values of the environment's secrets."""
+    """The text without `key` and without the values of the environment's secrets."""
     found = {value: f"[${name}]" for value, name in secrets().items()}
     if len(key) >= SHORTEST_KEY:
         found.setdefault(key, "[key]")
@@ -144,10 +142,9 @@ def scrub(text: str, key: str = "") -> str:
 
 
 def is_other_model(served: str, asked: str) -> bool:
-    """Return whether the server reports a model other than the requested one.
+    """Whether the server reports a model other than the requested one.
 
-    Ignored are a folder before the name, a date after it ("gpt-4o" is served as "gpt-4o-2024-08-06"), an alias that
-    ends in "latest", and an empty name.
+    A folder before the name, a date after it ("gpt-4o-2024-08-06"), "-latest" and an empty name do not count.
     """
     own, wanted = (name.casefold().rstrip("/").rpartition("/")[2] for name in (served, asked))
     wanted = wanted.removesuffix("-latest")
@@ -170,16 +167,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def word(value: object) -> str:
-    """Return a name from a server's answer if it fits in a message, else "".
-
-    A name is never cut, since half an API key would not be recognised.
-    """
+    """A name from a server's answer if it fits in a message, else "". Half an API key would not be recognised."""
     return value if isinstance(value, str) and len(value) <= QUOTED and value.isprintable() else ""
 
 
 @functools.cache
-def _server_fault(root: str, model: str, key: str) -> tuple[str, str] | None:
-    """Return (wrong setting, reason), or None. Cached, so that the jobs of a sweep ask each server once."""
+def _server_fault(root: str, model: str, key: str) -> tuple[str, str]:
+    """(wrong setting or "", reason). Cached, so that the jobs of a sweep ask each server once."""
     import httpx
 
     try:
@@ -192,13 +186,14 @@ def _server_fault(root: str, model: str, key: str) -> tuple[str, str] | None:
         listed = json_of(answer.content)
         offered = [str(entry["id"]) for entry in (listed["data"] if isinstance(listed, dict) else listed)]
     except (ValueError, LookupError, TypeError):
-        return None  # the server does not list its models
+        offered = []  # the server does not list its models
     if not offered or model in offered or httpx.URL(root).host.endswith(".azure.com"):  # Azure lists no deployments
-        return None
+        return "", ""
     named = ", ".join(offered[:8]) + (", ..." if len(offered) > 8 else "")
     return "model_name", f"the server at {root} does not offer it; it offers {scrub(named, key)}"
 
 
+@dataclass
 class RequestPool(Generic[Request, Answer]):
     """Sends (key, request) pairs to a server, `server.concurrency` at a time, in one event loop.
 
@@ -208,19 +203,16 @@ class RequestPool(Generic[Request, Answer]):
     - `text_of`  returns a request's prompt, which no message may repeat
     """
 
-    def __init__(
-        self,
-        server: ServerSettings,
-        requests: Iterable[tuple[str, Request]],
-        send: "Callable[[AsyncOpenAI, Request], Awaitable[Any]]",
-        read: Callable[[bytes], Answer | FailedTry],
-        keep: Callable[[str, Answer], Answer] = lambda key, answer: answer,
-        text_of: Callable[[Request], str] = str,
-    ) -> None:
-        self.server = server
-        self._key = server.key()
-        self._waiting = iter(requests)
-        self._send, self._read, self._keep, self._text_of = send, read, keep, text_of
+    server: ServerSettings
+    requests: Iterable[tuple[str, Request]]
+    send: "Callable[[AsyncOpenAI, Request], Awaitable[Any]]"
+    read: Callable[[bytes], Answer | FailedTry]
+    keep: Callable[[str, Answer], Answer] = lambda key, answer: answer
+    text_of: Callable[[Request], str] = str
+
+    def __post_init__(self) -> None:
+        self._key = self.server.key()
+        self._waiting = iter(self.requests)
         self._settled: asyncio.Queue[tuple[str, Answer | Failure] | None] = asyncio.Queue()
         self._given_up = False
         self._last_reply = 0.0
@@ -266,24 +258,21 @@ class RequestPool(Generic[Request, Answer]):
                 self._given_up |= outcome.kind == "fatal" or (outcome.kind == "outage" and self._last_reply < began)
                 self._settled.put_nowait((key, Failure(outcome.reason, outcome.kind in ("refused", "unusable"))))
             else:
-                self._settled.put_nowait((key, self._keep(key, outcome)))
+                self._settled.put_nowait((key, self.keep(key, outcome)))
             if self._given_up:
                 return
 
     async def _ask(self, client: "AsyncOpenAI", request: Request) -> Answer | FailedTry:
-        """Return one request's answer, with API keys removed.
-
-        The time of all its tries together is limited, which ends replies that arrive too slowly.
-        """
+        """One request's answer, with API keys removed. A time limit on all tries together ends replies that drip in."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         left = self.server.attempts
         try:
             async with asyncio.timeout(left * (self.server.timeout_s + LONGEST_PAUSE_S)):
                 while True:
-                    raw = await self._send(client.with_options(max_retries=left - 1), request)
+                    raw = await self.send(client.with_options(max_retries=left - 1), request)
                     left -= 1 + raw.retries_taken
-                    outcome = self._read(raw.content)
+                    outcome = self.read(raw.content)
                     if not isinstance(outcome, FailedTry) or outcome.kind == "refused" or left == 0:
                         break
                     await asyncio.sleep(PAUSE_S)
@@ -292,7 +281,7 @@ class RequestPool(Generic[Request, Answer]):
         except APIConnectionError as error:
             outcome = FailedTry(f"the connection to the server failed ({type(error.__cause__).__name__})", "outage")
         except APIStatusError as error:
-            outcome = self._status_fault(error, self._text_of(request))
+            outcome = self._status_fault(error, self.text_of(request))
         texts = {name: text for name, text in vars(outcome).items() if isinstance(text, str)}
         return replace(outcome, **{n: scrub(text, self._key) for n, text in texts.items()})  # type: ignore[type-var]
 
@@ -325,7 +314,7 @@ async def _end_retries(response: Any) -> None:
 
 
 def _words(body: object, prompt: str, key: str) -> str:
-    """Return a server's words on a refused prompt, on one line; "" if there are none or they repeat prompt or key."""
+    """A server's words on a refused prompt, on one line; "" if there are none or they repeat prompt or key."""
     said = next((body[name] for name in ("message", "detail") if name in body), "") if isinstance(body, Mapping) else ""
     if not isinstance(said, str) or scrub(said, key) != said:
         return ""
@@ -343,20 +332,8 @@ class Reply:
     served: str = ""
 
 
-class _Kept(TypedDict):
-    """A reply's file in the cache. Older versions wrote no checksum."""
-
-    text: str
-    served: NotRequired[str]
-    checksum: NotRequired[str]
-
-
-def _checksum(key: str, reply: Reply) -> str:
-    return hashlib.sha256(json.dumps([key, reply.text, reply.served]).encode()).hexdigest()
-
-
 def reply_key(model: str, messages: list[dict[str, str]], sampling: Mapping[str, Any], recipe: int) -> str:
-    """Return the SHA-256, 64 hex digits, of everything that shapes a reply."""
+    """The SHA-256, 64 hex digits, of everything that shapes a reply."""
     asked = {"model": model, "messages": messages, "sampling": dict(sampling), "recipe": recipe}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
@@ -375,10 +352,10 @@ class ReplyCache:
         path = self._path(key)
         if not path.exists():
             return None
-        with suppress(ValueError):
-            kept = read_json(path, _Kept)
+        with suppress(ValueError, KeyError):
+            kept = read_json(path, dict[str, str])
             reply = Reply(kept["text"], kept.get("served", ""))
-            if kept.get("checksum") in (None, _checksum(key, reply)):
+            if kept.get("checksum") in (None, self._checksum(key, reply)):  # older versions wrote none
                 return reply
         log.warning("%s holds no reply; it is asked for again", path)
         return None
@@ -391,11 +368,14 @@ class ReplyCache:
         earlier = self.get(key)
         if earlier is not None and earlier != instead:
             return earlier
-        write_json(self._path(key), asdict(reply) | {"checksum": _checksum(key, reply)})
+        write_json(self._path(key), asdict(reply) | {"checksum": self._checksum(key, reply)})
         return reply
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"
+
+    def _checksum(self, key: str, reply: Reply) -> str:
+        return hashlib.sha256(json.dumps([key, reply.text, reply.served]).encode()).hexdigest()
 
 
 Keep = Callable[[str, Reply], Reply]

@@ -272,7 +272,7 @@ class Own(GuardModel):
             return Judgement(row.id, self.name, raw == "S2")
         verdict = None
         for _ in range(len(row.id)):
-            verdict = self.verdict((yield Ask(row.answer, "?", (" yes", " no"))))
+            verdict = self.verdict(*(yield Ask(row.answer, "?", (" yes", " no"))))
         return Judgement(row.id, self.name, verdict)
 
 

@@ -113,10 +113,7 @@ def exchange(generation: Generation, against: Against = "prompt") -> str:
 
 
 def marked(shown: Sequence[tuple[str, str]]) -> str:
-    """(name, text) pairs as one text, each between marks with its name.
-
-    The marks are derived from all texts, so that no text can contain them.
-    """
+    """(name, text) pairs as one text, each between marks with its name, which no text can contain."""
     digest = hashlib.sha256("\x1f".join(text for _, text in shown).encode()).hexdigest()[:8]
     return "\n\n".join(f"<{mark}-{digest}>\n{text}\n</{mark}-{digest}>" for mark, text in shown)
 

@@ -30,11 +30,10 @@ from alttrain.dataset.similarity import DEFAULT
 from alttrain.dataset.sources import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeContext, Metric
 from alttrain.evaluation.adherence import Outcomes, assessing, failures
-from alttrain.evaluation.agreement import judge_report
+from alttrain.evaluation.agreement import SHOWN, Name, judge_report, read_labels, text_hash
 from alttrain.evaluation.judged import NOT_GENERATED, Judgements
 from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.judges.judge import request
-from alttrain.evaluation.labels import SHOWN, Name, read_labels, text_hash
 from alttrain.evaluation.metrics import Summary, counted
 from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.llm import NEARLY_ALL
