@@ -31,11 +31,11 @@ from annotated_types import Ge, Gt, Le
 from alttrain.english import sentences
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation.agreement import kappa
-from alttrain.evaluation.judges.guards import Ask as Ask, GptOssSafeguard as GptOssSafeguard
-from alttrain.evaluation.judges.guards import GraniteGuardian as GraniteGuardian, GuardModel as GuardModel
-from alttrain.evaluation.judges.guards import LlamaGuard as LlamaGuard, Qwen3Guard as Qwen3Guard, WildGuard as WildGuard
-from alttrain.evaluation.judges.judge import NO_REPLY as NO_REPLY, JudgeContext as JudgeContext, Majority as Majority
-from alttrain.evaluation.judges.judge import RowJudge as RowJudge, check_goals as check_goals
+from alttrain.evaluation.judges.judge import NO_REPLY as NO_REPLY, Ask as Ask, GptOssSafeguard as GptOssSafeguard
+from alttrain.evaluation.judges.judge import GraniteGuardian as GraniteGuardian, GuardModel as GuardModel
+from alttrain.evaluation.judges.judge import JudgeContext as JudgeContext, LlamaGuard as LlamaGuard
+from alttrain.evaluation.judges.judge import Majority as Majority, Qwen3Guard as Qwen3Guard, RowJudge as RowJudge
+from alttrain.evaluation.judges.judge import WildGuard as WildGuard, check_goals as check_goals
 from alttrain.evaluation.judges.judge import GIVEN_UP, NO_FORM, ModelFault, ModelJudge, Says
 from alttrain.evaluation.judges.judge import exchange, goal_of, marked, request
 from alttrain.evaluation.published import Published as Published
