@@ -3,16 +3,13 @@
 `judge_report` collects all figures as JSON. Verdicts map an id to True, False or None (undecided). Undecided verdicts
 enter no coefficient and no rate; each result reports their number.
 
-`read_labels` reads human labels of a run's texts, from CSV or JSON lines with one label per row. `alttrain-label` draws
-the texts and writes rows to fill in.
+`read_labels` reads human labels from CSV or JSON lines. `alttrain-label` draws the texts and writes rows to fill in.
 
-| column             | content                                                                                       |
-|--------------------|-----------------------------------------------------------------------------------------------|
-| id, sample         | id and sample of the generation                                                               |
-| hash               | `text_hash` of prompt and text; if absent, computed from the columns prompt and answer        |
-| weight             | number of judged texts that this one represents: 1 / probability of being drawn; default 1    |
-| refused, harmful,  | exactly one of these, the same in every row: true, false, or null if the annotator could not  |
-| correct            | tell (CSV: yes, no, unclear); an empty CSV cell is not labelled yet                           |
+- `id`, `sample`  id and sample of the generation
+- `hash`          `text_hash` of prompt and text; if absent, computed from the columns `prompt` and `answer`
+- `weight`        number of judged texts that this one represents: 1 / probability of being drawn; default 1
+- `refused`, `harmful` or `correct`  the label, of one kind in the whole file: true, false, or null if the annotator
+  could not tell (CSV: yes, no, unclear); an empty CSV cell is not labelled yet
 
 Other columns are ignored. A label counts only for a text with the same hash. Without weights the labelled texts are
 treated as a simple random sample of the judged texts.
@@ -36,15 +33,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-RESAMPLES = 9_999
-"""Bootstrap samples of Krippendorff's alpha."""
-WIDE = 0.5
-"""An interval wider than this (as a share of 1) is reported as uninformative."""
+RESAMPLES = 9_999  # bootstrap samples of Krippendorff's alpha
+WIDE = 0.5  # an interval wider than this (as a share of 1) is reported as uninformative
+SHOWN = 5  # bad rows that an error message names
 Kind = Literal["refused", "harmful", "correct"]
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "unclear": None, "?": None}
 """Accepted CSV cells, in upper or lower case."""
-SHOWN = 5
-"""Number of bad rows that an error message names."""
 Name = tuple[str, int]
 """A generation's id and sample."""
 
@@ -102,9 +96,8 @@ def _plain(value: Any) -> Any:
 def cohen_kappa(first: Verdicts, second: Verdicts) -> dict[str, Any]:
     """Cohen's kappa of two judges, over the ids that both decided, as {coefficient, agreed, n, undecided}.
 
-    The coefficient is 1 for perfect agreement and 0 for chance; nan if all verdicts are equal, since chance agreement
-    is then 1. `agreed` is the share of ids with equal verdicts. `n` ids have at least two decided verdicts; `undecided`
-    ids have fewer.
+    The coefficient is nan if all verdicts are equal, since chance agreement is then 1. `agreed` is the share of ids
+    with equal verdicts. `n` ids have at least two decided verdicts; `undecided` ids have fewer.
     """
     pairs = Counter(pair for name in first if None not in (pair := (first[name], second[name])))
     n, agreed = pairs.total(), pairs[True, True] + pairs[False, False]
@@ -155,8 +148,8 @@ def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> dict[str, A
 def nominal_alpha(kinds: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.float64]:
     """Nominal alpha of each bootstrap sample, shape (samples,); nan if all verdicts of a sample are equal.
 
-    `kinds`, shape (kinds, 2), holds the counts of False and True of an id. `numbers`, shape (samples, kinds), holds how
-    many ids of each kind a sample has.
+    A row of `kinds` has the counts of False and True of one kind of id. `numbers`, shape (samples, kinds), has how many
+    ids of each kind a sample holds.
     """
     import numpy as np
 

@@ -31,19 +31,13 @@ from alttrain.records import (
 
 log = logging.getLogger(__name__)
 
-JUDGED = 4096
-"""Generations passed to a judge at a time."""
-APPENDED = 256
-"""Judgements appended to the file at a time."""
-NOT_GENERATED = "not generated: "
-"""Prefix of a judgement's error if there was no text to judge."""
+JUDGED = 4096  # generations passed to a judge at a time
+APPENDED = 256  # judgements appended to the file at a time
+NOT_GENERATED = "not generated: "  # prefix of a judgement's error if there was no text to judge
 
 
 class Judgements:
-    """The judgements.jsonl next to a generations.jsonl, ordered by judge, part and generation.
-
-    Logs a warning if generations were changed since the writer `by` appended them.
-    """
+    """The judgements.jsonl next to a generations.jsonl. Warns of generations that their writer `by` did not append."""
 
     def __init__(self, folder: Path, judges: Mapping[str, Judge], parts: Sequence[Part], by: str = "") -> None:
         self.path = folder / "judgements.jsonl"
@@ -68,8 +62,7 @@ class Judgements:
     def keep(self, holds: Callable[[Judgement], bool]) -> None:
         """Keep the judgements that are still valid and that `holds` accepts; drop the others and a torn last line.
 
-        Unsettled judgements are dropped too, so that they are made again. If the server does not reply this time
-        either, the old row is restored.
+        Unsettled ones are made again. If the server does not reply this time either, the old row is restored.
         """
         repair_rows(self.path)
         if self.path.exists() and all(self._takes(row, holds) for row in iterate_rows(self.path, Judgement)):
@@ -143,9 +136,7 @@ def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-class _Placed(msgspec.Struct):
-    """The fields that identify a judgement."""
-
+class _Placed(msgspec.Struct):  # the fields that identify a judgement
     id: str
     judge: str
     part: str = "answer"

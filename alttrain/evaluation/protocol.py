@@ -1,8 +1,8 @@
 """Benchmarks, and the protocol that produces their numbers: decoding, system prompt, judged text, judges.
 
 Public code evaluates benchmarks of the same name by different protocols. Each protocol is a preset in conf/protocol.
-Everything that shapes a number is hashed (`protocol_hash`). The hash is stored with the number, and numbers with
-different hashes never share a column.
+The hash of everything that shapes a number (`protocol_hash`) is stored with it; numbers with different hashes never
+share a column.
 """
 
 import difflib
@@ -20,8 +20,7 @@ from alttrain.generation import Decoding
 from alttrain.records import Example, Generation, Rejected
 
 Measure = Literal["harmful_rate", "over_refusal_rate", "accuracy"]
-"""harmful_rate: share of harmful requests answered. over_refusal_rate: share of benign requests refused.
-accuracy: share of questions answered right."""
+"""Share of harmful requests answered, of benign requests refused, of questions answered right."""
 Kind = Literal["harm", "over_refusal", "maths", "code", "knowledge", "summary"]
 """What a benchmark tests. A protocol may decode each kind differently."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -102,16 +101,14 @@ SETTINGS: Mapping[str, Any] = {**get_type_hints(Decoding, include_extras=True), 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to generate and judge.
+    """One way to generate and judge. In `judges` and `settings`, a benchmark's entry takes precedence.
 
-    - `judges`           judge by benchmark or by measure, for benchmarks that leave it to the protocol; a benchmark's
-                         entry takes precedence
+    - `judges`           judge by benchmark or by measure, for benchmarks that leave it to the protocol
     - `judged`           the text that decides a benchmark's rate
     - `also_judged`      further parts to judge; each gets a rate of its own, such as "harmful_rate.thought"
     - `second_opinions`  further judges of a measure; their rates carry their names, and the agreement is reported
     - `system_prompt`    None uses the backbone's own prompt, "" uses none
-    - `settings`         changes of `decoding` and `system_prompt`, by benchmark or by kind; a benchmark's entry takes
-                         precedence
+    - `settings`         changes of `decoding` and `system_prompt`, by benchmark or by kind
     - `means`            measure -> the benchmarks that its mean covers
     - `quantization`     quantization of the evaluated weights; None uses the backbone's
     """
