@@ -82,10 +82,9 @@ class ServerSettings:
     """The config key of these settings, for messages."""
 
     def __post_init__(self) -> None:
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(
-                f"{self.where}.base_url={self.base_url!r}: expected a URL such as http://localhost:8000/v1"
-            )
+        url = self.base_url
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"{self.where}.base_url={url!r}: expected a URL such as http://localhost:8000/v1")
 
     def key(self, where: str = "") -> str:
         """The server's API key. Raises ValueError, naming the config key below `where`, if it is not set."""
@@ -299,9 +298,9 @@ class RequestPool(Generic[Request, Answer]):
         if status in (400, 413, 422):
             words = _words(error.body, prompt, self._key)
             return FailedTry(f"the server refuses the prompt ({said}{words and f': {words}'})", "refused")
-        about = (
-            f"the key in ${self.server.key_variable}" if status in (401, 403) else f"{where}.base_url and model_name"
-        )
+        about = f"{where}.base_url and model_name"
+        if status in (401, 403):
+            about = f"the key in ${self.server.key_variable}"
         return FailedTry(f"the server refuses the request ({said}); check {about}", "fatal")
 
 
@@ -361,10 +360,7 @@ class ReplyCache:
         return None
 
     def keep(self, key: str, reply: Reply, instead: Reply | None = None) -> Reply:
-        """Store a reply and return the valid one: if another run has stored one meanwhile, that one.
-
-        `instead` is a stored reply that was not useful; it is replaced.
-        """
+        """Store a reply and return the valid one: that of another run, if it was stored before and is not `instead`."""
         earlier = self.get(key)
         if earlier is not None and earlier != instead:
             return earlier
@@ -385,9 +381,8 @@ Keep = Callable[[str, Reply], Reply]
 class Writer(Protocol):
     """A model that answers prompts independently of each other.
 
-    - `identity`  the model, a part of each reply's key
-    - `sampling`  everything besides model and prompt that shapes a reply, a part of the key too
-    - `repeats`   whether the model gives the same reply when asked again
+    A reply's key has the model's `identity` and `sampling`: everything but the prompt that shapes a reply.
+    With `repeats`, the model gives the same reply when asked again.
     """
 
     @property
@@ -441,12 +436,12 @@ def replies(
     who: str,
     useful: Callable[[str, Reply], bool],
 ) -> Iterator[tuple[str, str, Reply | Failure]]:
-    """Yield (prompt, key, reply): cached replies first, then requested ones in order of arrival.
+    """Yield (prompt, key, reply): replies cached in `folder` first, then requested ones in order of arrival.
 
     A lock makes runs that ask the same model take turns, so that each finds the replies of the one before. Warns if a
-    model other than the requested one answered, or more than one. `folder` is the cache's, `recipe` a version number in
-    each key, and `who` the prefix of log lines. A cached reply that is not `useful` for its prompt is requested again
-    and replaced, unless the writer would repeat it.
+    model other than the requested one answered, or more than one. `recipe` is a version number in each key, `who` the
+    prefix of log lines. A cached reply that is not `useful` for its prompt is requested again and replaced, unless the
+    writer would repeat it.
     """
     cache, model, sampling = ReplyCache(folder), writer.identity, writer.sampling
     asked: dict[str, str] = {}
@@ -480,7 +475,6 @@ def replies(
 
 
 def _read(body: bytes) -> Reply | FailedTry:
-    """Parse the body of a chat completion. Several replies, or an unknown finish reason, count as a failed try."""
     try:
         completion = json_of(body)
         choices, served = completion["choices"], completion.get("model")
