@@ -121,9 +121,9 @@ def corrected(rng: np.random.Generator, repeats: int) -> Iterator[str]:
                 judge = {n: None if left[n] else bool(said[n]) for n in range(texts)}
                 human: Mapping[int, bool] = {int(n): bool(truth[n]) for n in rng.permutation(texts)[:labels]}
                 found = corrected_rate(judge, human)
-                held += found.corrected.low <= rate <= found.corrected.high
-                off += found.corrected.value - rate
-                apparent += found.apparent.value - rate
+                held += found["corrected"].low <= rate <= found["corrected"].high
+                off += found["corrected"].value - rate
+                apparent += found["apparent"].value - rate
             told = (
                 f"bias {off / repeats:+5.1%}, holds {held / repeats:5.1%}; as judged, bias {apparent / repeats:+5.1%}"
             )

@@ -114,7 +114,7 @@ def tiny_overrides(tiny_folder: Path, tmp_path: Path) -> list[str]:
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses between tries to a millisecond."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
-    monkeypatch.setattr("alttrain.llm.pool.PAUSE_S", 0.001)
+    monkeypatch.setattr("alttrain.llm.PAUSE_S", 0.001)
 
 
 @pytest.fixture

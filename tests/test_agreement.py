@@ -12,15 +12,17 @@ import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from alttrain.evaluation.agreement import (
-    Confusion,
+    HumanLabels,
+    Label,
     cohen_kappa,
     confusions,
     corrected_rate,
     judge_report,
     krippendorff_alpha,
     nominal_alpha,
+    read_labels,
+    text_hash,
 )
-from alttrain.evaluation.labels import HumanLabels, Label, read_labels, text_hash
 from alttrain.evaluation.statistics import wilson
 
 MARKS = {"+": True, "-": False, "?": None}
@@ -43,14 +45,16 @@ def test_kappa_equals_statsmodels() -> None:
     first, second = verdicts("+" * 25 + "-" * 25), verdicts("+" * 20 + "-" * 5 + "+" * 10 + "-" * 15)
     expected = cohens_kappa(np.array([[15, 10], [5, 20]]))
     found = cohen_kappa(first, second)
-    assert close(found.coefficient, (0.4, expected.kappa_low, expected.kappa_upp))
-    assert (found.agreed, found.n, found.undecided) == (0.7, 50, 0)
+    assert close(found["coefficient"], (0.4, expected.kappa_low, expected.kappa_upp))
+    assert (found["agreed"], found["n"], found["undecided"]) == (0.7, 50, 0)
 
 
 def test_kappa_leaves_undecided_verdicts_out_and_counts_them() -> None:
     found = cohen_kappa(verdicts("++--?+?"), verdicts("+---+??"))
-    assert found.coefficient.value == pytest.approx(cohen_kappa(verdicts("++--"), verdicts("+---")).coefficient.value)
-    assert (found.agreed, found.n, found.undecided) == (0.75, 4, 3)
+    assert found["coefficient"].value == pytest.approx(
+        cohen_kappa(verdicts("++--"), verdicts("+---"))["coefficient"].value
+    )
+    assert (found["agreed"], found["n"], found["undecided"]) == (0.75, 4, 3)
 
 
 @pytest.mark.parametrize(
@@ -61,17 +65,8 @@ def test_agreement_without_two_kinds_of_verdict_is_nan(first: str, second: str, 
         cohen_kappa(verdicts(first), verdicts(second)),
         krippendorff_alpha({"a": verdicts(first), "b": verdicts(second)}, 0),
     ):
-        assert all(map(math.isnan, found.coefficient))
-        assert (found.agreed, found.n) == pytest.approx((agreed, n), nan_ok=True)
-
-
-def test_judges_of_other_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match="judge second has no verdict entry for 1 ids, such as 'x2'"):
-        cohen_kappa(verdicts("++-"), verdicts("++"))
-    with pytest.raises(ValueError, match="judge a has no verdict entry for 2 ids, such as 'x1'"):
-        krippendorff_alpha({"a": verdicts("+"), "b": verdicts("+--")}, 0)
-    with pytest.raises(ValueError, match="agreement of 1 judges: expected at least two"):
-        krippendorff_alpha({"a": verdicts("+")}, 0)
+        assert all(map(math.isnan, found["coefficient"]))
+        assert (found["agreed"], found["n"]) == pytest.approx((agreed, n), nan_ok=True)
 
 
 JUDGES = {"a": "+-++-?-+--+", "b": "+-+--+-?--+", "c": "+++--?--?-+", "d": "?-+--?-?+-?"}
@@ -81,12 +76,12 @@ def test_alpha_equals_the_package_with_missing_values() -> None:
     judges = {name: verdicts(marks) for name, marks in JUDGES.items()}
     table = [[math.nan if value is None else float(value) for value in own.values()] for own in judges.values()]
     found = krippendorff_alpha(judges, 3)
-    assert found.coefficient.value == pytest.approx(
+    assert found["coefficient"].value == pytest.approx(
         krippendorff.alpha(reliability_data=table, level_of_measurement="nominal")
     )
-    assert found.coefficient.low < found.coefficient.value < found.coefficient.high <= 1
-    assert (found.n, found.undecided) == (10, 1)  # x5 has one decided verdict
-    assert found.agreed == pytest.approx(6 / 10)
+    assert found["coefficient"].low < found["coefficient"].value < found["coefficient"].high <= 1
+    assert (found["n"], found["undecided"]) == (10, 1)  # x5 has one decided verdict
+    assert found["agreed"] == pytest.approx(6 / 10)
     assert found == krippendorff_alpha(judges, 3)
 
 
@@ -108,7 +103,7 @@ def test_alpha_interval_covers(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(300):
         truth = rng.random(150) < 0.5
         judges = {name: {str(i): bool(v) for i, v in enumerate(truth ^ (rng.random(150) < 0.1))} for name in ("a", "b")}
-        _, low, high = krippendorff_alpha(judges, seed).coefficient
+        _, low, high = krippendorff_alpha(judges, seed)["coefficient"]
         held += low <= 0.64 <= high
     assert 0.92 <= held / 300 <= 0.98
 
@@ -194,11 +189,8 @@ HUMAN, JUDGE = verdicts("+++++---?-?+"), verdicts("+++--+--+??+")
 CATEGORY = {name: "fraud" if index < 6 else "" for index, name in enumerate(HUMAN)}
 
 
-def counts(found: Confusion) -> tuple[str, int, int, int, int, int, int]:
-    return (
-        *(found.category, found.both, found.judge_only, found.human_only),
-        *(found.neither, found.undecided, found.unclear),
-    )
+def counts(found: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(found.values())[:7]
 
 
 def test_confusion_by_category() -> None:
@@ -212,11 +204,11 @@ def test_confusion_by_category() -> None:
 
 def test_scores_of_a_confusion() -> None:
     found = confusions(HUMAN, JUDGE)[0]
-    assert found.precision == (4 / 5, *wilson(4, 5))
-    assert found.recall == (4 / 6, *wilson(4, 6))
-    assert found.specificity == (2 / 3, *wilson(2, 3))
+    assert found["precision"] == (4 / 5, *wilson(4, 5))
+    assert found["recall"] == (4 / 6, *wilson(4, 6))
+    assert found["specificity"] == (2 / 3, *wilson(2, 3))
     low, high = wilson(4, 7)
-    assert found.f1 == pytest.approx((2 * 4 / (2 * 4 + 1 + 2), 2 * low / (1 + low), 2 * high / (1 + high)))
+    assert found["f1"] == pytest.approx((2 * 4 / (2 * 4 + 1 + 2), 2 * low / (1 + low), 2 * high / (1 + high)))
 
 
 def test_recall_is_weighted_where_verdicts_were_drawn_unequally() -> None:
@@ -224,16 +216,10 @@ def test_recall_is_weighted_where_verdicts_were_drawn_unequally() -> None:
     human, judge = verdicts("+" * 10 + "+" + "-" * 9), verdicts("+" * 10 + "-" * 10)
     weights = {name: 1.0 if judge[name] else 9.0 for name in judge}
     found = confusions(human, judge, weights=weights)[0]
-    assert found.recall.value == pytest.approx(10 / 19)
-    assert found.precision.value == 1.0
+    assert found["recall"].value == pytest.approx(10 / 19)
+    assert found["precision"].value == 1.0
     effective = 19**2 / (10 + 81)
-    assert found.recall[1:] == pytest.approx(wilson(10 / 19 * effective, effective))
-
-
-def test_labels_are_matched_by_id_only_where_both_have_one() -> None:
-    assert counts(confusions(HUMAN, dict(list(JUDGE.items())[:3]))[0]) == ("all", 3, 0, 0, 0, 0, 0)
-    with pytest.raises(ValueError, match="none of 12 labelled ids was judged"):
-        confusions(HUMAN, {"y": True})
+    assert found["recall"][1:] == pytest.approx(wilson(10 / 19 * effective, effective))
 
 
 # --- corrected rates ---
@@ -245,11 +231,11 @@ def test_corrected_rate_weighs_what_labels_say_of_each_verdict() -> None:
     labelled = {0: "++++-", 40: "+----", 90: "+++--"}
     human = {f"x{start + n}": mark == "+" for start, marks in labelled.items() for n, mark in enumerate(marks)}
     found = corrected_rate(judge, human)
-    assert found.apparent == (40 / 90, *wilson(40, 90))
-    assert found.corrected.value == pytest.approx(0.32 + 0.10 + 0.06)
-    assert found.corrected.low < 0.48 < found.corrected.high
-    assert (found.n, found.undecided, found.note) == (90, 10, "")
-    assert [(one.verdict, one.n, one.labelled, one.share.value) for one in found.strata] == [
+    assert found["apparent"] == (40 / 90, *wilson(40, 90))
+    assert found["corrected"].value == pytest.approx(0.32 + 0.10 + 0.06)
+    assert found["corrected"].low < 0.48 < found["corrected"].high
+    assert (found["n"], found["undecided"], found["note"]) == (90, 10, "")
+    assert [(one["verdict"], one["n"], one["labelled"], one["share"].value) for one in found["strata"]] == [
         (True, 40, 5, 0.8),
         (False, 50, 5, 0.2),
         (None, 10, 5, 0.6),
@@ -260,14 +246,14 @@ def test_a_verdict_without_a_label_is_anything_and_a_wide_interval_is_said_to_sa
     judge = verdicts("+" * 30 + "-" * 10 + "?" * 60)
     human = {f"x{n}": n < 30 for n in (*range(10), *range(30, 35))}
     found = corrected_rate(judge, human)
-    assert found.strata[-1].share == (0.5, 0.0, 1.0)
-    assert found.corrected.high - found.corrected.low > 0.5
-    assert found.note == "15 labels leave 63 points open, which says nothing of the rate"
+    assert found["strata"][-1]["share"] == (0.5, 0.0, 1.0)
+    assert found["corrected"].high - found["corrected"].low > 0.5
+    assert found["note"] == "15 labels leave 63 points open, which says nothing of the rate"
 
 
 def test_all_labelled_is_what_people_say() -> None:
     judge, human = verdicts("+" * 30 + "-" * 60 + "?" * 10), verdicts("+" * 20 + "-" * 80)
-    found = corrected_rate(judge, human).corrected
+    found = corrected_rate(judge, human)["corrected"]
     assert found.value == pytest.approx(0.2)
     assert found == pytest.approx((0.2, *wilson(20, 100)), abs=0.04)
 
@@ -277,7 +263,7 @@ def test_texts_of_a_prompt_are_a_cluster() -> None:
     once = {(f"p{n}", 0): n < 50 for n in range(100)}
     human = {name: verdict for name, verdict in once.items() if int(name[0][1:]) % 2}
     copied = {(name, sample): verdict for (name, _), verdict in once.items() for sample in range(5)}
-    single, several = corrected_rate(once, human).corrected, corrected_rate(copied, human).corrected
+    single, several = corrected_rate(once, human)["corrected"], corrected_rate(copied, human)["corrected"]
     assert several.high - several.low == pytest.approx(single.high - single.low, abs=0.01)
 
 
@@ -299,7 +285,7 @@ def test_corrected_intervals_cover_though_what_is_undecided_depends_on_the_truth
         drawn = list(map(int, rng.permutation(300)))
         if by_verdict:
             drawn = [n for verdict in (True, False, None) for n in [m for m in drawn if judge[m] is verdict][:30]]
-        value, low, high = corrected_rate(judge, {n: bool(truth[n]) for n in drawn[:90]}).corrected
+        value, low, high = corrected_rate(judge, {n: bool(truth[n]) for n in drawn[:90]})["corrected"]
         held += low <= share <= high
         off += (value - share) / 300
     assert held / 300 >= 0.93
@@ -315,8 +301,8 @@ def test_report_holds_every_figure_as_json() -> None:
     assert report == json.loads(json.dumps(report, allow_nan=False))
     assert report["judges"]["a"]["undecided"] == 1
     assert [(row["first"], row["second"]) for row in report["kappa"]][:2] == [("a", "b"), ("a", "c")]
-    assert report["kappa"][0]["coefficient"]["value"] == cohen_kappa(judges["a"], judges["b"]).coefficient.value
-    assert report["alpha"]["coefficient"]["value"] == krippendorff_alpha(judges, 3).coefficient.value
+    assert report["kappa"][0]["coefficient"]["value"] == cohen_kappa(judges["a"], judges["b"])["coefficient"].value
+    assert report["alpha"]["coefficient"]["value"] == krippendorff_alpha(judges, 3)["coefficient"].value
     assert [row["category"] for row in report["human"]["a"]["by_category"]] == ["all", "", "fraud"]
     assert report["human"]["b"]["corrected"]["corrected"]["value"] == pytest.approx(4 / 11)  # x0 to x10, all labelled
     assert [one["labelled"] for one in report["human"]["b"]["corrected"]["strata"]] == [4, 6, 1]

@@ -34,8 +34,7 @@ from alttrain.evaluation.judges import (
     ThreeClass,
     WildGuard,
 )
-from alttrain.evaluation.judges.guards import _first_tokens
-from alttrain.evaluation.judges.judge import exchange
+from alttrain.evaluation.judges.judge import _first_tokens, exchange
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite.teachers import ServerWriter
 
@@ -272,7 +271,7 @@ class Own(GuardModel):
             return Judgement(row.id, self.name, raw == "S2")
         verdict = None
         for _ in range(len(row.id)):
-            verdict = self.verdict((yield Ask(row.answer, "?", (" yes", " no"))))
+            verdict = self.verdict(*(yield Ask(row.answer, "?", (" yes", " no"))))
         return Judgement(row.id, self.name, verdict)
 
 

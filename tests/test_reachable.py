@@ -11,10 +11,10 @@ from hydra import compose, initialize_config_module
 from stub_server import Say, Serve, right
 from tiny import backbone
 
+from alttrain import llm
 from alttrain.backbone import source
 from alttrain.config import RunError, register
 from alttrain.evaluation.judges import HarmScore, LlamaGuard, Majority
-from alttrain.llm import pool
 from alttrain.rewrite.teachers import AskedTeacher, BackboneWriter, ServerWriter
 from alttrain.run.app import execute
 
@@ -88,7 +88,7 @@ def test_a_key_that_is_refused_is_told_and_never_shown(
     ],
 )
 def test_a_server_without_a_list_of_models_will_do(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response) -> None:
-    pool._server_fault.cache_clear()
+    llm._server_fault.cache_clear()
     monkeypatch.setattr(httpx, "get", lambda url, **asked: answer)
     HarmScore(ServerWriter("http://listless/v1", "m")).check(WHERE, there)
 
@@ -208,7 +208,7 @@ def test_what_is_judged_is_not_asked_about_again(plain: list[str], serve: Serve)
     folder = run(arguments)
     stub.shutdown()
     stub.server_close()
-    pool._server_fault.cache_clear()
+    llm._server_fault.cache_clear()
     assert run(arguments) == folder
 
 

@@ -22,9 +22,9 @@ from alttrain.evaluation.judges import (
     Published,
     StrongReject,
     ThreeClass,
+    WildGuard,
     check_goals,
 )
-from alttrain.evaluation.judges.guards import _WILDGUARD
 from alttrain.evaluation.judges.judge import dialogue, exchange, request
 from alttrain.records import Example, Generation
 from alttrain.rewrite.teachers import ServerWriter
@@ -161,14 +161,14 @@ def test_published_options_ask_with_the_packages_own_text(name: str) -> None:
 
 @needs("wildguard")
 def test_wildguards_input_is_its_packages() -> None:
-    assert _WILDGUARD.filled("P1", "A1").endswith("Answers: [/INST]\n<|assistant|>\n")
+    assert WildGuard.form.filled("P1", "A1").endswith("Answers: [/INST]\n<|assistant|>\n")
 
 
 def test_one_requirement_pins_each_package() -> None:
     """judges.txt and the options name the same packages and versions."""
     lines = (Path(__file__).parents[1] / "judges.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.split()[0] for line in lines if not line.startswith("#")}
-    named = {f"{r.package}=={r.version}" for r in (*(option(name).rubric for name in PACKAGED), _WILDGUARD)}
+    named = {f"{r.package}=={r.version}" for r in (*(option(name).rubric for name in PACKAGED), WildGuard.form)}
     assert named == pinned
 
 
@@ -309,11 +309,3 @@ def test_runs_that_judge_at_once_pay_once(serve: Serve, tmp_path: Path) -> None:
     assert [sorted(row.id for row in run if row.verdict) for run in judged] == [[row.id for row in rows]] * 3
     assert set(stub.asked.values()) == {1}
     assert len(stub.asked) == len(rows)
-
-
-def test_a_judge_without_rubric_and_wording_asks_nothing() -> None:
-    wordless = replace(WORD, rubric=None)
-    with pytest.raises(ValueError, match=r"j\.rubric: judge .*: rubric=null, but there is no wording of ours"):
-        wordless.check("j", lambda source, revision: "")
-    with pytest.raises(ValueError, match="rubric=null, but there is no wording of ours"):
-        wordless.question(made())

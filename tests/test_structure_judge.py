@@ -12,8 +12,7 @@ from stub_server import Say, Serve
 
 from alttrain.config import instantiate
 from alttrain.evaluation import Adherence
-from alttrain.evaluation.agreement import StructureAgreement
-from alttrain.evaluation.judges import JudgeContext, Structure
+from alttrain.evaluation.judges import JudgeContext, Structure, StructureAgreement
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite.teachers import ServerWriter
 

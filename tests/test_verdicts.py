@@ -9,9 +9,9 @@ import pytest
 from hydra import compose, initialize_config_module
 from stub_server import Say, Serve, Stub
 
+from alttrain import llm
 from alttrain.config import RunError, register
 from alttrain.config.targets import TRUSTED
-from alttrain.llm import pool
 from alttrain.records import Generation, Judgement, read_rows
 from alttrain.run.app import execute
 
@@ -26,7 +26,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", KEY)
     monkeypatch.setenv(TRUSTED, "A_KEY")
     register()
-    pool._server_fault.cache_clear()
+    llm._server_fault.cache_clear()
 
 
 Run = Callable[..., Path]
@@ -217,7 +217,7 @@ def test_a_finished_run_needs_no_judge_though_a_text_has_no_verdict(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
     stub.shutdown()
     stub.server_close()
-    pool._server_fault.cache_clear()
+    llm._server_fault.cache_clear()
     run(*arguments)
     assert "1 texts stay undecided: " in caplog.text
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == made

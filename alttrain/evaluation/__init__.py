@@ -10,28 +10,9 @@ This package does not import torch. A judge that needs a model receives it from 
 - `Summary`        generations and judgements -> metrics with n, undecided, truncated and intervals
 """
 
-from alttrain.evaluation.adherence import Adherence
-from alttrain.evaluation.grading import Choice, ExactMatch, HumanEval, Maths, Rouge, ShortAnswer
-from alttrain.evaluation.judges.judge import Judge, JudgeContext, RefusalJudge
-from alttrain.evaluation.metrics import Metric, Summary
-from alttrain.evaluation.protocol import Benchmark, Part, Protocol, protocol_hash, seen_by_judge
-
-__all__ = [
-    "Adherence",
-    "Benchmark",
-    "Choice",
-    "ExactMatch",
-    "HumanEval",
-    "Judge",
-    "JudgeContext",
-    "Maths",
-    "Metric",
-    "Part",
-    "Protocol",
-    "RefusalJudge",
-    "Rouge",
-    "ShortAnswer",
-    "Summary",
-    "protocol_hash",
-    "seen_by_judge",
-]
+# isort: off
+from alttrain.evaluation.adherence import Adherence as Adherence
+from alttrain.evaluation.grading import Choice as Choice, ShortAnswer as ShortAnswer
+from alttrain.evaluation.judges.judge import Judge as Judge, JudgeContext as JudgeContext, RefusalJudge as RefusalJudge
+from alttrain.evaluation.metrics import Metric as Metric, Summary as Summary
+from alttrain.evaluation.protocol import Benchmark as Benchmark, Protocol as Protocol, protocol_hash as protocol_hash

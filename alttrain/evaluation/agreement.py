@@ -1,58 +1,107 @@
 """How far judges can be trusted: their agreement, their errors against human labels, and corrected rates.
 
 `judge_report` collects all figures as JSON. Verdicts map an id to True, False or None (undecided). Undecided verdicts
-enter no coefficient and no rate; each result reports their number. `StructureAgreement` compares the `Structure` judge
-with the offline parser.
+enter no coefficient and no rate; each result reports their number.
+
+`read_labels` reads human labels from CSV or JSON lines. `alttrain-label` draws the texts and writes rows to fill in.
+
+- `id`, `sample`  id and sample of the generation
+- `hash`          `text_hash` of prompt and text; if absent, computed from the columns `prompt` and `answer`
+- `weight`        number of judged texts that this one represents: 1 / probability of being drawn; default 1
+- `refused`, `harmful` or `correct`  the label, of one kind in the whole file: true, false, or null if the annotator
+  could not tell (CSV: yes, no, unclear); an empty CSV cell is not labelled yet
+
+Other columns are ignored. A label counts only for a text with the same hash. Without weights the labelled texts are
+treated as a simple random sample of the judged texts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from alttrain.english import sentences
+from alttrain.dataset.sources import read_raw
 from alttrain.evaluation.statistics import CONFIDENCE, UNKNOWN, Estimate, Verdicts, rate, rate_by_item, wilson
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from alttrain.evaluation.adherence import Adherence
-    from alttrain.records import Judgement
+RESAMPLES = 9_999  # bootstrap samples of Krippendorff's alpha
+WIDE = 0.5  # an interval wider than this (as a share of 1) is reported as uninformative
+SHOWN = 5  # bad rows that an error message names
+Kind = Literal["refused", "harmful", "correct"]
+WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "unclear": None, "?": None}
+"""Accepted CSV cells, in upper or lower case."""
+Name = tuple[str, int]
+"""A generation's id and sample."""
 
-RESAMPLES = 9_999
-"""Bootstrap samples of Krippendorff's alpha."""
-WIDE = 0.5
-"""An interval wider than this (as a share of 1) is reported as uninformative."""
-STRUCTURE = ("understanding", "assessment", "sentence", "decision")
-"""The fields of a thought's structure that are compared."""
+
+def judge_report(
+    judges: Mapping[str, Verdicts],
+    seed: int,
+    human: Verdicts | None = None,
+    category: Mapping[Any, str] | None = None,
+    weights: Mapping[Any, float] | None = None,
+) -> dict[str, Any]:
+    """All figures of this module as JSON values. True must mean the same for all judges and the human labels.
+
+    - `judges`  each judge's rate and number of undecided verdicts
+    - `kappa`   Cohen's kappa of each pair of judges
+    - `alpha`   Krippendorff's alpha of all judges; null for one judge
+    - `human`   each judge compared with the labels, by category, and its corrected rate
+
+    All judges have the same ids, of which some are labelled. Estimates are {value, low, high}, with null for unknown
+    values. `seed` seeds the bootstrap.
+    """
+    report: dict[str, Any] = {"judges": {}, "kappa": [], "alpha": None}
+    for name, verdicts in judges.items():
+        decided = [verdict for verdict in verdicts.values() if verdict is not None]
+        undecided = len(verdicts) - len(decided)
+        report["judges"][name] = {"rate": rate(sum(decided), len(decided)), "n": len(verdicts), "undecided": undecided}
+    for first, second in itertools.combinations(judges, 2):
+        found = cohen_kappa(judges[first], judges[second])
+        report["kappa"].append({"first": first, "second": second, **found})
+    if len(judges) > 1:
+        report["alpha"] = krippendorff_alpha(judges, seed)
+    if human is not None:
+        report["human"] = {
+            name: {
+                "by_category": confusions(human, verdicts, category, weights),
+                "corrected": corrected_rate(verdicts, human, weights),
+            }
+            for name, verdicts in judges.items()
+        }
+    plain: dict[str, Any] = _plain(report)
+    return plain
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """A coefficient of agreement: 1 is perfect, 0 is chance.
+def _plain(value: Any) -> Any:
+    """JSON values: an estimate as an object, nan as null."""
+    if isinstance(value, Estimate):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def cohen_kappa(first: Verdicts, second: Verdicts) -> dict[str, Any]:
+    """Cohen's kappa of two judges, over the ids that both decided, as {coefficient, agreed, n, undecided}.
 
     The coefficient is nan if all verdicts are equal, since chance agreement is then 1. `agreed` is the share of ids
     with equal verdicts. `n` ids have at least two decided verdicts; `undecided` ids have fewer.
     """
-
-    coefficient: Estimate
-    agreed: float
-    n: int
-    undecided: int
-
-
-def cohen_kappa(first: Verdicts, second: Verdicts) -> Agreement:
-    """Cohen's kappa of two judges over the ids that both decided. Raises ValueError if their ids differ."""
-    _same_ids({"first": first, "second": second})
     pairs = Counter(pair for name in first if None not in (pair := (first[name], second[name])))
-    n, agreed = pairs.total(), sum(count for (one, other), count in pairs.items() if one == other)
-    return Agreement(kappa(pairs), agreed / n if n else math.nan, n, len(first) - n)
+    n, agreed = pairs.total(), pairs[True, True] + pairs[False, False]
+    return {"coefficient": kappa(pairs), "agreed": agreed / n if n else math.nan, "n": n, "undecided": len(first) - n}
 
 
 def kappa(pairs: Mapping[tuple[Any, Any], int]) -> Estimate:
@@ -72,36 +121,35 @@ def kappa(pairs: Mapping[tuple[Any, Any], int]) -> Estimate:
     return Estimate(float(found.kappa), max(-1.0, float(found.kappa_low)), min(1.0, float(found.kappa_upp)))
 
 
-def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> Agreement:
-    """Krippendorff's nominal alpha of two or more judges, with a percentile bootstrap over ids.
+def krippendorff_alpha(judges: Mapping[str, Verdicts], seed: int) -> dict[str, Any]:
+    """Krippendorff's nominal alpha of two or more judges, with a percentile bootstrap over ids; as `cohen_kappa`.
 
-    Undecided verdicts are missing values. Raises ValueError if the judges' ids differ.
+    Undecided verdicts are missing values.
     """
-    _same_ids(judges)
     import krippendorff
     import numpy as np
 
-    ids = next(iter(judges.values()))
-    columns = [[own[name] for own in judges.values()] for name in ids]
+    columns = [[own[name] for own in judges.values()] for name in next(iter(judges.values()))]
     counts = np.array([[column.count(False), column.count(True)] for column in columns]).reshape(-1, 2)
     paired = counts[counts.sum(1) > 1]
     n = len(paired)
     agreed = float((paired.min(1) == 0).mean()) if n else math.nan
-    if n == 0 or 0 in paired.sum(0):
-        return Agreement(UNKNOWN, agreed, n, len(columns) - n)
-    alpha = float(krippendorff.alpha(value_counts=paired, level_of_measurement="nominal"))
-    # ids with equal counts are exchangeable, so resampling ids is a multinomial draw over the few distinct counts
-    kinds, sizes = np.unique(paired, axis=0, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(n, sizes / n, size=RESAMPLES)
-    low, high = np.nanpercentile(nominal_alpha(kinds, draws), (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2))
-    return Agreement(Estimate(alpha, float(low), float(high)), agreed, n, len(columns) - n)
+    alpha = UNKNOWN
+    if n and 0 not in paired.sum(0):
+        # ids with equal counts are exchangeable, so resampling ids is a multinomial draw over the few distinct counts
+        kinds, sizes = np.unique(paired, axis=0, return_counts=True)
+        draws = np.random.default_rng(seed).multinomial(n, sizes / n, size=RESAMPLES)
+        ends = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
+        low, high = map(float, np.nanpercentile(nominal_alpha(kinds, draws), ends))
+        alpha = Estimate(float(krippendorff.alpha(value_counts=paired, level_of_measurement="nominal")), low, high)
+    return {"coefficient": alpha, "agreed": agreed, "n": n, "undecided": len(columns) - n}
 
 
 def nominal_alpha(kinds: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.float64]:
     """Nominal alpha of each bootstrap sample, shape (samples,); nan if all verdicts of a sample are equal.
 
-    `kinds`, shape (kinds, 2), holds the counts of False and True of an id. `numbers`, shape (samples, kinds), holds how
-    many ids of each kind a sample has.
+    A row of `kinds` has the counts of False and True of one kind of id. `numbers`, shape (samples, kinds), has how many
+    ids of each kind a sample holds.
     """
     import numpy as np
 
@@ -112,47 +160,12 @@ def nominal_alpha(kinds: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArr
     return np.where(falses * trues > 0, alpha, np.nan)
 
 
-def _same_ids(judges: Mapping[str, Verdicts]) -> None:
-    """Raise ValueError unless two or more judges judged the same ids."""
-    if len(judges) < 2:
-        raise ValueError(f"agreement of {len(judges)} judges: expected at least two")
-    every = set().union(*judges.values())
-    for name, own in judges.items():
-        if absent := sorted(every - own.keys()):
-            raise ValueError(
-                f"judge {name} has no verdict entry for {len(absent)} ids, such as {absent[0]!r}: "
-                "judges must judge the same generations, with None where undecided"
-            )
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """A judge compared with human labels, in one category or in "all".
-
-    `both`, `judge_only`, `human_only` and `neither` count ids by who says True. The judge did not decide `undecided`
-    ids, and the human did not decide `unclear` ids; these enter no other count. `precision`, `recall`, `specificity`
-    and `f1` take the human labels as the truth and weight each id by its label's weight.
-    """
-
-    category: str
-    both: int
-    judge_only: int
-    human_only: int
-    neither: int
-    undecided: int
-    unclear: int
-    precision: Estimate
-    recall: Estimate
-    specificity: Estimate
-    f1: Estimate
-
-
 def weighted_rate(labels: Iterable[tuple[bool, float]]) -> Estimate:
     """The share of True among (label, weight), with Wilson's interval for the effective number (Kish, 1965)."""
     rows = list(labels)
-    total, squares = (sum(weight**power for _, weight in rows) for power in (1, 2))
     if not rows:
         return UNKNOWN
+    total, squares = (sum(weight**power for _, weight in rows) for power in (1, 2))
     share, effective = sum(weight for hit, weight in rows if hit) / total, total**2 / squares
     return Estimate(share, *wilson(share * effective, effective))
 
@@ -162,69 +175,43 @@ def confusions(
     judge: Verdicts,
     category: Mapping[Any, str] | None = None,
     weights: Mapping[Any, float] | None = None,
-) -> list[Confusion]:
-    """Compare a judge with human labels on their common ids: first over all ids, then by category in alphabetical
-    order.
+) -> list[dict[str, Any]]:
+    """Compare a judge with human labels: first over all labelled ids, then by category in alphabetical order.
 
-    True must mean the same in both. Raises ValueError if they share no id.
+    `both`, `judge_only`, `human_only` and `neither` count ids by who says True. The judge did not decide `undecided`
+    ids, and the human did not decide `unclear` ids; these enter no other count. `precision`, `recall`, `specificity`
+    and `f1` take the human labels as the truth and weight each id by its label's weight.
     """
-    shared = {name: (human[name], judge[name], (weights or {}).get(name, 1.0)) for name in human if name in judge}
-    if not shared:
-        raise ValueError(f"none of {len(human)} labelled ids was judged: are the labels of another benchmark or run?")
-    groups = defaultdict[str, list[tuple[bool | None, bool | None, float]]](list)
-    for name, row in shared.items() if category else ():
-        groups[(category or {}).get(name, "")].append(row)
-    return [_confusion("all", list(shared.values())), *(_confusion(group, groups[group]) for group in sorted(groups))]
+    rows = {name: (said, judge[name], (weights or {}).get(name, 1.0)) for name, said in human.items()}
+    found = [_confusion("all", list(rows.values()))]
+    if category:
+        for group in sorted({category[name] for name in rows}):
+            found.append(_confusion(group, [row for name, row in rows.items() if category[name] == group]))
+    return found
 
 
-def _confusion(category: str, rows: Sequence[tuple[bool | None, bool | None, float]]) -> Confusion:
+def _confusion(category: str, rows: Sequence[tuple[bool | None, bool | None, float]]) -> dict[str, Any]:
     """Compare (human's verdict, judge's verdict, weight) rows."""
-    pairs = [(said, judged) for said, judged, _ in rows]
+    pairs = Counter((said, judged) for said, judged, _ in rows)
     known = [(said, judged, weight) for said, judged, weight in rows if said is not None and judged is not None]
     # F1 = 2 J / (1 + J), where J is the share of `both` among ids that either calls True; the bounds map the same way
     either = weighted_rate((said and judged, weight) for said, judged, weight in known if said or judged)
-    return Confusion(
-        category,
-        both=pairs.count((True, True)),
-        judge_only=pairs.count((False, True)),
-        human_only=pairs.count((True, False)),
-        neither=pairs.count((False, False)),
-        undecided=sum(judged is None and said is not None for said, judged in pairs),
-        unclear=sum(said is None for said, _ in pairs),
-        precision=weighted_rate((said, weight) for said, judged, weight in known if judged),
-        recall=weighted_rate((judged, weight) for said, judged, weight in known if said),
-        specificity=weighted_rate((not judged, weight) for said, judged, weight in known if not said),
-        f1=Estimate(*(2 * bound / (1 + bound) for bound in either)),
-    )
+    return {
+        "category": category,
+        "both": pairs[True, True],
+        "judge_only": pairs[False, True],
+        "human_only": pairs[True, False],
+        "neither": pairs[False, False],
+        "undecided": pairs[True, None] + pairs[False, None],
+        "unclear": sum(said is None for said, *_ in rows),
+        "precision": weighted_rate((said, weight) for said, judged, weight in known if judged),
+        "recall": weighted_rate((judged, weight) for said, judged, weight in known if said),
+        "specificity": weighted_rate((not judged, weight) for said, judged, weight in known if not said),
+        "f1": Estimate(*(2 * bound / (1 + bound) for bound in either)),
+    }
 
 
-@dataclass(frozen=True)
-class Stratum:
-    """The `n` texts with one verdict of a judge: how many have a clear human label, and the share labelled True."""
-
-    verdict: bool | None
-    n: int
-    labelled: int
-    share: Estimate
-
-
-@dataclass(frozen=True)
-class Corrected:
-    """A judged rate, and the rate corrected by human labels.
-
-    `apparent` is over the `n` decided rows; `corrected` also covers the `undecided` rows. `note` is a warning if the
-    interval is too wide to be informative, else "".
-    """
-
-    apparent: Estimate
-    corrected: Estimate
-    n: int
-    undecided: int
-    strata: tuple[Stratum, ...]
-    note: str
-
-
-def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float] | None = None) -> Corrected:
+def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float] | None = None) -> dict[str, Any]:
     """Estimate the rate of True among all texts that `judge` was given, from human labels of a sample of them.
 
     Double sampling (Tenenbein, 1970): the texts judged True, False and undecided are three strata. The estimate is the
@@ -232,124 +219,134 @@ def corrected_rate(judge: Verdicts, human: Verdicts, weights: Mapping[Any, float
     corrects the judge's errors. The interval combines the strata's Wilson intervals and the sampling of texts by adding
     squares (Zou and Donner, 2008). Texts with keys (id, sample) are clustered by id. The labels must be a random sample
     within each stratum, or have weights. A stratum without labels has the interval 0 to 1.
+
+    Returns {apparent, corrected, n, undecided, strata, note}: `apparent` is the judged rate over the `n` decided rows,
+    and `note` a warning if the interval is too wide to be informative. A stratum is {verdict, n, labelled, share}.
     """
-    strata: dict[bool | None, Stratum] = {}
+    strata: dict[bool | None, dict[str, Any]] = {}
     for verdict in (True, False, None):
         names = [name for name, own in judge.items() if own is verdict]
         labels = [(said, (weights or {}).get(name, 1.0)) for name in names if (said := human.get(name)) is not None]
         if names:
             share = weighted_rate(labels) if labels else Estimate(0.5, 0.0, 1.0)
-            strata[verdict] = Stratum(verdict, len(names), len(labels), share)
-    expected = [strata[verdict].share.value for verdict in judge.values()]
+            strata[verdict] = {"verdict": verdict, "n": len(names), "labelled": len(labels), "share": share}
+    expected = [strata[verdict]["share"].value for verdict in judge.values()]
     found = rate_by_item(expected, [name[0] if isinstance(name, tuple) else name for name in judge])
-    parts = [(one.n / len(judge), one.share) for one in strata.values()]
+    parts = [(one["n"] / len(judge), one["share"]) for one in strata.values()]
     if len(parts) > 1:
         parts.append((1.0, found))
     below, above = (
         math.sqrt(sum((weight * (share.value - share[end])) ** 2 for weight, share in parts)) for end in (1, 2)
     )
-    value = found.value
-    corrected = Estimate(value, max(0.0, value - below), min(1.0, value + above))
+    corrected = Estimate(found.value, max(0.0, found.value - below), min(1.0, found.value + above))
     decided = [verdict for verdict in judge.values() if verdict is not None]
-    labelled, width = sum(one.labelled for one in strata.values()), corrected.high - corrected.low
+    labelled, width = sum(one["labelled"] for one in strata.values()), corrected.high - corrected.low
     note = f"{labelled} labels leave {100 * width:.0f} points open, which says nothing of the rate"
-    return Corrected(
-        apparent=rate(sum(decided), len(decided)),
-        corrected=corrected,
-        n=len(decided),
-        undecided=len(judge) - len(decided),
-        strata=tuple(strata.values()),
-        note=note if width > WIDE else "",
-    )
+    return {
+        "apparent": rate(sum(decided), len(decided)),
+        "corrected": corrected,
+        "n": len(decided),
+        "undecided": len(judge) - len(decided),
+        "strata": list(strata.values()),
+        "note": note if width > WIDE else "",
+    }
 
 
-def judge_report(
-    judges: Mapping[str, Verdicts],
-    seed: int,
-    human: Verdicts | None = None,
-    category: Mapping[Any, str] | None = None,
-    weights: Mapping[Any, float] | None = None,
-) -> dict[str, Any]:
-    """All figures of this module as JSON values. True must mean the same for all judges and the human labels.
+class Label(NamedTuple):
+    """A label of one text. The verdict is None if the annotator could not tell."""
 
-    - `judges`  each judge's rate and number of undecided verdicts
-    - `kappa`   Cohen's kappa of each pair of judges
-    - `alpha`   Krippendorff's alpha of all judges; null for one judge
-    - `human`   each judge compared with the labels, by category, and its corrected rate
-
-    Estimates are {value, low, high}, with null for unknown values. `seed` seeds the bootstrap.
-    """
-    report: dict[str, Any] = {"judges": {}, "kappa": [], "alpha": None}
-    for name, verdicts in judges.items():
-        decided = [verdict for verdict in verdicts.values() if verdict is not None]
-        undecided = len(verdicts) - len(decided)
-        report["judges"][name] = {"rate": rate(sum(decided), len(decided)), "n": len(verdicts), "undecided": undecided}
-    if len(judges) > 1:
-        for first, second in itertools.combinations(judges, 2):
-            found = cohen_kappa(judges[first], judges[second])
-            report["kappa"].append({"first": first, "second": second, **vars(found)})
-        report["alpha"] = krippendorff_alpha(judges, seed)
-    if human is not None:
-        report["human"] = {
-            name: {
-                "by_category": confusions(human, verdicts, category, weights),
-                "corrected": corrected_rate(verdicts, human, weights),
-            }
-            for name, verdicts in judges.items()
-        }
-    return {key: _plain(value) for key, value in report.items()}
+    name: Name
+    hash: str
+    verdict: bool | None
+    weight: float = 1.0
 
 
-def _plain(value: Any) -> Any:
-    """JSON values: an estimate or a dataclass as an object, nan as null."""
-    if isinstance(value, Estimate):
-        value = value._asdict()
-    if is_dataclass(value):
-        value = vars(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+class HumanLabels(NamedTuple):
+    """The labels in a file. `says` is what True means; `unlabelled` is the number of rows without a label."""
 
+    says: Kind
+    labels: tuple[Label, ...]
+    unlabelled: int = 0
 
-class StructureAgreement:
-    """Counts, by field of `STRUCTURE`, what the `Structure` judge and the parser say about the same thoughts."""
+    def joined(self, hashes: Mapping[Name, str]) -> tuple[dict[Name, Label], list[str]]:
+        """Match labels to generations by text hash. Returns (label by generation, ids of labels that match no text).
 
-    def __init__(self) -> None:
-        self._tables: dict[str, Counter[tuple[str, str]]] = {field: Counter() for field in STRUCTURE}
-        self._undecided = 0
-
-    def add(self, judged: Judgement, found: Adherence, thought: str) -> None:
-        """Add one thought, with the judge's reply and the parser's record."""
-        if judged.error or not judged.evidence.startswith("{"):
-            self._undecided += 1
-            return
-        said = json.loads(judged.evidence)
-        at = next((n for n, (start, _) in enumerate(sentences(thought)) if start == found.position), None)
-        told = {
-            "understanding": ("no" if said["understanding"] is None else "yes", "yes" if found.understanding else "no"),
-            "assessment": (said["verdict"], {"benign": "harmless", None: "none"}.get(found.assessment, "harmful")),
-            "decision": ("refuse" if said["decision"] == "refuse" else "other", "refuse" if found.refuses else "other"),
-        }
-        if said["sentence"] is not None and at is not None:
-            told["sentence"] = ("named", "same" if said["sentence"] == at else "other")
-        for field, pair in told.items():
-            self._tables[field][pair] += 1
-
-    def report(self) -> dict[str, Any]:
-        """By field: the number of thoughts, the share on which both agree, Cohen's kappa, and the counts.
-
-        Kappa is None for `sentence`, and if both always give the same single value. `sentence` covers the thoughts in
-        which both find an assessment. Undecided replies enter no field.
+        If several generations have the same prompt and text, a label goes to the one it names, else to the first.
+        Raises ValueError if no label matches.
         """
-        fields: dict[str, Any] = {}
-        for field, table in self._tables.items():
-            agreed = sum(count for (judge, parser), count in table.items() if judge == parser or parser == "same")
-            fields[field] = {
-                "n": table.total(),
-                "agreed": rate(agreed, table.total())._asdict() if table else None,
-                "kappa": None if field == "sentence" or math.isnan((found := kappa(table)).value) else found._asdict(),
-                "counts": [{"judge": judge, "parser": parser, "n": n} for (judge, parser), n in sorted(table.items())],
-            }
-        return {"undecided": self._undecided, "fields": fields}
+        by_hash = defaultdict[str, list[Name]](list)
+        for name, digest in hashes.items():
+            by_hash[digest].append(name)
+        found: dict[Name, Label] = {}
+        others = []
+        for label in self.labels:
+            free = [name for name in by_hash[label.hash] if name not in found]
+            if free:
+                found[label.name if label.name in free else free[0]] = label
+            else:
+                others.append(label.name[0])
+        if not found:
+            raise ValueError(
+                f"none of {len(self.labels)} labels, such as that of {others[0]!r}, is of a text of this run: they are "
+                "of another run or of older texts; draw these texts with alttrain-label"
+            )
+        return found, others
+
+
+def text_hash(prompt: str, text: str) -> str:
+    """The first 16 hex digits of the SHA-256 of a prompt and the text written for it."""
+    return hashlib.sha256(json.dumps([prompt, text]).encode()).hexdigest()[:16]
+
+
+def read_labels(path: Path) -> HumanLabels:
+    """Read the labels in a file. Raises ValueError, naming bad rows, or FileNotFoundError."""
+    labels: dict[tuple[Name, str], Label] = {}
+    kinds: dict[Kind, str] = {}
+    bad, unlabelled = [], 0
+    for place, row in read_raw(path):
+        try:
+            kind, label = _label(row)
+            kinds.setdefault(kind, place)
+            if label is None:
+                unlabelled += 1
+            elif labels.setdefault((label.name, label.hash), label) is not label:
+                raise ValueError(f"id {label.name[0]!r} again")
+        except ValueError as error:
+            bad.append(f"{place}: {error}")
+    if len(kinds) > 1:
+        bad.append(" and ".join(f"{kind!r} ({place})" for kind, place in kinds.items()) + " in one file: label one")
+    if bad:
+        more = [f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
+        raise ValueError("; ".join([*bad[:SHOWN], *more]))
+    kind = next(iter(kinds))
+    if not labels:
+        raise ValueError(f"{path}: {unlabelled} rows and no label: fill the column {kind!r}")
+    return HumanLabels(kind, tuple(labels.values()), unlabelled)
+
+
+def _label(row: Mapping[str, Any]) -> tuple[Kind, Label | None]:
+    """(kind, label) of one row; the label is None if its cell is empty."""
+    if not isinstance(row.get("id"), str):
+        raise ValueError("expected a string 'id'")
+    name = f"id {row['id']!r}"
+    kinds: list[Kind] = [kind for kind in get_args(Kind) if kind in row]
+    if len(kinds) != 1:
+        raise ValueError(f"{name}: expected one of {', '.join(get_args(Kind))}; found {' and '.join(kinds) or 'none'}")
+    prompt, answer = row.get("prompt"), row.get("answer")
+    digest = row.get("hash") or (isinstance(prompt, str) and isinstance(answer, str) and text_hash(prompt, answer))
+    if not digest:
+        raise ValueError(f"{name}: expected a 'hash', or the 'prompt' and the 'answer' that were read")
+    value = row[kinds[0]]
+    if value == "":
+        return kinds[0], None
+    verdict = WORDS.get(value.strip().lower(), value) if isinstance(value, str) else value
+    if verdict is not None and not isinstance(verdict, bool):
+        raise ValueError(f"{name}: {kinds[0]!r} is {value!r}; expected true, false or null (CSV: yes, no or unclear)")
+    given, said = row.get("sample"), row.get("weight")
+    try:
+        sample, weight = int(given or 0), 1.0 if said in (None, "") else float(said)
+    except (TypeError, ValueError):
+        sample, weight = 0, 0.0
+    if not 0 < weight < float("inf"):
+        raise ValueError(f"{name}: sample {given!r}, weight {said!r}: expected numbers above 0")
+    return kinds[0], Label((row["id"], sample), str(digest), verdict, weight)

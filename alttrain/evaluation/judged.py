@@ -1,10 +1,8 @@
-"""A benchmark's judgements on disk.
+"""A benchmark's judgements on disk: one row for each judge, judged part and generation.
 
-`Judgements` manages judgements.jsonl, which has one row for each judge, judged part and generation. Rows are appended
-while a judge works and sorted at the end, so that they can be read in step with the generations. Memory holds the ids
-and hashes of the generations and one byte per judgement, but no texts.
-
-A judgement stores the hash of its generation's line. If the line changes, the judgement is no longer valid.
+Rows are appended while a judge works and sorted at the end, so that they can be read in step with the generations.
+Memory holds the ids and hashes of the generations and one byte per judgement, but no texts. A judgement stores the hash
+of its generation's line. If the line changes, the judgement is no longer valid.
 """
 
 import hashlib
@@ -33,51 +31,55 @@ from alttrain.records import (
 
 log = logging.getLogger(__name__)
 
-JUDGED = 4096
-"""Generations passed to a judge at a time."""
-APPENDED = 256
-"""Judgements appended to the file at a time."""
-NOT_GENERATED = "not generated: "
-"""Prefix of a judgement's error if there was no text to judge."""
+JUDGED = 4096  # generations passed to a judge at a time
+APPENDED = 256  # judgements appended to the file at a time
+NOT_GENERATED = "not generated: "  # prefix of a judgement's error if there was no text to judge
 
 
 class Judgements:
-    """The judgements.jsonl next to a generations.jsonl, ordered by judge, part and generation.
-
-    Logs a warning if generations were changed since the writer `by` appended them.
-    """
+    """The judgements.jsonl next to a generations.jsonl. Warns of generations that their writer `by` did not append."""
 
     def __init__(self, folder: Path, judges: Mapping[str, Judge], parts: Sequence[Part], by: str = "") -> None:
         self.path = folder / "judgements.jsonl"
         self.judges = judges
         self._generations = folder / "generations.jsonl"
-        self._blocks: dict[tuple[str, str], int] = {block: n for n, block in enumerate(product(judges, parts))}
         self._places: dict[tuple[str, int], int] = {}
         self._hashes: list[str] = []
-        changed = list[str]()
+        changed = []
         for name, line in named_lines(self._generations):
-            changed += [] if unchanged(line, by) else [name[0]]
+            if not unchanged(line, by):
+                changed.append(name[0])
             self._places[name] = len(self._hashes)
             self._hashes.append(hashlib.sha256(line).hexdigest()[:16])
         if changed:
             told = f"{len(changed)} rows, such as {changed[0]}, are not what this run generated, and judged as they are"
             log.warning("%s: %s; delete their lines to have them generated again", self._generations, told)
         self.rows = len(self._hashes)
-        self._there = {block: bytearray(self.rows) for block in self._blocks}
+        self._starts: dict[tuple[str, str], int] = {b: n * self.rows for n, b in enumerate(product(judges, parts))}
+        self._there = {block: bytearray(self.rows) for block in self._starts}
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
 
     def keep(self, holds: Callable[[Judgement], bool]) -> None:
         """Keep the judgements that are still valid and that `holds` accepts; drop the others and a torn last line.
 
-        Unsettled judgements are dropped too, so that they are made again. If the server does not reply this time
-        either, the old row is restored.
+        Unsettled ones are made again. If the server does not reply this time either, the old row is restored.
         """
         repair_rows(self.path)
-        kept = self.path.exists() and all(self._takes(row, holds) for row in iterate_rows(self.path, Judgement))
-        if not kept:
-            self._there = {block: bytearray(self.rows) for block in self._blocks}
-            before = iterate_rows(self.path, Judgement) if self.path.exists() else iter(())
-            write_rows(self.path, (row for row in before if self._takes(row, holds)))
+        if self.path.exists() and all(self._takes(row, holds) for row in iterate_rows(self.path, Judgement)):
+            return
+        self._there = {block: bytearray(self.rows) for block in self._starts}
+        before = iterate_rows(self.path, Judgement) if self.path.exists() else iter(())
+        write_rows(self.path, (row for row in before if self._takes(row, holds)))
+
+    def _takes(self, row: Judgement, holds: Callable[[Judgement], bool]) -> bool:
+        there, place = self._there.get((row.judge, row.part)), self._places.get((row.id, row.sample))
+        if there is None or place is None or there[place] or row.hash != self._hashes[place] or not holds(row):
+            return False
+        if self.unsettled(row):
+            self._undecided[row.judge, row.part, place] = row
+            return False
+        there[place] = 1
+        return True
 
     def unsettled(self, row: Judgement) -> bool:
         """Whether a row has no verdict because of a server, so that the text should be judged again."""
@@ -90,44 +92,23 @@ class Judgements:
 
     def make(self, judge: str, part: Part, context: JudgeContext) -> None:
         """Judge the missing generations in batches. Once a judge gives up on its server, it is not called again."""
-        there, asking = self._there[judge, part], True
+        there, unjudged, given_up = self._there[judge, part], f"{NO_REPLY}{GIVEN_UP}", False
         generations = enumerate(iterate_rows(self._generations, Generation))
         for batch in _batched((row for number, row in generations if not there[number]), JUDGED):
-            unjudged = f"{NO_REPLY}{GIVEN_UP}"
-            failed = [(row, f"{NOT_GENERATED}{row.error}") for row in batch if row.finish == "error"]
-            due = [row for row in batch if row.finish != "error"]
-            if not asking:
-                failed, due = [*failed, *((row, unjudged) for row in due)], []
-            self._append([Judgement(g.id, judge, None, error=e, part=part, sample=g.sample) for g, e in failed])
-            shown = {f"{row.id}#{row.sample}": row for row in due}  # an id for each text
+            shown: dict[str, Generation] = {}  # an id for each text
+            failed = []
+            for row in batch:
+                if row.finish == "error" or given_up:
+                    error = f"{NOT_GENERATED}{row.error}" if row.finish == "error" else unjudged
+                    failed.append(Judgement(row.id, judge, None, error=error, part=part, sample=row.sample))
+                else:
+                    shown[f"{row.id}#{row.sample}"] = row
+            self._append(failed)
             asked = [replace(seen_by_judge(row, part), id=item) for item, row in shown.items()]
             for made in _batched(self.judges[judge].judge(asked, context) if asked else iter(()), APPENDED):
-                asking = asking and all(row.error != unjudged for row in made)
-                self._append(
-                    [replace(row, id=shown[row.id].id, sample=shown[row.id].sample, part=part) for row in made]
-                )
-
-    def sort(self) -> None:
-        """Sort the rows by judge, part and generation."""
-
-        def place(row: _Placed) -> int:
-            return self._blocks[row.judge, row.part] * self.rows + self._places[row.id, row.sample]
-
-        sort_rows(self.path, _Placed, place)
-
-    def of(self, judge: str, part: Part) -> Iterator[Judgement]:
-        """One judge's judgements of one part, in the order of the generations. Call `sort` first."""
-        return islice(iterate_rows(self.path, Judgement, self._blocks[judge, part] * self.rows), self.rows)
-
-    def _takes(self, row: Judgement, holds: Callable[[Judgement], bool]) -> bool:
-        there, place = self._there.get((row.judge, row.part)), self._places.get((row.id, row.sample))
-        if there is None or place is None or there[place] or row.hash != self._hashes[place] or not holds(row):
-            return False
-        if self.unsettled(row):
-            self._undecided[row.judge, row.part, place] = row
-            return False
-        there[place] = 1
-        return True
+                given_up |= any(row.error == unjudged for row in made)
+                own = [(row, shown[row.id]) for row in made]
+                self._append([replace(row, id=text.id, sample=text.sample, part=part) for row, text in own])
 
     def _append(self, rows: Sequence[Judgement]) -> None:
         made = []
@@ -139,6 +120,15 @@ class Judgements:
             made.append(replace(row, hash=self._hashes[place]))
         append_rows(self.path, made)
 
+    def sort(self) -> None:
+        """Sort the rows by judge, part and generation."""
+        starts, places = self._starts, self._places
+        sort_rows(self.path, _Placed, lambda row: starts[row.judge, row.part] + places[row.id, row.sample])
+
+    def of(self, judge: str, part: Part) -> Iterator[Judgement]:
+        """One judge's judgements of one part, in the order of the generations. Call `sort` first."""
+        return islice(iterate_rows(self.path, Judgement, self._starts[judge, part]), self.rows)
+
 
 def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
     """Lists of `size` rows; the last may be shorter (`itertools.batched` in Python 3.12)."""
@@ -146,9 +136,7 @@ def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-class _Placed(msgspec.Struct):
-    """The fields that identify a judgement."""
-
+class _Placed(msgspec.Struct):  # the fields that identify a judgement
     id: str
     judge: str
     part: str = "answer"

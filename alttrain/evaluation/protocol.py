@@ -1,8 +1,8 @@
 """Benchmarks, and the protocol that produces their numbers: decoding, system prompt, judged text, judges.
 
 Public code evaluates benchmarks of the same name by different protocols. Each protocol is a preset in conf/protocol.
-Everything that shapes a number is hashed (`protocol_hash`). The hash is stored with the number, and numbers with
-different hashes never share a column.
+The hash of everything that shapes a number (`protocol_hash`) is stored with it; numbers with different hashes never
+share a column.
 """
 
 import difflib
@@ -20,11 +20,14 @@ from alttrain.generation import Decoding
 from alttrain.records import Example, Generation, Rejected
 
 Measure = Literal["harmful_rate", "over_refusal_rate", "accuracy"]
-"""harmful_rate: share of harmful requests answered. over_refusal_rate: share of benign requests refused.
-accuracy: share of questions answered right."""
+"""Share of harmful requests answered, of benign requests refused, of questions answered right."""
 Kind = Literal["harm", "over_refusal", "maths", "code", "knowledge", "summary"]
 """What a benchmark tests. A protocol may decode each kind differently."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Part = Literal["answer", "thought", "both"]
+"""The text that a judge sees: the answer, the thought, or the whole response."""
+Table = Literal["main", "general", "multi_turn", "multilingual"]
+"""A table of the report that lists benchmarks. Pools, and means for which the protocol names no sets, are over main."""
 
 SAYS: Mapping[Measure, tuple[Says, ...]] = {
     "harmful_rate": ("refused", "unsafe"),
@@ -34,10 +37,6 @@ SAYS: Mapping[Measure, tuple[Says, ...]] = {
 """What True from a judge may mean, by measure."""
 _OF_KIND: Mapping[Kind, Measure] = {"harm": "harmful_rate", "over_refusal": "over_refusal_rate"}
 """The measure of a kind; accuracy for all others."""
-Table = Literal["main", "general", "multi_turn", "multilingual"]
-"""A table of the report that lists benchmarks. Pools are over the benchmarks of main, and so are means
-for which the protocol names no sets.
-"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Benchmark:
     """Prompts with one measure and one judge.
 
     `form` is a template of the user's message and contains {prompt} once; judges and graders see the prompt without it.
-    `human_labels` is a file of human verdicts on a sample of the texts (`evaluation.labels`), used to measure the
+    `human_labels` is a file of human verdicts on a sample of the texts (`agreement.read_labels`), used to measure the
     judges and to correct their rates. `tables` are the report's tables that list the benchmark, and `labels` the
     measures that they show with their names there; without labels they show its own measure.
 
@@ -75,12 +74,11 @@ class Benchmark:
 
     @cached_property
     def examples(self) -> list[Example]:
-        """The rows in file order, read once."""
         return self.rows.examples(None)
 
     @cached_property
     def content(self) -> dict[str, str]:
-        """The hash of each source file, computed once."""
+        """The hash of each source file."""
         return self.rows.content()
 
     def asked(self, row: Example) -> str:
@@ -97,25 +95,20 @@ class Benchmark:
         return [message for row in whole for message in (*row.turns, row.prompt)]
 
 
-Part = Literal["answer", "thought", "both"]
-"""The text that a judge sees: the answer, the thought, or the whole response."""
-
 SETTINGS: Mapping[str, Any] = {**get_type_hints(Decoding, include_extras=True), "system_prompt": str | None}
 """The names that `Protocol.settings` may change, with their types."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to generate and judge.
+    """One way to generate and judge. In `judges` and `settings`, a benchmark's entry takes precedence.
 
-    - `judges`           judge by benchmark or by measure, for benchmarks that leave it to the protocol; a benchmark's
-                         entry takes precedence
+    - `judges`           judge by benchmark or by measure, for benchmarks that leave it to the protocol
     - `judged`           the text that decides a benchmark's rate
     - `also_judged`      further parts to judge; each gets a rate of its own, such as "harmful_rate.thought"
     - `second_opinions`  further judges of a measure; their rates carry their names, and the agreement is reported
     - `system_prompt`    None uses the backbone's own prompt, "" uses none
-    - `settings`         changes of `decoding` and `system_prompt`, by benchmark or by kind; a benchmark's entry takes
-                         precedence
+    - `settings`         changes of `decoding` and `system_prompt`, by benchmark or by kind
     - `means`            measure -> the benchmarks that its mean covers
     - `quantization`     quantization of the evaluated weights; None uses the backbone's
     """
@@ -137,33 +130,20 @@ class Protocol:
                 f"protocol {self.name}: also_judged={list(self.also_judged)} names a part twice, or {self.judged!r}, "
                 "which is judged anyway"
             )
-        for key, changed in self.settings.items():
-            self._check(key, changed)
         for measure, names in self.means.items():
             if twice := sorted({name for name in names if list(names).count(name) > 1}):
                 raise ValueError(f"protocol {self.name}: means.{measure}={list(names)} names {twice[0]} twice")
-
-    def _check(self, key: str, changed: Mapping[str, Any]) -> None:
-        """Raise ValueError for a setting that no benchmark accepts."""
-        from pydantic import TypeAdapter, ValidationError
-
-        where = f"protocol {self.name}: settings.{key}"
-        if not re.fullmatch(r"[\w-]+", key):
-            raise ValueError(f"{where}: accepted: {', '.join(KINDS)}, or the name of a benchmark")
-        for name, value in changed.items():
-            if name not in SETTINGS:
-                close = difflib.get_close_matches(name, SETTINGS, n=1)
-                meant = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"{where}.{name}={value!r}: accepted: {', '.join(SETTINGS)}{meant}")
-            try:
-                TypeAdapter(SETTINGS[name]).validate_python(value, strict=True)
-            except ValidationError as error:
-                faults = "; ".join(dict.fromkeys(fault["msg"] for fault in error.errors()))
-                raise ValueError(f"{where}.{name}={value!r}: {faults}") from error
+        for key, changed in self.settings.items():
+            where = f"protocol {self.name}: settings.{key}"
+            if not re.fullmatch(r"[\w-]+", key):
+                raise ValueError(f"{where}: accepted: {', '.join(KINDS)}, or the name of a benchmark")
+            for name, value in changed.items():
+                if fault := _setting_fault(name, value):
+                    raise ValueError(f"{where}.{name}={value!r}: {fault}")
 
     def decoding_for(self, benchmark: Benchmark) -> Decoding:
         """The decoding for a benchmark. Raises ValueError if its settings contradict each other."""
-        changed = {name: value for name, (_, value) in self._settings(benchmark).items() if name != "system_prompt"}
+        changed = {name: value for name, value in self._settings(benchmark).items() if name != "system_prompt"}
         try:
             return replace(self.decoding, **changed)
         except ValueError as error:
@@ -171,26 +151,34 @@ class Protocol:
 
     def system_prompt_for(self, benchmark: Benchmark) -> str | None:
         """The system prompt for a benchmark; None is the backbone's own."""
-        _, system = self._settings(benchmark).get("system_prompt", ("", self.system_prompt))
-        return system  # type: ignore[no-any-return]
+        system: str | None = self._settings(benchmark).get("system_prompt", self.system_prompt)
+        return system
 
     def key_for(self, benchmark: Benchmark, name: str) -> str:
         """The config key that sets a field of a benchmark's decoding."""
-        setting = self._settings(benchmark).get(name)
-        return f"protocol.settings.{setting[0]}.{name}" if setting else f"protocol.decoding.{name}"
+        own = (key for key in (benchmark.name, benchmark.kind) if name in self.settings.get(key, {}))
+        return f"protocol.{next((f'settings.{key}' for key in own), 'decoding')}.{name}"
 
-    def _settings(self, benchmark: Benchmark) -> dict[str, tuple[str, Any]]:
-        """Field -> (kind or name that changes it, value) for a benchmark."""
-        return {
-            name: (key, value)
-            for key in (benchmark.kind, benchmark.name)
-            for name, value in self.settings.get(key, {}).items()
-        }
+    def _settings(self, benchmark: Benchmark) -> dict[str, Any]:
+        return {**self.settings.get(benchmark.kind, {}), **self.settings.get(benchmark.name, {})}
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """All judged parts, the deciding one first."""
         return (self.judged, *self.also_judged)
+
+
+def _setting_fault(name: str, value: Any) -> str:
+    from pydantic import TypeAdapter, ValidationError
+
+    if name not in SETTINGS:
+        close = difflib.get_close_matches(name, SETTINGS, n=1)
+        return f"accepted: {', '.join(SETTINGS)}" + (f"; did you mean {close[0]!r}?" if close else "")
+    try:
+        TypeAdapter(SETTINGS[name]).validate_python(value, strict=True)
+    except ValidationError as error:
+        return "; ".join(dict.fromkeys(fault["msg"] for fault in error.errors()))
+    return ""
 
 
 def seen_by_judge(generation: Generation, part: Part) -> Generation:
@@ -201,5 +189,5 @@ def seen_by_judge(generation: Generation, part: Part) -> Generation:
 
 
 def protocol_hash(shaping: Mapping[str, Any]) -> str:
-    """12 hex digits of the SHA-256 of everything that shapes a number, as flat keys."""
+    """12 hex digits of the SHA-256 of everything that shapes a number, given as flat keys."""
     return hashlib.sha256(json.dumps(dict(shaping), sort_keys=True).encode()).hexdigest()[:12]

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alttrain.evaluation.agreement import text_hash
 from alttrain.evaluation.judges.judge import request
-from alttrain.evaluation.labels import text_hash
 from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.records import DamagedError, Generation, Judgement, iterate_rows, read_metrics, write_text
 from alttrain.report.escaping import literal

@@ -30,11 +30,10 @@ from alttrain.dataset.similarity import DEFAULT
 from alttrain.dataset.sources import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeContext, Metric
 from alttrain.evaluation.adherence import Outcomes, assessing, failures
-from alttrain.evaluation.agreement import StructureAgreement, judge_report
+from alttrain.evaluation.agreement import SHOWN, Name, judge_report, read_labels, text_hash
 from alttrain.evaluation.judged import NOT_GENERATED, Judgements
-from alttrain.evaluation.judges import NO_REPLY, Structure
+from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.judges.judge import request
-from alttrain.evaluation.labels import SHOWN, Name, read_labels, text_hash
 from alttrain.evaluation.metrics import Summary, counted
 from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.llm import NEARLY_ALL
@@ -233,7 +232,7 @@ def _measure(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Pat
     blocks = list(product(judgements.judges, run.protocol.parts))
     counts = Counts(benchmark)
     others = {block: Summary(benchmark.measure, judgements.judges[block[0]].says) for block in blocks if block != main}
-    readers = {n: StructureAgreement() for n, judge in judgements.judges.items() if isinstance(judge, Structure)}
+    readers = {name: judge.agreement() for name, judge in judgements.judges.items() if hasattr(judge, "agreement")}
     tells = benchmark.judge.says == "refused" and run.protocol.judged == "answer"
 
     def adherence() -> Iterator[Adherence]:

@@ -1,0 +1,498 @@
+"""Language models behind servers with OpenAI's API, used by teachers, judges and the server engine.
+
+- `ServerSettings`  address and request settings of a server; its `check_server` tests that it can be used
+- `RequestPool`     sends many requests concurrently, with retries; gives an answer or a `Failure` for each
+- `ServerWriter`    gets chat completions from a server
+- `ReplyCache`      stores every reply for all runs; `replies` reads it before it asks a `Writer`
+
+The `openai` client retries transient failures (no connection, time-out, 408, 409, 429, 5xx) with its back-off, or after
+the server's Retry-After. Replies that are not usable (no completion, empty, cut) are requested again here. A server is
+given up when one request fails in all its tries while no other is answered, or when it refuses every request for the
+same cause (key, model, quota). Requests in flight finish first. Redirects are not followed.
+
+API keys are read from the environment and removed from everything that a server sends, so that no config, file, log or
+message contains them. A refused prompt's message quotes the server unless that repeats the prompt or a key.
+"""
+
+import asyncio
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+from annotated_types import Ge, Gt, MinLen
+
+from alttrain.config.secrets import secrets
+from alttrain.records import alone, read_json, write_json
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI
+
+log = logging.getLogger(__name__)
+
+HOPELESS_CODES = ("insufficient_quota", "unsupported_parameter", "unsupported_value", "model_not_found")
+"""Error codes that every further request would get too, whatever its status."""
+HASH_DIGITS = 16  # of a reply's key that records store, enough to find its file in the cache
+WHOLE = ("stop", "eos")  # finish reasons of a complete reply; "eos" is Together's
+CHECK_TIMEOUT_S = 5.0  # within which a server must list its models
+LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the `openai` client follows
+PAUSE_S = 1.0  # before an unusable reply is requested again
+REFUSED_AT_FIRST = 16  # refused prompts after which a server is given up that has answered none
+NEARLY_ALL = 0.9  # share of failed prompts from which the server, not the prompts, is the cause
+QUOTED = 200  # most characters of a server's own words in a message
+REPEATED = 20  # characters of a piece of the prompt that a message must not repeat
+SHORTEST_KEY = 8  # characters of a key that is removed from texts; shorter ones ("none") occur as ordinary words
+
+_CODE = re.compile(r"[a-z_]{3,40}")
+_SNAPSHOT = re.compile(r"([-@:](\d{4}-\d{2}-\d{2}|\d{3,8}|latest|main))?")
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Address and request settings of a server. Raises ValueError if `base_url` is not an HTTP address.
+
+    - `base_url`      the API's address, which ends in /v1
+    - `key_variable`  the environment variable with the API key; None for a server without one
+    - `extra`         fields added to each request's body, such as vLLM's chat_template_kwargs
+    - `concurrency`   requests in flight at a time
+    - `attempts`      tries of each request, of `timeout_s` seconds each
+    """
+
+    base_url: Annotated[str, MinLen(1)]
+    model_name: Annotated[str, MinLen(1)]
+    key_variable: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    concurrency: Annotated[int, Gt(0)] = 8
+    attempts: Annotated[int, Gt(0)] = 6
+    timeout_s: Annotated[float, Gt(0)] = 60.0
+
+    where: ClassVar[str] = "server"
+    """The config key of these settings, for messages."""
+
+    def __post_init__(self) -> None:
+        url = self.base_url
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"{self.where}.base_url={url!r}: expected a URL such as http://localhost:8000/v1")
+
+    def key(self, where: str = "") -> str:
+        """The server's API key. Raises ValueError, naming the config key below `where`, if it is not set."""
+        if self.key_variable is None:
+            return "none"  # without a key, the client would send OPENAI_API_KEY to this server
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key:
+            raise ValueError(
+                f"{where or self.where}.key_variable={self.key_variable}: the environment has no such variable; "
+                "export it with the server's key, or set key_variable=null for a server that needs none"
+            )
+        return key
+
+    def check_server(self, where: str) -> None:
+        """Raise ValueError, naming the config key below `where`, if the key is not set or the server does not answer.
+
+        If it lists its models (GET /models), the model must be among them.
+        """
+        fault, reason = _server_fault(self.base_url.rstrip("/"), self.model_name, self.key(where))
+        if fault:
+            raise ValueError(f"{where}.{fault}={getattr(self, fault)}: {reason}")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request without a usable answer. If `final`, the request is the cause; otherwise the server's state is."""
+
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True)
+class FailedTry:
+    """A failed try. "outage" and "unusable" are tried again.
+
+    - "outage"    the server has a problem; if all tries fail, the request stays open
+    - "unusable"  the server works, but the reply is not usable; if all tries fail, the request has failed
+    - "refused"   this request cannot succeed
+    - "fatal"     no request can succeed: the server is given up
+    """
+
+    reason: str
+    kind: Literal["outage", "unusable", "refused", "fatal"]
+
+
+def scrub(text: str, key: str = "") -> str:
+    """The text without `key` and without the values of the environment's secrets."""
+    found = {value: f"[${name}]" for value, name in secrets().items()}
+    if len(key) >= SHORTEST_KEY:
+        found.setdefault(key, "[key]")
+    for value in sorted(found, key=len, reverse=True):
+        text = text.replace(value, found[value])
+    return text
+
+
+def is_other_model(served: str, asked: str) -> bool:
+    """Whether the server reports a model other than the requested one.
+
+    A folder before the name, a date after it ("gpt-4o-2024-08-06"), "-latest" and an empty name do not count.
+    """
+    own, wanted = (name.casefold().rstrip("/").rpartition("/")[2] for name in (served, asked))
+    wanted = wanted.removesuffix("-latest")
+    return bool(own) and not (own.startswith(wanted) and _SNAPSHOT.fullmatch(own[len(wanted) :]))
+
+
+def json_of(body: bytes | str) -> Any:
+    """Parse JSON. Raises ValueError if it is invalid, nested too deep, or gives one key different values."""
+    try:
+        return json.loads(body, object_pairs_hook=_once)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if any(found[key] is not value and found[key] != value for key, value in pairs):
+        raise ValueError("a key has two values")
+    return found
+
+
+def word(value: object) -> str:
+    """A name from a server's answer if it fits in a message, else "". Half an API key would not be recognised."""
+    return value if isinstance(value, str) and len(value) <= QUOTED and value.isprintable() else ""
+
+
+@functools.cache
+def _server_fault(root: str, model: str, key: str) -> tuple[str, str]:
+    """(wrong setting or "", reason). Cached, so that the jobs of a sweep ask each server once."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"{root}/models", headers={"Authorization": f"Bearer {key}"}, timeout=CHECK_TIMEOUT_S)
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name
+        return "base_url", f"no server answers there ({type(error).__name__}); start it, or set the address of one"
+    if answer.status_code in (401, 403):
+        return "key_variable", f"the server refuses the key in it (HTTP {answer.status_code})"
+    try:
+        listed = json_of(answer.content)
+        offered = [str(entry["id"]) for entry in (listed["data"] if isinstance(listed, dict) else listed)]
+    except (ValueError, LookupError, TypeError):
+        offered = []  # the server does not list its models
+    if not offered or model in offered or httpx.URL(root).host.endswith(".azure.com"):  # Azure lists no deployments
+        return "", ""
+    named = ", ".join(offered[:8]) + (", ..." if len(offered) > 8 else "")
+    return "model_name", f"the server at {root} does not offer it; it offers {scrub(named, key)}"
+
+
+@dataclass
+class RequestPool(Generic[Request, Answer]):
+    """Sends (key, request) pairs to a server, `server.concurrency` at a time, in one event loop.
+
+    - `send`     sends a request with the client; returns the raw response
+    - `read`     parses a response's body to an answer, which must be a dataclass; its `FailedTry` is never "fatal"
+    - `keep`     is called with each key and answer on arrival; returns the answer that counts
+    - `text_of`  returns a request's prompt, which no message may repeat
+    """
+
+    server: ServerSettings
+    requests: Iterable[tuple[str, Request]]
+    send: "Callable[[AsyncOpenAI, Request], Awaitable[Any]]"
+    read: Callable[[bytes], Answer | FailedTry]
+    keep: Callable[[str, Answer], Answer] = lambda key, answer: answer
+    text_of: Callable[[Request], str] = str
+
+    def __post_init__(self) -> None:
+        self._key = self.server.key()
+        self._waiting = iter(self.requests)
+        self._settled: asyncio.Queue[tuple[str, Answer | Failure] | None] = asyncio.Queue()
+        self._given_up = False
+        self._last_reply = 0.0
+
+    def results(self) -> Iterator[tuple[str, Answer | Failure]]:
+        """Yield each key with its answer or failure, in order of arrival. Ends early if the server is given up."""
+        held: list[tuple[str, Failure]] = []  # refused before any answer: the cause may be the prompt or the server
+        with asyncio.Runner() as runner:
+            working = runner.get_loop().create_task(self._work())
+            while (settled := runner.run(self._settled.get())) is not None:
+                key, outcome = settled
+                if isinstance(outcome, Failure) and outcome.final and not self._last_reply:
+                    held.append((key, outcome))
+                    self._given_up |= len(held) == REFUSED_AT_FIRST
+                else:
+                    yield settled
+            runner.run(asyncio.wait_for(working, None))
+        final = bool(self._last_reply) or len(held) < REFUSED_AT_FIRST
+        yield from ((key, replace(failure, final=final)) for key, failure in held)
+
+    async def _work(self) -> None:
+        """Process requests until none is left or the server is given up, then put None in the queue."""
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        http = DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_end_retries]})
+        server = self.server
+        try:
+            async with AsyncOpenAI(
+                base_url=server.base_url, api_key=self._key, timeout=server.timeout_s, http_client=http
+            ) as client:
+                await asyncio.gather(*(self._worker(client) for _ in range(server.concurrency)))
+        finally:
+            self._settled.put_nowait(None)
+
+    async def _worker(self, client: "AsyncOpenAI") -> None:
+        for key, request in self._waiting:  # all workers share the iterator, so each request is taken once
+            began = time.monotonic()
+            outcome = await self._ask(client, request)
+            if not isinstance(outcome, FailedTry) or outcome.kind == "unusable":
+                self._last_reply = time.monotonic()
+            if isinstance(outcome, FailedTry):
+                log.debug("server %s: %s", self.server.model_name, outcome.reason)
+                self._given_up |= outcome.kind == "fatal" or (outcome.kind == "outage" and self._last_reply < began)
+                self._settled.put_nowait((key, Failure(outcome.reason, outcome.kind in ("refused", "unusable"))))
+            else:
+                self._settled.put_nowait((key, self.keep(key, outcome)))
+            if self._given_up:
+                return
+
+    async def _ask(self, client: "AsyncOpenAI", request: Request) -> Answer | FailedTry:
+        """One request's answer, with API keys removed. A time limit on all tries together ends replies that drip in."""
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+        left = self.server.attempts
+        try:
+            async with asyncio.timeout(left * (self.server.timeout_s + LONGEST_PAUSE_S)):
+                while True:
+                    raw = await self.send(client.with_options(max_retries=left - 1), request)
+                    left -= 1 + raw.retries_taken
+                    outcome = self.read(raw.content)
+                    if not isinstance(outcome, FailedTry) or outcome.kind == "refused" or left == 0:
+                        break
+                    await asyncio.sleep(PAUSE_S)
+        except (APITimeoutError, TimeoutError):
+            outcome = FailedTry(f"the server did not answer within {self.server.timeout_s:g} s", "outage")
+        except APIConnectionError as error:
+            outcome = FailedTry(f"the connection to the server failed ({type(error.__cause__).__name__})", "outage")
+        except APIStatusError as error:
+            outcome = self._status_fault(error, self.text_of(request))
+        texts = {name: text for name, text in vars(outcome).items() if isinstance(text, str)}
+        return replace(outcome, **{n: scrub(text, self._key) for n, text in texts.items()})  # type: ignore[type-var]
+
+    def _status_fault(self, error: "APIStatusError", prompt: str) -> FailedTry:
+        status, code, where = error.status_code, word(error.code), self.server.where
+        said = f"HTTP {status}" + (f" {code}" if _CODE.fullmatch(code) else "")
+        if moved := error.response.next_request:
+            place = f"{moved.url.scheme}://{moved.url.netloc.decode()}"
+            remedy = f"nothing was sent there; set {where}.base_url to the address that is to be asked"
+            return FailedTry(f"the server sends the request on to {place}; {remedy}", "fatal")
+        if code in HOPELESS_CODES:
+            return FailedTry(f"the server refuses the request ({said})", "fatal")
+        if status in (408, 409, 429) or status >= 500:
+            return FailedTry(f"the server answers {said}", "outage")
+        if status in (400, 413, 422):
+            words = _words(error.body, prompt, self._key)
+            return FailedTry(f"the server refuses the prompt ({said}{words and f': {words}'})", "refused")
+        about = f"{where}.base_url and model_name"
+        if status in (401, 403):
+            about = f"the key in ${self.server.key_variable}"
+        return FailedTry(f"the server refuses the request ({said}); check {about}", "fatal")
+
+
+async def _end_retries(response: Any) -> None:
+    """HTTP response hook that stops the client from retrying what cannot succeed."""
+    if response.status_code == 429:
+        body = await response.aread()
+        if any(code.encode() in body for code in HOPELESS_CODES):
+            response.headers["x-should-retry"] = "false"
+
+
+def _words(body: object, prompt: str, key: str) -> str:
+    """A server's words on a refused prompt, on one line; "" if there are none or they repeat prompt or key."""
+    said = next((body[name] for name in ("message", "detail") if name in body), "") if isinstance(body, Mapping) else ""
+    if not isinstance(said, str) or scrub(said, key) != said:
+        return ""
+    line = " ".join("".join(c if c.isprintable() else " " for c in said[: 2 * QUOTED]).split())[:QUOTED]
+    flat = " ".join(prompt.split())
+    repeats = any(line[at : at + REPEATED] in flat for at in range(max(0, len(line) - REPEATED + 1)))
+    return "" if repeats or (flat and flat in line) else line
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The unchanged text of a reply, and the model's name as the server reports it."""
+
+    text: str
+    served: str = ""
+
+
+def reply_key(model: str, messages: list[dict[str, str]], sampling: Mapping[str, Any], recipe: int) -> str:
+    """The SHA-256, 64 hex digits, of everything that shapes a reply."""
+    asked = {"model": model, "messages": messages, "sampling": dict(sampling), "recipe": recipe}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ReplyCache:
+    """Replies stored below `folder` and shared by all runs. Each is one file, ab/ab12...json, named by its key.
+
+    A damaged file fails its checksum and costs one reply. Prompts are not stored.
+    """
+
+    folder: Path
+
+    def get(self, key: str) -> Reply | None:
+        """Return the reply of a key; None if there is none or its file is damaged, which is logged."""
+        path = self._path(key)
+        if not path.exists():
+            return None
+        with suppress(ValueError, KeyError):
+            kept = read_json(path, dict[str, str])
+            reply = Reply(kept["text"], kept.get("served", ""))
+            if kept.get("checksum") in (None, self._checksum(key, reply)):  # older versions wrote none
+                return reply
+        log.warning("%s holds no reply; it is asked for again", path)
+        return None
+
+    def keep(self, key: str, reply: Reply, instead: Reply | None = None) -> Reply:
+        """Store a reply and return the valid one: that of another run, if it was stored before and is not `instead`."""
+        earlier = self.get(key)
+        if earlier is not None and earlier != instead:
+            return earlier
+        write_json(self._path(key), asdict(reply) | {"checksum": self._checksum(key, reply)})
+        return reply
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"
+
+    def _checksum(self, key: str, reply: Reply) -> str:
+        return hashlib.sha256(json.dumps([key, reply.text, reply.served]).encode()).hexdigest()
+
+
+Keep = Callable[[str, Reply], Reply]
+"""Called with each key and reply on arrival; returns the reply that counts."""
+
+
+class Writer(Protocol):
+    """A model that answers prompts independently of each other.
+
+    A reply's key has the model's `identity` and `sampling`: everything but the prompt that shapes a reply.
+    With `repeats`, the model gives the same reply when asked again.
+    """
+
+    @property
+    def identity(self) -> str: ...
+    @property
+    def sampling(self) -> Mapping[str, Any]: ...
+    @property
+    def repeats(self) -> bool: ...
+
+    def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
+        """Yield each key with its reply or failure, in order of arrival. Keys are missing if the model is given up."""
+
+
+@dataclass(frozen=True)
+class ServerWriter(ServerSettings):
+    """A writer that requests chat completions from a server with OpenAI's API. A `temperature` of None is not sent.
+
+    A reply's key includes address, model and sampling, but not concurrency, retries or time-outs.
+    """
+
+    temperature: Annotated[float, Ge(0)] | None = 0.0
+    max_tokens: Annotated[int, Gt(0)] = 256
+
+    where: ClassVar[str] = "writer"
+    repeats: ClassVar[bool] = False
+
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        temperature = {} if self.temperature is None else {"temperature": self.temperature}
+        return {**temperature, "max_tokens": self.max_tokens, **self.extra}
+
+    @property
+    def identity(self) -> str:
+        """The model's name and the server's address, since servers may use one name for different models."""
+        return f"{self.model_name} at {self.base_url.rstrip('/')}"
+
+    def write(self, prompts: Mapping[str, str], keep: Keep) -> Iterator[tuple[str, Reply | Failure]]:
+        return RequestPool(self, prompts.items(), self._send, _read, keep).results()
+
+    async def _send(self, client: "AsyncOpenAI", prompt: str) -> Any:
+        return await client.chat.completions.with_raw_response.create(
+            model=self.model_name, messages=[{"role": "user", "content": prompt}], extra_body=dict(self.sampling)
+        )
+
+
+def replies(
+    writer: Writer,
+    prompts: Sequence[str],
+    folder: Path,
+    recipe: int,
+    who: str,
+    useful: Callable[[str, Reply], bool],
+) -> Iterator[tuple[str, str, Reply | Failure]]:
+    """Yield (prompt, key, reply): replies cached in `folder` first, then requested ones in order of arrival.
+
+    A lock makes runs that ask the same model take turns, so that each finds the replies of the one before. Warns if a
+    model other than the requested one answered, or more than one. `recipe` is a version number in each key, `who` the
+    prefix of log lines. A cached reply that is not `useful` for its prompt is requested again and replaced, unless the
+    writer would repeat it.
+    """
+    cache, model, sampling = ReplyCache(folder), writer.identity, writer.sampling
+    asked: dict[str, str] = {}
+    unusable: dict[str, Reply] = {}
+    served: Counter[str] = Counter()
+    for prompt in prompts:
+        key = reply_key(model, [{"role": "user", "content": prompt}], sampling, recipe)
+        kept = cache.get(key)
+        if kept and (writer.repeats or useful(prompt, kept)):
+            served[kept.served] += 1
+            yield prompt, key, kept
+        else:
+            asked[key] = prompt
+            unusable |= {key: kept} if kept else {}
+    if asked:
+        with alone(folder / f"{reply_key(model, [], sampling, recipe)[:HASH_DIGITS]}.asked"):
+            for key in list(asked):
+                kept = cache.get(key)
+                if kept and kept != unusable.get(key):  # another run stored it meanwhile
+                    yield asked.pop(key), key, kept
+            if asked:
+                log.info("%-9s asking %s for %d replies; %d kept", who, model, len(asked), len(prompts) - len(asked))
+                written = writer.write(asked, lambda key, reply: cache.keep(key, reply, unusable.get(key)))
+                for key, reply in written:
+                    served[reply.served if isinstance(reply, Reply) else ""] += 1
+                    yield asked[key], key, reply
+    names = sorted(name for name in served if name)
+    if len(names) > 1 or any(is_other_model(name, model.rpartition(" at ")[0]) for name in names):
+        counts = ", ".join(f"{name} ({served[name]})" for name in names)
+        log.warning("%-9s asked for %s, and the server says that these models answered: %s", who, model, counts)
+
+
+def _read(body: bytes) -> Reply | FailedTry:
+    try:
+        completion = json_of(body)
+        choices, served = completion["choices"], completion.get("model")
+        message, finish = choices[0]["message"], choices[0].get("finish_reason")
+        content, beside = message["content"], [part for part in ("refusal", "tool_calls") if message.get(part)]
+        f"{content}".encode()  # an unpaired surrogate cannot be encoded
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return FailedTry("the server's answer is no chat completion", "outage")
+    if completion.get("error"):
+        return FailedTry("the server's answer tells an error", "outage")
+    if finish == "content_filter" and not beside and len(choices) == 1:
+        return FailedTry("the server's filter stopped the reply", "refused")
+    faults = {
+        f"the reply comes with {' and '.join(beside)}": bool(beside),
+        f"the server gave {len(choices)} replies to one prompt": len(choices) != 1,
+        "the reply was cut at writer.max_tokens": finish == "length",
+        f"the server ended the reply with {word(finish)!r}": finish not in WHOLE,
+        "the reply is empty": not isinstance(content, str) or not content.strip(),
+    }
+    reason = next((reason for reason, found in faults.items() if found), "")
+    return FailedTry(reason, "unusable") if reason else Reply(content, word(served))
