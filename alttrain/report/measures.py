@@ -1,7 +1,4 @@
-"""The measures of a report: their names, which direction is better, and their units.
-
-A measure such as `harmful_rate.thought`, decided by another part or judge, is written like `harmful_rate`.
-"""
+"""The measures of a report: their names, which direction is better, and their units."""
 
 from typing import Literal, NamedTuple
 
@@ -11,9 +8,6 @@ OFFLINE = "offline"
 """The default protocol, which headings do not name."""
 
 
-ARROWS = {-1: " ↓", 0: "", 1: " ↑"}
-
-
 class Measure(NamedTuple):
     """How a measure is written: its name, which direction is better (-1 lower, 1 higher, 0 neither), and its unit."""
 
@@ -21,10 +15,9 @@ class Measure(NamedTuple):
     better: int
     unit: Literal["share", "tokens", "examples", "seconds", "hours"]
 
-    @property
-    def heading(self) -> str:
-        """The name, with an arrow in the better direction."""
-        return self.label + ARROWS[self.better]
+    def heading(self, called: str = "") -> str:
+        """The name, or what a benchmark calls the measure, with an arrow in the better direction."""
+        return (called or self.label) + {-1: " ↓", 0: "", 1: " ↑"}[self.better]
 
 
 CAUSES = ("misjudged", "disobeyed", "unassessed")
@@ -63,7 +56,7 @@ OVERVIEW = ("adherence_rate", "thought_tokens", "answer_tokens")
 
 
 def base(measure: str) -> str:
-    """The measure's name without the part or judge that decides it."""
+    """The measure's name without the part or judge that decides it: `harmful_rate` of `harmful_rate.thought`."""
     return measure.partition(".")[0]
 
 

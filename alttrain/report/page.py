@@ -13,13 +13,13 @@ import base64
 import hashlib
 import json
 import math
+import os.path
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import urlencode
 
 import pandas as pd
@@ -28,13 +28,11 @@ from markupsafe import Markup, escape
 
 from alttrain import __version__
 from alttrain.records import Texts, write_text
-from alttrain.report.comparisons import LEVEL, starred
-from alttrain.report.formats import legend
-from alttrain.report.frames import Report, report_of
+from alttrain.report.formats import legend, starred
 from alttrain.report.measures import CAUSES, WORTH_SAYING, written
 from alttrain.report.results import Evaluation, evaluations
 from alttrain.report.samples import OUTCOMES, Block, Prompts, block
-from alttrain.report.tables import pivot
+from alttrain.report.tables import LEVEL, Report, pivot, report_of
 
 LIMIT = 10_000
 """Maximum number of samples on a page; if there are more, each run and benchmark contributes the same share."""
@@ -44,111 +42,88 @@ LARGEST = 2_000_000
 """Maximum size in bytes of an embedded figure."""
 FIRST = ("tradeoff", "main")
 """Name prefixes of the figures that come first."""
-_UNSAFE = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+_UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
-def write_page(
-    output_dir: Path, texts: Texts = "all", limit: int = LIMIT, seed: int = 0, made: Report | None = None
-) -> Path | None:
+def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = None) -> Path | None:
     """Write the page over all runs of an output folder. Returns its path, or None if no run was judged.
 
     `texts` selects whose prompts and outputs the page shows; with "benign", samples with a harmful prompt appear only
-    in counts and verdicts. If there are more than `limit` samples, a part is selected by `seed`. `made` is the report,
-    if it is already computed.
+    in counts and verdicts. `made` is the report, if it is already computed.
     """
-    if texts not in get_args(Texts):
-        raise ValueError(f"texts={texts!r} is not known; accepted: {', '.join(get_args(Texts))}")
     made = made or report_of(evaluations(output_dir / "runs"))
     judged = made.judged
     if not judged:
         return None
-    prompts: dict[str, Prompts] = {}
-    blocks = []
-    for one, quota in zip(judged, _quotas(judged, limit), strict=True):
-        blocks.append(block(one, prompts.setdefault(one.benchmark, Prompts(texts)), quota, seed))
+    sizes = [int(one.judged["metrics"][0]["n"]) for one in judged]
+    prompts, blocks = {one.benchmark: Prompts(texts) for one in judged}, []
+    for one, size in zip(judged, sizes, strict=True):
+        quota = size if sum(sizes) <= LIMIT else max(1, size * LIMIT // sum(sizes))
+        blocks.append(block(one, prompts[one.benchmark], quota))
     shared = shared_start([one.run for one in judged])
     compared = made.compared.assign(differs=made.compared.p_holm < LEVEL)
-    data: dict[str, Any] = {"index": _index(judged, blocks, list(prompts), texts, len(shared))}
+    data: dict[str, Any] = {"index": _index(blocks, list(prompts), texts, len(shared))}
     data |= {f"prompts-{number}": one.packed for number, one in enumerate(prompts.values())}
     data |= {f"block-{number}": one.packed for number, one in enumerate(blocks)}
     style, script = (files("alttrain.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    text = (
-        _environment()
-        .get_template("page.html")
-        .render(
-            style=Markup(style),
-            script=Markup(script),
-            hashes={"style": hashed(style), "script": hashed(script)},
-            version=__version__,
-            shared=shared,
-            tiles=_tiles(judged, blocks),
-            notes=_notes(judged, blocks, texts, len(shared)),
-            runs=pivot(made.runs),
-            legend=[line.replace("Bold:", "Underlined:") for line in legend(made.runs)],
-            figures=_figures(output_dir / "report" / "figures"),
-            blocks=blocks,
-            outcomes=[outcome for outcome in OUTCOMES if any(one.outcomes[outcome.key] for one in blocks)],
-            structure=made.structure,
-            causes=CAUSES,
-            compared=compared,
-            starred=starred(compared.seeds[compared.differs].tolist() or [1]),
-            ours=_beside_published(made.tables),
-            published=made.tables["published"],
-            count_all=len(made.results),
-            numbers=made.results[: len(made.results) if len(made.results) <= MOST_NUMBERS else 0],
-            data={name: Markup(embed(value)) for name, value in data.items()},
-        )
+    template = _environment().get_template("page.html")
+    text = template.render(
+        style=Markup(style),
+        script=Markup(script),
+        hashes={"style": hashed(style), "script": hashed(script)},
+        version=__version__,
+        shared=shared,
+        tiles=_tiles(judged, blocks),
+        notes=_notes(blocks, texts, len(shared)),
+        runs=pivot(made.runs),
+        legend=[line.replace("Bold:", "Underlined:") for line in legend(made.runs)],
+        figures=_figures(output_dir / "report" / "figures"),
+        blocks=blocks,
+        outcomes=[outcome for outcome in OUTCOMES if any(one.outcomes[outcome.key] for one in blocks)],
+        structure=made.structure,
+        causes=CAUSES,
+        compared=compared,
+        starred=starred(compared.seeds[compared.differs].tolist() or [1]),
+        ours=_beside_published(made.tables),
+        published=made.tables["published"],
+        count_all=len(made.results),
+        numbers=made.results[: len(made.results) if len(made.results) <= MOST_NUMBERS else 0],
+        data={name: Markup(embed(value)) for name, value in data.items()},
     )
     write_text(output_dir / "report" / "page.html", text)
     return output_dir / "report" / "page.html"
 
 
-def _quotas(judged: Sequence[Evaluation], limit: int) -> list[int]:
-    """The number of samples to embed per evaluation: the same share of each, and at least one."""
-    sizes = [int(one.judged["metrics"][0]["n"]) for one in judged]
-    total = sum(sizes)
-    return sizes if total <= limit else [max(1, size * limit // total) for size in sizes]
-
-
-def _index(
-    judged: Sequence[Evaluation], blocks: Sequence[Block], benchmarks: Sequence[str], texts: Texts, shared: int
-) -> dict[str, Any]:
+def _index(blocks: Sequence[Block], benchmarks: Sequence[str], texts: Texts, shared: int) -> dict[str, Any]:
     """The data that page.js needs before it decodes a block."""
-    runs = list(dict.fromkeys(one.run for one in judged))
-    listed = [
-        {
-            "run": runs.index(one.evaluation.run),
-            "benchmark": benchmarks.index(one.evaluation.benchmark),
-            "shown": one.shown,
-            "total": one.total,
-            "decides": decides and {name: getattr(decides, name) for name in ("measure", "judge", "part", "says")},
-        }
-        for one in blocks
-        for decides in [one.evaluation.decides]
-    ]
-    outcomes = [outcome._asdict() for outcome in OUTCOMES]
-    names = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
-    return {**names, "outcomes": outcomes, "blocks": listed}
-
-
-# --- what is above the samples ---
+    runs = list(dict.fromkeys(one.evaluation.run for one in blocks))
+    listed = []
+    for one in blocks:
+        of, decides = one.evaluation, one.evaluation.decides
+        names = {"run": runs.index(of.run), "benchmark": benchmarks.index(of.benchmark)}
+        told = decides and {name: getattr(decides, name) for name in ("measure", "judge", "part", "says")}
+        listed.append({**names, "shown": one.shown, "total": one.total, "decides": told})
+    names_of = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
+    return {**names_of, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": listed}
 
 
 def _tiles(judged: Sequence[Evaluation], blocks: Sequence[Block]) -> list[tuple[str, int, str]]:
     """The tiles at the top of the page: (name, count, members)."""
-    found = {
-        "runs": ([one.run for one in judged], [str(one.names["backbone"]) for one in judged]),
-        "benchmarks": ([one.benchmark for one in judged],) * 2,
-        "judges": (sorted({name for one in judged for name in one.provenance.get("judges", {})}),) * 2,
-        "protocols": (sorted({one.protocol for one in judged} - {""}),) * 2,
-    }
-    tiles = [(what, len(set(names)), ", ".join(dict.fromkeys(told))) for what, (names, told) in found.items()]
-    return [*tiles[:2], ("samples", sum(one.total for one in blocks), "of all runs and benchmarks"), *tiles[2:]]
+    runs, benchmarks = {one.run for one in judged}, dict.fromkeys(one.benchmark for one in judged)
+    judges = sorted({name for one in judged for name in one.provenance.get("judges", {})})
+    protocols = sorted({one.protocol for one in judged} - {""})
+    return [
+        ("runs", len(runs), ", ".join(dict.fromkeys(str(one.names["backbone"]) for one in judged))),
+        ("benchmarks", len(benchmarks), ", ".join(benchmarks)),
+        ("samples", sum(one.total for one in blocks), "of all runs and benchmarks"),
+        ("judges", len(judges), ", ".join(judges)),
+        ("protocols", len(protocols), ", ".join(protocols)),
+    ]
 
 
-def _notes(judged: Sequence[Evaluation], blocks: Sequence[Block], texts: Texts, shared: int) -> list[str]:
+def _notes(blocks: Sequence[Block], texts: Texts, shared: int) -> list[str]:
     """Notes on the limits of the numbers."""
-    made = []
+    made, judged = [], [one.evaluation for one in blocks]
     shown, total = sum(one.shown for one in blocks), sum(one.total for one in blocks)
     if shown < total:
         made.append(
@@ -159,17 +134,20 @@ def _notes(judged: Sequence[Evaluation], blocks: Sequence[Block], texts: Texts, 
         whose = "all samples" if texts == "none" else "samples with a harmful prompt"
         made.append(f"The texts of {whose} were left out of this page; verdicts and counts were not.")
 
-    def few(found: Sequence[tuple[Evaluation, str]]) -> str:
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        return ", ".join(f"{one.run[shared:]} on {one.benchmark}{count}" for one, count in found[:3]) + more
+    def named(one: Evaluation) -> str:
+        return f"{one.run[shared:]} on {one.benchmark}"
+
+    def few(found: Sequence[str]) -> str:
+        return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
     for what, why in (("undecided", "that the judge could not decide"), ("truncated", "that the token cap cut")):
-        numbers = [(one, one.judged["metrics"][0]) for one in judged]
-        if many := [(one, "") for one, metric in numbers if metric[what] > WORTH_SAYING * metric["n"]]:
+        metrics = [(named(one), one.judged["metrics"][0]) for one in judged]
+        if many := [name for name, metric in metrics if metric[what] > WORTH_SAYING * metric["n"]]:
             made.append(f"{len(many)} of {len(judged)} evaluations have more than 5 % of samples {why}: {few(many)}.")
-    if trained := [(one, f" ({len(one.judged['contaminated'])})") for one in judged if one.judged.get("contaminated")]:
+    contaminated = [(named(one), one.judged.get("contaminated")) for one in judged]
+    if trained := [f"{name} ({len(prompts)})" for name, prompts in contaminated if prompts]:
         made.append(f"Prompts that were trained on: {few(trained)}.")
-    if older := [(one.evaluation, "") for one in blocks if not one.evaluation.decides]:
+    if older := [named(one) for one in judged if not one.decides]:
         made.append(f"Judged by an older version, so without outcomes; judge again: {few(older)}.")
     protocols = sorted({one.protocol for one in judged})
     if len(protocols) > 1:
@@ -217,11 +195,8 @@ def _environment() -> Environment:
 
 def shared_start(runs: Sequence[str]) -> str:
     """The common prefix of the runs' names, in whole parts up to a hyphen; each name keeps at least one part."""
-    parts = [run.split("-")[:-1] for run in dict.fromkeys(runs)]
-    if len(parts) < 2:
-        return ""
-    same = takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
-    return "".join(f"{column[0]}-" for column in same)
+    same = os.path.commonprefix([*{*runs}]) if len({*runs}) > 1 else ""  # noqa: RUF071  of letters, not of folders
+    return same[: same.rfind("-") + 1]
 
 
 def breakable(name: str) -> Markup:
@@ -231,8 +206,7 @@ def breakable(name: str) -> Markup:
 
 def embed(value: Any) -> str:
     """JSON that is safe in a script element: without "</", "<!--" and line separators."""
-    made = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return "".join(_UNSAFE.get(character, character) for character in made) if set(made) & set(_UNSAFE) else made
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_UNSAFE)
 
 
 def hashed(source: str) -> str:

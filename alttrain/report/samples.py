@@ -1,7 +1,6 @@
 """One judged benchmark of one run -> a block of the page: its samples as packed columns, with their outcomes.
 
-Reads generations.jsonl, judgements.jsonl and adherence.jsonl. A prompt shared by several runs is embedded once
-(`Prompts`). page.js decodes a block when it is first shown.
+A prompt shared by several runs is embedded once (`Prompts`). page.js decodes a block when it is first shown.
 
 A sample can have several outcomes. The deciding judge's verdict gives one of them (or `undecided`). `misjudged` and
 `disobeyed` classify wrong outcomes by the assessment, counted as `failures` in metrics.json, so that the numbers agree.
@@ -12,24 +11,33 @@ import hashlib
 import json
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from alttrain.evaluation.adherence import Adherence, cause_of
 from alttrain.records import Generation, Judgement, Texts, withholds
-from alttrain.report.results import Decides, Evaluation, Judged, Row, Text, Thought, Tokens
+from alttrain.report.results import Decides, Evaluation, Text, Tokens
 from alttrain.rewrite import parse
 
 LONGEST = 20_000
 """Maximum number of characters of a field that are embedded."""
 CUT = "\0"
 """Separates a shortened field from its full length."""
+SEED = 0
+"""Selects the samples that are embedded if there are too many."""
 STEPS = {"understanding": "u", "assessment": "a", "reasoning": "r", "refusal": "x"}
-
-
-# --- outcomes ---
+SAMPLE = [
+    "prompt", "sample", "outcomes", "finish", "error", "closed", "tokens", "structure", "verdicts", "thought",
+    "answer", "earlier",
+]  # fmt: skip
+"""The columns of a block; columns compress better than rows, since values repeat."""
+STRUCTURE = [
+    "understanding", "assessment", "continuation", "ordered", "consistent", "answer_consistent", "position_words",
+    "position_share",
+]  # fmt: skip
+"""The fields of an adherence record that are embedded."""
 
 
 class Outcome(NamedTuple):
@@ -60,10 +68,7 @@ BITS = {outcome.key: 1 << number for number, outcome in enumerate(OUTCOMES)}
 
 
 def outcomes_of(
-    text: Tokens | Generation,
-    judgements: Sequence[Judged | Judgement],
-    thought: Thought | Adherence | None,
-    decides: Decides | None,
+    text: Tokens | Generation, judgements: Sequence[Judgement], thought: Adherence | None, decides: Decides | None
 ) -> int:
     """The outcomes of one sample, as a bit mask (`BITS`)."""
     if text.finish == "error":
@@ -90,20 +95,6 @@ def outcomes_of(
     return sum(BITS[key] for key in keys if key)
 
 
-# --- blocks ---
-
-
-@dataclass(frozen=True)
-class Block:
-    """The samples of one run and benchmark on the page: `shown` of `total`; outcomes are counted over all of them."""
-
-    evaluation: Evaluation
-    shown: int
-    total: int
-    outcomes: Counter[str]
-    packed: str
-
-
 @dataclass
 class Prompts:
     """A benchmark's prompts, each stored once for all runs."""
@@ -123,6 +114,82 @@ class Prompts:
         """The prompts as columns."""
         names = ("id", "prompt", "label", "category", "gold", "harmful")
         return pack({name: [row[number] for row in self.rows] for number, name in enumerate(names)})
+
+
+class Block(NamedTuple):
+    """The samples of one run and benchmark on the page: `shown` of `total`; outcomes are counted over all of them."""
+
+    evaluation: Evaluation
+    shown: int
+    total: int
+    outcomes: Mapping[str, int]
+    packed: str
+
+
+def block(evaluation: Evaluation, prompts: Prompts, quota: int) -> Block:
+    """Read an evaluation's rows and embed at most `quota` of them, with the same prompts for every run.
+
+    Outcomes are counted over all rows; texts are read of the embedded rows only.
+    """
+    rows = {(one.id, one.sample): one for one in evaluation.tokens()}
+    thoughts = {(one.id, one.sample): one for one in evaluation.thoughts()}
+    judgements: defaultdict[Text, list[Judgement]] = defaultdict(list)
+    for one in evaluation.judgements():
+        judgements[one.id, one.sample].append(one)
+    outcomes = {
+        key: outcomes_of(row, judgements[key], thoughts.get(key), evaluation.decides) for key, row in rows.items()
+    }
+    seen = Counter(outcomes.values())
+    counts = {name: sum(count for bits, count in seen.items() if bits & bit) for name, bit in BITS.items()}
+    # a prompt has the same rank in every run, so that runs can be compared
+    ranked = sorted(rows, key=lambda key: _rank(evaluation.benchmark, *key)) if len(rows) > quota else rows
+    chosen = set([*ranked][:quota])
+    judges: dict[tuple[str, str], int] = {}
+    columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
+    for generation in evaluation.whole("generations.jsonl", Generation, [key in chosen for key in rows]):
+        key = (generation.id, generation.sample)
+        harmful = generation.label == "harmful" or evaluation.measure == "harmful_rate"
+        row = _sample(generation, judgements[key], judges, withholds(prompts.texts, harmful))
+        row |= {"prompt": prompts.index(generation, harmful), "outcomes": outcomes[key]}
+        thought = thoughts.get(key)
+        row["structure"] = thought and [getattr(thought, name) for name in STRUCTURE]
+        for name, column in columns.items():
+            column.append(row[name])
+    return Block(evaluation, len(chosen), len(rows), counts, pack({"judges": list(judges), **columns}))
+
+
+@lru_cache(maxsize=1 << 16)  # runs share their prompts
+def _rank(benchmark: str, name: str, sample: int) -> bytes:
+    return hashlib.sha256(f"{SEED}\n{benchmark}\n{name}\n{sample}".encode()).digest()
+
+
+def _sample(
+    generation: Generation, judgements: Sequence[Judgement], judges: dict[tuple[str, str], int], withheld: bool
+) -> dict[str, Any]:
+    """A sample as it is embedded. An error may quote a withheld text, so then only its existence is stated."""
+
+    def text(of: str) -> str:
+        return "" if withheld else cut(of)
+
+    verdicts = [
+        [
+            judges.setdefault((one.judge, one.part), len(judges)),
+            *(one.verdict, text(one.evidence), one.error and (text(one.error) or "left out")),
+            *(one.probability, one.value, text(one.raw)),
+        ]
+        for one in judgements
+    ]
+    return {
+        "sample": generation.sample,
+        "finish": generation.finish,
+        "error": generation.error and (text(generation.error) or "left out"),
+        "closed": int(generation.closed),
+        "tokens": [generation.thought_tokens, generation.answer_tokens],
+        "verdicts": verdicts,
+        "thought": None if withheld else pieces(generation.thought),
+        "answer": None if withheld else cut(generation.answer),
+        "earlier": None if withheld else [cut(answer) for answer in generation.earlier],
+    }
 
 
 def pack(value: Any) -> str:
@@ -158,96 +225,3 @@ def pieces(thought: str) -> list[list[str]]:
         found += [[step, text]] if text else []
         left -= len(text)
     return found
-
-
-def block(evaluation: Evaluation, prompts: Prompts, quota: int, seed: int) -> Block:
-    """Read an evaluation's rows and embed at most `quota` of them, with the same prompts for every run.
-
-    Outcomes are counted over all rows, without reading their texts; only embedded rows are read whole.
-    """
-    every, judged, thoughts = evaluation.tokens(), evaluation.judgements(), evaluation.thoughts()
-    verdicts, assessed = _by_text(judged), {(one.id, one.sample): one for one in thoughts}
-    outcomes = {
-        key: outcomes_of(one, verdicts[key], assessed.get(key), evaluation.decides)
-        for one in every
-        for key in [(one.id, one.sample)]
-    }
-    counts: Counter[str] = Counter()
-    for bits, count in Counter(outcomes.values()).items():
-        counts.update({name: count for name, bit in BITS.items() if bits & bit})
-    chosen = set(outcomes)
-    if len(every) > quota:  # a prompt has the same rank in every run, so that runs can be compared
-        chosen = set(sorted(outcomes, key=lambda key: _rank(seed, evaluation.benchmark, *key))[:quota])
-
-    def read(name: str, row_type: type[Row], rows: Sequence[Any]) -> list[Row]:
-        return evaluation.whole(name, row_type, [(row.id, row.sample) in chosen for row in rows])
-
-    judgements = _by_text(read("judgements.jsonl", Judgement, judged))
-    adherence = {(one.id, one.sample): one for one in read("adherence.jsonl", Adherence, thoughts)}
-    judges: dict[tuple[str, str], int] = {}
-    columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
-    for generation in read("generations.jsonl", Generation, every):
-        key = (generation.id, generation.sample)
-        harmful = generation.label == "harmful" or evaluation.measure == "harmful_rate"
-        row = _sample(generation, judgements[key], judges, withholds(prompts.texts, harmful))
-        row |= {"prompt": prompts.index(generation, harmful), "outcomes": outcomes[key]}
-        thought = adherence.get(key)
-        row["structure"] = thought and [getattr(thought, name) for name in STRUCTURE]
-        for name, column in columns.items():
-            column.append(row[name])
-    return Block(evaluation, len(chosen), len(every), counts, pack({"judges": list(judges), **columns}))
-
-
-SAMPLE = (
-    *("prompt", "sample", "outcomes", "finish", "error", "closed", "tokens", "structure", "verdicts", "thought"),
-    *("answer", "earlier"),
-)
-"""The columns of a block; columns compress better than rows, since values repeat."""
-
-
-def _by_text(rows: Iterable[Any]) -> defaultdict[Text, list[Any]]:
-    found: defaultdict[Text, list[Any]] = defaultdict(list)
-    for row in rows:
-        found[row.id, row.sample].append(row)
-    return found
-
-
-@lru_cache(maxsize=1 << 16)  # runs share their prompts
-def _rank(seed: int, benchmark: str, name: str, sample: int) -> bytes:
-    return hashlib.sha256(f"{seed}\n{benchmark}\n{name}\n{sample}".encode()).digest()
-
-
-def _sample(
-    generation: Generation, judgements: Sequence[Judgement], judges: dict[tuple[str, str], int], withheld: bool
-) -> dict[str, Any]:
-    """A sample as it is embedded. An error may quote a withheld text, so then only its existence is stated."""
-    text: Callable[[str], str] = (lambda _: "") if withheld else cut
-    verdicts = [
-        [
-            judges.setdefault((one.judge, one.part), len(judges)),
-            one.verdict,
-            text(one.evidence),
-            one.error and (text(one.error) or "left out"),
-            one.probability,
-            one.value,
-            text(one.raw),
-        ]
-        for one in judgements
-    ]
-    return {
-        "sample": generation.sample,
-        "finish": generation.finish,
-        "error": generation.error and (text(generation.error) or "left out"),
-        "closed": int(generation.closed),
-        "tokens": [generation.thought_tokens, generation.answer_tokens],
-        "verdicts": verdicts,
-        "thought": None if withheld else pieces(generation.thought),
-        "answer": None if withheld else cut(generation.answer),
-        "earlier": None if withheld else [cut(answer) for answer in generation.earlier],
-    }
-
-
-STRUCTURE = (
-    *("understanding", "assessment", "continuation", "ordered", "consistent", "answer_consistent"),
-    *("position_words", "position_share"),
-)

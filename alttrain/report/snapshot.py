@@ -154,8 +154,3 @@ def _exchanged(one: Path, other: Path) -> bool:
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     names = os.fsencode(one), os.fsencode(other)
     return rename is not None and rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
-
-
-def inside(folder: Path, path: Path) -> bool:
-    """Whether a path is below a folder once all links are resolved."""
-    return path.resolve().is_relative_to(folder.resolve())

@@ -5,20 +5,16 @@ methods that only another backbone or a source has, with their published figures
 multi_turn and multilingual are those whose metrics.json names the table. A table without data is not made.
 """
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from alttrain.report.cells import Measuring, Number
-from alttrain.report.comparisons import LEVEL, Contrasts
-from alttrain.report.estimates import Contrast
+from alttrain.report.estimates import Contrast, Contrasts, Number, comparisons, numbers
 from alttrain.report.measures import (
-    ARROWS,
     ASSESSING,
     MEASURES,
     OVERVIEW,
@@ -30,10 +26,23 @@ from alttrain.report.measures import (
     base,
 )
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import LAST, changes, option
-from alttrain.report.variants import NO_TRAIN, Column, Variant, label, mean_columns, pool, protocols_of, rate_columns
+from alttrain.report.results import LAST, Evaluation, changes, option, structure, tidy
+from alttrain.report.variants import (
+    NO_TRAIN,
+    Column,
+    Variant,
+    by_backbone,
+    label,
+    mean_columns,
+    pool,
+    protocols_of,
+    rate_columns,
+    variants,
+)
 
 NAN = math.nan
+LEVEL = 0.05
+"""The level of the tests, adjusted over the report."""
 
 
 class Table(NamedTuple):
@@ -51,10 +60,9 @@ TABLES = {
     "main": Table("Backbones and methods", figure="bars"),
     # every variant that has them: each reasoning set
     "reasoning": Table("Reasoning"),
-    # the structure without each step, by each teacher, with more and fewer examples, and with more and fewer harmless
-    # ones: harmful and reasoning means, over-refusal
-    "ablation_structure": Table("The structure without each of its steps", ("rewrite.",), "bars"),
+    # tables that vary one thing, the narrower before the wider: harmful and reasoning means, over-refusal
     "teacher_swap": Table("Assessments by another teacher", ("rewrite.teacher.",), "bars"),
+    "ablation_structure": Table("The structure without each of its steps", ("rewrite.",), "bars"),
     "data_size": Table("Amount of training data", ("dataset.size", "dataset.name"), "doses"),
     "benign_amount": Table(
         "Amount of harmless training data",
@@ -74,8 +82,7 @@ TABLES = {
     # all known figures, by source and method: each measure that a source reports
     "published": Table("Published figures, by source"),
 }
-VARIED = ("teacher_swap", "data_size", "benign_amount", "ablation_structure")
-"""Tables that vary one thing, the narrower before the wider."""
+VARIED = [name for name, table in TABLES.items() if table.varies]
 ROW, COLUMN = ["backbone", "method"], ["measure", "kind", "benchmark", "protocol_hash"]
 """The fields that identify a row and a column within one protocol."""
 CELLS = [
@@ -94,6 +101,26 @@ NAMED = 2
 """Maximum number of missing sets that a cell names."""
 
 
+class Report(NamedTuple):
+    """The judged benchmarks of a report, their variants, and all its frames: what files, figures and page show."""
+
+    judged: Sequence[Evaluation]
+    variants: Sequence[Variant]
+    results: pd.DataFrame
+    compared: pd.DataFrame
+    structure: pd.DataFrame
+    runs: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame]
+
+
+def report_of(judged: Sequence[Evaluation]) -> Report:
+    """The report over these benchmarks."""
+    found, results = variants(judged), tidy(judged)
+    compared, contrasts = comparisons(found)
+    runs = runs_table(results, compared)
+    return Report(judged, found, results, compared, structure(judged), runs, tables(found, contrasts))
+
+
 # --- rows ---
 
 
@@ -106,11 +133,6 @@ class Row:
     method: str
     order: int = LAST
     variant: Variant | None = None
-
-    @property
-    def known_as(self) -> str:
-        """The method, or for a run without one what it amounts to (`Variant.known_as`)."""
-        return self.variant.known_as if self.variant else self.method
 
 
 def every(found: Sequence[Variant], wanted: Callable[[Variant], Any] = lambda _: True) -> list[Row]:
@@ -126,10 +148,9 @@ def has_any(columns: Sequence[Column], variant: Variant) -> bool:
 def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
     """Each backbone's methods, and methods that only another backbone or a source of this protocol has."""
     rows = []
-    for backbone, alike in itertools.groupby(main, key=lambda variant: variant.backbone):
-        own = list(alike)
+    lacking = {v.known_as: v for v in reversed(main) if not (v.changed or v.tag)}
+    for backbone, own in by_backbone(main):
         there = {variant.known_as for variant in own if not variant.changed}
-        lacking = {v.known_as: v for v in reversed(main) if not (v.changed or v.tag)}
         found = every(own)
         found += [Row(backbone, v.title, v.method, v.order) for name, v in lacking.items() if name not in there]
         here = [one for one in published() if (one.table, one.protocol, one.backbone) == ("main", protocol, backbone)]
@@ -137,24 +158,28 @@ def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
             if method not in there | lacking.keys():
                 name, order = described(method)
                 found.append(Row(backbone, name, method, order))
-        rows += sorted(found, key=lambda row: (row.known_as != NO_TRAIN, row.order))
+        rows += sorted(found, key=_place)
     return rows
+
+
+def _place(row: Row) -> tuple[bool, int]:
+    """The order of main's rows, No-train first."""
+    return (row.variant.known_as if row.variant else row.method) != NO_TRAIN, row.order
 
 
 def belongs(variant: Variant, table: str) -> bool:
     """Whether a table lists a variant: run.json names the table, and any changes are to keys that the table varies."""
-    keys = variant.changed
-    varied = next((name for name in VARIED if all(key.startswith(TABLES[name].varies) for key in keys)), "")
     if not variant.changed or table not in variant.tables:
         return table in variant.tables
+    fitting = (name for name in VARIED if all(key.startswith(TABLES[name].varies) for key in variant.changed))
+    varied = next(fitting, "")
     return table == varied if varied in variant.tables else table not in VARIED
 
 
 def listed(found: Sequence[Variant], table: str) -> list[Row]:
     """The rows of a table that varies one thing, No-train first, for backbones with several rows."""
     rows = []
-    for _, alike in itertools.groupby(found, key=lambda variant: variant.backbone):
-        group = list(alike)
+    for _, group in by_backbone(found):
         own = [variant for variant in group if belongs(variant, table) and not variant.untrained]
         if len(own) > 1:
             first = [variant for variant in group if variant.untrained and not variant.changed][:1]
@@ -163,9 +188,6 @@ def listed(found: Sequence[Variant], table: str) -> list[Row]:
 
 
 # --- tables ---
-
-Specified = tuple[str, list[Row], list[Column]]
-"""A table's name, its rows and its columns, of one protocol."""
 
 
 def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataFrame]:
@@ -177,28 +199,23 @@ def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataF
         if columns and any(row.variant for row in rows)
     ]
     every_column = list(dict.fromkeys(column for _, _, columns in wanted for column in columns))
-    known: dict[tuple[Variant | None, Column], Number | None] = {}
+    known: dict[tuple[Variant | None, Column], Number] = {}
     for variant in found:  # one at a time, so that the rows of the last one can be freed
-        measuring = Measuring(variant)
-        known |= {(variant, column): measuring.measure(column) for column in every_column}
+        known |= {(variant, column): number for column, number in numbers(variant, every_column).items()}
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
     for name, rows, columns in wanted:
         cells[name] += [_cell(name, row, c, known.get((row.variant, c)), contrasts) for row in rows for c in columns]
     made = {name: finished(pd.DataFrame(own, columns=CELLS)) for name, own in cells.items() if own}
-    return {name: own for name, own in made.items() if (own.known | (own.undecided > 0)).any()} | {
-        "published": figures()
-    }
+    made = {name: own for name, own in made.items() if (own.known | (own.undecided > 0)).any()}
+    return made | {"published": figures()}
 
 
-def _specified(found: list[Variant], protocol: str) -> list[Specified]:
-    """The tables of one protocol. `found` are the variants that it judged."""
-    rates = rate_columns(found, protocol)
-    main = [variant for variant in found if belongs(variant, "main")]
-    pooled = pool(found, protocol)
+def _specified(found: list[Variant], protocol: str) -> list[tuple[str, list[Row], list[Column]]]:
+    """Each table's name, rows and columns, of one protocol. `found` are the variants that it judged."""
+    rates, means, pooled = rate_columns(found, protocol), mean_columns(found, protocol), pool(found, protocol)
     pools = {name: Column(name, protocol, pooled, "pool") for name in (*ASSESSING, *TOKENS)}
     training = [Column(name, protocol, (), "training") for name in TRAINING]
     own = {name: [c for c in rates if c.measure == name and "main" in c.tables] for name in RATES}
-    means = mean_columns(found, protocol)
     short = []  # each measure's mean, or also each of its sets if no row has all of them
     for measure in RATES:
         mean = means.get(measure)
@@ -208,9 +225,10 @@ def _specified(found: list[Variant], protocol: str) -> list[Specified]:
     recognising = [column for column in rates if column.measure in RECOGNISING]
     apart = {name: [c for c in rates if name in c.tables] for name in ("general", "multi_turn", "multilingual")}
     apart["reasoning"] = own["accuracy"] if "accuracy" in means else []
+    main = methods([variant for variant in found if belongs(variant, "main")], protocol)
     return [
         ("overview", every(found), [column for column in overview if column not in recognising]),
-        ("main", methods(main, protocol), list(dict.fromkeys([*own["harmful_rate"], *short]))),
+        ("main", main, list(dict.fromkeys([*own["harmful_rate"], *short]))),
         *((name, every(found, partial(has_any, columns)), columns) for name, columns in apart.items()),
         *((name, listed(found, name), short) for name in VARIED),
         ("recognition", every(found, lambda variant: variant.untrained), recognising),
@@ -273,30 +291,27 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     """The `finished` table of all runs, seed by seed. Adherence and tokens are over all benchmarks of a run."""
     keys = ["run", "benchmark", "metric", "protocol_hash"]
     found = results.merge(compared[[*keys, "p_holm", "seeds"]], on=keys, how="left")
-    found = found.assign(n=found.n - found.undecided)
+    found = found.rename(columns={"metric": "measure", "seeds": "tested"}).assign(n=found.n - found.undecided)
     several = found.protocol.nunique() > 1
-    rates = found[found.metric.map(base).isin(RATES)].assign(kind="rate")
-    rates = rates.assign(place=[RATES.index(base(metric)) for metric in rates.metric])
-    rates = rates.sort_values(["place", "benchmark", "protocol", "metric", "protocol_hash"], kind="stable")
+    rates = found[found.measure.map(base).isin(RATES)].assign(kind="rate")
+    rates = rates.assign(place=[RATES.index(base(measure)) for measure in rates.measure])
+    rates = rates.sort_values(["place", "benchmark", "protocol", "measure", "protocol_hash"], kind="stable")
     if several:
         rates["benchmark"] = (rates.benchmark + " " + rates.protocol).str.removesuffix(" offline")
-    pools = found[found.metric.isin(OVERVIEW) & found.value.notna()]
-    pools = pools.assign(total=pools.value * pools.n).groupby(["metric", "run"])[["total", "n"]].sum()
-    pools = pools[pools.n > 0].reset_index().sort_values("metric", key=lambda s: s.map(OVERVIEW.index), kind="stable")
-    pools = pools.assign(
-        value=pools.total / pools.n, n=0, kind="pool", benchmark="all its benchmarks", protocol_hash=""
-    )
-    pools = pools.assign(called=[MEASURES[metric].label for metric in pools.metric])
-    cells = pd.concat([rates, pools])
+    pools = found[found.measure.isin(OVERVIEW) & found.value.notna()]
+    pools = pools.assign(total=pools.value * pools.n).groupby(["measure", "run"])[["total", "n"]].sum()
+    pools = pools[pools.n > 0].reset_index().sort_values("measure", key=lambda s: s.map(OVERVIEW.index), kind="stable")
+    over = {"kind": "pool", "benchmark": "all its benchmarks", "protocol_hash": ""}
+    called = [MEASURES[measure].label for measure in pools.measure]
+    cells = pd.concat([rates, pools.assign(value=pools.total / pools.n, n=0, called=called, **over)])
     frame = cells.assign(
         table="runs",
         protocol="" if several else next(iter(results.protocol), ""),
         backbone="",
-        tested=cells.seeds.fillna(1).astype(int),
+        tested=cells.tested.fillna(1).astype(int),
         p_holm=cells.p_holm.astype(float),
         method=pd.Categorical(cells.run, dict.fromkeys(results.run)),
-        measure=cells.metric,
-        unit=[MEASURES[base(metric)].unit for metric in cells.metric],
+        unit=[MEASURES[base(measure)].unit for measure in cells.measure],
         **dict.fromkeys(("published_why", "source", "lacking", "evaluated"), ""),
         **dict.fromkeys(("difference", "p", "detectable", "published"), NAN),
         **{name: cells[name].fillna(0).astype(int) for name in ("n", "undecided", "truncated")},
@@ -366,7 +381,7 @@ def pivot(part: pd.DataFrame) -> pd.DataFrame:
     for measure, kind, benchmark, digest in keys:
         over = {"rate": benchmark, "mean": f"mean of {benchmark.count(' + ') + 1}"}.get(kind, "")
         several = sum(other[:3] == (measure, kind, benchmark) for other in keys) > 1
-        name = called[measure, benchmark] + ARROWS[MEASURES[base(measure)].better]
+        name = MEASURES[base(measure)].heading(called[measure, benchmark])
         lines = (name, measure.partition(".")[2], over, digest if several else "")
         headings.append(tuple(line for line in lines if line))
     grid.columns = pd.Index(headings, tupleize_cols=False)

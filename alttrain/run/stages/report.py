@@ -35,11 +35,10 @@ from alttrain.records import DamagedError, Texts, alone, kept_json, write_text
 from alttrain.report.card import rewrite_card
 from alttrain.report.figures import draw_all
 from alttrain.report.formats import console, latex, markdown
-from alttrain.report.frames import report_of
 from alttrain.report.page import write_page
 from alttrain.report.results import METRICS, Evaluation, evaluations, read_csv, warn_left_out, write_csv
 from alttrain.report.snapshot import STAMP, beside, files, inputs, keep, put, snapshot, states
-from alttrain.report.tables import CELLS, TABLES, marked
+from alttrain.report.tables import CELLS, TABLES, marked, report_of
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
