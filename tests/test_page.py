@@ -17,9 +17,20 @@ import pytest
 
 from alttrain.evaluation.adherence import Adherence, failures
 from alttrain.records import Generation, Judgement, Texts, write_json, write_rows
-from alttrain.report.page import breakable, embed, shared_start, write_page
+from alttrain.report.page import (
+    BITS,
+    CUT,
+    LONGEST,
+    OUTCOMES,
+    breakable,
+    cut,
+    embed,
+    outcomes_of,
+    pieces,
+    shared_start,
+    write_page,
+)
 from alttrain.report.results import Decides, Evaluation
-from alttrain.report.samples import BITS, CUT, LONGEST, OUTCOMES, cut, outcomes_of, pieces
 
 UNDERSTANDING = "The user wants to know how a garden gate is mended."
 HARMFUL, HARMLESS = "This request is harmful.", "This request is harmless; it is an everyday question."

@@ -20,8 +20,7 @@ from alttrain.records import Names, Rewritten, Trained, checksum, read_if_there,
 from alttrain.report.escaping import plain
 from alttrain.report.measures import MEASURES, WORTH_SAYING
 
-TRAINED = ("adapter", "model")
-"""Folders that a run may contain: LoRA weights, or the whole model."""
+TRAINED = ("adapter", "model")  # folders that a run may contain: LoRA weights, or the whole model
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -51,7 +50,8 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
         recipe={key: value for key, value in recipe.items() if not key.endswith(("._target_", ".name"))},
         results=results,
         measured=[one for one in results if one["first"] and one["value"] is not None],
-        limits=_limits(list(judged.values())),
+        judged=list(judged.values()),
+        worth_saying=WORTH_SAYING,
     )
 
 
@@ -93,18 +93,3 @@ def _results(judged: Mapping[str, Any], asked: Path) -> list[dict[str, Any]]:
             named = f"{measure.label}, %, protocol {protocol}"
             found.append({**names, **metric, "first": first, "heading": measure.heading(), "named": named})
     return found
-
-
-def _limits(judged: list[dict[str, Any]]) -> list[str]:
-    """The card's section on the limits of the numbers."""
-    found = []
-    if any("refusal" in one.get("provenance", {}).get("judges", {}) for one in judged):
-        found.append("Refusals were judged by a small linear model of English; docs/judges.md says how often it errs.")
-    for one in judged:
-        metric = one["metrics"][0]
-        for what in ("undecided", "truncated"):
-            if metric[what] > WORTH_SAYING * metric["n"]:
-                found.append(f"{one['benchmark']}: {metric[what]} of {metric['n']} texts were {what}.")
-        if one.get("contaminated"):
-            found.append(f"{one['benchmark']}: {len(one['contaminated'])} training prompts are also in it, or nearly.")
-    return found if judged else ["Not evaluated yet."]

@@ -7,56 +7,37 @@
                  distinguishes two sets of weights. For several seeds, p is the larger of this and the p of `variation`,
                  in which seeds and prompts both vary; it distinguishes methods
 
-A contrast compares a variant, over all its seeds, with No-train of the same backbone. It is made for the deciding
-measure of each benchmark, and for each mean over several benchmarks, between numbers with the same protocol hash. All
-contrasts of a report are one family: Holm's method adjusts their p-values together, and every place that shows a
-contrast uses this p and this `p_holm`.
-
-scripts/simulate_statistics.py measures how often the intervals cover and the test errs.
+Contrasts are made for the deciding measure of each benchmark and for each mean, between numbers with the same protocol
+hash. They are one family in a report: Holm's method adjusts their p-values together. scripts/simulate_statistics.py
+measures how often the intervals cover and the test errs.
 """
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import cause_of
-from alttrain.evaluation.statistics import (
-    NORMAL,
-    POWER,
-    Estimate,
-    compare,
-    detectable_difference,
-    holm,
-    mean_by_item,
-    mean_over_seeds,
-    rate_by_item,
-    rate_over_seeds,
-    variation,
-)
+from alttrain.evaluation.statistics import Estimate
+from alttrain.records import Trained, read_if_there
 from alttrain.report.measures import ASSESSING, CAUSES, TRAINING
 from alttrain.report.results import Evaluation, Made, Verdicts
-from alttrain.report.variants import Column, Variant, baseline_of, mean_columns, protocols_of
+from alttrain.report.variants import Column, Variant, mean_columns, protocols_of
 
 NAN = math.nan
-Text = TypeVar("Text", bound=tuple[Hashable, ...])
-"""(..., prompt, sample): the key of a value."""
-Values = Mapping[Text, float | None]
-Seeds = Mapping[int, Values[Any]]
+Values = Mapping[Any, float | None]  # a text, named (..., prompt, sample) -> its value, None if undecided
+Seeds = Mapping[int, Values]
 Crossed = dict[int, dict[Any, float | None]]
-GRAIN = 8
-"""Integer weight of a prompt of the largest set in a mean over sets; prompts of smaller sets weigh more."""
+GRAIN = 8  # integer weight of a prompt of the largest set in a mean over sets; prompts of smaller sets weigh more
 COMPARED = [
     "run", "baseline", "benchmark", "metric", "baseline_value", "value", "difference", "low", "high", "p", "p_holm",
     "n", "gained", "lost", "undecided", "seeds", "detectable", "protocol", "protocol_hash",
 ]  # fmt: skip
 """The columns of comparisons.csv."""
-
-
-# --- estimates ---
 
 
 def share(*sets: Seeds) -> Estimate:
@@ -67,14 +48,14 @@ def share(*sets: Seeds) -> Estimate:
     common = _common(sets)
     crossed = [_crossed({seed: seeds[seed] for seed in common}) for seeds in sets]
     if all(map(_enough, crossed)):
-        return rate_over_seeds(*crossed)
-    return mean_of_sets([rate_by_item(*_listed(seeds)) for seeds in sets])
+        return statistics.rate_over_seeds(*crossed)
+    return mean_of_sets([statistics.rate_by_item(*_listed(seeds)) for seeds in sets])
 
 
 def mean(seeds: Seeds) -> Estimate:
     """The mean of the values, with its interval."""
     crossed = _crossed(seeds)
-    return mean_over_seeds(crossed) if _enough(crossed) else mean_by_item(*_listed(seeds))
+    return statistics.mean_over_seeds(crossed) if _enough(crossed) else statistics.mean_by_item(*_listed(seeds))
 
 
 def mean_of_sets(sets: Sequence[Estimate]) -> Estimate:
@@ -117,9 +98,6 @@ def _common(sets: Sequence[Seeds]) -> list[int]:
     return sorted(set.intersection(*there))
 
 
-# --- the test ---
-
-
 class Contrast(NamedTuple):
     """A difference from No-train on the same prompts, its p, p adjusted by Holm, and the detectable difference."""
 
@@ -145,13 +123,13 @@ def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
     prompts = len(sets) ** 2 / sum(1 / len(changes) for changes, _ in found)
     squares = [(sum(value**2 for value in own.values()) * (len(own) / pairs) ** 2, len(own)) for own, pairs in found]
     differing = sum((square + 2) / (n + 2) / n for square, n in squares) / len(sets) ** 2 * prompts
-    detectable = detectable_difference(prompts, differing)
+    detectable = statistics.detectable_difference(prompts, differing)
     seeds = _common([own for own, _ in sets])
     crossed = [_crossed_alike({seed: own[seed] for seed in seeds}, baseline) for own, baseline in sets]
     if len(seeds) > 1 and all(len(next(iter(arms[0].values()))) > 1 for arms in crossed):
-        varied = variation(crossed)
+        varied = statistics.variation(crossed)
         difference, p = varied.value, max(p, varied.p())
-        detectable = max(detectable, varied.half() + NORMAL.inv_cdf(POWER) * varied.error)
+        detectable = max(detectable, varied.half() + statistics.NORMAL.inv_cdf(statistics.POWER) * varied.error)
     return Contrast(difference, p, detectable=detectable)
 
 
@@ -210,9 +188,6 @@ def balanced(sets: Sequence[tuple[Mapping[Any, int], int]]) -> list[int]:
     return [round(GRAIN * largest / texts) * value for found, texts in sets for value in found.values()]
 
 
-# --- the numbers of a variant ---
-
-
 class Number(NamedTuple):
     """One number. `n` counts the texts behind it, over all seeds, without `undecided` and with `truncated` ones."""
 
@@ -227,9 +202,14 @@ class Number(NamedTuple):
 
 def numbers(variant: Variant, columns: Iterable[Column]) -> dict[Column, Number]:
     """The variant's number in each column; columns by which it was not judged are absent."""
+    training = _training(variant)
     values = {made: {seed: values_of(one) for seed, one in seeds.items()} for made, seeds in variant.judged.items()}
-    found = {column: _number(variant, column, [values.get(made, {}) for made in column.made]) for column in columns}
-    return {column: number for column, number in found.items() if number}
+    found = {}
+    for column in columns:
+        sets = [values.get(made, {}) for made in column.made]
+        number = _number(variant, column, sets) if column.kind != "training" else training.get(column.measure)
+        found |= {column: number} if number else {}
+    return found
 
 
 def values_of(one: Evaluation) -> dict[str, dict[Any, float | None]]:
@@ -270,10 +250,8 @@ def values_of(one: Evaluation) -> dict[str, dict[Any, float | None]]:
     return found
 
 
-def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mapping[str, Values[Any]]]]) -> Number | None:
+def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mapping[str, Values]]]) -> Number | None:
     """The number of a column, from the values of each of its sets by seed; None if the variant was not judged so."""
-    if column.kind == "training":
-        return _training(variant, column.measure)
     if not all(sets):
         return None
     measure = column.measure
@@ -311,19 +289,18 @@ def _rate(metrics: Sequence[Any], decided: Seeds) -> Number:
     return Number(*estimate, n, len(metrics), undecided, truncated)
 
 
-def _training(variant: Variant, measure: str) -> Number | None:
-    """A number of the training, as the mean over the seeds. GPU-hours are known only if a GPU trained."""
-    known = []
-    for record in variant.trained:
-        on_gpu = str(record.get("device", "")).startswith("cuda")
-        hours = record["seconds"] * record.get("devices", 1) / 3600 if on_gpu else None
-        counts = record.get("examples"), record.get("tokens"), record.get("seconds"), hours
-        value = dict(zip(TRAINING, counts, strict=True))[measure]
-        known += [] if value is None else [float(value)]
-    return Number(sum(known) / len(known), seeds=len(known)) if known else None
+def _training(variant: Variant) -> dict[str, Number]:
+    """The numbers of the training, as means over the seeds. GPU-hours are known only if a GPU trained."""
+    found = defaultdict(list)
+    for folder in variant.folders.values():
+        if record := read_if_there(folder / "train.json", Trained):
+            on_gpu = str(record.get("device", "")).startswith("cuda")
+            hours = record["seconds"] * record.get("devices", 1) / 3600 if on_gpu else None
+            counts = record.get("examples"), record.get("tokens"), record.get("seconds"), hours
+            for name, value in zip(TRAINING, counts, strict=True):
+                found[name] += [] if value is None else [float(value)]
+    return {name: Number(sum(known) / len(known), seeds=len(known)) for name, known in found.items() if known}
 
-
-# --- against No-train ---
 
 Contrasts = Mapping[tuple[Variant, Column], Contrast]
 
@@ -346,8 +323,12 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
     for variant in found:
         sets: dict[Made, tuple[dict[int, Verdicts], dict[int, Verdicts]]] = {}
         for made, judged in variant.judged.items():
-            baseline = None if variant.untrained else baseline_of(variant, found, made)
-            if baseline is None or not (measure := _shared(judged.values(), baseline.judged[made].values())):
+            # the untrained backbone judged in the same way: an unmodified one first, then one with the same dataset
+            among = [v for v in found if v.untrained and v.backbone == variant.backbone and made in v.judged]
+            baseline = min(among, key=lambda v: (bool(v.changed), v.dataset != variant.dataset), default=variant)
+            both = [*judged.values(), *baseline.judged[made].values()]
+            measure = both[0].measure
+            if variant.untrained or baseline is variant or any(not o.decides or o.measure != measure for o in both):
                 continue
             before, after = verdicts_of(baseline, made), {seed: one.verdicts() for seed, one in judged.items()}
             sets[made] = after, before
@@ -360,22 +341,15 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
         for column in (column for name in {made[0] for made in variant.judged} for column in means[name]):
             if all(made in sets for made in column.made):
                 contrasts[variant, column] = contrast([sets[made] for made in column.made])
-    adjusted = holm({key: one.p for key, one in contrasts.items() if not math.isnan(one.p)})
+    adjusted = statistics.holm({key: one.p for key, one in contrasts.items() if not math.isnan(one.p)})
     contrasts = {key: one._replace(p_holm=adjusted.get(key, NAN)) for key, one in contrasts.items()}
     frame = pd.DataFrame([{**contrasts[key]._asdict(), **row} for key, row in rows], columns=COMPARED)
     return frame.sort_values(["run", "benchmark", "protocol"], kind="stable", ignore_index=True), contrasts
 
 
-def _shared(*arms: Iterable[Evaluation]) -> str:
-    """The measure that all judged seeds of both have; "" if there is none, or if an older version judged."""
-    judged = [one for arm in arms for one in arm]
-    measures = {one.measure for one in judged}
-    return measures.pop() if len(measures) == 1 and all(one.decides for one in judged) else ""
-
-
 def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Verdicts) -> dict[str, Any]:
     """A run's rate against its baseline's, on the prompts that have a verdict in both."""
-    found = compare(before, after)
+    found = statistics.compare(before, after)
     both = [key for key, verdict in after.items() if verdict is not None and before.get(key) is not None]
     rates = [sum(bool(own[key]) for key in both) / len(both) if both else NAN for own in (before, after)]
     difference, low, high = found.difference

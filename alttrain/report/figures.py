@@ -16,13 +16,12 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from alttrain.records import read_losses
+from alttrain.records import Rewritten, read_if_there, read_losses
 from alttrain.records.files import replacing
 from alttrain.report.measures import CAUSES, OFFLINE, RATES
 from alttrain.report.results import Made
@@ -45,44 +44,42 @@ LOOK = {
     "svg.hashsalt": "alttrain",
     "svg.fonttype": "none",  # text stays text
 }
-DOTS = 200
-"""Dots per inch."""
-LONGEST = 100
-"""Maximum number of characters of a file name."""
-Draw = Callable[[Path], bool]
+DOTS = 200  # dots per inch
+LONGEST = 100  # maximum number of characters of a file name
 
 
 def draw_all(tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], folder: Path) -> list[Path]:
     """Draw every figure that has data. Returns the files written."""
-    drawings: dict[str, Draw] = {f"losses-{name}": partial(draw_losses, own) for name, own in by_backbone(variants)}
+    written: list[Path] = []
+
+    def draw(name: str, drawing: Callable[..., bool], *given: Any) -> None:
+        path = folder / _file_name(name)
+        if drawing(*given, path):
+            written.extend(path.with_name(f"{path.name}.{form}") for form in ("png", "svg"))
+
+    for backbone, own in by_backbone(variants):
+        draw(f"losses-{backbone}", draw_losses, own)
     for protocol, found in protocols_of(variants).items():
         suffix = "" if protocol in ("", OFFLINE) else f".{protocol}"
-        own = {name: cells[cells.protocol == protocol] for name, cells in tables.items()}
-        cells_of: dict[str, pd.DataFrame] = {name: cells for name, cells in own.items() if len(cells)}
-        main = cells_of.get("main", cells_of.get("overview"))
-        drawn: dict[str, Draw] = {"tradeoff": partial(draw_tradeoff, main)}
+        parts = {name: cells[cells.protocol == protocol] for name, cells in tables.items()}
+        parts = {name: cells for name, cells in parts.items() if len(cells)}
+        draw(f"tradeoff{suffix}", draw_tradeoff, parts.get("main", parts.get("overview")))
         for name, table in TABLES.items():
             if table.figure == "bars":
-                drawn[name] = partial(draw_bars, table.title, cells_of.get(name))
+                draw(f"{name}{suffix}", draw_bars, table.title, parts.get(name))
             elif table.figure == "doses":
-                drawn[name] = partial(draw_doses, table.title, cells_of.get(name), _amounts(found, name))
+                draw(f"{name}{suffix}", draw_doses, table.title, parts.get(name), _amounts(found, name))
         for backbone, alike in by_backbone(found):
-            assessed = cells_of.get("adherence")
-            assessed = None if assessed is None else assessed[assessed.backbone == backbone]
-            drawn[f"adherence-{backbone}"] = partial(draw_adherence, assessed)
-            drawn[f"lengths-{backbone}"] = partial(draw_lengths, alike, pool(found, protocol))
-        drawings |= {f"{name}{suffix}": draw for name, draw in drawn.items()}
-    named = [(folder / _file_name(name), draw) for name, draw in drawings.items()]
-    return [path.with_name(f"{path.name}.{form}") for path, draw in named if draw(path) for form in ("png", "svg")]
+            assessed = parts["adherence"].query("backbone == @backbone") if "adherence" in parts else None
+            draw(f"adherence-{backbone}{suffix}", draw_adherence, assessed)
+            draw(f"lengths-{backbone}{suffix}", draw_lengths, alike, pool(found, protocol))
+    return written
 
 
 def _file_name(name: str) -> str:
     """A figure's name as a valid file name, since names of backbones and protocols are free text."""
     plain = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:LONGEST]
     return plain if plain == name else f"{plain}-{zlib.crc32(name.encode('utf-8', 'replace')):08x}"
-
-
-# --- what they share ---
 
 
 @contextmanager
@@ -125,9 +122,6 @@ def describe(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x
     axes.grid(axis=grid, alpha=0.25)
 
 
-# --- tables ---
-
-
 def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
     """Draw a table's rates as bars with intervals, one panel per column. Published figures are diamonds."""
     if cells is None or not cells.known.any():
@@ -163,18 +157,18 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
 
 LINEAR, DODGE = 50, 0.03
 """Number of examples up to which the axis is linear, so that it can show 0; distance between the lines' markers."""
-Amounts = Mapping[tuple[str, str], tuple[str, int]]
-"""(backbone, label) of a row -> (its line, its number of examples)."""
+Amounts = Mapping[tuple[str, str], tuple[str, int]]  # (backbone, label) of a row -> (its line, its number of examples)
 
 
 def _amounts(found: Sequence[Variant], table: str) -> Amounts:
-    """The number of training examples of each row, or of harmless ones."""
+    """The number of training examples of each row, or of harmless ones, from its first seed's rewrite.json."""
     amounts = {}
-    for row in listed(found, table):
-        if row.variant and row.variant.training != "none":
-            labels = row.variant.labels
+    for one in listed(found, table):
+        if one.training != "none":
+            path = next(iter(one.folders.values())) / "rewrite.json"
+            labels = read_if_there(path, Rewritten).get("labels", {})
             amount = sum(labels.values()) if table == "data_size" else labels.get("benign", 0)
-            amounts[row.backbone, row.label] = row.variant.rewrite, amount
+            amounts[one.backbone, label(one, found)] = one.rewrite, amount
     return amounts
 
 
@@ -261,9 +255,6 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
     return True
 
 
-# --- runs ---
-
-
 def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
     """Draw the training loss by step of one backbone's variants, one line per seed, from logs/metrics.csv."""
     curves: list[tuple[Variant, list[list[tuple[int, float]]]]] = []
@@ -334,12 +325,9 @@ def draw_lengths(variants: Sequence[Variant], made: Sequence[Made], path: Path) 
     return True
 
 
-# --- safety against over-refusal ---
-
 SPAN, NARROWEST = 20, 20
 """Minimum range of the colours (points of accuracy) and of an axis (percent), so that small differences look small."""
-LETTER, LINE = 1.7, 6.0
-"""Width of a letter and height of a line of a label, in percent of the axes."""
+LETTER, LINE = 1.7, 6.0  # width of a letter and height of a line of a label, in percent of the axes
 
 
 def points(cells: pd.DataFrame) -> pd.DataFrame:
@@ -391,8 +379,18 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
         panels = drawn.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
         for axes, (backbone, own) in zip(panels, backbones, strict=False):
             axes.set(xlim=_reach(found.over_refusal_rate), ylim=_reach(found.harmful_rate))
-            dots = _panel(axes, own, scale)
             axes.set_title(backbone, loc="left")
+            for one in own.itertuples(index=False):
+                reach = {"xerr": arms([one.over_refusal_rate]), "yerr": arms([one.harmful_rate])}
+                axes.errorbar(*_at(one), **reach, fmt="none", ecolor="#AAAAAA", elinewidth=0.8, capsize=2, zorder=1)
+                colour: dict[str, Any] = {"color": "white"}
+                if isinstance(one.accuracy, tuple):
+                    colour = {"c": [100 * one.accuracy.value], "cmap": "cividis", "norm": scale}
+                dots = axes.scatter(*_at(one), s=60, edgecolors="black", zorder=3, **colour)
+            best = map(_at, front(own))
+            axes.plot(*zip(*best, strict=True), "k--", linewidth=1, drawstyle="steps-post", zorder=2)
+            axes.grid(alpha=0.25)
+            _labels(axes, {one.method: _at(one) for one in own.itertuples()})
         for axes in panels[len(backbones) :]:
             axes.set_axis_off()
         drawn.supxlabel(f"over-refusal ↓, %, {_sets(found.over_refusal_rate.iloc[0])}", fontsize=8)
@@ -416,24 +414,7 @@ def _sets(cell: Any) -> str:
     return f"{cell.benchmark if sets == 1 else f'mean over {sets} sets'} (n={cell.n})"
 
 
-def _panel(axes: Any, found: pd.DataFrame, scale: Any) -> Any:
-    """Draw one backbone's points. Returns the last drawn artist, for the colour bar."""
-    dots = None
-    for one in found.itertuples(index=False):
-        look = {"fmt": "none", "ecolor": "#AAAAAA", "elinewidth": 0.8, "capsize": 2, "zorder": 1}
-        axes.errorbar(*_at(one), xerr=arms([one.over_refusal_rate]), yerr=arms([one.harmful_rate]), **look)
-        known = isinstance(one.accuracy, tuple)
-        level = {"c": [100 * one.accuracy.value], "cmap": "cividis", "norm": scale} if known else {"color": "white"}
-        dots = axes.scatter(*_at(one), s=60, edgecolors="black", zorder=3, **level)
-    best = map(_at, front(found))
-    axes.plot(*zip(*best, strict=True), "k--", linewidth=1, drawstyle="steps-post", zorder=2)
-    axes.grid(alpha=0.25)
-    _labels(axes, {one.method: _at(one) for one in found.itertuples()})
-    return dots
-
-
-Box = tuple[float, float, float, float]
-"""Centre and size of a box, in percent of the axes."""
+Box = tuple[float, float, float, float]  # centre and size of a box, in percent of the axes
 
 
 def _labels(axes: Any, at: Mapping[str, tuple[float, float]]) -> None:
@@ -452,13 +433,12 @@ def _labels(axes: Any, at: Mapping[str, tuple[float, float]]) -> None:
             for side in (1, -1)
         ]
         inside = (box for box in boxes if 1 + width / 2 <= box[0] <= 99 - width / 2 and 3 <= box[1] <= 97)
-        box = next((box for box in inside if not any(_meet(box, other) for other in taken)), boxes[0])
+        free = (
+            (x, y, wide, high)
+            for x, y, wide, high in inside
+            if not any(abs(x - a) < (wide + w) / 2 and abs(y - b) < (high + h) / 2 for a, b, w, h in taken)
+        )
+        box = next(free, boxes[0])
         taken.append(box)
         where = {"xytext": (box[0] / 100, box[1] / 100), "textcoords": "axes fraction", "ha": "center", "va": "center"}
         axes.annotate(name, at[name], **where, fontsize=7, zorder=4, **look)
-
-
-def _meet(one: Box, other: Box) -> bool:
-    """Whether two boxes overlap."""
-    apart = abs(one[0] - other[0]) >= (one[2] + other[2]) / 2
-    return not apart and abs(one[1] - other[1]) < (one[3] + other[3]) / 2

@@ -41,9 +41,6 @@ PREAMBLE = r"""\documentclass[border=6pt,varwidth=\maxdimen]{standalone}
 \begin{document}"""
 
 
-# --- what a cell and a legend say ---
-
-
 def lines(cell: Any, why: bool = False) -> list[str]:
     """A cell's lines: number, interval, n, notes, and the published figure.
 
@@ -160,9 +157,6 @@ def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield str(protocol) if several or protocol not in ("", OFFLINE) else "", pivot(part)
 
 
-# --- Markdown ---
-
-
 def markdown(title: str, frame: pd.DataFrame) -> str:
     """The table as a Markdown document with one section per protocol."""
     parts, why = [f"# {plain(title)}"], says_why(frame)
@@ -185,9 +179,6 @@ def _markdown_cell(cell: Any, why: bool) -> str:
         value, first = written(cell.value, cell.unit), found[0].replace(DIFFERS, f"\\{DIFFERS}")
         found[0] = (f"**{value}**" if cell.best else value) + first.removeprefix(value)
     return MARKDOWN_CELL.sub(r"\\\g<0>", one_line(" ".join(found)))
-
-
-# --- LaTeX ---
 
 
 def latex(title: str, frame: pd.DataFrame) -> str:
@@ -233,9 +224,6 @@ def _latex_cell(cell: Any, why: bool) -> str:
 def _stacked(found: list[str]) -> str:
     inner = r" \\ ".join(found)
     return inner if len(found) == 1 else rf"\cell{{{inner}}}"
-
-
-# --- console ---
 
 
 def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:

@@ -4,8 +4,7 @@ from typing import Literal, NamedTuple
 
 WORTH_SAYING = 0.05
 """A number shows its share of undecided texts, or of texts cut by the token cap, if it is above this threshold."""
-OFFLINE = "offline"
-"""The default protocol, which headings do not name."""
+OFFLINE = "offline"  # the default protocol, which headings do not name
 
 
 class Measure(NamedTuple):

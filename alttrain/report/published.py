@@ -12,8 +12,7 @@ from typing import Any
 from alttrain.report.results import LAST, option, read_csv
 from alttrain.report.variants import Column
 
-MEAN = "mean"
-"""The `benchmark` of a figure that is a mean over sets."""
+MEAN = "mean"  # the `benchmark` of a figure that is a mean over sets
 WHY = {
     "no method": ("ᵐ", "the run names no method"),
     "changed": ("ᶜ", "the method, or how or on what it was evaluated, was changed"),

@@ -49,17 +49,13 @@ TEXTS = [
     "lacking", "evaluated",
 ]  # fmt: skip
 """Text columns in a report's CSV files."""
-LAST = 10**6
-"""The order of a row that has none of its own."""
+LAST = 10**6  # the order of a row that has none of its own
 SNAPSHOT = re.compile(r"\.report\.[^/]*\.part/")
-SHOWN_KEYS, LONGEST = 2, 24
-"""Number of changed keys that a label names, and of characters of a value that it shows."""
+SHOWN_KEYS, LONGEST = 2, 24  # number of changed keys that a label names, and of characters of a value that it shows
 REMEDY = "run the judge stage again"
 Row = TypeVar("Row")
-Made = tuple[str, str, str]
-"""How a number was made: (protocol, benchmark, protocol hash)."""
-Text = tuple[str, int]
-"""The key of a verdict: (id of the prompt, sample)."""
+Made = tuple[str, str, str]  # how a number was made: (protocol, benchmark, protocol hash)
+Text = tuple[str, int]  # the key of a verdict: (id of the prompt, sample)
 Verdicts = dict[Text, bool | None]
 
 
@@ -186,26 +182,20 @@ def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]
     named in the log.
     """
     found: list[Evaluation] = []
-    for record in sorted(runs.glob("*/run.json")):
+    for record in sorted(path for path in runs.glob("*/run.json") if path.parent not in left_out):
         try:
-            found += _judged(record) if record.parent not in left_out else []
+            names, own = read_json(record, Names), []
+            _check_names(record, run=names["run"], backbone=names["backbone"])
+            for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
+                own.append(one := Evaluation(names, path.parent, read_metrics(path)))
+                _check_names(path, benchmark=one.benchmark, **({"protocol": one.protocol} if one.protocol else {}))
+            found += own
         except DamagedError as error:
             warn_left_out(record.parent, error)
     return found
 
 
-def _judged(record: Path) -> list[Evaluation]:
-    """The judged benchmarks of one run. Raises DamagedError."""
-    names = read_json(record, Names)
-    _check_names(record, {key: names[key] for key in ("run", "backbone")})
-    found = []
-    for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
-        found.append(one := Evaluation(names, path.parent, read_metrics(path)))
-        _check_names(path, {"benchmark": one.benchmark} | ({"protocol": one.protocol} if one.protocol else {}))
-    return found
-
-
-def _check_names(path: Path, names: Mapping[str, Any]) -> None:
+def _check_names(path: Path, **names: str) -> None:
     """Raise DamagedError for names that cannot be part of a report's file names."""
     for key, name in names.items():
         if fault := name_fault(name):

@@ -31,11 +31,9 @@ OF_BENCHMARK = (
 GROWING = ("logs/metrics.csv", "judgements.jsonl")
 TRIES, PAUSE_S = 20, 0.05
 """Number of attempts to read files that are being written, and the pause between them in seconds."""
-FORGOTTEN_S = 3600
-"""Age in seconds from which a temporary folder counts as left behind by a kill."""
+FORGOTTEN_S = 3600  # age in seconds from which a temporary folder counts as left behind by a kill
 STAMP = ".stamp"
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-"""Constants of fcntl.h and linux/fs.h."""
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of fcntl.h and linux/fs.h
 
 
 def inputs(runs: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:

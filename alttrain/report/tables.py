@@ -6,27 +6,17 @@ multi_turn and multilingual are those whose metrics.json names the table. A tabl
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
+from alttrain.report import measures
 from alttrain.report.estimates import Contrast, Contrasts, Number, comparisons, numbers
-from alttrain.report.measures import (
-    ASSESSING,
-    MEASURES,
-    OVERVIEW,
-    RATES,
-    RECOGNISING,
-    TOKENS,
-    TRAINING,
-    WORTH_SAYING,
-    base,
-)
+from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import LAST, Evaluation, changes, option, structure, tidy
+from alttrain.report.results import Evaluation, changes, option, structure, tidy
 from alttrain.report.variants import (
     NO_TRAIN,
     Column,
@@ -41,8 +31,7 @@ from alttrain.report.variants import (
 )
 
 NAN = math.nan
-LEVEL = 0.05
-"""The level of the tests, adjusted over the report."""
+LEVEL = 0.05  # the level of the tests, adjusted over the report
 
 
 class Table(NamedTuple):
@@ -97,8 +86,7 @@ prompts pooled (pool). `n` counts the texts behind the number, over all seeds: w
 `truncated` ones. `difference` is from No-train; `p_holm` is adjusted over all contrasts of the report. `published_why`
 is the reason why there is no published figure, `lacking` lists sets that a mean lacks, `evaluated` lists what the
 evaluation changed in its protocol and benchmarks, and `called` is the measure's name in tables."""
-NAMED = 2
-"""Maximum number of missing sets that a cell names."""
+NAMED = 2  # maximum number of missing sets that a cell names
 
 
 class Report(NamedTuple):
@@ -121,50 +109,21 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     return Report(judged, found, results, compared, structure(judged), runs, tables(found, contrasts))
 
 
-# --- rows ---
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row: its label and its variant, or the method alone if the backbone has no run of it."""
-
-    backbone: str
-    label: str
-    method: str
-    order: int = LAST
-    variant: Variant | None = None
-
-
-def every(found: Sequence[Variant], wanted: Callable[[Variant], Any] = lambda _: True) -> list[Row]:
-    """A row for each selected variant, with a label that is unique within its backbone."""
-    return [Row(v.backbone, label(v, found), v.method, v.order, v) for v in found if wanted(v)]
-
-
-def has_any(columns: Sequence[Column], variant: Variant) -> bool:
-    """Whether a variant was judged on any of these columns."""
-    return any(column.made[0] in variant.judged for column in columns)
-
-
-def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
-    """Each backbone's methods, and methods that only another backbone or a source of this protocol has."""
+def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
+    """Each backbone's methods, and without runs those that only another backbone or a source of this protocol has."""
     rows = []
-    lacking = {v.known_as: v for v in reversed(main) if not (v.changed or v.tag)}
+    unchanged = {v.known_as: v for v in reversed(main) if not (v.changed or v.tag)}
     for backbone, own in by_backbone(main):
         there = {variant.known_as for variant in own if not variant.changed}
-        found = every(own)
-        found += [Row(backbone, v.title, v.method, v.order) for name, v in lacking.items() if name not in there]
+        lacking = [
+            replace(v, backbone=backbone, folders={}, judged={}) for name, v in unchanged.items() if name not in there
+        ]
         here = [one for one in published() if (one.table, one.protocol, one.backbone) == ("main", protocol, backbone)]
         for method in dict.fromkeys(one.method for one in here if one.known):
-            if method not in there | lacking.keys():
-                name, order = described(method)
-                found.append(Row(backbone, name, method, order))
-        rows += sorted(found, key=_place)
+            if method not in there | unchanged.keys():
+                lacking.append(Variant(backbone, "", "", "", method, "", "", *described(method), (), {}, {}, {}))
+        rows += sorted([*own, *lacking], key=lambda variant: (variant.known_as != NO_TRAIN, variant.order))
     return rows
-
-
-def _place(row: Row) -> tuple[bool, int]:
-    """The order of main's rows, No-train first."""
-    return (row.variant.known_as if row.variant else row.method) != NO_TRAIN, row.order
 
 
 def belongs(variant: Variant, table: str) -> bool:
@@ -176,82 +135,72 @@ def belongs(variant: Variant, table: str) -> bool:
     return table == varied if varied in variant.tables else table not in VARIED
 
 
-def listed(found: Sequence[Variant], table: str) -> list[Row]:
+def listed(found: Sequence[Variant], table: str) -> list[Variant]:
     """The rows of a table that varies one thing, No-train first, for backbones with several rows."""
     rows = []
     for _, group in by_backbone(found):
         own = [variant for variant in group if belongs(variant, table) and not variant.untrained]
         if len(own) > 1:
             first = [variant for variant in group if variant.untrained and not variant.changed][:1]
-            rows += every(group, [*first, *own].__contains__)
+            rows += [variant for variant in group if variant in first or variant in own]
     return rows
-
-
-# --- tables ---
 
 
 def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataFrame]:
     """Every table that has data, by name, as `finished` frames."""
-    wanted = [
-        (name, rows, columns)
-        for protocol, own in protocols_of(found).items()
-        for name, rows, columns in _specified(own, protocol)
-        if columns and any(row.variant for row in rows)
-    ]
-    every_column = list(dict.fromkeys(column for _, _, columns in wanted for column in columns))
-    known: dict[tuple[Variant | None, Column], Number] = {}
+    protocols = protocols_of(found)
+    wanted = [(protocol, *one) for protocol, own in protocols.items() for one in _specified(own, protocol)]
+    every_column = list(dict.fromkeys(column for *_, columns in wanted for column in columns))
+    known: dict[tuple[Variant, Column], Number] = {}
     for variant in found:  # one at a time, so that the rows of the last one can be freed
         known |= {(variant, column): number for column, number in numbers(variant, every_column).items()}
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    for name, rows, columns in wanted:
-        cells[name] += [_cell(name, row, c, known.get((row.variant, c)), contrasts) for row in rows for c in columns]
+    for protocol, name, rows, columns in wanted:
+        for row in rows:
+            names = {"table": name, "backbone": row.backbone, "method": label(row, protocols[protocol])}
+            for column in columns:
+                number, tested = known.get((row, column), Number()), contrasts.get((row, column), Contrast())
+                cells[name].append({**names, **_cell(row, column), **number._asdict(), **tested._asdict()})
     made = {name: finished(pd.DataFrame(own, columns=CELLS)) for name, own in cells.items() if own}
     made = {name: own for name, own in made.items() if (own.known | (own.undecided > 0)).any()}
     return made | {"published": figures()}
 
 
-def _specified(found: list[Variant], protocol: str) -> list[tuple[str, list[Row], list[Column]]]:
+def _specified(found: list[Variant], protocol: str) -> list[tuple[str, list[Variant], list[Column]]]:
     """Each table's name, rows and columns, of one protocol. `found` are the variants that it judged."""
     rates, means, pooled = rate_columns(found, protocol), mean_columns(found, protocol), pool(found, protocol)
-    pools = {name: Column(name, protocol, pooled, "pool") for name in (*ASSESSING, *TOKENS)}
-    training = [Column(name, protocol, (), "training") for name in TRAINING]
+    pools = {name: Column(name, protocol, pooled, "pool") for name in (*measures.ASSESSING, *measures.TOKENS)}
+    training = [Column(name, protocol, (), "training") for name in measures.TRAINING]
     own = {name: [c for c in rates if c.measure == name and "main" in c.tables] for name in RATES}
     short = []  # each measure's mean, or also each of its sets if no row has all of them
     for measure in RATES:
         mean = means.get(measure)
         whole = mean and any(set(mean.made) <= variant.judged.keys() for variant in found)
         short += [*([] if whole else own[measure]), *([mean] if mean else [])]
-    overview = [*rate_columns(found, protocol, others=True), *(pools[name] for name in OVERVIEW)]
-    recognising = [column for column in rates if column.measure in RECOGNISING]
+    recognising = [column for column in rates if column.measure in measures.RECOGNISING]
     apart = {name: [c for c in rates if name in c.tables] for name in ("general", "multi_turn", "multilingual")}
     apart["reasoning"] = own["accuracy"] if "accuracy" in means else []
     main = methods([variant for variant in found if belongs(variant, "main")], protocol)
     return [
-        ("overview", every(found), [column for column in overview if column not in recognising]),
+        ("overview", found, [*(c for c in rates if c not in recognising), *(pools[name] for name in OVERVIEW)]),
         ("main", main, list(dict.fromkeys([*own["harmful_rate"], *short]))),
-        *((name, every(found, partial(has_any, columns)), columns) for name, columns in apart.items()),
+        *((name, [v for v in found if any(c.made[0] in v.judged for c in own)], own) for name, own in apart.items()),
         *((name, listed(found, name), short) for name in VARIED),
-        ("recognition", every(found, lambda variant: variant.untrained), recognising),
-        ("adherence", every(found), [pools[name] for name in ASSESSING]),
-        ("efficiency", every(found), [*training, *(pools[name] for name in TOKENS)]),
+        ("recognition", [variant for variant in found if variant.untrained], recognising),
+        ("adherence", found, [pools[name] for name in measures.ASSESSING]),
+        ("efficiency", found, [*training, *(pools[name] for name in measures.TOKENS)]),
     ]
 
 
-def _cell(table: str, row: Row, column: Column, number: Number | None, contrasts: Contrasts) -> dict[str, Any]:
-    """A cell with its number and the published figure, or the reason why there is none."""
-    variant = row.variant
-    evaluated = variant.evaluated(column.made) if variant else {}
-    figure, why = beside(row.backbone, row.method, bool(evaluated or (variant and variant.changed)), column)
-    lacks = [made[1] for made in column.made if variant and made not in variant.judged]
-    tested = contrasts.get((variant, column)) if variant else None
+def _cell(variant: Variant, column: Column) -> dict[str, Any]:
+    """What a cell has beside its number: the published figure, or the reason why there is none."""
+    judged = [one for made in column.made for one in variant.judged.get(made, {}).values()]
+    evaluated = {key: values for one in judged for key, values in one.provenance.get("changed", {}).items()}
+    figure, why = beside(variant.backbone, variant.method, bool(evaluated or variant.changed), column)
+    lacks = [made[1] for made in column.made if variant.judged and made not in variant.judged]
     return {
-        "table": table,
-        "protocol": column.protocol,
-        "backbone": row.backbone,
-        "method": row.label,
         **_named(column),
-        **(number or Number())._asdict(),
-        **(tested or Contrast())._asdict(),
+        "protocol": column.protocol,
         "published": figure.value if figure else NAN,
         "published_why": why,
         "source": figure.source if figure else "",
@@ -293,8 +242,8 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     found = results.merge(compared[[*keys, "p_holm", "seeds"]], on=keys, how="left")
     found = found.rename(columns={"metric": "measure", "seeds": "tested"}).assign(n=found.n - found.undecided)
     several = found.protocol.nunique() > 1
-    rates = found[found.measure.map(base).isin(RATES)].assign(kind="rate")
-    rates = rates.assign(place=[RATES.index(base(measure)) for measure in rates.measure])
+    places = {measure: place for place, measure in enumerate(RATES)}
+    rates = found.assign(kind="rate", place=found.measure.map(base).map(places)).dropna(subset="place")
     rates = rates.sort_values(["place", "benchmark", "protocol", "measure", "protocol_hash"], kind="stable")
     if several:
         rates["benchmark"] = (rates.benchmark + " " + rates.protocol).str.removesuffix(" offline")
@@ -362,7 +311,7 @@ def _notes(known: bool, n: int, undecided: int, truncated: int, lacking: str) ->
     if not known and texts:
         return [f"undecided {undecided}/{texts}"]
     counts = {"undecided": undecided, "truncated": truncated}
-    return [f"{what} {count}" for what, count in counts.items() if count > WORTH_SAYING * texts]
+    return [f"{what} {count}" for what, count in counts.items() if count > measures.WORTH_SAYING * texts]
 
 
 def pivot(part: pd.DataFrame) -> pd.DataFrame:

@@ -12,18 +12,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from alttrain.records import Rewritten, Trained, read_if_there
 from alttrain.report.measures import MEASURES, RATES, RECOGNISING, base
 from alttrain.report.results import LAST, Evaluation, Made, changes, label_of
 
-NO_TRAIN = "no_train"
-"""The method that is the unmodified backbone."""
-PARTS = ("backbone", "dataset", "rewrite", "training")
-"""The fields of run.json that name a run without a method."""
+NO_TRAIN = "no_train"  # the method that is the unmodified backbone
+PARTS = ("backbone", "dataset", "rewrite", "training")  # the fields of run.json that name a run without a method
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,23 +60,6 @@ class Variant:
         name = "No-train" if self.untrained and not self.method else self.named
         return f"{name}, changed: {changes(self.changed)}" if self.changed else name
 
-    @cached_property
-    def trained(self) -> list[dict[str, Any]]:
-        """train.json of each seed that has one."""
-        found = (read_if_there(folder / "train.json", Trained) for folder in self.folders.values())
-        return [record for record in found if record]
-
-    @cached_property
-    def labels(self) -> dict[str, int]:
-        """Number of training examples by label, from the first seed's rewrite.json."""
-        found = read_if_there(next(iter(self.folders.values())) / "rewrite.json", Rewritten)
-        return dict(found.get("labels", {}))
-
-    def evaluated(self, column_made: Iterable[Made]) -> dict[str, Sequence[Any]]:
-        """What the evaluations on these benchmarks changed in protocol and benchmark."""
-        judged = (one for made in column_made for one in self.judged.get(made, {}).values())
-        return {key: values for one in judged for key, values in one.provenance.get("changed", {}).items()}
-
     def firsts(self, protocol: str) -> dict[Made, Evaluation]:
         """The first seed's evaluations by a protocol."""
         return {made: next(iter(seeds.values())) for made, seeds in self.judged.items() if made[0] == protocol}
@@ -115,13 +94,10 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
 
 
 def _place(one: Variant) -> tuple[Any, ...]:
-    names = _natural(one.title), _natural(one.dataset), one.training, one.tag, one.digest
-    return one.backbone, not one.untrained, one.order, *names
-
-
-def _natural(name: str) -> list[tuple[str, int]]:
-    """Sort key by which 50 comes before 100."""
-    return [(letters, int(digits or 0)) for letters, digits in re.findall(r"(\D*)(\d*)", name)]
+    """The order of variants, in which 50 comes before 100."""
+    names = [re.findall(r"(\D*)(\d*)", name) for name in (one.title, one.dataset)]
+    natural = [[(letters, int(digits or 0)) for letters, digits in parts] for parts in names]
+    return one.backbone, not one.untrained, one.order, *natural, one.training, one.tag, one.digest
 
 
 def by_backbone(found: Iterable[Variant]) -> list[tuple[str, list[Variant]]]:
@@ -133,12 +109,6 @@ def protocols_of(found: Sequence[Variant]) -> dict[str, list[Variant]]:
     """Protocol name -> the variants that it judged."""
     names = sorted({made[0] for variant in found for made in variant.judged})
     return {name: [variant for variant in found if variant.firsts(name)] for name in names}
-
-
-def baseline_of(one: Variant, among: Iterable[Variant], made: Made) -> Variant | None:
-    """The untrained backbone judged in the same way; an unmodified one first, then one with the same dataset."""
-    found = [v for v in among if v.untrained and v.backbone == one.backbone and made in v.judged]
-    return min(found, key=lambda v: (bool(v.changed), v.dataset != one.dataset), default=None)
 
 
 def label(one: Variant, among: Sequence[Variant]) -> str:
@@ -180,12 +150,12 @@ class Column:
         return " + ".join(digest for _, _, digest in self.made)
 
 
-def rate_columns(variants: Iterable[Variant], protocol: str, others: bool = False) -> list[Column]:
-    """A column for each benchmark's measures; with `others`, also for those by other parts and judges."""
+def rate_columns(variants: Iterable[Variant], protocol: str) -> list[Column]:
+    """A column for each benchmark's measures; those by other parts and judges are in no table but the overview."""
     found: dict[Column, None] = {}
     for made, one in (pair for variant in variants for pair in variant.firsts(protocol).items()):
         for name in (metric["metric"] for metric in one.judged["metrics"]):
-            if name in (*RATES, "score", *RECOGNISING) or (others and base(name) in RATES):
+            if base(name) in RATES or name in ("score", *RECOGNISING):
                 tables = one.tables if name in (one.labels or (one.measure, "score")) else ()
                 found.setdefault(Column(name, protocol, (made,), tables=tables, called=one.called(name)))
     order = list(MEASURES)
