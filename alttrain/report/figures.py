@@ -64,11 +64,10 @@ def draw_all(tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], fo
         parts = {name: cells[cells.protocol == protocol] for name, cells in tables.items()}
         parts = {name: cells for name, cells in parts.items() if len(cells)}
         draw(f"tradeoff{suffix}", draw_tradeoff, parts.get("main", parts.get("overview")))
-        for name, table in TABLES.items():
-            if table.figure == "bars":
-                draw(f"{name}{suffix}", draw_bars, table.title, parts.get(name))
-            elif table.figure == "doses":
-                draw(f"{name}{suffix}", draw_doses, table.title, parts.get(name), _amounts(found, name))
+        for name in ("main", "ablation_structure", "teacher_swap"):
+            draw(f"{name}{suffix}", draw_bars, TABLES[name], parts.get(name))
+        for name in ("data_size", "benign_amount"):
+            draw(f"{name}{suffix}", draw_doses, TABLES[name], parts.get(name), _amounts(found, name))
         for backbone, alike in by_backbone(found):
             assessed = parts["adherence"].query("backbone == @backbone") if "adherence" in parts else None
             draw(f"adherence-{backbone}{suffix}", draw_adherence, assessed)
@@ -180,14 +179,21 @@ def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: P
     rows = [(row[0][0], *amounts[row[0]], row[1:]) for row in grid.itertuples() if row[0] in amounts]
     names = list(dict.fromkeys((backbone, line) for backbone, line, _, _ in rows))
     ticks = sorted({amount for _, _, amount, _ in rows})
-    told = "; hollow, dotted: published" if cells.published.notna().any() else ""
-    with figure(1.2 + 2.3 * len(grid.columns), 3.2, path, f"{title}, with 95 % intervals{told}") as drawn:
+    note = "; hollow, dotted: published" if cells.published.notna().any() else ""
+    with figure(1.2 + 2.3 * len(grid.columns), 3.2, path, f"{title}, with 95 % intervals{note}") as drawn:
         panels = drawn.subplots(1, len(grid.columns), squeeze=False)[0]
         for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
             for number, named in enumerate(names):
                 aside = DODGE * (number - (len(names) - 1) / 2)
                 own = sorted((amount, own[index]) for *line, amount, own in rows if tuple(line) == named)
-                _line(axes, number, ", ".join(named), [(_place(amount) + aside, cell) for amount, cell in own])
+                at = [(_place(amount) + aside, cell) for amount, cell in own]
+                look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+                places, known = [x for x, cell in at if cell.known], [cell for _, cell in at if cell.known]
+                error = {"yerr": arms(known), "capsize": 2, "elinewidth": 0.8, "linewidth": 1.2, "markersize": 4}
+                axes.errorbar(places, [100 * cell.value for cell in known], **look, **error, label=", ".join(named))
+                if told := [(x, 100 * cell.published) for x, cell in at if cell.published >= 0]:
+                    hollow = {"markerfacecolor": "white", "ls": ":", "linewidth": 1, "markersize": 5}
+                    axes.plot(*zip(*told, strict=True), **look, **hollow)
             axes.set_xticks([_place(tick) for tick in ticks], [f"{tick:,}" for tick in ticks], rotation=45)
             axes.margins(x=0.08, y=0.1)
             axes.set_ylim(bottom=0)
@@ -200,17 +206,6 @@ def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: P
 def _place(amount: int) -> float:
     """The position of an amount on the axis: linear up to `LINEAR`, logarithmic above."""
     return amount / LINEAR if amount <= LINEAR else 1 + math.log10(amount / LINEAR)
-
-
-def _line(axes: Any, number: int, name: str, cells: Sequence[tuple[float, Any]]) -> None:
-    look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-    known = [(x, cell) for x, cell in cells if cell.known]
-    error = {"capsize": 2, "elinewidth": 0.8, "yerr": arms([cell for _, cell in known])}
-    values = [100 * cell.value for _, cell in known]
-    axes.errorbar([x for x, _ in known], values, **look, **error, linewidth=1.2, markersize=4, label=name)
-    reported = [(x, 100 * cell.published) for x, cell in cells if cell.published >= 0]
-    if reported:
-        axes.plot(*zip(*reported, strict=True), **look, markerfacecolor="white", ls=":", linewidth=1, markersize=5)
 
 
 PANELS = (("answered", "harmful prompts", "refused"), ("refused", "harmless prompts", "answered"))

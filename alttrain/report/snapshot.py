@@ -23,11 +23,9 @@ from alttrain.records import UNFINISHED, read_json
 log = logging.getLogger(__name__)
 
 OF_RUN = ("run.json", "train.json", "rewrite.json", "fingerprint.json", "logs/metrics.csv")
-OF_BENCHMARK = (
-    *("metrics.json", "fingerprint.json", "judges.json"),
-    *("judgements.jsonl", "generations.jsonl", "adherence.jsonl"),
-)
-"""The files that a report is made from."""
+ROWS = ("judgements.jsonl", "generations.jsonl", "adherence.jsonl")
+OF_BENCHMARK = ("metrics.json", "fingerprint.json", "judges.json", *ROWS)
+"""The files of a run and of its evaluations that a report is made from."""
 GROWING = ("logs/metrics.csv", "judgements.jsonl")
 TRIES, PAUSE_S = 20, 0.05
 """Number of attempts to read files that are being written, and the pause between them in seconds."""

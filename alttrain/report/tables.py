@@ -8,7 +8,7 @@ multi_turn and multilingual are those whose metrics.json names the table. A tabl
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -34,44 +34,33 @@ NAN = math.nan
 LEVEL = 0.05  # the level of the tests, adjusted over the report
 
 
-class Table(NamedTuple):
-    """A table's title, the config keys that it varies (if it varies one thing), and the kind of its figure, if any."""
-
-    title: str
-    varies: tuple[str, ...] = ()
-    figure: Literal["bars", "doses", ""] = ""
-
-
 TABLES = {
-    # every variant: each benchmark's measure, adherence, tokens
-    "overview": Table("All runs"),
-    # each backbone's methods: safety sets, their mean, over-refusal, reasoning
-    "main": Table("Backbones and methods", figure="bars"),
-    # every variant that has them: each reasoning set
-    "reasoning": Table("Reasoning"),
-    # tables that vary one thing, the narrower before the wider: harmful and reasoning means, over-refusal
-    "teacher_swap": Table("Assessments by another teacher", ("rewrite.teacher.",), "bars"),
-    "ablation_structure": Table("The structure without each of its steps", ("rewrite.",), "bars"),
-    "data_size": Table("Amount of training data", ("dataset.size", "dataset.name"), "doses"),
-    "benign_amount": Table(
-        "Amount of harmless training data",
-        ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
-        "doses",
-    ),
+    "overview": "All runs",  # every variant: each benchmark's measure, adherence, tokens
+    "main": "Backbones and methods",  # each backbone's methods: safety sets, their mean, over-refusal, reasoning
+    "reasoning": "Reasoning",  # every variant that has them: each reasoning set
+    # what varies one thing: harmful and reasoning means, over-refusal
+    "ablation_structure": "The structure without each of its steps",
+    "teacher_swap": "Assessments by another teacher",
+    "data_size": "Amount of training data",
+    "benign_amount": "Amount of harmless training data",
     # every variant that has them: short answers, knowledge and summaries; attacks; each language
-    "general": Table("General ability"),
-    "multi_turn": Table("Multi-turn attacks"),
-    "multilingual": Table("Harmful requests by language"),
-    # untrained backbones: what thoughts hold of harmful requests
-    "recognition": Table("Harm that untrained backbones recognise"),
-    # every variant: the assessment as a classifier, failures by cause
-    "adherence": Table("Adherence to the structure, and failures by what the assessment said"),
-    # every variant: training, and tokens a query
-    "efficiency": Table("What training and a query cost"),
-    # all known figures, by source and method: each measure that a source reports
-    "published": Table("Published figures, by source"),
+    "general": "General ability",
+    "multi_turn": "Multi-turn attacks",
+    "multilingual": "Harmful requests by language",
+    "recognition": "Harm that untrained backbones recognise",  # what their thoughts hold of harmful requests
+    # every variant: the assessment as a classifier, failures by cause; training, and tokens a query
+    "adherence": "Adherence to the structure, and failures by what the assessment said",
+    "efficiency": "What training and a query cost",
+    "published": "Published figures, by source",  # all known ones, by source and method
 }
-VARIED = [name for name, table in TABLES.items() if table.varies]
+"""Name -> title."""
+VARIED = {
+    "teacher_swap": ("rewrite.teacher.",),
+    "ablation_structure": ("rewrite.",),
+    "data_size": ("dataset.size", "dataset.name"),
+    "benign_amount": ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
+}
+"""Tables that vary one thing -> the config keys that they vary; the narrower before the wider."""
 ROW, COLUMN = ["backbone", "method"], ["measure", "kind", "benchmark", "protocol_hash"]
 """The fields that identify a row and a column within one protocol."""
 CELLS = [
@@ -130,7 +119,7 @@ def belongs(variant: Variant, table: str) -> bool:
     """Whether a table lists a variant: run.json names the table, and any changes are to keys that the table varies."""
     if not variant.changed or table not in variant.tables:
         return table in variant.tables
-    fitting = (name for name in VARIED if all(key.startswith(TABLES[name].varies) for key in variant.changed))
+    fitting = (name for name, varies in VARIED.items() if all(key.startswith(varies) for key in variant.changed))
     varied = next(fitting, "")
     return table == varied if varied in variant.tables else table not in VARIED
 

@@ -174,8 +174,8 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator
     for name, cells in made.tables.items():
         path = folder / "tables" / name
         write_csv(path.with_suffix(".csv"), cells[CELLS])
-        write_text(path.with_suffix(".md"), markdown(TABLES[name].title, cells))
-        write_text(path.with_suffix(".tex"), latex(TABLES[name].title, cells))
+        write_text(path.with_suffix(".md"), markdown(TABLES[name], cells))
+        write_text(path.with_suffix(".tex"), latex(TABLES[name], cells))
         yield from (path.with_suffix(form) for form in (".csv", ".md", ".tex"))
     yield from draw_all(made.tables, made.variants, folder / "figures")
     if page := write_page(output_dir, texts, made=made):
