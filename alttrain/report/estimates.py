@@ -204,7 +204,7 @@ def numbers(variant: Variant, columns: Iterable[Column]) -> dict[Column, Number]
     """The variant's number in each column; columns by which it was not judged are absent."""
     training = _training(variant)
     values = {made: {seed: values_of(one) for seed, one in seeds.items()} for made, seeds in variant.judged.items()}
-    found = {}
+    found: dict[Column, Number] = {}
     for column in columns:
         sets = [values.get(made, {}) for made in column.made]
         number = _number(variant, column, sets) if column.kind != "training" else training.get(column.measure)
@@ -212,12 +212,12 @@ def numbers(variant: Variant, columns: Iterable[Column]) -> dict[Column, Number]
     return found
 
 
-def values_of(one: Evaluation) -> dict[str, dict[Any, float | None]]:
+def values_of(one: Evaluation) -> dict[str, dict[Any, Any]]:
     """Measure -> text (benchmark, prompt, sample) -> its value, None if undecided; texts that do not count are absent.
 
     The benchmark's own measure and `score` are there if it is known what decides them.
     """
-    found: defaultdict[str, dict[Any, float | None]] = defaultdict(dict)
+    found: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
     deciding = {(one.benchmark, *text): row for text, row in one.deciding().items()}
     counts = {text: one.counts(row.verdict) for text, row in deciding.items()}
     if one.decides:
@@ -291,7 +291,7 @@ def _rate(metrics: Sequence[Any], decided: Seeds) -> Number:
 
 def _training(variant: Variant) -> dict[str, Number]:
     """The numbers of the training, as means over the seeds. GPU-hours are known only if a GPU trained."""
-    found = defaultdict(list)
+    found: defaultdict[str, list[float]] = defaultdict(list)
     for folder in variant.folders.values():
         if record := read_if_there(folder / "train.json", Trained):
             on_gpu = str(record.get("device", "")).startswith("cuda")

@@ -198,7 +198,8 @@ def _tabular(grid: pd.DataFrame, why: bool) -> str:
     """One tabular. A backbone is named in its first row only."""
     cells = grid.map(lambda cell: _latex_cell(cell, why), na_action="ignore").fillna("")
     cells.columns = [
-        _stacked([latex_text(part) for line in heading for part in _broken(line, WIDE, "_ ")]) for heading in grid
+        _stacked([latex_text(part) for line in heading for part in _broken(line, WIDE, "_ ")])
+        for heading in grid.columns
     ]
     backbones, methods = (grid.index.get_level_values(level) for level in ("backbone", "method"))
     cells.insert(0, "method", list(map(latex_text, methods)))

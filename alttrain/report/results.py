@@ -184,7 +184,7 @@ def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]
     found: list[Evaluation] = []
     for record in sorted(path for path in runs.glob("*/run.json") if path.parent not in left_out):
         try:
-            names, own = read_json(record, Names), []
+            names, own = read_json(record, Names), list[Evaluation]()
             _check_names(record, run=names["run"], backbone=names["backbone"])
             for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
                 own.append(one := Evaluation(names, path.parent, read_metrics(path)))
@@ -268,7 +268,7 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
                 own.update({f"{failed['label']}_n": failed["n"], "undecided": failed["undecided"]})
     rows = []
     for (run, protocol), own in counted.items():
-        row = dict.fromkeys(STRUCTURE, 0) | own | {"run": run, "protocol": protocol}
+        row: dict[str, Any] = {**dict.fromkeys(STRUCTURE, 0), **own, "run": run, "protocol": protocol}
         assessing = Assessing(**{name: own[name] for name in Assessing.__annotations__})
         for name in ("precision", "recall", "false_alarms"):
             row |= zip((name, f"{name}_low", f"{name}_high"), getattr(assessing, name), strict=True)

@@ -76,12 +76,12 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
         changed = json.dumps(one.names.get("changed", {}), sort_keys=True)
         grouped[*own, method, tag, digest, changed].append(one)
     made = []
-    for (*key, _), evaluations in grouped.items():
+    for key, evaluations in grouped.items():
         names, by_made = evaluations[0].names, defaultdict[Made, dict[int, Evaluation]](dict)
         for one in evaluations:
             by_made[one.made][one.seed] = one
         variant = Variant(
-            *key,
+            **dict(zip((*PARTS, "method", "tag", "digest"), key, strict=False)),
             named=label_of(names),
             order=int(names.get("order", LAST)) if names.get("method") else LAST,
             tables=names.get("tables", ("main",)),
