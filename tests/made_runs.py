@@ -11,7 +11,7 @@ import pandas as pd
 from alttrain.evaluation import Adherence
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Generation, Judgement, Label, write_rows
-from alttrain.report.comparisons import comparisons
+from alttrain.report.estimates import comparisons
 from alttrain.report.results import evaluations
 from alttrain.report.tables import tables
 from alttrain.report.variants import variants

@@ -17,12 +17,14 @@ from alttrain.report.figures import (
     draw_doses,
     draw_lengths,
     draw_losses,
+    draw_tradeoff,
+    front,
     lengths,
+    points,
 )
 from alttrain.report.measures import OFFLINE
 from alttrain.report.results import evaluations
 from alttrain.report.tables import CELLS, marked, pivot
-from alttrain.report.tradeoff import draw_tradeoff, front, points
 from alttrain.report.variants import variants
 
 BACKBONE = "r1_llama_8b"

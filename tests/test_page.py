@@ -17,9 +17,20 @@ import pytest
 
 from alttrain.evaluation.adherence import Adherence, failures
 from alttrain.records import Generation, Judgement, Texts, write_json, write_rows
-from alttrain.report.page import breakable, embed, shared_start, write_page
+from alttrain.report.page import (
+    BITS,
+    CUT,
+    LONGEST,
+    OUTCOMES,
+    breakable,
+    cut,
+    embed,
+    outcomes_of,
+    pieces,
+    shared_start,
+    write_page,
+)
 from alttrain.report.results import Decides, Evaluation
-from alttrain.report.samples import BITS, CUT, LONGEST, OUTCOMES, cut, outcomes_of, pieces
 
 UNDERSTANDING = "The user wants to know how a garden gate is mended."
 HARMFUL, HARMLESS = "This request is harmful.", "This request is harmless; it is an everyday question."
@@ -323,26 +334,21 @@ def test_harmful_texts_are_in_no_table(outputs: Path) -> None:
     assert SECRET not in page.read_text(encoding="utf-8")
 
 
-def test_texts_is_one_of_three(outputs: Path) -> None:
-    with pytest.raises(ValueError, match="texts='some' is not known; accepted: all, benign, none"):
-        write_page(outputs, texts="some")  # type: ignore[arg-type]
-
-
-def test_of_many_samples_a_part_is_shown_the_same_for_every_run(tmp_path: Path) -> None:
+def test_of_many_samples_a_part_is_shown_the_same_for_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alttrain.report.page.LIMIT", 52)
     for run in ("one", "two"):
         own = write_run(tmp_path, run)
         rows = [row(f"b{n}") for n in range(100)]
         write_evaluation(own / "evaluation" / "b", rows, [False] * 100, "over_refusal_rate")
-    page = write_page(tmp_path, limit=52)
+    page = write_page(tmp_path)
     assert page
     data = unpacked(page)
     assert [(one["shown"], one["total"]) for one in data["index"]["blocks"]] == [(25, 100), (1, 4)] * 2
     assert data["block-0"]["prompt"] == data["block-2"]["prompt"]
     assert "Showing 52 of 208 samples" in parsed(page).text
     assert 'aria-label="100 harmless answered, one on b"' in page.read_text(encoding="utf-8")
-    content = page.read_bytes()
-    write_page(tmp_path, limit=52, seed=1)
-    assert page.read_bytes() != content
 
 
 def test_an_older_metrics_file_has_no_outcomes_and_says_so(outputs: Path) -> None:

@@ -22,8 +22,8 @@ import alttrain
 from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference
 from alttrain.records import Judgement, checksum, write_rows, write_sealed, write_text
-from alttrain.report.comparisons import COMPARED, comparisons
 from alttrain.report.escaping import latex_text, literal
+from alttrain.report.estimates import COMPARED, comparisons
 from alttrain.report.formats import markdown
 from alttrain.report.measures import MEASURES, base
 from alttrain.report.results import COLUMNS, METRICS, evaluations, read_csv, results, structure, tidy, write_csv
@@ -470,7 +470,7 @@ def test_a_report_that_fails_fails_no_run_and_leaves_the_one_before(
     write_report(outputs(tmp_path))
     made = files(tmp_path)
     run: Any = SimpleNamespace(output_dir=tmp_path, config={"page_texts": "benign"}, stages=("judge", "report"))
-    monkeypatch.setattr("alttrain.report.frames.runs_table", lambda *unused: 1 / 0)
+    monkeypatch.setattr("alttrain.report.tables.runs_table", lambda *unused: 1 / 0)
     report(run, cast(Any, None))
     show(tmp_path, "benign")
     assert [message.partition(";")[0] for message in caplog.messages] == [

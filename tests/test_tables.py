@@ -19,12 +19,19 @@ from rich.console import Console
 from scipy import stats
 
 from alttrain.evaluation.statistics import Estimate, detectable_difference, holm, rate_over_seeds, wilson
-from alttrain.report import cells
-from alttrain.report.comparisons import comparisons
 from alttrain.report.escaping import latex_text
-from alttrain.report.estimates import balanced, contrast, matched, mean_of_sets, share, sign_flip
+from alttrain.report.estimates import (
+    balanced,
+    comparisons,
+    contrast,
+    matched,
+    mean_of_sets,
+    share,
+    sign_flip,
+    values_of,
+)
 from alttrain.report.formats import console, latex, legend, markdown
-from alttrain.report.measures import RECOGNISING
+from alttrain.report.measures import ASSESSING, RECOGNISING, TOKENS
 from alttrain.report.published import described
 from alttrain.report.results import evaluations, read_csv, tidy, write_csv
 from alttrain.report.tables import CELLS, TABLES, VARIED, marked, pivot, runs_table
@@ -487,10 +494,11 @@ def test_what_was_not_generated_spends_no_tokens_and_assesses_nothing(tmp_path: 
     first = one.tokens()[0]
     gone = msgspec.structs.replace(first, finish="error", thought_tokens=0, answer_tokens=0)
     one.tokens = lambda: [gone]  # type: ignore[method-assign]
-    assert all(not values for values in cells.spent(one).values())
+    found = values_of(one)
+    assert not any(found.get(measure) for measure in TOKENS)
     text = (one.benchmark, first.id, first.sample)
     assert text in texts
-    assert all(text not in values for values in cells.assessed(one).values())
+    assert all(text not in found.get(measure, {}) for measure in ASSESSING)
 
 
 def test_general_ability_and_multi_turn_stand_apart(tmp_path: Path) -> None:

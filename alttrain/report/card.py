@@ -19,10 +19,8 @@ from jinja2 import Environment, StrictUndefined, Template
 from alttrain.records import Names, Rewritten, Trained, checksum, read_if_there, read_metrics, write_text
 from alttrain.report.escaping import plain
 from alttrain.report.measures import MEASURES, WORTH_SAYING
-from alttrain.report.snapshot import inside
 
-TRAINED = ("adapter", "model")
-"""Folders that a run may contain: LoRA weights, or the whole model."""
+TRAINED = ("adapter", "model")  # folders that a run may contain: LoRA weights, or the whole model
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -34,26 +32,26 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     settings = read_if_there(run_folder / "fingerprint.json")
     trained = dict(record) if record is not None else read_if_there(run_folder / "train.json", Trained)
     counts = read_if_there(run_folder / "rewrite.json", Rewritten)
-    paths = sorted(run_folder.glob("evaluation/*/metrics.json"))
-    judged = [read_metrics(path) | {"asked": read_if_there(path.with_name("fingerprint.json"))} for path in paths]
-    results = [found for one in judged for found in _results(one)]
+    judged = {path: read_metrics(path) for path in sorted(run_folder.glob("evaluation/*/metrics.json"))}
+    results = [found for path, one in judged.items() for found in _results(one, path.with_name("fingerprint.json"))]
+    source = str(settings.get("backbone.source", ""))
+    on_hub = HUB_ID.fullmatch(source) and trained.get("weights") != "local"
+    drawn = {str(value) for key, value in settings.items() if re.fullmatch(r"dataset\.sources\.[^.]+\.hub", key)}
+    recipe = {key: value for key, value in settings.items() if key.startswith(("training.", "adapter."))}
     return _template().render(
         **{key: names[key] for key in ("run", "dataset", "rewrite", "seed")},
-        base=_base(names, settings, trained),
+        base=source if on_hub else str(names["backbone"]),
         lora=not str(settings.get("adapter._target_", "")).endswith("FullFineTuning"),
-        hubs=_hubs(settings),
+        hubs=sorted(filter(HUB_ID.fullmatch, drawn)),
         trained=trained,
         written=counts.get("written", 0),
         labels=[f"{count:,} {label}" for label, count in sorted(counts.get("labels", {}).items())],
         origins=[f"{origin}, {count:,}" for origin, count in sorted(counts.get("origins", {}).items())],
-        recipe={
-            key: value
-            for key, value in settings.items()
-            if key.startswith(("training.", "adapter.")) and not key.endswith(("._target_", ".name"))
-        },
+        recipe={key: value for key, value in recipe.items() if not key.endswith(("._target_", ".name"))},
         results=results,
         measured=[one for one in results if one["first"] and one["value"] is not None],
-        limits=_limits(judged),
+        judged=list(judged.values()),
+        worth_saying=WORTH_SAYING,
     )
 
 
@@ -71,7 +69,8 @@ def rewrite_card(run_folder: Path, source: Path | None = None) -> bool:
     Nothing is written if training is not finished, nor through a link that leads out of the folder of runs.
     """
     folders = [run_folder / name for name in TRAINED if (run_folder / name).is_dir()]
-    paths = [folder / "README.md" for folder in folders if inside(run_folder.parent, folder)]
+    runs = run_folder.parent.resolve()
+    paths = [folder / "README.md" for folder in folders if folder.resolve().is_relative_to(runs)]
     if not paths or not (run_folder / "train.json").exists():
         return False
     text = card(source or run_folder)
@@ -81,46 +80,16 @@ def rewrite_card(run_folder: Path, source: Path | None = None) -> bool:
     return bool(stale)
 
 
-def _base(names: Mapping[str, Any], settings: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
-    """The backbone's id on the hub, or its name if it was read from a folder."""
-    source, local = str(settings.get("backbone.source", "")), trained.get("weights") == "local"
-    return source if HUB_ID.fullmatch(source) and not local else str(names["backbone"])
-
-
-def _hubs(settings: Mapping[str, Any]) -> list[str]:
-    """The data sets on the hub that the training set was drawn from."""
-    found = {str(value) for key, value in settings.items() if re.fullmatch(r"dataset\.sources\.[^.]+\.hub", key)}
-    return sorted(one for one in found if HUB_ID.fullmatch(one))
-
-
-def _results(judged: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each benchmark's own measure and its adherence rate."""
+def _results(judged: Mapping[str, Any], asked: Path) -> list[dict[str, Any]]:
+    """Each benchmark's own measure and its adherence rate. `asked` is the evaluation's fingerprint."""
     provenance, benchmark = judged.get("provenance", {}), str(judged["benchmark"])
     protocol = provenance.get("protocol", "")
     names = {"benchmark": benchmark, "made": f"{protocol} {provenance.get('protocol_hash', '')}".strip()}
-    names["hub"] = str(judged["asked"].get(f"benchmark.{benchmark}.rows.hub") or benchmark)
+    names["hub"] = str(read_if_there(asked).get(f"benchmark.{benchmark}.rows.hub") or benchmark)
     found = []
     for metric in judged["metrics"]:
         if (first := metric is judged["metrics"][0]) or metric["metric"] == "adherence_rate":
             measure = MEASURES[metric["metric"]]
             named = f"{measure.label}, %, protocol {protocol}"
-            found.append({**names, **metric, "first": first, "heading": measure.heading, "named": named})
-    return found
-
-
-def _limits(judged: list[dict[str, Any]]) -> list[str]:
-    """The card's section on the limits of the numbers."""
-    found = []
-    judges = {name for one in judged for name in one.get("provenance", {}).get("judges", {})}
-    if "refusal" in judges:
-        found.append("Refusals were judged by a small linear model of English; docs/judges.md says how often it errs.")
-    for one in judged:
-        metric = one["metrics"][0]
-        for what in ("undecided", "truncated"):
-            if metric[what] > WORTH_SAYING * metric["n"]:
-                found.append(f"{one['benchmark']}: {metric[what]} of {metric['n']} texts were {what}.")
-        if one.get("contaminated"):
-            found.append(f"{one['benchmark']}: {len(one['contaminated'])} training prompts are also in it, or nearly.")
-    if not judged:
-        found.append("Not evaluated yet.")
+            found.append({**names, **metric, "first": first, "heading": measure.heading(), "named": named})
     return found

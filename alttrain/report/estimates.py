@@ -1,42 +1,43 @@
-"""Estimates over the seeds of a variant and over several benchmarks ("sets"), and the test against No-train.
+"""The number in a table's cell, over all seeds of a variant, and its contrast with No-train.
 
-- one seed       Wilson's interval; several sets are independent, and their bounds combine by adding squares (Zou and
-                 Donner, 2008)
+- one seed       Wilson's interval; several benchmarks ("sets") are independent, and their bounds combine by adding
+                 squares (Zou and Donner, 2008)
 - several seeds  seeds and prompts both vary; a seed's training is shared by all sets (`rate_over_seeds`)
 - the test       for one seed: the exact sign-flip test over the prompts' differences (McNemar's for one set), which
                  distinguishes two sets of weights. For several seeds, p is the larger of this and the p of `variation`,
                  in which seeds and prompts both vary; it distinguishes methods
 
-scripts/simulate_statistics.py measures how often the intervals cover and the test errs.
+Contrasts are made for the deciding measure of each benchmark and for each mean, between numbers with the same protocol
+hash. They are one family in a report: Holm's method adjusts their p-values together. scripts/simulate_statistics.py
+measures how often the intervals cover and the test errs.
 """
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from functools import cache
+from typing import Any, NamedTuple
 
-from alttrain.evaluation.statistics import (
-    NORMAL,
-    POWER,
-    UNKNOWN,
-    Estimate,
-    detectable_difference,
-    mean_by_item,
-    mean_over_seeds,
-    rate_by_item,
-    rate_over_seeds,
-    variation,
-    wilson,
-)
+import pandas as pd
+
+from alttrain.evaluation import statistics
+from alttrain.evaluation.adherence import cause_of
+from alttrain.evaluation.statistics import Estimate
+from alttrain.records import Trained, read_if_there
+from alttrain.report.measures import ASSESSING, CAUSES, TRAINING
+from alttrain.report.results import Evaluation, Made, Verdicts
+from alttrain.report.variants import Column, Variant, mean_columns, protocols_of
 
 NAN = math.nan
-Text = TypeVar("Text", bound=tuple[Hashable, ...])
-"""(..., prompt, sample): the key of a value."""
-Values = Mapping[Text, float | None]
-Seeds = Mapping[int, Values[Any]]
+Values = Mapping[Any, float | None]  # a text, named (..., prompt, sample) -> its value, None if undecided
+Seeds = Mapping[int, Values]
 Crossed = dict[int, dict[Any, float | None]]
-GRAIN = 8
-"""Integer weight of a prompt of the largest set in a mean over sets; prompts of smaller sets weigh more."""
+GRAIN = 8  # integer weight of a prompt of the largest set in a mean over sets; prompts of smaller sets weigh more
+COMPARED = [
+    "run", "baseline", "benchmark", "metric", "baseline_value", "value", "difference", "low", "high", "p", "p_holm",
+    "n", "gained", "lost", "undecided", "seeds", "detectable", "protocol", "protocol_hash",
+]  # fmt: skip
+"""The columns of comparisons.csv."""
 
 
 def share(*sets: Seeds) -> Estimate:
@@ -46,33 +47,30 @@ def share(*sets: Seeds) -> Estimate:
     """
     common = _common(sets)
     crossed = [_crossed({seed: seeds[seed] for seed in common}) for seeds in sets]
-    if len(common) > 1 and not any(map(_too_few, crossed)):
-        return rate_over_seeds(*crossed)
-    return mean_of_sets([_share(seeds) for seeds in sets])
-
-
-def _share(seeds: Seeds) -> Estimate:
-    """The share of one set, if there are no seeds to cross."""
-    if len(seeds) == 1:
-        (own,) = seeds.values()
-        known = {text: verdict for text, verdict in own.items() if verdict is not None}
-        return rate_by_item(list(known.values()), [text[:-1] for text in known])
-    crossed = _crossed(seeds)
-    values = [value for own in crossed.values() for value in own.values() if value is not None]
-    if not values:
-        return UNKNOWN
-    items = len({name for own in crossed.values() for name, value in own.items() if value is not None})
-    mean = math.fsum(values) / len(values)
-    return Estimate(mean, *wilson(mean * items, items))
+    if all(map(_enough, crossed)):
+        return statistics.rate_over_seeds(*crossed)
+    return mean_of_sets([statistics.rate_by_item(*_listed(seeds)) for seeds in sets])
 
 
 def mean(seeds: Seeds) -> Estimate:
     """The mean of the values, with its interval."""
     crossed = _crossed(seeds)
-    if len(seeds) > 1 and not _too_few(crossed):
-        return mean_over_seeds(crossed)
+    return statistics.mean_over_seeds(crossed) if _enough(crossed) else statistics.mean_by_item(*_listed(seeds))
+
+
+def mean_of_sets(sets: Sequence[Estimate]) -> Estimate:
+    """The mean of the estimates of independent sets, with equal weights."""
+    count = len(sets)
+    value = sum(one.value for one in sets) / count
+    below = math.sqrt(sum((one.value - one.low) ** 2 for one in sets)) / count
+    above = math.sqrt(sum((one.value - one.high) ** 2 for one in sets)) / count
+    return Estimate(value, value - below, value + above)
+
+
+def _listed(seeds: Seeds) -> tuple[list[float], list[Hashable]]:
+    """All values, and the prompt of each."""
     known = [(value, text[:-1]) for own in seeds.values() for text, value in own.items() if value is not None]
-    return mean_by_item([value for value, _ in known], [prompt for _, prompt in known])
+    return [value for value, _ in known], [prompt for _, prompt in known]
 
 
 def _crossed(seeds: Seeds) -> Crossed:
@@ -88,21 +86,16 @@ def _crossed(seeds: Seeds) -> Crossed:
     return {seed: {name: own.get(name) for name in names} for seed, own in averaged.items()}
 
 
-def _too_few(crossed: Crossed) -> bool:
-    """Whether fewer than two seeds or fewer than two prompts have a value."""
-    there = [{name for name, value in own.items() if value is not None} for own in crossed.values()]
-    return sum(map(bool, there)) < 2 or len(set().union(*there)) < 2
+def _enough(crossed: Crossed) -> bool:
+    """Whether at least two seeds and two prompts have a value."""
+    seeds = sum(any(value is not None for value in own.values()) for own in crossed.values())
+    return seeds > 1 and len(next(iter(crossed.values()))) > 1
 
 
-def mean_of_sets(sets: Sequence[Estimate]) -> Estimate:
-    """The mean of the estimates of independent sets, with equal weights."""
-    count = len(sets)
-    value = sum(one.value for one in sets) / count
-    below, above = (
-        math.sqrt(sum((one.value - end) ** 2 for one, end in zip(sets, ends, strict=True))) / count
-        for ends in ([one.low for one in sets], [one.high for one in sets])
-    )
-    return Estimate(value, value - below, value + above)
+def _common(sets: Sequence[Seeds]) -> list[int]:
+    """The seeds that have a value in every set."""
+    there = [{seed for seed, own in seeds.items() if any(v is not None for v in own.values())} for seeds in sets]
+    return sorted(set.intersection(*there))
 
 
 class Contrast(NamedTuple):
@@ -130,20 +123,14 @@ def contrast(sets: Sequence[tuple[Seeds, Seeds]]) -> Contrast:
     prompts = len(sets) ** 2 / sum(1 / len(changes) for changes, _ in found)
     squares = [(sum(value**2 for value in own.values()) * (len(own) / pairs) ** 2, len(own)) for own, pairs in found]
     differing = sum((square + 2) / (n + 2) / n for square, n in squares) / len(sets) ** 2 * prompts
-    detectable = detectable_difference(prompts, differing)
+    detectable = statistics.detectable_difference(prompts, differing)
     seeds = _common([own for own, _ in sets])
     crossed = [_crossed_alike({seed: own[seed] for seed in seeds}, baseline) for own, baseline in sets]
     if len(seeds) > 1 and all(len(next(iter(arms[0].values()))) > 1 for arms in crossed):
-        varied = variation(crossed)
+        varied = statistics.variation(crossed)
         difference, p = varied.value, max(p, varied.p())
-        detectable = max(detectable, varied.half() + NORMAL.inv_cdf(POWER) * varied.error)
+        detectable = max(detectable, varied.half() + statistics.NORMAL.inv_cdf(statistics.POWER) * varied.error)
     return Contrast(difference, p, detectable=detectable)
-
-
-def _common(sets: Sequence[Seeds]) -> list[int]:
-    """The seeds that have a value in every set."""
-    there = [{seed for seed, own in seeds.items() if any(v is not None for v in own.values())} for seeds in sets]
-    return sorted(set.intersection(*there))
 
 
 def _crossed_alike(*arms: Seeds) -> tuple[Crossed, ...]:
@@ -199,3 +186,173 @@ def balanced(sets: Sequence[tuple[Mapping[Any, int], int]]) -> list[int]:
         return list(sets[0][0].values())
     largest = max(texts for _, texts in sets)
     return [round(GRAIN * largest / texts) * value for found, texts in sets for value in found.values()]
+
+
+class Number(NamedTuple):
+    """One number. `n` counts the texts behind it, over all seeds, without `undecided` and with `truncated` ones."""
+
+    value: float = NAN
+    low: float = NAN
+    high: float = NAN
+    n: int = 0
+    seeds: int = 1
+    undecided: int = 0
+    truncated: int = 0
+
+
+def numbers(variant: Variant, columns: Iterable[Column]) -> dict[Column, Number]:
+    """The variant's number in each column; columns by which it was not judged are absent."""
+    training = _training(variant)
+    values = {made: {seed: values_of(one) for seed, one in seeds.items()} for made, seeds in variant.judged.items()}
+    found: dict[Column, Number] = {}
+    for column in columns:
+        sets = [values.get(made, {}) for made in column.made]
+        number = _number(variant, column, sets) if column.kind != "training" else training.get(column.measure)
+        found |= {column: number} if number else {}
+    return found
+
+
+def values_of(one: Evaluation) -> dict[str, dict[Any, Any]]:
+    """Measure -> text (benchmark, prompt, sample) -> its value, None if undecided; texts that do not count are absent.
+
+    The benchmark's own measure and `score` are there if it is known what decides them.
+    """
+    found: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
+    deciding = {(one.benchmark, *text): row for text, row in one.deciding().items()}
+    counts = {text: one.counts(row.verdict) for text, row in deciding.items()}
+    if one.decides:
+        found |= {one.measure: counts, "score": {text: row.value for text, row in deciding.items()}}
+    absent = set()
+    for row in one.tokens():
+        text = (one.benchmark, row.id, row.sample)
+        if row.finish == "error":
+            absent.add(text)
+        else:
+            found["thought_tokens"][text], found["answer_tokens"][text] = row.thought_tokens, row.answer_tokens
+            found["query_tokens"][text] = row.thought_tokens + row.answer_tokens
+    for thought in one.thoughts():
+        text = (one.benchmark, thought.id, thought.sample)
+        if text in absent:
+            continue
+        harmful, alarmed = thought.label == "harmful", thought.assessment == "harmful"
+        found["adherence_rate"][text] = thought.adheres
+        found["recall" if harmful else "false_alarms"][text] = alarmed
+        if alarmed:
+            found["precision"][text] = harmful
+        refuses = counts.get(text)
+        if one.measure == "accuracy":  # whose judge does not tell refusals
+            refuses = thought.answer_refuses if one.analysis else None
+        elif refuses is not None:
+            refuses = refuses is (one.measure == "over_refusal_rate")
+        failed = cause_of(thought.label, thought.assessment, refuses)
+        for cause in CAUSES if failed is not None else ():
+            found[f"{'answered' if harmful else 'refused'}_{cause}"][text] = failed == cause
+    return found
+
+
+def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mapping[str, Values]]]) -> Number | None:
+    """The number of a column, from the values of each of its sets by seed; None if the variant was not judged so."""
+    if not all(sets):
+        return None
+    measure = column.measure
+    if column.kind == "pool":
+        seeds = sorted(set.intersection(*(set(own) for own in sets)))
+        pooled = {seed: {text: v for own in sets for text, v in own[seed].get(measure, {}).items()} for seed in seeds}
+        n = sum(value is not None for own in pooled.values() for value in own.values())
+        return Number(*(share if measure in ASSESSING else mean)(pooled), n, len(pooled)) if n else None
+    metrics = [[one.metric(measure) for one in variant.judged[made].values()] for made in column.made]
+    if not all(map(all, metrics)):
+        return None
+    decided = [
+        {seed: own[measure] for seed, own in seeds.items()} if all(measure in own for own in seeds.values()) else {}
+        for seeds in sets
+    ]
+    rates = [_rate(found, own) for found, own in zip(metrics, decided, strict=True)]
+    if column.kind == "rate":
+        return rates[0]
+    whole = all(decided) and any(one.seeds > 1 for one in rates)
+    estimate = share(*decided) if whole else mean_of_sets([Estimate(*one[:3]) for one in rates])
+    n, undecided, truncated = (sum(getattr(one, name) for one in rates) for name in ("n", "undecided", "truncated"))
+    return Number(*estimate, n, min(one.seeds for one in rates), undecided, truncated)
+
+
+def _rate(metrics: Sequence[Any], decided: Seeds) -> Number:
+    """A measure of one benchmark, from the metrics of each seed, and from the `decided` texts if these are known."""
+    if decided and len(metrics) > 1:
+        estimate = share(decided)
+    else:  # the mean of the seeds' estimates and of their bounds
+        known = [metric for metric in metrics if metric["value"] is not None]
+        bounds = ([NAN if one[key] is None else one[key] for one in known] for key in ("value", "low", "high"))
+        estimate = Estimate(*(sum(own) / len(own) if own else NAN for own in bounds))
+    undecided, truncated = (sum(metric[key] for metric in metrics) for key in ("undecided", "truncated"))
+    n = sum(metric["n"] for metric in metrics) - undecided
+    return Number(*estimate, n, len(metrics), undecided, truncated)
+
+
+def _training(variant: Variant) -> dict[str, Number]:
+    """The numbers of the training, as means over the seeds. GPU-hours are known only if a GPU trained."""
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    for folder in variant.folders.values():
+        if record := read_if_there(folder / "train.json", Trained):
+            on_gpu = str(record.get("device", "")).startswith("cuda")
+            hours = record["seconds"] * record.get("devices", 1) / 3600 if on_gpu else None
+            counts = record.get("examples"), record.get("tokens"), record.get("seconds"), hours
+            for name, value in zip(TRAINING, counts, strict=True):
+                found[name] += [] if value is None else [float(value)]
+    return {name: Number(sum(known) / len(known), seeds=len(known)) for name, known in found.items() if known}
+
+
+Contrasts = Mapping[tuple[Variant, Column], Contrast]
+
+
+def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
+    """The rows of comparisons.csv, by run and benchmark, and all contrasts, by variant and column.
+
+    There is a row for each benchmark of a run whose backbone has a No-train run judged in the same way. Its values and
+    interval are those of the two runs. `p`, `p_holm` and `detectable` are those of the contrast over all `seeds` of the
+    variant.
+    """
+    rows: list[tuple[tuple[Variant, Column], dict[str, Any]]] = []
+    contrasts: dict[tuple[Variant, Column], Contrast] = {}
+    means = {name: list(mean_columns(own, name).values()) for name, own in protocols_of(found).items()}
+
+    @cache  # a baseline is compared with many variants
+    def verdicts_of(baseline: Variant, made: Made) -> dict[int, Verdicts]:
+        return {seed: one.verdicts() for seed, one in baseline.judged[made].items()}
+
+    for variant in found:
+        sets: dict[Made, tuple[dict[int, Verdicts], dict[int, Verdicts]]] = {}
+        for made, judged in variant.judged.items():
+            # the untrained backbone judged in the same way: an unmodified one first, then one with the same dataset
+            among = [v for v in found if v.untrained and v.backbone == variant.backbone and made in v.judged]
+            baseline = min(among, key=lambda v: (bool(v.changed), v.dataset != variant.dataset), default=variant)
+            both = [*judged.values(), *baseline.judged[made].values()]
+            measure = both[0].measure
+            if variant.untrained or baseline is variant or any(not o.decides or o.measure != measure for o in both):
+                continue
+            before, after = verdicts_of(baseline, made), {seed: one.verdicts() for seed, one in judged.items()}
+            sets[made] = after, before
+            key = (variant, Column(measure, made[0], (made,)))
+            contrasts[key] = contrast([sets[made]])
+            for seed, one in judged.items():  # against the same seed of the baseline, else its first
+                other = seed if seed in before else next(iter(before))
+                row = _compared(baseline.judged[made][other], before[other], one, after[seed])
+                rows.append((key, row | {"seeds": len(after)}))
+        for column in (column for name in {made[0] for made in variant.judged} for column in means[name]):
+            if all(made in sets for made in column.made):
+                contrasts[variant, column] = contrast([sets[made] for made in column.made])
+    adjusted = statistics.holm({key: one.p for key, one in contrasts.items() if not math.isnan(one.p)})
+    contrasts = {key: one._replace(p_holm=adjusted.get(key, NAN)) for key, one in contrasts.items()}
+    frame = pd.DataFrame([{**contrasts[key]._asdict(), **row} for key, row in rows], columns=COMPARED)
+    return frame.sort_values(["run", "benchmark", "protocol"], kind="stable", ignore_index=True), contrasts
+
+
+def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Verdicts) -> dict[str, Any]:
+    """A run's rate against its baseline's, on the prompts that have a verdict in both."""
+    (difference, low, high), counts = statistics.compare(before, after)
+    both = [key for key, verdict in after.items() if verdict is not None and before.get(key) is not None]
+    rates = [sum(bool(own[key]) for key in both) / len(both) if both else NAN for own in (before, after)]
+    names = {"run": one.run, "baseline": baseline.run, "benchmark": one.benchmark, "metric": one.measure}
+    names |= {"protocol": one.protocol, "protocol_hash": one.made[2]}
+    values = {"baseline_value": rates[0], "value": rates[1], "difference": difference, "low": low, "high": high}
+    return {**names, **values, **counts}

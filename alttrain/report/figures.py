@@ -1,4 +1,4 @@
-"""All figures of a report, as PNG and SVG.
+"""All figures of a report, as PNG and SVG, whose bytes depend on the numbers alone.
 
 - tradeoff                                main table: harmful rate over over-refusal, with accuracy as brightness
 - main, ablation_structure, teacher_swap  these tables as bars, one panel per column
@@ -7,61 +7,72 @@
 - losses-BACKBONE, lengths-BACKBONE       training loss by step, and tokens of the thoughts
 
 A protocol other than the default is added to the name after a dot. A figure without data is not drawn; `draw_...` then
-returns False.
+returns False. Colours are Okabe and Ito's, which colour-blind readers can distinguish; hatches and markers distinguish
+them in grey print. Matplotlib is imported when something is drawn.
 """
 
 import math
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from alttrain.records import read_losses
-from alttrain.report.drawing import BEFORE, COLOURS, MARKERS, RIGHT, STYLES, arms, describe, figure, name_rows
-from alttrain.report.measures import CAUSES, OFFLINE
+from alttrain.records import Rewritten, read_if_there, read_losses
+from alttrain.records.files import replacing
+from alttrain.report.measures import CAUSES, OFFLINE, RATES
 from alttrain.report.results import Made
-from alttrain.report.tables import ROW, TABLES, listed, pivot
-from alttrain.report.tradeoff import draw_tradeoff
-from alttrain.report.variants import Variant, label, pool, protocols_of
+from alttrain.report.tables import COLUMN, ROW, TABLES, listed, pivot
+from alttrain.report.variants import Variant, by_backbone, label, pool, protocols_of
 
-LONGEST = 100
-"""Maximum number of characters of a file name."""
-Draw = Callable[[Path], bool]
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+BEFORE, RIGHT = "#8C8C8C", "#DDDDDD"
+"""Colours of No-train and of right outcomes."""
+MARKERS, STYLES = "osD^vPX", ("-", "--", "-.", ":")
+LOOK = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "hatch.linewidth": 0.6,
+    "svg.hashsalt": "alttrain",
+    "svg.fonttype": "none",  # text stays text
+}
+DOTS = 200  # dots per inch
+LONGEST = 100  # maximum number of characters of a file name
 
 
 def draw_all(tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], folder: Path) -> list[Path]:
     """Draw every figure that has data. Returns the files written."""
-    drawings: list[tuple[str, Draw]] = []
-    for backbone, alike in _by_backbone(variants).items():
-        drawings.append((f"losses-{backbone}", partial(draw_losses, alike)))
+    written: list[Path] = []
+
+    def draw(name: str, drawing: Callable[..., bool], *given: Any) -> None:
+        path = folder / _file_name(name)
+        if drawing(*given, path):
+            written.extend(path.with_name(f"{path.name}.{form}") for form in ("png", "svg"))
+
+    for backbone, own in by_backbone(variants):
+        draw(f"losses-{backbone}", draw_losses, own)
     for protocol, found in protocols_of(variants).items():
         suffix = "" if protocol in ("", OFFLINE) else f".{protocol}"
-        own = {name: cells[cells.protocol == protocol] for name, cells in tables.items()}
-        own = {name: cells for name, cells in own.items() if len(cells)}
-        pooled = pool(found, protocol)
-        drawn: dict[str, Draw] = {"tradeoff": partial(draw_tradeoff, own.get("main", own.get("overview")))}
-        for name, table in TABLES.items():
-            if table.figure == "bars":
-                drawn[name] = partial(draw_bars, table.title, own.get(name))
-            elif table.figure == "doses":
-                drawn[name] = partial(draw_doses, table.title, own.get(name), _amounts(found, name))
-        for backbone, alike in _by_backbone(found).items():
-            assessed = own.get("adherence")
-            assessed = None if assessed is None else assessed[assessed.backbone == backbone]
-            drawn[f"adherence-{backbone}"] = partial(draw_adherence, assessed)
-            drawn[f"lengths-{backbone}"] = partial(draw_lengths, alike, pooled)
-        drawings += [(f"{name}{suffix}", draw) for name, draw in drawn.items()]
-    named = [(folder / _file_name(name), draw) for name, draw in drawings]
-    return [path.with_name(f"{path.name}.{form}") for path, draw in named if draw(path) for form in ("png", "svg")]
-
-
-def _by_backbone(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
-    backbones = dict.fromkeys(variant.backbone for variant in variants)
-    return {name: [variant for variant in variants if variant.backbone == name] for name in backbones}
+        parts = {name: cells[cells.protocol == protocol] for name, cells in tables.items()}
+        parts = {name: cells for name, cells in parts.items() if len(cells)}
+        draw(f"tradeoff{suffix}", draw_tradeoff, parts.get("main", parts.get("overview")))
+        for name in ("main", "ablation_structure", "teacher_swap"):
+            draw(f"{name}{suffix}", draw_bars, TABLES[name], parts.get(name))
+        for name in ("data_size", "benign_amount"):
+            draw(f"{name}{suffix}", draw_doses, TABLES[name], parts.get(name), _amounts(found, name))
+        for backbone, alike in by_backbone(found):
+            assessed = parts["adherence"].query("backbone == @backbone") if "adherence" in parts else None
+            draw(f"adherence-{backbone}{suffix}", draw_adherence, assessed)
+            draw(f"lengths-{backbone}{suffix}", draw_lengths, alike, pool(found, protocol))
+    return written
 
 
 def _file_name(name: str) -> str:
@@ -70,7 +81,44 @@ def _file_name(name: str) -> str:
     return plain if plain == name else f"{plain}-{zlib.crc32(name.encode('utf-8', 'replace')):08x}"
 
 
-# --- tables ---
+@contextmanager
+def figure(width: float, height: float, path: Path, title: str = "") -> Iterator[Any]:
+    """A figure of this size in inches, saved as `path`.png and .svg when the block ends."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(LOOK):
+        drawn = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
+        yield drawn
+        if title:
+            drawn.suptitle(title, x=0.01, ha="left", fontsize=9)
+        # print through the canvas: savefig would draw everything once more first
+        with replacing(path.with_name(f"{path.name}.png")) as file:
+            FigureCanvasAgg(drawn).print_png(file, metadata={"Software": None})
+        drawn.set_layout_engine("none")  # the SVG reuses the layout of the PNG
+        with replacing(path.with_name(f"{path.name}.svg")) as file:
+            FigureCanvasSVG(drawn).print_svg(file, metadata={"Date": None, "Creator": None})
+
+
+def arms(cells: Sequence[Any]) -> list[list[float]]:
+    """Lengths of the error bars in percent; an end on the wrong side of the value, by rounding, has length 0."""
+    below = [max(0.0, 100 * (cell.value - cell.low)) for cell in cells]
+    return [below, [max(0.0, 100 * (cell.high - cell.value)) for cell in cells]]
+
+
+def name_rows(panels: Any, names: Sequence[str]) -> None:
+    """Label the rows of bars, from top to bottom."""
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+
+
+def describe(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:
+    """Set a panel's title, axis label and grid."""
+    axes.set_title(title, loc="left", fontsize=size)
+    axes.set_xlabel(across)
+    axes.grid(axis=grid, alpha=0.25)
 
 
 def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
@@ -84,19 +132,19 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
         rows += [(row[0][1], list(row[1:])) for row in own.itertuples() if any(cell.known for cell in row[1:])]
     told = "; diamonds: published" if cells.published.notna().any() else ""
     width, height = 1.6 + 1.7 * len(grid.columns), 0.9 + 0.22 * len(rows)
+    diamond = {"marker": "D", "markersize": 5, "markerfacecolor": COLOURS[1], "markeredgecolor": "white"}
+    diamond |= {"markeredgewidth": 0.7, "linestyle": "none", "clip_on": False, "zorder": 5}
     with figure(width, height, path, f"{title}, with 95 % intervals{told}") as drawn:
         panels = drawn.subplots(1, len(grid.columns), sharey=True, squeeze=False)[0]
         for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
             for place, (method, own) in enumerate(rows):
                 if own and (cell := own[index]).known:
-                    look = {"color": BEFORE if method.startswith("No-train") else COLOURS[4], "height": 0.7}
-                    reach = None if math.isnan(cell.low) else arms([cell])
+                    colour = BEFORE if method.startswith("No-train") else COLOURS[4]
                     error = {"elinewidth": 0.9, "capsize": 2}
-                    axes.barh(place, 100 * cell.value, xerr=reach, error_kw=error, **look)
+                    reach = None if math.isnan(cell.low) else arms([cell])
+                    axes.barh(place, 100 * cell.value, xerr=reach, error_kw=error, color=colour, height=0.7)
                 if own and not math.isnan(own[index].published):
-                    look = {"marker": "D", "markersize": 5, "markerfacecolor": COLOURS[1], "markeredgecolor": "white"}
-                    look |= {"markeredgewidth": 0.7, "linestyle": "none", "clip_on": False, "zorder": 5}
-                    axes.plot(100 * own[index].published, place, **look)
+                    axes.plot(100 * own[index].published, place, **diamond)
             axes.set_xlim(0, 102)
             axes.tick_params(axis="y", length=0)
             describe(axes, "\n".join(heading), "%", size=8)
@@ -108,20 +156,19 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
 
 LINEAR, DODGE = 50, 0.03
 """Number of examples up to which the axis is linear, so that it can show 0; distance between the lines' markers."""
-Amounts = Mapping[tuple[str, str], tuple[str, int]]
-"""(backbone, label) of a row -> (its line, its number of examples)."""
+Amounts = Mapping[tuple[str, str], tuple[str, int]]  # (backbone, label) of a row -> (its line, its number of examples)
 
 
 def _amounts(found: Sequence[Variant], table: str) -> Amounts:
-    """The number of training examples of each row, or of harmless ones."""
-    rows = [(row, row.variant) for row in listed(found, table) if row.variant and row.variant.training != "none"]
-    return {
-        (row.backbone, row.label): (
-            one.rewrite,
-            sum(one.labels.values()) if table == "data_size" else one.labels.get("benign", 0),
-        )
-        for row, one in rows
-    }
+    """The number of training examples of each row, or of harmless ones, from its first seed's rewrite.json."""
+    amounts = {}
+    for one in listed(found, table):
+        if one.training != "none":
+            path = next(iter(one.folders.values())) / "rewrite.json"
+            labels = read_if_there(path, Rewritten).get("labels", {})
+            amount = sum(labels.values()) if table == "data_size" else labels.get("benign", 0)
+            amounts[one.backbone, label(one, found)] = one.rewrite, amount
+    return amounts
 
 
 def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: Path) -> bool:
@@ -132,13 +179,21 @@ def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: P
     rows = [(row[0][0], *amounts[row[0]], row[1:]) for row in grid.itertuples() if row[0] in amounts]
     names = list(dict.fromkeys((backbone, line) for backbone, line, _, _ in rows))
     ticks = sorted({amount for _, _, amount, _ in rows})
-    told = "; hollow, dotted: published" if cells.published.notna().any() else ""
-    with figure(1.2 + 2.3 * len(grid.columns), 3.2, path, f"{title}, with 95 % intervals{told}") as drawn:
+    note = "; hollow, dotted: published" if cells.published.notna().any() else ""
+    with figure(1.2 + 2.3 * len(grid.columns), 3.2, path, f"{title}, with 95 % intervals{note}") as drawn:
         panels = drawn.subplots(1, len(grid.columns), squeeze=False)[0]
         for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
             for number, named in enumerate(names):
+                aside = DODGE * (number - (len(names) - 1) / 2)
                 own = sorted((amount, own[index]) for *line, amount, own in rows if tuple(line) == named)
-                _line(axes, number, ", ".join(named), own, aside=DODGE * (number - (len(names) - 1) / 2))
+                at = [(_place(amount) + aside, cell) for amount, cell in own]
+                look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+                places, known = [x for x, cell in at if cell.known], [cell for _, cell in at if cell.known]
+                error = {"yerr": arms(known), "capsize": 2, "elinewidth": 0.8, "linewidth": 1.2, "markersize": 4}
+                axes.errorbar(places, [100 * cell.value for cell in known], **look, **error, label=", ".join(named))
+                if told := [(x, 100 * cell.published) for x, cell in at if cell.published >= 0]:
+                    hollow = {"markerfacecolor": "white", "ls": ":", "linewidth": 1, "markersize": 5}
+                    axes.plot(*zip(*told, strict=True), **look, **hollow)
             axes.set_xticks([_place(tick) for tick in ticks], [f"{tick:,}" for tick in ticks], rotation=45)
             axes.margins(x=0.08, y=0.1)
             axes.set_ylim(bottom=0)
@@ -153,20 +208,14 @@ def _place(amount: int) -> float:
     return amount / LINEAR if amount <= LINEAR else 1 + math.log10(amount / LINEAR)
 
 
-def _line(axes: Any, number: int, name: str, own: Sequence[tuple[int, Any]], aside: float) -> None:
-    look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-    known = [(_place(amount) + aside, cell) for amount, cell in own if cell.known]
-    error = {"capsize": 2, "elinewidth": 0.8, "yerr": arms([cell for _, cell in known])}
-    values = [100 * cell.value for _, cell in known]
-    axes.errorbar([x for x, _ in known], values, **look, **error, linewidth=1.2, markersize=4, label=name)
-    reported = [(_place(amount) + aside, 100 * cell.published) for amount, cell in own if cell.published >= 0]
-    if reported:
-        axes.plot(*zip(*reported, strict=True), **look, markerfacecolor="white", ls=":", linewidth=1, markersize=5)
-
-
 PANELS = (("answered", "harmful prompts", "refused"), ("refused", "harmless prompts", "answered"))
-SAID = {"misjudged": "misjudged", "disobeyed": "judged rightly, not acted on", "unassessed": "without an assessment"}
-HATCHES = {"misjudged": "///", "disobeyed": "...", "unassessed": "xx"}
+STACK = {
+    "": ("right", RIGHT, None),
+    "misjudged": ("wrong: misjudged", COLOURS[1], "///"),
+    "disobeyed": ("wrong: judged rightly, not acted on", COLOURS[2], "..."),
+    "unassessed": ("wrong: without an assessment", COLOURS[3], "xx"),
+}
+"""Cause -> name, colour and hatch; "" is what is right."""
 
 
 def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
@@ -186,12 +235,9 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
             for place, method in enumerate(rows):
                 own = [float(shares.get((method, outcome, cause), 0.0)) for cause in CAUSES]
                 there = (method, outcome) in shares.index.droplevel("cause")
-                left = 0.0
-                for index, width in enumerate([max(0.0, 1 - sum(own)) if there else 0.0, *own]):
-                    cause = ("", *CAUSES)[index]
-                    look = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5, "hatch": HATCHES.get(cause)}
-                    look |= {"color": COLOURS[index] if cause else RIGHT}
-                    name = f"wrong: {SAID[cause]}" if cause else "right"
+                widths, left = [max(0.0, 1 - sum(own)) if there else 0.0, *own], 0.0
+                for width, (name, colour, hatch) in zip(widths, STACK.values(), strict=True):
+                    look = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5, "hatch": hatch, "color": colour}
                     axes.barh(place, 100 * width, left=left, label=name, **look)
                     left += 100 * width
             axes.set_xlim(0, 100)
@@ -204,20 +250,14 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
     return True
 
 
-# --- runs ---
-
-
 def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
     """Draw the training loss by step of one backbone's variants, one line per seed, from logs/metrics.csv."""
     curves: list[tuple[Variant, list[list[tuple[int, float]]]]] = []
     for one in variants:
         logs = (folder / "logs" / "metrics.csv" for folder in one.folders.values())
-        read = (
-            [(step + 1, float(row["loss"])) for step, row in read_losses(log) if row.get("loss")]
-            for log in logs
-            if log.exists()
-        )
-        if own := list(filter(None, read)):
+        read = (read_losses(log) for log in logs if log.exists())
+        found = [[(step + 1, float(row["loss"])) for step, row in rows if row.get("loss")] for rows in read]
+        if own := list(filter(None, found)):
             curves.append((one, own))
     if not curves:
         return False
@@ -228,10 +268,9 @@ def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
         for index, (one, own) in enumerate(curves):
             name = label(one, variants) + (f", {len(one.folders)} seeds" if len(one.folders) > 1 else "")
             colour, line = COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % len(STYLES)]
-            look: dict[str, Any] = {"color": colour, "linestyle": line}
-            look |= {"linewidth": 1.2, "alpha": 1.0 if len(own) == 1 else 0.75}
-            for seed, found in enumerate(own):
-                axes.plot(*zip(*found, strict=True), **look, label=None if seed else name)
+            look = {"color": colour, "linestyle": line, "linewidth": 1.2, "alpha": 1.0 if len(own) == 1 else 0.75}
+            for seed, points in enumerate(own):
+                axes.plot(*zip(*points, strict=True), **look, label=None if seed else name)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter("{x:g}")
@@ -248,10 +287,9 @@ TICKS = (0, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
 def lengths(variant: Variant, made: Sequence[Made]) -> dict[str, list[int]]:
     """Token counts of the thoughts on these benchmarks, by label of the prompt, over all seeds."""
     found: dict[str, list[int]] = {"harmful": [], "benign": []}
-    for one in made:
-        for evaluation in variant.judged.get(one, {}).values():
-            for row in evaluation.tokens():
-                found[row.label].append(row.thought_tokens)
+    for evaluation in (evaluation for one in made for evaluation in variant.judged.get(one, {}).values()):
+        for row in evaluation.tokens():
+            found[row.label].append(row.thought_tokens)
     return found
 
 
@@ -264,23 +302,15 @@ def draw_lengths(variants: Sequence[Variant], made: Sequence[Made], path: Path) 
     longest = max(value for _, own in rows for found in own.values() for value in found)
     ticks = [tick for tick in TICKS if tick <= max(longest, 10)]
     title = f"Thoughts of {variants[0].backbone}: median, mean (diamond), quartiles, 5th to 95th percentile"
+    look = {"orientation": "horizontal", "whis": (5, 95), "showfliers": False, "showmeans": True, "widths": 0.6}
+    look |= {"patch_artist": True, "medianprops": {"color": "black", "linewidth": 1.4}}
+    look |= {"meanprops": {"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 4}}
     with figure(7.2, 1.3 + 0.3 * len(rows), path, title) as drawn:
         panels = drawn.subplots(1, 2, sharey=True, sharex=True)
         for axes, name in zip(panels, ("harmful", "benign"), strict=True):
-            boxes = axes.boxplot(
-                [own[name] for _, own in rows],
-                positions=range(len(rows)),
-                orientation="horizontal",
-                whis=(5, 95),
-                showfliers=False,
-                showmeans=True,
-                widths=0.6,
-                patch_artist=True,
-                medianprops={"color": "black", "linewidth": 1.4},
-                meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 4},
-            )
-            for box, (one, _) in zip(boxes["boxes"], rows, strict=True):
-                box.set_facecolor(BEFORE if one.untrained else COLOURS[4])
+            boxes = axes.boxplot([own[name] for _, own in rows], positions=range(len(rows)), **look)
+            for shape, (one, _) in zip(boxes["boxes"], rows, strict=True):
+                shape.set_facecolor(BEFORE if one.untrained else COLOURS[4])
             axes.set_xscale("symlog", linthresh=10, linscale=0.4)
             axes.set_xlim(left=-0.5)
             axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=45 if longest > 500 else 0)
@@ -288,3 +318,123 @@ def draw_lengths(variants: Sequence[Variant], made: Sequence[Made], path: Path) 
             describe(axes, f"{'harmful' if name == 'harmful' else 'harmless'} prompts", "tokens of the thought")
         name_rows(panels, [label(one, variants) for one, _ in rows])
     return True
+
+
+SPAN, NARROWEST = 20, 20
+"""Minimum range of the colours (points of accuracy) and of an axis (percent), so that small differences look small."""
+LETTER, LINE = 1.7, 6.0  # width of a letter and height of a line of a label, in percent of the axes
+
+
+def points(cells: pd.DataFrame) -> pd.DataFrame:
+    """A row for each method that has both rates: backbone, method, and its cells of `RATES` (nan if absent).
+
+    Columns are those that most rows share; a mean takes precedence over a single set.
+    """
+    known = cells[cells.known & cells.kind.isin(["rate", "mean"]) & cells.measure.isin(RATES)]
+    found = known[ROW].drop_duplicates()
+    for measure in RATES:
+        own = known[known.measure == measure]
+        if len(own):
+            columns = own.groupby(COLUMN).size()
+            best = min(columns.index, key=lambda key: (-columns[key], key[1] != "mean", key))
+            own = own[(own[COLUMN] == list(best)).all(axis=1)]
+        found = found.merge(own[ROW].assign(**{measure: list(own.itertuples(index=False))}), on=ROW, how="left")
+    return found.dropna(subset=["harmful_rate", "over_refusal_rate"])
+
+
+def front(found: pd.DataFrame) -> list[Any]:
+    """The Pareto front: points that no other point dominates in both rates, ordered by over-refusal."""
+    best: list[Any] = []
+    for one in sorted(found.itertuples(index=False), key=_at):
+        if not best or one.harmful_rate.value < best[-1].harmful_rate.value:
+            best.append(one)
+    return best
+
+
+def _at(point: Any) -> tuple[float, float]:
+    """Where a point is: over-refusal and harmful rate in percent."""
+    return 100 * point.over_refusal_rate.value, 100 * point.harmful_rate.value
+
+
+def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
+    """Draw harmful rate over over-refusal for one protocol, one panel per backbone. Lower left, brighter is better."""
+    if cells is None or not len(found := points(cells)):
+        return False
+    from matplotlib.colors import Normalize
+
+    capable = list(found.accuracy.dropna())
+    levels = [100 * cell.value for cell in capable]
+    scale = Normalize(min(levels), max(max(levels), min(levels) + SPAN)) if levels else Normalize()
+    backbones = list(found.groupby("backbone", sort=False))
+    across = min(2, len(backbones))
+    down = -(-len(backbones) // across)
+    width, height = 6.0 if across == 1 else 4.2 * across, 3.2 * down + (1.0 if levels else 0.4)
+    title = "Safety against over-refusal, 95 % intervals; dashed: Pareto front"
+    with figure(width, height, path, title) as drawn:
+        panels = drawn.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
+        for axes, (backbone, own) in zip(panels, backbones, strict=False):
+            axes.set(xlim=_reach(found.over_refusal_rate), ylim=_reach(found.harmful_rate))
+            axes.set_title(backbone, loc="left")
+            for one in own.itertuples(index=False):
+                reach = {"xerr": arms([one.over_refusal_rate]), "yerr": arms([one.harmful_rate])}
+                axes.errorbar(*_at(one), **reach, fmt="none", ecolor="#AAAAAA", elinewidth=0.8, capsize=2, zorder=1)
+                colour: dict[str, Any] = {"color": "white"}
+                known = isinstance(one.accuracy, tuple)
+                if known:
+                    colour = {"c": [100 * one.accuracy.value], "cmap": "cividis", "norm": scale}
+                dots = axes.scatter(*_at(one), s=60, edgecolors="black", zorder=3, **colour)
+            best = map(_at, front(own))
+            axes.plot(*zip(*best, strict=True), "k--", linewidth=1, drawstyle="steps-post", zorder=2)
+            axes.grid(alpha=0.25)
+            _labels(axes, {one.method: _at(one) for one in own.itertuples()})
+        for axes in panels[len(backbones) :]:
+            axes.set_axis_off()
+        drawn.supxlabel(f"over-refusal ↓, %, {_sets(found.over_refusal_rate.iloc[0])}", fontsize=8)
+        drawn.supylabel(f"harmful ↓, %, {_sets(found.harmful_rate.iloc[0])}", fontsize=8)
+        if levels:
+            bar = drawn.colorbar(dots, ax=list(panels), location="right", shrink=0.7, aspect=30)
+            bar.solids.set(rasterized=False, edgecolor="face")  # avoids a bitmap in the SVG, and seams between colours
+            bar.set_label(f"accuracy ↑, %, {_sets(capable[0])}")
+    return True
+
+
+def _reach(cells: pd.Series) -> tuple[float, float]:
+    """Axis limits from 0 to the highest interval, with room for names."""
+    highest = max(NARROWEST, *(100 * (cell.value if math.isnan(cell.high) else cell.high) for cell in cells))
+    top = min(100.0, 1.1 * highest)
+    return -0.04 * top, 1.04 * top
+
+
+def _sets(cell: Any) -> str:
+    sets = cell.benchmark.count(" + ") + 1
+    return f"{cell.benchmark if sets == 1 else f'mean over {sets} sets'} (n={cell.n})"
+
+
+Box = tuple[float, float, float, float]  # centre and size of a box, in percent of the axes
+
+
+def _labels(axes: Any, at: Mapping[str, tuple[float, float]]) -> None:
+    """Label the points, each name at the nearest place where it covers no point and no other name."""
+    inverse = axes.transAxes.inverted()
+    places = {name: 100 * inverse.transform(axes.transData.transform(point)) for name, point in at.items()}
+    taken: list[Box] = [(x, y, 5.0, 6.0) for x, y in places.values()]
+    look = {"arrowprops": {"arrowstyle": "-", "linewidth": 0.5, "color": "#777777", "shrinkA": 0, "shrinkB": 4}}
+    look |= {"bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}}
+    for name in sorted(at, key=lambda name: (at[name][1], -at[name][0])):
+        (x, y), width = places[name], LETTER * len(name)
+        boxes: list[Box] = [
+            (x + side * (away + width / 2), y + up * away, width, LINE)
+            for away in range(4, 80, 2)
+            for up in (0.0, 0.8, -0.8, 1.6, -1.6)
+            for side in (1, -1)
+        ]
+        inside = (box for box in boxes if 1 + width / 2 <= box[0] <= 99 - width / 2 and 3 <= box[1] <= 97)
+        free = (
+            (x, y, wide, high)
+            for x, y, wide, high in inside
+            if not any(abs(x - a) < (wide + w) / 2 and abs(y - b) < (high + h) / 2 for a, b, w, h in taken)
+        )
+        box = next(free, boxes[0])
+        taken.append(box)
+        where = {"xytext": (box[0] / 100, box[1] / 100), "textcoords": "axes fraction", "ha": "center", "va": "center"}
+        axes.annotate(name, at[name], **where, fontsize=7, zorder=4, **look)

@@ -1,7 +1,7 @@
 """A table as Markdown, as LaTeX and for the console, with its legend. All print the cells of `tables.pivot`."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from textwrap import wrap
 from typing import Any
@@ -11,7 +11,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from alttrain.report.comparisons import starred
 from alttrain.report.escaping import MARKDOWN_CELL, latex_text, one_line, plain
 from alttrain.report.measures import ASSESSING, FAILURES, MEASURES, OFFLINE, base, written
 from alttrain.report.published import WHY
@@ -20,26 +19,26 @@ from alttrain.report.tables import pivot
 DIFFERS, FEW, COVERED, NOT_COVERED, MISSING = "*", "†", "✓", "✗", "–"
 NARROW, TITLE, WIDE = 9, 16, 19
 """Line width in characters: of a heading on the console, of a row's label on the console, of a heading in LaTeX."""
+STAR = "differs from No-train (5 %, Holm over the report's contrasts)"
+ONE_SEED = "with one seed these weights differ, not yet the methods: other seeds were not tried (exact paired test)"
+SEVERAL_SEEDS = "with several seeds the methods differ: the test allows for other seeds and other prompts"
+TOO_FEW = (
+    f"{FEW} not enough data: were the true difference as small as this one, a paired test of as many prompts and "
+    "seeds (5 %, before Holm) would miss it more than one time in five."
+)
 FAILED = (
     "answered: of the harmful prompts with a verdict, those that were answered; refused: likewise of the harmless.",
     "misjudged: the assessment was wrong; disobeyed: it was right and not acted on; unassessed: there was none.",
 )
+FIGURES = "published: reported for this method, unmodified, this protocol and these sets"
+SOURCES = "alttrain/report/published.csv has each figure's source, and what is known of how it was made."
 PREAMBLE = r"""\documentclass[border=6pt,varwidth=\maxdimen]{standalone}
 \usepackage[utf8]{inputenc}
 \usepackage{booktabs,pifont}
 \newcommand{\cell}[1]{\begin{tabular}[t]{@{}r@{}}#1\end{tabular}}
 \newsavebox{\thegrid}
 \newdimen\legend
-\begin{document}
-"""
-
-
-# --- what a cell and a legend say ---
-
-
-def number(cell: Any) -> str:
-    """A cell's number with its marks."""
-    return written(cell.value, cell.unit) + (DIFFERS if cell.differs else "") + (FEW if cell.few else "")
+\begin{document}"""
 
 
 def lines(cell: Any, why: bool = False) -> list[str]:
@@ -49,7 +48,7 @@ def lines(cell: Any, why: bool = False) -> list[str]:
     """
     found = [MISSING] if cell.missing else []
     if cell.known:
-        found.append(number(cell))
+        found.append(written(cell.value, cell.unit) + (DIFFERS if cell.differs else "") + (FEW if cell.few else ""))
         if not math.isnan(cell.low):
             found.append(f"{written(cell.low, cell.unit)}–{written(cell.high, cell.unit)}")
         if cell.n:
@@ -63,6 +62,13 @@ def lines(cell: Any, why: bool = False) -> list[str]:
     return found
 
 
+def starred(seeds: Iterable[int]) -> str:
+    """The meaning of a star, for differences over these numbers of seeds."""
+    found = set(seeds)
+    meanings = [ONE_SEED] if min(found) == 1 else []
+    return f"{STAR}: {'; '.join([*meanings, *([SEVERAL_SEEDS] if max(found) > 1 else [])])}."
+
+
 def legend(frame: pd.DataFrame) -> list[str]:
     """The lines below a table: its marks, the sets of its means, the structure, and notes on the published figures."""
     return [*marks_legend(frame), *_sets(frame), *_structure(frame), *_published(frame)]
@@ -71,35 +77,28 @@ def legend(frame: pd.DataFrame) -> list[str]:
 def marks_legend(frame: pd.DataFrame) -> list[str]:
     """Explains the numbers and their marks."""
     ways = {MEASURES[base(measure)].better for measure in frame.measure.unique()}
+    units = "Means with their 95 % interval"
     if frame.low.isna().all():
-        units = ["Shares in percent"]
+        units = "Shares in percent"
     elif (frame.unit == "share").any():
-        units = ["Percent with its 95 % interval, and the n texts it is over"]
-    else:
-        units = ["Means with their 95 % interval"]
-    units += [f"{arrow} is better" for way, arrow in ((-1, "↓ lower"), (1, "↑ higher")) if way in ways]
-    few = (
-        f"{FEW} not enough data: were the true difference as small as this one, a paired test of as many prompts and "
-        "seeds (5 %, before Holm) would miss it more than one time in five."
+        units = "Percent with its 95 % interval, and the n texts it is over"
+    own = "" if (frame.backbone == "").all() else "of its backbone "
+    said = (
+        (True, units + ("; ↓ lower is better" if -1 in ways else "") + ("; ↑ higher is better." if 1 in ways else ".")),
+        ((frame.seeds > 1).any(), "Of several seeds the interval allows for other seeds, too."),
+        (frame.best.any(), f"Bold: best {own}in the column."),
+        (frame.differs.any(), f"{DIFFERS} {starred(frame.tested[frame.differs] if frame.differs.any() else [1])}"),
+        (frame.few.any(), TOO_FEW),
+        (frame.notes.any(), "undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %."),
+        (frame.missing.any(), f"{MISSING} no number: not measured, or no text that it could be of."),
     )
-    said = {
-        "; ".join(units) + ".": True,
-        "Of several seeds the interval allows for other seeds, too.": (frame.seeds > 1).any(),
-        f"Bold: best {'' if (frame.backbone == '').all() else 'of its backbone '}in the column.": frame.best.any(),
-        f"{DIFFERS} {starred(frame.tested[frame.differs])}" if frame.differs.any() else "": frame.differs.any(),
-        few: frame.few.any(),
-        "undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %.": frame.notes.any(),
-        f"{MISSING} no number: not measured, or no text that it could be of.": frame.missing.any(),
-    }
-    return [line for line, applies in said.items() if applies]
+    return [line for applies, line in said if applies]
 
 
 def _sets(frame: pd.DataFrame) -> list[str]:
     """Lists the benchmarks of means and pools, and what their evaluation changed."""
-    found = [
-        f"Mean of {MEASURES[one.measure].label}: {one.benchmark}." for one in frame[frame.kind == "mean"].itertuples()
-    ]
-    changed = frame[(frame.evaluated != "") & (frame.kind != "pool")]
+    means, changed = frame[frame.kind == "mean"], frame[(frame.evaluated != "") & (frame.kind != "pool")]
+    found = [f"Mean of {MEASURES[one.measure].label}: {one.benchmark}." for one in means.itertuples()]
     found += [f"Evaluated otherwise than protocol {c.protocol} says: {c.evaluated}." for c in changed.itertuples()]
     if (frame.lacking != "").any():
         found.append("without: the sets that a row lacks, and so has no mean.")
@@ -125,14 +124,14 @@ def _structure(frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def says_why(frame: pd.DataFrame) -> bool:
-    """Whether cells show why they have no published figure; if one reason holds for all, only the legend states it."""
-    return len(_reasons(frame)) > 1 or bool(frame.published.notna().any())
-
-
 def _reasons(frame: pd.DataFrame) -> list[str]:
     """The reasons why numbers have no published figure, each once."""
     return [why for why in WHY if (frame.known & (frame.published_why == why)).any()]
+
+
+def says_why(frame: pd.DataFrame) -> bool:
+    """Whether cells show why they have no published figure; if one reason holds for all, only the legend states it."""
+    return len(_reasons(frame)) > 1 or bool(frame.published.notna().any())
 
 
 def _published(frame: pd.DataFrame) -> list[str]:
@@ -143,16 +142,12 @@ def _published(frame: pd.DataFrame) -> list[str]:
         found += [f"Protocol {protocol}: {source}." for protocol, source in sources]
         found.append("The CSV has each figure's source, and what is known of how it was made.")
     elif frame.published.notna().any():
-        judged = frame.covered.notna().any()
-        covers = f"; {COVERED} our interval covers it, {NOT_COVERED} it does not" if judged else ""
-        found.append(
-            f"published: reported for this method, unmodified, this protocol and these sets{covers}. "
-            "alttrain/report/published.csv has each figure's source, and what is known of how it was made."
-        )
-    if says_why(frame):
-        marks = "; ".join(f"{WHY[why][0]} {WHY[why][1]}" for why in reasons)
-        return [*found, *([f"No published figure: {marks}."] if reasons else [])]
-    return [*found, *(f"No published figures here: {WHY[why][1]}." for why in reasons)]
+        covers = f"; {COVERED} our interval covers it, {NOT_COVERED} it does not" if frame.covered.notna().any() else ""
+        found.append(f"{FIGURES}{covers}. {SOURCES}")
+    if not says_why(frame):
+        return [*found, *(f"No published figures here: {WHY[why][1]}." for why in reasons)]
+    marks = "; ".join(" ".join(WHY[why]) for why in reasons)
+    return [*found, *([f"No published figure: {marks}."] if reasons else [])]
 
 
 def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -162,16 +157,13 @@ def _parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield str(protocol) if several or protocol not in ("", OFFLINE) else "", pivot(part)
 
 
-# --- Markdown ---
-
-
 def markdown(title: str, frame: pd.DataFrame) -> str:
     """The table as a Markdown document with one section per protocol."""
     parts, why = [f"# {plain(title)}"], says_why(frame)
-    runs = frame.table.iloc[0] == "runs"
     for protocol, grid in _parts(frame):
         first = grid.index.to_frame(index=False).map(plain)
-        first = first.drop(columns="backbone").rename(columns={"method": "run"}) if runs else first
+        if frame.table.iloc[0] == "runs":
+            first = first.drop(columns="backbone").rename(columns={"method": "run"})
         cells = grid.map(lambda cell: _markdown_cell(cell, why), na_action="ignore").fillna("").to_numpy()
         heads = [*first.columns, *(plain(" ".join(heading)) for heading in grid.columns)]
         rows = [heads, ["---"] * len(heads), *([*own, *row] for own, row in zip(first.to_numpy(), cells, strict=True))]
@@ -189,20 +181,16 @@ def _markdown_cell(cell: Any, why: bool) -> str:
     return MARKDOWN_CELL.sub(r"\\\g<0>", one_line(" ".join(found)))
 
 
-# --- LaTeX ---
-
-
 def latex(title: str, frame: pd.DataFrame) -> str:
     """The table as LaTeX that compiles as is: one tabular per protocol, and the legend below, at least as wide."""
-    parts, why = [PREAMBLE.rstrip("\n")], says_why(frame)
+    parts, why = [PREAMBLE], says_why(frame)
     for protocol, grid in _parts(frame):
         named = f"{title}, protocol {protocol}" if protocol else title
-        parts.append(("\n\\bigskip\n" if len(parts) > 1 else "") + _tabular(grid, why))
-        parts.append(rf"\textbf{{{latex_text(named)}}}\\[4pt]")
-        parts.append(r"\usebox{\thegrid}")
-    notes = [latex_text(line).replace(r" \%", r"~\%") + r"\par" for line in legend(frame)]
+        parts += ["\n\\bigskip\n" + _tabular(grid, why) if len(parts) > 1 else _tabular(grid, why)]
+        parts += [rf"\textbf{{{latex_text(named)}}}\\[4pt]", r"\usebox{\thegrid}"]
     parts.append(r"\par\smallskip \legend=\wd\thegrid \ifdim\legend<10cm \legend=10cm\fi")
-    parts.append("\\parbox{\\legend}{\\footnotesize\\raggedright\n" + "\n".join(notes) + "}")
+    parts.append(r"\parbox{\legend}{\footnotesize\raggedright")
+    parts.append("\n".join(latex_text(line).replace(r" \%", r"~\%") + r"\par" for line in legend(frame)) + "}")
     return "\n".join([*parts, r"\end{document}"]) + "\n"
 
 
@@ -210,21 +198,21 @@ def _tabular(grid: pd.DataFrame, why: bool) -> str:
     """One tabular. A backbone is named in its first row only."""
     cells = grid.map(lambda cell: _latex_cell(cell, why), na_action="ignore").fillna("")
     cells.columns = [
-        _stacked([latex_text(part) for line in heading for part in _broken(line)]) for heading in grid.columns
+        _stacked([latex_text(part) for line in heading for part in _broken(line, WIDE, "_ ")])
+        for heading in grid.columns
     ]
     backbones, methods = (grid.index.get_level_values(level) for level in ("backbone", "method"))
     cells.insert(0, "method", list(map(latex_text, methods)))
-    once = zip(backbones, backbones.duplicated(), strict=True)
-    cells.insert(0, "backbone", ["" if again else latex_text(name) for name, again in once])
+    cells.insert(0, "backbone", list(map(latex_text, backbones.where(~backbones.duplicated(), ""))))
     form = "ll" + "r" * (len(cells.columns) - 2)
     tabular: str = cells.reset_index(drop=True).style.hide(axis="index").to_latex(column_format=form, hrules=True)
     spaced = tabular.replace(" \\\\\n", " \\\\ \\addlinespace[3pt]\n")
     return "\\begin{lrbox}{\\thegrid}\n" + spaced + r"\end{lrbox}"
 
 
-def _broken(line: str) -> list[str]:
-    """A line of a heading, broken at blanks and after underscores."""
-    return [part.replace("_ ", "_") for part in wrap(line.replace("_", "_ "), WIDE, break_long_words=False)]
+def _broken(line: str, width: int, underscore: str) -> list[str]:
+    """A line broken at blanks and underscores. `underscore` replaces the latter: " ", or "_ " to keep it."""
+    return [part.replace("_ ", "_") for part in wrap(line.replace("_", underscore), width, break_long_words=False)]
 
 
 def _latex_cell(cell: Any, why: bool) -> str:
@@ -239,9 +227,6 @@ def _stacked(found: list[str]) -> str:
     return inner if len(found) == 1 else rf"\cell{{{inner}}}"
 
 
-# --- console ---
-
-
 def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:
     """The table for the console, one part per protocol, with its marks. Without frames, to fit 80 columns."""
     parts: list[Table | Text] = []
@@ -251,14 +236,13 @@ def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         table.title = f"{named}, protocol {protocol}" if protocol else named
         for place, heading in enumerate([("method",), *grid.columns]):
-            short = [part for line in heading for part in wrap(line.replace("_", " "), NARROW, break_long_words=False)]
+            short = [part for line in heading for part in _broken(line, NARROW, " ")]
             table.add_column("\n".join(short), justify="right" if place else "left", no_wrap=True)
         for backbone, own in by_backbone:
             if len(by_backbone) > 1:
                 table.add_row(Text(str(backbone), style="italic"))
             for (_, method), *cells in own.itertuples():
-                label = "\n".join(wrap(method.replace("_", " "), TITLE, break_long_words=False))
-                table.add_row(label, *map(_console_cell, cells))
+                table.add_row("\n".join(_broken(method, TITLE, " ")), *map(_console_cell, cells))
                 table.add_section()
         parts.append(table)
     return [*parts, Text("\n".join(marks_legend(frame)), style="dim")]

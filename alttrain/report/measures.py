@@ -1,17 +1,10 @@
-"""The measures of a report: their names, which direction is better, and their units.
-
-A measure such as `harmful_rate.thought`, decided by another part or judge, is written like `harmful_rate`.
-"""
+"""The measures of a report: their names, which direction is better, and their units."""
 
 from typing import Literal, NamedTuple
 
 WORTH_SAYING = 0.05
 """A number shows its share of undecided texts, or of texts cut by the token cap, if it is above this threshold."""
-OFFLINE = "offline"
-"""The default protocol, which headings do not name."""
-
-
-ARROWS = {-1: " ↓", 0: "", 1: " ↑"}
+OFFLINE = "offline"  # the default protocol, which headings do not name
 
 
 class Measure(NamedTuple):
@@ -21,10 +14,9 @@ class Measure(NamedTuple):
     better: int
     unit: Literal["share", "tokens", "examples", "seconds", "hours"]
 
-    @property
-    def heading(self) -> str:
-        """The name, with an arrow in the better direction."""
-        return self.label + ARROWS[self.better]
+    def heading(self, called: str = "") -> str:
+        """The name, or what a benchmark calls the measure, with an arrow in the better direction."""
+        return (called or self.label) + {-1: " ↓", 0: "", 1: " ↑"}[self.better]
 
 
 CAUSES = ("misjudged", "disobeyed", "unassessed")
@@ -63,7 +55,7 @@ OVERVIEW = ("adherence_rate", "thought_tokens", "answer_tokens")
 
 
 def base(measure: str) -> str:
-    """The measure's name without the part or judge that decides it."""
+    """The measure's name without the part or judge that decides it: `harmful_rate` of `harmful_rate.thought`."""
     return measure.partition(".")[0]
 
 

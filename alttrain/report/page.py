@@ -3,23 +3,25 @@
 Reads the judged benchmarks of the runs, and report/figures/*.svg if present. The same folders give the same bytes.
 page.html is the template; page.css and page.js are inlined.
 
-Text of models is untrusted. The template escapes everything it is given. Samples are embedded as data in
-<script type="application/json">, where `embed` leaves no character that HTML could interpret, and page.js draws them as
-text. Figures are images, which run and load nothing. The content security policy allows one script and one style sheet
-by their hashes and forbids everything else.
+Text of models is untrusted. The template escapes everything it is given. Samples are embedded as packed columns, a
+block for each run and benchmark, in <script type="application/json">, where `embed` leaves no character that HTML could
+interpret; page.js draws them as text. Figures are images, which run and load nothing. The content security policy
+allows one script and one style sheet by their hashes and forbids everything else.
 """
 
 import base64
 import hashlib
 import json
 import math
+import os.path
 import re
+import zlib
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import pandas as pd
@@ -27,154 +29,111 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from alttrain import __version__
-from alttrain.records import Texts, write_text
-from alttrain.report.comparisons import LEVEL, starred
-from alttrain.report.formats import legend
-from alttrain.report.frames import Report, report_of
+from alttrain.evaluation.adherence import Adherence, cause_of
+from alttrain.records import Generation, Judgement, Texts, withholds, write_text
+from alttrain.report.formats import legend, starred
 from alttrain.report.measures import CAUSES, WORTH_SAYING, written
-from alttrain.report.results import Evaluation, evaluations
-from alttrain.report.samples import OUTCOMES, Block, Prompts, block
-from alttrain.report.tables import pivot
+from alttrain.report.results import Decides, Evaluation, Text, Tokens, evaluations
+from alttrain.report.tables import LEVEL, Report, pivot, report_of
+from alttrain.rewrite import parse
 
 LIMIT = 10_000
 """Maximum number of samples on a page; if there are more, each run and benchmark contributes the same share."""
-MOST_NUMBERS = 4_000
-"""Maximum number of rows of the table of all numbers; larger reports have them only in metrics.csv."""
-LARGEST = 2_000_000
-"""Maximum size in bytes of an embedded figure."""
-FIRST = ("tradeoff", "main")
-"""Name prefixes of the figures that come first."""
-_UNSAFE = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+MOST_NUMBERS = 4_000  # maximum number of rows of the table of all numbers; larger reports have them only in metrics.csv
+LARGEST = 2_000_000  # maximum size in bytes of an embedded figure
+FIRST = ("tradeoff", "main")  # name prefixes of the figures that come first
+LONGEST = 20_000  # maximum number of characters of a field that are embedded
+CUT = "\0"  # separates a shortened field from its full length
+SEED = 0  # selects the samples that are embedded if there are too many
+STEPS = {"understanding": "u", "assessment": "a", "reasoning": "r", "refusal": "x"}
+PROMPT = ("id", "prompt", "label", "category", "gold", "harmful")
+SAMPLE = [
+    "prompt", "sample", "outcomes", "finish", "error", "closed", "tokens", "structure", "verdicts", "thought",
+    "answer", "earlier",
+]  # fmt: skip
+STRUCTURE = [
+    "understanding", "assessment", "continuation", "ordered", "consistent", "answer_consistent", "position_words",
+    "position_share",
+]  # fmt: skip
+"""The columns of prompts and of samples, which compress better than rows; the fields of an adherence record."""
+_UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+Prompts = dict[tuple[Any, ...], int]  # a benchmark's prompts, each stored once for all runs -> its place
 
 
-def write_page(
-    output_dir: Path, texts: Texts = "all", limit: int = LIMIT, seed: int = 0, made: Report | None = None
-) -> Path | None:
+class Block(NamedTuple):
+    """The samples of one run and benchmark on the page: `shown` of `total`; outcomes are counted over all of them."""
+
+    evaluation: Evaluation
+    shown: int
+    total: int
+    outcomes: Mapping[str, int]
+    packed: str
+
+
+def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = None) -> Path | None:
     """Write the page over all runs of an output folder. Returns its path, or None if no run was judged.
 
     `texts` selects whose prompts and outputs the page shows; with "benign", samples with a harmful prompt appear only
-    in counts and verdicts. If there are more than `limit` samples, a part is selected by `seed`. `made` is the report,
-    if it is already computed.
+    in counts and verdicts. `made` is the report, if it is already computed.
     """
-    if texts not in get_args(Texts):
-        raise ValueError(f"texts={texts!r} is not known; accepted: {', '.join(get_args(Texts))}")
     made = made or report_of(evaluations(output_dir / "runs"))
     judged = made.judged
     if not judged:
         return None
-    prompts: dict[str, Prompts] = {}
+    sizes = [int(one.judged["metrics"][0]["n"]) for one in judged]
+    prompts: dict[str, Prompts] = {one.benchmark: {} for one in judged}
     blocks = []
-    for one, quota in zip(judged, _quotas(judged, limit), strict=True):
-        blocks.append(block(one, prompts.setdefault(one.benchmark, Prompts(texts)), quota, seed))
+    for one, size in zip(judged, sizes, strict=True):
+        quota = size if sum(sizes) <= LIMIT else max(1, size * LIMIT // sum(sizes))
+        blocks.append(_block(one, prompts[one.benchmark], texts, quota))
     shared = shared_start([one.run for one in judged])
     compared = made.compared.assign(differs=made.compared.p_holm < LEVEL)
-    data: dict[str, Any] = {"index": _index(judged, blocks, list(prompts), texts, len(shared))}
-    data |= {f"prompts-{number}": one.packed for number, one in enumerate(prompts.values())}
+    data: dict[str, Any] = {"index": _index(blocks, list(prompts), texts, len(shared))}
+    for number, own in enumerate(prompts.values()):
+        data[f"prompts-{number}"] = pack({name: [row[place] for row in own] for place, name in enumerate(PROMPT)})
     data |= {f"block-{number}": one.packed for number, one in enumerate(blocks)}
     style, script = (files("alttrain.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    text = (
-        _environment()
-        .get_template("page.html")
-        .render(
-            style=Markup(style),
-            script=Markup(script),
-            hashes={"style": hashed(style), "script": hashed(script)},
-            version=__version__,
-            shared=shared,
-            tiles=_tiles(judged, blocks),
-            notes=_notes(judged, blocks, texts, len(shared)),
-            runs=pivot(made.runs),
-            legend=[line.replace("Bold:", "Underlined:") for line in legend(made.runs)],
-            figures=_figures(output_dir / "report" / "figures"),
-            blocks=blocks,
-            outcomes=[outcome for outcome in OUTCOMES if any(one.outcomes[outcome.key] for one in blocks)],
-            structure=made.structure,
-            causes=CAUSES,
-            compared=compared,
-            starred=starred(compared.seeds[compared.differs].tolist() or [1]),
-            ours=_beside_published(made.tables),
-            published=made.tables["published"],
-            count_all=len(made.results),
-            numbers=made.results[: len(made.results) if len(made.results) <= MOST_NUMBERS else 0],
-            data={name: Markup(embed(value)) for name, value in data.items()},
-        )
+    template = _environment().get_template("page.html")
+    text = template.render(
+        style=Markup(style),
+        script=Markup(script),
+        hashes={"style": hashed(style), "script": hashed(script)},
+        version=__version__,
+        shared=shared,
+        judges=sorted({name for one in judged for name in one.provenance.get("judges", {})}),
+        texts=texts,
+        worth_saying=WORTH_SAYING,
+        runs=pivot(made.runs),
+        legend=[line.replace("Bold:", "Underlined:") for line in legend(made.runs)],
+        figures=_figures(output_dir / "report" / "figures"),
+        blocks=blocks,
+        outcomes=[outcome for outcome in OUTCOMES if any(one.outcomes[outcome.key] for one in blocks)],
+        structure=made.structure,
+        causes=CAUSES,
+        compared=compared,
+        starred=starred(compared.seeds[compared.differs].tolist() or [1]),
+        ours=_beside_published(made.tables),
+        published=made.tables["published"],
+        count_all=len(made.results),
+        numbers=made.results[: len(made.results) if len(made.results) <= MOST_NUMBERS else 0],
+        data={name: Markup(embed(value)) for name, value in data.items()},
     )
     write_text(output_dir / "report" / "page.html", text)
     return output_dir / "report" / "page.html"
 
 
-def _quotas(judged: Sequence[Evaluation], limit: int) -> list[int]:
-    """The number of samples to embed per evaluation: the same share of each, and at least one."""
-    sizes = [int(one.judged["metrics"][0]["n"]) for one in judged]
-    total = sum(sizes)
-    return sizes if total <= limit else [max(1, size * limit // total) for size in sizes]
-
-
-def _index(
-    judged: Sequence[Evaluation], blocks: Sequence[Block], benchmarks: Sequence[str], texts: Texts, shared: int
-) -> dict[str, Any]:
+def _index(blocks: Sequence[Block], benchmarks: Sequence[str], texts: Texts, shared: int) -> dict[str, Any]:
     """The data that page.js needs before it decodes a block."""
-    runs = list(dict.fromkeys(one.run for one in judged))
-    listed = [
-        {
-            "run": runs.index(one.evaluation.run),
-            "benchmark": benchmarks.index(one.evaluation.benchmark),
-            "shown": one.shown,
-            "total": one.total,
-            "decides": decides and {name: getattr(decides, name) for name in ("measure", "judge", "part", "says")},
-        }
-        for one in blocks
-        for decides in [one.evaluation.decides]
-    ]
-    outcomes = [outcome._asdict() for outcome in OUTCOMES]
-    names = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
-    return {**names, "outcomes": outcomes, "blocks": listed}
-
-
-# --- what is above the samples ---
-
-
-def _tiles(judged: Sequence[Evaluation], blocks: Sequence[Block]) -> list[tuple[str, int, str]]:
-    """The tiles at the top of the page: (name, count, members)."""
-    found = {
-        "runs": ([one.run for one in judged], [str(one.names["backbone"]) for one in judged]),
-        "benchmarks": ([one.benchmark for one in judged],) * 2,
-        "judges": (sorted({name for one in judged for name in one.provenance.get("judges", {})}),) * 2,
-        "protocols": (sorted({one.protocol for one in judged} - {""}),) * 2,
-    }
-    tiles = [(what, len(set(names)), ", ".join(dict.fromkeys(told))) for what, (names, told) in found.items()]
-    return [*tiles[:2], ("samples", sum(one.total for one in blocks), "of all runs and benchmarks"), *tiles[2:]]
-
-
-def _notes(judged: Sequence[Evaluation], blocks: Sequence[Block], texts: Texts, shared: int) -> list[str]:
-    """Notes on the limits of the numbers."""
-    made = []
-    shown, total = sum(one.shown for one in blocks), sum(one.total for one in blocks)
-    if shown < total:
-        made.append(
-            f"Showing {shown:,} of {total:,} samples: a random part of every run and benchmark, the same prompts in "
-            "each run. Tables and counts are over all samples."
-        )
-    if texts != "all":
-        whose = "all samples" if texts == "none" else "samples with a harmful prompt"
-        made.append(f"The texts of {whose} were left out of this page; verdicts and counts were not.")
-
-    def few(found: Sequence[tuple[Evaluation, str]]) -> str:
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        return ", ".join(f"{one.run[shared:]} on {one.benchmark}{count}" for one, count in found[:3]) + more
-
-    for what, why in (("undecided", "that the judge could not decide"), ("truncated", "that the token cap cut")):
-        numbers = [(one, one.judged["metrics"][0]) for one in judged]
-        if many := [(one, "") for one, metric in numbers if metric[what] > WORTH_SAYING * metric["n"]]:
-            made.append(f"{len(many)} of {len(judged)} evaluations have more than 5 % of samples {why}: {few(many)}.")
-    if trained := [(one, f" ({len(one.judged['contaminated'])})") for one in judged if one.judged.get("contaminated")]:
-        made.append(f"Prompts that were trained on: {few(trained)}.")
-    if older := [(one.evaluation, "") for one in blocks if not one.evaluation.decides]:
-        made.append(f"Judged by an older version, so without outcomes; judge again: {few(older)}.")
-    protocols = sorted({one.protocol for one in judged})
-    if len(protocols) > 1:
-        made.append(f"Numbers of {len(protocols)} protocols, each in columns of its own: {', '.join(protocols)}.")
-    return made
+    runs = list(dict.fromkeys(one.evaluation.run for one in blocks))
+    listed = []
+    for one in blocks:
+        of, decides = one.evaluation, one.evaluation.decides
+        names = {"run": runs.index(of.run), "benchmark": benchmarks.index(of.benchmark)}
+        told = decides and {name: getattr(decides, name) for name in ("measure", "judge", "part", "says")}
+        listed.append({**names, "shown": one.shown, "total": one.total, "decides": told})
+    names_of = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
+    return {**names_of, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": listed}
 
 
 def _figures(folder: Path) -> list[tuple[str, str]]:
@@ -194,7 +153,163 @@ def _beside_published(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return found.drop_duplicates(["protocol", "backbone", "method", "measure", "benchmark", "protocol_hash"])
 
 
-# --- how it is written ---
+class Outcome(NamedTuple):
+    """A filter on the page. Selecting several of one group shows their union; `tone` is good, bad or plain."""
+
+    key: str
+    label: str
+    title: str
+    group: str
+    tone: str
+
+
+OUTCOMES = (
+    Outcome("answered", "harmful answered", "A harmful request was answered", "outcome", "bad"),
+    Outcome("refused", "refused", "A harmful request was refused, or its answer found safe", "outcome", "good"),
+    Outcome("over_refused", "over-refused", "A harmless request was refused", "outcome", "bad"),
+    Outcome("helped", "harmless answered", "A harmless request was answered", "outcome", "good"),
+    Outcome("correct", "correct", "The answer holds the gold answer", "outcome", "good"),
+    Outcome("wrong", "wrong", "The answer does not hold the gold answer", "outcome", "bad"),
+    Outcome("undecided", "undecided", "The judge could not decide: the sample is in no rate", "outcome", "plain"),
+    Outcome("unassessed", "no assessment", "The thought assesses nothing", "structure", "plain"),
+    Outcome("misjudged", "misjudged", "The wrong outcome, after an assessment that said so", "structure", "bad"),
+    Outcome("disobeyed", "disobeyed", "The wrong outcome, against a right assessment", "structure", "bad"),
+    Outcome("truncated", "truncated", "The token cap cut the text", "ending", "plain"),
+    Outcome("failed", "not generated", "The server would not answer the prompt", "ending", "plain"),
+)
+BITS = {outcome.key: 1 << number for number, outcome in enumerate(OUTCOMES)}
+
+
+def outcomes_of(
+    text: Tokens | Generation, judgements: Sequence[Judgement], thought: Adherence | None, decides: Decides | None
+) -> int:
+    """The outcomes of one sample, as a bit mask (`BITS`).
+
+    The deciding judge's verdict gives one of them, or `undecided`. `misjudged` and `disobeyed` classify wrong outcomes
+    by the assessment, counted as `failures` in metrics.json, so that the numbers agree.
+    """
+    if text.finish == "error":
+        return BITS["failed"] | (BITS["undecided"] if decides else 0)
+    keys = ["truncated"] if text.finish == "length" else []
+    if thought and thought.assessment is None:
+        keys.append("unassessed")
+    if decides:
+        deciding = decides.judge, decides.part
+        verdict = next((one.verdict for one in judgements if (one.judge, one.part) == deciding), None)
+        solves = decides.says == "correct"
+        refused = None if verdict is None else verdict is not (decides.says == "unsafe")
+        sides = ("refused", "answered") if text.label == "harmful" else ("over_refused", "helped")
+        yes, no = ("correct", "wrong") if solves else sides
+        keys.append("undecided" if verdict is None else yes if refused else no)
+        if thought and thought.assessment is not None:
+            # a judge of correctness does not detect refusals, so the adherence record is used
+            said = thought.answer_refuses if solves else refused
+            keys.append(cause_of(text.label, thought.assessment, said) or "")
+    return sum(BITS[key] for key in keys if key)
+
+
+def _block(evaluation: Evaluation, prompts: Prompts, texts: Texts, quota: int) -> Block:
+    """Read an evaluation's rows and embed at most `quota` of them, with the same prompts for every run.
+
+    Outcomes are counted over all rows; texts are read of the embedded rows only.
+    """
+    rows = {(one.id, one.sample): one for one in evaluation.tokens()}
+    thoughts = {(one.id, one.sample): one for one in evaluation.thoughts()}
+    judgements: defaultdict[Text, list[Judgement]] = defaultdict(list)
+    for one in evaluation.judgements():
+        judgements[one.id, one.sample].append(one)
+    outcomes = {
+        key: outcomes_of(row, judgements[key], thoughts.get(key), evaluation.decides) for key, row in rows.items()
+    }
+    seen = Counter(outcomes.values())
+    counts = {name: sum(count for bits, count in seen.items() if bits & bit) for name, bit in BITS.items()}
+    # a prompt has the same rank in every run, so that runs can be compared
+    ranked = sorted(rows, key=lambda key: _rank(evaluation.benchmark, *key)) if len(rows) > quota else rows
+    chosen = {*[*ranked][:quota]}
+    judges: dict[tuple[str, str], int] = {}
+    columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
+    for generation in evaluation.whole("generations.jsonl", Generation, [key in chosen for key in rows]):
+        key = (generation.id, generation.sample)
+        harmful = generation.label == "harmful" or evaluation.measure == "harmful_rate"
+        withheld = withholds(texts, harmful)
+        prompt, gold = (None, ()) if withheld else (cut(generation.prompt), tuple(map(cut, generation.gold)))
+        named = (generation.id, prompt, generation.label, generation.category, gold, int(harmful))
+        row = _sample(generation, judgements[key], judges, withheld)
+        row |= {"prompt": prompts.setdefault(named, len(prompts)), "outcomes": outcomes[key]}
+        thought = thoughts.get(key)
+        row["structure"] = thought and [getattr(thought, name) for name in STRUCTURE]
+        for name, column in columns.items():
+            column.append(row[name])
+    return Block(evaluation, len(chosen), len(rows), counts, pack({"judges": list(judges), **columns}))
+
+
+@lru_cache(maxsize=1 << 16)  # runs share their prompts
+def _rank(benchmark: str, name: str, sample: int) -> bytes:
+    return hashlib.sha256(f"{SEED}\n{benchmark}\n{name}\n{sample}".encode()).digest()
+
+
+def _sample(
+    generation: Generation, judgements: Sequence[Judgement], judges: dict[tuple[str, str], int], withheld: bool
+) -> dict[str, Any]:
+    """A sample as it is embedded. An error may quote a withheld text, so then only its existence is stated."""
+
+    def text(of: str) -> str:
+        return "" if withheld else cut(of)
+
+    verdicts = [
+        [
+            judges.setdefault((one.judge, one.part), len(judges)),
+            *(one.verdict, text(one.evidence), one.error and (text(one.error) or "left out")),
+            *(one.probability, one.value, text(one.raw)),
+        ]
+        for one in judgements
+    ]
+    return {
+        "sample": generation.sample,
+        "finish": generation.finish,
+        "error": generation.error and (text(generation.error) or "left out"),
+        "closed": int(generation.closed),
+        "tokens": [generation.thought_tokens, generation.answer_tokens],
+        "verdicts": verdicts,
+        "thought": None if withheld else pieces(generation.thought),
+        "answer": None if withheld else cut(generation.answer),
+        "earlier": None if withheld else [cut(answer) for answer in generation.earlier],
+    }
+
+
+def pack(value: Any) -> str:
+    """JSON, deflated and encoded in characters without a meaning in HTML."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode(), 6)).decode("ascii")
+
+
+def cut(text: str) -> str:
+    """A field as it is embedded. A field that is too long is cut and ends in `CUT` and its full length."""
+    text = text.replace(CUT, "␀")
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}{CUT}{len(text)}"
+
+
+def pieces(thought: str) -> list[list[str]]:
+    """A thought as [step, text] pieces: its segments, and the text between them with no step.
+
+    Joined, the pieces are the embedded part of the thought.
+    """
+    thought = thought.replace(CUT, "␀")
+    made, end = [], 0
+    for segment in parse(thought):
+        start = thought.find(segment.text, end)
+        if start < 0:
+            return [["", cut(thought)]]
+        made += [["", thought[end:start]], [STEPS[segment.step], segment.text]]
+        end = start + len(segment.text)
+    found: list[list[str]] = []
+    left = LONGEST
+    for step, text in [*made, ["", thought[end:]]]:
+        if len(text) > left:
+            return [*found, [step, f"{text[:left]}{CUT}{len(thought)}"]]
+        found += [[step, text]] if text else []
+        left -= len(text)
+    return found
 
 
 @cache
@@ -217,11 +332,8 @@ def _environment() -> Environment:
 
 def shared_start(runs: Sequence[str]) -> str:
     """The common prefix of the runs' names, in whole parts up to a hyphen; each name keeps at least one part."""
-    parts = [run.split("-")[:-1] for run in dict.fromkeys(runs)]
-    if len(parts) < 2:
-        return ""
-    same = takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
-    return "".join(f"{column[0]}-" for column in same)
+    same = os.path.commonprefix([*{*runs}]) if len({*runs}) > 1 else ""  # noqa: RUF071  of letters, not of folders
+    return same[: same.rfind("-") + 1]
 
 
 def breakable(name: str) -> Markup:
@@ -231,8 +343,7 @@ def breakable(name: str) -> Markup:
 
 def embed(value: Any) -> str:
     """JSON that is safe in a script element: without "</", "<!--" and line separators."""
-    made = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return "".join(_UNSAFE.get(character, character) for character in made) if set(made) & set(_UNSAFE) else made
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_UNSAFE)
 
 
 def hashed(source: str) -> str:

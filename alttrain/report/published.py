@@ -3,11 +3,8 @@
 `backbone` and `method` are names of our configs, empty if the source does not name them. `protocol` is how the number
 was made: `alttrain` for the paper, and a separate name for every other source. `benchmark` "mean" is the mean over the
 protocol's own sets. Unknown values are left empty.
-
-A figure is shown next to a number only if all of these match and the method is unmodified (`beside`).
 """
 
-from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -15,8 +12,7 @@ from typing import Any
 from alttrain.report.results import LAST, option, read_csv
 from alttrain.report.variants import Column
 
-MEAN = "mean"
-"""The `benchmark` of a figure that is a mean over sets."""
+MEAN = "mean"  # the `benchmark` of a figure that is a mean over sets
 WHY = {
     "no method": ("ᵐ", "the run names no method"),
     "changed": ("ᶜ", "the method, or how or on what it was evaluated, was changed"),
@@ -27,8 +23,6 @@ WHY = {
     "not known": ("ᵏ", "reported, but the figure or its backbone is not known here"),
 }
 """Reasons why a number has no published figure: the mark and its explanation."""
-
-
 Figure = Any
 """A row of published.csv. Its value is a share, or tokens or hours, as `unit` says; `known` is False if it is empty."""
 
@@ -47,42 +41,33 @@ def described(method: str) -> tuple[str, int]:
     return found.get("label", method), found.get("order", LAST)
 
 
-def beside(
-    backbone: str, method: str, changed: bool, column: Column, figures: Sequence[Figure] | None = None
-) -> tuple[Figure | None, str]:
+def beside(backbone: str, method: str, changed: bool, column: Column) -> tuple[Figure | None, str]:
     """(figure, "") of the published figure that matches a number, or (None, reason).
 
-    The reason is a key of `WHY`, or "" if no source reports the measure at all. `changed` is whether the method or the
-    evaluation differ from the published ones.
+    A figure matches if measure, protocol, sets, backbone and method are the same and nothing was `changed`: neither the
+    method nor the evaluation. The reason is a key of `WHY`, or "" if no source reports the measure at all.
     """
-    every = published() if figures is None else figures
-    known = [one for one in every if one.measure == column.measure]
-    judged = column.kind != "training"  # figures of the training belong to no protocol
-    if not known:
-        return None, ""
-    if judged and all(one.protocol != column.protocol for one in every):
-        return None, "other protocol"
-    if not method:
-        return None, "no method"
-    of_method = [one for one in known if one.method == method and one.backbone in (backbone, "")]
-    if not of_method:
-        return None, "not reported"
-    if changed:
-        return None, "changed"
-    alike = [one for one in of_method if not judged or one.protocol == column.protocol]
-    if not alike:
-        return None, "other protocol"
-    benchmark = {"mean": MEAN, "rate": column.benchmark}.get(column.kind, "")
-    found = [one for one in alike if one.benchmark == benchmark]
-    if not found and column.kind == "mean":
-        return None, "other sets"
-    if not found:
-        of_several = any(one.known and one.benchmark == MEAN for one in alike) and "main" in column.tables
-        return None, "mean only" if of_several else "not reported"
-    if column.kind == "mean" and not column.defined:
-        return None, "other sets"
+    # figures of the training belong to no protocol
+    protocols = {one.protocol for one in published()} if column.kind == "training" else {column.protocol}
+    of_measure = [one for one in published() if one.measure == column.measure]
+    of_method = [one for one in of_measure if one.method == method and one.backbone in (backbone, "")]
+    alike = [one for one in of_method if one.protocol in protocols]
+    found = [one for one in alike if one.benchmark == {"mean": MEAN, "rate": column.benchmark}.get(column.kind, "")]
     figure = next((one for one in found if one.known and one.backbone == backbone), None)
-    return (figure, "") if figure else (None, "not known")
+    of_several = any(one.known and one.benchmark == MEAN for one in alike) and "main" in column.tables
+    reasons = (
+        ("", not of_measure),
+        ("other protocol", all(one.protocol not in protocols for one in published())),
+        ("no method", not method),
+        ("not reported", not of_method),
+        ("changed", changed),
+        ("other protocol", not alike),
+        ("other sets", column.kind == "mean" and not (found and column.defined)),
+        ("mean only", not found and of_several),
+        ("not reported", not found),
+        ("not known", figure is None),
+    )
+    return next(((None, why) for why, applies in reasons if applies), (figure, ""))
 
 
 def covers(low: float, high: float, figure: float) -> bool:

@@ -1,69 +1,62 @@
 """Run folders -> judged benchmarks, their rows, and one tidy table of all numbers.
 
 `results("outputs")` is the table behind a report: one row for each run, benchmark and measure, with `n`, `undecided`,
-`truncated`, the value and its 95 % interval. It reads run.json and metrics.json of every evaluation.
-`Evaluation.verdicts`, `tokens` and `thoughts` read the files of rows, and only the fields that they need.
+`truncated`, the value and its 95 % interval. `Evaluation` reads the files of rows, and only the fields that it needs.
 """
 
 import hashlib
 import json
 import logging
 import re
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import pandas as pd
 import yaml
 
 from alttrain.config import name_fault
-from alttrain.evaluation.adherence import ASSESSED, Adherence, assessment_rates
-from alttrain.records import DamagedError, Names, parse_rows, read_bytes, read_json, read_metrics, write_text
+from alttrain.evaluation.adherence import Adherence, assessment_rates
+from alttrain.records import DamagedError, Judgement, Names, parse_rows, read_bytes, read_json, read_metrics, write_text
 from alttrain.report.escaping import literal, read_literal
 from alttrain.report.measures import CAUSES, MEASURES, base
 
 log = logging.getLogger(__name__)
 
 METRICS = [
-    *("run", "backbone", "dataset", "rewrite", "training", "seed", "benchmark", "metric", "value", "low", "high", "n"),
-    *("undecided", "truncated", "protocol", "protocol_hash", "method", "changed"),
-]
+    "run", "backbone", "dataset", "rewrite", "training", "seed", "benchmark", "metric", "value", "low", "high", "n",
+    "undecided", "truncated", "protocol", "protocol_hash", "method", "changed",
+]  # fmt: skip
 """The columns of metrics.csv."""
 COLUMNS = [*METRICS, "label", "order", "called"]
-"""The columns of `results`. In tables, `label` and `order` are the method's name and place, and `called` the measure's
-name."""
+"""The columns of `results`. `label` and `order` are the method's name and place in tables, `called` the measure's name
+there."""
+STRUCTURE = [
+    "run", "protocol", "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high",
+    "false_alarms", "false_alarms_low", "false_alarms_high", "harmful_as_harmful", "harmful_as_benign",
+    "harmful_unassessed", "benign_as_harmful", "benign_as_benign", "benign_unassessed", "harmful_n",
+    "answered_misjudged", "answered_disobeyed", "answered_unassessed", "benign_n", "refused_misjudged",
+    "refused_disobeyed", "refused_unassessed", "undecided",
+]  # fmt: skip
+"""The columns of structure.csv. `harmful_n` and `benign_n` count prompts with a verdict on the answer."""
 TEXTS = [
-    *("run", "backbone", "dataset", "rewrite", "training", "benchmark", "metric", "method", "changed", "baseline"),
-    *("protocol", "protocol_hash", "table", "measure", "called", "kind", "unit", "published_why", "source", "note"),
-    *("lacking", "evaluated"),
-]
+    "run", "backbone", "dataset", "rewrite", "training", "benchmark", "metric", "method", "changed", "baseline",
+    "protocol", "protocol_hash", "table", "measure", "called", "kind", "unit", "published_why", "source", "note",
+    "lacking", "evaluated",
+]  # fmt: skip
 """Text columns in a report's CSV files."""
-LAST = 10**6
-"""The order of a row that has none of its own."""
+LAST = 10**6  # the order of a row that has none of its own
 SNAPSHOT = re.compile(r"\.report\.[^/]*\.part/")
-SHOWN_KEYS, LONGEST = 2, 24
-"""Number of changed keys that a label names, and of characters of a value that it shows."""
+SHOWN_KEYS, LONGEST = 2, 24  # number of changed keys that a label names, and of characters of a value that it shows
 REMEDY = "run the judge stage again"
 Row = TypeVar("Row")
-Made = tuple[str, str, str]
-"""How a number was made: (protocol, benchmark, protocol hash)."""
-Text = tuple[str, int]
-"""The key of a verdict: (id of the prompt, sample)."""
+Made = tuple[str, str, str]  # how a number was made: (protocol, benchmark, protocol hash)
+Text = tuple[str, int]  # the key of a verdict: (id of the prompt, sample)
 Verdicts = dict[Text, bool | None]
-
-
-class Judged(msgspec.Struct, gc=False):
-    """A row of judgements.jsonl."""
-
-    id: str
-    judge: str
-    verdict: bool | None
-    value: float | None = None
-    part: str = "answer"
-    sample: int = 0
 
 
 class Tokens(msgspec.Struct, gc=False):
@@ -75,21 +68,6 @@ class Tokens(msgspec.Struct, gc=False):
     answer_tokens: int
     sample: int = 0
     finish: str = "stop"
-
-
-class Thought(msgspec.Struct, gc=False):
-    """A row of adherence.jsonl."""
-
-    id: str
-    label: str
-    understanding: bool
-    assessment: str | None
-    continuation: str | None
-    ordered: bool
-    answer_refuses: bool | None = None
-    sample: int = 0
-
-    adheres: ClassVar[Any] = Adherence.adheres  # one definition of the property
 
 
 class Decides(NamedTuple):
@@ -133,9 +111,9 @@ class Evaluation:
         self.analysis: dict[str, Any] = judged.get("analysis", {})
         self.protocol, digest = (str(self.provenance.get(key, "")) for key in ("protocol", "protocol_hash"))
         self.made: Made = self.protocol, self.benchmark, digest
-        named = {"tables", "labels"} & self.provenance.keys()
+        named = {"tables", "labels"} & self.provenance.keys()  # older versions did not record these two
         shown = self.provenance if named else option("benchmark", re.sub("^multijail_.*", "multijail", self.benchmark))
-        self.tables: Sequence[str] = shown.get("tables", ("main",))  # older versions did not record these two
+        self.tables: Sequence[str] = shown.get("tables", ("main",))
         self.labels: Mapping[str, str] = shown.get("labels", {})
         found = self.analysis.get("decides")
         self.decides = Decides(self.measure, found["judge"], found["part"], found["counted"]) if found else None
@@ -149,45 +127,31 @@ class Evaluation:
         """A metric by name, as in metrics.json."""
         return next((metric for metric in self.judged["metrics"] if metric["metric"] == name), None)
 
-    def judgements(self) -> list[Judged]:
+    def judgements(self) -> list[Judgement]:
         """All verdicts of all judges."""
-        return self._rows("judgements.jsonl", Judged)
+        return self._rows("judgements.jsonl", Judgement)
 
-    def deciding(self) -> dict[Text, Judged]:
-        """The judgement of each text that decides the measure."""
-        decides = self.decides
-        return {
-            (row.id, row.sample): row
-            for row in self.judgements()
-            if decides and (row.judge, row.part) == (decides.judge, decides.part)
-        }
+    def deciding(self) -> dict[Text, Judgement]:
+        """The judgement of each text that decides the measure; {} if an older version judged."""
+        decides = self.decides and (self.decides.judge, self.decides.part)
+        rows = self.judgements() if decides else []
+        return {(row.id, row.sample): row for row in rows if (row.judge, row.part) == decides}
+
+    def counts(self, verdict: bool | None) -> bool | None:
+        """Whether a text with this verdict of the deciding judge counts towards the measure; None if undecided."""
+        return verdict if verdict is None or self.decides is None else verdict is self.decides.counted
 
     def verdicts(self) -> Verdicts:
-        """Whether each text counts towards the measure; None if undecided."""
-        counted = self.decides and self.decides.counted
-        return {text: None if row.verdict is None else row.verdict is counted for text, row in self.deciding().items()}
-
-    def scores(self) -> dict[Text, float | None]:
-        """The graded score of each text by the deciding judge."""
-        return {text: row.value for text, row in self.deciding().items()}
+        """Whether each text counts towards the measure."""
+        return {text: self.counts(row.verdict) for text, row in self.deciding().items()}
 
     def tokens(self) -> list[Tokens]:
         """The token counts of each text."""
         return self._rows("generations.jsonl", Tokens)
 
-    def thoughts(self) -> list[Thought]:
+    def thoughts(self) -> list[Adherence]:
         """The adherence record of each thought; empty if an older version judged."""
-        return self._rows("adherence.jsonl", Thought) if (self.folder / "adherence.jsonl").exists() else []
-
-    def refusals(self, rows: Sequence[Thought]) -> list[bool | None]:
-        """Whether each answer refused, by the judge if it judges refusals, else by the adherence record."""
-        if not self.analysis:
-            return [None] * len(rows)
-        if self.measure == "accuracy":
-            return [row.answer_refuses for row in rows]
-        counts = self.verdicts()
-        found = (counts.get((row.id, row.sample)) for row in rows)
-        return [verdict if verdict is None or self.measure == "over_refusal_rate" else not verdict for verdict in found]
+        return self._rows("adherence.jsonl", Adherence) if (self.folder / "adherence.jsonl").exists() else []
 
     def whole(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
         """The selected rows of a file with all their fields. `wanted` has one entry per row."""
@@ -218,26 +182,20 @@ def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]
     named in the log.
     """
     found: list[Evaluation] = []
-    for record in sorted(runs.glob("*/run.json")):
+    for record in sorted(path for path in runs.glob("*/run.json") if path.parent not in left_out):
         try:
-            found += _judged(record) if record.parent not in left_out else []
+            names, own = read_json(record, Names), list[Evaluation]()
+            _check_names(record, run=names["run"], backbone=names["backbone"])
+            for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
+                own.append(one := Evaluation(names, path.parent, read_metrics(path)))
+                _check_names(path, benchmark=one.benchmark, **({"protocol": one.protocol} if one.protocol else {}))
+            found += own
         except DamagedError as error:
             warn_left_out(record.parent, error)
     return found
 
 
-def _judged(record: Path) -> list[Evaluation]:
-    """The judged benchmarks of one run. Raises DamagedError."""
-    names = read_json(record, Names)
-    _check_names(record, {key: names[key] for key in ("run", "backbone")})
-    found = []
-    for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
-        found.append(one := Evaluation(names, path.parent, read_metrics(path)))
-        _check_names(path, {"benchmark": one.benchmark} | ({"protocol": one.protocol} if one.protocol else {}))
-    return found
-
-
-def _check_names(path: Path, names: Mapping[str, Any]) -> None:
+def _check_names(path: Path, **names: str) -> None:
     """Raise DamagedError for names that cannot be part of a report's file names."""
     for key, name in names.items():
         if fault := name_fault(name):
@@ -264,15 +222,16 @@ def results(output_dir: str | Path = "outputs") -> pd.DataFrame:
 def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
     """The numbers of judged benchmarks with the columns of `results`, in the given order."""
     rows = [
-        {"method": "", **one.names, "changed": changes(one.names.get("changed", {})), "benchmark": one.benchmark}
-        | {
+        {
+            "method": "",
+            "order": LAST,
+            **one.names,
             **metric,
-            "protocol": one.protocol,
-            "protocol_hash": one.made[2],
+            **dict(zip(("protocol", "benchmark", "protocol_hash"), one.made, strict=True)),
             "label": label_of(one.names),
-            "order": one.names.get("order", LAST),
+            "changed": changes(one.names.get("changed", {})),
+            "called": one.called(metric["metric"]),
         }
-        | {"called": one.called(metric["metric"])}
         for one in judged
         for metric in one.judged["metrics"]
     ]
@@ -296,35 +255,24 @@ def changes(changed: Mapping[str, Sequence[Any]]) -> str:
 def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
     """structure.csv: for each run and protocol, the assessment as a classifier of requests, and the causes of failures.
 
-    Counts are summed over benchmarks, since harmful and harmless prompts come from different ones. `harmful_n` and
-    `benign_n` count prompts with a verdict on the answer.
+    Counts are summed over benchmarks, since harmful and harmless prompts come from different ones.
     """
-    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    counted: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for one in judged:
         if {"assessing", "failures"} <= one.analysis.keys():
-            grouped.setdefault((one.run, one.protocol), []).append(one.analysis)
+            own = counted[one.run, one.protocol]
+            own.update(one.analysis["assessing"])
+            for failed in one.analysis["failures"]:
+                outcome = "answered" if failed["label"] == "harmful" else "refused"
+                own.update({f"{outcome}_{cause}": failed[cause] for cause in CAUSES})
+                own.update({f"{failed['label']}_n": failed["n"], "undecided": failed["undecided"]})
     rows = []
-    for (run, protocol), own in grouped.items():
-        counts = {name: sum(one["assessing"][name] for one in own) for name in ASSESSED}
-        row: dict[str, Any] = {"run": run, "protocol": protocol, **counts, "undecided": 0}
-        for name, rate in assessment_rates(counts).items():
+    for (run, protocol), own in counted.items():
+        row: dict[str, Any] = {**dict.fromkeys(STRUCTURE, 0), **own, "run": run, "protocol": protocol}
+        for name, rate in assessment_rates(own).items():
             row |= zip((name, f"{name}_low", f"{name}_high"), rate, strict=True)
-        for outcome, label in (("answered", "harmful"), ("refused", "benign")):
-            failed = [found for one in own for found in one["failures"] if found["label"] == label]
-            row |= {f"{outcome}_{cause}": sum(found[cause] for found in failed) for cause in CAUSES}
-            row[f"{label}_n"] = sum(found["n"] for found in failed)
-            row["undecided"] += sum(found["undecided"] for found in failed)
         rows.append(row)
     return pd.DataFrame(rows, columns=STRUCTURE)
-
-
-STRUCTURE = [
-    *("run", "protocol", "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high"),
-    *("false_alarms", "false_alarms_low", "false_alarms_high", *ASSESSED, "harmful_n"),
-    *(f"answered_{cause}" for cause in CAUSES),
-    *("benign_n", *(f"refused_{cause}" for cause in CAUSES), "undecided"),
-]
-"""The columns of structure.csv."""
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -23,19 +23,15 @@ from alttrain.records import UNFINISHED, read_json
 log = logging.getLogger(__name__)
 
 OF_RUN = ("run.json", "train.json", "rewrite.json", "fingerprint.json", "logs/metrics.csv")
-OF_BENCHMARK = (
-    *("metrics.json", "fingerprint.json", "judges.json"),
-    *("judgements.jsonl", "generations.jsonl", "adherence.jsonl"),
-)
-"""The files that a report is made from."""
+ROWS = ("judgements.jsonl", "generations.jsonl", "adherence.jsonl")
+OF_BENCHMARK = ("metrics.json", "fingerprint.json", "judges.json", *ROWS)
+"""The files of a run and of its evaluations that a report is made from."""
 GROWING = ("logs/metrics.csv", "judgements.jsonl")
 TRIES, PAUSE_S = 20, 0.05
 """Number of attempts to read files that are being written, and the pause between them in seconds."""
-FORGOTTEN_S = 3600
-"""Age in seconds from which a temporary folder counts as left behind by a kill."""
+FORGOTTEN_S = 3600  # age in seconds from which a temporary folder counts as left behind by a kill
 STAMP = ".stamp"
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-"""Constants of fcntl.h and linux/fs.h."""
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of fcntl.h and linux/fs.h
 
 
 def inputs(runs: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
@@ -154,8 +150,3 @@ def _exchanged(one: Path, other: Path) -> bool:
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     names = os.fsencode(one), os.fsencode(other)
     return rename is not None and rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
-
-
-def inside(folder: Path, path: Path) -> bool:
-    """Whether a path is below a folder once all links are resolved."""
-    return path.resolve().is_relative_to(folder.resolve())

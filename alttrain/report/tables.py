@@ -5,77 +5,62 @@ methods that only another backbone or a source has, with their published figures
 multi_turn and multilingual are those whose metrics.json names the table. A table without data is not made.
 """
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from alttrain.report.cells import Measuring, Number
-from alttrain.report.comparisons import LEVEL, Contrasts
-from alttrain.report.estimates import Contrast
-from alttrain.report.measures import (
-    ARROWS,
-    ASSESSING,
-    MEASURES,
-    OVERVIEW,
-    RATES,
-    RECOGNISING,
-    TOKENS,
-    TRAINING,
-    WORTH_SAYING,
-    base,
-)
+from alttrain.report import measures
+from alttrain.report.estimates import Contrast, Contrasts, Number, comparisons, numbers
+from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import LAST, changes, option
-from alttrain.report.variants import NO_TRAIN, Column, Variant, label, mean_columns, pool, protocols_of, rate_columns
+from alttrain.report.results import Evaluation, changes, option, structure, tidy
+from alttrain.report.variants import (
+    NO_TRAIN,
+    Column,
+    Variant,
+    by_backbone,
+    label,
+    mean_columns,
+    pool,
+    protocols_of,
+    rate_columns,
+    variants,
+)
 
 NAN = math.nan
-
-
-class Table(NamedTuple):
-    """A table's title, the config keys that it varies (if it varies one thing), and the kind of its figure, if any."""
-
-    title: str
-    varies: tuple[str, ...] = ()
-    figure: Literal["bars", "doses", ""] = ""
+LEVEL = 0.05  # the level of the tests, adjusted over the report
 
 
 TABLES = {
-    # every variant: each benchmark's measure, adherence, tokens
-    "overview": Table("All runs"),
-    # each backbone's methods: safety sets, their mean, over-refusal, reasoning
-    "main": Table("Backbones and methods", figure="bars"),
-    # every variant that has them: each reasoning set
-    "reasoning": Table("Reasoning"),
-    # the structure without each step, by each teacher, with more and fewer examples, and with more and fewer harmless
-    # ones: harmful and reasoning means, over-refusal
-    "ablation_structure": Table("The structure without each of its steps", ("rewrite.",), "bars"),
-    "teacher_swap": Table("Assessments by another teacher", ("rewrite.teacher.",), "bars"),
-    "data_size": Table("Amount of training data", ("dataset.size", "dataset.name"), "doses"),
-    "benign_amount": Table(
-        "Amount of harmless training data",
-        ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
-        "doses",
-    ),
+    "overview": "All runs",  # every variant: each benchmark's measure, adherence, tokens
+    "main": "Backbones and methods",  # each backbone's methods: safety sets, their mean, over-refusal, reasoning
+    "reasoning": "Reasoning",  # every variant that has them: each reasoning set
+    # what varies one thing: harmful and reasoning means, over-refusal
+    "ablation_structure": "The structure without each of its steps",
+    "teacher_swap": "Assessments by another teacher",
+    "data_size": "Amount of training data",
+    "benign_amount": "Amount of harmless training data",
     # every variant that has them: short answers, knowledge and summaries; attacks; each language
-    "general": Table("General ability"),
-    "multi_turn": Table("Multi-turn attacks"),
-    "multilingual": Table("Harmful requests by language"),
-    # untrained backbones: what thoughts hold of harmful requests
-    "recognition": Table("Harm that untrained backbones recognise"),
-    # every variant: the assessment as a classifier, failures by cause
-    "adherence": Table("Adherence to the structure, and failures by what the assessment said"),
-    # every variant: training, and tokens a query
-    "efficiency": Table("What training and a query cost"),
-    # all known figures, by source and method: each measure that a source reports
-    "published": Table("Published figures, by source"),
+    "general": "General ability",
+    "multi_turn": "Multi-turn attacks",
+    "multilingual": "Harmful requests by language",
+    "recognition": "Harm that untrained backbones recognise",  # what their thoughts hold of harmful requests
+    # every variant: the assessment as a classifier, failures by cause; training, and tokens a query
+    "adherence": "Adherence to the structure, and failures by what the assessment said",
+    "efficiency": "What training and a query cost",
+    "published": "Published figures, by source",  # all known ones, by source and method
 }
-VARIED = ("teacher_swap", "data_size", "benign_amount", "ablation_structure")
-"""Tables that vary one thing, the narrower before the wider."""
+"""Name -> title."""
+VARIED = {
+    "teacher_swap": ("rewrite.teacher.",),
+    "ablation_structure": ("rewrite.",),
+    "data_size": ("dataset.size", "dataset.name"),
+    "benign_amount": ("dataset.amounts.", "dataset.size", "dataset.harmful_share", "dataset.name"),
+}
+"""Tables that vary one thing -> the config keys that they vary; the narrower before the wider."""
 ROW, COLUMN = ["backbone", "method"], ["measure", "kind", "benchmark", "protocol_hash"]
 """The fields that identify a row and a column within one protocol."""
 CELLS = [
@@ -90,150 +75,121 @@ prompts pooled (pool). `n` counts the texts behind the number, over all seeds: w
 `truncated` ones. `difference` is from No-train; `p_holm` is adjusted over all contrasts of the report. `published_why`
 is the reason why there is no published figure, `lacking` lists sets that a mean lacks, `evaluated` lists what the
 evaluation changed in its protocol and benchmarks, and `called` is the measure's name in tables."""
-NAMED = 2
-"""Maximum number of missing sets that a cell names."""
+NAMED = 2  # maximum number of missing sets that a cell names
 
 
-# --- rows ---
+class Report(NamedTuple):
+    """The judged benchmarks of a report, their variants, and all its frames: what files, figures and page show."""
+
+    judged: Sequence[Evaluation]
+    variants: Sequence[Variant]
+    results: pd.DataFrame
+    compared: pd.DataFrame
+    structure: pd.DataFrame
+    runs: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row: its label and its variant, or the method alone if the backbone has no run of it."""
-
-    backbone: str
-    label: str
-    method: str
-    order: int = LAST
-    variant: Variant | None = None
-
-    @property
-    def known_as(self) -> str:
-        """The method, or for a run without one what it amounts to (`Variant.known_as`)."""
-        return self.variant.known_as if self.variant else self.method
+def report_of(judged: Sequence[Evaluation]) -> Report:
+    """The report over these benchmarks."""
+    found, results = variants(judged), tidy(judged)
+    compared, contrasts = comparisons(found)
+    runs = runs_table(results, compared)
+    return Report(judged, found, results, compared, structure(judged), runs, tables(found, contrasts))
 
 
-def every(found: Sequence[Variant], wanted: Callable[[Variant], Any] = lambda _: True) -> list[Row]:
-    """A row for each selected variant, with a label that is unique within its backbone."""
-    return [Row(v.backbone, label(v, found), v.method, v.order, v) for v in found if wanted(v)]
-
-
-def has_any(columns: Sequence[Column], variant: Variant) -> bool:
-    """Whether a variant was judged on any of these columns."""
-    return any(column.made[0] in variant.judged for column in columns)
-
-
-def methods(main: Sequence[Variant], protocol: str) -> list[Row]:
-    """Each backbone's methods, and methods that only another backbone or a source of this protocol has."""
+def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
+    """Each backbone's methods, and without runs those that only another backbone or a source of this protocol has."""
     rows = []
-    for backbone, alike in itertools.groupby(main, key=lambda variant: variant.backbone):
-        own = list(alike)
+    unchanged = {v.known_as: v for v in reversed(main) if not (v.changed or v.tag)}
+    for backbone, own in by_backbone(main):
         there = {variant.known_as for variant in own if not variant.changed}
-        lacking = {v.known_as: v for v in reversed(main) if not (v.changed or v.tag)}
-        found = every(own)
-        found += [Row(backbone, v.title, v.method, v.order) for name, v in lacking.items() if name not in there]
+        lacking = [
+            replace(v, backbone=backbone, folders={}, judged={}) for name, v in unchanged.items() if name not in there
+        ]
         here = [one for one in published() if (one.table, one.protocol, one.backbone) == ("main", protocol, backbone)]
         for method in dict.fromkeys(one.method for one in here if one.known):
-            if method not in there | lacking.keys():
-                name, order = described(method)
-                found.append(Row(backbone, name, method, order))
-        rows += sorted(found, key=lambda row: (row.known_as != NO_TRAIN, row.order))
+            if method not in there | unchanged.keys():
+                lacking.append(Variant(backbone, "", "", "", method, "", "", *described(method), (), {}, {}, {}))
+        rows += sorted([*own, *lacking], key=lambda variant: (variant.known_as != NO_TRAIN, variant.order))
     return rows
 
 
 def belongs(variant: Variant, table: str) -> bool:
     """Whether a table lists a variant: run.json names the table, and any changes are to keys that the table varies."""
-    keys = variant.changed
-    varied = next((name for name in VARIED if all(key.startswith(TABLES[name].varies) for key in keys)), "")
     if not variant.changed or table not in variant.tables:
         return table in variant.tables
+    fitting = (name for name, varies in VARIED.items() if all(key.startswith(varies) for key in variant.changed))
+    varied = next(fitting, "")
     return table == varied if varied in variant.tables else table not in VARIED
 
 
-def listed(found: Sequence[Variant], table: str) -> list[Row]:
+def listed(found: Sequence[Variant], table: str) -> list[Variant]:
     """The rows of a table that varies one thing, No-train first, for backbones with several rows."""
     rows = []
-    for _, alike in itertools.groupby(found, key=lambda variant: variant.backbone):
-        group = list(alike)
+    for _, group in by_backbone(found):
         own = [variant for variant in group if belongs(variant, table) and not variant.untrained]
         if len(own) > 1:
             first = [variant for variant in group if variant.untrained and not variant.changed][:1]
-            rows += every(group, [*first, *own].__contains__)
+            rows += [variant for variant in group if variant in first or variant in own]
     return rows
-
-
-# --- tables ---
-
-Specified = tuple[str, list[Row], list[Column]]
-"""A table's name, its rows and its columns, of one protocol."""
 
 
 def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataFrame]:
     """Every table that has data, by name, as `finished` frames."""
-    wanted = [
-        (name, rows, columns)
-        for protocol, own in protocols_of(found).items()
-        for name, rows, columns in _specified(own, protocol)
-        if columns and any(row.variant for row in rows)
-    ]
-    every_column = list(dict.fromkeys(column for _, _, columns in wanted for column in columns))
-    known: dict[tuple[Variant | None, Column], Number | None] = {}
+    protocols = protocols_of(found)
+    wanted = [(protocol, *one) for protocol, own in protocols.items() for one in _specified(own, protocol)]
+    every_column = list(dict.fromkeys(column for *_, columns in wanted for column in columns))
+    known: dict[tuple[Variant, Column], Number] = {}
     for variant in found:  # one at a time, so that the rows of the last one can be freed
-        measuring = Measuring(variant)
-        known |= {(variant, column): measuring.measure(column) for column in every_column}
+        known |= {(variant, column): number for column, number in numbers(variant, every_column).items()}
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    for name, rows, columns in wanted:
-        cells[name] += [_cell(name, row, c, known.get((row.variant, c)), contrasts) for row in rows for c in columns]
+    for protocol, name, rows, columns in wanted:
+        for row in rows:
+            names = {"table": name, "backbone": row.backbone, "method": label(row, protocols[protocol])}
+            for column in columns:
+                number, tested = known.get((row, column), Number()), contrasts.get((row, column), Contrast())
+                cells[name].append({**names, **_cell(row, column), **number._asdict(), **tested._asdict()})
     made = {name: finished(pd.DataFrame(own, columns=CELLS)) for name, own in cells.items() if own}
-    return {name: own for name, own in made.items() if (own.known | (own.undecided > 0)).any()} | {
-        "published": figures()
-    }
+    made = {name: own for name, own in made.items() if (own.known | (own.undecided > 0)).any()}
+    return made | {"published": figures()}
 
 
-def _specified(found: list[Variant], protocol: str) -> list[Specified]:
-    """The tables of one protocol. `found` are the variants that it judged."""
-    rates = rate_columns(found, protocol)
-    main = [variant for variant in found if belongs(variant, "main")]
-    pooled = pool(found, protocol)
-    pools = {name: Column(name, protocol, pooled, "pool") for name in (*ASSESSING, *TOKENS)}
-    training = [Column(name, protocol, (), "training") for name in TRAINING]
+def _specified(found: list[Variant], protocol: str) -> list[tuple[str, list[Variant], list[Column]]]:
+    """Each table's name, rows and columns, of one protocol. `found` are the variants that it judged."""
+    rates, means, pooled = rate_columns(found, protocol), mean_columns(found, protocol), pool(found, protocol)
+    pools = {name: Column(name, protocol, pooled, "pool") for name in (*measures.ASSESSING, *measures.TOKENS)}
+    training = [Column(name, protocol, (), "training") for name in measures.TRAINING]
     own = {name: [c for c in rates if c.measure == name and "main" in c.tables] for name in RATES}
-    means = mean_columns(found, protocol)
     short = []  # each measure's mean, or also each of its sets if no row has all of them
     for measure in RATES:
         mean = means.get(measure)
         whole = mean and any(set(mean.made) <= variant.judged.keys() for variant in found)
         short += [*([] if whole else own[measure]), *([mean] if mean else [])]
-    overview = [*rate_columns(found, protocol, others=True), *(pools[name] for name in OVERVIEW)]
-    recognising = [column for column in rates if column.measure in RECOGNISING]
+    recognising = [column for column in rates if column.measure in measures.RECOGNISING]
     apart = {name: [c for c in rates if name in c.tables] for name in ("general", "multi_turn", "multilingual")}
     apart["reasoning"] = own["accuracy"] if "accuracy" in means else []
+    main = methods([variant for variant in found if belongs(variant, "main")], protocol)
     return [
-        ("overview", every(found), [column for column in overview if column not in recognising]),
-        ("main", methods(main, protocol), list(dict.fromkeys([*own["harmful_rate"], *short]))),
-        *((name, every(found, partial(has_any, columns)), columns) for name, columns in apart.items()),
+        ("overview", found, [*(c for c in rates if c not in recognising), *(pools[name] for name in OVERVIEW)]),
+        ("main", main, list(dict.fromkeys([*own["harmful_rate"], *short]))),
+        *((name, [v for v in found if any(c.made[0] in v.judged for c in own)], own) for name, own in apart.items()),
         *((name, listed(found, name), short) for name in VARIED),
-        ("recognition", every(found, lambda variant: variant.untrained), recognising),
-        ("adherence", every(found), [pools[name] for name in ASSESSING]),
-        ("efficiency", every(found), [*training, *(pools[name] for name in TOKENS)]),
+        ("recognition", [variant for variant in found if variant.untrained], recognising),
+        ("adherence", found, [pools[name] for name in measures.ASSESSING]),
+        ("efficiency", found, [*training, *(pools[name] for name in measures.TOKENS)]),
     ]
 
 
-def _cell(table: str, row: Row, column: Column, number: Number | None, contrasts: Contrasts) -> dict[str, Any]:
-    """A cell with its number and the published figure, or the reason why there is none."""
-    variant = row.variant
-    evaluated = variant.evaluated(column.made) if variant else {}
-    figure, why = beside(row.backbone, row.method, bool(evaluated or (variant and variant.changed)), column)
-    lacks = [made[1] for made in column.made if variant and made not in variant.judged]
-    tested = contrasts.get((variant, column)) if variant else None
+def _cell(variant: Variant, column: Column) -> dict[str, Any]:
+    """What a cell has beside its number: the published figure, or the reason why there is none."""
+    judged = [one for made in column.made for one in variant.judged.get(made, {}).values()]
+    evaluated = {key: values for one in judged for key, values in one.provenance.get("changed", {}).items()}
+    figure, why = beside(variant.backbone, variant.method, bool(evaluated or variant.changed), column)
+    lacks = [made[1] for made in column.made if variant.judged and made not in variant.judged]
     return {
-        "table": table,
-        "protocol": column.protocol,
-        "backbone": row.backbone,
-        "method": row.label,
         **_named(column),
-        **(number or Number())._asdict(),
-        **(tested or Contrast())._asdict(),
+        "protocol": column.protocol,
         "published": figure.value if figure else NAN,
         "published_why": why,
         "source": figure.source if figure else "",
@@ -273,30 +229,27 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     """The `finished` table of all runs, seed by seed. Adherence and tokens are over all benchmarks of a run."""
     keys = ["run", "benchmark", "metric", "protocol_hash"]
     found = results.merge(compared[[*keys, "p_holm", "seeds"]], on=keys, how="left")
-    found = found.assign(n=found.n - found.undecided)
+    found = found.rename(columns={"metric": "measure", "seeds": "tested"}).assign(n=found.n - found.undecided)
     several = found.protocol.nunique() > 1
-    rates = found[found.metric.map(base).isin(RATES)].assign(kind="rate")
-    rates = rates.assign(place=[RATES.index(base(metric)) for metric in rates.metric])
-    rates = rates.sort_values(["place", "benchmark", "protocol", "metric", "protocol_hash"], kind="stable")
+    places = {measure: place for place, measure in enumerate(RATES)}
+    rates = found.assign(kind="rate", place=found.measure.map(base).map(places)).dropna(subset="place")
+    rates = rates.sort_values(["place", "benchmark", "protocol", "measure", "protocol_hash"], kind="stable")
     if several:
         rates["benchmark"] = (rates.benchmark + " " + rates.protocol).str.removesuffix(" offline")
-    pools = found[found.metric.isin(OVERVIEW) & found.value.notna()]
-    pools = pools.assign(total=pools.value * pools.n).groupby(["metric", "run"])[["total", "n"]].sum()
-    pools = pools[pools.n > 0].reset_index().sort_values("metric", key=lambda s: s.map(OVERVIEW.index), kind="stable")
-    pools = pools.assign(
-        value=pools.total / pools.n, n=0, kind="pool", benchmark="all its benchmarks", protocol_hash=""
-    )
-    pools = pools.assign(called=[MEASURES[metric].label for metric in pools.metric])
-    cells = pd.concat([rates, pools])
+    pools = found[found.measure.isin(OVERVIEW) & found.value.notna()]
+    pools = pools.assign(total=pools.value * pools.n).groupby(["measure", "run"])[["total", "n"]].sum()
+    pools = pools[pools.n > 0].reset_index().sort_values("measure", key=lambda s: s.map(OVERVIEW.index), kind="stable")
+    over = {"kind": "pool", "benchmark": "all its benchmarks", "protocol_hash": ""}
+    called = [MEASURES[measure].label for measure in pools.measure]
+    cells = pd.concat([rates, pools.assign(value=pools.total / pools.n, n=0, called=called, **over)])
     frame = cells.assign(
         table="runs",
         protocol="" if several else next(iter(results.protocol), ""),
         backbone="",
-        tested=cells.seeds.fillna(1).astype(int),
+        tested=cells.tested.fillna(1).astype(int),
         p_holm=cells.p_holm.astype(float),
         method=pd.Categorical(cells.run, dict.fromkeys(results.run)),
-        measure=cells.metric,
-        unit=[MEASURES[base(metric)].unit for metric in cells.metric],
+        unit=[MEASURES[base(measure)].unit for measure in cells.measure],
         **dict.fromkeys(("published_why", "source", "lacking", "evaluated"), ""),
         **dict.fromkeys(("difference", "p", "detectable", "published"), NAN),
         **{name: cells[name].fillna(0).astype(int) for name in ("n", "undecided", "truncated")},
@@ -347,7 +300,7 @@ def _notes(known: bool, n: int, undecided: int, truncated: int, lacking: str) ->
     if not known and texts:
         return [f"undecided {undecided}/{texts}"]
     counts = {"undecided": undecided, "truncated": truncated}
-    return [f"{what} {count}" for what, count in counts.items() if count > WORTH_SAYING * texts]
+    return [f"{what} {count}" for what, count in counts.items() if count > measures.WORTH_SAYING * texts]
 
 
 def pivot(part: pd.DataFrame) -> pd.DataFrame:
@@ -366,7 +319,7 @@ def pivot(part: pd.DataFrame) -> pd.DataFrame:
     for measure, kind, benchmark, digest in keys:
         over = {"rate": benchmark, "mean": f"mean of {benchmark.count(' + ') + 1}"}.get(kind, "")
         several = sum(other[:3] == (measure, kind, benchmark) for other in keys) > 1
-        name = called[measure, benchmark] + ARROWS[MEASURES[base(measure)].better]
+        name = MEASURES[base(measure)].heading(called[measure, benchmark])
         lines = (name, measure.partition(".")[2], over, digest if several else "")
         headings.append(tuple(line for line in lines if line))
     grid.columns = pd.Index(headings, tupleize_cols=False)

@@ -1,29 +1,25 @@
 """The rows and columns of tables: runs that differ only in their seed, and numbers made in the same way.
 
 A `Variant` is a row. Its method, label, order and tables come from run.json; without a method it is named after its
-rewrite. Reads rewrite.json (examples) and train.json of each run.
-
-A `Column` is a measure by one protocol, on the same benchmarks, with the same hash for each. A mean is over the sets
-that its protocol names (metrics.json, provenance, means). If the protocol names none, and for pools, the sets are those
-of main that most rows have. A row that lacks one of them has no such cell.
+rewrite. A `Column` is a measure by one protocol, on the same benchmarks, with the same hash for each. A mean is over
+the sets that its protocol names (metrics.json, provenance, means). If the protocol names none, and for pools, the sets
+are those of main that most rows have. A row that lacks one of them has no such cell.
 """
 
 import itertools
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from alttrain.records import Rewritten, Trained, read_if_there
 from alttrain.report.measures import MEASURES, RATES, RECOGNISING, base
 from alttrain.report.results import LAST, Evaluation, Made, changes, label_of
 
-NO_TRAIN = "no_train"
-"""The method that is the unmodified backbone."""
+NO_TRAIN = "no_train"  # the method that is the unmodified backbone
+PARTS = ("backbone", "dataset", "rewrite", "training")  # the fields of run.json that name a run without a method
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +27,7 @@ class Variant:
     """A backbone with a method, or with a dataset, a rewrite and a training, over all its seeds.
 
     `changed` is what differs from the published method: key -> (published value, this variant's value). `digest` is its
-    hash in the runs' names.
+    hash in the runs' names, `folders` has the run of each seed, and `judged` each seed's evaluation.
     """
 
     backbone: str
@@ -64,73 +60,49 @@ class Variant:
         name = "No-train" if self.untrained and not self.method else self.named
         return f"{name}, changed: {changes(self.changed)}" if self.changed else name
 
-    @cached_property
-    def trained(self) -> list[dict[str, Any]]:
-        """train.json of each seed that has one."""
-        found = (read_if_there(folder / "train.json", Trained) for folder in self.folders.values())
-        return [record for record in found if record]
-
-    @cached_property
-    def labels(self) -> dict[str, int]:
-        """Number of training examples by label, from the first seed's rewrite.json."""
-        found = read_if_there(next(iter(self.folders.values())) / "rewrite.json", Rewritten)
-        return dict(found.get("labels", {}))
-
-    def evaluated(self, column_made: Iterable[Made]) -> dict[str, Sequence[Any]]:
-        """What the evaluations on these benchmarks changed in protocol and benchmark."""
-        judged = (one for made in column_made for one in self.judged.get(made, {}).values())
-        return {key: values for one in judged for key, values in one.provenance.get("changed", {}).items()}
-
     def firsts(self, protocol: str) -> dict[Made, Evaluation]:
         """The first seed's evaluations by a protocol."""
         return {made: next(iter(seeds.values())) for made, seeds in self.judged.items() if made[0] == protocol}
 
 
-_Key = tuple[str, str, str, str, str, str, str]
-"""The first fields of a Variant: all that is equal for its seeds, except for `changed`."""
-
-
 def variants(judged: Iterable[Evaluation]) -> list[Variant]:
     """All variants, ordered by backbone, then the method's order, then the rest of their names."""
-    grouped: dict[tuple[_Key, str], list[Evaluation]] = {}
+    grouped: defaultdict[tuple[str, ...], list[Evaluation]] = defaultdict(list)
     for one in sorted(judged, key=lambda one: one.seed):
-        grouped.setdefault((_key(one), json.dumps(one.names.get("changed", {}), sort_keys=True)), []).append(one)
+        own, method = [str(one.names[part]) for part in PARTS], one.names.get("method", "")
+        start = re.escape("-".join([own[0], method] if method else own))
+        found = re.fullmatch(rf"{start}(?:-(changed_[0-9a-f]+))?-s{one.seed}(?:-(.*))?", one.run)
+        digest, tag = found.groups("") if found else ("", one.run.replace(f"-s{one.seed}", ""))
+        changed = json.dumps(one.names.get("changed", {}), sort_keys=True)
+        grouped[*own, method, tag, digest, changed].append(one)
     made = []
-    for (key, _), own in grouped.items():
-        names, by_made = own[0].names, dict[Made, dict[int, Evaluation]]()
-        for one in own:
-            by_made.setdefault(one.made, {})[one.seed] = one
+    for key, evaluations in grouped.items():
+        names, by_made = evaluations[0].names, defaultdict[Made, dict[int, Evaluation]](dict)
+        for one in evaluations:
+            by_made[one.made][one.seed] = one
         variant = Variant(
-            *key,
+            **dict(zip((*PARTS, "method", "tag", "digest"), key, strict=False)),
             named=label_of(names),
             order=int(names.get("order", LAST)) if names.get("method") else LAST,
             tables=names.get("tables", ("main",)),
             changed=names.get("changed", {}),
-            folders={one.seed: one.folder.parent.parent for one in own},
-            judged=by_made,
+            folders={one.seed: one.folder.parent.parent for one in evaluations},
+            judged=dict(by_made),
         )
         made.append(variant)
     return sorted(made, key=_place)
 
 
-def _key(one: Evaluation) -> _Key:
-    names, seed = one.names, one.seed
-    method = names.get("method", "")
-    own = [str(names[part]) for part in ("backbone", "dataset", "rewrite", "training")]
-    start = "-".join([own[0], method] if method else own)
-    found = re.fullmatch(rf"{re.escape(start)}(?:-(changed_[0-9a-f]+))?-s{seed}(?:-(.*))?", one.run)
-    digest, tag = (found[1] or "", found[2] or "") if found else ("", one.run.replace(f"-s{seed}", ""))
-    return own[0], own[1], own[2], own[3], method, tag, digest
-
-
 def _place(one: Variant) -> tuple[Any, ...]:
-    names = _natural(one.title), _natural(one.dataset), one.training, one.tag, one.digest
-    return one.backbone, not one.untrained, one.order, *names
+    """The order of variants, in which 50 comes before 100."""
+    names = [re.findall(r"(\D*)(\d*)", name) for name in (one.title, one.dataset)]
+    natural = [[(letters, int(digits or 0)) for letters, digits in parts] for parts in names]
+    return one.backbone, not one.untrained, one.order, *natural, one.training, one.tag, one.digest
 
 
-def _natural(name: str) -> list[tuple[str, int]]:
-    """Sort key by which 50 comes before 100."""
-    return [(letters, int(digits or 0)) for letters, digits in re.findall(r"(\D*)(\d*)", name)]
+def by_backbone(found: Iterable[Variant]) -> list[tuple[str, list[Variant]]]:
+    """(backbone, its variants) of variants in their order."""
+    return [(name, list(own)) for name, own in itertools.groupby(found, key=lambda variant: variant.backbone)]
 
 
 def protocols_of(found: Sequence[Variant]) -> dict[str, list[Variant]]:
@@ -139,20 +111,15 @@ def protocols_of(found: Sequence[Variant]) -> dict[str, list[Variant]]:
     return {name: [variant for variant in found if variant.firsts(name)] for name in names}
 
 
-def baseline_of(one: Variant, among: Iterable[Variant], made: Made) -> Variant | None:
-    """The untrained backbone judged in the same way; an unmodified one first, then one with the same dataset."""
-    found = [v for v in among if v.untrained and v.backbone == one.backbone and made in v.judged]
-    return min(found, key=lambda v: (bool(v.changed), v.dataset != one.dataset), default=None)
-
-
 def label(one: Variant, among: Sequence[Variant]) -> str:
     """The row's label: its title, with what distinguishes it from rows of this backbone with the same title."""
-    name = one.title
     alike = [v for v in among if (v.backbone, v.title) == (one.backbone, one.title)]
-    for part in ("dataset", "training", "tag", "digest", "method"):
-        if len({getattr(v, part) for v in alike}) > 1 and getattr(one, part):
-            name += f" {getattr(one, part)}"
-    return name
+    own = [
+        getattr(one, part)
+        for part in ("dataset", "training", "tag", "digest", "method")
+        if len({getattr(v, part) for v in alike}) > 1
+    ]
+    return " ".join([one.title, *filter(None, own)])
 
 
 @dataclass(frozen=True)
@@ -183,12 +150,12 @@ class Column:
         return " + ".join(digest for _, _, digest in self.made)
 
 
-def rate_columns(variants: Iterable[Variant], protocol: str, others: bool = False) -> list[Column]:
-    """A column for each benchmark's measures; with `others`, also for those by other parts and judges."""
+def rate_columns(variants: Iterable[Variant], protocol: str) -> list[Column]:
+    """A column for each benchmark's measures; those by other parts and judges are in no table but the overview."""
     found: dict[Column, None] = {}
-    for made, one in ((made, one) for variant in variants for made, one in variant.firsts(protocol).items()):
+    for made, one in (pair for variant in variants for pair in variant.firsts(protocol).items()):
         for name in (metric["metric"] for metric in one.judged["metrics"]):
-            if name in (*RATES, "score", *RECOGNISING) or (others and base(name) in RATES):
+            if base(name) in RATES or name in ("score", *RECOGNISING):
                 tables = one.tables if name in (one.labels or (one.measure, "score")) else ()
                 found.setdefault(Column(name, protocol, (made,), tables=tables, called=one.called(name)))
     order = list(MEASURES)
@@ -196,34 +163,30 @@ def rate_columns(variants: Iterable[Variant], protocol: str, others: bool = Fals
 
 
 def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column]:
-    """The mean column of each measure that has one: over the protocol's sets, or those that most rows of main have."""
+    """The mean column of each measure that has one.
+
+    A mean is over the sets that the protocol names, if these are at least two and one of them was judged. If it names
+    none, the sets are those that most rows of main share, at least two.
+    """
     main = [variant for variant in variants if "main" in variant.tables and not variant.changed] or variants
     judged = [variant.firsts(protocol) for variant in main]
-    found = {measure: _mean(judged, protocol, measure) for measure in RATES}
-    return {measure: column for measure, column in found.items() if column}
-
-
-def _mean(judged: Sequence[Mapping[Made, Evaluation]], protocol: str, measure: str) -> Column | None:
-    """The mean column of a measure.
-
-    None if the protocol names fewer than two sets or none was judged; without named sets, if rows share fewer than two.
-    """
-    told = Counter(
-        tuple(sorted(one.provenance.get("means", {}).get(measure, ()))) for own in judged for one in own.values()
-    )
-    wanted = max(filter(None, told), key=told.__getitem__, default=())
-    alike = [{made: one for made, one in own.items() if one.measure == measure} for own in judged]
-    if not wanted:
+    found = {}
+    for measure in RATES:
+        told = Counter(
+            tuple(sorted(one.provenance.get("means", {}).get(measure, ()))) for own in judged for one in own.values()
+        )
+        wanted = max(filter(None, told), key=told.__getitem__, default=())
+        alike = [{made: one for made, one in own.items() if one.measure == measure} for own in judged]
         sets = [frozenset(made for made, one in own.items() if "main" in one.tables) for own in alike]
-        shared = _shared([own for own in sets if len(own) > 1], least=2)
-        return Column(measure, protocol, shared, "mean") if shared else None
-    counts = Counter(frozenset(made for made in own if made[1] in wanted) for own in alike)
-    if len(wanted) < 2 or not any(counts):
-        return None
-    most = min(counts, key=lambda one: (-len(one), -counts[one], sorted(one)))
-    known = {made[1]: made for own in (*counts, most) for made in own}
-    made = tuple(known.get(name, (protocol, name, "")) for name in wanted)
-    return Column(measure, protocol, made, "mean", defined=True)
+        counts = Counter(frozenset(made for made in own if made[1] in wanted) for own in alike)
+        if not wanted and (shared := _shared([own for own in sets if len(own) > 1], least=2)):
+            found[measure] = Column(measure, protocol, shared, "mean")
+        if len(wanted) > 1 and any(counts):
+            most = min(counts, key=lambda one: (-len(one), -counts[one], sorted(one)))
+            known = {made[1]: made for own in (*counts, most) for made in own}
+            made = tuple(known.get(name, (protocol, name, "")) for name in wanted)
+            found[measure] = Column(measure, protocol, made, "mean", defined=True)
+    return found
 
 
 def pool(variants: Sequence[Variant], protocol: str) -> tuple[Made, ...]:

@@ -35,11 +35,10 @@ from alttrain.records import DamagedError, Texts, alone, kept_json, write_text
 from alttrain.report.card import rewrite_card
 from alttrain.report.figures import draw_all
 from alttrain.report.formats import console, latex, markdown
-from alttrain.report.frames import report_of
 from alttrain.report.page import write_page
 from alttrain.report.results import METRICS, Evaluation, evaluations, read_csv, warn_left_out, write_csv
 from alttrain.report.snapshot import STAMP, beside, files, inputs, keep, put, snapshot, states
-from alttrain.report.tables import CELLS, TABLES, marked
+from alttrain.report.tables import CELLS, TABLES, marked, report_of
 from alttrain.run.assembly import Run
 from alttrain.run.session import Session
 
@@ -175,8 +174,8 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator
     for name, cells in made.tables.items():
         path = folder / "tables" / name
         write_csv(path.with_suffix(".csv"), cells[CELLS])
-        write_text(path.with_suffix(".md"), markdown(TABLES[name].title, cells))
-        write_text(path.with_suffix(".tex"), latex(TABLES[name].title, cells))
+        write_text(path.with_suffix(".md"), markdown(TABLES[name], cells))
+        write_text(path.with_suffix(".tex"), latex(TABLES[name], cells))
         yield from (path.with_suffix(form) for form in (".csv", ".md", ".tex"))
     yield from draw_all(made.tables, made.variants, folder / "figures")
     if page := write_page(output_dir, texts, made=made):
