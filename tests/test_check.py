@@ -254,7 +254,7 @@ def test_rows_that_are_too_long_ask_for_smaller_passes(
     recomputed = training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1800], recompute=True)
     assert sum(recomputed.values()) < sum(shape_bytes.values())
     free(monkeypatch, sum(recomputed.values()) / GIB + 0.01)
-    with pytest.raises(RunError, match=r"train needs .* set trainer\.examples_per_pass=2"):
+    with pytest.raises(RunError, match=r"train needs .* set trainer\.recompute=true trainer\.examples_per_pass=1"):
         needs.refuse_too_large(run, [TRACED], sizes)
 
 
@@ -264,7 +264,7 @@ def test_a_step_is_divided_among_devices_and_passes(
     """The longest rows are dealt out; a whole model in float32 is offered shards where one GPU is too small."""
     sizes = needs.Sizes(10, 10, rows=(700, 800, 900, 1000), counted=True)
     run = a_run(tmp_path, tiny_folder, [TRACED], ["train"], backbone=large(tiny_folder))
-    need = lambda: next(iter(needs._needs(run, [TRACED], LARGE, sizes, Device("GPU", 0))))  # noqa: E731
+    need = lambda: needs.needs_of(run, [TRACED], Device("GPU", 0), sizes)[0]  # noqa: E731
     for hardware, rows in (
         ({"devices": 2}, [1000, 800]),
         ({"devices": 2, "examples_per_pass": 1}, [1000]),

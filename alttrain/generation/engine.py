@@ -125,6 +125,8 @@ class EngineConfig(ABC):
     """Whether `chunk` affects the results, because prompts are decoded together."""
     dtype: str | None = None
     """The config's dtype name for a model in this process."""
+    base_url: str = "the server that was started"
+    """The server's address, for error messages."""
 
     @property
     @abstractmethod

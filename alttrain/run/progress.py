@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 
 def on_terminal() -> bool:
@@ -16,13 +16,7 @@ def on_terminal() -> bool:
 @contextmanager
 def bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar of `total` steps. Yields a function that advances it by a number of steps."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not on_terminal()) as progress:
         task = progress.add_task(label, total=total)
         yield lambda count: progress.advance(task, count)

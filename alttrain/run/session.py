@@ -1,8 +1,7 @@
 """The loaded backbone of a run. Its stages share it, and it loads when a stage first needs it."""
 
 import gc
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -20,6 +19,29 @@ from alttrain.run.assembly import Run
 
 if TYPE_CHECKING:
     from alttrain.backbone.adapter import Adapter
+
+_SHELF: dict[tuple[str, ...], Any] = {}
+"""The last backbone used for generation in this process."""
+
+
+def clear_shelf() -> None:
+    """Release the backbone on the shelf before another model loads."""
+    _SHELF.clear()
+    free()
+
+
+def free() -> None:
+    """Collect garbage and empty torch's GPU cache, so that the next stage can load a model."""
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def judge_model(run: Run, source: str, revision: str | None) -> Backbone:
+    """Return a judge's model as a backbone, so that it can be fetched as one."""
+    return replace(run.backbone, name="judge", source=source, revision=revision, wheel=None)
 
 
 class Session:
@@ -77,23 +99,6 @@ class Session:
         shrunk = quantization or self.run.backbone.quantization
         return load_model(self.weights, self.dtype(requested), device or self.device, kernel, shrunk)
 
-    def trainable(self, precision: str) -> Any:
-        """Load the backbone for training: with a new adapter, or with all weights trainable."""
-        run = self.run
-        device = "cpu" if run.hardware.sharded else None  # FSDP moves it by layers: one device may not hold it whole
-        model = self.model(run.adapter.precision(precision), run.backbone.attention, device)
-        return run.adapter.attach(model, run.seed)
-
-    def save(self, model: Any, weights: Mapping[str, Any], card: str, folder: Path) -> None:
-        """Save the trained weights with tokenizer, template and model card.
-
-        The folder appears only when it is complete.
-        """
-        from alttrain.backbone.weights import save_trained
-
-        shutil.rmtree(folder, ignore_errors=True)
-        save_trained(model, weights, self.renderer.tokenizer, self.run.backbone, card, folder)
-
     @contextmanager
     def engine(self, trained: Path | None, quantization: Quantization | None = None) -> Iterator[Engine]:
         """Start the engine for the backbone as it is, or for what was trained. Stops a server that it started.
@@ -102,8 +107,7 @@ class Session:
         """
         from alttrain.backbone.adapter import CONFIG, read_adapter
 
-        run = self.run
-        shrunk = quantization or run.backbone.quantization
+        run, shrunk = self.run, quantization or self.run.backbone.quantization
         adapter = None
         if trained and (trained / CONFIG).exists():
             adapter = read_adapter(trained)  # without this check, a server may answer as the bare backbone
@@ -114,33 +118,25 @@ class Session:
             return whole or self.weights.folder
 
         def decoder(asked: InProcess) -> Any:
-            return self.decoder(asked, adapter, whole, shrunk) if trained else self._cached(asked, shrunk)
+            """Return a decoder; one of the backbone as it is keeps its texts for all runs of the output folder."""
+            if trained:
+                return self._decoder(asked, adapter, whole, shrunk)
+            identity = {
+                "source": run.backbone.source,
+                "weights": self.weights.identity,
+                "dtype": str(self.dtype(asked.dtype)),
+                "quantization": shrunk,
+                "device": self.device,
+                "generation": asdict(asked),
+                "end": self.renderer.end_id,
+            }
+            kept = run.output_dir / "cache" / "generations"
+            return CachedDecoder(lambda: self._decoder(asked, None, None, shrunk), identity, kept)
 
-        model = Model(
-            run=run.name,
-            renderer=self.renderer,
-            adapter=adapter.folder if adapter else None,
-            trained=whole,
-            weights=weights,
-            decoder=decoder,
-            log=run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log",
-        )
-        with run.generation.start(model) as engine:
+        log = run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log"
+        folder = adapter.folder if adapter else None
+        with run.generation.start(Model(run.name, self.renderer, folder, whole, weights, decoder, log)) as engine:
             yield engine
-
-    def _cached(self, generation: InProcess, quantization: Quantization) -> CachedDecoder:
-        """Return a decoder of the backbone as it is, whose texts are cached for all runs of the output folder."""
-        identity = {
-            "source": self.run.backbone.source,
-            "weights": self.weights.identity,
-            "dtype": str(self.dtype(generation.dtype)),
-            "quantization": quantization,
-            "device": self.device,
-            "generation": asdict(generation),
-            "end": self.renderer.end_id,
-        }
-        folder = self.run.output_dir / "cache" / "generations"
-        return CachedDecoder(lambda: self.decoder(generation, None, None, quantization), identity, folder)
 
     def identity(self) -> dict[str, Any]:
         """Return what shapes texts of the backbone as it is, besides prompts and decoding. Cache keys contain it."""
@@ -151,10 +147,10 @@ class Session:
             described["dtype"] = str(self.dtype(requested))
         return described
 
-    def decoder(
+    def _decoder(
         self, generation: InProcess, adapter: "Adapter | None", whole: Path | None, quantization: Quantization
     ) -> Any:
-        """Return a decoder of the backbone as it is, of the backbone with an adapter, or of a `whole` trained model.
+        """Return a decoder of the backbone, of the backbone with an adapter, or of a `whole` trained model.
 
         The backbone that adapters are merged into stays on the shelf, so that jobs of one process do not reload it.
         """
@@ -195,27 +191,3 @@ class Session:
         """Release the judge's model before another model loads."""
         self._scorer = None
         free()
-
-
-def judge_model(run: Run, source: str, revision: str | None) -> Backbone:
-    """Return a judge's model as a backbone, so that it can be fetched as one."""
-    return replace(run.backbone, name="judge", source=source, revision=revision, wheel=None)
-
-
-_SHELF: dict[tuple[str, ...], Any] = {}
-"""The last backbone used for generation in this process."""
-
-
-def clear_shelf() -> None:
-    """Release the backbone on the shelf before another model loads."""
-    _SHELF.clear()
-    free()
-
-
-def free() -> None:
-    """Collect garbage and empty torch's GPU cache, so that the next stage can load a model."""
-    gc.collect()
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -19,7 +19,7 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache
@@ -27,47 +27,19 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from alttrain import records
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.dataset.selection import stratified
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation import JudgeContext
 from alttrain.evaluation.judges import NO_REPLY
-from alttrain.evaluation.statistics import rate
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Engine, Prompt, Written, unwatched
 from alttrain.llm import NEARLY_ALL, Failure
-from alttrain.records import (
-    DamagedError,
-    Example,
-    Generation,
-    Rejected,
-    Segment,
-    alone,
-    append_rows,
-    checksum,
-    from_cache,
-    read_rows,
-    repair_rows,
-    seal,
-    write_rows,
-    write_sealed,
-    write_text,
-)
-from alttrain.rewrite import (
-    ANSWER_CUT,
-    CUT,
-    THOUGHT_CUT,
-    Original,
-    SelfTrace,
-    TeacherContext,
-    has_trace,
-    lacks_original,
-    outcome,
-    read,
-    render,
-    with_original,
-)
+from alttrain.records import DamagedError, Example, Generation, Rejected, Segment
+from alttrain.rewrite import Original, SelfTrace, TeacherContext, lacks_original, render, with_original
+from alttrain.rewrite.original import ANSWER_CUT, CUT, THOUGHT_CUT
 from alttrain.rewrite.structures import Guard
 from alttrain.rewrite.teachers.asked import Sentences
 from alttrain.rewrite.teachers.sentences import DISAGREES
@@ -98,42 +70,53 @@ def rewrite(run: Run, session: Session) -> None:
     if run.rewritten:
         tell_edited(run)
         return
-    structure, selection, chosen = run.structure, run.selection, run.rows
-    teacher, understander = structure.teacher, structure.understander
-    traceless = [row for row in chosen if not row.thought]
-    assess = teacher.assess if teacher else None
-    understand = understander.understand if understander else None
+    structure, selection = run.structure, run.selection
+    chosen, teacher, understander = selection.examples, structure.teacher, structure.understander
+
+    assess, understand = teacher and teacher.assess, understander and understander.understand
     assessed, rejected = _written(run, session, "assessments", assess, chosen)
+    traceless = [row for row in chosen if not row.thought]
     understood, ununderstood = _written(run, session, "understandings", understand, traceless)
     rejected += [row for row in ununderstood if row.id in assessed or not teacher]
     _reject(run, rejected)
+
     unusable = {row.id for row in rejected}
     completed, useless, report = _completed(run, session, [row for row in chosen if row.id not in unusable])
-    rejected += useless
     made = [structure.rewrite(row, run.seed, assessed.get(row.id), understood.get(row.id)) for row in completed]
     rewritten = [row for row in made if isinstance(row, Example)]
-    rejected += [row for row in made if isinstance(row, Rejected)]
+    rejected += [*useless, *(row for row in made if isinstance(row, Rejected))]
     _reject(run, rejected)
+    left_out = Counter(row.reason for row in rejected)
     untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
     if untrainable or not rewritten:
         message = f"rewrite={structure.name} leaves nothing to train on"
         if untrainable:
             message += f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
-        for reason, count in Counter(row.reason for row in rejected).items():
-            message += f"; {count} rows: {reason}"
+        message += "".join(f"; {count} rows: {reason}" for reason, count in left_out.items())
         raise RunError(f"{message}; choose another rewrite, or method=no_train for the backbone as it is")
+
     before = {row.id: row for row in [*chosen, *completed]}  # the latter have traces
-    rows = {"originals": before.values(), "held_out": selection.held_out, "train": rewritten}
-    for name, written in rows.items():
-        if written:
-            write_rows(run.folder / f"{name}.jsonl", written)
-    write_text(run.folder / "review.md", review_sheet(rewritten, before, run.seed))
-    summary = {"read": len(chosen), **_summary(run, before.values(), rewritten, rejected)}
-    summary |= {"selection": selection.report} | report
-    summary |= {"blind": _disagreement(chosen, assessed, rejected) if teacher and teacher.blind else None}
-    files = [f"{name}.jsonl" for name in ("train", "originals", "held_out") if rows[name]]
-    summary |= {"files": {name: checksum(run.folder / name) for name in files}}
-    write_sealed(run.folder / "rewrite.json", summary)
+    rows = {"originals": list(before.values()), "held_out": selection.held_out, "train": rewritten}
+    files = {f"{name}.jsonl": written for name, written in rows.items() if written}
+    for name, written in files.items():
+        records.write_rows(run.folder / name, written)
+    records.write_text(run.folder / "review.md", review_sheet(rewritten, before, run.seed))
+    origins = Counter(f"{segment.step} from {segment.origin}" for example in rewritten for segment in example.thought)
+    summary = {
+        "read": len(chosen),
+        "written": len(rewritten),
+        "labels": dict(Counter(example.label for example in rewritten)),
+        "shapes": dict(sorted(Counter(example.shape for example in rewritten).items())),
+        "categories": dict(sorted(Counter(example.category for example in rewritten).items())),
+        "origins": dict(sorted(origins.items())),
+        "left_out": dict(left_out),
+        "left_out_ids": [asdict(row) for row in rejected],
+        "decontaminated_against": {benchmark.name: benchmark.content for benchmark in run.benchmarks},
+        "selection": selection.report,
+        **report,
+        "files": {name: records.checksum(run.folder / name) for name in files},
+    }
+    records.write_sealed(run.folder / "rewrite.json", summary)
     log.info("rewrite   %d examples, %d left out", len(rewritten), len(rejected))
 
 
@@ -142,29 +125,8 @@ def _reject(run: Run, rejected: Sequence[Rejected]) -> None:
     path = run.folder / "rejects.jsonl"
     path.unlink(missing_ok=True)
     if rejected:
-        write_rows(path, rejected)
+        records.write_rows(path, rejected)
     refuse_losses(run, rejected)
-
-
-def _summary(
-    run: Run, originals: Iterable[Example], rewritten: Sequence[Example], rejected: Sequence[Rejected]
-) -> dict[str, Any]:
-    segments = [segment for example in rewritten for segment in example.thought]
-    understandings = Counter(outcome(segment) for segment in segments if segment.step == "understanding")
-    opened = [read(render(row.thought)).opening for row in originals if has_trace(row)]  # as in the paper: 985 of 1,000
-    openings = {"count": sum(opened), "n": len(opened), **rate(sum(opened), len(opened))._asdict()} if opened else None
-    return {
-        "written": len(rewritten),
-        "labels": dict(Counter(example.label for example in rewritten)),
-        "shapes": dict(sorted(Counter(example.shape for example in rewritten).items())),
-        "categories": dict(sorted(Counter(example.category for example in rewritten).items())),
-        "understandings": dict(understandings),
-        "traces_opening_with_an_understanding": openings,
-        "origins": dict(sorted(Counter(f"{segment.step} from {segment.origin}" for segment in segments).items())),
-        "left_out": dict(Counter(row.reason for row in rejected)),
-        "left_out_ids": [asdict(row) for row in rejected],
-        "decontaminated_against": {benchmark.name: benchmark.content for benchmark in run.benchmarks},
-    }
 
 
 def refuse_losses(run: Run, rejected: Sequence[Rejected]) -> None:
@@ -175,7 +137,7 @@ def refuse_losses(run: Run, rejected: Sequence[Rejected]) -> None:
         reasons = Counter(row.reason for row in rejected if label_of[row.id] == label)
         if (lost := reasons.total()) > run.structure.may_lose * total:
             lines += [f"  {lost} of {total} {label} rows:", *(f"    {n}: {why}" for why, n in reasons.most_common())]
-            lines += [f"    {remedy}" for remedy in dict.fromkeys(_remedy(run, reason) for reason in reasons)]
+            lines += [f"    -> {remedy}" for remedy in dict.fromkeys(_remedy(run, reason) for reason in reasons)]
     if lines:
         allowed = f"rewrite.may_lose={run.structure.may_lose:g}"
         head = f"rewrite={run.structure.name} leaves out a larger share of a label's rows than {allowed}:"
@@ -185,28 +147,16 @@ def refuse_losses(run: Run, rejected: Sequence[Rejected]) -> None:
 def _remedy(run: Run, reason: str) -> str:
     recipe = run.structure.original
     if reason.endswith(DISAGREES):
-        return "-> choose another teacher, or tell it the label (teacher.tell_label=true)"
+        return "choose another teacher, or tell it the label (teacher.tell_label=true)"
     if reason.startswith(("assessment: ", "understanding: ")):
-        return "-> choose a teacher that follows the instruction better, or raise teacher.repairs"
+        return "choose a teacher that follows the instruction better, or raise teacher.repairs"
     if reason == UNSAFE:
-        return "-> look at what the guard calls unsafe in rejects.jsonl, or choose another rewrite.guard"
+        return "look at what the guard calls unsafe in rejects.jsonl, or choose another rewrite.guard"
     if recipe is not None and reason in (THOUGHT_CUT, CUT):
-        return f"-> raise {tokens_key(run)}={recipe.tokens}"
+        return f"raise {tokens_key(run)}={recipe.tokens}"
     if recipe is not None and "the backbone" in reason:
-        return "-> choose prompts that this backbone answers, or a data set with traces of its own"
-    return "-> choose the data set that belongs to this rewrite, or a rewrite that takes such rows"
-
-
-def _disagreement(chosen: Sequence[Example], assessed: Container[str], rejected: Sequence[Rejected]) -> dict[str, Any]:
-    """Return how often a teacher that was not told the label disagreed with it, by label."""
-    against = {row.id for row in rejected if row.reason.endswith(DISAGREES)}
-    by_label: dict[str, Any] = {}
-    for label in dict.fromkeys(row.label for row in chosen):
-        asked = [row.id for row in chosen if row.label == label]
-        disagreed, agreed = len(against.intersection(asked)), sum(name in assessed for name in asked)
-        share = rate(disagreed, disagreed + agreed)._asdict() if disagreed + agreed else None
-        by_label[label] = {"asked": len(asked), "agreed": agreed, "disagreed": disagreed, "disagreement": share}
-    return by_label
+        return "choose prompts that this backbone answers, or a data set with traces of its own"
+    return "choose the data set that belongs to this rewrite, or a rewrite that takes such rows"
 
 
 def _written(
@@ -273,37 +223,33 @@ def _completed(run: Run, session: Session, rows: list[Example]) -> tuple[list[Ex
         message = f"{len(lacking)} examples have no trace and rewrite.original is not set"
         raise RunError(f"rewrite={structure.name}: {message}")
     originals = _originals(run, session, recipe, lacking)
-    report["originals"] = {
-        label: {
-            "asked": len(own),
-            "unclosed_thoughts": sum(not original.closed for original in own),
-            "unended_answers": sum(original.closed and not original.ended for original in own),
-        }
-        for label in dict.fromkeys(row.label for row in lacking)
-        if (own := [originals[row.id] for row in lacking if row.label == label])
+    counts = report["originals"] = {
+        row.label: {"asked": 0, "unclosed_thoughts": 0, "unended_answers": 0} for row in lacking
     }
     origin = "trace:backbone" if run.backbone.untrained_thought == "open" else "backbone"
-    rejected: list[Rejected] = []
+    reasons: dict[str, str] = {}
     filled: dict[str, Example] = {}
     for row in lacking:
+        original, own = originals[row.id], counts[row.label]
+        own["asked"] += 1
+        own["unclosed_thoughts"] += not original.closed
+        own["unended_answers"] += original.closed and not original.ended
         sorts = row.label == "benign" and not recipe.keep_refusals
         is_refusal = judge_refusal if sorts else lambda answer, prompt: None
-        made, reason = with_original(row, originals[row.id], is_refusal, recipe.keep_sentences, origin)
+        made, reason = with_original(row, original, is_refusal, recipe.keep_sentences, origin)
         if made is None:
-            rejected.append(Rejected(row.id, reason))
+            reasons[row.id] = reason
         else:
             filled[row.id] = made
             report["answers_cut"] += [row.id] if reason == ANSWER_CUT else []
     if structure.guard is not None:
-        unsafe, report["guard"] = _guarded(run, session, structure.guard, filled.values())
-        rejected += [Rejected(name, UNSAFE) for name in unsafe]
-        dropped = set(unsafe)
-        filled = {name: row for name, row in filled.items() if name not in dropped}
-    kept = [filled.get(row.id, row) for row in rows if row.id in filled or row.id not in originals]
-    return kept, rejected, report
+        unsafe, report["guard"] = _guarded(run, session, structure.guard, list(filled.values()))
+        reasons |= dict.fromkeys(unsafe, UNSAFE)
+    kept = [filled.get(row.id, row) for row in rows if row.id not in reasons]
+    return kept, [Rejected(name, reason) for name, reason in reasons.items()], report
 
 
-def _guarded(run: Run, session: Session, guard: Guard, rows: Collection[Example]) -> tuple[list[str], dict[str, Any]]:
+def _guarded(run: Run, session: Session, guard: Guard, rows: Sequence[Example]) -> tuple[list[str], dict[str, Any]]:
     """Return the ids of rows whose whole response the guard calls unsafe, and counts of its verdicts by label.
 
     Raises RunError if the guard does not reply.
@@ -329,51 +275,53 @@ def _guarded(run: Run, session: Session, guard: Guard, rows: Collection[Example]
     return [row.id for row in rows if verdicts[row.id].verdict], counts
 
 
-def _originals(run: Run, session: Session, recipe: SelfTrace, examples: list[Example]) -> dict[str, Original]:
-    """Return the backbone's own output for each prompt, by id, from the cache if the same prompts were asked before."""
-    ordered = sorted(examples, key=lambda example: example.id)  # the seed must not change the cache key
-    asked = [[example.id, recipe.asked(example)] for example in ordered]
+def _originals(run: Run, session: Session, recipe: SelfTrace, rows: list[Example]) -> dict[str, Original]:
+    """Return the backbone's own output for each prompt, by id, from the cache if the same prompts were asked before.
+
+    Chunks are stored as they are generated. After an interruption, the whole chunks are kept.
+    """
+    examples = sorted(rows, key=lambda example: example.id)  # the seed must not change the cache key
+    asked = [[example.id, recipe.asked(example)] for example in examples]
     key = _digest(session.identity() | {"recipe": asdict(recipe), "prompts": asked})
     cached = cache_folder() / "originals" / f"{run.backbone.name}-{key}.jsonl"
+    begun = cached.with_suffix(".begun")
 
-    def read(path: Path) -> list[Original]:
-        rows = read_rows(path, Original)
-        if [row.id for row in rows] != [example.id for example in ordered]:
+    def complete(path: Path) -> list[Original]:
+        found = records.read_rows(path, Original)
+        if [one.id for one in found] != [example.id for example in examples]:
             raise DamagedError(path, "has not a row for each prompt")
-        return rows
+        return found
 
-    with alone(cached):
-        if (found := from_cache(cached, read)) is None:
-            begun = cached.with_suffix(".begun")
-            _ask(run, session, recipe, ordered, begun)
+    def ask() -> None:
+        size, mode = recipe.chunk or len(examples), run.backbone.untrained_thought
+        records.repair_rows(begun)
+        kept = records.read_rows(begun, Original)
+        done = sum(1 for _ in takewhile(lambda pair: pair[0].id == pair[1].id, zip(kept, examples, strict=False)))
+        done -= done % size
+        records.write_rows(begun, kept[:done])
+        log.info("rewrite   asking the backbone for %d original traces and answers", len(examples) - done)
+        decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p, top_k=recipe.top_k)
+        prompt = session.renderer.prompt_text
+        with bar("originals", len(examples) - done) as advance, session.engine(None) as engine:
+            for start in range(done, len(examples), size):
+                chunk = examples[start : start + size]
+                texts = [prompt(recipe.asked(row), mode, system=recipe.system_prompt) for row in chunk]
+                answers = _answers(session, engine, texts, decoding, [row.id for row in chunk], advance)
+                made = []
+                for row, found in zip(chunk, answers, strict=True):
+                    thought, answer, closed = run.backbone.template.split(found.text, mode)
+                    trace = thought if mode == "open" else recipe.trace(answer)
+                    made.append(Original(row.id, trace, answer, closed and found.finish == "stop", closed))
+                records.append_rows(begun, made)
+        free()
+
+    with records.alone(cached):
+        if (originals := records.from_cache(cached, complete)) is None:
+            ask()
             os.replace(begun, cached)
-            seal(cached)
-            found = read(cached)
-    return {original.id: original for original in found}
-
-
-def _ask(run: Run, session: Session, recipe: SelfTrace, examples: Sequence[Example], path: Path) -> None:
-    """Write the backbone's own output for each prompt, chunk by chunk. Whole chunks that exist are kept."""
-    size, mode = recipe.chunk or len(examples), run.backbone.untrained_thought
-    repair_rows(path)
-    kept = read_rows(path, Original)
-    done = sum(1 for _ in takewhile(lambda pair: pair[0].id == pair[1].id, zip(kept, examples, strict=False)))
-    done -= done % size
-    write_rows(path, kept[:done])
-    log.info("rewrite   asking the backbone for %d original traces and answers", len(examples) - done)
-    decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p, top_k=recipe.top_k)
-    with bar("originals", len(examples) - done) as advance, session.engine(None) as engine:
-        for start in range(done, len(examples), size):
-            chunk = examples[start : start + size]
-            texts = [session.renderer.prompt_text(recipe.asked(e), mode, system=recipe.system_prompt) for e in chunk]
-            answers = _answers(session, engine, texts, decoding, [example.id for example in chunk], advance)
-            made = []
-            for example, found in zip(chunk, answers, strict=True):
-                thought, answer, closed = run.backbone.template.split(found.text, mode)
-                trace = thought if mode == "open" else recipe.trace(answer)
-                made.append(Original(example.id, trace, answer, closed and found.finish == "stop", closed))
-            append_rows(path, made)
-    free()
+            records.seal(cached)
+            originals = complete(cached)
+    return {original.id: original for original in originals}
 
 
 def review_sheet(rewritten: Sequence[Example], originals: Mapping[str, Example], seed: int) -> str:
@@ -381,19 +329,19 @@ def review_sheet(rewritten: Sequence[Example], originals: Mapping[str, Example],
     chosen = stratified(rewritten, min(REVIEWED, len(rewritten)), seed)
     random.Random(f"review-{seed}").shuffle(chosen)
     lines = [f"# {len(chosen)} of {len(rewritten)} rewritten rows, to be read", "", "Tick what holds.", ""]
+
+    def quote(head: str, text: str) -> None:
+        shown = text if len(text) <= SHOWN else f"{text[:SHOWN]} ... ({len(text)} characters)"
+        lines.extend([head, "", *(f"> {line}" for line in shown.split("\n")), ""])
+
     for number, new in enumerate(chosen, 1):
-        lines += _quoted(f"## {number}. {new.id} ({new.label}, {new.category or 'no category'})", new.prompt)
+        quote(f"## {number}. {new.id} ({new.label}, {new.category or 'no category'})", new.prompt)
         if thought := originals[new.id].thought:
-            lines += _quoted("**Thought before**", render(thought))
+            quote("**Thought before**", render(thought))
         lines += ["**Thought after**", ""]
         for segment in new.thought:
-            lines += _quoted(f"- {segment.step} ({segment.origin})", segment.text)
+            quote(f"- {segment.step} ({segment.origin})", segment.text)
         if new.answer:
-            lines += _quoted("**Answer**", new.answer)
+            quote("**Answer**", new.answer)
         lines += [*(f"- [ ] {question}" for question in QUESTIONS), ""]
     return "\n".join(lines)
-
-
-def _quoted(head: str, text: str) -> list[str]:
-    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]} ... ({len(text)} characters)"
-    return [head, "", *(f"> {line}" for line in shown.split("\n")), ""]
