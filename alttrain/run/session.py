@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from alttrain.backbone.adapter import Adapter
 
 _SHELF: dict[tuple[str, ...], Any] = {}
-"""The last backbone used for generation in this process."""
+"""The last backbone or judge's model that generated in this process."""
 
 
 def clear_shelf() -> None:
-    """Release the backbone on the shelf before another model loads."""
+    """Release the model on the shelf before another one loads."""
     _SHELF.clear()
     free()
 
@@ -49,7 +49,6 @@ class Session:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._scorer: tuple[tuple[str, str | None, str], Any] | None = None
 
     @cached_property
     def weights(self) -> Weights:
@@ -169,25 +168,17 @@ class Session:
             if key not in _SHELF:
                 _SHELF[key] = Base(self.model(generation.dtype, "packed", None, "none"))
             model = _SHELF[key].merge(adapter)
-        free_bytes = look(self.run.hardware.accelerator).free
         memory = int(generation.memory_gib * GIB) if generation.memory_gib else None
-        if memory is None and free_bytes is not None:
-            memory = int(CACHE_SHARE * free_bytes)
+        if memory is None and (room := look(self.run.hardware.accelerator).free) is not None:
+            memory = int(CACHE_SHARE * room)
         return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
 
     def scorer(self, source: str, revision: str | None, dtype: str) -> Any:
-        """Return a judge's model. The last one stays loaded; another one replaces it."""
+        """Return a judge's model, which stays on the shelf until another model loads."""
         from alttrain.generation.scorer import load_scorer
 
-        asked = (source, revision, dtype)
-        if self._scorer is None or self._scorer[0] != asked:
-            self._scorer = None
+        key = ("judge", source, str(revision), dtype)
+        if key not in _SHELF:
             clear_shelf()
-            folder = resolve(judge_model(self.run, source, revision)).folder
-            self._scorer = (asked, load_scorer(folder, dtype, self.device))
-        return self._scorer[1]
-
-    def let_scorer_go(self) -> None:
-        """Release the judge's model before another model loads."""
-        self._scorer = None
-        free()
+            _SHELF[key] = load_scorer(resolve(judge_model(self.run, source, revision)).folder, dtype, self.device)
+        return _SHELF[key]

@@ -30,7 +30,7 @@ from alttrain.run.folder import check_belongs, check_writable, evaluation_folder
 from alttrain.run.session import Session, judge_model
 from alttrain.run.stages.generate import prompt_text
 from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
-from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large, tokens_key
+from alttrain.run.stages.needs import Sizes, guessed_rows, lacks_originals, refuse_too_large, tokens_key
 from alttrain.run.stages.rewrite import refuse_losses
 from alttrain.run.stages.train import tokenized
 from alttrain.tokenization import Renderer
@@ -159,7 +159,7 @@ def check(run: Run, session: Session) -> None:
             log.warning(message, benchmark.name, *lacking["rows"])
     made = examples_without_model(run, rows)  # before anything is fetched: this may refuse the run
     renderer, missing = _tokenizer_alone(run)
-    refuse_too_large(run, rows, prove(run, rows, made, renderer) if renderer else guess(run, rows))
+    refuse_too_large(run, rows, prove(run, rows, made, renderer) if renderer else None)
     if renderer is None and MODEL_STAGES & set(run.stages):
         prove(run, rows, made, session.renderer)
     elif renderer is None:
@@ -210,10 +210,12 @@ def prove(run: Run, rows: Sequence[Example], made: Sequence[Example] | None, ren
     in tokens. Raises RunError that names keys or rows.
     """
     _compare_templates(run, renderer)
-    for benchmark in run.benchmarks:
-        said = ((benchmark.asked(row), *row.turns) for row in benchmark.examples)
-        _tell_spelt(benchmark.name, "prompts", said, renderer)
-    _tell_spelt("dataset", "rows", ((r.prompt, *r.turns, render(r.thought), r.answer) for r in rows), renderer)
+    texts = {one.name: [(one.asked(row), *row.turns) for row in one.examples] for one in run.benchmarks}
+    texts["dataset"] = [(row.prompt, *row.turns, render(row.thought), row.answer) for row in rows]
+    for name, said in texts.items():
+        if found := [token for parts in said if (token := renderer.spelt(*parts))]:
+            counts = f"{len(found)} of {len(said)} {'rows' if name == 'dataset' else 'prompts'}"
+            log.info("check     %s: %s spell a special token, such as %s; it stays text", name, counts, found[0])
     longest, prompt = fits_context(run, rows, renderer)
     if not run.training.trains:
         return Sizes(longest)
@@ -223,7 +225,7 @@ def prove(run: Run, rows: Sequence[Example], made: Sequence[Example] | None, ren
     if not trainable:  # the rewrite stage reports what is missing
         return Sizes(longest, prompt, guessed_rows(rows, run.training.max_length))
     kept, too_long = tokenized(run, renderer, list(trainable.values()))
-    wrong = [f"  row {s.id}: {found[0]}" for s in kept if (found := renderer.problems(s, trainable[s.id]))]
+    wrong = [f"  row {s.id}: {problems[0]}" for s in kept if (problems := renderer.problems(s, trainable[s.id]))]
     if wrong:
         more = [f"  and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
         head = f"{len(wrong)} of {len(kept)} rows would not be trained as they are prompted:"
@@ -250,14 +252,6 @@ def _compare_templates(run: Run, renderer: Renderer) -> None:
     ours = backbone.template.prompt("Why?", backbone.system_prompt, "open")
     if ours != theirs:
         log.warning("check     backbone.template prompts %r, but the tokenizer's own template %r", ours, theirs)
-
-
-def _tell_spelt(where: str, kind: str, said: Iterable[tuple[str, ...]], renderer: Renderer) -> None:
-    """Log the number of texts that spell out a special token."""
-    spelt = [renderer.spelt(*texts) for texts in said]
-    if found := list(filter(None, spelt)):
-        counts = f"{len(found)} of {len(spelt)} {kind} spell a special token, such as {found[0]}"
-        log.info("check     %s: %s; it stays text", where, counts)
 
 
 def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple[int, int]:

@@ -46,11 +46,6 @@ from alttrain.run.progress import bar
 from alttrain.run.session import Session
 from alttrain.run.stages.train import writer
 
-MADE_FROM = (
-    *("generations.jsonl", "judgements.jsonl", "adherence.jsonl"),
-    *("judges.json", "agreement.json", "structure.json"),
-)
-"""Files whose checksums metrics.json holds, besides that of train.jsonl."""
 OUTCOMES = {"refused": ("refused", "answered"), "unsafe": ("unsafe", "safe"), "correct": ("correct", "wrong")}
 log = logging.getLogger(__name__)
 
@@ -155,7 +150,9 @@ def _judged(run: Run, benchmark: Benchmark) -> tuple[dict[str, Any], bool, list[
 
 def _made_from(run: Run, folder: Path) -> dict[str, str | None]:
     """Return the SHA-256 of each file that metrics.json is made from; None if it is missing."""
-    paths = (*(folder / name for name in MADE_FROM), run.folder / "train.jsonl")
+    rows, documents = ("generations", "judgements", "adherence"), ("judges", "agreement", "structure")
+    names = (*(f"{name}.jsonl" for name in rows), *(f"{name}.json" for name in documents))
+    paths = (*(folder / name for name in names), run.folder / "train.jsonl")
     return {path.name: records.checksum(path) for path in paths}
 
 
@@ -209,15 +206,7 @@ def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
 
 
 class Counts(Summary):
-    """The summary of a benchmark's deciding judgements, and their analysis for metrics.json.
-
-    - `decides`    the judge and the part whose verdict decides the measure, and which verdict counts
-    - `assessing`  counts of the prompts' labels against the verdicts of the assessments
-    - `failures`   counts of wrong outcomes by the assessment's verdict
-    - `tokens`     tokens per query, by outcome
-
-    Counts add up over the benchmarks of a run, harmful and benign.
-    """
+    """The summary of a benchmark's deciding judgements, and their analysis for metrics.json."""
 
     def __init__(self, benchmark: Benchmark) -> None:
         super().__init__(benchmark.measure, benchmark.judge.says)
@@ -236,7 +225,13 @@ class Counts(Summary):
             self._outcomes[found.label, found.assessment, refused] += 1
 
     def analysis(self, part: str) -> dict[str, Any]:
-        """Return the analysis for metrics.json. `part` is the judged part."""
+        """Return the analysis for metrics.json. `part` is the judged part.
+
+        - `decides`    the judge and the part whose verdict decides the measure, and which verdict counts
+        - `assessing`  counts of the prompts' labels against the verdicts of the assessments
+        - `failures`   counts of wrong outcomes by the assessment's verdict
+        - `tokens`     tokens per query, by outcome
+        """
         says = self._judge.says
         return {
             "decides": {"judge": self._judge.name, "part": part, "counted": counted(self.measure, says)},

@@ -1,7 +1,4 @@
-"""The memory that each stage needs, and settings that reduce it.
-
-Lengths are counted in tokens if there is a tokenizer, and otherwise estimated from characters.
-"""
+"""The memory that each stage needs, and settings that reduce it."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +23,6 @@ STRUCTURE_TOKENS = 150
 """Estimates without a tokenizer: characters per token of English, and tokens that template and structure add."""
 MOST_DEVICES = 8
 """The most devices that a remedy names."""
-PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "cache", "logits")
-"""The columns of the table of needs."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +39,8 @@ class Sizes:
 class Need:
     """The memory that one stage needs at its peak, in bytes by part.
 
-    `remedies` yields (override, total bytes with it) for settings that need less memory, least intrusive first.
-    `certain` is False if the lengths of rows, and therefore the activations, are estimated.
+    `remedies` yields (override, total bytes with it), least intrusive first. `certain` is False if the lengths of rows,
+    and therefore the activations, are estimated.
     """
 
     stage: str
@@ -57,16 +52,6 @@ class Need:
     def total(self) -> int:
         """Bytes of all parts."""
         return sum(self.parts.values())
-
-
-def guess(run: Run, rows: Sequence[Example]) -> Sizes:
-    """Estimate sizes from the characters of the prompts, without a tokenizer."""
-    prompts = [row.prompt for benchmark in run.benchmarks for row in benchmark.examples]
-    asked, own = (max(map(len, texts), default=0) for texts in (prompts, [row.prompt for row in rows]))
-    if not run.training.trains:
-        return Sizes(asked // CHARACTERS_PER_TOKEN)
-    rendered = guessed_rows(rows, run.training.max_length)
-    return Sizes(asked // CHARACTERS_PER_TOKEN, own // CHARACTERS_PER_TOKEN, rendered)
 
 
 def guessed_rows(rows: Sequence[Example], max_length: int) -> tuple[int, ...]:
@@ -86,8 +71,8 @@ def shape_known(run: Run) -> Shape | None:
     return shape_of(read_json(path, remedy="fetch the backbone again")) if path else run.backbone.shape
 
 
-def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
-    """Log the memory that each stage needs and the free memory. Raises RunError if a stage of this run cannot fit.
+def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes | None) -> None:
+    """Log the memory that each stage needs, and what is free. Raises RunError if a stage of this run cannot fit.
 
     The activations of estimated rows refuse nothing.
     """
@@ -95,29 +80,21 @@ def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes) -> None:
         log.info("check     no memory estimate: no backbone.shape, and no config.json of a plain decoder at hand")
         return
     device = look(run.hardware.accelerator, run.hardware.memory_gib)
-    needs = needs_of(run, rows, device, sizes)
-    refusals = []
-    for need in needs:
+    free = "an unknown amount" if device.free is None else _gib(device.free)
+    told, refused = [], []
+    for need in needs_of(run, rows, device, sizes):
+        parts = ", ".join(f"{name} {_gib(size)}" for name, size in need.parts.items())
+        line = f"{need.stage} needs about {_gib(need.total)} GiB ({parts}), and {device.name} has {free} free"
+        told.append(f"check     {line}")
         least = need.total if need.certain else need.total - need.parts["activations"]
-        if need.stage not in run.stages or device.free is None or least <= device.free:
-            continue
-        parts = ", ".join(f"{name} {_gib(size)}" for name, size in need.parts.items() if size >= GIB // 20)
-        fitting = (f"set {override}" for override, total in need.remedies() if total <= device.free)
-        remedy = next(fitting, "choose a smaller backbone, or a device with more memory")
-        needed = f"{need.stage} needs about {_gib(need.total)} GiB ({parts})"
-        refusals.append(f"{needed}, and {device.name} has {_gib(device.free)} free: {remedy}")
-    if refusals:
-        raise RunError("\n".join(refusals))
-    if needs:
-        names = [name for name in PARTS if any(name in need.parts for need in needs)]
-        free = "unknown" if device.free is None else _gib(device.free)
-        lines = [f"check     memory in GiB, {free} free on {device.name}"]
-        lines.append(f"          {'':<9}" + "".join(f"{name:>12}" for name in [*names, "total"]))
-        for need in needs:
-            cells = [_gib(need.parts[name]) if name in need.parts else "" for name in names]
-            cells.append(("" if need.certain else "~ ") + _gib(need.total))
-            lines.append(f"          {need.stage:<9}" + "".join(f"{cell:>12}" for cell in cells))
-        log.info("%s", "\n".join(lines))
+        if need.stage in run.stages and device.free is not None and least > device.free:
+            fitting = (f"set {override}" for override, total in need.remedies() if total <= device.free)
+            remedy = next(fitting, "choose a smaller backbone, or a device with more memory")
+            refused.append(f"{line}: {remedy}")
+    if refused:
+        raise RunError("\n".join(refused))
+    for line in told:
+        log.info("%s", line)
 
 
 def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
@@ -154,11 +131,15 @@ def _smaller(adapter: Trainable, most_devices: int) -> Iterator[dict[str, Any]]:
 def needs_of(run: Run, rows: Sequence[Example], device: Device, sizes: Sizes | None = None) -> list[Need]:
     """Return the needs of stages that have work left for a model in this process; [] if the shape is unknown.
 
-    `rows` are the training rows before the rewrite. Without `sizes`, their lengths are estimated.
+    `rows` are the training rows before the rewrite. Without `sizes`, lengths are estimated from characters.
     """
     if (shape := shape_known(run)) is None:
         return []
-    sizes, needs = sizes or guess(run, rows), list[Need | None]()
+    if sizes is None:
+        asked = [row for benchmark in run.benchmarks for row in benchmark.examples]
+        prompts = (max((len(row.prompt) for row in part), default=0) // CHARACTERS_PER_TOKEN for part in (asked, rows))
+        sizes = Sizes(*prompts, guessed_rows(rows, run.training.max_length) if run.training.trains else ())
+    needs: list[Need | None] = []
     if run.training.trains and run.adapter.trains and not (run.folder / "train.json").exists():
         if run.structure.original is not None and lacks_originals(run, rows):
             caps = {tokens_key(run): run.structure.original.tokens}

@@ -1,12 +1,9 @@
 """Stage report: from all run folders, write the files of report/ and show a table.
 
-- metrics.csv      every number, in tidy form
-- comparisons.csv  every run against the No-train run of its backbone, prompt by prompt
-- structure.csv    the assessment as a classifier, and the causes of wrong answers
-- table.md         one row for each run and seed
-- tables/          aggregated over seeds; each as Markdown, LaTeX and CSV
-- figures/         each as PNG and SVG
-- page.html        everything, with every sample, in one file
+- metrics.csv, comparisons.csv  every number; every run against the No-train run of its backbone, prompt by prompt
+- structure.csv                 the assessment as a classifier, and the causes of wrong answers
+- table.md, tables/, figures/   one row for each run and seed; aggregated over seeds
+- page.html                     everything, with every sample, in one file
 
 A trained run's model card is rewritten if its results changed. The report is made from a snapshot in a temporary
 folder, which replaces report/ when it is complete (`report.snapshot`). A failed report does not fail the run.

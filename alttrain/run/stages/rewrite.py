@@ -8,9 +8,6 @@
 
 If the dataset lacks traces, the backbone generates them into a cache that all runs share. Its key covers all prompts,
 and only whole chunks are kept, because in bfloat16 a result can depend on which prompts are decoded together.
-
-If a label loses a larger share of its rows than the structure's `may_lose`, the run stops. Otherwise it would silently
-train on the other labels.
 """
 
 import hashlib
@@ -19,7 +16,7 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache
@@ -42,10 +39,9 @@ from alttrain.rewrite import Original, SelfTrace, TeacherContext, lacks_original
 from alttrain.rewrite.original import ANSWER_CUT, CUT, THOUGHT_CUT
 from alttrain.rewrite.structures import Guard
 from alttrain.rewrite.teachers.asked import Sentences
-from alttrain.rewrite.teachers.sentences import DISAGREES
 from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
-from alttrain.run.session import Session, free
+from alttrain.run.session import Session, clear_shelf, free
 from alttrain.run.stages.needs import tokens_key
 from alttrain.run.stages.train import tell_edited
 
@@ -74,14 +70,14 @@ def rewrite(run: Run, session: Session) -> None:
     chosen, teacher, understander = selection.examples, structure.teacher, structure.understander
 
     assess, understand = teacher and teacher.assess, understander and understander.understand
-    assessed, rejected = _written(run, session, "assessments", assess, chosen)
+    assessed, rejected = _written(session, "assessments", assess, chosen)
     traceless = [row for row in chosen if not row.thought]
-    understood, ununderstood = _written(run, session, "understandings", understand, traceless)
+    understood, ununderstood = _written(session, "understandings", understand, traceless)
     rejected += [row for row in ununderstood if row.id in assessed or not teacher]
     _reject(run, rejected)
 
     unusable = {row.id for row in rejected}
-    completed, useless, report = _completed(run, session, [row for row in chosen if row.id not in unusable])
+    completed, useless, report = _completed(session, [row for row in chosen if row.id not in unusable])
     made = [structure.rewrite(row, run.seed, assessed.get(row.id), understood.get(row.id)) for row in completed]
     rewritten = [row for row in made if isinstance(row, Example)]
     rejected += [*useless, *(row for row in made if isinstance(row, Rejected))]
@@ -146,26 +142,22 @@ def refuse_losses(run: Run, rejected: Sequence[Rejected]) -> None:
 
 def _remedy(run: Run, reason: str) -> str:
     recipe = run.structure.original
-    if reason.endswith(DISAGREES):
-        return "choose another teacher, or tell it the label (teacher.tell_label=true)"
     if reason.startswith(("assessment: ", "understanding: ")):
-        return "choose a teacher that follows the instruction better, or raise teacher.repairs"
-    if reason == UNSAFE:
-        return "look at what the guard calls unsafe in rejects.jsonl, or choose another rewrite.guard"
+        return "choose another teacher, raise teacher.repairs, or tell it the label (teacher.tell_label=true)"
     if recipe is not None and reason in (THOUGHT_CUT, CUT):
         return f"raise {tokens_key(run)}={recipe.tokens}"
-    if recipe is not None and "the backbone" in reason:
-        return "choose prompts that this backbone answers, or a data set with traces of its own"
+    if recipe is not None and (reason == UNSAFE or "the backbone" in reason):
+        return "choose prompts that this backbone answers, a data set with traces of its own, or another rewrite.guard"
     return "choose the data set that belongs to this rewrite, or a rewrite that takes such rows"
 
 
 def _written(
-    run: Run, session: Session, step: str, write: Callable[..., Sentences] | None, examples: Sequence[Example]
+    session: Session, step: str, write: Callable[..., Sentences] | None, examples: Sequence[Example]
 ) -> tuple[dict[str, Segment], list[Rejected]]:
     """Return what a teacher's method writes, by example id, and the examples for which it wrote no valid sentence."""
     if write is None or not examples:
         return {}, []
-    mode = run.backbone.untrained_thought
+    run, mode = session.run, session.run.backbone.untrained_thought
     with bar(step, len(examples)) as advance, ExitStack() as started:
 
         @cache
@@ -173,8 +165,8 @@ def _written(
             return started.enter_context(session.engine(None))
 
         def ask(prompts: list[str], max_tokens: int) -> list[str]:
-            texts = [session.renderer.prompt_text(prompt, mode) for prompt in prompts]
-            answers = _answers(session, engine(), texts, Decoding(max_tokens), map(str, range(len(texts))))
+            texts = {str(n): session.renderer.prompt_text(prompt, mode) for n, prompt in enumerate(prompts)}
+            answers = _answers(session, engine(), texts, Decoding(max_tokens), unwatched)
             return [run.backbone.template.split(answer.text, mode)[1] for answer in answers]
 
         def model() -> str:
@@ -188,13 +180,12 @@ def _written(
 def _answers(
     session: Session,
     engine: Engine,
-    texts: Sequence[str],
+    texts: Mapping[str, str],
     decoding: Decoding,
-    names: Iterable[str],
     advance: Callable[[int], None] = unwatched,
 ) -> list[Written]:
-    """Return what the engine writes for each text. Names decide what is sampled. Raises RunError if one is missing."""
-    prompts = [Prompt(session.renderer.encode(text), text, name) for text, name in zip(texts, names, strict=True)]
+    """Return what the engine writes for each named text. Names decide what is sampled. Raises RunError if one lacks."""
+    prompts = [Prompt(session.renderer.encode(text), text, name) for name, text in texts.items()]
     found = dict(engine.generate(prompts, decoding, advance))
     written = [answer for number in range(len(prompts)) if isinstance(answer := found.get(number), Written)]
     if len(written) < len(prompts):
@@ -209,12 +200,12 @@ def _digest(described: Any) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _completed(run: Run, session: Session, rows: list[Example]) -> tuple[list[Example], list[Rejected], dict[str, Any]]:
+def _completed(session: Session, rows: list[Example]) -> tuple[list[Example], list[Rejected], dict[str, Any]]:
     """Return (rows with the backbone's originals where the structure needs them, rejected rows, report).
 
     The report has the ids of cut answers and, by label, the counts of the originals and of the guard's verdicts.
     """
-    structure, recipe = run.structure, run.structure.original
+    run, structure, recipe = session.run, session.run.structure, session.run.structure.original
     report: dict[str, Any] = {"answers_cut": [], "originals": None, "guard": None}
     lacking = [row for row in rows if lacks_original(structure, row)]
     if not lacking:
@@ -222,7 +213,7 @@ def _completed(run: Run, session: Session, rows: list[Example]) -> tuple[list[Ex
     if recipe is None:
         message = f"{len(lacking)} examples have no trace and rewrite.original is not set"
         raise RunError(f"rewrite={structure.name}: {message}")
-    originals = _originals(run, session, recipe, lacking)
+    originals = _originals(session, recipe, lacking)
     counts = report["originals"] = {
         row.label: {"asked": 0, "unclosed_thoughts": 0, "unended_answers": 0} for row in lacking
     }
@@ -243,25 +234,25 @@ def _completed(run: Run, session: Session, rows: list[Example]) -> tuple[list[Ex
             filled[row.id] = made
             report["answers_cut"] += [row.id] if reason == ANSWER_CUT else []
     if structure.guard is not None:
-        unsafe, report["guard"] = _guarded(run, session, structure.guard, list(filled.values()))
+        unsafe, report["guard"] = _guarded(session, structure.guard, list(filled.values()))
         reasons |= dict.fromkeys(unsafe, UNSAFE)
     kept = [filled.get(row.id, row) for row in rows if row.id not in reasons]
     return kept, [Rejected(name, reason) for name, reason in reasons.items()], report
 
 
-def _guarded(run: Run, session: Session, guard: Guard, rows: Sequence[Example]) -> tuple[list[str], dict[str, Any]]:
+def _guarded(session: Session, guard: Guard, rows: Sequence[Example]) -> tuple[list[str], dict[str, Any]]:
     """Return the ids of rows whose whole response the guard calls unsafe, and counts of its verdicts by label.
 
     Raises RunError if the guard does not reply.
     """
-    template, shown = run.backbone.template, []
+    template, shown = session.run.backbone.template, []
     for row in rows:
         whole = f"{template.think_open}{render(row.thought)}{template.think_close}{row.answer}"
         shown.append(Generation(row.id, row.prompt, row.label, row.category, (), whole, "", whole, True, "stop", 0, 0))
     with bar(guard.name, len(shown)) as advance:
         context = JudgeContext(cache_folder() / "replies", session.scorer, advance)
         verdicts = {judged.id: judged for judged in guard.judge(shown, context)}
-    session.let_scorer_go()
+    clear_shelf()
     failed = [judged.error for judged in verdicts.values() if judged.error]
     silent = next((error for error in failed if error.startswith(NO_REPLY)), "")
     if silent or (failed and len(failed) >= NEARLY_ALL * len(verdicts)):
@@ -275,11 +266,12 @@ def _guarded(run: Run, session: Session, guard: Guard, rows: Sequence[Example]) 
     return [row.id for row in rows if verdicts[row.id].verdict], counts
 
 
-def _originals(run: Run, session: Session, recipe: SelfTrace, rows: list[Example]) -> dict[str, Original]:
+def _originals(session: Session, recipe: SelfTrace, rows: list[Example]) -> dict[str, Original]:
     """Return the backbone's own output for each prompt, by id, from the cache if the same prompts were asked before.
 
     Chunks are stored as they are generated. After an interruption, the whole chunks are kept.
     """
+    run = session.run
     examples = sorted(rows, key=lambda example: example.id)  # the seed must not change the cache key
     asked = [[example.id, recipe.asked(example)] for example in examples]
     key = _digest(session.identity() | {"recipe": asdict(recipe), "prompts": asked})
@@ -305,8 +297,8 @@ def _originals(run: Run, session: Session, recipe: SelfTrace, rows: list[Example
         with bar("originals", len(examples) - done) as advance, session.engine(None) as engine:
             for start in range(done, len(examples), size):
                 chunk = examples[start : start + size]
-                texts = [prompt(recipe.asked(row), mode, system=recipe.system_prompt) for row in chunk]
-                answers = _answers(session, engine, texts, decoding, [row.id for row in chunk], advance)
+                texts = {row.id: prompt(recipe.asked(row), mode, system=recipe.system_prompt) for row in chunk}
+                answers = _answers(session, engine, texts, decoding, advance)
                 made = []
                 for row, found in zip(chunk, answers, strict=True):
                     thought, answer, closed = run.backbone.template.split(found.text, mode)

@@ -6,6 +6,7 @@ checkpoints/ holds checkpoints until the trained weights are saved.
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -15,7 +16,6 @@ from alttrain.records import DamagedError, Example, Rewritten, Trained, checksum
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
 from alttrain.run.loggers import open_loggers
-from alttrain.run.progress import on_terminal
 from alttrain.run.session import Session, free
 from alttrain.training.distributed import follows
 
@@ -74,7 +74,7 @@ def train(run: Run, session: Session) -> None:
     model = session.model(run.adapter.precision(precision), run.backbone.attention, device)
     model = run.adapter.attach(model, run.seed)
     log.info("train     %d examples, %d steps, %s", len(sequences), recipe.steps(len(sequences)), precision)
-    progress = not follows() and on_terminal()
+    progress = not follows() and sys.stderr.isatty()
     with open_loggers(run, "training") as loggers:
         trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, progress)
         if not trained.leads:
