@@ -98,7 +98,7 @@ def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes | None) -> 
 
 
 def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
-    """Return the run with the hardware settings its training needs: the first of `_larger` that fits, or the last.
+    """Return the run with the hardware settings its training needs: the first of `_smaller` that fits, or the last.
 
     `rows` are its training rows before the rewrite; None reads them.
     """

@@ -69,8 +69,9 @@ def rewrite(run: Run, session: Session) -> None:
     structure, selection = run.structure, run.selection
     chosen, teacher, understander = selection.examples, structure.teacher, structure.understander
 
-    assess, understand = teacher and teacher.assess, understander and understander.understand
+    assess = teacher.assess if teacher else None
     assessed, rejected = _written(session, "assessments", assess, chosen)
+    understand = understander.understand if understander else None
     traceless = [row for row in chosen if not row.thought]
     understood, ununderstood = _written(session, "understandings", understand, traceless)
     rejected += [row for row in ununderstood if row.id in assessed or not teacher]
@@ -103,10 +104,8 @@ def rewrite(run: Run, session: Session) -> None:
         "written": len(rewritten),
         "labels": dict(Counter(example.label for example in rewritten)),
         "shapes": dict(sorted(Counter(example.shape for example in rewritten).items())),
-        "categories": dict(sorted(Counter(example.category for example in rewritten).items())),
         "origins": dict(sorted(origins.items())),
         "left_out": dict(left_out),
-        "left_out_ids": [asdict(row) for row in rejected],
         "decontaminated_against": {benchmark.name: benchmark.content for benchmark in run.benchmarks},
         "selection": selection.report,
         **report,
@@ -203,10 +202,10 @@ def _digest(described: Any) -> str:
 def _completed(session: Session, rows: list[Example]) -> tuple[list[Example], list[Rejected], dict[str, Any]]:
     """Return (rows with the backbone's originals where the structure needs them, rejected rows, report).
 
-    The report has the ids of cut answers and, by label, the counts of the originals and of the guard's verdicts.
+    The report has the ids of cut answers and, by label, the counts of the guard's verdicts.
     """
     run, structure, recipe = session.run, session.run.structure, session.run.structure.original
-    report: dict[str, Any] = {"answers_cut": [], "originals": None, "guard": None}
+    report: dict[str, Any] = {"answers_cut": [], "guard": None}
     lacking = [row for row in rows if lacks_original(structure, row)]
     if not lacking:
         return rows, [], report
@@ -214,20 +213,13 @@ def _completed(session: Session, rows: list[Example]) -> tuple[list[Example], li
         message = f"{len(lacking)} examples have no trace and rewrite.original is not set"
         raise RunError(f"rewrite={structure.name}: {message}")
     originals = _originals(session, recipe, lacking)
-    counts = report["originals"] = {
-        row.label: {"asked": 0, "unclosed_thoughts": 0, "unended_answers": 0} for row in lacking
-    }
     origin = "trace:backbone" if run.backbone.untrained_thought == "open" else "backbone"
     reasons: dict[str, str] = {}
     filled: dict[str, Example] = {}
     for row in lacking:
-        original, own = originals[row.id], counts[row.label]
-        own["asked"] += 1
-        own["unclosed_thoughts"] += not original.closed
-        own["unended_answers"] += original.closed and not original.ended
         sorts = row.label == "benign" and not recipe.keep_refusals
         is_refusal = judge_refusal if sorts else lambda answer, prompt: None
-        made, reason = with_original(row, original, is_refusal, recipe.keep_sentences, origin)
+        made, reason = with_original(row, originals[row.id], is_refusal, recipe.keep_sentences, origin)
         if made is None:
             reasons[row.id] = reason
         else:
