@@ -137,8 +137,9 @@ def needs_of(run: Run, rows: Sequence[Example], device: Device, sizes: Sizes | N
         return []
     if sizes is None:
         asked = [row for benchmark in run.benchmarks for row in benchmark.examples]
-        prompts = (max((len(row.prompt) for row in part), default=0) // CHARACTERS_PER_TOKEN for part in (asked, rows))
-        sizes = Sizes(*prompts, guessed_rows(rows, run.training.max_length) if run.training.trains else ())
+        longest, own = (max((len(row.prompt) for row in part), default=0) for part in (asked, rows))
+        rendered = guessed_rows(rows, run.training.max_length) if run.training.trains else ()
+        sizes = Sizes(longest // CHARACTERS_PER_TOKEN, own // CHARACTERS_PER_TOKEN, rendered)
     needs: list[Need | None] = []
     if run.training.trains and run.adapter.trains and not (run.folder / "train.json").exists():
         if run.structure.original is not None and lacks_originals(run, rows):
