@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def test_rows_are_proved_and_long_ones_named(
     assert "b: 1 rows left out (gone: no prompt)" in caplog.text
     assert "rendering proved on 1 rows" in caplog.text
     assert "1 rows are longer than training.max_length=200: long" in caplog.text
-    assert "memory in GiB" in caplog.text
+    assert "generate needs about 0.00 GiB" in caplog.text
 
 
 def test_broken_rows_are_named_and_counted(tiny_folder: Path, tmp_path: Path) -> None:
@@ -230,15 +231,16 @@ def test_slots_are_what_there_is_room_for(
     run.generation = InProcess(slots=64, dtype="bfloat16")
     free(monkeypatch, 25)
     needs.refuse_too_large(run, [TRACED], needs.Sizes(10))
-    line = next(line for line in caplog.text.splitlines() if line.strip().startswith("generate"))
-    weights, activations, cache, logits, total = map(float, line.split()[1:])
+    line = next(line for line in caplog.text.splitlines() if "generate needs" in line)
+    found = re.search(r"about (\S+) GiB \(weights (\S+), cache (\S+), activations (\S+), logits (\S+)\)", line)
+    assert found, line
+    total, weights, cache, activations, logits = map(float, found.groups())
     assert cache == pytest.approx(0.8 * (25 - weights - activations - logits), abs=0.1)
     assert total < 25
     run.generation = InProcess(slots=64, dtype="bfloat16", memory_gib=2)
     caplog.clear()
     needs.refuse_too_large(run, [TRACED], needs.Sizes(10))
-    line = next(line for line in caplog.text.splitlines() if line.strip().startswith("generate"))
-    assert float(line.split()[3]) == 2.0
+    assert "cache 2.0" in next(line for line in caplog.text.splitlines() if "generate needs" in line)
 
 
 def test_rows_that_are_too_long_ask_for_smaller_passes(
@@ -254,7 +256,7 @@ def test_rows_that_are_too_long_ask_for_smaller_passes(
     recomputed = training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1800], recompute=True)
     assert sum(recomputed.values()) < sum(shape_bytes.values())
     free(monkeypatch, sum(recomputed.values()) / GIB + 0.01)
-    with pytest.raises(RunError, match=r"train needs .* set trainer\.examples_per_pass=2"):
+    with pytest.raises(RunError, match=r"train needs .* set trainer\.recompute=true trainer\.examples_per_pass=1"):
         needs.refuse_too_large(run, [TRACED], sizes)
 
 
@@ -264,7 +266,7 @@ def test_a_step_is_divided_among_devices_and_passes(
     """The longest rows are dealt out; a whole model in float32 is offered shards where one GPU is too small."""
     sizes = needs.Sizes(10, 10, rows=(700, 800, 900, 1000), counted=True)
     run = a_run(tmp_path, tiny_folder, [TRACED], ["train"], backbone=large(tiny_folder))
-    need = lambda: next(iter(needs._needs(run, [TRACED], LARGE, sizes, Device("GPU", 0))))  # noqa: E731
+    need = lambda: needs.needs_of(run, [TRACED], Device("GPU", 0), sizes)[0]  # noqa: E731
     for hardware, rows in (
         ({"devices": 2}, [1000, 800]),
         ({"devices": 2, "examples_per_pass": 1}, [1000]),
@@ -299,7 +301,7 @@ def test_memory_is_refused_only_for_stages_to_come(
     run = a_run(tmp_path, tiny_folder, [TRACED], ["check", "train"] if finished else ["check"], benchmarks=())
     run.backbone = large(tiny_folder)
     needs.refuse_too_large(run, [TRACED], needs.Sizes(1, 1, (10,)))
-    assert ("1.0 free on cpu" in caplog.text) is not finished
+    assert ("and cpu has 1.0 free" in caplog.text) is not finished
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from alttrain.config import RunError, register
 from alttrain.records import Example, Generation, Judgement, read_rows
 from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
-from alttrain.run.loggers import COLUMNS, TEXTS, logged, sweep
+from alttrain.run.loggers import COLUMNS, TEXTS, logged
 from alttrain.training import Csv, LoggedRun, Mlflow, TensorBoard, Wandb
 from alttrain.training.loggers import GuardedLogger
 
@@ -456,4 +456,4 @@ def test_runs_are_grouped_by_sweep(overrides: list[str], name: str, monkeypatch:
         config = compose("run", overrides=overrides, return_hydra_config=True)
         monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
         own = compose("run", overrides=[one for one in overrides if not one.startswith("hydra")])
-    assert sweep(assemble(own)) == name
+    assert logged(assemble(own)).sweep == name

@@ -137,7 +137,6 @@ def test_a_reasoning_backbone_is_given_the_room_a_thought_takes(arguments: list[
     assert {segment.origin for segment in benign["r5"].thought} == {"trace:backbone", "teacher:template"}
     assert benign["r5"].answer == "It is 5."
     assert left_out == [Rejected("r3", "the backbone's thought did not end within the cap")]
-    assert counts["originals"] == {"benign": {"asked": 10, "unclosed_thoughts": 1, "unended_answers": 0}}
     assert counts["shapes"] == {"thought_and_answer": 19}
 
 
@@ -176,14 +175,13 @@ def test_traces_are_the_data_sets_or_the_backbones_own(
     path.write_text("".join(json.dumps(json.loads(line) | given) + "\n" for line in path.read_text().splitlines()))
     backbone = speaks(whole)
     columns = ["+dataset.columns.response=response", "dataset.thought_tags=['<think>','</think>']"]
-    rows, counts, _ = run([*arguments, *columns, f"rewrite.traces={traces}"])
+    rows, _, _ = run([*arguments, *columns, f"rewrite.traces={traces}"])
     own = traces == "backbone"
     assert len(backbone.texts) == (10 if own else 0)
     assert {row.answer for row in rows if row.label == "benign"} == (
         {f"It is {n}." for n in range(1, ROWS, 2)} if own else {"Given."}
     )
     assert {row.thought[0].text for row in rows if row.label == "harmful"} == {"The user wants a trace."}
-    assert (counts["originals"] is None) is not own
 
 
 def test_a_kill_costs_one_chunk_of_originals(arguments: list[str], speaks: Speaks) -> None:
@@ -192,9 +190,8 @@ def test_a_kill_costs_one_chunk_of_originals(arguments: list[str], speaks: Speak
     with pytest.raises(KeyboardInterrupt):
         run(arguments)
     living = speaks(whole)
-    rows, counts, _ = run(arguments)
+    rows, _, _ = run(arguments)
     assert len(living.texts) == 6
-    assert counts["originals"]["benign"]["asked"] == 10
     again = speaks(whole)
     assert run([*arguments, "tag=again"])[0] == rows
     assert again.texts == []
@@ -222,7 +219,7 @@ def test_thinksafe_trains_on_what_a_guard_lets_pass(arguments: list[str], speaks
         "harmful": {"kept": 8, "unsafe": 1, "undecided": 0},
         "benign": {"kept": 10, "unsafe": 0, "undecided": 1},
     }
-    assert counts["originals"]["harmful"]["unclosed_thoughts"] == 1
+    assert counts["left_out"]["the backbone's thought did not end within the cap"] == 1
     assert counts["left_out"]["the guard calls it unsafe"] == 1
 
 
@@ -240,7 +237,9 @@ def test_a_guard_that_is_not_at_hand_is_told_before_anything_is_asked(arguments:
     assert backbone.texts == []
 
 
-def test_a_blind_teachers_disagreement_is_told_by_label(arguments: list[str], speaks: Speaks, serve: Serve) -> None:
+def test_rows_that_a_blind_teacher_disagrees_with_are_left_out(
+    arguments: list[str], speaks: Speaks, serve: Serve
+) -> None:
     backbone = speaks(whole)
     stub = serve(lambda prompt, asked: Say(HARMLESS))
     teacher = ["teacher=server", "teacher.writer.model_name=m", "teacher.tell_label=false"]
@@ -249,13 +248,7 @@ def test_a_blind_teachers_disagreement_is_told_by_label(arguments: list[str], sp
         run(asking)
     assert backbone.texts == []
     _, counts, left_out = run([*asking, "rewrite.may_lose=1"])
-    shares = {label: told.pop("disagreement") for label, told in counts["blind"].items()}
-    assert counts["blind"] == {
-        "harmful": {"asked": 10, "agreed": 0, "disagreed": 10},
-        "benign": {"asked": 10, "agreed": 10, "disagreed": 0},
-    }
-    assert shares["benign"] == pytest.approx({"value": 0.0, "low": 0.0, "high": 0.2775}, abs=1e-4)
-    assert shares["harmful"]["value"] == 1.0
+    assert list(counts["left_out"].values()) == [10]
     assert {row.id for row in left_out} == {f"r{n}" for n in range(0, ROWS, 2)}
 
 

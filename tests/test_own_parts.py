@@ -139,7 +139,7 @@ def test_a_part_of_each_kind_from_outside_runs_end_to_end(own: Path) -> None:
     assert [(row.thought, row.answer) for row in made] == [(f"It is violin{n}#0.", "Adapted: True.") for n in range(3)]
     judged = read_rows(folder / "evaluation" / "own" / "judgements.jsonl", Judgement)
     assert [(row.judge, row.verdict, row.evidence) for row in judged] == [("mentions", True, "Adapted")] * 3
-    assert "memory in GiB" in done.stderr  # of the shape in the backbone's config.json
+    assert " GiB (weights " in done.stderr  # of the shape in the backbone's config.json
     assert "own-own-counted-demo-s0" in (own / "outputs" / "report" / "table.md").read_text()
 
 

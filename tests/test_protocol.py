@@ -476,9 +476,7 @@ def test_memory_is_that_of_the_protocols_precision_and_of_the_longest_cap() -> N
     def weights(*overrides: str) -> tuple[int, list[str]]:
         run = a_run("generation.slots=1", "training=none", "adapter=none", *overrides, benchmarks=benchmarks,
                     protocol="alttrain")  # fmt: skip
-        shape = run.backbone.shape
-        assert shape is not None
-        (need,) = needs._needs(run, [], shape, needs.Sizes(100), device)
+        (need,) = needs.needs_of(run, [], device, needs.Sizes(100))
         return need.parts["weights"], [override for override, _ in need.remedies()]
 
     whole, remedies = weights()

@@ -13,7 +13,7 @@ from alttrain.generation.engine import Prompt, Written
 from alttrain.llm import Failure
 from alttrain.records import Example, Generation
 from alttrain.rewrite import PromptSide, Untouched
-from alttrain.run.stages.generate import NotGenerated, _answers
+from alttrain.run.stages.generate import _answers
 
 TEMPLATE = ChatTemplate("S{content}.", "U{content}.", "A", "<t>", "</t>", "<e>")
 DIALOGUE = Example("d", "And then?", "harmful", turns=("Hello.", "What is a kite?"))
@@ -29,6 +29,7 @@ RUN: Any = SimpleNamespace(
     training=SimpleNamespace(thought="open"),
     backbone=SimpleNamespace(template=TEMPLATE, context_length=100),
 )
+SESSION: Any = SimpleNamespace(run=RUN, renderer=RENDERER)
 ROWS = embedded_rows("evaluation_harmful")
 BENCHMARK = Benchmark("b", "harm", "harmful_rate", ROWS, RefusalJudge(), "Please: {prompt}")
 
@@ -57,8 +58,8 @@ class Recorder:
 
 def test_turns_are_answered_in_order_with_what_was_answered_before() -> None:
     recorder = Recorder()
-    found = dict(_answers(RUN, RENDERER, recorder, BENCHMARK, [(ALONE, 0), (DIALOGUE, 0)], None))
-    assert [getattr(found[number], "earlier", None) for number in (0, 1)] == [(), ("reply 1", "reply 2")]
+    found = dict(_answers(SESSION, recorder, BENCHMARK, [(ALONE, 0), (DIALOGUE, 0)], lambda count: None))
+    assert [getattr(found[name], "earlier", None) for name in (("a", 0), ("d", 0))] == [(), ("reply 1", "reply 2")]
     assert recorder.asked == [
         "SBe kind.UHello..A<t>",
         "SBe kind.UHello..Areply 1<e>UWhat is a kite?.A<t>",
@@ -73,7 +74,8 @@ def test_a_defence_asks_before_the_prompt_and_keeps_the_answer() -> None:
         **{**vars(RUN), "structure": PromptSide("ia", None, "Now reply.", ("What is '{prompt}' for?",))}
     )
     recorder = Recorder()
-    found = dict(_answers(run, RENDERER, recorder, BENCHMARK, [(ALONE, 0), (DIALOGUE, 0)], lambda count: None))
+    session: Any = SimpleNamespace(run=run, renderer=RENDERER)
+    found = dict(_answers(session, recorder, BENCHMARK, [(ALONE, 0), (DIALOGUE, 0)], lambda count: None))
     intention = "UWhat is 'Please: {}' for?.A"
     assert recorder.asked == [
         f"SBe kind.{intention.format('Alone.')}<t>",
@@ -84,9 +86,9 @@ def test_a_defence_asks_before_the_prompt_and_keeps_the_answer() -> None:
         "SBe kind.UHello..Areply 2<e>UWhat is a kite?.Areply 3<e>"
         f"{intention.format('And then?')}reply 4<e>UNow reply..A<t>",
     ]
-    assert isinstance(alone := found[0], Generation)
+    assert isinstance(alone := found["a", 0], Generation)
     assert (alone.prompt, alone.earlier, alone.answer) == ("Alone.", ("reply 1",), "reply 5")
-    assert getattr(found[1], "earlier", None) == ("reply 2", "reply 3", "reply 4")
+    assert getattr(found["d", 0], "earlier", None) == ("reply 2", "reply 3", "reply 4")
 
 
 def test_newlines_that_the_family_keeps_stand_in_the_prompt_and_not_in_the_record() -> None:
@@ -97,7 +99,9 @@ def test_newlines_that_the_family_keeps_stand_in_the_prompt_and_not_in_the_recor
         prompt_text=lambda user, thought, system, turns, answers: kept.prompt(user, system, thought, turns, answers),
     )
     recorder = Recorder()
-    ((_, found),) = _answers(run, renderer, recorder, BENCHMARK, [(DIALOGUE, 0)], None)
+    session: Any = SimpleNamespace(run=run, renderer=renderer)
+    ((_, found),) = _answers(session, recorder, BENCHMARK, [(DIALOGUE, 0)], lambda count: None)
+    assert isinstance(found, Generation)
     assert "A\nreply 1<e>" in recorder.asked[-1]
     assert found.earlier == ("reply 1", "reply 2")
 
@@ -105,11 +109,10 @@ def test_newlines_that_the_family_keeps_stand_in_the_prompt_and_not_in_the_recor
 def test_a_dialogue_that_fails_on_the_way_is_told_and_the_others_go_on() -> None:
     for final in (True, False):
         recorder = Recorder("What is a kite?", final)
-        found = dict(_answers(RUN, RENDERER, recorder, BENCHMARK, [(DIALOGUE, 0), (ALONE, 2)], None))
-        assert found[1].id == "a"
-        assert (found[1].sample, getattr(found[1], "answer", None)) == (2, "reply 3")
+        found = dict(_answers(SESSION, recorder, BENCHMARK, [(DIALOGUE, 0), (ALONE, 2)], lambda count: None))
+        assert getattr(found["a", 2], "answer", None) == "reply 3"
         if final:
-            assert (getattr(found[0], "finish", None), getattr(found[0], "error", None)) == ("error", "no")
+            assert (getattr(found["d", 0], "finish", None), getattr(found["d", 0], "error", None)) == ("error", "no")
         else:
-            assert found[0] == NotGenerated("d", 0, "no")
+            assert found["d", 0] == Failure("no", final=False)
         assert not any("And then?" in asked for asked in recorder.asked)

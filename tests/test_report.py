@@ -502,7 +502,7 @@ def test_a_received_folder_writes_and_removes_nothing_outside(tmp_path: Path) ->
     healthy = make_run(folder / "runs", sets, protocol="offline", seed=1, trained=trained)
     for one in (run, healthy):
         (one / "adapter").symlink_to(outside / "card")
-    stamped = ["../../outside/a.txt", str(outside / "a.txt"), "figures/main.svg", "\0", 3]
+    stamped = {name: [1, 2, 3] for name in ("../../outside/a.txt", str(outside / "a.txt"), "figures/main.svg", "\0")}
     for place in (folder / "report", folder / "report" / "deep"):
         place.mkdir()
     (folder / "report" / ".stamp").write_text(json.dumps({"digest": "d", "files": stamped}))

@@ -74,7 +74,7 @@ def test_end_to_end_then_again_without_work(tiny_arguments: list[str], monkeypat
     examples = read_rows(folder / "train.jsonl", Example)
     counts = json.loads((folder / "rewrite.json").read_text())
     assert counts["read"] == 16
-    assert counts["written"] == len(examples) == 16 - len(counts["left_out_ids"])
+    assert counts["written"] == len(examples) == 16 - sum(counts["left_out"].values())
     assert {e.label for e in examples} >= {"harmful"}
     assert all([s.step for s in e.thought][:2] == ["understanding", "assessment"] for e in examples)
     record = json.loads((folder / "train.json").read_text())

@@ -54,13 +54,15 @@ def adapter(session: Session, folder: Path, seed: int) -> Path:
     """Save an adapter with random weights, large enough to change most answers."""
     import torch
 
-    model = session.trainable("float32")
+    from alttrain.backbone.weights import save_trained
+
+    model = session.run.adapter.attach(session.model("float32"), session.run.seed)
     generator = torch.Generator().manual_seed(seed)
     weights = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, weight in weights.items():
         if "lora_B" in name:
             weight.normal_(std=0.003, generator=generator)
-    session.save(model, weights, "A card.", folder)
+    save_trained(model, weights, session.renderer.tokenizer, session.run.backbone, "A card.", folder)
     return folder
 
 

@@ -112,6 +112,7 @@ class EngineConfig(ABC):
 
     batched: ClassVar[bool] = False  # whether `chunk` affects the results, because prompts are decoded together
     dtype: str | None = None  # the config's dtype name for a model in this process
+    base_url: str = "the server that was started"  # the server's address, for error messages
 
     @property
     @abstractmethod

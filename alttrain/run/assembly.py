@@ -11,19 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from alttrain.backbone import Backbone
 from alttrain.backbone.config import Trainable
-from alttrain.config import (
-    Changes,
-    Method,
-    RunError,
-    changes,
-    faults,
-    flatten,
-    instantiate,
-    name_fault,
-    run_name,
-    shaping,
-)
-from alttrain.config.identity import shaping_of_engine, shaping_of_judge
+from alttrain.config import Changes, Method, RunError, changes, faults, flatten, instantiate, name_fault, run_name
+from alttrain.config.identity import shaping, shaping_of_engine, shaping_of_judge
 from alttrain.dataset import Dataset, Selection
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
 from alttrain.generation import EngineConfig
@@ -113,7 +102,7 @@ class Run:
     def evaluation_fingerprint(self, benchmark: Benchmark) -> dict[str, Any]:
         """Return everything that shapes a benchmark's generations, except the adapter."""
         engine = shaping_of_engine(self.config["generation"], self.generation.batched)
-        return engine | flatten(self._asked(benchmark)) | self._content(benchmark)
+        return engine | self._asked(benchmark)
 
     def protocol_hash(self, benchmark: Benchmark) -> str:
         """Return the hash of everything that shapes a benchmark's number, except the model.
@@ -121,16 +110,15 @@ class Run:
         Numbers with different hashes never share a column of a table.
         """
         judge = shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.name]["judge"])
-        judged = {"part": self.protocol.judged, "judge": judge}
-        asked = flatten({"judged": judged, **self._asked(benchmark)})
+        asked = self._asked(benchmark) | flatten({"judged": {"part": self.protocol.judged, "judge": judge}})
         if asked["protocol.system_prompt"] == self.backbone.identity:
             asked["protocol.system_prompt"] = "the backbone's identity"  # also if neither is set
         if self.protocol.decoding_for(benchmark).temperature == 0:
             asked = {key: value for key, value in asked.items() if key not in OF_SAMPLING}
-        return protocol_hash(asked | self._content(benchmark))
+        return protocol_hash(asked)
 
     def _asked(self, benchmark: Benchmark) -> dict[str, Any]:
-        """Return what the model is asked and how, without file paths."""
+        """Return what the model is asked and how, as flat keys without file paths, and hashes of the data."""
         decoding = self.config["protocol"]["decoding"] | asdict(self.protocol.decoding_for(benchmark))
         protocol = {
             "decoding": {key: value for key, value in decoding.items() if value is not None},
@@ -140,10 +128,8 @@ class Run:
             protocol["quantization"] = self.protocol.quantization
         rows = self.config["evaluation"]["benchmarks"][benchmark.name]["rows"]
         rows = {key: value for key, value in rows.items() if key not in PLACES}
-        return {"protocol": protocol, f"benchmark.{benchmark.name}": {"form": benchmark.form, "rows": rows}}
-
-    def _content(self, benchmark: Benchmark) -> dict[str, Any]:
-        return {f"benchmark content.{file}": digest for file, digest in benchmark.content.items()}
+        asked = flatten({"protocol": protocol, f"benchmark.{benchmark.name}": {"form": benchmark.form, "rows": rows}})
+        return asked | {f"benchmark content.{file}": digest for file, digest in benchmark.content.items()}
 
 
 def assemble(config: DictConfig) -> Run:
@@ -215,14 +201,14 @@ def _refuse_combinations(run: Run) -> None:
         raise RunError("adapter=none with training that trains: choose adapter=lora, or training=none")
     if run.hardware.sharded and not run.adapter.freezes:
         raise RunError("trainer.strategy=fsdp shards a frozen backbone: choose adapter=lora, or a deepspeed strategy")
-    if run.hardware.sharded:
-        for key, value, asked in (
-            ("training.optimizer", "adamw_8bit", run.training.optimizer == "adamw_8bit"),
-            ("training/objective", "safekey", run.training.objective.needs_key_sentence),
-            ("backbone.quantization", run.backbone.quantization, run.backbone.quantization != "none"),
-        ):
-            if asked:
-                raise RunError(f"{key}={value} does not train shards: choose another, or trainer.strategy=ddp")
+    unsharded = {
+        "training.optimizer=adamw_8bit": run.training.optimizer == "adamw_8bit",
+        "training/objective=safekey": run.training.objective.needs_key_sentence,
+        f"backbone.quantization={run.backbone.quantization}": run.backbone.quantization != "none",
+    }
+    for setting, asked in unsharded.items():
+        if run.hardware.sharded and asked:
+            raise RunError(f"{setting} does not train shards: choose another, or trainer.strategy=ddp")
     if not run.adapter.freezes and run.backbone.quantization != "none":
         raise RunError(
             f"adapter=full with backbone.quantization={run.backbone.quantization}: quantised weights cannot be "

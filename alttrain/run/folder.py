@@ -6,10 +6,10 @@ with a message that names the differing keys and the remedy.
 """
 
 import json
-import logging
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,15 @@ from alttrain.evaluation import Benchmark
 from alttrain.records import Names, kept_json, read_json, write_json, write_text
 from alttrain.run.assembly import Run
 
-log = logging.getLogger(__name__)
-
 DEFAULT_PROTOCOL = "offline"
 """The protocol whose evaluation folders have only the benchmark's name."""
-
 PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers", "numpy")
+
+
+def evaluation_folder(run: Run, benchmark: Benchmark) -> Path:
+    """Return the folder of a benchmark's generations, judgements and metrics. Each protocol has its own."""
+    protocol = "" if run.protocol.name == DEFAULT_PROTOCOL else f".{run.protocol.name}"
+    return run.folder / "evaluation" / f"{benchmark.name}{protocol}"
 
 
 def check_writable(output_dir: Path) -> None:
@@ -41,23 +44,13 @@ def check_writable(output_dir: Path) -> None:
 
 def check_belongs(run: Run) -> None:
     """Raise RunError if the folder holds another run, or evaluations made with other settings."""
-    _compare(run.folder / "fingerprint.json", run.fingerprint, f"tag=NAME for a new run, or delete {run.folder}")
-    for benchmark in run.benchmarks:
-        folder = evaluation_folder(run, benchmark)
-        remedy = f"tag=NAME for a new run, or delete {folder}"
-        _compare(folder / "fingerprint.json", run.evaluation_fingerprint(benchmark), remedy)
-
-
-def evaluation_folder(run: Run, benchmark: Benchmark) -> Path:
-    """Return the folder of a benchmark's generations, judgements and metrics. Each protocol has its own."""
-    protocol = "" if run.protocol.name == DEFAULT_PROTOCOL else f".{run.protocol.name}"
-    return run.folder / "evaluation" / f"{benchmark.name}{protocol}"
-
-
-def _compare(path: Path, current: dict[str, Any], remedy: str) -> None:
-    if path.exists() and (changed := differences(read_json(path, remedy=f"use {remedy}"), as_json(current))):
-        lines = [f"{path.parent} was made with other settings:", *(f"  {line}" for line in changed)]
-        raise RunError("\n".join([*lines, f"set them back, or use {remedy}"]))
+    folders = [(run.folder, run.fingerprint)]
+    folders += [(evaluation_folder(run, one), run.evaluation_fingerprint(one)) for one in run.benchmarks]
+    for folder, current in folders:
+        path, remedy = folder / "fingerprint.json", f"use tag=NAME for a new run, or delete {folder}"
+        if path.exists() and (changed := differences(read_json(path, remedy=remedy), as_json(current))):
+            lines = [f"{folder} was made with other settings:", *(f"  {line}" for line in changed)]
+            raise RunError("\n".join([*lines, f"set them back, or {remedy}"]))
 
 
 def as_json(value: Any) -> Any:
@@ -67,25 +60,8 @@ def as_json(value: Any) -> Any:
 
 def open_folder(run: Run) -> None:
     """Create the run's folder and the files that describe it. Raises RunError if it is not writable."""
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        new = not (run.folder / "fingerprint.json").exists()
-        if new:
-            write_json(run.folder / "environment.json", environment())
-        if new or kept_json(run.folder / "run.json", Names) != as_json(described(run)):
-            write_json(run.folder / "run.json", described(run))
-        if new or not (run.folder / "config.yaml").exists():
-            write_text(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
-        if new:
-            write_json(run.folder / "fingerprint.json", run.fingerprint)
-    except OSError as error:
-        raise RunError(f"output_dir={run.output_dir}: cannot write there ({error}); see to that, or set it") from error
-
-
-def described(run: Run) -> dict[str, Any]:
-    """Return the contents of run.json: the names that the report groups by, the method, and the run's changes of it."""
-    method = run.method
-    return {
+    method, folder = run.method, run.folder
+    names = {
         "run": run.name,
         "backbone": run.backbone.name,
         "dataset": run.dataset.name if run.training.trains else "none",
@@ -98,16 +74,27 @@ def described(run: Run) -> dict[str, Any]:
         "tables": list(method.tables),
         "changed": dict(run.changed.treatment),
     }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        new = not (folder / "fingerprint.json").exists()
+        if new:
+            write_json(folder / "environment.json", environment())
+        if new or kept_json(folder / "run.json", Names) != as_json(names):
+            write_json(folder / "run.json", names)
+        if new or not (folder / "config.yaml").exists():
+            write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.config)))
+        if new:
+            write_json(folder / "fingerprint.json", run.fingerprint)
+    except OSError as error:
+        raise RunError(f"output_dir={run.output_dir}: cannot write there ({error}); see to that, or set it") from error
 
 
 def environment() -> dict[str, Any]:
     """Return the versions that a result may depend on, and the commit of a source checkout."""
-    versions = {}
+    versions = dict.fromkeys(PACKAGES, "absent")
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "absent"
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or None
     own = {"python": platform.python_version(), "machine": platform.machine()}

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from alttrain.evaluation import Adherence, Benchmark
-from alttrain.records import Generation, Judgement, Texts, read_metrics, read_rows, withholds
+from alttrain.records import Generation, Judgement, read_metrics, read_rows, withholds
 from alttrain.run.assembly import Run
 from alttrain.run.folder import evaluation_folder
 from alttrain.training import LoggedRun
@@ -44,62 +44,51 @@ def open_loggers(run: Run, held: str) -> Iterator[Sequence[Any]]:
 
 
 def logged(run: Run) -> LoggedRun:
-    """Return the description of a run for its loggers. Its id is the run's name and a hash of name and fingerprint."""
+    """Return the description of a run for its loggers. Its id is the run's name and a hash of name and fingerprint.
+
+    Its sweep is the name of the experiment, or in a sweep without one, of the output folder.
+    """
     path = run.folder / "fingerprint.json"
     digest = sha256(run.name.encode() + (path.read_bytes() if path.exists() else b"")).hexdigest()[:8]
-    return LoggedRun(f"{run.name[: LONGEST_ID - 9]}-{digest}", run.name, run.folder, sweep(run), run.config)
-
-
-def sweep(run: Run) -> str:
-    """Return the name of the experiment; in a sweep without one, the output folder's name; otherwise ""."""
-    if not HydraConfig.initialized():
-        return ""
-    hydra = HydraConfig.get()
-    experiment = hydra.runtime.choices.get("experiment")
-    return str(experiment or (run.output_dir.name if hydra.mode == RunMode.MULTIRUN else ""))
+    sweep = ""
+    if HydraConfig.initialized():
+        hydra = HydraConfig.get()
+        folder = run.output_dir.name if hydra.mode == RunMode.MULTIRUN else ""
+        sweep = str(hydra.runtime.choices.get("experiment") or folder)
+    return LoggedRun(f"{run.name[: LONGEST_ID - 9]}-{digest}", run.name, run.folder, sweep, run.config)
 
 
 def log_evaluation(run: Run) -> None:
-    """Log the metrics and samples of all benchmarks."""
+    """Log every number of metrics.json as benchmark/metric, and the samples of each benchmark."""
     with open_loggers(run, "evaluation") as loggers:
         if not loggers:
             return
-        found = metrics(run)
-        tables = {benchmark.name: samples(run, benchmark, run.texts) for benchmark in run.benchmarks}
+        found = {}
+        for benchmark in run.benchmarks:
+            for metric in read_metrics(evaluation_folder(run, benchmark) / "metrics.json")["metrics"]:
+                if metric["value"] is not None:
+                    found[f"{benchmark.name}/{metric['metric']}"] = float(metric["value"])
+        columns = COLUMNS if run.texts == "none" else (*COLUMNS, *TEXTS)
+        tables = {benchmark.name: _samples(run, benchmark) for benchmark in run.benchmarks}
         for logger in loggers:
             logger.log_metrics(found, 0)
-            for name, (columns, rows) in tables.items():
+            for name, rows in tables.items():
                 logger.log_table(name, columns, rows)
 
 
-def metrics(run: Run) -> dict[str, float]:
-    """Return every number of metrics.json, keyed by benchmark/metric."""
-    found = {}
-    for benchmark in run.benchmarks:
-        path = evaluation_folder(run, benchmark) / "metrics.json"
-        for metric in read_metrics(path)["metrics"]:
-            if metric["value"] is not None:
-                found[f"{benchmark.name}/{metric['metric']}"] = float(metric["value"])
-    return found
-
-
-def samples(run: Run, benchmark: Benchmark, texts: Texts) -> tuple[Sequence[str], list[list[Any]]]:
-    """Return columns and rows: verdict, assessment and lengths of each sample, and its texts if `texts` permits."""
-    folder = evaluation_folder(run, benchmark)
-    decides = (benchmark.judge.name, run.protocol.judged)
-    verdicts = {
-        (row.id, row.sample): row.verdict
-        for row in read_rows(folder / "judgements.jsonl", Judgement)
-        if (row.judge, row.part) == decides
-    }
+def _samples(run: Run, benchmark: Benchmark) -> list[list[Any]]:
+    """Return verdict, assessment and lengths of each sample, and its texts if `logger.texts` permits."""
+    folder, decides = evaluation_folder(run, benchmark), (benchmark.judge.name, run.protocol.judged)
+    judged = read_rows(folder / "judgements.jsonl", Judgement)
+    verdicts = {(row.id, row.sample): row.verdict for row in judged if (row.judge, row.part) == decides}
     assessed = {(row.id, row.sample): row.assessment for row in read_rows(folder / "adherence.jsonl", Adherence)}
     rows = []
     for one in read_rows(folder / "generations.jsonl", Generation):
         key = (one.id, one.sample)
         row = [one.id, one.sample, one.label, verdicts.get(key), assessed.get(key), one.finish]
         row += [one.thought_tokens, one.answer_tokens]
-        if texts != "none":
-            held = withholds(texts, one.label == "harmful" or benchmark.measure == "harmful_rate")
+        if run.texts != "none":
+            held = withholds(run.texts, one.label == "harmful" or benchmark.measure == "harmful_rate")
             row += ["", "", ""] if held else [one.prompt, one.thought, one.answer]
         rows.append(row)
-    return COLUMNS if texts == "none" else (*COLUMNS, *TEXTS), rows
+    return rows

@@ -20,7 +20,7 @@ from alttrain.records import Example
 from alttrain.report.escaping import plain
 from alttrain.run.assembly import Run
 from alttrain.run.stages.judge import judges_of
-from alttrain.run.stages.needs import estimate, guessed_rows, shape_known
+from alttrain.run.stages.needs import guessed_rows, needs_of, shape_known
 from alttrain.training import SupervisedFineTuning
 
 RATES = {"gpu": (4.0e14, 4.6e13), "cpu": (2.7e11, 4.6e10)}
@@ -72,7 +72,7 @@ class Job:
 def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Example]) -> Job:
     """Estimate the cost of one run. `rows` are its training rows before the rewrite, empty if it trains nothing."""
     device = look(run.hardware.accelerator, run.hardware.memory_gib)
-    most = max((need.total for need in estimate(run, device, rows)), default=None)
+    most = max((need.total for need in needs_of(run, rows, device)), default=None)
     recipe, training_tokens = run.training, 0
     if recipe.trains and rows:
         lengths = guessed_rows(rows, recipe.max_length)

@@ -1,8 +1,7 @@
 """The loaded backbone of a run. Its stages share it, and it loads when a stage first needs it."""
 
 import gc
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -21,13 +20,35 @@ from alttrain.run.assembly import Run
 if TYPE_CHECKING:
     from alttrain.backbone.weights import Adapter
 
+_SHELF: dict[tuple[str, ...], Any] = {}
+"""The last backbone or judge's model that generated in this process."""
+
+
+def clear_shelf() -> None:
+    """Release the model on the shelf before another one loads."""
+    _SHELF.clear()
+    free()
+
+
+def free() -> None:
+    """Collect garbage and empty torch's GPU cache, so that the next stage can load a model."""
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def judge_model(run: Run, source: str, revision: str | None) -> Backbone:
+    """Return a judge's model as a backbone, so that it can be fetched as one."""
+    return replace(run.backbone, name="judge", source=source, revision=revision, wheel=None)
+
 
 class Session:
     """Weights, tokenizer and models of one run. Its methods import torch when they are called."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._scorer: tuple[tuple[str, str | None, str], Any] | None = None
 
     @cached_property
     def weights(self) -> Weights:
@@ -77,23 +98,6 @@ class Session:
         shrunk = quantization or self.run.backbone.quantization
         return load_model(self.weights, self.dtype(requested), device or self.device, kernel, shrunk)
 
-    def trainable(self, precision: str) -> Any:
-        """Load the backbone for training: with a new adapter, or with all weights trainable."""
-        run = self.run
-        device = "cpu" if run.hardware.sharded else None  # FSDP moves it by layers: one device may not hold it whole
-        model = self.model(run.adapter.precision(precision), run.backbone.attention, device)
-        return run.adapter.attach(model, run.seed)
-
-    def save(self, model: Any, weights: Mapping[str, Any], card: str, folder: Path) -> None:
-        """Save the trained weights with tokenizer, template and model card.
-
-        The folder appears only when it is complete.
-        """
-        from alttrain.backbone.weights import save_trained
-
-        shutil.rmtree(folder, ignore_errors=True)
-        save_trained(model, weights, self.renderer.tokenizer, self.run.backbone, card, folder)
-
     @contextmanager
     def engine(self, trained: Path | None, quantization: Quantization | None = None) -> Iterator[Engine]:
         """Start the engine for the backbone as it is, or for what was trained. Stops a server that it started.
@@ -102,8 +106,7 @@ class Session:
         """
         from alttrain.backbone.weights import CONFIG, read_adapter
 
-        run = self.run
-        shrunk = quantization or run.backbone.quantization
+        run, shrunk = self.run, quantization or self.run.backbone.quantization
         adapter = None
         if trained and (trained / CONFIG).exists():
             adapter = read_adapter(trained)  # without this check, a server may answer as the bare backbone
@@ -114,33 +117,25 @@ class Session:
             return whole or self.weights.folder
 
         def decoder(asked: InProcess) -> Any:
-            return self.decoder(asked, adapter, whole, shrunk) if trained else self._cached(asked, shrunk)
+            """Return a decoder; one of the backbone as it is keeps its texts for all runs of the output folder."""
+            if trained:
+                return self._decoder(asked, adapter, whole, shrunk)
+            identity = {
+                "source": run.backbone.source,
+                "weights": self.weights.identity,
+                "dtype": str(self.dtype(asked.dtype)),
+                "quantization": shrunk,
+                "device": self.device,
+                "generation": asdict(asked),
+                "end": self.renderer.end_id,
+            }
+            kept = run.output_dir / "cache" / "generations"
+            return CachedDecoder(lambda: self._decoder(asked, None, None, shrunk), identity, kept)
 
-        model = Model(
-            run=run.name,
-            renderer=self.renderer,
-            adapter=adapter.folder if adapter else None,
-            trained=whole,
-            weights=weights,
-            decoder=decoder,
-            log=run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log",
-        )
-        with run.generation.start(model) as engine:
+        log = run.folder / "server.log" if trained else run.output_dir / "cache" / f"{run.name}.server.log"
+        folder = adapter.folder if adapter else None
+        with run.generation.start(Model(run.name, self.renderer, folder, whole, weights, decoder, log)) as engine:
             yield engine
-
-    def _cached(self, generation: InProcess, quantization: Quantization) -> CachedDecoder:
-        """Return a decoder of the backbone as it is, whose texts are cached for all runs of the output folder."""
-        identity = {
-            "source": self.run.backbone.source,
-            "weights": self.weights.identity,
-            "dtype": str(self.dtype(generation.dtype)),
-            "quantization": quantization,
-            "device": self.device,
-            "generation": asdict(generation),
-            "end": self.renderer.end_id,
-        }
-        folder = self.run.output_dir / "cache" / "generations"
-        return CachedDecoder(lambda: self.decoder(generation, None, None, quantization), identity, folder)
 
     def identity(self) -> dict[str, Any]:
         """Return what shapes texts of the backbone as it is, besides prompts and decoding. Cache keys contain it."""
@@ -151,10 +146,10 @@ class Session:
             described["dtype"] = str(self.dtype(requested))
         return described
 
-    def decoder(
+    def _decoder(
         self, generation: InProcess, adapter: "Adapter | None", whole: Path | None, quantization: Quantization
     ) -> Any:
-        """Return a decoder of the backbone as it is, of the backbone with an adapter, or of a `whole` trained model.
+        """Return a decoder of the backbone, of the backbone with an adapter, or of a `whole` trained model.
 
         The backbone that adapters are merged into stays on the shelf, so that jobs of one process do not reload it.
         """
@@ -173,49 +168,17 @@ class Session:
             if key not in _SHELF:
                 _SHELF[key] = Base(self.model(generation.dtype, "packed", None, "none"))
             model = _SHELF[key].merge(adapter)
-        free_bytes = look(self.run.hardware.accelerator).free
         memory = int(generation.memory_gib * GIB) if generation.memory_gib else None
-        if memory is None and free_bytes is not None:
-            memory = int(CACHE_SHARE * free_bytes)
+        if memory is None and (room := look(self.run.hardware.accelerator).free) is not None:
+            memory = int(CACHE_SHARE * room)
         return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
 
     def scorer(self, source: str, revision: str | None, dtype: str) -> Any:
-        """Return a judge's model. The last one stays loaded; another one replaces it."""
+        """Return a judge's model, which stays on the shelf until another model loads."""
         from alttrain.generation.scorer import load_scorer
 
-        asked = (source, revision, dtype)
-        if self._scorer is None or self._scorer[0] != asked:
-            self._scorer = None
+        key = ("judge", source, str(revision), dtype)
+        if key not in _SHELF:
             clear_shelf()
-            folder = resolve(judge_model(self.run, source, revision)).folder
-            self._scorer = (asked, load_scorer(folder, dtype, self.device))
-        return self._scorer[1]
-
-    def let_scorer_go(self) -> None:
-        """Release the judge's model before another model loads."""
-        self._scorer = None
-        free()
-
-
-def judge_model(run: Run, source: str, revision: str | None) -> Backbone:
-    """Return a judge's model as a backbone, so that it can be fetched as one."""
-    return replace(run.backbone, name="judge", source=source, revision=revision, wheel=None)
-
-
-_SHELF: dict[tuple[str, ...], Any] = {}
-"""The last backbone used for generation in this process."""
-
-
-def clear_shelf() -> None:
-    """Release the backbone on the shelf before another model loads."""
-    _SHELF.clear()
-    free()
-
-
-def free() -> None:
-    """Collect garbage and empty torch's GPU cache, so that the next stage can load a model."""
-    gc.collect()
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+            _SHELF[key] = load_scorer(resolve(judge_model(self.run, source, revision)).folder, dtype, self.device)
+        return _SHELF[key]

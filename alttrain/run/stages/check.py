@@ -1,41 +1,38 @@
 """Stage check: refuse a run that will fail, before any weights load. Writes nothing.
 
-`check_light` always runs first. It reads the data files and looks for the backbone's folder and the packages it needs.
-For the teacher and judges that have work left, it checks API keys, servers, models and goals. The stage `check`
-validates the rendering of every row's token ids, refuses prompts that exceed the context, and estimates the memory of
-each stage.
+`check_light` always runs first: data files, folders, packages, keys, servers. The stage `check` then validates the
+token ids of every row, refuses prompts that exceed the context, and estimates the memory of each stage.
 
 The tokenizer is local or comes from the hub without the weights. If neither is possible, a run that loads the model
-fetches both and validates the rendering then; a run of `check` alone reports that it did not. Too little memory refuses
-a run only for its own stages; for other stages it is reported.
+fetches both and validates then; a run of `check` alone reports that it did not.
 """
 
-import difflib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from hydra.core.global_hydra import GlobalHydra
 
+from alttrain import records
 from alttrain.backbone.device import check_kernels, has_gpu_driver
 from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path, why_absent
 from alttrain.config import RunError
-from alttrain.evaluation import Judge
+from alttrain.config.schema import did_you_mean
+from alttrain.evaluation import Benchmark, Judge
 from alttrain.evaluation.judges import check_goals
 from alttrain.evaluation.protocol import KINDS, Measure
-from alttrain.records import Example, Rejected, read_rows
+from alttrain.records import Example, Rejected
 from alttrain.rewrite import TeacherContext, lacks_original, render
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable, evaluation_folder
 from alttrain.run.session import Session, judge_model
-from alttrain.run.stages.generate import longest_prompt, refuse_too_long
+from alttrain.run.stages.generate import prompt_text
 from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
-from alttrain.run.stages.needs import Sizes, guess, guessed_rows, lacks_originals, refuse_too_large, tokens_key
+from alttrain.run.stages.needs import Sizes, guessed_rows, lacks_originals, refuse_too_large, tokens_key
 from alttrain.run.stages.rewrite import refuse_losses
-from alttrain.run.stages.train import NO_KEY_SENTENCE
+from alttrain.run.stages.train import tokenized
 from alttrain.tokenization import Renderer
 
 log = logging.getLogger(__name__)
@@ -50,83 +47,64 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
 
     `rows` are the rows to train on if another job of the sweep has read the same data; its files are not read again.
     """
-    faults: list[str] = []
+    faults: dict[str, None] = {}
     stages, structure, reads = set(run.stages), run.structure, rows is None
+    gpu = run.hardware.accelerator != "cpu" and has_gpu_driver()
 
-    @contextmanager
-    def step() -> Iterator[None]:
+    def tried(check: Callable[..., Any], *arguments: object) -> Any:
         try:
-            yield
+            return check(*arguments)
         except (RunError, ValueError, OSError) as error:
-            faults.extend(line for line in (str(error),) if line not in faults)
+            faults[str(error)] = None
 
     def model_fault(source: str, revision: str | None) -> str:
         return why_absent(judge_model(run, source, revision))
 
-    with step():
-        check_writable(run.output_dir)
+    def read_rows() -> Sequence[Example]:
+        for source in run.dataset.sources.values() if reads else ():
+            source.read(run.seed)  # first: its fault is reported even if a benchmark cannot be read
+        found = run.rows if rows is None else rows
+        if structure.teacher is not None and "rewrite" in stages:
+            structure.teacher.check_rows(run.rows if structure.teacher.offline else found)  # of this seed
+        return found
+
+    def judges_due(benchmark: Benchmark) -> Mapping[str, Judge]:
+        if reads:
+            benchmark.prompts()
+        return judges_of(run, benchmark) if "judge" in stages and not is_judged(run, benchmark) else {}
+
+    tried(check_writable, run.output_dir)
     for logger in run.loggers.values() if {"train", "judge"} & stages else ():
-        with step():
-            logger.check()
-    if run.training.trains:
-        with step():
-            for source in run.dataset.sources.values() if reads else ():
-                source.read(run.seed)  # first: its fault is reported even if a benchmark cannot be read
-            rows = run.rows if rows is None else rows
-            if structure.teacher is not None and "rewrite" in stages:
-                structure.teacher.check_rows(run.rows if structure.teacher.offline else rows)  # of this seed
+        tried(logger.check)
+    rows = tried(read_rows) if run.training.trains else rows
     for benchmark in run.benchmarks:
-        judges: Mapping[str, Judge] = {}
-        with step():
-            run.protocol.decoding_for(benchmark)
-        with step():
-            if reads:
-                benchmark.prompts()
-            if "judge" in stages and not is_judged(run, benchmark):
-                judges = judges_of(run, benchmark)
-        for where, judge in judges.items():
-            with step():
-                if judge.needs_goal:
-                    check_goals(judge, benchmark.name, benchmark.examples)
-            with step():
-                judge.check(where, model_fault)
+        tried(run.protocol.decoding_for, benchmark)
+        for where, judge in (tried(judges_due, benchmark) or {}).items():
+            if judge.needs_goal:
+                tried(check_goals, judge, benchmark.name, benchmark.examples)
+            tried(judge.check, where, model_fault)
     rewrites = "rewrite" in stages and run.training.trains and not run.rewritten
-    if rewrites:
-        for key, asked in (("teacher", structure.teacher), ("rewrite.understander", structure.understander)):
-            with step():
-                if asked is not None:
-                    asked.check(key)
-        with step():
-            if structure.guard is not None:
-                structure.guard.check("rewrite.guard", model_fault)
-    with step():
-        _check_backbone(run)
-    with step():
-        check_protocol(run)
-    with step():
-        if rewrites and _asks_backbone(run, rows or ()):
-            run.generation.check(None, _on_gpu(run))
-        finished = [(evaluation_folder(run, benchmark) / "metrics.json").exists() for benchmark in run.benchmarks]
-        if "generate" in stages and not all(finished):
-            run.generation.check(run.protocol.quantization, _on_gpu(run))
-    with step():
-        _refuse_without_gpu(run)
-    with step():
-        check_belongs(run)
+    writers = {"teacher": structure.teacher, "rewrite.understander": structure.understander} if rewrites else {}
+    used = {key: writer for key, writer in writers.items() if writer is not None}
+    for key, writer in used.items():
+        tried(writer.check, key)
+    if rewrites and structure.guard is not None:
+        tried(structure.guard.check, "rewrite.guard", model_fault)
+    tried(_check_backbone, run, gpu)
+    tried(check_protocol, run)
+    asks = any(writer.asks_backbone for writer in used.values()) or lacks_originals(run, rows or ())
+    if rewrites and asks:
+        tried(run.generation.check, None, gpu)
+    finished = [(evaluation_folder(run, benchmark) / "metrics.json").exists() for benchmark in run.benchmarks]
+    if "generate" in stages and not all(finished):
+        tried(run.generation.check, run.protocol.quantization, gpu)
+    tried(_refuse_without_gpu, run, gpu)
+    tried(check_belongs, run)
     if faults:
         raise RunError("\n".join(faults))
 
 
-def _asks_backbone(run: Run, rows: Sequence[Example]) -> bool:
-    """Return whether the rewrite needs texts of the backbone: a teacher's sentences, or originals of these rows."""
-    structure = run.structure
-    writers = (structure.teacher, structure.understander)
-    if any(writer is not None and writer.asks_backbone for writer in writers):
-        return True
-    return structure.original is not None and lacks_originals(run, rows)
-
-
-def _check_backbone(run: Run) -> None:
+def _check_backbone(run: Run, gpu: bool) -> None:
     """Raise RunError if the folder does not exist, or the kernels lack their packages or hardware."""
     source = run.backbone.source
     if is_path(source) and not Path(source).expanduser().is_dir():
@@ -135,45 +113,38 @@ def _check_backbone(run: Run) -> None:
         )
     if MODEL_STAGES & set(run.stages):
         optimizer = run.training.optimizer if run.training.trains and "train" in run.stages else "adamw"
-        check_kernels(run.backbone.quantization, run.backbone.attention, _on_gpu(run), optimizer)
+        check_kernels(run.backbone.quantization, run.backbone.attention, gpu, optimizer)
+
+
+def _refuse_without_gpu(run: Run, gpu: bool) -> None:
+    """Raise RunError for settings that need a GPU, if there is none or it is not to be used."""
+    if run.hardware.accelerator == "gpu" and MODEL_STAGES & set(run.stages) and not gpu:
+        raise RunError(
+            "trainer.accelerator=gpu, and there is no GPU here; set trainer=auto or cpu, or look at the plan alone by "
+            "'stages=[check]'"
+        )
+    if "train" in run.stages and run.hardware.compiled == "on" and not gpu:
+        raise RunError(
+            "trainer.compiled=on is for a GPU, and there is none, or it is not to be used; set trainer.compiled=auto"
+        )
 
 
 def check_protocol(run: Run) -> None:
     """Raise RunError if the protocol names an unknown benchmark, or averages benchmarks of another measure."""
     protocol, hydra = run.protocol, GlobalHydra.instance()
     own = {benchmark.name: benchmark.measure for benchmark in run.benchmarks}
-    named = [(f"settings.{name}", name) for name in protocol.settings]
-    named += [(f"judges.{name}", name) for name in protocol.judges if name not in get_args(Measure)]
-    named += [(f"means.{measure}", name) for measure, names in protocol.means.items() for name in names]
+    averaged = [(measure, name) for measure, names in protocol.means.items() for name in names]
     if hydra.is_initialized():
         known = {*KINDS, *own, *hydra.config_loader().get_group_options("benchmark")}
-        for key, name in named:
+        named = [(f"settings.{name}", name) for name in protocol.settings]
+        named += [(f"judges.{name}", name) for name in protocol.judges if name not in get_args(Measure)]
+        for key, name in [*named, *((f"means.{measure}", name) for measure, name in averaged)]:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                meant = f"; did you mean {close[0]!r}?" if close else ""
-                raise RunError(f"protocol.{key}: there is no benchmark {name!r}, in this run or to choose{meant}")
-    for measure, names in protocol.means.items():
-        for name in names:
-            if own.get(name, measure) != measure:
-                raise RunError(f"protocol.means.{measure} names {name}, whose measure is {own[name]}")
-
-
-def _refuse_without_gpu(run: Run) -> None:
-    """Raise RunError for settings that need a GPU, if there is none or it is not to be used."""
-    stages = set(run.stages)
-    if run.hardware.accelerator == "gpu" and MODEL_STAGES & stages and not has_gpu_driver():
-        raise RunError(
-            "trainer.accelerator=gpu, and there is no GPU here; set trainer=auto or cpu, or look at the plan alone by "
-            "'stages=[check]'"
-        )
-    if "train" in stages and run.hardware.compiled == "on" and not _on_gpu(run):
-        raise RunError(
-            "trainer.compiled=on is for a GPU, and there is none, or it is not to be used; set trainer.compiled=auto"
-        )
-
-
-def _on_gpu(run: Run) -> bool:
-    return run.hardware.accelerator != "cpu" and has_gpu_driver()
+                unknown = f"there is no benchmark {name!r}, in this run or to choose"
+                raise RunError(f"protocol.{key}: {unknown}{did_you_mean(name, known)}")
+    for measure, name in averaged:
+        if own.get(name, measure) != measure:
+            raise RunError(f"protocol.means.{measure} names {name}, whose measure is {own[name]}")
 
 
 def check(run: Run, session: Session) -> None:
@@ -188,11 +159,17 @@ def check(run: Run, session: Session) -> None:
             log.warning(message, benchmark.name, *lacking["rows"])
     made = examples_without_model(run, rows)  # before anything is fetched: this may refuse the run
     renderer, missing = _tokenizer_alone(run)
-    refuse_too_large(run, rows, prove(run, rows, made, renderer) if renderer else guess(run, rows))
+    refuse_too_large(run, rows, prove(run, rows, made, renderer) if renderer else None)
     if renderer is None and MODEL_STAGES & set(run.stages):
         prove(run, rows, made, session.renderer)
     elif renderer is None:
         log.info("check     the rendering will be proved once the tokenizer is there: %s", missing)
+
+
+def bound(run: Run, session: Session) -> None:
+    """Check only that prompts fit the context, for a run without the stage `check`. Raises RunError."""
+    rewrites = run.training.trains and "rewrite" in run.stages and not run.rewritten
+    fits_context(run, run.rows if rewrites else [], _tokenizer_alone(run)[0] or session.renderer)
 
 
 def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
@@ -206,47 +183,62 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
     return Renderer(run.backbone, load_tokenizer(folder)), ""
 
 
+def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] | None:
+    """Return the rows to train on: train.jsonl if it exists, otherwise rows rewritten here.
+
+    Returns None if the rewrite needs a model for its originals or its teacher. Raises RunError if too many rows are
+    lost.
+    """
+    if written := records.read_rows(run.folder / "train.jsonl", Example):
+        return written
+    structure, teacher = run.structure, run.structure.teacher
+    if structure.understander or (teacher and not teacher.offline) or lacks_originals(run, rows):
+        return None
+    assessed = dict(teacher.assess(rows, run.seed, TeacherContext(cache_folder()))) if teacher else {}
+    made = [
+        found if isinstance(found := assessed.get(row.id), Rejected) else structure.rewrite(row, run.seed, found)
+        for row in rows
+    ]
+    refuse_losses(run, [row for row in made if isinstance(row, Rejected)])
+    return [row for row in made if isinstance(row, Example)]
+
+
 def prove(run: Run, rows: Sequence[Example], made: Sequence[Example] | None, renderer: Renderer) -> Sizes:
     """Check that every prompt fits the context, and that the training rows satisfy `Renderer.problems`.
 
     `rows` are the dataset's rows. `made` are the rewritten rows, or None if rewriting needs a model. Returns the sizes
-    in tokens. Raises RunError.
+    in tokens. Raises RunError that names keys or rows.
     """
     _compare_templates(run, renderer)
-    for benchmark in run.benchmarks:
-        said = ((benchmark.asked(row), *row.turns) for row in benchmark.examples)
-        _tell_spelt(benchmark.name, "prompts", said, renderer)
-    _tell_spelt("dataset", "rows", ((r.prompt, *r.turns, render(r.thought), r.answer) for r in rows), renderer)
+    texts = {one.name: [(one.asked(row), *row.turns) for row in one.examples] for one in run.benchmarks}
+    texts["dataset"] = [(row.prompt, *row.turns, render(row.thought), row.answer) for row in rows]
+    for name, said in texts.items():
+        if found := [token for parts in said if (token := renderer.spelt(*parts))]:
+            counts = f"{len(found)} of {len(said)} {'rows' if name == 'dataset' else 'prompts'}"
+            log.info("check     %s: %s spell a special token, such as %s; it stays text", name, counts, found[0])
     longest, prompt = fits_context(run, rows, renderer)
     if not run.training.trains:
         return Sizes(longest)
-    trained = _prove_rows(run, made, renderer, run.training.max_length)
-    rendered = trained or guessed_rows(rows, run.training.max_length)
-    return Sizes(longest, prompt, rendered, counted=trained is not None)
-
-
-def bound(run: Run, session: Session) -> None:
-    """Check only that prompts fit the context, for a run without the stage `check`. Raises RunError."""
-    rewrites = run.training.trains and "rewrite" in run.stages and not run.rewritten
-    fits_context(run, run.rows if rewrites else [], _tokenizer_alone(run)[0] or session.renderer)
-
-
-def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple[int, int]:
-    """Return the tokens of the longest prompt of the benchmarks and of the dataset.
-
-    Raises RunError if the context cannot hold a prompt and its response.
-    """
-    asked = run.benchmarks if {"check", "generate"} & set(run.stages) else ()
-    longest = max([0, *(longest_prompt(run, renderer, benchmark) for benchmark in asked)])
-    if not rows:
-        return longest, 0
-    lengths = [len(prompt) for prompt in renderer.prompts(rows, run.training.thought)]
-    refuse_too_long(run, "dataset", rows, lengths, 1, "one token of response")
-    if run.structure.original is not None and lacks_originals(run, rows):
-        asks = [lacks_original(run.structure, row) for row in rows]
-        own, longs = list(compress(rows, asks)), list(compress(lengths, asks))
-        refuse_too_long(run, "dataset", own, longs, run.structure.original.tokens, tokens_key(run))
-    return longest, max(lengths)
+    trainable = {row.id: row for row in made or () if row.shape != "prompt_only"}
+    if made is None:
+        log.info("check     the rows to train on take a model to make; the rewrite stage makes them")
+    if not trainable:  # the rewrite stage reports what is missing
+        return Sizes(longest, prompt, guessed_rows(rows, run.training.max_length))
+    kept, too_long = tokenized(run, renderer, list(trainable.values()))
+    wrong = [f"  row {s.id}: {problems[0]}" for s in kept if (problems := renderer.problems(s, trainable[s.id]))]
+    if wrong:
+        more = [f"  and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
+        head = f"{len(wrong)} of {len(kept)} rows would not be trained as they are prompted:"
+        remedy = "leave these rows out, or choose the backbone/template of this backbone's family"
+        raise RunError("\n".join([head, *wrong[:NAMED], *more, remedy]))
+    if run.training.objective.needs_key_sentence:
+        log.info("check     a key sentence in %d of %d rows", sum(s.marks is not None for s in kept), len(kept))
+    if too_long:
+        named = ", ".join(too_long[:NAMED]) + (", ..." if len(too_long) > NAMED else "")
+        key = f"training.max_length={run.training.max_length}"
+        log.warning("check     %d rows are longer than %s: %s", len(too_long), key, named)
+    log.info("check     rendering proved on %d rows", len(kept))
+    return Sizes(longest, prompt, tuple(map(len, kept)), counted=True)
 
 
 def _compare_templates(run: Run, renderer: Renderer) -> None:
@@ -262,69 +254,53 @@ def _compare_templates(run: Run, renderer: Renderer) -> None:
         log.warning("check     backbone.template prompts %r, but the tokenizer's own template %r", ours, theirs)
 
 
-def _tell_spelt(where: str, kind: str, said: Iterable[tuple[str, ...]], renderer: Renderer) -> None:
-    """Log the number of texts that spell out a special token."""
-    spelt = [renderer.spelt(*texts) for texts in said]
-    if found := list(filter(None, spelt)):
-        log.info(
-            "check     %s: %d of %d %s spell a special token, such as %s; it stays text",
-            *(where, len(found), len(spelt), kind, found[0]),
+def fits_context(run: Run, rows: Sequence[Example], renderer: Renderer) -> tuple[int, int]:
+    """Return the tokens of the longest prompt of the benchmarks and of the dataset.
+
+    Raises RunError if the context cannot hold a prompt and its response.
+    """
+    longest, context, original = 0, run.backbone.context_length, run.structure.original
+    whole, one = ("backbone.context_length", context), ("one token of response", 1)
+    for benchmark in run.benchmarks if {"check", "generate"} & set(run.stages) else ():
+        texts = (prompt_text(run, renderer, benchmark, row) for row in benchmark.examples)
+        lengths = [len(renderer.encode(text)) for text in texts]
+        longest = max([longest, *lengths])
+        where, decoding = f"benchmark {benchmark.name}", run.protocol.decoding_for(benchmark)
+        if (cut_at := decoding.cut_at(context)) is not None:
+            limit = (run.protocol.key_for(benchmark, "context"), cut_at)
+            _refuse_too_long(where, benchmark.examples, lengths, one, limit)
+        else:
+            key = run.protocol.key_for(benchmark, "max_new_tokens")
+            cut = f", or set {key.removesuffix('max_new_tokens')}context=backbone to cut responses there"
+            _refuse_too_long(where, benchmark.examples, lengths, (key, decoding.max_new_tokens), whole, cut)
+    if not rows:
+        return longest, 0
+    lengths = [len(prompt) for prompt in renderer.prompts(rows, run.training.thought)]
+    _refuse_too_long("dataset", rows, lengths, one, whole)
+    if original is not None:
+        asked = [lacks_original(run.structure, row) for row in rows]
+        room = (tokens_key(run), original.tokens)
+        _refuse_too_long("dataset", compress(rows, asked), compress(lengths, asked), room, whole)
+    return longest, max(lengths)
+
+
+def _refuse_too_long(
+    where: str,
+    rows: Iterable[Example],
+    lengths: Iterable[int],
+    room: tuple[str, int],
+    limit: tuple[str, int],
+    remedy: str = "",
+) -> None:
+    """Raise RunError, naming the first row, if a prompt and `room` more tokens exceed the limit.
+
+    `room` and `limit` are (name, tokens).
+    """
+    long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length + room[1] > limit[1]]
+    if long:
+        row, length = long[0]
+        others = f" (and {len(long) - 1} more rows like it)" if len(long) > 1 else ""
+        raise RunError(
+            f"{where}, row {row.id} ({row.source}): the prompt has {length} tokens, and with {room[1]} more "
+            f"({room[0]}) it passes {limit[0]}={limit[1]}; shorten or leave out the row{others}{remedy}"
         )
-
-
-def _prove_rows(
-    run: Run, examples: Sequence[Example] | None, renderer: Renderer, max_length: int
-) -> tuple[int, ...] | None:
-    """Validate the rows to train on; return their lengths in tokens.
-
-    Returns None if making the rows needs a model, or if none can be trained on. Raises RunError that names invalid
-    rows.
-    """
-    if examples is None:
-        log.info("check     the rows to train on take a model to make; the rewrite stage makes them")
-        return None
-    trainable = [example for example in examples if example.shape != "prompt_only"]
-    if not trainable:
-        return None  # the rewrite stage reports what is missing
-    kept, too_long = renderer.sequences(trainable, max_length)
-    by_id = {example.id: example for example in trainable}
-    wrong = [(s.id, problems[0]) for s in kept if (problems := renderer.problems(s, by_id[s.id]))]
-    if wrong:
-        lines = [f"  row {name}: {problem}" for name, problem in wrong[:NAMED]]
-        more = [f"  and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
-        head = f"{len(wrong)} of {len(kept)} rows would not be trained as they are prompted:"
-        remedy = "leave these rows out, or choose the backbone/template of this backbone's family"
-        raise RunError("\n".join([head, *lines, *more, remedy]))
-    if not kept:
-        raise RunError(f"training.max_length={max_length}: every example is longer; raise it")
-    if run.training.trains and run.training.objective.needs_key_sentence:
-        marked = sum(s.marks is not None for s in renderer.mark([by_id[s.id] for s in kept], kept))
-        if not marked:
-            raise RunError(NO_KEY_SENTENCE)
-        log.info("check     a key sentence in %d of %d rows", marked, len(kept))
-    if too_long:
-        named = ", ".join(too_long[:NAMED]) + (", ..." if len(too_long) > NAMED else "")
-        log.warning("check     %d rows are longer than training.max_length=%d: %s", len(too_long), max_length, named)
-    log.info("check     rendering proved on %d rows", len(kept))
-    return tuple(map(len, kept))
-
-
-def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] | None:
-    """Return the rows to train on: train.jsonl if it exists, otherwise rows rewritten here.
-
-    Returns None if the rewrite needs a model for its originals or its teacher. Raises RunError if too many rows are
-    lost.
-    """
-    if written := read_rows(run.folder / "train.jsonl", Example):
-        return written
-    structure = run.structure
-    teacher = structure.teacher
-    if structure.understander or (teacher and not teacher.offline) or lacks_originals(run, rows):
-        return None
-    assessed = dict(teacher.assess(rows, run.seed, TeacherContext(cache_folder()))) if teacher else {}
-    made = [
-        found if isinstance(found := assessed.get(row.id), Rejected) else structure.rewrite(row, run.seed, found)
-        for row in rows
-    ]
-    refuse_losses(run, [row for row in made if isinstance(row, Rejected)])
-    return [row for row in made if isinstance(row, Example)]

@@ -1,25 +1,20 @@
 """Stage report: from all run folders, write the files of report/ and show a table.
 
-- metrics.csv      every number, in tidy form
-- comparisons.csv  every run against the No-train run of its backbone, prompt by prompt
-- structure.csv    the assessment as a classifier, and the causes of wrong answers
-- table.md         one row for each run and seed
-- tables/          aggregated over seeds; each as Markdown, LaTeX and CSV
-- figures/         each as PNG and SVG
-- page.html        everything, with every sample, in one file
+- metrics.csv, comparisons.csv  every number; every run against the No-train run of its backbone, prompt by prompt
+- structure.csv                 the assessment as a classifier, and the causes of wrong answers
+- table.md, tables/, figures/   one row for each run and seed; aggregated over seeds
+- page.html                     everything, with every sample, in one file
 
 A trained run's model card is rewritten if its results changed. The report is made from a snapshot in a temporary
 folder, which replaces report/ when it is complete (`report.snapshot`). A failed report does not fail the run.
 """
 
-import gc
 import hashlib
 import json
 import logging
 import shutil
 import traceback
-from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -46,20 +41,15 @@ log = logging.getLogger(__name__)
 
 WIDEST = 10_000
 """Maximum width of a table on the console, in characters."""
-OBJECTS = 100_000
-"""New objects after which Python collects garbage while a report is made."""
 SHOWN = "overview"
 """The table that the console shows."""
 
 
 class _Stamp(TypedDict):
-    """The contents of .stamp: the digest of the inputs of the last report, and its files with their `states`.
-
-    Older versions stored the files without states.
-    """
+    """The contents of .stamp: the digest of the inputs of the last report, and its files with their `states`."""
 
     digest: str
-    files: list[str] | dict[str, tuple[int, int, int]]
+    files: dict[str, tuple[int, int, int]]
 
 
 def report(run: Run, session: Session) -> None:
@@ -92,10 +82,10 @@ def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
         if not next(runs.glob("*/evaluation/*/metrics.json"), None):
             return pd.DataFrame()
         with alone(folder):
-            digest, before = _digest(runs, texts), kept_json(folder / STAMP, _Stamp) or {}
-            if before.get("digest") != digest or not _untouched(folder, before["files"]):
-                with _rare_collections(), beside(folder) as aside:
-                    _make(output_dir, aside, texts, digest, {*before.get("files", [])})
+            digest, before = _digest(runs, texts), kept_json(folder / STAMP, _Stamp) or {"digest": "", "files": {}}
+            if before["digest"] != digest or not _untouched(folder, before["files"]):
+                with beside(folder) as aside:
+                    _make(output_dir, aside, texts, digest, {*before["files"]})
             shown = folder / "tables" / f"{SHOWN}.csv"
             return marked(read_csv(shown)) if shown.exists() else pd.DataFrame()
     except Exception as error:  # texts, names and files may come from anybody, and cause any error
@@ -103,7 +93,7 @@ def write_report(output_dir: Path, texts: Texts = "all") -> pd.DataFrame:
         raise RunError(f"no report was made: {error or type(error).__name__}") from error
 
 
-def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: Set[str]) -> None:
+def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: set[str]) -> None:
     """Make the report from a snapshot, then replace the last one.
 
     Errors name the original files, not those of the snapshot. A run with a damaged file is logged and left out.
@@ -134,17 +124,6 @@ def _make(output_dir: Path, aside: Path, texts: Texts, digest: str, ours: Set[st
             log.warning("report    the model card of %s is not made anew: %s", run.name, error)
 
 
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Collect garbage rarely. The data stays in use, and the default frequency took a sixth of the time."""
-    before = gc.get_threshold()
-    gc.set_threshold(OBJECTS, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
 def _untouched(folder: Path, told: Any) -> bool:
     """Return whether the last report's files are unchanged. Only files below `folder` are looked at."""
     current = states(folder, told) if {*told} <= files(folder) else {}
@@ -169,14 +148,15 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator
     for name, frame in frames.items():
         write_csv(folder / f"{name}.csv", frame)
         yield folder / f"{name}.csv"
-    write_text(folder / "table.md", markdown("Runs", made.runs))
-    yield folder / "table.md"
+    texts_of = {"table.md": markdown("Runs", made.runs)}
     for name, cells in made.tables.items():
-        path = folder / "tables" / name
-        write_csv(path.with_suffix(".csv"), cells[CELLS])
-        write_text(path.with_suffix(".md"), markdown(TABLES[name], cells))
-        write_text(path.with_suffix(".tex"), latex(TABLES[name], cells))
-        yield from (path.with_suffix(form) for form in (".csv", ".md", ".tex"))
+        write_csv(folder / "tables" / f"{name}.csv", cells[CELLS])
+        yield folder / "tables" / f"{name}.csv"
+        texts_of[f"tables/{name}.md"] = markdown(TABLES[name], cells)
+        texts_of[f"tables/{name}.tex"] = latex(TABLES[name], cells)
+    for name, text in texts_of.items():
+        write_text(folder / name, text)
+        yield folder / name
     yield from draw_all(made.tables, made.variants, folder / "figures")
     if page := write_page(output_dir, texts, made=made):
         yield page

@@ -8,9 +8,6 @@
 
 If the dataset lacks traces, the backbone generates them into a cache that all runs share. Its key covers all prompts,
 and only whole chunks are kept, because in bfloat16 a result can depend on which prompts are decoded together.
-
-If a label loses a larger share of its rows than the structure's `may_lose`, the run stops. Otherwise it would silently
-train on the other labels.
 """
 
 import hashlib
@@ -19,7 +16,7 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache
@@ -27,41 +24,24 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from alttrain import records
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.dataset.selection import stratified
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation import JudgeContext
 from alttrain.evaluation.judges import NO_REPLY
-from alttrain.evaluation.statistics import rate
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Engine, Prompt, Written, unwatched
 from alttrain.llm import NEARLY_ALL, Failure
-from alttrain.records import (
-    DamagedError,
-    Example,
-    Generation,
-    Rejected,
-    Segment,
-    alone,
-    append_rows,
-    checksum,
-    from_cache,
-    read_rows,
-    repair_rows,
-    seal,
-    write_rows,
-    write_sealed,
-    write_text,
-)
-from alttrain.rewrite import Original, SelfTrace, TeacherContext, lacks_original, read, render
+from alttrain.records import DamagedError, Example, Generation, Rejected, Segment
+from alttrain.rewrite import Original, SelfTrace, TeacherContext, lacks_original, render
 from alttrain.rewrite.original import ANSWER_CUT, CUT, THOUGHT_CUT, with_original
 from alttrain.rewrite.structures import Guard
-from alttrain.rewrite.teachers import DISAGREES, Sentences
-from alttrain.rewrite.understanding import has_trace, outcome
+from alttrain.rewrite.teachers import Sentences
 from alttrain.run.assembly import Run
 from alttrain.run.progress import bar
-from alttrain.run.session import Session, free
+from alttrain.run.session import Session, clear_shelf, free
 from alttrain.run.stages.needs import tokens_key
 from alttrain.run.stages.train import tell_edited
 
@@ -86,42 +66,52 @@ def rewrite(run: Run, session: Session) -> None:
     if run.rewritten:
         tell_edited(run)
         return
-    structure, selection, chosen = run.structure, run.selection, run.rows
-    teacher, understander = structure.teacher, structure.understander
-    traceless = [row for row in chosen if not row.thought]
+    structure, selection = run.structure, run.selection
+    chosen, teacher, understander = selection.examples, structure.teacher, structure.understander
+
     assess = teacher.assess if teacher else None
+    assessed, rejected = _written(session, "assessments", assess, chosen)
     understand = understander.understand if understander else None
-    assessed, rejected = _written(run, session, "assessments", assess, chosen)
-    understood, ununderstood = _written(run, session, "understandings", understand, traceless)
+    traceless = [row for row in chosen if not row.thought]
+    understood, ununderstood = _written(session, "understandings", understand, traceless)
     rejected += [row for row in ununderstood if row.id in assessed or not teacher]
     _reject(run, rejected)
+
     unusable = {row.id for row in rejected}
-    completed, useless, report = _completed(run, session, [row for row in chosen if row.id not in unusable])
-    rejected += useless
+    completed, useless, report = _completed(session, [row for row in chosen if row.id not in unusable])
     made = [structure.rewrite(row, run.seed, assessed.get(row.id), understood.get(row.id)) for row in completed]
     rewritten = [row for row in made if isinstance(row, Example)]
-    rejected += [row for row in made if isinstance(row, Rejected)]
+    rejected += [*useless, *(row for row in made if isinstance(row, Rejected))]
     _reject(run, rejected)
+    left_out = Counter(row.reason for row in rejected)
     untrainable = [row.id for row in rewritten if row.shape == "prompt_only"]
     if untrainable or not rewritten:
         message = f"rewrite={structure.name} leaves nothing to train on"
         if untrainable:
             message += f" for {len(untrainable)} rows without thought or answer (first: {untrainable[0]})"
-        for reason, count in Counter(row.reason for row in rejected).items():
-            message += f"; {count} rows: {reason}"
+        message += "".join(f"; {count} rows: {reason}" for reason, count in left_out.items())
         raise RunError(f"{message}; choose another rewrite, or method=no_train for the backbone as it is")
+
     before = {row.id: row for row in [*chosen, *completed]}  # the latter have traces
-    rows = {"originals": before.values(), "held_out": selection.held_out, "train": rewritten}
-    for name, written in rows.items():
-        if written:
-            write_rows(run.folder / f"{name}.jsonl", written)
-    write_text(run.folder / "review.md", review_sheet(rewritten, before, run.seed))
-    summary = {"read": len(chosen), **_summary(run, before.values(), rewritten, rejected)}
-    summary |= {"selection": selection.report} | report
-    summary |= {"blind": _disagreement(chosen, assessed, rejected) if teacher and teacher.blind else None}
-    files = [f"{name}.jsonl" for name in ("train", "originals", "held_out") if rows[name]]
-    summary |= {"files": {name: checksum(run.folder / name) for name in files}}
-    write_sealed(run.folder / "rewrite.json", summary)
+    rows = {"originals": list(before.values()), "held_out": selection.held_out, "train": rewritten}
+    files = {f"{name}.jsonl": written for name, written in rows.items() if written}
+    for name, written in files.items():
+        records.write_rows(run.folder / name, written)
+    records.write_text(run.folder / "review.md", review_sheet(rewritten, before, run.seed))
+    origins = Counter(f"{segment.step} from {segment.origin}" for example in rewritten for segment in example.thought)
+    summary = {
+        "read": len(chosen),
+        "written": len(rewritten),
+        "labels": dict(Counter(example.label for example in rewritten)),
+        "shapes": dict(sorted(Counter(example.shape for example in rewritten).items())),
+        "origins": dict(sorted(origins.items())),
+        "left_out": dict(left_out),
+        "decontaminated_against": {benchmark.name: benchmark.content for benchmark in run.benchmarks},
+        "selection": selection.report,
+        **report,
+        "files": {name: records.checksum(run.folder / name) for name in files},
+    }
+    records.write_sealed(run.folder / "rewrite.json", summary)
     log.info("rewrite   %d examples, %d left out", len(rewritten), len(rejected))
 
 
@@ -130,29 +120,8 @@ def _reject(run: Run, rejected: Sequence[Rejected]) -> None:
     path = run.folder / "rejects.jsonl"
     path.unlink(missing_ok=True)
     if rejected:
-        write_rows(path, rejected)
+        records.write_rows(path, rejected)
     refuse_losses(run, rejected)
-
-
-def _summary(
-    run: Run, originals: Iterable[Example], rewritten: Sequence[Example], rejected: Sequence[Rejected]
-) -> dict[str, Any]:
-    segments = [segment for example in rewritten for segment in example.thought]
-    understandings = Counter(outcome(segment) for segment in segments if segment.step == "understanding")
-    opened = [read(render(row.thought)).opening for row in originals if has_trace(row)]  # as in the paper: 985 of 1,000
-    openings = {"count": sum(opened), "n": len(opened), **rate(sum(opened), len(opened))._asdict()} if opened else None
-    return {
-        "written": len(rewritten),
-        "labels": dict(Counter(example.label for example in rewritten)),
-        "shapes": dict(sorted(Counter(example.shape for example in rewritten).items())),
-        "categories": dict(sorted(Counter(example.category for example in rewritten).items())),
-        "understandings": dict(understandings),
-        "traces_opening_with_an_understanding": openings,
-        "origins": dict(sorted(Counter(f"{segment.step} from {segment.origin}" for segment in segments).items())),
-        "left_out": dict(Counter(row.reason for row in rejected)),
-        "left_out_ids": [asdict(row) for row in rejected],
-        "decontaminated_against": {benchmark.name: benchmark.content for benchmark in run.benchmarks},
-    }
 
 
 def refuse_losses(run: Run, rejected: Sequence[Rejected]) -> None:
@@ -163,7 +132,7 @@ def refuse_losses(run: Run, rejected: Sequence[Rejected]) -> None:
         reasons = Counter(row.reason for row in rejected if label_of[row.id] == label)
         if (lost := reasons.total()) > run.structure.may_lose * total:
             lines += [f"  {lost} of {total} {label} rows:", *(f"    {n}: {why}" for why, n in reasons.most_common())]
-            lines += [f"    {remedy}" for remedy in dict.fromkeys(_remedy(run, reason) for reason in reasons)]
+            lines += [f"    -> {remedy}" for remedy in dict.fromkeys(_remedy(run, reason) for reason in reasons)]
     if lines:
         allowed = f"rewrite.may_lose={run.structure.may_lose:g}"
         head = f"rewrite={run.structure.name} leaves out a larger share of a label's rows than {allowed}:"
@@ -172,38 +141,22 @@ def refuse_losses(run: Run, rejected: Sequence[Rejected]) -> None:
 
 def _remedy(run: Run, reason: str) -> str:
     recipe = run.structure.original
-    if reason.endswith(DISAGREES):
-        return "-> choose another teacher, or tell it the label (teacher.tell_label=true)"
     if reason.startswith(("assessment: ", "understanding: ")):
-        return "-> choose a teacher that follows the instruction better, or raise teacher.repairs"
-    if reason == UNSAFE:
-        return "-> look at what the guard calls unsafe in rejects.jsonl, or choose another rewrite.guard"
+        return "choose another teacher, raise teacher.repairs, or tell it the label (teacher.tell_label=true)"
     if recipe is not None and reason in (THOUGHT_CUT, CUT):
-        return f"-> raise {tokens_key(run)}={recipe.tokens}"
-    if recipe is not None and "the backbone" in reason:
-        return "-> choose prompts that this backbone answers, or a data set with traces of its own"
-    return "-> choose the data set that belongs to this rewrite, or a rewrite that takes such rows"
-
-
-def _disagreement(chosen: Sequence[Example], assessed: Container[str], rejected: Sequence[Rejected]) -> dict[str, Any]:
-    """Return how often a teacher that was not told the label disagreed with it, by label."""
-    against = {row.id for row in rejected if row.reason.endswith(DISAGREES)}
-    by_label: dict[str, Any] = {}
-    for label in dict.fromkeys(row.label for row in chosen):
-        asked = [row.id for row in chosen if row.label == label]
-        disagreed, agreed = len(against.intersection(asked)), sum(name in assessed for name in asked)
-        share = rate(disagreed, disagreed + agreed)._asdict() if disagreed + agreed else None
-        by_label[label] = {"asked": len(asked), "agreed": agreed, "disagreed": disagreed, "disagreement": share}
-    return by_label
+        return f"raise {tokens_key(run)}={recipe.tokens}"
+    if recipe is not None and (reason == UNSAFE or "the backbone" in reason):
+        return "choose prompts that this backbone answers, a data set with traces of its own, or another rewrite.guard"
+    return "choose the data set that belongs to this rewrite, or a rewrite that takes such rows"
 
 
 def _written(
-    run: Run, session: Session, step: str, write: Callable[..., Sentences] | None, examples: Sequence[Example]
+    session: Session, step: str, write: Callable[..., Sentences] | None, examples: Sequence[Example]
 ) -> tuple[dict[str, Segment], list[Rejected]]:
     """Return what a teacher's method writes, by example id, and the examples for which it wrote no valid sentence."""
     if write is None or not examples:
         return {}, []
-    mode = run.backbone.untrained_thought
+    run, mode = session.run, session.run.backbone.untrained_thought
     with bar(step, len(examples)) as advance, ExitStack() as started:
 
         @cache
@@ -211,8 +164,8 @@ def _written(
             return started.enter_context(session.engine(None))
 
         def ask(prompts: list[str], max_tokens: int) -> list[str]:
-            texts = [session.renderer.prompt_text(prompt, mode) for prompt in prompts]
-            answers = _answers(session, engine(), texts, Decoding(max_tokens), map(str, range(len(texts))))
+            texts = {str(n): session.renderer.prompt_text(prompt, mode) for n, prompt in enumerate(prompts)}
+            answers = _answers(session, engine(), texts, Decoding(max_tokens), unwatched)
             return [run.backbone.template.split(answer.text, mode)[1] for answer in answers]
 
         def model() -> str:
@@ -226,13 +179,12 @@ def _written(
 def _answers(
     session: Session,
     engine: Engine,
-    texts: Sequence[str],
+    texts: Mapping[str, str],
     decoding: Decoding,
-    names: Iterable[str],
     advance: Callable[[int], None] = unwatched,
 ) -> list[Written]:
-    """Return what the engine writes for each text. Names decide what is sampled. Raises RunError if one is missing."""
-    prompts = [Prompt(session.renderer.encode(text), text, name) for text, name in zip(texts, names, strict=True)]
+    """Return what the engine writes for each named text. Names decide what is sampled. Raises RunError if one lacks."""
+    prompts = [Prompt(session.renderer.encode(text), text, name) for name, text in texts.items()]
     found = dict(engine.generate(prompts, decoding, advance))
     written = [answer for number in range(len(prompts)) if isinstance(answer := found.get(number), Written)]
     if len(written) < len(prompts):
@@ -247,63 +199,52 @@ def _digest(described: Any) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _completed(run: Run, session: Session, rows: list[Example]) -> tuple[list[Example], list[Rejected], dict[str, Any]]:
+def _completed(session: Session, rows: list[Example]) -> tuple[list[Example], list[Rejected], dict[str, Any]]:
     """Return (rows with the backbone's originals where the structure needs them, rejected rows, report).
 
-    The report has the ids of cut answers and, by label, the counts of the originals and of the guard's verdicts.
+    The report has the ids of cut answers and, by label, the counts of the guard's verdicts.
     """
-    structure, recipe = run.structure, run.structure.original
-    report: dict[str, Any] = {"answers_cut": [], "originals": None, "guard": None}
+    run, structure, recipe = session.run, session.run.structure, session.run.structure.original
+    report: dict[str, Any] = {"answers_cut": [], "guard": None}
     lacking = [row for row in rows if lacks_original(structure, row)]
     if not lacking:
         return rows, [], report
     if recipe is None:
         message = f"{len(lacking)} examples have no trace and rewrite.original is not set"
         raise RunError(f"rewrite={structure.name}: {message}")
-    originals = _originals(run, session, recipe, lacking)
-    report["originals"] = {
-        label: {
-            "asked": len(own),
-            "unclosed_thoughts": sum(not original.closed for original in own),
-            "unended_answers": sum(original.closed and not original.ended for original in own),
-        }
-        for label in dict.fromkeys(row.label for row in lacking)
-        if (own := [originals[row.id] for row in lacking if row.label == label])
-    }
+    originals = _originals(session, recipe, lacking)
     origin = "trace:backbone" if run.backbone.untrained_thought == "open" else "backbone"
-    rejected: list[Rejected] = []
+    reasons: dict[str, str] = {}
     filled: dict[str, Example] = {}
     for row in lacking:
         sorts = row.label == "benign" and not recipe.keep_refusals
         is_refusal = judge_refusal if sorts else lambda answer, prompt: None
         made, reason = with_original(row, originals[row.id], is_refusal, recipe.keep_sentences, origin)
         if made is None:
-            rejected.append(Rejected(row.id, reason))
+            reasons[row.id] = reason
         else:
             filled[row.id] = made
             report["answers_cut"] += [row.id] if reason == ANSWER_CUT else []
     if structure.guard is not None:
-        unsafe, report["guard"] = _guarded(run, session, structure.guard, filled.values())
-        rejected += [Rejected(name, UNSAFE) for name in unsafe]
-        dropped = set(unsafe)
-        filled = {name: row for name, row in filled.items() if name not in dropped}
-    kept = [filled.get(row.id, row) for row in rows if row.id in filled or row.id not in originals]
-    return kept, rejected, report
+        unsafe, report["guard"] = _guarded(session, structure.guard, list(filled.values()))
+        reasons |= dict.fromkeys(unsafe, UNSAFE)
+    kept = [filled.get(row.id, row) for row in rows if row.id not in reasons]
+    return kept, [Rejected(name, reason) for name, reason in reasons.items()], report
 
 
-def _guarded(run: Run, session: Session, guard: Guard, rows: Collection[Example]) -> tuple[list[str], dict[str, Any]]:
+def _guarded(session: Session, guard: Guard, rows: Sequence[Example]) -> tuple[list[str], dict[str, Any]]:
     """Return the ids of rows whose whole response the guard calls unsafe, and counts of its verdicts by label.
 
     Raises RunError if the guard does not reply.
     """
-    template, shown = run.backbone.template, []
+    template, shown = session.run.backbone.template, []
     for row in rows:
         whole = f"{template.think_open}{render(row.thought)}{template.think_close}{row.answer}"
         shown.append(Generation(row.id, row.prompt, row.label, row.category, (), whole, "", whole, True, "stop", 0, 0))
     with bar(guard.name, len(shown)) as advance:
         context = JudgeContext(cache_folder() / "replies", session.scorer, advance)
         verdicts = {judged.id: judged for judged in guard.judge(shown, context)}
-    session.let_scorer_go()
+    clear_shelf()
     failed = [judged.error for judged in verdicts.values() if judged.error]
     silent = next((error for error in failed if error.startswith(NO_REPLY)), "")
     if silent or (failed and len(failed) >= NEARLY_ALL * len(verdicts)):
@@ -317,51 +258,54 @@ def _guarded(run: Run, session: Session, guard: Guard, rows: Collection[Example]
     return [row.id for row in rows if verdicts[row.id].verdict], counts
 
 
-def _originals(run: Run, session: Session, recipe: SelfTrace, examples: list[Example]) -> dict[str, Original]:
-    """Return the backbone's own output for each prompt, by id, from the cache if the same prompts were asked before."""
-    ordered = sorted(examples, key=lambda example: example.id)  # the seed must not change the cache key
-    asked = [[example.id, recipe.asked(example)] for example in ordered]
+def _originals(session: Session, recipe: SelfTrace, rows: list[Example]) -> dict[str, Original]:
+    """Return the backbone's own output for each prompt, by id, from the cache if the same prompts were asked before.
+
+    Chunks are stored as they are generated. After an interruption, the whole chunks are kept.
+    """
+    run = session.run
+    examples = sorted(rows, key=lambda example: example.id)  # the seed must not change the cache key
+    asked = [[example.id, recipe.asked(example)] for example in examples]
     key = _digest(session.identity() | {"recipe": asdict(recipe), "prompts": asked})
     cached = cache_folder() / "originals" / f"{run.backbone.name}-{key}.jsonl"
+    begun = cached.with_suffix(".begun")
 
-    def read(path: Path) -> list[Original]:
-        rows = read_rows(path, Original)
-        if [row.id for row in rows] != [example.id for example in ordered]:
+    def complete(path: Path) -> list[Original]:
+        found = records.read_rows(path, Original)
+        if [one.id for one in found] != [example.id for example in examples]:
             raise DamagedError(path, "has not a row for each prompt")
-        return rows
+        return found
 
-    with alone(cached):
-        if (found := from_cache(cached, read)) is None:
-            begun = cached.with_suffix(".begun")
-            _ask(run, session, recipe, ordered, begun)
+    def ask() -> None:
+        size, mode = recipe.chunk or len(examples), run.backbone.untrained_thought
+        records.repair_rows(begun)
+        kept = records.read_rows(begun, Original)
+        done = sum(1 for _ in takewhile(lambda pair: pair[0].id == pair[1].id, zip(kept, examples, strict=False)))
+        done -= done % size
+        records.write_rows(begun, kept[:done])
+        log.info("rewrite   asking the backbone for %d original traces and answers", len(examples) - done)
+        decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p, top_k=recipe.top_k)
+        prompt = session.renderer.prompt_text
+        with bar("originals", len(examples) - done) as advance, session.engine(None) as engine:
+            for start in range(done, len(examples), size):
+                chunk = examples[start : start + size]
+                texts = {row.id: prompt(recipe.asked(row), mode, system=recipe.system_prompt) for row in chunk}
+                answers = _answers(session, engine, texts, decoding, advance)
+                made = []
+                for row, found in zip(chunk, answers, strict=True):
+                    thought, answer, closed = run.backbone.template.split(found.text, mode)
+                    trace = thought if mode == "open" else recipe.trace(answer)
+                    made.append(Original(row.id, trace, answer, closed and found.finish == "stop", closed))
+                records.append_rows(begun, made)
+        free()
+
+    with records.alone(cached):
+        if (originals := records.from_cache(cached, complete)) is None:
+            ask()
             os.replace(begun, cached)
-            seal(cached)
-            found = read(cached)
-    return {original.id: original for original in found}
-
-
-def _ask(run: Run, session: Session, recipe: SelfTrace, examples: Sequence[Example], path: Path) -> None:
-    """Write the backbone's own output for each prompt, chunk by chunk. Whole chunks that exist are kept."""
-    size, mode = recipe.chunk or len(examples), run.backbone.untrained_thought
-    repair_rows(path)
-    kept = read_rows(path, Original)
-    done = sum(1 for _ in takewhile(lambda pair: pair[0].id == pair[1].id, zip(kept, examples, strict=False)))
-    done -= done % size
-    write_rows(path, kept[:done])
-    log.info("rewrite   asking the backbone for %d original traces and answers", len(examples) - done)
-    decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p, top_k=recipe.top_k)
-    with bar("originals", len(examples) - done) as advance, session.engine(None) as engine:
-        for start in range(done, len(examples), size):
-            chunk = examples[start : start + size]
-            texts = [session.renderer.prompt_text(recipe.asked(e), mode, system=recipe.system_prompt) for e in chunk]
-            answers = _answers(session, engine, texts, decoding, [example.id for example in chunk], advance)
-            made = []
-            for example, found in zip(chunk, answers, strict=True):
-                thought, answer, closed = run.backbone.template.split(found.text, mode)
-                trace = thought if mode == "open" else recipe.trace(answer)
-                made.append(Original(example.id, trace, answer, closed and found.finish == "stop", closed))
-            append_rows(path, made)
-    free()
+            records.seal(cached)
+            originals = complete(cached)
+    return {original.id: original for original in originals}
 
 
 def review_sheet(rewritten: Sequence[Example], originals: Mapping[str, Example], seed: int) -> str:
@@ -369,19 +313,19 @@ def review_sheet(rewritten: Sequence[Example], originals: Mapping[str, Example],
     chosen = stratified(rewritten, min(REVIEWED, len(rewritten)), seed)
     random.Random(f"review-{seed}").shuffle(chosen)
     lines = [f"# {len(chosen)} of {len(rewritten)} rewritten rows, to be read", "", "Tick what holds.", ""]
+
+    def quote(head: str, text: str) -> None:
+        shown = text if len(text) <= SHOWN else f"{text[:SHOWN]} ... ({len(text)} characters)"
+        lines.extend([head, "", *(f"> {line}" for line in shown.split("\n")), ""])
+
     for number, new in enumerate(chosen, 1):
-        lines += _quoted(f"## {number}. {new.id} ({new.label}, {new.category or 'no category'})", new.prompt)
+        quote(f"## {number}. {new.id} ({new.label}, {new.category or 'no category'})", new.prompt)
         if thought := originals[new.id].thought:
-            lines += _quoted("**Thought before**", render(thought))
+            quote("**Thought before**", render(thought))
         lines += ["**Thought after**", ""]
         for segment in new.thought:
-            lines += _quoted(f"- {segment.step} ({segment.origin})", segment.text)
+            quote(f"- {segment.step} ({segment.origin})", segment.text)
         if new.answer:
-            lines += _quoted("**Answer**", new.answer)
+            quote("**Answer**", new.answer)
         lines += [*(f"- [ ] {question}" for question in QUESTIONS), ""]
     return "\n".join(lines)
-
-
-def _quoted(head: str, text: str) -> list[str]:
-    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]} ... ({len(text)} characters)"
-    return [head, "", *(f"> {line}" for line in shown.split("\n")), ""]
