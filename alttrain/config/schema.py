@@ -62,11 +62,12 @@ class RunSchema:
 
 def register() -> None:
     """Register the schema and Hydra's plugins of alttrain, and disable the resolver `oc.env`."""
-    from hydra_plugins.alttrain_jobs import JobSweeper, RayLauncher
+    plugins = Plugins.instance()
+    from hydra_plugins.alttrain_jobs import JobSweeper, RayLauncher  # here: looking for plugins loads it anew
 
-    OmegaConf.register_new_resolver("oc.env", refuse_environment, replace=True)
     for plugin in (JobSweeper, RayLauncher):
-        Plugins.instance().register(plugin)  # Hydra does not find them in an editable install
+        plugins.register(plugin)  # Hydra does not find them in an editable install
+    OmegaConf.register_new_resolver("oc.env", refuse_environment, replace=True)
     ConfigStore.instance().store(name="run_schema", node=RunSchema)
 
 

@@ -37,7 +37,7 @@ from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.config.targets import take_trusted
 from alttrain.records import full_disk
 from alttrain.training.distributed import Leader, follow, follows, verify
-from hydra_plugins.alttrain_jobs import PARENT, JobSweeper, absent, end_with_parent
+from hydra_plugins.alttrain_jobs import PARENT, absent, end_with_parent
 
 if TYPE_CHECKING:
     from alttrain.run.assembly import Run
@@ -164,6 +164,7 @@ def _check(overrides: list[str], multirun: bool) -> "Sweep | None":
     from alttrain.run.stages.needs import fitted
     from alttrain.run.status import PLAN
     from alttrain.run.sweep import plan
+    from hydra_plugins.alttrain_jobs import JobSweeper  # here: Hydra loads the module anew as it looks for plugins
 
     _log_to_console()
     if (swept := plan(overrides, multirun)) is not None:
