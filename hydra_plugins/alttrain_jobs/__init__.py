@@ -117,19 +117,22 @@ def work(overrides: list[str]) -> str:
     return ""
 
 
-@cache
 def end_with_parent() -> None:
-    """End this process, which may hold the lock of a run's folder, when the process in `PARENT` ends.
-
-    A thread watches it. A parent-death signal cannot replace the thread, since it is sent when the parent's thread
-    ends, not its process.
-    """
+    """End this process, which may hold the lock of a run's folder, when the process in `PARENT` ends."""
     parent = int(os.environ.get(PARENT, os.getpid()))
-    if parent == os.getpid() or os.name == "nt":  # on Windows, os.kill would end the process
-        return
+    if parent != os.getpid() and os.name != "nt":  # on Windows, os.kill would end the process
+        _end_with(parent)
+
+
+@cache
+def _end_with(process: int) -> None:
+    """Watch a process from a thread, started once for all jobs of this process.
+
+    A parent-death signal cannot replace it, since it is sent when the parent's thread ends, not its process.
+    """
 
     def watch() -> None:
-        while _is_there(parent):
+        while _is_there(process):
             time.sleep(LOOK_S)
         os._exit(1)  # like a kill: no result is lost, and the same command resumes
 
