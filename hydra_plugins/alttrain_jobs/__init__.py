@@ -9,14 +9,15 @@ import importlib.util
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -33,19 +34,28 @@ LOOK_S = 0.5
 """Seconds between two checks of that process."""
 
 
-class JobSweeper(BasicSweeper):
+class JobSweeper(Sweeper):
     """Launches `jobs`, the overrides of each job that was checked and planned, at most `max_batch_size` at once."""
 
     jobs: ClassVar[Sequence[Sequence[str]]] = ()
+    launcher: Launcher
+
+    def __init__(self, max_batch_size: int | None, params: Mapping[str, Any] | None) -> None:
+        self.max_batch_size = max_batch_size  # the plan has read `params`
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Launch the jobs and return their results, by batch. Raises the error of the first job that failed."""
-        assert self.launcher is not None
         # Hydra itself adds what the command line sets in its node
         jobs = [[one for one in job if not one.lstrip("+~").startswith("hydra")] for job in self.jobs]
-        returns: list[Sequence[JobReturn]] = []
-        for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
-            returns.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returns))))
+        returns = []
+        size = self.max_batch_size or len(jobs)
+        for start in range(0, len(jobs), size):
+            returns.append(self.launcher.launch(jobs[start : start + size], initial_job_idx=start))
             for job in returns[-1]:
                 _ = job.return_value  # raises the job's error
         return returns
