@@ -139,7 +139,7 @@ def options_faults() -> Iterator[str]:
 def test_every_option_composes_without_fault_and_without_torch() -> None:
     """All in one process of their own, so that what they load is seen."""
     code = (
-        "import json, sys\nimport test_config as test\ntest.register()\nimport hydra_plugins.alttrain_ray\n"
+        "import json, sys\nimport test_config as test\ntest.register()\n"
         "wrong = [*test.options_faults()]\n"
         "heavy = {'torch', 'transformers', 'peft', 'pytorch_lightning'} & {*sys.modules}\n"
         "wrong += [f'{name} is loaded' for name in heavy]\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from alttrain.config import RunError
-from alttrain.records import Example, Generation, append_rows, iterate_rows, read_rows, write_rows
+from alttrain.records import Example, Generation, append_rows, iterate_rows, read_rows, write_json, write_rows
 from alttrain.run import status
 from alttrain.run.app import _logged_to
 
@@ -105,7 +105,9 @@ def test_status_says_that_a_run_failed_on_a_full_disk(
     log.stage("train") if before == "running" else log.ended(None)
 
     def full(path: Path, value: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        if path.exists():  # without the older one, there is room
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_json(path, value)
 
     monkeypatch.setattr(status, "write_json", full)
     status.Log(tmp_path).ended(RunError("generations.jsonl: no space"))

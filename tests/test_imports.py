@@ -128,7 +128,6 @@ def test_every_package_is_listed(setuptools_table: dict[str, Any]) -> None:
     assert set(setuptools_table["packages"]) == {dotted(folder / "__init__.py") for folder in folders} | {
         "alttrain.conf",
         "hydra_plugins.alttrain_jobs",
-        "hydra_plugins.alttrain_ray",
     }
 
 

@@ -98,7 +98,7 @@ def test_libraries_speak_on_the_console_only_when_something_is_wrong() -> None:
 
 WORKER = """
 import os, time
-from alttrain.run.launchers import end_with_parent
+from hydra_plugins.alttrain_jobs import end_with_parent
 {without}
 end_with_parent()
 print(os.getpid(), flush=True)
@@ -106,7 +106,7 @@ time.sleep(60)
 """
 SWEEP = """
 import os, subprocess, sys, time
-from alttrain.run.launchers import PARENT
+from hydra_plugins.alttrain_jobs import PARENT
 between = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 subprocess.Popen([sys.executable, "-c", between, sys.argv[1]], env={**os.environ, PARENT: str(os.getpid())})
 time.sleep(60)

@@ -13,9 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
-from hydra.types import RunMode
 from processes import gone
 from rich.console import Console
 
@@ -23,11 +20,10 @@ from alttrain.config import RunError, register
 from alttrain.config.overrides import applicable
 from alttrain.records import write_json, write_text
 from alttrain.report.results import read_csv
-from alttrain.run.launchers import PARENT
-from alttrain.run.plan import Calls, Job, totals
+from alttrain.run.plan import Job, totals
 from alttrain.run.status import ENDED, PLAN, Log, locked, read_status, state_of, statuses, table
-from alttrain.run.sweep import STOPPED, jobs_of, plan, run_job
-from hydra_plugins.alttrain_jobs import JobSweeper
+from alttrain.run.sweep import STOPPED, overrides_of, plan, run_job
+from hydra_plugins.alttrain_jobs import PARENT, JobSweeper
 
 LAUNCHERS = {"basic": "", "joblib": "hydra_plugins.hydra_joblib_launcher", "ray": "ray"}
 LAUNCHERS |= {"submitit": "hydra_plugins.hydra_submitit_launcher"}
@@ -299,9 +295,9 @@ def test_a_plan_says_what_is_left_and_what_it_takes(tiny_arguments: list[str]) -
     assert swept is not None
     assert [(job.state, job.overrides[-1]) for job in swept.jobs] == [("new", "seed=0"), ("new", "seed=1")]
     assert all(job.gib is not None and 0 < job.gib < 0.1 for job in swept.jobs)
-    written = json.loads((swept.output_dir / ".sweep" / "plan.json").read_text())
+    written = json.loads((swept.run.output_dir / ".sweep" / "plan.json").read_text())
     assert [job["run"] for job in written["jobs"]] == [job.run for job in swept.jobs]
-    assert {status.state for status in statuses(swept.output_dir).values()} == {"pending"}
+    assert {status.state for status in statuses(swept.run.output_dir).values()} == {"pending"}
     assert plan(tiny_arguments, multirun=False) is None
     assert plan([*tiny_arguments[:3], "experiment=demo"], multirun=False) is not None
     both = plan([*without(tiny_arguments, "training"), "training=none,demo"], multirun=True)
@@ -314,40 +310,34 @@ def test_a_plan_says_what_is_left_and_what_it_takes(tiny_arguments: list[str]) -
     [(0.25, "about 15 device-minutes,"), (1.5, "about 1.5 device-hours,"), (None, "an unknown time,")],
 )
 def test_a_plans_total_is_in_minutes_or_hours(hours: float | None, said: str) -> None:
-    assert said in totals([Job("r", (), "new", None, None, 1, 0, 0, hours, Calls(0, 0))])
+    assert said in totals([Job("r", (), "new", None, None, 1, 0, 0, hours, 0, 0)])
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "jobs"),
     [
-        ["experiment=demo", "hydra.sweeper.params.method=no_train"],
-        ["hydra.searchpath=[file://{folder}]", "experiment=mine", "tag=a,b"],
-        ["experiment=demo", "training.epochs=2,3"],
+        (["experiment=demo", "hydra.sweeper.params.method=no_train"], ["method=no_train"]),
+        (
+            ["hydra.searchpath=[file://{folder}]", "experiment=mine", "tag=a,b"],
+            [f"method={method} tag={tag}" for method in ("no_train", "demo_alttrain") for tag in "ab"],
+        ),
+        (
+            ["experiment=demo", "training.epochs=2,3"],
+            ["method=no_train", *(f"method=demo_alttrain training.epochs={epochs}" for epochs in (2, 3))],
+        ),
     ],
 )
-def test_the_jobs_that_run_are_those_of_the_plan(arguments: list[str], tmp_path: Path) -> None:
+def test_the_jobs_of_a_sweep_are_those_of_its_experiment_and_its_command(
+    arguments: list[str], jobs: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "experiment").mkdir()
     text = "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {method: 'no_train,demo_alttrain'}}}\n"
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     register()
-    given = [argument.format(folder=tmp_path) for argument in arguments]
-    planned = [overrides for overrides, _, _ in jobs_of(given, multirun=True)]
-    launched: list[list[str]] = []
-
-    class Launcher:
-        def launch(self, batch: list[list[str]], initial_job_idx: int) -> list[SimpleNamespace]:
-            launched.extend(batch)
-            return []
-
     with initialize_config_module(config_module="alttrain.conf", version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        config = loader.load_configuration("run", [one for one in given if "," not in one], RunMode.MULTIRUN)
-        sweeper = JobSweeper(None, None)
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(Plugins, "instantiate_launcher", lambda self, **unused: Launcher())
-            sweeper.setup(hydra_context=None, task_function=None, config=config)  # type: ignore[arg-type]
-        sweeper.sweep([one for one in given if not one.startswith("hydra.")])
-    assert launched == [[one for one in job if not one.startswith("hydra.")] for job in planned]
+        found = overrides_of([argument.format(folder=tmp_path) for argument in arguments], multirun=True)
+    own = [[one for one in job if not one.startswith(("hydra", "experiment"))] for job in found]
+    assert [" ".join(job) for job in own] == jobs
 
 
 def test_a_method_on_the_prompts_side_keeps_keys_of_its_rewrite() -> None:
@@ -355,15 +345,18 @@ def test_a_method_on_the_prompts_side_keeps_keys_of_its_rewrite() -> None:
     form = "rewrite.prompt_form=x{prompt}"
     with initialize_config_module(config_module="alttrain.conf", version_base="1.3"):
         own = ["method=intention_analysis", form, "adapter.rank=8"]
-        assert applicable(own, {}) == ["method=intention_analysis", form]
+        assert applicable(own) == ["method=intention_analysis", form]
         own = ["method=no_train", "training/objective=safekey", "judge@rewrite.guard=llama_guard_3", "seed=1"]
-        assert applicable(own, {}) == ["method=no_train", "seed=1"]
+        assert applicable(own) == ["method=no_train", "seed=1"]
 
 
 @pytest.mark.parametrize(("size", "batches"), [(None, [3]), (2, [2, 1])])
-def test_the_sweeper_launches_batches(size: int | None, batches: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs, launched = [["seed=0"], ["seed=1"], ["seed=2"]], []
-    monkeypatch.setattr("alttrain.run.sweep.overrides_of", lambda arguments, multirun: jobs)
+def test_the_sweeper_launches_the_planned_jobs_in_batches(
+    size: int | None, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[tuple[int, list[list[str]]]] = []
+    planned = [("hydra.sweeper.max_batch_size=2", f"seed={seed}") for seed in range(3)]
+    monkeypatch.setattr(JobSweeper, "jobs", planned)
 
     class Launcher:
         def launch(self, batch: list[list[str]], initial_job_idx: int) -> list[SimpleNamespace]:
@@ -371,9 +364,9 @@ def test_the_sweeper_launches_batches(size: int | None, batches: list[int], monk
             return [SimpleNamespace(return_value=None) for _ in batch]
 
     sweeper = JobSweeper(size, None)
-    sweeper.launcher, sweeper.hydra = Launcher(), []  # type: ignore[assignment]
+    sweeper.launcher = Launcher()  # type: ignore[assignment]
     assert list(map(len, sweeper.sweep([]))) == batches
-    assert [job for _, batch in launched for job in batch] == jobs
+    assert [job for _, batch in launched for job in batch] == [["seed=0"], ["seed=1"], ["seed=2"]]
     assert [first for first, _ in launched] == [0, 2][: len(batches)]
 
 

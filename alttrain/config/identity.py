@@ -58,14 +58,10 @@ CHANGED_DIGITS = 6
 class Method:
     """A method's name, its place in tables, and its system prompts.
 
-    Args:
-        name: Part of the run's name; "" for a free composition.
-        label: The row's label in tables.
-        order: The row's position in tables.
-        tables: The tables that show the method.
-        system_prompt: System prompt in training. None uses the backbone's, "" uses none.
-        evaluation_prompt: System prompt in evaluation, which overrides the protocol's. None uses the protocol's or the
-            backbone's, "" uses none.
+    - `name`               part of the run's name; "" for a free composition
+    - `label`, `order`     the row's label and position in tables, and in `tables` the tables that show the method
+    - `system_prompt`      in training; None uses the backbone's, "" uses none
+    - `evaluation_prompt`  in evaluation, before the protocol's; None uses the protocol's or the backbone's, "" none
     """
 
     name: str
@@ -80,9 +76,8 @@ class Method:
 class Changes:
     """Differences from the published form, as key -> (published value, this run's value).
 
-    Args:
-        treatment: Changes of what the method fixes.
-        evaluation: By benchmark name, changes of what protocol and benchmark fix, and of the source of the weights.
+    `treatment` is what the method fixes. `evaluation` is, by benchmark, what protocol and benchmark fix, and the source
+    of the weights.
     """
 
     treatment: Mapping[str, tuple[Any, Any]]
@@ -127,12 +122,7 @@ def run_name(config: DictConfig, seed: int | None = None, treatment: Mapping[str
 
     A changed treatment adds `changed_` and a hash of its changes after the method. A free composition has dataset,
     rewrite and training instead of a method. The name has no time stamp, so ranks, resumed jobs and repeated sweeps
-    share a folder.
-
-    Args:
-        config: The composed config.
-        seed: Replaces the config's seed.
-        treatment: The changes of the treatment, if already known. None computes them.
+    share a folder. `seed` replaces the config's; `treatment` is its changes, if already known.
     """
     method = config.method.name
     parts = [method] if method else [config.dataset.name, config.rewrite.name, config.training.name]
@@ -162,39 +152,29 @@ def _asked(part: str, node: Any) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _published(*choices: str) -> dict[str, Any]:
     """Compose these options alone; return the plain, resolved config. Options that do not exist are skipped."""
     ready = GlobalHydra().is_initialized()
     with nullcontext() if ready else initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-        return _composed(*choices)
-
-
-@functools.cache
-def _composed(*choices: str) -> dict[str, Any]:
-    options = GlobalHydra.instance().config_loader().get_group_options
-    there = [one for one in choices if one.partition("=")[2] in options(re.split("[@=]", one.lstrip("+"))[0])]
-    config = compose(config_name=PRIMARY, overrides=["evaluation=none", *there])
+        options = GlobalHydra.instance().config_loader().get_group_options
+        there = [one for one in choices if one.partition("=")[2] in options(re.split("[@=]", one.lstrip("+"))[0])]
+        config = compose(config_name=PRIMARY, overrides=["evaluation=none", *there])
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 def shaping_of_engine(generation: dict[str, Any], batched: bool = False) -> dict[str, Any]:
-    """Return the flat keys of a generation config that shape the text, without addresses and retries of servers.
-
-    `batched` means that the engine decodes the prompts of a chunk together, so that `chunk` shapes the text too.
-    """
-    flat = flatten({"generation": generation})
+    """Return the flat keys of a generation config that shape the text. `chunk` does if it is decoded as one batch."""
     left_out = NOT_SHAPING_TEXT - ({"chunk"} if batched else set())
+    flat = flatten({"generation": generation})
     return {key: value for key, value in flat.items() if key.rpartition(".")[2] not in left_out}
 
 
 def shaping_of_judge(node: Any) -> Any:
-    """Return a judge's config without keys that leave its verdicts unchanged.
-
-    Those are server settings, at any depth, and the number of programs run in parallel.
-    """
+    """Return a judge's config without server settings, at any depth, and the number of programs run in parallel."""
     if isinstance(node, dict):
-        kept = {key: value for key, value in node.items() if key not in (*HOW_ASKED, "workers")}
-        return {key: shaping_of_judge(value) for key, value in kept.items()}
+        left_out = (*HOW_ASKED, "workers")
+        return {key: shaping_of_judge(value) for key, value in node.items() if key not in left_out}
     return [shaping_of_judge(child) for child in node] if isinstance(node, list) else node
 
 

@@ -3,15 +3,15 @@
 Hydra by itself stops at the first override that it cannot apply.
 """
 
+import functools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_module
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -23,14 +23,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from alttrain.config.binding import Fault, faults
-from alttrain.config.schema import SWEEPER, RunError, did_you_mean, trains
+from alttrain.config.schema import RunError, did_you_mean, trains
 from alttrain.config.secrets import leaves
 from alttrain.config.targets import trusted
 
 CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
-COMPOSING = (HydraException, OmegaConfBaseException, ValueError)  # what composing a config may raise
-CALLBACK = "alttrain.run.sweep.SweepReport"
+COMPOSING = (HydraException, OmegaConfBaseException, ValueError)  # what compose may raise
 PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
 LOGGING = ("job_logging", "hydra_logging")
 BUILT = ("callbacks.", "launcher.", "sweeper.")
@@ -50,16 +49,16 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
     """
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         found: list[Fault] = []
-        ordered = sorted(arguments, key=_order)  # group choices before the keys inside them
+        ordered = sorted(arguments, key=_order)
         values = {argument: _values(argument, found) for argument in ordered}
         for own in values.values():  # a method that trains comes first, so that keys of its training are known
             if len(own) > 1 and _key(own[0]) == "method":
-                own.sort(key=lambda method: bool(_unused([method])))
+                own.sort(key=lambda method: bool(_unused((method,))))
         accepted = _accepted([own[0] for own in values.values() if own], found)
         variants = [accepted]
         for argument, own in values.items():
             others = [override for override in accepted if _key(override) != _key(argument)]
-            variants += [applicable([*others, single], {}) for single in own[1:]]
+            variants += [applicable([*others, single]) for single in own[1:]]
         configs = []
         for variant in variants:
             try:
@@ -70,26 +69,44 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
                 found.append(replace(fault, accepted=f"with {variant[-1]} {fault.accepted}"))
                 continue
             try:
-                composed = [*_without_hydra(config, arguments), *faults(config)]
+                of_variant = [*hydra_faults(config, arguments), *faults(without_hydra(config))]
             except COMPOSING as error:  # of an interpolation
-                composed = [Fault(getattr(error, "full_key", None) or "config", None, _first_line(error))]
+                of_variant = [Fault(getattr(error, "full_key", None) or "config", None, _first_line(error))]
             configs.append(config)
-            found += [fault for fault in composed if fault not in found]
+            found += [fault for fault in of_variant if fault not in found]
         return found, configs
 
 
-def applicable(overrides: list[str], decided: dict[tuple[str, ...], Collection[str]]) -> list[str]:
+def composed(overrides: list[str], arguments: Iterable[str]) -> DictConfig:
+    """Compose overrides to a config, with Hydra's own node.
+
+    `arguments` is the command line, which may set Hydra keys that a file may not. Raises RunError for faults in Hydra's
+    node.
+    """
+    config = compose(config_name=PRIMARY, overrides=overrides, return_hydra_config=True)
+    if found := list(hydra_faults(config, arguments)):
+        raise RunError("\n".join(map(str, found)))
+    return config
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Remove Hydra's own node from a config, and return the config."""
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def applicable(overrides: list[str]) -> list[str]:
     """Return a sweep job's overrides without those of a training, if the job's method trains nothing.
 
-    So `method=no_train,alttrain training.epochs=1` changes the training of the method that has one. `decided` keeps
-    what was found for a method, so that it is composed once. Needs Hydra initialised.
+    So `method=no_train,alttrain training.epochs=1` changes the training of the method that has one. Needs Hydra
+    initialised.
     """
     decisive = tuple(one for one in overrides if _key(one) in ("method", "experiment") or _key(one).startswith("hydra"))
     if "method" not in map(_key, decisive) or not any(map(of_training, overrides)):
         return overrides
-    if decisive not in decided:
-        decided[decisive] = _unused(decisive)
-    return [override for override in overrides if _group(override) not in decided[decisive]]
+    unused = _unused(decisive)
+    return [override for override in overrides if _group(override) not in unused]
 
 
 def of_training(override: str) -> bool:
@@ -102,7 +119,8 @@ def _group(override: str) -> str:
     return re.split(r"[./]", package or group)[0]
 
 
-def _unused(overrides: Iterable[str]) -> Collection[str]:
+@functools.cache
+def _unused(overrides: tuple[str, ...]) -> Sequence[str]:
     """Return the groups of `OF_TRAINING` that a composed config does not use; none if it does not compose."""
     try:
         config = compose(config_name=PRIMARY, overrides=list(overrides))
@@ -110,37 +128,6 @@ def _unused(overrides: Iterable[str]) -> Collection[str]:
         return ()
     changes_prompt = config.rewrite.name != "none"  # by its rewrite
     return () if trains(config) else [group for group in OF_TRAINING if group != "rewrite" or not changes_prompt]
-
-
-def hydra_preview(arguments: list[str]) -> list[Fault]:
-    """Return the faults of Hydra's own node. Hydra configures logging from it even for a question such as `--cfg`."""
-    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-        try:
-            return _without_hydra(compose(PRIMARY, overrides=arguments, return_hydra_config=True), arguments)
-        except COMPOSING:  # a sweep, whose values are tried one by one, or a fault that Hydra itself reports
-            pass
-    return [fault for fault in preview(arguments)[0] if fault.key.startswith("hydra.")]
-
-
-def composed(overrides: list[str], arguments: Iterable[str], keep: bool = False) -> DictConfig:
-    """Compose overrides to a config, without Hydra's own node unless `keep` is set.
-
-    `arguments` is the command line, which may set Hydra keys that a file may not. Raises RunError for faults in Hydra's
-    node.
-    """
-    config = compose(config_name=PRIMARY, overrides=overrides, return_hydra_config=True)
-    if found := _without_hydra(config, arguments, keep):
-        raise RunError("\n".join(map(str, found)))
-    return config
-
-
-def _without_hydra(config: DictConfig, arguments: Iterable[str], keep: bool = False) -> list[Fault]:
-    """Return the faults of Hydra's own node, and remove the node from the config unless `keep` is set."""
-    found = list(hydra_faults(config, {_key(argument) for argument in arguments}))
-    if not keep:
-        with open_dict(config):
-            del config["hydra"]
-    return found
 
 
 def _accepted(overrides: list[str], found: list[Fault]) -> list[str]:
@@ -166,14 +153,10 @@ def _order(argument: str) -> int:
     return 0 if key.startswith("hydra.") else 1 + ("." in key)
 
 
-def _loader() -> ConfigLoader:
-    return GlobalHydra.instance().config_loader()
-
-
 def _values(argument: str, found: list[Fault]) -> list[str]:
     """Split an argument into overrides with one value each: itself, or one for each value of a simple sweep."""
     try:
-        override = OverridesParser.create(config_loader=_loader()).parse_override(argument)
+        override = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_override(argument)
     except HydraException as error:
         found.append(Fault(_key(argument), None, _first_line(error)))
         return []
@@ -188,20 +171,18 @@ def _key(argument: str) -> str:
 
 def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
     """Turn a composition error of Hydra into a fault that says what is accepted."""
-    key, _, value = argument.partition("=")
-    key = key.lstrip("+~")
-    group = key.partition("@")[0]
-    options = _loader().get_group_options(group) if value else []
+    key, value = _key(argument), argument.partition("=")[2]
+    options = GlobalHydra.instance().config_loader().get_group_options(key.partition("@")[0]) if value else []
     if options and value not in options:
         return Fault(key, value, f"accepted: {', '.join(options)}{did_you_mean(value, options)}")
     known = _known_keys(key, accepted)
-    if known is not None:
-        hint = did_you_mean(key.rpartition(".")[2], known)
-        settable = [name for name in known if not name.startswith("_")]
-        if "method" in map(_key, accepted) and _group(argument) in _unused(accepted):
-            hint = "; the method trains nothing"
-        return Fault(key, value, f"there is no such key; accepted: {', '.join(settable)}{hint}")
-    return Fault(key, value, _first_line(error.__cause__ or error))
+    if known is None:
+        return Fault(key, value, _first_line(error.__cause__ or error))
+    hint = did_you_mean(key.rpartition(".")[2], known)
+    if "method" in map(_key, accepted) and _group(argument) in _unused(tuple(accepted)):
+        hint = "; the method trains nothing"
+    settable = [name for name in known if not name.startswith("_")]
+    return Fault(key, value, f"there is no such key; accepted: {', '.join(settable)}{hint}")
 
 
 def _known_keys(key: str, accepted: list[str]) -> list[str] | None:
@@ -213,8 +194,8 @@ def _known_keys(key: str, accepted: list[str]) -> list[str] | None:
             return [str(name) for name in node] if isinstance(node, DictConfig) else None
         node = node[parent]
     if isinstance(node, DictConfig) and last not in node:
-        groups = [] if parents else [g for g in _loader().list_groups("") if g not in node and g != "hydra"]
-        return [*[str(name) for name in node], *groups]
+        groups = [] if parents else GlobalHydra.instance().config_loader().list_groups("")
+        return [*[str(name) for name in node], *(group for group in groups if group not in node and group != "hydra")]
     return None
 
 
@@ -222,26 +203,26 @@ def _first_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", str(error).strip().split("\n")[0])
 
 
-def hydra_faults(config: DictConfig, given: Collection[str]) -> Iterator[Fault]:
+def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault]:
     """Yield each fault in the `hydra` node of a composed config. Nothing of the node is resolved.
 
-    Hydra builds its launcher, sweeper, callbacks and logging from this node, so they can run code. `given` holds the
-    keys of the command line, which may set what a file may not.
+    Hydra builds its launcher, sweeper, callbacks and logging from this node, so they can run code. `arguments` is the
+    command line, which may set what a file may not.
     """
     plain: Any = OmegaConf.to_container(config.hydra, resolve=False)
+    given = set(map(_key, arguments))
     for name in LOGGING:
         options = [file for file in (resources.files("hydra.conf") / "hydra" / name).iterdir() if ".yaml" in file.name]
         if plain.pop(name) not in [yaml.safe_load(file.read_text(encoding="utf-8")) for file in options]:
             names = ", ".join(sorted(file.name.removesuffix(".yaml") for file in options))
             yield Fault(f"hydra.{name}", None, f"a log's handlers are code that runs; accepted: hydra/{name}={names}")
     for key, value in leaves(plain):
-        own, part = f"hydra.{key}", key.rpartition(".")[2]
+        own = f"hydra.{key}"
         filed = re.sub(r"(\.\d+)+$", "", own) not in given
         if key.startswith(BUILT) and "${" in str(value) and not _of_plain_values(config, str(value)):
             yield Fault(own, value, "accepted here: plain values, and ${key} of one")
-        elif part == "_target_" and not _known(key, str(value)):
-            package = str(value).partition(".")[0]
-            remedy = f"if you know what it runs: trusted=[{package}] on the command line"
+        elif key.rpartition(".")[2] == "_target_" and not _known(key, str(value)):
+            remedy = f"if you know what it runs: trusted=[{str(value).partition('.')[0]}] on the command line"
             yield Fault(own, value, f"Hydra would build it; {remedy}")
         elif filed and ((GIVEN.fullmatch(key) and value is not None) or (key in PLACED and value != PLACED[key])):
             yield Fault(own, value, "this is for the command line, and not for a file; give it there, or leave it out")
@@ -258,7 +239,6 @@ def _of_plain_values(config: DictConfig, text: str) -> bool:
 
 def _known(key: str, target: str) -> bool:
     if kind := PLUGINS.get(key):
-        plugins = (f"{plugin.__module__}.{plugin.__name__}" for plugin in Plugins.instance().discover(kind))
-        return (key == "sweeper._target_" and target == SWEEPER) or target in plugins
+        return target in (f"{plugin.__module__}.{plugin.__name__}" for plugin in Plugins.instance().discover(kind))
     mine = target.startswith(tuple(f"{package}." for package in trusted()))
-    return re.fullmatch(r"callbacks\.[^.]+\._target_", key) is not None and (target == CALLBACK or mine)
+    return mine and re.fullmatch(r"callbacks\.[^.]+\._target_", key) is not None

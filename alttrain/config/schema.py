@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
 from omegaconf import MISSING, OmegaConf
 
@@ -16,7 +17,6 @@ from alttrain.config.secrets import masked, refuse_environment
 
 STAGES = ("check", "rewrite", "train", "generate", "judge", "report")  # the stages of a run, in order
 TEXTS = ("all", "benign", "none")  # which samples show their prompt and output on the page and in the loggers
-SWEEPER = "hydra_plugins.alttrain_jobs.JobSweeper"
 LONGEST = 200  # bytes of a name; file systems allow 255, and suffixes are added
 
 
@@ -61,11 +61,14 @@ class RunSchema:
 
 
 def register() -> None:
-    """Register the schema and the sweeper that the primary config uses, and disable the resolver `oc.env`."""
+    """Register the schema and Hydra's plugins of alttrain, and disable the resolver `oc.env`."""
+    plugins = Plugins.instance()
+    from hydra_plugins.alttrain_jobs import JobSweeper, RayLauncher  # here: looking for plugins loads it anew
+
+    for plugin in (JobSweeper, RayLauncher):
+        plugins.register(plugin)  # Hydra does not find them in an editable install
     OmegaConf.register_new_resolver("oc.env", refuse_environment, replace=True)
     ConfigStore.instance().store(name="run_schema", node=RunSchema)
-    jobs = {"_target_": SWEEPER, "max_batch_size": None, "params": None}
-    ConfigStore.instance().store(group="hydra/sweeper", name="jobs", node=jobs, provider="alttrain")
 
 
 def trains(config: Mapping[str, Any]) -> bool:

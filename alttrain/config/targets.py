@@ -1,8 +1,7 @@
 """What a config may build and start. A config may come from a stranger, and building a class runs its code.
 
-A `_target_` names a class of alttrain, a class in `NAMED`, or a class of a package that the user trusts with
-`trusted=[mypackage]`, which is read from the command line only. A name is checked before its module is imported. The
-built object must have the type of its place (`fits`).
+A `_target_` names a class of alttrain, or a class of a package that the command line trusts, `trusted=[mypackage]`. A
+name is checked before its module is imported. The built object must have the type of its place (`fits`).
 
 A config may start the servers of the packaged options, exactly as written there. Other commands, another environment
 for them, and vLLM options that import code need `trusted`. The address of another server that gets an API key must be
@@ -11,7 +10,6 @@ model-written code run outside the sandbox.
 """
 
 import functools
-import importlib
 import inspect
 import os
 import re
@@ -22,34 +20,19 @@ from importlib import resources
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
+from hydra._internal.utils import _locate
 
 TRUSTED = "ALTTRAIN_TRUSTED"  # environment variable that passes `trusted` on to child processes
-
-NAMED = frozenset(
-    f"{module}.{name}"
-    for module, names in {
-        "pytorch_lightning.loggers": "CSVLogger MLFlowLogger TensorBoardLogger WandbLogger",
-        "pytorch_lightning.callbacks": "EarlyStopping GradientAccumulationScheduler LearningRateMonitor "
-        "ModelCheckpoint StochasticWeightAveraging",
-        "pytorch_lightning.strategies": "DDPStrategy FSDPStrategy SingleDeviceStrategy",
-        "torch.optim": "SGD Adam AdamW Adafactor RMSprop",
-        "torch.optim.lr_scheduler": "ConstantLR CosineAnnealingLR ExponentialLR LinearLR OneCycleLR StepLR",
-    }.items()
-    for name in names.split()
-)
-"""Classes of Lightning and torch that a user's own classes may take as parts."""
-
 SAID = ("base_url", "uri", "allow_unsandboxed")
 """Arguments through which keys, texts or model-written code can get out. Their command-line values are trusted too."""
-
 REFUSED = (
     "a config builds classes of alttrain, and of packages that the command line trusts; if you know what it runs: "
     "trusted=[{package}]"
 )
-
 QUOTES = " '\"/"  # stripped from a command-line value; an address is the same with and without its last slash
-
 ANYTHING = object()  # the place of an argument that has no annotation, in a trusted class
+KEYS = {"https://api.openai.com/v1": "OPENAI_API_KEY", "https://api.together.xyz/v1": "TOGETHER_API_KEY"}
+"""The servers of the packaged options, and the environment variable with each server's API key."""
 
 
 def take_trusted(arguments: Sequence[str]) -> list[str]:
@@ -57,16 +40,20 @@ def take_trusted(arguments: Sequence[str]) -> list[str]:
 
     Raises ValueError if a name is not the name of a package.
     """
-    rest = [argument for argument in arguments if not argument.startswith("trusted=")]
-    asked = [argument.partition("=")[2] for argument in arguments if argument not in rest]
-    names = [name.strip() for one in asked for name in one.strip("[]").split(",")]
+    names, words, rest = [], [], []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "trusted":
+            names += [name.strip() for name in value.strip("[]").split(",")]
+            continue
+        rest.append(argument)
+        if (last := key.rpartition(".")[2]) in SAID:
+            words += [f"{last}={one.strip(QUOTES)}" for one in value.split(",")]
     for name in names:
         if not re.fullmatch(r"[\w./-]+", name):
             raise ValueError(f"trusted={name!r}: accepted: names of packages, such as trusted=[mypackage]")
-    split = [(argument.partition("=")[0].rpartition(".")[2], argument.partition("=")[2]) for argument in rest]
-    said = [f"{key}={one.strip(QUOTES)}" for key, value in split if key in SAID for one in value.split(",")]
-    if asked or said:
-        os.environ[TRUSTED] = ",".join([*(names if asked else trusted()), *said])
+    if names or words:
+        os.environ[TRUSTED] = ",".join([*(names or trusted()), *words])
     return rest
 
 
@@ -83,38 +70,25 @@ def said(key: str, value: object) -> bool:
 def locate(path: object) -> Callable[..., Any]:
     """Import the class or function that a dotted path names.
 
-    Raises ValueError if it is not such a path, PermissionError if a config may not name it, and ImportError or
-    AttributeError if it does not exist.
+    Raises ValueError if it is not such a path, PermissionError if a config may not name it, and ImportError if it does
+    not exist.
     """
     if not isinstance(path, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", path):
         raise ValueError("expected a dotted path to a class or function")
     own = path.startswith("alttrain.") and "._" not in path
-    homes = ("alttrain",) if own else trusted()
-    homes = tuple(home for home in homes if path.startswith(f"{home}."))
-    if not homes and path not in NAMED:
+    homes = tuple(f"{home}." for home in (("alttrain",) if own else trusted()) if path.startswith(f"{home}."))
+    if not homes:
         raise PermissionError(REFUSED.format(package=path.partition(".")[0]))
-    module_name, _, name = path.rpartition(".")
-    parts = [name]
-    while True:
-        try:
-            found: Any = importlib.import_module(module_name)
-            break
-        except ModuleNotFoundError as error:
-            if error.name != module_name or "." not in module_name:
-                raise
-            module_name, _, outer = module_name.rpartition(".")
-            parts.insert(0, outer)
-    for part in parts:
-        found = getattr(found, part)
+    found = _locate(path)
     if not (inspect.isclass(found) or inspect.isroutine(found)):
         raise ValueError(f"{path} is not a class or function")
-    home = str(getattr(found, "__module__", None))
-    if homes and not f"{home}.".startswith(tuple(f"{one}." for one in homes)):
+    home = str(getattr(found, "__module__", None))  # a module's names include what it imports
+    if not f"{home}.".startswith(homes):
         raise PermissionError(f"it is of {home}; " + REFUSED.format(package=home.partition(".")[0]))
     return found
 
 
-def fits(target: Callable[..., Any], place: Any, partial: bool) -> str:
+def fits(target: Callable[..., Any], place: Any) -> str:
     """Return why what `target` builds does not have the type of its place; "" if it has.
 
     `place` is an annotation, None if nothing may be built there, or `ANYTHING`.
@@ -125,41 +99,40 @@ def fits(target: Callable[..., Any], place: Any, partial: bool) -> str:
     wanted = classes(place)
     if not wanted:
         return "nothing is built here; give a plain value"
-    names = " or ".join(one.__name__ if one is not Callable else "function" for one in wanted)
     made = [target] if inspect.isclass(target) else classes(hints_of(target).get("return"))
-    if partial:
-        made = [functools.partial]
-    if not made:
-        return f"expected what builds a {names}; annotate what it returns"
-    good = all(any(_is(one, other) for other in wanted) for one in made)
-    return "" if good else f"expected what builds a {names}"
+    if made and all(any(_is(one, other) for other in wanted) for one in made):
+        return ""
+    return f"expected what builds a {' or '.join(one.__name__ for one in wanted)}" + (
+        "" if made else "; annotate what it returns"
+    )
+
+
+def alternatives(hint: Any) -> Iterator[Any]:
+    """Yield the members of a union, or the annotation itself, without their constraints."""
+    if get_origin(hint) is Annotated:
+        yield from alternatives(get_args(hint)[0])
+    elif get_origin(hint) in (Union, types.UnionType):
+        for part in get_args(hint):
+            yield from alternatives(part)
+    else:
+        yield hint
 
 
 def classes(hint: Any) -> list[Any]:
     """Return the classes, protocols and Callable in an annotation that a node with a target can satisfy."""
-    origin = get_origin(hint)
-    if origin is Annotated:
-        return classes(get_args(hint)[0])
-    if origin in (Union, types.UnionType):
-        return [one for part in get_args(hint) for one in classes(part)]
-    if origin is Callable:
-        return [Callable]
-    plain = hint is Any or origin is not None or not inspect.isclass(hint) or hint.__module__ == "builtins"
-    return [] if plain else [hint]
+    found = [Callable if get_origin(one) is Callable else one for one in alternatives(hint)]
+    return [one for one in found if inspect.isclass(one) and one is not Any and one.__module__ != "builtins"]
 
 
 def items(hint: Any) -> Any:
     """Return the annotation of the items of a mapping or sequence; None for other annotations."""
     if hint is ANYTHING:
         return hint
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return items(parts[0])
-    if origin in (Union, types.UnionType):
-        return next((found for part in parts if (found := items(part)) is not None), None)
-    if inspect.isclass(origin) and issubclass(origin, Mapping):
-        return parts[1]
-    return parts[0] if inspect.isclass(origin) and issubclass(origin, Sequence) else None
+    for one in alternatives(hint):
+        origin = get_origin(one)
+        if inspect.isclass(origin) and issubclass(origin, Mapping | Sequence):
+            return get_args(one)[1 if issubclass(origin, Mapping) else 0]
+    return None
 
 
 def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
@@ -176,18 +149,12 @@ def _is(made: Any, wanted: Any) -> bool:
 
     Other members of a protocol are not checked, since an instance may set them later.
     """
-    if wanted is Callable:
-        return any("__call__" in vars(base) for base in made.__mro__)
     if not getattr(wanted, "_is_protocol", False):
         return issubclass(made, wanted)
     protocols = [base for base in wanted.__mro__ if getattr(base, "_is_protocol", False)]
     methods = {name for base in protocols for name, own in vars(base).items() if inspect.isfunction(own)}
     names = [name for name in methods if name == "__call__" or not name.startswith("_")]
     return all(any(callable(vars(base).get(name)) for base in made.__mro__) for name in names)
-
-
-KEYS = {"https://api.openai.com/v1": "OPENAI_API_KEY", "https://api.together.xyz/v1": "TOGETHER_API_KEY"}
-"""The servers of the packaged options, and the environment variable with each server's API key."""
 
 
 def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -> Iterator[tuple[str, Any, str]]:
@@ -219,10 +186,11 @@ def program_faults(node: dict[str, Any], key: str, target: Callable[..., Any]) -
 
 
 @functools.cache
-def _packaged() -> tuple[dict[str, Any], ...]:
+def _packaged() -> list[dict[str, Any]]:
+    """Return the packaged options that start a server."""
     files = (resources.files("alttrain.conf") / "generation").iterdir()
     options = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files if file.name.endswith(".yaml")]
-    return tuple(option for option in options if "command" in option)
+    return [option for option in options if "command" in option]
 
 
 def _same(node: dict[str, Any], option: dict[str, Any]) -> bool:
@@ -232,5 +200,5 @@ def _same(node: dict[str, Any], option: dict[str, Any]) -> bool:
     """
     command, own = node.get("command") or [], option["command"]
     words = all(word == packaged or packaged.startswith("${") for word, packaged in zip(command, own, strict=False))
-    alike = len(command) == len(own) and words
-    return alike and all(not node.get(part) or node[part] == option[part] for part in ("with_adapter", "environment"))
+    parts = all(not node.get(part) or node[part] == option[part] for part in ("with_adapter", "environment"))
+    return len(command) == len(own) and words and parts

@@ -20,25 +20,24 @@ from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import hydra
 
 # Hydra has no public parser of its flags, and our own parser could read a command line differently
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from alttrain.backbone.source import cache_folder
 from alttrain.config import STAGES, Fault, RunError, preview, register
-from alttrain.config.overrides import CONFIG_MODULE, PRIMARY, hydra_preview
+from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.config.targets import take_trusted
 from alttrain.records import full_disk
-from alttrain.run.launchers import PARENT, absent, end_with_parent
 from alttrain.training.distributed import Leader, follow, follows, verify
+from hydra_plugins.alttrain_jobs import PARENT, absent, end_with_parent
 
 if TYPE_CHECKING:
     from alttrain.run.assembly import Run
@@ -47,6 +46,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("alttrain")
 
 INTERRUPTED = 130
+SETTINGS = {
+    # How long an OpenMP thread spins before it sleeps. GNU's default is 30 times this: 3 % faster on an idle machine,
+    # but several times slower if another process uses a core (docs/performance.md).
+    "GOMP_SPINCOUNT": "10000",
+    # Number of matrix shapes for which oneDNN and torch cache compiled code. With the defaults of 1,024 the caches grow
+    # by hundreds of megabytes over thousands of prompts, because each batch of prompts has another length.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "LRU_CACHE_CAPACITY": "64",
+}
+"""Defaults of environment variables, which the libraries read when torch loads."""
 HELP = """alttrain: experiments on the reasoning structure and safety of large reasoning models, from config to table
 
   alttrain experiment=demo                        No-train against AltTrain on a laptop's CPU, without a hub or a key
@@ -73,46 +82,36 @@ def main() -> None:
         print(help_text())
         return
     end_with_parent()
-    register()
-    signal.signal(signal.SIGTERM, _interrupt)  # sent by schedulers: end like Ctrl-C, which stops child processes
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))  # torch's default is below /tmp
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # by schedulers: end like Ctrl-C, which ends children
+    compiled = {"TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / "compiled")}  # torch's default is below /tmp
+    for name, value in {**SETTINGS, **compiled}.items():
+        os.environ.setdefault(name, value)
     swept = None
     try:
         sys.argv[1:] = take_trusted(sys.argv[1:])
         flags = _flags(sys.argv[1:])
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    try:
+        register()
         searched = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
-        asked = ([*searched, *flags.overrides], flags.multirun)
+        overrides = [*searched, *flags.overrides]
         if not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion):
-            swept = _refuse_faults(*asked)
+            swept = _check(overrides, flags.multirun)
             os.environ[PARENT] = str(os.getpid())
-        elif found := hydra_preview(asked[0]):
-            _refuse(found)
-        elif flags.cfg == "job" and not flags.package:
-            from alttrain.run.sweep import config_shown
-
-            if shown := config_shown(*asked, flags.resolve):
-                print(shown)
-                return
+        elif _shows(flags, overrides):
+            return
         _app()
-    except HydraException as error:  # from a query such as --info, which Hydra answers without its error handling
-        print(f"alttrain cannot run this: {error}", file=sys.stderr)
+        if swept is not None and not follows():
+            swept.show(failed=False)
+    except (HydraException, ValueError, OSError) as error:
+        print(RunError(str(error)), file=sys.stderr)
         sys.exit(2)
     except SystemExit:
         if swept is not None and not follows():
-            swept.show_failed()
+            swept.show(failed=True)
         raise
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         exec("")  # without it, CPython ends by SIGINT if the interrupt came while a string was executed
         sys.exit(INTERRUPTED)
-
-
-def _interrupt(*unused: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
@@ -129,49 +128,54 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
             )
     if lacking := absent(flags.overrides):
         raise ValueError(lacking)
-    from hydra_plugins.alttrain_jobs import JobSweeper
-
-    Plugins.instance().register(JobSweeper)  # Hydra does not find it in an editable install
-    if any(override.startswith("launcher=ray") for override in flags.overrides):
-        from hydra_plugins.alttrain_ray import RayLauncher
-
-        Plugins.instance().register(RayLauncher)
     return flags
 
 
-def _refuse(found: Sequence[Fault]) -> NoReturn:
-    print("\n".join(["alttrain cannot run this:", *(f"  {fault}" for fault in found)]), file=sys.stderr)
-    sys.exit(2)
+def _refuse(found: Sequence[Fault]) -> None:
+    if found:
+        raise RunError("\n".join(["alttrain cannot run this:", *(f"  {fault}" for fault in found)]))
 
 
-def _refuse_faults(overrides: list[str], multirun: bool) -> "Sweep | None":
-    """Exit with every fault of the command line and its configs, before anything loads.
+def _shows(flags: argparse.Namespace, overrides: list[str]) -> bool:
+    """Show the config of a sweep, and return whether this answers the question that a command line asks.
+
+    Hydra answers all others. It configures logging from its own node even then, so that node is checked.
+    """
+    _refuse([fault for fault in preview(overrides)[0] if fault.key.startswith("hydra.")])
+    if flags.cfg != "job" or flags.package:
+        return False
+    from alttrain.run.sweep import config_shown
+
+    if shown := config_shown(overrides, flags.multirun, flags.resolve):
+        print(shown)
+    return bool(shown)
+
+
+def _check(overrides: list[str], multirun: bool) -> "Sweep | None":
+    """Raise RunError with every fault of the command line and its configs, before anything loads.
 
     Returns the sweep, or None for a single run, which is kept for `_app`. Exits with the plan if a sweep only checks.
     """
     global _checked
     found, configs = preview(overrides)
-    if found:
-        _refuse(found)
+    _refuse(found)
     from alttrain.run.assembly import assemble
     from alttrain.run.stages.check import check_light
     from alttrain.run.stages.needs import fitted
     from alttrain.run.status import PLAN
     from alttrain.run.sweep import plan
+    from hydra_plugins.alttrain_jobs import JobSweeper  # here: Hydra loads the module anew as it looks for plugins
 
     _log_to_console()
-    try:
-        if (swept := plan(overrides, multirun)) is not None:
-            if swept.checked:
-                print((swept.output_dir / PLAN).with_suffix(".md").read_text(encoding="utf-8"))
-                sys.exit(0)
-            return swept
-        for config in configs:  # one, unless -m is missing, which Hydra reports
-            check_light(_checked := fitted(assemble(config)))
-            verify(*_processes(_checked))
-    except (RunError, ValueError, OSError) as error:
-        print(RunError(str(error)), file=sys.stderr)
-        sys.exit(2)
+    if (swept := plan(overrides, multirun)) is not None:
+        if swept.run.stages == ("check",):  # the plan has done it
+            print((swept.run.output_dir / PLAN).with_suffix(".md").read_text(encoding="utf-8"))
+            sys.exit(0)
+        JobSweeper.jobs = [job.overrides for job in swept.jobs]
+        return swept
+    for config in configs:  # one, unless -m is missing, which Hydra reports
+        check_light(_checked := fitted(assemble(config)))
+        verify(*_processes(_checked))
     return None
 
 
@@ -241,10 +245,14 @@ def _stages(run: "Run", reports: bool, leader: "Leader") -> None:
     from alttrain.run.folder import open_folder
     from alttrain.run.session import Session
     from alttrain.run.stages.check import bound
+    from alttrain.run.stages.generate import missing
     from alttrain.run.status import Log, locked
 
     session = Session(run)
-    if {"check", "rewrite", "generate"} & set(run.stages) and _has_work(run):
+    trains = run.training.trains and not (run.folder / "train.json").exists()
+    if {"check", "rewrite", "generate"} & set(run.stages) and (
+        trains or any(missing(run, benchmark) for benchmark in run.benchmarks)
+    ):
         if "check" in run.stages:
             _stage("check", run, session)
         else:
@@ -267,18 +275,10 @@ def _stage(name: str, run: "Run", session: object) -> None:
     getattr(importlib.import_module(f"alttrain.run.stages.{name}"), name)(run, session)
 
 
-def _has_work(run: "Run") -> bool:
-    """Return whether a stage that loads the backbone has work left. Does not import torch."""
-    from alttrain.run.stages.generate import missing
-
-    trains = run.training.trains and not (run.folder / "train.json").exists()
-    return trains or any(missing(run, benchmark) for benchmark in run.benchmarks)
-
-
 def _log_to_console() -> None:
     root = logging.getLogger()
     if not any(handler.name == "console" for handler in root.handlers):
-        console = _Fallible(sys.stderr)
+        console = logging.StreamHandler(sys.stderr)
         console.name = "console"
         console.setLevel(logging.INFO)
         console.setFormatter(logging.Formatter("%(message)s"))
@@ -289,17 +289,18 @@ def _log_to_console() -> None:
 
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
-    handler = _File(path, encoding="utf-8")
+    handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # closing flushes the buffer, which fails again
+            handler.close()
 
 
-class _Fallible(logging.StreamHandler):  # type: ignore[type-arg]
+class _RunLog(logging.FileHandler):
     """A handler that removes itself, with one warning, when it cannot write, as on a full disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
@@ -308,13 +309,7 @@ class _Fallible(logging.StreamHandler):  # type: ignore[type-arg]
             return
         root = logging.getLogger()
         root.handlers = [handler for handler in root.handlers if handler is not self]
-        log.warning("this is not logged any more in %s: %s", getattr(self, "baseFilename", "the console"), error)
-
-
-class _File(_Fallible, logging.FileHandler):
-    def close(self) -> None:
-        with suppress(OSError):  # closing flushes the buffer, which fails again
-            super().close()
+        log.warning("this is not logged any more in %s: %s", self.baseFilename, error)
 
 
 def help_text() -> str:

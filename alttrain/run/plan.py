@@ -11,7 +11,7 @@ Hours are estimated from measured rates (`RATES`). Lengths of answers are assume
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from alttrain.backbone.device import GIB, look
@@ -32,16 +32,8 @@ with a 135M backbone (500 and 340 tok/s).
 TYPICAL = {"harm": 600, "over_refusal": 600, "maths": 3000, "code": 3000, "knowledge": 1000, "summary": 800}
 """Assumed tokens of an answer with its thought, by the benchmark's kind. The protocol's limit still applies."""
 HOUR = 3600.0
-Rows = Sequence[Mapping[str, str]]
-"""Rows of a table, by column."""
-
-
-@dataclass(frozen=True)
-class Calls:
-    """Requests to teachers' and judges' servers, without repairs, if no reply is cached."""
-
-    teacher: int
-    judge: int
+Row = dict[str, str]
+"""A row of a table, by column."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +47,7 @@ class Job:
     - `training_tokens`  tokens of all training steps
     - `generations`      answers to generate
     - `hours`            device-hours; None if the backbone's size is unknown
+    - `..._calls`        requests to teachers' and judges' servers, without repairs, if no reply is cached
     """
 
     run: str
@@ -66,7 +59,8 @@ class Job:
     training_tokens: int
     generations: int
     hours: float | None
-    calls: Calls
+    teacher_calls: int
+    judge_calls: int
 
 
 def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Example]) -> Job:
@@ -104,31 +98,12 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
         training_tokens,
         generations,
         hours,
-        Calls(teacher_calls, judge_calls),
+        teacher_calls,
+        judge_calls,
     )
 
 
-def described(runs: Iterable[Run], rows: Mapping[str, Sequence[Example]]) -> tuple[Rows, Rows]:
-    """Return the tables of methods and of benchmarks, without duplicate rows.
-
-    A method's row names its backbones if it does not apply to all of them.
-    """
-    methods: dict[str, tuple[dict[str, str], list[str]]] = {}
-    benchmarks: dict[str, dict[str, str]] = {}
-    every = set()
-    for run in runs:
-        own = treatment(run, rows.get(run.data, ()))
-        methods.setdefault(json.dumps(own), (own, []))[1].append(run.backbone.name)
-        every.add(run.backbone.name)
-        for benchmark in run.benchmarks:
-            one = made(run, benchmark)
-            benchmarks.setdefault(json.dumps(one), one)
-    for own, of in methods.values():
-        own["backbones"] = "" if set(of) == every else ", ".join(dict.fromkeys(of))
-    return [own for own, _ in methods.values()], list(benchmarks.values())
-
-
-def treatment(run: Run, rows: Sequence[Example]) -> dict[str, str]:
+def treatment(run: Run, rows: Sequence[Example]) -> Row:
     """Describe a method in words: one row of the table of methods."""
     labels = ", ".join(f"{count:,} {label}" for label, count in sorted(Counter(row.label for row in rows).items()))
     teacher, quantization = run.structure.teacher, run.backbone.quantization
@@ -150,18 +125,27 @@ def treatment(run: Run, rows: Sequence[Example]) -> dict[str, str]:
 def _recipe(recipe: SupervisedFineTuning) -> str:
     length = f"{recipe.epochs} epochs" if recipe.epochs else f"{recipe.max_steps} steps"
     warm = f"{recipe.warmup_steps} steps" if recipe.warmup_share is None else f"{recipe.warmup_share:.0%}"
-    parts = [length, f"lr {recipe.learning_rate:g} {recipe.schedule.replace('_', ' ')}", f"warm-up {warm}"]
-    parts += [f"batch {recipe.batch_size}", recipe.optimizer, f"betas {recipe.betas[0]:g}/{recipe.betas[1]:g}"]
-    parts += [f"weight decay {recipe.weight_decay:g}", f"clip {recipe.gradient_clip}", f"length {recipe.max_length:,}"]
     objective = type(recipe.objective).__name__
-    return "; ".join([recipe.name, *parts, *([] if objective == "ResponseLoss" else [objective])])
+    parts = [
+        recipe.name,
+        length,
+        f"lr {recipe.learning_rate:g} {recipe.schedule.replace('_', ' ')}",
+        f"warm-up {warm}",
+        f"batch {recipe.batch_size}",
+        recipe.optimizer,
+        f"betas {recipe.betas[0]:g}/{recipe.betas[1]:g}",
+        f"weight decay {recipe.weight_decay:g}",
+        f"clip {recipe.gradient_clip}",
+        f"length {recipe.max_length:,}",
+    ]
+    return "; ".join(parts if objective == "ResponseLoss" else [*parts, objective])
 
 
 def _system(prompt: str | None, otherwise: str = "the protocol's") -> str:
     return otherwise if prompt is None else prompt or "none"
 
 
-def made(run: Run, benchmark: Benchmark) -> dict[str, str]:
+def made(run: Run, benchmark: Benchmark) -> Row:
     """Describe how a benchmark's number is made: one row of the table of benchmarks."""
     protocol, decoding = run.protocol, run.protocol.decoding_for(benchmark)
     own = protocol.system_prompt_for(benchmark)
@@ -190,10 +174,23 @@ def _judge(judge: Judge) -> str:
     return f"{judge.name} ({model})" if model else judge.name
 
 
-def markdown(jobs: Sequence[Job], treatments: Rows, benchmarks: Rows) -> str:
-    """Return the text of plan.md."""
-    parts = ["# Methods", _table(treatments), "# Benchmarks", _table(benchmarks), "# Jobs"]
-    shown = [
+def markdown(jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Sequence[Example]]) -> str:
+    """Return the text of plan.md. `rows` are by `Run.data`.
+
+    A method's row names its backbones if it does not apply to all of them.
+    """
+    methods: dict[str, tuple[Row, list[str]]] = {}
+    benchmarks: dict[str, Row] = {}
+    for run in runs:
+        own = treatment(run, rows.get(run.data, ()))
+        methods.setdefault(json.dumps(own), (own, []))[1].append(run.backbone.name)
+        for benchmark in run.benchmarks:
+            one = made(run, benchmark)
+            benchmarks.setdefault(json.dumps(one), one)
+    every = {run.backbone.name for run in runs}
+    for own, backbones in methods.values():
+        own["backbones"] = "" if set(backbones) == every else ", ".join(dict.fromkeys(backbones))
+    costs = [
         {
             "run": job.run,
             "state": job.state,
@@ -203,12 +200,14 @@ def markdown(jobs: Sequence[Job], treatments: Rows, benchmarks: Rows) -> str:
             "training tokens": f"{job.training_tokens:,}",
             "generations": f"{job.generations:,}",
             "device-hours": "" if job.hours is None else f"{job.hours:.1f}",
-            "teacher calls": f"{job.calls.teacher:,}",
-            "judge calls": f"{job.calls.judge:,}",
+            "teacher calls": f"{job.teacher_calls:,}",
+            "judge calls": f"{job.judge_calls:,}",
         }
         for job in jobs
     ]
-    return "\n\n".join([*parts, _table(shown), totals(jobs)]) + "\n"
+    tables = {"Methods": [own for own, _ in methods.values()], "Benchmarks": list(benchmarks.values()), "Jobs": costs}
+    parts = [f"# {name}\n\n{_table(of)}" for name, of in tables.items()]
+    return "\n\n".join([*parts, totals(jobs)]) + "\n"
 
 
 def totals(jobs: Sequence[Job]) -> str:
@@ -218,7 +217,7 @@ def totals(jobs: Sequence[Job]) -> str:
     time = f"about {hours:,.1f} device-hours" if hours >= 1 else f"about {60 * hours:.0f} device-minutes"
     if due and all(job.hours is None for job in due):
         time = "an unknown time"
-    calls = sum(job.calls.teacher + job.calls.judge for job in due)
+    calls = sum(job.teacher_calls + job.judge_calls for job in due)
     generations = sum(job.generations for job in due)
     large = sum(job.fits is False for job in due)
     unfit = f" {large} need more memory than there is." if large else ""
@@ -228,7 +227,7 @@ def totals(jobs: Sequence[Job]) -> str:
     )
 
 
-def _table(rows: Rows) -> str:
+def _table(rows: Sequence[Row]) -> str:
     """Return rows as a Markdown table, without empty columns."""
     heads = [head for head in (rows[0] if rows else ()) if any(row[head] for row in rows)]
     lines = [heads, ["---"] * len(heads), *([plain(row[head]) for head in heads] for row in rows)]

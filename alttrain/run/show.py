@@ -19,14 +19,15 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from alttrain.config import instantiate, name_fault
-from alttrain.config.binding import Fault, target_faults
+from alttrain.config import instantiate
+from alttrain.config.binding import target_faults
 from alttrain.config.targets import take_trusted
 from alttrain.records import DamagedError, Example, iterate_rows, read_rows, read_utf8
 from alttrain.rewrite import render
 from alttrain.tokenization import IGNORED, Renderer, Sequence
 
 MARKS = ("[[", "]]")
+UNKNOWN = "origin unknown"
 
 
 def main() -> None:
@@ -93,7 +94,7 @@ def show_row(run: Path, name: str) -> Iterator[Text]:
     yield Text(f"{new.id}: {new.label}, {new.category or 'no category'}, {new.source or 'no named source'}", "bold")
     yield Text(new.prompt, style="dim")
     if old and before:
-        yield Text(f"\nold thought, {len(before)} characters, {_origin(old.thought[0].origin)}", style="bold")
+        yield Text(f"\nold thought, {len(before)} characters, {old.thought[0].origin or UNKNOWN}", style="bold")
         yield Text(before)
     else:
         yield Text("\nno old thought: the row had no trace before the rewrite", style="bold")
@@ -102,7 +103,7 @@ def show_row(run: Path, name: str) -> Iterator[Text]:
         start = before.find(segment.text) if segment.text else -1
         place = f"old thought's characters {start} to {start + len(segment.text)}" if start >= 0 else "new"
         asked = f", prompt {segment.prompt_hash}" if segment.prompt_hash else ""
-        yield Text(f"[{segment.step}: {_origin(segment.origin)}{asked}; {place}]", style="cyan")
+        yield Text(f"[{segment.step}: {segment.origin or UNKNOWN}{asked}; {place}]", style="cyan")
         yield Text(segment.text, style="" if start >= 0 else "green")
     unchanged = old is not None and new.answer == old.answer
     if old and old.answer:
@@ -115,31 +116,19 @@ def show_row(run: Path, name: str) -> Iterator[Text]:
         )
 
 
-def _origin(origin: str) -> str:
-    return origin or "origin unknown"
-
-
 def _row(path: Path, name: str) -> Example | None:
     return next((row for row in iterate_rows(_present(path), Example) if row.id == name), None)
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """Return the parts of a run's config that determine its batches, as plain values.
-
-    Raises ValueError if they may not be built.
-    """
+    """Return the parts of a run's config that determine its batches. Raises ValueError if they may not be built."""
+    text = read_utf8(_present(path))
     try:
-        whole = yaml.safe_load(read_utf8(_present(path)))
+        whole = yaml.safe_load(text)
         config = {key: whole[key] for key in ("seed", "backbone", "training")}
-    except DamagedError:
-        raise
     except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DamagedError(path, f"is not the config of a run: {type(error).__name__}: {error}") from error
-    found = list(target_faults(config))
-    name = config["backbone"].get("name") if isinstance(config["backbone"], dict) else None
-    if fault := name_fault(name):
-        found.append(Fault("backbone.name", name, fault))
-    if found:
+    if found := list(target_faults(config)):
         raise ValueError("\n".join([f"{path} cannot be used:", *(f"  {fault}" for fault in found)]))
     return config
 

@@ -1,23 +1,19 @@
 """The states of runs: status.json and a lock in each folder, and the console script that shows them.
 
-    alttrain-status [OUTPUT_DIR] [--watch SECONDS]
+    alttrain-status [OUTPUT_DIR]
 
-status.json holds state (running, done, failed or stopped), stage, process, host, start and last change, and the last
-line of the error. A run whose status says running, but whose lock is free, was killed and is shown as stopped. A run is
-pending if a sweep planned it and it has not begun, or if it has planned evaluations left. The plan is in
-OUTPUT_DIR/.sweep/plan.json.
+A run whose status says running, but whose lock is free, was killed and is shown as stopped. A run is pending if a sweep
+planned it (OUTPUT_DIR/.sweep/plan.json) and it has not begun, or if it has planned evaluations left.
 """
 
 import argparse
-import json
 import logging
 import os
 import platform
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +43,7 @@ ENDED = Path(".sweep") / "ended"
 
 @dataclass(frozen=True)
 class Status:
-    """The state of one run. Times are UTC, ISO 8601."""
+    """The state of one run. Times are UTC, ISO 8601; `error` is the last line of the error."""
 
     state: State
     stage: str = ""
@@ -63,8 +59,6 @@ class _Planned(TypedDict):
 
 
 class _Plan(TypedDict):
-    """The contents of plan.json that are read."""
-
     jobs: list[_Planned]
 
 
@@ -79,11 +73,11 @@ def read_status(folder: Path) -> Status | None:
 
 
 class Log:
-    """Writes the status of one run as it proceeds."""
+    """Writes the status of one run as it proceeds. As a context manager, it records how the run ends."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._status = Status("running", "", os.getpid(), platform.node(), _now(), _now())
+        self._path = folder / "status.json"
+        self._status = Status("running", "", os.getpid(), platform.node(), _now())
 
     def __enter__(self) -> "Log":
         return self
@@ -105,18 +99,14 @@ class Log:
         self._write(replace(self._status, state=state, error=lines[-1][:500]))
 
     def _write(self, status: Status) -> None:
-        """Write the status. On a full disk, overwrite the outdated file in place, or delete it."""
-        self._status, path = replace(status, changed=_now()), self.folder / "status.json"
+        self._status = replace(status, changed=_now())
         try:
-            write_json(path, asdict(self._status))
+            write_json(self._path, asdict(self._status))
         except OSError as error:
             log.debug("%s", error)
-            try:
-                with path.open("r+b") as file:
-                    file.write(json.dumps(asdict(self._status)).encode())
-                    file.truncate()
-            except OSError:
-                path.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)  # on a full disk, this makes room, and none is better than an old one
+            with suppress(OSError):
+                write_json(self._path, asdict(self._status))
 
 
 @contextmanager
@@ -165,9 +155,8 @@ def statuses(output_dir: Path) -> dict[str, Status]:
     except DamagedError as error:
         log.warning("%s", error)
         planned = []
-    jobs = Counter(job["run"] for job in planned)
     ended = Counter(path.stem for path in (output_dir / ENDED).glob("*"))
-    for run, count in jobs.items():
+    for run, count in Counter(job["run"] for job in planned).items():
         state = found[run].state if run in found else "pending"
         if state == "pending" or (state == "done" and ended[run] < count > 1):
             found[run] = Status("pending")
@@ -192,23 +181,13 @@ def main() -> None:
     """Entry point of the console script. Exit codes: 0 shown, 1 if a run failed, 2 if the folder does not exist."""
     parser = argparse.ArgumentParser(prog="alttrain-status", description="The state of every run of an output folder.")
     parser.add_argument("output_dir", type=Path, nargs="?", default=Path("outputs"))
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again")
-    asked = parser.parse_args()
-    if not asked.output_dir.is_dir():
-        print(f"{asked.output_dir} is no folder; give an output_dir such as outputs", file=sys.stderr)
+    folder = parser.parse_args().output_dir
+    if not folder.is_dir():
+        print(f"{folder} is no folder; give an output_dir such as outputs", file=sys.stderr)
         sys.exit(2)
-    console = Console()
-    try:
-        while True:
-            found = statuses(asked.output_dir)
-            if asked.watch:
-                console.clear()
-            console.print(table(found))
-            if not asked.watch:
-                sys.exit(int(any(status.state == "failed" for status in found.values())))
-            time.sleep(asked.watch)
-    except KeyboardInterrupt:
-        sys.exit(0)
+    found = statuses(folder)
+    Console().print(table(found))
+    sys.exit(int(any(status.state == "failed" for status in found.values())))
 
 
 if __name__ == "__main__":

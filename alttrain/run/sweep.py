@@ -11,33 +11,32 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.config import RunError, run_name
-from alttrain.config.overrides import CONFIG_MODULE, applicable, composed, of_training
-from alttrain.records import Example, Texts, alone, read_utf8, write_json, write_text
+from alttrain.config.overrides import CONFIG_MODULE, applicable, composed, of_training, without_hydra
+from alttrain.records import Example, alone, read_utf8, write_json, write_text
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
-from alttrain.run.launchers import PARENT
-from alttrain.run.plan import Job, described, job_of, markdown, totals
+from alttrain.run.plan import Job, job_of, markdown, totals
 from alttrain.run.progress import bar
 from alttrain.run.stages.check import check_light
 from alttrain.run.stages.generate import missing
 from alttrain.run.stages.needs import fitted
 from alttrain.run.status import ENDED, PLAN, Log, read_status
 from alttrain.training.distributed import follows
+from hydra_plugins.alttrain_jobs import PARENT
 
 log = logging.getLogger("alttrain")
 
@@ -46,37 +45,16 @@ LISTED = 30
 """Number of jobs shown on the console; plan.json has all."""
 
 
-class SweepReport(Callback):
-    """Hydra callback that shows the report's table after the last job of a sweep."""
-
-    def on_multirun_end(self, config: DictConfig, **unused: Any) -> None:
-        """Print the report if the sweep's stages include it."""
-        if "report" in config.stages and not follows():
-            from alttrain.run.stages.report import show
-
-            show(Path(config.output_dir), config.page_texts)
-
-
 def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
     """Return the overrides of each job of a sweep; [] for a single run. Needs Hydra initialised."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     own = [str(one.input_line) for one in parser.parse_overrides(list(arguments)) if not one.is_sweep_override()]
-    whole = composed(own, arguments, keep=True)
-    if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
+    hydra = composed(own, arguments).hydra
+    if not multirun and hydra.mode != RunMode.MULTIRUN:
         return []
-    params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
-    choices: dict[str, list[str]] = {}
-    for override in parser.parse_overrides([*params, *arguments]):
-        key = override.get_key_element()
-        if not override.is_sweep_override():
-            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
-        elif override.is_discrete_sweep():
-            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        else:
-            raise RunError(f"{override.input_line}: an interval is no list of jobs; accepted: values, or range(...)")
-    decided: dict[tuple[str, ...], Collection[str]] = {}
-    jobs = (tuple(applicable(list(job), decided)) for job in product(*choices.values()))
-    return [list(job) for job in dict.fromkeys(jobs)]
+    params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*params, *arguments]), None)
+    return [list(job) for job in dict.fromkeys(tuple(applicable(job)) for job in jobs)]
 
 
 def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str:
@@ -88,47 +66,26 @@ def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str
         batch = overrides_of(arguments, multirun)
         if not batch:
             return ""
-        config = OmegaConf.to_yaml(composed(batch[0], arguments), resolve=resolve)
+        config = OmegaConf.to_yaml(without_hydra(composed(batch[0], arguments)), resolve=resolve)
     jobs = [f"#   {' '.join(overrides)}" for overrides in batch]
     return "\n".join([f"{config}# The first of {len(batch)} jobs. All of them:", *jobs])
 
 
-def jobs_of(arguments: Sequence[str], multirun: bool) -> list[tuple[list[str], DictConfig, int]]:
-    """Return the (overrides, config, seed) of each job; [] for a single run.
-
-    Jobs that differ only in their seed share the config of the first of them.
-    """
-    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-        batch, found = overrides_of(arguments, multirun), []
-        alike: dict[tuple[str, ...], DictConfig] = {}
-        with bar("jobs", len(batch)) as advance:
-            for job in batch:
-                seeds = [override for override in job if override.startswith("seed=")]
-                rest = tuple(override for override in job if override not in seeds)
-                if rest not in alike:
-                    alike[rest] = composed(job, arguments)
-                seed = int(seeds[-1].partition("=")[2]) if seeds else alike[rest].seed
-                found.append((job, alike[rest], seed))
-                advance(1)
-        return found
-
-
 @dataclass(frozen=True)
 class Sweep:
-    """The jobs of a sweep and their output folder. `checked`: `check` is the only stage, and the plan has done it."""
+    """The planned jobs of a sweep, and the run of the first of them."""
 
     jobs: tuple[Job, ...]
-    output_dir: Path
-    page_texts: Texts
-    checked: bool
+    run: Run
 
-    def show_failed(self) -> None:
-        """Show the table of all runs, and the last line of the error of each failed job."""
+    def show(self, failed: bool) -> None:
+        """Show the table of all runs. If the sweep failed, show the last line of the error of each failed job too."""
         from alttrain.run.stages.report import show
 
-        show(self.output_dir, self.page_texts)
-        for run in dict.fromkeys(job.run for job in self.jobs):
-            status = read_status(self.output_dir / "runs" / run)
+        if failed or "report" in self.run.stages:
+            show(self.run.output_dir, self.run.config["page_texts"])
+        for run in dict.fromkeys(job.run for job in self.jobs if failed):
+            status = read_status(self.run.folder.parent / run)
             if status is None or status.state == "failed":
                 log.error("failed    %s: %s", run, status.error if status else "never began")
 
@@ -136,19 +93,33 @@ class Sweep:
 def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     """Check every job of a sweep, write the plan and show it. Returns None for a single run.
 
-    Raises RunError with the faults of all jobs, before anything runs.
+    Jobs that differ only in their seed share the config and the parts of the first of them. Raises RunError with the
+    faults of all jobs, before anything runs.
     """
-    jobs = jobs_of(arguments, multirun)
+    configs: dict[tuple[str, ...], DictConfig] = {}  # by the overrides without the seed, as the next one
+    with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+        batch = overrides_of(arguments, multirun)
+        for overrides in batch:
+            if (rest := _unseeded(overrides)) not in configs:
+                configs[rest] = without_hydra(composed(overrides, arguments))
+    if not batch:
+        return None
+    alike: dict[tuple[str, ...], Run] = {}
     faults: dict[str, list[str]] = {}
     rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
     made: list[Job] = []
     runs: dict[str, list[Run]] = {}
-    alike: dict[int, Run] = {}
-    with bar("plan", len(jobs)) as advance:
-        for overrides, config, seed in jobs:
+    with bar("plan", len(batch)) as advance:
+        for overrides in batch:
             advance(1)
+            rest, seeds = _unseeded(overrides), [one for one in overrides if one.startswith("seed=")]
             try:
-                run = _assembled(config, seed, alike)
+                run = alike[rest] = alike.get(rest) or assemble(configs[rest])
+                if seeds:
+                    seed = int(seeds[-1].partition("=")[2])
+                    name = run_name(configs[rest], seed, run.changed.treatment)
+                    config = run.config | {"seed": seed}
+                    run = replace(run, name=name, folder=run.folder.parent / name, seed=seed, config=config)
                 check_light(run, rows.get(run.data))
                 if run.data not in rows:
                     rows[run.data] = run.rows
@@ -161,32 +132,25 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         if fault := _clash(several):
             faults[fault] = [" ".join(job.overrides) for job in made if job.run == name]
     if faults:
-        lines = [f"{fault}\n    in {len(own)} of {len(jobs)} jobs: {own[0]}" for fault, own in faults.items()]
+        lines = [f"{fault}\n    in {len(own)} of {len(batch)} jobs: {own[0]}" for fault, own in faults.items()]
         raise RunError("\n".join(["this sweep cannot run:", *(f"  {line}" for line in lines)]))
-    if not made:
-        return None
     first = next(iter(alike.values()))
     output_dir = first.output_dir
     if not follows():
         (output_dir / STOPPED).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
         write_json(output_dir / PLAN, {"jobs": [asdict(job) for job in made]})
-        write_text(output_dir / PLAN.with_suffix(".md"), markdown(made, *described(alike.values(), rows)))
+        write_text(output_dir / PLAN.with_suffix(".md"), markdown(made, list(alike.values()), rows))
     _show(made)
     given = [argument for argument in arguments if of_training(argument)]
     taken = {job.run for job in made if any(map(of_training, job.overrides))}
     if untrained := [name for name in runs if given and name not in taken]:
         log.info("          %s: not for %s, which trains nothing", " ".join(given), ", ".join(untrained))
-    return Sweep(tuple(made), output_dir, jobs[0][1].page_texts, checked=first.stages == ("check",))
+    return Sweep(tuple(made), first)
 
 
-def _assembled(config: DictConfig, seed: int, alike: dict[int, Run]) -> Run:
-    """Return the run of a job. Jobs with the same config share its parts and differ only in their seed."""
-    if id(config) not in alike:
-        alike[id(config)] = assemble(config)
-    like = alike[id(config)]
-    name = run_name(config, seed, like.changed.treatment)
-    return replace(like, name=name, folder=like.folder.parent / name, seed=seed, config=like.config | {"seed": seed})
+def _unseeded(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(override for override in overrides if not override.startswith("seed="))
 
 
 def _clash(several: Sequence[Run]) -> str:
@@ -280,7 +244,7 @@ def _show(jobs: Sequence[Job]) -> None:
         gib = max((job.gib for job in own if job.gib is not None and job.state != "done"), default=None)
         log.info("          %-8s %s%s", own[0].state, run, "" if gib is None else f"  ~{gib:g} GiB")
         shared = set.intersection(*(set(job.overrides) for job in own))
-        for job in own[1:] and own:
+        for job in own if len(own) > 1 else ():
             log.info("            %s", " ".join(override for override in job.overrides if override not in shared))
     if len(runs) > LISTED:
         log.info("          and %d more", len(runs) - LISTED)

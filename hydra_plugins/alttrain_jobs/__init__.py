@@ -1,43 +1,57 @@
-"""A Hydra sweeper whose jobs are those that alttrain checked and planned: see `alttrain.run.sweep.overrides_of`.
+"""How Hydra runs jobs: the sweeper of the planned ones, a launcher over Ray (`launcher=ray`), and what launchers need.
 
-Keys of a training change only the jobs that train, and equal jobs run once. Its settings are those of Hydra's own.
-
-Hydra accepts sweepers only from the package `hydra_plugins`, and imports them all at every start. This module
-therefore imports everything else where it is used.
+Hydra accepts plugins only from the package `hydra_plugins`, and imports them all at every start. This module therefore
+imports everything else where it is used. The processes that a sweep started on its own machine end with it, however it
+ends. Ray ends its own processes. Jobs on Slurm keep running.
 """
 
+import importlib.util
+import os
+import threading
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+PACKAGES = {
+    "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
+    "submitit": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
+    "slurm": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
+    "ray": ("ray", "ray"),
+}
+"""For each option of conf/launcher, the package it needs and the extra that installs it."""
+PARENT = "ALTTRAIN_PARENT"
+"""Environment variable with a process id. The processes started by that process end when it ends."""
+LOOK_S = 0.5
+"""Seconds between two checks of that process."""
+
 
 class JobSweeper(Sweeper):
-    """Launches the jobs, at most `max_batch_size` at once."""
+    """Launches `jobs`, the overrides of each job that was checked and planned, at most `max_batch_size` at once."""
 
+    jobs: ClassVar[Sequence[Sequence[str]]] = ()
     launcher: Launcher
 
     def __init__(self, max_batch_size: int | None, params: Mapping[str, Any] | None) -> None:
-        self.max_batch_size = max_batch_size  # `params` are read from the config, with the command line
+        self.max_batch_size = max_batch_size  # the plan has read `params`
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Build the launcher. `config` has the command line's keys of Hydra, which `sweep` does not get."""
-        self.hydra = list(config.hydra.overrides.hydra)
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Launch the jobs and return their results, by batch. Raises the error of the first job that failed."""
-        from alttrain.run.sweep import overrides_of
-
-        found = overrides_of([*self.hydra, *arguments], multirun=True)
-        jobs = [[one for one in job if not one.lstrip("+~").startswith("hydra")] for job in found]  # Hydra adds them
+        # Hydra itself adds what the command line sets in its node
+        jobs = [[one for one in job if not one.lstrip("+~").startswith("hydra")] for job in self.jobs]
         returns = []
         size = self.max_batch_size or len(jobs)
         for start in range(0, len(jobs), size):
@@ -45,3 +59,119 @@ class JobSweeper(Sweeper):
             for job in returns[-1]:
                 _ = job.return_value  # raises the job's error
         return returns
+
+
+SWEEPER = {"_target_": f"{__name__}.JobSweeper", "max_batch_size": None, "params": None}
+RAY = {"_target_": f"{__name__}.RayLauncher", "address": None, "cpus": 1}
+ConfigStore.instance().store(group="hydra/sweeper", name="jobs", node=SWEEPER, provider="alttrain")
+ConfigStore.instance().store(group="hydra/launcher", name="alttrain_ray", node=RAY, provider="alttrain")
+
+
+class RayLauncher(Launcher):
+    """Runs each job of a batch as a Ray task, in its own process.
+
+    A job requests `trainer.devices` GPUs if the machine has any, waits until they are free, and sees no others
+    (CUDA_VISIBLE_DEVICES). A worker ends with its job, which frees its memory.
+    """
+
+    def __init__(self, address: str | None, cpus: float) -> None:
+        self.address, self.cpus = address, cpus
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs and return one result for each. The result of a failed job holds its error."""
+        import ray
+
+        from alttrain.backbone.device import has_gpu_driver
+        from alttrain.config import RunError
+        from alttrain.run.sweep import searched
+
+        ray.init(address=self.address, include_dashboard=False, log_to_driver=True, ignore_reinit_error=True)
+        waiting, search = [], searched(self.config.hydra)
+        for overrides in job_overrides:
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            gpus = config.trainer.devices if config.trainer.accelerator != "cpu" and has_gpu_driver() else 0
+            task = ray.remote(num_cpus=self.cpus, num_gpus=gpus, max_calls=1, max_retries=0)(work)
+            waiting.append((overrides, config, task.remote([*search, *overrides])))
+        returns = []
+        for overrides, config, future in waiting:
+            made = JobReturn(overrides=list(overrides), cfg=config, hydra_cfg=config)
+            try:
+                error = ray.get(future)
+            except ray.exceptions.RayError as lost:
+                error = f"the worker was lost ({type(lost).__name__})"
+            made.status = JobStatus.FAILED if error else JobStatus.COMPLETED
+            made.return_value = RunError(error) if error else None
+            returns.append(made)
+        ray.shutdown()
+        return returns
+
+
+def work(overrides: list[str]) -> str:
+    """Run one job in the worker. Returns its error message, or "" if it succeeds."""
+    from hydra import compose, initialize_config_module
+
+    from alttrain.config import register
+    from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
+    from alttrain.run.sweep import run_job
+
+    register()
+    try:
+        with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
+            config = compose(config_name=PRIMARY, overrides=overrides)
+        run_job(config, overrides)
+    except Exception as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def end_with_parent() -> None:
+    """End this process, which may hold the lock of a run's folder, when the process in `PARENT` ends."""
+    parent = int(os.environ.get(PARENT, os.getpid()))
+    if parent != os.getpid() and os.name != "nt":  # on Windows, os.kill would end the process
+        _end_with(parent)
+
+
+@cache
+def _end_with(process: int) -> None:
+    """Watch a process from a thread, started once for all jobs of this process.
+
+    A parent-death signal cannot replace it, since it is sent when the parent's thread ends, not its process.
+    """
+
+    def watch() -> None:
+        while _is_there(process):
+            time.sleep(LOOK_S)
+        os._exit(1)  # like a kill: no result is lost, and the same command resumes
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+def _is_there(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def absent(arguments: Sequence[str]) -> str:
+    """Return what to install for the launcher in a command line; "" if nothing is missing."""
+    for argument in arguments:
+        launcher = argument.removeprefix("launcher=")
+        if launcher != argument and launcher in PACKAGES:
+            package, extra = PACKAGES[launcher]
+            try:
+                found = importlib.util.find_spec(package)
+            except ImportError:  # its import is blocked
+                found = None
+            if found is None:
+                return (
+                    f"launcher={launcher} needs a package that is not installed: pip install 'alttrain[{extra}]', or "
+                    "leave launcher out to run the jobs one after another"
+                )
+    return ""
