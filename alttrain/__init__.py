@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+    from alttrain.run.ask import Model
+
 __version__ = "0.1.0"
 
 
@@ -18,3 +20,10 @@ def results(output_dir: str | Path = "outputs") -> "pd.DataFrame":
     from alttrain.report.results import results as read
 
     return read(output_dir)
+
+
+def load(run: str | Path, untrained: bool = False) -> "Model":
+    """The model of a run's folder, to be asked prompts: see `alttrain.run.ask.Model.ask`."""
+    from alttrain.run.ask import load as loaded
+
+    return loaded(run, untrained)

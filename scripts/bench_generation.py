@@ -12,6 +12,8 @@ interleaved rounds, each in its own process. Tokens decoded after the end of an 
 - batch            `generate` on batches of `--batch`, left-padded
 - continuous       transformers' continuous batching
 - alttrain         its decoder in this process, with `--batch` slots
+- vLLM             with `--batch` sequences at once; only with `--vllm PYTHON`, the Python of an environment that has
+                   vLLM and alttrain, such as .venv-vllm/bin/python of `make test-vllm`
 
 The weights are SmolLM2's own if they are in the cache, else random. alttrain's answers in float32 are compared with
 transformers', prompt by prompt.
@@ -20,6 +22,7 @@ transformers', prompt by prompt.
 import argparse
 import gc
 import random
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,11 +182,44 @@ class Ours:
         return timed(lambda: self.answers(len(self.prompts)), self.device)
 
 
+class Vllm:
+    """vLLM, with the same token ids and answer lengths."""
+
+    def __init__(self, asked: argparse.Namespace, dtype: torch.dtype) -> None:
+        from vllm import LLM, SamplingParams
+
+        self.prompts, self.caps = prompts_and_caps(asked, shape_of_option(asked.shape)["vocabulary"])
+        self.folder = tempfile.TemporaryDirectory()
+        found = sorted(cache_folder().glob(f"backbones/{asked.shape}-*/config.json"))
+        weights = found[0].parent if found else Path(self.folder.name)
+        if not found:
+            random_model(shape_of_option(asked.shape), dtype, asked.device, "sdpa").save_pretrained(weights)
+        name = str(dtype).removeprefix("torch.")
+        longest = max(map(len, self.prompts)) + asked.cap
+        self.model = LLM(
+            str(weights), dtype=name, max_num_seqs=asked.batch, max_model_len=longest, skip_tokenizer_init=True
+        )
+        self.sampling = [
+            SamplingParams(temperature=0, max_tokens=cap, ignore_eos=True, detokenize=False) for cap in self.caps
+        ]
+
+    def answers(self, count: int) -> list[list[int]]:
+        """What it writes to the first prompts."""
+        asked = [{"prompt_token_ids": prompt} for prompt in self.prompts[:count]]
+        outputs = self.model.generate(asked, self.sampling[:count], use_tqdm=False)
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    def once(self) -> float:
+        """Seconds for all prompts."""
+        return timed(lambda: self.answers(len(self.prompts)), "cpu")  # returns when all answers are here
+
+
 MAKERS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "one by one": lambda asked: OneByOne(asked, torch.bfloat16),
     "batch": lambda asked: Batched(asked, torch.bfloat16),
     "continuous": lambda asked: Continuous(asked, torch.bfloat16),
     "alttrain": lambda asked: Ours(asked, torch.bfloat16),
+    "vLLM": lambda asked: Vllm(asked, torch.bfloat16),
 }
 
 
@@ -197,6 +233,7 @@ def main() -> None:
     parser.add_argument("--cap", type=int, default=192, help="most new tokens")
     parser.add_argument("--mix", choices=("realistic", "even"), default="realistic")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--vllm", metavar="PYTHON", help="the Python of an environment with vLLM")
     parser.add_argument("--contestants", default=";".join(MAKERS), help=f"separated by ; of {'; '.join(MAKERS)}")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--only", choices=tuple(MAKERS), help=argparse.SUPPRESS)
@@ -207,7 +244,9 @@ def main() -> None:
         return
     names = [name.strip() for name in asked.contestants.split(";") if name.strip()]
     options = [f"--{key}={getattr(asked, key)}" for key in ("device", "shape", "prompts", "batch", "cap", "mix")]
-    figures = contest(__file__, names, options, asked.rounds, asked.device)
+    names = [name for name in names if name != "vLLM" or asked.vllm]
+    pythons = {"vLLM": asked.vllm} if asked.vllm else {}
+    figures = contest(__file__, names, options, asked.rounds, asked.device, pythons)
     prompts, caps = prompts_and_caps(asked, shape_of_option(asked.shape)["vocabulary"])
     about = machine(asked.device) | {
         "prompts": f"{len(prompts)} of {sum(map(len, prompts))} tokens; {sum(caps)} tokens to write, {asked.mix}",

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +159,16 @@ OUT_OF_MEMORY = "out of memory"
 
 
 def contest(
-    script: str, names: Sequence[str], options: Sequence[str], rounds: int, device: str
+    script: str,
+    names: Sequence[str],
+    options: Sequence[str],
+    rounds: int,
+    device: str,
+    pythons: Mapping[str, str] | None = None,
 ) -> dict[str, list[Any]]:
     """Each contestant's figures, by name: `script --only NAME` in its own process, interleaved.
+
+    `pythons` names the Python of a contestant that needs another environment than this one.
 
     On the CPU there is one process per round; on CUDA one process runs all rounds. If a contestant fails, the reason
     replaces its figures, and the others continue.
@@ -172,7 +179,7 @@ def contest(
         task = progress.add_task("rounds", total=passes * len(names))
         for _ in range(passes):
             for name in names:
-                command = [sys.executable, script, "--only", name, *options]
+                command = [(pythons or {}).get(name, sys.executable), script, "--only", name, *options]
                 command += ["--rounds", "1" if device == "cpu" else str(rounds)]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode == 0:

@@ -1,0 +1,142 @@
+"""Ask a run's model: the console script `alttrain-ask`, and `alttrain.load` in a notebook.
+
+    alttrain-ask RUN_FOLDER "a prompt" ["another" ...] [--system TEXT] [--tokens N] [--untrained]
+
+It prints the thought with its steps named, then the answer. Decoding is the protocol's for harm, with N new tokens at
+most. Runs with classes of your own need `trusted=[mypackage]` here too.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.text import Text
+
+from alttrain.config import RunError, register
+from alttrain.config.targets import take_trusted
+from alttrain.generation.engine import Prompt
+from alttrain.llm import Failure
+from alttrain.records import DamagedError, Segment, Step, read_utf8
+from alttrain.rewrite import parse
+from alttrain.run.assembly import Run, assemble
+from alttrain.run.session import Session
+
+COLOURS: dict[Step, str] = {"understanding": "blue", "assessment": "magenta", "refusal": "red", "reasoning": "green"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's response to a prompt.
+
+    `steps` are the thought's segments as the offline parser reads them. `closed` says whether the thought ended, and
+    `cut` whether the response reached the limit on new tokens.
+    """
+
+    prompt: str
+    thought: str
+    answer: str
+    steps: tuple[Segment, ...]
+    closed: bool
+    cut: bool
+
+
+class Model:
+    """The model of a run: the backbone with what the run trained, or with `untrained` the backbone as it is."""
+
+    def __init__(self, run: Run, untrained: bool = False) -> None:
+        self.run, self._session = run, Session(run)
+        self._trained = None if untrained or not run.training.trains else run.trained
+        self._thought = run.training.thought if self._trained else run.backbone.untrained_thought
+        if self._trained is not None and not self._trained.is_dir():
+            raise FileNotFoundError(f"{self._trained} is not there: the run has trained nothing yet; see --untrained")
+
+    def ask(self, prompts: str | Sequence[str], system: str | None = None, tokens: int = 512) -> list[Answer]:
+        """Answer each prompt once, with at most `tokens` new tokens.
+
+        The prompt takes the form that the run's structure gives it. `system` replaces the system prompt that the run
+        evaluates with; "" leaves it out. Raises ValueError if a prompt does not fit the context, or an engine fails.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        run, renderer = self.run, self._session.renderer
+        own = (run.structure.system, run.method.evaluation_prompt, run.protocol.system_prompt)
+        system = next((one for one in (system, *own) if one is not None), None)
+        asked = []
+        for number, prompt in enumerate(prompts):
+            text = renderer.prompt_text(run.structure.prompt(prompt), self._thought, system=system)
+            asked.append(Prompt(renderer.encode(text), text, f"asked-{number}"))
+            if (length := len(asked[-1].ids) + tokens) > run.backbone.context_length:
+                raise ValueError(
+                    f"the prompt and {tokens} new tokens are {length} tokens, and "
+                    f"backbone.context_length={run.backbone.context_length}; shorten it, or ask for fewer tokens"
+                )
+        decoding = replace(run.protocol.decoding, max_new_tokens=tokens, samples=1)
+        with self._session.engine(self._trained, run.protocol.quantization) as engine:
+            found = dict(engine.generate(asked, decoding))
+        return [self._answer(prompt, found.get(number)) for number, prompt in enumerate(prompts)]
+
+    def _answer(self, prompt: str, found: Any) -> Answer:
+        if found is None or isinstance(found, Failure):
+            raise ValueError(f"no answer: {found.reason if found else 'the engine gave none'}")
+        thought, answer, closed = self.run.backbone.template.split(found.text, self._thought)
+        return Answer(prompt, thought.strip(), answer.strip(), parse(thought), closed, found.finish == "length")
+
+
+def load(run: str | Path, untrained: bool = False) -> Model:
+    """Load the model of a run's folder, such as "outputs/runs/NAME", to ask it prompts.
+
+    Weights load with the first question. Raises FileNotFoundError without a config.yaml or trained weights, and
+    RunError for a config that may not be built.
+    """
+    path = Path(run) / "config.yaml"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; give a run's folder, such as outputs/runs/NAME")
+    try:
+        config = OmegaConf.create(read_utf8(path))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise DamagedError(path, f"is not the config of a run: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise DamagedError(path, "is not the config of a run")
+    register()
+    config.output_dir = str(Path(run).resolve().parent.parent)
+    return Model(assemble(config), untrained)
+
+
+def shown(answer: Answer) -> Iterator[Text]:
+    """Yield a response as text for the console, with the name of each step before it."""
+    yield Text(answer.prompt, style="dim")
+    for segment in answer.steps:
+        yield Text(f"[{segment.step}]", style=COLOURS[segment.step])
+        yield Text(segment.text)
+    if not answer.closed:
+        yield Text("[the thought does not end]" if answer.thought else "[no thought]", style="yellow")
+    yield Text("[answer]", style="bold")
+    yield Text(answer.answer + (" [cut at the limit]" if answer.cut else ""))
+
+
+def main() -> None:
+    """Entry point of the console script. Exit codes: 0 answered, 2 refused."""
+    parser = argparse.ArgumentParser(prog="alttrain-ask", description="Ask a run's model.")
+    parser.add_argument("run", type=Path, help="a run's folder, such as outputs/runs/NAME")
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT")
+    parser.add_argument("--system", help='the system prompt; "" for none')
+    parser.add_argument("--tokens", type=int, default=512, help="limit on new tokens")
+    parser.add_argument("--untrained", action="store_true", help="ask the backbone without what the run trained")
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        asked = parser.parse_args(take_trusted(sys.argv[1:]))
+        for answer in load(asked.run, asked.untrained).ask(asked.prompts, asked.system, asked.tokens):
+            for text in shown(answer):
+                console.print(text)
+    except (RunError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

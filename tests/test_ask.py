@@ -1,0 +1,53 @@
+"""`alttrain-ask` and `alttrain.load`: the answers of a run's model, as the run generates them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import tiny_overrides
+
+import alttrain
+from alttrain.config import RunError
+from alttrain.records import Generation, read_rows
+
+
+@pytest.fixture(scope="module")
+def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tmp_path = tmp_path_factory.mktemp("asked")
+    tiny_arguments = tiny_overrides(tiny_folder, tmp_path)
+    command = [sys.executable, "-m", "alttrain", *tiny_arguments, "stages=[rewrite,train,generate]"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_answers_as_it_generates(run: Path) -> None:
+    rows = read_rows(run / "evaluation" / "embedded_harmful" / "generations.jsonl", Generation)
+    model = alttrain.load(run)
+    found = model.ask([row.prompt for row in rows], tokens=12)
+    assert [(one.thought, one.answer) for one in found] == [(row.thought.strip(), row.answer.strip()) for row in rows]
+    assert [one.cut for one in found] == [row.finish == "length" for row in rows]
+    untrained = alttrain.load(run, untrained=True).ask([row.prompt for row in rows], tokens=12)
+    assert [one.answer for one in untrained] != [one.answer for one in found]
+    assert model.ask(rows[0].prompt, system="Be brief.", tokens=12) != found[:1]
+    with pytest.raises(ValueError, match=r"new tokens are \d+ tokens, and backbone.context_length=512; shorten it"):
+        model.ask("Why? " * 200)
+
+
+@pytest.mark.slow
+def test_the_command_shows_thought_and_answer(run: Path) -> None:
+    command = [sys.executable, "-m", "alttrain.run.ask", str(run), "Why is the sky blue?", "--tokens", "12"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Why is the sky blue?\n[")
+    assert "[answer]" in done.stdout
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"config\.yaml is not there; give a run's folder"):
+        alttrain.load(tmp_path)
+    (tmp_path / "config.yaml").write_text("backbone: {_target_: os.system, command: ls}")
+    with pytest.raises(RunError, match=r"trusted=\[os\]"):
+        alttrain.load(tmp_path)
