@@ -24,8 +24,7 @@ from alttrain.backbone import Weights
 from alttrain.backbone.memory import generation_bytes, shape_of, training_bytes
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.generation import Decoding
-from alttrain.generation.decoder import Decoder
-from alttrain.generation.sampling import draw
+from alttrain.generation.decoder import Decoder, draw
 from alttrain.training import Hardware
 from alttrain.training.data import pack
 from alttrain.training.fit import fit
