@@ -34,6 +34,7 @@ except ImportError:  # before torch 2.10
 NAME = "alttrain_packed"
 HAS_VARLEN = varlen is not None and "window_size" in inspect.signature(varlen.varlen_attn).parameters  # torch 2.11
 MOST_PADDING = 0.25  # of the positions in a group of neighbouring sequences; a call per sequence would be slower
+HALF = (torch.bfloat16, torch.float16)  # what the CUDA kernel takes
 REACH = 2048  # up to this many tokens, compiled code gets the same upper bound of the lengths: it is compiled once
 KeysValues = tuple[Tensor, Tensor]
 
@@ -141,7 +142,7 @@ def packed_attention(
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings return float32
-    if packed.boundaries is not None and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0:
+    if packed.boundaries is not None and query.dtype in HALF and dropout == 0.0:
         return _attend_on_cuda(query, key, value, packed, scale, sliding_window), None
     begun = packed.prefix.length if packed.prefix else 0
     length = packed.longest if packed.positions is not None else begun + max(packed.lengths)
