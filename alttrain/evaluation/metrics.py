@@ -33,6 +33,7 @@ import sys
 from array import array
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from alttrain.evaluation.adherence import Adherence
@@ -111,12 +112,13 @@ class Summary:
         """The metrics of all rows so far, the benchmark's measure first."""
         found = []
         for name, column in self._columns.items():
-            rows = zip(column, self._items, self._written, strict=True)
-            known = [(value, item) for value, item, written in rows if written and not math.isnan(value)]
-            if known or name != "score":
-                values, items = [value for value, _ in known], [item for _, item in known]
+            known = [
+                bool(written) and not math.isnan(value) for value, written in zip(column, self._written, strict=True)
+            ]
+            values, items = array("d", compress(column, known)), list(compress(self._items, known))
+            if values or name != "score":
                 mean = mean_by_item if name in TOKENS else rate_by_item
-                found.append(self._metric(name, mean(values, items), len(self._items), len(known)))
+                found.append(self._metric(name, mean(values, items), len(self._items), len(values)))
         return [*found, *(self._passes() if self.measure == "accuracy" else ())]
 
     def tokens(self, outcomes: tuple[str, str]) -> list[dict[str, Any]]:
