@@ -456,7 +456,7 @@ def test_evaluated_weights_have_the_protocols_precision_and_others_the_backbones
     monkeypatch.setattr(Session, "weights", SimpleNamespace(identity="w"))
     monkeypatch.setattr(Session, "device", "cpu")
     monkeypatch.setattr(Session, "dtype", lambda self, name: name)
-    monkeypatch.setattr(Session, "decoder", lambda *given: asked.append((given[-2] is not None, given[-1])))
+    monkeypatch.setattr(Session, "_decoder", lambda *given: asked.append((given[-2] is not None, given[-1])))
     kept = []
     for quantization in (None, "nf4"):
         with session.engine(tmp_path, quantization):  # type: ignore[arg-type]

@@ -10,21 +10,20 @@
 This package imports neither torch nor other rooms. It imports targets by the names that the config gives.
 """
 
-# isort: off
-from alttrain.config.binding import Fault as Fault, faults as faults, instantiate as instantiate
+from alttrain.config.binding import Fault, faults, instantiate
 from alttrain.config.identity import (
-    Changes as Changes,
-    Method as Method,
-    changes as changes,
-    differences as differences,
-    flatten as flatten,
-    run_name as run_name,
-    shaping as shaping,
+    Changes,
+    Method,
+    changes,
+    differences,
+    flatten,
+    run_name,
+    shaping,
 )
-from alttrain.config.overrides import preview as preview
+from alttrain.config.overrides import preview
 from alttrain.config.schema import (
-    STAGES as STAGES,
-    RunError as RunError,
-    name_fault as name_fault,
-    register as register,
+    STAGES,
+    RunError,
+    name_fault,
+    register,
 )

@@ -10,9 +10,8 @@ This package does not import torch. A judge that needs a model receives it from 
 - `Summary`        generations and judgements -> metrics with n, undecided, truncated and intervals
 """
 
-# isort: off
-from alttrain.evaluation.adherence import Adherence as Adherence
-from alttrain.evaluation.grading import Choice as Choice, ShortAnswer as ShortAnswer
-from alttrain.evaluation.judges.judge import Judge as Judge, JudgeContext as JudgeContext, RefusalJudge as RefusalJudge
-from alttrain.evaluation.metrics import Metric as Metric, Summary as Summary
-from alttrain.evaluation.protocol import Benchmark as Benchmark, Protocol as Protocol, protocol_hash as protocol_hash
+from alttrain.evaluation.adherence import Adherence
+from alttrain.evaluation.grading import Choice, ShortAnswer
+from alttrain.evaluation.judges.judge import Judge, JudgeContext, RefusalJudge
+from alttrain.evaluation.metrics import Metric, Summary
+from alttrain.evaluation.protocol import Benchmark, Protocol, protocol_hash

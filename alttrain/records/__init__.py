@@ -10,9 +10,6 @@ Stages communicate through files of JSON lines in UTF-8, with one frozen datacla
 and reads strictly: a file that does not have the expected content raises `DamagedError`. No torch is imported.
 """
 
-# mypy: implicit-reexport
-# ruff: noqa: F401
-
 import dataclasses
 import hashlib
 import json
@@ -29,13 +26,40 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
-# isort: off
-from alttrain.records.documents import Count, Judged, Label, Names, Rewritten, Trained, read_if_there, read_losses
-from alttrain.records.documents import read_metrics, read_sealed, write_sealed
-from alttrain.records.files import NO_JSON, REMEDY, UNFINISHED, DamagedError, alone, append, checksum, clear_unfinished
-from alttrain.records.files import from_cache, full_disk, kept_json, opened, read_bytes, read_json, read_utf8, replacing
-from alttrain.records.files import seal, write_json, write_text
-# isort: on
+from alttrain.records.documents import (
+    Count,
+    Judged,
+    Label,
+    Names,
+    Rewritten,
+    Trained,
+    read_if_there,
+    read_losses,
+    read_metrics,
+    read_sealed,
+    write_sealed,
+)
+from alttrain.records.files import (
+    NO_JSON,
+    REMEDY,
+    UNFINISHED,
+    DamagedError,
+    alone,
+    append,
+    checksum,
+    clear_unfinished,
+    from_cache,
+    full_disk,
+    kept_json,
+    opened,
+    read_bytes,
+    read_json,
+    read_utf8,
+    replacing,
+    seal,
+    write_json,
+    write_text,
+)
 
 Step = Literal["understanding", "assessment", "reasoning", "refusal", "primer"]
 """A step of a thought: problem understanding (PU), harmfulness assessment (HA), or conditional reasoning (CR), which is

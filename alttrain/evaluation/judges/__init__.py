@@ -27,18 +27,33 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
-# isort: off
 from alttrain.english import sentences
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation.agreement import kappa
-from alttrain.evaluation.judges.judge import NO_REPLY as NO_REPLY, Ask as Ask, GptOssSafeguard as GptOssSafeguard
-from alttrain.evaluation.judges.judge import GraniteGuardian as GraniteGuardian, GuardModel as GuardModel
-from alttrain.evaluation.judges.judge import JudgeContext as JudgeContext, LlamaGuard as LlamaGuard
-from alttrain.evaluation.judges.judge import Majority as Majority, Qwen3Guard as Qwen3Guard, RowJudge as RowJudge
-from alttrain.evaluation.judges.judge import WildGuard as WildGuard, check_goals as check_goals
-from alttrain.evaluation.judges.judge import GIVEN_UP, NO_FORM, ModelFault, ModelJudge, Says
-from alttrain.evaluation.judges.judge import exchange, goal_of, marked, request
-from alttrain.evaluation.published import Published as Published
+from alttrain.evaluation.judges.judge import (
+    GIVEN_UP,
+    NO_FORM,
+    NO_REPLY,
+    Ask,
+    GptOssSafeguard,
+    GraniteGuardian,
+    GuardModel,
+    JudgeContext,
+    LlamaGuard,
+    Majority,
+    ModelFault,
+    ModelJudge,
+    Qwen3Guard,
+    RowJudge,
+    Says,
+    WildGuard,
+    check_goals,
+    exchange,
+    goal_of,
+    marked,
+    request,
+)
+from alttrain.evaluation.published import Published
 from alttrain.evaluation.statistics import UNKNOWN, rate
 from alttrain.llm import Failure, Reply, ServerWriter, json_of, replies
 from alttrain.records import Generation, Judgement
