@@ -141,7 +141,7 @@ def test_qlora_equals_its_padded_reference_and_trains(folder: Weights, tmp_path:
     model = add_lora(load_model(folder, torch.bfloat16, DEVICE, "packed", "nf4"), LORA, 0)
     before = SFTModule(model, RECIPE, 1).loss(pack(rows(8)).to(DEVICE)).item()
     recipe = replace(RECIPE, optimizer="adamw_8bit", max_length=512)
-    fit(model, rows(8), recipe, HARDWARE, 3, tmp_path, [], False, progress=False)
+    fit(model, rows(8), recipe, HARDWARE, 3, tmp_path, [], False)
     model.to(DEVICE)
     assert SFTModule(model, RECIPE, 1).loss(pack(rows(8)).to(DEVICE)).item() < before
 
@@ -153,7 +153,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(
 
     def trained(name: str) -> dict[str, torch.Tensor]:
         model = add_lora(load_model(folder, torch.float32, DEVICE), LORA, 0)
-        return fit(model, rows(10), recipe, HARDWARE, 3, tmp_path / name, [], False, progress=False).weights
+        return fit(model, rows(10), recipe, HARDWARE, 3, tmp_path / name, [], False).weights
 
     whole, make_step = trained("whole"), SFTModule.training_step
 
@@ -200,7 +200,7 @@ def test_training_takes_the_memory_that_was_estimated(folder: Weights, tmp_path:
     recipe = replace(RECIPE, epochs=1, batch_size=16, max_length=4096)
     torch.cuda.reset_peak_memory_stats()
     hardware = replace(HARDWARE, precision="bfloat16", recompute=recompute)
-    fit(model, long, recipe, hardware, 0, tmp_path, [], True, progress=False)
+    fit(model, long, recipe, hardware, 0, tmp_path, [], True)
     shape = shape_of(model.get_base_model().config.to_dict())
     assert shape is not None
     parts = training_bytes(shape, 2, LORA.rank, LORA.target_modules, [len(row) for row in long], recompute=recompute)

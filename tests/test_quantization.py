@@ -76,7 +76,7 @@ def test_a_resumed_training_with_8_bit_adamw_ends_the_same(
         monkeypatch.setattr(SFTModule, "training_step", watched)
         model = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), lora, seed=0)
         hardware = Hardware(accelerator="cpu", precision="float32")
-        return fit(model, sequences(), recipe, hardware, 3, folder, False, False, progress=False).weights
+        return fit(model, sequences(), recipe, hardware, 3, folder, False, False).weights
 
     whole = trained(tmp_path / "whole")
     assert set(moments) == {torch.uint8}

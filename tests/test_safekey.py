@@ -140,7 +140,7 @@ def test_heads_are_in_the_checkpoints_and_not_in_the_adapter(
         model = add_lora(load_model(Weights(tiny_folder, "local"), torch.float32, "cpu"), LORA, seed=0)
         hardware = Hardware(accelerator="cpu", precision="float32")
         recipe = replace(RECIPE, checkpoint_every=5)
-        return fit(model, rows(), recipe, hardware, 3, folder, False, False, progress=False).weights
+        return fit(model, rows(), recipe, hardware, 3, folder, False, False).weights
 
     step = SFTModule.training_step
 

@@ -44,7 +44,7 @@ def adapted(folder: Path) -> Any:
 def fitted(folder: Path, run: Path, recipe: SupervisedFineTuning) -> tuple[Any, Trained]:
     model = adapted(folder)
     hardware = Hardware(accelerator="cpu", precision="float32", log_every=1)
-    return model, fit(model, sequences(), recipe, hardware, 3, run, False, False, progress=False)
+    return model, fit(model, sequences(), recipe, hardware, 3, run, False, False)
 
 
 def trained(folder: Path, run: Path, recipe: SupervisedFineTuning) -> Any:

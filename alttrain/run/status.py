@@ -1,6 +1,6 @@
 """The states of runs: status.json and a lock in each folder, and the console script that shows them.
 
-    alttrain-status [OUTPUT_DIR]
+    alttrain-status [OUTPUT_DIR] [--watch SECONDS]
 
 A run whose status says running, but whose lock is free, was killed and is shown as stopped. A run is pending if a sweep
 planned it (OUTPUT_DIR/.sweep/plan.json) and it has not begun, or if it has planned evaluations left.
@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,12 +24,14 @@ import msgspec
 from filelock import FileLock, Timeout
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from alttrain.config import RunError
 from alttrain.records import DamagedError, clear_unfinished, kept_json, read_json, write_json
 from alttrain.report.escaping import one_line
+from alttrain.run.progress import listeners
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,7 @@ ENDED = Path(".sweep") / "ended"
 
 @dataclass(frozen=True)
 class Status:
-    """The state of one run. Times are UTC, ISO 8601; `error` is the last line of the error."""
+    """The state of one run. Times are UTC, ISO 8601; `note` is the stage's progress, `error` the error's last line."""
 
     state: State
     stage: str = ""
@@ -52,6 +55,7 @@ class Status:
     began: str = ""
     changed: str = ""
     error: str = ""
+    note: str = ""
 
 
 class _Planned(TypedDict):
@@ -80,19 +84,25 @@ class Log:
         self._status = Status("running", "", os.getpid(), platform.node(), _now())
 
     def __enter__(self) -> "Log":
+        listeners.append(self.note)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        listeners.remove(self.note)
         self.ended(error)
+
+    def note(self, line: str) -> None:
+        """Record the progress of the stage."""
+        self._write(replace(self._status, note=line))
 
     def stage(self, name: str) -> None:
         """Record that a stage begins."""
-        self._write(replace(self._status, stage=name))
+        self._write(replace(self._status, stage=name, note=""))
 
     def ended(self, error: BaseException | None) -> None:
         """Record that the run ended, successfully or with an error."""
         if error is None:
-            self._write(replace(self._status, state="done", stage=""))
+            self._write(replace(self._status, state="done", stage="", note=""))
             return
         lines = str(error).strip().splitlines() or [type(error).__name__]
         state: State = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -168,11 +178,11 @@ def table(found: dict[str, Status]) -> Table:
     counts = Counter(status.state for status in found.values())
     title = ", ".join(f"{counts[state]} {state}" for state in COLOURS if counts[state])
     shown = Table(title=title or "no runs", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("run", "state", "stage", "changed", "last line"):
+    for column in ("run", "state", "stage", "progress or error", "changed"):
         shown.add_column(column, overflow="fold")
     for run, status in found.items():
         changed = status.changed.replace("T", " ").removesuffix("+00:00")
-        told = (Text(one_line(word)) for word in (status.stage, changed, status.error))
+        told = (Text(one_line(word)) for word in (status.stage, status.error or status.note, changed))
         shown.add_row(Text(one_line(run)), Text(status.state, COLOURS[status.state]), *told)
     return shown
 
@@ -181,12 +191,19 @@ def main() -> None:
     """Entry point of the console script. Exit codes: 0 shown, 1 if a run failed, 2 if the folder does not exist."""
     parser = argparse.ArgumentParser(prog="alttrain-status", description="The state of every run of an output folder.")
     parser.add_argument("output_dir", type=Path, nargs="?", default=Path("outputs"))
-    folder = parser.parse_args().output_dir
-    if not folder.is_dir():
-        print(f"{folder} is no folder; give an output_dir such as outputs", file=sys.stderr)
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again, until Ctrl-C")
+    asked = parser.parse_args()
+    if not asked.output_dir.is_dir():
+        print(f"{asked.output_dir} is no folder; give an output_dir such as outputs", file=sys.stderr)
         sys.exit(2)
-    found = statuses(folder)
-    Console().print(table(found))
+    found, console = statuses(asked.output_dir), Console()
+    if asked.watch:
+        with suppress(KeyboardInterrupt), Live(table(found), console=console, auto_refresh=False) as shown:
+            while True:
+                time.sleep(asked.watch)
+                shown.update(table(statuses(asked.output_dir)), refresh=True)
+        sys.exit(0)
+    console.print(table(found))
     sys.exit(int(any(status.state == "failed" for status in found.values())))
 
 

@@ -12,21 +12,23 @@ import signal
 import threading
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from alttrain import tokenization
-from alttrain.backbone.device import look
+from alttrain.backbone.device import GIB, look
 from alttrain.records import opened, replacing
 from alttrain.training import Hardware, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.data import BatchStream
@@ -70,6 +72,22 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
             raise KeyboardInterrupt
         self.asked = True
         log.info("training  stops after this step; Ctrl-C again stops it at once, and loses what is not saved")
+
+
+class _Progress(pl.Callback):  # type: ignore[misc]
+    """Advances a progress bar by each step, with loss, tokens per second and memory."""
+
+    def __init__(self, step: int, advance: Callable[[int, str], None]) -> None:
+        self.step, self.advance = step, advance
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *unused: Any) -> None:
+        if trainer.global_step > self.step:
+            on_gpu = module.device.type == "cuda"
+            peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
+            speed = float(trainer.callback_metrics.get("tokens_per_second", 0))
+            note = f"loss {float(module.losses[-1]):.3f}, {speed:.0f} tokens/s, {peak / GIB:.1f} GiB"
+            self.advance(trainer.global_step - self.step, note)
+            self.step = trainer.global_step
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
@@ -157,13 +175,13 @@ def fit(
     folder: Path,
     loggers: Sequence[Logger],
     bfloat16: bool,
-    progress: bool,
+    bar: Callable[[str, int, int], Any] | None = None,
 ) -> Trained:
     """Train in place the weights of `model` that require gradients, resuming from the last checkpoint if there is one.
 
     With `bfloat16`, a model with float32 weights trains in mixed precision. Raises ValueError if loss, gradients or
     weights are not finite, and KeyboardInterrupt if the training is stopped. A training whose losses end higher than
-    they began is recorded as diverged, with a warning.
+    they began is recorded as diverged, with a warning. `bar` opens a progress bar, given label, total and steps done.
     """
     on_cuda = look(hardware.accelerator).name != "cpu"
     compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
@@ -181,7 +199,8 @@ def fit(
         if parameter.requires_grad:
             digest.update(f"{name} {tuple(parameter.shape)}".encode())
     made_from = digest.hexdigest()
-    start = _first_step(last, made_from)
+    deepspeed = hardware.strategy.startswith("deepspeed")
+    start = 0 if deepspeed else _first_step(last, made_from)  # DeepSpeed's checkpoint is a folder, and is not read
     if hardware.recompute:
         recompute_layers(model)
     if compiled:
@@ -196,10 +215,8 @@ def fit(
         enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
     )
     callbacks = [checkpoints, _StopAfterStep(last)]
-    if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=1))
     plugins = [environment()]
-    if not hardware.strategy.startswith("deepspeed"):  # DeepSpeed writes its own checkpoints
+    if not deepspeed:
         plugins.append(_AtomicCheckpoints(made_from))
     if start:
         log.info("training goes on from step %d of %d", start, steps)
@@ -221,7 +238,7 @@ def fit(
             logger=loggers,
             callbacks=callbacks,
             log_every_n_steps=hardware.log_every,
-            enable_progress_bar=progress,
+            enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
@@ -230,7 +247,10 @@ def fit(
         stream = BatchStream(sequences, recipe, seed, start, multiple, devices, trainer.global_rank, passes)
         module.train()
         try:
-            trainer.fit(module, stream, ckpt_path=last if start else None, weights_only=True)
+            with bar("training", steps, start) if bar else nullcontext() as advance:
+                if advance:
+                    trainer.callbacks.append(_Progress(start, advance))
+                trainer.fit(module, stream, ckpt_path=last if start else None, weights_only=True)
         except SystemExit as exit_:  # Lightning turns Ctrl-C into SystemExit
             raise KeyboardInterrupt from exit_
     if trainer.global_step < steps:

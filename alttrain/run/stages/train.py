@@ -6,7 +6,6 @@ checkpoints/ holds checkpoints until the trained weights are saved.
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -16,6 +15,7 @@ from alttrain.records import DamagedError, Example, Rewritten, Trained, checksum
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
 from alttrain.run.loggers import open_loggers
+from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.training.distributed import follows
 
@@ -74,9 +74,9 @@ def train(run: Run, session: Session) -> None:
     model = session.model(run.adapter.precision(precision), run.backbone.attention, device)
     model = run.adapter.attach(model, run.seed)
     log.info("train     %d examples, %d steps, %s", len(sequences), recipe.steps(len(sequences)), precision)
-    progress = not follows() and sys.stderr.isatty()
     with open_loggers(run, "training") as loggers:
-        trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, progress)
+        shown = None if follows() else bar
+        trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, shown)
         if not trained.leads:
             return
         record = trained.record | {"left_out_too_long": too_long}

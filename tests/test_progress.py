@@ -1,0 +1,70 @@
+"""Progress: lines where there is no terminal, notes for `alttrain-status`, and the time left after a resume."""
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from alttrain.run import progress
+from alttrain.run.status import Log, state_of
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in seconds, that a bar sees."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
+    return now
+
+
+def test_a_line_a_minute_and_the_time_left_by_the_speed_of_this_process(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "alttrain"), progress.bar("training", 1000, 400) as advance:
+        for second in range(1, 151):
+            clock[0] = second
+            advance(2, f"loss {second}")
+    assert [record.message.strip() for record in caplog.records] == [
+        "training 522 of 1000, loss 61, 3 min 59 s left",
+        "training 644 of 1000, loss 122, 2 min 58 s left",
+    ]
+
+
+def test_the_status_of_a_run_has_its_progress_until_the_stage_ends(clock: list[float], tmp_path: Path) -> None:
+    with Log(tmp_path) as status:
+        status.stage("generate")
+        with progress.bar("xstest", 10) as advance:
+            for second in range(1, 8):
+                clock[0] = second
+                advance(1)
+        assert state_of(tmp_path).note == "xstest 6 of 10, 4 s left"
+        status.stage("judge")
+        assert state_of(tmp_path).note == ""
+    assert state_of(tmp_path).state == "done"
+    assert progress.listeners == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "0 s"), (59.6, "1 min 00 s"), (599, "9 min 59 s"), (630, "10 min"), (7500, "2 h 05 min")]
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert progress.duration(seconds) == shown
+
+
+def test_the_command_watches_until_it_is_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "a-run"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    status = {"state": "failed", "stage": "train", "error": "it was full", "changed": "2026-01-01T00:00:00+00:00"}
+    (folder / "status.json").write_text(json.dumps(status))
+    command = [sys.executable, "-m", "alttrain.run.status", str(tmp_path), "--watch", "0.1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        time.sleep(3)
+        watching.send_signal(2)
+        shown, _ = watching.communicate(timeout=30)
+    assert watching.returncode == 0
+    assert "it was full" in shown
