@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import CHATML, LORA, backbone
 
+from alttrain import hub
 from alttrain.backbone import Shape, Weights, Wheel, resolve, source
 from alttrain.backbone.attention import SHORT, PackedSequences, group_lengths
 from alttrain.backbone.device import Device, check_kernels, free_system_memory, number_bytes
@@ -233,7 +234,7 @@ def test_a_spoiled_conversion_is_made_again_of_the_same_wheel(
     made = resolve(far_backbone(WHEEL))
     healthy = source._sums(made.folder)
     SPOILED[name](made.folder)
-    monkeypatch.setattr(source, "_reach_hub", lambda: pytest.fail("whose weights are others"))
+    monkeypatch.setattr("alttrain.hub.reach", lambda: pytest.fail("whose weights are others"))
     assert resolve(far_backbone(WHEEL)) == made
     assert source._sums(made.folder) == healthy
     assert [record.message.endswith("it is made again") for record in caplog.records] == [True]
@@ -276,7 +277,7 @@ def test_an_interrupted_download_is_fetched_again(tmp_path: Path, monkeypatch: p
     (snapshot / shards[0]).write_bytes(b"")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(source, "_hub_silence", lambda endpoint: "")
+    monkeypatch.setattr("alttrain.hub.silence", lambda endpoint: "")
     download, asked = huggingface_hub.snapshot_download, list[str]()
 
     def hub(repo: str, local_files_only: bool = False, **options: Any) -> str:
@@ -294,7 +295,7 @@ def test_an_interrupted_download_is_fetched_again(tmp_path: Path, monkeypatch: p
         assert source._cached(far_backbone(None)) is None, name
         (snapshot / "away").rename(snapshot / name)
     (snapshot / shards[0]).unlink()
-    monkeypatch.setattr(source, "_hub_silence", lambda endpoint: "no answer")
+    monkeypatch.setattr("alttrain.hub.silence", lambda endpoint: "no answer")
     with pytest.raises(FileNotFoundError, match="not to be had from the hub"):
         resolve(far_backbone(None))
 
@@ -322,12 +323,12 @@ def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
         raise TimeoutError("no answer")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(source.urllib.request, "urlopen", silent)
-    source._hub_silence.cache_clear()
+    monkeypatch.setattr(hub.urllib.request, "urlopen", silent)
+    hub.silence.cache_clear()
     for _ in range(2):
         with pytest.raises(ConnectionError, match="no answer"):
             source.fetch_tokenizer(far_backbone(None))
-    source._hub_silence.cache_clear()
+    hub.silence.cache_clear()
     assert len(asked) == 1
 
 

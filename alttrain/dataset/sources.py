@@ -22,6 +22,7 @@ from typing import Annotated, Any, Protocol, cast
 
 from annotated_types import Gt
 
+from alttrain import hub
 from alttrain.dataset.columns import Columns
 from alttrain.records import Example, Rejected, checksum
 
@@ -203,7 +204,8 @@ class Rows(Columns):
         import datasets
 
         try:
-            loaded = datasets.load_dataset(self.hub, self.config, split=self.split, revision=self.revision)
+            with hub.offline_where_silent():
+                loaded = datasets.load_dataset(self.hub, self.config, split=self.split, revision=self.revision)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # OSError: no network, gated, no set
             fault = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             remedy = f"set data_dir to a folder that holds {self.file}, or " if self.file else ""

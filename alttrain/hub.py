@@ -1,0 +1,48 @@
+"""Whether the model hub answers. Its own clients retry for minutes, so each process asks once, and briefly."""
+
+import functools
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+TIMEOUT_S = 3.0
+
+
+def reach() -> None:
+    """Raise ConnectionError if the hub is disabled or does not answer."""
+    from huggingface_hub import constants
+
+    if reason := "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else silence(constants.ENDPOINT):
+        raise ConnectionError(reason)
+
+
+@functools.cache
+def silence(endpoint: str) -> str:
+    """Return why the hub does not answer, or ""."""
+    try:
+        with suppress(urllib.error.HTTPError):  # an error status is an answer
+            urllib.request.urlopen(endpoint, timeout=TIMEOUT_S).close()
+    except OSError as error:
+        return in_short(error)
+    return ""
+
+
+@contextmanager
+def offline_where_silent() -> Iterator[None]:
+    """Let the library `datasets` read only its cache while the hub does not answer, without trying it five times."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    if not any(before) and silence(constants.ENDPOINT):
+        datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+
+
+def in_short(error: Exception) -> str:
+    """Return an error's type and the start of its first line."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}" if str(error).strip() else repr(error)
