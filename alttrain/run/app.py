@@ -160,7 +160,7 @@ def _check(overrides: list[str], multirun: bool) -> "Sweep | None":
     found, configs = preview(overrides)
     _refuse(found)
     from alttrain.run.assembly import assemble
-    from alttrain.run.stages.check import check_light
+    from alttrain.run.stages.check import check_light, ready
     from alttrain.run.stages.needs import fitted
     from alttrain.run.status import PLAN
     from alttrain.run.sweep import plan
@@ -170,7 +170,7 @@ def _check(overrides: list[str], multirun: bool) -> "Sweep | None":
     if (swept := plan(overrides, multirun)) is not None:
         if swept.run.stages == ("check",):  # the plan has done it
             print((swept.run.output_dir / PLAN).with_suffix(".md").read_text(encoding="utf-8"))
-            sys.exit(0)
+            sys.exit(not ready(swept.runs))
         JobSweeper.jobs = [job.overrides for job in swept.jobs]
         return swept
     for config in configs:  # one, unless -m is missing, which Hydra reports
@@ -188,7 +188,11 @@ def _app(config: DictConfig) -> None:
             end_with_parent()
         run_job(config, [*searched(HydraConfig.get()), *HydraConfig.get().overrides.task])
         return
-    execute(config, checked=_checked)
+    run = execute(config, checked=_checked)
+    if run.stages == ("check",):
+        from alttrain.run.stages.check import ready
+
+        sys.exit(not ready([run]))
     if "report" in config.stages and not follows():
         from alttrain.run.stages.report import show
 

@@ -73,10 +73,15 @@ def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str
 
 @dataclass(frozen=True)
 class Sweep:
-    """The planned jobs of a sweep, and the run of the first of them."""
+    """The planned jobs of a sweep, and their runs; jobs that differ only in their seed share one."""
 
     jobs: tuple[Job, ...]
-    run: Run
+    runs: tuple[Run, ...]
+
+    @property
+    def run(self) -> Run:
+        """The run of the first job."""
+        return self.runs[0]
 
     def show(self, failed: bool) -> None:
         """Show the table of all runs. If the sweep failed, show the last line of the error of each failed job too."""
@@ -134,8 +139,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     if faults:
         lines = [f"{fault}\n    in {len(own)} of {len(batch)} jobs: {own[0]}" for fault, own in faults.items()]
         raise RunError("\n".join(["this sweep cannot run:", *(f"  {line}" for line in lines)]))
-    first = next(iter(alike.values()))
-    output_dir = first.output_dir
+    output_dir = next(iter(alike.values())).output_dir
     if not follows():
         (output_dir / STOPPED).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
@@ -146,7 +150,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     taken = {job.run for job in made if any(map(of_training, job.overrides))}
     if untrained := [name for name in runs if given and name not in taken]:
         log.info("          %s: not for %s, which trains nothing", " ".join(given), ", ".join(untrained))
-    return Sweep(tuple(made), first)
+    return Sweep(tuple(made), tuple(alike.values()))
 
 
 def _unseeded(overrides: Sequence[str]) -> tuple[str, ...]:

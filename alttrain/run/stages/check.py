@@ -8,7 +8,7 @@ fetches both and validates then; a run of `check` alone reports that it did not.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any, get_args
@@ -164,6 +164,32 @@ def check(run: Run, session: Session) -> None:
         prove(run, rows, made, session.renderer)
     elif renderer is None:
         log.info("check     the rendering will be proved once the tokenizer is there: %s", missing)
+
+
+def ready(runs: Sequence[Run]) -> bool:
+    """Return whether these runs, whose check has passed, could do all their stages on this machine, and log it."""
+    lacking: dict[str, int] = {}
+    for run in runs:
+        for reason in _lacking(run):
+            lacking[reason] = lacking.get(reason, 0) + 1
+    for reason, count in lacking.items():
+        log.warning("not ready %s%s", reason, f" (in {count} of {len(runs)} jobs)" if len(runs) > 1 else "")
+    if not lacking:
+        log.info("ready     %s", runs[0].name if len(runs) == 1 else f"{len(runs)} jobs")
+    return not lacking
+
+
+def _lacking(run: Run) -> Iterator[str]:
+    """Yield what stages that load the backbone would lack here."""
+    if run.hardware.accelerator == "gpu" and not has_gpu_driver():
+        yield "trainer.accelerator=gpu, and there is no GPU here"
+    elif run.hardware.memory_gib is None:
+        try:
+            refuse_too_large(run, run.rows, None, MODEL_STAGES)
+        except RunError as error:
+            yield from str(error).splitlines()
+    if run.backbone.wheel is None and (absent := why_absent(run.backbone)):
+        yield f"backbone.source={run.backbone.source}: {absent}"
 
 
 def bound(run: Run, session: Session) -> None:

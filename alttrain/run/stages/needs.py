@@ -1,7 +1,7 @@
 """The memory that each stage needs, and settings that reduce it."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,13 +71,14 @@ def shape_known(run: Run) -> Shape | None:
     return shape_of(read_json(path, remedy="fetch the backbone again")) if path else run.backbone.shape
 
 
-def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes | None) -> None:
+def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes | None, stages: Collection[str] = ()) -> None:
     """Log the memory that each stage needs, and what is free. Raises RunError if a stage of this run cannot fit.
 
-    The activations of estimated rows refuse nothing.
+    The activations of estimated rows refuse nothing. With `stages`, these are looked at instead, and nothing is logged.
     """
+    level = logging.DEBUG if stages else logging.INFO
     if shape_known(run) is None:
-        log.info("check     no memory estimate: no backbone.shape, and no config.json of a plain decoder at hand")
+        log.log(level, "check     no memory estimate: no backbone.shape, and no config.json of a plain decoder at hand")
         return
     device = look(run.hardware.accelerator, run.hardware.memory_gib)
     free = "an unknown amount" if device.free is None else _gib(device.free)
@@ -87,14 +88,14 @@ def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes | None) -> 
         line = f"{need.stage} needs about {_gib(need.total)} GiB ({parts}), and {device.name} has {free} free"
         told.append(f"check     {line}")
         least = need.total if need.certain else need.total - need.parts["activations"]
-        if need.stage in run.stages and device.free is not None and least > device.free:
+        if need.stage in (stages or run.stages) and device.free is not None and least > device.free:
             fitting = (f"set {override}" for override, total in need.remedies() if total <= device.free)
             remedy = next(fitting, "choose a smaller backbone, or a device with more memory")
             refused.append(f"{line}: {remedy}")
     if refused:
         raise RunError("\n".join(refused))
     for line in told:
-        log.info("%s", line)
+        log.log(level, "%s", line)
 
 
 def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
