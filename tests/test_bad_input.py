@@ -16,6 +16,7 @@ DATA = {
     "unlabelled.jsonl": GOOD + '{"prompt": "b"}\n',
     "promptless.jsonl": GOOD + GOOD.replace("How do I bake bread?", "b") + '{"label": "benign"}\n',
     "mislabelled.jsonl": GOOD + '{"prompt": "b", "label": "evil"}\n',
+    "questions.jsonl": '{"Q": "How do I bake bread?", "label": "benign"}\n',
     "data.xlsx": "x",
     "ragged.csv": "prompt,label\na,harmful\nb\n",
 }
@@ -65,11 +66,17 @@ def local(name: str) -> list[str]:
         (local("blank.jsonl"), ["blank.jsonl: the file holds no rows"]),
         (local("malformed.jsonl"), ["malformed.jsonl:2: malformed JSON"]),
         (local("array.jsonl"), ["array.jsonl:2: expected a JSON object, found list"]),
-        (local("unlabelled.jsonl"), ["unlabelled.jsonl:2: Object missing required field `label`"]),
-        (local("promptless.jsonl"), ["promptless.jsonl:3: Object missing required field `prompt`"]),
+        (local("unlabelled.jsonl"), ["unlabelled.jsonl:2: no label; columns: prompt; set columns.label to"]),
+        (local("promptless.jsonl"), ["promptless.jsonl:3: no prompt; columns: label; set columns.prompt to"]),
         (local("mislabelled.jsonl"), ["mislabelled.jsonl:2: ", "'label'", "'evil'", "accepted: harmful, benign"]),
         (local("data.xlsx"), ["data.xlsx: ", "'xlsx'", "accepted: jsonl, json, csv"]),
         (local("ragged.csv"), ["ragged.csv:3: "]),
+        (
+            [*local("questions.jsonl"), "dataset.columns.promt=Q"],
+            ["columns names 'promt'", "accepted fields: id, prompt"],
+        ),
+        ([*local("questions.jsonl"), "dataset.columns.prompt=Frage"], ["'Frage'", "columns: Q, label"]),
+        (["benchmark=mine", "output_dir=out"], ["+benchmark@evaluation.benchmarks.mine=mine; there are: advbench,"]),
         ([*local("a_file"), "+dataset.colums={prompt: q}"], ["dataset.colums", "did you mean 'columns'"]),
         (["output_dir=a_file"], ["output_dir=a_file", "is not a folder", "set output_dir"]),
         (["output_dir=a_file/below/it"], ["output_dir=a_file/below/it", "a_file is not a folder", "set output_dir"]),
@@ -118,3 +125,21 @@ def test_node_without_target_has_no_traceback(work: Path) -> None:
     assert code in (1, 2), printed
     assert "Traceback" not in printed
     assert "training" in printed
+
+
+def test_a_check_alone_ends_with_ready_or_with_what_is_not_here(work: Path) -> None:
+    """Exit code 1 if a later stage could not run: weights out of reach, no GPU, too little memory."""
+    rows = [*local("questions.jsonl"), "dataset.columns.prompt=Q", "evaluation=none", "stages=[check]"]
+    code, said = alttrain(work, *rows, "training=demo", "adapter=lora", "rewrite=none")
+    assert (code, said.splitlines()[-1]) == (0, "ready     smollm2_135m-local-none-demo-s0"), said
+    code, said = alttrain(work, *rows, "backbone=qwen3_32b", "rewrite=none", "backbone.shape.layers=4096")
+    reasons = [line for line in said.splitlines() if line.startswith("not ready ")]
+    assert code == 1, said
+    assert "train needs about " in reasons[0]
+    assert reasons[-1].startswith(
+        "not ready backbone.source=Qwen/Qwen3-32B: not in the hub's cache, and the hub cannot"
+    )
+    sweep = ["-m", "experiment=demo", "trainer=gpu_80gb", "stages=[check]", "output_dir=out"]
+    code, said = alttrain(work, *sweep)
+    assert code == 1, said
+    assert "not ready trainer.accelerator=gpu, and there is no GPU here (in 2 of 2 jobs)" in said

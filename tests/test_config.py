@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alttrain.config import STAGES, Fault, differences, faults, flatten, preview, register, run_name
+from alttrain.config import STAGES, Fault, differences, faults, flatten, preview, register, run_name, spelt_out
 from alttrain.config.schema import TEXTS
 from alttrain.records import Texts
 from alttrain.run.assembly import assemble
@@ -518,3 +518,12 @@ def test_question_with_a_typo_has_no_traceback(tmp_path: Path, question: list[st
     assert code != 0
     assert "epocs" in errors
     assert "Traceback" not in errors
+
+
+def test_open_keys_need_no_plus_and_quick_is_a_limit_with_a_tag() -> None:
+    open_keys = ["dataset.columns.prompt=Q", "dataset.sources.a.where.b=1", "protocol.settings.maths.samples=2"]
+    others = ["dataset.size=3", "+dataset.columns.x=y", "protocol.judges.accuracy.name=z", "seed=1"]
+    assert spelt_out([*open_keys, *others]) == [*(f"++{key}" for key in open_keys), *others]
+    assert spelt_out(["quick=true", "seed=1"]) == ["seed=1", "limit=20", "tag=quick"]
+    assert spelt_out(["limit=5", "quick=true"]) == ["limit=5", "tag=quick"]
+    assert spelt_out(["quick=false"]) == []

@@ -419,8 +419,8 @@ def test_limit_cuts_after_the_shuffle(tmp_path: Path) -> None:
 BAD_LINES: list[tuple[Any, str]] = [
     ("{broken", ":2: malformed JSON: "),
     ("[1]", ":2: expected a JSON object, found list"),
-    ({"label": "benign"}, ":2: Object missing required field `prompt`"),
-    ({"prompt": "Hi?"}, ":2: Object missing required field `label`"),
+    ({"label": "benign"}, ":2: no prompt; columns: "),
+    ({"prompt": "Hi?"}, ":2: no label; columns: "),
     ({**ROW, "label": "bad"}, ":2: field 'label': Invalid enum value 'bad'; accepted: harmful, benign"),
     ({**ROW, "prompt": 5}, ":2: field 'prompt': Expected `str`, got `int`"),
     ({**ROW, "prompt": " \n"}, ":2: the prompt is empty"),

@@ -20,7 +20,7 @@ from alttrain.config.identity import (
     run_name,
     shaping,
 )
-from alttrain.config.overrides import preview
+from alttrain.config.overrides import preview, spelt_out
 from alttrain.config.schema import (
     STAGES,
     RunError,

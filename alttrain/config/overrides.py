@@ -38,8 +38,24 @@ GIVEN = re.compile(r"job\.env_set\..+|launcher\.(setup|python|srun_args|addition
 PLACED = {"output_subdir": None, "run.dir": ".", "sweep.dir": "${output_dir}/.sweep", "sweep.subdir": "."}
 """Where Hydra writes its own files, as in conf/run.yaml. Other places are refused: files there could be overwritten."""
 KEY = re.compile(r"\$\{(\w[\w.]*)\}")
+OPEN = re.compile(
+    r"(dataset(\.sources\.[\w-]+)?|evaluation\.benchmarks\.[\w-]+\.rows)\."
+    r"(columns|constants|where|labels|extract|slices|erase)\.\w+=|protocol\.(settings|means)\."
+)
+"""Keys that no file needs to have. Hydra alone would ask for a plus sign."""
+QUICK = ("limit=20", "tag=quick")
+"""What quick=true stands for: a first look."""
 OF_TRAINING = ("training", "adapter", "rewrite", "teacher")
 """Groups whose overrides a job without training does not take; see `applicable`."""
+
+
+def spelt_out(arguments: Sequence[str]) -> list[str]:
+    """Return a command line as Hydra takes it: with "++" before open keys, and with what quick=true stands for."""
+    found = [f"++{argument}" if OPEN.match(argument) else argument for argument in arguments]
+    if "quick=true" in found:
+        given = {_key(argument) for argument in found}
+        found += [argument for argument in QUICK if _key(argument) not in given]
+    return [argument for argument in found if argument not in ("quick=true", "quick=false")]
 
 
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
@@ -173,6 +189,9 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
     """Turn a composition error of Hydra into a fault that says what is accepted."""
     key, value = _key(argument), argument.partition("=")[2]
     options = GlobalHydra.instance().config_loader().get_group_options(key.partition("@")[0]) if value else []
+    if key == "benchmark":
+        how = f"+benchmark@evaluation.benchmarks.{value}={value}"
+        return Fault(key, value, f"a benchmark is added to an evaluation by {how}; there are: {', '.join(options)}")
     if options and value not in options:
         return Fault(key, value, f"accepted: {', '.join(options)}{did_you_mean(value, options)}")
     known = _known_keys(key, accepted)

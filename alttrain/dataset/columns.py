@@ -168,6 +168,9 @@ class Columns:
             if value not in self.labels and "*" not in self.labels:
                 raise ValueError(f"{place}: label {value!r} is not mapped; accepted: {', '.join(self.labels)}")
             fields["label"] = self.labels.get(value, self.labels.get("*"))
+        if absent := [name for name in ("prompt", "label") if name not in fields]:
+            remedy = f"set columns.{absent[0]} to one of the columns, or constants.{absent[0]} for all rows"
+            raise ValueError(f"{place}: no {' and no '.join(absent)}; columns: {', '.join(raw)}; {remedy}")
         optional = ("category", "phrasing", "thought", "answer", "gold", "goal")
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 

@@ -32,7 +32,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from alttrain.backbone.source import cache_folder
-from alttrain.config import STAGES, Fault, RunError, preview, register
+from alttrain.config import STAGES, Fault, RunError, preview, register, spelt_out
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.config.targets import take_trusted
 from alttrain.records import full_disk
@@ -65,6 +65,7 @@ HELP = """alttrain: experiments on the reasoning structure and safety of large r
 
 GROUP=OPTION chooses a part, KEY=VALUE sets anything in it, -m sweeps over comma-separated values.
 
+  quick=true           a first look: limit=20 tag=quick, twenty prompts of each benchmark
   --cfg job            the config that a command would run, and with it every key
   --info defaults      where each part of it is from
   --config-dir FOLDER  your own options, beside those below
@@ -88,7 +89,7 @@ def main() -> None:
         os.environ.setdefault(name, value)
     swept = None
     try:
-        sys.argv[1:] = take_trusted(sys.argv[1:])
+        sys.argv[1:] = spelt_out(take_trusted(sys.argv[1:]))
         flags = _flags(sys.argv[1:])
         register()
         searched = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
