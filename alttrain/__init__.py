@@ -22,6 +22,13 @@ def results(output_dir: str | Path = "outputs") -> "pd.DataFrame":
     return read(output_dir)
 
 
+def samples(output_dir: str | Path = "outputs") -> "pd.DataFrame":
+    """Every judged text of an output folder with its verdict and the steps of its thought: see `alttrain.report`."""
+    from alttrain.report.results import samples as read
+
+    return read(output_dir)
+
+
 def load(run: str | Path, untrained: bool = False) -> "Model":
     """The model of a run's folder, to be asked prompts: see `alttrain.run.ask.Model.ask`."""
     from alttrain.run.ask import load as loaded

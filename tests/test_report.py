@@ -118,6 +118,19 @@ def test_numbers_come_sorted_by_run_and_benchmark(tmp_path: Path) -> None:
         results(tmp_path / "none")
 
 
+def test_each_text_comes_with_its_verdict_and_the_steps_of_its_thought(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", {"x": ("harmful_rate", "ynu"), "y": ("over_refusal_rate", "yn")}, backbone="b")
+    found = alttrain.samples(tmp_path)
+    assert list(found.groupby("benchmark").size()) == [3, 2]
+    assert list(found.counts) == [True, False, None, True, False]
+    assert list(found.says) == ["unsafe"] * 3 + ["refused"] * 2
+    assert list(found.verdict) == list(found.counts)
+    assert set(found.run) == {path.name for path in (tmp_path / "runs").iterdir()}
+    assert not found[["prompt", "answer", "understanding", "finish"]].isna().any(axis=None)
+    with pytest.raises(FileNotFoundError, match="none/runs is not there"):
+        alttrain.samples(tmp_path / "none")
+
+
 def test_importing_alttrain_imports_no_pandas() -> None:
     code = "import sys, alttrain, alttrain.report, alttrain.report.card; assert 'pandas' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -21,7 +21,17 @@ import yaml
 
 from alttrain.config import name_fault
 from alttrain.evaluation.adherence import Adherence, assessment_rates
-from alttrain.records import DamagedError, Judgement, Names, parse_rows, read_bytes, read_json, read_metrics, write_text
+from alttrain.records import (
+    DamagedError,
+    Generation,
+    Judgement,
+    Names,
+    parse_rows,
+    read_bytes,
+    read_json,
+    read_metrics,
+    write_text,
+)
 from alttrain.report.escaping import literal, read_literal
 from alttrain.report.measures import CAUSES, MEASURES, base
 
@@ -43,6 +53,12 @@ STRUCTURE = [
     "refused_disobeyed", "refused_unassessed", "undecided",
 ]  # fmt: skip
 """The columns of structure.csv. `harmful_n` and `benign_n` count prompts with a verdict on the answer."""
+SAMPLES = [
+    "run", "backbone", "method", "seed", "benchmark", "protocol", "id", "sample", "label", "category", "prompt",
+    "thought", "answer", "closed", "finish", "thought_tokens", "answer_tokens", "measure", "judge", "part", "says",
+    "verdict", "counts", "understanding", "assessment", "continuation", "ordered", "refuses",
+]  # fmt: skip
+"""The columns of `samples`."""
 TEXTS = [
     "run", "backbone", "dataset", "rewrite", "training", "benchmark", "metric", "method", "changed", "baseline",
     "protocol", "protocol_hash", "table", "measure", "called", "kind", "unit", "published_why", "source", "note",
@@ -145,6 +161,10 @@ class Evaluation:
         """Whether each text counts towards the measure."""
         return {text: self.counts(row.verdict) for text, row in self.deciding().items()}
 
+    def generations(self) -> list[Generation]:
+        """Each text with all its fields."""
+        return self._rows("generations.jsonl", Generation)
+
     def tokens(self) -> list[Tokens]:
         """The token counts of each text."""
         return self._rows("generations.jsonl", Tokens)
@@ -217,6 +237,30 @@ def results(output_dir: str | Path = "outputs") -> pd.DataFrame:
     if not runs.is_dir():
         raise FileNotFoundError(f"{runs} is not there: give the output folder of your runs, such as outputs")
     return tidy(evaluations(runs))
+
+
+def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
+    """Every judged text of an output folder: a row for each run, benchmark, prompt and sample (`SAMPLES`: the columns).
+
+    `verdict` is the deciding judge's, whose True means `says`; `counts` says whether the text counts towards the
+    benchmark's own measure. Both are None if undecided. The columns from `understanding` on are what the offline parser
+    reads in the thought. Raises FileNotFoundError if the folder has no runs/.
+    """
+    runs = Path(output_dir) / "runs"
+    if not runs.is_dir():
+        raise FileNotFoundError(f"{runs} is not there: give the output folder of your runs, such as outputs")
+    rows = []
+    for one in evaluations(runs):
+        judged, read = one.deciding(), {(row.id, row.sample): vars(row) for row in one.thoughts()}
+        made = {**one.names, "benchmark": one.benchmark, "protocol": one.protocol}
+        if one.decides:
+            made |= {"measure": one.measure, "judge": one.decides.judge, "part": one.decides.part}
+            made |= {"says": one.decides.says}
+        for text in one.generations():
+            key = text.id, text.sample
+            verdict = judged[key].verdict if key in judged else None
+            rows.append(read.get(key, {}) | made | vars(text) | {"verdict": verdict, "counts": one.counts(verdict)})
+    return pd.DataFrame(rows, columns=SAMPLES)
 
 
 def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:

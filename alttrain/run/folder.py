@@ -1,8 +1,8 @@
 """The run's folder, which no other run may use.
 
-Each run folder has config.yaml (resolved), run.json (the names that the report groups by), environment.json (versions)
-and fingerprint.json. Each evaluation folder has its own fingerprint.json. A folder with another fingerprint is refused
-with a message that names the differing keys and the remedy.
+Each run folder has files.md (what its files mean), config.yaml (resolved), run.json (the names that the report groups
+by), environment.json (versions) and fingerprint.json. Each evaluation folder has its own fingerprint.json. A folder
+with another fingerprint is refused with a message that names the differing keys and the remedy.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 from contextlib import suppress
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ def open_folder(run: Run) -> None:
         new = not (folder / "fingerprint.json").exists()
         if new:
             write_json(folder / "environment.json", environment())
+            write_text(folder / "files.md", resources.files("alttrain.run").joinpath("files.md").read_text("utf-8"))
         if new or kept_json(folder / "run.json", Names) != as_json(names):
             write_json(folder / "run.json", names)
         if new or not (folder / "config.yaml").exists():
