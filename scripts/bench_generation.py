@@ -21,6 +21,7 @@ transformers', prompt by prompt.
 
 import argparse
 import gc
+import os
 import random
 import tempfile
 import warnings
@@ -196,9 +197,10 @@ class Vllm:
             random_model(shape_of_option(asked.shape), dtype, asked.device, "sdpa").save_pretrained(weights)
         name = str(dtype).removeprefix("torch.")
         longest = max(map(len, self.prompts)) + asked.cap
-        self.model = LLM(
-            str(weights), dtype=name, max_num_seqs=asked.batch, max_model_len=longest, skip_tokenizer_init=True
-        )
+        on_cpu = asked.device == "cpu"  # there it takes a share of all memory, and compiles for minutes
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+        size = {"max_num_seqs": asked.batch, "max_model_len": longest}
+        self.model = LLM(str(weights), dtype=name, skip_tokenizer_init=True, enforce_eager=on_cpu, **size)
         self.sampling = [
             SamplingParams(temperature=0, max_tokens=cap, ignore_eos=True, detokenize=False) for cap in self.caps
         ]

@@ -183,7 +183,8 @@ def contest(
                 command += ["--rounds", "1" if device == "cpu" else str(rounds)]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode == 0:
-                    figures[name].append(json.loads(done.stdout.splitlines()[-1]))
+                    printed = [line for line in done.stdout.splitlines() if line.startswith(("{", '"'))]
+                    figures[name].append(json.loads(printed[-1]))
                 elif done.returncode == -9:
                     figures[name].append(OUT_OF_MEMORY)
                 else:
