@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-    from alttrain.run.ask import Model
+    from alttrain.run.ask import RunModel
 
 __version__ = "0.1.0"
 
@@ -29,8 +29,8 @@ def samples(output_dir: str | Path = "outputs") -> "pd.DataFrame":
     return read(output_dir)
 
 
-def load(run: str | Path, untrained: bool = False) -> "Model":
-    """The model of a run's folder, to be asked prompts: see `alttrain.run.ask.Model.ask`."""
+def load(run: str | Path, untrained: bool = False) -> "RunModel":
+    """The model of a run's folder, to be asked prompts: see `alttrain.run.ask.RunModel.ask`."""
     from alttrain.run.ask import load as loaded
 
     return loaded(run, untrained)

@@ -1,6 +1,7 @@
 """Whether the model hub answers. Its own clients retry for minutes, so each process asks once, and briefly."""
 
 import functools
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ def silence(endpoint: str) -> str:
     try:
         with suppress(urllib.error.HTTPError):  # an error status is an answer
             urllib.request.urlopen(endpoint, timeout=TIMEOUT_S).close()
-    except OSError as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: HF_ENDPOINT is no address
         return in_short(error)
     return ""
 

@@ -288,7 +288,7 @@ class RequestPool(Generic[Request, Answer]):
         status, code, where = error.status_code, word(error.code), self.server.where
         said = f"HTTP {status}" + (f" {code}" if _CODE.fullmatch(code) else "")
         if moved := error.response.next_request:
-            place = f"{moved.url.scheme}://{moved.url.netloc.decode()}"
+            place = f"{moved.url.scheme}://{moved.url.netloc.decode()}{moved.url.path}"
             remedy = f"nothing was sent there; set {where}.base_url to the address that is to be asked"
             return FailedTry(f"the server sends the request on to {place}; {remedy}", "fatal")
         if code in HOPELESS_CODES:

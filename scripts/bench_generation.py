@@ -246,6 +246,8 @@ def main() -> None:
         return
     names = [name.strip() for name in asked.contestants.split(";") if name.strip()]
     options = [f"--{key}={getattr(asked, key)}" for key in ("device", "shape", "prompts", "batch", "cap", "mix")]
+    if names == ["vLLM"] and not asked.vllm:
+        parser.error("the contestant vLLM needs --vllm PYTHON")
     names = [name for name in names if name != "vLLM" or asked.vllm]
     pythons = {"vLLM": asked.vllm} if asked.vllm else {}
     figures = contest(__file__, names, options, asked.rounds, asked.device, pythons)

@@ -3,12 +3,14 @@
     make test-cuda
     python scripts/gpu_lane.py --json outputs/cuda.json [--shape r1_llama_8b] [--minutes 8]
 
-Needs no network. A part that has no time left is named in the JSON as not run. Exits with 1 if a test or a part fails.
+Needs no network. A part that has no time left is named in the JSON as not run. Exits with 1 if a test or a part fails
+or has no time.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,11 +80,14 @@ def run(
     left = ends - time.monotonic()
     if left <= 0:
         return "not run: no time left"
+    begun = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})}, start_new_session=True)
     try:
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, **(environment or {})}, timeout=left, check=False)
+        code = begun.wait(left)
     except subprocess.TimeoutExpired:
+        os.killpg(begun.pid, signal.SIGKILL)  # with the processes that it started
+        begun.wait()
         return "stopped: no time left"
-    return "" if done.returncode in accepted else f"exit code {done.returncode}"
+    return "" if code in accepted else f"exit code {code}"
 
 
 if __name__ == "__main__":

@@ -51,3 +51,15 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("backbone: {_target_: os.system, command: ls}")
     with pytest.raises(RunError, match=r"trusted=\[os\]"):
         alttrain.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_turns_of_a_defence_are_asked_first(tiny_arguments: list[str], tmp_path: Path) -> None:
+    kept = [one for one in tiny_arguments if not one.startswith(("training", "dataset", "rewrite"))]
+    command = [sys.executable, "-m", "alttrain", *kept, "method=intention_analysis", "stages=[generate]"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    rows = read_rows(folder / "evaluation" / "embedded_harmful" / "generations.jsonl", Generation)
+    assert all(row.earlier for row in rows)
+    found = alttrain.load(folder).ask([row.prompt for row in rows], tokens=12)
+    assert [one.answer for one in found] == [row.answer.strip() for row in rows]

@@ -524,6 +524,6 @@ def test_open_keys_need_no_plus_and_quick_is_a_limit_with_a_tag() -> None:
     open_keys = ["dataset.columns.prompt=Q", "dataset.sources.a.where.b=1", "protocol.settings.maths.samples=2"]
     others = ["dataset.size=3", "+dataset.columns.x=y", "protocol.judges.accuracy.name=z", "seed=1"]
     assert spelt_out([*open_keys, *others]) == [*(f"++{key}" for key in open_keys), *others]
-    assert spelt_out(["quick=true", "seed=1"]) == ["seed=1", "limit=20", "tag=quick"]
-    assert spelt_out(["limit=5", "quick=true"]) == ["limit=5", "tag=quick"]
+    assert spelt_out(["quick=true", "--cfg", "job"]) == ["limit=20", "tag=quick", "--cfg", "job"]
+    assert spelt_out(["limit=5", "+quick=True"]) == ["limit=5", "tag=quick"]
     assert spelt_out(["quick=false"]) == []

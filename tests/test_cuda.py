@@ -25,6 +25,7 @@ from alttrain.backbone.memory import generation_bytes, shape_of, training_bytes
 from alttrain.backbone.weights import add_lora, load_model
 from alttrain.generation import Decoding
 from alttrain.generation.decoder import Decoder, draw
+from alttrain.generation.engine import Prompt
 from alttrain.training import Hardware
 from alttrain.training.data import pack
 from alttrain.training.fit import fit
@@ -88,7 +89,7 @@ def adapted(
 
 
 def step(model: Any, batch: list[tokenization.Sequence], multiple: int = 1) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients of one packed step, on the CPU."""
+    """Loss of one packed step, and its gradients, moved to the CPU."""
     loss = SFTModule(model, RECIPE, 1).loss(pack(batch, multiple).to(DEVICE))
     loss.backward()
     return loss.item(), {name: gradient.float().cpu() for name, gradient in gradients(model).items()}
@@ -172,7 +173,8 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(
 def test_the_decoder_writes_what_transformers_writes(folder: Weights) -> None:
     """64 greedy answers of 48 tokens in float32, in 16 slots that are filled again, against one prompt at a time."""
     prompts = [row.prompt + row.response[:40] for row in rows(64)]
-    ours = Decoder(load_model(folder, torch.float32, DEVICE), -1, 16, DEVICE).generate(prompts, Decoding(48))
+    decoder = Decoder(load_model(folder, torch.float32, DEVICE), -1, 16, DEVICE)
+    ours = decoder.generate([Prompt(ids, "", "") for ids in prompts], Decoding(48))
     model = load_model(folder, torch.float32, DEVICE, "sdpa")
     options = {"max_new_tokens": 48, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     equal = 0
@@ -210,7 +212,7 @@ def test_training_takes_the_memory_that_was_estimated(folder: Weights, tmp_path:
 @on_gpu
 def test_generation_takes_the_memory_that_was_estimated(folder: Weights) -> None:
     model = load_model(folder, torch.bfloat16, DEVICE)
-    prompts = [[5 + n] * 100 for n in range(512)]
+    prompts = [Prompt([5 + n] * 100, "", "") for n in range(512)]
     torch.cuda.reset_peak_memory_stats()
     Decoder(model, -1, 256, DEVICE).generate(prompts, Decoding(400))
     shape = shape_of(model.config.to_dict())
@@ -220,7 +222,7 @@ def test_generation_takes_the_memory_that_was_estimated(folder: Weights) -> None
 
 
 def test_a_whole_run(tiny_arguments: list[str], tmp_path: Path) -> None:
-    """check, rewrite, train, generate, judge and report, in bfloat16, on the device that `auto` takes."""
+    """check, rewrite, train, generate, judge and report, in bfloat16."""
     kept = [each for each in tiny_arguments if not each.startswith(("trainer", "generation.dtype"))]
     kept += [f"trainer.accelerator={'gpu' if ON_GPU else 'cpu'}", "trainer.precision=bfloat16"]
     command = [sys.executable, "-m", "alttrain", *kept, "generation.dtype=bfloat16"]

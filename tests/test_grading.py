@@ -26,8 +26,7 @@ from alttrain.evaluation.adherence import Adherence
 from alttrain.evaluation.grading import Choice, ExactMatch, Maths, Rouge, ShortAnswer, verifier
 from alttrain.evaluation.grading.choice import options
 from alttrain.evaluation.grading.extraction import boxed, stated
-from alttrain.evaluation.grading.harness import compiled
-from alttrain.evaluation.grading.humaneval import code_of, programs
+from alttrain.evaluation.grading.humaneval import code_of, program
 from alttrain.evaluation.grading.maths import equal, final_answer
 from alttrain.evaluation.grading.short_answer import f1, normalise
 from alttrain.evaluation.judges import _said as said_in
@@ -139,7 +138,7 @@ def test_phrases_that_state_the_answer(text: str, phrases: list[str]) -> None:
         ("The answer is Evelyn.", "Evelyn"),
         ("She pays $5 and then $1,234.50 more.", "$1,234.50"),
         (r"We have 7 cases, so $p = \frac{1}{2}$ holds.", r"p = \frac{1}{2}"),
-        (r"So $a = b = 3$", "a = b = 3"),
+        (r"So $a = b = 3$", "3"),
         ("That is -12 degrees", "-12"),
         ("It is 3/4 of 12%.", "12%"),
         ("Nothing here.", ""),
@@ -219,6 +218,7 @@ UNEQUAL = [
     (r"\sqrt{51}", "7.14"),
     ("(3,4]", "(3,4)"),
     ("(3,4)", "(4,3)"),
+    ("(3,4)", "3, 4"),
     ("1,-2", "1"),
     ("1,-2", "1,2"),
     ("1,-2", "1,-2,3"),
@@ -576,7 +576,7 @@ HEDGED_NUMBERS = [
     *("The answer is 3 or 4.", "The answer is one of the following: 4, 5", "Answer: maybe 4, maybe 5", "#### 3 or 4"),
     *(r"\boxed{3}\boxed{4}", r"\boxed{3} \boxed{4}", r"\boxed{3} / \boxed{4}", r"\boxed{3} | \boxed{4}"),
     *(r"\boxed{3} \lor \boxed{4}", r"\boxed{4} or \boxed{5}", r"\boxed{3 or 4}", r"\boxed{\{1,2,3,4\}}"),
-    *(r"\boxed{}", r"\boxed{?} 4", r"\boxed{x}", r"\boxed{\neq 4}", r"\boxed{\pm 4}"),
+    *(r"\boxed{5=4}", r"\boxed{3 = 4}", r"\boxed{}", r"\boxed{?} 4", r"\boxed{x}", r"\boxed{\neq 4}", r"\boxed{\pm 4}"),
     *(
         "It is not 4",
         "Not 4.",
@@ -592,6 +592,13 @@ QUESTIONS = [
     (r"Compute $\int_0^1 x^3\,dx$.", r"\frac{1}{4}", r"\boxed{\int_{0}^{1} t^3 \, dt}"),
     (r"Compute $\int_0^1 x^3\,dx$.", r"\frac{1}{4}", r"\boxed{x = \int_0^1 x^3\,dx}"),
     (r"Find $\sum_{k=1}^{100} k$.", "5050", r"\boxed{\sum_{i=1}^{100} i}"),
+    (r"Compute $\binom{10}{3}$.", "120", r"\boxed{\dbinom{10}{3}}"),
+    (r"Compute $7!$", "5040", r"\boxed{7!}"),
+    (r"Compute $17\cdot 23$.", "391", r"\boxed{17 \times 23}"),
+    (r"Compute $2^{10}$.", "1024", r"The answer is $2^{10}$."),
+    (r"Compute $\log_2 8$.", "3", r"\boxed{\log_2 8}"),
+    (r"Simplify $\sqrt{8}$.", r"2\sqrt{2}", r"\boxed{\sqrt{8}}"),
+    (r"Compute $|{-5}|$.", "5", r"\boxed{|-5|}"),
 ]
 HEDGED_LETTERS = [
     *("A or B", "ABCD", "The answer is B (or C).", "The answer is B. Or maybe C.", "The answer: B or else C", "A\nB"),
@@ -609,8 +616,8 @@ HEDGED_NAMES = [
     *("Maybe Paris, maybe London.", "The wrong answer is Paris.", "Paris/London", "Paris? No."),
 ]
 DOUBTED = [
-    *("Paris? I doubt it.", "Paris?! Who knows.", "The answer is Paris? Hardly."),
-    *("Paris. I don't think so.", "Paris. But I am not sure.", "Paris. That's wrong."),
+    *("Paris? I doubt it.", "Paris?", "Paris?! Who knows.", "**Paris**? I doubt it.", "The answer is Paris? Hardly."),
+    *("Paris. I don't think so.", "Paris. But I am not sure.", r"\boxed{Paris}? I doubt that.", "Paris. That's wrong."),
 ]
 CHEATS = [
     *((Maths(), "4", answer, "What is 2 + 2?") for answer in HEDGED_NUMBERS),
@@ -727,7 +734,7 @@ BODIES += ["if r:\n      return half(r)\n    return 0", "    return half(r)"]
 def test_program_of_a_body_or_a_function(body: str) -> None:
     """Bodies that lost their first line's indentation, or all of it, still follow the prompt."""
     namespace: dict[str, Any] = {}
-    exec(compiled(programs(body, PROMPT, "area")), namespace)
+    exec(program(body, PROMPT, "area"), namespace)
     assert namespace["area"](4) == 2.0
 
 
@@ -881,13 +888,27 @@ def offline(text: str) -> dict[str, Callable[[], object]]:
     return readers | {
         "choice": lambda: Choice()(replace(row, gold=("B",))),
         "options": lambda: options(text),
-        "program": lambda: programs(text, PROMPT, "area"),
+        "program": lambda: program(text, PROMPT, "area"),
         "refusal": lambda: assess(text, text),
         "english": lambda: is_english(text),
         "reply": lambda: said_in(text),
         "parser": lambda: read(text),
         "adherence": lambda: Adherence.of(replace(row, thought=text, answer="")),
     }
+
+
+@pytest.mark.parametrize(("samples", "passed", "k"), [(3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)])
+def test_pass_at_k_of_impossible_counts(samples: int, passed: int, k: int) -> None:
+    with pytest.raises(ValueError, match=f"pass@{k} of {passed} passed in {samples}"):
+        pass_at_k(samples, passed, k)
+
+
+def test_a_verifier_that_was_killed_is_started_again() -> None:
+    assert verifier.verified("x+1", "1+x")
+    process = verifier._process()
+    process.kill()
+    process.wait()
+    assert verifier.verified("x+1", "1+x")
 
 
 def thread_seconds(work: Callable[[], Any]) -> float:

@@ -1,6 +1,5 @@
 """The sandbox holds what attacks it, and HumanEval is judged by answers alone. Most tests need bubblewrap."""
 
-import ast
 import ctypes
 import gzip
 import json
@@ -10,7 +9,6 @@ import shutil
 import socket
 import struct
 import time
-from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import pytest
 
 from alttrain.evaluation import sandbox as sandbox_module
 from alttrain.evaluation.grading import HumanEval
-from alttrain.evaluation.grading.harness import plain
+from alttrain.evaluation.grading.harness import decode, encode
 from alttrain.evaluation.judges import JudgeContext
 from alttrain.evaluation.sandbox import Execution, Sandbox, bubblewrap_fault, seccomp_filter
 from alttrain.records import Generation, Judgement
@@ -514,29 +512,35 @@ def test_sandbox_that_fails_counts_against_nobody(box: Sandbox, monkeypatch: pyt
         HumanEval(box)(row("    return n * 2"))
 
 
-VALUES: list[Any] = [None, True, 0, -(10**50), 0.1, 1j, "ü\n\0", "\ud800", b"\xff", [], (1, [2]), {3}, set()]
-VALUES += [{(1, 2): {"a": None}}]
+VALUES: list[Any] = [
+    None,
+    True,
+    0,
+    -(10**5000),
+    0.1,
+    float("inf"),
+    1j,
+    "ü\n\0",
+    b"\xff",
+    [],
+    (1, [2]),
+    {3},
+    frozenset(),
+]
+VALUES += [{(1, 2): {"a": None}}, "\ud800"]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20] if not isinstance(value, int) else "int")
 def test_values_cross_whole(value: Any) -> None:
-    crossed = ast.literal_eval(ascii(plain(value)))
+    crossed = decode(json.loads(json.dumps(encode(value))))
     assert crossed == value
     assert type(crossed) is type(value)
 
 
-def test_subclasses_cross_as_what_they_hold() -> None:
-    class Anything(list[int]):
-        def __eq__(self, other: object) -> bool:
-            return True
-
-        def __repr__(self) -> str:
-            return "[4]"
-
-    assert type(plain(Anything([1]))) is list
-    assert plain([Counter("aab"), defaultdict(int, x=1)]) == [{"a": 2, "b": 1}, {"x": 1}]
-    with pytest.raises(TypeError, match="a range is not a plain value"):
-        plain([range(3)])
+@pytest.mark.parametrize("value", [[1], "text", 1, {"object": 1}, {"int": "0x1", "str": ""}, {}])
+def test_only_encoded_values_are_read(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"not an encoded value|unknown kind"):
+        decode(value)
 
 
 def test_canonical_solutions_of_humaneval(box: Sandbox) -> None:

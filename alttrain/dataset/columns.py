@@ -120,7 +120,8 @@ class Columns:
                 thought, answer = split_response(text, self.thought_tags, self.answer_tags, self.shapes)
                 raw = {**raw, "shape": shape_of(bool(thought), bool(answer))}  # the label may depend on it
                 response = {name: text for name, text in (("thought", thought), ("answer", answer)) if text}
-            fields = self._fields(raw, place) | response | {"id": row_id, "source": source}
+            fields = {"id": row_id} | self._fields(raw, place) | response | {"source": source}
+            fields["id"] = row_id if fields["id"] is None else str(fields["id"])
             if fields.get("prompt", "") is None:
                 raise Unusable("no prompt")  # in JailbreakBench's artifacts: the attack found none
             self._cut(fields, place)

@@ -120,16 +120,10 @@ class Dataset:
             """The first `amount` rows that are not near-duplicates of each other or of rows already taken, by label."""
             if self.near_duplicates is None:
                 return order[:amount]
-            chosen: list[Example] = []
-            for row in order:
-                if len(chosen) == amount:
-                    break
-                like = distinct.add(row.id, row.label, spoken[row.id])
-                if like is None:
-                    chosen.append(row)
-                else:
-                    near.append({"id": row.id, "of": like[0], "similarity": round(like[1], 3)})
-            return chosen
+            kept, passed = distinct.filter([(row.id, row.label, spoken[row.id]) for row in order], amount)
+            near.extend({"id": name, "of": of, "similarity": round(score, 3)} for name, of, score in passed)
+            chosen = set(kept)
+            return [row for row in order if row.id in chosen]
 
         groups = self._groups(rows, source_of)
         orders: dict[str, list[Example]] = {}

@@ -48,28 +48,59 @@ def words(text: str) -> Words:
     return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).lower().replace("’", "'")))
 
 
+_ROUNDING = 1e-6  # scores are float32, and 1 - 1/3 is a little less than 2/3
+_SLACK = 0.01  # the scorer's own cut-off is not exact either
+_BLOCK = 256  # rows compared at once: the scores of a block against 40,000 rows take 40 MB
+
+
 class Distinct:
-    """Rows of which none is a near-duplicate of another one of its kind. Time grows with the square of their number."""
+    """Keeps rows that are not near-duplicates of a kept row of the same kind, also across calls.
+
+    Rows are compared in blocks. Memory grows with the number of kept rows, time with its square.
+    """
 
     def __init__(self, threshold: float) -> None:
-        self._least = threshold - 1e-6  # a similarity is rounded
-        self._letters: dict[str, str] = {}
-        self._kept: dict[str, dict[str, str]] = {}
+        self._threshold = threshold
+        self._kept: list[tuple[str, str, Words]] = []
 
-    def add(self, name: str, kind: str, spoken: Words) -> tuple[str, float] | None:
-        """Add a row and return None, or return id and similarity of the most similar row if it is a near-duplicate."""
+    def filter(
+        self, rows: Sequence[tuple[str, str, Words]], amount: int | None
+    ) -> tuple[list[str], list[tuple[str, str, float]]]:
+        """The first `amount` distinct ids of (id, kind, words) rows (None: all), and the skipped near-duplicates.
+
+        A near-duplicate is (id, kept id, similarity).
+        """
+        import numpy as np
         from rapidfuzz import process
         from rapidfuzz.distance import LCSseq
 
-        # a letter for each word: rapidfuzz compares texts much faster than lists
-        text = "".join(self._letters.setdefault(word, chr(len(self._letters))) for word in spoken)
-        kept = self._kept.setdefault(kind, {})
-        near = process.extractOne(text, kept, scorer=LCSseq.normalized_similarity, score_cutoff=self._least)
-        if near is None:
-            kept[name] = text
-            return None
-        _, similarity, other = near
-        return other, similarity
+        kept: list[str] = []
+        passed: list[tuple[str, str, float]] = []
+        for start in range(0, len(rows), _BLOCK):
+            block, first = rows[start : start + _BLOCK], len(self._kept)
+            columns = [*self._kept, *block]
+            scores: Any = process.cdist(
+                [text for _, _, text in block],
+                [text for _, _, text in columns],
+                scorer=LCSseq.normalized_similarity,
+                score_cutoff=max(self._threshold - _SLACK, 0),
+                workers=-1,
+            )
+            scores[scores < self._threshold - _ROUNDING] = 0
+            kinds = np.array([kind for _, kind, _ in columns])
+            alive = np.arange(len(columns)) < first
+            for index, row in enumerate(block):
+                if len(kept) == amount:
+                    return kept, passed
+                near = np.where(alive & (kinds == row[1]), scores[index], 0)
+                best = int(near.argmax())
+                if near[best]:
+                    passed.append((row[0], columns[best][0], float(near[best])))
+                else:
+                    alive[first + index] = True
+                    kept.append(row[0])
+                    self._kept.append(row)
+        return kept, passed
 
 
 _FEW = 1000  # texts; with fewer, word frequencies are too uncertain

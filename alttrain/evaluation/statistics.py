@@ -115,7 +115,14 @@ def student(freedom: float, level: float = 1 - CONFIDENCE) -> float:
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """Unbiased estimate of the probability that one of `k` samples passes (Chen et al., 2021, equation 1)."""
+    """Unbiased estimate of the probability that one of `k` samples passes (Chen et al., 2021, equation 1).
+
+    Raises ValueError for k > samples.
+    """
+    if not 0 <= passed <= samples or not 1 <= k <= samples:
+        raise ValueError(
+            f"pass@{k} of {passed} passed in {samples}: needs 0 <= passed <= samples and 1 <= k <= samples"
+        )
     failing = 1.0  # C(samples - passed, k) / C(samples, k), as a product that cannot overflow
     for place in range(samples - passed + 1, samples + 1):
         failing *= max(0.0, 1 - k / place)

@@ -111,6 +111,7 @@ class EngineConfig(ABC):
     """An engine as a config describes it. `chunk` is the number of prompts passed to the engine per call."""
 
     batched: ClassVar[bool] = False  # whether `chunk` affects the results, because prompts are decoded together
+    loads_weights: ClassVar[bool] = True  # whether this machine needs the weights
     dtype: str | None = None  # the config's dtype name for a model in this process
     base_url: str = "the server that was started"  # the server's address, for error messages
 

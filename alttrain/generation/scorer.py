@@ -74,6 +74,9 @@ class TokenScorer:
 
     def log_probabilities(self, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Yield (indices of a row's prompts, next-token log-probabilities (prompts, vocabulary) in float32)."""
+        for length in map(len, prompts):
+            if not 0 < length <= self.longest:
+                raise ValueError(f"a prompt of {length} tokens; this model takes 1 to {self.longest}")
         groups, tokens = list[list[int]](), 0
         # longest first, so that running out of memory shows at once
         for number in sorted(range(len(prompts)), key=lambda number: -len(prompts[number])):

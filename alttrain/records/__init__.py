@@ -214,7 +214,10 @@ def encode(row: Any) -> str:
 
 
 def build(fields: dict[str, Any], row_type: type[Row], where: str) -> Row:
-    """A row from its fields. Raises ValueError, starting with `where`, on unknown, missing or mistyped fields."""
+    """A row from its fields. Raises ValueError, starting with `where`, on missing or mistyped fields.
+
+    An unknown field of the row itself is refused too; one of a segment is ignored.
+    """
     if unknown := _unknown(fields, row_type):
         raise ValueError(f"{where}: {unknown}")
     try:

@@ -252,7 +252,7 @@ def values_of(one: Evaluation) -> dict[str, dict[Any, Any]]:
 
 def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mapping[str, Values]]]) -> Number | None:
     """The number of a column, from the values of each of its sets by seed; None if the variant was not judged so."""
-    if not all(sets):
+    if not sets or not all(sets):
         return None
     measure = column.measure
     if column.kind == "pool":

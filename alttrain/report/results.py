@@ -233,10 +233,14 @@ def results(output_dir: str | Path = "outputs") -> pd.DataFrame:
     Rates are shares of 1. `value`, `low` and `high` are nan if every text is undecided. Raises FileNotFoundError if the
     folder has no runs/.
     """
+    return tidy(evaluations(_runs(output_dir)))
+
+
+def _runs(output_dir: str | Path) -> Path:
     runs = Path(output_dir) / "runs"
     if not runs.is_dir():
         raise FileNotFoundError(f"{runs} is not there: give the output folder of your runs, such as outputs")
-    return tidy(evaluations(runs))
+    return runs
 
 
 def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
@@ -246,11 +250,8 @@ def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
     benchmark's own measure. Both are None if undecided. The columns from `understanding` on are what the offline parser
     reads in the thought. Raises FileNotFoundError if the folder has no runs/.
     """
-    runs = Path(output_dir) / "runs"
-    if not runs.is_dir():
-        raise FileNotFoundError(f"{runs} is not there: give the output folder of your runs, such as outputs")
     rows = []
-    for one in evaluations(runs):
+    for one in evaluations(_runs(output_dir)):
         judged, read = one.deciding(), {(row.id, row.sample): vars(row) for row in one.thoughts()}
         made = {**one.names, "benchmark": one.benchmark, "protocol": one.protocol}
         if one.decides:

@@ -193,7 +193,7 @@ def _app(config: DictConfig) -> None:
     if run.stages == ("check",):
         from alttrain.run.stages.check import ready
 
-        sys.exit(not ready([run]))
+        sys.exit(not ready([(run, 1)]))
     if "report" in config.stages and not follows():
         from alttrain.run.stages.report import show
 

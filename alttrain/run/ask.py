@@ -3,16 +3,18 @@
     alttrain-ask RUN_FOLDER "a prompt" ["another" ...] [--system TEXT] [--tokens N] [--untrained]
 
 It prints the thought with its steps named, then the answer. Decoding is the protocol's for harm, with N new tokens at
-most. Runs with classes of your own need `trusted=[mypackage]` here too.
+most. Runs with classes of your own need `trusted=[mypackage]` in front. What the untrained backbone
+answers is cached in the output folder, as it is for runs.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -20,12 +22,13 @@ from rich.text import Text
 
 from alttrain.config import RunError, register
 from alttrain.config.targets import take_trusted
-from alttrain.generation.engine import Prompt
+from alttrain.generation.engine import Prompt, Written
 from alttrain.llm import Failure
 from alttrain.records import DamagedError, Segment, Step, read_utf8
 from alttrain.rewrite import parse
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.session import Session
+from alttrain.run.stages.generate import check_trained
 
 COLOURS: dict[Step, str] = {"understanding": "blue", "assessment": "magenta", "refusal": "red", "reasoning": "green"}
 
@@ -46,15 +49,15 @@ class Answer:
     cut: bool
 
 
-class Model:
+class RunModel:
     """The model of a run: the backbone with what the run trained, or with `untrained` the backbone as it is."""
 
     def __init__(self, run: Run, untrained: bool = False) -> None:
         self.run, self._session = run, Session(run)
         self._trained = None if untrained or not run.training.trains else run.trained
         self._thought = run.training.thought if self._trained else run.backbone.untrained_thought
-        if self._trained is not None and not self._trained.is_dir():
-            raise FileNotFoundError(f"{self._trained} is not there: the run has trained nothing yet; see --untrained")
+        if self._trained is not None:
+            check_trained(run)
 
     def ask(self, prompts: str | Sequence[str], system: str | None = None, tokens: int = 512) -> list[Answer]:
         """Answer each prompt once, with at most `tokens` new tokens.
@@ -62,32 +65,52 @@ class Model:
         The prompt takes the form that the run's structure gives it. `system` replaces the system prompt that the run
         evaluates with; "" leaves it out. Raises ValueError if a prompt does not fit the context, or an engine fails.
         """
+        if tokens < 1:
+            raise ValueError(f"tokens={tokens}: accepted: 1 or more")
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        run, renderer = self.run, self._session.renderer
+        run, renderer, template = self.run, self._session.renderer, self.run.backbone.template
         own = (run.structure.system, run.method.evaluation_prompt, run.protocol.system_prompt)
         system = next((one for one in (system, *own) if one is not None), None)
-        asked = []
-        for number, prompt in enumerate(prompts):
-            text = renderer.prompt_text(run.structure.prompt(prompt), self._thought, system=system)
-            asked.append(Prompt(renderer.encode(text), text, f"asked-{number}"))
-            if (length := len(asked[-1].ids) + tokens) > run.backbone.context_length:
-                raise ValueError(
-                    f"the prompt and {tokens} new tokens are {length} tokens, and "
-                    f"backbone.context_length={run.backbone.context_length}; shorten it, or ask for fewer tokens"
-                )
         decoding = replace(run.protocol.decoding, max_new_tokens=tokens, samples=1)
+        turns = [(*run.structure.turns_before(prompt), run.structure.prompt(prompt)) for prompt in prompts]
+        earlier: list[tuple[str, ...]] = [() for _ in prompts]
+        found: list[Written] = []
         with self._session.engine(self._trained, run.protocol.quantization) as engine:
-            found = dict(engine.generate(asked, decoding))
-        return [self._answer(prompt, found.get(number)) for number, prompt in enumerate(prompts)]
+            for at in range(max(map(len, turns), default=0)):
+                asked = []
+                for number, (said, answers) in enumerate(zip(turns, earlier, strict=True)):
+                    text = renderer.prompt_text(
+                        said[at], self._thought, system=system, turns=said[:at], answers=answers
+                    )
+                    asked.append(Prompt(renderer.encode(text), text, f"asked-{number}@{at}"))
+                    self._check_length(len(asked[-1].ids) + tokens, tokens)
+                written = dict(engine.generate(asked, decoding))
+                found = [_written(written.get(number)) for number in range(len(asked))]
+                earlier = [
+                    (*answers, template.history(one.text, self._thought))
+                    for answers, one in zip(earlier, found, strict=True)
+                ]
+        return [self._answer(prompt, one) for prompt, one in zip(prompts, found, strict=True)]
 
-    def _answer(self, prompt: str, found: Any) -> Answer:
-        if found is None or isinstance(found, Failure):
-            raise ValueError(f"no answer: {found.reason if found else 'the engine gave none'}")
+    def _check_length(self, length: int, tokens: int) -> None:
+        if length > self.run.backbone.context_length:
+            raise ValueError(
+                f"the prompt and {tokens} new tokens are {length} tokens, and "
+                f"backbone.context_length={self.run.backbone.context_length}; shorten it, or ask for fewer tokens"
+            )
+
+    def _answer(self, prompt: str, found: Written) -> Answer:
         thought, answer, closed = self.run.backbone.template.split(found.text, self._thought)
         return Answer(prompt, thought.strip(), answer.strip(), parse(thought), closed, found.finish == "length")
 
 
-def load(run: str | Path, untrained: bool = False) -> Model:
+def _written(found: Written | Failure | None) -> Written:
+    if isinstance(found, Written):
+        return found
+    raise ValueError(f"no answer: {found.reason if found else 'the engine gave none'}")
+
+
+def load(run: str | Path, untrained: bool = False) -> RunModel:
     """Load the model of a run's folder, such as "outputs/runs/NAME", to ask it prompts.
 
     Weights load with the first question. Raises FileNotFoundError without a config.yaml or trained weights, and
@@ -98,20 +121,20 @@ def load(run: str | Path, untrained: bool = False) -> Model:
         raise FileNotFoundError(f"{path} is not there; give a run's folder, such as outputs/runs/NAME")
     try:
         config = OmegaConf.create(read_utf8(path))
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise DamagedError(path, f"is not the config of a run: {error}") from error
     if not isinstance(config, DictConfig):
         raise DamagedError(path, "is not the config of a run")
     register()
     config.output_dir = str(Path(run).resolve().parent.parent)
-    return Model(assemble(config), untrained)
+    return RunModel(replace(assemble(config), folder=Path(run).resolve()), untrained)
 
 
 def shown(answer: Answer) -> Iterator[Text]:
     """Yield a response as text for the console, with the name of each step before it."""
     yield Text(answer.prompt, style="dim")
     for segment in answer.steps:
-        yield Text(f"[{segment.step}]", style=COLOURS[segment.step])
+        yield Text(f"[{segment.step}]", style=COLOURS.get(segment.step, "cyan"))
         yield Text(segment.text)
     if not answer.closed:
         yield Text("[the thought does not end]" if answer.thought else "[no thought]", style="yellow")
@@ -129,7 +152,10 @@ def main() -> None:
     parser.add_argument("--untrained", action="store_true", help="ask the backbone without what the run trained")
     console = Console(soft_wrap=True, highlight=False)
     try:
-        asked = parser.parse_args(take_trusted(sys.argv[1:]))
+        given = sys.argv[1:]
+        trusting = list(itertools.takewhile(lambda argument: argument.startswith("trusted="), given))
+        take_trusted(trusting)  # only these: a prompt may begin with "trusted=" too
+        asked = parser.parse_args(given[len(trusting) :])
         for answer in load(asked.run, asked.untrained).ask(asked.prompts, asked.system, asked.tokens):
             for text in shown(answer):
                 console.print(text)

@@ -24,7 +24,6 @@ import msgspec
 from filelock import FileLock, Timeout
 from rich import box
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -114,8 +113,8 @@ class Log:
             write_json(self._path, asdict(self._status))
         except OSError as error:
             log.debug("%s", error)
-            self._path.unlink(missing_ok=True)  # on a full disk, this makes room, and none is better than an old one
-            with suppress(OSError):
+            with suppress(OSError):  # on a full disk, this makes room, and no status is better than an old one
+                self._path.unlink(missing_ok=True)
                 write_json(self._path, asdict(self._status))
 
 
@@ -197,11 +196,12 @@ def main() -> None:
         print(f"{asked.output_dir} is no folder; give an output_dir such as outputs", file=sys.stderr)
         sys.exit(2)
     found, console = statuses(asked.output_dir), Console()
-    if asked.watch:
-        with suppress(KeyboardInterrupt), Live(table(found), console=console, auto_refresh=False) as shown:
+    if asked.watch is not None:
+        with suppress(KeyboardInterrupt):
             while True:
-                time.sleep(asked.watch)
-                shown.update(table(statuses(asked.output_dir)), refresh=True)
+                console.clear()
+                console.print(table(statuses(asked.output_dir)))
+                time.sleep(max(0.1, asked.watch))
         sys.exit(0)
     console.print(table(found))
     sys.exit(int(any(status.state == "failed" for status in found.values())))

@@ -73,15 +73,15 @@ def config_shown(arguments: Sequence[str], multirun: bool, resolve: bool) -> str
 
 @dataclass(frozen=True)
 class Sweep:
-    """The planned jobs of a sweep, and their runs; jobs that differ only in their seed share one."""
+    """The planned jobs of a sweep, and their runs with the number of jobs that differ only in the seed."""
 
     jobs: tuple[Job, ...]
-    runs: tuple[Run, ...]
+    runs: tuple[tuple[Run, int], ...]
 
     @property
     def run(self) -> Run:
         """The run of the first job."""
-        return self.runs[0]
+        return self.runs[0][0]
 
     def show(self, failed: bool) -> None:
         """Show the table of all runs. If the sweep failed, show the last line of the error of each failed job too."""
@@ -110,6 +110,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     if not batch:
         return None
     alike: dict[tuple[str, ...], Run] = {}
+    planned: dict[tuple[str, ...], Run] = {}  # as `alike`, with the hardware that each training needs
     faults: dict[str, list[str]] = {}
     rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
     made: list[Job] = []
@@ -128,7 +129,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 check_light(run, rows.get(run.data))
                 if run.data not in rows:
                     rows[run.data] = run.rows
-                run = fitted(run, rows[run.data])
+                run = planned[rest] = fitted(run, rows[run.data])
                 made.append(job_of(run, overrides, _state(run), rows[run.data]))
                 runs.setdefault(run.name, []).append(run)
             except (RunError, ValueError, OSError) as error:
@@ -150,7 +151,8 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     taken = {job.run for job in made if any(map(of_training, job.overrides))}
     if untrained := [name for name in runs if given and name not in taken]:
         log.info("          %s: not for %s, which trains nothing", " ".join(given), ", ".join(untrained))
-    return Sweep(tuple(made), tuple(alike.values()))
+    counts = Counter(map(_unseeded, batch))
+    return Sweep(tuple(made), tuple((planned[rest], count) for rest, count in counts.items()))
 
 
 def _unseeded(overrides: Sequence[str]) -> tuple[str, ...]:

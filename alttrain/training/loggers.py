@@ -22,6 +22,10 @@ PATIENCE_S = 30.0
 """Seconds that a run waits for a logger to close, and that wandb waits for its server."""
 
 
+MOST_WAITING = 10_000
+"""Calls that wait for a slow logger; further ones are dropped."""
+
+
 class GuardedLogger(Logger):  # type: ignore[misc]
     """Runs another logger's calls in a background thread, in order, so that it cannot stop or delay a run.
 
@@ -42,7 +46,7 @@ class GuardedLogger(Logger):  # type: ignore[misc]
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics by name at an optimizer step."""
-        self._calls.put(lambda logger: logger.log_metrics(metrics, step))
+        self._put(lambda logger: logger.log_metrics(metrics, step))
 
     def log_hyperparams(self, *unused: Any, **ignored: Any) -> None:
         """Do nothing: the config is logged when the logger is opened."""
@@ -58,7 +62,11 @@ class GuardedLogger(Logger):  # type: ignore[misc]
                 csv.writer(text, lineterminator="\n").writerows([columns, *rows])
                 logger.experiment.log_text(logger.run_id, text.getvalue(), f"samples/{name}.csv")
 
-        self._calls.put(call)
+        self._put(call)
+
+    def _put(self, call: Callable[[Any], object]) -> None:
+        if self._calls.qsize() < MOST_WAITING:  # a logger that hangs must not take the run's memory
+            self._calls.put(call)
 
     def close(self) -> None:
         """Close the logger after the queued calls, waiting at most `patience_s` seconds."""

@@ -1,6 +1,4 @@
-"""Graders of benign answers. They grade the answer, never the thought.
-
-A missing answer is wrong (evidence "no answer"). A row without a gold answer is undecided, with an error.
+"""Graders of benign answers. They grade the answer, never the thought; a missing answer is wrong.
 
 - `ShortAnswer` the answer contains a gold answer as whole words and numbers
 - `Maths`       the final answer equals the gold answer (GSM8K, MATH-500, AIME)

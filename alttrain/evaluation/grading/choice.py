@@ -16,7 +16,7 @@ If a rule finds several letters, the answer is ambiguous and wrong.
 import re
 import string
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,30 +24,35 @@ from alttrain.evaluation.grading.extraction import NO_ANSWER, boxed, denied, no_
 from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
-# Texts are normalised (NFKC) before they are read, so that full-width signs are the ordinary ones.
-_OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])\s*[.):、]\s*(\S.*)", re.M)
-_OPENING = r"[\s:(\[【\"'“‘]*+"
+_OPTION = re.compile(r"^[^\S\n]*[(（]?([A-Z])\s*[.)）:：、．]\s*(\S.*)", re.M)
+_OPENING = r"[\s:：(（\[【\"'“‘]*+"
 _ALSO = (
-    r"(?:\s*+(?:[,/、]|[.;,(]*+\s*+(?:[Oo]r|[Aa]lternatively)|and|或者?|和|与)(?:\s+(?:maybe|perhaps|possibly|else|even))*"
-    r"\s*\(?(?P<also>[A-Z])\b)?"
+    r"(?:\s*+(?:[,/、，]|[.;,(（]*+\s*+(?:[Oo]r|[Aa]lternatively)|and|或者?|和|与)(?:\s+(?:maybe|perhaps|possibly|else|even))*"
+    r"\s*[(（]?(?P<{}>[A-Z])\b)?"
 )
-_STATED = re.compile(
-    r"(?:(?i:\banswer|\bchoice|\boption)\b(?:[^.:\n]{0,40}?\b(?i:is|are|would be|must be|should be)\b|\s*[:=])"
-    r"|(?<!not )(?i:\b(?:choose|select|pick|go with))(?:\s+(?i:the))?"
-    r"|(?:答案|选项)\s*+(?:应该|应当|应|就|只能)?+\s*+(?:是|为|选择?)?"
-    r"|(?<![不非别勿未])(?:选择?|故选|应选|正确的?是))\s*+"
+_LETTER = (
     rf"{_OPENING}(?:option|choice|选项)?{_OPENING}(?P<one>[A-Z])(?P<more>[A-Z]*+)(?![\w'’]*[a-zA-Z0-9'’])"
-    rf"(?!\s+(?:(?!because\b|since\b|as\b|for\b|and\b|or\b|is\b|which\b|with\b)[a-z]))[)\]】]?{_ALSO}"
+    r"(?!\s+(?:(?!because\b|since\b|as\b|for\b|and\b|or\b|is\b|which\b|with\b)[a-z]))[)）\]】]?" + _ALSO.format("also")
 )
-_CALLED = re.compile(
-    r"(?<![A-Za-z])(?:(?i:option|choice)\s+)?\(?(?P<one>[A-Z])(?P<more>)(?P<also>)(?:"
-    r"\)?\s+is\s+(?:the\s+)?(?i:correct|right|best|true)\b(?!\s+(?!answer|choice|option|one|here|because|since|as|and|for)[a-z])"
-    r"|\s*+(?:选项|项)?+\s*+(?:是|为)?+\s*+(?:正确|对的|符合题意))"
+_STATEMENTS = (
+    r"(?i:\banswer|\bchoice|\boption)\b(?:[^.:\n]{0,40}?\b(?i:is|are|would be|must be|should be)\b|\s*[:：=])",
+    r"(?<!not )(?i:\b(?:choose|select|pick|go with))(?:\s+(?i:the))?",
+    r"(?:答案|选项)\s*+(?:应该|应当|应|就|只能)?+\s*+(?:是|为|选择?)?",
+    r"(?<![不非别勿未])(?:选择?|故选|应选|正确的?是)",
 )
+_AFTER = (
+    r"(?<![A-Za-z])(?:(?i:option|choice)\s+)?[(（]?(?P<one>[A-Z])(?P<more>)[)）]?\s+is\s+(?:the\s+)?(?i:correct|right|"
+    r"best|true)\b(?!\s+(?!answer|choice|option|one|here|because|since|as|and|for)[a-z])(?P<also>)",
+    r"(?<![A-Za-z])(?P<one>[A-Z])(?P<more>)\s*+(?:选项|项)?+\s*+(?:是|为)?+\s*+(?:正确|对的|符合题意)(?P<also>)",
+)
+_STATED = [re.compile(rf"(?:{statement})\s*+{_LETTER}") for statement in _STATEMENTS]
+_CALLED = [re.compile(after) for after in _AFTER]
 _LINE = re.compile(
-    r"^[^\S\n]*[(\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)\]】.:、,]|\s*$|(?=\s*(?:or|and|或|和)\s))" + _ALSO, re.M
+    r"^[^\S\n]*[(（\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)）\]】.:：、．,，]|\s*$|(?=\s*(?:or|and|或|和)\s))"
+    + _ALSO.format("also"),
+    re.M,
 )
-_EDGES = " \n.。,;:!?\"'"
+_EDGES = " \n.。,，;；:：!！?？\"'"
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|rm|bf)\s*|[*_`$\\{}]|\\[()\[\]]")
 
 
@@ -72,15 +77,18 @@ class Choice(RowJudge):
         if not generation.answer.strip():
             return Judgement(generation.id, self.name, False, NO_ANSWER)
         letters, how = chosen(generation.answer, choices)
-        given = ", ".join(sorted(letters))
-        evidence = f"ambiguous: {how} gives {given}" if len(letters) > 1 else f"{how}: {given}"
-        return Judgement(generation.id, self.name, letters == {gold}, evidence if letters else "no choice found")
+        if len(letters) == 1:
+            return Judgement(
+                generation.id, self.name, letters == {gold}, f"{how}: {gold if letters == {gold} else min(letters)}"
+            )
+        evidence = f"ambiguous: {how} gives {', '.join(sorted(letters))}" if letters else "no choice found"
+        return Judgement(generation.id, self.name, False, evidence)
 
 
 def options(prompt: str) -> dict[str, str]:
     """Letter -> text of the last options in a prompt: lines that begin with A, B, C... in order."""
     found: dict[str, str] = {}
-    for letter, text in _OPTION.findall(unicodedata.normalize("NFKC", prompt)):
+    for letter, text in _OPTION.findall(_folded(prompt)):
         if letter == "A":
             found = {"A": text.strip()}
         elif found and letter == string.ascii_uppercase[len(found)]:
@@ -90,23 +98,33 @@ def options(prompt: str) -> dict[str, str]:
 
 def chosen(answer: str, choices: Mapping[str, str]) -> tuple[set[str], str]:
     """(the letters that an answer gives, the rule that found them); no letters if no rule applies."""
-    text = unicodedata.normalize("NFKC", answer)
+    text = _folded(answer)
     if (box := boxed(text)) is not None:
         held = _MARKUP.sub("", box).strip()
-        return _same_text(held, choices) or _letters(_LINE, held, choices) or _restated(held, choices), "box"
-    if letters := _same_text((stated(text) or [text])[-1], choices):
-        return letters, "option text"
+        return _same_text(held, choices) or _letters([_LINE], held, choices) or _restated(held, choices), "box"
     plain = _MARKUP.sub("", text)
-    for how, pattern in (("statement", _STATED), ("statement", _CALLED), ("line", _LINE)):
-        if letters := _letters(pattern, plain, choices):
+    rules: list[tuple[str, Callable[[], set[str]]]] = [
+        ("option text", lambda: _same_text((stated(text) or [text])[-1], choices)),
+        ("statement", lambda: _letters(_STATED, plain, choices)),
+        ("statement", lambda: _letters(_CALLED, plain, choices)),
+        ("line", lambda: _letters([_LINE], plain, choices)),
+        ("option text", lambda: _restated(plain, choices)),
+    ]
+    for how, rule in rules:
+        if letters := rule():
             return letters, how
-    return _restated(plain, choices), "option text"
+    return set(), ""
 
 
-def _letters(pattern: re.Pattern[str], text: str, choices: Mapping[str, str]) -> set[str]:
-    """All option letters that the pattern finds: two in "AB" and "A or B", none in the words "RAM" and "TAT"."""
+def _folded(text: str) -> str:
+    """The text with full-width and compatibility characters replaced by ordinary ones (NFKC)."""
+    return unicodedata.normalize("NFKC", text)
+
+
+def _letters(patterns: list[re.Pattern[str]], text: str, choices: Mapping[str, str]) -> set[str]:
+    """All option letters that the patterns find: two in "AB" and "A or B", none in the words "RAM" and "TAT"."""
     found: set[str] = set()
-    for match in pattern.finditer(text):
+    for match in (match for pattern in patterns for match in pattern.finditer(text)):
         named = match["one"] + match["more"]
         named_too = re.compile(r" *" + re.escape(choices.get(match["one"], ""))).match(text, match.end())
         ends = [match.end("more"), match.end(), *([named_too.end()] if named_too else [])]
@@ -118,8 +136,8 @@ def _letters(pattern: re.Pattern[str], text: str, choices: Mapping[str, str]) ->
 
 
 def _texts(choices: Mapping[str, str]) -> dict[str, str]:
-    """Letter -> text of the options, without texts that are only option letters ("A", "BC")."""
-    return {letter: text for letter, text in choices.items() if not _only_letters(text, choices)}
+    """Letter -> normalised text of the options, without texts that are only option letters ("A", "BC")."""
+    return {letter: _words(text) for letter, text in choices.items() if not _only_letters(text, choices)}
 
 
 def _only_letters(text: str, choices: Mapping[str, str]) -> bool:
@@ -131,9 +149,8 @@ def _same_text(said: str, choices: Mapping[str, str]) -> set[str]:
     """The option whose whole text is `said`."""
     if _only_letters(said, choices):
         return set()
-    # the literal text first: options may differ in signs that look like mark-up
-    for same_as in (lambda text: text.strip(_EDGES).split(), _words):
-        same = {letter for letter, text in _texts(choices).items() if same_as(text) == same_as(said)}
+    for same_as in (_trimmed, _words):  # literal text first: options may differ in signs that look like mark-up
+        same = {letter for letter in _texts(choices) if same_as(choices[letter]) == same_as(said)}
         if same:
             return same if len(same) == 1 else set()
     return set()
@@ -142,8 +159,7 @@ def _same_text(said: str, choices: Mapping[str, str]) -> set[str]:
 def _restated(text: str, choices: Mapping[str, str]) -> set[str]:
     """The options whose text occurs as whole words, and not only inside a longer option's text."""
     said, found = _words(text), set()
-    texts = {letter: _words(text) for letter, text in _texts(choices).items()}
-    for letter, words in sorted(texts.items(), key=lambda item: -len(item[1])):
+    for letter, words in sorted(_texts(choices).items(), key=lambda item: -len(item[1])):
         if not words or (len(words) == 1 and words.isascii() and words.isalpha()):
             continue  # the word "a" is in every English text
         before = r"(?<![a-z0-9.])" if words[0].isascii() else ""
@@ -157,4 +173,8 @@ def _restated(text: str, choices: Mapping[str, str]) -> set[str]:
 
 def _words(text: str) -> str:
     """Lower case without mark-up and surrounding punctuation."""
-    return " ".join(_MARKUP.sub("", text).lower().split()).strip(_EDGES)
+    return " ".join(_MARKUP.sub("", _folded(text)).lower().split()).strip(_EDGES)
+
+
+def _trimmed(text: str) -> list[str]:
+    return text.strip(_EDGES).split()

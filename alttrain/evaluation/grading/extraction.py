@@ -1,4 +1,8 @@
-"""Finds the final answer in a text: the last box, what follows "the answer is", and what the text denies."""
+"""Finds the final answer in a text: the last box, what follows "the answer is", and what the text denies.
+
+A grader reads the answer, never the thought. A generation without an answer is wrong (evidence "no answer"). A row
+without a gold answer is undecided, with an error.
+"""
 
 import re
 
@@ -13,11 +17,13 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*+(?:\{|(\w+))")
 _BETWEEN = re.compile(r"\\(?:text|mbox)\s*\{|\\(?:quad|[()\[\],; ])|[{}$]|\b[a-zA-Z]\s*=")
 _JOINT = re.compile(r"\s*(?:[,;/|]?|[,;]?\s*(?:and|or|\\lor|\\vee))\s*")
 _MARK = re.compile(
-    r"#{4,}|(?<!wrong )(?<!incorrect )(?<!false )(?:\bfinal\s+answer|\banswer)\b"
-    r"(?:[^.:\n=]{0,60}?\b(?:is|are)\b(?:\s*[:：])?|\s*[:：=]|[ \t]*$)|答案(?:\s*+(?:[是为][:：]?|[:：])|[ \t]*+$)",
+    r"#{4,}|(?:\bfinal\s+answer|\banswer)\b(?:[^.:\n=]{0,60}?\b(?:is|are)\b(?:\s*[:：])?|\s*[:：=]|[ \t]*$)"
+    r"|答案(?:\s*+(?:[是为][:：]?|[:：])|[ \t]*+$)",
     re.I | re.M,
 )
 _PHRASE = re.compile(rf"[\s:：#]*+(\\\[.{{0,{LONGEST}}}?\\\]|\$\$.{{0,{LONGEST}}}?\$\$|[^\n]{{1,{LONGEST}}})", re.S)
+
+_WRONG = re.compile(r"\b(?:wrong|incorrect|false) $", re.I)
 _DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|cannot|except|hardly|far from|rather than|instead of|other than|is it|"
     r"was it|(?:any|every)thing but|all but|(?<!no )(?<!without )doubt|(?:wrong|incorrect|false)(?: answer| to say)?)"
@@ -47,13 +53,12 @@ def no_gold(generation: Generation, judge: str) -> Judgement:
 
 def boxed(text: str) -> str | None:
     r"""The content of the last \boxed{...}, or None. Boxes separated only by commas, "or" or blanks form one list."""
-    closing: dict[int, int] = {}  # position of each opening brace -> that of its closing brace
-    opened: list[int] = []
-    for brace in re.finditer(r"\\.|[{}]", text, re.S):
-        if brace[0] == "{":
-            opened.append(brace.start())
-        elif brace[0] == "}" and opened:
-            closing[opened.pop()] = brace.start()
+    return found[0] if (found := last_box(text)) else None
+
+
+def last_box(text: str) -> tuple[str, int] | None:
+    """What `boxed` gives, and the position after the box."""
+    closing = _closing_braces(text)
     held: list[str] = []
     end = 0
     for box in _BOX.finditer(text):
@@ -65,11 +70,24 @@ def boxed(text: str) -> str | None:
         joined = bool(held) and box.start() - end < 80 and bool(_JOINT.fullmatch(_BETWEEN.sub(" ", between)))
         held = list(dict.fromkeys([*held, content])) if joined else [content]
         end = close + 1
-    return ", ".join(held) if held else None
+    return (", ".join(held), end) if held else None
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Position of each opening brace -> position of its closing brace."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for brace in re.finditer(r"\\.|[{}]", text, re.S):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif brace[0] == "}" and opened:
+            closing[opened.pop()] = brace.start()
+    return closing
 
 
 def stated(text: str) -> list[str]:
     """The phrases after "(final) answer is", "Answer:", "####" or 答案, each to the end of its line or display."""
     plain = text.replace("**", "").replace("__", "")
     marks = list(_MARK.finditer(plain))[-_MARKS_READ:]
-    return [phrase[1].strip() for mark in marks if (phrase := _PHRASE.match(plain, mark.end()))]
+    ends = (mark.end() for mark in marks if not _WRONG.search(plain, max(0, mark.start() - 20), mark.start()))
+    return [phrase[1].strip() for end in ends if (phrase := _PHRASE.match(plain, end))]

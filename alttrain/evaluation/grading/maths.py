@@ -7,8 +7,9 @@ The final answer is, in this order:
 3. the last formula between dollar signs or \( \), or the last number, whichever comes later
 
 In a phrase of rule 2, the answer is the number after the last "is" or "equals", else the last formula, else the first
-number after the last equals sign. What a text denies ("not 4") never counts. In "one of 1, 2 or 3" all three count. Of
-a gold answer that is a worked solution of GSM8K, the part after #### counts.
+number after the last equals sign. What a text denies ("not 4") never counts. In "one of 1, 2 or 3" all three count. A
+calculation copied from the prompt ("17 \times 23") is not an answer. A gold answer may be a worked solution of GSM8K:
+the part after #### counts.
 
 math-verify compares the answers, in a process of its own (`verifier`). Rules of MATH, GSM8K and AIME that it does not
 know are applied first (`scripts/measure_graders.py` measures both):
@@ -16,6 +17,8 @@ know are applied first (`scripts/measure_graders.py` measures both):
 - units and currency are ignored
 - a percentage equals its number or a hundredth of it
 - decimals are compared exactly, words as words, numerals of other bases together with their base
+- lists must have the same number of members
+- brackets decide whether an interval is open or closed
 - an integral or sum that is not worked out is not an answer
 """
 
@@ -45,6 +48,10 @@ _FUNCTIONS = re.compile(
 )
 _JOINS = re.compile(r"\s*(?:(?:,|;|\band|\bor|\.\.\.|…|maybe|perhaps|possibly|it is|\.(?=\s+[Oo]r)|Or)\s*){1,5}")
 _OPEN = re.compile(r"\b(?:or|one of|either|between|maybe|perhaps|possibly)\b|\.\.\.|…", re.I)
+_LIST = re.compile(r"[\s,;|/(){}\[\].]*")
+_SPACING = re.compile(r"\\(?:left|right|displaystyle|[,;! ])|[\s{}]|(?<=\\)[dtc](?=frac|binom)")
+_TIMES = re.compile(r"\\times|×|\*")
+_OPERATOR = re.compile(r"\\(?!frac|left|right|text|pi|circ)[a-zA-Z]+|[!|^+*×]|(?<=[\w)}])-")
 _SIGNS = str.maketrans(
     dict(zip("−–，（）＝", "--,()=", strict=True))
     | {"½": r"\frac{1}{2}", "²": "^2", "³": "^3", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt "}
@@ -63,7 +70,11 @@ _TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf|operatorname|rm|bf)\s*\{([^
 _VERBAL = re.compile(r"\(?[A-Z]\)?|[^\W\d_]{2,}(?:[\s'’.-]+[^\W\d_]+)*")
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)")
 _PERCENT = re.compile(r"\\?%|\s*\bpercent\b")
+_NAME = re.compile(r"^(?:\([a-z](?:\s*,\s*[a-z])*\)|[a-zA-Z](?:\([a-z]\))?(?=[^,;]*$)(?!.*(?:and|or)\b))\s*=\s*", re.S)
+_POWER = re.compile(r"\s*\\(?:times|cdot)\s*10\s*\^\s*\{?([+-]?\d{1,3})\}?$")
 _BASED = re.compile(r"\d+_\{?\d+\}?")
+_BRACKETED = re.compile(r"([(\[])[^()\[\]]*,[^()\[\]]*([)\]])")
+_SEPARATOR = re.compile(r"[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 _OPERATION = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])|\\frac\s*\{d\}")
 
 
@@ -84,10 +95,18 @@ class Maths(RowJudge):
             return Judgement(generation.id, self.name, False, NO_ANSWER)
         found = final_answer(generation.answer)
         try:
-            right = bool(found) and any(equal(gold, found) for gold in golds)
+            right = bool(found) and any(
+                equal(gold, found) for gold in golds if not _copied(found, gold, generation.prompt)
+            )
         except TimeoutError as error:
             return Judgement(generation.id, self.name, None, found, error=str(error))
         return Judgement(generation.id, self.name, right, found or "no final answer found")
+
+
+def _copied(found: str, gold: str, prompt: str) -> bool:
+    """Whether an answer is a calculation copied from the prompt and differs from the gold answer as written."""
+    said, wanted, asked = (_SPACING.sub("", _TIMES.sub(r"\\cdot", text)) for text in (found, gold, prompt))
+    return said in asked and said != wanted and bool(_OPERATOR.search(said))
 
 
 def gold_answer(gold: str) -> str:
@@ -99,12 +118,13 @@ def final_answer(answer: str) -> str:
     """The final answer as written, or "" if no rule finds one."""
     if box := boxed(answer):
         return box
-    if phrases := stated(answer):
+    phrases = stated(answer)
+    if phrases:
         telling = [phrase for phrase in phrases if re.search(r"[\d$\\]", phrase)]
         return _of_phrase((telling or phrases)[-1])
     plain = answer.replace("**", "")
     formulas, numbers = _found(_FORMULA, plain), _found(_NUMBER, plain)
-    if len(numbers) > 1 and not formulas and re.fullmatch(r"[\s,;|/(){}\[\].]*", _NUMBER.sub("", plain)):
+    if len(numbers) > 1 and not formulas and _LIST.fullmatch(_NUMBER.sub("", plain)):
         return plain.strip() if re.search(r"[(\[]", plain) else ", ".join(number[0].strip() for number in numbers)
     if formulas and (not numbers or formulas[-1].end() >= numbers[-1].end()):
         return _formulas(plain, formulas)
@@ -118,8 +138,10 @@ def _found(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
 
 def _of_phrase(phrase: str) -> str:
     """The answer in a phrase."""
-    if formulas := _found(_FORMULA, phrase):
-        named = _NAMED.search(phrase, formulas[-1].end())
+    formulas = _found(_FORMULA, phrase)
+    if formulas:
+        rest = phrase[formulas[-1].end() :]
+        named = _NAMED.search(rest)
         return named[1].strip() if named else _formulas(phrase, formulas)
     phrase = phrase.strip().rstrip(".。").strip(" *`")
     symbols = _FUNCTIONS.sub("", phrase)
@@ -131,9 +153,15 @@ def _of_phrase(phrase: str) -> str:
 
 def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
     """The number at `place` (0 or -1), with all joined to it if the choice is left open or the text is a list."""
-    if not numbers:
+    runs: list[list[re.Match[str]]] = []
+    for number in numbers:
+        if runs and _JOINS.fullmatch(text[runs[-1][-1].end() : number.start()]):
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    if not runs:
         return ""
-    run = _joined(text, numbers)[place]
+    run = runs[place]
     around = text[max(0, run[0].start() - 30) : run[-1].start()]
     listed = re.search(r"\band\b", around) and not text[run[-1].end() :].strip(" .!\n")
     held = run if listed or _OPEN.search(around) else [run[place]]
@@ -141,26 +169,31 @@ def _numbers(text: str, numbers: list[re.Match[str]], place: int) -> str:
 
 
 def _formulas(text: str, formulas: list[re.Match[str]]) -> str:
-    """The last formula, with those that are joined to it."""
-    return ", ".join(next(filter(None, part.groups())).strip() for part in _joined(text, formulas)[-1])
+    """The last formula, with those before it that are joined to it by commas, "and" or "or"."""
+    parts = [formulas[-1]]
+    for formula in reversed(formulas[:-1]):
+        if not _JOINS.fullmatch(text[formula.end() : parts[-1].start()]):
+            break
+        parts.append(formula)
+    held = ", ".join(next(group for group in part.groups() if group).strip() for part in reversed(parts))
+    if len(parts) > 1:
+        return held
+    percent = re.match(r"\s*(?:\\?%|percent\b)", text[parts[0].end() : parts[0].end() + 20])
+    return f"{_after_equals(held)}\\%" if percent else _after_equals(held)
 
 
-def _joined(text: str, found: list[re.Match[str]]) -> list[list[re.Match[str]]]:
-    """The matches, in groups between which there is more than a comma, "and" or "or"."""
-    runs: list[list[re.Match[str]]] = []
-    for match in found:
-        if runs and _JOINS.fullmatch(text[runs[-1][-1].end() : match.start()]):
-            runs[-1].append(match)
-        else:
-            runs.append([match])
-    return runs
+def _after_equals(formula: str) -> str:
+    """The last side of a chain of equalities; a single equation stays whole."""
+    sides = re.split(r"(?<![<>\\!])=", formula)
+    return sides[-1].strip() if len(sides) > 2 else formula
 
 
 def plain(text: str) -> str:
     """An answer without units, currency and spacing commands, and with LaTeX for Unicode signs."""
-    text = _UNIT.sub("", _GONE.sub("", text.translate(_SIGNS)).strip().rstrip(".").strip())
+    text = re.sub(r",\s*\\!\s*", ",", re.sub(r"\\[dtc]frac", r"\\frac", text.translate(_SIGNS)))
+    text = _UNIT.sub("", _GONE.sub("", text).strip().rstrip(".").strip())
     text = re.sub(r"(?<![\\a-zA-Z])pi\b", r"\\pi", _TEXT.sub(r" \1 ", text))
-    text = re.sub(r"\\frac(\\[a-z]+)", r"\\frac{\1}", text).strip()
+    text = re.sub(r"(\d) +(\d+)/(\d+)", r"\1\\frac{\2}{\3}", re.sub(r"\\frac(\\[a-z]+)", r"\\frac{\1}", text)).strip()
     return text if re.search(r"[(\[]", text) else _THOUSANDS.sub(lambda held: re.sub("[{,}]", "", held[0]), text)
 
 
@@ -175,9 +208,17 @@ def equal(gold: str, candidate: str) -> bool:
     values = [plain(_PERCENT.sub("", text)) for text in written]
     if not all(values):
         return False
-    pairs = zip(values, written, strict=True)
-    hundredths = [rf"\frac{{{value}}}{{100}}" if _PERCENT.search(text) else value for value, text in pairs]
-    return _equal(*values) or (hundredths != values and _equal(*hundredths))
+    if len({value for side in values[1].split("=") if (value := _number(side)) is not None}) > 1:
+        return False  # "3 = 4"
+    if "=" not in gold:
+        values[1] = _NAME.sub("", values[1])
+    if _equal(*values):
+        return True
+    hundredths = [
+        rf"\frac{{{value}}}{{100}}" if _PERCENT.search(text) else value
+        for value, text in zip(values, written, strict=True)
+    ]
+    return hundredths != values and _equal(*hundredths)
 
 
 def _equal(gold: str, candidate: str) -> bool:
@@ -193,14 +234,27 @@ def _equal(gold: str, candidate: str) -> bool:
     if _OPERATION.search(candidate) and not _OPERATION.search(gold):
         last = re.split(r"=(?![^{}]*\})", candidate)[-1]
         return last != candidate and _equal(gold, last.strip())
+    brackets = _BRACKETED.fullmatch(gold), _BRACKETED.fullmatch(candidate)
+    if brackets[0] and (brackets[0].groups() != brackets[1].groups() if brackets[1] else "," in candidate):
+        return False
+    members = _members(gold), _members(candidate)
+    if len(members[0]) != len(members[1]) and r"\pm" not in gold + candidate:
+        return len(members[0]) == 1 and all(_equal(gold, member) for member in members[1])
     return verified(gold, candidate)
 
 
 def _number(text: str) -> Decimal | None:
     """The value of a decimal, with or without a power of ten; None for anything else."""
-    power = re.compile(r"\s*\\(?:times|cdot)\s*10\s*\^\s*\{?([+-]?\d{1,3})\}?$")
     try:
-        number = Decimal(power.sub(r"e\1", text.strip()).replace("_", "?"))
+        number = Decimal(_POWER.sub(r"e\1", text.strip()).replace("_", "?"))
     except ArithmeticError:
         return None
     return number if number.is_finite() else None
+
+
+def _members(text: str) -> list[str]:
+    """The members of a list, with or without the braces of a set. A text with other brackets is one member."""
+    inner = text.removeprefix(r"\{").removesuffix(r"\}")
+    if re.search(r"[(\[]|\\begin", inner):
+        return [text]
+    return [member.strip() for member in _SEPARATOR.split(inner) if member.strip()]

@@ -1,4 +1,15 @@
-"""Graders that compare texts: short factual answers, exact match with F1, and ROUGE of summaries."""
+"""Graders that compare texts: short factual answers, exact match with F1, and ROUGE of summaries.
+
+`ShortAnswer`: the answer contains a gold answer as whole words and numbers. A text that the answer denies or leaves
+open ("it is not Paris", "Paris or London") does not count, nor does an item of an answer that is only a list. Names of
+up to three letters ("May", "US") must keep their capital letter, since they are words too.
+
+`ExactMatch`: the short answer equals a gold answer under SQuAD's normalisation (Rajpurkar et al., 2016), as in NQ-open.
+The short answer is, in this order: a box, the text after the last "the answer is", the only text in bold, the whole
+answer. In a phrase of several sentences, the first sentence, the first two and so on each count, up to `LONGEST`
+characters, unless the following text revokes or doubts them, or the sentences are only a list of answers. A question
+("Paris?") is not an exact match, unless the gold answer is a question or the following text confirms it.
+"""
 
 import functools
 import re
@@ -10,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, denied, no_gold, stated
+from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, denied, last_box, no_gold, stated
 from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
@@ -22,35 +33,30 @@ _HEDGED = re.compile(
 _HEDGED_BEFORE = re.compile(r"(?<!,) or $|\w/$|\b(?:either|one of|between)(?: the)? $", re.I)
 _BULLET = re.compile(r"^\s*(?:\d{1,2}[.)]\s|[-*•])")
 _NUMBERS = re.compile(r"(?:-?\d+(?:\.\d+)?[,;.]?(?:\s+|$)){2,}")
+_LONGEST_LISTED = 4
+"""Maximum number of words of an item in an answer that is only a list (`ShortAnswer`)."""
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
-_SENTENCE_END = re.compile(r"[.!?]\s+(?=[^\sa-z])|;\s|\n")
-_REVOKED = re.compile(
-    r"[\s.!?;]*(?:(?:or|no|not|nope|maybe|perhaps|possibly|alternatively|just kidding|hardly|unlikely|who knows)\b"
-    r"|(?:but )?(?:I doubt (?:it|that)|I don['’]t think so|I am not sure|that['’]s wrong)\s*(?:[.!]|$))",
+_ENDS = re.compile(r"[.!?]\s+(?=[^\sa-z])|;\s|\n")
+_AGAIN = re.compile(r"[\s.!?;]*(?:or|no|not|nope|maybe|perhaps|possibly|alternatively|just kidding)\b", re.I)
+_CLOSES = r"[\s.,!;*_)}\]$\\\"'”’-]*"
+_DOUBTED = re.compile(
+    rf"(?:{_CLOSES}\?)?{_CLOSES}(?:(?:but|though|although|well|hmm)\b,? )?"
+    r"(?:I (?:\w+ly )?(?:very much )?doubt (?:it|that|this)|I (?:do not|don['’]t) (?:think|believe) (?:so|it|that)"
+    r"|(?:I am |I['’]m )?not (?:\w+ )?(?:sure|certain|convinced)(?: about (?:it|that|this))?"
+    r"|(?:(?:it is|it['’]s|that is|that['’]s) (?:(?!not)\w+ )?)(?:doubtful|unlikely|wrong|incorrect|false)"
+    r"|hardly|unlikely|doubtful|who knows)\s*(?:[.,!?;…]|$)",
     re.I,
 )
-
-
-@dataclass(frozen=True)
-class ShortAnswer(RowJudge):
-    """Right if the answer contains a gold answer as whole words and numbers, ignoring case and punctuation.
-
-    A text that the answer denies or leaves open ("it is not Paris", "Paris or London") does not count, nor does an item
-    of an answer that is only a list. Names of up to three letters ("May", "US") must keep their capital letter.
-    """
-
-    name: str = "short_answer"
-
-    says: Literal["correct"] = "correct"
-
-    def __call__(self, generation: Generation) -> Judgement:
-        """Grade one answer; undecided, with an error, without a gold answer."""
-        golds = [gold for gold in generation.gold if tokens(gold)]
-        if not golds:
-            return no_gold(generation, self.name)
-        text, items = _folded(generation.answer), _items(generation.answer, 4)
-        found = next((gold for gold in golds if _holds(text, gold) and tokens(gold) not in items), None)
-        return Judgement(generation.id, self.name, found is not None, found or "")
+"""A sentence that only doubts the one before it: "I doubt it.", not "I doubt it is London."."""
+_ASKED = re.compile(
+    rf"{_CLOSES}\?(?!\W*(?:yes|yep|indeed|correct|right|of course|certainly|definitely|absolutely)\b)", re.I
+)
+_QUESTION = re.compile(r"(?:wh\w+|how|is|are|was|were|do|does|did|can|could|will|would|shall|should|have|has)\b", re.I)
+_READ_AFTER = 80
+"""Characters searched after a short answer for a question mark or a doubt."""
+_LONGEST_ITEM = 3
+"""Maximum number of words of an item in an answer that is only a list (`ExactMatch`)."""
 
 
 def tokens(text: str) -> tuple[str, ...]:
@@ -62,8 +68,26 @@ def _folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).replace("’", "'").replace("−", "-").split())
 
 
-def _items(answer: str, longest: int) -> list[tuple[str, ...]]:
-    """The items, of up to `longest` words, of an answer that is only a list of answers; empty for any other answer.
+@dataclass(frozen=True)
+class ShortAnswer(RowJudge):
+    """Right if the answer contains a gold answer as whole words and numbers, ignoring case and punctuation."""
+
+    name: str = "short_answer"
+
+    says: Literal["correct"] = "correct"
+
+    def __call__(self, generation: Generation) -> Judgement:
+        """Grade one answer; undecided, with an error, without a gold answer."""
+        golds = [gold for gold in generation.gold if tokens(gold)]
+        if not golds:
+            return no_gold(generation, self.name)
+        text, items = _folded(generation.answer), _items(generation.answer)
+        found = next((gold for gold in golds if _holds(text, gold) and tokens(gold) not in items), None)
+        return Judgement(generation.id, self.name, found is not None, found or "")
+
+
+def _items(answer: str) -> list[tuple[str, ...]]:
+    """The items of an answer that is only a list of possible answers; empty for any other answer.
 
     A list separated by commas has at least four items, since a place ("Los Angeles, California, USA") has fewer. A list
     separated by line breaks, semicolons, bars or sentences has at least three, a list of numbers or bullets two.
@@ -75,7 +99,7 @@ def _items(answer: str, longest: int) -> list[tuple[str, ...]]:
         ways = [(answer.splitlines(), 2)]
     for parts, least in ways:
         items = [said for part in parts if (said := tokens(_BULLET.sub("", part)))]
-        if len(items) >= least and max(map(len, items)) <= longest:
+        if len(items) >= least and max(map(len, items)) <= _LONGEST_LISTED:
             return items
     return []
 
@@ -95,13 +119,7 @@ def _holds(text: str, gold: str) -> bool:
 
 @dataclass(frozen=True)
 class ExactMatch(RowJudge):
-    """Right if the short answer equals a gold answer under SQuAD's normalisation (Rajpurkar et al., 2016), as in
-    NQ-open. `value` is the best F1 over their words.
-
-    The short answer is, in this order: a box, the text after the last "the answer is", the only text in bold, the whole
-    answer. In a phrase of several sentences, the first sentence, the first two and so on each count, up to `LONGEST`
-    characters, unless the following text revokes them, or the sentences are only a list of answers.
-    """
+    """Right if the short answer equals one of the gold answers. `value` is the best F1 over their words."""
 
     name: str = "exact_match"
 
@@ -114,20 +132,23 @@ class ExactMatch(RowJudge):
             return no_gold(generation, self.name)
         if not generation.answer.strip():
             return Judgement(generation.id, self.name, False, NO_ANSWER, value=0.0)
-        scored = [
-            (f1(reading, gold), normalise(reading) == normalise(gold), reading)
-            for reading in short_answers(generation.answer)
-            for gold in golds
-        ]
-        value, _, closest = max(scored, key=lambda one: one[0])
-        exact = next((reading for _, same, reading in scored if same), None)
-        return Judgement(generation.id, self.name, exact is not None, exact or closest, value=value)
+        readings = short_answers(generation.answer)
+        scored = ((f1(reading, gold), reading) for reading in readings for gold in golds)
+        value, reading = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
+        exact = next((reading for reading in readings for gold in golds if _same(reading, gold)), None)
+        return Judgement(generation.id, self.name, exact is not None, exact or reading, value=value)
+
+
+def _same(reading: str, gold: str) -> bool:
+    """Whether both are equal. "Paris?" does not equal "Paris"; a title that is a question may omit its mark."""
+    asked = "?" in reading[len(reading.rstrip("?!. \"'”’")) :] and "?" not in gold and not _QUESTION.match(gold)
+    return normalise(reading) == normalise(gold) and not asked
 
 
 def normalise(text: str) -> str:
     """Lower case without punctuation, articles and extra spaces; a text that has nothing else keeps them."""
     folded = _PUNCTUATION.sub("", unicodedata.normalize("NFKC", text).lower())
-    return " ".join(re.sub(r"\b(?:a|an|the)\b", " ", folded).split()) or folded.strip() or text.strip().rstrip(".")
+    return " ".join(_ARTICLES.sub(" ", folded).split()) or folded.strip() or text.strip().rstrip(".")
 
 
 def f1(answer: str, gold: str) -> float:
@@ -138,20 +159,28 @@ def f1(answer: str, gold: str) -> float:
 
 
 def short_answers(answer: str) -> list[str]:
-    """The possible short answers in an answer, shortest first."""
-    bold = list(re.finditer(r"\*\*(.+?)\*\*", answer))
-    if box := boxed(answer):
-        phrase = box
+    """The possible short answers in an answer, shortest first. One that is asked as a question ends with "?".
+
+    A text that is doubted right afterwards is left out.
+    """
+    bold, after = list(re.finditer(r"\*\*(.+?)\*\*", answer)), ""
+    if (box := last_box(answer)) and box[0]:
+        phrase, after = box[0], answer[box[1] :]
     elif phrases := stated(answer):
         phrase = phrases[-1]
     elif len(bold) == 1 and not denied(answer, *bold[0].span()):
-        phrase = bold[0][1]
+        phrase, after = bold[0][1], answer[bold[0].end() :]
     else:
         phrase = answer.strip()
-    if _items(phrase[:LONGEST], 3):
+    marks = list(_ENDS.finditer(phrase, 0, LONGEST))
+    items = [item.split() for item in _ENDS.split(phrase[:LONGEST]) if item.strip()]
+    listed = len(items) > (2 if all(mark[0][0] in ".!?" for mark in marks) else 1)
+    if listed and max(map(len, items)) <= _LONGEST_ITEM:
         return [phrase]
-    ends = (mark.start() for mark in _SENTENCE_END.finditer(phrase, 0, LONGEST))
-    return [*(phrase[:end] for end in ends if not _REVOKED.match(phrase, end, end + 40)), phrase]
+    ends = (mark.start() for mark in marks if not _AGAIN.match(phrase, mark.start(), mark.start() + 40))
+    said = [*((phrase[:end], phrase[end : end + _READ_AFTER]) for end in ends), (phrase, after[:_READ_AFTER])]
+    kept = (text + ("?" if _ASKED.match(rest) else "") for text, rest in said if not _DOUBTED.match(rest))
+    return [*dict.fromkeys(kept)]
 
 
 @dataclass(frozen=True)
@@ -160,7 +189,8 @@ class Rouge(RowJudge):
     summary.
 
     English only, since the tokenizer knows just the letters a to z. The verdict is None without a `threshold`. The time
-    grows with (words of the answer) x (words of the summary): about 3 s for 40,000 and 160 words.
+    of the longest common subsequence grows with (words of the answer) x (words of the summary): about 3 s for 40,000
+    and 160 words.
     """
 
     kind: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = "rougeL"

@@ -12,6 +12,7 @@ import select
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 MEMORY = 4 << 30
 SECONDS = 20.0
@@ -22,11 +23,14 @@ _LOCK = threading.Lock()
 def verified(gold: str, candidate: str) -> bool:
     """Whether two LaTeX expressions are equal. Raises TimeoutError after `SECONDS`; the next pair has a new process."""
     with _LOCK:
+        if _process().poll() is not None:  # killed for its memory, or by somebody
+            _process.cache_clear()
         process = _process()
         assert process.stdin
         assert process.stdout
-        process.stdin.write(json.dumps([gold, candidate]).encode() + b"\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # then it gives no line
+            process.stdin.write(json.dumps([gold, candidate]).encode() + b"\n")
+            process.stdin.flush()
         ready, _, _ = select.select([process.stdout], [], [], SECONDS)
         line = process.stdout.readline() if ready else b""
         if not line:

@@ -8,7 +8,9 @@ fetches both and validates then; a run of `check` alone reports that it did not.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import compress
 from pathlib import Path
 from typing import Any, get_args
@@ -18,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from alttrain import records
 from alttrain.backbone.device import check_kernels, has_gpu_driver
 from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path, why_absent
-from alttrain.config import RunError
+from alttrain.config import STAGES, RunError
 from alttrain.config.schema import did_you_mean
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.evaluation.judges import check_goals
@@ -28,7 +30,7 @@ from alttrain.rewrite import TeacherContext, lacks_original, render
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable, evaluation_folder
 from alttrain.run.session import Session, judge_model
-from alttrain.run.stages.generate import prompt_text
+from alttrain.run.stages.generate import missing, prompt_text
 from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
 from alttrain.run.stages.needs import Sizes, guessed_rows, lacks_originals, refuse_too_large, tokens_key
 from alttrain.run.stages.rewrite import refuse_losses
@@ -166,29 +168,38 @@ def check(run: Run, session: Session) -> None:
         log.info("check     the rendering will be proved once the tokenizer is there: %s", missing)
 
 
-def ready(runs: Sequence[Run]) -> bool:
-    """Return whether these runs, whose check has passed, could do all their stages on this machine, and log it."""
-    lacking: dict[str, int] = {}
-    for run in runs:
+def ready(jobs: Sequence[tuple[Run, int]]) -> bool:
+    """Return whether these runs, whose check has passed, could do all their stages on this machine, and log it.
+
+    Each run comes with the number of jobs like it.
+    """
+    total, lacking = sum(count for _, count in jobs), Counter[str]()
+    for run, count in jobs:
         for reason in _lacking(run):
-            lacking[reason] = lacking.get(reason, 0) + 1
+            lacking[reason] += count
     for reason, count in lacking.items():
-        log.warning("not ready %s%s", reason, f" (in {count} of {len(runs)} jobs)" if len(runs) > 1 else "")
+        log.warning("not ready %s%s", reason, f" (in {count} of {total} jobs)" if total > 1 else "")
     if not lacking:
-        log.info("ready     %s", runs[0].name if len(runs) == 1 else f"{len(runs)} jobs")
+        log.info("ready     %s", jobs[0][0].name if total == 1 else f"{total} jobs")
     return not lacking
 
 
 def _lacking(run: Run) -> Iterator[str]:
-    """Yield what stages that load the backbone would lack here."""
-    if run.hardware.accelerator == "gpu" and not has_gpu_driver():
-        yield "trainer.accelerator=gpu, and there is no GPU here"
-    elif run.hardware.memory_gib is None:
-        try:
-            refuse_too_large(run, run.rows, None, MODEL_STAGES)
-        except RunError as error:
-            yield from str(error).splitlines()
-    if run.backbone.wheel is None and (absent := why_absent(run.backbone)):
+    """Yield what the stages that a check alone leaves out would lack here."""
+    rows = run.rows
+    try:
+        check_light(replace(run, stages=tuple(STAGES)), rows)
+    except RunError as error:
+        yield from str(error).splitlines()
+    trains = run.training.trains and not (run.folder / "train.json").exists()
+    if not trains and not any(missing(run, benchmark) for benchmark in run.benchmarks):
+        return
+    try:
+        refuse_too_large(run, rows, None, MODEL_STAGES)
+    except RunError as error:
+        yield from str(error).splitlines()
+    loads = trains or run.generation.loads_weights
+    if loads and run.backbone.wheel is None and (absent := why_absent(run.backbone)):
         yield f"backbone.source={run.backbone.source}: {absent}"
 
 

@@ -42,18 +42,24 @@ def generate(run: Run, session: Session) -> None:
     if not work:
         return
     trained = run.trained if run.training.trains else None
-    if trained is not None and not (any(trained.glob("*.safetensors")) and (run.folder / "train.json").exists()):
-        raise FileNotFoundError(f"{trained} holds nothing trained; run the train stage first")
-    if trained is not None and (names := changed(run, "files")):
-        raise RunError(
-            f"{run.folder / names[0]} is not what was trained; the train stage trains again (stages=[train])"
-        )
+    if trained is not None:
+        check_trained(run)
     with session.engine(trained, run.protocol.quantization) as engine:
         lacking = [_generate(session, engine, benchmark, chunks) for benchmark, chunks in work]
     free()
     if any(lacking):
         raise RunError(
             "\n".join([*filter(None, lacking), "what was answered is kept; the same command asks for the rest"])
+        )
+
+
+def check_trained(run: Run) -> None:
+    """Raise FileNotFoundError if the run has trained nothing yet, and RunError if what it trained was changed."""
+    if not (any(run.trained.glob("*.safetensors")) and (run.folder / "train.json").exists()):
+        raise FileNotFoundError(f"{run.trained} holds nothing trained; run the train stage first")
+    if names := changed(run, "files"):
+        raise RunError(
+            f"{run.folder / names[0]} is not what was trained; the train stage trains again (stages=[train])"
         )
 
 
@@ -96,12 +102,12 @@ def _generate(session: Session, engine: Engine, benchmark: Benchmark, chunks: li
     if refused:  # ask again; without a reply, the old refusal stays
         with records.replacing(path) as file:
             file.writelines(line for name, line in records.named_lines(path) if name not in refused)
+    if engine.streams:
+        chunks = [[(row, sample) for row, sample in chunk if (row.id, sample) not in done] for chunk in chunks]
     unanswered = list[str]()
     started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
     with bar(benchmark.name, total) as advance:
         for chunk in chunks:
-            if engine.streams:
-                chunk = [(row, sample) for row, sample in chunk if (row.id, sample) not in done]
             rows = list[Generation]()
             for name, answer in _answers(session, engine, benchmark, chunk, advance):
                 found = refused.get(name, answer) if isinstance(answer, Failure) else answer
