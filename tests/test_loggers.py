@@ -9,10 +9,12 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -138,6 +140,23 @@ def test_a_resumed_training_whose_first_row_cannot_be_written_loses_no_loss(
         third.log_metrics({"loss": 0.25}, 3)
     assert losses(tmp_path) == {0: 1.5, 1: 1.5, 2: 1.5, 3: 0.25}
     assert [path.name for path in (tmp_path / "logs").iterdir()] == ["metrics.csv"]
+
+
+def test_a_logger_that_does_not_keep_up_gets_no_more(monkeypatch: pytest.MonkeyPatch, told: list[str]) -> None:
+    monkeypatch.setattr("alttrain.training.loggers.MOST_WAITING", 3)
+    free = threading.Event()
+
+    @contextmanager
+    def slow() -> Iterator[Any]:
+        free.wait(60)
+        yield SimpleNamespace(log_metrics=lambda metrics, step: None)
+
+    logger = GuardedLogger("slow", slow)
+    for step in range(9):
+        logger.log_metrics({"loss": 1.0}, step)
+    free.set()
+    logger.close()
+    assert told == ["logger    slow does not keep up, and gets no more"]
 
 
 def test_tensorboard_has_each_step_of_a_resumed_training_once(tmp_path: Path) -> None:

@@ -200,13 +200,34 @@ def cut(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return folder / "killed" / "checkpoints" / "last.ckpt", whole
 
 
-@pytest.mark.parametrize("name", ["foreign", "truncated", "a flipped bit", "empty", "of other examples"])
+def with_nan(found: dict[str, Any]) -> None:
+    next(iter(found["state_dict"].values()))[0, 0] = math.nan
+
+
+SPOILED: dict[str, Any] = {
+    "one number that is none": with_nan,
+    "no weights": lambda found: found["state_dict"].clear(),
+    "fewer weights": lambda found: found["state_dict"].pop(next(iter(found["state_dict"]))),
+    "a step beyond the end": lambda found: found.update(global_step=10**6),
+    "another step": lambda found: found.update(global_step=4),
+    "another rate": lambda found: found["lr_schedulers"][0].update(base_lrs=[9.0, 9.0]),
+    "no moments": lambda found: found["optimizer_states"][0]["state"].clear(),
+    "no random numbers": lambda found: found.pop("random"),
+    "an older one": lambda found: found.pop("checksum"),
+}
+
+
+@pytest.mark.parametrize("name", [*SPOILED, "foreign", "truncated", "a flipped bit", "empty", "of other examples"])
 def test_a_checkpoint_that_cannot_be_trusted_is_told_and_not_gone_on_from(
     name: str, cut: tuple[Path, dict[str, torch.Tensor]], tiny_folder: Path, tmp_path: Path, caplog: Any
 ) -> None:
     last, content = tmp_path / "checkpoints" / "last.ckpt", bytearray(cut[0].read_bytes())
     last.parent.mkdir()
-    if name == "foreign":
+    if name in SPOILED:
+        found = torch.load(cut[0], weights_only=True)
+        SPOILED[name](found)
+        torch.save(found, last)
+    elif name == "foreign":
         torch.save({"state_dict": {}}, last)
     elif name == "of other examples":
         _AtomicCheckpoints("other").save_checkpoint(torch.load(cut[0], weights_only=True), last)

@@ -11,8 +11,8 @@ import math
 import signal
 import threading
 import warnings
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from alttrain import tokenization
 from alttrain.backbone.device import GIB, look
-from alttrain.records import opened, replacing
+from alttrain.records import DamagedError, opened, replacing
 from alttrain.training import Hardware, SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.data import BatchStream
 from alttrain.training.distributed import environment
@@ -94,7 +94,7 @@ class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
     """Writes each checkpoint to a temporary file in the same folder, and renames it when it is complete.
 
     Lightning writes to the system's temporary folder and may copy the file from there; a kill during the copy leaves no
-    usable checkpoint. Each checkpoint also stores a hash that identifies its training (`made_from`).
+    usable checkpoint. Each checkpoint also stores a hash that identifies its training (`made_from`) and a checksum.
     """
 
     def __init__(self, made_from: str) -> None:
@@ -102,8 +102,34 @@ class _AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
         self.made_from = made_from
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        checkpoint = checkpoint | {"made_from": self.made_from}
+        checkpoint["checksum"] = _checksum(checkpoint)
         with replacing(Path(path)) as file:
-            torch.save(checkpoint | {"made_from": self.made_from}, file)
+            torch.save(checkpoint, file)
+
+
+def _checksum(checkpoint: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a checkpoint's content, whatever devices its tensors are on. Threads hash the tensors."""
+
+    def parts(state: Any, name: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(state, Mapping | list | tuple):
+            children = list(state.items() if isinstance(state, Mapping) else enumerate(state))
+            yield name, len(children)
+            for key, child in children:
+                yield from parts(child, f"{name}/{key!r}")
+        else:
+            yield name, state
+
+    def line(part: tuple[str, Any]) -> str:
+        name, value = part
+        if isinstance(value, torch.Tensor):
+            content: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            value = value.dtype, tuple(value.shape), hashlib.sha256(content).hexdigest()
+        return f"{name} {value!r}\n"
+
+    with ThreadPoolExecutor() as pool:
+        lines = pool.map(line, parts({key: checkpoint[key] for key in checkpoint if key != "checksum"}, ""))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _first_step(last: Path, made_from: str) -> int:
@@ -113,17 +139,17 @@ def _first_step(last: Path, made_from: str) -> int:
     """
     if not last.exists():
         return 0
-    with opened(last) as file:
-        try:
-            if zipfile.ZipFile(file).testzip():  # torch does not check the CRCs that it writes
-                raise zipfile.BadZipFile
-            file.seek(0)
-            found = torch.load(file, weights_only=True, map_location="meta")
-            if found["made_from"] == made_from:
-                return int(found["global_step"])
-            fault = "it is of other examples, settings or weights"
-        except Exception as error:  # reading damaged bytes can raise anything
-            fault = f"it cannot be read: {type(error).__name__}"
+    try:
+        with opened(last) as file:
+            found = torch.load(file, weights_only=True, map_location="cpu")
+        intact = found["checksum"] == _checksum(found)
+        if intact and found["made_from"] == made_from:
+            return int(found["global_step"])
+        fault = "it is of other examples, settings or weights" if intact else "its content is not what was saved"
+    except DamagedError:
+        raise
+    except Exception as error:  # reading damaged bytes can raise anything
+        fault = f"it cannot be read: {type(error).__name__}"
     log.warning("training  cannot go on from %s (%s); it begins anew", last, fault)
     return 0
 

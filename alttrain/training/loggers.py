@@ -6,8 +6,9 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,14 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 30.0
 """Seconds that a run waits for a logger to close, and that wandb waits for its server."""
-
-
 MOST_WAITING = 10_000
-"""Calls that wait for a slow logger; further ones are dropped."""
+"""Calls that may wait for a slow logger; with more of them it has failed."""
 
 
 class GuardedLogger(Logger):  # type: ignore[misc]
     """Runs another logger's calls in a background thread, in order, so that it cannot stop or delay a run.
 
-    `open` is called in that thread. If a call raises, a warning is logged and no further call is made.
+    `open` is called in that thread. If a call raises, a warning is logged and all further calls are dropped.
     """
 
     name = version = ""
@@ -39,7 +38,8 @@ class GuardedLogger(Logger):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._label, self._open, self._patience_s = label, open, patience_s
-        self._calls: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
+        self._calls: queue.Queue[Callable[[Any], object] | None] = queue.Queue(MOST_WAITING)
+        self._failed = False
         self._thread = threading.Thread(target=self._work, name=f"logger {label}", daemon=True)  # it may hang
         self._thread.start()
 
@@ -64,16 +64,23 @@ class GuardedLogger(Logger):  # type: ignore[misc]
 
         self._put(call)
 
-    def _put(self, call: Callable[[Any], object]) -> None:
-        if self._calls.qsize() < MOST_WAITING:  # a logger that hangs must not take the run's memory
-            self._calls.put(call)
-
     def close(self) -> None:
         """Close the logger after the queued calls, waiting at most `patience_s` seconds."""
-        self._calls.put(None)
-        self._thread.join(self._patience_s)
+        until = time.monotonic() + self._patience_s
+        with suppress(queue.Full):
+            self._calls.put(None, self._thread.is_alive(), self._patience_s)
+        self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
             log.warning("logger    %s does not end; the run goes on without waiting for it", self._label)
+
+    def _put(self, call: Callable[[Any], object]) -> None:
+        if self._failed:
+            return
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            self._failed = True
+            log.warning("logger    %s does not keep up, and gets no more", self._label)
 
     def _work(self) -> None:
         try:
@@ -81,6 +88,7 @@ class GuardedLogger(Logger):  # type: ignore[misc]
                 while (call := self._calls.get()) is not None:
                     call(logger)
         except Exception as error:  # a logger can raise anything
+            self._failed = True
             said = " ".join(str(error).split()) or type(error).__name__
             log.warning("logger    %s failed, and the run goes on without it: %s", self._label, said)
 
