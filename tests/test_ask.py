@@ -1,15 +1,20 @@
 """`alttrain-ask` and `alttrain.load`: the answers of a run's model, as the run generates them."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import tiny_overrides
 
 import alttrain
 from alttrain.config import RunError
-from alttrain.records import Generation, read_rows
+from alttrain.config.targets import TRUSTED
+from alttrain.records import DamagedError, Generation, read_rows
+from alttrain.run import ask
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +50,38 @@ def test_the_command_shows_thought_and_answer(run: Path) -> None:
     assert "[answer]" in done.stdout
 
 
+@pytest.mark.slow
+def test_a_run_is_asked_where_it_lies_and_only_if_it_is_what_was_trained(run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "copies" / "mine"
+    shutil.copytree(run, moved)
+    assert alttrain.load(moved).run.trained == moved / "adapter"
+    with pytest.raises(ValueError, match="tokens=0: accepted: 1 or more"):
+        alttrain.load(moved).ask("Why?", tokens=0)
+    config = moved / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(RunError, match=r"adapter_config\.json is not what was trained"):
+        alttrain.load(moved)
+
+
+def test_a_prompt_may_begin_like_a_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[list[str]] = []
+    loaded = SimpleNamespace(ask=lambda prompts, system, tokens: asked.append(prompts) or [])
+    monkeypatch.setattr(ask, "load", lambda folder, untrained: loaded)
+    monkeypatch.delenv(TRUSTED, raising=False)
+    monkeypatch.setattr(sys, "argv", ["alttrain-ask", "a-run", "trusted=[os] what does it mean?"])
+    ask.main()
+    assert asked == [["trusted=[os] what does it mean?"]]
+    assert TRUSTED not in os.environ
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"config\.yaml is not there; give a run's folder"):
         alttrain.load(tmp_path)
     (tmp_path / "config.yaml").write_text("backbone: {_target_: os.system, command: ls}")
     with pytest.raises(RunError, match=r"trusted=\[os\]"):
+        alttrain.load(tmp_path)
+    (tmp_path / "config.yaml").write_text("a: [")
+    with pytest.raises(DamagedError, match="is not the config of a run"):
         alttrain.load(tmp_path)
 
 

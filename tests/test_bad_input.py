@@ -142,4 +142,11 @@ def test_a_check_alone_ends_with_ready_or_with_what_is_not_here(work: Path) -> N
     sweep = ["-m", "experiment=demo", "trainer=gpu_80gb", "stages=[check]", "output_dir=out"]
     code, said = alttrain(work, *sweep)
     assert code == 1, said
-    assert "not ready trainer.accelerator=gpu, and there is no GPU here (in 2 of 2 jobs)" in said
+    assert "not ready trainer.accelerator=gpu, and there is no GPU here; " in said
+    assert "(in 2 of 2 jobs)" in said
+    code, said = alttrain(
+        work, "-m", "experiment=demo", "generation=vllm", "seed=0,1", "stages=[check]", "output_dir=out"
+    )
+    assert code == 1, said
+    assert "not ready generation.command: 'vllm' cannot be started" in said
+    assert "(in 4 of 4 jobs)" in said

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from alttrain.backbone.weights import load_model
 from alttrain.generation import Decoding, decoder
 from alttrain.generation.decoder import LIKELIEST, Decoder, draw, likeliest
 from alttrain.generation.engine import Prompt
+from alttrain.generation.in_process import CachedDecoder
 
 PROMPTS = [[(7 * row + 3 * column) % 250 for column in range(1 + (row * 5) % 23)] for row in range(11)]
 NEW = 20
@@ -243,3 +245,20 @@ def test_the_first_of_the_largest_is_chosen(vocabulary: int) -> None:
 def test_many_samples_of_a_greedy_text_are_refused() -> None:
     with pytest.raises(ValueError, match=r"samples=4 with temperature=0"):
         Decoding(NEW, samples=4)
+
+
+def test_the_cache_tells_caps_and_names_of_samples_apart(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def generate(prompts: Sequence[Prompt], *unused: Any) -> list[list[int]]:
+        calls.append(len(prompts))
+        return [[len(calls)] for _ in prompts]
+
+    cached = CachedDecoder(lambda: SimpleNamespace(generate=generate), {"weights": "w"}, tmp_path)
+    greedy, sampled = Decoding(8), Decoding(8, temperature=1.0)
+    assert cached.generate([Prompt([5], "a", "a")], greedy) == [[1]]
+    assert cached.generate([Prompt([5], "a", "b")], greedy) == [[1]]  # a greedy answer has no name
+    assert cached.generate([Prompt([5], "a", "a", cap=3)], greedy) == [[2]]
+    assert cached.generate([Prompt([5], "a", "a", cap=4)], greedy) == [[3]]
+    assert cached.generate([Prompt([5], "a", "a")], sampled) == [[4]]
+    assert cached.generate([Prompt([5], "a", "b")], sampled) == [[5]]

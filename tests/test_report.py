@@ -118,6 +118,14 @@ def test_numbers_come_sorted_by_run_and_benchmark(tmp_path: Path) -> None:
         results(tmp_path / "none")
 
 
+def test_a_report_of_sets_that_are_in_no_main_table_is_made(tmp_path: Path) -> None:
+    shown = {"x": {"tables": ["multi_turn"]}}
+    make_run(tmp_path / "runs", {"x": ("harmful_rate", "ynu")}, backbone="b", shown=shown)
+    write_report(tmp_path)
+    assert (tmp_path / "report" / "metrics.csv").exists()
+    assert (tmp_path / "report" / "page.html").exists()
+
+
 def test_each_text_comes_with_its_verdict_and_the_steps_of_its_thought(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", {"x": ("harmful_rate", "ynu"), "y": ("over_refusal_rate", "yn")}, backbone="b")
     found = alttrain.samples(tmp_path)
