@@ -27,6 +27,8 @@ from alttrain.records import Example, Rejected, Segment, write_rows
 from alttrain.rewrite import TemplateTeacher
 from alttrain.rewrite.structures import Structure
 from alttrain.run.app import execute
+from alttrain.run.assembly import assemble
+from alttrain.run.stages import check as check_stage
 from alttrain.run.stages import needs
 from alttrain.run.stages.check import check as stage
 from alttrain.training import Hardware, SafeKeyLoss, SupervisedFineTuning
@@ -358,3 +360,18 @@ def test_without_the_check_a_prompt_is_bounded_all_the_same(
             config.evaluation.benchmarks.embedded_benign.rows = rows_of
         with pytest.raises(RunError, match=r"row r3 .*: the prompt has 500\d\d\d tokens, .* backbone\.context_length"):
             execute(config)
+
+
+def test_a_server_of_ones_own_needs_only_the_tokenizer_here(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register()
+    arguments = ["experiment=demo", "method=no_train", "backbone=qwen3_32b", f"output_dir={tmp_path}"]
+    arguments += ["generation.model_name=x", "generation.base_url=http://127.0.0.1:9/v1"]
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        served = assemble(compose("run", [*arguments, "generation=server", "stages=[check]"]))
+    monkeypatch.setattr(check_stage, "why_absent", lambda backbone: "it is far")
+    monkeypatch.setattr(check_stage, "at_hand", lambda backbone, name: tiny_folder / name)
+    assert check_stage.ready([(served, 1)])
+    monkeypatch.setattr(check_stage, "at_hand", lambda backbone, name: None)
+    assert not check_stage.ready([(served, 1)])

@@ -54,6 +54,7 @@ class Server(ServerSettings, EngineConfig):
     chunk: Annotated[int, Gt(0)] = 4096
 
     where: ClassVar[str] = "generation"
+    loads_weights: ClassVar[bool] = False
 
     def check(self, quantization: Quantization | None, gpu: bool) -> None:
         super().check(quantization, gpu)

@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from alttrain import records
 from alttrain.backbone.device import check_kernels, has_gpu_driver
-from alttrain.backbone.source import cache_folder, fetch_tokenizer, is_path, why_absent
+from alttrain.backbone.source import at_hand, cache_folder, fetch_tokenizer, is_path, why_absent
 from alttrain.config import STAGES, RunError
 from alttrain.config.schema import did_you_mean
 from alttrain.evaluation import Benchmark, Judge
@@ -160,12 +160,12 @@ def check(run: Run, session: Session) -> None:
             message = "check     %s: the published set has %d rows, and here are %d"
             log.warning(message, benchmark.name, *lacking["rows"])
     made = examples_without_model(run, rows)  # before anything is fetched: this may refuse the run
-    renderer, missing = _tokenizer_alone(run)
+    renderer, why = _tokenizer_alone(run)
     refuse_too_large(run, rows, prove(run, rows, made, renderer) if renderer else None)
     if renderer is None and MODEL_STAGES & set(run.stages):
         prove(run, rows, made, session.renderer)
     elif renderer is None:
-        log.info("check     the rendering will be proved once the tokenizer is there: %s", missing)
+        log.info("check     the rendering will be proved once the tokenizer is there: %s", why)
 
 
 def ready(jobs: Sequence[tuple[Run, int]]) -> bool:
@@ -198,7 +198,7 @@ def _lacking(run: Run) -> Iterator[str]:
         refuse_too_large(run, rows, None, MODEL_STAGES)
     except RunError as error:
         yield from str(error).splitlines()
-    loads = trains or run.generation.loads_weights
+    loads = trains or run.generation.loads_weights or not at_hand(run.backbone, "tokenizer.json")
     if loads and run.backbone.wheel is None and (absent := why_absent(run.backbone)):
         yield f"backbone.source={run.backbone.source}: {absent}"
 
