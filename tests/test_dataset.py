@@ -37,14 +37,10 @@ def prompts(examples: Sequence[Example]) -> list[str]:
 def near(*lists: Sequence[str], threshold: float = 0.65) -> list[tuple[int, int, float]]:
     """(number of a prompt in the last list, number of the earlier one that it is like, similarity)."""
     distinct = Distinct(threshold)
-    found: list[tuple[int, int, float]] = []
-    for name, texts in enumerate(lists):
-        found = []
-        for number, text in enumerate(texts):
-            like = distinct.add(f"{name}/{number}", "", words(text))
-            if like:
-                found.append((number, int(like[0].partition("/")[2]), like[1]))
-    return found
+    passed: list[tuple[str, str, float]] = []
+    for texts in lists:
+        _, passed = distinct.filter([(str(number), "", words(text)) for number, text in enumerate(texts)], None)
+    return [(int(number), int(like), similarity) for number, like, similarity in passed]
 
 
 # --- what the embedded sets promise ---
