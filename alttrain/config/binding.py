@@ -34,6 +34,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 }
 """The parts of a config, and the types that each may build."""
 BENCHMARK, LOGGER = "alttrain.evaluation.Benchmark", "alttrain.training.Logger"
+INTERVENTION = "alttrain.evaluation.Intervention"
 NOT_TAKEN = ("_args_", "_convert_", "_partial_", "_recursive_")
 """Hydra's other keys of a buildable node, which are refused: arguments go by name, and objects get plain values."""
 NAMED = ("backbone", "dataset", "rewrite", "training", "protocol", "method")  # parts whose names are parts of paths
@@ -87,6 +88,8 @@ def target_faults(plain: Mapping[Any, Any]) -> Iterator[Fault]:
         place: Any = None
         if key == "evaluation":
             place = Mapping[str, Mapping[str, locate(BENCHMARK)]]  # type: ignore[misc]
+        elif key == "intervention":
+            place = Mapping[str, locate(INTERVENTION)]  # type: ignore[misc]
         elif key == "logger":
             place = Mapping[str, locate(LOGGER)]  # type: ignore[misc]
             node = {name: one for name, one in node.items() if name != "texts"} if isinstance(node, dict) else node
@@ -109,6 +112,8 @@ def _names(plain: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{part}.name", node["name"]
     for name in (plain.get("evaluation") or {}).get("benchmarks", {}):
         yield f"evaluation.benchmarks.{name}", name
+    for name in plain.get("intervention") or {}:
+        yield f"intervention.{name}", name
 
 
 def _walk(node: Any, key: str, place: Any) -> Iterator[Fault]:

@@ -57,6 +57,7 @@ class RunSchema:
     generation: dict[str, Any] = MISSING
     protocol: dict[str, Any] = MISSING
     evaluation: dict[str, Any] = MISSING
+    intervention: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = MISSING
 
 

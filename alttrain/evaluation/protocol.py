@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Literal, get_args, get_type_hints
 
 from alttrain.dataset import ExampleSource, Rows
+from alttrain.evaluation.interventions import JOIN, Intervention
 from alttrain.evaluation.judges.judge import Judge, Says
 from alttrain.generation import Decoding
 from alttrain.records import Example, Generation, Rejected
@@ -46,7 +47,8 @@ class Benchmark:
     `form` is a template of the user's message and contains {prompt} once; judges and graders see the prompt without it.
     `human_labels` is a file of human verdicts on a sample of the texts (`agreement.read_labels`), used to measure the
     judges and to correct their rates. `tables` are the report's tables that list the benchmark, and `labels` the
-    measures that they show with their names there; without labels they show its own measure.
+    measures that they show with their names there; without labels they show its own measure. `intervention` is what is
+    done to the prompt or to the beginning of the response; such a benchmark is made by `under`.
 
     Raises ValueError if kind, measure, judge and form do not fit together.
     """
@@ -60,6 +62,7 @@ class Benchmark:
     human_labels: str | None = None
     tables: Sequence[Table] = ("main",)
     labels: Mapping[Measure | Literal["score"], str] = field(default_factory=dict)
+    intervention: Intervention | None = None
 
     def __post_init__(self) -> None:
         if (measure := _OF_KIND.get(self.kind, "accuracy")) != self.measure:
@@ -71,6 +74,16 @@ class Benchmark:
             )
         if self.form.count("{prompt}") != 1:
             raise ValueError(f"benchmark {self.name}: form={self.form!r}: accepted: a text with {{prompt}} in it once")
+
+    @property
+    def base(self) -> str:
+        """The name without the intervention's: the benchmark's key in the config."""
+        return self.name.partition(JOIN)[0]
+
+    def under(self, name: str, intervention: Intervention) -> "Benchmark":
+        """This benchmark under an intervention. No table of benchmarks lists it."""
+        changed: dict[str, Any] = {"human_labels": None, "tables": ()}
+        return replace(self, name=f"{self.name}{JOIN}{name}", intervention=intervention, **changed)
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -156,11 +169,11 @@ class Protocol:
 
     def key_for(self, benchmark: Benchmark, name: str) -> str:
         """The config key that sets a field of a benchmark's decoding."""
-        own = (key for key in (benchmark.name, benchmark.kind) if name in self.settings.get(key, {}))
+        own = (key for key in (benchmark.base, benchmark.kind) if name in self.settings.get(key, {}))
         return f"protocol.{next((f'settings.{key}' for key in own), 'decoding')}.{name}"
 
     def _settings(self, benchmark: Benchmark) -> dict[str, Any]:
-        return {**self.settings.get(benchmark.kind, {}), **self.settings.get(benchmark.name, {})}
+        return {**self.settings.get(benchmark.kind, {}), **self.settings.get(benchmark.base, {})}
 
     @property
     def parts(self) -> tuple[Part, ...]:

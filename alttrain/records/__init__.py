@@ -148,6 +148,7 @@ class Generation:
     - `turns`     the user's earlier messages
     - `earlier`   the model's answers to them, and to the turns that a defence puts before the prompt
     - `goal`      the goal of an attack
+    - `given`     number of characters of `text` that an intervention wrote; the model wrote the rest
     - `checksum`  checksum of the row, added when it is appended to a file
     """
 
@@ -168,6 +169,7 @@ class Generation:
     error: str = ""
     turns: tuple[str, ...] = ()
     goal: str = ""
+    given: Count = 0
     checksum: str = field(default="", compare=False)
 
 
@@ -210,7 +212,10 @@ def withholds(texts: Texts, harmful: bool) -> bool:
 
 def encode(row: Any) -> str:
     """A row as one JSON line, without the newline."""
-    return json.dumps(dataclasses.asdict(row), ensure_ascii=False)
+    fields = dataclasses.asdict(row)
+    if fields.get("given") == 0:  # rows without an intervention keep the bytes that they had before there were any
+        del fields["given"]
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def build(fields: dict[str, Any], row_type: type[Row], where: str) -> Row:

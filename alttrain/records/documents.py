@@ -80,6 +80,7 @@ class Provenance(TypedDict):
     means: NotRequired[dict[str, list[str]]]
     tables: NotRequired[list[str]]
     labels: NotRequired[dict[str, str]]
+    intervention: NotRequired[str]
     judges: NotRequired[dict[str, Any]]
     changed: NotRequired[dict[str, tuple[Any, Any]]]
 

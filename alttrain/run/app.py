@@ -256,7 +256,7 @@ def _stages(run: "Run", reports: bool, leader: "Leader") -> None:
     session = Session(run)
     trains = run.training.trains and not (run.folder / "train.json").exists()
     if {"check", "rewrite", "generate"} & set(run.stages) and (
-        trains or any(missing(run, benchmark) for benchmark in run.benchmarks)
+        trains or any(missing(run, benchmark) for benchmark in run.evaluated)
     ):
         if "check" in run.stages:
             _stage("check", run, session)

@@ -15,6 +15,7 @@ from alttrain.config import Changes, Method, RunError, changes, faults, flatten,
 from alttrain.config.identity import shaping, shaping_of_engine, shaping_of_judge
 from alttrain.dataset import Dataset, Selection
 from alttrain.evaluation import Benchmark, Protocol, protocol_hash
+from alttrain.evaluation.interventions import JOIN
 from alttrain.generation import EngineConfig
 from alttrain.records import Example, Texts
 from alttrain.rewrite import Structure
@@ -31,8 +32,9 @@ OF_SAMPLING = tuple(f"protocol.decoding.{key}" for key in ("top_p", "top_k", "se
 class Run:
     """Everything that a stage needs.
 
-    `config` is plain and resolved. `folder` may not exist yet. `texts` selects the samples whose prompt, thought and
-    answer go to the loggers. `changed` holds the differences from the published method, protocol and benchmarks.
+    `config` is plain and resolved. `intervened` are the benchmarks under each intervention that applies to them.
+    `folder` may not exist yet. `texts` selects the samples whose prompt, thought and answer go to the loggers.
+    `changed` holds the differences from the published method, protocol and benchmarks.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Run:
     generation: EngineConfig
     protocol: Protocol
     benchmarks: tuple[Benchmark, ...]
+    intervened: tuple[Benchmark, ...]
     loggers: Mapping[str, Logger]
     texts: Texts
 
@@ -58,6 +61,11 @@ class Run:
     def output_dir(self) -> Path:
         """The folder of all runs and of the report."""
         return self.folder.parent.parent
+
+    @property
+    def evaluated(self) -> tuple[Benchmark, ...]:
+        """All benchmarks, those without an intervention first, since the others read their generations."""
+        return self.benchmarks + self.intervened
 
     @property
     def trained(self) -> Path:
@@ -100,7 +108,7 @@ class Run:
         return shapes | {f"dataset content.{file}": digest for file, digest in self.dataset.content().items()}
 
     def evaluation_fingerprint(self, benchmark: Benchmark) -> dict[str, Any]:
-        """Return everything that shapes a benchmark's generations, except the adapter."""
+        """Return what shapes a benchmark's generations, except the adapter and what an intervention reads."""
         engine = shaping_of_engine(self.config["generation"], self.generation.batched)
         return engine | self._asked(benchmark)
 
@@ -109,7 +117,7 @@ class Run:
 
         Numbers with different hashes never share a column of a table.
         """
-        judge = shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.name]["judge"])
+        judge = shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.base]["judge"])
         asked = self._asked(benchmark) | flatten({"judged": {"part": self.protocol.judged, "judge": judge}})
         if asked["protocol.system_prompt"] == self.backbone.identity:
             asked["protocol.system_prompt"] = "the backbone's identity"  # also if neither is set
@@ -126,9 +134,12 @@ class Run:
         }
         if self.protocol.quantization is not None:
             protocol["quantization"] = self.protocol.quantization
-        rows = self.config["evaluation"]["benchmarks"][benchmark.name]["rows"]
+        rows = self.config["evaluation"]["benchmarks"][benchmark.base]["rows"]
         rows = {key: value for key, value in rows.items() if key not in PLACES}
-        asked = flatten({"protocol": protocol, f"benchmark.{benchmark.name}": {"form": benchmark.form, "rows": rows}})
+        asked = flatten({"protocol": protocol, f"benchmark.{benchmark.base}": {"form": benchmark.form, "rows": rows}})
+        if benchmark.intervention is not None:
+            name = benchmark.name.removeprefix(benchmark.base + JOIN)
+            asked |= flatten({f"intervention.{name}": self.config["intervention"][name]})
         return asked | {f"benchmark content.{file}": digest for file, digest in benchmark.content.items()}
 
 
@@ -150,6 +161,7 @@ def assemble(config: DictConfig) -> Run:
     for name, benchmark in benchmarks.items():
         if benchmark.name != name:
             raise RunError(f"evaluation.benchmarks.{name}.name={benchmark.name!r}: must be the key it is mounted at")
+    interventions = {name: part(f"intervention.{name}") for name in config.intervention}
     name = run_name(config)
     if fault := name_fault(name):
         raise RunError(f"the run's name {name!r}: {fault}; shorten tag, or the names of its parts")
@@ -173,6 +185,12 @@ def assemble(config: DictConfig) -> Run:
         generation=engine,
         protocol=part("protocol"),
         benchmarks=tuple(benchmarks.values()),
+        intervened=tuple(
+            benchmark.under(name, one)
+            for benchmark in benchmarks.values()
+            for name, one in interventions.items()
+            if benchmark.kind in one.kinds
+        ),
         loggers={name: part(f"logger.{name}") for name in plain["logger"] if name != "texts"},
         texts=plain["logger"].get("texts", "none"),
     )
@@ -195,6 +213,13 @@ def _refuse_combinations(run: Run) -> None:
             f"method={run.method.name} with backbone={run.backbone.name}, which {kind} weights that a method's authors "
             "trained: method=published goes with those, and with no others"
         )
+    for benchmark in run.intervened:
+        if benchmark.intervention and benchmark.intervention.thinks and run.training.thought != "open":
+            name = benchmark.name.partition(JOIN)[2]
+            raise RunError(
+                f"intervention.{name}: {run.name} does not think (its prompts end with thought="
+                f"{run.training.thought}); choose a method or a backbone that does, or another intervention"
+            )
     if not run.training.trains:
         return
     if not run.adapter.trains:

@@ -5,6 +5,7 @@ by), environment.json (versions) and fingerprint.json. Each evaluation folder ha
 with another fingerprint is refused with a message that names the differing keys and the remedy.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -32,6 +33,26 @@ def evaluation_folder(run: Run, benchmark: Benchmark) -> Path:
     return run.folder / "evaluation" / f"{benchmark.name}{protocol}"
 
 
+def read_by(run: Run, benchmark: Benchmark) -> list[Path]:
+    """Return the generations that an intervention reads: of the run without it, and of the run that it names."""
+    if benchmark.intervention is None:
+        return []
+    name = evaluation_folder(run, benchmark).name.replace(benchmark.name, benchmark.base, 1)
+    folders = [run.folder, *([run.folder.parent / source] if (source := benchmark.intervention.source) else [])]
+    return [folder / "evaluation" / name / "generations.jsonl" for folder in folders]
+
+
+def evaluation_fingerprint(run: Run, benchmark: Benchmark) -> dict[str, Any]:
+    """Return what shapes a benchmark's generations, except the adapter, and hashes of what its intervention reads."""
+    read = {
+        f"generations of {path.parents[2].name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.exists()
+        else None
+        for path in read_by(run, benchmark)
+    }
+    return run.evaluation_fingerprint(benchmark) | read
+
+
 def check_writable(output_dir: Path) -> None:
     """Raise RunError if the output folder, or its nearest existing parent, is not writable."""
     existing = output_dir.absolute()
@@ -45,7 +66,7 @@ def check_writable(output_dir: Path) -> None:
 def check_belongs(run: Run) -> None:
     """Raise RunError if the folder holds another run, or evaluations made with other settings."""
     folders = [(run.folder, run.fingerprint)]
-    folders += [(evaluation_folder(run, one), run.evaluation_fingerprint(one)) for one in run.benchmarks]
+    folders += [(evaluation_folder(run, one), evaluation_fingerprint(run, one)) for one in run.evaluated]
     for folder, current in folders:
         path, remedy = folder / "fingerprint.json", f"use tag=NAME for a new run, or delete {folder}"
         if path.exists() and (changed := differences(read_json(path, remedy=remedy), as_json(current))):

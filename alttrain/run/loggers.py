@@ -64,7 +64,7 @@ def log_evaluation(run: Run) -> None:
         if not loggers:
             return
         found = {}
-        for benchmark in run.benchmarks:
+        for benchmark in run.evaluated:
             for metric in read_metrics(evaluation_folder(run, benchmark) / "metrics.json")["metrics"]:
                 if metric["value"] is not None:
                     found[f"{benchmark.name}/{metric['metric']}"] = float(metric["value"])

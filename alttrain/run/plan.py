@@ -72,7 +72,7 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
         lengths = guessed_rows(rows, recipe.max_length)
         training_tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
     generations = generated_tokens = judge_calls = 0
-    for benchmark in run.benchmarks:
+    for benchmark in run.evaluated:
         decoding = run.protocol.decoding_for(benchmark)
         asked = len(benchmark.examples) * decoding.samples
         generations += asked
@@ -184,7 +184,7 @@ def markdown(jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Sequen
     for run in runs:
         own = treatment(run, rows.get(run.data, ()))
         methods.setdefault(json.dumps(own), (own, []))[1].append(run.backbone.name)
-        for benchmark in run.benchmarks:
+        for benchmark in run.evaluated:
             one = made(run, benchmark)
             benchmarks.setdefault(json.dumps(one), one)
     every = {run.backbone.name for run in runs}

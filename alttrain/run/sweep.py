@@ -169,7 +169,7 @@ def _clash(several: Sequence[Run]) -> str:
         return f"{len(several)} jobs would be one run, {first.name}; give them tags"
     made: dict[Path, Any] = {}
     for run in several:
-        for benchmark in run.benchmarks:
+        for benchmark in run.evaluated:
             folder = evaluation_folder(run, benchmark)
             how = (run.evaluation_fingerprint(benchmark), run.protocol_hash(benchmark))
             if made.setdefault(folder, how) != how:
@@ -234,7 +234,7 @@ def _state(run: Run) -> str:
     if not run.folder.exists():
         return "new"
     trained = not run.training.trains or (run.folder / "train.json").exists()
-    generated = "generate" not in run.stages or not any(missing(run, benchmark) for benchmark in run.benchmarks)
+    generated = "generate" not in run.stages or not any(missing(run, benchmark) for benchmark in run.evaluated)
     status = read_status(run.folder)
     return "done" if trained and generated and status is not None and status.state == "done" else "goes on"
 

@@ -97,7 +97,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
     asks = any(writer.asks_backbone for writer in used.values()) or lacks_originals(run, rows or ())
     if rewrites and asks:
         tried(run.generation.check, None, gpu)
-    finished = [(evaluation_folder(run, benchmark) / "metrics.json").exists() for benchmark in run.benchmarks]
+    finished = [(evaluation_folder(run, benchmark) / "metrics.json").exists() for benchmark in run.evaluated]
     if "generate" in stages and not all(finished):
         tried(run.generation.check, run.protocol.quantization, gpu)
     tried(_refuse_without_gpu, run, gpu)
@@ -192,7 +192,7 @@ def _lacking(run: Run) -> Iterator[str]:
     except RunError as error:
         yield from str(error).splitlines()
     trains = run.training.trains and not (run.folder / "train.json").exists()
-    if not trains and not any(missing(run, benchmark) for benchmark in run.benchmarks):
+    if not trains and not any(missing(run, benchmark) for benchmark in run.evaluated):
         return
     try:
         refuse_too_large(run, rows, None, MODEL_STAGES)

@@ -7,23 +7,29 @@ same bytes as without the interruption.
 A server's answers are written as they arrive, and sorted at the end. Prompts that the server refused are among the
 generations, as errors. The same command asks for these and for prompts without an answer again. If the server refuses
 almost all prompts, the run fails.
+
+Under an intervention, begun.jsonl has the beginning of each response, of the prompts that the intervention applies to.
+It is made once the benchmark's own generations, and those of the intervention's source, are complete.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from alttrain import records
+from alttrain.backbone import Rendered, ThoughtMode
 from alttrain.config import RunError
 from alttrain.evaluation import Benchmark
-from alttrain.generation.engine import Engine, Prompt, Written, unwatched
+from alttrain.evaluation.interventions import Begun, Given, Intervention
+from alttrain.generation.engine import Decoding, Engine, Prompt, Written, unwatched
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import DamagedError, Example, Generation
 from alttrain.run.assembly import Run
-from alttrain.run.folder import evaluation_folder
+from alttrain.run.folder import evaluation_fingerprint, evaluation_folder, read_by
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.run.stages.train import changed, writer
@@ -34,18 +40,18 @@ Sampled = tuple[Example, int]
 """A prompt and the number of its sample."""
 Name = tuple[str, int]
 """A prompt's id and the number of its sample."""
+BEGUN = "begun.jsonl"
 
 
 def generate(run: Run, session: Session) -> None:
     """Generate what is missing, with one engine for all benchmarks. Raises RunError if a part has no answers."""
-    work = [(benchmark, chunks) for benchmark in run.benchmarks if (chunks := missing(run, benchmark))]
-    if not work:
+    if not any(missing(run, benchmark) for benchmark in run.evaluated):
         return
     trained = run.trained if run.training.trains else None
     if trained is not None:
         check_trained(run)
     with session.engine(trained, run.protocol.quantization) as engine:
-        lacking = [_generate(session, engine, benchmark, chunks) for benchmark, chunks in work]
+        lacking = [_generate(session, engine, benchmark) for benchmark in run.evaluated]
     free()
     if any(lacking):
         raise RunError(
@@ -63,15 +69,72 @@ def check_trained(run: Run) -> None:
         )
 
 
-def _sampled(run: Run, benchmark: Benchmark) -> list[Sampled]:
-    """Return every prompt of a benchmark once for each sample of the protocol."""
+def asked(run: Run, benchmark: Benchmark) -> list[Sampled]:
+    """Return every prompt of a benchmark once for each sample; if known, only those its intervention applies to."""
     samples = range(run.protocol.decoding_for(benchmark).samples)
-    return [(row, sample) for row in benchmark.examples for sample in samples]
+    every = [(row, sample) for row in benchmark.examples for sample in samples]
+    begun = evaluation_folder(run, benchmark) / BEGUN
+    if benchmark.intervention is None or not begun.exists():
+        return every
+    applies = {(row.id, row.sample) for row in records.iterate_rows(begun, Beginning)}
+    return [(row, sample) for row, sample in every if (row.id, sample) in applies]
+
+
+@dataclass(frozen=True)
+class Beginning(Begun):
+    """A row of begun.jsonl: the user's last message, and how the response to it begins."""
+
+    id: str = ""
+    sample: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Intervened:
+    """An intervention on one benchmark: what it may look at, and how each response begins, by name."""
+
+    intervention: Intervention
+    given: Given
+    beginnings: dict[Name, Beginning]
+
+
+def _lacking(run: Run, benchmark: Benchmark) -> str:
+    """Return which generations are not there yet that an intervention reads; "" if all are."""
+    due = {(row.id, sample) for row, sample in asked(run, replace(benchmark, name=benchmark.base, intervention=None))}
+    for path in read_by(run, benchmark):
+        if lacking := len(due - _answered(path)):
+            return f"{benchmark.name}: {path} lacks {lacking} of {len(due)} generations, which it is made from"
+    return ""
+
+
+def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
+    """Return how the responses to a benchmark begin; None without an intervention. Writes begun.jsonl if it is absent.
+
+    The generations that it is made from must be complete.
+    """
+    if (intervention := benchmark.intervention) is None:
+        return None
+    path, files = evaluation_folder(run, benchmark) / BEGUN, read_by(run, benchmark)
+    own, read = (
+        {(row.id, row.sample): row for row in records.iterate_rows(one, Generation)} for one in (files * 2)[:2]
+    )
+    given = Given(run.backbone.template, thought_mode(run, benchmark), read)
+    if not path.exists():
+        every, rows = asked(run, benchmark), list[Beginning]()
+        for row, sample in every:
+            if begun := intervention.begin(row, own[row.id, sample], given):
+                message = intervention.message(benchmark.asked(row), row, sample, given)
+                rows.append(Beginning(**vars(begun), id=row.id, sample=sample, message=message))
+        records.write_rows(path, rows)
+        level = logging.INFO if rows else logging.WARNING
+        log.log(level, "generate  %s applies to %d of %d prompts", benchmark.name, len(rows), len(every))
+    beginnings = {(row.id, row.sample): row for row in records.iterate_rows(path, Beginning)}
+    return Intervened(intervention, given, beginnings)
 
 
 def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
     """Return the chunks of a benchmark that are incomplete. Changes no file, since another process may use the run."""
-    path, rows = evaluation_folder(run, benchmark) / "generations.jsonl", _sampled(run, benchmark)
+    path, rows = evaluation_folder(run, benchmark) / "generations.jsonl", asked(run, benchmark)
     done = _answered(path)
     if strange := done - {(row.id, sample) for row, sample in rows}:
         raise DamagedError(path, f"holds a row that the benchmark has not, {min(strange)!r}")
@@ -91,11 +154,16 @@ def _refused(path: Path) -> dict[Name, Generation]:
     return {(row.id, row.sample): row for row in rows if row.finish == "error"}
 
 
-def _generate(session: Session, engine: Engine, benchmark: Benchmark, chunks: list[list[Sampled]]) -> str:
+def _generate(session: Session, engine: Engine, benchmark: Benchmark) -> str:
     """Generate the missing answers of a benchmark. Returns a line about prompts without an answer; "" if all have."""
     run, folder = session.run, evaluation_folder(session.run, benchmark)
+    if lacking := _lacking(run, benchmark):
+        return lacking
+    begun = _begin(run, benchmark)
+    if not (chunks := missing(run, benchmark)):
+        return ""
     if not (folder / "fingerprint.json").exists():
-        records.write_json(folder / "fingerprint.json", run.evaluation_fingerprint(benchmark))
+        records.write_json(folder / "fingerprint.json", evaluation_fingerprint(run, benchmark))
     path = folder / "generations.jsonl"
     records.repair_rows(path)
     done, refused, by = _answered(path), _refused(path), writer(run)
@@ -109,7 +177,7 @@ def _generate(session: Session, engine: Engine, benchmark: Benchmark, chunks: li
     with bar(benchmark.name, total) as advance:
         for chunk in chunks:
             rows = list[Generation]()
-            for name, answer in _answers(session, engine, benchmark, chunk, advance):
+            for name, answer in _answers(session, engine, benchmark, chunk, begun, advance):
                 found = refused.get(name, answer) if isinstance(answer, Failure) else answer
                 if isinstance(found, Failure):
                     unanswered.append(found.reason)
@@ -119,56 +187,63 @@ def _generate(session: Session, engine: Engine, benchmark: Benchmark, chunks: li
                 if rows and engine.streams:
                     records.append_rows(path, [rows.pop()], by)
             records.append_rows(path, rows, by)
-    asked = _sampled(run, benchmark)
-    places = {(row.id, sample): place for place, (row, sample) in enumerate(asked)}
+    due = asked(run, benchmark)
+    places = {(row.id, sample): place for place, (row, sample) in enumerate(due)}
     records.sort_rows(path, records.GenerationKey, lambda row: places[row.id, row.sample])
     log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, time.monotonic() - started)
     if unanswered:
         return f"{benchmark.name}: {len(unanswered)} of {total} prompts have no answer yet, because {unanswered[0]}"
     reasons = [row.error for row in _refused(path).values()]
-    if reasons and len(reasons) >= NEARLY_ALL * len(asked):
+    if reasons and len(reasons) >= NEARLY_ALL * len(due):
         why = f"{reasons[0]} at {run.generation.base_url}"
-        return f"{benchmark.name}: {len(reasons)} of {len(asked)} prompts have no answer, because {why}"
+        return f"{benchmark.name}: {len(reasons)} of {len(due)} prompts have no answer, because {why}"
     return ""
 
 
 def _answers(
-    session: Session, engine: Engine, benchmark: Benchmark, chunk: list[Sampled], advance: Callable[[int], None]
+    session: Session,
+    engine: Engine,
+    benchmark: Benchmark,
+    chunk: list[Sampled],
+    begun: Intervened | None,
+    advance: Callable[[int], None],
 ) -> Iterator[tuple[Name, Generation | Failure]]:
     """Yield a generation for each prompt of a chunk, or why there is none.
 
     The model answers the earlier turns of a dialogue first. Thought and answer are split once, for all judges.
     """
-    run, renderer = session.run, session.renderer
-    template, mode = run.backbone.template, run.training.thought
+    run, renderer, template = session.run, session.renderer, session.run.backbone.template
+    mode, decoding = thought_mode(run, benchmark), run.protocol.decoding_for(benchmark)
     earlier: list[tuple[str, ...]] = [() for _ in chunk]
     failed: dict[int, Failure] = {}
+    rows, starts, going_on = [row for row, _ in chunk], list[Begun](), list(range(len(chunk)))
+    if begun is not None:
+        starts = [begun.beginnings[row.id, sample] for row, sample in chunk]
+        rows = [replace(row, prompt=begun.beginnings[row.id, sample].message) for row, sample in chunk]
+        benchmark = replace(benchmark, form="{prompt}")  # the message has its form already
 
-    def ask(due: list[int], advance: Callable[[int], None] = unwatched) -> Iterator[tuple[int, Written | Failure]]:
+    def ask(
+        due: list[int], advance: Callable[[int], None] = unwatched, last: bool = False
+    ) -> Iterator[tuple[int, Written | Failure]]:
         """Yield the answer to the next turn of each of these rows."""
-        prompts = [_prompt(run, renderer, benchmark, *chunk[number], earlier[number]) for number in due]
+        prompts = []
+        for number in due:
+            prompt = _prompt(run, renderer, benchmark, rows[number], chunk[number][1], earlier[number])
+            if last and starts:
+                prompt = _begun(prompt, starts[number].rendered(template, mode), renderer, decoding)
+            prompts.append(prompt)
         left = dict.fromkeys(due, Failure("the server was given up", final=False))
-        for place, found in engine.generate(prompts, run.protocol.decoding_for(benchmark), advance):
+        for place, found in engine.generate(prompts, decoding, advance):
             left.pop(due[place], None)
             yield due[place], found
         yield from left.items()
 
-    before = [len(_turns(run, benchmark, row)) - 1 for row, _ in chunk]
-    for turn in range(max(before, default=0)):
-        for number, found in ask([n for n in range(len(chunk)) if turn < before[n] and n not in failed]):
-            if isinstance(found, Failure):
-                failed[number] = found
-            else:
-                earlier[number] += (template.history(found.text, mode),)
-    going = [number for number in range(len(chunk)) if number not in failed]
-    for number, found in chain(ask(going, advance), failed.items()):
+    def made(number: int, found: Written | Failure) -> Generation:
         row, sample = chunk[number]
-        if isinstance(found, Failure) and not found.final:
-            yield (row.id, sample), found
-            continue
-        text, error = ("", found.reason) if isinstance(found, Failure) else (found.text, "")
+        given = starts[number].rendered(template, mode) if starts else ""
+        text, error = ("", found.reason) if isinstance(found, Failure) else (given + found.text, "")
         thought, answer, closed = template.split(text, mode)
-        generation = Generation(
+        return Generation(
             id=row.id,
             prompt=row.prompt,
             label=row.label,
@@ -186,8 +261,41 @@ def _answers(
             error=error,
             turns=row.turns,
             goal=row.goal,
+            given=0 if error else len(given),
         )
-        yield (row.id, sample), generation
+
+    before = [len(_turns(run, benchmark, row)) - 1 for row in rows]
+    for turn in range(max(before, default=0)):
+        for number, found in ask([n for n in going_on if turn < before[n] and n not in failed]):
+            if isinstance(found, Failure):
+                failed[number] = found
+            else:
+                earlier[number] += (template.history(found.text, mode),)
+    for _ in range(begun.intervention.rounds - 1 if begun else 0):
+        for number, found in ask([n for n in going_on if n not in failed], last=True):
+            if isinstance(found, Failure):
+                failed[number] = found
+            elif begun and (again := begun.intervention.begin(rows[number], made(number, found), begun.given)):
+                starts[number] = again
+    going = [number for number in range(len(chunk)) if number not in failed]
+    for number, found in chain(ask(going, advance, last=True), failed.items()):
+        unknown = found if isinstance(found, Failure) and not found.final else None
+        yield (chunk[number][0].id, chunk[number][1]), unknown or made(number, found)
+
+
+def thought_mode(run: Run, benchmark: Benchmark) -> ThoughtMode:
+    """Return how a benchmark's prompts end."""
+    return (benchmark.intervention and benchmark.intervention.mode) or run.training.thought
+
+
+def _begun(prompt: Prompt, beginning: Rendered, renderer: Any, decoding: Decoding) -> Prompt:
+    """Return a prompt followed by the beginning of its response, which counts towards the cap on new tokens."""
+    if not beginning:
+        return prompt
+    ids, own = renderer.encode(beginning), prompt.text
+    pieces = own.pieces if isinstance(own, Rendered) else ("", own, "")
+    text = Rendered(*pieces[:-1], pieces[-1] + beginning.pieces[0], *beginning.pieces[1:])
+    return replace(prompt, ids=prompt.ids + ids, text=text, cap=max(1, prompt.most(decoding) - len(ids)))
 
 
 def _turns(run: Run, benchmark: Benchmark, row: Example) -> tuple[str, ...]:
@@ -214,12 +322,16 @@ def prompt_text(
 
     `answers` are the model's answers to the turns before. None renders the last turn without any.
     """
-    systems = (run.structure.system, run.method.evaluation_prompt, run.protocol.system_prompt_for(benchmark))
+    intervention = benchmark.intervention
+    own = intervention.system if intervention else None
+    systems = (own, run.structure.system, run.method.evaluation_prompt, run.protocol.system_prompt_for(benchmark))
     system = next((one for one in systems if one is not None), None)
     turns = _turns(run, benchmark, row)
     at = len(turns) - 1 if answers is None else len(answers)
     in_form = at < len(row.turns) and not run.structure.turns_before("")
     user = run.structure.prompt(turns[at]) if in_form else turns[at]
+    if intervention and not intervention.chat:
+        return Rendered(run.backbone.template.bos, user, "\n")
     return renderer.prompt_text(  # type: ignore[no-any-return]
-        user, run.training.thought, system=system, turns=turns[:at], answers=answers or ()
+        user, thought_mode(run, benchmark), system=system, turns=turns[:at], answers=answers or ()
     )

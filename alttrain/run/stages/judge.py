@@ -31,6 +31,7 @@ from alttrain.dataset.sources import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeContext, Metric
 from alttrain.evaluation.adherence import Outcomes, assessing, failures
 from alttrain.evaluation.agreement import SHOWN, judge_report, read_labels, text_hash
+from alttrain.evaluation.interventions import JOIN
 from alttrain.evaluation.judged import NOT_GENERATED, Judgements
 from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.judges.judge import request
@@ -43,6 +44,7 @@ from alttrain.run.folder import as_json, evaluation_folder
 from alttrain.run.loggers import log_evaluation
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
+from alttrain.run.stages.generate import asked
 from alttrain.run.stages.train import writer
 
 OUTCOMES = {"refused": ("refused", "answered"), "unsafe": ("unsafe", "safe"), "correct": ("correct", "wrong")}
@@ -51,7 +53,7 @@ log = logging.getLogger(__name__)
 
 def judge(run: Run, session: Session) -> None:
     """Judge every benchmark whose metrics are missing or outdated. If there was one, log the results of all."""
-    judged = [benchmark for benchmark in run.benchmarks if _judge(run, session, benchmark)]
+    judged = [benchmark for benchmark in run.evaluated if _judge(run, session, benchmark)]
     if judged:
         log_evaluation(run)
 
@@ -64,7 +66,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     folder, provenance = evaluation_folder(run, benchmark), _provenance(run, benchmark)
     judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
     judgements = Judgements(folder, judges, run.protocol.parts, writer(run))
-    found, expected = judgements.rows, len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
+    found, expected = judgements.rows, len(asked(run, benchmark))
     path = folder / "generations.jsonl"
     if found > expected:
         raise DamagedError(path, f"has {found} generations, and the benchmark asks for {expected}")
@@ -120,8 +122,8 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
 def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
     """Return a benchmark's judges, keyed by the config key of each."""
     measure = benchmark.measure
-    shared = (key for key in (benchmark.name, measure) if run.protocol.judges.get(key) == benchmark.judge)
-    main = next((f"protocol.judges.{key}" for key in shared), f"evaluation.benchmarks.{benchmark.name}.judge")
+    shared = (key for key in (benchmark.base, measure) if run.protocol.judges.get(key) == benchmark.judge)
+    main = next((f"protocol.judges.{key}" for key in shared), f"evaluation.benchmarks.{benchmark.base}.judge")
     others = run.protocol.second_opinions.get(measure, ())
     return {main: benchmark.judge} | {f"protocol.second_opinions.{measure}.{n}": j for n, j in enumerate(others)}
 
@@ -172,7 +174,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
 
     Of a judge's server settings, only the address is included.
     """
-    nodes = [run.config["evaluation"]["benchmarks"][benchmark.name]["judge"]]
+    nodes = [run.config["evaluation"]["benchmarks"][benchmark.base]["judge"]]
     nodes += run.config["protocol"]["second_opinions"].get(benchmark.measure, [])
     judges: dict[str, Any] = {}
     for judge, node in zip(judges_of(run, benchmark).values(), nodes, strict=True):
@@ -189,11 +191,12 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         "measure": benchmark.measure,
         "means": {measure: list(names) for measure, names in run.protocol.means.items()},
         **({} if shown == {"tables": ["main"], "labels": {}} else shown),
+        **({"intervention": benchmark.name.removeprefix(benchmark.base + JOIN)} if benchmark.intervention else {}),
         "judges": as_json(judges),
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
         "protocol_hash": run.protocol_hash(benchmark),
-        "changed": as_json({**run.changed.evaluation[benchmark.name], **lacking_rows(benchmark)}),
+        "changed": as_json({**run.changed.evaluation[benchmark.base], **lacking_rows(benchmark)}),
         "human_labels": content_hash(Path(benchmark.human_labels)) if benchmark.human_labels else None,
     }
 

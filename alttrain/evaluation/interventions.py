@@ -1,0 +1,305 @@
+"""Interventions: what is done to a prompt, or written into the response, before the backbone goes on.
+
+A benchmark under an intervention has a name of its own, BENCHMARK+INTERVENTION, and its own folder beside the one of
+the benchmark without it. The two are compared prompt by prompt (`alttrain.report.causal`).
+
+- `Begin`      a fixed beginning: of a thought (SAFEPATH's primer, Jeung et al., 2025), of the answer (prefilling,
+               Andriushchenko et al., 2024), or an empty thought (Ma et al., 2025)
+- `Prefill`    the beginning of another run's thought (RECAP, Peng et al., 2025), or of the run's own
+- `Cut`        the run's own thought, ended early (Lanham et al., 2023: early answering)
+- `Step`       one step of the run's own thought deleted, swapped with another prompt's, or turned round
+- `More`       the end of the thought taken back (s1's budget forcing, Muennighoff et al., 2025)
+- `Around`     a text around the message, another system prompt, or no chat template
+- `Encoded`    the message in a cipher (CipherChat, Yuan et al., 2024)
+- `ManyShot`   the run's own answers to other prompts before the message (Anil et al., 2024)
+
+An intervention either returns the beginning of the response (`begin`), or changes the message (`message`). It is
+deterministic: prompt, sample and `seed` decide. A beginning counts towards the cap on new tokens. Prompts that it
+cannot apply to, such as those whose thought has no assessment, are left out and counted.
+"""
+
+import base64
+import codecs
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from alttrain.backbone import ChatTemplate, Rendered, ThoughtMode
+from alttrain.english import sentences
+from alttrain.records import Example, Generation
+from alttrain.rewrite.parser import SEPARATOR, read
+
+JOIN = "+"
+"""Between the names of a benchmark and of an intervention."""
+Part = Literal["understanding", "assessment", "decision"]
+"""A step of a thought. The decision is the refusal or the reasoning that ends it."""
+Span = tuple[str, int, int]
+"""What a step says, and where it starts and ends in the thought, in characters."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The beginning of a response: a thought, the delimiter that closes it ("" leaves it open), and an answer."""
+
+    thought: str = ""
+    close: str = ""
+    answer: str = ""
+
+    def rendered(self, template: ChatTemplate, mode: ThoughtMode) -> Rendered:
+        """The text that follows the prompt. If the model opens thoughts, the opening delimiter comes first."""
+        opens = mode == "open" and template.opened_by == "model" and bool(self.thought or self.close)
+        return Rendered(template.think_open if opens else "", self.thought, self.close, self.answer)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What an intervention may look at: the template, how a prompt ends, and a run's responses to the benchmark."""
+
+    template: ChatTemplate
+    mode: ThoughtMode
+    responses: Mapping[tuple[str, int], Generation]
+
+    def close(self, thought: str) -> str:
+        """The closing delimiter after a thought, as in training (`ChatTemplate.response`)."""
+        opening = self.template.think_open if self.template.opened_by == "model" else ""
+        return self.template.think_close if opening + thought else self.template.think_close.lstrip()
+
+    def raw(self, own: Generation) -> str:
+        """A response as the model wrote it, without the opening delimiter."""
+        text = own.text
+        return text.removeprefix(self.template.think_open) if self.template.opened_by == "model" else text
+
+    @cached_property
+    def steps(self) -> Mapping[Part, Mapping[tuple[str, int], str]]:
+        """The text of each step of each response, by step and response, in the order of the responses."""
+        found: dict[Part, dict[tuple[str, int], str]] = {"understanding": {}, "assessment": {}, "decision": {}}
+        for key, own in self.responses.items():
+            for part in found:
+                if span := step_of(own.thought, part):
+                    found[part][key] = own.thought[span[1] : span[2]]
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervention:
+    """The interface: by default nothing is changed.
+
+    `mode` is how a prompt ends; None is as the run's prompts do. `source` is the name of the run whose responses are
+    read, None for the run's own. `kinds` are the kinds of benchmarks that it applies to. `system` replaces the system
+    prompt; "" is none.
+    """
+
+    kinds: Sequence[str] = ("harm", "over_refusal", "maths", "code", "knowledge", "summary")
+    source: str | None = None
+    system: str | None = None
+    mode: ThoughtMode | None = None
+    seed: int = 0
+
+    thinks: ClassVar[bool] = False  # whether it needs a backbone that thinks
+    rounds: ClassVar[int] = 1  # how often `begin` is called, each time with the response so far
+    chat: ClassVar[bool] = True  # whether the message is put into the chat template
+
+    def message(self, message: str, row: Example, sample: int, given: Given) -> str:
+        """The user's last message."""
+        return message
+
+    def begin(self, row: Example, own: Generation, given: Given) -> Begun | None:
+        """The beginning of the response; None if the intervention does not apply. `own` is the run's own response."""
+        return Begun()
+
+    def draw(self, row: Example, count: int) -> int:
+        """A number below `count` that depends on the seed and the prompt only."""
+        digest = hashlib.sha256(f"{self.seed}\x1f{row.id}".encode()).digest()
+        return int.from_bytes(digest[:8]) % count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begin(Intervention):
+    """A fixed beginning. With an `answer`, or if `closed`, the thought ends after `thought`."""
+
+    thought: str = ""
+    closed: bool = False
+    answer: str = ""
+
+    @property
+    def thinks(self) -> bool:  # type: ignore[override]
+        return bool(self.thought or self.closed)
+
+    def begin(self, row: Example, own: Generation, given: Given) -> Begun:
+        closed = given.mode == "open" and bool(self.closed or self.answer)
+        return Begun(self.thought, given.close(self.thought) if closed else "", self.answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefill(Intervention):
+    """The first `words` words of the source's thought, or the first `share` of its words."""
+
+    words: Annotated[int, Gt(0)] | None = None
+    share: Annotated[float, Ge(0), Le(1)] = 1.0
+
+    thinks = True
+
+    def begin(self, row: Example, own: Generation, given: Given) -> Begun | None:
+        """The end of the last word is where it is cut. None if the source has no thought on this prompt."""
+        there = given.responses.get((own.id, own.sample))
+        if there is None or not there.thought:
+            return None
+        ends = [len(there.thought[:at].rstrip()) for at in _word_starts(there.thought)[1:]] + [len(there.thought)]
+        count = round(self.share * len(ends)) if self.words is None else min(self.words, len(ends))
+        return Begun(there.thought[: ends[count - 1]] if count else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut(Intervention):
+    """The run's own thought, ended after the first `share` of its sentences. At 1 it is as the model wrote it."""
+
+    share: Annotated[float, Ge(0), Le(1)]
+
+    thinks = True
+
+    def begin(self, row: Example, own: Generation, given: Given) -> Begun | None:
+        """None if the thought is empty or never ended, so that there is no outcome without the cut."""
+        if not own.thought or not own.closed:
+            return None
+        raw = given.raw(own)
+        if self.share == 1:
+            return _whole(raw, given)
+        ends = [0, *(end for _, end in sentences(own.thought))]
+        kept = raw[: raw.index(own.thought) + ends[round(self.share * (len(ends) - 1))]].rstrip()
+        return Begun(kept, given.close(kept))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Intervention):
+    """One step of the run's own thought: the same again, deleted, swapped, or turned round.
+
+    - `same`    the thought up to the end of the step, as it was: the control of the next two
+    - `swap`    with the step of another prompt of the benchmark, drawn by seed; then the model goes on
+    - `turn`    with one of `instead`, by what the step says: harmful, benign, refusal or reasoning; then it goes on
+    - `delete`  the rest of the thought stays as it is, and the model answers
+    """
+
+    step: Part
+    how: Literal["same", "swap", "turn", "delete"]
+    instead: Mapping[Literal["harmful", "benign", "refusal", "reasoning"], Sequence[str]] = field(default_factory=dict)
+
+    thinks = True
+
+    def begin(self, row: Example, own: Generation, given: Given) -> Begun | None:
+        """None if the thought lacks the step, nothing is to swap it with, or `instead` has nothing for it."""
+        if not own.closed or (span := step_of(own.thought, self.step)) is None:
+            return None
+        says, start, end = span
+        raw = given.raw(own)
+        offset = raw.index(own.thought)
+        before, after = raw[: offset + start], own.thought[end:]
+        if self.how == "same":
+            return Begun(raw[: offset + end])
+        if self.how == "delete":
+            kept = (before + after.lstrip()).rstrip()
+            return Begun(kept, given.close(kept))
+        if self.how == "turn":
+            texts: Sequence[str] = self.instead.get(says, ())  # type: ignore[call-overload]
+        else:
+            texts = [text for (name, _), text in given.steps[self.step].items() if name != row.id]
+        return Begun(before + texts[self.draw(row, len(texts))]) if texts else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class More(Intervention):
+    """The end of the thought is taken back `times` times, and `text` is written there."""
+
+    times: Annotated[int, Gt(0)] = 1
+    text: str = "Wait"
+
+    thinks = True
+
+    @property
+    def rounds(self) -> int:  # type: ignore[override]
+        return self.times
+
+    def begin(self, row: Example, own: Generation, given: Given) -> Begun | None:
+        """None if the thought never ended."""
+        if not own.closed or not own.thought:
+            return None
+        return Begun(_whole(given.raw(own), given).thought.rstrip() + SEPARATOR + self.text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around(Intervention):
+    """A `form` around the message, with {prompt} in it once. `template` none gives the message without a template."""
+
+    form: str = "{prompt}"
+    template: Literal["own", "none"] = "own"
+
+    def __post_init__(self) -> None:
+        if self.form.count("{prompt}") != 1:
+            raise ValueError(f"form={self.form!r}: accepted: a text with {{prompt}} in it once")
+
+    @property
+    def chat(self) -> bool:  # type: ignore[override]
+        return self.template == "own"
+
+    def message(self, message: str, row: Example, sample: int, given: Given) -> str:
+        return self.form.replace("{prompt}", message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded(Around):
+    """The message in a cipher, within `form`, which says how to read it."""
+
+    cipher: Literal["rot13", "base64", "reversed", "words_reversed"]
+
+    def message(self, message: str, row: Example, sample: int, given: Given) -> str:
+        if self.cipher == "rot13":
+            message = codecs.encode(message, "rot13")
+        elif self.cipher == "base64":
+            message = base64.b64encode(message.encode()).decode()
+        else:
+            message = message[::-1] if self.cipher == "reversed" else " ".join(message.split()[::-1])
+        return super().message(message, row, sample, given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyShot(Intervention):
+    """`shots` other prompts of the benchmark, each with the source's answer, as a dialogue before the message."""
+
+    shots: Annotated[int, Gt(0)]
+
+    def message(self, message: str, row: Example, sample: int, given: Given) -> str:
+        """With fewer answers in the source, all of them are shown."""
+        shown = [one for (name, _), one in given.responses.items() if name != row.id and one.answer and not one.sample]
+        start = self.draw(row, len(shown)) if shown else 0
+        chosen = (shown[start:] + shown[:start])[: self.shots]
+        return SEPARATOR.join([*(f"User: {one.prompt}\nAssistant: {one.answer}" for one in chosen), message])
+
+
+def step_of(thought: str, part: Part) -> Span | None:
+    """The first such step of a thought; None if it has none."""
+    reading = read(thought)
+    place = 0
+    for segment in reading.segments:
+        start = thought.index(segment.text, place)
+        place = start + len(segment.text)
+        decides = segment.step in ("refusal", "reasoning") and reading.position is not None and start > reading.position
+        if segment.step == part or (part == "decision" and decides):
+            says = reading.verdict if part == "assessment" else segment.step
+            return str(says), start, place
+    return None
+
+
+def _whole(raw: str, given: Given) -> Begun:
+    """A closed thought as the model wrote it, with its delimiter and the line breaks around it."""
+    delimiter = given.template.think_close.strip()
+    thought, _, rest = raw.rpartition(delimiter)
+    kept = thought.rstrip("\n")
+    breaks = len(rest) - len(rest.lstrip("\n"))
+    return Begun(kept, thought[len(kept) :] + delimiter + rest[:breaks])
+
+
+def _word_starts(text: str) -> list[int]:
+    return [at for at in range(len(text)) if not text[at].isspace() and (at == 0 or text[at - 1].isspace())]
