@@ -73,6 +73,15 @@ class Number(TypedDict):
     truncated: Count
 
 
+class Intervened(TypedDict):
+    """An intervention: its name, the benchmark it is on, and the number of texts that it does not apply to."""
+
+    name: str
+    of: str
+    left_out: Count
+    settings: dict[str, Any]
+
+
 class Provenance(TypedDict):
     measure: str
     protocol: NotRequired[str]
@@ -80,7 +89,7 @@ class Provenance(TypedDict):
     means: NotRequired[dict[str, list[str]]]
     tables: NotRequired[list[str]]
     labels: NotRequired[dict[str, str]]
-    intervention: NotRequired[str]
+    intervention: NotRequired[Intervened]
     judges: NotRequired[dict[str, Any]]
     changed: NotRequired[dict[str, tuple[Any, Any]]]
 

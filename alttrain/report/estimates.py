@@ -347,6 +347,43 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
     return frame.sort_values(["run", "benchmark", "protocol"], kind="stable", ignore_index=True), contrasts
 
 
+INTERVENED = ["intervention", "left_out", *COMPARED]
+"""The columns of interventions.csv."""
+
+
+def interventions(found: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Variant, Made], Contrast]]:
+    """The rows of interventions.csv, and the contrast of each variant and intervened benchmark.
+
+    A row compares a run's benchmark under an intervention with the same run's benchmark without it, on the prompts that
+    have a verdict in both; `left_out` counts the texts that the intervention does not apply to. The contrasts are a
+    family of their own for Holm's method.
+    """
+    rows: list[tuple[tuple[Variant, Made], dict[str, Any]]] = []
+    contrasts: dict[tuple[Variant, Made], Contrast] = {}
+    for variant in found:
+        plain = {(made[:2], seed): one for made, seeds in variant.judged.items() for seed, one in seeds.items()}
+        for made, seeds in variant.judged.items():
+            pairs = {
+                seed: (base, one)
+                for seed, one in seeds.items()
+                if one.intervention and (base := plain.get(((made[0], one.intervention["of"]), seed))) and base.decides
+            }
+            if not pairs:
+                continue
+            before, after = ({seed: pair[at].verdicts() for seed, pair in pairs.items()} for at in (0, 1))
+            contrasts[variant, made] = contrast([(after, before)])
+            for seed, (base, one) in pairs.items():
+                row = _compared(base, before[seed], one, after[seed])
+                own = {
+                    name: one.intervention[key] for name, key in (("intervention", "name"), ("left_out", "left_out"))
+                }
+                rows.append(((variant, made), row | own | {"benchmark": base.benchmark, "seeds": len(pairs)}))
+    adjusted = statistics.holm({key: one.p for key, one in contrasts.items() if not math.isnan(one.p)})
+    contrasts = {key: one._replace(p_holm=adjusted.get(key, NAN)) for key, one in contrasts.items()}
+    frame = pd.DataFrame([{**contrasts[key]._asdict(), **row} for key, row in rows], columns=INTERVENED)
+    return frame, contrasts
+
+
 def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Verdicts) -> dict[str, Any]:
     """A run's rate against its baseline's, on the prompts that have a verdict in both."""
     (difference, low, high), counts = statistics.compare(before, after)

@@ -20,6 +20,10 @@ DIFFERS, FEW, COVERED, NOT_COVERED, MISSING = "*", "†", "✓", "✗", "–"
 NARROW, TITLE, WIDE = 9, 16, 19
 """Line width in characters: of a heading on the console, of a row's label on the console, of a heading in LaTeX."""
 STAR = "differs from No-train (5 %, Holm over the report's contrasts)"
+EFFECT = (
+    "differs from no intervention on the prompts of both (5 %, Holm over all interventions); a rate without an "
+    "intervention may be over more prompts, and interventions.csv has the pairs."
+)
 ONE_SEED = "with one seed these weights differ, not yet the methods: other seeds were not tried (exact paired test)"
 SEVERAL_SEEDS = "with several seeds the methods differ: the test allows for other seeds and other prompts"
 TOO_FEW = (
@@ -87,7 +91,11 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
         (True, units + ("; ↓ lower is better" if -1 in ways else "") + ("; ↑ higher is better." if 1 in ways else ".")),
         ((frame.seeds > 1).any(), "Of several seeds the interval allows for other seeds, too."),
         (frame.best.any(), f"Bold: best {own}in the column."),
-        (frame.differs.any(), f"{DIFFERS} {starred(frame.tested[frame.differs] if frame.differs.any() else [1])}"),
+        (frame.differs.any() and frame.table.iloc[0] == "interventions", f"{DIFFERS} {EFFECT}"),
+        (
+            frame.differs.any() and frame.table.iloc[0] != "interventions",
+            f"{DIFFERS} {starred(frame.tested[frame.differs] if frame.differs.any() else [1])}",
+        ),
         (frame.few.any(), TOO_FEW),
         (frame.notes.any(), "undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %."),
         (frame.missing.any(), f"{MISSING} no number: not measured, or no text that it could be of."),

@@ -21,6 +21,7 @@ import yaml
 
 from alttrain.config import name_fault
 from alttrain.evaluation.adherence import Adherence, assessment_rates
+from alttrain.evaluation.interventions import JOIN
 from alttrain.records import (
     DamagedError,
     Generation,
@@ -115,6 +116,7 @@ class Evaluation:
     - `judged`                  metrics.json; `measure` is the benchmark's own measure, the first in it
     - `made`                    how the numbers were made; numbers made in different ways never share a column
     - `provenance`, `analysis`  of metrics.json; empty if an older version judged
+    - `intervention`            its name and settings; empty without one
     - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if given
     - `decides`                 what decides the measure; None if an older version judged, which did not record it
     """
@@ -125,6 +127,7 @@ class Evaluation:
         self.benchmark, self.measure = str(judged["benchmark"]), str(judged["metrics"][0]["metric"])
         self.provenance: dict[str, Any] = judged.get("provenance", {})
         self.analysis: dict[str, Any] = judged.get("analysis", {})
+        self.intervention: Mapping[str, Any] = self.provenance.get("intervention", {})
         self.protocol, digest = (str(self.provenance.get(key, "")) for key in ("protocol", "protocol_hash"))
         self.made: Made = self.protocol, self.benchmark, digest
         named = {"tables", "labels"} & self.provenance.keys()  # older versions did not record these two
@@ -208,7 +211,11 @@ def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]
             _check_names(record, run=names["run"], backbone=names["backbone"])
             for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
                 own.append(one := Evaluation(names, path.parent, read_metrics(path)))
-                _check_names(path, benchmark=one.benchmark, **({"protocol": one.protocol} if one.protocol else {}))
+                _check_names(
+                    path,
+                    benchmark=one.benchmark.replace(JOIN, "_"),
+                    **({"protocol": one.protocol} if one.protocol else {}),
+                )
             found += own
         except DamagedError as error:
             warn_left_out(record.parent, error)

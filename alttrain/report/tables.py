@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from alttrain.report import measures
-from alttrain.report.estimates import Contrast, Contrasts, Number, comparisons, numbers
+from alttrain.report.estimates import Contrast, Contrasts, Number, comparisons, interventions, numbers
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import Evaluation, changes, option, structure, tidy
+from alttrain.report.results import Evaluation, Made, changes, option, structure, tidy
 from alttrain.report.variants import (
     NO_TRAIN,
     Column,
@@ -51,6 +51,7 @@ TABLES = {
     # every variant: the assessment as a classifier, failures by cause; training, and tokens a query
     "adherence": "Adherence to the structure, and failures by what the assessment said",
     "efficiency": "What training and a query cost",
+    "interventions": "What interventions change",  # every variant with and without each intervention
     "published": "Published figures, by source",  # all known ones, by source and method
 }
 """Name -> title."""
@@ -85,6 +86,7 @@ class Report(NamedTuple):
     variants: Sequence[Variant]
     results: pd.DataFrame
     compared: pd.DataFrame
+    interventions: pd.DataFrame
     structure: pd.DataFrame
     runs: pd.DataFrame
     tables: Mapping[str, pd.DataFrame]
@@ -92,10 +94,15 @@ class Report(NamedTuple):
 
 def report_of(judged: Sequence[Evaluation]) -> Report:
     """The report over these benchmarks."""
-    found, results = variants(judged), tidy(judged)
+    plain = [one for one in judged if not one.intervention]
+    found, results = variants(plain), tidy(plain)
     compared, contrasts = comparisons(found)
-    runs = runs_table(results, compared)
-    return Report(judged, found, results, compared, structure(judged), runs, tables(found, contrasts))
+    runs, made = runs_table(results, compared), tables(found, contrasts)
+    whole = variants(judged)
+    intervened, effects = interventions(whole)
+    if effects:
+        made["interventions"] = _effects(whole, effects)
+    return Report(plain, found, results, compared, intervened, structure(plain), runs, made)
 
 
 def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
@@ -179,6 +186,30 @@ def _specified(found: list[Variant], protocol: str) -> list[tuple[str, list[Vari
         ("adherence", found, [pools[name] for name in measures.ASSESSING]),
         ("efficiency", found, [*training, *(pools[name] for name in measures.TOKENS)]),
     ]
+
+
+def _effects(found: Sequence[Variant], effects: Mapping[tuple[Variant, Made], Contrast]) -> pd.DataFrame:
+    """The table of interventions: a row for each variant without any and with each, a column for each benchmark."""
+    cells = []
+    for variant in dict.fromkeys(variant for variant, _ in effects):
+        first = {made: next(iter(seeds.values())) for made, seeds in variant.judged.items()}
+        plain = {made[:2]: made for made, one in first.items() if not one.intervention}
+        rows: dict[str, list[tuple[Column, Column]]] = {"no intervention": []}  # (the column, what is shown in it)
+        for made in (made for of, made in effects if of is variant):
+            told = first[made].intervention
+            of = plain[made[0], told["of"]]
+            column = Column(first[of].measure, of[0], (of,))
+            rows.setdefault(told["name"], []).append((column, replace(column, made=(made,))))
+            rows["no intervention"].append((column, column))
+        shown = {own for pairs in rows.values() for _, own in pairs}
+        known = numbers(variant, shown)
+        for name, pairs in rows.items():
+            row = {"table": "interventions", "backbone": variant.backbone, "method": f"{label(variant, found)}, {name}"}
+            for column, own in dict.fromkeys(pairs):
+                number, tested = known.get(own, Number()), effects.get((variant, own.made[0]), Contrast())
+                cell = _cell(variant, column) | {"published": NAN, "published_why": "", "source": ""}
+                cells.append({**row, **cell, **number._asdict(), **tested._asdict()})
+    return finished(pd.DataFrame(cells, columns=CELLS), best=False)
 
 
 def _cell(variant: Variant, column: Column) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         "measure": benchmark.measure,
         "means": {measure: list(names) for measure, names in run.protocol.means.items()},
         **({} if shown == {"tables": ["main"], "labels": {}} else shown),
-        **({"intervention": benchmark.name.removeprefix(benchmark.base + JOIN)} if benchmark.intervention else {}),
+        **({"intervention": _intervention(run, benchmark)} if benchmark.intervention else {}),
         "judges": as_json(judges),
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
@@ -199,6 +199,14 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         "changed": as_json({**run.changed.evaluation[benchmark.base], **lacking_rows(benchmark)}),
         "human_labels": content_hash(Path(benchmark.human_labels)) if benchmark.human_labels else None,
     }
+
+
+def _intervention(run: Run, benchmark: Benchmark) -> dict[str, Any]:
+    """Return an intervention's name, its settings, and the number of texts that it does not apply to."""
+    name = benchmark.name.removeprefix(benchmark.base + JOIN)
+    every = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
+    settings = flatten(run.config["intervention"][name])
+    return {"name": name, "of": benchmark.base, "left_out": every - len(asked(run, benchmark)), "settings": settings}
 
 
 def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:

@@ -157,8 +157,15 @@ def _digest(runs: Path, texts: str) -> str:
 def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator[Path]:
     """Write all files of a report for these benchmarks. Yields their paths."""
     folder, made = output_dir / "report", report_of(judged)
-    frames = {"metrics": made.results[METRICS], "comparisons": made.compared, "structure": made.structure}
+    frames = {
+        "metrics": made.results[METRICS],
+        "comparisons": made.compared,
+        "interventions": made.interventions,
+        "structure": made.structure,
+    }
     for name, frame in frames.items():
+        if name == "interventions" and frame.empty:
+            continue
         write_csv(folder / f"{name}.csv", frame)
         yield folder / f"{name}.csv"
     texts_of = {"table.md": markdown("Runs", made.runs)}
