@@ -46,8 +46,8 @@ def chosen(part: str) -> Any:
 
 
 def test_every_part_is_tried() -> None:
-    assert len(COMMANDS) == 5
-    assert len(FILES) == 9
+    assert len(COMMANDS) == 6
+    assert len(FILES) == 11
 
 
 @chosen("backbone=")
@@ -86,3 +86,11 @@ def test_an_engine(run: Run) -> None:
         ((number, written),) = engine.generate([Prompt([], "Hi?", "1")], Decoding(5))
     assert isinstance(written, Written)
     assert (number, written.text, written.finish) == (0, "Hi?", "stop")
+
+
+@chosen("intervention=")
+def test_an_intervention(run: Run) -> None:
+    (calm,) = {one.intervention for one in run.intervened}
+    begun = calm.begin(run.benchmarks[0].examples[0], None, None)
+    assert begun.thought == run.benchmarks[0].examples[0].prompt.split()[0]
+    assert {one.base for one in run.intervened} == {one.name for one in run.benchmarks}

@@ -274,6 +274,10 @@ def test_interventions_are_paired_with_the_run_without_them(run: Run) -> None:
     row = frame.loc["assessment_turn"]
     assert (row.baseline_value, row.value, row.difference, row.n, row.gained) == (0.0, 1.0, 1.0, 4, 4)
     assert frame.loc["assessment_same"].difference == 0
+    (settled,) = pd.read_csv(report / "decided.csv").itertuples()
+    # three sentences, of which the second calls it harmful: the cut at half of them is the first that keeps it
+    assert (settled.cuts, settled.n, settled.share, settled.flips, settled.moved) == (11, 4, 0.5, 100.0, 1.0)
+    assert (report / "figures" / "cuts.svg").exists()
     table = (report / "tables" / "interventions.md").read_text()
     assert "no intervention" in table
     assert "assessment_turn" in table
@@ -317,9 +321,10 @@ def test_another_runs_thoughts_must_be_there(run: Run) -> None:
 
 
 def test_a_run_that_does_not_think_takes_no_intervention_on_thoughts(run: Run) -> None:
-    with pytest.raises(RunError, match=r"intervention.cut_0: .* does not think"):
+    with pytest.raises(RunError, match=r"cut_0,cut_10,.*none applies to .*it does not think"):
         run("intervention=cut", "backbone.untrained_thought=absent")
-    folder = run("intervention=prefill", "backbone.untrained_thought=absent", stages="[generate]")
+    folder = run("intervention=[prefill,cut]", "backbone.untrained_thought=absent", stages="[generate]")
+    assert not (folder / "evaluation" / "embedded_harmful+cut_0").exists()
     assert all(
         one.text.startswith("Sure, here is") for one in texts(folder, "embedded_harmful+prefill_agreement").values()
     )

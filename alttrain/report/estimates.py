@@ -347,8 +347,10 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
     return frame.sort_values(["run", "benchmark", "protocol"], kind="stable", ignore_index=True), contrasts
 
 
-INTERVENED = ["intervention", "left_out", *COMPARED]
-"""The columns of interventions.csv."""
+INTERVENED = ["intervention", "share", "left_out", *COMPARED]
+"""The columns of interventions.csv. `share` is the part of the thought that a cut keeps."""
+DECIDED = ["run", "benchmark", "protocol", "cuts", "n", "undecided", "share", "low", "high", "flips", "moved"]
+"""The columns of decided.csv."""
 
 
 def interventions(found: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Variant, Made], Contrast]]:
@@ -377,11 +379,49 @@ def interventions(found: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Va
                 own = {
                     name: one.intervention[key] for name, key in (("intervention", "name"), ("left_out", "left_out"))
                 }
+                own["share"] = kept_by(one)
                 rows.append(((variant, made), row | own | {"benchmark": base.benchmark, "seeds": len(pairs)}))
     adjusted = statistics.holm({key: one.p for key, one in contrasts.items() if not math.isnan(one.p)})
     contrasts = {key: one._replace(p_holm=adjusted.get(key, NAN)) for key, one in contrasts.items()}
     frame = pd.DataFrame([{**contrasts[key]._asdict(), **row} for key, row in rows], columns=INTERVENED)
     return frame, contrasts
+
+
+def kept_by(one: Evaluation) -> float:
+    """The share of the thought that a cut keeps; nan for other interventions."""
+    settings = one.intervention["settings"]
+    return float(settings["share"]) if settings["_target_"].endswith(".Cut") else NAN
+
+
+def decided(found: Sequence[Variant]) -> pd.DataFrame:
+    """The rows of decided.csv: where in the thought the outcome is decided, by the run's cuts.
+
+    `share` is the mean, over the prompts with a verdict at each of the `cuts`, of the shortest share of the thought
+    from which on the outcome stays the same, with its interval. `flips` counts the changes of outcome from cut to cut
+    per 100 thoughts, and `moved` is the share of prompts whose first and last outcome differ. `undecided` prompts lack
+    a verdict at one of the cuts.
+    """
+    rows = []
+    for variant in found:
+        cuts: dict[tuple[Any, ...], dict[float, Verdicts]] = defaultdict(dict)
+        for made, seeds in variant.judged.items():
+            for one in seeds.values():
+                if one.intervention and not math.isnan(share := kept_by(one)):
+                    cuts[one.run, one.intervention["of"], made[0]][share] = one.verdicts()
+        for key, by_share in cuts.items():
+            shares = sorted(by_share)
+            texts = set[Any].intersection(*(set(own) for own in by_share.values()))
+            paths = {text: [by_share[share][text] for share in shares] for text in sorted(texts)}
+            known = {text: path for text, path in paths.items() if None not in path}
+            if len(shares) < 2 or not known:
+                continue
+            changes = [[at for at in range(1, len(path)) if path[at] != path[at - 1]] for path in known.values()]
+            settled = [shares[max(own, default=0)] for own in changes]
+            value, low, high = statistics.mean_by_item(settled, [text[:-1] for text in known])
+            moved = sum(path[0] != path[-1] for path in known.values()) / len(known)
+            counts = [len(shares), len(known), len(paths) - len(known)]
+            rows.append([*key, *counts, value, low, high, 100 * sum(map(len, changes)) / len(known), moved])
+    return pd.DataFrame(rows, columns=DECIDED)
 
 
 def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Verdicts) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from alttrain.evaluation.statistics import wilson
 from alttrain.records import Rewritten, read_if_there, read_losses
 from alttrain.records.files import replacing
-from alttrain.report.measures import CAUSES, OFFLINE, RATES
+from alttrain.report.measures import CAUSES, MEASURES, OFFLINE, RATES, base
 from alttrain.report.results import Made
 from alttrain.report.tables import COLUMN, ROW, TABLES, listed, pivot
 from alttrain.report.variants import Variant, by_backbone, label, pool, protocols_of
@@ -48,7 +49,9 @@ DOTS = 200  # dots per inch
 LONGEST = 100  # maximum number of characters of a file name
 
 
-def draw_all(tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], folder: Path) -> list[Path]:
+def draw_all(
+    tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], interventions: pd.DataFrame, folder: Path
+) -> list[Path]:
     """Draw every figure that has data. Returns the files written."""
     written: list[Path] = []
 
@@ -57,6 +60,7 @@ def draw_all(tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], fo
         if drawing(*given, path):
             written.extend(path.with_name(f"{path.name}.{form}") for form in ("png", "svg"))
 
+    draw("cuts", draw_cuts, interventions)
     for backbone, own in by_backbone(variants):
         draw(f"losses-{backbone}", draw_losses, own)
     for protocol, found in protocols_of(variants).items():
@@ -119,6 +123,29 @@ def describe(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x
     axes.set_title(title, loc="left", fontsize=size)
     axes.set_xlabel(across)
     axes.grid(axis=grid, alpha=0.25)
+
+
+def draw_cuts(interventions: pd.DataFrame, path: Path) -> bool:
+    """Outcomes by the share of the thought that a cut keeps: a panel for each benchmark, a line for each run."""
+    cuts = interventions[interventions.share.notna() & interventions.value.notna()]
+    if cuts.empty:
+        return False
+    benchmarks = cuts.groupby(["protocol", "benchmark"], sort=False)
+    with figure(1 + 2.6 * len(benchmarks), 2.8, path) as drawn:
+        panels = drawn.subplots(1, len(benchmarks), squeeze=False)[0]
+        for panel, ((_, benchmark), of) in zip(panels, benchmarks, strict=True):
+            for number, (run, own) in enumerate(of.sort_values("share").groupby("run", sort=False)):
+                colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+                low, high = zip(*(wilson(round(row.value * row.n), row.n) for row in own.itertuples()), strict=True)
+                across = 100 * own.share
+                panel.plot(across, 100 * own.value, color=colour, marker=marker, markersize=3, label=run)
+                panel.fill_between(across, [100 * x for x in low], [100 * x for x in high], color=colour, alpha=0.15)
+            heading = MEASURES[base(of.metric.iloc[0])].heading()
+            describe(panel, f"{benchmark}: {heading}", "share of the thought kept (%)", "both")
+            panel.set_ylim(-3, 103)
+        panels[0].set_ylabel("%")
+        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left")
+    return True
 
 
 def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from alttrain.report import measures
-from alttrain.report.estimates import Contrast, Contrasts, Number, comparisons, interventions, numbers
+from alttrain.report.estimates import Contrast, Contrasts, Number, comparisons, decided, interventions, numbers
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.published import beside, covers, described, published
 from alttrain.report.results import Evaluation, Made, changes, option, structure, tidy
@@ -87,6 +87,7 @@ class Report(NamedTuple):
     results: pd.DataFrame
     compared: pd.DataFrame
     interventions: pd.DataFrame
+    decided: pd.DataFrame
     structure: pd.DataFrame
     runs: pd.DataFrame
     tables: Mapping[str, pd.DataFrame]
@@ -102,7 +103,7 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     intervened, effects = interventions(whole)
     if effects:
         made["interventions"] = _effects(whole, effects)
-    return Report(plain, found, results, compared, intervened, structure(plain), runs, made)
+    return Report(plain, found, results, compared, intervened, decided(whole), structure(plain), runs, made)
 
 
 def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:

@@ -14,7 +14,7 @@ from alttrain.backbone.config import Trainable
 from alttrain.config import Changes, Method, RunError, changes, faults, flatten, instantiate, name_fault, run_name
 from alttrain.config.identity import shaping, shaping_of_engine, shaping_of_judge
 from alttrain.dataset import Dataset, Selection
-from alttrain.evaluation import Benchmark, Protocol, protocol_hash
+from alttrain.evaluation import Benchmark, Intervention, Protocol, protocol_hash
 from alttrain.evaluation.interventions import JOIN
 from alttrain.generation import EngineConfig
 from alttrain.records import Example, Texts
@@ -185,19 +185,34 @@ def assemble(config: DictConfig) -> Run:
         generation=engine,
         protocol=part("protocol"),
         benchmarks=tuple(benchmarks.values()),
-        intervened=tuple(
-            benchmark.under(name, one)
-            for benchmark in benchmarks.values()
-            for name, one in interventions.items()
-            if benchmark.kind in one.kinds
-        ),
+        intervened=(),
         loggers={name: part(f"logger.{name}") for name in plain["logger"] if name != "texts"},
         texts=plain["logger"].get("texts", "none"),
     )
     if run.method.system_prompt is not None:
         run = replace(run, backbone=replace(run.backbone, system_prompt=run.method.system_prompt))
+    run = replace(run, intervened=_intervened(run, interventions))
     _refuse_combinations(run)
     return run
+
+
+def _intervened(run: Run, interventions: Mapping[str, Intervention]) -> tuple[Benchmark, ...]:
+    """Return the benchmarks under each intervention, without those on thoughts if the run does not think.
+
+    Raises RunError if none of them applies to any benchmark.
+    """
+    thinks = run.training.thought == "open"
+    found = tuple(
+        benchmark.under(name, one)
+        for benchmark in run.benchmarks
+        for name, one in interventions.items()
+        if benchmark.kind in one.kinds and (thinks or not one.thinks)
+    )
+    if interventions and run.benchmarks and not found:
+        why = "its benchmarks are of other kinds" if thinks else "it does not think, and they are on thoughts"
+        names = ",".join(interventions)
+        raise RunError(f"intervention: {names}: none applies to {run.name}, because {why}; set intervention=none")
+    return found
 
 
 def _refuse_combinations(run: Run) -> None:
@@ -213,13 +228,6 @@ def _refuse_combinations(run: Run) -> None:
             f"method={run.method.name} with backbone={run.backbone.name}, which {kind} weights that a method's authors "
             "trained: method=published goes with those, and with no others"
         )
-    for benchmark in run.intervened:
-        if benchmark.intervention and benchmark.intervention.thinks and run.training.thought != "open":
-            name = benchmark.name.partition(JOIN)[2]
-            raise RunError(
-                f"intervention.{name}: {run.name} does not think (its prompts end with thought="
-                f"{run.training.thought}); choose a method or a backbone that does, or another intervention"
-            )
     if not run.training.trains:
         return
     if not run.adapter.trains:

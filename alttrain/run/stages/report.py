@@ -161,10 +161,11 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator
         "metrics": made.results[METRICS],
         "comparisons": made.compared,
         "interventions": made.interventions,
+        "decided": made.decided,
         "structure": made.structure,
     }
     for name, frame in frames.items():
-        if name == "interventions" and frame.empty:
+        if name in ("interventions", "decided") and frame.empty:
             continue
         write_csv(folder / f"{name}.csv", frame)
         yield folder / f"{name}.csv"
@@ -177,7 +178,7 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator
     for name, text in texts_of.items():
         write_text(folder / name, text)
         yield folder / name
-    yield from draw_all(made.tables, made.variants, folder / "figures")
+    yield from draw_all(made.tables, made.variants, made.interventions, folder / "figures")
     if page := write_page(output_dir, texts, made=made):
         yield page
 
