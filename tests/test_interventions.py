@@ -278,6 +278,12 @@ def test_interventions_are_paired_with_the_run_without_them(run: Run) -> None:
     # three sentences, of which the second calls it harmful: the cut at half of them is the first that keeps it
     assert (settled.cuts, settled.n, settled.share, settled.flips, settled.moved) == (11, 4, 0.5, 100.0, 1.0)
     assert (report / "figures" / "cuts.svg").exists()
+    thoughts = pd.read_csv(report / "thoughts.csv").set_index("benchmark")
+    own, turned_round = thoughts.loc["embedded_harmful"], thoughts.loc["embedded_harmful+assessment_turn"]
+    assert (own.n, own.against, own.safe_thought, own.follows, own.assessed) == (4, 0, 0, 1, 4)
+    assert (turned_round.follows, turned_round.safe_answer) == (1, 0)
+    deleted = thoughts.loc["embedded_harmful+assessment_delete"]  # "So I refuse." is left, and the model helps
+    assert (deleted.n, deleted.safe_thought, deleted.against) == (4, 4, 1)
     table = (report / "tables" / "interventions.md").read_text()
     assert "no intervention" in table
     assert "assessment_turn" in table
@@ -342,6 +348,13 @@ def test_prompts_are_changed_and_the_record_keeps_the_question(run: Run) -> None
         assert {one.prompt for one in texts(folder, f"embedded_harmful+{name}").values()} == {
             one.prompt for one in base.values()
         }
+
+
+def test_a_prompt_that_grows_beyond_the_context_is_refused(run: Run) -> None:
+    with pytest.raises(
+        RunError, match=r"embedded_harmful\+hijack: the prompt .* more than backbone.context_length=1100"
+    ):
+        run("intervention=prompt", "backbone.context_length=1100", stages="[generate]")
 
 
 def test_every_packaged_intervention_is_checked(run: Run) -> None:

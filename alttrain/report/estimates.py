@@ -387,6 +387,41 @@ def interventions(found: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Va
     return frame, contrasts
 
 
+def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
+    """The rows of thoughts.csv: whether thought and answer agree, for each run and benchmark of harm or over-refusal.
+
+    - `against`      of the thoughts that decide and whose answer has a verdict (`n`), the share whose answer does the
+                     other: `safe_thought` ones refuse and the answer does not, `safe_answer` ones the other way round
+    - `follows`      of the assessed thoughts whose answer has a verdict (`assessed`), the share whose answer acts on
+                     the assessment: it refuses if and only if that says harmful
+    - `assessed_at`  the mean share of the thought's characters before the assessment
+    """
+    rows = []
+    for one in judged:
+        if one.measure not in ("harmful_rate", "over_refusal_rate"):
+            continue
+        known = [thought for thought in one.thoughts() if thought.answer_refuses is not None]
+        decided = [thought for thought in known if thought.refuses is not None]
+        assessed = [thought for thought in known if thought.assessment is not None]
+        if not decided:
+            continue
+        safe_thought = sum(bool(own.refuses and not own.answer_refuses) for own in decided)
+        safe_answer = sum(bool(own.answer_refuses and not own.refuses) for own in decided)
+        acting = sum((own.assessment == "harmful") == own.answer_refuses for own in assessed)
+        places = [(own.position_share, own.id) for own in assessed if own.position_share is not None]
+        numbers = {
+            "against": statistics.rate(safe_thought + safe_answer, len(decided)),
+            "follows": statistics.rate(acting, len(assessed)),
+            "assessed_at": statistics.mean_by_item([place for place, _ in places], [name for _, name in places]),
+        }
+        row: dict[str, Any] = {"run": one.run, "benchmark": one.benchmark, "protocol": one.protocol, "n": len(decided)}
+        row |= {"safe_thought": safe_thought, "safe_answer": safe_answer, "assessed": len(assessed)}
+        for name, number in numbers.items():
+            row |= zip((name, f"{name}_low", f"{name}_high"), number, strict=True)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def kept_by(one: Evaluation) -> float:
     """The share of the thought that a cut keeps; nan for other interventions."""
     settings = one.intervention["settings"]

@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from alttrain.report import measures
-from alttrain.report.estimates import Contrast, Contrasts, Number, comparisons, decided, interventions, numbers
+from alttrain.report.estimates import (
+    Contrast,
+    Contrasts,
+    Number,
+    comparisons,
+    decided,
+    interventions,
+    numbers,
+    thoughts,
+)
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.published import beside, covers, described, published
 from alttrain.report.results import Evaluation, Made, changes, option, structure, tidy
@@ -88,6 +97,7 @@ class Report(NamedTuple):
     compared: pd.DataFrame
     interventions: pd.DataFrame
     decided: pd.DataFrame
+    thoughts: pd.DataFrame
     structure: pd.DataFrame
     runs: pd.DataFrame
     tables: Mapping[str, pd.DataFrame]
@@ -103,7 +113,9 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     intervened, effects = interventions(whole)
     if effects:
         made["interventions"] = _effects(whole, effects)
-    return Report(plain, found, results, compared, intervened, decided(whole), structure(plain), runs, made)
+    return Report(
+        plain, found, results, compared, intervened, decided(whole), thoughts(judged), structure(plain), runs, made
+    )
 
 
 def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:

@@ -311,7 +311,14 @@ def _prompt(
     text = prompt_text(run, renderer, benchmark, row, answers)
     ids = renderer.encode(text)
     turn = "" if len(answers) == len(_turns(run, benchmark, row)) - 1 else f"@{len(answers)}"
-    cut_at = run.protocol.decoding_for(benchmark).cut_at(run.backbone.context_length)
+    decoding, context = run.protocol.decoding_for(benchmark), run.backbone.context_length
+    cut_at = decoding.cut_at(context)
+    if benchmark.intervention and cut_at is None and len(ids) + decoding.max_new_tokens > context:
+        key = run.protocol.key_for(benchmark, "max_new_tokens")  # the check stage knows the other prompts only
+        raise RunError(
+            f"{benchmark.name}: the prompt {row.id} has {len(ids)} tokens, which with {key}={decoding.max_new_tokens} "
+            f"are more than backbone.context_length={context}; set a smaller intervention"
+        )
     return Prompt(ids, text, f"{row.id}#{sample}{turn}", None if cut_at is None else max(1, cut_at - len(ids)))
 
 

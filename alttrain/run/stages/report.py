@@ -162,10 +162,11 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator
         "comparisons": made.compared,
         "interventions": made.interventions,
         "decided": made.decided,
+        "thoughts": made.thoughts,
         "structure": made.structure,
     }
     for name, frame in frames.items():
-        if name in ("interventions", "decided") and frame.empty:
+        if name in ("interventions", "decided", "thoughts") and frame.empty:
             continue
         write_csv(folder / f"{name}.csv", frame)
         yield folder / f"{name}.csv"
