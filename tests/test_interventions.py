@@ -357,11 +357,96 @@ def test_a_prompt_that_grows_beyond_the_context_is_refused(run: Run) -> None:
         run("intervention=prompt", "backbone.context_length=1100", stages="[generate]")
 
 
+# --- a live attacker ---
+
+ATTACK = ["intervention=crescendo", "intervention.crescendo.attacker.model_name=attacker"]
+
+
+def attacking(serve: Serve, *more: str, behave: Any = None) -> tuple[Any, list[str]]:
+    """A stub attacker whose messages are numbered by turn, and the arguments that use it."""
+
+    def write(question: str, count: int) -> Say:
+        turns, refused = question.count("<message-"), question.count("<refused-")
+        return Say(f"Message {turns + 1}" + f", gentler {refused}" * (refused > 0))
+
+    stub = serve(behave or write)
+    return stub, [*ATTACK, f"intervention.crescendo.attacker.base_url={stub.url}", *more]
+
+
+def target(prompt: str, count: int) -> Say:
+    """A model that refuses the third message at first, and tells how many messages it sees."""
+    text = json.loads(prompt)
+    message = text.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
+    if message == "Message 3":
+        return Say(f"{HARMFUL_THOUGHT}\n</think>\n\n{REFUSAL}")
+    return Say(f"Fine.\n</think>\n\nHere are {text.count('<|im_start|>user')} paragraphs on {message}, as you asked.")
+
+
+def test_crescendo_takes_refused_messages_back(run: Run, serve: Serve) -> None:
+    run.stub.behave = target  # type: ignore[attr-defined]
+    stub, arguments = attacking(serve, "intervention.crescendo.turns=4")
+    folder = run(*arguments)
+    asked = texts(folder, "embedded_harmful")
+    for name, one in texts(folder, "embedded_harmful+crescendo").items():
+        assert (*one.turns, one.prompt) == ("Message 1", "Message 2", "Message 3, gentler 1", "Message 4")
+        assert [answer.partition(" paragraphs")[0] for answer in one.earlier] == [f"Here are {n}" for n in (1, 2, 3)]
+        assert one.answer.startswith("Here are 4 paragraphs on Message 4")
+        assert one.goal == asked[name].prompt
+        assert one.given == 0
+    assert len(stub.asked) == 4 * 5  # four goals; four turns and one backtrack each
+    frame = pd.read_csv(folder.parent.parent / "report" / "interventions.csv").set_index("intervention")
+    assert frame.loc["crescendo"].left_out == 0
+
+
+def test_crescendo_ends_after_its_backtracks(run: Run, serve: Serve) -> None:
+    stub, arguments = attacking(serve, "intervention.crescendo.backtracks=2")
+    folder = run(*arguments, stages="[generate]")  # this model refuses every message
+    for one in texts(folder, "embedded_harmful+crescendo").values():
+        assert (one.prompt, one.turns, one.answer) == ("Message 1", (), REFUSAL)
+    assert len(stub.asked) == 4 * 3
+
+
+def test_an_interrupted_attack_goes_on(run: Run, serve: Serve, quick_retries: None) -> None:
+    run.stub.behave = target  # type: ignore[attr-defined]
+    dead = [False]
+
+    def write(question: str, count: int) -> Say:
+        if question.count("<message-") == 2:
+            dead[0] = True
+        return Say(status=503) if dead[0] and not alive[0] else Say(f"Message {question.count('<message-') + 1}.")
+
+    alive = [False]
+    stub, arguments = attacking(
+        serve, "intervention.crescendo.turns=3", "intervention.crescendo.attacker.attempts=2", behave=write
+    )
+    with pytest.raises(RunError, match=r"embedded_harmful\+crescendo: 4 of 4 prompts have no answer yet"):
+        run(*arguments, stages="[generate]")
+    first = {question for question in stub.asked if question.count("<message-") < 2}
+    path = next((run("tag=x", stages="[generate]")).parent.glob("*s0")) / "evaluation/embedded_harmful+crescendo"
+    assert not (path / "generations.jsonl").exists() or not (path / "generations.jsonl").read_text()
+    alive[0] = True
+    folder = run(*arguments, stages="[generate]")
+    made = texts(folder, "embedded_harmful+crescendo").values()
+    assert {(*one.turns, one.prompt) for one in made} == {("Message 1.", "Message 2.", "Message 3.")}
+    assert {stub.asked[question] for question in first} == {1}  # their replies were kept
+
+
+def test_an_attacker_that_declines_is_recorded_as_that(run: Run, serve: Serve) -> None:
+    _, arguments = attacking(serve, behave=lambda question, count: Say(REFUSAL))
+    with pytest.raises(RunError, match="4 of 4 prompts have no answer, because the attacker wrote no message"):
+        run(*arguments, stages="[generate]")
+
+
+def test_an_attackers_server_is_asked_before_anything_runs(run: Run) -> None:
+    with pytest.raises(RunError, match=r"intervention.crescendo.attacker.base_url=http://127.0.0.1:9/v1: no server"):
+        run(*ATTACK, "intervention.crescendo.attacker.base_url=http://127.0.0.1:9/v1", stages="[check,generate]")
+
+
 def test_every_packaged_intervention_is_checked(run: Run) -> None:
     from importlib import resources
 
     names = [
         path.name.removesuffix(".yaml") for path in resources.files("alttrain.conf").joinpath("intervention").iterdir()
     ]
-    for name in sorted(set(names) - {"none", "prefill_thought", "__init__.py", "__pycache__"}):
+    for name in sorted(set(names) - {"none", "prefill_thought", "crescendo", "__init__.py", "__pycache__"}):
         run(f"intervention={name}", stages="[check]")

@@ -24,7 +24,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -102,6 +103,11 @@ class Intervention:
     thinks: ClassVar[bool] = False  # whether it needs a backbone that thinks
     rounds: ClassVar[int] = 1  # how often `begin` is called, each time with the response so far
     chat: ClassVar[bool] = True  # whether the message is put into the chat template
+    live: ClassVar[bool] = False  # whether a model writes the messages (`alttrain.evaluation.attackers`)
+    requests: ClassVar[int] = 0  # the most requests to servers for one prompt
+
+    def check(self, where: str) -> None:
+        """Raise ValueError, naming the config key below `where`, if a server is not available."""
 
     def message(self, message: str, row: Example, sample: int, given: Given) -> str:
         """The user's last message."""
@@ -110,6 +116,10 @@ class Intervention:
     def begin(self, row: Example, own: Generation, given: Given) -> Begun | None:
         """The beginning of the response; None if the intervention does not apply. `own` is the run's own response."""
         return Begun()
+
+    def converse(self, rows: Sequence[Example], answer: Any, cache: Path) -> Sequence[Any]:
+        """Let a model write the messages of all rows, if the intervention is `live`."""
+        raise NotImplementedError
 
     def draw(self, row: Example, count: int) -> int:
         """A number below `count` that depends on the seed and the prompt only."""

@@ -228,6 +228,11 @@ def _refuse_combinations(run: Run) -> None:
             f"method={run.method.name} with backbone={run.backbone.name}, which {kind} weights that a method's authors "
             "trained: method=published goes with those, and with no others"
         )
+    live = [one.name for one in run.intervened if one.intervention is not None and one.intervention.live]
+    if live and run.structure.turns_before(""):
+        raise RunError(
+            f"{live[0]}: rewrite={run.structure.name} puts a turn before each prompt, as a live attack cannot"
+        )
     if not run.training.trains:
         return
     if not run.adapter.trains:

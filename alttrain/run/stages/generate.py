@@ -14,7 +14,7 @@ It is made once the benchmark's own generations, and those of the intervention's
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 from alttrain import records
 from alttrain.backbone import Rendered, ThoughtMode
+from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Begun, Given, Intervention
@@ -177,7 +178,7 @@ def _generate(session: Session, engine: Engine, benchmark: Benchmark) -> str:
     with bar(benchmark.name, total) as advance:
         for chunk in chunks:
             rows = list[Generation]()
-            for name, answer in _answers(session, engine, benchmark, chunk, begun, advance):
+            for name, answer in _Chunk(session, engine, benchmark, chunk, begun).answers(advance):
                 found = refused.get(name, answer) if isinstance(answer, Failure) else answer
                 if isinstance(found, Failure):
                     unanswered.append(found.reason)
@@ -200,49 +201,98 @@ def _generate(session: Session, engine: Engine, benchmark: Benchmark) -> str:
     return ""
 
 
-def _answers(
-    session: Session,
-    engine: Engine,
-    benchmark: Benchmark,
-    chunk: list[Sampled],
-    begun: Intervened | None,
-    advance: Callable[[int], None],
-) -> Iterator[tuple[Name, Generation | Failure]]:
-    """Yield a generation for each prompt of a chunk, or why there is none.
+class _Chunk:
+    """Prompts that an engine answers together: `rows` as they are asked, `earlier` the answers to the turns before.
 
-    The model answers the earlier turns of a dialogue first. Thought and answer are split once, for all judges.
+    Under an intervention, `starts` has the beginnings of the responses to the last turn.
     """
-    run, renderer, template = session.run, session.renderer, session.run.backbone.template
-    mode, decoding = thought_mode(run, benchmark), run.protocol.decoding_for(benchmark)
-    earlier: list[tuple[str, ...]] = [() for _ in chunk]
-    failed: dict[int, Failure] = {}
-    rows, starts, going_on = [row for row, _ in chunk], list[Begun](), list(range(len(chunk)))
-    if begun is not None:
-        starts = [begun.beginnings[row.id, sample] for row, sample in chunk]
-        rows = [replace(row, prompt=begun.beginnings[row.id, sample].message) for row, sample in chunk]
-        benchmark = replace(benchmark, form="{prompt}")  # the message has its form already
+
+    def __init__(
+        self, session: Session, engine: Engine, benchmark: Benchmark, sampled: list[Sampled], begun: Intervened | None
+    ) -> None:
+        self.run, self.renderer, self.engine, self.begun = session.run, session.renderer, engine, begun
+        self.template, self.mode = self.run.backbone.template, thought_mode(self.run, benchmark)
+        self.benchmark, self.decoding = benchmark, self.run.protocol.decoding_for(benchmark)
+        self.sampled, self.rows = sampled, [row for row, _ in sampled]
+        self.earlier: list[tuple[str, ...]] = [() for _ in sampled]
+        self.starts: list[Begun] = []
+        if begun is not None:
+            self.starts = [begun.beginnings[row.id, sample] for row, sample in sampled]
+            self.rows = [replace(row, prompt=begun.beginnings[row.id, sample].message) for row, sample in sampled]
+            self.benchmark = replace(benchmark, form="{prompt}")  # the message has its form already
+
+    def answers(self, advance: Callable[[int], None]) -> Iterator[tuple[Name, Generation | Failure]]:
+        """Yield a generation for each prompt, or why there is none. The model answers earlier turns first."""
+        found = self._attacked(advance) if self.begun and self.begun.intervention.live else self._asked(advance)
+        for number, answer in found:
+            row, sample = self.sampled[number]
+            failed = answer if isinstance(answer, Failure) and not answer.final else None
+            yield (row.id, sample), failed or self.made(number, answer)
+
+    def _asked(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Written | Generation | Failure]]:
+        begun, failed, every = self.begun, dict[int, Failure](), range(len(self.rows))
+        before = [len(_turns(self.run, self.benchmark, row)) - 1 for row in self.rows]
+        for turn in range(max(before, default=0)):
+            for number, found in self.ask([n for n in every if turn < before[n] and n not in failed]):
+                if isinstance(found, Failure):
+                    failed[number] = found
+                else:
+                    self.earlier[number] += (self.template.history(found.text, self.mode),)
+        for _ in range(begun.intervention.rounds - 1 if begun else 0):
+            for number, found in self.ask([n for n in every if n not in failed], last=True):
+                if isinstance(found, Failure):
+                    failed[number] = found
+                elif begun:
+                    again = begun.intervention.begin(self.rows[number], self.made(number, found), begun.given)
+                    self.starts[number] = again or self.starts[number]
+        going = [number for number in every if number not in failed]
+        yield from chain(self.ask(going, advance, last=True), failed.items())
+
+    def _attacked(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Generation | Failure]]:
+        """Let an attacker write the turns. Yields the response that each attack ends with."""
+        rows = self.rows
+
+        def answer(due: Mapping[int, tuple[Sequence[str], Sequence[Generation]]]) -> dict[int, Generation | Failure]:
+            for number, (turns, said) in due.items():
+                goal = rows[number].goal or rows[number].prompt
+                self.rows[number] = replace(rows[number], prompt=turns[-1], turns=tuple(turns[:-1]), goal=goal)
+                self.earlier[number] = tuple(self.template.history(one.text, self.mode) for one in said)
+            return {n: one if isinstance(one, Failure) else self.made(n, one) for n, one in self.ask(list(due))}
+
+        assert self.begun is not None
+        self.rows = list(rows)
+        for number, talk in enumerate(self.begun.intervention.converse(rows, answer, cache_folder() / "replies")):
+            advance(1)
+            yield number, talk.failure or talk.last or Failure("no turn was taken", final=True)
 
     def ask(
-        due: list[int], advance: Callable[[int], None] = unwatched, last: bool = False
+        self, due: list[int], advance: Callable[[int], None] = unwatched, last: bool = False
     ) -> Iterator[tuple[int, Written | Failure]]:
-        """Yield the answer to the next turn of each of these rows."""
+        """Yield the answer to the next turn of each of these rows; `last` says that it is the last turn."""
         prompts = []
         for number in due:
-            prompt = _prompt(run, renderer, benchmark, rows[number], chunk[number][1], earlier[number])
-            if last and starts:
-                prompt = _begun(prompt, starts[number].rendered(template, mode), renderer, decoding)
+            (_, sample), row = self.sampled[number], self.rows[number]
+            prompt = _prompt(self.run, self.renderer, self.benchmark, row, sample, self.earlier[number])
+            if last and self.starts:
+                beginning = self.starts[number].rendered(self.template, self.mode)
+                prompt = _begun(prompt, beginning, self.renderer, self.decoding)
             prompts.append(prompt)
         left = dict.fromkeys(due, Failure("the server was given up", final=False))
-        for place, found in engine.generate(prompts, decoding, advance):
+        for place, found in self.engine.generate(prompts, self.decoding, advance):
             left.pop(due[place], None)
             yield due[place], found
         yield from left.items()
 
-    def made(number: int, found: Written | Failure) -> Generation:
-        row, sample = chunk[number]
-        given = starts[number].rendered(template, mode) if starts else ""
+    def made(self, number: int, found: Written | Generation | Failure) -> Generation:
+        """Return the record of a response. Thought and answer are split once, for all judges."""
+        if isinstance(found, Generation):
+            return found
+        row, sample = self.sampled[number]
+        if self.begun and self.begun.intervention.live:
+            row = self.rows[number]
+        given = self.starts[number].rendered(self.template, self.mode) if self.starts else ""
         text, error = ("", found.reason) if isinstance(found, Failure) else (given + found.text, "")
-        thought, answer, closed = template.split(text, mode)
+        thought, answer, closed = self.template.split(text, self.mode)
         return Generation(
             id=row.id,
             prompt=row.prompt,
@@ -254,33 +304,15 @@ def _answers(
             answer=answer,
             closed=closed and isinstance(found, Written),
             finish=found.finish if isinstance(found, Written) else "error",
-            thought_tokens=len(renderer.encode(thought)) if thought else 0,
-            answer_tokens=len(renderer.encode(answer)) if answer else 0,
+            thought_tokens=len(self.renderer.encode(thought)) if thought else 0,
+            answer_tokens=len(self.renderer.encode(answer)) if answer else 0,
             sample=sample,
-            earlier=tuple(turn.strip() for turn in earlier[number]),
+            earlier=tuple(turn.strip() for turn in self.earlier[number]),
             error=error,
             turns=row.turns,
             goal=row.goal,
             given=0 if error else len(given),
         )
-
-    before = [len(_turns(run, benchmark, row)) - 1 for row in rows]
-    for turn in range(max(before, default=0)):
-        for number, found in ask([n for n in going_on if turn < before[n] and n not in failed]):
-            if isinstance(found, Failure):
-                failed[number] = found
-            else:
-                earlier[number] += (template.history(found.text, mode),)
-    for _ in range(begun.intervention.rounds - 1 if begun else 0):
-        for number, found in ask([n for n in going_on if n not in failed], last=True):
-            if isinstance(found, Failure):
-                failed[number] = found
-            elif begun and (again := begun.intervention.begin(rows[number], made(number, found), begun.given)):
-                starts[number] = again
-    going = [number for number in range(len(chunk)) if number not in failed]
-    for number, found in chain(ask(going, advance, last=True), failed.items()):
-        unknown = found if isinstance(found, Failure) and not found.final else None
-        yield (chunk[number][0].id, chunk[number][1]), unknown or made(number, found)
 
 
 def thought_mode(run: Run, benchmark: Benchmark) -> ThoughtMode:
