@@ -28,6 +28,7 @@ from alttrain.evaluation.interventions import (
     step_of,
 )
 from alttrain.records import Example, Generation, read_rows
+from alttrain.report.card import card
 from alttrain.run.app import execute
 
 QWEN = replace(CHATML, opened_by="model")
@@ -290,6 +291,14 @@ def test_interventions_are_paired_with_the_run_without_them(run: Run) -> None:
     metrics = pd.read_csv(report / "metrics.csv")
     assert set(metrics.benchmark) == {"embedded_harmful"}  # the tables of benchmarks list none under an intervention
     assert "assessment_turn" not in (report / "tables" / "overview.md").read_text()
+
+
+def test_a_card_lists_no_intervention(run: Run) -> None:
+    folder = run("intervention=prefill")
+    assert (folder / "evaluation" / "embedded_harmful+prefill_refusal" / "metrics.json").exists()
+    text = card(folder)
+    assert "embedded_harmful" in text
+    assert "prefill" not in text
 
 
 def test_an_intervention_that_is_added_asks_only_for_its_own(run: Run) -> None:

@@ -32,7 +32,8 @@ def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     settings = read_if_there(run_folder / "fingerprint.json")
     trained = dict(record) if record is not None else read_if_there(run_folder / "train.json", Trained)
     counts = read_if_there(run_folder / "rewrite.json", Rewritten)
-    judged = {path: read_metrics(path) for path in sorted(run_folder.glob("evaluation/*/metrics.json"))}
+    every = {path: read_metrics(path) for path in sorted(run_folder.glob("evaluation/*/metrics.json"))}
+    judged = {path: one for path, one in every.items() if "intervention" not in one.get("provenance", {})}
     results = [found for path, one in judged.items() for found in _results(one, path.with_name("fingerprint.json"))]
     source = str(settings.get("backbone.source", ""))
     on_hub = HUB_ID.fullmatch(source) and trained.get("weights") != "local"

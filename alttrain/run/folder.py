@@ -24,6 +24,8 @@ from alttrain.run.assembly import Run
 
 DEFAULT_PROTOCOL = "offline"
 """The protocol whose evaluation folders have only the benchmark's name."""
+BEGUN = "begun.jsonl"
+"""In an evaluation folder: how an intervention begins each response."""
 PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers", "numpy")
 
 

@@ -30,7 +30,7 @@ from alttrain.generation.engine import Decoding, Engine, Prompt, Written, unwatc
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import DamagedError, Example, Generation
 from alttrain.run.assembly import Run
-from alttrain.run.folder import evaluation_fingerprint, evaluation_folder, read_by
+from alttrain.run.folder import BEGUN, evaluation_fingerprint, evaluation_folder, read_by
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.run.stages.train import changed, writer
@@ -41,7 +41,6 @@ Sampled = tuple[Example, int]
 """A prompt and the number of its sample."""
 Name = tuple[str, int]
 """A prompt's id and the number of its sample."""
-BEGUN = "begun.jsonl"
 
 
 def generate(run: Run, session: Session) -> None:

@@ -14,6 +14,7 @@ from alttrain.config import RunError
 from alttrain.records import DamagedError, Example, Rewritten, Trained, checksum, read_if_there, read_rows, write_sealed
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
+from alttrain.run.folder import BEGUN
 from alttrain.run.loggers import open_loggers
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
@@ -49,6 +50,9 @@ def train(run: Run, session: Session) -> None:
             return
         log.warning("train     is done again, and what is made with it: %s is not what it was", names[0])
         for path in run.folder.glob("evaluation/*/generations.jsonl"):
+            path.unlink()
+        for path in run.folder.glob(f"evaluation/*/{BEGUN}"):  # made from the generations
+            path.with_name("fingerprint.json").unlink(missing_ok=True)
             path.unlink()
         finished.unlink()
 
