@@ -296,7 +296,7 @@ def test_interventions_are_paired_with_the_run_without_them(run: Run) -> None:
 def test_a_card_lists_no_intervention(run: Run) -> None:
     folder = run("intervention=prefill")
     assert (folder / "evaluation" / "embedded_harmful+prefill_refusal" / "metrics.json").exists()
-    text = card(folder)
+    text = card(folder, {"steps": 1, "tokens": 10, "examples": 1, "precision": "float32", "final_loss": 1.0})
     assert "embedded_harmful" in text
     assert "prefill" not in text
 
