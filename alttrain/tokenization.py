@@ -167,6 +167,24 @@ class Renderer:
         """Return the ids of a text, adding nothing. Only the template's pieces yield special tokens."""
         return self._batch([text])[0]
 
+    def begin(self, text: Rendered, then: str) -> tuple[list[int], Rendered]:
+        """Return the ids of a text that `then` follows, up to the last token that ends in it, and the text up to there.
+
+        A tokenizer may merge the end of a text with what follows, such as a full stop with line breaks, or split line
+        breaks in another way before a word. The ids of the text alone would then not be those of the whole.
+        """
+        ((whole, encoding),) = self._encodings([Rendered(*text.pieces, *_others(text), then)])
+        room = len(whole) - len(then)
+        kept = [number for number, (_, end) in enumerate(encoding.offsets) if end <= room]
+        count = kept[-1] + 1 if kept else 0
+        end = encoding.offsets[count - 1][1] if count else 0
+        pieces, cut = list(text.pieces), room - end  # of a token that is merged with what follows
+        for number in range(len(pieces) - 1, -1, -1):
+            shorter = min(cut, len(pieces[number]))
+            pieces[number] = pieces[number][: len(pieces[number]) - shorter]
+            cut -= shorter
+        return encoding.ids[:count], Rendered(*pieces)
+
     def _batch(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for _, encoding in self._encodings(texts)]
 
@@ -251,6 +269,11 @@ class Renderer:
 def _pieces(text: str) -> tuple[str, ...]:
     """Return the alternating pieces of the template and of others. A plain str is a single piece of others."""
     return text.pieces if isinstance(text, Rendered) else ("", text)
+
+
+def _others(text: Rendered) -> tuple[str, ...]:
+    """Return an empty piece of the template if the text ends with another's piece, so that another's may follow."""
+    return ("",) if len(text.pieces) % 2 == 0 else ()
 
 
 def _key_sentence(example: Example, response: str) -> tuple[int, int]:

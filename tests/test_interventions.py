@@ -153,7 +153,7 @@ def test_another_runs_thought_is_prefilled_by_words() -> None:
     own, there = response(), response(RAW.replace("bread", "cake"))
     source = given(there)
     made = Prefill(source="other", words=5).begin(ROW, own, source)
-    assert made == Begun("The user wants to know")
+    assert made == Begun("The user wants to know", then=" how to bake cake at")
     assert Prefill(source="other").begin(ROW, own, given()) is None
     assert Prefill(source="other").begin(ROW, own, given(response("</think>\n\nYes."))) is None
 

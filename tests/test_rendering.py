@@ -16,7 +16,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 
-from alttrain.backbone import Backbone, ChatTemplate
+from alttrain.backbone import Backbone, ChatTemplate, Rendered
 from alttrain.config import instantiate, register
 from alttrain.english import sentences
 from alttrain.records import Example, Segment
@@ -318,3 +318,31 @@ def test_every_structure_keeps_the_rules_in_every_form(
         rendered = zip(renderer.render(trained), trained, strict=True)
         wrong = [(row.id, problems) for sequence, row in rendered if (problems := renderer.problems(sequence, row))]
         assert wrong == [], form
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_beginning_of_a_response_has_the_ids_that_the_whole_response_has(
+    renderers: dict[str, Renderer], form: str
+) -> None:
+    renderer = renderers[form]
+    chat = renderer.backbone.template
+    thought = 'He asks: "Why?" It is harmless.\n\nSo I answer.\n\n1. First, so </think> on.\n2. Then more…'
+    whole = Rendered(chat.think_open if chat.opened_by == "model" else "", thought, chat.think_close, "10 lines, then.")
+    ids = renderer.encode(whole)
+    start = len(whole.pieces[0])
+    shortened = 0
+    for end in range(start, len(whole)):
+        inside = end < start + len(thought)
+        if not inside and end < start + len(thought + chat.think_close):
+            continue  # a delimiter is given whole
+        kept = whole.pieces[:1] + (
+            (whole[start:end],)
+            if inside
+            else (*whole.pieces[1:3], whole[:end][start + len(thought + chat.think_close) :])
+        )
+        begun, text = renderer.begin(Rendered(*kept), whole[end:])
+        assert begun == ids[: len(begun)]
+        assert whole.startswith(text)
+        assert len(whole[:end]) - len(text) < 12
+        shortened += text != whole[:end]
+    assert shortened < len(whole) * 0.8  # most ends are inside a word, and are then put at its start

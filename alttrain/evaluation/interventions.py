@@ -22,7 +22,7 @@ import base64
 import codecs
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -36,6 +36,8 @@ from alttrain.rewrite.parser import SEPARATOR, read
 
 JOIN = "+"
 """Between the names of a benchmark and of an intervention."""
+AHEAD = 20
+"""Characters of what follows that decide into which tokens a beginning is split."""
 Part = Literal["understanding", "assessment", "decision"]
 """A step of a thought. The decision is the refusal or the reasoning that ends it."""
 Span = tuple[str, int, int]
@@ -44,11 +46,16 @@ Span = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Begun:
-    """The beginning of a response: a thought, the delimiter that closes it ("" leaves it open), and an answer."""
+    """The beginning of a response: a thought, the delimiter that closes it ("" leaves it open), and an answer.
+
+    `then` is how the response is expected to go on. It only decides into which tokens the end of the beginning is split
+    (`Renderer.begin`), and is not part of it.
+    """
 
     thought: str = ""
     close: str = ""
     answer: str = ""
+    then: str = ""
 
     def rendered(self, template: ChatTemplate, mode: ThoughtMode) -> Rendered:
         """The text that follows the prompt. If the model opens thoughts, the opening delimiter comes first."""
@@ -64,10 +71,11 @@ class Given:
     mode: ThoughtMode
     responses: Mapping[tuple[str, int], Generation]
 
-    def close(self, thought: str) -> str:
-        """The closing delimiter after a thought, as in training (`ChatTemplate.response`)."""
+    def closed(self, thought: str) -> Begun:
+        """A closed thought, with the delimiter as in training (`ChatTemplate.response`); a word follows."""
         opening = self.template.think_open if self.template.opened_by == "model" else ""
-        return self.template.think_close if opening + thought else self.template.think_close.lstrip()
+        close = self.template.think_close if opening + thought else self.template.think_close.lstrip()
+        return Begun(thought, close, then="I")
 
     def raw(self, own: Generation) -> str:
         """A response as the model wrote it, without the opening delimiter."""
@@ -141,7 +149,8 @@ class Begin(Intervention):
 
     def begin(self, row: Example, own: Generation, given: Given) -> Begun:
         closed = given.mode == "open" and bool(self.closed or self.answer)
-        return Begun(self.thought, given.close(self.thought) if closed else "", self.answer)
+        begun = given.closed(self.thought) if closed else Begun(self.thought)
+        return replace(begun, answer=self.answer, then="" if self.answer else begun.then)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +169,8 @@ class Prefill(Intervention):
             return None
         ends = [len(there.thought[:at].rstrip()) for at in _word_starts(there.thought)[1:]] + [len(there.thought)]
         count = round(self.share * len(ends)) if self.words is None else min(self.words, len(ends))
-        return Begun(there.thought[: ends[count - 1]] if count else "")
+        kept = ends[count - 1] if count else 0
+        return Begun(there.thought[:kept], then=there.thought[kept:][:AHEAD])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +190,7 @@ class Cut(Intervention):
             return _whole(raw, given)
         ends = [0, *(end for _, end in sentences(own.thought))]
         kept = raw[: raw.index(own.thought) + ends[round(self.share * (len(ends) - 1))]].rstrip()
-        return Begun(kept, given.close(kept))
+        return given.closed(kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,10 +218,10 @@ class Step(Intervention):
         offset = raw.index(own.thought)
         before, after = raw[: offset + start], own.thought[end:]
         if self.how == "same":
-            return Begun(raw[: offset + end])
+            return Begun(raw[: offset + end], then=raw[offset + end :][:AHEAD])
         if self.how == "delete":
             kept = (before + after.lstrip()).rstrip()
-            return Begun(kept, given.close(kept))
+            return given.closed(kept)
         if self.how == "turn":
             texts: Sequence[str] = self.instead.get(says, ())  # type: ignore[call-overload]
         else:
@@ -308,7 +318,7 @@ def _whole(raw: str, given: Given) -> Begun:
     thought, _, rest = raw.rpartition(delimiter)
     kept = thought.rstrip("\n")
     breaks = len(rest) - len(rest.lstrip("\n"))
-    return Begun(kept, thought[len(kept) :] + delimiter + rest[:breaks])
+    return Begun(kept, thought[len(kept) :] + delimiter + rest[:breaks], then=rest[breaks:][:AHEAD])
 
 
 def _word_starts(text: str) -> list[int]:

@@ -203,7 +203,7 @@ def _generate(session: Session, engine: Engine, benchmark: Benchmark) -> str:
 class _Chunk:
     """Prompts that an engine answers together: `rows` as they are asked, `earlier` the answers to the turns before.
 
-    Under an intervention, `starts` has the beginnings of the responses to the last turn.
+    Under an intervention, `starts` has the beginnings of the responses to the last turn, as ids and as text.
     """
 
     def __init__(
@@ -214,11 +214,15 @@ class _Chunk:
         self.benchmark, self.decoding = benchmark, self.run.protocol.decoding_for(benchmark)
         self.sampled, self.rows = sampled, [row for row, _ in sampled]
         self.earlier: list[tuple[str, ...]] = [() for _ in sampled]
-        self.starts: list[Begun] = []
+        self.starts: list[tuple[list[int], Rendered]] = []
         if begun is not None:
-            self.starts = [begun.beginnings[row.id, sample] for row, sample in sampled]
+            self.starts = [self.start(begun.beginnings[row.id, sample]) for row, sample in sampled]
             self.rows = [replace(row, prompt=begun.beginnings[row.id, sample].message) for row, sample in sampled]
             self.benchmark = replace(benchmark, form="{prompt}")  # the message has its form already
+
+    def start(self, begun: Begun) -> tuple[list[int], Rendered]:
+        """Return the ids and the text of a beginning."""
+        return self.renderer.begin(begun.rendered(self.template, self.mode), begun.then)  # type: ignore[no-any-return]
 
     def answers(self, advance: Callable[[int], None]) -> Iterator[tuple[Name, Generation | Failure]]:
         """Yield a generation for each prompt, or why there is none. The model answers earlier turns first."""
@@ -243,7 +247,7 @@ class _Chunk:
                     failed[number] = found
                 elif begun:
                     again = begun.intervention.begin(self.rows[number], self.made(number, found), begun.given)
-                    self.starts[number] = again or self.starts[number]
+                    self.starts[number] = self.start(again) if again else self.starts[number]
         going = [number for number in every if number not in failed]
         yield from chain(self.ask(going, advance, last=True), failed.items())
 
@@ -273,8 +277,7 @@ class _Chunk:
             (_, sample), row = self.sampled[number], self.rows[number]
             prompt = _prompt(self.run, self.renderer, self.benchmark, row, sample, self.earlier[number])
             if last and self.starts:
-                beginning = self.starts[number].rendered(self.template, self.mode)
-                prompt = _begun(prompt, beginning, self.renderer, self.decoding)
+                prompt = _begun(prompt, *self.starts[number], self.decoding)
             prompts.append(prompt)
         left = dict.fromkeys(due, Failure("the server was given up", final=False))
         for place, found in self.engine.generate(prompts, self.decoding, advance):
@@ -289,7 +292,7 @@ class _Chunk:
         row, sample = self.sampled[number]
         if self.begun and self.begun.intervention.live:
             row = self.rows[number]
-        given = self.starts[number].rendered(self.template, self.mode) if self.starts else ""
+        given = self.starts[number][1] if self.starts else ""
         text, error = ("", found.reason) if isinstance(found, Failure) else (given + found.text, "")
         thought, answer, closed = self.template.split(text, self.mode)
         return Generation(
@@ -319,11 +322,11 @@ def thought_mode(run: Run, benchmark: Benchmark) -> ThoughtMode:
     return (benchmark.intervention and benchmark.intervention.mode) or run.training.thought
 
 
-def _begun(prompt: Prompt, beginning: Rendered, renderer: Any, decoding: Decoding) -> Prompt:
+def _begun(prompt: Prompt, ids: list[int], beginning: Rendered, decoding: Decoding) -> Prompt:
     """Return a prompt followed by the beginning of its response, which counts towards the cap on new tokens."""
-    if not beginning:
+    own = prompt.text
+    if not ids:
         return prompt
-    ids, own = renderer.encode(beginning), prompt.text
     pieces = own.pieces if isinstance(own, Rendered) else ("", own, "")
     text = Rendered(*pieces[:-1], pieces[-1] + beginning.pieces[0], *beginning.pieces[1:])
     return replace(prompt, ids=prompt.ids + ids, text=text, cap=max(1, prompt.most(decoding) - len(ids)))
