@@ -153,9 +153,10 @@ class Evaluation:
         Empty if an older version judged.
         """
         views: dict[str, tuple[str, str, str, Decides | None]] = {}
-        for one in self.analysis.get("others", ()) if self.decides else ():
+        decided = self.decides.part if self.decides else ""
+        for one in self.analysis.get("others", ()) if decided else ():
             judge, made, part = one["judge"], one["protocol_hash"], one["part"]
-            suffix = "" if part == self.decides.part else f".{part}"
+            suffix = "" if part == decided else f".{part}"
             name = f"{self.measure}{'' if judge == self.judge else f'.{judge}'}{suffix}"
             views[name] = f"{self.measure}{suffix}", made, judge, Decides(self.measure, judge, part, one["counted"])
             names, hashes = zip(*sorted([(self.judge, self.made[2]), (judge, made)]), strict=True)

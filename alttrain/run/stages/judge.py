@@ -199,8 +199,13 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
     measure = benchmark.measure
     shared = (key for key in (benchmark.name, measure) if run.protocol.judges.get(key) == benchmark.judge)
     main = next((f"protocol.judges.{key}" for key in shared), f"evaluation.benchmarks.{benchmark.name}.judge")
-    others = run.protocol.second_opinions.get(measure, ())
+    others = _each(run.protocol.second_opinions.get(measure, ()))
     return {main: benchmark.judge} | {f"protocol.second_opinions.{measure}.{n}": j for n, j in enumerate(others)}
+
+
+def _each(second_opinions: Any) -> list[Any]:
+    """Return the entries of a list, or of what the command line makes of judge@protocol.second_opinions.MEASURE.0."""
+    return list(second_opinions.values() if isinstance(second_opinions, Mapping) else second_opinions)
 
 
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
@@ -251,7 +256,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     Of a judge's server settings, only the address is included.
     """
     nodes = [run.config["evaluation"]["benchmarks"][benchmark.name]["judge"]]
-    nodes += run.config["protocol"]["second_opinions"].get(benchmark.measure, [])
+    nodes += _each(run.config["protocol"]["second_opinions"].get(benchmark.measure, []))
     judges: dict[str, Any] = {}
     for judge, node in zip(judges_of(run, benchmark).values(), nodes, strict=True):
         if judge.name in judges:
@@ -360,8 +365,8 @@ def _measure(
     if len(comparable) > 1 or benchmark.human_labels:
         for pair in _agreement(run, benchmark, judgements, comparable)["kappa"]:
             if pair["first"] == main[0]:
-                n, undecided = pair["n"] + pair["undecided"], pair["undecided"]
-                metrics.append(Metric(f"kappa.{pair['second']}", *pair["coefficient"].values(), n, undecided, 0))
+                counts_of = {"n": pair["n"] + pair["undecided"], "undecided": pair["undecided"], "truncated": 0}
+                metrics.append(Metric(f"kappa.{pair['second']}", **pair["coefficient"], **counts_of))
     return counts, metrics
 
 
