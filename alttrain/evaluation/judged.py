@@ -12,7 +12,7 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, groupby, islice, product
+from itertools import chain, islice, product
 from pathlib import Path
 
 import msgspec
@@ -155,8 +155,8 @@ class Judgements:
             if row.error.startswith(NO_REPLY):
                 row = self._undecided.get((row.judge, row.part, place), row)
             made.append(replace(row, hash=self._hashes[place]))
-        for name, own in groupby(made, key=lambda row: row.judge):
-            append_rows(self._own[name], own)
+        if made:
+            append_rows(self._own[made[0].judge], made)
 
     def write(self) -> None:
         """Write the new judgements.jsonl, sorted by judge, part and generation. Call it when nothing is lacking.
@@ -175,8 +175,9 @@ class Judgements:
         sort_rows(self.path, _Placed, lambda row: starts[row.judge, row.part] + places[row.id, row.sample])
 
     def close(self) -> None:
-        """Remove the own files of the judges that were asked. Call it when the new judgements.jsonl is in place."""
-        for name in self.judges:
+        """Remove the judges' own files that are no longer needed. Call it when the new judgements.jsonl is in place."""
+        waiting = {block[0] for block, there in self._there.items() if block not in self._starts and any(there)}
+        for name in self.judges.keys() - waiting:
             self._own[name].unlink(missing_ok=True)
         with suppress(OSError):  # another judge's verdicts may be there
             self.path.parent.rmdir()
