@@ -1,8 +1,9 @@
 """A benchmark's judgements on disk: one row for each judge, judged part and generation.
 
 judgements.jsonl has only judges that judged every generation, sorted, so that it can be read in step with the
-generations. A judge at work appends to a file of its own (judging/NAME-HASH.jsonl), and the complete file is written
-next to it: nothing that was judged before is touched until then. Verdicts of a judge that is not asked again are kept.
+generations. A judge at work appends to a file of its own (judging/NAME-PART-HASH.jsonl), and the complete file is
+written next to it: nothing that was judged before is touched until then. Verdicts of a judge that is not asked again
+are kept.
 Memory holds the ids and hashes of the generations and one byte per judgement, but no texts. A judgement stores the hash
 of its generation's line. If the line changes, the judgement is no longer valid.
 """
@@ -10,7 +11,6 @@ of its generation's line. If the line changes, the judgement is no longer valid.
 import hashlib
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice, product
 from pathlib import Path
@@ -60,9 +60,9 @@ class Judgements:
         by: str = "",
     ) -> None:
         self.path = folder / JUDGING / "judgements.jsonl"
-        self.judges = judges
+        self.judges, self._parts = judges, parts
         self._generations, self._before, self._names = folder / "generations.jsonl", folder / "judgements.jsonl", names
-        self._own = {name: folder / JUDGING / f"{name}-{digest}.jsonl" for name, digest in hashes.items()}
+        self._settings = hashes
         self._places: dict[tuple[str, int], int] = {}
         self._hashes: list[str] = []
         changed = []
@@ -77,9 +77,7 @@ class Judgements:
         self.rows = len(self._hashes)
         self.blocks: list[tuple[str, str]] = list(product(judges, parts))
         self._there = {block: bytearray(self.rows) for block in self.blocks}
-        self._present: dict[
-            tuple[str, str], bytearray
-        ] = {}  # those of `_there` that are in the present judgements.jsonl
+        self._present: dict[tuple[str, str], bytearray] = {}  # those of `_there` in the present judgements.jsonl
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
 
     def find(self) -> None:
@@ -92,7 +90,7 @@ class Judgements:
         for row in self._judged_before():
             self._takes(row)
         self._present = {block: bytearray(there) for block, there in self._there.items()}
-        for path in (self._own[name] for name in self.judges):
+        for path in self._asked():
             repair_rows(path)
             if path.exists():
                 write_rows(path, (row for row in iterate_rows(path, Judgement) if self._takes(row)))
@@ -156,7 +154,7 @@ class Judgements:
                 row = self._undecided.get((row.judge, row.part, place), row)
             made.append(replace(row, hash=self._hashes[place]))
         if made:
-            append_rows(self._own[made[0].judge], made)
+            append_rows(self._own(made[0].judge, made[0].part), made)
 
     def write(self) -> None:
         """Write the new judgements.jsonl, sorted by judge, part and generation. Call it when nothing is lacking.
@@ -164,23 +162,20 @@ class Judgements:
         Verdicts of other judges that do not cover all generations, since texts changed, are put into their own files,
         until these judges are asked again.
         """
-        parked = {block for block in self._present if block not in self._starts and any(self._present[block])}
-        for name in dict.fromkeys(name for name, _ in sorted(parked)):
-            append_rows(self._own[name], self._still_valid({block for block in parked if block[0] == name}))
-            log.warning("%s did not judge every text; its verdicts are kept in %s", name, self._own[name])
-        own = (iterate_rows(self._own[name], Judgement) for name in self.judges if self._own[name].exists())
-        new = (row for row in chain.from_iterable(own) if (row.judge, row.part) in self._starts)
-        write_rows(self.path, chain(self._still_valid(self._starts), new))
+        for block in [block for block in self._present if block not in self._starts and any(self._present[block])]:
+            append_rows(self._own(*block), self._still_valid({block}))
+            log.warning("%s did not judge every text; its verdicts are kept in %s", block[0], self._own(*block))
+        new = (iterate_rows(path, Judgement) for path in self._asked() if path.exists())
+        write_rows(self.path, chain(self._still_valid(self._starts), *new))
         starts, places = self._starts, self._places
         sort_rows(self.path, _Placed, lambda row: starts[row.judge, row.part] + places[row.id, row.sample])
 
-    def close(self) -> None:
-        """Remove the judges' own files that are no longer needed. Call it when the new judgements.jsonl is in place."""
-        waiting = {block[0] for block, there in self._there.items() if block not in self._starts and any(there)}
-        for name in self.judges.keys() - waiting:
-            self._own[name].unlink(missing_ok=True)
-        with suppress(OSError):  # another judge's verdicts may be there
-            self.path.parent.rmdir()
+    def _own(self, judge: str, part: str) -> Path:
+        """The file to which a judge at work appends its verdicts on one part."""
+        return self.path.with_name(f"{own_name(judge, part, self._settings[judge])}.jsonl")
+
+    def _asked(self) -> list[Path]:
+        return [self._own(*block) for block in self.blocks if block[0] in self.judges and block[1] in self._parts]
 
     def _still_valid(self, blocks: Collection[tuple[str, str]]) -> Iterator[Judgement]:
         """The rows of the present judgements.jsonl, of these blocks, that `find` took, each once."""
@@ -198,6 +193,11 @@ class Judgements:
     def of(self, judge: str, part: str) -> Iterator[Judgement]:
         """One judge's judgements of one part, in the order of the generations. Call `write` first."""
         return islice(iterate_rows(self.path, Judgement, self._starts[judge, part]), self.rows)
+
+
+def own_name(judge: str, part: str, settings: str) -> str:
+    """The name, without its ending, of the file of a judge at work. `settings` is the hash of the judge's settings."""
+    return f"{judge}-{part}-{settings}"
 
 
 def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

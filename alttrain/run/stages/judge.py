@@ -20,6 +20,7 @@ import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -35,7 +36,7 @@ from alttrain.dataset.sources import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeContext, Metric
 from alttrain.evaluation.adherence import Outcomes, assessing, failures
 from alttrain.evaluation.agreement import SHOWN, judge_report, read_labels, text_hash
-from alttrain.evaluation.judged import JUDGING, NOT_GENERATED, Judgements
+from alttrain.evaluation.judged import JUDGING, NOT_GENERATED, Judgements, own_name
 from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.judges.judge import Says, request
 from alttrain.evaluation.metrics import Summary, counted
@@ -133,7 +134,6 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
         },
     )
     _put(folder)
-    judgements.close()
     rate = metrics[0]
     if contamination:
         log.warning("judge     %s: %d training prompts are also in it", benchmark.name, len(contamination))
@@ -144,15 +144,27 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
 
 
 def _put(folder: Path) -> None:
-    """Put the complete files of judging/ in place, metrics.json last; remove those that no longer apply."""
+    """Put the complete files of judging/ in place, metrics.json last; remove those that no longer apply.
+
+    Files of judges at work whose verdicts are thereby in place are removed; others may wait for their judge.
+    """
     made = folder / JUDGING
-    made_from = records.read_metrics(made / "metrics.json")["made_from"]
+    judged = records.read_metrics(made / "metrics.json")
+    made_from, analysis = judged["made_from"], judged["analysis"]
     for name in DOCUMENTS:
         if made_from[name] is None:
             (folder / name).unlink(missing_ok=True)
         elif (made / name).exists():
             (made / name).replace(folder / name)
+    hashes = {name: protocol_hash(entry) for name, entry in records.read_json(folder / "judges.json").items()}
+    blocks = [(one["judge"], one["part"]) for one in (analysis["decides"], *analysis["others"])]
+    placed = {own_name(judge, part, hashes[judge]) for judge, part in blocks}
+    for path in made.glob("*.jsonl"):
+        if path.stem in placed:
+            path.unlink()
     (made / "metrics.json").replace(folder / "metrics.json")
+    with suppress(OSError):  # not empty
+        made.rmdir()
 
 
 def _renamed(
