@@ -393,6 +393,8 @@ def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_colu
     grid = pivot(found["main"]).map(lambda cell: cell.value, na_action="ignore").droplevel("backbone")
     assert grid.loc["AltTrain"].tolist() == [0.75, 0.5]
     assert grid.loc["plain"].tolist()[0] == 0.25
+    why = {one.judge: one.published_why for one in found["overview"].itertuples() if one.method == "AltTrain"}
+    assert (why["judge"], why["other"]) == ("mean only", "changed")  # no figure stands beside another judge's number
     kappa = cell(found["judges"], "AltTrain", "kappa")
     assert (kappa.value, kappa.low, kappa.high, kappa.n) == (0.5, 0.1, 0.9, 4)
     assert "by judge and other" in latex("x", found["judges"]).replace(r" \ ", " ")
@@ -679,7 +681,7 @@ def test_markdown_is_exact(tmp_path: Path) -> None:
     assert markdown("Backbones", made(tmp_path)["main"]).splitlines() == [
         "# Backbones",
         "",
-        "| backbone | method | over-refusal ↓ xstest_safe |",
+        "| backbone | method | over-refusal ↓ xstest_safe by judge |",
         "| --- | --- | --- |",
         "| r1_llama_8b | No-train | **0.0** 0.0–16.1 n=20 |",
         "| r1_llama_8b | a\\|b | 95.0\\* 76.4–99.1 n=20 |",
@@ -738,7 +740,8 @@ def test_latex_compiles_as_it_is(tmp_path: Path) -> None:
     for method in ("alttrain_without_ha", "alttrain_by_gpt4o"):
         make_run(runs, {name: (measure, "yun") for name, measure in SAFETY.items()}, method=method)
     for method in ("alttrain_500", "alttrain_3000", "alttrain_benign_0", "alttrain_benign_900"):
-        make_run(runs, {"strongreject": ("harmful_rate", "yn")}, method=method)
+        run = make_run(runs, {"strongreject": ("harmful_rate", "yn")}, method=method)
+    beside(run, "strongreject", "yy", "g-strongreject", 0.5)
     found = made(runs)
     assert found.keys() == TABLES.keys() - {"recognition"}
     for name, entries in found.items():

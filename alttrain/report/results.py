@@ -168,6 +168,9 @@ class Evaluation:
             view.analysis = {}
             view.measure, made, view.judge, view.decides = views[metric["metric"]]
             view.made = *self.made[:2], made
+            if view.decides and view.judge != self.judge:  # published figures are of the judge that decides
+                changed = {**self.provenance.get("changed", {}), "judge": (self.judge, view.judge)}
+                view.provenance = {**self.provenance, "changed": changed}
             view.judged = {**self.judged, "metrics": [{**metric, "metric": view.measure}]}
         return found
 
