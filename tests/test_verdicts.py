@@ -321,6 +321,7 @@ def test_a_kill_while_files_are_put_in_place_loses_nothing(
     run(*judged_by(stub))
     assert [row.judge for row in judgements(folder)] == ["harm_score"] * 4 + ["refusal"] * 4
     assert metrics(folder)["metrics"][0]["value"] == 1.0
+    assert not (folder / "judging").exists()
 
 
 def test_verdicts_of_a_judge_that_lacks_a_text_wait_for_this_judge(run: Run, serve: Serve) -> None:
