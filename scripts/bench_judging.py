@@ -59,12 +59,17 @@ def generations(count: int, samples: int = 1) -> Iterator[Generation]:
         )
 
 
+def judged(folder: Path) -> Judgements:
+    judgements = Judgements(folder, {JUDGE: RefusalJudge()}, ["answer"], {}, {JUDGE: "bench"})
+    judgements.find()
+    return judgements
+
+
 def judge(folder: Path) -> int:
     """Judge refusals and find every thought's adherence, as the stage does."""
-    judgements = Judgements(folder, {JUDGE: RefusalJudge()}, ["answer"])
-    judgements.keep(lambda row: True)
+    judgements = judged(folder)
     judgements.make(JUDGE, "answer", JudgeContext(folder))
-    judgements.sort()
+    judgements.write()
     rows = iterate_rows(folder / "generations.jsonl", Generation)
     told = zip(rows, judgements.of(JUDGE, "answer"), strict=True)
     write_rows(folder / "adherence.jsonl", (Adherence.of(row, verdict) for row, verdict in told))
@@ -73,7 +78,8 @@ def judge(folder: Path) -> int:
 
 def summarise(folder: Path) -> int:
     """Read generations, judgements and adherence from disk, and summarise them."""
-    judgements = Judgements(folder, {JUDGE: RefusalJudge()}, ["answer"])
+    judgements = judged(folder)
+    judgements.write()
     summary = Summary("harmful_rate")
     rows = iterate_rows(folder / "generations.jsonl", Generation)
     found = iterate_rows(folder / "adherence.jsonl", Adherence)

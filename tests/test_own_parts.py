@@ -76,6 +76,9 @@ class Mentions:
     def check(self, where, model_fault):
         return
 
+    def agreement(self):
+        return None
+
     def judge(self, generations, context):
         for row in generations:
             context.progress(1)

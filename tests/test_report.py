@@ -33,7 +33,7 @@ from alttrain.run.stages.report import report, show, write_report
 
 NAN = math.nan
 HEADER = "run,backbone,dataset,rewrite,training,seed,benchmark,metric,value,low,high,n,undecided,truncated,"
-HEADER += "protocol,protocol_hash,method,changed"
+HEADER += "protocol,protocol_hash,method,changed,judge"
 
 
 def names(run: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def names(run: str) -> dict[str, Any]:
 def cell(run: str, benchmark: str, metric: str, value: float, **fields: Any) -> dict[str, Any]:
     """One number, its interval 0.1 wide unless told."""
     given = {"low": value - 0.05, "high": value + 0.05, "n": 100, "undecided": 0, "truncated": 0, **fields}
-    empty = dict.fromkeys(("protocol", "protocol_hash", "method", "changed"), "")
+    empty = dict.fromkeys(("protocol", "protocol_hash", "method", "changed", "judge"), "")
     return {**names(run), **empty, "benchmark": benchmark, "metric": metric, "value": value, **given}
 
 
@@ -77,6 +77,23 @@ def write_run(runs: Path, run: str, benchmarks: dict[str, list[dict[str, Any]]])
 
 
 # --- protocols ---
+
+
+def test_each_column_names_its_judge_whether_it_decides_or_not() -> None:
+    """The rate by a judge beside the deciding one stands in the column of the runs that this judge decides."""
+    guard, other = {"protocol_hash": "aaaa", "judge": "guard"}, {"protocol_hash": "bbbb", "judge": "other"}
+    heads, one, two = table(
+        cell("a", "x", "harmful_rate", 0.5, **guard),
+        cell("a", "x", "harmful_rate.other", 0.25, **other),
+        cell("a", "x", "kappa.other", 0.8, protocol_hash="aaaa bbbb", judge="guard and other"),
+        cell("a", "x", "adherence_rate", 0.75),
+        cell("b", "x", "harmful_rate", 0.1, **other),
+    )
+    assert heads == (
+        "| run | harmful ↓ x by guard | harmful ↓ x by other | agreement (kappa) x by guard and other | adherence ↑ |"
+    )
+    assert [part.strip().strip("*")[:4] for part in one.split("|")[2:5]] == ["50.0", "25.0", "0.80"]
+    assert [part.strip().strip("*")[:4] for part in two.split("|")[2:5]] == ["", "10.0", ""]
 
 
 def test_numbers_made_differently_never_share_a_column() -> None:
@@ -170,9 +187,9 @@ def test_csv_is_exact(tmp_path: Path) -> None:
     write_csv(tmp_path / "new" / "metrics.csv", found[METRICS])
     assert (tmp_path / "new" / "metrics.csv").read_text(encoding="utf-8") == (
         f"{HEADER}\n"
-        '"a,b",tiny,all,alttrain,sft,0,x,harmful_rate,0.5,0.25,0.75,100,3,7,,,,\n'
-        "c,tiny,all,alttrain,sft,0,y,accuracy,,,,2,2,0,,,,\n"
-        "d,tiny,all,alttrain,sft,0,y,accuracy,0.0,0.0,0.25,0,0,0,,,,\n"
+        '"a,b",tiny,all,alttrain,sft,0,x,harmful_rate,0.5,0.25,0.75,100,3,7,,,,,\n'
+        "c,tiny,all,alttrain,sft,0,y,accuracy,,,,2,2,0,,,,,\n"
+        "d,tiny,all,alttrain,sft,0,y,accuracy,0.0,0.0,0.25,0,0,0,,,,,\n"
     )
     write_csv(tmp_path / "metrics.csv", frame()[METRICS])
     assert (tmp_path / "metrics.csv").read_text() == f"{HEADER}\n"

@@ -37,13 +37,14 @@ def made(count: int, samples: int = 1) -> list[Generation]:
 def judgements(folder: Path, rows: Sequence[Generation]) -> Judgements:
     if not (folder / "generations.jsonl").exists():
         write_rows(folder / "generations.jsonl", rows)
-    return Judgements(folder, {"refusal": RefusalJudge()}, ["answer", "thought"])
+    names, hashes = {"refusal": "refusal"}, {"refusal": "h"}
+    return Judgements(folder, {"refusal": RefusalJudge()}, ["answer", "thought"], names, hashes)
 
 
 def finish(made: Judgements, folder: Path) -> bytes:
     for part in ("answer", "thought"):
         made.make("refusal", part, JudgeContext(folder))
-    made.sort()
+    made.write()
     return made.path.read_bytes()
 
 
@@ -54,7 +55,7 @@ def test_batches_and_interruptions_leave_the_same_file(
     rows = made(60, samples)
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     first = judgements(whole, rows)
-    first.keep(lambda row: True)
+    first.find()
     expected = finish(first, whole)
     assert [(row.part, row.id, row.sample) for row in read_rows(first.path, Judgement)] == [
         (part, row.id, row.sample) for part in ("answer", "thought") for row in rows
@@ -63,8 +64,11 @@ def test_batches_and_interruptions_leave_the_same_file(
     lines = expected.splitlines(keepends=True)
     random.Random(1).shuffle(lines)
     again = judgements(torn, rows)
-    again.path.write_bytes(b"".join(lines[:50]) + lines[3] + lines[50][:20])  # one twice, and one torn
-    again.keep(lambda row: row.part == "thought" or row.sample == 0)
+    again.path.parent.mkdir()
+    own = again.path.parent / "refusal-answer-h.jsonl"
+    own.write_bytes(b"".join(lines[:50]) + lines[3] + lines[50][:20])  # one twice, and one torn
+    (torn / "judgements.jsonl").write_bytes(b"".join(lines[40:70]) + lines[45] + lines[70][:20])
+    again.find()
     assert 0 < again.lacking("refusal", "answer") < 60
     assert finish(again, torn) == expected
 
@@ -84,13 +88,13 @@ def test_a_server_that_is_given_up_is_not_asked_batch_after_batch(
     monkeypatch.setattr(judged, "JUDGED", 10)
     rows = [replace(row, finish="stop") for row in made(35)]
     write_rows(tmp_path / "generations.jsonl", rows)
-    told = Judgements(tmp_path, {"dead": Dead()}, ["answer"])  # type: ignore[dict-item]
-    told.keep(lambda row: True)
+    told = Judgements(tmp_path, {"dead": Dead()}, ["answer"], {}, {"dead": "h"})  # type: ignore[dict-item]
+    told.find()
     told.make("dead", "answer", JudgeContext(tmp_path))
     assert asked == [10]
-    assert len(read_rows(told.path, Judgement)) == 35
-    again = Judgements(tmp_path, {"dead": Dead()}, ["answer"])  # type: ignore[dict-item]
-    again.keep(lambda row: not row.error.startswith(NO_REPLY))
+    assert len(read_rows(tmp_path / "judging" / "dead-answer-h.jsonl", Judgement)) == 35
+    again = Judgements(tmp_path, {"dead": Dead()}, ["answer"], {}, {"dead": "h"})  # type: ignore[dict-item]
+    again.find()
     assert again.lacking("dead", "answer") == 35
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from scipy import stats
 
 from alttrain.evaluation.statistics import Estimate, detectable_difference, holm, rate_over_seeds, wilson
+from alttrain.records import Judgement, append_rows
 from alttrain.report.escaping import latex_text
 from alttrain.report.estimates import (
     balanced,
@@ -285,11 +286,11 @@ def test_the_main_table_has_our_numbers_beside_the_published(tmp_path: Path) -> 
     paper_like(tmp_path)
     main = made(tmp_path)["main"]
     assert heads(main) == [
-        ("harmful ↓", "jailbreakbench_harmful"),
-        ("harmful ↓", "strongreject"),
-        ("harmful ↓", "mean of 2"),
-        ("over-refusal ↓", "xstest_safe"),
-        ("accuracy ↑", "mean of 2"),
+        ("harmful ↓", "jailbreakbench_harmful", "by judge"),
+        ("harmful ↓", "strongreject", "by judge"),
+        ("harmful ↓", "mean of 2", "by judge"),
+        ("over-refusal ↓", "xstest_safe", "by judge"),
+        ("accuracy ↑", "mean of 2", "by judge"),
     ]
     base, safe = (cell(main, method, "harmful_rate", "mean") for method in ("No-train", "AltTrain"))
     assert (base.value, base.published, base.covered, base.n, base.seeds) == (0.83, 0.835, True, 200, 1)
@@ -348,10 +349,57 @@ def test_hashes_never_share_a_column_nor_a_mean(tmp_path: Path) -> None:
         "other-jailbreakbench_harmful",
         "h-strongreject",
         "other-strongreject",
-        "mean of 2",
+        "by judge",
     ]
     means = {one.method: one.known for one in main.itertuples() if one.kind == "mean"}
     assert means == {"DirectRefusal": False, "plain": True, "AltTrain": True, described("no_train")[0]: False}
+
+
+def beside(run: Path, name: str, letters: str, hashed: str, kappa: float) -> None:
+    """Add the verdicts of a judge that does not decide."""
+    folder = run / "evaluation" / f"{name}.alttrain"
+    told = [Judgement(f"p{n}", "other", letter == "y") for n, letter in enumerate(letters)]
+    append_rows(folder / "judgements.jsonl", told)
+    record = json.loads((folder / "metrics.json").read_text())
+    record["analysis"]["others"] = [{"judge": "other", "part": "answer", "counted": True, "protocol_hash": hashed}]
+    count = {"n": len(letters), "undecided": 0, "truncated": 0}
+    share = dict(zip(("value", "low", "high"), wilson_of(letters), strict=True))
+    record["metrics"].append({"metric": "harmful_rate.other", **share, **count})
+    record["metrics"].append({"metric": "kappa.other", "value": kappa, "low": 0.1, "high": 0.9, **count})
+    (folder / "metrics.json").write_text(json.dumps(record))
+
+
+def wilson_of(letters: str) -> tuple[float, float, float]:
+    return letters.count("y") / len(letters), *wilson(letters.count("y"), len(letters))
+
+
+def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_column_of_this_judge(
+    tmp_path: Path,
+) -> None:
+    sets = {"strongreject": ("harmful_rate", "yynn")}
+    run = make_run(tmp_path, sets)
+    beside(run, "strongreject", "yyyn", "g-strongreject", 0.5)
+    other = make_run(tmp_path, {"strongreject": ("harmful_rate", "ynnn")}, method="plain", hashed="g")
+    path = other / "evaluation" / "strongreject.alttrain" / "metrics.json"
+    record = json.loads(path.read_text())
+    record["analysis"]["decides"]["judge"] = "other"
+    path.write_text(json.dumps(record))
+    found = made(tmp_path)
+    both = [("harmful ↓", "strongreject", f"by {judge}") for judge in ("other", "judge")]
+    agreed = ("agreement (kappa)", "strongreject", "by judge and other")
+    assert heads(found["judges"]) == [*both, agreed]
+    assert heads(found["main"]) == both
+    assert rows(found["judges"]) == {"r1_llama_8b": ["AltTrain"]}
+    grid = pivot(found["main"]).map(lambda cell: cell.value, na_action="ignore").droplevel("backbone")
+    assert grid.loc["AltTrain"].tolist() == [0.75, 0.5]
+    assert grid.loc["plain"].tolist()[0] == 0.25
+    why = {one.judge: one.published_why for one in found["overview"].itertuples() if one.method == "AltTrain"}
+    assert (why["judge"], why["other"]) == ("mean only", "changed")  # no figure stands beside another judge's number
+    kappa = cell(found["judges"], "AltTrain", "kappa")
+    assert (kappa.value, kappa.low, kappa.high, kappa.n) == (0.5, 0.1, 0.9, 4)
+    assert "by judge and other" in latex("x", found["judges"]).replace(r" \ ", " ")
+    assert "0.50 0.10–0.90 n=4" in markdown("x", found["judges"])
+    assert found["judges"].judge.unique().tolist() == ["other", "judge", "judge and other"]
 
 
 def test_the_mean_is_over_the_sets_most_rows_have(tmp_path: Path) -> None:
@@ -385,7 +433,7 @@ def test_without_any_row_that_has_all_sets_each_set_stands_beside_the_missing_me
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, method="alttrain_500", means=wanted)
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, method="alttrain_3000", means=wanted)
     found = made(tmp_path)["data_size"]
-    assert [heading[-1] for heading in heads(found)] == ["strongreject", "mean of 5"]
+    assert [heading[1] for heading in heads(found)] == ["strongreject", "mean of 5"]
     lacks = cell(found, "3K", "harmful_rate", "mean")
     assert (lacks.lacking, lacks.published) == ("gcg + jailbreakbench_harmful + jbc + pair", 0.047)
     assert lacks.notes == ["without gcg, jailbreakbench_harmful and 2 more"]
@@ -510,16 +558,16 @@ def test_general_ability_and_multi_turn_stand_apart(tmp_path: Path) -> None:
     found = made(tmp_path)
     general = found["general"]
     assert heads(general) == [
-        ("accuracy ↑", "cmmlu"),
-        ("exact match ↑", "nq_open"),
-        ("ROUGE ↑", "cnn_dailymail"),
-        ("F1 ↑", "nq_open"),
+        ("accuracy ↑", "cmmlu", "by judge"),
+        ("exact match ↑", "nq_open", "by judge"),
+        ("ROUGE ↑", "cnn_dailymail", "by judge"),
+        ("F1 ↑", "nq_open", "by judge"),
     ]
     assert rows(general) == {"r1_llama_8b": ["AltTrain"]}
     assert general.published_why.tolist() == ["not known", "not reported", "not known", "not known"]
     assert general.value.tolist() == pytest.approx([0.5, 2 / 3, 0.25, 0.7])
-    assert [heading[-1] for heading in heads(found["multi_turn"])] == ["safemt_attack_600"]
-    assert [heading[-1] for heading in heads(found["main"])] == ["gsm8k"]
+    assert [heading[1] for heading in heads(found["multi_turn"])] == ["safemt_attack_600"]
+    assert [heading[1] for heading in heads(found["main"])] == ["gsm8k"]
 
 
 def test_a_benchmark_keeps_its_own_label_beside_other_protocols(tmp_path: Path) -> None:
@@ -530,10 +578,10 @@ def test_a_benchmark_keeps_its_own_label_beside_other_protocols(tmp_path: Path) 
         make_run(tmp_path, sets, protocol=protocol, shown=shown, seed=len(protocol))
     found = variants(evaluations(tmp_path))
     runs = runs_table(tidy(evaluations(tmp_path)), comparisons(found)[0])
-    assert heads(runs)[:2] == [("solved ↑", "riddles alttrain"), ("solved ↑", "riddles")]
+    assert heads(runs)[:2] == [("solved ↑", "riddles alttrain", "by judge"), ("solved ↑", "riddles", "by judge")]
     own = made(tmp_path)
     assert [set(own[name].called) for name in ("main", "general", "overview")][:2] == [{"solved"}, {"solved"}]
-    assert "## Protocol alttrain\n\n| method | solved ↑ riddles |" in markdown("x", own["general"]).replace(
+    assert "## Protocol alttrain\n\n| method | solved ↑ riddles by judge |" in markdown("x", own["general"]).replace(
         "backbone | ", ""
     )
 
@@ -549,7 +597,7 @@ def test_what_untrained_backbones_recognise_is_a_table(tmp_path: Path) -> None:
     assert heads(recognition) == [
         ("opening holds a PU", "strongreject"),
         ("harm recognised", "strongreject"),
-        ("recognised, yet answered", "strongreject"),
+        ("recognised, yet answered", "strongreject", "by judge"),
     ]
     assert rows(recognition) == {"r1_llama_8b": ["No-train"]}
     assert recognition.value.tolist() == [0.9, 0.8, 0.6]
@@ -633,7 +681,7 @@ def test_markdown_is_exact(tmp_path: Path) -> None:
     assert markdown("Backbones", made(tmp_path)["main"]).splitlines() == [
         "# Backbones",
         "",
-        "| backbone | method | over-refusal ↓ xstest_safe |",
+        "| backbone | method | over-refusal ↓ xstest_safe by judge |",
         "| --- | --- | --- |",
         "| r1_llama_8b | No-train | **0.0** 0.0–16.1 n=20 |",
         "| r1_llama_8b | a\\|b | 95.0\\* 76.4–99.1 n=20 |",
@@ -692,7 +740,8 @@ def test_latex_compiles_as_it_is(tmp_path: Path) -> None:
     for method in ("alttrain_without_ha", "alttrain_by_gpt4o"):
         make_run(runs, {name: (measure, "yun") for name, measure in SAFETY.items()}, method=method)
     for method in ("alttrain_500", "alttrain_3000", "alttrain_benign_0", "alttrain_benign_900"):
-        make_run(runs, {"strongreject": ("harmful_rate", "yn")}, method=method)
+        run = make_run(runs, {"strongreject": ("harmful_rate", "yn")}, method=method)
+    beside(run, "strongreject", "yy", "g-strongreject", 0.5)
     found = made(runs)
     assert found.keys() == TABLES.keys() - {"recognition"}
     for name, entries in found.items():

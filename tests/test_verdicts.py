@@ -14,6 +14,7 @@ from alttrain.config import RunError, register
 from alttrain.config.targets import TRUSTED
 from alttrain.records import Generation, Judgement, read_rows
 from alttrain.run.app import execute
+from alttrain.run.stages.report import write_report
 
 JUDGE = "protocol.judges.harmful_rate"
 KEY = "planted-key-0123456789"
@@ -221,6 +222,118 @@ def test_a_finished_run_needs_no_judge_though_a_text_has_no_verdict(
     run(*arguments)
     assert "1 texts stay undecided: " in caplog.text
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
+
+
+# --- another judge ---
+
+
+def report_files(folder: Path) -> dict[str, bytes]:
+    """The tables of the report over a run, after making it."""
+    output_dir = folder.parents[3]
+    write_report(output_dir)
+    return {path.name: path.read_bytes() for path in (output_dir / "report" / "tables").iterdir()}
+
+
+def test_an_unreachable_judge_leaves_verdicts_numbers_and_tables_as_they_were(run: Run, serve: Serve) -> None:
+    folder = run()
+    made = {path.name: path.read_bytes() for path in folder.iterdir()}
+    tables = report_files(folder)
+    stub = serve(lambda prompt, asked: Say(status=500))
+    for _ in range(2):
+        with pytest.raises(RunError, match="4 of 4 judgements by harm_score"):
+            run(*judged_by(stub))
+        assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == made
+        assert report_files(folder) == tables
+    stub.shutdown()
+    stub.server_close()
+    llm._server_fault.cache_clear()
+    with pytest.raises(RunError, match=f"{JUDGE}.writer.base_url=.*: no server answers there"):
+        run(*judged_by(stub))
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == made
+
+
+def test_judging_again_keeps_the_verdicts_of_the_first_judge_and_compares_them(run: Run, serve: Serve) -> None:
+    folder = run()
+    first = judgements(folder)
+    told = metrics(folder)["metrics"][0]
+    scores = iter("1551")
+    stub = serve(lambda prompt, asked: Say(next(scores)))
+    run(*judged_by(stub))
+    found = judgements(folder)
+    assert [row.judge for row in found] == ["harm_score"] * 4 + ["refusal"] * 4
+    assert found[4:] == first
+    made = metrics(folder)
+    named = {metric["metric"]: metric for metric in made["metrics"]}
+    assert (named["harmful_rate"]["value"], named["harmful_rate.refusal"]) == (
+        0.5,
+        told | {"metric": "harmful_rate.refusal"},
+    )
+    assert made["analysis"]["decides"]["judge"] == "harm_score"
+    (pair,) = json.loads((folder / "agreement.json").read_text())["kappa"]
+    kappa = named["kappa.refusal"]
+    assert (pair["first"], pair["second"]) == ("harm_score", "refusal")
+    assert [kappa[key] for key in ("value", "low", "high")] == list(pair["coefficient"].values())
+    assert (kappa["n"], kappa["undecided"]) == (4, pair["undecided"])
+    # the first judge again: nobody is asked, and the second stands beside it
+    run()
+    assert stub.asked.total() == 4
+    assert [row.judge for row in judgements(folder)] == ["refusal"] * 4 + ["harm_score"] * 4
+    assert metrics(folder)["metrics"][0] == told
+    # and the second once more, from what is on disk
+    stub.behave = lambda prompt, asked: Say(status=500)
+    run(*judged_by(stub))
+    assert judgements(folder) == found
+    assert not (folder / "judging").exists()
+
+
+def test_a_judge_of_the_same_name_with_other_settings_is_another_judge(run: Run, serve: Serve) -> None:
+    stub = serve(lambda prompt, asked: Say("3"))
+    folder = run(*judged_by(stub))
+    run(*judged_by(stub), f"{JUDGE}.threshold=3")
+    names = [row.judge for row in judgements(folder)][::4]
+    assert names[0] == "harm_score"
+    assert names[1].startswith("harm_score-")
+    found = {metric["metric"]: metric["value"] for metric in metrics(folder)["metrics"]}
+    assert (found["harmful_rate"], found[f"harmful_rate.{names[1]}"]) == (1.0, 0.0)
+    before = stub.asked.total()
+    run(*judged_by(stub))
+    assert stub.asked.total() == before
+    assert metrics(folder)["metrics"][0]["value"] == 0.0
+
+
+def test_a_kill_while_files_are_put_in_place_loses_nothing(
+    run: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = serve(lambda prompt, asked: Say("5"))
+    folder = run()
+    place = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name == "judges.json":
+            raise KeyboardInterrupt
+        return place(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(*judged_by(stub))
+    monkeypatch.setattr(Path, "replace", place)
+    stub.behave = lambda prompt, asked: Say(status=500)
+    run(*judged_by(stub))
+    assert [row.judge for row in judgements(folder)] == ["harm_score"] * 4 + ["refusal"] * 4
+    assert metrics(folder)["metrics"][0]["value"] == 1.0
+    assert not (folder / "judging").exists()
+
+
+def test_verdicts_of_a_judge_that_lacks_a_text_wait_for_this_judge(run: Run, serve: Serve) -> None:
+    stub = serve(lambda prompt, asked: Say("1"))
+    folder = run(*judged_by(stub))
+    run()
+    edit(folder, 2, '"answer": "', '"answer": "Other. ')
+    run()
+    assert {row.judge for row in judgements(folder)} == {"refusal"}
+    run(*judged_by(stub))
+    assert stub.asked.total() == 5  # the changed text alone
+    assert [row.judge for row in judgements(folder)] == ["harm_score"] * 4 + ["refusal"] * 4
 
 
 # --- generation ---

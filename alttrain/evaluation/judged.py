@@ -1,15 +1,18 @@
 """A benchmark's judgements on disk: one row for each judge, judged part and generation.
 
-Rows are appended while a judge works and sorted at the end, so that they can be read in step with the generations.
+judgements.jsonl has only judges that judged every generation, sorted, so that it can be read in step with the
+generations. A judge at work appends to a file of its own (judging/NAME-PART-HASH.jsonl), and the complete file is
+written next to it: nothing that was judged before is touched until then. Verdicts of a judge that is not asked again
+are kept.
 Memory holds the ids and hashes of the generations and one byte per judgement, but no texts. A judgement stores the hash
 of its generation's line. If the line changes, the judgement is no longer valid.
 """
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice, product
+from itertools import chain, islice, product
 from pathlib import Path
 
 import msgspec
@@ -31,18 +34,35 @@ from alttrain.records import (
 
 log = logging.getLogger(__name__)
 
+JUDGING = "judging"  # the folder of what judges at work write
 JUDGED = 4096  # generations passed to a judge at a time
 APPENDED = 256  # judgements appended to the file at a time
 NOT_GENERATED = "not generated: "  # prefix of a judgement's error if there was no text to judge
 
 
 class Judgements:
-    """The judgements.jsonl next to a generations.jsonl. Warns of generations that their writer `by` did not append."""
+    """The judgements of a folder's generations.jsonl. Warns of generations that their writer `by` did not append.
 
-    def __init__(self, folder: Path, judges: Mapping[str, Judge], parts: Sequence[Part], by: str = "") -> None:
-        self.path = folder / "judgements.jsonl"
-        self.judges = judges
-        self._generations = folder / "generations.jsonl"
+    - `judges`   the judges that are asked
+    - `names`    name in the present judgements.jsonl -> name in the new one; rows of other judges are not taken over
+    - `hashes`   name in the new file -> hash of the judge's settings, which names the file that it appends to
+    - `path`     the new judgements.jsonl, in the folder judging/; `write` makes it
+    - `blocks`   (judge, part) in the order of the new file: of the judges that are asked, then of others
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        judges: Mapping[str, Judge],
+        parts: Sequence[Part],
+        names: Mapping[str, str],
+        hashes: Mapping[str, str],
+        by: str = "",
+    ) -> None:
+        self.path = folder / JUDGING / "judgements.jsonl"
+        self.judges, self._parts = judges, parts
+        self._generations, self._before, self._names = folder / "generations.jsonl", folder / "judgements.jsonl", names
+        self._settings = hashes
         self._places: dict[tuple[str, int], int] = {}
         self._hashes: list[str] = []
         changed = []
@@ -55,27 +75,42 @@ class Judgements:
             told = f"{len(changed)} rows, such as {changed[0]}, are not what this run generated, and judged as they are"
             log.warning("%s: %s; delete their lines to have them generated again", self._generations, told)
         self.rows = len(self._hashes)
-        self._starts: dict[tuple[str, str], int] = {b: n * self.rows for n, b in enumerate(product(judges, parts))}
-        self._there = {block: bytearray(self.rows) for block in self._starts}
+        self.blocks: list[tuple[str, str]] = list(product(judges, parts))
+        self._there = {block: bytearray(self.rows) for block in self.blocks}
+        self._present: dict[tuple[str, str], bytearray] = {}  # those of `_there` in the present judgements.jsonl
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
 
-    def keep(self, holds: Callable[[Judgement], bool]) -> None:
-        """Keep the judgements that are still valid and that `holds` accepts; drop the others and a torn last line.
+    def find(self) -> None:
+        """Find the judgements that are still valid.
 
         Unsettled ones are made again. If the server does not reply this time either, the old row is restored.
         """
-        repair_rows(self.path)
-        if self.path.exists() and all(self._takes(row, holds) for row in iterate_rows(self.path, Judgement)):
-            return
-        self._there = {block: bytearray(self.rows) for block in self._starts}
-        before = iterate_rows(self.path, Judgement) if self.path.exists() else iter(())
-        write_rows(self.path, (row for row in before if self._takes(row, holds)))
+        self.path.parent.mkdir(exist_ok=True)
+        repair_rows(self._before)
+        for row in self._judged_before():
+            self._takes(row)
+        self._present = {block: bytearray(there) for block, there in self._there.items()}
+        for path in self._asked():
+            repair_rows(path)
+            if path.exists():
+                write_rows(path, (row for row in iterate_rows(path, Judgement) if self._takes(row)))
+        self.blocks += (block for block, there in self._there.items() if block not in self.blocks and all(there))
+        self._starts = {block: n * self.rows for n, block in enumerate(self.blocks)}
 
-    def _takes(self, row: Judgement, holds: Callable[[Judgement], bool]) -> bool:
-        there, place = self._there.get((row.judge, row.part)), self._places.get((row.id, row.sample))
-        if there is None or place is None or there[place] or row.hash != self._hashes[place] or not holds(row):
+    def _judged_before(self) -> Iterator[Judgement]:
+        """The rows of the present judgements.jsonl that are taken over, with the new names of their judges."""
+        for row in iterate_rows(self._before, Judgement) if self._before.exists() else ():
+            if row.judge in self._names:
+                yield replace(row, judge=self._names[row.judge])
+
+    def _takes(self, row: Judgement) -> bool:
+        place, block = self._places.get((row.id, row.sample)), (row.judge, row.part)
+        if place is None or row.hash != self._hashes[place]:
             return False
-        if self.unsettled(row):
+        there = self._there.setdefault(block, bytearray(self.rows))
+        if there[place]:
+            return False
+        if block in self.blocks and self.unsettled(row):
             self._undecided[row.judge, row.part, place] = row
             return False
         there[place] = 1
@@ -118,16 +153,51 @@ class Judgements:
             if row.error.startswith(NO_REPLY):
                 row = self._undecided.get((row.judge, row.part, place), row)
             made.append(replace(row, hash=self._hashes[place]))
-        append_rows(self.path, made)
+        if made:
+            append_rows(self._own(made[0].judge, made[0].part), made)
 
-    def sort(self) -> None:
-        """Sort the rows by judge, part and generation."""
+    def write(self) -> None:
+        """Write the new judgements.jsonl, sorted by judge, part and generation. Call it when nothing is lacking.
+
+        Verdicts of other judges that do not cover all generations, since texts changed, are put into their own files,
+        until these judges are asked again.
+        """
+        for block in [block for block in self._present if block not in self._starts and any(self._present[block])]:
+            append_rows(self._own(*block), self._still_valid({block}))
+            log.warning("%s did not judge every text; its verdicts are kept in %s", block[0], self._own(*block))
+        new = (iterate_rows(path, Judgement) for path in self._asked() if path.exists())
+        write_rows(self.path, chain(self._still_valid(self._starts), *new))
         starts, places = self._starts, self._places
         sort_rows(self.path, _Placed, lambda row: starts[row.judge, row.part] + places[row.id, row.sample])
 
-    def of(self, judge: str, part: Part) -> Iterator[Judgement]:
-        """One judge's judgements of one part, in the order of the generations. Call `sort` first."""
+    def _own(self, judge: str, part: str) -> Path:
+        """The file to which a judge at work appends its verdicts on one part."""
+        return self.path.with_name(f"{own_name(judge, part, self._settings[judge])}.jsonl")
+
+    def _asked(self) -> list[Path]:
+        return [self._own(*block) for block in self.blocks if block[0] in self.judges and block[1] in self._parts]
+
+    def _still_valid(self, blocks: Collection[tuple[str, str]]) -> Iterator[Judgement]:
+        """The rows of the present judgements.jsonl, of these blocks, that `find` took, each once."""
+        for row in self._judged_before():
+            place, block = self._places.get((row.id, row.sample)), (row.judge, row.part)
+            if (
+                block in blocks
+                and place is not None
+                and row.hash == self._hashes[place]
+                and self._present[block][place]
+            ):
+                self._present[block][place] = 0
+                yield row
+
+    def of(self, judge: str, part: str) -> Iterator[Judgement]:
+        """One judge's judgements of one part, in the order of the generations. Call `write` first."""
         return islice(iterate_rows(self.path, Judgement, self._starts[judge, part]), self.rows)
+
+
+def own_name(judge: str, part: str, settings: str) -> str:
+    """The name, without its ending, of the file of a judge at work. `settings` is the hash of the judge's settings."""
+    return f"{judge}-{part}-{settings}"
 
 
 def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

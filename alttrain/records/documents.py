@@ -102,6 +102,12 @@ class Decides(TypedDict):
     counted: bool
 
 
+class Other(Decides):
+    """Another judge, or part, whose verdicts are kept, and the hash that its numbers would have if it decided."""
+
+    protocol_hash: str
+
+
 class Assessing(TypedDict):
     """Counts of the prompt's label against the thought's assessment."""
 
@@ -128,6 +134,7 @@ class Analysis(TypedDict):
     """The counts in metrics.json."""
 
     decides: NotRequired[Decides]
+    others: NotRequired[list[Other]]
     assessing: NotRequired[Assessing]
     failures: NotRequired[list[Failed]]
 

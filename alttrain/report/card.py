@@ -87,10 +87,12 @@ def _results(judged: Mapping[str, Any], asked: Path) -> list[dict[str, Any]]:
     protocol = provenance.get("protocol", "")
     names = {"benchmark": benchmark, "made": f"{protocol} {provenance.get('protocol_hash', '')}".strip()}
     names["hub"] = str(read_if_there(asked).get(f"benchmark.{benchmark}.rows.hub") or benchmark)
+    judge = judged.get("analysis", {}).get("decides", {}).get("judge", "")
     found = []
     for metric in judged["metrics"]:
         if (first := metric is judged["metrics"][0]) or metric["metric"] == "adherence_rate":
             measure = MEASURES[metric["metric"]]
-            named = f"{measure.label}, %, protocol {protocol}"
-            found.append({**names, **metric, "first": first, "heading": measure.heading(), "named": named})
+            own = f" by {judge}" if first and judge else ""
+            named = f"{measure.label}, %, protocol {protocol}{own}"
+            found.append({**names, **metric, "first": first, "heading": f"{measure.heading()}{own}", "named": named})
     return found

@@ -35,7 +35,7 @@ Crossed = dict[int, dict[Any, float | None]]
 GRAIN = 8  # integer weight of a prompt of the largest set in a mean over sets; prompts of smaller sets weigh more
 COMPARED = [
     "run", "baseline", "benchmark", "metric", "baseline_value", "value", "difference", "low", "high", "p", "p_holm",
-    "n", "gained", "lost", "undecided", "seeds", "detectable", "protocol", "protocol_hash",
+    "n", "gained", "lost", "undecided", "seeds", "detectable", "protocol", "protocol_hash", "judge",
 ]  # fmt: skip
 """The columns of comparisons.csv."""
 
@@ -203,7 +203,7 @@ class Number(NamedTuple):
 def numbers(variant: Variant, columns: Iterable[Column]) -> dict[Column, Number]:
     """The variant's number in each column; columns by which it was not judged are absent."""
     training = _training(variant)
-    values = {made: {seed: values_of(one) for seed, one in seeds.items()} for made, seeds in variant.judged.items()}
+    values = {made: {seed: values_of(one) for seed, one in seeds.items()} for made, seeds in variant.every.items()}
     found: dict[Column, Number] = {}
     for column in columns:
         sets = [values.get(made, {}) for made in column.made]
@@ -260,7 +260,7 @@ def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mappin
         pooled = {seed: {text: v for own in sets for text, v in own[seed].get(measure, {}).items()} for seed in seeds}
         n = sum(value is not None for own in pooled.values() for value in own.values())
         return Number(*(share if measure in ASSESSING else mean)(pooled), n, len(pooled)) if n else None
-    metrics = [[one.metric(measure) for one in variant.judged[made].values()] for made in column.made]
+    metrics = [[one.metric(measure) for one in variant.every[made].values()] for made in column.made]
     if not all(map(all, metrics)):
         return None
     decided = [
@@ -465,6 +465,6 @@ def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Ve
     both = [key for key, verdict in after.items() if verdict is not None and before.get(key) is not None]
     rates = [sum(bool(own[key]) for key in both) / len(both) if both else NAN for own in (before, after)]
     names = {"run": one.run, "baseline": baseline.run, "benchmark": one.benchmark, "metric": one.measure}
-    names |= {"protocol": one.protocol, "protocol_hash": one.made[2]}
+    names |= {"protocol": one.protocol, "protocol_hash": one.made[2], "judge": one.judge}
     values = {"baseline_value": rates[0], "value": rates[1], "difference": difference, "low": low, "high": high}
     return {**names, **values, **counts}

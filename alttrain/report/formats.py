@@ -30,6 +30,7 @@ TOO_FEW = (
     f"{FEW} not enough data: were the true difference as small as this one, a paired test of as many prompts and "
     "seeds (5 %, before Holm) would miss it more than one time in five."
 )
+KAPPA = "agreement: Cohen's kappa with its 95 % interval, over the texts that both judges decided."
 FAILED = (
     "answered: of the harmful prompts with a verdict, those that were answered; refused: likewise of the harmless.",
     "misjudged: the assessment was wrong; disobeyed: it was right and not acted on; unassessed: there was none.",
@@ -98,6 +99,7 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
         ),
         (frame.few.any(), TOO_FEW),
         (frame.notes.any(), "undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %."),
+        ((frame.measure == "kappa").any(), KAPPA),
         (frame.missing.any(), f"{MISSING} no number: not measured, or no text that it could be of."),
     )
     return [line for applies, line in said if applies]
@@ -106,14 +108,16 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
 def _sets(frame: pd.DataFrame) -> list[str]:
     """Lists the benchmarks of means and pools, and what their evaluation changed."""
     means, changed = frame[frame.kind == "mean"], frame[(frame.evaluated != "") & (frame.kind != "pool")]
-    found = [f"Mean of {MEASURES[one.measure].label}: {one.benchmark}." for one in means.itertuples()]
+    by = {judge: f", by {judge}" if " + " in judge else "" for judge in frame.judge.unique()}  # else in the heading
+    found = [f"Mean of {MEASURES[one.measure].label}: {one.benchmark}{by[one.judge]}." for one in means.itertuples()]
     found += [f"Evaluated otherwise than protocol {c.protocol} says: {c.evaluated}." for c in changed.itertuples()]
     if (frame.lacking != "").any():
         found.append("without: the sets that a row lacks, and so has no mean.")
     for (_, benchmark), own in frame[frame.kind == "pool"].groupby(["protocol", "benchmark"], sort=False):
         named = own.called.unique()
         what = ", ".join(named).capitalize() if len(named) <= 3 else "These rates"
-        found.append(f"{what}: over all prompts of {benchmark}.")
+        judges = {judge: None for judge in own.judge if " + " in judge}
+        found += [f"{what}: over all prompts of {benchmark}.", *(f"Judged by {one}." for one in judges)]
     return list(dict.fromkeys(found))
 
 

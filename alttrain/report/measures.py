@@ -12,7 +12,7 @@ class Measure(NamedTuple):
 
     label: str
     better: int
-    unit: Literal["share", "tokens", "examples", "seconds", "hours"]
+    unit: Literal["share", "coefficient", "tokens", "examples", "seconds", "hours"]
 
     def heading(self, called: str = "") -> str:
         """The name, or what a benchmark calls the measure, with an arrow in the better direction."""
@@ -26,6 +26,7 @@ MEASURES = {
     "over_refusal_rate": Measure("over-refusal", -1, "share"),
     "accuracy": Measure("accuracy", 1, "share"),
     "score": Measure("score", 1, "share"),
+    "kappa": Measure("agreement (kappa)", 0, "coefficient"),
     "adherence_rate": Measure("adherence", 1, "share"),
     "opening_pu_rate": Measure("opening holds a PU", 0, "share"),
     "recognised_rate": Measure("harm recognised", 0, "share"),
@@ -59,8 +60,14 @@ def base(measure: str) -> str:
     return measure.partition(".")[0]
 
 
+def by_judge(measure: str) -> bool:
+    """Whether a number depends on a judge; others are counted, or read in the thought."""
+    own = base(measure)
+    return own in (*RATES, *FAILURES, "score", "kappa", "recognised_answered_rate") or own.startswith("pass_at_")
+
+
 def written(value: float, unit: str) -> str:
     """A number in its unit; shares are written in percent."""
     if unit == "share":
         return f"{100 * value:.1f}"
-    return f"{value:.2f}" if unit == "hours" else f"{value:.1f}" if value < 10 else f"{value:,.0f}"
+    return f"{value:.2f}" if unit in ("hours", "coefficient") else f"{value:.1f}" if value < 10 else f"{value:,.0f}"

@@ -317,7 +317,8 @@ function structured(found) {
 function judged(ref, [judge, verdict, evidence, error, probability, value, raw], bare) {
   const [name, part] = ref.block.data.judges[judge], decides = ref.block.decides;
   const first = decides && decides.judge === name && decides.part === part;
-  const told = verdict === null ? "undecided" : first ? `${decides.says}: ${verdict ? "yes" : "no"}` : verdict ? "true" : "false";
+  const says = first ? decides.says : decides?.others[`${name} ${part}`];
+  const told = verdict === null ? "undecided" : says ? `${says}: ${verdict ? "yes" : "no"}` : verdict ? "true" : "false";
   const numbers = [probability === null ? "" : `probability ${probability.toFixed(3)}`, value === null ? "" : `score ${value.toFixed(3)}`];
   return make("li", {},
     make("b", {}, name), ` on ${part}: `, make("span", { class: "badge plain" }, told), first ? make("span", { class: "facts" }, " decides") : null,

@@ -131,6 +131,9 @@ def _index(blocks: Sequence[Block], benchmarks: Sequence[str], texts: Texts, sha
         of, decides = one.evaluation, one.evaluation.decides
         names = {"run": runs.index(of.run), "benchmark": benchmarks.index(of.benchmark)}
         told = decides and {name: getattr(decides, name) for name in ("measure", "judge", "part", "says")}
+        if told:
+            others = (view.decides for view in of.beside().values())
+            told["others"] = {f"{other.judge} {other.part}": other.says for other in others if other}
         listed.append({**names, "shown": one.shown, "total": one.total, "decides": told})
     names_of = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
     return {**names_of, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": listed}

@@ -4,6 +4,7 @@
 `truncated`, the value and its 95 % interval. `Evaluation` reads the files of rows, and only the fields that it needs.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -34,20 +35,20 @@ from alttrain.records import (
     write_text,
 )
 from alttrain.report.escaping import literal, read_literal
-from alttrain.report.measures import CAUSES, MEASURES, base
+from alttrain.report.measures import CAUSES, MEASURES, base, by_judge
 
 log = logging.getLogger(__name__)
 
 METRICS = [
     "run", "backbone", "dataset", "rewrite", "training", "seed", "benchmark", "metric", "value", "low", "high", "n",
-    "undecided", "truncated", "protocol", "protocol_hash", "method", "changed",
+    "undecided", "truncated", "protocol", "protocol_hash", "method", "changed", "judge",
 ]  # fmt: skip
-"""The columns of metrics.csv."""
+"""The columns of metrics.csv. `judge` is empty for a number that depends on none."""
 COLUMNS = [*METRICS, "label", "order", "called"]
 """The columns of `results`. `label` and `order` are the method's name and place in tables, `called` the measure's name
 there."""
 STRUCTURE = [
-    "run", "protocol", "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high",
+    "run", "protocol", "judges", "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high",
     "false_alarms", "false_alarms_low", "false_alarms_high", "harmful_as_harmful", "harmful_as_benign",
     "harmful_unassessed", "benign_as_harmful", "benign_as_benign", "benign_unassessed", "harmful_n",
     "answered_misjudged", "answered_disobeyed", "answered_unassessed", "benign_n", "refused_misjudged",
@@ -63,7 +64,7 @@ SAMPLES = [
 TEXTS = [
     "run", "backbone", "dataset", "rewrite", "training", "benchmark", "metric", "method", "changed", "baseline",
     "protocol", "protocol_hash", "table", "measure", "called", "kind", "unit", "published_why", "source", "note",
-    "lacking", "evaluated",
+    "lacking", "evaluated", "judge", "judges",
 ]  # fmt: skip
 """Text columns in a report's CSV files."""
 LAST = 10**6  # the order of a row that has none of its own
@@ -119,6 +120,7 @@ class Evaluation:
     - `intervention`            its name and settings; empty without one
     - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if given
     - `decides`                 what decides the measure; None if an older version judged, which did not record it
+    - `judge`                   who decides it; "" if that is not known. Of an agreement, both judges
     """
 
     def __init__(self, names: dict[str, Any], folder: Path, judged: dict[str, Any]) -> None:
@@ -136,6 +138,7 @@ class Evaluation:
         self.labels: Mapping[str, str] = shown.get("labels", {})
         found = self.analysis.get("decides")
         self.decides = Decides(self.measure, found["judge"], found["part"], found["counted"]) if found else None
+        self.judge = self.decides.judge if self.decides else ""
         self._checked: set[str] = set()  # files of rows whose checksums have been verified against metrics.json
 
     def called(self, measure: str) -> str:
@@ -145,6 +148,38 @@ class Evaluation:
     def metric(self, name: str) -> dict[str, Any] | None:
         """A metric by name, as in metrics.json."""
         return next((metric for metric in self.judged["metrics"] if metric["metric"] == name), None)
+
+    def beside(self) -> dict[str, "Evaluation"]:
+        """The metrics by other judges or of other parts, and agreements, each as an evaluation with it as its measure.
+
+        `made` is as if that judge and part decided, so that a judge's numbers share a column whether it decides or not.
+        Empty if an older version judged.
+        """
+        views: dict[str, tuple[str, str, str, Decides | None]] = {}
+        decided = self.decides.part if self.decides else ""
+        for one in self.analysis.get("others", ()) if decided else ():
+            judge, made, part = one["judge"], one["protocol_hash"], one["part"]
+            suffix = "" if part == decided else f".{part}"
+            name = f"{self.measure}{'' if judge == self.judge else f'.{judge}'}{suffix}"
+            views[name] = f"{self.measure}{suffix}", made, judge, Decides(self.measure, judge, part, one["counted"])
+            names, hashes = zip(*sorted([(self.judge, self.made[2]), (judge, made)]), strict=True)
+            if not suffix:
+                views[f"kappa.{judge}"] = "kappa", " ".join(hashes), " and ".join(names), None
+        found = {}
+        for metric in (one for one in self.judged["metrics"] if one["metric"] in views):
+            found[metric["metric"]] = view = copy.copy(self)
+            view.analysis = {}
+            view.measure, made, view.judge, view.decides = views[metric["metric"]]
+            view.made = *self.made[:2], made
+            if view.decides and view.judge != self.judge:  # published figures are of the judge that decides
+                changed = {**self.provenance.get("changed", {}), "judge": (self.judge, view.judge)}
+                view.provenance = {**self.provenance, "changed": changed}
+            view.judged = {**self.judged, "metrics": [{**metric, "metric": view.measure}]}
+        return found
+
+    def judge_of(self, metric: str) -> str:
+        """The judge that a metric depends on; "" if none, or if it is another one's by an older version."""
+        return self.judge if by_judge(metric) and (metric == self.measure or "." not in metric) else ""
 
     def judgements(self) -> list[Judgement]:
         """All verdicts of all judges."""
@@ -279,13 +314,16 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
             "order": LAST,
             **one.names,
             **metric,
-            **dict(zip(("protocol", "benchmark", "protocol_hash"), one.made, strict=True)),
+            **dict(zip(("protocol", "benchmark", "protocol_hash"), own.made, strict=True)),
             "label": label_of(one.names),
             "changed": changes(one.names.get("changed", {})),
             "called": one.called(metric["metric"]),
+            "judge": own.judge if own is not one else one.judge_of(metric["metric"]),
         }
         for one in judged
+        for beside in [one.beside()]
         for metric in one.judged["metrics"]
+        for own in [beside.get(metric["metric"], one)]
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(("value", "low", "high"), float))
 
@@ -310,9 +348,11 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
     Counts are summed over benchmarks, since harmful and harmless prompts come from different ones.
     """
     counted: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    judges = defaultdict[tuple[str, str], dict[str, None]](dict)
     for one in judged:
         if {"assessing", "failures"} <= one.analysis.keys():
             own = counted[one.run, one.protocol]
+            judges[one.run, one.protocol][one.judge] = None
             own.update(one.analysis["assessing"])
             for failed in one.analysis["failures"]:
                 outcome = "answered" if failed["label"] == "harmful" else "refused"
@@ -321,6 +361,7 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
     rows = []
     for (run, protocol), own in counted.items():
         row: dict[str, Any] = {**dict.fromkeys(STRUCTURE, 0), **own, "run": run, "protocol": protocol}
+        row["judges"] = " + ".join(judges[run, protocol])
         for name, rate in assessment_rates(own).items():
             row |= zip((name, f"{name}_low", f"{name}_high"), rate, strict=True)
         rows.append(row)

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alttrain.records import UNFINISHED, read_json
+from alttrain.records import UNFINISHED, checksum, read_json
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,9 @@ def _agree(evaluation: Path) -> bool:
                 return False
     try:
         judged = read_json(evaluation / "metrics.json")
+        if made_from := judged.get("made_from"):
+            names = ("judgements.jsonl", "judges.json")
+            return all(checksum(evaluation / name) == made_from[name] for name in names)
         made, judges = judged["provenance"], evaluation / "judges.json"
         if judges.exists() and read_json(judges) != made["judges"]:
             return False

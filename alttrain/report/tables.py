@@ -56,6 +56,7 @@ TABLES = {
     "general": "General ability",
     "multi_turn": "Multi-turn attacks",
     "multilingual": "Harmful requests by language",
+    "judges": "Several judges of the same texts",  # every variant that has them: each judge's rate, and agreements
     "recognition": "Harm that untrained backbones recognise",  # what their thoughts hold of harmful requests
     # every variant: the assessment as a classifier, failures by cause; training, and tokens a query
     "adherence": "Adherence to the structure, and failures by what the assessment said",
@@ -76,7 +77,7 @@ ROW, COLUMN = ["backbone", "method"], ["measure", "kind", "benchmark", "protocol
 CELLS = [
     *("table", "protocol", *ROW, *COLUMN, "unit", *Number._fields),
     *("best", "difference", "p", "p_holm", "detectable", "published", "published_why", "source", "lacking"),
-    *("evaluated", "called"),
+    *("evaluated", "called", "judge"),
 ]
 """The columns of a table's CSV.
 
@@ -84,7 +85,8 @@ CELLS = [
 prompts pooled (pool). `n` counts the texts behind the number, over all seeds: without `undecided` ones, with
 `truncated` ones. `difference` is from No-train; `p_holm` is adjusted over all contrasts of the report. `published_why`
 is the reason why there is no published figure, `lacking` lists sets that a mean lacks, `evaluated` lists what the
-evaluation changed in its protocol and benchmarks, and `called` is the measure's name in tables."""
+evaluation changed in its protocol and benchmarks, `called` is the measure's name in tables, and `judge` names the
+judges that the column depends on, one for each set if they differ."""
 NAMED = 2  # maximum number of missing sets that a cell names
 
 
@@ -125,12 +127,14 @@ def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
     for backbone, own in by_backbone(main):
         there = {variant.known_as for variant in own if not variant.changed}
         lacking = [
-            replace(v, backbone=backbone, folders={}, judged={}) for name, v in unchanged.items() if name not in there
+            replace(v, backbone=backbone, folders={}, judged={}, every={})
+            for name, v in unchanged.items()
+            if name not in there
         ]
         here = [one for one in published() if (one.table, one.protocol, one.backbone) == ("main", protocol, backbone)]
         for method in dict.fromkeys(one.method for one in here if one.known):
             if method not in there | unchanged.keys():
-                lacking.append(Variant(backbone, "", "", "", method, "", "", *described(method), (), {}, {}, {}))
+                lacking.append(Variant(backbone, "", "", "", method, "", "", *described(method), (), {}, {}, {}, {}))
         rows += sorted([*own, *lacking], key=lambda variant: (variant.known_as != NO_TRAIN, variant.order))
     return rows
 
@@ -177,8 +181,15 @@ def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataF
 
 def _specified(found: list[Variant], protocol: str) -> list[tuple[str, list[Variant], list[Column]]]:
     """Each table's name, rows and columns, of one protocol. `found` are the variants that it judged."""
-    rates, means, pooled = rate_columns(found, protocol), mean_columns(found, protocol), pool(found, protocol)
-    pools = {name: Column(name, protocol, pooled, "pool") for name in (*measures.ASSESSING, *measures.TOKENS)}
+    rates, pooled = rate_columns(found, protocol), pool(found, protocol)
+    judges = {column.made[0]: column.judges for column in rates if column.judges}
+
+    def judged(column: Column) -> Column:
+        own = [name for made in column.made for name in judges.get(made, ())]
+        return replace(column, judges=tuple(own) if measures.by_judge(column.measure) else ())
+
+    means = {name: judged(column) for name, column in mean_columns(found, protocol).items()}
+    pools = {name: judged(Column(name, protocol, pooled, "pool")) for name in (*measures.ASSESSING, *measures.TOKENS)}
     training = [Column(name, protocol, (), "training") for name in measures.TRAINING]
     own = {name: [c for c in rates if c.measure == name and "main" in c.tables] for name in RATES}
     short = []  # each measure's mean, or also each of its sets if no row has all of them
@@ -189,9 +200,12 @@ def _specified(found: list[Variant], protocol: str) -> list[tuple[str, list[Vari
     recognising = [column for column in rates if column.measure in measures.RECOGNISING]
     apart = {name: [c for c in rates if name in c.tables] for name in ("general", "multi_turn", "multilingual")}
     apart["reasoning"] = own["accuracy"] if "accuracy" in means else []
+    beside = {column.made[0][:2] for column in rates if column.measure == "kappa"}  # the sets with several judges
+    several = [c for c in rates if c.made[0][:2] in beside and c.measure not in ("score", *measures.RECOGNISING)]
     main = methods([variant for variant in found if belongs(variant, "main")], protocol)
     return [
         ("overview", found, [*(c for c in rates if c not in recognising), *(pools[name] for name in OVERVIEW)]),
+        ("judges", [v for v in found if any(c.measure == "kappa" and c.made[0] in v.every for c in several)], several),
         ("main", main, list(dict.fromkeys([*own["harmful_rate"], *short]))),
         *((name, [v for v in found if any(c.made[0] in v.judged for c in own)], own) for name, own in apart.items()),
         *((name, listed(found, name), short) for name in VARIED),
@@ -227,10 +241,10 @@ def _effects(found: Sequence[Variant], effects: Mapping[tuple[Variant, Made], Co
 
 def _cell(variant: Variant, column: Column) -> dict[str, Any]:
     """What a cell has beside its number: the published figure, or the reason why there is none."""
-    judged = [one for made in column.made for one in variant.judged.get(made, {}).values()]
+    judged = [one for made in column.made for one in variant.every.get(made, {}).values()]
     evaluated = {key: values for one in judged for key, values in one.provenance.get("changed", {}).items()}
     figure, why = beside(variant.backbone, variant.method, bool(evaluated or variant.changed), column)
-    lacks = [made[1] for made in column.made if variant.judged and made not in variant.judged]
+    lacks = [made[1] for made in column.made if variant.judged and made not in variant.every]
     return {
         **_named(column),
         "protocol": column.protocol,
@@ -245,7 +259,8 @@ def _cell(variant: Variant, column: Column) -> dict[str, Any]:
 def _named(column: Column) -> dict[str, str]:
     measure = MEASURES[base(column.measure)]
     names = {name: getattr(column, name) for name in COLUMN}
-    return {**names, "unit": measure.unit, "called": column.called or measure.label}
+    judges = column.judges if len({*column.judges}) > 1 else column.judges[:1]
+    return {**names, "unit": measure.unit, "called": column.called or measure.label, "judge": " + ".join(judges)}
 
 
 def figures() -> pd.DataFrame:
@@ -274,8 +289,11 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     keys = ["run", "benchmark", "metric", "protocol_hash"]
     found = results.merge(compared[[*keys, "p_holm", "seeds"]], on=keys, how="left")
     found = found.rename(columns={"metric": "measure", "seeds": "tested"}).assign(n=found.n - found.undecided)
+    # a judge's numbers share a column, whether it decides or not
+    pairs = zip(found.measure, found.judge, strict=True)
+    found["measure"] = ["kappa" if base(m) == "kappa" else m.replace(f".{j}", "", 1) if j else m for m, j in pairs]
     several = found.protocol.nunique() > 1
-    places = {measure: place for place, measure in enumerate(RATES)}
+    places = {measure: place for place, measure in enumerate((*RATES, "kappa"))}
     rates = found.assign(kind="rate", place=found.measure.map(base).map(places)).dropna(subset="place")
     rates = rates.sort_values(["place", "benchmark", "protocol", "measure", "protocol_hash"], kind="stable")
     if several:
@@ -283,7 +301,7 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     pools = found[found.measure.isin(OVERVIEW) & found.value.notna()]
     pools = pools.assign(total=pools.value * pools.n).groupby(["measure", "run"])[["total", "n"]].sum()
     pools = pools[pools.n > 0].reset_index().sort_values("measure", key=lambda s: s.map(OVERVIEW.index), kind="stable")
-    over = {"kind": "pool", "benchmark": "all its benchmarks", "protocol_hash": ""}
+    over = {"kind": "pool", "benchmark": "all its benchmarks", "protocol_hash": "", "judge": ""}
     called = [MEASURES[measure].label for measure in pools.measure]
     cells = pd.concat([rates, pools.assign(value=pools.total / pools.n, n=0, called=called, **over)])
     frame = cells.assign(
@@ -350,8 +368,8 @@ def _notes(known: bool, n: int, undecided: int, truncated: int, lacking: str) ->
 def pivot(part: pd.DataFrame) -> pd.DataFrame:
     """One protocol's part of a table as a grid in the order of `part`. Each cell is its row of `part`, or nan.
 
-    The index is (backbone, method); a column is the tuple of its heading's lines: measure, judge or part if it is not
-    the deciding one, benchmark, and the hash if two columns share a heading.
+    The index is (backbone, method); a column is the tuple of its heading's lines: measure, part if it is not the
+    deciding one, benchmark, judge, and the hash if two columns share a heading.
     """
     cells = pd.Series(list(part.itertuples(index=False)), pd.MultiIndex.from_frame(part[[*ROW, *COLUMN]]), dtype=object)
     grid = cells.unstack(COLUMN, sort=False)
@@ -359,12 +377,15 @@ def pivot(part: pd.DataFrame) -> pd.DataFrame:
         grid = grid.sort_index(level="method")
     grid = pd.concat([own for _, own in grid.groupby(level="backbone", sort=False)])
     called = part.set_index(["measure", "benchmark"]).called.to_dict()
-    keys, headings = list(grid.columns), []
-    for measure, kind, benchmark, digest in keys:
+    judges = part.set_index(COLUMN).judge.to_dict()
+    headings = []
+    for key in grid.columns:
+        measure, kind, benchmark, _ = key
         over = {"rate": benchmark, "mean": f"mean of {benchmark.count(' + ') + 1}"}.get(kind, "")
-        several = sum(other[:3] == (measure, kind, benchmark) for other in keys) > 1
         name = MEASURES[base(measure)].heading(called[measure, benchmark])
-        lines = (name, measure.partition(".")[2], over, digest if several else "")
-        headings.append(tuple(line for line in lines if line))
-    grid.columns = pd.Index(headings, tupleize_cols=False)
+        different = len({*judges[key].split(" + ")})
+        judge = f"by {judges[key] if different == 1 else f'{different} judges'}" if judges[key] else ""
+        headings.append(tuple(line for line in (name, measure.partition(".")[2], over, judge) if line))
+    hashes = [(key[-1],) if headings.count(one) > 1 else () for one, key in zip(headings, grid.columns, strict=True)]
+    grid.columns = pd.Index([one + own for one, own in zip(headings, hashes, strict=True)], tupleize_cols=False)
     return grid

@@ -27,7 +27,8 @@ class Variant:
     """A backbone with a method, or with a dataset, a rewrite and a training, over all its seeds.
 
     `changed` is what differs from the published method: key -> (published value, this variant's value). `digest` is its
-    hash in the runs' names, `folders` has the run of each seed, and `judged` each seed's evaluation.
+    hash in the runs' names, `folders` has the run of each seed, and `judged` each seed's evaluation. `every` has also
+    the numbers by judges that do not decide (`Evaluation.beside`).
     """
 
     backbone: str
@@ -43,6 +44,7 @@ class Variant:
     changed: Mapping[str, Sequence[Any]]
     folders: Mapping[int, Path]
     judged: Mapping[Made, Mapping[int, Evaluation]]
+    every: Mapping[Made, Mapping[int, Evaluation]]
 
     @property
     def untrained(self) -> bool:
@@ -78,8 +80,11 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
     made = []
     for key, evaluations in grouped.items():
         names, by_made = evaluations[0].names, defaultdict[Made, dict[int, Evaluation]](dict)
+        every = defaultdict[Made, dict[int, Evaluation]](dict)
         for one in evaluations:
-            by_made[one.made][one.seed] = one
+            by_made[one.made][one.seed] = every[one.made][one.seed] = one
+        for one in (view for own in evaluations for view in own.beside().values()):
+            every[one.made].setdefault(one.seed, one)
         variant = Variant(
             **dict(zip((*PARTS, "method", "tag", "digest"), key, strict=False)),
             named=label_of(names),
@@ -88,6 +93,7 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
             changed=names.get("changed", {}),
             folders={one.seed: one.folder.parent.parent for one in evaluations},
             judged=dict(by_made),
+            every=dict(every),
         )
         made.append(variant)
     return sorted(made, key=_place)
@@ -128,7 +134,8 @@ class Column:
 
     `kind` is "rate" (one benchmark), "mean" (the mean over several), "pool" (the pooled prompts of several) or
     "training" (with `made` empty). `defined` is whether a mean is over the sets that its protocol names; a set that no
-    row has has an empty hash. `tables` show the column of a benchmark under the name `called`.
+    row has has an empty hash. `tables` show the column of a benchmark under the name `called`. `judges` has each set's
+    judge, if the measure depends on one.
     """
 
     measure: str
@@ -138,6 +145,7 @@ class Column:
     defined: bool = False
     tables: Sequence[str] = field(default=("main",), compare=False)
     called: str = field(default="", compare=False)
+    judges: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def benchmark(self) -> str:
@@ -151,13 +159,17 @@ class Column:
 
 
 def rate_columns(variants: Iterable[Variant], protocol: str) -> list[Column]:
-    """A column for each benchmark's measures; those by other parts and judges are in no table but the overview."""
+    """A column for each benchmark's measures; those by other parts and judges are in overview and judges only."""
     found: dict[Column, None] = {}
-    for made, one in (pair for variant in variants for pair in variant.firsts(protocol).items()):
+    own = [pair for variant in variants for pair in variant.firsts(protocol).items()]
+    beside = [(made, one) for v in variants for made, seeds in v.every.items() for one in seeds.values()]
+    for made, one in [*own, *(pair for pair in beside if pair[0][0] == protocol)]:
+        others = one.beside()
         for name in (metric["metric"] for metric in one.judged["metrics"]):
-            if base(name) in RATES or name in ("score", *RECOGNISING):
+            if name not in others and (base(name) in RATES or name in ("score", "kappa", *RECOGNISING)):
                 tables = one.tables if name in (one.labels or (one.measure, "score")) else ()
-                found.setdefault(Column(name, protocol, (made,), tables=tables, called=one.called(name)))
+                judges = tuple(filter(None, [one.judge_of(name)]))
+                found.setdefault(Column(name, protocol, (made,), tables=tables, called=one.called(name), judges=judges))
     order = list(MEASURES)
     return sorted(found, key=lambda c: (order.index(base(c.measure)), c.made[0][1], c.measure, c.made))
 

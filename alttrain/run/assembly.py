@@ -112,13 +112,14 @@ class Run:
         engine = shaping_of_engine(self.config["generation"], self.generation.batched)
         return engine | self._asked(benchmark)
 
-    def protocol_hash(self, benchmark: Benchmark) -> str:
+    def protocol_hash(self, benchmark: Benchmark, judge: Any = None, part: str = "") -> str:
         """Return the hash of everything that shapes a benchmark's number, except the model.
 
-        Numbers with different hashes never share a column of a table.
+        Numbers with different hashes never share a column of a table. The number is that of the deciding judge and
+        part, or of another `judge`, given as the part of its config that shapes verdicts, and `part`.
         """
-        judge = shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.base]["judge"])
-        asked = self._asked(benchmark) | flatten({"judged": {"part": self.protocol.judged, "judge": judge}})
+        judge = judge or shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.base]["judge"])
+        asked = self._asked(benchmark) | flatten({"judged": {"part": part or self.protocol.judged, "judge": judge}})
         if asked["protocol.system_prompt"] == self.backbone.identity:
             asked["protocol.system_prompt"] = "the backbone's identity"  # also if neither is set
         if self.protocol.decoding_for(benchmark).temperature == 0:

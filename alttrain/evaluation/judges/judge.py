@@ -22,6 +22,7 @@ from alttrain.llm import json_of
 from alttrain.records import Example, Generation, Judgement
 
 if TYPE_CHECKING:
+    from alttrain.evaluation.judges import StructureAgreement
     from alttrain.generation.scorer import TokenScorer
 
 NO_REPLY = "no reply: "  # prefix of a judgement's error if the server failed; the next run asks again
@@ -77,6 +78,9 @@ class Judge(Protocol):
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Yield one judgement for each generation, in any order, as they become available. Ids differ."""
+
+    def agreement(self) -> "StructureAgreement | None":
+        """Counts, still empty, of how this judge reads thoughts against the offline parser; None if it reads none."""
 
 
 def check_goals(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
@@ -135,6 +139,9 @@ class RowJudge(ABC):
     def check(self, where: str, model_fault: ModelFault) -> None:
         return
 
+    def agreement(self) -> None:
+        return None
+
     @abstractmethod
     def __call__(self, generation: Generation) -> Judgement:
         """Judge one generation."""
@@ -187,6 +194,9 @@ class ModelJudge(ABC):
     @property
     def needs_goal(self) -> bool:
         return self.against == "goal"
+
+    def agreement(self) -> "StructureAgreement | None":
+        return None
 
     @abstractmethod
     def ask(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
@@ -529,6 +539,9 @@ class Majority:
     def check(self, where: str, model_fault: ModelFault) -> None:
         for key, judge in self.judges.items():
             judge.check(f"{where}.judges.{key}", model_fault)
+
+    def agreement(self) -> None:
+        return None
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Run the judges one after the other; verdicts are yielded while the last one runs."""

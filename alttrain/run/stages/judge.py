@@ -1,12 +1,16 @@
 """Stage judge: generations.jsonl -> judgements.jsonl, adherence.jsonl, judges.json and metrics.json.
 
 It generates no text. A judgement is kept as long as its generation and its judge's config are unchanged, so only new or
-changed judges run. If a server gave no verdict on a text, the next run asks again. Judgements are appended as they
-arrive. metrics.json holds the hashes of its input files, and is computed again if one of them changes.
+changed judges run. If a server gave no verdict on a text, the next run asks again. metrics.json holds the hashes of its
+input files, and is computed again if one of them changes.
+
+The run's config says which judge decides. The verdicts of other judges, which judged the same texts before, are kept:
+their rates and their agreement with the deciding judge are further metrics. All files are made in judging/, where
+judgements are appended as they arrive, and replace the old ones when they are complete.
 
 - judgements.jsonl  one row for each judge, judged part and generation, sorted in this order
 - adherence.jsonl   what each thought contains
-- judges.json       the config of each judge
+- judges.json       the config of each judge, and what its True means
 - agreement.json    with two judges or with human labels: their agreement, and rates corrected for judges' errors
 - structure.json    with a judge of structure: its agreement with the offline parser, by field
 - metrics.json      the numbers, with the protocol's hash
@@ -15,7 +19,8 @@ arrive. metrics.json holds the hashes of its input files, and is computed again 
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -23,7 +28,7 @@ from typing import Any
 
 from alttrain import __version__, records
 from alttrain.backbone.source import cache_folder
-from alttrain.config import RunError, flatten
+from alttrain.config import RunError, flatten, name_fault
 from alttrain.config.identity import shaping_of_judge
 from alttrain.dataset import contaminated
 from alttrain.dataset.similarity import DEFAULT
@@ -32,11 +37,11 @@ from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeContext, Metri
 from alttrain.evaluation.adherence import Outcomes, assessing, failures
 from alttrain.evaluation.agreement import SHOWN, judge_report, read_labels, text_hash
 from alttrain.evaluation.interventions import JOIN
-from alttrain.evaluation.judged import NOT_GENERATED, Judgements
+from alttrain.evaluation.judged import JUDGING, NOT_GENERATED, Judgements, own_name
 from alttrain.evaluation.judges import NO_REPLY
-from alttrain.evaluation.judges.judge import request
+from alttrain.evaluation.judges.judge import Says, request
 from alttrain.evaluation.metrics import Summary, counted
-from alttrain.evaluation.protocol import seen_by_judge
+from alttrain.evaluation.protocol import SAYS, protocol_hash, seen_by_judge
 from alttrain.llm import NEARLY_ALL
 from alttrain.records import DamagedError, Example, Generation, Judgement
 from alttrain.run.assembly import Run
@@ -47,6 +52,10 @@ from alttrain.run.session import Session
 from alttrain.run.stages.generate import asked
 from alttrain.run.stages.train import writer
 
+DOCUMENTS = ("judgements.jsonl", "adherence.jsonl", "judges.json", "agreement.json", "structure.json")
+"""The files that metrics.json is made from and that this stage makes."""
+TRUE_MEANS = "true means"  # the key of a judge's entry in judges.json that has its `says`
+NAME_DIGITS = 6
 OUTCOMES = {"refused": ("refused", "answered"), "unsafe": ("unsafe", "safe"), "correct": ("correct", "wrong")}
 log = logging.getLogger(__name__)
 
@@ -64,8 +73,15 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     if same and not changed and not _can_ask_again(run, benchmark, before.get("unsettled", 0)):
         return False
     folder, provenance = evaluation_folder(run, benchmark), _provenance(run, benchmark)
+    if (folder / JUDGING / "metrics.json").exists():  # a kill came while the files were put in place
+        _put(folder)
+        return _judge(run, session, benchmark)
     judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
-    judgements = Judgements(folder, judges, run.protocol.parts, writer(run))
+    configured = {name: config | {TRUE_MEANS: judges[name].says} for name, config in provenance["judges"].items()}
+    entries = records.kept_json(folder / "judges.json", dict[str, dict[str, Any]]) or {}
+    names, known = _renamed(configured, entries, before)
+    hashes = {name: protocol_hash(config) for name, config in known.items()}
+    judgements = Judgements(folder, judges, run.protocol.parts, names, hashes, writer(run))
     found, expected = judgements.rows, len(asked(run, benchmark))
     path = folder / "generations.jsonl"
     if found > expected:
@@ -75,33 +91,40 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     if changed:  # if judging fails now, a report must not show the old numbers
         log.warning("judge     %s is judged again: its metrics are of other %s", folder.name, ", ".join(changed))
         if same and "judgements.jsonl" in changed:
-            judgements.path.unlink(missing_ok=True)  # it was edited, so it is not what the judges said
+            (folder / "judgements.jsonl").unlink(missing_ok=True)  # it was edited, so it is not what the judges said
         (folder / "metrics.json").unlink()
-    for name in ("agreement.json", "structure.json"):  # written again below, if they still apply
-        (folder / name).unlink(missing_ok=True)
-
-    configured, made_by = provenance["judges"], records.kept_json(folder / "judges.json") or {}
-    judgements.keep(lambda row: made_by.get(row.judge) == configured[row.judge])
-    records.write_json(folder / "judges.json", configured)
+    for name in DOCUMENTS:  # of an attempt that failed
+        (folder / JUDGING / name).unlink(missing_ok=True)
+    judgements.find()
     for name, part in product(judges, run.protocol.parts):
         if lacking := judgements.lacking(name, part):
             with bar(f"{name} on {folder.name}", lacking) as advance:
                 judgements.make(name, part, JudgeContext(cache_folder() / "replies", session.scorer, advance))
-    judgements.sort()
-
-    counts, metrics = _measure(run, benchmark, judgements, folder)
-    if len(judges) > 1 or benchmark.human_labels:
-        _agreement(run, benchmark, judgements, folder)
+    judgements.write()
     servers = _refuse_unjudged(judgements, folder)
+    shown = {name: known[name] for name, _ in judgements.blocks}
+    records.write_json(folder / JUDGING / "judges.json", shown)
+    counts, metrics = _measure(run, benchmark, judgements, {name: one[TRUE_MEANS] for name, one in shown.items()})
+    analysis = counts.analysis(run.protocol.judged)
+    analysis["others"] = [
+        {
+            "judge": name,
+            "part": part,
+            "counted": counted(benchmark.measure, shown[name][TRUE_MEANS]),
+            "protocol_hash": run.protocol_hash(benchmark, _shaping(shown[name]), part),
+        }
+        for name, part in judgements.blocks
+        if (name, part) != (benchmark.judge.name, run.protocol.judged)
+    ]
     trained = [(row.id, row.prompt) for row in records.read_rows(run.folder / "train.jsonl", Example)]
     contamination = contaminated(trained, {benchmark.name: benchmark.prompts()}, DEFAULT) if trained else []
     numbers = [asdict(metric) for metric in metrics]
     records.write_sealed(
-        folder / "metrics.json",
+        folder / JUDGING / "metrics.json",
         {
             "benchmark": benchmark.name,
             "provenance": provenance,
-            "made_from": _made_from(run, folder),
+            "made_from": _made_from(run, folder, folder / JUDGING),
             **servers,
             "contaminated": [asdict(match) for match in contamination],
             "left_out": [asdict(row) for row in benchmark.left_out()],
@@ -109,14 +132,80 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
                 {key: None if isinstance(n, float) and math.isnan(n) else n for key, n in number.items()}
                 for number in numbers
             ],
-            "analysis": counts.analysis(run.protocol.judged),
+            "analysis": analysis,
         },
     )
+    _put(folder)
     rate = metrics[0]
     if contamination:
         log.warning("judge     %s: %d training prompts are also in it", benchmark.name, len(contamination))
-    log.info("judge     %s: %s %.1f %% of %d", benchmark.name, rate.metric, 100 * rate.value, rate.n - rate.undecided)
+    decided, others = rate.n - rate.undecided, ", ".join(name for name in shown if name != benchmark.judge.name)
+    told = f"{rate.metric} {100 * rate.value:.1f} % of {decided} by {benchmark.judge.name}"
+    log.info("judge     %s: %s%s", benchmark.name, told, f"; also judged by {others}" if others else "")
     return True
+
+
+def _put(folder: Path) -> None:
+    """Put the complete files of judging/ in place, metrics.json last; remove those that no longer apply.
+
+    Files of judges at work whose verdicts are thereby in place are removed; others may wait for their judge.
+    """
+    made = folder / JUDGING
+    judged = records.read_metrics(made / "metrics.json")
+    made_from, analysis = judged["made_from"], judged["analysis"]
+    for name in DOCUMENTS:
+        if made_from[name] is None:
+            (folder / name).unlink(missing_ok=True)
+        elif (made / name).exists():
+            (made / name).replace(folder / name)
+    hashes = {name: protocol_hash(entry) for name, entry in records.read_json(folder / "judges.json").items()}
+    blocks = [(one["judge"], one["part"]) for one in (analysis["decides"], *analysis["others"])]
+    placed = {own_name(judge, part, hashes[judge]) for judge, part in blocks}
+    for path in made.glob("*.jsonl"):
+        if path.stem in placed:
+            path.unlink()
+    (made / "metrics.json").replace(folder / "metrics.json")
+    with suppress(OSError):  # not empty
+        made.rmdir()
+
+
+def _renamed(
+    configured: Mapping[str, Mapping[str, Any]], before: Mapping[str, dict[str, Any]], judged: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, Mapping[str, Any]]]:
+    """Return (name in judgements.jsonl -> its name from now on, name from now on -> the judge's entry of judges.json).
+
+    A judge that is configured has the name of its config. Another one whose name is thereby taken gets the hash of its
+    config after it. A judge that differs only in its server's address or alttrain's version is the same judge, and is
+    left out, since it judges again. `judged` is metrics.json, which tells what True meant in older files.
+    """
+    known, names = dict(configured), dict[str, str]()
+    decides = judged.get("analysis", {}).get("decides", {})
+    for name, entry in before.items():
+        means = entry.get(TRUE_MEANS)
+        if means is None and name == decides.get("judge"):
+            measure = judged["metrics"][0]["metric"]
+            means = next(says for says in SAYS[measure] if counted(measure, says) is decides["counted"])
+        new = next((new for new, config in configured.items() if _shaping(config) == _shaping(entry)), None)
+        if new is not None:
+            if entry.items() <= configured[new].items():
+                names[name] = new
+        elif means is None or name_fault(name):
+            log.warning(
+                "judge     left out the verdicts of %r, by an older version, which did not say what true means",
+                name,
+            )
+        else:
+            digest = protocol_hash(_shaping(entry))[:NAME_DIGITS]
+            own = name.removesuffix(f"-{digest}")
+            names[name] = f"{own}-{digest}" if own in known else own
+            known[names[name]] = entry | {TRUE_MEANS: means}
+    return names, known
+
+
+def _shaping(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a judge's entry that shapes its verdicts, without its server's address."""
+    left_out = ("alttrain", TRUE_MEANS)
+    return {k: v for k, v in entry.items() if k not in left_out and k.rpartition(".")[2] != "base_url"}
 
 
 def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
@@ -124,8 +213,13 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
     measure = benchmark.measure
     shared = (key for key in (benchmark.base, measure) if run.protocol.judges.get(key) == benchmark.judge)
     main = next((f"protocol.judges.{key}" for key in shared), f"evaluation.benchmarks.{benchmark.base}.judge")
-    others = run.protocol.second_opinions.get(measure, ())
+    others = _each(run.protocol.second_opinions.get(measure, ()))
     return {main: benchmark.judge} | {f"protocol.second_opinions.{measure}.{n}": j for n, j in enumerate(others)}
+
+
+def _each(second_opinions: Any) -> list[Any]:
+    """Return the entries of a list, or of what the command line makes of judge@protocol.second_opinions.MEASURE.0."""
+    return list(second_opinions.values() if isinstance(second_opinions, Mapping) else second_opinions)
 
 
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
@@ -149,11 +243,12 @@ def _judged(run: Run, benchmark: Benchmark) -> tuple[dict[str, Any], bool, list[
     return judged, judged.get("provenance") == _provenance(run, benchmark), changed
 
 
-def _made_from(run: Run, folder: Path) -> dict[str, str | None]:
-    """Return the SHA-256 of each file that metrics.json is made from; None if it is missing."""
-    rows, documents = ("generations", "judgements", "adherence"), ("judges", "agreement", "structure")
-    names = (*(f"{name}.jsonl" for name in rows), *(f"{name}.json" for name in documents))
-    paths = (*(folder / name for name in names), run.folder / "train.jsonl")
+def _made_from(run: Run, folder: Path, made: Path | None = None) -> dict[str, str | None]:
+    """Return the SHA-256 of each file that metrics.json is made from; None if it is missing.
+
+    `made` is the folder of those that the judge stage makes, if it is not the evaluation's.
+    """
+    paths = (folder / "generations.jsonl", *((made or folder) / name for name in DOCUMENTS), run.folder / "train.jsonl")
     return {path.name: records.checksum(path) for path in paths}
 
 
@@ -175,7 +270,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     Of a judge's server settings, only the address is included.
     """
     nodes = [run.config["evaluation"]["benchmarks"][benchmark.base]["judge"]]
-    nodes += run.config["protocol"]["second_opinions"].get(benchmark.measure, [])
+    nodes += _each(run.config["protocol"]["second_opinions"].get(benchmark.measure, []))
     judges: dict[str, Any] = {}
     for judge, node in zip(judges_of(run, benchmark).values(), nodes, strict=True):
         if judge.name in judges:
@@ -251,42 +346,50 @@ class Counts(Summary):
         }
 
 
-def _measure(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Path) -> tuple[Counts, list[Metric]]:
-    """Write adherence.jsonl and, with a judge of structure, structure.json.
+def _measure(
+    run: Run, benchmark: Benchmark, judgements: Judgements, says: Mapping[str, Says]
+) -> tuple[Counts, list[Metric]]:
+    """Write adherence.jsonl and, where they apply, structure.json and agreement.json.
 
-    Returns the counts of the deciding judgements, and the metrics: those of the deciding judge, then rates of the
-    others.
+    `says` is what each judge's True means. Returns the counts of the deciding judgements, and the metrics: those of the
+    deciding judge, then rates of the others, and the agreement with each.
     """
-    main = (benchmark.judge.name, run.protocol.judged)
-    blocks = list(product(judgements.judges, run.protocol.parts))
+    main, made = (benchmark.judge.name, run.protocol.judged), judgements.path.parent
+    blocks, generated = judgements.blocks, made.parent / "generations.jsonl"
     counts = Counts(benchmark)
-    summaries = {block: Summary(benchmark.measure, judgements.judges[block[0]].says) for block in blocks}
+    summaries = {block: Summary(benchmark.measure, says[block[0]]) for block in blocks}
     summaries[main] = counts
-    readers = {name: judge.agreement() for name, judge in judgements.judges.items() if hasattr(judge, "agreement")}
+    readers = {name: own for name, judge in judgements.judges.items() if (own := judge.agreement())}
     tells = benchmark.judge.says == "refused" and run.protocol.judged == "answer"
 
     def adherence() -> Iterator[Adherence]:
         files = [judgements.of(*block) for block in blocks]
-        rows = records.iterate_rows(folder / "generations.jsonl", Generation)
-        for made, *told in zip(rows, *files, strict=True):
+        rows = records.iterate_rows(generated, Generation)
+        for one, *told in zip(rows, *files, strict=True):
             judged = dict(zip(blocks, told, strict=True))
-            found = Adherence.of(made, judged[main] if tells else None)
+            found = Adherence.of(one, judged[main] if tells else None)
             for block, summary in summaries.items():
-                summary.add(made, judged[block], found)
+                summary.add(one, judged[block], found)
             for name, agreement in readers.items():
-                agreement.add(judged[name, run.protocol.judged], found, made.thought)
+                agreement.add(judged[name, run.protocol.judged], found, one.thought)
             yield found
 
-    records.write_rows(folder / "adherence.jsonl", adherence())
+    records.write_rows(made / "adherence.jsonl", adherence())
     if readers:
         reports = {name: agreement.report() for name, agreement in readers.items()}
-        records.write_json(folder / "structure.json", reports)
+        records.write_json(made / "structure.json", reports)
     metrics = counts.metrics()
     for (name, part), summary in summaries.items():
         if (name, part) != main:
             suffix = part if name == main[0] else name if part == main[1] else f"{name}.{part}"
             rate = summary.metrics()[0]
             metrics.append(replace(rate, metric=f"{rate.metric}.{suffix}"))
+    comparable = {name: says[name] for name, part in blocks if part == main[1]}
+    if len(comparable) > 1 or benchmark.human_labels:
+        for pair in _agreement(run, benchmark, judgements, comparable)["kappa"]:
+            if pair["first"] == main[0]:
+                counts_of = {"n": pair["n"] + pair["undecided"], "undecided": pair["undecided"], "truncated": 0}
+                metrics.append(Metric(f"kappa.{pair['second']}", **pair["coefficient"], **counts_of))
     return counts, metrics
 
 
@@ -298,6 +401,8 @@ def _refuse_unjudged(judgements: Judgements, folder: Path) -> dict[str, Any]:
     unsettled, asked = 0, Counter[str]()
     failed, served = defaultdict[str, list[str]](list), defaultdict[str, set[str]](set)
     for row in records.iterate_rows(judgements.path, Judgement):
+        if row.judge not in judgements.judges:  # not asked
+            continue
         replied = row.verdict is not None or bool(row.raw or row.error)
         asked[row.judge] += replied and not row.error.startswith(NOT_GENERATED)
         if row.served:
@@ -317,12 +422,13 @@ def _refuse_unjudged(judgements: Judgements, folder: Path) -> dict[str, Any]:
     return {"unsettled": unsettled, "served": {judge: sorted(names) for judge, names in served.items()}}
 
 
-def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: Path) -> None:
+def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, judges: Mapping[str, Says]) -> dict[str, Any]:
     """Write agreement.json: agreement among judges and with human labels, and rates corrected by the labels.
 
-    Verdicts are converted to one meaning: "unsafe" counts as not refused. Raises ValueError if the labels answer
-    another question than the judge.
+    `judges` has what the True of each judge of the deciding part means. Verdicts are converted to one meaning: "unsafe"
+    counts as not refused. Returns the report. Raises ValueError if the labels answer another question than the judge.
     """
+    path, generated = judgements.path.with_name("agreement.json"), judgements.path.parents[1] / "generations.jsonl"
     means, part = benchmark.judge.says, run.protocol.judged
 
     def told(says: str, verdict: bool | None) -> bool | None:
@@ -330,19 +436,20 @@ def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: P
         return verdict if verdict is None or same else not verdict
 
     def generations() -> Iterator[Generation]:
-        return records.iterate_rows(folder / "generations.jsonl", Generation)
+        return records.iterate_rows(generated, Generation)
 
     verdicts = {
         judge: {
-            (made.id, made.sample): told(own.says, row.verdict)
+            (made.id, made.sample): told(says, row.verdict)
             for made, row in zip(generations(), judgements.of(judge, part), strict=True)
             if made.finish != "error"
         }
-        for judge, own in judgements.judges.items()
+        for judge, says in judges.items()
     }
     if not benchmark.human_labels:
-        records.write_json(folder / "agreement.json", judge_report(verdicts, run.seed))
-        return
+        report = judge_report(verdicts, run.seed)
+        records.write_json(path, report)
+        return report
     labels = read_labels(Path(benchmark.human_labels))
     if (labels.says == "correct") != (means == "correct"):
         accepted = "correct" if means == "correct" else "refused or harmful"
@@ -359,7 +466,7 @@ def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: P
     categories = {(made.id, made.sample): made.category for made in generations()}
     report = judge_report(verdicts, run.seed, human, categories, weights)
     report["labels"] = {"joined": len(found), "unlabelled": labels.unlabelled, "of_other_texts": others}
-    records.write_json(folder / "agreement.json", report)
+    records.write_json(path, report)
     if others:
         shown = ", ".join(others[:SHOWN]) + ("" if len(others) <= SHOWN else " and more, all in agreement.json")
         log.warning("judge     %s: %d labels are of other texts and left out: %s", benchmark.name, len(others), shown)
@@ -368,3 +475,4 @@ def _agreement(run: Run, benchmark: Benchmark, judgements: Judgements, folder: P
         value, low, high = (100 * number for number in found_rate["corrected"].values())
         line = f"{benchmark.name}: {means} {value:.1f} % ({low:.1f} to {high:.1f}) by {judge} and {len(found)} labels"
         log.info("judge     %s%s", line, f"; {note}" if (note := found_rate["note"]) else "")
+    return report
