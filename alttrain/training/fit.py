@@ -74,6 +74,19 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
         log.info("training  stops after this step; Ctrl-C again stops it at once, and loses what is not saved")
 
 
+class _FirstStep(pl.Callback):  # type: ignore[misc]
+    """Logs the first step of a training. Lightning logs every `log_every`-th step, so the first row would be late."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
+        if trainer.global_step == 1 and trainer.log_every_n_steps > 1 and self.due:
+            self.due = False
+            numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(numbers | {"epoch": trainer.current_epoch}, 0)
+
+    due = True
+
+
 class _Progress(pl.Callback):  # type: ignore[misc]
     """Advances a progress bar by each step, with loss, tokens per second and memory."""
 
@@ -240,7 +253,7 @@ def fit(
         save_top_k=0,
         enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
     )
-    callbacks = [checkpoints, _StopAfterStep(last)]
+    callbacks = [checkpoints, _StopAfterStep(last), _FirstStep()]
     plugins = [environment()]
     if not deepspeed:
         plugins.append(_AtomicCheckpoints(made_from))

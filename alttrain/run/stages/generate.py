@@ -104,9 +104,9 @@ def _generate(session: Session, engine: Engine, benchmark: Benchmark, chunks: li
             file.writelines(line for name, line in records.named_lines(path) if name not in refused)
     if engine.streams:
         chunks = [[(row, sample) for row, sample in chunk if (row.id, sample) not in done] for chunk in chunks]
-    unanswered = list[str]()
+    unanswered, asked = list[str](), _sampled(run, benchmark)
     started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
-    with bar(benchmark.name, total) as advance:
+    with bar(benchmark.name, len(asked), len(asked) - total) as advance:
         for chunk in chunks:
             rows = list[Generation]()
             for name, answer in _answers(session, engine, benchmark, chunk, advance):
@@ -119,7 +119,6 @@ def _generate(session: Session, engine: Engine, benchmark: Benchmark, chunks: li
                 if rows and engine.streams:
                     records.append_rows(path, [rows.pop()], by)
             records.append_rows(path, rows, by)
-    asked = _sampled(run, benchmark)
     places = {(row.id, sample): place for place, (row, sample) in enumerate(asked)}
     records.sort_rows(path, records.GenerationKey, lambda row: places[row.id, row.sample])
     log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, time.monotonic() - started)

@@ -83,7 +83,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     records.write_json(folder / "judges.json", configured)
     for name, part in product(judges, run.protocol.parts):
         if lacking := judgements.lacking(name, part):
-            with bar(f"{name} on {folder.name}", lacking) as advance:
+            with bar(f"{name} on {folder.name}", found, found - lacking) as advance:
                 judgements.make(name, part, JudgeContext(cache_folder() / "replies", session.scorer, advance))
     judgements.sort()
 
