@@ -32,7 +32,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from alttrain.backbone.source import cache_folder
-from alttrain.config import STAGES, Fault, RunError, preview, register, spelt_out
+from alttrain.config import STAGES, Fault, RunError, preview, register, run_name, spelt_out
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.config.targets import take_trusted
 from alttrain.records import full_disk
@@ -217,10 +217,10 @@ def execute(config: DictConfig, reports: bool = True, checked: "Run | None" = No
     from alttrain.run.stages.check import check_light, check_protocol
     from alttrain.run.stages.needs import fitted
 
+    _log_to_console(f"{run_name(config)}  " if beside_others() else "")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     started = time.monotonic()
     run, check = (checked, check_protocol) if checked else (assemble(config), check_light)
-    _log_to_console(f"{run.name}  " if beside_others() else "")
     job = hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()
     try:
         run = checked or fitted(run)
