@@ -169,7 +169,7 @@ def statuses(output_dir: Path) -> dict[str, Status]:
         log.warning("%s", error)
         planned = []
     ended = Counter(path.stem for path in (output_dir / ENDED).glob("*"))
-    for path in (output_dir / ENDED).glob("*"):
+    for path in sorted((output_dir / ENDED).glob("*")):
         with suppress(OSError):  # another sweep is planned
             when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
             status = found.get(path.stem, Status("failed"))
