@@ -279,7 +279,10 @@ class Wandb(Logger):
 
 @dataclass(frozen=True)
 class Trackio(Logger):
-    """A trackio run in `project`, in a database on this machine. Its name is the run's id, by which it is continued."""
+    """A trackio run in `project`, in a database on this machine. Its name is the run's id, by which it is continued.
+
+    trackio itself warns of what it cannot write, and goes on.
+    """
 
     project: str
 
