@@ -64,7 +64,6 @@ class GuardedLogger(Logger):  # type: ignore[misc]
                 text = io.StringIO()
                 csv.writer(text, lineterminator="\n").writerows([columns, *rows])
                 logger.experiment.log_text(logger.run_id, text.getvalue(), f"samples/{name}.csv")
-
             elif isinstance(logger, TrackioLogger):
                 logger.log_table(f"samples/{name}", columns, rows)
 
@@ -117,7 +116,7 @@ class TrackioLogger:
         self.run.log(dict(metrics), step=step)
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Log a table at the last step."""
+        """Log a table, at a step of its own."""
         import trackio
 
         self.run.log({name: trackio.Table(columns=[*columns], data=[[*row] for row in rows])})
