@@ -171,7 +171,7 @@ def test_the_page_and_the_loggers_take_the_same() -> None:
     assert told(["logger.texts=some"]) == ["logger.texts='some': accepted: all, benign, none"]
 
 
-@pytest.mark.parametrize("options", ["wandb", "[csv,wandb]", "[csv,tensorboard,wandb,mlflow]", "none"])
+@pytest.mark.parametrize("options", ["wandb", "[csv,wandb]", "[csv,tensorboard,wandb,mlflow,trackio]", "none"])
 def test_one_logger_several_or_none(options: str) -> None:
     (config,) = preview([f"logger={options}"])[1]
     names = [name for name in options.strip("[]").split(",") if name != "none"]

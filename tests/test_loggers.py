@@ -6,13 +6,17 @@ import importlib.util
 import json
 import logging
 import os
+import signal
+import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +34,30 @@ from alttrain.run.loggers import COLUMNS, TEXTS, logged
 from alttrain.training import Csv, LoggedRun, Mlflow, TensorBoard, Wandb
 from alttrain.training.loggers import GuardedLogger
 
+MLFLOW = os.environ.get("MLFLOW_PYTHON", sys.executable)
+"""A Python whose mlflow has a server; mlflow-skinny has none."""
+TRACKIO = """
+import logging, pathlib, sys
+from functools import partial
+from alttrain.training import LoggedRun, Trackio
+from alttrain.training.loggers import GuardedLogger
+
+logging.basicConfig()
+run = LoggedRun("r-1", "r", pathlib.Path(sys.argv[1]), "s", {"seed": 3})
+for steps in (range(2), range(2, 3)):
+    logger = GuardedLogger("trackio", partial(Trackio("p").open, run), 300)
+    for step in steps:
+        logger.log_metrics({"loss": float(step)}, step)
+    logger.log_table("set", ["id", "verdict"], [["a", None], ["b", True]])
+    logger.close()
+
+from trackio import Api
+from trackio.sqlite_storage import SQLiteStorage
+rows = SQLiteStorage.get_logs("p", "r-1")
+told = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+tables = [row["samples/set"]["_value"][1]["verdict"] for row in rows if "samples/set" in row]
+print([run.name for run in Api().runs("p")], told, tables)
+"""
 RUN = "tiny-embedded-alttrain-demo-s0"
 TRAIN = "stages=[rewrite,train]"
 
@@ -156,7 +184,10 @@ def test_a_logger_that_does_not_keep_up_gets_no_more(monkeypatch: pytest.MonkeyP
         logger.log_metrics({"loss": 1.0}, step)
     free.set()
     logger.close()
-    assert told == ["logger    slow does not keep up, and gets no more"]
+    assert told[0] == "logger    slow does not keep up, and gets no more"
+    assert told[1].startswith("logger    slow did not get ")
+    assert told[1].endswith(" to 8")
+    assert len(told) == 2
 
 
 def test_tensorboard_has_each_step_of_a_resumed_training_once(tmp_path: Path) -> None:
@@ -194,6 +225,87 @@ def test_an_mlflow_run_ends_whatever_fails(tmp_path: Path, monkeypatch: pytest.M
     assert (found.info.status, found.data.tags["sweep"]) == ("FINISHED", "s")
     config = Path(found.info.artifact_uri.removeprefix("file://")) / "config.json"
     assert json.loads(config.read_text()) == run.config
+
+
+def served(port: int, folder: Path) -> "subprocess.Popen[bytes]":
+    """An MLflow server that answers."""
+    command = [MLFLOW, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
+    command += [f"--backend-store-uri={folder / 'store'}", f"--default-artifact-root={folder / 'files'}"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    until = time.monotonic() + 600
+    while server.poll() is None and time.monotonic() < until:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=30):
+            return server
+        time.sleep(0.2)
+    pytest.fail("the server does not start")
+
+
+def test_an_mlflow_server_that_goes_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    """Down at the start, there for the next training, gone in its middle, and there for the resumed one."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    if subprocess.run([MLFLOW, "-c", "import mlflow.server"], capture_output=True, check=False).returncode:
+        pytest.skip(f"{MLFLOW} has no mlflow with a server; MLFLOW_PYTHON may name a Python that has")
+    from mlflow.tracking import MlflowClient
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri, run = f"http://127.0.0.1:{port}", LoggedRun("r-1", "r", tmp_path, "s", {"seed": 3})
+
+    def training(steps: range, goes: Callable[[], object] = lambda: None) -> None:
+        logger = GuardedLogger("mlflow", partial(Mlflow(uri).open, run), 300)
+        for step in steps:
+            logger.log_metrics({"loss": float(step)}, step)
+            if step == 1:
+                while len(logger._unsent):
+                    time.sleep(0.1)
+                goes()
+        logger.close()
+
+    def told_of(first: int, last: int) -> None:
+        failed, lacks = told
+        assert failed.startswith("logger    mlflow failed, and the run goes on without it: ")
+        assert lacks == f"logger    mlflow did not get {last - first + 1} rows of numbers, of steps {first} to {last}"
+        told.clear()
+
+    def kill() -> None:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+    training(range(4, 6))
+    told_of(4, 5)
+    server = served(port, tmp_path)
+    try:
+        training(range(4), kill)
+        told_of(2, 3)
+        server = served(port, tmp_path)
+        training(range(2, 6))
+        assert told == []
+        client = MlflowClient(uri)
+        (found,) = client.search_runs([client.get_experiment_by_name("s").experiment_id])
+        steps = [one.step for one in client.get_metric_history(found.info.run_id, "loss")]
+        assert (found.info.status, sorted(steps)) == ("FINISHED", list(range(6)))
+    finally:
+        kill()
+
+
+def test_a_trackio_run_is_continued(tmp_path: Path) -> None:
+    if not importlib.util.find_spec("trackio"):
+        pytest.skip("trackio is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKIO, str(tmp_path)],
+        env={**os.environ, "TRACKIO_DIR": str(tmp_path / "kept")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "failed" not in done.stderr
+    assert done.stdout.splitlines()[-1] == "['r-1'] [(0, 0.0), (1, 1.0), (2, 2.0)] [True, True]"
 
 
 # --- wandb ---
@@ -336,7 +448,17 @@ def test_a_logger_that_fails_is_told_once_and_stops_nothing(
     assert (folder / "train.json").exists()
     assert len(losses(folder)) == json.loads((folder / "train.json").read_text())["steps"]
     assert asked == [0]
-    assert told == ["logger    wandb failed, and the run goes on without it: the server is gone"]
+    assert told == [
+        "logger    wandb failed, and the run goes on without it: the server is gone",
+        "logger    wandb did not get 6 rows of numbers, of steps 0 to 5",
+    ]
+
+
+def test_the_first_step_of_a_short_training_is_logged(tiny_arguments: list[str]) -> None:
+    found = scalars(run([*tiny_arguments, "trainer.log_every=10", TRAIN]))
+    assert found.keys() == {"loss", "learning_rate", "gradient_norm", "tokens_per_second", "epoch"}
+    assert all(points.keys() == {0} for points in found.values())
+    assert found["tokens_per_second"][0] > 0
 
 
 def test_without_a_logger_a_run_trains_and_judges(tiny_arguments: list[str]) -> None:
@@ -371,7 +493,10 @@ def test_a_hanging_logger_holds_nothing_up(told: list[str]) -> None:
         guarded.log_metrics({"loss": 1.5}, step)
     guarded.close()
     assert time.monotonic() - started < 1
-    assert told == ["logger    slow does not end; the run goes on without waiting for it"]
+    assert told == [
+        "logger    slow does not end; the run goes on without waiting for it",
+        "logger    slow did not get 2 rows of numbers, of steps 0 to 1",
+    ]
     for _ in range(200):
         if slow.calls[-1:] == ["closed"]:
             break
@@ -387,8 +512,12 @@ def test_a_logger_that_cannot_be_opened_stops_nothing(told: list[str]) -> None:
 
     guarded = GuardedLogger("own", refused)
     guarded.log_metrics({"loss": 1.5}, 0)
+    guarded.log_table("set", ["id"], [[1]])
     guarded.close()
-    assert told == ["logger    own failed, and the run goes on without it: PermissionError"]
+    assert told == [
+        "logger    own failed, and the run goes on without it: PermissionError",
+        "logger    own did not get 1 rows of numbers, of steps 0 to 0; samples/set",
+    ]
 
 
 ONLINE = """

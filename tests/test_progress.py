@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from alttrain.run import progress
+from alttrain.run.app import _log_to_console
 from alttrain.run.status import Log, state_of
+from hydra_plugins.alttrain_jobs import PARENT
 
 
 @pytest.fixture
@@ -31,6 +33,24 @@ def test_a_line_a_minute_and_the_time_left_by_the_speed_of_this_process(
     assert [record.message.strip() for record in caplog.records] == [
         "training 522 of 1000, loss 61, 3 min 59 s left",
         "training 644 of 1000, loss 122, 2 min 58 s left",
+    ]
+
+
+def test_jobs_beside_others_have_lines_with_their_names(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also on a terminal, where the bars of several would overwrite each other."""
+    monkeypatch.setenv(PARENT, "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    for name in ("a-s0", "a-100%-s1"):  # one process does jobs one after the other
+        _log_to_console(f"{name}  ")
+        with progress.bar("training", 10) as advance:
+            clock[0] += 61
+            advance(1)
+    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert [" ".join(line) for line in lines] == [
+        f"{name} training 1 of 10, 9 min 09 s left" for name in ("a-s0", "a-100%-s1")
     ]
 
 

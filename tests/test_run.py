@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from alttrain.report.results import read_csv
 from alttrain.rewrite import render
 from alttrain.run import label
 from alttrain.run.app import execute
+from alttrain.run.progress import Advance, bar
 from alttrain.run.session import Session, clear_shelf
 
 RUN = "tiny-embedded-alttrain-demo-s0"
@@ -242,16 +245,28 @@ def test_limit_takes_so_many_prompts_of_every_benchmark_and_says_so(tiny_argumen
     assert all(metrics["provenance"]["changed"]["benchmark.rows.limit"] == [None, 2] for metrics in found)
 
 
-def test_rows_lost_and_torn_are_made_again_the_same(tiny_arguments: list[str]) -> None:
+def test_rows_lost_and_torn_are_made_again_the_same(tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar goes on from the whole chunks of three rows."""
+    bars: list[tuple[int, ...]] = []
+
+    @contextmanager
+    def shown(label: str, *counts: int) -> Iterator[Advance]:
+        bars.append(counts)
+        with bar(label, *counts) as advance:
+            yield advance
+
     arguments = no_train(tiny_arguments)
     folder = run(arguments)
     path = folder / "evaluation/embedded_harmful/generations.jsonl"
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:2]) + lines[2][:17])
-    (folder / "evaluation/embedded_harmful/metrics.json").unlink()
-    run(arguments)
-    assert path.read_bytes() == whole
+    monkeypatch.setattr("alttrain.run.stages.generate.bar", shown)
+    for kept, done in ((2, 0), (3, 3)):
+        path.write_bytes(b"".join(lines[:kept]) + lines[kept][:17])
+        (folder / "evaluation/embedded_harmful/metrics.json").unlink()
+        run(arguments)
+        assert path.read_bytes() == whole
+        assert bars.pop() == (4, done)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.core.utils import JobStatus
 from processes import gone
 from rich.console import Console
 
@@ -108,6 +110,61 @@ def test_what_a_killed_sweep_started_ends_and_its_folders_are_free(
             pass
 
 
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_what_fails_in_its_check_is_failed_and_told_once(
+    tiny_arguments: list[str], tmp_path: Path, launcher: str
+) -> None:
+    """Its folder does not exist then. The console of submitit's jobs is a file."""
+    if LAUNCHERS[launcher] and not importlib.util.find_spec(LAUNCHERS[launcher]):
+        pytest.skip(f"{LAUNCHERS[launcher]} is not installed")
+    folder, more = tmp_path / "outputs", [] if launcher == "basic" else [f"launcher={launcher}"]
+    arguments = [*without(tiny_arguments, "training", "rewrite", "dataset"), "method=no_train", "seed=0,1"]
+    done = sweep([*arguments, "backbone.context_length=20"], folder, *more)
+    assert done.returncode == 1
+    assert not (folder / "runs").exists()
+    assert "failed    2 of 2: tiny-no_train-s0, tiny-no_train-s1" in done.stderr
+    jobs = "".join(path.read_text() for path in (folder / ".sweep").rglob("*_log.err")) + done.stderr
+    assert jobs.count("it passes backbone.context_length=20") == 2  # once a job
+    assert not re.search("Traceback|Error executing|HYDRA_FULL_ERROR", jobs)
+    assert {status.state for status in statuses(folder).values()} == {"failed"}
+    command = [sys.executable, "-m", "alttrain.run.status", str(folder)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "400"})
+    assert (shown.returncode, shown.stdout.count("it passes backbone.context_length=20")) == (1, 2)
+
+
+def test_a_run_that_fails_is_told_once(tiny_arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "alttrain", *tiny_arguments, "backbone.context_length=20"]
+    environment = {**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 1
+    assert done.stderr.count("it passes backbone.context_length=20") == 1
+    assert not re.search("Traceback|Error executing|HYDRA_FULL_ERROR", done.stderr)
+
+
+def test_a_sweep_stops_at_any_exception(
+    tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a GPU's memory, which is no error of the config; a run that ends later is not failed any more."""
+
+    def execute(config: object, reports: bool) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("alttrain.run.app.execute", execute)
+    register()
+    for seed, told in ((0, "RuntimeError: CUDA out of memory"), (1, "not started, because tiny-.*-s0 failed")):
+        with initialize_config_module("alttrain.conf", version_base="1.3"):
+            config = compose("run", overrides=[*tiny_arguments, "keep_going=false", f"seed={seed}"])
+        with pytest.raises(RunError, match=told):
+            run_job(config, [f"seed={seed}"])
+    folder, run = tmp_path / "outputs", "tiny-embedded-alttrain-demo-s0"
+    (ended,) = (folder / ENDED).iterdir()
+    assert (statuses(folder)[run].state, statuses(folder)[run].error) == ("failed", "RuntimeError: CUDA out of memory")
+    os.utime(ended, (0, 0))
+    write_json(folder / "runs" / run / "run.json", {})
+    Log(folder / "runs" / run).ended(None)
+    assert statuses(folder)[run].state == "done"
+
+
 def test_a_failing_job_stops_no_other_and_alone_runs_again(tiny_arguments: list[str], tmp_path: Path) -> None:
     """The third seed's folder cannot be written: a file stands where it would be."""
     folder = tmp_path / "outputs"
@@ -147,7 +204,7 @@ def test_a_sweep_may_stop_at_the_first_failure(tiny_arguments: list[str], tmp_pa
     assert done.returncode == 1
     assert not (folder / "runs" / "tiny-no_train-s1").exists()
     assert statuses(folder)["tiny-no_train-s1"].state == "pending"
-    assert "never began" in done.stderr
+    assert "pending   1 of 2: tiny-no_train-s1" in done.stderr
     assert (folder / STOPPED).read_text() == "tiny-no_train-s0"
     planted.unlink()
     done = sweep(arguments, folder, "keep_going=false")
@@ -273,7 +330,7 @@ def test_a_run_is_failed_as_long_as_one_of_its_evaluations_is(protocols: list[st
     status = statuses(folder)[run]
     assert status.state == "failed"
     assert "embedded_harmful.brief" in status.error
-    assert len(re.findall(rf"failed +{run}: .*brief", done.stderr)) == 2  # as it failed, and at the end
+    assert len(re.findall(rf"failed +{run}: .*brief", done.stderr)) == 1
     planted.unlink()
     assert sweep(arguments, folder).returncode == 0
     assert statuses(folder)[run].state == "done"
@@ -351,9 +408,11 @@ def test_a_method_on_the_prompts_side_keeps_keys_of_its_rewrite() -> None:
 
 
 @pytest.mark.parametrize(("size", "batches"), [(None, [3]), (2, [2, 1])])
+@pytest.mark.parametrize("ends", [JobStatus.COMPLETED, JobStatus.FAILED])
 def test_the_sweeper_launches_the_planned_jobs_in_batches(
-    size: int | None, batches: list[int], monkeypatch: pytest.MonkeyPatch
+    size: int | None, batches: list[int], ends: JobStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All of them, also if a job of the first batch failed."""
     launched: list[tuple[int, list[list[str]]]] = []
     planned = [("hydra.sweeper.max_batch_size=2", f"seed={seed}") for seed in range(3)]
     monkeypatch.setattr(JobSweeper, "jobs", planned)
@@ -361,11 +420,12 @@ def test_the_sweeper_launches_the_planned_jobs_in_batches(
     class Launcher:
         def launch(self, batch: list[list[str]], initial_job_idx: int) -> list[SimpleNamespace]:
             launched.append((initial_job_idx, batch))
-            return [SimpleNamespace(return_value=None) for _ in batch]
+            return [SimpleNamespace(status=ends) for _ in batch]
 
     sweeper = JobSweeper(size, None)
     sweeper.launcher = Launcher()  # type: ignore[assignment]
-    assert list(map(len, sweeper.sweep([]))) == batches
+    with nullcontext() if ends is JobStatus.COMPLETED else pytest.raises(SystemExit, match="1"):
+        assert list(map(len, sweeper.sweep([]))) == batches
     assert [job for _, batch in launched for job in batch] == [["seed=0"], ["seed=1"], ["seed=2"]]
     assert [first for first, _ in launched] == [0, 2][: len(batches)]
 

@@ -32,12 +32,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from alttrain.backbone.source import cache_folder
-from alttrain.config import STAGES, Fault, RunError, preview, register, spelt_out
+from alttrain.config import STAGES, Fault, RunError, preview, register, run_name, spelt_out
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
 from alttrain.config.targets import take_trusted
 from alttrain.records import full_disk
 from alttrain.training.distributed import Leader, follow, follows, verify
-from hydra_plugins.alttrain_jobs import PARENT, absent, end_with_parent
+from hydra_plugins.alttrain_jobs import PARENT, absent, beside_others, end_with_parent
 
 if TYPE_CHECKING:
     from alttrain.run.assembly import Run
@@ -189,7 +189,14 @@ def _app(config: DictConfig) -> None:
             end_with_parent()
         run_job(config, [*searched(HydraConfig.get()), *HydraConfig.get().overrides.task])
         return
-    run = execute(config, checked=_checked)
+    try:
+        run = execute(config, checked=_checked)
+    except RunError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except Exception:
+        traceback.print_exc()  # Hydra would cut it, and add its advice
+        sys.exit(1)
     if run.stages == ("check",):
         from alttrain.run.stages.check import ready
 
@@ -210,7 +217,7 @@ def execute(config: DictConfig, reports: bool = True, checked: "Run | None" = No
     from alttrain.run.stages.check import check_light, check_protocol
     from alttrain.run.stages.needs import fitted
 
-    _log_to_console()
+    _log_to_console(f"{run_name(config)}  " if beside_others() else "")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     started = time.monotonic()
     run, check = (checked, check_protocol) if checked else (assemble(config), check_light)
@@ -231,7 +238,6 @@ def execute(config: DictConfig, reports: bool = True, checked: "Run | None" = No
             _stages(run, reports, leader)
         log.info("done      %s in %.0f s", run.name, time.monotonic() - started)
     except (ValueError, OSError) as error:
-        log.debug("%s", traceback.format_exc())
         raise RunError(str(error)) from error
     except Exception as error:  # a library's own error on a full disk
         if isinstance(error, RunError) or (disk := full_disk(run.folder)) is None:
@@ -280,16 +286,19 @@ def _stage(name: str, run: "Run", session: object) -> None:
     getattr(importlib.import_module(f"alttrain.run.stages.{name}"), name)(run, session)
 
 
-def _log_to_console() -> None:
+def _log_to_console(label: str = "") -> None:
+    """Show alttrain's lines and the warnings of libraries, each behind a label."""
     root = logging.getLogger()
     if not any(handler.name == "console" for handler in root.handlers):
         console = logging.StreamHandler(sys.stderr)
         console.name = "console"
         console.setLevel(logging.INFO)
-        console.setFormatter(logging.Formatter("%(message)s"))
         root.handlers = [console]
         root.setLevel(logging.WARNING)  # of libraries, show only warnings and errors
         logging.getLogger("alttrain").setLevel(logging.DEBUG)
+    for handler in root.handlers:
+        if handler.name == "console":
+            handler.setFormatter(logging.Formatter(f"{label.replace('%', '%%')}%(message)s"))
 
 
 @contextmanager
@@ -299,6 +308,9 @@ def _logged_to(path: Path) -> Iterator[None]:
     logging.getLogger().addHandler(handler)
     try:
         yield
+    except Exception:
+        log.debug("%s", RunError(traceback.format_exc()))  # API keys in it are masked
+        raise
     finally:
         logging.getLogger().removeHandler(handler)
         with suppress(OSError):  # closing flushes the buffer, which fails again

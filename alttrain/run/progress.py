@@ -1,4 +1,7 @@
-"""Progress of long work: a bar on a terminal, elsewhere a line every minute, and a note for `alttrain-status`."""
+"""Progress of long work: a bar on a terminal, else a line every minute, and a note for `alttrain-status`.
+
+Jobs beside each other have lines, since each bar would overwrite the others.
+"""
 
 import logging
 import sys
@@ -9,6 +12,8 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from hydra_plugins.alttrain_jobs import beside_others
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +31,7 @@ class Advance(Protocol):
 def bar(label: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Show progress through `total` steps, of which `done` were made before. The time left counts only new ones."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    terminal, began, now_done = sys.stderr.isatty(), time.monotonic(), done
+    terminal, began, now_done = sys.stderr.isatty() and not beside_others(), time.monotonic(), done
     lined = noted = began
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as shown:
         task = shown.add_task(label, total=total, completed=done)

@@ -3,7 +3,8 @@
     alttrain-status [OUTPUT_DIR] [--watch SECONDS]
 
 A run whose status says running, but whose lock is free, was killed and is shown as stopped. A run is pending if a sweep
-planned it (OUTPUT_DIR/.sweep/plan.json) and it has not begun, or if it has planned evaluations left.
+planned it (OUTPUT_DIR/.sweep/plan.json) and it has not begun, or if it has planned evaluations left. A job that failed
+before it had a folder, as in its check, is failed: the sweep keeps its error (OUTPUT_DIR/.sweep/ended).
 """
 
 import argparse
@@ -28,7 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alttrain.config import RunError
-from alttrain.records import DamagedError, clear_unfinished, kept_json, read_json, write_json
+from alttrain.records import DamagedError, clear_unfinished, kept_json, read_json, read_utf8, write_json
 from alttrain.report.escaping import one_line
 from alttrain.run.progress import listeners
 
@@ -69,6 +70,10 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2][:500]
+
+
 def read_status(folder: Path) -> Status | None:
     """Return a run's status as written; None if the file is missing or damaged."""
     found = kept_json(folder / "status.json", Status)
@@ -103,9 +108,8 @@ class Log:
         if error is None:
             self._write(replace(self._status, state="done", stage="", note=""))
             return
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         state: State = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-        self._write(replace(self._status, state=state, error=lines[-1][:500]))
+        self._write(replace(self._status, state=state, error=_last_line(str(error).strip() or type(error).__name__)))
 
     def _write(self, status: Status) -> None:
         self._status = replace(status, changed=_now())
@@ -165,6 +169,12 @@ def statuses(output_dir: Path) -> dict[str, Status]:
         log.warning("%s", error)
         planned = []
     ended = Counter(path.stem for path in (output_dir / ENDED).glob("*"))
+    for path in sorted((output_dir / ENDED).glob("*")):
+        with suppress(OSError):  # another sweep is planned
+            when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+            status = found.get(path.stem, Status("failed"))
+            if (text := read_utf8(path)) and status.state != "running" and status.changed <= when:
+                found[path.stem] = replace(status, state="failed", error=_last_line(text), changed=when)
     for run, count in Counter(job["run"] for job in planned).items():
         state = found[run].state if run in found else "pending"
         if state == "pending" or (state == "done" and ended[run] < count > 1):

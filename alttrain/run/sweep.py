@@ -34,7 +34,7 @@ from alttrain.run.progress import bar
 from alttrain.run.stages.check import check_light
 from alttrain.run.stages.generate import missing
 from alttrain.run.stages.needs import fitted
-from alttrain.run.status import ENDED, PLAN, Log, read_status
+from alttrain.run.status import ENDED, PLAN, Log, read_status, statuses
 from alttrain.training.distributed import follows
 from hydra_plugins.alttrain_jobs import PARENT
 
@@ -84,15 +84,19 @@ class Sweep:
         return self.runs[0][0]
 
     def show(self, failed: bool) -> None:
-        """Show the table of all runs. If the sweep failed, show the last line of the error of each failed job too."""
+        """Show the table of all runs. If the sweep failed, name the runs that did not end; each job told its error."""
         from alttrain.run.stages.report import show
 
+        output_dir, own = self.run.output_dir, {job.run for job in self.jobs}
         if failed or "report" in self.run.stages:
-            show(self.run.output_dir, self.run.config["page_texts"])
-        for run in dict.fromkeys(job.run for job in self.jobs if failed):
-            status = read_status(self.run.folder.parent / run)
-            if status is None or status.state == "failed":
-                log.error("failed    %s: %s", run, status.error if status else "never began")
+            show(output_dir, self.run.config["page_texts"])
+        states = {run: status.state for run, status in statuses(output_dir).items() if failed and run in own}
+        for state in ("failed", "stopped", "pending"):
+            if names := [run for run in states if states[run] == state]:
+                more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+                log.error("%-9s %d of %d: %s%s", state, len(names), len(own), ", ".join(names[:LISTED]), more)
+        if failed:
+            log.error("          alttrain-status %s says why", output_dir)
 
 
 def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
@@ -188,7 +192,7 @@ def searched(hydra: Any) -> list[str]:
 def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     """Run one job of a sweep, in a separate process if it needs several devices.
 
-    Raises RunError if it fails, or if another job failed and keep_going=false.
+    Raises RunError if it fails in any way, or if another job failed and keep_going=false. The error was told then.
     """
     from alttrain.run.app import execute
 
@@ -205,13 +209,15 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
                 _run_in_own_process(config, overrides)
             else:
                 execute(config, reports=False)
-    except (RunError, ValueError, OSError) as error:
-        log.error("failed    %s: %s", name, error)
+    except Exception as error:  # a library's own, too: of a GPU's memory, of a kernel
+        expected = isinstance(error, RunError | ValueError | OSError)
+        failure = RunError(str(error) if expected else f"{type(error).__name__}: {error}")
+        log.error("failed    %s: %s", name, failure, exc_info=None if expected else error)
         if leads:
-            write_text(ended, str(error))
+            write_text(ended, str(failure) or type(error).__name__)
             if not config.keep_going:
                 write_text(stopped, name)
-        raise RunError(str(error)) from error
+        raise failure from error
     if leads:
         write_text(ended, "")
         told = [read_utf8(path) for path in ended.parent.iterdir() if path.stem == name]
@@ -224,9 +230,13 @@ def _run_in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     own = [override for override in overrides if not override.startswith("stages=")]
     stages = ",".join(stage for stage in config.stages if stage != "report")
     command = [sys.executable, "-m", "alttrain", *own, "hydra.mode=RUN", f"stages=[{stages}]"]
+    folder = Path(config.output_dir) / "runs" / run_name(config)
+    before = read_status(folder)
     done = subprocess.run(command, check=False, env={**os.environ, PARENT: str(os.getpid())})
     if done.returncode:
-        raise RunError(f"the job ended with {done.returncode}; its folder's run.log says why")
+        after = read_status(folder)
+        told = after.error if after and after != before else ""
+        raise RunError(told or f"its process ended with {done.returncode}, and told why")
 
 
 def _state(run: Run) -> str:

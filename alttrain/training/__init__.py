@@ -278,10 +278,37 @@ class Wandb(Logger):
 
 
 @dataclass(frozen=True)
+class Trackio(Logger):
+    """A trackio run in `project`, in a database on this machine. Its name is the run's id, by which it is continued.
+
+    trackio itself warns of what it cannot write, and goes on.
+    """
+
+    project: str
+
+    package = "trackio"
+
+    @contextmanager
+    def open(self, run: LoggedRun) -> Iterator[Any]:
+        import trackio
+
+        from alttrain.training.loggers import TrackioLogger
+
+        alone = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
+        given = {"group": run.sweep or None, "config": dict(run.config), "resume": "allow", **alone}
+        logger = TrackioLogger(trackio.init(self.project, run.id, **given))
+        try:
+            yield logger
+        finally:
+            logger.run.finish()
+
+
+@dataclass(frozen=True)
 class Mlflow(Logger):
     """An MLflow run. `uri` is a folder or a server, whose credentials are read from MLflow's environment variables.
 
-    `experiment` None uses the sweep's name. MLflow assigns run ids itself, so a resumed run is found by a tag.
+    `experiment` None uses the sweep's name. MLflow assigns run ids itself, so a resumed run is found by a tag. A server
+    that is down for half a minute loses nothing; MLFLOW_HTTP_REQUEST_MAX_RETRIES sets for how long it is tried.
     """
 
     uri: str
@@ -292,6 +319,7 @@ class Mlflow(Logger):
     @contextmanager
     def open(self, run: LoggedRun) -> Iterator[Any]:
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # otherwise MLflow 3 requires a database
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # half a minute; its default is four minutes
         from mlflow.tracking import MlflowClient
         from pytorch_lightning.loggers import MLFlowLogger
 

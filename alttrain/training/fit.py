@@ -74,6 +74,19 @@ class _StopAfterStep(pl.Callback):  # type: ignore[misc]
         log.info("training  stops after this step; Ctrl-C again stops it at once, and loses what is not saved")
 
 
+class _FirstStep(pl.Callback):  # type: ignore[misc]
+    """Logs the first step of a training. Lightning logs every `log_every`-th step, so the first row would be late."""
+
+    due = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
+        if self.due and trainer.global_step == 1 and trainer.log_every_n_steps > 1:
+            self.due = False  # further passes of the next step come here before it is complete
+            numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(numbers | {"epoch": trainer.current_epoch}, 0)
+
+
 class _Progress(pl.Callback):  # type: ignore[misc]
     """Advances a progress bar by each step, with loss, tokens per second and memory."""
 
@@ -240,7 +253,7 @@ def fit(
         save_top_k=0,
         enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
     )
-    callbacks = [checkpoints, _StopAfterStep(last)]
+    callbacks = [checkpoints, _StopAfterStep(last), *([] if start else [_FirstStep()])]
     plugins = [environment()]
     if not deepspeed:
         plugins.append(_AtomicCheckpoints(made_from))

@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -28,7 +29,8 @@ MOST_WAITING = 10_000
 class GuardedLogger(Logger):  # type: ignore[misc]
     """Runs another logger's calls in a background thread, in order, so that it cannot stop or delay a run.
 
-    `open` is called in that thread. If a call raises, a warning is logged and all further calls are dropped.
+    `open` is called in that thread. If a call raises, a warning is logged and all further calls are dropped. `close`
+    says what the logger did not get.
     """
 
     name = version = ""
@@ -39,6 +41,7 @@ class GuardedLogger(Logger):  # type: ignore[misc]
         super().__init__()
         self._label, self._open, self._patience_s = label, open, patience_s
         self._calls: queue.Queue[Callable[[Any], object] | None] = queue.Queue(MOST_WAITING)
+        self._unsent: deque[str | int] = deque()  # steps and tables, in order
         self._failed = False
         self._thread = threading.Thread(target=self._work, name=f"logger {label}", daemon=True)  # it may hang
         self._thread.start()
@@ -46,13 +49,13 @@ class GuardedLogger(Logger):  # type: ignore[misc]
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics by name at an optimizer step."""
-        self._put(lambda logger: logger.log_metrics(metrics, step))
+        self._put(step or 0, lambda logger: logger.log_metrics(metrics, step))
 
     def log_hyperparams(self, *unused: Any, **ignored: Any) -> None:
         """Do nothing: the config is logged when the logger is opened."""
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Log a table, as a table in wandb and as a CSV file in MLflow."""
+        """Log a table, as a table in wandb and trackio and as a CSV file in MLflow."""
 
         def call(logger: Any) -> None:
             if isinstance(logger, WandbLogger):
@@ -61,19 +64,27 @@ class GuardedLogger(Logger):  # type: ignore[misc]
                 text = io.StringIO()
                 csv.writer(text, lineterminator="\n").writerows([columns, *rows])
                 logger.experiment.log_text(logger.run_id, text.getvalue(), f"samples/{name}.csv")
+            elif isinstance(logger, TrackioLogger):
+                logger.log_table(f"samples/{name}", columns, rows)
 
-        self._put(call)
+        self._put(f"samples/{name}", call)
 
     def close(self) -> None:
-        """Close the logger after the queued calls, waiting at most `patience_s` seconds."""
+        """Close the logger after the queued calls, within `patience_s` seconds. Warns of what it did not get."""
         until = time.monotonic() + self._patience_s
         with suppress(queue.Full):
             self._calls.put(None, self._thread.is_alive(), self._patience_s)
         self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
             log.warning("logger    %s does not end; the run goes on without waiting for it", self._label)
+        unsent = list(self._unsent)
+        steps, tables = [one for one in unsent if isinstance(one, int)], [one for one in unsent if isinstance(one, str)]
+        told = [f"{len(steps)} rows of numbers, of steps {min(steps)} to {max(steps)}"] if steps else []
+        if told or tables:
+            log.warning("logger    %s did not get %s", self._label, "; ".join([*told, *tables]))
 
-    def _put(self, call: Callable[[Any], object]) -> None:
+    def _put(self, what: str | int, call: Callable[[Any], object]) -> None:
+        self._unsent.append(what)
         if self._failed:
             return
         try:
@@ -87,10 +98,28 @@ class GuardedLogger(Logger):  # type: ignore[misc]
             with self._open() as logger:
                 while (call := self._calls.get()) is not None:
                     call(logger)
+                    self._unsent.popleft()
         except Exception as error:  # a logger can raise anything
             self._failed = True
             said = " ".join(str(error).split()) or type(error).__name__
             log.warning("logger    %s failed, and the run goes on without it: %s", self._label, said)
+
+
+class TrackioLogger:
+    """A trackio run with the method that Lightning's loggers have."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics by name at an optimizer step."""
+        self.run.log(dict(metrics), step=step)
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Log a table, at a step of its own."""
+        import trackio
+
+        self.run.log({name: trackio.Table(columns=[*columns], data=[[*row] for row in rows])})
 
 
 class ContinuedCSVLogger(CSVLogger):  # type: ignore[misc]
@@ -121,7 +150,7 @@ class ContinuedTensorBoardLogger(TensorBoardLogger):  # type: ignore[misc]
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers at a step. Step 0 may be an evaluation's, which replaces nothing."""
-        if self._experiment is None and step:
+        """Log numbers at a step. A training's first row replaces the later ones; an evaluation's replaces nothing."""
+        if self._experiment is None and "loss" in metrics:
             self._kwargs["purge_step"] = step
         super().log_metrics(metrics, step)

@@ -7,6 +7,8 @@ ends. Ray ends its own processes. Jobs on Slurm keep running.
 
 import importlib.util
 import os
+import select
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -31,7 +33,7 @@ PACKAGES = {
 PARENT = "ALTTRAIN_PARENT"
 """Environment variable with a process id. The processes started by that process end when it ends."""
 LOOK_S = 0.5
-"""Seconds between two checks of that process."""
+"""Seconds between two checks of that process, where it cannot be waited for."""
 
 
 class JobSweeper(Sweeper):
@@ -49,15 +51,19 @@ class JobSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Launch the jobs and return their results, by batch. Raises the error of the first job that failed."""
+        """Launch the jobs and return their results, by batch. Exits with 1 if one failed; each has told its error."""
         # Hydra itself adds what the command line sets in its node
         jobs = [[one for one in job if not one.lstrip("+~").startswith("hydra")] for job in self.jobs]
         returns = []
         size = self.max_batch_size or len(jobs)
-        for start in range(0, len(jobs), size):
-            returns.append(self.launcher.launch(jobs[start : start + size], initial_job_idx=start))
-            for job in returns[-1]:
-                _ = job.return_value  # raises the job's error
+        try:
+            for start in range(0, len(jobs), size):
+                returns.append(self.launcher.launch(jobs[start : start + size], initial_job_idx=start))
+        except Exception as error:  # the launcher's own, as of a worker that was killed
+            print(f"the launcher stopped: {type(error).__name__}: {error}", file=sys.stderr)
+            sys.exit(1)
+        if any(job.status is JobStatus.FAILED for batch in returns for job in batch):
+            sys.exit(1)
         return returns
 
 
@@ -127,11 +133,15 @@ def work(overrides: list[str]) -> str:
     return ""
 
 
+def beside_others() -> bool:
+    """Return whether this process is a sweep's worker, whose lines appear among those of other jobs."""
+    return int(os.environ.get(PARENT, os.getpid())) != os.getpid()
+
+
 def end_with_parent() -> None:
     """End this process, which may hold the lock of a run's folder, when the process in `PARENT` ends."""
-    parent = int(os.environ.get(PARENT, os.getpid()))
-    if parent != os.getpid() and os.name != "nt":  # on Windows, os.kill would end the process
-        _end_with(parent)
+    if beside_others() and os.name != "nt":  # on Windows, os.kill would end the process
+        _end_with(int(os.environ[PARENT]))
 
 
 @cache
@@ -142,8 +152,13 @@ def _end_with(process: int) -> None:
     """
 
     def watch() -> None:
-        while _is_there(process):
-            time.sleep(LOOK_S)
+        try:
+            ends = select.poll()
+            ends.register(os.pidfd_open(process), select.POLLIN)  # also ends for a zombie, which os.kill finds
+            ends.poll()
+        except (AttributeError, OSError):  # not Linux, an old kernel, or it is gone
+            while _is_there(process):
+                time.sleep(LOOK_S)
         os._exit(1)  # like a kill: no result is lost, and the same command resumes
 
     threading.Thread(target=watch, daemon=True, name="parent").start()

@@ -172,9 +172,9 @@ def _generate(session: Session, engine: Engine, benchmark: Benchmark) -> str:
             file.writelines(line for name, line in records.named_lines(path) if name not in refused)
     if engine.streams:
         chunks = [[(row, sample) for row, sample in chunk if (row.id, sample) not in done] for chunk in chunks]
-    unanswered = list[str]()
+    unanswered, due = list[str](), asked(run, benchmark)
     started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
-    with bar(benchmark.name, total) as advance:
+    with bar(benchmark.name, len(due), len(due) - total) as advance:
         for chunk in chunks:
             rows = list[Generation]()
             for name, answer in _Chunk(session, engine, benchmark, chunk, begun).answers(advance):
@@ -187,7 +187,6 @@ def _generate(session: Session, engine: Engine, benchmark: Benchmark) -> str:
                 if rows and engine.streams:
                     records.append_rows(path, [rows.pop()], by)
             records.append_rows(path, rows, by)
-    due = asked(run, benchmark)
     places = {(row.id, sample): place for place, (row, sample) in enumerate(due)}
     records.sort_rows(path, records.GenerationKey, lambda row: places[row.id, row.sample])
     log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, time.monotonic() - started)

@@ -98,7 +98,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     judgements.find()
     for name, part in product(judges, run.protocol.parts):
         if lacking := judgements.lacking(name, part):
-            with bar(f"{name} on {folder.name}", lacking) as advance:
+            with bar(f"{name} on {folder.name}", found, found - lacking) as advance:
                 judgements.make(name, part, JudgeContext(cache_folder() / "replies", session.scorer, advance))
     judgements.write()
     servers = _refuse_unjudged(judgements, folder)

@@ -286,7 +286,7 @@ def _originals(session: Session, recipe: SelfTrace, rows: list[Example]) -> dict
         log.info("rewrite   asking the backbone for %d original traces and answers", len(examples) - done)
         decoding = Decoding(recipe.tokens, recipe.temperature, recipe.top_p, top_k=recipe.top_k)
         prompt = session.renderer.prompt_text
-        with bar("originals", len(examples) - done) as advance, session.engine(None) as engine:
+        with bar("originals", len(examples), done) as advance, session.engine(None) as engine:
             for start in range(done, len(examples), size):
                 chunk = examples[start : start + size]
                 texts = {row.id: prompt(recipe.asked(row), mode, system=recipe.system_prompt) for row in chunk}
