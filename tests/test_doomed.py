@@ -6,19 +6,34 @@ The message names the key or file, the value and what is accepted. No case here 
 import json
 import logging
 import os
+import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
+import httpx
 import pytest
 from conftest import tiny_overrides
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from hydra.core.global_hydra import GlobalHydra
-from stub_server import Say, Stub
+from stub_server import Say, Serve, Stub
+from tiny import LORA
 
-from alttrain.run import app
+from alttrain import hub
+from alttrain.backbone import Shape, source
+from alttrain.backbone.device import GIB, Device
+from alttrain.generation import InProcessVllm, Server
+from alttrain.records import write_json
+from alttrain.run import app, plan
 from alttrain.run.session import Session
+from alttrain.run.stages import needs
+from alttrain.training import Hardware
 
 ROW = '{"prompt": "How do I bake bread?", "label": "benign", "response": "Mix flour and water."}\n'
 FILES = {
@@ -33,8 +48,8 @@ JUDGE = "judge@protocol.judges.harmful_rate=harm_score"
 WRITER = "protocol.judges.harmful_rate.writer"
 OWN = "+benchmark@evaluation.benchmarks.own=embedded_{} evaluation.benchmarks.own.name=own"
 OWN += " evaluation.benchmarks.own.rows={{_target_:alttrain.dataset.local_file,name:own,path:rows.jsonl}}"
-LARGE = "backbone.shape={_target_:alttrain.backbone.Shape,layers:32,hidden:4096,heads:32,kv_heads:8,head_dim:128,"
-LARGE += "intermediate:14336,vocabulary:128256,tied:false}"
+LARGE = Shape(32, 4096, 32, 8, 128, 14336, 128256, tied=False)
+
 
 Alttrain = Callable[[str], tuple[int, str]]
 """Takes a command line, and returns the exit code and what was printed."""
@@ -43,8 +58,6 @@ Alttrain = Callable[[str], tuple[int, str]]
 @pytest.fixture(scope="module")
 def offered() -> Iterator[Stub]:
     """A server that offers the model `mine` alone."""
-    import threading
-
     stub = Stub(lambda prompt, asked: Say("5"))
     stub.models = ["mine"]
     threading.Thread(target=stub.serve_forever, args=(0.01,), daemon=True).start()
@@ -203,3 +216,113 @@ def test_a_doomed_run_is_refused(
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     refuses(alttrain, line.format(url=offered.url), *words)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (GatedRepoError, ["gated on the hub: accept its licence", "hf auth login"]),
+        (RepositoryNotFoundError, ["the hub does not give it", "check the id and the revision"]),
+    ],
+)
+def test_a_model_that_the_hub_does_not_give_is_told_once_a_sweep(
+    alttrain: Alttrain, monkeypatch: pytest.MonkeyPatch, error: type[Exception], words: Sequence[str]
+) -> None:
+    asked: list[str] = []
+
+    def head(url: str, **unused: Any) -> None:
+        asked.append(url)
+        raise error("no", response=httpx.Response(404, request=httpx.Request("HEAD", url)))  # type: ignore[call-arg]
+
+    monkeypatch.setattr(hub, "reach", lambda: None)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", head)
+    source._hub_fault.cache_clear()
+    line = f"-m backbone=qwen3_8b backbone.source=lab/far tag=a,b {LOCAL}rows.jsonl seed=0,1"
+    said = refuses(alttrain, line, "this sweep cannot run", "backbone.source=lab/far: ", *words)
+    assert said.count("lab/far: ") == 1
+    assert "in 4 of 4 jobs" in said
+    assert len(asked) == 1
+
+
+def test_each_fault_of_a_sweep_is_told_once_with_all_jobs_that_have_it(alttrain: Alttrain, serve: Serve) -> None:
+    """One server for two models; half of the jobs have a further fault."""
+    stub = serve(lambda prompt, asked: Say("5"))
+    stub.models = ["mine"]
+    line = f"-m generation=server generation.base_url={stub.url} generation.model_name=a,b tag=s,t training=none "
+    line += "adapter=none backbone.attention=packed,flash_attention_2"
+    told = [line.strip() for line in refuses(alttrain, line, "this sweep cannot run").splitlines()]
+    for model in "ab":
+        fault = f"generation.model_name={model}: the server at {stub.url} does not offer it; it offers mine"
+        assert told.count(fault) == 1
+        assert told[told.index(fault) + 1].startswith("in 4 of 8 jobs: ")
+    (place,) = (number for number, line in enumerate(told) if line.startswith("backbone.attention="))
+    assert told[place + 1].startswith("in 4 of 8 jobs: ")
+    assert stub.gets == ["/v1/models"]
+
+
+def test_a_trained_adapter_must_be_served_and_its_backbone_need_not(offered: Stub) -> None:
+    server = Server(offered.url, "other", adapter_name="mine")
+    own = replace(server, adapter_name="my-{run}")
+    server.check_served("r", LORA, trained=True)
+    own.check_served("r", LORA, trained=False)
+    replace(own, loads_adapters=True).check_served("r", LORA, trained=True)
+    with pytest.raises(ValueError, match=r"generation\.model_name=other: .* does not offer it; it offers mine"):
+        server.check_served("r", None, trained=False)
+    with pytest.raises(ValueError, match=r"generation\.adapter_name=my-r: .* does not offer it; it offers mine"):
+        own.check_served("r", LORA, trained=True)
+    with pytest.raises(ValueError, match=r"generation\.max_lora_rank=2: at least 4 for adapter\.rank=4"):
+        InProcessVllm(max_lora_rank=2).check_served("r", LORA, trained=False)
+
+
+def test_what_does_not_fit_on_the_disk_is_refused_for_all_runs_together(
+    alttrain: Alttrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One adapter of 16 ranks on the tiny backbone takes 0.1 MB, and its checkpoint three times as much."""
+    free = SimpleNamespace(free=100_000)
+    monkeypatch.setattr("alttrain.run.stages.needs.shutil.disk_usage", lambda folder: free)
+    words = ("output_dir=", "what is trained takes about", "with a checkpoint", "are free there; make room")
+    refuses(alttrain, "adapter.rank=16", *words)
+    free.free = 1_000_000
+    seeds = ",".join(map(str, range(12)))
+    refuses(alttrain, f"-m adapter.rank=16 seed={seeds}", *words)
+
+
+@pytest.mark.parametrize(
+    ("gib", "remedy"),
+    [(18.0, "set backbone.quantization=nf4"), (3.0, "choose a smaller backbone, or a device with more memory")],
+)
+def test_what_does_not_fit_in_memory_is_refused_before_the_sweep(
+    alttrain: Alttrain, monkeypatch: pytest.MonkeyPatch, gib: float, remedy: str
+) -> None:
+    """The weights alone are too large. test_check.py has the remedies for long rows: recompute, examples_per_pass."""
+    monkeypatch.setattr(needs, "look", lambda accelerator, planned: Device("a GPU", int(gib * GIB)))
+    monkeypatch.setattr(needs, "shape_known", lambda run: LARGE if run.backbone.name == "big" else None)
+    line = "-m backbone.name=tiny,big stages=[rewrite,train] trainer.precision=bfloat16"
+    said = refuses(alttrain, line, "this sweep cannot run", "train needs about", f"a GPU has {gib} free: {remedy}")
+    assert "in 1 of 2 jobs: backbone.name=big" in said
+
+
+def test_more_devices_than_there_are_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alttrain.training.gpu_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"trainer\.devices=4: this machine has 1 GPU$"):
+        Hardware(devices=4).check()
+    Hardware(devices=4, accelerator="cpu").check()
+    Hardware().check()
+
+
+def test_a_plan_says_the_calls_and_the_time_by_what_was_measured_if_it_was(alttrain: Alttrain, offered: Stub) -> None:
+    """An earlier training at a tenth of the speed makes the plan ten times as long."""
+    asks = f"{JUDGE} {WRITER}.base_url={offered.url} {WRITER}.key_variable=null {WRITER}.model_name=mine"
+    said = alttrain(f"{asks} stages=[check]")[1]
+    assert "on this machine, 12 generations, and at most 4 calls of judge harm_score (mine)" in said
+    minutes = []
+    for seconds in (1e5, 1e6):
+        plan._measured.cache_clear()
+        record = {"steps": 1, "tokens": 10, "devices": 1, "device": "cpu", "precision": "float32", "final_loss": 1.0}
+        write_json(Path("outputs/runs/r/train.json"), record | {"seconds": seconds})
+        names = dict.fromkeys(("run", "dataset", "rewrite", "training"), "r") | {"backbone": "tiny", "seed": 0}
+        write_json(Path("outputs/runs/r/run.json"), names)
+        found = re.search(r"about ([\d,.]+) device-hours", alttrain("stages=[check]")[1])
+        assert found
+        minutes.append(float(found[1].replace(",", "")))
+    assert minutes[1] == pytest.approx(10 * minutes[0], rel=0.01)

@@ -136,9 +136,7 @@ class InProcessVllm(EngineConfig):
 
     def check_served(self, run: str, adapter: Trainable | None, trained: bool) -> None:
         if (rank := getattr(adapter, "rank", 0)) > self.max_lora_rank:
-            raise ValueError(
-                f"generation.max_lora_rank={self.max_lora_rank}: adapter.rank={rank} needs at least {rank}"
-            )
+            raise ValueError(f"generation.max_lora_rank={self.max_lora_rank}: at least {rank} for adapter.rank={rank}")
 
     @contextmanager
     def start(self, model: Model) -> Iterator["VllmEngine"]:
