@@ -19,7 +19,6 @@ from unittest.mock import patch
 
 import httpx
 import pytest
-from conftest import tiny_overrides
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from hydra.core.global_hydra import GlobalHydra
 from stub_server import Say, Serve, Stub
@@ -42,12 +41,17 @@ FILES = {
     "questions.jsonl": ROW.replace("prompt", "Q"),
     "mislabelled.jsonl": ROW.replace("benign", "evil"),
 }
+TINY = (
+    "backbone.name=tiny backbone.context_length=512 output_dir=outputs trainer=cpu training=demo limit=4 "
+    "protocol.decoding.max_new_tokens=12 rewrite.original.short.tokens=4 backbone.source="
+)
+"""Overrides of a run that would succeed, before the folder of the tiny backbone. Few, since Hydra composes slowly."""
 NOWHERE = "http://127.0.0.1:9/v1"
 LOCAL = "dataset=local dataset.path="
 JUDGE = "judge@protocol.judges.harmful_rate=harm_score"
 WRITER = "protocol.judges.harmful_rate.writer"
 OWN = "+benchmark@evaluation.benchmarks.own=embedded_{} evaluation.benchmarks.own.name=own"
-OWN += " evaluation.benchmarks.own.rows={{_target_:alttrain.dataset.local_file,name:own,path:rows.jsonl}}"
+OWN += " evaluation.benchmarks.own.rows={{_target_:alttrain.dataset.Rows,name:own,path:rows.jsonl}}"
 LARGE = Shape(32, 4096, 32, 8, 128, 14336, 128256, tied=False)
 
 
@@ -71,7 +75,7 @@ def alttrain(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Alttrain]:
     """The console script in this process and an own working folder, where no weights may load."""
-    overrides = tiny_overrides(tiny_folder, tmp_path)
+    overrides = f"{TINY}{tiny_folder}".split()
     monkeypatch.chdir(tmp_path)
     for name, text in FILES.items():
         Path(name).write_text(text, encoding="utf-8")
@@ -159,7 +163,7 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
         ("trainer.accelerator=gpu", ["trainer.accelerator=gpu", "there is no GPU", "trainer=auto or cpu"]),
         # parts that do not go together
         ("generation=transformers_serve", ["generation.with_adapter=[]", "generation=in_process"]),
-        ("protocol.quantization=nf4 generation=vllm_in_process", ["protocol.quantization=nf4", "=in_process"]),
+        ("+protocol.quantization=nf4 generation=vllm_in_process", ["protocol.quantization=nf4", "=in_process"]),
         ("adapter=none", ["adapter=none", "choose adapter=lora, or training=none"]),
         (
             "judge@protocol.judges.harmful_rate=short_answer",
@@ -174,15 +178,17 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
         (f"{LOCAL}empty.jsonl", ["empty.jsonl: the file holds no rows"]),
         (f"{LOCAL}questions.jsonl dataset.columns.prompt=Frage", ["'Frage'", "columns: Q, label"]),
         (f"{LOCAL}mislabelled.jsonl", ["mislabelled.jsonl:1", "'evil'", "accepted: harmful, benign"]),
-        (f"{LOCAL}rows.jsonl +dataset.where.label=harmful", ["rows.jsonl", "where", "harmful"]),
+        (
+            f"{LOCAL}rows.jsonl +dataset.where.label=harmful",
+            ["rows.jsonl: no row passes the filter {'label': 'harmful'}"],
+        ),
         (
             "dataset.amounts.harmful=0 dataset.amounts.borderline=0 dataset.amounts.benign=0",
-            ["dataset.amounts", "no rows"],
+            ["dataset=embedded: it selects no rows to train on", "dataset.amounts"],
         ),
         (f"{LOCAL}rows.jsonl rewrite=direct_refusal", ["2 of 2 benign rows", "rewrite.may_lose"]),
         ("evaluation=safety", ["set data_dir to a folder that holds strongreject"]),
         (OWN.format("short_answer"), ["benchmark own", "gold", "rows.columns.gold"]),
-        (OWN.format("harmful"), ["benchmark own", "benign", "harmful"]),
         # lengths
         (f"{LOCAL}rows.jsonl rewrite=none training.max_length=3", ["training.max_length=3", "raise it"]),
         ("backbone.context_length=20", ["backbone.context_length=20", "the prompt has", "tokens"]),
@@ -210,12 +216,12 @@ def test_a_doomed_run_is_refused(
 ) -> None:
     shutil.copytree(tiny_folder, "pickled", ignore=shutil.ignore_patterns("*.safetensors"))
     Path("pickled/pytorch_model.bin").write_bytes(b"x")
-    other = Path("outputs/runs/tiny-embedded-alttrain-demo-other-s0")
+    other = Path("outputs/runs/tiny-embedded-alttrain-demo-s0-other")
     other.mkdir(parents=True)
     (other / "fingerprint.json").write_text(json.dumps({"adapter.rank": 99}))
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setitem(sys.modules, "deepspeed", None)
-    refuses(alttrain, line.format(url=offered.url), *words)
+    refuses(alttrain, line.replace("{url}", offered.url), *words)
 
 
 @pytest.mark.parametrize(

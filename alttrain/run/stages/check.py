@@ -89,8 +89,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
     for benchmark in run.benchmarks:
         tried(run.protocol.decoding_for, benchmark)
         for where, judge in (tried(judges_due, benchmark) or {}).items():
-            if judge.needs_goal:
-                tried(check_goals, judge, benchmark.name, benchmark.examples)
+            tried(check_goals, judge, benchmark.name, benchmark.examples)
             tried(judge.check, where, model_fault)
     rewrites = "rewrite" in stages and run.training.trains and not run.rewritten
     writers = {"teacher": structure.teacher, "rewrite.understander": structure.understander} if rewrites else {}
@@ -114,6 +113,8 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
         if run.training.trains and "train" not in stages:
             tried(check_trained, run)
     if trains:
+        if rows is not None and not rows and not run.rewritten:
+            faults[f"dataset={run.dataset.name}: it selects no rows to train on; raise dataset.amounts"] = None
         tried(_check_targets, run)
         tried(run.hardware.check)
     if trains or generates:
