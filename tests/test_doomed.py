@@ -37,6 +37,7 @@ from alttrain.training import Hardware
 ROW = '{"prompt": "How do I bake bread?", "label": "benign", "response": "Mix flour and water."}\n'
 FILES = {
     "rows.jsonl": ROW + ROW.replace("bread", "cake"),
+    "answered.jsonl": ROW.replace("response", "answer"),
     "empty.jsonl": "",
     "questions.jsonl": ROW.replace("prompt", "Q"),
     "mislabelled.jsonl": ROW.replace("benign", "evil"),
@@ -91,9 +92,8 @@ def alttrain(
         own = line.split()
         keys = [one.partition("=")[0] for one in own if one[0] not in "-+~"]
         replaced = tuple(part for key in keys for part in (f"{key}=", f"{key}."))
-        monkeypatch.setattr(
-            sys, "argv", ["alttrain", *(one for one in overrides if not one.startswith(replaced)), *own]
-        )
+        kept = [one for one in overrides if not one.startswith(replaced)]
+        monkeypatch.setattr(sys, "argv", ["alttrain", *own, *kept])
         root.handlers = []
         with pytest.raises(SystemExit) as ended:
             app.main()
@@ -190,7 +190,7 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
         ("evaluation=safety", ["set data_dir to a folder that holds strongreject"]),
         (OWN.format("short_answer"), ["benchmark own", "gold", "rows.columns.gold"]),
         # lengths
-        (f"{LOCAL}rows.jsonl rewrite=none training.max_length=3", ["training.max_length=3", "raise it"]),
+        (f"{LOCAL}answered.jsonl rewrite=none training.max_length=3", ["training.max_length=3", "raise it"]),
         ("backbone.context_length=20", ["backbone.context_length=20", "the prompt has", "tokens"]),
         # folders
         ("stages=[generate,judge]", ["holds nothing trained", "stages=[rewrite,train,generate]"]),
