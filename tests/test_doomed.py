@@ -51,8 +51,6 @@ NOWHERE = "http://127.0.0.1:9/v1"
 LOCAL = "dataset=local dataset.path="
 JUDGE = "judge@protocol.judges.harmful_rate=harm_score"
 WRITER = "protocol.judges.harmful_rate.writer"
-OWN = "+benchmark@evaluation.benchmarks.own=embedded_{} evaluation.benchmarks.own.name=own"
-OWN += " evaluation.benchmarks.own.rows={{_target_:alttrain.dataset.Rows,name:own,path:rows.jsonl}}"
 LARGE = Shape(32, 4096, 32, 8, 128, 14336, 128256, tied=False)
 
 
@@ -188,7 +186,10 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
         ),
         (f"{LOCAL}rows.jsonl rewrite=direct_refusal", ["2 of 2 benign rows", "rewrite.may_lose"]),
         ("evaluation=safety", ["set data_dir to a folder that holds strongreject"]),
-        (OWN.format("short_answer"), ["benchmark own", "gold", "rows.columns.gold"]),
+        (
+            "evaluation.benchmarks.embedded_short_answer.rows.file=evaluation_harmful",
+            ["judge short_answer compares with a gold answer, and none of 4 rows has one", "rows.columns.gold"],
+        ),
         # lengths
         (f"{LOCAL}answered.jsonl rewrite=none training.max_length=3", ["training.max_length=3", "raise it"]),
         ("backbone.context_length=20", ["backbone.context_length=20", "the prompt has", "tokens"]),

@@ -107,7 +107,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         for overrides in batch:
             if (rest := _unseeded(overrides)) not in configs:
                 whole = composed(overrides, arguments)
-                configs[rest], launcher = without_hydra(whole), str(whole.hydra.launcher._target_)
+                launcher, configs[rest] = str(whole.hydra.launcher._target_), without_hydra(whole)
     if not batch:
         return None
     alike: dict[tuple[str, ...], Run] = {}
