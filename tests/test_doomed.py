@@ -6,7 +6,6 @@ The message names the key or file, the value and what is accepted. No case here 
 import json
 import logging
 import os
-import re
 import shutil
 import sys
 import threading
@@ -26,12 +25,9 @@ from tiny import LORA
 
 from alttrain import hub
 from alttrain.backbone import Shape, source
-from alttrain.backbone.device import GIB, Device
 from alttrain.generation import InProcessVllm, Server
-from alttrain.records import write_json
-from alttrain.run import app, plan
+from alttrain.run import app
 from alttrain.run.session import Session
-from alttrain.run.stages import needs
 from alttrain.training import Hardware
 
 ROW = '{"prompt": "How do I bake bread?", "label": "benign", "response": "Mix flour and water."}\n'
@@ -281,31 +277,12 @@ def test_a_trained_adapter_must_be_served_and_its_backbone_need_not(offered: Stu
         InProcessVllm(max_lora_rank=2).check_served("r", LORA, trained=False)
 
 
-def test_what_does_not_fit_on_the_disk_is_refused_for_all_runs_together(
-    alttrain: Alttrain, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_does_not_fit_on_the_disk_is_refused(alttrain: Alttrain, monkeypatch: pytest.MonkeyPatch) -> None:
     """An adapter of 16 ranks on the tiny backbone takes 59 kB, and its checkpoint three times as much."""
     free = SimpleNamespace(free=100_000)
     monkeypatch.setattr("alttrain.run.stages.needs.shutil.disk_usage", lambda folder: free)
     words = ("output_dir=", "what is trained takes about", "with a checkpoint", "are free there; make room")
     refuses(alttrain, "adapter.rank=16", *words)
-    free.free = 400_000
-    refuses(alttrain, "-m adapter.rank=16 seed=0,1,2,3", *words)
-
-
-@pytest.mark.parametrize(
-    ("gib", "remedy"),
-    [(18.0, "set backbone.quantization=nf4"), (3.0, "choose a smaller backbone, or a device with more memory")],
-)
-def test_what_does_not_fit_in_memory_is_refused_before_the_sweep(
-    alttrain: Alttrain, monkeypatch: pytest.MonkeyPatch, gib: float, remedy: str
-) -> None:
-    """The weights alone are too large. test_check.py has the remedies for long rows: recompute, examples_per_pass."""
-    monkeypatch.setattr(needs, "look", lambda accelerator, planned: Device("a GPU", int(gib * GIB)))
-    monkeypatch.setattr(needs, "shape_known", lambda run: LARGE if run.backbone.name == "big" else None)
-    line = "-m backbone.name=tiny,big stages=[rewrite,train] trainer.precision=bfloat16"
-    said = refuses(alttrain, line, "this sweep cannot run", "train needs about", f"a GPU has {gib} free: {remedy}")
-    assert "in 1 of 2 jobs: backbone.name=big" in said
 
 
 def test_more_devices_than_there_are_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,21 +291,3 @@ def test_more_devices_than_there_are_gpus_are_refused(monkeypatch: pytest.Monkey
         Hardware(devices=4).check()
     Hardware(devices=4, accelerator="cpu").check()
     Hardware().check()
-
-
-def test_a_plan_says_the_calls_and_the_time_by_what_was_measured_if_it_was(alttrain: Alttrain, offered: Stub) -> None:
-    """An earlier training at a tenth of the speed makes the plan ten times as long."""
-    asks = f"{JUDGE} {WRITER}.base_url={offered.url} {WRITER}.key_variable=null {WRITER}.model_name=mine"
-    said = alttrain(f"{asks} stages=[check]")[1]
-    assert "on this machine, 12 generations, and at most 4 calls of judge harm_score (mine)" in said
-    minutes = []
-    for seconds in (1e5, 1e6):
-        plan._measured.cache_clear()
-        record = {"steps": 1, "tokens": 10, "devices": 1, "device": "cpu", "precision": "float32", "final_loss": 1.0}
-        write_json(Path("outputs/runs/r/train.json"), record | {"seconds": seconds})
-        names = dict.fromkeys(("run", "dataset", "rewrite", "training"), "r") | {"backbone": "tiny", "seed": 0}
-        write_json(Path("outputs/runs/r/run.json"), names)
-        found = re.search(r"about ([\d,.]+) device-hours", alttrain("stages=[check]")[1])
-        assert found
-        minutes.append(float(found[1].replace(",", "")))
-    assert minutes[1] == pytest.approx(10 * minutes[0], rel=0.01)
