@@ -24,7 +24,7 @@ from stub_server import Say, Serve, Stub
 from tiny import LORA
 
 from alttrain import hub
-from alttrain.backbone import Shape, source
+from alttrain.backbone import source
 from alttrain.generation import InProcessVllm, Server
 from alttrain.run import app
 from alttrain.run.session import Session
@@ -47,7 +47,6 @@ NOWHERE = "http://127.0.0.1:9/v1"
 LOCAL = "dataset=local dataset.path="
 JUDGE = "judge@protocol.judges.harmful_rate=harm_score"
 WRITER = "protocol.judges.harmful_rate.writer"
-LARGE = Shape(32, 4096, 32, 8, 128, 14336, 128256, tied=False)
 
 
 Alttrain = Callable[[str], tuple[int, str]]
