@@ -98,14 +98,20 @@ class ServerSettings:
             )
         return key
 
-    def check_server(self, where: str) -> None:
+    def check_server(self, where: str, models: Mapping[str, str] | None = None) -> None:
         """Raise ValueError, naming the config key below `where`, if the key is not set or the server does not answer.
 
-        If it lists its models (GET /models), the model must be among them.
+        If it lists its models (GET /models), those that are asked must be among them: `models` by their config key, by
+        default `model_name`.
         """
-        fault, reason = _server_fault(self.base_url.rstrip("/"), self.model_name, self.key(where))
+        key, root = self.key(where), self.base_url.rstrip("/")
+        fault, reason, offered = _server_fault(root, key)
         if fault:
             raise ValueError(f"{where}.{fault}={getattr(self, fault)}: {reason}")
+        for name, model in ({"model_name": self.model_name} if models is None else models).items():
+            if offered and model not in offered:
+                named = scrub(", ".join(offered[:8]), key) + (", ..." if len(offered) > 8 else "")
+                raise ValueError(f"{where}.{name}={model}: the server at {root} does not offer it; it offers {named}")
 
 
 @dataclass(frozen=True)
@@ -171,25 +177,23 @@ def word(value: object) -> str:
 
 
 @functools.cache
-def _server_fault(root: str, model: str, key: str) -> tuple[str, str]:
-    """(wrong setting or "", reason). Cached, so that the jobs of a sweep ask each server once."""
+def _server_fault(root: str, key: str) -> tuple[str, str, tuple[str, ...]]:
+    """(wrong setting or "", reason, models that it lists). Cached, so that a sweep asks each server once."""
     import httpx
 
     try:
         answer = httpx.get(f"{root}/models", headers={"Authorization": f"Bearer {key}"}, timeout=CHECK_TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name
-        return "base_url", f"no server answers there ({type(error).__name__}); start it, or set the address of one"
+        return "base_url", f"no server answers there ({type(error).__name__}); start it, or set the address of one", ()
     if answer.status_code in (401, 403):
-        return "key_variable", f"the server refuses the key in it (HTTP {answer.status_code})"
+        return "key_variable", f"the server refuses the key in it (HTTP {answer.status_code})", ()
     try:
         listed = json_of(answer.content)
         offered = [str(entry["id"]) for entry in (listed["data"] if isinstance(listed, dict) else listed)]
     except (ValueError, LookupError, TypeError):
         offered = []  # the server does not list its models
-    if not offered or model in offered or httpx.URL(root).host.endswith(".azure.com"):  # Azure lists no deployments
-        return "", ""
-    named = ", ".join(offered[:8]) + (", ..." if len(offered) > 8 else "")
-    return "model_name", f"the server at {root} does not offer it; it offers {scrub(named, key)}"
+    deployed = httpx.URL(root).host.endswith(".azure.com")  # Azure lists no deployments
+    return "", "", () if deployed else tuple(offered)
 
 
 @dataclass

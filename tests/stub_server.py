@@ -50,6 +50,7 @@ class Stub(ThreadingHTTPServer):
         self.requests: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.models: list[str] = []
+        self.gets: list[str] = []
         self.on_load: Callable[[dict[str, Any]], int] = lambda request: 404
         self.keys: set[str] = set()
         self.active = self.most_active = 0
@@ -102,6 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(say.drip)
 
     def do_GET(self) -> None:
+        self.server.gets.append(self.path)
         body = json.dumps({"data": [{"id": name} for name in self.server.models]}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))

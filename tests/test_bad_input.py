@@ -135,10 +135,8 @@ def test_a_check_alone_ends_with_ready_or_with_what_is_not_here(work: Path) -> N
     code, said = alttrain(work, *rows, "backbone=qwen3_32b", "rewrite=none", "backbone.shape.layers=4096")
     reasons = [line for line in said.splitlines() if line.startswith("not ready ")]
     assert code == 1, said
-    assert "train needs about " in reasons[0]
-    assert reasons[-1].startswith(
-        "not ready backbone.source=Qwen/Qwen3-32B: not in the hub's cache, and the hub cannot"
-    )
+    assert reasons[0].startswith("not ready backbone.source=Qwen/Qwen3-32B: not in the hub's cache, and the hub cannot")
+    assert "train needs about " in reasons[-1]
     sweep = ["-m", "experiment=demo", "trainer=gpu_80gb", "stages=[check]", "output_dir=out"]
     code, said = alttrain(work, *sweep)
     assert code == 1, said

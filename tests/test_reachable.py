@@ -133,6 +133,9 @@ def absent(name: str, revision: str | None = None) -> str:
 def test_a_folder_is_at_hand_where_it_holds_a_model(tiny_folder: Path, tmp_path: Path) -> None:
     assert absent(str(tiny_folder)) == ""
     assert absent(str(tmp_path)) == absent("./gone") == "no folder with config.json and safetensors weights"
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    assert absent(str(tmp_path)).startswith("the folder holds no safetensors weights; other formats can hold code")
 
 
 def test_offline_a_model_must_be_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

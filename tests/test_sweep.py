@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -364,10 +365,18 @@ def test_a_plan_says_what_is_left_and_what_it_takes(tiny_arguments: list[str]) -
 
 @pytest.mark.parametrize(
     ("hours", "said"),
-    [(0.25, "about 15 device-minutes,"), (1.5, "about 1.5 device-hours,"), (None, "an unknown time,")],
+    [
+        (0.25, "about 30 device-minutes on this machine,"),
+        (1.5, "about 3.0 device-hours on this machine,"),
+        (None, "an unknown time,"),
+    ],
 )
-def test_a_plans_total_is_in_minutes_or_hours(hours: float | None, said: str) -> None:
-    assert said in totals([Job("r", (), "new", None, None, 1, 0, 0, hours, 0, 0)])
+def test_a_plans_total_is_in_minutes_or_hours_with_the_calls_of_each(hours: float | None, said: str) -> None:
+    job = Job("r", (), "new", None, None, 1, 0, 0, hours, {"judge guard (m)": 1500, "teacher t": 2})
+    told = totals([job, job, replace(job, state="done")])
+    assert said in told
+    assert "at most 3,000 calls of judge guard (m) and at most 4 calls of teacher t" in told
+    assert "and no calls to teachers' and judges' servers" in totals([replace(job, calls={})])
 
 
 @pytest.mark.parametrize(

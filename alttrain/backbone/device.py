@@ -45,6 +45,15 @@ def has_gpu_driver() -> bool:
     return any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd"))) or shutil.which("nvidia-smi") is not None
 
 
+def gpu_count() -> int:
+    """Return the number of GPUs that torch sees."""
+    if not has_gpu_driver():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def free_system_memory(root: Path = Path("/")) -> int | None:
     """Return the bytes this process may still allocate: Linux's MemAvailable, limited by the control group.
 

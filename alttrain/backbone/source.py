@@ -160,7 +160,10 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
 def why_absent(backbone: "Backbone") -> str:
     """Return why a model's weights are neither here nor available on the hub, or "". Downloads nothing."""
     if folder := _local(backbone):
-        return "" if (folder / "config.json").is_file() else "no folder with config.json and safetensors weights"
+        if not (folder / "config.json").is_file():
+            return "no folder with config.json and safetensors weights"
+        other = "; other formats can hold code, and are not loaded"
+        return "" if any(folder.glob("*.safetensors")) else f"the folder holds no safetensors weights{other}"
     if _cached(backbone):
         return ""
     remedy = "set it to a folder that holds the model"
@@ -169,6 +172,19 @@ def why_absent(backbone: "Backbone") -> str:
     except ConnectionError as error:
         return f"not in the hub's cache, and the hub cannot be asked ({error}); connect, or {remedy}"
     return f"{fault}, or {remedy}" if (fault := _hub_fault(backbone.source, backbone.revision)) else ""
+
+
+def module_names(backbone: "Backbone") -> list[str]:
+    """Return the names of the modules in a layer, without its norms, by the weights at hand; [] if there are none."""
+    if index := at_hand(backbone, "model.safetensors.index.json"):
+        weights = read_json(index, remedy="fetch the backbone again")["weight_map"]
+    elif single := at_hand(backbone, "model.safetensors"):
+        with single.open("rb") as file:
+            weights = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    else:
+        return []
+    modules = [name.split(".")[:-1] for name in weights if any(part.isdigit() for part in name.split("."))]
+    return sorted({parts[-1] for parts in modules if "norm" not in parts[-1] and not parts[-1].isdigit()})
 
 
 @functools.cache

@@ -23,11 +23,12 @@ LONGEST = 200  # bytes of a name; file systems allow 255, and suffixes are added
 class RunError(CompactHydraException):
     """A run cannot continue. The message names the key or file, the value and the remedy; API keys in it are masked.
 
-    Hydra prints it without a stack trace.
+    Several `faults` are its lines. Hydra prints it without a stack trace.
     """
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(masked(message))
+    def __init__(self, *faults: str) -> None:
+        self.faults = tuple(map(masked, faults))
+        super().__init__("\n".join(self.faults))
 
 
 @dataclass

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le
 
+from alttrain.backbone.config import Trainable
 from alttrain.backbone.device import Device
 from alttrain.backbone.memory import Quantization, Shape
 from alttrain.llm import Failure
@@ -130,6 +131,13 @@ class EngineConfig(ABC):
                 f"protocol.quantization={quantization}: a server or vLLM has its weights as it was started; set "
                 "generation=in_process, or protocol.quantization=null for weights as they are served"
             )
+
+    def check_served(self, run: str, adapter: Trainable | None, trained: bool) -> None:
+        """Raise ValueError if the engine cannot serve a run's backbone, or with `adapter` what is trained of it.
+
+        `trained` says whether the training is done. By default every model can be served.
+        """
+        return
 
     @abstractmethod
     def start(self, model: Model) -> AbstractContextManager[Engine]:

@@ -14,7 +14,7 @@ from annotated_types import Gt, Le
 from msgspec import Meta
 
 from alttrain import __version__
-from alttrain.backbone.config import Dtype
+from alttrain.backbone.config import Dtype, Trainable
 from alttrain.backbone.device import GIB, Device, check_kernels, has_gpu_driver, number_bytes
 from alttrain.backbone.memory import CACHE_SHARE, Quantization, Shape, cache_bytes, generation_bytes
 from alttrain.generation.engine import Decoding, EngineConfig, Model, Prompt, Written, unwatched
@@ -133,6 +133,10 @@ class InProcessVllm(EngineConfig):
         super().check(quantization, gpu)
         if importlib.util.find_spec("vllm") is None:
             raise ValueError(NO_VLLM)
+
+    def check_served(self, run: str, adapter: Trainable | None, trained: bool) -> None:
+        if (rank := getattr(adapter, "rank", 0)) > self.max_lora_rank:
+            raise ValueError(f"generation.max_lora_rank={self.max_lora_rank}: at least {rank} for adapter.rank={rank}")
 
     @contextmanager
     def start(self, model: Model) -> Iterator["VllmEngine"]:

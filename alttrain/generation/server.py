@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt, MinLen
 
+from alttrain.backbone.config import Trainable
 from alttrain.backbone.memory import Quantization
 from alttrain.generation.engine import Decoding, EngineConfig, Model, Prompt, Written, unwatched
 from alttrain.llm import FailedTry, Failure, RequestPool, ServerSettings, is_other_model, json_of, scrub, word
@@ -60,10 +61,19 @@ class Server(ServerSettings, EngineConfig):
         super().check(quantization, gpu)
         self.key()
 
+    def check_served(self, run: str, adapter: Trainable | None, trained: bool) -> None:
+        asked = {"model_name": self.model_name} if adapter is None else {}
+        if adapter is not None and trained and not (self.loads_adapters and adapter.freezes):
+            asked = {"adapter_name": self._adapter_of(run)}
+        self.check_server(self.where, asked)
+
+    def _adapter_of(self, run: str) -> str:
+        return self.adapter_name.replace("{run}", run)
+
     @contextmanager
     def start(self, model: Model) -> Iterator["ServerEngine"]:
         trained = model.adapter or model.trained
-        name = self.adapter_name.replace("{run}", model.run) if trained else self.model_name
+        name = self._adapter_of(model.run) if trained else self.model_name
         if model.adapter and self.loads_adapters:
             _load_adapter(self, name, model.adapter)
         yield ServerEngine(self, name, model.renderer)
@@ -179,12 +189,15 @@ class ChildServer(EngineConfig):
         if shutil.which(self._program()) is None:
             raise self._not_started("there is no such program")
 
+    def check_served(self, run: str, adapter: Trainable | None, trained: bool) -> None:
+        if adapter is not None and adapter.freezes and not self.with_adapter:
+            raise self._without_adapter()
+
     @contextmanager
     def start(self, model: Model) -> Iterator[ServerEngine]:
         """Start the server; it stops with the context. Raises ValueError with the end of its log on failure."""
         if model.adapter and not self.with_adapter:
-            remedy = f"{self.command[0]} serves no adapters; choose generation=in_process, or vllm"
-            raise ValueError(f"generation.with_adapter=[]: {remedy}")
+            raise self._without_adapter()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -220,6 +233,10 @@ class ChildServer(EngineConfig):
                 yield engine
         finally:
             _end(child)
+
+    def _without_adapter(self) -> ValueError:
+        remedy = f"{self.command[0]} serves no adapters; choose generation=in_process, or vllm"
+        return ValueError(f"generation.with_adapter=[]: {remedy}")
 
     def _program(self) -> str:
         """Return the program's name; if it is not on the PATH, its path in this Python environment."""

@@ -161,10 +161,11 @@ def _check(overrides: list[str], multirun: bool) -> "Sweep | None":
     found, configs = preview(overrides)
     _refuse(found)
     from alttrain.run.assembly import assemble
+    from alttrain.run.plan import job_of, totals
     from alttrain.run.stages.check import check_light, ready
     from alttrain.run.stages.needs import fitted
     from alttrain.run.status import PLAN
-    from alttrain.run.sweep import plan
+    from alttrain.run.sweep import job_state, plan
     from hydra_plugins.alttrain_jobs import JobSweeper  # here: Hydra loads the module anew as it looks for plugins
 
     _log_to_console()
@@ -177,6 +178,9 @@ def _check(overrides: list[str], multirun: bool) -> "Sweep | None":
     for config in configs:  # one, unless -m is missing, which Hydra reports
         check_light(_checked := fitted(assemble(config)))
         verify(*_processes(_checked))
+        if {"check", "train", "generate"} & set(_checked.stages) and not follows():
+            job = job_of(_checked, (), job_state(_checked), _checked.rows)
+            log.info("plan      %s", totals([job]))
     return None
 
 

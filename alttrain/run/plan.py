@@ -4,26 +4,32 @@ Writes OUTPUT_DIR/.sweep/plan.json, which tells `alttrain-status` what is pendin
 
 - methods     data, rewrite, teacher, recipe, adapter, system prompt: one row for each treatment
 - benchmarks  prompts, decoding, system prompt, judge: one row for each protocol and benchmark
-- jobs        state, memory, training tokens, generations, hours, requests to teachers' and judges' servers
+- jobs        state, memory, training tokens, generations, hours, requests to each teacher's and judge's server
 
-Hours are estimated from measured rates (`RATES`). Lengths of answers are assumed (`TYPICAL`).
+Hours are estimated from the speed of earlier trainings of the backbone in the output folder. Without one they are
+estimated from rates measured elsewhere (`RATES`), on a CPU by its speed. Lengths of answers are assumed (`TYPICAL`).
 """
 
+import functools
 import json
+import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from alttrain.backbone.device import GIB, look
 from alttrain.evaluation import Benchmark, Judge
-from alttrain.records import Example
+from alttrain.evaluation.interventions import JOIN
+from alttrain.records import Example, Names, Trained, kept_json
 from alttrain.report.escaping import plain
 from alttrain.run.assembly import Run
 from alttrain.run.stages.judge import judges_of
 from alttrain.run.stages.needs import guessed_rows, needs_of, shape_known
 from alttrain.training import SupervisedFineTuning
 
-RATES = {"gpu": (4.0e14, 4.6e13), "cpu": (2.7e11, 4.6e10)}
+RATES = {"cuda": (4.0e14, 4.6e13), "cpu": (2.7e11, 4.6e10)}
 """By device, (training's useful FLOP per second, generation's tokens per second times the backbone's parameters).
 
 Measured on an H100 with an 8B backbone (12,355 tok/s of LoRA training, 5,808 tok/s of generation), and on two CPU cores
@@ -31,6 +37,10 @@ with a 135M backbone (500 and 340 tok/s).
 """
 TYPICAL = {"harm": 600, "over_refusal": 600, "maths": 3000, "code": 3000, "knowledge": 1000, "summary": 800}
 """Assumed tokens of an answer with its thought, by the benchmark's kind. The protocol's limit still applies."""
+CORES, CORE_FLOPS = 2, 6.0e10
+"""Of the CPU behind `RATES`: its cores, and FLOP per second of one core in numpy's product of float32 matrices."""
+MEASURED_S = 10.0
+"""Seconds of training from which its rate counts."""
 HOUR = 3600.0
 Row = dict[str, str]
 """A row of a table, by column."""
@@ -46,8 +56,8 @@ class Job:
     - `devices`          devices of the training, over all nodes
     - `training_tokens`  tokens of all training steps
     - `generations`      answers to generate
-    - `hours`            device-hours; None if the backbone's size is unknown
-    - `..._calls`        requests to teachers' and judges' servers, without repairs, if no reply is cached
+    - `hours`            device-hours on this machine; None if the backbone's size is unknown
+    - `calls`            requests to each teacher's and judge's server, without repairs, if no reply is cached
     """
 
     run: str
@@ -59,8 +69,7 @@ class Job:
     training_tokens: int
     generations: int
     hours: float | None
-    teacher_calls: int
-    judge_calls: int
+    calls: Mapping[str, int]
 
 
 def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Example]) -> Job:
@@ -71,23 +80,33 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
     if recipe.trains and rows:
         lengths = guessed_rows(rows, recipe.max_length)
         training_tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
-    generations = generated_tokens = judge_calls = 0
+    generations = generated_tokens = 0
+    calls = Counter[str]()
     for benchmark in run.evaluated:
         decoding = run.protocol.decoding_for(benchmark)
         asked = len(benchmark.examples) * decoding.samples
         generations += asked
         generated_tokens += asked * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
-        servers = sum(len(judge.servers) for judge in judges_of(run, benchmark).values())
-        judge_calls += asked * servers * len(run.protocol.parts)
+        for judge in judges_of(run, benchmark).values():
+            calls[f"judge {_judge(judge)}"] += asked * len(judge.servers) * len(run.protocol.parts)
+        if benchmark.intervention and benchmark.intervention.requests:
+            calls[f"attack {benchmark.name.partition(JOIN)[2]}"] += asked * benchmark.intervention.requests
     hours = None
     if shape := shape_known(run):
-        flops, words = RATES["cpu" if run.hardware.accelerator == "cpu" else "gpu"]
+        kind = "cpu" if device.name == "cpu" else "cuda"
+        flops, words = RATES[kind]
         passes = 4 if run.adapter.freezes else 6  # frozen weights need no weight gradients
-        training = passes * shape.parameters * training_tokens / flops
-        hours = (training + generated_tokens * shape.parameters / words) / HOUR
-    teacher, understander = run.structure.teacher, run.structure.understander
-    teacher_calls = len(rows) if teacher and teacher.servers else 0
-    teacher_calls += sum(not row.thought for row in rows) if understander and understander.servers else 0
+        flops, words = flops / passes / shape.parameters, words / shape.parameters
+        tokens, seconds = _measured(run.output_dir, run.backbone.name, kind)
+        if seconds >= MEASURED_S:
+            speed = tokens / seconds / flops
+        else:
+            speed = _cpu_speed(run.hardware.threads) if kind == "cpu" else 1.0
+        hours = (training_tokens / flops + generated_tokens / words) / speed / HOUR
+    asking = ((run.structure.teacher, len(rows)), (run.structure.understander, sum(not row.thought for row in rows)))
+    for writer, count in asking:
+        if writer and writer.servers:
+            calls[f"teacher {writer}"] += count
     return Job(
         run.name,
         tuple(overrides),
@@ -98,9 +117,32 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
         training_tokens,
         generations,
         hours,
-        teacher_calls,
-        judge_calls,
+        dict(+calls),
     )
+
+
+@functools.cache
+def _measured(output_dir: Path, backbone: str, kind: str) -> tuple[int, float]:
+    """Return the tokens and device-seconds of all trainings of a backbone in an output folder, on a "cpu" or "cuda"."""
+    tokens, seconds = 0, 0.0
+    for path in output_dir.glob("runs/*/train.json"):
+        record, names = kept_json(path, Trained) or {}, kept_json(path.with_name("run.json"), Names) or {}
+        if (names.get("backbone"), record.get("device")) == (backbone, kind):
+            tokens += record["tokens"]
+            seconds += record.get("seconds", 0.0) * record.get("devices", 1)
+    return tokens, seconds
+
+
+@functools.cache
+def _cpu_speed(threads: int | None) -> float:
+    """Return this CPU's speed relative to the one behind `RATES`, by two products of matrices (0.1 s)."""
+    import numpy
+
+    matrix = numpy.ones((1024, 1024), numpy.float32)
+    began = time.process_time()  # of all threads, so that other processes do not count
+    _ = matrix @ matrix @ matrix
+    flops = 2 * 2 * len(matrix) ** 3 / (time.process_time() - began)
+    return flops / CORE_FLOPS * (threads or os.cpu_count() or 1) / CORES
 
 
 def treatment(run: Run, rows: Sequence[Example]) -> Row:
@@ -200,8 +242,7 @@ def markdown(jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Sequen
             "training tokens": f"{job.training_tokens:,}",
             "generations": f"{job.generations:,}",
             "device-hours": "" if job.hours is None else f"{job.hours:.1f}",
-            "teacher calls": f"{job.teacher_calls:,}",
-            "judge calls": f"{job.judge_calls:,}",
+            "calls": _calls(job.calls),
         }
         for job in jobs
     ]
@@ -214,17 +255,22 @@ def totals(jobs: Sequence[Job]) -> str:
     """Return a sentence with the total cost of all jobs that are not done."""
     due = [job for job in jobs if job.state != "done"]
     hours = sum(job.hours or 0.0 for job in due)
-    time = f"about {hours:,.1f} device-hours" if hours >= 1 else f"about {60 * hours:.0f} device-minutes"
-    if due and all(job.hours is None for job in due):
-        time = "an unknown time"
-    calls = sum(job.teacher_calls + job.judge_calls for job in due)
+    amount = f"about {hours:,.1f} device-hours" if hours >= 1 else f"about {60 * hours:.0f} device-minutes"
+    amount = "an unknown time" if due and all(job.hours is None for job in due) else f"{amount} on this machine"
+    calls = Counter[str]()
+    for job in due:
+        calls.update(job.calls)
     generations = sum(job.generations for job in due)
     large = sum(job.fits is False for job in due)
     unfit = f" {large} need more memory than there is." if large else ""
     return (
-        f"{len(due)} of {len(jobs)} jobs are left: {time}, {generations:,} generations, and "
-        f"at most {calls:,} calls to teachers' and judges' servers.{unfit}"
+        f"{len(due)} of {len(jobs)} jobs are left: {amount}, {generations:,} generations, and "
+        f"{_calls(calls) or 'no calls'} to teachers' and judges' servers.{unfit}"
     )
+
+
+def _calls(calls: Mapping[str, int]) -> str:
+    return " and ".join(f"at most {count:,} calls of {name}" for name, count in calls.items())
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -31,9 +31,9 @@ from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import Job, job_of, markdown, totals
 from alttrain.run.progress import bar
-from alttrain.run.stages.check import check_light
+from alttrain.run.stages.check import MODEL_STAGES, check_light
 from alttrain.run.stages.generate import missing
-from alttrain.run.stages.needs import fitted
+from alttrain.run.stages.needs import fitted, refuse_full_disk, refuse_too_large
 from alttrain.run.status import ENDED, PLAN, Log, read_status, statuses
 from alttrain.training.distributed import follows
 from hydra_plugins.alttrain_jobs import PARENT
@@ -110,11 +110,13 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         batch = overrides_of(arguments, multirun)
         for overrides in batch:
             if (rest := _unseeded(overrides)) not in configs:
-                configs[rest] = without_hydra(composed(overrides, arguments))
+                whole = composed(overrides, arguments)
+                launcher, configs[rest] = str(whole.hydra.launcher._target_), without_hydra(whole)
     if not batch:
         return None
     alike: dict[tuple[str, ...], Run] = {}
     planned: dict[tuple[str, ...], Run] = {}  # as `alike`, with the hardware that each training needs
+    here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # otherwise the memory is that of another machine
     faults: dict[str, list[str]] = {}
     rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
     made: list[Job] = []
@@ -134,15 +136,26 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 if run.data not in rows:
                     rows[run.data] = run.rows
                 run = planned[rest] = fitted(run, rows[run.data])
-                made.append(job_of(run, overrides, _state(run), rows[run.data]))
+                state = job_state(run)
+                if state != "done":
+                    run.hardware.check()  # as fitted
+                    if here and (loading := MODEL_STAGES & set(run.stages)):
+                        refuse_too_large(run, rows[run.data], None, loading)
+                made.append(job_of(run, overrides, state, rows[run.data]))
                 runs.setdefault(run.name, []).append(run)
             except (RunError, ValueError, OSError) as error:
-                faults.setdefault(str(error), []).append(" ".join(overrides))
+                for fault in getattr(error, "faults", (str(error),)):
+                    faults.setdefault(fault, []).append(" ".join(overrides))
     for name, several in runs.items():
         if fault := _clash(several):
             faults[fault] = [" ".join(job.overrides) for job in made if job.run == name]
+    if not faults:
+        refuse_full_disk([run for several in runs.values() for run in several])
     if faults:
-        lines = [f"{fault}\n    in {len(own)} of {len(batch)} jobs: {own[0]}" for fault, own in faults.items()]
+        lines = [
+            fault.replace("\n", "\n  ") + f"\n    in {len(own)} of {len(batch)} jobs: {own[0]}"
+            for fault, own in faults.items()
+        ]
         raise RunError("\n".join(["this sweep cannot run:", *(f"  {line}" for line in lines)]))
     output_dir = next(iter(alike.values())).output_dir
     if not follows():
@@ -239,7 +252,7 @@ def _run_in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
         raise RunError(told or f"its process ended with {done.returncode}, and told why")
 
 
-def _state(run: Run) -> str:
+def job_state(run: Run) -> str:
     """Return "new", "goes on", or "done" if no work is left for the job's stages."""
     if not run.folder.exists():
         return "new"

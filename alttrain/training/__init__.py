@@ -20,6 +20,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 
+from alttrain.backbone.device import gpu_count
 from alttrain.backbone.memory import Optimizer, Strategy
 from alttrain.backbone.template import ThoughtMode
 
@@ -162,6 +163,17 @@ class Hardware:
     def sharded(self) -> bool:
         """Whether FSDP shards the backbone over several devices."""
         return self.strategy == "fsdp" and self.world_size > 1
+
+    def check(self) -> None:
+        """Raise ValueError if DeepSpeed is not installed, or this machine has fewer GPUs than `devices`."""
+        deepspeed = self.world_size > 1 and self.strategy.startswith("deepspeed")
+        if deepspeed and importlib.util.find_spec("deepspeed") is None:
+            raise ValueError(
+                f"trainer.strategy={self.strategy} needs DeepSpeed: pip install 'alttrain[deepspeed]', or choose fsdp"
+            )
+        count = gpu_count() if self.devices > 1 and self.accelerator != "cpu" else 0
+        if 0 < count < self.devices:
+            raise ValueError(f"trainer.devices={self.devices}: this machine has {count} GPU{'s' * (count > 1)}")
 
 
 @dataclass(frozen=True)

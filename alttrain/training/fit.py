@@ -5,7 +5,6 @@ The next call resumes from it.
 """
 
 import hashlib
-import importlib.util
 import logging
 import math
 import signal
@@ -189,7 +188,7 @@ class _Sharded(ModelParallelStrategy):  # type: ignore[misc]
 
 
 def _strategy(hardware: Hardware, recipe: SupervisedFineTuning) -> Any:
-    """Return Lightning's strategy for the hardware. Raises ValueError if DeepSpeed is requested but not installed."""
+    """Return Lightning's strategy for the hardware."""
     if hardware.world_size == 1:
         return "auto"
     if hardware.strategy == "ddp":
@@ -198,10 +197,6 @@ def _strategy(hardware: Hardware, recipe: SupervisedFineTuning) -> Any:
     if hardware.strategy == "fsdp":
         devices = hardware.world_size
         return _Sharded(data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
-    if importlib.util.find_spec("deepspeed") is None:
-        raise ValueError(
-            f"trainer.strategy={hardware.strategy} needs DeepSpeed: pip install 'alttrain[deepspeed]', or choose fsdp"
-        )
     return hardware.strategy
 
 

@@ -64,6 +64,7 @@ class Choice(RowJudge):
     name: str = "choice"
 
     says: Literal["correct"] = "correct"
+    needs_gold = True
 
     def __call__(self, generation: Generation) -> Judgement:
         """Grade one answer; undecided, with an error, if the gold text is not one of the option letters."""

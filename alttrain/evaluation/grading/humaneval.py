@@ -41,6 +41,7 @@ class HumanEval(RowJudge):
     name: str = "humaneval"
 
     says: Literal["correct"] = "correct"
+    needs_gold = True
 
     def __call__(self, generation: Generation) -> Judgement:
         """Grade one answer; undecided, with an error, without the three gold texts."""

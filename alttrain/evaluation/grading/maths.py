@@ -85,6 +85,7 @@ class Maths(RowJudge):
     name: str = "maths"
 
     says: Literal["correct"] = "correct"
+    needs_gold = True
 
     def __call__(self, generation: Generation) -> Judgement:
         """Grade one answer; undecided, with an error, without a gold answer or if math-verify times out."""

@@ -75,6 +75,7 @@ class ShortAnswer(RowJudge):
     name: str = "short_answer"
 
     says: Literal["correct"] = "correct"
+    needs_gold = True
 
     def __call__(self, generation: Generation) -> Judgement:
         """Grade one answer; undecided, with an error, without a gold answer."""
@@ -124,6 +125,7 @@ class ExactMatch(RowJudge):
     name: str = "exact_match"
 
     says: Literal["correct"] = "correct"
+    needs_gold = True
 
     def __call__(self, generation: Generation) -> Judgement:
         """Grade one answer; undecided, with an error, without a gold answer. An empty answer has F1 0."""
@@ -198,6 +200,7 @@ class Rouge(RowJudge):
     name: str = "rouge"
 
     says: Literal["correct"] = "correct"
+    needs_gold = True
 
     def __call__(self, generation: Generation) -> Judgement:
         """Grade one summary; undecided, with an error, without a gold summary. An empty answer scores 0."""

@@ -84,7 +84,12 @@ class Judge(Protocol):
 
 
 def check_goals(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
-    """Raise ValueError if a judge needs a goal and rows of the benchmark have none."""
+    """Raise ValueError if a judge needs a goal that rows of the benchmark lack, or a gold answer that all lack."""
+    if rows and getattr(judge, "needs_gold", False) and not any(row.gold for row in rows):
+        raise ValueError(
+            f"benchmark {benchmark}: judge {judge.name} compares with a gold answer, and none of {len(rows)} rows has "
+            "one; name its column in rows.columns.gold"
+        )
     lacking = [row.id for row in rows if not row.goal] if judge.needs_goal else []
     if lacking:
         raise ValueError(
@@ -134,6 +139,7 @@ class RowJudge(ABC):
     """A judge that needs only the generation. Subclasses define `__call__`, `name` and `says`."""
 
     needs_goal = False
+    needs_gold: ClassVar[bool] = False  # whether it compares with a gold answer
     servers: Sequence[str] = ()
 
     def check(self, where: str, model_fault: ModelFault) -> None:

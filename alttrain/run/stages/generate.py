@@ -62,7 +62,9 @@ def generate(run: Run, session: Session) -> None:
 def check_trained(run: Run) -> None:
     """Raise FileNotFoundError if the run has trained nothing yet, and RunError if what it trained was changed."""
     if not (any(run.trained.glob("*.safetensors")) and (run.folder / "train.json").exists()):
-        raise FileNotFoundError(f"{run.trained} holds nothing trained; run the train stage first")
+        raise FileNotFoundError(
+            f"{run.trained} holds nothing trained; run the train stage first (stages=[rewrite,train,generate])"
+        )
     if names := changed(run, "files"):
         raise RunError(
             f"{run.folder / names[0]} is not what was trained; the train stage trains again (stages=[train])"

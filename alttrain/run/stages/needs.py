@@ -1,6 +1,7 @@
 """The memory that each stage needs, and settings that reduce it."""
 
 import logging
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 CHARACTERS_PER_TOKEN = 4
 STRUCTURE_TOKENS = 150
 """Estimates without a tokenizer: characters per token of English, and tokens that template and structure add."""
+BFLOAT16_BYTES = 2
 MOST_DEVICES = 8
 """The most devices that a remedy names."""
 
@@ -93,9 +95,29 @@ def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes | None, sta
             remedy = next(fitting, "choose a smaller backbone, or a device with more memory")
             refused.append(f"{line}: {remedy}")
     if refused:
-        raise RunError("\n".join(refused))
+        raise RunError(*refused)
     for line in told:
         log.log(level, "%s", line)
+
+
+def refuse_full_disk(runs: Sequence[Run]) -> None:
+    """Raise RunError if what runs of one output folder keep there, and one checkpoint, is more than is free."""
+    kept, checkpoints = 0, [0]
+    for run in {run.folder: run for run in runs}.values():
+        shape = shape_known(run)
+        if shape is None or not run.training.trains or (run.folder / "train.json").exists():
+            continue
+        parts = run.adapter.memory(shape, BFLOAT16_BYTES, [0])
+        whole = BFLOAT16_BYTES * shape.parameters  # as it is saved, whatever it is trained in
+        kept += parts["adapter"] if run.adapter.freezes else whole
+        checkpoints.append(parts["gradients"] + parts["optimizer"])  # as large as weights and moments
+    needed, output_dir = kept + max(checkpoints), runs[0].output_dir
+    existing = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
+    if needed > (free := shutil.disk_usage(existing).free):
+        raise RunError(
+            f"output_dir={output_dir}: what is trained takes about {_gib(needed)} GiB with a checkpoint, and "
+            f"{_gib(free)} are free there; make room, or set output_dir to a larger disk"
+        )
 
 
 def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
