@@ -13,16 +13,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from alttrain.report import measures
-from alttrain.report.estimates import Contrast, Contrasts, Number, comparisons, numbers
+from alttrain.report.estimates import Contrast, Contrasts, Number, by_category, comparisons, numbers
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import Evaluation, changes, option, structure, tidy
+from alttrain.report.results import NO_TRAIN, Evaluation, changes, option, structure, tidy
 from alttrain.report.variants import (
-    NO_TRAIN,
     Column,
     Variant,
     by_backbone,
-    label,
     mean_columns,
     pool,
     protocols_of,
@@ -86,16 +84,19 @@ class Report(NamedTuple):
     results: pd.DataFrame
     compared: pd.DataFrame
     structure: pd.DataFrame
+    categories: pd.DataFrame
     runs: pd.DataFrame
     tables: Mapping[str, pd.DataFrame]
 
 
 def report_of(judged: Sequence[Evaluation]) -> Report:
     """The report over these benchmarks."""
-    found, results = variants(judged), tidy(judged)
+    found = variants(judged)
+    results = tidy(judged)
     compared, contrasts = comparisons(found)
     runs = runs_table(results, compared)
-    return Report(judged, found, results, compared, structure(judged), runs, tables(found, contrasts))
+    apart = structure(judged), by_category(found)
+    return Report(judged, found, results, compared, *apart, runs, tables(found, contrasts))
 
 
 def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
@@ -138,15 +139,15 @@ def listed(found: Sequence[Variant], table: str) -> list[Variant]:
 def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataFrame]:
     """Every table that has data, by name, as `finished` frames."""
     protocols = protocols_of(found)
-    wanted = [(protocol, *one) for protocol, own in protocols.items() for one in _specified(own, protocol)]
+    wanted = [one for protocol, own in protocols.items() for one in _specified(own, protocol)]
     every_column = list(dict.fromkeys(column for *_, columns in wanted for column in columns))
     known: dict[tuple[Variant, Column], Number] = {}
     for variant in found:  # one at a time, so that the rows of the last one can be freed
         known |= {(variant, column): number for column, number in numbers(variant, every_column).items()}
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    for protocol, name, rows, columns in wanted:
+    for name, rows, columns in wanted:
         for row in rows:
-            names = {"table": name, "backbone": row.backbone, "method": label(row, protocols[protocol])}
+            names = {"table": name, "backbone": row.backbone, "method": row.name}
             for column in columns:
                 number, tested = known.get((row, column), Number()), contrasts.get((row, column), Contrast())
                 cells[name].append({**names, **_cell(row, column), **number._asdict(), **tested._asdict()})

@@ -2,6 +2,7 @@
 
 - metrics.csv, comparisons.csv  every number; every run against the No-train run of its backbone, prompt by prompt
 - structure.csv                 the assessment as a classifier, and the causes of wrong answers
+- categories.csv                attack success by hazard category
 - table.md, tables/, figures/   one row for each run and seed; aggregated over seeds
 - page.html                     everything, with every sample, in one file
 
@@ -158,6 +159,7 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator
     """Write all files of a report for these benchmarks. Yields their paths."""
     folder, made = output_dir / "report", report_of(judged)
     frames = {"metrics": made.results[METRICS], "comparisons": made.compared, "structure": made.structure}
+    frames["categories"] = made.categories
     for name, frame in frames.items():
         write_csv(folder / f"{name}.csv", frame)
         yield folder / f"{name}.csv"
