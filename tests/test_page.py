@@ -355,6 +355,15 @@ def test_texts_can_be_left_out(outputs: Path, texts: Texts) -> None:
     assert errors == ["", f"no verdict on {SECRET}" if texts == "all" else "left out"]
 
 
+def test_settings_are_on_the_page_without_the_machines_paths(outputs: Path) -> None:
+    settings = {"backbone.source": "/home/me/models/mine", "training.epochs": 3}
+    write_json(outputs / "runs" / "one" / "fingerprint.json", settings)
+    page = write_page(outputs)
+    assert page
+    own = unpacked(page)["verdicts"]["settings"]
+    assert own == {"one": {"backbone.source": '"mine"', "training.epochs": "3"}, "two": {}}
+
+
 def test_harmful_texts_are_in_no_table(outputs: Path) -> None:
     page = write_page(outputs)
     assert page
@@ -718,8 +727,8 @@ def test_two_runs_are_compared_prompt_by_prompt(pair: Opened) -> None:
     rates = tuple(sum(bool(own[name]) for name in both) / len(both) for own in (first, second))
     estimate, counts = statistics.compare(first, second)
     assert pick(pair, "no_train-s0", "plain-s0") == [
-        ["b", "", "", "", "", "not compared: no_train-s0 was not judged on it", "", ""],
         ["h", "alttrain", "harmful", *told(rates, *estimate), str(counts["n"]), str(counts["undecided"])],
+        ["b", "", "", "", "", "not compared: no_train-s0 was not judged on it", "", ""],
     ]
     assert (counts["n"], counts["undecided"]) == (18, 2)
     assert pair.text("#compared") == "1 of 2 rows compared. Settings that differ: 1."
@@ -743,7 +752,7 @@ def test_two_methods_are_compared_over_their_seeds(pair: Opened, names: tuple[st
     ends = max(-1.0, found.value - found.half()), min(1.0, found.value + found.half())
     undecided = sum(letters.count("u") for name in names for letters in SEEDS[name])
     called = {"plain": "plain", "alttrain": "AltTrain", "no_train": "No-train"}
-    row = pick(pair, *(f"r1_llama_8b, {called[name]}" for name in names))[-1]
+    row = pick(pair, *(f"r1_llama_8b, {called[name]}" for name in names))[0]
     seeds = " and ".join(str(len(SEEDS[name])) for name in names)
     n = f"{len(there)}, {seeds} seeds"
     assert row == ["h", "alttrain", "harmful", *told(rates, found.value, *ends), n, str(undecided)]

@@ -314,16 +314,19 @@ def by_category(found: Sequence[Variant]) -> pd.DataFrame:
             first = next(iter(judged.values()))
             if first.measure != "harmful_rate" or not all(one.decides for one in judged.values()):
                 continue
+            texts_of = {seed: one.tokens() for seed, one in judged.items()}
+            if len({text.category for texts in texts_of.values() for text in texts}) < 2:
+                continue
             own: defaultdict[str, dict[int, dict[Any, bool | None]]] = defaultdict(lambda: defaultdict(dict))
             cut: Counter[str] = Counter()
             for seed, one in judged.items():
                 verdicts = one.verdicts()
-                for text in one.tokens():
+                for text in texts_of[seed]:
                     own[text.category][seed][text.id, text.sample] = verdicts.get((text.id, text.sample))
                     cut[text.category] += text.finish == "length"
             names = {"protocol": protocol, "backbone": variant.backbone, "method": variant.name, "benchmark": benchmark}
             names |= {"metric": first.measure, "protocol_hash": digest}
-            for category, seeds in sorted(own.items()) if len(own) > 1 else ():
+            for category, seeds in sorted(own.items()):
                 values, prompts = _listed(seeds)
                 texts, distinct = sum(map(len, seeds.values())), len(set(prompts))
                 counts = {"n": len(values), "seeds": len(seeds), "undecided": texts - len(values)}

@@ -433,9 +433,9 @@ function comparison(benchmark, ways, chosen, data) {
   });
 }
 
-function tabled(name, heads, rows, caption) {
+function tabled(name, heads, words, rows, caption) {
   const table = make("table", {}, make("caption", {}, make("span", {}, caption)),
-    make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))), make("tbody", {}, ...rows));
+    make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col", class: words.includes(head) && "words" }, head)))), make("tbody", {}, ...rows));
   sortable(table);
   return make("div", { class: "scroll", role: "region", "aria-label": `Table: ${name}`, tabindex: 0 }, table);
 }
@@ -456,11 +456,12 @@ async function compareTwo() {
   byId("compared").textContent = `${compared} of ${rows.length} rows compared. ${recorded ? `Settings that differ: ${differ.length}.`
     : "An older version did not record the settings."}`;
   byId("versus").replaceChildren(
-    tabled("Comparison", ["benchmark", "protocol", "measure", "first %", "second %", "second minus first", "n", "undecided"], rows,
+    tabled("Comparison", ["benchmark", "protocol", "measure", "first %", "second %", "second minus first", "n", "undecided"],
+      ["protocol", "measure"], rows,
       "Paired by prompt, of the prompts with a verdict in both: the difference in points with its 95 % interval, for this pair alone. "
       + "With several seeds the interval allows for other seeds, too, and n counts prompts."),
     ...(differ.length && recorded ? [make("h3", {}, "Settings that differ"),
-      tabled("Settings", ["setting", ...names], differ, "Of a method, those of its first seed.")] : []));
+      tabled("Settings", ["setting", ...names], names, differ, "Of a method, those of its first seed.")] : []));
 }
 
 // --- controls ---

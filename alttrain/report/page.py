@@ -100,6 +100,7 @@ def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = Non
         blocks.append(_block(one, prompts[one.benchmark], places[one.made, one.decides], texts, quota))
     shared = shared_start([one.run for one in judged])
     overview = made.tables.get("overview", made.tables["published"].iloc[:0])
+    overview = overview.assign(published=math.nan, published_why="")  # these have a table of their own
     compared = made.compared.assign(differs=made.compared.p_holm < LEVEL)
     data: dict[str, Any] = {"index": _index(blocks, list(prompts), texts, len(shared), made.variants)}
     data["verdicts"] = pack(_compared(blocks, places))
@@ -191,8 +192,14 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
 
 
 def _settings(folder: Path) -> dict[str, str]:
-    """The settings in the fingerprint of a run or of an evaluation, as JSON; {} if an older version wrote none."""
-    return {key: json.dumps(value) for key, value in read_if_there(folder / "fingerprint.json").items()}
+    """The settings in the fingerprint of a run or of an evaluation, as JSON; {} if an older version wrote none.
+
+    Of a path, only the last part, since the page may be shared.
+    """
+    return {
+        key: json.dumps(Path(value).name if isinstance(value, str) and os.path.isabs(value) else value)
+        for key, value in read_if_there(folder / "fingerprint.json").items()
+    }
 
 
 def _categories(frame: pd.DataFrame) -> pd.DataFrame:

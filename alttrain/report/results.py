@@ -127,9 +127,8 @@ class Evaluation:
         self.names, self.folder, self.judged = names, folder, judged
         self.run, self.seed = str(names["run"]), int(names["seed"])
         self.method, named = method_name(names), names.get("method", "")
-        start = re.escape(
-            "-".join([str(names.get("backbone")), named] if named else [str(names.get(part)) for part in PARTS])
-        )
+        parts = [str(names.get(part)) for part in PARTS]
+        start = re.escape("-".join([parts[0], named] if named else parts))
         ends = re.fullmatch(rf"{start}(?:-(changed_[0-9a-f]+))?-s{self.seed}(?:-(.*))?", self.run)
         self.digest, self.tag = ends.groups("") if ends else ("", self.run.replace(f"-s{self.seed}", ""))
         self.benchmark, self.measure = str(judged["benchmark"]), str(judged["metrics"][0]["metric"])
