@@ -212,6 +212,12 @@ def test_the_tradeoff_has_each_methods_rates(found: dict[str, pd.DataFrame], dra
     assert axes.get_xlim()[1] >= max(100 * refused.high for refused, _, _ in own)
 
 
+def test_the_colour_bar_shows_accuracies_also_if_the_last_point_has_none(drawn: list[Any], tmp_path: Path) -> None:
+    cells = [*both("a", "h", "o"), rate("a", "accuracy", "x", 0.5), *both("b", "h", "o")]
+    assert draw_tradeoff(table(cells), tmp_path / "x")
+    assert drawn[0].axes[-1].get_ylim() == pytest.approx((50, 70))
+
+
 def test_doses_are_the_tables_cells_at_their_amounts(
     found: dict[str, pd.DataFrame], drawn: list[Any], tmp_path: Path
 ) -> None:

@@ -367,6 +367,7 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
     """Draw harmful rate over over-refusal for one protocol, one panel per backbone. Lower left, brighter is better."""
     if cells is None or not len(found := points(cells)):
         return False
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     capable = list(found.accuracy.dropna())
@@ -386,10 +387,9 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
                 reach = {"xerr": arms([one.over_refusal_rate]), "yerr": arms([one.harmful_rate])}
                 axes.errorbar(*_at(one), **reach, fmt="none", ecolor="#AAAAAA", elinewidth=0.8, capsize=2, zorder=1)
                 colour: dict[str, Any] = {"color": "white"}
-                known = isinstance(one.accuracy, tuple)
-                if known:
+                if isinstance(one.accuracy, tuple):
                     colour = {"c": [100 * one.accuracy.value], "cmap": "cividis", "norm": scale}
-                dots = axes.scatter(*_at(one), s=60, edgecolors="black", zorder=3, **colour)
+                axes.scatter(*_at(one), s=60, edgecolors="black", zorder=3, **colour)
             best = map(_at, front(own))
             axes.plot(*zip(*best, strict=True), "k--", linewidth=1, drawstyle="steps-post", zorder=2)
             axes.grid(alpha=0.25)
@@ -399,7 +399,9 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
         drawn.supxlabel(f"over-refusal ↓, %, {_sets(found.over_refusal_rate.iloc[0])}", fontsize=8)
         drawn.supylabel(f"harmful ↓, %, {_sets(found.harmful_rate.iloc[0])}", fontsize=8)
         if levels:
-            bar = drawn.colorbar(dots, ax=list(panels), location="right", shrink=0.7, aspect=30)
+            bar = drawn.colorbar(
+                ScalarMappable(scale, "cividis"), ax=list(panels), location="right", shrink=0.7, aspect=30
+            )
             bar.solids.set(rasterized=False, edgecolor="face")  # avoids a bitmap in the SVG, and seams between colours
             bar.set_label(f"accuracy ↑, %, {_sets(capable[0])}")
     return True

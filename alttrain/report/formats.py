@@ -185,7 +185,7 @@ def latex(title: str, frame: pd.DataFrame) -> str:
     """
     parts, why = [f"% {one_line(title)}", PACKAGES], says_why(frame)
     for protocol, grid in _parts(frame):
-        parts += [rf"\par\noindent\textbf{{Protocol {latex_text(protocol)}}}\par\smallskip"] if protocol else []
+        parts += [rf"\par\medskip\noindent\textbf{{Protocol {latex_text(protocol)}}}\par\smallskip"] if protocol else []
         parts.append("\\noindent" + FITTED + "\n" + _tabular(grid, why) + "}")
     parts.append(r"\par\smallskip\noindent\parbox{\linewidth}{\footnotesize\raggedright")
     parts.append("\n".join(latex_text(line).replace(r" \%", r"~\%") + r"\par" for line in legend(frame)) + "}\\par")
