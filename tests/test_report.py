@@ -486,8 +486,8 @@ def test_reports_side_by_side_and_beside_a_judge_are_whole(tmp_path: Path) -> No
     assert "delete" not in "".join(told)
     assert (tmp_path / "report" / "page.html").read_text().rstrip().endswith("</html>")
     for figure in (tmp_path / "report" / "figures").iterdir():
-        content = figure.read_bytes()
-        assert content.endswith(b"IEND\xaeB`\x82" if figure.suffix == ".png" else b"</svg>\n"), figure
+        ends = {".png": b"IEND\xaeB`\x82", ".svg": b"</svg>\n", ".pdf": b"%%EOF\n"}
+        assert figure.read_bytes().endswith(ends[figure.suffix]), figure
     assert {path.name for path in tmp_path.iterdir()} <= {"runs", "report", ".report.lock"}
 
 

@@ -151,9 +151,10 @@ def _index(
         listed.append({**names, "shown": one.shown, "total": one.total, "decides": decides and _told(decides)})
     names_of: dict[str, Any] = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
     names_of["methods"] = []
-    for one in variants:
-        own = dict.fromkeys(judged.run for seeds in one.judged.values() for judged in seeds.values())
-        names_of["methods"].append({"name": f"{one.backbone}, {one.name}", "runs": [runs.index(run) for run in own]})
+    for variant in variants:
+        own = dict.fromkeys(judged.run for seeds in variant.judged.values() for judged in seeds.values())
+        name = f"{variant.backbone}, {variant.name}"
+        names_of["methods"].append({"name": name, "runs": [runs.index(run) for run in own]})
     return {**names_of, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": listed}
 
 
