@@ -387,7 +387,8 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
                 reach = {"xerr": arms([one.over_refusal_rate]), "yerr": arms([one.harmful_rate])}
                 axes.errorbar(*_at(one), **reach, fmt="none", ecolor="#AAAAAA", elinewidth=0.8, capsize=2, zorder=1)
                 colour: dict[str, Any] = {"color": "white"}
-                if isinstance(one.accuracy, tuple):
+                known = isinstance(one.accuracy, tuple)
+                if known:
                     colour = {"c": [100 * one.accuracy.value], "cmap": "cividis", "norm": scale}
                 axes.scatter(*_at(one), s=60, edgecolors="black", zorder=3, **colour)
             best = map(_at, front(own))

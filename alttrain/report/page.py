@@ -29,12 +29,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from alttrain import __version__
+from alttrain.config import flatten
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import Adherence, cause_of, refused
 from alttrain.records import Generation, Judgement, Texts, read_if_there, withholds, write_text
 from alttrain.report.estimates import SMALL
 from alttrain.report.formats import legend, starred
-from alttrain.report.measures import CAUSES, MEASURES, WORTH_SAYING, base, written
+from alttrain.report.measures import CAUSES, WORTH_SAYING, written
 from alttrain.report.results import Decides, Evaluation, Made, Text, Tokens, evaluations
 from alttrain.report.tables import LEVEL, Report, pivot, report_of
 from alttrain.report.variants import Variant
@@ -165,41 +166,37 @@ def _told(decides: Decides) -> dict[str, str]:
 def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str, Any]:
     """What page.js compares: the verdicts of each run on each benchmark, by how they were made, and the runs' settings.
 
-    Settings are JSON by key, from the fingerprints of the run and of the evaluation, and from judges.json. `students`
-    are the quantiles of Student's t for 1, 2, ... degrees of freedom, and `bound` is `statistics.MOST`.
+    `students` are the quantiles of Student's t for 1, 2, ... degrees of freedom, and `bound` is `statistics.MOST`.
     """
-    folders = {one.evaluation.run: one.evaluation.folder.parent.parent for one in blocks}
     ways = []
     for way, texts in places.items():
-        (protocol, benchmark, digest), decides = way
+        (protocol, benchmark, _), decides = way
         own = [one for one in blocks if (one.evaluation.made, one.evaluation.decides) == way]
-        folder, prompts = own[0].evaluation.folder, dict[str, int]()
-        judges = read_if_there(folder / "judges.json")
-        settings = _settings(folder) | ({"judge": json.dumps(judges.get(decides.judge))} if decides else {})
+        first, prompts = own[0].evaluation, dict[str, int]()
+        asked = read_if_there(first.folder / "fingerprint.json")
+        asked = {key: value for key, value in asked.items() if not key.startswith("generation.")}
+        judge = first.provenance.get("judges", {}).get(decides.judge, {}) if decides else {}
         ways.append(
             {
                 "protocol": protocol,
                 "benchmark": benchmark,
-                "hash": digest,
-                "decides": decides and {"measure": MEASURES[base(decides.measure)].label, **_told(decides)},
-                "settings": {key: value for key, value in settings.items() if not key.startswith("generation.")},
+                "decides": decides and {"measure": first.called(decides.measure), **_told(decides)},
+                "settings": _settings(asked | (flatten(judge, "judge.") if judge else {})),
                 "prompts": [prompts.setdefault(name, len(prompts)) for name, _ in texts],
                 "verdicts": {one.evaluation.run: one.counted for one in own},
             }
         )
+    folders = {one.evaluation.run: one.evaluation.folder.parent.parent for one in blocks}
+    settings = {run: _settings(read_if_there(folder / "fingerprint.json")) for run, folder in folders.items()}
     students = [statistics.student(freedom) for freedom in range(1, 31)]
-    settings_of = {run: _settings(folder) for run, folder in folders.items()}
-    return {"ways": ways, "settings": settings_of, "students": students, "bound": statistics.MOST}
+    return {"ways": ways, "settings": settings, "students": students, "bound": statistics.MOST}
 
 
-def _settings(folder: Path) -> dict[str, str]:
-    """The settings in the fingerprint of a run or of an evaluation, as JSON; {} if an older version wrote none.
-
-    Of a path, only the last part, since the page may be shared.
-    """
+def _settings(found: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as JSON by key; of a path only the last part, since the page may be shared."""
     return {
         key: json.dumps(Path(value).name if isinstance(value, str) and os.path.isabs(value) else value)
-        for key, value in read_if_there(folder / "fingerprint.json").items()
+        for key, value in found.items()
     }
 
 
