@@ -376,7 +376,7 @@ def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
     assert {f"tables/main.{form}" for form in ("csv", "md", "tex")} <= made.keys()
     page = (tmp_path / "report" / "page.html").read_text()
     assert "none: other protocol" in page[page.index('<section id="published"') :]
-    assert {f"figures/tradeoff.{form}" for form in ("png", "svg")} <= made.keys()
+    assert {f"figures/tradeoff.{form}" for form in ("png", "svg", "pdf")} <= made.keys()
     assert set(json.loads((tmp_path / "report" / ".stamp").read_text())["files"]) == made.keys() - {".stamp"}
     pd.testing.assert_frame_equal(write_report(tmp_path), shown)
     assert files(tmp_path) == made
