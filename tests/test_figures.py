@@ -9,8 +9,10 @@ import matplotlib.figure
 import pandas as pd
 import pytest
 from made_runs import made_tables, make_run, no_train
+from papers import compiled, has_latex
 
 from alttrain.report.figures import (
+    FORMS,
     draw_adherence,
     draw_all,
     draw_bars,
@@ -104,13 +106,15 @@ def test_every_figure_is_drawn_and_named(runs: Path, found: dict[str, pd.DataFra
     names |= {f"{name}.alttrain" for name in ("tradeoff", "main", "ablation_structure", "teacher_swap")}
     names |= {f"{name}.alttrain" for name in ("data_size", "benign_amount")}
     names |= {f"{name}-{BACKBONE}.alttrain" for name in ("adherence", "lengths")}
-    assert {path.name for path in written} == {f"{name}.{form}" for name in names for form in ("png", "svg")}
+    assert {path.name for path in written} == {f"{name}.{form}" for name in names for form in FORMS}
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written}
     for path in written:
         if path.suffix == ".png":
             assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-        else:
+        elif path.suffix == ".svg":
             vectors(path)
+        else:
+            embeds_fonts(path)
 
 
 def vectors(path: Path) -> None:
@@ -126,10 +130,30 @@ def vectors(path: Path) -> None:
     assert all(link.startswith("#") for link in links)
 
 
+def embeds_fonts(path: Path) -> None:
+    """A PDF whose fonts are embedded as TrueType, and in which nothing is a bitmap."""
+    content = path.read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert content.count(b"/FontFile2") == content.count(b"/Type /FontDescriptor") > 0
+    assert b"/Type3" not in content
+    assert b"/Subtype /Image" not in content
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_latex(), reason="pdflatex is not installed")
+def test_a_paper_includes_every_figure(runs: Path, found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    drawn = [path.name for path in draw_all(found, variants(evaluations(runs)), tmp_path) if path.suffix == ".pdf"]
+    lines = [rf"\noindent\includegraphics[width=\linewidth]{{{name}}}\par" for name in drawn]
+    said = compiled(tmp_path, "twocolumn", [r"\usepackage{graphicx}", r"\begin{document}", *lines])
+    assert len(drawn) == 9
+    assert all(name in said.replace("\n", "") for name in drawn)
+    assert "Overfull" not in said
+
+
 def test_the_same_numbers_give_the_same_bytes(found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     for name in ("a", "b"):
         draw_bars("Main", found["main"], tmp_path / name)
-    for form in ("png", "svg"):
+    for form in FORMS:
         assert (tmp_path / f"a.{form}").read_bytes() == (tmp_path / f"b.{form}").read_bytes()
     draw_bars("Main", found["main"].query("method != 'plain'"), tmp_path / "b")
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
@@ -186,6 +210,12 @@ def test_the_tradeoff_has_each_methods_rates(found: dict[str, pd.DataFrame], dra
         pytest.approx((100 * one.over_refusal_rate.value, 100 * one.harmful_rate.value)) for one in best
     ]
     assert axes.get_xlim()[1] >= max(100 * refused.high for refused, _, _ in own)
+
+
+def test_the_colour_bar_shows_accuracies_also_if_the_last_point_has_none(drawn: list[Any], tmp_path: Path) -> None:
+    cells = [*both("a", "h", "o"), rate("a", "accuracy", "x", 0.5), *both("b", "h", "o")]
+    assert draw_tradeoff(table(cells), tmp_path / "x")
+    assert drawn[0].axes[-1].get_ylim() == pytest.approx((50, 70))
 
 
 def test_doses_are_the_tables_cells_at_their_amounts(

@@ -605,3 +605,9 @@ def test_runs_are_grouped_by_sweep(overrides: list[str], name: str, monkeypatch:
         monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
         own = compose("run", overrides=[one for one in overrides if not one.startswith("hydra")])
     assert logged(assemble(own)).sweep == name
+
+
+def test_loggers_call_the_method_as_the_report_does() -> None:
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        own = compose("run", overrides=["backbone=r1_qwen_7b", "method=star1", "training.epochs=7"])
+    assert logged(assemble(own)).config["method_name"] == "STAR-1, changed: training.epochs=7"

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from made_runs import TOLD, make_run
 
+from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import Adherence, failures
 from alttrain.records import Generation, Judgement, Texts, write_json, write_rows
 from alttrain.report.page import (
@@ -229,6 +231,31 @@ def test_markup_of_a_model_is_data(outputs: Path) -> None:
     assert prompts["category"][prompts["prompt"].index(PAYLOAD)] == PAYLOAD
 
 
+def test_means_over_seeds_and_rates_by_category_are_on_the_page(tmp_path: Path) -> None:
+    for seed, letters in enumerate(("yynn", "ynnn", "unnn")):
+        run = make_run(tmp_path / "runs", {"h": ("harmful_rate", letters)}, seed=seed)
+        path = run / "evaluation" / "h.alttrain" / "generations.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text(
+            "".join(json.dumps(one | {"category": "<i>" if n < 2 else "b"}) + "\n" for n, one in enumerate(rows))
+        )
+    page = write_page(tmp_path)
+    assert page
+    text = page.read_text(encoding="utf-8")
+    methods = text[text.index('<section id="methods"') : text.index('<section id="results"')]
+    assert '<th scope="row" data-key="r1_llama_8b, AltTrain">' in methods
+    assert "n=11, 3 seeds" in methods
+    assert "<b>27.3</b>" in methods
+    section = text[text.index('<section id="categories"') : text.index('<section id="compare"')]
+    first, second = section[section.index("<tbody>") :].split("<tr>")[1:]
+    assert '<th scope="row" data-key="&lt;i&gt;">&lt;i&gt;</th>' in first
+    assert "<b>60.0</b>" in first
+    assert (
+        'n=5, 3 seeds</small> <small class="mark">undecided 1</small> <small class="mark">small sample</small>' in first
+    )
+    assert "<b>0.0</b>" in second
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     """A run's and a backbone's name are plain, or the run is left out; a method's label may hold anything."""
     write_run(tmp_path, "one", method="m", label="<i>mine</i></script>", changed={})
@@ -326,6 +353,15 @@ def test_texts_can_be_left_out(outputs: Path, texts: Texts) -> None:
     assert ("left out of this page" in parsed(page).text) is (texts != "all")
     errors = [verdict[3] for verdict in data["block-1"]["verdicts"][1]]
     assert errors == ["", f"no verdict on {SECRET}" if texts == "all" else "left out"]
+
+
+def test_settings_are_on_the_page_without_the_machines_paths(outputs: Path) -> None:
+    settings = {"backbone.source": "/home/me/models/mine", "training.epochs": 3}
+    write_json(outputs / "runs" / "one" / "fingerprint.json", settings)
+    page = write_page(outputs)
+    assert page
+    own = unpacked(page)["verdicts"]["settings"]
+    assert own == {"one": {"backbone.source": '"mine"', "training.epochs": "3"}, "two": {}}
 
 
 def test_harmful_texts_are_in_no_table(outputs: Path) -> None:
@@ -633,6 +669,116 @@ def test_search_finds_and_marks(show: Any) -> None:
     page.settle()
     assert page.text("#status") == "1 of 6 samples"
     assert page.texts("#detail mark") == ["Answer b3"]
+
+
+SEEDS = {
+    "no_train": ["yyynynyyuyyynyyynyyy"],
+    "alttrain": ["nnyynnnnnynynnuynnnn", "nnyynynnnynnnnnynnyn", "ynnynynnnynynnynn"],
+    "plain": ["yynnnnyynyynyuynnyyn", "yynnnynynyynyyynynnn"],
+}
+"""Whether each prompt was answered, by seed; the third seed of alttrain lacks prompts."""
+
+
+@pytest.fixture
+def pair(show: Any, outputs: Path) -> Opened:
+    """A page of methods of one, two and three seeds, of another protocol, and evaluated with another setting."""
+    shutil.rmtree(outputs / "runs")
+    for method, seeds in SEEDS.items():
+        for seed, letters in enumerate(seeds):
+            sets = {"h": ("harmful_rate", letters)} | ({"b": ("over_refusal_rate", "yn")} if method == "plain" else {})
+            settings = {"training.epochs": len(seeds), "same": [1], "seed": seed}
+            make_run(outputs / "runs", sets, method=method, seed=seed, settings=settings)
+    sets = {"h": ("harmful_rate", "yn")}
+    make_run(outputs / "runs", sets, method="star1", protocol="star1")
+    make_run(outputs / "runs", sets, method="direct_refusal", hashed="other")
+    for run, tokens in (("alttrain", 1024), ("direct_refusal", 96)):
+        path = outputs / "runs" / f"r1_llama_8b-{run}-s0" / "evaluation" / "h.alttrain" / "fingerprint.json"
+        write_json(path, {"protocol.decoding.max_new_tokens": tokens, "generation.chunk": tokens})
+    made: Opened = show()
+    return made
+
+
+def pick(page: Opened, first: str, second: str) -> list[list[str]]:
+    """Pick two by the keyboard. Returns the table's cells by row."""
+    for which, name in (("one", first), ("two", second)):
+        page.run("document.getElementById(arguments[0]).focus()", which)
+        names = page.texts(f"#{which} option")
+        steps = names.index(name) - page.run("return document.activeElement.selectedIndex")
+        page.press(*(["\ue015" if steps > 0 else "\ue013"] * abs(steps)))
+        assert page.run("return document.activeElement.selectedOptions[0].textContent") == name
+    page.run("return new Promise((done) => setTimeout(done, 50))")
+    rows = page.run(
+        "return [...document.querySelectorAll('#versus .scroll:first-child tbody tr')].map((row) => "
+        "[...row.cells].map((cell) => cell.textContent.trim()))"
+    )
+    return list(rows)
+
+
+def told(rates: tuple[float, float], difference: float, low: float, high: float) -> list[str]:
+    signed = [f"{100 * value:+.1f}".replace("-", "−") for value in (difference, low, high)]
+    return [*(f"{100 * rate:.1f}" for rate in rates), f"{signed[0]} {signed[1]} to {signed[2]}"]
+
+
+def test_two_runs_are_compared_prompt_by_prompt(pair: Opened) -> None:
+    first, second = (
+        {f"p{n}": TOLD[letter] for n, letter in enumerate(SEEDS[name][0])} for name in ("no_train", "plain")
+    )
+    both = [name for name in first if None not in (first[name], second[name])]
+    rates = tuple(sum(bool(own[name]) for name in both) / len(both) for own in (first, second))
+    estimate, counts = statistics.compare(first, second)
+    assert pick(pair, "no_train-s0", "plain-s0") == [
+        ["h", "alttrain", "harmful", *told(rates, *estimate), str(counts["n"]), str(counts["undecided"])],
+        ["b", "", "", "", "", "not compared: no_train-s0 was not judged on it", "", ""],
+    ]
+    assert (counts["n"], counts["undecided"]) == (18, 2)
+    assert pair.text("#compared") == "1 of 2 rows compared. Settings that differ: 1."
+    assert pair.texts("#versus h3 + .scroll tbody > tr > *") == ["training.epochs", "1", "2"]
+
+
+@pytest.mark.parametrize("names", [("plain", "alttrain"), ("no_train", "alttrain"), ("alttrain", "no_train")])
+def test_two_methods_are_compared_over_their_seeds(pair: Opened, names: tuple[str, str]) -> None:
+    arms = [
+        {seed: {f"p{n}": TOLD[letter] for n, letter in enumerate(letters)} for seed, letters in enumerate(SEEDS[name])}
+        for name in names
+    ]
+    there = [
+        name
+        for name in map("p{}".format, range(20))
+        if all(any(own.get(name) is not None for own in arm.values()) for arm in arms)
+    ]
+    first, second = ({seed: {name: own.get(name) for name in there} for seed, own in arm.items()} for arm in arms)
+    found = statistics.variation([(second, first)])
+    rates = tuple(statistics.variation([(arm,)]).value for arm in (first, second))
+    ends = max(-1.0, found.value - found.half()), min(1.0, found.value + found.half())
+    undecided = sum(letters.count("u") for name in names for letters in SEEDS[name])
+    called = {"plain": "plain", "alttrain": "AltTrain", "no_train": "No-train"}
+    row = pick(pair, *(f"r1_llama_8b, {called[name]}" for name in names))[0]
+    seeds = " and ".join(str(len(SEEDS[name])) for name in names)
+    n = f"{len(there)}, {seeds} seeds"
+    assert row == ["h", "alttrain", "harmful", *told(rates, found.value, *ends), n, str(undecided)]
+
+
+def test_what_was_not_made_in_the_same_way_is_not_compared_and_says_why(pair: Opened) -> None:
+    def reasons(first: str, second: str) -> list[str]:
+        return [row[5] for row in pick(pair, first, second)]
+
+    assert reasons("alttrain-s0", "star1-s0") == ["not compared: other protocols: alttrain, star1"]
+    assert reasons("alttrain-s0", "direct_refusal-s0") == [
+        "not compared: evaluated otherwise: protocol.decoding.max_new_tokens: 1024, 96"
+    ]
+    assert pair.text("#compared") == "0 of 1 rows compared. An older version did not record the settings."
+
+
+def test_runs_that_another_judge_judged_are_not_compared(show: Any, outputs: Path) -> None:
+    path = outputs / "runs" / "two" / "evaluation" / "h" / "metrics.json"
+    judged = json.loads(path.read_text())
+    judged["analysis"]["decides"]["judge"] = "another"
+    write_json(path, judged)
+    rows = pick(show(), "one", "two")
+    assert [row[5] for row in rows] == [
+        "+0.0 −39.6 to +39.6",
+        "not compared: other judges: phrases on answer, another on answer",
+    ]
 
 
 def test_a_count_opens_its_samples(show: Any) -> None:

@@ -20,10 +20,10 @@ from made_runs import compared, make_run, no_train
 
 import alttrain
 from alttrain.config import RunError, preview, register
-from alttrain.evaluation.statistics import detectable_difference
+from alttrain.evaluation.statistics import detectable_difference, rate_over_seeds
 from alttrain.records import Judgement, checksum, write_rows, write_sealed, write_text
 from alttrain.report.escaping import latex_text, literal
-from alttrain.report.estimates import COMPARED, comparisons
+from alttrain.report.estimates import CATEGORIES, COMPARED, comparisons
 from alttrain.report.formats import markdown
 from alttrain.report.measures import MEASURES, base
 from alttrain.report.results import COLUMNS, METRICS, evaluations, read_csv, results, structure, tidy, write_csv
@@ -51,7 +51,7 @@ def cell(run: str, benchmark: str, metric: str, value: float, **fields: Any) -> 
 def frame(*cells: dict[str, Any]) -> pd.DataFrame:
     """The tidy table of these numbers."""
     called = [{"called": MEASURES[base(one["metric"])].label} for one in cells]
-    rows = [{"label": "AltTrain", "order": 0, **one, **name} for one, name in zip(cells, called, strict=True)]
+    rows = [{"order": 0, **one, **name} for one, name in zip(cells, called, strict=True)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -126,7 +126,7 @@ def test_numbers_come_sorted_by_run_and_benchmark(tmp_path: Path) -> None:
     ]
     first = found.iloc[0].to_dict()
     assert first == {**cell("a", "x", "harmful_rate", 0.5), **numbers("harmful_rate", 0.5, 0.25, 0.75)} | {
-        "label": "alttrain",
+        "method": "alttrain a",  # nothing else distinguishes it from b
         "order": 10**6,
         "called": "harmful",
     }
@@ -154,6 +154,31 @@ def test_each_text_comes_with_its_verdict_and_the_steps_of_its_thought(tmp_path:
     assert not found[["prompt", "answer", "understanding", "finish"]].isna().any(axis=None)
     with pytest.raises(FileNotFoundError, match="none/runs is not there"):
         alttrain.samples(tmp_path / "none")
+
+
+def test_attack_success_by_category(tmp_path: Path) -> None:
+    """Each category's rate over all seeds, with its counts; benchmarks of one category, and harmless, have none."""
+    for seed, letters in enumerate(("y" * 30 + "nnnu", "y" * 15 + "n" * 19)):
+        sets = {"x": ("harmful_rate", letters), "one": ("harmful_rate", "yn"), "y": ("over_refusal_rate", "yn")}
+        run = make_run(tmp_path / "runs", sets, seed=seed)
+        for name in ("x", "y"):
+            path = run / "evaluation" / f"{name}.alttrain" / "generations.jsonl"
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            told = [one | {"category": "theft" if n < 30 else "=fraud"} for n, one in enumerate(rows)]
+            told[0]["finish"] = "length"
+            path.write_text("".join(json.dumps(one) + "\n" for one in told))
+    write_report(tmp_path)
+    found = read_csv(tmp_path / "report" / "categories.csv")
+    assert list(found.columns) == CATEGORIES
+    counts = ["method", "benchmark", "category", "n", "seeds", "undecided", "truncated", "prompts", "small"]
+    assert found[counts].to_numpy().tolist() == [
+        ["AltTrain", "x", "=fraud", 7, 2, 1, 0, 4, True],
+        ["AltTrain", "x", "theft", 60, 2, 0, 2, 30, False],
+    ]
+    assert found.value.tolist() == pytest.approx([0, 0.75])
+    values = [{f"p{n}": seed == 0 or n < 15 for n in range(30)} for seed in (0, 1)]
+    expected = rate_over_seeds(dict(enumerate(values)))
+    assert (found.low[1], found.high[1]) == pytest.approx(expected[1:])
 
 
 def test_importing_alttrain_imports_no_pandas() -> None:
@@ -368,7 +393,7 @@ def test_a_report_is_whole_and_is_made_once(tmp_path: Path) -> None:
     assert {f"tables/main.{form}" for form in ("csv", "md", "tex")} <= made.keys()
     page = (tmp_path / "report" / "page.html").read_text()
     assert "none: other protocol" in page[page.index('<section id="published"') :]
-    assert {f"figures/tradeoff.{form}" for form in ("png", "svg")} <= made.keys()
+    assert {f"figures/tradeoff.{form}" for form in ("png", "svg", "pdf")} <= made.keys()
     assert set(json.loads((tmp_path / "report" / ".stamp").read_text())["files"]) == made.keys() - {".stamp"}
     pd.testing.assert_frame_equal(write_report(tmp_path), shown)
     assert files(tmp_path) == made
@@ -478,8 +503,8 @@ def test_reports_side_by_side_and_beside_a_judge_are_whole(tmp_path: Path) -> No
     assert "delete" not in "".join(told)
     assert (tmp_path / "report" / "page.html").read_text().rstrip().endswith("</html>")
     for figure in (tmp_path / "report" / "figures").iterdir():
-        content = figure.read_bytes()
-        assert content.endswith(b"IEND\xaeB`\x82" if figure.suffix == ".png" else b"</svg>\n"), figure
+        ends = {".png": b"IEND\xaeB`\x82", ".svg": b"</svg>\n", ".pdf": b"%%EOF\n"}
+        assert figure.read_bytes().endswith(ends[figure.suffix]), figure
     assert {path.name for path in tmp_path.iterdir()} <= {"runs", "report", ".report.lock"}
 
 

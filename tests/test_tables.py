@@ -3,8 +3,6 @@
 import itertools
 import json
 import math
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 import yaml
 from made_runs import compared, make_run, no_train
 from made_runs import made_tables as made
+from papers import compiled, has_latex
 from rich.console import Console
 from scipy import stats
 
@@ -34,9 +33,9 @@ from alttrain.report.estimates import (
 from alttrain.report.formats import console, latex, legend, markdown
 from alttrain.report.measures import ASSESSING, RECOGNISING, TOKENS
 from alttrain.report.published import described
-from alttrain.report.results import evaluations, read_csv, tidy, write_csv
+from alttrain.report.results import evaluations, read_csv, results, samples, tidy, write_csv
 from alttrain.report.tables import CELLS, TABLES, VARIED, marked, pivot, runs_table
-from alttrain.report.variants import label, variants
+from alttrain.report.variants import variants
 
 SAFETY = {"strongreject": "harmful_rate", "jailbreakbench_harmful": "harmful_rate"}
 MEANS = {"harmful_rate": list(SAFETY), "accuracy": ["gsm8k", "math500"]}
@@ -78,7 +77,31 @@ def test_runs_that_differ_in_their_seed_alone_are_one_variant(tmp_path: Path) ->
         ("alttrain", "", [0, 1]),
         ("alttrain", "other", [0]),
     ]
-    assert [label(one, found) for one in found] == ["No-train", "AltTrain", "AltTrain other"]
+    assert [one.name for one in found] == ["No-train", "AltTrain", "AltTrain other"]
+
+
+def test_a_method_has_one_name_everywhere(tmp_path: Path) -> None:
+    """In numbers, texts and tables; also by a protocol that judged only one of two that would be called the same."""
+    sets = {"strongreject": ("harmful_rate", "yn")}
+    make_run(tmp_path / "runs", sets, tag="other", protocol="star1")
+    for own in ({}, {"changed": {"training.epochs": [15, 20]}}, {"method": "", "rewrite": "mine"}):
+        make_run(tmp_path / "runs", sets, **own)
+    no_train(tmp_path / "runs", sets, method="")
+    names = ["No-train", "AltTrain", "AltTrain other", "AltTrain, changed: training.epochs=20", "mine"]
+    found = evaluations(tmp_path / "runs")
+    assert [one.name for one in variants(found)] == names
+    assert {*results(tmp_path).method} == {*samples(tmp_path).method} == {*names}
+    shown = [table[table.known].method for name, table in made(tmp_path / "runs").items() if name != "published"]
+    assert {*pd.concat(shown)} == {*names}
+    assert rows(made(tmp_path / "runs")["overview"].query("protocol == 'star1'")) == {"r1_llama_8b": ["AltTrain other"]}
+
+
+def test_a_run_that_does_not_tell_its_label_is_called_as_in_our_configs(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, method="alttrain_without_ha")
+    record = json.loads((run / "run.json").read_text())
+    del record["label"]
+    (run / "run.json").write_text(json.dumps(record))
+    assert [one.name for one in variants(evaluations(tmp_path))] == ["AltTrain without HA"]
 
 
 def test_what_was_changed_of_a_method_is_another_row_and_says_so(tmp_path: Path) -> None:
@@ -722,16 +745,11 @@ def test_latex_has_no_letter_that_latex_would_take_for_its_own() -> None:
     assert latex_text("名é") == "?é"
 
 
-def has_latex() -> bool:
-    """Whether pdflatex and the class of our documents are installed."""
-    if not (shutil.which("pdflatex") and shutil.which("kpsewhich")):
-        return False
-    return subprocess.run(["kpsewhich", "standalone.cls"], capture_output=True, check=False).returncode == 0
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not has_latex(), reason="pdflatex or its class standalone is not installed")
-def test_latex_compiles_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.skipif(not has_latex(), reason="pdflatex or a package of our tables is not installed")
+@pytest.mark.parametrize("columns", ["onecolumn", "twocolumn"])
+def test_a_paper_inputs_every_table_as_it_is(tmp_path: Path, columns: str) -> None:
+    """In the text and in its own environment, with the packages that the tables name, and no line too wide."""
     paper_like(tmp_path / "runs")
     runs = tmp_path / "runs"
     make_run(runs, {"strongreject": ("harmful_rate", "yn")}, protocol="star1", method="mine", label="r_1 & {co}")
@@ -744,12 +762,16 @@ def test_latex_compiles_as_it_is(tmp_path: Path) -> None:
     beside(run, "strongreject", "yy", "g-strongreject", 0.5)
     found = made(runs)
     assert found.keys() == TABLES.keys() - {"recognition"}
-    for name, entries in found.items():
-        (tmp_path / f"{name}.tex").write_text(latex(f"100 % {name}", entries))
-        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-2000:]
-        assert "Overfull" not in done.stdout
+    texts = {name: latex(f"100 % {name}", entries) for name, entries in found.items()}
+    packages = {line[2:] for text in texts.values() for line in text.splitlines() if "usepackage" in line}
+    body = []
+    for name, text in texts.items():
+        (tmp_path / f"{name}.tex").write_text(text)
+        own = rf"\input{{{name}}}"
+        body += [own, rf"\begin{{table*}}\caption{{A}}\label{{{name}}}{own}\end{{table*}}", r"\clearpage"]
+    done = compiled(tmp_path, columns, [*packages, r"\begin{document}", "Text.", *body])
+    assert "Overfull \\hbox" not in done
+    assert "Underfull \\hbox" not in done
 
 
 def test_the_console_fits_80_columns(tmp_path: Path) -> None:

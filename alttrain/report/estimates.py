@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from alttrain.evaluation import statistics
-from alttrain.evaluation.adherence import cause_of
-from alttrain.evaluation.statistics import Estimate
+from alttrain.evaluation.adherence import cause_of, refused
+from alttrain.evaluation.statistics import UNKNOWN, Estimate
 from alttrain.records import Trained, read_if_there
 from alttrain.report.measures import ASSESSING, CAUSES, TRAINING
 from alttrain.report.results import Evaluation, Made, Verdicts
@@ -38,6 +38,13 @@ COMPARED = [
     "n", "gained", "lost", "undecided", "seeds", "detectable", "protocol", "protocol_hash", "judge",
 ]  # fmt: skip
 """The columns of comparisons.csv."""
+CATEGORIES = [
+    "protocol", "backbone", "method", "benchmark", "category", "metric", "value", "low", "high", "n", "seeds",
+    "undecided", "truncated", "prompts", "small", "protocol_hash",
+]  # fmt: skip
+"""The columns of categories.csv. `n` counts the texts with a verdict, over all seeds, and `prompts` their prompts."""
+SMALL = 30
+"""A rate over fewer prompts is called a small sample: its interval is more than 30 points wide around 50 %."""
 
 
 def share(*sets: Seeds) -> Estimate:
@@ -239,11 +246,8 @@ def values_of(one: Evaluation) -> dict[str, dict[Any, Any]]:
         found["recall" if harmful else "false_alarms"][text] = alarmed
         if alarmed:
             found["precision"][text] = harmful
-        refuses = counts.get(text)
-        if one.measure == "accuracy":  # whose judge does not tell refusals
-            refuses = thought.answer_refuses if one.analysis else None
-        elif refuses is not None:
-            refuses = refuses is (one.measure == "over_refusal_rate")
+        verdict = deciding[text].verdict if text in deciding else None
+        refuses = refused(one.decides.says, verdict, thought) if one.decides else None
         failed = cause_of(thought.label, thought.assessment, refuses)
         for cause in CAUSES if failed is not None else ():
             found[f"{'answered' if harmful else 'refused'}_{cause}"][text] = failed == cause
@@ -300,6 +304,36 @@ def _training(variant: Variant) -> dict[str, Number]:
             for name, value in zip(TRAINING, counts, strict=True):
                 found[name] += [] if value is None else [float(value)]
     return {name: Number(sum(known) / len(known), seeds=len(known)) for name, known in found.items() if known}
+
+
+def by_category(found: Sequence[Variant]) -> pd.DataFrame:
+    """The rows of categories.csv: attack success by hazard category, for benchmarks whose rows have two or more."""
+    rows = []
+    for variant in found:
+        for (protocol, benchmark, digest), judged in variant.judged.items():
+            first = next(iter(judged.values()))
+            if first.measure != "harmful_rate" or not all(one.decides for one in judged.values()):
+                continue
+            texts_of = {seed: one.tokens() for seed, one in judged.items()}
+            if len({text.category for texts in texts_of.values() for text in texts}) < 2:
+                continue
+            own: defaultdict[str, dict[int, dict[Any, bool | None]]] = defaultdict(lambda: defaultdict(dict))
+            cut: Counter[str] = Counter()
+            for seed, one in judged.items():
+                verdicts = one.verdicts()
+                for text in texts_of[seed]:
+                    own[text.category][seed][text.id, text.sample] = verdicts.get((text.id, text.sample))
+                    cut[text.category] += text.finish == "length"
+            names = {"protocol": protocol, "backbone": variant.backbone, "method": variant.name, "benchmark": benchmark}
+            names |= {"metric": first.measure, "protocol_hash": digest}
+            for category, seeds in sorted(own.items()):
+                values, prompts = _listed(seeds)
+                texts, distinct = sum(map(len, seeds.values())), len(set(prompts))
+                counts = {"n": len(values), "seeds": len(seeds), "undecided": texts - len(values)}
+                counts |= {"truncated": cut[category], "prompts": distinct, "small": distinct < SMALL}
+                estimate = (share(seeds) if values else UNKNOWN)._asdict()
+                rows.append({**names, **estimate, **counts, "category": category or "none"})
+    return pd.DataFrame(rows, columns=CATEGORIES)
 
 
 Contrasts = Mapping[tuple[Variant, Column], Contrast]

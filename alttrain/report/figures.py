@@ -1,4 +1,4 @@
-"""All figures of a report, as PNG and SVG, whose bytes depend on the numbers alone.
+"""All figures of a report, as PNG, SVG and PDF, whose bytes depend on the numbers alone.
 
 - tradeoff                                main table: harmful rate over over-refusal, with accuracy as brightness
 - main, ablation_structure, teacher_swap  these tables as bars, one panel per column
@@ -11,6 +11,7 @@ returns False. Colours are Okabe and Ito's, which colour-blind readers can disti
 them in grey print. Matplotlib is imported when something is drawn.
 """
 
+import logging
 import math
 import re
 import zlib
@@ -27,7 +28,7 @@ from alttrain.records.files import replacing
 from alttrain.report.measures import CAUSES, MEASURES, OFFLINE, RATES, base
 from alttrain.report.results import Made
 from alttrain.report.tables import COLUMN, ROW, TABLES, listed, pivot
-from alttrain.report.variants import Variant, by_backbone, label, pool, protocols_of
+from alttrain.report.variants import Variant, by_backbone, pool, protocols_of
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 BEFORE, RIGHT = "#8C8C8C", "#DDDDDD"
@@ -44,7 +45,9 @@ LOOK = {
     "hatch.linewidth": 0.6,
     "svg.hashsalt": "alttrain",
     "svg.fonttype": "none",  # text stays text
+    "pdf.fonttype": 42,  # TrueType: publishers reject Type 3
 }
+FORMS = ("png", "svg", "pdf")
 DOTS = 200  # dots per inch
 LONGEST = 100  # maximum number of characters of a file name
 
@@ -58,7 +61,7 @@ def draw_all(
     def draw(name: str, drawing: Callable[..., bool], *given: Any) -> None:
         path = folder / _file_name(name)
         if drawing(*given, path):
-            written.extend(path.with_name(f"{path.name}.{form}") for form in ("png", "svg"))
+            written.extend(path.with_name(f"{path.name}.{form}") for form in FORMS)
 
     draw("cuts", draw_cuts, interventions)
     for backbone, own in by_backbone(variants):
@@ -87,12 +90,14 @@ def _file_name(name: str) -> str:
 
 @contextmanager
 def figure(width: float, height: float, path: Path, title: str = "") -> Iterator[Any]:
-    """A figure of this size in inches, saved as `path`.png and .svg when the block ends."""
+    """A figure of this size in inches, saved as `path`.png, .svg and .pdf when the block ends."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every step of embedding a font
     with matplotlib.rc_context(LOOK):
         drawn = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
         yield drawn
@@ -101,9 +106,11 @@ def figure(width: float, height: float, path: Path, title: str = "") -> Iterator
         # print through the canvas: savefig would draw everything once more first
         with replacing(path.with_name(f"{path.name}.png")) as file:
             FigureCanvasAgg(drawn).print_png(file, metadata={"Software": None})
-        drawn.set_layout_engine("none")  # the SVG reuses the layout of the PNG
+        drawn.set_layout_engine("none")  # the others reuse the layout of the PNG
         with replacing(path.with_name(f"{path.name}.svg")) as file:
             FigureCanvasSVG(drawn).print_svg(file, metadata={"Date": None, "Creator": None})
+        with replacing(path.with_name(f"{path.name}.pdf")) as file:
+            FigureCanvasPdf(drawn).print_pdf(file, metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
 
 def arms(cells: Sequence[Any]) -> list[list[float]]:
@@ -183,7 +190,7 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
 
 LINEAR, DODGE = 50, 0.03
 """Number of examples up to which the axis is linear, so that it can show 0; distance between the lines' markers."""
-Amounts = Mapping[tuple[str, str], tuple[str, int]]  # (backbone, label) of a row -> (its line, its number of examples)
+Amounts = Mapping[tuple[str, str], tuple[str, int]]  # (backbone, method) of a row -> (its line, its number of examples)
 
 
 def _amounts(found: Sequence[Variant], table: str) -> Amounts:
@@ -194,7 +201,7 @@ def _amounts(found: Sequence[Variant], table: str) -> Amounts:
             path = next(iter(one.folders.values())) / "rewrite.json"
             labels = read_if_there(path, Rewritten).get("labels", {})
             amount = sum(labels.values()) if table == "data_size" else labels.get("benign", 0)
-            amounts[one.backbone, label(one, found)] = one.rewrite, amount
+            amounts[one.backbone, one.name] = one.rewrite, amount
     return amounts
 
 
@@ -293,7 +300,7 @@ def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
     with figure(6.6, max(3.2, 0.8 + 0.19 * len(curves)), path) as drawn:
         axes = drawn.add_subplot()
         for index, (one, own) in enumerate(curves):
-            name = label(one, variants) + (f", {len(one.folders)} seeds" if len(one.folders) > 1 else "")
+            name = one.name + (f", {len(one.folders)} seeds" if len(one.folders) > 1 else "")
             colour, line = COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % len(STYLES)]
             look = {"color": colour, "linestyle": line, "linewidth": 1.2, "alpha": 1.0 if len(own) == 1 else 0.75}
             for seed, points in enumerate(own):
@@ -343,7 +350,7 @@ def draw_lengths(variants: Sequence[Variant], made: Sequence[Made], path: Path) 
             axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=45 if longest > 500 else 0)
             axes.minorticks_off()
             describe(axes, f"{'harmful' if name == 'harmful' else 'harmless'} prompts", "tokens of the thought")
-        name_rows(panels, [label(one, variants) for one, _ in rows])
+        name_rows(panels, [one.name for one, _ in rows])
     return True
 
 
@@ -387,6 +394,7 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
     """Draw harmful rate over over-refusal for one protocol, one panel per backbone. Lower left, brighter is better."""
     if cells is None or not len(found := points(cells)):
         return False
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     capable = list(found.accuracy.dropna())
@@ -409,7 +417,7 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
                 known = isinstance(one.accuracy, tuple)
                 if known:
                     colour = {"c": [100 * one.accuracy.value], "cmap": "cividis", "norm": scale}
-                dots = axes.scatter(*_at(one), s=60, edgecolors="black", zorder=3, **colour)
+                axes.scatter(*_at(one), s=60, edgecolors="black", zorder=3, **colour)
             best = map(_at, front(own))
             axes.plot(*zip(*best, strict=True), "k--", linewidth=1, drawstyle="steps-post", zorder=2)
             axes.grid(alpha=0.25)
@@ -419,7 +427,9 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
         drawn.supxlabel(f"over-refusal ↓, %, {_sets(found.over_refusal_rate.iloc[0])}", fontsize=8)
         drawn.supylabel(f"harmful ↓, %, {_sets(found.harmful_rate.iloc[0])}", fontsize=8)
         if levels:
-            bar = drawn.colorbar(dots, ax=list(panels), location="right", shrink=0.7, aspect=30)
+            bar = drawn.colorbar(
+                ScalarMappable(scale, "cividis"), ax=list(panels), location="right", shrink=0.7, aspect=30
+            )
             bar.solids.set(rasterized=False, edgecolor="face")  # avoids a bitmap in the SVG, and seams between colours
             bar.set_label(f"accuracy ↑, %, {_sets(capable[0])}")
     return True

@@ -37,13 +37,9 @@ FAILED = (
 )
 FIGURES = "published: reported for this method, unmodified, this protocol and these sets"
 SOURCES = "alttrain/report/published.csv has each figure's source, and what is known of how it was made."
-PREAMBLE = r"""\documentclass[border=6pt,varwidth=\maxdimen]{standalone}
-\usepackage[utf8]{inputenc}
-\usepackage{booktabs,pifont}
-\newcommand{\cell}[1]{\begin{tabular}[t]{@{}r@{}}#1\end{tabular}}
-\newsavebox{\thegrid}
-\newdimen\legend
-\begin{document}"""
+PACKAGES = "% \\usepackage{booktabs,graphicx,pifont}"
+FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+"""Begins a box that is scaled down to the width of the line, or of the column, if it is wider."""
 
 
 def lines(cell: Any, why: bool = False) -> list[str]:
@@ -194,16 +190,18 @@ def _markdown_cell(cell: Any, why: bool) -> str:
 
 
 def latex(title: str, frame: pd.DataFrame) -> str:
-    """The table as LaTeX that compiles as is: one tabular per protocol, and the legend below, at least as wide."""
-    parts, why = [PREAMBLE], says_why(frame)
+    r"""The table for \input: one tabular per protocol, no wider than the line, and the legend below.
+
+    It stands in a paragraph or in a table environment of the paper, which adds the caption. A comment names the
+    packages that it needs. It defines no macros.
+    """
+    parts, why = [f"% {one_line(title)}", PACKAGES], says_why(frame)
     for protocol, grid in _parts(frame):
-        named = f"{title}, protocol {protocol}" if protocol else title
-        parts += ["\n\\bigskip\n" + _tabular(grid, why) if len(parts) > 1 else _tabular(grid, why)]
-        parts += [rf"\textbf{{{latex_text(named)}}}\\[4pt]", r"\usebox{\thegrid}"]
-    parts.append(r"\par\smallskip \legend=\wd\thegrid \ifdim\legend<10cm \legend=10cm\fi")
-    parts.append(r"\parbox{\legend}{\footnotesize\raggedright")
-    parts.append("\n".join(latex_text(line).replace(r" \%", r"~\%") + r"\par" for line in legend(frame)) + "}")
-    return "\n".join([*parts, r"\end{document}"]) + "\n"
+        parts += [rf"\par\medskip\noindent\textbf{{Protocol {latex_text(protocol)}}}\par\smallskip"] if protocol else []
+        parts.append("\\noindent" + FITTED + "\n" + _tabular(grid, why) + "}")
+    parts.append(r"\par\smallskip\noindent\parbox{\linewidth}{\footnotesize\raggedright")
+    parts.append("\n".join(latex_text(line).replace(r" \%", r"~\%") + r"\par" for line in legend(frame)) + "}\\par")
+    return "\n".join(parts) + "\n"
 
 
 def _tabular(grid: pd.DataFrame, why: bool) -> str:
@@ -218,8 +216,7 @@ def _tabular(grid: pd.DataFrame, why: bool) -> str:
     cells.insert(0, "backbone", list(map(latex_text, backbones.where(~backbones.duplicated(), ""))))
     form = "ll" + "r" * (len(cells.columns) - 2)
     tabular: str = cells.reset_index(drop=True).style.hide(axis="index").to_latex(column_format=form, hrules=True)
-    spaced = tabular.replace(" \\\\\n", " \\\\ \\addlinespace[3pt]\n")
-    return "\\begin{lrbox}{\\thegrid}\n" + spaced + r"\end{lrbox}"
+    return tabular.replace(" \\\\\n", " \\\\ \\addlinespace[3pt]\n").rstrip()
 
 
 def _broken(line: str, width: int, underscore: str) -> list[str]:
@@ -236,7 +233,7 @@ def _latex_cell(cell: Any, why: bool) -> str:
 
 def _stacked(found: list[str]) -> str:
     inner = r" \\ ".join(found)
-    return inner if len(found) == 1 else rf"\cell{{{inner}}}"
+    return inner if len(found) == 1 else rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{inner}\end{{tabular}}"
 
 
 def console(title: str, frame: pd.DataFrame) -> list[Table | Text]:

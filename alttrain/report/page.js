@@ -328,6 +328,143 @@ function judged(ref, [judge, verdict, evidence, error, probability, value, raw],
     raw && !bare ? make("details", {}, make("summary", {}, "what the judge wrote"), prose(raw)) : null);
 }
 
+// --- two runs or methods, compared prompt by prompt ---
+
+const picks = [...index.methods, ...index.runs.map((run, number) => ({ name: short(run), runs: [number] }))];
+const Z = 1.959963984540054; // the 97.5 % quantile of the normal distribution
+
+/** The 97.5 % quantile of Student's t; above 30 degrees of freedom by its expansion (Abramowitz and Stegun, 26.7.5). */
+function student(freedom, students) {
+  if (freedom <= students.length) return students[freedom - 1];
+  return Z + (Z ** 3 + Z) / (4 * freedom) + (5 * Z ** 5 + 16 * Z ** 3 + 3 * Z) / (96 * freedom ** 2)
+    + (3 * Z ** 7 + 19 * Z ** 5 + 17 * Z ** 3 - 15 * Z) / (384 * freedom ** 3);
+}
+
+const sum = (values) => values.reduce((total, value) => total + value, 0);
+const known = (letter) => letter === "0" || letter === "1";
+
+/** The second run's rate minus the first's: `statistics.compare`. */
+function ofRuns(first, second) {
+  const places = [...first].map((_, place) => place).filter((place) => first[place] !== "-" && (second[place] ?? "-") !== "-");
+  const pairs = places.map((place) => [first[place], second[place]]).filter((pair) => pair.every(known));
+  const n = pairs.length, rates = [0, 1].map((arm) => pairs.filter((pair) => pair[arm] === "1").length / n);
+  const gained = pairs.filter(([a, b]) => a < b).length, lost = pairs.filter(([a, b]) => a > b).length;
+  const up = (gained + 1) / (n + 2), down = (lost + 1) / (n + 2);
+  const half = Z * Math.sqrt((up + down - (up - down) ** 2) / (n + 2));
+  return { n, rates, difference: (gained - lost) / n, centre: up - down, half, undecided: places.length - n };
+}
+
+/** The same over several seeds of either, in which seeds and prompts vary: `statistics.variation` of one set. */
+function ofMethods(arms, prompts, { students, bound }) {
+  const tables = arms.map((seeds) => seeds.map((letters) => {
+    const own = Array.from({ length: Math.max(...prompts) + 1 }, () => []);
+    prompts.forEach((prompt, place) => { if (known(letters[place])) own[prompt].push(Number(letters[place])); });
+    return own.map((values) => (values.length ? sum(values) / values.length : null));
+  })).map((rows) => rows.filter((row) => row.some((value) => value !== null)));
+  const there = [...new Set(prompts)].filter((prompt) => tables.every((rows) => rows.some((row) => row[prompt] !== null)));
+  const undecided = sum(arms.flat().map((letters) => [...letters].filter((letter) => letter === "u").length)), n = there.length;
+  if (n < 2) return { n: 0, undecided };
+  const fits = tables.map((rows) => crossed(rows.map((row) => there.map((prompt) => row[prompt]))));
+  const variance = sum(fits[1].items.map((off, place) => (off - fits[0].items[place]) ** 2)) * n / (n - 1) - fits[0].rest - fits[1].rest;
+  const parts = [[Math.max(0, variance), n - 1, Infinity]];
+  for (const { seeds, mean, rest } of fits) {
+    const most = rest + (bound * mean * (1 - mean)) ** 2 / seeds.length;
+    if (seeds.length > 1) parts.push([sum(seeds.map((off) => off ** 2)) * seeds.length / (seeds.length - 1), seeds.length - 1, most]);
+  }
+  const squares = parts.map(([own, freedom, most]) => Math.min(own * student(freedom, students) ** 2, Math.max(own, most) * Z ** 2));
+  const rates = fits.map((fit) => fit.mean), difference = rates[1] - rates[0];
+  return { n, rates, difference, centre: difference, half: Math.sqrt(sum(squares)), undecided };
+}
+
+/** The mean of a table of seeds and prompts, the deviations of each, and the residual variance: `statistics._crossed`. */
+function crossed(rows) {
+  const cells = rows.flat().filter((value) => value !== null), mean = sum(cells) / cells.length;
+  const off = rows.map((row) => row.map((value) => (value === null ? 0 : value - mean)));
+  const columns = rows[0].map((_, place) => rows.map((row) => row[place]));
+  const count = (values) => Math.max(1, values.filter((value) => value !== null).length);
+  const seeds = off.map(sum), items = columns.map((_, place) => sum(off.map((row) => row[place])));
+  const squares = rows.map((row, seed) => sum(row.map((value, place) => (value === null ? 0
+    : (off[seed][place] - seeds[seed] / count(row) - items[place] / count(columns[place])) ** 2))));
+  const freedom = Math.max(1, (rows.length - 1) * (columns.length - 1)), share = (value) => value / cells.length;
+  return { mean, seeds: seeds.map(share), items: items.map(share), rest: sum(squares) / freedom / cells.length };
+}
+
+/** Keys whose values differ, with both values. */
+function differing(one, other) {
+  return [...new Set([...Object.keys(one), ...Object.keys(other)])].sort().filter((name) => one[name] !== other[name])
+    .map((name) => [name, one[name] ?? "absent", other[name] ?? "absent"]);
+}
+
+/** Why two are not compared on a benchmark, of which they have no numbers that were made in the same way. */
+function why(ways, names) {
+  const absent = ways.findIndex((own) => !own.length);
+  if (absent >= 0) return `${names[absent]} was not judged on it`;
+  const [[one], [other]] = ways, both = (name) => `${one[name] || "not recorded"}, ${other[name] || "not recorded"}`;
+  if (one.protocol !== other.protocol) return `other protocols: ${both("protocol")}`;
+  const judges = ways.map(([way]) => way.decides && `${way.decides.judge} on ${way.decides.part}`);
+  if (judges[0] !== judges[1]) return `other judges: ${judges.map((judge) => judge ?? "not recorded").join(", ")}`;
+  const told = differing(one.settings, other.settings).map(([name, ...values]) => `${name}: ${values.join(", ")}`);
+  return told.length ? `evaluated otherwise: ${told.join("; ")}` : "evaluated otherwise; what differs was not recorded";
+}
+
+const percent = (share) => (100 * share).toFixed(1);
+const signed = (share) => `${share < 0 ? "−" : "+"}${percent(Math.abs(share))}`;
+
+function comparison(benchmark, ways, chosen, data) {
+  const same = ways[0].filter((way) => ways[1].includes(way));
+  const named = (...words) => words.map((text) => make("td", { class: "words", "data-key": text }, text));
+  const row = (...cells) => make("tr", {}, make("th", { scope: "row", "data-key": benchmark }, benchmark), ...cells);
+  const empty = () => make("td", {});
+  const unlike = (reason, protocol = "") => row(...named(protocol, ""), empty(), empty(),
+    make("td", { class: "words" }, `not compared: ${reason}`), empty(), empty());
+  if (!same.length) return [unlike(why(ways, chosen.map((one) => one.name)))];
+  return same.map((way) => {
+    if (!way.decides) return unlike("judged by an older version; judge again", way.protocol);
+    const arms = chosen.map(({ runs }) => runs.map((run) => way.verdicts[index.runs[run]]).filter((one) => one !== undefined));
+    const single = arms.every((seeds) => seeds.length === 1);
+    const found = single ? ofRuns(arms[0][0], arms[1][0]) : ofMethods(arms, way.prompts, data);
+    if (!found.n) return unlike("no prompt has a verdict in both", way.protocol);
+    const ends = [Math.max(-1, found.centre - found.half), Math.min(1, found.centre + found.half)];
+    return row(...named(way.protocol, way.decides.measure),
+      ...found.rates.map((rate) => make("td", { "data-key": rate }, percent(rate))),
+      make("td", { "data-key": found.difference }, make("b", {}, signed(found.difference)), " ",
+        make("span", { class: "interval" }, ends.map(signed).join(" to "))),
+      make("td", { "data-key": found.n }, `${found.n}${single ? "" : `, ${arms.map((seeds) => seeds.length).join(" and ")} seeds`}`),
+      make("td", { "data-key": found.undecided }, String(found.undecided)));
+  });
+}
+
+function tabled(name, heads, words, rows, caption) {
+  const table = make("table", {}, make("caption", {}, make("span", {}, caption)),
+    make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col", class: words.includes(head) && "words" }, head)))), make("tbody", {}, ...rows));
+  sortable(table);
+  return make("div", { class: "scroll", role: "region", "aria-label": `Table: ${name}`, tabindex: 0 }, table);
+}
+
+async function compareTwo() {
+  const data = await decoded("verdicts"), chosen = ["one", "two"].map((id) => picks[byId(id).value]);
+  const waysOf = ({ runs }, benchmark) => data.ways.filter((way) => way.benchmark === benchmark
+    && runs.some((run) => way.verdicts[index.runs[run]] !== undefined));
+  const rows = index.benchmarks.flatMap((benchmark) => {
+    const ways = chosen.map((one) => waysOf(one, benchmark));
+    return ways.some((own) => own.length) ? comparison(benchmark, ways, chosen, data) : [];
+  });
+  const settings = chosen.map(({ runs }) => data.settings[index.runs[runs[0]]]), names = chosen.map((one) => one.name);
+  const differ = differing(...settings).map(([name, ...values]) => make("tr", {}, make("th", { scope: "row", "data-key": name }, name),
+    ...values.map((value) => make("td", { class: "words", "data-key": value }, value))));
+  const recorded = settings.every((own) => Object.keys(own).length);
+  const compared = rows.filter((row) => row.querySelector("b")).length;
+  byId("compared").textContent = `${compared} of ${rows.length} rows compared. ${recorded ? `Settings that differ: ${differ.length}.`
+    : "An older version did not record the settings."}`;
+  byId("versus").replaceChildren(
+    tabled("Comparison", ["benchmark", "protocol", "measure", "first %", "second %", "second minus first", "n", "undecided"],
+      ["protocol", "measure"], rows,
+      "Paired by prompt, of the prompts with a verdict in both: the difference in points with its 95 % interval, for this pair alone. "
+      + "With several seeds the interval allows for other seeds, too, and n counts prompts."),
+    ...(differ.length && recorded ? [make("h3", {}, "Settings that differ"),
+      tabled("Settings", ["setting", ...names], names, differ, "Of a method, those of its first seed.")] : []));
+}
+
 // --- controls ---
 
 function drawFilters(all, present) {
@@ -399,6 +536,13 @@ function start() {
   byId("run").append(...options(index.runs, "all runs", short));
   byId("benchmark").append(...options(index.benchmarks, "all benchmarks", String));
   byId("other").append(...options(index.runs, "none", short));
+  const grouped = (label, first, last) => make("optgroup", { label },
+    ...picks.slice(first, last).map((pick, number) => make("option", { value: first + number }, pick.name)));
+  for (const [number, name] of ["one", "two"].entries()) {
+    byId(name).append(grouped("Methods, all their seeds", 0, index.methods.length), grouped("Runs", index.methods.length));
+    byId(name).selectedIndex = Math.min(number, picks.length - 1);
+    byId(name).addEventListener("change", compareTwo);
+  }
   for (const name of ["run", "benchmark", "other"]) {
     byId(name).addEventListener("change", () => { state[name] = byId(name).value; changed(); });
   }
@@ -428,6 +572,7 @@ function start() {
     byId("status").textContent = "This browser is too old to unpack the samples; the tables above are whole.";
     return;
   }
+  compareTwo();
   if (!arrive()) {
     byId("run").value = state.run;
     byId("benchmark").value = state.benchmark;

@@ -29,12 +29,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from alttrain import __version__
-from alttrain.evaluation.adherence import Adherence, cause_of
-from alttrain.records import Generation, Judgement, Texts, withholds, write_text
+from alttrain.config import flatten
+from alttrain.evaluation import statistics
+from alttrain.evaluation.adherence import Adherence, cause_of, refused
+from alttrain.records import Generation, Judgement, Texts, read_if_there, withholds, write_text
+from alttrain.report.estimates import SMALL
 from alttrain.report.formats import legend, starred
 from alttrain.report.measures import CAUSES, WORTH_SAYING, written
-from alttrain.report.results import Decides, Evaluation, Text, Tokens, evaluations
+from alttrain.report.results import Decides, Evaluation, Made, Text, Tokens, evaluations
 from alttrain.report.tables import LEVEL, Report, pivot, report_of
+from alttrain.report.variants import Variant
 from alttrain.rewrite import parse
 
 LIMIT = 10_000
@@ -58,16 +62,23 @@ STRUCTURE = [
 """The columns of prompts and of samples, which compress better than rows; the fields of an adherence record."""
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
+Way = tuple[Made, Decides | None]  # how a benchmark was made and judged; numbers made in one way can be compared
+Places = dict[Text, int]  # the texts of all runs that were made in one way -> their place
 Prompts = dict[tuple[Any, ...], int]  # a benchmark's prompts, each stored once for all runs -> its place
 
 
 class Block(NamedTuple):
-    """The samples of one run and benchmark on the page: `shown` of `total`; outcomes are counted over all of them."""
+    """The samples of one run and benchmark on the page: `shown` of `total`.
+
+    `outcomes` are counted over all of them. `counted` has a letter for each text of the benchmark: whether it counts
+    towards the measure ("1", "0"), has no verdict ("u"), or is not in this run ("-").
+    """
 
     evaluation: Evaluation
     shown: int
     total: int
     outcomes: Mapping[str, int]
+    counted: str
     packed: str
 
 
@@ -83,13 +94,17 @@ def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = Non
         return None
     sizes = [int(one.judged["metrics"][0]["n"]) for one in judged]
     prompts: dict[str, Prompts] = {one.benchmark: {} for one in judged}
+    places: dict[Way, Places] = {(one.made, one.decides): {} for one in judged}
     blocks = []
     for one, size in zip(judged, sizes, strict=True):
         quota = size if sum(sizes) <= LIMIT else max(1, size * LIMIT // sum(sizes))
-        blocks.append(_block(one, prompts[one.benchmark], texts, quota))
+        blocks.append(_block(one, prompts[one.benchmark], places[one.made, one.decides], texts, quota))
     shared = shared_start([one.run for one in judged])
+    overview = made.tables.get("overview", made.tables["published"].iloc[:0])
+    overview = overview.assign(published=math.nan, published_why="")  # these have a table of their own
     compared = made.compared.assign(differs=made.compared.p_holm < LEVEL)
-    data: dict[str, Any] = {"index": _index(blocks, list(prompts), texts, len(shared))}
+    data: dict[str, Any] = {"index": _index(blocks, list(prompts), texts, len(shared), made.variants)}
+    data["verdicts"] = pack(_compared(blocks, places))
     for number, own in enumerate(prompts.values()):
         data[f"prompts-{number}"] = pack({name: [row[place] for row in own] for place, name in enumerate(PROMPT)})
     data |= {f"block-{number}": one.packed for number, one in enumerate(blocks)}
@@ -104,8 +119,10 @@ def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = Non
         judges=sorted({name for one in judged for name in one.provenance.get("judges", {})}),
         texts=texts,
         worth_saying=WORTH_SAYING,
-        runs=pivot(made.runs),
-        legend=[line.replace("Bold:", "Underlined:") for line in legend(made.runs)],
+        runs=(made.runs, pivot(made.runs)),
+        methods=[(part, pivot(part)) for _, part in overview.groupby("protocol", sort=False)],
+        categories=_categories(made.categories),
+        small=SMALL,
         figures=_figures(output_dir / "report" / "figures"),
         blocks=blocks,
         outcomes=[outcome for outcome in OUTCOMES if any(one.outcomes[outcome.key] for one in blocks)],
@@ -123,20 +140,80 @@ def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = Non
     return output_dir / "report" / "page.html"
 
 
-def _index(blocks: Sequence[Block], benchmarks: Sequence[str], texts: Texts, shared: int) -> dict[str, Any]:
+def _index(
+    blocks: Sequence[Block], benchmarks: Sequence[str], texts: Texts, shared: int, variants: Sequence[Variant]
+) -> dict[str, Any]:
     """The data that page.js needs before it decodes a block."""
     runs = list(dict.fromkeys(one.evaluation.run for one in blocks))
     listed = []
     for one in blocks:
         of, decides = one.evaluation, one.evaluation.decides
         names = {"run": runs.index(of.run), "benchmark": benchmarks.index(of.benchmark)}
-        told = decides and {name: getattr(decides, name) for name in ("measure", "judge", "part", "says")}
+        told: dict[str, Any] | None = decides and {"measure": decides.measure, **_told(decides)}
         if told:
             others = (view.decides for view in of.beside().values())
             told["others"] = {f"{other.judge} {other.part}": other.says for other in others if other}
         listed.append({**names, "shown": one.shown, "total": one.total, "decides": told})
-    names_of = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
+    names_of: dict[str, Any] = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
+    names_of["methods"] = []
+    for variant in variants:
+        own = dict.fromkeys(judged.run for seeds in variant.judged.values() for judged in seeds.values())
+        name = f"{variant.backbone}, {variant.name}"
+        names_of["methods"].append({"name": name, "runs": [runs.index(run) for run in own]})
     return {**names_of, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": listed}
+
+
+def _told(decides: Decides) -> dict[str, str]:
+    return {name: getattr(decides, name) for name in ("judge", "part", "says")}
+
+
+def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str, Any]:
+    """What page.js compares: the verdicts of each run on each benchmark, by how they were made, and the runs' settings.
+
+    `students` are the quantiles of Student's t for 1, 2, ... degrees of freedom, and `bound` is `statistics.MOST`.
+    """
+    ways = []
+    for way, texts in places.items():
+        (protocol, benchmark, _), decides = way
+        own = [one for one in blocks if (one.evaluation.made, one.evaluation.decides) == way]
+        first, prompts = own[0].evaluation, dict[str, int]()
+        asked = read_if_there(first.folder / "fingerprint.json")
+        asked = {key: value for key, value in asked.items() if not key.startswith("generation.")}
+        judge = first.provenance.get("judges", {}).get(decides.judge, {}) if decides else {}
+        ways.append(
+            {
+                "protocol": protocol,
+                "benchmark": benchmark,
+                "decides": decides and {"measure": first.called(decides.measure), **_told(decides)},
+                "settings": _settings(asked | (flatten(judge, "judge.") if judge else {})),
+                "prompts": [prompts.setdefault(name, len(prompts)) for name, _ in texts],
+                "verdicts": {one.evaluation.run: one.counted for one in own},
+            }
+        )
+    folders = {one.evaluation.run: one.evaluation.folder.parent.parent for one in blocks}
+    settings = {run: _settings(read_if_there(folder / "fingerprint.json")) for run, folder in folders.items()}
+    students = [statistics.student(freedom) for freedom in range(1, 31)]
+    return {"ways": ways, "settings": settings, "students": students, "bound": statistics.MOST}
+
+
+def _settings(found: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as JSON by key; of a path only the last part, since the page may be shared."""
+    return {
+        key: json.dumps(Path(value).name if isinstance(value, str) and os.path.isabs(value) else value)
+        for key, value in found.items()
+    }
+
+
+def _categories(frame: pd.DataFrame) -> pd.DataFrame:
+    """categories.csv as a grid: a row per benchmark and category, a column per method. Cells are rows of `frame`."""
+    notes = [
+        [*([f"undecided {one.undecided}"] if one.undecided else []), *(["small sample"] if one.small else [])]
+        for one in frame.itertuples()
+    ]
+    shown = frame.assign(kind="rate", known=frame.value.notna(), best=False, differs=False, notes=notes)
+    keys = ["protocol", "benchmark", "protocol_hash", "category", "backbone", "method"]
+    cells = pd.Series(list(shown.itertuples(index=False)), pd.MultiIndex.from_frame(shown[keys]), dtype=object)
+    return cells.unstack(["backbone", "method"], sort=False) if len(cells) else frame
 
 
 def _figures(folder: Path) -> list[tuple[str, str]]:
@@ -199,19 +276,15 @@ def outcomes_of(
     if decides:
         deciding = decides.judge, decides.part
         verdict = next((one.verdict for one in judgements if (one.judge, one.part) == deciding), None)
-        solves = decides.says == "correct"
-        refused = None if verdict is None else verdict is not (decides.says == "unsafe")
         sides = ("refused", "answered") if text.label == "harmful" else ("over_refused", "helped")
-        yes, no = ("correct", "wrong") if solves else sides
-        keys.append("undecided" if verdict is None else yes if refused else no)
+        yes, no = {"correct": ("correct", "wrong"), "unsafe": sides[::-1]}.get(decides.says, sides)
+        keys.append("undecided" if verdict is None else yes if verdict else no)
         if thought and thought.assessment is not None:
-            # a judge of correctness does not detect refusals, so the adherence record is used
-            said = thought.answer_refuses if solves else refused
-            keys.append(cause_of(text.label, thought.assessment, said) or "")
+            keys.append(cause_of(text.label, thought.assessment, refused(decides.says, verdict, thought)) or "")
     return sum(BITS[key] for key in keys if key)
 
 
-def _block(evaluation: Evaluation, prompts: Prompts, texts: Texts, quota: int) -> Block:
+def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Texts, quota: int) -> Block:
     """Read an evaluation's rows and embed at most `quota` of them, with the same prompts for every run.
 
     Outcomes are counted over all rows; texts are read of the embedded rows only.
@@ -219,8 +292,13 @@ def _block(evaluation: Evaluation, prompts: Prompts, texts: Texts, quota: int) -
     rows = {(one.id, one.sample): one for one in evaluation.tokens()}
     thoughts = {(one.id, one.sample): one for one in evaluation.thoughts()}
     judgements: defaultdict[Text, list[Judgement]] = defaultdict(list)
+    letters: dict[int, str] = {}
+    decides = evaluation.decides and (evaluation.decides.judge, evaluation.decides.part)
     for one in evaluation.judgements():
         judgements[one.id, one.sample].append(one)
+        if (one.judge, one.part) == decides:
+            place = places.setdefault((one.id, one.sample), len(places))
+            letters[place] = {True: "1", False: "0", None: "u"}[evaluation.counts(one.verdict)]
     outcomes = {
         key: outcomes_of(row, judgements[key], thoughts.get(key), evaluation.decides) for key, row in rows.items()
     }
@@ -243,7 +321,8 @@ def _block(evaluation: Evaluation, prompts: Prompts, texts: Texts, quota: int) -
         row["structure"] = thought and [getattr(thought, name) for name in STRUCTURE]
         for name, column in columns.items():
             column.append(row[name])
-    return Block(evaluation, len(chosen), len(rows), counts, pack({"judges": list(judges), **columns}))
+    counted = "".join(letters.get(place, "-") for place in range(len(places)))
+    return Block(evaluation, len(chosen), len(rows), counts, counted, pack({"judges": list(judges), **columns}))
 
 
 @lru_cache(maxsize=1 << 16)  # runs share their prompts
@@ -325,6 +404,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["legend"] = lambda frame: [line.replace("Bold:", "Underlined:") for line in legend(frame)]
     made.filters |= {"breakable": breakable, "urlencoded": urlencode, "written": written}
     made.filters["points"] = lambda change: f"{100 * change:+.1f}".replace("-", "−")
     made.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"

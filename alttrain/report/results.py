@@ -44,9 +44,8 @@ METRICS = [
     "undecided", "truncated", "protocol", "protocol_hash", "method", "changed", "judge",
 ]  # fmt: skip
 """The columns of metrics.csv. `judge` is empty for a number that depends on none."""
-COLUMNS = [*METRICS, "label", "order", "called"]
-"""The columns of `results`. `label` and `order` are the method's name and place in tables, `called` the measure's name
-there."""
+COLUMNS = [*METRICS, "order", "called"]
+"""The columns of `results`. `order` is the method's place in tables, `called` the measure's name there."""
 STRUCTURE = [
     "run", "protocol", "judges", "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high",
     "false_alarms", "false_alarms_low", "false_alarms_high", "harmful_as_harmful", "harmful_as_benign",
@@ -64,9 +63,11 @@ SAMPLES = [
 TEXTS = [
     "run", "backbone", "dataset", "rewrite", "training", "benchmark", "metric", "method", "changed", "baseline",
     "protocol", "protocol_hash", "table", "measure", "called", "kind", "unit", "published_why", "source", "note",
-    "lacking", "evaluated", "judge", "judges",
+    "lacking", "evaluated", "judge", "judges", "category",
 ]  # fmt: skip
 """Text columns in a report's CSV files."""
+NO_TRAIN = "no_train"  # the method that is the unmodified backbone
+PARTS = ("backbone", "dataset", "rewrite", "training")  # the fields of run.json that name a run without a method
 LAST = 10**6  # the order of a row that has none of its own
 SNAPSHOT = re.compile(r"\.report\.[^/]*\.part/")
 SHOWN_KEYS, LONGEST = 2, 24  # number of changed keys that a label names, and of characters of a value that it shows
@@ -86,6 +87,7 @@ class Tokens(msgspec.Struct, gc=False):
     answer_tokens: int
     sample: int = 0
     finish: str = "stop"
+    category: str = ""
 
 
 class Decides(NamedTuple):
@@ -114,6 +116,8 @@ class Evaluation:
     """One judged benchmark of one run, whose rows are in `folder`.
 
     - `names`                   run.json; `run` is the run's name, and `seed` its seed
+    - `method`                  what the run's method is called everywhere (`name_methods`)
+    - `digest`, `tag`           the ends of the run's name: the hash of what was changed, and its tag; "" without
     - `judged`                  metrics.json; `measure` is the benchmark's own measure, the first in it
     - `made`                    how the numbers were made; numbers made in different ways never share a column
     - `provenance`, `analysis`  of metrics.json; empty if an older version judged
@@ -126,6 +130,11 @@ class Evaluation:
     def __init__(self, names: dict[str, Any], folder: Path, judged: dict[str, Any]) -> None:
         self.names, self.folder, self.judged = names, folder, judged
         self.run, self.seed = str(names["run"]), int(names["seed"])
+        self.method, named = method_name(names), names.get("method", "")
+        parts = [str(names.get(part)) for part in PARTS]
+        start = re.escape("-".join([parts[0], named] if named else parts))
+        ends = re.fullmatch(rf"{start}(?:-(changed_[0-9a-f]+))?-s{self.seed}(?:-(.*))?", self.run)
+        self.digest, self.tag = ends.groups("") if ends else ("", self.run.replace(f"-s{self.seed}", ""))
         self.benchmark, self.measure = str(judged["benchmark"]), str(judged["metrics"][0]["metric"])
         self.provenance: dict[str, Any] = judged.get("provenance", {})
         self.analysis: dict[str, Any] = judged.get("analysis", {})
@@ -254,7 +263,31 @@ def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]
             found += own
         except DamagedError as error:
             warn_left_out(record.parent, error)
+    name_methods(found)
     return found
+
+
+def method_name(names: Mapping[str, Any]) -> str:
+    """What a run's method is called everywhere, from run.json: its label, or else its rewrite, and its changes."""
+    method, label = names.get("method", ""), names.get("label")
+    if not method and names.get("rewrite") == names.get("training") == "none":
+        method, label = NO_TRAIN, None
+    label = label or option("method", method).get("method", {}).get("label") or method or names.get("rewrite")
+    return f"{label}, changed: {changes(changed)}" if (changed := names.get("changed")) else str(label)
+
+
+def name_methods(found: Sequence[Evaluation]) -> None:
+    """Add to methods of one backbone that are called the same what distinguishes them: data, training, tag or hash."""
+    alike = defaultdict[tuple[str, str], list[Evaluation]](list)
+    for one in found:
+        alike[str(one.names["backbone"]), one.method].append(one)
+    for own in alike.values():
+        parts = [[one.names["dataset"], one.names["training"], one.tag, one.digest] for one in own]
+        parts = [[*values, one.names.get("method", "")] for one, values in zip(own, parts, strict=True)]
+        differs = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
+        for one, values in zip(own, parts, strict=True):
+            told = [value for value, tells in zip(values, differs, strict=True) if tells and value]
+            one.method = " ".join([one.method, *told])
 
 
 def _check_names(path: Path, **names: str) -> None:
@@ -295,7 +328,7 @@ def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
     rows = []
     for one in evaluations(_runs(output_dir)):
         judged, read = one.deciding(), {(row.id, row.sample): vars(row) for row in one.thoughts()}
-        made = {**one.names, "benchmark": one.benchmark, "protocol": one.protocol}
+        made = {**one.names, "method": one.method, "benchmark": one.benchmark, "protocol": one.protocol}
         if one.decides:
             made |= {"measure": one.measure, "judge": one.decides.judge, "part": one.decides.part}
             made |= {"says": one.decides.says}
@@ -310,12 +343,11 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
     """The numbers of judged benchmarks with the columns of `results`, in the given order."""
     rows = [
         {
-            "method": "",
             "order": LAST,
             **one.names,
+            "method": one.method,
             **metric,
             **dict(zip(("protocol", "benchmark", "protocol_hash"), own.made, strict=True)),
-            "label": label_of(one.names),
             "changed": changes(one.names.get("changed", {})),
             "called": one.called(metric["metric"]),
             "judge": own.judge if own is not one else one.judge_of(metric["metric"]),
@@ -326,11 +358,6 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
         for own in [beside.get(metric["metric"], one)]
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(("value", "low", "high"), float))
-
-
-def label_of(names: Mapping[str, Any]) -> str:
-    """The method's name in tables, or the rewrite's if the run has no method."""
-    return str(names.get("label") or names.get("method") or names["rewrite"])
 
 
 def changes(changed: Mapping[str, Sequence[Any]]) -> str:

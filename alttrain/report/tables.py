@@ -17,6 +17,7 @@ from alttrain.report.estimates import (
     Contrast,
     Contrasts,
     Number,
+    by_category,
     comparisons,
     decided,
     interventions,
@@ -25,13 +26,11 @@ from alttrain.report.estimates import (
 )
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import Evaluation, Made, changes, option, structure, tidy
+from alttrain.report.results import NO_TRAIN, Evaluation, Made, changes, option, structure, tidy
 from alttrain.report.variants import (
-    NO_TRAIN,
     Column,
     Variant,
     by_backbone,
-    label,
     mean_columns,
     pool,
     protocols_of,
@@ -101,6 +100,7 @@ class Report(NamedTuple):
     decided: pd.DataFrame
     thoughts: pd.DataFrame
     structure: pd.DataFrame
+    categories: pd.DataFrame
     runs: pd.DataFrame
     tables: Mapping[str, pd.DataFrame]
 
@@ -115,9 +115,8 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     intervened, effects = interventions(whole)
     if effects:
         made["interventions"] = _effects(whole, effects)
-    return Report(
-        plain, found, results, compared, intervened, decided(whole), thoughts(judged), structure(plain), runs, made
-    )
+    causal = intervened, decided(whole), thoughts(judged)
+    return Report(plain, found, results, compared, *causal, structure(plain), by_category(found), runs, made)
 
 
 def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
@@ -162,15 +161,15 @@ def listed(found: Sequence[Variant], table: str) -> list[Variant]:
 def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataFrame]:
     """Every table that has data, by name, as `finished` frames."""
     protocols = protocols_of(found)
-    wanted = [(protocol, *one) for protocol, own in protocols.items() for one in _specified(own, protocol)]
+    wanted = [one for protocol, own in protocols.items() for one in _specified(own, protocol)]
     every_column = list(dict.fromkeys(column for *_, columns in wanted for column in columns))
     known: dict[tuple[Variant, Column], Number] = {}
     for variant in found:  # one at a time, so that the rows of the last one can be freed
         known |= {(variant, column): number for column, number in numbers(variant, every_column).items()}
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    for protocol, name, rows, columns in wanted:
+    for name, rows, columns in wanted:
         for row in rows:
-            names = {"table": name, "backbone": row.backbone, "method": label(row, protocols[protocol])}
+            names = {"table": name, "backbone": row.backbone, "method": row.name}
             for column in columns:
                 number, tested = known.get((row, column), Number()), contrasts.get((row, column), Contrast())
                 cells[name].append({**names, **_cell(row, column), **number._asdict(), **tested._asdict()})
@@ -231,7 +230,7 @@ def _effects(found: Sequence[Variant], effects: Mapping[tuple[Variant, Made], Co
         shown = {own for pairs in rows.values() for _, own in pairs}
         known = numbers(variant, shown)
         for name, pairs in rows.items():
-            row = {"table": "interventions", "backbone": variant.backbone, "method": f"{label(variant, found)}, {name}"}
+            row = {"table": "interventions", "backbone": variant.backbone, "method": f"{variant.name}, {name}"}
             for column, own in dict.fromkeys(pairs):
                 number, tested = known.get(own, Number()), effects.get((variant, own.made[0]), Contrast())
                 cell = _cell(variant, column) | {"published": NAN, "published_why": "", "source": ""}

@@ -1,9 +1,9 @@
 """The rows and columns of tables: runs that differ only in their seed, and numbers made in the same way.
 
-A `Variant` is a row. Its method, label, order and tables come from run.json; without a method it is named after its
-rewrite. A `Column` is a measure by one protocol, on the same benchmarks, with the same hash for each. A mean is over
-the sets that its protocol names (metrics.json, provenance, means). If the protocol names none, and for pools, the sets
-are those of main that most rows have. A row that lacks one of them has no such cell.
+A `Variant` is a row. Its method, order and tables come from run.json. A `Column` is a measure by one protocol, on the
+same benchmarks, with the same hash for each. A mean is over the sets that its protocol names (metrics.json, provenance,
+means). If the protocol names none, and for pools, the sets are those of main that most rows have. A row that lacks one
+of them has no such cell.
 """
 
 import itertools
@@ -16,19 +16,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alttrain.report.measures import MEASURES, RATES, RECOGNISING, base
-from alttrain.report.results import LAST, Evaluation, Made, changes, label_of
-
-NO_TRAIN = "no_train"  # the method that is the unmodified backbone
-PARTS = ("backbone", "dataset", "rewrite", "training")  # the fields of run.json that name a run without a method
+from alttrain.report.results import LAST, NO_TRAIN, PARTS, Evaluation, Made
 
 
 @dataclass(frozen=True, eq=False)
 class Variant:
     """A backbone with a method, or with a dataset, a rewrite and a training, over all its seeds.
 
-    `changed` is what differs from the published method: key -> (published value, this variant's value). `digest` is its
-    hash in the runs' names, `folders` has the run of each seed, and `judged` each seed's evaluation. `every` has also
-    the numbers by judges that do not decide (`Evaluation.beside`).
+    `name` is what tables, figures, the page and CSV files call it. `changed` is what differs from the published method:
+    key -> (published value, this variant's value). `digest` is its hash in the runs' names, `folders` has the run of
+    each seed, and `judged` each seed's evaluation. `every` has also the numbers by judges that do not decide
+    (`Evaluation.beside`).
     """
 
     backbone: str
@@ -38,7 +36,7 @@ class Variant:
     method: str
     tag: str
     digest: str
-    named: str
+    name: str
     order: int
     tables: Sequence[str]
     changed: Mapping[str, Sequence[Any]]
@@ -56,12 +54,6 @@ class Variant:
         """The method, or for a run without one `NO_TRAIN` or its rewrite."""
         return self.method or (NO_TRAIN if self.untrained else self.rewrite)
 
-    @property
-    def title(self) -> str:
-        """The method's label and its changes."""
-        name = "No-train" if self.untrained and not self.method else self.named
-        return f"{name}, changed: {changes(self.changed)}" if self.changed else name
-
     def firsts(self, protocol: str) -> dict[Made, Evaluation]:
         """The first seed's evaluations by a protocol."""
         return {made: next(iter(seeds.values())) for made, seeds in self.judged.items() if made[0] == protocol}
@@ -71,12 +63,9 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
     """All variants, ordered by backbone, then the method's order, then the rest of their names."""
     grouped: defaultdict[tuple[str, ...], list[Evaluation]] = defaultdict(list)
     for one in sorted(judged, key=lambda one: one.seed):
-        own, method = [str(one.names[part]) for part in PARTS], one.names.get("method", "")
-        start = re.escape("-".join([own[0], method] if method else own))
-        found = re.fullmatch(rf"{start}(?:-(changed_[0-9a-f]+))?-s{one.seed}(?:-(.*))?", one.run)
-        digest, tag = found.groups("") if found else ("", one.run.replace(f"-s{one.seed}", ""))
         changed = json.dumps(one.names.get("changed", {}), sort_keys=True)
-        grouped[*own, method, tag, digest, changed].append(one)
+        own = *(str(one.names[part]) for part in PARTS), one.names.get("method", ""), one.tag, one.digest, changed
+        grouped[own].append(one)
     made = []
     for key, evaluations in grouped.items():
         names, by_made = evaluations[0].names, defaultdict[Made, dict[int, Evaluation]](dict)
@@ -87,7 +76,7 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
             every[one.made].setdefault(one.seed, one)
         variant = Variant(
             **dict(zip((*PARTS, "method", "tag", "digest"), key, strict=False)),
-            named=label_of(names),
+            name=evaluations[0].method,
             order=int(names.get("order", LAST)) if names.get("method") else LAST,
             tables=names.get("tables", ("main",)),
             changed=names.get("changed", {}),
@@ -101,7 +90,7 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
 
 def _place(one: Variant) -> tuple[Any, ...]:
     """The order of variants, in which 50 comes before 100."""
-    names = [re.findall(r"(\D*)(\d*)", name) for name in (one.title, one.dataset)]
+    names = [re.findall(r"(\D*)(\d*)", name) for name in (one.name, one.dataset)]
     natural = [[(letters, int(digits or 0)) for letters, digits in parts] for parts in names]
     return one.backbone, not one.untrained, one.order, *natural, one.training, one.tag, one.digest
 
@@ -115,17 +104,6 @@ def protocols_of(found: Sequence[Variant]) -> dict[str, list[Variant]]:
     """Protocol name -> the variants that it judged."""
     names = sorted({made[0] for variant in found for made in variant.judged})
     return {name: [variant for variant in found if variant.firsts(name)] for name in names}
-
-
-def label(one: Variant, among: Sequence[Variant]) -> str:
-    """The row's label: its title, with what distinguishes it from rows of this backbone with the same title."""
-    alike = [v for v in among if (v.backbone, v.title) == (one.backbone, one.title)]
-    own = [
-        getattr(one, part)
-        for part in ("dataset", "training", "tag", "digest", "method")
-        if len({getattr(v, part) for v in alike}) > 1
-    ]
-    return " ".join([one.title, *filter(None, own)])
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,11 @@ def open_loggers(run: Run, held: str) -> Iterator[Sequence[Any]]:
 def logged(run: Run) -> LoggedRun:
     """Return the description of a run for its loggers. Its id is the run's name and a hash of name and fingerprint.
 
-    Its sweep is the name of the experiment, or in a sweep without one, of the output folder.
+    Its sweep is the name of the experiment, or in a sweep without one, of the output folder. `method_name` in its
+    config is what the report calls the method.
     """
+    from alttrain.report.results import method_name  # imports pandas
+
     path = run.folder / "fingerprint.json"
     digest = sha256(run.name.encode() + (path.read_bytes() if path.exists() else b"")).hexdigest()[:8]
     sweep = ""
@@ -55,7 +58,10 @@ def logged(run: Run) -> LoggedRun:
         hydra = HydraConfig.get()
         folder = run.output_dir.name if hydra.mode == RunMode.MULTIRUN else ""
         sweep = str(hydra.runtime.choices.get("experiment") or folder)
-    return LoggedRun(f"{run.name[: LONGEST_ID - 9]}-{digest}", run.name, run.folder, sweep, run.config)
+    names = {"method": run.method.name, "label": run.method.label, "changed": run.changed.treatment}
+    called = method_name(names | {"rewrite": run.structure.name, "training": run.training.name})
+    config = {**run.config, "method_name": called}
+    return LoggedRun(f"{run.name[: LONGEST_ID - 9]}-{digest}", run.name, run.folder, sweep, config)
 
 
 def log_evaluation(run: Run) -> None:

@@ -34,7 +34,7 @@ from alttrain.dataset import contaminated
 from alttrain.dataset.similarity import DEFAULT
 from alttrain.dataset.sources import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeContext, Metric
-from alttrain.evaluation.adherence import Outcomes, assessing, failures
+from alttrain.evaluation.adherence import Outcomes, assessing, failures, refused
 from alttrain.evaluation.agreement import SHOWN, judge_report, read_labels, text_hash
 from alttrain.evaluation.interventions import JOIN
 from alttrain.evaluation.judged import JUDGING, NOT_GENERATED, Judgements, own_name
@@ -319,15 +319,10 @@ class Counts(Summary):
         self._outcomes: Outcomes = Counter()
 
     def add(self, made: Generation, judged: Judgement, found: Adherence) -> None:
-        """Add one row. For a judge of correctness, the adherence record says whether the answer refused."""
+        """Add one row."""
         super().add(made, judged, found)
-        says, refused = self._judge.says, judged.verdict
-        if says == "correct":
-            refused = found.answer_refuses
-        elif says == "unsafe" and refused is not None:
-            refused = not refused
         if made.finish != "error":  # what was not generated assesses nothing
-            self._outcomes[found.label, found.assessment, refused] += 1
+            self._outcomes[found.label, found.assessment, refused(self._judge.says, judged.verdict, found)] += 1
 
     def analysis(self, part: str) -> dict[str, Any]:
         """Return the analysis for metrics.json. `part` is the judged part.

@@ -2,6 +2,7 @@
 
 - metrics.csv, comparisons.csv  every number; every run against the No-train run of its backbone, prompt by prompt
 - structure.csv                 the assessment as a classifier, and the causes of wrong answers
+- categories.csv                attack success by hazard category
 - table.md, tables/, figures/   one row for each run and seed; aggregated over seeds
 - page.html                     everything, with every sample, in one file
 
@@ -164,6 +165,7 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator
         "decided": made.decided,
         "thoughts": made.thoughts,
         "structure": made.structure,
+        "categories": made.categories,
     }
     for name, frame in frames.items():
         if name in ("interventions", "decided", "thoughts") and frame.empty:
