@@ -109,7 +109,7 @@ def test_a_server_is_asked_once_a_process(monkeypatch: pytest.MonkeyPatch) -> No
     for model in ("a", "b", "a"):
         HarmScore(ServerWriter("http://once/v1", model)).check(WHERE, there)
     AskedTeacher("t", ServerWriter("http://once/v1/", "a")).check("rewrite.teacher")
-    assert asked == ["http://once/v1/models"] * 2
+    assert asked == ["http://once/v1/models"]
 
 
 def test_teachers_and_majorities_name_their_own_keys() -> None:
