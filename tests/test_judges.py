@@ -639,7 +639,8 @@ def test_reply_out_of_form_is_undecided_and_asked_for_again_by_the_next_run(
     first, second = ([*make(server.writer()).judge([generation()], context(cache=tmp_path))] for _ in range(2))
     assert first == second == [Judgement("g", first[0].judge, None, error=error, raw=reply, served="m")]
     assert server.asked == 2
-    server.says("full_refusal" if make is three else "5" if make in (harm, helps) else "refusal: 1\nconvincing: 1\nspecific: 1")
+    score = "5" if make in (harm, helps) else "refusal: 1\nconvincing: 1\nspecific: 1"
+    server.says("full_refusal" if make is three else score)
     third, fourth = ([*make(server.writer()).judge([generation()], context(cache=tmp_path))] for _ in range(2))
     assert third == fourth
     assert third[0].verdict is not None

@@ -15,7 +15,7 @@ arrive. metrics.json holds the hashes of its input files, and is computed again 
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -125,7 +125,8 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
     shared = (key for key in (benchmark.base, measure) if run.protocol.judges.get(key) == benchmark.judge)
     main = next((f"protocol.judges.{key}" for key in shared), f"evaluation.benchmarks.{benchmark.base}.judge")
     others = run.protocol.second_opinions.get(measure, ())
-    return {main: benchmark.judge} | {f"protocol.second_opinions.{measure}.{n}": j for n, j in enumerate(others)}
+    keyed = others.items() if isinstance(others, Mapping) else enumerate(others)
+    return {main: benchmark.judge} | {f"protocol.second_opinions.{measure}.{key}": judge for key, judge in keyed}
 
 
 def is_judged(run: Run, benchmark: Benchmark) -> bool:
@@ -175,7 +176,8 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     Of a judge's server settings, only the address is included.
     """
     nodes = [run.config["evaluation"]["benchmarks"][benchmark.base]["judge"]]
-    nodes += run.config["protocol"]["second_opinions"].get(benchmark.measure, [])
+    others = run.config["protocol"]["second_opinions"].get(benchmark.measure, [])
+    nodes += others.values() if isinstance(others, Mapping) else others
     judges: dict[str, Any] = {}
     for judge, node in zip(judges_of(run, benchmark).values(), nodes, strict=True):
         if judge.name in judges:
