@@ -52,6 +52,7 @@ def shipped(name: str, data_dir: Path | None = SHARED, /, **rows: Any) -> Benchm
     places = {each: f"evaluation.benchmarks.{each}" for each in NAMES}
     config = copy.deepcopy(composed(*(f"+benchmark@{places[each]}={each}" for each in NAMES if each not in PACKAGED)))
     config.data_dir = str(data_dir) if data_dir else None
+    OmegaConf.set_struct(config, False)  # rows of the hub alone get a file too
     config.evaluation.benchmarks[name].rows.update(rows)
     built = instantiate(OmegaConf.select(config, places[name]))
     assert isinstance(built, Benchmark)

@@ -18,7 +18,7 @@ import torch
 from hydra import compose, initialize_config_module
 from safetensors import safe_open
 from safetensors.torch import save_file
-from stub_server import RESET, Say, Serve, right
+from stub_server import RESET, Serve, right
 
 from alttrain.config import RunError, register
 from alttrain.records import Example, Generation, Judgement, read_metrics, read_rows
@@ -470,19 +470,6 @@ def test_second_opinions_and_human_labels_measure_the_judge(
     corrected = agreement["human"]["refusal"]["corrected"]
     assert sum(stratum["labelled"] for stratum in corrected["strata"]) == 3
     assert corrected["note"].startswith("3 labels leave")
-
-
-def test_help_is_scored_beside_the_refusals_of_harmless_prompts(tiny_arguments: list[str], serve: Serve) -> None:
-    """An answer that is not refused may not help: the second opinion is a rate of its own, and it is told with both."""
-    stub = serve(lambda prompt, asked: Say("2"))
-    key = "protocol.second_opinions.over_refusal_rate.0"
-    arguments = [f"+judge@{key}=helpfulness", f"{key}.writer.base_url={stub.url}", f"{key}.writer.key_variable=null"]
-    folder = run([*no_train(tiny_arguments), *arguments]) / "evaluation/embedded_benign"
-    metrics = {m["metric"]: m for m in json.loads((folder / "metrics.json").read_text())["metrics"]}
-    assert metrics["over_refusal_rate.helpfulness"]["value"] == 1.0
-    assert metrics["over_refusal_rate"]["value"] < 1.0
-    scored = [j for j in read_rows(folder / "judgements.jsonl", Judgement) if j.judge == "helpfulness"]
-    assert {(j.verdict, j.value, j.evidence) for j in scored} == {(True, 0.25, "score 2")}
 
 
 def test_labels_of_other_texts_are_never_used(
