@@ -15,7 +15,7 @@ arrive. metrics.json holds the hashes of its input files, and is computed again 
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -125,7 +125,7 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
     shared = (key for key in (benchmark.base, measure) if run.protocol.judges.get(key) == benchmark.judge)
     main = next((f"protocol.judges.{key}" for key in shared), f"evaluation.benchmarks.{benchmark.base}.judge")
     others = run.protocol.second_opinions.get(measure, ())
-    keyed = others.items() if isinstance(others, Mapping) else enumerate(others)
+    keyed: Iterable[tuple[object, Judge]] = others.items() if isinstance(others, Mapping) else enumerate(others)
     return {main: benchmark.judge} | {f"protocol.second_opinions.{measure}.{key}": judge for key, judge in keyed}
 
 
