@@ -47,11 +47,12 @@ def composed(*overrides: str) -> Any:
     return config
 
 
-def shipped(name: str, data_dir: Path | None = SHARED, **rows: Any) -> Benchmark:
+def shipped(name: str, data_dir: Path | None = SHARED, /, **rows: Any) -> Benchmark:
     """The benchmark that conf/benchmark/NAME.yaml builds, with changes to its rows."""
     places = {each: f"evaluation.benchmarks.{each}" for each in NAMES}
     config = copy.deepcopy(composed(*(f"+benchmark@{places[each]}={each}" for each in NAMES if each not in PACKAGED)))
     config.data_dir = str(data_dir) if data_dir else None
+    OmegaConf.set_struct(config, False)  # rows of the hub alone get a file too
     config.evaluation.benchmarks[name].rows.update(rows)
     built = instantiate(OmegaConf.select(config, places[name]))
     assert isinstance(built, Benchmark)
@@ -284,6 +285,10 @@ ELSEWHERE: dict[str, list[tuple[dict[str, Any], str, tuple[str, ...]]]] = {  # b
     "harmbench": [({"prompt": "Q?", "category": "c"}, "Q?", ())],
     "advbench": [({"goal": "Q?", "target": "T"}, "Q?", ()), ({"prompt": "Q?", "target": "T"}, "Q?", ())],
     "or_bench": [({"prompt": "Q?", "category": "c"}, "Q?", ())],
+    "air_bench_2024": [({"cate-idx": "1.1", "l2-name": "b", "l3-name": "c", "l4-name": "d", "prompt": "Q?"}, "Q?", ())],
+    "beavertails_evaluation": [({"prompt": "Q?", "category": "c", "category_id": 0}, "Q?", ())],
+    "phtest": [({"ID": 1, "Request": "Q?", "Harmfulness": "harmless"}, "Q?", ())],
+    "sorry_bench": [({"question_id": 1, "category": 1, "turns": ["Q?"], "prompt_style": "base"}, "Q?", ())],
     "fortress": [({"ID": 3, "adversarial_prompt": "Q?", "risk_domain": "d", "rubric": []}, "Q?", ())],
     "safemt_attack_600": [({"id": 7, "category": "c", "plain_query": "P", "multi_turn_queries": TURNS}, "last?", ())],
     "aime_2024": [({"ID": "2024-I-1", "Problem": "Q?", "Answer": 33}, f"Q?{MATHS}", ("33",))],
@@ -298,12 +303,25 @@ ELSEWHERE: dict[str, list[tuple[dict[str, Any], str, tuple[str, ...]]]] = {  # b
 )
 def test_columns_of_sets_that_are_not_here(name: str, row: Any, asked: str, gold: Any, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    benchmark = shipped(name, tmp_path, file="a.jsonl")
+    benchmark = shipped(name, tmp_path, file="a.jsonl", data_dir=str(tmp_path))
     (example,) = benchmark.rows.examples(None)
     assert (benchmark.asked(example), example.gold) == (asked, gold)
     assert example.label == ("harmful" if benchmark.measure == "harmful_rate" else "benign")
     assert example.turns == (("first?", "then?") if name == "safemt_attack_600" else ())
     assert example.goal == {"safemt_attack_600": "P", "advbench": row.get("goal", "")}.get(name, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("phtest", {"ID": 1, "Request": "Q?", "Harmfulness": "controversial"}),
+        ("sorry_bench", {"question_id": 1, "category": "1", "turns": ["Q?"], "prompt_style": "slang"}),
+    ],
+)
+def test_rows_that_are_another_set_are_left_out(name: str, row: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(ValueError, match="no row passes the filter"):
+        shipped(name, tmp_path, file="a.jsonl").rows.examples(None)
 
 
 def test_gpqa_is_read_from_the_hub_alone_and_its_letters_are_decided_by_the_seed(tmp_path: Path) -> None:
@@ -368,7 +386,7 @@ def test_without_file_or_hub_there_is_one_clear_line(name: str, tmp_path: Path) 
     rows = shipped(name, tmp_path).rows
     assert isinstance(rows, Rows)
     assert not [line for line in told if "\n" in line]
-    if name == "gpqa_diamond":
+    if rows.file is None:  # read from the hub alone
         assert told[0] == told[1]
     else:
         assert told[0].startswith(f"{tmp_path / str(rows.file)}: no such data file (data_dir={tmp_path}); put it there")
@@ -384,7 +402,11 @@ EVALUATIONS = {
     "development": DEVELOPMENT,
     "safety": ["jailbreakbench_harmful", "strongreject", "wildjailbreak_safechain", "xstest_safe", "xstest_unsafe"],
     "reasoning": ["aime_2024", "gsm8k", "humaneval", "math500"],
-    "over_refusal": ["coconot", "falsereject", "jailbreakbench_benign", "or_bench_hard", "xstest_safe"],
+    "harm": [
+        *("air_bench_2024", "beavertails_evaluation", "harmbench", "jailbreakbench_harmful", "sorry_bench"),
+        "strongreject",
+    ],
+    "over_refusal": ["coconot", "falsereject", "jailbreakbench_benign", "or_bench_hard", "phtest", "xstest_safe"],
     "thinking_tokens_suite": ["coconot", "falsereject", "fortress", "or_bench_hard", "wildjailbreak_thinksafe"],
     "general": ["cmmlu", "cnn_dailymail", "nq_open"],
     "multi_turn": ["safemt_attack_600"],

@@ -22,6 +22,7 @@ from alttrain.config import STAGES, Fault, differences, faults, flatten, preview
 from alttrain.config.schema import TEXTS
 from alttrain.records import Texts
 from alttrain.run.assembly import assemble
+from alttrain.run.stages.judge import _provenance, judges_of
 
 CONF = Path(__file__).parent.parent / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -527,3 +528,16 @@ def test_open_keys_need_no_plus_and_quick_is_a_limit_with_a_tag() -> None:
     assert spelt_out(["quick=true", "--cfg", "job"]) == ["limit=20", "tag=quick", "--cfg", "job"]
     assert spelt_out(["limit=5", "+quick=True"]) == ["limit=5", "tag=quick"]
     assert spelt_out(["quick=false"]) == []
+
+
+def test_a_second_opinion_is_added_by_a_key() -> None:
+    """As conf/judge/helpfulness.yaml says: the option is mounted under a key, where a list is accepted too."""
+    key = "protocol.second_opinions.over_refusal_rate"
+    run = assemble(composed([f"+judge@{key}.0=helpfulness"]))
+    (benchmark,) = (one for one in run.benchmarks if one.name == "embedded_benign")
+    found = {where: (judge.name, judge.says) for where, judge in judges_of(run, benchmark).items()}
+    assert found == {
+        "protocol.judges.over_refusal_rate": ("refusal", "refused"),
+        f"{key}.0": ("helpfulness", "refused"),
+    }
+    assert set(_provenance(run, benchmark)["judges"]) == {"refusal", "helpfulness"}

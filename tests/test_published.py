@@ -10,7 +10,7 @@ from alttrain.report.measures import MEASURES
 from alttrain.report.published import WHY, beside, covers, published
 from alttrain.report.variants import Column
 
-ELSEWHERE = {"olmo_3_7b_think", "phi_4_reasoning", "gpt_oss_20b"}
+ELSEWHERE = {"gpt_oss_20b"}
 """Backbones of other sources that have no option of ours."""
 OPTIONS = {path.stem for path in (Path(__file__).parent.parent / "conf" / "backbone").glob("*.yaml")}
 

@@ -1,10 +1,14 @@
-"""Every rule of rendering, on the ids of real tokenizers: R1's in both template forms, and Qwen3's.
+"""Every rule of rendering, on the ids of real tokenizers: R1's in both template forms, Qwen3's, and Qwen3's as ChatML.
+
+For OLMo 3 and Phi-4-reasoning, whose tokenizers are not here, the rules are tested on Qwen3's, which has most of their
+tokens, and the text on hashes of what their own templates write.
 
 All tests run on the small tokenizers of tests/fixtures, with rows of our own. Where the full tokenizers are in
 ../shared they run on these too, with STAR-1's 1,000 rows. What `apply_chat_template` makes of the same rows breaks the
 rules.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -32,7 +36,9 @@ NEEDS_FULL = (
     pytest.mark.slow,
     pytest.mark.skipif(not FULL.is_dir() or not STAR1.is_file(), reason="the full tokenizers or STAR-1 are not here"),
 )
-FOLDERS = {"r1": "r1_distill_qwen", "r1_january": "r1_distill_qwen", "qwen3": "qwen3"}
+OWN = {"r1": "r1_distill_qwen", "r1_january": "r1_distill_qwen", "qwen3": "qwen3", "chatml": "qwen3"}
+"""Templates whose family's tokenizer is here. Qwen3-Thinking-2507's differs from Qwen3's in opening the thought."""
+FOLDERS = OWN | {"olmo3": "qwen3", "phi4": "qwen3"}
 FORMS = tuple(FOLDERS)
 LONGEST = 1 << 20
 
@@ -217,8 +223,13 @@ DIALOGUES = {
 }
 
 
+def opened(form: str) -> str:
+    """What the prompt adds to that of the family's template as it was before the prompt opened the thought."""
+    return "<think>\n" if form in ("r1", "chatml") else ""
+
+
 @pytest.mark.parametrize("dialogue", DIALOGUES)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", OWN)
 def test_prompt_is_that_of_the_familys_own_template(form: str, dialogue: str, renderers: dict[str, Renderer]) -> None:
     renderer, messages = renderers[form], DIALOGUES[dialogue]
     says = {role: [m["content"] for m in messages if m["role"] == role] for role in ("system", "user", "assistant")}
@@ -227,11 +238,11 @@ def test_prompt_is_that_of_the_familys_own_template(form: str, dialogue: str, re
     ours = renderer.backbone.template.prompt(user, system, "open", turns, says["assistant"])
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
     theirs = renderer.tokenizer.apply_chat_template(messages, **options)
-    assert ours == theirs + ("<think>\n" if form == "r1" else "")
+    assert ours == theirs + opened(form)
     saved = renderer.backbone.template.jinja()
     assert renderer.tokenizer.apply_chat_template(messages, chat_template=saved, **options) == ours
     ids = renderer.encode(renderer.prompt_text(user, "open", system=system, turns=turns, answers=says["assistant"]))
-    if form != "r1":
+    if not opened(form):
         assert ids == renderer.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
 
 
@@ -244,7 +255,7 @@ ANSWERED = {
 
 
 @pytest.mark.parametrize("answered", ANSWERED)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", OWN)
 def test_a_history_is_that_of_the_familys_own_template(
     form: str, answered: str, renderers: dict[str, Renderer]
 ) -> None:
@@ -254,10 +265,55 @@ def test_a_history_is_that_of_the_familys_own_template(
     messages = [{"role": "user", "content": "A?"}, {"role": "assistant", "content": text}]
     messages.append({"role": "user", "content": "B?"})
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
-    theirs = renderer.tokenizer.apply_chat_template(messages, **options) + ("<think>\n" if form == "r1" else "")
+    theirs = renderer.tokenizer.apply_chat_template(messages, **options) + opened(form)
     written = text.removeprefix("<think>\n") if template.opened_by == "prompt" else text
     assert template.prompt("B?", None, "open", ["A?"], [template.history(written, mode)]) == theirs
     assert renderer.tokenizer.apply_chat_template(messages, chat_template=template.jinja(), **options) == theirs
+
+
+OLMO = """You are OLMo, a helpful function-calling AI assistant built by Ai2. Your date cutoff is November 2024, and \
+your model weights are available at https://huggingface.co/allenai."""
+ELSEWHERE = {  # template -> (system prompt, dialogue -> the start of the SHA-256 of what the family's template writes)
+    "olmo3": (
+        OLMO,  # the template's own; its SHA-256 begins with 6d549883b5ed1287
+        {
+            "user": "814a2bee1e89942f",
+            "system": "593d64d43b8f3816",
+            "dialogue": "1419f6bdd90e9ddc",
+            "answered": "ce194dc136cbff9a",
+        },
+    ),
+    "phi4": (  # of phi4-reasoning:14b, with these words in place of Microsoft's system prompt
+        "Be kind.",
+        {"user": "4253a36b7cd00a66", "dialogue": "32b7fd1bb4f29967", "answered": "0d982c07f4866cf9"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("form", "dialogue"), [(form, name) for form in ELSEWHERE for name in ELSEWHERE[form][1]])
+def test_text_is_that_of_a_template_that_is_not_here(form: str, dialogue: str, renderers: dict[str, Renderer]) -> None:
+    system, hashes = ELSEWHERE[form]
+    messages = [*DIALOGUES["dialogue" if dialogue == "answered" else dialogue]]
+    if dialogue == "answered":
+        messages.append({"role": "assistant", "content": "D."})
+    says = {role: [m["content"] for m in messages if m["role"] == role] for role in ("system", "user", "assistant")}
+    *turns, user = says["user"]
+    ours, answers = renderers[form].backbone.template, says["assistant"][: len(turns)]
+    text = str(ours.prompt(user, says["system"][0] if says["system"] else system, "open", turns, answers))
+    if dialogue == "answered":  # as trained, but without a thought, which their template would take as it is
+        text = text.removesuffix("<think>") + f"D.{ours.end}"
+    saved = renderers[form].tokenizer.apply_chat_template(
+        messages,
+        chat_template=ours.jinja(system),
+        tokenize=False,
+        add_generation_prompt=dialogue != "answered",
+    )
+    assert [hashlib.sha256(one.encode()).hexdigest()[:16] for one in (text, saved)] == [hashes[dialogue]] * 2
+
+
+def test_backbones_have_the_system_prompts_of_their_templates() -> None:
+    conf = yaml.safe_load((TEMPLATES.parent / "olmo_3_7b_think.yaml").read_text(encoding="utf-8"))
+    assert conf["system_prompt"] == OLMO
 
 
 def test_an_unclosed_thought_leaves_no_answer_in_a_history(renderers: dict[str, Renderer]) -> None:
@@ -275,15 +331,20 @@ def test_qwen3s_empty_thought_is_its_own(renderers: dict[str, Renderer]) -> None
 
 
 def test_delimiters_are_the_single_tokens_they_should_be(renderers: dict[str, Renderer]) -> None:
-    assert {form: renderer.encode(renderer.prompt_text("", "open"))[-2:] for form, renderer in renderers.items()} == {
+    here = {form: renderer for form, renderer in renderers.items() if form != "phi4"}  # whose separator is not here
+    assert {form: renderer.encode(renderer.prompt_text("", "open"))[-2:] for form, renderer in here.items()} == {
         "r1": [151648, 198],
         "r1_january": [151644, 151645],
         "qwen3": [77091, 198],
+        "chatml": [151667, 198],
+        "olmo3": [198, 151667],
     }
-    assert {form: renderer.render([EMPTY])[0].response for form, renderer in renderers.items()} == {
+    assert {form: renderer.render([EMPTY])[0].response for form, renderer in here.items()} == {
         "r1": [151649, 271, 32, 151643],
         "r1_january": [151648, 271, 151649, 271, 32, 151643],
         "qwen3": [151667, 271, 151668, 271, 32, 151645],
+        "chatml": [151668, 271, 32, 151645],
+        "olmo3": [151668, 271, 32, 151643],
     }
 
 

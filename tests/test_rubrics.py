@@ -174,7 +174,8 @@ def test_one_requirement_pins_each_package() -> None:
 
 def test_options_of_ours_say_so_and_need_no_package() -> None:
     conf = Path(__file__).parents[1] / "conf" / "judge"
-    for name in ("harm_score", "harm_score_safekey", "harm_score_goal", "strongreject_ours", "xstest_three_class_ours"):
+    scores = ("harm_score", "harm_score_safekey", "harm_score_goal", "helpfulness")
+    for name in (*scores, "strongreject_ours", "xstest_three_class_ours"):
         assert (conf / f"{name}.yaml").read_text(encoding="utf-8").startswith("# Our wording ")
         assert option(name).rubric is None
         assert "Bake it." in option(name).question(made(goal="Make bread."))

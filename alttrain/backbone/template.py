@@ -45,6 +45,7 @@ class ChatTemplate:
     opened_by: Literal["prompt", "model"] = "prompt"  # whose text `think_open` is part of
     answer_prefix: str = ""  # put before answers that do not contain it
     history_gap: Literal["cut", "kept"] = "cut"  # the newlines before an earlier answer: Qwen3 cuts them, R1 does not
+    turn_end: str = ""  # what ends an earlier answer, if not `end` and what follows it in `user`: OLMo 3's differs
 
     def __post_init__(self) -> None:
         for name in ("system", "user"):
@@ -68,7 +69,7 @@ class ChatTemplate:
         Without a `system` text there is no system message. `turns` are the user's earlier messages. `answers` are the
         responses to them as `history` returns them; a message with an empty answer is followed by the next message.
         """
-        answered = self.assistant + _SLOT + self.end + self._after_end()
+        answered = self.assistant + _SLOT + self._after_answer()
         said = [(self.system, system)] if system else []
         for message, answer in itertools.zip_longest(turns, answers, fillvalue=""):
             said += [(self.user, message), (answered, answer)] if answer else [(self.user, message)]
@@ -133,6 +134,9 @@ class ChatTemplate:
             system = _literal(self.system.replace(_SLOT, system_prompt))
             default = f"{{%- if messages[0]['role'] != 'system' -%}}{system}{{%- endif -%}}"
         cut = ".lstrip('\\n')" if self.history_gap == "cut" else ""
+        ended = _literal(self._after_answer())
+        if self.turn_end:
+            ended = f"{{%- if loop.last -%}}{_literal(self.end)}{{%- else -%}}{ended}{{%- endif -%}}"
         unclosed = f"{{%- elif said.lstrip().startswith({opening!r}) -%}}{{%- set said = '' -%}}" if opening else ""
         return (
             f"{_literal(self.bos)}{default}"
@@ -145,14 +149,14 @@ class ChatTemplate:
             f"{{%- elif {close!r} in said -%}}{{%- set said = said.split({close!r})[-1]{cut} -%}}"
             f"{unclosed}{{%- endif -%}}"
             "{%- if loop.last or said.strip() -%}"
-            f"{_literal(self.assistant)}{{{{- said -}}}}{_literal(self.end + self._after_end())}"
+            f"{_literal(self.assistant)}{{{{- said -}}}}{ended}"
             "{%- endif -%}{%- endif -%}{%- endfor -%}"
             f"{{%- if add_generation_prompt -%}}{_literal(self.assistant + self._thought_start('open'))}{{%- endif -%}}"
         )
 
-    def _after_end(self) -> str:
-        """Return the text after the end token between turns: what follows this token in a user message."""
-        return self.user.rpartition(self.end)[2] if self.end in self.user else ""
+    def _after_answer(self) -> str:
+        """Return what ends an earlier answer: `turn_end`, or the end token and what follows it in a user message."""
+        return self.turn_end or self.end + (self.user.rpartition(self.end)[2] if self.end in self.user else "")
 
 
 def _literal(text: str) -> str:

@@ -19,7 +19,7 @@ judgements are appended as they arrive, and replace the old ones when they are c
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import product
@@ -213,8 +213,9 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
     measure = benchmark.measure
     shared = (key for key in (benchmark.base, measure) if run.protocol.judges.get(key) == benchmark.judge)
     main = next((f"protocol.judges.{key}" for key in shared), f"evaluation.benchmarks.{benchmark.base}.judge")
-    others = _each(run.protocol.second_opinions.get(measure, ()))
-    return {main: benchmark.judge} | {f"protocol.second_opinions.{measure}.{n}": j for n, j in enumerate(others)}
+    others = run.protocol.second_opinions.get(measure, ())
+    keyed: Iterable[tuple[object, Judge]] = others.items() if isinstance(others, Mapping) else enumerate(others)
+    return {main: benchmark.judge} | {f"protocol.second_opinions.{measure}.{key}": judge for key, judge in keyed}
 
 
 def _each(second_opinions: Any) -> list[Any]:
