@@ -62,13 +62,16 @@ def probe(
     Labels are permuted between prompts with equally many texts, so that texts of one prompt stay together.
     """
     import numpy as np
+    from threadpoolctl import threadpool_limits  # scikit-learn requires it
 
     numbers = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
     groups, truth = np.array([numbers[name] for name in prompts]), np.array(labels, dtype=bool)
     if min(len(set(groups[truth])), len(set(groups[~truth]))) < FEWEST:
         return Probed()
-    found, draw = _auroc(states, truth, groups, seed), np.random.default_rng(seed)
-    drawn = [_auroc(states, _permuted(truth, groups, draw), groups, seed) for _ in range(permutations)]
+    draw = np.random.default_rng(seed)
+    with threadpool_limits(1):  # the matrices are small: threads only wait for each other
+        found = _auroc(states, truth, groups, seed)
+        drawn = [_auroc(states, _permuted(truth, groups, draw), groups, seed) for _ in range(permutations)]
     weights = 1 / np.bincount(groups)[groups]  # each prompt counts once
     estimate = interval(found, weights[truth].sum(), weights[~truth].sum())
     if not drawn:
