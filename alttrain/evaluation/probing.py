@@ -20,6 +20,7 @@ from alttrain.evaluation.statistics import UNKNOWN, Estimate, Z
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
 COMPONENTS = (4, 16, 64)
 """Numbers of principal components to choose from."""
@@ -55,7 +56,7 @@ def check_installed() -> None:
 
 
 def probe(
-    states: "np.ndarray", labels: Sequence[bool], prompts: Sequence[Hashable], permutations: int, seed: int = 0
+    states: "NDArray[np.float32]", labels: Sequence[bool], prompts: Sequence[Hashable], permutations: int, seed: int = 0
 ) -> Probed:
     """Predict `labels` from `states` (texts, size). `prompts` names the prompt of each text.
 

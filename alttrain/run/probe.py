@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +29,7 @@ from alttrain.backbone import Rendered
 from alttrain.config import RunError
 from alttrain.config.targets import take_trusted
 from alttrain.evaluation import Benchmark
-from alttrain.evaluation.interventions import step_of
+from alttrain.evaluation.interventions import Part, step_of
 from alttrain.evaluation.probing import FEWEST, auroc_of, check_installed, probe
 from alttrain.generation import InProcess
 from alttrain.records import Example, Generation, Names, read_json, read_metrics
@@ -40,7 +41,8 @@ from alttrain.run.progress import bar
 from alttrain.run.session import Session
 from alttrain.run.stages.generate import prompt_text
 
-POSITIONS = ("start", "understanding", "assessment", "end")
+STEPS: tuple[Part, ...] = ("understanding", "assessment")
+POSITIONS = ("start", *STEPS, "end")
 SHARES = (1 / 3, 2 / 3, 1)
 """Which layers are probed, as shares of the depth. They were chosen before any result was seen."""
 
@@ -94,7 +96,8 @@ def probe_run(folder: Path, names: Sequence[str], permutations: int, out: Path) 
         raise ValueError(f"--permutations {permutations}: accepted: 0 or more")
     run = load(folder).run
     if not isinstance(run.generation, InProcess):
-        run = replace(run, generation=InProcess(dtype=run.generation.dtype or "auto"))
+        dtype: Any = run.generation.dtype or "auto"
+        run = replace(run, generation=InProcess(dtype=dtype))
     chosen, session = _benchmarks(run, names), Session(run)
     texts = [text for benchmark in chosen for text in _texts(run, session.renderer, benchmark)]
     if not texts:
@@ -173,11 +176,8 @@ def located(run: Run, renderer: Any, benchmark: Benchmark, own: Generation) -> t
     start = text.index(own.thought, begun)
     end = text.index(close, start + len(own.thought)) if own.closed else len(text)
     pieces = Rendered(text[:begun], text[begun:end], text[end : end + len(close)], text[end + len(close) :])
-    ends = {
-        number: span[2]
-        for number, part in ((1, "understanding"), (2, "assessment"))
-        if (span := step_of(own.thought, part))
-    }  # type: ignore[arg-type]
+    spans = {number: step_of(own.thought, part) for number, part in enumerate(STEPS, 1)}
+    ends = {number: span[2] for number, span in spans.items() if span}
     if own.closed:
         ends[3] = len(own.thought)
     ids, found = renderer.locate(pieces, [start - begun + place for place in ends.values()])
@@ -186,7 +186,7 @@ def located(run: Run, renderer: Any, benchmark: Benchmark, own: Generation) -> t
     return (prompt + ids)[: max(place for place in places if place is not None) + 1], tuple(places)
 
 
-def read_states(decoder: Any, texts: Sequence[Text], layers: Sequence[int], path: Path) -> np.ndarray:
+def read_states(decoder: Any, texts: Sequence[Text], layers: Sequence[int], path: Path) -> NDArray[np.float32]:
     """Return the states after `layers` (1 is the first) at each text's positions: (positions, layers, texts, size).
 
     They are in float32, in the file `path`. Where a text lacks a position they are 0. One group of texts at a time is
@@ -230,7 +230,7 @@ def read_states(decoder: Any, texts: Sequence[Text], layers: Sequence[int], path
 
 
 def _rows(
-    texts: Sequence[Text], layers: Sequence[int], states: np.ndarray, permutations: int
+    texts: Sequence[Text], layers: Sequence[int], states: NDArray[np.float32], permutations: int
 ) -> Iterator[dict[str, Any]]:
     for target, (number, layer) in itertools.product(("refuses", "harmful"), enumerate(layers)):
         for place, position in enumerate(POSITIONS):
