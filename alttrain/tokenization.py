@@ -221,6 +221,17 @@ class Renderer:
             marked.append(replace(sequence, marks=marks))
         return marked
 
+    def locate(self, text: Rendered, places: Iterable[int]) -> tuple[list[int], list[int]]:
+        """Return a text's ids, and for each place the index of the token with the character before it.
+
+        Places are in characters, from the start of the text's second piece.
+        """
+        (encoded, encoding), opening = self._encodings([text])[0], text.pieces[0]
+        if encoded != text:
+            opening = self._spelling.sub(lambda spelt: self._names[spelt[0]], opening)
+        starts = [start for start, _ in encoding.offsets]
+        return encoding.ids, [sum(start < len(opening) + place for start in starts) - 1 for place in places]
+
     def decode(self, ids: list[int]) -> str:
         """Decode generated ids, keeping special tokens except a final end token."""
         return self._text(ids[:-1] if ids and ids[-1] == self.end_id else ids)

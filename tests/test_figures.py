@@ -11,6 +11,7 @@ import pytest
 from made_runs import made_tables, make_run, no_train
 from papers import compiled, has_latex
 
+from alttrain.report.estimates import INTERVENED
 from alttrain.report.figures import (
     FORMS,
     draw_adherence,
@@ -34,6 +35,9 @@ SAFETY = ("strongreject", "jailbreakbench_harmful")
 METHODS = ("plain", "alttrain", "alttrain_without_pu", "alttrain_without_ha", "alttrain_by_gpt4o")
 MEANS = {"harmful_rate": list(SAFETY), "accuracy": ["gsm8k", "math500"]}
 LOSSES = "epoch,loss,step\n0,2.0,9\n,,9\n0,1.5,19\n"
+
+NONE = pd.DataFrame(columns=INTERVENED)
+"""No run under an intervention."""
 
 
 def sets(harmful: int, refused: int, right: int) -> dict[str, tuple[str, str]]:
@@ -101,7 +105,7 @@ def ends(container: Any) -> list[tuple[float, float]]:
 
 
 def test_every_figure_is_drawn_and_named(runs: Path, found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
-    written = draw_all(found, variants(evaluations(runs)), tmp_path)
+    written = draw_all(found, variants(evaluations(runs)), NONE, tmp_path)
     names = {"losses-" + BACKBONE}
     names |= {f"{name}.alttrain" for name in ("tradeoff", "main", "ablation_structure", "teacher_swap")}
     names |= {f"{name}.alttrain" for name in ("data_size", "benign_amount")}
@@ -142,7 +146,9 @@ def embeds_fonts(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not has_latex(), reason="pdflatex is not installed")
 def test_a_paper_includes_every_figure(runs: Path, found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
-    drawn = [path.name for path in draw_all(found, variants(evaluations(runs)), tmp_path) if path.suffix == ".pdf"]
+    drawn = [
+        path.name for path in draw_all(found, variants(evaluations(runs)), NONE, tmp_path) if path.suffix == ".pdf"
+    ]
     lines = [rf"\noindent\includegraphics[width=\linewidth]{{{name}}}\par" for name in drawn]
     said = compiled(tmp_path, "twocolumn", [r"\usepackage{graphicx}", r"\begin{document}", *lines])
     assert len(drawn) == 9

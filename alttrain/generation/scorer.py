@@ -19,6 +19,19 @@ from alttrain.generation.engine import Decoding, Prompt
 LLAMA4_CHUNK = 8192  # tokens of Llama 4's attention chunk, which Llama Guard 4's config omits
 
 
+def grouped(rows: Sequence[Sequence[int]], most: int = PREFILL_TOKENS) -> list[list[int]]:
+    """Return the indices of rows of tokens in groups of at most `most` tokens; a longer row is a group of its own."""
+    groups, tokens = list[list[int]](), 0
+    # longest first, so that running out of memory shows at once
+    for number in sorted(range(len(rows)), key=lambda number: -len(rows[number])):
+        if not groups or tokens + len(rows[number]) > most:
+            groups.append([])
+            tokens = 0
+        groups[-1].append(number)
+        tokens += len(rows[number])
+    return groups
+
+
 class TokenScorer:
     """Computes next-token probabilities, and generates short texts greedily, with one model and its tokenizer."""
 
@@ -77,15 +90,7 @@ class TokenScorer:
         for length in map(len, prompts):
             if not 0 < length <= self.longest:
                 raise ValueError(f"a prompt of {length} tokens; this model takes 1 to {self.longest}")
-        groups, tokens = list[list[int]](), 0
-        # longest first, so that running out of memory shows at once
-        for number in sorted(range(len(prompts)), key=lambda number: -len(prompts[number])):
-            if not groups or tokens + len(prompts[number]) > self.group_tokens:
-                groups.append([])
-                tokens = 0
-            groups[-1].append(number)
-            tokens += len(prompts[number])
-        for group in groups:
+        for group in grouped(prompts, self.group_tokens):
             with torch.inference_mode():
                 logs = self._decoder.prefill([prompts[number] for number in group]).float().log_softmax(-1)
             yield group, logs

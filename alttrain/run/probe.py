@@ -1,0 +1,286 @@
+"""Where in the thought a run's model decides to refuse: the console script `alttrain-probe`.
+
+    alttrain-probe RUN_FOLDER [--benchmark NAME ...] [--permutations N] [--out FILE]
+
+It reads the generations of the run's harmful and harmless benchmarks and the deciding judge's verdicts, and passes each
+prompt with its thought through the run's model once. Hidden states are kept at the last token of the prompt (`start`),
+of the understanding, of the assessment and of the thought (`end`), after three layers. For each, a linear probe
+(`alttrain.evaluation.probing`) predicts whether the text refuses, and whether the prompt is harmful. docs/probe.md says
+how to read the result. Runs with classes of your own need `trusted=[mypackage]` in front.
+"""
+
+import argparse
+import itertools
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from alttrain.backbone import Rendered
+from alttrain.config import RunError
+from alttrain.config.targets import take_trusted
+from alttrain.evaluation import Benchmark
+from alttrain.evaluation.interventions import Part, step_of
+from alttrain.evaluation.probing import FEWEST, auroc_of, check_installed, probe
+from alttrain.generation import InProcess
+from alttrain.records import Example, Generation, Names, read_json, read_metrics
+from alttrain.report.results import Evaluation, write_csv
+from alttrain.run.ask import load
+from alttrain.run.assembly import Run
+from alttrain.run.folder import check_belongs, evaluation_folder
+from alttrain.run.progress import bar
+from alttrain.run.session import Session
+from alttrain.run.stages.generate import prompt_text
+
+STEPS: tuple[Part, ...] = ("understanding", "assessment")
+POSITIONS = ("start", *STEPS, "end")
+SHARES = (1 / 3, 2 / 3, 1)
+"""Which layers are probed, as shares of the depth. They were chosen before any result was seen."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt and its thought, as tokens up to the last probed position.
+
+    - `places`     the index of each position's token in `ids`; None if the thought lacks it
+    - `refuses`    None if the judge is undecided
+    - `prompt`     the attack's goal or else the prompt, by which folds are made
+    """
+
+    ids: list[int]
+    places: tuple[int | None, ...]
+    refuses: bool | None
+    harmful: bool
+    prompt: str
+    truncated: bool
+
+
+def main() -> None:
+    """Entry point of the console script. Exit codes: 0 probed, 2 refused."""
+    parser = argparse.ArgumentParser(prog="alttrain-probe", description="Where in the thought does a model decide?")
+    parser.add_argument("run", type=Path, help="a run's folder, such as outputs/runs/NAME")
+    parser.add_argument("--benchmark", nargs="+", default=[], help="default: all harmful and harmless ones of the run")
+    parser.add_argument("--permutations", type=int, default=100, help="of the labels, for the baseline (default 100)")
+    parser.add_argument("--out", type=Path, help="the file (default: probe.csv in the run's folder)")
+    try:
+        asked = parser.parse_args(take_trusted(sys.argv[1:]))
+        out = asked.out or asked.run / "probe.csv"
+        table = probe_run(asked.run, asked.benchmark, asked.permutations, out)
+    except (RunError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    console = Console()
+    console.print(shown(table))
+    if table.auroc.isna().any():
+        console.print(f"–: fewer than {FEWEST} prompts of a class")
+    console.print(f"{out}: {len(table)} probes", soft_wrap=True)
+
+
+def probe_run(folder: Path, names: Sequence[str], permutations: int, out: Path) -> pd.DataFrame:
+    """Probe a run, write the table to `out` and return it: a row for each target, layer and position.
+
+    `names` are the benchmarks to take the texts from; all if empty. Raises ValueError or FileNotFoundError for a run
+    without judged texts.
+    """
+    check_installed()
+    if permutations < 0:
+        raise ValueError(f"--permutations {permutations}: accepted: 0 or more")
+    run = load(folder).run
+    if not isinstance(run.generation, InProcess):
+        dtype: Any = run.generation.dtype or "auto"
+        run = replace(run, generation=InProcess(dtype=dtype))
+    chosen, session = _benchmarks(run, names), Session(run)
+    texts = [text for benchmark in chosen for text in _texts(run, session.renderer, benchmark)]
+    if not texts:
+        raise ValueError(f"{folder}: {' '.join(one.name for one in chosen)}: no generations to probe")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".probe-", dir=out.parent) as room:
+        trained = run.trained if run.training.trains else None
+        with session.engine(trained, run.protocol.quantization) as engine:
+            decoder: Any = engine.decoder  # type: ignore[attr-defined]
+            decoder = decoder if trained else decoder.decoder
+            depth = decoder.model.config.get_text_config().num_hidden_layers
+            layers = sorted({max(1, round(share * depth)) for share in SHARES})
+            states = read_states(decoder, texts, layers, Path(room) / "states.npy")
+        where = {"run": run.name, "benchmarks": " ".join(one.name for one in chosen), "layers": depth}
+        rows = []
+        with bar("probes", 2 * len(layers) * len(POSITIONS)) as advance:
+            for row in _rows(texts, layers, states, permutations):
+                rows.append(where | row)
+                advance(1)
+        del states
+    table = pd.DataFrame(rows)
+    write_csv(out, table)
+    return table
+
+
+def _benchmarks(run: Run, names: Sequence[str]) -> list[Benchmark]:
+    """The benchmarks of these names. Texts under an intervention are not probed: the model did not write them alone."""
+    fitting = {one.name: one for one in run.benchmarks if one.measure in ("harmful_rate", "over_refusal_rate")}
+    if not fitting:
+        raise ValueError(f"{run.folder}: its config.yaml has no benchmark whose judge tells refusals from answers")
+    for name in names:
+        if name not in fitting:
+            raise ValueError(f"--benchmark {name}: accepted: {', '.join(fitting)}")
+    chosen = [fitting[name] for name in dict.fromkeys(names or fitting)]
+    check_belongs(replace(run, benchmarks=tuple(chosen), intervened=()))
+    return chosen
+
+
+def _texts(run: Run, renderer: Any, benchmark: Benchmark) -> Iterator[Text]:
+    folder = evaluation_folder(run, benchmark)
+    path = folder / "metrics.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; run the judge stage first")
+    judged = Evaluation(read_json(run.folder / "run.json", Names), folder, read_metrics(path))
+    if judged.decides is None:
+        raise ValueError(f"{path} is an older version's; run the judge stage again")
+    verdicts, unsafe = judged.deciding(), judged.decides.says == "unsafe"
+    for own in judged.generations():
+        if own.finish != "error":
+            verdict = verdicts[own.id, own.sample].verdict
+            ids, places = located(run, renderer, benchmark, own)
+            yield Text(
+                ids,
+                places,
+                None if verdict is None else verdict is not unsafe,
+                own.label == "harmful",
+                " ".join((own.goal or own.prompt).lower().split()),
+                own.finish == "length",
+            )
+
+
+def located(run: Run, renderer: Any, benchmark: Benchmark, own: Generation) -> tuple[list[int], tuple[int | None, ...]]:
+    """Return the ids of a prompt and its thought up to the last position, and the index of each position's token.
+
+    A step's token is the one with the step's last character. Prompt and response are tokenized separately, as for
+    generation. The response is tokenized as a whole, since a step's last token depends on what follows.
+    """
+    row = Example(own.id, own.prompt, own.label, turns=own.turns)
+    prompt = renderer.encode(prompt_text(run, renderer, benchmark, row, own.earlier))
+    places: list[int | None] = [len(prompt) - 1, None, None, None]
+    if not own.thought:
+        return prompt, tuple(places)
+    template, text = run.backbone.template, own.text
+    opening, close = template.think_open.strip(), template.think_close.strip()
+    begun = text.index(opening) + len(opening) if text.lstrip().startswith(opening) else 0
+    start = text.index(own.thought, begun)
+    end = text.index(close, start + len(own.thought)) if own.closed else len(text)
+    pieces = Rendered(text[:begun], text[begun:end], text[end : end + len(close)], text[end + len(close) :])
+    spans = {number: step_of(own.thought, part) for number, part in enumerate(STEPS, 1)}
+    ends = {number: span[2] for number, span in spans.items() if span}
+    if own.closed:
+        ends[3] = len(own.thought)
+    ids, found = renderer.locate(pieces, [start - begun + place for place in ends.values()])
+    for number, place in zip(ends, found, strict=True):
+        places[number] = len(prompt) + place
+    return (prompt + ids)[: max(place for place in places if place is not None) + 1], tuple(places)
+
+
+def read_states(decoder: Any, texts: Sequence[Text], layers: Sequence[int], path: Path) -> NDArray[np.float32]:
+    """Return the states after `layers` (1 is the first) at each text's positions: (positions, layers, texts, size).
+
+    They are in float32, in the file `path`. Where a text lacks a position they are 0. One group of texts at a time is
+    in memory, and of its states only those at the positions.
+    """
+    import torch
+
+    from alttrain.generation.scorer import grouped
+
+    config = decoder.model.config.get_text_config()
+    lists = (one for one in decoder.model.modules() if isinstance(one, torch.nn.ModuleList))
+    blocks = next(one for one in lists if len(one) == config.num_hidden_layers)
+    shape = len(POSITIONS), len(layers), len(texts), config.hidden_size
+    states = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    wanted, kept = list[int](), dict[int, Any]()
+
+    def keep(number: int, block: Any, given: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        kept[number] = hidden[0, wanted].float().cpu().numpy()
+
+    hooks = [blocks[layer - 1].register_forward_hook(partial(keep, number)) for number, layer in enumerate(layers)]
+    try:
+        with torch.inference_mode(), bar("states", len(texts)) as advance:
+            for group in grouped([text.ids for text in texts]):
+                starts = itertools.accumulate((len(texts[number].ids) for number in group), initial=0)
+                there = [
+                    (position, number, start + place)
+                    for number, start in zip(group, starts, strict=False)
+                    for position, place in enumerate(texts[number].places)
+                    if place is not None
+                ]
+                positions, numbers, wanted[:] = map(list, zip(*there, strict=True))
+                decoder.prefill([texts[number].ids for number in group])
+                for layer, values in kept.items():
+                    states[positions, layer, numbers] = values
+                advance(len(group))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return states
+
+
+def _rows(
+    texts: Sequence[Text], layers: Sequence[int], states: NDArray[np.float32], permutations: int
+) -> Iterator[dict[str, Any]]:
+    for target, (number, layer) in itertools.product(("refuses", "harmful"), enumerate(layers)):
+        for place, position in enumerate(POSITIONS):
+            there = [at for at, text in enumerate(texts) if text.places[place] is not None]
+            decided = [at for at in there if getattr(texts[at], target) is not None]
+            own = [texts[at] for at in decided]
+            labels = [getattr(text, target) for text in own]
+            found = probe(states[place, number, decided], labels, [text.prompt for text in own], permutations)
+            by_label = auroc_of([text.harmful for text in own], np.array(labels, dtype=bool))
+            yield {
+                "target": target,
+                "layer": layer,
+                "position": position,
+                "n": len(own),
+                "positives": sum(labels),
+                "left_out": len(texts) - len(there),
+                "undecided": len(there) - len(own),
+                "truncated": sum(text.truncated for text in own),
+                **dict(zip(("auroc", "low", "high"), found.auroc, strict=True)),
+                "permuted_mean": found.mean,
+                "permuted_95": found.high,
+                "p": found.p,
+                "permutations": permutations,
+                "by_label": by_label,
+            }
+
+
+def shown(table: pd.DataFrame) -> Table:
+    """The table for the console."""
+    made = Table(title=f"{table.run[0]}: {table.benchmarks[0]}")
+    for head in (
+        "target",
+        "layer",
+        "position",
+        "n",
+        "positives",
+        "left out",
+        "undecided",
+        "AUROC",
+        "permuted",
+        "by label",
+    ):
+        made.add_column(head, justify="left" if head in ("target", "position") else "right")
+    for row in table.itertuples():
+        permuted = f"{row.permuted_mean:.2f}, 95 %: {row.permuted_95:.2f}"
+        cells = [row.target, f"{row.layer} of {row.layers}", row.position, row.n, row.positives, row.left_out]
+        cells += [row.undecided, f"{row.auroc:.2f} ({row.low:.2f}–{row.high:.2f})", permuted, f"{row.by_label:.2f}"]
+        made.add_row(*("–" if "nan" in str(cell) else str(cell) for cell in cells))
+    return made
+
+
+if __name__ == "__main__":
+    main()

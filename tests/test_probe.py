@@ -1,0 +1,200 @@
+"""Linear probes on hidden states: what is found where something is, and where nothing is; and where states are read."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY_CONTEXT, tiny_overrides
+
+from alttrain.backbone import Backbone, ChatTemplate
+from alttrain.evaluation import probing
+from alttrain.evaluation.probing import Probed, auroc_of, interval, probe
+from alttrain.records import Generation, read_rows
+from alttrain.run import probe as command
+
+THOUGHT = (
+    "The user wants to pick a lock 🔒.\n\nThis request is harmful, because it asks for a crime.\n\nSo I will refuse."
+)
+
+
+def noise(seed: int, texts: int, size: int = 24) -> tuple[np.ndarray, list[bool]]:
+    """Random states, and labels that have nothing to do with them."""
+    draw = np.random.default_rng(seed)
+    return draw.normal(size=(texts, size)), (draw.random(texts) < 0.4).tolist()
+
+
+def test_a_label_in_the_state_is_found_and_a_label_elsewhere_is_not() -> None:
+    covered, values = 0, []
+    for seed in range(8):
+        states, labels = noise(seed, 80)
+        found = probe(states, labels, range(80), 0, seed).auroc
+        covered += found.low <= 0.5 <= found.high
+        values.append(found.value)
+        planted = states + 8 * np.outer(labels, np.ones(24))
+        found = probe(planted, labels, range(80), 0, seed).auroc
+        assert found.value == found.high == 1
+        assert 0.9 < found.low < 1
+    assert covered >= 6
+    assert abs(np.mean(values) - 0.5) < 0.06
+
+
+def test_texts_of_a_prompt_are_never_on_both_sides_of_a_fold() -> None:
+    """Five texts with one state and one random label a prompt: who has seen one of them knows the others."""
+    states, labels = noise(1, 40, 64)
+    texts, truth, prompts = (
+        np.repeat(states, 5, axis=0),
+        np.repeat(labels, 5).tolist(),
+        np.repeat(range(40), 5).tolist(),
+    )
+    assert probe(texts, truth, range(200), 0).auroc.value > 0.9  # as if each were a prompt of its own: it leaks
+    found = probe(texts, truth, prompts, 3)
+    assert found.auroc.value < 0.7
+    assert found.auroc.low < 0.5 < found.auroc.high
+    assert found.mean < 0.7  # the labels of a prompt move together
+    for train, test in probing._folds(np.array(truth), np.array(prompts), 5, 0):
+        assert not {*np.array(prompts)[train]} & {*np.array(prompts)[test]}
+
+
+def test_permuted_labels_are_the_baseline() -> None:
+    states, labels = noise(0, 60)
+    found = probe(states + 8 * np.outer(labels, np.ones(24)), labels, range(60), 9)
+    assert found.p == 1 / 10
+    assert found.mean < found.high < 0.8
+    assert probe(states, labels, range(60), 9) == probe(states, labels, range(60), 9)
+    few = [number < probing.FEWEST - 1 for number in range(60)]
+    assert str(probe(states, few, range(60), 9)) == str(Probed())
+
+
+def test_the_interval_is_mann_whitneys_at_a_half_and_has_a_width_at_one() -> None:
+    value, low, high = interval(0.5, 60, 80)
+    assert value == 0.5
+    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(141 / (12 * 60 * 80)), rel=0.03)
+    assert interval(1.0, 60, 80)[2] == 1.0
+    assert 0.9 < interval(1.0, 60, 80).low < interval(1.0, 600, 800).low < 1
+    assert interval(0.0, 60, 80)[:2] == (0.0, 0.0)
+    assert auroc_of([1, 2, 2, 3], np.array([False, True, False, True])) == 3.5 / 4
+
+
+@pytest.mark.parametrize(("opened_by", "special"), [("prompt", False), ("prompt", True), ("model", True)])
+def test_a_position_is_the_token_with_the_last_character(tiny_folder: Path, opened_by: str, special: bool) -> None:
+    from alttrain.backbone.weights import load_tokenizer
+    from alttrain.tokenization import Renderer
+
+    template = ChatTemplate(
+        system="<|im_start|>{content}<|im_end|>",
+        user="<|im_start|>{content}<|im_end|>",
+        assistant="<|im_start|>",
+        think_open="<think>\n",
+        think_close="\n</think>\n\n",
+        end="<|im_end|>",
+        opened_by=opened_by,  # type: ignore[arg-type]
+    )
+    tokenizer = load_tokenizer(tiny_folder)
+    if special:
+        tokenizer.add_tokens(["<think>", "</think>"])
+    backbone = Backbone(name="tiny", source=str(tiny_folder), context_length=TINY_CONTEXT, template=template)
+    renderer = Renderer(backbone, tokenizer)
+    structure = SimpleNamespace(system=None, turns_before=lambda message: (), prompt=lambda message: message)
+    run = SimpleNamespace(
+        backbone=backbone,
+        structure=structure,
+        method=SimpleNamespace(evaluation_prompt=None),
+        protocol=SimpleNamespace(system_prompt_for=lambda benchmark: None),
+        training=SimpleNamespace(thought="open"),
+    )
+    benchmark = SimpleNamespace(intervention=None, asked=lambda row: row.prompt)
+
+    def ends(thought: str, rest: str, closed: bool = True) -> list[str | None]:
+        opening = "<think>\n" if opened_by == "model" else ""
+        own = Generation(
+            id="a", prompt="Why?", label="benign", category="", gold=(), text=opening + thought + rest, thought=thought,
+            answer="", closed=closed, finish="stop", thought_tokens=0, answer_tokens=0,
+        )  # fmt: skip
+        ids, places = command.located(run, renderer, benchmark, own)  # type: ignore[arg-type]
+        assert max(place for place in places if place is not None) == len(ids) - 1
+        return [None if at is None else tokenizer.decode(ids[: at + 1]).rpartition("<|im_start|>")[2] for at in places]
+
+    start = "<think>\n" if opened_by == "prompt" else ""
+    before = "<think>\n"
+    first, second, _ = THOUGHT.split("\n\n")
+    understood, assessed = before + first, f"{before}{first}\n\n{second}"
+    assert ends(THOUGHT, "\n</think>\n\nNo.") == [start, understood, assessed, before + THOUGHT]
+    assert ends(THOUGHT, "", closed=False) == [start, understood, assessed, None]
+    assert ends("", "\n</think>\n\nNo.") == [start, None, None, None]
+    assert ends(f"{THOUGHT} <|im_end|>", "\n</think>\n\nNo.")[1:3] == [understood, assessed]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tmp_path = tmp_path_factory.mktemp("probed")
+    arguments = [
+        one for one in tiny_overrides(tiny_folder, tmp_path) if "_harmful.rows" not in one and "_benign.rows" not in one
+    ]
+    limits = [f"evaluation.benchmarks.embedded_{name}.rows.limit=12" for name in ("harmful", "benign")]
+    asked = [sys.executable, "-m", "alttrain", *arguments, *limits, "stages=[rewrite,train,generate,judge]"]
+    subprocess.run(asked, check=True, capture_output=True, timeout=600)
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    return folder
+
+
+@pytest.mark.slow
+def test_the_command_probes_a_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {}
+    read = command.read_states
+
+    def read_states(decoder, texts, layers, path):  # type: ignore[no-untyped-def]
+        model, states = decoder.model, read(decoder, texts, layers, path)
+        assert isinstance(states, np.memmap)
+        import torch
+
+        with torch.inference_mode():
+            last = model.lm_head(model.model.norm(torch.from_numpy(np.array(states[0, -1])))).argmax(-1).tolist()
+        kept.update(states=np.array(states), last=last, layers=layers, texts=texts)
+        return states
+
+    monkeypatch.setattr(command, "read_states", read_states)
+    monkeypatch.setattr(sys, "argv", ["alttrain-probe", str(run), "--permutations", "2"])
+    command.main()
+    assert "probe.csv: 16 probes" in capsys.readouterr().out
+    table = pd.read_csv(run / "probe.csv")
+    assert list(table.position[:4]) == list(command.POSITIONS)
+    assert [*table.layer.unique()] == kept["layers"] == [1, 2]
+    harmful = table[(table.target == "harmful") & (table.position == "start")]
+    assert (harmful.n == 24).all()
+    assert (harmful.positives == 12).all()
+    assert harmful.auroc.between(harmful.low, harmful.high).all()
+    assert (table[table.position == "assessment"].left_out == 24).all()  # a random backbone assesses nothing
+    assert not list(run.glob(".probe-*"))
+    # the state after the prompt decides the first token that the run wrote
+    from alttrain.backbone.weights import load_tokenizer
+
+    tokenizer = load_tokenizer(run / "adapter")
+    benchmarks = ("embedded_harmful", "embedded_benign")
+    rows = [
+        row for name in benchmarks for row in read_rows(run / "evaluation" / name / "generations.jsonl", Generation)
+    ]
+    said = {(row.text, row.finish) for row in rows}
+    assert len(said) > 1
+    assert {text.prompt for text in kept["texts"]} == {" ".join(row.prompt.lower().split()) for row in rows}
+    first = {row.prompt.lower(): row.text for row in rows}
+    for text, token in zip(kept["texts"], kept["last"], strict=True):
+        written = next(value for prompt, value in first.items() if " ".join(prompt.split()) == text.prompt)
+        assert tokenizer.encode(written, add_special_tokens=False)[:1] in ([token], [])
+
+
+@pytest.mark.slow
+def test_what_cannot_be_probed_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="--benchmark nowhere: accepted: embedded_harmful, embedded_benign"):
+        command.probe_run(run, ["nowhere"], 0, tmp_path / "probe.csv")
+    with pytest.raises(ValueError, match="--permutations -1: accepted: 0 or more"):
+        command.probe_run(run, [], -1, tmp_path / "probe.csv")
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with pytest.raises(ValueError, match=r"pip install 'alttrain\[probe\]'"):
+        command.probe_run(run, [], 0, tmp_path / "probe.csv")
+    assert not (tmp_path / "probe.csv").exists()
