@@ -352,7 +352,7 @@ def _prompt(
         key = run.protocol.key_for(benchmark, "max_new_tokens")  # the check stage knows the other prompts only
         raise RunError(
             f"{benchmark.name}: the prompt {row.id} has {len(ids)} tokens, which with {key}={decoding.max_new_tokens} "
-            f"are more than backbone.context_length={context}; set a smaller intervention"
+            f"are more than backbone.context_length={context}; give the intervention a shorter text or fewer shots"
         )
     return Prompt(ids, text, f"{row.id}#{sample}{turn}", None if cut_at is None else max(1, cut_at - len(ids)))
 

@@ -116,7 +116,8 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
         for name, part in judgements.blocks
         if (name, part) != (benchmark.judge.name, run.protocol.judged)
     ]
-    trained = [(row.id, row.prompt) for row in records.read_rows(run.folder / "train.jsonl", Example)]
+    rows = [] if benchmark.intervention else records.read_rows(run.folder / "train.jsonl", Example)  # as without it
+    trained = [(row.id, row.prompt) for row in rows]
     contamination = contaminated(trained, {benchmark.name: benchmark.prompts()}, DEFAULT) if trained else []
     numbers = [asdict(metric) for metric in metrics]
     records.write_sealed(
