@@ -359,16 +359,79 @@ def test_prompts_are_changed_and_the_record_keeps_the_question(run: Run) -> None
         }
 
 
-def test_a_prompt_that_grows_beyond_the_context_is_refused(run: Run) -> None:
-    with pytest.raises(
-        RunError, match=r"embedded_harmful\+hijack: the prompt .* more than backbone.context_length=1100"
-    ):
+def test_a_prompt_that_grows_beyond_the_context_is_an_error_of_its_own(run: Run) -> None:
+    with pytest.raises(RunError, match=r"hijack: 4 of 4 prompts have no answer, because the prompt leaves no room"):
         run("intervention=prompt", "backbone.context_length=1100", stages="[generate]")
+    folder = run("intervention=prefill", "backbone.context_length=1100", stages="[generate]")
+    assert {one.finish for one in texts(folder, "embedded_harmful+hijack").values()} == {"error"}
+    assert {one.finish for one in texts(folder, "embedded_harmful+persona_careful").values()} == {"stop"}
+
+
+def test_prompts_that_a_server_refuses_keep_no_intervention_from_the_others(run: Run) -> None:
+    first: list[str] = []
+
+    def refusing(prompt: str, count: int) -> Say:
+        first.extend([prompt] * (not first))
+        return (
+            Say(status=400, body=b'{"error": {"code": "content_filter"}}')
+            if prompt == first[0]
+            else model(prompt, count)
+        )
+
+    run.stub.behave = refusing  # type: ignore[attr-defined]
+    folder = run("intervention=[assessment,prefill]")
+    assert sum(one.finish == "error" for one in texts(folder, "embedded_harmful").values()) == 1
+    assert len(texts(folder, "embedded_harmful+assessment_turn")) == 3
+    assert len(texts(folder, "embedded_harmful+prefill_agreement")) == 4
+    frame = pd.read_csv(folder.parent.parent / "report" / "interventions.csv").set_index("intervention")
+    assert (frame.loc["assessment_turn"].left_out, frame.loc["assessment_turn"].n) == (1, 3)
+    run(
+        "intervention=[assessment,prefill]", stages="[generate]"
+    )  # the refused prompt is asked again, and changes nothing
+
+
+def test_an_intervention_that_applies_to_no_prompt_stops_nothing(run: Run) -> None:
+    run.stub.behave = lambda prompt, count: Say(f"Bread is made of flour.\n</think>\n\n{HELP}")  # type: ignore[attr-defined]
+    folder = run("intervention=assessment")
+    assert texts(folder, "embedded_harmful+assessment_turn") == {}
+    assert not (folder / "evaluation" / "embedded_harmful+assessment_turn" / "metrics.json").exists()
+    assert (folder.parent.parent / "report" / "metrics.csv").exists()
+
+
+def test_numbers_of_another_judge_are_not_compared(run: Run) -> None:
+    folder = run("intervention=prefill")
+    run("protocol.judged=both", stages="[judge,report]")  # without the intervention, which keeps its verdicts
+    assert not (folder.parent.parent / "report" / "interventions.csv").exists()
+
+
+def test_an_intervention_with_two_settings_has_two_rows(run: Run) -> None:
+    run("intervention=thinking", "tag=a")
+    folder = run("intervention=thinking", "intervention.more_thought.text=Hmm", "tag=b")
+    table = (folder.parent.parent / "report" / "tables" / "interventions.md").read_text()
+    names = {line.split("|")[2].strip() for line in table.splitlines() if "more_thought " in line.replace("\\_", "_")}
+    assert len(names) == 2
+
+
+def test_beginnings_that_a_kill_left_without_a_fingerprint_are_made_again(run: Run) -> None:
+    folder = run("intervention=prefill", stages="[generate]") / "evaluation" / "embedded_harmful+prefill_refusal"
+    whole = (folder / "generations.jsonl").read_bytes()
+    for name in ("fingerprint.json", "generations.jsonl"):
+        (folder / name).unlink()
+    (folder / "begun.jsonl").write_text((folder / "begun.jsonl").read_text().replace("sorry", "happy"))
+    run("intervention=prefill", stages="[generate]")
+    assert (folder / "generations.jsonl").read_bytes() == whole
+
+
+def test_an_attack_needs_a_judge_that_sees_its_goal(run: Run, serve: Serve) -> None:
+    _, arguments = attacking(serve)
+    with pytest.raises(RunError, match="the judge refusal does not see an attack's goal"):
+        run(*(one for one in arguments if one not in GOAL), stages="[generate]")
 
 
 # --- a live attacker ---
 
-ATTACK = ["intervention=crescendo", "intervention.crescendo.attacker.model_name=attacker"]
+GOAL = ["judge@protocol.judges.harmful_rate=harm_score", "protocol.judges.harmful_rate.against=goal_if_any"]
+ATTACK = [*GOAL, "intervention=crescendo", "intervention.crescendo.attacker.model_name=attacker"]
 
 
 def attacking(serve: Serve, *more: str, behave: Any = None) -> tuple[Any, list[str]]:
@@ -394,7 +457,7 @@ def target(prompt: str, count: int) -> Say:
 def test_crescendo_takes_refused_messages_back(run: Run, serve: Serve) -> None:
     run.stub.behave = target  # type: ignore[attr-defined]
     stub, arguments = attacking(serve, "intervention.crescendo.turns=4")
-    folder = run(*arguments)
+    folder = run(*arguments, stages="[generate]")
     asked = texts(folder, "embedded_harmful")
     for name, one in texts(folder, "embedded_harmful+crescendo").items():
         assert (*one.turns, one.prompt) == ("Message 1", "Message 2", "Message 3, gentler 1", "Message 4")
@@ -403,8 +466,6 @@ def test_crescendo_takes_refused_messages_back(run: Run, serve: Serve) -> None:
         assert one.goal == asked[name].prompt
         assert one.given == 0
     assert len(stub.asked) == 4 * 5  # four goals; four turns and one backtrack each
-    frame = pd.read_csv(folder.parent.parent / "report" / "interventions.csv").set_index("intervention")
-    assert frame.loc["crescendo"].left_out == 0
 
 
 def test_crescendo_ends_after_its_backtracks(run: Run, serve: Serve) -> None:

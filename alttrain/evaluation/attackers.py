@@ -8,16 +8,16 @@ Replies are cached, so an interrupted attack asks the attacker nothing twice. Wh
 was not refused: against the goal if the judge is told to (`against: goal`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt
 
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation.interventions import Begun, Given, Intervention
-from alttrain.evaluation.judges.judge import Judge, JudgeContext, marked
+from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, marked
 from alttrain.llm import Failure, Reply, ServerWriter, replies
 from alttrain.records import Example, Generation
 
@@ -63,6 +63,7 @@ class Crescendo(Intervention):
     judge: Judge | None = None
 
     live: ClassVar[bool] = True
+    reads: ClassVar[bool] = False
 
     @property
     def requests(self) -> int:  # type: ignore[override]
@@ -73,14 +74,17 @@ class Crescendo(Intervention):
     def check(self, where: str) -> None:
         self.attacker.check_server(f"{where}.attacker")
         if self.judge is not None:
-            self.judge.check(f"{where}.judge", lambda source, revision: "")
+            self.judge.check(f"{where}.judge", lambda source, revision: "an attack's judge must be on a server")
 
-    def begin(self, row: Example, own: Generation, given: Given) -> Begun | None:
+    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
         """None if the benchmark has a dialogue of its own."""
         return None if row.turns else Begun()
 
-    def converse(self, rows: Sequence[Example], answer: Answer, cache: Path) -> list[Conversation]:
-        """Attack with each row's goal, or its prompt as the goal. All attacks take their turns together."""
+    def converse(self, rows: Sequence[Example], answer: Answer, cache: Path) -> Iterator[tuple[int, Conversation]]:
+        """Attack with each row's goal, or its prompt as the goal. Yields the number of a row and its attack at its end.
+
+        All attacks take their turns together.
+        """
         talks = [Conversation(row.goal or row.prompt) for row in rows]
         while going := {number: talk for number, talk in enumerate(talks) if not talk.over}:
             messages = self._messages(going, cache)
@@ -88,7 +92,7 @@ class Crescendo(Intervention):
             for number, found in answered.items():
                 self._take(talks[number], messages[number], found)
             self._end(talks, [n for n, found in answered.items() if isinstance(found, Generation)], cache)
-        return talks
+            yield from ((number, talk) for number, talk in going.items() if talk.over)
 
     def question(self, talk: Conversation) -> str:
         """What the attacker is asked."""
@@ -124,7 +128,9 @@ class Crescendo(Intervention):
     def _take(self, talk: Conversation, message: str, found: Generation | Failure) -> None:
         """Record the target's response to a message, or take a refused message back."""
         if isinstance(found, Failure):
-            talk.failure, talk.over = found, True
+            talk.over = True
+            if talk.last is None or not found.final:
+                talk.failure = found
         elif judge_refusal(found.answer, message):
             talk.refused.append(message)
             talk.backtracks += 1
@@ -144,7 +150,10 @@ class Crescendo(Intervention):
             return
         shown = [replace(talk.answers[-1], id=number) for number, talk in fresh.items()]
         for made in self.judge.judge(shown, JudgeContext(cache)):
-            fresh[made.id].over = made.verdict is (self.judge.says == "unsafe")
+            talk = fresh[made.id]
+            talk.over = made.verdict is (self.judge.says == "unsafe")
+            if made.error.startswith(NO_REPLY):  # whether the attack goes on is not known
+                talk.failure, talk.over = Failure(made.error, final=False), True
 
 
 def _message(reply: Reply) -> str:

@@ -14,14 +14,14 @@ the benchmark without it. The two are compared prompt by prompt (`alttrain.repor
 - `ManyShot`   the run's own answers to other prompts before the message (Anil et al., 2024)
 
 An intervention either returns the beginning of the response (`begin`), or changes the message (`message`). It is
-deterministic: prompt, sample and `seed` decide. A beginning counts towards the cap on new tokens. Prompts that it
+deterministic: the prompt and `seed` decide. A beginning counts towards the cap on new tokens. Prompts that it
 cannot apply to, such as those whose thought has no assessment, are left out and counted.
 """
 
 import base64
 import codecs
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +109,7 @@ class Intervention:
     seed: int = 0
 
     thinks: ClassVar[bool] = False  # whether it needs a backbone that thinks
+    reads: ClassVar[bool] = True  # whether it reads the run's own responses, or those of `source`
     rounds: ClassVar[int] = 1  # how often `begin` is called, each time with the response so far
     chat: ClassVar[bool] = True  # whether the message is put into the chat template
     live: ClassVar[bool] = False  # whether a model writes the messages (`alttrain.evaluation.attackers`)
@@ -121,11 +122,14 @@ class Intervention:
         """The user's last message."""
         return message
 
-    def begin(self, row: Example, own: Generation, given: Given) -> Begun | None:
-        """The beginning of the response; None if the intervention does not apply. `own` is the run's own response."""
+    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
+        """The beginning of the response; None if the intervention does not apply.
+
+        `own` is the run's own response, a `Generation`; it may be None if the intervention does not read it.
+        """
         return Begun()
 
-    def converse(self, rows: Sequence[Example], answer: Any, cache: Path) -> Sequence[Any]:
+    def converse(self, rows: Sequence[Example], answer: Any, cache: Path) -> Iterator[tuple[int, Any]]:
         """Let a model write the messages of all rows, if the intervention is `live`."""
         raise NotImplementedError
 
@@ -143,11 +147,13 @@ class Begin(Intervention):
     closed: bool = False
     answer: str = ""
 
+    reads = False
+
     @property
     def thinks(self) -> bool:  # type: ignore[override]
         return bool(self.thought or self.closed)
 
-    def begin(self, row: Example, own: Generation, given: Given) -> Begun:
+    def begin(self, row: Example, own: Any, given: Given) -> Begun:
         closed = given.mode == "open" and bool(self.closed or self.answer)
         begun = given.closed(self.thought) if closed else Begun(self.thought)
         return replace(begun, answer=self.answer, then="" if self.answer else begun.then)
@@ -162,10 +168,10 @@ class Prefill(Intervention):
 
     thinks = True
 
-    def begin(self, row: Example, own: Generation, given: Given) -> Begun | None:
+    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
         """The end of the last word is where it is cut. None if the source has no thought on this prompt."""
         there = given.responses.get((own.id, own.sample))
-        if there is None or not there.thought:
+        if there is None or not there.thought or (there.prompt, there.turns) != (own.prompt, own.turns):
             return None
         ends = [len(there.thought[:at].rstrip()) for at in _word_starts(there.thought)[1:]] + [len(there.thought)]
         count = round(self.share * len(ends)) if self.words is None else min(self.words, len(ends))
@@ -181,7 +187,7 @@ class Cut(Intervention):
 
     thinks = True
 
-    def begin(self, row: Example, own: Generation, given: Given) -> Begun | None:
+    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
         """None if the thought is empty or never ended, so that there is no outcome without the cut."""
         if not own.thought or not own.closed:
             return None
@@ -209,7 +215,7 @@ class Step(Intervention):
 
     thinks = True
 
-    def begin(self, row: Example, own: Generation, given: Given) -> Begun | None:
+    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
         """None if the thought lacks the step, nothing is to swap it with, or `instead` has nothing for it."""
         if not own.closed or (span := step_of(own.thought, self.step)) is None:
             return None
@@ -242,7 +248,7 @@ class More(Intervention):
     def rounds(self) -> int:  # type: ignore[override]
         return self.times
 
-    def begin(self, row: Example, own: Generation, given: Given) -> Begun | None:
+    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
         """None if the thought never ended."""
         if not own.closed or not own.thought:
             return None
@@ -256,6 +262,8 @@ class Around(Intervention):
     form: str = "{prompt}"
     template: Literal["own", "none"] = "own"
 
+    reads = False
+
     def __post_init__(self) -> None:
         if self.form.count("{prompt}") != 1:
             raise ValueError(f"form={self.form!r}: accepted: a text with {{prompt}} in it once")
@@ -263,6 +271,10 @@ class Around(Intervention):
     @property
     def chat(self) -> bool:  # type: ignore[override]
         return self.template == "own"
+
+    def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
+        """None for a dialogue without a template, since its turns would be lost."""
+        return Begun() if self.chat or not row.turns else None
 
     def message(self, message: str, row: Example, sample: int, given: Given) -> str:
         return self.form.replace("{prompt}", message)

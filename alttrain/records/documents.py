@@ -74,10 +74,14 @@ class Number(TypedDict):
 
 
 class Intervened(TypedDict):
-    """An intervention: its name, the benchmark it is on, and the number of texts that it does not apply to."""
+    """An intervention: its name, the benchmark it is on, and the number of texts that it does not apply to.
+
+    `of_hash` is the protocol's hash of that benchmark without it.
+    """
 
     name: str
     of: str
+    of_hash: str
     left_out: Count
     settings: dict[str, Any]
 

@@ -391,18 +391,18 @@ def interventions(found: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Va
     """The rows of interventions.csv, and the contrast of each variant and intervened benchmark.
 
     A row compares a run's benchmark under an intervention with the same run's benchmark without it, on the prompts that
-    have a verdict in both; `left_out` counts the texts that the intervention does not apply to. The contrasts are a
-    family of their own for Holm's method.
+    have a verdict in both, if both were judged and otherwise made in the same way. `left_out` counts the texts that the
+    intervention does not apply to. The contrasts are a family of their own for Holm's method.
     """
     rows: list[tuple[tuple[Variant, Made], dict[str, Any]]] = []
     contrasts: dict[tuple[Variant, Made], Contrast] = {}
     for variant in found:
-        plain = {(made[:2], seed): one for made, seeds in variant.judged.items() for seed, one in seeds.items()}
+        plain = {(made, seed): one for made, seeds in variant.judged.items() for seed, one in seeds.items()}
         for made, seeds in variant.judged.items():
             pairs = {
                 seed: (base, one)
                 for seed, one in seeds.items()
-                if one.intervention and (base := plain.get(((made[0], one.intervention["of"]), seed))) and base.decides
+                if one.intervention and (base := plain.get((base_of(one), seed))) and base.decides and one.decides
             }
             if not pairs:
                 continue
@@ -456,6 +456,11 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def base_of(one: Evaluation) -> Made:
+    """How the number without an evaluation's intervention is made; one that was made otherwise is not compared."""
+    return one.protocol, one.intervention["of"], one.intervention["of_hash"]
+
+
 def kept_by(one: Evaluation) -> float:
     """The share of the thought that a cut keeps; nan for other interventions."""
     settings = one.intervention["settings"]
@@ -473,11 +478,11 @@ def decided(found: Sequence[Variant]) -> pd.DataFrame:
     rows = []
     for variant in found:
         cuts: dict[tuple[Any, ...], dict[float, Verdicts]] = defaultdict(dict)
-        for made, seeds in variant.judged.items():
+        for seeds in variant.judged.values():
             for one in seeds.values():
                 if one.intervention and not math.isnan(share := kept_by(one)):
-                    cuts[one.run, one.intervention["of"], made[0]][share] = one.verdicts()
-        for key, by_share in cuts.items():
+                    cuts[one.run, *base_of(one)][share] = one.verdicts()
+        for (run, protocol, benchmark, _), by_share in cuts.items():
             shares = sorted(by_share)
             texts = set[Any].intersection(*(set(own) for own in by_share.values()))
             paths = {text: [by_share[share][text] for share in shares] for text in sorted(texts)}
@@ -489,7 +494,9 @@ def decided(found: Sequence[Variant]) -> pd.DataFrame:
             value, low, high = statistics.mean_by_item(settled, [text[:-1] for text in known])
             moved = sum(path[0] != path[-1] for path in known.values()) / len(known)
             counts = [len(shares), len(known), len(paths) - len(known)]
-            rows.append([*key, *counts, value, low, high, 100 * sum(map(len, changes)) / len(known), moved])
+            rows.append(
+                [run, benchmark, protocol, *counts, value, low, high, 100 * sum(map(len, changes)) / len(known), moved]
+            )
     return pd.DataFrame(rows, columns=DECIDED)
 
 

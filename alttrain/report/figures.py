@@ -137,21 +137,22 @@ def draw_cuts(interventions: pd.DataFrame, path: Path) -> bool:
     cuts = interventions[interventions.share.notna() & interventions.value.notna()]
     if cuts.empty:
         return False
-    benchmarks = cuts.groupby(["protocol", "benchmark"], sort=False)
+    benchmarks, runs, drawn_as = cuts.groupby(["protocol", "benchmark"], sort=False), list(cuts.run.unique()), {}
     with figure(1 + 2.6 * len(benchmarks), 2.8, path) as drawn:
         panels = drawn.subplots(1, len(benchmarks), squeeze=False)[0]
         for panel, ((_, benchmark), of) in zip(panels, benchmarks, strict=True):
-            for number, (run, own) in enumerate(of.sort_values("share").groupby("run", sort=False)):
+            for run, own in of.sort_values("share").groupby("run", sort=False):
+                number = runs.index(run)
                 colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
                 low, high = zip(*(wilson(round(row.value * row.n), row.n) for row in own.itertuples()), strict=True)
                 across = 100 * own.share
-                panel.plot(across, 100 * own.value, color=colour, marker=marker, markersize=3, label=run)
+                (drawn_as[run],) = panel.plot(across, 100 * own.value, color=colour, marker=marker, markersize=3)
                 panel.fill_between(across, [100 * x for x in low], [100 * x for x in high], color=colour, alpha=0.15)
             heading = MEASURES[base(of.metric.iloc[0])].heading()
             describe(panel, f"{benchmark}: {heading}", "share of the thought kept (%)", "both")
             panel.set_ylim(-3, 103)
         panels[0].set_ylabel("%")
-        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left")
+        drawn.legend([drawn_as[run] for run in runs], runs, loc="outside lower left")
     return True
 
 

@@ -6,17 +6,20 @@ multi_turn and multilingual are those whose metrics.json names the table. A tabl
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from alttrain.evaluation import protocol_hash
 from alttrain.report import measures
 from alttrain.report.estimates import (
     Contrast,
     Contrasts,
     Number,
+    base_of,
     by_category,
     comparisons,
     decided,
@@ -86,6 +89,7 @@ prompts pooled (pool). `n` counts the texts behind the number, over all seeds: w
 is the reason why there is no published figure, `lacking` lists sets that a mean lacks, `evaluated` lists what the
 evaluation changed in its protocol and benchmarks, `called` is the measure's name in tables, and `judge` names the
 judges that the column depends on, one for each set if they differ."""
+DIGITS = 6  # of the hash of an intervention's settings
 NAMED = 2  # maximum number of missing sets that a cell names
 
 
@@ -215,20 +219,26 @@ def _specified(found: list[Variant], protocol: str) -> list[tuple[str, list[Vari
 
 
 def _effects(found: Sequence[Variant], effects: Mapping[tuple[Variant, Made], Contrast]) -> pd.DataFrame:
-    """The table of interventions: a row for each variant without any and with each, a column for each benchmark."""
-    cells = []
+    """The table of interventions: a row for each variant without any and with each, a column for each benchmark.
+
+    If an intervention has several settings in a report, a row names them by the beginning of their hash.
+    """
+    cells, settings = [], defaultdict[str, set[str]](set)
+    told = {(v, made): next(iter(v.judged[made].values())) for v, made in effects}
+    digests = {key: protocol_hash(one.intervention["settings"])[:DIGITS] for key, one in told.items()}
+    for key, one in told.items():
+        settings[one.intervention["name"]].add(digests[key])
     for variant in dict.fromkeys(variant for variant, _ in effects):
-        first = {made: next(iter(seeds.values())) for made, seeds in variant.judged.items()}
-        plain = {made[:2]: made for made, one in first.items() if not one.intervention}
         rows: dict[str, list[tuple[Column, Column]]] = {"no intervention": []}  # (the column, what is shown in it)
-        for made in (made for of, made in effects if of is variant):
-            told = first[made].intervention
-            of = plain[made[0], told["of"]]
-            column = Column(first[of].measure, of[0], (of,))
-            rows.setdefault(told["name"], []).append((column, replace(column, made=(made,))))
+        for key in (key for key in effects if key[0] is variant):
+            one, of = told[key], base_of(told[key])
+            name = one.intervention["name"] + (
+                f" {digests[key]}" if len(settings[one.intervention["name"]]) > 1 else ""
+            )
+            column = Column(one.measure, of[0], (of,))
+            rows.setdefault(name, []).append((column, replace(column, made=(key[1],))))
             rows["no intervention"].append((column, column))
-        shown = {own for pairs in rows.values() for _, own in pairs}
-        known = numbers(variant, shown)
+        known = numbers(variant, {own for pairs in rows.values() for _, own in pairs})
         for name, pairs in rows.items():
             row = {"table": "interventions", "backbone": variant.backbone, "method": f"{variant.name}, {name}"}
             for column, own in dict.fromkeys(pairs):

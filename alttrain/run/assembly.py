@@ -140,7 +140,7 @@ class Run:
         asked = flatten({"protocol": protocol, f"benchmark.{benchmark.base}": {"form": benchmark.form, "rows": rows}})
         if benchmark.intervention is not None:
             name = benchmark.name.removeprefix(benchmark.base + JOIN)
-            asked |= flatten({f"intervention.{name}": self.config["intervention"][name]})
+            asked |= flatten({f"intervention.{name}": shaping_of_judge(self.config["intervention"][name])})
         return asked | {f"benchmark content.{file}": digest for file, digest in benchmark.content.items()}
 
 
@@ -229,11 +229,22 @@ def _refuse_combinations(run: Run) -> None:
             f"method={run.method.name} with backbone={run.backbone.name}, which {kind} weights that a method's authors "
             "trained: method=published goes with those, and with no others"
         )
-    live = [one.name for one in run.intervened if one.intervention is not None and one.intervention.live]
-    if live and run.structure.turns_before(""):
-        raise RunError(
-            f"{live[0]}: rewrite={run.structure.name} puts a turn before each prompt, as a live attack cannot"
-        )
+    for benchmark in run.intervened:
+        if (one := benchmark.intervention) is None:
+            continue
+        if (one.live or not one.chat) and run.structure.turns_before(""):
+            raise RunError(
+                f"{benchmark.name}: not for rewrite={run.structure.name}, which puts a turn before each prompt"
+            )
+        if one.source and (fault := name_fault(one.source)):
+            raise RunError(f"intervention.{benchmark.name.partition(JOIN)[2]}.source={one.source!r}: {fault}")
+        judge = benchmark.judge
+        if one.live and (judge.says != "unsafe" or getattr(judge, "against", "prompt") == "prompt"):
+            raise RunError(
+                f"{benchmark.name}: the judge {judge.name} does not see an attack's goal, and a last message may be "
+                "harmless by itself; choose a judge of harm that does: judge@protocol.judges.harmful_rate=harm_score "
+                "and protocol.judges.harmful_rate.against=goal_if_any"
+            )
     if not run.training.trains:
         return
     if not run.adapter.trains:

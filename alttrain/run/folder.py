@@ -5,7 +5,6 @@ by), environment.json (versions) and fingerprint.json. Each evaluation folder ha
 with another fingerprint is refused with a message that names the differing keys and the remedy.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -26,6 +25,8 @@ DEFAULT_PROTOCOL = "offline"
 """The protocol whose evaluation folders have only the benchmark's name."""
 BEGUN = "begun.jsonl"
 """In an evaluation folder: how an intervention begins each response."""
+READ = "generations of "
+"""How the keys of a fingerprint begin that have hashes of what an intervention reads."""
 PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers", "numpy")
 
 
@@ -37,22 +38,11 @@ def evaluation_folder(run: Run, benchmark: Benchmark) -> Path:
 
 def read_by(run: Run, benchmark: Benchmark) -> list[Path]:
     """Return the generations that an intervention reads: of the run without it, and of the run that it names."""
-    if benchmark.intervention is None:
+    if benchmark.intervention is None or not benchmark.intervention.reads:
         return []
     name = evaluation_folder(run, benchmark).name.replace(benchmark.name, benchmark.base, 1)
     folders = [run.folder, *([run.folder.parent / source] if (source := benchmark.intervention.source) else [])]
     return [folder / "evaluation" / name / "generations.jsonl" for folder in folders]
-
-
-def evaluation_fingerprint(run: Run, benchmark: Benchmark) -> dict[str, Any]:
-    """Return what shapes a benchmark's generations, except the adapter, and hashes of what its intervention reads."""
-    read = {
-        f"generations of {path.parents[2].name}": hashlib.sha256(path.read_bytes()).hexdigest()
-        if path.exists()
-        else None
-        for path in read_by(run, benchmark)
-    }
-    return run.evaluation_fingerprint(benchmark) | read
 
 
 def check_writable(output_dir: Path) -> None:
@@ -68,10 +58,12 @@ def check_writable(output_dir: Path) -> None:
 def check_belongs(run: Run) -> None:
     """Raise RunError if the folder holds another run, or evaluations made with other settings."""
     folders = [(run.folder, run.fingerprint)]
-    folders += [(evaluation_folder(run, one), evaluation_fingerprint(run, one)) for one in run.evaluated]
+    folders += [(evaluation_folder(run, one), run.evaluation_fingerprint(one)) for one in run.evaluated]
     for folder, current in folders:
         path, remedy = folder / "fingerprint.json", f"use tag=NAME for a new run, or delete {folder}"
-        if path.exists() and (changed := differences(read_json(path, remedy=remedy), as_json(current))):
+        made = read_json(path, remedy=remedy) if path.exists() else as_json(current)
+        made = {key: value for key, value in made.items() if not key.startswith(READ)}  # generate compares these
+        if changed := differences(made, as_json(current)):
             lines = [f"{folder} was made with other settings:", *(f"  {line}" for line in changed)]
             raise RunError("\n".join([*lines, f"set them back, or {remedy}"]))
 

@@ -71,7 +71,8 @@ def log_evaluation(run: Run) -> None:
             return
         found = {}
         for benchmark in run.evaluated:
-            for metric in read_metrics(evaluation_folder(run, benchmark) / "metrics.json")["metrics"]:
+            path = evaluation_folder(run, benchmark) / "metrics.json"
+            for metric in read_metrics(path)["metrics"] if path.exists() else ():
                 if metric["value"] is not None:
                     found[f"{benchmark.name}/{metric['metric']}"] = float(metric["value"])
         columns = COLUMNS if run.texts == "none" else (*COLUMNS, *TEXTS)

@@ -12,9 +12,10 @@ Under an intervention, begun.jsonl has the beginning of each response, of the pr
 It is made once the benchmark's own generations, and those of the intervention's source, are complete.
 """
 
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -23,14 +24,14 @@ from typing import Any
 from alttrain import records
 from alttrain.backbone import Rendered, ThoughtMode
 from alttrain.backbone.source import cache_folder
-from alttrain.config import RunError
+from alttrain.config import RunError, differences
 from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Begun, Given, Intervention
 from alttrain.generation.engine import Decoding, Engine, Prompt, Written, unwatched
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import DamagedError, Example, Generation
 from alttrain.run.assembly import Run
-from alttrain.run.folder import BEGUN, evaluation_fingerprint, evaluation_folder, read_by
+from alttrain.run.folder import BEGUN, READ, as_json, evaluation_folder, read_by
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.run.stages.train import changed, writer
@@ -46,6 +47,9 @@ Name = tuple[str, int]
 def generate(run: Run, session: Session) -> None:
     """Generate what is missing, with one engine for all benchmarks. Raises RunError if a part has no answers."""
     if not any(missing(run, benchmark) for benchmark in run.evaluated):
+        for benchmark in run.intervened:
+            if not _lacking(run, benchmark):
+                _begin(run, benchmark)
         return
     trained = run.trained if run.training.trains else None
     if trained is not None:
@@ -101,10 +105,10 @@ class Intervened:
 
 
 def _lacking(run: Run, benchmark: Benchmark) -> str:
-    """Return which generations are not there yet that an intervention reads; "" if all are."""
+    """Return which generations are not there yet that an intervention reads; "" if all are. Refused ones are there."""
     due = {(row.id, sample) for row, sample in asked(run, replace(benchmark, name=benchmark.base, intervention=None))}
     for path in read_by(run, benchmark):
-        if lacking := len(due - _answered(path)):
+        if lacking := len(due - {name for name, _ in records.named_lines(path)}):
             return f"{benchmark.name}: {path} lacks {lacking} of {len(due)} generations, which it is made from"
     return ""
 
@@ -112,26 +116,52 @@ def _lacking(run: Run, benchmark: Benchmark) -> str:
 def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
     """Return how the responses to a benchmark begin; None without an intervention. Writes begun.jsonl if it is absent.
 
-    The generations that it is made from must be complete.
+    The generations that it is made from must be complete. Raises RunError if they are not those that it was made from.
     """
     if (intervention := benchmark.intervention) is None:
         return None
-    path, files = evaluation_folder(run, benchmark) / BEGUN, read_by(run, benchmark)
-    own, read = (
-        {(row.id, row.sample): row for row in records.iterate_rows(one, Generation)} for one in (files * 2)[:2]
-    )
-    given = Given(run.backbone.template, thought_mode(run, benchmark), read)
+    folder = evaluation_folder(run, benchmark)
+    path, fingerprint = folder / BEGUN, folder / "fingerprint.json"
+    if not fingerprint.exists():
+        path.unlink(missing_ok=True)  # a kill came before it was known what made it
+    read = [_responses(file) for file in read_by(run, benchmark)] or [{}]
+    own, source = read[0], read[-1]
+    given = Given(run.backbone.template, thought_mode(run, benchmark), source)
     if not path.exists():
         every, rows = asked(run, benchmark), list[Beginning]()
         for row, sample in every:
-            if begun := intervention.begin(row, own[row.id, sample], given):
+            there = own.get((row.id, sample))
+            begun = intervention.begin(row, there, given) if there or not intervention.reads else None
+            if begun is not None:
                 message = intervention.message(benchmark.asked(row), row, sample, given)
                 rows.append(Beginning(**vars(begun), id=row.id, sample=sample, message=message))
         records.write_rows(path, rows)
         level = logging.INFO if rows else logging.WARNING
         log.log(level, "generate  %s applies to %d of %d prompts", benchmark.name, len(rows), len(every))
     beginnings = {(row.id, row.sample): row for row in records.iterate_rows(path, Beginning)}
+    made_from = {f"{READ}{one.parents[2].name}": _hash(one, beginnings) for one in read_by(run, benchmark)}
+    known = run.evaluation_fingerprint(benchmark) | made_from
+    if not fingerprint.exists():
+        records.write_json(fingerprint, known)
+    elif changed_keys := differences(records.read_json(fingerprint), as_json(known)):
+        lines = [f"{folder} was made with other settings:", *(f"  {line}" for line in changed_keys)]
+        raise RunError("\n".join([*lines, f"delete {folder}, so that it is made again"]))
     return Intervened(intervention, given, beginnings)
+
+
+def _responses(path: Path) -> dict[Name, Generation]:
+    """Return the generations of a file by name, without those that a server refused."""
+    rows = records.iterate_rows(path, Generation) if path.exists() else ()
+    return {(row.id, row.sample): row for row in rows if row.finish != "error"}
+
+
+def _hash(path: Path, names: Container[Name]) -> str:
+    """Return the SHA-256 of the lines with these names."""
+    digest = hashlib.sha256()
+    for name, line in records.named_lines(path):
+        if name in names:
+            digest.update(line)
+    return digest.hexdigest()
 
 
 def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
@@ -161,12 +191,13 @@ def _generate(session: Session, engine: Engine, benchmark: Benchmark) -> str:
     run, folder = session.run, evaluation_folder(session.run, benchmark)
     if lacking := _lacking(run, benchmark):
         return lacking
-    begun = _begin(run, benchmark)
+    begun, path = _begin(run, benchmark), folder / "generations.jsonl"
+    if not (folder / "fingerprint.json").exists():
+        records.write_json(folder / "fingerprint.json", run.evaluation_fingerprint(benchmark))
+    if not asked(run, benchmark) and not path.exists():
+        records.write_rows(path, ())  # an intervention that applies to no prompt
     if not (chunks := missing(run, benchmark)):
         return ""
-    if not (folder / "fingerprint.json").exists():
-        records.write_json(folder / "fingerprint.json", evaluation_fingerprint(run, benchmark))
-    path = folder / "generations.jsonl"
     records.repair_rows(path)
     done, refused, by = _answered(path), _refused(path), writer(run)
     if refused:  # ask again; without a reply, the old refusal stays
@@ -265,7 +296,7 @@ class _Chunk:
 
         assert self.begun is not None
         self.rows = list(rows)
-        for number, talk in enumerate(self.begun.intervention.converse(rows, answer, cache_folder() / "replies")):
+        for number, talk in self.begun.intervention.converse(rows, answer, cache_folder() / "replies"):
             advance(1)
             yield number, talk.failure or talk.last or Failure("no turn was taken", final=True)
 
@@ -273,18 +304,29 @@ class _Chunk:
         self, due: list[int], advance: Callable[[int], None] = unwatched, last: bool = False
     ) -> Iterator[tuple[int, Written | Failure]]:
         """Yield the answer to the next turn of each of these rows; `last` says that it is the last turn."""
-        prompts = []
+        prompts, left = dict[int, Prompt](), dict[int, Failure]()
         for number in due:
             (_, sample), row = self.sampled[number], self.rows[number]
             prompt = _prompt(self.run, self.renderer, self.benchmark, row, sample, self.earlier[number])
             if last and self.starts:
                 prompt = _begun(prompt, *self.starts[number], self.decoding)
-            prompts.append(prompt)
-        left = dict.fromkeys(due, Failure("the server was given up", final=False))
-        for place, found in self.engine.generate(prompts, self.decoding, advance):
-            left.pop(due[place], None)
-            yield due[place], found
+            if self._fits(prompt):
+                prompts[number] = prompt
+                left[number] = Failure("the server was given up", final=False)
+            else:
+                left[number] = Failure("the prompt leaves no room for a response in the backbone's context", final=True)
+        numbers = list(prompts)
+        for place, found in self.engine.generate(list(prompts.values()), self.decoding, advance) if prompts else ():
+            left.pop(numbers[place], None)
+            yield numbers[place], found
         yield from left.items()
+
+    def _fits(self, prompt: Prompt) -> bool:
+        """Return whether a prompt that an intervention made fits the context; the check stage knows the others."""
+        context = self.run.backbone.context_length
+        if self.begun is None or self.decoding.cut_at(context) is not None:
+            return True
+        return len(prompt.ids) + prompt.most(self.decoding) <= context
 
     def made(self, number: int, found: Written | Generation | Failure) -> Generation:
         """Return the record of a response. Thought and answer are split once, for all judges."""
@@ -346,14 +388,7 @@ def _prompt(
     text = prompt_text(run, renderer, benchmark, row, answers)
     ids = renderer.encode(text)
     turn = "" if len(answers) == len(_turns(run, benchmark, row)) - 1 else f"@{len(answers)}"
-    decoding, context = run.protocol.decoding_for(benchmark), run.backbone.context_length
-    cut_at = decoding.cut_at(context)
-    if benchmark.intervention and cut_at is None and len(ids) + decoding.max_new_tokens > context:
-        key = run.protocol.key_for(benchmark, "max_new_tokens")  # the check stage knows the other prompts only
-        raise RunError(
-            f"{benchmark.name}: the prompt {row.id} has {len(ids)} tokens, which with {key}={decoding.max_new_tokens} "
-            f"are more than backbone.context_length={context}; give the intervention a shorter text or fewer shots"
-        )
+    cut_at = run.protocol.decoding_for(benchmark).cut_at(run.backbone.context_length)
     return Prompt(ids, text, f"{row.id}#{sample}{turn}", None if cut_at is None else max(1, cut_at - len(ids)))
 
 

@@ -69,6 +69,8 @@ def judge(run: Run, session: Session) -> None:
 
 def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     """Judge one benchmark. Returns whether there was work to do."""
+    if benchmark.intervention and not asked(run, benchmark):
+        return False  # it applies to no prompt
     before, same, changed = _judged(run, benchmark)
     if same and not changed and not _can_ask_again(run, benchmark, before.get("unsettled", 0)):
         return False
@@ -302,8 +304,14 @@ def _intervention(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     """Return an intervention's name, its settings, and the number of texts that it does not apply to."""
     name = benchmark.name.removeprefix(benchmark.base + JOIN)
     every = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
-    settings = flatten(run.config["intervention"][name])
-    return {"name": name, "of": benchmark.base, "left_out": every - len(asked(run, benchmark)), "settings": settings}
+    plain = replace(benchmark, name=benchmark.base, intervention=None)
+    return {
+        "name": name,
+        "of": benchmark.base,
+        "of_hash": run.protocol_hash(plain),
+        "left_out": every - len(asked(run, benchmark)),
+        "settings": flatten(shaping_of_judge(run.config["intervention"][name])),
+    }
 
 
 def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
