@@ -73,7 +73,7 @@ def local(name: str) -> list[str]:
         (local("ragged.csv"), ["ragged.csv:3: "]),
         (
             [*local("questions.jsonl"), "dataset.columns.promt=Q"],
-            ["columns names 'promt'", "accepted fields: id, prompt"],
+            ["columns.promt: no such field", "accepted: id, prompt", "did you mean 'prompt'?"],
         ),
         ([*local("questions.jsonl"), "dataset.columns.prompt=Frage"], ["'Frage'", "columns: Q, label"]),
         (["benchmark=mine", "output_dir=out"], ["+benchmark@evaluation.benchmarks.mine=mine; there are: advbench,"]),

@@ -191,7 +191,7 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
     """Turn a composition error of Hydra into a fault that says what is accepted."""
     key, value = _key(argument), argument.partition("=")[2]
     options = GlobalHydra.instance().config_loader().get_group_options(key.partition("@")[0]) if value else []
-    if key == "benchmark":
+    if key.partition("@")[0] == "benchmark" and not argument.startswith("+"):
         how = f"+benchmark@evaluation.benchmarks.{value}={value}"
         return Fault(key, value, f"a benchmark is added to an evaluation by {how}; there are: {', '.join(options)}")
     if options and value not in options:

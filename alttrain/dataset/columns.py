@@ -8,6 +8,7 @@ import re
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -73,7 +74,8 @@ class Columns:
         for key in ("columns", "constants", "extract", "slices", "erase"):
             unknown = sorted(set(getattr(self, key)) - set(FIELDS))
             if unknown:
-                raise ValueError(f"{name}: {key} names {unknown[0]!r}; accepted fields: {', '.join(FIELDS)}")
+                hint = "".join(f"; did you mean {one!r}?" for one in get_close_matches(unknown[0], FIELDS, n=1))
+                raise ValueError(f"{name}: {key}.{unknown[0]}: no such field; accepted: {', '.join(FIELDS)}{hint}")
         for key in ("extract", "erase"):
             for field_name, pattern in getattr(self, key).items():
                 try:

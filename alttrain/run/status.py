@@ -203,7 +203,8 @@ def main() -> None:
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again, until Ctrl-C")
     asked = parser.parse_args()
     if not asked.output_dir.is_dir():
-        print(f"{asked.output_dir} is no folder; give an output_dir such as outputs", file=sys.stderr)
+        told = "is not there: no run has begun in it; give the output_dir of your runs"
+        print(f"{asked.output_dir} {told}", file=sys.stderr)
         sys.exit(2)
     found, console = statuses(asked.output_dir), Console()
     if asked.watch is not None:
