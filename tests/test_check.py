@@ -377,6 +377,8 @@ def test_a_server_of_ones_own_needs_only_the_tokenizer_here(
         served = assemble(compose("run", [*arguments, "generation=server", "stages=[check]"]))
     monkeypatch.setattr(check_stage, "why_absent", lambda backbone: "it is far")
     monkeypatch.setattr(check_stage, "at_hand", lambda backbone, name: tiny_folder / name)
+    assert not check_stage.ready([(served, 1)])  # no server answers there
+    monkeypatch.setattr("alttrain.generation.server.Server.check_served", lambda *asked: None)
     assert check_stage.ready([(served, 1)])
     monkeypatch.setattr(check_stage, "at_hand", lambda backbone, name: None)
     assert not check_stage.ready([(served, 1)])

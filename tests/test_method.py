@@ -40,7 +40,7 @@ def test_a_setting_of_a_benchmark_with_a_keys_name_is_a_change() -> None:
     [
         ("training.epochs=3", "training.epochs", 1, 3),
         ("adapter.alpha=16", "adapter.alpha", 32, 16),
-        ("dataset.amounts.benign=5", "dataset.amounts.benign", 200, 5),
+        ("dataset.amounts.benign=5", "dataset.amounts.benign", None, 5),
         ("backbone.quantization=nf4", "backbone.quantization", "none", "nf4"),
         ("backbone.template.think_close=x", "backbone.template.think_close", "\n</think>\n\n", "x"),
         ("method.system_prompt=Hello", "method.system_prompt", None, "Hello"),

@@ -634,8 +634,8 @@ def test_the_policy_stops_what_is_injected(show: Any) -> None:
 
 def test_tables_sort_by_click_and_by_key(show: Any) -> None:
     page = show()
-    head = "#outcomes thead th:nth-child(3)"
-    column = "#outcomes tbody td:nth-child(3)"
+    head = "#outcomes thead th:nth-child(4)"
+    column = "#outcomes tbody td:nth-child(4)"
     assert page.texts(column) == ["6", "4", "6", "4"]
     page.click(f"{head} button")
     assert page.texts(column) == ["4", "4", "6", "6"]

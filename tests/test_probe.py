@@ -185,7 +185,8 @@ def test_the_command_probes_a_run(
     first = {row.prompt.lower(): row.text for row in rows}
     for text, token in zip(kept["texts"], kept["last"], strict=True):
         written = next(value for prompt, value in first.items() if " ".join(prompt.split()) == text.prompt)
-        assert tokenizer.encode(written, add_special_tokens=False)[:1] in ([token], [])
+        if not written.startswith("\ufffd"):  # bytes that are no text do not come back as what they were
+            assert tokenizer.encode(written, add_special_tokens=False)[:1] in ([token], [])
 
 
 @pytest.mark.slow

@@ -235,7 +235,7 @@ def test_changed_generation_is_refused_and_a_new_judge_is_not(tiny_arguments: li
     run([*arguments, "protocol.judges.over_refusal_rate.name=other"])
     assert generations.read_bytes() == before
     judgements = read_rows(folder / "evaluation/embedded_benign/judgements.jsonl", Judgement)
-    assert {judgement.judge for judgement in judgements} == {"other"}
+    assert {judgement.judge for judgement in judgements} == {"refusal", "other"}  # the first judge's verdicts stay
 
 
 def test_limit_takes_so_many_prompts_of_every_benchmark_and_says_so(tiny_arguments: list[str]) -> None:
