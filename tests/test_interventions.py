@@ -185,16 +185,16 @@ def test_only_the_delimiters_can_become_special_tokens() -> None:
     ],
 )
 def test_messages_are_changed(one: Intervention, message: str) -> None:
-    assert one.message("Why is it?", ROW, 0, given()) == message
+    assert one.message("Why is it?", ROW, given()) == message
 
 
 def test_many_shots_are_answers_to_other_prompts() -> None:
     others = [response(name=name) for name in "abcdef"]
-    text = ManyShot(shots=3).message("Why?", ROW, 0, given(*others))
+    text = ManyShot(shots=3).message("Why?", ROW, given(*others))
     assert text.count("User: prompt ") == text.count("Assistant: Mix flour") == 3
     assert "prompt a" not in text
     assert text.endswith("\n\nWhy?")
-    assert ManyShot(shots=9).message("Why?", ROW, 0, given(*others)).count("User: ") == 5
+    assert ManyShot(shots=9).message("Why?", ROW, given(*others)).count("User: ") == 5
 
 
 def test_a_form_needs_its_slot() -> None:

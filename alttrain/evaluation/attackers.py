@@ -62,7 +62,6 @@ class Crescendo(Intervention):
     backtracks: Annotated[int, Ge(0)] = 10
     judge: Judge | None = None
 
-    live: ClassVar[bool] = True
     reads: ClassVar[bool] = False
 
     @property

@@ -1,7 +1,7 @@
 """Interventions: what is done to a prompt, or written into the response, before the backbone goes on.
 
 A benchmark under an intervention has a name of its own, BENCHMARK+INTERVENTION, and its own folder beside the one of
-the benchmark without it. The two are compared prompt by prompt (`alttrain.report.causal`).
+the benchmark without it. The two are compared prompt by prompt (`alttrain.report.estimates.interventions`).
 
 - `Begin`      a fixed beginning: of a thought (SAFEPATH's primer, Jeung et al., 2025), of the answer (prefilling,
                Andriushchenko et al., 2024), or an empty thought (Ma et al., 2025)
@@ -21,10 +21,9 @@ cannot apply to, such as those whose thought has no assessment, are left out and
 import base64
 import codecs
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -112,13 +111,13 @@ class Intervention:
     reads: ClassVar[bool] = True  # whether it reads the run's own responses, or those of `source`
     rounds: ClassVar[int] = 1  # how often `begin` is called, each time with the response so far
     chat: ClassVar[bool] = True  # whether the message is put into the chat template
-    live: ClassVar[bool] = False  # whether a model writes the messages (`alttrain.evaluation.attackers`)
+    converse: ClassVar[Any] = None  # of a live attack: lets a model write the messages (`Crescendo.converse`)
     requests: ClassVar[int] = 0  # the most requests to servers for one prompt
 
     def check(self, where: str) -> None:
         """Raise ValueError, naming the config key below `where`, if a server is not available."""
 
-    def message(self, message: str, row: Example, sample: int, given: Given) -> str:
+    def message(self, message: str, row: Example, given: Given) -> str:
         """The user's last message."""
         return message
 
@@ -128,10 +127,6 @@ class Intervention:
         `own` is the run's own response, a `Generation`; it may be None if the intervention does not read it.
         """
         return Begun()
-
-    def converse(self, rows: Sequence[Example], answer: Any, cache: Path) -> Iterator[tuple[int, Any]]:
-        """Let a model write the messages of all rows, if the intervention is `live`."""
-        raise NotImplementedError
 
     def draw(self, row: Example, count: int) -> int:
         """A number below `count` that depends on the seed and the prompt only."""
@@ -276,7 +271,7 @@ class Around(Intervention):
         """None for a dialogue without a template, since its turns would be lost."""
         return Begun() if self.chat or not row.turns else None
 
-    def message(self, message: str, row: Example, sample: int, given: Given) -> str:
+    def message(self, message: str, row: Example, given: Given) -> str:
         return self.form.replace("{prompt}", message)
 
 
@@ -286,14 +281,14 @@ class Encoded(Around):
 
     cipher: Literal["rot13", "base64", "reversed", "words_reversed"]
 
-    def message(self, message: str, row: Example, sample: int, given: Given) -> str:
+    def message(self, message: str, row: Example, given: Given) -> str:
         if self.cipher == "rot13":
             message = codecs.encode(message, "rot13")
         elif self.cipher == "base64":
             message = base64.b64encode(message.encode()).decode()
         else:
             message = message[::-1] if self.cipher == "reversed" else " ".join(message.split()[::-1])
-        return super().message(message, row, sample, given)
+        return super().message(message, row, given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,7 +297,7 @@ class ManyShot(Intervention):
 
     shots: Annotated[int, Gt(0)]
 
-    def message(self, message: str, row: Example, sample: int, given: Given) -> str:
+    def message(self, message: str, row: Example, given: Given) -> str:
         """With fewer answers in the source, all of them are shown."""
         shown = [one for (name, _), one in given.responses.items() if name != row.id and one.answer and not one.sample]
         start = self.draw(row, len(shown)) if shown else 0

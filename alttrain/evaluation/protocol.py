@@ -80,6 +80,11 @@ class Benchmark:
         """The name without the intervention's: the benchmark's key in the config."""
         return self.name.partition(JOIN)[0]
 
+    @property
+    def intervention_name(self) -> str:
+        """The intervention's key in the config; "" without one."""
+        return self.name.partition(JOIN)[2]
+
     def under(self, name: str, intervention: Intervention) -> "Benchmark":
         """This benchmark under an intervention. No table of benchmarks lists it."""
         changed: dict[str, Any] = {"human_labels": None, "tables": ()}

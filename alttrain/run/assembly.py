@@ -15,7 +15,6 @@ from alttrain.config import Changes, Method, RunError, changes, faults, flatten,
 from alttrain.config.identity import shaping, shaping_of_engine, shaping_of_judge
 from alttrain.dataset import Dataset, Selection
 from alttrain.evaluation import Benchmark, Intervention, Protocol, protocol_hash
-from alttrain.evaluation.interventions import JOIN
 from alttrain.generation import EngineConfig
 from alttrain.records import Example, Texts
 from alttrain.rewrite import Structure
@@ -139,7 +138,7 @@ class Run:
         rows = {key: value for key, value in rows.items() if key not in PLACES}
         asked = flatten({"protocol": protocol, f"benchmark.{benchmark.base}": {"form": benchmark.form, "rows": rows}})
         if benchmark.intervention is not None:
-            name = benchmark.name.removeprefix(benchmark.base + JOIN)
+            name = benchmark.intervention_name
             asked |= flatten({f"intervention.{name}": shaping_of_judge(self.config["intervention"][name])})
         return asked | {f"benchmark content.{file}": digest for file, digest in benchmark.content.items()}
 
@@ -232,14 +231,14 @@ def _refuse_combinations(run: Run) -> None:
     for benchmark in run.intervened:
         if (one := benchmark.intervention) is None:
             continue
-        if (one.live or not one.chat) and run.structure.turns_before(""):
+        if (one.converse or not one.chat) and run.structure.turns_before(""):
             raise RunError(
                 f"{benchmark.name}: not for rewrite={run.structure.name}, which puts a turn before each prompt"
             )
         if one.source and (fault := name_fault(one.source)):
-            raise RunError(f"intervention.{benchmark.name.partition(JOIN)[2]}.source={one.source!r}: {fault}")
+            raise RunError(f"intervention.{benchmark.intervention_name}.source={one.source!r}: {fault}")
         judge = benchmark.judge
-        if one.live and (judge.says != "unsafe" or getattr(judge, "against", "prompt") == "prompt"):
+        if one.converse and (judge.says != "unsafe" or getattr(judge, "against", "prompt") == "prompt"):
             raise RunError(
                 f"{benchmark.name}: the judge {judge.name} does not see an attack's goal, and a last message may be "
                 "harmless by itself; choose a judge of harm that does: judge@protocol.judges.harmful_rate=harm_score "

@@ -21,7 +21,6 @@ from pathlib import Path
 
 from alttrain.backbone.device import GIB, look
 from alttrain.evaluation import Benchmark, Judge
-from alttrain.evaluation.interventions import JOIN
 from alttrain.records import Example, Names, Trained, kept_json
 from alttrain.report.escaping import plain
 from alttrain.run.assembly import Run
@@ -90,7 +89,7 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
         for judge in judges_of(run, benchmark).values():
             calls[f"judge {_judge(judge)}"] += asked * len(getattr(judge, "servers", ())) * len(run.protocol.parts)
         if benchmark.intervention and benchmark.intervention.requests:
-            calls[f"attack {benchmark.name.partition(JOIN)[2]}"] += asked * benchmark.intervention.requests
+            calls[f"attack {benchmark.intervention_name}"] += asked * benchmark.intervention.requests
     hours = None
     if shape := shape_known(run):
         kind = "cpu" if device.name == "cpu" else "cuda"

@@ -23,7 +23,6 @@ from alttrain.backbone.source import at_hand, cache_folder, fetch_tokenizer, is_
 from alttrain.config import STAGES, RunError
 from alttrain.config.schema import did_you_mean
 from alttrain.evaluation import Benchmark, Judge
-from alttrain.evaluation.interventions import JOIN
 from alttrain.evaluation.judges import check_goals
 from alttrain.evaluation.protocol import KINDS, Measure
 from alttrain.records import Example, Rejected
@@ -93,7 +92,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
             tried(check_goals, judge, benchmark.name, benchmark.examples)
             tried(judge.check, where, model_fault)
     if "generate" in stages:
-        live = {one.name.partition(JOIN)[2]: one.intervention for one in run.intervened if missing(run, one)}
+        live = {one.intervention_name: one.intervention for one in run.intervened if missing(run, one)}
         for name, intervention in live.items():
             if intervention is not None:
                 tried(intervention.check, f"intervention.{name}")

@@ -133,7 +133,7 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
             there = own.get((row.id, sample))
             begun = intervention.begin(row, there, given) if there or not intervention.reads else None
             if begun is not None:
-                message = intervention.message(benchmark.asked(row), row, sample, given)
+                message = intervention.message(benchmark.asked(row), row, given)
                 rows.append(Beginning(**vars(begun), id=row.id, sample=sample, message=message))
         records.write_rows(path, rows)
         level = logging.INFO if rows else logging.WARNING
@@ -244,7 +244,7 @@ class _Chunk:
         self.run, self.renderer, self.engine, self.begun = session.run, session.renderer, engine, begun
         self.template, self.mode = self.run.backbone.template, thought_mode(self.run, benchmark)
         self.benchmark, self.decoding = benchmark, self.run.protocol.decoding_for(benchmark)
-        self.sampled, self.rows = sampled, [row for row, _ in sampled]
+        self.sampled, self.rows = list(sampled), [row for row, _ in sampled]
         self.earlier: list[tuple[str, ...]] = [() for _ in sampled]
         self.starts: list[tuple[list[int], Rendered]] = []
         if begun is not None:
@@ -258,7 +258,7 @@ class _Chunk:
 
     def answers(self, advance: Callable[[int], None]) -> Iterator[tuple[Name, Generation | Failure]]:
         """Yield a generation for each prompt, or why there is none. The model answers earlier turns first."""
-        found = self._attacked(advance) if self.begun and self.begun.intervention.live else self._asked(advance)
+        found = self._attacked(advance) if self.begun and self.begun.intervention.converse else self._asked(advance)
         for number, answer in found:
             row, sample = self.sampled[number]
             failed = answer if isinstance(answer, Failure) and not answer.final else None
@@ -290,7 +290,8 @@ class _Chunk:
         def answer(due: Mapping[int, tuple[Sequence[str], Sequence[Generation]]]) -> dict[int, Generation | Failure]:
             for number, (turns, said) in due.items():
                 goal = rows[number].goal or rows[number].prompt
-                self.rows[number] = replace(rows[number], prompt=turns[-1], turns=tuple(turns[:-1]), goal=goal)
+                row = replace(rows[number], prompt=turns[-1], turns=tuple(turns[:-1]), goal=goal)
+                self.rows[number], self.sampled[number] = row, (row, self.sampled[number][1])
                 self.earlier[number] = tuple(self.template.history(one.text, self.mode) for one in said)
             return {n: one if isinstance(one, Failure) else self.made(n, one) for n, one in self.ask(list(due))}
 
@@ -333,8 +334,6 @@ class _Chunk:
         if isinstance(found, Generation):
             return found
         row, sample = self.sampled[number]
-        if self.begun and self.begun.intervention.live:
-            row = self.rows[number]
         given = self.starts[number][1] if self.starts else ""
         text, error = ("", found.reason) if isinstance(found, Failure) else (given + found.text, "")
         thought, answer, closed = self.template.split(text, self.mode)

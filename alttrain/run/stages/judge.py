@@ -36,7 +36,6 @@ from alttrain.dataset.sources import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeContext, Metric
 from alttrain.evaluation.adherence import Outcomes, assessing, failures, refused
 from alttrain.evaluation.agreement import SHOWN, judge_report, read_labels, text_hash
-from alttrain.evaluation.interventions import JOIN
 from alttrain.evaluation.judged import JUDGING, NOT_GENERATED, Judgements, own_name
 from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.judges.judge import Says, request
@@ -302,7 +301,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
 
 def _intervention(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     """Return an intervention's name, its settings, and the number of texts that it does not apply to."""
-    name = benchmark.name.removeprefix(benchmark.base + JOIN)
+    name = benchmark.intervention_name
     every = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
     plain = replace(benchmark, name=benchmark.base, intervention=None)
     return {
