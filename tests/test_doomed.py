@@ -282,11 +282,13 @@ def test_what_does_not_fit_on_the_disk_is_refused(alttrain: Alttrain, monkeypatc
     monkeypatch.setattr("alttrain.run.stages.needs.shutil.disk_usage", lambda folder: free)
     words = ("output_dir=", "what is trained takes about", "with a checkpoint", "are free there; make room")
     refuses(alttrain, "adapter.rank=16", *words)
+    free.free = 300_000  # one run fits, and three do not
+    refuses(alttrain, "-m adapter.rank=16 seed=0,1,2", *words)
 
 
 def test_more_devices_than_there_are_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alttrain.training.gpu_count", lambda: 1)
     with pytest.raises(ValueError, match=r"trainer\.devices=4: this machine has 1 GPU$"):
-        Hardware(devices=4).check()
-    Hardware(devices=4, accelerator="cpu").check()
-    Hardware().check()
+        Hardware(devices=4).check_gpus()
+    Hardware(devices=4, accelerator="cpu").check_gpus()
+    Hardware().check_gpus()

@@ -287,6 +287,7 @@ def test_interventions_are_paired_with_the_run_without_them(run: Run) -> None:
     assert (deleted.n, deleted.safe_thought, deleted.against) == (4, 4, 1)
     table = (report / "tables" / "interventions.md").read_text()
     assert "no intervention" in table
+    assert "by refusal" in table
     assert "assessment_turn" in table
     metrics = pd.read_csv(report / "metrics.csv")
     assert set(metrics.benchmark) == {"embedded_harmful"}  # the tables of benchmarks list none under an intervention
@@ -359,12 +360,16 @@ def test_prompts_are_changed_and_the_record_keeps_the_question(run: Run) -> None
         }
 
 
-def test_a_prompt_that_grows_beyond_the_context_is_an_error_of_its_own(run: Run) -> None:
-    with pytest.raises(RunError, match=r"hijack: 4 of 4 prompts have no answer, because the prompt leaves no room"):
-        run("intervention=prompt", "backbone.context_length=1100", stages="[generate]")
-    folder = run("intervention=prefill", "backbone.context_length=1100", stages="[generate]")
+def test_a_prompt_that_grows_beyond_the_context_is_an_error_that_is_not_asked_again(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = run("intervention=prompt", "backbone.context_length=1100", stages="[generate]")
+    assert "hijack: 4 of 4 prompts: the prompt leaves no room" in caplog.text
     assert {one.finish for one in texts(folder, "embedded_harmful+hijack").values()} == {"error"}
     assert {one.finish for one in texts(folder, "embedded_harmful+persona_careful").values()} == {"stop"}
+    asked = sum(run.stub.asked.values())  # type: ignore[attr-defined]
+    run("intervention=prompt", "backbone.context_length=1100", stages="[generate]")
+    assert sum(run.stub.asked.values()) == asked  # type: ignore[attr-defined]
 
 
 def test_prompts_that_a_server_refuses_keep_no_intervention_from_the_others(run: Run) -> None:

@@ -68,7 +68,7 @@ class Echoing:
 class Mentions:
     """A judge: an answer with this word in it is a refusal."""
 
-    says, needs_goal = "refused", False
+    says, needs_goal, needs_gold, servers = "refused", False, False, ()
 
     def __init__(self, name: str, word: str) -> None:
         self.name, self.word = name, word

@@ -27,6 +27,11 @@ def noise(seed: int, texts: int, size: int = 24) -> tuple[np.ndarray, list[bool]
     return draw.normal(size=(texts, size)), (draw.random(texts) < 0.4).tolist()
 
 
+def test_large_states_give_the_same_numbers_again() -> None:
+    states, labels = noise(0, 120, 1024)  # of so many, the components are found by a random solver
+    assert probe(states, labels, range(120), 0).auroc == probe(states, labels, range(120), 0).auroc
+
+
 def test_a_label_in_the_state_is_found_and_a_label_elsewhere_is_not() -> None:
     covered, values = 0, []
     for seed in range(8):

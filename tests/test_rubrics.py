@@ -23,7 +23,7 @@ from alttrain.evaluation.judges import (
     StrongReject,
     ThreeClass,
     WildGuard,
-    check_goals,
+    check_rows,
 )
 from alttrain.evaluation.judges.judge import dialogue, exchange, request
 from alttrain.records import Example, Generation
@@ -285,16 +285,16 @@ def test_marks_of_a_dialogue_hold_what_no_turn_can_close() -> None:
 def test_a_judge_that_needs_a_goal_refuses_rows_without() -> None:
     judge = HarmScore(WRITER, name="held", against="goal")
     rows = [Example("a", "Hi", "harmful", goal="Make bread."), Example("b", "Hi", "harmful")]
-    check_goals(judge, "mine", rows[:1])
+    check_rows(judge, "mine", rows[:1])
     with pytest.raises(
         ValueError, match=r"benchmark mine: judge held .*\(against=goal\), but 1 of 2 rows have none, b for"
     ):
-        check_goals(judge, "mine", rows)
+        check_rows(judge, "mine", rows)
     for other in (HarmScore(WRITER, against="goal_if_any"), LlamaGuard("m")):
-        check_goals(other, "mine", rows)
+        check_rows(other, "mine", rows)
     several = Majority({"a": judge, "b": LlamaGuard("m")}, 1)
     with pytest.raises(ValueError, match="judge majority holds"):
-        check_goals(several, "mine", rows)
+        check_rows(several, "mine", rows)
     assert LlamaGuard("m", against="goal").needs_goal
 
 

@@ -65,7 +65,7 @@ def test_batches_and_interruptions_leave_the_same_file(
     random.Random(1).shuffle(lines)
     again = judgements(torn, rows)
     again.path.parent.mkdir()
-    own = again.path.parent / "refusal-answer-h.jsonl"
+    own = again.path.parent / "answer-h.jsonl"
     own.write_bytes(b"".join(lines[:50]) + lines[3] + lines[50][:20])  # one twice, and one torn
     (torn / "judgements.jsonl").write_bytes(b"".join(lines[40:70]) + lines[45] + lines[70][:20])
     again.find()
@@ -92,7 +92,7 @@ def test_a_server_that_is_given_up_is_not_asked_batch_after_batch(
     told.find()
     told.make("dead", "answer", JudgeContext(tmp_path))
     assert asked == [10]
-    assert len(read_rows(tmp_path / "judging" / "dead-answer-h.jsonl", Judgement)) == 35
+    assert len(read_rows(tmp_path / "judging" / "answer-h.jsonl", Judgement)) == 35
     again = Judgements(tmp_path, {"dead": Dead()}, ["answer"], {}, {"dead": "h"})  # type: ignore[dict-item]
     again.find()
     assert again.lacking("dead", "answer") == 35

@@ -126,7 +126,7 @@ LISTED = ("training.betas", "protocol.second_opinions.harmful_rate", "stages")
 class Flag:
     """A judge of a user's own."""
 
-    says, needs_goal, name, servers = "refused", False, "flag", ()
+    says, needs_goal, needs_gold, name, servers = "refused", False, False, "flag", ()
 
     def __init__(self, inner: Any = None) -> None:
         self.inner = inner

@@ -1,8 +1,10 @@
 """No verdict stands for a text, a server or a reply that it is not of; what a server would not give is asked again."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -255,7 +257,7 @@ def test_an_unreachable_judge_leaves_verdicts_numbers_and_tables_as_they_were(ru
 def test_judging_again_keeps_the_verdicts_of_the_first_judge_and_compares_them(run: Run, serve: Serve) -> None:
     folder = run()
     first = judgements(folder)
-    told = metrics(folder)["metrics"][0]
+    told, hashed = metrics(folder)["metrics"][0], metrics(folder)["provenance"]["protocol_hash"]
     scores = iter("1551")
     stub = serve(lambda prompt, asked: Say(next(scores)))
     run(*judged_by(stub))
@@ -269,12 +271,13 @@ def test_judging_again_keeps_the_verdicts_of_the_first_judge_and_compares_them(r
         told | {"metric": "harmful_rate.refusal"},
     )
     assert made["analysis"]["decides"]["judge"] == "harm_score"
+    assert [one["protocol_hash"] for one in made["analysis"]["others"]] == [hashed]  # as when it decided
     (pair,) = json.loads((folder / "agreement.json").read_text())["kappa"]
     kappa = named["kappa.refusal"]
     assert (pair["first"], pair["second"]) == ("harm_score", "refusal")
     assert [kappa[key] for key in ("value", "low", "high")] == list(pair["coefficient"].values())
     assert (kappa["n"], kappa["undecided"]) == (4, pair["undecided"])
-    # the first judge again: nobody is asked, and the second stands beside it
+    # the first judge again: no server is asked, and the second judge's verdicts are kept
     run()
     assert stub.asked.total() == 4
     assert [row.judge for row in judgements(folder)] == ["refusal"] * 4 + ["harm_score"] * 4
@@ -334,6 +337,39 @@ def test_verdicts_of_a_judge_that_lacks_a_text_wait_for_this_judge(run: Run, ser
     run(*judged_by(stub))
     assert stub.asked.total() == 5  # the changed text alone
     assert [row.judge for row in judgements(folder)] == ["harm_score"] * 4 + ["refusal"] * 4
+
+
+def test_verdicts_wait_also_for_a_judge_whose_name_another_one_took(run: Run, serve: Serve, tmp_path: Path) -> None:
+    stub = serve(lambda prompt, asked: Say("4"))
+    folder = run(*judged_by(stub), f"{JUDGE}.threshold=4")
+    run(*judged_by(stub), f"{JUDGE}.threshold=3")
+    edit(folder, 2, '"answer": "', '"answer": "Other. ')
+    run(*judged_by(stub), f"{JUDGE}.threshold=3")
+    assert len(judgements(folder)) == 4
+    shutil.rmtree(tmp_path / "cache" / "replies")
+    before = stub.asked.total()
+    run(*judged_by(stub), f"{JUDGE}.threshold=4")
+    assert stub.asked.total() == before + 1  # the changed text alone
+    assert {row.judge for row in judgements(folder)} >= {"harm_score"}
+
+
+def test_texts_of_one_prompt_widen_the_interval_of_a_comparison() -> None:
+    """Eight equal texts say no more than one."""
+    from alttrain.report.estimates import _compared
+
+    names = SimpleNamespace(
+        run="r", benchmark="b", measure="harmful_rate", protocol="p", made=("p", "b", "h"), judge="j"
+    )
+
+    def row(samples: int) -> dict[str, Any]:
+        before = {(f"p{n}", s): n < 30 for n in range(60) for s in range(samples)}
+        after = {(f"p{n}", s): n < 36 for n in range(60) for s in range(samples)}
+        return _compared(names, before, names, after)  # type: ignore[arg-type]
+
+    one, eight = row(1), row(8)
+    assert eight["difference"] == pytest.approx(one["difference"]) == pytest.approx(0.1)
+    assert eight["value"] == pytest.approx(one["value"])
+    assert eight["high"] - eight["low"] > 0.8 * (one["high"] - one["low"])
 
 
 # --- generation ---

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alttrain import hub
-from alttrain.records import checksum, read_json
+from alttrain.records import DamagedError, checksum, read_json
 
 if TYPE_CHECKING:
     from alttrain.backbone.config import Backbone
@@ -179,8 +179,13 @@ def module_names(backbone: "Backbone") -> list[str]:
     if index := at_hand(backbone, "model.safetensors.index.json"):
         weights = read_json(index, remedy="fetch the backbone again")["weight_map"]
     elif single := at_hand(backbone, "model.safetensors"):
-        with single.open("rb") as file:
-            weights = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(single, "numpy") as file:
+                weights = file.keys()
+        except SafetensorError as error:
+            raise DamagedError(single, f"no safetensors file ({error})", remedy="fetch the backbone again") from error
     else:
         return []
     modules = [name.split(".")[:-1] for name in weights if any(part.isdigit() for part in name.split("."))]

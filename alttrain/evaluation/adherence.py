@@ -126,7 +126,7 @@ def assessment_rates(counts: Mapping[str, int]) -> dict[str, Estimate]:
     }
 
 
-def refused(says: str, verdict: bool | None, found: Adherence) -> bool | None:
+def answer_refused(says: str, verdict: bool | None, found: Adherence) -> bool | None:
     """Whether the answer refused, by the deciding verdict, whose True means `says`; None if undecided.
 
     A judge of correctness does not detect refusals, so the adherence record says it.

@@ -1,7 +1,7 @@
 """A benchmark's judgements on disk: one row for each judge, judged part and generation.
 
 judgements.jsonl has only judges that judged every generation, sorted, so that it can be read in step with the
-generations. A judge at work appends to a file of its own (judging/NAME-PART-HASH.jsonl), and the complete file is
+generations. A judge at work appends to a file of its own (judging/PART-HASH.jsonl), and the complete file is
 written next to it: nothing that was judged before is touched until then. Verdicts of a judge that is not asked again
 are kept.
 Memory holds the ids and hashes of the generations and one byte per judgement, but no texts. A judgement stores the hash
@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice, product
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 JUDGING = "judging"  # the folder of what judges at work write
 JUDGED = 4096  # generations passed to a judge at a time
 APPENDED = 256  # judgements appended to the file at a time
+TRUE_MEANS = "true means"  # the key of a judge's entry in judges.json that has its `says`
 NOT_GENERATED = "not generated: "  # prefix of a judgement's error if there was no text to judge
 
 
@@ -60,7 +62,8 @@ class Judgements:
         by: str = "",
     ) -> None:
         self.path = folder / JUDGING / "judgements.jsonl"
-        self.judges, self._parts = judges, parts
+        self.judges = judges
+        self.asked: list[tuple[str, str]] = list(product(judges, parts))
         self._generations, self._before, self._names = folder / "generations.jsonl", folder / "judgements.jsonl", names
         self._settings = hashes
         self._places: dict[tuple[str, int], int] = {}
@@ -72,10 +75,11 @@ class Judgements:
             self._places[name] = len(self._hashes)
             self._hashes.append(hashlib.sha256(line).hexdigest()[:16])
         if changed:
-            told = f"{len(changed)} rows, such as {changed[0]}, are not what this run generated, and judged as they are"
-            log.warning("%s: %s; delete their lines to have them generated again", self._generations, told)
+            first, count = changed[0], len(changed)
+            warning = f"{count} rows, such as {first}, are not what this run generated, and judged as they are"
+            log.warning("%s: %s; delete their lines to have them generated again", self._generations, warning)
         self.rows = len(self._hashes)
-        self.blocks: list[tuple[str, str]] = list(product(judges, parts))
+        self.blocks = list(self.asked)
         self._there = {block: bytearray(self.rows) for block in self.blocks}
         self._present: dict[tuple[str, str], bytearray] = {}  # those of `_there` in the present judgements.jsonl
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
@@ -90,10 +94,12 @@ class Judgements:
         for row in self._judged_before():
             self._takes(row)
         self._present = {block: bytearray(there) for block, there in self._there.items()}
-        for path in self._asked():
+        for judge, part in self.asked:
+            path = self._own(judge, part)
             repair_rows(path)
-            if path.exists():
-                write_rows(path, (row for row in iterate_rows(path, Judgement) if self._takes(row)))
+            if path.exists():  # under the name that the judge has now
+                rows = (replace(row, judge=judge) for row in iterate_rows(path, Judgement))
+                write_rows(path, (row for row in rows if self._takes(row)))
         self.blocks += (block for block, there in self._there.items() if block not in self.blocks and all(there))
         self._starts = {block: n * self.rows for n, block in enumerate(self.blocks)}
 
@@ -104,17 +110,22 @@ class Judgements:
                 yield replace(row, judge=self._names[row.judge])
 
     def _takes(self, row: Judgement) -> bool:
-        place, block = self._places.get((row.id, row.sample)), (row.judge, row.part)
-        if place is None or row.hash != self._hashes[place]:
+        place, block = self._place(row), (row.judge, row.part)
+        if place is None:
             return False
         there = self._there.setdefault(block, bytearray(self.rows))
         if there[place]:
             return False
-        if block in self.blocks and self.unsettled(row):
+        if block in self.asked and self.unsettled(row):
             self._undecided[row.judge, row.part, place] = row
             return False
         there[place] = 1
         return True
+
+    def _place(self, row: Judgement) -> int | None:
+        """The number of the row's generation; None if its text is another one now."""
+        place = self._places.get((row.id, row.sample))
+        return place if place is not None and row.hash == self._hashes[place] else None
 
     def unsettled(self, row: Judgement) -> bool:
         """Whether a row has no verdict because of a server, so that the text should be judged again."""
@@ -165,28 +176,20 @@ class Judgements:
         for block in [block for block in self._present if block not in self._starts and any(self._present[block])]:
             append_rows(self._own(*block), self._still_valid({block}))
             log.warning("%s did not judge every text; its verdicts are kept in %s", block[0], self._own(*block))
-        new = (iterate_rows(path, Judgement) for path in self._asked() if path.exists())
+        new = (iterate_rows(path, Judgement) for path in (self._own(*block) for block in self.asked) if path.exists())
         write_rows(self.path, chain(self._still_valid(self._starts), *new))
         starts, places = self._starts, self._places
         sort_rows(self.path, _Placed, lambda row: starts[row.judge, row.part] + places[row.id, row.sample])
 
     def _own(self, judge: str, part: str) -> Path:
         """The file to which a judge at work appends its verdicts on one part."""
-        return self.path.with_name(f"{own_name(judge, part, self._settings[judge])}.jsonl")
-
-    def _asked(self) -> list[Path]:
-        return [self._own(*block) for block in self.blocks if block[0] in self.judges and block[1] in self._parts]
+        return self.path.with_name(f"{own_name(part, self._settings[judge])}.jsonl")
 
     def _still_valid(self, blocks: Collection[tuple[str, str]]) -> Iterator[Judgement]:
         """The rows of the present judgements.jsonl, of these blocks, that `find` took, each once."""
         for row in self._judged_before():
-            place, block = self._places.get((row.id, row.sample)), (row.judge, row.part)
-            if (
-                block in blocks
-                and place is not None
-                and row.hash == self._hashes[place]
-                and self._present[block][place]
-            ):
+            place, block = self._place(row), (row.judge, row.part)
+            if block in blocks and place is not None and self._present[block][place]:
                 self._present[block][place] = 0
                 yield row
 
@@ -195,9 +198,18 @@ class Judgements:
         return islice(iterate_rows(self.path, Judgement, self._starts[judge, part]), self.rows)
 
 
-def own_name(judge: str, part: str, settings: str) -> str:
-    """The name, without its ending, of the file of a judge at work. `settings` is the hash of the judge's settings."""
-    return f"{judge}-{part}-{settings}"
+def own_name(part: str, settings: str) -> str:
+    """The name, without its ending, of the file of a judge at work. `settings` is the hash of the judge's settings.
+
+    The judge's name is no part of it, since another judge of the same name may change it.
+    """
+    return f"{part}-{settings}"
+
+
+def shaping_verdicts(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a judge's entry in judges.json that shapes its verdicts: without its server's address."""
+    left_out = ("alttrain", TRUE_MEANS)
+    return {key: value for key, value in entry.items() if key not in left_out and key.rpartition(".")[2] != "base_url"}
 
 
 def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

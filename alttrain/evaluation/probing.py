@@ -106,7 +106,9 @@ def _auroc(states: Any, labels: Any, groups: Any, seed: int) -> float:
     for train, test in _folds(labels, groups, FOLDS, seed):
         of_fold = int(labels[test].sum()) * int((~labels[test]).sum())
         if of_fold:
-            reduce = make_pipeline(StandardScaler(), PCA(min(COMPONENTS[-1], train.sum(), states.shape[1])))
+            reduce = make_pipeline(
+                StandardScaler(), PCA(min(COMPONENTS[-1], train.sum(), states.shape[1]), random_state=seed)
+            )
             known, unknown = reduce.fit_transform(states[train]), reduce.transform(states[test])
             best = _choose(known, labels[train], groups[train], seed)
             right += of_fold * auroc_of(_scores(known, labels[train], unknown, *best), labels[test])

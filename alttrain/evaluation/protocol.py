@@ -85,10 +85,15 @@ class Benchmark:
         """The intervention's key in the config; "" without one."""
         return self.name.partition(JOIN)[2]
 
+    @property
+    def plain(self) -> "Benchmark":
+        """This benchmark without its intervention."""
+        return replace(self, name=self.base, intervention=None)
+
     def under(self, name: str, intervention: Intervention) -> "Benchmark":
         """This benchmark under an intervention. No table of benchmarks lists it."""
-        changed: dict[str, Any] = {"human_labels": None, "tables": ()}
-        return replace(self, name=f"{self.name}{JOIN}{name}", intervention=intervention, **changed)
+        named = f"{self.name}{JOIN}{name}"
+        return replace(self, name=named, intervention=intervention, human_labels=None, tables=())
 
     @cached_property
     def examples(self) -> list[Example]:

@@ -117,7 +117,7 @@ def student(freedom: float, level: float = 1 - CONFIDENCE) -> float:
 def pass_at_k(samples: int, passed: int, k: int) -> float:
     """Unbiased estimate of the probability that one of `k` samples passes (Chen et al., 2021, equation 1).
 
-    Raises ValueError for k > samples.
+    Raises ValueError unless 0 <= passed <= samples and 1 <= k <= samples.
     """
     if not 0 <= passed <= samples or not 1 <= k <= samples:
         raise ValueError(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from alttrain.evaluation import statistics
-from alttrain.evaluation.adherence import cause_of, refused
+from alttrain.evaluation.adherence import Adherence, answer_refused, cause_of
 from alttrain.evaluation.statistics import UNKNOWN, Estimate
 from alttrain.records import Trained, read_if_there
 from alttrain.report.measures import ASSESSING, CAUSES, TRAINING
@@ -40,7 +40,7 @@ COMPARED = [
 """The columns of comparisons.csv."""
 CATEGORIES = [
     "protocol", "backbone", "method", "benchmark", "category", "metric", "value", "low", "high", "n", "seeds",
-    "undecided", "truncated", "prompts", "small", "protocol_hash",
+    "undecided", "truncated", "prompts", "small", "protocol_hash", "judge",
 ]  # fmt: skip
 """The columns of categories.csv. `n` counts the texts with a verdict, over all seeds, and `prompts` their prompts."""
 SMALL = 30
@@ -247,7 +247,7 @@ def values_of(one: Evaluation) -> dict[str, dict[Any, Any]]:
         if alarmed:
             found["precision"][text] = harmful
         verdict = deciding[text].verdict if text in deciding else None
-        refuses = refused(one.decides.says, verdict, thought) if one.decides else None
+        refuses = answer_refused(one.decides.says, verdict, thought) if one.decides else None
         failed = cause_of(thought.label, thought.assessment, refuses)
         for cause in CAUSES if failed is not None else ():
             found[f"{'answered' if harmful else 'refused'}_{cause}"][text] = failed == cause
@@ -325,7 +325,7 @@ def by_category(found: Sequence[Variant]) -> pd.DataFrame:
                     own[text.category][seed][text.id, text.sample] = verdicts.get((text.id, text.sample))
                     cut[text.category] += text.finish == "length"
             names = {"protocol": protocol, "backbone": variant.backbone, "method": variant.name, "benchmark": benchmark}
-            names |= {"metric": first.measure, "protocol_hash": digest}
+            names |= {"metric": first.measure, "protocol_hash": digest, "judge": first.judge}
             for category, seeds in sorted(own.items()):
                 values, prompts = _listed(seeds)
                 texts, distinct = sum(map(len, seeds.values())), len(set(prompts))
@@ -381,9 +381,16 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
     return frame.sort_values(["run", "benchmark", "protocol"], kind="stable", ignore_index=True), contrasts
 
 
-INTERVENED = ["intervention", "share", "left_out", *COMPARED]
-"""The columns of interventions.csv. `share` is the part of the thought that a cut keeps."""
-DECIDED = ["run", "benchmark", "protocol", "cuts", "n", "undecided", "share", "low", "high", "flips", "moved"]
+INTERVENED = ["intervention", "share", "left_out", *COMPARED, "rate_low", "rate_high", "of_hash"]
+"""The columns of interventions.csv.
+
+`share` is the part of the thought that a cut keeps, `rate_low` to `rate_high` the interval of `value`, and `of_hash`
+the hash of how the number without the intervention was made.
+"""
+DECIDED = [
+    "run", "benchmark", "protocol", "protocol_hash", "judge", "cuts", "n", "undecided", "share", "low", "high", "flips",
+    "moved",
+]  # fmt: skip
 """The columns of decided.csv."""
 
 
@@ -413,7 +420,10 @@ def interventions(found: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Va
                 own = {
                     name: one.intervention[key] for name, key in (("intervention", "name"), ("left_out", "left_out"))
                 }
-                own["share"] = kept_by(one)
+                both = {text: own for text, own in after[seed].items() if before[seed].get(text) is not None}
+                interval = share({seed: both}) if row["n"] else UNKNOWN
+                own |= {"share": kept_by(one), "of_hash": base.made[2]}
+                own |= {"rate_low": interval.low, "rate_high": interval.high}
                 rows.append(((variant, made), row | own | {"benchmark": base.benchmark, "seeds": len(pairs)}))
     adjusted = statistics.holm({key: one.p for key, one in contrasts.items() if not math.isnan(one.p)})
     contrasts = {key: one._replace(p_holm=adjusted.get(key, NAN)) for key, one in contrasts.items()}
@@ -424,8 +434,9 @@ def interventions(found: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Va
 def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
     """The rows of thoughts.csv: whether thought and answer agree, for each run and benchmark of harm or over-refusal.
 
-    - `against`      of the thoughts that decide and whose answer has a verdict (`n`), the share whose answer does the
-                     other: `safe_thought` ones refuse and the answer does not, `safe_answer` ones the other way round
+    - `against`      of the thoughts that refuse or go on, and whose answer has a verdict (`n`), the share whose answer
+                     does the other: `safe_thought` ones refuse and the answer does not, `safe_answer` ones the other
+                     way round
     - `follows`      of the assessed thoughts whose answer has a verdict (`assessed`), the share whose answer acts on
                      the assessment: it refuses if and only if that says harmful
     - `assessed_at`  the mean share of the thought's characters before the assessment
@@ -434,22 +445,29 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
     for one in judged:
         if one.measure not in ("harmful_rate", "over_refusal_rate"):
             continue
-        known = [thought for thought in one.thoughts() if thought.answer_refuses is not None]
-        decided = [thought for thought in known if thought.refuses is not None]
-        assessed = [thought for thought in known if thought.assessment is not None]
-        if not decided:
+        if one.decides is None:
             continue
-        safe_thought = sum(bool(own.refuses and not own.answer_refuses) for own in decided)
-        safe_answer = sum(bool(own.answer_refuses and not own.refuses) for own in decided)
-        acting = sum((own.assessment == "harmful") == own.answer_refuses for own in assessed)
-        places = [(own.position_share, own.id) for own in assessed if own.position_share is not None]
+        deciding, known = one.deciding(), list[tuple[Adherence, bool]]()
+        for thought in one.thoughts():
+            judged_as = deciding[thought.id, thought.sample].verdict
+            answer = answer_refused(one.decides.says, judged_as, thought)
+            known += [(thought, answer)] if answer is not None else []
+        decided = [pair for pair in known if pair[0].refuses or pair[0].continuation is not None]
+        assessed = [pair for pair in known if pair[0].assessment is not None]
+        if not decided and not assessed:
+            continue
+        against = [bool(thought.refuses) is not answer for thought, answer in decided]
+        follows = [(thought.assessment == "harmful") is answer for thought, answer in assessed]
+        places = [(own.position_share, own.id) for own, _ in assessed if own.position_share is not None]
         numbers = {
-            "against": statistics.rate(safe_thought + safe_answer, len(decided)),
-            "follows": statistics.rate(acting, len(assessed)),
+            "against": statistics.rate_by_item(against, [thought.id for thought, _ in decided]),
+            "follows": statistics.rate_by_item(follows, [thought.id for thought, _ in assessed]),
             "assessed_at": statistics.mean_by_item([place for place, _ in places], [name for _, name in places]),
         }
-        row: dict[str, Any] = {"run": one.run, "benchmark": one.benchmark, "protocol": one.protocol, "n": len(decided)}
-        row |= {"safe_thought": safe_thought, "safe_answer": safe_answer, "assessed": len(assessed)}
+        row: dict[str, Any] = {"run": one.run, "benchmark": one.benchmark, "protocol": one.protocol}
+        row |= {"protocol_hash": one.made[2], "judge": one.judge, "n": len(decided), "assessed": len(assessed)}
+        row["safe_thought"] = sum(bool(thought.refuses) and not answer for thought, answer in decided)
+        row["safe_answer"] = sum(answer and not thought.refuses for thought, answer in decided)
         for name, number in numbers.items():
             row |= zip((name, f"{name}_low", f"{name}_high"), number, strict=True)
         rows.append(row)
@@ -477,13 +495,13 @@ def decided(found: Sequence[Variant]) -> pd.DataFrame:
     """
     rows = []
     for variant in found:
-        cuts: dict[tuple[Any, ...], dict[float, Verdicts]] = defaultdict(dict)
+        cuts: dict[tuple[Any, ...], dict[float, Evaluation]] = defaultdict(dict)
         for seeds in variant.judged.values():
             for one in seeds.values():
                 if one.intervention and not math.isnan(share := kept_by(one)):
-                    cuts[one.run, *base_of(one)][share] = one.verdicts()
-        for (run, protocol, benchmark, _), by_share in cuts.items():
-            shares = sorted(by_share)
+                    cuts[one.run, *base_of(one)][share] = one
+        for (run, protocol, benchmark, digest), judged in cuts.items():
+            shares, by_share = sorted(judged), {share: one.verdicts() for share, one in judged.items()}
             texts = set[Any].intersection(*(set(own) for own in by_share.values()))
             paths = {text: [by_share[share][text] for share in shares] for text in sorted(texts)}
             known = {text: path for text, path in paths.items() if None not in path}
@@ -494,17 +512,25 @@ def decided(found: Sequence[Variant]) -> pd.DataFrame:
             value, low, high = statistics.mean_by_item(settled, [text[:-1] for text in known])
             moved = sum(path[0] != path[-1] for path in known.values()) / len(known)
             counts = [len(shares), len(known), len(paths) - len(known)]
-            rows.append(
-                [run, benchmark, protocol, *counts, value, low, high, 100 * sum(map(len, changes)) / len(known), moved]
-            )
+            names, flips = [run, benchmark, protocol, digest, judged[shares[0]].judge], sum(map(len, changes))
+            rows.append([*names, *counts, value, low, high, 100 * flips / len(known), moved])
     return pd.DataFrame(rows, columns=DECIDED)
 
 
 def _compared(baseline: Evaluation, before: Verdicts, one: Evaluation, after: Verdicts) -> dict[str, Any]:
-    """A run's rate against its baseline's, on the prompts that have a verdict in both."""
+    """A run's rate against its baseline's, on the prompts that have a verdict in both.
+
+    With several texts a prompt, the rates are means over prompts, whose texts are correlated.
+    """
     (difference, low, high), counts = statistics.compare(before, after)
     both = [key for key, verdict in after.items() if verdict is not None and before.get(key) is not None]
     rates = [sum(bool(own[key]) for key in both) / len(both) if both else NAN for own in (before, after)]
+    if 1 < len({key[:-1] for key in both}) < len(both):
+        own, base = _crossed_alike(*({0: {key: arm[key] for key in both}} for arm in (after, before)))
+        varied = statistics.variation([(own, base)])
+        difference, half = varied.value, varied.half()
+        low, high = max(-1.0, difference - half), min(1.0, difference + half)
+        rates = [math.fsum(value or 0 for value in arm[0].values()) / len(arm[0]) for arm in (base, own)]
     names = {"run": one.run, "baseline": baseline.run, "benchmark": one.benchmark, "metric": one.measure}
     names |= {"protocol": one.protocol, "protocol_hash": one.made[2], "judge": one.judge}
     values = {"baseline_value": rates[0], "value": rates[1], "difference": difference, "low": low, "high": high}

@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from alttrain.evaluation.statistics import wilson
 from alttrain.records import Rewritten, read_if_there, read_losses
 from alttrain.records.files import replacing
 from alttrain.report.measures import CAUSES, MEASURES, OFFLINE, RATES, base
@@ -137,19 +136,25 @@ def draw_cuts(interventions: pd.DataFrame, path: Path) -> bool:
     cuts = interventions[interventions.share.notna() & interventions.value.notna()]
     if cuts.empty:
         return False
-    benchmarks, runs, drawn_as = cuts.groupby(["protocol", "benchmark"], sort=False), list(cuts.run.unique()), {}
+    benchmarks, runs, drawn_as = (
+        cuts.groupby(["benchmark", "protocol", "of_hash"], sort=False),
+        list(cuts.run.unique()),
+        {},
+    )
     with figure(1 + 2.6 * len(benchmarks), 2.8, path) as drawn:
         panels = drawn.subplots(1, len(benchmarks), squeeze=False)[0]
-        for panel, ((_, benchmark), of) in zip(panels, benchmarks, strict=True):
+        for panel, ((benchmark, protocol, _), of) in zip(panels, benchmarks, strict=True):
             for run, own in of.sort_values("share").groupby("run", sort=False):
                 number = runs.index(run)
                 colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-                low, high = zip(*(wilson(round(row.value * row.n), row.n) for row in own.itertuples()), strict=True)
-                across = 100 * own.share
+                across, low, high = 100 * own.share, 100 * own.rate_low, 100 * own.rate_high
                 (drawn_as[run],) = panel.plot(across, 100 * own.value, color=colour, marker=marker, markersize=3)
-                panel.fill_between(across, [100 * x for x in low], [100 * x for x in high], color=colour, alpha=0.15)
+                panel.fill_between(across, low, high, color=colour, alpha=0.15)
             heading = MEASURES[base(of.metric.iloc[0])].heading()
-            describe(panel, f"{benchmark}: {heading}", "share of the thought kept (%)", "both")
+            how = "" if protocol in ("", OFFLINE) else f", {protocol}"
+            describe(
+                panel, f"{benchmark}{how}: {heading} by {of.judge.iloc[0]}", "share of the thought kept (%)", "both"
+            )
             panel.set_ylim(-3, 103)
         panels[0].set_ylabel("%")
         drawn.legend([drawn_as[run] for run in runs], runs, loc="outside lower left")

@@ -421,7 +421,7 @@ function comparison(benchmark, ways, chosen, data) {
   return same.map((way) => {
     if (!way.decides) return unlike("judged by an older version; judge again", way.protocol);
     const arms = chosen.map(({ runs }) => runs.map((run) => way.verdicts[index.runs[run]]).filter((one) => one !== undefined));
-    const single = arms.every((seeds) => seeds.length === 1);
+    const single = arms.every((seeds) => seeds.length === 1) && new Set(way.prompts).size === way.prompts.length;
     const found = single ? ofRuns(arms[0][0], arms[1][0]) : ofMethods(arms, way.prompts, data);
     if (!found.n) return unlike("no prompt has a verdict in both", way.protocol);
     const ends = [Math.max(-1, found.centre - found.half), Math.min(1, found.centre + found.half)];
@@ -460,7 +460,7 @@ async function compareTwo() {
     tabled("Comparison", ["benchmark", "protocol", "measure", "first %", "second %", "second minus first", "n", "undecided"],
       ["protocol", "measure"], rows,
       "Paired by prompt, of the prompts with a verdict in both: the difference in points with its 95 % interval, for this pair alone. "
-      + "With several seeds the interval allows for other seeds, too, and n counts prompts."),
+      + "With several seeds the interval allows for other seeds, too, and n counts prompts, undecided all texts without a verdict."),
     ...(differ.length && recorded ? [make("h3", {}, "Settings that differ"),
       tabled("Settings", ["setting", ...names], names, differ, "Of a method, those of its first seed.")] : []));
 }

@@ -29,9 +29,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from alttrain import __version__
-from alttrain.config import flatten
 from alttrain.evaluation import statistics
-from alttrain.evaluation.adherence import Adherence, cause_of, refused
+from alttrain.evaluation.adherence import Adherence, answer_refused, cause_of
+from alttrain.evaluation.judged import shaping_verdicts
 from alttrain.records import Generation, Judgement, Texts, read_if_there, withholds, write_text
 from alttrain.report.estimates import SMALL
 from alttrain.report.formats import legend, starred
@@ -149,7 +149,7 @@ def _index(
     for one in blocks:
         of, decides = one.evaluation, one.evaluation.decides
         names = {"run": runs.index(of.run), "benchmark": benchmarks.index(of.benchmark)}
-        told: dict[str, Any] | None = decides and {"measure": decides.measure, **_told(decides)}
+        told: dict[str, Any] | None = dict(_told(decides)) if decides else None
         if told:
             others = (view.decides for view in of.beside().values())
             told["others"] = {f"{other.judge} {other.part}": other.says for other in others if other}
@@ -179,13 +179,14 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
         first, prompts = own[0].evaluation, dict[str, int]()
         asked = read_if_there(first.folder / "fingerprint.json")
         asked = {key: value for key, value in asked.items() if not key.startswith("generation.")}
-        judge = first.provenance.get("judges", {}).get(decides.judge, {}) if decides else {}
+        entry = first.provenance.get("judges", {}).get(decides.judge, {}) if decides else {}
+        judge = {f"judge.{key}": value for key, value in shaping_verdicts(entry).items()}
         ways.append(
             {
                 "protocol": protocol,
                 "benchmark": benchmark,
                 "decides": decides and {"measure": first.called(decides.measure), **_told(decides)},
-                "settings": _settings(asked | (flatten(judge, "judge.") if judge else {})),
+                "settings": _settings(asked | judge),
                 "prompts": [prompts.setdefault(name, len(prompts)) for name, _ in texts],
                 "verdicts": {one.evaluation.run: one.counted for one in own},
             }
@@ -211,7 +212,7 @@ def _categories(frame: pd.DataFrame) -> pd.DataFrame:
         for one in frame.itertuples()
     ]
     shown = frame.assign(kind="rate", known=frame.value.notna(), best=False, differs=False, notes=notes)
-    keys = ["protocol", "benchmark", "protocol_hash", "category", "backbone", "method"]
+    keys = ["protocol", "benchmark", "protocol_hash", "judge", "category", "backbone", "method"]
     cells = pd.Series(list(shown.itertuples(index=False)), pd.MultiIndex.from_frame(shown[keys]), dtype=object)
     return cells.unstack(["backbone", "method"], sort=False) if len(cells) else frame
 
@@ -280,7 +281,7 @@ def outcomes_of(
         yes, no = {"correct": ("correct", "wrong"), "unsafe": sides[::-1]}.get(decides.says, sides)
         keys.append("undecided" if verdict is None else yes if verdict else no)
         if thought and thought.assessment is not None:
-            keys.append(cause_of(text.label, thought.assessment, refused(decides.says, verdict, thought)) or "")
+            keys.append(cause_of(text.label, thought.assessment, answer_refused(decides.says, verdict, thought)) or "")
     return sum(BITS[key] for key in keys if key)
 
 

@@ -235,7 +235,8 @@ def _effects(found: Sequence[Variant], effects: Mapping[tuple[Variant, Made], Co
             name = one.intervention["name"] + (
                 f" {digests[key]}" if len(settings[one.intervention["name"]]) > 1 else ""
             )
-            column = Column(one.measure, of[0], (of,))
+            judges = tuple(filter(None, [one.judge]))
+            column = Column(one.measure, of[0], (of,), called=one.called(one.measure), judges=judges)
             rows.setdefault(name, []).append((column, replace(column, made=(key[1],))))
             rows["no intervention"].append((column, column))
         known = numbers(variant, {own for pairs in rows.values() for _, own in pairs})

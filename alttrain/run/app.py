@@ -34,6 +34,7 @@ from omegaconf import DictConfig
 from alttrain.backbone.source import cache_folder
 from alttrain.config import STAGES, Fault, RunError, preview, register, run_name, spelt_out
 from alttrain.config.overrides import CONFIG_MODULE, PRIMARY
+from alttrain.config.secrets import masked
 from alttrain.config.targets import take_trusted
 from alttrain.records import full_disk
 from alttrain.training.distributed import Leader, follow, follows, verify
@@ -199,7 +200,7 @@ def _app(config: DictConfig) -> None:
         print(error, file=sys.stderr)
         sys.exit(1)
     except Exception:
-        traceback.print_exc()  # Hydra would cut it, and add its advice
+        print(masked(traceback.format_exc()), file=sys.stderr, end="")  # Hydra would cut it, and add its advice
         sys.exit(1)
     if run.stages == ("check",):
         from alttrain.run.stages.check import ready
@@ -230,6 +231,8 @@ def execute(config: DictConfig, reports: bool = True, checked: "Run | None" = No
         run = checked or fitted(run)
         devices, nodes = _processes(run)
         verify(devices, nodes)
+        if "train" in run.stages:
+            run.hardware.check_gpus()
         if follows():
             check(run)
             follow(job, nodes, lambda: _stage("train", run, Session(run)))
@@ -313,7 +316,7 @@ def _logged_to(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        log.debug("%s", RunError(traceback.format_exc()))  # API keys in it are masked
+        log.debug("%s", masked(traceback.format_exc()))
         raise
     finally:
         logging.getLogger().removeHandler(handler)

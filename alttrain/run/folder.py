@@ -40,7 +40,7 @@ def read_by(run: Run, benchmark: Benchmark) -> list[Path]:
     """Return the generations that an intervention reads: of the run without it, and of the run that it names."""
     if benchmark.intervention is None or not benchmark.intervention.reads:
         return []
-    name = evaluation_folder(run, benchmark).name.replace(benchmark.name, benchmark.base, 1)
+    name = evaluation_folder(run, benchmark.plain).name
     folders = [run.folder, *([run.folder.parent / source] if (source := benchmark.intervention.source) else [])]
     return [folder / "evaluation" / name / "generations.jsonl" for folder in folders]
 

@@ -87,7 +87,7 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
         generations += asked
         generated_tokens += asked * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
         for judge in judges_of(run, benchmark).values():
-            calls[f"judge {_judge(judge)}"] += asked * len(getattr(judge, "servers", ())) * len(run.protocol.parts)
+            calls[f"judge {_judge(judge)}"] += asked * len(judge.servers) * len(run.protocol.parts)
         if benchmark.intervention and benchmark.intervention.requests:
             calls[f"attack {benchmark.intervention_name}"] += asked * benchmark.intervention.requests
     hours = None

@@ -1,6 +1,6 @@
 """Progress of long work: a bar on a terminal, else a line every minute, and a note for `alttrain-status`.
 
-Jobs beside each other have lines, since each bar would overwrite the others.
+Parallel jobs print lines, since each bar would overwrite the others.
 """
 
 import logging

@@ -29,6 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alttrain.config import RunError
+from alttrain.config.secrets import masked
 from alttrain.records import DamagedError, clear_unfinished, kept_json, read_json, read_utf8, write_json
 from alttrain.report.escaping import one_line
 from alttrain.run.progress import listeners
@@ -109,7 +110,8 @@ class Log:
             self._write(replace(self._status, state="done", stage="", note=""))
             return
         state: State = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-        self._write(replace(self._status, state=state, error=_last_line(str(error).strip() or type(error).__name__)))
+        said = masked(str(error).strip()) or type(error).__name__
+        self._write(replace(self._status, state=state, error=_last_line(said)))
 
     def _write(self, status: Status) -> None:
         self._status = replace(status, changed=_now())
@@ -203,8 +205,8 @@ def main() -> None:
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again, until Ctrl-C")
     asked = parser.parse_args()
     if not asked.output_dir.is_dir():
-        told = "is not there: no run has begun in it; give the output_dir of your runs"
-        print(f"{asked.output_dir} {told}", file=sys.stderr)
+        fault = "is not there: no run has begun in it; give the output_dir of your runs"
+        print(f"{asked.output_dir} {fault}", file=sys.stderr)
         sys.exit(2)
     found, console = statuses(asked.output_dir), Console()
     if asked.watch is not None:

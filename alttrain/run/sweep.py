@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -26,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alttrain.config import RunError, run_name
 from alttrain.config.overrides import CONFIG_MODULE, applicable, composed, of_training, without_hydra
+from alttrain.config.secrets import masked
 from alttrain.records import Example, alone, read_utf8, write_json, write_text
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
@@ -84,7 +86,7 @@ class Sweep:
         return self.runs[0][0]
 
     def show(self, failed: bool) -> None:
-        """Show the table of all runs. If the sweep failed, name the runs that did not end; each job told its error."""
+        """Show the table of all runs. If the sweep failed, name the runs that did not end; their errors are logged."""
         from alttrain.run.stages.report import show
 
         output_dir, own = self.run.output_dir, {job.run for job in self.jobs}
@@ -116,7 +118,7 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
         return None
     alike: dict[tuple[str, ...], Run] = {}
     planned: dict[tuple[str, ...], Run] = {}  # as `alike`, with the hardware that each training needs
-    here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # otherwise the memory is that of another machine
+    here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # others may use other machines
     faults: dict[str, list[str]] = {}
     rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
     made: list[Job] = []
@@ -139,6 +141,8 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 state = job_state(run)
                 if state != "done":
                     run.hardware.check()  # as fitted
+                    if here:
+                        run.hardware.check_gpus()
                     if here and (loading := MODEL_STAGES & set(run.stages)):
                         refuse_too_large(run, rows[run.data], None, loading)
                 made.append(job_of(run, overrides, state, rows[run.data]))
@@ -205,7 +209,7 @@ def searched(hydra: Any) -> list[str]:
 def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     """Run one job of a sweep, in a separate process if it needs several devices.
 
-    Raises RunError if it fails in any way, or if another job failed and keep_going=false. The error was told then.
+    Raises RunError if it fails in any way, or if another job failed and keep_going=false. The error is logged.
     """
     from alttrain.run.app import execute
 
@@ -225,7 +229,9 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     except Exception as error:  # a library's own, too: of a GPU's memory, of a kernel
         expected = isinstance(error, RunError | ValueError | OSError)
         failure = RunError(str(error) if expected else f"{type(error).__name__}: {error}")
-        log.error("failed    %s: %s", name, failure, exc_info=None if expected else error)
+        log.error("failed    %s: %s", name, failure)
+        if not expected:
+            log.error("%s", masked(traceback.format_exc()))
         if leads:
             write_text(ended, str(failure) or type(error).__name__)
             if not config.keep_going:
@@ -248,8 +254,8 @@ def _run_in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     done = subprocess.run(command, check=False, env={**os.environ, PARENT: str(os.getpid())})
     if done.returncode:
         after = read_status(folder)
-        told = after.error if after and after != before else ""
-        raise RunError(told or f"its process ended with {done.returncode}, and told why")
+        error = after.error if after and after != before else ""
+        raise RunError(error or f"its process ended with {done.returncode}; its output above says why")
 
 
 def job_state(run: Run) -> str:

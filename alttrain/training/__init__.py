@@ -165,12 +165,15 @@ class Hardware:
         return self.strategy == "fsdp" and self.world_size > 1
 
     def check(self) -> None:
-        """Raise ValueError if DeepSpeed is not installed, or this machine has fewer GPUs than `devices`."""
+        """Raise ValueError if DeepSpeed is not installed."""
         deepspeed = self.world_size > 1 and self.strategy.startswith("deepspeed")
         if deepspeed and importlib.util.find_spec("deepspeed") is None:
             raise ValueError(
                 f"trainer.strategy={self.strategy} needs DeepSpeed: pip install 'alttrain[deepspeed]', or choose fsdp"
             )
+
+    def check_gpus(self) -> None:
+        """Raise ValueError if this machine, which is to train, has fewer GPUs than `devices`."""
         count = gpu_count() if self.devices > 1 and self.accelerator != "cpu" else 0
         if 0 < count < self.devices:
             raise ValueError(f"trainer.devices={self.devices}: this machine has {count} GPU{'s' * (count > 1)}")

@@ -152,8 +152,8 @@ def _first_step(last: Path, made_from: str) -> int:
     if not last.exists():
         return 0
     try:
-        with opened(last) as file:
-            found = torch.load(file, weights_only=True, map_location="cpu")
+        with opened(last):  # a regular file; its tensors are read where they are needed, not into memory
+            found = torch.load(last, weights_only=True, map_location="cpu", mmap=True)
         intact = found["checksum"] == _checksum(found)
         if intact and found["made_from"] == made_from:
             return int(found["global_step"])

@@ -16,6 +16,7 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from alttrain.config.secrets import masked
 from alttrain.records import read_losses
 
 log = logging.getLogger(__name__)
@@ -79,9 +80,9 @@ class GuardedLogger(Logger):  # type: ignore[misc]
             log.warning("logger    %s does not end; the run goes on without waiting for it", self._label)
         unsent = list(self._unsent)
         steps, tables = [one for one in unsent if isinstance(one, int)], [one for one in unsent if isinstance(one, str)]
-        told = [f"{len(steps)} rows of numbers, of steps {min(steps)} to {max(steps)}"] if steps else []
-        if told or tables:
-            log.warning("logger    %s did not get %s", self._label, "; ".join([*told, *tables]))
+        parts = [f"{len(steps)} rows of numbers, of steps {min(steps)} to {max(steps)}"] if steps else []
+        if parts or tables:
+            log.warning("logger    %s did not get %s", self._label, "; ".join([*parts, *tables]))
 
     def _put(self, what: str | int, call: Callable[[Any], object]) -> None:
         self._unsent.append(what)
@@ -101,7 +102,7 @@ class GuardedLogger(Logger):  # type: ignore[misc]
                     self._unsent.popleft()
         except Exception as error:  # a logger can raise anything
             self._failed = True
-            said = " ".join(str(error).split()) or type(error).__name__
+            said = masked(" ".join(str(error).split())) or type(error).__name__
             log.warning("logger    %s failed, and the run goes on without it: %s", self._label, said)
 
 

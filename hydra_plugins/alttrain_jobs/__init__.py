@@ -51,7 +51,7 @@ class JobSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Launch the jobs and return their results, by batch. Exits with 1 if one failed; each has told its error."""
+        """Launch the jobs and return their results, by batch. Exits with 1 if one failed; each job logged its error."""
         # Hydra itself adds what the command line sets in its node
         jobs = [[one for one in job if not one.lstrip("+~").startswith("hydra")] for job in self.jobs]
         returns = []
@@ -60,7 +60,9 @@ class JobSweeper(Sweeper):
             for start in range(0, len(jobs), size):
                 returns.append(self.launcher.launch(jobs[start : start + size], initial_job_idx=start))
         except Exception as error:  # the launcher's own, as of a worker that was killed
-            print(f"the launcher stopped: {type(error).__name__}: {error}", file=sys.stderr)
+            from alttrain.config.secrets import masked
+
+            print(masked(f"the launcher stopped: {type(error).__name__}: {error}"), file=sys.stderr)
             sys.exit(1)
         if any(job.status is JobStatus.FAILED for batch in returns for job in batch):
             sys.exit(1)
@@ -108,6 +110,7 @@ class RayLauncher(Launcher):
                 error = ray.get(future)
             except ray.exceptions.RayError as lost:
                 error = f"the worker was lost ({type(lost).__name__})"
+                print(f"failed    {' '.join(overrides)}: {error}", file=sys.stderr)  # the worker could not say it
             made.status = JobStatus.FAILED if error else JobStatus.COMPLETED
             made.return_value = RunError(error) if error else None
             returns.append(made)

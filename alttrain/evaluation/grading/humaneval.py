@@ -55,7 +55,7 @@ class HumanEval(RowJudge):
         prompt, test, entry_point = generation.gold
         code = program(generation.answer, prompt, entry_point)
         try:
-            failure = passes(code, prompt, test, entry_point, self.sandbox)
+            failure = failure_of(code, prompt, test, entry_point, self.sandbox)
         except ValueError as error:
             return Judgement(generation.id, self.name, None, error=f"row {generation.id}: {error}")
         return Judgement(generation.id, self.name, not failure, failure or "passed")
@@ -73,7 +73,7 @@ class HumanEval(RowJudge):
                 context.progress(1)
 
 
-def passes(program: str, prompt: str, test: str, entry_point: str, sandbox: Sandbox) -> str:
+def failure_of(program: str, prompt: str, test: str, entry_point: str, sandbox: Sandbox) -> str:
     """Why a program's function failed its tests, or "" if it passed.
 
     Raises ValueError if prompt or test do not run, and OSError if a sandbox does not start.

@@ -47,7 +47,7 @@ from alttrain.evaluation.judges.judge import (
     RowJudge,
     Says,
     WildGuard,
-    check_goals,
+    check_rows,
     exchange,
     goal_of,
     marked,

@@ -61,7 +61,7 @@ class Judge(Protocol):
     """Judges generations. The text to judge is in `answer`, whichever part of the response it is.
 
     `name` is the judge's name in judgements.jsonl, `says` what True means, and `servers` the addresses that it asks. If
-    it `needs_goal`, every row must have the goal of the attack.
+    it `needs_goal`, every row must have the goal of the attack; if it `needs_gold`, some row must have a gold answer.
     """
 
     @property
@@ -70,6 +70,8 @@ class Judge(Protocol):
     def says(self) -> Says: ...
     @property
     def needs_goal(self) -> bool: ...
+    @property
+    def needs_gold(self) -> bool: ...
     @property
     def servers(self) -> Sequence[str]: ...
 
@@ -83,9 +85,9 @@ class Judge(Protocol):
         """Counts, still empty, of how this judge reads thoughts against the offline parser; None if it reads none."""
 
 
-def check_goals(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
+def check_rows(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
     """Raise ValueError if a judge needs a goal that rows of the benchmark lack, or a gold answer that all lack."""
-    if rows and getattr(judge, "needs_gold", False) and not any(row.gold for row in rows):
+    if rows and judge.needs_gold and not any(row.gold for row in rows):
         raise ValueError(
             f"benchmark {benchmark}: judge {judge.name} compares with a gold answer, and none of {len(rows)} rows has "
             "one; name its column in rows.columns.gold"
@@ -196,6 +198,8 @@ class ModelJudge(ABC):
 
     reads: ClassVar[Literal["answer", "thought"]] = "answer"
     """The field of a generation that is judged. If it is empty, the model is not asked."""
+
+    needs_gold: ClassVar[bool] = False
 
     @property
     def needs_goal(self) -> bool:
@@ -537,6 +541,10 @@ class Majority:
     @property
     def needs_goal(self) -> bool:
         return any(judge.needs_goal for judge in self.judges.values())
+
+    @property
+    def needs_gold(self) -> bool:
+        return any(judge.needs_gold for judge in self.judges.values())
 
     @property
     def servers(self) -> Sequence[str]:

@@ -23,7 +23,7 @@ from alttrain.backbone.source import at_hand, cache_folder, fetch_tokenizer, is_
 from alttrain.config import STAGES, RunError
 from alttrain.config.schema import did_you_mean
 from alttrain.evaluation import Benchmark, Judge
-from alttrain.evaluation.judges import check_goals
+from alttrain.evaluation.judges import check_rows
 from alttrain.evaluation.protocol import KINDS, Measure
 from alttrain.records import Example, Rejected
 from alttrain.rewrite import TeacherContext, lacks_original, render
@@ -89,13 +89,12 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
     for benchmark in run.benchmarks:
         tried(run.protocol.decoding_for, benchmark)
         for where, judge in (tried(judges_due, benchmark) or {}).items():
-            tried(check_goals, judge, benchmark.name, benchmark.examples)
+            tried(check_rows, judge, benchmark.name, benchmark.examples)
             tried(judge.check, where, model_fault)
-    if "generate" in stages:
-        live = {one.intervention_name: one.intervention for one in run.intervened if missing(run, one)}
-        for name, intervention in live.items():
-            if intervention is not None:
-                tried(intervention.check, f"intervention.{name}")
+    due = tried(lambda: [one for one in run.evaluated if missing(run, one)]) or [] if "generate" in stages else []
+    for name, intervention in {one.intervention_name: one.intervention for one in due}.items():
+        if intervention is not None:
+            tried(intervention.check, f"intervention.{name}")
     rewrites = "rewrite" in stages and run.training.trains and not run.rewritten
     writers = {"teacher": structure.teacher, "rewrite.understander": structure.understander} if rewrites else {}
     used = {key: writer for key, writer in writers.items() if writer is not None}
@@ -106,7 +105,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
     trained = (run.folder / "train.json").exists()
     trains = run.training.trains and "train" in stages and not trained
     asks = rewrites and (any(writer.asks_backbone for writer in used.values()) or lacks_originals(run, rows or ()))
-    generates = "generate" in stages and tried(lambda: any(missing(run, one) for one in run.evaluated))
+    generates = bool(due)
     tried(_check_backbone, run, gpu, trains, asks or generates)
     tried(check_protocol, run)
     if asks:
@@ -122,7 +121,6 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
             faults[f"dataset={run.dataset.name}: it selects no rows to train on; raise dataset.amounts"] = None
         tried(_check_targets, run)
         tried(run.hardware.check)
-    if trains or generates:
         tried(refuse_full_disk, [run])
     tried(_refuse_without_gpu, run, gpu)
     tried(check_belongs, run)
@@ -131,7 +129,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
 
 
 def _check_backbone(run: Run, gpu: bool, trains: bool, generates: bool) -> None:
-    """Raise RunError if there are no weights to be had, or the kernels lack their packages or hardware."""
+    """Raise RunError if the weights are not available, or the kernels lack their packages or hardware."""
     source, loads = run.backbone.source, trains
     if is_path(source) and not Path(source).expanduser().is_dir():
         raise RunError(
@@ -228,14 +226,14 @@ def _lacking(run: Run) -> Iterator[str]:
     try:
         check_light(replace(run, stages=tuple(STAGES)), rows)
     except RunError as error:
-        yield from str(error).splitlines()
+        yield from error.faults
     trains = run.training.trains and not (run.folder / "train.json").exists()
     if not trains and not any(missing(run, benchmark) for benchmark in run.evaluated):
         return
     try:
         refuse_too_large(run, rows, None, MODEL_STAGES)
     except RunError as error:
-        yield from str(error).splitlines()
+        yield from error.faults
 
 
 def bound(run: Run, session: Session) -> None:

@@ -42,6 +42,8 @@ Sampled = tuple[Example, int]
 """A prompt and the number of its sample."""
 Name = tuple[str, int]
 """A prompt's id and the number of its sample."""
+NO_ROOM = "the prompt leaves no room for a response in the backbone's context"
+"""The error of a prompt that an intervention made too long. It is not asked again."""
 
 
 def generate(run: Run, session: Session) -> None:
@@ -106,7 +108,7 @@ class Intervened:
 
 def _lacking(run: Run, benchmark: Benchmark) -> str:
     """Return which generations are not there yet that an intervention reads; "" if all are. Refused ones are there."""
-    due = {(row.id, sample) for row, sample in asked(run, replace(benchmark, name=benchmark.base, intervention=None))}
+    due = {(row.id, sample) for row, sample in asked(run, benchmark.plain)}
     for path in read_by(run, benchmark):
         if lacking := len(due - {name for name, _ in records.named_lines(path)}):
             return f"{benchmark.name}: {path} lacks {lacking} of {len(due)} generations, which it is made from"
@@ -136,8 +138,9 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
                 message = intervention.message(benchmark.asked(row), row, given)
                 rows.append(Beginning(**vars(begun), id=row.id, sample=sample, message=message))
         records.write_rows(path, rows)
-        level = logging.INFO if rows else logging.WARNING
-        log.log(level, "generate  %s applies to %d of %d prompts", benchmark.name, len(rows), len(every))
+        level, refused = logging.INFO if rows else logging.WARNING, len(every) - len(own) if intervention.reads else 0
+        note = f"; the server refused {refused} of them without it" if refused else ""
+        log.log(level, "generate  %s applies to %d of %d prompts%s", benchmark.name, len(rows), len(every), note)
     beginnings = {(row.id, row.sample): row for row in records.iterate_rows(path, Beginning)}
     made_from = {f"{READ}{one.parents[2].name}": _hash(one, beginnings) for one in read_by(run, benchmark)}
     known = run.evaluation_fingerprint(benchmark) | made_from
@@ -176,14 +179,16 @@ def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
 
 
 def _answered(path: Path) -> set[Name]:
-    """Return the prompts that were answered. Refused ones do not count."""
+    """Return the prompts that need not be asked again. Refused ones do not count."""
     refused = b'"finish": "error"'  # no text can contain it: JSON escapes quotes in a text
-    return {name for name, line in records.named_lines(path) if refused not in line}
+    no_room = f'"error": "{NO_ROOM}"'.encode()
+    return {name for name, line in records.named_lines(path) if refused not in line or no_room in line}
 
 
 def _refused(path: Path) -> dict[Name, Generation]:
+    """Return the generations that a server refused; they are asked again."""
     rows = records.iterate_rows(path, Generation) if path.exists() else ()
-    return {(row.id, row.sample): row for row in rows if row.finish == "error"}
+    return {(row.id, row.sample): row for row in rows if row.finish == "error" and row.error != NO_ROOM}
 
 
 def _generate(session: Session, engine: Engine, benchmark: Benchmark) -> str:
@@ -225,6 +230,8 @@ def _generate(session: Session, engine: Engine, benchmark: Benchmark) -> str:
     log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, time.monotonic() - started)
     if unanswered:
         return f"{benchmark.name}: {len(unanswered)} of {total} prompts have no answer yet, because {unanswered[0]}"
+    if long := sum(row.error == NO_ROOM for row in records.iterate_rows(path, Generation)):
+        log.warning("generate  %s: %d of %d prompts: %s", benchmark.name, long, len(due), NO_ROOM)
     reasons = [row.error for row in _refused(path).values()]
     if reasons and len(reasons) >= NEARLY_ALL * len(due):
         why = f"{reasons[0]} at {run.generation.base_url}"
@@ -315,7 +322,7 @@ class _Chunk:
                 prompts[number] = prompt
                 left[number] = Failure("the server was given up", final=False)
             else:
-                left[number] = Failure("the prompt leaves no room for a response in the backbone's context", final=True)
+                left[number] = Failure(NO_ROOM, final=True)
         numbers = list(prompts)
         for place, found in self.engine.generate(list(prompts.values()), self.decoding, advance) if prompts else ():
             left.pop(numbers[place], None)

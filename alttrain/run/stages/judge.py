@@ -34,9 +34,9 @@ from alttrain.dataset import contaminated
 from alttrain.dataset.similarity import DEFAULT
 from alttrain.dataset.sources import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeContext, Metric
-from alttrain.evaluation.adherence import Outcomes, assessing, failures, refused
+from alttrain.evaluation.adherence import Outcomes, answer_refused, assessing, failures
 from alttrain.evaluation.agreement import SHOWN, judge_report, read_labels, text_hash
-from alttrain.evaluation.judged import JUDGING, NOT_GENERATED, Judgements, own_name
+from alttrain.evaluation.judged import JUDGING, NOT_GENERATED, TRUE_MEANS, Judgements, own_name, shaping_verdicts
 from alttrain.evaluation.judges import NO_REPLY
 from alttrain.evaluation.judges.judge import Says, request
 from alttrain.evaluation.metrics import Summary, counted
@@ -53,7 +53,6 @@ from alttrain.run.stages.train import writer
 
 DOCUMENTS = ("judgements.jsonl", "adherence.jsonl", "judges.json", "agreement.json", "structure.json")
 """The files that metrics.json is made from and that this stage makes."""
-TRUE_MEANS = "true means"  # the key of a judge's entry in judges.json that has its `says`
 NAME_DIGITS = 6
 OUTCOMES = {"refused": ("refused", "answered"), "unsafe": ("unsafe", "safe"), "correct": ("correct", "wrong")}
 log = logging.getLogger(__name__)
@@ -112,15 +111,16 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
             "judge": name,
             "part": part,
             "counted": counted(benchmark.measure, shown[name][TRUE_MEANS]),
-            "protocol_hash": run.protocol_hash(benchmark, _shaping(shown[name]), part),
+            "protocol_hash": run.protocol_hash(benchmark, shaping_verdicts(shown[name]), part),
         }
         for name, part in judgements.blocks
         if (name, part) != (benchmark.judge.name, run.protocol.judged)
     ]
-    rows = [] if benchmark.intervention else records.read_rows(run.folder / "train.jsonl", Example)  # as without it
+    rows = (
+        [] if benchmark.intervention else records.read_rows(run.folder / "train.jsonl", Example)
+    )  # its prompts are compared for the benchmark without it
     trained = [(row.id, row.prompt) for row in rows]
     contamination = contaminated(trained, {benchmark.name: benchmark.prompts()}, DEFAULT) if trained else []
-    numbers = [asdict(metric) for metric in metrics]
     records.write_sealed(
         folder / JUDGING / "metrics.json",
         {
@@ -132,7 +132,7 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
             "left_out": [asdict(row) for row in benchmark.left_out()],
             "metrics": [
                 {key: None if isinstance(n, float) and math.isnan(n) else n for key, n in number.items()}
-                for number in numbers
+                for number in map(asdict, metrics)
             ],
             "analysis": analysis,
         },
@@ -162,7 +162,7 @@ def _put(folder: Path) -> None:
             (made / name).replace(folder / name)
     hashes = {name: protocol_hash(entry) for name, entry in records.read_json(folder / "judges.json").items()}
     blocks = [(one["judge"], one["part"]) for one in (analysis["decides"], *analysis["others"])]
-    placed = {own_name(judge, part, hashes[judge]) for judge, part in blocks}
+    placed = {own_name(part, hashes[judge]) for judge, part in blocks}
     for path in made.glob("*.jsonl"):
         if path.stem in placed:
             path.unlink()
@@ -187,7 +187,9 @@ def _renamed(
         if means is None and name == decides.get("judge"):
             measure = judged["metrics"][0]["metric"]
             means = next(says for says in SAYS[measure] if counted(measure, says) is decides["counted"])
-        new = next((new for new, config in configured.items() if _shaping(config) == _shaping(entry)), None)
+        new = next(
+            (new for new, config in configured.items() if shaping_verdicts(config) == shaping_verdicts(entry)), None
+        )
         if new is not None:
             if entry.items() <= configured[new].items():
                 names[name] = new
@@ -197,17 +199,11 @@ def _renamed(
                 name,
             )
         else:
-            digest = protocol_hash(_shaping(entry))[:NAME_DIGITS]
+            digest = protocol_hash(shaping_verdicts(entry))[:NAME_DIGITS]
             own = name.removesuffix(f"-{digest}")
             names[name] = f"{own}-{digest}" if own in known else own
             known[names[name]] = entry | {TRUE_MEANS: means}
     return names, known
-
-
-def _shaping(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a judge's entry that shapes its verdicts, without its server's address."""
-    left_out = ("alttrain", TRUE_MEANS)
-    return {k: v for k, v in entry.items() if k not in left_out and k.rpartition(".")[2] != "base_url"}
 
 
 def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
@@ -303,11 +299,10 @@ def _intervention(run: Run, benchmark: Benchmark) -> dict[str, Any]:
     """Return an intervention's name, its settings, and the number of texts that it does not apply to."""
     name = benchmark.intervention_name
     every = len(benchmark.examples) * run.protocol.decoding_for(benchmark).samples
-    plain = replace(benchmark, name=benchmark.base, intervention=None)
     return {
         "name": name,
         "of": benchmark.base,
-        "of_hash": run.protocol_hash(plain),
+        "of_hash": run.protocol_hash(benchmark.plain),
         "left_out": every - len(asked(run, benchmark)),
         "settings": flatten(shaping_of_judge(run.config["intervention"][name])),
     }
@@ -331,7 +326,7 @@ class Counts(Summary):
         """Add one row."""
         super().add(made, judged, found)
         if made.finish != "error":  # what was not generated assesses nothing
-            self._outcomes[found.label, found.assessment, refused(self._judge.says, judged.verdict, found)] += 1
+            self._outcomes[found.label, found.assessment, answer_refused(self._judge.says, judged.verdict, found)] += 1
 
     def analysis(self, part: str) -> dict[str, Any]:
         """Return the analysis for metrics.json. `part` is the judged part.
@@ -405,7 +400,7 @@ def _refuse_unjudged(judgements: Judgements, folder: Path) -> dict[str, Any]:
     unsettled, asked = 0, Counter[str]()
     failed, served = defaultdict[str, list[str]](list), defaultdict[str, set[str]](set)
     for row in records.iterate_rows(judgements.path, Judgement):
-        if row.judge not in judgements.judges:  # not asked
+        if (row.judge, row.part) not in judgements.asked:  # not asked
             continue
         replied = row.verdict is not None or bool(row.raw or row.error)
         asked[row.judge] += replied and not row.error.startswith(NOT_GENERATED)

@@ -105,7 +105,8 @@ def refuse_full_disk(runs: Sequence[Run]) -> None:
     kept, checkpoints = 0, [0]
     for run in {run.folder: run for run in runs}.values():
         shape = shape_known(run)
-        if shape is None or not run.training.trains or (run.folder / "train.json").exists():
+        due = run.training.trains and bool({"check", "train"} & set(run.stages))
+        if shape is None or not due or (run.folder / "train.json").exists():
             continue
         parts = run.adapter.memory(shape, BFLOAT16_BYTES, [0])
         whole = BFLOAT16_BYTES * shape.parameters  # as it is saved, whatever it is trained in

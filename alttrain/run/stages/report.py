@@ -3,6 +3,9 @@
 - metrics.csv, comparisons.csv  every number; every run against the No-train run of its backbone, prompt by prompt
 - structure.csv                 the assessment as a classifier, and the causes of wrong answers
 - categories.csv                attack success by hazard category
+- thoughts.csv                  whether thought and answer agree
+- interventions.csv             each run with an intervention against the same run without it
+- decided.csv                   where in the thought an outcome is decided
 - table.md, tables/, figures/   one row for each run and seed; aggregated over seeds
 - page.html                     everything, with every sample, in one file
 
