@@ -449,8 +449,8 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
             continue
         deciding, known = one.deciding(), list[tuple[Adherence, bool]]()
         for thought in one.thoughts():
-            judged_as = deciding[thought.id, thought.sample].verdict
-            answer = answer_refused(one.decides.says, judged_as, thought)
+            row_of = deciding.get((thought.id, thought.sample))
+            answer = answer_refused(one.decides.says, row_of.verdict, thought) if row_of else None
             known += [(thought, answer)] if answer is not None else []
         decided = [pair for pair in known if pair[0].refuses or pair[0].continuation is not None]
         assessed = [pair for pair in known if pair[0].assessment is not None]
