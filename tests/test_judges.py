@@ -15,6 +15,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from packages import needs
+from stub_server import Say, Serve, Stub
 
 from alttrain.config import instantiate
 from alttrain.config.binding import target_faults
@@ -35,7 +36,7 @@ from alttrain.evaluation.judges import (
     ThreeClass,
     WildGuard,
 )
-from alttrain.evaluation.judges.judge import _first_tokens, exchange
+from alttrain.evaluation.judges.judge import GIVEN_UP, _first_tokens, exchange
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite.teachers import ServerWriter
 
@@ -99,7 +100,7 @@ def guard() -> Any:
 
 
 def context(loaded: Any = None, cache: Path = Path("unused")) -> JudgeContext:
-    return JudgeContext(cache, scorer=None if loaded is None else lambda model, revision, dtype: loaded)
+    return JudgeContext(cache, scorer=None if loaded is None else lambda model, revision, dtype, server: loaded)
 
 
 def prompts(guard: Any) -> list[list[int]]:
@@ -152,8 +153,10 @@ def test_verdict_is_read_after_the_two_newlines_over_the_whole_vocabulary(guard:
 
 def test_writing_on_does_not_depend_on_the_neighbours(guard: Any) -> None:
     asked = prompts(guard)
-    assert guard.write(asked, 6) == [guard.write([ids], 6)[0] for ids in asked]
-    assert guard.write([], 6) == []
+    assert list(guard.write(asked, 6)) == [
+        (number, *text) for number, ids in enumerate(asked) for _, *text in guard.write([ids], 6)
+    ]
+    assert not list(guard.write([], 6))
 
 
 def test_newlines_that_the_template_has_are_not_doubled(guard: Any) -> None:
@@ -201,6 +204,75 @@ def test_judge_without_a_lent_model_says_so() -> None:
         next(LlamaGuard("m").judge(ROWS, context()))
 
 
+# --- the same guard behind a server ---
+
+
+def vllm_says(guard: Any, prompt: str, asked: Mapping[str, Any], most: int = 20) -> Say:
+    """What a server of vLLM answers: the likeliest tokens at a position by id, or a text."""
+    ids = json.loads(prompt)
+    if "logprobs" not in asked:
+        [(_, text)] = guard.write([ids], asked["max_tokens"], not asked["skip_special_tokens"])
+        return Say(body=json.dumps({"choices": [{"text": text, "finish_reason": "stop"}]}).encode())
+    [(_, logs)] = guard.log_probabilities([ids])
+    values, tokens = logs[0].topk(most)
+    told = {f"token_id:{token}": value for token, value in zip(tokens.tolist(), values.tolist(), strict=True)}
+    return Say(body=json.dumps({"choices": [{"text": "x", "logprobs": {"top_logprobs": [told]}}]}).encode())
+
+
+def served(server: Stub, guard: Any, **fields: Any) -> tuple[LlamaGuard, JudgeContext]:
+    from alttrain.generation.scorer import ServedScorer
+
+    settings: list[Any] = []
+
+    def lend(model: str, revision: str | None, dtype: str, asked: Any) -> Any:
+        settings.append(asked)
+        return ServedScorer(asked, guard.tokenizer)
+
+    return LlamaGuard("m", base_url=server.url, **fields), JudgeContext(Path("unused"), scorer=lend)
+
+
+def test_a_served_guard_judges_as_it_does_in_process(guard: Any, serve: Serve) -> None:
+    server = serve(lambda prompt, earlier: vllm_says(guard, prompt, server.requests[-1], len(guard.tokenizer)))
+    judge, lent = served(server, guard, decisive_mass=0.0, concurrency=1)
+    found = sorted(judge.judge(ROWS, lent), key=lambda one: one.id)
+    own = sorted(LlamaGuard("m", decisive_mass=0.0).judge(ROWS, context(guard)), key=lambda one: one.id)
+    assert [(one.id, one.verdict, one.raw) for one in found] == [(one.id, one.verdict, one.raw) for one in own]
+    assert [one.probability for one in found] == pytest.approx([one.probability for one in own], abs=1e-6)
+    assert judge.servers == [server.url]
+
+
+def test_a_token_that_the_server_leaves_out_has_no_probability(guard: Any, serve: Serve) -> None:
+    server = serve(lambda prompt, earlier: vllm_says(guard, prompt, server.requests[-1], 1))
+    judge, lent = served(server, guard, concurrency=1, categories=False)
+    assert {(one.verdict, one.probability) for one in judge.judge(ROWS, lent)} == {(None, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("say", "error"),
+    [
+        (Say(status=500), "no reply: the server answers HTTP 500"),
+        (Say(body=b'{"choices": [{"text": "x", "logprobs": null}]}'), "no reply: the server's answer has no text"),
+        (Say(body=b'{"choices": [{"logprobs": {"top_logprobs": [{"safe": -0.1}]}}]}'), "the server gives no ids"),
+    ],
+)
+def test_a_served_guard_without_an_answer_is_undecided(guard: Any, serve: Serve, say: Say, error: str) -> None:
+    judge, lent = served(serve(lambda prompt, earlier: say), guard)
+    judged = list(judge.judge(ROWS, lent))
+    assert sorted(one.id for one in judged) == sorted(row.id for row in ROWS)
+    assert all(one.verdict is None and one.error.startswith((error, f"{NO_REPLY}{GIVEN_UP}")) for one in judged)
+    assert any(one.error.startswith(error) for one in judged)
+
+
+def test_a_served_guard_is_checked(serve: Serve) -> None:
+    server = serve(lambda prompt, earlier: Say())
+    server.models = ["another"]
+    judge = LlamaGuard("m", base_url=server.url)
+    with pytest.raises(ValueError, match=r"judge.model=m: the server at .* does not offer it; it offers another"):
+        judge.check("judge", lambda model, revision: "not asked")
+    with pytest.raises(ValueError, match=r"judge.base_url='here': expected a URL"):
+        LlamaGuard("m", base_url="here")
+
+
 # --- verdicts from given probabilities ---
 
 
@@ -232,8 +304,10 @@ class Told:
             told = next(words for ending, words in self.probabilities.items() if text.endswith(ending))
             yield number, [told.get(self.words[token], 0.0) for token in tokens]
 
-    def write(self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False) -> list[str]:
-        return [self.written for _ in prompts]
+    def write(
+        self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False
+    ) -> Iterator[tuple[int, str]]:
+        yield from ((number, self.written) for number, _ in enumerate(prompts))
 
 
 @pytest.mark.parametrize(
@@ -495,7 +569,7 @@ def test_a_model_with_attention_sinks_only_writes_and_batches_do_not_change_what
             with torch.inference_mode():
                 ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
         expected.append(loaded.tokenizer.decode(ids[len(prompt) :]))
-    assert loaded.write(asked, 6, special=True) == expected
+    assert [text for _, text in loaded.write(asked, 6, special=True)] == expected
     assert loaded.longest == 512
     with pytest.raises(ValueError, match="this model's probabilities cannot be read"):
         list(loaded.next_token(asked, [1]))

@@ -231,3 +231,26 @@ def servers() -> set[int]:
         if ("vllm serve" in line or "VLLM::" in line) and state != "Z":
             found.add(int(path.parent.name))
     return found
+
+
+def test_a_served_models_probabilities_are_those_of_this_process(
+    session: Session, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    from alttrain.generation.scorer import load_scorer, served_scorer
+
+    folder, asked = session.weights.folder, [prompt.ids for prompt in prompts]
+    own = load_scorer(folder, "float32", "cpu")
+    [(order, logs)] = own.log_probabilities(asked)
+    tokens = sorted({int(token) for token in logs.argmax(-1)})
+    expected = dict(own.next_token(asked, tokens))
+    engine = child(server=Server("http://localhost/v1", "guard"))
+    with engine.start(described(session, None, tmp_path / "server.log")) as started:
+        scorer = served_scorer(started.server, folder)
+        found, written = dict(scorer.next_token(asked, tokens)), dict(scorer.write(asked, 8))
+    assert len(order) == len(found) == PROMPTS
+    for number, masses in expected.items():
+        listed = [(own, its) for own, its in zip(masses, found[number], strict=True) if its]
+        assert listed
+        assert all(its == pytest.approx(own, rel=0.01) for own, its in listed)
+        assert all(own < 0.05 for own, its in zip(masses, found[number], strict=True) if not its)
+    assert sum(written[number] == text for number, text in own.write(asked, 8)) >= PROMPTS - 1

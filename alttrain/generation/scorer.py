@@ -1,10 +1,13 @@
 """Next-token probabilities of many prompts under one causal language model, for judges. Imports torch.
 
-Prompts are packed into rows of up to `group_tokens` tokens, longest first, without padding. Batch composition changes a
-result only through the rounding of matrix products.
+`TokenScorer` computes them in this process. Prompts are packed into rows of up to `group_tokens` tokens, longest first,
+without padding. Batch composition changes a result only through the rounding of matrix products. `ServedScorer` asks a
+server of vLLM for them.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +18,10 @@ from alttrain.backbone.source import Weights
 from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer
 from alttrain.generation.decoder import Decoder
 from alttrain.generation.engine import Decoding, Prompt
+from alttrain.llm import Answer, FailedTry, Failure, Reply, RequestPool, ServerSettings, json_of
 
+MOST_PROBABLE = 20  # tokens whose probability a server gives: vLLM's own limit. Those of less likely tokens count as 0
+TOKEN_ID = "token_id:"  # before a token's id, where vLLM is asked for ids rather than texts
 LLAMA4_CHUNK = 8192  # tokens of Llama 4's attention chunk, which Llama Guard 4's config omits
 
 
@@ -32,17 +38,11 @@ def grouped(rows: Sequence[Sequence[int]], most: int = PREFILL_TOKENS) -> list[l
     return groups
 
 
-class TokenScorer:
-    """Computes next-token probabilities, and generates short texts greedily, with one model and its tokenizer."""
+class JudgePrompts:
+    """Renders and tokenizes what a judge's model is asked. A prompt has at most `longest` tokens."""
 
-    group_tokens, slots = PREFILL_TOKENS, 32
-
-    def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
-        self.model, self.tokenizer, self.device = model, tokenizer, device
-        self._decoder = Decoder(model, tokenizer.eos_token_id, self.slots, device)
-        windows = [model.config.max_position_embeddings]
-        windows += [getattr(model.config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-        self.longest: int = min(window for window in windows if window)
+    def __init__(self, tokenizer: Any, longest: int) -> None:
+        self.tokenizer, self.longest = tokenizer, longest
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         self._special = sorted(special, key=len, reverse=True)
 
@@ -85,6 +85,19 @@ class TokenScorer:
         start, whole = self.encode(before), self.encode(before + answer)
         return whole[len(start)] if whole[: len(start)] == start and len(whole) > len(start) else None
 
+
+class TokenScorer(JudgePrompts):
+    """Computes next-token probabilities, and generates short texts greedily, with one model and its tokenizer."""
+
+    group_tokens, slots = PREFILL_TOKENS, 32
+
+    def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
+        windows = [model.config.max_position_embeddings]
+        windows += [getattr(model.config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+        super().__init__(tokenizer, min(window for window in windows if window))
+        self.model, self.device = model, device
+        self._decoder = Decoder(model, tokenizer.eos_token_id, self.slots, device)
+
     def log_probabilities(self, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Yield (indices of a row's prompts, next-token log-probabilities (prompts, vocabulary) in float32)."""
         for length in map(len, prompts):
@@ -100,10 +113,12 @@ class TokenScorer:
         for group, logs in self.log_probabilities(prompts):
             yield from zip(group, logs[:, list(tokens)].exp().tolist(), strict=True)
 
-    def write(self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False) -> list[str]:
-        """Return the greedy continuation of each prompt. Special tokens are kept if `special` is set."""
+    def write(
+        self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False
+    ) -> Iterator[tuple[int, str]]:
+        """Yield (index of a prompt, its greedy continuation). Special tokens are kept if `special` is set."""
         written = self._decoder.generate([Prompt(ids, "", "") for ids in prompts], Decoding(max_new_tokens))
-        return [self.tokenizer.decode(ids, skip_special_tokens=not special) for ids in written]
+        yield from enumerate(self.tokenizer.decode(ids, skip_special_tokens=not special) for ids in written)
 
 
 class WritingScorer(TokenScorer):
@@ -119,9 +134,11 @@ class WritingScorer(TokenScorer):
     def log_probabilities(self, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
         raise ValueError(f"{self.tokenizer.name_or_path}: this model's probabilities cannot be read, only its text")
 
-    def write(self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False) -> list[str]:
-        """Return the greedy continuation of each prompt, in left-padded batches of `slots` prompts."""
-        written, end = [], self.tokenizer.eos_token_id
+    def write(
+        self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False
+    ) -> Iterator[tuple[int, str]]:
+        """Yield (index of a prompt, its greedy continuation), in left-padded batches of `slots` prompts."""
+        end = self.tokenizer.eos_token_id
         for start in range(0, len(prompts), self.slots):
             batch = prompts[start : start + self.slots]
             width = max(map(len, batch))
@@ -129,10 +146,74 @@ class WritingScorer(TokenScorer):
             mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
             limits = {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": end}
             made = self.model.generate(ids, attention_mask=mask.to(self.device), **limits)
-            for answer in made[:, width:].tolist():
+            for number, answer in enumerate(made[:, width:].tolist(), start):
                 ended = answer.index(end) + 1 if end in answer else len(answer)
-                written.append(self.tokenizer.decode(answer[:ended], skip_special_tokens=not special))
-        return written
+                yield number, self.tokenizer.decode(answer[:ended], skip_special_tokens=not special)
+
+
+class ServedScorer(JudgePrompts):
+    """Asks a server of vLLM. The tokenizer is in this process, and the server receives token ids.
+
+    The server gives the `MOST_PROBABLE` tokens at a position. Its probabilities are over the whole vocabulary. In place
+    of an answer, its failure is yielded; prompts that it was not asked, since it was given up, yield nothing.
+    """
+
+    def __init__(self, server: ServerSettings, tokenizer: Any) -> None:
+        super().__init__(tokenizer, int(tokenizer.model_max_length))
+        self.server = server
+
+    def next_token(
+        self, prompts: Sequence[list[int]], tokens: Sequence[int]
+    ) -> Iterator[tuple[int, list[float] | Failure]]:
+        """Yield (index of a prompt, the probabilities of `tokens` as its next token), in order of arrival."""
+
+        def read(choice: Any) -> _Masses | FailedTry:
+            found = choice["logprobs"]["top_logprobs"][0]
+            if not all(name.startswith(TOKEN_ID) for name in found):
+                return FailedTry("the server gives no ids of likely tokens; vLLM does", "refused")
+            masses = {int(name.removeprefix(TOKEN_ID)): math.exp(log) for name, log in found.items()}
+            return _Masses([masses.get(token, 0.0) for token in tokens])
+
+        asked = {"max_tokens": 1, "logprobs": MOST_PROBABLE, "return_tokens_as_token_ids": True}
+        for number, found in self._answers(prompts, asked, read):
+            yield number, found.of_tokens if isinstance(found, _Masses) else found
+
+    def write(
+        self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False
+    ) -> Iterator[tuple[int, str | Failure]]:
+        """Yield (index of a prompt, its greedy continuation), in order of arrival."""
+        asked = {"max_tokens": max_new_tokens, "skip_special_tokens": not special}
+        for number, found in self._answers(prompts, asked, lambda choice: Reply(choice["text"])):
+            yield number, found.text if isinstance(found, Reply) else found
+
+    def _answers(
+        self, prompts: Sequence[list[int]], asked: Mapping[str, Any], read: Callable[[Any], Answer | FailedTry]
+    ) -> Iterator[tuple[int, Answer | Failure]]:
+        async def send(client: Any, ids: list[int]) -> Any:
+            body = {**asked, "temperature": 0.0, **self.server.extra}
+            return await client.completions.with_raw_response.create(
+                model=self.server.model_name, prompt=ids, extra_body=body
+            )
+
+        def first_choice(body: bytes) -> Answer | FailedTry:
+            try:
+                return read(json_of(body)["choices"][0])
+            except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+                return FailedTry("the server's answer has no text, or no probabilities", "outage")
+
+        requests = ((str(number), ids) for number, ids in enumerate(prompts))
+        for key, found in RequestPool(self.server, requests, send, first_choice).results():
+            yield int(key), found
+
+
+@dataclass(frozen=True)
+class _Masses:
+    of_tokens: list[float]
+
+
+def served_scorer(server: ServerSettings, folder: Path) -> ServedScorer:
+    """Return a scorer that asks a server; the folder has the model's tokenizer."""
+    return ServedScorer(server, load_tokenizer(folder))
 
 
 def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from alttrain.backbone import Backbone, Weights, resolve
 from alttrain.backbone.device import GIB, keep_freed_memory, look
 from alttrain.backbone.memory import CACHE_SHARE, Attention, Quantization
+from alttrain.backbone.source import fetch_tokenizer
 from alttrain.config.identity import shaping_of_engine
 from alttrain.generation import InProcess
 from alttrain.generation.engine import Engine, Model
 from alttrain.generation.in_process import CachedDecoder
+from alttrain.llm import ServerSettings
 from alttrain.run.assembly import Run
 
 if TYPE_CHECKING:
@@ -173,10 +175,12 @@ class Session:
             memory = int(CACHE_SHARE * room)
         return Decoder(model, self.renderer.end_id, generation.slots, self.device, memory)
 
-    def scorer(self, source: str, revision: str | None, dtype: str) -> Any:
-        """Return a judge's model, which stays on the shelf until another model loads."""
-        from alttrain.generation.scorer import load_scorer
+    def scorer(self, source: str, revision: str | None, dtype: str, server: ServerSettings | None = None) -> Any:
+        """Return a judge's model, which stays on the shelf until another model loads, or what asks a server for it."""
+        from alttrain.generation.scorer import load_scorer, served_scorer
 
+        if server is not None:
+            return served_scorer(server, fetch_tokenizer(judge_model(self.run, source, revision)))
         key = ("judge", source, str(revision), dtype)
         if key not in _SHELF:
             clear_shelf()

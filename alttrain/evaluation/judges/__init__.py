@@ -126,8 +126,7 @@ class RubricJudge(ModelJudge):
 
     def _judgement(self, row: Generation, reply: Reply | Failure) -> Judgement:
         if isinstance(reply, Failure):
-            error = reply.reason if reply.final else f"{NO_REPLY}{reply.reason}"
-            return Judgement(row.id, self.name, None, error=error)
+            return self.unanswered(row, reply)
         said, error = _said(reply.text), ""
         try:
             found = self.read(said, row)
