@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: its files and commands work from a folder outside the package."""
+"""The documentation's commands compose, and CONTRIBUTING.md's files work from a folder outside the package."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alttrain.config import preview, register
+from alttrain.config import preview, register, spelt_out
 from alttrain.config.targets import TRUSTED, take_trusted
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Prompt, Written
@@ -17,7 +17,8 @@ from alttrain.records import Example, Generation, Segment
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.stages.judge import _provenance
 
-PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FILES = re.findall(r"^`(mine/[\w./]+)`(?:, further)?:\n\n```\w+\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
 COMMANDS = re.findall(r"^`alttrain (--config-dir=mine .*)`$", PAGE, re.MULTILINE)
 
@@ -94,3 +95,24 @@ def test_an_intervention(run: Run) -> None:
     begun = calm.begin(run.benchmarks[0].examples[0], None, None)
     assert begun.thought == run.benchmarks[0].examples[0].prompt.split()[0]
     assert {one.base for one in run.intervened} == {one.name for one in run.benchmarks}
+
+
+def documented() -> list[str]:
+    """Every command of the README and docs that starts or checks runs, on one line."""
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))]
+    lines = "\n".join(pages).replace("\\\n", " ").splitlines()
+    return [line.split(" #")[0] for line in lines if re.match(r"alttrain (?!--).*=", line)]
+
+
+@pytest.mark.slow
+def test_the_documented_commands_compose(monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    monkeypatch.setenv(TRUSTED, "")
+    commands = documented()
+    assert len(commands) > 20
+    refused = {}
+    for command in commands:
+        overrides = [word for word in take_trusted(shlex.split(command)[1:]) if word != "-m"]
+        if found := preview(spelt_out(overrides))[0]:
+            refused[command] = [str(fault) for fault in found]
+    assert refused == {}

@@ -1,5 +1,6 @@
 """A method is a whole treatment: what a run changes of it, of its protocol and of its benchmarks is known by key."""
 
+from dataclasses import replace
 from importlib import resources
 
 import pytest
@@ -7,7 +8,12 @@ from hydra import compose, initialize_config_module
 
 from alttrain.backbone import FullFineTuning, LoRA
 from alttrain.config import Changes, RunError, changes, identity, register, run_name
+from alttrain.records import Example, Segment
+from alttrain.rewrite import lacks_original
 from alttrain.run.assembly import Run, assemble
+
+NO_SOURCE = {"custom", "demo_alttrain", "demo_without_ha"}
+"""Methods of ours, that follow no published treatment."""
 
 
 def changed(*overrides: str) -> tuple[str, Changes]:
@@ -162,7 +168,17 @@ def test_every_method_is_held_to_its_source() -> None:
     shipped = {
         path.name.removesuffix(".yaml") for path in resources.files("alttrain.conf").joinpath("method").iterdir()
     }
-    assert shipped - set(TREATMENTS) == {"custom", "demo_alttrain", "demo_plain"}
+    assert shipped - set(TREATMENTS) == NO_SOURCE
+
+
+@pytest.mark.parametrize("method", sorted(NO_SOURCE - {"custom"}))
+def test_a_demo_method_trains_on_the_packaged_prompts(method: str) -> None:
+    run = assembled("experiment=demo", f"method={method}", "hydra.mode=RUN")
+    assessment = Segment("assessment", "The request is harmful because people could be hurt.")
+    for row in run.rows:
+        if lacks_original(run.structure, row):
+            row = replace(row, thought=(Segment("reasoning", "One. Two. Three."),), answer="Three.")
+        assert isinstance(run.structure.rewrite(row, 0, assessment), Example)
 
 
 def test_a_recipe_takes_its_batch_by_the_backbone() -> None:
