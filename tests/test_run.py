@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from stub_server import RESET, Serve, right
 
 from alttrain.config import RunError, register
+from alttrain.dataset.sources import embedded_rows
 from alttrain.records import Example, Generation, Judgement, read_metrics, read_rows
 from alttrain.report.results import read_csv
 from alttrain.rewrite import render
@@ -69,6 +70,21 @@ def hashes(folder: Path) -> dict[str, str]:
     """Content of every file of a run but its log, its status and its lock."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in TIMED)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_sample_answers_in_training_change_nothing_that_is_trained(tiny_arguments: list[str]) -> None:
+    arguments = [*tiny_arguments, "stages=[rewrite,train]"]
+    plain = run(arguments)
+    sampled = run([*arguments, "tag=sampled", "trainer.samples_every=3", "logger=none"])
+    weights = "adapter/adapter_model.safetensors"
+    assert (plain / weights).read_bytes() == (sampled / weights).read_bytes()
+    rows = [json.loads(line) for line in (sampled / "logs" / "samples.jsonl").read_text().splitlines()]
+    steps = json.loads((sampled / "train.json").read_text())["steps"]
+    assert [row["step"] for row in rows[::3]] == [1, *range(3, steps + 1, 3)]
+    assert {row["id"] for row in rows} == {row.id for row in embedded_rows("development_benign", 3).examples(None)}
+    assert all(row["text"] for row in rows)
+    assert len({row["text"] for row in rows}) > 3  # the model that is trained answers
+    assert not (plain / "logs" / "samples.jsonl").exists()
 
 
 def test_end_to_end_then_again_without_work(tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,8 @@ class Hardware:
     fit, these are applied in order until it does: `recompute`, one example per pass, sharding over up to
     `most_devices`.
 
+    `samples_every` is the number of steps between sample answers to a few harmless prompts; None writes none.
+
     `compiled` compiles each layer for training ("auto": on CUDA; "on" needs a GPU). `recompute` is activation
     checkpointing: a third more computation, for rows several times as long in the same memory.
     """
@@ -151,6 +153,7 @@ class Hardware:
     recompute: bool = False
     threads: Annotated[int, Gt(0), Le(1024)] | None = None
     log_every: Annotated[int, Gt(0)] = 10
+    samples_every: Annotated[int, Gt(0)] | None = None
     memory_gib: Annotated[float, Gt(0)] | None = None
     most_devices: Annotated[int, Gt(0)] = 1
 
@@ -165,7 +168,12 @@ class Hardware:
         return self.strategy == "fsdp" and self.world_size > 1
 
     def check(self) -> None:
-        """Raise ValueError if DeepSpeed is not installed."""
+        """Raise ValueError if DeepSpeed is not installed, or if sample answers need weights that are sharded."""
+        if self.samples_every and self.world_size > 1 and self.strategy != "ddp":
+            raise ValueError(
+                f"trainer.samples_every={self.samples_every}: no device has all weights with "
+                f"trainer.strategy={self.strategy}; accepted: null there, or strategy=ddp"
+            )
         deepspeed = self.world_size > 1 and self.strategy.startswith("deepspeed")
         if deepspeed and importlib.util.find_spec("deepspeed") is None:
             raise ValueError(

@@ -86,6 +86,20 @@ class _FirstStep(pl.Callback):  # type: ignore[misc]
                 logger.log_metrics(numbers | {"epoch": trainer.current_epoch}, 0)
 
 
+class _Samples(pl.Callback):  # type: ignore[misc]
+    """Calls `write` with the step after the first step and every `every` steps, with the model in evaluation mode."""
+
+    def __init__(self, every: int, write: Callable[[int], None]) -> None:
+        self.every, self.write, self.step = every, write, 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *unused: Any) -> None:
+        step, self.step = self.step, trainer.global_step
+        if trainer.is_global_zero and self.step > step and (self.step == 1 or self.step % self.every == 0):
+            module.eval()
+            self.write(self.step)
+            module.train()
+
+
 class _Progress(pl.Callback):  # type: ignore[misc]
     """Advances a progress bar by each step, with loss, tokens per second and memory."""
 
@@ -210,12 +224,14 @@ def fit(
     loggers: Sequence[Logger],
     bfloat16: bool,
     bar: Callable[[str, int, int], Any] | None = None,
+    samples: Callable[[int], None] | None = None,
 ) -> Trained:
     """Train in place the weights of `model` that require gradients, resuming from the last checkpoint if there is one.
 
     With `bfloat16`, a model with float32 weights trains in mixed precision. Raises ValueError if loss, gradients or
     weights are not finite, and KeyboardInterrupt if the training is stopped. A training whose losses end higher than
     they began is recorded as diverged, with a warning. `bar` opens a progress bar, given label, total and steps done.
+    `samples` is called with the step, every `hardware.samples_every` steps.
     """
     on_cuda = look(hardware.accelerator).name != "cpu"
     compiled = on_cuda if hardware.compiled == "auto" else hardware.compiled == "on"
@@ -249,6 +265,8 @@ def fit(
         enable_version_counter=False,  # otherwise a run whose folder was moved would start a second file
     )
     callbacks = [checkpoints, _StopAfterStep(last), *([] if start else [_FirstStep()])]
+    if samples and hardware.samples_every:
+        callbacks.append(_Samples(hardware.samples_every, samples))
     plugins = [environment()]
     if not deepspeed:
         plugins.append(_AtomicCheckpoints(made_from))

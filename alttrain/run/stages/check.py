@@ -121,6 +121,9 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
             faults[f"dataset={run.dataset.name}: it selects no rows to train on; raise dataset.amounts"] = None
         tried(_check_targets, run)
         tried(run.hardware.check)
+        if run.hardware.samples_every and run.backbone.attention != "packed":
+            fault = f"trainer.samples_every={run.hardware.samples_every} needs backbone.attention=packed, or null"
+            faults[f"{fault}; found {run.backbone.attention}"] = None
         tried(refuse_full_disk, [run])
     tried(_refuse_without_gpu, run, gpu)
     tried(check_belongs, run)

@@ -7,11 +7,24 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from alttrain import tokenization
 from alttrain.config import RunError
-from alttrain.records import DamagedError, Example, Rewritten, Trained, checksum, read_if_there, read_rows, write_sealed
+from alttrain.dataset.sources import embedded_rows
+from alttrain.generation.engine import Decoding, Prompt
+from alttrain.records import (
+    DamagedError,
+    Example,
+    Rewritten,
+    Trained,
+    append,
+    checksum,
+    read_if_there,
+    read_rows,
+    write_sealed,
+)
 from alttrain.report.card import card
 from alttrain.run.assembly import Run
 from alttrain.run.folder import BEGUN
@@ -22,6 +35,9 @@ from alttrain.training.distributed import follows
 
 log = logging.getLogger(__name__)
 
+SAMPLES = 3
+SAMPLED = Decoding(256)
+"""How many prompts a model in training answers, and how: greedily, with at most so many tokens."""
 FILES = (
     *("train.jsonl", "adapter/adapter_config.json", "model/config.json"),
     *("adapter/*.safetensors", "model/*.safetensors"),
@@ -80,7 +96,8 @@ def train(run: Run, session: Session) -> None:
     log.info("train     %d examples, %d steps, %s", len(sequences), recipe.steps(len(sequences)), precision)
     with open_loggers(run, "training") as loggers:
         shown = None if follows() else bar
-        trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, shown)
+        samples = partial(_sample, run, session, model, loggers) if run.hardware.samples_every else None
+        trained = fit(model, sequences, recipe, run.hardware, run.seed, run.folder, loggers, bfloat16, shown, samples)
         if not trained.leads:
             return
         record = trained.record | {"left_out_too_long": too_long}
@@ -94,6 +111,31 @@ def train(run: Run, session: Session) -> None:
     log.info("train     %d steps in %.0f s, loss %s", record["steps"], record["seconds"], record["final_loss"])
     del model
     free()
+
+
+def _sample(run: Run, session: Session, model: Any, loggers: Sequence[Any], step: int) -> None:
+    """Let the model in training answer a few harmless prompts greedily, and log what it writes.
+
+    logs/samples.jsonl gets a row for each prompt. A resumed training may write a step's rows again.
+    """
+    from alttrain.generation.decoder import Decoder
+    from alttrain.training.module import causal_lm
+
+    renderer = session.renderer
+    rows = embedded_rows("development_benign", SAMPLES).examples(None)
+    texts = [renderer.prompt_text(row.prompt, run.training.thought) for row in rows]
+    prompts = [Prompt(renderer.encode(text), text, row.id) for text, row in zip(texts, rows, strict=True)]
+    written = Decoder(causal_lm(model), renderer.end_id, SAMPLES, session.device).generate(prompts, SAMPLED)
+    found = [
+        {"step": step, "id": row.id, "prompt": row.prompt, "text": renderer.decode(ids)}
+        for row, ids in zip(rows, written, strict=True)
+    ]
+    path = run.folder / "logs" / "samples.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    append(path, "".join(f"{json.dumps(row)}\n" for row in found).encode())
+    if run.texts != "none":
+        for logger in loggers:
+            logger.log_table("training", list(found[0]), [list(row.values()) for row in found])
 
 
 def tokenized(
