@@ -530,14 +530,19 @@ def test_open_keys_need_no_plus_and_quick_is_a_limit_with_a_tag() -> None:
     assert spelt_out(["quick=false"]) == []
 
 
-def test_a_second_opinion_is_added_by_a_key() -> None:
-    """As conf/judge/helpfulness.yaml says: the option is mounted under a key, where a list is accepted too."""
+LISTED = "[{_target_: alttrain.evaluation.RefusalJudge, name: helpfulness}]"
+
+
+@pytest.mark.parametrize("how", ["+judge@{key}.0=helpfulness", "+{key}=" + LISTED], ids=["a key", "a list"])
+def test_a_second_opinion_is_added_by_a_key_or_as_a_list(how: str) -> None:
+    """As conf/judge/helpfulness.yaml says: the option is mounted under a key. Either way it is a mapping afterwards."""
     key = "protocol.second_opinions.over_refusal_rate"
-    run = assemble(composed([f"+judge@{key}.0=helpfulness"]))
+    run = assemble(composed([how.format(key=key)]))
     (benchmark,) = (one for one in run.benchmarks if one.name == "embedded_benign")
     found = {where: (judge.name, judge.says) for where, judge in judges_of(run, benchmark).items()}
     assert found == {
         "protocol.judges.over_refusal_rate": ("refusal", "refused"),
         f"{key}.0": ("helpfulness", "refused"),
     }
+    assert list(run.config["protocol"]["second_opinions"]["over_refusal_rate"]) == ["0"]
     assert set(_provenance(run, benchmark)["judges"]) == {"refusal", "helpfulness"}

@@ -149,6 +149,10 @@ def assemble(config: DictConfig) -> Run:
         raise RunError("\n".join(["this config cannot run:", *(f"  {fault}" for fault in found)]))
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
+    opinions = plain["protocol"].get("second_opinions", {})
+    for measure, judges in opinions.items():  # a list is taken too
+        if isinstance(judges, list):
+            opinions[measure] = {str(number): judge for number, judge in enumerate(judges)}
 
     def part(key: str) -> Any:
         node = functools.reduce(lambda node, name: node[name], key.split("."), plain)
