@@ -533,11 +533,11 @@ def test_open_keys_need_no_plus_and_quick_is_a_limit_with_a_tag() -> None:
 LISTED = "[{_target_: alttrain.evaluation.RefusalJudge, name: helpfulness}]"
 
 
-@pytest.mark.parametrize("how", ["+judge@{key}.0=helpfulness", "+{key}=" + LISTED], ids=["a key", "a list"])
+@pytest.mark.parametrize("how", ["+judge@KEY.0=helpfulness", f"+KEY={LISTED}"], ids=["a key", "a list"])
 def test_a_second_opinion_is_added_by_a_key_or_as_a_list(how: str) -> None:
     """As conf/judge/helpfulness.yaml says: the option is mounted under a key. Either way it is a mapping afterwards."""
     key = "protocol.second_opinions.over_refusal_rate"
-    run = assemble(composed([how.format(key=key)]))
+    run = assemble(composed([how.replace("KEY", key)]))
     (benchmark,) = (one for one in run.benchmarks if one.name == "embedded_benign")
     found = {where: (judge.name, judge.says) for where, judge in judges_of(run, benchmark).items()}
     assert found == {
