@@ -90,7 +90,6 @@ class Judgements:
         self.rows = len(self._hashes)
         self.blocks: list[tuple[str, str]] = list(self.asked)
         self._there = {block: bytearray(self.rows) for block in self.blocks}
-        self._present: dict[tuple[str, str], bytearray] = {}  # those of `_there` in the present judgements.jsonl
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
 
     def find(self) -> None:
@@ -100,9 +99,7 @@ class Judgements:
         """
         self.path.parent.mkdir(exist_ok=True)
         repair_rows(self._before)
-        for row in self._judged_before():
-            self._takes(row)
-        self._present = {block: bytearray(there) for block, there in self._there.items()}
+        self._taken = bytearray(self._takes(row) for row in self._judged_before())
         for judge, part in self.asked:
             path = self._own(judge, part)
             repair_rows(path)
@@ -119,8 +116,9 @@ class Judgements:
                 yield replace(row, judge=self._names[row.judge])
 
     def _takes(self, row: Judgement) -> bool:
-        place, block = self._place(row), (row.judge, row.part)
-        if place is None:
+        """Whether a row is of a text that is still there, the first such row, and settled if its judge is asked."""
+        place, block = self._places.get((row.id, row.sample)), (row.judge, row.part)
+        if place is None or row.hash != self._hashes[place]:
             return False
         there = self._there.setdefault(block, bytearray(self.rows))
         if there[place]:
@@ -130,11 +128,6 @@ class Judgements:
             return False
         there[place] = 1
         return True
-
-    def _place(self, row: Judgement) -> int | None:
-        """The number of the row's generation; None if its text is another one now."""
-        place = self._places.get((row.id, row.sample))
-        return place if place is not None and row.hash == self._hashes[place] else None
 
     def unsettled(self, row: Judgement) -> bool:
         """Whether a row has no verdict because of a server, so that the text should be judged again."""
@@ -184,7 +177,7 @@ class Judgements:
         Verdicts of other judges that do not cover all generations, since texts changed, are put into their own files,
         until these judges are asked again.
         """
-        for block in [block for block in self._present if block not in self._starts and any(self._present[block])]:
+        for block in [block for block, there in self._there.items() if block not in self._starts and any(there)]:
             append_rows(self._own(*block), self._still_valid({block}))
             log.warning("%s did not judge every text; its verdicts are kept in %s", block[0], self._own(*block))
         new = (iterate_rows(path, Judgement) for path in (self._own(*block) for block in self.asked) if path.exists())
@@ -198,11 +191,9 @@ class Judgements:
         return self.path.with_name(own_name(part, self.entries[judge]))
 
     def _still_valid(self, blocks: Collection[tuple[str, str]]) -> Iterator[Judgement]:
-        """The rows of the present judgements.jsonl, of these blocks, that `find` took, each once."""
-        for row in self._judged_before():
-            place, block = self._place(row), (row.judge, row.part)
-            if block in blocks and place is not None and self._present[block][place]:
-                self._present[block][place] = 0
+        """The rows of the present judgements.jsonl, of these blocks, that `find` took."""
+        for taken, row in zip(self._taken, self._judged_before(), strict=True):
+            if taken and (row.judge, row.part) in blocks:
                 yield row
 
     def of(self, judge: str, part: str) -> Iterator[Judgement]:
