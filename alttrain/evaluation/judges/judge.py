@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from alttrain.records import Example, Generation, Judgement
 
 if TYPE_CHECKING:
-    from alttrain.evaluation.judges.structure import StructureAgreement
     from alttrain.generation.scorer import TokenScorer
 
 NO_REPLY = "no reply: "  # prefix of a judgement's error if the server failed; the next run asks again
@@ -67,9 +66,6 @@ class Judge(Protocol):
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Yield one judgement for each generation, in any order, as they become available. Ids differ."""
-
-    def agreement(self) -> "StructureAgreement | None":
-        """Counts, still empty, of how this judge reads thoughts against the offline parser; None if it reads none."""
 
 
 def check_rows(judge: Judge, benchmark: str, rows: Sequence[Example]) -> None:
@@ -134,9 +130,6 @@ class RowJudge(ABC):
     def check(self, where: str, model_fault: ModelFault) -> None:
         return
 
-    def agreement(self) -> None:
-        return None
-
     @abstractmethod
     def __call__(self, generation: Generation) -> Judgement:
         """Judge one generation."""
@@ -163,9 +156,6 @@ class ModelJudge(ABC):
     @property
     def needs_goal(self) -> bool:
         return self.against == "goal"
-
-    def agreement(self) -> "StructureAgreement | None":
-        return None
 
     @abstractmethod
     def ask(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:

@@ -56,9 +56,6 @@ class Majority:
         for key, judge in self.judges.items():
             judge.check(f"{where}.judges.{key}", model_fault)
 
-    def agreement(self) -> None:
-        return None
-
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         """Run the judges one after the other; verdicts are yielded while the last one runs."""
         inner = replace(context, progress=lambda count: None)

@@ -80,10 +80,6 @@ Reply with one JSON object and nothing else, in this form:
         refused = {"refuse": True, "answer": False, "none": None}[found["decision"]]
         return Judgement(generation.id, self.name, refused, json.dumps(found))
 
-    def agreement(self) -> "StructureAgreement":
-        """Counts, still empty, of what this judge and the offline parser say."""
-        return StructureAgreement()
-
 
 class StructureAgreement:
     """Counts, by field, what the judge and the parser say about the same thoughts."""

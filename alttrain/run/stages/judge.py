@@ -42,7 +42,7 @@ from alttrain.evaluation.judged import (
     renamed,
     shaping_verdicts,
 )
-from alttrain.evaluation.judges import NO_REPLY, request
+from alttrain.evaluation.judges import NO_REPLY, Structure, StructureAgreement, request
 from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.llm import NEARLY_ALL
 from alttrain.records import DamagedError, Example, Generation, Judgement
@@ -281,12 +281,16 @@ def _refuse_unjudged(judgements: Judgements) -> dict[str, Any]:
 
 
 def _summarise(benchmark: Benchmark, judgements: Judgements) -> Summaries:
-    """Write adherence.jsonl and, with a judge that reads thoughts, structure.json. Returns all summaries."""
+    """Write adherence.jsonl and, with a judge of structure, structure.json. Returns all summaries."""
     made, decides = judgements.path.parent, judgements.blocks[0]
     summaries = {
         block: Summary(benchmark.measure, judgements.entries[block[0]][TRUE_MEANS]) for block in judgements.blocks
     }
-    readers = {(name, decides[1]): own for name, judge in judgements.judges.items() if (own := judge.agreement())}
+    readers = {
+        (name, decides[1]): StructureAgreement()
+        for name, judge in judgements.judges.items()
+        if isinstance(judge, Structure)
+    }
     tells = benchmark.judge.says == "refused" and decides[1] == "answer"
 
     def adherence() -> Iterator[Adherence]:
