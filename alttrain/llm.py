@@ -114,6 +114,9 @@ class ServerSettings:
                 raise ValueError(f"{where}.{name}={model}: the server at {root} does not offer it; it offers {named}")
 
 
+# --- requests ---
+
+
 @dataclass(frozen=True)
 class Failure:
     """A request without a usable answer. If `final`, the request is the cause; otherwise the server's state is."""
@@ -325,6 +328,9 @@ def _words(body: object, prompt: str, key: str) -> str:
     flat = " ".join(prompt.split())
     repeats = any(line[at : at + REPEATED] in flat for at in range(max(0, len(line) - REPEATED + 1)))
     return "" if repeats or (flat and flat in line) else line
+
+
+# --- replies ---
 
 
 @dataclass(frozen=True)

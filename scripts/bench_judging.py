@@ -60,7 +60,7 @@ def generations(count: int, samples: int = 1) -> Iterator[Generation]:
 
 
 def judged(folder: Path) -> Judgements:
-    judgements = Judgements(folder, {JUDGE: RefusalJudge()}, ["answer"], {}, {JUDGE: "bench"})
+    judgements = Judgements(folder, {JUDGE: RefusalJudge()}, ["answer"], {JUDGE: {}}, {})
     judgements.find()
     return judgements
 
@@ -86,7 +86,7 @@ def summarise(folder: Path) -> int:
     for row, verdict, thought in zip(rows, judgements.of(JUDGE, "answer"), found, strict=True):
         summary.add(row, verdict, thought)
     summary.metrics()
-    summary.tokens(("refused", "answered"))
+    summary.tokens()
     return judgements.rows
 
 

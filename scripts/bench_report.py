@@ -19,12 +19,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from alttrain.evaluation import Adherence, Summary
 from alttrain.records import Generation, Judgement, write_json, write_rows
-from alttrain.run.stages.judge import Counts
 
 BACKBONES = ("r1_llama_8b", "r1_qwen_7b", "r1_qwen_32b", "s1_14b")
 METHODS = {
@@ -118,16 +116,15 @@ def write_evaluation(
     write_rows(folder / "generations.jsonl", generations)
     write_rows(folder / "judgements.jsonl", verdicts)
     write_rows(folder / "adherence.jsonl", adherence)
-    like: Any = SimpleNamespace(judge=SimpleNamespace(name="judge", says=says), measure=measure)
-    summary, counts = Summary(measure, says), Counts(like)
+    summary = Summary(measure, says)
     for row in zip(generations, verdicts, adherence, strict=True):
         summary.add(*row)
-        counts.add(*row)
+    decides = {"judge": "judge", "part": "answer", "counted": summary.counting}
     provenance = {"measure": measure, "judges": {"judge": {}}, "protocol": "alttrain"}
     provenance |= {"protocol_hash": f"{hash_of(benchmark):012x}", "tables": APART.get(benchmark, ["main"])}
     metrics = [{k: None if v != v else v for k, v in asdict(metric).items()} for metric in summary.metrics()]
     found = {"benchmark": benchmark, "provenance": provenance, "metrics": metrics}
-    write_json(folder / "metrics.json", {**found, "analysis": counts.analysis("answer")})
+    write_json(folder / "metrics.json", {**found, "analysis": {"decides": decides, **summary.analysis()}})
 
 
 def hash_of(name: str) -> int:

@@ -3,19 +3,17 @@
 import json
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 
-from alttrain.evaluation import Adherence
+from alttrain.evaluation import Adherence, Summary
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Generation, Judgement, Label, write_rows
 from alttrain.report.estimates import comparisons
 from alttrain.report.results import evaluations
 from alttrain.report.tables import tables
 from alttrain.report.variants import variants
-from alttrain.run.stages.judge import Counts
 
 VARIED = ["ablation_structure", "teacher_swap", "data_size", "benign_amount"]
 METHODS: dict[str, tuple[str, int, list[str]]] = {
@@ -135,8 +133,7 @@ def judge_benchmark(
     metrics = [{"metric": measure, "value": value, "low": low, "high": high, **counts}]
     metrics.append({"metric": "adherence_rate", "value": 1.0, "low": 0.9, "high": 1.0, **counts})
     says = {"harmful_rate": "unsafe", "over_refusal_rate": "refused"}.get(measure, "correct")
-    like: Any = SimpleNamespace(judge=SimpleNamespace(name="judge", says=says), measure=measure)
-    analysed = Counts(like)
+    analysed = Summary(measure, says)  # type: ignore[arg-type]
     for made, verdict, row in zip(rows, judged, found, strict=True):
         analysed.add(made, verdict, row)
     record = {
@@ -150,6 +147,9 @@ def judge_benchmark(
             "means": means or {},
         },
         "metrics": metrics,
-        "analysis": analysed.analysis("answer"),
+        "analysis": {
+            "decides": {"judge": "judge", "part": "answer", "counted": analysed.counting},
+            **analysed.analysis(),
+        },
     }
     (folder / "metrics.json").write_text(json.dumps(record))

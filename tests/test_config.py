@@ -18,7 +18,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alttrain.config import STAGES, Fault, differences, faults, flatten, preview, register, run_name, spelt_out
+from alttrain.config import (
+    STAGES,
+    Fault,
+    RunError,
+    differences,
+    faults,
+    flatten,
+    preview,
+    register,
+    run_name,
+    spelt_out,
+)
 from alttrain.config.schema import TEXTS
 from alttrain.records import Texts
 from alttrain.run.assembly import assemble
@@ -530,14 +541,32 @@ def test_open_keys_need_no_plus_and_quick_is_a_limit_with_a_tag() -> None:
     assert spelt_out(["quick=false"]) == []
 
 
-def test_a_second_opinion_is_added_by_a_key() -> None:
-    """As conf/judge/helpfulness.yaml says: the option is mounted under a key, where a list is accepted too."""
+LISTED = "[{_target_: alttrain.evaluation.RefusalJudge, name: helpfulness}]"
+
+
+@pytest.mark.parametrize("how", ["+judge@KEY.0=helpfulness", f"+KEY={LISTED}"], ids=["a key", "a list"])
+def test_a_second_opinion_is_added_by_a_key_or_as_a_list(how: str) -> None:
+    """As conf/judge/helpfulness.yaml says: the option is mounted under a key. Either way it is a mapping afterwards."""
     key = "protocol.second_opinions.over_refusal_rate"
-    run = assemble(composed([f"+judge@{key}.0=helpfulness"]))
+    run = assemble(composed([how.replace("KEY", key)]))
     (benchmark,) = (one for one in run.benchmarks if one.name == "embedded_benign")
     found = {where: (judge.name, judge.says) for where, judge in judges_of(run, benchmark).items()}
     assert found == {
         "protocol.judges.over_refusal_rate": ("refusal", "refused"),
         f"{key}.0": ("helpfulness", "refused"),
     }
+    assert list(run.config["protocol"]["second_opinions"]["over_refusal_rate"]) == ["0"]
     assert set(_provenance(run, benchmark)["judges"]) == {"refusal", "helpfulness"}
+
+
+def test_a_second_opinion_that_is_no_judge_is_named() -> None:
+    key = "protocol.second_opinions"
+    wrong = {
+        "{harmful_rate: 3}": "harmful_rate=3: expected a list of judges, or judges by keys",
+        "{accuracy: [x]}": r"accuracy=\['x'\]: expected a list of judges, or judges by keys",
+        "{harmful: []}": "harmful: there is no such measure; accepted: harmful_rate, over_refusal_rate, accuracy",
+    }
+    for given, told in wrong.items():
+        with pytest.raises(RunError, match=rf"^{key}\.{told}"):
+            assemble(composed([f"++{key}={given}"]))
+    assert assemble(composed([f"++{key}={{harmful_rate: null}}"])).protocol.second_opinions == {"harmful_rate": {}}

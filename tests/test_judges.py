@@ -36,7 +36,8 @@ from alttrain.evaluation.judges import (
     ThreeClass,
     WildGuard,
 )
-from alttrain.evaluation.judges.judge import GIVEN_UP, _first_tokens, exchange
+from alttrain.evaluation.judges.guards import _first_tokens
+from alttrain.evaluation.judges.judge import GIVEN_UP, exchange
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite.teachers import ServerWriter
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from alttrain.evaluation import Adherence, Metric, RefusalJudge, Summary
 from alttrain.evaluation.statistics import Estimate, mean_by_item, rate_by_item, wilson
 from alttrain.records import Generation, Judgement, read_rows, write_rows
-from alttrain.run.stages.judge import Counts
 
 U, HARMFUL, HARMLESS = "The user wants bread.", "This request is harmful.", "This request is harmless."
 STOP, ON = "I must refuse.", "Flour first."
@@ -184,7 +182,7 @@ def test_judgements_of_other_generations_are_refused() -> None:
 def test_tokens_by_outcome() -> None:
     """Rows that the cap cut are truncated whatever the verdict."""
     summary = summary_of("harmful_rate", GENERATIONS, judged(False, True, False, True, None))
-    found = summary.tokens(("refused", "answered"))
+    found = summary.tokens()
     assert [(use["outcome"], use["n"]) for use in found] == [
         ("all", 5),
         ("refused", 1),
@@ -199,12 +197,12 @@ def test_tokens_by_outcome() -> None:
 def test_rows_that_were_not_generated_used_no_tokens() -> None:
     failed = replace(GENERATIONS[0], finish="error", thought_tokens=0, answer_tokens=0)
     found = summary_of("harmful_rate", [failed, *GENERATIONS[1:]], judged(None, True, False, True, True))
-    every, *_ = found.tokens(("refused", "answered"))
+    every, *_ = found.tokens()
     assert (every["outcome"], every["n"]) == ("all", 4)
 
 
-def test_outcomes_are_named_by_the_caller_and_undecided_is_one() -> None:
-    found = summary_of("accuracy", GENERATIONS[:3], judged(True, None, False)).tokens(("correct", "wrong"))
+def test_outcomes_are_named_by_what_the_judge_says_and_undecided_is_one() -> None:
+    found = summary_of("accuracy", GENERATIONS[:3], judged(True, None, False), says="correct").tokens()
     assert [use["outcome"] for use in found] == ["all", "correct", "wrong", "undecided"]
 
 
@@ -236,8 +234,7 @@ def test_a_score_below_zero_is_refused_by_its_judge_and_row() -> None:
 
 
 def test_what_was_not_generated_is_in_no_count_of_assessments() -> None:
-    benchmark: Any = SimpleNamespace(judge=SimpleNamespace(name="refusal", says="refused"), measure="harmful_rate")
-    counts = Counts(benchmark)
+    summary = Summary("harmful_rate")
     made = generation("a", "", "", label="harmful", finish="error")
-    counts.add(made, Judgement("a", "refusal", None), Adherence.of(made, None))
-    assert set(counts.analysis("answer")["assessing"].values()) == {0}
+    summary.add(made, Judgement("a", "refusal", None), Adherence.of(made, None))
+    assert set(summary.analysis()["assessing"].values()) == {0}

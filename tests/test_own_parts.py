@@ -76,9 +76,6 @@ class Mentions:
     def check(self, where, model_fault):
         return
 
-    def agreement(self):
-        return None
-
     def judge(self, generations, context):
         for row in generations:
             context.progress(1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from alttrain.evaluation import JudgeContext, RefusalJudge, judged
-from alttrain.evaluation.judged import Judgements
+from alttrain.evaluation.judged import Judgements, own_name
 from alttrain.evaluation.judges.judge import GIVEN_UP, NO_REPLY
 from alttrain.records import Generation, Judgement, read_rows, write_rows
 
@@ -37,8 +37,9 @@ def made(count: int, samples: int = 1) -> list[Generation]:
 def judgements(folder: Path, rows: Sequence[Generation]) -> Judgements:
     if not (folder / "generations.jsonl").exists():
         write_rows(folder / "generations.jsonl", rows)
-    names, hashes = {"refusal": "refusal"}, {"refusal": "h"}
-    return Judgements(folder, {"refusal": RefusalJudge()}, ["answer", "thought"], names, hashes)
+    return Judgements(
+        folder, {"refusal": RefusalJudge()}, ["answer", "thought"], {"refusal": {}}, {"refusal": "refusal"}
+    )
 
 
 def finish(made: Judgements, folder: Path) -> bytes:
@@ -65,7 +66,7 @@ def test_batches_and_interruptions_leave_the_same_file(
     random.Random(1).shuffle(lines)
     again = judgements(torn, rows)
     again.path.parent.mkdir()
-    own = again.path.parent / "answer-h.jsonl"
+    own = again.path.parent / own_name("answer", {})
     own.write_bytes(b"".join(lines[:50]) + lines[3] + lines[50][:20])  # one twice, and one torn
     (torn / "judgements.jsonl").write_bytes(b"".join(lines[40:70]) + lines[45] + lines[70][:20])
     again.find()
@@ -88,12 +89,12 @@ def test_a_server_that_is_given_up_is_not_asked_batch_after_batch(
     monkeypatch.setattr(judged, "JUDGED", 10)
     rows = [replace(row, finish="stop") for row in made(35)]
     write_rows(tmp_path / "generations.jsonl", rows)
-    told = Judgements(tmp_path, {"dead": Dead()}, ["answer"], {}, {"dead": "h"})  # type: ignore[dict-item]
+    told = Judgements(tmp_path, {"dead": Dead()}, ["answer"], {"dead": {}}, {})  # type: ignore[dict-item]
     told.find()
     told.make("dead", "answer", JudgeContext(tmp_path))
     assert asked == [10]
-    assert len(read_rows(tmp_path / "judging" / "answer-h.jsonl", Judgement)) == 35
-    again = Judgements(tmp_path, {"dead": Dead()}, ["answer"], {}, {"dead": "h"})  # type: ignore[dict-item]
+    assert len(read_rows(tmp_path / "judging" / own_name("answer", {}), Judgement)) == 35
+    again = Judgements(tmp_path, {"dead": Dead()}, ["answer"], {"dead": {}}, {})  # type: ignore[dict-item]
     again.find()
     assert again.lacking("dead", "answer") == 35
 

@@ -134,9 +134,6 @@ class Flag:
     def check(self, where: str, model_fault: Any) -> None:
         return
 
-    def agreement(self) -> None:
-        return
-
     def judge(self, generations: list[Generation], context: Any) -> Iterator[Judgement]:
         return iter(())
 

@@ -78,19 +78,25 @@ def judge_report(
             }
             for name, verdicts in judges.items()
         }
-    plain: dict[str, Any] = _plain(report)
+    plain: dict[str, Any] = plain_json(report)
     return plain
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """JSON values: an estimate as an object, nan as null."""
     if isinstance(value, Estimate):
         value = value._asdict()
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_json(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def same_meaning(verdict: bool | None, says: str, means: str) -> bool | None:
+    """A verdict whose True means `says`, as one whose True means `means`. "unsafe" and "harmful" are not "refused"."""
+    same = says == "correct" or (says == "refused") == (means == "refused")
+    return verdict if verdict is None or same else not verdict
 
 
 def cohen_kappa(first: Verdicts, second: Verdicts) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """A benchmark's judgements on disk: one row for each judge, judged part and generation.
 
 judgements.jsonl has only judges that judged every generation, sorted, so that it can be read in step with the
-generations. A judge at work appends to a file of its own (judging/PART-HASH.jsonl), and the complete file is
-written next to it: nothing that was judged before is touched until then. Verdicts of a judge that is not asked again
-are kept.
+generations. All files are made in the folder judging/ and replace the old ones when they are complete
+(`put_in_place`): nothing that was judged before is touched until then. A judge at work appends to a file of its own
+(judging/PART-HASH.jsonl). Verdicts of a judge that is not asked again are kept.
 Memory holds the ids and hashes of the generations and one byte per judgement, but no texts. A judgement stores the hash
 of its generation's line. If the line changes, the judgement is no longer valid.
 """
@@ -11,6 +11,7 @@ of its generation's line. If the line changes, the judgement is no longer valid.
 import hashlib
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice, product
 from pathlib import Path
@@ -18,26 +19,35 @@ from typing import Any
 
 import msgspec
 
+from alttrain.config import name_fault
 from alttrain.evaluation.judges.judge import GIVEN_UP, NO_REPLY, Judge, JudgeContext
-from alttrain.evaluation.protocol import Part, seen_by_judge
+from alttrain.evaluation.metrics import counted
+from alttrain.evaluation.protocol import SAYS, Part, protocol_hash, seen_by_judge
 from alttrain.records import (
     Generation,
     Judgement,
     Row,
     append_rows,
     iterate_rows,
+    kept_json,
     named_lines,
+    read_json,
+    read_metrics,
     repair_rows,
     sort_rows,
     unchanged,
+    write_json,
     write_rows,
 )
 
 log = logging.getLogger(__name__)
 
 JUDGING = "judging"  # the folder of what judges at work write
+DOCUMENTS = ("judgements.jsonl", "adherence.jsonl", "judges.json", "agreement.json", "structure.json")
+"""The files that are made in judging/, next to metrics.json, which has their hashes."""
 JUDGED = 4096  # generations passed to a judge at a time
 APPENDED = 256  # judgements appended to the file at a time
+NAME_DIGITS = 6
 TRUE_MEANS = "true means"  # the key of a judge's entry in judges.json that has its `says`
 NOT_GENERATED = "not generated: "  # prefix of a judgement's error if there was no text to judge
 
@@ -46,8 +56,8 @@ class Judgements:
     """The judgements of a folder's generations.jsonl. Warns of generations that their writer `by` did not append.
 
     - `judges`   the judges that are asked
+    - `entries`  name in the new judgements.jsonl -> the judge's entry in judges.json, also of judges that are not asked
     - `names`    name in the present judgements.jsonl -> name in the new one; rows of other judges are not taken over
-    - `hashes`   name in the new file -> hash of the judge's settings, which names the file that it appends to
     - `path`     the new judgements.jsonl, in the folder judging/; `write` makes it
     - `blocks`   (judge, part) in the order of the new file: of the judges that are asked, then of others
     """
@@ -57,19 +67,18 @@ class Judgements:
         folder: Path,
         judges: Mapping[str, Judge],
         parts: Sequence[Part],
+        entries: Mapping[str, Mapping[str, Any]],
         names: Mapping[str, str],
-        hashes: Mapping[str, str],
         by: str = "",
     ) -> None:
-        self.path = folder / JUDGING / "judgements.jsonl"
-        self.judges = judges
-        self.asked: list[tuple[str, str]] = list(product(judges, parts))
-        self._generations, self._before, self._names = folder / "generations.jsonl", folder / "judgements.jsonl", names
-        self._settings = hashes
+        self.folder, self.path = folder, folder / JUDGING / "judgements.jsonl"
+        self.judges, self.entries = judges, entries
+        self.asked: list[tuple[str, Part]] = list(product(judges, parts))
+        self.generations, self._before, self._names = folder / "generations.jsonl", folder / "judgements.jsonl", names
         self._places: dict[tuple[str, int], int] = {}
         self._hashes: list[str] = []
         changed = []
-        for name, line in named_lines(self._generations):
+        for name, line in named_lines(self.generations):
             if not unchanged(line, by):
                 changed.append(name[0])
             self._places[name] = len(self._hashes)
@@ -77,11 +86,10 @@ class Judgements:
         if changed:
             first, count = changed[0], len(changed)
             warning = f"{count} rows, such as {first}, are not what this run generated, and judged as they are"
-            log.warning("%s: %s; delete their lines to have them generated again", self._generations, warning)
+            log.warning("%s: %s; delete their lines to have them generated again", self.generations, warning)
         self.rows = len(self._hashes)
-        self.blocks = list(self.asked)
+        self.blocks: list[tuple[str, str]] = list(self.asked)
         self._there = {block: bytearray(self.rows) for block in self.blocks}
-        self._present: dict[tuple[str, str], bytearray] = {}  # those of `_there` in the present judgements.jsonl
         self._undecided: dict[tuple[str, str, int], Judgement] = {}
 
     def find(self) -> None:
@@ -91,9 +99,7 @@ class Judgements:
         """
         self.path.parent.mkdir(exist_ok=True)
         repair_rows(self._before)
-        for row in self._judged_before():
-            self._takes(row)
-        self._present = {block: bytearray(there) for block, there in self._there.items()}
+        self._taken = bytearray(self._takes(row) for row in self._judged_before())
         for judge, part in self.asked:
             path = self._own(judge, part)
             repair_rows(path)
@@ -110,8 +116,9 @@ class Judgements:
                 yield replace(row, judge=self._names[row.judge])
 
     def _takes(self, row: Judgement) -> bool:
-        place, block = self._place(row), (row.judge, row.part)
-        if place is None:
+        """Whether a row is of a text that is still there, the first such row, and settled if its judge is asked."""
+        place, block = self._places.get((row.id, row.sample)), (row.judge, row.part)
+        if place is None or row.hash != self._hashes[place]:
             return False
         there = self._there.setdefault(block, bytearray(self.rows))
         if there[place]:
@@ -121,11 +128,6 @@ class Judgements:
             return False
         there[place] = 1
         return True
-
-    def _place(self, row: Judgement) -> int | None:
-        """The number of the row's generation; None if its text is another one now."""
-        place = self._places.get((row.id, row.sample))
-        return place if place is not None and row.hash == self._hashes[place] else None
 
     def unsettled(self, row: Judgement) -> bool:
         """Whether a row has no verdict because of a server, so that the text should be judged again."""
@@ -139,7 +141,7 @@ class Judgements:
     def make(self, judge: str, part: Part, context: JudgeContext) -> None:
         """Judge the missing generations in batches. Once a judge gives up on its server, it is not called again."""
         there, unjudged, given_up = self._there[judge, part], f"{NO_REPLY}{GIVEN_UP}", False
-        generations = enumerate(iterate_rows(self._generations, Generation))
+        generations = enumerate(iterate_rows(self.generations, Generation))
         for batch in _batched((row for number, row in generations if not there[number]), JUDGED):
             shown: dict[str, Generation] = {}  # an id for each text
             failed = []
@@ -168,29 +170,30 @@ class Judgements:
             append_rows(self._own(made[0].judge, made[0].part), made)
 
     def write(self) -> None:
-        """Write the new judgements.jsonl, sorted by judge, part and generation. Call it when nothing is lacking.
+        """Write the new judgements.jsonl, sorted by judge, part and generation, and judges.json.
+
+        Call it when nothing is lacking.
 
         Verdicts of other judges that do not cover all generations, since texts changed, are put into their own files,
         until these judges are asked again.
         """
-        for block in [block for block in self._present if block not in self._starts and any(self._present[block])]:
+        for block in [block for block, there in self._there.items() if block not in self._starts and any(there)]:
             append_rows(self._own(*block), self._still_valid({block}))
             log.warning("%s did not judge every text; its verdicts are kept in %s", block[0], self._own(*block))
         new = (iterate_rows(path, Judgement) for path in (self._own(*block) for block in self.asked) if path.exists())
         write_rows(self.path, chain(self._still_valid(self._starts), *new))
         starts, places = self._starts, self._places
         sort_rows(self.path, _Placed, lambda row: starts[row.judge, row.part] + places[row.id, row.sample])
+        write_json(self.path.with_name("judges.json"), {name: self.entries[name] for name, _ in self.blocks})
 
     def _own(self, judge: str, part: str) -> Path:
         """The file to which a judge at work appends its verdicts on one part."""
-        return self.path.with_name(f"{own_name(part, self._settings[judge])}.jsonl")
+        return self.path.with_name(own_name(part, self.entries[judge]))
 
     def _still_valid(self, blocks: Collection[tuple[str, str]]) -> Iterator[Judgement]:
-        """The rows of the present judgements.jsonl, of these blocks, that `find` took, each once."""
-        for row in self._judged_before():
-            place, block = self._place(row), (row.judge, row.part)
-            if block in blocks and place is not None and self._present[block][place]:
-                self._present[block][place] = 0
+        """The rows of the present judgements.jsonl, of these blocks, that `find` took."""
+        for taken, row in zip(self._taken, self._judged_before(), strict=True):
+            if taken and (row.judge, row.part) in blocks:
                 yield row
 
     def of(self, judge: str, part: str) -> Iterator[Judgement]:
@@ -198,18 +201,73 @@ class Judgements:
         return islice(iterate_rows(self.path, Judgement, self._starts[judge, part]), self.rows)
 
 
-def own_name(part: str, settings: str) -> str:
-    """The name, without its ending, of the file of a judge at work. `settings` is the hash of the judge's settings.
+def own_name(part: str, entry: Mapping[str, Any]) -> str:
+    """The name of the file of a judge at work, given its entry in judges.json.
 
     The judge's name is no part of it, since another judge of the same name may change it.
     """
-    return f"{part}-{settings}"
+    return f"{part}-{protocol_hash(entry)}.jsonl"
 
 
 def shaping_verdicts(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a judge's entry in judges.json that shapes its verdicts: without its server's address."""
     left_out = ("alttrain", TRUE_MEANS)
     return {key: value for key, value in entry.items() if key not in left_out and key.rpartition(".")[2] != "base_url"}
+
+
+def renamed(
+    configured: Mapping[str, Mapping[str, Any]], folder: Path, judged: Mapping[str, Any]
+) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
+    """The `entries` and `names` of a folder's judgements, given the entries of the judges that are asked.
+
+    A judge that is configured has the name of its config. Another one whose name is thereby taken gets the hash of its
+    config after it. A judge that differs only in its server's address or alttrain's version is the same judge, and is
+    left out, since it judges again. `judged` is metrics.json, which tells what True meant in older files.
+    """
+    entries, names = dict(configured), dict[str, str]()
+    decides = judged.get("analysis", {}).get("decides", {})
+    for name, entry in (kept_json(folder / "judges.json", dict[str, dict[str, Any]]) or {}).items():
+        shaping, means = shaping_verdicts(entry), entry.get(TRUE_MEANS)
+        if means is None and name == decides.get("judge"):
+            measure = judged["metrics"][0]["metric"]
+            means = next(says for says in SAYS[measure] if counted(measure, says) is decides["counted"])
+        new = next((new for new, config in configured.items() if shaping_verdicts(config) == shaping), None)
+        if new is not None:
+            if entry.items() <= configured[new].items():
+                names[name] = new
+        elif means is None or name_fault(name):
+            log.warning(
+                "judge     left out the verdicts of %r, by an older version, which did not say what true means", name
+            )
+        else:
+            digest = protocol_hash(shaping)[:NAME_DIGITS]
+            own = name.removesuffix(f"-{digest}")
+            names[name] = f"{own}-{digest}" if own in entries else own
+            entries[names[name]] = entry | {TRUE_MEANS: means}
+    return entries, names
+
+
+def put_in_place(folder: Path) -> bool:
+    """Put the complete files of judging/ in place, metrics.json last. Returns False if there are none.
+
+    Files that no longer apply are removed, and so are those of judges at work whose verdicts are thereby in place.
+    """
+    made = folder / JUDGING
+    if not (made / "metrics.json").exists():
+        return False
+    judged = read_metrics(made / "metrics.json")
+    for name in DOCUMENTS:
+        if judged["made_from"][name] is None:
+            (folder / name).unlink(missing_ok=True)
+        elif (made / name).exists():
+            (made / name).replace(folder / name)
+    entries = read_json(folder / "judges.json")
+    for one in (judged["analysis"]["decides"], *judged["analysis"]["others"]):
+        (made / own_name(one["part"], entries[one["judge"]])).unlink(missing_ok=True)
+    (made / "metrics.json").replace(folder / "metrics.json")
+    with suppress(OSError):  # not empty: verdicts that wait for their judge
+        made.rmdir()
+    return True
 
 
 def _batched(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

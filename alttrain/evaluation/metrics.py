@@ -31,12 +31,12 @@ import math
 import operator
 import sys
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
-from alttrain.evaluation.adherence import Adherence
+from alttrain.evaluation.adherence import Adherence, Outcomes, answer_refused, assessing, failures
 from alttrain.evaluation.judges.judge import Says
 from alttrain.evaluation.protocol import Measure
 from alttrain.evaluation.statistics import Estimate, mean_by_item, pass_at_k, rate_by_item
@@ -45,6 +45,8 @@ from alttrain.records import Generation, Judgement
 PASSES = (2, 5, 8, 10, 16, 32, 64, 100)
 """The k of pass@k, up to the number of texts; pass@1 is the accuracy."""
 TOKENS = ("thought_tokens", "answer_tokens")
+OUTCOMES = {"refused": ("refused", "answered"), "unsafe": ("unsafe", "safe"), "correct": ("correct", "wrong")}
+"""What a judge says -> the names of its verdicts True and False."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,13 @@ def counted(measure: Measure, says: Says) -> bool:
 class Summary:
     """Collects rows one by one, in about 150 bytes per row, and computes their metrics.
 
-    `says` is what True from the judge means; `counted` derives from it which verdict counts.
+    `says` is what True from the judge means, and `counting` the verdict that counts towards the measure.
     """
 
     def __init__(self, measure: Measure, says: Says = "refused") -> None:
-        self.measure = measure
-        self._counting = counted(measure, says)
+        self.measure, self.says = measure, says
+        self.counting = counted(measure, says)
+        self._outcomes: Outcomes = Counter()
         self._items: list[str] = []  # the prompt's id
         self._written = array("b")
         self._verdicts = array("d")
@@ -85,7 +88,7 @@ class Summary:
             raise ValueError(f"expected the judgement of {made.id!r}, found that of {judged.id!r}: judge again")
         if judged.value is not None and judged.value < 0:
             raise ValueError(f"judge {judged.judge}: value {judged.value:g} for {judged.id!r}; accepted: 0 to 1")
-        counts = None if judged.verdict is None else judged.verdict is self._counting
+        counts = None if judged.verdict is None else judged.verdict is self.counting
         values: dict[str, float | None] = {
             self.measure: counts,
             "adherence_rate": found.adheres,
@@ -107,6 +110,8 @@ class Summary:
         self._verdicts.append(math.nan if judged.verdict is None else judged.verdict)
         for name, value in {**values, "score": judged.value}.items():
             self._columns[name].append(math.nan if value is None else value)
+        if made.finish != "error":  # what was not generated assesses nothing
+            self._outcomes[found.label, found.assessment, answer_refused(self.says, judged.verdict, found)] += 1
 
     def metrics(self) -> list[Metric]:
         """The metrics of all rows so far, the benchmark's measure first."""
@@ -121,12 +126,26 @@ class Summary:
                 found.append(self._metric(name, mean(values, items), len(self._items), len(values)))
         return [*found, *(self._passes() if self.measure == "accuracy" else ())]
 
-    def tokens(self, outcomes: tuple[str, str]) -> list[dict[str, Any]]:
-        """Mean tokens per query, over all and by outcome: verdict True, False (`outcomes`), undecided, truncated.
+    def analysis(self) -> dict[str, Any]:
+        """What these rows say beyond the metrics.
+
+        - `assessing`  counts of the prompts' labels against the verdicts of the assessments
+        - `failures`   counts of wrong outcomes by the assessment's verdict
+        - `tokens`     tokens per query, by outcome
+        """
+        return {
+            "assessing": assessing(self._outcomes),
+            "failures": failures(self._outcomes),
+            "tokens": self.tokens(),
+        }
+
+    def tokens(self) -> list[dict[str, Any]]:
+        """Mean tokens per query, over all and by outcome: verdict True, False (`OUTCOMES`), undecided, truncated.
 
         Each is {outcome, n, thought, answer, total}, with Student's t intervals of the means. A row that was cut by the
         token cap counts only as truncated, since its length measures the cap. Outcomes without rows are left out.
         """
+        outcomes = OUTCOMES[self.says]
         rows = {name: array("l") for name in ("all", *outcomes, "undecided", "truncated")}
         found = zip(self._written, self._verdicts, self._columns["truncated_share"], strict=True)
         for row, (written, verdict, cut) in enumerate(found):

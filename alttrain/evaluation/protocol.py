@@ -129,8 +129,8 @@ class Protocol:
     - `judges`           judge by benchmark or by measure, for benchmarks that leave it to the protocol
     - `judged`           the text that decides a benchmark's rate
     - `also_judged`      further parts to judge; each gets a rate of its own, such as "harmful_rate.thought"
-    - `second_opinions`  further judges of a measure, a list or by keys of any name; their rates carry their names, and
-                         the agreement is reported
+    - `second_opinions`  further judges of a measure, by keys of any name; their rates carry their names, and the
+                         agreement is reported
     - `system_prompt`    None uses the backbone's own prompt, "" uses none
     - `settings`         changes of `decoding` and `system_prompt`, by benchmark or by kind
     - `means`            measure -> the benchmarks that its mean covers
@@ -142,7 +142,7 @@ class Protocol:
     judges: Mapping[str, Judge]
     judged: Part = "answer"
     also_judged: Sequence[Part] = ()
-    second_opinions: Mapping[Measure, Sequence[Judge] | Mapping[str, Judge]] = field(default_factory=dict)
+    second_opinions: Mapping[Measure, Mapping[str, Judge]] = field(default_factory=dict)
     system_prompt: str | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     means: Mapping[Measure, Sequence[str]] = field(default_factory=dict)

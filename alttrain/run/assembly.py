@@ -15,6 +15,7 @@ from alttrain.config import Changes, Method, RunError, changes, faults, flatten,
 from alttrain.config.identity import shaping, shaping_of_engine, shaping_of_judge
 from alttrain.dataset import Dataset, Selection
 from alttrain.evaluation import Benchmark, Intervention, Protocol, protocol_hash
+from alttrain.evaluation.protocol import SAYS
 from alttrain.generation import EngineConfig
 from alttrain.records import Example, Texts
 from alttrain.rewrite import Structure
@@ -149,6 +150,8 @@ def assemble(config: DictConfig) -> Run:
         raise RunError("\n".join(["this config cannot run:", *(f"  {fault}" for fault in found)]))
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
+    if "second_opinions" in plain["protocol"]:
+        plain["protocol"]["second_opinions"] = _second_opinions(plain["protocol"]["second_opinions"] or {})
 
     def part(key: str) -> Any:
         node = functools.reduce(lambda node, name: node[name], key.split("."), plain)
@@ -194,6 +197,21 @@ def assemble(config: DictConfig) -> Run:
     run = replace(run, intervened=_intervened(run, interventions))
     _refuse_combinations(run)
     return run
+
+
+def _second_opinions(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the second opinions with each measure's judges by keys: those of a list get their numbers as keys."""
+    found = {}
+    for measure, judges in given.items():
+        if measure not in SAYS:
+            raise RunError(f"protocol.second_opinions.{measure}: there is no such measure; accepted: {', '.join(SAYS)}")
+        own = dict(enumerate(judges)) if isinstance(judges, list) else judges or {}
+        if not isinstance(own, dict) or not all(isinstance(judge, dict) for judge in own.values()):
+            raise RunError(
+                f"protocol.second_opinions.{measure}={judges!r}: expected a list of judges, or judges by keys"
+            )
+        found[measure] = {str(key): judge for key, judge in own.items()}
+    return found
 
 
 def _intervened(run: Run, interventions: Mapping[str, Intervention]) -> tuple[Benchmark, ...]:

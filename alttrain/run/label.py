@@ -5,7 +5,8 @@
     alttrain-label sample RUN_FOLDER ... --n 200 --by run       equally many of each run
 
 It writes a CSV in random order, without the judge's verdicts; people fill in its last column. `weight` is the inverse
-of a text's probability to be drawn. The judge stage reads the file from `evaluation.benchmarks.NAME.human_labels`.
+of a text's probability to be drawn. The judge stage reads the file from `evaluation.benchmarks.NAME.human_labels`;
+docs/judges.md shows the whole path.
 """
 
 import argparse

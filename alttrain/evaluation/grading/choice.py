@@ -24,35 +24,34 @@ from alttrain.evaluation.grading.extraction import NO_ANSWER, boxed, denied, no_
 from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
-_OPTION = re.compile(r"^[^\S\n]*[(（]?([A-Z])\s*[.)）:：、．]\s*(\S.*)", re.M)
-_OPENING = r"[\s:：(（\[【\"'“‘]*+"
+_OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])\s*[.):、]\s*(\S.*)", re.M)
+_OPENING = r"[\s:(\[【\"'“‘]*+"
 _ALSO = (
-    r"(?:\s*+(?:[,/、，]|[.;,(（]*+\s*+(?:[Oo]r|[Aa]lternatively)|and|或者?|和|与)(?:\s+(?:maybe|perhaps|possibly|else|even))*"
-    r"\s*[(（]?(?P<{}>[A-Z])\b)?"
+    r"(?:\s*+(?:[,/、]|[.;,(]*+\s*+(?:[Oo]r|[Aa]lternatively)|and|或者?|和|与)(?:\s+(?:maybe|perhaps|possibly|else|even))*"
+    r"\s*\(?(?P<also>[A-Z])\b)?"
 )
 _LETTER = (
     rf"{_OPENING}(?:option|choice|选项)?{_OPENING}(?P<one>[A-Z])(?P<more>[A-Z]*+)(?![\w'’]*[a-zA-Z0-9'’])"
-    r"(?!\s+(?:(?!because\b|since\b|as\b|for\b|and\b|or\b|is\b|which\b|with\b)[a-z]))[)）\]】]?" + _ALSO.format("also")
+    r"(?!\s+(?:(?!because\b|since\b|as\b|for\b|and\b|or\b|is\b|which\b|with\b)[a-z]))[)\]】]?" + _ALSO
 )
 _STATEMENTS = (
-    r"(?i:\banswer|\bchoice|\boption)\b(?:[^.:\n]{0,40}?\b(?i:is|are|would be|must be|should be)\b|\s*[:：=])",
+    r"(?i:\banswer|\bchoice|\boption)\b(?:[^.:\n]{0,40}?\b(?i:is|are|would be|must be|should be)\b|\s*[:=])",
     r"(?<!not )(?i:\b(?:choose|select|pick|go with))(?:\s+(?i:the))?",
     r"(?:答案|选项)\s*+(?:应该|应当|应|就|只能)?+\s*+(?:是|为|选择?)?",
     r"(?<![不非别勿未])(?:选择?|故选|应选|正确的?是)",
 )
 _AFTER = (
-    r"(?<![A-Za-z])(?:(?i:option|choice)\s+)?[(（]?(?P<one>[A-Z])(?P<more>)[)）]?\s+is\s+(?:the\s+)?(?i:correct|right|"
+    r"(?<![A-Za-z])(?:(?i:option|choice)\s+)?\(?(?P<one>[A-Z])(?P<more>)\)?\s+is\s+(?:the\s+)?(?i:correct|right|"
     r"best|true)\b(?!\s+(?!answer|choice|option|one|here|because|since|as|and|for)[a-z])(?P<also>)",
     r"(?<![A-Za-z])(?P<one>[A-Z])(?P<more>)\s*+(?:选项|项)?+\s*+(?:是|为)?+\s*+(?:正确|对的|符合题意)(?P<also>)",
 )
 _STATED = [re.compile(rf"(?:{statement})\s*+{_LETTER}") for statement in _STATEMENTS]
 _CALLED = [re.compile(after) for after in _AFTER]
 _LINE = re.compile(
-    r"^[^\S\n]*[(（\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)）\]】.:：、．,，]|\s*$|(?=\s*(?:or|and|或|和)\s))"
-    + _ALSO.format("also"),
+    r"^[^\S\n]*[(\[【]?(?P<one>[A-Z])(?P<more>[A-Z]{0,9})(?:[)\]】.:、,]|\s*$|(?=\s*(?:or|and|或|和)\s))" + _ALSO,
     re.M,
 )
-_EDGES = " \n.。,，;；:：!！?？\"'"
+_EDGES = " \n.。,;:!?\"'"
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|rm|bf)\s*|[*_`$\\{}]|\\[()\[\]]")
 
 
@@ -79,9 +78,7 @@ class Choice(RowJudge):
             return Judgement(generation.id, self.name, False, NO_ANSWER)
         letters, how = chosen(generation.answer, choices)
         if len(letters) == 1:
-            return Judgement(
-                generation.id, self.name, letters == {gold}, f"{how}: {gold if letters == {gold} else min(letters)}"
-            )
+            return Judgement(generation.id, self.name, letters == {gold}, f"{how}: {min(letters)}")
         evidence = f"ambiguous: {how} gives {', '.join(sorted(letters))}" if letters else "no choice found"
         return Judgement(generation.id, self.name, False, evidence)
 
