@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from stub_server import Say, Serve
 from tiny import CHATML
 
+from alttrain import records
 from alttrain.config import RunError, register
 from alttrain.evaluation.attackers import ActorAttack
 from alttrain.evaluation.interventions import (
@@ -160,6 +161,27 @@ def test_another_runs_thought_is_prefilled_by_words() -> None:
     assert made == Begun("The user wants to know", then=" how to bake cake at")
     assert Prefill(source="other").begin(ROW, own, given()) is None
     assert Prefill(source="other").begin(ROW, own, given(response("</think>\n\nYes."))) is None
+
+
+@pytest.mark.parametrize("template", [CHATML, QWEN], ids=["prompt opens", "model opens"])
+def test_a_prefix_is_put_back_only_where_the_answer_refuses(template: Any) -> None:
+    again = Prefill(source="other", words=5, times=2, text="Start over.")
+    assert again.rounds == 3
+    there = response(RAW.replace("bread", "cake"), template=template)
+    source = given(there, template=template)
+    start = "The user wants to know"
+    first = again.begin(ROW, response(template=template), source)
+    assert first == Begun(start, then=" how to bake cake at")
+
+    def after(text: str) -> Begun | None:
+        made = response(f"{start}{text}", template=template)
+        return again.begin(ROW, replace(made, given=len(made.text) - len(text)), source)
+
+    refusing = f" harm. So I refuse.\n</think>\n\n{REFUSAL}"
+    kept = f"{start} harm. So I refuse."
+    assert after(refusing) == Begun(f"{kept}\n\nStart over.\n\n{start}", then=" how to bake cake at")
+    assert after(f" more.\n</think>\n\n{HELP}") is None
+    assert after(" harm. So I refuse.") is None  # the thought never ended, so there is no answer
 
 
 def test_a_prefilled_answer_closes_the_thought_only_where_there_is_one() -> None:
@@ -342,6 +364,66 @@ def test_another_runs_thoughts_must_be_there(run: Run) -> None:
     assert len(texts(next((run("tag=x", stages="[generate]")).parent.glob("*s0")), "embedded_harmful")) == 4
 
 
+def from_elsewhere(run: Run, *more: str) -> tuple[Path, list[str]]:
+    """A source run whose thoughts help, and the arguments that use the first three words of them."""
+    run.stub.behave = lambda prompt, count: Say(f"I know how it is done.\n</think>\n\n{HELP}")  # type: ignore[attr-defined]
+    source = run("tag=source", stages="[generate]")
+    run.stub.behave = model  # type: ignore[attr-defined]
+    name = "prefill_reset" if "intervention=prefill_reset" in more else "prefill_thought"
+    where = f"intervention.{name}"
+    return source, [f"intervention={name}", f"{where}.source={source.name}", f"{where}.words=3", *more]
+
+
+def test_a_prefix_is_put_back_until_the_model_no_longer_refuses(run: Run) -> None:
+    source, arguments = from_elsewhere(run, "intervention=prefill_reset", "intervention.prefill_reset.text=Again:")
+    told: list[int] = []
+
+    def giving_in(prompt: str, count: int) -> Say:
+        """Refuses the first prompt as long as it is asked, and the others until the prefix is put back once."""
+        text = json.loads(prompt)
+        told.append(resets := text.count("Again:"))
+        refuses = not resets or text.partition("user\n")[2].startswith(first)
+        return Say(f" but not now.\n</think>\n\n{REFUSAL if refuses and 'I know how' in text else HELP}")
+
+    first = min(texts(source, "embedded_harmful").values(), key=lambda one: one.id).prompt
+    run.stub.behave = giving_in  # type: ignore[attr-defined]
+    folder = run(*arguments, stages="[generate]")
+    for one in texts(folder, "embedded_harmful+prefill_reset").values():
+        resets = 2 if one.prompt == first else 1
+        assert one.thought == "\n\nAgain:\n\n".join(["I know how but not now."] * (resets + 1))
+        assert one.answer == (REFUSAL if one.prompt == first else HELP)
+        assert one.text[: one.given].endswith("Again:\n\nI know how")
+    assert sorted(told) == [0] * 8 + [1] * 4 + [2]  # without it, with it; a prompt that gave in is not asked again
+
+
+def test_a_number_is_of_the_source_texts_that_it_was_made_from(run: Run) -> None:
+    source, arguments = from_elsewhere(run)
+
+    def hashes(tag: str) -> tuple[str, str]:
+        folder = run(*arguments, f"tag={tag}", stages="[generate,judge]")
+        found = [folder / "evaluation" / f"embedded_harmful{name}" for name in ("", "+prefill_thought")]
+        plain, under = (json.loads((one / "metrics.json").read_text())["provenance"] for one in found)
+        return plain["protocol_hash"], under["protocol_hash"]
+
+    before = hashes("a")
+    assert hashes("b") == before
+    path = source / "evaluation" / "embedded_harmful" / "generations.jsonl"
+    path.write_text(path.read_text().replace("I know how", "I know why"))
+    plain, under = hashes("c")
+    assert plain == before[0]
+    assert under != before[1]
+    with pytest.raises(RunError, match=rf"generations of {source.name}: '"):
+        hashes("a")
+
+
+def test_only_interventions_that_name_a_run_hash_its_texts(run: Run) -> None:
+    folder = run("intervention=cut", stages="[generate,judge]")
+    made = assemble(run.composed("intervention=cut"))  # type: ignore[attr-defined]
+    for benchmark in made.evaluated:
+        known = json.loads((folder / "evaluation" / benchmark.name / "metrics.json").read_text())
+        assert known["provenance"]["protocol_hash"] == made.protocol_hash(benchmark)
+
+
 def test_a_run_that_does_not_think_takes_no_intervention_on_thoughts(run: Run) -> None:
     with pytest.raises(RunError, match=r"cut_0,cut_10,.*none applies to .*it does not think"):
         run("intervention=cut", "backbone.untrained_thought=absent")
@@ -366,6 +448,20 @@ def test_prompts_are_changed_and_the_record_keeps_the_question(run: Run) -> None
         }
 
 
+def test_prompts_with_another_familys_turns(run: Run) -> None:
+    folder = run("intervention=template", stages="[generate]")
+    assert texts(folder, "embedded_harmful+template_chatml") == {}  # its own
+    sent = [json.loads(json.dumps(request["prompt"])) for request in run.stub.requests]  # type: ignore[attr-defined]
+    for one in texts(folder, "embedded_harmful").values():
+        user = f"<|im_start|>user\n{one.prompt}<|im_end|>\n<|im_start|>assistant\n"
+        for turns in (user, f"<｜User｜>{one.prompt}<｜Assistant｜>", user.replace("\n", "<|im_sep|>", 1)):
+            asked = [prompt for prompt in sent if turns.split(one.prompt)[0] + one.prompt in prompt]
+            assert len(asked) == 1, turns
+            assert asked[0].endswith("<think>\n")
+    for name in ("template_r1", "template_phi4"):
+        assert {one.answer for one in texts(folder, f"embedded_harmful+{name}").values()} == {REFUSAL}
+
+
 def test_a_prompt_that_grows_beyond_the_context_is_an_error_that_is_not_asked_again(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -378,18 +474,20 @@ def test_a_prompt_that_grows_beyond_the_context_is_an_error_that_is_not_asked_ag
     assert sum(run.stub.asked.values()) == asked  # type: ignore[attr-defined]
 
 
-def test_prompts_that_a_server_refuses_keep_no_intervention_from_the_others(run: Run) -> None:
+def refusing_one() -> Callable[[str, int], Say]:
+    """The model behind a server that refuses the first prompt that it gets."""
     first: list[str] = []
 
-    def refusing(prompt: str, count: int) -> Say:
+    def behave(prompt: str, count: int) -> Say:
         first.extend([prompt] * (not first))
-        return (
-            Say(status=400, body=b'{"error": {"code": "content_filter"}}')
-            if prompt == first[0]
-            else model(prompt, count)
-        )
+        refused = Say(status=400, body=b'{"error": {"code": "content_filter"}}')
+        return refused if prompt == first[0] else model(prompt, count)
 
-    run.stub.behave = refusing  # type: ignore[attr-defined]
+    return behave
+
+
+def test_prompts_that_a_server_refuses_keep_no_intervention_from_the_others(run: Run) -> None:
+    run.stub.behave = refusing_one()  # type: ignore[attr-defined]
     folder = run("intervention=[assessment,prefill]")
     assert sum(one.finish == "error" for one in texts(folder, "embedded_harmful").values()) == 1
     assert len(texts(folder, "embedded_harmful+assessment_turn")) == 3
@@ -399,6 +497,53 @@ def test_prompts_that_a_server_refuses_keep_no_intervention_from_the_others(run:
     run(
         "intervention=[assessment,prefill]", stages="[generate]"
     )  # the refused prompt is asked again, and changes nothing
+
+
+@pytest.mark.parametrize("between", ["intervention=none", "intervention=assessment"])
+def test_a_refused_prompt_that_is_answered_later_is_added(run: Run, between: str) -> None:
+    run.stub.behave = refusing_one()  # type: ignore[attr-defined]
+    folder = (
+        run("intervention=assessment", stages="[generate,judge]") / "evaluation" / "embedded_harmful+assessment_turn"
+    )
+    begun, fingerprint = folder / "begun.jsonl", folder / "fingerprint.json"
+    before = begun.read_bytes().splitlines()
+    ((refused, _),) = json.loads(fingerprint.read_text())["generations of refused prompts"]
+    assert len(before) == 3
+    run.stub.behave = model  # type: ignore[attr-defined]
+    run(between, stages="[generate]")
+    asked = sum(run.stub.asked.values())  # type: ignore[attr-defined]
+    run("intervention=assessment", stages="[generate,judge]")
+    if between == "intervention=none":  # nothing but what was added is asked
+        assert sum(run.stub.asked.values()) == asked + 4  # type: ignore[attr-defined]
+    after = begun.read_bytes().splitlines()
+    assert len(after) == 4
+    assert set(before) < set(after)
+    assert set(texts(folder.parents[1], "embedded_harmful+assessment_turn")) > {refused}
+    assert json.loads((folder / "metrics.json").read_text())["metrics"][0]["n"] == 4
+    assert "generations of refused prompts" not in json.loads(fingerprint.read_text())
+    whole = {path: path.read_bytes() for path in folder.parent.rglob("*.json*")}
+    run("intervention=assessment", stages="[generate,judge]")
+    assert {path: path.read_bytes() for path in whole} == whole
+
+
+def test_a_kill_while_prompts_are_added_loses_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.stub.behave = refusing_one()  # type: ignore[attr-defined]
+    folder = run("intervention=assessment", stages="[generate]")
+    run.stub.behave = model  # type: ignore[attr-defined]
+
+    def killed(path: Path, value: Any) -> None:
+        if path.name == "fingerprint.json":
+            raise KeyboardInterrupt
+        write(path, value)
+
+    write = records.write_json
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run("intervention=assessment", stages="[generate]")
+    run("intervention=assessment", stages="[generate]")
+    for name in ("same", "turn", "swap", "delete"):
+        assert len(texts(folder, f"embedded_harmful+assessment_{name}")) == 4
 
 
 def test_an_intervention_that_applies_to_no_prompt_stops_nothing(run: Run) -> None:
@@ -701,6 +846,6 @@ def test_every_packaged_intervention_is_checked(run: Run) -> None:
     names = [
         path.name.removesuffix(".yaml") for path in resources.files("alttrain.conf").joinpath("intervention").iterdir()
     ]
-    needy = {"prefill_thought", "crescendo", "actor_attack"}
+    needy = {"prefill_thought", "prefill_reset", "crescendo", "actor_attack"}
     for name in sorted(set(names) - needy - {"none", "__init__.py", "__pycache__"}):
         run(f"intervention={name}", stages="[check]")

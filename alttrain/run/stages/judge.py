@@ -44,7 +44,7 @@ from alttrain.evaluation.protocol import SAYS, protocol_hash, seen_by_judge
 from alttrain.llm import NEARLY_ALL
 from alttrain.records import DamagedError, Example, Generation, Judgement
 from alttrain.run.assembly import Run
-from alttrain.run.folder import as_json, evaluation_folder
+from alttrain.run.folder import as_json, evaluation_folder, source_texts
 from alttrain.run.loggers import log_evaluation
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
@@ -105,13 +105,13 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     shown = {name: known[name] for name, _ in judgements.blocks}
     records.write_json(folder / JUDGING / "judges.json", shown)
     counts, metrics = _measure(run, benchmark, judgements, {name: one[TRUE_MEANS] for name, one in shown.items()})
-    analysis = counts.analysis(run.protocol.judged)
+    analysis, texts = counts.analysis(run.protocol.judged), source_texts(run, benchmark)
     analysis["others"] = [
         {
             "judge": name,
             "part": part,
             "counted": counted(benchmark.measure, shown[name][TRUE_MEANS]),
-            "protocol_hash": run.protocol_hash(benchmark, shaping_verdicts(shown[name]), part),
+            "protocol_hash": run.protocol_hash(benchmark, shaping_verdicts(shown[name]), part, texts),
         }
         for name, part in judgements.blocks
         if (name, part) != (benchmark.judge.name, run.protocol.judged)
@@ -289,7 +289,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         "judges": as_json(judges),
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
-        "protocol_hash": run.protocol_hash(benchmark),
+        "protocol_hash": run.protocol_hash(benchmark, texts=source_texts(run, benchmark)),
         "changed": as_json({**run.changed.evaluation[benchmark.base], **lacking_rows(benchmark)}),
         "human_labels": content_hash(Path(benchmark.human_labels)) if benchmark.human_labels else None,
     }
