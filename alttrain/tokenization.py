@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from alttrain.backbone import Backbone, Rendered, ThoughtMode
+from alttrain.backbone import Backbone, ChatTemplate, Rendered, ThoughtMode
 from alttrain.english import sentences
 from alttrain.records import Example
 from alttrain.rewrite import render
@@ -155,13 +155,20 @@ class Renderer:
             raise ValueError(f"backbone.source: this tokenizer has not one id for {wrong[0]!r}; use its newer files")
         return made
 
-    def prompt_text(self, user: str, thought: ThoughtMode, system: str | None = None, **dialogue: Any) -> Rendered:
+    def prompt_text(
+        self,
+        user: str,
+        thought: ThoughtMode,
+        system: str | None = None,
+        template: ChatTemplate | None = None,
+        **dialogue: Any,
+    ) -> Rendered:
         """Return the text of a prompt, as `ChatTemplate.prompt` does; its `turns` and `answers` may be given.
 
-        `system` None uses the backbone's system prompt; "" means none.
+        `system` None uses the backbone's system prompt; "" means none. `template` None is the backbone's.
         """
         own = self.backbone.system_prompt if system is None else system
-        return self.backbone.template.prompt(user, own, thought, **dialogue)
+        return (template or self.backbone.template).prompt(user, own, thought, **dialogue)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, adding nothing. Only the template's pieces yield special tokens."""

@@ -23,6 +23,7 @@ from hydra import compose, initialize_config_module
 from alttrain.backbone import Backbone, ChatTemplate, Rendered
 from alttrain.config import instantiate, register
 from alttrain.english import sentences
+from alttrain.evaluation.interventions import Around, Given
 from alttrain.records import Example, Segment
 from alttrain.rewrite import TeacherContext, render
 from alttrain.tokenization import Renderer, Sequence
@@ -346,6 +347,49 @@ def test_delimiters_are_the_single_tokens_they_should_be(renderers: dict[str, Re
         "chatml": [151668, 271, 32, 151645],
         "olmo3": [151668, 271, 32, 151643],
     }
+
+
+@pytest.mark.parametrize("other", FORMS)
+def test_prompts_in_another_familys_turns_are_what_they_say(other: str, renderers: dict[str, Renderer]) -> None:
+    """Its tokens are those of the tokenizer where it has them, else text. The first token and the thought stay."""
+    asked = {"turns": ["Hi </think>"], "answers": ["Ho"]}
+    for form, renderer in renderers.items():
+        own, theirs = renderer.backbone.template, template(other)
+        mixed = Around(template=theirs).template_for(own)
+        text = renderer.prompt_text("Why <|im_end|>?", "open", "Be brief.", mixed, **asked)
+        opening = own.think_open if own.opened_by == "prompt" else ""
+        middle = theirs.prompt("Why <|im_end|>?", "Be brief.", "absent", **asked).removeprefix(theirs.bos)
+        assert text == f"{own.bos}{middle}{opening}"
+        ids = renderer.encode(text)
+        assert renderer.tokenizer.decode(ids) == text
+        known = {str(token): number for number, token in renderer.tokenizer.added_tokens_decoder.items()}
+        written = "".join(text.pieces[::2])
+        named = sorted((at, number) for token, number in known.items() for at in places(written, token))
+        assert [one for one in ids if one in known.values()] == [number for _, number in named], (form, other)
+        alone = Around(template=theirs).begin(EMPTY, None, Given(own, "open", {})) is None
+        assert alone is (mixed == own)
+
+
+def test_ids_of_r1_in_chatmls_turns_and_of_qwen3_in_phi4s(renderers: dict[str, Renderer]) -> None:
+    def ids(form: str, other: str) -> list[int]:
+        renderer = renderers[form]
+        mixed = Around(template=template(other)).template_for(renderer.backbone.template)
+        return renderer.encode(renderer.prompt_text("A", "open", template=mixed))
+
+    r1, qwen3 = renderers["r1"].tokenizer, renderers["qwen3"].tokenizer
+    plain = r1.encode("<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
+    assert len(plain) > 20  # R1's tokenizer has no such tokens
+    assert ids("r1", "chatml") == [151646, *plain, 151648, 198]
+    separator = qwen3.encode("<|im_sep|>", add_special_tokens=False)
+    assert len(separator) > 1
+    user, assistant = 872, 77091
+    start, end = 151644, 151645
+    spelt = [start, user, *qwen3.encode("<|im_sep|>A", add_special_tokens=False), end, start, assistant, *separator]
+    assert ids("qwen3", "phi4") == spelt
+
+
+def places(text: str, token: str) -> list[int]:
+    return [at for at in range(len(text)) if text.startswith(token, at)]
 
 
 EMPTY = Example("e", "Q", "benign", answer="A")

@@ -5,11 +5,12 @@ that of the benchmark without it. The two are compared prompt by prompt (`alttra
 
 - `Begin`      a fixed beginning: of a thought (SAFEPATH's primer, Jeung et al., 2025), of the answer (prefilling,
                Andriushchenko et al., 2024), or an empty thought (Ma et al., 2025)
-- `Prefill`    the beginning of another run's thought (RECAP, Peng et al., 2025), or of the run's own
+- `Prefill`    the beginning of another run's thought (RECAP, Peng et al., 2025), or of the run's own; where the answer
+               refuses, it may be put back
 - `Cut`        the run's own thought, ended early (Lanham et al., 2023: early answering)
 - `Step`       one step of the run's own thought deleted, swapped with another prompt's, or turned round
 - `More`       the end of the thought taken back (s1's budget forcing, Muennighoff et al., 2025)
-- `Around`     a text around the message, another system prompt, or no chat template
+- `Around`     a text around the message, another system prompt, no chat template, or another family's
 - `Encoded`    the message in a cipher (CipherChat, Yuan et al., 2024)
 - `ManyShot`   the run's own answers to other prompts before the message (Anil et al., 2024)
 
@@ -30,6 +31,7 @@ from annotated_types import Ge, Gt, Le
 
 from alttrain.backbone import ChatTemplate, Rendered, ThoughtMode
 from alttrain.english import sentences
+from alttrain.english.refusal import judge_refusal
 from alttrain.records import Example, Generation
 from alttrain.rewrite.parser import SEPARATOR, read
 
@@ -37,6 +39,8 @@ JOIN = "+"
 """Between the names of a benchmark and of an intervention."""
 AHEAD = 20
 """Characters of what follows that decide into which tokens a beginning is split."""
+TURNS = ("system", "user", "assistant", "end", "turn_end")
+"""The fields of a chat template that are of its turns, not of the thought."""
 Part = Literal["understanding", "assessment", "decision"]
 """A step of a thought. The decision is the refusal or the reasoning that ends it."""
 Span = tuple[str, int, int]
@@ -121,10 +125,15 @@ class Intervention:
         """The user's last message."""
         return message
 
+    def template_for(self, own: ChatTemplate) -> ChatTemplate:
+        """The chat template that the prompt is rendered with. `own` is the backbone's."""
+        return own
+
     def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
         """The beginning of the response; None if the intervention does not apply.
 
-        `own` is the run's own response, a `Generation`; it may be None if the intervention does not read it.
+        `own` is the run's own response, a `Generation`; it may be None if the intervention does not read it. In later
+        rounds it is the response so far, and None leaves that as it is.
         """
         return Begun()
 
@@ -156,12 +165,22 @@ class Begin(Intervention):
 
 @dataclass(frozen=True, kw_only=True)
 class Prefill(Intervention):
-    """The first `words` words of the source's thought, or the first `share` of its words."""
+    """The first `words` words of the source's thought, or the first `share` of its words.
+
+    Where the answer then refuses, the model's thought is kept, and `text` and the same words follow it: at most `times`
+    times.
+    """
 
     words: Annotated[int, Gt(0)] | None = None
     share: Annotated[float, Ge(0), Le(1)] = 1.0
+    times: Annotated[int, Ge(0)] = 0
+    text: str = ""
 
     thinks = True
+
+    @property
+    def rounds(self) -> int:  # type: ignore[override]
+        return self.times + 1
 
     def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
         """The end of the last word is where it is cut. None if the source has no thought on this prompt."""
@@ -171,7 +190,13 @@ class Prefill(Intervention):
         ends = [len(there.thought[:at].rstrip()) for at in _word_starts(there.thought)[1:]] + [len(there.thought)]
         count = round(self.share * len(ends)) if self.words is None else min(self.words, len(ends))
         kept = ends[count - 1] if count else 0
-        return Begun(there.thought[:kept], then=there.thought[kept:][:AHEAD])
+        prefix, then = there.thought[:kept], there.thought[kept:][:AHEAD]
+        if not own.given:
+            return Begun(prefix, then=then)
+        if not own.closed or not judge_refusal(own.answer, own.prompt):
+            return None
+        before = _whole(given.raw(own), given).thought.rstrip()
+        return Begun(SEPARATOR.join(filter(None, [before, self.text, prefix])), then=then)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,10 +277,14 @@ class More(Intervention):
 
 @dataclass(frozen=True, kw_only=True)
 class Around(Intervention):
-    """A `form` around the message, with {prompt} in it once. `template` none gives the message without a template."""
+    """A `form` around the message, with {prompt} in it once.
+
+    `template` none gives the message without a template. With another family's template, the turns are as there; the
+    beginning token and the thought's delimiters are the backbone's, so that thought and answer are told apart as ever.
+    """
 
     form: str = "{prompt}"
-    template: Literal["own", "none"] = "own"
+    template: Literal["own", "none"] | ChatTemplate = "own"
 
     reads = False
 
@@ -265,11 +294,17 @@ class Around(Intervention):
 
     @property
     def chat(self) -> bool:  # type: ignore[override]
-        return self.template == "own"
+        return self.template != "none"
+
+    def template_for(self, own: ChatTemplate) -> ChatTemplate:
+        if isinstance(self.template, str):
+            return own
+        return replace(own, **{name: getattr(self.template, name) for name in TURNS})
 
     def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
-        """None for a dialogue without a template, since its turns would be lost."""
-        return Begun() if self.chat or not row.turns else None
+        """None for a dialogue without a template, since its turns would be lost, and for the backbone's own family."""
+        same = not isinstance(self.template, str) and self.template_for(given.template) == given.template
+        return None if same or (row.turns and not self.chat) else Begun()
 
     def message(self, message: str, row: Example, given: Given) -> str:
         return self.form.replace("{prompt}", message)

@@ -112,11 +112,14 @@ class Run:
         engine = shaping_of_engine(self.config["generation"], self.generation.batched)
         return engine | self._asked(benchmark)
 
-    def protocol_hash(self, benchmark: Benchmark, judge: Any = None, part: str = "") -> str:
+    def protocol_hash(
+        self, benchmark: Benchmark, judge: Any = None, part: str = "", texts: Mapping[str, str] | None = None
+    ) -> str:
         """Return the hash of everything that shapes a benchmark's number, except the model.
 
         Numbers with different hashes never share a column of a table. The number is that of the deciding judge and
-        part, or of another `judge`, given as the part of its config that shapes verdicts, and `part`.
+        part, or of another `judge`, given as the part of its config that shapes verdicts, and `part`. `texts` has the
+        hash of another run's texts that an intervention was made from (`folder.source_texts`).
         """
         judge = judge or shaping_of_judge(self.config["evaluation"]["benchmarks"][benchmark.base]["judge"])
         asked = self._asked(benchmark) | flatten({"judged": {"part": part or self.protocol.judged, "judge": judge}})
@@ -124,7 +127,7 @@ class Run:
             asked["protocol.system_prompt"] = "the backbone's identity"  # also if neither is set
         if self.protocol.decoding_for(benchmark).temperature == 0:
             asked = {key: value for key, value in asked.items() if key not in OF_SAMPLING}
-        return protocol_hash(asked)
+        return protocol_hash(asked | dict(texts or {}))
 
     def _asked(self, benchmark: Benchmark) -> dict[str, Any]:
         """Return what the model is asked and how, as flat keys without file paths, and hashes of the data."""

@@ -45,6 +45,17 @@ def read_by(run: Run, benchmark: Benchmark) -> list[Path]:
     return [folder / "evaluation" / name / "generations.jsonl" for folder in folders]
 
 
+def source_texts(run: Run, benchmark: Benchmark) -> dict[str, str]:
+    """Return the hash of the texts of another run that an intervention was made from, by the fingerprint's key.
+
+    It is empty if the intervention names no run, or was not made yet.
+    """
+    if benchmark.intervention is None or not benchmark.intervention.source:
+        return {}
+    known = kept_json(evaluation_folder(run, benchmark) / "fingerprint.json", dict[str, Any]) or {}
+    return {key: digest for key, digest in known.items() if key == f"{READ}{benchmark.intervention.source}"}
+
+
 def check_writable(output_dir: Path) -> None:
     """Raise RunError if the output folder, or its nearest existing parent, is not writable."""
     existing = output_dir.absolute()

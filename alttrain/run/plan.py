@@ -24,6 +24,7 @@ from alttrain.evaluation import Benchmark, Judge
 from alttrain.records import Example, Names, Trained, kept_json
 from alttrain.report.escaping import plain
 from alttrain.run.assembly import Run
+from alttrain.run.folder import source_texts
 from alttrain.run.stages.judge import judges_of
 from alttrain.run.stages.needs import guessed_rows, needs_of, shape_known
 from alttrain.training import SupervisedFineTuning
@@ -206,7 +207,7 @@ def made(run: Run, benchmark: Benchmark) -> Row:
         "weights": {None: "the backbone's", "none": "not quantised"}.get(precision) or str(precision),
         "judged": protocol.judged,
         "judge": ", ".join(_judge(judge) for judge in judges_of(run, benchmark).values()),
-        "hash": run.protocol_hash(benchmark),
+        "hash": run.protocol_hash(benchmark, texts=source_texts(run, benchmark)),
     }
 
 

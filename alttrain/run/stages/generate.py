@@ -9,7 +9,8 @@ generations, as errors. The same command asks for these and for prompts without 
 almost all prompts, the run fails.
 
 Under an intervention, begun.jsonl has the beginning of each response, of the prompts that the intervention applies to.
-It is made once the benchmark's own generations, and those of the intervention's source, are complete.
+It is made once the benchmark's own generations, and those of the intervention's source, are complete. Prompts that the
+server refused there are added when they are answered.
 """
 
 import hashlib
@@ -42,6 +43,8 @@ Sampled = tuple[Example, int]
 """A prompt and the number of its sample."""
 Name = tuple[str, int]
 """A prompt's id and the number of its sample."""
+WAITING = f"{READ}refused prompts"
+"""The key of a fingerprint that has the names of prompts that wait for an answer without the intervention."""
 NO_ROOM = "the prompt leaves no room for a response in the backbone's context"
 """The error of a prompt that an intervention made too long. It is not asked again."""
 
@@ -52,7 +55,8 @@ def generate(run: Run, session: Session) -> None:
         for benchmark in run.intervened:
             if not _lacking(run, benchmark):
                 _begin(run, benchmark)
-        return
+        if not any(missing(run, benchmark) for benchmark in run.intervened):  # else prompts were added
+            return
     trained = run.trained if run.training.trains else None
     if trained is not None:
         check_trained(run)
@@ -119,36 +123,46 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
     """Return how the responses to a benchmark begin; None without an intervention. Writes begun.jsonl if it is absent.
 
     The generations that it is made from must be complete. Raises RunError if they are not those that it was made from.
+    Prompts that a server had refused there are added once they are answered; the fingerprint has their names till then.
     """
     if (intervention := benchmark.intervention) is None:
         return None
-    folder = evaluation_folder(run, benchmark)
+    folder, files = evaluation_folder(run, benchmark), read_by(run, benchmark)
     path, fingerprint = folder / BEGUN, folder / "fingerprint.json"
-    if not fingerprint.exists():
+    made = records.read_json(fingerprint) if fingerprint.exists() else None
+    if made is None:
         path.unlink(missing_ok=True)  # a kill came before it was known what made it
-    read = [_responses(file) for file in read_by(run, benchmark)] or [{}]
+    fresh = not path.exists()
+    read = [_responses(file) for file in files] or [{}]
     own, source = read[0], read[-1]
     given = Given(run.backbone.template, thought_mode(run, benchmark), source)
-    if not path.exists():
-        every, rows = asked(run, benchmark), list[Beginning]()
-        for row, sample in every:
-            there = own.get((row.id, sample))
-            begun = intervention.begin(row, there, given) if there or not intervention.reads else None
-            if begun is not None:
-                message = intervention.message(benchmark.asked(row), row, given)
-                rows.append(Beginning(**vars(begun), id=row.id, sample=sample, message=message))
-        records.write_rows(path, rows)
-        level, refused = logging.INFO if rows else logging.WARNING, len(every) - len(own) if intervention.reads else 0
-        note = f"; the server refused {refused} of them without it" if refused else ""
-        log.log(level, "generate  %s applies to %d of %d prompts%s", benchmark.name, len(rows), len(every), note)
-    beginnings = {(row.id, row.sample): row for row in records.iterate_rows(path, Beginning)}
-    made_from = {f"{READ}{one.parents[2].name}": _hash(one, beginnings) for one in read_by(run, benchmark)}
-    known = run.evaluation_fingerprint(benchmark) | made_from
-    if not fingerprint.exists():
-        records.write_json(fingerprint, known)
-    elif changed_keys := differences(records.read_json(fingerprint), as_json(known)):
+    every = {(row.id, sample): row for row, sample in asked(run, benchmark.plain)}
+    refused = {name for name in every if intervention.reads and not (name in own and name in source)}
+    waiting = {(name, sample) for name, sample in made.pop(WAITING, ())} if made else set[Name]()
+    beginnings = {} if fresh else {(row.id, row.sample): row for row in records.iterate_rows(path, Beginning)}
+    due = (every.keys() if fresh else waiting) - refused
+    for name in (name for name in every if name in due):
+        begun = intervention.begin(every[name], own.get(name), given)
+        if begun is not None:
+            message = intervention.message(benchmark.asked(every[name]), every[name], given)
+            beginnings[name] = Beginning(**vars(begun), id=name[0], sample=name[1], message=message)
+
+    def known(names: Container[Name]) -> dict[str, Any]:
+        return run.evaluation_fingerprint(benchmark) | {
+            f"{READ}{file.parents[2].name}": _hash(file, names) for file in files
+        }
+
+    if made and (changed_keys := differences(made, as_json(known(beginnings.keys() - waiting)))):
         lines = [f"{folder} was made with other settings:", *(f"  {line}" for line in changed_keys)]
         raise RunError("\n".join([*lines, f"delete {folder}, so that it is made again"]))
+    if fresh or due:
+        beginnings = {name: beginnings[name] for name in every if name in beginnings}
+        records.write_rows(path, beginnings.values())
+        left = sorted(refused if fresh else refused & waiting)
+        records.write_json(fingerprint, known(beginnings) | ({WAITING: left} if left else {}))
+        level = logging.INFO if beginnings else logging.WARNING
+        note = f"; the server refused {len(refused)} of them without it" if refused else ""
+        log.log(level, "generate  %s applies to %d of %d prompts%s", benchmark.name, len(beginnings), len(every), note)
     return Intervened(intervention, given, beginnings)
 
 
@@ -272,23 +286,25 @@ class _Chunk:
             yield (row.id, sample), failed or self.made(number, answer)
 
     def _asked(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Written | Generation | Failure]]:
-        begun, failed, every = self.begun, dict[int, Failure](), range(len(self.rows))
+        begun, done, every = self.begun, dict[int, Written | Failure](), range(len(self.rows))
         before = [len(_turns(self.run, self.benchmark, row)) - 1 for row in self.rows]
         for turn in range(max(before, default=0)):
-            for number, found in self.ask([n for n in every if turn < before[n] and n not in failed]):
+            for number, found in self.ask([n for n in every if turn < before[n] and n not in done]):
                 if isinstance(found, Failure):
-                    failed[number] = found
+                    done[number] = found
                 else:
                     self.earlier[number] += (self.template.history(found.text, self.mode),)
         for _ in range(begun.intervention.rounds - 1 if begun else 0):
-            for number, found in self.ask([n for n in every if n not in failed], last=True):
-                if isinstance(found, Failure):
-                    failed[number] = found
-                elif begun:
+            for number, found in self.ask([n for n in every if n not in done], last=True):
+                again = None
+                if begun and not isinstance(found, Failure):
                     again = begun.intervention.begin(self.rows[number], self.made(number, found), begun.given)
-                    self.starts[number] = self.start(again) if again else self.starts[number]
-        going = [number for number in every if number not in failed]
-        yield from chain(self.ask(going, advance, last=True), failed.items())
+                if again is None:
+                    done[number] = found
+                else:
+                    self.starts[number] = self.start(again)
+        advance(len(done))
+        yield from chain(self.ask([n for n in every if n not in done], advance, last=True), done.items())
 
     def _attacked(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Generation | Failure]]:
         """Let an attacker write the turns. Yields the response that each attack ends with."""
@@ -415,6 +431,8 @@ def prompt_text(
     user = run.structure.prompt(turns[at]) if in_form else turns[at]
     if intervention and not intervention.chat:
         return Rendered(run.backbone.template.bos, user, "\n")
+    template = intervention.template_for(run.backbone.template) if intervention else None
+    dialogue = {"turns": turns[:at], "answers": answers or ()}
     return renderer.prompt_text(  # type: ignore[no-any-return]
-        user, thought_mode(run, benchmark), system=system, turns=turns[:at], answers=answers or ()
+        user, thought_mode(run, benchmark), system=system, template=template, **dialogue
     )

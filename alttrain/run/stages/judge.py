@@ -47,7 +47,7 @@ from alttrain.evaluation.protocol import seen_by_judge
 from alttrain.llm import NEARLY_ALL
 from alttrain.records import DamagedError, Example, Generation, Judgement
 from alttrain.run.assembly import Run
-from alttrain.run.folder import as_json, evaluation_folder
+from alttrain.run.folder import as_json, evaluation_folder, source_texts
 from alttrain.run.loggers import log_evaluation
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
@@ -182,7 +182,7 @@ def _provenance(run: Run, benchmark: Benchmark) -> dict[str, Any]:
         "judges": as_json(judges),
         "parts": list(run.protocol.parts),
         "protocol": run.protocol.name,
-        "protocol_hash": run.protocol_hash(benchmark),
+        "protocol_hash": run.protocol_hash(benchmark, texts=source_texts(run, benchmark)),
         "changed": as_json({**run.changed.evaluation[benchmark.base], **lacking_rows(benchmark)}),
         "human_labels": content_hash(Path(benchmark.human_labels)) if benchmark.human_labels else None,
     }
@@ -399,7 +399,7 @@ def _write_metrics(
     decides, *others = found
     for one in others:
         shaping = shaping_verdicts(entries[one["judge"]])
-        one["protocol_hash"] = run.protocol_hash(benchmark, shaping, one["part"])
+        one["protocol_hash"] = run.protocol_hash(benchmark, shaping, one["part"], source_texts(run, benchmark))
     analysis = {"decides": decides, **next(iter(summaries.values())).analysis(), "others": others}
     # prompts are compared for the benchmark without its intervention
     rows = [] if benchmark.intervention else records.read_rows(run.folder / "train.jsonl", Example)
