@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from alttrain import tokenization
+from alttrain.run.status import statuses
 from alttrain.training import SupervisedFineTuning
 from alttrain.training.data import BatchStream
 from alttrain.training.distributed import follows, verify
@@ -103,6 +104,34 @@ def test_losses_and_adapter_are_those_of_one_device(
     assert alone.keys() == together.keys()
     for name, weight in alone.items():
         assert (weight - together[name]).abs().max() < 1e-5, name
+
+
+PLANTED = """
+import os
+if os.environ.get("LOCAL_RANK") == "1":
+    from alttrain.config import RunError
+    from alttrain.run.stages import train
+
+    def tokenized(*unused):
+        raise RunError("the second device cannot")
+
+    train.tokenized = tokenized
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["-m"]], ids=["run", "sweep"])
+def test_what_another_process_fails_with_is_told_once_and_kept(
+    tiny_arguments: list[str], tmp_path: Path, flags: list[str]
+) -> None:
+    """Lightning kills the leader then, which cannot say why."""
+    (tmp_path / "sitecustomize.py").write_text(PLANTED)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    process = started([*flags, *tiny_arguments], tmp_path / "outputs", "trainer.devices=2", PYTHONPATH=path)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode != 0
+    assert said.count("the second device cannot") == 1, said
+    found = statuses(tmp_path / "outputs")[RUN]
+    assert (found.state, found.error) == ("failed", "the second device cannot")
 
 
 def port() -> str:

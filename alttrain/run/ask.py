@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.text import Text
 
 from alttrain.config import RunError, register
-from alttrain.config.targets import take_trusted
+from alttrain.config.trust import take_trusted
 from alttrain.generation.engine import Prompt, Written
 from alttrain.llm import Failure
 from alttrain.records import DamagedError, Segment, Step, read_utf8
 from alttrain.rewrite import parse
 from alttrain.run.assembly import Run, assemble
+from alttrain.run.folder import config_file
 from alttrain.run.session import Session
 from alttrain.run.stages.generate import check_trained
 
@@ -113,12 +114,10 @@ def _written(found: Written | Failure | None) -> Written:
 def load(run: str | Path, untrained: bool = False) -> RunModel:
     """Load the model of a run's folder, such as "outputs/runs/NAME", to ask it prompts.
 
-    Weights load with the first question. Raises FileNotFoundError without a config.yaml or trained weights, and
-    RunError for a config that may not be built.
+    Weights load with the first question. Raises FileNotFoundError if it is no run's folder or has no trained weights,
+    and RunError for a config that may not be built.
     """
-    path = Path(run) / "config.yaml"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; give a run's folder, such as outputs/runs/NAME")
+    path = config_file(Path(run))
     try:
         config = OmegaConf.create(read_utf8(path))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:

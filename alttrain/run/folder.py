@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata, resources
 from pathlib import Path
@@ -27,6 +28,8 @@ BEGUN = "begun.jsonl"
 """In an evaluation folder: how an intervention begins each response."""
 READ = "generations of "
 """How the keys of a fingerprint begin that have hashes of what an intervention reads."""
+NAMED = 10
+"""Number of runs named in a message."""
 PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers", "numpy")
 
 
@@ -43,6 +46,22 @@ def read_by(run: Run, benchmark: Benchmark) -> list[Path]:
     name = evaluation_folder(run, benchmark.plain).name
     folders = [run.folder, *([run.folder.parent / source] if (source := benchmark.intervention.source) else [])]
     return [folder / "evaluation" / name / "generations.jsonl" for folder in folders]
+
+
+def config_file(run: Path) -> Path:
+    """Return the config.yaml of a run's folder. Raises FileNotFoundError with the runs that there are instead."""
+    if not (path := run / "config.yaml").exists():
+        raise FileNotFoundError(f"{run} is not the folder of a run: {path} is not there; {runs_near(run)}")
+    return path
+
+
+def runs_near(folder: Path) -> str:
+    """Return the runs that a user may have meant by a folder, as the end of a message."""
+    for place in (folder / "runs", folder, folder.parent, folder.parent / "runs", Path("outputs") / "runs"):
+        if runs := sorted(path.parent for path in place.glob("*/run.json")):
+            more = f", and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
+            return f"runs there are: {', '.join(map(str, runs[:NAMED]))}{more}"
+    return "there are no runs near it, such as outputs/runs/NAME"
 
 
 def check_writable(output_dir: Path) -> None:
@@ -63,9 +82,14 @@ def check_belongs(run: Run) -> None:
         path, remedy = folder / "fingerprint.json", f"use tag=NAME for a new run, or delete {folder}"
         made = read_json(path, remedy=remedy) if path.exists() else as_json(current)
         made = {key: value for key, value in made.items() if not key.startswith(READ)}  # generate compares these
-        if changed := differences(made, as_json(current)):
-            lines = [f"{folder} was made with other settings:", *(f"  {line}" for line in changed)]
-            raise RunError("\n".join([*lines, f"set them back, or {remedy}"]))
+        refuse_other(folder, made, current, f"set them back, or {remedy}")
+
+
+def refuse_other(folder: Path, made: Mapping[str, Any], current: Mapping[str, Any], remedy: str) -> None:
+    """Raise RunError, with the keys that differ, if a folder's fingerprint as `made` is not the `current` one."""
+    if changed := differences(made, as_json(current)):
+        lines = [f"{folder} was made with other settings:", *(f"  {line}" for line in changed)]
+        raise RunError("\n".join([*lines, remedy]))
 
 
 def as_json(value: Any) -> Any:

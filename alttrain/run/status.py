@@ -32,6 +32,7 @@ from alttrain.config import RunError
 from alttrain.config.secrets import masked
 from alttrain.records import DamagedError, clear_unfinished, kept_json, read_json, read_utf8, write_json
 from alttrain.report.escaping import one_line
+from alttrain.run.folder import runs_near
 from alttrain.run.progress import listeners
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,10 @@ class Log:
         self._write(replace(self._status, state=state, error=_last_line(said)))
 
     def _write(self, status: Status) -> None:
-        self._status = replace(status, changed=_now())
+        self._status, found = replace(status, changed=_now()), read_status(self._path.parent)
+        here = found is not None and found.host == status.host and found.process != status.process
+        if found and here and found.state == "failed" and found.changed > status.began:
+            return  # another process of this training failed first, and this one because of it
         try:
             write_json(self._path, asdict(self._status))
         except OSError as error:
@@ -204,9 +208,9 @@ def main() -> None:
     parser.add_argument("output_dir", type=Path, nargs="?", default=Path("outputs"))
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again, until Ctrl-C")
     asked = parser.parse_args()
-    if not asked.output_dir.is_dir():
-        fault = "is not there: no run has begun in it; give the output_dir of your runs"
-        print(f"{asked.output_dir} {fault}", file=sys.stderr)
+    if not (asked.output_dir.is_dir() and not (asked.output_dir / "run.json").exists()):
+        fault = "is not the output_dir of runs: no run has begun in it"
+        print(f"{asked.output_dir} {fault}; {runs_near(asked.output_dir)}", file=sys.stderr)
         sys.exit(2)
     found, console = statuses(asked.output_dir), Console()
     if asked.watch is not None:

@@ -24,14 +24,14 @@ from typing import Any
 from alttrain import records
 from alttrain.backbone import Rendered, ThoughtMode
 from alttrain.backbone.source import cache_folder
-from alttrain.config import RunError, differences
+from alttrain.config import RunError
 from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Begun, Given, Intervention
 from alttrain.generation.engine import Decoding, Engine, Prompt, Written, unwatched
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import DamagedError, Example, Generation
 from alttrain.run.assembly import Run
-from alttrain.run.folder import BEGUN, READ, as_json, evaluation_folder, read_by
+from alttrain.run.folder import BEGUN, READ, evaluation_folder, read_by, refuse_other
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.run.stages.train import changed, writer
@@ -48,7 +48,7 @@ NO_ROOM = "the prompt leaves no room for a response in the backbone's context"
 
 def generate(run: Run, session: Session) -> None:
     """Generate what is missing, with one engine for all benchmarks. Raises RunError if a part has no answers."""
-    if not any(missing(run, benchmark) for benchmark in run.evaluated):
+    if not incomplete(run):
         for benchmark in run.intervened:
             if not _lacking(run, benchmark):
                 _begin(run, benchmark)
@@ -146,9 +146,8 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
     known = run.evaluation_fingerprint(benchmark) | made_from
     if not fingerprint.exists():
         records.write_json(fingerprint, known)
-    elif changed_keys := differences(records.read_json(fingerprint), as_json(known)):
-        lines = [f"{folder} was made with other settings:", *(f"  {line}" for line in changed_keys)]
-        raise RunError("\n".join([*lines, f"delete {folder}, so that it is made again"]))
+    else:
+        refuse_other(folder, records.read_json(fingerprint), known, f"delete {folder}, so that it is made again")
     return Intervened(intervention, given, beginnings)
 
 
@@ -165,6 +164,11 @@ def _hash(path: Path, names: Container[Name]) -> str:
         if name in names:
             digest.update(line)
     return digest.hexdigest()
+
+
+def incomplete(run: Run) -> list[Benchmark]:
+    """Return the benchmarks that lack answers."""
+    return [benchmark for benchmark in run.evaluated if missing(run, benchmark)]
 
 
 def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
