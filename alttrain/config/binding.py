@@ -1,7 +1,8 @@
-"""Check every `_target_` of a composed config against its signature, without calling it.
+"""Check every `_target_` of a composed config against its signature and its place, without calling it, and build it.
 
 The check finds misspelt or missing arguments and values of the wrong type, which would otherwise fail only after slow
-loads. It visits every node, including nested and listed ones, and collects all faults.
+loads. It visits every node, including nested and listed ones, and collects all faults. What is built must have the type
+of its place: the annotation of the argument, or for a top-level key one of `PLACES`.
 """
 
 import functools

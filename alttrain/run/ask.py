@@ -27,9 +27,9 @@ from alttrain.llm import Failure
 from alttrain.records import DamagedError, Segment, Step, read_utf8
 from alttrain.rewrite import parse
 from alttrain.run.assembly import Run, assemble
-from alttrain.run.folder import config_file
 from alttrain.run.session import Session
 from alttrain.run.stages.generate import check_trained
+from alttrain.run.status import config_file
 
 COLOURS: dict[Step, str] = {"understanding": "blue", "assessment": "magenta", "refusal": "red", "reasoning": "green"}
 
@@ -84,31 +84,25 @@ class RunModel:
                         said[at], self._thought, system=system, turns=said[:at], answers=answers
                     )
                     asked.append(Prompt(renderer.encode(text), text, f"asked-{number}@{at}"))
-                    self._check_length(len(asked[-1].ids) + tokens, tokens)
+                    if (length := len(asked[-1].ids) + tokens) > run.backbone.context_length:
+                        raise ValueError(
+                            f"the prompt and {tokens} new tokens are {length} tokens, and backbone.context_length="
+                            f"{run.backbone.context_length}; shorten it, or ask for fewer tokens"
+                        )
                 written = dict(engine.generate(asked, decoding))
-                found = [_written(written.get(number)) for number in range(len(asked))]
+                found = [one for number in range(len(asked)) if isinstance(one := written.get(number), Written)]
+                if len(found) < len(asked):
+                    reasons = [one.reason for one in written.values() if isinstance(one, Failure)]
+                    raise ValueError(f"no answer: {reasons[0] if reasons else 'the engine gave none'}")
                 earlier = [
                     (*answers, template.history(one.text, self._thought))
                     for answers, one in zip(earlier, found, strict=True)
                 ]
-        return [self._answer(prompt, one) for prompt, one in zip(prompts, found, strict=True)]
-
-    def _check_length(self, length: int, tokens: int) -> None:
-        if length > self.run.backbone.context_length:
-            raise ValueError(
-                f"the prompt and {tokens} new tokens are {length} tokens, and "
-                f"backbone.context_length={self.run.backbone.context_length}; shorten it, or ask for fewer tokens"
-            )
-
-    def _answer(self, prompt: str, found: Written) -> Answer:
-        thought, answer, closed = self.run.backbone.template.split(found.text, self._thought)
-        return Answer(prompt, thought.strip(), answer.strip(), parse(thought), closed, found.finish == "length")
-
-
-def _written(found: Written | Failure | None) -> Written:
-    if isinstance(found, Written):
-        return found
-    raise ValueError(f"no answer: {found.reason if found else 'the engine gave none'}")
+        read = []
+        for prompt, one in zip(prompts, found, strict=True):
+            thought, answer, closed = template.split(one.text, self._thought)
+            read.append(Answer(prompt, thought.strip(), answer.strip(), parse(thought), closed, one.finish == "length"))
+        return read
 
 
 def load(run: str | Path, untrained: bool = False) -> RunModel:

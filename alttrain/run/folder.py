@@ -28,8 +28,6 @@ BEGUN = "begun.jsonl"
 """In an evaluation folder: how an intervention begins each response."""
 READ = "generations of "
 """How the keys of a fingerprint begin that have hashes of what an intervention reads."""
-NAMED = 10
-"""Number of runs named in a message."""
 PACKAGES = ("alttrain", "torch", "transformers", "peft", "pytorch-lightning", "tokenizers", "numpy")
 
 
@@ -48,30 +46,17 @@ def read_by(run: Run, benchmark: Benchmark) -> list[Path]:
     return [folder / "evaluation" / name / "generations.jsonl" for folder in folders]
 
 
-def config_file(run: Path) -> Path:
-    """Return the config.yaml of a run's folder. Raises FileNotFoundError with the runs that there are instead."""
-    if not (path := run / "config.yaml").exists():
-        raise FileNotFoundError(f"{run} is not the folder of a run: {path} is not there; {runs_near(run)}")
-    return path
-
-
-def runs_near(folder: Path) -> str:
-    """Return the runs that a user may have meant by a folder, as the end of a message."""
-    for place in (folder / "runs", folder, folder.parent, folder.parent / "runs", Path("outputs") / "runs"):
-        if runs := sorted(path.parent for path in place.glob("*/run.json")):
-            more = f", and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
-            return f"runs there are: {', '.join(map(str, runs[:NAMED]))}{more}"
-    return "there are no runs near it, such as outputs/runs/NAME"
-
-
 def check_writable(output_dir: Path) -> None:
     """Raise RunError if the output folder, or its nearest existing parent, is not writable."""
-    existing = output_dir.absolute()
-    while not existing.exists():
-        existing = existing.parent
+    existing = nearest(output_dir)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         fault = f"{existing} is not {'writable' if existing.is_dir() else 'a folder'}"
         raise RunError(f"output_dir={output_dir}: {fault}; set output_dir to a folder you may write to")
+
+
+def nearest(path: Path) -> Path:
+    """Return a path, or its nearest parent that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def check_belongs(run: Run) -> None:

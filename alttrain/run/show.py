@@ -24,7 +24,7 @@ from alttrain.config.binding import target_faults
 from alttrain.config.trust import take_trusted
 from alttrain.records import DamagedError, Example, iterate_rows, read_rows, read_utf8
 from alttrain.rewrite import render
-from alttrain.run.folder import config_file
+from alttrain.run.status import config_file
 from alttrain.tokenization import IGNORED, Renderer, Sequence
 
 MARKS = ("[[", "]]")

@@ -32,7 +32,6 @@ from alttrain.config import RunError
 from alttrain.config.secrets import masked
 from alttrain.records import DamagedError, clear_unfinished, kept_json, read_json, read_utf8, write_json
 from alttrain.report.escaping import one_line
-from alttrain.run.folder import runs_near
 from alttrain.run.progress import listeners
 
 log = logging.getLogger(__name__)
@@ -44,6 +43,8 @@ PROBED_S = 0.5
 PLAN = Path(".sweep") / "plan.json"
 ENDED = Path(".sweep") / "ended"
 """One file, RUN.HASH, for each finished job of the last sweep. It holds the error if the job failed."""
+NAMED = 10
+"""Number of runs named in a message."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,22 @@ def statuses(output_dir: Path) -> dict[str, Status]:
     return found
 
 
+def config_file(run: Path) -> Path:
+    """Return the config.yaml of a run's folder. Raises FileNotFoundError with the runs that there are instead."""
+    if not (path := run / "config.yaml").exists():
+        raise FileNotFoundError(f"{run} is not the folder of a run: {path} is not there; {runs_near(run)}")
+    return path
+
+
+def runs_near(folder: Path) -> str:
+    """Return the runs that a user may have meant by a folder, as the end of a message."""
+    for place in (folder / "runs", folder, folder.parent, folder.parent / "runs", Path("outputs") / "runs"):
+        if runs := sorted(path.parent for path in place.glob("*/run.json")):
+            more = f", and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
+            return f"runs there are: {', '.join(map(str, runs[:NAMED]))}{more}"
+    return "there are no runs near it, such as outputs/runs/NAME"
+
+
 def table(found: dict[str, Status]) -> Table:
     """Return the states as a table for the console."""
     counts = Counter(status.state for status in found.values())
@@ -203,16 +220,16 @@ def table(found: dict[str, Status]) -> Table:
 
 
 def main() -> None:
-    """Entry point of the console script. Exit codes: 0 shown, 1 if a run failed, 2 if the folder does not exist."""
+    """Entry point of the console script. Exit codes: 0 shown, 1 if a run failed, 2 if there are no runs."""
     parser = argparse.ArgumentParser(prog="alttrain-status", description="The state of every run of an output folder.")
     parser.add_argument("output_dir", type=Path, nargs="?", default=Path("outputs"))
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again, until Ctrl-C")
     asked = parser.parse_args()
-    if not (asked.output_dir.is_dir() and not (asked.output_dir / "run.json").exists()):
+    found, console = statuses(asked.output_dir), Console()
+    if not found and (not asked.output_dir.is_dir() or asked.watch is None):
         fault = "is not the output_dir of runs: no run has begun in it"
         print(f"{asked.output_dir} {fault}; {runs_near(asked.output_dir)}", file=sys.stderr)
         sys.exit(2)
-    found, console = statuses(asked.output_dir), Console()
     if asked.watch is not None:
         with suppress(KeyboardInterrupt):
             while True:

@@ -105,7 +105,13 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     Jobs that differ only in their seed share the config and the parts of the first of them. Raises RunError with the
     faults of all jobs, before anything runs.
     """
-    configs: dict[tuple[str, ...], DictConfig] = {}  # by the overrides without the seed, as the next one
+    configs: dict[tuple[str, ...], DictConfig] = {}  # by the overrides without the seed, as the next two
+    alike: dict[tuple[str, ...], Run] = {}
+    planned: dict[tuple[str, ...], Run] = {}  # with the hardware that each training needs
+    rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
+    made: list[Job] = []
+    runs: dict[str, list[Run]] = {}
+    faults: dict[str, list[str]] = {}  # with the jobs that have each
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         batch = overrides_of(arguments, multirun)
         if not batch:
@@ -116,12 +122,6 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 whole = composed(overrides, arguments)
                 launcher, configs[rest] = str(whole.hydra.launcher._target_), without_hydra(whole)
     here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # others may use other machines
-    alike: dict[tuple[str, ...], Run] = {}
-    planned: dict[tuple[str, ...], Run] = {}  # as `alike`, with the hardware that each training needs
-    rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
-    made: list[Job] = []
-    runs: dict[str, list[Run]] = {}
-    faults: dict[str, list[str]] = {}
     with bar("plan", len(batch)) as advance:
         for overrides in batch:
             advance(1)

@@ -1,7 +1,9 @@
 """Stage check: refuse a run that will fail, before any weights load. Writes nothing.
 
-`check_light` always runs first: data files, folders, packages, keys, servers. The stage `check` then validates the
-token ids of every row, refuses prompts that exceed the context, and estimates the memory of each stage.
+- `check_light`    always first: data files, folders, packages, keys, servers, hardware
+- `check`          the stage: the token ids of every row, the room for every prompt, the memory of each stage (`needs`)
+- `check_prompts`  the room for every prompt, if the stage is left out
+- `ready`          after a check alone: what the other stages would lack on this machine
 
 The tokenizer is local or comes from the hub without the weights. If neither is possible, a run that loads the model
 fetches both and validates then; a run of `check` alone reports that it did not.

@@ -17,6 +17,7 @@ from alttrain.config import RunError
 from alttrain.records import Example, read_json
 from alttrain.rewrite import lacks_original, render
 from alttrain.run.assembly import Run
+from alttrain.run.folder import nearest
 from alttrain.training import Hardware
 
 CHARACTERS_PER_TOKEN = 4
@@ -202,8 +203,7 @@ def refuse_full_disk(runs: Sequence[Run]) -> None:
         kept += parts["adapter"] if run.adapter.freezes else whole
         checkpoints.append(parts["gradients"] + parts["optimizer"])  # as large as weights and moments
     needed, output_dir = kept + max(checkpoints), runs[0].output_dir
-    existing = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
-    if needed > (free := shutil.disk_usage(existing).free):
+    if needed > (free := shutil.disk_usage(nearest(output_dir)).free):
         raise RunError(
             f"output_dir={output_dir}: what is trained takes about {_gib(needed)} GiB with a checkpoint, and "
             f"{_gib(free)} are free there; make room, or set output_dir to a larger disk"
