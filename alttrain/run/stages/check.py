@@ -221,11 +221,12 @@ def ready(jobs: Sequence[tuple[Run, int]]) -> bool:
     Each run comes with the number of jobs like it.
     """
     total, lacking = sum(count for _, count in jobs), Counter[str]()
+    rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
     for run, count in jobs:
-        rows = run.rows
-        checks: list[Callable[[], object]] = [partial(check_light, replace(run, stages=STAGES), rows)]
+        own = rows[run.data] = rows.get(run.data) or run.rows
+        checks: list[Callable[[], object]] = [partial(check_light, replace(run, stages=STAGES), own)]
         if run.to_train or incomplete(run):
-            checks.append(partial(refuse_too_large, run, rows, MODEL_STAGES))
+            checks.append(partial(refuse_too_large, run, own, MODEL_STAGES))
         for one in checks:
             try:
                 one()
