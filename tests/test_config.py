@@ -474,7 +474,7 @@ def test_help_and_config_are_shown_without_torch(tmp_path: Path) -> None:
     assert re.search(r"trainer +auto cpu gpu_80gb\n", output)
     code, output, errors, heavy = asked("--help", "trainer", "method", folder=tmp_path)
     assert (code, errors, heavy) == (0, "", [])
-    assert output.startswith(f"{CONF / 'trainer'}:\n  auto      A GPU if there is one")
+    assert re.match(r".*/trainer:\n  auto      A GPU if there is one", output)
     assert re.search(r"^  no_train +The backbone without training\.$", output, re.MULTILINE)
     code, output, errors, heavy = asked("--cfg", "job", "training.epochs=3", folder=tmp_path)
     assert (code, errors, heavy) == (0, "", [])

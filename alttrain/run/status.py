@@ -97,6 +97,8 @@ class Log:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         listeners.remove(self.note)
         self.ended(error)
+        if isinstance(error, Exception) and self._another_failed():
+            raise RunError("another process of this training failed first, and its output says why") from error
 
     def note(self, line: str) -> None:
         """Record the progress of the stage."""
@@ -115,11 +117,17 @@ class Log:
         said = masked(str(error).strip()) or type(error).__name__
         self._write(replace(self._status, state=state, error=_last_line(said)))
 
+    def _another_failed(self) -> bool:
+        """Return whether another process of the training has failed. Its error is kept, since others follow from it."""
+        own, found = self._status, read_status(self._path.parent)
+        if found is None or (found.host, found.state) != (own.host, "failed"):
+            return False
+        return found.process != own.process and found.changed > own.began
+
     def _write(self, status: Status) -> None:
-        self._status, found = replace(status, changed=_now()), read_status(self._path.parent)
-        here = found is not None and found.host == status.host and found.process != status.process
-        if found and here and found.state == "failed" and found.changed > status.began:
-            return  # another process of this training failed first, and this one because of it
+        self._status = replace(status, changed=_now())
+        if status.state != "done" and self._another_failed():
+            return
         try:
             write_json(self._path, asdict(self._status))
         except OSError as error:
