@@ -12,7 +12,7 @@ from conftest import tiny_overrides
 
 import alttrain
 from alttrain.config import RunError
-from alttrain.config.targets import TRUSTED
+from alttrain.config.trust import TRUSTED
 from alttrain.records import DamagedError, Generation, read_rows
 from alttrain.run import ask
 
@@ -75,7 +75,7 @@ def test_a_prompt_may_begin_like_a_setting(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"config\.yaml is not there; give a run's folder"):
+    with pytest.raises(FileNotFoundError, match=r"config\.yaml is not there; there are no runs near it"):
         alttrain.load(tmp_path)
     (tmp_path / "config.yaml").write_text("backbone: {_target_: os.system, command: ls}")
     with pytest.raises(RunError, match=r"trusted=\[os\]"):

@@ -27,7 +27,7 @@ from alttrain.records import Example, Rejected, Segment, write_rows
 from alttrain.rewrite import TemplateTeacher
 from alttrain.rewrite.structures import Structure
 from alttrain.run.app import execute
-from alttrain.run.assembly import assemble
+from alttrain.run.assembly import Run, assemble
 from alttrain.run.stages import check as check_stage
 from alttrain.run.stages import needs
 from alttrain.run.stages.check import check as stage
@@ -53,6 +53,12 @@ class AsIs(Structure):
 
     def rewrite(self, example: Example, seed: int, assessment: Segment | None) -> Example:
         return example if assessment is None else replace(example, thought=(assessment, *example.thought))
+
+
+class FakeRun(SimpleNamespace):
+    """A run of parts that a test gives."""
+
+    to_train = Run.to_train
 
 
 def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[str] = ("check",), **parts: Any) -> Any:
@@ -83,7 +89,7 @@ def a_run(folder: Path, tiny: Path, rows: Sequence[Example], stages: Sequence[st
             ),
         ),
     }
-    made = SimpleNamespace(**defaults | parts)
+    made = FakeRun(**defaults | parts)
     made.intervened, made.evaluated = (), made.benchmarks
     return made
 
@@ -236,17 +242,15 @@ def test_slots_are_what_there_is_room_for(
     run = a_run(tmp_path, tiny_folder, [TRACED], ["check", "generate"], backbone=large(tiny_folder), protocol=protocol)
     run.generation = InProcess(slots=64, dtype="bfloat16")
     free(monkeypatch, 25)
-    needs.refuse_too_large(run, [TRACED], needs.Sizes(10))
-    line = next(line for line in caplog.text.splitlines() if "generate needs" in line)
+    *_, line = needs.refuse_too_large(run, [TRACED], ["generate"], needs.Sizes(10))
     found = re.search(r"about (\S+) GiB \(weights (\S+), cache (\S+), activations (\S+), logits (\S+)\)", line)
     assert found, line
     total, weights, cache, activations, logits = map(float, found.groups())
     assert cache == pytest.approx(0.8 * (25 - weights - activations - logits), abs=0.1)
     assert total < 25
     run.generation = InProcess(slots=64, dtype="bfloat16", memory_gib=2)
-    caplog.clear()
-    needs.refuse_too_large(run, [TRACED], needs.Sizes(10))
-    assert "cache 2.0" in next(line for line in caplog.text.splitlines() if "generate needs" in line)
+    *_, line = needs.refuse_too_large(run, [TRACED], ["generate"], needs.Sizes(10))
+    assert "cache 2.0" in line
 
 
 def test_rows_that_are_too_long_ask_for_smaller_passes(
@@ -257,13 +261,13 @@ def test_rows_that_are_too_long_ask_for_smaller_passes(
     shape_bytes = training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1900])
     free(monkeypatch, sum(shape_bytes.values()) / GIB + 0.01)
     with pytest.raises(RunError, match=r"train needs .* set trainer\.recompute=true"):
-        needs.refuse_too_large(run, [TRACED], sizes)
+        needs.refuse_too_large(run, [TRACED], run.stages, sizes)
     run.hardware = replace(run.hardware, recompute=True)
     recomputed = training_bytes(LARGE, 4, LORA.rank, LORA.target_modules, [1800], recompute=True)
     assert sum(recomputed.values()) < sum(shape_bytes.values())
     free(monkeypatch, sum(recomputed.values()) / GIB + 0.01)
     with pytest.raises(RunError, match=r"train needs .* set trainer\.recompute=true trainer\.examples_per_pass=1"):
-        needs.refuse_too_large(run, [TRACED], sizes)
+        needs.refuse_too_large(run, [TRACED], run.stages, sizes)
 
 
 def test_a_step_is_divided_among_devices_and_passes(
@@ -293,7 +297,7 @@ def test_a_step_is_divided_among_devices_and_passes(
     free(monkeypatch, 60, "GPU")
     remedy = r"set trainer\.devices=4 trainer\.strategy=deepspeed_stage_3 trainer\.recompute=true"
     with pytest.raises(RunError, match=remedy):
-        needs.refuse_too_large(run, [TRACED], sizes)
+        needs.refuse_too_large(run, [TRACED], run.stages, sizes)
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -306,8 +310,8 @@ def test_memory_is_refused_only_for_stages_to_come(
         (tmp_path / "train.json").write_text("{}")
     run = a_run(tmp_path, tiny_folder, [TRACED], ["check", "train"] if finished else ["check"], benchmarks=())
     run.backbone = large(tiny_folder)
-    needs.refuse_too_large(run, [TRACED], needs.Sizes(1, 1, (10,)))
-    assert ("and cpu has 1.0 free" in caplog.text) is not finished
+    told = needs.refuse_too_large(run, [TRACED], run.stages, needs.Sizes(1, 1, (10,)))
+    assert ["and cpu has 1.0 free" in line for line in told] == ([] if finished else [True])
 
 
 @pytest.mark.slow

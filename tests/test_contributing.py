@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from alttrain.config import preview, register, spelt_out
-from alttrain.config.targets import TRUSTED, take_trusted
+from alttrain.config.trust import TRUSTED, take_trusted
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Prompt, Written
 from alttrain.records import Example, Generation, Segment

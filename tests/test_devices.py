@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from alttrain import tokenization
+from alttrain.run.status import statuses
 from alttrain.training import SupervisedFineTuning
 from alttrain.training.data import BatchStream
 from alttrain.training.distributed import follows, verify
@@ -103,6 +104,50 @@ def test_losses_and_adapter_are_those_of_one_device(
     assert alone.keys() == together.keys()
     for name, weight in alone.items():
         assert (weight - together[name]).abs().max() < 1e-5, name
+
+
+PLANTED = """
+import os
+if os.environ.get("LOCAL_RANK") == "1":
+    from alttrain.config import RunError
+
+    told = "the second device cannot"
+    if os.environ["FAILS"] == "before":
+        from alttrain.run.stages import train
+
+        def tokenized(*unused):
+            raise RunError(told)
+
+        train.tokenized = tokenized
+    else:
+        from alttrain.training.module import SFTModule
+
+        whole = SFTModule.training_step
+
+        def step(self, *arguments):
+            if self.trainer.global_step == 2:
+                raise RuntimeError(told)
+            return whole(self, *arguments)
+
+        SFTModule.training_step = step
+"""
+
+
+@pytest.mark.parametrize(("flags", "fails"), [([], "before"), ([], "training"), (["-m"], "before")])
+def test_what_another_process_fails_with_is_told_once_and_kept(
+    tiny_arguments: list[str], tmp_path: Path, flags: list[str], fails: str
+) -> None:
+    """Lightning kills the leader of a process that failed, or it fails because the connection is gone."""
+    (tmp_path / "sitecustomize.py").write_text(PLANTED)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    own = {"PYTHONPATH": path, "FAILS": fails}
+    process = started([*flags, *tiny_arguments], tmp_path / "outputs", "trainer.devices=2", **own)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode != 0
+    assert said.count("the second device cannot") == 1, said
+    assert "closed by peer" not in said
+    found = statuses(tmp_path / "outputs")[RUN]
+    assert (found.state, found.error) == ("failed", "the second device cannot")
 
 
 def port() -> str:

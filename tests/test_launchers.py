@@ -88,7 +88,7 @@ def test_another_process_finds_the_configs_of_a_config_dir(tmp_path: Path) -> No
 
 def test_libraries_speak_on_the_console_only_when_something_is_wrong() -> None:
     code = (
-        "import logging\nfrom alttrain.run.app import _log_to_console\n_log_to_console()\n"
+        "import logging\nfrom alttrain.run.progress import log_to_console\nlog_to_console()\n"
         "for name in ('httpx2', 'alttrain.run'):\n    logging.getLogger(name).info('info of %s', name)\n"
         "    logging.getLogger(name).warning('warning of %s', name)\n"
     )

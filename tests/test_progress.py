@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from alttrain.run import progress
-from alttrain.run.app import _log_to_console
 from alttrain.run.status import Log, state_of
 from hydra_plugins.alttrain_jobs import PARENT
 
@@ -36,7 +35,7 @@ def test_a_line_a_minute_and_the_time_left_by_the_speed_of_this_process(
     ]
 
 
-def test_jobs_beside_others_have_lines_with_their_names(
+def test_parallel_jobs_have_lines_with_their_names(
     clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also on a terminal, where the bars of several would overwrite each other."""
@@ -44,7 +43,7 @@ def test_jobs_beside_others_have_lines_with_their_names(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     for name in ("a-s0", "a-100%-s1"):  # one process does jobs one after the other
-        _log_to_console(f"{name}  ")
+        progress.log_to_console(f"{name}  ")
         with progress.bar("training", 10) as advance:
             clock[0] += 61
             advance(1)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from alttrain.config import RunError, register
 from alttrain.config.identity import HOW_ASKED
-from alttrain.config.targets import TRUSTED
+from alttrain.config.trust import TRUSTED
 from alttrain.dataset import Rows, embedded_rows, jailbreak_artifacts
 from alttrain.evaluation import Benchmark, Choice, Protocol, RefusalJudge
 from alttrain.evaluation.protocol import KINDS

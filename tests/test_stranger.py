@@ -19,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from alttrain.backbone.source import Wheel
 from alttrain.config import Fault, RunError, faults, instantiate, preview, register
 from alttrain.config.binding import target_faults
-from alttrain.config.overrides import LOGGING, composed, hydra_faults
+from alttrain.config.overrides import composed
 from alttrain.config.schema import name_fault
 from alttrain.config.secrets import masked, resolvers
-from alttrain.config.targets import TRUSTED, take_trusted
+from alttrain.config.trust import LOGGING, TRUSTED, hydra_faults, take_trusted
 from alttrain.records import Generation, Judgement
 from alttrain.run import app, show
 from alttrain.run.assembly import assemble

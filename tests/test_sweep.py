@@ -23,7 +23,8 @@ from alttrain.config import RunError, register
 from alttrain.config.overrides import applicable
 from alttrain.records import write_json, write_text
 from alttrain.report.results import read_csv
-from alttrain.run.plan import Job, totals
+from alttrain.run.assembly import assemble
+from alttrain.run.plan import Job, job_of, totals
 from alttrain.run.status import ENDED, PLAN, Log, locked, read_status, state_of, statuses, table
 from alttrain.run.sweep import STOPPED, overrides_of, plan, run_job
 from hydra_plugins.alttrain_jobs import PARENT, JobSweeper
@@ -259,6 +260,7 @@ def test_keys_of_a_training_change_only_the_jobs_that_train(tmp_path: Path) -> N
         ["method=demo_alttrain", "training.epochs=2", "adapter.rank=8"],
         ["method=demo_alttrain", "training.epochs=3", "adapter.rank=8"],
     ]
+    assert done.stderr.startswith("plan      checking 3 jobs before the first starts\n")  # which may take a minute
     told = "training.epochs=2,3 adapter.rank=8: not for smollm2_135m-no_train-s0, which trains nothing"
     assert told in done.stderr
 
@@ -376,6 +378,30 @@ def test_a_plans_total_is_in_minutes_or_hours_with_the_calls_of_each(hours: floa
     assert said in told
     assert "at most 3,000 calls of judge guard (m) and at most 4 calls of teacher t" in told
     assert "and no calls to teachers' and judges' servers" in totals([replace(job, calls={})])
+
+
+def test_hours_follow_earlier_trainings_of_the_same_kind(tiny_arguments: list[str], tmp_path: Path) -> None:
+    """An adapter and a whole model of one backbone do not train at one speed."""
+    register()
+
+    def hours(*tokens: tuple[str, int]) -> float:
+        output_dir = tmp_path / "-".join(kind for kind, _ in tokens)
+        for kind, count in tokens:
+            folder = output_dir / "runs" / kind
+            (folder / kind).mkdir(parents=True)
+            names = {"run": kind, "backbone": "tiny", "dataset": "d", "rewrite": "r", "training": "t", "seed": 0}
+            write_json(folder / "run.json", names)
+            record = {"steps": 1, "tokens": count, "seconds": 100.0, "device": "cpu", "precision": "float32"}
+            write_json(folder / "train.json", record | {"final_loss": None})
+        with initialize_config_module("alttrain.conf", version_base="1.3"):
+            run = assemble(compose("run", overrides=[*tiny_arguments, f"output_dir={output_dir}"]))
+        found = job_of(run, (), run.rows).hours
+        assert found is not None
+        return found
+
+    alone = hours(("adapter", 1000))
+    assert hours(("adapter", 1000), ("model", 10)) == alone
+    assert hours(("model", 10)) < alone / 10
 
 
 @pytest.mark.parametrize(

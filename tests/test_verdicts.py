@@ -13,7 +13,7 @@ from stub_server import Say, Serve, Stub
 
 from alttrain import llm
 from alttrain.config import RunError, register
-from alttrain.config.targets import TRUSTED
+from alttrain.config.trust import TRUSTED
 from alttrain.records import Generation, Judgement, read_rows
 from alttrain.run.app import execute
 from alttrain.run.stages.report import write_report

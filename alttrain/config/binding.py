@@ -1,24 +1,27 @@
-"""Check every `_target_` of a composed config against its signature, without calling it.
+"""Check every `_target_` of a composed config against its signature and its place, without calling it, and build it.
 
 The check finds misspelt or missing arguments and values of the wrong type, which would otherwise fail only after slow
-loads. It visits every node, including nested and listed ones, and collects all faults.
+loads. It visits every node, including nested and listed ones, and collects all faults. What is built must have the type
+of its place: the annotation of the argument, or for a top-level key one of `PLACES`.
 """
 
 import functools
 import inspect
 import operator
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from alttrain.config.schema import STAGES, TEXTS, RunSchema, did_you_mean, name_fault
-from alttrain.config.secrets import exposed, masked, resolvers
-from alttrain.config.targets import ANYTHING, alternatives, classes, fits, hints_of, items, locate, program_faults
+from alttrain.config.schema import STAGES, TEXTS, Fault, RunSchema, did_you_mean, name_fault
+from alttrain.config.secrets import exposed, resolvers
+from alttrain.config.trust import locate, program_faults
 
 MISSING = "???"
+ANYTHING = object()  # the place of an argument that has no annotation, in a trusted class
 PLACES: Mapping[str, tuple[str, ...]] = {
     "method": ("alttrain.config.Method",),
     "backbone": ("alttrain.backbone.Backbone",),
@@ -40,19 +43,6 @@ NOT_TAKEN = ("_args_", "_convert_", "_partial_", "_recursive_")
 NAMED = ("backbone", "dataset", "rewrite", "training", "protocol", "method")  # parts whose names are parts of paths
 _adapter = functools.cache(TypeAdapter)
 SEEDS = 1 << 32  # number of valid seeds: numpy accepts 0 to 2**32 - 1
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One error in a config: its key, the value found there, and what is accepted."""
-
-    key: str
-    value: Any
-    accepted: str
-
-    def __str__(self) -> str:
-        place = f"{self.key}={self.value!r}" if self.value is not None else self.key
-        return masked(f"{place}: {self.accepted}")
 
 
 def faults(config: DictConfig) -> list[Fault]:
@@ -117,33 +107,33 @@ def _names(plain: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _walk(node: Any, key: str, place: Any) -> Iterator[Fault]:
-    """Yield the faults at and below `node`. `place` is the annotation of what may be built here; see `targets.fits`."""
+    """Yield the faults at and below `node`. `place` is the annotation of what may be built here; see `_fits`."""
     if _builds(node):
         yield from _target_faults(node, key, place)
     elif _lacks_target(node, place):
-        names = " or ".join(one.__name__ for one in classes(place))
+        names = " or ".join(one.__name__ for one in _classes(place))
         yield Fault(f"{key}._target_", None, f"missing; choose an option, or name what builds a {names}")
     elif isinstance(node, dict):
         for name, child in node.items():
-            yield from _walk(child, f"{key}.{name}", items(place))
+            yield from _walk(child, f"{key}.{name}", _items(place))
     elif isinstance(node, list):
         for index, child in enumerate(node):
-            yield from _walk(child, f"{key}[{index}]", items(place))
+            yield from _walk(child, f"{key}[{index}]", _items(place))
     elif key.rpartition(".")[2] == "seed" and isinstance(node, int) and not 0 <= node < SEEDS:
         yield Fault(key, node, f"accepted: 0 to {SEEDS - 1}")
 
 
 def _lacks_target(node: Any, place: Any) -> bool:
     """Return whether a node is a mapping or null where only an object fits."""
-    absent = node is None and type(None) not in alternatives(place)
-    return bool(absent or isinstance(node, dict)) and bool(classes(place)) and items(place) is None
+    absent = node is None and type(None) not in _alternatives(place)
+    return bool(absent or isinstance(node, dict)) and bool(_classes(place)) and _items(place) is None
 
 
 def _target_faults(node: dict[str, Any], key: str, place: Any) -> Iterator[Fault]:
     path, arguments = node["_target_"], {name: value for name, value in node.items() if name != "_target_"}
     try:
         target = locate(path)
-        fault = fits(target, place)
+        fault = _fits(target, place)
     except PermissionError as error:
         fault = str(error)
     except (ImportError, ValueError) as error:
@@ -153,10 +143,10 @@ def _target_faults(node: dict[str, Any], key: str, place: Any) -> Iterator[Fault
         for name, value in arguments.items():
             yield from _walk(value, f"{key}.{name}", ANYTHING)
         return
-    yield from (Fault(*one) for one in program_faults(node, key, target))
+    yield from program_faults(node, key, target)
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    hints, own = hints_of(target), target.__module__.startswith("alttrain.")
+    hints, own = _hints_of(target), target.__module__.startswith("alttrain.")
     for name, value in arguments.items():
         hint = hints.get(name, Any)
         below = list(_walk(value, f"{key}.{name}", (None if own else ANYTHING) if hint is Any else hint))
@@ -194,6 +184,75 @@ def _type_faults(value: Any, hint: Any, key: str) -> Iterator[Fault]:
             found.setdefault(place, (inner, {}))[1][item["msg"]] = None
         for place, (inner, messages) in found.items():
             yield Fault(place, inner, "; ".join(messages))
+
+
+def _fits(target: Callable[..., Any], place: Any) -> str:
+    """Return why what `target` builds does not have the type of its place; "" if it has.
+
+    `place` is an annotation, None if nothing may be built there, or `ANYTHING`.
+    """
+    if place is ANYTHING:
+        ours = target.__module__.startswith("alttrain.")
+        return "not for a place without an annotation" if ours and not is_dataclass(target) else ""
+    wanted = _classes(place)
+    if not wanted:
+        return "nothing is built here; give a plain value"
+    made = [target] if inspect.isclass(target) else _classes(_hints_of(target).get("return"))
+    if made and all(any(_is(one, other) for other in wanted) for one in made):
+        return ""
+    return f"expected what builds a {' or '.join(one.__name__ for one in wanted)}" + (
+        "" if made else "; annotate what it returns"
+    )
+
+
+def _alternatives(hint: Any) -> Iterator[Any]:
+    """Yield the members of a union, or the annotation itself, without their constraints."""
+    if get_origin(hint) is Annotated:
+        yield from _alternatives(get_args(hint)[0])
+    elif get_origin(hint) in (Union, types.UnionType):
+        for part in get_args(hint):
+            yield from _alternatives(part)
+    else:
+        yield hint
+
+
+def _classes(hint: Any) -> list[Any]:
+    """Return the classes, protocols and Callable in an annotation that a node with a target can satisfy."""
+    found = [Callable if get_origin(one) is Callable else one for one in _alternatives(hint)]
+    return [one for one in found if inspect.isclass(one) and one is not Any and one.__module__ != "builtins"]
+
+
+def _items(hint: Any) -> Any:
+    """Return the annotation of the items of a mapping or sequence; None for other annotations."""
+    if hint is ANYTHING:
+        return hint
+    for one in _alternatives(hint):
+        origin = get_origin(one)
+        if inspect.isclass(origin) and issubclass(origin, Mapping | Sequence):
+            return get_args(one)[1 if issubclass(origin, Mapping) else 0]
+    return None
+
+
+def _hints_of(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a class's arguments, or of a function's arguments and return value."""
+    constructor = target.__init__ if inspect.isclass(target) else target
+    try:
+        return get_type_hints(constructor, include_extras=True)
+    except (NameError, TypeError):
+        return {}  # a third-party target whose annotations name types that it imports for type checkers only
+
+
+def _is(made: Any, wanted: Any) -> bool:
+    """Return whether `made` is a `wanted`: a subclass, or, for a protocol, a class with all its methods.
+
+    Other members of a protocol are not checked, since an instance may set them later.
+    """
+    if not getattr(wanted, "_is_protocol", False):
+        return issubclass(made, wanted)
+    protocols = [base for base in wanted.__mro__ if getattr(base, "_is_protocol", False)]
+    methods = {name for base in protocols for name, own in vars(base).items() if inspect.isfunction(own)}
+    names = [name for name in methods if name == "__call__" or not name.startswith("_")]
+    return all(any(callable(vars(base).get(name)) for base in made.__mro__) for name in names)
 
 
 def instantiate(node: Any) -> Any:

@@ -1,43 +1,24 @@
-"""Find all faults of a command line at once, and check what a config sets in Hydra's own node.
-
-Hydra by itself stops at the first override that it cannot apply.
-"""
+"""Compose a command line to configs, and find all its faults at once: Hydra stops at the first that it cannot apply."""
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from importlib import resources
-from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.launcher import Launcher
-from hydra.plugins.plugin import Plugin
-from hydra.plugins.sweeper import Sweeper
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from alttrain.config.binding import Fault, faults
-from alttrain.config.schema import RunError, did_you_mean, trains
-from alttrain.config.secrets import leaves
-from alttrain.config.targets import trusted
+from alttrain.config.binding import faults
+from alttrain.config.schema import Fault, RunError, did_you_mean, trains
+from alttrain.config.trust import hydra_faults
 
 CONFIG_MODULE = "alttrain.conf"
 PRIMARY = "run"
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError)  # what compose may raise
-PLUGINS: Mapping[str, type[Plugin]] = {"launcher._target_": Launcher, "sweeper._target_": Sweeper}
-LOGGING = ("job_logging", "hydra_logging")
-BUILT = ("callbacks.", "launcher.", "sweeper.")
-GIVEN = re.compile(r"job\.env_set\..+|launcher\.(setup|python|srun_args|additional_parameters|address)(\.|$).*")
-"""Hydra keys that run commands, change the environment, or send jobs to other machines."""
-PLACED = {"output_subdir": None, "run.dir": ".", "sweep.dir": "${output_dir}/.sweep", "sweep.subdir": "."}
-"""Where Hydra writes its own files, as in conf/run.yaml. Other places are refused: files there could be overwritten."""
-KEY = re.compile(r"\$\{(\w[\w.]*)\}")
 OPEN = re.compile(
     r"(dataset(\.sources\.[\w-]+)?|evaluation\.benchmarks\.[\w-]+\.rows)\."
     r"(columns|constants|where|labels|extract|slices|erase)\.\w+=|protocol\.(settings|means)\."
@@ -222,44 +203,3 @@ def _known_keys(key: str, accepted: list[str]) -> list[str] | None:
 
 def _first_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", str(error).strip().split("\n")[0])
-
-
-def hydra_faults(config: DictConfig, arguments: Iterable[str]) -> Iterator[Fault]:
-    """Yield each fault in the `hydra` node of a composed config. Nothing of the node is resolved.
-
-    Hydra builds its launcher, sweeper, callbacks and logging from this node, so they can run code. `arguments` is the
-    command line, which may set what a file may not.
-    """
-    plain: Any = OmegaConf.to_container(config.hydra, resolve=False)
-    given = set(map(_key, arguments))
-    for name in LOGGING:
-        options = [file for file in (resources.files("hydra.conf") / "hydra" / name).iterdir() if ".yaml" in file.name]
-        if plain.pop(name) not in [yaml.safe_load(file.read_text(encoding="utf-8")) for file in options]:
-            names = ", ".join(sorted(file.name.removesuffix(".yaml") for file in options))
-            yield Fault(f"hydra.{name}", None, f"a log's handlers are code that runs; accepted: hydra/{name}={names}")
-    for key, value in leaves(plain):
-        own = f"hydra.{key}"
-        filed = re.sub(r"(\.\d+)+$", "", own) not in given
-        if key.startswith(BUILT) and "${" in str(value) and not _of_plain_values(config, str(value)):
-            yield Fault(own, value, "accepted here: plain values, and ${key} of one")
-        elif key.rpartition(".")[2] == "_target_" and not _known(key, str(value)):
-            remedy = f"if you know what it runs: trusted=[{str(value).partition('.')[0]}] on the command line"
-            yield Fault(own, value, f"Hydra would build it; {remedy}")
-        elif filed and ((GIVEN.fullmatch(key) and value is not None) or (key in PLACED and value != PLACED[key])):
-            yield Fault(own, value, "this is for the command line, and not for a file; give it there, or leave it out")
-
-
-def _of_plain_values(config: DictConfig, text: str) -> bool:
-    """Return whether a text interpolates only keys, none of which holds a node (a node could have a target)."""
-    try:
-        found = [OmegaConf.select(config, key) for key in KEY.findall(text)]
-    except OmegaConfBaseException:
-        return False
-    return "${" not in KEY.sub("", text) and not any(OmegaConf.is_config(one) for one in found)
-
-
-def _known(key: str, target: str) -> bool:
-    if kind := PLUGINS.get(key):
-        return target in (f"{plugin.__module__}.{plugin.__name__}" for plugin in Plugins.instance().discover(kind))
-    mine = target.startswith(tuple(f"{package}." for package in trusted()))
-    return mine and re.fullmatch(r"callbacks\.[^.]+\._target_", key) is not None

@@ -1,4 +1,4 @@
-"""The closed root schema of a run, the rules for names, and the error for a user's mistakes.
+"""The closed root schema of a run, the rules for names, and the errors for a user's mistakes.
 
 Group nodes are open here; `binding` checks their `_target_`.
 """
@@ -29,6 +29,19 @@ class RunError(CompactHydraException):
     def __init__(self, *faults: str) -> None:
         self.faults = tuple(map(masked, faults))
         super().__init__("\n".join(self.faults))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One error in a config: its key, the value found there, and what is accepted."""
+
+    key: str
+    value: Any
+    accepted: str
+
+    def __str__(self) -> str:
+        place = f"{self.key}={self.value!r}" if self.value is not None else self.key
+        return masked(f"{place}: {self.accepted}")
 
 
 @dataclass

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from alttrain.config import RunError, register
-from alttrain.config.targets import take_trusted
+from alttrain.config.trust import take_trusted
 from alttrain.generation.engine import Prompt, Written
 from alttrain.llm import Failure
 from alttrain.records import DamagedError, Segment, Step, read_utf8
@@ -29,6 +29,7 @@ from alttrain.rewrite import parse
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.session import Session
 from alttrain.run.stages.generate import check_trained
+from alttrain.run.status import config_file
 
 COLOURS: dict[Step, str] = {"understanding": "blue", "assessment": "magenta", "refusal": "red", "reasoning": "green"}
 
@@ -83,42 +84,34 @@ class RunModel:
                         said[at], self._thought, system=system, turns=said[:at], answers=answers
                     )
                     asked.append(Prompt(renderer.encode(text), text, f"asked-{number}@{at}"))
-                    self._check_length(len(asked[-1].ids) + tokens, tokens)
+                    if (length := len(asked[-1].ids) + tokens) > run.backbone.context_length:
+                        raise ValueError(
+                            f"the prompt and {tokens} new tokens are {length} tokens, and backbone.context_length="
+                            f"{run.backbone.context_length}; shorten it, or ask for fewer tokens"
+                        )
                 written = dict(engine.generate(asked, decoding))
-                found = [_written(written.get(number)) for number in range(len(asked))]
+                found = [one for number in range(len(asked)) if isinstance(one := written.get(number), Written)]
+                if len(found) < len(asked):
+                    reasons = [one.reason for one in written.values() if isinstance(one, Failure)]
+                    raise ValueError(f"no answer: {reasons[0] if reasons else 'the engine gave none'}")
                 earlier = [
                     (*answers, template.history(one.text, self._thought))
                     for answers, one in zip(earlier, found, strict=True)
                 ]
-        return [self._answer(prompt, one) for prompt, one in zip(prompts, found, strict=True)]
-
-    def _check_length(self, length: int, tokens: int) -> None:
-        if length > self.run.backbone.context_length:
-            raise ValueError(
-                f"the prompt and {tokens} new tokens are {length} tokens, and "
-                f"backbone.context_length={self.run.backbone.context_length}; shorten it, or ask for fewer tokens"
-            )
-
-    def _answer(self, prompt: str, found: Written) -> Answer:
-        thought, answer, closed = self.run.backbone.template.split(found.text, self._thought)
-        return Answer(prompt, thought.strip(), answer.strip(), parse(thought), closed, found.finish == "length")
-
-
-def _written(found: Written | Failure | None) -> Written:
-    if isinstance(found, Written):
-        return found
-    raise ValueError(f"no answer: {found.reason if found else 'the engine gave none'}")
+        read = []
+        for prompt, one in zip(prompts, found, strict=True):
+            thought, answer, closed = template.split(one.text, self._thought)
+            read.append(Answer(prompt, thought.strip(), answer.strip(), parse(thought), closed, one.finish == "length"))
+        return read
 
 
 def load(run: str | Path, untrained: bool = False) -> RunModel:
     """Load the model of a run's folder, such as "outputs/runs/NAME", to ask it prompts.
 
-    Weights load with the first question. Raises FileNotFoundError without a config.yaml or trained weights, and
-    RunError for a config that may not be built.
+    Weights load with the first question. Raises FileNotFoundError if it is no run's folder or has no trained weights,
+    and RunError for a config that may not be built.
     """
-    path = Path(run) / "config.yaml"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; give a run's folder, such as outputs/runs/NAME")
+    path = config_file(Path(run))
     try:
         config = OmegaConf.create(read_utf8(path))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:

@@ -73,6 +73,11 @@ class Run:
         return self.folder / self.adapter.folder
 
     @property
+    def to_train(self) -> bool:
+        """Whether a training is still to be done."""
+        return self.training.trains and not (self.folder / "train.json").exists()
+
+    @property
     def rewritten(self) -> bool:
         """Whether the rewrite stage is done."""
         return all((self.folder / name).exists() for name in ("train.jsonl", "rewrite.json"))

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata, resources
 from pathlib import Path
@@ -58,12 +59,15 @@ def source_texts(run: Run, benchmark: Benchmark) -> dict[str, str]:
 
 def check_writable(output_dir: Path) -> None:
     """Raise RunError if the output folder, or its nearest existing parent, is not writable."""
-    existing = output_dir.absolute()
-    while not existing.exists():
-        existing = existing.parent
+    existing = nearest(output_dir)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         fault = f"{existing} is not {'writable' if existing.is_dir() else 'a folder'}"
         raise RunError(f"output_dir={output_dir}: {fault}; set output_dir to a folder you may write to")
+
+
+def nearest(path: Path) -> Path:
+    """Return a path, or its nearest parent that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def check_belongs(run: Run) -> None:
@@ -74,9 +78,14 @@ def check_belongs(run: Run) -> None:
         path, remedy = folder / "fingerprint.json", f"use tag=NAME for a new run, or delete {folder}"
         made = read_json(path, remedy=remedy) if path.exists() else as_json(current)
         made = {key: value for key, value in made.items() if not key.startswith(READ)}  # generate compares these
-        if changed := differences(made, as_json(current)):
-            lines = [f"{folder} was made with other settings:", *(f"  {line}" for line in changed)]
-            raise RunError("\n".join([*lines, f"set them back, or {remedy}"]))
+        refuse_other(folder, made, current, f"set them back, or {remedy}")
+
+
+def refuse_other(folder: Path, made: Mapping[str, Any], current: Mapping[str, Any], remedy: str) -> None:
+    """Raise RunError, with the keys that differ, if a folder's fingerprint as `made` is not the `current` one."""
+    if changed := differences(made, as_json(current)):
+        lines = [f"{folder} was made with other settings:", *(f"  {line}" for line in changed)]
+        raise RunError("\n".join([*lines, remedy]))
 
 
 def as_json(value: Any) -> Any:

@@ -6,28 +6,34 @@ Writes OUTPUT_DIR/.sweep/plan.json, which tells `alttrain-status` what is pendin
 - benchmarks  prompts, decoding, system prompt, judge: one row for each protocol and benchmark
 - jobs        state, memory, training tokens, generations, hours, requests to each teacher's and judge's server
 
-Hours are estimated from the speed of earlier trainings of the backbone in the output folder. Without one they are
-estimated from rates measured elsewhere (`RATES`), on a CPU by its speed. Lengths of answers are assumed (`TYPICAL`).
+Hours are estimated from the speed of earlier trainings in the output folder, of the same backbone and kind of adapter.
+Without one they are estimated from rates measured elsewhere (`RATES`), on a CPU by its speed. Lengths of answers are
+assumed (`TYPICAL`).
 """
 
 import functools
 import json
+import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from alttrain.backbone.device import GIB, look
+from alttrain.backbone.device import GIB, Device, look
 from alttrain.evaluation import Benchmark, Judge
-from alttrain.records import Example, Names, Trained, kept_json
+from alttrain.records import Example, Names, Trained, kept_json, write_json, write_text
 from alttrain.report.escaping import plain
 from alttrain.run.assembly import Run
 from alttrain.run.folder import source_texts
+from alttrain.run.stages.generate import incomplete
 from alttrain.run.stages.judge import judges_of
 from alttrain.run.stages.needs import guessed_rows, needs_of, shape_known
+from alttrain.run.status import PLAN, read_status
 from alttrain.training import SupervisedFineTuning
+
+log = logging.getLogger(__name__)
 
 RATES = {"cuda": (4.0e14, 4.6e13), "cpu": (2.7e11, 4.6e10)}
 """By device, (training's useful FLOP per second, generation's tokens per second times the backbone's parameters).
@@ -42,6 +48,8 @@ CORES, CORE_FLOPS = 2, 6.0e10
 MEASURED_S = 10.0
 """Seconds of training from which its rate counts."""
 HOUR = 3600.0
+LISTED = 30
+"""Number of runs named on the console; plan.json has all."""
 Row = dict[str, str]
 """A row of a table, by column."""
 
@@ -72,7 +80,7 @@ class Job:
     calls: Mapping[str, int]
 
 
-def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Example]) -> Job:
+def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example]) -> Job:
     """Estimate the cost of one run. `rows` are its training rows before the rewrite, empty if it trains nothing."""
     device = look(run.hardware.accelerator, run.hardware.memory_gib)
     most = max((need.total for need in needs_of(run, rows, device)), default=None)
@@ -91,18 +99,6 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
             calls[f"judge {_judge(judge)}"] += asked * len(judge.servers) * len(run.protocol.parts)
         if benchmark.intervention and benchmark.intervention.requests:
             calls[f"attack {benchmark.intervention_name}"] += asked * benchmark.intervention.requests
-    hours = None
-    if shape := shape_known(run):
-        kind = "cpu" if device.name == "cpu" else "cuda"
-        flops, words = RATES[kind]
-        passes = 4 if run.adapter.freezes else 6  # frozen weights need no weight gradients
-        flops, words = flops / passes / shape.parameters, words / shape.parameters
-        tokens, seconds = _measured(run.output_dir, run.backbone.name, kind)
-        if seconds >= MEASURED_S:
-            speed = tokens / seconds / flops
-        else:
-            speed = _cpu_speed(run.hardware.threads) if kind == "cpu" else 1.0
-        hours = (training_tokens / flops + generated_tokens / words) / speed / HOUR
     asking = ((run.structure.teacher, len(rows)), (run.structure.understander, sum(not row.thought for row in rows)))
     for writer, count in asking:
         if writer and writer.servers:
@@ -110,24 +106,53 @@ def job_of(run: Run, overrides: Sequence[str], state: str, rows: Sequence[Exampl
     return Job(
         run.name,
         tuple(overrides),
-        state,
+        _state(run),
         None if most is None else round(most / GIB, 2),
         None if most is None or device.free is None else most <= device.free,
         run.hardware.world_size,
         training_tokens,
         generations,
-        hours,
+        _hours(run, device, training_tokens, generated_tokens),
         dict(+calls),
     )
 
 
+def _state(run: Run) -> str:
+    """Return "new", "goes on", or "done" if no work is left for the run's stages."""
+    if not run.folder.exists():
+        return "new"
+    status = read_status(run.folder)
+    left = run.to_train or ("generate" in run.stages and incomplete(run))
+    return "done" if not left and status is not None and status.state == "done" else "goes on"
+
+
+def _hours(run: Run, device: Device, training_tokens: int, generated_tokens: int) -> float | None:
+    """Estimate the device-hours of a run; None if the backbone's size is unknown."""
+    if (shape := shape_known(run)) is None:
+        return None
+    kind = "cpu" if device.name == "cpu" else "cuda"
+    flops, words = RATES[kind]
+    passes = 4 if run.adapter.freezes else 6  # frozen weights need no weight gradients
+    flops, words = flops / passes / shape.parameters, words / shape.parameters
+    tokens, seconds = _measured(run.output_dir, run.backbone.name, run.adapter.folder, kind)
+    if seconds >= MEASURED_S:
+        speed = tokens / seconds / flops
+    else:
+        speed = _cpu_speed(run.hardware.threads) if kind == "cpu" else 1.0
+    return (training_tokens / flops + generated_tokens / words) / speed / HOUR
+
+
 @functools.cache
-def _measured(output_dir: Path, backbone: str, kind: str) -> tuple[int, float]:
-    """Return the tokens and device-seconds of all trainings of a backbone in an output folder, on a "cpu" or "cuda"."""
+def _measured(output_dir: Path, backbone: str, trained: str, kind: str) -> tuple[int, float]:
+    """Return the tokens and device-seconds of an output folder's trainings of a backbone, on a "cpu" or "cuda".
+
+    `trained` is the folder of what such a training leaves, which tells adapters from whole models.
+    """
     tokens, seconds = 0, 0.0
     for path in output_dir.glob("runs/*/train.json"):
         record, names = kept_json(path, Trained) or {}, kept_json(path.with_name("run.json"), Names) or {}
-        if (names.get("backbone"), record.get("device")) == (backbone, kind):
+        alike = (names.get("backbone"), record.get("device")) == (backbone, kind)
+        if alike and path.with_name(trained).is_dir():
             tokens += record["tokens"]
             seconds += record.get("seconds", 0.0) * record.get("devices", 1)
     return tokens, seconds
@@ -216,11 +241,16 @@ def _judge(judge: Judge) -> str:
     return f"{judge.name} ({model})" if model else judge.name
 
 
-def markdown(jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Sequence[Example]]) -> str:
-    """Return the text of plan.md. `rows` are by `Run.data`.
+def write_plan(
+    output_dir: Path, jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Sequence[Example]]
+) -> None:
+    """Write plan.json and plan.md of a sweep. `runs` differ in more than their seeds; `rows` are by `Run.data`."""
+    write_json(output_dir / PLAN, {"jobs": [asdict(job) for job in jobs]})
+    write_text((output_dir / PLAN).with_suffix(".md"), _markdown(jobs, runs, rows))
 
-    A method's row names its backbones if it does not apply to all of them.
-    """
+
+def _markdown(jobs: Sequence[Job], runs: Sequence[Run], rows: Mapping[str, Sequence[Example]]) -> str:
+    """Return the text of plan.md. A method's row names its backbones if it does not apply to all of them."""
     methods: dict[str, tuple[Row, list[str]]] = {}
     benchmarks: dict[str, Row] = {}
     for run in runs:
@@ -267,6 +297,25 @@ def totals(jobs: Sequence[Job]) -> str:
         f"{len(due)} of {len(jobs)} jobs are left: {amount}, {generations:,} generations, and "
         f"{_calls(calls) or 'no calls'} to teachers' and judges' servers.{unfit}"
     )
+
+
+def tell(jobs: Sequence[Job]) -> None:
+    """Log the jobs by run, their states, memory and total cost."""
+    runs: dict[str, list[Job]] = {}
+    for job in jobs:
+        runs.setdefault(job.run, []).append(job)
+    several = "" if len(runs) == len(jobs) else f"{len(runs)} training{'s' if len(runs) > 1 else ''}, "
+    states = ", ".join(f"{count} {state}" for state, count in Counter(job.state for job in jobs).items())
+    log.info("plan      %s%d jobs: %s", several, len(jobs), states)
+    for run, own in list(runs.items())[:LISTED]:
+        gib = max((job.gib for job in own if job.gib is not None and job.state != "done"), default=None)
+        log.info("          %-8s %s%s", own[0].state, run, "" if gib is None else f"  ~{gib:g} GiB")
+        shared = set.intersection(*(set(job.overrides) for job in own))
+        for job in own if len(own) > 1 else ():
+            log.info("            %s", " ".join(override for override in job.overrides if override not in shared))
+    if len(runs) > LISTED:
+        log.info("          and %d more", len(runs) - LISTED)
+    log.info("          %s plan.md has all.", totals(jobs))
 
 
 def _calls(calls: Mapping[str, int]) -> str:

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from alttrain.backbone import Rendered
 from alttrain.config import RunError
-from alttrain.config.targets import take_trusted
+from alttrain.config.trust import take_trusted
 from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Part, step_of
 from alttrain.evaluation.probing import FEWEST, auroc_of, check_installed, probe
@@ -261,18 +261,8 @@ def _rows(
 def shown(table: pd.DataFrame) -> Table:
     """The table for the console."""
     made = Table(title=f"{table.run[0]}: {table.benchmarks[0]}")
-    for head in (
-        "target",
-        "layer",
-        "position",
-        "n",
-        "positives",
-        "left out",
-        "undecided",
-        "AUROC",
-        "permuted",
-        "by label",
-    ):
+    heads = ("target", "layer", "position", "n", "positives", "left out", "undecided", "AUROC", "permuted", "by label")
+    for head in heads:
         made.add_column(head, justify="left" if head in ("target", "position") else "right")
     for row in table.itertuples():
         permuted = f"{row.permuted_mean:.2f}, 95 %: {row.permuted_95:.2f}"

@@ -1,19 +1,23 @@
-"""Progress of long work: a bar on a terminal, else a line every minute, and a note for `alttrain-status`.
+"""What a run says as it works: lines on the console and in run.log, and the progress of long work.
 
-Parallel jobs print lines, since each bar would overwrite the others.
+Progress is a bar on a terminal, else a line every minute, and a note for `alttrain-status`. Parallel jobs print lines
+behind their names, since each bar would overwrite the others.
 """
 
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from hydra_plugins.alttrain_jobs import beside_others
+from alttrain.config.secrets import masked
+from hydra_plugins.alttrain_jobs import is_worker
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +35,7 @@ class Advance(Protocol):
 def bar(label: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Show progress through `total` steps, of which `done` were made before. The time left counts only new ones."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    terminal, began, now_done = sys.stderr.isatty() and not beside_others(), time.monotonic(), done
+    terminal, began, now_done = sys.stderr.isatty() and not is_worker(), time.monotonic(), done
     lined = noted = began
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as shown:
         task = shown.add_task(label, total=total, completed=done)
@@ -59,3 +63,47 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min" if minutes >= 10 else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def log_to_console(label: str = "") -> None:
+    """Show alttrain's lines and the warnings of libraries on the console, each behind a label."""
+    root = logging.getLogger()
+    if not any(handler.name == "console" for handler in root.handlers):
+        console = logging.StreamHandler(sys.stderr)
+        console.name = "console"
+        console.setLevel(logging.INFO)
+        root.handlers = [console]
+        root.setLevel(logging.WARNING)  # of libraries, show only warnings and errors
+        logging.getLogger("alttrain").setLevel(logging.DEBUG)
+    for handler in root.handlers:
+        if handler.name == "console":
+            handler.setFormatter(logging.Formatter(f"{label.replace('%', '%%')}%(message)s"))
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Append all lines to the run's log, and the traceback of an error that ends the run."""
+    handler = _RunLog(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    except Exception:
+        log.debug("%s", masked(traceback.format_exc()))
+        raise
+    finally:
+        logging.getLogger().removeHandler(handler)
+        with suppress(OSError):  # closing flushes the buffer, which fails again
+            handler.close()
+
+
+class _RunLog(logging.FileHandler):
+    """A handler that removes itself, with one warning, when it cannot write, as on a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        if not isinstance(error := sys.exc_info()[1], OSError):
+            super().handleError(record)
+            return
+        root = logging.getLogger()
+        root.handlers = [handler for handler in root.handlers if handler is not self]
+        log.warning("this is not logged any more in %s: %s", self.baseFilename, error)

@@ -21,9 +21,10 @@ from rich.text import Text
 
 from alttrain.config import instantiate
 from alttrain.config.binding import target_faults
-from alttrain.config.targets import take_trusted
+from alttrain.config.trust import take_trusted
 from alttrain.records import DamagedError, Example, iterate_rows, read_rows, read_utf8
 from alttrain.rewrite import render
+from alttrain.run.status import config_file
 from alttrain.tokenization import IGNORED, Renderer, Sequence
 
 MARKS = ("[[", "]]")
@@ -55,7 +56,7 @@ def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
     from alttrain.backbone.weights import load_tokenizer
     from alttrain.training.data import BatchStream
 
-    config = _config(run / "config.yaml")
+    config = _config(run)
     backbone, training = instantiate(config["backbone"]), instantiate(config["training"])
     examples = read_rows(_present(run / "train.jsonl"), Example)
     tokenizer = at_hand(backbone, "tokenizer.json")
@@ -120,9 +121,10 @@ def _row(path: Path, name: str) -> Example | None:
     return next((row for row in iterate_rows(_present(path), Example) if row.id == name), None)
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _config(run: Path) -> dict[str, Any]:
     """Return the parts of a run's config that determine its batches. Raises ValueError if they may not be built."""
-    text = read_utf8(_present(path))
+    path = config_file(run)
+    text = read_utf8(path)
     try:
         whole = yaml.safe_load(text)
         config = {key: whole[key] for key in ("seed", "backbone", "training")}
@@ -134,6 +136,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _present(path: Path) -> Path:
+    config_file(path.parent)
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; give a run's folder whose rewrite stage is done")
+        raise FileNotFoundError(f"{path} is not there; run the rewrite stage first")
     return path

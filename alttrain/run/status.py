@@ -43,6 +43,8 @@ PROBED_S = 0.5
 PLAN = Path(".sweep") / "plan.json"
 ENDED = Path(".sweep") / "ended"
 """One file, RUN.HASH, for each finished job of the last sweep. It holds the error if the job failed."""
+NAMED = 10
+"""Number of runs named in a message."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Log:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         listeners.remove(self.note)
         self.ended(error)
+        if isinstance(error, Exception) and self._another_failed():
+            raise RunError("another process of this training failed first, and its output says why") from error
 
     def note(self, line: str) -> None:
         """Record the progress of the stage."""
@@ -113,8 +117,17 @@ class Log:
         said = masked(str(error).strip()) or type(error).__name__
         self._write(replace(self._status, state=state, error=_last_line(said)))
 
+    def _another_failed(self) -> bool:
+        """Return whether another process of the training has failed. Its error is kept, since others follow from it."""
+        own, found = self._status, read_status(self._path.parent)
+        if found is None or (found.host, found.state) != (own.host, "failed"):
+            return False
+        return found.process != own.process and found.changed > own.began
+
     def _write(self, status: Status) -> None:
         self._status = replace(status, changed=_now())
+        if status.state != "done" and self._another_failed():
+            return
         try:
             write_json(self._path, asdict(self._status))
         except OSError as error:
@@ -184,6 +197,22 @@ def statuses(output_dir: Path) -> dict[str, Status]:
     return found
 
 
+def config_file(run: Path) -> Path:
+    """Return the config.yaml of a run's folder. Raises FileNotFoundError with the runs that there are instead."""
+    if not (path := run / "config.yaml").exists():
+        raise FileNotFoundError(f"{run} is not the folder of a run: {path} is not there; {runs_near(run)}")
+    return path
+
+
+def runs_near(folder: Path) -> str:
+    """Return the runs that a user may have meant by a folder, as the end of a message."""
+    for place in (folder / "runs", folder, folder.parent, folder.parent / "runs", Path("outputs") / "runs"):
+        if runs := sorted(path.parent for path in place.glob("*/run.json")):
+            more = f", and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
+            return f"runs there are: {', '.join(map(str, runs[:NAMED]))}{more}"
+    return "there are no runs near it, such as outputs/runs/NAME"
+
+
 def table(found: dict[str, Status]) -> Table:
     """Return the states as a table for the console."""
     counts = Counter(status.state for status in found.values())
@@ -199,16 +228,16 @@ def table(found: dict[str, Status]) -> Table:
 
 
 def main() -> None:
-    """Entry point of the console script. Exit codes: 0 shown, 1 if a run failed, 2 if the folder does not exist."""
+    """Entry point of the console script. Exit codes: 0 shown, 1 if a run failed, 2 if there are no runs."""
     parser = argparse.ArgumentParser(prog="alttrain-status", description="The state of every run of an output folder.")
     parser.add_argument("output_dir", type=Path, nargs="?", default=Path("outputs"))
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again, until Ctrl-C")
     asked = parser.parse_args()
-    if not asked.output_dir.is_dir():
-        fault = "is not there: no run has begun in it; give the output_dir of your runs"
-        print(f"{asked.output_dir} {fault}", file=sys.stderr)
-        sys.exit(2)
     found, console = statuses(asked.output_dir), Console()
+    if not found and (not asked.output_dir.is_dir() or asked.watch is None):
+        fault = "is not the output_dir of runs: no run has begun in it"
+        print(f"{asked.output_dir} {fault}; {runs_near(asked.output_dir)}", file=sys.stderr)
+        sys.exit(2)
     if asked.watch is not None:
         with suppress(KeyboardInterrupt):
             while True:

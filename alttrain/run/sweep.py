@@ -14,7 +14,7 @@ import traceback
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,21 @@ from omegaconf import DictConfig, OmegaConf
 from alttrain.config import RunError, run_name
 from alttrain.config.overrides import CONFIG_MODULE, applicable, composed, of_training, without_hydra
 from alttrain.config.secrets import masked
-from alttrain.records import Example, alone, read_utf8, write_json, write_text
+from alttrain.records import Example, alone, read_utf8, write_text
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
-from alttrain.run.plan import Job, job_of, markdown, totals
+from alttrain.run.plan import LISTED, Job, job_of, tell, write_plan
 from alttrain.run.progress import bar
 from alttrain.run.stages.check import MODEL_STAGES, check_light
-from alttrain.run.stages.generate import missing
-from alttrain.run.stages.needs import fitted, refuse_full_disk, refuse_too_large
-from alttrain.run.status import ENDED, PLAN, Log, read_status, statuses
+from alttrain.run.stages.needs import fit_hardware, refuse_full_disk, refuse_too_large
+from alttrain.run.status import ENDED, Log, read_status, statuses
 from alttrain.training.distributed import follows
 from hydra_plugins.alttrain_jobs import PARENT
 
 log = logging.getLogger("alttrain")
 
+ABOVE = "its output above says why"
 STOPPED = Path(".sweep") / "stopped"
-LISTED = 30
-"""Number of jobs shown on the console; plan.json has all."""
 
 
 def overrides_of(arguments: Sequence[str], multirun: bool) -> list[list[str]]:
@@ -107,45 +105,38 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     Jobs that differ only in their seed share the config and the parts of the first of them. Raises RunError with the
     faults of all jobs, before anything runs.
     """
-    configs: dict[tuple[str, ...], DictConfig] = {}  # by the overrides without the seed, as the next one
+    configs: dict[tuple[str, ...], DictConfig] = {}  # by the overrides without the seed, as the next two
+    alike: dict[tuple[str, ...], Run] = {}
+    planned: dict[tuple[str, ...], Run] = {}  # with the hardware that each training needs
+    rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
+    made: list[Job] = []
+    runs: dict[str, list[Run]] = {}
+    faults: dict[str, list[str]] = {}  # with the jobs that have each
     with initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         batch = overrides_of(arguments, multirun)
+        if not batch:
+            return None
+        log.info("plan      checking %d jobs before the first starts", len(batch))
         for overrides in batch:
             if (rest := _unseeded(overrides)) not in configs:
                 whole = composed(overrides, arguments)
                 launcher, configs[rest] = str(whole.hydra.launcher._target_), without_hydra(whole)
-    if not batch:
-        return None
-    alike: dict[tuple[str, ...], Run] = {}
-    planned: dict[tuple[str, ...], Run] = {}  # as `alike`, with the hardware that each training needs
     here = launcher.endswith(("BasicLauncher", "JoblibLauncher"))  # others may use other machines
-    faults: dict[str, list[str]] = {}
-    rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
-    made: list[Job] = []
-    runs: dict[str, list[Run]] = {}
     with bar("plan", len(batch)) as advance:
         for overrides in batch:
             advance(1)
-            rest, seeds = _unseeded(overrides), [one for one in overrides if one.startswith("seed=")]
+            rest = _unseeded(overrides)
             try:
                 run = alike[rest] = alike.get(rest) or assemble(configs[rest])
-                if seeds:
-                    seed = int(seeds[-1].partition("=")[2])
-                    name = run_name(configs[rest], seed, run.changed.treatment)
-                    config = run.config | {"seed": seed}
-                    run = replace(run, name=name, folder=run.folder.parent / name, seed=seed, config=config)
+                run = _with_seed(run, configs[rest], overrides)
                 check_light(run, rows.get(run.data))
                 if run.data not in rows:
                     rows[run.data] = run.rows
-                run = planned[rest] = fitted(run, rows[run.data])
-                state = job_state(run)
-                if state != "done":
-                    run.hardware.check()  # as fitted
-                    if here:
-                        run.hardware.check_gpus()
-                    if here and (loading := MODEL_STAGES & set(run.stages)):
-                        refuse_too_large(run, rows[run.data], None, loading)
-                made.append(job_of(run, overrides, state, rows[run.data]))
+                run = planned[rest] = fit_hardware(run, rows[run.data])
+                job = job_of(run, overrides, rows[run.data])
+                if job.state != "done":
+                    _check_hardware(run, rows[run.data], here)
+                made.append(job)
                 runs.setdefault(run.name, []).append(run)
             except (RunError, ValueError, OSError) as error:
                 for fault in getattr(error, "faults", (str(error),)):
@@ -161,19 +152,35 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
             for fault, own in faults.items()
         ]
         raise RunError("\n".join(["this sweep cannot run:", *(f"  {line}" for line in lines)]))
-    output_dir = next(iter(alike.values())).output_dir
     if not follows():
+        output_dir = run.output_dir
         (output_dir / STOPPED).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ENDED, ignore_errors=True)
-        write_json(output_dir / PLAN, {"jobs": [asdict(job) for job in made]})
-        write_text(output_dir / PLAN.with_suffix(".md"), markdown(made, list(alike.values()), rows))
-    _show(made)
+        write_plan(output_dir, made, list(alike.values()), rows)
+    tell(made)
     given = [argument for argument in arguments if of_training(argument)]
     taken = {job.run for job in made if any(map(of_training, job.overrides))}
     if untrained := [name for name in runs if given and name not in taken]:
         log.info("          %s: not for %s, which trains nothing", " ".join(given), ", ".join(untrained))
     counts = Counter(map(_unseeded, batch))
     return Sweep(tuple(made), tuple((planned[rest], count) for rest, count in counts.items()))
+
+
+def _with_seed(run: Run, config: DictConfig, overrides: Sequence[str]) -> Run:
+    """Return the run with the seed of these overrides, and its name."""
+    if not (seeds := [one for one in overrides if one.startswith("seed=")]):
+        return run
+    seed = int(seeds[-1].partition("=")[2])
+    name = run_name(config, seed, run.changed.treatment)
+    return replace(run, name=name, folder=run.folder.parent / name, seed=seed, config=run.config | {"seed": seed})
+
+
+def _check_hardware(run: Run, rows: Sequence[Example], here: bool) -> None:
+    """Raise an error if the hardware that the run was fitted to is not there, as far as it runs on this machine."""
+    run.hardware.check()
+    if here:
+        run.hardware.check_gpus()
+        refuse_too_large(run, rows, MODEL_STAGES & set(run.stages))
 
 
 def _unseeded(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -221,7 +228,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     try:
         # jobs that share a training wait for the first of them, which trains
         with alone(output_dir / ".sweep" / name) if leads else nullcontext():
-            hardware = fitted(assemble(config)).hardware if config.trainer.most_devices > 1 else config.trainer
+            hardware = fit_hardware(assemble(config)).hardware if config.trainer.most_devices > 1 else config.trainer
             if hardware.devices * hardware.nodes > 1:
                 _run_in_own_process(config, overrides)
             else:
@@ -229,7 +236,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     except Exception as error:  # a library's own, too: of a GPU's memory, of a kernel
         expected = isinstance(error, RunError | ValueError | OSError)
         failure = RunError(str(error) if expected else f"{type(error).__name__}: {error}")
-        log.error("failed    %s: %s", name, failure)
+        log.error("failed    %s: %s", name, ABOVE if isinstance(error, _ToldError) else failure)
         if not expected:
             log.error("%s", masked(traceback.format_exc()))
         if leads:
@@ -244,6 +251,10 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
             Log(output_dir / "runs" / name).ended(RunError(failed))
 
 
+class _ToldError(RunError):
+    """The error of a job in a process of its own, which has shown it."""
+
+
 def _run_in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     """Run a job on several devices as a separate command, since its leader restarts that command for each device."""
     own = [override for override in overrides if not override.startswith("stages=")]
@@ -254,33 +265,6 @@ def _run_in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     done = subprocess.run(command, check=False, env={**os.environ, PARENT: str(os.getpid())})
     if done.returncode:
         after = read_status(folder)
-        error = after.error if after and after != before else ""
-        raise RunError(error or f"its process ended with {done.returncode}; its output above says why")
-
-
-def job_state(run: Run) -> str:
-    """Return "new", "goes on", or "done" if no work is left for the job's stages."""
-    if not run.folder.exists():
-        return "new"
-    trained = not run.training.trains or (run.folder / "train.json").exists()
-    generated = "generate" not in run.stages or not any(missing(run, benchmark) for benchmark in run.evaluated)
-    status = read_status(run.folder)
-    return "done" if trained and generated and status is not None and status.state == "done" else "goes on"
-
-
-def _show(jobs: Sequence[Job]) -> None:
-    runs: dict[str, list[Job]] = {}
-    for job in jobs:
-        runs.setdefault(job.run, []).append(job)
-    several = "" if len(runs) == len(jobs) else f"{len(runs)} training{'s' if len(runs) > 1 else ''}, "
-    states = ", ".join(f"{count} {state}" for state, count in Counter(job.state for job in jobs).items())
-    log.info("plan      %s%d jobs: %s", several, len(jobs), states)
-    for run, own in list(runs.items())[:LISTED]:
-        gib = max((job.gib for job in own if job.gib is not None and job.state != "done"), default=None)
-        log.info("          %-8s %s%s", own[0].state, run, "" if gib is None else f"  ~{gib:g} GiB")
-        shared = set.intersection(*(set(job.overrides) for job in own))
-        for job in own if len(own) > 1 else ():
-            log.info("            %s", " ".join(override for override in job.overrides if override not in shared))
-    if len(runs) > LISTED:
-        log.info("          and %d more", len(runs) - LISTED)
-    log.info("          %s plan.md has all.", totals(jobs))
+        if after and after != before and after.error:
+            raise _ToldError(after.error)
+        raise RunError(f"its process ended with {done.returncode}; {ABOVE}")

@@ -136,14 +136,14 @@ def work(overrides: list[str]) -> str:
     return ""
 
 
-def beside_others() -> bool:
-    """Return whether this process is a sweep's worker, whose lines appear among those of other jobs."""
+def is_worker() -> bool:
+    """Return whether this process is a worker of a sweep, whose lines appear among those of other jobs."""
     return int(os.environ.get(PARENT, os.getpid())) != os.getpid()
 
 
 def end_with_parent() -> None:
     """End this process, which may hold the lock of a run's folder, when the process in `PARENT` ends."""
-    if beside_others() and os.name != "nt":  # on Windows, os.kill would end the process
+    if is_worker() and os.name != "nt":  # on Windows, os.kill would end the process
         _end_with(int(os.environ[PARENT]))
 
 

@@ -1,7 +1,9 @@
 """Stage check: refuse a run that will fail, before any weights load. Writes nothing.
 
-`check_light` always runs first: data files, folders, packages, keys, servers. The stage `check` then validates the
-token ids of every row, refuses prompts that exceed the context, and estimates the memory of each stage.
+- `check_light`    always first: data files, folders, packages, keys, servers, hardware
+- `check`          the stage: the token ids of every row, the room for every prompt, the memory of each stage (`needs`)
+- `check_prompts`  the room for every prompt, if the stage is left out
+- `ready`          after a check alone: what the other stages would lack on this machine
 
 The tokenizer is local or comes from the hub without the weights. If neither is possible, a run that loads the model
 fetches both and validates then; a run of `check` alone reports that it did not.
@@ -9,8 +11,9 @@ fetches both and validates then; a run of `check` alone reports that it did not.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any, get_args
@@ -30,7 +33,7 @@ from alttrain.rewrite import TeacherContext, lacks_original, render
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.session import Session, judge_model
-from alttrain.run.stages.generate import check_trained, missing, prompt_text
+from alttrain.run.stages.generate import check_trained, incomplete, prompt_text
 from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
 from alttrain.run.stages.needs import (
     Sizes,
@@ -52,7 +55,7 @@ NAMED = 5
 
 
 def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
-    """Read every data file, and check all parts and the output folder. Raises RunError with all faults.
+    """Check the files, parts, servers and hardware that the run's stages need. Raises RunError with all faults.
 
     `rows` are the rows to train on if another job of the sweep has read the same data; its files are not read again.
     """
@@ -69,6 +72,11 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
     def model_fault(source: str, revision: str | None) -> str:
         return why_absent(judge_model(run, source, revision))
 
+    tried(check_writable, run.output_dir)
+    for logger in run.loggers.values() if {"train", "judge"} & stages else ():
+        tried(logger.check)
+
+    # the rows to train on
     def read_rows() -> Sequence[Example]:
         for source in run.dataset.sources.values() if reads else ():
             source.read(run.seed)  # first: its fault is reported even if a benchmark cannot be read
@@ -77,24 +85,29 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
             structure.teacher.check_rows(run.rows if structure.teacher.offline else found)  # of this seed
         return found
 
+    rows = tried(read_rows) if run.training.trains else rows
+    trains = run.to_train and "train" in stages
+    if trains and rows is not None and not rows and not run.rewritten:
+        faults[f"dataset={run.dataset.name}: it selects no rows to train on; raise dataset.amounts"] = None
+
+    # the benchmarks, their judges and interventions
     def judges_due(benchmark: Benchmark) -> Mapping[str, Judge]:
         if reads:
             benchmark.prompts()
         return judges_of(run, benchmark) if "judge" in stages and not is_judged(run, benchmark) else {}
 
-    tried(check_writable, run.output_dir)
-    for logger in run.loggers.values() if {"train", "judge"} & stages else ():
-        tried(logger.check)
-    rows = tried(read_rows) if run.training.trains else rows
     for benchmark in run.benchmarks:
         tried(run.protocol.decoding_for, benchmark)
         for where, judge in (tried(judges_due, benchmark) or {}).items():
             tried(check_rows, judge, benchmark.name, benchmark.examples)
             tried(judge.check, where, model_fault)
-    due = tried(lambda: [one for one in run.evaluated if missing(run, one)]) or [] if "generate" in stages else []
+    due = tried(incomplete, run) or [] if "generate" in stages else []
     for name, intervention in {one.intervention_name: one.intervention for one in due}.items():
         if intervention is not None:
             tried(intervention.check, f"intervention.{name}")
+    tried(check_protocol, run)
+
+    # who writes the new thoughts
     rewrites = "rewrite" in stages and run.training.trains and not run.rewritten
     writers = {"teacher": structure.teacher, "rewrite.understander": structure.understander} if rewrites else {}
     used = {key: writer for key, writer in writers.items() if writer is not None}
@@ -102,23 +115,19 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
         tried(writer.check, key)
     if rewrites and structure.guard is not None:
         tried(structure.guard.check, "rewrite.guard", model_fault)
-    trained = (run.folder / "train.json").exists()
-    trains = run.training.trains and "train" in stages and not trained
     asks = rewrites and (any(writer.asks_backbone for writer in used.values()) or lacks_originals(run, rows or ()))
-    generates = bool(due)
-    tried(_check_backbone, run, gpu, trains, asks or generates)
-    tried(check_protocol, run)
+
+    # the backbone, and what it runs on
+    tried(_check_backbone, run, gpu, trains, asks or bool(due))
     if asks:
         tried(run.generation.check, None, gpu)
         tried(run.generation.check_served, run.name, None, False)
-    if generates:
+    if due:
         tried(run.generation.check, run.protocol.quantization, gpu)
-        tried(run.generation.check_served, run.name, run.adapter if run.training.trains else None, trained)
+        tried(run.generation.check_served, run.name, run.adapter if run.training.trains else None, not run.to_train)
         if run.training.trains and "train" not in stages:
             tried(check_trained, run)
     if trains:
-        if rows is not None and not rows and not run.rewritten:
-            faults[f"dataset={run.dataset.name}: it selects no rows to train on; raise dataset.amounts"] = None
         tried(_check_targets, run)
         tried(run.hardware.check)
         if run.hardware.samples_every and run.backbone.attention != "packed":
@@ -200,7 +209,9 @@ def check(run: Run, session: Session) -> None:
             log.warning(message, benchmark.name, *lacking["rows"])
     made = examples_without_model(run, rows)  # before anything is fetched: this may refuse the run
     renderer, why = _tokenizer_alone(run)
-    refuse_too_large(run, rows, prove(run, rows, made, renderer) if renderer else None)
+    sizes = prove(run, rows, made, renderer) if renderer else None
+    for line in refuse_too_large(run, rows, run.stages, sizes):
+        log.info("check     %s", line)
     if renderer is None and MODEL_STAGES & set(run.stages):
         prove(run, rows, made, session.renderer)
     elif renderer is None:
@@ -213,9 +224,17 @@ def ready(jobs: Sequence[tuple[Run, int]]) -> bool:
     Each run comes with the number of jobs like it.
     """
     total, lacking = sum(count for _, count in jobs), Counter[str]()
+    rows: dict[str, Sequence[Example]] = {}  # by `Run.data`, each read once
     for run, count in jobs:
-        for reason in _lacking(run):
-            lacking[reason] += count
+        own = rows[run.data] = rows.get(run.data) or run.rows
+        checks: list[Callable[[], object]] = [partial(check_light, replace(run, stages=STAGES), own)]
+        if run.to_train or incomplete(run):
+            checks.append(partial(refuse_too_large, run, own, MODEL_STAGES))
+        for one in checks:
+            try:
+                one()
+            except RunError as error:
+                lacking.update(dict.fromkeys(error.faults, count))
     for reason, count in lacking.items():
         log.warning("not ready %s%s", reason, f" (in {count} of {total} jobs)" if total > 1 else "")
     if not lacking:
@@ -223,23 +242,7 @@ def ready(jobs: Sequence[tuple[Run, int]]) -> bool:
     return not lacking
 
 
-def _lacking(run: Run) -> Iterator[str]:
-    """Yield what the stages that a check alone leaves out would lack here."""
-    rows = run.rows
-    try:
-        check_light(replace(run, stages=tuple(STAGES)), rows)
-    except RunError as error:
-        yield from error.faults
-    trains = run.training.trains and not (run.folder / "train.json").exists()
-    if not trains and not any(missing(run, benchmark) for benchmark in run.evaluated):
-        return
-    try:
-        refuse_too_large(run, rows, None, MODEL_STAGES)
-    except RunError as error:
-        yield from error.faults
-
-
-def bound(run: Run, session: Session) -> None:
+def check_prompts(run: Run, session: Session) -> None:
     """Check only that prompts fit the context, for a run without the stage `check`. Raises RunError."""
     rewrites = run.training.trains and "rewrite" in run.stages and not run.rewritten
     fits_context(run, run.rows if rewrites else [], _tokenizer_alone(run)[0] or session.renderer)

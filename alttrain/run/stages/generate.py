@@ -25,14 +25,14 @@ from typing import Any
 from alttrain import records
 from alttrain.backbone import Rendered, ThoughtMode
 from alttrain.backbone.source import cache_folder
-from alttrain.config import RunError, differences
+from alttrain.config import RunError
 from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Begun, Given, Intervention
 from alttrain.generation.engine import Decoding, Engine, Prompt, Written, unwatched
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import DamagedError, Example, Generation
 from alttrain.run.assembly import Run
-from alttrain.run.folder import BEGUN, READ, as_json, evaluation_folder, read_by
+from alttrain.run.folder import BEGUN, READ, evaluation_folder, read_by, refuse_other
 from alttrain.run.progress import bar
 from alttrain.run.session import Session, free
 from alttrain.run.stages.train import changed, writer
@@ -51,7 +51,7 @@ NO_ROOM = "the prompt leaves no room for a response in the backbone's context"
 
 def generate(run: Run, session: Session) -> None:
     """Generate what is missing, with one engine for all benchmarks. Raises RunError if a part has no answers."""
-    if not any(missing(run, benchmark) for benchmark in run.evaluated):
+    if not incomplete(run):
         for benchmark in run.intervened:
             if not _lacking(run, benchmark):
                 _begin(run, benchmark)
@@ -152,9 +152,8 @@ def _begin(run: Run, benchmark: Benchmark) -> Intervened | None:
             f"{READ}{file.parents[2].name}": _hash(file, names) for file in files
         }
 
-    if made and (changed_keys := differences(made, as_json(known(beginnings.keys() - waiting)))):
-        lines = [f"{folder} was made with other settings:", *(f"  {line}" for line in changed_keys)]
-        raise RunError("\n".join([*lines, f"delete {folder}, so that it is made again"]))
+    if made:
+        refuse_other(folder, made, known(beginnings.keys() - waiting), f"delete {folder}, so that it is made again")
     if fresh or due:
         beginnings = {name: beginnings[name] for name in every if name in beginnings}
         records.write_rows(path, beginnings.values())
@@ -179,6 +178,11 @@ def _hash(path: Path, names: Container[Name]) -> str:
         if name in names:
             digest.update(line)
     return digest.hexdigest()
+
+
+def incomplete(run: Run) -> list[Benchmark]:
+    """Return the benchmarks that lack answers."""
+    return [benchmark for benchmark in run.evaluated if missing(run, benchmark)]
 
 
 def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:

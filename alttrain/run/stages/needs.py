@@ -1,6 +1,8 @@
-"""The memory that each stage needs, and settings that reduce it."""
+"""What each stage needs of memory and disk, whether it is there, and settings that reduce it.
 
-import logging
+`needs_of` estimates, `refuse_*` compare with what is free, `fit_hardware` chooses settings with which a training fits.
+"""
+
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +17,8 @@ from alttrain.config import RunError
 from alttrain.records import Example, read_json
 from alttrain.rewrite import lacks_original, render
 from alttrain.run.assembly import Run
+from alttrain.run.folder import nearest
 from alttrain.training import Hardware
-
-log = logging.getLogger(__name__)
 
 CHARACTERS_PER_TOKEN = 4
 STRUCTURE_TOKENS = 150
@@ -73,85 +74,6 @@ def shape_known(run: Run) -> Shape | None:
     return shape_of(read_json(path, remedy="fetch the backbone again")) if path else run.backbone.shape
 
 
-def refuse_too_large(run: Run, rows: Sequence[Example], sizes: Sizes | None, stages: Collection[str] = ()) -> None:
-    """Log the memory that each stage needs, and what is free. Raises RunError if a stage of this run cannot fit.
-
-    The activations of estimated rows refuse nothing. With `stages`, these are looked at instead, and nothing is logged.
-    """
-    level = logging.DEBUG if stages else logging.INFO
-    if shape_known(run) is None:
-        log.log(level, "check     no memory estimate: no backbone.shape, and no config.json of a plain decoder at hand")
-        return
-    device = look(run.hardware.accelerator, run.hardware.memory_gib)
-    free = "an unknown amount" if device.free is None else _gib(device.free)
-    told, refused = [], []
-    for need in needs_of(run, rows, device, sizes):
-        parts = ", ".join(f"{name} {_gib(size)}" for name, size in need.parts.items())
-        line = f"{need.stage} needs about {_gib(need.total)} GiB ({parts}), and {device.name} has {free} free"
-        told.append(f"check     {line}")
-        least = need.total if need.certain else need.total - need.parts["activations"]
-        if need.stage in (stages or run.stages) and device.free is not None and least > device.free:
-            fitting = (f"set {override}" for override, total in need.remedies() if total <= device.free)
-            remedy = next(fitting, "choose a smaller backbone, or a device with more memory")
-            refused.append(f"{line}: {remedy}")
-    if refused:
-        raise RunError(*refused)
-    for line in told:
-        log.log(level, "%s", line)
-
-
-def refuse_full_disk(runs: Sequence[Run]) -> None:
-    """Raise RunError if what runs of one output folder keep there, and one checkpoint, is more than is free."""
-    kept, checkpoints = 0, [0]
-    for run in {run.folder: run for run in runs}.values():
-        shape = shape_known(run)
-        due = run.training.trains and bool({"check", "train"} & set(run.stages))
-        if shape is None or not due or (run.folder / "train.json").exists():
-            continue
-        parts = run.adapter.memory(shape, BFLOAT16_BYTES, [0])
-        whole = BFLOAT16_BYTES * shape.parameters  # as it is saved, whatever it is trained in
-        kept += parts["adapter"] if run.adapter.freezes else whole
-        checkpoints.append(parts["gradients"] + parts["optimizer"])  # as large as weights and moments
-    needed, output_dir = kept + max(checkpoints), runs[0].output_dir
-    existing = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
-    if needed > (free := shutil.disk_usage(existing).free):
-        raise RunError(
-            f"output_dir={output_dir}: what is trained takes about {_gib(needed)} GiB with a checkpoint, and "
-            f"{_gib(free)} are free there; make room, or set output_dir to a larger disk"
-        )
-
-
-def fitted(run: Run, rows: Sequence[Example] | None = None) -> Run:
-    """Return the run with the hardware settings its training needs: the first of `_smaller` that fits, or the last.
-
-    `rows` are its training rows before the rewrite; None reads them.
-    """
-    hardware, recipe = run.hardware, run.training
-    due = {"check", "train"} & set(run.stages) and not (run.folder / "train.json").exists()
-    if hardware.memory_gib is None or not due or not recipe.trains or (shape := shape_known(run)) is None:
-        return run
-    device = look(hardware.accelerator, hardware.memory_gib)
-    sizes = Sizes(0, rows=guessed_rows(run.rows if rows is None else rows, recipe.max_length))
-    for changes in ({}, *_smaller(run.adapter, hardware.most_devices)):
-        run = replace(run, hardware=replace(hardware, **changes))
-        if device.free is None or _training(run, shape, sizes, device).total <= device.free:
-            break
-    return run
-
-
-def _smaller(adapter: Trainable, most_devices: int) -> Iterator[dict[str, Any]]:
-    """Yield settings of the hardware that need less and less memory, and leave the recipe as it is."""
-    least = {"recompute": True, "examples_per_pass": 1}
-    yield {"recompute": True}
-    yield least
-    devices = 2
-    while devices <= most_devices:
-        yield {"devices": devices, "strategy": adapter.sharding, **least}
-        devices *= 2
-    if not adapter.freezes and most_devices > 1:
-        yield {"devices": most_devices, "strategy": "deepspeed_stage_3_offload", **least}
-
-
 def needs_of(run: Run, rows: Sequence[Example], device: Device, sizes: Sizes | None = None) -> list[Need]:
     """Return the needs of stages that have work left for a model in this process; [] if the shape is unknown.
 
@@ -165,7 +87,7 @@ def needs_of(run: Run, rows: Sequence[Example], device: Device, sizes: Sizes | N
         rendered = guessed_rows(rows, run.training.max_length) if run.training.trains else ()
         sizes = Sizes(longest // CHARACTERS_PER_TOKEN, own // CHARACTERS_PER_TOKEN, rendered)
     needs: list[Need | None] = []
-    if run.training.trains and run.adapter.trains and not (run.folder / "train.json").exists():
+    if run.to_train and run.adapter.trains:
         if run.structure.original is not None and lacks_originals(run, rows):
             caps = {tokens_key(run): run.structure.original.tokens}
             needs.append(_generating(run, shape, "rewrite", sizes.dataset_prompt, caps, device))
@@ -197,7 +119,7 @@ def _training(run: Run, shape: Shape, sizes: Sizes, device: Device) -> Need:
     def remedies() -> Iterator[tuple[str, int]]:
         gpu = device.name != "cpu"
         options: list[tuple[Quantization | None, dict[str, Any]]]
-        options = [(None, changes) for changes in _smaller(adapter, MOST_DEVICES if gpu else 1)]
+        options = [(None, changes) for changes in _reductions(adapter, MOST_DEVICES if gpu else 1)]
         if gpu and adapter.freezes:
             options[2:2] = [("nf4", {}), ("nf4", {"recompute": True})]
         for quantization, changes in options:
@@ -241,6 +163,82 @@ def tokens_key(run: Run) -> str:
     kind = "reasoning" if run.backbone.untrained_thought == "open" else "short"
     nested = kind in (run.config["rewrite"].get("original") or {})
     return f"rewrite.original.{kind}.tokens" if nested else "rewrite.original.tokens"
+
+
+def refuse_too_large(
+    run: Run, rows: Sequence[Example], stages: Collection[str], sizes: Sizes | None = None
+) -> list[str]:
+    """Return a line for each need: how much memory, and what is free. Raises RunError if one of `stages` cannot fit.
+
+    The activations of estimated rows refuse nothing.
+    """
+    if shape_known(run) is None:
+        return ["no memory estimate: no backbone.shape, and no config.json of a plain decoder at hand"]
+    device = look(run.hardware.accelerator, run.hardware.memory_gib)
+    free = "an unknown amount" if device.free is None else _gib(device.free)
+    told, refused = [], []
+    for need in needs_of(run, rows, device, sizes):
+        parts = ", ".join(f"{name} {_gib(size)}" for name, size in need.parts.items())
+        line = f"{need.stage} needs about {_gib(need.total)} GiB ({parts}), and {device.name} has {free} free"
+        told.append(line)
+        least = need.total if need.certain else need.total - need.parts["activations"]
+        if need.stage in stages and device.free is not None and least > device.free:
+            fitting = (f"set {override}" for override, total in need.remedies() if total <= device.free)
+            remedy = next(fitting, "choose a smaller backbone, or a device with more memory")
+            refused.append(f"{line}: {remedy}")
+    if refused:
+        raise RunError(*refused)
+    return told
+
+
+def refuse_full_disk(runs: Sequence[Run]) -> None:
+    """Raise RunError if what runs of one output folder keep there, and one checkpoint, is more than is free."""
+    kept, checkpoints = 0, [0]
+    for run in {run.folder: run for run in runs}.values():
+        shape = shape_known(run)
+        if shape is None or not (run.to_train and {"check", "train"} & set(run.stages)):
+            continue
+        parts = run.adapter.memory(shape, BFLOAT16_BYTES, [0])
+        whole = BFLOAT16_BYTES * shape.parameters  # as it is saved, whatever it is trained in
+        kept += parts["adapter"] if run.adapter.freezes else whole
+        checkpoints.append(parts["gradients"] + parts["optimizer"])  # as large as weights and moments
+    needed, output_dir = kept + max(checkpoints), runs[0].output_dir
+    if needed > (free := shutil.disk_usage(nearest(output_dir)).free):
+        raise RunError(
+            f"output_dir={output_dir}: what is trained takes about {_gib(needed)} GiB with a checkpoint, and "
+            f"{_gib(free)} are free there; make room, or set output_dir to a larger disk"
+        )
+
+
+def fit_hardware(run: Run, rows: Sequence[Example] | None = None) -> Run:
+    """Return the run with hardware settings with which its training fits: the first that do, or else the last.
+
+    `rows` are its training rows before the rewrite; None reads them. Only with `trainer.memory_gib`.
+    """
+    hardware, recipe = run.hardware, run.training
+    due = run.to_train and {"check", "train"} & set(run.stages)
+    if hardware.memory_gib is None or not due or not recipe.trains or (shape := shape_known(run)) is None:
+        return run
+    device = look(hardware.accelerator, hardware.memory_gib)
+    sizes = Sizes(0, rows=guessed_rows(run.rows if rows is None else rows, recipe.max_length))
+    for changes in ({}, *_reductions(run.adapter, hardware.most_devices)):
+        run = replace(run, hardware=replace(hardware, **changes))
+        if device.free is None or _training(run, shape, sizes, device).total <= device.free:
+            break
+    return run
+
+
+def _reductions(adapter: Trainable, most_devices: int) -> Iterator[dict[str, Any]]:
+    """Yield settings of the hardware that need less and less memory, and leave the recipe as it is."""
+    least = {"recompute": True, "examples_per_pass": 1}
+    yield {"recompute": True}
+    yield least
+    devices = 2
+    while devices <= most_devices:
+        yield {"devices": devices, "strategy": adapter.sharding, **least}
+        devices *= 2
+    if not adapter.freezes and most_devices > 1:
+        yield {"devices": most_devices, "strategy": "deepspeed_stage_3_offload", **least}
 
 
 def _gib(size: int) -> str:
