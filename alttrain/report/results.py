@@ -21,7 +21,7 @@ import pandas as pd
 import yaml
 
 from alttrain.config import name_fault
-from alttrain.evaluation.adherence import Adherence, assessment_rates
+from alttrain.evaluation.adherence import ASSESSED, Adherence, answer_refused, assessment_rates
 from alttrain.evaluation.interventions import JOIN
 from alttrain.records import (
     DamagedError,
@@ -35,7 +35,7 @@ from alttrain.records import (
     write_text,
 )
 from alttrain.report.escaping import literal, read_literal
-from alttrain.report.measures import CAUSES, MEASURES, base, by_judge
+from alttrain.report.measures import CAUSES, FAILURES, MEASURES, base, by_judge
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +46,13 @@ METRICS = [
 """The columns of metrics.csv. `judge` is empty for a number that depends on none."""
 COLUMNS = [*METRICS, "order", "called"]
 """The columns of `results`. `order` is the method's place in tables, `called` the measure's name there."""
+TIDY = [*COLUMNS, "measure"]
+"""The columns of `tidy`. Unlike `metric`, `measure` does not name the judge."""
 STRUCTURE = [
-    "run", "protocol", "judges", "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high",
-    "false_alarms", "false_alarms_low", "false_alarms_high", "harmful_as_harmful", "harmful_as_benign",
-    "harmful_unassessed", "benign_as_harmful", "benign_as_benign", "benign_unassessed", "harmful_n",
-    "answered_misjudged", "answered_disobeyed", "answered_unassessed", "benign_n", "refused_misjudged",
-    "refused_disobeyed", "refused_unassessed", "undecided",
-]  # fmt: skip
+    *("run", "protocol", "judges"),
+    *(f"{rate}{end}" for rate in ("precision", "recall", "false_alarms") for end in ("", "_low", "_high")),
+    *(*ASSESSED, "harmful_n", *FAILURES[:3], "benign_n", *FAILURES[3:], "undecided"),
+]
 """The columns of structure.csv. `harmful_n` and `benign_n` count prompts with a verdict on the answer."""
 SAMPLES = [
     "run", "backbone", "method", "seed", "benchmark", "protocol", "id", "sample", "label", "category", "prompt",
@@ -88,6 +88,15 @@ class Tokens(msgspec.Struct, gc=False):
     sample: int = 0
     finish: str = "stop"
     category: str = ""
+
+
+class Read(NamedTuple):
+    """A text: its tokens, the deciding judgement, its thought's record, and whether the answer refused."""
+
+    tokens: Tokens
+    judged: Judgement | None
+    thought: Adherence | None
+    refused: bool | None
 
 
 class Decides(NamedTuple):
@@ -208,6 +217,17 @@ class Evaluation:
         """Whether each text counts towards the measure."""
         return {text: self.counts(row.verdict) for text, row in self.deciding().items()}
 
+    def texts(self) -> dict[Text, Read]:
+        """All that is known of each text, without its words."""
+        deciding, thoughts = self.deciding(), {(row.id, row.sample): row for row in self.thoughts()}
+        found: dict[Text, Read] = {}
+        for tokens in self.tokens():
+            judged, thought = (own.get((tokens.id, tokens.sample)) for own in (deciding, thoughts))
+            verdict = judged.verdict if judged else None
+            refused = answer_refused(self.decides.says, verdict, thought) if self.decides and thought else None
+            found[tokens.id, tokens.sample] = Read(tokens, judged, thought, refused)
+        return found
+
     def generations(self) -> list[Generation]:
         """Each text with all its fields."""
         return self._rows("generations.jsonl", Generation)
@@ -282,8 +302,10 @@ def name_methods(found: Sequence[Evaluation]) -> None:
     for one in found:
         alike[str(one.names["backbone"]), one.method].append(one)
     for own in alike.values():
-        parts = [[one.names["dataset"], one.names["training"], one.tag, one.digest] for one in own]
-        parts = [[*values, one.names.get("method", "")] for one, values in zip(own, parts, strict=True)]
+        parts = [
+            (one.names["dataset"], one.names["training"], one.tag, one.digest, one.names.get("method", ""))
+            for one in own
+        ]
         differs = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
         for one, values in zip(own, parts, strict=True):
             told = [value for value, tells in zip(values, differs, strict=True) if tells and value]
@@ -308,7 +330,7 @@ def results(output_dir: str | Path = "outputs") -> pd.DataFrame:
     Rates are shares of 1. `value`, `low` and `high` are nan if every text is undecided. Raises FileNotFoundError if the
     folder has no runs/.
     """
-    return tidy(evaluations(_runs(output_dir)))
+    return tidy(evaluations(_runs(output_dir)))[COLUMNS]
 
 
 def _runs(output_dir: str | Path) -> Path:
@@ -340,24 +362,18 @@ def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
 
 
 def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
-    """The numbers of judged benchmarks with the columns of `results`, in the given order."""
-    rows = [
-        {
-            "order": LAST,
-            **one.names,
-            "method": one.method,
-            **metric,
-            **dict(zip(("protocol", "benchmark", "protocol_hash"), own.made, strict=True)),
-            "changed": changes(one.names.get("changed", {})),
-            "called": one.called(metric["metric"]),
-            "judge": own.judge if own is not one else one.judge_of(metric["metric"]),
-        }
-        for one in judged
-        for beside in [one.beside()]
-        for metric in one.judged["metrics"]
-        for own in [beside.get(metric["metric"], one)]
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(("value", "low", "high"), float))
+    """The numbers of judged benchmarks, in the given order."""
+    rows = []
+    for one in judged:
+        beside, changed = one.beside(), changes(one.names.get("changed", {}))
+        for metric in one.judged["metrics"]:
+            name = metric["metric"]
+            own = beside.get(name)  # by another judge, or of another part
+            judge, measure = (own.judge, own.measure) if own else (one.judge_of(name), name)
+            made = dict(zip(("protocol", "benchmark", "protocol_hash"), (own or one).made, strict=True))
+            names = {"order": LAST, **one.names, "method": one.method, "changed": changed, "called": one.called(name)}
+            rows.append({**names, **metric, **made, "judge": judge, "measure": measure})
+    return pd.DataFrame(rows, columns=TIDY).astype(dict.fromkeys(("value", "low", "high"), float))
 
 
 def changes(changed: Mapping[str, Sequence[Any]]) -> str:
@@ -386,9 +402,8 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
                 own.update({f"{outcome}_{cause}": failed[cause] for cause in CAUSES})
                 own.update({f"{failed['label']}_n": failed["n"], "undecided": failed["undecided"]})
     rows = []
-    for (run, protocol), own in counted.items():
-        row: dict[str, Any] = {**dict.fromkeys(STRUCTURE, 0), **own, "run": run, "protocol": protocol}
-        row["judges"] = " + ".join(judges[run, protocol])
+    for key, own in counted.items():
+        row = {**own, "run": key[0], "protocol": key[1], "judges": " + ".join(judges[key])}
         for name, rate in assessment_rates(own).items():
             row |= zip((name, f"{name}_low", f"{name}_high"), rate, strict=True)
         rows.append(row)
