@@ -32,7 +32,7 @@ from alttrain.report.page import (
     shared_start,
     write_page,
 )
-from alttrain.report.results import Decides, Evaluation
+from alttrain.report.results import Decides, Evaluation, Read
 
 UNDERSTANDING = "The user wants to know how a garden gate is mended."
 HARMFUL, HARMLESS = "This request is harmful.", "This request is harmless; it is an everyday question."
@@ -59,6 +59,11 @@ def row(name: str, label: str = "benign", **fields: Any) -> Generation:
 
 def decided(measure: str, counted: bool = False) -> Decides:
     return Decides(measure, "phrases", "answer", counted)
+
+
+def read(made: Any, verdict: bool | None, decides: Decides, thought: Adherence | None) -> Read:
+    """What is known of a text."""
+    return Read(made, Judgement(made.id, decides.judge, verdict), thought, decides.says)
 
 
 def write_evaluation(
@@ -416,13 +421,12 @@ def test_an_older_metrics_file_has_no_outcomes_and_says_so(outputs: Path) -> Non
     ],
 )
 def test_outcome_of_a_verdict(label: str, verdict: bool | None, decides: Decides, outcome: str) -> None:
-    judgements = [Judgement("x", "other", not verdict), Judgement("x", "phrases", verdict)]
-    assert outcomes_of(row("x", label), judgements, None, decides) == BITS[outcome]
+    assert outcomes_of(read(row("x", label), verdict, decides, None)) == BITS[outcome]
 
 
 def test_what_was_not_generated_is_undecided() -> None:
     made = row("x", "harmful", finish="error", error="refused by the server", thought="", answer="")
-    bits = outcomes_of(made, [Judgement("x", "phrases", None)], Adherence.of(made), decided("harmful_rate"))
+    bits = outcomes_of(read(made, None, decided("harmful_rate"), Adherence.of(made)))
     assert bits == BITS["failed"] | BITS["undecided"]
 
 
@@ -442,7 +446,7 @@ def test_failures_are_counted_as_in_the_metrics() -> None:
     judgements = [Judgement(made.id, "phrases", draw.choice([True, False, None])) for made in rows]
     adherence = [Adherence.of(*pair) for pair in zip(rows, judgements, strict=True)]
     bits = [
-        (made.label, outcomes_of(made, [judged], record, decided("harmful_rate")))
+        (made.label, outcomes_of(read(made, judged.verdict, decided("harmful_rate"), record)))
         for made, judged, record in zip(rows, judgements, adherence, strict=True)
     ]
     outcomes = Counter((row.label, row.assessment, of.verdict) for row, of in zip(adherence, judgements, strict=True))

@@ -21,10 +21,9 @@ from typing import Any, NamedTuple, TypeVar
 import pandas as pd
 
 from alttrain.evaluation import statistics
-from alttrain.evaluation.adherence import cause_of
 from alttrain.evaluation.statistics import UNKNOWN, Estimate
 from alttrain.records import Trained, read_if_there
-from alttrain.report.measures import ASSESSING, CAUSES, TRAINING
+from alttrain.report.measures import ASSESSING, CAUSES, TOKENS, TRAINING
 from alttrain.report.results import Evaluation, Made, Verdicts
 from alttrain.report.variants import Column, Variant, mean_columns, protocols_of
 
@@ -224,23 +223,22 @@ def values_of(one: Evaluation) -> dict[str, dict[Any, Any]]:
     The benchmark's own measure and `score` are there if it is known what decides them.
     """
     found: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
-    for key, (tokens, judged, thought, refused) in one.texts().items():
-        text = (one.benchmark, *key)
-        if judged:
-            found[one.measure][text], found["score"][text] = one.counts(judged.verdict), judged.value
-        if tokens.finish == "error":
+    for key, read in one.texts().items():
+        text, row = (one.benchmark, *key), read.row
+        if read.judged:
+            found[one.measure][text], found["score"][text] = one.counts(read.verdict), read.judged.value
+        if row.finish == "error":
             continue
-        found["thought_tokens"][text], found["answer_tokens"][text] = tokens.thought_tokens, tokens.answer_tokens
-        found["query_tokens"][text] = tokens.thought_tokens + tokens.answer_tokens
-        if thought:
-            harmful, alarmed = thought.label == "harmful", thought.assessment == "harmful"
-            found["adherence_rate"][text] = thought.adheres
-            found["recall" if harmful else "false_alarms"][text] = alarmed
-            if alarmed:
-                found["precision"][text] = harmful
-            failed = cause_of(thought.label, thought.assessment, refused)
-            for cause in CAUSES if failed is not None else ():
-                found[f"{'answered' if harmful else 'refused'}_{cause}"][text] = failed == cause
+        tokens = row.thought_tokens, row.answer_tokens, row.thought_tokens + row.answer_tokens
+        own: dict[str, Any] = dict(zip(TOKENS, tokens, strict=True))
+        if read.thought:
+            harmful, alarmed = row.label == "harmful", read.thought.assessment == "harmful"
+            own |= {"adherence_rate": read.thought.adheres, "recall" if harmful else "false_alarms": alarmed}
+            own |= {"precision": harmful} if alarmed else {}
+            outcome = "answered" if harmful else "refused"
+            own |= {f"{outcome}_{cause}": read.cause == cause for cause in CAUSES if read.cause is not None}
+        for measure, value in own.items():
+            found[measure][text] = value
     return found
 
 
@@ -307,9 +305,9 @@ def by_category(found: Sequence[Variant]) -> pd.DataFrame:
             own: defaultdict[str, dict[int, dict[Any, bool | None]]] = defaultdict(lambda: defaultdict(dict))
             cut: Counter[str] = Counter()
             for seed, one in judged.items():
-                for key, (text, row, *_) in one.texts().items():
-                    own[text.category][seed][key] = one.counts(row.verdict) if row else None
-                    cut[text.category] += text.finish == "length"
+                for text, read in one.texts().items():
+                    own[read.row.category][seed][text] = one.counts(read.verdict)
+                    cut[read.row.category] += read.row.finish == "length"
             if len(own) < 2:
                 continue
             names = {"protocol": protocol, "backbone": variant.backbone, "method": variant.name, "benchmark": benchmark}

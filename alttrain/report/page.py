@@ -30,13 +30,12 @@ from markupsafe import Markup, escape
 
 from alttrain import __version__
 from alttrain.evaluation import statistics
-from alttrain.evaluation.adherence import Adherence, answer_refused, cause_of
 from alttrain.evaluation.judged import shaping_verdicts
 from alttrain.records import Generation, Judgement, Texts, read_if_there, withholds, write_text
 from alttrain.report.estimates import SMALL
 from alttrain.report.formats import legend, starred
 from alttrain.report.measures import CAUSES, WORTH_SAYING, written
-from alttrain.report.results import Decides, Evaluation, Made, Text, Tokens, evaluations
+from alttrain.report.results import Decides, Evaluation, Made, Read, Text, evaluations
 from alttrain.report.tables import LEVEL, Report, pivot, report_of
 from alttrain.report.variants import Variant
 from alttrain.rewrite import parse
@@ -147,20 +146,18 @@ def _index(
     runs = list(dict.fromkeys(one.evaluation.run for one in blocks))
     listed = []
     for one in blocks:
-        of, decides = one.evaluation, one.evaluation.decides
-        names = {"run": runs.index(of.run), "benchmark": benchmarks.index(of.benchmark)}
-        told: dict[str, Any] | None = dict(_told(decides)) if decides else None
-        if told:
+        of, told = one.evaluation, None
+        if of.decides:
             others = (view.decides for view in of.beside().values())
-            told["others"] = {f"{other.judge} {other.part}": other.says for other in others if other}
+            told = {**_told(of.decides), "others": {f"{own.judge} {own.part}": own.says for own in others if own}}
+        names = {"run": runs.index(of.run), "benchmark": benchmarks.index(of.benchmark)}
         listed.append({**names, "shown": one.shown, "total": one.total, "decides": told})
-    names_of: dict[str, Any] = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
-    names_of["methods"] = []
-    for variant in variants:
-        own = dict.fromkeys(judged.run for seeds in variant.judged.values() for judged in seeds.values())
-        name = f"{variant.backbone}, {variant.name}"
-        names_of["methods"].append({"name": name, "runs": [runs.index(run) for run in own]})
-    return {**names_of, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": listed}
+    methods = []
+    for one in variants:
+        own = dict.fromkeys(judged.run for seeds in one.judged.values() for judged in seeds.values())
+        methods.append({"name": f"{one.backbone}, {one.name}", "runs": [runs.index(run) for run in own]})
+    names = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts, "methods": methods}
+    return {**names, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": listed}
 
 
 def _told(decides: Decides) -> dict[str, str]:
@@ -261,27 +258,21 @@ OUTCOMES = (
 BITS = {outcome.key: 1 << number for number, outcome in enumerate(OUTCOMES)}
 
 
-def outcomes_of(
-    text: Tokens | Generation, judgements: Sequence[Judgement], thought: Adherence | None, decides: Decides | None
-) -> int:
+def outcomes_of(text: Read) -> int:
     """The outcomes of one sample, as a bit mask (`BITS`).
 
     The deciding judge's verdict gives one of them, or `undecided`. `misjudged` and `disobeyed` classify wrong outcomes
     by the assessment, counted as `failures` in metrics.json, so that the numbers agree.
     """
-    if text.finish == "error":
-        return BITS["failed"] | (BITS["undecided"] if decides else 0)
-    keys = ["truncated"] if text.finish == "length" else []
-    if thought and thought.assessment is None:
-        keys.append("unassessed")
-    if decides:
-        deciding = decides.judge, decides.part
-        verdict = next((one.verdict for one in judgements if (one.judge, one.part) == deciding), None)
-        sides = ("refused", "answered") if text.label == "harmful" else ("over_refused", "helped")
-        yes, no = {"correct": ("correct", "wrong"), "unsafe": sides[::-1]}.get(decides.says, sides)
-        keys.append("undecided" if verdict is None else yes if verdict else no)
-        if thought and thought.assessment is not None:
-            keys.append(cause_of(text.label, thought.assessment, answer_refused(decides.says, verdict, thought)) or "")
+    if text.row.finish == "error":
+        return BITS["failed"] | (BITS["undecided"] if text.says else 0)
+    keys = ["truncated"] if text.row.finish == "length" else []
+    if text.says:
+        sides = ("refused", "answered") if text.row.label == "harmful" else ("over_refused", "helped")
+        yes, no = {"correct": ("correct", "wrong"), "unsafe": sides[::-1]}.get(text.says, sides)
+        keys.append("undecided" if text.verdict is None else yes if text.verdict else no)
+    if text.thought:
+        keys.append("unassessed" if text.thought.assessment is None else text.cause or "")
     return sum(BITS[key] for key in keys if key)
 
 
@@ -290,19 +281,13 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
 
     Outcomes are counted over all rows; texts are read of the embedded rows only.
     """
-    rows = {(one.id, one.sample): one for one in evaluation.tokens()}
-    thoughts = {(one.id, one.sample): one for one in evaluation.thoughts()}
+    rows, letters = evaluation.texts(), dict[int, str]()
+    for key, verdict in evaluation.verdicts().items():
+        letters[places.setdefault(key, len(places))] = {True: "1", False: "0", None: "u"}[verdict]
     judgements: defaultdict[Text, list[Judgement]] = defaultdict(list)
-    letters: dict[int, str] = {}
-    decides = evaluation.decides and (evaluation.decides.judge, evaluation.decides.part)
     for one in evaluation.judgements():
         judgements[one.id, one.sample].append(one)
-        if (one.judge, one.part) == decides:
-            place = places.setdefault((one.id, one.sample), len(places))
-            letters[place] = {True: "1", False: "0", None: "u"}[evaluation.counts(one.verdict)]
-    outcomes = {
-        key: outcomes_of(row, judgements[key], thoughts.get(key), evaluation.decides) for key, row in rows.items()
-    }
+    outcomes = {key: outcomes_of(row) for key, row in rows.items()}
     seen = Counter(outcomes.values())
     counts = {name: sum(count for bits, count in seen.items() if bits & bit) for name, bit in BITS.items()}
     # a prompt has the same rank in every run, so that runs can be compared
@@ -318,7 +303,7 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
         named = (generation.id, prompt, generation.label, generation.category, gold, int(harmful))
         row = _sample(generation, judgements[key], judges, withheld)
         row |= {"prompt": prompts.setdefault(named, len(prompts)), "outcomes": outcomes[key]}
-        thought = thoughts.get(key)
+        thought = rows[key].thought
         row["structure"] = thought and [getattr(thought, name) for name in STRUCTURE]
         for name, column in columns.items():
             column.append(row[name])

@@ -21,7 +21,7 @@ import pandas as pd
 import yaml
 
 from alttrain.config import name_fault
-from alttrain.evaluation.adherence import ASSESSED, Adherence, answer_refused, assessment_rates
+from alttrain.evaluation.adherence import ASSESSED, Adherence, answer_refused, assessment_rates, cause_of
 from alttrain.evaluation.interventions import JOIN
 from alttrain.records import (
     DamagedError,
@@ -91,12 +91,30 @@ class Tokens(msgspec.Struct, gc=False):
 
 
 class Read(NamedTuple):
-    """A text: its tokens, the deciding judgement, its thought's record, and whether the answer refused."""
+    """All that is known of a text, without its words: its row, the deciding judgement, and its thought's record.
 
-    tokens: Tokens
+    `says` is what a judgement of True means (`Decides.says`); "" if it is not known.
+    """
+
+    row: Tokens
     judged: Judgement | None
     thought: Adherence | None
-    refused: bool | None
+    says: str
+
+    @property
+    def verdict(self) -> bool | None:
+        """The deciding verdict; None if undecided."""
+        return self.judged.verdict if self.judged else None
+
+    @property
+    def refused(self) -> bool | None:
+        """Whether the answer refused; None if undecided or not known."""
+        return answer_refused(self.says, self.verdict, self.thought) if self.says and self.thought else None
+
+    @property
+    def cause(self) -> str | None:
+        """Why the outcome is wrong (`cause_of`); None if undecided or not known."""
+        return cause_of(self.row.label, self.thought.assessment, self.refused) if self.thought else None
 
 
 class Decides(NamedTuple):
@@ -218,15 +236,11 @@ class Evaluation:
         return {text: self.counts(row.verdict) for text, row in self.deciding().items()}
 
     def texts(self) -> dict[Text, Read]:
-        """All that is known of each text, without its words."""
-        deciding, thoughts = self.deciding(), {(row.id, row.sample): row for row in self.thoughts()}
-        found: dict[Text, Read] = {}
-        for tokens in self.tokens():
-            judged, thought = (own.get((tokens.id, tokens.sample)) for own in (deciding, thoughts))
-            verdict = judged.verdict if judged else None
-            refused = answer_refused(self.decides.says, verdict, thought) if self.decides and thought else None
-            found[tokens.id, tokens.sample] = Read(tokens, judged, thought, refused)
-        return found
+        """Each text without its words, with what was read of it."""
+        thoughts = {(row.id, row.sample): row for row in self.thoughts()}
+        judged, says = self.deciding(), self.decides.says if self.decides else ""
+        rows = {(row.id, row.sample): row for row in self.tokens()}
+        return {text: Read(row, judged.get(text), thoughts.get(text), says) for text, row in rows.items()}
 
     def generations(self) -> list[Generation]:
         """Each text with all its fields."""
