@@ -146,6 +146,20 @@ class Parsed(HTMLParser):
         return next(text for own, text in self.sources if own == name)
 
 
+def written(outputs: Path, **arguments: Any) -> Path:
+    """The page of an output folder."""
+    page = write_page(outputs, **arguments)
+    assert page
+    return page
+
+
+def section(page: Path, name: str) -> str:
+    """The markup of one of the page's sections."""
+    _, start, rest = page.read_text(encoding="utf-8").partition(f'<section id="{name}"')
+    assert start
+    return rest.partition("<section id=")[0]
+
+
 def parsed(page: Path) -> Parsed:
     made = Parsed()
     made.feed(page.read_text(encoding="utf-8"))
@@ -180,8 +194,7 @@ def test_nothing_judged_is_no_page(tmp_path: Path) -> None:
 
 
 def test_the_policy_names_the_one_script_and_style(outputs: Path) -> None:
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     html = parsed(page)
     (policy,) = (
         attributes["content"]
@@ -203,8 +216,7 @@ def test_the_policy_names_the_one_script_and_style(outputs: Path) -> None:
 def test_the_page_loads_nothing_and_has_no_inline_handlers_or_styles(outputs: Path) -> None:
     (outputs / "report" / "figures").mkdir(parents=True)
     (outputs / "report" / "figures" / "own.svg").write_text("<svg onload='window.hacked=3'><script>x()</script></svg>")
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     for tag, attributes in parsed(page).tags:
         assert tag not in ("link", "iframe", "object", "embed", "base", "form"), tag
         assert not [name for name in attributes if name.startswith("on") or name == "style"], tag
@@ -219,13 +231,11 @@ def test_the_page_loads_nothing_and_has_no_inline_handlers_or_styles(outputs: Pa
 
 
 def test_markup_of_a_model_is_data(outputs: Path) -> None:
-    before = write_page(outputs)
-    assert before
+    before = written(outputs)
     plain = [tag for tag, _ in parsed(before).tags]
     planted = row("b9", prompt=PAYLOAD, thought=PAYLOAD, answer=PAYLOAD, category=PAYLOAD, gold=(PAYLOAD,))
     write_evaluation(outputs / "runs" / "one" / "evaluation" / "b", [planted], [False], "over_refusal_rate", PAYLOAD)
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     found_tags = [tag for tag, _ in parsed(page).tags]
     assert set(found_tags) == set(plain)
     assert found_tags.count("script") == plain.count("script")
@@ -244,15 +254,12 @@ def test_means_over_seeds_and_rates_by_category_are_on_the_page(tmp_path: Path) 
         path.write_text(
             "".join(json.dumps(one | {"category": "<i>" if n < 2 else "b"}) + "\n" for n, one in enumerate(rows))
         )
-    page = write_page(tmp_path)
-    assert page
-    text = page.read_text(encoding="utf-8")
-    methods = text[text.index('<section id="methods"') : text.index('<section id="results"')]
+    page = written(tmp_path)
+    methods = section(page, "methods")
     assert '<th scope="row" data-key="r1_llama_8b, AltTrain">' in methods
     assert "n=11, 3 seeds" in methods
     assert "<b>27.3</b>" in methods
-    section = text[text.index('<section id="categories"') : text.index('<section id="compare"')]
-    first, second = section[section.index("<tbody>") :].split("<tr>")[1:]
+    first, second = section(page, "categories").partition("<tbody>")[2].split("<tr>")[1:]
     assert '<th scope="row" data-key="&lt;i&gt;">&lt;i&gt;</th>' in first
     assert "<b>60.0</b>" in first
     assert (
@@ -264,8 +271,7 @@ def test_means_over_seeds_and_rates_by_category_are_on_the_page(tmp_path: Path) 
 def test_names_are_escaped(tmp_path: Path) -> None:
     """A run's and a backbone's name are plain, or the run is left out; a method's label may hold anything."""
     write_run(tmp_path, "one", method="m", label="<i>mine</i></script>", changed={})
-    page = write_page(tmp_path)
-    assert page
+    page = written(tmp_path)
     assert not {"i", "u"} & {tag for tag, _ in parsed(page).tags}
     assert "<i>mine</i></script>" in parsed(page).text
 
@@ -280,8 +286,7 @@ def test_embedded_json_holds_nothing_html_could_read() -> None:
 
 
 def test_a_block_holds_its_samples(outputs: Path) -> None:
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     data = unpacked(page)
     index = data["index"]
     assert (index["runs"], index["benchmarks"]) == (["one", "two"], ["b", "h"])
@@ -312,8 +317,7 @@ def test_a_block_holds_its_samples(outputs: Path) -> None:
 
 
 def test_counts_lead_to_their_samples(outputs: Path) -> None:
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     links = [attributes for tag, attributes in parsed(page).tags if tag == "a" and "aria-label" in attributes]
     assert {"href": "#run=two&benchmark=h&outcome=answered", "aria-label": "2 harmful answered, two on h"} in links
 
@@ -348,8 +352,7 @@ def test_texts_can_be_left_out(outputs: Path, texts: Texts) -> None:
     failed = Judgement("h1", "second", None, error=f"no verdict on {SECRET}", raw=SECRET, evidence=SECRET)
     path = outputs / "runs" / "one" / "evaluation" / "h" / "judgements.jsonl"
     path.write_text(path.read_text() + json.dumps(vars(failed)) + "\n")
-    page = write_page(outputs, texts=texts)
-    assert page
+    page = written(outputs, texts=texts)
     data = unpacked(page)
     told = json.dumps(data)
     assert (SECRET in told) is (texts == "all")
@@ -363,15 +366,13 @@ def test_texts_can_be_left_out(outputs: Path, texts: Texts) -> None:
 def test_settings_are_on_the_page_without_the_machines_paths(outputs: Path) -> None:
     settings = {"backbone.source": "/home/me/models/mine", "training.epochs": 3}
     write_json(outputs / "runs" / "one" / "fingerprint.json", settings)
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     own = unpacked(page)["verdicts"]["settings"]
     assert own == {"one": {"backbone.source": '"mine"', "training.epochs": "3"}, "two": {}}
 
 
 def test_harmful_texts_are_in_no_table(outputs: Path) -> None:
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     assert SECRET not in page.read_text(encoding="utf-8")
 
 
@@ -383,8 +384,7 @@ def test_of_many_samples_a_part_is_shown_the_same_for_every_run(
         own = write_run(tmp_path, run)
         rows = [row(f"b{n}") for n in range(100)]
         write_evaluation(own / "evaluation" / "b", rows, [False] * 100, "over_refusal_rate")
-    page = write_page(tmp_path)
-    assert page
+    page = written(tmp_path)
     data = unpacked(page)
     assert [(one["shown"], one["total"]) for one in data["index"]["blocks"]] == [(25, 100), (1, 4)] * 2
     assert data["block-0"]["prompt"] == data["block-2"]["prompt"]
@@ -397,8 +397,7 @@ def test_an_older_metrics_file_has_no_outcomes_and_says_so(outputs: Path) -> Non
         judged = json.loads(path.read_text())
         del judged["analysis"]
         path.write_text(json.dumps(judged))
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     assert "Judged by an older version" in parsed(page).text
     assert unpacked(page)["block-1"]["outcomes"] == [0, 0, 0, BITS["truncated"]]
 
@@ -466,10 +465,8 @@ def test_every_outcome_has_a_bit_and_a_place() -> None:
 
 
 def test_tables_sort_by_value_and_name_their_rows(outputs: Path) -> None:
-    page = write_page(outputs)
-    assert page
-    text = page.read_text(encoding="utf-8")
-    results = text[text.index('<section id="results"') : text.index('<section id="outcomes"')]
+    page = written(outputs)
+    results = section(page, "results")
     assert '<th scope="row" data-key="one">one</th><td data-key="0.5">' in results
     assert '<b>50.0</b> <span class="interval">25.0–50.0</span>' in results
     assert "over-refusal ↓<br><small>b</small>" in results
@@ -500,8 +497,7 @@ def test_figures_are_images(outputs: Path) -> None:
     for name in ("bars", "tradeoff"):
         (folder / f"{name}.svg").write_text(f"<svg>{name}</svg>")
     (folder / "large.svg").write_text("<svg>" + " " * 2_000_000)
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     images = [attributes for tag, attributes in parsed(page).tags if tag == "img"]
     assert [image["alt"] for image in images] == ["tradeoff", "bars"]
     assert base64.b64decode(str(images[1]["src"]).partition(",")[2]) == b"<svg>bars</svg>"
@@ -585,8 +581,7 @@ def show(chromium: Any, outputs: Path) -> Any:
     """Writes the page and opens it, at the size of a desktop."""
 
     def opened(fragment: str = "", **arguments: Any) -> Opened:
-        page = write_page(outputs, **arguments)
-        assert page
+        page = written(outputs, **arguments)
         made = Opened(chromium)
         made.size(1280, 900)
         chromium.get("about:blank")

@@ -15,7 +15,7 @@ import logging
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -88,8 +88,10 @@ def _file_name(name: str) -> str:
 
 
 @contextmanager
-def figure(width: float, height: float, path: Path, title: str = "") -> Iterator[Any]:
-    """A figure of this size in inches, saved as `path`.png, .svg and .pdf when the block ends."""
+def figure(
+    width: float, height: float, path: Path, title: str = "", across: int = 1, down: int = 1, **shared: bool
+) -> Iterator[tuple[Any, Any]]:
+    """A figure of this size in inches and its panels, saved as `path`.png, .svg and .pdf when the block ends."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -99,7 +101,7 @@ def figure(width: float, height: float, path: Path, title: str = "") -> Iterator
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every step of embedding a font
     with matplotlib.rc_context(LOOK):
         drawn = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
-        yield drawn
+        yield drawn, drawn.subplots(down, across, squeeze=False, **shared).flatten()
         if title:
             drawn.suptitle(title, x=0.01, ha="left", fontsize=9)
         # print through the canvas: savefig would draw everything once more first
@@ -124,6 +126,15 @@ def name_rows(panels: Any, names: Sequence[str]) -> None:
     panels[0].set_ylim(len(names) - 0.4, -0.6)
 
 
+def stack(axes: Any, place: int, shares: Iterable[float], looks: Iterable[tuple[str, str, str | None]]) -> None:
+    """Draw a row of shares of 1 beside each other, each with its name, colour and hatch."""
+    left = 0.0
+    for share, (name, colour, hatch) in zip(shares, looks, strict=True):
+        look = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5, "hatch": hatch, "color": colour}
+        axes.barh(place, 100 * share, left=left, label=name, **look)
+        left += 100 * share
+
+
 def describe(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:
     """Set a panel's title, axis label and grid."""
     axes.set_title(title, loc="left", fontsize=size)
@@ -136,13 +147,9 @@ def draw_cuts(interventions: pd.DataFrame, path: Path) -> bool:
     cuts = interventions[interventions.share.notna() & interventions.value.notna()]
     if cuts.empty:
         return False
-    benchmarks, runs, drawn_as = (
-        cuts.groupby(["benchmark", "protocol", "of_hash"], sort=False),
-        list(cuts.run.unique()),
-        {},
-    )
-    with figure(1 + 2.6 * len(benchmarks), 2.8, path) as drawn:
-        panels = drawn.subplots(1, len(benchmarks), squeeze=False)[0]
+    benchmarks = cuts.groupby(["benchmark", "protocol", "of_hash"], sort=False)
+    runs, drawn_as = list(cuts.run.unique()), {}
+    with figure(1 + 2.6 * len(benchmarks), 2.8, path, across=len(benchmarks)) as (drawn, panels):
         for panel, ((benchmark, protocol, _), of) in zip(panels, benchmarks, strict=True):
             for run, own in of.sort_values("share").groupby("run", sort=False):
                 number = runs.index(run)
@@ -150,11 +157,9 @@ def draw_cuts(interventions: pd.DataFrame, path: Path) -> bool:
                 across, low, high = 100 * own.share, 100 * own.rate_low, 100 * own.rate_high
                 (drawn_as[run],) = panel.plot(across, 100 * own.value, color=colour, marker=marker, markersize=3)
                 panel.fill_between(across, low, high, color=colour, alpha=0.15)
-            heading = MEASURES[base(of.metric.iloc[0])].heading()
-            how = "" if protocol in ("", OFFLINE) else f", {protocol}"
-            describe(
-                panel, f"{benchmark}{how}: {heading} by {of.judge.iloc[0]}", "share of the thought kept (%)", "both"
-            )
+            named = benchmark if protocol in ("", OFFLINE) else f"{benchmark}, {protocol}"
+            heading = f"{named}: {MEASURES[base(of.metric.iloc[0])].heading()} by {of.judge.iloc[0]}"
+            describe(panel, heading, "share of the thought kept (%)", "both")
             panel.set_ylim(-3, 103)
         panels[0].set_ylabel("%")
         drawn.legend([drawn_as[run] for run in runs], runs, loc="outside lower left")
@@ -171,11 +176,11 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
         rows += [(str(backbone), [])] if several else []
         rows += [(row[0][1], list(row[1:])) for row in own.itertuples() if any(cell.known for cell in row[1:])]
     told = "; diamonds: published" if cells.published.notna().any() else ""
-    width, height = 1.6 + 1.7 * len(grid.columns), 0.9 + 0.22 * len(rows)
+    count = len(grid.columns)
+    size = 1.6 + 1.7 * count, 0.9 + 0.22 * len(rows)
     diamond = {"marker": "D", "markersize": 5, "markerfacecolor": COLOURS[1], "markeredgecolor": "white"}
     diamond |= {"markeredgewidth": 0.7, "linestyle": "none", "clip_on": False, "zorder": 5}
-    with figure(width, height, path, f"{title}, with 95 % intervals{told}") as drawn:
-        panels = drawn.subplots(1, len(grid.columns), sharey=True, squeeze=False)[0]
+    with figure(*size, path, f"{title}, with 95 % intervals{told}", count, sharey=True) as (_, panels):
         for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
             for place, (method, own) in enumerate(rows):
                 if own and (cell := own[index]).known:
@@ -219,9 +224,8 @@ def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: P
     rows = [(row[0][0], *amounts[row[0]], row[1:]) for row in grid.itertuples() if row[0] in amounts]
     names = list(dict.fromkeys((backbone, line) for backbone, line, _, _ in rows))
     ticks = sorted({amount for _, _, amount, _ in rows})
-    note = "; hollow, dotted: published" if cells.published.notna().any() else ""
-    with figure(1.2 + 2.3 * len(grid.columns), 3.2, path, f"{title}, with 95 % intervals{note}") as drawn:
-        panels = drawn.subplots(1, len(grid.columns), squeeze=False)[0]
+    title += ", with 95 % intervals" + ("; hollow, dotted: published" if cells.published.notna().any() else "")
+    with figure(1.2 + 2.3 * len(grid.columns), 3.2, path, title, len(grid.columns)) as (drawn, panels):
         for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
             for number, named in enumerate(names):
                 aside = DODGE * (number - (len(names) - 1) / 2)
@@ -269,17 +273,12 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
     shares = known.set_index(["method", "outcome", "cause"]).value
     rows = list(dict.fromkeys(known.method))
     title = f"{known.backbone.iloc[0]}: outcomes, and what the assessment had said where they were wrong"
-    with figure(7.2, 1.7 + 0.3 * len(rows), path, title) as drawn:
-        panels = drawn.subplots(1, 2, sharey=True)
+    with figure(7.2, 1.7 + 0.3 * len(rows), path, title, 2, sharey=True) as (drawn, panels):
         for axes, (outcome, prompts, right) in zip(panels, PANELS, strict=True):
             for place, method in enumerate(rows):
                 own = [float(shares.get((method, outcome, cause), 0.0)) for cause in CAUSES]
                 there = (method, outcome) in shares.index.droplevel("cause")
-                widths, left = [max(0.0, 1 - sum(own)) if there else 0.0, *own], 0.0
-                for width, (name, colour, hatch) in zip(widths, STACK.values(), strict=True):
-                    look = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5, "hatch": hatch, "color": colour}
-                    axes.barh(place, 100 * width, left=left, label=name, **look)
-                    left += 100 * width
+                stack(axes, place, [max(0.0, 1 - sum(own)) if there else 0.0, *own], STACK.values())
             axes.set_xlim(0, 100)
             axes.set_xlabel(f"% of {prompts} with a verdict")
             axes.set_title(f"{prompts}: right is {right}", loc="left")
@@ -303,8 +302,7 @@ def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
         return False
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    with figure(6.6, max(3.2, 0.8 + 0.19 * len(curves)), path) as drawn:
-        axes = drawn.add_subplot()
+    with figure(6.6, max(3.2, 0.8 + 0.19 * len(curves)), path) as (drawn, (axes,)):
         for index, (one, own) in enumerate(curves):
             name = one.name + (f", {len(one.folders)} seeds" if len(one.folders) > 1 else "")
             colour, line = COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % len(STYLES)]
@@ -345,8 +343,7 @@ def draw_lengths(variants: Sequence[Variant], made: Sequence[Made], path: Path) 
     look = {"orientation": "horizontal", "whis": (5, 95), "showfliers": False, "showmeans": True, "widths": 0.6}
     look |= {"patch_artist": True, "medianprops": {"color": "black", "linewidth": 1.4}}
     look |= {"meanprops": {"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 4}}
-    with figure(7.2, 1.3 + 0.3 * len(rows), path, title) as drawn:
-        panels = drawn.subplots(1, 2, sharey=True, sharex=True)
+    with figure(7.2, 1.3 + 0.3 * len(rows), path, title, 2, sharey=True, sharex=True) as (_, panels):
         for axes, name in zip(panels, ("harmful", "benign"), strict=True):
             boxes = axes.boxplot([own[name] for _, own in rows], positions=range(len(rows)), **look)
             for shape, (one, _) in zip(boxes["boxes"], rows, strict=True):
@@ -411,8 +408,7 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
     down = -(-len(backbones) // across)
     width, height = 6.0 if across == 1 else 4.2 * across, 3.2 * down + (1.0 if levels else 0.4)
     title = "Safety against over-refusal, 95 % intervals; dashed: Pareto front"
-    with figure(width, height, path, title) as drawn:
-        panels = drawn.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
+    with figure(width, height, path, title, across, down, sharex=True, sharey=True) as (drawn, panels):
         for axes, (backbone, own) in zip(panels, backbones, strict=False):
             axes.set(xlim=_reach(found.over_refusal_rate), ylim=_reach(found.harmful_rate))
             axes.set_title(backbone, loc="left")

@@ -410,12 +410,13 @@ function why(ways, names) {
 const percent = (share) => (100 * share).toFixed(1);
 const signed = (share) => `${share < 0 ? "−" : "+"}${percent(Math.abs(share))}`;
 
+/** The table's rows of a benchmark, each with whether the two are compared in it. */
 function comparison(benchmark, ways, chosen, data) {
   const same = ways[0].filter((way) => ways[1].includes(way));
   const named = (...words) => words.map((text) => make("td", { class: "words", "data-key": text }, text));
-  const row = (...cells) => make("tr", {}, make("th", { scope: "row", "data-key": benchmark }, benchmark), ...cells);
+  const row = (same, ...cells) => ({ same, row: make("tr", {}, make("th", { scope: "row", "data-key": benchmark }, benchmark), ...cells) });
   const empty = () => make("td", {});
-  const unlike = (reason, protocol = "") => row(...named(protocol, ""), empty(), empty(),
+  const unlike = (reason, protocol = "") => row(false, ...named(protocol, ""), empty(), empty(),
     make("td", { class: "words" }, `not compared: ${reason}`), empty(), empty());
   if (!same.length) return [unlike(why(ways, chosen.map((one) => one.name)))];
   return same.map((way) => {
@@ -425,7 +426,7 @@ function comparison(benchmark, ways, chosen, data) {
     const found = single ? ofRuns(arms[0][0], arms[1][0]) : ofMethods(arms, way.prompts, data);
     if (!found.n) return unlike("no prompt has a verdict in both", way.protocol);
     const ends = [Math.max(-1, found.centre - found.half), Math.min(1, found.centre + found.half)];
-    return row(...named(way.protocol, way.decides.measure),
+    return row(true, ...named(way.protocol, way.decides.measure),
       ...found.rates.map((rate) => make("td", { "data-key": rate }, percent(rate))),
       make("td", { "data-key": found.difference }, make("b", {}, signed(found.difference)), " ",
         make("span", { class: "interval" }, ends.map(signed).join(" to "))),
@@ -453,12 +454,12 @@ async function compareTwo() {
   const differ = differing(...settings).map(([name, ...values]) => make("tr", {}, make("th", { scope: "row", "data-key": name }, name),
     ...values.map((value) => make("td", { class: "words", "data-key": value }, value))));
   const recorded = settings.every((own) => Object.keys(own).length);
-  const compared = rows.filter((row) => row.querySelector("b")).length;
+  const compared = rows.filter(({ same }) => same).length;
   byId("compared").textContent = `${compared} of ${rows.length} rows compared. ${recorded ? `Settings that differ: ${differ.length}.`
     : "An older version did not record the settings."}`;
   byId("versus").replaceChildren(
     tabled("Comparison", ["benchmark", "protocol", "measure", "first %", "second %", "second minus first", "n", "undecided"],
-      ["protocol", "measure"], rows,
+      ["protocol", "measure"], rows.map(({ row }) => row),
       "Paired by prompt, of the prompts with a verdict in both: the difference in points with its 95 % interval, for this pair alone. "
       + "With several seeds the interval allows for other seeds, too, and n counts prompts, undecided all texts without a verdict."),
     ...(differ.length && recorded ? [make("h3", {}, "Settings that differ"),

@@ -101,7 +101,8 @@ def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = Non
     shared = shared_start([one.run for one in judged])
     overview = made.tables.get("overview", made.tables["published"].iloc[:0])
     overview = overview.assign(published=math.nan, published_why="")  # these have a table of their own
-    compared = made.compared.assign(differs=made.compared.p_holm < LEVEL)
+    compared, metrics = made.frames["comparisons"], made.frames["metrics"]
+    compared = compared.assign(differs=compared.p_holm < LEVEL)
     data: dict[str, Any] = {"index": _index(blocks, list(prompts), texts, len(shared), made.variants)}
     data["verdicts"] = pack(_compared(blocks, places))
     for number, own in enumerate(prompts.values()):
@@ -120,19 +121,19 @@ def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = Non
         worth_saying=WORTH_SAYING,
         runs=(made.runs, pivot(made.runs)),
         methods=[(part, pivot(part)) for _, part in overview.groupby("protocol", sort=False)],
-        categories=_categories(made.categories),
+        categories=_categories(made.frames["categories"]),
         small=SMALL,
         figures=_figures(output_dir / "report" / "figures"),
         blocks=blocks,
         outcomes=[outcome for outcome in OUTCOMES if any(one.outcomes[outcome.key] for one in blocks)],
-        structure=made.structure,
+        structure=made.frames["structure"],
         causes=CAUSES,
         compared=compared,
         starred=starred(compared.seeds[compared.differs].tolist() or [1]),
         ours=_beside_published(made.tables),
         published=made.tables["published"],
-        count_all=len(made.results),
-        numbers=made.results[: len(made.results) if len(made.results) <= MOST_NUMBERS else 0],
+        count_all=len(metrics),
+        numbers=metrics[: len(metrics) if len(metrics) <= MOST_NUMBERS else 0],
         data={name: Markup(embed(value)) for name, value in data.items()},
     )
     write_text(output_dir / "report" / "page.html", text)

@@ -30,7 +30,7 @@ from alttrain.report.estimates import (
 )
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import NO_TRAIN, Evaluation, Made, changes, option, structure, tidy
+from alttrain.report.results import METRICS, NO_TRAIN, Evaluation, Made, changes, option, structure, tidy
 from alttrain.report.variants import (
     Column,
     Variant,
@@ -95,17 +95,14 @@ NAMED = 2  # maximum number of missing sets that a cell names
 
 
 class Report(NamedTuple):
-    """The judged benchmarks of a report, their variants, and all its frames: what files, figures and page show."""
+    """The judged benchmarks of a report, their variants, and all its numbers: what files, figures and page show.
+
+    `frames` are the CSV files by name, `runs` is the table of all runs, and `tables` are those over seeds.
+    """
 
     judged: Sequence[Evaluation]
     variants: Sequence[Variant]
-    results: pd.DataFrame
-    compared: pd.DataFrame
-    interventions: pd.DataFrame
-    decided: pd.DataFrame
-    thoughts: pd.DataFrame
-    structure: pd.DataFrame
-    categories: pd.DataFrame
+    frames: Mapping[str, pd.DataFrame]
     runs: pd.DataFrame
     tables: Mapping[str, pd.DataFrame]
 
@@ -115,13 +112,14 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     plain = [one for one in judged if not one.intervention]
     found, results = variants(plain), tidy(plain)
     compared, contrasts = comparisons(found)
-    runs, made = runs_table(results, compared), tables(found, contrasts)
-    whole = variants(judged)
+    whole, made = variants(judged), tables(found, contrasts)
     intervened, effects = interventions(whole)
     if effects:
         made["interventions"] = _effects(whole, effects)
-    causal = intervened, decided(whole), thoughts(judged)
-    return Report(plain, found, results, compared, *causal, structure(plain), by_category(found), runs, made)
+    frames = {"metrics": results[METRICS], "comparisons": compared, "interventions": intervened}
+    frames |= {"decided": decided(whole), "thoughts": thoughts(judged)}
+    frames |= {"structure": structure(plain), "categories": by_category(found)}
+    return Report(plain, found, frames, runs_table(results, compared), made)
 
 
 def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
