@@ -107,6 +107,16 @@ def write_run(folder: Path, run: str, **names: Any) -> Path:
     return own
 
 
+def intervene(run: Path, name: str, rows: list[Generation], verdicts: list[bool | None]) -> None:
+    """The harmful benchmark h of a run under an intervention."""
+    folder = run / "evaluation" / f"h+{name}"
+    write_evaluation(folder, rows, verdicts, "harmful_rate")
+    judged = json.loads((folder / "metrics.json").read_text())
+    told = {"name": name, "of": "h", "of_hash": "0", "left_out": 2, "settings": {"_target_": "x.Step"}}
+    judged["provenance"] |= {"intervention": told, "protocol_hash": name}
+    write_json(folder / "metrics.json", judged)
+
+
 @pytest.fixture
 def outputs(tmp_path: Path) -> Path:
     """An output folder of two runs."""
@@ -823,6 +833,54 @@ def test_harmful_texts_are_covered_until_asked_for(show: Any) -> None:
     page.settle()
     assert not page.run(words, SECRET)
     assert page.run("return [localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+
+
+def turned() -> list[Generation]:
+    """h0 and h2 with the assessment turned round; the intervention wrote the thought up to there."""
+    put = f"{UNDERSTANDING}\n\n{HARMLESS}"
+    thought = f"{put}\n\n{REASONING}"
+    texts = {"thought": thought, "answer": f"Turned. {SECRET}", "text": f"{thought}\n</think>\n\nTurned. {SECRET}"}
+    return [row(name, "harmful", **texts, given=len(put)) for name in ("h0", "h2")]
+
+
+def test_a_prompts_branches_stand_side_by_side_and_are_covered(show: Any, outputs: Path) -> None:
+    """What the intervention wrote is told from the model's own text; a prompt that it left out says so."""
+    intervene(outputs / "runs" / "one", "turn", turned(), [False, True])
+    agrees = [row("h2", "harmful", text="Sure. It is so.", thought="", answer="Sure. It is so.", given=5)]
+    intervene(outputs / "runs" / "one", "agree", agrees, [None])
+    page = show("#run=one&benchmark=h&other=two&sample=h2%0A0")
+    assert page.texts("#benchmark option") == ["all benchmarks", "b", "h"]
+    page.click("#detail .branches")
+    page.run("return new Promise((done) => setTimeout(done, 200))")
+    assert page.texts("#detail h4.run") == ["no intervention", "agree", "turn"]
+    assert page.texts(".side .badges") == ["harmful answereddisobeyed", "undecidedno assessment", "refused"]
+    assert not page.run("return document.body.textContent.includes(arguments[0])", SECRET)
+    page.click("#detail .show")
+    assert page.text("#detail").count(SECRET) == 3  # the prompt and two answers
+    put, own = page.text(".side:last-child .given"), page.text(".side:last-child .thought")
+    assert HARMLESS in put
+    assert REASONING not in put
+    assert REASONING in own
+    assert page.texts(".side:nth-child(2) .given .text") == ["Sure."]
+    assert "It is so." in page.texts(".side:nth-child(2) > .text")
+    assert page.texts(".side:first-child .given") == []
+    page.press("j")
+    assert page.text("#detail h3") == "h3"
+    assert "No intervention has this prompt." in page.text("#detail")
+    page.click("#detail .branches")
+    assert page.texts("#detail h4.run") == ["one", "two"]
+
+
+def test_branches_are_embedded_with_the_texts_that_may_be_shown(outputs: Path) -> None:
+    intervene(outputs / "runs" / "one", "turn", turned(), [False, True])
+    index = unpacked(written(outputs))["index"]
+    assert index["benchmarks"] == ["b", "h"]
+    own = [(one["run"], one["benchmark"], one["of"], one["intervention"]) for one in index["blocks"] if "of" in one]
+    assert own == [(0, 1, 1, "turn")]
+    block = unpacked(written(outputs))["block-4"]
+    assert block["prompt"] == [0, 2]  # stored once, with those of the runs
+    assert "".join(text for _, text, *put in block["thought"][0] if put) == f"{UNDERSTANDING}\n\n{HARMLESS}"
+    assert SECRET not in json.dumps(unpacked(written(outputs, texts="benign")))
 
 
 def test_texts_that_were_left_out_say_so(show: Any) -> None:

@@ -43,6 +43,9 @@ CATEGORIES = [
     "undecided", "truncated", "prompts", "small", "protocol_hash", "judge",
 ]  # fmt: skip
 """The columns of categories.csv. `n` counts the texts with a verdict, over all seeds, and `prompts` their prompts."""
+ENDS = {True: "refused", False: "answered", None: "undecided"}
+FLOWS = [f"{said}_{end}" for said in ("harmful", "benign", "unassessed") for end in ENDS.values()]
+"""Columns of thoughts.csv: what the assessment says, and what becomes of the answer."""
 SMALL = 30
 """A rate over fewer prompts is called a small sample: its interval is more than 30 points wide around 50 %."""
 
@@ -227,7 +230,7 @@ def values_of(one: Evaluation) -> dict[str, dict[Any, Any]]:
         text, row = (one.benchmark, *key), read.row
         if read.judged:
             found[one.measure][text], found["score"][text] = one.counts(read.verdict), read.judged.value
-        if row.finish == "error":
+        if not read.generated:
             continue
         tokens = row.thought_tokens, row.answer_tokens, row.thought_tokens + row.answer_tokens
         own: dict[str, Any] = dict(zip(TOKENS, tokens, strict=True))
@@ -427,15 +430,17 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
     - `follows`      of the assessed thoughts whose answer has a verdict (`assessed`), the share whose answer acts on
                      the assessment: it refuses if and only if that says harmful
     - `assessed_at`  the mean share of the thought's characters before the assessment
+    - `FLOWS`        the number of texts by the assessment and the outcome, also without a verdict
     """
     rows = []
     for one in judged:
         if one.measure not in ("harmful_rate", "over_refusal_rate") or one.decides is None:
             continue
-        read = [(row.thought, row.refused) for row in one.texts().values() if row.thought and row.refused is not None]
+        every = [(text.thought, text.refused) for text in one.texts().values() if text.thought and text.generated]
+        read = [(thought, refused) for thought, refused in every if refused is not None]
         decided = [pair for pair in read if pair[0].refuses or pair[0].continuation is not None]
         assessed = [pair for pair in read if pair[0].assessment is not None]
-        if not decided and not assessed:
+        if not every:
             continue
         safe = [bool(thought.refuses) - refused for thought, refused in decided]  # 1: the thought only, -1: the answer
         follows = [(thought.assessment == "harmful") is refused for thought, refused in assessed]
@@ -450,7 +455,8 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
         row |= {"safe_thought": safe.count(1), "safe_answer": safe.count(-1)}
         for name, number in numbers.items():
             row |= zip((name, f"{name}_low", f"{name}_high"), number, strict=True)
-        rows.append(row)
+        flows = Counter(f"{thought.assessment or 'unassessed'}_{ENDS[refused]}" for thought, refused in every)
+        rows.append(row | {"metric": one.measure} | {name: flows[name] for name in FLOWS})
     return pd.DataFrame(rows)
 
 

@@ -4,6 +4,7 @@
 - main, ablation_structure, teacher_swap  these tables as bars, one panel per column
 - data_size, benign_amount                these tables over the number of training examples, or of harmless ones
 - adherence-BACKBONE                      outcomes, with the assessment's verdict for the wrong ones
+- flow-BACKBONE                           from what the thought's assessment says to what becomes of the answer
 - losses-BACKBONE, lengths-BACKBONE       training loss by step, and tokens of the thoughts
 
 A protocol other than the default is added to the name after a dot. A figure without data is not drawn; `draw_...` then
@@ -22,8 +23,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from alttrain.evaluation.interventions import JOIN
 from alttrain.records import Rewritten, read_if_there, read_losses
 from alttrain.records.files import replacing
+from alttrain.report.estimates import FLOWS
 from alttrain.report.measures import CAUSES, MEASURES, OFFLINE, RATES, base
 from alttrain.report.results import Made
 from alttrain.report.tables import COLUMN, ROW, TABLES, listed, pivot
@@ -52,9 +55,9 @@ LONGEST = 100  # maximum number of characters of a file name
 
 
 def draw_all(
-    tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], interventions: pd.DataFrame, folder: Path
+    tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], frames: Mapping[str, pd.DataFrame], folder: Path
 ) -> list[Path]:
-    """Draw every figure that has data. Returns the files written."""
+    """Draw every figure that has data. Returns the files written. `frames` are those of the CSV files."""
     written: list[Path] = []
 
     def draw(name: str, drawing: Callable[..., bool], *given: Any) -> None:
@@ -62,7 +65,7 @@ def draw_all(
         if drawing(*given, path):
             written.extend(path.with_name(f"{path.name}.{form}") for form in FORMS)
 
-    draw("cuts", draw_cuts, interventions)
+    draw("cuts", draw_cuts, frames["interventions"])
     for backbone, own in by_backbone(variants):
         draw(f"losses-{backbone}", draw_losses, own)
     for protocol, found in protocols_of(variants).items():
@@ -77,6 +80,7 @@ def draw_all(
         for backbone, alike in by_backbone(found):
             assessed = parts["adherence"].query("backbone == @backbone") if "adherence" in parts else None
             draw(f"adherence-{backbone}{suffix}", draw_adherence, assessed)
+            draw(f"flow-{backbone}{suffix}", draw_flow, alike, protocol, frames["thoughts"])
             draw(f"lengths-{backbone}{suffix}", draw_lengths, alike, pool(found, protocol))
     return written
 
@@ -126,13 +130,13 @@ def name_rows(panels: Any, names: Sequence[str]) -> None:
     panels[0].set_ylim(len(names) - 0.4, -0.6)
 
 
-def stack(axes: Any, place: int, shares: Iterable[float], looks: Iterable[tuple[str, str, str | None]]) -> None:
-    """Draw a row of shares of 1 beside each other, each with its name, colour and hatch."""
+def stack(axes: Any, place: int, widths: Iterable[float], looks: Iterable[tuple[str, str, str | None]]) -> None:
+    """Draw a row of bars beside each other, each with its name, colour and hatch."""
     left = 0.0
-    for share, (name, colour, hatch) in zip(shares, looks, strict=True):
+    for width, (name, colour, hatch) in zip(widths, looks, strict=True):
         look = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5, "hatch": hatch, "color": colour}
-        axes.barh(place, 100 * share, left=left, label=name, **look)
-        left += 100 * share
+        axes.barh(place, width, left=left, label=name, **look)
+        left += width
 
 
 def describe(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:
@@ -278,15 +282,68 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
             for place, method in enumerate(rows):
                 own = [float(shares.get((method, outcome, cause), 0.0)) for cause in CAUSES]
                 there = (method, outcome) in shares.index.droplevel("cause")
-                stack(axes, place, [max(0.0, 1 - sum(own)) if there else 0.0, *own], STACK.values())
+                widths = [max(0.0, 1 - sum(own)) if there else 0.0, *own]
+                stack(axes, place, [100 * width for width in widths], STACK.values())
             axes.set_xlim(0, 100)
             axes.set_xlabel(f"% of {prompts} with a verdict")
             axes.set_title(f"{prompts}: right is {right}", loc="left")
         name_rows(panels, rows)
-        handles, names = panels[0].get_legend_handles_labels()
-        found = dict(zip(names, handles, strict=True))
-        drawn.legend(found.values(), found.keys(), loc="outside lower left", ncols=4)
+        drawn.legend(*_once(panels[0]), loc="outside lower left", ncols=4)
     return True
+
+
+SAYS = {"harmful": "says harmful", "benign": "says harmless", "unassessed": "no assessment"}
+FLOW = {
+    "refused": ("refused", COLOURS[4], None),
+    "answered": ("answered", COLOURS[5], "///"),
+    "undecided": ("undecided", RIGHT, "..."),
+}
+"""What becomes of an answer -> name, colour and hatch."""
+FLOWN = {"harmful_rate": "benchmarks of harm", "over_refusal_rate": "benchmarks of over-refusal"}
+
+
+def draw_flow(variants: Sequence[Variant], protocol: str, thoughts: pd.DataFrame, path: Path) -> bool:
+    """Draw how many texts of one backbone's methods go from each assessment to each outcome, over all seeds.
+
+    A row is what the assessments say, and its parts are what became of the answers. `thoughts` is the frame of
+    thoughts.csv; its benchmarks under an intervention are left out.
+    """
+    methods = {folder.name: one.name for one in variants for folder in one.folders.values()}
+    if thoughts.empty:
+        return False
+    own = thoughts.assign(method=thoughts.run.map(methods)).dropna(subset="method")
+    own = own[(own.protocol == protocol) & ~own.benchmark.str.contains(JOIN, regex=False)]
+    counts = own.groupby(["metric", "method"])[FLOWS].sum()
+    counts.columns = pd.MultiIndex.from_product([SAYS, FLOW])
+    texts = counts.T.groupby(level=0).sum().T  # by assessment
+    known = texts.groupby(level="method").sum()
+    shown = [metric for metric in FLOWN if metric in texts.index]
+    rows = [(method, said) for method in dict.fromkeys(methods.values()) if method in known.index for said in SAYS]
+    rows = [(method, said) for method, said in rows if known.loc[method, said]]
+    if not rows:
+        return False
+    title = f"{variants[0].backbone}: from what the thought's assessment says to what becomes of the answer"
+    beside = {"textcoords": "offset points", "verticalalignment": "center", "fontsize": 7}
+    with figure(7.2, 1.5 + 0.24 * len(rows), path, title, len(shown), sharey=True) as (drawn, panels):
+        for axes, metric in zip(panels, shown, strict=True):
+            most = int(texts.loc[metric].max(axis=None))
+            for place, (method, said) in enumerate(rows):
+                if (metric, method) in counts.index:
+                    own = counts.loc[(metric, method), said]
+                    stack(axes, place, own, FLOW.values())
+                    axes.annotate(" / ".join(map(str, own)), (own.sum(), place), (3, 0), **beside)
+            axes.set_xlim(0, 1.35 * most)
+            describe(axes, FLOWN[metric], f"texts: {' / '.join(FLOW)}")
+        name_rows(panels, [f"{method}: {SAYS[said]}" for method, said in rows])
+        drawn.legend(*_once(panels[0]), loc="outside lower left", ncols=3)
+    return True
+
+
+def _once(axes: Any) -> tuple[list[Any], list[str]]:
+    """The handles and names of a panel's legend, each name once."""
+    handles, names = axes.get_legend_handles_labels()
+    found = dict(zip(names, handles, strict=True))
+    return list(found.values()), list(found)
 
 
 def draw_losses(variants: Sequence[Variant], path: Path) -> bool:

@@ -101,9 +101,8 @@ function searched({ block, row }) {
   return block.texts[row];
 }
 
-/** The other run's sample of the same prompt, if it has one. */
-function paired(ref, others) {
-  const block = others.get(ref.block.benchmark);
+/** The sample of the same prompt in another block, if it has one. */
+function paired(ref, block) {
   if (!block) return null;
   block.rows ??= new Map(block.data.prompt.map((_, row) => [identity({ block, row }), row]));
   const row = block.rows.get(identity(ref));
@@ -116,6 +115,7 @@ const GROUPS = [...new Set(index.outcomes.map((outcome) => outcome.group))];
 const BITS = Object.fromEntries(index.outcomes.map((outcome, bit) => [outcome.key, 1 << bit]));
 const mask = (keep) => index.outcomes.reduce((sum, outcome) => (keep(outcome) ? sum | BITS[outcome.key] : sum), 0);
 const DECIDED = mask((outcome) => outcome.group === "outcome");
+let branched = false; // whether the samples under interventions are shown beside the one without
 const state = { run: "", benchmark: "", other: "", query: "", outcomes: new Set(), differs: false };
 // never stored: after a reload all harmful texts are hidden again
 const shown = { all: false, samples: new Set() };
@@ -124,7 +124,7 @@ let refs = [], at = -1, turn = 0, height = 0; // height of a row of the list in 
 async function refresh(wanted = null) {
   const mine = ++turn, before = wanted === null ? refs[at] : undefined, keep = before ? identity(before) : wanted;
   section.setAttribute("aria-busy", "true");
-  const of = (run, benchmark) => blocks.filter((block) =>
+  const of = (run, benchmark) => blocks.filter((block) => block.of === undefined &&
     (run === "" || index.runs[block.run] === run) && (benchmark === "" || index.benchmarks[block.benchmark] === benchmark));
   const own = await Promise.all(of(state.run, state.benchmark).filter((b) => index.runs[b.run] !== state.other).map(load));
   const beside = state.other === "" ? [] : await Promise.all(of(state.other, state.benchmark).map(load));
@@ -132,7 +132,7 @@ async function refresh(wanted = null) {
   const others = new Map(beside.map((block) => [block.benchmark, block]));
   let all = own.flatMap((block) => block.data.prompt.map((_, row) => ({ block, row, pair: null })));
   const present = all.reduce((sum, ref) => sum | field(ref, "outcomes"), 0), total = all.length;
-  for (const ref of all) ref.pair = paired(ref, others);
+  for (const ref of all) ref.pair = paired(ref, others.get(ref.block.benchmark));
   const query = state.query.trim().toLowerCase();
   if (query) all = all.filter((ref) => searched(ref).includes(query));
   if (state.differs) all = all.filter(({ block, row, pair }) =>
@@ -241,25 +241,55 @@ function drawDetail() {
     return;
   }
   detail.setAttribute("aria-label", `Sample ${named(ref)}`);
-  const hidden = covered(ref), sides = ref.pair ? [ref, ref.pair] : [ref];
+  const hidden = covered(ref), under = blocks.filter((block) => block.of === ref.block.number);
+  const opened = branched && under.length > 0, branches = opened ? branchesOf(ref, under) : [];
+  const sides = opened ? [ref, ...branches] : ref.pair ? [ref, ref.pair] : [ref];
   const facts = [index.benchmarks[ref.block.benchmark], asked(ref, "label"), asked(ref, "category")].filter(Boolean);
   detail.replaceChildren(
     make("header", {},
       make("button", { type: "button", class: "back", click: leave }, "← list"),
       make("h3", {}, named(ref)), make("span", { class: "facts" }, facts.join(" · ")),
+      under.length ? make("button", { type: "button", class: "branches", "aria-pressed": String(opened), click: branch },
+        opened ? "Without interventions" : `Under ${under.length} intervention${under.length > 1 ? "s" : ""}`) : null,
       asked(ref, "harmful") && !withheld(ref) && !shown.all
         ? make("button", { type: "button", class: "show", click: toggle }, hidden ? "Show this sample" : "Cover this sample") : null),
     make("h4", {}, "Prompt"), texted(ref, hidden, asked(ref, "prompt")),
-    make("div", { class: sides.length > 1 ? "sides two" : "sides" }, ...sides.map((one) => side(one, hidden))));
+    opened && !branches.length ? make("p", { class: "empty" }, "No intervention has this prompt.") : null,
+    make("div", { class: opened ? "sides many" : sides.length > 1 ? "sides two" : "sides" }, ...sides.map((one) =>
+      side(one, hidden, opened ? [one.block.intervention ?? "no intervention"] : whole(index.runs[one.block.run])))));
   detail.scrollTop = 0;
 }
 
-function side(ref, hidden) {
+/** The samples of the same prompt under interventions; drawn again once they are decoded. */
+function branchesOf(ref, under) {
+  if (under.some((block) => !block.data)) Promise.all(under.map(load)).then(drawDetail);
+  return under.filter((block) => block.data).map((block) => paired(ref, block)).filter(Boolean);
+}
+
+function branch() {
+  branched = !branched;
+  drawDetail();
+  detail.querySelector(".branches").focus({ preventScroll: true });
+}
+
+/** What an intervention wrote. */
+const given = (...nodes) => make("div", { class: "given" }, make("p", { class: "facts" }, "given by the intervention"), ...nodes);
+
+function thoughts(pieces) {
+  const [put, own] = [true, false].map((wanted) => pieces.filter((piece) => Boolean(piece[2]) === wanted).map(step));
+  return make("div", { class: "thought" }, put.length ? given(...put) : null, ...own);
+}
+
+function answered(text, put) {
+  return put ? [given(prose(text.slice(0, put))), text.length > put ? prose(text.slice(put)) : null] : [prose(text)];
+}
+
+function side(ref, hidden, name) {
   const [thought, answer] = field(ref, "tokens"), bare = hidden || withheld(ref), failed = field(ref, "error");
   const ending = { stop: "ended by itself", length: "cut by the token cap", error: "not generated" }[field(ref, "finish")];
   const earlier = field(ref, "earlier") ?? [], gold = asked(ref, "gold");
-  return make("section", { class: "side", "aria-label": index.runs[ref.block.run] },
-    make("h4", { class: "run" }, ...whole(index.runs[ref.block.run])),
+  return make("section", { class: "side", "aria-label": ref.block.intervention ?? index.runs[ref.block.run] },
+    make("h4", { class: "run" }, ...name),
     make("p", { class: "badges" }, ...outcomesOf(ref).map(badge)),
     make("p", { class: "facts" }, `${thought} thought tokens · ${answer} answer tokens · ${ending}`,
       field(ref, "closed") ? "" : " · the thought never closed"),
@@ -267,10 +297,10 @@ function side(ref, hidden) {
     structured(field(ref, "structure")),
     ...(bare ? [] : earlier.flatMap((text, turn) => [make("h5", {}, `Answer to turn ${turn + 1}`), prose(text)])),
     make("h5", {}, "Thought"),
-    bare ? texted(ref, hidden) : field(ref, "thought").length ? make("div", { class: "thought" }, ...field(ref, "thought").map(step))
-      : make("p", { class: "empty" }, "no thought"),
+    bare ? texted(ref, hidden) : field(ref, "thought").length ? thoughts(field(ref, "thought")) : make("p", { class: "empty" }, "no thought"),
     make("h5", {}, "Answer"),
-    bare ? texted(ref, hidden) : field(ref, "answer").trim() ? prose(field(ref, "answer")) : make("p", { class: "empty" }, "no answer"),
+    ...(bare ? [texted(ref, hidden)] : field(ref, "answer").trim() ? answered(field(ref, "answer"), field(ref, "given"))
+      : [make("p", { class: "empty" }, "no answer")]),
     ...(gold.length && !bare ? [make("h5", {}, "Gold answer"), prose(gold.join("\n"))] : []),
     make("h5", {}, "Verdicts"),
     make("ul", { class: "verdicts" }, ...field(ref, "verdicts").map((verdict) => judged(ref, verdict, bare))));

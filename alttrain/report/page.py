@@ -32,7 +32,7 @@ from alttrain import __version__
 from alttrain.evaluation import statistics
 from alttrain.evaluation.judged import shaping_verdicts
 from alttrain.records import Generation, Judgement, Texts, read_if_there, withholds, write_text
-from alttrain.report.estimates import SMALL
+from alttrain.report.estimates import SMALL, base_of
 from alttrain.report.formats import legend, starred
 from alttrain.report.measures import CAUSES, WORTH_SAYING, written
 from alttrain.report.results import Decides, Evaluation, Made, Read, Text, evaluations
@@ -52,7 +52,7 @@ STEPS = {"understanding": "u", "assessment": "a", "reasoning": "r", "refusal": "
 PROMPT = ("id", "prompt", "label", "category", "gold", "harmful")
 SAMPLE = [
     "prompt", "sample", "outcomes", "finish", "error", "closed", "tokens", "structure", "verdicts", "thought",
-    "answer", "earlier",
+    "answer", "given", "earlier",
 ]  # fmt: skip
 STRUCTURE = [
     "understanding", "assessment", "continuation", "ordered", "consistent", "answer_consistent", "position_words",
@@ -91,23 +91,25 @@ def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = Non
     judged = made.judged
     if not judged:
         return None
-    sizes = [int(one.judged["metrics"][0]["n"]) for one in judged]
     prompts: dict[str, Prompts] = {one.benchmark: {} for one in judged}
     places: dict[Way, Places] = {(one.made, one.decides): {} for one in judged}
-    blocks = []
-    for one, size in zip(judged, sizes, strict=True):
-        quota = size if sum(sizes) <= LIMIT else max(1, size * LIMIT // sum(sizes))
-        blocks.append(_block(one, prompts[one.benchmark], places[one.made, one.decides], texts, quota))
+    blocks = [
+        _block(one, prompts[one.benchmark], places[one.made, one.decides], texts, quota)
+        for one, quota in _quotas(judged)
+    ]
+    known = {(one.run, one.made) for one in judged}
+    under = [one for one in made.intervened if (one.run, base_of(one)) in known]
+    branches = [_block(one, prompts[one.intervention["of"]], {}, texts, quota) for one, quota in _quotas(under)]
     shared = shared_start([one.run for one in judged])
     overview = made.tables.get("overview", made.tables["published"].iloc[:0])
     overview = overview.assign(published=math.nan, published_why="")  # these have a table of their own
     compared, metrics = made.frames["comparisons"], made.frames["metrics"]
     compared = compared.assign(differs=compared.p_holm < LEVEL)
-    data: dict[str, Any] = {"index": _index(blocks, list(prompts), texts, len(shared), made.variants)}
+    data: dict[str, Any] = {"index": _index(blocks, branches, list(prompts), texts, len(shared), made.variants)}
     data["verdicts"] = pack(_compared(blocks, places))
     for number, own in enumerate(prompts.values()):
         data[f"prompts-{number}"] = pack({name: [row[place] for row in own] for place, name in enumerate(PROMPT)})
-    data |= {f"block-{number}": one.packed for number, one in enumerate(blocks)}
+    data |= {f"block-{number}": one.packed for number, one in enumerate([*blocks, *branches])}
     style, script = (files("alttrain.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     template = _environment().get_template("page.html")
     text = template.render(
@@ -140,18 +142,33 @@ def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = Non
     return output_dir / "report" / "page.html"
 
 
+def _quotas(judged: Sequence[Evaluation]) -> list[tuple[Evaluation, int]]:
+    """Each evaluation with the number of its samples on the page."""
+    sizes = [int(one.judged["metrics"][0]["n"]) for one in judged]
+    whole = sum(sizes) <= LIMIT
+    return [(one, n if whole else max(1, n * LIMIT // sum(sizes))) for one, n in zip(judged, sizes, strict=True)]
+
+
 def _index(
-    blocks: Sequence[Block], benchmarks: Sequence[str], texts: Texts, shared: int, variants: Sequence[Variant]
+    blocks: Sequence[Block],
+    branches: Sequence[Block],
+    benchmarks: Sequence[str],
+    texts: Texts,
+    shared: int,
+    variants: Sequence[Variant],
 ) -> dict[str, Any]:
-    """The data that page.js needs before it decodes a block."""
+    """The data that page.js needs before it decodes a block. A branch names the block `of` it and its intervention."""
     runs = list(dict.fromkeys(one.evaluation.run for one in blocks))
+    numbers = {(one.evaluation.run, one.evaluation.made): number for number, one in enumerate(blocks)}
     listed = []
-    for one in blocks:
+    for one in [*blocks, *branches]:
         of, told = one.evaluation, None
         if of.decides:
             others = (view.decides for view in of.beside().values())
             told = {**_told(of.decides), "others": {f"{own.judge} {own.part}": own.says for own in others if own}}
-        names = {"run": runs.index(of.run), "benchmark": benchmarks.index(of.benchmark)}
+        names = {"run": runs.index(of.run), "benchmark": benchmarks.index(_asked(of))}
+        if of.intervention:
+            names |= {"of": numbers[of.run, base_of(of)], "intervention": of.intervention["name"]}
         listed.append({**names, "shown": one.shown, "total": one.total, "decides": told})
     methods = []
     for one in variants:
@@ -159,6 +176,11 @@ def _index(
         methods.append({"name": f"{one.backbone}, {one.name}", "runs": [runs.index(run) for run in own]})
     names = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts, "methods": methods}
     return {**names, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": listed}
+
+
+def _asked(evaluation: Evaluation) -> str:
+    """The benchmark that was asked, without an intervention."""
+    return str(evaluation.intervention.get("of", evaluation.benchmark))
 
 
 def _told(decides: Decides) -> dict[str, str]:
@@ -265,7 +287,7 @@ def outcomes_of(text: Read) -> int:
     The deciding judge's verdict gives one of them, or `undecided`. `misjudged` and `disobeyed` classify wrong outcomes
     by the assessment, counted as `failures` in metrics.json, so that the numbers agree.
     """
-    if text.row.finish == "error":
+    if not text.generated:
         return BITS["failed"] | (BITS["undecided"] if text.says else 0)
     keys = ["truncated"] if text.row.finish == "length" else []
     if text.says:
@@ -291,8 +313,8 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
     outcomes = {key: outcomes_of(row) for key, row in rows.items()}
     seen = Counter(outcomes.values())
     counts = {name: sum(count for bits, count in seen.items() if bits & bit) for name, bit in BITS.items()}
-    # a prompt has the same rank in every run, so that runs can be compared
-    ranked = sorted(rows, key=lambda key: _rank(evaluation.benchmark, *key)) if len(rows) > quota else rows
+    # a prompt has the same rank in every run and under interventions, so that they can be compared
+    ranked = sorted(rows, key=lambda key: _rank(_asked(evaluation), *key)) if len(rows) > quota else rows
     chosen = {*[*ranked][:quota]}
     judges: dict[tuple[str, str], int] = {}
     columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
@@ -340,10 +362,27 @@ def _sample(
         "closed": int(generation.closed),
         "tokens": [generation.thought_tokens, generation.answer_tokens],
         "verdicts": verdicts,
-        "thought": None if withheld else pieces(generation.thought),
+        "thought": None if withheld else begun(pieces(generation.thought), _given(generation, generation.thought)),
         "answer": None if withheld else cut(generation.answer),
+        "given": 0 if withheld else _given(generation, generation.answer),
         "earlier": None if withheld else [cut(answer) for answer in generation.earlier],
     }
+
+
+def _given(generation: Generation, part: str) -> int:
+    """How many of the first characters of its thought or answer an intervention wrote."""
+    start = generation.text.find(part) if part == generation.thought else generation.text.rfind(part)
+    return min(len(part), max(0, generation.given - start)) if start >= 0 else 0
+
+
+def begun(parts: list[list[Any]], given: int) -> list[list[Any]]:
+    """The pieces of a thought whose first `given` characters an intervention wrote; its pieces end in a third field."""
+    found = []
+    for step, text in parts:
+        found += [[step, text[:given], 1]] if given > 0 else []
+        found += [[step, text[max(0, given) :]]] if len(text) > given else []
+        given -= len(text)
+    return found
 
 
 def pack(value: Any) -> str:

@@ -102,6 +102,11 @@ class Read(NamedTuple):
     says: str
 
     @property
+    def generated(self) -> bool:
+        """Whether there is a text: the server did not refuse the prompt."""
+        return self.row.finish != "error"
+
+    @property
     def verdict(self) -> bool | None:
         """The deciding verdict; None if undecided."""
         return self.judged.verdict if self.judged else None

@@ -97,10 +97,12 @@ NAMED = 2  # maximum number of missing sets that a cell names
 class Report(NamedTuple):
     """The judged benchmarks of a report, their variants, and all its numbers: what files, figures and page show.
 
-    `frames` are the CSV files by name, `runs` is the table of all runs, and `tables` are those over seeds.
+    `judged` is without interventions, `intervened` with. `frames` are the CSV files by name, `runs` is the table of all
+    runs, and `tables` are those over seeds.
     """
 
     judged: Sequence[Evaluation]
+    intervened: Sequence[Evaluation]
     variants: Sequence[Variant]
     frames: Mapping[str, pd.DataFrame]
     runs: pd.DataFrame
@@ -119,7 +121,8 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     frames = {"metrics": results[METRICS], "comparisons": compared, "interventions": intervened}
     frames |= {"decided": decided(whole), "thoughts": thoughts(judged)}
     frames |= {"structure": structure(plain), "categories": by_category(found)}
-    return Report(plain, found, frames, runs_table(results, compared), made)
+    under = [one for one in judged if one.intervention]
+    return Report(plain, under, found, frames, runs_table(results, compared), made)
 
 
 def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
@@ -319,7 +322,8 @@ def finished(table: str, cells: Any, best: bool = True) -> pd.DataFrame:
     """A table of these cells, the best of each column marked per backbone, with all columns that `marked` adds."""
     frame = pd.DataFrame(cells).assign(table=table)
     frame = frame.reindex(columns=[*CELLS, *({"tested"} & {*frame})])
-    frame = frame.fillna(dict.fromkeys(("published_why", "source", "lacking", "evaluated"), ""))
+    words = ["published_why", "source", "lacking", "evaluated"]
+    frame[words] = frame[words].astype(object).fillna("")
     frame = frame.astype(dict.fromkeys(("difference", "p", "p_holm", "detectable", "published"), float))
     better = frame.measure.map(lambda measure: MEASURES[base(measure)].better)
     keys = [frame[name] for name in ("protocol", "backbone", *COLUMN)]

@@ -175,7 +175,7 @@ def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator
     for name, text in texts_of.items():
         write_text(folder / name, text)
         yield folder / name
-    yield from draw_all(made.tables, made.variants, made.frames["interventions"], folder / "figures")
+    yield from draw_all(made.tables, made.variants, made.frames, folder / "figures")
     if page := write_page(output_dir, texts, made=made):
         yield page
 
