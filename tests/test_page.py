@@ -864,7 +864,7 @@ def test_a_prompts_branches_stand_side_by_side_and_are_covered(show: Any, output
     assert page.texts(".side:nth-child(2) .given .text") == ["Sure."]
     assert "It is so." in page.texts(".side:nth-child(2) > .text")
     assert page.texts(".side:first-child .given") == []
-    page.press("j")
+    page.press("j")  # the focus is still inside
     assert page.text("#detail h3") == "h3"
     assert "No intervention has this prompt." in page.text("#detail")
     page.click("#detail .branches")

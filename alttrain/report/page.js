@@ -241,7 +241,7 @@ function drawDetail() {
     return;
   }
   detail.setAttribute("aria-label", `Sample ${named(ref)}`);
-  const hidden = covered(ref), under = blocks.filter((block) => block.of === ref.block.number);
+  const hidden = covered(ref), under = interventions(ref);
   const opened = branched && under.length > 0, branches = opened ? branchesOf(ref, under) : [];
   const sides = opened ? [ref, ...branches] : ref.pair ? [ref, ref.pair] : [ref];
   const facts = [index.benchmarks[ref.block.benchmark], asked(ref, "label"), asked(ref, "category")].filter(Boolean);
@@ -254,11 +254,16 @@ function drawDetail() {
       asked(ref, "harmful") && !withheld(ref) && !shown.all
         ? make("button", { type: "button", class: "show", click: toggle }, hidden ? "Show this sample" : "Cover this sample") : null),
     make("h4", {}, "Prompt"), texted(ref, hidden, asked(ref, "prompt")),
-    opened && !branches.length ? make("p", { class: "empty" }, "No intervention has this prompt.") : null,
     make("div", { class: opened ? "sides many" : sides.length > 1 ? "sides two" : "sides" }, ...sides.map((one) =>
-      side(one, hidden, opened ? [one.block.intervention ?? "no intervention"] : whole(index.runs[one.block.run])))));
+      side(one, hidden, opened ? [one.block.intervention ?? "no intervention"] : whole(index.runs[one.block.run]),
+        opened && field(one, "prompt") !== field(ref, "prompt"))),
+    opened && !branches.length && under.every((block) => block.data)
+      ? make("p", { class: "empty" }, "No intervention has this prompt.") : null));
   detail.scrollTop = 0;
 }
+
+/** The blocks of the same run and benchmark under an intervention. */
+const interventions = (ref) => blocks.filter((block) => block.of === ref.block.number);
 
 /** The samples of the same prompt under interventions; drawn again once they are decoded. */
 function branchesOf(ref, under) {
@@ -266,10 +271,11 @@ function branchesOf(ref, under) {
   return under.filter((block) => block.data).map((block) => paired(ref, block)).filter(Boolean);
 }
 
-function branch() {
+async function branch() {
+  await Promise.all(interventions(refs[at]).map(load));
   branched = !branched;
   drawDetail();
-  detail.querySelector(".branches").focus({ preventScroll: true });
+  detail.querySelector(".branches")?.focus({ preventScroll: true });
 }
 
 /** What an intervention wrote. */
@@ -284,7 +290,8 @@ function answered(text, put) {
   return put ? [given(prose(text.slice(0, put))), text.length > put ? prose(text.slice(put)) : null] : [prose(text)];
 }
 
-function side(ref, hidden, name) {
+/** A sample under its name. `changed`: its prompt is not the one above. */
+function side(ref, hidden, name, changed) {
   const [thought, answer] = field(ref, "tokens"), bare = hidden || withheld(ref), failed = field(ref, "error");
   const ending = { stop: "ended by itself", length: "cut by the token cap", error: "not generated" }[field(ref, "finish")];
   const earlier = field(ref, "earlier") ?? [], gold = asked(ref, "gold");
@@ -295,6 +302,7 @@ function side(ref, hidden, name) {
       field(ref, "closed") ? "" : " · the thought never closed"),
     failed ? make("p", { class: "error" }, "error: ", hidden ? "covered" : failed) : null,
     structured(field(ref, "structure")),
+    ...(changed ? [make("h5", {}, "Prompt"), texted(ref, hidden, asked(ref, "prompt"))] : []),
     ...(bare ? [] : earlier.flatMap((text, turn) => [make("h5", {}, `Answer to turn ${turn + 1}`), prose(text)])),
     make("h5", {}, "Thought"),
     bare ? texted(ref, hidden) : field(ref, "thought").length ? thoughts(field(ref, "thought")) : make("p", { class: "empty" }, "no thought"),

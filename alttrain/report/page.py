@@ -161,19 +161,19 @@ def _index(
     runs = list(dict.fromkeys(one.evaluation.run for one in blocks))
     numbers = {(one.evaluation.run, one.evaluation.made): number for number, one in enumerate(blocks)}
     listed = []
-    for one in [*blocks, *branches]:
-        of, told = one.evaluation, None
+    for block in [*blocks, *branches]:
+        of = block.evaluation
+        told: dict[str, Any] = {"decides": of.decides and _told(of.decides), "shown": block.shown, "total": block.total}
         if of.decides:
             others = (view.decides for view in of.beside().values())
-            told = {**_told(of.decides), "others": {f"{own.judge} {own.part}": own.says for own in others if own}}
-        names = {"run": runs.index(of.run), "benchmark": benchmarks.index(_asked(of))}
+            told["decides"]["others"] = {f"{own.judge} {own.part}": own.says for own in others if own}
         if of.intervention:
-            names |= {"of": numbers[of.run, base_of(of)], "intervention": of.intervention["name"]}
-        listed.append({**names, "shown": one.shown, "total": one.total, "decides": told})
+            told |= {"of": numbers[of.run, base_of(of)], "intervention": of.intervention["name"]}
+        listed.append({"run": runs.index(of.run), "benchmark": benchmarks.index(_asked(of)), **told})
     methods = []
-    for one in variants:
-        own = dict.fromkeys(judged.run for seeds in one.judged.values() for judged in seeds.values())
-        methods.append({"name": f"{one.backbone}, {one.name}", "runs": [runs.index(run) for run in own]})
+    for variant in variants:
+        own = dict.fromkeys(judged.run for seeds in variant.judged.values() for judged in seeds.values())
+        methods.append({"name": f"{variant.backbone}, {variant.name}", "runs": [runs.index(run) for run in own]})
     names = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts, "methods": methods}
     return {**names, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": listed}
 
@@ -183,7 +183,7 @@ def _asked(evaluation: Evaluation) -> str:
     return str(evaluation.intervention.get("of", evaluation.benchmark))
 
 
-def _told(decides: Decides) -> dict[str, str]:
+def _told(decides: Decides) -> dict[str, Any]:
     return {name: getattr(decides, name) for name in ("judge", "part", "says")}
 
 
@@ -343,6 +343,7 @@ def _sample(
     generation: Generation, judgements: Sequence[Judgement], judges: dict[tuple[str, str], int], withheld: bool
 ) -> dict[str, Any]:
     """A sample as it is embedded. An error may quote a withheld text, so then only its existence is stated."""
+    raw, thought, answer = generation.text, generation.thought, generation.answer
 
     def text(of: str) -> str:
         return "" if withheld else cut(of)
@@ -362,20 +363,19 @@ def _sample(
         "closed": int(generation.closed),
         "tokens": [generation.thought_tokens, generation.answer_tokens],
         "verdicts": verdicts,
-        "thought": None if withheld else begun(pieces(generation.thought), _given(generation, generation.thought)),
-        "answer": None if withheld else cut(generation.answer),
-        "given": 0 if withheld else _given(generation, generation.answer),
+        "thought": None if withheld else begun(pieces(thought), _given(generation.given, raw.find(thought), thought)),
+        "answer": None if withheld else cut(answer),
+        "given": 0 if withheld else _given(generation.given, raw.rfind(answer), answer),
         "earlier": None if withheld else [cut(answer) for answer in generation.earlier],
     }
 
 
-def _given(generation: Generation, part: str) -> int:
-    """How many of the first characters of its thought or answer an intervention wrote."""
-    start = generation.text.find(part) if part == generation.thought else generation.text.rfind(part)
-    return min(len(part), max(0, generation.given - start)) if start >= 0 else 0
+def _given(given: int, start: int, part: str) -> int:
+    """How many characters of a part that starts there in the text are among its first `given` ones."""
+    return min(len(part), max(0, given - start)) if start >= 0 else 0
 
 
-def begun(parts: list[list[Any]], given: int) -> list[list[Any]]:
+def begun(parts: Sequence[Sequence[str]], given: int) -> list[list[Any]]:
     """The pieces of a thought whose first `given` characters an intervention wrote; its pieces end in a third field."""
     found = []
     for step, text in parts:

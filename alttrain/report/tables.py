@@ -274,7 +274,7 @@ def _named(column: Column) -> dict[str, str]:
 
 def figures() -> pd.DataFrame:
     """The known published figures as a separate table, one part per source; never next to our numbers."""
-    known, cells = pd.DataFrame([one for one in published() if one.known]), []
+    known, cells = pd.DataFrame([one for one in published() if one.known]), list[dict[str, Any]]()
     for protocol, own in known.groupby("protocol", sort=False):
         rows = own[ROW].drop_duplicates().sort_values("backbone", key=lambda names: names == "", kind="stable")
         columns = own[["measure", "benchmark"]].drop_duplicates()
