@@ -23,7 +23,7 @@ from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference, rate_over_seeds
 from alttrain.records import Judgement, checksum, write_rows, write_sealed, write_text
 from alttrain.report.escaping import latex_text, literal
-from alttrain.report.estimates import CATEGORIES, COMPARED, comparisons
+from alttrain.report.estimates import CATEGORIES, COMPARED, comparisons, thoughts
 from alttrain.report.formats import markdown
 from alttrain.report.measures import MEASURES, base
 from alttrain.report.results import METRICS, TIDY, evaluations, read_csv, results, structure, tidy, write_csv
@@ -179,6 +179,13 @@ def test_attack_success_by_category(tmp_path: Path) -> None:
     values = [{f"p{n}": seed == 0 or n < 15 for n in range(30)} for seed in (0, 1)]
     expected = rate_over_seeds(dict(enumerate(values)))
     assert (found.low[1], found.high[1]) == pytest.approx(expected[1:])
+
+
+def test_thoughts_whose_answers_have_no_verdict_are_counted(tmp_path: Path) -> None:
+    make_run(tmp_path, {"x": ("harmful_rate", "uu")})
+    (found,) = thoughts(evaluations(tmp_path)).itertuples()
+    assert (found.n, found.assessed, found.harmful_undecided, found.harmful_answered) == (0, 0, 2, 0)
+    assert math.isnan(found.follows)
 
 
 def test_importing_alttrain_imports_no_pandas() -> None:

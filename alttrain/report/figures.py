@@ -93,7 +93,7 @@ def _file_name(name: str) -> str:
 
 @contextmanager
 def figure(
-    width: float, height: float, path: Path, title: str = "", across: int = 1, down: int = 1, **shared: bool
+    width: float, height: float, path: Path, title: str = "", across: int = 1, down: int = 1, **shared: Any
 ) -> Iterator[tuple[Any, Any]]:
     """A figure of this size in inches and its panels, saved as `path`.png, .svg and .pdf when the block ends."""
     import matplotlib
