@@ -296,7 +296,7 @@ SAYS = {"harmful": "says harmful", "benign": "says harmless", "unassessed": "no 
 FLOW = {
     "refused": ("refused", COLOURS[4], None),
     "answered": ("answered", COLOURS[5], "///"),
-    "undecided": ("undecided", RIGHT, "..."),
+    "undecided": ("undecided", RIGHT, None),
 }
 """What becomes of an answer -> name, colour and hatch."""
 FLOWN = {"harmful_rate": "benchmarks of harm", "over_refusal_rate": "benchmarks of over-refusal"}
