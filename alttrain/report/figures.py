@@ -139,6 +139,13 @@ def stack(axes: Any, place: int, widths: Iterable[float], looks: Iterable[tuple[
         left += width
 
 
+def name_bars(drawn: Any, panels: Any, across: int) -> None:
+    """Add the legend of stacked bars, each name once."""
+    handles, names = panels[0].get_legend_handles_labels()
+    found = dict(zip(names, handles, strict=True))
+    drawn.legend(found.values(), found.keys(), loc="outside lower left", ncols=across)
+
+
 def describe(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:
     """Set a panel's title, axis label and grid."""
     axes.set_title(title, loc="left", fontsize=size)
@@ -288,7 +295,7 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
             axes.set_xlabel(f"% of {prompts} with a verdict")
             axes.set_title(f"{prompts}: right is {right}", loc="left")
         name_rows(panels, rows)
-        drawn.legend(*_once(panels[0]), loc="outside lower left", ncols=4)
+        name_bars(drawn, panels, 4)
     return True
 
 
@@ -335,15 +342,8 @@ def draw_flow(variants: Sequence[Variant], protocol: str, thoughts: pd.DataFrame
             axes.set_xlim(0, 1.35 * most)
             describe(axes, FLOWN[metric], f"texts: {' / '.join(FLOW)}")
         name_rows(panels, [f"{method}: {SAYS[said]}" for method, said in rows])
-        drawn.legend(*_once(panels[0]), loc="outside lower left", ncols=3)
+        name_bars(drawn, panels, 3)
     return True
-
-
-def _once(axes: Any) -> tuple[list[Any], list[str]]:
-    """The handles and names of a panel's legend, each name once."""
-    handles, names = axes.get_legend_handles_labels()
-    found = dict(zip(names, handles, strict=True))
-    return list(found.values()), list(found)
 
 
 def draw_losses(variants: Sequence[Variant], path: Path) -> bool:

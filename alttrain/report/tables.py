@@ -323,7 +323,7 @@ def finished(table: str, cells: Any, best: bool = True) -> pd.DataFrame:
     frame = pd.DataFrame(cells).assign(table=table)
     frame = frame.reindex(columns=[*CELLS, *({"tested"} & {*frame})])
     words = ["published_why", "source", "lacking", "evaluated"]
-    frame[words] = frame[words].astype(object).fillna("")
+    frame[words] = frame[words].astype(object).fillna("").astype(str)
     frame = frame.astype(dict.fromkeys(("difference", "p", "p_holm", "detectable", "published"), float))
     better = frame.measure.map(lambda measure: MEASURES[base(measure)].better)
     keys = [frame[name] for name in ("protocol", "backbone", *COLUMN)]
