@@ -11,13 +11,14 @@ import pytest
 from made_runs import made_tables, make_run, no_train
 from papers import compiled, has_latex
 
-from alttrain.report.estimates import INTERVENED
+from alttrain.report.estimates import INTERVENED, thoughts
 from alttrain.report.figures import (
     FORMS,
     draw_adherence,
     draw_all,
     draw_bars,
     draw_doses,
+    draw_flow,
     draw_lengths,
     draw_losses,
     draw_tradeoff,
@@ -36,7 +37,6 @@ METHODS = ("plain", "alttrain", "alttrain_without_pu", "alttrain_without_ha", "a
 MEANS = {"harmful_rate": list(SAFETY), "accuracy": ["gsm8k", "math500"]}
 LOSSES = "epoch,loss,step\n0,2.0,9\n,,9\n0,1.5,19\n"
 
-NONE = pd.DataFrame(columns=INTERVENED)
 """No run under an intervention."""
 
 
@@ -89,6 +89,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
+def frames(runs: Path) -> dict[str, pd.DataFrame]:
+    """The frames of CSV files from which figures are drawn."""
+    return {"interventions": pd.DataFrame(columns=INTERVENED), "thoughts": thoughts(evaluations(runs))}
+
+
 def column(table: pd.DataFrame, index: int) -> list[Any]:
     """The cells of a table's column, from the first row to the last, of rows with any number."""
     rows = (row for row in pivot(table).itertuples(index=False) if any(cell.known for cell in row))
@@ -105,11 +110,11 @@ def ends(container: Any) -> list[tuple[float, float]]:
 
 
 def test_every_figure_is_drawn_and_named(runs: Path, found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
-    written = draw_all(found, variants(evaluations(runs)), NONE, tmp_path)
+    written = draw_all(found, variants(evaluations(runs)), frames(runs), tmp_path)
     names = {"losses-" + BACKBONE}
     names |= {f"{name}.alttrain" for name in ("tradeoff", "main", "ablation_structure", "teacher_swap")}
     names |= {f"{name}.alttrain" for name in ("data_size", "benign_amount")}
-    names |= {f"{name}-{BACKBONE}.alttrain" for name in ("adherence", "lengths")}
+    names |= {f"{name}-{BACKBONE}.alttrain" for name in ("adherence", "flow", "lengths")}
     assert {path.name for path in written} == {f"{name}.{form}" for name in names for form in FORMS}
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written}
     for path in written:
@@ -147,11 +152,13 @@ def embeds_fonts(path: Path) -> None:
 @pytest.mark.skipif(not has_latex(), reason="pdflatex is not installed")
 def test_a_paper_includes_every_figure(runs: Path, found: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     drawn = [
-        path.name for path in draw_all(found, variants(evaluations(runs)), NONE, tmp_path) if path.suffix == ".pdf"
+        path.name
+        for path in draw_all(found, variants(evaluations(runs)), frames(runs), tmp_path)
+        if path.suffix == ".pdf"
     ]
     lines = [rf"\noindent\includegraphics[width=\linewidth]{{{name}}}\par" for name in drawn]
     said = compiled(tmp_path, "twocolumn", [r"\usepackage{graphicx}", r"\begin{document}", *lines])
-    assert len(drawn) == 9
+    assert len(drawn) == 10
     assert all(name in said.replace("\n", "") for name in drawn)
     assert "Overfull" not in said
 
@@ -257,6 +264,31 @@ def test_stacks_are_the_shares_of_each_cause(found: dict[str, pd.DataFrame], dra
             causes = [100 * cells[f"{outcome}_{cause}"] for cause in ("misjudged", "disobeyed", "unassessed")]
             assert row[1:] == pytest.approx(causes)
             assert sum(row) == pytest.approx(100)
+
+
+def test_a_flow_is_every_text_by_its_assessment_and_outcome(runs: Path, drawn: list[Any], tmp_path: Path) -> None:
+    """By method over its seeds; texts under an intervention, of other protocols and of other methods are left out."""
+    own, frame = [one for one in variants(evaluations(runs)) if one.method in ("no_train", "plain")], frames(runs)
+    other = frame["thoughts"].assign(protocol="other")
+    intervened = frame["thoughts"].assign(benchmark="strongreject+cut_0")
+    whole = pd.concat([frame["thoughts"], other, intervened])
+    whole.loc[whole.run.str.contains("plain"), "harmful_undecided"] = 7
+    assert draw_flow(own, "alttrain", whole, tmp_path / "x")
+    answered = [16 * 2, sum((12 - 2 * METHODS.index("plain") + seed) * 2 for seed in (0, 1))]
+    harm, refusal = drawn[0].axes
+    assert [label.get_text() for label in harm.get_yticklabels()] == [
+        f"{method}: says {said}" for method in ("No-train", "plain") for said in ("harmful", "harmless")
+    ]
+    assert [text.get_text() for text in harm.texts] == [
+        f"{2 * 20 - answered[0]} / {answered[0]} / 0",
+        "0 / 0 / 0",
+        f"{4 * 20 - answered[1]} / {answered[1]} / 28",
+        "0 / 0 / 0",
+    ]
+    widths = [patch.get_width() for patch in harm.patches]
+    assert widths[:3] == [2 * 20 - answered[0], answered[0], 0]
+    assert [text.get_text() for text in refusal.texts][1] == "0 / 20 / 0"
+    assert not draw_flow(own, "alttrain", intervened, tmp_path / "y")
 
 
 def test_losses_are_the_logs(runs: Path, drawn: list[Any], tmp_path: Path) -> None:

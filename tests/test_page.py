@@ -32,7 +32,7 @@ from alttrain.report.page import (
     shared_start,
     write_page,
 )
-from alttrain.report.results import Decides, Evaluation
+from alttrain.report.results import Decides, Evaluation, Read
 
 UNDERSTANDING = "The user wants to know how a garden gate is mended."
 HARMFUL, HARMLESS = "This request is harmful.", "This request is harmless; it is an everyday question."
@@ -59,6 +59,11 @@ def row(name: str, label: str = "benign", **fields: Any) -> Generation:
 
 def decided(measure: str, counted: bool = False) -> Decides:
     return Decides(measure, "phrases", "answer", counted)
+
+
+def read(made: Any, verdict: bool | None, decides: Decides, thought: Adherence | None) -> Read:
+    """What is known of a text."""
+    return Read(made, Judgement(made.id, decides.judge, verdict), thought, decides.says)
 
 
 def write_evaluation(
@@ -102,6 +107,16 @@ def write_run(folder: Path, run: str, **names: Any) -> Path:
     return own
 
 
+def intervene(run: Path, name: str, rows: list[Generation], verdicts: list[bool | None]) -> None:
+    """The harmful benchmark h of a run under an intervention."""
+    folder = run / "evaluation" / f"h+{name}"
+    write_evaluation(folder, rows, verdicts, "harmful_rate")
+    judged = json.loads((folder / "metrics.json").read_text())
+    told = {"name": name, "of": "h", "of_hash": "0", "left_out": 2, "settings": {"_target_": "x.Step"}}
+    judged["provenance"] |= {"intervention": told, "protocol_hash": name}
+    write_json(folder / "metrics.json", judged)
+
+
 @pytest.fixture
 def outputs(tmp_path: Path) -> Path:
     """An output folder of two runs."""
@@ -141,6 +156,20 @@ class Parsed(HTMLParser):
         return next(text for own, text in self.sources if own == name)
 
 
+def written(outputs: Path, **arguments: Any) -> Path:
+    """The page of an output folder."""
+    page = write_page(outputs, **arguments)
+    assert page
+    return page
+
+
+def section(page: Path, name: str) -> str:
+    """The markup of one of the page's sections."""
+    _, start, rest = page.read_text(encoding="utf-8").partition(f'<section id="{name}"')
+    assert start
+    return rest.partition("<section id=")[0]
+
+
 def parsed(page: Path) -> Parsed:
     made = Parsed()
     made.feed(page.read_text(encoding="utf-8"))
@@ -175,8 +204,7 @@ def test_nothing_judged_is_no_page(tmp_path: Path) -> None:
 
 
 def test_the_policy_names_the_one_script_and_style(outputs: Path) -> None:
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     html = parsed(page)
     (policy,) = (
         attributes["content"]
@@ -198,8 +226,7 @@ def test_the_policy_names_the_one_script_and_style(outputs: Path) -> None:
 def test_the_page_loads_nothing_and_has_no_inline_handlers_or_styles(outputs: Path) -> None:
     (outputs / "report" / "figures").mkdir(parents=True)
     (outputs / "report" / "figures" / "own.svg").write_text("<svg onload='window.hacked=3'><script>x()</script></svg>")
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     for tag, attributes in parsed(page).tags:
         assert tag not in ("link", "iframe", "object", "embed", "base", "form"), tag
         assert not [name for name in attributes if name.startswith("on") or name == "style"], tag
@@ -214,13 +241,11 @@ def test_the_page_loads_nothing_and_has_no_inline_handlers_or_styles(outputs: Pa
 
 
 def test_markup_of_a_model_is_data(outputs: Path) -> None:
-    before = write_page(outputs)
-    assert before
+    before = written(outputs)
     plain = [tag for tag, _ in parsed(before).tags]
     planted = row("b9", prompt=PAYLOAD, thought=PAYLOAD, answer=PAYLOAD, category=PAYLOAD, gold=(PAYLOAD,))
     write_evaluation(outputs / "runs" / "one" / "evaluation" / "b", [planted], [False], "over_refusal_rate", PAYLOAD)
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     found_tags = [tag for tag, _ in parsed(page).tags]
     assert set(found_tags) == set(plain)
     assert found_tags.count("script") == plain.count("script")
@@ -239,15 +264,12 @@ def test_means_over_seeds_and_rates_by_category_are_on_the_page(tmp_path: Path) 
         path.write_text(
             "".join(json.dumps(one | {"category": "<i>" if n < 2 else "b"}) + "\n" for n, one in enumerate(rows))
         )
-    page = write_page(tmp_path)
-    assert page
-    text = page.read_text(encoding="utf-8")
-    methods = text[text.index('<section id="methods"') : text.index('<section id="results"')]
+    page = written(tmp_path)
+    methods = section(page, "methods")
     assert '<th scope="row" data-key="r1_llama_8b, AltTrain">' in methods
     assert "n=11, 3 seeds" in methods
     assert "<b>27.3</b>" in methods
-    section = text[text.index('<section id="categories"') : text.index('<section id="compare"')]
-    first, second = section[section.index("<tbody>") :].split("<tr>")[1:]
+    first, second = section(page, "categories").partition("<tbody>")[2].split("<tr>")[1:]
     assert '<th scope="row" data-key="&lt;i&gt;">&lt;i&gt;</th>' in first
     assert "<b>60.0</b>" in first
     assert (
@@ -259,8 +281,7 @@ def test_means_over_seeds_and_rates_by_category_are_on_the_page(tmp_path: Path) 
 def test_names_are_escaped(tmp_path: Path) -> None:
     """A run's and a backbone's name are plain, or the run is left out; a method's label may hold anything."""
     write_run(tmp_path, "one", method="m", label="<i>mine</i></script>", changed={})
-    page = write_page(tmp_path)
-    assert page
+    page = written(tmp_path)
     assert not {"i", "u"} & {tag for tag, _ in parsed(page).tags}
     assert "<i>mine</i></script>" in parsed(page).text
 
@@ -275,8 +296,7 @@ def test_embedded_json_holds_nothing_html_could_read() -> None:
 
 
 def test_a_block_holds_its_samples(outputs: Path) -> None:
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     data = unpacked(page)
     index = data["index"]
     assert (index["runs"], index["benchmarks"]) == (["one", "two"], ["b", "h"])
@@ -307,8 +327,7 @@ def test_a_block_holds_its_samples(outputs: Path) -> None:
 
 
 def test_counts_lead_to_their_samples(outputs: Path) -> None:
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     links = [attributes for tag, attributes in parsed(page).tags if tag == "a" and "aria-label" in attributes]
     assert {"href": "#run=two&benchmark=h&outcome=answered", "aria-label": "2 harmful answered, two on h"} in links
 
@@ -343,8 +362,7 @@ def test_texts_can_be_left_out(outputs: Path, texts: Texts) -> None:
     failed = Judgement("h1", "second", None, error=f"no verdict on {SECRET}", raw=SECRET, evidence=SECRET)
     path = outputs / "runs" / "one" / "evaluation" / "h" / "judgements.jsonl"
     path.write_text(path.read_text() + json.dumps(vars(failed)) + "\n")
-    page = write_page(outputs, texts=texts)
-    assert page
+    page = written(outputs, texts=texts)
     data = unpacked(page)
     told = json.dumps(data)
     assert (SECRET in told) is (texts == "all")
@@ -358,15 +376,13 @@ def test_texts_can_be_left_out(outputs: Path, texts: Texts) -> None:
 def test_settings_are_on_the_page_without_the_machines_paths(outputs: Path) -> None:
     settings = {"backbone.source": "/home/me/models/mine", "training.epochs": 3}
     write_json(outputs / "runs" / "one" / "fingerprint.json", settings)
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     own = unpacked(page)["verdicts"]["settings"]
     assert own == {"one": {"backbone.source": '"mine"', "training.epochs": "3"}, "two": {}}
 
 
 def test_harmful_texts_are_in_no_table(outputs: Path) -> None:
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     assert SECRET not in page.read_text(encoding="utf-8")
 
 
@@ -378,8 +394,7 @@ def test_of_many_samples_a_part_is_shown_the_same_for_every_run(
         own = write_run(tmp_path, run)
         rows = [row(f"b{n}") for n in range(100)]
         write_evaluation(own / "evaluation" / "b", rows, [False] * 100, "over_refusal_rate")
-    page = write_page(tmp_path)
-    assert page
+    page = written(tmp_path)
     data = unpacked(page)
     assert [(one["shown"], one["total"]) for one in data["index"]["blocks"]] == [(25, 100), (1, 4)] * 2
     assert data["block-0"]["prompt"] == data["block-2"]["prompt"]
@@ -392,8 +407,7 @@ def test_an_older_metrics_file_has_no_outcomes_and_says_so(outputs: Path) -> Non
         judged = json.loads(path.read_text())
         del judged["analysis"]
         path.write_text(json.dumps(judged))
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     assert "Judged by an older version" in parsed(page).text
     assert unpacked(page)["block-1"]["outcomes"] == [0, 0, 0, BITS["truncated"]]
 
@@ -416,13 +430,12 @@ def test_an_older_metrics_file_has_no_outcomes_and_says_so(outputs: Path) -> Non
     ],
 )
 def test_outcome_of_a_verdict(label: str, verdict: bool | None, decides: Decides, outcome: str) -> None:
-    judgements = [Judgement("x", "other", not verdict), Judgement("x", "phrases", verdict)]
-    assert outcomes_of(row("x", label), judgements, None, decides) == BITS[outcome]
+    assert outcomes_of(read(row("x", label), verdict, decides, None)) == BITS[outcome]
 
 
 def test_what_was_not_generated_is_undecided() -> None:
     made = row("x", "harmful", finish="error", error="refused by the server", thought="", answer="")
-    bits = outcomes_of(made, [Judgement("x", "phrases", None)], Adherence.of(made), decided("harmful_rate"))
+    bits = outcomes_of(read(made, None, decided("harmful_rate"), Adherence.of(made)))
     assert bits == BITS["failed"] | BITS["undecided"]
 
 
@@ -442,7 +455,7 @@ def test_failures_are_counted_as_in_the_metrics() -> None:
     judgements = [Judgement(made.id, "phrases", draw.choice([True, False, None])) for made in rows]
     adherence = [Adherence.of(*pair) for pair in zip(rows, judgements, strict=True)]
     bits = [
-        (made.label, outcomes_of(made, [judged], record, decided("harmful_rate")))
+        (made.label, outcomes_of(read(made, judged.verdict, decided("harmful_rate"), record)))
         for made, judged, record in zip(rows, judgements, adherence, strict=True)
     ]
     outcomes = Counter((row.label, row.assessment, of.verdict) for row, of in zip(adherence, judgements, strict=True))
@@ -462,10 +475,8 @@ def test_every_outcome_has_a_bit_and_a_place() -> None:
 
 
 def test_tables_sort_by_value_and_name_their_rows(outputs: Path) -> None:
-    page = write_page(outputs)
-    assert page
-    text = page.read_text(encoding="utf-8")
-    results = text[text.index('<section id="results"') : text.index('<section id="outcomes"')]
+    page = written(outputs)
+    results = section(page, "results")
     assert '<th scope="row" data-key="one">one</th><td data-key="0.5">' in results
     assert '<b>50.0</b> <span class="interval">25.0–50.0</span>' in results
     assert "over-refusal ↓<br><small>b</small>" in results
@@ -496,8 +507,7 @@ def test_figures_are_images(outputs: Path) -> None:
     for name in ("bars", "tradeoff"):
         (folder / f"{name}.svg").write_text(f"<svg>{name}</svg>")
     (folder / "large.svg").write_text("<svg>" + " " * 2_000_000)
-    page = write_page(outputs)
-    assert page
+    page = written(outputs)
     images = [attributes for tag, attributes in parsed(page).tags if tag == "img"]
     assert [image["alt"] for image in images] == ["tradeoff", "bars"]
     assert base64.b64decode(str(images[1]["src"]).partition(",")[2]) == b"<svg>bars</svg>"
@@ -581,8 +591,7 @@ def show(chromium: Any, outputs: Path) -> Any:
     """Writes the page and opens it, at the size of a desktop."""
 
     def opened(fragment: str = "", **arguments: Any) -> Opened:
-        page = write_page(outputs, **arguments)
-        assert page
+        page = written(outputs, **arguments)
         made = Opened(chromium)
         made.size(1280, 900)
         chromium.get("about:blank")
@@ -824,6 +833,54 @@ def test_harmful_texts_are_covered_until_asked_for(show: Any) -> None:
     page.settle()
     assert not page.run(words, SECRET)
     assert page.run("return [localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+
+
+def turned() -> list[Generation]:
+    """h0 and h2 with the assessment turned round; the intervention wrote the thought up to there."""
+    put = f"{UNDERSTANDING}\n\n{HARMLESS}"
+    thought = f"{put}\n\n{REASONING}"
+    texts = {"thought": thought, "answer": f"Turned. {SECRET}", "text": f"{thought}\n</think>\n\nTurned. {SECRET}"}
+    return [row(name, "harmful", **texts, given=len(put)) for name in ("h0", "h2")]
+
+
+def test_a_prompts_branches_stand_side_by_side_and_are_covered(show: Any, outputs: Path) -> None:
+    """What the intervention wrote is told from the model's own text; a prompt that it left out says so."""
+    intervene(outputs / "runs" / "one", "turn", turned(), [False, True])
+    agrees = [row("h2", "harmful", text="Sure. It is so.", thought="", answer="Sure. It is so.", given=5)]
+    intervene(outputs / "runs" / "one", "agree", agrees, [None])
+    page = show("#run=one&benchmark=h&other=two&sample=h2%0A0")
+    assert page.texts("#benchmark option") == ["all benchmarks", "b", "h"]
+    page.click("#detail .branches")
+    page.run("return new Promise((done) => setTimeout(done, 200))")
+    assert page.texts("#detail h4.run") == ["no intervention", "agree", "turn"]
+    assert page.texts(".side .badges") == ["harmful answereddisobeyed", "undecidedno assessment", "refused"]
+    assert not page.run("return document.body.textContent.includes(arguments[0])", SECRET)
+    page.click("#detail .show")
+    assert page.text("#detail").count(SECRET) == 3  # the prompt and two answers
+    put, own = page.text(".side:last-child .given"), page.text(".side:last-child .thought")
+    assert HARMLESS in put
+    assert REASONING not in put
+    assert REASONING in own
+    assert page.texts(".side:nth-child(2) .given .text") == ["Sure."]
+    assert "It is so." in page.texts(".side:nth-child(2) > .text")
+    assert page.texts(".side:first-child .given") == []
+    page.press("j")  # the focus is still inside
+    assert page.text("#detail h3") == "h3"
+    assert "No intervention has this prompt." in page.text("#detail")
+    page.click("#detail .branches")
+    assert page.texts("#detail h4.run") == ["one", "two"]
+
+
+def test_branches_are_embedded_with_the_texts_that_may_be_shown(outputs: Path) -> None:
+    intervene(outputs / "runs" / "one", "turn", turned(), [False, True])
+    index = unpacked(written(outputs))["index"]
+    assert index["benchmarks"] == ["b", "h"]
+    own = [(one["run"], one["benchmark"], one["of"], one["intervention"]) for one in index["blocks"] if "of" in one]
+    assert own == [(0, 1, 1, "turn")]
+    block = unpacked(written(outputs))["block-4"]
+    assert block["prompt"] == [0, 2]  # stored once, with those of the runs
+    assert "".join(text for _, text, *put in block["thought"][0] if put) == f"{UNDERSTANDING}\n\n{HARMLESS}"
+    assert SECRET not in json.dumps(unpacked(written(outputs, texts="benign")))
 
 
 def test_texts_that_were_left_out_say_so(show: Any) -> None:

@@ -23,10 +23,10 @@ from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference, rate_over_seeds
 from alttrain.records import Judgement, checksum, write_rows, write_sealed, write_text
 from alttrain.report.escaping import latex_text, literal
-from alttrain.report.estimates import CATEGORIES, COMPARED, comparisons
+from alttrain.report.estimates import CATEGORIES, COMPARED, comparisons, thoughts
 from alttrain.report.formats import markdown
 from alttrain.report.measures import MEASURES, base
-from alttrain.report.results import COLUMNS, METRICS, evaluations, read_csv, results, structure, tidy, write_csv
+from alttrain.report.results import METRICS, TIDY, evaluations, read_csv, results, structure, tidy, write_csv
 from alttrain.report.tables import runs_table
 from alttrain.report.variants import variants
 from alttrain.run.stages.report import report, show, write_report
@@ -51,8 +51,8 @@ def cell(run: str, benchmark: str, metric: str, value: float, **fields: Any) -> 
 def frame(*cells: dict[str, Any]) -> pd.DataFrame:
     """The tidy table of these numbers."""
     called = [{"called": MEASURES[base(one["metric"])].label} for one in cells]
-    rows = [{"order": 0, **one, **name} for one, name in zip(cells, called, strict=True)]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    rows = [{"order": 0, "measure": one["metric"], **one, **name} for one, name in zip(cells, called, strict=True)]
+    return pd.DataFrame(rows, columns=TIDY)
 
 
 def table(*cells: dict[str, Any]) -> list[str]:
@@ -84,8 +84,8 @@ def test_each_column_names_its_judge_whether_it_decides_or_not() -> None:
     guard, other = {"protocol_hash": "aaaa", "judge": "guard"}, {"protocol_hash": "bbbb", "judge": "other"}
     heads, one, two = table(
         cell("a", "x", "harmful_rate", 0.5, **guard),
-        cell("a", "x", "harmful_rate.other", 0.25, **other),
-        cell("a", "x", "kappa.other", 0.8, protocol_hash="aaaa bbbb", judge="guard and other"),
+        cell("a", "x", "harmful_rate.other", 0.25, measure="harmful_rate", **other),
+        cell("a", "x", "kappa.other", 0.8, measure="kappa", protocol_hash="aaaa bbbb", judge="guard and other"),
         cell("a", "x", "adherence_rate", 0.75),
         cell("b", "x", "harmful_rate", 0.1, **other),
     )
@@ -181,6 +181,13 @@ def test_attack_success_by_category(tmp_path: Path) -> None:
     assert (found.low[1], found.high[1]) == pytest.approx(expected[1:])
 
 
+def test_thoughts_whose_answers_have_no_verdict_are_counted(tmp_path: Path) -> None:
+    make_run(tmp_path, {"x": ("harmful_rate", "uu")})
+    (found,) = thoughts(evaluations(tmp_path)).itertuples()
+    assert (found.n, found.assessed, found.harmful_undecided, found.harmful_answered) == (0, 0, 2, 0)
+    assert math.isnan(found.follows)
+
+
 def test_importing_alttrain_imports_no_pandas() -> None:
     code = "import sys, alttrain, alttrain.report, alttrain.report.card; assert 'pandas' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -192,7 +199,7 @@ def test_unjudged_and_foreign_folders_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "foreign" / "evaluation" / "x" / "metrics.json").write_text('{"metrics": []}')
     (tmp_path / "notes.txt").write_text("x")
     assert evaluations(tmp_path) == []
-    assert list(tidy([]).columns) == COLUMNS
+    assert list(tidy([]).columns) == TIDY
 
 
 def test_null_is_nan(tmp_path: Path) -> None:

@@ -16,15 +16,14 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
 from alttrain.evaluation import statistics
-from alttrain.evaluation.adherence import Adherence, answer_refused, cause_of
 from alttrain.evaluation.statistics import UNKNOWN, Estimate
 from alttrain.records import Trained, read_if_there
-from alttrain.report.measures import ASSESSING, CAUSES, TRAINING
+from alttrain.report.measures import ASSESSING, CAUSES, TOKENS, TRAINING
 from alttrain.report.results import Evaluation, Made, Verdicts
 from alttrain.report.variants import Column, Variant, mean_columns, protocols_of
 
@@ -32,6 +31,7 @@ NAN = math.nan
 Values = Mapping[Any, float | None]  # a text, named (..., prompt, sample) -> its value, None if undecided
 Seeds = Mapping[int, Values]
 Crossed = dict[int, dict[Any, float | None]]
+Key = TypeVar("Key", bound=Hashable)
 GRAIN = 8  # integer weight of a prompt of the largest set in a mean over sets; prompts of smaller sets weigh more
 COMPARED = [
     "run", "baseline", "benchmark", "metric", "baseline_value", "value", "difference", "low", "high", "p", "p_holm",
@@ -43,6 +43,9 @@ CATEGORIES = [
     "undecided", "truncated", "prompts", "small", "protocol_hash", "judge",
 ]  # fmt: skip
 """The columns of categories.csv. `n` counts the texts with a verdict, over all seeds, and `prompts` their prompts."""
+ENDS = {True: "refused", False: "answered", None: "undecided"}
+FLOWS = [f"{said}_{end}" for said in ("harmful", "benign", "unassessed") for end in ENDS.values()]
+"""Columns of thoughts.csv: what the assessment says, and what becomes of the answer."""
 SMALL = 30
 """A rate over fewer prompts is called a small sample: its interval is more than 30 points wide around 50 %."""
 
@@ -67,10 +70,8 @@ def mean(seeds: Seeds) -> Estimate:
 
 def mean_of_sets(sets: Sequence[Estimate]) -> Estimate:
     """The mean of the estimates of independent sets, with equal weights."""
-    count = len(sets)
-    value = sum(one.value for one in sets) / count
-    below = math.sqrt(sum((one.value - one.low) ** 2 for one in sets)) / count
-    above = math.sqrt(sum((one.value - one.high) ** 2 for one in sets)) / count
+    value = sum(one.value for one in sets) / len(sets)
+    below, above = (math.hypot(*(one.value - one[end] for one in sets)) / len(sets) for end in (1, 2))
     return Estimate(value, value - below, value + above)
 
 
@@ -225,32 +226,22 @@ def values_of(one: Evaluation) -> dict[str, dict[Any, Any]]:
     The benchmark's own measure and `score` are there if it is known what decides them.
     """
     found: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
-    deciding = {(one.benchmark, *text): row for text, row in one.deciding().items()}
-    counts = {text: one.counts(row.verdict) for text, row in deciding.items()}
-    if one.decides:
-        found |= {one.measure: counts, "score": {text: row.value for text, row in deciding.items()}}
-    absent = set()
-    for row in one.tokens():
-        text = (one.benchmark, row.id, row.sample)
-        if row.finish == "error":
-            absent.add(text)
-        else:
-            found["thought_tokens"][text], found["answer_tokens"][text] = row.thought_tokens, row.answer_tokens
-            found["query_tokens"][text] = row.thought_tokens + row.answer_tokens
-    for thought in one.thoughts():
-        text = (one.benchmark, thought.id, thought.sample)
-        if text in absent:
+    for key, read in one.texts().items():
+        text, row = (one.benchmark, *key), read.row
+        if read.judged:
+            found[one.measure][text], found["score"][text] = one.counts(read.verdict), read.judged.value
+        if not read.generated:
             continue
-        harmful, alarmed = thought.label == "harmful", thought.assessment == "harmful"
-        found["adherence_rate"][text] = thought.adheres
-        found["recall" if harmful else "false_alarms"][text] = alarmed
-        if alarmed:
-            found["precision"][text] = harmful
-        verdict = deciding[text].verdict if text in deciding else None
-        refuses = answer_refused(one.decides.says, verdict, thought) if one.decides else None
-        failed = cause_of(thought.label, thought.assessment, refuses)
-        for cause in CAUSES if failed is not None else ():
-            found[f"{'answered' if harmful else 'refused'}_{cause}"][text] = failed == cause
+        tokens = row.thought_tokens, row.answer_tokens, row.thought_tokens + row.answer_tokens
+        own: dict[str, Any] = dict(zip(TOKENS, tokens, strict=True))
+        if read.thought:
+            harmful, alarmed = row.label == "harmful", read.thought.assessment == "harmful"
+            own |= {"adherence_rate": read.thought.adheres, "recall" if harmful else "false_alarms": alarmed}
+            own |= {"precision": harmful} if alarmed else {}
+            outcome = "answered" if harmful else "refused"
+            own |= {f"{outcome}_{cause}": read.cause == cause for cause in CAUSES if read.cause is not None}
+        for measure, value in own.items():
+            found[measure][text] = value
     return found
 
 
@@ -314,16 +305,14 @@ def by_category(found: Sequence[Variant]) -> pd.DataFrame:
             first = next(iter(judged.values()))
             if first.measure != "harmful_rate" or not all(one.decides for one in judged.values()):
                 continue
-            texts_of = {seed: one.tokens() for seed, one in judged.items()}
-            if len({text.category for texts in texts_of.values() for text in texts}) < 2:
-                continue
             own: defaultdict[str, dict[int, dict[Any, bool | None]]] = defaultdict(lambda: defaultdict(dict))
             cut: Counter[str] = Counter()
             for seed, one in judged.items():
-                verdicts = one.verdicts()
-                for text in texts_of[seed]:
-                    own[text.category][seed][text.id, text.sample] = verdicts.get((text.id, text.sample))
-                    cut[text.category] += text.finish == "length"
+                for text, read in one.texts().items():
+                    own[read.row.category][seed][text] = one.counts(read.verdict)
+                    cut[read.row.category] += read.row.finish == "length"
+            if len(own) < 2:
+                continue
             names = {"protocol": protocol, "backbone": variant.backbone, "method": variant.name, "benchmark": benchmark}
             names |= {"metric": first.measure, "protocol_hash": digest, "judge": first.judge}
             for category, seeds in sorted(own.items()):
@@ -375,10 +364,17 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
         for column in (column for name in {made[0] for made in variant.judged} for column in means[name]):
             if all(made in sets for made in column.made):
                 contrasts[variant, column] = contrast([sets[made] for made in column.made])
-    adjusted = statistics.holm({key: one.p for key, one in contrasts.items() if not math.isnan(one.p)})
-    contrasts = {key: one._replace(p_holm=adjusted.get(key, NAN)) for key, one in contrasts.items()}
-    frame = pd.DataFrame([{**contrasts[key]._asdict(), **row} for key, row in rows], columns=COMPARED)
+    frame, contrasts = _family(rows, contrasts, COMPARED)
     return frame.sort_values(["run", "benchmark", "protocol"], kind="stable", ignore_index=True), contrasts
+
+
+def _family(
+    rows: Iterable[tuple[Key, dict[str, Any]]], contrasts: Mapping[Key, Contrast], columns: Sequence[str]
+) -> tuple[pd.DataFrame, dict[Key, Contrast]]:
+    """The frame of compared rows, each with its contrast, and the contrasts, which Holm's method adjusts together."""
+    adjusted = statistics.holm({key: one.p for key, one in contrasts.items() if not math.isnan(one.p)})
+    whole = {key: one._replace(p_holm=adjusted.get(key, NAN)) for key, one in contrasts.items()}
+    return pd.DataFrame([{**whole[key]._asdict(), **row} for key, row in rows], columns=columns), whole
 
 
 INTERVENED = ["intervention", "share", "left_out", *COMPARED, "rate_low", "rate_high", "of_hash"]
@@ -417,18 +413,12 @@ def interventions(found: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Va
             contrasts[variant, made] = contrast([(after, before)])
             for seed, (base, one) in pairs.items():
                 row = _compared(base, before[seed], one, after[seed])
-                own = {
-                    name: one.intervention[key] for name, key in (("intervention", "name"), ("left_out", "left_out"))
-                }
                 both = {text: own for text, own in after[seed].items() if before[seed].get(text) is not None}
-                interval = share({seed: both}) if row["n"] else UNKNOWN
-                own |= {"share": kept_by(one), "of_hash": base.made[2]}
-                own |= {"rate_low": interval.low, "rate_high": interval.high}
-                rows.append(((variant, made), row | own | {"benchmark": base.benchmark, "seeds": len(pairs)}))
-    adjusted = statistics.holm({key: one.p for key, one in contrasts.items() if not math.isnan(one.p)})
-    contrasts = {key: one._replace(p_holm=adjusted.get(key, NAN)) for key, one in contrasts.items()}
-    frame = pd.DataFrame([{**contrasts[key]._asdict(), **row} for key, row in rows], columns=INTERVENED)
-    return frame, contrasts
+                _, low, high = share({seed: both}) if row["n"] else UNKNOWN
+                row |= {"intervention": one.intervention["name"], "left_out": one.intervention["left_out"]}
+                row |= {"share": kept_by(one), "rate_low": low, "rate_high": high, "of_hash": base.made[2]}
+                rows.append(((variant, made), row | {"benchmark": base.benchmark, "seeds": len(pairs)}))
+    return _family(rows, contrasts, INTERVENED)
 
 
 def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
@@ -440,37 +430,33 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
     - `follows`      of the assessed thoughts whose answer has a verdict (`assessed`), the share whose answer acts on
                      the assessment: it refuses if and only if that says harmful
     - `assessed_at`  the mean share of the thought's characters before the assessment
+    - `FLOWS`        the number of texts by the assessment and the outcome, also without a verdict
     """
     rows = []
     for one in judged:
-        if one.measure not in ("harmful_rate", "over_refusal_rate"):
+        if one.measure not in ("harmful_rate", "over_refusal_rate") or one.decides is None:
             continue
-        if one.decides is None:
+        every = [(text.thought, text.refused) for text in one.texts().values() if text.thought and text.generated]
+        read = [(thought, refused) for thought, refused in every if refused is not None]
+        decided = [pair for pair in read if pair[0].refuses or pair[0].continuation is not None]
+        assessed = [pair for pair in read if pair[0].assessment is not None]
+        if not every:
             continue
-        deciding, known = one.deciding(), list[tuple[Adherence, bool]]()
-        for thought in one.thoughts():
-            row_of = deciding.get((thought.id, thought.sample))
-            answer = answer_refused(one.decides.says, row_of.verdict, thought) if row_of else None
-            known += [(thought, answer)] if answer is not None else []
-        decided = [pair for pair in known if pair[0].refuses or pair[0].continuation is not None]
-        assessed = [pair for pair in known if pair[0].assessment is not None]
-        if not decided and not assessed:
-            continue
-        against = [bool(thought.refuses) is not answer for thought, answer in decided]
-        follows = [(thought.assessment == "harmful") is answer for thought, answer in assessed]
+        safe = [bool(thought.refuses) - refused for thought, refused in decided]  # 1: the thought only, -1: the answer
+        follows = [(thought.assessment == "harmful") is refused for thought, refused in assessed]
         places = [(own.position_share, own.id) for own, _ in assessed if own.position_share is not None]
         numbers = {
-            "against": statistics.rate_by_item(against, [thought.id for thought, _ in decided]),
+            "against": statistics.rate_by_item([one != 0 for one in safe], [thought.id for thought, _ in decided]),
             "follows": statistics.rate_by_item(follows, [thought.id for thought, _ in assessed]),
             "assessed_at": statistics.mean_by_item([place for place, _ in places], [name for _, name in places]),
         }
         row: dict[str, Any] = {"run": one.run, "benchmark": one.benchmark, "protocol": one.protocol}
         row |= {"protocol_hash": one.made[2], "judge": one.judge, "n": len(decided), "assessed": len(assessed)}
-        row["safe_thought"] = sum(bool(thought.refuses) and not answer for thought, answer in decided)
-        row["safe_answer"] = sum(answer and not thought.refuses for thought, answer in decided)
+        row |= {"safe_thought": safe.count(1), "safe_answer": safe.count(-1)}
         for name, number in numbers.items():
             row |= zip((name, f"{name}_low", f"{name}_high"), number, strict=True)
-        rows.append(row)
+        flows = Counter(f"{thought.assessment or 'unassessed'}_{ENDS[refused]}" for thought, refused in every)
+        rows.append(row | {"metric": one.measure} | {name: flows[name] for name in FLOWS})
     return pd.DataFrame(rows)
 
 

@@ -4,6 +4,7 @@
 - main, ablation_structure, teacher_swap  these tables as bars, one panel per column
 - data_size, benign_amount                these tables over the number of training examples, or of harmless ones
 - adherence-BACKBONE                      outcomes, with the assessment's verdict for the wrong ones
+- flow-BACKBONE                           from what the thought's assessment says to what becomes of the answer
 - losses-BACKBONE, lengths-BACKBONE       training loss by step, and tokens of the thoughts
 
 A protocol other than the default is added to the name after a dot. A figure without data is not drawn; `draw_...` then
@@ -15,15 +16,17 @@ import logging
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
+from alttrain.evaluation.interventions import JOIN
 from alttrain.records import Rewritten, read_if_there, read_losses
 from alttrain.records.files import replacing
+from alttrain.report.estimates import FLOWS
 from alttrain.report.measures import CAUSES, MEASURES, OFFLINE, RATES, base
 from alttrain.report.results import Made
 from alttrain.report.tables import COLUMN, ROW, TABLES, listed, pivot
@@ -52,9 +55,9 @@ LONGEST = 100  # maximum number of characters of a file name
 
 
 def draw_all(
-    tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], interventions: pd.DataFrame, folder: Path
+    tables: Mapping[str, pd.DataFrame], variants: Sequence[Variant], frames: Mapping[str, pd.DataFrame], folder: Path
 ) -> list[Path]:
-    """Draw every figure that has data. Returns the files written."""
+    """Draw every figure that has data. Returns the files written. `frames` are those of the CSV files."""
     written: list[Path] = []
 
     def draw(name: str, drawing: Callable[..., bool], *given: Any) -> None:
@@ -62,7 +65,7 @@ def draw_all(
         if drawing(*given, path):
             written.extend(path.with_name(f"{path.name}.{form}") for form in FORMS)
 
-    draw("cuts", draw_cuts, interventions)
+    draw("cuts", draw_cuts, frames["interventions"])
     for backbone, own in by_backbone(variants):
         draw(f"losses-{backbone}", draw_losses, own)
     for protocol, found in protocols_of(variants).items():
@@ -77,6 +80,7 @@ def draw_all(
         for backbone, alike in by_backbone(found):
             assessed = parts["adherence"].query("backbone == @backbone") if "adherence" in parts else None
             draw(f"adherence-{backbone}{suffix}", draw_adherence, assessed)
+            draw(f"flow-{backbone}{suffix}", draw_flow, alike, protocol, frames["thoughts"])
             draw(f"lengths-{backbone}{suffix}", draw_lengths, alike, pool(found, protocol))
     return written
 
@@ -88,8 +92,10 @@ def _file_name(name: str) -> str:
 
 
 @contextmanager
-def figure(width: float, height: float, path: Path, title: str = "") -> Iterator[Any]:
-    """A figure of this size in inches, saved as `path`.png, .svg and .pdf when the block ends."""
+def figure(
+    width: float, height: float, path: Path, title: str = "", across: int = 1, down: int = 1, **shared: Any
+) -> Iterator[tuple[Any, Any]]:
+    """A figure of this size in inches and its panels, saved as `path`.png, .svg and .pdf when the block ends."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -99,7 +105,7 @@ def figure(width: float, height: float, path: Path, title: str = "") -> Iterator
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every step of embedding a font
     with matplotlib.rc_context(LOOK):
         drawn = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
-        yield drawn
+        yield drawn, drawn.subplots(down, across, squeeze=False, **shared).flatten()
         if title:
             drawn.suptitle(title, x=0.01, ha="left", fontsize=9)
         # print through the canvas: savefig would draw everything once more first
@@ -124,6 +130,22 @@ def name_rows(panels: Any, names: Sequence[str]) -> None:
     panels[0].set_ylim(len(names) - 0.4, -0.6)
 
 
+def stack(axes: Any, place: int, widths: Iterable[float], looks: Iterable[tuple[str, str, str | None]]) -> None:
+    """Draw a row of bars beside each other, each with its name, colour and hatch."""
+    left = 0.0
+    for width, (name, colour, hatch) in zip(widths, looks, strict=True):
+        look = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5, "hatch": hatch, "color": colour}
+        axes.barh(place, width, left=left, label=name, **look)
+        left += width
+
+
+def name_bars(drawn: Any, panels: Any, across: int) -> None:
+    """Add the legend of stacked bars, each name once."""
+    handles, names = panels[0].get_legend_handles_labels()
+    found = dict(zip(names, handles, strict=True))
+    drawn.legend(found.values(), found.keys(), loc="outside lower left", ncols=across)
+
+
 def describe(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:
     """Set a panel's title, axis label and grid."""
     axes.set_title(title, loc="left", fontsize=size)
@@ -136,13 +158,9 @@ def draw_cuts(interventions: pd.DataFrame, path: Path) -> bool:
     cuts = interventions[interventions.share.notna() & interventions.value.notna()]
     if cuts.empty:
         return False
-    benchmarks, runs, drawn_as = (
-        cuts.groupby(["benchmark", "protocol", "of_hash"], sort=False),
-        list(cuts.run.unique()),
-        {},
-    )
-    with figure(1 + 2.6 * len(benchmarks), 2.8, path) as drawn:
-        panels = drawn.subplots(1, len(benchmarks), squeeze=False)[0]
+    benchmarks = cuts.groupby(["benchmark", "protocol", "of_hash"], sort=False)
+    runs, drawn_as = list(cuts.run.unique()), {}
+    with figure(1 + 2.6 * len(benchmarks), 2.8, path, across=len(benchmarks)) as (drawn, panels):
         for panel, ((benchmark, protocol, _), of) in zip(panels, benchmarks, strict=True):
             for run, own in of.sort_values("share").groupby("run", sort=False):
                 number = runs.index(run)
@@ -150,11 +168,9 @@ def draw_cuts(interventions: pd.DataFrame, path: Path) -> bool:
                 across, low, high = 100 * own.share, 100 * own.rate_low, 100 * own.rate_high
                 (drawn_as[run],) = panel.plot(across, 100 * own.value, color=colour, marker=marker, markersize=3)
                 panel.fill_between(across, low, high, color=colour, alpha=0.15)
-            heading = MEASURES[base(of.metric.iloc[0])].heading()
-            how = "" if protocol in ("", OFFLINE) else f", {protocol}"
-            describe(
-                panel, f"{benchmark}{how}: {heading} by {of.judge.iloc[0]}", "share of the thought kept (%)", "both"
-            )
+            named = benchmark if protocol in ("", OFFLINE) else f"{benchmark}, {protocol}"
+            heading = f"{named}: {MEASURES[base(of.metric.iloc[0])].heading()} by {of.judge.iloc[0]}"
+            describe(panel, heading, "share of the thought kept (%)", "both")
             panel.set_ylim(-3, 103)
         panels[0].set_ylabel("%")
         drawn.legend([drawn_as[run] for run in runs], runs, loc="outside lower left")
@@ -171,11 +187,11 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
         rows += [(str(backbone), [])] if several else []
         rows += [(row[0][1], list(row[1:])) for row in own.itertuples() if any(cell.known for cell in row[1:])]
     told = "; diamonds: published" if cells.published.notna().any() else ""
-    width, height = 1.6 + 1.7 * len(grid.columns), 0.9 + 0.22 * len(rows)
+    count = len(grid.columns)
+    size = 1.6 + 1.7 * count, 0.9 + 0.22 * len(rows)
     diamond = {"marker": "D", "markersize": 5, "markerfacecolor": COLOURS[1], "markeredgecolor": "white"}
     diamond |= {"markeredgewidth": 0.7, "linestyle": "none", "clip_on": False, "zorder": 5}
-    with figure(width, height, path, f"{title}, with 95 % intervals{told}") as drawn:
-        panels = drawn.subplots(1, len(grid.columns), sharey=True, squeeze=False)[0]
+    with figure(*size, path, f"{title}, with 95 % intervals{told}", count, sharey=True) as (_, panels):
         for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
             for place, (method, own) in enumerate(rows):
                 if own and (cell := own[index]).known:
@@ -219,9 +235,8 @@ def draw_doses(title: str, cells: pd.DataFrame | None, amounts: Amounts, path: P
     rows = [(row[0][0], *amounts[row[0]], row[1:]) for row in grid.itertuples() if row[0] in amounts]
     names = list(dict.fromkeys((backbone, line) for backbone, line, _, _ in rows))
     ticks = sorted({amount for _, _, amount, _ in rows})
-    note = "; hollow, dotted: published" if cells.published.notna().any() else ""
-    with figure(1.2 + 2.3 * len(grid.columns), 3.2, path, f"{title}, with 95 % intervals{note}") as drawn:
-        panels = drawn.subplots(1, len(grid.columns), squeeze=False)[0]
+    title += ", with 95 % intervals" + ("; hollow, dotted: published" if cells.published.notna().any() else "")
+    with figure(1.2 + 2.3 * len(grid.columns), 3.2, path, title, len(grid.columns)) as (drawn, panels):
         for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
             for number, named in enumerate(names):
                 aside = DODGE * (number - (len(names) - 1) / 2)
@@ -269,24 +284,65 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
     shares = known.set_index(["method", "outcome", "cause"]).value
     rows = list(dict.fromkeys(known.method))
     title = f"{known.backbone.iloc[0]}: outcomes, and what the assessment had said where they were wrong"
-    with figure(7.2, 1.7 + 0.3 * len(rows), path, title) as drawn:
-        panels = drawn.subplots(1, 2, sharey=True)
+    with figure(7.2, 1.7 + 0.3 * len(rows), path, title, 2, sharey=True) as (drawn, panels):
         for axes, (outcome, prompts, right) in zip(panels, PANELS, strict=True):
             for place, method in enumerate(rows):
                 own = [float(shares.get((method, outcome, cause), 0.0)) for cause in CAUSES]
                 there = (method, outcome) in shares.index.droplevel("cause")
-                widths, left = [max(0.0, 1 - sum(own)) if there else 0.0, *own], 0.0
-                for width, (name, colour, hatch) in zip(widths, STACK.values(), strict=True):
-                    look = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5, "hatch": hatch, "color": colour}
-                    axes.barh(place, 100 * width, left=left, label=name, **look)
-                    left += 100 * width
+                widths = [max(0.0, 1 - sum(own)) if there else 0.0, *own]
+                stack(axes, place, [100 * width for width in widths], STACK.values())
             axes.set_xlim(0, 100)
             axes.set_xlabel(f"% of {prompts} with a verdict")
             axes.set_title(f"{prompts}: right is {right}", loc="left")
         name_rows(panels, rows)
-        handles, names = panels[0].get_legend_handles_labels()
-        found = dict(zip(names, handles, strict=True))
-        drawn.legend(found.values(), found.keys(), loc="outside lower left", ncols=4)
+        name_bars(drawn, panels, 4)
+    return True
+
+
+SAYS = {"harmful": "says harmful", "benign": "says harmless", "unassessed": "no assessment"}
+FLOW = {
+    "refused": ("refused", COLOURS[4], None),
+    "answered": ("answered", COLOURS[5], "///"),
+    "undecided": ("undecided", RIGHT, None),
+}
+"""What becomes of an answer -> name, colour and hatch."""
+FLOWN = {"harmful_rate": "benchmarks of harm", "over_refusal_rate": "benchmarks of over-refusal"}
+
+
+def draw_flow(variants: Sequence[Variant], protocol: str, thoughts: pd.DataFrame, path: Path) -> bool:
+    """Draw how many texts of one backbone's methods go from each assessment to each outcome, over all seeds.
+
+    A row is what the assessments say, and its parts are what became of the answers. `thoughts` is the frame of
+    thoughts.csv; its benchmarks under an intervention are left out.
+    """
+    methods = {folder.name: one.name for one in variants for folder in one.folders.values()}
+    if thoughts.empty:
+        return False
+    own = thoughts.assign(method=thoughts.run.map(methods)).dropna(subset="method")
+    own = own[(own.protocol == protocol) & ~own.benchmark.str.contains(JOIN, regex=False)]
+    counts = own.groupby(["metric", "method"])[FLOWS].sum()
+    counts.columns = pd.MultiIndex.from_product([SAYS, FLOW])
+    texts = counts.T.groupby(level=0).sum().T  # by assessment
+    known = texts.groupby(level="method").sum()
+    shown = [metric for metric in FLOWN if metric in texts.index]
+    rows = [(method, said) for method in dict.fromkeys(methods.values()) if method in known.index for said in SAYS]
+    rows = [(method, said) for method, said in rows if known.loc[method, said]]
+    if not rows:
+        return False
+    title = f"{variants[0].backbone}: from what the thought's assessment says to what becomes of the answer"
+    beside = {"textcoords": "offset points", "verticalalignment": "center", "fontsize": 7}
+    with figure(7.2, 1.5 + 0.24 * len(rows), path, title, len(shown), sharey=True) as (drawn, panels):
+        for axes, metric in zip(panels, shown, strict=True):
+            most = int(texts.loc[metric].max(axis=None))
+            for place, (method, said) in enumerate(rows):
+                if (metric, method) in counts.index:
+                    own = counts.loc[(metric, method), said]
+                    stack(axes, place, own, FLOW.values())
+                    axes.annotate(" / ".join(map(str, own)), (own.sum(), place), (3, 0), **beside)
+            axes.set_xlim(0, 1.35 * most)
+            describe(axes, FLOWN[metric], f"texts: {' / '.join(FLOW)}")
+        name_rows(panels, [f"{method}: {SAYS[said]}" for method, said in rows])
+        name_bars(drawn, panels, 3)
     return True
 
 
@@ -303,8 +359,7 @@ def draw_losses(variants: Sequence[Variant], path: Path) -> bool:
         return False
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    with figure(6.6, max(3.2, 0.8 + 0.19 * len(curves)), path) as drawn:
-        axes = drawn.add_subplot()
+    with figure(6.6, max(3.2, 0.8 + 0.19 * len(curves)), path) as (drawn, (axes,)):
         for index, (one, own) in enumerate(curves):
             name = one.name + (f", {len(one.folders)} seeds" if len(one.folders) > 1 else "")
             colour, line = COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % len(STYLES)]
@@ -345,8 +400,7 @@ def draw_lengths(variants: Sequence[Variant], made: Sequence[Made], path: Path) 
     look = {"orientation": "horizontal", "whis": (5, 95), "showfliers": False, "showmeans": True, "widths": 0.6}
     look |= {"patch_artist": True, "medianprops": {"color": "black", "linewidth": 1.4}}
     look |= {"meanprops": {"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 4}}
-    with figure(7.2, 1.3 + 0.3 * len(rows), path, title) as drawn:
-        panels = drawn.subplots(1, 2, sharey=True, sharex=True)
+    with figure(7.2, 1.3 + 0.3 * len(rows), path, title, 2, sharey=True, sharex=True) as (_, panels):
         for axes, name in zip(panels, ("harmful", "benign"), strict=True):
             boxes = axes.boxplot([own[name] for _, own in rows], positions=range(len(rows)), **look)
             for shape, (one, _) in zip(boxes["boxes"], rows, strict=True):
@@ -411,8 +465,7 @@ def draw_tradeoff(cells: pd.DataFrame | None, path: Path) -> bool:
     down = -(-len(backbones) // across)
     width, height = 6.0 if across == 1 else 4.2 * across, 3.2 * down + (1.0 if levels else 0.4)
     title = "Safety against over-refusal, 95 % intervals; dashed: Pareto front"
-    with figure(width, height, path, title) as drawn:
-        panels = drawn.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
+    with figure(width, height, path, title, across, down, sharex=True, sharey=True) as (drawn, panels):
         for axes, (backbone, own) in zip(panels, backbones, strict=False):
             axes.set(xlim=_reach(found.over_refusal_rate), ylim=_reach(found.harmful_rate))
             axes.set_title(backbone, loc="left")

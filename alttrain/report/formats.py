@@ -84,15 +84,13 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
     elif (frame.unit == "share").any():
         units = "Percent with its 95 % interval, and the n texts it is over"
     own = "" if (frame.backbone == "").all() else "of its backbone "
+    paired = frame.table.iloc[0] == "interventions"
+    star = EFFECT if paired or not frame.differs.any() else starred(frame.tested[frame.differs])
     said = (
         (True, units + ("; ↓ lower is better" if -1 in ways else "") + ("; ↑ higher is better." if 1 in ways else ".")),
         ((frame.seeds > 1).any(), "Of several seeds the interval allows for other seeds, too."),
         (frame.best.any(), f"Bold: best {own}in the column."),
-        (frame.differs.any() and frame.table.iloc[0] == "interventions", f"{DIFFERS} {EFFECT}"),
-        (
-            frame.differs.any() and frame.table.iloc[0] != "interventions",
-            f"{DIFFERS} {starred(frame.tested[frame.differs] if frame.differs.any() else [1])}",
-        ),
+        (frame.differs.any(), f"{DIFFERS} {star}"),
         (frame.few.any(), TOO_FEW),
         (frame.notes.any(), "undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %."),
         ((frame.measure == "kappa").any(), KAPPA),

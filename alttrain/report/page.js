@@ -101,9 +101,8 @@ function searched({ block, row }) {
   return block.texts[row];
 }
 
-/** The other run's sample of the same prompt, if it has one. */
-function paired(ref, others) {
-  const block = others.get(ref.block.benchmark);
+/** The sample of the same prompt in another block, if it has one. */
+function paired(ref, block) {
   if (!block) return null;
   block.rows ??= new Map(block.data.prompt.map((_, row) => [identity({ block, row }), row]));
   const row = block.rows.get(identity(ref));
@@ -116,6 +115,7 @@ const GROUPS = [...new Set(index.outcomes.map((outcome) => outcome.group))];
 const BITS = Object.fromEntries(index.outcomes.map((outcome, bit) => [outcome.key, 1 << bit]));
 const mask = (keep) => index.outcomes.reduce((sum, outcome) => (keep(outcome) ? sum | BITS[outcome.key] : sum), 0);
 const DECIDED = mask((outcome) => outcome.group === "outcome");
+let branched = false; // whether the samples under interventions are shown beside the one without
 const state = { run: "", benchmark: "", other: "", query: "", outcomes: new Set(), differs: false };
 // never stored: after a reload all harmful texts are hidden again
 const shown = { all: false, samples: new Set() };
@@ -124,7 +124,7 @@ let refs = [], at = -1, turn = 0, height = 0; // height of a row of the list in 
 async function refresh(wanted = null) {
   const mine = ++turn, before = wanted === null ? refs[at] : undefined, keep = before ? identity(before) : wanted;
   section.setAttribute("aria-busy", "true");
-  const of = (run, benchmark) => blocks.filter((block) =>
+  const of = (run, benchmark) => blocks.filter((block) => block.of === undefined &&
     (run === "" || index.runs[block.run] === run) && (benchmark === "" || index.benchmarks[block.benchmark] === benchmark));
   const own = await Promise.all(of(state.run, state.benchmark).filter((b) => index.runs[b.run] !== state.other).map(load));
   const beside = state.other === "" ? [] : await Promise.all(of(state.other, state.benchmark).map(load));
@@ -132,7 +132,7 @@ async function refresh(wanted = null) {
   const others = new Map(beside.map((block) => [block.benchmark, block]));
   let all = own.flatMap((block) => block.data.prompt.map((_, row) => ({ block, row, pair: null })));
   const present = all.reduce((sum, ref) => sum | field(ref, "outcomes"), 0), total = all.length;
-  for (const ref of all) ref.pair = paired(ref, others);
+  for (const ref of all) ref.pair = paired(ref, others.get(ref.block.benchmark));
   const query = state.query.trim().toLowerCase();
   if (query) all = all.filter((ref) => searched(ref).includes(query));
   if (state.differs) all = all.filter(({ block, row, pair }) =>
@@ -241,36 +241,74 @@ function drawDetail() {
     return;
   }
   detail.setAttribute("aria-label", `Sample ${named(ref)}`);
-  const hidden = covered(ref), sides = ref.pair ? [ref, ref.pair] : [ref];
+  const hidden = covered(ref), under = interventions(ref);
+  const opened = branched && under.length > 0, branches = opened ? branchesOf(ref, under) : [];
+  const sides = opened ? [ref, ...branches] : ref.pair ? [ref, ref.pair] : [ref];
   const facts = [index.benchmarks[ref.block.benchmark], asked(ref, "label"), asked(ref, "category")].filter(Boolean);
   detail.replaceChildren(
     make("header", {},
       make("button", { type: "button", class: "back", click: leave }, "← list"),
       make("h3", {}, named(ref)), make("span", { class: "facts" }, facts.join(" · ")),
+      under.length ? make("button", { type: "button", class: "branches", "aria-pressed": String(opened), click: branch },
+        opened ? "Without interventions" : `Under ${under.length} intervention${under.length > 1 ? "s" : ""}`) : null,
       asked(ref, "harmful") && !withheld(ref) && !shown.all
         ? make("button", { type: "button", class: "show", click: toggle }, hidden ? "Show this sample" : "Cover this sample") : null),
     make("h4", {}, "Prompt"), texted(ref, hidden, asked(ref, "prompt")),
-    make("div", { class: sides.length > 1 ? "sides two" : "sides" }, ...sides.map((one) => side(one, hidden))));
+    make("div", { class: opened ? "sides many" : sides.length > 1 ? "sides two" : "sides" }, ...sides.map((one) =>
+      side(one, hidden, opened ? [one.block.intervention ?? "no intervention"] : whole(index.runs[one.block.run]),
+        opened && field(one, "prompt") !== field(ref, "prompt"))),
+    opened && !branches.length && under.every((block) => block.data)
+      ? make("p", { class: "empty" }, "No intervention has this prompt.") : null));
   detail.scrollTop = 0;
 }
 
-function side(ref, hidden) {
+/** The blocks of the same run and benchmark under an intervention. */
+const interventions = (ref) => blocks.filter((block) => block.of === ref.block.number);
+
+/** The samples of the same prompt under interventions; drawn again once they are decoded. */
+function branchesOf(ref, under) {
+  if (under.some((block) => !block.data)) Promise.all(under.map(load)).then(drawDetail);
+  return under.filter((block) => block.data).map((block) => paired(ref, block)).filter(Boolean);
+}
+
+async function branch() {
+  await Promise.all(interventions(refs[at]).map(load));
+  branched = !branched;
+  drawDetail();
+  detail.querySelector(".branches")?.focus({ preventScroll: true });
+}
+
+/** What an intervention wrote. */
+const given = (...nodes) => make("div", { class: "given" }, make("p", { class: "facts" }, "given by the intervention"), ...nodes);
+
+function thoughts(pieces) {
+  const [put, own] = [true, false].map((wanted) => pieces.filter((piece) => Boolean(piece[2]) === wanted).map(step));
+  return make("div", { class: "thought" }, put.length ? given(...put) : null, ...own);
+}
+
+function answered(text, put) {
+  return put ? [given(prose(text.slice(0, put))), text.length > put ? prose(text.slice(put)) : null] : [prose(text)];
+}
+
+/** A sample under its name. `changed`: its prompt is not the one above. */
+function side(ref, hidden, name, changed) {
   const [thought, answer] = field(ref, "tokens"), bare = hidden || withheld(ref), failed = field(ref, "error");
   const ending = { stop: "ended by itself", length: "cut by the token cap", error: "not generated" }[field(ref, "finish")];
   const earlier = field(ref, "earlier") ?? [], gold = asked(ref, "gold");
-  return make("section", { class: "side", "aria-label": index.runs[ref.block.run] },
-    make("h4", { class: "run" }, ...whole(index.runs[ref.block.run])),
+  return make("section", { class: "side", "aria-label": ref.block.intervention ?? index.runs[ref.block.run] },
+    make("h4", { class: "run" }, ...name),
     make("p", { class: "badges" }, ...outcomesOf(ref).map(badge)),
     make("p", { class: "facts" }, `${thought} thought tokens · ${answer} answer tokens · ${ending}`,
       field(ref, "closed") ? "" : " · the thought never closed"),
     failed ? make("p", { class: "error" }, "error: ", hidden ? "covered" : failed) : null,
     structured(field(ref, "structure")),
+    ...(changed ? [make("h5", {}, "Prompt"), texted(ref, hidden, asked(ref, "prompt"))] : []),
     ...(bare ? [] : earlier.flatMap((text, turn) => [make("h5", {}, `Answer to turn ${turn + 1}`), prose(text)])),
     make("h5", {}, "Thought"),
-    bare ? texted(ref, hidden) : field(ref, "thought").length ? make("div", { class: "thought" }, ...field(ref, "thought").map(step))
-      : make("p", { class: "empty" }, "no thought"),
+    bare ? texted(ref, hidden) : field(ref, "thought").length ? thoughts(field(ref, "thought")) : make("p", { class: "empty" }, "no thought"),
     make("h5", {}, "Answer"),
-    bare ? texted(ref, hidden) : field(ref, "answer").trim() ? prose(field(ref, "answer")) : make("p", { class: "empty" }, "no answer"),
+    ...(bare ? [texted(ref, hidden)] : field(ref, "answer").trim() ? answered(field(ref, "answer"), field(ref, "given"))
+      : [make("p", { class: "empty" }, "no answer")]),
     ...(gold.length && !bare ? [make("h5", {}, "Gold answer"), prose(gold.join("\n"))] : []),
     make("h5", {}, "Verdicts"),
     make("ul", { class: "verdicts" }, ...field(ref, "verdicts").map((verdict) => judged(ref, verdict, bare))));
@@ -410,12 +448,13 @@ function why(ways, names) {
 const percent = (share) => (100 * share).toFixed(1);
 const signed = (share) => `${share < 0 ? "−" : "+"}${percent(Math.abs(share))}`;
 
+/** The table's rows of a benchmark, each with whether the two are compared in it. */
 function comparison(benchmark, ways, chosen, data) {
   const same = ways[0].filter((way) => ways[1].includes(way));
   const named = (...words) => words.map((text) => make("td", { class: "words", "data-key": text }, text));
-  const row = (...cells) => make("tr", {}, make("th", { scope: "row", "data-key": benchmark }, benchmark), ...cells);
+  const row = (same, ...cells) => ({ same, row: make("tr", {}, make("th", { scope: "row", "data-key": benchmark }, benchmark), ...cells) });
   const empty = () => make("td", {});
-  const unlike = (reason, protocol = "") => row(...named(protocol, ""), empty(), empty(),
+  const unlike = (reason, protocol = "") => row(false, ...named(protocol, ""), empty(), empty(),
     make("td", { class: "words" }, `not compared: ${reason}`), empty(), empty());
   if (!same.length) return [unlike(why(ways, chosen.map((one) => one.name)))];
   return same.map((way) => {
@@ -425,7 +464,7 @@ function comparison(benchmark, ways, chosen, data) {
     const found = single ? ofRuns(arms[0][0], arms[1][0]) : ofMethods(arms, way.prompts, data);
     if (!found.n) return unlike("no prompt has a verdict in both", way.protocol);
     const ends = [Math.max(-1, found.centre - found.half), Math.min(1, found.centre + found.half)];
-    return row(...named(way.protocol, way.decides.measure),
+    return row(true, ...named(way.protocol, way.decides.measure),
       ...found.rates.map((rate) => make("td", { "data-key": rate }, percent(rate))),
       make("td", { "data-key": found.difference }, make("b", {}, signed(found.difference)), " ",
         make("span", { class: "interval" }, ends.map(signed).join(" to "))),
@@ -453,12 +492,12 @@ async function compareTwo() {
   const differ = differing(...settings).map(([name, ...values]) => make("tr", {}, make("th", { scope: "row", "data-key": name }, name),
     ...values.map((value) => make("td", { class: "words", "data-key": value }, value))));
   const recorded = settings.every((own) => Object.keys(own).length);
-  const compared = rows.filter((row) => row.querySelector("b")).length;
+  const compared = rows.filter(({ same }) => same).length;
   byId("compared").textContent = `${compared} of ${rows.length} rows compared. ${recorded ? `Settings that differ: ${differ.length}.`
     : "An older version did not record the settings."}`;
   byId("versus").replaceChildren(
     tabled("Comparison", ["benchmark", "protocol", "measure", "first %", "second %", "second minus first", "n", "undecided"],
-      ["protocol", "measure"], rows,
+      ["protocol", "measure"], rows.map(({ row }) => row),
       "Paired by prompt, of the prompts with a verdict in both: the difference in points with its 95 % interval, for this pair alone. "
       + "With several seeds the interval allows for other seeds, too, and n counts prompts, undecided all texts without a verdict."),
     ...(differ.length && recorded ? [make("h3", {}, "Settings that differ"),

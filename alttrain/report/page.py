@@ -30,13 +30,12 @@ from markupsafe import Markup, escape
 
 from alttrain import __version__
 from alttrain.evaluation import statistics
-from alttrain.evaluation.adherence import Adherence, answer_refused, cause_of
 from alttrain.evaluation.judged import shaping_verdicts
 from alttrain.records import Generation, Judgement, Texts, read_if_there, withholds, write_text
-from alttrain.report.estimates import SMALL
+from alttrain.report.estimates import SMALL, base_of
 from alttrain.report.formats import legend, starred
 from alttrain.report.measures import CAUSES, WORTH_SAYING, written
-from alttrain.report.results import Decides, Evaluation, Made, Text, Tokens, evaluations
+from alttrain.report.results import Decides, Evaluation, Made, Read, Text, evaluations
 from alttrain.report.tables import LEVEL, Report, pivot, report_of
 from alttrain.report.variants import Variant
 from alttrain.rewrite import parse
@@ -53,7 +52,7 @@ STEPS = {"understanding": "u", "assessment": "a", "reasoning": "r", "refusal": "
 PROMPT = ("id", "prompt", "label", "category", "gold", "harmful")
 SAMPLE = [
     "prompt", "sample", "outcomes", "finish", "error", "closed", "tokens", "structure", "verdicts", "thought",
-    "answer", "earlier",
+    "answer", "given", "earlier",
 ]  # fmt: skip
 STRUCTURE = [
     "understanding", "assessment", "continuation", "ordered", "consistent", "answer_consistent", "position_words",
@@ -92,22 +91,25 @@ def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = Non
     judged = made.judged
     if not judged:
         return None
-    sizes = [int(one.judged["metrics"][0]["n"]) for one in judged]
     prompts: dict[str, Prompts] = {one.benchmark: {} for one in judged}
     places: dict[Way, Places] = {(one.made, one.decides): {} for one in judged}
-    blocks = []
-    for one, size in zip(judged, sizes, strict=True):
-        quota = size if sum(sizes) <= LIMIT else max(1, size * LIMIT // sum(sizes))
-        blocks.append(_block(one, prompts[one.benchmark], places[one.made, one.decides], texts, quota))
+    blocks = [
+        _block(one, prompts[one.benchmark], places[one.made, one.decides], texts, quota)
+        for one, quota in _quotas(judged)
+    ]
+    known = {(one.run, one.made) for one in judged}
+    under = [one for one in made.intervened if (one.run, base_of(one)) in known]
+    branches = [_block(one, prompts[one.intervention["of"]], {}, texts, quota) for one, quota in _quotas(under)]
     shared = shared_start([one.run for one in judged])
     overview = made.tables.get("overview", made.tables["published"].iloc[:0])
     overview = overview.assign(published=math.nan, published_why="")  # these have a table of their own
-    compared = made.compared.assign(differs=made.compared.p_holm < LEVEL)
-    data: dict[str, Any] = {"index": _index(blocks, list(prompts), texts, len(shared), made.variants)}
+    compared, metrics = made.frames["comparisons"], made.frames["metrics"]
+    compared = compared.assign(differs=compared.p_holm < LEVEL)
+    data: dict[str, Any] = {"index": _index(blocks, branches, list(prompts), texts, len(shared), made.variants)}
     data["verdicts"] = pack(_compared(blocks, places))
     for number, own in enumerate(prompts.values()):
         data[f"prompts-{number}"] = pack({name: [row[place] for row in own] for place, name in enumerate(PROMPT)})
-    data |= {f"block-{number}": one.packed for number, one in enumerate(blocks)}
+    data |= {f"block-{number}": one.packed for number, one in enumerate([*blocks, *branches])}
     style, script = (files("alttrain.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     template = _environment().get_template("page.html")
     text = template.render(
@@ -121,49 +123,67 @@ def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = Non
         worth_saying=WORTH_SAYING,
         runs=(made.runs, pivot(made.runs)),
         methods=[(part, pivot(part)) for _, part in overview.groupby("protocol", sort=False)],
-        categories=_categories(made.categories),
+        categories=_categories(made.frames["categories"]),
         small=SMALL,
         figures=_figures(output_dir / "report" / "figures"),
         blocks=blocks,
         outcomes=[outcome for outcome in OUTCOMES if any(one.outcomes[outcome.key] for one in blocks)],
-        structure=made.structure,
+        structure=made.frames["structure"],
         causes=CAUSES,
         compared=compared,
         starred=starred(compared.seeds[compared.differs].tolist() or [1]),
         ours=_beside_published(made.tables),
         published=made.tables["published"],
-        count_all=len(made.results),
-        numbers=made.results[: len(made.results) if len(made.results) <= MOST_NUMBERS else 0],
+        count_all=len(metrics),
+        numbers=metrics[: len(metrics) if len(metrics) <= MOST_NUMBERS else 0],
         data={name: Markup(embed(value)) for name, value in data.items()},
     )
     write_text(output_dir / "report" / "page.html", text)
     return output_dir / "report" / "page.html"
 
 
+def _quotas(judged: Sequence[Evaluation]) -> list[tuple[Evaluation, int]]:
+    """Each evaluation with the number of its samples on the page."""
+    sizes = [int(one.judged["metrics"][0]["n"]) for one in judged]
+    whole = sum(sizes) <= LIMIT
+    return [(one, n if whole else max(1, n * LIMIT // sum(sizes))) for one, n in zip(judged, sizes, strict=True)]
+
+
 def _index(
-    blocks: Sequence[Block], benchmarks: Sequence[str], texts: Texts, shared: int, variants: Sequence[Variant]
+    blocks: Sequence[Block],
+    branches: Sequence[Block],
+    benchmarks: Sequence[str],
+    texts: Texts,
+    shared: int,
+    variants: Sequence[Variant],
 ) -> dict[str, Any]:
-    """The data that page.js needs before it decodes a block."""
+    """The data that page.js needs before it decodes a block. A branch names the block `of` it and its intervention."""
     runs = list(dict.fromkeys(one.evaluation.run for one in blocks))
+    numbers = {(one.evaluation.run, one.evaluation.made): number for number, one in enumerate(blocks)}
     listed = []
-    for one in blocks:
-        of, decides = one.evaluation, one.evaluation.decides
-        names = {"run": runs.index(of.run), "benchmark": benchmarks.index(of.benchmark)}
-        told: dict[str, Any] | None = dict(_told(decides)) if decides else None
-        if told:
+    for block in [*blocks, *branches]:
+        of = block.evaluation
+        told: dict[str, Any] = {"decides": of.decides and _told(of.decides), "shown": block.shown, "total": block.total}
+        if of.decides:
             others = (view.decides for view in of.beside().values())
-            told["others"] = {f"{other.judge} {other.part}": other.says for other in others if other}
-        listed.append({**names, "shown": one.shown, "total": one.total, "decides": told})
-    names_of: dict[str, Any] = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts}
-    names_of["methods"] = []
+            told["decides"]["others"] = {f"{own.judge} {own.part}": own.says for own in others if own}
+        if of.intervention:
+            told |= {"of": numbers[of.run, base_of(of)], "intervention": of.intervention["name"]}
+        listed.append({"run": runs.index(of.run), "benchmark": benchmarks.index(_asked(of)), **told})
+    methods = []
     for variant in variants:
         own = dict.fromkeys(judged.run for seeds in variant.judged.values() for judged in seeds.values())
-        name = f"{variant.backbone}, {variant.name}"
-        names_of["methods"].append({"name": name, "runs": [runs.index(run) for run in own]})
-    return {**names_of, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": listed}
+        methods.append({"name": f"{variant.backbone}, {variant.name}", "runs": [runs.index(run) for run in own]})
+    names = {"runs": runs, "shared": shared, "benchmarks": benchmarks, "texts": texts, "methods": methods}
+    return {**names, "outcomes": [outcome._asdict() for outcome in OUTCOMES], "blocks": listed}
 
 
-def _told(decides: Decides) -> dict[str, str]:
+def _asked(evaluation: Evaluation) -> str:
+    """The benchmark that was asked, without an intervention."""
+    return str(evaluation.intervention.get("of", evaluation.benchmark))
+
+
+def _told(decides: Decides) -> dict[str, Any]:
     return {name: getattr(decides, name) for name in ("judge", "part", "says")}
 
 
@@ -261,27 +281,21 @@ OUTCOMES = (
 BITS = {outcome.key: 1 << number for number, outcome in enumerate(OUTCOMES)}
 
 
-def outcomes_of(
-    text: Tokens | Generation, judgements: Sequence[Judgement], thought: Adherence | None, decides: Decides | None
-) -> int:
+def outcomes_of(text: Read) -> int:
     """The outcomes of one sample, as a bit mask (`BITS`).
 
     The deciding judge's verdict gives one of them, or `undecided`. `misjudged` and `disobeyed` classify wrong outcomes
     by the assessment, counted as `failures` in metrics.json, so that the numbers agree.
     """
-    if text.finish == "error":
-        return BITS["failed"] | (BITS["undecided"] if decides else 0)
-    keys = ["truncated"] if text.finish == "length" else []
-    if thought and thought.assessment is None:
-        keys.append("unassessed")
-    if decides:
-        deciding = decides.judge, decides.part
-        verdict = next((one.verdict for one in judgements if (one.judge, one.part) == deciding), None)
-        sides = ("refused", "answered") if text.label == "harmful" else ("over_refused", "helped")
-        yes, no = {"correct": ("correct", "wrong"), "unsafe": sides[::-1]}.get(decides.says, sides)
-        keys.append("undecided" if verdict is None else yes if verdict else no)
-        if thought and thought.assessment is not None:
-            keys.append(cause_of(text.label, thought.assessment, answer_refused(decides.says, verdict, thought)) or "")
+    if not text.generated:
+        return BITS["failed"] | (BITS["undecided"] if text.says else 0)
+    keys = ["truncated"] if text.row.finish == "length" else []
+    if text.says:
+        sides = ("refused", "answered") if text.row.label == "harmful" else ("over_refused", "helped")
+        yes, no = {"correct": ("correct", "wrong"), "unsafe": sides[::-1]}.get(text.says, sides)
+        keys.append("undecided" if text.verdict is None else yes if text.verdict else no)
+    if text.thought:
+        keys.append("unassessed" if text.thought.assessment is None else text.cause or "")
     return sum(BITS[key] for key in keys if key)
 
 
@@ -290,23 +304,17 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
 
     Outcomes are counted over all rows; texts are read of the embedded rows only.
     """
-    rows = {(one.id, one.sample): one for one in evaluation.tokens()}
-    thoughts = {(one.id, one.sample): one for one in evaluation.thoughts()}
+    rows, letters = evaluation.texts(), dict[int, str]()
+    for key, verdict in evaluation.verdicts().items():
+        letters[places.setdefault(key, len(places))] = {True: "1", False: "0", None: "u"}[verdict]
     judgements: defaultdict[Text, list[Judgement]] = defaultdict(list)
-    letters: dict[int, str] = {}
-    decides = evaluation.decides and (evaluation.decides.judge, evaluation.decides.part)
     for one in evaluation.judgements():
         judgements[one.id, one.sample].append(one)
-        if (one.judge, one.part) == decides:
-            place = places.setdefault((one.id, one.sample), len(places))
-            letters[place] = {True: "1", False: "0", None: "u"}[evaluation.counts(one.verdict)]
-    outcomes = {
-        key: outcomes_of(row, judgements[key], thoughts.get(key), evaluation.decides) for key, row in rows.items()
-    }
+    outcomes = {key: outcomes_of(row) for key, row in rows.items()}
     seen = Counter(outcomes.values())
     counts = {name: sum(count for bits, count in seen.items() if bits & bit) for name, bit in BITS.items()}
-    # a prompt has the same rank in every run, so that runs can be compared
-    ranked = sorted(rows, key=lambda key: _rank(evaluation.benchmark, *key)) if len(rows) > quota else rows
+    # a prompt has the same rank in every run and under interventions, so that they can be compared
+    ranked = sorted(rows, key=lambda key: _rank(_asked(evaluation), *key)) if len(rows) > quota else rows
     chosen = {*[*ranked][:quota]}
     judges: dict[tuple[str, str], int] = {}
     columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
@@ -318,7 +326,7 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
         named = (generation.id, prompt, generation.label, generation.category, gold, int(harmful))
         row = _sample(generation, judgements[key], judges, withheld)
         row |= {"prompt": prompts.setdefault(named, len(prompts)), "outcomes": outcomes[key]}
-        thought = thoughts.get(key)
+        thought = rows[key].thought
         row["structure"] = thought and [getattr(thought, name) for name in STRUCTURE]
         for name, column in columns.items():
             column.append(row[name])
@@ -335,6 +343,7 @@ def _sample(
     generation: Generation, judgements: Sequence[Judgement], judges: dict[tuple[str, str], int], withheld: bool
 ) -> dict[str, Any]:
     """A sample as it is embedded. An error may quote a withheld text, so then only its existence is stated."""
+    raw, thought, answer = generation.text, generation.thought, generation.answer
 
     def text(of: str) -> str:
         return "" if withheld else cut(of)
@@ -354,10 +363,26 @@ def _sample(
         "closed": int(generation.closed),
         "tokens": [generation.thought_tokens, generation.answer_tokens],
         "verdicts": verdicts,
-        "thought": None if withheld else pieces(generation.thought),
-        "answer": None if withheld else cut(generation.answer),
+        "thought": None if withheld else begun(pieces(thought), _given(generation.given, raw.find(thought), thought)),
+        "answer": None if withheld else cut(answer),
+        "given": 0 if withheld else _given(generation.given, raw.rfind(answer), answer),
         "earlier": None if withheld else [cut(answer) for answer in generation.earlier],
     }
+
+
+def _given(given: int, start: int, part: str) -> int:
+    """How many characters of a part that starts there in the text are among its first `given` ones."""
+    return min(len(part), max(0, given - start)) if start >= 0 else 0
+
+
+def begun(parts: Sequence[Sequence[str]], given: int) -> list[list[Any]]:
+    """The pieces of a thought whose first `given` characters an intervention wrote; its pieces end in a third field."""
+    found = []
+    for step, text in parts:
+        found += [[step, text[:given], 1]] if given > 0 else []
+        found += [[step, text[max(0, given) :]]] if len(text) > given else []
+        given -= len(text)
+    return found
 
 
 def pack(value: Any) -> str:

@@ -21,7 +21,7 @@ import pandas as pd
 import yaml
 
 from alttrain.config import name_fault
-from alttrain.evaluation.adherence import Adherence, assessment_rates
+from alttrain.evaluation.adherence import ASSESSED, Adherence, answer_refused, assessment_rates, cause_of
 from alttrain.evaluation.interventions import JOIN
 from alttrain.records import (
     DamagedError,
@@ -35,7 +35,7 @@ from alttrain.records import (
     write_text,
 )
 from alttrain.report.escaping import literal, read_literal
-from alttrain.report.measures import CAUSES, MEASURES, base, by_judge
+from alttrain.report.measures import CAUSES, FAILURES, MEASURES, base, by_judge
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +46,13 @@ METRICS = [
 """The columns of metrics.csv. `judge` is empty for a number that depends on none."""
 COLUMNS = [*METRICS, "order", "called"]
 """The columns of `results`. `order` is the method's place in tables, `called` the measure's name there."""
+TIDY = [*COLUMNS, "measure"]
+"""The columns of `tidy`. Unlike `metric`, `measure` does not name the judge."""
 STRUCTURE = [
-    "run", "protocol", "judges", "precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high",
-    "false_alarms", "false_alarms_low", "false_alarms_high", "harmful_as_harmful", "harmful_as_benign",
-    "harmful_unassessed", "benign_as_harmful", "benign_as_benign", "benign_unassessed", "harmful_n",
-    "answered_misjudged", "answered_disobeyed", "answered_unassessed", "benign_n", "refused_misjudged",
-    "refused_disobeyed", "refused_unassessed", "undecided",
-]  # fmt: skip
+    *("run", "protocol", "judges"),
+    *(f"{rate}{end}" for rate in ("precision", "recall", "false_alarms") for end in ("", "_low", "_high")),
+    *(*ASSESSED, "harmful_n", *FAILURES[:3], "benign_n", *FAILURES[3:], "undecided"),
+]
 """The columns of structure.csv. `harmful_n` and `benign_n` count prompts with a verdict on the answer."""
 SAMPLES = [
     "run", "backbone", "method", "seed", "benchmark", "protocol", "id", "sample", "label", "category", "prompt",
@@ -88,6 +88,38 @@ class Tokens(msgspec.Struct, gc=False):
     sample: int = 0
     finish: str = "stop"
     category: str = ""
+
+
+class Read(NamedTuple):
+    """All that is known of a text, without its words: its row, the deciding judgement, and its thought's record.
+
+    `says` is what a judgement of True means (`Decides.says`); "" if it is not known.
+    """
+
+    row: Tokens
+    judged: Judgement | None
+    thought: Adherence | None
+    says: str
+
+    @property
+    def generated(self) -> bool:
+        """Whether there is a text: the server did not refuse the prompt."""
+        return self.row.finish != "error"
+
+    @property
+    def verdict(self) -> bool | None:
+        """The deciding verdict; None if undecided."""
+        return self.judged.verdict if self.judged else None
+
+    @property
+    def refused(self) -> bool | None:
+        """Whether the answer refused; None if undecided or not known."""
+        return answer_refused(self.says, self.verdict, self.thought) if self.says and self.thought else None
+
+    @property
+    def cause(self) -> str | None:
+        """Why the outcome is wrong (`cause_of`); None if undecided or not known."""
+        return cause_of(self.row.label, self.thought.assessment, self.refused) if self.thought else None
 
 
 class Decides(NamedTuple):
@@ -208,6 +240,13 @@ class Evaluation:
         """Whether each text counts towards the measure."""
         return {text: self.counts(row.verdict) for text, row in self.deciding().items()}
 
+    def texts(self) -> dict[Text, Read]:
+        """Each text without its words, with what was read of it."""
+        thoughts = {(row.id, row.sample): row for row in self.thoughts()}
+        judged, says = self.deciding(), self.decides.says if self.decides else ""
+        rows = {(row.id, row.sample): row for row in self.tokens()}
+        return {text: Read(row, judged.get(text), thoughts.get(text), says) for text, row in rows.items()}
+
     def generations(self) -> list[Generation]:
         """Each text with all its fields."""
         return self._rows("generations.jsonl", Generation)
@@ -282,8 +321,10 @@ def name_methods(found: Sequence[Evaluation]) -> None:
     for one in found:
         alike[str(one.names["backbone"]), one.method].append(one)
     for own in alike.values():
-        parts = [[one.names["dataset"], one.names["training"], one.tag, one.digest] for one in own]
-        parts = [[*values, one.names.get("method", "")] for one, values in zip(own, parts, strict=True)]
+        parts = [
+            (one.names["dataset"], one.names["training"], one.tag, one.digest, one.names.get("method", ""))
+            for one in own
+        ]
         differs = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
         for one, values in zip(own, parts, strict=True):
             told = [value for value, tells in zip(values, differs, strict=True) if tells and value]
@@ -308,7 +349,7 @@ def results(output_dir: str | Path = "outputs") -> pd.DataFrame:
     Rates are shares of 1. `value`, `low` and `high` are nan if every text is undecided. Raises FileNotFoundError if the
     folder has no runs/.
     """
-    return tidy(evaluations(_runs(output_dir)))
+    return tidy(evaluations(_runs(output_dir)))[COLUMNS]
 
 
 def _runs(output_dir: str | Path) -> Path:
@@ -340,24 +381,18 @@ def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
 
 
 def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
-    """The numbers of judged benchmarks with the columns of `results`, in the given order."""
-    rows = [
-        {
-            "order": LAST,
-            **one.names,
-            "method": one.method,
-            **metric,
-            **dict(zip(("protocol", "benchmark", "protocol_hash"), own.made, strict=True)),
-            "changed": changes(one.names.get("changed", {})),
-            "called": one.called(metric["metric"]),
-            "judge": own.judge if own is not one else one.judge_of(metric["metric"]),
-        }
-        for one in judged
-        for beside in [one.beside()]
-        for metric in one.judged["metrics"]
-        for own in [beside.get(metric["metric"], one)]
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(("value", "low", "high"), float))
+    """The numbers of judged benchmarks, in the given order."""
+    rows = []
+    for one in judged:
+        beside, changed = one.beside(), changes(one.names.get("changed", {}))
+        for metric in one.judged["metrics"]:
+            name = metric["metric"]
+            own = beside.get(name)  # by another judge, or of another part
+            judge, measure = (own.judge, own.measure) if own else (one.judge_of(name), name)
+            made = dict(zip(("protocol", "benchmark", "protocol_hash"), (own or one).made, strict=True))
+            names = {"order": LAST, **one.names, "method": one.method, "changed": changed, "called": one.called(name)}
+            rows.append({**names, **metric, **made, "judge": judge, "measure": measure})
+    return pd.DataFrame(rows, columns=TIDY).astype(dict.fromkeys(("value", "low", "high"), float))
 
 
 def changes(changed: Mapping[str, Sequence[Any]]) -> str:
@@ -386,9 +421,8 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
                 own.update({f"{outcome}_{cause}": failed[cause] for cause in CAUSES})
                 own.update({f"{failed['label']}_n": failed["n"], "undecided": failed["undecided"]})
     rows = []
-    for (run, protocol), own in counted.items():
-        row: dict[str, Any] = {**dict.fromkeys(STRUCTURE, 0), **own, "run": run, "protocol": protocol}
-        row["judges"] = " + ".join(judges[run, protocol])
+    for key, own in counted.items():
+        row = {**own, "run": key[0], "protocol": key[1], "judges": " + ".join(judges[key])}
         for name, rate in assessment_rates(own).items():
             row |= zip((name, f"{name}_low", f"{name}_high"), rate, strict=True)
         rows.append(row)

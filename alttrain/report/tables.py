@@ -5,6 +5,7 @@ methods that only another backbone or a source has, with their published figures
 multi_turn and multilingual are those whose metrics.json names the table. A table without data is not made.
 """
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ from alttrain.report.estimates import (
 )
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.published import beside, covers, described, published
-from alttrain.report.results import NO_TRAIN, Evaluation, Made, changes, option, structure, tidy
+from alttrain.report.results import METRICS, NO_TRAIN, Evaluation, Made, changes, option, structure, tidy
 from alttrain.report.variants import (
     Column,
     Variant,
@@ -94,17 +95,16 @@ NAMED = 2  # maximum number of missing sets that a cell names
 
 
 class Report(NamedTuple):
-    """The judged benchmarks of a report, their variants, and all its frames: what files, figures and page show."""
+    """The judged benchmarks of a report, their variants, and all its numbers: what files, figures and page show.
+
+    `judged` is without interventions, `intervened` with. `frames` are the CSV files by name, `runs` is the table of all
+    runs, and `tables` are those over seeds.
+    """
 
     judged: Sequence[Evaluation]
+    intervened: Sequence[Evaluation]
     variants: Sequence[Variant]
-    results: pd.DataFrame
-    compared: pd.DataFrame
-    interventions: pd.DataFrame
-    decided: pd.DataFrame
-    thoughts: pd.DataFrame
-    structure: pd.DataFrame
-    categories: pd.DataFrame
+    frames: Mapping[str, pd.DataFrame]
     runs: pd.DataFrame
     tables: Mapping[str, pd.DataFrame]
 
@@ -114,13 +114,15 @@ def report_of(judged: Sequence[Evaluation]) -> Report:
     plain = [one for one in judged if not one.intervention]
     found, results = variants(plain), tidy(plain)
     compared, contrasts = comparisons(found)
-    runs, made = runs_table(results, compared), tables(found, contrasts)
-    whole = variants(judged)
+    whole, made = variants(judged), tables(found, contrasts)
     intervened, effects = interventions(whole)
     if effects:
         made["interventions"] = _effects(whole, effects)
-    causal = intervened, decided(whole), thoughts(judged)
-    return Report(plain, found, results, compared, *causal, structure(plain), by_category(found), runs, made)
+    frames = {"metrics": results[METRICS], "comparisons": compared, "interventions": intervened}
+    frames |= {"decided": decided(whole), "thoughts": thoughts(judged)}
+    frames |= {"structure": structure(plain), "categories": by_category(found)}
+    under = [one for one in judged if one.intervention]
+    return Report(plain, under, found, frames, runs_table(results, compared), made)
 
 
 def methods(main: Sequence[Variant], protocol: str) -> list[Variant]:
@@ -172,12 +174,9 @@ def tables(found: Sequence[Variant], contrasts: Contrasts) -> dict[str, pd.DataF
         known |= {(variant, column): number for column, number in numbers(variant, every_column).items()}
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
     for name, rows, columns in wanted:
-        for row in rows:
-            names = {"table": name, "backbone": row.backbone, "method": row.name}
-            for column in columns:
-                number, tested = known.get((row, column), Number()), contrasts.get((row, column), Contrast())
-                cells[name].append({**names, **_cell(row, column), **number._asdict(), **tested._asdict()})
-    made = {name: finished(pd.DataFrame(own, columns=CELLS)) for name, own in cells.items() if own}
+        for key in itertools.product(rows, columns):
+            cells[name].append(_cell(*key, known.get(key), contrasts.get(key)) | _figure(*key))
+    made = {name: finished(name, own) for name, own in cells.items() if own}
     made = {name: own for name, own in made.items() if (own.known | (own.undecided > 0)).any()}
     return made | {"published": figures()}
 
@@ -229,79 +228,71 @@ def _effects(found: Sequence[Variant], effects: Mapping[tuple[Variant, Made], Co
     for key, one in told.items():
         settings[one.intervention["name"]].add(digests[key])
     for variant in dict.fromkeys(variant for variant, _ in effects):
-        rows: dict[str, list[tuple[Column, Column]]] = {"no intervention": []}  # (the column, what is shown in it)
+        rows: dict[str, dict[tuple[Column, Column], None]] = {"no intervention": {}}  # the column, and what it shows
         for key in (key for key in effects if key[0] is variant):
             one, of = told[key], base_of(told[key])
-            name = one.intervention["name"] + (
-                f" {digests[key]}" if len(settings[one.intervention["name"]]) > 1 else ""
-            )
+            name = one.intervention["name"]
+            name += f" {digests[key]}" if len(settings[name]) > 1 else ""
             judges = tuple(filter(None, [one.judge]))
             column = Column(one.measure, of[0], (of,), called=one.called(one.measure), judges=judges)
-            rows.setdefault(name, []).append((column, replace(column, made=(key[1],))))
-            rows["no intervention"].append((column, column))
+            rows.setdefault(name, {})[column, replace(column, made=(key[1],))] = None
+            rows["no intervention"][column, column] = None
         known = numbers(variant, {own for pairs in rows.values() for _, own in pairs})
         for name, pairs in rows.items():
-            row = {"table": "interventions", "backbone": variant.backbone, "method": f"{variant.name}, {name}"}
-            for column, own in dict.fromkeys(pairs):
-                number, tested = known.get(own, Number()), effects.get((variant, own.made[0]), Contrast())
-                cell = _cell(variant, column) | {"published": NAN, "published_why": "", "source": ""}
-                cells.append({**row, **cell, **number._asdict(), **tested._asdict()})
-    return finished(pd.DataFrame(cells, columns=CELLS), best=False)
+            row = replace(variant, name=f"{variant.name}, {name}")
+            for column, own in pairs:
+                cells.append(_cell(row, column, known.get(own), effects.get((variant, own.made[0]))))
+    return finished("interventions", cells, best=False)
 
 
-def _cell(variant: Variant, column: Column) -> dict[str, Any]:
-    """What a cell has beside its number: the published figure, or the reason why there is none."""
-    judged = [one for made in column.made for one in variant.every.get(made, {}).values()]
-    evaluated = {key: values for one in judged for key, values in one.provenance.get("changed", {}).items()}
-    figure, why = beside(variant.backbone, variant.method, bool(evaluated or variant.changed), column)
-    lacks = [made[1] for made in column.made if variant.judged and made not in variant.every]
-    return {
-        **_named(column),
-        "protocol": column.protocol,
-        "published": figure.value if figure else NAN,
-        "published_why": why,
-        "source": figure.source if figure else "",
-        "lacking": " + ".join(lacks) if column.kind == "mean" else "",
-        "evaluated": changes(evaluated),
-    }
+def _cell(row: Variant, column: Column, number: Number | None, tested: Contrast | None) -> dict[str, Any]:
+    """A cell of one of our numbers."""
+    lacks = [made[1] for made in column.made if row.judged and made not in row.every]
+    names = {"backbone": row.backbone, "method": row.name, "evaluated": changes(_evaluated(row, column))}
+    names |= {"lacking": " + ".join(lacks)} if column.kind == "mean" else {}
+    return {**names, **_named(column), **(number or Number())._asdict(), **(tested or Contrast())._asdict()}
+
+
+def _evaluated(row: Variant, column: Column) -> dict[str, Any]:
+    """What the evaluation changed in its protocol and benchmarks."""
+    judged = (one for made in column.made for one in row.every.get(made, {}).values())
+    return {key: values for one in judged for key, values in one.provenance.get("changed", {}).items()}
+
+
+def _figure(row: Variant, column: Column) -> dict[str, Any]:
+    """The published figure beside a cell, or the reason why there is none."""
+    figure, why = beside(row.backbone, row.method, bool(_evaluated(row, column) or row.changed), column)
+    return {"published": figure.value, "source": figure.source} if figure else {"published_why": why}
 
 
 def _named(column: Column) -> dict[str, str]:
     measure = MEASURES[base(column.measure)]
-    names = {name: getattr(column, name) for name in COLUMN}
+    names = {name: getattr(column, name) for name in ("protocol", *COLUMN)}
     judges = column.judges if len({*column.judges}) > 1 else column.judges[:1]
     return {**names, "unit": measure.unit, "called": column.called or measure.label, "judge": " + ".join(judges)}
 
 
 def figures() -> pd.DataFrame:
     """The known published figures as a separate table, one part per source; never next to our numbers."""
-    figures = [one for one in published() if one.known]
-    known = {(one.protocol, one.backbone, one.method, one.measure, one.benchmark): one for one in figures}
-    empty = {"table": "published", **dict.fromkeys(("published_why", "lacking", "evaluated"), ""), "published": NAN}
-    cells = []
-    for protocol in dict.fromkeys(one.protocol for one in figures):
-        own = [one for one in figures if one.protocol == protocol]
-        rows = sorted(dict.fromkeys((one.backbone, one.method) for one in own), key=lambda row: not row[0])
-        for backbone, method in rows:
-            for measure, benchmark in dict.fromkeys((one.measure, one.benchmark) for one in own):
-                called = option("benchmark", benchmark).get("labels", {}).get(measure, "")
-                column = Column(measure, protocol, ((protocol, benchmark, ""),), called=called)
-                one = known.get((protocol, backbone, method, measure, benchmark))
-                names = {"protocol": protocol, "backbone": backbone or "not named", "method": described(method)[0]}
-                source = f"{one.source}. {one.note}".rstrip(". ") if one else ""
-                number = Number(one.value) if one else Number()
-                cells.append({**empty, **names, **_named(column), **number._asdict(), "source": source})
-    return finished(pd.DataFrame(cells, columns=CELLS), best=False)
+    known, cells = pd.DataFrame([one for one in published() if one.known]), list[dict[str, Any]]()
+    for protocol, own in known.groupby("protocol", sort=False):
+        rows = own[ROW].drop_duplicates().sort_values("backbone", key=lambda names: names == "", kind="stable")
+        columns = own[["measure", "benchmark"]].drop_duplicates()
+        last = own.drop_duplicates([*rows, *columns], keep="last")
+        for one in rows.merge(columns, how="cross").merge(last, how="left").itertuples():
+            called = option("benchmark", one.benchmark).get("labels", {}).get(one.measure, "")
+            column = Column(one.measure, str(protocol), ((str(protocol), one.benchmark, ""),), called=called)
+            names = {"backbone": one.backbone or "not named", "method": described(one.method)[0]}
+            names["source"] = "" if math.isnan(one.value) else f"{one.source}. {one.note}".rstrip(". ")
+            cells.append(names | _named(column) | Number(one.value)._asdict())
+    return finished("published", cells, best=False)
 
 
 def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     """The `finished` table of all runs, seed by seed. Adherence and tokens are over all benchmarks of a run."""
     keys = ["run", "benchmark", "metric", "protocol_hash"]
     found = results.merge(compared[[*keys, "p_holm", "seeds"]], on=keys, how="left")
-    found = found.rename(columns={"metric": "measure", "seeds": "tested"}).assign(n=found.n - found.undecided)
-    # a judge's numbers share a column, whether it decides or not
-    pairs = zip(found.measure, found.judge, strict=True)
-    found["measure"] = ["kappa" if base(m) == "kappa" else m.replace(f".{j}", "", 1) if j else m for m, j in pairs]
+    found = found.rename(columns={"seeds": "tested"}).assign(n=found.n - found.undecided)
     several = found.protocol.nunique() > 1
     places = {measure: place for place, measure in enumerate((*RATES, "kappa"))}
     rates = found.assign(kind="rate", place=found.measure.map(base).map(places)).dropna(subset="place")
@@ -314,24 +305,26 @@ def runs_table(results: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     over = {"kind": "pool", "benchmark": "all its benchmarks", "protocol_hash": "", "judge": ""}
     called = [MEASURES[measure].label for measure in pools.measure]
     cells = pd.concat([rates, pools.assign(value=pools.total / pools.n, n=0, called=called, **over)])
-    frame = cells.assign(
-        table="runs",
+    counts = {name: cells[name].fillna(0).astype(int) for name in ("n", "undecided", "truncated")}
+    cells = cells.assign(
         protocol="" if several else next(iter(results.protocol), ""),
         backbone="",
-        tested=cells.tested.fillna(1).astype(int),
-        p_holm=cells.p_holm.astype(float),
         method=pd.Categorical(cells.run, dict.fromkeys(results.run)),
         unit=[MEASURES[base(measure)].unit for measure in cells.measure],
-        **dict.fromkeys(("published_why", "source", "lacking", "evaluated"), ""),
-        **dict.fromkeys(("difference", "p", "detectable", "published"), NAN),
-        **{name: cells[name].fillna(0).astype(int) for name in ("n", "undecided", "truncated")},
+        tested=cells.tested.fillna(1).astype(int),
+        **counts,
         seeds=1,
     )
-    return finished(frame)
+    return finished("runs", cells)
 
 
-def finished(frame: pd.DataFrame, best: bool = True) -> pd.DataFrame:
-    """A table with the best cell of each column marked per backbone, and with the columns that `marked` adds."""
+def finished(table: str, cells: Any, best: bool = True) -> pd.DataFrame:
+    """A table of these cells, the best of each column marked per backbone, with all columns that `marked` adds."""
+    frame = pd.DataFrame(cells).assign(table=table)
+    frame = frame.reindex(columns=[*CELLS, *({"tested"} & {*frame})])
+    words = ["published_why", "source", "lacking", "evaluated"]
+    frame[words] = frame[words].astype(object).fillna("").astype(str)
+    frame = frame.astype(dict.fromkeys(("difference", "p", "p_holm", "detectable", "published"), float))
     better = frame.measure.map(lambda measure: MEASURES[base(measure)].better)
     keys = [frame[name] for name in ("protocol", "backbone", *COLUMN)]
     top = (better * frame.value).groupby(keys).transform("max")

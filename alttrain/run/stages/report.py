@@ -37,7 +37,7 @@ from alttrain.report.card import rewrite_card
 from alttrain.report.figures import draw_all
 from alttrain.report.formats import console, latex, markdown
 from alttrain.report.page import write_page
-from alttrain.report.results import METRICS, Evaluation, evaluations, read_csv, warn_left_out, write_csv
+from alttrain.report.results import Evaluation, evaluations, read_csv, warn_left_out, write_csv
 from alttrain.report.snapshot import STAMP, beside, files, inputs, keep, put, snapshot, states
 from alttrain.report.tables import CELLS, TABLES, marked, report_of
 from alttrain.run.assembly import Run
@@ -49,6 +49,8 @@ WIDEST = 10_000
 """Maximum width of a table on the console, in characters."""
 SHOWN = "overview"
 """The table that the console shows."""
+IF_ANY = ("interventions", "decided", "thoughts")
+"""CSV files that are only written with a row."""
 
 
 class _Stamp(TypedDict):
@@ -161,30 +163,19 @@ def _digest(runs: Path, texts: str) -> str:
 def _write(output_dir: Path, texts: Texts, judged: list[Evaluation]) -> Iterator[Path]:
     """Write all files of a report for these benchmarks. Yields their paths."""
     folder, made = output_dir / "report", report_of(judged)
-    frames = {
-        "metrics": made.results[METRICS],
-        "comparisons": made.compared,
-        "interventions": made.interventions,
-        "decided": made.decided,
-        "thoughts": made.thoughts,
-        "structure": made.structure,
-        "categories": made.categories,
-    }
+    frames = {name: one for name, one in made.frames.items() if name not in IF_ANY or len(one)}
+    frames |= {f"tables/{name}": cells[CELLS] for name, cells in made.tables.items()}
     for name, frame in frames.items():
-        if name in ("interventions", "decided", "thoughts") and frame.empty:
-            continue
         write_csv(folder / f"{name}.csv", frame)
         yield folder / f"{name}.csv"
     texts_of = {"table.md": markdown("Runs", made.runs)}
     for name, cells in made.tables.items():
-        write_csv(folder / "tables" / f"{name}.csv", cells[CELLS])
-        yield folder / "tables" / f"{name}.csv"
         texts_of[f"tables/{name}.md"] = markdown(TABLES[name], cells)
         texts_of[f"tables/{name}.tex"] = latex(TABLES[name], cells)
     for name, text in texts_of.items():
         write_text(folder / name, text)
         yield folder / name
-    yield from draw_all(made.tables, made.variants, made.interventions, folder / "figures")
+    yield from draw_all(made.tables, made.variants, made.frames, folder / "figures")
     if page := write_page(output_dir, texts, made=made):
         yield page
 
