@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,6 +87,7 @@ def _command(
     """In the new process: what a shell does, and the console script or Python."""
     if folder:
         os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests beside it ignores it
     os.environ.clear()
     os.environ.update(environment)
     for number, path in ((1, out), (2, err)):
