@@ -64,6 +64,7 @@ def started(
     """A process of a run, with its errors in a pipe."""
     command = [sys.executable, *runs, *training(arguments, folder), *more]
     own = {**os.environ, "ALTTRAIN_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1", **environment}
+    own.pop("LOCAL_RANK", None)
     return subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -76,6 +77,7 @@ def training(arguments: list[str], folder: Path) -> list[str]:
 def trained(arguments: list[str], folder: Path, *more: str) -> Trained:
     """The loss of each step, and the adapter, of a run in processes of its own."""
     own = {"ALTTRAIN_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
+    os.environ.pop("LOCAL_RANK", None)
     done = alttrain([*training(arguments, folder), *more], **own)
     assert done.returncode == 0, done.stderr
     return found(folder)
