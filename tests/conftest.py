@@ -14,12 +14,12 @@ os.environ.setdefault("WANDB_MODE", "offline")
 TINY_CONTEXT = 512
 
 SLOW_FILES = (
-    *("test_kill", "test_miniature", "test_sweep", "test_run", "test_launchers", "test_damaged", "test_bad_input"),
-    *("test_originals", "test_scale", "test_sandbox", "test_devices", "test_disk_full", "test_locks", "test_loggers"),
-    *("test_quantization", "test_secrets", "test_serve", "test_own_parts", "test_scripts"),
+    *("test_sweep", "test_miniature", "test_devices", "test_run", "test_kill", "test_damaged", "test_scale"),
+    *("test_bad_input", "test_scripts", "test_loggers", "test_secrets", "test_sandbox", "test_quantization"),
+    *("test_own_parts", "test_disk_full", "test_serve", "test_originals", "test_locks", "test_launchers"),
 )
 """Files whose tests start whole runs or other processes, so that each takes seconds."""
-LONG_FILES = ("test_training", "test_config", "test_protocol", "test_grading", "test_backbone", "test_benchmarks")
+LONG_FILES = ("test_grading", "test_rendering", "test_training", "test_protocol", "test_interventions", "test_report")
 """Files that take longest without their slow tests."""
 SLOW_FIXTURES = {"tiny_arguments", "chromium", "star1", "traces"}
 """Fixtures by which a test makes a whole run, opens a browser, or reads a thousand traces of ../shared."""

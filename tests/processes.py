@@ -1,7 +1,23 @@
 """Processes that a test started, or that what it tests did."""
 
+import multiprocessing
 import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alttrain.run import app
+
+FORKS: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+LOADED = ["peft", "pytorch_lightning", "transformers", "alttrain.run.app", "alttrain.report.figures"]
+if hasattr(os, "fork"):
+    FORKS.set_forkserver_preload(LOADED)
 
 
 def gone(pid: int) -> bool:
@@ -13,3 +29,72 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+class Command:
+    """`alttrain ARGUMENT...`, or a script with these arguments, in a process of its own, which ends with the block.
+
+    It works in `folder`, or where the test does. It is forked from a process that has imported torch, transformers,
+    peft and Lightning: their imports take longer than a tiny run. The libraries have read their environment there, so a
+    test of what they read starts Python itself.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], script: Path | None = None, folder: Path | None = None, **environment: str
+    ) -> None:
+        self.arguments = list(arguments)
+        self._told = tempfile.TemporaryDirectory()
+        self.out, self.err = Path(self._told.name, "out"), Path(self._told.name, "err")
+        self.out.touch()
+        self.err.touch()
+        given = (self.arguments, script, {**os.environ, **environment}, self.out, self.err, folder)
+        self.process = FORKS.Process(target=_command, args=given)
+        self.process.start()
+
+    def __enter__(self) -> "Command":
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.process.kill()
+        self.process.join()
+        self._told.cleanup()
+
+    def ended(self, timeout: float = 600) -> "subprocess.CompletedProcess[str]":
+        """Wait for the end; what was said. Raises TimeoutExpired after `timeout` seconds."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.arguments, timeout, self.out.read_bytes(), self.err.read_bytes())
+        said = (path.read_text(encoding="utf-8") for path in (self.out, self.err))
+        return subprocess.CompletedProcess(self.arguments, self.process.exitcode, *said)
+
+
+def alttrain(
+    arguments: Sequence[str], script: Path | None = None, folder: Path | None = None, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command to its end."""
+    with Command(arguments, script, folder, **environment) as command:
+        return command.ended()
+
+
+def _command(
+    arguments: list[str],
+    script: Path | None,
+    environment: dict[str, str],
+    out: Path,
+    err: Path,
+    folder: Path | None = None,
+) -> None:
+    """In the new process: what a shell does, and the console script or Python."""
+    if folder:
+        os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests beside it ignores it
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    sys.argv = [str(script or Path(sys.executable).with_name("alttrain")), *arguments]
+    if script:
+        sys.path.insert(0, str(script.parent))
+        runpy.run_path(str(script), run_name="__main__")
+    else:
+        app.main()

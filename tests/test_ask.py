@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import processes
 import pytest
 from conftest import tiny_overrides
 
@@ -21,8 +22,7 @@ from alttrain.run import ask
 def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("asked")
     tiny_arguments = tiny_overrides(tiny_folder, tmp_path)
-    command = [sys.executable, "-m", "alttrain", *tiny_arguments, "stages=[rewrite,train,generate]"]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    processes.alttrain([*tiny_arguments, "stages=[rewrite,train,generate]"]).check_returncode()
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
     return folder
 
@@ -88,8 +88,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_turns_of_a_defence_are_asked_first(tiny_arguments: list[str], tmp_path: Path) -> None:
     kept = [one for one in tiny_arguments if not one.startswith(("training", "dataset", "rewrite"))]
-    command = [sys.executable, "-m", "alttrain", *kept, "method=intention_analysis", "stages=[generate]"]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    processes.alttrain([*kept, "method=intention_analysis", "stages=[generate]"]).check_returncode()
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
     rows = read_rows(folder / "evaluation" / "embedded_harmful" / "generations.jsonl", Generation)
     assert all(row.earlier for row in rows)

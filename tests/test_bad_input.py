@@ -1,10 +1,8 @@
 """What a user gets wrong ends in a short message and a failing exit code, before anything is written."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 GOOD = '{"prompt": "How do I bake bread?", "label": "benign"}\n'
@@ -26,11 +24,8 @@ MOST_LINES = 7
 
 def alttrain(folder: Path, *arguments: str) -> tuple[int, str]:
     """Exit code and everything printed, with no network and no weights to fall back on."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder.parent / "hf"), "PIP_NO_INDEX": "1"}
-    environment |= {"ALTTRAIN_CACHE": str(folder.parent / "cache"), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "alttrain", *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=folder, timeout=120, env=environment
+    done = processes.alttrain(
+        arguments, folder=folder, ALTTRAIN_CACHE=str(folder.parent / "cache"), COLUMNS="200", PIP_NO_INDEX="1"
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -7,11 +7,14 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import tiny_overrides
+from processes import alttrain
 from safetensors.torch import load_file
 
 from alttrain import tokenization
@@ -22,6 +25,7 @@ from alttrain.training.distributed import follows, verify
 
 RECIPE = SupervisedFineTuning("t", epochs=2, learning_rate=1e-2, batch_size=4, warmup_steps=2, max_length=64)
 RUN = "tiny-embedded-alttrain-demo-s0"
+Trained = tuple[list[float], dict[str, torch.Tensor]]
 
 
 def sequences(count: int) -> list[tokenization.Sequence]:
@@ -59,22 +63,40 @@ def started(
     arguments: list[str], folder: Path, *more: str, runs: Sequence[str] = ("-m", "alttrain"), **environment: str
 ) -> "subprocess.Popen[str]":
     """A process of a run, with its errors in a pipe."""
-    command = [sys.executable, *runs, *arguments, f"output_dir={folder}", "stages=[rewrite,train]", *more]
-    command += ["trainer.log_every=1", "dataset.amounts.harmful=15", "training.batch_size=4"]
+    command = [sys.executable, *runs, *training(arguments, folder), *more]
     own = {**os.environ, "ALTTRAIN_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1", **environment}
     own.pop("LOCAL_RANK", None)
     return subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def trained(arguments: list[str], folder: Path, *more: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+def training(arguments: list[str], folder: Path) -> list[str]:
+    """The overrides of a run that rewrites and trains in a folder."""
+    more = ["trainer.log_every=1", "dataset.amounts.harmful=15", "training.batch_size=4"]
+    return [*arguments, f"output_dir={folder}", "stages=[rewrite,train]", *more]
+
+
+def trained(arguments: list[str], folder: Path, *more: str) -> Trained:
     """The loss of each step, and the adapter, of a run in processes of its own."""
-    process = started(arguments, folder, *more)
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, said
+    own = {"ALTTRAIN_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
+    os.environ.pop("LOCAL_RANK", None)
+    done = alttrain([*training(arguments, folder), *more], **own)
+    assert done.returncode == 0, done.stderr
     return found(folder)
 
 
-def found(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+@pytest.fixture(scope="module")
+def on_one(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trained]:
+    """What one device trains by a recipe, made once for each recipe."""
+
+    @cache
+    def train(*recipe: str) -> Trained:
+        folder = tmp_path_factory.mktemp("one")
+        return trained(tiny_overrides(tiny_folder, folder), folder / "one", *recipe)
+
+    return train
+
+
+def found(folder: Path) -> Trained:
     """The loss of each step, and the adapter, of the run in a folder."""
     run = folder / "runs" / RUN
     with (run / "logs" / "metrics.csv").open() as file:
@@ -95,9 +117,9 @@ def found(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
     ids=["ddp", "fsdp", "passes", "ddp-passes", "ddp-heads"],
 )
 def test_losses_and_adapter_are_those_of_one_device(
-    tiny_arguments: list[str], tmp_path: Path, recipe: list[str], more: list[str]
+    tiny_arguments: list[str], tmp_path: Path, on_one: Callable[..., Trained], recipe: list[str], more: list[str]
 ) -> None:
-    one, alone = trained(tiny_arguments, tmp_path / "one", *recipe)
+    one, alone = on_one(*recipe)
     several, together = trained(tiny_arguments, tmp_path / "several", *recipe, *more)
     assert len(one) == len(several) > 6
     assert max(abs(a - b) for a, b in zip(one, several, strict=True)) < 1e-5
@@ -171,8 +193,10 @@ def node(by: str, number: int, at: str) -> tuple[list[str], dict[str, str]]:
 
 
 @pytest.mark.parametrize("by", ["own", "slurm", "torchrun"])
-def test_two_nodes_train_as_one_device_does(tiny_arguments: list[str], tmp_path: Path, by: str) -> None:
-    one, alone = trained(tiny_arguments, tmp_path / "one")
+def test_two_nodes_train_as_one_device_does(
+    tiny_arguments: list[str], tmp_path: Path, on_one: Callable[..., Trained], by: str
+) -> None:
+    one, alone = on_one()
     at, folder, processes = port(), tmp_path / "nodes", []
     for number in (1, 0):  # the leader comes last, and rewrites while the other waits
         runs, environment = node(by, number, at)

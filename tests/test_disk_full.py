@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from processes import alttrain
 
 from alttrain.config import RunError
 from alttrain.records import Example, Generation, append_rows, iterate_rows, read_rows, write_json, write_rows
@@ -60,20 +61,18 @@ def test_a_run_on_a_full_disk_keeps_its_rows_and_goes_on(tiny_arguments: list[st
     arguments = [a for a in tiny_arguments if not a.startswith(("training", "rewrite"))]
     arguments += ["method=no_train", "stages=[generate]", "generation.chunk=2"]
     arguments += ["protocol.decoding.max_new_tokens=400", "protocol.decoding.context=backbone"]
-    environment = {**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")}
-
-    def run(folder: str, limit: str = "") -> "subprocess.CompletedProcess[str]":
-        code = f"import resource; {limit}\nfrom alttrain.run.app import main\nmain()"
-        command = [sys.executable, "-c", code, *arguments, f"output_dir={tmp_path / folder}"]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
+    cache = str(tmp_path / "cache")
+    own = [*arguments, f"output_dir={tmp_path / 'outputs'}"]
     name = "runs/tiny-no_train-s0/evaluation/embedded_harmful/generations.jsonl"
-    assert run("whole").returncode == 0
+    assert alttrain([*arguments, f"output_dir={tmp_path / 'whole'}"], ALTTRAIN_CACHE=cache).returncode == 0
     whole = (tmp_path / "whole" / name).read_bytes()
     lines = whole.splitlines(keepends=True)
     assert len(lines) == 4
     size = sum(map(len, lines[:3])) - 20
-    full = run("outputs", f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))")
+    code = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+    command = [sys.executable, "-c", f"{code}from alttrain.run.app import main\nmain()", *own]
+    environment = {**os.environ, "ALTTRAIN_CACHE": cache}
+    full = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert full.returncode == 1
     told = [line for line in full.stderr.splitlines() if "generations.jsonl" in line and "File too large" in line]
     assert len(told) == 1, full.stderr
@@ -81,7 +80,7 @@ def test_a_run_on_a_full_disk_keeps_its_rows_and_goes_on(tiny_arguments: list[st
     path = tmp_path / "outputs" / name
     assert path.read_bytes() == b"".join(lines[:2])
     assert len(read_rows(path, Generation)) == 2
-    assert run("outputs").returncode == 0
+    assert alttrain(own, ALTTRAIN_CACHE=cache).returncode == 0
     assert path.read_bytes() == whole
 
 

@@ -925,14 +925,13 @@ def thread_seconds(work: Callable[[], Any]) -> float:
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_loop_takes_no_quadratic_time(loop: str) -> None:
     """Eight times the text takes some 8 times as long (64, were it quadratic; 24 fail), or under half a second."""
-    seconds: list[dict[str, float]] = []
-    for length in (4_000, 32_000):
-        seconds.append({})
-        for name, read_it in offline(f"So {(loop * length)[:length]} x").items():
-            seconds[-1][name] = min(thread_seconds(read_it) for _ in range(3))
-    slow = {
-        name: (seconds[0][name], took) for name, took in seconds[1].items() if took > max(0.5, 24 * seconds[0][name])
-    }
+    short, long = (offline(f"So {(loop * length)[:length]} x") for length in (4_000, 32_000))
+    slow = {}
+    for name, read_it in long.items():
+        if thread_seconds(read_it) > 0.5:
+            few, many = (min(thread_seconds(one) for _ in range(3)) for one in (short[name], read_it))
+            if many > max(0.5, 24 * few):
+                slow[name] = (few, many)
     assert slow == {}
 
 

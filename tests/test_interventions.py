@@ -32,6 +32,7 @@ from alttrain.evaluation.interventions import (
 )
 from alttrain.records import Example, Generation, read_rows
 from alttrain.report.card import card
+from alttrain.report.figures import draw_all
 from alttrain.run.app import execute
 from alttrain.run.assembly import assemble
 from alttrain.run.plan import job_of
@@ -250,12 +251,14 @@ def model(prompt: str, count: int) -> Say:
 
 
 Run = Callable[..., Path]
+DRAW = "alttrain.run.stages.report.draw_all"
 
 
 @pytest.fixture
 def run(tiny_arguments: list[str], serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Generates, judges and reports four harmful prompts under interventions; returns the run's folder."""
     monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(DRAW, lambda *unused: [])  # figures take most of a report's time
     register()
     dropped = ("training", "rewrite", "generation", "evaluation.benchmarks", "protocol.decoding.max_new_tokens")
     kept = [argument for argument in tiny_arguments if not argument.startswith(dropped)]
@@ -280,7 +283,8 @@ def texts(folder: Path, benchmark: str) -> dict[str, Generation]:
     return {row.id: row for row in read_rows(folder / "evaluation" / benchmark / "generations.jsonl", Generation)}
 
 
-def test_interventions_are_paired_with_the_run_without_them(run: Run) -> None:
+def test_interventions_are_paired_with_the_run_without_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DRAW, draw_all)
     folder = run("intervention=[assessment,cut,thinking]")
     base = texts(folder, "embedded_harmful")
     assert {one.answer for one in base.values()} == {REFUSAL}

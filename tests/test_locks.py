@@ -1,12 +1,12 @@
 """Work that several jobs share is done once: the jobs of a sweep that start at the same moment wait for each other."""
 
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from processes import Command
 from stub_server import Serve, right
 
 from alttrain.generation import Decoding
@@ -86,15 +86,16 @@ def test_jobs_that_start_at_once_ask_teacher_and_backbone_once(
     tiny_arguments: list[str], tmp_path: Path, serve: Serve
 ) -> None:
     stub = serve(lambda prompt, asked: right(prompt))
-    command = [sys.executable, "-m", "alttrain", *tiny_arguments, "stages=[rewrite]", "teacher=server"]
-    command += ["teacher.writer.model_name=m", f"teacher.writer.base_url={stub.url}"]
-    environment = {**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")}
-    jobs = [
-        subprocess.Popen([*command, f"tag={tag}"], env=environment, stderr=subprocess.PIPE, text=True)
-        for tag in ("one", "other")
-    ]
-    said = [job.communicate()[1] for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], said
+    arguments = [*tiny_arguments, "stages=[rewrite]", "teacher=server"]
+    arguments += ["teacher.writer.model_name=m", f"teacher.writer.base_url={stub.url}"]
+    cache = str(tmp_path / "cache")
+    with (
+        Command([*arguments, "tag=one"], ALTTRAIN_CACHE=cache) as one,
+        Command([*arguments, "tag=other"], ALTTRAIN_CACHE=cache) as other,
+    ):
+        ended = [job.ended() for job in (one, other)]
+    said = [job.stderr for job in ended]
+    assert [job.returncode for job in ended] == [0, 0], said
     assert set(stub.asked.values()) == {1}
     assert sum(text.count("asking the backbone for") for text in said) == 1
     assert sum(text.count(f"teacher   asking m at {stub.url} for") for text in said) == 1

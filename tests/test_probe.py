@@ -1,6 +1,5 @@
 """Linear probes on hidden states: what is found where something is, and where nothing is; and where states are read."""
 
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY_CONTEXT, tiny_overrides
+from processes import alttrain
 
 from alttrain.backbone import Backbone, ChatTemplate
 from alttrain.evaluation import probing
@@ -140,8 +140,7 @@ def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         one for one in tiny_overrides(tiny_folder, tmp_path) if "_harmful.rows" not in one and "_benign.rows" not in one
     ]
     limits = [f"evaluation.benchmarks.embedded_{name}.rows.limit=12" for name in ("harmful", "benign")]
-    asked = [sys.executable, "-m", "alttrain", *arguments, *limits, "stages=[rewrite,train,generate,judge]"]
-    subprocess.run(asked, check=True, capture_output=True, timeout=600)
+    alttrain([*arguments, *limits, "stages=[rewrite,train,generate,judge]"]).check_returncode()
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
     return folder
 

@@ -120,6 +120,9 @@ def rows(tokenizers: Path) -> list[Example]:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", THOUGHTS)
 def test_no_row_breaks_a_rule(form: str, kind: str, renderers: dict[str, Renderer], rows: list[Example]) -> None:
+    """Of a thousand rows every form has another quarter, so that each row is in several forms."""
+    if len(rows) > 200:
+        rows = rows[FORMS.index(form) % 4 :: 4]
     renderer, changed = renderers[form], [THOUGHTS[kind](row) for row in rows]
     sequences, too_long = renderer.sequences(changed, LONGEST)
     violations = Counter(

@@ -5,19 +5,21 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_overrides
 from hydra import compose, initialize_config_module
+from processes import Command, alttrain
 from safetensors import safe_open
 from safetensors.torch import save_file
 from stub_server import RESET, Serve, right
@@ -25,6 +27,7 @@ from stub_server import RESET, Serve, right
 from alttrain.config import RunError, register
 from alttrain.dataset.sources import embedded_rows
 from alttrain.records import Example, Generation, Judgement, read_metrics, read_rows
+from alttrain.report.figures import draw_all
 from alttrain.report.results import read_csv
 from alttrain.rewrite import render
 from alttrain.run import label
@@ -32,7 +35,8 @@ from alttrain.run.app import execute
 from alttrain.run.progress import Advance, bar
 from alttrain.run.session import Session, clear_shelf
 
-RUN = "tiny-embedded-alttrain-demo-s0"
+RUN, UNTRAINED = "tiny-embedded-alttrain-demo-s0", "tiny-no_train-s0"
+DRAW = "alttrain.run.stages.report.draw_all"
 METRICS = 10
 """Numbers of one benchmark: its measure, adherence, tokens, and what the thoughts hold."""
 RECOGNITION = 3
@@ -42,6 +46,7 @@ RECOGNITION = 3
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(DRAW, lambda *unused: [])  # figures take most of a report's time
     register()
 
 
@@ -60,6 +65,36 @@ def without(arguments: list[str], *groups: str) -> list[str]:
 def no_train(arguments: list[str]) -> list[str]:
     """The overrides of the No-train baseline."""
     return [*without(arguments, "training", "rewrite"), "method=no_train"]
+
+
+def ended(name: str, tiny_folder: Path, root: Path) -> Path:
+    """A folder with the outputs and the cache of a run that has ended: the trained one, or the No-train baseline."""
+    arguments = tiny_overrides(tiny_folder, root)
+    register()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALTTRAIN_CACHE", str(root / "cache"))
+        patch.setattr(DRAW, lambda *unused: [])
+        folder = run(arguments if name == RUN else no_train(arguments))
+    assert folder == root / "outputs" / "runs" / name
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained run, for all tests that only read it."""
+    return ended(RUN, tiny_folder, tmp_path_factory.mktemp("whole")) / "outputs" / "runs" / RUN
+
+
+@pytest.fixture(scope="module")
+def baseline(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The No-train run, for all tests that only read it."""
+    return ended(UNTRAINED, tiny_folder, tmp_path_factory.mktemp("baseline")) / "outputs" / "runs" / UNTRAINED
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """The run with its cache below another folder."""
+    shutil.copytree(folder.parents[2], to, dirs_exist_ok=True)
+    return to / "outputs" / "runs" / folder.name
 
 
 TIMED = {"run.log", "status.json", ".lock"}
@@ -88,6 +123,7 @@ def test_sample_answers_in_training_change_nothing_that_is_trained(tiny_argument
 
 
 def test_end_to_end_then_again_without_work(tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DRAW, draw_all)
     folder = run(tiny_arguments)
     assert folder.name == RUN
     examples = read_rows(folder / "train.jsonl", Example)
@@ -126,7 +162,9 @@ def test_end_to_end_then_again_without_work(tiny_arguments: list[str], monkeypat
     assert hashes(folder.parent.parent) == before
 
 
-def test_all_weights_can_be_trained_and_are_what_generates(tiny_arguments: list[str], tiny_folder: Path) -> None:
+def test_all_weights_can_be_trained_and_are_what_generates(
+    tiny_arguments: list[str], tiny_folder: Path, whole: Path
+) -> None:
     folder = run([*tiny_arguments, "adapter=full", "trainer.recompute=true"])
     assert not (folder / "adapter").exists()
     with (
@@ -139,31 +177,29 @@ def test_all_weights_can_be_trained_and_are_what_generates(tiny_arguments: list[
         assert moved == names
         assert {new.get_tensor(name).dtype for name in names} == {torch.bfloat16}
     assert "fine-tuned whole" in (folder / "model/README.md").read_text()
-    with_adapter = run([*tiny_arguments, "tag=lora"])
     name = "evaluation/embedded_benign/generations.jsonl"
-    assert (folder / name).read_bytes() != (with_adapter / name).read_bytes()
+    assert (folder / name).read_bytes() != (whole / name).read_bytes()
 
 
-def test_same_seed_in_a_fresh_folder_gives_the_same_bytes(tiny_arguments: list[str], tmp_path: Path) -> None:
-    first = run(tiny_arguments)
-    second = run([*tiny_arguments, f"output_dir={tmp_path / 'again'}"])
-    same = ["train.jsonl", *(str(p.relative_to(first)) for p in first.rglob("generations.jsonl"))]
+def test_same_seed_in_a_fresh_folder_gives_the_same_bytes(tiny_arguments: list[str], whole: Path) -> None:
+    second = run(tiny_arguments)
+    same = ["train.jsonl", *(str(p.relative_to(whole)) for p in whole.rglob("generations.jsonl"))]
     assert len(same) == 4
     for name in same:
-        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+        assert (whole / name).read_bytes() == (second / name).read_bytes(), name
 
 
-def test_no_train_baseline_prompts_as_the_backbone_is(tiny_arguments: list[str]) -> None:
-    folder = run(no_train(tiny_arguments))
-    assert folder.name == "tiny-no_train-s0"
-    assert not (folder / "train.jsonl").exists()
-    assert not (folder / "adapter").exists()
-    generations = read_rows(folder / "evaluation/embedded_benign/generations.jsonl", Generation)
+def test_no_train_baseline_prompts_as_the_backbone_is(baseline: Path) -> None:
+    assert not (baseline / "train.jsonl").exists()
+    assert not (baseline / "adapter").exists()
+    generations = read_rows(baseline / "evaluation/embedded_benign/generations.jsonl", Generation)
     assert all(g.closed and not g.thought and g.thought_tokens == 0 for g in generations)
 
 
-def test_no_train_runs_of_a_folder_generate_once(tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    first = run(no_train(tiny_arguments))
+def test_no_train_runs_of_a_folder_generate_once(
+    tiny_arguments: list[str], tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = copied(baseline, tmp_path)
 
     def load(self: Session, *arguments: object) -> None:
         raise AssertionError("what is kept was generated again")
@@ -241,9 +277,11 @@ def test_a_changed_setting_is_refused_by_name(tiny_arguments: list[str]) -> None
     assert run([*tiny_arguments, "training.learning_rate=0.5", "tag=hot", "stages=[rewrite]"]) != folder
 
 
-def test_changed_generation_is_refused_and_a_new_judge_is_not(tiny_arguments: list[str]) -> None:
+def test_changed_generation_is_refused_and_a_new_judge_is_not(
+    tiny_arguments: list[str], tmp_path: Path, baseline: Path
+) -> None:
     arguments = no_train(tiny_arguments)
-    folder = run(arguments)
+    folder = copied(baseline, tmp_path)
     generations = folder / "evaluation/embedded_benign/generations.jsonl"
     before = generations.read_bytes()
     with pytest.raises(RunError, match=r"protocol\.decoding\.max_new_tokens: 12 -> 13"):
@@ -261,7 +299,9 @@ def test_limit_takes_so_many_prompts_of_every_benchmark_and_says_so(tiny_argumen
     assert all(metrics["provenance"]["changed"]["benchmark.rows.limit"] == [None, 2] for metrics in found)
 
 
-def test_rows_lost_and_torn_are_made_again_the_same(tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_lost_and_torn_are_made_again_the_same(
+    tiny_arguments: list[str], tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The bar goes on from the whole chunks of three rows."""
     bars: list[tuple[int, ...]] = []
 
@@ -272,37 +312,37 @@ def test_rows_lost_and_torn_are_made_again_the_same(tiny_arguments: list[str], m
             yield advance
 
     arguments = no_train(tiny_arguments)
-    folder = run(arguments)
+    folder = copied(baseline, tmp_path)
     path = folder / "evaluation/embedded_harmful/generations.jsonl"
-    whole = path.read_bytes()
-    lines = whole.splitlines(keepends=True)
+    before = path.read_bytes()
+    lines = before.splitlines(keepends=True)
     monkeypatch.setattr("alttrain.run.stages.generate.bar", shown)
     for kept, done in ((2, 0), (3, 3)):
         path.write_bytes(b"".join(lines[:kept]) + lines[kept][:17])
         (folder / "evaluation/embedded_harmful/metrics.json").unlink()
         run(arguments)
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == before
         assert bars.pop() == (4, done)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_anywhere_ends_with_the_same_bytes(tiny_arguments: list[str], tmp_path: Path, sign: int) -> None:
+def test_interrupted_anywhere_ends_with_the_same_bytes(tiny_arguments: list[str], tmp_path: Path) -> None:
+    """By Ctrl-C; `test_kill` kills."""
     arguments = [*tiny_arguments, "training.epochs=6"]
     whole = hashes(run([*arguments, f"output_dir={tmp_path / 'whole'}"]))
-    environment = {**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")}
+    environment = {"ALTTRAIN_CACHE": str(tmp_path / "cache")}
     folder = tmp_path / "outputs" / "runs" / RUN
-    command = [sys.executable, "-m", "alttrain", *arguments]
     moments = [folder / "rewrite.json", folder / "checkpoints" / "last.ckpt", folder / "evaluation" / "embedded_benign"]
     for moment in moments:
-        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-            while process.poll() is None and not moment.exists():
+        with Command(arguments, **environment) as command:
+            while command.process.is_alive() and not moment.exists():
                 time.sleep(0.01)
-            process.send_signal(sign)
-            stderr = process.communicate()[1]
-        if sign == signal.SIGINT and process.returncode != 0:
-            assert process.returncode == 130, stderr
-            assert "the same command goes on from here" in stderr
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            with suppress(ProcessLookupError):
+                os.kill(command.process.pid, signal.SIGINT)
+            done = command.ended()
+        if moment == moments[0] or done.returncode != 0:  # a later one may come too late
+            assert done.returncode == 130, done.stderr
+            assert "the same command goes on from here" in done.stderr
+    done = alttrain(arguments, **environment)
     assert done.returncode == 0, done.stderr
     ended = hashes(folder)
     volatile = {"config.yaml", "train.json", "adapter/README.md"}  # the folder's path and the seconds it took
@@ -314,13 +354,7 @@ def test_interrupted_anywhere_ends_with_the_same_bytes(tiny_arguments: list[str]
 def test_a_sweep_runs_both_methods_and_shows_one_table(tiny_arguments: list[str], tmp_path: Path) -> None:
     arguments = [*without(tiny_arguments, "training", "rewrite", "dataset.amounts.b"), "dataset.amounts.borderline=0"]
     arguments += ["dataset.amounts.benign=0"]  # the random backbone has no answer to them
-    done = subprocess.run(
-        [sys.executable, "-m", "alttrain", "experiment=demo", *arguments],
-        env={**os.environ, "ALTTRAIN_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = alttrain(["experiment=demo", *arguments], ALTTRAIN_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("harmful ↓") == 1
     changed, untrained = sorted(path.name for path in (tmp_path / "outputs" / "runs").iterdir())
@@ -377,8 +411,11 @@ def test_a_diverged_training_fails_the_run_and_leaves_nothing_to_evaluate(
     assert not {"adapter", "train.json", "evaluation", "checkpoints"} & {path.name for path in folder.iterdir()}
 
 
-def test_an_adapter_without_its_tensors_is_not_evaluated(tiny_arguments: list[str]) -> None:
-    folder = run([*tiny_arguments, "stages=[rewrite,train]"])
+def test_an_adapter_without_its_tensors_is_not_evaluated(
+    tiny_arguments: list[str], tmp_path: Path, whole: Path
+) -> None:
+    folder = copied(whole, tmp_path)
+    shutil.rmtree(folder / "evaluation")
     save_file({}, folder / "adapter" / "adapter_model.safetensors")
     record = json.loads((folder / "train.json").read_text())
     del record["files"], record["checksum"]  # an older version's
@@ -392,11 +429,11 @@ def test_an_adapter_without_its_tensors_is_not_evaluated(tiny_arguments: list[st
     "name", ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "model/model.safetensors"]
 )
 def test_what_was_trained_is_trained_again_where_it_is_spoiled_and_its_texts_with_it(
-    tiny_arguments: list[str], name: str
+    tiny_arguments: list[str], tmp_path: Path, whole: Path, name: str
 ) -> None:
     """A changed digit or bit would give other texts under the trained model's name."""
     arguments = [*tiny_arguments, *(["adapter=full"] if name.startswith("model") else [])]
-    folder = run(arguments)
+    folder = run(arguments) if name.startswith("model") else copied(whole, tmp_path)
     paths = [folder / name, *folder.rglob("generations.jsonl")]
     before = [path.read_bytes() for path in paths]
     at = re.search(rb'"r": (\d)', before[0]).start(1) if name.endswith("json") else len(before[0]) - 9  # type: ignore[union-attr]
@@ -408,8 +445,8 @@ def test_what_was_trained_is_trained_again_where_it_is_spoiled_and_its_texts_wit
     assert [path.read_bytes() for path in paths] == before
 
 
-def test_other_rows_are_trained_on(tiny_arguments: list[str]) -> None:
-    folder = run([*tiny_arguments, "stages=[rewrite,train]"])
+def test_other_rows_are_trained_on(tiny_arguments: list[str], tmp_path: Path, whole: Path) -> None:
+    folder = copied(whole, tmp_path)
     rows, adapter = folder / "train.jsonl", folder / "adapter" / "adapter_model.safetensors"
     before = adapter.read_bytes()
     rows.write_text(rows.read_text().replace('"answer": "', '"answer": "Well. '))
@@ -417,14 +454,14 @@ def test_other_rows_are_trained_on(tiny_arguments: list[str]) -> None:
     assert adapter.read_bytes() != before
 
 
-def test_a_stage_without_its_input_says_which_to_run(tiny_arguments: list[str]) -> None:
+def test_a_stage_without_its_input_says_which_to_run(tiny_arguments: list[str], tmp_path: Path, whole: Path) -> None:
     with pytest.raises(RunError, match="run the rewrite stage first"):
         run([*tiny_arguments, "stages=[train]"])
     with pytest.raises(RunError, match="run the train stage first"):
         run([*tiny_arguments, "stages=[generate]"])
     with pytest.raises(RunError, match="run the generate stage first"):
         run([*tiny_arguments, "stages=[judge]"])
-    folder = run([*tiny_arguments, "stages=[rewrite,train]"])
+    folder = copied(whole, tmp_path)
     (folder / "train.json").unlink()  # as a kill may leave it
     with pytest.raises(RunError, match="run the train stage first"):
         run([*tiny_arguments, "stages=[generate]"])
@@ -468,11 +505,15 @@ def test_a_teacher_that_writes_nothing_usable_is_told_with_reasons(tiny_argument
 
 
 def test_second_opinions_and_human_labels_measure_the_judge(
-    tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_arguments: list[str],
+    tmp_path: Path,
+    baseline: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A further judge judges alone, has a rate of its own, and both are measured against a sample that people label."""
     arguments = no_train(tiny_arguments)
-    folder = run(arguments) / "evaluation/embedded_harmful"
+    folder = copied(baseline, tmp_path) / "evaluation/embedded_harmful"
     drawn, labels = tmp_path / "drawn.csv", tmp_path / "labels.csv"
     command = ["alttrain-label", "sample", str(folder.parents[1]), "--n", "3", "--out", str(drawn)]
     monkeypatch.setattr(sys, "argv", [*command, "--benchmark", "embedded_harmful"])
@@ -504,11 +545,11 @@ def test_second_opinions_and_human_labels_measure_the_judge(
 
 
 def test_labels_of_other_texts_are_never_used(
-    tiny_arguments: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny_arguments: list[str], tmp_path: Path, baseline: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What another run wrote for the same prompt is another text: it is left out and named; no other is an error."""
     arguments = no_train(tiny_arguments)
-    folder = run(arguments) / "evaluation/embedded_harmful"
+    folder = copied(baseline, tmp_path) / "evaluation/embedded_harmful"
     first, *rest = read_rows(folder / "generations.jsonl", Generation)
     labels = tmp_path / "labels.jsonl"
     rows = [{"id": first.id, "prompt": first.prompt, "answer": first.answer, "refused": True}]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import alttrain
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SMALL, FULL = Path(__file__).parent / "fixtures" / "tokenizers", SCRIPTS.parents[1] / "shared" / "tokenizers"
@@ -24,13 +25,7 @@ def test_a_contestant_of_random_weights_prints_its_figures(
     tmp_path: Path, command: tuple[str, ...], contestant: str
 ) -> None:
     name, *options = command
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / name), "--only", contestant, *options],
-        env=os.environ | {"ALTTRAIN_CACHE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = alttrain(["--only", contestant, *options], SCRIPTS / name, ALTTRAIN_CACHE=str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout.splitlines()[-1])
     assert len(figures["seconds"]) == 1
