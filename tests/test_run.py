@@ -462,6 +462,7 @@ def test_a_stage_without_its_input_says_which_to_run(tiny_arguments: list[str], 
     with pytest.raises(RunError, match="run the generate stage first"):
         run([*tiny_arguments, "stages=[judge]"])
     folder = copied(whole, tmp_path)
+    shutil.rmtree(folder / "evaluation")
     (folder / "train.json").unlink()  # as a kill may leave it
     with pytest.raises(RunError, match="run the train stage first"):
         run([*tiny_arguments, "stages=[generate]"])
