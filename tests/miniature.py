@@ -1,4 +1,4 @@
-"""The paper in miniature: data in its upstream form, random two-layer backbones with R1's real tokenizer, a guard.
+"""The paper in miniature: data in its upstream form, random two-layer backbones with R1's tokenizer cut down, a guard.
 
 `build(folder, tokenizer)` lays out FOLDER/data as `data_dir` expects it, and FOLDER/hub as a hub cache that holds the
 backbones and guards under their own ids, so that configs load them unmodified and offline. All texts are harmless
@@ -142,6 +142,7 @@ def hub(cache: Path, tokenizer: Path, names: Sequence[str] = BACKBONES, hidden: 
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+    tokenizer = dense(tokenizer, cache / "tokenizer")
     words = AutoTokenizer.from_pretrained(tokenizer)
     for number, name in enumerate((*names, GUARD)):
         folder = cache / f"models--{name.replace('/', '--')}"
@@ -179,6 +180,18 @@ def hub(cache: Path, tokenizer: Path, names: Sequence[str] = BACKBONES, hidden: 
                 model.lm_head.weight[token] = row - state * (row @ state + 9.0 * ends) / (state @ state) * ends
         model.to(torch.bfloat16).save_pretrained(snapshot)
         own.save_pretrained(snapshot)
+
+
+def dense(tokenizer: Path, folder: Path) -> Path:
+    """Copy a tokenizer of tests/fixtures with ids that have no gaps: a model needs a row for each up to the largest."""
+    content = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    content["model"]["vocab"] = {token: number for number, token in enumerate(sorted(vocabulary, key=vocabulary.get))}
+    for number, token in enumerate(content["added_tokens"], len(vocabulary)):
+        token["id"] = number
+    write(folder / "tokenizer.json", json.dumps(content))
+    shutil.copy(tokenizer / "tokenizer_config.json", folder)
+    return folder
 
 
 def build(folder: Path, tokenizer: Path, **amounts: int) -> tuple[Path, Path]:

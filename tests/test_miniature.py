@@ -1,7 +1,7 @@
 """The paper in miniature: experiment=main with every method that trains in its own way, twice, without a hand on it.
 
-The data has its upstream form, the backbone R1's real tokenizer and two random layers, GPT-4o and the judge are a stub
-server. Settings are the true ones, but for the amounts of data: where they differ, no published figure is shown.
+The data has its upstream form, the backbone R1's tokenizer cut down and two random layers, GPT-4o and the judge are a
+stub server. Settings are the true ones, but for the amounts of data: where they differ, no published figure is shown.
 """
 
 import csv
@@ -18,7 +18,7 @@ from stub_server import Say, Serve, Stub, right
 
 from alttrain.evaluation.sandbox import bubblewrap_fault
 
-TOKENIZER = Path(__file__).parents[2] / "shared" / "tokenizers" / "r1_distill_qwen"
+TOKENIZER = Path(__file__).parent / "fixtures" / "tokenizers" / "r1_distill_qwen"
 AS_PUBLISHED = ["no_train", "intention_analysis", "direct_refusal", "safechain", "star1", "r1_act"]
 AS_PUBLISHED += ["safepath_qwen", "safekey"]
 WRITING_ITSELF = ["thinksafe"]
@@ -29,7 +29,6 @@ SETS += ["xstest_safe", "gsm8k", "math500", "aime_2024", "humaneval"]
 pytestmark = [
     needs("walledeval"),
     pytest.mark.skipif(bool(bubblewrap_fault()), reason=f"HumanEval needs its sandbox: {bubblewrap_fault()}"),
-    pytest.mark.skipif(not TOKENIZER.is_dir(), reason=f"no shared tokenizer at {TOKENIZER}"),
 ]
 
 
