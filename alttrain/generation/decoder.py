@@ -72,8 +72,8 @@ class Decoder:
         What gives the same text by this is decoded once. `advance` is called with the number of sequences that just
         ended.
         """
-        keys = [(one.name if decoding.temperature else "", one.most(decoding), *one.ids) for one in prompts]
-        sequences = dict[tuple[str | int, ...], _Sequence]()
+        keys = [(one.name if decoding.temperature else "", one.most(decoding), tuple(one.ids)) for one in prompts]
+        sequences = dict[tuple[str, int, tuple[int, ...]], _Sequence]()
         for key, one in zip(keys, prompts, strict=True):
             draws = random.Random(f"{decoding.seed}\x1f{one.name}")
             sequences.setdefault(key, _Sequence(len(sequences), one.ids, draws, one.most(decoding)))
