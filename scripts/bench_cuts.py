@@ -79,7 +79,10 @@ def main() -> None:
     if not isinstance(run.generation, InProcess):
         run = replace(run, generation=InProcess())
     chunk, session = asked.chunk or run.generation.chunk, Session(run)
-    benchmark = next(one for one in run.benchmarks if one.name == asked.benchmark)
+    benchmark = next((one for one in run.benchmarks if one.name == asked.benchmark), None)
+    if benchmark is None or not run.training.trains:
+        names = ", ".join(one.name for one in run.benchmarks)
+        parser.error(f"--benchmark {asked.benchmark}: accepted: {names}, of a run that trained")
     own = {
         (row.id, row.sample): row
         for row in records.iterate_rows(evaluation_folder(run, benchmark) / "generations.jsonl", Generation)
