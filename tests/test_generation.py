@@ -1,6 +1,7 @@
 """Slot decoding against transformers' own generation, prompt by prompt, and what sampling draws."""
 
 import itertools
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from alttrain.backbone import Weights
 from alttrain.backbone.attention import SlotCache
 from alttrain.backbone.weights import load_model
 from alttrain.generation import Decoding, decoder
-from alttrain.generation.decoder import LIKELIEST, Decoder, draw, likeliest
+from alttrain.generation.decoder import LIKELIEST, OWN_TOKENS, Decoder, draw, likeliest
 from alttrain.generation.engine import Prompt
 from alttrain.generation.in_process import CachedDecoder
 
@@ -210,12 +211,88 @@ def test_what_all_prompts_begin_with_is_computed_once(
 
     monkeypatch.setattr(Decoder, "forward", watched)
     assert Decoder(tiny, end, 4, "cpu").generate(asked(prompts), Decoding(NEW)) == expected
-    assert seen[0] == 40
-    assert sum(seen) == 40 + sum(map(len, PROMPTS)) + 1
+    assert seen[0] == max(map(len, prompts))
+    own = [max(OWN_TOKENS, len(prompt) - 40) for prompt in prompts]
+    assert 40 + sum(own) - 20 <= sum(seen) <= 40 + sum(own)  # some prompts share more with each other
+    seen.clear()
+    assert Decoder(tiny, end, 1, "cpu").generate(asked(prompts), Decoding(NEW)) == expected
+    assert sum(seen) <= 40 + sum(own)
     long = [[*range(250), *range(80), number] for number in (3, 5)]  # past what is attended to by plain products
     assert Decoder(tiny, 257, 4, "cpu").generate(asked(long), Decoding(NEW)) == reference(tiny_folder, 257, 1.0, long)
-    only = [[*range(50, 90)]] * 2  # one token of their own is left
-    assert Decoder(tiny, 257, 4, "cpu").generate(asked(only), Decoding(NEW)) == reference(tiny_folder, 257, 1.0, only)
+
+
+def cuts(thought: int) -> list[list[int]]:
+    """Three prompts with a thought of this length, cut at four places and closed."""
+    prompts = []
+    for row in range(3):
+        whole = [*range(30), *((7 * row + 3 * n) % 250 for n in range(20 + row + thought))]
+        prompts += [[*whole[: 50 + row + thought * n // 3], 251, 252, 253] for n in range(4)]
+    return prompts
+
+
+@pytest.mark.parametrize(("thought", "slots"), [(60, 1), (60, 5), (60, 64), (300, 5)])
+def test_prompts_that_begin_alike_share_what_was_computed(
+    tiny_folder: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, slots: int, thought: int
+) -> None:
+    prompts = cuts(thought)
+    caps = [3 + (5 * number) % (NEW - 3) for number in range(len(prompts))]  # rows end at different times
+    whole = reference(tiny_folder, 257, 1.0, prompts)
+    expected = [row[:cap] for row, cap in zip(whole, caps, strict=True)]
+    seen: list[int] = []
+    prefill = Decoder.prefill
+
+    def watched(self: Decoder, rows: Sequence[Sequence[int]], *rest: Any) -> Any:
+        seen.extend(map(len, rows))
+        return prefill(self, rows, *rest)
+
+    monkeypatch.setattr(Decoder, "prefill", watched)
+    mixed = random.Random(0).sample(range(len(prompts)), len(prompts))  # the order does not matter
+    due = asked([prompts[n] for n in mixed], caps=[caps[n] for n in mixed])
+    written = Decoder(tiny, 257, slots, "cpu").generate(due, Decoding(NEW))
+    assert written == [expected[n] for n in mixed]
+    different = len({tuple(prompt[:end]) for prompt in prompts for end in range(1, len(prompt) + 1)})
+    assert len(seen) == len(prompts)
+    exact = different + OWN_TOKENS * len(prompts)  # with 5 slots, what a prompt shares may have left them already
+    assert different <= sum(seen) <= (0.6 * sum(map(len, prompts)) if slots == 5 else exact)
+
+
+def test_samples_of_a_prompt_share_it(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, decoding = [PROMPTS[9] * 3, PROMPTS[8] * 3], Decoding(NEW, temperature=0.9, repetition_penalty=1.1)
+    names = [f"{row}#{sample}" for row in range(2) for sample in range(4)]
+    every = [prompts[int(name[0])] for name in names]
+    alone = [
+        Decoder(tiny, 40, 1, "cpu").generate(asked([ids], [name]), decoding)[0]
+        for ids, name in zip(every, names, strict=True)
+    ]
+    seen: list[int] = []
+    prefill = Decoder.prefill
+
+    def watched(self: Decoder, rows: Sequence[Sequence[int]], *rest: Any) -> Any:
+        seen.extend(map(len, rows))
+        return prefill(self, rows, *rest)
+
+    monkeypatch.setattr(Decoder, "prefill", watched)
+    assert Decoder(tiny, 40, 3, "cpu").generate(asked(every, names), decoding) == alone
+    assert len({tuple(text) for text in alone}) == len(names)
+    assert sum(seen) == sum(map(len, prompts)) + 6 * OWN_TOKENS
+
+
+def test_the_same_prompt_is_decoded_once(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, ended = PROMPTS[4], list[int]()
+    rows: list[int] = []
+    write = decoder._Batch._write
+
+    def watched(self: Any, group: Any, *rest: Any) -> None:
+        rows.append(len(group))
+        write(self, group, *rest)
+
+    monkeypatch.setattr(decoder._Batch, "_write", watched)
+    same = asked([ids] * 3 + [PROMPTS[5]], caps=[NEW, NEW, 7, NEW])
+    first, second, third, other = Decoder(tiny, 257, 8, "cpu").generate(same, Decoding(NEW), ended.append)
+    assert first == second
+    assert third == first[:7]
+    assert other != first
+    assert (max(rows), sum(ended)) == (3, 4)
 
 
 def test_each_prompt_may_have_a_cap_of_its_own(tiny: Any) -> None:

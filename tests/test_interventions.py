@@ -353,6 +353,23 @@ def test_lost_rows_are_asked_again_with_the_same_beginning(run: Run) -> None:
     assert (folder / "generations.jsonl").read_bytes() == whole
 
 
+def test_the_cuts_of_a_thought_are_asked_together_and_a_lost_one_again(run: Run) -> None:
+    one_by_one = ("intervention=cut", "generation.concurrency=1")
+    folder = run(*one_by_one, stages="[generate]") / "evaluation"
+    asked = [request["prompt"] for request in run.stub.requests][4:]  # type: ignore[attr-defined]
+    prompts = [text.partition("<think>")[0] for text in asked]
+    assert len(set(prompts)) == 4
+    assert prompts == [prompt for prompt in dict.fromkeys(prompts) for _ in range(11)]
+    files = {path: path.read_bytes() for path in folder.glob("*+cut_*/generations.jsonl")}
+    assert len(files) == 11
+    for path in files:
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(lines[:1] + lines[2:]) if "cut_30" in path.parent.name else b"".join(lines))
+    run(*one_by_one, stages="[generate]")
+    assert len(run.stub.requests) == 4 + 44 + 1  # type: ignore[attr-defined]
+    assert {path: path.read_bytes() for path in files} == files
+
+
 def test_generations_that_it_was_made_from_must_not_change(run: Run) -> None:
     folder = run("intervention=cut", stages="[generate]")
     path = folder / "evaluation" / "embedded_harmful" / "generations.jsonl"

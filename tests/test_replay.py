@@ -13,7 +13,7 @@ from alttrain.generation.engine import Prompt, Written
 from alttrain.llm import Failure
 from alttrain.records import Example, Generation
 from alttrain.rewrite import PromptSide, Untouched
-from alttrain.run.stages.generate import _Chunk
+from alttrain.run.stages.generate import Name, Sampled, _Chunk
 
 TEMPLATE = ChatTemplate("S{content}.", "U{content}.", "A", "<t>", "</t>", "<e>")
 DIALOGUE = Example("d", "And then?", "harmful", turns=("Hello.", "What is a kite?"))
@@ -56,9 +56,16 @@ class Recorder:
                 yield number, Written(f"thinking</t>\nreply {len(self.asked)}", "stop")
 
 
+def answers(session: Any, engine: Recorder, *sampled: Sampled) -> dict[Name, Generation | Failure]:
+    """What a chunk of these prompts gives, by name."""
+    due = [(BENCHMARK, row, sample) for row, sample in sampled]
+    found = _Chunk(session, engine, due, {BENCHMARK.name: None}).answers(lambda count: None)
+    return {(sampled[number][0].id, sampled[number][1]): answer for number, answer in found}
+
+
 def test_turns_are_answered_in_order_with_what_was_answered_before() -> None:
     recorder = Recorder()
-    found = dict(_Chunk(SESSION, recorder, BENCHMARK, [(ALONE, 0), (DIALOGUE, 0)], None).answers(lambda count: None))
+    found = answers(SESSION, recorder, (ALONE, 0), (DIALOGUE, 0))
     assert [getattr(found[name], "earlier", None) for name in (("a", 0), ("d", 0))] == [(), ("reply 1", "reply 2")]
     assert recorder.asked == [
         "SBe kind.UHello..A<t>",
@@ -75,7 +82,7 @@ def test_a_defence_asks_before_the_prompt_and_keeps_the_answer() -> None:
     )
     recorder = Recorder()
     session: Any = SimpleNamespace(run=run, renderer=RENDERER)
-    found = dict(_Chunk(session, recorder, BENCHMARK, [(ALONE, 0), (DIALOGUE, 0)], None).answers(lambda count: None))
+    found = answers(session, recorder, (ALONE, 0), (DIALOGUE, 0))
     intention = "UWhat is 'Please: {}' for?.A"
     assert recorder.asked == [
         f"SBe kind.{intention.format('Alone.')}<t>",
@@ -100,7 +107,7 @@ def test_newlines_that_the_family_keeps_stand_in_the_prompt_and_not_in_the_recor
     )
     recorder = Recorder()
     session: Any = SimpleNamespace(run=run, renderer=renderer)
-    ((_, found),) = _Chunk(session, recorder, BENCHMARK, [(DIALOGUE, 0)], None).answers(lambda count: None)
+    (found,) = answers(session, recorder, (DIALOGUE, 0)).values()
     assert isinstance(found, Generation)
     assert "A\nreply 1<e>" in recorder.asked[-1]
     assert found.earlier == ("reply 1", "reply 2")
@@ -109,9 +116,7 @@ def test_newlines_that_the_family_keeps_stand_in_the_prompt_and_not_in_the_recor
 def test_a_dialogue_that_fails_on_the_way_is_told_and_the_others_go_on() -> None:
     for final in (True, False):
         recorder = Recorder("What is a kite?", final)
-        found = dict(
-            _Chunk(SESSION, recorder, BENCHMARK, [(DIALOGUE, 0), (ALONE, 2)], None).answers(lambda count: None)
-        )
+        found = answers(SESSION, recorder, (DIALOGUE, 0), (ALONE, 2))
         assert getattr(found["a", 2], "answer", None) == "reply 3"
         if final:
             assert (getattr(found["d", 0], "finish", None), getattr(found["d", 0], "error", None)) == ("error", "no")

@@ -5,7 +5,8 @@ A batch is one row of shape (1, tokens) without padding. The model is called wit
 
 - `PackedSequences(lengths)`                     scoring: sequences in a row
 - `PackedSequences.training(lengths, device)`    the same, prepared for the CUDA kernel
-- `PackedSequences(lengths, cache, first_slot)`  prefill: keys and values are also stored in cache slots
+- `PackedSequences(lengths, cache, first_slot)`  prefill: keys and values are also stored in cache slots; what a slot
+                                                 has of its sequence already is not in the row (`begun`)
 - `PackedSequences.decoding(cache, positions, device)`  a decode step: the newest token of each of the first slots
 
 Training on CUDA uses torch's variable-length FlashAttention. Everywhere else, sequences of similar length are padded to
@@ -62,20 +63,18 @@ class SlotCache:
     def fill(self, index: int, key: Tensor, value: Tensor, packed: "PackedSequences") -> None:
         """Store keys and values (1, kv heads, tokens, head size), one sequence per slot from `packed.first_slot`."""
         keys, values = self.layer(index, key)
-        start, begun, first = 0, 0, packed.first_slot
-        if packed.prefix:
-            begun, last = packed.prefix.length, first + len(packed.lengths)
-            keys[first:last, :, :, :begun], values[first:last, :, :begun] = packed.prefix.layers[index]
-        for slot, length in enumerate(packed.lengths, first):
+        start = 0
+        for slot, (begun, length) in enumerate(packed.spans, packed.first_slot):
             keys[slot, :, :, begun : begun + length] = key[0, :, start : start + length].transpose(-1, -2)
             values[slot, :, begun : begun + length] = value[0, :, start : start + length]
             start += length
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of slot `source` to slot `target`."""
+    def copy(self, sources: Sequence[int], first: int, length: int) -> None:
+        """Copy the first `length` positions of the slots `sources` to the slots from `first` on, all at once."""
+        targets = slice(first, first + len(sources))
         for keys, values in self.layers.values():
-            keys[target, :, :, :length] = keys[source, :, :, :length]
-            values[target, :, :length] = values[source, :, :length]
+            keys[targets, :, :, :length] = keys[sources, :, :, :length]
+            values[targets, :, :length] = values[sources, :, :length]
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,17 @@ class PackedSequences:
     lengths: Sequence[int]  # tokens of each sequence
     cache: SlotCache | None = None  # where keys and values are stored, one sequence per slot from `first_slot` on
     first_slot: int = 0
-    prefix: SlotCache | None = None  # one slot, which precedes every sequence
+    begun: Sequence[int] = ()  # tokens that each slot has already, which precede those of the row; (): none
     boundaries: Tensor | None = None  # (sequences + 1,) int32: each start and the last end, for the CUDA kernel
     longest: int = 0  # an upper bound of the lengths
     positions: Tensor | None = None  # (slots,) of the newest tokens
     bias: Tensor | None = None  # (slots, 1, 1, longest), -inf for hidden tokens
     groups: list[LengthGroup] | None = None
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where each sequence's tokens begin in its slot, and how many they are."""
+        return list(zip(self.begun or [0] * len(self.lengths), self.lengths, strict=True))
 
     @classmethod
     def decoding(cls, cache: SlotCache, positions: Sequence[int], device: torch.device) -> "PackedSequences":
@@ -144,8 +148,7 @@ def packed_attention(
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings return float32
     if packed.boundaries is not None and query.dtype in HALF and dropout == 0.0:
         return _attend_on_cuda(query, key, value, packed, scale, sliding_window), None
-    begun = packed.prefix.length if packed.prefix else 0
-    length = packed.longest if packed.positions is not None else begun + max(packed.lengths)
+    length = packed.longest if packed.positions is not None else max(map(sum, packed.spans))
     if sliding_window is not None and length > sliding_window:
         raise ValueError(f"a sequence of {length} tokens passes this backbone's sliding window of {sliding_window}")
     if packed.positions is not None:
@@ -216,32 +219,41 @@ def _attend_in_groups(
     """query (1, heads, tokens, size) -> (1, tokens, heads, size)."""
     if packed.groups is None:
         packed.groups = group_lengths(packed.lengths, query.device)
-    sizes = [group.tokens for group in packed.groups]
+    sizes, first = [group.tokens for group in packed.groups], 0
     parts = zip(*(torch.split(tensor[0].transpose(0, 1), sizes) for tensor in (query, key, value)), strict=True)
     mixed = []
     for group, tensors in zip(packed.groups, parts, strict=True):
         q, k, v = (_pad(tensor, group) for tensor in tensors)
-        if packed.prefix is not None:
-            keys, values = packed.prefix.layers[module.layer_idx]
-            k = torch.cat([keys.transpose(-1, -2).expand(group.count, -1, -1, -1), k], 2)
-            v = torch.cat([values.expand(group.count, -1, -1, -1), v], 2)
-        out = _attend_padded(q, k, v, scale, dropout)
+        hidden, spans = None, packed.spans[first : first + group.count]
+        if packed.cache is not None and any(begun for begun, _ in spans):
+            seen, at = max(map(sum, spans)), packed.first_slot + first
+            keys, values = (one[at : at + group.count] for one in packed.cache.layers[module.layer_idx])
+            k, v = keys[:, :, :, :seen].transpose(-1, -2), values[:, :, :seen]
+            starts = [begun for begun, _ in spans]
+            starts = starts[:1] if len(set(starts)) == 1 else starts  # one mask for all
+            places = torch.arange(seen, device=q.device)
+            hidden = places > torch.tensor(starts, device=q.device)[:, None, None] + places[: group.longest, None]
+        first += group.count
+        out = _attend_padded(q, k, v, scale, dropout, hidden)
         flat = out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
         mixed.append(_Gather.apply(flat, group.unpadded, group.padded, group.padding))  # type: ignore[no-untyped-call]
     return torch.cat(mixed)[None]
 
 
-def _attend_padded(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float) -> Tensor:
-    """q (count, heads, length, size), k and v (count, kv heads, at least length, size) -> the shape of q."""
+def _attend_padded(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, hidden: Tensor | None) -> Tensor:
+    """q (count, heads, length, size), k and v (count, kv heads, seen, size) -> the shape of q.
+
+    `hidden` (count or 1, length, seen) marks the keys that a query does not see; None is the causal mask.
+    """
     length, seen = q.shape[2], k.shape[2]
     if seen <= SHORT and dropout == 0.0:
-        bias = torch.full((length, seen), -torch.inf, device=q.device).triu_(1 + seen - length)
+        bias = torch.full((length, seen), -torch.inf, device=q.device).triu_(1)
+        if hidden is not None:
+            bias = torch.zeros(hidden.shape, device=q.device).masked_fill_(hidden, -torch.inf)[:, None, None]
         grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])
         out: Tensor = _Attention.apply(grouped, k, v, bias, scale)  # type: ignore[no-untyped-call]
         return out.view(q.shape)
-    mask = None
-    if seen > length:
-        mask = torch.ones((length, seen), dtype=torch.bool, device=q.device).tril_(seen - length)
+    mask = None if hidden is None else ~hidden[:, None]
     grouped_heads = q.shape[1] != k.shape[1]
     return functional.scaled_dot_product_attention(
         q, k, v, mask, dropout_p=dropout, is_causal=mask is None, scale=scale, enable_gqa=grouped_heads
@@ -252,13 +264,13 @@ class _Attention(torch.autograd.Function):
     """softmax(q k' scale + bias) v by plain matrix products. The probabilities are kept for the gradient.
 
     q is (count, kv heads, queries per key head x length, size), k and v are (count, kv heads, seen, size). bias
-    (length, seen) is -inf for hidden positions.
+    (length, seen), or (count or 1, 1, 1, length, seen), is -inf for hidden positions.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
         scores = (q @ k.transpose(-1, -2)).float()
-        each = scores.view(*scores.shape[:2], -1, *bias.shape)
+        each = scores.view(*scores.shape[:2], -1, *bias.shape[-2:])
         torch.add(bias, each, alpha=scale, out=each)
         probabilities = scores.softmax(-1).to(q.dtype)
         ctx.save_for_backward(q, k, v, probabilities)

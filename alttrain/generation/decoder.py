@@ -1,8 +1,9 @@
 """Greedy or sampled decoding in this process, in eager torch, with continuous batching over cache slots.
 
 Prompts are prefilled as one packed row into the slots of a cache. Each step then decodes one token for every active
-slot. When a sequence ends, its slot goes to the next prompt. A prefix that all prompts share, such as a system prompt,
-is computed once. Batch composition changes a result only through the rounding of matrix products, which is noticeable
+slot. When a sequence ends, its slot goes to the next prompt. What a prompt has in common with one that is in a slot,
+such as a system prompt or the beginning of a thought, is copied from there, and prompts that begin alike are decoded
+next to each other. Batch composition changes a result only through the rounding of matrix products, which is noticeable
 in bfloat16 and negligible in float32.
 
 The cache takes at most `memory` bytes; the number of slots is reduced to fit. If memory still runs out, the number of
@@ -25,7 +26,8 @@ from alttrain.generation.engine import Decoding, Prompt, unwatched
 
 log = logging.getLogger(__name__)
 
-SHARED_TOKENS = 16  # of the shortest shared prefix that gets a forward pass of its own
+SHARED_TOKENS = 16  # of the shortest beginning that is copied
+OWN_TOKENS = 4  # of a prompt that are computed at least: on a CPU, products of fewer rows are rounded differently
 BLOCK = 128  # tokens of the vocabulary; two searches over short rows are faster than one over a long row
 LIKELIEST = 128  # tokens searched for the nucleus before the whole vocabulary of a row is sorted
 
@@ -67,15 +69,18 @@ class Decoder:
         """Return the generated tokens of each prompt. The end token is included if the model wrote it.
 
         For sampling, a sequence's random numbers depend only on the seed and on its prompt's name, not on the batch.
-        `advance` is called with the number of sequences that just ended.
+        What gives the same text by this is decoded once. `advance` is called with the number of sequences that just
+        ended.
         """
-        sequences = [
-            _Sequence(number, one.ids, random.Random(f"{decoding.seed}\x1f{one.name}"), one.most(decoding))
-            for number, one in enumerate(prompts)
-        ]
-        written = _Batch(self, sequences, decoding).finish(advance) if sequences else []
+        keys = [(one.name if decoding.temperature else "", one.most(decoding), tuple(one.ids)) for one in prompts]
+        sequences = dict[tuple[str, int, tuple[int, ...]], _Sequence]()
+        for key, one in zip(keys, prompts, strict=True):
+            draws = random.Random(f"{decoding.seed}\x1f{one.name}")
+            sequences.setdefault(key, _Sequence(len(sequences), one.ids, draws, one.most(decoding)))
+        advance(len(prompts) - len(sequences))
+        written = _Batch(self, list(sequences.values()), decoding).finish(advance) if sequences else []
         give_back_freed_memory()
-        return written
+        return [written[sequences[key].number] for key in keys]
 
     def forward(
         self, ids: list[int], positions: list[int], packed: PackedSequences, keep: Sequence[int] | None = None
@@ -96,14 +101,17 @@ class Decoder:
         rows: Sequence[Sequence[int]],
         cache: SlotCache | None = None,
         first_slot: int = 0,
-        prefix: SlotCache | None = None,
+        begun: Sequence[int] = (),
     ) -> Tensor:
-        """Return the next token's logits (rows, vocabulary) after each row, which follows `prefix` if there is one."""
-        lengths, begun = [len(row) for row in rows], prefix.length if prefix else 0
+        """Return the next token's logits (rows, vocabulary) after each row.
+
+        A row follows the first `begun` tokens of its slot, if that is given.
+        """
+        packed = PackedSequences([len(row) for row in rows], cache, first_slot, begun)
         ids = [token for row in rows for token in row]
-        positions = [begun + place for length in lengths for place in range(length)]
-        ends = (torch.tensor(lengths).cumsum(0) - 1).tolist()
-        return self.forward(ids, positions, PackedSequences(lengths, cache, first_slot, prefix), ends)
+        positions = [start + place for start, length in packed.spans for place in range(length)]
+        ends = (torch.tensor(packed.lengths).cumsum(0) - 1).tolist()
+        return self.forward(ids, positions, packed, ends)
 
 
 class _Batch:
@@ -112,8 +120,7 @@ class _Batch:
     def __init__(self, decoder: Decoder, sequences: list[_Sequence], decoding: Decoding) -> None:
         self.decoder, self.decoding = decoder, decoding
         self.answers: list[list[int]] = [[] for _ in sequences]
-        # popped from the end: longest prompt first, so that running out of memory shows at once
-        self.waiting = sorted(sequences, key=lambda sequence: len(sequence.prompt))
+        self.waiting = _ordered(sequences)  # popped from the end
         self.active: list[_Sequence] = []
         self.longest = max(len(sequence.prompt) + sequence.cap for sequence in sequences)
         slots, shape = min(decoder.slots, len(sequences)), shape_of(decoder.model.config.to_dict())
@@ -121,23 +128,11 @@ class _Batch:
             each = cache_bytes(shape, decoder.model.dtype.itemsize, 1, self.longest)
             slots = max(1, min(slots, decoder.memory // each))
         self._allocate(slots)
-        self.prefix = self._shared_prefix()
 
     def _allocate(self, slots: int) -> None:
         self.cache = SlotCache(slots, self.longest)
+        self.held: list[list[int]] = [[] for _ in range(slots)]  # ids whose keys and values are in each slot
         self.sampler = Sampler(self.decoding, slots, self.decoder.device)
-
-    def _shared_prefix(self) -> SlotCache | None:
-        """Compute the prefix that all prompts share, leaving each prompt at least one token of its own."""
-        prompts = [row.prompt for row in self.waiting]
-        first, last = min(prompts), max(prompts)
-        shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-        shared = min(shared, min(map(len, prompts)) - 1)
-        if shared < SHARED_TOKENS or len(prompts) == 1:
-            return None
-        alone = SlotCache(1, shared)  # the whole cache is allocated where running out of memory is handled
-        self.decoder.prefill([first[:shared]], alone)
-        return alone
 
     def finish(self, advance: Callable[[int], None]) -> list[list[int]]:
         """Decode until every sequence has ended. Raises torch.OutOfMemoryError if not even one slot fits."""
@@ -162,19 +157,29 @@ class _Batch:
         return self.answers
 
     def _prefill(self) -> None:
-        """Prefill up to `PREFILL_TOKENS` of waiting prompts into free slots, and choose the next token of each."""
-        begun, tokens, group = self.prefix.length if self.prefix else 0, 0, list[_Sequence]()
-        for row in reversed(self.waiting):
-            own = len(row.ids) - begun
-            if len(self.active) + len(group) == self.cache.slots or (group and tokens + own > PREFILL_TOKENS):
+        """Prefill up to `PREFILL_TOKENS` of waiting prompts into free slots, and choose the next token of each.
+
+        A prompt waits for the next call if much of it is about to be computed in this one.
+        """
+        first, tokens, chosen = len(self.active), 0, list[tuple[_Sequence, int, int]]()
+        for row in self.waiting[: first - self.cache.slots - 1 : -1]:
+            there, source = max((_shared(row.ids, ids), slot) for slot, ids in enumerate(self.held))
+            if any(_shared(row.ids, other.ids) >= there + SHARED_TOKENS for other, _, _ in chosen):
+                continue
+            tokens += len(row.ids) - there
+            if chosen and tokens > PREFILL_TOKENS:
                 break
-            group.append(row)
-            tokens += own
-        first = len(self.active)
-        logits = self.decoder.prefill([row.ids[begun:] for row in group], self.cache, first, self.prefix)
-        del self.waiting[len(self.waiting) - len(group) :]
+            chosen.append((row, there, source))
+        chosen.sort(key=lambda one: one[1] - len(one[0].ids))  # similar lengths are attended to together
+        group, begun, sources = map(list, zip(*chosen, strict=True))
+        self.cache.copy(sources, first, max(begun))
+        own = [row.ids[there:] for row, there, _ in chosen]
+        logits = self.decoder.prefill(own, self.cache, first, begun)
+        taken = {row.number for row in group}
+        self.waiting = [row for row in self.waiting if row.number not in taken]
         self.active += group
         for slot, row in enumerate(group, first):
+            self.held[slot] = row.ids
             self.sampler.see(slot, row.ids, logits.shape[-1])
         self._write(group, logits, first)
 
@@ -199,11 +204,39 @@ class _Batch:
             self.answers[row.number] = row.written
             last = self.active.pop()
             if last is not row:  # the last active sequence fills the gap
-                self.cache.move(len(self.active), slot, last.position)
+                self.cache.copy([len(self.active)], slot, last.position)
+                self.held[slot] = self.held[len(self.active)]
                 self.sampler.move(len(self.active), slot)
                 self.active[slot] = last
             ended += 1
         return ended
+
+
+def _shared(one: list[int], other: list[int]) -> int:
+    """Return how many tokens of `one` can be copied from `other`; 0 if fewer than SHARED_TOKENS are the same."""
+    if one[:SHARED_TOKENS] != other[:SHARED_TOKENS]:
+        return 0
+    same = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return max(0, min(same, len(one) - OWN_TOKENS))
+
+
+def _ordered(sequences: list[_Sequence]) -> list[_Sequence]:
+    """Sort by length, so that running out of memory shows at once; prompts that begin alike stay together.
+
+    What all prompts begin with does not count.
+    """
+    families, last = list[list[_Sequence]](), list[int]()
+    ordered = sorted(sequences, key=lambda row: row.prompt)
+    least = SHARED_TOKENS + _shared(ordered[0].prompt, ordered[-1].prompt)
+    for row in ordered:
+        if not families or _shared(row.prompt, last) < least:
+            families.append([])
+        families[-1].append(row)
+        last = row.prompt
+    for family in families:
+        family.sort(key=lambda row: (len(row.prompt), row.number))
+    families.sort(key=lambda family: (len(family[-1].prompt), family[-1].number))
+    return [row for family in families for row in family]
 
 
 class Sampler:

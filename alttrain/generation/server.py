@@ -6,6 +6,10 @@ cannot tell the template's special tokens from those in a user's text, so the la
 is a separate model name on the server (vLLM's multi-LoRA), so one server serves the backbone and all adapters of a
 sweep; vLLM can load an adapter on request. `alttrain.llm` implements retries.
 
+Each sample of a prompt is a request with a seed of its own (`Decoding.seed_of`), so that a lost one is asked for again
+alone and comes out the same. One request for several (`n`) would leave the seeds to the server, and saves little: vLLM
+takes such a request apart into one for each sample, and computes a prompt that it has in its cache once anyway.
+
 A server that is started for a stage writes to server.log in the run's folder. It has a process group of its own and is
 stopped with the stage, on any exception, and when this process is killed (on Linux): a leftover server holds the GPU.
 """

@@ -2,7 +2,7 @@
 
 Prompts go to the engine in chunks. An engine in this process decodes a chunk together, and each chunk is written whole.
 After an interruption, an incomplete chunk is decoded again and only its missing rows are appended, so the file has the
-same bytes as without the interruption.
+same bytes as without the interruption. The cuts of a thought follow each other in a chunk, because they begin alike.
 
 A server's answers are written as they arrive, and sorted at the end. Prompts that the server refused are among the
 generations, as errors. The same command asks for these and for prompts without an answer again. If the server refuses
@@ -16,6 +16,7 @@ server refused there are added when they are answered.
 import hashlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -27,7 +28,7 @@ from alttrain.backbone import Rendered, ThoughtMode
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
 from alttrain.evaluation import Benchmark
-from alttrain.evaluation.interventions import Begun, Given, Intervention
+from alttrain.evaluation.interventions import Begun, Cut, Given, Intervention
 from alttrain.generation.engine import Decoding, Engine, Prompt, Written, unwatched
 from alttrain.llm import NEARLY_ALL, Failure
 from alttrain.records import DamagedError, Example, Generation
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 Sampled = tuple[Example, int]
 """A prompt and the number of its sample."""
+Due = tuple[Benchmark, Example, int]
+"""The same with its benchmark."""
 Name = tuple[str, int]
 """A prompt's id and the number of its sample."""
 WAITING = f"{READ}refused prompts"
@@ -61,12 +64,19 @@ def generate(run: Run, session: Session) -> None:
     if trained is not None:
         check_trained(run)
     with session.engine(trained, run.protocol.quantization) as engine:
-        lacking = [_generate(session, engine, benchmark) for benchmark in run.evaluated]
+        lacking = [line for group in _together(run) for line in _generate(session, engine, group)]
     free()
-    if any(lacking):
-        raise RunError(
-            "\n".join([*filter(None, lacking), "what was answered is kept; the same command asks for the rest"])
-        )
+    if lacking:
+        raise RunError("\n".join([*lacking, "what was answered is kept; the same command asks for the rest"]))
+
+
+def _together(run: Run) -> list[list[Benchmark]]:
+    """Return the benchmarks in groups that are answered together: the cuts of a benchmark's thoughts, or one alone."""
+    groups = dict[tuple[str | None, ...], list[Benchmark]]()
+    for one in run.evaluated:
+        cut = one.intervention
+        groups.setdefault((one.base, cut.mode, cut.system) if type(cut) is Cut else (one.name,), []).append(one)
+    return list(groups.values())
 
 
 def check_trained(run: Run) -> None:
@@ -185,15 +195,23 @@ def incomplete(run: Run) -> list[Benchmark]:
     return [benchmark for benchmark in run.evaluated if missing(run, benchmark)]
 
 
-def missing(run: Run, benchmark: Benchmark) -> list[list[Sampled]]:
-    """Return the chunks of a benchmark that are incomplete. Changes no file, since another process may use the run."""
-    path, rows = evaluation_folder(run, benchmark) / "generations.jsonl", asked(run, benchmark)
-    done = _answered(path)
-    if strange := done - {(row.id, sample) for row, sample in rows}:
-        raise DamagedError(path, f"holds a row that the benchmark has not, {min(strange)!r}")
-    size = run.generation.chunk
-    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return [chunk for chunk in chunks if any((row.id, sample) not in done for row, sample in chunk)]
+def missing(run: Run, *group: Benchmark) -> list[list[Due]]:
+    """Return the chunks that are incomplete, of a benchmark or of several that are answered together.
+
+    Changes no file, since another process may use the run.
+    """
+    places = {row.id: place for place, row in enumerate(group[0].examples)}
+    done, due = set[tuple[str, Name]](), list[Due]()
+    for one in group:
+        path, rows = evaluation_folder(run, one) / "generations.jsonl", asked(run, one)
+        answered = _answered(path)
+        if strange := answered - {(row.id, sample) for row, sample in rows}:
+            raise DamagedError(path, f"holds a row that the benchmark has not, {min(strange)!r}")
+        done |= {(one.name, name) for name in answered}
+        due += [(one, row, sample) for row, sample in rows]
+    due.sort(key=lambda one: (places[one[1].id], one[2]))
+    chunks = [due[start : start + run.generation.chunk] for start in range(0, len(due), run.generation.chunk)]
+    return [chunk for chunk in chunks if any((one.name, (row.id, sample)) not in done for one, row, sample in chunk)]
 
 
 def _answered(path: Path) -> set[Name]:
@@ -209,85 +227,121 @@ def _refused(path: Path) -> dict[Name, Generation]:
     return {(row.id, row.sample): row for row in rows if row.finish == "error" and row.error != NO_ROOM}
 
 
-def _generate(session: Session, engine: Engine, benchmark: Benchmark) -> str:
-    """Generate the missing answers of a benchmark. Returns a line about prompts without an answer; "" if all have."""
-    run, folder = session.run, evaluation_folder(session.run, benchmark)
-    if lacking := _lacking(run, benchmark):
+def _generate(session: Session, engine: Engine, group: Sequence[Benchmark]) -> list[str]:
+    """Generate the missing answers of benchmarks that are answered together. Returns lines about those without one."""
+    run = session.run
+    if lacking := [line for one in group if (line := _lacking(run, one))]:
         return lacking
-    begun, path = _begin(run, benchmark), folder / "generations.jsonl"
-    if not (folder / "fingerprint.json").exists():
-        records.write_json(folder / "fingerprint.json", run.evaluation_fingerprint(benchmark))
-    if not asked(run, benchmark) and not path.exists():
-        records.write_rows(path, ())  # an intervention that applies to no prompt
-    if not (chunks := missing(run, benchmark)):
-        return ""
-    records.repair_rows(path)
-    done, refused, by = _answered(path), _refused(path), writer(run)
-    if refused:  # ask again; without a reply, the old refusal stays
-        with records.replacing(path) as file:
-            file.writelines(line for name, line in records.named_lines(path) if name not in refused)
+    begun = {one.name: _begin(run, one) for one in group}
+    for one in group:
+        folder = evaluation_folder(run, one)
+        if not (folder / "fingerprint.json").exists():
+            records.write_json(folder / "fingerprint.json", run.evaluation_fingerprint(one))
+        if not asked(run, one) and not (folder / "generations.jsonl").exists():
+            records.write_rows(folder / "generations.jsonl", ())  # an intervention that applies to no prompt
+    if not (chunks := missing(run, *group)):
+        return []
+    files = {one.name: _File(run, one) for one in group}
     if engine.streams:
-        chunks = [[(row, sample) for row, sample in chunk if (row.id, sample) not in done] for chunk in chunks]
-    unanswered, due = list[str](), asked(run, benchmark)
-    started, tokens, total = time.monotonic(), 0, sum(map(len, chunks))
-    with bar(benchmark.name, len(due), len(due) - total) as advance:
+        chunks = [[due for due in chunk if not files[due[0].name].has(due)] for chunk in chunks]
+    label = group[0].name if len(group) == 1 else f"{group[0].name}...{group[-1].intervention_name}"
+    started, every = time.monotonic(), sum(len(file.due) for file in files.values())
+    totals = Counter(one.name for chunk in chunks for one, _, _ in chunk)
+    with bar(label, every, every - totals.total()) as advance:
         for chunk in chunks:
-            rows = list[Generation]()
-            for name, answer in _Chunk(session, engine, benchmark, chunk, begun).answers(advance):
-                found = refused.get(name, answer) if isinstance(answer, Failure) else answer
-                if isinstance(found, Failure):
-                    unanswered.append(found.reason)
-                elif name not in done:
-                    tokens += found.thought_tokens + found.answer_tokens
-                    rows.append(found)
-                if rows and engine.streams:
-                    records.append_rows(path, [rows.pop()], by)
-            records.append_rows(path, rows, by)
-    places = {(row.id, sample): place for place, (row, sample) in enumerate(due)}
-    records.sort_rows(path, records.GenerationKey, lambda row: places[row.id, row.sample])
-    log.info("generate  %s: %d prompts, %d tokens in %.0f s", benchmark.name, total, tokens, time.monotonic() - started)
-    if unanswered:
-        return f"{benchmark.name}: {len(unanswered)} of {total} prompts have no answer yet, because {unanswered[0]}"
-    if long := sum(row.error == NO_ROOM for row in records.iterate_rows(path, Generation)):
-        log.warning("generate  %s: %d of %d prompts: %s", benchmark.name, long, len(due), NO_ROOM)
-    reasons = [row.error for row in _refused(path).values()]
-    if reasons and len(reasons) >= NEARLY_ALL * len(due):
-        why = f"{reasons[0]} at {run.generation.base_url}"
-        return f"{benchmark.name}: {len(reasons)} of {len(due)} prompts have no answer, because {why}"
-    return ""
+            for number, answer in _Chunk(session, engine, chunk, begun).answers(advance):
+                file = files[chunk[number][0].name]
+                file.take(chunk[number], answer)
+                if engine.streams:
+                    file.append()
+            for file in files.values():
+                file.append()
+    tokens, seconds = sum(file.tokens for file in files.values()), time.monotonic() - started
+    log.info("generate  %s: %d prompts, %d tokens in %.0f s", label, totals.total(), tokens, seconds)
+    return [line for file in files.values() if (line := file.finish(totals[file.benchmark.name]))]
+
+
+class _File:
+    """A benchmark's generations.jsonl while answers arrive: `done` are there, `refused` are asked for again."""
+
+    def __init__(self, run: Run, benchmark: Benchmark) -> None:
+        self.run, self.benchmark = run, benchmark
+        self.path, self.due = evaluation_folder(run, benchmark) / "generations.jsonl", asked(run, benchmark)
+        records.repair_rows(self.path)
+        self.done, self.refused = _answered(self.path), _refused(self.path)
+        self.rows, self.unanswered, self.tokens = list[Generation](), list[str](), 0
+        if self.refused:  # without a reply, the old refusal stays
+            with records.replacing(self.path) as file:
+                file.writelines(line for name, line in records.named_lines(self.path) if name not in self.refused)
+
+    def has(self, due: Due) -> bool:
+        """Return whether the answer is there."""
+        return (due[1].id, due[2]) in self.done
+
+    def take(self, due: Due, answer: Generation | Failure) -> None:
+        """Keep an answer for the next `append`, unless it is there."""
+        found = self.refused.get((due[1].id, due[2]), answer) if isinstance(answer, Failure) else answer
+        if isinstance(found, Failure):
+            self.unanswered.append(found.reason)
+        elif not self.has(due):
+            self.tokens += found.thought_tokens + found.answer_tokens
+            self.rows.append(found)
+
+    def append(self) -> None:
+        """Write what was taken."""
+        records.append_rows(self.path, self.rows, writer(self.run))
+        self.rows = []
+
+    def finish(self, total: int) -> str:
+        """Sort the file. Returns a line about the prompts without an answer, of `total` that were asked, or ""."""
+        benchmark, due = self.benchmark, self.due
+        places = {(row.id, sample): place for place, (row, sample) in enumerate(due)}
+        records.sort_rows(self.path, records.GenerationKey, lambda row: places[row.id, row.sample])
+        if self.unanswered:
+            count, reason = len(self.unanswered), self.unanswered[0]
+            return f"{benchmark.name}: {count} of {total} prompts have no answer yet, because {reason}"
+        if long := sum(row.error == NO_ROOM for row in records.iterate_rows(self.path, Generation)):
+            log.warning("generate  %s: %d of %d prompts: %s", benchmark.name, long, len(due), NO_ROOM)
+        reasons = [row.error for row in _refused(self.path).values()]
+        if reasons and len(reasons) >= NEARLY_ALL * len(due):
+            why = f"{reasons[0]} at {self.run.generation.base_url}"
+            return f"{benchmark.name}: {len(reasons)} of {len(due)} prompts have no answer, because {why}"
+        return ""
 
 
 class _Chunk:
     """Prompts that an engine answers together: `rows` as they are asked, `earlier` the answers to the turns before.
 
-    Under an intervention, `starts` has the beginnings of the responses to the last turn, as ids and as text.
+    Under an intervention, `starts` has the beginnings of the responses to the last turn, as ids and as text. `begun`
+    has the intervention of each benchmark; several differ in these beginnings only.
     """
 
     def __init__(
-        self, session: Session, engine: Engine, benchmark: Benchmark, sampled: list[Sampled], begun: Intervened | None
+        self, session: Session, engine: Engine, chunk: Sequence[Due], begun: Mapping[str, Intervened | None]
     ) -> None:
-        self.run, self.renderer, self.engine, self.begun = session.run, session.renderer, engine, begun
+        benchmark = chunk[0][0]
+        self.run, self.renderer, self.engine, self.begun = session.run, session.renderer, engine, begun[benchmark.name]
         self.template, self.mode = self.run.backbone.template, thought_mode(self.run, benchmark)
         self.benchmark, self.decoding = benchmark, self.run.protocol.decoding_for(benchmark)
-        self.sampled, self.rows = list(sampled), [row for row, _ in sampled]
-        self.earlier: list[tuple[str, ...]] = [() for _ in sampled]
+        self.sampled, self.rows = [(row, sample) for _, row, sample in chunk], [row for _, row, _ in chunk]
+        self.earlier: list[tuple[str, ...]] = [() for _ in chunk]
         self.starts: list[tuple[list[int], Rendered]] = []
-        if begun is not None:
-            self.starts = [self.start(begun.beginnings[row.id, sample]) for row, sample in sampled]
-            self.rows = [replace(row, prompt=begun.beginnings[row.id, sample].message) for row, sample in sampled]
+        if self.begun is not None:
+            own = [(begun[one.name] or self.begun).beginnings[row.id, sample] for one, row, sample in chunk]
+            self.starts = [self.start(beginning) for beginning in own]
+            self.rows = [replace(row, prompt=one.message) for row, one in zip(self.rows, own, strict=True)]
             self.benchmark = replace(benchmark, form="{prompt}")  # the message has its form already
 
     def start(self, begun: Begun) -> tuple[list[int], Rendered]:
         """Return the ids and the text of a beginning."""
         return self.renderer.begin(begun.rendered(self.template, self.mode), begun.then)  # type: ignore[no-any-return]
 
-    def answers(self, advance: Callable[[int], None]) -> Iterator[tuple[Name, Generation | Failure]]:
-        """Yield a generation for each prompt, or why there is none. The model answers earlier turns first."""
+    def answers(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Generation | Failure]]:
+        """Yield (index of a prompt, its generation or why there is none). The model answers earlier turns first."""
         found = self._attacked(advance) if self.begun and self.begun.intervention.converse else self._asked(advance)
         for number, answer in found:
-            row, sample = self.sampled[number]
             failed = answer if isinstance(answer, Failure) and not answer.final else None
-            yield (row.id, sample), failed or self.made(number, answer)
+            yield number, failed or self.made(number, answer)
 
     def _asked(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Written | Generation | Failure]]:
         begun, done, every = self.begun, dict[int, Written | Failure](), range(len(self.rows))
