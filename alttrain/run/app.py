@@ -83,8 +83,8 @@ def main() -> None:
         sys.argv[1:] = spelt_out(take_trusted(sys.argv[1:]))
         flags = _flags(sys.argv[1:])
         register()
-        searched = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
-        overrides = [*searched, *flags.overrides]
+        own = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
+        overrides = [*own, *flags.overrides]
         if not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion):
             swept = _check(overrides, flags.multirun)
             os.environ[PARENT] = str(os.getpid())
