@@ -1,5 +1,6 @@
 """Processes that a test started, or that what it tests did."""
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,8 +95,12 @@ def _command(
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     sys.argv = [str(script or Path(sys.executable).with_name("alttrain")), *arguments]
-    if script:
-        sys.path.insert(0, str(script.parent))
-        runpy.run_path(str(script), run_name="__main__")
-    else:
-        app.main()
+    try:
+        if script:
+            sys.path.insert(0, str(script.parent))
+            runpy.run_path(str(script), run_name="__main__")
+        else:
+            app.main()
+    finally:  # as Python ends. Multiprocessing does neither, and would wait until joblib's idle workers time out
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
