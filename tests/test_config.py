@@ -487,6 +487,11 @@ def test_help_and_config_are_shown_without_torch(tmp_path: Path) -> None:
     assert (code, errors, heavy) == (0, "", [])
     assert re.match(r".*/trainer:\n  auto      A GPU if there is one", output)
     assert re.search(r"^  no_train +The backbone without training\.$", output, re.MULTILINE)
+    groups = [
+        line.split()[0] for line in asked("--help", folder=tmp_path)[1].splitlines() if re.match("  [a-z/]+ {2}", line)
+    ]
+    _, output, *_ = asked("--help", *groups, folder=tmp_path)
+    assert [line for line in output.splitlines() if re.fullmatch(r"  \S+ *", line)] == []  # each says what it is for
     code, output, errors, heavy = asked("--cfg", "job", "training.epochs=3", folder=tmp_path)
     assert (code, errors, heavy) == (0, "", [])
     shown = yaml.safe_load(output)

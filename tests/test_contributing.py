@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from alttrain.config import preview, register, spelt_out
 from alttrain.config.trust import TRUSTED, take_trusted
@@ -112,7 +113,11 @@ def test_the_documented_commands_compose(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(commands) > 20
     refused = {}
     for command in commands:
-        overrides = [word for word in take_trusted(shlex.split(command)[1:]) if word != "-m"]
-        if found := preview(spelt_out(overrides))[0]:
+        words = take_trusted(shlex.split(command)[1:])
+        overrides = spelt_out([word for word in words if word != "-m"])
+        if found := preview(overrides)[0]:
             refused[command] = [str(fault) for fault in found]
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        if "-m" not in words and any(one.is_sweep_override() for one in parsed):
+            refused[command] = ["a sweep without -m"]
     assert refused == {}

@@ -29,7 +29,7 @@ from alttrain.report.figures import (
 from alttrain.report.measures import OFFLINE
 from alttrain.report.results import evaluations
 from alttrain.report.tables import CELLS, marked, pivot
-from alttrain.report.variants import variants
+from alttrain.report.variants import pool, variants
 
 BACKBONE = "r1_llama_8b"
 SAFETY = ("strongreject", "jailbreakbench_harmful")
@@ -269,11 +269,12 @@ def test_stacks_are_the_shares_of_each_cause(found: dict[str, pd.DataFrame], dra
 def test_a_flow_is_every_text_by_its_assessment_and_outcome(runs: Path, drawn: list[Any], tmp_path: Path) -> None:
     """By method over its seeds; texts under an intervention, of other protocols and of other methods are left out."""
     own, frame = [one for one in variants(evaluations(runs)) if one.method in ("no_train", "plain")], frames(runs)
+    made = pool(own, "alttrain")
     other = frame["thoughts"].assign(protocol="other")
     intervened = frame["thoughts"].assign(benchmark="strongreject+cut_0")
     whole = pd.concat([frame["thoughts"], other, intervened])
     whole.loc[whole.run.str.contains("plain"), "harmful_undecided"] = 7
-    assert draw_flow(own, "alttrain", whole, tmp_path / "x")
+    assert draw_flow(own, made, whole, tmp_path / "x")
     answered = [16 * 2, sum((12 - 2 * METHODS.index("plain") + seed) * 2 for seed in (0, 1))]
     harm, refusal = drawn[0].axes
     assert [label.get_text() for label in harm.get_yticklabels()] == [
@@ -288,7 +289,7 @@ def test_a_flow_is_every_text_by_its_assessment_and_outcome(runs: Path, drawn: l
     widths = [patch.get_width() for patch in harm.patches]
     assert widths[:3] == [2 * 20 - answered[0], answered[0], 0]
     assert [text.get_text() for text in refusal.texts][1] == "0 / 20 / 0"
-    assert not draw_flow(own, "alttrain", intervened, tmp_path / "y")
+    assert not draw_flow(own, made, intervened, tmp_path / "y")
 
 
 def test_losses_are_the_logs(runs: Path, drawn: list[Any], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from alttrain.backbone import Weights
 from alttrain.backbone.attention import SlotCache
 from alttrain.backbone.weights import load_model
 from alttrain.generation import Decoding, decoder
-from alttrain.generation.decoder import LIKELIEST, OWN_TOKENS, Decoder, draw, likeliest
+from alttrain.generation.decoder import LIKELIEST, OWN_TOKENS, Decoder, Sampler, draw, likeliest
 from alttrain.generation.engine import Prompt
 from alttrain.generation.in_process import CachedDecoder
 
@@ -152,19 +152,25 @@ def test_where_memory_is_short_there_are_fewer_slots(
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
+@pytest.mark.parametrize(("where", "name"), [(Decoder, "forward"), (Sampler, "sample")])
 def test_out_of_memory_halves_the_slots_and_changes_nothing(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, penalty: float
+    tiny: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    where: type,
+    name: str,
+    penalty: float,
 ) -> None:
     decoding = Decoding(NEW, temperature=0.9, repetition_penalty=penalty)
     expected = Decoder(tiny, 40, 8, "cpu").generate(asked(), decoding)
-    forward, calls = Decoder.forward, itertools.count()
+    works, calls = getattr(where, name), itertools.count()
 
-    def fails(self: Decoder, *arguments: Any) -> Any:
+    def fails(self: Any, *arguments: Any) -> Any:
         if next(calls) in (1, 6, 9):
             raise torch.OutOfMemoryError
-        return forward(self, *arguments)
+        return works(self, *arguments)
 
-    monkeypatch.setattr(Decoder, "forward", fails)
+    monkeypatch.setattr(where, name, fails)
     assert Decoder(tiny, 40, 8, "cpu").generate(asked(), decoding) == expected
     assert [record.args for record in caplog.records] == [(8,), (4,), (2,)]
 

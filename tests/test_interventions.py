@@ -779,7 +779,7 @@ def test_actor_attack_without_success_ends_with_the_last_actors_dialogue(run: Ru
     assert len(shown) == 4 * 3  # two summaries and the last answer, against each goal
     (attack,) = [one.intervention for one in assemble(run.composed(*arguments)).intervened]  # type: ignore[attr-defined]
     assert attack.requests == 1 + 3 + 3 * (1 + 5 * 3 + 3) == 61
-    job = job_of(assemble(run.composed(*arguments)), (), "", ())  # type: ignore[attr-defined]
+    job = job_of(assemble(run.composed(*arguments)), (), ())  # type: ignore[attr-defined]
     assert job.calls["attack actor_attack"] == 4 * 61
 
 

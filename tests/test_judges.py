@@ -264,12 +264,35 @@ def test_a_served_guard_without_an_answer_is_undecided(guard: Any, serve: Serve,
     assert any(one.error.startswith(error) for one in judged)
 
 
+def test_a_guards_server_that_was_given_up_is_asked_nothing_more(
+    guard: Any, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alttrain.evaluation.judges.guards.CHUNK", 2)
+    server = serve(lambda prompt, earlier: Say(status=500))
+    judge, lent = served(server, guard, concurrency=1)
+    judged = list(judge.judge(ROWS, lent))
+    assert sorted(one.id for one in judged) == sorted(row.id for row in ROWS)
+    assert len(server.asked) == 1  # the first row's prompt, in all its tries
+
+
+def test_another_model_than_the_guard_gives_no_verdict(guard: Any, serve: Serve) -> None:
+    body = b'{"model": "another", "choices": [{"text": "x", "logprobs": {"top_logprobs": [{"token_id:1": -0.1}]}}]}'
+    judge, lent = served(serve(lambda prompt, earlier: Say(body=body)), guard)
+    assert {one.error for one in judge.judge(ROWS, lent)} == {"the server says that another model answered, another"}
+
+
 def test_a_served_guard_is_checked(serve: Serve) -> None:
     server = serve(lambda prompt, earlier: Say())
     server.models = ["another"]
     judge = LlamaGuard("m", base_url=server.url)
     with pytest.raises(ValueError, match=r"judge.model=m: the server at .* does not offer it; it offers another"):
-        judge.check("judge", lambda model, revision: "not asked")
+        judge.check("judge", lambda *model: "not asked")
+    offers = serve(lambda prompt, earlier: Say())
+    offers.models = ["m"]
+    with pytest.raises(ValueError, match=r"judge.model=m: no tokenizer"):
+        replace(judge, base_url=offers.url).check(
+            "judge", lambda model, revision, tokenizer: "no tokenizer" if tokenizer else ""
+        )
     with pytest.raises(ValueError, match=r"judge.base_url='here': expected a URL"):
         LlamaGuard("m", base_url="here")
 

@@ -107,10 +107,12 @@ def write_run(folder: Path, run: str, **names: Any) -> Path:
     return own
 
 
-def intervene(run: Path, name: str, rows: list[Generation], verdicts: list[bool | None]) -> None:
+def intervene(
+    run: Path, name: str, rows: list[Generation], verdicts: list[bool | None], measure: str = "harmful_rate"
+) -> None:
     """The harmful benchmark h of a run under an intervention."""
     folder = run / "evaluation" / f"h+{name}"
-    write_evaluation(folder, rows, verdicts, "harmful_rate")
+    write_evaluation(folder, rows, verdicts, measure)
     judged = json.loads((folder / "metrics.json").read_text())
     told = {"name": name, "of": "h", "of_hash": "0", "left_out": 2, "settings": {"_target_": "x.Step"}}
     judged["provenance"] |= {"intervention": told, "protocol_hash": name}
@@ -880,6 +882,17 @@ def test_branches_are_embedded_with_the_texts_that_may_be_shown(outputs: Path) -
     block = unpacked(written(outputs))["block-4"]
     assert block["prompt"] == [0, 2]  # stored once, with those of the runs
     assert "".join(text for _, text, *put in block["thought"][0] if put) == f"{UNDERSTANDING}\n\n{HARMLESS}"
+    assert SECRET not in json.dumps(unpacked(written(outputs, texts="benign")))
+
+
+def test_a_harmless_prompt_may_have_got_a_harmful_ones_text(outputs: Path) -> None:
+    """An intervention puts steps and answers of other prompts into a text."""
+    rows = [
+        row("h0", "harmful", answer="No."),
+        row("b9", "benign", text=f"So. {SECRET}", answer=f"So. {SECRET}", given=3),
+    ]
+    intervene(outputs / "runs" / "one", "swap", rows, [True, False], "over_refusal_rate")
+    assert SECRET in json.dumps(unpacked(written(outputs)))
     assert SECRET not in json.dumps(unpacked(written(outputs, texts="benign")))
 
 

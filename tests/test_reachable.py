@@ -120,7 +120,7 @@ def test_teachers_and_majorities_name_their_own_keys() -> None:
     with pytest.raises(ValueError, match=rf"^{WHERE}\.judges\.second\.writer\.base_url="):
         several.check(WHERE, there)
     with pytest.raises(ValueError, match=rf"^{WHERE}\.judges\.first\.model=m: gone$"):
-        several.check(WHERE, lambda model, revision: "gone")
+        several.check(WHERE, lambda *model: "gone")
 
 
 # --- the hub ---

@@ -143,4 +143,4 @@ def test_where_no_run_is_the_runs_that_there_are_are_told(
     told = capsys.readouterr().err
     assert end.value.code == 2
     assert told.startswith(f"{folder} is not the ")
-    assert told.endswith(f"runs there are: {runs[0]}, {runs[1]}\n")
+    assert told.endswith(f"there are these runs: {runs[0]}, {runs[1]}\n")

@@ -41,10 +41,17 @@ class _Sequence:
     draws: random.Random
     cap: int
     written: list[int] = field(default_factory=list)
+    drawn: list[float] = field(default_factory=list)
 
     @property
     def ids(self) -> list[int]:
         return self.prompt + self.written
+
+    def draw(self) -> float:
+        """Return the random number of the next token: the same one again if memory ran out before it was chosen."""
+        if len(self.drawn) == len(self.written):
+            self.drawn.append(self.draws.random())
+        return self.drawn[-1]
 
     @property
     def position(self) -> int:
@@ -190,7 +197,7 @@ class _Batch:
         self._write(self.active, self.decoder.forward([row.written[-1] for row in self.active], positions, packed), 0)
 
     def _write(self, rows: Sequence[_Sequence], logits: Tensor, first_slot: int) -> None:
-        draws = [row.draws.random() for row in rows] if self.decoding.temperature else []
+        draws = [row.draw() for row in rows] if self.decoding.temperature else []
         for row, token in zip(rows, self.sampler.sample(logits, draws, first_slot), strict=True):
             row.written.append(token)
 
@@ -214,10 +221,13 @@ class _Batch:
 
 def _shared(one: list[int], other: list[int]) -> int:
     """Return how many tokens of `one` can be copied from `other`; 0 if fewer than SHARED_TOKENS are the same."""
-    if one[:SHARED_TOKENS] != other[:SHARED_TOKENS]:
+    low, high = 0, min(len(one), len(other))
+    if high < SHARED_TOKENS or one[:SHARED_TOKENS] != other[:SHARED_TOKENS]:
         return 0
-    same = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    return max(0, min(same, len(one) - OWN_TOKENS))
+    while low < high:  # comparing slices is much faster than comparing tokens one by one
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return max(0, min(low, len(one) - OWN_TOKENS))
 
 
 def _ordered(sequences: list[_Sequence]) -> list[_Sequence]:

@@ -18,7 +18,7 @@ from alttrain.backbone.source import Weights
 from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer
 from alttrain.generation.decoder import Decoder
 from alttrain.generation.engine import Decoding, Prompt
-from alttrain.llm import Answer, FailedTry, Failure, Reply, RequestPool, ServerSettings, json_of
+from alttrain.llm import Answer, FailedTry, Failure, Reply, RequestPool, ServerSettings, is_other_model, json_of, word
 
 MOST_PROBABLE = 20  # tokens whose probability a server gives: vLLM's own limit. Those of less likely tokens count as 0
 TOKEN_ID = "token_id:"  # before a token's id, where vLLM is asked for ids rather than texts
@@ -169,7 +169,7 @@ class ServedScorer(JudgePrompts):
 
         def read(choice: Any) -> _Masses | FailedTry:
             found = choice["logprobs"]["top_logprobs"][0]
-            if not all(name.startswith(TOKEN_ID) for name in found):
+            if not found or not all(name.startswith(TOKEN_ID) for name in found):
                 return FailedTry("the server gives no ids of likely tokens; vLLM does", "refused")
             masses = {int(name.removeprefix(TOKEN_ID)): math.exp(log) for name, log in found.items()}
             return _Masses([masses.get(token, 0.0) for token in tokens])
@@ -182,8 +182,15 @@ class ServedScorer(JudgePrompts):
         self, prompts: Sequence[list[int]], max_new_tokens: int, special: bool = False
     ) -> Iterator[tuple[int, str | Failure]]:
         """Yield (index of a prompt, its greedy continuation), in order of arrival."""
+
+        def read(choice: Any) -> Reply | FailedTry:
+            choice["text"].encode()  # fails on a lone surrogate, and on what is no text
+            if choice.get("finish_reason") not in ("stop", "length"):
+                return FailedTry("the server did not end its answer", "outage")
+            return Reply(choice["text"])
+
         asked = {"max_tokens": max_new_tokens, "skip_special_tokens": not special}
-        for number, found in self._answers(prompts, asked, lambda choice: Reply(choice["text"])):
+        for number, found in self._answers(prompts, asked, read):
             yield number, found.text if isinstance(found, Reply) else found
 
     def _answers(
@@ -197,12 +204,17 @@ class ServedScorer(JudgePrompts):
 
         def first_choice(body: bytes) -> Answer | FailedTry:
             try:
-                return read(json_of(body)["choices"][0])
+                completion = json_of(body)
+                name = word(completion.get("model"))
+                if is_other_model(name, self.server.model_name):
+                    return FailedTry(f"the server says that another model answered, {name}", "refused")
+                return read(completion["choices"][0])
             except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
                 return FailedTry("the server's answer has no text, or no probabilities", "outage")
 
         requests = ((str(number), ids) for number, ids in enumerate(prompts))
-        for key, found in RequestPool(self.server, requests, send, first_choice).results():
+        pool = RequestPool(self.server, requests, send, first_choice, text_of=self.tokenizer.decode)
+        for key, found in pool.results():
             yield int(key), found
 
 

@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from alttrain.evaluation.interventions import JOIN
 from alttrain.records import Rewritten, read_if_there, read_losses
 from alttrain.records.files import replacing
 from alttrain.report.estimates import FLOWS
@@ -80,7 +79,7 @@ def draw_all(
         for backbone, alike in by_backbone(found):
             assessed = parts["adherence"].query("backbone == @backbone") if "adherence" in parts else None
             draw(f"adherence-{backbone}{suffix}", draw_adherence, assessed)
-            draw(f"flow-{backbone}{suffix}", draw_flow, alike, protocol, frames["thoughts"])
+            draw(f"flow-{backbone}{suffix}", draw_flow, alike, pool(found, protocol), frames["thoughts"])
             draw(f"lengths-{backbone}{suffix}", draw_lengths, alike, pool(found, protocol))
     return written
 
@@ -309,17 +308,17 @@ FLOW = {
 FLOWN = {"harmful_rate": "benchmarks of harm", "over_refusal_rate": "benchmarks of over-refusal"}
 
 
-def draw_flow(variants: Sequence[Variant], protocol: str, thoughts: pd.DataFrame, path: Path) -> bool:
+def draw_flow(variants: Sequence[Variant], made: Sequence[Made], thoughts: pd.DataFrame, path: Path) -> bool:
     """Draw how many texts of one backbone's methods go from each assessment to each outcome, over all seeds.
 
     A row is what the assessments say, and its parts are what became of the answers. `thoughts` is the frame of
-    thoughts.csv; its benchmarks under an intervention are left out.
+    thoughts.csv, of which only the benchmarks as they were `made` are drawn.
     """
     methods = {folder.name: one.name for one in variants for folder in one.folders.values()}
     if thoughts.empty:
         return False
     own = thoughts.assign(method=thoughts.run.map(methods)).dropna(subset="method")
-    own = own[(own.protocol == protocol) & ~own.benchmark.str.contains(JOIN, regex=False)]
+    own = own[[key in made for key in zip(own.protocol, own.benchmark, own.protocol_hash, strict=True)]]
     counts = own.groupby(["metric", "method"])[FLOWS].sum()
     counts.columns = pd.MultiIndex.from_product([SAYS, FLOW])
     texts = counts.T.groupby(level=0).sum().T  # by assessment

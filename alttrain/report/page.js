@@ -244,6 +244,7 @@ function drawDetail() {
   const hidden = covered(ref), under = interventions(ref);
   const opened = branched && under.length > 0, branches = opened ? branchesOf(ref, under) : [];
   const sides = opened ? [ref, ...branches] : ref.pair ? [ref, ref.pair] : [ref];
+  const uncovered = shown.all || shown.samples.has(key(ref)), coverable = sides.some((one) => asked(one, "harmful"));
   const facts = [index.benchmarks[ref.block.benchmark], asked(ref, "label"), asked(ref, "category")].filter(Boolean);
   detail.replaceChildren(
     make("header", {},
@@ -251,11 +252,11 @@ function drawDetail() {
       make("h3", {}, named(ref)), make("span", { class: "facts" }, facts.join(" · ")),
       under.length ? make("button", { type: "button", class: "branches", "aria-pressed": String(opened), click: branch },
         opened ? "Without interventions" : `Under ${under.length} intervention${under.length > 1 ? "s" : ""}`) : null,
-      asked(ref, "harmful") && !withheld(ref) && !shown.all
-        ? make("button", { type: "button", class: "show", click: toggle }, hidden ? "Show this sample" : "Cover this sample") : null),
+      coverable && !withheld(ref) && !shown.all
+        ? make("button", { type: "button", class: "show", click: toggle }, uncovered ? "Cover this sample" : "Show this sample") : null),
     make("h4", {}, "Prompt"), texted(ref, hidden, asked(ref, "prompt")),
     make("div", { class: opened ? "sides many" : sides.length > 1 ? "sides two" : "sides" }, ...sides.map((one) =>
-      side(one, hidden, opened ? [one.block.intervention ?? "no intervention"] : whole(index.runs[one.block.run]),
+      side(one, Boolean(asked(one, "harmful")) && !uncovered, opened ? [one.block.intervention ?? "no intervention"] : whole(index.runs[one.block.run]),
         opened && field(one, "prompt") !== field(ref, "prompt"))),
     opened && !branches.length && under.every((block) => block.data)
       ? make("p", { class: "empty" }, "No intervention has this prompt.") : null));

@@ -41,7 +41,8 @@ from alttrain.report.variants import Variant
 from alttrain.rewrite import parse
 
 LIMIT = 10_000
-"""Maximum number of samples on a page; if there are more, each run and benchmark contributes the same share."""
+"""Maximum number of samples without interventions on a page, and again of those with; if there are more, each run and
+benchmark contributes the same share."""
 MOST_NUMBERS = 4_000  # maximum number of rows of the table of all numbers; larger reports have them only in metrics.csv
 LARGEST = 2_000_000  # maximum size in bytes of an embedded figure
 FIRST = ("tradeoff", "main")  # name prefixes of the figures that come first
@@ -305,8 +306,10 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
     Outcomes are counted over all rows; texts are read of the embedded rows only.
     """
     rows, letters = evaluation.texts(), dict[int, str]()
-    for key, verdict in evaluation.verdicts().items():
-        letters[places.setdefault(key, len(places))] = {True: "1", False: "0", None: "u"}[verdict]
+    for key, read in rows.items():
+        if read.judged:
+            counted = evaluation.counts(read.verdict)
+            letters[places.setdefault(key, len(places))] = {True: "1", False: "0", None: "u"}[counted]
     judgements: defaultdict[Text, list[Judgement]] = defaultdict(list)
     for one in evaluation.judgements():
         judgements[one.id, one.sample].append(one)
@@ -316,11 +319,13 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
     # a prompt has the same rank in every run and under interventions, so that they can be compared
     ranked = sorted(rows, key=lambda key: _rank(_asked(evaluation), *key)) if len(rows) > quota else rows
     chosen = {*[*ranked][:quota]}
+    # an intervention may put a step or an answer of another prompt in
+    mixed = bool(evaluation.intervention) and any(read.row.label == "harmful" for read in rows.values())
     judges: dict[tuple[str, str], int] = {}
     columns: dict[str, list[Any]] = {name: [] for name in SAMPLE}
     for generation in evaluation.whole("generations.jsonl", Generation, [key in chosen for key in rows]):
         key = (generation.id, generation.sample)
-        harmful = generation.label == "harmful" or evaluation.measure == "harmful_rate"
+        harmful = mixed or generation.label == "harmful" or evaluation.measure == "harmful_rate"
         withheld = withholds(texts, harmful)
         prompt, gold = (None, ()) if withheld else (cut(generation.prompt), tuple(map(cut, generation.gold)))
         named = (generation.id, prompt, generation.label, generation.category, gold, int(harmful))
@@ -330,8 +335,8 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
         row["structure"] = thought and [getattr(thought, name) for name in STRUCTURE]
         for name, column in columns.items():
             column.append(row[name])
-    counted = "".join(letters.get(place, "-") for place in range(len(places)))
-    return Block(evaluation, len(chosen), len(rows), counts, counted, pack({"judges": list(judges), **columns}))
+    every = "".join(letters.get(place, "-") for place in range(len(places)))
+    return Block(evaluation, len(chosen), len(rows), counts, every, pack({"judges": list(judges), **columns}))
 
 
 @lru_cache(maxsize=1 << 16)  # runs share their prompts

@@ -211,7 +211,7 @@ def execute(config: DictConfig, reports: bool = True, checked: Run | None = None
                 follow(job, nodes, lambda: _stage("train", run, Session(run)))
             except Exception as error:  # the leader is killed then, and cannot say why
                 if (status := read_status(run.folder)) and status.state == "running":
-                    Log(run.folder).ended(error)
+                    Log(run.folder, status).ended(error)
                 raise
             return run
         with Leader(job, devices, nodes).until_the_end() as leader:

@@ -53,7 +53,7 @@ def help_text(arguments: Sequence[str]) -> str:
         )
         for group in sorted(options)
     ]
-    keys = f"stages ({', '.join(STAGES)}), seed, tag, output_dir, data_dir"
+    keys = f"stages ({', '.join(STAGES)}), seed, tag, keep_going, output_dir, limit, data_dir, page_texts"
     return "\n".join([USAGE, f"keys outside the groups: {keys}", "", *lines])
 
 

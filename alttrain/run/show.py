@@ -138,5 +138,5 @@ def _config(run: Path) -> dict[str, Any]:
 def _present(path: Path) -> Path:
     config_file(path.parent)
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; run the rewrite stage first")
+        raise FileNotFoundError(f"{path} is not there; run the rewrite stage first, or choose a run that trains")
     return path

@@ -86,9 +86,11 @@ def read_status(folder: Path) -> Status | None:
 class Log:
     """Writes the status of one run as it proceeds. As a context manager, it records how the run ends."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, status: Status | None = None) -> None:
+        """Go on from the status that another process of the run wrote, if one is given."""
         self._path = folder / "status.json"
-        self._status = Status("running", "", os.getpid(), platform.node(), _now())
+        own = Status("running", "", os.getpid(), platform.node(), _now())
+        self._status = replace(status, process=own.process, host=own.host) if status else own
 
     def __enter__(self) -> "Log":
         listeners.append(self.note)
@@ -209,7 +211,7 @@ def runs_near(folder: Path) -> str:
     for place in (folder / "runs", folder, folder.parent, folder.parent / "runs", Path("outputs") / "runs"):
         if runs := sorted(path.parent for path in place.glob("*/run.json")):
             more = f", and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
-            return f"runs there are: {', '.join(map(str, runs[:NAMED]))}{more}"
+            return f"there are these runs: {', '.join(map(str, runs[:NAMED]))}{more}"
     return "there are no runs near it, such as outputs/runs/NAME"
 
 
@@ -235,7 +237,7 @@ def main() -> None:
     asked = parser.parse_args()
     found, console = statuses(asked.output_dir), Console()
     if not found and (not asked.output_dir.is_dir() or asked.watch is None):
-        fault = "is not the output_dir of runs: no run has begun in it"
+        fault = "is not the output_dir of runs, the folder that holds runs/"
         print(f"{asked.output_dir} {fault}; {runs_near(asked.output_dir)}", file=sys.stderr)
         sys.exit(2)
     if asked.watch is not None:

@@ -233,6 +233,11 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
                 _run_in_own_process(config, overrides)
             else:
                 execute(config, reports=False)
+            if leads:
+                write_text(ended, "")
+                told = [read_utf8(path) for path in ended.parent.iterdir() if path.stem == name]
+                if failed := next(filter(None, told), ""):
+                    Log(output_dir / "runs" / name).ended(RunError(failed))
     except Exception as error:  # a library's own, too: of a GPU's memory, of a kernel
         expected = isinstance(error, RunError | ValueError | OSError)
         failure = RunError(str(error) if expected else f"{type(error).__name__}: {error}")
@@ -244,11 +249,6 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
             if not config.keep_going:
                 write_text(stopped, name)
         raise failure from error
-    if leads:
-        write_text(ended, "")
-        told = [read_utf8(path) for path in ended.parent.iterdir() if path.stem == name]
-        if failed := next(filter(None, told), ""):
-            Log(output_dir / "runs" / name).ended(RunError(failed))
 
 
 class _ToldError(RunError):

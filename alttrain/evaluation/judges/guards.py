@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Le
 from alttrain.evaluation.judges.judge import (
     GIVEN_UP,
     NO_FORM,
+    NO_REPLY,
     SAID,
     JudgeContext,
     ModelFault,
@@ -69,7 +70,7 @@ class GuardModel(ModelJudge):
     """A guard model. `model` is a hub id or a folder. Subclasses define `says` and `steps`.
 
     With a `base_url`, a server of vLLM that serves the model is asked, `concurrency` requests at a time, and only the
-    model's tokenizer is read here. `revision` and `dtype` are then the server's.
+    model's tokenizer is read here, at `revision`. `dtype` is then the server's.
     """
 
     model: str
@@ -101,15 +102,22 @@ class GuardModel(ModelJudge):
     def check(self, where: str, model_fault: ModelFault) -> None:
         if server := self._server():
             server.check_server(where, {"model": self.model})
-        elif fault := model_fault(self.model, self.revision):
+        if fault := model_fault(self.model, self.revision, server is not None):
             raise ValueError(f"{where}.model={self.model}: {fault}")
 
     def ask(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         if context.scorer is None:
             raise ValueError(f"judge model={self.model}: this run lends no model to a judge")
         scorer = context.scorer(self.model, self.revision, self.dtype, self._server())
+        given_up = False
         for start in range(0, len(rows), CHUNK):
-            yield from self._side_by_side(rows[start : start + CHUNK], scorer)
+            for judgement in self._side_by_side(rows[start : start + CHUNK], scorer):
+                given_up |= judgement.error == f"{NO_REPLY}{GIVEN_UP}"
+                yield judgement
+            if given_up:
+                left = rows[start + CHUNK :]
+                yield from (self.unanswered(row, Failure(GIVEN_UP, final=False)) for row in left)
+                return
 
     def _side_by_side(self, rows: Sequence[Generation], scorer: "TokenScorer | ServedScorer") -> Iterator[Judgement]:
         """Take the steps of all rows together, so that equal steps are one batch."""

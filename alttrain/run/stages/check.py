@@ -69,8 +69,9 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
         except (RunError, ValueError, OSError) as error:
             faults[str(error)] = None
 
-    def model_fault(source: str, revision: str | None) -> str:
-        return why_absent(judge_model(run, source, revision))
+    def model_fault(source: str, revision: str | None, tokenizer: bool) -> str:
+        model = judge_model(run, source, revision)
+        return "" if tokenizer and at_hand(model, "tokenizer.json") else why_absent(model)
 
     tried(check_writable, run.output_dir)
     for logger in run.loggers.values() if {"train", "judge"} & stages else ():

@@ -27,7 +27,7 @@ from alttrain import records
 from alttrain.backbone import Rendered, ThoughtMode
 from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
-from alttrain.evaluation import Benchmark
+from alttrain.evaluation import Benchmark, JudgeContext
 from alttrain.evaluation.interventions import Begun, Cut, Given, Intervention
 from alttrain.generation.engine import Decoding, Engine, Prompt, Written, unwatched
 from alttrain.llm import NEARLY_ALL, Failure
@@ -319,7 +319,7 @@ class _Chunk:
     def __init__(
         self, session: Session, engine: Engine, chunk: Sequence[Due], begun: Mapping[str, Intervened | None]
     ) -> None:
-        benchmark = chunk[0][0]
+        benchmark, self.session = chunk[0][0], session
         self.run, self.renderer, self.engine, self.begun = session.run, session.renderer, engine, begun[benchmark.name]
         self.template, self.mode = self.run.backbone.template, thought_mode(self.run, benchmark)
         self.benchmark, self.decoding = benchmark, self.run.protocol.decoding_for(benchmark)
@@ -357,10 +357,11 @@ class _Chunk:
                 again = None
                 if begun and not isinstance(found, Failure):
                     again = begun.intervention.begin(self.rows[number], self.made(number, found), begun.given)
-                if again is None:
-                    done[number] = found
+                start = None if again is None else self.start(again)
+                if start is None or len(start[0]) >= self.decoding.max_new_tokens:
+                    done[number] = found  # also if there is no room to go on: what was answered stays
                 else:
-                    self.starts[number] = self.start(again)
+                    self.starts[number] = start
         advance(len(done))
         yield from chain(self.ask([n for n in every if n not in done], advance, last=True), done.items())
 
@@ -378,7 +379,8 @@ class _Chunk:
 
         assert self.begun is not None
         self.rows = list(rows)
-        for number, talk in self.begun.intervention.converse(rows, answer, cache_folder() / "replies"):
+        context = JudgeContext(cache_folder() / "replies", self.session.scorer)
+        for number, talk in self.begun.intervention.converse(rows, answer, context):
             advance(1)
             yield number, talk.failure or talk.last or Failure("no turn was taken", final=True)
 

@@ -137,7 +137,7 @@ def _can_ask_again(run: Run, benchmark: Benchmark, unsettled: int) -> bool:
     try:
         for where, judge in judges_of(run, benchmark).items() if unsettled else ():
             if judge.servers:
-                judge.check(where, lambda model, revision: "")
+                judge.check(where, lambda *model: "")
     except ValueError as error:
         log.warning("judge     %s: %d texts stay undecided: %s", benchmark.name, unsettled, error)
         return False

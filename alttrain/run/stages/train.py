@@ -118,6 +118,8 @@ def _sample(run: Run, session: Session, model: Any, loggers: Sequence[Any], step
 
     logs/samples.jsonl gets a row for each prompt. A resumed training may write a step's rows again.
     """
+    import torch
+
     from alttrain.generation.decoder import Decoder
     from alttrain.training.module import causal_lm
 
@@ -125,7 +127,9 @@ def _sample(run: Run, session: Session, model: Any, loggers: Sequence[Any], step
     rows = embedded_rows("development_benign", SAMPLES).examples(None)
     texts = [renderer.prompt_text(row.prompt, run.training.thought) for row in rows]
     prompts = [Prompt(renderer.encode(text), text, row.id) for text, row in zip(texts, rows, strict=True)]
-    written = Decoder(causal_lm(model), renderer.end_id, SAMPLES, session.device).generate(prompts, SAMPLED)
+    decoder = Decoder(causal_lm(model), renderer.end_id, SAMPLES, session.device)
+    with torch.compiler.set_stance("force_eager"):  # layers compiled to train would compile again for each new length
+        written = decoder.generate(prompts, SAMPLED)
     found = [
         {"step": step, "id": row.id, "prompt": row.prompt, "text": renderer.decode(ids)}
         for row, ids in zip(rows, written, strict=True)
