@@ -5,6 +5,7 @@ import logging
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,9 @@ def test_the_command_watches_until_it_is_stopped(tmp_path: Path) -> None:
     status = {"state": "failed", "stage": "train", "error": "it was full", "changed": "2026-01-01T00:00:00+00:00"}
     (folder / "status.json").write_text(json.dumps(status))
     command = [sys.executable, "-m", "alttrain.run.status", str(tmp_path), "--watch", "0.1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+    # a shell that starts the tests in the background lets them ignore SIGINT, and their children too
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heard) as watching:
         assert watching.stdout is not None
         assert any("it was full" in line for line in watching.stdout)
         watching.send_signal(signal.SIGINT)

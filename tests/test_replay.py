@@ -20,7 +20,7 @@ DIALOGUE = Example("d", "And then?", "harmful", turns=("Hello.", "What is a kite
 ALONE = Example("a", "Alone.", "harmful")
 RENDERER: Any = SimpleNamespace(
     encode=lambda text: [len(text)],
-    prompt_text=lambda user, thought, system, turns, answers: TEMPLATE.prompt(user, system, thought, turns, answers),
+    prompt_text=lambda user, thought, system, template, **rest: TEMPLATE.prompt(user, system, thought, **rest),
 )
 RUN: Any = SimpleNamespace(
     structure=Untouched("none"),
@@ -103,7 +103,7 @@ def test_newlines_that_the_family_keeps_stand_in_the_prompt_and_not_in_the_recor
     run = SimpleNamespace(**{**vars(RUN), "backbone": SimpleNamespace(template=kept, context_length=512)})
     renderer: Any = SimpleNamespace(
         encode=lambda text: [len(text)],
-        prompt_text=lambda user, thought, system, turns, answers: kept.prompt(user, system, thought, turns, answers),
+        prompt_text=lambda user, thought, system, template, **rest: kept.prompt(user, system, thought, **rest),
     )
     recorder = Recorder()
     session: Any = SimpleNamespace(run=run, renderer=renderer)
