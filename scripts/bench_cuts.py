@@ -29,9 +29,9 @@ from alttrain.generation import InProcess
 from alttrain.generation.engine import unwatched
 from alttrain.records import Generation
 from alttrain.run.ask import load
+from alttrain.run.asking import Beginning, Chunk, Due, Intervened, thought_mode
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.session import Session
-from alttrain.run.stages.generate import Beginning, Due, Intervened, _Chunk, thought_mode
 
 POINTS = range(0, 101, 10)
 
@@ -58,7 +58,7 @@ class Contest:
         self.prefilled = self.decoded = 0
         began, texts = time.process_time(), dict[tuple[str, ...], str]()
         for due in calls:
-            for number, found in _Chunk(self.session, self.engine, due, self.begun).answers(unwatched):
+            for number, found in Chunk(self.session, self.engine, due, self.begun).answers(unwatched):
                 assert isinstance(found, Generation)
                 texts[due[number][0].name, found.id, str(found.sample)] = found.text
             print(f"{name}: {len(texts)} answers, {time.process_time() - began:.0f} s", flush=True)

@@ -114,6 +114,10 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        (
+            "trainer.samples_every=5 backbone.attention=flash_attention_2",
+            ["trainer.samples_every=5 needs backbone.attention=packed, or null"],
+        ),
         # servers
         (f"generation=server generation.base_url={NOWHERE}", ["generation.base_url=", "no server answers"]),
         (
@@ -292,3 +296,11 @@ def test_more_devices_than_there_are_gpus_are_refused(monkeypatch: pytest.Monkey
         Hardware(devices=4).check_gpus()
     Hardware(devices=4, accelerator="cpu").check_gpus()
     Hardware().check_gpus()
+
+
+def test_sample_answers_need_whole_weights() -> None:
+    fault = r"trainer\.samples_every=5: no device has all weights with trainer\.strategy=fsdp"
+    with pytest.raises(ValueError, match=fault):
+        Hardware(samples_every=5, devices=2, strategy="fsdp").check()
+    Hardware(samples_every=5, devices=2).check()
+    Hardware(samples_every=5, strategy="fsdp").check()

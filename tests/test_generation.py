@@ -236,14 +236,8 @@ def cuts(thought: int) -> list[list[int]]:
     return prompts
 
 
-@pytest.mark.parametrize(("thought", "slots"), [(60, 1), (60, 5), (60, 64), (300, 5)])
-def test_prompts_that_begin_alike_share_what_was_computed(
-    tiny_folder: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, slots: int, thought: int
-) -> None:
-    prompts = cuts(thought)
-    caps = [3 + (5 * number) % (NEW - 3) for number in range(len(prompts))]  # rows end at different times
-    whole = reference(tiny_folder, 257, 1.0, prompts)
-    expected = [row[:cap] for row, cap in zip(whole, caps, strict=True)]
+def prefilled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list to which the decoder adds the number of tokens that it computes of each prompt."""
     seen: list[int] = []
     prefill = Decoder.prefill
 
@@ -252,6 +246,18 @@ def test_prompts_that_begin_alike_share_what_was_computed(
         return prefill(self, rows, *rest)
 
     monkeypatch.setattr(Decoder, "prefill", watched)
+    return seen
+
+
+@pytest.mark.parametrize(("thought", "slots"), [(60, 1), (60, 5), (60, 64), (300, 5)])
+def test_prompts_that_begin_alike_share_what_was_computed(
+    tiny_folder: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, slots: int, thought: int
+) -> None:
+    prompts = cuts(thought)
+    caps = [3 + (5 * number) % (NEW - 3) for number in range(len(prompts))]  # rows end at different times
+    whole = reference(tiny_folder, 257, 1.0, prompts)
+    expected = [row[:cap] for row, cap in zip(whole, caps, strict=True)]
+    seen = prefilled(monkeypatch)
     mixed = random.Random(0).sample(range(len(prompts)), len(prompts))  # the order does not matter
     due = asked([prompts[n] for n in mixed], caps=[caps[n] for n in mixed])
     written = Decoder(tiny, 257, slots, "cpu").generate(due, Decoding(NEW))
@@ -270,14 +276,7 @@ def test_samples_of_a_prompt_share_it(tiny: Any, monkeypatch: pytest.MonkeyPatch
         Decoder(tiny, 40, 1, "cpu").generate(asked([ids], [name]), decoding)[0]
         for ids, name in zip(every, names, strict=True)
     ]
-    seen: list[int] = []
-    prefill = Decoder.prefill
-
-    def watched(self: Decoder, rows: Sequence[Sequence[int]], *rest: Any) -> Any:
-        seen.extend(map(len, rows))
-        return prefill(self, rows, *rest)
-
-    monkeypatch.setattr(Decoder, "prefill", watched)
+    seen = prefilled(monkeypatch)
     assert Decoder(tiny, 40, 3, "cpu").generate(asked(every, names), decoding) == alone
     assert len({tuple(text) for text in alone}) == len(names)
     assert sum(seen) == sum(map(len, prompts)) + 6 * OWN_TOKENS

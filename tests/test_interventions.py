@@ -15,6 +15,7 @@ from tiny import CHATML
 
 from alttrain import records
 from alttrain.config import RunError, register
+from alttrain.evaluation import JudgeContext
 from alttrain.evaluation.attackers import ActorAttack
 from alttrain.evaluation.interventions import (
     Around,
@@ -30,6 +31,8 @@ from alttrain.evaluation.interventions import (
     Step,
     step_of,
 )
+from alttrain.evaluation.judges import LlamaGuard
+from alttrain.llm import ServerWriter
 from alttrain.records import Example, Generation, read_rows
 from alttrain.report.card import card
 from alttrain.report.figures import draw_all
@@ -859,6 +862,38 @@ def test_an_attacks_own_judge_sees_the_goal(run: Run, serve: Serve) -> None:
     _, _, arguments = acting(serve, "intervention.actor_attack.judge=null")
     with pytest.raises(RunError, match=r"intervention.actor_attack"):
         run(*arguments, stages="[check]")
+
+
+def test_an_attacks_judge_may_be_a_guard_on_a_server(run: Run, serve: Serve) -> None:
+    """It is checked with its tokenizer, and gets the run's scorer. One in this process would be next to the target."""
+    stub, judge, _ = acting(serve)
+    guard = LlamaGuard("m", base_url=judge.url, against="goal")
+    attack = ActorAttack(attacker=ServerWriter(stub.url, "attacker"), judge=guard)
+    attack.check("intervention.a", lambda *model: "")
+    with pytest.raises(ValueError, match=r"intervention.a.judge.model=m: gated"):
+        attack.check("intervention.a", lambda model, revision, tokenizer: "gated" if tokenizer else "")
+    with pytest.raises(ValueError, match="must be on a server"):
+        replace(attack, judge=replace(guard, base_url=None)).check("intervention.a", lambda *model: "")
+    lent: list[Any] = []
+
+    def scorer(*asked: Any) -> Any:
+        lent.append(asked)
+        raise InterruptedError
+
+    shown = {0: Generation("a", "p", "harmful", "", (), "Sure.", "", "Sure.", True, "stop", 0, 3, goal="g")}
+    with pytest.raises(InterruptedError):
+        attack._verdicts(shown, JudgeContext(Path("unused"), scorer=scorer))
+    assert [(model, asked.base_url) for model, _, _, asked in lent] == [("m", judge.url)]
+
+
+def test_a_prefix_that_leaves_no_room_is_not_put_back(run: Run) -> None:
+    """What was answered stays: a refusal is no attack that succeeded, and not undecided."""
+    _, arguments = from_elsewhere(run, "intervention=prefill_reset", "protocol.decoding.max_new_tokens=24")
+    refusing = f" but {'not ' * 30}now.\n</think>\n\n{REFUSAL}"
+    run.stub.behave = lambda prompt, count: Say(refusing)  # type: ignore[attr-defined]
+    folder = run(*arguments, stages="[generate]")
+    for one in texts(folder, "embedded_harmful+prefill_reset").values():
+        assert (one.answer, one.closed) == (REFUSAL, True)
 
 
 def test_every_packaged_intervention_is_checked(run: Run) -> None:

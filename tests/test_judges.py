@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pytest
@@ -38,6 +39,7 @@ from alttrain.evaluation.judges import (
 )
 from alttrain.evaluation.judges.guards import _first_tokens
 from alttrain.evaluation.judges.judge import GIVEN_UP, exchange
+from alttrain.llm import ServerSettings
 from alttrain.records import Generation, Judgement
 from alttrain.rewrite.teachers import ServerWriter
 
@@ -201,7 +203,7 @@ def test_wildguard_runs_on_a_model_with_its_words() -> None:
 
 
 def test_judge_without_a_lent_model_says_so() -> None:
-    with pytest.raises(ValueError, match="judge model=m: this run lends no model"):
+    with pytest.raises(ValueError, match="judge model=m: no model can be loaded"):
         next(LlamaGuard("m").judge(ROWS, context()))
 
 
@@ -221,15 +223,14 @@ def vllm_says(guard: Any, prompt: str, asked: Mapping[str, Any], most: int = 20)
 
 
 def served(server: Stub, guard: Any, **fields: Any) -> tuple[LlamaGuard, JudgeContext]:
+    """The guard that asks the server, and what a run passes to it: the model's tokenizer is in a folder."""
     from alttrain.generation.scorer import ServedScorer
 
-    settings: list[Any] = []
-
-    def lend(model: str, revision: str | None, dtype: str, asked: Any) -> Any:
-        settings.append(asked)
-        return ServedScorer(asked, guard.tokenizer)
-
-    return LlamaGuard("m", base_url=server.url, **fields), JudgeContext(Path("unused"), scorer=lend)
+    with TemporaryDirectory() as folder:
+        guard.tokenizer.save_pretrained(folder)
+        scorer = ServedScorer(ServerSettings(server.url, "m", concurrency=fields.get("concurrency", 8)), Path(folder))
+    lent = JudgeContext(Path("unused"), scorer=lambda model, revision, dtype, asked: scorer)
+    return LlamaGuard("m", base_url=server.url, **fields), lent
 
 
 def test_a_served_guard_judges_as_it_does_in_process(guard: Any, serve: Serve) -> None:
@@ -262,6 +263,32 @@ def test_a_served_guard_without_an_answer_is_undecided(guard: Any, serve: Serve,
     assert sorted(one.id for one in judged) == sorted(row.id for row in ROWS)
     assert all(one.verdict is None and one.error.startswith((error, f"{NO_REPLY}{GIVEN_UP}")) for one in judged)
     assert any(one.error.startswith(error) for one in judged)
+
+
+@pytest.mark.parametrize("text", [{"text": None}, {"text": "\ud800"}, {"text": "S1", "finish_reason": "abort"}])
+def test_a_served_guards_text_that_is_none_gives_no_verdict(guard: Any, serve: Serve, text: dict[str, Any]) -> None:
+    """The verdict's probability comes first, then the categories are written."""
+    likely = {f"token_id:{guard.encode('unsafe')[0]}": -0.1}
+
+    def behave(prompt: str, earlier: int) -> Say:
+        first = "logprobs" in server.requests[-1]
+        choice = {"text": "x", "logprobs": {"top_logprobs": [likely]}} if first else {"finish_reason": "stop"} | text
+        return Say(body=json.dumps({"choices": [choice]}).encode())
+
+    server = serve(behave)
+    judge, lent = served(server, guard, concurrency=1)
+    (judged,) = judge.judge(ROWS[:1], lent)
+    assert (judged.verdict, judged.error.startswith(NO_REPLY)) == (None, True)
+
+
+def test_a_server_that_quotes_the_judged_text_is_not_quoted(guard: Any, serve: Serve) -> None:
+    def quotes(prompt: str, earlier: int) -> Say:
+        words = guard.tokenizer.decode(json.loads(prompt))[-150:]
+        return Say(status=400, body=json.dumps({"message": f"too long: {words}"}).encode())
+
+    judge, lent = served(serve(quotes), guard)
+    for one in judge.judge([generation("g", "Knead the dough well. " * 20)], lent):
+        assert one.error == "the server refuses the prompt (HTTP 400)"
 
 
 def test_a_guards_server_that_was_given_up_is_asked_nothing_more(

@@ -108,13 +108,18 @@ def write_run(folder: Path, run: str, **names: Any) -> Path:
 
 
 def intervene(
-    run: Path, name: str, rows: list[Generation], verdicts: list[bool | None], measure: str = "harmful_rate"
+    run: Path,
+    name: str,
+    rows: list[Generation],
+    verdicts: list[bool | None],
+    measure: str = "harmful_rate",
+    of: str = "h",
 ) -> None:
-    """The harmful benchmark h of a run under an intervention."""
-    folder = run / "evaluation" / f"h+{name}"
+    """The benchmark h, which is harmful, or b of a run under an intervention."""
+    folder = run / "evaluation" / f"{of}+{name}"
     write_evaluation(folder, rows, verdicts, measure)
     judged = json.loads((folder / "metrics.json").read_text())
-    told = {"name": name, "of": "h", "of_hash": "0", "left_out": 2, "settings": {"_target_": "x.Step"}}
+    told = {"name": name, "of": of, "of_hash": "0", "left_out": 2, "settings": {"_target_": "x.Step"}}
     judged["provenance"] |= {"intervention": told, "protocol_hash": name}
     write_json(folder / "metrics.json", judged)
 
@@ -871,6 +876,21 @@ def test_a_prompts_branches_stand_side_by_side_and_are_covered(show: Any, output
     assert "No intervention has this prompt." in page.text("#detail")
     page.click("#detail .branches")
     assert page.texts("#detail h4.run") == ["one", "two"]
+
+
+def test_a_branch_is_covered_by_itself(show: Any, outputs: Path) -> None:
+    """The prompt is harmless, and an intervention may have put a harmful one's text into the answer."""
+    rows = [row("h9", "harmful"), row("b2", "benign", text=f"So. {SECRET}", answer=f"So. {SECRET}", given=3)]
+    intervene(outputs / "runs" / "one", "swap", rows, [True, False], "over_refusal_rate", "b")
+    page = show("#run=one&benchmark=b&sample=b2%0A0")
+    page.click("#detail .branches")
+    page.run("return new Promise((done) => setTimeout(done, 200))")
+    assert page.texts("#detail h4.run") == ["no intervention", "swap"]
+    assert not page.run("return document.body.textContent.includes(arguments[0])", SECRET)
+    page.click("#detail .show")
+    assert page.text("#detail").count(SECRET) == 1
+    page.click("#detail .show")
+    assert not page.run("return document.body.textContent.includes(arguments[0])", SECRET)
 
 
 def test_branches_are_embedded_with_the_texts_that_may_be_shown(outputs: Path) -> None:

@@ -68,6 +68,15 @@ def test_the_status_of_a_run_has_its_progress_until_the_stage_ends(clock: list[f
     assert progress.listeners == []
 
 
+def test_a_process_that_goes_on_from_a_status_keeps_its_stage(tmp_path: Path) -> None:
+    with Log(tmp_path) as status:
+        status.stage("train")
+        found = state_of(tmp_path)
+        Log(tmp_path, found).ended(ValueError("no room"))
+        failed = state_of(tmp_path)
+    assert (failed.state, failed.stage, failed.error) == ("failed", "train", "no room")
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(0, "0 s"), (59.6, "1 min 00 s"), (599, "9 min 59 s"), (630, "10 min"), (7500, "2 h 05 min")]
 )

@@ -13,7 +13,7 @@ from alttrain.generation.engine import Prompt, Written
 from alttrain.llm import Failure
 from alttrain.records import Example, Generation
 from alttrain.rewrite import PromptSide, Untouched
-from alttrain.run.stages.generate import Name, Sampled, _Chunk
+from alttrain.run.asking import Chunk, Name, Sampled
 
 TEMPLATE = ChatTemplate("S{content}.", "U{content}.", "A", "<t>", "</t>", "<e>")
 DIALOGUE = Example("d", "And then?", "harmful", turns=("Hello.", "What is a kite?"))
@@ -59,7 +59,7 @@ class Recorder:
 def answers(session: Any, engine: Recorder, *sampled: Sampled) -> dict[Name, Generation | Failure]:
     """What a chunk of these prompts gives, by name."""
     due = [(BENCHMARK, row, sample) for row, sample in sampled]
-    found = _Chunk(session, engine, due, {BENCHMARK.name: None}).answers(lambda count: None)
+    found = Chunk(session, engine, due, {BENCHMARK.name: None}).answers(lambda count: None)
     return {(sampled[number][0].id, sampled[number][1]): answer for number, answer in found}
 
 

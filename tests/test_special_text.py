@@ -30,7 +30,7 @@ from alttrain.generation import Decoding, Server
 from alttrain.generation.engine import Prompt
 from alttrain.generation.server import ServerEngine
 from alttrain.records import Example, Segment
-from alttrain.run.stages.generate import _prompt
+from alttrain.run.asking import prompt_of
 from alttrain.tokenization import Renderer
 
 R1, QWEN3 = "r1_distill_qwen", "qwen3"
@@ -146,7 +146,7 @@ def test_a_prompt_of_the_generate_stage_is_so_too(renderer: Renderer) -> None:
     run = SimpleNamespace(**{**vars(RUN), "backbone": renderer.backbone})
     row = Example("d", said, "harmful", turns=(said,))
     asked: list[Prompt] = [
-        _prompt(run, renderer, BENCHMARK, one, 0, answers)
+        prompt_of(run, renderer, BENCHMARK, one, 0, answers)
         for one, answers in ((row, (said,)), (replace(row, prompt="Hi?", turns=("Hm?",)), ("So.",)))
     ]
     assert special(renderer, asked[0].ids) == special(renderer, asked[1].ids)

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -328,6 +329,29 @@ def test_a_run_is_failed_as_long_as_one_of_its_evaluations_is(protocols: list[st
     planted.unlink()
     assert sweep(arguments, folder).returncode == 0
     assert statuses(folder)[run].state == "done"
+
+
+def test_an_earlier_jobs_error_is_recorded_before_the_next_job_of_its_training_begins(
+    tiny_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would come after the next job's own status, and replace it."""
+    held, recorded = [False], []
+
+    @contextmanager
+    def alone(path: Path) -> Iterator[None]:
+        held[0] = True
+        yield
+        held[0] = False
+
+    monkeypatch.setattr("alttrain.run.sweep.alone", alone)
+    monkeypatch.setattr("alttrain.run.app.execute", lambda config, reports: None)
+    monkeypatch.setattr(Log, "ended", lambda self, error: recorded.append((str(error), *held)))
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose("run", overrides=tiny_arguments)
+    write_text(tmp_path / "outputs" / ENDED / "tiny-embedded-alttrain-demo-s0.other", "it failed")
+    run_job(config, [])
+    assert recorded == [("it failed", True)]
 
 
 def test_a_run_is_pending_as_long_as_one_of_its_evaluations_is(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def servers() -> set[int]:
 def test_a_served_models_probabilities_are_those_of_this_process(
     session: Session, prompts: list[Prompt], tmp_path: Path
 ) -> None:
-    from alttrain.generation.scorer import load_scorer, served_scorer
+    from alttrain.generation.scorer import ServedScorer, load_scorer
 
     folder, asked = session.weights.folder, [prompt.ids for prompt in prompts]
     own = load_scorer(folder, "float32", "cpu")
@@ -245,7 +245,7 @@ def test_a_served_models_probabilities_are_those_of_this_process(
     expected = dict(own.next_token(asked, tokens))
     engine = child(server=Server("http://localhost/v1", "guard"))
     with engine.start(described(session, None, tmp_path / "server.log")) as started:
-        scorer = served_scorer(started.server, folder)
+        scorer = ServedScorer(started.server, folder)
         found, written = dict(scorer.next_token(asked, tokens)), dict(scorer.write(asked, 8))
     assert len(order) == len(found) == PROMPTS
     for number, masses in expected.items():

@@ -23,7 +23,7 @@ from annotated_types import Ge, Gt
 
 from alttrain.english.refusal import judge_refusal
 from alttrain.evaluation.interventions import Begun, Given, Intervention
-from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, marked
+from alttrain.evaluation.judges.judge import NO_REPLY, Judge, JudgeContext, ModelFault, marked
 from alttrain.llm import Failure, Reply, ServerWriter, json_of, replies
 from alttrain.records import Example, Generation
 
@@ -131,10 +131,10 @@ class Attack(Intervention, ABC):
     def steps(self, talk: Conversation) -> Steps:
         """Attack with the goal of `talk`, and record there what counts."""
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, model_fault: ModelFault) -> None:
         self.attacker.check_server(f"{where}.attacker")
         if self.judge is not None:
-            self.judge.check(f"{where}.judge", lambda *model: "" if model[2] else SERVED)
+            self.judge.check(f"{where}.judge", lambda *model: model_fault(*model) if model[2] else SERVED)
 
     def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
         """None if the benchmark has a dialogue of its own."""

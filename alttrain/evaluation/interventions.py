@@ -118,8 +118,11 @@ class Intervention:
     converse: ClassVar[Any] = None  # of a live attack: lets a model write the messages (`Crescendo.converse`)
     requests: ClassVar[int] = 0  # the most requests to servers for one prompt
 
-    def check(self, where: str) -> None:
-        """Raise ValueError, naming the config key below `where`, if a server is not available."""
+    def check(self, where: str, model_fault: Any) -> None:
+        """Raise ValueError, naming the config key below `where`, if a server or a judge's model is not available.
+
+        `model_fault` is as for a judge's `check`.
+        """
 
     def message(self, message: str, row: Example, given: Given) -> str:
         """The user's last message."""

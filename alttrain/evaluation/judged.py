@@ -172,10 +172,8 @@ class Judgements:
     def write(self) -> None:
         """Write the new judgements.jsonl, sorted by judge, part and generation, and judges.json.
 
-        Call it when nothing is lacking.
-
-        Verdicts of other judges that do not cover all generations, since texts changed, are put into their own files,
-        until these judges are asked again.
+        Call it when nothing is lacking. Verdicts of other judges that do not cover all generations, since texts
+        changed, are put into their own files, until these judges are asked again.
         """
         for block in [block for block, there in self._there.items() if block not in self._starts and any(there)]:
             append_rows(self._own(*block), self._still_valid({block}))

@@ -151,6 +151,13 @@ class WritingScorer(TokenScorer):
                 yield number, self.tokenizer.decode(answer[:ended], skip_special_tokens=not special)
 
 
+@dataclass(frozen=True)
+class _Masses:
+    """The probabilities of the tokens that are asked for, as an answer of `RequestPool`."""
+
+    of_tokens: list[float]
+
+
 class ServedScorer(JudgePrompts):
     """Asks a server of vLLM. The tokenizer is in this process, and the server receives token ids.
 
@@ -158,7 +165,9 @@ class ServedScorer(JudgePrompts):
     of an answer, its failure is yielded; prompts that it was not asked, since it was given up, yield nothing.
     """
 
-    def __init__(self, server: ServerSettings, tokenizer: Any) -> None:
+    def __init__(self, server: ServerSettings, folder: Path) -> None:
+        """`folder` has the tokenizer of the model that the server serves."""
+        tokenizer = load_tokenizer(folder)
         super().__init__(tokenizer, int(tokenizer.model_max_length))
         self.server = server
 
@@ -197,9 +206,8 @@ class ServedScorer(JudgePrompts):
         self, prompts: Sequence[list[int]], asked: Mapping[str, Any], read: Callable[[Any], Answer | FailedTry]
     ) -> Iterator[tuple[int, Answer | Failure]]:
         async def send(client: Any, ids: list[int]) -> Any:
-            body = {**asked, "temperature": 0.0, **self.server.extra}
             return await client.completions.with_raw_response.create(
-                model=self.server.model_name, prompt=ids, extra_body=body
+                model=self.server.model_name, prompt=ids, temperature=0.0, extra_body=dict(asked)
             )
 
         def first_choice(body: bytes) -> Answer | FailedTry:
@@ -216,16 +224,6 @@ class ServedScorer(JudgePrompts):
         pool = RequestPool(self.server, requests, send, first_choice, text_of=self.tokenizer.decode)
         for key, found in pool.results():
             yield int(key), found
-
-
-@dataclass(frozen=True)
-class _Masses:
-    of_tokens: list[float]
-
-
-def served_scorer(server: ServerSettings, folder: Path) -> ServedScorer:
-    """Return a scorer that asks a server; the folder has the model's tokenizer."""
-    return ServedScorer(server, load_tokenizer(folder))
 
 
 def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:

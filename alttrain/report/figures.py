@@ -328,7 +328,9 @@ def draw_flow(variants: Sequence[Variant], made: Sequence[Made], thoughts: pd.Da
     rows = [(method, said) for method, said in rows if known.loc[method, said]]
     if not rows:
         return False
+    seeds = {len(one.folders) for one in variants}
     title = f"{variants[0].backbone}: from what the thought's assessment says to what becomes of the answer"
+    title += f", of {min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else ""
     beside = {"textcoords": "offset points", "verticalalignment": "center", "fontsize": 7}
     with figure(7.2, 1.5 + 0.24 * len(rows), path, title, len(shown), sharey=True) as (drawn, panels):
         for axes, metric in zip(panels, shown, strict=True):

@@ -538,7 +538,7 @@ function changed() {
 /** Show or cover the current sample. */
 function toggle() {
   const ref = refs[at];
-  if (!ref || !asked(ref, "harmful")) return;
+  if (!ref || !detail.querySelector(".show")) return;
   if (!shown.samples.delete(key(ref))) shown.samples.add(key(ref));
   const inside = detail.contains(document.activeElement);
   drawRows();

@@ -35,11 +35,11 @@ from alttrain.generation import InProcess
 from alttrain.records import Example, Generation, Names, read_json, read_metrics
 from alttrain.report.results import Evaluation, write_csv
 from alttrain.run.ask import load
+from alttrain.run.asking import prompt_text
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, evaluation_folder
 from alttrain.run.progress import bar
 from alttrain.run.session import Session
-from alttrain.run.stages.generate import prompt_text
 
 STEPS: tuple[Part, ...] = ("understanding", "assessment")
 POSITIONS = ("start", *STEPS, "end")

@@ -177,10 +177,10 @@ class Session:
 
     def scorer(self, source: str, revision: str | None, dtype: str, server: ServerSettings | None = None) -> Any:
         """Return a judge's model, which stays on the shelf until another model loads, or what asks a server for it."""
-        from alttrain.generation.scorer import load_scorer, served_scorer
+        from alttrain.generation.scorer import ServedScorer, load_scorer
 
         if server is not None:
-            return served_scorer(server, fetch_tokenizer(judge_model(self.run, source, revision)))
+            return ServedScorer(server, fetch_tokenizer(judge_model(self.run, source, revision)))
         key = ("judge", source, str(revision), dtype)
         if key not in _SHELF:
             clear_shelf()

@@ -241,7 +241,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
     except Exception as error:  # a library's own, too: of a GPU's memory, of a kernel
         expected = isinstance(error, RunError | ValueError | OSError)
         failure = RunError(str(error) if expected else f"{type(error).__name__}: {error}")
-        log.error("failed    %s: %s", name, ABOVE if isinstance(error, _ToldError) else failure)
+        log.error("failed    %s: %s", name, ABOVE if isinstance(error, _ShownError) else failure)
         if not expected:
             log.error("%s", masked(traceback.format_exc()))
         if leads:
@@ -251,7 +251,7 @@ def run_job(config: DictConfig, overrides: Sequence[str]) -> None:
         raise failure from error
 
 
-class _ToldError(RunError):
+class _ShownError(RunError):
     """The error of a job in a process of its own, which has shown it."""
 
 
@@ -266,5 +266,5 @@ def _run_in_own_process(config: DictConfig, overrides: Sequence[str]) -> None:
     if done.returncode:
         after = read_status(folder)
         if after and after != before and after.error:
-            raise _ToldError(after.error)
+            raise _ShownError(after.error)
         raise RunError(f"its process ended with {done.returncode}; {ABOVE}")

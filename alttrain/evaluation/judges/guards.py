@@ -107,7 +107,7 @@ class GuardModel(ModelJudge):
 
     def ask(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
         if context.scorer is None:
-            raise ValueError(f"judge model={self.model}: this run lends no model to a judge")
+            raise ValueError(f"judge model={self.model}: no model can be loaded for a judge here")
         scorer = context.scorer(self.model, self.revision, self.dtype, self._server())
         given_up = False
         for start in range(0, len(rows), CHUNK):

@@ -25,16 +25,16 @@ class Majority:
     needed: Annotated[int, Gt(0)] | None = None
 
     def __post_init__(self) -> None:
-        told = {judge.name: judge.says for judge in self.judges.values()}
-        if len(told) < max(2, len(self.judges)):
+        said = {judge.name: judge.says for judge in self.judges.values()}
+        if len(said) < max(2, len(self.judges)):
             names = [judge.name for judge in self.judges.values()]
             raise ValueError(f"judge {self.name}: judges={names}; expected two or more of different names")
-        if len(set(told.values())) > 1:
-            each = ", ".join(f"{name} says {says!r}" for name, says in told.items())
+        if len(set(said.values())) > 1:
+            each = ", ".join(f"{name} says {says!r}" for name, says in said.items())
             raise ValueError(f"judge {self.name}: its judges must all say the same thing, but {each}")
         for key in ("quorum", "needed"):
-            if (getattr(self, key) or 0) > len(told):
-                raise ValueError(f"judge {self.name}: {key}={getattr(self, key)} is more than its {len(told)} judges")
+            if (getattr(self, key) or 0) > len(said):
+                raise ValueError(f"judge {self.name}: {key}={getattr(self, key)} is more than its {len(said)} judges")
 
     @property
     def says(self) -> Says:

@@ -30,10 +30,11 @@ from alttrain.evaluation.judges import check_rows
 from alttrain.evaluation.protocol import KINDS, Measure
 from alttrain.records import Example, Rejected
 from alttrain.rewrite import TeacherContext, lacks_original, render
+from alttrain.run.asking import prompt_text
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.session import Session, judge_model
-from alttrain.run.stages.generate import check_trained, incomplete, prompt_text
+from alttrain.run.stages.generate import check_trained, incomplete
 from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
 from alttrain.run.stages.needs import (
     Sizes,
@@ -105,7 +106,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
     due = tried(incomplete, run) or [] if "generate" in stages else []
     for name, intervention in {one.intervention_name: one.intervention for one in due}.items():
         if intervention is not None:
-            tried(intervention.check, f"intervention.{name}")
+            tried(intervention.check, f"intervention.{name}", model_fault)
     tried(check_protocol, run)
 
     # who writes the new thoughts

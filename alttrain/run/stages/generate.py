@@ -17,21 +17,18 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
 from alttrain import records
-from alttrain.backbone import Rendered, ThoughtMode
-from alttrain.backbone.source import cache_folder
 from alttrain.config import RunError
-from alttrain.evaluation import Benchmark, JudgeContext
-from alttrain.evaluation.interventions import Begun, Cut, Given, Intervention
-from alttrain.generation.engine import Decoding, Engine, Prompt, Written, unwatched
+from alttrain.evaluation import Benchmark
+from alttrain.evaluation.interventions import Cut, Given
+from alttrain.generation.engine import Engine
 from alttrain.llm import NEARLY_ALL, Failure
-from alttrain.records import DamagedError, Example, Generation
+from alttrain.records import DamagedError, Generation
+from alttrain.run.asking import NO_ROOM, Beginning, Chunk, Due, Intervened, Name, Sampled, thought_mode
 from alttrain.run.assembly import Run
 from alttrain.run.folder import BEGUN, READ, evaluation_folder, read_by, refuse_other
 from alttrain.run.progress import bar
@@ -40,16 +37,8 @@ from alttrain.run.stages.train import changed, writer
 
 log = logging.getLogger(__name__)
 
-Sampled = tuple[Example, int]
-"""A prompt and the number of its sample."""
-Due = tuple[Benchmark, Example, int]
-"""The same with its benchmark."""
-Name = tuple[str, int]
-"""A prompt's id and the number of its sample."""
 WAITING = f"{READ}refused prompts"
 """The key of a fingerprint that has the names of prompts that wait for an answer without the intervention."""
-NO_ROOM = "the prompt leaves no room for a response in the backbone's context"
-"""The error of a prompt that an intervention made too long. It is not asked again."""
 
 
 def generate(run: Run, session: Session) -> None:
@@ -100,24 +89,6 @@ def asked(run: Run, benchmark: Benchmark) -> list[Sampled]:
         return every
     applies = {(row.id, row.sample) for row in records.iterate_rows(begun, Beginning)}
     return [(row, sample) for row, sample in every if (row.id, sample) in applies]
-
-
-@dataclass(frozen=True)
-class Beginning(Begun):
-    """A row of begun.jsonl: the user's last message, and how the response to it begins."""
-
-    id: str = ""
-    sample: int = 0
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class Intervened:
-    """An intervention on one benchmark: what it may look at, and how each response begins, by name."""
-
-    intervention: Intervention
-    given: Given
-    beginnings: dict[Name, Beginning]
 
 
 def _lacking(run: Run, benchmark: Benchmark) -> str:
@@ -249,7 +220,7 @@ def _generate(session: Session, engine: Engine, group: Sequence[Benchmark]) -> l
     totals = Counter(one.name for chunk in chunks for one, _, _ in chunk)
     with bar(label, every, every - totals.total()) as advance:
         for chunk in chunks:
-            for number, answer in _Chunk(session, engine, chunk, begun).answers(advance):
+            for number, answer in Chunk(session, engine, chunk, begun).answers(advance):
                 file = files[chunk[number][0].name]
                 file.take(chunk[number], answer)
                 if engine.streams:
@@ -307,192 +278,3 @@ class _File:
             why = f"{reasons[0]} at {self.run.generation.base_url}"
             return f"{benchmark.name}: {len(reasons)} of {len(due)} prompts have no answer, because {why}"
         return ""
-
-
-class _Chunk:
-    """Prompts that an engine answers together: `rows` as they are asked, `earlier` the answers to the turns before.
-
-    Under an intervention, `starts` has the beginnings of the responses to the last turn, as ids and as text. `begun`
-    has the intervention of each benchmark; several differ in these beginnings only.
-    """
-
-    def __init__(
-        self, session: Session, engine: Engine, chunk: Sequence[Due], begun: Mapping[str, Intervened | None]
-    ) -> None:
-        benchmark, self.session = chunk[0][0], session
-        self.run, self.renderer, self.engine, self.begun = session.run, session.renderer, engine, begun[benchmark.name]
-        self.template, self.mode = self.run.backbone.template, thought_mode(self.run, benchmark)
-        self.benchmark, self.decoding = benchmark, self.run.protocol.decoding_for(benchmark)
-        self.sampled, self.rows = [(row, sample) for _, row, sample in chunk], [row for _, row, _ in chunk]
-        self.earlier: list[tuple[str, ...]] = [() for _ in chunk]
-        self.starts: list[tuple[list[int], Rendered]] = []
-        if self.begun is not None:
-            own = [(begun[one.name] or self.begun).beginnings[row.id, sample] for one, row, sample in chunk]
-            self.starts = [self.start(beginning) for beginning in own]
-            self.rows = [replace(row, prompt=one.message) for row, one in zip(self.rows, own, strict=True)]
-            self.benchmark = replace(benchmark, form="{prompt}")  # the message has its form already
-
-    def start(self, begun: Begun) -> tuple[list[int], Rendered]:
-        """Return the ids and the text of a beginning."""
-        return self.renderer.begin(begun.rendered(self.template, self.mode), begun.then)  # type: ignore[no-any-return]
-
-    def answers(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Generation | Failure]]:
-        """Yield (index of a prompt, its generation or why there is none). The model answers earlier turns first."""
-        found = self._attacked(advance) if self.begun and self.begun.intervention.converse else self._asked(advance)
-        for number, answer in found:
-            failed = answer if isinstance(answer, Failure) and not answer.final else None
-            yield number, failed or self.made(number, answer)
-
-    def _asked(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Written | Generation | Failure]]:
-        begun, done, every = self.begun, dict[int, Written | Failure](), range(len(self.rows))
-        before = [len(_turns(self.run, self.benchmark, row)) - 1 for row in self.rows]
-        for turn in range(max(before, default=0)):
-            for number, found in self.ask([n for n in every if turn < before[n] and n not in done]):
-                if isinstance(found, Failure):
-                    done[number] = found
-                else:
-                    self.earlier[number] += (self.template.history(found.text, self.mode),)
-        for _ in range(begun.intervention.rounds - 1 if begun else 0):
-            for number, found in self.ask([n for n in every if n not in done], last=True):
-                again = None
-                if begun and not isinstance(found, Failure):
-                    again = begun.intervention.begin(self.rows[number], self.made(number, found), begun.given)
-                start = None if again is None else self.start(again)
-                if start is None or len(start[0]) >= self.decoding.max_new_tokens:
-                    done[number] = found  # also if there is no room to go on: what was answered stays
-                else:
-                    self.starts[number] = start
-        advance(len(done))
-        yield from chain(self.ask([n for n in every if n not in done], advance, last=True), done.items())
-
-    def _attacked(self, advance: Callable[[int], None]) -> Iterator[tuple[int, Generation | Failure]]:
-        """Let an attacker write the turns. Yields the response that each attack ends with."""
-        rows = self.rows
-
-        def answer(due: Mapping[int, tuple[Sequence[str], Sequence[Generation]]]) -> dict[int, Generation | Failure]:
-            for number, (turns, said) in due.items():
-                goal = rows[number].goal or rows[number].prompt
-                row = replace(rows[number], prompt=turns[-1], turns=tuple(turns[:-1]), goal=goal)
-                self.rows[number], self.sampled[number] = row, (row, self.sampled[number][1])
-                self.earlier[number] = tuple(self.template.history(one.text, self.mode) for one in said)
-            return {n: one if isinstance(one, Failure) else self.made(n, one) for n, one in self.ask(list(due))}
-
-        assert self.begun is not None
-        self.rows = list(rows)
-        context = JudgeContext(cache_folder() / "replies", self.session.scorer)
-        for number, talk in self.begun.intervention.converse(rows, answer, context):
-            advance(1)
-            yield number, talk.failure or talk.last or Failure("no turn was taken", final=True)
-
-    def ask(
-        self, due: list[int], advance: Callable[[int], None] = unwatched, last: bool = False
-    ) -> Iterator[tuple[int, Written | Failure]]:
-        """Yield the answer to the next turn of each of these rows; `last` says that it is the last turn."""
-        prompts, left = dict[int, Prompt](), dict[int, Failure]()
-        for number in due:
-            (_, sample), row = self.sampled[number], self.rows[number]
-            prompt = _prompt(self.run, self.renderer, self.benchmark, row, sample, self.earlier[number])
-            if last and self.starts:
-                prompt = _begun(prompt, *self.starts[number], self.decoding)
-            if self._fits(prompt):
-                prompts[number] = prompt
-                left[number] = Failure("the server was given up", final=False)
-            else:
-                left[number] = Failure(NO_ROOM, final=True)
-        numbers = list(prompts)
-        for place, found in self.engine.generate(list(prompts.values()), self.decoding, advance) if prompts else ():
-            left.pop(numbers[place], None)
-            yield numbers[place], found
-        yield from left.items()
-
-    def _fits(self, prompt: Prompt) -> bool:
-        """Return whether a prompt that an intervention made fits the context; the check stage knows the others."""
-        context = self.run.backbone.context_length
-        if self.begun is None or self.decoding.cut_at(context) is not None:
-            return True
-        return len(prompt.ids) + prompt.most(self.decoding) <= context
-
-    def made(self, number: int, found: Written | Generation | Failure) -> Generation:
-        """Return the record of a response. Thought and answer are split once, for all judges."""
-        if isinstance(found, Generation):
-            return found
-        row, sample = self.sampled[number]
-        given = self.starts[number][1] if self.starts else ""
-        text, error = ("", found.reason) if isinstance(found, Failure) else (given + found.text, "")
-        thought, answer, closed = self.template.split(text, self.mode)
-        return Generation(
-            id=row.id,
-            prompt=row.prompt,
-            label=row.label,
-            category=row.category,
-            gold=row.gold,
-            text=text,
-            thought=thought,
-            answer=answer,
-            closed=closed and isinstance(found, Written),
-            finish=found.finish if isinstance(found, Written) else "error",
-            thought_tokens=len(self.renderer.encode(thought)) if thought else 0,
-            answer_tokens=len(self.renderer.encode(answer)) if answer else 0,
-            sample=sample,
-            earlier=tuple(turn.strip() for turn in self.earlier[number]),
-            error=error,
-            turns=row.turns,
-            goal=row.goal,
-            given=0 if error else len(given),
-        )
-
-
-def thought_mode(run: Run, benchmark: Benchmark) -> ThoughtMode:
-    """Return how a benchmark's prompts end."""
-    return (benchmark.intervention and benchmark.intervention.mode) or run.training.thought
-
-
-def _begun(prompt: Prompt, ids: list[int], beginning: Rendered, decoding: Decoding) -> Prompt:
-    """Return a prompt followed by the beginning of its response, which counts towards the cap on new tokens."""
-    own = prompt.text
-    if not ids:
-        return prompt
-    pieces = own.pieces if isinstance(own, Rendered) else ("", own, "")
-    text = Rendered(*pieces[:-1], pieces[-1] + beginning.pieces[0], *beginning.pieces[1:])
-    return replace(prompt, ids=prompt.ids + ids, text=text, cap=max(1, prompt.most(decoding) - len(ids)))
-
-
-def _turns(run: Run, benchmark: Benchmark, row: Example) -> tuple[str, ...]:
-    """Return the user's turns: those of the row's dialogue, those that the structure inserts, and the prompt."""
-    message = benchmark.asked(row)
-    return (*row.turns, *run.structure.turns_before(message), run.structure.prompt(message))
-
-
-def _prompt(
-    run: Run, renderer: Any, benchmark: Benchmark, row: Example, sample: int, answers: tuple[str, ...]
-) -> Prompt:
-    """Return the prompt of the turn that follows these answers."""
-    text = prompt_text(run, renderer, benchmark, row, answers)
-    ids = renderer.encode(text)
-    turn = "" if len(answers) == len(_turns(run, benchmark, row)) - 1 else f"@{len(answers)}"
-    cut_at = run.protocol.decoding_for(benchmark).cut_at(run.backbone.context_length)
-    return Prompt(ids, text, f"{row.id}#{sample}{turn}", None if cut_at is None else max(1, cut_at - len(ids)))
-
-
-def prompt_text(
-    run: Run, renderer: Any, benchmark: Benchmark, row: Example, answers: tuple[str, ...] | None = None
-) -> str:
-    """Render a benchmark's prompt with the benchmark's form, the structure's form and a system prompt.
-
-    `answers` are the model's answers to the turns before. None renders the last turn without any.
-    """
-    intervention = benchmark.intervention
-    own = intervention.system if intervention else None
-    systems = (own, run.structure.system, run.method.evaluation_prompt, run.protocol.system_prompt_for(benchmark))
-    system = next((one for one in systems if one is not None), None)
-    turns = _turns(run, benchmark, row)
-    at = len(turns) - 1 if answers is None else len(answers)
-    in_form = at < len(row.turns) and not run.structure.turns_before("")
-    user = run.structure.prompt(turns[at]) if in_form else turns[at]
-    if intervention and not intervention.chat:
-        return Rendered(run.backbone.template.bos, user, "\n")
-    template = intervention.template_for(run.backbone.template) if intervention else None
-    dialogue = {"turns": turns[:at], "answers": answers or ()}
-    return renderer.prompt_text(  # type: ignore[no-any-return]
-        user, thought_mode(run, benchmark), system=system, template=template, **dialogue
-    )

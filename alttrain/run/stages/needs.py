@@ -176,11 +176,11 @@ def refuse_too_large(
         return ["no memory estimate: no backbone.shape, and no config.json of a plain decoder at hand"]
     device = look(run.hardware.accelerator, run.hardware.memory_gib)
     free = "an unknown amount" if device.free is None else _gib(device.free)
-    told, refused = [], []
+    lines, refused = [], []
     for need in needs_of(run, rows, device, sizes):
         parts = ", ".join(f"{name} {_gib(size)}" for name, size in need.parts.items())
         line = f"{need.stage} needs about {_gib(need.total)} GiB ({parts}), and {device.name} has {free} free"
-        told.append(line)
+        lines.append(line)
         least = need.total if need.certain else need.total - need.parts["activations"]
         if need.stage in stages and device.free is not None and least > device.free:
             fitting = (f"set {override}" for override, total in need.remedies() if total <= device.free)
@@ -188,7 +188,7 @@ def refuse_too_large(
             refused.append(f"{line}: {remedy}")
     if refused:
         raise RunError(*refused)
-    return told
+    return lines
 
 
 def refuse_full_disk(runs: Sequence[Run]) -> None:
