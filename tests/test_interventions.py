@@ -890,10 +890,15 @@ def test_a_prefix_that_leaves_no_room_is_not_put_back(run: Run) -> None:
     """What was answered stays: a refusal is no attack that succeeded, and not undecided."""
     _, arguments = from_elsewhere(run, "intervention=prefill_reset", "protocol.decoding.max_new_tokens=24")
     refusing = f" but {'not ' * 30}now.\n</think>\n\n{REFUSAL}"
-    run.stub.behave = lambda prompt, count: Say(refusing)  # type: ignore[attr-defined]
+
+    def as_long_as_there_is_room(prompt: str, count: int) -> Say:
+        tokens = run.stub.requests[-1]["max_tokens"]  # type: ignore[attr-defined]
+        return Say(refusing) if tokens > 1 else Say(" no", finish="length")
+
+    run.stub.behave = as_long_as_there_is_room  # type: ignore[attr-defined]
     folder = run(*arguments, stages="[generate]")
     for one in texts(folder, "embedded_harmful+prefill_reset").values():
-        assert (one.answer, one.closed) == (REFUSAL, True)
+        assert (one.answer, one.finish) == (REFUSAL, "stop")
 
 
 def test_every_packaged_intervention_is_checked(run: Run) -> None:
