@@ -23,7 +23,8 @@ import numpy as np
 
 from alttrain.evaluation.agreement import corrected_rate
 from alttrain.evaluation.statistics import compare, detectable_difference
-from alttrain.report.estimates import balanced, contrast, matched, share, sign_flip
+from alttrain.report.contrasts import balanced, contrast, matched, sign_flip
+from alttrain.report.estimates import share
 
 DIFFICULTY = 1.5
 SETS = (-3, -2, -1, 0, 1, 2)

@@ -10,7 +10,7 @@ import pandas as pd
 from alttrain.evaluation import Adherence, Summary
 from alttrain.evaluation.statistics import rate
 from alttrain.records import Generation, Judgement, Label, write_rows
-from alttrain.report.estimates import comparisons
+from alttrain.report.contrasts import comparisons
 from alttrain.report.results import evaluations
 from alttrain.report.tables import tables
 from alttrain.report.variants import variants

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alttrain.run import app
+from alttrain.__main__ import main
 
 FORKS: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
 LOADED = ["peft", "pytorch_lightning", "transformers", "alttrain.run.app", "alttrain.report.figures"]
@@ -100,7 +100,7 @@ def _command(
             sys.path.insert(0, str(script.parent))
             runpy.run_path(str(script), run_name="__main__")
         else:
-            app.main()
+            main()
     finally:  # as Python ends. Multiprocessing does neither, and would wait until joblib's idle workers time out
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()

@@ -469,7 +469,7 @@ def test_run_name(overrides: list[str], name: str) -> None:
 def asked(*arguments: str, folder: Path) -> tuple[int, str, str, list[str]]:
     """Exit code, output, error output and the heavy modules loaded, of the app run in a process of its own."""
     code = (
-        "import sys\nfrom alttrain.run.app import main\ncode = 0\n"
+        "import sys\nfrom alttrain.__main__ import main\ncode = 0\n"
         "try:\n    main()\nexcept SystemExit as end:\n    code = end.code or 0\n"
         "print('\\n' + '|'.join(m for m in ('torch', 'transformers', 'peft') if m in sys.modules))\nsys.exit(code)"
     )

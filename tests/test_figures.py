@@ -11,7 +11,8 @@ import pytest
 from made_runs import made_tables, make_run, no_train
 from papers import compiled, has_latex
 
-from alttrain.report.estimates import INTERVENED, thoughts
+from alttrain.report.contrasts import INTERVENED
+from alttrain.report.estimates import thoughts
 from alttrain.report.figures import (
     FORMS,
     draw_adherence,

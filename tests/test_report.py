@@ -22,8 +22,9 @@ import alttrain
 from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference, rate_over_seeds
 from alttrain.records import Judgement, checksum, write_rows, write_sealed, write_text
+from alttrain.report.contrasts import COMPARED, comparisons
 from alttrain.report.escaping import latex_text, literal
-from alttrain.report.estimates import CATEGORIES, COMPARED, comparisons, thoughts
+from alttrain.report.estimates import CATEGORIES, thoughts
 from alttrain.report.formats import markdown
 from alttrain.report.measures import MEASURES, base
 from alttrain.report.results import METRICS, TIDY, evaluations, read_csv, results, structure, tidy, write_csv

@@ -19,17 +19,9 @@ from scipy import stats
 
 from alttrain.evaluation.statistics import Estimate, detectable_difference, holm, rate_over_seeds, wilson
 from alttrain.records import Judgement, append_rows
+from alttrain.report.contrasts import balanced, comparisons, contrast, matched, sign_flip
 from alttrain.report.escaping import latex_text
-from alttrain.report.estimates import (
-    balanced,
-    comparisons,
-    contrast,
-    matched,
-    mean_of_sets,
-    share,
-    sign_flip,
-    values_of,
-)
+from alttrain.report.estimates import mean_of_sets, share, values_of
 from alttrain.report.formats import console, latex, legend, markdown
 from alttrain.report.measures import ASSESSING, RECOGNISING, TOKENS
 from alttrain.report.published import described

@@ -355,7 +355,7 @@ def test_verdicts_wait_also_for_a_judge_whose_name_another_one_took(run: Run, se
 
 def test_texts_of_one_prompt_widen_the_interval_of_a_comparison() -> None:
     """Eight equal texts say no more than one."""
-    from alttrain.report.estimates import _compared
+    from alttrain.report.contrasts import _compared
 
     names = SimpleNamespace(
         run="r", benchmark="b", measure="harmful_rate", protocol="p", made=("p", "b", "h"), judge="j"

@@ -1,7 +1,7 @@
 """Interventions: what is done to a prompt, or written into the response, before the backbone goes on.
 
 A benchmark under an intervention has a name of its own, BENCHMARK+INTERVENTION, and its own folder, next to
-that of the benchmark without it. The two are compared prompt by prompt (`alttrain.report.estimates.interventions`).
+that of the benchmark without it. The two are compared prompt by prompt (`alttrain.report.contrasts.interventions`).
 
 - `Begin`      a fixed beginning: of a thought (SAFEPATH's primer, Jeung et al., 2025), of the answer (prefilling,
                Andriushchenko et al., 2024), or an empty thought (Ma et al., 2025)

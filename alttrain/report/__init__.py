@@ -1,5 +1,6 @@
 """Run folders -> one tidy table -> tables, figures, the page and model cards, in outputs/report/. No torch.
 
-`results` reads the runs, `variants` groups them into rows and columns, `estimates` makes the numbers, `tables` puts
-them beside `published` figures, and `formats`, `figures` and `page` show them. `snapshot` copies the runs first.
+`results` reads the runs, `variants` groups them into rows and columns, `estimates` makes the numbers and `contrasts`
+their differences, `tables` puts both beside `published` figures, and `formats`, `figures` and `page` show them.
+`snapshot` copies the runs first.
 """

@@ -32,7 +32,8 @@ from alttrain import __version__
 from alttrain.evaluation import statistics
 from alttrain.evaluation.judged import shaping_verdicts
 from alttrain.records import Generation, Judgement, Texts, read_if_there, withholds, write_text
-from alttrain.report.estimates import SMALL, base_of
+from alttrain.report.contrasts import base_of
+from alttrain.report.estimates import SMALL
 from alttrain.report.formats import legend, starred
 from alttrain.report.measures import CAUSES, WORTH_SAYING, written
 from alttrain.report.results import Decides, Evaluation, Made, Read, Text, evaluations

@@ -16,18 +16,8 @@ import pandas as pd
 
 from alttrain.evaluation import protocol_hash
 from alttrain.report import measures
-from alttrain.report.estimates import (
-    Contrast,
-    Contrasts,
-    Number,
-    base_of,
-    by_category,
-    comparisons,
-    decided,
-    interventions,
-    numbers,
-    thoughts,
-)
+from alttrain.report.contrasts import Contrast, Contrasts, base_of, comparisons, decided, interventions
+from alttrain.report.estimates import Number, by_category, numbers, thoughts
 from alttrain.report.measures import MEASURES, OVERVIEW, RATES, base
 from alttrain.report.published import beside, covers, described, published
 from alttrain.report.results import METRICS, NO_TRAIN, Evaluation, Made, changes, option, structure, tidy

@@ -39,7 +39,6 @@ from alttrain.config.trust import take_trusted
 from alttrain.records import full_disk
 from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import open_folder
-from alttrain.run.help import help_text
 from alttrain.run.plan import job_of, totals
 from alttrain.run.progress import log_to_console, logged_to
 from alttrain.run.session import Session
@@ -69,10 +68,7 @@ _checked: Run | None = None
 
 
 def main() -> None:
-    """Entry point of the console script. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted."""
-    if shown := help_text(sys.argv[1:]):
-        print(shown)
-        return
+    """Run a command line. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted."""
     end_with_parent()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # by schedulers: end like Ctrl-C, which ends children
     compiled = {"TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / "compiled")}  # torch's default is below /tmp
