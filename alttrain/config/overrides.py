@@ -53,7 +53,7 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         for own in values.values():  # a method that trains comes first, so that keys of its training are known
             if len(own) > 1 and _key(own[0]) == "method":
                 own.sort(key=lambda method: bool(_unused((method,))))
-        accepted = _accepted([own[0] for own in values.values() if own], found)
+        accepted, first = _accepted([own[0] for own in values.values() if own], found)
         variants = [accepted]
         for argument, own in values.items():
             others = [override for override in accepted if _key(override) != _key(argument)]
@@ -61,7 +61,7 @@ def preview(arguments: list[str]) -> tuple[list[Fault], list[DictConfig]]:
         configs = []
         for variant in variants:
             try:
-                config = compose(config_name=PRIMARY, overrides=variant, return_hydra_config=True)
+                config = first if variant is accepted and first else _composed(variant)
             except COMPOSING as error:
                 blamed = next((o for o in variant if f"'{_key(o)}'" in str(error)), variant[-1])
                 fault = _explain(blamed, error, [override for override in variant if override != blamed])
@@ -82,10 +82,14 @@ def composed(overrides: list[str], arguments: Iterable[str]) -> DictConfig:
     `arguments` is the command line, which may set Hydra keys that a file may not. Raises RunError for faults in Hydra's
     node.
     """
-    config = compose(config_name=PRIMARY, overrides=overrides, return_hydra_config=True)
+    config = _composed(overrides)
     if found := list(hydra_faults(config, arguments)):
         raise RunError("\n".join(map(str, found)))
     return config
+
+
+def _composed(overrides: list[str]) -> DictConfig:
+    return compose(config_name=PRIMARY, overrides=overrides, return_hydra_config=True)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -129,21 +133,24 @@ def _unused(overrides: tuple[str, ...]) -> Sequence[str]:
     return () if trains(config) else [group for group in OF_TRAINING if group != "rewrite" or not changes_prompt]
 
 
-def _accepted(overrides: list[str], found: list[Fault]) -> list[str]:
-    """Return the overrides that compose, tried together and then one by one. Faults of the others go to `found`."""
+def _accepted(overrides: list[str], found: list[Fault]) -> tuple[list[str], DictConfig | None]:
+    """Return the overrides that compose, tried together and then one by one, and the config of the last that did.
+
+    Faults of the others go to `found`.
+    """
     try:
-        compose(config_name=PRIMARY, overrides=overrides)
-        return overrides
+        return overrides, _composed(overrides)
     except COMPOSING:
         pass
-    accepted: list[str] = []
+    accepted = list[str]()
+    config: DictConfig | None = None
     for override in overrides:
         try:
-            compose(config_name=PRIMARY, overrides=[*accepted, override])
+            config = _composed([*accepted, override])
             accepted.append(override)
         except COMPOSING as error:
-            found.append(_explain(override, error, accepted))
-    return accepted
+            found.append(_explain(override, error, accepted, config))
+    return accepted, config
 
 
 def _order(argument: str) -> int:
@@ -168,8 +175,11 @@ def _key(argument: str) -> str:
     return argument.split("=", 1)[0].lstrip("+~")
 
 
-def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
-    """Turn a composition error of Hydra into a fault that says what is accepted."""
+def _explain(argument: str, error: Exception, accepted: list[str], config: DictConfig | None = None) -> Fault:
+    """Turn a composition error of Hydra into a fault that says what is accepted.
+
+    `config` is what the `accepted` overrides compose, if it is at hand.
+    """
     key, value = _key(argument), argument.partition("=")[2]
     options = GlobalHydra.instance().config_loader().get_group_options(key.partition("@")[0]) if value else []
     if key.partition("@")[0] == "benchmark" and not argument.startswith("+"):
@@ -177,7 +187,7 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
         return Fault(key, value, f"a benchmark is added to an evaluation by {how}; there are: {', '.join(options)}")
     if options and value not in options:
         return Fault(key, value, f"accepted: {', '.join(options)}{did_you_mean(value, options)}")
-    known = _known_keys(key, accepted)
+    known = _known_keys(key, _composed(accepted) if config is None else config)
     if known is None:
         return Fault(key, value, _first_line(error.__cause__ or error))
     hint = did_you_mean(key.rpartition(".")[2], known)
@@ -187,9 +197,9 @@ def _explain(argument: str, error: Exception, accepted: list[str]) -> Fault:
     return Fault(key, value, f"there is no such key; accepted: {', '.join(settable)}{hint}")
 
 
-def _known_keys(key: str, accepted: list[str]) -> list[str] | None:
-    """Return the sibling keys of `key` in the composed config, or None if `key` itself exists."""
-    node: object = compose(config_name=PRIMARY, overrides=accepted)
+def _known_keys(key: str, config: DictConfig) -> list[str] | None:
+    """Return the sibling keys of `key` in a config, or None if `key` itself exists."""
+    node: object = config
     *parents, last = key.split(".")
     for parent in parents:
         if not isinstance(node, DictConfig) or parent not in node:
@@ -197,7 +207,7 @@ def _known_keys(key: str, accepted: list[str]) -> list[str] | None:
         node = node[parent]
     if isinstance(node, DictConfig) and last not in node:
         groups = [] if parents else GlobalHydra.instance().config_loader().list_groups("")
-        return [*[str(name) for name in node], *(group for group in groups if group not in node and group != "hydra")]
+        return [name for name in dict.fromkeys([*map(str, node), *groups]) if name != "hydra"]
     return None
 
 

@@ -118,9 +118,9 @@ def figure(
 
 
 def arms(cells: Sequence[Any]) -> list[list[float]]:
-    """Lengths of the error bars in percent; an end on the wrong side of the value, by rounding, has length 0."""
-    below = [max(0.0, 100 * (cell.value - cell.low)) for cell in cells]
-    return [below, [max(0.0, 100 * (cell.high - cell.value)) for cell in cells]]
+    """Lengths of error bars in percent: nan without an interval, 0 for an end that rounding put on the wrong side."""
+    lengths = [(100 * (cell.value - cell.low), 100 * (cell.high - cell.value)) for cell in cells]
+    return [[0.0 if one < 0 else one for one in side] for side in zip(*lengths, strict=True)]
 
 
 def name_rows(panels: Any, names: Sequence[str]) -> None:
@@ -129,20 +129,18 @@ def name_rows(panels: Any, names: Sequence[str]) -> None:
     panels[0].set_ylim(len(names) - 0.4, -0.6)
 
 
-def stack(axes: Any, place: int, widths: Iterable[float], looks: Iterable[tuple[str, str, str | None]]) -> None:
-    """Draw a row of bars beside each other, each with its name, colour and hatch."""
-    left = 0.0
-    for width, (name, colour, hatch) in zip(widths, looks, strict=True):
+def stack(axes: Any, rows: Sequence[Sequence[float]], looks: Iterable[tuple[str, str, str | None]]) -> None:
+    """Draw rows of bars beside each other. A row has the width of each part, `looks` its name, colour and hatch."""
+    left = [0.0] * len(rows)
+    for widths, (name, colour, hatch) in zip(zip(*rows, strict=True), looks, strict=True):
         look = {"height": 0.7, "edgecolor": "white", "linewidth": 0.5, "hatch": hatch, "color": colour}
-        axes.barh(place, width, left=left, label=name, **look)
-        left += width
+        axes.barh(range(len(rows)), widths, left=left, label=name, **look)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
 
 
 def name_bars(drawn: Any, panels: Any, across: int) -> None:
-    """Add the legend of stacked bars, each name once."""
-    handles, names = panels[0].get_legend_handles_labels()
-    found = dict(zip(names, handles, strict=True))
-    drawn.legend(found.values(), found.keys(), loc="outside lower left", ncols=across)
+    """Add the legend of stacked bars."""
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=across)
 
 
 def describe(axes: Any, title: str, across: str, grid: Literal["x", "both"] = "x", size: int = 9) -> None:
@@ -192,14 +190,14 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
     diamond |= {"markeredgewidth": 0.7, "linestyle": "none", "clip_on": False, "zorder": 5}
     with figure(*size, path, f"{title}, with 95 % intervals{told}", count, sharey=True) as (_, panels):
         for index, (axes, heading) in enumerate(zip(panels, grid.columns, strict=True)):
-            for place, (method, own) in enumerate(rows):
-                if own and (cell := own[index]).known:
-                    colour = BEFORE if method.startswith("No-train") else COLOURS[4]
-                    error = {"elinewidth": 0.9, "capsize": 2}
-                    reach = None if math.isnan(cell.low) else arms([cell])
-                    axes.barh(place, 100 * cell.value, xerr=reach, error_kw=error, color=colour, height=0.7)
-                if own and not math.isnan(own[index].published):
-                    axes.plot(100 * own[index].published, place, **diamond)
+            column = [(place, method, own[index]) for place, (method, own) in enumerate(rows) if own]
+            if known := [(place, method, cell) for place, method, cell in column if cell.known]:
+                places, methods, found = zip(*known, strict=True)
+                colours = [BEFORE if method.startswith("No-train") else COLOURS[4] for method in methods]
+                look = {"color": colours, "height": 0.7, "error_kw": {"elinewidth": 0.9, "capsize": 2}}
+                axes.barh(places, [100 * cell.value for cell in found], xerr=arms(found), **look)
+            if told := [(100 * cell.published, place) for place, _, cell in column if cell.published >= 0]:
+                axes.plot(*zip(*told, strict=True), **diamond)
             axes.set_xlim(0, 102)
             axes.tick_params(axis="y", length=0)
             describe(axes, "\n".join(heading), "%", size=8)
@@ -285,11 +283,11 @@ def draw_adherence(cells: pd.DataFrame | None, path: Path) -> bool:
     title = f"{known.backbone.iloc[0]}: outcomes, and what the assessment had said where they were wrong"
     with figure(7.2, 1.7 + 0.3 * len(rows), path, title, 2, sharey=True) as (drawn, panels):
         for axes, (outcome, prompts, right) in zip(panels, PANELS, strict=True):
-            for place, method in enumerate(rows):
-                own = [float(shares.get((method, outcome, cause), 0.0)) for cause in CAUSES]
-                there = (method, outcome) in shares.index.droplevel("cause")
-                widths = [max(0.0, 1 - sum(own)) if there else 0.0, *own]
-                stack(axes, place, [100 * width for width in widths], STACK.values())
+            there, widths = shares.index.droplevel("cause"), []
+            for method in rows:
+                wrong = [100 * float(shares.get((method, outcome, cause), 0.0)) for cause in CAUSES]
+                widths.append([max(0.0, 100 - sum(wrong)) if (method, outcome) in there else 0.0, *wrong])
+            stack(axes, widths, STACK.values())
             axes.set_xlim(0, 100)
             axes.set_xlabel(f"% of {prompts} with a verdict")
             axes.set_title(f"{prompts}: right is {right}", loc="left")
@@ -335,11 +333,12 @@ def draw_flow(variants: Sequence[Variant], made: Sequence[Made], thoughts: pd.Da
     with figure(7.2, 1.5 + 0.24 * len(rows), path, title, len(shown), sharey=True) as (drawn, panels):
         for axes, metric in zip(panels, shown, strict=True):
             most = int(texts.loc[metric].max(axis=None))
-            for place, (method, said) in enumerate(rows):
-                if (metric, method) in counts.index:
-                    own = counts.loc[(metric, method), said]
-                    stack(axes, place, own, FLOW.values())
-                    axes.annotate(" / ".join(map(str, own)), (own.sum(), place), (3, 0), **beside)
+            parts = counts.loc[metric].to_dict("index")
+            widths = [[parts.get(method, {}).get((said, end), 0) for end in FLOW] for method, said in rows]
+            stack(axes, widths, FLOW.values())
+            for place, (own, (method, _)) in enumerate(zip(widths, rows, strict=True)):
+                if method in parts:
+                    axes.annotate(" / ".join(map(str, own)), (sum(own), place), (3, 0), **beside)
             axes.set_xlim(0, 1.35 * most)
             describe(axes, FLOWN[metric], f"texts: {' / '.join(FLOW)}")
         name_rows(panels, [f"{method}: {SAYS[said]}" for method, said in rows])
