@@ -69,7 +69,10 @@ class Renderer:
             text = getattr(self.backbone.template, name)
             ids = self._ids(text)
             if text and (len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id):
-                raise ValueError(f"template.{name}={text!r} is not one token of this backbone's tokenizer")
+                raise ValueError(
+                    f"backbone.template.{name}={text!r} is not one token of this backbone's tokenizer; choose the "
+                    "backbone/template of its family"
+                )
 
     @cached_property
     def end_id(self) -> int:

@@ -19,15 +19,20 @@ from unittest.mock import patch
 import httpx
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from stub_server import Say, Serve, Stub
 from tiny import LORA
 
 from alttrain import hub
 from alttrain.backbone import source
+from alttrain.backbone.device import Device
+from alttrain.config import register
 from alttrain.generation import InProcessVllm, Server
 from alttrain.run import app
-from alttrain.run.session import Session
+from alttrain.run.assembly import assemble
+from alttrain.run.session import _SHELF, Session
+from alttrain.run.stages.check import check_light
 from alttrain.training import Hardware
 
 ROW = '{"prompt": "How do I bake bread?", "label": "benign", "response": "Mix flour and water."}\n'
@@ -148,7 +153,16 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
         ("judge@protocol.judges.harmful_rate=llama_guard_3", ["protocol.judges.harmful_rate.model=", "hub's cache"]),
         ("backbone.source=./pickled", ["backbone.source=./pickled", "safetensors"]),
         ("backbone.source=./nowhere", ["backbone.source=./nowhere: no such folder", "give a model folder"]),
+        (
+            "backbone.source=./truncated training=none adapter=none",
+            ["truncated/model.safetensors: no safetensors file", "fetch the backbone again"],
+        ),
+        ("backbone.source=./badtokens", ["badtokens: its tokenizer cannot be loaded (", "fetch the model again"]),
+        ("backbone.source=./unknown", ["unknown/config.json: model_type='t5' is no causal language model", "choose"]),
+        ("--config-dir=nowhere", ["--config-dir=nowhere: no such folder"]),
         ("backbone/template=nope", ["backbone/template", "nope", "chatml"]),
+        ("backbone/template=r1", ["backbone.template.end='<｜end▁of▁sentence｜>' is not one token", "of its family"]),
+        ("backbone.source=./tokenless", ["backbone.source=./tokenless: the folder lacks the tokenizer's files"]),
         ("adapter.target_modules=[query_proj]", ["adapter.target_modules=['query_proj']", "it has down_proj, gate_p"]),
         # what is installed, and devices
         ("generation=vllm_in_process", ["generation=vllm_in_process needs vLLM", "choose generation=in_process"]),
@@ -165,6 +179,25 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
         (
             "judge@protocol.judges.harmful_rate=short_answer",
             ["measure harmful_rate needs a judge that says", "'unsafe'"],
+        ),
+        (
+            "+protocol.second_opinions={harmful_rate:[{_target_:alttrain.evaluation.RefusalJudge}]}",
+            [
+                "protocol.second_opinions.harmful_rate.0.name=refusal: protocol.judges.harmful_rate has the same name",
+                "give each",
+            ],
+        ),
+        (
+            "intervention=prefill_thought intervention.prefill_thought.source=nobody",
+            ["intervention.prefill_thought.source=nobody: outputs/runs has no such run; give one that has generated"],
+        ),
+        (
+            "-m intervention=prefill_thought intervention.prefill_thought.source=nobody seed=0,1",
+            ["intervention.prefill_thought.source=nobody: outputs/runs has no such run; give", "in 2 of 2 jobs"],
+        ),
+        (
+            "+evaluation.benchmarks.embedded_harmful.human_labels=nowhere.csv",
+            ["evaluation.benchmarks.embedded_harmful.human_labels=nowhere.csv: nowhere.csv: no such data file"],
         ),
         ("judge@protocol.judges.harmful_rate=nope", ["judge", "nope", "refusal"]),
         ("+protocol.settings.embeded_harmful.max_new_tokens=4", ["protocol.settings.embeded_harmful", "did you mean"]),
@@ -216,6 +249,14 @@ def test_a_doomed_run_is_refused(
 ) -> None:
     shutil.copytree(tiny_folder, "pickled", ignore=shutil.ignore_patterns("*.safetensors"))
     Path("pickled/pytorch_model.bin").write_bytes(b"x")
+    shutil.copytree(tiny_folder, "tokenless", ignore=shutil.ignore_patterns("tokenizer*"))
+    for name, file in {
+        "truncated": "model.safetensors",
+        "badtokens": "tokenizer.json",
+        "unknown": "config.json",
+    }.items():
+        path = Path(shutil.copytree(tiny_folder, name)) / file
+        path.write_bytes({"badtokens": b"{}", "unknown": b'{"model_type": "t5"}'}.get(name) or path.read_bytes()[:999])
     other = Path("outputs/runs/tiny-embedded-alttrain-demo-s0-other")
     other.mkdir(parents=True)
     (other / "fingerprint.json").write_text(json.dumps({"adapter.rank": 99}))
@@ -288,6 +329,24 @@ def test_what_does_not_fit_on_the_disk_is_refused(alttrain: Alttrain, monkeypatc
     refuses(alttrain, "adapter.rank=16", *words)
     free.free = 300_000  # one run fits, and three do not
     refuses(alttrain, "-m adapter.rank=16 seed=0,1,2", *words)
+
+
+def test_a_judges_model_that_does_not_fit_is_refused(
+    alttrain: Alttrain, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On this machine: a launcher may run the jobs on others. A model on the shelf makes way."""
+    monkeypatch.setattr("alttrain.run.stages.needs.look", lambda *unused: Device("cpu", 60_000 if _SHELF else 80_000))
+    judge = f"protocol.judges.harmful_rate.model={tiny_folder} protocol.judges.harmful_rate.dtype="
+    line = f"stages=[judge] training=none adapter=none judge@protocol.judges.harmful_rate=llama_guard_3 {judge}"
+    fault = f"protocol.judges.harmful_rate.model={tiny_folder}: its weights take 0.00 GiB, and cpu has 0.00 free; "
+    refuses(alttrain, f"{line}float32", fault)
+    monkeypatch.setitem(_SHELF, ("judge",), None)
+    assert fault not in refuses(alttrain, f"{line}bfloat16", "generations")
+    assert not _SHELF
+    register()
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        elsewhere = assemble(compose("run", f"{TINY}{tiny_folder} {line}float32".split()))
+    check_light(elsewhere, here=False)
 
 
 def test_more_devices_than_there_are_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

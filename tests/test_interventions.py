@@ -871,7 +871,7 @@ def test_an_attacks_judge_may_be_a_guard_on_a_server(run: Run, serve: Serve) -> 
     attack = ActorAttack(attacker=ServerWriter(stub.url, "attacker"), judge=guard)
     attack.check("intervention.a", lambda *model: "")
     with pytest.raises(ValueError, match=r"intervention.a.judge.model=m: gated"):
-        attack.check("intervention.a", lambda model, revision, tokenizer: "gated" if tokenizer else "")
+        attack.check("intervention.a", lambda model, revision, dtype: "" if dtype else "gated")
     with pytest.raises(ValueError, match="must be on a server"):
         replace(attack, judge=replace(guard, base_url=None)).check("intervention.a", lambda *model: "")
     lent: list[Any] = []

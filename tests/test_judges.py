@@ -318,7 +318,7 @@ def test_a_served_guard_is_checked(serve: Serve) -> None:
     offers.models = ["m"]
     with pytest.raises(ValueError, match=r"judge.model=m: no tokenizer"):
         replace(judge, base_url=offers.url).check(
-            "judge", lambda model, revision, tokenizer: "no tokenizer" if tokenizer else ""
+            "judge", lambda model, revision, dtype: "" if dtype else "no tokenizer"
         )
     with pytest.raises(ValueError, match=r"judge.base_url='here': expected a URL"):
         LlamaGuard("m", base_url="here")

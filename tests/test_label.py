@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_runs import make_run
+from made_runs import judge_benchmark, make_run
 
 from alttrain.evaluation.agreement import read_labels, text_hash
 from alttrain.run import label
@@ -90,6 +90,27 @@ def test_what_cannot_be_drawn_is_refused(
     with pytest.raises(SystemExit, match="2"):
         draw(tmp_path / "a.csv", make_run(tmp_path, sets), *arguments)
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_texts_by_one_of_two_protocols_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, SETS)
+    folder = run / "evaluation" / "strongreject.brief"
+    judge_benchmark(folder, "strongreject", "harmful_rate", "yn", "brief", "h", 10)
+    with pytest.raises(SystemExit, match="2"):
+        draw(tmp_path / "a.csv", run)
+    assert re.search("--protocol None: .* has strongreject by alttrain, brief$", capsys.readouterr().err.strip())
+    assert len(draw(tmp_path / "a.csv", run, "--protocol", "alttrain")) == 74
+    assert len(draw(tmp_path / "b.csv", run, "--protocol", "brief")) == 2
+    told = capsys.readouterr().out
+    assert "with protocol=alttrain +evaluation.benchmarks.strongreject.human_labels=" in told
+    assert "with protocol=brief +evaluation.benchmarks.strongreject.human_labels=" in told
+
+
+def test_texts_under_an_intervention_are_not_drawn(tmp_path: Path) -> None:
+    under = {"name": "cut", "of": "strongreject", "of_hash": "h", "left_out": 0, "settings": {}}
+    sets = {**SETS, "strongreject+cut": ("harmful_rate", "yy")}
+    run = make_run(tmp_path, sets, shown={"strongreject+cut": {"intervention": under}})
+    assert len(draw(tmp_path / "a.csv", run)) == 74
 
 
 def test_a_sheet_that_is_there_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

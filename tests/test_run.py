@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from stub_server import RESET, Serve, right
 
 from alttrain.config import RunError, register
 from alttrain.dataset.sources import embedded_rows
+from alttrain.evaluation.agreement import judge_report
 from alttrain.records import Example, Generation, Judgement, read_metrics, read_rows
 from alttrain.report.figures import draw_all
 from alttrain.report.results import read_csv
@@ -34,6 +36,7 @@ from alttrain.run import label
 from alttrain.run.app import execute
 from alttrain.run.progress import Advance, bar
 from alttrain.run.session import Session, clear_shelf
+from alttrain.run.stages import judge as judge_stage
 
 RUN, UNTRAINED = "tiny-embedded-alttrain-demo-s0", "tiny-no_train-s0"
 DRAW = "alttrain.run.stages.report.draw_all"
@@ -539,14 +542,43 @@ def test_second_opinions_and_human_labels_measure_the_judge(
     table = agreement["human"]["second"]["by_category"][0]
     assert table["neither"] + table["judge_only"] + table["undecided"] == 3
     assert (table["both"], table["human_only"]) == (0, 0)
-    assert agreement["labels"] == {"joined": 3, "unlabelled": 0, "of_other_texts": []}
+    assert agreement["labels"] == {"says": "refused", "joined": 3, "unlabelled": 0, "of_other_texts": []}
     corrected = agreement["human"]["refusal"]["corrected"]
+    refused, told = corrected["corrected"], metrics["harmful_rate.corrected"]
+    assert [told[end] for end in ("value", "low", "high")] == [1 - refused[end] for end in ("value", "high", "low")]
+    assert (told["n"], told["undecided"]) == (3, 0)
     assert sum(stratum["labelled"] for stratum in corrected["strata"]) == 3
     assert corrected["note"].startswith("3 labels leave")
 
 
+@pytest.mark.parametrize(
+    ("measure", "says", "labels", "name", "value"),
+    [
+        ("harmful_rate", "refused", "refused", "harmful_rate.corrected", 0.4),
+        ("harmful_rate", "refused", "harmful", "harmful_rate.corrected_harmful", 0.4),
+        ("harmful_rate", "unsafe", "harmful", "harmful_rate.corrected", 0.6),
+        ("over_refusal_rate", "refused", "refused", "over_refusal_rate.corrected", 0.6),
+        ("accuracy", "correct", "correct", "accuracy.corrected", 0.6),
+    ],
+)
+def test_a_corrected_rate_is_that_of_the_measure(measure: Any, says: Any, labels: str, name: str, value: float) -> None:
+    """Of 10 texts judged True and 10 judged False, half are labelled: people say True of all and of a fifth."""
+    benchmark: Any = SimpleNamespace(measure=measure, judge=SimpleNamespace(name="j", says=says))
+    verdicts = {(f"p{n}", 0): n < 10 for n in range(20)}
+    human = {(f"p{n}", 0): n < 5 or n == 10 for n in (*range(5), *range(10, 15))}
+    report = judge_report({"j": verdicts}, 0, human) | {"labels": {"says": labels}}
+    found = judge_stage._corrected(benchmark, report)
+    assert (found.metric, found.n, found.undecided) == (name, 10, 0)
+    assert found.low < found.value < found.high
+    assert found.value == pytest.approx(value)
+
+
 def test_labels_of_other_texts_are_never_used(
-    tiny_arguments: list[str], tmp_path: Path, baseline: Path, caplog: pytest.LogCaptureFixture
+    tiny_arguments: list[str],
+    tmp_path: Path,
+    baseline: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What another run wrote for the same prompt is another text: it is left out and named; no other is an error."""
     arguments = no_train(tiny_arguments)
@@ -564,5 +596,10 @@ def test_labels_of_other_texts_are_never_used(
     assert agreement["labels"]["of_other_texts"] == [one.id for one in rest]
     assert f"3 labels are of other texts and left out: {rest[0].id}" in caplog.text
     labels.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
-    with pytest.raises(RunError, match=r"none of 3 labels, such as that of .*, is of a text of this run"):
+    said = r"^evaluation.benchmarks.embedded_harmful.human_labels=.*: none of 3 labels, such as that of .*, is of a"
+    monkeypatch.setattr(judge_stage, "_ask", lambda *unused: pytest.fail("a judge was asked first"))
+    with pytest.raises(RunError, match=said):
+        run(arguments)
+    labels.unlink()
+    with pytest.raises(RunError, match=r"^evaluation.benchmarks.embedded_harmful.human_labels=.*: no such data file$"):
         run(arguments)

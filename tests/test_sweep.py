@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -20,14 +21,17 @@ from hydra.core.utils import JobStatus
 from processes import alttrain, gone
 from rich.console import Console
 
+from alttrain.backbone import FullFineTuning
 from alttrain.config import RunError, register
 from alttrain.config.overrides import applicable
-from alttrain.records import write_json, write_text
+from alttrain.records import Generation, write_json, write_rows, write_text
 from alttrain.report.results import read_csv
 from alttrain.run.assembly import assemble
+from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import Job, job_of, totals
+from alttrain.run.stages.needs import shape_known
 from alttrain.run.status import ENDED, PLAN, Log, locked, read_status, state_of, statuses, table
-from alttrain.run.sweep import STOPPED, overrides_of, plan, run_job
+from alttrain.run.sweep import STOPPED, Sweep, overrides_of, plan, run_job
 from hydra_plugins.alttrain_jobs import PARENT, JobSweeper
 
 LAUNCHERS = {"basic": "", "joblib": "hydra_plugins.hydra_joblib_launcher", "ray": "ray"}
@@ -378,6 +382,78 @@ def test_a_plan_says_what_is_left_and_what_it_takes(tiny_arguments: list[str]) -
     both = plan([*without(tiny_arguments, "training"), "training=none,demo"], multirun=True)
     assert both is not None
     assert [bool(job.training_tokens) for job in both.jobs] == [False, True]  # of the same data set
+
+
+def test_the_hours_of_a_sweep_are_of_what_is_left_and_of_each_training_once(protocols: list[str]) -> None:
+    """Two protocols evaluate one training; what is trained or generated is not done again."""
+    register()
+    own, *arguments = protocols
+    arguments = [f"hydra.searchpath=[file://{own.partition('=')[2]}]", *arguments, "seed=0,1"]
+
+    def planned() -> tuple[Sweep, list[Job]]:
+        swept = plan(arguments, multirun=True)
+        assert swept is not None
+        minutes = 60 * sum(job.hours or 0.0 for job in swept.jobs)
+        assert f"4 jobs are left: about {minutes:.0f} device-minutes on this machine, " in totals(swept.jobs)
+        return swept, sorted(swept.jobs, key=lambda job: job.run != swept.run.name)
+
+    swept, (whole, part, *others) = planned()
+    assert whole.run == part.run != others[0].run
+    assert [(job.training_tokens, job.hours) for job in others] == [(j.training_tokens, j.hours) for j in (whole, part)]
+    assert (whole.generations, part.generations) == (12, 12)
+    assert part.training_tokens == 0 < whole.training_tokens
+    assert whole.hours is not None
+    assert part.hours is not None
+    assert 0 < part.hours < whole.hours
+    run, benchmark = swept.run, swept.run.benchmarks[0]
+    write_json(run.folder / "train.json", {})
+    fields: dict[str, Any] = {"text": "", "thought": "", "answer": "", "thought_tokens": 0, "answer_tokens": 0}
+    fields |= {"category": "", "gold": (), "closed": True, "finish": "stop"}
+    rows = [Generation(one.id, one.prompt, one.label, **fields) for one in benchmark.examples]
+    write_rows(evaluation_folder(run, benchmark) / "generations.jsonl", rows)
+    _, (first, second, *others) = planned()
+    assert [first.training_tokens, second.training_tokens] == [0, 0]
+    assert [first.generations, second.generations] == [8, 12]
+    assert first.hours
+    assert first.hours < part.hours == second.hours
+    assert others[0].hours == whole.hours
+
+
+def test_the_disk_of_a_sweep_holds_each_training_once_and_one_checkpoint(
+    protocols: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register()
+    own, *arguments = protocols
+    arguments = [f"hydra.searchpath=[file://{own.partition('=')[2]}]", *arguments, "seed=0,1"]
+    free = SimpleNamespace(free=1 << 40)
+    monkeypatch.setattr("alttrain.run.stages.needs.shutil.disk_usage", lambda folder: free)
+
+    def refused() -> None:
+        said = r"output_dir=.*: what is trained takes about .* GiB with a checkpoint, and .* are free there; make room"
+        with pytest.raises(RunError, match=said):
+            plan(arguments, multirun=True)
+
+    swept = plan(arguments, multirun=True)
+    assert swept is not None
+    shape = shape_known(swept.run)
+    assert shape is not None
+    parts = swept.run.adapter.memory(shape, 2, [0])
+    adapter, checkpoint = parts["adapter"], parts["gradients"] + parts["optimizer"]
+    free.free = 2 * adapter + checkpoint
+    plan(arguments, multirun=True)
+    free.free -= 1
+    refused()
+    write_json(swept.run.folder / "train.json", {})  # one of the two is trained
+    free.free = adapter + checkpoint
+    plan(arguments, multirun=True)
+    free.free -= 1
+    refused()
+    arguments += ["adapter=full", "tag=whole"]
+    parts = FullFineTuning("float32").memory(shape, 2, [0])
+    free.free = 2 * 2 * shape.parameters + parts["gradients"] + parts["optimizer"]
+    plan(arguments, multirun=True)
+    free.free -= 1
+    refused()
 
 
 @pytest.mark.parametrize(

@@ -417,6 +417,47 @@ def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_colu
     assert found["judges"].judge.unique().tolist() == ["other", "judge", "judge and other"]
 
 
+def corrected(run: Path, value: float, n: int) -> None:
+    """Add a rate that human labels correct."""
+    path = run / "evaluation" / "strongreject.alttrain" / "metrics.json"
+    record = json.loads(path.read_text())
+    number = {"value": value, "low": value / 2, "high": value * 2, "n": n, "undecided": 0, "truncated": 0}
+    record["metrics"].append({"metric": "harmful_rate.corrected", **number})
+    path.write_text(json.dumps(record))
+
+
+def test_a_corrected_rate_has_a_column_of_its_own_beside_the_judges(tmp_path: Path) -> None:
+    """Runs without labels have no number there, nor has a mean over seeds of which one has no labels."""
+    sets = {"strongreject": ("harmful_rate", "yynu")}
+    corrected(make_run(tmp_path / "runs", sets), 0.4, 12)
+    for seed in (0, 1):
+        run = make_run(tmp_path / "runs", sets, method="star1", seed=seed)
+    corrected(run, 0.2, 6)
+    for seed in (0, 1):
+        corrected(make_run(tmp_path / "runs", sets, method="plain", seed=seed), 0.2 + seed / 10, 6)
+    make_run(tmp_path / "runs", sets, method="direct_refusal")
+    found = made(tmp_path / "runs")
+    both = [("harmful ↓", "strongreject", "by judge"), ("harmful ↓", "corrected", "strongreject", "by judge")]
+    assert heads(found["judges"]) == both
+    assert rows(found["judges"]) == {"r1_llama_8b": ["plain", "STAR-1", "AltTrain"]}
+    assert heads(found["main"]) == both[:1]
+    assert heads(found["overview"])[:2] == both
+    for table in (found["judges"], found["overview"]):
+        apparent, own = (cell(table, "AltTrain", f"harmful_rate{end}") for end in ("", ".corrected"))
+        assert (apparent.value, apparent.n, own.value, own.low, own.high, own.n) == (2 / 3, 3, 0.4, 0.2, 0.8, 12)
+        plain = cell(table, "plain", "harmful_rate.corrected")
+        assert (plain.value, plain.n, plain.seeds) == (pytest.approx(0.25), 12, 2)
+        assert not cell(table, "STAR-1", "harmful_rate.corrected").known
+    assert not cell(found["overview"], "DirectRefusal", "harmful_rate.corrected").known
+    assert "40.0 20.0–80.0 n=12" in markdown("x", found["judges"])
+    assert any(line.startswith("corrected: ") for line in legend(found["judges"]))
+    assert not any(line.startswith("corrected: ") for line in legend(found["main"]))
+    frame = results(tmp_path)
+    told = frame[frame.metric == "harmful_rate.corrected"].set_index("run")
+    assert told.loc["r1_llama_8b-alttrain-s0", ["value", "n", "judge"]].tolist() == [0.4, 12, "judge"]
+    assert len(told) == 4
+
+
 def test_the_mean_is_over_the_sets_most_rows_have(tmp_path: Path) -> None:
     sets = {name: (measure, "yn") for name, measure in SAFETY.items()}
     for method in ("alttrain", "plain"):

@@ -162,8 +162,10 @@ def why_absent(backbone: "Backbone") -> str:
     if folder := _local(backbone):
         if not (folder / "config.json").is_file():
             return "no folder with config.json and safetensors weights"
-        other = "; other formats can hold code, and are not loaded"
-        return "" if any(folder.glob("*.safetensors")) else f"the folder holds no safetensors weights{other}"
+        if not any(folder.glob("*.safetensors")):
+            return "the folder holds no safetensors weights; other formats can hold code, and are not loaded"
+        lacks = "the folder lacks the tokenizer's files, model.safetensors, or a file that its index names"
+        return "" if _is_whole(folder) else lacks
     if _cached(backbone):
         return ""
     remedy = "set it to a folder that holds the model"

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from alttrain.backbone import attention
@@ -44,8 +46,23 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it also logs on imp
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load the fast tokenizer of a backbone or adapter folder."""
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    """Load the fast tokenizer of a backbone or adapter folder. Raises ValueError if its files are damaged."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a damaged file leads to any
+        fault = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"{folder}: its tokenizer cannot be loaded ({fault}); fetch the model again") from error
+
+
+def check_architecture(folder: Path) -> None:
+    """Raise ValueError if the folder's config.json is not of a causal language model that transformers knows."""
+    path = folder / "config.json"
+    kind = read_json(path).get("model_type") if path.exists() else None
+    if kind is not None and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(
+            f"{path}: model_type={kind!r} is no causal language model that transformers {transformers.__version__} "
+            "knows; choose another model, or a transformers that knows it"
+        )
 
 
 def load_model(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 RESAMPLES = 9_999  # bootstrap samples of Krippendorff's alpha
 WIDE = 0.5  # an interval wider than this (as a share of 1) is reported as uninformative
 SHOWN = 5  # bad rows that an error message names
+CORRECTED = "corrected"  # begins what follows the point in the name of a corrected measure
 Kind = Literal["refused", "harmful", "correct"]
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "unclear": None, "?": None}
 """Accepted CSV cells, in upper or lower case."""

@@ -134,7 +134,7 @@ class Attack(Intervention, ABC):
     def check(self, where: str, model_fault: ModelFault) -> None:
         self.attacker.check_server(f"{where}.attacker")
         if self.judge is not None:
-            self.judge.check(f"{where}.judge", lambda *model: model_fault(*model) if model[2] else SERVED)
+            self.judge.check(f"{where}.judge", lambda *model: SERVED if model[2] else model_fault(*model))
 
     def begin(self, row: Example, own: Any, given: Given) -> Begun | None:
         """None if the benchmark has a dialogue of its own."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alttrain.report.escaping import MARKDOWN_CELL, latex_text, one_line, plain
-from alttrain.report.measures import ASSESSING, FAILURES, MEASURES, OFFLINE, base, written
+from alttrain.report.measures import ASSESSING, FAILURES, MEASURES, OFFLINE, base, corrected, written
 from alttrain.report.published import WHY
 from alttrain.report.tables import pivot
 
@@ -31,6 +31,10 @@ TOO_FEW = (
     "seeds (5 %, before Holm) would miss it more than one time in five."
 )
 KAPPA = "agreement: Cohen's kappa with its 95 % interval, over the texts that both judges decided."
+BY_LABELS = (
+    "corrected: the share of all texts, undecided ones too, as people judge them, estimated from the judge's verdicts "
+    "and the n texts that people labelled."
+)
 FAILED = (
     "answered: of the harmful prompts with a verdict, those that were answered; refused: likewise of the harmless.",
     "misjudged: the assessment was wrong; disobeyed: it was right and not acted on; unassessed: there was none.",
@@ -94,6 +98,7 @@ def marks_legend(frame: pd.DataFrame) -> list[str]:
         (frame.few.any(), TOO_FEW),
         (frame.notes.any(), "undecided, truncated: texts without a verdict, and cut by the token cap, where over 5 %."),
         ((frame.measure == "kappa").any(), KAPPA),
+        (frame.measure.map(corrected).any(), BY_LABELS),
         (frame.missing.any(), f"{MISSING} no number: not measured, or no text that it could be of."),
     )
     return [line for applies, line in said if applies]

@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple
 
+from alttrain.evaluation.agreement import CORRECTED
+
 WORTH_SAYING = 0.05
 """A number shows its share of undecided texts, or of texts cut by the token cap, if it is above this threshold."""
 OFFLINE = "offline"  # the default protocol, which headings do not name
@@ -58,6 +60,11 @@ OVERVIEW = ("adherence_rate", "thought_tokens", "answer_tokens")
 def base(measure: str) -> str:
     """The measure's name without the part or judge that decides it: `harmful_rate` of `harmful_rate.thought`."""
     return measure.partition(".")[0]
+
+
+def corrected(measure: str) -> bool:
+    """Whether a rate is corrected for the judge's errors by human labels."""
+    return measure.partition(".")[2].startswith(CORRECTED)
 
 
 def by_judge(measure: str) -> bool:

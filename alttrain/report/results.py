@@ -35,7 +35,7 @@ from alttrain.records import (
     write_text,
 )
 from alttrain.report.escaping import literal, read_literal
-from alttrain.report.measures import CAUSES, FAILURES, MEASURES, base, by_judge
+from alttrain.report.measures import CAUSES, FAILURES, MEASURES, base, by_judge, corrected
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +220,8 @@ class Evaluation:
 
     def judge_of(self, metric: str) -> str:
         """The judge that a metric depends on; "" if none, or if it is another one's by an older version."""
-        return self.judge if by_judge(metric) and (metric == self.measure or "." not in metric) else ""
+        own = metric == self.measure or "." not in metric or corrected(metric)
+        return self.judge if own and by_judge(metric) else ""
 
     def judgements(self) -> list[Judgement]:
         """All verdicts of all judges."""

@@ -49,7 +49,8 @@ TABLES = {
     "general": "General ability",
     "multi_turn": "Multi-turn attacks",
     "multilingual": "Harmful requests by language",
-    "judges": "Several judges of the same texts",  # every variant that has them: each judge's rate, and agreements
+    # every variant that has them: each judge's rate, its rate corrected by human labels, and agreements
+    "judges": "Several judges, or people, on the same texts",
     "recognition": "Harm that untrained backbones recognise",  # what their thoughts hold of harmful requests
     # every variant: the assessment as a classifier, failures by cause; training, and tokens a query
     "adherence": "Adherence to the structure, and failures by what the assessment said",
@@ -192,12 +193,13 @@ def _specified(found: list[Variant], protocol: str) -> list[tuple[str, list[Vari
     recognising = [column for column in rates if column.measure in measures.RECOGNISING]
     apart = {name: [c for c in rates if name in c.tables] for name in ("general", "multi_turn", "multilingual")}
     apart["reasoning"] = own["accuracy"] if "accuracy" in means else []
-    beside = {column.made[0][:2] for column in rates if column.measure == "kappa"}  # the sets with several judges
+    compared = [c for c in rates if c.measure == "kappa" or measures.corrected(c.measure)]
+    beside = {column.made[0][:2] for column in compared}  # the sets with several judges, or with human labels
     several = [c for c in rates if c.made[0][:2] in beside and c.measure not in ("score", *measures.RECOGNISING)]
     main = methods([variant for variant in found if belongs(variant, "main")], protocol)
     return [
         ("overview", found, [*(c for c in rates if c not in recognising), *(pools[name] for name in OVERVIEW)]),
-        ("judges", [v for v in found if any(c.measure == "kappa" and c.made[0] in v.every for c in several)], several),
+        ("judges", [v for v in found if any(v.has(column) for column in compared)], several),
         ("main", main, list(dict.fromkeys([*own["harmful_rate"], *short]))),
         *((name, [v for v in found if any(c.made[0] in v.judged for c in own)], own) for name, own in apart.items()),
         *((name, listed(found, name), short) for name in VARIED),

@@ -54,6 +54,10 @@ class Variant:
         """The method, or for a run without one `NO_TRAIN` or its rewrite."""
         return self.method or (NO_TRAIN if self.untrained else self.rewrite)
 
+    def has(self, column: "Column") -> bool:
+        """Whether a seed of this variant has the number of a benchmark's column."""
+        return any(one.metric(column.measure) for one in self.every.get(column.made[0], {}).values())
+
     def firsts(self, protocol: str) -> dict[Made, Evaluation]:
         """The first seed's evaluations by a protocol."""
         return {made: next(iter(seeds.values())) for made, seeds in self.judged.items() if made[0] == protocol}

@@ -42,7 +42,7 @@ from alttrain.run.folder import open_folder
 from alttrain.run.plan import job_of, totals
 from alttrain.run.progress import log_to_console, logged_to
 from alttrain.run.session import Session
-from alttrain.run.stages.check import check_light, check_prompts, check_protocol, ready
+from alttrain.run.stages.check import check_light, check_prompts, check_protocol, check_sources, ready
 from alttrain.run.stages.generate import incomplete
 from alttrain.run.stages.needs import fit_hardware
 from alttrain.run.status import PLAN, Log, locked, read_status
@@ -105,7 +105,7 @@ def main() -> None:
 def _flags(arguments: list[str]) -> argparse.Namespace:
     """Parse a command line as Hydra does.
 
-    Raises ValueError if Hydra would compose another config than the checked one, or a launcher's package is missing.
+    Raises ValueError if Hydra would compose another config than the checked one, or a folder or package is missing.
     """
     flags = get_args_parser().parse_args(arguments)
     for flag in ("config_name", "config_path", "experimental_rerun"):
@@ -114,6 +114,8 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
                 f"--{flag.replace('_', '-')} is not taken: alttrain composes conf/run.yaml; give your own options in a "
                 "folder of groups, --config-dir=FOLDER"
             )
+    if flags.config_dir and not Path(flags.config_dir).is_dir():
+        raise ValueError(f"--config-dir={flags.config_dir}: no such folder")
     if lacking := absent(flags.overrides):
         raise ValueError(lacking)
     return flags
@@ -156,6 +158,7 @@ def _check(overrides: list[str], multirun: bool) -> Sweep | None:
         return swept
     for config in configs:  # one, unless -m is missing, which Hydra reports
         check_light(_checked := fit_hardware(assemble(config)))
+        check_sources(_checked)
         verify(*_processes(_checked))
         if {"check", "train", "generate"} & set(_checked.stages) and not follows():
             log.info("plan      %s", totals([job_of(_checked, (), _checked.rows)]))

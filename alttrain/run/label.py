@@ -38,6 +38,7 @@ def main() -> None:
     told = "draw as many of each run, of each verdict"
     command.add_argument("--by", nargs="+", choices=("run", "verdict"), default=[], help=told)
     command.add_argument("--benchmark", help="its name, where the runs have several")
+    command.add_argument("--protocol", help="its name, where the runs have the benchmark by several")
     command.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     command.add_argument("--out", type=Path, default=Path("labels.csv"), help="the file (default labels.csv)")
     try:
@@ -52,9 +53,9 @@ def sample(asked: argparse.Namespace) -> str:
     if asked.out.exists():
         raise ValueError(f"--out {asked.out}: it is there, perhaps with labels; choose another name")
     strata: dict[tuple[str, ...], list[Row]] = defaultdict(list)
-    columns, benchmark = {}, asked.benchmark
+    columns, benchmark, protocol = {}, asked.benchmark, asked.protocol
     for run in dict.fromkeys(asked.runs):
-        benchmark, column, rows = _texts(run, benchmark)
+        benchmark, protocol, column, rows = _texts(run, benchmark, protocol)
         columns[column] = ""
         for row in rows:
             strata[tuple(str(row[what]) for what in asked.by)].append(row)
@@ -77,21 +78,31 @@ def sample(asked: argparse.Namespace) -> str:
     write_text(asked.out, text.getvalue())
     return (
         f"{asked.out}: {len(drawn)} of {total} texts. Fill the column {column} with yes, no or unclear, and run the "
-        f"runs' command again with +evaluation.benchmarks.{benchmark}.human_labels={asked.out.resolve()}"
+        f"runs' command again with protocol={protocol} "
+        f"+evaluation.benchmarks.{benchmark}.human_labels={asked.out.resolve()}"
     )
 
 
-def _texts(run: Path, benchmark: str | None) -> tuple[str, str, list[Row]]:
-    """Return (benchmark, the column to fill, the texts with the verdict of the deciding judge) of a run."""
-    paths = sorted(run.glob("evaluation/*/metrics.json"))
-    found = {str(read_metrics(path)["benchmark"]): path.parent for path in paths}
+def _texts(run: Path, benchmark: str | None, protocol: str | None) -> tuple[str, str, str, list[Row]]:
+    """Return (benchmark, protocol, the column to fill, the texts with the deciding judge's verdict) of a run.
+
+    Without a `benchmark` or `protocol`, the run has one. Under an intervention no text is labelled.
+    """
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    for path in sorted(run.glob("evaluation/*/metrics.json")):
+        judged = read_metrics(path)
+        if "intervention" not in (provenance := judged.get("provenance", {})):
+            found[str(judged["benchmark"])][str(provenance.get("protocol", ""))] = path.parent, judged
     if not found:
         raise FileNotFoundError(f"{run}: no judged benchmark there; run the judge stage first")
     benchmark = next(iter(found)) if benchmark is None and len(found) == 1 else str(benchmark)
     if benchmark not in found:
         raise ValueError(f"--benchmark {benchmark}: {run} has {', '.join(found)}")
-    folder = found[benchmark]
-    judged = read_metrics(folder / "metrics.json")
+    by_protocol = found[benchmark]
+    protocol = next(iter(by_protocol)) if protocol is None and len(by_protocol) == 1 else str(protocol)
+    if protocol not in by_protocol:
+        raise ValueError(f"--protocol {protocol}: {run} has {benchmark} by {', '.join(by_protocol)}")
+    folder, judged = by_protocol[protocol]
     decides, measure = judged.get("analysis", {}).get("decides"), judged.get("provenance", {}).get("measure")
     if not decides or not measure:
         raise ValueError(f"{folder / 'metrics.json'} is an older version's; run the judge stage again")
@@ -110,4 +121,4 @@ def _texts(run: Path, benchmark: str | None) -> tuple[str, str, list[Row]]:
         prompt, answer = request(made, "prompt"), seen_by_judge(made, decides["part"]).answer
         row: Row = {"run": run.name, "id": made.id, "sample": made.sample, "hash": text_hash(prompt, answer)}
         rows.append(row | {"prompt": prompt, "answer": answer, "verdict": verdicts[made.id, made.sample]})
-    return benchmark, "correct" if measure == "accuracy" else unsafe, rows
+    return benchmark, protocol, "correct" if measure == "accuracy" else unsafe, rows

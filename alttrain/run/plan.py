@@ -27,7 +27,7 @@ from alttrain.records import Example, Names, Trained, kept_json, write_json, wri
 from alttrain.report.escaping import plain
 from alttrain.run.assembly import Run
 from alttrain.run.folder import source_texts
-from alttrain.run.stages.generate import incomplete
+from alttrain.run.stages.generate import missing
 from alttrain.run.stages.judge import judges_of
 from alttrain.run.stages.needs import guessed_rows, needs_of, shape_known
 from alttrain.run.status import PLAN, read_status
@@ -62,9 +62,9 @@ class Job:
     - `gib`              memory of the stage that needs most, in GiB per device; None if unknown
     - `fits`             whether that much is free; None if unknown
     - `devices`          devices of the training, over all nodes
-    - `training_tokens`  tokens of all training steps
-    - `generations`      answers to generate
-    - `hours`            device-hours on this machine; None if the backbone's size is unknown
+    - `training_tokens`  tokens of all training steps; 0 if it is done
+    - `generations`      answers that are left to generate
+    - `hours`            device-hours of these two on this machine; None if the backbone's size is unknown
     - `calls`            requests to each teacher's and judge's server, without repairs, if no reply is cached
     """
 
@@ -81,20 +81,24 @@ class Job:
 
 
 def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example]) -> Job:
-    """Estimate the cost of one run. `rows` are its training rows before the rewrite, empty if it trains nothing."""
+    """Estimate what is left of one run. `rows` are its training rows before the rewrite.
+
+    They are empty if it trains nothing, or if another job of the sweep trains it.
+    """
     device = look(run.hardware.accelerator, run.hardware.memory_gib)
     most = max((need.total for need in needs_of(run, rows, device)), default=None)
     recipe, training_tokens = run.training, 0
-    if recipe.trains and rows:
+    if recipe.trains and run.to_train and rows:
         lengths = guessed_rows(rows, recipe.max_length)
         training_tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
-    generations = generated_tokens = 0
+    due = run.evaluated if {"check", "generate"} & set(run.stages) else ()
+    left = Counter({benchmark.name: sum(map(len, missing(run, benchmark))) for benchmark in due})
+    generated_tokens = 0
     calls = Counter[str]()
     for benchmark in run.evaluated:
         decoding = run.protocol.decoding_for(benchmark)
         asked = len(benchmark.examples) * decoding.samples
-        generations += asked
-        generated_tokens += asked * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
+        generated_tokens += left[benchmark.name] * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
         for judge in judges_of(run, benchmark).values():
             calls[f"judge {_judge(judge)}"] += asked * len(judge.servers) * len(run.protocol.parts)
         if benchmark.intervention and benchmark.intervention.requests:
@@ -106,23 +110,22 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example]) -> Job:
     return Job(
         run.name,
         tuple(overrides),
-        _state(run),
+        _state(run, run.to_train or ("generate" in run.stages and left.total() > 0)),
         None if most is None else round(most / GIB, 2),
         None if most is None or device.free is None else most <= device.free,
         run.hardware.world_size,
         training_tokens,
-        generations,
+        left.total(),
         _hours(run, device, training_tokens, generated_tokens),
         dict(+calls),
     )
 
 
-def _state(run: Run) -> str:
-    """Return "new", "goes on", or "done" if no work is left for the run's stages."""
+def _state(run: Run, left: bool) -> str:
+    """Return "new", "goes on", or "done" if no work is `left` for the run's stages."""
     if not run.folder.exists():
         return "new"
     status = read_status(run.folder)
-    left = run.to_train or ("generate" in run.stages and incomplete(run))
     return "done" if not left and status is not None and status.state == "done" else "goes on"
 
 

@@ -32,6 +32,13 @@ def clear_shelf() -> None:
     free()
 
 
+def made_room() -> bool:
+    """Release the model on the shelf. Returns whether there was one."""
+    if held := bool(_SHELF):
+        clear_shelf()
+    return held
+
+
 def free() -> None:
     """Collect garbage and empty torch's GPU cache, so that the next stage can load a model."""
     gc.collect()

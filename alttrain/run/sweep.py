@@ -33,7 +33,7 @@ from alttrain.run.assembly import Run, assemble
 from alttrain.run.folder import evaluation_folder
 from alttrain.run.plan import LISTED, Job, job_of, tell, write_plan
 from alttrain.run.progress import bar
-from alttrain.run.stages.check import MODEL_STAGES, check_light
+from alttrain.run.stages.check import MODEL_STAGES, check_light, check_sources
 from alttrain.run.stages.needs import fit_hardware, refuse_full_disk, refuse_too_large
 from alttrain.run.status import ENDED, Log, read_status, statuses
 from alttrain.training.distributed import follows
@@ -129,11 +129,11 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
             try:
                 run = alike[rest] = alike.get(rest) or assemble(configs[rest])
                 run = _with_seed(run, configs[rest], overrides)
-                check_light(run, rows.get(run.data))
+                check_light(run, rows.get(run.data), here)
                 if run.data not in rows:
                     rows[run.data] = run.rows
                 run = planned[rest] = fit_hardware(run, rows[run.data])
-                job = job_of(run, overrides, rows[run.data])
+                job = job_of(run, overrides, () if run.name in runs else rows[run.data])  # one of them trains
                 if job.state != "done":
                     _check_hardware(run, rows[run.data], here)
                 made.append(job)
@@ -142,8 +142,11 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
                 for fault in getattr(error, "faults", (str(error),)):
                     faults.setdefault(fault, []).append(" ".join(overrides))
     for name, several in runs.items():
-        if fault := _clash(several):
-            faults[fault] = [" ".join(job.overrides) for job in made if job.run == name]
+        try:
+            _refuse_clash(several)
+            check_sources(several[0], runs)
+        except RunError as error:
+            faults.setdefault(str(error), []).extend(" ".join(job.overrides) for job in made if job.run == name)
     if not faults:
         refuse_full_disk([run for several in runs.values() for run in several])
     if faults:
@@ -187,23 +190,24 @@ def _unseeded(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(override for override in overrides if not override.startswith("seed="))
 
 
-def _clash(several: Sequence[Run]) -> str:
-    """Return why jobs with the same run name are refused; "" if they are not.
+def _refuse_clash(several: Sequence[Run]) -> None:
+    """Raise RunError unless jobs with the same run name share one training.
 
-    They must share one training, and no two may write one evaluation in different ways.
+    No two may write one evaluation in different ways.
     """
     first, *others = several
     if any(run.fingerprint != first.fingerprint or run.hardware != first.hardware for run in others):
-        return f"{len(several)} jobs would be one run, {first.name}; give them tags"
+        raise RunError(f"{len(several)} jobs would be one run, {first.name}; give them tags")
     made: dict[Path, Any] = {}
     for run in several:
         for benchmark in run.evaluated:
             folder = evaluation_folder(run, benchmark)
             how = (run.evaluation_fingerprint(benchmark), run.protocol_hash(benchmark))
             if made.setdefault(folder, how) != how:
-                where = f"{folder.name} of {first.name}"
-                return f"{len(several)} jobs would write one evaluation, {where}; give them tags, or other protocols"
-    return ""
+                raise RunError(
+                    f"{len(several)} jobs would write one evaluation, {folder.name} of {first.name}; give them tags, "
+                    "or other protocols"
+                )
 
 
 def searched(hydra: Any) -> list[str]:

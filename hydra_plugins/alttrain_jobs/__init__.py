@@ -2,7 +2,8 @@
 
 Hydra accepts plugins only from the package `hydra_plugins`, and imports them all at every start. This module therefore
 imports everything else where it is used. The processes that a sweep started on its own machine end with it, however it
-ends. Ray ends its own processes. Jobs on Slurm keep running.
+ends. Ray ends its own processes; after a kill -9 two of its agents stay for a minute, in which they try to tell Ray's
+head, which is gone, of the end (a fixed time limit in Ray 2.60). Jobs on Slurm keep running.
 """
 
 import importlib.util

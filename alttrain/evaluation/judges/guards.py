@@ -102,7 +102,7 @@ class GuardModel(ModelJudge):
     def check(self, where: str, model_fault: ModelFault) -> None:
         if server := self._server():
             server.check_server(where, {"model": self.model})
-        if fault := model_fault(self.model, self.revision, server is not None):
+        if fault := model_fault(self.model, self.revision, None if server else self.dtype):
             raise ValueError(f"{where}.model={self.model}: {fault}")
 
     def ask(self, rows: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:

@@ -27,8 +27,8 @@ Says = Literal["refused", "correct", "unsafe"]
 Against = Literal["prompt", "goal", "goal_if_any"]
 """What an answer is judged against: the prompt as sent, or the goal of the attack, which the benchmark's row states in
 plain words. With "goal_if_any", a row without a goal is judged against its prompt."""
-ModelFault = Callable[[str, str | None, bool], str]
-"""(hub id or folder, revision, whether its tokenizer is enough) -> why the model is not available here; "" if it is."""
+ModelFault = Callable[[str, str | None, str | None], str]
+"""(hub id or folder, revision, dtype; None if its tokenizer is enough) -> why the model cannot be had here, or ""."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ fetches both and validates then; a run of `check` alone reports that it did not.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import compress
@@ -34,8 +34,8 @@ from alttrain.run.asking import prompt_text
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
 from alttrain.run.session import Session, judge_model
-from alttrain.run.stages.generate import check_trained, incomplete
-from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
+from alttrain.run.stages.generate import check_trained, incomplete, missing
+from alttrain.run.stages.judge import check_labels, is_judged, judges_of, lacking_rows
 from alttrain.run.stages.needs import (
     Sizes,
     guessed_rows,
@@ -43,6 +43,7 @@ from alttrain.run.stages.needs import (
     refuse_full_disk,
     refuse_too_large,
     tokens_key,
+    too_large,
 )
 from alttrain.run.stages.rewrite import refuse_losses
 from alttrain.run.stages.train import tokenized
@@ -55,10 +56,11 @@ NAMED = 5
 """Number of rows named in one message; the others are counted."""
 
 
-def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
+def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = True) -> None:
     """Check the files, parts, servers and hardware that the run's stages need. Raises RunError with all faults.
 
     `rows` are the rows to train on if another job of the sweep has read the same data; its files are not read again.
+    `here` says whether the run will be on this machine.
     """
     faults: dict[str, None] = {}
     stages, structure, reads = set(run.stages), run.structure, rows is None
@@ -70,9 +72,11 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
         except (RunError, ValueError, OSError) as error:
             faults[str(error)] = None
 
-    def model_fault(source: str, revision: str | None, tokenizer: bool) -> str:
+    def model_fault(source: str, revision: str | None, dtype: str | None) -> str:
         model = judge_model(run, source, revision)
-        return "" if tokenizer and at_hand(model, "tokenizer.json") else why_absent(model)
+        if dtype is None:
+            return "" if at_hand(model, "tokenizer.json") else why_absent(model)
+        return why_absent(model) or (too_large(run, model, dtype) if here else "")
 
     tried(check_writable, run.output_dir)
     for logger in run.loggers.values() if {"train", "judge"} & stages else ():
@@ -96,7 +100,10 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
     def judges_due(benchmark: Benchmark) -> Mapping[str, Judge]:
         if reads:
             benchmark.prompts()
-        return judges_of(run, benchmark) if "judge" in stages and not is_judged(run, benchmark) else {}
+        if "judge" not in stages:
+            return {}
+        check_labels(run, benchmark)  # first: its message names the key
+        return {} if is_judged(run, benchmark) else judges_of(run, benchmark)
 
     for benchmark in run.benchmarks:
         tried(run.protocol.decoding_for, benchmark)
@@ -142,6 +149,17 @@ def check_light(run: Run, rows: Sequence[Example] | None = None) -> None:
         raise RunError(*faults)
 
 
+def check_sources(run: Run, planned: Collection[str] = ()) -> None:
+    """Raise RunError if an intervention that is to be made reads a run that is neither there nor `planned`."""
+    runs = run.folder.parent
+    for one in run.intervened if {"check", "generate"} & set(run.stages) else ():
+        source = one.intervention and one.intervention.source
+        if source and source not in planned and not (runs / source).is_dir() and missing(run, one):
+            key = f"intervention.{one.intervention_name}.source={source}"
+            known = [path.name for path in runs.glob("*") if path.is_dir()]
+            raise RunError(f"{key}: {runs} has no such run; give one that has generated{did_you_mean(source, known)}")
+
+
 def _check_backbone(run: Run, gpu: bool, trains: bool, generates: bool) -> None:
     """Raise RunError if the weights are not available, or the kernels lack their packages or hardware."""
     source, loads = run.backbone.source, trains
@@ -154,6 +172,8 @@ def _check_backbone(run: Run, gpu: bool, trains: bool, generates: bool) -> None:
     fetched = run.backbone.wheel is None or Path(source).expanduser().is_dir()  # not from a wheel
     if loads and fetched and (absent := why_absent(run.backbone)):
         raise RunError(f"backbone.source={source}: {absent}")
+    if loads:
+        module_names(run.backbone)  # refuses a damaged file
     if MODEL_STAGES & set(run.stages):
         optimizer = run.training.optimizer if run.training.trains and "train" in run.stages else "adamw"
         check_kernels(run.backbone.quantization, run.backbone.attention, gpu, optimizer)
@@ -256,8 +276,9 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
         folder = fetch_tokenizer(run.backbone)
     except OSError as error:
         return None, f"{run.backbone.source} is not at hand ({error})"
-    from alttrain.backbone.weights import load_tokenizer
+    from alttrain.backbone.weights import check_architecture, load_tokenizer
 
+    check_architecture(folder)
     return Renderer(run.backbone, load_tokenizer(folder)), ""
 
 

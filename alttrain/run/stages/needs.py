@@ -8,16 +8,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from alttrain.backbone import Shape
+from alttrain.backbone import Backbone, Shape
 from alttrain.backbone.config import Trainable
 from alttrain.backbone.device import GIB, Device, look, number_bytes
-from alttrain.backbone.memory import Quantization, device_bytes, shape_of
+from alttrain.backbone.memory import Quantization, device_bytes, shape_of, weight_bytes
 from alttrain.backbone.source import at_hand
 from alttrain.config import RunError
 from alttrain.records import Example, read_json
 from alttrain.rewrite import lacks_original, render
 from alttrain.run.assembly import Run
 from alttrain.run.folder import nearest
+from alttrain.run.session import made_room
 from alttrain.training import Hardware
 
 CHARACTERS_PER_TOKEN = 4
@@ -186,9 +187,24 @@ def refuse_too_large(
             fitting = (f"set {override}" for override, total in need.remedies() if total <= device.free)
             remedy = next(fitting, "choose a smaller backbone, or a device with more memory")
             refused.append(f"{line}: {remedy}")
+    if refused and made_room():
+        return refuse_too_large(run, rows, stages, sizes)
     if refused:
         raise RunError(*refused)
     return lines
+
+
+def too_large(run: Run, model: Backbone, dtype: str) -> str:
+    """Return why a judge's model, by its weights alone, does not fit; "" if it does, or if that is not known."""
+    path, device = at_hand(model, "config.json"), look(run.hardware.accelerator, run.hardware.memory_gib)
+    shape = shape_of(read_json(path)) if path else None
+    size = weight_bytes(shape, number_bytes(dtype, device)) if shape else 0
+    if device.free is None or size <= device.free:
+        return ""
+    if made_room():
+        return too_large(run, model, dtype)
+    remedy = "choose a smaller judge, or ask a server that serves it (base_url)"
+    return f"its weights take {_gib(size)} GiB, and {device.name} has {_gib(device.free)} free; {remedy}"
 
 
 def refuse_full_disk(runs: Sequence[Run]) -> None:
