@@ -527,7 +527,7 @@ VALUES: list[Any] = [
     {3},
     frozenset(),
 ]
-VALUES += [{(1, 2): {"a": None}}, "\ud800", [0.5, -3, "a", None, True], [1, 1 << 1000], (-(1 << 1000), 0.1), [[1], 2]]
+VALUES += [{(1, 2): {"a": None}}, "\ud800", [0.5, -3, "a", None, True], [1, 10**5000], (-(10**5000), 0.1), [[1], 2]]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20] if not isinstance(value, int) else "int")
