@@ -156,7 +156,9 @@ def _nth_paragraph_first_word(text: str, num_paragraphs: int, nth_paragraph: int
 
 
 def _number_placeholders(text: str, num_placeholders: int) -> bool:
-    return len(re.findall(r"\[.*?\]", text)) >= num_placeholders
+    """Square brackets that close on their line; what follows the last of them is cut, for one search to be enough."""
+    lines = (line[: line.rfind("]") + 1] for line in text.split("\n"))
+    return sum(len(re.findall(r"\[[^\]]*\]", line)) for line in lines) >= num_placeholders
 
 
 def _postscript(text: str, postscript_marker: str) -> bool:
@@ -165,7 +167,7 @@ def _postscript(text: str, postscript_marker: str) -> bool:
 
 
 def _number_bullet_lists(text: str, num_bullets: int) -> bool:
-    stars, dashes = (re.findall(bullet, text, re.M) for bullet in (r"^\s*\*[^\*].*$", r"^\s*-.*$"))
+    stars, dashes = (re.findall(bullet, text, re.M) for bullet in (r"^[^\S\n]*\*[^\*].*$", r"^[^\S\n]*-.*$"))
     return len(stars) + len(dashes) == num_bullets
 
 
@@ -193,7 +195,11 @@ def _json_format(text: str) -> bool:
 
 
 def _title(text: str) -> bool:
-    return any(title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", text))
+    """A line with something from its first << to its last >>."""
+    spans = ((line, line.find("<<"), line.rfind(">>")) for line in text.split("\n"))
+    return any(
+        line[start : end + 2].lstrip("<").rstrip(">").strip() for line, start, end in spans if 0 <= start < end - 2
+    )
 
 
 def _two_responses(text: str) -> bool:
