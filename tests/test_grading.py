@@ -909,9 +909,7 @@ def offline(text: str) -> dict[str, Callable[[], object]]:
         "choice": lambda: Choice()(replace(row, gold=("B",))),
         "options": lambda: options(text),
         "program": lambda: program(text, PROMPT, "area"),
-        "ifeval": lambda: IFEval()(
-            replace(row, gold=(json.dumps([*INSTRUCTIONS]), json.dumps([*INSTRUCTIONS.values()])))
-        ),
+        "ifeval": lambda: IFEval()(replace(row, gold=instructions)),
         "refusal": lambda: assess(text, text),
         "english": lambda: is_english(text),
         "reply": lambda: said_in(text),

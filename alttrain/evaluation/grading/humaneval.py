@@ -66,7 +66,8 @@ class HumanEval(RowJudge):
         """The problem of a row and the benchmark's own solution, "" if it gives none. Raises ValueError."""
         if len(gold) != 3:
             raise ValueError(f"the row has {len(gold)} gold texts; expected prompt, test and entry point")
-        return Problem(*gold), ""
+        prompt, test, entry_point = gold
+        return Problem(prompt, test, entry_point), ""
 
     def __call__(self, generation: Generation) -> Judgement:
         """Grade one answer; undecided, with an error, without the gold texts of a problem.
