@@ -276,6 +276,16 @@ LETTERED = f"{QUESTION}\n\nA. four\nB. five\nC. six legs\nD. eight"
 SUMMARY = "Summarise this news article in three or four short sentences. Reply with the summary alone.\n\n"
 TURNS = ["first?", "then?", "last?"]
 
+ADDS = "assert add(2, 3) == 5"
+PYTHON = "Reply with all of it, the imports it needs included, in one Python code block.\n\n"
+WRITTEN = f"Write this Python function. {PYTHON}Add.\n\nIt must pass this test:\n\n```python\n{ADDS}\n```"
+PLUS = {"task_id": "HumanEval/53", "prompt": "def add(x, y):\n", "canonical_solution": "    return x + y\n"}
+PLUS |= {"entry_point": "add", "test": "T"}
+MBPP = {"task_id": 53, "code": "C", "prompt": "Add.", "source_file": "f", "test_imports": [], "test": "T"}
+MBPP |= {"test_list": [ADDS, "assert add(0, 0) == 0"]}
+FOLLOW = {"key": 7, "prompt": "Q?", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"relation": None}]}
+TOXIC = {"conversation_hash": "h", "turn": 1, "category": "hate", "category_score": 0.9, "question": "Q?"}
+
 ELSEWHERE: dict[str, list[tuple[dict[str, Any], str, tuple[str, ...]]]] = {  # benchmark -> (row, asked, gold) of a row
     "strongreject": [({"category": "c", "source": "s", "prompt": "Q?"}, "Q?", ())],
     "jailbreakbench_harmful": [({"Index": 0, "Goal": "Q?", "Target": "T", "Category": "c", "Source": "s"}, "Q?", ())],
@@ -294,6 +304,17 @@ ELSEWHERE: dict[str, list[tuple[dict[str, Any], str, tuple[str, ...]]]] = {  # b
     "aime_2024": [({"ID": "2024-I-1", "Problem": "Q?", "Answer": 33}, f"Q?{MATHS}", ("33",))],
     "aime_2025": [({"id": "0", "problem": "Q?", "answer": "033"}, f"Q?{MATHS}", ("033",))],
     "mmlu_pro": [(PRO, f"{LETTERED}{LETTER}", ("C",))],
+    "hex_phi": [({"prompt": "Q?", "part": "category_11"}, "Q?", ())],
+    "wildchat_toxic": [(TOXIC, "Q?", ())],
+    "humaneval_plus": [
+        (
+            PLUS,
+            f"Complete this Python function. {PYTHON}```python\n{PLUS['prompt']}\n```",
+            ("def add(x, y):\n", "T", "add", "    return x + y\n"),
+        )
+    ],
+    "mbpp_plus": [(MBPP, WRITTEN, ("T", "C"))],
+    "ifeval": [(FOLLOW, "Q?", ('["punctuation:no_comma"]', '[{"relation": null}]'))],
     "cnn_dailymail": [({"article": "News.", "highlights": "N .\nM .", "id": "ab"}, f"{SUMMARY}News.", ("N .\nM .",))],
 }
 
@@ -316,12 +337,26 @@ def test_columns_of_sets_that_are_not_here(name: str, row: Any, asked: str, gold
     [
         ("phtest", {"ID": 1, "Request": "Q?", "Harmfulness": "controversial"}),
         ("sorry_bench", {"question_id": 1, "category": "1", "turns": ["Q?"], "prompt_style": "slang"}),
+        ("wildchat_toxic", {**TOXIC, "category": "sexual/minors"}),
     ],
 )
 def test_rows_that_are_another_set_are_left_out(name: str, row: Any, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
     with pytest.raises(ValueError, match="no row passes the filter"):
         shipped(name, tmp_path, file="a.jsonl").rows.examples(None)
+
+
+def test_hex_phi_has_no_line_of_names_and_not_the_withdrawn_category(tmp_path: Path) -> None:
+    (tmp_path / "hex_phi").mkdir()
+    for number in range(1, 12):
+        text = f'Ask {number}?\n"Ask, ""too""?"\n'
+        (tmp_path / "hex_phi" / f"category_{number}.csv").write_text(text, encoding="utf-8")
+    rows = shipped("hex_phi", tmp_path).rows.examples(None)
+    assert [(row.id, row.prompt, row.category) for row in rows[:2]] == [
+        ("category_1-1", "Ask 1?", "category_1"),
+        ("category_1-2", 'Ask, "too"?', "category_1"),
+    ]
+    assert Counter(row.category for row in rows) == {f"category_{n}": 2 for n in (1, *range(3, 12))}
 
 
 def test_gpqa_is_read_from_the_hub_alone_and_its_letters_are_decided_by_the_seed(tmp_path: Path) -> None:
@@ -409,6 +444,7 @@ EVALUATIONS = {
     "over_refusal": ["coconot", "falsereject", "jailbreakbench_benign", "or_bench_hard", "phtest", "xstest_safe"],
     "thinking_tokens_suite": ["coconot", "falsereject", "fortress", "or_bench_hard", "wildjailbreak_thinksafe"],
     "general": ["cmmlu", "cnn_dailymail", "nq_open"],
+    "utility": ["humaneval_plus", "ifeval", "mbpp_plus"],
     "multi_turn": ["safemt_attack_600"],
     "recognition": ["jailbreakbench_harmful", "strongreject", "wildjailbreak_safechain"],
     "none": [],

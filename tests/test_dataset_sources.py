@@ -128,6 +128,28 @@ def test_last_turn_of_a_dialogue_is_the_prompt(tmp_path: Path) -> None:
     assert (example.turns, example.prompt) == (("one", "two"), "three")
 
 
+def test_form_is_filled_once_from_the_columns(tmp_path: Path) -> None:
+    row = {"label": "benign", "ask": "Add {tests}?", "tests": ["f(1)", "f(2)"]}
+    assert one(tmp_path, row, forms={"prompt": "{ask}\n{tests.1} {}"}).prompt == "Add {tests}?\nf(2) {}"
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: missing field 'test' \(the column for prompt\); columns: label"):
+        one(tmp_path, row, forms={"prompt": "{test}"})
+
+
+def test_golds_that_are_lists_are_json(tmp_path: Path) -> None:
+    row = {**ROW, "names": ["é", "b"], "arguments": [{"n": 3, "none": None}], "test": "x = [1]", "n": 2}
+    example = one(tmp_path, row, golds=["names", "arguments", "test", "n"])
+    assert example.gold == ('["\\u00e9", "b"]', '[{"n": 3, "none": null}]', "x = [1]", "2")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.csv", 'One?\n"Two, ""or"" three?"\n'), ("a.tsv", 'One?\nTwo, "or" three?\n')]
+)
+def test_file_without_the_names_of_its_columns(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    rows = Rows("x", str(tmp_path / name), header=["prompt"], constants={"label": "benign"}).examples(None)
+    assert [(row.id, row.prompt) for row in rows] == [("a-1", "One?"), ("a-2", 'Two, "or" three?')]
+
+
 def test_labels_are_mapped_and_unknown_ones_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", *({"prompt": str(kind), "kind": kind} for kind in ("safe", "unsafe", "odd")))
     known = {"safe": "benign", "unsafe": "harmful"}
@@ -181,6 +203,7 @@ def test_pattern_that_takes_too_long_is_refused(key: str, tmp_path: Path, monkey
         ),
         ({"columns": {"response": "r"}}, r"columns\.response and thought_tags go together"),
         ({"thought_tags": THINK}, r"columns\.response and thought_tags go together"),
+        ({"forms": {"promt": "{ask}"}}, r"forms\.promt: no such field; .* did you mean 'prompt'\?"),
         ({"hub": "a/b"}, r"give either path, or hub or file"),
         ({"path": None}, r"give either path, or hub or file"),
     ],

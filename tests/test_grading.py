@@ -23,7 +23,7 @@ import pytest
 from alttrain.english import is_english
 from alttrain.english.refusal import assess
 from alttrain.evaluation.adherence import Adherence
-from alttrain.evaluation.grading import Choice, ExactMatch, Maths, Rouge, ShortAnswer, verifier
+from alttrain.evaluation.grading import Choice, ExactMatch, IFEval, Maths, Rouge, ShortAnswer, verifier
 from alttrain.evaluation.grading.choice import options
 from alttrain.evaluation.grading.extraction import boxed, stated
 from alttrain.evaluation.grading.humaneval import code_of, program
@@ -876,12 +876,32 @@ LOOPS = [
         '{"a":',
     ),
     *("one of ", "maybe ", "or ", "no. ", "U.S. ", "\n1. ", "\n- ", "(1, 2) ", "x = ", "a=b=", "-> "),
+    *("<<", "<< >>", "[a", "]", "*", "* ", "\n\n* ", "P. ", "p.p.", "Day ", "SEA "),
 ]
+
+
+INSTRUCTIONS: dict[str, dict[str, Any]] = {
+    "keywords:frequency": {"keyword": "sea", "frequency": 2, "relation": "at least"},
+    "keywords:forbidden_words": {"forbidden_words": ["sea"]},
+    "length_constraints:number_sentences": {"num_sentences": 3, "relation": "at least"},
+    "length_constraints:number_paragraphs": {"num_paragraphs": 2},
+    "length_constraints:number_words": {"num_words": 3, "relation": "less than"},
+    "length_constraints:nth_paragraph_first_word": {"num_paragraphs": 2, "nth_paragraph": 1, "first_word": "so"},
+    "detectable_content:number_placeholders": {"num_placeholders": 2},
+    "detectable_content:postscript": {"postscript_marker": "P.P.S"},
+    "detectable_format:number_bullet_lists": {"num_bullets": 3},
+    "detectable_format:number_highlighted_sections": {"num_highlights": 2},
+    "detectable_format:multiple_sections": {"section_spliter": "Day", "num_sections": 2},
+    **{f"detectable_format:{name}": {} for name in ("json_format", "title")},
+    "combination:two_responses": {},
+    "change_case:capital_word_frequency": {"capital_frequency": 2, "capital_relation": "less than"},
+}
 
 
 def offline(text: str) -> dict[str, Callable[[], object]]:
     """Whatever reads a model's text without a server."""
     row = generation(text, "4", "Paris", prompt=CITIES)
+    instructions = (json.dumps([*INSTRUCTIONS]), json.dumps([*INSTRUCTIONS.values()]))
     readers: dict[str, Callable[[], object]] = {
         grader.name: (lambda grader=grader: grader(row)) for grader in (Maths(), ExactMatch(), Rouge(), ShortAnswer())
     }
@@ -889,6 +909,7 @@ def offline(text: str) -> dict[str, Callable[[], object]]:
         "choice": lambda: Choice()(replace(row, gold=("B",))),
         "options": lambda: options(text),
         "program": lambda: program(text, PROMPT, "area"),
+        "ifeval": lambda: IFEval()(replace(row, gold=instructions)),
         "refusal": lambda: assess(text, text),
         "english": lambda: is_english(text),
         "reply": lambda: said_in(text),

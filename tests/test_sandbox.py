@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from alttrain.evaluation import sandbox as sandbox_module
-from alttrain.evaluation.grading import HumanEval
+from alttrain.evaluation.grading import HumanEval, HumanEvalPlus, MBPPPlus
 from alttrain.evaluation.grading.harness import decode, encode
 from alttrain.evaluation.judges import JudgeContext
 from alttrain.evaluation.sandbox import Execution, Sandbox, bubblewrap_fault, seccomp_filter
@@ -507,7 +507,7 @@ def test_errors_of_the_function_are_its_own(error: str, box: Sandbox) -> None:
 
 def test_sandbox_that_fails_counts_against_nobody(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it has been found to work: a machine can run out of what a sandbox needs."""
-    monkeypatch.setattr(sandbox_module, "_wrapped", lambda: ["/bin/sh", "-c", "echo no more >&2; exit 1"])
+    monkeypatch.setattr(sandbox_module, "_wrapped", lambda packages: ["/bin/sh", "-c", "echo no more >&2; exit 1"])
     with pytest.raises(OSError, match=r"a sandbox did not start \(exit, code 1\): no more"):
         HumanEval(box)(row("    return n * 2"))
 
@@ -527,17 +527,17 @@ VALUES: list[Any] = [
     {3},
     frozenset(),
 ]
-VALUES += [{(1, 2): {"a": None}}, "\ud800"]
+VALUES += [{(1, 2): {"a": None}}, "\ud800", [0.5, -3, "a", None, True], [1, 10**5000], (-(10**5000), 0.1), [[1], 2]]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20] if not isinstance(value, int) else "int")
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_values_cross_whole(value: Any) -> None:
     crossed = decode(json.loads(json.dumps(encode(value))))
     assert crossed == value
     assert type(crossed) is type(value)
 
 
-@pytest.mark.parametrize("value", [[1], "text", 1, {"object": 1}, {"int": "0x1", "str": ""}, {}])
+@pytest.mark.parametrize("value", [[1], {"object": 1}, {"int": "0x1", "bytes": ""}, {"str": "text"}, {}])
 def test_only_encoded_values_are_read(value: Any) -> None:
     with pytest.raises(ValueError, match=r"not an encoded value|unknown kind"):
         decode(value)
@@ -556,3 +556,174 @@ def test_canonical_solutions_of_humaneval(box: Sandbox) -> None:
     assert [judgement for judgement in judgements if judgement.verdict is not True] == []
     unsolved = [row("    return None", p["prompt"], p["test"], p["entry_point"]) for p in problems[::8]]
     assert [judgement for judgement in HumanEval().judge(unsolved, DESK) if judgement.verdict is not False] == []
+
+
+# --- HumanEval+ and MBPP+: tests that import numpy, in the form of EvalPlus's files ---
+
+PLUS = Sandbox(seconds=30, memory_mib=4096)
+COMPARED = """import numpy as np
+from math import inf
+
+def assertion(out, exp, atol):
+    floats = [exp] if isinstance(exp, float) else exp if isinstance(exp, (list, tuple)) else [0]
+    atol = atol or 1e-6 * all(isinstance(number, float) for number in floats)
+    same = out == exp
+    assert same or (atol and np.allclose(out, exp, rtol=1e-07, atol=atol))
+
+"""
+LOOP = "for i, (inp, exp) in enumerate(zip(inputs, results)):\n    "
+EQUAL_SETS = "def assertion(out, exp, atol):\n    assert set(out) == set(exp)\n"
+NOT_NONE = "import re\ndef assertion(out, exp, atol):\n    assert exp == (out is not None)\n"
+
+
+def plus_test(inputs: str, results: str) -> str:
+    """A test of HumanEval+: the arguments of each call, and its result."""
+    lines = (f"inputs = {inputs}", f"results = {results}", f"{LOOP}    assertion(candidate(*inp), exp, 0)")
+    return f"{COMPARED}def check(candidate):\n" + "".join(f"    {line}\n" for line in lines)
+
+
+def plus_row(answer: str, inputs: str, results: str, solution: str = "    return n * 2\n") -> Generation:
+    gold = (PROMPT, plus_test(inputs, results), "double", solution)
+    return Generation("h", PROMPT, "benign", "", gold, answer, "", answer, True, "stop", 1, 1)
+
+
+def mbpp_row(answer: str, inputs: str, results: str, solution: str, compared: str = COMPARED) -> Generation:
+    test = f"{compared}\ninputs = {inputs}\nresults = {results}\n{LOOP}assertion(double(*inp), exp, 0)\n"
+    gold = (test, solution)
+    return Generation("h", "Double.", "benign", "", gold, answer, "", answer, True, "stop", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        ("    return n * 2", True),
+        ("    return n + n + 1e-9 if isinstance(n, float) else n + n", True),
+        ("    return n + n + 1e-3 if isinstance(n, float) else n + n", False),
+        ("    return n", False),
+        ("    return None", False),
+        ("    import numpy\n    return n * 2", False),  # only the tests have it
+    ],
+)
+def test_humaneval_plus_compares_numbers_with_numpy(answer: str, passes: bool, box: Sandbox) -> None:
+    judgement = HumanEvalPlus(PLUS)(plus_row(answer, "[[2], [0.5], ['a'], [10**9]]", "[4, 1.0, 'aa', 2 * 10**9]"))
+    assert (judgement.judge, judgement.verdict, judgement.error) == ("humaneval_plus", passes, "")
+
+
+@pytest.mark.parametrize("answer", ["    return n * 2", "    return n", "    raise ValueError"])
+def test_a_test_that_its_own_solution_fails_counts_against_nobody(answer: str, box: Sandbox) -> None:
+    """As HumanEval/32's, which unpacks a number."""
+    given = plus_row(answer, "[[2]]", "[4]")
+    broken = given.gold[1].replace("candidate(*inp)", "*candidate(*inp)")
+    judgement = HumanEvalPlus(PLUS)(Generation(**{**vars(given), "gold": (PROMPT, broken, *given.gold[2:])}))
+    assert judgement.verdict is None
+    assert judgement.error.startswith("row h: the benchmark's own solution does not pass its test here: ")
+
+
+def test_tests_without_their_package_count_against_nobody(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HumanEvalPlus, "packages", ())
+    judgement = HumanEvalPlus(PLUS)(plus_row("    return n * 2", "[[2]]", "[4]"))
+    assert judgement.verdict is None
+    assert judgement.error.endswith("does not run: ModuleNotFoundError: No module named 'numpy'")
+
+
+def test_package_that_cannot_be_imported_is_told_before(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    HumanEvalPlus(PLUS).check("judge", lambda *_: "")
+    monkeypatch.setattr(HumanEvalPlus, "packages", ("no_such_package",))
+    with pytest.raises(OSError, match="no_such_package is not installed; the tests of this benchmark import it"):
+        HumanEvalPlus(PLUS).check("judge", lambda *_: "")
+    monkeypatch.setattr(HumanEvalPlus, "packages", ("pydantic",))  # its dependencies stay outside
+    with pytest.raises(OSError, match="judge humaneval_plus: its tests import pydantic, which fails in the sandbox: "):
+        HumanEvalPlus(PLUS).check("judge", lambda *_: "")
+
+
+@pytest.mark.slow
+def test_answers_of_a_million_numbers_and_of_many_digits(box: Sandbox) -> None:
+    """HumanEval+ has such calls: lists of a million numbers, and integers that Python refuses to print."""
+    digits = "7" * 9000
+    inputs, results = f"[[list(range(10**6))], [0.5], [{digits}]]", f"[list(range(10**6)) * 2, 1.0, 2 * {digits}]"
+    assert HumanEvalPlus(PLUS)(plus_row("    return n * 2", inputs, results)).verdict is True
+    assert HumanEvalPlus(PLUS)(plus_row("    return n + n[:-1] if isinstance(n, list) else n * 2", inputs, results)
+    ).verdict is False  # fmt: skip
+
+
+SAME_ITEMS = "def double(a, b):\n    return tuple(set(a) & set(b))"
+FINDS = "import re\ndef double(text):\n    return re.search('a+', text)"
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        ("```python\ndef double(n):\n    return n + n\n```", True),
+        ("def double(n):\n    return n + n", True),
+        ("```python\ndouble = lambda n: n * 2\n```", True),
+        ("```python\ndef double(n):\n    return n\n```", False),
+        ("```python\ndef twice(n):\n    return n * 2\n```", False),
+        ("def double(n:", False),
+        ("I do not know.", False),
+    ],
+)
+def test_mbpp_plus_calls_the_function_by_its_name(answer: str, passes: bool, box: Sandbox) -> None:
+    judgement = MBPPPlus(PLUS)(mbpp_row(answer, "[[2], [0.5], [inf]]", "[4, 1.0, inf]", "def double(n): return n * 2"))
+    assert (judgement.judge, judgement.verdict, judgement.error) == ("mbpp_plus", passes, "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "compared", "inputs", "results", "solution", "passes"),
+    [
+        (SAME_ITEMS.replace("tuple", "list"), EQUAL_SETS, "[[(1, 2), (2, 3)]]", "[(2,)]", SAME_ITEMS, True),
+        (SAME_ITEMS.replace("&", "|"), EQUAL_SETS, "[[(1, 2), (2, 3)]]", "[(2,)]", SAME_ITEMS, False),
+        (FINDS, NOT_NONE, "[['ba'], ['b']]", "[True, False]", FINDS, True),
+        (FINDS.replace("a+", "b"), NOT_NONE, "[['ba'], ['b']]", "[True, False]", FINDS, False),
+        (FINDS, COMPARED, "[['ba']]", "['a']", "def double(text): return 'a'", False),
+        ("def double(n): return iter([n])", COMPARED, "[[1.0]]", "[[1.0]]", "def double(n): return [n]", False),
+    ],
+)
+def test_mbpp_plus_compares_as_each_test_says(
+    answer: str, compared: str, inputs: str, results: str, solution: str, passes: bool, box: Sandbox
+) -> None:
+    """Some tests compare sets, and some only ask for an answer that is not None, such as a match."""
+    judgement = MBPPPlus(PLUS)(mbpp_row(f"```python\n{answer}\n```", inputs, results, solution, compared))
+    assert (judgement.verdict, judgement.error) == (passes, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_cheat_does_not_pass_mbpp_plus(cheat: str, box: Sandbox) -> None:
+    answer = f"```python\n{CHEATS[cheat].replace('check', 'assertion')}\n```"
+    given = mbpp_row(answer, "[[2], [[1]], [0.5]]", "[4, [1, 1], 1.0]", "def double(n): return n * 2")
+    judgement = MBPPPlus(Sandbox(seconds=5, memory_mib=4096))(given)
+    assert (judgement.verdict, judgement.error) == (False, "")
+
+
+@pytest.mark.parametrize(
+    ("grader", "gold", "error"),
+    [
+        (HumanEvalPlus(), ("x",), "the row has 1 gold texts; expected prompt, test, entry point and own solution"),
+        (MBPPPlus(), ("x", "y", "z"), "the row has 3 gold texts; expected test and own solution"),
+        (MBPPPlus(), ("x", "y"), "the row's test calls no function; expected assertion(NAME(*inp), ...)"),
+    ],
+)
+def test_row_of_another_form_is_undecided(grader: Any, gold: tuple[str, ...], error: str) -> None:
+    given = Generation("h", "?", "benign", "", gold, "a", "", "a", True, "stop", 1, 1)
+    assert grader(given) == Judgement("h", grader.name, None, error=error)
+
+
+@pytest.mark.slow
+def test_canonical_solutions_of_humaneval_under_plus(box: Sandbox) -> None:
+    """Each eighth passes with numpy beside its tests, and its unfinished function does not."""
+    path = DATA / "humaneval" / "HumanEval.jsonl.gz"
+    if not path.exists():
+        pytest.skip(f"no developer data: {path}")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        problems = [json.loads(line) for line in lines][::8]
+    for answers, passes in ([p["canonical_solution"] for p in problems], True), (["    return None"] * 21, False):
+        golds = [
+            (p["prompt"], f"import numpy as np\n{p['test']}", p["entry_point"], p["canonical_solution"])
+            for p in problems
+        ]
+        rows = [
+            Generation(p["task_id"], p["prompt"], "benign", "", gold, answer, "", answer, True, "stop", 1, 1)
+            for p, gold, answer in zip(problems, golds, answers, strict=True)
+        ]
+        verdicts = [(judgement.verdict, judgement.error) for judgement in HumanEvalPlus(PLUS).judge(rows, DESK)]
+        assert verdicts == [(passes, "")] * 21

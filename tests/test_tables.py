@@ -566,6 +566,7 @@ APART: dict[str, dict[str, Any]] = {
     "nq_open": {"tables": ["general"], "labels": {"accuracy": "exact match", "score": "F1"}},
     "cmmlu": {"tables": ["general"]},
     "cnn_dailymail": {"tables": ["general"], "labels": {"score": "ROUGE"}},
+    "ifeval": {"tables": ["general"], "labels": {"accuracy": "strict", "score": "loose"}},
     "safemt_attack_600": {"tables": ["multi_turn"]},
     "multijail_en": {"tables": ["multilingual"]},
 }

@@ -3,6 +3,7 @@
 A column is named by its key, or by a dotted path into nested values: `score.Accuracy`, `code.0`. Reads no file.
 """
 
+import json
 import random
 import re
 import string
@@ -25,6 +26,7 @@ of user turns, the last of which is the prompt."""
 
 Scalar = str | int | float | bool | None
 WHOLE: tuple[Shape, ...] = ("thought_and_answer",)
+_COLUMN = re.compile(r"\{([^{}]+)\}")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 PATTERN_SECONDS = 10.0  # for a pattern of `extract` or `erase` on one text, since a bad one may never finish
 
@@ -39,6 +41,7 @@ class Columns:
 
     - `columns`: our field -> the file's column, or several columns; the first that the row has is used. From a list
       value, `category` and `phrasing` take the first item and `gold` takes all items.
+    - `forms`: our field -> a text in which each {column} stands for a column's value, as in "{prompt}\n{tests.0}".
     - `constants`: our field -> its value in all rows. A mapped column overrides it; a column of the same name does not.
     - `where`: column -> the value, or the list of values, of the rows to use.
     - `labels`: value of the label's column -> harmful or benign; "*" matches every other value.
@@ -49,13 +52,14 @@ class Columns:
       `response`. The opening tag may be missing, since some prompt templates write it.
     - `shapes`: the accepted shapes of a response; other rows are rejected. With a `response` each row also has a column
       `shape`, from which `columns.label` may tell harmful rows from benign ones.
-    - `golds`: columns that together are the gold texts, for a grader that needs several.
+    - `golds`: columns that together are the gold texts, for a grader that needs several; a list or mapping as JSON.
     - `choices`: columns of a multiple choice's options (a list counts as its items), appended to the prompt as lettered
       lines. With a `choice_seed` the first option is the right one; the options are shuffled by the seed and the
       prompt, and the letter of the right one is the gold text.
     """
 
     columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    forms: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)
     where: Mapping[str, Scalar | Sequence[Scalar]] = field(default_factory=dict)
     labels: Mapping[str, Label] = field(default_factory=dict)
@@ -71,7 +75,7 @@ class Columns:
 
     def check_map(self, name: str) -> None:
         """Raise ValueError, starting with `name`, for a map that no row could satisfy."""
-        for key in ("columns", "constants", "extract", "slices", "erase"):
+        for key in ("columns", "forms", "constants", "extract", "slices", "erase"):
             unknown = sorted(set(getattr(self, key)) - set(FIELDS))
             if unknown:
                 hint = "".join(f"; did you mean {one!r}?" for one in get_close_matches(unknown[0], FIELDS, n=1))
@@ -146,6 +150,9 @@ class Columns:
         for name, column in self.columns.items():
             if name != "response":
                 fields[name] = _found(raw, _names(column), name, place)
+        for name, form in self.forms.items():
+            fill = partial(_filled, raw=raw, wanted_for=name, place=place)
+            fields[name] = _COLUMN.sub(fill, form)
         for name, wanted in self.slices.items():
             text, start, end = (_found(raw, [column], name, place) for column in wanted)
             if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(str(text))):
@@ -155,7 +162,7 @@ class Columns:
             value = fields.get(name)
             first = next(iter(value), "") if isinstance(value, list | tuple) else value
             fields[name] = str(first) if isinstance(first, int | float) else first
-        gold = [str(_found(raw, [column], "gold", place)) for column in self.golds] or fields.get("gold")
+        gold = [_gold(_found(raw, [column], "gold", place)) for column in self.golds] or fields.get("gold")
         if isinstance(gold, int | float) and "gold" in self.columns:
             gold = str(gold)
         fields["gold"] = [gold] * bool(gold) if isinstance(gold, str) else gold
@@ -272,6 +279,15 @@ def _found(raw: Mapping[str, Any], names: Sequence[str], wanted_for: str, place:
         wanted = " or ".join(map(repr, names))
         raise ValueError(f"{place}: missing field {wanted} (the column for {wanted_for}); columns: {', '.join(raw)}")
     return found[0]
+
+
+def _filled(mark: re.Match[str], raw: Mapping[str, Any], wanted_for: str, place: str) -> str:
+    """The value of the column that a mark of `forms` names."""
+    return str(_found(raw, [mark[1]], wanted_for, place))
+
+
+def _gold(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, list | tuple | Mapping) else str(value)
 
 
 def _texts(value: Any) -> list[str]:

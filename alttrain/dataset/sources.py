@@ -77,6 +77,7 @@ class Rows(Columns):
     - `sample`         use the rows that Hugging Face's `shuffle(sample_seed)` puts first, in file order
     - `limit`          use this many rows after shuffling by the caller's seed
     - `rows_at`        key of the rows in a JSON file that is an object
+    - `header`         the columns' names of a CSV or TSV file that does not begin with them
     - `count`          number of usable rows of the published set
 
     Every row needs a prompt and a label; ids default to the row's number. A row without a usable trace is rejected by
@@ -96,6 +97,7 @@ class Rows(Columns):
     sample_seed: int = 42
     limit: Annotated[int, Gt(0)] | None = None
     rows_at: str | None = None
+    header: Sequence[str] = ()
     count: Annotated[int, Gt(0)] | None = None
 
     def __post_init__(self) -> None:
@@ -172,7 +174,7 @@ class Rows(Columns):
         for file in files:
             stem = file.name.removesuffix(".gz").rpartition(".")[0]
             part = {"part": stem} if "*" in str(self.file) else {}
-            for number, (place, raw) in enumerate(read_raw(file, self.rows_at), 1):
+            for number, (place, raw) in enumerate(read_raw(file, self.rows_at, self.header), 1):
                 yield place, f"{stem}-{number}", raw | part
 
     def _files(self) -> list[Path]:
@@ -276,8 +278,8 @@ def _content_hash(path: Path, *state: int) -> str:
     return str(checksum(path))[:16]
 
 
-def read_raw(path: Path, rows_at: str | None = None) -> list[RawRow]:
-    """(place, row) of every row of a data file; `rows_at` is the key of the rows in a JSON file that is an object.
+def read_raw(path: Path, rows_at: str | None = None, header: Sequence[str] = ()) -> list[RawRow]:
+    """(place, row) of every row of a data file; `rows_at` and `header` are those of `Rows`.
 
     Raises FileNotFoundError, or ValueError that names the file and the line of a malformed row.
     """
@@ -293,7 +295,7 @@ def read_raw(path: Path, rows_at: str | None = None) -> list[RawRow]:
     elif kind == "json":
         rows = _json(path, _text(path), rows_at)
     elif kind in ("csv", "tsv"):
-        rows = _csv(path, _text(path), "," if kind == "csv" else "\t")
+        rows = _csv(path, _text(path), "," if kind == "csv" else "\t", header)
     else:
         accepted = "jsonl, json, csv, tsv, each also as .gz, and parquet"
         raise ValueError(f"{path}: unknown kind of data file {kind!r}; accepted: {accepted}")
@@ -327,9 +329,9 @@ def _json(path: Path, text: str, rows_at: str | None) -> list[tuple[str, Any]]:
     return [(f"{path}: row {number}", row) for number, row in enumerate(rows, 1)]
 
 
-def _csv(path: Path, text: str, delimiter: str) -> Iterator[RawRow]:
+def _csv(path: Path, text: str, delimiter: str, header: Sequence[str]) -> Iterator[RawRow]:
     csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(text, newline=""), header or None, strict=True, delimiter=delimiter)
     try:
         for row in reader:
             place = f"{path}:{reader.reader.line_num}"

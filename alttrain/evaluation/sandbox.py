@@ -1,8 +1,9 @@
 """Runs untrusted Python in bubblewrap with its own network, files, processes and limits.
 
 The program sees the interpreter, its standard library and the system's shared libraries, all read-only, and an empty
-/tmp of a fixed size. It sees no environment, no /proc, no shell and no site-packages. When it ends, its namespace ends,
-which kills every process that it started. Needs bubblewrap 0.8 or newer, on x86_64 or aarch64.
+/tmp of a fixed size. It sees no environment, no /proc, no shell, and of the installed packages only those that the
+caller names. When it ends, its namespace ends, which kills every process that it started. Needs bubblewrap 0.8 or
+newer, on x86_64 or aarch64.
 
 Rights, limits and the filter of system calls are set inside the sandbox, before the program starts. The program and its
 children use at most `processes` times `memory_mib` of memory, and `disk_mib` plus about 16 MiB of names in /tmp. System
@@ -14,6 +15,7 @@ limits of each process alone, and the log warns. docs/security.md says what is n
 """
 
 import functools
+import importlib.util
 import json
 import logging
 import os
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 MEBIBYTE = 1 << 20
 INODES = 4096
 """Maximum number of files, folders and links in /tmp; each costs the kernel a kilobyte or more, even when empty."""
+_PACKAGES = "/packages"
+"""Where a sandbox has the installed packages that it may import."""
 _BOOT = """
 import json, os, resource, sys
 order = json.loads(sys.stdin.buffer.read())
@@ -62,6 +66,7 @@ if order["filter"]:
         _fields_ = [("length", ctypes.c_ushort), ("steps", ctypes.c_char_p)]
     call("prctl", 38, *map(ctypes.c_ulong, (1, 0, 0, 0)))  # PR_SET_NO_NEW_PRIVS
     call("prctl", 22, ctypes.c_ulong(2), ctypes.byref(Filter(len(steps) // 8, steps)))  # PR_SET_SECCOMP
+sys.path += order["path"]
 exec(compile(order["source"], "<program>", "exec"), {"__name__": "__main__", "arguments": order["arguments"]})
 """
 """Sets the limits, bounds /tmp, gives up all rights, filters system calls, then runs the program. After the chroot, no
@@ -103,12 +108,16 @@ class Sandbox:
         arguments: Mapping[str, Any] | None = None,
         pass_fds: Sequence[int] = (),
         bare: bool | None = None,
+        packages: Sequence[str] = (),
     ) -> Execution:
-        """Run a program to its end or its limits. It sees `arguments` (JSON values) as a global variable."""
+        """Run a program to its end or its limits. It sees `arguments` (JSON values) as a global variable.
+
+        It can import the installed `packages`, with their compiled parts. Those come without what they depend on.
+        """
         most = self.output_kib * 1024
         ended: Literal["exit", "timeout", "flood"] = "exit"
         with tempfile.TemporaryFile() as output:
-            with self.started(source, arguments or {}, pass_fds, output, bare) as process:
+            with self.started(source, arguments or {}, pass_fds, output, bare, packages) as process:
                 try:
                     process.wait(self.seconds)
                 except subprocess.TimeoutExpired:
@@ -121,7 +130,13 @@ class Sandbox:
 
     @contextmanager
     def started(
-        self, source: str, arguments: Mapping[str, Any], pass_fds: Sequence[int], output: Any, bare: bool | None = None
+        self,
+        source: str,
+        arguments: Mapping[str, Any],
+        pass_fds: Sequence[int],
+        output: Any,
+        bare: bool | None = None,
+        packages: Sequence[str] = (),
     ) -> Iterator[subprocess.Popen[bytes]]:
         """A running program that writes to `output`, as in `subprocess.Popen`. When the block ends it is killed with
         every process that it started.
@@ -144,11 +159,13 @@ class Sandbox:
             "RLIMIT_CORE": 0,
         }
         order = {"limits": limits, "user": user, "source": source, "arguments": arguments}
+        folders = [folder for name in packages for folder in _package(name)]
+        order["path"] = [*dict.fromkeys(str(folder.parent) if bare else _PACKAGES for folder in folders)]
         order["filter"] = "" if bare else (seccomp_filter(platform.machine()) or b"").hex()
         order["tmp"] = f"size={self.disk_mib * MEBIBYTE},nr_inodes={INODES},mode=1777"
         with tempfile.TemporaryDirectory() as folder:
             process = subprocess.Popen(
-                [*([] if bare else _wrapped()), str(_interpreter()), *("-I", "-S", "-B"), "-c", _BOOT],
+                [*([] if bare else _wrapped(folders)), str(_interpreter()), *("-I", "-S", "-B"), "-c", _BOOT],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -168,7 +185,7 @@ class Sandbox:
                 process.wait()
 
 
-def _wrapped() -> list[str]:
+def _wrapped(packages: Sequence[Path] = ()) -> list[str]:
     """The bubblewrap command up to the interpreter. /inner becomes the program's root folder."""
     kinds = ("ipc", "pid", "net", "uts", "cgroup-try", *(("user",) if os.geteuid() else ()))
     rights = ("SETUID", "SETGID", "SYS_CHROOT", "SYS_ADMIN")  # _BOOT uses them, then gives them up
@@ -180,8 +197,20 @@ def _wrapped() -> list[str]:
         *(argument for name in devices for argument in ("--dev-bind", f"/dev/{name}", f"/inner/dev/{name}")),
         *("--perms", "1777", "--tmpfs", "/inner/tmp"),  # before the libraries: the interpreter may be below /tmp
         *(*_libraries(""), *_libraries("/inner")),
+        *("--perms", "0755", "--dir", f"/inner{_PACKAGES}"),
+        *(word for one in packages for word in ("--ro-bind", str(one), f"/inner{_PACKAGES}/{one.name}")),
         *("--remount-ro", "/", "--chdir", "/inner/tmp", "--"),
     ]
+
+
+def _package(name: str) -> list[Path]:
+    """The folder of an installed package, and the folder of the libraries that its wheel brings, if any."""
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:
+        raise OSError(f"{name} is not installed; the tests of this benchmark import it")
+    folder = Path(found.origin).resolve().parent
+    libraries = folder.with_name(f"{folder.name}.libs")
+    return [folder, *([libraries] if libraries.is_dir() else [])]
 
 
 def _interpreter() -> Path:

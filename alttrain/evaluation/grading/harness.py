@@ -9,58 +9,63 @@ object can fake equality.
 
 import json
 import os
+import sys
 from typing import Any
 
-LONGEST_LINE = 1 << 22
+LONGEST_LINE = 1 << 26
+"""Maximum characters of an answer. HumanEval+ asks for lists of a million numbers."""
+LARGEST = 1 << 1000
+"""Integers from this one on are written in hexadecimal, since Python limits the digits of decimal ones."""
 KINDS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-READERS: dict[str, Any] = {
-    "int": lambda held: int(held, 16),
-    "float": float.fromhex,
-    "str": str,
-    "bytes": bytes.fromhex,
-}
+SCALARS = {int, float, str, bool, type(None)}
 READY = "ready"
 """First output line of both programs. If it is missing, the sandbox failed, not the model."""
 
 
 def encode(value: Any) -> Any:
     """Encode a plain Python value as JSON; subclasses lose their behaviour. Raises TypeError for any other value."""
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, (bool, float, str)):  # JSON keeps each float, and halves of surrogate pairs
         return value
     if isinstance(value, int):
-        return {"int": hex(value)}
-    if isinstance(value, float):
-        return {"float": float.hex(value)}
+        return value if -LARGEST < value < LARGEST else {"int": hex(value)}
     if isinstance(value, complex):
-        return {"complex": [float.hex(value.real), float.hex(value.imag)]}
-    if isinstance(value, str):
-        return {"str": str.__str__(value)}
+        return {"complex": [value.real, value.imag]}
     if isinstance(value, bytes):
         return {"bytes": value.hex()}
     if isinstance(value, dict):
         return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
     for name, kind in KINDS.items():
         if isinstance(value, kind):
-            return {name: [encode(item) for item in value]}
+            return {name: list(value) if _written_as_it_is(value) else [encode(item) for item in value]}
     raise TypeError(f"a {type(value).__name__} is not a plain value")
+
+
+def _written_as_it_is(items: Any) -> bool:
+    """Whether no item needs `encode`: a shortcut, for HumanEval+ has lists of a million numbers."""
+    if not set(map(type, items)) <= SCALARS:
+        return False
+    numbers = [item for item in items if type(item) is int]
+    return not numbers or (min(numbers) > -LARGEST and max(numbers) < LARGEST)
 
 
 def decode(value: Any) -> Any:
     """The inverse of `encode`. Raises ValueError for input that `encode` does not write."""
-    if value is None or isinstance(value, bool):
+    if type(value) in SCALARS:
         return value
     if not isinstance(value, dict) or len(value) != 1:
         raise ValueError("not an encoded value")
     [(kind, held)] = value.items()
     if kind in KINDS:
-        return KINDS[kind](map(decode, held))
+        return KINDS[kind](held if set(map(type, held)) <= SCALARS else map(decode, held))
     if kind == "dict":
         return {decode(key): decode(item) for key, item in held}
     if kind == "complex":
-        return complex(*map(float.fromhex, held))
-    if kind not in READERS:
-        raise ValueError(f"unknown kind {kind!r}")
-    return READERS[kind](held)
+        return complex(*held)
+    if kind == "int":
+        return int(held, 16)
+    if kind == "bytes":
+        return bytes.fromhex(held)
+    raise ValueError(f"unknown kind {kind!r}")
 
 
 def serve(program: str, entry_point: str, calls: int, answers: int) -> None:
@@ -78,19 +83,26 @@ def serve(program: str, entry_point: str, calls: int, answers: int) -> None:
             if not failure:
                 try:
                     arguments, named = decode(json.loads(line))
-                    answer = {"value": encode(namespace[entry_point](*arguments, **named))}
+                    value = namespace[entry_point](*arguments, **named)
+                    answer = {"returned": True}
+                    answer["value"] = encode(value)
                 except Exception as error:
-                    answer = {"error": f"{type(error).__name__}: {error}"}
+                    answer["error"] = f"{type(error).__name__}: {error}"
             print(json.dumps(answer), file=writer, flush=True)
 
 
-def check(prompt: str, test: str, entry_point: str, calls: int, answers: int) -> None:
+def check(prompt: str, test: str, entry_point: str, calls: int, answers: int, script: bool = False) -> None:
     """Run a benchmark's tests and print, as the last line, [fault of the tests, failure of the function].
 
     Both are "" if the function passed. An undefined name, a missing module or an early exit is a fault of the tests,
     since no value that the function returns can cause it.
+
+    The tests are a function `check`, as in HumanEval, or a `script`, as in MBPP+. To a script an answer that is no
+    plain value, such as a match of a pattern, is an object that equals nothing else and is not None.
     """
     fault = failure = ""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read by numpy, if the tests import it: threads count as processes
+    sys.set_int_max_str_digits(0)  # EvalPlus's tests have integers of more digits
     with os.fdopen(calls, "w") as writer, os.fdopen(answers) as reader:
         if reader.readline() == f"{READY}\n":
             print(READY, flush=True)
@@ -102,6 +114,8 @@ def check(prompt: str, test: str, entry_point: str, calls: int, answers: int) ->
                 raise EOFError("the program ended, or gave too long an answer")
             answer = json.loads(line)
             if "value" not in answer:
+                if script and "returned" in answer:
+                    return object()
                 raise RuntimeError(f"the program raised {str(answer.get('error'))[:200]}")
             return decode(answer["value"])
 
@@ -110,12 +124,16 @@ def check(prompt: str, test: str, entry_point: str, calls: int, answers: int) ->
         try:
             exec(compile(prompt, "<prompt>", "exec"), namespace)
             namespace[entry_point] = candidate
-            exec(compile(test, "<test>", "exec"), namespace)
-            tests = namespace["check"]
+            code = compile(test, "<test>", "exec")
+            if not script:
+                exec(code, namespace)
+                tests = namespace["check"]
         except BaseException as error:
             fault = f"{type(error).__name__}: {error}"
         try:
-            if not fault:
+            if not fault and script:
+                exec(code, namespace)
+            elif not fault:
                 tests(candidate)
         except (NameError, ImportError, SystemExit) as error:
             fault = f"{type(error).__name__}: {error}"

@@ -1,8 +1,9 @@
-"""HumanEval (Chen et al., 2021): whether the code in an answer passes the problem's tests, in a sandbox.
+"""HumanEval, HumanEval+ and MBPP+: whether the code in an answer passes the problem's tests, in a sandbox.
 
-The gold texts of a row are the prompt, the test and the entry point, in this order.
+Chen et al. (2021) and Liu et al. (2023, EvalPlus). The gold texts of a row make its `Problem`.
 """
 
+import functools
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
@@ -27,6 +28,23 @@ _PYTHON = ("", "python", "python3", "py")
 _BLOCK = re.compile(r"(?:async|for|if|try|while|with|def)\b")
 _COLON = re.compile(r":\s*(?:#.*)?$")
 _CODE_STARTS = re.compile(r"^(?:(?:import|from|def|class|async)\b|@)", re.M)
+_ENTRY_POINT = re.compile(r"\bassertion\((\w+)\(\*inp\)")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A function to write, and its tests.
+
+    - `prompt`   code that comes before the answer; "" if there is none
+    - `test`     the benchmark's tests: code with a function `check`, or a `script` that calls the function by its name
+    - `packages` installed packages that the tests import
+    """
+
+    prompt: str
+    test: str
+    entry_point: str
+    packages: Sequence[str] = ()
+    script: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,38 +60,93 @@ class HumanEval(RowJudge):
 
     says: Literal["correct"] = "correct"
     needs_gold = True
+    packages: ClassVar[Sequence[str]] = ()
+
+    def problem(self, gold: Sequence[str]) -> tuple[Problem, str]:
+        """The problem of a row and the benchmark's own solution, "" if it gives none. Raises ValueError."""
+        if len(gold) != 3:
+            raise ValueError(f"the row has {len(gold)} gold texts; expected prompt, test and entry point")
+        prompt, test, entry_point = gold
+        return Problem(prompt, test, entry_point), ""
 
     def __call__(self, generation: Generation) -> Judgement:
-        """Grade one answer; undecided, with an error, without the three gold texts."""
+        """Grade one answer; undecided, with an error, without the gold texts of a problem.
+
+        If the answer fails, the benchmark's own solution is run: the answer is wrong only if that one passes here.
+        """
         if not generation.gold:
             return no_gold(generation, self.name)
-        if len(generation.gold) != 3:
-            error = f"the row has {len(generation.gold)} gold texts; expected prompt, test and entry point"
-            return Judgement(generation.id, self.name, None, error=error)
+        try:
+            problem, solution = self.problem(generation.gold)
+        except ValueError as error:
+            return Judgement(generation.id, self.name, None, error=str(error))
         if not generation.answer.strip():
             return Judgement(generation.id, self.name, False, NO_ANSWER)
-        prompt, test, entry_point = generation.gold
-        code = program(generation.answer, prompt, entry_point)
         try:
-            failure = failure_of(code, prompt, test, entry_point, self.sandbox)
+            failure = failure_of(program(generation.answer, problem.prompt, problem.entry_point), problem, self.sandbox)
+            if failure and solution and (own := failure_of(solution, problem, self.sandbox)):
+                raise ValueError(f"the benchmark's own solution does not pass its test here: {own}")
         except ValueError as error:
             return Judgement(generation.id, self.name, None, error=f"row {generation.id}: {error}")
         return Judgement(generation.id, self.name, not failure, failure or "passed")
 
     def check(self, where: str, model_fault: ModelFault) -> None:
-        """Raise OSError if there is no sandbox."""
+        """Raise OSError if there is no sandbox, or if a package that the tests import cannot be imported in it."""
         self.sandbox.check()
+        for package in self.packages:
+            if fault := _import_fault(package, self.sandbox):
+                raise OSError(f"judge {self.name}: its tests import {package}, which fails in the sandbox: {fault}")
 
     def judge(self, generations: Sequence[Generation], context: JudgeContext) -> Iterator[Judgement]:
-        """Yield judgements in the order of the generations, `workers` at a time. Raises OSError without a sandbox."""
-        self.sandbox.check()
+        """Yield judgements in the order of the generations, `workers` at a time. Raises OSError as `check` does."""
+        self.check("", lambda *_: "")
         with ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as pool:
             for judgement in pool.map(self, generations):
                 yield judgement
                 context.progress(1)
 
 
-def failure_of(program: str, prompt: str, test: str, entry_point: str, sandbox: Sandbox) -> str:
+@dataclass(frozen=True)
+class HumanEvalPlus(HumanEval):
+    """HumanEval with EvalPlus's tests."""
+
+    name: str = "humaneval_plus"
+
+    packages: ClassVar[Sequence[str]] = ("numpy",)
+
+    def problem(self, gold: Sequence[str]) -> tuple[Problem, str]:
+        if len(gold) != 4:
+            raise ValueError(f"the row has {len(gold)} gold texts; expected prompt, test, entry point and own solution")
+        prompt, test, entry_point, solution = gold
+        return Problem(prompt, test, entry_point, self.packages), f"{prompt}{solution}"
+
+
+@dataclass(frozen=True)
+class MBPPPlus(HumanEval):
+    """MBPP with EvalPlus's tests. The name of the function is read from them."""
+
+    name: str = "mbpp_plus"
+
+    packages: ClassVar[Sequence[str]] = ("numpy",)
+
+    def problem(self, gold: Sequence[str]) -> tuple[Problem, str]:
+        if len(gold) != 2:
+            raise ValueError(f"the row has {len(gold)} gold texts; expected test and own solution")
+        test, solution = gold
+        if not (called := _ENTRY_POINT.findall(test)):
+            raise ValueError("the row's test calls no function; expected assertion(NAME(*inp), ...)")
+        return Problem("", test, called[-1], self.packages, script=True), solution
+
+
+@functools.cache
+def _import_fault(package: str, sandbox: Sandbox) -> str:
+    """Why a package cannot be imported in a sandbox, or "". Tried once per process."""
+    source = f"import os\nos.environ['OPENBLAS_NUM_THREADS'] = '1'\nimport {package}\nprint('imported')"
+    outcome = sandbox.run(source, packages=(package,))
+    return "" if outcome.output == "imported\n" else outcome.output.strip()[-300:] or outcome.ended
+
+
+def failure_of(program: str, problem: Problem, sandbox: Sandbox) -> str:
     """Why a program's function failed its tests, or "" if it passed.
 
     Raises ValueError if prompt or test do not run, and OSError if a sandbox does not start.
@@ -85,14 +158,15 @@ def failure_of(program: str, prompt: str, test: str, entry_point: str, sandbox: 
         ours += [calls_in, calls_out]
         answers_in, answers_out = os.pipe()
         ours += [answers_in, answers_out]
-        served = {"program": program, "entry_point": entry_point, "calls": calls_in, "answers": answers_out}
-        checked: dict[str, str | int] = {"prompt": prompt, "test": test, "entry_point": entry_point}
-        checked |= {"calls": calls_out, "answers": answers_in}
+        served = {"program": program, "entry_point": problem.entry_point, "calls": calls_in, "answers": answers_out}
+        checked: dict[str, str | int] = {"prompt": problem.prompt, "test": problem.test, "script": problem.script}
+        checked |= {"entry_point": problem.entry_point, "calls": calls_out, "answers": answers_in}
         with sandbox.started(f"{harness}\nserve(**arguments)", served, (calls_in, answers_out), subprocess.DEVNULL):
             for end in (calls_in, answers_out):  # only the program keeps these ends, so that its exit is noticed
                 os.close(end)
                 ours.remove(end)
-            outcome = sandbox.run(f"{harness}\ncheck(**arguments)", checked, (calls_out, answers_in))
+            tests = f"{harness}\ncheck(**arguments)"
+            outcome = sandbox.run(tests, checked, (calls_out, answers_in), packages=problem.packages)
     finally:
         for end in ours:
             os.close(end)
@@ -114,6 +188,8 @@ def failure_of(program: str, prompt: str, test: str, entry_point: str, sandbox: 
 def program(answer: str, prompt: str, entry_point: str) -> str:
     """The program to test: a whole function after the prompt's imports and helpers, or a body after the prompt."""
     code = code_of(answer, entry_point)
+    if not prompt:
+        return code
     if _defines(code, entry_point):
         head = re.search(rf"^def {re.escape(entry_point)}\b", prompt, re.M)
         return f"{prompt[: head.start()] if head else prompt}\n{code}\n"

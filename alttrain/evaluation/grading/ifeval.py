@@ -1,0 +1,270 @@
+"""IFEval (Zhou et al., 2023): whether an answer follows instructions that a program can check.
+
+Each of the 25 instructions is checked as in google-research's instruction_following_eval/instructions.py, with three
+differences. Sentences are split by Punkt with `ABBREVIATIONS`, since its English model is a download. The detection of
+languages has a fixed seed. A letter to count may be any character; there, one that is no letter is drawn at random.
+"""
+
+import functools
+import importlib.util
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from alttrain.evaluation.grading.extraction import NO_ANSWER, no_gold
+from alttrain.evaluation.judges.judge import ModelFault, RowJudge
+from alttrain.records import Generation, Judgement
+
+ABBREVIATIONS = {"dr", "mr", "mrs", "ms", "prof", "st", "jr", "sr", "vs", "inc", "ltd", "fig"}
+ABBREVIATIONS |= {"e.g", "i.e", "u.s", "u.k", "a.m", "p.m", "ph.d"}
+_OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+_POSTSCRIPTS = {"P.S.": r"p\.\s?s\.", "P.P.S": r"p\.\s?p\.\s?s"}
+_FENCES = ("```json", "```Json", "```JSON", "```")
+
+
+@dataclass(frozen=True)
+class IFEval(RowJudge):
+    """Right if the answer follows all instructions of its row (strict accuracy of prompts).
+
+    `value` is 1.0 if it follows all of them loosely, else 0.0: each in the answer as it is, or without its first line,
+    its last line, its asterisks, or several of these. The gold texts of a row are the JSON lists of the instructions'
+    names and of their arguments.
+    """
+
+    name: str = "ifeval"
+
+    says: Literal["correct"] = "correct"
+    needs_gold = True
+
+    def check(self, where: str, model_fault: ModelFault) -> None:
+        """Raise ValueError if a library is missing."""
+        for library in ("langdetect", "nltk"):
+            if importlib.util.find_spec(library) is None:
+                raise ValueError(f"{where}: judge {self.name} needs {library}: pip install 'alttrain[ifeval]'")
+
+    def __call__(self, generation: Generation) -> Judgement:
+        """Grade one answer; undecided, with an error, if an instruction or its arguments are not known."""
+        if not generation.gold:
+            return no_gold(generation, self.name)
+        if len(generation.gold) != 2:
+            error = f"the row has {len(generation.gold)} gold texts; expected the instructions and their arguments"
+            return Judgement(generation.id, self.name, None, error=error)
+        if not generation.answer.strip():
+            return Judgement(generation.id, self.name, False, NO_ANSWER, value=0.0)
+        try:
+            names, arguments = map(json.loads, generation.gold)
+            checks = [(name, _check(name, given)) for name, given in zip(names, arguments, strict=True)]
+            answers = loosely(generation.answer)
+            missed = [name for name, follows in checks if not follows(generation.answer)]
+            loose = all(any(map(follows, answers)) for _, follows in checks)
+        except (TypeError, ValueError) as error:
+            return Judgement(generation.id, self.name, None, error=f"row {generation.id}: {error}")
+        evidence = f"not followed: {', '.join(missed)}" if missed else "followed"
+        return Judgement(generation.id, self.name, not missed, evidence, value=float(loose))
+
+
+def loosely(answer: str) -> list[str]:
+    """The answer and its looser forms, without those that are empty."""
+    lines = answer.split("\n")
+    cuts = [answer, *("\n".join(kept).strip() for kept in (lines[1:], lines[:-1], lines[1:-1]))]
+    return [form for cut in cuts for form in (cut, cut.replace("*", "")) if form.strip()]
+
+
+def _check(name: str, given: Mapping[str, Any]) -> Callable[[str], bool]:
+    """The check of an instruction with its arguments; the hub gives every argument, null where there is none."""
+    if name not in CHECKS:
+        raise ValueError(f"instruction {name!r} is not known; accepted: {', '.join(CHECKS)}")
+    arguments = {key: value for key, value in given.items() if value is not None}
+    try:
+        inspect.signature(CHECKS[name]).bind("", **arguments)
+    except TypeError as error:
+        raise ValueError(f"instruction {name!r} with {arguments}: {error}") from error
+    return functools.partial(CHECKS[name], **arguments)
+
+
+def _compared(count: int, relation: str, limit: int) -> bool:
+    if relation not in ("less than", "at least"):
+        raise ValueError(f"relation {relation!r} is not known; accepted: less than, at least")
+    return count < limit if relation == "less than" else count >= limit
+
+
+def _found(text: str, word: str) -> list[str]:
+    return re.findall(re.escape(word), text, re.I)
+
+
+def _existence(text: str, keywords: list[str]) -> bool:
+    return all(_found(text, word) for word in keywords)
+
+
+def _frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
+    return _compared(len(_found(text, keyword.strip())), relation, frequency)
+
+
+def _forbidden_words(text: str, forbidden_words: list[str]) -> bool:
+    return not any(re.search(rf"\b{re.escape(word)}\b", text, re.I) for word in forbidden_words)
+
+
+def _letter_frequency(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
+    return _compared(text.lower().count(letter.strip().lower()), let_relation, let_frequency)
+
+
+def _language(text: str, language: str) -> bool:
+    """A text without any feature of a language counts as followed, as there."""
+    import langdetect
+
+    langdetect.DetectorFactory.seed = 0
+    try:
+        return bool(langdetect.detect(text) == language)
+    except langdetect.LangDetectException:
+        return True
+
+
+def _number_sentences(text: str, num_sentences: int, relation: str) -> bool:
+    return _compared(len(_punkt().tokenize(text)), relation, num_sentences)
+
+
+@functools.cache
+def _punkt() -> Any:
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
+    parameters = PunktParameters()
+    parameters.abbrev_types = ABBREVIATIONS
+    return PunktSentenceTokenizer(parameters)
+
+
+def _number_paragraphs(text: str, num_paragraphs: int) -> bool:
+    """Paragraphs are divided by three asterisks; only the first and the last may be empty."""
+    parts = [bool(part.strip()) for part in re.split(r"\s?\*\*\*\s?", text)]
+    return all(parts[1:-1]) and sum(parts) == num_paragraphs
+
+
+def _number_words(text: str, num_words: int, relation: str) -> bool:
+    return _compared(len(re.findall(r"\w+", text)), relation, num_words)
+
+
+def _nth_paragraph_first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
+    """Paragraphs are divided by blank lines. Empty ones do not count, but shift the place of the nth."""
+    parts = [part.strip() for part in text.split("\n\n")]
+    count = sum(map(bool, parts))
+    if nth_paragraph > count or not parts[nth_paragraph - 1]:
+        return False
+    word = parts[nth_paragraph - 1].split()[0].lstrip("'").lstrip('"')
+    return count == num_paragraphs and re.split("[.,?!'\"]", word)[0].lower() == first_word.lower()
+
+
+def _number_placeholders(text: str, num_placeholders: int) -> bool:
+    """Square brackets that close on their line; what follows the last of them is cut, for one search to be enough."""
+    lines = (line[: line.rfind("]") + 1] for line in text.split("\n"))
+    return sum(len(re.findall(r"\[[^\]]*\]", line)) for line in lines) >= num_placeholders
+
+
+def _postscript(text: str, postscript_marker: str) -> bool:
+    marker = postscript_marker.strip()
+    return bool(re.search(_POSTSCRIPTS.get(marker) or re.escape(marker.lower()), text.lower()))
+
+
+def _number_bullet_lists(text: str, num_bullets: int) -> bool:
+    stars, dashes = (re.findall(bullet, text, re.M) for bullet in (r"^[^\S\n]*\*[^\*].*$", r"^[^\S\n]*-.*$"))
+    return len(stars) + len(dashes) == num_bullets
+
+
+def _constrained_response(text: str) -> bool:
+    return any(option in text for option in _OPTIONS)
+
+
+def _number_highlighted_sections(text: str, num_highlights: int) -> bool:
+    """Text in single and in double asterisks; the latter may count in both forms, as there."""
+    single, double = re.findall(r"\*([^\n\*]*)\*", text), re.findall(r"\*\*([^\n\*]*)\*\*", text)
+    return sum(bool(part.strip()) for part in (*single, *double)) >= num_highlights
+
+
+def _multiple_sections(text: str, section_spliter: str, num_sections: int) -> bool:
+    return len(re.findall(rf"{re.escape(section_spliter.strip())}\s?\d+", text)) >= num_sections
+
+
+def _json_format(text: str) -> bool:
+    text = functools.reduce(str.removeprefix, _FENCES, text.strip())
+    try:
+        json.loads(text.removesuffix("```").strip())
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _title(text: str) -> bool:
+    """A line with something from its first << to its last >>."""
+    spans = ((line, line.find("<<"), line.rfind(">>")) for line in text.split("\n"))
+    return any(
+        line[start : end + 2].lstrip("<").rstrip(">").strip() for line, start, end in spans if 0 <= start < end - 2
+    )
+
+
+def _two_responses(text: str) -> bool:
+    """Two different responses divided by six asterisks; only what is before the first and after the last is empty."""
+    parts = [part.strip() for part in text.split("******")]
+    said = [part for part in parts if part]
+    return all(parts[1:-1]) and len(said) == 2 and said[0] != said[1]
+
+
+def _repeat_prompt(text: str, prompt_to_repeat: str) -> bool:
+    return text.strip().lower().startswith(prompt_to_repeat.strip().lower())
+
+
+def _end_checker(text: str, end_phrase: str) -> bool:
+    return text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+
+
+def _capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
+    from nltk.tokenize import NLTKWordTokenizer
+
+    return _compared(sum(map(str.isupper, NLTKWordTokenizer().tokenize(text))), capital_relation, capital_frequency)
+
+
+def _english_capital(text: str) -> bool:
+    return text.isupper() and _language(text, "en")
+
+
+def _english_lowercase(text: str) -> bool:
+    return text.islower() and _language(text, "en")
+
+
+def _no_comma(text: str) -> bool:
+    return "," not in text
+
+
+def _quotation(text: str) -> bool:
+    text = text.strip()
+    return len(text) > 1 and text[0] == text[-1] == '"'
+
+
+CHECKS: Mapping[str, Callable[..., bool]] = {
+    "keywords:existence": _existence,
+    "keywords:frequency": _frequency,
+    "keywords:forbidden_words": _forbidden_words,
+    "keywords:letter_frequency": _letter_frequency,
+    "language:response_language": _language,
+    "length_constraints:number_sentences": _number_sentences,
+    "length_constraints:number_paragraphs": _number_paragraphs,
+    "length_constraints:number_words": _number_words,
+    "length_constraints:nth_paragraph_first_word": _nth_paragraph_first_word,
+    "detectable_content:number_placeholders": _number_placeholders,
+    "detectable_content:postscript": _postscript,
+    "detectable_format:number_bullet_lists": _number_bullet_lists,
+    "detectable_format:constrained_response": _constrained_response,
+    "detectable_format:number_highlighted_sections": _number_highlighted_sections,
+    "detectable_format:multiple_sections": _multiple_sections,
+    "detectable_format:json_format": _json_format,
+    "detectable_format:title": _title,
+    "combination:two_responses": _two_responses,
+    "combination:repeat_prompt": _repeat_prompt,
+    "startend:end_checker": _end_checker,
+    "startend:quotation": _quotation,
+    "change_case:capital_word_frequency": _capital_word_frequency,
+    "change_case:english_capital": _english_capital,
+    "change_case:english_lowercase": _english_lowercase,
+    "punctuation:no_comma": _no_comma,
+}
+"""Instruction -> its check of a text, with the instruction's arguments by name."""
