@@ -164,6 +164,39 @@ def test_a_prompt_without_room_is_named(tiny_folder: Path, tmp_path: Path) -> No
         stage(a_run(tmp_path, tiny_folder, rows), SimpleNamespace())
 
 
+def test_layers_that_a_packed_row_would_confuse_are_refused_without_weights(tiny_folder: Path, tmp_path: Path) -> None:
+    import transformers
+
+    def described(kind: str, **fields: Any) -> Path:
+        """A folder with the tiny tokenizer and another architecture's config, without weights."""
+        folder = shutil.copytree(tiny_folder, tmp_path / kind, ignore=shutil.ignore_patterns("*.safetensors"))
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2}
+        getattr(transformers, kind)(vocab_size=300, pad_token_id=0, **sizes, **fields).save_pretrained(folder)
+        return folder
+
+    def checked(folder: Path, **parts: Any) -> None:
+        stage(a_run(tmp_path, folder, [TRACED], **parts), SimpleNamespace())
+
+    hybrid = described("Qwen3_5TextConfig", layer_types=["linear_attention", "full_attention"])
+    sinks = described("GptOssConfig", num_local_experts=2)
+    eager = replace(backbone(sinks), attention="eager")
+    served, alone = {"generation": SimpleNamespace(memory=lambda *asked: None)}, {"benchmarks": ()}
+    for folder, parts, fault in (
+        (hybrid, {}, "not all layers of Qwen3_5ForCausalLM"),
+        (
+            hybrid,
+            served | {"backbone": replace(backbone(hybrid), attention="eager")},
+            "not all layers of",
+        ),
+        (sinks, alone, "its attention takes s_aux, .* set backbone.attention=eager for training"),
+        (sinks, {"backbone": eager}, "its attention takes s_aux"),  # to generate
+    ):
+        with pytest.raises(RunError, match=f"^backbone.source={re.escape(str(folder))}: {fault}"):
+            checked(folder, **parts)
+    checked(sinks, **alone, backbone=eager)
+    checked(sinks, **served, backbone=eager)
+
+
 def test_tokenizer_without_weights_is_enough(
     tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,12 +14,19 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from alttrain.backbone import attention
@@ -54,9 +61,12 @@ def load_model(
     """Load a causal language model in evaluation mode, with frozen weights.
 
     `kernel` is the attention kernel; the slot decoder needs "packed". A quantised model computes in `dtype`; its head
-    is not quantised. Raises ValueError if a package or GPU is missing, or if the files lack weights.
+    is not quantised. Raises ValueError if a package or GPU is missing, if the layers cannot take packed rows, or if the
+    files lack weights.
     """
     check_kernels(quantization, kernel, device.startswith("cuda"))
+    if fault := why_unpacked(weights.folder, kernel):
+        raise ValueError(f"{weights.folder}: {fault}")
     if quantization != "none" and device == "cpu":
         _tell_slow(quantization)
     transformers_logging.disable_progress_bar()
@@ -81,6 +91,40 @@ def load_model(
         )
     model = model.to(device) if quantization == "none" else model
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
+    """Return why a model would compute packed rows wrongly with this kernel, or "". No weights load.
+
+    The model is built without memory, and a row of two tokens goes through it. A layer without attention, such as a
+    recurrent one, would carry a sequence's state on into the next sequence of the row.
+    """
+    kinds: list[str] = []
+
+    def record(module: Any, query: Any, key: Any, value: Any, mask: Any, **others: object) -> tuple[Any, None]:
+        kinds.append(attention.other_kind(module, others))
+        return query.new_empty((1, query.shape[2], query.shape[1], value.shape[3])), None
+
+    attention.register("alttrain_trial", record)
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="alttrain_trial")
+        row, mask, tried = torch.zeros((1, 2), dtype=torch.long), torch.zeros((1, 1, 2, 2)), False
+        with suppress(ValueError, RuntimeError, NotImplementedError):  # then packed attention refuses as it computes
+            model(row, attention_mask=mask, position_ids=row, use_cache=False)
+            tried = True
+    served = "have a server generate (generation=vllm or server)"
+    fewer = len(kinds) < model.config.num_hidden_layers if tried else not (kinds or model._supports_attention_backend)
+    if fewer or model._is_stateful:
+        return (
+            f"not all layers of {type(model).__name__} have attention that can be packed: a sequence would read that "
+            f"before it in the row, so that it cannot be trained or decoded here; {served}"
+        )
+    if kernel == "packed" and (asked := sorted({*kinds} - {""})):
+        lacks = f"its attention takes {asked[0]}, which packed attention does not compute"
+        return f"{lacks}: set backbone.attention=eager for training, and {served}"
+    return ""
 
 
 @functools.cache
