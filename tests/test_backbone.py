@@ -1,5 +1,6 @@
 """Templates, sources, adapters and packed attention of the backbone room."""
 
+import base64
 import json
 import re
 import shutil
@@ -300,6 +301,23 @@ def test_an_interrupted_download_is_fetched_again(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("alttrain.hub.silence", lambda endpoint: "no answer")
     with pytest.raises(FileNotFoundError, match="not to be had from the hub"):
         resolve(far_backbone(None))
+
+
+def test_mistrals_own_tokenizer_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[THINK]", "[/THINK]"]
+    letters = [{"rank": n, "token_bytes": base64.b64encode(bytes([n])).decode()} for n in range(256)]
+    sizes = {"default_vocab_size": 256 + len(special), "default_num_special_tokens": len(special)}
+    described = {
+        "config": {"pattern": r"[^\s]+|\s+", "version": "v13"} | sizes,
+        "vocab": letters,
+        "special_tokens": [{"rank": n, "token_str": token, "is_control": True} for n, token in enumerate(special)],
+    }
+    (tmp_path / "tekken.json").write_text(json.dumps(described))
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.is_fast
+    assert tokenizer.encode("<s>[INST]a[/INST][THINK]é", add_special_tokens=False) == [1, 3, 104, 4, 5, 202, 176]
+    assert "incorrect regex" not in caplog.text
 
 
 def test_a_makers_own_copy_of_the_weights_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -337,6 +337,15 @@ ELSEWHERE = {  # template -> (system prompt, dialogue -> the start of the SHA-25
             "answered": "427860414c04ea03",
         },
     ),
+    "magistral": (  # of mistral-common 1.13.1, with the system prompt as a text, a thought and a text
+        None,
+        {
+            "user": "a130b7bd96ce09b6",
+            "system": "18cd9e5e73f39fd7",
+            "dialogue": "acdaf194bc291aa7",
+            "answered": "0955b4922e86839a",
+        },
+    ),
     "nemotron": (None, {"dialogue": "a2b2339e0c232743", "answered": "f50b09d09735aad9"}),  # with "on" for its "off"
     "phi4": (  # of phi4-reasoning:14b, with these words in place of Microsoft's system prompt
         "Be kind.",

@@ -51,8 +51,13 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it also logs on imp
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load the fast tokenizer of a backbone or adapter folder."""
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    """Load the fast tokenizer of a backbone or adapter folder.
+
+    Beside Mistral's tekken.json, a tokenizer.json may split words in another way than the model was trained with, which
+    transformers mends if told to; it then also takes no tokenizer of another kind, if mistral-common is installed.
+    """
+    mended = {"fix_mistral_regex": True} if (folder / "tekken.json").is_file() else {}
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **mended)
 
 
 def load_model(
