@@ -413,9 +413,9 @@ def test_a_server_of_ones_own_needs_only_the_tokenizer_here(
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         served = assemble(compose("run", [*arguments, "generation=server", "stages=[check]"]))
     monkeypatch.setattr(check_stage, "why_absent", lambda backbone: "it is far")
-    monkeypatch.setattr(check_stage, "at_hand", lambda backbone, name: tiny_folder / name)
+    monkeypatch.setattr(check_stage, "tokenizer_at_hand", lambda backbone: tiny_folder)
     assert not check_stage.ready([(served, 1)])  # no server answers there
     monkeypatch.setattr("alttrain.generation.server.Server.check_served", lambda *asked: None)
     assert check_stage.ready([(served, 1)])
-    monkeypatch.setattr(check_stage, "at_hand", lambda backbone, name: None)
+    monkeypatch.setattr(check_stage, "tokenizer_at_hand", lambda backbone: None)
     assert not check_stage.ready([(served, 1)])

@@ -217,9 +217,14 @@ def _hub_fault(source: str, revision: str | None) -> str:
 def _snapshot(backbone: "Backbone", patterns: list[str], local: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
-    revision = backbone.revision
-    chosen = {"allow_patterns": patterns, "ignore_patterns": OTHER_PATTERNS}
-    return Path(snapshot_download(backbone.source, revision=revision, local_files_only=local, **chosen))
+    folder = snapshot_download(
+        backbone.source,
+        revision=backbone.revision,
+        allow_patterns=patterns,
+        ignore_patterns=OTHER_PATTERNS,
+        local_files_only=local,
+    )
+    return Path(folder)
 
 
 def _cached(backbone: "Backbone") -> Weights | None:
