@@ -690,8 +690,8 @@ def test_a_model_whose_packed_rows_would_be_wrong_is_refused_and_no_other(name: 
     }
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     alone = torch.cat([plain(input_ids=row[None], use_cache=False).logits[0] for row in rows])
-    for kernel in ("packed", "eager"):
-        refused = why if kernel == "packed" or why == NOT_ALL else ""
+    for kernel in ("packed", "sdpa", "eager"):
+        refused = why if kernel != "eager" or why == NOT_ALL else ""
         assert why_unpacked(folder, kernel).startswith(refused)  # type: ignore[arg-type]
         assert bool(why_unpacked(folder, kernel)) == bool(refused)  # type: ignore[arg-type]
         if refused:

@@ -126,8 +126,8 @@ def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
             f"not all layers of {type(model).__name__} have attention that can be packed: a sequence would read that "
             f"before it in the row, so that it cannot be trained or decoded here; {served}"
         )
-    if kernel == "packed" and (asked := sorted({*kinds} - {""})):
-        lacks = f"its attention takes {asked[0]}, which packed attention does not compute"
+    if kernel in ("packed", "sdpa") and (asked := sorted({*kinds} - {""})):
+        lacks = f"its attention takes {asked[0]}, which {kernel} attention does not compute"
         return f"{lacks}: set backbone.attention=eager for training, and {served}"
     return ""
 
