@@ -650,14 +650,14 @@ DELTA = {
     "linear_num_value_heads": 4,
 }
 MAMBA = {"mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 2, "ssm_state_size": 8, "chunk_size": 8}
-NOT_ALL = "not all layers of"
+NOT_ALL = "not all layers of this model"
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any], str]] = {  # name -> (config class, its fields, why not)
     "llama": ("LlamaConfig", {}, ""),
-    "mistral": ("MistralConfig", {"sliding_window": None}, ""),
+    "mistral": ("MistralConfig", {}, ""),
     "qwen3": ("Qwen3Config", {}, ""),
     "qwen3_moe": ("Qwen3MoeConfig", EXPERTS, ""),
     "olmo3": ("Olmo3Config", {"sliding_window": 32}, ""),
-    "phi3": ("Phi3Config", {"sliding_window": None}, ""),
+    "phi3": ("Phi3Config", {}, ""),
     "gemma3": ("Gemma3TextConfig", {"sliding_window": 32}, ""),
     "gpt_oss": ("GptOssConfig", EXPERTS | {"sliding_window": 4}, "its attention takes s_aux"),
     "gemma2": ("Gemma2Config", {"sliding_window": 32, "attn_logit_softcapping": 0.5}, "its attention takes softcap"),
@@ -665,6 +665,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], str]] = {  # name -> (config
     "qwen3_next": ("Qwen3NextConfig", DELTA | EXPERTS, NOT_ALL),
     "nemotron_h": ("NemotronHConfig", MAMBA | {"layers_block_type": ["mamba", "attention"]}, NOT_ALL),
     "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention"], "block_ff_dim": 48}, NOT_ALL),
+    "falcon": ("FalconConfig", {"head_dim": None}, NOT_ALL),
     "bloom": ("BloomConfig", {"n_layer": 2, "n_head": 4}, NOT_ALL),
 }
 
@@ -673,7 +674,8 @@ def random_model(name: str, folder: Path) -> Path:
     """The folder of a tiny random model of an architecture."""
     kind, fields, _ = ARCHITECTURES[name]
     torch.manual_seed(0)
-    config = getattr(transformers, kind)(**SMALL | fields)
+    given = {name: value for name, value in (SMALL | fields).items() if value is not None}
+    config = getattr(transformers, kind)(**given)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 

@@ -182,7 +182,7 @@ def test_layers_that_a_packed_row_would_confuse_are_refused_without_weights(tiny
     eager = replace(backbone(sinks), attention="eager")
     served, alone = {"generation": SimpleNamespace(memory=lambda *asked: None)}, {"benchmarks": ()}
     for folder, parts, fault in (
-        (hybrid, {}, "not all layers of Qwen3_5ForCausalLM"),
+        (hybrid, {}, r"not all layers of this model \(qwen3_5_text\)"),
         (
             hybrid,
             served | {"backbone": replace(backbone(hybrid), attention="eager")},

@@ -113,18 +113,19 @@ def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
 
     attention.register("alttrain_trial", record)
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with torch.device("meta"):
+    fewer = recurrent = True  # also where an architecture has a list of its own of attention kernels (KeyError)
+    with torch.device("meta"), suppress(KeyError):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="alttrain_trial")
-        row, mask, tried = torch.zeros((1, 2), dtype=torch.long), torch.zeros((1, 1, 2, 2)), False
+        fewer, recurrent = not model._supports_attention_backend, model._is_stateful
+        row, mask = torch.zeros((1, 2), dtype=torch.long), torch.zeros((1, 1, 2, 2))
         with suppress(ValueError, RuntimeError, NotImplementedError):  # then packed attention refuses as it computes
             model(row, attention_mask=mask, position_ids=row, use_cache=False)
-            tried = True
+            fewer = len(kinds) < model.config.num_hidden_layers
     served = "have a server generate (generation=vllm or server)"
-    fewer = len(kinds) < model.config.num_hidden_layers if tried else not (kinds or model._supports_attention_backend)
-    if fewer or model._is_stateful:
+    if fewer or recurrent:
         return (
-            f"not all layers of {type(model).__name__} have attention that can be packed: a sequence would read that "
-            f"before it in the row, so that it cannot be trained or decoded here; {served}"
+            f"not all layers of this model ({config.model_type}) have attention that can be packed: a sequence would "
+            f"read that before it in the row, so that it cannot be trained or decoded here; {served}"
         )
     if kernel in ("packed", "sdpa") and (asked := sorted({*kinds} - {""})):
         lacks = f"its attention takes {asked[0]}, which {kernel} attention does not compute"

@@ -280,7 +280,11 @@ def _refuse_unpacked(run: Run) -> None:
     from alttrain.backbone.weights import why_unpacked
 
     for kernel in kernels:
-        if fault := why_unpacked(config.parent, kernel):
+        try:
+            fault = why_unpacked(config.parent, kernel)
+        except ValueError as error:  # no causal language model, or not one that this transformers has
+            fault = str(error)
+        if fault:
             raise RunError(f"backbone.source={run.backbone.source}: {fault}")
 
 
