@@ -179,6 +179,8 @@ def test_layers_that_a_packed_row_would_confuse_are_refused_without_weights(tiny
 
     hybrid = described("Qwen3_5TextConfig", layer_types=["linear_attention", "full_attention"])
     sinks = described("GptOssConfig", num_local_experts=2)
+    unknown = shutil.copytree(hybrid, tmp_path / "unknown")
+    (unknown / "config.json").write_text('{"model_type": "unheard_of"}')
     eager = replace(backbone(sinks), attention="eager")
     served, alone = {"generation": SimpleNamespace(memory=lambda *asked: None)}, {"benchmarks": ()}
     for folder, parts, fault in (
@@ -190,6 +192,7 @@ def test_layers_that_a_packed_row_would_confuse_are_refused_without_weights(tiny
         ),
         (sinks, alone, "its attention takes s_aux, .* set backbone.attention=eager for training"),
         (sinks, {"backbone": eager}, "its attention takes s_aux"),  # to generate
+        (unknown, {}, ".*`unheard_of`"),
     ):
         with pytest.raises(RunError, match=f"^backbone.source={re.escape(str(folder))}: {fault}"):
             checked(folder, **parts)
