@@ -6,8 +6,8 @@ tokens. For Magistral and Nemotron, Qwen3's special tokens get the names of thei
 their own templates write.
 
 All tests run on the small tokenizers of tests/fixtures, with rows of our own. Where the full tokenizers are in
-../shared they run on these too, with STAR-1's 1,000 rows; gpt-oss's is always the small one. What `apply_chat_template`
-makes of the same rows breaks the rules.
+../shared they run on these too, with STAR-1's 1,000 rows; gpt-oss's and the renamed ones are always small. What
+`apply_chat_template` makes of the same rows breaks the rules.
 """
 
 import hashlib
@@ -101,7 +101,7 @@ def renderers(tokenizers: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     folders = {name: tokenizers / name for name in set(FOLDERS.values()) - RENAMED.keys()}
     folders["gpt_oss"] = SMALL / "gpt_oss"
     for name, names in RENAMED.items():
-        folders[name] = renamed(tokenizers / "qwen3", names, tmp_path_factory.mktemp(name))
+        folders[name] = renamed(SMALL / "qwen3", names, tmp_path_factory.mktemp(name))  # in the full one <s> is a word
     loaded = {name: load_tokenizer(folder) for name, folder in folders.items()}
     return {
         form: Renderer(Backbone(form, "x", template(form), 4096), loaded[folder]) for form, folder in FOLDERS.items()
