@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT.parent / "shared" / "tokenizers"
 TARGET = ROOT / "tests" / "fixtures" / "tokenizers"
-NAMES = ("qwen3", "r1_distill_qwen")
+WORDS = {"qwen3": "", "r1_distill_qwen": "", "gpt_oss": "developer\nanalysis\nfinal\n"}
+"""The tokenizers, and more words that their family's template writes. One that is not in `SOURCE` is left as it is."""
 LONGEST_RUN = 3
 """Characters of the longest run of punctuation and blanks that is kept."""
 ROLES = "system\nuser\nassistant\nthink\nanswer\n"
@@ -41,7 +42,10 @@ def cut(full: dict[str, Any], said: list[str]) -> dict[str, Any]:
     Raises ValueError if a text has other ids than before.
     """
     model, whole = full["model"], Tokenizer.from_str(json.dumps(full))
-    parts = {"".join(pair): pair for pair in model["merges"]}
+    pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
+    parts: dict[str, set[str]] = {}
+    for pair in pairs:  # gpt-oss's has all the pairs that give a token
+        parts.setdefault("".join(pair), set()).update(pair)
     alphabet = set(pre_tokenizers.ByteLevel.alphabet())
     marks = {symbol for symbol in alphabet if symbol in "ĠĊĉ" or (symbol.isascii() and not symbol.isalnum())}
     runs = {token for token in parts if len(token) <= LONGEST_RUN and set(token) <= marks}
@@ -54,7 +58,7 @@ def cut(full: dict[str, Any], said: list[str]) -> dict[str, Any]:
             wanted += parts[token]
     added = {token["content"]: token["id"] for token in full["added_tokens"]}
     vocabulary = {token: model["vocab"][token] for token in kept} | added  # added tokens keep their ids by being in it
-    merges = [pair for pair in model["merges"] if "".join(pair) in kept]
+    merges = [pair for pair in pairs if "".join(pair) in kept]
     ordered = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
     small = full | {"model": model | {"vocab": ordered, "merges": merges}}
     made = Tokenizer.from_str(json.dumps(small))
@@ -64,16 +68,18 @@ def cut(full: dict[str, Any], said: list[str]) -> dict[str, Any]:
     return small
 
 
-def build(target: Path) -> None:
+def build(target: Path, source: Path = SOURCE) -> None:
     """Write the small tokenizers."""
     said = [*texts()]
-    for name in NAMES:
-        small = cut(json.loads((SOURCE / name / "tokenizer.json").read_text(encoding="utf-8")), said)
+    for name, words in WORDS.items():
+        if not (source / name).is_dir():
+            continue
+        small = cut(json.loads((source / name / "tokenizer.json").read_text(encoding="utf-8")), [*said, words])
         folder = target / name
         folder.mkdir(parents=True, exist_ok=True)
         content = json.dumps(small, ensure_ascii=False, separators=(",", ":"))
         (folder / "tokenizer.json").write_text(content + "\n", encoding="utf-8")
-        config = (SOURCE / name / "tokenizer_config.json").read_text(encoding="utf-8")
+        config = (source / name / "tokenizer_config.json").read_text(encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(config.rstrip("\n") + "\n", encoding="utf-8")
         print(f"{name}: {len(small['model']['vocab'])} tokens, {len(small['model']['merges'])} merges")
 

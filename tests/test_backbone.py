@@ -1,5 +1,6 @@
 """Templates, sources, adapters and packed attention of the backbone room."""
 
+import base64
 import json
 import re
 import shutil
@@ -12,12 +13,13 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tiny import CHATML, LORA, backbone
 
 from alttrain import hub
 from alttrain.backbone import Shape, Weights, Wheel, resolve, source
-from alttrain.backbone.attention import SHORT, PackedSequences, group_lengths
+from alttrain.backbone.attention import NAME, SHORT, PackedSequences, group_lengths, row_masks
 from alttrain.backbone.device import Device, check_kernels, free_system_memory, number_bytes
 from alttrain.backbone.fused import CHUNK, response_loss
 from alttrain.backbone.memory import (
@@ -37,6 +39,7 @@ from alttrain.backbone.weights import (
     load_tokenizer,
     read_adapter,
     save_trained,
+    why_unpacked,
 )
 
 
@@ -309,11 +312,43 @@ def test_an_interrupted_download_is_fetched_again(tmp_path: Path, monkeypatch: p
         resolve(far_backbone(None))
 
 
+def test_mistrals_own_tokenizer_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[THINK]", "[/THINK]"]
+    letters = [{"rank": n, "token_bytes": base64.b64encode(bytes([n])).decode()} for n in range(256)]
+    sizes = {"default_vocab_size": 256 + len(special), "default_num_special_tokens": len(special)}
+    described = {
+        "config": {"pattern": r"[^\s]+|\s+", "version": "v13"} | sizes,
+        "vocab": letters,
+        "special_tokens": [{"rank": n, "token_str": token, "is_control": True} for n, token in enumerate(special)],
+    }
+    (tmp_path / "tekken.json").write_text(json.dumps(described))
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.is_fast
+    assert tokenizer.encode("<s>[INST]a[/INST][THINK]é", add_special_tokens=False) == [1, 3, 104, 4, 5, 202, 176]
+    assert "incorrect regex" not in caplog.text
+
+
+def test_a_makers_own_copy_of_the_weights_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alttrain.hub.silence", lambda endpoint: "")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **options: asked.append(options) or tmp_path)
+    with pytest.raises(FileNotFoundError, match="lacks config, tokenizer or safetensors weights"):
+        source._from_hub(far_backbone(None))
+    ours = ["config.json", "model-00001-of-00002.safetensors", "tekken.json", "chat_template.jinja"]
+    theirs = ["consolidated.safetensors", "original/model.safetensors", "metal/model.bin", "README.md"]
+    patterns = {key: value for key, value in asked[0].items() if key.endswith("patterns")}
+    assert list(huggingface_hub.utils.filter_repo_objects([*ours, *theirs], **patterns)) == ours
+
+
 def test_tokenizer_and_config_are_found_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALTTRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "tokenizer.json").write_text("{}")
     assert source.at_hand(backbone(tmp_path), "tokenizer.json") == tmp_path / "tokenizer.json"
+    assert source.fetch_tokenizer(backbone(tmp_path)) == tmp_path
+    (tmp_path / "tokenizer.json").rename(tmp_path / "tekken.json")
     assert source.fetch_tokenizer(backbone(tmp_path)) == tmp_path
     assert source.at_hand(backbone(tmp_path), "config.json") is None
     with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set"):
@@ -597,6 +632,92 @@ def test_other_kernels_see_the_same_sequences_of_a_packed_row(tiny_folder: Path,
         for name in ("packed", kernel)
     )
     assert (packed - other).abs().max() < 1e-4
+
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "initializer_range": 0.3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+}
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+DELTA = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+MAMBA = {"mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 2, "ssm_state_size": 8, "chunk_size": 8}
+NOT_ALL = "not all layers of this model"
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any], str]] = {  # name -> (config class, its fields, why not)
+    "llama": ("LlamaConfig", {}, ""),
+    "mistral": ("MistralConfig", {}, ""),
+    "qwen3": ("Qwen3Config", {}, ""),
+    "qwen3_moe": ("Qwen3MoeConfig", EXPERTS, ""),
+    "olmo3": ("Olmo3Config", {"sliding_window": 32}, ""),
+    "phi3": ("Phi3Config", {}, ""),
+    "gemma3": ("Gemma3TextConfig", {"sliding_window": 32}, ""),
+    "gpt_oss": ("GptOssConfig", EXPERTS | {"sliding_window": 4}, "its attention takes s_aux"),
+    "gemma2": ("Gemma2Config", {"sliding_window": 32, "attn_logit_softcapping": 0.5}, "its attention takes softcap"),
+    "qwen3_5": ("Qwen3_5TextConfig", DELTA, NOT_ALL),
+    "qwen3_next": ("Qwen3NextConfig", DELTA | EXPERTS, NOT_ALL),
+    "nemotron_h": ("NemotronHConfig", MAMBA | {"layers_block_type": ["mamba", "attention"]}, NOT_ALL),
+    "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention"], "block_ff_dim": 48}, NOT_ALL),
+    "falcon": ("FalconConfig", {"head_dim": None}, NOT_ALL),
+    "bloom": ("BloomConfig", {"n_layer": 2, "n_head": 4}, NOT_ALL),
+}
+
+
+def random_model(name: str, folder: Path) -> Path:
+    """The folder of a tiny random model of an architecture."""
+    kind, fields, _ = ARCHITECTURES[name]
+    torch.manual_seed(0)
+    given = {name: value for name, value in (SMALL | fields).items() if value is not None}
+    config = getattr(transformers, kind)(**given)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_model_whose_packed_rows_would_be_wrong_is_refused_and_no_other(name: str, tmp_path: Path) -> None:
+    """Each is refused if and only if the second sequence of a packed row has other logits than alone."""
+    folder, why = random_model(name, tmp_path), ARCHITECTURES[name][2]
+    rows = [torch.randint(3, 64, (length,), generator=torch.Generator().manual_seed(0)) for length in (9, 7)]
+    packed = {
+        "input_ids": torch.cat(rows)[None],
+        "position_ids": torch.cat([torch.arange(len(row)) for row in rows])[None],
+        "use_cache": False,
+    }
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    alone = torch.cat([plain(input_ids=row[None], use_cache=False).logits[0] for row in rows])
+    for kernel in ("packed", "sdpa", "eager"):
+        refused = why if kernel != "eager" or why == NOT_ALL else ""
+        assert why_unpacked(folder, kernel).startswith(refused)  # type: ignore[arg-type]
+        assert bool(why_unpacked(folder, kernel)) == bool(refused)  # type: ignore[arg-type]
+        if refused:
+            with pytest.raises(ValueError, match=refused):
+                load_model(Weights(folder, "local"), torch.float32, "cpu", kernel)  # type: ignore[arg-type]
+        else:
+            model = load_model(Weights(folder, "local"), torch.float32, "cpu", kernel)  # type: ignore[arg-type]
+            asked = packed | {"attention_mask": row_masks(model.get_decoder(), packed["position_ids"])}
+            assert (model(**asked, packed=PackedSequences([9, 7])).logits[0] - alone).abs().max() < 1e-4
+    if why == NOT_ALL:
+        assert (plain(**packed).logits[0] - alone).abs().max() > 1e-2
+    elif why:
+        own = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation=NAME)
+        with pytest.raises(ValueError, match="packed attention does not compute"):
+            own(**packed, packed=PackedSequences([9, 7]))
 
 
 BY_HAND = Shape(layers=2, hidden=8, heads=4, kv_heads=2, head_dim=3, intermediate=10, vocabulary=50, tied=True)

@@ -164,6 +164,42 @@ def test_a_prompt_without_room_is_named(tiny_folder: Path, tmp_path: Path) -> No
         stage(a_run(tmp_path, tiny_folder, rows), SimpleNamespace())
 
 
+def test_layers_that_a_packed_row_would_confuse_are_refused_without_weights(tiny_folder: Path, tmp_path: Path) -> None:
+    import transformers
+
+    def described(kind: str, **fields: Any) -> Path:
+        """A folder with the tiny tokenizer and another architecture's config, without weights."""
+        folder = shutil.copytree(tiny_folder, tmp_path / kind, ignore=shutil.ignore_patterns("*.safetensors"))
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2}
+        getattr(transformers, kind)(vocab_size=300, pad_token_id=0, **sizes, **fields).save_pretrained(folder)
+        return folder
+
+    def checked(folder: Path, **parts: Any) -> None:
+        stage(a_run(tmp_path, folder, [TRACED], **parts), SimpleNamespace())
+
+    hybrid = described("Qwen3_5TextConfig", layer_types=["linear_attention", "full_attention"])
+    sinks = described("GptOssConfig", num_local_experts=2)
+    unknown = shutil.copytree(hybrid, tmp_path / "unknown")
+    (unknown / "config.json").write_text('{"model_type": "unheard_of"}')
+    eager = replace(backbone(sinks), attention="eager")
+    served, alone = {"generation": SimpleNamespace(memory=lambda *asked: None)}, {"benchmarks": ()}
+    for folder, parts, fault in (
+        (hybrid, {}, r"not all layers of this model \(qwen3_5_text\)"),
+        (
+            hybrid,
+            served | {"backbone": replace(backbone(hybrid), attention="eager")},
+            "not all layers of",
+        ),
+        (sinks, alone, "its attention takes s_aux, .* set backbone.attention=eager for training"),
+        (sinks, {"backbone": eager}, "its attention takes s_aux"),  # to generate
+        (unknown, {}, "its model_type is 'unheard_of', which is no causal"),
+    ):
+        with pytest.raises(RunError, match=f"^backbone.source={re.escape(str(folder))}: {fault}"):
+            checked(folder, **parts)
+    checked(sinks, **alone, backbone=eager)
+    checked(sinks, **served, backbone=eager)
+
+
 def test_tokenizer_without_weights_is_enough(
     tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -325,7 +361,8 @@ def test_every_backbone_passes_offline_without_torch(tmp_path: Path) -> None:
         "for name in sys.argv[1].split(','):\n"
         "    print(f'>>> {name}', file=sys.stderr, flush=True)\n"
         "    with initialize_config_module('alttrain.conf', version_base='1.3'):\n"
-        "        own = ['backbone.system_prompt=S'] if name == 'phi_4_reasoning' else []  # which leaves it open\n"
+        "        own = ['backbone.system_prompt=S'] if name == 'phi_4_reasoning' else []  # which leaves it open, as does\n"
+        "        own += ['backbone.template.without_system=S'] if name.startswith('magistral') else []\n"
         "        execute(compose('run', overrides=[f'backbone={name}', *own, *sys.argv[2:]]))\n"
         "print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )
@@ -380,9 +417,9 @@ def test_a_server_of_ones_own_needs_only_the_tokenizer_here(
     with initialize_config_module("alttrain.conf", version_base="1.3"):
         served = assemble(compose("run", [*arguments, "generation=server", "stages=[check]"]))
     monkeypatch.setattr(check_stage, "why_absent", lambda backbone: "it is far")
-    monkeypatch.setattr(check_stage, "at_hand", lambda backbone, name: tiny_folder / name)
+    monkeypatch.setattr(check_stage, "tokenizer_at_hand", lambda backbone: tiny_folder)
     assert not check_stage.ready([(served, 1)])  # no server answers there
     monkeypatch.setattr("alttrain.generation.server.Server.check_served", lambda *asked: None)
     assert check_stage.ready([(served, 1)])
-    monkeypatch.setattr(check_stage, "at_hand", lambda backbone, name: None)
+    monkeypatch.setattr(check_stage, "tokenizer_at_hand", lambda backbone: None)
     assert not check_stage.ready([(served, 1)])

@@ -158,7 +158,7 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
             ["truncated/model.safetensors: no safetensors file", "fetch the backbone again"],
         ),
         ("backbone.source=./badtokens", ["badtokens: its tokenizer cannot be loaded (", "fetch the model again"]),
-        ("backbone.source=./unknown", ["unknown/config.json: model_type='t5' is no causal language model", "choose"]),
+        ("backbone.source=./unknown", ["its model_type is 't5', which is no causal language model", "choose"]),
         ("--config-dir=nowhere", ["--config-dir=nowhere: no such folder"]),
         ("backbone/template=nope", ["backbone/template", "nope", "chatml"]),
         ("backbone/template=r1", ["backbone.template.end='<｜end▁of▁sentence｜>' is not one token", "of its family"]),

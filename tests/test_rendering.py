@@ -1,11 +1,13 @@
-"""Every rule of rendering, on the ids of real tokenizers: R1's in both template forms, Qwen3's, and Qwen3's as ChatML.
+"""Every rule of rendering, on the ids of real tokenizers: R1's in both template forms, Qwen3's, and Qwen3's as ChatML,
+and gpt-oss's.
 
 For OLMo 3 and Phi-4-reasoning, whose tokenizers are not here, the rules are tested on Qwen3's, which has most of their
-tokens, and the text on hashes of what their own templates write.
+tokens. For Magistral and Nemotron, Qwen3's special tokens get the names of theirs. The text is tested on hashes of what
+their own templates write.
 
 All tests run on the small tokenizers of tests/fixtures, with rows of our own. Where the full tokenizers are in
-../shared they run on these too, with STAR-1's 1,000 rows. What `apply_chat_template` makes of the same rows breaks the
-rules.
+../shared they run on these too, with STAR-1's 1,000 rows; gpt-oss's and the renamed ones are always small. What
+`apply_chat_template` makes of the same rows breaks the rules.
 """
 
 import hashlib
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
 from alttrain.backbone import Backbone, ChatTemplate, Rendered
 from alttrain.config import instantiate, register
@@ -39,14 +42,39 @@ NEEDS_FULL = (
 )
 OWN = {"r1": "r1_distill_qwen", "r1_january": "r1_distill_qwen", "qwen3": "qwen3", "chatml": "qwen3"}
 """Templates whose family's tokenizer is here. Qwen3-Thinking-2507's differs from Qwen3's in opening the thought."""
-FOLDERS = OWN | {"olmo3": "qwen3", "phi4": "qwen3"}
+RENAMED = {  # Qwen3's special tokens under the names of families whose tokenizers are not here
+    "magistral": {
+        "<|endoftext|>": "<s>",
+        "<|im_end|>": "</s>",
+        "<think>": "[THINK]",
+        "</think>": "[/THINK]",
+        "<|im_start|>": "[INST]",
+        "<|object_ref_start|>": "[/INST]",
+        "<|box_start|>": "[SYSTEM_PROMPT]",
+        "<|box_end|>": "[/SYSTEM_PROMPT]",
+    },
+    "nemotron": {
+        "<|endoftext|>": "<|begin_of_text|>",
+        "<|im_end|>": "<|eot_id|>",
+        "<|im_start|>": "<|start_header_id|>",
+        "<|object_ref_start|>": "<|end_header_id|>",
+        "<think>": "<|reserved_0|>",
+        "</think>": "<|reserved_1|>",  # the tags are ordinary text
+    },
+}
+FOLDERS = OWN | {"olmo3": "qwen3", "phi4": "qwen3", "gpt_oss": "gpt_oss"} | {name: name for name in RENAMED}
 FORMS = tuple(FOLDERS)
 LONGEST = 1 << 20
 
 
+OPEN = {"without_system": "[SYSTEM_PROMPT]Think first:[THINK]like this.[/THINK]Then answer.[/SYSTEM_PROMPT]"}
+"""What Magistral's template leaves open."""
+
+
 def template(name: str) -> ChatTemplate:
     """The template of a config file, those it inherits from merged in."""
-    fields = yaml.safe_load((TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8"))
+    fields: Any = OmegaConf.to_container(OmegaConf.load(TEMPLATES / f"{name}.yaml"), resolve=True)
+    fields |= OPEN if name == "magistral" else {}
     parents = fields.pop("defaults", [])
     fields.pop("_target_", None)
     return replace(template(parents[0]), **fields) if parents else ChatTemplate(**fields)
@@ -61,11 +89,25 @@ def tokenizers(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
+def renamed(qwen3: Path, names: dict[str, str], folder: Path) -> Path:
+    """A folder with Qwen3's tokenizer, its special tokens renamed."""
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        text = (qwen3 / file).read_text(encoding="utf-8")
+        for old, new in names.items():
+            text = text.replace(old, new)
+        (folder / file).write_text(text, encoding="utf-8")
+    return folder
+
+
 @pytest.fixture(scope="module")
-def renderers(tokenizers: Path) -> dict[str, Renderer]:
+def renderers(tokenizers: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Renderer]:
     from alttrain.backbone.weights import load_tokenizer
 
-    loaded = {folder: load_tokenizer(tokenizers / folder) for folder in set(FOLDERS.values())}
+    folders = {name: tokenizers / name for name in set(FOLDERS.values()) - RENAMED.keys()}
+    folders["gpt_oss"] = SMALL / "gpt_oss"
+    for name, names in RENAMED.items():
+        folders[name] = renamed(SMALL / "qwen3", names, tmp_path_factory.mktemp(name))  # in the full one <s> is a word
+    loaded = {name: load_tokenizer(folder) for name, folder in folders.items()}
     return {
         form: Renderer(Backbone(form, "x", template(form), 4096), loaded[folder]) for form, folder in FOLDERS.items()
     }
@@ -187,7 +229,7 @@ def test_each_rule_is_told_of_by_itself(renderers: dict[str, Renderer], rows: li
     row, primer = rows[0], THOUGHTS["primer"](rows[0])
     for renderer in renderers.values():
         good, end = renderer.render([row])[0], renderer.end_id
-        close = renderer._ids("</think>")
+        close = renderer._ids(renderer.backbone.template.think_close.strip())
         assert renderer.problems(good, row) == []
         unended = replace(good, response=good.response[:-1])
         assert "the end of the turn is not trained" in renderer.problems(unended, row)
@@ -208,9 +250,13 @@ def test_each_rule_is_told_of_by_itself(renderers: dict[str, Renderer], rows: li
 def test_a_delimiter_inside_a_thought_is_text_and_found_where_it_is_a_token(
     renderers: dict[str, Renderer], rows: list[Example]
 ) -> None:
-    row = replace(rows[0], thought=thought("One. </think> Two."))
-    for renderer in renderers.values():
+    for form, renderer in renderers.items():
+        close = renderer.backbone.template.think_close.strip()
+        row = replace(rows[0], thought=thought(f"One. {close} Two."))
         sequence = renderer.render([row])[0]
+        if form == "nemotron":  # where the tag is text, the two cannot be told apart, and the row is refused
+            assert renderer.problems(sequence, row) == [NOT_CLOSED]
+            continue
         assert renderer.problems(sequence, row) == []
         joined = replace(sequence, response=renderer._ids(renderer._response_text(row)))
         assert renderer.problems(joined, row) == [NOT_CLOSED]
@@ -287,6 +333,25 @@ ELSEWHERE = {  # template -> (system prompt, dialogue -> the start of the SHA-25
             "answered": "ce194dc136cbff9a",
         },
     ),
+    "gpt_oss": (  # of openai-gpt-oss-120b.jinja in llama.cpp, on 2025-06-28
+        None,
+        {
+            "user": "6026657c758b87c7",
+            "system": "3d475c3e3b60ad23",
+            "dialogue": "43a3946592f9715c",
+            "answered": "427860414c04ea03",
+        },
+    ),
+    "magistral": (  # of mistral-common 1.13.1, with `OPEN` as a text, a thought and a text
+        None,
+        {
+            "user": "629559c35d4451ff",
+            "system": "62e83cd429739700",
+            "dialogue": "1f7307c1eb77899a",
+            "answered": "68f2a49920ec5c7a",
+        },
+    ),
+    "nemotron": (None, {"dialogue": "a2b2339e0c232743", "answered": "f50b09d09735aad9"}),  # with "on" for its "off"
     "phi4": (  # of phi4-reasoning:14b, with these words in place of Microsoft's system prompt
         "Be kind.",
         {"user": "4253a36b7cd00a66", "dialogue": "32b7fd1bb4f29967", "answered": "0d982c07f4866cf9"},
@@ -305,7 +370,7 @@ def test_text_is_that_of_a_template_that_is_not_here(form: str, dialogue: str, r
     ours, answers = renderers[form].backbone.template, says["assistant"][: len(turns)]
     text = str(ours.prompt(user, says["system"][0] if says["system"] else system, "open", turns, answers))
     if dialogue == "answered":  # as trained, but without a thought, which their template would take as it is
-        text = text.removesuffix("<think>") + f"D.{ours.end}"
+        text = f"{ours.prompt(user, system, 'absent', turns, answers)}D.{ours.end}"
     saved = renderers[form].tokenizer.apply_chat_template(
         messages,
         chat_template=ours.jinja(system),
@@ -322,7 +387,8 @@ def test_backbones_have_the_system_prompts_of_their_templates() -> None:
 
 def test_an_unclosed_thought_leaves_no_answer_in_a_history(renderers: dict[str, Renderer]) -> None:
     for renderer in renderers.values():
-        assert renderer.backbone.template.history("<think>\nT", "open") == ""
+        own = renderer.backbone.template
+        assert own.history(f"{own.think_open}T", "open") == ""
 
 
 def test_qwen3s_empty_thought_is_its_own(renderers: dict[str, Renderer]) -> None:
@@ -335,13 +401,15 @@ def test_qwen3s_empty_thought_is_its_own(renderers: dict[str, Renderer]) -> None
 
 
 def test_delimiters_are_the_single_tokens_they_should_be(renderers: dict[str, Renderer]) -> None:
-    here = {form: renderer for form, renderer in renderers.items() if form != "phi4"}  # whose separator is not here
+    elsewhere = {"phi4", *RENAMED}  # Phi's separator is not here
+    here = {form: renderer for form, renderer in renderers.items() if form not in elsewhere}
     assert {form: renderer.encode(renderer.prompt_text("", "open"))[-2:] for form, renderer in here.items()} == {
         "r1": [151648, 198],
         "r1_january": [151644, 151645],
         "qwen3": [77091, 198],
         "chatml": [151667, 198],
         "olmo3": [198, 151667],
+        "gpt_oss": [200006, 173781],
     }
     assert {form: renderer.render([EMPTY])[0].response for form, renderer in here.items()} == {
         "r1": [151649, 271, 32, 151643],
@@ -349,6 +417,7 @@ def test_delimiters_are_the_single_tokens_they_should_be(renderers: dict[str, Re
         "qwen3": [151667, 271, 151668, 271, 32, 151645],
         "chatml": [151668, 271, 32, 151645],
         "olmo3": [151668, 271, 32, 151643],
+        "gpt_oss": [200005, 35644, 200008, 200007, 200006, 173781, 200005, 17196, 200008, 32, 200002],
     }
 
 
@@ -361,7 +430,8 @@ def test_prompts_in_another_familys_turns_are_what_they_say(other: str, renderer
         mixed = Around(template=theirs).template_for(own)
         text = renderer.prompt_text("Why <|im_end|>?", "open", "Be brief.", mixed, **asked)
         opening = own.think_open if own.opened_by == "prompt" else ""
-        middle = theirs.prompt("Why <|im_end|>?", "Be brief.", "absent", **asked).removeprefix(theirs.bos)
+        turns = replace(theirs, opened_by="model").prompt("Why <|im_end|>?", "Be brief.", "open", **asked)
+        middle = turns.removeprefix(theirs.bos)
         assert text == f"{own.bos}{middle}{opening}"
         ids = renderer.encode(text)
         assert renderer.tokenizer.decode(ids) == text

@@ -42,5 +42,5 @@ def test_the_small_tokenizers_are_what_their_script_makes(tmp_path: Path) -> Non
     names = [
         f"{family}/{name}" for family in os.listdir(tmp_path) for name in ("tokenizer.json", "tokenizer_config.json")
     ]
-    assert len(names) == 4
+    assert len(names) >= 4
     assert filecmp.cmpfiles(SMALL, tmp_path, names, shallow=False) == (names, [], [])

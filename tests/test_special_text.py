@@ -38,7 +38,7 @@ FOLDERS = {"r1": R1, "r1_january": R1, "qwen3": QWEN3, "chatml": QWEN3, "s1": QW
 """The folder of each family's tokenizer in tests/fixtures and ../shared; s1's and QwQ's base has Qwen3's tokens."""
 FAMILIES = [
     *(pytest.param((family, None), id=family) for family in ("tiny", "smollm2")),
-    *(pytest.param((family, SMALL), id=family) for family in FOLDERS),
+    *(pytest.param((family, SMALL), id=family) for family in (*FOLDERS, "gpt_oss")),
     *(pytest.param((family, FULL), id=f"{family}-full", marks=NEEDS_FULL) for family in FOLDERS),
 ]
 FORMS = [path.stem for path in sorted(TEMPLATES.glob("*.yaml"))]
@@ -70,7 +70,8 @@ def renderer(family: tuple[str, Path | None], tiny_folder: Path) -> Renderer:
         return Renderer(backbone(tiny_folder), load_tokenizer(tiny_folder))
     own = template("chatml" if name == "smollm2" else name)
     return Renderer(
-        Backbone(name, "x", own, 4096), load_tokenizer(tokenizers / FOLDERS[name] if tokenizers else smollm2())
+        Backbone(name, "x", own, 4096),
+        load_tokenizer(tokenizers / FOLDERS.get(name, name) if tokenizers else smollm2()),
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from tiny import LORA
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GptOssConfig, GptOssForCausalLM
 
 from alttrain import tokenization
 from alttrain.backbone import Weights, attention
@@ -334,6 +334,27 @@ def padded_reference(model: Any, rows: list[tokenization.Sequence]) -> torch.Ten
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_gpt_osss_gradients_equal_the_padded_reference(tmp_path: Path) -> None:
+    """With sinks and windows, and masks that tell the sequences of a row apart: its own do not."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8, "num_local_experts": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 4, "initializer_range": 0.3}
+    config = GptOssConfig(vocab_size=250, pad_token_id=0, num_experts_per_tok=2, **sizes, **heads)
+    GptOssForCausalLM(config).save_pretrained(tmp_path)
+    model = load_model(Weights(tmp_path, "local"), torch.float32, "cpu", "eager").requires_grad_(True)
+    rows = sequences(8)
+    loss = SFTModule(model, RECIPE, total_steps=4).loss(pack(rows))
+    loss.backward()
+    packed = gradients(model)
+    model.zero_grad()
+    reference = padded_reference(model, rows)
+    reference.backward()
+    assert abs(loss.item() - reference.item()) < 1e-5
+    assert any(name.endswith("sinks") for name in packed)
+    for name, expected in gradients(model).items():
+        torch.testing.assert_close(packed[name], expected, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_a_whole_models_gradients_equal_the_padded_reference(tiny_folder: Path) -> None:

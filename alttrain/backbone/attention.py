@@ -16,7 +16,7 @@ torch's CPU kernel is several times slower on them, mainly in the backward pass.
 
 import inspect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import create_masks_for_generate
 
 from alttrain.backbone.memory import SHORT
 
@@ -36,6 +37,8 @@ NAME = "alttrain_packed"
 HAS_VARLEN = varlen is not None and "window_size" in inspect.signature(varlen.varlen_attn).parameters  # torch 2.11
 MOST_PADDING = 0.25  # of the positions in a group of neighbouring sequences; a call per sequence would be slower
 HALF = (torch.bfloat16, torch.float16)  # what the CUDA kernel takes
+HARMLESS = frozenset({"scaling", "dropout", "sliding_window", "packed", "position_ids", "cache_position"})
+"""Further arguments of transformers' attention: those computed with here, and those that change nothing."""
 REACH = 2048  # up to this many tokens, compiled code gets the same upper bound of the lengths: it is compiled once
 KeysValues = tuple[Tensor, Tensor]
 
@@ -138,12 +141,15 @@ def packed_attention(
     *,
     packed: PackedSequences,
     sliding_window: int | None = None,
-    **unused: object,
+    **others: object,
 ) -> tuple[Tensor, None]:
     """Causal attention within each sequence: query (1, heads, tokens, size) -> (1, tokens, heads, size).
 
-    Except in the CUDA kernel, raises ValueError for a sequence longer than the backbone's sliding window.
+    Raises ValueError for another kind of attention (`other_kind`) and, except in the CUDA kernel, for a sequence longer
+    than the backbone's sliding window.
     """
+    if kind := other_kind(module, others):
+        raise ValueError(f"packed attention does not compute {kind}, which this backbone's layers have")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings return float32
     if packed.boundaries is not None and query.dtype in HALF and dropout == 0.0:
@@ -156,6 +162,18 @@ def packed_attention(
     if packed.cache is not None:
         packed.cache.fill(module.layer_idx, key, value, packed)
     return _attend_in_groups(module, query, key, value, packed, scale, dropout), None
+
+
+def other_kind(module: Any, others: Mapping[str, object]) -> str:
+    """Return what a layer asks for beyond causal softmax attention, by its further arguments, or "".
+
+    Examples are s_aux (attention sinks, gpt-oss), softcap (Gemma 2) and indices (DeepSeek's sparse attention).
+    """
+    told = {name: value for name, value in others.items() if value is not None and not isinstance(value, bool)}
+    asked = [name for name in told if name not in HARMLESS]
+    if False in (others.get("is_causal"), getattr(module, "is_causal", None)):
+        asked.append("is_causal=False")
+    return ", ".join(asked)
 
 
 def _attend_newest(
@@ -308,7 +326,19 @@ def _pad(tokens: Tensor, group: LengthGroup) -> Tensor:
     return padded.view(group.count, group.longest, *tokens.shape[1:]).transpose(1, 2)
 
 
-def register() -> None:
-    """Register packed attention with transformers as `NAME`, without transformers' attention masks."""
-    AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, lambda *arguments, **options: None)
+def row_masks(decoder: Any, positions: Tensor) -> Any:
+    """Return what `attention_mask` is for a packed row: None for packed attention, else the masks of transformers.
+
+    `positions` is (1, tokens). A model makes such masks itself, but gpt-oss's do not tell the sequences apart.
+    """
+    if decoder.config._attn_implementation == NAME:
+        return None
+    dtype = decoder.get_input_embeddings().weight.dtype
+    row = torch.empty((*positions.shape, 0), dtype=dtype, device=positions.device)
+    return create_masks_for_generate(decoder.config, row, None, None, positions)
+
+
+def register(name: str = NAME, attention: Callable[..., tuple[Tensor, None]] = packed_attention) -> None:
+    """Register an attention, by default the packed one, with transformers, without transformers' attention masks."""
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, lambda *arguments, **options: None)

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TOKENIZER_PATTERNS = ["config.json", "tokenizer*", "special_tokens_map.json", "merges.txt", "vocab.*"]
+TOKENIZER_PATTERNS = ["config.json", "tokenizer*", "tekken.json", "special_tokens_map.json", "merges.txt", "vocab.*"]
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt", "vocab.*"]
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+OTHER_PATTERNS = ["original/*", "consolidated*"]  # the same weights in a maker's own format (gpt-oss, Mistral)
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 END_BYTES = 1 << 20
 
 
@@ -139,13 +140,19 @@ def at_hand(backbone: "Backbone", name: str) -> Path | None:
     return next(filter(Path.is_file, found), None)
 
 
+def tokenizer_at_hand(backbone: "Backbone") -> Path | None:
+    """Return the folder of the backbone's tokenizer, Mistral's form included, if that needs no network."""
+    found = at_hand(backbone, "tokenizer.json") or at_hand(backbone, "tekken.json")
+    return found.parent if found else None
+
+
 def fetch_tokenizer(backbone: "Backbone") -> Path:
     """Return a folder with the backbone's tokenizer, downloading it without the weights if needed.
 
     Raises OSError if the hub does not answer, and ValueError if it does not have the model.
     """
-    if found := at_hand(backbone, "tokenizer.json"):
-        return found.parent
+    if found := tokenizer_at_hand(backbone):
+        return found
     hub.reach()
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -213,8 +220,14 @@ def _hub_fault(source: str, revision: str | None) -> str:
 def _snapshot(backbone: "Backbone", patterns: list[str], local: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
-    revision = backbone.revision
-    return Path(snapshot_download(backbone.source, revision=revision, allow_patterns=patterns, local_files_only=local))
+    folder = snapshot_download(
+        backbone.source,
+        revision=backbone.revision,
+        allow_patterns=patterns,
+        ignore_patterns=OTHER_PATTERNS,
+        local_files_only=local,
+    )
+    return Path(folder)
 
 
 def _cached(backbone: "Backbone") -> Weights | None:

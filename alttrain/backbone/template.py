@@ -46,11 +46,15 @@ class ChatTemplate:
     answer_prefix: str = ""  # put before answers that do not contain it
     history_gap: Literal["cut", "kept"] = "cut"  # the newlines before an earlier answer: Qwen3 cuts them, R1 does not
     turn_end: str = ""  # what ends an earlier answer, if not `end` and what follows it in `user`: OLMo 3's differs
+    answered: str = ""  # what begins an answer without a thought, if not `assistant`: gpt-oss names the channel
+    without_system: str = ""  # what stands in place of `system` if there is no system message: gpt-oss's own
 
     def __post_init__(self) -> None:
         for name in ("system", "user"):
             if getattr(self, name).count(_SLOT) != 1:
                 raise ValueError(f"template.{name} must hold {_SLOT} exactly once, found {getattr(self, name)!r}")
+        if self.answered and not self.answered.startswith(self.assistant):
+            raise ValueError(f"template.answered must begin with template.assistant, found {self.answered!r}")
         if not self.think_close.strip() or not self.end:
             raise ValueError("template.think_close and template.end must not be empty")
         if self.opened_by == "model" and not self.think_open.strip():
@@ -66,25 +70,27 @@ class ChatTemplate:
     ) -> Rendered:
         """Render a prompt, up to the first character that the model writes.
 
-        Without a `system` text there is no system message. `turns` are the user's earlier messages. `answers` are the
-        responses to them as `history` returns them; a message with an empty answer is followed by the next message.
+        Without a `system` text, `without_system` takes its place. `turns` are the user's earlier messages. `answers`
+        are the responses to them as `history` returns them; a message with an empty answer is followed by the next one.
         """
-        answered = self.assistant + _SLOT + self._after_answer()
+        answered = (self.answered or self.assistant) + _SLOT + self._after_answer()
         said = [(self.system, system)] if system else []
         for message, answer in itertools.zip_longest(turns, answers, fillvalue=""):
             said += [(self.user, message), (answered, answer)] if answer else [(self.user, message)]
-        pieces = [self.bos]
+        pieces = [self.bos + ("" if system else self.without_system)]
         for form, content in [*said, (self.user, user)]:
             before, after = form.split(_SLOT)
             pieces[-1] += before
             pieces += [content, after]
-        pieces[-1] += self.assistant + self._thought_start(thought)
+        pieces[-1] += self._reply(thought)
         return Rendered(*pieces)
 
-    def _thought_start(self, thought: ThoughtMode) -> str:
-        if thought == "empty":
-            return self.think_open + self.think_close
-        return self.think_open if thought == "open" and self.opened_by == "prompt" else ""
+    def _reply(self, thought: ThoughtMode) -> str:
+        """Return what begins a reply, up to the first character that the model writes."""
+        if thought == "absent":
+            return self.answered or self.assistant
+        opening = self.think_open if thought == "empty" or self.opened_by == "prompt" else ""
+        return self.assistant + opening + (self.think_close if thought == "empty" else "")
 
     def response(self, thought: str, answer: str | None) -> Rendered:
         """Render the response to an "open" prompt that a model is trained on, including the end token.
@@ -113,7 +119,7 @@ class ChatTemplate:
         thought, closed, answer = text.rpartition(self.think_close.strip())
         if opened and not closed:
             thought, answer = text, ""
-        answer = answer.strip().removeprefix(self.answer_prefix.strip()).strip()
+        answer = self._bare(answer).strip().removeprefix(self.answer_prefix.strip()).strip()
         return thought.removeprefix(opening).strip(), answer, bool(closed) or not opened
 
     def history(self, text: str, mode: ThoughtMode) -> str:
@@ -121,7 +127,8 @@ class ChatTemplate:
         if not self.split(text, mode)[1]:
             return ""
         _, close, kept = text.rpartition(self.think_close.strip())
-        return kept.lstrip("\n") if close and self.history_gap == "cut" else kept
+        kept = kept.lstrip("\n") if close and self.history_gap == "cut" else kept
+        return self._bare(kept)
 
     def jinja(self, system_prompt: str | None = None) -> str:
         """Return this template in Jinja, for `tokenizer.chat_template`.
@@ -129,30 +136,42 @@ class ChatTemplate:
         Earlier assistant turns lose their thought, as in `history`. A message without delimiters counts as an answer,
         because servers return answers without thoughts. `system_prompt` is used if the dialogue has no system message.
         """
-        close, opening, default = self.think_close.strip(), self.think_open.strip(), ""
-        if system_prompt:
-            system = _literal(self.system.replace(_SLOT, system_prompt))
-            default = f"{{%- if messages[0]['role'] != 'system' -%}}{system}{{%- endif -%}}"
+        close, opening = self.think_close.strip(), self.think_open.strip()
+        none = _literal(self.without_system)
+        default = _literal(self.system.replace(_SLOT, system_prompt)) if system_prompt else none
+        default = default and f"{{%- if messages[0]['role'] != 'system' -%}}{default}{{%- endif -%}}"
+        none = none and f"{{%- else -%}}{none}"
         cut = ".lstrip('\\n')" if self.history_gap == "cut" else ""
         ended = _literal(self._after_answer())
         if self.turn_end:
             ended = f"{{%- if loop.last -%}}{_literal(self.end)}{{%- else -%}}{ended}{{%- endif -%}}"
-        unclosed = f"{{%- elif said.lstrip().startswith({opening!r}) -%}}{{%- set said = '' -%}}" if opening else ""
+        thinks = f"said.lstrip().startswith({opening!r})"
+        unclosed = f"{{%- elif {thinks} -%}}{{%- set said = '' -%}}" if opening else ""
+        replies, bare = _literal(self.assistant), ""
+        if header := self.answered.removeprefix(self.assistant):
+            replies += f"{{%- if not loop.last or not {thinks} -%}}{_literal(header)}{{%- endif -%}}"
+            bare = f"{{%- if said.lstrip().startswith({header!r}) -%}}"
+            bare += f"{{%- set said = said.lstrip()[{len(header)}:] -%}}{{%- endif -%}}"
         return (
             f"{_literal(self.bos)}{default}"
             "{%- for message in messages -%}"
             "{%- if message['role'] == 'system' -%}"
-            f"{{%- if message['content'] -%}}{_jinja_message(self.system)}{{%- endif -%}}"
+            f"{{%- if message['content'] -%}}{_jinja_message(self.system)}{none}{{%- endif -%}}"
             f"{{%- elif message['role'] == 'user' -%}}{_jinja_message(self.user)}"
-            "{%- else -%}{%- set said = message['content'] -%}"
+            f"{{%- else -%}}{{%- set said = message['content'] -%}}{bare}"
             "{%- if loop.last -%}"
             f"{{%- elif {close!r} in said -%}}{{%- set said = said.split({close!r})[-1]{cut} -%}}"
             f"{unclosed}{{%- endif -%}}"
             "{%- if loop.last or said.strip() -%}"
-            f"{_literal(self.assistant)}{{{{- said -}}}}{ended}"
+            f"{replies}{{{{- said -}}}}{ended}"
             "{%- endif -%}{%- endif -%}{%- endfor -%}"
-            f"{{%- if add_generation_prompt -%}}{_literal(self.assistant + self._thought_start('open'))}{{%- endif -%}}"
+            f"{{%- if add_generation_prompt -%}}{_literal(self._reply('open'))}{{%- endif -%}}"
         )
+
+    def _bare(self, answer: str) -> str:
+        """Return an answer without what `answered` adds to `assistant`: a model that skips its thought writes that."""
+        header, begun = self.answered.removeprefix(self.assistant), answer.lstrip()
+        return begun.removeprefix(header) if header and begun.startswith(header) else answer
 
     def _after_answer(self) -> str:
         """Return what ends an earlier answer: `turn_end`, or the end token and what follows it in a user message."""

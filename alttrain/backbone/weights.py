@@ -14,13 +14,14 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
@@ -46,23 +47,17 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it also logs on imp
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load the fast tokenizer of a backbone or adapter folder. Raises ValueError if its files are damaged."""
+    """Load the fast tokenizer of a backbone or adapter folder. Raises ValueError if its files are damaged.
+
+    Beside Mistral's tekken.json, a tokenizer.json may split words in another way than the model was trained with, which
+    transformers mends if told to; it then also takes no tokenizer of another kind, if mistral-common is installed.
+    """
+    mended = {"fix_mistral_regex": True} if (folder / "tekken.json").is_file() else {}
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **mended)
     except Exception as error:  # a damaged file leads to any
         fault = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(f"{folder}: its tokenizer cannot be loaded ({fault}); fetch the model again") from error
-
-
-def check_architecture(folder: Path) -> None:
-    """Raise ValueError if the folder's config.json is not of a causal language model that transformers knows."""
-    path = folder / "config.json"
-    kind = read_json(path).get("model_type") if path.exists() else None
-    if kind is not None and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ValueError(
-            f"{path}: model_type={kind!r} is no causal language model that transformers {transformers.__version__} "
-            "knows; choose another model, or a transformers that knows it"
-        )
 
 
 def load_model(
@@ -71,9 +66,12 @@ def load_model(
     """Load a causal language model in evaluation mode, with frozen weights.
 
     `kernel` is the attention kernel; the slot decoder needs "packed". A quantised model computes in `dtype`; its head
-    is not quantised. Raises ValueError if a package or GPU is missing, or if the files lack weights.
+    is not quantised. Raises ValueError if a package or GPU is missing, if the layers cannot take packed rows, or if the
+    files lack weights.
     """
     check_kernels(quantization, kernel, device.startswith("cuda"))
+    if fault := why_unpacked(weights.folder, kernel):
+        raise ValueError(f"{weights.folder}: {fault}")
     if quantization != "none" and device == "cpu":
         _tell_slow(quantization)
     transformers_logging.disable_progress_bar()
@@ -98,6 +96,45 @@ def load_model(
         )
     model = model.to(device) if quantization == "none" else model
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
+    """Return why a model cannot be used here, or would compute packed rows wrongly with this kernel, or "".
+
+    No weights load. The model is built without memory, and a row of two tokens goes through it. A layer without
+    attention, such as a recurrent one, would carry a sequence's state on into the next sequence of the row.
+    """
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        known = f"that transformers {transformers.__version__} knows; choose another, or a transformers that knows it"
+        return f"its model_type is {kind!r}, which is no causal language model {known}"
+    kinds: list[str] = []
+
+    def record(module: Any, query: Any, key: Any, value: Any, mask: Any, **others: object) -> tuple[Any, None]:
+        kinds.append(attention.other_kind(module, others))
+        return query.new_empty((1, query.shape[2], query.shape[1], value.shape[3])), None
+
+    attention.register("alttrain_trial", record)
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    fewer = recurrent = True  # also where an architecture has a list of its own of attention kernels (KeyError)
+    with torch.device("meta"), suppress(KeyError):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="alttrain_trial")
+        fewer, recurrent = not model._supports_attention_backend, model._is_stateful
+        row, mask = torch.zeros((1, 2), dtype=torch.long), torch.zeros((1, 1, 2, 2))
+        with suppress(ValueError, RuntimeError, NotImplementedError):  # then packed attention refuses as it computes
+            model(row, attention_mask=mask, position_ids=row, use_cache=False)
+            fewer = len(kinds) < model.config.num_hidden_layers
+    served = "have a server generate (generation=vllm or server)"
+    if fewer or recurrent:
+        return (
+            f"not all layers of this model ({kind}) have attention that can be packed: a sequence would "
+            f"read that before it in the row, so that it cannot be trained or decoded here; {served}"
+        )
+    if kernel in ("packed", "sdpa") and (asked := sorted({*kinds} - {""})):
+        lacks = f"its attention takes {asked[0]}, which {kernel} attention does not compute"
+        return f"{lacks}: set backbone.attention=eager for training, and {served}"
+    return ""
 
 
 @functools.cache

@@ -39,7 +39,7 @@ JOIN = "+"
 """Between the names of a benchmark and of an intervention."""
 AHEAD = 20
 """Characters of what follows that decide into which tokens a beginning is split."""
-TURNS = ("system", "user", "assistant", "end", "turn_end")
+TURNS = ("system", "without_system", "user", "assistant", "answered", "end", "turn_end")
 """The fields of a chat template that are of its turns, not of the thought."""
 Part = Literal["understanding", "assessment", "decision"]
 """A step of a thought. The decision is the refusal or the reasoning that ends it."""

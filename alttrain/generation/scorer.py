@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import torch
 
-from alttrain.backbone.memory import PREFILL_TOKENS
+from alttrain.backbone.memory import PREFILL_TOKENS, Attention
 from alttrain.backbone.source import Weights
-from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer
+from alttrain.backbone.weights import choose_dtype, load_model, load_tokenizer, why_unpacked
 from alttrain.generation.decoder import Decoder
 from alttrain.generation.engine import Decoding, Prompt
 from alttrain.llm import Answer, FailedTry, Failure, Reply, RequestPool, ServerSettings, is_other_model, json_of, word
@@ -122,14 +122,13 @@ class TokenScorer(JudgePrompts):
 
 
 class WritingScorer(TokenScorer):
-    """Only generates, through transformers, for models with attention sinks (gpt-oss): packed attention has none."""
+    """Only generates, through transformers, for attention that the packed one is not, such as gpt-oss's with sinks."""
 
     slots = 8
 
     def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
         super().__init__(model, tokenizer, device)
         self.longest = model.config.max_position_embeddings
-        model.set_attn_implementation("eager")
 
     def log_probabilities(self, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
         raise ValueError(f"{self.tokenizer.name_or_path}: this model's probabilities cannot be read, only its text")
@@ -228,9 +227,10 @@ class ServedScorer(JudgePrompts):
 
 def load_scorer(folder: Path, dtype: str, device: str) -> TokenScorer:
     """Load the model and tokenizer from a folder in transformers' format. `dtype` is a config's dtype name."""
-    model = load_model(Weights(folder, "judge"), choose_dtype(dtype, device), device)
+    fault = why_unpacked(folder)
+    kernel: Attention = "eager" if fault else "packed"
+    model = load_model(Weights(folder, "judge"), choose_dtype(dtype, device), device, kernel)
     config: Any = model.config
     if getattr(config, "attention_chunk_size", LLAMA4_CHUNK) is None:
         config.attention_chunk_size = LLAMA4_CHUNK
-    sinks = any(name.endswith(".sinks") for name, _ in model.named_parameters())
-    return (WritingScorer if sinks else TokenScorer)(model, load_tokenizer(folder), device)
+    return (WritingScorer if fault else TokenScorer)(model, load_tokenizer(folder), device)

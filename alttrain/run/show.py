@@ -52,15 +52,14 @@ def main() -> None:
 def show_batch(run: Path, step: int, styled: bool) -> Iterator[Text]:
     """Yield the examples of one step's batch, in the order they were drawn."""
     from alttrain.backbone import resolve
-    from alttrain.backbone.source import at_hand
+    from alttrain.backbone.source import tokenizer_at_hand
     from alttrain.backbone.weights import load_tokenizer
     from alttrain.training.data import BatchStream
 
     config = _config(run)
     backbone, training = instantiate(config["backbone"]), instantiate(config["training"])
     examples = read_rows(_present(run / "train.jsonl"), Example)
-    tokenizer = at_hand(backbone, "tokenizer.json")
-    renderer = Renderer(backbone, load_tokenizer(tokenizer.parent if tokenizer else resolve(backbone).folder))
+    renderer = Renderer(backbone, load_tokenizer(tokenizer_at_hand(backbone) or resolve(backbone).folder))
     kept, too_long = renderer.sequences(examples, training.max_length)
     stream = BatchStream(kept, training, config["seed"])
     if not 0 <= step < len(stream):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 
-from alttrain.backbone.attention import PackedSequences
+from alttrain.backbone.attention import PackedSequences, row_masks
 from alttrain.backbone.fused import response_loss
 from alttrain.training import SafeKeyLoss, SupervisedFineTuning
 from alttrain.training.data import MarkedBatch, PackedBatch
@@ -156,7 +156,8 @@ class SFTModule(pl.LightningModule):  # type: ignore[misc]
         most = self.recipe.batch_size + 1  # one more for the padding
         packed = PackedSequences.training(batch.lengths, batch.ids.device, most)
         decoder = causal_lm(self.model).get_decoder()
-        made = decoder(input_ids=batch.ids, position_ids=batch.positions, packed=packed, use_cache=False)
+        masks = row_masks(decoder, batch.positions)
+        made = decoder(batch.ids, attention_mask=masks, position_ids=batch.positions, packed=packed, use_cache=False)
         return made.last_hidden_state[0]  # type: ignore[no-any-return]
 
     def _response_loss(self, hidden: Tensor, batch: PackedBatch) -> Tensor:

