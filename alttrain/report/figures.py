@@ -68,7 +68,7 @@ def draw_all(
     for backbone, own in by_backbone(variants):
         draw(f"losses-{backbone}", draw_losses, own)
     for protocol, found in protocols_of(variants).items():
-        suffix = "" if protocol in ("", OFFLINE) else f".{protocol}"
+        suffix = "" if protocol == OFFLINE else f".{protocol}"
         parts = {name: cells[cells.protocol == protocol] for name, cells in tables.items()}
         parts = {name: cells for name, cells in parts.items() if len(cells)}
         draw(f"tradeoff{suffix}", draw_tradeoff, parts.get("main", parts.get("overview")))
@@ -167,7 +167,7 @@ def draw_cuts(interventions: pd.DataFrame, path: Path) -> bool:
                 across, low, high = 100 * own.share, 100 * own.rate_low, 100 * own.rate_high
                 (drawn_as[run],) = panel.plot(across, 100 * own.value, color=colour, marker=marker, markersize=3)
                 panel.fill_between(across, low, high, color=colour, alpha=0.15)
-            named = benchmark if protocol in ("", OFFLINE) else f"{benchmark}, {protocol}"
+            named = benchmark if protocol == OFFLINE else f"{benchmark}, {protocol}"
             heading = f"{named}: {MEASURES[base(of.metric.iloc[0])].heading()} by {of.judge.iloc[0]}"
             describe(panel, heading, "share of the thought kept (%)", "both")
             panel.set_ylim(-3, 103)
