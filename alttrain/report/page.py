@@ -184,7 +184,7 @@ def _asked(evaluation: Evaluation) -> str:
     return str(evaluation.intervention.get("of", evaluation.benchmark))
 
 
-def _told(decides: Decides) -> dict[str, Any]:
+def _told(decides: Decides) -> dict[str, str]:
     return {name: getattr(decides, name) for name in ("judge", "part", "says")}
 
 
@@ -206,7 +206,7 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
             {
                 "protocol": protocol,
                 "benchmark": benchmark,
-                "decides": {"measure": first.called(decides.measure), **_told(decides)},
+                "decides": {"measure": first.called(decides.measure)} | _told(decides),
                 "settings": _settings(asked | judge),
                 "prompts": [prompts.setdefault(name, len(prompts)) for name, _ in texts],
                 "verdicts": {one.evaluation.run: one.counted for one in own},
