@@ -388,3 +388,25 @@ def test_spoiled_originals_are_asked_for_again(kind: str, finished: Finished) ->
     rows = finished.outputs / RUN / "train.jsonl"
     assert path.read_bytes() == kept.read_bytes()
     assert rows.read_bytes() == (finished.root / "kept" / RUN / "train.jsonl").read_bytes()
+
+
+def test_originals_that_a_kill_left_without_their_checksum_are_not_asked_for_again(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished.restore()
+    shutil.rmtree(finished.outputs)
+    shutil.rmtree(finished.root / "cache" / "originals")
+
+    def killed(*unused: object) -> None:
+        raise KeyboardInterrupt
+
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose("run", overrides=[*finished.overrides, "stages=[rewrite]"])
+    with monkeypatch.context() as patch:
+        patch.setattr("alttrain.records.seal", killed)
+        with pytest.raises(KeyboardInterrupt):
+            execute(config)
+    execute(config)
+    assert "asking the backbone for 0 original traces" in caplog.text
+    (path,) = (finished.root / "cache" / "originals").glob("*.jsonl")
+    assert path.read_bytes() == (finished.root / "kept_cache" / "originals" / path.name).read_bytes()
