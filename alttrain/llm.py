@@ -363,8 +363,8 @@ class ReplyCache:
             return None
         with suppress(ValueError, KeyError):
             kept = read_json(path, dict[str, str])
-            reply = Reply(kept["text"], kept.get("served", ""))
-            if kept.get("checksum") in (None, self._checksum(key, reply)):  # older versions wrote none
+            reply = Reply(kept["text"], kept["served"])
+            if kept["checksum"] == self._checksum(key, reply):
                 return reply
         log.warning("%s holds no reply; it is asked for again", path)
         return None

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from alttrain.evaluation import Adherence, Summary
-from alttrain.records import Generation, Judgement, write_json, write_rows
+from alttrain.evaluation.judged import DOCUMENTS, TRUE_MEANS
+from alttrain.records import Generation, Judgement, checksum, write_json, write_rows, write_sealed
 
 BACKBONES = ("r1_llama_8b", "r1_qwen_7b", "r1_qwen_32b", "s1_14b")
 METHODS = {
@@ -73,17 +74,19 @@ def describe(folder: Path, backbone: str, method: str, seed: int, draw: random.R
     labels = {"benign": benign, "harmful": 900 if "benign" in method else amount - benign}
     trains = method not in ("no_train", "intention_analysis")
     write_json(folder / "fingerprint.json", {f"rewrite.setting_{number}": method for number in range(60)})
-    write_json(folder / "rewrite.json", {"labels": labels})
     if trains:
+        counts = {"labels": labels, "origins": {}, "written": sum(labels.values()), "files": {}}
+        write_sealed(folder / "rewrite.json", counts)
         record = {"steps": 1875, "examples": sum(labels.values()), "tokens": 167 * 15 * sum(labels.values())}
-        record |= {"seconds": draw.gauss(3000, 100), "final_loss": 0.1, "device": "cuda", "precision": "bfloat16"}
-        write_json(folder / "train.json", record)
+        record |= {"seconds": draw.gauss(3000, 100), "devices": 1, "device": "cuda", "precision": "bfloat16"}
+        record |= {"final_loss": 0.1, "weights": "hub", "files": {}, "tokenizer": {}}
+        write_sealed(folder / "train.json", record)
         losses = "".join(f"{step // 125},{0.1 + 1 / (1 + step / 50)},{step}\n" for step in range(9, 1875, 10))
         (folder / "logs").mkdir()
         (folder / "adapter").mkdir()  # for the model card
         (folder / "logs" / "metrics.csv").write_text(f"epoch,loss,step\n{losses}")
     names = {"run": folder.name, "backbone": backbone, "method": method, "label": method, "seed": seed}
-    names |= {"order": list(METHODS).index(method), "tables": METHODS[method], "dataset": "made"}
+    names |= {"order": list(METHODS).index(method), "tables": METHODS[method], "dataset": "made", "changed": {}}
     names |= {"rewrite": "alttrain", "training": "sft"} if trains else {"rewrite": "none", "training": "none"}
     write_json(folder / "run.json", names)
 
@@ -116,15 +119,20 @@ def write_evaluation(
     write_rows(folder / "generations.jsonl", generations)
     write_rows(folder / "judgements.jsonl", verdicts)
     write_rows(folder / "adherence.jsonl", adherence)
+    write_json(folder / "judges.json", {"judge": {TRUE_MEANS: says}})
+    write_json(folder / "fingerprint.json", {})
     summary = Summary(measure, says)
     for row in zip(generations, verdicts, adherence, strict=True):
         summary.add(*row)
     decides = {"judge": "judge", "part": "answer", "counted": summary.counting}
-    provenance = {"measure": measure, "judges": {"judge": {}}, "protocol": "alttrain"}
+    provenance = {"measure": measure, "judges": {"judge": {}}, "protocol": "alttrain", "means": {}, "changed": {}}
     provenance |= {"protocol_hash": f"{hash_of(benchmark):012x}", "tables": APART.get(benchmark, ["main"])}
+    made_from = {name: checksum(folder / name) for name in ("generations.jsonl", *DOCUMENTS)}
     metrics = [{k: None if v != v else v for k, v in asdict(metric).items()} for metric in summary.metrics()]
-    found = {"benchmark": benchmark, "provenance": provenance, "metrics": metrics}
-    write_json(folder / "metrics.json", {**found, "analysis": {"decides": decides, **summary.analysis()}})
+    found = {"benchmark": benchmark, "provenance": provenance, "made_from": made_from, "contaminated": []}
+    found["unsettled"] = 0
+    analysis = {"decides": decides, "others": [], **summary.analysis()}
+    write_sealed(folder / "metrics.json", {**found, "metrics": metrics, "analysis": analysis})
 
 
 def hash_of(name: str) -> int:
@@ -145,7 +153,8 @@ def _generation(name: str, label: Any, safe: bool, draw: random.Random) -> Gener
 def _adherence(name: str, label: Any, said: Any, refuses: bool) -> Adherence:
     step: Any = "refusal" if refuses else "reasoning"
     place = None if said is None else 40
-    return Adherence(name, label, True, said, step, True, None, refuses, None, place, place, None, True)
+    unread = 0, None, None, None
+    return Adherence(name, label, True, said, step, True, None, refuses, None, place, place, None, True, *unread)
 
 
 def timed(folder: Path) -> dict[str, Any]:

@@ -2,14 +2,18 @@
 
 import json
 import zlib
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from alttrain.evaluation import Adherence, Summary
+from alttrain.evaluation.adherence import assessing, failures
+from alttrain.evaluation.judged import DOCUMENTS, TRUE_MEANS
 from alttrain.evaluation.statistics import rate
-from alttrain.records import Generation, Judgement, Label, write_rows
+from alttrain.records import Generation, Judgement, Label, checksum, write_json, write_rows, write_sealed
 from alttrain.report.contrasts import comparisons
 from alttrain.report.results import evaluations
 from alttrain.report.tables import tables
@@ -35,6 +39,13 @@ METHODS: dict[str, tuple[str, int, list[str]]] = {
 """Label, place and tables of the methods of made runs, as run.json has them."""
 TOLD = {"y": True, "n": False, "u": None}
 """Whether a text counts towards the measure, by letter; u is undecided."""
+UNNAMED: dict[str, Any] = {"method": "", "label": "alttrain", "order": 1000, "tables": ["main"], "changed": {}}
+"""What run.json says of a run without a method, besides the names of its parts."""
+TRAINED: dict[str, Any] = {
+    "steps": 10, "tokens": 1000, "examples": 10, "seconds": 60.0, "devices": 1, "device": "cpu", "final_loss": 0.2,
+    "precision": "float32", "weights": "hub", "files": {}, "tokenizer": {},
+}  # fmt: skip
+"""train.json, without its checksum."""
 
 
 def make_run(
@@ -55,15 +66,14 @@ def make_run(
 ) -> Path:
     """A run judged on these benchmarks: name -> (measure, one letter per prompt). A harmful rate's judge says "unsafe".
 
-    Without a method, the folder is like an older version's. `means` are the protocol's sets, and `shown` the tables and
-    labels of benchmarks.
+    `trained` is what differs from `TRAINED`, `means` are the protocol's sets, and `shown` the tables and labels of
+    benchmarks.
     """
     full = {"backbone": "r1_llama_8b", "dataset": "alttrain_1k", "rewrite": method, "training": "sft", "seed": 0}
     parts = ("backbone", "method") if method else ("backbone", "dataset", "rewrite", "training")
-    if method:
-        label, order, own_tables = METHODS.get(method, (method, 500, ["main"]))
-        full |= {"method": method, "label": label, "order": order, "tables": own_tables, "changed": changed or {}}
-    full |= names
+    label, order, own_tables = METHODS.get(method, (method, 500, ["main"]))
+    full |= {"method": method, "label": label, "order": order, "tables": own_tables, "changed": changed or {}}
+    full |= names if method else UNNAMED | names | {"label": names.get("rewrite", "alttrain")}
     digest = [f"changed_{zlib.crc32(str(changed).encode()) & 0xFFFFFF:06x}"] if changed else []
     run = "-".join([*(str(full[key]) for key in parts), *digest, f"s{full['seed']}"])
     folder = runs / (f"{run}-{tag}" if tag else run)
@@ -71,17 +81,41 @@ def make_run(
     for benchmark, (measure, letters) in benchmarks.items():
         own = folder / "evaluation" / f"{benchmark}.{protocol}"
         judge_benchmark(own, benchmark, measure, letters, protocol, hashed, thought_tokens, means)
-        if benchmark in (shown or {}):
-            record = json.loads((own / "metrics.json").read_text())
-            record["provenance"] |= (shown or {})[benchmark]
-            (own / "metrics.json").write_text(json.dumps(record))
-    (folder / "run.json").write_text(json.dumps({"run": folder.name, **full}))
-    for name, content in (("fingerprint", settings), ("train", trained)):
-        if content is not None:
-            (folder / f"{name}.json").write_text(json.dumps(content))
+        told = (shown or {}).get(benchmark, {})
+        mend(own, lambda record, told=told: record["provenance"].update(told))  # type: ignore[misc]
+    write_json(folder / "run.json", {"run": folder.name, **full})
+    write_json(folder / "fingerprint.json", settings or {})
+    if trained is not None:
+        write_sealed(folder / "train.json", TRAINED | trained)
     if labels is not None:
-        (folder / "rewrite.json").write_text(json.dumps({"labels": labels, "written": sum(labels.values())}))
+        counts = {"labels": labels, "origins": {}, "written": sum(labels.values()), "files": {}}
+        write_sealed(folder / "rewrite.json", counts)
     return folder
+
+
+def metrics_of(
+    benchmark: str, metrics: list[dict[str, Any]], counted: bool, judge: str = "judge", **provenance: Any
+) -> dict[str, Any]:
+    """What metrics.json holds, with empty counts, before it is sealed."""
+    made = {"measure": metrics[0]["metric"], "protocol": "offline", "protocol_hash": "h", "means": {}}
+    made |= {"judges": {judge: {}}, "parts": ["answer"], "changed": {}}
+    decides = {"judge": judge, "part": "answer", "counted": counted}
+    analysis = {"decides": decides, "others": [], "assessing": assessing(Counter()), "failures": failures(Counter())}
+    found = {"benchmark": benchmark, "provenance": made | provenance, "contaminated": [], "unsettled": 0}
+    return found | {"metrics": metrics, "analysis": analysis}
+
+
+def write_metrics(folder: Path, record: dict[str, Any]) -> None:
+    """An evaluation's metrics.json, with the checksums of the files that are there."""
+    made_from = {name: checksum(folder / name) for name in ("generations.jsonl", *DOCUMENTS)}
+    write_sealed(folder / "metrics.json", record | {"made_from": made_from})
+
+
+def mend(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda record: None) -> None:
+    """Change an evaluation's metrics.json, and make it fit to files that were changed."""
+    record = json.loads((folder / "metrics.json").read_text())
+    change(record)
+    write_metrics(folder, record)
 
 
 def made_tables(runs: Path) -> dict[str, pd.DataFrame]:
@@ -124,8 +158,9 @@ def judge_benchmark(
     ]
     write_rows(folder / "generations.jsonl", rows)
     places = {"position": 0, "position_words": 0, "position_share": 0.0}
-    agrees: dict[str, Any] = {"consistent": True, "answer_refuses": None, "answer_consistent": None}
-    found = [Adherence(name, label, True, label, "refusal", True, **agrees, **places, closed=True) for name in ids]
+    agrees: dict[str, Any] = {"consistent": True, "answer_refuses": None, "answer_consistent": None, "closed": True}
+    agrees |= {"sample": 0, "opening": None, "recognised": None, "refuses": None}
+    found = [Adherence(name, label, True, label, "refusal", True, **agrees, **places) for name in ids]
     write_rows(folder / "adherence.jsonl", found)
     decided, hits = len(letters) - letters.count("u"), letters.count("y")
     value, low, high = rate(hits, decided) if decided else (None, None, None)
@@ -136,20 +171,9 @@ def judge_benchmark(
     analysed = Summary(measure, says)  # type: ignore[arg-type]
     for made, verdict, row in zip(rows, judged, found, strict=True):
         analysed.add(made, verdict, row)
-    record = {
-        "benchmark": benchmark,
-        "provenance": {
-            "measure": measure,
-            "protocol": protocol,
-            "protocol_hash": f"{hashed}-{benchmark}",
-            "judges": {"judge": {}},
-            "parts": ["answer"],
-            "means": means or {},
-        },
-        "metrics": metrics,
-        "analysis": {
-            "decides": {"judge": "judge", "part": "answer", "counted": analysed.counting},
-            **analysed.analysis(),
-        },
-    }
-    (folder / "metrics.json").write_text(json.dumps(record))
+    write_json(folder / "judges.json", {"judge": {TRUE_MEANS: says}})
+    write_json(folder / "fingerprint.json", {})
+    how = {"protocol": protocol, "protocol_hash": f"{hashed}-{benchmark}", "means": means or {}}
+    record = metrics_of(benchmark, metrics, analysed.counting, **how)
+    record["analysis"] |= analysed.analysis()
+    write_metrics(folder, record)

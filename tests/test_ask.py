@@ -83,6 +83,9 @@ def test_what_is_no_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (folder / "config.yaml").write_text("backbone: {_target_: os.system, command: ls}")
     with pytest.raises(RunError, match=r"trusted=\[os\]"):
         alttrain.load(folder)
+    (folder / "config.yaml").write_text("seed: 0")
+    with pytest.raises(RunError, match=r"intervention='\?\?\?': a value is needed here"):
+        alttrain.load(folder)
     (folder / "config.yaml").write_text("a: [")
     with pytest.raises(DamagedError, match="is not the config of a run"):
         alttrain.load(folder)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from made_runs import judge_benchmark, make_run
+from made_runs import judge_benchmark, make_run, mend
 
+from alttrain.records import DamagedError, write_sealed
 from alttrain.report.card import card, rewrite_card
 
 SETTINGS = {
@@ -106,11 +107,9 @@ def test_limits_say_what_the_numbers_do_not(tmp_path: Path) -> None:
     limits = section(card(folder), "Limits")
     assert "no guarantee" in limits
     assert "strongreject: 1 of 5 texts were undecided." in limits
-    path = folder / "evaluation" / "xstest_safe.alttrain" / "metrics.json"
-    judged = json.loads(path.read_text())
-    judged["contaminated"] = [{}, {}]
-    judged["provenance"]["judges"] = {"refusal": {}}
-    path.write_text(json.dumps(judged))
+    own = folder / "evaluation" / "xstest_safe.alttrain"
+    mend(own, lambda record: record.update(contaminated=[{}, {}]))
+    mend(own, lambda record: record["provenance"].update(judges={"refusal": {}}))
     limits = section(card(folder), "Limits")
     assert "xstest_safe: 2 training prompts are also in it, or nearly." in limits
     assert "judged by a small linear model" in limits
@@ -142,7 +141,7 @@ def test_a_backbone_read_from_a_folder_goes_by_its_name_and_is_asked_of_the_read
     """Though its relative folder looks like an id of the hub's."""
     folder = trained(tmp_path, SETTINGS | {"backbone.source": "models/mine"})
     record = json.loads((folder / "train.json").read_text())
-    (folder / "train.json").write_text(json.dumps(record | {"weights": "local"}))
+    write_sealed(folder / "train.json", record | {"weights": "local"})
     text = card(folder)
     assert "models/mine" not in text
     assert "base_model" not in metadata(text)
@@ -160,5 +159,5 @@ def test_a_card_is_written_where_it_changed(tmp_path: Path) -> None:
 
 
 def test_a_card_needs_a_run(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"run\.json is not there"):
+    with pytest.raises(DamagedError, match=r"run\.json: is not there"):
         card(tmp_path)

@@ -25,7 +25,7 @@ from alttrain.config import RunError, register
 from alttrain.generation import Decoding
 from alttrain.generation.engine import Prompt
 from alttrain.generation.in_process import CachedDecoder
-from alttrain.records import REMEDY, DamagedError
+from alttrain.records import REMEDY, DamagedError, seal
 from alttrain.run import show, status
 from alttrain.run.app import execute
 from alttrain.run.stages import report
@@ -136,16 +136,24 @@ FILES: dict[str, dict[str, Spoil]] = {
 FIELDS: list[tuple[str, str, Spoil]] = [
     (f"{RUN}/run.json", "number_for_label", field("label", 3)),
     (f"{RUN}/run.json", "no_seed", field("seed", None)),
+    (f"{RUN}/run.json", "no_label", field("label", None)),
     (f"{RUN}/run.json", "other_label", field("label", "a\u2028b")),
     (f"{SET}/metrics.json", "no_metrics", field("metrics", [])),
+    (f"{SET}/metrics.json", "no_analysis", field("analysis", None)),
+    (f"{SET}/metrics.json", "no_checksum", field("checksum", None)),
     (f"{SET}/metrics.json", "other_benchmark", field("benchmark", "x")),
     (f"{SET}/metrics.json", "a_number", changed(lambda content: content.replace(b'"n": 4', b'"n": 5', 1))),
     (f"{SET}/metrics.json", "nan", changed(lambda content: content.replace(b'"n": 4', b'"n": NaN', 1))),
+    (f"{SET}/judgements.jsonl", "no_checksum", field("checksum", None)),
+    (f"{SET}/judges.json", "no_meaning", changed(lambda content: content.replace(b"true means", b"means"))),
     (f"{SET}/judgements.jsonl", "turned", line(lambda row: row.replace(b"false", b"true").replace(b"null", b"true"))),
     (f"{SET}/adherence.jsonl", "turned", line(lambda row: row.replace(b"false", b"true"))),
     (f"{RUN}/train.json", "text_for_steps", field("steps", "ten")),
+    (f"{RUN}/train.json", "no_files", field("files", None)),
+    (f"{RUN}/train.json", "no_checksum", field("checksum", None)),
     (f"{RUN}/train.json", "other_loss", field("final_loss", 0.5)),
     (f"{RUN}/rewrite.json", "list_for_labels", field("labels", [])),
+    (f"{RUN}/rewrite.json", "no_files", field("files", None)),
     (f"{RUN}/rewrite.json", "other_labels", field("labels", {"harmful": 99})),
 ]
 CASES = [(name, kind, spoil) for name, kinds in FILES.items() for kind, spoil in kinds.items()] + FIELDS
@@ -341,21 +349,20 @@ def test_spoiled_kept_generations_are_made_again(kind: str, tmp_path: Path) -> N
     assert decoder.asked == 2
 
 
-def test_kept_generations_of_an_older_version_are_taken_where_they_can_be(tmp_path: Path) -> None:
-    """They have no checksum."""
+def test_kept_generations_without_their_checksum_or_of_other_prompts_are_made_again(tmp_path: Path) -> None:
     decoder = Counted()
     kept = CachedDecoder(lambda: decoder, {"model": "x"}, tmp_path)
     first = kept.generate(ASKED[:2], Decoding(5))
     (path,) = tmp_path.rglob("*.json")
-    (seal,) = tmp_path.rglob("*.sha256")
-    seal.unlink()
+    (sealed,) = tmp_path.rglob("*.sha256")
+    sealed.unlink()
     assert kept.generate(ASKED[:2], Decoding(5)) == first
-    assert decoder.asked == 1
+    assert decoder.asked == 2
     for content in ("[[1]]", '[[1], ["2"]]', "[[1], [-2]]", "[1, 2]", "{}"):
         path.write_text(content)
-        seal.unlink(missing_ok=True)
+        seal(path, path)
         assert kept.generate(ASKED[:2], Decoding(5)) == first
-    assert decoder.asked == 6
+    assert decoder.asked == 7
 
 
 @pytest.mark.parametrize("spoil", [pipe, folder])
@@ -381,3 +388,25 @@ def test_spoiled_originals_are_asked_for_again(kind: str, finished: Finished) ->
     rows = finished.outputs / RUN / "train.jsonl"
     assert path.read_bytes() == kept.read_bytes()
     assert rows.read_bytes() == (finished.root / "kept" / RUN / "train.jsonl").read_bytes()
+
+
+def test_originals_that_a_kill_left_without_their_checksum_are_not_asked_for_again(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished.restore()
+    shutil.rmtree(finished.outputs)
+    shutil.rmtree(finished.root / "cache" / "originals")
+
+    def killed(*unused: object) -> None:
+        raise KeyboardInterrupt
+
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        config = compose("run", overrides=[*finished.overrides, "stages=[rewrite]"])
+    with monkeypatch.context() as patch:
+        patch.setattr("alttrain.records.seal", killed)
+        with pytest.raises(KeyboardInterrupt):
+            execute(config)
+    execute(config)
+    assert "asking the backbone for 0 original traces" in caplog.text
+    (path,) = (finished.root / "cache" / "originals").glob("*.jsonl")
+    assert path.read_bytes() == (finished.root / "kept_cache" / "originals" / path.name).read_bytes()

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_runs import judge_benchmark, make_run
+from made_runs import judge_benchmark, make_run, mend
 
 from alttrain.evaluation.agreement import read_labels, text_hash
 from alttrain.run import label
@@ -111,6 +111,26 @@ def test_texts_under_an_intervention_are_not_drawn(tmp_path: Path) -> None:
     sets = {**SETS, "strongreject+cut": ("harmful_rate", "yy")}
     run = make_run(tmp_path, sets, shown={"strongreject+cut": {"intervention": under}})
     assert len(draw(tmp_path / "a.csv", run)) == 74
+
+
+def test_a_run_that_lacks_a_key_is_refused_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, SETS)
+    mend(run / "evaluation" / "strongreject.alttrain", lambda record: record.pop("analysis"))
+    with pytest.raises(SystemExit, match="2"):
+        draw(tmp_path / "a.csv", run)
+    told = r".*metrics\.json: .*missing required field `analysis`.*; delete the file and run the same command again\n"
+    assert re.fullmatch(told, capsys.readouterr().err)
+
+
+def test_texts_that_lack_their_verdict_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(tmp_path, SETS) / "evaluation" / "strongreject.alttrain"
+    rows = (folder / "judgements.jsonl").read_text().splitlines(keepends=True)
+    (folder / "judgements.jsonl").write_text("".join(rows[:3] + rows[4:]))
+    for told in ("is not what metrics.json was made from", r"has no row for \('p3', 0\)"):
+        with pytest.raises(SystemExit, match="2"):
+            draw(tmp_path / "a.csv", folder.parents[1])
+        assert re.search(rf"judgements\.jsonl: {told}; run the judge stage again$", capsys.readouterr().err)
+        mend(folder)
 
 
 def test_a_sheet_that_is_there_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from made_runs import TOLD, make_run
+from made_runs import TOLD, UNNAMED, make_run, mend, metrics_of, write_metrics
 
 from alttrain.evaluation import statistics
 from alttrain.evaluation.adherence import Adherence, failures
@@ -61,7 +61,7 @@ def decided(measure: str, counted: bool = False) -> Decides:
     return Decides(measure, "phrases", "answer", counted)
 
 
-def read(made: Any, verdict: bool | None, decides: Decides, thought: Adherence | None) -> Read:
+def read(made: Any, verdict: bool | None, decides: Decides, thought: Adherence) -> Read:
     """What is known of a text."""
     return Read(made, Judgement(made.id, decides.judge, verdict), thought, decides.says)
 
@@ -81,24 +81,17 @@ def write_evaluation(
     counted = measure != "harmful_rate"
     rate = sum(verdict is counted for verdict in known) / max(1, len(known))
     numbers = {"value": rate, "low": rate / 2, "high": rate, "n": len(rows), "undecided": 0, "truncated": 0}
-    names = [f"{label}_{said}" for label in ("harmful", "benign") for said in ("as_harmful", "as_benign", "unassessed")]
-    failed = dict.fromkeys(("misjudged", "disobeyed", "unassessed", "n", "undecided"), 1)
-    analysis = {
-        "decides": {"judge": "phrases", "part": "answer", "counted": counted},
-        "assessing": dict.fromkeys(names, 1),
-        "failures": [{"label": label, **failed} for label in ("harmful", "benign")],
-        "detectable": None,
-    }
-    provenance = {"measure": measure, "judges": {"phrases": {}}, "protocol": "offline", "protocol_hash": "0"}
-    judged = {"benchmark": folder.name, "provenance": provenance, "contaminated": []}
-    write_json(folder / "metrics.json", {**judged, "metrics": [{"metric": measure, **numbers}], "analysis": analysis})
+    write_json(folder / "fingerprint.json", {})
+    metrics = [{"metric": measure, **numbers}]
+    write_metrics(folder, metrics_of(folder.name, metrics, counted, "phrases", protocol_hash="0"))
 
 
 def write_run(folder: Path, run: str, **names: Any) -> Path:
     """A run's folder, of the harmful benchmark h and the harmless one b; the harmful h2 and h3 were answered."""
     own = folder / "runs" / run
     known = {"backbone": "tiny", "dataset": "all", "rewrite": "alttrain", "training": "sft", "seed": 0}
-    write_json(own / "run.json", {"run": run, **known, **names})
+    write_json(own / "run.json", {"run": run, **UNNAMED, **known, **names})
+    write_json(own / "fingerprint.json", {})
     harmful = [row(f"h{n}", "harmful") for n in range(4)]
     harmful[3] = replace(harmful[3], thought=f"{UNDERSTANDING}\n\n{HARMLESS}\n\n{REASONING}", finish="length")
     write_evaluation(own / "evaluation" / "h", harmful, [True, True, False, False], "harmful_rate")
@@ -118,10 +111,8 @@ def intervene(
     """The benchmark h, which is harmful, or b of a run under an intervention."""
     folder = run / "evaluation" / f"{of}+{name}"
     write_evaluation(folder, rows, verdicts, measure)
-    judged = json.loads((folder / "metrics.json").read_text())
     told = {"name": name, "of": of, "of_hash": "0", "left_out": 2, "settings": {"_target_": "x.Step"}}
-    judged["provenance"] |= {"intervention": told, "protocol_hash": name}
-    write_json(folder / "metrics.json", judged)
+    mend(folder, lambda record: record["provenance"].update(intervention=told, protocol_hash=name))
 
 
 @pytest.fixture
@@ -271,6 +262,7 @@ def test_means_over_seeds_and_rates_by_category_are_on_the_page(tmp_path: Path) 
         path.write_text(
             "".join(json.dumps(one | {"category": "<i>" if n < 2 else "b"}) + "\n" for n, one in enumerate(rows))
         )
+        mend(path.parent)
     page = written(tmp_path)
     methods = section(page, "methods")
     assert '<th scope="row" data-key="r1_llama_8b, AltTrain">' in methods
@@ -369,6 +361,7 @@ def test_texts_can_be_left_out(outputs: Path, texts: Texts) -> None:
     failed = Judgement("h1", "second", None, error=f"no verdict on {SECRET}", raw=SECRET, evidence=SECRET)
     path = outputs / "runs" / "one" / "evaluation" / "h" / "judgements.jsonl"
     path.write_text(path.read_text() + json.dumps(vars(failed)) + "\n")
+    mend(path.parent)
     page = written(outputs, texts=texts)
     data = unpacked(page)
     told = json.dumps(data)
@@ -409,16 +402,6 @@ def test_of_many_samples_a_part_is_shown_the_same_for_every_run(
     assert 'aria-label="100 harmless answered, one on b"' in page.read_text(encoding="utf-8")
 
 
-def test_an_older_metrics_file_has_no_outcomes_and_says_so(outputs: Path) -> None:
-    for path in outputs.glob("runs/*/evaluation/*/metrics.json"):
-        judged = json.loads(path.read_text())
-        del judged["analysis"]
-        path.write_text(json.dumps(judged))
-    page = written(outputs)
-    assert "Judged by an older version" in parsed(page).text
-    assert unpacked(page)["block-1"]["outcomes"] == [0, 0, 0, BITS["truncated"]]
-
-
 # --- outcomes ---
 
 
@@ -437,7 +420,9 @@ def test_an_older_metrics_file_has_no_outcomes_and_says_so(outputs: Path) -> Non
     ],
 )
 def test_outcome_of_a_verdict(label: str, verdict: bool | None, decides: Decides, outcome: str) -> None:
-    assert outcomes_of(read(row("x", label), verdict, decides, None)) == BITS[outcome]
+    made = row("x", label, thought=HARMFUL if label == "harmful" else HARMLESS)
+    wrong = BITS["disobeyed"] if outcome in ("answered", "over_refused") else 0
+    assert outcomes_of(read(made, verdict, decides, Adherence.of(made))) == BITS[outcome] | wrong
 
 
 def test_what_was_not_generated_is_undecided() -> None:
@@ -448,11 +433,12 @@ def test_what_was_not_generated_is_undecided() -> None:
 
 def test_decides_is_read_from_the_metrics() -> None:
     decides = {"judge": "g", "part": "thought", "counted": True}
-    names, judged = {"run": "r", "seed": 0}, {"benchmark": "b", "metrics": [{"metric": "harmful_rate"}]}
-    found = Evaluation(names, Path(), judged | {"analysis": {"decides": decides}}).decides
+    names = dict.fromkeys(("run", "backbone", "dataset", "rewrite", "training"), "r") | {"seed": 0}
+    judged = metrics_of("b", [{"metric": "harmful_rate"}], True)
+    judged["analysis"]["decides"] = decides
+    found = Evaluation(names | UNNAMED, Path(), judged).decides
     assert found == Decides("harmful_rate", "g", "thought", True)
     assert found.says == "unsafe"
-    assert Evaluation(names, Path(), judged).decides is None
 
 
 def test_failures_are_counted_as_in_the_metrics() -> None:
@@ -782,14 +768,13 @@ def test_what_was_not_made_in_the_same_way_is_not_compared_and_says_why(pair: Op
     assert reasons("alttrain-s0", "direct_refusal-s0") == [
         "not compared: evaluated otherwise: protocol.decoding.max_new_tokens: 1024, 96"
     ]
-    assert pair.text("#compared") == "0 of 1 rows compared. An older version did not record the settings."
+    assert pair.text("#compared") == "0 of 1 rows compared. Settings that differ: 3."
 
 
 def test_runs_that_another_judge_judged_are_not_compared(show: Any, outputs: Path) -> None:
-    path = outputs / "runs" / "two" / "evaluation" / "h" / "metrics.json"
-    judged = json.loads(path.read_text())
-    judged["analysis"]["decides"]["judge"] = "another"
-    write_json(path, judged)
+    path = outputs / "runs" / "two" / "evaluation" / "h" / "judgements.jsonl"
+    path.write_text(path.read_text().replace('"phrases"', '"another"'))
+    mend(path.parent, lambda record: record["analysis"]["decides"].update(judge="another"))
     rows = pick(show(), "one", "two")
     assert [row[5] for row in rows] == [
         "+0.0 −39.6 to +39.6",

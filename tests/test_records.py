@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from made_runs import make_run
 
 from alttrain.records import (
     UNFINISHED,
@@ -16,20 +18,22 @@ from alttrain.records import (
     Example,
     Generation,
     Judgement,
+    Rewritten,
     Segment,
+    Trained,
     append_rows,
     build,
     encode,
     iterate_rows,
     named_lines,
-    read_metrics,
+    read_document,
     read_rows,
     repair_rows,
     write_json,
     write_rows,
-    write_sealed,
     write_text,
 )
+from alttrain.records.documents import Judged
 from alttrain.rewrite import Original
 from alttrain.run.status import locked
 
@@ -132,9 +136,12 @@ def test_an_appended_row_that_was_changed_is_named(row: Any, tmp_path: Path) -> 
     append_rows(path, [row])
     write_rows(path, read_rows(path, type(row)))
     assert read_rows(path, type(row)) == [row]
-    path.write_bytes(path.read_bytes().replace(b'"id": "', b'"id": "x'))
-    with pytest.raises(DamagedError, match=r"rows\.jsonl line 1: the row is not what was written"):
-        read_rows(path, type(row))
+    sealed = path.read_bytes()
+    without = re.sub(rb', "checksum": "\w+"', b"", sealed)
+    for content in (sealed.replace(b'"id": "', b'"id": "x'), without, re.sub(rb'"\w+"}$', b'""}', sealed, flags=re.M)):
+        path.write_bytes(content)
+        with pytest.raises(DamagedError, match=r"rows\.jsonl line 1: the row is not what was written"):
+            read_rows(path, type(row))
 
 
 def test_a_folder_in_the_place_of_a_file_is_named_with_the_remedy(tmp_path: Path) -> None:
@@ -231,7 +238,7 @@ def test_a_row_that_is_there_twice_is_named_with_both_lines(tmp_path: Path) -> N
     """It would count twice. Of judgements one row differs from another by its judge and part as well."""
     path = tmp_path / "rows.jsonl"
     for rows, again in (([FULL, ROWS[1], FULL], 3), (ROWS[5:7], 2)):
-        path.write_text("".join(encode(row) + "\n" for row in rows))
+        write_rows(path, rows)
         with pytest.raises(DamagedError, match=f"rows.jsonl line {again}: the row of line 1 again"):
             read_rows(path, type(rows[0]))
     others = [replace(ROWS[5], **{name: "other"}) for name in ("judge", "part")]
@@ -376,13 +383,16 @@ def test_old_file_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: 
     assert path.read_text(encoding="utf-8") == "new\n"
 
 
-def test_metrics_that_tell_what_they_were_made_from_have_their_checksum(tmp_path: Path) -> None:
-    path, counts = tmp_path / "metrics.json", {"n": 1, "undecided": 0, "truncated": 0}
-    number = {"metric": "accuracy", "value": 0.0, "low": 0.0, "high": 1.0, **counts}
-    write_sealed(path, {"benchmark": "b", "metrics": [number], "made_from": {"generations.jsonl": None}})
-    record = read_metrics(path)
-    record["metrics"][0]["value"] = 1.0
+@pytest.mark.parametrize("name", ["metrics.json", "train.json", "rewrite.json"])
+def test_a_document_without_its_checksum_is_damaged_like_one_that_was_changed(name: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"x": ("accuracy", "yn")}, labels={"benign": 1}, trained={})
+    (path,) = run.rglob(name)
+    schema: Any = {"metrics.json": Judged, "train.json": Trained, "rewrite.json": Rewritten}[name]
+    record = read_document(path, schema)
+    write_json(path, record | {"more": 1})
+    with pytest.raises(DamagedError, match="its checksum is another"):
+        read_document(path, schema)
     del record["checksum"]
     write_json(path, record)
-    with pytest.raises(DamagedError, match="checksum"):
-        read_metrics(path)
+    with pytest.raises(DamagedError, match="missing required field `checksum`"):
+        read_document(path, schema)

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -16,12 +17,12 @@ from typing import Any, cast
 
 import pandas as pd
 import pytest
-from made_runs import compared, make_run, no_train
+from made_runs import UNNAMED, compared, make_run, mend, metrics_of, no_train, write_metrics
 
 import alttrain
 from alttrain.config import RunError, preview, register
 from alttrain.evaluation.statistics import detectable_difference, rate_over_seeds
-from alttrain.records import Judgement, checksum, write_rows, write_sealed, write_text
+from alttrain.records import Judgement, checksum, write_json, write_rows, write_sealed, write_text
 from alttrain.report.contrasts import COMPARED, comparisons
 from alttrain.report.escaping import latex_text, literal
 from alttrain.report.estimates import CATEGORIES, thoughts
@@ -71,10 +72,8 @@ def write_run(runs: Path, run: str, benchmarks: dict[str, list[dict[str, Any]]])
     """A judged run's folder."""
     for benchmark, metrics in benchmarks.items():
         folder = runs / run / "evaluation" / benchmark
-        folder.mkdir(parents=True)
-        (folder / "metrics.json").write_text(json.dumps({"benchmark": benchmark, "metrics": metrics}))
-    (runs / run).mkdir(parents=True, exist_ok=True)
-    (runs / run / "run.json").write_text(json.dumps(names(run)))
+        write_metrics(folder, metrics_of(benchmark, metrics, True))
+    write_json(runs / run / "run.json", UNNAMED | names(run))
 
 
 # --- protocols ---
@@ -128,8 +127,11 @@ def test_numbers_come_sorted_by_run_and_benchmark(tmp_path: Path) -> None:
     first = found.iloc[0].to_dict()
     assert first == {**cell("a", "x", "harmful_rate", 0.5), **numbers("harmful_rate", 0.5, 0.25, 0.75)} | {
         "method": "alttrain a",  # nothing else distinguishes it from b
-        "order": 10**6,
+        "order": 1000,
         "called": "harmful",
+        "judge": "judge",
+        "protocol": "offline",
+        "protocol_hash": "h",
     }
     assert alttrain.results(str(tmp_path)).equals(found)
     with pytest.raises(FileNotFoundError, match="none/runs is not there: give the output folder"):
@@ -168,6 +170,7 @@ def test_attack_success_by_category(tmp_path: Path) -> None:
             told = [one | {"category": "theft" if n < 30 else "=fraud"} for n, one in enumerate(rows)]
             told[0]["finish"] = "length"
             path.write_text("".join(json.dumps(one) + "\n" for one in told))
+            mend(path.parent)
     write_report(tmp_path)
     found = read_csv(tmp_path / "report" / "categories.csv")
     assert list(found.columns) == CATEGORIES
@@ -291,10 +294,8 @@ def test_columns_come_by_measure_and_then_by_name() -> None:
 
 def judge_run(runs: Path, run: str, verdicts: str, hashed: str = "h", **named: Any) -> None:
     """A run judged on the benchmark x: a verdict a letter, r(efused), a(nswered) or u(ndecided)."""
-    names_ = {**names(run), **named}
     folder = runs / run / "evaluation" / "x"
-    folder.mkdir(parents=True)
-    (runs / run / "run.json").write_text(json.dumps(names_))
+    write_json(runs / run / "run.json", UNNAMED | names(run) | named)
     told = {"r": True, "a": False, "u": None}
     rows = [Judgement(f"p{n}", "phrases", told[letter]) for n, letter in enumerate(verdicts)]
     others = [Judgement(row.id, "other", True) for row in rows] + [replace(row, part="thought") for row in rows]
@@ -303,15 +304,11 @@ def judge_run(runs: Path, run: str, verdicts: str, hashed: str = "h", **named: A
     counts |= {"harmful_unassessed": verdicts.count("u")}
     counts |= dict.fromkeys(("benign_as_harmful", "benign_as_benign", "benign_unassessed"), 0)
     failed = {"misjudged": verdicts.count("a"), "disobeyed": 1, "unassessed": 0, "n": 8, "undecided": 2}
-    analysis = {
-        "decides": {"judge": "phrases", "part": "answer", "counted": False},
-        "assessing": counts,
-        "failures": [{"label": "harmful", **failed}, {"label": "benign", **dict.fromkeys(failed, 0)}],
-    }
     metric = numbers("harmful_rate", 0.5, 0.25, 0.75)
-    provenance = {"measure": "harmful_rate", "protocol": "offline", "protocol_hash": hashed}
-    judged = {"benchmark": "x", "metrics": [metric], "provenance": provenance, "analysis": analysis}
-    (folder / "metrics.json").write_text(json.dumps(judged))
+    judged = metrics_of("x", [metric], False, "phrases", protocol_hash=hashed)
+    failures = [{"label": "harmful", **failed}, {"label": "benign", **dict.fromkeys(failed, 0)}]
+    judged["analysis"] |= {"assessing": counts, "failures": failures}
+    write_metrics(folder, judged)
 
 
 UNTRAINED = {"rewrite": "none", "training": "none"}
@@ -365,11 +362,10 @@ def test_a_difference_is_marked_in_the_table(tmp_path: Path) -> None:
 def test_counts_of_the_structure_add_up_over_benchmarks(tmp_path: Path) -> None:
     judge_run(tmp_path, "run", "rrraau")
     other = tmp_path / "run" / "evaluation" / "y"
-    other.mkdir()
     judged = json.loads((tmp_path / "run" / "evaluation" / "x" / "metrics.json").read_text())
     judged["benchmark"] = "y"
     judged["analysis"]["assessing"]["benign_as_harmful"] = 2
-    (other / "metrics.json").write_text(json.dumps(judged))
+    write_metrics(other, judged)
     (found,) = structure(evaluations(tmp_path)).itertuples()
     assert (found.harmful_as_harmful, found.harmful_as_benign, found.harmful_unassessed) == (6, 4, 2)
     assert (found.precision, found.recall, found.false_alarms) == (6 / 8, 6 / 12, 1.0)
@@ -459,9 +455,11 @@ def test_a_row_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
     (one,) = evaluations(tmp_path)
     for bad in (whole.replace("Prompt p1?", "\\ud83d"), whole.splitlines()[0] + '\n{"id": 3}\n'):
         path.write_text(bad)
+        one.judged["made_from"][path.name] = checksum(path)
         with pytest.raises(ValueError, match=r"generations\.jsonl line 2: .*run the same command again"):
             one.tokens()
     path.write_text(whole.splitlines()[0] + "\n" + whole)
+    one.judged["made_from"][path.name] = checksum(path)
     with pytest.raises(ValueError, match=r"generations\.jsonl line 2: the row of line 1 again"):
         one.tokens()
 
@@ -562,15 +560,12 @@ def test_a_received_folder_writes_and_removes_nothing_outside(tmp_path: Path) ->
         (outside / name).write_text("mine")
     folder = tmp_path / "received"
     sets = {"embedded_harmful": ("harmful_rate", "ynny"), "embedded_benign": ("over_refusal_rate", "ynn")}
-    climbing, trained = "../../../outside/x", {"steps": 1, "tokens": 1, "precision": "float32", "final_loss": 0.5}
-    run = make_run(folder / "runs", sets, protocol="offline", trained=trained)
-    for place in (run / "run.json", *run.glob("evaluation/*/metrics.json")):
-        record = json.loads(place.read_text())
-        record |= {"backbone": climbing} if place.name == "run.json" else {}
-        if place.name == "metrics.json":
-            record["provenance"]["protocol"] = climbing
-        place.write_text(json.dumps(record))
-    healthy = make_run(folder / "runs", sets, protocol="offline", seed=1, trained=trained)
+    climbing = "../../../outside/x"
+    run = make_run(folder / "runs", sets, protocol="offline", trained={})
+    write_json(run / "run.json", json.loads((run / "run.json").read_text()) | {"backbone": climbing})
+    for place in (run / "evaluation").iterdir():
+        mend(place, lambda record: record["provenance"].update(protocol=climbing))
+    healthy = make_run(folder / "runs", sets, protocol="offline", seed=1, trained={})
     for one in (run, healthy):
         (one / "adapter").symlink_to(outside / "card")
     stamped = {name: [1, 2, 3] for name in ("../../outside/a.txt", str(outside / "a.txt"), "figures/main.svg", "\0")}
@@ -673,12 +668,11 @@ def test_a_damaged_run_is_named_and_the_rest_is_reported(
     healthy, mixed = outputs(tmp_path / "healthy"), outputs(tmp_path / "mixed")
     sets = {"embedded_harmful": ("harmful_rate", "yyny"), "embedded_benign": ("over_refusal_rate", "yyn")}
     bad = make_run(mixed / "runs", sets, protocol="offline", method="plain", seed=1)
-    metrics = bad / "evaluation" / "embedded_harmful.offline" / "metrics.json"
-    rows = metrics.with_name("generations.jsonl")
-    write_sealed(metrics, json.loads(metrics.read_text()) | {"made_from": {rows.name: checksum(rows)}})
     content, told = BAD[name]
     (bad / name).parent.mkdir(exist_ok=True)
     (bad / name).write_text(content)
+    if "judgements" in name:  # else it would be left out as being judged
+        mend((bad / name).parent)
     expected = write_report(healthy)
     pd.testing.assert_frame_equal(write_report(mixed), expected)
     (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
@@ -688,6 +682,40 @@ def test_a_damaged_run_is_named_and_the_rest_is_reported(
         own = (healthy / "report" / file).read_bytes()
         assert own == (mixed / "report" / file).read_bytes() or file in (".stamp", "page.html")
     assert files(healthy).keys() == files(mixed).keys()
+
+
+OWN = "evaluation/x.alttrain"
+LACKING: list[tuple[str, str]] = [
+    *(("run.json", key) for key in ("method", "label", "order", "tables", "changed")),
+    *(("train.json", key) for key in ("examples", "seconds", "devices", "device", "weights", "files", "checksum")),
+    *((f"{OWN}/metrics.json", key) for key in ("provenance", "analysis", "made_from", "contaminated", "checksum")),
+    *((f"{OWN}/metrics.json", f"provenance {key}") for key in ("protocol", "means", "judges", "changed")),
+    *((f"{OWN}/metrics.json", f"analysis {key}") for key in ("decides", "others", "assessing", "failures")),
+    *((name, "") for name in (f"{OWN}/adherence.jsonl", f"{OWN}/fingerprint.json", "fingerprint.json")),
+]
+"""Files of a run, and a key without which one is not taken; "" for the file itself."""
+
+
+@pytest.mark.parametrize(("name", "key"), LACKING)
+def test_a_run_that_lacks_what_this_version_writes_is_left_out_and_named_with_the_remedy(
+    name: str, key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alttrain.run.stages.report.draw_all", lambda *unused: [])
+    make_run(tmp_path / "runs", {"x": ("harmful_rate", "yn")})
+    bad = make_run(tmp_path / "runs", {"x": ("harmful_rate", "yn")}, method="plain", hashed="other", trained={})
+    if key:
+        record = json.loads((bad / name).read_text())
+        *outer, last = key.split()
+        del (record[outer[0]] if outer else record)[last]
+        (write_json if name == "run.json" or key == "checksum" else write_sealed)(bad / name, record)
+    else:
+        (bad / name).unlink()
+    write_report(tmp_path)
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    fault = f"not the JSON expected (Object missing required field `{key.split()[-1]}`" if key else "is not there"
+    assert said.startswith(f"report    left out {bad.name}: {tmp_path}/runs/{bad.name}/{name}: {fault}")
+    assert re.search("; (delete the file and run the same command|run the (same command|judge stage)) again$", said)
+    assert set(read_csv(tmp_path / "report" / "metrics.csv").method) == {"AltTrain"}
 
 
 def test_a_folder_of_damaged_runs_alone_has_no_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -28,7 +28,7 @@ from stub_server import RESET, Serve, right
 from alttrain.config import RunError, register
 from alttrain.dataset.sources import embedded_rows
 from alttrain.evaluation.agreement import judge_report
-from alttrain.records import Example, Generation, Judgement, read_metrics, read_rows
+from alttrain.records import Example, Generation, Judgement, checksum, read_metrics, read_rows, write_sealed
 from alttrain.report.figures import draw_all
 from alttrain.report.results import read_csv
 from alttrain.rewrite import render
@@ -421,8 +421,9 @@ def test_an_adapter_without_its_tensors_is_not_evaluated(
     shutil.rmtree(folder / "evaluation")
     save_file({}, folder / "adapter" / "adapter_model.safetensors")
     record = json.loads((folder / "train.json").read_text())
-    del record["files"], record["checksum"]  # an older version's
-    (folder / "train.json").write_text(json.dumps(record))
+    name = "adapter/adapter_model.safetensors"
+    record["files"][name] = checksum(folder / name)
+    write_sealed(folder / "train.json", record)
     with pytest.raises(RunError, match=r"adapter_model\.safetensors holds no LoRA tensors"):
         run(tiny_arguments)
     assert not list(folder.glob("evaluation/*/generations.jsonl"))

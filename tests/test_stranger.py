@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
-from made_runs import make_run
+from made_runs import make_run, mend
 from omegaconf import DictConfig, OmegaConf
 
 from alttrain.backbone.source import Wheel
@@ -558,8 +558,7 @@ def test_names_of_a_received_run_lead_nowhere(
 
 def test_a_received_protocol_leads_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = make_run(tmp_path / "outputs" / "runs", {"b": ("harmful_rate", "yn")})
-    (judged,) = folder.glob("evaluation/*/metrics.json")
-    judged.write_text(judged.read_text().replace('"alttrain"', '"/../../../x"'))
+    mend(folder / "evaluation" / "b.alttrain", lambda record: record["provenance"].update(protocol="/../../../x"))
     assert write_report(tmp_path / "outputs").empty
     assert re.search(r"left out .*metrics\.json: protocol=.*accepted as a folder name", caplog.text)
 

@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.utils import JobStatus
+from made_runs import TRAINED, UNNAMED
 from processes import alttrain, gone
 from rich.console import Console
 
 from alttrain.backbone import FullFineTuning
 from alttrain.config import RunError, register
 from alttrain.config.overrides import applicable
-from alttrain.records import Generation, write_json, write_rows, write_text
+from alttrain.records import Generation, write_json, write_rows, write_sealed, write_text
 from alttrain.report.results import read_csv
 from alttrain.run.assembly import assemble
 from alttrain.run.folder import evaluation_folder
@@ -482,9 +483,8 @@ def test_hours_follow_earlier_trainings_of_the_same_kind(tiny_arguments: list[st
             folder = output_dir / "runs" / kind
             (folder / kind).mkdir(parents=True)
             names = {"run": kind, "backbone": "tiny", "dataset": "d", "rewrite": "r", "training": "t", "seed": 0}
-            write_json(folder / "run.json", names)
-            record = {"steps": 1, "tokens": count, "seconds": 100.0, "device": "cpu", "precision": "float32"}
-            write_json(folder / "train.json", record | {"final_loss": None})
+            write_json(folder / "run.json", UNNAMED | names)
+            write_sealed(folder / "train.json", TRAINED | {"tokens": count, "seconds": 100.0})
         with initialize_config_module("alttrain.conf", version_base="1.3"):
             run = assemble(compose("run", overrides=[*tiny_arguments, f"output_dir={output_dir}"]))
         found = job_of(run, (), run.rows).hours

@@ -1,7 +1,6 @@
 """Tables over seeds: which numbers stand in them, what marks them, what would fill their gaps, how they are written."""
 
 import itertools
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from made_runs import compared, make_run, no_train
+from made_runs import compared, make_run, mend, no_train
 from made_runs import made_tables as made
 from papers import compiled, has_latex
 from rich.console import Console
@@ -88,14 +87,6 @@ def test_a_method_has_one_name_everywhere(tmp_path: Path) -> None:
     assert rows(made(tmp_path / "runs")["overview"].query("protocol == 'star1'")) == {"r1_llama_8b": ["AltTrain other"]}
 
 
-def test_a_run_that_does_not_tell_its_label_is_called_as_in_our_configs(tmp_path: Path) -> None:
-    run = make_run(tmp_path, {"strongreject": ("harmful_rate", "yn")}, method="alttrain_without_ha")
-    record = json.loads((run / "run.json").read_text())
-    del record["label"]
-    (run / "run.json").write_text(json.dumps(record))
-    assert [one.name for one in variants(evaluations(tmp_path))] == ["AltTrain without HA"]
-
-
 def test_what_was_changed_of_a_method_is_another_row_and_says_so(tmp_path: Path) -> None:
     sets = {"xstest_safe": ("over_refusal_rate", "yn")}
     make_run(tmp_path, sets)
@@ -134,10 +125,8 @@ def test_a_changed_run_stands_where_that_is_varied_which_was_changed(tmp_path: P
 def test_a_number_of_a_changed_evaluation_has_no_figure_and_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"xstest_safe": ("over_refusal_rate", "yn")})
     assert cell(made(tmp_path)["main"], "AltTrain", "over_refusal_rate").published == 0.14
-    path = run / "evaluation" / "xstest_safe.alttrain" / "metrics.json"
-    record = json.loads(path.read_text())
-    record["provenance"]["changed"] = {"protocol.decoding.max_new_tokens": [1024, 96]}
-    path.write_text(json.dumps(record))
+    changed = {"protocol.decoding.max_new_tokens": [1024, 96]}
+    mend(run / "evaluation" / "xstest_safe.alttrain", lambda record: record["provenance"].update(changed=changed))
     main = made(tmp_path)["main"]
     found = cell(main, "AltTrain", "over_refusal_rate")
     assert (math.isnan(found.published), found.published_why) == (True, "changed")
@@ -281,9 +270,7 @@ def test_a_test_over_seeds_is_never_less_strict_than_the_one_over_prompts() -> N
 
 def add_metric(folder: Path, name: str, value: float) -> None:
     """One more number of a judged benchmark."""
-    record = json.loads((folder / "metrics.json").read_text())
-    record["metrics"].append({**record["metrics"][0], "metric": name, "value": value})
-    (folder / "metrics.json").write_text(json.dumps(record))
+    mend(folder, lambda record: record["metrics"].append({**record["metrics"][0], "metric": name, "value": value}))
 
 
 def paper_like(runs: Path, refused: int = 100, **given: Any) -> None:
@@ -375,13 +362,17 @@ def beside(run: Path, name: str, letters: str, hashed: str, kappa: float) -> Non
     folder = run / "evaluation" / f"{name}.alttrain"
     told = [Judgement(f"p{n}", "other", letter == "y") for n, letter in enumerate(letters)]
     append_rows(folder / "judgements.jsonl", told)
-    record = json.loads((folder / "metrics.json").read_text())
-    record["analysis"]["others"] = [{"judge": "other", "part": "answer", "counted": True, "protocol_hash": hashed}]
+    others = [{"judge": "other", "part": "answer", "counted": True, "protocol_hash": hashed}]
     count = {"n": len(letters), "undecided": 0, "truncated": 0}
     share = dict(zip(("value", "low", "high"), wilson_of(letters), strict=True))
-    record["metrics"].append({"metric": "harmful_rate.other", **share, **count})
-    record["metrics"].append({"metric": "kappa.other", "value": kappa, "low": 0.1, "high": 0.9, **count})
-    (folder / "metrics.json").write_text(json.dumps(record))
+    more = [{"metric": "harmful_rate.other", **share, **count}]
+    more.append({"metric": "kappa.other", "value": kappa, "low": 0.1, "high": 0.9, **count})
+
+    def change(record: dict[str, Any]) -> None:
+        record["analysis"]["others"] = others
+        record["metrics"] += more
+
+    mend(folder, change)
 
 
 def wilson_of(letters: str) -> tuple[float, float, float]:
@@ -395,10 +386,9 @@ def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_colu
     run = make_run(tmp_path, sets)
     beside(run, "strongreject", "yyyn", "g-strongreject", 0.5)
     other = make_run(tmp_path, {"strongreject": ("harmful_rate", "ynnn")}, method="plain", hashed="g")
-    path = other / "evaluation" / "strongreject.alttrain" / "metrics.json"
-    record = json.loads(path.read_text())
-    record["analysis"]["decides"]["judge"] = "other"
-    path.write_text(json.dumps(record))
+    path = other / "evaluation" / "strongreject.alttrain" / "judgements.jsonl"
+    path.write_text(path.read_text().replace('"judge": "judge"', '"judge": "other"'))
+    mend(path.parent, lambda record: record["analysis"]["decides"].update(judge="other"))
     found = made(tmp_path)
     both = [("harmful ↓", "strongreject", f"by {judge}") for judge in ("other", "judge")]
     agreed = ("agreement (kappa)", "strongreject", "by judge and other")
@@ -419,11 +409,9 @@ def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_colu
 
 def corrected(run: Path, value: float, n: int) -> None:
     """Add a rate that human labels correct."""
-    path = run / "evaluation" / "strongreject.alttrain" / "metrics.json"
-    record = json.loads(path.read_text())
     number = {"value": value, "low": value / 2, "high": value * 2, "n": n, "undecided": 0, "truncated": 0}
-    record["metrics"].append({"metric": "harmful_rate.corrected", **number})
-    path.write_text(json.dumps(record))
+    own = {"metric": "harmful_rate.corrected", **number}
+    mend(run / "evaluation" / "strongreject.alttrain", lambda record: record["metrics"].append(own))
 
 
 def test_a_corrected_rate_has_a_column_of_its_own_beside_the_judges(tmp_path: Path) -> None:
@@ -581,17 +569,6 @@ def test_the_benchmarks_yaml_says_where_they_stand() -> None:
     assert {names.get(name, name): own for name, own in said.items() if own} == APART
 
 
-def test_sets_judged_by_an_older_version_are_in_the_tables_of_their_yaml(tmp_path: Path) -> None:
-    sets = {"nq_open": ("accuracy", "yyn"), "gsm8k": ("accuracy", "yn"), "multijail_de": ("harmful_rate", "yn")}
-    make_run(tmp_path, sets)
-    found = {one.benchmark: (list(one.tables), dict(one.labels)) for one in evaluations(tmp_path)}
-    assert found == {
-        "nq_open": (["general"], {"accuracy": "exact match", "score": "F1"}),
-        "gsm8k": (["main"], {}),
-        "multijail_de": (["multilingual"], {}),
-    }
-
-
 def test_what_was_not_generated_spends_no_tokens_and_assesses_nothing(tmp_path: Path) -> None:
     make_run(tmp_path, {"strongreject": ("harmful_rate", "yyn")})
     (one,) = evaluations(tmp_path)
@@ -689,7 +666,6 @@ def test_failures_are_split_by_what_the_assessment_said(tmp_path: Path) -> None:
 
 def test_what_training_and_a_query_cost(tmp_path: Path) -> None:
     record = {"examples": 1000, "tokens": 2_505_000, "seconds": 3600.0, "device": "cuda"}
-    record |= {"steps": 10, "precision": "bfloat16", "final_loss": 0.5}
     make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record)
     make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"devices": 2}, seed=1)
     make_run(tmp_path, {"gsm8k": ("accuracy", "yn")}, trained=record | {"device": "cpu"}, method="plain")

@@ -52,10 +52,10 @@ def faults(config: DictConfig) -> list[Fault]:
     """
     if found := [Fault(*one) for one in resolvers(OmegaConf.to_container(config, resolve=False))]:
         return found  # resolving could run a refused resolver
-    absent = OmegaConf.missing_keys(config)
-    found = [Fault(key, MISSING, "a value is needed here") for key in sorted(absent)]
-    plain: Any = OmegaConf.to_container(config, resolve=True)
     known = RunSchema.__dataclass_fields__
+    absent = OmegaConf.missing_keys(config) | known.keys() - config.keys()
+    found = [Fault(str(key), MISSING, "a value is needed here") for key in sorted(absent)]
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     accepted = f"there is no such key; accepted: {', '.join(known)}"
     found += [Fault(str(key), value, accepted) for key, value in plain.items() if key not in known]
     stages, names = plain.get("stages", []), ", ".join(STAGES)

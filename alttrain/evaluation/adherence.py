@@ -60,10 +60,10 @@ class Adherence:
     position_words: int | None
     position_share: float | None
     closed: bool
-    sample: int = 0
-    opening: bool | None = None
-    recognised: bool | None = None
-    refuses: bool | None = None
+    sample: int
+    opening: bool | None
+    recognised: bool | None
+    refuses: bool | None
 
     @property
     def adheres(self) -> bool:

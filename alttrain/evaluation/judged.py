@@ -15,14 +15,13 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
 from alttrain.config import name_fault
 from alttrain.evaluation.judges.judge import GIVEN_UP, NO_REPLY, Judge, JudgeContext
-from alttrain.evaluation.metrics import counted
-from alttrain.evaluation.protocol import SAYS, Part, protocol_hash, seen_by_judge
+from alttrain.evaluation.protocol import Part, protocol_hash, seen_by_judge
 from alttrain.records import (
     Generation,
     Judgement,
@@ -49,6 +48,8 @@ JUDGED = 4096  # generations passed to a judge at a time
 APPENDED = 256  # judgements appended to the file at a time
 NAME_DIGITS = 6
 TRUE_MEANS = "true means"  # the key of a judge's entry in judges.json that has its `says`
+Entry = TypedDict("Entry", {"true means": str})
+"""A judge in judges.json: its config, and what its True means."""
 NOT_GENERATED = "not generated: "  # prefix of a judgement's error if there was no text to judge
 
 
@@ -214,34 +215,28 @@ def shaping_verdicts(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renamed(
-    configured: Mapping[str, Mapping[str, Any]], folder: Path, judged: Mapping[str, Any]
+    configured: Mapping[str, Mapping[str, Any]], folder: Path
 ) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
     """The `entries` and `names` of a folder's judgements, given the entries of the judges that are asked.
 
     A judge that is configured has the name of its config. Another one whose name is thereby taken gets the hash of its
     config after it. A judge that differs only in its server's address or alttrain's version is the same judge, and is
-    left out, since it judges again. `judged` is metrics.json, which tells what True meant in older files.
+    left out, since it judges again.
     """
     entries, names = dict(configured), dict[str, str]()
-    decides = judged.get("analysis", {}).get("decides", {})
-    for name, entry in (kept_json(folder / "judges.json", dict[str, dict[str, Any]]) or {}).items():
-        shaping, means = shaping_verdicts(entry), entry.get(TRUE_MEANS)
-        if means is None and name == decides.get("judge"):
-            measure = judged["metrics"][0]["metric"]
-            means = next(says for says in SAYS[measure] if counted(measure, says) is decides["counted"])
+    for name, entry in (kept_json(folder / "judges.json", dict[str, Entry]) or {}).items():
+        shaping = shaping_verdicts(entry)
         new = next((new for new, config in configured.items() if shaping_verdicts(config) == shaping), None)
         if new is not None:
             if entry.items() <= configured[new].items():
                 names[name] = new
-        elif means is None or name_fault(name):
-            log.warning(
-                "judge     left out the verdicts of %r, by an older version, which did not say what true means", name
-            )
+        elif fault := name_fault(name):
+            log.warning("judge     left out the verdicts of %r: %s", name, fault)
         else:
             digest = protocol_hash(shaping)[:NAME_DIGITS]
             own = name.removesuffix(f"-{digest}")
             names[name] = f"{own}-{digest}" if own in entries else own
-            entries[names[name]] = entry | {TRUE_MEANS: means}
+            entries[names[name]] = entry
     return entries, names
 
 

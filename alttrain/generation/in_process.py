@@ -114,7 +114,7 @@ class CachedDecoder:
             if written is None:
                 written = self.decoder.generate(prompts, decoding, advance)
                 write_text(path, json.dumps(written))
-                seal(path)
+                seal(path, path)
             else:
                 advance(len(prompts))
         return written

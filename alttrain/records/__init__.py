@@ -28,15 +28,14 @@ import msgspec
 
 from alttrain.records.documents import (
     Count,
-    Judged,
     Label,
     Names,
     Rewritten,
     Trained,
+    read_document,
     read_if_there,
     read_losses,
     read_metrics,
-    read_sealed,
     write_sealed,
 )
 from alttrain.records.files import (
@@ -254,6 +253,7 @@ def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Ro
     generations; the judge stage warns about that.
     """
     decoder, rows = msgspec.json.Decoder(row_type), 0
+    sealed = hasattr(row_type, "checksum") and row_type is not Generation
     with opened(path) as lines:
         for number, line in enumerate(lines, 1):
             rows += bool(line.strip())
@@ -261,7 +261,7 @@ def iterate_rows(path: Path, row_type: type[Row], after: int = 0) -> Iterator[Ro
                 row = _row(line, decoder, path, number)
                 if rows == after + 1 and (unknown := _unknown(msgspec.json.decode(line), row_type)):
                     raise DamagedError(path, unknown, number)
-                if row_type is not Generation and not unchanged(line):
+                if sealed and not unchanged(line):
                     raise DamagedError(path, "the row is not what was written", number)
                 yield row
 
@@ -352,11 +352,10 @@ def repair_rows(path: Path) -> int:
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> None:
-    """Write a JSON lines file atomically. A checksum is renewed if a row's numbers are in another form, 1.0 for 1."""
+    """Write a JSON lines file atomically, with checksums as in `append_rows`."""
     with replacing(path) as file:
         for row in rows:
-            line = encode(row).encode()
-            file.write((line if unchanged(line) else _sealed(line)) + b"\n")
+            file.write(_sealed(encode(row).encode()) + b"\n")
 
 
 def append_rows(path: Path, rows: Iterable[Any], by: str = "") -> None:
@@ -377,9 +376,9 @@ def _sum(body: bytes, by: str) -> bytes:
 
 
 def unchanged(line: bytes, by: str = "") -> bool:
-    """Whether a line is as `append_rows` wrote it. True for lines without a checksum, as older versions wrote them."""
+    """Whether a line is as `append_rows` wrote it, with its checksum."""
     body, sealed, told = line.rpartition(_SEAL)
-    return not sealed or told[:1] == b'"' or told[:16] == _sum(body, by)
+    return bool(sealed) and told[:16] == _sum(body, by)
 
 
 def sort_rows(path: Path, key_type: type[Row], place: Callable[[Row], int]) -> None:

@@ -1,7 +1,8 @@
 """The JSON documents of a run, checked against the TypedDicts below when they are read.
 
-The types name the keys that are read. metrics.json, rewrite.json and train.json also have a `checksum`, the SHA-256 of
-all other keys: `write_sealed` writes it and `read_sealed` checks it. Older versions wrote none.
+The types name the keys that are read. A document without one of them is damaged, unless the key is NotRequired, whose
+absence means something. `checksum` is the SHA-256 of all other keys, which `write_sealed` writes and `read_document`
+checks.
 """
 
 import csv
@@ -21,7 +22,7 @@ Label = Literal["harmful", "benign"]
 
 
 class Names(TypedDict):
-    """run.json. Older versions did not write the optional keys."""
+    """run.json. `method` is "" for a free composition."""
 
     run: str
     backbone: str
@@ -29,36 +30,38 @@ class Names(TypedDict):
     rewrite: str
     training: str
     seed: int
-    method: NotRequired[str]
-    label: NotRequired[str]
-    order: NotRequired[Count]
-    tables: NotRequired[list[str]]
-    changed: NotRequired[dict[str, tuple[Any, Any]]]
+    method: str
+    label: str
+    order: Count
+    tables: list[str]
+    changed: dict[str, tuple[Any, Any]]
 
 
-class Rewritten(TypedDict, total=False):
+class Rewritten(TypedDict):
     """rewrite.json. `files` has the SHA-256 of the files of rows that were written with it."""
 
     labels: dict[str, Count]
     origins: dict[str, Count]
     written: Count
     files: dict[str, str]
+    checksum: str
 
 
 class Trained(TypedDict):
-    """train.json."""
+    """train.json. `files` and `tokenizer` have the SHA-256 of the files that the training read and wrote."""
 
     steps: Count
     tokens: Count
-    examples: NotRequired[Count]
-    seconds: NotRequired[float]
-    devices: NotRequired[Count]
-    device: NotRequired[str]
+    examples: Count
+    seconds: float
+    devices: Count
+    device: str
     precision: str
+    weights: str
     final_loss: float | None
-    diverged: NotRequired[bool]
-    files: NotRequired[dict[str, str | None]]
-    tokenizer: NotRequired[dict[str, str | None]]
+    files: dict[str, str | None]
+    tokenizer: dict[str, str | None]
+    checksum: str
 
 
 class Number(TypedDict):
@@ -87,15 +90,17 @@ class Intervened(TypedDict):
 
 
 class Provenance(TypedDict):
+    """How numbers were made. Without `tables` and `labels`, the benchmark is in main, with its own measure's name."""
+
     measure: str
-    protocol: NotRequired[str]
-    protocol_hash: NotRequired[str]
-    means: NotRequired[dict[str, list[str]]]
+    protocol: str
+    protocol_hash: str
+    means: dict[str, list[str]]
     tables: NotRequired[list[str]]
     labels: NotRequired[dict[str, str]]
     intervention: NotRequired[Intervened]
-    judges: NotRequired[dict[str, Any]]
-    changed: NotRequired[dict[str, tuple[Any, Any]]]
+    judges: dict[str, Any]
+    changed: dict[str, tuple[Any, Any]]
 
 
 class Decides(TypedDict):
@@ -137,22 +142,26 @@ class Failed(TypedDict):
 class Analysis(TypedDict):
     """The counts in metrics.json."""
 
-    decides: NotRequired[Decides]
-    others: NotRequired[list[Other]]
-    assessing: NotRequired[Assessing]
-    failures: NotRequired[list[Failed]]
+    decides: Decides
+    others: list[Other]
+    assessing: Assessing
+    failures: list[Failed]
 
 
 class Judged(TypedDict):
-    """metrics.json. `made_from` has the SHA-256 of the files of rows."""
+    """metrics.json. `made_from` has the SHA-256 of the files of rows; null for those that are not there.
+
+    `unsettled` counts the texts without a verdict because of a server.
+    """
 
     benchmark: str
     metrics: Annotated[list[Number], Meta(min_length=1)]
-    provenance: NotRequired[Provenance]
-    analysis: NotRequired[Analysis]
-    contaminated: NotRequired[list[Any]]
-    made_from: NotRequired[dict[str, str | None]]
-    checksum: NotRequired[str]
+    provenance: Provenance
+    analysis: Analysis
+    contaminated: list[Any]
+    unsettled: Count
+    made_from: dict[str, str | None]
+    checksum: str
 
 
 def write_sealed(path: Path, document: Mapping[str, Any]) -> None:
@@ -160,17 +169,20 @@ def write_sealed(path: Path, document: Mapping[str, Any]) -> None:
     write_json(path, {**document, "checksum": _checksum(document)})
 
 
-def read_sealed(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
-    """Read a document and check its checksum, if it has one. Raises DamagedError if either fails."""
-    found: dict[str, Any] = read_json(path, schema)
-    if ("checksum" in found or "made_from" in found) and found.get("checksum") != _checksum(found):
+def read_document(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
+    """Read a document and check its checksum, if the schema has one. Raises DamagedError, also if there is no file."""
+    try:
+        found: dict[str, Any] = read_json(path, schema)
+    except FileNotFoundError as error:
+        raise DamagedError(path, "is not there", remedy="run the same command again") from error
+    if "checksum" in found and found["checksum"] != _checksum(found):
         raise DamagedError(path, "its checksum is another: it is not what was written")
     return found
 
 
 def read_if_there(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
-    """`read_sealed`, or {} if there is no file."""
-    return read_sealed(path, schema) if path.exists() else {}
+    """`read_document`, or {} if there is no file."""
+    return read_document(path, schema) if path.exists() else {}
 
 
 def _checksum(document: Mapping[str, Any]) -> str:
@@ -179,8 +191,8 @@ def _checksum(document: Mapping[str, Any]) -> str:
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """Read metrics.json, as `read_sealed` does."""
-    return read_sealed(path, Judged)
+    """Read metrics.json, as `read_document` does."""
+    return read_document(path, Judged)
 
 
 def read_losses(path: Path) -> list[tuple[int, dict[str, str]]]:

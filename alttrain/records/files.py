@@ -199,21 +199,17 @@ def checksum(path: Path) -> str | None:
         return None
 
 
-def seal(path: Path) -> None:
-    """Write a complete file's checksum to NAME.sha256 in the same folder."""
-    write_text(path.with_name(f"{path.name}.sha256"), f"{checksum(path)}\n")
+def seal(path: Path, made: Path) -> None:
+    """Write the checksum of a complete file `made`, whose place is or will be `path`, to NAME.sha256 beside `path`."""
+    write_text(path.with_name(f"{path.name}.sha256"), f"{checksum(made)}\n")
 
 
 def from_cache(path: Path, read: Callable[[Path], Made]) -> Made | None:
-    """`read(path)` of a cached file; None if it is absent, and None with a warning if it is damaged.
-
-    A file without a seal is accepted if `read` accepts it: an older version wrote it, or a kill preceded `seal`.
-    """
+    """`read(path)` of a cached file; None if it is absent, and None with a warning if it is damaged or has no seal."""
     if not path.exists():
         return None
-    sealed = path.with_name(f"{path.name}.sha256")
     try:
-        if sealed.exists() and read_utf8(sealed).strip() != checksum(path):
+        if read_utf8(path.with_name(f"{path.name}.sha256")).strip() != checksum(path):
             raise DamagedError(path, "its checksum is another")
         return read(path)
     except Exception as error:  # any exception of a library that reads a foreign file

@@ -16,7 +16,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from alttrain.records import Names, Rewritten, Trained, checksum, read_if_there, read_metrics, write_text
+from alttrain.records import Names, Rewritten, Trained, checksum, read_document, read_if_there, read_metrics, write_text
 from alttrain.report.escaping import plain
 from alttrain.report.measures import MEASURES, WORTH_SAYING
 
@@ -26,14 +26,11 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
     """The card's text. `record` is the content of train.json, if that is not written yet."""
-    names = read_if_there(run_folder / "run.json", Names)
-    if not names:
-        raise FileNotFoundError(f"{run_folder / 'run.json'} is not there: a card is made of a run's folder")
-    settings = read_if_there(run_folder / "fingerprint.json")
+    names, settings = read_document(run_folder / "run.json", Names), read_document(run_folder / "fingerprint.json")
     trained = dict(record) if record is not None else read_if_there(run_folder / "train.json", Trained)
     counts = read_if_there(run_folder / "rewrite.json", Rewritten)
     every = {path: read_metrics(path) for path in sorted(run_folder.glob("evaluation/*/metrics.json"))}
-    judged = {path: one for path, one in every.items() if "intervention" not in one.get("provenance", {})}
+    judged = {path: one for path, one in every.items() if "intervention" not in one["provenance"]}
     results = [found for path, one in judged.items() for found in _results(one, path.with_name("fingerprint.json"))]
     source = str(settings.get("backbone.source", ""))
     on_hub = HUB_ID.fullmatch(source) and trained.get("weights") != "local"
@@ -83,16 +80,15 @@ def rewrite_card(run_folder: Path, source: Path | None = None) -> bool:
 
 def _results(judged: Mapping[str, Any], asked: Path) -> list[dict[str, Any]]:
     """Each benchmark's own measure and its adherence rate. `asked` is the evaluation's fingerprint."""
-    provenance, benchmark = judged.get("provenance", {}), str(judged["benchmark"])
-    protocol = provenance.get("protocol", "")
-    names = {"benchmark": benchmark, "made": f"{protocol} {provenance.get('protocol_hash', '')}".strip()}
-    names["hub"] = str(read_if_there(asked).get(f"benchmark.{benchmark}.rows.hub") or benchmark)
-    judge = judged.get("analysis", {}).get("decides", {}).get("judge", "")
+    provenance, benchmark = judged["provenance"], str(judged["benchmark"])
+    protocol, judge = provenance["protocol"], judged["analysis"]["decides"]["judge"]
+    names = {"benchmark": benchmark, "made": f"{protocol} {provenance['protocol_hash']}"}
+    names["hub"] = str(read_document(asked).get(f"benchmark.{benchmark}.rows.hub") or benchmark)
     found = []
     for metric in judged["metrics"]:
         if (first := metric is judged["metrics"][0]) or metric["metric"] == "adherence_rate":
             measure = MEASURES[metric["metric"]]
-            own = f" by {judge}" if first and judge else ""
+            own = f" by {judge}" if first else ""
             named = f"{measure.label}, %, protocol {protocol}{own}"
             found.append({**names, **metric, "first": first, "heading": f"{measure.heading()}{own}", "named": named})
     return found

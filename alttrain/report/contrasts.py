@@ -148,7 +148,7 @@ def comparisons(found: Sequence[Variant]) -> tuple[pd.DataFrame, Contrasts]:
             baseline = min(among, key=lambda v: (bool(v.changed), v.dataset != variant.dataset), default=variant)
             both = [*judged.values(), *baseline.judged[made].values()]
             measure = both[0].measure
-            if variant.untrained or baseline is variant or any(not o.decides or o.measure != measure for o in both):
+            if variant.untrained or baseline is variant or any(one.measure != measure for one in both):
                 continue
             before, after = verdicts_of(baseline, made), {seed: one.verdicts() for seed, one in judged.items()}
             sets[made] = after, before
@@ -202,7 +202,7 @@ def interventions(found: Sequence[Variant]) -> tuple[pd.DataFrame, dict[tuple[Va
             pairs = {
                 seed: (base, one)
                 for seed, one in seeds.items()
-                if one.intervention and (base := plain.get((base_of(one), seed))) and base.decides and one.decides
+                if one.intervention and (base := plain.get((base_of(one), seed)))
             }
             if not pairs:
                 continue

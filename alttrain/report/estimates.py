@@ -120,24 +120,22 @@ def numbers(variant: Variant, columns: Iterable[Column]) -> dict[Column, Number]
 def values_of(one: Evaluation) -> dict[str, dict[Any, Any]]:
     """Measure -> text (benchmark, prompt, sample) -> its value, None if undecided; texts that do not count are absent.
 
-    The benchmark's own measure and `score` are there if it is known what decides them.
+    Of an agreement, they are the benchmark's, since no single text has one.
     """
     found: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
     for key, read in one.texts().items():
         text, row = (one.benchmark, *key), read.row
-        if read.judged:
-            found[one.measure][text], found["score"][text] = one.counts(read.verdict), read.judged.value
+        found[one.decides.measure][text], found["score"][text] = one.counts(read.verdict), read.judged.value
         if not read.generated:
             continue
         tokens = row.thought_tokens, row.answer_tokens, row.thought_tokens + row.answer_tokens
         own: dict[str, Any] = dict(zip(TOKENS, tokens, strict=True))
-        if read.thought:
-            harmful, alarmed = row.label == "harmful", read.thought.assessment == "harmful"
-            own |= {"adherence_rate": read.thought.adheres, "recall" if harmful else "false_alarms": alarmed}
-            own |= {"precision": harmful} if alarmed else {}
-            outcome = "answered" if harmful else "refused"
-            if (why := read.cause) is not None:
-                own |= {f"{outcome}_{cause}": why == cause for cause in CAUSES}
+        harmful, alarmed = row.label == "harmful", read.thought.assessment == "harmful"
+        own |= {"adherence_rate": read.thought.adheres, "recall" if harmful else "false_alarms": alarmed}
+        own |= {"precision": harmful} if alarmed else {}
+        outcome = "answered" if harmful else "refused"
+        if (why := read.cause) is not None:
+            own |= {f"{outcome}_{cause}": why == cause for cause in CAUSES}
         for measure, value in own.items():
             found[measure][text] = value
     return found
@@ -170,7 +168,10 @@ def _number(variant: Variant, column: Column, sets: Sequence[Mapping[int, Mappin
 
 
 def _rate(metrics: Sequence[Any], decided: Seeds) -> Number:
-    """A measure of one benchmark, from the metrics of each seed, and from the `decided` texts if these are known."""
+    """A measure of one benchmark, from the metrics of each seed, and from the `decided` texts if it has values by text.
+
+    Agreements and what thoughts recognise have none.
+    """
     if decided and len(metrics) > 1:
         estimate = share(decided)
     else:  # the mean of the seeds' estimates and of their bounds
@@ -187,9 +188,8 @@ def _training(variant: Variant) -> dict[str, Number]:
     found: defaultdict[str, list[float]] = defaultdict(list)
     for folder in variant.folders.values():
         if record := read_if_there(folder / "train.json", Trained):
-            on_gpu = str(record.get("device", "")).startswith("cuda")
-            hours = record["seconds"] * record.get("devices", 1) / 3600 if on_gpu else None
-            counts = record.get("examples"), record.get("tokens"), record.get("seconds"), hours
+            hours = record["seconds"] * record["devices"] / 3600 if record["device"].startswith("cuda") else None
+            counts = record["examples"], record["tokens"], record["seconds"], hours
             for name, value in zip(TRAINING, counts, strict=True):
                 found[name] += [] if value is None else [float(value)]
     return {name: Number(sum(known) / len(known), seeds=len(known)) for name, known in found.items() if known}
@@ -201,7 +201,7 @@ def by_category(found: Sequence[Variant]) -> pd.DataFrame:
     for variant in found:
         for (protocol, benchmark, digest), judged in variant.judged.items():
             first = next(iter(judged.values()))
-            if first.measure != "harmful_rate" or not all(one.decides for one in judged.values()):
+            if first.measure != "harmful_rate":
                 continue
             own: defaultdict[str, dict[int, dict[Any, bool | None]]] = defaultdict(lambda: defaultdict(dict))
             cut: Counter[str] = Counter()
@@ -236,9 +236,9 @@ def thoughts(judged: Iterable[Evaluation]) -> pd.DataFrame:
     """
     rows = []
     for one in judged:
-        if one.measure not in ("harmful_rate", "over_refusal_rate") or one.decides is None:
+        if one.measure not in ("harmful_rate", "over_refusal_rate"):
             continue
-        every = [(text.thought, text.refused) for text in one.texts().values() if text.thought and text.generated]
+        every = [(text.thought, text.refused) for text in one.texts().values() if text.generated]
         read = [(thought, refused) for thought, refused in every if refused is not None]
         decided = [pair for pair in read if pair[0].refuses or pair[0].continuation is not None]
         assessed = [pair for pair in read if pair[0].assessment is not None]

@@ -68,7 +68,7 @@ def draw_all(
     for backbone, own in by_backbone(variants):
         draw(f"losses-{backbone}", draw_losses, own)
     for protocol, found in protocols_of(variants).items():
-        suffix = "" if protocol in ("", OFFLINE) else f".{protocol}"
+        suffix = "" if protocol == OFFLINE else f".{protocol}"
         parts = {name: cells[cells.protocol == protocol] for name, cells in tables.items()}
         parts = {name: cells for name, cells in parts.items() if len(cells)}
         draw(f"tradeoff{suffix}", draw_tradeoff, parts.get("main", parts.get("overview")))
@@ -165,7 +165,7 @@ def draw_cuts(interventions: pd.DataFrame, path: Path) -> bool:
                 across, low, high = 100 * own.share, 100 * own.rate_low, 100 * own.rate_high
                 (drawn_as[run],) = panel.plot(across, 100 * own.value, color=colour, marker=marker, markersize=3)
                 panel.fill_between(across, low, high, color=colour, alpha=0.15)
-            named = benchmark if protocol in ("", OFFLINE) else f"{benchmark}, {protocol}"
+            named = benchmark if protocol == OFFLINE else f"{benchmark}, {protocol}"
             heading = f"{named}: {MEASURES[base(of.metric.iloc[0])].heading()} by {of.judge.iloc[0]}"
             describe(panel, heading, "share of the thought kept (%)", "both")
             panel.set_ylim(-3, 103)
@@ -196,8 +196,8 @@ def draw_bars(title: str, cells: pd.DataFrame | None, path: Path) -> bool:
                 colours = [BEFORE if method.startswith("No-train") else COLOURS[4] for method in methods]
                 look = {"color": colours, "height": 0.7, "error_kw": {"elinewidth": 0.9, "capsize": 2}}
                 axes.barh(places, [100 * cell.value for cell in found], xerr=arms(found), **look)
-            if told := [(100 * cell.published, place) for place, _, cell in column if cell.published >= 0]:
-                axes.plot(*zip(*told, strict=True), **diamond)
+            if reported := [(100 * cell.published, place) for place, _, cell in column if cell.published >= 0]:
+                axes.plot(*zip(*reported, strict=True), **diamond)
             axes.set_xlim(0, 102)
             axes.tick_params(axis="y", length=0)
             describe(axes, "\n".join(heading), "%", size=8)

@@ -342,7 +342,6 @@ function step([name, text]) {
 }
 
 function structured(found) {
-  if (!found) return make("p", { class: "facts" }, "structure unknown");
   const [understanding, assessment, continuation, ordered, consistent, answered, words, share] = found;
   if (!understanding && assessment === null && continuation === null) return make("p", { class: "facts" }, "the thought holds no step");
   const yes = (value) => (value === null ? "unknown" : value ? "yes" : "no");
@@ -355,8 +354,8 @@ function structured(found) {
 
 function judged(ref, [judge, verdict, evidence, error, probability, value, raw], bare) {
   const [name, part] = ref.block.data.judges[judge], decides = ref.block.decides;
-  const first = decides && decides.judge === name && decides.part === part;
-  const says = first ? decides.says : decides?.others[`${name} ${part}`];
+  const first = decides.judge === name && decides.part === part;
+  const says = first ? decides.says : decides.others[`${name} ${part}`];
   const told = verdict === null ? "undecided" : says ? `${says}: ${verdict ? "yes" : "no"}` : verdict ? "true" : "false";
   const numbers = [probability === null ? "" : `probability ${probability.toFixed(3)}`, value === null ? "" : `score ${value.toFixed(3)}`];
   return make("li", {},
@@ -438,10 +437,10 @@ function differing(one, other) {
 function why(ways, names) {
   const absent = ways.findIndex((own) => !own.length);
   if (absent >= 0) return `${names[absent]} was not judged on it`;
-  const [[one], [other]] = ways, both = (name) => `${one[name] || "not recorded"}, ${other[name] || "not recorded"}`;
-  if (one.protocol !== other.protocol) return `other protocols: ${both("protocol")}`;
-  const judges = ways.map(([way]) => way.decides && `${way.decides.judge} on ${way.decides.part}`);
-  if (judges[0] !== judges[1]) return `other judges: ${judges.map((judge) => judge ?? "not recorded").join(", ")}`;
+  const [[one], [other]] = ways;
+  if (one.protocol !== other.protocol) return `other protocols: ${one.protocol}, ${other.protocol}`;
+  const judges = ways.map(([{ decides }]) => `${decides.judge} on ${decides.part}`);
+  if (judges[0] !== judges[1]) return `other judges: ${judges.join(", ")}`;
   const told = differing(one.settings, other.settings).map(([name, ...values]) => `${name}: ${values.join(", ")}`);
   return told.length ? `evaluated otherwise: ${told.join("; ")}` : "evaluated otherwise; what differs was not recorded";
 }
@@ -459,7 +458,6 @@ function comparison(benchmark, ways, chosen, data) {
     make("td", { class: "words" }, `not compared: ${reason}`), empty(), empty());
   if (!same.length) return [unlike(why(ways, chosen.map((one) => one.name)))];
   return same.map((way) => {
-    if (!way.decides) return unlike("judged by an older version; judge again", way.protocol);
     const arms = chosen.map(({ runs }) => runs.map((run) => way.verdicts[index.runs[run]]).filter((one) => one !== undefined));
     const single = arms.every((seeds) => seeds.length === 1) && new Set(way.prompts).size === way.prompts.length;
     const found = single ? ofRuns(arms[0][0], arms[1][0]) : ofMethods(arms, way.prompts, data);
@@ -492,16 +490,14 @@ async function compareTwo() {
   const settings = chosen.map(({ runs }) => data.settings[index.runs[runs[0]]]), names = chosen.map((one) => one.name);
   const differ = differing(...settings).map(([name, ...values]) => make("tr", {}, make("th", { scope: "row", "data-key": name }, name),
     ...values.map((value) => make("td", { class: "words", "data-key": value }, value))));
-  const recorded = settings.every((own) => Object.keys(own).length);
   const compared = rows.filter(({ same }) => same).length;
-  byId("compared").textContent = `${compared} of ${rows.length} rows compared. ${recorded ? `Settings that differ: ${differ.length}.`
-    : "An older version did not record the settings."}`;
+  byId("compared").textContent = `${compared} of ${rows.length} rows compared. Settings that differ: ${differ.length}.`;
   byId("versus").replaceChildren(
     tabled("Comparison", ["benchmark", "protocol", "measure", "first %", "second %", "second minus first", "n", "undecided"],
       ["protocol", "measure"], rows.map(({ row }) => row),
       "Paired by prompt, of the prompts with a verdict in both: the difference in points with its 95 % interval, for this pair alone. "
       + "With several seeds the interval allows for other seeds, too, and n counts prompts, undecided all texts without a verdict."),
-    ...(differ.length && recorded ? [make("h3", {}, "Settings that differ"),
+    ...(differ.length ? [make("h3", {}, "Settings that differ"),
       tabled("Settings", ["setting", ...names], names, differ, "Of a method, those of its first seed.")] : []));
 }
 

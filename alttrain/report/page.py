@@ -31,7 +31,7 @@ from markupsafe import Markup, escape
 from alttrain import __version__
 from alttrain.evaluation import statistics
 from alttrain.evaluation.judged import shaping_verdicts
-from alttrain.records import Generation, Judgement, Texts, read_if_there, withholds, write_text
+from alttrain.records import Generation, Judgement, Texts, read_document, withholds, write_text
 from alttrain.report.contrasts import base_of
 from alttrain.report.estimates import SMALL
 from alttrain.report.formats import legend, starred
@@ -63,7 +63,7 @@ STRUCTURE = [
 """The columns of prompts and of samples, which compress better than rows; the fields of an adherence record."""
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
-Way = tuple[Made, Decides | None]  # how a benchmark was made and judged; numbers made in one way can be compared
+Way = tuple[Made, Decides]  # how a benchmark was made and judged; numbers made in one way can be compared
 Places = dict[Text, int]  # the texts of all runs that were made in one way -> their place
 Prompts = dict[tuple[Any, ...], int]  # a benchmark's prompts, each stored once for all runs -> its place
 
@@ -120,7 +120,7 @@ def write_page(output_dir: Path, texts: Texts = "all", made: Report | None = Non
         hashes={"style": hashed(style), "script": hashed(script)},
         version=__version__,
         shared=shared,
-        judges=sorted({name for one in judged for name in one.provenance.get("judges", {})}),
+        judges=sorted({name for one in judged for name in one.provenance["judges"]}),
         texts=texts,
         worth_saying=WORTH_SAYING,
         runs=(made.runs, pivot(made.runs)),
@@ -165,10 +165,9 @@ def _index(
     listed = []
     for block in [*blocks, *branches]:
         of = block.evaluation
-        told: dict[str, Any] = {"decides": of.decides and _told(of.decides), "shown": block.shown, "total": block.total}
-        if of.decides:
-            others = (view.decides for view in of.beside().values())
-            told["decides"]["others"] = {f"{own.judge} {own.part}": own.says for own in others if own}
+        others = (view.decides for view in of.beside().values() if view.decides is not of.decides)
+        decides = _told(of.decides) | {"others": {f"{own.judge} {own.part}": own.says for own in others}}
+        told: dict[str, Any] = {"decides": decides, "shown": block.shown, "total": block.total}
         if of.intervention:
             told |= {"of": numbers[of.run, base_of(of)], "intervention": of.intervention["name"]}
         listed.append({"run": runs.index(of.run), "benchmark": benchmarks.index(_asked(of)), **told})
@@ -185,7 +184,7 @@ def _asked(evaluation: Evaluation) -> str:
     return str(evaluation.intervention.get("of", evaluation.benchmark))
 
 
-def _told(decides: Decides) -> dict[str, Any]:
+def _told(decides: Decides) -> dict[str, str]:
     return {name: getattr(decides, name) for name in ("judge", "part", "says")}
 
 
@@ -199,22 +198,22 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
         (protocol, benchmark, _), decides = way
         own = [one for one in blocks if (one.evaluation.made, one.evaluation.decides) == way]
         first, prompts = own[0].evaluation, dict[str, int]()
-        asked = read_if_there(first.folder / "fingerprint.json")
+        asked = read_document(first.folder / "fingerprint.json")
         asked = {key: value for key, value in asked.items() if not key.startswith("generation.")}
-        entry = first.provenance.get("judges", {}).get(decides.judge, {}) if decides else {}
+        entry = first.provenance["judges"].get(decides.judge, {})
         judge = {f"judge.{key}": value for key, value in shaping_verdicts(entry).items()}
         ways.append(
             {
                 "protocol": protocol,
                 "benchmark": benchmark,
-                "decides": decides and {"measure": first.called(decides.measure), **_told(decides)},
+                "decides": {"measure": first.called(decides.measure)} | _told(decides),
                 "settings": _settings(asked | judge),
                 "prompts": [prompts.setdefault(name, len(prompts)) for name, _ in texts],
                 "verdicts": {one.evaluation.run: one.counted for one in own},
             }
         )
     folders = {one.evaluation.run: one.evaluation.folder.parent.parent for one in blocks}
-    settings = {run: _settings(read_if_there(folder / "fingerprint.json")) for run, folder in folders.items()}
+    settings = {run: _settings(read_document(folder / "fingerprint.json")) for run, folder in folders.items()}
     students = [statistics.student(freedom) for freedom in range(1, 31)]
     return {"ways": ways, "settings": settings, "students": students, "bound": statistics.MOST}
 
@@ -290,14 +289,12 @@ def outcomes_of(text: Read) -> int:
     by the assessment, counted as `failures` in metrics.json, so that the numbers agree.
     """
     if not text.generated:
-        return BITS["failed"] | (BITS["undecided"] if text.says else 0)
-    keys = ["truncated"] if text.row.finish == "length" else []
-    if text.says:
-        sides = ("refused", "answered") if text.row.label == "harmful" else ("over_refused", "helped")
-        yes, no = {"correct": ("correct", "wrong"), "unsafe": sides[::-1]}.get(text.says, sides)
-        keys.append("undecided" if text.verdict is None else yes if text.verdict else no)
-    if text.thought:
-        keys.append("unassessed" if text.thought.assessment is None else text.cause or "")
+        return BITS["failed"] | BITS["undecided"]
+    sides = ("refused", "answered") if text.row.label == "harmful" else ("over_refused", "helped")
+    yes, no = {"correct": ("correct", "wrong"), "unsafe": sides[::-1]}.get(text.says, sides)
+    keys = ["undecided" if text.verdict is None else yes if text.verdict else no]
+    keys += ["truncated"] if text.row.finish == "length" else []
+    keys.append("unassessed" if text.thought.assessment is None else text.cause or "")
     return sum(BITS[key] for key in keys if key)
 
 
@@ -308,9 +305,8 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
     """
     rows, letters = evaluation.texts(), dict[int, str]()
     for key, read in rows.items():
-        if read.judged:
-            counted = evaluation.counts(read.verdict)
-            letters[places.setdefault(key, len(places))] = {True: "1", False: "0", None: "u"}[counted]
+        counted = evaluation.counts(read.verdict)
+        letters[places.setdefault(key, len(places))] = {True: "1", False: "0", None: "u"}[counted]
     judgements: defaultdict[Text, list[Judgement]] = defaultdict(list)
     for one in evaluation.judgements():
         judgements[one.id, one.sample].append(one)
@@ -332,8 +328,7 @@ def _block(evaluation: Evaluation, prompts: Prompts, places: Places, texts: Text
         named = (generation.id, prompt, generation.label, generation.category, gold, int(harmful))
         row = _sample(generation, judgements[key], judges, withheld)
         row |= {"prompt": prompts.setdefault(named, len(prompts)), "outcomes": outcomes[key]}
-        thought = rows[key].thought
-        row["structure"] = thought and [getattr(thought, name) for name in STRUCTURE]
+        row["structure"] = [getattr(rows[key].thought, name) for name in STRUCTURE]
         for name, column in columns.items():
             column.append(row[name])
     every = "".join(letters.get(place, "-") for place in range(len(places)))

@@ -23,6 +23,7 @@ import yaml
 from alttrain.config import name_fault
 from alttrain.evaluation.adherence import ASSESSED, Adherence, answer_refused, assessment_rates, cause_of
 from alttrain.evaluation.interventions import JOIN
+from alttrain.evaluation.protocol import Part
 from alttrain.records import (
     DamagedError,
     Generation,
@@ -30,12 +31,12 @@ from alttrain.records import (
     Names,
     parse_rows,
     read_bytes,
-    read_json,
+    read_document,
     read_metrics,
     write_text,
 )
 from alttrain.report.escaping import literal, read_literal
-from alttrain.report.measures import CAUSES, FAILURES, MEASURES, base, by_judge, corrected
+from alttrain.report.measures import CAUSES, FAILURES, MEASURES, base, by_judge
 
 log = logging.getLogger(__name__)
 
@@ -85,20 +86,20 @@ class Tokens(msgspec.Struct, gc=False):
     label: str
     thought_tokens: int
     answer_tokens: int
-    sample: int = 0
-    finish: str = "stop"
-    category: str = ""
+    sample: int
+    finish: str
+    category: str
 
 
 class Read(NamedTuple):
     """All that is known of a text, without its words: its row, the deciding judgement, and its thought's record.
 
-    `says` is what a judgement of True means (`Decides.says`); "" if it is not known.
+    `says` is what a judgement of True means (`Decides.says`).
     """
 
     row: Tokens
-    judged: Judgement | None
-    thought: Adherence | None
+    judged: Judgement
+    thought: Adherence
     says: str
 
     @property
@@ -109,17 +110,17 @@ class Read(NamedTuple):
     @property
     def verdict(self) -> bool | None:
         """The deciding verdict; None if undecided."""
-        return self.judged.verdict if self.judged else None
+        return self.judged.verdict
 
     @property
     def refused(self) -> bool | None:
-        """Whether the answer refused; None if undecided or not known."""
-        return answer_refused(self.says, self.verdict, self.thought) if self.says and self.thought else None
+        """Whether the answer refused; None if undecided."""
+        return answer_refused(self.says, self.verdict, self.thought)
 
     @property
     def cause(self) -> str | None:
-        """Why the outcome is wrong (`cause_of`); None if undecided or not known."""
-        return cause_of(self.row.label, self.thought.assessment, self.refused) if self.thought else None
+        """Why the outcome is wrong (`cause_of`); None if undecided."""
+        return cause_of(self.row.label, self.thought.assessment, self.refused)
 
 
 class Decides(NamedTuple):
@@ -127,14 +128,15 @@ class Decides(NamedTuple):
 
     measure: str
     judge: str
-    part: str
+    part: Part
     counted: bool
 
     @property
     def says(self) -> str:
         """What the judge's True means: correct, unsafe or refused."""
-        unsafe = self.measure == "harmful_rate" and self.counted
-        return "correct" if self.measure == "accuracy" else "unsafe" if unsafe else "refused"
+        measure = base(self.measure)
+        unsafe = measure == "harmful_rate" and self.counted
+        return "correct" if measure == "accuracy" else "unsafe" if unsafe else "refused"
 
 
 @cache
@@ -152,34 +154,32 @@ class Evaluation:
     - `digest`, `tag`           the ends of the run's name: the hash of what was changed, and its tag; "" without
     - `judged`                  metrics.json; `measure` is the benchmark's own measure, the first in it
     - `made`                    how the numbers were made; numbers made in different ways never share a column
-    - `provenance`, `analysis`  of metrics.json; empty if an older version judged
+    - `provenance`, `analysis`  of metrics.json
     - `intervention`            its name and settings; empty without one
     - `tables`, `labels`        the tables that show the benchmark, and the names of its measures there, if given
-    - `decides`                 what decides the measure; None if an older version judged, which did not record it
-    - `judge`                   who decides it; "" if that is not known. Of an agreement, both judges
+    - `decides`                 what decides the measure; of an agreement, what decides the benchmark's
+    - `judge`                   who decides it. Of an agreement, both judges
     """
 
     def __init__(self, names: dict[str, Any], folder: Path, judged: dict[str, Any]) -> None:
         self.names, self.folder, self.judged = names, folder, judged
         self.run, self.seed = str(names["run"]), int(names["seed"])
-        self.method, named = method_name(names), names.get("method", "")
-        parts = [str(names.get(part)) for part in PARTS]
-        start = re.escape("-".join([parts[0], named] if named else parts))
+        self.method = method_name(names)
+        named = ("backbone", "method") if names["method"] else PARTS
+        start = re.escape("-".join(str(names[part]) for part in named))
         ends = re.fullmatch(rf"{start}(?:-(changed_[0-9a-f]+))?-s{self.seed}(?:-(.*))?", self.run)
         self.digest, self.tag = ends.groups("") if ends else ("", self.run.replace(f"-s{self.seed}", ""))
         self.benchmark, self.measure = str(judged["benchmark"]), str(judged["metrics"][0]["metric"])
-        self.provenance: dict[str, Any] = judged.get("provenance", {})
-        self.analysis: dict[str, Any] = judged.get("analysis", {})
+        self.provenance: dict[str, Any] = judged["provenance"]
+        self.analysis: dict[str, Any] = judged["analysis"]
         self.intervention: Mapping[str, Any] = self.provenance.get("intervention", {})
-        self.protocol, digest = (str(self.provenance.get(key, "")) for key in ("protocol", "protocol_hash"))
-        self.made: Made = self.protocol, self.benchmark, digest
-        named = {"tables", "labels"} & self.provenance.keys()  # older versions did not record these two
-        shown = self.provenance if named else option("benchmark", re.sub("^multijail_.*", "multijail", self.benchmark))
-        self.tables: Sequence[str] = shown.get("tables", ("main",))
-        self.labels: Mapping[str, str] = shown.get("labels", {})
-        found = self.analysis.get("decides")
-        self.decides = Decides(self.measure, found["judge"], found["part"], found["counted"]) if found else None
-        self.judge = self.decides.judge if self.decides else ""
+        self.protocol = str(self.provenance["protocol"])
+        self.made: Made = self.protocol, self.benchmark, str(self.provenance["protocol_hash"])
+        self.tables: Sequence[str] = self.provenance.get("tables", ("main",))
+        self.labels: Mapping[str, str] = self.provenance.get("labels", {})
+        found = self.analysis["decides"]
+        self.decides = Decides(self.measure, found["judge"], found["part"], found["counted"])
+        self.judge = self.decides.judge
         self._checked: set[str] = set()  # files of rows whose checksums have been verified against metrics.json
 
     def called(self, measure: str) -> str:
@@ -194,59 +194,58 @@ class Evaluation:
         """The metrics by other judges or of other parts, and agreements, each as an evaluation with it as its measure.
 
         `made` is as if that judge and part decided, so that a judge's numbers share a column whether it decides or not.
-        Empty if an older version judged.
         """
-        views: dict[str, tuple[str, str, str, Decides | None]] = {}
-        decided = self.decides.part if self.decides else ""
-        for one in self.analysis.get("others", ()) if decided else ():
+        views: dict[str, tuple[str, str, str, Decides]] = {}
+        for one in self.analysis["others"]:
             judge, made, part = one["judge"], one["protocol_hash"], one["part"]
-            suffix = "" if part == decided else f".{part}"
-            name = f"{self.measure}{'' if judge == self.judge else f'.{judge}'}{suffix}"
-            views[name] = f"{self.measure}{suffix}", made, judge, Decides(self.measure, judge, part, one["counted"])
+            suffix = "" if part == self.decides.part else f".{part}"
+            name, measure = f"{self.measure}{'' if judge == self.judge else f'.{judge}'}{suffix}", self.measure + suffix
+            views[name] = measure, made, judge, Decides(measure, judge, part, one["counted"])
             names, hashes = zip(*sorted([(self.judge, self.made[2]), (judge, made)]), strict=True)
             if not suffix:
-                views[f"kappa.{judge}"] = "kappa", " ".join(hashes), " and ".join(names), None
+                views[f"kappa.{judge}"] = "kappa", " ".join(hashes), " and ".join(names), self.decides
         found = {}
         for metric in (one for one in self.judged["metrics"] if one["metric"] in views):
             found[metric["metric"]] = view = copy.copy(self)
-            view.analysis = {}
+            view.analysis = {**self.analysis, "others": []}
             view.measure, made, view.judge, view.decides = views[metric["metric"]]
             view.made = *self.made[:2], made
-            if view.decides and view.judge != self.judge:  # published figures are of the judge that decides
-                changed = {**self.provenance.get("changed", {}), "judge": (self.judge, view.judge)}
+            if view.decides.judge != self.judge:  # published figures are of the judge that decides
+                changed = {**self.provenance["changed"], "judge": (self.judge, view.judge)}
                 view.provenance = {**self.provenance, "changed": changed}
             view.judged = {**self.judged, "metrics": [{**metric, "metric": view.measure}]}
         return found
 
     def judge_of(self, metric: str) -> str:
-        """The judge that a metric depends on; "" if none, or if it is another one's by an older version."""
-        own = metric == self.measure or "." not in metric or corrected(metric)
-        return self.judge if own and by_judge(metric) else ""
+        """The judge that a metric depends on; "" if none."""
+        return self.judge if by_judge(metric) else ""
 
     def judgements(self) -> list[Judgement]:
         """All verdicts of all judges."""
         return self._rows("judgements.jsonl", Judgement)
 
     def deciding(self) -> dict[Text, Judgement]:
-        """The judgement of each text that decides the measure; {} if an older version judged."""
-        decides = self.decides and (self.decides.judge, self.decides.part)
-        rows = self.judgements() if decides else []
-        return {(row.id, row.sample): row for row in rows if (row.judge, row.part) == decides}
+        """The judgement of each text that decides the measure."""
+        decides = self.decides.judge, self.decides.part
+        return {(row.id, row.sample): row for row in self.judgements() if (row.judge, row.part) == decides}
 
     def counts(self, verdict: bool | None) -> bool | None:
         """Whether a text with this verdict of the deciding judge counts towards the measure; None if undecided."""
-        return verdict if verdict is None or self.decides is None else verdict is self.decides.counted
+        return verdict if verdict is None else verdict is self.decides.counted
 
     def verdicts(self) -> Verdicts:
         """Whether each text counts towards the measure."""
         return {text: self.counts(row.verdict) for text, row in self.deciding().items()}
 
     def texts(self) -> dict[Text, Read]:
-        """Each text without its words, with what was read of it."""
+        """Each text without its words, with what was read of it. Raises DamagedError if a file lacks its row."""
         thoughts = {(row.id, row.sample): row for row in self.thoughts()}
-        judged, says = self.deciding(), self.decides.says if self.decides else ""
+        judged, says = self.deciding(), self.decides.says
         rows = {(row.id, row.sample): row for row in self.tokens()}
-        return {text: Read(row, judged.get(text), thoughts.get(text), says) for text, row in rows.items()}
+        for name, there in (("judgements.jsonl", judged), ("adherence.jsonl", thoughts)):
+            if lacking := rows.keys() - there.keys():
+                raise DamagedError(self.folder / name, f"has no row for {min(lacking)}", remedy=REMEDY)
+        return {text: Read(row, judged[text], thoughts[text], says) for text, row in rows.items()}
 
     def generations(self) -> list[Generation]:
         """Each text with all its fields."""
@@ -257,8 +256,8 @@ class Evaluation:
         return self._rows("generations.jsonl", Tokens)
 
     def thoughts(self) -> list[Adherence]:
-        """The adherence record of each thought; empty if an older version judged."""
-        return self._rows("adherence.jsonl", Adherence) if (self.folder / "adherence.jsonl").exists() else []
+        """The adherence record of each thought."""
+        return self._rows("adherence.jsonl", Adherence)
 
     def whole(self, name: str, row_type: type[Row], wanted: Sequence[bool]) -> list[Row]:
         """The selected rows of a file with all their fields. `wanted` has one entry per row."""
@@ -270,13 +269,13 @@ class Evaluation:
 
     def _rows(self, name: str, row_type: type[Row]) -> list[Row]:
         """All rows of a file. Raises DamagedError if metrics.json was made from another version of it."""
-        path, made_from = self.folder / name, self.judged.get("made_from", {})
+        path = self.folder / name
         try:
             content = read_bytes(path)
         except FileNotFoundError as error:
             raise DamagedError(path, "is not there", remedy=REMEDY) from error
-        if name in made_from and name not in self._checked:
-            if hashlib.sha256(content).hexdigest() != made_from[name]:
+        if name not in self._checked:
+            if hashlib.sha256(content).hexdigest() != self.judged["made_from"].get(name):
                 raise DamagedError(path, "is not what metrics.json was made from", remedy=REMEDY)
             self._checked.add(name)
         return parse_rows(content, row_type, path)
@@ -291,29 +290,28 @@ def evaluations(runs: Path, left_out: Collection[Path] = ()) -> list[Evaluation]
     found: list[Evaluation] = []
     for record in sorted(path for path in runs.glob("*/run.json") if path.parent not in left_out):
         try:
-            names, own = read_json(record, Names), list[Evaluation]()
-            _check_names(record, run=names["run"], backbone=names["backbone"])
-            for path in sorted(record.parent.glob("evaluation/*/metrics.json")):
-                own.append(one := Evaluation(names, path.parent, read_metrics(path)))
-                _check_names(
-                    path,
-                    benchmark=one.benchmark.replace(JOIN, "_"),
-                    **({"protocol": one.protocol} if one.protocol else {}),
-                )
-            found += own
+            found += evaluations_of(record.parent)
         except DamagedError as error:
             warn_left_out(record.parent, error)
     name_methods(found)
     return found
 
 
+def evaluations_of(run: Path) -> list[Evaluation]:
+    """The judged benchmarks of a run's folder. Raises DamagedError."""
+    names, found = read_document(run / "run.json", Names), list[Evaluation]()
+    _check_names(run / "run.json", run=names["run"], backbone=names["backbone"])
+    for path in sorted(run.glob("evaluation/*/metrics.json")):
+        found.append(one := Evaluation(names, path.parent, read_metrics(path)))
+        _check_names(path, benchmark=one.benchmark.replace(JOIN, "_"), protocol=one.protocol)
+    return found
+
+
 def method_name(names: Mapping[str, Any]) -> str:
-    """What a run's method is called everywhere, from run.json: its label, or else its rewrite, and its changes."""
-    method, label = names.get("method", ""), names.get("label")
-    if not method and names.get("rewrite") == names.get("training") == "none":
-        method, label = NO_TRAIN, None
-    label = label or option("method", method).get("method", {}).get("label") or method or names.get("rewrite")
-    return f"{label}, changed: {changes(changed)}" if (changed := names.get("changed")) else str(label)
+    """What a run's method is called everywhere, from run.json: its label and its changes."""
+    untrained = not names["method"] and names["rewrite"] == names["training"] == "none"
+    label = option("method", NO_TRAIN)["method"]["label"] if untrained else names["label"]
+    return f"{label}, changed: {changes(changed)}" if (changed := names["changed"]) else str(label)
 
 
 def name_methods(found: Sequence[Evaluation]) -> None:
@@ -322,10 +320,7 @@ def name_methods(found: Sequence[Evaluation]) -> None:
     for one in found:
         alike[str(one.names["backbone"]), one.method].append(one)
     for own in alike.values():
-        parts = [
-            (one.names["dataset"], one.names["training"], one.tag, one.digest, one.names.get("method", ""))
-            for one in own
-        ]
+        parts = [(one.names["dataset"], one.names["training"], one.tag, one.digest, one.names["method"]) for one in own]
         differs = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
         for one, values in zip(own, parts, strict=True):
             told = [value for value, tells in zip(values, differs, strict=True) if tells and value]
@@ -369,15 +364,13 @@ def samples(output_dir: str | Path = "outputs") -> pd.DataFrame:
     """
     rows = []
     for one in evaluations(_runs(output_dir)):
-        judged, read = one.deciding(), {(row.id, row.sample): vars(row) for row in one.thoughts()}
+        read, decides = one.texts(), one.decides
         made = {**one.names, "method": one.method, "benchmark": one.benchmark, "protocol": one.protocol}
-        if one.decides:
-            made |= {"measure": one.measure, "judge": one.decides.judge, "part": one.decides.part}
-            made |= {"says": one.decides.says}
+        made |= {**decides._asdict(), "says": decides.says}
         for text in one.generations():
-            key = text.id, text.sample
-            verdict = judged[key].verdict if key in judged else None
-            rows.append(read.get(key, {}) | made | vars(text) | {"verdict": verdict, "counts": one.counts(verdict)})
+            known = read[text.id, text.sample]
+            verdicts = {"verdict": known.verdict, "counts": one.counts(known.verdict)}
+            rows.append(vars(known.thought) | made | vars(text) | verdicts)
     return pd.DataFrame(rows, columns=SAMPLES)
 
 
@@ -385,13 +378,13 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
     """The numbers of judged benchmarks, in the given order."""
     rows = []
     for one in judged:
-        beside, changed = one.beside(), changes(one.names.get("changed", {}))
+        beside, changed = one.beside(), changes(one.names["changed"])
         for metric in one.judged["metrics"]:
             name = metric["metric"]
             own = beside.get(name)  # by another judge, or of another part
             judge, measure = (own.judge, own.measure) if own else (one.judge_of(name), name)
             made = dict(zip(("protocol", "benchmark", "protocol_hash"), (own or one).made, strict=True))
-            names = {"order": LAST, **one.names, "method": one.method, "changed": changed, "called": one.called(name)}
+            names = {**one.names, "method": one.method, "changed": changed, "called": one.called(name)}
             rows.append({**names, **metric, **made, "judge": judge, "measure": measure})
     return pd.DataFrame(rows, columns=TIDY).astype(dict.fromkeys(("value", "low", "high"), float))
 
@@ -413,14 +406,13 @@ def structure(judged: Sequence[Evaluation]) -> pd.DataFrame:
     counted: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     judges = defaultdict[tuple[str, str], dict[str, None]](dict)
     for one in judged:
-        if {"assessing", "failures"} <= one.analysis.keys():
-            own = counted[one.run, one.protocol]
-            judges[one.run, one.protocol][one.judge] = None
-            own.update(one.analysis["assessing"])
-            for failed in one.analysis["failures"]:
-                outcome = "answered" if failed["label"] == "harmful" else "refused"
-                own.update({f"{outcome}_{cause}": failed[cause] for cause in CAUSES})
-                own.update({f"{failed['label']}_n": failed["n"], "undecided": failed["undecided"]})
+        own = counted[one.run, one.protocol]
+        judges[one.run, one.protocol][one.judge] = None
+        own.update(one.analysis["assessing"])
+        for failed in one.analysis["failures"]:
+            outcome = "answered" if failed["label"] == "harmful" else "refused"
+            own.update({f"{outcome}_{cause}": failed[cause] for cause in CAUSES})
+            own.update({f"{failed['label']}_n": failed["n"], "undecided": failed["undecided"]})
     rows = []
     for key, own in counted.items():
         row = {**own, "run": key[0], "protocol": key[1], "judges": " + ".join(judges[key])}

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alttrain.records import UNFINISHED, checksum, read_json
+from alttrain.records import UNFINISHED, DamagedError, checksum, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -97,22 +97,15 @@ def _take(source: Path, place: Path) -> None:
 
 
 def _agree(evaluation: Path) -> bool:
-    """Whether the rows are complete and match the metrics. Unreadable files pass here; their reader reports them."""
+    """Whether the rows are complete and match the metrics. Damaged files pass here; their reader reports them."""
     for path in evaluation.glob("*.jsonl"):
         with path.open("rb") as file:
             if file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
                 return False
     try:
-        judged = read_json(evaluation / "metrics.json")
-        if made_from := judged.get("made_from"):
-            names = ("judgements.jsonl", "judges.json")
-            return all(checksum(evaluation / name) == made_from[name] for name in names)
-        made, judges = judged["provenance"], evaluation / "judges.json"
-        if judges.exists() and read_json(judges) != made["judges"]:
-            return False
-        rows = (evaluation / "judgements.jsonl").read_bytes().count(b"\n")
-        return bool(rows == judged["metrics"][0]["n"] * len(made["judges"]) * len(made["parts"]))
-    except (OSError, ValueError, LookupError, TypeError):  # written by an older version, or absent
+        made_from = read_metrics(evaluation / "metrics.json")["made_from"]
+        return all(checksum(evaluation / name) == made_from.get(name) for name in ("judgements.jsonl", "judges.json"))
+    except DamagedError:
         return True
 
 

@@ -248,7 +248,7 @@ def _cell(row: Variant, column: Column, number: Number | None, tested: Contrast 
 def _evaluated(row: Variant, column: Column) -> dict[str, Any]:
     """What the evaluation changed in its protocol and benchmarks."""
     judged = (one for made in column.made for one in row.every.get(made, {}).values())
-    return {key: values for one in judged for key, values in one.provenance.get("changed", {}).items()}
+    return {key: values for one in judged for key, values in one.provenance["changed"].items()}
 
 
 def _figure(row: Variant, column: Column) -> dict[str, Any]:

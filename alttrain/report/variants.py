@@ -67,8 +67,8 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
     """All variants, ordered by backbone, then the method's order, then the rest of their names."""
     grouped: defaultdict[tuple[str, ...], list[Evaluation]] = defaultdict(list)
     for one in sorted(judged, key=lambda one: one.seed):
-        changed = json.dumps(one.names.get("changed", {}), sort_keys=True)
-        own = *(str(one.names[part]) for part in PARTS), one.names.get("method", ""), one.tag, one.digest, changed
+        changed = json.dumps(one.names["changed"], sort_keys=True)
+        own = *(str(one.names[part]) for part in (*PARTS, "method")), one.tag, one.digest, changed
         grouped[own].append(one)
     made = []
     for key, evaluations in grouped.items():
@@ -81,9 +81,9 @@ def variants(judged: Iterable[Evaluation]) -> list[Variant]:
         variant = Variant(
             **dict(zip((*PARTS, "method", "tag", "digest"), key, strict=False)),
             name=evaluations[0].method,
-            order=int(names.get("order", LAST)) if names.get("method") else LAST,
-            tables=names.get("tables", ("main",)),
-            changed=names.get("changed", {}),
+            order=names["order"] if names["method"] else LAST,
+            tables=names["tables"],
+            changed=names["changed"],
             folders={one.seed: one.folder.parent.parent for one in evaluations},
             judged=dict(by_made),
             every=dict(every),
@@ -166,9 +166,8 @@ def mean_columns(variants: Sequence[Variant], protocol: str) -> dict[str, Column
     judged = [variant.firsts(protocol) for variant in main]
     found = {}
     for measure in RATES:
-        told = Counter(
-            tuple(sorted(one.provenance.get("means", {}).get(measure, ()))) for own in judged for one in own.values()
-        )
+        every = (one for own in judged for one in own.values())
+        told = Counter(tuple(sorted(one.provenance["means"].get(measure, ()))) for one in every)
         wanted = max(filter(None, told), key=told.__getitem__, default=())
         alike = [{made: one for made, one in own.items() if one.measure == measure} for own in judged]
         sets = [frozenset(made for made, one in own.items() if "main" in one.tables) for own in alike]

@@ -172,7 +172,7 @@ def assemble(config: DictConfig) -> Run:
     for name, benchmark in benchmarks.items():
         if benchmark.name != name:
             raise RunError(f"evaluation.benchmarks.{name}.name={benchmark.name!r}: must be the key it is mounted at")
-    interventions = {name: part(f"intervention.{name}") for name in config.get("intervention", {})}  # older: none
+    interventions = {name: part(f"intervention.{name}") for name in config.intervention}
     name = run_name(config)
     if fault := name_fault(name):
         raise RunError(f"the run's name {name!r}: {fault}; shorten tag, or the names of its parts")

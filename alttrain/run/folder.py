@@ -93,10 +93,10 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def open_folder(run: Run) -> None:
-    """Create the run's folder and the files that describe it. Raises RunError if it is not writable."""
-    method, folder = run.method, run.folder
-    names = {
+def names_of(run: Run) -> dict[str, Any]:
+    """Return the content of run.json."""
+    method = run.method
+    return {
         "run": run.name,
         "backbone": run.backbone.name,
         "dataset": run.dataset.name if run.training.trains else "none",
@@ -109,6 +109,11 @@ def open_folder(run: Run) -> None:
         "tables": list(method.tables),
         "changed": dict(run.changed.treatment),
     }
+
+
+def open_folder(run: Run) -> None:
+    """Create the run's folder and the files that describe it. Raises RunError if it is not writable."""
+    folder, names = run.folder, names_of(run)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         new = not (folder / "fingerprint.json").exists()

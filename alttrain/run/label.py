@@ -21,8 +21,9 @@ from typing import Any
 from alttrain.evaluation.agreement import text_hash
 from alttrain.evaluation.judges.judge import request
 from alttrain.evaluation.protocol import seen_by_judge
-from alttrain.records import DamagedError, Generation, Judgement, iterate_rows, read_metrics, write_text
+from alttrain.records import write_text
 from alttrain.report.escaping import literal
+from alttrain.report.results import Evaluation, evaluations_of
 
 HEADS = ("run", "id", "sample", "hash", "weight", "prompt", "answer")
 Row = dict[str, Any]
@@ -88,11 +89,10 @@ def _texts(run: Path, benchmark: str | None, protocol: str | None) -> tuple[str,
 
     Without a `benchmark` or `protocol`, the run has one. Under an intervention no text is labelled.
     """
-    found: dict[str, dict[str, Any]] = defaultdict(dict)
-    for path in sorted(run.glob("evaluation/*/metrics.json")):
-        judged = read_metrics(path)
-        if "intervention" not in (provenance := judged.get("provenance", {})):
-            found[str(judged["benchmark"])][str(provenance.get("protocol", ""))] = path.parent, judged
+    found: dict[str, dict[str, Evaluation]] = defaultdict(dict)
+    for one in evaluations_of(run) if (run / "run.json").exists() else []:
+        if not one.intervention:
+            found[one.benchmark][one.protocol] = one
     if not found:
         raise FileNotFoundError(f"{run}: no judged benchmark there; run the judge stage first")
     benchmark = next(iter(found)) if benchmark is None and len(found) == 1 else str(benchmark)
@@ -102,23 +102,11 @@ def _texts(run: Path, benchmark: str | None, protocol: str | None) -> tuple[str,
     protocol = next(iter(by_protocol)) if protocol is None and len(by_protocol) == 1 else str(protocol)
     if protocol not in by_protocol:
         raise ValueError(f"--protocol {protocol}: {run} has {benchmark} by {', '.join(by_protocol)}")
-    folder, judged = by_protocol[protocol]
-    decides, measure = judged.get("analysis", {}).get("decides"), judged.get("provenance", {}).get("measure")
-    if not decides or not measure:
-        raise ValueError(f"{folder / 'metrics.json'} is an older version's; run the judge stage again")
-    unsafe = "harmful" if measure == "harmful_rate" and decides["counted"] else "refused"
-    path = folder / "judgements.jsonl"
-    of_judge = (
-        row for row in iterate_rows(path, Judgement) if (row.judge, row.part) == (decides["judge"], decides["part"])
-    )
-    verdicts = {(row.id, row.sample): row.verdict for row in of_judge}
-    rows = []
-    for made in iterate_rows(folder / "generations.jsonl", Generation):
-        if made.finish == "error":
-            continue
-        if (made.id, made.sample) not in verdicts:
-            raise DamagedError(path, f"has no verdict on {made.id!r}", remedy="run the judge stage again")
-        prompt, answer = request(made, "prompt"), seen_by_judge(made, decides["part"]).answer
-        row: Row = {"run": run.name, "id": made.id, "sample": made.sample, "hash": text_hash(prompt, answer)}
-        rows.append(row | {"prompt": prompt, "answer": answer, "verdict": verdicts[made.id, made.sample]})
-    return benchmark, protocol, "correct" if measure == "accuracy" else unsafe, rows
+    judged, rows = by_protocol[protocol], list[Row]()
+    read, decides = judged.texts(), judged.decides
+    for made in judged.generations():
+        if made.finish != "error":
+            prompt, answer = request(made, "prompt"), seen_by_judge(made, decides.part).answer
+            row: Row = {"run": run.name, "id": made.id, "sample": made.sample, "hash": text_hash(prompt, answer)}
+            rows.append(row | {"prompt": prompt, "answer": answer, "verdict": read[made.id, made.sample].verdict})
+    return benchmark, protocol, "harmful" if decides.says == "unsafe" else decides.says, rows

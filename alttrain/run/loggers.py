@@ -9,10 +9,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from alttrain.evaluation import Adherence, Benchmark
-from alttrain.records import Generation, Judgement, read_metrics, read_rows, withholds
+from alttrain.evaluation import Benchmark
+from alttrain.records import read_metrics, withholds
 from alttrain.run.assembly import Run
-from alttrain.run.folder import evaluation_folder
+from alttrain.run.folder import evaluation_folder, names_of
 from alttrain.training import LoggedRun
 from alttrain.training.distributed import follows
 
@@ -58,9 +58,7 @@ def logged(run: Run) -> LoggedRun:
         hydra = HydraConfig.get()
         folder = run.output_dir.name if hydra.mode == RunMode.MULTIRUN else ""
         sweep = str(hydra.runtime.choices.get("experiment") or folder)
-    names = {"method": run.method.name, "label": run.method.label, "changed": run.changed.treatment}
-    called = method_name(names | {"rewrite": run.structure.name, "training": run.training.name})
-    config = {**run.config, "method_name": called}
+    config = {**run.config, "method_name": method_name(names_of(run))}
     return LoggedRun(f"{run.name[: LONGEST_ID - 9]}-{digest}", run.name, run.folder, sweep, config)
 
 
@@ -85,14 +83,14 @@ def log_evaluation(run: Run) -> None:
 
 def _samples(run: Run, benchmark: Benchmark) -> list[list[Any]]:
     """Return verdict, assessment and lengths of each sample, and its texts if `logger.texts` permits."""
-    folder, decides = evaluation_folder(run, benchmark), (benchmark.judge.name, run.protocol.judged)
-    judged = read_rows(folder / "judgements.jsonl", Judgement)
-    verdicts = {(row.id, row.sample): row.verdict for row in judged if (row.judge, row.part) == decides}
-    assessed = {(row.id, row.sample): row.assessment for row in read_rows(folder / "adherence.jsonl", Adherence)}
-    rows = []
-    for one in read_rows(folder / "generations.jsonl", Generation):
-        key = (one.id, one.sample)
-        row = [one.id, one.sample, one.label, verdicts.get(key), assessed.get(key), one.finish]
+    from alttrain.report.results import Evaluation  # imports pandas
+
+    folder, rows = evaluation_folder(run, benchmark), []
+    judged = Evaluation(names_of(run), folder, read_metrics(folder / "metrics.json"))
+    read = judged.texts()
+    for one in judged.generations():
+        known = read[one.id, one.sample]
+        row = [one.id, one.sample, one.label, known.verdict, known.thought.assessment, one.finish]
         row += [one.thought_tokens, one.answer_tokens]
         if run.texts != "none":
             held = withholds(run.texts, one.label == "harmful" or benchmark.measure == "harmful_rate")

@@ -153,11 +153,11 @@ def _measured(output_dir: Path, backbone: str, trained: str, kind: str) -> tuple
     """
     tokens, seconds = 0, 0.0
     for path in output_dir.glob("runs/*/train.json"):
-        record, names = kept_json(path, Trained) or {}, kept_json(path.with_name("run.json"), Names) or {}
-        alike = (names.get("backbone"), record.get("device")) == (backbone, kind)
+        record, names = kept_json(path, Trained), kept_json(path.with_name("run.json"), Names)
+        alike = record and names and (names["backbone"], record["device"]) == (backbone, kind)
         if alike and path.with_name(trained).is_dir():
             tokens += record["tokens"]
-            seconds += record.get("seconds", 0.0) * record.get("devices", 1)
+            seconds += record["seconds"] * record["devices"]
     return tokens, seconds
 
 

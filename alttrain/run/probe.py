@@ -32,7 +32,7 @@ from alttrain.evaluation import Benchmark
 from alttrain.evaluation.interventions import Part, step_of
 from alttrain.evaluation.probing import FEWEST, auroc_of, check_installed, probe
 from alttrain.generation import InProcess
-from alttrain.records import Example, Generation, Names, read_json, read_metrics
+from alttrain.records import Example, Generation, Names, read_document, read_metrics
 from alttrain.report.results import Evaluation, write_csv
 from alttrain.run.ask import load
 from alttrain.run.asking import prompt_text
@@ -141,18 +141,15 @@ def _texts(run: Run, renderer: Any, benchmark: Benchmark) -> Iterator[Text]:
     path = folder / "metrics.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; run the judge stage first")
-    judged = Evaluation(read_json(run.folder / "run.json", Names), folder, read_metrics(path))
-    if judged.decides is None:
-        raise ValueError(f"{path} is an older version's; run the judge stage again")
-    verdicts, unsafe = judged.deciding(), judged.decides.says == "unsafe"
+    judged = Evaluation(read_document(run.folder / "run.json", Names), folder, read_metrics(path))
+    read = judged.texts()
     for own in judged.generations():
         if own.finish != "error":
-            verdict = verdicts[own.id, own.sample].verdict
             ids, places = located(run, renderer, benchmark, own)
             yield Text(
                 ids,
                 places,
-                None if verdict is None else verdict is not unsafe,
+                read[own.id, own.sample].refused,
                 own.label == "harmful",
                 " ".join((own.goal or own.prompt).lower().split()),
                 own.finish == "length",

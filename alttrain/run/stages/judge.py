@@ -83,11 +83,11 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
     if benchmark.intervention and not asked(run, benchmark):
         return False  # it applies to no prompt
     folder, present = evaluation_folder(run, benchmark), _present(run, benchmark)
-    if present.current and not _can_ask_again(run, benchmark, present.metrics.get("unsettled", 0)):
+    if present.current and not _can_ask_again(run, benchmark, present.unsettled):
         return False
     if put_in_place(folder):  # a kill came while the files were put in place
         return _judge(run, session, benchmark)
-    judgements = _opened(run, benchmark, present)
+    judgements = _opened(run, benchmark)
     _withdraw(folder, present)
     _ask(judgements, session)
     servers = _refuse_unjudged(judgements)
@@ -106,11 +106,12 @@ def _judge(run: Run, session: Session, benchmark: Benchmark) -> bool:
 
 
 class Present(NamedTuple):
-    """metrics.json, {} if it is missing or damaged; whether it is of this provenance; the files that changed since."""
+    """Of metrics.json: whether it is there, whole and of this provenance, the files that changed since, and its texts
+    without a verdict because of a server."""
 
-    metrics: dict[str, Any]
     same: bool
     changed: list[str]
+    unsettled: int
 
     @property
     def current(self) -> bool:
@@ -127,11 +128,11 @@ def _present(run: Run, benchmark: Benchmark) -> Present:
     folder = evaluation_folder(run, benchmark)
     try:
         metrics = records.read_metrics(folder / "metrics.json")
-    except (FileNotFoundError, DamagedError):
-        return Present({}, False, [])
-    before = metrics.get("made_from", {})
-    changed = [name for name, digest in _made_from(run, folder, folder).items() if digest != before.get(name)]
-    return Present(metrics, metrics.get("provenance") == _provenance(run, benchmark), changed)
+    except DamagedError:
+        return Present(False, [], 0)
+    made_from = metrics["made_from"]
+    changed = [name for name, digest in _made_from(run, folder, folder).items() if digest != made_from.get(name)]
+    return Present(metrics["provenance"] == _provenance(run, benchmark), changed, metrics["unsettled"])
 
 
 def _made_from(run: Run, folder: Path, made: Path) -> dict[str, str | None]:
@@ -225,13 +226,13 @@ def lacking_rows(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
 # --- verdicts ---
 
 
-def _opened(run: Run, benchmark: Benchmark, present: Present) -> Judgements:
+def _opened(run: Run, benchmark: Benchmark) -> Judgements:
     """Open a benchmark's judgements. Raises an error if it has more or fewer generations than it asks for."""
     folder, expected = evaluation_folder(run, benchmark), len(asked(run, benchmark))
     judges = {judge.name: judge for judge in judges_of(run, benchmark).values()}
     configs = _provenance(run, benchmark)["judges"]
     configured = {name: config | {TRUE_MEANS: judges[name].says} for name, config in configs.items()}
-    entries, names = renamed(configured, folder, present.metrics)
+    entries, names = renamed(configured, folder)
     judgements = Judgements(folder, judges, run.protocol.parts, entries, names, writer(run))
     path, found = judgements.generations, judgements.rows
     if found > expected:

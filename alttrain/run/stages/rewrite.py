@@ -302,8 +302,8 @@ def _originals(session: Session, recipe: SelfTrace, rows: list[Example]) -> dict
     with records.alone(cached):
         if (originals := records.from_cache(cached, complete)) is None:
             ask()
+            records.seal(cached, begun)  # first, since a kill must not leave it without
             os.replace(begun, cached)
-            records.seal(cached)
             originals = complete(cached)
     return {original.id: original for original in originals}
 

@@ -21,6 +21,7 @@ from alttrain.records import (
     Trained,
     append,
     checksum,
+    read_document,
     read_if_there,
     read_rows,
     write_sealed,
@@ -171,14 +172,14 @@ def tell_edited(run: Run) -> None:
 
 def changed(run: Run, kind: Literal["files", "tokenizer"]) -> list[str]:
     """Return the files of a finished training that differ from their checksums in train.json."""
-    files = read_if_there(run.folder / "train.json", Trained).get(kind, {})  # older versions wrote none
+    files = read_document(run.folder / "train.json", Trained)[kind]
     return [name for name, digest in files.items() if checksum(run.folder / name) != digest]
 
 
 def writer(run: Run) -> str:
     """Return the checksums of a finished training, which identify its generations; "" if there are none."""
-    files = read_if_there(run.folder / "train.json", Trained).get("files") if run.training.trains else None
-    return json.dumps(files, sort_keys=True) if files else ""
+    record = read_if_there(run.folder / "train.json", Trained) if run.training.trains else {}
+    return json.dumps(record["files"], sort_keys=True) if record else ""
 
 
 def _checksums(run: Run, patterns: Iterable[str]) -> dict[str, str | None]:
