@@ -1,4 +1,5 @@
 """vLLM itself, on a CPU: its greedy answers are the decoder's, with and without adapters, and no server is left over.
+Interventions that change nothing give the same text.
 
 `make test-vllm` installs vLLM in an environment of its own and runs this file. Elsewhere the tests skip.
 """
@@ -19,9 +20,13 @@ from hydra import compose, initialize_config_module
 
 from alttrain.config import register
 from alttrain.dataset.sources import embedded_path
+from alttrain.evaluation import Benchmark
+from alttrain.evaluation.interventions import Cut, Given, Prefill, Step
 from alttrain.generation import ChildServer, Decoding, InProcessVllm, Server
-from alttrain.generation.engine import Model, Prompt, Written
+from alttrain.generation.engine import Engine, Model, Prompt, Written
 from alttrain.llm import Failure
+from alttrain.records import Example, Segment
+from alttrain.run.asking import Beginning, Chunk, Intervened
 from alttrain.run.assembly import assemble
 from alttrain.run.session import Session
 
@@ -32,6 +37,12 @@ CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"
 GREEDY = Decoding(48)
 PROMPTS = 12
 """Prompts whose answers are compared. One may differ: two tokens can be equally likely within float32's rounding."""
+THOUGHT = ("The user wants an explanation.", "This is harmless, because it harms nobody.", "So I will explain it.")
+CHANGE_NOTHING = {
+    "cut at all of it": Cut(share=1.0),
+    "assessment by itself": Step(step="assessment", how="same"),
+    "prefix of nothing": Prefill(share=0.0),
+}
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +77,33 @@ def adapter(session: Session, folder: Path, seed: int) -> Path:
     return folder
 
 
+def thinking(session: Session, folder: Path) -> Path:
+    """Train an adapter until the model thinks `THOUGHT` at every prompt, and answers."""
+    import torch
+
+    from alttrain.backbone.weights import save_trained
+
+    torch.manual_seed(0)
+    model = session.run.adapter.attach(session.model("float32", "sdpa"), session.run.seed)
+    weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    optimizer = torch.optim.AdamW(weights.values(), lr=1e-3)
+    thought = tuple(Segment("reasoning", text, "rule") for text in THOUGHT)
+    asked = ("What is rust?", "Why does ice float?", "How do I learn to swim?", "Write a line about autumn.")
+    rows = [Example(text, text, "benign", "c", thought=thought, answer=f"You asked: {text}") for text in asked]
+    for one in session.renderer.render(rows) * 12:
+        ids, hidden = torch.tensor([one.prompt + one.response]), torch.full((1, len(one.prompt)), -100)
+        labels = torch.cat([hidden, torch.tensor([one.response])], 1)
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    save_trained(model, weights, session.renderer.tokenizer, session.run.backbone, "A card.", folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def adapters(session: Session, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return [adapter(session, tmp_path_factory.mktemp("adapters") / str(seed), seed) for seed in (1, 2)]
+    folder = tmp_path_factory.mktemp("adapters")
+    return [thinking(session, folder / "1"), adapter(session, folder / "2", 2)]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +132,30 @@ def described(session: Session, trained: Path | None, log: Path, name: str = "a-
 def same(found: dict[int, Any], expected: dict[int, Any]) -> bool:
     assert found.keys() == expected.keys()
     return len([number for number, answer in expected.items() if found[number] != answer]) <= 1
+
+
+def changed(session: Session, engine: Engine) -> list[str]:
+    """Name each text that becomes another one under an intervention that changes nothing."""
+    benchmark = next(one for one in session.run.benchmarks if one.name == "embedded_benign")
+    rows = benchmark.examples[:PROMPTS]
+
+    def texts(under: Benchmark, begun: Intervened | None) -> dict[int, Any]:
+        chunk = Chunk(session, engine, [(under, row, 0) for row in rows], {under.name: begun})
+        return dict(chunk.answers(lambda count: None))
+
+    own = texts(benchmark, None)
+    assert len({one.answer for one in own.values() if one.finish == "stop"}) > 1
+    given = Given(session.run.backbone.template, "open", {(one.id, 0): one for one in own.values()})
+    found = []
+    for name, intervention in CHANGE_NOTHING.items():
+        beginnings = {}
+        for number, row in enumerate(rows):
+            begun = intervention.begin(row, own[number], given)
+            assert begun is not None, own[number].text
+            beginnings[row.id, 0] = Beginning(**vars(begun), id=row.id, message=row.prompt)
+        again = texts(benchmark.under(name, intervention), Intervened(intervention, given, beginnings))
+        found += [f"{name} {one.id}" for number, one in own.items() if again[number].text != one.text]
+    return found
 
 
 @pytest.mark.parametrize("place", [None, 0])
@@ -128,6 +187,7 @@ def test_vllm_in_this_process_answers_as_the_decoder(
     config = InProcessVllm(options={"dtype": "float32", "max_model_len": 1024, "enforce_eager": True})
     with config.start(described(session, adapters[0], tmp_path / "server.log")) as engine:
         assert same(dict(engine.generate(prompts, GREEDY)), expected[adapters[0]])
+        assert changed(session, engine) == []
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +212,13 @@ def test_one_server_serves_the_backbone_and_several_adapters(
         model = described(session, trained, tmp_path / "log", f"run-{trained and trained.name}")
         with served.start(model) as engine:
             assert same(dict(engine.generate(prompts, GREEDY)), expected[trained])
+
+
+def test_interventions_that_change_nothing_give_the_same_text(
+    session: Session, served: Server, adapters: list[Path], tmp_path: Path
+) -> None:
+    with served.start(described(session, adapters[0], tmp_path / "log", "run-thinking")) as engine:
+        assert changed(session, engine) == []
 
 
 def test_samples_depend_on_the_seed_and_the_sample_alone(
