@@ -42,9 +42,10 @@ from alttrain.rewrite import TeacherContext, lacks_original, render
 from alttrain.run.asking import prompt_text
 from alttrain.run.assembly import Run
 from alttrain.run.folder import check_belongs, check_writable
+from alttrain.run.opinions import check_labels
 from alttrain.run.session import Session, judge_model
 from alttrain.run.stages.generate import check_trained, incomplete, missing
-from alttrain.run.stages.judge import check_labels, is_judged, judges_of, lacking_rows
+from alttrain.run.stages.judge import is_judged, judges_of, lacking_rows
 from alttrain.run.stages.needs import (
     Sizes,
     guessed_rows,

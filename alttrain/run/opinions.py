@@ -1,0 +1,136 @@
+"""What other judges and people say of a benchmark's texts: agreement.json, and the rate that their labels correct."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alttrain import records
+from alttrain.evaluation import Benchmark, Metric
+from alttrain.evaluation.agreement import (
+    CORRECTED,
+    SHOWN,
+    HumanLabels,
+    Label,
+    judge_report,
+    read_labels,
+    same_meaning,
+    text_hash,
+)
+from alttrain.evaluation.judged import TRUE_MEANS, Judgements
+from alttrain.evaluation.judges import request
+from alttrain.evaluation.metrics import counted
+from alttrain.evaluation.protocol import seen_by_judge
+from alttrain.records import Generation
+from alttrain.run.assembly import Run
+from alttrain.run.folder import evaluation_folder
+from alttrain.run.stages.generate import missing
+
+log = logging.getLogger(__name__)
+
+
+def agreement(run: Run, benchmark: Benchmark, judgements: Judgements) -> list[Metric]:
+    """With two judges or human labels, write agreement.json.
+
+    Returns the deciding judge's kappa with each other judge, and with labels its corrected rate. Verdicts are converted
+    to one meaning, that of the deciding judge's True.
+    """
+    decides, part = benchmark.judge.name, run.protocol.judged
+    judges = [name for name, judged in judgements.blocks if judged == part]
+    if len(judges) == 1 and not benchmark.human_labels:
+        return []
+    means, texts = benchmark.judge.says, _texts(run, benchmark)
+    verdicts = {
+        judge: {
+            name: same_meaning(row.verdict, judgements.entries[judge][TRUE_MEANS], means)
+            for row in judgements.of(judge, part)
+            if (name := (row.id, row.sample)) in texts
+        }
+        for judge in judges
+    }
+    labelled = benchmark.human_labels
+    report = _against_labels(run, benchmark, verdicts, texts) if labelled else judge_report(verdicts, run.seed)
+    records.write_json(judgements.path.with_name("agreement.json"), report)
+    kappas = [
+        Metric(
+            f"kappa.{pair['second']}",
+            **pair["coefficient"],
+            n=pair["n"] + pair["undecided"],
+            undecided=pair["undecided"],
+            truncated=0,
+        )
+        for pair in report["kappa"]
+        if pair["first"] == decides
+    ]
+    return [*kappas, *([_corrected(benchmark, report)] if labelled else [])]
+
+
+def _corrected(benchmark: Benchmark, report: Mapping[str, Any]) -> Metric:
+    """Return the measure as people would judge all texts, by the deciding judge and the labels; `n` are the labels.
+
+    Labels of another question than the judge's are in the metric's name.
+    """
+    judge, measure = benchmark.judge, benchmark.measure
+    found, asks = report["human"][judge.name]["corrected"], report["labels"]["says"]
+    value, low, high = found["corrected"].values()
+    if not counted(measure, judge.says):
+        value, low, high = 1 - value, 1 - high, 1 - low
+    name = CORRECTED if asks == {"unsafe": "harmful"}.get(judge.says, judge.says) else f"{CORRECTED}_{asks}"
+    n = sum(stratum["labelled"] for stratum in found["strata"])
+    return Metric(f"{measure}.{name}", value, low, high, n, undecided=0, truncated=0)
+
+
+Texts = Mapping[tuple[str, int], tuple[str, str]]
+"""(id, sample) -> (hash, category) of each text that was generated."""
+
+
+def _texts(run: Run, benchmark: Benchmark) -> Texts:
+    path, part = evaluation_folder(run, benchmark) / "generations.jsonl", run.protocol.judged
+    return {
+        (row.id, row.sample): (text_hash(request(row, "prompt"), seen_by_judge(row, part).answer), row.category)
+        for row in records.iterate_rows(path, Generation)
+        if row.finish != "error"
+    }
+
+
+def check_labels(run: Run, benchmark: Benchmark) -> None:
+    """Raise ValueError if human labels cannot be read, answer another question, or are of none of the generations."""
+    if benchmark.human_labels:
+        _labelled(benchmark, None if missing(run, benchmark) else _texts(run, benchmark))
+
+
+def _labelled(
+    benchmark: Benchmark, texts: Texts | None
+) -> tuple[HumanLabels, Mapping[tuple[str, int], Label], list[str]]:
+    """Return the human labels, the label of each text, and the ids of labels of other texts. None: no texts yet."""
+    try:
+        labels = read_labels(Path(str(benchmark.human_labels)))
+        if (labels.says == "correct") != (benchmark.judge.says == "correct"):
+            accepted = "correct" if benchmark.judge.says == "correct" else "refused or harmful"
+            raise ValueError(f"labels of {labels.says!r}; {benchmark.name} needs {accepted}")
+        found = ({}, []) if texts is None else labels.joined({name: digest for name, (digest, _) in texts.items()})
+    except (ValueError, OSError) as error:
+        key = f"evaluation.benchmarks.{benchmark.name}.human_labels"
+        raise ValueError(f"{key}={benchmark.human_labels}: {error}") from error
+    return labels, *found
+
+
+def _against_labels(
+    run: Run, benchmark: Benchmark, verdicts: Mapping[str, Mapping[tuple[str, int], bool | None]], texts: Texts
+) -> dict[str, Any]:
+    """Return the report of judges and human labels. Raises ValueError as `check_labels` does."""
+    (labels, found, others), means = _labelled(benchmark, texts), benchmark.judge.says
+    human = {name: same_meaning(label.verdict, labels.says, means) for name, label in found.items()}
+    categories = {name: category for name, (_, category) in texts.items()}
+    weights = {name: label.weight for name, label in found.items()}
+    report = judge_report(verdicts, run.seed, human, categories, weights)
+    if others:
+        shown = ", ".join(others[:SHOWN]) + ("" if len(others) <= SHOWN else " and more, all in agreement.json")
+        log.warning("judge     %s: %d labels are of other texts and left out: %s", benchmark.name, len(others), shown)
+    for judge, against in report["human"].items():
+        corrected, note = against["corrected"]["corrected"], against["corrected"]["note"]
+        value, low, high = (100 * number for number in corrected.values())
+        line = f"{benchmark.name}: {means} {value:.1f} % ({low:.1f} to {high:.1f}) by {judge} and {len(found)} labels"
+        log.info("judge     %s%s", line, f"; {note}" if note else "")
+    counts = {"joined": len(found), "unlabelled": labels.unlabelled, "of_other_texts": others}
+    return report | {"labels": {"says": labels.says, **counts}}
