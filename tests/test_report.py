@@ -691,7 +691,7 @@ LACKING: list[tuple[str, str]] = [
     *((f"{OWN}/metrics.json", key) for key in ("provenance", "analysis", "made_from", "contaminated", "checksum")),
     *((f"{OWN}/metrics.json", f"provenance {key}") for key in ("protocol", "means", "judges", "changed")),
     *((f"{OWN}/metrics.json", f"analysis {key}") for key in ("decides", "others", "assessing", "failures")),
-    *((name, "") for name in (f"{OWN}/adherence.jsonl", f"{OWN}/fingerprint.json", "fingerprint.json")),
+    *((name, "") for name in (f"{OWN}/adherence.jsonl", "fingerprint.json")),
 ]
 """Files of a run, and a key without which one is not taken; "" for the file itself."""
 

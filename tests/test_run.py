@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -32,7 +33,7 @@ from alttrain.records import Example, Generation, Judgement, checksum, read_metr
 from alttrain.report.figures import draw_all
 from alttrain.report.results import read_csv
 from alttrain.rewrite import render
-from alttrain.run import label
+from alttrain.run import label, opinions
 from alttrain.run.app import execute
 from alttrain.run.progress import Advance, bar
 from alttrain.run.session import Session, clear_shelf
@@ -568,10 +569,13 @@ def test_a_corrected_rate_is_that_of_the_measure(measure: Any, says: Any, labels
     verdicts = {(f"p{n}", 0): n < 10 for n in range(20)}
     human = {(f"p{n}", 0): n < 5 or n == 10 for n in (*range(5), *range(10, 15))}
     report = judge_report({"j": verdicts}, 0, human) | {"labels": {"says": labels}}
-    found = judge_stage._corrected(benchmark, report)
+    found = opinions._corrected(benchmark, report)
     assert (found.metric, found.n, found.undecided) == (name, 10, 0)
     assert found.low < found.value < found.high
     assert found.value == pytest.approx(value)
+    one_sided = judge_report({"j": verdicts}, 0, {key: said for key, said in human.items() if verdicts[key]})
+    found = opinions._corrected(benchmark, one_sided | {"labels": {"says": labels}})
+    assert (math.isnan(found.value), found.n) == (True, 5)  # nothing is known of what was judged False
 
 
 def test_labels_of_other_texts_are_never_used(

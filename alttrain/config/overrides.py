@@ -193,7 +193,7 @@ def _explain(argument: str, error: Exception, accepted: list[str], config: DictC
     hint = did_you_mean(key.rpartition(".")[2], known)
     if "method" in map(_key, accepted) and _group(argument) in _unused(tuple(accepted)):
         hint = "; the method trains nothing"
-    settable = [name for name in known if not name.startswith("_")]
+    settable = [name for name in known if name != "hydra" and not name.startswith("_")]
     return Fault(key, value, f"there is no such key; accepted: {', '.join(settable)}{hint}")
 
 
@@ -207,7 +207,7 @@ def _known_keys(key: str, config: DictConfig) -> list[str] | None:
         node = node[parent]
     if isinstance(node, DictConfig) and last not in node:
         groups = [] if parents else GlobalHydra.instance().config_loader().list_groups("")
-        return [name for name in dict.fromkeys([*map(str, node), *groups]) if name != "hydra"]
+        return [*dict.fromkeys([*map(str, node), *groups])]
     return None
 
 

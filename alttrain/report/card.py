@@ -25,11 +25,12 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def card(run_folder: Path, record: Mapping[str, Any] | None = None) -> str:
-    """The card's text. `record` is the content of train.json, if that is not written yet."""
+    """The card's text. `record` is the content of train.json if that is not written yet; then there are no results."""
     names, settings = read_document(run_folder / "run.json", Names), read_document(run_folder / "fingerprint.json")
     trained = dict(record) if record is not None else read_if_there(run_folder / "train.json", Trained)
     counts = read_if_there(run_folder / "rewrite.json", Rewritten)
-    every = {path: read_metrics(path) for path in sorted(run_folder.glob("evaluation/*/metrics.json"))}
+    paths = sorted(run_folder.glob("evaluation/*/metrics.json")) if record is None else []
+    every = {path: read_metrics(path) for path in paths}
     judged = {path: one for path, one in every.items() if "intervention" not in one["provenance"]}
     results = [found for path, one in judged.items() for found in _results(one, path.with_name("fingerprint.json"))]
     source = str(settings.get("backbone.source", ""))
@@ -83,7 +84,7 @@ def _results(judged: Mapping[str, Any], asked: Path) -> list[dict[str, Any]]:
     provenance, benchmark = judged["provenance"], str(judged["benchmark"])
     protocol, judge = provenance["protocol"], judged["analysis"]["decides"]["judge"]
     names = {"benchmark": benchmark, "made": f"{protocol} {provenance['protocol_hash']}"}
-    names["hub"] = str(read_document(asked).get(f"benchmark.{benchmark}.rows.hub") or benchmark)
+    names["hub"] = str(read_if_there(asked).get(f"benchmark.{benchmark}.rows.hub") or benchmark)
     found = []
     for metric in judged["metrics"]:
         if (first := metric is judged["metrics"][0]) or metric["metric"] == "adherence_rate":

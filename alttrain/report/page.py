@@ -31,7 +31,7 @@ from markupsafe import Markup, escape
 from alttrain import __version__
 from alttrain.evaluation import statistics
 from alttrain.evaluation.judged import shaping_verdicts
-from alttrain.records import Generation, Judgement, Texts, read_document, withholds, write_text
+from alttrain.records import Generation, Judgement, Texts, read_document, read_if_there, withholds, write_text
 from alttrain.report.contrasts import base_of
 from alttrain.report.estimates import SMALL
 from alttrain.report.formats import legend, starred
@@ -198,7 +198,7 @@ def _compared(blocks: Sequence[Block], places: Mapping[Way, Places]) -> dict[str
         (protocol, benchmark, _), decides = way
         own = [one for one in blocks if (one.evaluation.made, one.evaluation.decides) == way]
         first, prompts = own[0].evaluation, dict[str, int]()
-        asked = read_document(first.folder / "fingerprint.json")
+        asked = read_if_there(first.folder / "fingerprint.json")
         asked = {key: value for key, value in asked.items() if not key.startswith("generation.")}
         entry = first.provenance["judges"].get(decides.judge, {})
         judge = {f"judge.{key}": value for key, value in shaping_verdicts(entry).items()}

@@ -20,6 +20,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -196,7 +197,8 @@ def execute(config: DictConfig, reports: bool = True, checked: Run | None = None
     log_to_console(f"{run_name(config)}  " if is_worker() else "")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     started = time.monotonic()
-    run, check = (checked, check_protocol) if checked else (assemble(config), check_light)
+    # the plan of a sweep has looked at this machine's memory, which other jobs may use by now
+    run, check = (checked, check_protocol) if checked else (assemble(config), partial(check_light, here=False))
     job = hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()
     try:
         run = checked or fit_hardware(run)

@@ -79,7 +79,7 @@ def sample(asked: argparse.Namespace) -> str:
     write_text(asked.out, text.getvalue())
     return (
         f"{asked.out}: {len(drawn)} of {total} texts. Fill the column {column} with yes, no or unclear, and run the "
-        f"runs' command again with protocol={protocol} "
+        f"runs' command again, by the same protocol ({protocol}), with "
         f"+evaluation.benchmarks.{benchmark}.human_labels={asked.out.resolve()}"
     )
 

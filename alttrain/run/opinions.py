@@ -21,6 +21,7 @@ from alttrain.evaluation.judged import TRUE_MEANS, Judgements
 from alttrain.evaluation.judges import request
 from alttrain.evaluation.metrics import counted
 from alttrain.evaluation.protocol import seen_by_judge
+from alttrain.evaluation.statistics import UNKNOWN
 from alttrain.records import Generation
 from alttrain.run.assembly import Run
 from alttrain.run.folder import evaluation_folder
@@ -68,11 +69,13 @@ def agreement(run: Run, benchmark: Benchmark, judgements: Judgements) -> list[Me
 def _corrected(benchmark: Benchmark, report: Mapping[str, Any]) -> Metric:
     """Return the measure as people would judge all texts, by the deciding judge and the labels; `n` are the labels.
 
-    Labels of another question than the judge's are in the metric's name.
+    Labels of another question than the judge's are in the metric's name. The measure is nan if nothing is known of a
+    verdict (true, false or undecided), because none of its texts has a label.
     """
     judge, measure = benchmark.judge, benchmark.measure
     found, asks = report["human"][judge.name]["corrected"], report["labels"]["says"]
-    value, low, high = found["corrected"].values()
+    known = all(stratum["labelled"] for stratum in found["strata"])
+    value, low, high = found["corrected"].values() if known else UNKNOWN
     if not counted(measure, judge.says):
         value, low, high = 1 - value, 1 - high, 1 - low
     name = CORRECTED if asks == {"unsafe": "harmful"}.get(judge.says, judge.says) else f"{CORRECTED}_{asks}"

@@ -27,8 +27,8 @@ from alttrain.records import Example, Names, Trained, kept_json, write_json, wri
 from alttrain.report.escaping import plain
 from alttrain.run.assembly import Run
 from alttrain.run.folder import source_texts
-from alttrain.run.stages.generate import missing
-from alttrain.run.stages.judge import judges_of
+from alttrain.run.stages.generate import unanswered
+from alttrain.run.stages.judge import is_judged, judges_of
 from alttrain.run.stages.needs import guessed_rows, needs_of, shape_known
 from alttrain.run.status import PLAN, read_status
 from alttrain.training import SupervisedFineTuning
@@ -88,23 +88,25 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example]) -> Job:
     device = look(run.hardware.accelerator, run.hardware.memory_gib)
     most = max((need.total for need in needs_of(run, rows, device)), default=None)
     recipe, training_tokens = run.training, 0
-    if recipe.trains and run.to_train and rows:
+    if run.to_train and rows and {"check", "train"} & set(run.stages):
         lengths = guessed_rows(rows, recipe.max_length)
         training_tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
     due = run.evaluated if {"check", "generate"} & set(run.stages) else ()
-    left = Counter({benchmark.name: sum(map(len, missing(run, benchmark))) for benchmark in due})
+    left = Counter({benchmark.name: unanswered(run, benchmark) for benchmark in due})
     generated_tokens = 0
     calls = Counter[str]()
     for benchmark in run.evaluated:
         decoding = run.protocol.decoding_for(benchmark)
         asked = len(benchmark.examples) * decoding.samples
         generated_tokens += left[benchmark.name] * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
-        for judge in judges_of(run, benchmark).values():
+        judged = "judge" not in run.stages or is_judged(run, benchmark)
+        for judge in () if judged else judges_of(run, benchmark).values():
             calls[f"judge {_judge(judge)}"] += asked * len(judge.servers) * len(run.protocol.parts)
         if benchmark.intervention and benchmark.intervention.requests:
             calls[f"attack {benchmark.intervention_name}"] += asked * benchmark.intervention.requests
-    asking = ((run.structure.teacher, len(rows)), (run.structure.understander, sum(not row.thought for row in rows)))
-    for writer, count in asking:
+    taught = rows if run.to_train and not run.rewritten else ()
+    bare = sum(not row.thought for row in taught)
+    for writer, count in ((run.structure.teacher, len(taught)), (run.structure.understander, bare)):
         if writer and writer.servers:
             calls[f"teacher {writer}"] += count
     return Job(

@@ -144,7 +144,8 @@ def plan(arguments: Sequence[str], multirun: bool) -> Sweep | None:
     for name, several in runs.items():
         try:
             _refuse_clash(several)
-            check_sources(several[0], runs)
+            for run in several:
+                check_sources(run, runs)
         except RunError as error:
             faults.setdefault(str(error), []).extend(" ".join(job.overrides) for job in made if job.run == name)
     if not faults:

@@ -294,8 +294,8 @@ def _tokenizer_alone(run: Run) -> tuple[Renderer | None, str]:
 
 def _refuse_unpacked(run: Run) -> None:
     """Raise RunError if the backbone, as far as its config is at hand, would be trained or decoded wrongly here."""
-    kernels = [run.backbone.attention] if run.training.trains else []
-    kernels += ["packed"] if run.benchmarks and isinstance(run.generation, InProcess) else []
+    kernels = [run.backbone.attention] if run.to_train else []
+    kernels += ["packed"] if isinstance(run.generation, InProcess) and incomplete(run) else []
     if not kernels or not (config := at_hand(run.backbone, "config.json")):
         return
     from alttrain.backbone.weights import why_unpacked

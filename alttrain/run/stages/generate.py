@@ -185,6 +185,11 @@ def missing(run: Run, *group: Benchmark) -> list[list[Due]]:
     return [chunk for chunk in chunks if any((one.name, (row.id, sample)) not in done for one, row, sample in chunk)]
 
 
+def unanswered(run: Run, benchmark: Benchmark) -> int:
+    """Return how many of a benchmark's prompts have no answer."""
+    return len(asked(run, benchmark)) - len(_answered(evaluation_folder(run, benchmark) / "generations.jsonl"))
+
+
 def _answered(path: Path) -> set[Name]:
     """Return the prompts that need not be asked again. Refused ones do not count."""
     refused = b'"finish": "error"'  # no text can contain it: JSON escapes quotes in a text

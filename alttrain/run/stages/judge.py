@@ -31,9 +31,7 @@ from alttrain.dataset import contaminated
 from alttrain.dataset.similarity import DEFAULT
 from alttrain.dataset.sources import content_hash
 from alttrain.evaluation import Adherence, Benchmark, Judge, JudgeContext, Metric, Summary
-from alttrain.evaluation.agreement import (
-    plain_json,
-)
+from alttrain.evaluation.agreement import CORRECTED, plain_json
 from alttrain.evaluation.judged import (
     DOCUMENTS,
     JUDGING,
@@ -153,7 +151,7 @@ def _can_ask_again(run: Run, benchmark: Benchmark, unsettled: int) -> bool:
 def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
     """Return a benchmark's judges, the deciding one first, keyed by the config key of each.
 
-    Raises RunError if two have the same name.
+    Raises RunError if two have the same name, or one that a rate corrected by labels has.
     """
     measure = benchmark.measure
     shared = (key for key in (benchmark.base, measure) if run.protocol.judges.get(key) == benchmark.judge)
@@ -164,6 +162,8 @@ def judges_of(run: Run, benchmark: Benchmark) -> dict[str, Judge]:
     for key, judge in found.items():
         if (first := keys.setdefault(judge.name, key)) != key:
             raise RunError(f"{key}.name={judge.name}: {first} has the same name; give each a name of its own")
+        if judge.name.startswith(CORRECTED):
+            raise RunError(f"{key}.name={judge.name}: rates corrected by labels are called so; give another name")
     return found
 
 
