@@ -659,6 +659,8 @@ DELTA = {
     "linear_num_value_heads": 4,
 }
 MAMBA = {"mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 2, "ssm_state_size": 8, "chunk_size": 8}
+GRANITE = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 8}
+GRANITE |= {"num_local_experts": 0, "shared_intermediate_size": 48, "position_embedding_type": "rope", "head_dim": None}
 NOT_ALL = "not all layers of this model"
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any], str]] = {  # name -> (config class, its fields, why not)
     "llama": ("LlamaConfig", {}, ""),
@@ -673,6 +675,9 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], str]] = {  # name -> (config
     "qwen3_5": ("Qwen3_5TextConfig", DELTA, NOT_ALL),
     "qwen3_next": ("Qwen3NextConfig", DELTA | EXPERTS, NOT_ALL),
     "nemotron_h": ("NemotronHConfig", MAMBA | {"layers_block_type": ["mamba", "attention"]}, NOT_ALL),
+    "granite": ("GraniteMoeHybridConfig", GRANITE | {"layer_types": ["attention", "attention"]}, ""),
+    "granite_hybrid": ("GraniteMoeHybridConfig", GRANITE | {"layer_types": ["mamba", "attention"]}, NOT_ALL),
+    "doge": ("DogeConfig", {}, ""),  # it passes the mask by its name
     "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention"], "block_ff_dim": 48}, NOT_ALL),
     "falcon": ("FalconConfig", {"head_dim": None}, NOT_ALL),
     "bloom": ("BloomConfig", {"n_layer": 2, "n_head": 4}, NOT_ALL),

@@ -20,7 +20,7 @@ import zipfile
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from alttrain import hub
 from alttrain.records import DamagedError, checksum, read_json
@@ -187,7 +187,7 @@ def why_absent(backbone: "Backbone") -> str:
 def module_names(backbone: "Backbone") -> list[str]:
     """Return the names of the modules in a layer, without its norms, by the weights at hand; [] if there are none."""
     if index := at_hand(backbone, "model.safetensors.index.json"):
-        weights = read_json(index, remedy="fetch the backbone again")["weight_map"]
+        weights = _weight_map(index)
     elif single := at_hand(backbone, "model.safetensors"):
         from safetensors import SafetensorError, safe_open
 
@@ -247,11 +247,21 @@ def _from_hub(backbone: "Backbone", local: bool = False) -> Weights:
     return Weights(folder, f"hub@{folder.name}")
 
 
+class _Index(TypedDict):
+    weight_map: dict[str, str]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Return the file of each weight. Raises DamagedError."""
+    found: _Index = read_json(index, _Index, remedy="fetch the backbone again")
+    return found["weight_map"]
+
+
 def _is_whole(folder: Path) -> bool:
     """Return whether a snapshot has every file that loading needs. An interrupted download leaves an incomplete one."""
     index, shards = folder / "model.safetensors.index.json", {"model.safetensors"}
     if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(_weight_map(index).values())
     tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
     return tokenizer and all((folder / name).is_file() for name in ("config.json", *shards))
 

@@ -39,6 +39,8 @@ NOT_PLAIN = (
     *("use_dora", "use_rslora", "use_qalora"),
     *("rank_pattern", "alpha_pattern", "fan_in_fan_out", "modules_to_save"),
 )
+ATTENDING = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
+"""Layers in a config's `layer_types` that carry no state along the row."""
 REMEDY = "remove the folder and train.json beside it, and train again"
 
 attention.register()
@@ -55,6 +57,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     mended = {"fix_mistral_regex": True} if (folder / "tekken.json").is_file() else {}
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **mended)
+    except ImportError:  # of a package that this kind of tokenizer needs
+        raise
     except Exception as error:  # a damaged file leads to any
         fault = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(f"{folder}: its tokenizer cannot be loaded ({fault}); fetch the model again") from error
@@ -111,7 +115,9 @@ def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
         return f"its model_type is {kind!r}, which is no causal language model {known}"
     kinds: list[str] = []
 
-    def record(module: Any, query: Any, key: Any, value: Any, mask: Any, **others: object) -> tuple[Any, None]:
+    def record(
+        module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **others: object
+    ) -> tuple[Any, None]:
         kinds.append(attention.other_kind(module, others))
         return query.new_empty((1, query.shape[2], query.shape[1], value.shape[3])), None
 
@@ -120,16 +126,18 @@ def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
     fewer = recurrent = True  # also where an architecture has a list of its own of attention kernels (KeyError)
     with torch.device("meta"), suppress(KeyError):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="alttrain_trial")
-        fewer, recurrent = not model._supports_attention_backend, model._is_stateful
+        text = model.config.get_text_config()
+        mixed = not ATTENDING.issuperset(getattr(text, "layer_types", None) or [""])
+        fewer, recurrent = not model._supports_attention_backend, model._is_stateful and mixed
         row, mask = torch.zeros((1, 2), dtype=torch.long), torch.zeros((1, 1, 2, 2))
         with suppress(ValueError, RuntimeError, NotImplementedError):  # then packed attention refuses as it computes
             model(row, attention_mask=mask, position_ids=row, use_cache=False)
-            fewer = len(kinds) < model.config.num_hidden_layers
+            fewer = len(kinds) < text.num_hidden_layers
     served = "have a server generate (generation=vllm or server)"
     if fewer or recurrent:
         return (
-            f"not all layers of this model ({kind}) have attention that can be packed: a sequence would "
-            f"read that before it in the row, so that it cannot be trained or decoded here; {served}"
+            f"not all layers of this model ({kind}) have attention that can be packed: a sequence would see the ones "
+            f"before it in the row, so that it cannot be trained or decoded here; {served}"
         )
     if kernel in ("packed", "sdpa") and (asked := sorted({*kinds} - {""})):
         lacks = f"its attention takes {asked[0]}, which {kernel} attention does not compute"

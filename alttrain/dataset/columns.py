@@ -282,8 +282,11 @@ def _found(raw: Mapping[str, Any], names: Sequence[str], wanted_for: str, place:
 
 
 def _filled(mark: re.Match[str], raw: Mapping[str, Any], wanted_for: str, place: str) -> str:
-    """The value of the column that a mark of `forms` names."""
-    return str(_found(raw, [mark[1]], wanted_for, place))
+    """The value of the column that a mark of `forms` names. Raises ValueError if it is no text or number."""
+    value = _found(raw, [mark[1]], wanted_for, place)
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"{place}: {wanted_for} needs a text or number in {mark[1]!r}, found {value!r:.60}")
+    return str(value)
 
 
 def _gold(value: Any) -> str:

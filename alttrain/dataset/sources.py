@@ -334,6 +334,8 @@ def _csv(path: Path, text: str, delimiter: str, header: Sequence[str]) -> Iterat
     reader = csv.DictReader(io.StringIO(text, newline=""), header or None, strict=True, delimiter=delimiter)
     try:
         for row in reader:
+            if header and list(row.values()) == list(header):
+                raise ValueError(f"{path} begins with its columns' names; set header=[]")
             place = f"{path}:{reader.reader.line_num}"
             if None in row or None in row.values():
                 raise ValueError(f"{place}: the row has not as many cells as the header has columns")
