@@ -88,7 +88,7 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example]) -> Job:
     device = look(run.hardware.accelerator, run.hardware.memory_gib)
     most = max((need.total for need in needs_of(run, rows, device)), default=None)
     recipe, training_tokens = run.training, 0
-    if run.to_train and rows and {"check", "train"} & set(run.stages):
+    if recipe.trains and run.to_train and rows and {"check", "train"} & set(run.stages):
         lengths = guessed_rows(rows, recipe.max_length)
         training_tokens = sum(lengths) * recipe.batch_size * recipe.steps(len(lengths)) // len(lengths)
     due = run.evaluated if {"check", "generate"} & set(run.stages) else ()
