@@ -99,8 +99,8 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example]) -> Job:
         decoding = run.protocol.decoding_for(benchmark)
         asked = len(benchmark.examples) * decoding.samples
         generated_tokens += left[benchmark.name] * min(TYPICAL[benchmark.kind], decoding.max_new_tokens)
-        judged = "judge" not in run.stages or is_judged(run, benchmark)
-        for judge in () if judged else judges_of(run, benchmark).values():
+        judges = {"check", "judge"} & set(run.stages) and not is_judged(run, benchmark)
+        for judge in judges_of(run, benchmark).values() if judges else ():
             calls[f"judge {_judge(judge)}"] += asked * len(judge.servers) * len(run.protocol.parts)
         if benchmark.intervention and benchmark.intervention.requests:
             calls[f"attack {benchmark.intervention_name}"] += asked * benchmark.intervention.requests
