@@ -102,8 +102,8 @@ def test_texts_by_one_of_two_protocols_are_drawn(tmp_path: Path, capsys: pytest.
     assert len(draw(tmp_path / "a.csv", run, "--protocol", "alttrain")) == 74
     assert len(draw(tmp_path / "b.csv", run, "--protocol", "brief")) == 2
     told = capsys.readouterr().out
-    assert "with protocol=alttrain +evaluation.benchmarks.strongreject.human_labels=" in told
-    assert "with protocol=brief +evaluation.benchmarks.strongreject.human_labels=" in told
+    assert "by the same protocol (alttrain), with +evaluation.benchmarks.strongreject.human_labels=" in told
+    assert "by the same protocol (brief), with +evaluation.benchmarks.strongreject.human_labels=" in told
 
 
 def test_texts_under_an_intervention_are_not_drawn(tmp_path: Path) -> None:
