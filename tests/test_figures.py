@@ -267,6 +267,14 @@ def test_stacks_are_the_shares_of_each_cause(found: dict[str, pd.DataFrame], dra
             assert sum(row) == pytest.approx(100)
 
 
+def test_a_long_name_leaves_room_for_the_bars(found: dict[str, pd.DataFrame], drawn: list[Any], tmp_path: Path) -> None:
+    cells = found["main"].assign(method=lambda frame: frame.method + f", changed: {'dataset.path=x, ' * 10}")
+    assert draw_bars("main", cells, tmp_path / "x")
+    axes = drawn[0].axes[0]
+    assert {len(label.get_text()) for label in axes.get_yticklabels()} <= {*range(61)}
+    assert axes.get_position().width > 0.03
+
+
 def test_a_flow_is_every_text_by_its_assessment_and_outcome(runs: Path, drawn: list[Any], tmp_path: Path) -> None:
     """By method over its seeds; texts under an intervention, of other protocols and of other methods are left out."""
     own, frame = [one for one in variants(evaluations(runs)) if one.method in ("no_train", "plain")], frames(runs)

@@ -51,6 +51,7 @@ LOOK = {
 FORMS = ("png", "svg", "pdf")
 DOTS = 200  # dots per inch
 LONGEST = 100  # maximum number of characters of a file name
+ROOM = 60  # maximum number of characters of a row's name
 
 
 def draw_all(
@@ -124,8 +125,8 @@ def arms(cells: Sequence[Any]) -> list[list[float]]:
 
 
 def name_rows(panels: Any, names: Sequence[str]) -> None:
-    """Label the rows of bars, from top to bottom."""
-    panels[0].set_yticks(range(len(names)), names)
+    """Label the rows of bars, from top to bottom. Longer names would leave no room for the bars."""
+    panels[0].set_yticks(range(len(names)), [n if len(n) <= ROOM else f"{n[: ROOM - 1]}…" for n in names])
     panels[0].set_ylim(len(names) - 0.4, -0.6)
 
 

@@ -392,7 +392,9 @@ def tidy(judged: Iterable[Evaluation]) -> pd.DataFrame:
 def changes(changed: Mapping[str, Sequence[Any]]) -> str:
     """The changes from the published method: up to two keys with this run's values, and the number of further keys."""
     values = {key: own if isinstance(own, str) else json.dumps(own) for key, (_, own) in changed.items()}
-    ordered = sorted(values.items(), key=lambda pair: (not pair[0].endswith(".name"), pair[0]))
+    ordered = sorted(
+        values.items(), key=lambda pair: (pair[0].endswith("._target_"), not pair[0].endswith(".name"), pair)
+    )
     shown = [f"{k}={v if len(v) <= LONGEST else v[:LONGEST] + '…'}" for k, v in ordered[:SHOWN_KEYS]]
     more = len(changed) - SHOWN_KEYS
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

@@ -152,8 +152,9 @@ class TemplateTeacher(Teacher):
         counts = [f"{n} {label} of {category or 'no category'!r}" for (label, category), n in unknown.most_common()]
         named = ", ".join(counts[:8]) + (f", and {len(counts) - 8} more categories" if counts[8:] else "")
         raise ValueError(
-            f"teacher=template has no reason for {unknown.total()} of {len(examples)} rows: {named}; choose "
-            "a teacher that reads the request (teacher=gpt4o, server or backbone), or name categories it knows: "
+            f"teacher=template has no reason for {unknown.total()} of {len(examples)} rows: {named}; give rows "
+            "a category that it knows (dataset.columns.category=COLUMN or dataset.constants.category=NAME for all), or "
+            "choose a teacher that reads the request (teacher=gpt4o, server or backbone). It knows "
             f"{', '.join(HARMS)} for harmful rows, {', '.join(BENIGN)} for benign ones"
         )
 
