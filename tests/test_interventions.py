@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
+from made_runs import TRAINED
 from omegaconf import DictConfig
 from stub_server import Say, Serve
 from tiny import CHATML
@@ -33,7 +34,7 @@ from alttrain.evaluation.interventions import (
 )
 from alttrain.evaluation.judges import LlamaGuard
 from alttrain.llm import ServerWriter
-from alttrain.records import Example, Generation, read_rows
+from alttrain.records import Example, Generation, read_rows, write_sealed
 from alttrain.report.card import card
 from alttrain.report.figures import draw_all
 from alttrain.run.app import execute
@@ -332,7 +333,8 @@ def test_interventions_are_paired_with_the_run_without_them(run: Run, monkeypatc
 def test_a_card_lists_no_intervention(run: Run) -> None:
     folder = run("intervention=prefill")
     assert (folder / "evaluation" / "embedded_harmful+prefill_refusal" / "metrics.json").exists()
-    text = card(folder, {"steps": 1, "tokens": 10, "examples": 1, "precision": "float32", "final_loss": 1.0})
+    write_sealed(folder / "train.json", TRAINED)
+    text = card(folder)
     assert "embedded_harmful" in text
     assert "prefill" not in text
 
