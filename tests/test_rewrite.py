@@ -227,7 +227,9 @@ def test_template_refuses_categories_it_has_no_reason_for() -> None:
     rows = [Example(f"v{n}", "?", "harmful", "vanilla_harmful") for n in range(3)]
     rows += [Example("g", "?", "benign", "gsm8k"), Example("n", "?", "benign"), Example("p", "?", "harmful", "privacy")]
     named = "3 harmful of 'vanilla_harmful', 1 benign of 'gsm8k', 1 benign of 'no category'; give rows a category"
-    with pytest.raises(ValueError, match=rf"no reason for 5 of 6 rows: {named} .*dataset.columns.category=.*teacher=gpt4o"):
+    with pytest.raises(
+        ValueError, match=rf"no reason for 5 of 6 rows: {named} .*dataset.columns.category=.*teacher=gpt4o"
+    ):
         list(TemplateTeacher().assess(rows, 0, TeacherContext(Path())))
 
 
