@@ -235,6 +235,8 @@ def test_experiment_changes_groups_and_a_method_comes_after_it() -> None:
         (["training.epocs=3"], r"training\.epocs='3': there is no such key; accepted: .*; did you mean 'epochs'\?"),
         (["+training.epocs=3"], rf"training\.epocs=3: accepted: {RECIPE}; did you mean 'epochs'\?"),
         (["training.optim.lr=3"], r"training\.optim\.lr='3': there is no such key; accepted: .*epochs.*"),
+        (["nothing.lr=3"], r"nothing\.lr='3': there is no such key; accepted: (?!.*hydra).*backbone.*"),
+        (["nothing=3"], r"nothing='3': there is no such key; accepted: (?!.*hydra).*backbone.*"),
         (
             ["rewrite.original.short.openin=x"],
             r"rewrite\.original\.short\.openin='x': there is no such key; .*'opening'\?",
@@ -497,6 +499,10 @@ def test_help_and_config_are_shown_without_torch(tmp_path: Path) -> None:
     shown = yaml.safe_load(output)
     assert (shown["training"]["epochs"], shown["stages"]) == (3, list(STAGES))
     assert list(tmp_path.iterdir()) == []
+    code = "import sys, alttrain.__main__ as main\nsys.argv = ['alttrain', '--help']\nmain.main()\n"
+    command = [sys.executable, "-c", f"{code}print('alttrain.run.app' in sys.modules)"]
+    told = subprocess.run(command, capture_output=True, check=False).stdout
+    assert told.endswith(b"\nFalse\n")  # it answers before the app loads, which takes most of a second
 
 
 @pytest.mark.parametrize("flags", [[], ["-m"]])

@@ -133,6 +133,8 @@ def test_form_is_filled_once_from_the_columns(tmp_path: Path) -> None:
     assert one(tmp_path, row, forms={"prompt": "{ask}\n{tests.1} {}"}).prompt == "Add {tests}?\nf(2) {}"
     with pytest.raises(ValueError, match=r"a\.jsonl:1: missing field 'test' \(the column for prompt\); columns: label"):
         one(tmp_path, row, forms={"prompt": "{test}"})
+    with pytest.raises(ValueError, match=r"prompt needs a text or number in 'tests', found \['f\(1\)'"):
+        one(tmp_path, row, forms={"prompt": "{tests}"})
 
 
 def test_golds_that_are_lists_are_json(tmp_path: Path) -> None:
@@ -148,6 +150,9 @@ def test_file_without_the_names_of_its_columns(name: str, text: str, tmp_path: P
     (tmp_path / name).write_text(text, encoding="utf-8")
     rows = Rows("x", str(tmp_path / name), header=["prompt"], constants={"label": "benign"}).examples(None)
     assert [(row.id, row.prompt) for row in rows] == [("a-1", "One?"), ("a-2", 'Two, "or" three?')]
+    (tmp_path / name).write_text(f"prompt\n{text}", encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"{name} begins with its columns' names; leave `header`"):
+        Rows("x", str(tmp_path / name), header=["prompt"], constants={"label": "benign"}).examples(None)
 
 
 def test_labels_are_mapped_and_unknown_ones_refused(tmp_path: Path) -> None:

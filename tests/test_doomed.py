@@ -188,6 +188,10 @@ def refuses(alttrain: Alttrain, line: str, *words: str) -> str:
             ],
         ),
         (
+            "+protocol.second_opinions={harmful_rate:[{_target_:alttrain.evaluation.RefusalJudge,name:corrected_2}]}",
+            ["harmful_rate.0.name=corrected_2: rates corrected by labels are called so; give another name"],
+        ),
+        (
             "intervention=prefill_thought intervention.prefill_thought.source=nobody",
             ["intervention.prefill_thought.source=nobody: outputs/runs has no such run; give one that has generated"],
         ),
@@ -345,8 +349,11 @@ def test_a_judges_model_that_does_not_fit_is_refused(
     assert not _SHELF
     register()
     with initialize_config_module("alttrain.conf", version_base="1.3"):
-        elsewhere = assemble(compose("run", f"{TINY}{tiny_folder} {line}float32".split()))
-    check_light(elsewhere, here=False)
+        config = compose("run", f"{TINY}{tiny_folder} {line}float32".split())
+    check_light(assemble(config), here=False)
+    with pytest.raises(app.RunError) as failed:  # as a job of a sweep, beside others that hold memory
+        app.execute(config)
+    assert fault not in str(failed.value)
 
 
 def test_more_devices_than_there_are_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -337,6 +337,7 @@ def test_a_card_lists_no_intervention(run: Run) -> None:
     text = card(folder)
     assert "embedded_harmful" in text
     assert "prefill" not in text
+    assert "embedded_harmful" not in card(folder, TRAINED)  # just trained: these results are of earlier weights
 
 
 def test_an_intervention_that_is_added_asks_only_for_its_own(run: Run) -> None:

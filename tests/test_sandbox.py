@@ -3,6 +3,7 @@
 import ctypes
 import gzip
 import json
+import math
 import os
 import platform
 import shutil
@@ -16,7 +17,7 @@ import pytest
 
 from alttrain.evaluation import sandbox as sandbox_module
 from alttrain.evaluation.grading import HumanEval, HumanEvalPlus, MBPPPlus
-from alttrain.evaluation.grading.harness import decode, encode
+from alttrain.evaluation.grading.harness import _loads, decode, encode
 from alttrain.evaluation.judges import JudgeContext
 from alttrain.evaluation.sandbox import Execution, Sandbox, bubblewrap_fault, seccomp_filter
 from alttrain.records import Generation, Judgement
@@ -535,6 +536,13 @@ def test_values_cross_whole(value: Any) -> None:
     crossed = decode(json.loads(json.dumps(encode(value))))
     assert crossed == value
     assert type(crossed) is type(value)
+
+
+def test_the_nan_of_two_answers_is_not_one_object() -> None:
+    """A test that compares two answers would find [nan] equal to itself: lists compare the same object as equal."""
+    one, other = (decode(_loads(json.dumps(encode([float("nan")])))) for _ in range(2))
+    assert one != other
+    assert math.isnan(one[0])
 
 
 @pytest.mark.parametrize("value", [[1], {"object": 1}, {"int": "0x1", "bytes": ""}, {"str": "text"}, {}])

@@ -279,6 +279,19 @@ def test_jobs_that_would_be_one_run_are_refused(tiny_arguments: list[str], tmp_p
         plan([*tiny_arguments, "trainer.precision=float32,bfloat16"], multirun=True)
 
 
+def test_the_source_of_each_jobs_intervention_is_looked_for(tiny_arguments: list[str], tmp_path: Path) -> None:
+    """The first job of a run has none; jobs that differ in interventions share the run."""
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    for name, fields in {"a": "none", "b": "prefill_thought"}.items():
+        text = f"# @package _global_\ndefaults: [{{override /intervention: {fields}}}]\n"
+        text += "intervention: {prefill_thought: {source: nobody}}\n" if name == "b" else ""
+        (tmp_path / "own" / "experiment" / f"{name}.yaml").write_text(text)
+    register()
+    arguments = [*tiny_arguments, f"hydra.searchpath=[file://{tmp_path / 'own'}]", "experiment=a,b"]
+    with pytest.raises(RunError, match=r"prefill_thought\.source=nobody: .* has no such run"):
+        plan(arguments, multirun=True)
+
+
 @pytest.mark.parametrize("asked", ["generation.slots=2,4", "protocol.system_prompt=Yes,No"])
 def test_evaluations_of_one_run_that_would_overwrite_each_other_are_refused(
     tiny_arguments: list[str], asked: str
@@ -411,6 +424,8 @@ def test_the_hours_of_a_sweep_are_of_what_is_left_and_of_each_training_once(prot
     fields: dict[str, Any] = {"text": "", "thought": "", "answer": "", "thought_tokens": 0, "answer_tokens": 0}
     fields |= {"category": "", "gold": (), "closed": True, "finish": "stop"}
     rows = [Generation(one.id, one.prompt, one.label, **fields) for one in benchmark.examples]
+    write_rows(evaluation_folder(run, benchmark) / "generations.jsonl", rows[1:])
+    assert planned()[1][0].generations == 9  # not those of the whole chunk
     write_rows(evaluation_folder(run, benchmark) / "generations.jsonl", rows)
     _, (first, second, *others) = planned()
     assert [first.training_tokens, second.training_tokens] == [0, 0]
@@ -418,6 +433,30 @@ def test_the_hours_of_a_sweep_are_of_what_is_left_and_of_each_training_once(prot
     assert first.hours
     assert first.hours < part.hours == second.hours
     assert others[0].hours == whole.hours
+
+
+@pytest.mark.parametrize(
+    ("stages", "rewritten", "calls"),
+    [
+        (["check"], False, {"judge": 4, "teacher": 16}),
+        (["rewrite", "train", "judge"], True, {"judge": 4}),
+        (["rewrite", "generate"], False, {"teacher": 16}),
+    ],
+)
+def test_a_plan_counts_the_calls_that_are_left(
+    stages: list[str], rewritten: bool, calls: dict[str, int], tiny_arguments: list[str]
+) -> None:
+    register()
+    asked = ["judge@protocol.judges.harmful_rate=harm_score", "teacher=server", "teacher.writer.model_name=m"]
+    asked += ["teacher.writer.base_url=http://localhost:1/v1", f"stages=[{','.join(stages)}]"]
+    with initialize_config_module("alttrain.conf", version_base="1.3"):
+        run = assemble(compose("run", overrides=[*tiny_arguments, *asked]))
+    if rewritten:
+        for name in ("train.jsonl", "rewrite.json"):
+            write_text(run.folder / name, "")
+    found = job_of(run, (), run.rows)
+    assert {what.partition(" ")[0]: count for what, count in found.calls.items()} == calls
+    assert bool(found.training_tokens) == bool({"check", "train"} & set(stages))
 
 
 def test_the_disk_of_a_sweep_holds_each_training_once_and_one_checkpoint(

@@ -169,8 +169,8 @@ def other_kind(module: Any, others: Mapping[str, object]) -> str:
 
     Examples are s_aux (attention sinks, gpt-oss), softcap (Gemma 2) and indices (DeepSeek's sparse attention).
     """
-    told = {name: value for name, value in others.items() if value is not None and not isinstance(value, bool)}
-    asked = [name for name in told if name not in HARMLESS]
+    given = (name for name, value in others.items() if value is not None and not isinstance(value, bool))
+    asked = [name for name in given if name not in HARMLESS]
     if False in (others.get("is_causal"), getattr(module, "is_causal", None)):
         asked.append("is_causal=False")
     return ", ".join(asked)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt
 
 from alttrain.backbone.memory import Attention, Quantization, Shape, Strategy, training_bytes
-from alttrain.backbone.source import Wheel, local
+from alttrain.backbone.source import Wheel, local_folder
 from alttrain.backbone.template import ChatTemplate, ThoughtMode
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -37,7 +37,7 @@ class Backbone:
     shape: Shape | None = None  # for memory estimates without a config.json
 
     def __post_init__(self) -> None:
-        if self.wheel and self.wheel.of != self.source and local(self.source) is None:
+        if self.wheel and self.wheel.of != self.source and local_folder(self.source) is None:
             raise ValueError(
                 f"backbone.source={self.source}: backbone={self.name} is {self.wheel.of}; for another model, give "
                 f"backbone=hub backbone.source={self.source}"

@@ -88,7 +88,7 @@ def is_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
 
 
-def local(source: str) -> Path | None:
+def local_folder(source: str) -> Path | None:
     """Return the folder that a source names, which may be absent; None for a hub id."""
     folder = Path(source).expanduser()
     return folder if folder.is_dir() or is_path(source) else None
@@ -96,13 +96,13 @@ def local(source: str) -> Path | None:
 
 def public_name(backbone: "Backbone") -> str:
     """Return a name that can be published: the hub id, or the backbone's name if its source is a local folder."""
-    return backbone.name if local(backbone.source) else backbone.source
+    return backbone.name if local_folder(backbone.source) else backbone.source
 
 
 def resolve(backbone: "Backbone") -> Weights:
     """Return the backbone's weights, downloading and converting them if needed. Raises FileNotFoundError on failure."""
     wheel = backbone.wheel
-    if folder := local(backbone.source):
+    if folder := local_folder(backbone.source):
         if not folder.is_dir():
             remedy = "give one with config.json and safetensors weights, or a hub id such as Qwen/Qwen3-0.6B"
             raise FileNotFoundError(f"backbone.source={backbone.source}: no such folder; {remedy}")
@@ -129,7 +129,7 @@ def resolve(backbone: "Backbone") -> Weights:
 
 def at_hand(backbone: "Backbone", name: str) -> Path | None:
     """Return a file of the backbone that needs no network: in its folder, the hub's cache or the converted wheel."""
-    if folder := local(backbone.source):
+    if folder := local_folder(backbone.source):
         found = [folder / name]
     else:
         from huggingface_hub import try_to_load_from_cache
@@ -167,7 +167,7 @@ def fetch_tokenizer(backbone: "Backbone") -> Path:
 
 def why_absent(backbone: "Backbone") -> str:
     """Return why a model's weights are neither here nor available on the hub, or "". Downloads nothing."""
-    if folder := local(backbone.source):
+    if folder := local_folder(backbone.source):
         if not (folder / "config.json").is_file():
             return "no folder with config.json and safetensors weights"
         if not any(folder.glob("*.safetensors")):

@@ -51,8 +51,8 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it also logs on imp
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Load the fast tokenizer of a backbone or adapter folder. Raises ValueError if its files are damaged.
 
-    Beside Mistral's tekken.json, a tokenizer.json may split words in another way than the model was trained with, which
-    transformers mends if told to; it then also takes no tokenizer of another kind, if mistral-common is installed.
+    A tokenizer.json next to Mistral's tekken.json may split words in another way than the model was trained with.
+    `fix_mistral_regex` makes transformers mend that, and take no tokenizer of mistral-common's where that is installed.
     """
     mended = {"fix_mistral_regex": True} if (folder / "tekken.json").is_file() else {}
     try:
@@ -124,21 +124,24 @@ def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
     attention.register("alttrain_trial", record)
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     fewer = recurrent = True  # also where an architecture has a list of its own of attention kernels (KeyError)
+    tried = False
     with torch.device("meta"), suppress(KeyError):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="alttrain_trial")
         text = model.config.get_text_config()
         mixed = not ATTENDING.issuperset(getattr(text, "layer_types", None) or [""])
         fewer, recurrent = not model._supports_attention_backend, model._is_stateful and mixed
         row, mask = torch.zeros((1, 2), dtype=torch.long), torch.zeros((1, 1, 2, 2))
-        with suppress(ValueError, RuntimeError, NotImplementedError):  # then packed attention refuses as it computes
+        with suppress(ValueError, RuntimeError, NotImplementedError):  # code that looks at values, which meta has not
             model(row, attention_mask=mask, position_ids=row, use_cache=False)
-            fewer = len(kinds) < text.num_hidden_layers
+            tried, fewer = True, len(kinds) < text.num_hidden_layers
     served = "have a server generate (generation=vllm or server)"
     if fewer or recurrent:
         return (
             f"not all layers of this model ({kind}) have attention that can be packed: a sequence would see the ones "
             f"before it in the row, so that it cannot be trained or decoded here; {served}"
         )
+    if kernel == "sdpa" and not tried:  # packed attention refuses as it computes; sdpa leaves out what it lacks
+        return f"what this model's attention ({kind}) takes is not known before it runs: set backbone.attention=packed"
     if kernel in ("packed", "sdpa") and (asked := sorted({*kinds} - {""})):
         lacks = f"its attention takes {asked[0]}, which {kernel} attention does not compute"
         return f"{lacks}: set backbone.attention=eager for training, and {served}"

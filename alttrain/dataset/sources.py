@@ -335,7 +335,7 @@ def _csv(path: Path, text: str, delimiter: str, header: Sequence[str]) -> Iterat
     try:
         for row in reader:
             if header and list(row.values()) == list(header):
-                raise ValueError(f"{path} begins with its columns' names; set header=[]")
+                raise ValueError(f"{path} begins with its columns' names; leave `header` of its rows empty")
             place = f"{path}:{reader.reader.line_num}"
             if None in row or None in row.values():
                 raise ValueError(f"{place}: the row has not as many cells as the header has columns")

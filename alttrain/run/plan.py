@@ -103,7 +103,8 @@ def job_of(run: Run, overrides: Sequence[str], rows: Sequence[Example]) -> Job:
         for judge in judges_of(run, benchmark).values() if judges else ():
             calls[f"judge {_judge(judge)}"] += asked * len(judge.servers) * len(run.protocol.parts)
         if benchmark.intervention and benchmark.intervention.requests:
-            calls[f"attack {benchmark.intervention_name}"] += asked * benchmark.intervention.requests
+            requests = left[benchmark.name] * benchmark.intervention.requests
+            calls[f"attack {benchmark.intervention_name}"] += requests
     taught = rows if run.to_train and not run.rewritten else ()
     bare = sum(not row.thought for row in taught)
     for writer, count in ((run.structure.teacher, len(taught)), (run.structure.understander, bare)):

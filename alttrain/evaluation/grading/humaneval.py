@@ -60,14 +60,12 @@ class HumanEval(RowJudge):
 
     says: Literal["correct"] = "correct"
     needs_gold = True
+    golds: ClassVar[Sequence[str]] = ("prompt", "test", "entry point")
     packages: ClassVar[Sequence[str]] = ()
 
-    def problem(self, gold: Sequence[str]) -> tuple[Problem, str]:
-        """The problem of a row and the benchmark's own solution, "" if it gives none. Raises ValueError."""
-        if len(gold) != 3:
-            raise ValueError(f"the row has {len(gold)} gold texts; expected prompt, test and entry point")
-        prompt, test, entry_point = gold
-        return Problem(prompt, test, entry_point), ""
+    def problem(self, prompt: str, test: str, entry_point: str, solution: str = "") -> tuple[Problem, str]:
+        """The problem that the gold texts of a row make, and a program that solves it, "" if the row has none."""
+        return Problem(prompt, test, entry_point, self.packages), solution and f"{prompt}{solution}"
 
     def __call__(self, generation: Generation) -> Judgement:
         """Grade one answer; undecided, with an error, without the gold texts of a problem.
@@ -76,13 +74,13 @@ class HumanEval(RowJudge):
         """
         if not generation.gold:
             return no_gold(generation, self.name)
-        try:
-            problem, solution = self.problem(generation.gold)
-        except ValueError as error:
-            return Judgement(generation.id, self.name, None, error=str(error))
+        if (count := len(generation.gold)) != len(self.golds):
+            error = f"the row has {count} gold texts; expected {', '.join(self.golds[:-1])} and {self.golds[-1]}"
+            return Judgement(generation.id, self.name, None, error=error)
         if not generation.answer.strip():
             return Judgement(generation.id, self.name, False, NO_ANSWER)
         try:
+            problem, solution = self.problem(*generation.gold)
             failure = failure_of(program(generation.answer, problem.prompt, problem.entry_point), problem, self.sandbox)
             if failure and solution and (own := failure_of(solution, problem, self.sandbox)):
                 raise ValueError(f"the benchmark's own solution does not pass its test here: {own}")
@@ -112,13 +110,8 @@ class HumanEvalPlus(HumanEval):
 
     name: str = "humaneval_plus"
 
-    packages: ClassVar[Sequence[str]] = ("numpy",)
-
-    def problem(self, gold: Sequence[str]) -> tuple[Problem, str]:
-        if len(gold) != 4:
-            raise ValueError(f"the row has {len(gold)} gold texts; expected prompt, test, entry point and own solution")
-        prompt, test, entry_point, solution = gold
-        return Problem(prompt, test, entry_point, self.packages), f"{prompt}{solution}"
+    golds = (*HumanEval.golds, "own solution")
+    packages = ("numpy",)
 
 
 @dataclass(frozen=True)
@@ -127,12 +120,11 @@ class MBPPPlus(HumanEval):
 
     name: str = "mbpp_plus"
 
-    packages: ClassVar[Sequence[str]] = ("numpy",)
+    golds = ("test", "own solution")
+    packages = ("numpy",)
 
-    def problem(self, gold: Sequence[str]) -> tuple[Problem, str]:
-        if len(gold) != 2:
-            raise ValueError(f"the row has {len(gold)} gold texts; expected test and own solution")
-        test, solution = gold
+    def problem(self, test: str, solution: str) -> tuple[Problem, str]:  # type: ignore[override]
+        """As `HumanEval.problem`. Raises ValueError if the test calls no function."""
         if not (called := _ENTRY_POINT.findall(test)):
             raise ValueError("the row's test calls no function; expected assertion(NAME(*inp), ...)")
         return Problem("", test, called[-1], self.packages, script=True), solution

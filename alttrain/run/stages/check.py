@@ -70,7 +70,7 @@ def check_light(run: Run, rows: Sequence[Example] | None = None, here: bool = Tr
     """Check the files, parts, servers and hardware that the run's stages need. Raises RunError with all faults.
 
     `rows` are the rows to train on if another job of the sweep has read the same data; its files are not read again.
-    `here` says whether the run will be on this machine.
+    `here` says whether the memory that is free on this machine now is what the run will have.
     """
     faults: dict[str, None] = {}
     stages, structure, reads = set(run.stages), run.structure, rows is None
