@@ -694,6 +694,14 @@ def random_model(name: str, folder: Path) -> Path:
     return folder
 
 
+def test_a_kernel_that_leaves_out_what_it_lacks_needs_a_trial(tmp_path: Path) -> None:
+    """Dynamic RoPE looks at the positions, which have no values without weights; packed attention refuses by itself."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    transformers.LlamaConfig(**SMALL, rope_parameters=rope).save_pretrained(tmp_path)
+    assert why_unpacked(tmp_path, "packed") == ""
+    assert re.match("what this model's attention .* set backbone.attention=packed", why_unpacked(tmp_path, "sdpa"))
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_model_whose_packed_rows_would_be_wrong_is_refused_and_no_other(name: str, tmp_path: Path) -> None:
     """Each is refused if and only if the second sequence of a packed row has other logits than alone."""
