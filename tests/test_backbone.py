@@ -41,6 +41,7 @@ from alttrain.backbone.weights import (
     save_trained,
     why_unpacked,
 )
+from alttrain.records import DamagedError
 
 
 def test_split_is_the_inverse_of_response() -> None:
@@ -310,6 +311,14 @@ def test_an_interrupted_download_is_fetched_again(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("alttrain.hub.silence", lambda endpoint: "no answer")
     with pytest.raises(FileNotFoundError, match="not to be had from the hub"):
         resolve(far_backbone(None))
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": ["a"]}'])
+def test_a_damaged_index_of_shards_is_named(text: str, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(DamagedError, match=r"safetensors\.index\.json: not the JSON expected .*fetch the back"):
+        source.why_absent(backbone(folder))
 
 
 def test_mistrals_own_tokenizer_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

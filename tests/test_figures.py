@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -15,6 +16,7 @@ from alttrain.report.contrasts import INTERVENED
 from alttrain.report.estimates import thoughts
 from alttrain.report.figures import (
     FORMS,
+    arms,
     draw_adherence,
     draw_all,
     draw_bars,
@@ -265,6 +267,14 @@ def test_stacks_are_the_shares_of_each_cause(found: dict[str, pd.DataFrame], dra
             causes = [100 * cells[f"{outcome}_{cause}"] for cause in ("misjudged", "disobeyed", "unassessed")]
             assert row[1:] == pytest.approx(causes)
             assert sum(row) == pytest.approx(100)
+
+
+def test_a_number_without_an_interval_has_no_error_bar() -> None:
+    cells = [SimpleNamespace(value=0.5, low=low, high=high) for low, high in ((0.4, 0.7), (math.nan,) * 2, (0.6, 0.4))]
+    below, above = arms(cells)
+    assert (below[0], above[0]) == (pytest.approx(10), pytest.approx(20))
+    assert [math.isnan(below[1]), math.isnan(above[1])] == [True, True]
+    assert (below[2], above[2]) == (0, 0)
 
 
 def test_a_long_name_leaves_room_for_the_bars(found: dict[str, pd.DataFrame], drawn: list[Any], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from alttrain.report.estimates import mean_of_sets, share, values_of
 from alttrain.report.formats import console, latex, legend, markdown
 from alttrain.report.measures import ASSESSING, RECOGNISING, TOKENS
 from alttrain.report.published import described
-from alttrain.report.results import evaluations, read_csv, results, samples, tidy, write_csv
+from alttrain.report.results import changes, evaluations, read_csv, results, samples, tidy, write_csv
 from alttrain.report.tables import CELLS, TABLES, VARIED, marked, pivot, runs_table
 from alttrain.report.variants import variants
 
@@ -405,6 +405,11 @@ def test_another_judges_verdicts_stand_beside_with_their_agreement_and_in_a_colu
     assert "by judge and other" in latex("x", found["judges"]).replace(r" \ ", " ")
     assert "0.50 0.10–0.90 n=4" in markdown("x", found["judges"])
     assert found["judges"].judge.unique().tolist() == ["other", "judge", "judge and other"]
+
+
+def test_a_label_names_what_says_most_of_a_change() -> None:
+    changed = {key: (None, key) for key in ("a._target_", "a.b", "c.name")}
+    assert changes(changed) == "c.name=c.name, a.b=a.b and 1 more"
 
 
 def corrected(run: Path, value: float, n: int) -> None:
