@@ -783,10 +783,18 @@ def test_actor_attack_without_success_ends_with_the_last_actors_dialogue(run: Ru
         assert (*one.turns, one.prompt) == ("1 of Cyd?", "Gently: 2 of Cyd?", "3 of Cyd?")
     shown = [question for question in judge.asked if "of Cyd" in question]
     assert len(shown) == 4 * 3  # two summaries and the last answer, against each goal
+
+
+def test_the_plan_counts_the_requests_of_an_actor_attack_until_its_answers_are_there(run: Run, serve: Serve) -> None:
+    run.stub.behave = actors_target  # type: ignore[attr-defined]
+    _, _, arguments = acting(serve)
     (attack,) = [one.intervention for one in assemble(run.composed(*arguments)).intervened]  # type: ignore[attr-defined]
     assert attack.requests == 1 + 3 + 3 * (1 + 5 * 3 + 3) == 61
     job = job_of(assemble(run.composed(*arguments)), (), ())  # type: ignore[attr-defined]
     assert job.calls["attack actor_attack"] == 4 * 61
+    run(*arguments, stages="[generate]")
+    job = job_of(assemble(run.composed(*arguments)), (), ())  # type: ignore[attr-defined]
+    assert "attack actor_attack" not in job.calls
 
 
 def test_actor_attack_begins_anew_where_the_target_lacks_the_knowledge(run: Run, serve: Serve) -> None:

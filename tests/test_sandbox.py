@@ -708,7 +708,7 @@ def test_cheat_does_not_pass_mbpp_plus(cheat: str, box: Sandbox) -> None:
     [
         (HumanEvalPlus(), ("x",), "the row has 1 gold texts; expected prompt, test, entry point and own solution"),
         (MBPPPlus(), ("x", "y", "z"), "the row has 3 gold texts; expected test and own solution"),
-        (MBPPPlus(), ("x", "y"), "the row's test calls no function; expected assertion(NAME(*inp), ...)"),
+        (MBPPPlus(), ("x", "y"), "row h: the row's test calls no function; expected assertion(NAME(*inp), ...)"),
     ],
 )
 def test_row_of_another_form_is_undecided(grader: Any, gold: tuple[str, ...], error: str) -> None:

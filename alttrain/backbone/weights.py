@@ -126,7 +126,11 @@ def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
     fewer = recurrent = True  # also where an architecture has a list of its own of attention kernels (KeyError)
     tried = False
     with torch.device("meta"), suppress(KeyError):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="alttrain_trial")
+        model = AutoModelForCausalLM.from_config(
+            config,
+            attn_implementation="alttrain_trial",
+            experts_implementation="batched_mm",  # the one that looks at no values
+        )
         text = model.config.get_text_config()
         mixed = not ATTENDING.issuperset(getattr(text, "layer_types", None) or [""])
         fewer, recurrent = not model._supports_attention_backend, model._is_stateful and mixed
@@ -140,11 +144,11 @@ def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
             f"not all layers of this model ({kind}) have attention that can be packed: a sequence would see the ones "
             f"before it in the row, so that it cannot be trained or decoded here; {served}"
         )
-    if kernel == "sdpa" and not tried:  # packed attention refuses as it computes; sdpa leaves out what it lacks
-        return f"what this model's attention ({kind}) takes is not known before it runs: set backbone.attention=packed"
     if kernel in ("packed", "sdpa") and (asked := sorted({*kinds} - {""})):
         lacks = f"its attention takes {asked[0]}, which {kernel} attention does not compute"
         return f"{lacks}: set backbone.attention=eager for training, and {served}"
+    if kernel == "sdpa" and not tried:  # packed attention refuses as it computes; sdpa leaves out what it lacks
+        return f"what this model's attention ({kind}) takes is not known before it runs: set backbone.attention=packed"
     return ""
 
 
