@@ -202,6 +202,36 @@ def test_layers_that_a_packed_row_would_confuse_are_refused_without_weights(tiny
     checked(sinks, **served)  # once it is trained, the kernel of its training does not matter
 
 
+@pytest.mark.parametrize(
+    ("kind", "limit"),
+    [
+        ("dynamic", 2048),
+        ("longrope", 512),
+        ("yarn", None),
+    ],
+)
+def test_a_context_in_which_a_sequence_changes_its_neighbours_is_refused(
+    kind: str, limit: int | None, tiny_folder: Path, tmp_path: Path
+) -> None:
+    from alttrain.backbone.weights import shared_context
+
+    folder = shutil.copytree(tiny_folder, tmp_path / "scaled")
+    config = json.loads((folder / "config.json").read_text())
+    rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings": 512}
+    half = config["hidden_size"] // config["num_attention_heads"] // 2
+    rope |= {"short_factor": [1.0] * half, "long_factor": [2.0] * half} if kind == "longrope" else {}
+    config |= {"rope_parameters": rope, "max_position_embeddings": 2048}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert shared_context(folder) == limit
+    for length in {limit or 2048, 2048, 4096}:
+        run = a_run(tmp_path, folder, [TRACED], backbone=replace(backbone(folder), context_length=length))
+        if limit is None or length <= limit:
+            stage(run, SimpleNamespace())
+        else:
+            with pytest.raises(RunError, match=rf"^backbone.context_length={length}: accepted: at most {limit}; "):
+                stage(run, SimpleNamespace())
+
+
 def test_tokenizer_without_weights_is_enough(
     tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

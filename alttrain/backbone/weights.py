@@ -152,6 +152,17 @@ def why_unpacked(folder: Path, kernel: Attention = "packed") -> str:
     return ""
 
 
+def shared_context(folder: Path) -> int | None:
+    """Return the tokens beyond which a sequence changes how the others in its row are computed; None: no such length.
+
+    Dynamic RoPE and LongRoPE scale the positions of a whole row by its longest sequence.
+    """
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+    ropes = getattr(config, "rope_parameters", None) or {}
+    limits = {"dynamic": config.max_position_embeddings, "longrope": ropes.get("original_max_position_embeddings")}
+    return limits.get(ropes.get("rope_type"))
+
+
 @functools.cache
 def _tell_slow(quantization: Quantization) -> None:
     log.info("backbone  %s weights are slow on a CPU: they save memory, not time", quantization)

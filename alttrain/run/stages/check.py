@@ -298,7 +298,7 @@ def _refuse_unpacked(run: Run) -> None:
     kernels += ["packed"] if isinstance(run.generation, InProcess) and incomplete(run) else []
     if not kernels or not (config := at_hand(run.backbone, "config.json")):
         return
-    from alttrain.backbone.weights import why_unpacked
+    from alttrain.backbone.weights import shared_context, why_unpacked
 
     for kernel in kernels:
         try:
@@ -307,6 +307,11 @@ def _refuse_unpacked(run: Run) -> None:
             fault = str(error)
         if fault:
             raise RunError(f"backbone.source={run.backbone.source}: {fault}")
+    if (limit := shared_context(config.parent)) and run.backbone.context_length > limit:
+        raise RunError(
+            f"backbone.context_length={run.backbone.context_length}: accepted: at most {limit}; a longer sequence "
+            "would change the positions of the others in its row; for longer ones, generation=vllm"
+        )
 
 
 def examples_without_model(run: Run, rows: Sequence[Example]) -> list[Example] | None:
