@@ -119,8 +119,7 @@ def _next_word(text: str, position: int) -> str:
     return _NEXT_WORD.match(text, position)[1] or ""  # type: ignore[index]
 
 
-LANGUAGE_READ = 600
-"""Number of characters that `is_english` reads."""
+LANGUAGE_READ = 600  # number of characters that `is_english` reads
 _FREQUENT = {
     "English": "the of and to i you that it is for with are this can can't cannot not have but from by my your will at",
     "Spanish": "que para una pero como puedo por del esta lo es de el",

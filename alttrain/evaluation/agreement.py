@@ -44,8 +44,7 @@ CORRECTED = "corrected"  # begins what follows the point in the name of a correc
 Kind = Literal["refused", "harmful", "correct"]
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "unclear": None, "?": None}
 """Accepted CSV cells, in upper or lower case."""
-Name = tuple[str, int]
-"""A generation's id and sample."""
+Name = tuple[str, int]  # a generation's id and sample
 
 
 def judge_report(

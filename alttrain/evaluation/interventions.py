@@ -35,16 +35,13 @@ from alttrain.english.refusal import judge_refusal
 from alttrain.records import Example, Generation
 from alttrain.rewrite.parser import SEPARATOR, read
 
-JOIN = "+"
-"""Between the names of a benchmark and of an intervention."""
-AHEAD = 20
-"""Characters of what follows that decide into which tokens a beginning is split."""
+JOIN = "+"  # between the names of a benchmark and of an intervention
+AHEAD = 20  # characters of what follows that decide into which tokens a beginning is split
 TURNS = ("system", "without_system", "user", "assistant", "answered", "end", "turn_end")
 """The fields of a chat template that are of its turns, not of the thought."""
 Part = Literal["understanding", "assessment", "decision"]
 """A step of a thought. The decision is the refusal or the reasoning that ends it."""
-Span = tuple[str, int, int]
-"""What a step says, and where it starts and ends in the thought, in characters."""
+Span = tuple[str, int, int]  # what a step says, and where it starts and ends in the thought, in characters
 
 
 @dataclass(frozen=True)

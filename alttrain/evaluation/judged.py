@@ -48,8 +48,7 @@ JUDGED = 4096  # generations passed to a judge at a time
 APPENDED = 256  # judgements appended to the file at a time
 NAME_DIGITS = 6
 TRUE_MEANS = "true means"  # the key of a judge's entry in judges.json that has its `says`
-Entry = TypedDict("Entry", {"true means": str})
-"""A judge in judges.json: its config, and what its True means."""
+Entry = TypedDict("Entry", {"true means": str})  # a judge in judges.json: its config, and what its True means
 NOT_GENERATED = "not generated: "  # prefix of a judgement's error if there was no text to judge
 
 

@@ -9,8 +9,7 @@ import re
 from alttrain.records import Generation, Judgement
 
 NO_ANSWER = "no answer"
-LONGEST = 1000
-"""Characters read of a phrase or formula; bounds the time for an answer that repeats itself."""
+LONGEST = 1000  # characters read of a phrase or formula; bounds the time for an answer that repeats itself
 _MARKS_READ = 200
 """Phrases such as "the answer is" that are read, from the last; bounds the time, as long blanks may follow each."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*+(?:\{|(\w+))")

@@ -33,8 +33,7 @@ _HEDGED = re.compile(
 _HEDGED_BEFORE = re.compile(r"(?<!,) or $|\w/$|\b(?:either|one of|between)(?: the)? $", re.I)
 _BULLET = re.compile(r"^\s*(?:\d{1,2}[.)]\s|[-*•])")
 _NUMBERS = re.compile(r"(?:-?\d+(?:\.\d+)?[,;.]?(?:\s+|$)){2,}")
-_LONGEST_LISTED = 4
-"""Maximum number of words of an item in an answer that is only a list (`ShortAnswer`)."""
+_LONGEST_LISTED = 4  # maximum number of words of an item in an answer that is only a list (`ShortAnswer`)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 _ENDS = re.compile(r"[.!?]\s+(?=[^\sa-z])|;\s|\n")
@@ -53,10 +52,8 @@ _ASKED = re.compile(
     rf"{_CLOSES}\?(?!\W*(?:yes|yep|indeed|correct|right|of course|certainly|definitely|absolutely)\b)", re.I
 )
 _QUESTION = re.compile(r"(?:wh\w+|how|is|are|was|were|do|does|did|can|could|will|would|shall|should|have|has)\b", re.I)
-_READ_AFTER = 80
-"""Characters searched after a short answer for a question mark or a doubt."""
-_LONGEST_ITEM = 3
-"""Maximum number of words of an item in an answer that is only a list (`ExactMatch`)."""
+_READ_AFTER = 80  # characters searched after a short answer for a question mark or a doubt
+_LONGEST_ITEM = 3  # maximum number of words of an item in an answer that is only a list (`ExactMatch`)
 
 
 def tokens(text: str) -> tuple[str, ...]:

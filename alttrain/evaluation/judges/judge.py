@@ -27,8 +27,7 @@ GIVEN_UP = "the server was given up"  # why, after `NO_REPLY`, a text was not se
 NO_FORM = "the judge's reply is not in the form asked for"
 SAID = {True: "yes", False: "no", None: "undecided"}  # a verdict in the evidence
 
-Says = Literal["refused", "correct", "unsafe"]
-"""What True from a judge means."""
+Says = Literal["refused", "correct", "unsafe"]  # what True from a judge means
 Against = Literal["prompt", "goal", "goal_if_any"]
 """What an answer is judged against: the prompt as sent, or the goal of the attack, which the benchmark's row states in
 plain words. With "goal_if_any", a row without a goal is judged against its prompt."""
