@@ -39,7 +39,7 @@ _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 _ENDS = re.compile(r"[.!?]\s+(?=[^\sa-z])|;\s|\n")
 _AGAIN = re.compile(r"[\s.!?;]*(?:or|no|not|nope|maybe|perhaps|possibly|alternatively|just kidding)\b", re.I)
 _CLOSES = r"[\s.,!;*_)}\]$\\\"'”’-]*"
-_DOUBTED = re.compile(
+_DOUBTED = re.compile(  # a sentence that only doubts the one before it: "I doubt it.", not "I doubt it is London."
     rf"(?:{_CLOSES}\?)?{_CLOSES}(?:(?:but|though|although|well|hmm)\b,? )?"
     r"(?:I (?:\w+ly )?(?:very much )?doubt (?:it|that|this)|I (?:do not|don['’]t) (?:think|believe) (?:so|it|that)"
     r"|(?:I am |I['’]m )?not (?:\w+ )?(?:sure|certain|convinced)(?: about (?:it|that|this))?"
@@ -47,7 +47,6 @@ _DOUBTED = re.compile(
     r"|hardly|unlikely|doubtful|who knows)\s*(?:[.,!?;…]|$)",
     re.I,
 )
-"""A sentence that only doubts the one before it: "I doubt it.", not "I doubt it is London."."""
 _ASKED = re.compile(
     rf"{_CLOSES}\?(?!\W*(?:yes|yep|indeed|correct|right|of course|certainly|definitely|absolutely)\b)", re.I
 )
