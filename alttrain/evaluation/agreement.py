@@ -291,18 +291,17 @@ class StructureAgreement:
         Kappa is None for `sentence`, and if both always give the same single value. `sentence` covers the thoughts in
         which both find an assessment. Undecided replies enter no field.
         """
-        return {"undecided": self._undecided, "fields": {name: self._field(name) for name in self._tables}}
-
-    def _field(self, name: str) -> dict[str, Any]:
-        table = self._tables[name]
-        agreed = sum(count for (judge, parser), count in table.items() if judge == parser or parser == "same")
-        found = UNKNOWN if name == "sentence" else kappa(table)
-        return {
-            "n": table.total(),
-            "agreed": rate(agreed, table.total())._asdict() if table else None,
-            "kappa": None if math.isnan(found.value) else found._asdict(),
-            "counts": [{"judge": judge, "parser": parser, "n": n} for (judge, parser), n in sorted(table.items())],
-        }
+        fields = {}
+        for name, table in self._tables.items():
+            agreed = sum(count for (judge, parser), count in table.items() if judge == parser or parser == "same")
+            found = UNKNOWN if name == "sentence" else kappa(table)
+            fields[name] = {
+                "n": table.total(),
+                "agreed": rate(agreed, table.total())._asdict() if table else None,
+                "kappa": None if math.isnan(found.value) else found._asdict(),
+                "counts": [{"judge": judge, "parser": parser, "n": n} for (judge, parser), n in sorted(table.items())],
+            }
+        return {"undecided": self._undecided, "fields": fields}
 
 
 class Label(NamedTuple):

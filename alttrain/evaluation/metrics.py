@@ -132,11 +132,7 @@ class Summary:
         - `failures`   counts of wrong outcomes by the assessment's verdict
         - `tokens`     tokens per query, by outcome
         """
-        return {
-            "assessing": assessing(self._outcomes),
-            "failures": failures(self._outcomes),
-            "tokens": self.tokens(),
-        }
+        return {"assessing": assessing(self._outcomes), "failures": failures(self._outcomes), "tokens": self.tokens()}
 
     def tokens(self) -> list[dict[str, Any]]:
         """Mean tokens per query, over all and by outcome: verdict True, False (`OUTCOMES`), undecided, truncated.

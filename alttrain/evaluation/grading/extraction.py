@@ -1,11 +1,10 @@
-"""Finds the final answer in a text: the last box, what follows "the answer is", and what the text denies.
-
-A grader reads the answer, never the thought. A generation without an answer is wrong (evidence "no answer"). A row
-without a gold answer is undecided, with an error.
-"""
+"""What graders share: the final answer in a text (the last box, what follows "the answer is"), and what it denies."""
 
 import re
+from dataclasses import dataclass
+from typing import Literal
 
+from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
 NO_ANSWER = "no answer"
@@ -38,6 +37,18 @@ _TAKEN_BACK = re.compile(
     r"|\?\s*(?:no|nope|not)\b|!\s*not\b|\sor not\b)",
     re.I,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grader(RowJudge):
+    """A judge that compares the answer, never the thought, with the row's gold texts.
+
+    A generation without an answer is wrong (evidence "no answer"). A row without a gold text that an answer can be
+    compared with is undecided, with an error.
+    """
+
+    says: Literal["correct"] = "correct"
+    needs_gold = True
 
 
 def denied(text: str, start: int, end: int) -> bool:

@@ -12,10 +12,10 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from alttrain.evaluation.grading.extraction import NO_ANSWER, no_gold
-from alttrain.evaluation.judges.judge import ModelFault, RowJudge
+from alttrain.evaluation.grading.extraction import NO_ANSWER, Grader, no_gold
+from alttrain.evaluation.judges.judge import ModelFault
 from alttrain.records import Generation, Judgement
 
 ABBREVIATIONS = {"dr", "mr", "mrs", "ms", "prof", "st", "jr", "sr", "vs", "inc", "ltd", "fig"}
@@ -26,7 +26,7 @@ _FENCES = ("```json", "```Json", "```JSON", "```")
 
 
 @dataclass(frozen=True)
-class IFEval(RowJudge):
+class IFEval(Grader):
     """Right if the answer follows all instructions of its row (strict accuracy of prompts).
 
     `value` is 1.0 if it follows all of them loosely, else 0.0: each in the answer as it is, or without its first line,
@@ -36,9 +36,6 @@ class IFEval(RowJudge):
 
     name: str = "ifeval"
 
-    says: Literal["correct"] = "correct"
-    needs_gold = True
-
     def check(self, where: str, model_fault: ModelFault) -> None:
         """Raise ValueError if a library is missing."""
         for library in ("langdetect", "nltk"):
@@ -46,7 +43,7 @@ class IFEval(RowJudge):
                 raise ValueError(f"{where}: judge {self.name} needs {library}: pip install 'alttrain[ifeval]'")
 
     def __call__(self, generation: Generation) -> Judgement:
-        """Grade one answer; undecided, with an error, if an instruction or its arguments are not known."""
+        """Undecided, with an error, also if an instruction or its arguments are not known."""
         if not generation.gold:
             return no_gold(generation, self.name)
         if len(generation.gold) != 2:

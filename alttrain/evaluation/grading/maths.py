@@ -25,11 +25,9 @@ know are applied first (`scripts/measure_graders.py` measures both):
 import re
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
 
-from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, boxed, denied, no_gold, stated
+from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, Grader, boxed, denied, no_gold, stated
 from alttrain.evaluation.grading.verifier import verified
-from alttrain.evaluation.judges.judge import RowJudge
 from alttrain.records import Generation, Judgement
 
 _FORMULA = re.compile(
@@ -79,16 +77,13 @@ _OPERATION = re.compile(r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])|\\frac\s*\{d\}"
 
 
 @dataclass(frozen=True)
-class Maths(RowJudge):
+class Maths(Grader):
     """Right if the final answer equals the gold answer; the module docstring says what equal means."""
 
     name: str = "maths"
 
-    says: Literal["correct"] = "correct"
-    needs_gold = True
-
     def __call__(self, generation: Generation) -> Judgement:
-        """Grade one answer; undecided, with an error, without a gold answer or if math-verify times out."""
+        """Undecided, with an error, also if math-verify times out."""
         golds = [found for gold in generation.gold if (found := gold_answer(gold))]
         if not golds:
             return no_gold(generation, self.name)

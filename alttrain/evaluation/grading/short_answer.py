@@ -21,8 +21,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, denied, last_box, no_gold, stated
-from alttrain.evaluation.judges.judge import RowJudge
+from alttrain.evaluation.grading.extraction import LONGEST, NO_ANSWER, Grader, denied, last_box, no_gold, stated
 from alttrain.records import Generation, Judgement
 
 _TOKEN = re.compile(r"(?<![\w.,])-?\d[\d,]*(?:\.\d+)?|\w+(?:'\w+)*")
@@ -65,16 +64,12 @@ def _folded(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class ShortAnswer(RowJudge):
+class ShortAnswer(Grader):
     """Right if the answer contains a gold answer as whole words and numbers, ignoring case and punctuation."""
 
     name: str = "short_answer"
 
-    says: Literal["correct"] = "correct"
-    needs_gold = True
-
     def __call__(self, generation: Generation) -> Judgement:
-        """Grade one answer; undecided, with an error, without a gold answer."""
         golds = [gold for gold in generation.gold if tokens(gold)]
         if not golds:
             return no_gold(generation, self.name)
@@ -115,16 +110,13 @@ def _holds(text: str, gold: str) -> bool:
 
 
 @dataclass(frozen=True)
-class ExactMatch(RowJudge):
+class ExactMatch(Grader):
     """Right if the short answer equals one of the gold answers. `value` is the best F1 over their words."""
 
     name: str = "exact_match"
 
-    says: Literal["correct"] = "correct"
-    needs_gold = True
-
     def __call__(self, generation: Generation) -> Judgement:
-        """Grade one answer; undecided, with an error, without a gold answer. An empty answer has F1 0."""
+        """An empty answer has F1 0."""
         golds = [gold for gold in generation.gold if gold.strip()]
         if not golds:
             return no_gold(generation, self.name)
@@ -182,7 +174,7 @@ def short_answers(answer: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Rouge(RowJudge):
+class Rouge(Grader):
     """ROUGE of a summary, by Google's rouge-score. `value` is the F measure with stemming against the best gold
     summary.
 
@@ -195,11 +187,8 @@ class Rouge(RowJudge):
     threshold: Annotated[float, Ge(0), Le(1)] | None = None
     name: str = "rouge"
 
-    says: Literal["correct"] = "correct"
-    needs_gold = True
-
     def __call__(self, generation: Generation) -> Judgement:
-        """Grade one summary; undecided, with an error, without a gold summary. An empty answer scores 0."""
+        """An empty answer scores 0."""
         golds = [gold for gold in generation.gold if gold.strip()]
         if not golds:
             return no_gold(generation, self.name)
