@@ -73,10 +73,8 @@ class Given:
     responses: Mapping[tuple[str, int], Generation]
 
     def closed(self, thought: str) -> Begun:
-        """A closed thought, with the delimiter as in training (`ChatTemplate.response`); a word follows."""
-        opening = self.template.think_open if self.template.opened_by == "model" else ""
-        close = self.template.think_close if opening + thought else self.template.think_close.lstrip()
-        return Begun(thought, close, then="I")
+        """A closed thought, with the delimiter as in training; a word follows."""
+        return Begun(thought, self.template.closing(thought), then="I")
 
     def raw(self, own: Generation) -> str:
         """A response as the model wrote it, without the opening delimiter."""
